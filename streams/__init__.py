@@ -1,0 +1,1 @@
+"""The shell: settings, logs, stores, hosts and the command line around the stages of ``online``."""
