@@ -1,0 +1,207 @@
+"""The verdict on each record of a batch: a decoded struct, or a reason.
+
+A batch is decoded by one msgspec call. That call sees a JSON array joined from the records, so ``online.scan`` first
+sets aside the records that could reach over their own edges; those, and all records when the call fails, are judged
+one by one, and ``online.explain`` says what is wrong. The verdict on a record never depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from online.batch import BoolVector, FloatVector, IntVector
+from online.explain import explain, explain_row
+from online.scan import find_suspects
+from online.structs import UnknownFields, decoders, struct_of
+from online.wire import TS_MAX, TS_MIN, WireModel
+
+_FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_FLOAT = frozenset({float})
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that is not valid: where it was in the input, its bytes and why."""
+
+    index: int
+    raw: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The valid records of an input as structs, with their times in epoch seconds and their places in the input."""
+
+    structs: list[Any]
+    ts: FloatVector
+    index: IntVector
+    rejects: list[Reject]
+
+
+def accept_records(model: type[WireModel], raw: Sequence[bytes | None], unknown_fields: UnknownFields) -> Accepted:
+    """Judge JSON records; ``None`` (a tombstone) counts as an empty record."""
+    records = [b"" if record is None else record for record in raw]
+    one, many = decoders(model, unknown_fields)
+    joined = b",".join(records)
+    suspects = _suspects(records, joined)
+    why = _Why(records, lambda record: explain(model, record, unknown_fields))
+    structs: list[Any]
+    if not suspects.any():
+        structs = _together(many, joined, len(records)) or [
+            _alone(one, records[i], why, i) for i in range(len(records))
+        ]
+    else:
+        structs = [None] * len(records)
+        clean = np.flatnonzero(~suspects).tolist()
+        together = _together(many, b",".join([records[i] for i in clean]), len(clean))
+        for i, struct in zip(clean, together or [_alone(one, records[i], why, i) for i in clean], strict=True):
+            structs[i] = struct
+        for i in np.flatnonzero(suspects).tolist():
+            if why.valid(i):  # the contract decides about a suspect, not the parser that it may have fooled
+                structs[i] = _alone(one, records[i], why, i)
+    return _split(structs, why)
+
+
+def accept_rows(model: type[WireModel], rows: Sequence[dict[str, Any]], unknown_fields: UnknownFields) -> Accepted:
+    """Judge rows of Python values as if they had come as JSON; ``v`` may be absent."""
+    struct = struct_of(model, unknown_fields, row=True)
+    why = _Why(rows, lambda row: explain_row(model, row, unknown_fields))
+    structs: list[Any]
+    try:
+        structs = msgspec.convert(rows, list[struct])  # type: ignore[valid-type]
+    except _FAILURES:
+        structs = [_convert_alone(struct, row, why, i) for i, row in enumerate(rows)]
+    for i in _unprintable(structs):
+        structs[i] = None
+        why.reject(i, "a text holds a control character or half a surrogate pair")
+    return _split(structs, why)
+
+
+class _Why:
+    """Collects the reasons of the records that are rejected, asking the contract for its words."""
+
+    def __init__(self, records: Sequence[Any], explain: Callable[[Any], str | None]) -> None:
+        self._records, self._explain = records, explain
+        self.reasons: dict[int, str] = {}
+
+    def valid(self, i: int) -> bool:
+        """Whether the contract accepts record ``i``; remembers why not."""
+        reason = self._explain(self._records[i])
+        if reason is not None:
+            self.reasons[i] = reason
+        return reason is None
+
+    def reject(self, i: int, otherwise: str) -> None:
+        """Record ``i`` is rejected; ``otherwise`` is the reason where the contract's models have no words for it."""
+        if self.valid(i):
+            self.reasons[i] = otherwise
+
+    def rejects(self) -> list[Reject]:
+        """Every rejected record, in input order."""
+        return [Reject(i, _as_bytes(self._records[i]), self.reasons[i]) for i in sorted(self.reasons)]
+
+
+def _suspects(records: list[bytes], joined: bytes) -> BoolVector:
+    suspects = find_suspects(joined, np.fromiter(map(len, records), np.int64, len(records)))
+    if not joined.isascii():
+        try:
+            joined.decode()  # the parser does not look inside the fields that it ignores
+        except UnicodeDecodeError:
+            suspects |= np.array([not _is_utf8(record) for record in records], np.bool_)
+    return suspects
+
+
+def _is_utf8(record: bytes) -> bool:
+    try:
+        record.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _together(many: msgspec.json.Decoder[Any], joined: bytes, count: int) -> list[Any] | None:
+    """Decode records joined by commas, or None where one of them fails."""
+    try:
+        structs: list[Any] = many.decode(b"[" + joined + b"]")
+    except _FAILURES:
+        return None
+    return structs if len(structs) == count else None
+
+
+def _alone(one: msgspec.json.Decoder[Any], record: bytes, why: _Why, i: int) -> Any:
+    try:
+        return one.decode(record)
+    except _FAILURES as error:
+        why.reject(i, str(error))
+        return None
+
+
+def _convert_alone(struct: type[Any], row: dict[str, Any], why: _Why, i: int) -> Any:
+    try:
+        return msgspec.convert(row, struct)
+    except _FAILURES as error:
+        why.reject(i, str(error))
+        return None
+
+
+def _split(structs: list[Any], why: _Why) -> Accepted:
+    """Leave out what is rejected, and what msgspec could not check: the range of times given as text."""
+    kept = [i for i, struct in enumerate(structs) if struct is not None] if why.reasons else None
+    if kept is not None:
+        structs = [structs[i] for i in kept]
+    index = np.arange(len(structs)) if kept is None else np.array(kept, np.int64)
+    times = [struct.ts for struct in structs]
+    if not _FLOAT.issuperset(map(type, times)):
+        times = [time.timestamp() if isinstance(time, datetime) else time for time in times]
+    ts = np.array(times, np.float64)
+    fits = (ts >= TS_MIN) & (ts <= TS_MAX)
+    if not fits.all():
+        for i in index[~fits].tolist():
+            why.reject(i, f"ts: outside {TS_MIN:.0f} to {TS_MAX:.0f}")
+        structs = [struct for struct, fit in zip(structs, fits.tolist(), strict=True) if fit]
+        index, ts = index[fits], ts[fits]
+    return Accepted(structs, ts, index, why.rejects())
+
+
+def _unprintable(structs: list[Any]) -> list[int]:
+    """Positions of converted rows with a text that JSON cannot carry or the contract does not allow."""
+    found: set[int] = set()
+    kept = [i for i, struct in enumerate(structs) if struct is not None]
+    if not kept:
+        return []
+    for name in structs[kept[0]].__struct_fields__:
+        values = (
+            list(map(attrgetter(name), structs))
+            if len(kept) == len(structs)
+            else [getattr(structs[i], name) for i in kept]
+        )
+        kinds = set(map(type, values))
+        if dict in kinds:
+            values = ["".join(_texts_of(value)) if value else "" for value in values]
+        elif str not in kinds:
+            continue
+        if not "".join(filter(None, values)).isprintable():  # quick, and stricter than the contract
+            found.update(i for i, value in zip(kept, values, strict=True) if value and _UNPRINTABLE.search(value))
+    return sorted(found)
+
+
+def _texts_of(members: dict[str, Any]) -> list[str]:
+    return [*members, *(value for value in members.values() if value.__class__ is str)]
+
+
+def _as_bytes(record: Any) -> bytes:
+    if isinstance(record, bytes):
+        return record
+    try:
+        return msgspec.json.encode(record)
+    except (TypeError, ValueError, RecursionError):
+        return repr(record).encode("utf-8", "backslashreplace")

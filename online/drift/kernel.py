@@ -1,0 +1,141 @@
+"""The compiled path of a monitor: rows into blocks, and a closed block past every detector."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from online.drift import adwin, page_hinkley
+from online.drift.histograms import BINS, PSI_BINS, fill, ks_critical, ks_distance, psi
+
+CLIP = 4.0
+"""A block mean further than this many standard deviations from the reference counts as this far. ADWIN's bound is for
+values in [0, 1], and a heavy tail must not raise an alarm by one value."""
+
+MIN_COMPARED = 100  # sampled values on either side below which KSWIN and PSI stay silent
+
+
+@njit(cache=True)
+def gather(
+    columns: NDArray[np.float64],
+    begun: int,
+    sample_every: int,
+    anchor: NDArray[np.float64],
+    sums: NDArray[np.float64],
+    samples: NDArray[np.float64],
+    sampled: NDArray[np.int64],
+) -> None:
+    """Add rows ``columns (n, C)`` to the open block, which has ``begun`` rows; skips what is not finite."""
+    for i in range(columns.shape[0]):
+        keep = (begun + i) % sample_every == 0
+        for c in range(columns.shape[1]):
+            x = columns[i, c]
+            if not math.isfinite(x):
+                continue
+            if math.isnan(anchor[c]):
+                anchor[c] = x
+            apart = x - anchor[c]
+            sums[c, 0] += 1.0
+            sums[c, 1] += apart
+            sums[c, 2] += apart * apart
+            if keep:
+                samples[c, sampled[c]] = x
+                sampled[c] += 1
+
+
+@njit(cache=True)
+def _kswin(
+    history: NDArray[np.int64], block: int, window: int, recent: int, alpha: float, floor: float
+) -> tuple[float, float]:
+    """Distance between the newest blocks and the older part of the window, and what it must exceed."""
+    new, old = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
+    for b in range(window):
+        row = history[(block - b) % len(history)]
+        if b < recent:
+            new += row
+        else:
+            old += row
+    n, m = old.sum(), new.sum()
+    if min(n, m) < MIN_COMPARED:
+        return 0.0, math.inf
+    return ks_distance(old, new), max(ks_critical(n, m, alpha), floor)
+
+
+@njit(cache=True)
+def current_psi(
+    history: NDArray[np.int64],
+    block: int,
+    window: int,
+    psi_bin: NDArray[np.int64],
+    reference: NDArray[np.int64],
+) -> float:
+    """PSI of the newest ``window`` blocks against the reference; NaN where there are too few values."""
+    current = np.zeros(PSI_BINS, np.int64)
+    for b in range(window):
+        row = history[(block - b) % len(history)]
+        for k in range(BINS):
+            current[psi_bin[k]] += row[k]
+    if min(current.sum(), reference.sum()) < MIN_COMPARED:
+        return math.nan
+    return psi(reference, current)
+
+
+@njit(cache=True)
+def examine(
+    watched: NDArray[np.int64],
+    uses: NDArray[np.bool_],
+    limits: NDArray[np.float64],
+    spans: NDArray[np.int64],
+    blocks: NDArray[np.int64],
+    anchor: NDArray[np.float64],
+    sums: NDArray[np.float64],
+    samples: NDArray[np.float64],
+    sampled: NDArray[np.int64],
+    centre: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    edges: NDArray[np.float64],
+    psi_bin: NDArray[np.int64],
+    psi_reference: NDArray[np.int64],
+    history: NDArray[np.int64],
+    adwin_sums: NDArray[np.float64],
+    adwin_totals: NDArray[np.float64],
+    adwin_held: NDArray[np.int64],
+    ph_state: NDArray[np.float64],
+    verdicts: NDArray[np.float64],
+) -> bool:
+    """Show the closed block to the detectors of the ``watched`` streams; True if any raises an alarm.
+
+    Parameters
+    ----------
+    uses : (C, 4) bool, which detectors watch a stream, in the order of ``policy.DETECTORS``.
+    limits : (6,) ADWIN delta, Page-Hinkley delta and threshold, KSWIN alpha and floor, PSI threshold.
+    spans : (4,) ADWIN clock, KSWIN window and recent part, PSI window, in blocks.
+    verdicts : (C, 4, 2) statistic and threshold, written for every watched stream.
+    """
+    alarm = False
+    for c in watched:
+        verdicts[c, :, 0], verdicts[c, :, 1] = 0.0, math.inf
+        z = (anchor[c] + sums[c, 1] / sums[c, 0] - centre[c]) / spread[c]
+        z = min(max(z, -CLIP), CLIP)
+        block = blocks[c] - 1
+        if uses[c, 0]:
+            apart, bound = adwin.step(
+                z / (2.0 * CLIP) + 0.5, limits[0], spans[0], adwin_sums[c], adwin_totals[c], adwin_held[c]
+            )
+            verdicts[c, 0, 0], verdicts[c, 0, 1] = apart * 2.0 * CLIP, bound * 2.0 * CLIP
+        if uses[c, 1]:
+            verdicts[c, 1, 0] = page_hinkley.step(z, limits[1], ph_state[c])
+            verdicts[c, 1, 1] = limits[2]
+        if uses[c, 2] or uses[c, 3]:
+            fill(samples[c, : sampled[c]], edges[c], history[c, block % history.shape[1]])
+        if uses[c, 2] and blocks[c] >= spans[1]:
+            verdicts[c, 2] = _kswin(history[c], block, spans[1], spans[2], limits[3], limits[4])
+        if uses[c, 3] and blocks[c] >= spans[3]:
+            index = current_psi(history[c], block, spans[3], psi_bin[c], psi_reference[c])
+            verdicts[c, 3, 0], verdicts[c, 3, 1] = (0.0 if math.isnan(index) else index), limits[5]
+        for d in range(4):
+            alarm = alarm or verdicts[c, d, 0] > verdicts[c, d, 1]
+    return alarm

@@ -1,0 +1,89 @@
+"""Which detector watches what, and how strictly."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Detector = Literal["adwin", "page_hinkley", "kswin", "psi"]
+StreamKind = Literal["feature", "score", "rate"]
+"""A raw or derived input, a model's output, or a stream of 0 and 1 such as labels."""
+
+DETECTORS: tuple[Detector, ...] = ("adwin", "page_hinkley", "kswin", "psi")
+
+
+class DriftPolicy(BaseModel):
+    """Parameters of a ``DriftMonitor``.
+
+    Rows are taken in blocks of ``block_events``; that is the resolution of every detection. ADWIN and Page-Hinkley see
+    the mean of each block in standard deviations of the reference's block means, KSWIN and PSI see every
+    ``sample_every``-th value as a histogram over quantile bins of the reference. The reference is the first
+    ``reference_blocks`` blocks, and anew the first ones after each detection and its cooldown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    block_events: int = Field(256, ge=8)
+    sample_every: int = Field(4, ge=1)
+    reference_blocks: int = Field(32, ge=8, le=512)
+
+    feature_detectors: tuple[Detector, ...] = ("adwin", "kswin", "psi")
+    score_detectors: tuple[Detector, ...] = ("adwin", "page_hinkley", "kswin", "psi")
+    rate_detectors: tuple[Detector, ...] = ("adwin", "page_hinkley")
+
+    adwin_delta: float = Field(0.002, gt=0.0, lt=1.0)
+    """Significance of a cut (Bifet and Gavalda, 2007)."""
+    adwin_clock: int = Field(4, ge=1)
+    """Blocks between two searches for a cut."""
+
+    page_hinkley_delta: float = Field(0.5, ge=0.0)
+    """Change of a block mean that is tolerated, in standard deviations of block means."""
+    page_hinkley_threshold: float = Field(20.0, gt=0.0)
+    """Cumulated deviation that is an alarm, in the same unit."""
+
+    kswin_alpha: float = Field(1e-6, gt=0.0, lt=1.0)
+    """Significance of one test; a test is made at every block."""
+    kswin_window_blocks: int = Field(32, ge=2)
+    kswin_recent_blocks: int = Field(8, ge=1)
+    kswin_min_statistic: float = Field(0.1, ge=0.0, le=1.0)
+    """A smaller distance is never an alarm, however significant; River's KSWIN has the same floor."""
+
+    psi_threshold: float = Field(0.25, gt=0.0)
+    """Published reading (Siddiqi, 2006): below .1 no change, to .25 moderate, above .25 major."""
+    psi_window_blocks: int = Field(16, ge=1)
+
+    cooldown_s: float = Field(3600.0, ge=0.0)
+    """Event time after a detection during which the stream is not watched, so that one drift is one alarm."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.block_events % self.sample_every:
+            raise ValueError(
+                f"sample_every {self.sample_every} does not divide block_events {self.block_events}; use a divisor"
+            )
+        if self.kswin_recent_blocks >= self.kswin_window_blocks:
+            raise ValueError(
+                f"kswin_recent_blocks {self.kswin_recent_blocks} must be less than kswin_window_blocks "
+                f"{self.kswin_window_blocks}; the older part is what the recent one is compared with"
+            )
+        return self
+
+    @property
+    def samples_per_block(self) -> int:
+        """Values a block adds to the histograms."""
+        return self.block_events // self.sample_every
+
+    @property
+    def history_blocks(self) -> int:
+        """Blocks whose histogram is kept."""
+        return max(self.kswin_window_blocks, self.psi_window_blocks)
+
+    def detectors(self, kind: StreamKind) -> tuple[Detector, ...]:
+        """The detectors that watch streams of this kind, in order of precedence."""
+        chosen: dict[StreamKind, tuple[Detector, ...]] = {
+            "feature": self.feature_detectors,
+            "score": self.score_detectors,
+            "rate": self.rate_detectors,
+        }
+        return chosen[kind]

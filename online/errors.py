@@ -1,0 +1,15 @@
+"""Errors of the pure core. The shell's own tree (``streams.errors``) is by the action an error causes."""
+
+from __future__ import annotations
+
+
+class WeirError(Exception):
+    """Everything Weir raises on purpose; the message names the value, the limit and the fix."""
+
+
+class TaskError(WeirError, ValueError):
+    """A task file asks for something that does not exist or does not fit together: correct the file."""
+
+
+class StateError(WeirError, ValueError):
+    """A stored state does not belong to this task or version: rebuild it, or go back to the version that wrote it."""

@@ -1,0 +1,207 @@
+"""Arithmetic a task file may write: ``amount / (user.amount_ewmean + 1)`` over columns, evaluated a batch at a time.
+
+Expressions are parsed once and checked against a small grammar, so a task file cannot run code. They know columns by
+name; a dotted name such as ``user.amount_mean_1d`` is a feature of an entity.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+
+from online.batch import FloatVector
+from online.errors import TaskError
+
+Text = Sequence[str | None]
+Column = FloatVector | Text
+_Eval = Callable[[Mapping[str, Column]], FloatVector]
+
+_BINARY: dict[type[ast.operator], Callable[[FloatVector, FloatVector], FloatVector]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_COMPARE: dict[type[ast.cmpop], Callable[[FloatVector, FloatVector], FloatVector]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+_FUNCTIONS: dict[str, tuple[int, Callable[..., FloatVector]]] = {
+    "abs": (1, np.abs),
+    "clip": (3, np.clip),
+    "cos": (1, np.cos),
+    "exp": (1, np.exp),
+    "floor": (1, np.floor),
+    "isnan": (1, lambda a: np.isnan(a).astype(float)),
+    "log": (1, np.log),
+    "log1p": (1, np.log1p),
+    "max": (2, np.fmax),
+    "min": (2, np.fmin),
+    "nan": (0, lambda: np.array(np.nan)),
+    "or_else": (2, lambda a, b: np.where(np.isnan(a), b, a)),
+    "sin": (1, np.sin),
+    "sqrt": (1, np.sqrt),
+    "where": (3, lambda c, a, b: np.where(c > 0, a, b)),
+}
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A checked expression.
+
+    >>> e = Expression.parse("where(amount > 2 * user.amount_mean_1d and type == 'purchase', 1, 0)")
+    >>> sorted(e.names)
+    ['amount', 'type', 'user.amount_mean_1d']
+    >>> e({"amount": np.array([9.0, 1.0]), "user.amount_mean_1d": np.array([2.0, 2.0]), "type": ["purchase"] * 2})
+    array([1., 0.])
+    """
+
+    source: str
+    names: frozenset[str]
+    texts: frozenset[str]
+    """The names that are compared with text."""
+    _evaluate: _Eval
+
+    @classmethod
+    def parse(cls, source: str) -> Expression:
+        """Check and compile ``source``; raises ``TaskError`` naming the part that is not allowed."""
+        try:
+            tree = ast.parse(source, mode="eval")
+        except SyntaxError as exc:
+            raise TaskError(f"expression {source!r}: {exc.msg} at column {exc.offset}") from exc
+        compiler = _Compiler(source)
+        evaluate = compiler.compile(tree.body)
+        return cls(source, frozenset(compiler.names), frozenset(compiler.texts), evaluate)
+
+    def __call__(self, columns: Mapping[str, Column]) -> FloatVector:
+        """Evaluate on columns of n rows, ``(n,) float64``; what is undefined (0 / 0, log of -1) is NaN."""
+        with np.errstate(all="ignore"):
+            out = np.asarray(self._evaluate(columns), dtype=np.float64)
+        if np.isinf(out).any():
+            out = np.where(np.isinf(out), np.nan, out)
+        return out
+
+
+def _name(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return None
+
+
+class _Compiler:
+    """Turns a syntax tree into nested functions over columns."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.names: set[str] = set()
+        self.texts: set[str] = set()
+
+    def compile(self, node: ast.expr) -> _Eval:
+        name = _name(node)
+        if name is not None:
+            self.names.add(name)
+            return lambda columns: _numeric(columns[name], name, self.source)
+        match node:
+            case ast.Constant(value=bool() | int() | float() as value):
+                constant = np.float64(value)
+                return lambda _columns: constant  # type: ignore[return-value]  # a 0-d value broadcasts
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+                return self._binary(_BINARY[type(op)], left, right)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                inner = self.compile(operand)
+                return lambda columns: -inner(columns)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                inner = self.compile(operand)
+                return lambda columns: (~(inner(columns) > 0)).astype(float)
+            case ast.BoolOp(op=op, values=values):
+                return self._boolean(isinstance(op, ast.And), values)
+            case ast.Compare(left=left, ops=[op], comparators=[right]):
+                return self._compare(left, op, right)
+            case ast.Call(func=ast.Name(id=function), args=args, keywords=[]):
+                return self._call(function, args)
+        raise TaskError(
+            f"expression {self.source!r}: {ast.unparse(node)!r} is not allowed; use numbers, names, + - * / // % **, "
+            f"comparisons, and/or/not, hash and {', '.join(sorted(_FUNCTIONS))}"
+        )
+
+    def _binary(self, op: Callable[[FloatVector, FloatVector], FloatVector], a: ast.expr, b: ast.expr) -> _Eval:
+        left, right = self.compile(a), self.compile(b)
+        return lambda columns: op(left(columns), right(columns))
+
+    def _boolean(self, is_and: bool, nodes: list[ast.expr]) -> _Eval:
+        parts = [self.compile(node) for node in nodes]
+        join = np.logical_and if is_and else np.logical_or
+
+        def evaluate(columns: Mapping[str, Column]) -> FloatVector:
+            out = parts[0](columns) > 0
+            for part in parts[1:]:
+                out = join(out, part(columns) > 0)
+            return np.asarray(out, dtype=np.float64)
+
+        return evaluate
+
+    def _compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Eval:
+        match right:
+            case ast.Constant(value=str() as word):
+                return self._text(left, {word}, op)
+            case ast.Tuple(elts=elements) | ast.List(elts=elements):
+                words = {e.value for e in elements if isinstance(e, ast.Constant) and isinstance(e.value, str)}
+                if len(words) == len(elements):
+                    return self._text(left, words, op)
+        if type(op) not in _COMPARE:
+            raise TaskError(f"expression {self.source!r}: {type(op).__name__} works on a list of texts only")
+        compare = _COMPARE[type(op)]
+        a, b = self.compile(left), self.compile(right)
+        return lambda columns: np.asarray(compare(a(columns), b(columns)), dtype=np.float64)
+
+    def _text(self, left: ast.expr, words: set[str], op: ast.cmpop) -> _Eval:
+        name = _name(left)
+        if name is None or not isinstance(op, ast.Eq | ast.NotEq | ast.In | ast.NotIn):
+            raise TaskError(f"expression {self.source!r}: a text compares as name == 'text' or name in ('a', 'b')")
+        self.names.add(name)
+        self.texts.add(name)
+        wanted = isinstance(op, ast.Eq | ast.In)
+        return lambda columns: np.array([(value in words) == wanted for value in columns[name]], dtype=np.float64)
+
+    def _call(self, function: str, args: list[ast.expr]) -> _Eval:
+        if function == "hash":
+            return self._hash(args)
+        if function not in _FUNCTIONS:
+            raise TaskError(
+                f"expression {self.source!r}: unknown function {function!r}; known: {', '.join(sorted(_FUNCTIONS))}"
+            )
+        arity, apply = _FUNCTIONS[function]
+        if len(args) != arity:
+            raise TaskError(f"expression {self.source!r}: {function} takes {arity} arguments, got {len(args)}")
+        parts = [self.compile(arg) for arg in args]
+        return lambda columns: apply(*(part(columns) for part in parts))
+
+    def _hash(self, args: list[ast.expr]) -> _Eval:
+        name = _name(args[0]) if len(args) == 1 else None
+        if name is None:
+            raise TaskError(f"expression {self.source!r}: hash takes one text column, such as hash(merchant_id)")
+        self.names.add(name)
+        self.texts.add(name)
+        return lambda columns: np.array(
+            [np.nan if value is None else float(crc32(str(value).encode())) for value in columns[name]]
+        )
+
+
+def _numeric(column: Column, name: str, source: str) -> FloatVector:
+    if isinstance(column, np.ndarray):
+        return column
+    raise TaskError(f"expression {source!r}: {name} is text; compare it as {name} == '...'")

@@ -1,0 +1,348 @@
+"""The window kernel: one compiled pass over a batch in event order that updates packed entity rows and reads features.
+
+It interprets small descriptor tables (built by ``plan``) so that one compiled function serves every task, live and in a
+backtest. It knows rows of words, not names.
+
+A window of ``span`` seconds is a ring of ``P`` panes of ``span / P`` seconds. At time ``t`` it holds the panes with index
+in ``(floor(t / pane) - P, floor(t / pane)]``, so it covers between ``span - pane`` and ``span`` seconds. A late event is
+added to the pane it belongs to while that pane is still in the ring, and reads the window at the newest time its entity
+has seen.
+
+Sums run in pane order in float64, so results do not depend on how rows are cut into batches or on vector width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+# Row modes.
+EVENT, READ, LABEL = 0, 1, 2
+
+# Columns of the ring table (int64). Word offsets index the float32 view of a row, HEAD the float64 view; -1 = absent.
+(R_VALUE, R_MASK, R_PANES, R_HEAD, R_COUNT, R_SUM, R_M2, R_MIN, R_MAX, R_BITS, R_BIT_WORDS, R_BEFORE) = range(12)
+RING_COLUMNS = 12
+
+# Columns of the scalar table (int64); every offset indexes the float64 view of a row.
+(S_VALUE, S_MASK, S_LAST_TS, S_FIRST_TS, S_LAST, S_EW, S_POSITIVE_TS, S_FIRST_POSITIVE_TS) = range(8)
+SCALAR_COLUMNS = 8
+
+# Columns of the feature table (int64): which operation, on which ring or scalar, into which output column.
+F_OP, F_SOURCE, F_OUT = range(3)
+FEATURE_COLUMNS = 3
+
+(
+    COUNT,
+    SUM,
+    MEAN,
+    STD,
+    MIN,
+    MAX,
+    DISTINCT,
+    OVER_MEAN,
+    SHARE,
+    LAST,
+    SINCE_LAST,
+    SINCE_FIRST,
+    EWMEAN,
+    OVER_EWMEAN,
+    SINCE_POSITIVE,
+    SINCE_FIRST_POSITIVE,
+) = range(16)
+
+_MIN_CLIP_WEIGHT = 2.0
+"""A clipped mean accepts values whole until this much weight has been seen, so that one first value cannot pin it."""
+
+
+@njit(cache=True)
+def _advance(f64, f32, row, ring, idx):
+    """Move a ring's newest pane up to ``idx``, clearing the panes it skips; a late ``idx`` changes nothing."""
+    head = f64[row, ring[R_HEAD]]
+    if head == 0.0:
+        f64[row, ring[R_HEAD]] = idx
+        return
+    if idx <= head:
+        return
+    panes = ring[R_PANES]
+    steps = min(int(idx - head), panes)
+    first = int(idx) - steps + 1
+    for k in range(first, int(idx) + 1):
+        p = k % panes
+        f32[row, ring[R_COUNT] + p] = 0.0
+        if ring[R_SUM] >= 0:
+            f32[row, ring[R_SUM] + p] = 0.0
+        if ring[R_M2] >= 0:
+            f32[row, ring[R_M2] + p] = 0.0
+        if ring[R_BITS] >= 0:
+            for w in range(ring[R_BIT_WORDS]):
+                f32[row, ring[R_BITS] + p * ring[R_BIT_WORDS] + w] = 0.0
+    f64[row, ring[R_HEAD]] = idx
+
+
+@njit(cache=True)
+def _set_bit(u32, row, ring, pane, bits):
+    """Mark a value in a pane's bitmap; ``bits`` is the value's float64 bit pattern."""
+    h = np.uint64(bits)
+    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    h = h ^ (h >> np.uint64(33))
+    words = ring[R_BIT_WORDS]
+    bit = int(h % np.uint64(words * 32))
+    at = ring[R_BITS] + pane * words + bit // 32
+    u32[row, at] = u32[row, at] | np.uint32(1 << (bit % 32))
+
+
+@njit(cache=True)
+def _add(f64, f32, u32, row, ring, idx, x, bits, unit):
+    """Add one value to the pane ``idx`` of a ring; ``unit`` is 1, or 0 for a correction that only moves the sum.
+
+    Returns 1 when the pane is still in the ring, else 0: nothing was added.
+    """
+    panes = ring[R_PANES]
+    if idx <= f64[row, ring[R_HEAD]] - panes:
+        return 0.0
+    p = int(idx) % panes
+    before = f32[row, ring[R_COUNT] + p]
+    if ring[R_M2] >= 0:
+        old_mean = f32[row, ring[R_SUM] + p] / before if before > 0 else 0.0
+        new_mean = (f32[row, ring[R_SUM] + p] + x) / (before + 1.0)
+        f32[row, ring[R_M2] + p] += (x - old_mean) * (x - new_mean) if before > 0 else 0.0
+    f32[row, ring[R_COUNT] + p] = before + unit
+    if ring[R_SUM] >= 0:
+        f32[row, ring[R_SUM] + p] += x
+    if ring[R_MIN] >= 0 and (before == 0.0 or x < f32[row, ring[R_MIN] + p]):
+        f32[row, ring[R_MIN] + p] = x
+    if ring[R_MAX] >= 0 and (before == 0.0 or x > f32[row, ring[R_MAX] + p]):
+        f32[row, ring[R_MAX] + p] = x
+    if ring[R_BITS] >= 0:
+        _set_bit(u32, row, ring, p, bits)
+    return 1.0
+
+
+@njit(cache=True)
+def _popcount(v):
+    """Set bits of a uint32."""
+    v = v - ((v >> np.uint32(1)) & np.uint32(0x55555555))
+    v = (v & np.uint32(0x33333333)) + ((v >> np.uint32(2)) & np.uint32(0x33333333))
+    v = (v + (v >> np.uint32(4))) & np.uint32(0x0F0F0F0F)
+    return ((v * np.uint32(0x01010101)) & np.uint32(0xFFFFFFFF)) >> np.uint32(24)  # numba widens the product
+
+
+@njit(cache=True)
+def _distinct(u32, row, ring):
+    """Linear counting over the union of the panes (Whang et al. 1990); saturates at ``m ln m``."""
+    words = ring[R_BIT_WORDS]
+    filled = 0
+    for w in range(words):
+        union = np.uint32(0)
+        for p in range(ring[R_PANES]):
+            union |= u32[row, ring[R_BITS] + p * words + w]
+        filled += int(_popcount(union))
+    m = words * 32.0
+    return -m * np.log(max(m - filled, 1.0) / m)
+
+
+@njit(cache=True)
+def _totals(f32, row, ring, out):
+    """Count, sum, squared deviations, min and max over the panes of a ring, into ``out (5,)``."""
+    panes = ring[R_PANES]
+    n = 0.0
+    for p in range(panes):
+        n += f32[row, ring[R_COUNT] + p]
+    out[0] = n
+    total = 0.0
+    if ring[R_SUM] >= 0:
+        for p in range(panes):
+            total += f32[row, ring[R_SUM] + p]
+        out[1] = total
+    if ring[R_M2] >= 0:
+        m2 = 0.0
+        mean = total / n if n > 0 else 0.0
+        for p in range(panes):
+            c = f32[row, ring[R_COUNT] + p]
+            if c > 0:
+                d = f32[row, ring[R_SUM] + p] / c - mean
+                m2 += f32[row, ring[R_M2] + p] + c * d * d
+        out[2] = m2
+    if ring[R_MIN] >= 0:
+        low = np.inf
+        for p in range(panes):
+            if f32[row, ring[R_COUNT] + p] > 0:
+                low = min(low, f32[row, ring[R_MIN] + p])
+        out[3] = low
+    if ring[R_MAX] >= 0:
+        high = -np.inf
+        for p in range(panes):
+            if f32[row, ring[R_COUNT] + p] > 0:
+                high = max(high, f32[row, ring[R_MAX] + p])
+        out[4] = high
+
+
+@njit(cache=True)
+def _update_scalar(f64, row, s, decay_params, t, x, unit):
+    """Update last, first and exponentially weighted values of one aggregate."""
+    half_life, clip = decay_params[0], decay_params[1]
+    newest = True
+    if s[S_LAST_TS] >= 0:
+        newest = t >= f64[row, s[S_LAST_TS]]
+        f64[row, s[S_LAST_TS]] = max(t, f64[row, s[S_LAST_TS]])
+    if s[S_FIRST_TS] >= 0 and (f64[row, s[S_FIRST_TS]] == 0.0 or t < f64[row, s[S_FIRST_TS]]):
+        f64[row, s[S_FIRST_TS]] = t
+    if s[S_LAST] >= 0 and newest:
+        f64[row, s[S_LAST]] = x if unit > 0 else (1.0 if x > 0 else 0.0)
+    if s[S_POSITIVE_TS] >= 0 and x > 0:
+        f64[row, s[S_POSITIVE_TS]] = max(t, f64[row, s[S_POSITIVE_TS]])
+    at = s[S_FIRST_POSITIVE_TS]
+    if at >= 0 and x > 0 and (f64[row, at] == 0.0 or t < f64[row, at]):
+        f64[row, at] = t
+    at = s[S_EW]
+    if at >= 0:  # weighted sum, weight, time of the newest value
+        weight = f64[row, at + 1]
+        if weight >= _MIN_CLIP_WEIGHT and clip > 0:
+            x = min(x, clip * f64[row, at] / weight)
+        age = t - f64[row, at + 2]
+        if weight == 0.0 or age >= 0:
+            decay = 0.5 ** (age / half_life) if weight > 0 else 0.0
+            f64[row, at] = f64[row, at] * decay + x
+            f64[row, at + 1] = weight * decay + unit
+            f64[row, at + 2] = t
+        else:
+            decay = 0.5 ** (-age / half_life)
+            f64[row, at] += x * decay
+            f64[row, at + 1] += unit * decay
+
+
+@njit(cache=True)
+def _ring_feature(op, stats, x, counted, prior):
+    """One windowed feature from a ring's totals; NaN where it is not defined."""
+    n = stats[0]
+    if op == COUNT:
+        return n
+    if op == SUM:
+        return stats[1]
+    if op == SHARE:
+        return (stats[1] + prior[0] * prior[1]) / (n + prior[0]) if n + prior[0] > 0 else np.nan
+    if op == OVER_MEAN:
+        n -= counted
+        own = (stats[1] - (x if counted > 0 else 0.0)) / n if n > 0 else np.nan
+        return x / own if own != 0 else np.nan
+    if n <= 0:
+        return np.nan
+    if op == MEAN:
+        return stats[1] / n
+    if op == STD:
+        return np.sqrt(max(stats[2], 0.0) / n)
+    if op == MIN:
+        return stats[3]
+    return stats[4]
+
+
+@njit(cache=True)
+def _scalar_feature(op, f64, row, s, t, x):
+    """One unwindowed feature, read before the row's own update; NaN where it is not defined."""
+    if op == EWMEAN or op == OVER_EWMEAN:
+        weight = f64[row, s[S_EW] + 1]
+        mean = f64[row, s[S_EW]] / weight if weight > 0 else np.nan
+        if op == EWMEAN:
+            return mean
+        return x / mean if mean != 0 else np.nan
+    if op == LAST:
+        return f64[row, s[S_LAST]] if f64[row, s[S_LAST_TS]] != 0.0 else np.nan
+    if op == SINCE_LAST:
+        then = f64[row, s[S_LAST_TS]]
+    elif op == SINCE_FIRST:
+        then = f64[row, s[S_FIRST_TS]]
+    elif op == SINCE_POSITIVE:
+        then = f64[row, s[S_POSITIVE_TS]]
+    else:
+        then = f64[row, s[S_FIRST_POSITIVE_TS]]
+    return max(t - then, 0.0) if then != 0.0 else np.nan
+
+
+@njit(cache=True)
+def _takes(mask, feeds, values, i):
+    """Whether row ``i`` feeds an aggregate: it is of the kind that feeds this pass, and its ``where`` holds."""
+    return feeds and (mask < 0 or values[mask, i] > 0.0)
+
+
+@njit(cache=True)
+def _value(column, mode, values, y, i):
+    """The value a row brings: the label's for a label row, 1 when the aggregate only counts."""
+    if mode == LABEL:
+        return y[i]
+    return values[column, i] if column >= 0 else 1.0
+
+
+@njit(cache=True, nogil=True)
+def run_rows(
+    f64, f32, u32, slots, ts, modes, fed_by, values, bits, y, unit, rings, widths, priors, scalars, decays, features, out
+):
+    """Run rows in order: advance windows, read the features, update the state.
+
+    Parameters
+    ----------
+    f64, f32, u32 : (K, W / 8), (K, W / 4), (K, W / 4), three views of the same packed rows; changed in place.
+    slots : (n,) int64, row of each record, -1 where it names no entity (its features are NaN).
+    ts : (n,) float64, event time; for label rows the time at which the label became known.
+    modes : (n,) uint8, EVENT, READ (a timer looks, nothing changes but the clock) or LABEL.
+    fed_by : EVENT or LABEL, the kind of row that updates this pass's aggregates.
+    values : (V, n) float64, columns that aggregates take values or ``where`` masks from; ``bits`` its int64 view.
+    y : (n,) float64, the label's value (or its change, for a correction); ``unit (n,)`` 1, or 0 for a correction.
+    rings, widths, priors, scalars, decays, features : the pass's tables.
+    out : (n, C) float64, filled for EVENT and READ rows.
+    """
+    n_rings, n_scalars, n_features = rings.shape[0], scalars.shape[0], features.shape[0]
+    stats = np.zeros((n_rings, 5))
+    counted = np.zeros(n_rings)
+    index = np.zeros(n_rings)
+    for i in range(slots.shape[0]):
+        row, t, mode = slots[i], ts[i], modes[i]
+        feeds = mode == fed_by
+        if row < 0:
+            if mode != LABEL:
+                for k in range(n_features):
+                    out[i, features[k, F_OUT]] = np.nan
+            continue
+        for r in range(n_rings):
+            index[r] = np.floor(t / widths[r])
+            _advance(f64, f32, row, rings[r], index[r])
+            if mode != LABEL and rings[r, R_BEFORE] == 1:
+                _totals(f32, row, rings[r], stats[r])
+        if mode != LABEL:
+            for k in range(n_features):
+                op = features[k, F_OP]
+                if op >= LAST:
+                    s = scalars[features[k, F_SOURCE]]
+                    x = values[s[S_VALUE], i] if s[S_VALUE] >= 0 else 1.0
+                    out[i, features[k, F_OUT]] = _scalar_feature(op, f64, row, s, t, x)
+                elif op == DISTINCT and rings[features[k, F_SOURCE], R_BEFORE] == 1:
+                    out[i, features[k, F_OUT]] = _distinct(u32, row, rings[features[k, F_SOURCE]])
+        for r in range(n_rings):
+            counted[r] = 0.0
+            if _takes(rings[r, R_MASK], feeds, values, i):
+                x = _value(rings[r, R_VALUE], mode, values, y, i)
+                if x == x:
+                    b = bits[rings[r, R_VALUE], i] if rings[r, R_VALUE] >= 0 else 0
+                    added = _add(f64, f32, u32, row, rings[r], index[r], x, b, unit[i])
+                    counted[r] = added * (1.0 - rings[r, R_BEFORE])
+        for j in range(n_scalars):
+            if _takes(scalars[j, S_MASK], feeds, values, i):
+                x = _value(scalars[j, S_VALUE], mode, values, y, i)
+                if x == x:
+                    _update_scalar(f64, row, scalars[j], decays[j], t, x, unit[i])
+        if mode == LABEL:
+            continue
+        for r in range(n_rings):
+            if rings[r, R_BEFORE] == 0:
+                _totals(f32, row, rings[r], stats[r])
+        for k in range(n_features):
+            op = features[k, F_OP]
+            if op >= LAST:
+                continue
+            r = features[k, F_SOURCE]
+            if op == DISTINCT:
+                if rings[r, R_BEFORE] == 0:
+                    out[i, features[k, F_OUT]] = _distinct(u32, row, rings[r])
+                continue
+            x = values[rings[r, R_VALUE], i] if rings[r, R_VALUE] >= 0 else 1.0
+            out[i, features[k, F_OUT]] = _ring_feature(op, stats[r], x, counted[r], priors[r])

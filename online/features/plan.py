@@ -1,0 +1,358 @@
+"""Turns declared entities and values into passes: packed row layouts and the tables the kernel interprets.
+
+A pass is one kernel call over a batch for one entity. Aggregates of values that need no features run first (level 0);
+an aggregate of a value derived from features runs after the passes that make them. The plan knows names; the kernel
+knows offsets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online.durations import format_duration
+from online.errors import TaskError
+from online.features import kernel
+from online.features.expression import Expression
+from online.features.spec import LABEL_WINDOW_OPS, WINDOW_OPS, Aggregate, Anomaly, Entity, LabelAggregate
+from online.features.timecolumns import TIME_COLUMNS
+
+_EVENT_OPS = {
+    "count": kernel.COUNT,
+    "sum": kernel.SUM,
+    "mean": kernel.MEAN,
+    "std": kernel.STD,
+    "min": kernel.MIN,
+    "max": kernel.MAX,
+    "distinct": kernel.DISTINCT,
+    "over_mean": kernel.OVER_MEAN,
+    "last": kernel.LAST,
+    "since_last": kernel.SINCE_LAST,
+    "since_first": kernel.SINCE_FIRST,
+    "ewmean": kernel.EWMEAN,
+    "over_ewmean": kernel.OVER_EWMEAN,
+}
+_LABEL_OPS = {
+    "count": kernel.COUNT,
+    "positives": kernel.SUM,
+    "share": kernel.SHARE,
+    "last": kernel.LAST,
+    "since_last": kernel.SINCE_LAST,
+    "since_positive": kernel.SINCE_POSITIVE,
+    "since_first_positive": kernel.SINCE_FIRST_POSITIVE,
+    "ewmean": kernel.EWMEAN,
+}
+_NEVER_MISSING = {"count", "sum", "distinct", "positives"}
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature a pass makes, and the group whose indicator says that it is missing (``None``: never missing)."""
+
+    name: str
+    missing_group: str | None
+
+
+@dataclass(frozen=True)
+class WindowPass:
+    """One kernel call: the tables, the value expressions it needs, and the features it makes."""
+
+    entity: str
+    level: int
+    fed_by: int
+    """``kernel.EVENT``, or ``kernel.LABEL`` for aggregates of labels."""
+    values: tuple[Expression, ...]
+    rings: NDArray[np.int64]
+    widths: NDArray[np.float64]
+    priors: NDArray[np.float64]
+    scalars: NDArray[np.int64]
+    decays: NDArray[np.float64]
+    table: NDArray[np.int64]
+    features: tuple[Feature, ...]
+
+
+@dataclass(frozen=True)
+class AnomalyPass:
+    """One detector over one value of an entity; its state is a table of its own."""
+
+    entity: str
+    level: int
+    anomaly: Anomaly
+    value: Expression
+
+
+@dataclass(frozen=True)
+class EntityLayout:
+    """The packed row of an entity: ``row_bytes`` bytes, float64 slots first, then float32 words."""
+
+    name: str
+    key: str
+    ttl_s: float
+    row_bytes: int
+    schema: int
+    """A digest of everything that gives the row its meaning; a stored row of another schema is not read."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the engine needs, in the order in which it runs."""
+
+    layouts: tuple[EntityLayout, ...]
+    passes: tuple[WindowPass | AnomalyPass, ...]
+    values: tuple[tuple[str, Expression], ...]
+    """Derived columns in an order in which each one's inputs exist (features count as existing at their level)."""
+    label_masks: tuple[Expression, ...]
+    """``where`` expressions of label aggregates; evaluated when scoring and logged, used when the label comes."""
+
+
+@dataclass
+class _Row:
+    """Allocates word offsets of one entity's row; float32 offsets are shifted behind the float64 part at the end."""
+
+    doubles: int = 0
+    words: int = 0
+
+    def double(self, n: int = 1) -> int:
+        self.doubles += n
+        return self.doubles - n
+
+    def word(self, n: int) -> int:
+        self.words += n
+        return self.words - n
+
+
+@dataclass
+class _Tables:
+    """A window pass under construction."""
+
+    entity: str
+    level: int
+    fed_by: int
+    values: list[Expression] = field(default_factory=list)
+    rings: list[list[int]] = field(default_factory=list)
+    widths: list[float] = field(default_factory=list)
+    priors: list[tuple[float, float]] = field(default_factory=list)
+    scalars: list[list[int]] = field(default_factory=list)
+    decays: list[tuple[float, float]] = field(default_factory=list)
+    table: list[list[int]] = field(default_factory=list)
+    features: list[Feature] = field(default_factory=list)
+
+    def column(self, source: str | None) -> int:
+        """Index of an expression among the pass's value columns, -1 for none."""
+        if source is None:
+            return -1
+        for k, known in enumerate(self.values):
+            if known.source == source:
+                return k
+        self.values.append(Expression.parse(source))
+        return len(self.values) - 1
+
+    def emit(self, name: str, op: int, source: int, group: str | None) -> None:
+        self.table.append([op, source, len(self.features)])
+        self.features.append(Feature(name, group))
+
+    def frozen(self, doubles: int) -> WindowPass:
+        rings = np.array(self.rings, dtype=np.int64).reshape(-1, kernel.RING_COLUMNS)
+        for column in (kernel.R_COUNT, kernel.R_SUM, kernel.R_M2, kernel.R_MIN, kernel.R_MAX, kernel.R_BITS):
+            rings[:, column] += np.where(rings[:, column] >= 0, 2 * doubles, 0)
+        return WindowPass(
+            self.entity,
+            self.level,
+            self.fed_by,
+            tuple(self.values),
+            rings,
+            np.array(self.widths, dtype=np.float64),
+            np.array(self.priors, dtype=np.float64).reshape(-1, 2),
+            np.array(self.scalars, dtype=np.int64).reshape(-1, kernel.SCALAR_COLUMNS),
+            np.array(self.decays, dtype=np.float64).reshape(-1, 2),
+            np.array(self.table, dtype=np.int64).reshape(-1, kernel.FEATURE_COLUMNS),
+            tuple(self.features),
+        )
+
+
+def feature_names(entity: str, aggregate: Aggregate | LabelAggregate) -> list[tuple[str, str, float | None]]:
+    """``(feature name, op, window or None)`` of everything an aggregate makes, in output order.
+
+    >>> [n for n, _, _ in feature_names("user", Aggregate(name="amount", value="amount", ops=("mean", "last"),
+    ...                                                   windows=("1d", "7d")))]
+    ['user.amount_mean_1d', 'user.amount_mean_7d', 'user.amount_last']
+    """
+    windowed = WINDOW_OPS if isinstance(aggregate, Aggregate) else LABEL_WINDOW_OPS
+    out: list[tuple[str, str, float | None]] = []
+    for op in aggregate.ops:
+        stem = f"{entity}.{aggregate.name}_{op}"
+        if op in windowed:
+            out += [(f"{stem}_{format_duration(w)}", op, w) for w in aggregate.windows]
+        else:
+            out.append((stem, op, None))
+    return out
+
+
+def build_plan(entities: Sequence[Entity], values: Mapping[str, str]) -> Plan:
+    """Compile declarations; raises ``TaskError`` naming the part that does not resolve."""
+    levels = _Levels(entities, values)
+    layouts: list[EntityLayout] = []
+    passes: list[WindowPass | AnomalyPass] = []
+    masks: list[Expression] = []
+    for entity in entities:
+        row = _Row()
+        building: dict[tuple[int, int], _Tables] = {}
+        for aggregate in (*entity.aggregates, *entity.labels):
+            is_label = isinstance(aggregate, LabelAggregate)
+            fed_by = kernel.LABEL if is_label else kernel.EVENT
+            level = 0 if is_label else levels.aggregate(entity, aggregate)
+            tables = building.setdefault((level, fed_by), _Tables(entity.name, level, fed_by))
+            _allocate(tables, row, entity.name, aggregate)
+        frozen = [tables.frozen(row.doubles) for _, tables in sorted(building.items())]
+        passes += frozen
+        passes += [
+            AnomalyPass(entity.name, levels.of(a.value), a, Expression.parse(a.value)) for a in entity.anomalies
+        ]
+        masks += [e for p in frozen if p.fed_by == kernel.LABEL for e in p.values]
+        words = 2 * row.doubles + row.words
+        digest = hashlib.blake2b(entity.model_dump_json().encode(), digest_size=4).digest()
+        layouts.append(
+            EntityLayout(entity.name, entity.key, entity.ttl, 4 * (words + words % 2), int.from_bytes(digest, "little"))
+        )
+    ordered = [(name, Expression.parse(source)) for name, source in values.items()]
+    ordered.sort(key=lambda item: levels.rank(item[0]))
+    return Plan(tuple(layouts), tuple(sorted(passes, key=lambda p: p.level)), tuple(ordered), tuple(masks))
+
+
+def _allocate(tables: _Tables, row: _Row, entity: str, aggregate: Aggregate | LabelAggregate) -> None:
+    """Give an aggregate its rings and scalars, and its features their table rows."""
+    is_label = isinstance(aggregate, LabelAggregate)
+    value = -1 if is_label or aggregate.value is None else tables.column(aggregate.value)
+    mask = tables.column(aggregate.where)
+    ops = set(aggregate.ops)
+    rings: dict[float, int] = {}
+    for window in aggregate.windows if ops & {*WINDOW_OPS, *LABEL_WINDOW_OPS} else ():
+        rings[window] = len(tables.rings)
+        tables.rings.append(_ring(row, aggregate, value, mask))
+        tables.widths.append(window / aggregate.panes)
+        prior = (aggregate.prior, aggregate.prior_share) if is_label else (0.0, 0.0)
+        tables.priors.append(prior)
+    scalar = len(tables.scalars)
+    if ops - {*WINDOW_OPS, *LABEL_WINDOW_OPS}:
+        tables.scalars.append(_scalar(row, ops, value, mask))
+        tables.decays.append((aggregate.half_life, 0.0 if is_label else aggregate.clip))
+    codes = _LABEL_OPS if is_label else _EVENT_OPS
+    for name, op, op_window in feature_names(entity, aggregate):
+        stem = f"{entity}.{aggregate.name}"
+        group: str | None = f"{stem}_{format_duration(op_window)}" if op_window is not None else stem
+        if "positive" in op:
+            group = f"{stem}_{op}"
+        if op in _NEVER_MISSING or (op == "share" and is_label and aggregate.prior > 0):
+            group = None
+        tables.emit(name, codes[op], scalar if op_window is None else rings[op_window], group)
+
+
+def _ring(row: _Row, aggregate: Aggregate | LabelAggregate, value: int, mask: int) -> list[int]:
+    ops, panes = set(aggregate.ops), aggregate.panes
+    ring = [-1] * kernel.RING_COLUMNS
+    ring[kernel.R_VALUE], ring[kernel.R_MASK], ring[kernel.R_PANES] = value, mask, panes
+    ring[kernel.R_HEAD], ring[kernel.R_COUNT] = row.double(), row.word(panes)
+    ring[kernel.R_BIT_WORDS] = 0
+    if ops & {"sum", "mean", "std", "over_mean", "positives", "share"}:
+        ring[kernel.R_SUM] = row.word(panes)
+    if "std" in ops:
+        ring[kernel.R_M2] = row.word(panes)
+    if "min" in ops:
+        ring[kernel.R_MIN] = row.word(panes)
+    if "max" in ops:
+        ring[kernel.R_MAX] = row.word(panes)
+    if isinstance(aggregate, Aggregate) and "distinct" in ops:
+        ring[kernel.R_BIT_WORDS] = aggregate.bits // 32
+        ring[kernel.R_BITS] = row.word(panes * aggregate.bits // 32)
+    ring[kernel.R_BEFORE] = int(isinstance(aggregate, Aggregate) and not aggregate.include_current)
+    return ring
+
+
+def _scalar(row: _Row, ops: set[str], value: int, mask: int) -> list[int]:
+    scalar = [-1] * kernel.SCALAR_COLUMNS
+    scalar[kernel.S_VALUE], scalar[kernel.S_MASK] = value, mask
+    if ops & {"last", "since_last"}:
+        scalar[kernel.S_LAST_TS] = row.double()
+    if "last" in ops:
+        scalar[kernel.S_LAST] = row.double()
+    if "since_first" in ops:
+        scalar[kernel.S_FIRST_TS] = row.double()
+    if ops & {"ewmean", "over_ewmean"}:
+        scalar[kernel.S_EW] = row.double(3)
+    if "since_positive" in ops:
+        scalar[kernel.S_POSITIVE_TS] = row.double()
+    if "since_first_positive" in ops:
+        scalar[kernel.S_FIRST_POSITIVE_TS] = row.double()
+    return scalar
+
+
+class _Levels:
+    """At which level each value and feature exists; finds cycles and names that nothing makes."""
+
+    def __init__(self, entities: Sequence[Entity], values: Mapping[str, str]) -> None:
+        self._values = {name: Expression.parse(source) for name, source in values.items()}
+        for name in values:
+            if name in TIME_COLUMNS:
+                raise TaskError(f"[values] {name}: the name is a built-in time column; choose another")
+        self._producers: dict[str, Aggregate | Anomaly | None] = {}
+        self._owner: dict[str, Entity] = {}
+        for entity in entities:
+            for aggregate in (*entity.aggregates, *entity.labels):
+                for name, _, _ in feature_names(entity.name, aggregate):
+                    self._producers[name] = aggregate if isinstance(aggregate, Aggregate) else None
+                    self._owner[name] = entity
+            for anomaly in entity.anomalies:
+                self._producers[f"{entity.name}.{anomaly.name}"] = anomaly
+                self._owner[f"{entity.name}.{anomaly.name}"] = entity
+        self._memo: dict[str, int] = {}
+        self._order: dict[str, int] = {}
+        self._open: list[str] = []
+        for name in values:
+            self._name(name)
+
+    def of(self, source: str | None) -> int:
+        """Level at which an expression can be evaluated; raw columns and time are level 0."""
+        if source is None:
+            return 0
+        return max((self._name(name) for name in Expression.parse(source).names), default=0)
+
+    def aggregate(self, entity: Entity, aggregate: Aggregate) -> int:
+        """Level of the pass an aggregate belongs to."""
+        del entity
+        return max(self.of(aggregate.value), self.of(aggregate.where))
+
+    def rank(self, value: str) -> int:
+        """A value's place in an order in which its inputs come first."""
+        return self._order[value]
+
+    def _name(self, name: str) -> int:
+        if name in self._memo:
+            return self._memo[name]
+        if name in self._open:
+            raise TaskError(f"values and aggregates depend on each other: {' -> '.join([*self._open, name])}")
+        self._open.append(name)
+        level = self._resolve(name)
+        self._open.pop()
+        self._memo[name] = level
+        if name in self._values:
+            self._order[name] = len(self._order)
+        return level
+
+    def _resolve(self, name: str) -> int:
+        if name in self._values:
+            return max((self._name(n) for n in self._values[name].names), default=0)
+        if "." not in name:
+            return 0
+        if name not in self._producers:
+            near = ", ".join(sorted(n for n in self._producers if n.split(".")[0] == name.split(".")[0])[:8])
+            raise TaskError(f"{name!r}: no aggregate makes this feature; this entity has: {near or 'none'}")
+        producer = self._producers[name]
+        if producer is None:  # labels feed it, so it can be read before anything of this event is known
+            return 1
+        if isinstance(producer, Anomaly):
+            return self.of(producer.value) + 1
+        return self.aggregate(self._owner[name], producer) + 1

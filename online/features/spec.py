@@ -1,0 +1,116 @@
+"""What a task file may declare about features. These models know shapes and limits; ``plan`` turns them into tables."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from online.durations import Seconds, format_duration
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
+WindowOp = Literal["count", "sum", "mean", "std", "min", "max", "distinct", "over_mean"]
+PlainOp = Literal["last", "since_last", "since_first", "ewmean", "over_ewmean"]
+LabelWindowOp = Literal["count", "positives", "share"]
+LabelPlainOp = Literal["last", "since_last", "since_positive", "since_first_positive", "ewmean"]
+
+WINDOW_OPS = ("count", "sum", "mean", "std", "min", "max", "distinct", "over_mean")
+LABEL_WINDOW_OPS = ("count", "positives", "share")
+HOUR_S, MONTH_S = 3600.0, 30 * 86_400.0
+
+
+class Frozen(BaseModel):
+    """A value object: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Aggregate(Frozen):
+    name: Name
+    windows: tuple[Seconds, ...] = ()
+    where: str | None = None
+    """Only rows for which this expression is true feed the aggregate."""
+    panes: int = Field(default=24, ge=2, le=256)
+    """Panes a window is made of: its edge is exact to ``window / panes``."""
+    half_life: Seconds = Field(default=7 * 86_400.0, gt=0)
+
+    @field_validator("windows")
+    @classmethod
+    def _check_windows(cls, windows: tuple[float, ...]) -> tuple[float, ...]:
+        for window in windows:
+            if not HOUR_S <= window <= MONTH_S:
+                raise ValueError(f"window {format_duration(window)} is outside 1h to 30d")
+        if len(set(windows)) != len(windows):
+            raise ValueError("a window is named twice")
+        return windows
+
+    def _check_ops(self, ops: tuple[str, ...], windowed: tuple[str, ...]) -> None:
+        if len(set(ops)) != len(ops):
+            raise ValueError(f"aggregate {self.name}: an op is named twice")
+        wants = [op for op in ops if op in windowed]
+        if wants and not self.windows:
+            raise ValueError(f"aggregate {self.name}: {wants[0]} needs windows, such as windows = ['1d', '7d']")
+
+
+class Aggregate(_Aggregate):
+    """An aggregate of an entity over its events."""
+
+    value: str | None = None
+    """Column or expression to aggregate; without it the aggregate counts events."""
+    ops: tuple[WindowOp | PlainOp, ...] = Field(min_length=1)
+    include_current: bool = True
+    """Whether windowed values include the event that is being scored."""
+    clip: float = Field(default=0.0, ge=0)
+    """``ewmean``: a value counts for at most this many times the current mean (0: no limit), for a robust mean."""
+    bits: int = Field(default=64, ge=32, le=1024, multiple_of=32)
+    """``distinct``: bitmap bits a pane; the estimate saturates near ``bits * ln(bits)``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Aggregate:
+        self._check_ops(self.ops, WINDOW_OPS)
+        needs = [op for op in self.ops if op not in ("count", "since_last", "since_first")]
+        if needs and self.value is None:
+            raise ValueError(f"aggregate {self.name}: {needs[0]} needs value = a column or an expression")
+        return self
+
+
+class LabelAggregate(_Aggregate):
+    """An aggregate of an entity over labels, fed when each label becomes known (never earlier)."""
+
+    ops: tuple[LabelWindowOp | LabelPlainOp, ...] = Field(min_length=1)
+    prior: float = Field(default=0.0, ge=0)
+    """``share``: strength of the prior, in labels; 0 leaves an empty window missing."""
+    prior_share: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> LabelAggregate:
+        self._check_ops(self.ops, LABEL_WINDOW_OPS)
+        return self
+
+
+class Anomaly(Frozen):
+    """An unsupervised detector on one value of an entity; its score and components become features."""
+
+    name: Name
+    value: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class Entity(Frozen):
+    """Something events are about: its key column and what is remembered of it."""
+
+    name: Name
+    key: str
+    """A wire identifier such as ``user_id``, or ``*`` for one entity that every event belongs to."""
+    ttl: Seconds = 60 * 86_400.0
+    aggregates: tuple[Aggregate, ...] = ()
+    labels: tuple[LabelAggregate, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
+
+    @model_validator(mode="after")
+    def _unique(self) -> Entity:
+        names = [a.name for a in (*self.aggregates, *self.labels, *self.anomalies)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"entity {self.name}: the aggregate name {name!r} is used twice")
+        return self

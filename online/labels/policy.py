@@ -1,0 +1,88 @@
+"""What the label join is told and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from online.batch import ExampleBatch, FloatMatrix, FloatVector
+from online.durations import Seconds
+
+
+class JoinPolicy(BaseModel):
+    """How labels find predictions, and how long either waits for the other.
+
+    With ``match="event"`` a label joins the prediction of its ``event_id``. With ``"entity_range"`` a label without an
+    ``event_id`` joins every prediction of its entity with ``label.ts - range_s <= ts <= label.ts``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    match: Literal["event", "entity_range"] = "event"
+    range_s: Seconds = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    keep_s: Seconds = Field(default=30 * 86400.0, gt=0.0)
+    """Event time for which a prediction waits for labels: the label horizon."""
+    wait_s: Seconds = Field(default=86400.0, ge=0.0)
+    """Event time for which a label waits for predictions that arrive after it."""
+    negative_after_s: Seconds | None = Field(default=None, gt=0.0)
+    """Event time after which an event that met no label counts as a negative; a later label corrects it."""
+    max_rows: int = Field(default=2_000_000, ge=1)
+    max_waiting: int = Field(default=200_000, ge=1)
+    remember_labels: int = Field(default=100_000, ge=1)
+    """How many of the last ``label_id`` are remembered to ignore repeats."""
+    chunk_rows: int = Field(default=4096, ge=1)
+
+    @model_validator(mode="after")
+    def _negatives_are_still_there(self) -> Self:
+        if self.negative_after_s is not None and self.negative_after_s > self.keep_s:
+            raise ValueError(
+                f"negative_after_s={self.negative_after_s:g} is longer than keep_s={self.keep_s:g}: the features would "
+                "be gone; raise keep_s"
+            )
+        return self
+
+
+@dataclass(slots=True)
+class JoinStats:
+    """What became of predictions and labels since the start."""
+
+    logged: int = 0
+    repeated_predictions: int = 0
+    late_predictions: int = 0
+    """Older than ``keep_s`` on arrival: not kept."""
+    expired_unlabelled: int = 0
+    """Freed without having met a label."""
+    labels: int = 0
+    repeated_labels: int = 0
+    """Came with a ``label_id`` seen before."""
+    repeated_values: int = 0
+    """Said again what an event's label already said."""
+    joined: int = 0
+    corrections: int = 0
+    assumed_negatives: int = 0
+    """Made by ``negative_after_s``."""
+    unmatched: int = 0
+    """Labels that met no prediction in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Examples and the logged columns behind each, in the order in which the pairs became known.
+
+    Every labelled event is here, whatever is later sampled for learning, so aggregates fed by labels stay exact. For
+    a row with ``examples.correction`` the value to take back is ``~examples.y``.
+    """
+
+    examples: ExampleBatch
+    entity_id: list[str]
+    extra: FloatMatrix
+    """``(n, E) float64`` as given to ``log``."""
+    entities: dict[str, list[str | None]]
+    """The secondary identifiers as given to ``log``."""
+    label_ts_known: FloatVector
+    """``(n,)`` event time at which label and prediction were both known."""
+
+    def __len__(self) -> int:
+        return len(self.examples)

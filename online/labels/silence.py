@@ -1,0 +1,285 @@
+"""Event-time timers: score an entity some time after its first event, then label it by whether it fell silent.
+
+It knows entities and times, not features, scores or a clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from online.batch import FloatVector, IntVector, LabelBatch
+from online.durations import Seconds
+from online.errors import StateError
+
+SCORE, LABEL, FORGET = 0, 1, 2
+"""What a timer does when it fires; also the order among timers of one moment."""
+
+
+class SilencePolicy(BaseModel):
+    """When an entity is scored and when its silence is known.
+
+    An entity first seen at ``t`` is scored at ``due = t + observe_s``. Its label is 1 when it has no event in
+    ``[due, due + horizon_s)``, 0 when it has one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    observe_s: Seconds = Field(gt=0.0, allow_inf_nan=False)
+    horizon_s: Seconds = Field(gt=0.0, allow_inf_nan=False)
+    reveal: Literal["early", "at_horizon"] = "early"
+    """``early``: a 0 is known at the event that breaks the silence; ``at_horizon``: all labels are known at the end."""
+    lateness_s: Seconds = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    """How long after the horizon's end a silence waits for late events."""
+    remember_s: Seconds = Field(default=math.inf, ge=0.0)
+    """How long an entity is remembered after its label, so that it is not taken for a new one."""
+    max_entities: int = Field(default=2_000_000, ge=1)
+
+
+@dataclass(slots=True)
+class SilenceStats:
+    """What became of entities since the start."""
+
+    started: int = 0
+    scored: int = 0
+    silent: int = 0
+    returned: int = 0
+    corrected: int = 0
+    """Silences that an event later than ``lateness_s`` disproved: a second label with value 0 takes the 1 back."""
+    too_late: int = 0
+    """First events that arrived after their score would have been due; they start nothing."""
+    evicted: int = 0
+    """Entities forgotten early to respect ``max_entities``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimerOutput:
+    """Timers that fired, each before a row of the batch (``before_row == n``: only from ``flush``, after all rows).
+
+    ``score_order`` and ``label_order`` number scores and labels together, in the order in which they fired.
+    """
+
+    before_row: IntVector
+    """``(s,) int64``: score before the state takes in this row."""
+    entity_id: list[str]
+    due_ts: FloatVector
+    event_id: list[str]
+    """``<entity>@<first ts>``: the same at every replay."""
+    score_order: IntVector
+    labels: LabelBatch
+    """Their ``ts`` is the score's due time, their ``event_id`` the score's."""
+    label_before_row: IntVector
+    """A label that row ``i`` itself reveals (``reveal="early"``) is known before row ``i`` too."""
+    known_at: FloatVector
+    label_order: IntVector
+
+
+class EntityTimer(msgspec.Struct, array_like=True):
+    """One entity under observation."""
+
+    first_ts: float
+    due_ts: float
+    scored: bool = False
+    returned: bool = False
+    label: int | None = None
+
+
+class _State(msgspec.Struct, array_like=True):
+    """A snapshot."""
+
+    watermark: float
+    number: int
+    entities: dict[str, EntityTimer]
+    timers: list[tuple[float, int, int, str]]
+    labelled: list[str]
+    stats: list[int]
+
+
+@dataclass(slots=True)
+class _Fired:
+    """Output in the making, as columns."""
+
+    order: int = 0
+    scores: list[tuple[int, str, float, str, int]] = field(default_factory=list)
+    labels: list[tuple[int, str, str, str, float, bool, float, int]] = field(default_factory=list)
+
+    def score(self, row: int, entity_id: str, timer: EntityTimer) -> None:
+        self.scores.append((row, entity_id, timer.due_ts, _event_id(entity_id, timer), self.order))
+        self.order += 1
+
+    def label(self, row: int, entity_id: str, timer: EntityTimer, value: bool, known_at: float) -> None:
+        event_id = _event_id(entity_id, timer)
+        kind = "late" if timer.label is not None else "silence"
+        timer.label = int(value)
+        self.labels.append(
+            (row, f"{event_id}/{kind}", entity_id, event_id, timer.due_ts, value, known_at, self.order)
+        )
+        self.order += 1
+
+    def output(self) -> TimerOutput:
+        row, entity_id, due, event_id, order = _columns(self.scores, 5)
+        at, label_id, of, about, ts, value, known_at, label_order = _columns(self.labels, 8)
+        return TimerOutput(
+            before_row=np.array(row, dtype=np.int64),
+            entity_id=entity_id,
+            due_ts=np.array(due, dtype=np.float64),
+            event_id=event_id,
+            score_order=np.array(order, dtype=np.int64),
+            labels=LabelBatch(
+                label_id=label_id,
+                entity_id=of,
+                event_id=about,
+                ts=np.array(ts, dtype=np.float64),
+                value=np.array(value, dtype=np.bool_),
+                weight=np.ones(len(label_id)),
+            ),
+            label_before_row=np.array(at, dtype=np.int64),
+            known_at=np.array(known_at, dtype=np.float64),
+            label_order=np.array(label_order, dtype=np.int64),
+        )
+
+
+class SilenceTimers:
+    """Fire scores and labels as events move the watermark (the largest event time so far).
+
+    - A timer of time ``t`` fires before the first row whose watermark is at or after ``t``; timers fire in order of
+      time. Every row is judged on its own, so results do not depend on batch cuts.
+    - The first event *seen* starts the observation. A late event never moves it back; an event whose score would
+      already be overdue starts nothing and is counted.
+    - A late event inside the horizon counts while the label is open (until the horizon's end plus ``lateness_s``) and
+      corrects a silence already told as long as the entity is remembered.
+    - One observation per entity: after its label it is remembered ``remember_s``, then the next event is a first one.
+    - At most ``max_entities`` are held: beyond, the one labelled longest ago is forgotten, and when none is labelled
+      the newcomer is not observed.
+
+    Examples
+    --------
+    >>> timers = SilenceTimers(SilencePolicy(observe_s=5, horizon_s=10))
+    >>> out = timers.advance(["a", "b", "a", "c"], np.array([0.0, 1.0, 7.0, 30.0]))
+    >>> list(zip(out.before_row.tolist(), out.event_id, out.due_ts.tolist()))
+    [(2, 'a@0', 5.0), (2, 'b@1', 6.0)]
+    >>> list(zip(out.label_before_row.tolist(), out.labels.event_id, out.labels.value.tolist(), out.known_at.tolist()))
+    [(2, 'a@0', False, 7.0), (3, 'b@1', True, 16.0)]
+    """
+
+    def __init__(self, policy: SilencePolicy) -> None:
+        self.policy = policy
+        self.watermark = -math.inf
+        self.stats = SilenceStats()
+        self._entities: dict[str, EntityTimer] = {}
+        self._timers: list[tuple[float, int, int, str]] = []
+        self._labelled: deque[str] = deque()
+        self._number = 0
+
+    def __len__(self) -> int:
+        """Entities held."""
+        return len(self._entities)
+
+    def advance(self, entity_ids: list[str], ts: FloatVector) -> TimerOutput:
+        """Take in events in order, ``ts (n,) float64``, and return what fired before each."""
+        fired, entities, timers = _Fired(), self._entities, self._timers
+        watermark, end = self.watermark, self.policy.horizon_s
+        for row, (entity_id, at) in enumerate(zip(entity_ids, ts.tolist(), strict=True)):
+            watermark = max(watermark, at)
+            if timers and timers[0][0] <= watermark:
+                self._fire(row, watermark, fired)
+            timer = entities.get(entity_id)
+            if timer is None:
+                self._start(entity_id, at, watermark)
+            elif not timer.returned and timer.due_ts <= at < timer.due_ts + end:
+                self._return(row, entity_id, timer, watermark, fired)
+        self.watermark = watermark
+        return fired.output()
+
+    def flush(self, watermark: float) -> TimerOutput:
+        """Fire what is due at ``watermark``, at the end of a stream or when time moves without events."""
+        fired = _Fired()
+        self.watermark = max(self.watermark, watermark)
+        self._fire(0, self.watermark, fired)
+        return fired.output()
+
+    def snapshot(self) -> bytes:
+        """Return the whole state as MessagePack."""
+        stats = [getattr(self.stats, name) for name in SilenceStats.__slots__]
+        return msgspec.msgpack.encode(
+            _State(self.watermark, self._number, self._entities, self._timers, list(self._labelled), stats)
+        )
+
+    def restore(self, state: bytes) -> None:
+        """Replace the state by a ``snapshot``; raises ``StateError`` when it is none."""
+        try:
+            held = msgspec.msgpack.decode(state, type=_State)
+        except msgspec.DecodeError as error:
+            raise StateError(f"not a snapshot of silence timers: {error}; replay the events instead") from error
+        self.watermark, self._number = held.watermark, held.number
+        self._entities, self._timers = held.entities, held.timers
+        self._labelled, self.stats = deque(held.labelled), SilenceStats(*held.stats)
+
+    def _start(self, entity_id: str, at: float, watermark: float) -> None:
+        due = at + self.policy.observe_s
+        if due <= watermark:
+            self.stats.too_late += 1
+            return
+        if len(self._entities) >= self.policy.max_entities:
+            self.stats.evicted += 1
+            if not self._labelled:
+                return
+            del self._entities[self._labelled.popleft()]
+        self.stats.started += 1
+        self._entities[entity_id] = EntityTimer(at, due)
+        self._push(due, SCORE, entity_id)
+
+    def _return(self, row: int, entity_id: str, timer: EntityTimer, watermark: float, fired: _Fired) -> None:
+        timer.returned = True
+        if timer.label is not None:
+            self.stats.corrected += 1
+            fired.label(row, entity_id, timer, False, watermark)
+        elif self.policy.reveal == "early":
+            self.stats.returned += 1
+            fired.label(row, entity_id, timer, False, watermark)
+
+    def _push(self, at: float, kind: int, entity_id: str) -> None:
+        heapq.heappush(self._timers, (at, kind, self._number, entity_id))
+        self._number += 1
+
+    def _fire(self, row: int, watermark: float, fired: _Fired) -> None:
+        policy = self.policy
+        while self._timers and self._timers[0][0] <= watermark:
+            at, kind, _, entity_id = heapq.heappop(self._timers)
+            timer = self._entities.get(entity_id)
+            if timer is None or (kind == FORGET and timer.label is None):
+                continue
+            if kind == SCORE:
+                self.stats.scored += 1
+                timer.scored = True
+                fired.score(row, entity_id, timer)
+                self._push(timer.due_ts + policy.horizon_s + policy.lateness_s, LABEL, entity_id)
+            elif kind == LABEL:
+                self._close(row, entity_id, timer, at, fired)
+            else:
+                del self._entities[entity_id]
+                self._labelled.remove(entity_id)
+
+    def _close(self, row: int, entity_id: str, timer: EntityTimer, at: float, fired: _Fired) -> None:
+        if timer.label is None:
+            self.stats.returned += timer.returned
+            self.stats.silent += not timer.returned
+            fired.label(row, entity_id, timer, not timer.returned, at)
+        self._labelled.append(entity_id)
+        if math.isfinite(self.policy.remember_s):
+            self._push(at + self.policy.remember_s, FORGET, entity_id)
+
+
+def _event_id(entity_id: str, timer: EntityTimer) -> str:
+    return f"{entity_id}@{timer.first_ts:.0f}"
+
+
+def _columns(rows: list[tuple], width: int) -> list[list]:
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]

@@ -1,0 +1,28 @@
+"""Online learners: folds over labelled examples, with snapshots and contributions."""
+
+from __future__ import annotations
+
+from online.learners.alma import CalibratedAlma
+from online.learners.base import Learner
+from online.learners.factory import REGISTRY, LearnerSpec, build_learner, known_parameters
+from online.learners.forest import AdaptiveForest
+from online.learners.logistic import ScaledLogistic
+from online.learners.online_model import ModelSnapshot, OnlineModel
+from online.learners.stack import Stack, predict_learn
+from online.learners.trees import AdaptiveTree
+
+__all__ = [
+    "REGISTRY",
+    "AdaptiveForest",
+    "AdaptiveTree",
+    "CalibratedAlma",
+    "Learner",
+    "LearnerSpec",
+    "ModelSnapshot",
+    "OnlineModel",
+    "ScaledLogistic",
+    "Stack",
+    "build_learner",
+    "known_parameters",
+    "predict_learn",
+]

@@ -1,0 +1,219 @@
+"""Bayesian logistic regression by an extended Kalman filter, with forgetting: second-order online learning.
+
+A Gaussian over the coefficients is updated by each row (Penny & Roberts, "Dynamic logistic regression", IJCNN 1999;
+McCormick, Raftery, Madigan & Burd, Biometrics 68, 2012). Where plain SGD needs thousands of rows to untangle correlated
+features, this is close to the batch optimum after a few hundred, at O(F^2) a row. Features are standardised by the same
+running scaler as ``ScaledLogistic``. Memory: (F + 1)^2 + 3 F numbers, forever.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from online.learners.base import BoolVector, FloatMatrix, FloatVector
+from online.learners.logistic import scale_learn, scale_row, sigmoid, sigmoid_many
+from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+
+
+@njit(cache=True)
+def _offset(row: FloatVector, prior: FloatVector) -> float:
+    z = 0.0
+    for j in range(row.size):
+        z += row[j] * prior[j]
+    return z
+
+
+@njit(cache=True)
+def _scaled(row: FloatVector, mean: FloatVector, var: FloatVector, bound: float, out: FloatVector) -> None:
+    """Standardised row within +-``bound``, then a 1 for the intercept."""
+    scale_row(row, mean, var, out)
+    for j in range(row.size):
+        out[j] = min(max(out[j], -bound), bound)
+    out[row.size] = 1.0
+
+
+@njit(cache=True)
+def _logits(
+    x: FloatMatrix, w: FloatVector, mean: FloatVector, var: FloatVector, bound: float, prior: FloatVector
+) -> FloatVector:
+    out = np.empty(x.shape[0])
+    row = np.empty(w.size)
+    for i in range(x.shape[0]):
+        _scaled(x[i], mean, var, bound, row)
+        z = _offset(x[i], prior)
+        for j in range(w.size):
+            z += w[j] * row[j]
+        out[i] = z
+    return out
+
+
+@njit(cache=True)
+def _fold(
+    x: FloatMatrix,
+    y: BoolVector,
+    weight: FloatVector,
+    w: FloatVector,
+    cov: FloatMatrix,
+    mean: FloatVector,
+    var: FloatVector,
+    count: FloatVector,
+    params: FloatVector,
+    prior: FloatVector,
+    before: FloatVector,
+) -> None:
+    """Score then learn each row; ``params`` = (decay, prior variance, bound, least curvature)."""
+    n_w = w.size
+    row, gain = np.empty(n_w), np.empty(n_w)
+    for i in range(x.shape[0]):
+        _scaled(x[i], mean, var, params[2], row)
+        z = _offset(x[i], prior)
+        for j in range(n_w):
+            z += w[j] * row[j]
+        before[i] = sigmoid(z)
+        count[0] += 1.0
+        scale_learn(x[i], count[0], mean, var)
+        _scaled(x[i], mean, var, params[2], row)
+        z = _offset(x[i], prior)
+        for j in range(n_w):
+            z += w[j] * row[j]
+        p = sigmoid(z)
+        curvature = max(p * (1.0 - p), params[3]) * weight[i]
+        spread = 0.0
+        for j in range(n_w):
+            total = 0.0
+            for k in range(n_w):
+                total += cov[j, k] * row[k]
+            gain[j] = total
+            spread += total * row[j]
+        step = weight[i] * ((1.0 if y[i] else 0.0) - p) / (1.0 + curvature * spread)
+        shrink = curvature / (1.0 + curvature * spread)
+        for j in range(n_w):
+            w[j] += gain[j] * step
+            for k in range(j + 1):
+                # Kept symmetric by writing both halves from one number.
+                cov[j, k] -= shrink * gain[j] * gain[k]
+                cov[k, j] = cov[j, k]
+        _forget(cov, params[0] ** weight[i], params[1])
+
+
+@njit(cache=True)
+def _forget(cov: FloatMatrix, keep: float, prior: float) -> None:
+    """Widen ``cov`` by ``1 / keep``, but no coefficient beyond its prior: unused ones would grow without bound."""
+    if keep >= 1.0:
+        return
+    n_w = cov.shape[0]
+    grow = np.empty(n_w)
+    for j in range(n_w):
+        grow[j] = math.sqrt(max(min(1.0 / keep, prior / max(cov[j, j], 1e-300)), 1.0))
+    for j in range(n_w):
+        for k in range(n_w):
+            cov[j, k] *= grow[j] * grow[k]
+
+
+class BayesianLogistic:
+    """Logistic regression with a running Gaussian posterior.
+
+    Parameters
+    ----------
+    features : names of the F columns.
+    prior_std : standard deviation of a coefficient (per standardised feature) before any row; small = more shrinkage.
+    half_life : rows after which old evidence counts half; 0 never forgets.
+    scale_bound : standardised values are clipped to +- this, so that one wild value cannot throw the coefficients.
+    min_curvature : floor of p (1 - p), which keeps steps bounded where the model is sure and wrong.
+    intercept : log-odds before any row, such as the known base rate.
+    prior : believed coefficients by feature name, log-odds per unit of the raw feature; what the rows teach is added to
+        them. It lets a model rank sensibly before its first label ("silent for long = likely to churn").
+    seed : accepted for uniformity; nothing here is random.
+
+    Examples
+    --------
+    >>> model = BayesianLogistic(("a", "b"))
+    >>> x = np.array([[0.0, 1.0], [1.0, 1.0]] * 20)
+    >>> model.learn_many(x, x[:, 0] > 0, np.ones(40))
+    >>> low, high = model.predict_many(x[:2])
+    >>> bool(low < 0.2 and high > 0.8)
+    True
+    """
+
+    kind = "bayesian_logistic"
+
+    def __init__(
+        self,
+        features: tuple[str, ...],
+        *,
+        prior_std: float = 1.0,
+        half_life: float = 0.0,
+        scale_bound: float = 6.0,
+        min_curvature: float = 0.01,
+        intercept: float = 0.0,
+        prior: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if prior_std <= 0 or half_life < 0:
+            raise ValueError(f"prior_std {prior_std} must be > 0 and half_life {half_life} >= 0 (0 never forgets)")
+        self.features = tuple(features)
+        self.prior_std = prior_std
+        self.half_life = half_life
+        self.scale_bound = scale_bound
+        self.min_curvature = min_curvature
+        self.prior = dict(prior or {})
+        self.seed = seed
+        unknown = sorted(set(self.prior) - set(self.features))
+        if unknown:
+            raise ValueError(f"prior names {unknown}, which are not among the {len(self.features)} features")
+        self._prior = np.array([float(self.prior.get(name, 0.0)) for name in self.features])
+        decay = 0.5 ** (1.0 / half_life) if half_life else 1.0
+        self._params = np.array([decay, prior_std**2, scale_bound, min_curvature])
+        n = len(self.features)
+        self._state: dict[str, NDArray[Any]] = {
+            "w": np.append(np.zeros(n), intercept),
+            "cov": np.eye(n + 1) * prior_std**2,
+            "mean": np.zeros(n),
+            "var": np.zeros(n),
+            "count": np.zeros(1),
+        }
+
+    @property
+    def intercept(self) -> float:
+        """The log-odds at the mean of every feature, the reference point of ``contributions``."""
+        return float(self._state["w"][-1] + self._prior @ self._state["mean"])
+
+    def predict_many(self, x: FloatMatrix) -> FloatVector:
+        """Probability of the positive class at the mean coefficients, ``(n, F)`` to ``(n,)``."""
+        s = self._state
+        rows = np.ascontiguousarray(x, np.float64)
+        return np.asarray(sigmoid_many(_logits(rows, s["w"], s["mean"], s["var"], self.scale_bound, self._prior)))
+
+    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
+        """Learn rows in order."""
+        self.predict_learn_many(x, y, weight)
+
+    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
+        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
+        s = self._state
+        before = np.empty(x.shape[0])
+        rows = np.ascontiguousarray(x, np.float64)
+        _fold(rows, y, weight, s["w"], s["cov"], s["mean"], s["var"], s["count"], self._params, self._prior, before)
+        return before
+
+    def contributions(self, x: FloatMatrix) -> FloatMatrix:
+        """``coefficient * scaled value`` plus the prior's part, ``(n, F)``; exact: a row's sum plus ``intercept`` is its log-odds."""
+        s = self._state
+        std = np.sqrt(s["var"])
+        scaled = np.divide(x - s["mean"], std, out=np.zeros(x.shape), where=std > 0)
+        learned = np.clip(scaled, -self.scale_bound, self.scale_bound) * s["w"][:-1]
+        return np.asarray(learned + (x - s["mean"]) * self._prior)
+
+    def snapshot(self) -> bytes:
+        """Learned state; deterministic bytes."""
+        return seal(self.kind, self.features, pack_arrays(self._state))
+
+    def restore(self, state: bytes) -> None:
+        """Replace the learned state; ``ValueError`` when of another kind, other features or another shape."""
+        copy_into(self._state, unpack_arrays(unseal(state, self.kind, self.features)))

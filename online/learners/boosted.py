@@ -1,0 +1,238 @@
+"""Gradient boosting as an online fold: a fixed ring of trees, one of them regrown after every few examples.
+
+Batch boosting fits tree after tree to what the earlier ones leave over. Here the ensemble always has the same size and
+never stops learning: after every ``every`` examples the oldest tree is taken out and a new one is grown on what all the
+others leave over, over a bounded buffer of the newest examples. That is the backfitting step of additive models
+(Breiman & Friedman 1985; the move BART makes) used as a rolling update, with rows and columns subsampled as in
+stochastic gradient boosting (Friedman 2002). A concept that changes is forgotten when its examples leave the buffer
+and its trees the ring.
+
+Whatever the cuts into calls, work happens when the count of examples reaches a multiple of ``every``, so two replicas
+are bit-identical. It knows matrices of features, not events or time.
+Memory: the buffer, ``buffer * (5 F + 24)`` bytes, and ``24 * trees * 2^depth`` bytes of trees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online.learners.base import BoolVector, FloatMatrix, FloatVector
+from online.learners.binned import IntVector, Rows, add_tree, bin_rows, grow_tree, quantile_edges, sum_trees, walk_trees
+from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "trees": (1, 4096),
+    "depth": (1, 10),
+    "learning_rate": (1e-6, 1.0),
+    "every": (1, 1 << 20),
+    "buffer": (1, 1 << 24),
+    "bins": (3, 256),
+    "l2": (0.0, 1e12),
+    "min_hessian": (1e-12, 1e12),
+    "row_share": (1e-6, 1.0),
+    "column_share": (1e-6, 1.0),
+}
+
+
+class Boosted:
+    """Online gradient-boosted trees for the logistic loss.
+
+    Parameters
+    ----------
+    features : names of the F columns.
+    trees : size of the ensemble; scoring costs ``trees * depth`` steps a row.
+    depth : splits on every path.
+    learning_rate : share of each leaf's Newton step that is taken.
+    every : examples between two regrown trees; learning costs about ``buffer * row_share * column_share * F * depth``
+        histogram updates each time.
+    buffer : newest examples that trees are grown on; a multiple of ``every`` is not needed, at least ``every`` is.
+    bins : histogram bins a column.
+    l2 : penalty on leaf values.
+    min_hessian : least sum of ``weight * p * (1 - p)`` on either side of a split.
+    row_share, column_share : share of the buffered rows and of the columns that a tree sees.
+    seed : of the row and column draws; the draws depend on it and on how many trees were grown, on nothing else.
+
+    Raises
+    ------
+    ValueError
+        On a parameter outside its limits.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(2000, 2))
+    >>> y = (x[:, 0] > 0) & (x[:, 1] > 0)
+    >>> model = Boosted(("a", "b"), every=100, buffer=1000)
+    >>> model.learn_many(x, y, np.ones(2000))
+    >>> [round(float(p)) for p in model.predict_many(np.array([[1.0, -1.0], [1.0, 1.0]]))]
+    [0, 1]
+    """
+
+    kind = "boosted"
+
+    def __init__(
+        self,
+        features: Sequence[str],
+        *,
+        trees: int = 64,
+        depth: int = 5,
+        learning_rate: float = 0.15,
+        every: int = 250,
+        buffer: int = 65_536,
+        bins: int = 64,
+        l2: float = 5.0,
+        min_hessian: float = 1.0,
+        row_share: float = 0.5,
+        column_share: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        self.features = tuple(features)
+        self.trees, self.depth, self.learning_rate = trees, depth, learning_rate
+        self.every, self.buffer, self.bins = every, buffer, bins
+        self.l2, self.min_hessian = l2, min_hessian
+        self.row_share, self.column_share, self.seed = row_share, column_share, seed
+        for name, (low, high) in _LIMITS.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"boosted: {name} = {getattr(self, name)} is outside {low:g} to {high:g}")
+        if every > buffer:
+            raise ValueError(f"boosted: every = {every} is more than buffer = {buffer}: new examples would be lost")
+        self._reset()
+
+    def _reset(self) -> None:
+        inner = (1 << self.depth) - 1
+        width = len(self.features)
+        self._x = np.zeros((self.buffer, width), np.float32)
+        self._y = np.zeros(self.buffer, np.bool_)
+        self._weight = np.zeros(self.buffer)
+        self._margin = np.zeros(self.buffer)  # what the trees now say of each buffered row
+        self._binned = np.zeros((self.buffer, width), np.uint8)
+        self._edges = np.zeros((width, self.bins - 1), np.float32)
+        self._model: dict[str, NDArray[Any]] = {
+            "edge_counts": np.zeros(width, np.int64),
+            "feature": np.zeros((self.trees, inner), np.int64),
+            "threshold": np.full((self.trees, inner), np.inf, np.float32),
+            "value": np.zeros((self.trees, 2 * inner + 1)),
+            "bias": np.zeros(1),
+            "counts": np.array([0, 0, self.every]),  # examples seen, trees grown, next new edges
+        }
+
+    @property
+    def seen(self) -> int:
+        """How many examples were learned."""
+        return int(self._model["counts"][0])
+
+    @property
+    def intercept(self) -> float:
+        """Log-odds that ``contributions`` start from: the ensemble's mean over the rows its trees were grown on."""
+        grown = min(int(self._model["counts"][1]), self.trees)
+        return self._bias() + float(self._model["value"][:grown, 0].sum())
+
+    def logit_many(self, x: FloatMatrix) -> FloatVector:
+        """Log-odds, ``(n, F)`` to ``(n,)``."""
+        return self._logits(x)
+
+    def _logits(self, x: Rows) -> FloatVector:
+        m = self._model
+        out = np.full(len(x), self._bias())
+        grown = min(int(m["counts"][1]), self.trees)
+        sum_trees(np.ascontiguousarray(x), m["feature"], m["threshold"], m["value"], grown, self.depth, out)
+        return out
+
+    def predict_many(self, x: FloatMatrix) -> FloatVector:
+        """Probability of the positive class, ``(n, F)`` to ``(n,)``; the base rate until the first tree is grown."""
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(self.logit_many(x), -500.0, 500.0))))
+
+    def contributions(self, x: FloatMatrix) -> FloatMatrix:
+        """Change in log-odds along the paths, by feature split on, ``(n, F)``; rows sum to log-odds - ``intercept``."""
+        m = self._model
+        out = np.zeros((len(x), len(self.features)))
+        grown = min(int(m["counts"][1]), self.trees)
+        walk_trees(np.ascontiguousarray(x), m["feature"], m["threshold"], m["value"], grown, self.depth, out)
+        return out
+
+    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
+        """Buffer rows in order; regrow a tree whenever another ``every`` of them have come."""
+        counts = self._model["counts"]
+        done = 0
+        while done < len(x):
+            seen = int(counts[0])
+            take = min(len(x) - done, self.every - seen % self.every)
+            at = np.arange(seen, seen + take) % self.buffer
+            self._x[at] = x[done : done + take]
+            self._y[at] = y[done : done + take]
+            self._weight[at] = weight[done : done + take]
+            counts[0] += take
+            done += take
+            if counts[0] % self.every == 0:
+                self._step()
+
+    def snapshot(self) -> bytes:
+        """Trees, edges and the filled part of the buffer; deterministic bytes."""
+        n = min(self.seen, self.buffer)
+        rows = {"x": self._x[:n], "y": self._y[:n], "weight": self._weight[:n], "margin": self._margin[:n]}
+        return seal(self.kind, self.features, pack_arrays({**self._model, "edges": self._edges, **rows}))
+
+    def restore(self, state: bytes) -> None:
+        """Replace the learned state; ``ValueError`` when of another kind, other features or another shape."""
+        arrays = unpack_arrays(unseal(state, self.kind, self.features))
+        fresh = Boosted(self.features, **self._parameters())
+        copy_into({**fresh._model, "edges": fresh._edges}, arrays)
+        n = min(fresh.seen, self.buffer)
+        rows = {"x": fresh._x[:n], "y": fresh._y[:n], "weight": fresh._weight[:n], "margin": fresh._margin[:n]}
+        copy_into(rows, arrays)
+        bin_rows(fresh._x, np.arange(n), fresh._edges, fresh._model["edge_counts"], fresh._binned)
+        self.__dict__.update(fresh.__dict__)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in (*_LIMITS, "seed")}
+
+    def _bias(self) -> float:
+        """Log-odds of the base rate: of what is buffered until the first tree, then fixed."""
+        if self._model["counts"][1] > 0:
+            return float(self._model["bias"][0])
+        n = min(self.seen, self.buffer)
+        weight = self._weight[:n]
+        positive = float(weight[self._y[:n]].sum()) + 0.5
+        return float(np.log(positive / (float(weight.sum()) + 1.0 - positive)))
+
+    def _step(self) -> None:
+        """Bring the new rows in, then replace the oldest tree."""
+        m = self._model
+        n = min(self.seen, self.buffer)
+        new = np.arange(self.seen - self.every, self.seen) % self.buffer
+        if self.seen >= m["counts"][2]:
+            self._edges, m["edge_counts"] = quantile_edges(self._x[:n], self._y[:n], self.bins)
+            bin_rows(self._x, np.arange(n), self._edges, m["edge_counts"], self._binned)
+            m["counts"][2] = min(2 * self.seen, self.seen + self.buffer)
+        else:
+            bin_rows(self._x, new, self._edges, m["edge_counts"], self._binned)
+        if m["counts"][1] == 0:
+            m["bias"][0] = self._bias()
+        self._margin[new] = self._logits(self._x[new])
+        slot, every_row = int(m["counts"][1]) % self.trees, np.arange(n)
+        tree = (m["feature"][slot], m["threshold"][slot], m["value"][slot])
+        add_tree(self._x, every_row, *tree, self.depth, -1.0, self._margin)  # the oldest tree; zeros where none is
+        self._regrow(n, *tree)
+        add_tree(self._x, every_row, *tree, self.depth, 1.0, self._margin)
+        m["counts"][1] += 1
+
+    def _regrow(self, n: int, feature: IntVector, threshold: FloatVector, value: FloatVector) -> None:
+        """Grow a tree in place on a draw of the first ``n`` buffered rows and of the columns that vary."""
+        counts = self._model["edge_counts"]
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, int(self._model["counts"][1])]))
+        rows = np.flatnonzero(rng.random(n) < self.row_share)
+        columns = np.flatnonzero(counts)
+        columns = np.sort(rng.permutation(columns)[: int(np.ceil(columns.size * self.column_share))])
+        feature[:], threshold[:], value[:] = 0, np.inf, 0.0
+        if rows.size == 0 or columns.size == 0:
+            return
+        p = 1.0 / (1.0 + np.exp(-np.clip(self._margin[rows], -500.0, 500.0)))
+        weight = self._weight[rows]
+        grow_tree(
+            self._binned, rows, columns, self._edges, counts, weight * (p - self._y[rows]), weight * p * (1.0 - p),
+            weight, self.depth, self.l2, self.min_hessian, self.learning_rate, feature, threshold, value,
+        )  # fmt: skip

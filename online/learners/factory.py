@@ -1,0 +1,79 @@
+"""From a task's ``[model]`` table to a learner. A new kind is one line in ``REGISTRY``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from online.learners.alma import CalibratedAlma
+from online.learners.base import Learner
+from online.learners.forest import AdaptiveForest
+from online.learners.logistic import ScaledLogistic
+from online.learners.stack import Stack
+from online.learners.trees import AdaptiveTree
+
+REGISTRY: dict[str, Callable[..., Learner]] = {
+    "logistic": ScaledLogistic,
+    "alma": CalibratedAlma,
+    "adaptive_tree": AdaptiveTree,
+    "adaptive_forest": AdaptiveForest,
+    "stack": Stack,
+}
+
+
+class LearnerSpec(BaseModel):
+    """What to build: a kind of ``REGISTRY``, its parameters, and the members of a stack.
+
+    Examples
+    --------
+    >>> spec = LearnerSpec(kind="stack", members=(LearnerSpec(kind="logistic", params={"lr": 0.05}),))
+    >>> build_learner(spec, ("a", "b")).features
+    ('a', 'b')
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    members: tuple[LearnerSpec, ...] = ()
+
+
+def known_parameters(kind: str) -> tuple[str, ...]:
+    """Names that ``params`` of a ``kind`` may hold."""
+    names = inspect.signature(_class_of(kind)).parameters
+    return tuple(sorted(n for n in names if n not in ("features", "members")))
+
+
+def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
+    """Build the learner of ``spec`` over the columns ``features``.
+
+    Raises
+    ------
+    ValueError
+        On an unknown kind or parameter (the message lists the known ones), on a value the learner refuses, on members
+        where the kind takes none, and on repeated feature names.
+    """
+    names = tuple(features)
+    if len(set(names)) != len(names) or not names:
+        twice = sorted({n for n in names if names.count(n) > 1})
+        raise ValueError(f"{len(names)} features, repeated: {twice}: a learner needs at least one, each named once")
+    build = _class_of(spec.kind)
+    known = known_parameters(spec.kind)
+    unknown = sorted(set(spec.params) - set(known))
+    if unknown:
+        raise ValueError(f"learner {spec.kind!r} has no parameter {', '.join(unknown)}; known: {', '.join(known)}")
+    takes_members = "members" in inspect.signature(build).parameters
+    if spec.members and not takes_members:
+        raise ValueError(f"learner {spec.kind!r} takes no members, got {len(spec.members)}; a stack does")
+    if takes_members:
+        return build(names, members=tuple(build_learner(m, names) for m in spec.members), **spec.params)
+    return build(names, **spec.params)
+
+
+def _class_of(kind: str) -> Callable[..., Learner]:
+    if kind not in REGISTRY:
+        raise ValueError(f"unknown learner kind {kind!r}; known: {', '.join(sorted(REGISTRY))}")
+    return REGISTRY[kind]

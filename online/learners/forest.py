@@ -1,0 +1,347 @@
+"""Adaptive random forest: River's ``ARFClassifier`` learns, flat arrays score.
+
+``WeightedForest`` is River's forest with row weights (River's own ignores them); at weight 1 it is the same fold. For
+scoring every tree is mirrored in two matrices (nodes, leaf parameters) that a Numba kernel walks; learning a row marks
+the leaves it touched, and only those are packed again before the next score. Memory is bounded by ``n_models``
+(twice, with background trees) and ``max_depth``: at most 2^max_depth leaves a tree.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+from river import drift
+from river.forest import ARFClassifier
+from river.utils.random import poisson
+
+from online.learners.base import BoolVector, FloatMatrix, FloatVector
+from online.learners.logistic import logit_of
+from online.learners.state import pack_arrays, pack_river, seal, unpack_arrays, unpack_river, unseal
+
+_HALF_LOG_TAU = 0.5 * math.log(math.tau)
+_PER_FEATURE = 7  # column, then for each class: mean, -1 / (2 variance), log normaliser
+
+
+class WeightedForest(ARFClassifier):
+    """River's adaptive random forest whose rows may carry a weight, and that tells which trees a row changed."""
+
+    def learn_one(self, x: dict[str, float], y: bool, w: float = 1.0) -> None:  # type: ignore[override]
+        """Learn one row: River's ``BaseForest.learn_one`` with the Poisson count times ``w`` as the trees' weight."""
+        if len(self) == 0:
+            self._init_ensemble(sorted(x))
+        for i in range(self.n_models):
+            self._learn_tree(i, x, y, w)
+
+    def _learn_tree(self, i: int, x: dict[str, float], y: bool, w: float) -> None:
+        model = self.data[i]
+        y_pred = model.predict_one(x)
+        self._metrics[i].update(y_true=y, y_pred=y_pred)
+        k = poisson(rate=self.lambda_value, rng=self._rng)
+        if k == 0:
+            return
+        background: Any = self._background[i]
+        if background is not None:
+            background.learn_one(x=x, y=y, w=k * w)
+        model.learn_one(x=x, y=y, w=k * w)
+        error = self._drift_detector_input(i, y, y_pred)
+        self._warning_detectors[i].update(error)
+        if self._warning_detectors[i].drift_detected:
+            self._background[i] = _new_tree(self)
+            self._warning_detectors[i] = self.warning_detector.clone()
+            self._warning_tracker[i] += 1
+        self._drift_detectors[i].update(error)
+        if self._drift_detectors[i].drift_detected:
+            self._swap(i)
+
+    def _swap(self, i: int) -> None:
+        if self._background[i] is not None:
+            self.data[i] = self._background[i]
+            self._background[i] = None
+            self._warning_detectors[i] = self.warning_detector.clone()
+        else:
+            self.data[i] = _new_tree(self)
+        self._drift_detectors[i] = self.drift_detector.clone()
+        self._metrics[i] = self.metric.clone()
+        self._drift_tracker[i] += 1
+
+
+def _new_tree(forest: Any) -> Any:
+    """A tree drawn from the forest's generator; River leaves the method untyped."""
+    return forest._new_base_model()
+
+
+@njit(cache=True)
+def _vote(x: FloatMatrix, nodes: FloatMatrix, leaves: FloatMatrix, strength: float, votes: FloatMatrix) -> None:
+    """Add one tree's class probabilities, times ``strength``, to ``votes (n, 2)``; River's naive Bayes formulas."""
+    for i in range(x.shape[0]):
+        at = 0
+        while nodes[at, 0] >= 0.0:
+            at = int(nodes[at, 2]) if x[i, int(nodes[at, 0])] <= nodes[at, 1] else int(nodes[at, 3])
+        leaf = leaves[int(nodes[at, 2])]
+        if leaf[0] == 0.0:
+            votes[i, 0] += leaf[1] * strength
+            votes[i, 1] += leaf[2] * strength
+            continue
+        no, yes = leaf[1], leaf[2]
+        for k in range(int(leaf[3])):
+            at_k = 4 + k * 7
+            value = x[i, int(leaf[at_k])]
+            no += (value - leaf[at_k + 1]) ** 2 * leaf[at_k + 2] + leaf[at_k + 3]
+            yes += (value - leaf[at_k + 4]) ** 2 * leaf[at_k + 5] + leaf[at_k + 6]
+        top = max(no, yes)
+        e_no, e_yes = math.exp(no - top), math.exp(yes - top)
+        votes[i, 0] += e_no / (e_no + e_yes) * strength
+        votes[i, 1] += e_yes / (e_no + e_yes) * strength
+
+
+class FlatTree:
+    """A mirror of one River tree.
+
+    ``nodes (N, 4)``: feature or -1, threshold, left or leaf row, right. ``leaves (L, W)``: uses naive Bayes, the two
+    classes' log priors (or plain shares), number of monitored features, then seven numbers a feature.
+    """
+
+    def __init__(self, tree: Any, column: dict[str, int], width: int) -> None:
+        self.tree = tree
+        self._column = column
+        self.nodes = np.zeros((8, 4))
+        self.leaves = np.zeros((4, 4 + _PER_FEATURE * width))
+        self._n_nodes = 0
+        self._objects: list[Any] = []
+        self._row_of: dict[int, int] = {}
+        self._stale: set[int] = set()
+        self._add(tree._root, self._new_node())
+
+    def touch(self, leaf: Any) -> None:
+        """Mark a leaf that learned."""
+        self._stale.add(self._row_of[id(leaf)])
+
+    def grown(self, leaf: Any, branch: Any) -> None:
+        """Put the ``branch`` that River grew where ``leaf`` was."""
+        row = self._row_of.pop(id(leaf))
+        self._stale.discard(row)
+        at = int(np.flatnonzero((self.nodes[: self._n_nodes, 0] < 0) & (self.nodes[: self._n_nodes, 2] == row))[0])
+        self._add(branch, at)
+
+    def refresh(self) -> None:
+        """Pack the leaves that learned since the last call."""
+        for row in sorted(self._stale):
+            self._pack(self._objects[row], row)
+        self._stale.clear()
+
+    def _new_node(self) -> int:
+        if self._n_nodes == len(self.nodes):
+            self.nodes = np.concatenate([self.nodes, np.zeros_like(self.nodes)])
+        self._n_nodes += 1
+        return self._n_nodes - 1
+
+    def _add(self, node: Any, at: int) -> None:
+        if hasattr(node, "children"):
+            left, right = self._new_node(), self._new_node()
+            self.nodes[at] = self._column[node.feature], node.threshold, left, right
+            self._add(node.children[0], left)
+            self._add(node.children[1], right)
+            return
+        row = len(self._objects)
+        if row == len(self.leaves):
+            self.leaves = np.concatenate([self.leaves, np.zeros_like(self.leaves)])
+        self._objects.append(node)
+        self.nodes[at] = -1.0, 0.0, row, 0.0
+        if node is not None:
+            self._row_of[id(node)] = row
+            self._stale.add(row)
+
+    def _pack(self, leaf: Any, row: int) -> None:
+        out = self.leaves[row]
+        out[:] = 0.0
+        stats = leaf.stats
+        total = sum(stats.values())
+        naive = leaf.is_active() and self.tree._leaf_prediction != "mc"
+        if naive and self.tree._leaf_prediction == "nba":
+            naive = leaf._nb_correct_weight >= leaf._mc_correct_weight
+        # Naive Bayes needs both classes; with one River answers 1 for it, which is what the shares say too.
+        if total == 0 or not naive or len(stats) < 2:
+            for label, weight in stats.items():
+                out[2 if label else 1] = weight / total if total else 0.0
+            return
+        out[0] = 1.0
+        for label, weight in stats.items():
+            out[2 if label else 1] = math.log(weight / total) if weight > 0 else 0.0
+        out[3] = len(leaf.splitters)
+        for k, (name, splitter) in enumerate(leaf.splitters.items()):
+            at = 4 + k * _PER_FEATURE
+            out[at] = self._column[name]
+            for label, gaussian in splitter._att_dist_per_class.items():
+                if stats.get(label, 0.0) > 0:
+                    first = at + (4 if label else 1)
+                    out[first : first + 3] = _gaussian_terms(gaussian)
+
+
+def _gaussian_terms(gaussian: Any) -> tuple[float, float, float]:
+    """Mean, -1 / (2 variance) and log normaliser; zeros (adds nothing) where River's density is undefined."""
+    var = gaussian._var
+    n = var.mean.n
+    if n > var.ddof:
+        variance = var._S / (n - var.ddof)
+        if variance > 0.0:
+            return var.mean._mean, -0.5 / variance, -_HALF_LOG_TAU - 0.5 * math.log(variance)
+    return 0.0, 0.0, 0.0
+
+
+class AdaptiveForest:
+    """Adaptive random forest (Gomes et al., Machine Learning 106, 2017).
+
+    Parameters
+    ----------
+    features : names of the F columns.
+    n_models : trees. Learning costs about 60 us a tree and row.
+    lambda_value : mean of the Poisson resampling count.
+    grace_period : weight a leaf sees between split attempts. Large row weights use it up faster.
+    delta, tau : split confidence and tie threshold.
+    leaf_prediction : "mc", "nb" or "nba" (majority class, naive Bayes, the better of both).
+    max_features : features a leaf monitors, a count or "sqrt".
+    max_depth : bounds memory.
+    drift_delta, warning_delta : ADWIN confidences of a tree's replacement and of its background tree's start.
+    seed : of resampling and feature choice.
+
+    Examples
+    --------
+    >>> model = AdaptiveForest(("a", "b"), n_models=3, seed=1)
+    >>> x = np.random.default_rng(0).random((300, 2))
+    >>> model.learn_many(x, x[:, 0] > 0.5, np.ones(300))
+    >>> [bool(p > 0.5) for p in model.predict_many(np.array([[0.9, 0.5], [0.1, 0.5]]))]
+    [True, False]
+    """
+
+    kind = "adaptive_forest"
+
+    def __init__(
+        self,
+        features: tuple[str, ...],
+        *,
+        n_models: int = 10,
+        lambda_value: int = 6,
+        grace_period: int = 50,
+        delta: float = 0.01,
+        tau: float = 0.05,
+        leaf_prediction: str = "nba",
+        max_features: int | str = "sqrt",
+        max_depth: int = 10,
+        drift_delta: float = 0.001,
+        warning_delta: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        if leaf_prediction not in ("mc", "nb", "nba"):
+            raise ValueError(f"leaf_prediction {leaf_prediction!r}: want 'mc', 'nb' or 'nba'")
+        self.features = tuple(features)
+        self.n_models = n_models
+        self.lambda_value = lambda_value
+        self.grace_period = grace_period
+        self.delta = delta
+        self.tau = tau
+        self.leaf_prediction = leaf_prediction
+        self.max_features = max_features
+        self.max_depth = max_depth
+        self.drift_delta = drift_delta
+        self.warning_delta = warning_delta
+        self.seed = seed
+        self._column = {name: j for j, name in enumerate(self.features)}
+        adwin: Any = drift.ADWIN  # untyped in River
+        self._model = WeightedForest(
+            n_models=n_models,
+            lambda_value=lambda_value,
+            grace_period=grace_period,
+            delta=delta,
+            tau=tau,
+            leaf_prediction=leaf_prediction,
+            max_features=max_features,
+            max_depth=max_depth,
+            drift_detector=adwin(delta=drift_delta),
+            warning_detector=adwin(delta=warning_delta),
+            memory_estimate_period=2**62,  # measuring its own size depends on the interpreter; depth bounds it instead
+            seed=seed,
+        )
+        self._centre = np.zeros(len(self.features) + 1)  # running means, then how many rows
+        self._flat: list[FlatTree] = []
+
+    def predict_many(self, x: FloatMatrix) -> FloatVector:
+        """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
+        votes = np.zeros((x.shape[0], 2))
+        rows = np.ascontiguousarray(x, np.float64)
+        for i, flat in enumerate(self._mirrors()):
+            strength = self._model._metrics[i].get()
+            _vote(rows, flat.nodes, flat.leaves, strength if strength > 0.0 else 1.0, votes)
+        total = votes.sum(axis=1)
+        return np.asarray(np.divide(votes[:, 1], total, out=np.full(x.shape[0], 0.5), where=total > 0))
+
+    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
+        """Learn rows in order."""
+        for row, label, w in zip(x.tolist(), y.tolist(), weight.tolist(), strict=True):
+            named = dict(zip(self.features, row, strict=True))
+            spots = [_leaf_of(tree, named) for tree in self._model.data]
+            self._model.learn_one(named, label, w=w)
+            self._note_changes(spots)
+        for row_values in x:
+            self._centre[-1] += 1
+            self._centre[:-1] += (row_values - self._centre[:-1]) / self._centre[-1]
+
+    def _note_changes(self, spots: list[tuple[Any, int, Any]]) -> None:
+        for i, flat in enumerate(self._flat):
+            tree = self._model.data[i]
+            if tree is not flat.tree:
+                self._flat[i] = self._mirror(tree)
+                continue
+            parent, side, leaf = spots[i]
+            now = tree._root if parent is None else parent.children[side]
+            if leaf is None:
+                self._flat[i] = self._mirror(tree)
+            elif now is leaf:
+                flat.touch(leaf)
+            else:
+                flat.grown(leaf, now)
+
+    def _mirror(self, tree: Any) -> FlatTree:
+        return FlatTree(tree, self._column, int(self._model.max_features))
+
+    def _mirrors(self) -> list[FlatTree]:
+        if not self._flat:
+            self._flat = [self._mirror(tree) for tree in self._model.data]
+        for flat in self._flat:
+            flat.refresh()
+        return self._flat
+
+    def contributions(self, x: FloatMatrix) -> FloatMatrix:
+        """Log-odds lost when a feature is set to its running mean, one at a time, ``(n, F)``."""
+        n, width = x.shape
+        without = np.repeat(x[:, None, :], width, axis=1)  # (n, F, F): row i with feature j replaced
+        each = np.arange(width)
+        without[:, each, each] = self._centre[:-1]
+        ablated = logit_of(self.predict_many(without.reshape(n * width, width))).reshape(n, width)
+        return np.asarray(logit_of(self.predict_many(x))[:, None] - ablated)
+
+    def snapshot(self) -> bytes:
+        """Learned state as a pickle of River's forest beside the running means."""
+        body = pack_arrays({"centre": self._centre, "river": np.frombuffer(pack_river(self._model), np.uint8)})
+        return seal(self.kind, self.features, body)
+
+    def restore(self, state: bytes) -> None:
+        """Replace the learned state; ``ValueError`` when of another kind, other features or not a forest."""
+        arrays = unpack_arrays(unseal(state, self.kind, self.features))
+        model = unpack_river(arrays["river"].tobytes()) if "river" in arrays else None
+        if not isinstance(model, WeightedForest):
+            raise ValueError(f"snapshot holds a {type(model).__name__}, want a WeightedForest")
+        self._model = model
+        self._centre = arrays["centre"]
+        self._flat = []
+
+
+def _leaf_of(tree: Any, x: dict[str, float]) -> tuple[Any, int, Any]:
+    """The leaf ``x`` falls into, with its parent (None at the root) and its place there."""
+    parent, side, node = None, 0, tree._root
+    while node is not None and hasattr(node, "children"):
+        parent, side = node, 0 if x[node.feature] <= node.threshold else 1
+        node = node.children[side]
+    return parent, side, node

@@ -1,0 +1,106 @@
+"""A learner with its place in the examples log: what is served, snapshotted and replayed (design decision 7).
+
+The version is the number of examples learned, which is the offset of the next one in the task's one-partition log; the
+log itself, files and topics are not known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from online.batch import ExampleBatch
+from online.learners.base import FloatMatrix, FloatVector, Learner
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSnapshot:
+    """A model as it was after ``version`` examples."""
+
+    version: int
+    digest: str
+    """SHA-256 of ``state``, hexadecimal."""
+    state: bytes
+
+
+class OnlineModel:
+    """Fold of a ``Learner`` over the examples log.
+
+    Every example is learned, corrections too: a correction is a later row with the other value, and it moves the model
+    as any row does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from online.learners.logistic import ScaledLogistic
+    >>> model = OnlineModel(ScaledLogistic(("a",)))
+    >>> scores, version = model.score(np.zeros((2, 1)))
+    >>> scores.tolist(), version
+    ([0.5, 0.5], 0)
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """How many examples were learned; the log offset of the next one."""
+        return self._version
+
+    def score(self, x: FloatMatrix) -> tuple[FloatVector, int]:
+        """Probabilities ``(n,)`` of ``x (n, F)`` and the version they come from."""
+        return self.learner.predict_many(x), self._version
+
+    def learn(self, examples: ExampleBatch) -> None:
+        """Learn every example in order; ``ValueError`` when ``x`` has another width than the learner."""
+        if not len(examples):
+            return
+        if examples.x.shape != (len(examples), len(self.learner.features)):
+            want = (len(examples), len(self.learner.features))
+            raise ValueError(f"examples have x of shape {examples.x.shape}, this model wants {want}")
+        self.learner.learn_many(examples.x, examples.y, examples.weight)
+        self._version += len(examples)
+
+    def snapshot(self) -> ModelSnapshot:
+        """The state now, with its version and digest."""
+        state = self.learner.snapshot()
+        return ModelSnapshot(self._version, hashlib.sha256(state).hexdigest(), state)
+
+    def restore(self, snapshot: ModelSnapshot) -> None:
+        """Continue from ``snapshot``; ``ValueError`` when the bytes do not match the digest or the learner."""
+        found = hashlib.sha256(snapshot.state).hexdigest()
+        if found != snapshot.digest:
+            raise ValueError(f"snapshot at version {snapshot.version}: digest {found}, want {snapshot.digest}")
+        self.learner.restore(snapshot.state)
+        self._version = snapshot.version
+
+    def replay(self, log: Iterable[ExampleBatch], first_offset: int = 0) -> None:
+        """Learn what of ``log`` is new to this model.
+
+        ``log`` holds consecutive examples from ``first_offset`` on; rows before ``version`` were learned already and
+        are skipped, so the whole log may be given after a ``restore``. ``ValueError`` when it starts too late.
+        """
+        offset = first_offset
+        if offset > self._version:
+            raise ValueError(
+                f"log starts at {offset}, the model is at {self._version}: {offset - self._version} missing"
+            )
+        for batch in log:
+            fresh = max(self._version - offset, 0)
+            offset += len(batch)
+            if fresh < len(batch):
+                self.learn(_from_row(batch, fresh))
+
+
+def _from_row(batch: ExampleBatch, start: int) -> ExampleBatch:
+    return ExampleBatch(
+        event_id=batch.event_id[start:],
+        ts=batch.ts[start:],
+        x=batch.x[start:],
+        score=batch.score[start:],
+        y=batch.y[start:],
+        weight=batch.weight[start:],
+        correction=batch.correction[start:],
+    )

@@ -1,0 +1,140 @@
+"""A Hoeffding adaptive tree: River's ``HoeffdingAdaptiveTreeClassifier`` behind the ``Learner`` port.
+
+River's objects do the learning and the scoring, row by row. Contributions follow the path: each split's feature gets
+the change in log-odds from the node to its child, and in a naive Bayes leaf each feature gets its own log-likelihood
+ratio. Memory is bounded by ``max_depth`` (at most 2^max_depth leaves, each with a Gaussian pair per feature, plus one
+alternate leaf a branch).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from river import tree
+
+from online.learners.base import BoolVector, FloatMatrix, FloatVector
+from online.learners.state import pack_river, seal, unpack_river, unseal
+
+_NB_BOUND = 12.0
+
+
+def positive_share(proba: dict[Any, float]) -> float:
+    """Probability of ``True`` from River's answer, which lacks classes not seen yet; .5 when it knows nothing.
+
+    >>> positive_share({}), positive_share({False: 1.0}), positive_share({False: 1.0, True: 3.0})
+    (0.5, 0.0, 0.75)
+    """
+    total = sum(proba.values())
+    return min(float(proba.get(True, 0.0) / total), 1.0) if total > 0 else 0.5
+
+
+def class_log_odds(stats: dict[bool, float]) -> float:
+    """Smoothed log-odds of a node's class weights."""
+    return math.log((stats.get(True, 0.0) + 0.5) / (stats.get(False, 0.0) + 0.5))
+
+
+class AdaptiveTree:
+    """Hoeffding tree that grows alternate branches where its error drifts (Bifet & Gavalda, IDA 2009).
+
+    Parameters
+    ----------
+    features : names of the F columns.
+    grace_period : weight a leaf sees between split attempts. Large row weights use it up faster.
+    delta, tau : split confidence and tie threshold.
+    leaf_prediction : "mc", "nb" or "nba" (majority class, naive Bayes, the better of both).
+    max_depth : bounds memory.
+    bootstrap_sampling : Poisson(1) resampling in the leaves, drawn from ``seed``.
+    seed : of the tree's own random numbers.
+
+    Examples
+    --------
+    >>> model = AdaptiveTree(("a", "b"), seed=1)
+    >>> x = np.random.default_rng(0).random((500, 2))
+    >>> model.learn_many(x, x[:, 0] > 0.5, np.ones(500))
+    >>> [bool(p > 0.5) for p in model.predict_many(np.array([[0.9, 0.5], [0.1, 0.5]]))]
+    [True, False]
+    """
+
+    kind = "adaptive_tree"
+
+    def __init__(
+        self,
+        features: tuple[str, ...],
+        *,
+        grace_period: int = 200,
+        delta: float = 1e-7,
+        tau: float = 0.05,
+        leaf_prediction: str = "nba",
+        max_depth: int = 10,
+        bootstrap_sampling: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if leaf_prediction not in ("mc", "nb", "nba"):
+            raise ValueError(f"leaf_prediction {leaf_prediction!r}: want 'mc', 'nb' or 'nba'")
+        self.features = tuple(features)
+        self.grace_period = grace_period
+        self.delta = delta
+        self.tau = tau
+        self.leaf_prediction = leaf_prediction
+        self.max_depth = max_depth
+        self.bootstrap_sampling = bootstrap_sampling
+        self.seed = seed
+        self._column = {name: j for j, name in enumerate(self.features)}
+        self._model: Any = tree.HoeffdingAdaptiveTreeClassifier(  # River types its nodes too narrowly
+            grace_period=grace_period,
+            delta=delta,
+            tau=tau,
+            leaf_prediction=leaf_prediction,
+            max_depth=max_depth,
+            bootstrap_sampling=bootstrap_sampling,
+            memory_estimate_period=2**62,  # measuring its own size depends on the interpreter; depth bounds it instead
+            seed=seed,
+        )
+
+    def predict_many(self, x: FloatMatrix) -> FloatVector:
+        """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
+        score = self._model.predict_proba_one
+        return np.array([positive_share(score(dict(zip(self.features, r, strict=True)))) for r in x.tolist()])
+
+    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
+        """Learn rows in order."""
+        for row, label, w in zip(x.tolist(), y.tolist(), weight.tolist(), strict=True):
+            self._model.learn_one(dict(zip(self.features, row, strict=True)), label, w=w)
+
+    def contributions(self, x: FloatMatrix) -> FloatMatrix:
+        """Path contributions against the root's class log-odds, ``(n, F)``."""
+        out = np.zeros(x.shape)
+        for i, row in enumerate(x.tolist()):
+            self._follow(dict(zip(self.features, row, strict=True)), out[i])
+        return out
+
+    def _follow(self, x: dict[str, float], out: FloatVector) -> None:
+        node = self._model._root
+        while node is not None and hasattr(node, "children"):
+            child = node.next(x)
+            out[self._column[node.feature]] += class_log_odds(child.stats) - class_log_odds(node.stats)
+            node = child
+        if node is None or not self._naive_bayes(node):
+            return
+        for name, splitter in node.splitters.items():
+            ratio = splitter.cond_log_proba(x[name], True) - splitter.cond_log_proba(x[name], False)
+            if math.isfinite(ratio):
+                out[self._column[name]] += min(max(ratio, -_NB_BOUND), _NB_BOUND)
+
+    def _naive_bayes(self, leaf: Any) -> bool:
+        if not leaf.is_active() or self.leaf_prediction == "mc":
+            return False
+        return self.leaf_prediction == "nb" or leaf._nb_correct_weight >= leaf._mc_correct_weight
+
+    def snapshot(self) -> bytes:
+        """Learned state as a pickle of River's tree."""
+        return seal(self.kind, self.features, pack_river(self._model))
+
+    def restore(self, state: bytes) -> None:
+        """Replace the learned state; ``ValueError`` when of another kind, other features or not a tree."""
+        model = unpack_river(unseal(state, self.kind, self.features))
+        if not isinstance(model, tree.HoeffdingAdaptiveTreeClassifier):
+            raise ValueError(f"snapshot holds a {type(model).__name__}, want a HoeffdingAdaptiveTreeClassifier")
+        self._model = model

@@ -1,0 +1,121 @@
+"""Metrics over event time: what they were at the end of each interval, for a report or a chart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike
+
+from online.errors import StateError
+from online.metrics.base import Metrics, ScoredRows
+
+
+class MetricPoint(TypedDict):
+    """The metrics at the end of one interval that brought rows."""
+
+    ts: float
+    """End of the interval, epoch seconds."""
+    n: int
+    """Rows that came since the point before, corrections included."""
+    metrics: dict[str, float]
+
+
+class _State(msgspec.Struct):
+    every_s: float
+    metrics: bytes
+    points: list[MetricPoint]
+    interval: int | None
+    n: int
+
+
+class MetricSeries:
+    """Feeds ``metrics`` and notes their values every ``every_s`` seconds of event time.
+
+    Time is the newest event time among the rows fed, so an old row that is labelled late belongs to the interval in
+    which it became known. An interval without rows gives no point.
+
+    Parameters
+    ----------
+    metrics
+        What to feed and read; do not feed it elsewhere.
+    every_s
+        Length of an interval; intervals start at multiples of it.
+    max_points
+        Bound on memory: beyond it the oldest points are dropped.
+
+    Examples
+    --------
+    >>> from online.metrics import CumulativeMetrics
+    >>> series = MetricSeries(CumulativeMetrics(), every_s=60.0)
+    >>> series.update(ts=[0.0, 59.0, 61.0], score=[0.9, 0.8, 0.1], y=[1, 0, 0])
+    >>> [(point["ts"], point["n"], round(point["metrics"]["accuracy"], 2)) for point in series.points()]
+    [(60.0, 2, 0.5), (120.0, 1, 0.67)]
+    """
+
+    def __init__(self, metrics: Metrics, every_s: float, max_points: int = 100_000) -> None:
+        if not every_s > 0.0:
+            raise ValueError(f"every_s is {every_s}; give a positive number of seconds")
+        self.metrics = metrics
+        self.every_s = every_s
+        self.max_points = max_points
+        self._points: list[MetricPoint] = []
+        self._interval: int | None = None
+        self._n = 0
+
+    def update(
+        self,
+        ts: ArrayLike,
+        score: ArrayLike,
+        y: ArrayLike,
+        weight: ArrayLike = 1.0,
+        threshold: ArrayLike = 0.5,
+        correction: ArrayLike = False,
+        event_id: Sequence[str] | None = None,
+    ) -> None:
+        """Add rows as ``Metrics.update`` takes them, closing each interval that event time has left."""
+        rows = ScoredRows.checked(ts, score, y, weight, threshold, correction)
+        if len(rows) == 0:
+            return
+        interval = np.floor(np.maximum.accumulate(rows.ts) / self.every_s).astype(np.int64)
+        if self._interval is not None:
+            interval = np.maximum(interval, self._interval)
+        starts = np.flatnonzero(np.diff(interval, prepend=interval[0] - 1)).tolist()
+        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+            self._enter(int(interval[start]))
+            part = rows[start:end]
+            names = event_id[start:end] if event_id is not None else None
+            self.metrics.update(part.ts, part.score, part.y, part.weight, part.threshold, part.correction, names)
+            self._n += end - start
+
+    def _enter(self, interval: int) -> None:
+        if self._interval is not None and interval > self._interval:
+            self._points.append(self._point(self._interval))
+            del self._points[: -self.max_points]
+            self._n = 0
+        self._interval = interval
+
+    def _point(self, interval: int) -> MetricPoint:
+        return {"ts": (interval + 1) * self.every_s, "n": self._n, "metrics": self.metrics.get()}
+
+    def points(self) -> list[MetricPoint]:
+        """Every closed interval's point, and the one that is still open as it stands."""
+        return self._points + ([] if self._interval is None else [self._point(self._interval)])
+
+    def snapshot(self) -> bytes:
+        """The points so far and the state of ``metrics``."""
+        state = _State(self.every_s, self.metrics.snapshot(), self._points, self._interval, self._n)
+        return msgspec.msgpack.encode(state)
+
+    def restore(self, state: bytes) -> None:
+        """Replace the state by a ``snapshot``; raises ``StateError`` when it is of another kind."""
+        try:
+            read = msgspec.msgpack.decode(state, type=_State)
+        except msgspec.MsgspecError as exc:
+            raise StateError(f"not a snapshot of a MetricSeries: {exc}; pass bytes made by snapshot()") from exc
+        if read.every_s != self.every_s:
+            raise StateError(f"snapshot has intervals of {read.every_s} s, this series {self.every_s} s; use the same")
+        self.metrics.restore(read.metrics)
+        self._points, self._interval, self._n = read.points, read.interval, read.n

@@ -1,0 +1,172 @@
+"""A task: everything one prediction problem declares, as it is written in a TOML file.
+
+The models here know shapes, defaults and limits; ``online.pipeline`` turns a task into running stages.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from online.decisions import AlertPolicy, AnyThresholdPolicy, BudgetThreshold
+from online.drift import DriftPolicy
+from online.durations import Seconds
+from online.errors import TaskError
+from online.features.spec import Entity, Frozen, Name
+from online.labels import JoinPolicy, SilencePolicy
+from online.learners import LearnerSpec
+
+UNLIMITED_S = 10 * 365 * 86_400.0
+
+
+class LabelSpec(Frozen):
+    """How labels reach predictions, and which of them the model learns."""
+
+    join: JoinPolicy = JoinPolicy()
+    silence: SilencePolicy | None = None
+    """Scores on a timer after an entity's first event, and labels from what follows it (churn)."""
+    negative_rate: float = Field(default=1.0, gt=0, le=1)
+    """Share of negatives that become examples; each counts for 1 / rate, so probabilities stay calibrated."""
+
+
+class IntakePolicy(Frozen):
+    """What happens to events before a task sees them."""
+
+    dedupe_window: Seconds = 7 * 86_400.0
+    """A repeated ``event_id`` within this much event time is dropped."""
+    dedupe_capacity: int = Field(default=1_000_000, ge=1)
+    allowed_lateness: Seconds = 86_400.0
+    """An event older than the newest one seen by more than this is side-lined and counted, not scored."""
+    max_ahead: Seconds = 3600.0
+    """An event this far ahead of the record's own time is a broken clock and goes to the dead letters."""
+
+
+class MetricSpec(Frozen):
+    """Which slices of prequential metrics a task keeps."""
+
+    rolling: int = Field(default=2_000, ge=10)
+    """Examples in the rolling window."""
+    fading: float = Field(default=0.999, gt=0, lt=1)
+    """Forgetting factor an example."""
+    every: Seconds = 86_400.0
+    """Interval of the report's time series, in event time."""
+
+
+class RetrainPolicy(Frozen):
+    """When a task asks for a new full model by itself."""
+
+    on_drift: bool = True
+    after_labels: int | None = Field(default=None, ge=1)
+    """Ask after this many examples since the last request."""
+    cooldown: Seconds = 86_400.0
+
+
+class SourceSpec(Frozen):
+    """How rows of a file become wire events and labels, for ``weir backtest``."""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Wire field (or property / metric name) to file column."""
+    constants: dict[str, str] = Field(default_factory=dict)
+    """Wire fields every row shares, such as ``type = "purchase"``."""
+    time: str | None = None
+    """Column of event time; without it rows are ``row_interval`` apart."""
+    time_format: Literal["auto", "unix", "unix_ms", "iso"] = "auto"
+    row_interval: Seconds = 60.0
+    start: float = 1_500_000_000.0
+    """Event time of the first row when there is no time column, epoch seconds."""
+    event_id: str | None = None
+    """Column of the event id; without it rows are numbered."""
+    label: str | None = None
+    positive: tuple[str, ...] = ("1", "1.0", "true", "True", "yes")
+    """Label values, as text, that mean 1."""
+    label_delay: Seconds = 0.0
+    """Event time after which a row's label becomes known; never earlier, in any mode."""
+    batch_size: int = Field(default=512, ge=1, le=65_536)
+    """Rows scored together; a label that falls due inside a batch is seen by the next one."""
+
+
+class TaskSpec(Frozen):
+    """One prediction problem.
+
+    >>> spec = TaskSpec.from_toml('''
+    ... name = "fraud"
+    ... entity = "user"
+    ... [[entities]]
+    ... name = "user"
+    ... key = "user_id"
+    ... [[entities.aggregates]]
+    ... name = "amount"
+    ... value = "amount"
+    ... ops = ["count", "mean"]
+    ... windows = ["1d", "7d"]
+    ... [model]
+    ... kind = "logistic"
+    ... ''')
+    >>> spec.entities[0].aggregates[0].windows
+    (86400.0, 604800.0)
+    """
+
+    name: Name
+    description: str = ""
+    stream: Literal["user-events", "device-events"] = "user-events"
+    types: tuple[str, ...] = ()
+    """Event types the task sees; empty for all."""
+    entity: Name
+    """The entity that scores and alerts are about."""
+    utc_offset: Seconds = 0.0
+    numbers: tuple[str, ...] = ()
+    """Numeric raw columns the model may see as inputs (others are found in expressions)."""
+    values: dict[Name, str] = Field(default_factory=dict)
+    entities: tuple[Entity, ...] = Field(min_length=1)
+    inputs: tuple[str, ...] = ("*",)
+    indicators: bool = True
+    model: LearnerSpec
+    labels: LabelSpec = LabelSpec()
+    threshold: AnyThresholdPolicy = Field(default=BudgetThreshold(), discriminator="kind")
+    alerts: AlertPolicy = AlertPolicy()
+    wording: dict[str, str] = Field(default_factory=dict)
+    """Feature name (or glob) to a sentence for alert reasons, with {value}, {typical} and {entity}."""
+    drift: DriftPolicy | None = DriftPolicy()
+    retrain: RetrainPolicy = RetrainPolicy()
+    intake: IntakePolicy = IntakePolicy()
+    metrics: MetricSpec = MetricSpec()
+    source: SourceSpec | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskSpec:
+        names = [e.name for e in self.entities]
+        if self.entity not in names:
+            raise ValueError(f"entity = {self.entity!r} is not among the entities {names}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"an entity is declared twice: {names}")
+        return self
+
+    @property
+    def key(self) -> str:
+        """The wire column that names the entity scores are about."""
+        return next(e.key for e in self.entities if e.name == self.entity)
+
+    @classmethod
+    def from_toml(cls, text: str, where: str = "task") -> TaskSpec:
+        """Read a task; raises ``TaskError`` with every wrong key by its path."""
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as exc:
+            raise TaskError(f"{where}: not TOML: {exc}") from exc
+        try:
+            return cls.model_validate(document)
+        except ValidationError as exc:
+            raise TaskError(f"{where}: {_explain(exc)}") from exc
+
+
+def _explain(exc: ValidationError) -> str:
+    lines: list[str] = []
+    for error in exc.errors():
+        path = ".".join(str(part) for part in error["loc"]) or "(top)"
+        message = error["msg"].removeprefix("Value error, ")
+        got: Any = error.get("input")
+        shown = f" (got {got!r})" if isinstance(got, str | int | float | bool) else ""
+        lines.append(f"{path}: {message}{shown}")
+    return "; ".join(lines)

@@ -1,0 +1,264 @@
+"""Wire format v1: the contract. What each JSON record on each topic may hold, as frozen pydantic models.
+
+These models are what people read, what the API and the JSON Schemas come from and what explains a rejected record
+(``online.explain``). Each field's annotation also carries ``msgspec.Meta`` with the same bounds, from which
+``online.structs`` generates the types that decode batches; pydantic ignores that part. Nothing here knows topics.
+
+Unknown fields are ignored unless a caller asks to reject them, so that a later producer can add some.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+VERSION = 1
+TS_MIN = 946_684_800.0
+"""2000-01-01T00:00:00Z: the earliest time a record may carry; an earlier one is a clock or unit mistake."""
+TS_MAX = 4_102_444_800.0
+"""2100-01-01T00:00:00Z: the latest; milliseconds mistaken for seconds land beyond it."""
+AMOUNT_MAX = 1e12
+FINITE_MAX = 1.7976931348623157e308
+ID_CHARS, WORD_CHARS, TEXT_CHARS, REASON_CHARS = 64, 32, 256, 2_000
+PROPERTIES_MAX, METRICS_MAX, FEATURES_MAX = 64, 256, 1_024
+
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+"""No control characters (C0, DEL, C1): ids end up in logs, terminals and store keys."""
+
+_AWARE = Annotated[datetime, Meta(tz=True)]
+
+
+def parse_time(value: object) -> object:
+    """Epoch seconds of an RFC 3339 text or an aware ``datetime``; anything else is returned for pydantic to judge.
+
+    >>> parse_time("2024-03-01T12:00:00Z"), parse_time("2024-03-01T12:00:00.25+01:00"), parse_time(1.7e9)
+    (1709294400.0, 1709290800.25, 1700000000.0)
+    """
+    if isinstance(value, str):
+        try:
+            value = msgspec.convert(value, _AWARE)
+        except msgspec.ValidationError:
+            raise ValueError("give epoch seconds or RFC 3339 with an offset, as 2024-03-01T12:00:00Z") from None
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("a time without an offset is ambiguous; give one, as 2024-03-01T12:00:00Z")
+        return value.timestamp()
+    return value
+
+
+Version = Annotated[int, Field(ge=VERSION, le=VERSION), Meta(ge=VERSION, le=VERSION)]
+Id = Annotated[
+    str,
+    Field(min_length=1, max_length=ID_CHARS, pattern=PRINTABLE),
+    Meta(min_length=1, max_length=ID_CHARS),
+]
+Word = Annotated[
+    str,
+    Field(min_length=1, max_length=WORD_CHARS, pattern=PRINTABLE),
+    Meta(min_length=1, max_length=WORD_CHARS),
+]
+Text = Annotated[str, Field(max_length=TEXT_CHARS, pattern=PRINTABLE), Meta(max_length=TEXT_CHARS)]
+LongText = Annotated[str, Field(max_length=REASON_CHARS), Meta(max_length=REASON_CHARS)]
+Finite = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX)]
+Amount = Annotated[float, Field(ge=0, le=AMOUNT_MAX), Meta(ge=0, le=AMOUNT_MAX)]
+Weight = Annotated[float, Field(gt=0, le=AMOUNT_MAX), Meta(gt=0, le=AMOUNT_MAX)]
+Score = Annotated[float, Field(ge=0, le=1), Meta(ge=0, le=1)]
+Bit = Annotated[int, Field(ge=0, le=1), Meta(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=2**63), Meta(ge=0, lt=2**63)]
+Timestamp = Annotated[
+    float,
+    BeforeValidator(parse_time),
+    Field(ge=TS_MIN, le=TS_MAX),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": TS_MIN, "maximum": TS_MAX},
+                {"type": "string", "format": "date-time"},
+            ]
+        }
+    ),
+]
+Properties = Annotated[
+    dict[Id, Finite | Text | bool], Field(max_length=PROPERTIES_MAX), Meta(max_length=PROPERTIES_MAX)
+]
+Metrics = Annotated[dict[Id, Finite | None], Field(max_length=METRICS_MAX), Meta(max_length=METRICS_MAX)]
+Features = Annotated[dict[Id, Finite], Field(max_length=FEATURES_MAX), Meta(max_length=FEATURES_MAX)]
+
+
+class WireModel(BaseModel):
+    """What all records share: frozen, no coercion of types (``"3"`` is not 3), raw bytes as base64."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64"
+    )
+
+
+class UserEvent(WireModel):
+    """Something a user did. Topic ``user-events``, key ``user_id``."""
+
+    v: Version
+    event_id: Id
+    type: Word
+    user_id: Id
+    ts: Timestamp
+    amount: Amount | None = None
+    merchant_id: Id | None = None
+    device_id: Id | None = None
+    session_id: Id | None = None
+    channel: Word | None = None
+    country: Word | None = None
+    properties: Properties | None = None
+
+
+class DeviceEvent(WireModel):
+    """A device's readings. Topic ``device-events``, key ``device_id``; a null metric is a missing reading."""
+
+    v: Version
+    event_id: Id
+    device_id: Id
+    ts: Timestamp
+    metrics: Metrics
+    status: Word | None = None
+    properties: Properties | None = None
+
+
+class Label(WireModel):
+    """The truth about an event (``event_id``) or about an entity at a time. Topic ``labels``, key ``entity_id``."""
+
+    v: Version
+    label_id: Id
+    task: Id
+    entity_id: Id
+    event_id: Id | None = None
+    ts: Timestamp
+    value: Bit
+    source: Id | None = None
+    weight: Weight | None = None
+
+
+class Prediction(WireModel):
+    """A score with the features it was made from. Topic ``predictions``, key ``entity_id``.
+
+    ``model_version`` is the number of examples an online model had learned, or a registry version such as ``"v12"``.
+    """
+
+    v: Version = VERSION
+    event_id: Id
+    entity_id: Id
+    task: Id
+    ts: Timestamp
+    score: Score
+    model_version: Count | Id
+    features: Features
+    scored_at: Timestamp
+    degraded: bool = False
+
+
+class Reason(WireModel):
+    """One feature's part in a score, and how a person reads it."""
+
+    feature: Id
+    value: Finite
+    contribution: Finite
+    text: LongText
+
+
+class Alert(WireModel):
+    """The state of one alert after a change; the newest record of an ``alert_id`` counts. Topic ``alerts``."""
+
+    v: Version = VERSION
+    alert_id: Id
+    task: Id
+    entity_id: Id
+    status: Literal["open", "escalated", "acknowledged", "resolved"]
+    severity: Literal["low", "medium", "high", "critical"]
+    score: Score
+    threshold: Score
+    reasons: Annotated[tuple[Reason, ...], Field(strict=False, max_length=64)]
+    opened_at: Timestamp
+    updated_at: Timestamp
+    event_ids: Annotated[tuple[Id, ...], Field(strict=False, min_length=1, max_length=1_000)]
+
+
+class Example(WireModel):
+    """Logged features joined with a label: what online models fold over. Topic ``examples``, 1 partition a task."""
+
+    v: Version = VERSION
+    event_id: Id
+    task: Id
+    ts: Timestamp
+    features: Features
+    score: Score
+    value: Bit
+    weight: Weight = 1.0
+    correction: bool = False
+
+
+class RetrainRequest(WireModel):
+    """Asks the trainer for a new full model. Topic ``retrain-requests``, key ``task``."""
+
+    v: Version = VERSION
+    request_id: Id
+    task: Id
+    cause: Literal["drift", "schedule", "volume", "manual"]
+    requested_at: Timestamp
+    text: LongText | None = None
+    details: Properties | None = None
+
+
+class ModelUpdate(WireModel):
+    """Tells scorers which artefact to serve. Topic ``model-updates`` (compacted), key ``task``."""
+
+    v: Version = VERSION
+    task: Id
+    version: Id
+    action: Literal["shadow", "promote", "rollback", "retire"]
+    uri: Annotated[str, Field(min_length=1, max_length=1_024, pattern=PRINTABLE)]
+    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    created_at: Timestamp
+    metrics: Metrics | None = None
+
+
+class DeadLetter(WireModel):
+    """A record that could not be used, with where it was, why, and its bytes. Topic ``dead-letters``."""
+
+    v: Version = VERSION
+    topic: Annotated[str, Field(min_length=1, max_length=249)]
+    partition: Count
+    offset: Count
+    reason: LongText
+    raw: bytes
+    failed_at: Timestamp
+
+
+Model = TypeVar("Model", bound=WireModel)
+
+MODELS: tuple[type[WireModel], ...] = (
+    UserEvent,
+    DeviceEvent,
+    Label,
+    Prediction,
+    Alert,
+    Example,
+    RetrainRequest,
+    ModelUpdate,
+    DeadLetter,
+)
+
+
+def json_schema(model: type[WireModel]) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of one record, with a stable ``$id``.
+
+    >>> json_schema(Label)["required"]
+    ['v', 'label_id', 'task', 'entity_id', 'ts', 'value']
+    """
+    schema = model.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:weir:wire:v{VERSION}:{model.__name__}",
+        **schema,
+    }

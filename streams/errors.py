@@ -1,0 +1,32 @@
+"""Errors of the shell, by the action each one causes.
+
+    WeirError (online.errors)
+    ├── TaskError          correct the task file
+    ├── StateError         rebuild the state, or go back to the version that wrote it
+    └── ShellError
+        ├── UsageError     correct the command, the settings or the input file; exit status 2
+        ├── LogError       the log on disk is not one we can read; nothing was changed
+        └── TooManyRejects stop: most of the input is bad, and going on would only fill the dead letters
+"""
+
+from __future__ import annotations
+
+from online.errors import StateError, TaskError, WeirError
+
+__all__ = ["LogError", "ShellError", "StateError", "TaskError", "TooManyRejects", "UsageError", "WeirError"]
+
+
+class ShellError(WeirError):
+    """Raised by the code around the stages."""
+
+
+class UsageError(ShellError):
+    """The command, a setting or an input file is wrong; the message says how to correct it."""
+
+
+class LogError(ShellError):
+    """A log directory holds something this version cannot read."""
+
+
+class TooManyRejects(ShellError):  # noqa: N818 - named for what happened, as the tree above reads
+    """The share of bad records passed the limit; the worker stops instead of burying its input in dead letters."""

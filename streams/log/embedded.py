@@ -1,0 +1,168 @@
+"""A log with Kafka's shape in one process: topics, partitions, offsets, consumer groups, record batches.
+
+Appends are totally ordered by a sequence number, and a reader gets record batches in that order, so a consumer that
+reads the same log again sees the same batches in the same order: replays are exact. With a directory, batches are
+written to segment files and the log resumes from them. It does not know what records mean.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+from zlib import crc32
+
+from streams.errors import UsageError
+from streams.log.segments import SegmentStore
+
+
+class Record(NamedTuple):
+    """One record to append."""
+
+    key: bytes
+    value: bytes
+    ts: float
+    """The time the record became available (the broker's timestamp), epoch seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """Consecutive records of one partition, appended together: the unit of work (design decision 1)."""
+
+    seq: int
+    """Position of this batch among all batches of the log."""
+    topic: str
+    partition: int
+    base_offset: int
+    records: tuple[Record, ...]
+
+    @property
+    def next_offset(self) -> int:
+        """Offset of the first record behind this batch."""
+        return self.base_offset + len(self.records)
+
+
+class EmbeddedLog:
+    """Topics in memory, and on disk when a directory is given.
+
+    Parameters
+    ----------
+    partitions : partitions of each topic; a topic that is not named has one.
+    directory : where segments live; ``None`` keeps everything in memory.
+    max_batch : records a batch holds at most; a longer append becomes several batches.
+
+    Examples
+    --------
+    >>> log = EmbeddedLog({"events": 2})
+    >>> _ = log.append("events", [Record(b"c", b"1", 0.0), Record(b"d", b"2", 0.0)])
+    >>> [(b.partition, b.base_offset, [r.value for r in b.records]) for b in log.read(["events"], 0)]
+    [(0, 0, [b'2']), (1, 0, [b'1'])]
+    """
+
+    def __init__(
+        self, partitions: Mapping[str, int] | None = None, directory: Path | None = None, max_batch: int = 2048
+    ) -> None:
+        self._partitions = dict(partitions or {})
+        self.max_batch = max_batch
+        self._batches: list[RecordBatch] = []
+        self._next_offset: dict[tuple[str, int], int] = defaultdict(int)
+        self._committed: dict[tuple[str, str, int], int] = {}
+        self._next_seq = 0
+        self._segments = SegmentStore(directory) if directory is not None else None
+        if self._segments is not None:
+            for batch in self._segments.recover():
+                self._admit(RecordBatch(*batch[:4], tuple(Record(*record) for record in batch[4])))
+
+    def partition_of(self, topic: str, key: bytes) -> int:
+        """The partition that owns a key."""
+        return crc32(key) % self._partitions.get(topic, 1)
+
+    def append(self, topic: str, records: Sequence[Record]) -> list[RecordBatch]:
+        """Append records in order, each to its key's partition; returns the batches they became."""
+        lanes: list[list[Record]] = [[] for _ in range(self._partitions.get(topic, 1))]
+        for record in records:
+            lanes[self.partition_of(topic, record.key)].append(record)
+        made = []
+        for partition, lane in enumerate(lanes):
+            for start in range(0, len(lane), self.max_batch):
+                part = tuple(lane[start : start + self.max_batch])
+                offset = self._next_offset[topic, partition]
+                batch = RecordBatch(self._next_seq, topic, partition, offset, part)
+                if self._segments is not None:
+                    self._segments.write(batch.seq, topic, partition, offset, part)
+                self._admit(batch)
+                made.append(batch)
+        return made
+
+    def _admit(self, batch: RecordBatch) -> None:
+        self._batches.append(batch)
+        self._next_offset[batch.topic, batch.partition] = batch.next_offset
+        self._next_seq = batch.seq + 1
+
+    def read(self, topics: Sequence[str], from_seq: int) -> Iterator[RecordBatch]:
+        """Batches of ``topics`` with ``seq >= from_seq``, in the order in which they were appended."""
+        wanted = set(topics)
+        at = bisect.bisect_left(self._batches, from_seq, key=lambda b: b.seq)
+        while at < len(self._batches):
+            if self._batches[at].topic in wanted:
+                yield self._batches[at]
+            at += 1
+
+    def forget(self, before_seq: int) -> None:
+        """Drop batches before ``before_seq`` from memory (the directory keeps them): bounds a long run."""
+        del self._batches[: bisect.bisect_left(self._batches, before_seq, key=lambda b: b.seq)]
+
+    @property
+    def next_seq(self) -> int:
+        """Sequence number of the next append."""
+        return self._next_seq
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        """Next offset of each partition of a topic."""
+        return {p: self._next_offset[topic, p] for p in range(self._partitions.get(topic, 1))}
+
+    def commit(self, group: str, topic: str, partition: int, offset: int) -> None:
+        """Record that a group has completed everything before ``offset``; never moves back."""
+        end = self._next_offset[topic, partition]
+        if offset > end:
+            raise UsageError(f"group {group!r}: offset {offset} of {topic}-{partition} is beyond its end {end}")
+        key = (group, topic, partition)
+        self._committed[key] = max(offset, self._committed.get(key, 0))
+
+    def committed(self, group: str, topic: str, partition: int) -> int:
+        """The group's next offset to process."""
+        return self._committed.get((group, topic, partition), 0)
+
+    def truncate(self, seq: int) -> int:
+        """Drop every batch with ``seq`` or a later number, as if never appended; returns how many records went."""
+        at = bisect.bisect_left(self._batches, seq, key=lambda b: b.seq)
+        dropped = self._batches[at:]
+        del self._batches[at:]
+        for batch in reversed(dropped):
+            self._next_offset[batch.topic, batch.partition] = batch.base_offset
+        for (group, topic, partition), offset in list(self._committed.items()):
+            self._committed[group, topic, partition] = min(offset, self._next_offset[topic, partition])
+        if self._segments is not None:
+            self._segments.truncate(seq)
+        self._next_seq = min(self._next_seq, seq)
+        return sum(len(b.records) for b in dropped)
+
+    def sync(self) -> None:
+        """Make everything appended so far survive a power cut."""
+        if self._segments is not None:
+            self._segments.sync()
+
+    def close(self) -> None:
+        """Sync and close the files."""
+        if self._segments is not None:
+            self._segments.close()
+
+    def __enter__(self) -> EmbeddedLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

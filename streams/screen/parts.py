@@ -1,0 +1,240 @@
+"""The parts of the screen, each a pure function of a snapshot and the room it may take."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from streams.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, Severity, TaskRow
+from streams.screen.words import (
+    decimals,
+    event_time,
+    metric_name,
+    milliseconds,
+    minutes,
+    short_count,
+    sparkline,
+)
+
+SEVERITY_STYLES: Final[dict[Severity, str]] = {
+    "critical": "bold white on red",
+    "high": "bold red",
+    "medium": "yellow",
+    "low": "cyan",
+}
+_HEADING: Final = "bold cyan"
+_QUIET: Final = "bright_black"
+_NARROW: Final = 96
+
+
+def framed(title: str, content: RenderableType, note: str = "") -> Panel:
+    """A panel with a title on its upper edge and an optional note on the right of its lower edge."""
+    return Panel(
+        content,
+        title=Text(f" {title} ", style=_HEADING),
+        title_align="left",
+        subtitle=Text(f" {note} ", style=_QUIET) if note else None,
+        subtitle_align="right",
+        border_style=_QUIET,
+        box=box.ROUNDED,
+        padding=(0, 1),
+    )
+
+
+def header(snapshot: DemoSnapshot, width: int) -> RenderableType:
+    """Progress and event time, throughput, latency: two lines, or three where the screen is narrow."""
+    first = Table.grid(expand=True, padding=(0, 1))
+    first.add_column(no_wrap=True)
+    first.add_column(ratio=1)
+    first.add_column(no_wrap=True, justify="right")
+    done = f"{minutes(snapshot.elapsed_s)} / {minutes(snapshot.duration_s)}"
+    known = snapshot.duration_s > 0
+    bar = ProgressBar(
+        total=snapshot.duration_s or 1.0,
+        completed=min(snapshot.elapsed_s, snapshot.duration_s) if known else 0.0,
+        complete_style="cyan",
+        finished_style="green",
+    )
+    first.add_row(
+        Text.assemble("event time ", (event_time(snapshot.event_ts), "bold"), (" UTC", _QUIET)),
+        bar,
+        Text(done if known else minutes(snapshot.elapsed_s), style="bold"),
+    )
+    return framed("weir demo", Group(first, *vital_lines(snapshot, width)))
+
+
+def vital_lines(snapshot: DemoSnapshot, width: int) -> list[Text]:
+    """Throughput and latency: one line where they fit side by side, else two."""
+    speed = Text.assemble(
+        (f"{snapshot.events_per_s:,.0f}", "bold green"),
+        (" events/s ", ""),
+        (sparkline(snapshot.rate_history, 10 if width < _NARROW else 16), "green"),
+        (f"  {snapshot.events:,} so far", ""),
+    )
+    latency = Text.assemble(
+        ("latency ", ""),
+        *_pairs(
+            ("p50", milliseconds(snapshot.latency_p50_ms)),
+            ("p95", milliseconds(snapshot.latency_p95_ms)),
+            ("p99", milliseconds(snapshot.latency_p99_ms)),
+        ),
+    )
+    for line in (speed, latency):
+        line.no_wrap = True
+        line.overflow = "ellipsis"
+    if speed.cell_len + latency.cell_len + 7 > width:
+        return [speed, latency]
+    gap = width - 4 - speed.cell_len - latency.cell_len
+    return [Text.assemble(speed, " " * gap, latency, no_wrap=True, overflow="ellipsis")]
+
+
+def _pairs(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
+    """``name value`` pieces, names quiet and values bold."""
+    return [piece for name, value in pairs for piece in ((f"{name} ", _QUIET), (f"{value}  ", "bold"))]
+
+
+def tasks(snapshot: DemoSnapshot, width: int, rows: int) -> RenderableType:
+    """A table of the tasks: how much they scored and learned, how well, and their alerts."""
+    narrow = width < _NARROW
+    metrics = metric_columns(snapshot.tasks, 2 if narrow else 3 if width < 130 else 6)
+    spark = 8 if narrow else 14 if width < 130 else 24
+    table = plain_table()
+    table.add_column("task", ratio=1, min_width=8)
+    for title in ("scored", "learned", *(metric_name(name) for name in metrics)):
+        table.add_column(title, justify="right")
+    table.add_column("trend", width=spark)
+    table.add_column("model" if narrow else "model version", justify="right")
+    table.add_column("thresh." if narrow else "threshold", justify="right")
+    table.add_column("alerts" if narrow else "alerts open/all", justify="right")
+    for task in snapshot.tasks[:rows]:
+        table.add_row(*_task_cells(task, metrics, spark))
+    if not snapshot.tasks:
+        return framed("Tasks", quiet("No task has scored yet."))
+    hidden = len(snapshot.tasks) - rows
+    return framed("Tasks", cut(table), f"{hidden} more" if hidden > 0 else "metrics: score first, then learn")
+
+
+def metric_columns(rows: tuple[TaskRow, ...], most: int) -> list[str]:
+    """The metrics to show: the tasks' main ones, then the others in the order they come."""
+    names = [task.main_metric for task in rows if task.main_metric in task.metrics]
+    names += [name for task in rows for name in task.metrics]
+    return list(dict.fromkeys(names))[:most]
+
+
+def _task_cells(task: TaskRow, metrics: list[str], spark: int) -> list[Text]:
+    values = []
+    for name in metrics:
+        style = "bold" if name == task.main_metric else ""
+        values.append(Text(decimals(task.metrics.get(name, float("nan"))), style=style))
+    return [
+        Text(task.name, style="bold"),
+        Text(short_count(task.scored)),
+        Text(short_count(task.labels)),
+        *values,
+        Text(sparkline(task.history, spark), style="green"),
+        Text(f"v{short_count(task.model_version)}"),
+        Text(decimals(task.threshold)),
+        Text.assemble((short_count(task.alerts_open), "bold yellow" if task.alerts_open else ""),
+                      (f"/{short_count(task.alerts_opened)}", _QUIET)),
+    ]  # fmt: skip
+
+
+def alerts(rows: tuple[AlertRow, ...], room: int, total: int, width: int) -> RenderableType:
+    """The most pressing open alerts, one a line: severity, who, score and why; ``room`` lines of content."""
+    if not rows:
+        return framed("Open alerts", padded([quiet("No alert is open.")], room))
+    wide = width >= _NARROW
+    shown = rows[: max(room - 1, 1)]
+    table = plain_table()
+    table.add_column("severity", width=8)
+    table.add_column("task", max_width=16)
+    table.add_column("who", max_width=24 if wide else 16)
+    table.add_column("score", justify="right")
+    if wide:
+        table.add_column("since", style=_QUIET)
+    table.add_column("why", ratio=1)
+    for alert in shown:
+        who = alert.entity_id if alert.events == 1 else f"{alert.entity_id} ×{alert.events}"
+        cells = [Text(alert.severity, style=SEVERITY_STYLES[alert.severity]), Text(alert.task), Text(who)]
+        cells.append(Text(decimals(alert.score), style="bold"))
+        if wide:
+            cells.append(Text(event_time(alert.opened_ts, "%d %b %H:%M")))
+        table.add_row(*cells, Text("; ".join(alert.reasons)))
+    hidden = max(total, len(rows)) - len(shown)
+    return framed("Open alerts", padded([cut(table)], room, len(shown) + 1), f"{hidden:,} more" if hidden else "")
+
+
+def drifts(rows: tuple[DriftRow, ...], room: int) -> RenderableType:
+    """The newest drifts, one a line."""
+    if not rows:
+        return framed("Drift", padded([quiet("Nothing has moved.")], room))
+    lines: list[RenderableType] = [drift_line(row) for row in rows[:room]]
+    hidden = len(rows) - len(lines)
+    return framed("Drift", padded(lines, room), f"{hidden:,} more" if hidden else "")
+
+
+def drift_line(row: DriftRow) -> Text:
+    """One drift: when, where, what moved, and who noticed."""
+    return Text.assemble(
+        (event_time(row.ts, "%d %b %H:%M") + "  ", _QUIET),
+        (f"{row.task}: ", "bold magenta"),
+        row.words,
+        (f"  ({row.detector})" if row.detector else "", _QUIET),
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+
+
+def health(snapshot: DemoSnapshot) -> Text:
+    """What was not scored, in one line."""
+    return Text.assemble(
+        " set aside: ",
+        *_pairs(
+            ("dead letters", f"{snapshot.dead_letters:,}"),
+            ("duplicates", f"{snapshot.duplicates:,}"),
+            ("too late", f"{snapshot.late:,}"),
+        ),
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+
+
+def footer(snapshot: DemoSnapshot, width: int) -> RenderableType:
+    """Where the files are, and how to stop."""
+    stop = Text.assemble(("Ctrl-C", "bold"), (" to stop ", _QUIET))
+    line = Table.grid(expand=True)
+    line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    line.add_column(no_wrap=True, justify="right")
+    where = "  ".join(f"{what} {path}" for what, path in snapshot.paths)
+    line.add_row(Text(f" {where}", style=_QUIET, no_wrap=True, overflow="ellipsis"), stop)
+    return line
+
+
+def plain_table() -> Table:
+    """A table without lines."""
+    return Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style=_QUIET, pad_edge=False)
+
+
+def cut(table: Table) -> Table:
+    """``table`` with cells that are cut, never wrapped."""
+    for column in table.columns:
+        column.no_wrap = True
+        column.overflow = "ellipsis"
+    return table
+
+
+def quiet(words: str) -> Text:
+    """A remark."""
+    return Text(words, style=_QUIET, no_wrap=True, overflow="ellipsis")
+
+
+def padded(parts: list[RenderableType], room: int, used: int | None = None) -> RenderableType:
+    """``parts`` with blank lines below until they fill ``room`` lines."""
+    blank = room - (len(parts) if used is None else used)
+    return Group(*parts, *(Text("") for _ in range(blank)))

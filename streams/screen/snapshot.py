@@ -1,0 +1,87 @@
+"""What the demo shows at one moment. It knows numbers and words, not where they come from nor how they look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Severity = Literal["low", "medium", "high", "critical"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One task: what it scored and learned, and how well."""
+
+    name: str
+    scored: int
+    labels: int
+    """Examples learned so far."""
+    metrics: dict[str, float]
+    """Prequential metrics by name (``auc``, ``ap``, ``log_loss``, ...); NaN while there are too few labels."""
+    main_metric: str
+    """The metric of ``metrics`` that ``history`` follows; shown first."""
+    history: tuple[float, ...]
+    """The main metric over time, oldest first."""
+    model_version: int
+    threshold: float
+    """Score from which an alert opens; NaN while it is not known yet."""
+    alerts_open: int
+    alerts_opened: int
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRow:
+    """One open alert."""
+
+    task: str
+    entity_id: str
+    severity: Severity
+    score: float
+    reasons: tuple[str, ...]
+    """What moved the score, the strongest first, as words."""
+    opened_ts: float
+    """Event time, epoch seconds."""
+    events: int = 1
+    """How many events belong to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriftRow:
+    """One detected drift."""
+
+    ts: float
+    """Event time, epoch seconds."""
+    task: str
+    words: str
+    """What moved and by how much."""
+    detector: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSnapshot:
+    """Everything on the screen at one moment."""
+
+    elapsed_s: float
+    duration_s: float
+    """How long the run is meant to take, seconds; 0 where that is not known."""
+    events: int
+    events_per_s: float
+    """Over the last seconds; the average so far in the last snapshot of a run."""
+    event_ts: float
+    """How far event time has come, epoch seconds."""
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    tasks: tuple[TaskRow, ...] = ()
+    alerts: tuple[AlertRow, ...] = ()
+    """Open alerts, the most pressing first."""
+    drifts: tuple[DriftRow, ...] = ()
+    """Newest first."""
+    dead_letters: int = 0
+    duplicates: int = 0
+    late: int = 0
+    """Events too late for their windows."""
+    rate_history: tuple[float, ...] = ()
+    """Events per second over time, oldest first."""
+    paths: tuple[tuple[str, str], ...] = field(default=())
+    """(what, where) for the footer."""

@@ -1,0 +1,91 @@
+"""What goes wrong on the way: records that arrive late, twice or broken. It knows encoded records only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from streams.simulate.config import DAY_S, SimulationConfig
+from streams.simulate.wire import Records, concatenate
+
+_TS: Final = re.compile(rb'"ts":[0-9.]+')
+_ID: Final = re.compile(rb'"event_id":"[^"]*"')
+
+
+def make_dirty(config: SimulationConfig, records: Records, day: int) -> Records:
+    """Delay, repeat and break a share of ``records``; the broken ones are additional, none is lost."""
+    rng = config.rng(f"dirt of {records.topic}", day)
+    n = len(records)
+    late = np.flatnonzero(rng.random(n) < config.late_share)
+    available = records.available.copy()
+    # Mostly minutes; one in ten comes later than any sensible allowed lateness.
+    scale = np.where(rng.random(len(late)) < 0.1, 3.0 * DAY_S, 1_200.0)
+    available[late] += rng.exponential(1.0, len(late)) * scale
+    arrived = Records(records.topic, available, records.key, records.value)
+    return concatenate(
+        [
+            arrived,
+            _delayed(rng, arrived.take(rng.random(n) < config.duplicate_share), 600.0),
+            _broken(rng, records.take(rng.random(n) < config.malformed_share)),
+        ]
+    )
+
+
+def _delayed(rng: np.random.Generator, records: Records, mean_s: float) -> Records:
+    available = records.available + rng.exponential(mean_s, len(records))
+    return Records(records.topic, available, records.key, records.value)
+
+
+def _broken(rng: np.random.Generator, records: Records) -> Records:
+    value = np.empty(len(records), dtype=object)
+    ways = rng.integers(0, len(BREAKAGES), len(records)).tolist()
+    value[:] = [BREAKAGES[way](raw) for way, raw in zip(ways, records.value.tolist(), strict=True)]
+    return Records(records.topic, records.available, records.key, value)
+
+
+def _cut(raw: bytes) -> bytes:
+    return raw[: len(raw) // 2]
+
+
+def _not_utf8(raw: bytes) -> bytes:
+    return raw.replace(b'"event_id":"', b'"event_id":"\xff\xfe', 1)
+
+
+def _wrong_version(raw: bytes) -> bytes:
+    return raw.replace(b'"v":1', b'"v":99', 1)
+
+
+def _no_id(raw: bytes) -> bytes:
+    return _ID.sub(b'"comment":""', raw)
+
+
+def _long_id(raw: bytes) -> bytes:
+    return _ID.sub(b'"event_id":"' + b"x" * 500 + b'"', raw)
+
+
+def _absurd_time(raw: bytes) -> bytes:
+    return _TS.sub(b'"ts":99999999999999', raw)
+
+
+def _not_a_number(raw: bytes) -> bytes:
+    return _TS.sub(b'"ts":NaN', raw)
+
+
+def _not_an_object(raw: bytes) -> bytes:
+    return b"[" + raw + b"]"
+
+
+BREAKAGES: Final[tuple[Callable[[bytes], bytes], ...]] = (
+    _cut,
+    _not_utf8,
+    _wrong_version,
+    _no_id,
+    _long_id,
+    _absurd_time,
+    _not_a_number,
+    _not_an_object,
+)
+"""The ways in which a record is broken; none leaves a record that wire format v1 accepts."""

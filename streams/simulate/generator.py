@@ -1,0 +1,168 @@
+"""The stream as it would arrive: blocks of encoded records ordered by the time they become available.
+
+Run it from the shell with ``weir simulate``. It draws one day at a time, so memory holds a day of records and
+what is still on its way (labels not due yet, late records), whatever the length of the simulation.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from streams.simulate.activity import PURCHASE_SHARE, UserEvents, user_day
+from streams.simulate.config import DAY_S, DEVICE_EVENTS, LABELS, TOPICS, USER_EVENTS, SimulationConfig
+from streams.simulate.dirt import make_dirty
+from streams.simulate.fraud import PATTERNS, plan_frauds
+from streams.simulate.labels import failure_labels, fraud_labels
+from streams.simulate.machines import DeviceEvents, machine_day, make_machines
+from streams.simulate.population import device_names, make_merchants, make_users
+from streams.simulate.wire import (
+    DeviceEventEncoder,
+    Records,
+    UserEventEncoder,
+    concatenate,
+    no_records,
+    user_event_id,
+)
+
+Record = tuple[bytes, bytes, float]
+"""Key, value and the event time at which the record can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBlock:
+    """The records that become available in ``[start, end)``, for each topic in that order."""
+
+    start: float
+    end: float
+    topics: dict[str, list[Record]]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.topics.values()))
+
+    def merged(self) -> Iterator[tuple[str, bytes, bytes, float]]:
+        """All records as (topic, key, value, available), by the time they become available."""
+        lanes = ([(topic, *record) for record in records] for topic, records in self.topics.items())
+        return heapq.merge(*lanes, key=lambda record: record[3])
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationTruth:
+    """What the simulation knows and the wire does not say, for tests and for judging a demo."""
+
+    churned: dict[str, float]
+    """When the last activity of each user who left had died out."""
+    failures: list[tuple[str, float]]
+    frauds: dict[str, str]
+    """Pattern of each fraudulent event."""
+    drift_ts: float
+
+
+class _World:
+    """Everything drawn once for a simulation, and the days drawn from it."""
+
+    def __init__(self, config: SimulationConfig) -> None:
+        self.config = config
+        self.merchants = make_merchants(config)
+        self.users = make_users(config, self.merchants)
+        self.machines = make_machines(config)
+        purchases = config.events * (1.0 - config.effective_device_share) * PURCHASE_SHARE
+        self.plan = plan_frauds(config, self.users, self.merchants, purchases)
+
+    def day(self, day: int) -> tuple[UserEvents, DeviceEvents]:
+        """Events of one day; users make up for what silent machines do not send."""
+        total = self.config.day_events(day)
+        readings = machine_day(self.config, self.machines, day, round(total * self.config.effective_device_share))
+        return user_day(self.config, self.users, self.merchants, self.plan, day, total - len(readings)), readings
+
+
+def simulate(config: SimulationConfig) -> Iterator[RecordBlock]:
+    """Yield the stream in blocks of ``config.block_s`` of event time.
+
+    All events are delivered, the last block may reach past ``config.end_ts`` for the late ones; labels that become
+    known after the end are not.
+
+    Examples
+    --------
+    >>> blocks = list(simulate(SimulationConfig(seed=1, events=1_000, days=2, users=50, devices=5)))
+    >>> len(blocks)
+    48
+    >>> key, value, ts = blocks[20].topics["user-events"][0]
+    >>> value[:30]
+    b'{"v":1,"event_id":"u0000-00002'
+    """
+    world = _World(config)
+    users = UserEventEncoder(world.users, world.merchants, device_names(config, world.plan.victims))
+    devices = DeviceEventEncoder(world.machines)
+    waiting = {topic: no_records(topic) for topic in TOPICS}
+    waiting[LABELS] = failure_labels(config, world.machines)
+    for day in range(config.days):
+        events, readings = world.day(day)
+        new = {
+            USER_EVENTS: make_dirty(config, users.encode(events, day), day),
+            DEVICE_EVENTS: make_dirty(config, devices.encode(readings, day), day),
+            LABELS: fraud_labels(config, world.users, events, day),
+        }
+        last = day == config.days - 1
+        due: dict[str, Records] = {}
+        for topic in TOPICS:
+            until = np.inf if last and topic != LABELS else config.start_ts + (day + 1) * DAY_S
+            due[topic], waiting[topic] = _split(concatenate([waiting[topic], new[topic]]), until)
+        yield from _blocks(config, due, day, last)
+
+
+def truth(config: SimulationConfig) -> SimulationTruth:
+    """What :func:`simulate` does not tell; draws the whole simulation again.
+
+    Examples
+    --------
+    >>> known = truth(SimulationConfig(seed=1, events=20_000, days=5, users=100, devices=5))
+    >>> sorted(set(known.frauds.values()))
+    ['large', 'merchant', 'stolen']
+    """
+    world = _World(config)
+    frauds: dict[str, str] = {}
+    for day in range(config.days):
+        events, _ = world.day(day)
+        for row in np.flatnonzero(events.pattern).tolist():
+            frauds[user_event_id(day, row)] = PATTERNS[events.pattern[row]]
+    gone = np.flatnonzero(world.users.churn_ts < config.end_ts)
+    return SimulationTruth(
+        churned=dict(zip(world.users.name[gone].tolist(), world.users.churn_ts[gone].tolist(), strict=True)),
+        failures=list(
+            zip(
+                world.machines.name[world.machines.failure_machine].tolist(),
+                world.machines.failure_ts.tolist(),
+                strict=True,
+            )
+        ),
+        frauds=frauds,
+        drift_ts=config.drift_ts,
+    )
+
+
+def _split(records: Records, until: float) -> tuple[Records, Records]:
+    """What is available before ``until``, ordered by time, and the rest."""
+    due = records.available < until
+    now = records.take(due)
+    return now.take(np.argsort(now.available, kind="stable")), records.take(~due)
+
+
+def _blocks(config: SimulationConfig, due: dict[str, Records], day: int, last: bool) -> Iterator[RecordBlock]:
+    start = config.start_ts + day * DAY_S
+    count = int(np.ceil(DAY_S / config.block_s))
+    edges = np.minimum(start + config.block_s * np.arange(count + 1), start + DAY_S)
+    if last:
+        latest = max((records.available[-1] for records in due.values() if len(records)), default=0.0)
+        edges[-1] = max(edges[-1], np.nextafter(latest, np.inf))
+    cuts = {topic: np.searchsorted(records.available, edges).tolist() for topic, records in due.items()}
+    for block in range(count):
+        topics: dict[str, list[Record]] = {}
+        for topic, records in due.items():
+            rows = slice(cuts[topic][block], cuts[topic][block + 1])
+            columns = (records.key[rows], records.value[rows], records.available[rows])
+            topics[topic] = list(zip(*(column.tolist() for column in columns), strict=True))
+        yield RecordBlock(float(edges[block]), float(edges[block + 1]), topics)

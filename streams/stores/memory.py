@@ -1,0 +1,150 @@
+"""The feature store in this process's memory: one slab of rows a table, a dict from key to row."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from online.errors import StateError
+
+
+class _Table:
+    """Rows of one width; freed rows are used again."""
+
+    def __init__(self, row_bytes: int, schema: int, ttl_s: float) -> None:
+        self.row_bytes, self.schema, self.ttl_s = row_bytes, schema, ttl_s
+        self.slot_of: dict[str, int] = {}
+        self.free: list[int] = []
+        self.slab = np.zeros((1024, row_bytes), dtype=np.uint8)
+        self.updated = np.zeros(1024)
+        self.clock = 0.0
+        self.swept = 0.0
+        self._last: tuple[Sequence[str], NDArray[np.int64]] | None = None
+
+    def slots(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each key; a new key gets a row of zeros. A batch saves the very list it loaded: found once."""
+        if self._last is not None and self._last[0] is keys:
+            return self._last[1]
+        found = self._find(keys)
+        self._last = (keys, found)
+        return found
+
+    def _find(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        slot_of = self.slot_of
+        try:
+            return np.fromiter((slot_of[key] for key in keys), dtype=np.int64, count=len(keys))
+        except KeyError:
+            for key in keys:
+                if key not in slot_of:
+                    slot_of[key] = self.free.pop() if self.free else len(slot_of)
+            self._grow(len(slot_of))
+            return np.fromiter((slot_of[key] for key in keys), dtype=np.int64, count=len(keys))
+
+    def _grow(self, rows: int) -> None:
+        if rows > len(self.slab):
+            size = max(rows, 2 * len(self.slab))
+            slab = np.zeros((size, self.row_bytes), dtype=np.uint8)
+            slab[: len(self.slab)] = self.slab
+            updated = np.zeros(size)
+            updated[: len(self.updated)] = self.updated
+            self.slab, self.updated = slab, updated
+
+    def sweep(self, now: float) -> None:
+        """Forget keys whose time to live has passed, at most once an eighth of it."""
+        self.clock = max(self.clock, now)
+        if self.clock - self.swept < self.ttl_s / 8:
+            return
+        self.swept = self.clock
+        self._last = None
+        dead = [k for k, s in self.slot_of.items() if self.updated[s] < self.clock - self.ttl_s]
+        for key in dead:
+            slot = self.slot_of.pop(key)
+            self.slab[slot] = 0
+            self.free.append(slot)
+
+
+class MemoryFeatureStore:
+    """A ``FeatureStore`` for the embedded host; keys expire in event time.
+
+    >>> store = MemoryFeatureStore()
+    >>> store.create("user", 8, 1, 60.0)
+    >>> rows = store.load("user", ["a", "b"]); rows[1] = 7
+    >>> store.save("user", ["a", "b"], rows, now=1.0)
+    >>> store.load("user", ["b"]).tolist()
+    [[7, 7, 7, 7, 7, 7, 7, 7]]
+    """
+
+    def __init__(self) -> None:
+        self._tables: dict[str, _Table] = {}
+
+    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
+        """Declare a table; raises ``StateError`` when it holds rows of another width or schema."""
+        known = self._tables.get(table)
+        if known is None:
+            self._tables[table] = _Table(row_bytes, schema, ttl_s)
+        elif (known.row_bytes, known.schema) != (row_bytes, schema):
+            raise StateError(
+                f"table {table!r} holds rows of {known.row_bytes} B, schema {known.schema:08x}, but the task now wants "
+                f"{row_bytes} B, schema {schema:08x}: its aggregates changed; start with a fresh state"
+            )
+
+    def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
+        """Copies of the rows ``(len(keys), row_bytes)``."""
+        t = self._tables[table]
+        slots = t.slots(keys)  # may replace the slab
+        return t.slab[slots]
+
+    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
+        """Keep the rows; ``now`` is event time and starts the keys' time to live anew."""
+        t = self._tables[table]
+        slots = t.slots(keys)
+        t.slab[slots] = rows
+        t.updated[slots] = now
+        t.sweep(now)
+
+    def count(self, table: str) -> int:
+        """Keys a table holds."""
+        return len(self._tables[table].slot_of)
+
+    def snapshot(self) -> bytes:
+        """Everything, as msgpack; equal stores give equal bytes."""
+        return msgspec.msgpack.encode({name: _dump(t) for name, t in sorted(self._tables.items())})
+
+    def restore(self, state: bytes) -> None:
+        """Replace everything by a ``snapshot``; tables declared before must fit it."""
+        for name, dumped in msgspec.msgpack.decode(state).items():
+            self.create(name, dumped["row_bytes"], dumped["schema"], dumped["ttl_s"])
+            self._tables[name] = _undump(dumped)
+
+
+def _dump(t: _Table) -> dict[str, object]:
+    keys = sorted(t.slot_of)
+    slots = np.array([t.slot_of[k] for k in keys], dtype=np.int64)
+    buffer = io.BytesIO()
+    np.save(buffer, t.slab[slots], allow_pickle=False)
+    return {
+        "row_bytes": t.row_bytes,
+        "schema": t.schema,
+        "ttl_s": t.ttl_s,
+        "keys": keys,
+        "rows": buffer.getvalue(),
+        "updated": t.updated[slots].tolist(),
+        "clock": t.clock,
+        "swept": t.swept,
+    }
+
+
+def _undump(dumped: dict[str, object]) -> _Table:
+    t = _Table(int(str(dumped["row_bytes"])), int(str(dumped["schema"])), float(str(dumped["ttl_s"])))
+    keys = dumped["keys"]
+    rows = dumped["rows"]
+    assert isinstance(keys, list) and isinstance(rows, bytes)
+    slots = t.slots(keys)
+    t.slab[slots] = np.load(io.BytesIO(rows), allow_pickle=False)
+    t.updated[slots] = dumped["updated"]
+    t.clock, t.swept = float(str(dumped["clock"])), float(str(dumped["swept"]))
+    return t

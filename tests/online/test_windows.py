@@ -1,0 +1,254 @@
+"""The window kernel against a brute-force oracle, under any order, cuts and lateness."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from online.batch import EventBatch
+from online.errors import TaskError
+from online.features.engine import FeatureBlock, FeatureEngine
+from online.features.plan import build_plan, feature_names
+from online.features.spec import Aggregate, Entity, LabelAggregate
+from streams.stores import MemoryFeatureStore
+
+HOUR, DAY = 3600.0, 86_400.0
+T0 = 1_700_000_000.0
+
+
+@dataclass(frozen=True)
+class Row:
+    user: str | None
+    ts: float
+    amount: float
+
+
+def batch_of(rows: list[Row]) -> EventBatch:
+    return EventBatch(
+        event_id=[f"e{i}" for i in range(len(rows))],
+        ts=np.array([r.ts for r in rows], dtype=np.float64),
+        type=["purchase"] * len(rows),
+        entities={"user_id": [r.user for r in rows]},
+        numbers={"amount": np.array([r.amount for r in rows], dtype=np.float64)},
+    )
+
+
+def engine_of(*entities: Entity, values: dict[str, str] | None = None) -> FeatureEngine:
+    plan = build_plan(entities, values or {})
+    return FeatureEngine(plan, MemoryFeatureStore(), inputs=("*",), raw=("amount",), indicators=False)
+
+
+def run(engine: FeatureEngine, rows: list[Row], cuts: list[int]) -> dict[str, list[float]]:
+    """Columns of all rows, processed in pieces that end at ``cuts``."""
+    edges = sorted({0, len(rows), *(c for c in cuts if c < len(rows))})
+    blocks = [engine.process(batch_of(rows[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    names = [name for name in blocks[0].columns if "." in name]
+    return {name: [v for block in blocks for v in _column(block, name)] for name in names}
+
+
+def _column(block: FeatureBlock, name: str) -> list[float]:
+    return [float(v) for v in np.asarray(block.columns[name], dtype=np.float64)]
+
+
+ALL_OPS = Aggregate(
+    name="amount",
+    value="amount",
+    ops=("count", "sum", "mean", "std", "min", "max", "last", "since_last", "since_first", "over_mean"),
+    windows=(HOUR, DAY),
+    panes=6,
+    where="amount < 900",
+)
+
+amounts = st.sampled_from([0.5, 1.0, 3.0, 20.0, 100.0, 950.0, math.nan])
+gaps = st.sampled_from([0.0, 1.0, 30.0, 600.0, 3599.0, 3600.0, 20_000.0, 90_000.0, -40.0, -4000.0])
+streams = st.lists(st.tuples(st.sampled_from(["a", "b", None]), gaps, amounts), min_size=1, max_size=60)
+
+
+def rows_of(stream: list[tuple[str | None, float, float]]) -> list[Row]:
+    rows, now = [], T0
+    for user, gap, amount in stream:
+        now += gap
+        rows.append(Row(user, now, amount))
+    return rows
+
+
+def oracle(rows: list[Row], i: int, window: float, panes: int) -> dict[str, float]:
+    """Windowed values of row i, from the definition in ``online.features.kernel``."""
+    me, pane = rows[i], window / panes
+    mine = [r for r in rows[: i + 1] if r.user == me.user]
+    newest = max(math.floor(r.ts / pane) for r in mine)
+    held: list[float] = []
+    head = -math.inf
+    kept: list[tuple[int, float]] = []
+    for r in mine:
+        index = math.floor(r.ts / pane)
+        head = max(head, index)
+        if index > head - panes and r.amount < 900:
+            kept.append((index, r.amount))
+    held = [a for index, a in kept if newest - panes < index <= newest]
+    n = len(held)
+    out = {"count": float(n), "sum": math.fsum(held)}
+    out["mean"] = out["sum"] / n if n else math.nan
+    out["std"] = float(np.std(held)) if n else math.nan
+    out["min"], out["max"] = (min(held), max(held)) if n else (math.nan, math.nan)
+    counted = me.amount < 900 and math.floor(me.ts / pane) > newest - panes
+    others = list(held)
+    if counted:
+        others.remove(me.amount)
+    own = math.fsum(others) / len(others) if others else math.nan
+    out["over_mean"] = me.amount / own if others else math.nan
+    return out
+
+
+@settings(max_examples=150, deadline=None)
+@given(streams, st.lists(st.integers(1, 60), max_size=4))
+def test_windows_equal_brute_force_in_any_cuts(stream: list[tuple[str | None, float, float]], cuts: list[int]) -> None:
+    rows = rows_of(stream)
+    got = run(engine_of(Entity(name="user", key="user_id", aggregates=(ALL_OPS,))), rows, cuts)
+    for i, row in enumerate(rows):
+        if row.user is None:
+            assert all(math.isnan(got[name][i]) for name in got)
+            continue
+        for label, window in (("1h", HOUR), ("1d", DAY)):
+            for op, want in oracle(rows, i, window, 6).items():
+                value = got[f"user.amount_{op}_{label}"][i]
+                assert value == pytest.approx(want, rel=2e-5, abs=2e-4, nan_ok=True), (i, op, label)
+        before = [r for r in rows[:i] if r.user == row.user and r.amount < 900]
+        if before:
+            newest = max(r.ts for r in before)
+            assert got["user.amount_since_last"][i] == max(row.ts - newest, 0.0)
+            assert got["user.amount_since_first"][i] == max(row.ts - min(r.ts for r in before), 0.0)
+        else:
+            assert math.isnan(got["user.amount_since_last"][i])
+
+
+@settings(max_examples=40, deadline=None)
+@given(streams, st.lists(st.integers(1, 60), max_size=6))
+def test_cuts_change_no_bit(stream: list[tuple[str | None, float, float]], cuts: list[int]) -> None:
+    rows = rows_of(stream)
+    entity = Entity(
+        name="user",
+        key="user_id",
+        aggregates=(
+            ALL_OPS,
+            Aggregate(name="typical", value="amount", ops=("ewmean", "over_ewmean"), clip=3.0, half_life=DAY),
+            Aggregate(name="kinds", value="floor(amount)", ops=("distinct",), windows=(DAY,), include_current=False),
+            Aggregate(name="high", value="ratio", ops=("count", "max"), windows=(DAY,), where="ratio > 1"),
+        ),
+    )
+    values = {"ratio": "amount / user.amount_mean_1d"}
+    whole = run(engine_of(entity, values=values), rows, [])
+    pieces = run(engine_of(entity, values=values), rows, cuts)
+    assert {k: np.array(v).tobytes() for k, v in whole.items()} == {k: np.array(v).tobytes() for k, v in pieces.items()}
+
+
+def test_exponential_mean_decays_by_half_each_half_life_and_is_clipped() -> None:
+    entity = Entity(
+        name="user",
+        key="user_id",
+        aggregates=(Aggregate(name="typical", value="amount", ops=("ewmean",), clip=2.0, half_life=DAY),),
+    )
+    rows = [Row("a", T0 + i * DAY, v) for i, v in enumerate([10.0, 10.0, 10.0, 1000.0, 1000.0])]
+    got = run(engine_of(entity), rows, [])["user.typical_ewmean"]
+    assert math.isnan(got[0])
+    # Weights before day 3: 1.75 < 2, so nothing is clipped until then; the first outlier is taken whole.
+    assert got[3] == pytest.approx(10.0)
+    weight = 1 + 0.5 + 0.25 + 0.125
+    assert got[4] == pytest.approx((1000 + 10 * (weight - 1)) / weight)
+
+
+def test_robust_mean_ignores_the_size_of_a_late_outlier() -> None:
+    entity = Entity(
+        name="user",
+        key="user_id",
+        aggregates=(Aggregate(name="typical", value="amount", ops=("ewmean",), clip=3.0, half_life=30 * DAY),),
+    )
+    rows = [Row("a", T0 + i * HOUR, 10.0) for i in range(50)] + [Row("a", T0 + 51 * HOUR, 1e6), Row("a", T0 + 52 * HOUR, 1)]
+    got = run(engine_of(entity), rows, [])["user.typical_ewmean"]
+    assert got[-1] == pytest.approx(10.0 * (49.5 + 3) / 50.5, rel=0.02)
+
+
+def test_distinct_is_close_to_the_truth() -> None:
+    entity = Entity(
+        name="user",
+        key="user_id",
+        aggregates=(Aggregate(name="shops", value="amount", ops=("distinct",), windows=(DAY,), bits=256),),
+    )
+    rows = [Row("a", T0 + i, float(i % 60)) for i in range(600)]
+    got = run(engine_of(entity), rows, [])["user.shops_distinct_1d"]
+    assert got[-1] == pytest.approx(60, rel=0.15)
+
+
+def test_labels_are_seen_only_after_they_became_known() -> None:
+    risk = LabelAggregate(
+        name="risk", ops=("count", "positives", "share", "since_positive", "last"), windows=(DAY,), where="amount > 1"
+    )
+    engine = engine_of(Entity(name="user", key="user_id", labels=(risk,)))
+    first = engine.process(batch_of([Row("a", T0, 5.0), Row("a", T0 + 1, 5.0), Row("a", T0 + 2, 0.5)]))
+    assert _column(first, "user.risk_count_1d") == [0.0, 0.0, 0.0]
+    assert all(math.isnan(v) for v in _column(first, "user.risk_share_1d"))
+    known_at = np.full(3, T0 + HOUR)
+    engine.label(
+        {"user_id": ["a", "a", "a"]}, first.label_masks, known_at, np.array([True, False, True]), np.zeros(3, np.bool_)
+    )
+    after = engine.process(batch_of([Row("a", T0 + 2 * HOUR, 5.0), Row("b", T0 + 2 * HOUR, 5.0)]))
+    assert _column(after, "user.risk_count_1d") == [2.0, 0.0]  # the third event did not satisfy `where`
+    assert _column(after, "user.risk_positives_1d") == [1.0, 0.0]
+    assert _column(after, "user.risk_since_positive")[0] == HOUR
+    engine.label({"user_id": ["a"]}, first.label_masks[:1], known_at[:1], np.array([False]), np.array([True]))
+    corrected = engine.process(batch_of([Row("a", T0 + 2 * HOUR, 5.0)]))
+    assert _column(corrected, "user.risk_count_1d") == [2.0]
+    assert _column(corrected, "user.risk_positives_1d") == [0.0]
+    gone = engine.process(batch_of([Row("a", T0 + 2 * DAY, 5.0)]))
+    assert _column(gone, "user.risk_count_1d") == [0.0]
+
+
+def test_a_timer_row_reads_without_counting() -> None:
+    engine = engine_of(
+        Entity(name="user", key="user_id", aggregates=(Aggregate(name="plays", ops=("count",), windows=(DAY,)),))
+    )
+    rows = batch_of([Row("a", T0, 1.0), Row("a", T0 + 60, 1.0), Row("a", T0 + 120, 1.0)])
+    got = engine.process(rows, np.array([0, 1, 0], dtype=np.uint8))
+    assert _column(got, "user.plays_count_1d") == [1.0, 1.0, 2.0]
+
+
+def test_missing_values_are_flagged_and_zeroed() -> None:
+    plan = build_plan((Entity(name="user", key="user_id", aggregates=(ALL_OPS,)),), {})
+    engine = FeatureEngine(plan, MemoryFeatureStore(), inputs=("amount", "user.amount_mean_1d"), raw=("amount",))
+    x = engine.process(batch_of([Row("a", T0, math.nan), Row("a", T0 + 1, 4.0)])).x
+    assert engine.features == ("amount", "user.amount_mean_1d", "amount_missing", "user.amount_1d_missing")
+    assert x.tolist() == [[0.0, 0.0, 1.0, 1.0], [4.0, 4.0, 0.0, 0.0]]
+
+
+def test_row_of_three_windows_fits_a_kilobyte() -> None:
+    amount = Aggregate(name="amount", value="amount", ops=("count", "mean", "std"), windows=(DAY, 7 * DAY, 30 * DAY))
+    assert build_plan((Entity(name="user", key="user_id", aggregates=(amount,)),), {}).layouts[0].row_bytes <= 1024
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"r": "amount / user.nothing_mean_1d"}, "no aggregate makes this feature"),
+        ({"a": "b + 1", "b": "a + 1"}, "depend on each other"),
+        ({"hour": "amount"}, "built-in time column"),
+        ({"r": "__import__('os')"}, "unknown function"),
+        ({"r": "amount.real.imag"}, "is not allowed"),
+        ({"r": "log1p(amount, 2)"}, "takes 1 arguments"),
+    ],
+)
+def test_wrong_declarations_say_what_is_wrong(values: dict[str, str], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        build_plan((Entity(name="user", key="user_id", aggregates=(ALL_OPS,)),), values)
+
+
+def test_names_follow_the_pattern() -> None:
+    assert [n for n, _, _ in feature_names("user", ALL_OPS)][:3] == [
+        "user.amount_count_1h",
+        "user.amount_count_1d",
+        "user.amount_sum_1h",
+    ]
