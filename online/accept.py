@@ -20,7 +20,7 @@ import numpy as np
 from online.batch import BoolVector, FloatVector, IntVector
 from online.explain import explain, explain_row
 from online.scan import find_suspects
-from online.structs import UnknownFields, decoders, struct_of
+from online.structs import UnknownFields, decoders, list_of, struct_of
 from online.wire import TS_MAX, TS_MIN, WireModel
 
 _FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -49,7 +49,7 @@ class Accepted:
 
 def accept_records(model: type[WireModel], raw: Sequence[bytes | None], unknown_fields: UnknownFields) -> Accepted:
     """Judge JSON records; ``None`` (a tombstone) counts as an empty record."""
-    records = [b"" if record is None else record for record in raw]
+    records = [record or b"" for record in raw]
     one, many = decoders(model, unknown_fields)
     joined = b",".join(records)
     suspects = _suspects(records, joined)
@@ -77,7 +77,7 @@ def accept_rows(model: type[WireModel], rows: Sequence[dict[str, Any]], unknown_
     why = _Why(rows, lambda row: explain_row(model, row, unknown_fields))
     structs: list[Any]
     try:
-        structs = msgspec.convert(rows, list[struct])  # type: ignore[valid-type]
+        structs = msgspec.convert(rows, list_of(struct))
     except _FAILURES:
         structs = [_convert_alone(struct, row, why, i) for i, row in enumerate(rows)]
     for i in _unprintable(structs):

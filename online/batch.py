@@ -31,6 +31,18 @@ class EventBatch:
     def __len__(self) -> int:
         return len(self.event_id)
 
+    def take(self, rows: IntVector) -> EventBatch:
+        """The given rows, in the given order."""
+        at = rows.tolist()
+        return EventBatch(
+            event_id=[self.event_id[i] for i in at],
+            ts=self.ts[rows],
+            type=[self.type[i] for i in at],
+            entities={name: [column[i] for i in at] for name, column in self.entities.items()},
+            numbers={name: column[rows] for name, column in self.numbers.items()},
+            texts={name: [column[i] for i in at] for name, column in self.texts.items()},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LabelBatch:

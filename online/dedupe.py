@@ -15,6 +15,7 @@ from online.batch import BoolVector, FloatVector
 from online.errors import StateError
 
 _FORMAT = 1
+_State: Any = tuple[int, int, float, dict[str, float], dict[str, float]]
 
 
 class Deduper:
@@ -113,6 +114,3 @@ class Deduper:
                 f"capacity {self.capacity}, window_s {self.window_s}; restore it with the settings it was taken with"
             )
         self._old, self._new = old, new
-
-
-_State: Any = tuple[int, int, float, dict[str, float], dict[str, float]]

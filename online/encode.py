@@ -15,8 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from online.batch import ExampleBatch, FloatMatrix, FloatVector, PredictionBatch
 from online.errors import TaskError
-from online.structs import struct_of
-from online.wire import VERSION, Alert, DeadLetter, Example, Features, Prediction, WireModel
+from online.wire import TS_MAX, TS_MIN, VERSION, Alert, DeadLetter, Example, Features, Prediction, WireModel
 
 _ENCODER = msgspec.json.Encoder()
 _FEATURES: TypeAdapter[dict[str, float]] = TypeAdapter(Features)
@@ -46,10 +45,13 @@ def encode_predictions(
     --------
     >>> one = np.ones(1)
     >>> batch = PredictionBatch(["e1"], ["u1"], 1.7e9 * one, 0.5 * one, np.array([7]), np.array([[2.0, 0.1]]))
-    >>> print(encode_predictions(batch, ("count_1d", "mean_1d"), "fraud", 1.7e9)[0].decode()[57:])
-    "ts":1700000000.0,"score":0.5,"model_version":7,"features":{"count_1d":2.0,"mean_1d":0.1},"scored_at":1700000000.0}
+    >>> record = encode_predictions(batch, ("count_1d", "mean_1d"), "fraud", 1.7e9)[0]
+    >>> Prediction.model_validate_json(record).features
+    {'count_1d': 2.0, 'mean_1d': 0.1}
     """
     _check(batch.features, batch.score, feature_names, batch.event_id)
+    if not TS_MIN <= scored_at <= TS_MAX:
+        raise ValueError(f"scored_at is {scored_at}; give epoch seconds in {TS_MIN:.0f} to {TS_MAX:.0f}")
     features = _features_struct(tuple(feature_names))
     columns = zip(
         batch.event_id,
@@ -115,7 +117,7 @@ def _lines(structs: list[Any]) -> list[bytes]:
 @lru_cache(maxsize=16)
 def _record(model: type[WireModel]) -> type[Any]:
     """A struct with the model's fields by position and no checks, ``features`` being a struct of its own."""
-    return msgspec.defstruct(model.__name__, [(name, Any) for name in struct_of(model).__struct_fields__], gc=False)
+    return msgspec.defstruct(model.__name__, [(name, Any) for name in model.model_fields], gc=False)
 
 
 @lru_cache(maxsize=256)

@@ -8,6 +8,7 @@ pydantic model says. A property test holds ``online.decode`` to it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -75,7 +76,9 @@ def explain_json(raw: bytes) -> str | None:
         return f"not JSON: {error.msg} at character {error.pos}"
     except ValueError as error:
         return str(error)
-    return f"nested deeper than {MAX_DEPTH}" if _too_deep(value) else None
+    if _too_deep(value):
+        return f"nested deeper than {MAX_DEPTH}"
+    return "a text holds half a surrogate pair" if "\\u" in text and not _is_unicode(value) else None
 
 
 def describe(error: ValidationError) -> str:
@@ -118,17 +121,22 @@ def _number(token: str) -> float:
 def _too_deep(value: Any) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        level = (
-            [
-                member
-                for parent in level
-                for member in (parent.values() if isinstance(parent, dict) else parent)
-                if isinstance(member, dict | list)
-            ]
-            if all(isinstance(parent, dict | list) for parent in level)
-            else []
-        )
+        level = [member for parent in level for member in _members(parent)]
     return bool(level)
+
+
+def _members(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _is_unicode(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sentence(message: str) -> str:

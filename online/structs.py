@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import cache
+from types import GenericAlias
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from online.wire import TS_MAX, TS_MIN, VERSION, WireModel
+from online.wire import TS_MAX, TS_MIN, VERSION, Timestamp, WireModel
 
 UnknownFields: TypeAlias = Literal["ignore", "reject"]
 
@@ -30,6 +31,8 @@ def struct_of(model: type[WireModel], unknown_fields: UnknownFields = "ignore", 
     ('v', 'label_id', 'task')
     """
     hints = get_type_hints(model, include_extras=True)
+    if other := [name for name in hints if name != "ts" and hints[name] == Timestamp]:
+        raise TypeError(f"{model.__name__} has times besides ts ({', '.join(other)}), which a struct cannot check")
     fields: list[Any] = []
     for name, info in model.model_fields.items():
         kind = _TIME if name == "ts" else hints[name]
@@ -46,8 +49,13 @@ def struct_of(model: type[WireModel], unknown_fields: UnknownFields = "ignore", 
     )
 
 
+def list_of(struct: type[Any]) -> Any:
+    """The type ``list[struct]`` of a struct made at run time."""
+    return GenericAlias(list, (struct,))
+
+
 @cache
 def decoders(model: type[WireModel], unknown_fields: UnknownFields) -> tuple[msgspec.json.Decoder[Any], ...]:
     """A decoder of one record and a decoder of a JSON array of them."""
     struct = struct_of(model, unknown_fields)
-    return msgspec.json.Decoder(struct), msgspec.json.Decoder(list[struct])  # type: ignore[valid-type]
+    return msgspec.json.Decoder(struct), msgspec.json.Decoder(list_of(struct))

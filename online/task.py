@@ -10,15 +10,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from online.decisions import AlertPolicy, AnyThresholdPolicy, BudgetThreshold
+from online.decisions import AlertPolicy, BudgetThreshold, ReasonPolicy, ThresholdPolicy
 from online.drift import DriftPolicy
 from online.durations import Seconds
 from online.errors import TaskError
 from online.features.spec import Entity, Frozen, Name
 from online.labels import JoinPolicy, SilencePolicy
 from online.learners import LearnerSpec
-
-UNLIMITED_S = 10 * 365 * 86_400.0
 
 
 class LabelSpec(Frozen):
@@ -31,25 +29,13 @@ class LabelSpec(Frozen):
     """Share of negatives that become examples; each counts for 1 / rate, so probabilities stay calibrated."""
 
 
-class IntakePolicy(Frozen):
-    """What happens to events before a task sees them."""
-
-    dedupe_window: Seconds = 7 * 86_400.0
-    """A repeated ``event_id`` within this much event time is dropped."""
-    dedupe_capacity: int = Field(default=1_000_000, ge=1)
-    allowed_lateness: Seconds = 86_400.0
-    """An event older than the newest one seen by more than this is side-lined and counted, not scored."""
-    max_ahead: Seconds = 3600.0
-    """An event this far ahead of the record's own time is a broken clock and goes to the dead letters."""
-
-
 class MetricSpec(Frozen):
     """Which slices of prequential metrics a task keeps."""
 
     rolling: int = Field(default=2_000, ge=10)
     """Examples in the rolling window."""
-    fading: float = Field(default=0.999, gt=0, lt=1)
-    """Forgetting factor an example."""
+    fading: int = Field(default=1_000, ge=1)
+    """Examples after which one counts half in the fading metrics."""
     every: Seconds = 86_400.0
     """Interval of the report's time series, in event time."""
 
@@ -74,6 +60,8 @@ class SourceSpec(Frozen):
     """Column of event time; without it rows are ``row_interval`` apart."""
     time_format: Literal["auto", "unix", "unix_ms", "iso"] = "auto"
     row_interval: Seconds = 60.0
+    order: Literal["time", "arrival"] = "time"
+    """``arrival`` keeps each entity's rows in file order even where their times step back a little."""
     start: float = 1_500_000_000.0
     """Event time of the first row when there is no time column, epoch seconds."""
     event_id: str | None = None
@@ -124,13 +112,17 @@ class TaskSpec(Frozen):
     indicators: bool = True
     model: LearnerSpec
     labels: LabelSpec = LabelSpec()
-    threshold: AnyThresholdPolicy = Field(default=BudgetThreshold(), discriminator="kind")
+    threshold: ThresholdPolicy = BudgetThreshold(alerts_per_day=20)
+    alerting: bool = True
+    """Whether scores over the threshold open alerts."""
     alerts: AlertPolicy = AlertPolicy()
+    reasons: ReasonPolicy = ReasonPolicy()
     wording: dict[str, str] = Field(default_factory=dict)
     """Feature name (or glob) to a sentence for alert reasons, with {value}, {typical} and {entity}."""
     drift: DriftPolicy | None = DriftPolicy()
+    watch: tuple[str, ...] = ()
+    """Columns watched for drift beside the score and the label rate; empty for the numeric raw columns."""
     retrain: RetrainPolicy = RetrainPolicy()
-    intake: IntakePolicy = IntakePolicy()
     metrics: MetricSpec = MetricSpec()
     source: SourceSpec | None = None
 

@@ -80,7 +80,7 @@ def emptiness(mass: Row32, x: Row, feature: NDArray[np.int64], threshold: Row, w
             mass[LATEST_MASS + cell] += np.float32(1.0)
             if depth < TREE_DEPTH:
                 node = 2 * node + (2 if x[feature[t, node]] >= threshold[t, node] else 1)
-    return np.log(window * 2.0**TREE_DEPTH + 0.5) - np.log(total / TREES + 0.5)
+    return float(np.log(window * 2.0**TREE_DEPTH + 0.5) - np.log(total / TREES + 0.5))
 
 
 @njit(cache=True)

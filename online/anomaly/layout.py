@@ -43,13 +43,13 @@ COUNT: Final = 0
 ANCHOR: Final = 1
 """The first value; all others are kept relative to it."""
 LAST: Final = 2
-"""The three values before the present one, newest first."""
-RAISED_AT: Final = 5
+"""The five values before the present one, newest first."""
+RAISED_AT: Final = 7
 """``COUNT`` at the last raised episode; 0 = never."""
-HABITUATION: Final = 6
-ROUGHNESS: Final = 7
+HABITUATION: Final = 8
+ROUGHNESS: Final = 9
 """Fast and slow running means of the absolute step (2 cells)."""
-TRACKERS: Final = 9
+TRACKERS: Final = 11
 """(level, scale) of value, step, log roughness and each context dimension."""
 N_TRACKERS: Final = 3 + CONTEXT_DIM
 MEANS: Final = TRACKERS + 2 * N_TRACKERS

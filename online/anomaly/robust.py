@@ -20,7 +20,7 @@ def deviation(row: Row, at: int, x: float, anchor: float) -> float:
     on a constant series is no deviation.
     """
     floor = 1e-9 * abs(row[at] + anchor) + 1e-12
-    return min(abs(x - row[at]) / (row[at + 1] + floor), MAX_SURPRISE)
+    return float(min(abs(x - row[at]) / (row[at + 1] + floor), MAX_SURPRISE))
 
 
 @njit(cache=True)

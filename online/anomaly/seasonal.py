@@ -45,19 +45,19 @@ def season_level(row: Row, cell: int) -> float:
     if cell < 0:
         return np.nan
     if row[cell + 1] > 0.0:
-        return row[cell]
+        return float(row[cell])
     half = 2 * BINS_PER_DAY
     other = cell + half if cell < _LEVELS + half else cell - half
-    return row[other] if row[other + 1] > 0.0 else np.nan
+    return float(row[other]) if row[other + 1] > 0.0 else np.nan
 
 
 @njit(cache=True)
 def season_deviation(row: Row, x: float, level: float, spread: float, anchor: float) -> float:
-    """``|x - level|`` in residual scales, 0 before 20 residuals; a tenth of the value's own spread is the floor."""
+    """``|x - level|`` in residual scales, 0 before 20 residuals; half of the value's own spread is the floor."""
     if np.isnan(level) or row[SEASON + 1] <= 20.0:
         return 0.0
-    floor = 0.1 * spread + 1e-9 * abs(level + anchor) + 1e-12
-    return min(abs(x - level) / (row[SEASON] + floor), 1e6)
+    floor = 0.5 * spread + 1e-9 * abs(level + anchor) + 1e-12
+    return float(min(abs(x - level) / (row[SEASON] + floor), 1e6))
 
 
 @njit(cache=True)

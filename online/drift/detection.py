@@ -47,9 +47,10 @@ class Detection:
         """
         proof = f"({TITLES[self.detector]} {self.statistic:.3g} > {self.threshold:.3g})"
         spread = self.after_std / self.before_std if self.before_std > 0.0 else 1.0
-        if abs(self.how_much) < 0.2 and not 0.8 < spread < 1.25:
+        shape = self.detector in ("kswin", "psi")  # the other two only ever see means
+        if shape and abs(self.how_much) < 0.2 and not 0.8 < spread < 1.25:
             what = f"spread moved from {self.before_std:.4g} to {self.after_std:.4g}, mean stayed at {self.after:.4g}"
-        elif abs(self.how_much) < 0.02:
+        elif shape and abs(self.how_much) < 0.02:
             what = f"distribution changed shape, mean stayed at {self.after:.4g}"
         else:
             what = f"mean moved from {self.before:.4g} to {self.after:.4g}, {self.how_much:+.3g} standard deviations"

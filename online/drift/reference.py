@@ -24,16 +24,37 @@ def fit_reference(state: DriftState, stream: int) -> None:
     if len(values) == 0:
         return
     state.edges[stream], state.psi_bin[stream] = quantile_edges(values)
-    counts = np.zeros(BINS, dtype=np.int64)
-    fill(values, state.edges[stream], counts)
-    state.psi_reference[stream] = np.bincount(state.psi_bin[stream], weights=counts, minlength=PSI_BINS).astype(
-        np.int64
-    )
-    history = state.history[stream]
+    edges = state.edges[stream]
+    counts = np.zeros((len(held), BINS), dtype=np.int64)
     ends = np.cumsum(held)
+    for block, end in enumerate(ends):
+        fill(values[end - held[block] : end], edges, counts[block])
+    state.psi_reference[stream] = np.bincount(
+        state.psi_bin[stream], weights=counts.sum(axis=0), minlength=PSI_BINS
+    ).astype(np.int64)
+    state.inflation[stream] = _inflation(counts)
+    history = state.history[stream]
     for block in range(max(0, len(held) - len(history)), len(held)):
-        part = values[ends[block] - held[block] : ends[block]]
-        fill(part, state.edges[stream], history[block % len(history)])
+        history[block % len(history)] = counts[block]
+
+
+def _inflation(counts: NDArray[np.int64]) -> float:
+    """How much more the shares below each bin edge vary between blocks than they would with independent values.
+
+    ``counts`` is ``(blocks, BINS)``. The design effect of cluster sampling: the mean over the edges, at least 1.
+    Dependence longer than a block stays unseen.
+    """
+    counts = counts[counts.sum(axis=1) > 0]
+    n = counts.sum(axis=1, keepdims=True)
+    if len(n) < 2:
+        return 1.0
+    share = np.cumsum(counts, axis=1) / n  # (blocks, BINS)
+    overall = (share * n).sum(axis=0) / n.sum()
+    inner = (overall > 0.02) & (overall < 0.98)
+    if not inner.any():
+        return 1.0
+    expected = overall[inner] * (1.0 - overall[inner]) * float(np.mean(1.0 / n))
+    return max(1.0, float(np.mean(share[:, inner].var(axis=0, ddof=1) / expected)))
 
 
 def _spread(means: FloatVector, n: FloatVector, total: FloatVector, squares: FloatVector, centre: float) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online.drift import adwin, page_hinkley
-from online.drift.histograms import BINS, PSI_BINS
+from online.drift.histograms import BINS, EDGES, PSI_BINS
 from online.drift.policy import DriftPolicy
 
 RING = 512  # blocks kept to find the change point and to describe either side
@@ -48,6 +48,8 @@ class DriftState:
     centre: NDArray[np.float64]
     """(C,): mean of the reference's block means, and ``spread`` (C,), their standard deviation."""
     spread: NDArray[np.float64]
+    inflation: NDArray[np.float64]
+    """(C,): how many neighbouring values are worth one independent value, >= 1."""
     edges: NDArray[np.float64]
     psi_bin: NDArray[np.int64]
     psi_reference: NDArray[np.int64]
@@ -76,7 +78,8 @@ class DriftState:
             reference_held=np.zeros((c, policy.reference_blocks), dtype=np.int64),
             centre=np.zeros(c),
             spread=np.ones(c),
-            edges=np.full((c, BINS - 1), np.inf),
+            inflation=np.ones(c),
+            edges=np.full((c, EDGES), np.inf),
             psi_bin=np.zeros((c, BINS), dtype=np.int64),
             psi_reference=np.zeros((c, PSI_BINS), dtype=np.int64),
             history=np.zeros((c, policy.history_blocks, BINS), dtype=np.int64),

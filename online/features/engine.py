@@ -55,6 +55,7 @@ class FeatureEngine:
     Parameters
     ----------
     plan : the compiled declarations.
+    namespace : put before table names, so that several tasks share a store.
     inputs : names or globs (``user.*``), in order; a leading ``!`` takes names out again.
     raw : numeric raw columns that may be inputs, such as ``amount``.
     store : where entity rows live.
@@ -67,20 +68,22 @@ class FeatureEngine:
         plan: Plan,
         store: FeatureStore,
         *,
+        namespace: str = "",
         inputs: Sequence[str] = ("*",),
         raw: Sequence[str] = (),
         indicators: bool = True,
         utc_offset_s: float = 0.0,
     ) -> None:
         self.plan, self.store, self.utc_offset_s = plan, store, utc_offset_s
+        self._prefix = f"{namespace}." if namespace else ""
         self._detectors = {id(p): build_detector(p.anomaly.params) for p in plan.passes if isinstance(p, AnomalyPass)}
         for layout in plan.layouts:
-            store.create(layout.name, layout.row_bytes, layout.schema, layout.ttl_s)
+            store.create(self._prefix + layout.name, layout.row_bytes, layout.schema, layout.ttl_s)
         ttl = {layout.name: layout.ttl_s for layout in plan.layouts}
         for p in plan.passes:
             if isinstance(p, AnomalyPass):
                 detector = self._detectors[id(p)]
-                store.create(_anomaly_table(p), 8 * detector.state_width, detector.schema, ttl[p.entity])
+                store.create(self._prefix + _anomaly_table(p), 8 * detector.state_width, detector.schema, ttl[p.entity])
         self._keys = {layout.name: layout.key for layout in plan.layouts}
         self._first_column: list[int] = []
         self._made: list[tuple[str, str | None]] = []
@@ -95,7 +98,8 @@ class FeatureEngine:
         if isinstance(p, WindowPass):
             return [(f.name, f.missing_group) for f in p.features]
         stem = f"{p.entity}.{p.anomaly.name}"
-        return [(stem, stem)] + [(f"{stem}_{c}", stem) for c in self._detectors[id(p)].component_names]
+        components = self._detectors[id(p)].component_names
+        return [(stem, stem), *((f"{stem}_{c}", stem) for c in components)]
 
     def _schedule_values(self) -> list[list[str]]:
         """For each pass, the derived values that become computable once it has run; the first entry is before all."""
@@ -147,7 +151,10 @@ class FeatureEngine:
         columns.update(batch.entities)
         columns["type"] = batch.type
         made = np.full((n, len(self._made)), np.nan)
-        loaded = {layout.name: _Loaded(self.store, layout.name, _keys_of(batch, layout.key)) for layout in self.plan.layouts}
+        loaded = {
+            layout.name: _Loaded(self.store, self._prefix + layout.name, _keys_of(batch, layout.key))
+            for layout in self.plan.layouts
+        }
         expressions = dict(self.plan.values)
         for name in self._schedule[0]:
             columns[name] = np.broadcast_to(expressions[name](columns), (n,))
@@ -191,7 +198,7 @@ class FeatureEngine:
             if not passes:
                 continue
             keys: Sequence[str | None] = ["*"] * n if layout.key == "*" else entities[layout.key]
-            state = _Loaded(self.store, layout.name, keys)
+            state = _Loaded(self.store, self._prefix + layout.name, keys)
             for p in passes:
                 values = np.ascontiguousarray(masks[:, at : at + len(p.values)].T)
                 at += len(p.values)
@@ -208,7 +215,7 @@ class FeatureEngine:
         x = np.empty((n, len(self.features)))
         width = len(self._inputs)
         x[:, :width] = made[:, self._from_made] if made.shape[1] else 0.0
-        for k in np.flatnonzero(self._from_made < 0):
+        for k in np.flatnonzero(self._from_made < 0).tolist():
             x[:, k] = columns[self._inputs[k]]
         for k in range(width):  # a derived value may be infinite where the kernel's own never is
             np.copyto(x[:, k], np.nan, where=np.isinf(x[:, k]))
@@ -223,13 +230,14 @@ class FeatureEngine:
     ) -> None:
         values = np.where(modes == kernel.EVENT, p.value(columns), np.nan)
         known = np.flatnonzero(loaded.slots >= 0)
-        rows = self.store.load(_anomaly_table(p), loaded.keys)
+        table = self._prefix + _anomaly_table(p)
+        rows = self.store.load(table, loaded.keys)
         score, components = self._detectors[id(p)].run_many(
             rows.view(np.float64), loaded.slots[known], ts[known], values[known]
         )
         out[known, 0], out[known, 1:] = score, components
         if len(known):
-            self.store.save(_anomaly_table(p), loaded.keys, rows, float(ts.max()))
+            self.store.save(table, loaded.keys, rows, float(ts.max()))
 
 
 def _anomaly_table(p: AnomalyPass) -> str:

@@ -21,6 +21,17 @@ Text = Sequence[str | None]
 Column = FloatVector | Text
 _Eval = Callable[[Mapping[str, Column]], FloatVector]
 
+
+def _where(condition: FloatVector, a: FloatVector, b: FloatVector) -> FloatVector:
+    out: FloatVector = np.where(np.asarray(condition) > 0, a, b)
+    return out
+
+
+def _or_else(a: FloatVector, b: FloatVector) -> FloatVector:
+    out: FloatVector = np.where(np.isnan(a), b, a)
+    return out
+
+
 _BINARY: dict[type[ast.operator], Callable[[FloatVector, FloatVector], FloatVector]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -50,10 +61,10 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., FloatVector]]] = {
     "max": (2, np.fmax),
     "min": (2, np.fmin),
     "nan": (0, lambda: np.array(np.nan)),
-    "or_else": (2, lambda a, b: np.where(np.isnan(a), b, a)),
+    "or_else": (2, _or_else),
     "sin": (1, np.sin),
     "sqrt": (1, np.sqrt),
-    "where": (3, lambda c, a, b: np.where(c > 0, a, b)),
+    "where": (3, _where),
 }
 
 

@@ -275,7 +275,24 @@ def _value(column, mode, values, y, i):
 
 @njit(cache=True, nogil=True)
 def run_rows(
-    f64, f32, u32, slots, ts, modes, fed_by, values, bits, y, unit, rings, widths, priors, scalars, decays, features, out
+    f64,
+    f32,
+    u32,
+    slots,
+    ts,
+    modes,
+    fed_by,
+    values,
+    bits,
+    y,
+    unit,
+    rings,
+    widths,
+    priors,
+    scalars,
+    decays,
+    features,
+    out,
 ):
     """Run rows in order: advance windows, read the features, update the state.
 

@@ -201,17 +201,14 @@ def build_plan(entities: Sequence[Entity], values: Mapping[str, str]) -> Plan:
     for entity in entities:
         row = _Row()
         building: dict[tuple[int, int], _Tables] = {}
-        for aggregate in (*entity.aggregates, *entity.labels):
-            is_label = isinstance(aggregate, LabelAggregate)
-            fed_by = kernel.LABEL if is_label else kernel.EVENT
-            level = 0 if is_label else levels.aggregate(entity, aggregate)
+        for aggregate in entity.windowed:
+            fed_by = kernel.LABEL if isinstance(aggregate, LabelAggregate) else kernel.EVENT
+            level = 0 if isinstance(aggregate, LabelAggregate) else levels.aggregate(aggregate)
             tables = building.setdefault((level, fed_by), _Tables(entity.name, level, fed_by))
             _allocate(tables, row, entity.name, aggregate)
         frozen = [tables.frozen(row.doubles) for _, tables in sorted(building.items())]
         passes += frozen
-        passes += [
-            AnomalyPass(entity.name, levels.of(a.value), a, Expression.parse(a.value)) for a in entity.anomalies
-        ]
+        passes += [AnomalyPass(entity.name, levels.of(a.value), a, Expression.parse(a.value)) for a in entity.anomalies]
         masks += [e for p in frozen if p.fed_by == kernel.LABEL for e in p.values]
         words = 2 * row.doubles + row.words
         digest = hashlib.blake2b(entity.model_dump_json().encode(), digest_size=4).digest()
@@ -225,28 +222,28 @@ def build_plan(entities: Sequence[Entity], values: Mapping[str, str]) -> Plan:
 
 def _allocate(tables: _Tables, row: _Row, entity: str, aggregate: Aggregate | LabelAggregate) -> None:
     """Give an aggregate its rings and scalars, and its features their table rows."""
-    is_label = isinstance(aggregate, LabelAggregate)
-    value = -1 if is_label or aggregate.value is None else tables.column(aggregate.value)
+    label = aggregate if isinstance(aggregate, LabelAggregate) else None
+    value = -1 if isinstance(aggregate, LabelAggregate) else tables.column(aggregate.value)
     mask = tables.column(aggregate.where)
-    ops = set(aggregate.ops)
+    ops: set[str] = set(aggregate.ops)
     rings: dict[float, int] = {}
     for window in aggregate.windows if ops & {*WINDOW_OPS, *LABEL_WINDOW_OPS} else ():
         rings[window] = len(tables.rings)
         tables.rings.append(_ring(row, aggregate, value, mask))
         tables.widths.append(window / aggregate.panes)
-        prior = (aggregate.prior, aggregate.prior_share) if is_label else (0.0, 0.0)
-        tables.priors.append(prior)
+        tables.priors.append((label.prior, label.prior_share) if label else (0.0, 0.0))
     scalar = len(tables.scalars)
     if ops - {*WINDOW_OPS, *LABEL_WINDOW_OPS}:
         tables.scalars.append(_scalar(row, ops, value, mask))
-        tables.decays.append((aggregate.half_life, 0.0 if is_label else aggregate.clip))
-    codes = _LABEL_OPS if is_label else _EVENT_OPS
+        clip = aggregate.clip if isinstance(aggregate, Aggregate) else 0.0
+        tables.decays.append((aggregate.half_life, clip))
+    codes = _LABEL_OPS if label else _EVENT_OPS
     for name, op, op_window in feature_names(entity, aggregate):
         stem = f"{entity}.{aggregate.name}"
         group: str | None = f"{stem}_{format_duration(op_window)}" if op_window is not None else stem
         if "positive" in op:
             group = f"{stem}_{op}"
-        if op in _NEVER_MISSING or (op == "share" and is_label and aggregate.prior > 0):
+        if op in _NEVER_MISSING or (op == "share" and label is not None and label.prior > 0):
             group = None
         tables.emit(name, codes[op], scalar if op_window is None else rings[op_window], group)
 
@@ -299,15 +296,12 @@ class _Levels:
             if name in TIME_COLUMNS:
                 raise TaskError(f"[values] {name}: the name is a built-in time column; choose another")
         self._producers: dict[str, Aggregate | Anomaly | None] = {}
-        self._owner: dict[str, Entity] = {}
         for entity in entities:
-            for aggregate in (*entity.aggregates, *entity.labels):
+            for aggregate in entity.windowed:
                 for name, _, _ in feature_names(entity.name, aggregate):
                     self._producers[name] = aggregate if isinstance(aggregate, Aggregate) else None
-                    self._owner[name] = entity
             for anomaly in entity.anomalies:
                 self._producers[f"{entity.name}.{anomaly.name}"] = anomaly
-                self._owner[f"{entity.name}.{anomaly.name}"] = entity
         self._memo: dict[str, int] = {}
         self._order: dict[str, int] = {}
         self._open: list[str] = []
@@ -320,9 +314,8 @@ class _Levels:
             return 0
         return max((self._name(name) for name in Expression.parse(source).names), default=0)
 
-    def aggregate(self, entity: Entity, aggregate: Aggregate) -> int:
+    def aggregate(self, aggregate: Aggregate) -> int:
         """Level of the pass an aggregate belongs to."""
-        del entity
         return max(self.of(aggregate.value), self.of(aggregate.where))
 
     def rank(self, value: str) -> int:
@@ -355,4 +348,4 @@ class _Levels:
             return 1
         if isinstance(producer, Anomaly):
             return self.of(producer.value) + 1
-        return self.aggregate(self._owner[name], producer) + 1
+        return self.aggregate(producer) + 1

@@ -107,9 +107,14 @@ class Entity(Frozen):
     labels: tuple[LabelAggregate, ...] = ()
     anomalies: tuple[Anomaly, ...] = ()
 
+    @property
+    def windowed(self) -> list[Aggregate | LabelAggregate]:
+        """Every aggregate, of events and of labels."""
+        return [*self.aggregates, *self.labels]
+
     @model_validator(mode="after")
     def _unique(self) -> Entity:
-        names = [a.name for a in (*self.aggregates, *self.labels, *self.anomalies)]
+        names = [*(a.name for a in self.aggregates), *(a.name for a in self.labels), *(a.name for a in self.anomalies)]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"entity {self.name}: the aggregate name {name!r} is used twice")

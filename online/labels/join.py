@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import astuple, dataclass, field
+from itertools import repeat
+from typing import NamedTuple, cast
 
 import msgspec
 import numpy as np
 
-from online.batch import ExampleBatch, FloatMatrix, FloatVector, IntVector, LabelBatch, PredictionBatch
+from online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, LabelBatch, PredictionBatch
 from online.errors import StateError
 from online.labels.policy import Joined, JoinPolicy, JoinStats
-from online.labels.store import FEATURES, SCORE, TS, UNLABELLED, PredictionStore, StoredChunk, Timelines, absent
+from online.labels.store import FEATURES, SCORE, TS, UNLABELLED, PredictionStore, StoredChunk, absent
+from online.labels.timelines import Timelines
 from online.labels.waiting import WaitingLabel, WaitingRoom
 
 
 @dataclass(slots=True)
 class _Pairs:
-    """Pairs of a row and a label, as columns."""
+    """Pairs of a row and a label, one at a time."""
 
     rows: list[int] = field(default_factory=list)
     y: list[bool] = field(default_factory=list)
@@ -25,12 +28,24 @@ class _Pairs:
     known_at: list[float] = field(default_factory=list)
     correction: list[bool] = field(default_factory=list)
 
-    def add(self, row: int, y: bool, weight: float, known_at: float, correction: bool) -> None:
-        self.rows.append(row)
-        self.y.append(y)
-        self.weight.append(weight)
-        self.known_at.append(known_at)
-        self.correction.append(correction)
+    def columns(self) -> _Columns:
+        return _Columns(
+            np.array(self.rows, dtype=np.int64),
+            np.array(self.y, dtype=np.bool_),
+            np.array(self.weight, dtype=np.float64),
+            np.array(self.known_at, dtype=np.float64),
+            np.array(self.correction, dtype=np.bool_),
+        )
+
+
+class _Columns(NamedTuple):
+    """Pairs of a row and a label as columns, each ``(n,)``."""
+
+    rows: IntVector
+    y: BoolVector
+    weight: FloatVector
+    known_at: FloatVector
+    correction: BoolVector
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -89,6 +104,7 @@ class LabelJoiner:
         self._timelines = Timelines() if policy.match == "entity_range" else None
         self._waiting = WaitingRoom(policy.max_waiting)
         self._next_negative = 0
+        self._at_once_from = 16  # labels in a call; fewer are quicker one by one
         self._label_ids: set[str] = set()
         self._label_order: deque[str] = deque()
 
@@ -135,7 +151,8 @@ class LabelJoiner:
         self._stats.logged += len(predictions)
         if self._timelines is not None:
             self._timelines.add(predictions.entity_id, predictions.ts, first)
-        joined = self._emit(self._with_negatives(*self._meet_waiting(predictions, marks, first), marks, first))
+        pairs, positions = self._meet_waiting(predictions, marks, first)
+        joined = self._emit(self._with_negatives(pairs.columns(), positions, marks, first))
         self._free()
         return joined
 
@@ -147,31 +164,12 @@ class LabelJoiner:
         labels : in the order in which they became known.
         known_at : ``(n,)`` event time at which each became known, for ``label_ts_known``; the watermark if None.
         """
-        pairs = _Pairs()
-        store, stats, floor = self._store, self._stats, self.watermark - self.policy.keep_s
-        known = [self.watermark] * len(labels) if known_at is None else known_at.tolist()
-        values = labels.ts.tolist(), labels.value.tolist(), labels.weight.tolist(), known
-        stats.labels += len(labels)
-        for label_id, entity_id, event_id, ts, value, weight, known_ts in zip(
-            labels.label_id, labels.entity_id, labels.event_id, *values, strict=True
-        ):
-            if label_id in self._label_ids:
-                stats.repeated_labels += 1
-                continue
-            self._remember(label_id)
-            row = None if event_id is None else store.row_of.get(event_id)
-            if row is not None and store.live(row, floor):
-                self._apply(row, value, weight, known_ts, pairs)
-                continue
-            waiting = WaitingLabel(0, event_id, entity_id, ts, value, weight, known_ts)
-            if event_id is None:
-                if self._timelines is None:
-                    self._waiting.unmatched += 1
-                    continue
-                self._apply_range(self._timelines, waiting, floor, pairs)
-            # A label without an event goes on waiting: more events of its range may arrive after it.
-            self._waiting.add(waiting)
-        joined = self._emit(pairs)
+        known = np.full(len(labels), self.watermark) if known_at is None else known_at
+        self._stats.labels += len(labels)
+        columns = self._label_at_once(labels, known)
+        if columns is None:
+            columns = self._label_each(labels, known)
+        joined = self._emit(columns)
         self._free()
         return joined
 
@@ -253,6 +251,67 @@ class LabelJoiner:
             positions += [i] * (len(pairs.rows) - len(positions))
         return pairs, positions
 
+    def _label_at_once(self, labels: LabelBatch, known: FloatVector) -> _Columns | None:
+        """Join labels whose order among themselves does not matter; None when it may, with nothing changed."""
+        n, fresh = len(labels), set(labels.label_id)
+        if (
+            n < self._at_once_from
+            or len(fresh) < n
+            or n > self.policy.remember_labels
+            or not self._label_ids.isdisjoint(fresh)
+        ):
+            return None
+        if None in labels.event_id:
+            return None
+        event_ids = cast("list[str]", labels.event_id)
+        found = np.fromiter(map(self._store.row_of.get, event_ids, repeat(-1)), dtype=np.int64, count=n)
+        at = np.flatnonzero(found >= 0)
+        at = at[self._store.all_live(found[at], self.watermark - self.policy.keep_s)]
+        rows = found[at]
+        if len(set(rows.tolist())) < len(rows):
+            return None
+        self._remember_all(labels.label_id)
+        values = labels.value[at]
+        before = self._store.exchange_labels(rows, values.astype(np.uint8))
+        self._wait_all(labels, known, at)
+        new, told = before == UNLABELLED, before == values
+        self._stats.joined += int(np.count_nonzero(new))
+        self._stats.repeated_values += int(np.count_nonzero(told))
+        self._stats.corrections += int(np.count_nonzero(~new & ~told))
+        chosen = at[~told]
+        return _Columns(rows[~told], values[~told], labels.weight[chosen], known[chosen], ~new[~told])
+
+    def _wait_all(self, labels: LabelBatch, known: FloatVector, joined: IntVector) -> None:
+        """Let all labels wait that are not among those ``joined``."""
+        for i in np.setdiff1d(np.arange(len(labels)), joined, assume_unique=True).tolist():
+            numbers = float(labels.ts[i]), bool(labels.value[i]), float(labels.weight[i]), float(known[i])
+            self._waiting.add(WaitingLabel(0, labels.event_id[i], labels.entity_id[i], *numbers))
+
+    def _label_each(self, labels: LabelBatch, known: FloatVector) -> _Columns:
+        """Join labels one by one, in order."""
+        pairs, store, floor = _Pairs(), self._store, self.watermark - self.policy.keep_s
+        values = labels.ts.tolist(), labels.value.tolist(), labels.weight.tolist(), known.tolist()
+        for label_id, entity_id, event_id, ts, value, weight, known_at in zip(
+            labels.label_id, labels.entity_id, labels.event_id, *values, strict=True
+        ):
+            if label_id in self._label_ids:
+                self._stats.repeated_labels += 1
+                continue
+            self._remember_all([label_id])
+            row = None if event_id is None else store.row_of.get(event_id)
+            if row is not None and store.live(row, floor):
+                self._apply(row, value, weight, known_at, pairs)
+                continue
+            waiting = WaitingLabel(0, event_id, entity_id, ts, value, weight, known_at)
+            if event_id is None:
+                if self._timelines is None:
+                    self._waiting.unmatched += 1
+                    continue
+                self._apply_range(self._timelines, waiting, floor, pairs)
+            # A label without an event goes on waiting: more events of its range may arrive after it.
+            self._waiting.add(waiting)
+        return pairs.columns()
+
     def _apply_range(self, timelines: Timelines, label: WaitingLabel, floor: float, pairs: _Pairs) -> None:
         for row in timelines.between(label.entity_id, label.ts - self.policy.range_s, label.ts):
             if self._store.live(row, floor):
@@ -271,9 +330,13 @@ class LabelJoiner:
             self._stats.joined += 1
         else:
             self._stats.corrections += 1
-        pairs.add(row, value, weight, known_at, before != UNLABELLED)
+        pairs.rows.append(row)
+        pairs.y.append(value)
+        pairs.weight.append(weight)
+        pairs.known_at.append(known_at)
+        pairs.correction.append(before != UNLABELLED)
 
-    def _with_negatives(self, pairs: _Pairs, positions: list[int], marks: FloatVector, first: int) -> _Pairs:
+    def _with_negatives(self, pairs: _Columns, positions: list[int], marks: FloatVector, first: int) -> _Columns:
         """Add the negatives that fell due during a batch, each before the pairs of the row that made it due."""
         after = self.policy.negative_after_s
         if after is None or len(marks) == 0:
@@ -285,49 +348,40 @@ class LabelJoiner:
         kept = rows >= first + at + 1 - self.policy.max_rows
         rows, due, at = rows[kept], logged_at[kept] + after, at[kept]
         self._stats.assumed_negatives += len(rows)
-        for row in rows.tolist():
-            self._store.chunk_of(row).label[row % self.policy.chunk_rows] = 0
+        no = np.zeros(len(rows), dtype=np.bool_)
+        self._store.exchange_labels(rows, no.astype(np.uint8))
+        negatives = _Columns(rows, no, np.ones(len(rows)), due, no)
+        if not positions:
+            return negatives
         order = np.argsort(np.concatenate([2 * at, 2 * np.array(positions, dtype=np.int64) + 1]), kind="stable")
-        n = len(rows)
-        columns = (
-            rows.tolist() + pairs.rows,
-            [False] * n + pairs.y,
-            [1.0] * n + pairs.weight,
-            due.tolist() + pairs.known_at,
-            [False] * n + pairs.correction,
-        )
-        merged = _Pairs()
-        for i in order.tolist():
-            merged.add(*(column[i] for column in columns))
-        return merged
+        return _Columns(*(np.concatenate(both)[order] for both in zip(negatives, pairs, strict=True)))
 
-    def _emit(self, pairs: _Pairs) -> Joined:
-        numbers = self._store.gather(np.array(pairs.rows, dtype=np.int64))
-        size, split = self.policy.chunk_rows, FEATURES + self.n_features
-        homes = [(self._store.chunk_of(row), row % size) for row in pairs.rows]
+    def _emit(self, pairs: _Columns) -> Joined:
+        numbers, (event_id, entity_id, *entities) = self._store.gather(pairs.rows)
+        split = FEATURES + self.n_features
         examples = ExampleBatch(
-            event_id=[chunk.event_id[at] for chunk, at in homes],
+            event_id=cast("list[str]", event_id),
             ts=numbers[:, TS].copy(),
             x=numbers[:, FEATURES:split].copy(),
             score=numbers[:, SCORE].copy(),
-            y=np.array(pairs.y, dtype=np.bool_),
-            weight=np.array(pairs.weight, dtype=np.float64),
-            correction=np.array(pairs.correction, dtype=np.bool_),
+            y=pairs.y,
+            weight=pairs.weight,
+            correction=pairs.correction,
         )
-        columns = [[chunk.entities[k][at] for chunk, at in homes] for k in range(len(self.entities))]
         return Joined(
             examples=examples,
-            entity_id=[chunk.entity_id[at] for chunk, at in homes],
+            entity_id=cast("list[str]", entity_id),
             extra=numbers[:, split:].copy(),
-            entities=dict(zip(self.entities, columns, strict=True)),
-            label_ts_known=np.array(pairs.known_at, dtype=np.float64),
+            entities=dict(zip(self.entities, entities, strict=True)),
+            label_ts_known=pairs.known_at,
         )
 
-    def _remember(self, label_id: str) -> None:
-        self._label_ids.add(label_id)
-        self._label_order.append(label_id)
-        if len(self._label_order) > self.policy.remember_labels:
-            self._label_ids.remove(self._label_order.popleft())
+    def _remember_all(self, label_ids: list[str]) -> None:
+        self._label_ids.update(label_ids)
+        self._label_order.extend(label_ids)
+        surplus = len(self._label_order) - self.policy.remember_labels
+        if surplus > 0:
+            self._label_ids.difference_update([self._label_order.popleft() for _ in range(surplus)])
 
     def _free(self) -> None:
         self._waiting.free(self.watermark - self.policy.wait_s)

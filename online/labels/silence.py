@@ -8,8 +8,9 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -56,7 +57,9 @@ class SilenceStats:
     too_late: int = 0
     """First events that arrived after their score would have been due; they start nothing."""
     evicted: int = 0
-    """Entities forgotten early to respect ``max_entities``."""
+    """Labelled entities forgotten early to respect ``max_entities``."""
+    refused: int = 0
+    """First events of entities that were not observed, because ``max_entities`` others were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +87,10 @@ class TimerOutput:
 class EntityTimer(msgspec.Struct, array_like=True):
     """One entity under observation."""
 
+    number: int
+    """Position among all observations; timers carry it, so those of a forgotten observation fire for nobody."""
     first_ts: float
     due_ts: float
-    scored: bool = False
     returned: bool = False
     label: int | None = None
 
@@ -95,7 +99,6 @@ class _State(msgspec.Struct, array_like=True):
     """A snapshot."""
 
     watermark: float
-    number: int
     entities: dict[str, EntityTimer]
     timers: list[tuple[float, int, int, str]]
     labelled: list[str]
@@ -118,9 +121,7 @@ class _Fired:
         event_id = _event_id(entity_id, timer)
         kind = "late" if timer.label is not None else "silence"
         timer.label = int(value)
-        self.labels.append(
-            (row, f"{event_id}/{kind}", entity_id, event_id, timer.due_ts, value, known_at, self.order)
-        )
+        self.labels.append((row, f"{event_id}/{kind}", entity_id, event_id, timer.due_ts, value, known_at, self.order))
         self.order += 1
 
     def output(self) -> TimerOutput:
@@ -176,7 +177,6 @@ class SilenceTimers:
         self._entities: dict[str, EntityTimer] = {}
         self._timers: list[tuple[float, int, int, str]] = []
         self._labelled: deque[str] = deque()
-        self._number = 0
 
     def __len__(self) -> int:
         """Entities held."""
@@ -187,7 +187,8 @@ class SilenceTimers:
         fired, entities, timers = _Fired(), self._entities, self._timers
         watermark, end = self.watermark, self.policy.horizon_s
         for row, (entity_id, at) in enumerate(zip(entity_ids, ts.tolist(), strict=True)):
-            watermark = max(watermark, at)
+            if at > watermark:
+                watermark = at
             if timers and timers[0][0] <= watermark:
                 self._fire(row, watermark, fired)
             timer = entities.get(entity_id)
@@ -208,9 +209,7 @@ class SilenceTimers:
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""
         stats = [getattr(self.stats, name) for name in SilenceStats.__slots__]
-        return msgspec.msgpack.encode(
-            _State(self.watermark, self._number, self._entities, self._timers, list(self._labelled), stats)
-        )
+        return msgspec.msgpack.encode(_State(self.watermark, self._entities, self._timers, list(self._labelled), stats))
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is none."""
@@ -218,8 +217,7 @@ class SilenceTimers:
             held = msgspec.msgpack.decode(state, type=_State)
         except msgspec.DecodeError as error:
             raise StateError(f"not a snapshot of silence timers: {error}; replay the events instead") from error
-        self.watermark, self._number = held.watermark, held.number
-        self._entities, self._timers = held.entities, held.timers
+        self.watermark, self._entities, self._timers = held.watermark, held.entities, held.timers
         self._labelled, self.stats = deque(held.labelled), SilenceStats(*held.stats)
 
     def _start(self, entity_id: str, at: float, watermark: float) -> None:
@@ -228,13 +226,14 @@ class SilenceTimers:
             self.stats.too_late += 1
             return
         if len(self._entities) >= self.policy.max_entities:
-            self.stats.evicted += 1
             if not self._labelled:
+                self.stats.refused += 1
                 return
+            self.stats.evicted += 1
             del self._entities[self._labelled.popleft()]
+        timer = self._entities[entity_id] = EntityTimer(self.stats.started, at, due)
         self.stats.started += 1
-        self._entities[entity_id] = EntityTimer(at, due)
-        self._push(due, SCORE, entity_id)
+        self._push(due, SCORE, timer, entity_id)
 
     def _return(self, row: int, entity_id: str, timer: EntityTimer, watermark: float, fired: _Fired) -> None:
         timer.returned = True
@@ -245,27 +244,25 @@ class SilenceTimers:
             self.stats.returned += 1
             fired.label(row, entity_id, timer, False, watermark)
 
-    def _push(self, at: float, kind: int, entity_id: str) -> None:
-        heapq.heappush(self._timers, (at, kind, self._number, entity_id))
-        self._number += 1
+    def _push(self, at: float, kind: int, timer: EntityTimer, entity_id: str) -> None:
+        heapq.heappush(self._timers, (at, kind, timer.number, entity_id))
 
     def _fire(self, row: int, watermark: float, fired: _Fired) -> None:
         policy = self.policy
         while self._timers and self._timers[0][0] <= watermark:
-            at, kind, _, entity_id = heapq.heappop(self._timers)
+            at, kind, number, entity_id = heapq.heappop(self._timers)
             timer = self._entities.get(entity_id)
-            if timer is None or (kind == FORGET and timer.label is None):
+            if timer is None or timer.number != number:
                 continue
             if kind == SCORE:
                 self.stats.scored += 1
-                timer.scored = True
                 fired.score(row, entity_id, timer)
-                self._push(timer.due_ts + policy.horizon_s + policy.lateness_s, LABEL, entity_id)
+                self._push(timer.due_ts + policy.horizon_s + policy.lateness_s, LABEL, timer, entity_id)
             elif kind == LABEL:
                 self._close(row, entity_id, timer, at, fired)
             else:
-                del self._entities[entity_id]
-                self._labelled.remove(entity_id)
+                # Labels close in order of time, and all are remembered equally long: the oldest is this one.
+                del self._entities[self._labelled.popleft()]
 
     def _close(self, row: int, entity_id: str, timer: EntityTimer, at: float, fired: _Fired) -> None:
         if timer.label is None:
@@ -274,12 +271,12 @@ class SilenceTimers:
             fired.label(row, entity_id, timer, not timer.returned, at)
         self._labelled.append(entity_id)
         if math.isfinite(self.policy.remember_s):
-            self._push(at + self.policy.remember_s, FORGET, entity_id)
+            self._push(at + self.policy.remember_s, FORGET, timer, entity_id)
 
 
 def _event_id(entity_id: str, timer: EntityTimer) -> str:
     return f"{entity_id}@{timer.first_ts:.0f}"
 
 
-def _columns(rows: list[tuple], width: int) -> list[list]:
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import pairwise, repeat
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from online.batch import BoolVector, FloatMatrix, FloatVector, IntVector, PredictionBatch
 
@@ -18,6 +18,8 @@ UNLABELLED = 2
 
 TS, SCORE, MARK, FEATURES = 0, 1, 2, 3
 """Columns of a chunk's numbers: time, score, watermark at arrival, then the features, then the extra columns."""
+
+MAX_SPARE = 8
 
 
 class StoredChunk(msgspec.Struct, array_like=True, frozen=True):
@@ -41,6 +43,9 @@ class _Chunk:
     entities: list[list[str | None]] = field(default_factory=list)
 
 
+Group = tuple[_Chunk, IntVector, IntVector]
+
+
 class PredictionStore:
     """Append-only rows, addressed by numbers that never repeat; whole chunks are forgotten from the front.
 
@@ -58,6 +63,8 @@ class PredictionStore:
         self.row_of: dict[str, int] = {}
         self._chunks: deque[_Chunk] = deque()
         self._first_chunk = 0
+        # Buffers of freed chunks, used again: fresh pages cost more than the copy into them.
+        self._spare: list[FloatMatrix] = []
 
     def __len__(self) -> int:
         return self.next_row - self._first_chunk * self.chunk_rows
@@ -130,7 +137,7 @@ class PredictionStore:
 
     def _new_chunk(self) -> _Chunk:
         return _Chunk(
-            numbers=np.empty((self.chunk_rows, self.width)),
+            numbers=self._spare.pop() if self._spare else np.empty((self.chunk_rows, self.width)),
             label=bytearray([UNLABELLED]) * self.chunk_rows,
             entities=[[] for _ in range(self.secondary)],
         )
@@ -159,16 +166,49 @@ class PredictionStore:
         for column, values in zip(chunk.entities, entities, strict=True):
             column += values[part]
 
-    def gather(self, rows: IntVector) -> FloatMatrix:
-        """Copy the numbers of ``rows``, ``(n, width) float64``."""
-        out = np.empty((len(rows), self.width))
-        number = rows // self.chunk_rows - self._first_chunk
-        offset = rows % self.chunk_rows
+    def groups(self, rows: IntVector) -> list[Group]:
+        """Sort rows by the chunk that holds them: ``(chunk, positions in rows, offsets in the chunk)`` each."""
+        if len(rows) == 0:
+            return []
+        number, offset = np.divmod(rows, self.chunk_rows)
+        number -= self._first_chunk
+        if number[0] == number[-1] and np.all(number == number[0]):
+            return [(self._chunks[int(number[0])], np.arange(len(rows)), offset)]
         order = np.argsort(number, kind="stable")
-        cuts = np.flatnonzero(np.diff(number[order])) + 1
-        for part in np.split(order, cuts) if len(rows) else []:
-            out[part] = self._chunks[int(number[part[0]])].numbers[offset[part]]
-        return out
+        number, offset = number[order], offset[order]
+        edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(rows)]
+        return [(self._chunks[int(number[a])], order[a:b], offset[a:b]) for a, b in pairwise(edges)]
+
+    def gather(self, rows: IntVector) -> tuple[FloatMatrix, list[list[str | None]]]:
+        """Copy the numbers of ``rows``, ``(n, width) float64``, and their event, entity and secondary ids."""
+        out = np.empty((len(rows), self.width))
+        texts: list[list[str | None]] = [absent(len(rows)) for _ in range(2 + self.secondary)]
+        for chunk, at, offset in self.groups(rows):
+            out[at] = chunk.numbers[offset]
+            where, which = at.tolist(), offset.tolist()
+            sources: list[Sequence[str | None]] = [chunk.event_id, chunk.entity_id, *chunk.entities]
+            for text, source in zip(texts, sources, strict=True):
+                for to, i in zip(where, which, strict=True):
+                    text[to] = source[i]
+        return out, texts
+
+    def all_live(self, rows: IntVector, floor: float) -> BoolVector:
+        """Say for each row whether it is ``live``, ``(n,) bool``."""
+        held = rows >= max(self.next_row - self.max_rows, self._first_chunk * self.chunk_rows)
+        kept = np.flatnonzero(held)
+        for chunk, at, offset in self.groups(rows[kept]):
+            if chunk.min_ts < floor:
+                held[kept[at]] = chunk.numbers[offset, TS] >= floor
+        return held
+
+    def exchange_labels(self, rows: IntVector, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Set the label states of rows, each named once, and return those before."""
+        before = np.empty(len(rows), dtype=np.uint8)
+        for chunk, at, offset in self.groups(rows):
+            label = np.frombuffer(chunk.label, dtype=np.uint8)
+            before[at] = label[offset]
+            label[offset] = values[at]
+        return before
 
     def unlabelled_until(self, start: int, mark: float) -> tuple[IntVector, FloatVector, int]:
         """Rows from ``start`` on that have no label and whose watermark at arrival was at most ``mark``.
@@ -207,6 +247,8 @@ class PredictionStore:
                 # An id may have come again after its first row had expired; then the newer row owns it.
                 if self.row_of[event_id] == row:
                     del self.row_of[event_id]
+            if len(self._spare) < MAX_SPARE:
+                self._spare.append(chunk.numbers)
             freed.append(chunk)
         return freed, self._first_chunk * self.chunk_rows
 
@@ -239,48 +281,6 @@ class PredictionStore:
             self._chunks.append(chunk)
             first = number * self.chunk_rows
             self.row_of.update(zip(chunk.event_id, range(first, first + n), strict=True))
-
-
-class Timelines:
-    """Rows of each entity in order of time, to find those inside a range; used only when labels join by range."""
-
-    def __init__(self) -> None:
-        self._of: dict[str, tuple[list[float], list[int]]] = {}
-
-    def add(self, entity_ids: list[str], ts: FloatVector, first_row: int) -> None:
-        """Add consecutive rows from ``first_row`` on."""
-        for row, (entity_id, at) in enumerate(zip(entity_ids, ts.tolist(), strict=True), first_row):
-            times, rows = self._of.get(entity_id) or self._of.setdefault(entity_id, ([], []))
-            if not times or at >= times[-1]:
-                times.append(at)
-                rows.append(row)
-            else:
-                where = bisect_right(times, at)
-                times.insert(where, at)
-                rows.insert(where, row)
-
-    def between(self, entity_id: str, start: float, end: float) -> list[int]:
-        """Rows of an entity with ``start <= ts <= end``, ordered by time, then by arrival."""
-        times, rows = self._of.get(entity_id, ((), ()))
-        return list(rows[bisect_left(times, start) : bisect_right(times, end)])
-
-    def free(self, entity_ids: set[str], first_row: int) -> None:
-        """Forget the rows of these entities that come before ``first_row``."""
-        for entity_id in entity_ids:
-            times, rows = self._of[entity_id]
-            kept = [(at, row) for at, row in zip(times, rows, strict=True) if row >= first_row]
-            if kept:
-                self._of[entity_id] = ([at for at, _ in kept], [row for _, row in kept])
-            else:
-                del self._of[entity_id]
-
-    def rebuild(self, chunks: list[StoredChunk], first_row: int, width: int) -> None:
-        """Index the rows of a snapshot, whose first row has number ``first_row``."""
-        self._of.clear()
-        for chunk in chunks:
-            ts = np.frombuffer(chunk.numbers).reshape(-1, width)[:, TS]
-            self.add(chunk.entity_id, ts, first_row)
-            first_row += len(chunk.event_id)
 
 
 def absent(n: int) -> list[str | None]:

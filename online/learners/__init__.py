@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from online.learners.alma import CalibratedAlma
 from online.learners.base import Learner
+from online.learners.bayesian import BayesianLogistic
+from online.learners.boosted import Boosted
+from online.learners.column import Column
 from online.learners.factory import REGISTRY, LearnerSpec, build_learner, known_parameters
 from online.learners.forest import AdaptiveForest
 from online.learners.logistic import ScaledLogistic
@@ -15,7 +18,10 @@ __all__ = [
     "REGISTRY",
     "AdaptiveForest",
     "AdaptiveTree",
+    "BayesianLogistic",
+    "Boosted",
     "CalibratedAlma",
+    "Column",
     "Learner",
     "LearnerSpec",
     "ModelSnapshot",

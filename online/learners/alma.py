@@ -111,7 +111,7 @@ class CalibratedAlma:
         alpha: float = 0.9,
         B: float = 1 / 0.9,  # noqa: N803 - the paper's and River's name
         C: float = 2**0.5,  # noqa: N803
-        calibration_lr: float = 0.01,
+        calibration_lr: float = 0.1,
         seed: int = 0,
     ) -> None:
         self.features = tuple(features)
@@ -153,7 +153,17 @@ class CalibratedAlma:
         s = self._state
         before = np.empty(x.shape[0])
         rows = np.ascontiguousarray(x, np.float64)
-        _fold(rows, y, weight, s["w"], s["mean"], s["var"], s["head"], self._rates, before)
+        _fold(
+            rows,
+            np.ascontiguousarray(y),
+            np.ascontiguousarray(weight),
+            s["w"],
+            s["mean"],
+            s["var"],
+            s["head"],
+            self._rates,
+            before,
+        )
         return before
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:

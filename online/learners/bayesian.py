@@ -199,11 +199,23 @@ class BayesianLogistic:
         s = self._state
         before = np.empty(x.shape[0])
         rows = np.ascontiguousarray(x, np.float64)
-        _fold(rows, y, weight, s["w"], s["cov"], s["mean"], s["var"], s["count"], self._params, self._prior, before)
+        _fold(
+            rows,
+            np.ascontiguousarray(y),
+            np.ascontiguousarray(weight),
+            s["w"],
+            s["cov"],
+            s["mean"],
+            s["var"],
+            s["count"],
+            self._params,
+            self._prior,
+            before,
+        )
         return before
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
-        """``coefficient * scaled value`` plus the prior's part, ``(n, F)``; exact: a row's sum plus ``intercept`` is its log-odds."""
+        """``coefficient * scaled value`` plus the prior's part, ``(n, F)``; with ``intercept`` they add up exactly."""
         s = self._state
         std = np.sqrt(s["var"])
         scaled = np.divide(x - s["mean"], std, out=np.zeros(x.shape), where=std > 0)

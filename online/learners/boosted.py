@@ -21,7 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
-from online.learners.binned import IntVector, Rows, add_tree, bin_rows, grow_tree, quantile_edges, sum_trees, walk_trees
+from online.learners.binned import (
+    Float32Vector,
+    IntVector,
+    add_tree,
+    bin_rows,
+    grow_tree,
+    quantile_edges,
+    sum_trees,
+    walk_trees,
+)
+from online.learners.logistic import sigmoid_many
 from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 
 _LIMITS: dict[str, tuple[float, float]] = {
@@ -126,49 +136,66 @@ class Boosted:
         return int(self._model["counts"][0])
 
     @property
+    def _grown(self) -> int:
+        """Trees in use."""
+        return min(int(self._model["counts"][1]), self.trees)
+
+    @property
     def intercept(self) -> float:
         """Log-odds that ``contributions`` start from: the ensemble's mean over the rows its trees were grown on."""
-        grown = min(int(self._model["counts"][1]), self.trees)
-        return self._bias() + float(self._model["value"][:grown, 0].sum())
+        return self._bias() + float(self._model["value"][: self._grown, 0].sum())
 
     def logit_many(self, x: FloatMatrix) -> FloatVector:
         """Log-odds, ``(n, F)`` to ``(n,)``."""
         return self._logits(x)
 
-    def _logits(self, x: Rows) -> FloatVector:
+    def _logits(self, x: NDArray[Any]) -> FloatVector:
         m = self._model
         out = np.full(len(x), self._bias())
-        grown = min(int(m["counts"][1]), self.trees)
-        sum_trees(np.ascontiguousarray(x), m["feature"], m["threshold"], m["value"], grown, self.depth, out)
+        sum_trees(np.ascontiguousarray(x), m["feature"], m["threshold"], m["value"], self._grown, self.depth, out)
         return out
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; the base rate until the first tree is grown."""
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(self.logit_many(x), -500.0, 500.0))))
+        return sigmoid_many(self.logit_many(x))
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """Change in log-odds along the paths, by feature split on, ``(n, F)``; rows sum to log-odds - ``intercept``."""
         m = self._model
         out = np.zeros((len(x), len(self.features)))
-        grown = min(int(m["counts"][1]), self.trees)
-        walk_trees(np.ascontiguousarray(x), m["feature"], m["threshold"], m["value"], grown, self.depth, out)
+        walk_trees(np.ascontiguousarray(x), m["feature"], m["threshold"], m["value"], self._grown, self.depth, out)
         return out
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Buffer rows in order; regrow a tree whenever another ``every`` of them have come."""
+        for low, high in self._pieces(len(x)):
+            self._learn(x[low:high], y[low:high], weight[low:high])
+
+    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
+        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
+        before = np.empty(len(x))
+        for low, high in self._pieces(len(x)):
+            # Trees stand still within a piece; until the first one is grown the base rate moves with every row.
+            step = high - low if self._grown else 1
+            for at in range(low, high, step):
+                before[at : at + step] = self.predict_many(x[at : at + step])
+                self._learn(x[at : at + step], y[at : at + step], weight[at : at + step])
+        return before
+
+    def _pieces(self, n: int) -> list[tuple[int, int]]:
+        """Cut ``n`` coming rows where a tree will be regrown."""
+        first = self.every - self.seen % self.every
+        ends = [*range(first, n, self.every), n]
+        return list(zip([0, *ends[:-1]], ends, strict=True)) if n else []
+
+    def _learn(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
+        """Buffer the rows of one piece."""
         counts = self._model["counts"]
-        done = 0
-        while done < len(x):
-            seen = int(counts[0])
-            take = min(len(x) - done, self.every - seen % self.every)
-            at = np.arange(seen, seen + take) % self.buffer
-            self._x[at] = x[done : done + take]
-            self._y[at] = y[done : done + take]
-            self._weight[at] = weight[done : done + take]
-            counts[0] += take
-            done += take
-            if counts[0] % self.every == 0:
-                self._step()
+        at = np.arange(counts[0], counts[0] + len(x)) % self.buffer
+        self._x[at], self._y[at], self._weight[at] = x, y, weight
+        counts[0] += len(x)
+        if counts[0] % self.every == 0:
+            self._step()
 
     def snapshot(self) -> bytes:
         """Trees, edges and the filled part of the buffer; deterministic bytes."""
@@ -220,7 +247,7 @@ class Boosted:
         add_tree(self._x, every_row, *tree, self.depth, 1.0, self._margin)
         m["counts"][1] += 1
 
-    def _regrow(self, n: int, feature: IntVector, threshold: FloatVector, value: FloatVector) -> None:
+    def _regrow(self, n: int, feature: IntVector, threshold: Float32Vector, value: FloatVector) -> None:
         """Grow a tree in place on a draw of the first ``n`` buffered rows and of the columns that vary."""
         counts = self._model["edge_counts"]
         rng = np.random.Generator(np.random.Philox(key=[self.seed, int(self._model["counts"][1])]))

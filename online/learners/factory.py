@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from online.learners.alma import CalibratedAlma
 from online.learners.base import Learner
+from online.learners.bayesian import BayesianLogistic
+from online.learners.boosted import Boosted
+from online.learners.column import Column
 from online.learners.forest import AdaptiveForest
 from online.learners.logistic import ScaledLogistic
 from online.learners.stack import Stack
@@ -18,9 +21,12 @@ from online.learners.trees import AdaptiveTree
 REGISTRY: dict[str, Callable[..., Learner]] = {
     "logistic": ScaledLogistic,
     "alma": CalibratedAlma,
+    "bayesian_logistic": BayesianLogistic,
     "adaptive_tree": AdaptiveTree,
     "adaptive_forest": AdaptiveForest,
     "stack": Stack,
+    "column": Column,
+    "boosted": Boosted,
 }
 
 

@@ -20,6 +20,7 @@ from river.utils.random import poisson
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
 from online.learners.logistic import logit_of
 from online.learners.state import pack_arrays, pack_river, seal, unpack_arrays, unpack_river, unseal
+from online.learners.trees import ROW_BOUND
 
 _HALF_LOG_TAU = 0.5 * math.log(math.tau)
 _PER_FEATURE = 7  # column, then for each class: mean, -1 / (2 variance), log normaliser
@@ -270,7 +271,7 @@ class AdaptiveForest:
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
         votes = np.zeros((x.shape[0], 2))
-        rows = np.ascontiguousarray(x, np.float64)
+        rows = np.ascontiguousarray(np.clip(x, -ROW_BOUND, ROW_BOUND))
         for i, flat in enumerate(self._mirrors()):
             strength = self._model._metrics[i].get()
             _vote(rows, flat.nodes, flat.leaves, strength if strength > 0.0 else 1.0, votes)
@@ -279,12 +280,13 @@ class AdaptiveForest:
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""
-        for row, label, w in zip(x.tolist(), y.tolist(), weight.tolist(), strict=True):
+        rows = np.clip(x, -ROW_BOUND, ROW_BOUND)
+        for row, label, w in zip(rows.tolist(), y.tolist(), weight.tolist(), strict=True):
             named = dict(zip(self.features, row, strict=True))
             spots = [_leaf_of(tree, named) for tree in self._model.data]
             self._model.learn_one(named, label, w=w)
             self._note_changes(spots)
-        for row_values in x:
+        for row_values in rows:
             self._centre[-1] += 1
             self._centre[:-1] += (row_values - self._centre[:-1]) / self._centre[-1]
 
@@ -324,13 +326,14 @@ class AdaptiveForest:
 
     def snapshot(self) -> bytes:
         """Learned state as a pickle of River's forest beside the running means."""
-        body = pack_arrays({"centre": self._centre, "river": np.frombuffer(pack_river(self._model), np.uint8)})
+        river = np.frombuffer(pack_river(self._model, self.features), np.uint8)
+        body = pack_arrays({"centre": self._centre, "river": river})
         return seal(self.kind, self.features, body)
 
     def restore(self, state: bytes) -> None:
         """Replace the learned state; ``ValueError`` when of another kind, other features or not a forest."""
         arrays = unpack_arrays(unseal(state, self.kind, self.features))
-        model = unpack_river(arrays["river"].tobytes()) if "river" in arrays else None
+        model = unpack_river(arrays["river"].tobytes(), self.features) if "river" in arrays else None
         if not isinstance(model, WeightedForest):
             raise ValueError(f"snapshot holds a {type(model).__name__}, want a WeightedForest")
         self._model = model

@@ -172,7 +172,17 @@ class ScaledLogistic:
         s = self._state
         before = np.empty(x.shape[0])
         rows = np.ascontiguousarray(x, np.float64)
-        _fold(rows, y, weight, s["w"], s["mean"], s["var"], s["head"], self._rates, before)
+        _fold(
+            rows,
+            np.ascontiguousarray(y),
+            np.ascontiguousarray(weight),
+            s["w"],
+            s["mean"],
+            s["var"],
+            s["head"],
+            self._rates,
+            before,
+        )
         return before
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
@@ -200,11 +210,19 @@ def sigmoid_many(z: FloatVector) -> FloatVector:
     return out
 
 
+@njit(cache=True)
 def logit_of(p: FloatVector, bound: float = 12.0) -> FloatVector:
-    """Log-odds of probabilities, clipped to +-``bound`` so that a certain member stays finite.
+    """Log-odds of probabilities ``p (n,)``, clipped to +-``bound`` so that a certain member stays finite.
 
     >>> logit_of(np.array([0.5, 1.0])).tolist()
     [0.0, 12.0]
     """
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.clip(np.log(p) - np.log1p(-p), -bound, bound))
+    out = np.empty(p.size)
+    for i in range(p.size):
+        if p[i] <= 0.0:
+            out[i] = -bound
+        elif p[i] >= 1.0:
+            out[i] = bound
+        else:
+            out[i] = min(max(math.log(p[i]) - math.log1p(-p[i]), -bound), bound)
+    return out

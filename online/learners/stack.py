@@ -153,7 +153,7 @@ class Stack:
         self.temperature = temperature
         self.combiner_lr = combiner_lr
         self.combiner_l2 = combiner_l2
-        self.logit_bound = logit_bound
+        self.logit_bound = float(logit_bound)
         self.seed = seed
         self._params = np.array([0.5 ** (1.0 / half_life), temperature, combiner_lr, combiner_l2])
         count = len(self.members)
@@ -191,7 +191,16 @@ class Stack:
             logits[:, m] = logit_of(predict_learn(member, x, y, weight), self.logit_bound)
         s = self._state
         before = np.empty(x.shape[0])
-        _fold(logits, y, weight, s["loss"], s["beta"], s["head"], self._params, before)
+        _fold(
+            logits,
+            np.ascontiguousarray(y),
+            np.ascontiguousarray(weight),
+            s["loss"],
+            s["beta"],
+            s["head"],
+            self._params,
+            before,
+        )
         return np.asarray(sigmoid_many(before))
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:

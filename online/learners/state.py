@@ -8,6 +8,7 @@ else, so a forged snapshot cannot call a function of its choosing.
 
 from __future__ import annotations
 
+import copyreg
 import importlib
 import io
 import pickle
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from river import proba
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -110,20 +112,50 @@ def copy_into(target: Mapping[str, NDArray[Any]], source: Mapping[str, NDArray[A
         array[...] = source[name]
 
 
-def pack_river(objects: Any) -> bytes:
-    """Pickle River objects (protocol 5)."""
-    return pickle.dumps(objects, protocol=5)
+def pack_river(objects: Any, features: tuple[str, ...]) -> bytes:
+    """Pickle River objects (protocol 5), equal bytes for equal states over the same feature names."""
+    buffer = io.BytesIO()
+    _StatePickler(buffer, features).dump(objects)
+    return buffer.getvalue()
 
 
-def unpack_river(body: bytes) -> Any:
+def unpack_river(body: bytes, features: tuple[str, ...]) -> Any:
     """Load ``pack_river``; a name outside ``river`` classes and the safe list raises ``ValueError``."""
     try:
-        return _SafeUnpickler(io.BytesIO(body)).load()
+        return _SafeUnpickler(io.BytesIO(body), features).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, TypeError) as exc:
         raise ValueError(f"not a River snapshot ({len(body)} bytes): {exc}") from exc
 
 
+class _StatePickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, features: tuple[str, ...]) -> None:
+        super().__init__(file, protocol=5)
+        self._number = {name: i for i, name in enumerate(features)}
+
+    def persistent_id(self, obj: Any) -> int | None:
+        """Write a feature name as its number: pickle would tell apart equal names that are different objects."""
+        return self._number.get(obj) if type(obj) is str else None
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Leave out the generator that every Gaussian of a leaf owns.
+
+        River seeds it from the operating system and uses it for ``sample`` alone, which no learner here calls; with it
+        no two snapshots would be alike, and each would be ten times larger.
+        """
+        if type(obj) is proba.Gaussian:
+            return copyreg.__newobj__, (proba.Gaussian,), {**obj.__dict__, "_rng": None}  # type: ignore[attr-defined]
+        return NotImplemented
+
+
 class _SafeUnpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, features: tuple[str, ...]) -> None:
+        super().__init__(file)
+        self._features = features
+
+    def persistent_load(self, pid: Any) -> str:
+        name: str = self._features[pid]
+        return name
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _SAFE_NAMES:
             return getattr(importlib.import_module(module), name)

@@ -18,6 +18,8 @@ from online.learners.base import BoolVector, FloatMatrix, FloatVector
 from online.learners.state import pack_river, seal, unpack_river, unseal
 
 _NB_BOUND = 12.0
+ROW_BOUND = 1e100
+"""Values are clipped to +- this: River squares them in plain Python, which raises ``OverflowError`` past 1e154."""
 
 
 def positive_share(proba: dict[Any, float]) -> float:
@@ -33,6 +35,11 @@ def positive_share(proba: dict[Any, float]) -> float:
 def class_log_odds(stats: dict[bool, float]) -> float:
     """Smoothed log-odds of a node's class weights."""
     return math.log((stats.get(True, 0.0) + 0.5) / (stats.get(False, 0.0) + 0.5))
+
+
+def _bounded(x: FloatMatrix) -> list[list[float]]:
+    rows: list[list[float]] = np.clip(x, -ROW_BOUND, ROW_BOUND).tolist()
+    return rows
 
 
 class AdaptiveTree:
@@ -96,17 +103,17 @@ class AdaptiveTree:
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
         score = self._model.predict_proba_one
-        return np.array([positive_share(score(dict(zip(self.features, r, strict=True)))) for r in x.tolist()])
+        return np.array([positive_share(score(dict(zip(self.features, r, strict=True)))) for r in _bounded(x)])
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""
-        for row, label, w in zip(x.tolist(), y.tolist(), weight.tolist(), strict=True):
+        for row, label, w in zip(_bounded(x), y.tolist(), weight.tolist(), strict=True):
             self._model.learn_one(dict(zip(self.features, row, strict=True)), label, w=w)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """Path contributions against the root's class log-odds, ``(n, F)``."""
         out = np.zeros(x.shape)
-        for i, row in enumerate(x.tolist()):
+        for i, row in enumerate(_bounded(x)):
             self._follow(dict(zip(self.features, row, strict=True)), out[i])
         return out
 
@@ -130,11 +137,11 @@ class AdaptiveTree:
 
     def snapshot(self) -> bytes:
         """Learned state as a pickle of River's tree."""
-        return seal(self.kind, self.features, pack_river(self._model))
+        return seal(self.kind, self.features, pack_river(self._model, self.features))
 
     def restore(self, state: bytes) -> None:
         """Replace the learned state; ``ValueError`` when of another kind, other features or not a tree."""
-        model = unpack_river(unseal(state, self.kind, self.features))
+        model = unpack_river(unseal(state, self.kind, self.features), self.features)
         if not isinstance(model, tree.HoeffdingAdaptiveTreeClassifier):
             raise ValueError(f"snapshot holds a {type(model).__name__}, want a HoeffdingAdaptiveTreeClassifier")
         self._model = model

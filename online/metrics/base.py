@@ -62,14 +62,17 @@ class ScoredRows:
         Raises
         ------
         ValueError
-            If a length differs, a score is outside [0, 1], a weight is not positive, or anything is not finite.
+            If a length differs, a score is outside [0, 1], a label is not 0 or 1, a weight is not positive, or anything
+            is not finite.
         """
         scores = np.ascontiguousarray(score, dtype=np.float64)
         shape = scores.shape
+        labels = _column("y", y, shape)
+        _refuse("y", labels, (labels != 0.0) & (labels != 1.0), "give 0 or 1")
         rows = cls(
             _column("ts", ts, shape),
             scores,
-            _column("y", y, shape).astype(np.bool_),
+            labels == 1.0,
             _column("weight", weight, shape),
             _column("threshold", threshold, shape),
             _column("correction", correction, shape).astype(np.bool_),

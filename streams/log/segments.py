@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 from zlib import crc32
 
 import msgspec
@@ -40,21 +41,23 @@ class SegmentStore:
         with self.path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             while (at := file.tell()) < size:
-                frame = self._read_frame(file.read(_HEADER.size), file.read, at, size)
+                frame = self._read_frame(file, at, size)
                 if frame is None:
                     self._cut(at)
                     return
                 self._positions.append((frame[0], at))
                 yield frame
 
-    def _read_frame(self, header: bytes, read: object, at: int, size: int) -> Frame | None:
+    def _read_frame(self, file: BinaryIO, at: int, size: int) -> Frame | None:
+        header = file.read(_HEADER.size)
         if len(header) < _HEADER.size:
             return None
         magic, length, checksum = _HEADER.unpack(header)
         end = at + _HEADER.size + length
-        payload = read(length) if callable(read) else b""
+        payload = file.read(length)
         if magic == _MAGIC and len(payload) == length and crc32(payload) == checksum:
-            return _decoder.decode(payload)
+            frame: Frame = _decoder.decode(payload)
+            return frame
         if magic == _MAGIC and end >= size:  # the last frame, torn by a crash
             return None
         raise LogError(

@@ -17,8 +17,8 @@ from streams.screen.view import ScreenView
 class DemoDisplay:
     """A context in which ``update`` shows a snapshot; the terminal is as it was afterwards.
 
-    It starts no thread and reads no clock: it draws when it is told to, and spaces plain lines by the snapshots'
-    own ``elapsed_s``.
+    It starts no thread and reads no clock: it draws when it is told to, and spaces plain lines by the
+    snapshots' own ``elapsed_s``.
 
     Parameters
     ----------

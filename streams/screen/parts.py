@@ -13,6 +13,7 @@ from rich.text import Text
 
 from streams.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, Severity, TaskRow
 from streams.screen.words import (
+    clean,
     decimals,
     event_time,
     metric_name,
@@ -31,19 +32,23 @@ SEVERITY_STYLES: Final[dict[Severity, str]] = {
 _HEADING: Final = "bold cyan"
 _QUIET: Final = "bright_black"
 _NARROW: Final = 96
+_ROOMY: Final = 20
+_WIDE: Final = 130
+_SHORT_SEVERITY: Final[dict[Severity, str]] = {"critical": "CRIT", "high": "HIGH", "medium": "MED", "low": "LOW"}
 
 
-def framed(title: str, content: RenderableType, note: str = "") -> Panel:
-    """A panel with a title on its upper edge and an optional note on the right of its lower edge."""
+def framed(title: str, content: RenderableType, note: str = "", room: int | None = None) -> Panel:
+    """A panel with a title above and a note below; ``room`` lines of content, cut or filled up."""
     return Panel(
         content,
-        title=Text(f" {title} ", style=_HEADING),
+        title=Text(title, style=_HEADING),
         title_align="left",
-        subtitle=Text(f" {note} ", style=_QUIET) if note else None,
+        subtitle=Text(note, style=_QUIET) if note else None,
         subtitle_align="right",
         border_style=_QUIET,
         box=box.ROUNDED,
         padding=(0, 1),
+        height=None if room is None else room + 2,
     )
 
 
@@ -101,17 +106,17 @@ def _pairs(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
 
 def tasks(snapshot: DemoSnapshot, width: int, rows: int) -> RenderableType:
     """A table of the tasks: how much they scored and learned, how well, and their alerts."""
-    narrow = width < _NARROW
-    metrics = metric_columns(snapshot.tasks, 2 if narrow else 3 if width < 130 else 6)
-    spark = 8 if narrow else 14 if width < 130 else 24
+    wide = width >= _WIDE
+    metrics = metric_columns(snapshot.tasks, 2 if width < _NARROW else 6 if wide else 3)
+    spark = 8 if width < _NARROW else 36 if wide else 14
     table = plain_table()
-    table.add_column("task", ratio=1, min_width=8)
-    for title in ("scored", "learned", *(metric_name(name) for name in metrics)):
+    table.add_column("task", ratio=1, min_width=min(max((len(task.name) for task in snapshot.tasks), default=0), 16))
+    for title in ("scored", "learned", *(clean(metric_name(name)) for name in metrics)):
         table.add_column(title, justify="right")
     table.add_column("trend", width=spark)
-    table.add_column("model" if narrow else "model version", justify="right")
-    table.add_column("thresh." if narrow else "threshold", justify="right")
-    table.add_column("alerts" if narrow else "alerts open/all", justify="right")
+    table.add_column("model version" if wide else "model", justify="right")
+    table.add_column("threshold" if wide else "thresh.", justify="right")
+    table.add_column("alerts open/all" if wide else "alerts", justify="right")
     for task in snapshot.tasks[:rows]:
         table.add_row(*_task_cells(task, metrics, spark))
     if not snapshot.tasks:
@@ -133,7 +138,7 @@ def _task_cells(task: TaskRow, metrics: list[str], spark: int) -> list[Text]:
         style = "bold" if name == task.main_metric else ""
         values.append(Text(decimals(task.metrics.get(name, float("nan"))), style=style))
     return [
-        Text(task.name, style="bold"),
+        Text(clean(task.name), style="bold"),
         Text(short_count(task.scored)),
         Text(short_count(task.labels)),
         *values,
@@ -146,48 +151,62 @@ def _task_cells(task: TaskRow, metrics: list[str], spark: int) -> list[Text]:
 
 
 def alerts(rows: tuple[AlertRow, ...], room: int, total: int, width: int) -> RenderableType:
-    """The most pressing open alerts, one a line: severity, who, score and why; ``room`` lines of content."""
+    """The most pressing of ``total`` open alerts: how severe, who, score and why, in ``room`` lines.
+
+    Where there are many lines each alert takes two: the strongest reason stands alone on the first.
+    """
     if not rows:
-        return framed("Open alerts", padded([quiet("No alert is open.")], room))
-    wide = width >= _NARROW
-    shown = rows[: max(room - 1, 1)]
+        return framed("Open alerts", quiet("No alert is open."), room=room)
+    lines_each = 2 if room >= _ROOMY else 1
+    shown = rows[: max((room - 1) // lines_each, 1)]
     table = plain_table()
-    table.add_column("severity", width=8)
+    table.add_column("", width=4)
     table.add_column("task", max_width=16)
-    table.add_column("who", max_width=24 if wide else 16)
+    table.add_column("who", max_width=24 if width >= _NARROW else 16)
     table.add_column("score", justify="right")
-    if wide:
-        table.add_column("since", style=_QUIET)
+    if lines_each == 2:
+        table.add_column("since")
     table.add_column("why", ratio=1)
     for alert in shown:
-        who = alert.entity_id if alert.events == 1 else f"{alert.entity_id} ×{alert.events}"
-        cells = [Text(alert.severity, style=SEVERITY_STYLES[alert.severity]), Text(alert.task), Text(who)]
-        cells.append(Text(decimals(alert.score), style="bold"))
-        if wide:
-            cells.append(Text(event_time(alert.opened_ts, "%d %b %H:%M")))
-        table.add_row(*cells, Text("; ".join(alert.reasons)))
+        table.add_row(*_alert_cells(alert, lines_each))
     hidden = max(total, len(rows)) - len(shown)
-    return framed("Open alerts", padded([cut(table)], room, len(shown) + 1), f"{hidden:,} more" if hidden else "")
+    return framed("Open alerts", cut(table), f"{hidden:,} more" if hidden else "", room)
 
 
-def drifts(rows: tuple[DriftRow, ...], room: int) -> RenderableType:
-    """The newest drifts, one a line."""
+def _alert_cells(alert: AlertRow, lines: int) -> list[Text]:
+    who = clean(alert.entity_id) + (f" x{alert.events}" if alert.events > 1 else "")
+    reasons = [clean(reason) for reason in alert.reasons]
+    cells = [
+        Text(_SHORT_SEVERITY[alert.severity], style=SEVERITY_STYLES[alert.severity]),
+        Text(clean(alert.task)),
+        Text(who, style="bold"),
+        Text(decimals(alert.score)),
+    ]
+    if lines == 1:
+        return [*cells, Text("; ".join(reasons))]
+    why = "\n".join([*reasons[:1], "; ".join(reasons[1:])])
+    return [*cells, Text(event_time(alert.opened_ts, "%d %b %H:%M"), style=_QUIET), Text(why)]
+
+
+def drifts(rows: tuple[DriftRow, ...], room: int, wrap: bool = False) -> RenderableType:
+    """The newest drifts in ``room`` lines, one a line, or as many lines as each needs with ``wrap``."""
     if not rows:
-        return framed("Drift", padded([quiet("Nothing has moved.")], room))
-    lines: list[RenderableType] = [drift_line(row) for row in rows[:room]]
+        return framed("Drift", quiet("Nothing has moved."), room=room)
+    # A wrapped one takes two lines as a rule.
+    lines = [drift_line(row, wrap) for row in rows[: max(room // 2, 1) if wrap else room]]
     hidden = len(rows) - len(lines)
-    return framed("Drift", padded(lines, room), f"{hidden:,} more" if hidden else "")
+    return framed("Drift", Group(*lines), f"{hidden:,} more" if hidden else "", room)
 
 
-def drift_line(row: DriftRow) -> Text:
+def drift_line(row: DriftRow, wrap: bool = False) -> Text:
     """One drift: when, where, what moved, and who noticed."""
     return Text.assemble(
         (event_time(row.ts, "%d %b %H:%M") + "  ", _QUIET),
-        (f"{row.task}: ", "bold magenta"),
-        row.words,
-        (f"  ({row.detector})" if row.detector else "", _QUIET),
-        no_wrap=True,
-        overflow="ellipsis",
+        (f"{clean(row.task)}: ", "bold magenta"),
+        clean(row.words),
+        (f"  ({clean(row.detector)})" if row.detector else "", _QUIET),
+        no_wrap=not wrap,
+        overflow="fold" if wrap else "ellipsis",
     )
 
 
@@ -205,14 +224,14 @@ def health(snapshot: DemoSnapshot) -> Text:
     )
 
 
-def footer(snapshot: DemoSnapshot, width: int) -> RenderableType:
+def footer(snapshot: DemoSnapshot) -> RenderableType:
     """Where the files are, and how to stop."""
     stop = Text.assemble(("Ctrl-C", "bold"), (" to stop ", _QUIET))
     line = Table.grid(expand=True)
     line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     line.add_column(no_wrap=True, justify="right")
     where = "  ".join(f"{what} {path}" for what, path in snapshot.paths)
-    line.add_row(Text(f" {where}", style=_QUIET, no_wrap=True, overflow="ellipsis"), stop)
+    line.add_row(Text(clean(f" {where}"), style=_QUIET, no_wrap=True, overflow="ellipsis"), stop)
     return line
 
 
@@ -232,9 +251,3 @@ def cut(table: Table) -> Table:
 def quiet(words: str) -> Text:
     """A remark."""
     return Text(words, style=_QUIET, no_wrap=True, overflow="ellipsis")
-
-
-def padded(parts: list[RenderableType], room: int, used: int | None = None) -> RenderableType:
-    """``parts`` with blank lines below until they fill ``room`` lines."""
-    blank = room - (len(parts) if used is None else used)
-    return Group(*parts, *(Text("") for _ in range(blank)))

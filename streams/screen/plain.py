@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from streams.screen.snapshot import DemoSnapshot
-from streams.screen.words import event_time, minutes
+from streams.screen.words import clean, event_time, minutes
 
 
 def plain_line(snapshot: DemoSnapshot) -> str:
@@ -27,6 +27,6 @@ def plain_line(snapshot: DemoSnapshot) -> str:
     for task in snapshot.tasks:
         value = task.metrics.get(task.main_metric, math.nan)
         if math.isfinite(value):
-            words.append(f"{task.name}.{task.main_metric}={value:.3f}")
+            words.append(clean(f"{task.name}.{task.main_metric}={value:.3f}"))
     words += [f"alerts={open_alerts}", f"drifts={len(snapshot.drifts)}", f"dead={snapshot.dead_letters}"]
-    return " ".join(words)
+    return " ".join(words).encode("ascii", "replace").decode()

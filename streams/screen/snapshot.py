@@ -1,4 +1,4 @@
-"""What the demo shows at one moment. It knows numbers and words, not where they come from nor how they look."""
+"""What the demo shows at one moment. It knows numbers and words, not their source nor their looks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TaskRow:
     labels: int
     """Examples learned so far."""
     metrics: dict[str, float]
-    """Prequential metrics by name (``auc``, ``ap``, ``log_loss``, ...); NaN while there are too few labels."""
+    """Prequential metrics by name (``auc``, ``ap``, ``log_loss``...); NaN while there are too few labels."""
     main_metric: str
     """The metric of ``metrics`` that ``history`` follows; shown first."""
     history: tuple[float, ...]

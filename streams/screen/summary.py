@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from streams.screen.parts import alerts, cut, drift_line, framed, health, padded, quiet, tasks
+from streams.screen.parts import alerts, cut, drift_line, framed, health, quiet, tasks
 from streams.screen.snapshot import DemoSnapshot
-from streams.screen.words import milliseconds
+from streams.screen.words import clean, milliseconds
 
 _ALERTS = 6
 _DRIFTS = 6
@@ -22,7 +22,7 @@ def render_summary(snapshot: DemoSnapshot, files: Sequence[tuple[str, str]], wid
     return Group(
         framed("weir demo: done", _headline(snapshot)),
         tasks(snapshot, width, max(len(snapshot.tasks), 1)),
-        alerts(snapshot.alerts, min(max(len(snapshot.alerts) + 1, 1), _ALERTS + 1), total, width),
+        alerts(snapshot.alerts, min(len(snapshot.alerts), _ALERTS) + 1, total, width),
         framed("Drift", _drift_lines(snapshot)),
         health(snapshot),
         framed("Files", _file_table(files)),
@@ -37,15 +37,15 @@ def _headline(snapshot: DemoSnapshot) -> RenderableType:
         (f"{snapshot.events:,}", "bold green"),
         f" events in {snapshot.elapsed_s:.0f} s ",
         (f"({snapshot.events_per_s:,.0f} a second", "bold green"),
-        f", p99 {milliseconds(snapshot.latency_p99_ms)}), {learned:,} labels learned, {opened:,} alerts opened, ",
-        f"{found} drift{'' if found == 1 else 's'} noticed.",
+        f", p99 {milliseconds(snapshot.latency_p99_ms)}), {learned:,} labels learned, ",
+        f"{opened:,} alerts opened, {found} drift{'' if found == 1 else 's'} noticed.",
     )
 
 
 def _drift_lines(snapshot: DemoSnapshot) -> RenderableType:
     if not snapshot.drifts:
         return quiet("Nothing has moved.")
-    return padded([drift_line(row) for row in snapshot.drifts[:_DRIFTS]], 0)
+    return Group(*(drift_line(row) for row in snapshot.drifts[:_DRIFTS]))
 
 
 def _file_table(files: Sequence[tuple[str, str]]) -> RenderableType:
@@ -55,7 +55,7 @@ def _file_table(files: Sequence[tuple[str, str]]) -> RenderableType:
     table.add_column(style="bold")
     table.add_column()
     for what, path in files:
-        table.add_row(what, path)
+        table.add_row(Text(clean(what)), Text(clean(path)))
     cut(table)
     table.columns[1].no_wrap = False
     table.columns[1].overflow = "fold"

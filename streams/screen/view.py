@@ -28,7 +28,7 @@ def render_screen(snapshot: DemoSnapshot, width: int = 100, height: int = 30) ->
     task_lines = task_rows + _FRAME + (1 if snapshot.tasks else 0)
     left = max(height - head_lines - task_lines - _FOOT, 6)
     table = tasks(snapshot, width, task_rows)
-    return Group(head, table, _middle(snapshot, width, left), health(snapshot), footer(snapshot, width))
+    return Group(head, table, _middle(snapshot, width, left), health(snapshot), footer(snapshot))
 
 
 def _middle(snapshot: DemoSnapshot, width: int, lines: int) -> RenderableType:
@@ -39,9 +39,10 @@ def _middle(snapshot: DemoSnapshot, width: int, lines: int) -> RenderableType:
         grid.add_column(ratio=3)
         grid.add_column(ratio=2)
         left = width * 3 // 5
-        grid.add_row(alerts(snapshot.alerts, room, total, left), drifts(snapshot.drifts, room))
+        grid.add_row(alerts(snapshot.alerts, room, total, left), drifts(snapshot.drifts, room, wrap=True))
         return grid
-    drift_room = 1 if lines < 10 else min(max(len(snapshot.drifts), 1), 3 if lines < 20 else 6)
+    most = 1 if lines < 10 else 2 if lines < 14 else 3 if lines < 20 else 6
+    drift_room = min(max(len(snapshot.drifts), 1), most)
     alert_room = max(lines - drift_room - 2 * _FRAME, 2)
     return Group(alerts(snapshot.alerts, alert_room, total, width), drifts(snapshot.drifts, drift_room))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Final
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
@@ -17,6 +18,15 @@ _METRIC_NAMES: Final = {
     "f1": "F1",
     "ece": "calib. err",
 }
+
+
+def clean(text: str) -> str:
+    r"""``text`` with everything that could steer a terminal replaced: names and reasons come from events.
+
+    >>> clean("user-1\x1b[2J")
+    'user-1?[2J'
+    """
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
 def metric_name(name: str) -> str:
@@ -32,9 +42,9 @@ def decimals(value: float, places: int = 3) -> str:
     """A fixed number of decimals, a dash where there is no value yet.
 
     >>> decimals(0.71234), decimals(float("nan"))
-    ('0.712', '–')
+    ('0.712', '-')
     """
-    return f"{value:.{places}f}" if math.isfinite(value) else "–"
+    return f"{value:.{places}f}" if math.isfinite(value) else "-"
 
 
 def short_count(value: float) -> str:
@@ -46,7 +56,11 @@ def short_count(value: float) -> str:
     for limit, divisor, unit in ((1e4, 1.0, ""), (999.95e3, 1e3, "k"), (999.995e6, 1e6, "M")):
         if value < limit:
             scaled = value / divisor
-            return f"{scaled:.0f}" if not unit else f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{unit}"
+            return (
+                f"{scaled:,.0f}"
+                if not unit
+                else f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f}{unit}"
+            )
     return f"{value / 1e9:.3g}G"
 
 
@@ -57,7 +71,7 @@ def milliseconds(value: float) -> str:
     ('0.83 ms', '12 ms', '2.5 s')
     """
     if not math.isfinite(value):
-        return "–"
+        return "-"
     if value >= 1_000:
         return f"{value / 1_000:.1f} s"
     return f"{value:.0f} ms" if value >= 10 else f"{value:.2f} ms"
@@ -95,7 +109,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
         return ""
     count = min(width, len(finite))
     edges = [round(i * len(finite) / count) for i in range(count + 1)]
-    means = [sum(finite[a:b]) / (b - a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    means = [sum(finite[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
     if high - low < 1e-12:
         return _BLOCKS[4] * count

@@ -133,7 +133,7 @@ def _fraud_events(rng: np.random.Generator, users: Users, plan: FraudPlan, rows:
 def _sessions(
     config: SimulationConfig, rng: np.random.Generator, users: Users, day: int, n: int
 ) -> tuple[Ints, NDArray[np.bool_], Ints]:
-    """Cut ``n`` events into sessions: each event's session, whether it is the first there, each session's user."""
+    """Cut ``n`` events into sessions: each event's session, if it is the first, each session's user."""
     weight = users.rate * users.active(config.start_ts + (day + 0.5) * DAY_S)
     if config.weekday(day) >= 5:
         weight = weight * users.weekend

@@ -8,12 +8,11 @@ from typing import Annotated, Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from streams.topics import DEVICE_EVENTS, LABELS, USER_EVENTS
+
 DAY_S: Final = 86_400.0
 HOUR_S: Final = 3_600.0
 
-USER_EVENTS: Final = "user-events"
-DEVICE_EVENTS: Final = "device-events"
-LABELS: Final = "labels"
 TOPICS: Final = (USER_EVENTS, DEVICE_EVENTS, LABELS)
 
 FRAUD_TASK: Final = "fraud"
@@ -50,8 +49,10 @@ class SimulationConfig(BaseModel):
     """User and device events over the whole time."""
     device_event_share: Share = 0.35
     """Share of ``events`` that machines send; nothing when there are no ``devices``."""
-    start_ts: float = Field(default=1_767_571_200.0, ge=0.0, le=4_000_000_000.0)
-    """Event time at which the stream begins, epoch seconds (default: Monday 2026-01-05, midnight UTC)."""
+    start_ts: float = Field(default=1_767_571_200.0, ge=946_684_800.0, le=3_786_000_000.0)
+    """Event time at which the stream begins, epoch seconds (default: Monday 2026-01-05, midnight UTC).
+
+    The wire format takes times of the years 2000 to 2099; a simulation lasts ten years at most."""
 
     fraud_share: Share = 0.01
     """Frauds among purchases."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streams.simulate.activity import PURCHASE_SHARE, UserEvents, user_day
-from streams.simulate.config import DAY_S, DEVICE_EVENTS, LABELS, TOPICS, USER_EVENTS, SimulationConfig
+from streams.simulate.config import DAY_S, TOPICS, SimulationConfig
 from streams.simulate.dirt import make_dirty
 from streams.simulate.fraud import PATTERNS, plan_frauds
 from streams.simulate.labels import failure_labels, fraud_labels
@@ -27,6 +27,7 @@ from streams.simulate.wire import (
     no_records,
     user_event_id,
 )
+from streams.topics import DEVICE_EVENTS, LABELS, USER_EVENTS
 
 Record = tuple[bytes, bytes, float]
 """Key, value and the event time at which the record can be read."""
@@ -82,8 +83,8 @@ class _World:
 def simulate(config: SimulationConfig) -> Iterator[RecordBlock]:
     """Yield the stream in blocks of ``config.block_s`` of event time.
 
-    All events are delivered, the last block may reach past ``config.end_ts`` for the late ones; labels that become
-    known after the end are not.
+    All events are delivered, the last block may reach past ``config.end_ts`` for the late ones; labels that
+    become known after the end are not.
 
     Examples
     --------

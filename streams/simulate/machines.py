@@ -75,7 +75,7 @@ def make_machines(config: SimulationConfig) -> Machines:
 
 
 def machine_day(config: SimulationConfig, machines: Machines, day: int, n: int) -> DeviceEvents:
-    """Draw the readings of day ``day``: ``n`` spread over the machines, less those of machines that are down."""
+    """Draw the readings of a day: ``n`` spread over the machines, less those of machines that are down."""
     rng = config.rng("readings", day)
     devices = len(machines.name)
     number = np.arange(n)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import msgspec
@@ -116,35 +115,35 @@ class MemoryFeatureStore:
 
     def restore(self, state: bytes) -> None:
         """Replace everything by a ``snapshot``; tables declared before must fit it."""
-        for name, dumped in msgspec.msgpack.decode(state).items():
-            self.create(name, dumped["row_bytes"], dumped["schema"], dumped["ttl_s"])
-            self._tables[name] = _undump(dumped)
+        for name, held in msgspec.msgpack.decode(state, type=dict[str, _Dump]).items():
+            self.create(name, held.row_bytes, held.schema, held.ttl_s)
+            self._tables[name] = _undump(held)
 
 
-def _dump(t: _Table) -> dict[str, object]:
+class _Dump(msgspec.Struct, array_like=True):
+    """A table in a snapshot; keys are sorted, so equal tables give equal bytes."""
+
+    row_bytes: int
+    schema: int
+    ttl_s: float
+    keys: list[str]
+    rows: bytes
+    updated: bytes
+    clock: float
+    swept: float
+
+
+def _dump(t: _Table) -> _Dump:
     keys = sorted(t.slot_of)
     slots = np.array([t.slot_of[k] for k in keys], dtype=np.int64)
-    buffer = io.BytesIO()
-    np.save(buffer, t.slab[slots], allow_pickle=False)
-    return {
-        "row_bytes": t.row_bytes,
-        "schema": t.schema,
-        "ttl_s": t.ttl_s,
-        "keys": keys,
-        "rows": buffer.getvalue(),
-        "updated": t.updated[slots].tolist(),
-        "clock": t.clock,
-        "swept": t.swept,
-    }
+    rows, updated = t.slab[slots].tobytes(), t.updated[slots].tobytes()
+    return _Dump(t.row_bytes, t.schema, t.ttl_s, keys, rows, updated, t.clock, t.swept)
 
 
-def _undump(dumped: dict[str, object]) -> _Table:
-    t = _Table(int(str(dumped["row_bytes"])), int(str(dumped["schema"])), float(str(dumped["ttl_s"])))
-    keys = dumped["keys"]
-    rows = dumped["rows"]
-    assert isinstance(keys, list) and isinstance(rows, bytes)
-    slots = t.slots(keys)
-    t.slab[slots] = np.load(io.BytesIO(rows), allow_pickle=False)
-    t.updated[slots] = dumped["updated"]
-    t.clock, t.swept = float(str(dumped["clock"])), float(str(dumped["swept"]))
+def _undump(d: _Dump) -> _Table:
+    t = _Table(d.row_bytes, d.schema, d.ttl_s)
+    slots = t.slots(d.keys)
+    t.slab[slots] = np.frombuffer(d.rows, dtype=np.uint8).reshape(len(d.keys), d.row_bytes)
+    t.updated[slots] = np.frombuffer(d.updated)
+    t.clock, t.swept = d.clock, d.swept
     return t

@@ -128,18 +128,19 @@ def run(to: LabelJoiner, steps: list[tuple[str, Any]], cuts: set[int], snapshots
 CUTS = st.sets(st.integers(0, 30))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(streams(), CUTS, st.sampled_from(["event", "entity_range"]), st.data())
 def test_any_arrival_order_gives_the_brute_force_examples(
     stream: tuple[list[Prediction], list[Label]], cuts: set[int], match: str, data: st.DataObject
 ) -> None:
     made, known = stream
     to = joiner(match=match, range_s=20.0, keep_s=1000.0, wait_s=1000.0, chunk_rows=3)
+    to._at_once_from = data.draw(st.sampled_from([1, 100]))
     out = run(to, shuffled(data, made, known), cuts)
     assert Counter(out) == expected(made, known, 20.0 if match == "entity_range" else None)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(streams(), CUTS, CUTS, st.data())
 def test_tight_bounds_do_not_depend_on_cuts_or_snapshots(
     stream: tuple[list[Prediction], list[Label]], cuts: set[int], other: set[int], data: st.DataObject
@@ -151,13 +152,14 @@ def test_tight_bounds_do_not_depend_on_cuts_or_snapshots(
     policy = {"match": "entity_range", "range_s": 9.0, "keep_s": 15.0, "wait_s": 7.0, "chunk_rows": 2}
     limits = {"max_rows": 5, "max_waiting": 3, "negative_after_s": data.draw(st.sampled_from([None, 4.0, 15.0]))}
     one, two, three = (joiner(**policy, **limits) for _ in range(3))
+    one._at_once_from = 1
     out = run(one, steps, cuts)
     assert run(two, steps, other) == out
     assert run(three, steps, other, snapshots=True) == out
     assert one.stats == two.stats
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(streams(), CUTS, st.data())
 def test_every_event_becomes_one_plain_example_when_silence_is_negative(
     stream: tuple[list[Prediction], list[Label]], cuts: set[int], data: st.DataObject

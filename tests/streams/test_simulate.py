@@ -1,18 +1,31 @@
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+import os
+import signal
 import string
+import subprocess
+import sys
+import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow.parquet as pq
 import pytest
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from typer.testing import CliRunner, Result
 
-from streams.simulate import TOPICS, RecordBlock, SimulationConfig, simulate, truth
+from online.wire import DeviceEvent, Label, UserEvent
+from streams.cli.simulate import simulate_command
+from streams.simulate import TOPICS, RecordBlock, SimulationConfig, SimulationTruth, simulate, truth
 from streams.simulate.dirt import BREAKAGES
 
 CLEAN = {"malformed_share": 0.0, "duplicate_share": 0.0, "late_share": 0.0}
@@ -34,6 +47,11 @@ def decoded(config: SimulationConfig) -> dict[str, list[tuple[dict[str, Any], fl
     return out
 
 
+@functools.cache
+def clean_truth() -> SimulationTruth:
+    return truth(small(**CLEAN))
+
+
 @pytest.fixture(scope="module")
 def clean() -> dict[str, list[tuple[dict[str, Any], float]]]:
     return decoded(small(**CLEAN))
@@ -52,7 +70,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
     assert records(small(events=3_000)) != records(small(events=3_000, seed=4))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     events=st.integers(1, 3_000),
     days=st.integers(1, 9),
@@ -114,6 +132,14 @@ def test_device_events_are_wire_format_v1(clean: dict[str, list[tuple[dict[str, 
     assert 0 < missing < 0.02 * len(clean["device-events"]) * 4
 
 
+def test_every_clean_record_is_accepted_by_the_contract() -> None:
+    models: dict[str, type[BaseModel]] = dict(zip(TOPICS, (UserEvent, DeviceEvent, Label), strict=True))
+    for block in simulate(small(events=5_000, **CLEAN)):
+        for topic, records in block.topics.items():
+            for _, value, _ in records:
+                models[topic].model_validate_json(value)
+
+
 def test_the_key_is_the_entity_that_owns_the_record() -> None:
     owner = {"user-events": "user_id", "device-events": "device_id", "labels": "entity_id"}
     for block in simulate(small(events=3_000, **CLEAN)):
@@ -140,7 +166,7 @@ def test_labels_come_after_what_they_speak_of(clean: dict[str, list[tuple[dict[s
 def test_positive_labels_are_the_true_frauds_and_failures(
     clean: dict[str, list[tuple[dict[str, Any], float]]],
 ) -> None:
-    known = truth(small(**CLEAN))
+    known = clean_truth()
     positives = [label for label, _ in clean["labels"] if label["value"] == 1]
     frauds = {label["event_id"] for label in positives if label["task"] == "fraud"}
     assert frauds <= known.frauds.keys()
@@ -151,7 +177,7 @@ def test_positive_labels_are_the_true_frauds_and_failures(
 
 
 def test_frauds_are_about_the_configured_share_in_all_patterns(purchases: list[dict[str, Any]]) -> None:
-    known = truth(small(**CLEAN))
+    known = clean_truth()
     assert len(known.frauds) / len(purchases) == pytest.approx(small().fraud_share, rel=0.2)
     assert Counter(known.frauds.values()).keys() == {"large", "merchant", "stolen"}
     assert known.frauds.keys() <= {event["event_id"] for event in purchases}
@@ -189,7 +215,7 @@ def test_without_a_drift_large_frauds_stay_large(purchases: list[dict[str, Any]]
 def test_stolen_credentials_come_from_a_device_and_country_the_user_never_used(
     purchases: list[dict[str, Any]],
 ) -> None:
-    known = truth(small(**CLEAN))
+    known = clean_truth()
     honest = {(e["user_id"], e["device_id"]) for e in purchases if e["event_id"] not in known.frauds}
     stolen = [event for event in purchases if known.frauds.get(event["event_id"]) == "stolen"]
     assert not honest & {(event["user_id"], event["device_id"]) for event in stolen}
@@ -197,7 +223,7 @@ def test_stolen_credentials_come_from_a_device_and_country_the_user_never_used(
 
 
 def test_a_compromised_merchant_is_one_for_some_days(purchases: list[dict[str, Any]]) -> None:
-    known = truth(small(**CLEAN))
+    known = clean_truth()
     times: dict[str, list[float]] = {}
     for event in purchases:
         if known.frauds.get(event["event_id"]) == "merchant":
@@ -208,7 +234,7 @@ def test_a_compromised_merchant_is_one_for_some_days(purchases: list[dict[str, A
 def test_churners_fall_silent_and_the_wire_does_not_say_so(
     clean: dict[str, list[tuple[dict[str, Any], float]]],
 ) -> None:
-    known = truth(small(**CLEAN))
+    known = clean_truth()
     assert 0.1 < len(known.churned) / 300 < 0.35
     for event, _ in clean["user-events"]:
         if event["event_id"] not in known.frauds:
@@ -219,7 +245,7 @@ def test_churners_fall_silent_and_the_wire_does_not_say_so(
 def test_machines_vibrate_before_they_fail_and_are_silent_while_down(
     clean: dict[str, list[tuple[dict[str, Any], float]]],
 ) -> None:
-    known = truth(small(**CLEAN))
+    known = clean_truth()
     level: dict[str, list[tuple[float, float]]] = {}
     for event, _ in clean["device-events"]:
         if event["metrics"]["vibration"] is not None:
@@ -266,15 +292,17 @@ def test_a_dirty_stream_loses_nothing_and_holds_what_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
-def test_broken_records_stay_on_one_line(breakage: Any) -> None:
+def test_broken_records_are_refused_and_stay_on_one_line(breakage: Any) -> None:
     raw = b'{"v":1,"event_id":"u0000-0000001","type":"login","user_id":"user-1","ts":1767571200.000}'
     broken = breakage(raw)
-    assert broken != raw
     assert b"\n" not in broken
+    UserEvent.model_validate_json(raw)
+    with pytest.raises(ValidationError):
+        UserEvent.model_validate_json(broken)
 
 
 def test_ids_do_not_tell_frauds_apart(purchases: list[dict[str, Any]]) -> None:
-    known = truth(small(**CLEAN))
+    known = clean_truth()
     for name in ("event_id", "device_id", "session_id"):
         shapes = {
             fraud: {event[name].translate(str.maketrans(string.hexdigits, "h" * 22)) for event in purchases
@@ -288,3 +316,121 @@ def test_ids_do_not_tell_frauds_apart(purchases: list[dict[str, Any]]) -> None:
 def test_impossible_configurations_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         small(**wrong)
+
+
+# The command.
+
+
+def run(*arguments: object) -> Result:
+    app = typer.Typer()
+    app.command()(simulate_command)
+    return CliRunner().invoke(app, ["--events", "2000", "--days", "10", *map(str, arguments)])
+
+
+def lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines()
+
+
+def test_the_command_writes_a_file_per_topic_that_holds_what_simulate_gives(tmp_path: Path) -> None:
+    assert run("--out", tmp_path / "a", "--seed", 5).exit_code == 0
+    config = SimulationConfig(seed=5, events=2_000, days=10, **CLEAN)
+    expected: dict[str, list[bytes]] = {topic: [] for topic in TOPICS}
+    for block in simulate(config):
+        for topic, records in block.topics.items():
+            expected[topic] += [value for _, value, _ in records]
+    assert {path.stem: lines(path) for path in (tmp_path / "a").iterdir()} == expected
+
+
+def test_parquet_holds_the_same_fields_in_columns(tmp_path: Path) -> None:
+    assert run("--out", tmp_path / "j").exit_code == 0
+    assert run("--out", tmp_path / "p", "--format", "parquet").exit_code == 0
+    for topic, nested in zip(TOPICS, ("properties", "metrics", "properties"), strict=True):
+        rows = pq.read_table(tmp_path / "p" / f"{topic}.parquet").to_pylist()
+        records = [orjson.loads(line) for line in lines(tmp_path / "j" / f"{topic}.jsonl")]
+        assert len(rows) == len(records) > 0
+        for row, record in zip(rows, records, strict=True):
+            flat = record | record.pop(nested, {}) | record.pop("properties", {})
+            assert {name: value for name, value in row.items() if value is not None and name != "available_at"} == {
+                name: value for name, value in flat.items() if value is not None and name not in {nested, "properties"}
+            }
+            assert row["available_at"] >= row["ts"]
+
+
+def test_stdout_carries_all_topics_by_name_or_one_without() -> None:
+    every = [orjson.loads(line) for line in run("--out", "-").stdout_bytes.splitlines()]
+    assert Counter(line["topic"] for line in every).keys() == set(TOPICS)
+    only = [orjson.loads(line) for line in run("--out", "-", "--topic", "labels").stdout_bytes.splitlines()]
+    assert [{"topic": "labels"} | line for line in only] == [line for line in every if line["topic"] == "labels"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [(("--format", "parquet", "--out", "-"), "--out DIR"), (("--format", "parquet", "--dirty", "0.1"), "--dirty 0")],
+)
+def test_formats_that_cannot_hold_what_is_asked_for_are_refused(
+    arguments: tuple[str, ...], fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert fix in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_holds_files_is_kept_unless_forced(tmp_path: Path) -> None:
+    kept = tmp_path / "labels.jsonl"
+    kept.write_text("mine")
+    refused = run("--out", tmp_path)
+    assert refused.exit_code == 2
+    assert "--force" in refused.output
+    assert kept.read_text() == "mine"
+    assert run("--out", tmp_path, "--force").exit_code == 0
+    assert kept.read_text() != "mine"
+
+
+def test_the_rate_is_kept(tmp_path: Path) -> None:
+    started = time.monotonic()
+    assert run("--out", tmp_path, "--rate", 4_000).exit_code == 0
+    count = sum(len(lines(path)) for path in tmp_path.iterdir())
+    assert time.monotonic() - started >= count / 4_000
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_ctrl_c_leaves_complete_files_and_exits_with_130(form: str, tmp_path: Path) -> None:
+    code = "import typer; from streams.cli.simulate import simulate_command; typer.run(simulate_command)"
+    command = [sys.executable, "-c", code, "--rate", "2000", "--format", form, "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "out" / f"labels.{form}").exists() and time.monotonic() < deadline:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)  # some records
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert b"Interrupted" in errors
+    assert b"Traceback" not in errors
+    if form == "parquet":
+        counts = [pq.read_table(path).num_rows for path in (tmp_path / "out").iterdir()]
+    else:
+        counts = [len([orjson.loads(line) for line in lines(path)]) for path in (tmp_path / "out").iterdir()]
+    assert 0 < sum(counts) < 100_000
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
+    code = "import typer; from streams.cli.simulate import simulate_command; typer.run(simulate_command)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "--out", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = list(itertools.islice(process.stdout, 3))
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+    assert all(b'"topic"' in line for line in first)
+
+
+def test_help_shows_examples() -> None:
+    assert "weir simulate --seed 7" in run("--help").output

@@ -1,0 +1,169 @@
+"""What decoding, columns, dedupe and encoding cost per event, beside pydantic and orjson in the same run.
+
+Run: ``python benchmarks/bench_codec.py [--events 2000] [--repeats 30]``; prints a table, then one JSON line.
+Times are CPU time (other work on the machine does not count), the best of the repeats, in microseconds an event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from online.accept import accept_records
+from online.batch import EventBatch, PredictionBatch
+from online.columns import ColumnRequest, event_columns
+from online.decode import decode_user_events, events_from_rows
+from online.dedupe import Deduper
+from online.encode import encode_predictions
+from online.scan import find_suspects
+from online.structs import decoders
+from online.wire import UserEvent
+
+COLUMNS = ColumnRequest(entities=("user_id", "merchant_id", "device_id"), numbers=("amount",), texts=("channel",))
+FEATURES = 12
+
+
+def rows_of(count: int, seed: int) -> list[dict[str, Any]]:
+    """Events as the workload of the peers makes them."""
+    rng = np.random.default_rng(seed)
+    users = rng.integers(0, 5_000, count).tolist()
+    ts = (1.7e9 + np.sort(rng.uniform(0, 60 * 86_400.0, count))).tolist()
+    amounts = np.round(rng.lognormal(3.2, 0.8, count), 2).tolist()
+    return [
+        {
+            "v": 1,
+            "event_id": f"e{seed}-{i:09d}",
+            "type": "purchase",
+            "user_id": f"u{users[i]}",
+            "ts": ts[i],
+            "amount": amounts[i],
+            "merchant_id": f"m{i % 997}",
+            "device_id": f"d{users[i] % 1511}",
+            "channel": "web",
+        }
+        for i in range(count)
+    ]
+
+
+def predictions_of(events: EventBatch, seed: int) -> PredictionBatch:
+    """A score and 12 features for each event, a third of them whole numbers as counts and flags are."""
+    rng = np.random.default_rng(seed)
+    features = rng.lognormal(3.0, 1.0, (len(events), FEATURES))
+    features[:, ::3] = np.floor(features[:, ::3])
+    version = np.arange(len(events))
+    score = rng.uniform(0, 1, len(events))
+    return PredictionBatch(
+        event_id=events.event_id,
+        entity_id=[user or "" for user in events.entities["user_id"]],
+        ts=events.ts,
+        score=score,
+        model_version=version,
+        features=features,
+    )
+
+
+def orjson_predictions(batch: PredictionBatch, names: tuple[str, ...]) -> list[bytes]:
+    """What one writes by hand: a dict an event."""
+    rows = zip(
+        batch.event_id,
+        batch.entity_id,
+        batch.ts.tolist(),
+        batch.score.tolist(),
+        batch.model_version.tolist(),
+        batch.features.tolist(),
+        strict=True,
+    )
+    return [
+        orjson.dumps(
+            {
+                "v": 1,
+                "event_id": event_id,
+                "entity_id": entity_id,
+                "task": "fraud",
+                "ts": ts,
+                "score": score,
+                "model_version": version,
+                "features": dict(zip(names, features, strict=True)),
+                "scored_at": 1.7e9,
+                "degraded": False,
+            }
+        )
+        for event_id, entity_id, ts, score, version, features in rows
+    ]
+
+
+def main() -> None:
+    """Measure, then print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=2_000, help="events a batch")
+    parser.add_argument("--repeats", type=int, default=30)
+    args = parser.parse_args()
+    count = args.events
+
+    rows = rows_of(count, seed=7)
+    bare = [{name: value for name, value in row.items() if name != "v"} for row in rows]
+    raw = [orjson.dumps(row) for row in rows]
+    one_bad = [*raw[:-1], raw[-1].replace(b'"amount":', b'"amount":-')]
+    joined, sizes = b",".join(raw), np.array([len(record) for record in raw])
+    many = decoders(UserEvent, "ignore")[1]
+    accepted = accept_records(UserEvent, raw, "ignore")
+    events = decode_user_events(raw, COLUMNS).batch
+    predictions = predictions_of(events, seed=7)
+    names = tuple(f"feature_{i:02d}" for i in range(FEATURES))
+    full = Deduper(200_000)
+    full.keep([f"old{i}" for i in range(199_999)], np.full(199_999, 1.7e9))
+    fresh = iter([[f"n{k}-{i}" for i in range(count)] for k in range(args.repeats)])
+
+    work: dict[str, Callable[[], object]] = {
+        "decode: scan bytes": lambda: find_suspects(joined, sizes),
+        "decode: msgspec alone": lambda: many.decode(b"[" + joined + b"]"),
+        "decode + validate": lambda: accept_records(UserEvent, raw, "ignore"),
+        "columns": lambda: event_columns(UserEvent, accepted.structs, accepted.ts, COLUMNS),
+        "decode + validate + columns": lambda: decode_user_events(raw, COLUMNS),
+        "the same, one bad record a batch": lambda: decode_user_events(one_bad, COLUMNS),
+        "rows to columns": lambda: events_from_rows(bare, COLUMNS),
+        "dedupe, all new": lambda: full.keep(next(fresh), events.ts),
+        "dedupe, all repeats": lambda: full.keep(events.event_id, events.ts),
+        "encode predictions": lambda: encode_predictions(predictions, names, "fraud", 1.7e9),
+        "pydantic model_validate_json": lambda: [UserEvent.model_validate_json(record) for record in raw],
+        "orjson.loads, no checks": lambda: [orjson.loads(record) for record in raw],
+        "orjson.dumps of prediction dicts": lambda: orjson_predictions(predictions, names),
+    }
+    report(best_us(work, args.repeats, count), count, len(joined) / count)
+
+
+def best_us(work: dict[str, Callable[[], object]], repeats: int, count: int) -> dict[str, float]:
+    """CPU microseconds an event in the best of the repeats; stages take turns, so that a busy spell meets them all."""
+    best = dict.fromkeys(work, float("inf"))
+    for _ in range(repeats):
+        for name, run in work.items():
+            start = time.process_time()
+            run()
+            best[name] = min(best[name], time.process_time() - start)
+    return {name: seconds / count * 1e6 for name, seconds in best.items()}
+
+
+def report(cost: dict[str, float], count: int, record_bytes: float) -> None:
+    """Print the table and the JSON line."""
+    decode_base, encode_base = cost["pydantic model_validate_json"], cost["orjson.dumps of prediction dicts"]
+    table = Table(title=f"{count} events a batch, {record_bytes:.0f} bytes an event, {FEATURES} features")
+    table.add_column("stage")
+    table.add_column("CPU us/event", justify="right")
+    table.add_column("peer's cost / this", justify="right")
+    for name, us in cost.items():
+        base = encode_base if "predictions" in name or "prediction dicts" in name else decode_base
+        table.add_row(name, f"{us:.3f}", f"{base / us:.1f}")
+    Console(width=110).print(table)
+    print(json.dumps({"events": count, "us_per_event": {name: round(us, 4) for name, us in cost.items()}}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The live per-series anomaly detector: seven views of a value, one score, in one pass.
+
+Each view (robust level, step, roughness, seasonal residual, novelty of the last values, novelty of the wider context,
+half-space emptiness) gives an error; an anomaly likelihood turns it into a surprise against the view's own history;
+the weighted surprises are added. A series that raises an episode rests for a while (one episode, one detection) and
+becomes habituated: its own threshold goes up and comes down slowly, so that a restless device does not use up the
+attention that a quiet one deserves. The detector knows series as state rows, not devices, metrics or alerts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online.anomaly.half_space import draw_trees
+from online.anomaly.kernel import DENSITY_FEATURES, Settings, run_kernel
+from online.anomaly.layout import COMPONENTS, STATE_WIDTH
+from online.anomaly.params import AnomalyParams
+
+
+@dataclass(frozen=True, slots=True)
+class AnomalyRun:
+    """What one pass over ``n`` values found; every array belongs to the caller."""
+
+    score: NDArray[np.float64]
+    """``(n,)`` in [0, 1]; 0.5 and above is a raised episode."""
+    components: NDArray[np.float64]
+    """``(n, C)`` weighted surprises >= 0, columns as ``COMPONENTS``; their sum is the evidence behind the score."""
+    expected: NDArray[np.float64]
+    """``(n,)`` the value that was expected: of that hour, or the robust level; NaN before a series' first value."""
+
+
+class SeriesAnomalyDetector:
+    """Online anomaly detector for many univariate series (an ``AnomalyDetector``); holds parameters only.
+
+    Parameters
+    ----------
+    params : one setting for all series.
+
+    Examples
+    --------
+    >>> detector = SeriesAnomalyDetector()
+    >>> state = np.zeros((1, detector.state_width))
+    >>> ts = 300.0 * np.arange(1000)
+    >>> values = 20 + np.sin(ts / 7000) + 0.1 * np.random.default_rng(1).normal(size=1000)
+    >>> values[900:] += 8
+    >>> run = detector.run_many(state, np.zeros(1000, np.int64), ts, values)
+    >>> raised = np.flatnonzero(run.score >= 0.5)
+    >>> [i for i in raised.tolist() if i >= 200]
+    [901]
+    """
+
+    state_width: int = STATE_WIDTH
+    component_names: tuple[str, ...] = COMPONENTS
+
+    def __init__(self, params: AnomalyParams | None = None) -> None:
+        self.params = params or AnomalyParams()
+        p = self.params
+        self._settings = Settings(
+            p.threshold,
+            float(p.refractory),
+            p.habituation,
+            0.5 ** (1.0 / p.habituation_half_life),
+            float(p.warm_up),
+            p.likelihood_rate,
+            p.level_rate,
+            p.season_rate,
+            p.memory_stride,
+            p.tree_window,
+            p.utc_offset_s,
+        )
+        self._weights = np.array(p.weights)
+        self._trees = draw_trees(DENSITY_FEATURES, p.tree_seed)
+
+    def run_many(
+        self,
+        state: NDArray[np.float64],
+        slots: NDArray[np.int64],
+        ts: NDArray[np.float64],
+        values: NDArray[np.float64],
+    ) -> AnomalyRun:
+        """Score ``values (n,)`` in order, update ``state`` in place, and say why.
+
+        Parameters and semantics as ``AnomalyDetector.score_many``; NaN and infinite values are missing ones: score 0,
+        components 0, nothing learned.
+
+        Raises
+        ------
+        ValueError
+            When ``state`` is not C-contiguous float64 of ``state_width``, lengths differ or a slot is out of range.
+        """
+        n = len(values)
+        self._check(state, slots, ts, n)
+        run = AnomalyRun(np.zeros(n), np.zeros((n, len(COMPONENTS))), np.full(n, np.nan))
+        run_kernel(
+            state,
+            np.ascontiguousarray(slots, dtype=np.int64),
+            np.ascontiguousarray(ts, dtype=np.float64),
+            np.ascontiguousarray(values, dtype=np.float64),
+            self._weights,
+            self._settings,
+            self._trees,
+            run.score,
+            run.components,
+            run.expected,
+        )
+        return run
+
+    def score_many(
+        self,
+        state: NDArray[np.float64],
+        slots: NDArray[np.int64],
+        ts: NDArray[np.float64],
+        values: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """The scores of ``run_many`` alone, ``(n,) float64`` in [0, 1]."""
+        return self.run_many(state, slots, ts, values).score
+
+    @staticmethod
+    def _check(state: NDArray[np.float64], slots: NDArray[np.int64], ts: NDArray[np.float64], n: int) -> None:
+        if state.ndim != 2 or state.shape[1] != STATE_WIDTH or state.dtype != np.float64:
+            raise ValueError(f"state is {state.shape} {state.dtype}; give (S, {STATE_WIDTH}) float64")
+        if not state.flags.c_contiguous or not state.flags.writeable:
+            raise ValueError("state must be C-contiguous and writeable: it is updated in place; pass a copy")
+        if len(slots) != n or len(ts) != n:
+            raise ValueError(f"slots ({len(slots)}), ts ({len(ts)}) and values ({n}) must have the same length")
+        if n and (slots.min() < 0 or slots.max() >= len(state)):
+            raise ValueError(f"slots {slots.min()}..{slots.max()} must lie in 0..{len(state) - 1}")

@@ -1,0 +1,378 @@
+"""Turn scores over a threshold into few alerts. It knows one task's scores and verdicts, not models or sinks."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from typing import Literal
+
+import msgspec
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from online.batch import FloatVector, IntVector, LabelBatch, PredictionBatch
+from online.decisions.alert_state import SEVERITIES, AlertState, Reason, Verdict
+from online.durations import Seconds
+from online.errors import StateError
+
+ReasonsOf = Callable[[IntVector], list[list[Reason]]]
+"""Explains rows of the batch being decided: ``(k,) int64`` row numbers to ``k`` lists of reasons."""
+
+
+class AlertPolicy(BaseModel):
+    """How one task's alerts open, escalate and end. All times are event time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resolve_after_s: Seconds = Field(default=86400.0, gt=0.0)
+    """Quiet time after which an alert resolves by itself."""
+    cooldown_s: Seconds = Field(default=3600.0, ge=0.0)
+    """Time after a resolution during which the entity opens no new alert."""
+    escalate_at: tuple[int, int, int] = (3, 10, 30)
+    """Numbers of events at which an alert is at least medium, high and critical."""
+    margin_step: float = Field(default=2.0, gt=0.0)
+    """Log-odds over the threshold that raise the severity by one step."""
+    max_event_ids: int = Field(default=20, ge=1, le=1000)
+    max_open: int = Field(default=10_000, ge=1)
+    """Open alerts; beyond, the one that has been quiet longest is resolved to make room."""
+    remember_events: int = Field(default=100_000, ge=1)
+    """How many of the last event ids over the threshold are remembered to ignore repeats."""
+
+
+@dataclass(slots=True)
+class AlertStats:
+    """What became of rows over the threshold since the start."""
+
+    opened: int = 0
+    repeats: int = 0
+    suppressed: int = 0
+    """In a cooldown."""
+    repeated_events: int = 0
+    resolved: int = 0
+    displaced: int = 0
+
+
+class _Entry(msgspec.Struct, array_like=True):
+    """An entity with an open alert, or in the cooldown after one."""
+
+    number: int
+    alert: AlertState
+    wake_at: float
+    """When the alert goes quiet, or the cooldown ends."""
+    cleared: set[str]
+    """Listed events whose label says that nothing was wrong."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.alert.status != "resolved"
+
+
+class _Change(msgspec.Struct):
+    """A state to be returned; ``row`` is the row whose reasons it carries, -1 when it keeps those it had."""
+
+    entry: _Entry
+    alert: AlertState
+    row: int = -1
+
+
+class _State(msgspec.Struct, array_like=True):
+    """A snapshot."""
+
+    task: str
+    watermark: float
+    number: int
+    entries: dict[str, _Entry]
+    seen: list[str]
+    stats: list[int]
+
+
+class AlertBook:
+    """At most one open alert per entity; repeats escalate it, quiet time or a verdict ends it.
+
+    Parameters
+    ----------
+    policy : how alerts open, escalate and end.
+    task : the task's name, part of every ``alert_id``.
+
+    Notes
+    -----
+    - A row is over its threshold when ``score >= threshold``. Only such rows cost Python time.
+    - Severity is the higher of two steps: how many events (``escalate_at``) and how far over the threshold
+      (``margin_step``). It never falls while the alert is open.
+    - An alert resolves by quiet time when the watermark (the largest event time so far) reaches ``updated_at +
+      resolve_after_s``; alerts resolve in order of that time, before the row that moved the watermark.
+    - A label with value 1 for an event of an alert (or, without event, for its entity) confirms and resolves it; labels
+      with value 0 for all its events, or one for the entity, resolve it as a false alarm.
+    - A repeated ``event_id`` changes nothing. ``alert_id`` is ``<task>:<entity>:<first event>``, so a replay makes the
+      same alerts.
+
+    Examples
+    --------
+    >>> book = AlertBook(AlertPolicy(), task="fraud")
+    >>> ts, score, version = np.array([1.0, 2.0]), np.array([0.9, 0.1]), np.zeros(2, np.int64)
+    >>> batch = PredictionBatch(["e1", "e2"], ["u1", "u1"], ts, score, version, np.zeros((2, 1)))
+    >>> [(a.alert_id, a.status, a.severity) for a in book.decide(batch, np.full(2, 0.5))]
+    [('fraud:u1:e1', 'open', 'medium')]
+    """
+
+    def __init__(self, policy: AlertPolicy, task: str) -> None:
+        self.policy = policy
+        self.task = task
+        self.watermark = -math.inf
+        self.stats = AlertStats()
+        self._entries: dict[str, _Entry] = {}
+        # Heaps of (when, entry number, entity). A repeat leaves its quiet timer alone; when that fires, it is set anew.
+        self._quiet: list[tuple[float, int, str]] = []
+        self._cooling: list[tuple[float, int, str]] = []
+        self._open = 0
+        self._number = 0
+        self._entity_of: dict[str, str] = {}
+        self._seen: set[str] = set()
+        self._seen_order: deque[str] = deque()
+
+    def __len__(self) -> int:
+        """Number of open alerts."""
+        return self._open
+
+    def open_alerts(self) -> list[AlertState]:
+        """Return the open alerts, in the order in which they opened."""
+        entries = sorted(self._entries.values(), key=lambda entry: entry.number)
+        return [entry.alert for entry in entries if entry.is_open]
+
+    def decide(
+        self, predictions: PredictionBatch, thresholds: FloatVector, reasons: ReasonsOf | None = None
+    ) -> list[AlertState]:
+        """Return every changed alert state in order.
+
+        Parameters
+        ----------
+        predictions : scored events in order.
+        thresholds : ``(n,) float64``, the threshold in force at each row.
+        reasons : called at most once, with the rows that opened an alert or raised its score.
+        """
+        if len(predictions) == 0:
+            return []
+        changed: list[_Change] = []
+        over = np.flatnonzero(predictions.score >= thresholds)
+        marks = np.maximum.accumulate(predictions.ts)
+        for row in over.tolist():
+            self._wake(max(self.watermark, float(marks[row])), changed)
+            self._take(row, predictions, float(thresholds[row]), changed)
+        self._wake(max(self.watermark, float(marks[-1])), changed)
+        return _with_reasons(changed, reasons)
+
+    def advance(self, watermark: float) -> list[AlertState]:
+        """Let event time pass without events; returns the alerts that this resolves."""
+        changed: list[_Change] = []
+        self._wake(max(self.watermark, watermark), changed)
+        return [change.alert for change in changed]
+
+    def resolve(self, alert_id: str, ts: float, verdict: Literal["confirmed", "false_alarm"]) -> AlertState | None:
+        """Resolve an open alert by a person's verdict at event time ``ts``; None when it is not open."""
+        for entry in self._entries.values():
+            if entry.alert.alert_id == alert_id and entry.is_open:
+                return self._resolve(entry, max(ts, entry.alert.updated_at), verdict)
+        return None
+
+    def resolve_labels(self, labels: LabelBatch) -> list[AlertState]:
+        """Resolve open alerts by labels of their events or entities; returns the changed states in order."""
+        out: list[AlertState] = []
+        if not self._open:
+            return out
+        rows = zip(labels.event_id, labels.entity_id, labels.ts.tolist(), labels.value.tolist(), strict=True)
+        for event_id, about, ts, value in rows:
+            entity_id = about if event_id is None else self._entity_of.get(event_id)
+            entry = None if entity_id is None else self._entries.get(entity_id)
+            if entry is None or not entry.is_open:
+                continue
+            if event_id is None and ts < entry.alert.opened_at:
+                continue  # it speaks of a time before this alert
+            if event_id is not None and not value:
+                entry.cleared.add(event_id)
+                if len(entry.cleared) < entry.alert.events:
+                    continue
+            # A label speaks of the past but resolves now: the cooldown starts at the watermark.
+            at = max(ts, entry.alert.updated_at, self.watermark)
+            out.append(self._resolve(entry, at, "confirmed" if value else "false_alarm"))
+        return out
+
+    def snapshot(self) -> bytes:
+        """Return the whole state as MessagePack."""
+        return msgspec.msgpack.encode(
+            _State(
+                self.task,
+                self.watermark,
+                self._number,
+                self._entries,
+                list(self._seen_order),
+                list(astuple(self.stats)),
+            )
+        )
+
+    def restore(self, state: bytes) -> None:
+        """Replace the state by a ``snapshot``; raises ``StateError`` when it is of another task."""
+        try:
+            held = msgspec.msgpack.decode(state, type=_State)
+        except msgspec.DecodeError as error:
+            raise StateError(f"not a snapshot of an alert book: {error}") from error
+        if held.task != self.task:
+            raise StateError(f"the snapshot is of task {held.task!r}, this book of {self.task!r}; start it anew")
+        self.watermark, self._number, self._entries = held.watermark, held.number, held.entries
+        self._seen_order, self._seen = deque(held.seen), set(held.seen)
+        self.stats = AlertStats(*held.stats)
+        opened = {entity: entry for entity, entry in held.entries.items() if entry.is_open}
+        self._quiet = sorted((entry.wake_at, entry.number, entity) for entity, entry in opened.items())
+        self._cooling = sorted(
+            (entry.wake_at, entry.number, entity) for entity, entry in held.entries.items() if not entry.is_open
+        )
+        self._open = len(opened)
+        self._entity_of = {event_id: e for e, entry in opened.items() for event_id in entry.alert.event_ids}
+
+    def _take(
+        self,
+        row: int,
+        predictions: PredictionBatch,
+        threshold: float,
+        changed: list[_Change],
+    ) -> None:
+        event_id, entity_id = predictions.event_id[row], predictions.entity_id[row]
+        if event_id in self._seen:
+            self.stats.repeated_events += 1
+            return
+        self._remember(event_id)
+        entry = self._entries.get(entity_id)
+        ts, score = float(predictions.ts[row]), float(predictions.score[row])
+        if entry is None:
+            if self._open >= self.policy.max_open:
+                self._displace(changed)
+            entry, raised = self._start(event_id, entity_id, ts, score, threshold), True
+        elif entry.is_open:
+            raised = score > entry.alert.score
+            self._repeat(entry, event_id, ts, score, threshold)
+        else:
+            self.stats.suppressed += 1
+            return
+        changed.append(_Change(entry, entry.alert, row if raised else -1))
+
+    def _start(self, event_id: str, entity_id: str, ts: float, score: float, threshold: float) -> _Entry:
+        alert = AlertState(
+            alert_id=f"{self.task}:{entity_id}:{event_id}",
+            task=self.task,
+            entity_id=entity_id,
+            status="open",
+            severity=SEVERITIES[self._step(1, score, threshold)],
+            score=score,
+            threshold=threshold,
+            reasons=(),
+            opened_at=ts,
+            updated_at=ts,
+            event_ids=(event_id,),
+        )
+        entry = _Entry(self._number, alert, ts + self.policy.resolve_after_s, set())
+        self._number += 1
+        self.stats.opened += 1
+        self._open += 1
+        self._entries[entity_id] = entry
+        self._entity_of[event_id] = entity_id
+        heapq.heappush(self._quiet, (entry.wake_at, entry.number, entity_id))
+        return entry
+
+    def _repeat(self, entry: _Entry, event_id: str, ts: float, score: float, threshold: float) -> None:
+        self.stats.repeats += 1
+        alert, events = entry.alert, entry.alert.events + 1
+        step = max(SEVERITIES.index(alert.severity), self._step(events, score, threshold))
+        listed = alert.event_ids
+        if len(listed) < self.policy.max_event_ids:
+            listed = (*listed, event_id)
+            self._entity_of[event_id] = alert.entity_id
+        higher = score > alert.score
+        entry.alert = msgspec.structs.replace(
+            alert,
+            status="escalated" if SEVERITIES[step] != alert.severity else alert.status,
+            severity=SEVERITIES[step],
+            score=max(score, alert.score),
+            threshold=threshold if higher else alert.threshold,
+            updated_at=max(ts, alert.updated_at),
+            event_ids=listed,
+            events=events,
+        )
+        entry.wake_at = entry.alert.updated_at + self.policy.resolve_after_s
+
+    def _step(self, events: int, score: float, threshold: float) -> int:
+        by_count = sum(events >= number for number in self.policy.escalate_at)
+        margin = _logit(score) - _logit(threshold)
+        return min(max(by_count, int(margin / self.policy.margin_step)), len(SEVERITIES) - 1)
+
+    def _wake(self, watermark: float, changed: list[_Change]) -> None:
+        """Resolve what has gone quiet and forget what has cooled down by ``watermark``."""
+        self.watermark = watermark
+        while (entry := self._quietest(watermark)) is not None:
+            changed.append(_Change(entry, self._resolve(entry, entry.wake_at, "quiet")))
+        while self._cooling and self._cooling[0][0] <= watermark:
+            self._forget()
+
+    def _quietest(self, until: float) -> _Entry | None:
+        """Take the open alert that is to resolve first off the heap, if that is by ``until``."""
+        while self._quiet and self._quiet[0][0] <= until:
+            at, number, entity_id = heapq.heappop(self._quiet)
+            entry = self._entries.get(entity_id)
+            if entry is None or entry.number != number or not entry.is_open:
+                continue
+            if entry.wake_at <= at:
+                return entry
+            heapq.heappush(self._quiet, (entry.wake_at, number, entity_id))
+        return None
+
+    def _forget(self) -> None:
+        _, _, entity_id = heapq.heappop(self._cooling)
+        del self._entries[entity_id]
+
+    def _resolve(self, entry: _Entry, at: float, verdict: Verdict) -> AlertState:
+        entry.alert = msgspec.structs.replace(entry.alert, status="resolved", updated_at=at, verdict=verdict)
+        for event_id in entry.alert.event_ids:
+            del self._entity_of[event_id]
+        self.stats.resolved += 1
+        self._open -= 1
+        entry.wake_at = at + self.policy.cooldown_s
+        heapq.heappush(self._cooling, (entry.wake_at, entry.number, entry.alert.entity_id))
+        if len(self._cooling) > self.policy.max_open:
+            self._forget()
+        return entry.alert
+
+    def _displace(self, changed: list[_Change]) -> None:
+        entry = self._quietest(math.inf)
+        if entry is not None:
+            self.stats.displaced += 1
+            changed.append(_Change(entry, self._resolve(entry, self.watermark, "displaced")))
+
+    def _remember(self, event_id: str) -> None:
+        self._seen.add(event_id)
+        self._seen_order.append(event_id)
+        if len(self._seen_order) > self.policy.remember_events:
+            self._seen.remove(self._seen_order.popleft())
+
+
+def _with_reasons(changed: list[_Change], reasons: ReasonsOf | None) -> list[AlertState]:
+    """Ask for all reasons at once and put them into the states, in order."""
+    rows = [change.row for change in changed if change.row >= 0]
+    if reasons is None or not rows:
+        return [change.alert for change in changed]
+    found = dict(zip(rows, reasons(np.array(rows, dtype=np.int64)), strict=True))
+    current: dict[int, tuple[Reason, ...]] = {}
+    out: list[AlertState] = []
+    for change in changed:
+        number = change.entry.number
+        if change.row >= 0:
+            current[number] = tuple(found[change.row])
+        kept = current.get(number, change.alert.reasons)
+        out.append(msgspec.structs.replace(change.alert, reasons=kept))
+        change.entry.alert = msgspec.structs.replace(change.entry.alert, reasons=kept)
+    return out
+
+
+def _logit(probability: float) -> float:
+    bounded = min(max(probability, 1e-9), 1.0 - 1e-9)
+    return math.log(bounded / (1.0 - bounded))

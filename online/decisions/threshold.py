@@ -1,0 +1,297 @@
+"""Where to draw the line: by costs, alerts a day, precision, or fixed. It knows scores, not entities or alerts."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+import msgspec
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from online.batch import BoolVector, FloatVector
+from online.decisions.histogram import bin_edges, bin_of, tail
+from online.durations import Seconds
+from online.errors import StateError
+
+DAY_S = 86400.0
+NEVER = math.inf
+"""A threshold that no score reaches."""
+
+
+class _Policy(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FixedThreshold(_Policy):
+    """A constant."""
+
+    kind: Literal["fixed"] = "fixed"
+    value: float = Field(ge=0.0, le=1.0)
+
+
+class CostThreshold(_Policy):
+    """Alert when that is expected to be cheaper than not to; needs calibrated probabilities.
+
+    An alert costs ``review``, and ``false_positive`` when nothing is wrong; no alert costs ``false_negative`` when
+    something is. Alerting is cheaper from ``p = (false_positive + review) / (false_positive + false_negative)`` on
+    (Elkan, "The foundations of cost-sensitive learning", IJCAI 2001).
+    """
+
+    kind: Literal["cost"] = "cost"
+    false_positive: float = Field(ge=0.0, allow_inf_nan=False)
+    false_negative: float = Field(gt=0.0, allow_inf_nan=False)
+    review: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _worth_it(self) -> Self:
+        if self.review >= self.false_negative:
+            raise ValueError(
+                f"review={self.review:g} costs no less than the false_negative={self.false_negative:g} it prevents: no "
+                "alert would ever pay; correct the costs"
+            )
+        return self
+
+    @property
+    def value(self) -> float:
+        """The Bayes threshold on the probability."""
+        return (self.false_positive + self.review) / (self.false_positive + self.false_negative)
+
+
+class BudgetThreshold(_Policy):
+    """As many scores over the threshold as the budget allows, by a fading histogram of recent scores.
+
+    Before ``min_scores`` scores and ``min_days`` of event time nothing is over it. Rows are counted, not opened alerts:
+    repeats of an open alert use up budget too, so the number of alerts stays at or below it.
+    """
+
+    kind: Literal["budget"] = "budget"
+    alerts_per_day: float = Field(gt=0.0, allow_inf_nan=False)
+    half_life_days: float = Field(default=7.0, gt=0.0, allow_inf_nan=False)
+    min_scores: int = Field(default=1000, ge=1)
+    min_days: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    bins: int = Field(default=2048, ge=16, le=65536)
+
+
+class PrecisionThreshold(_Policy):
+    """The lowest threshold at which labelled scores, fading with event time, reach a precision.
+
+    Considered are thresholds with at least ``min_labels`` labels (by faded count) over them. While there is none, the
+    ``fallback`` decides; without one, nothing is over the threshold.
+    """
+
+    kind: Literal["precision"] = "precision"
+    precision: float = Field(gt=0.0, lt=1.0)
+    half_life_days: float = Field(default=30.0, gt=0.0, allow_inf_nan=False)
+    min_labels: int = Field(default=30, ge=1)
+    fallback: BudgetThreshold | None = None
+    bins: int = Field(default=2048, ge=16, le=65536)
+
+
+ThresholdPolicy = Annotated[
+    FixedThreshold | CostThreshold | BudgetThreshold | PrecisionThreshold, Field(discriminator="kind")
+]
+"""What a task file may say under ``[decision.threshold]``, told apart by ``kind``."""
+
+
+class RefreshPolicy(_Policy):
+    """When a threshold is computed anew: at the first row after so many rows or so much event time."""
+
+    every_rows: int = Field(default=512, ge=1)
+    every_s: Seconds = Field(default=3600.0, gt=0.0)
+
+
+class _State(msgspec.Struct, array_like=True):
+    """A snapshot."""
+
+    kind: str
+    bins: int
+    threshold: float
+    watermark: float
+    refreshed_at: float
+    rows: int
+    seen: int
+    started_at: float
+    exposure_days: float
+    pending: bytes
+    scores: bytes
+    positives: bytes
+    negatives: bytes
+    labels: bytes
+
+
+class Threshold:
+    """A policy's threshold over a stream of scores.
+
+    It is computed anew at boundaries that depend on the rows alone (see ``RefreshPolicy``), from what came before
+    the boundary. So the threshold of a row never depends on how rows were cut into calls, nor on its own score.
+
+    Examples
+    --------
+    >>> at = Threshold(CostThreshold(false_positive=10, false_negative=90))
+    >>> at.thresholds(np.array([0.0, 1.0]), np.array([0.05, 0.5])).tolist()
+    [0.1, 0.1]
+    """
+
+    def __init__(
+        self,
+        policy: FixedThreshold | CostThreshold | BudgetThreshold | PrecisionThreshold,
+        refresh: RefreshPolicy | None = None,
+    ) -> None:
+        self.policy = policy
+        self.refresh = refresh or RefreshPolicy()
+        self._budget = policy.fallback if isinstance(policy, PrecisionThreshold) else None
+        if isinstance(policy, BudgetThreshold):
+            self._budget = policy
+        self._adaptive = isinstance(policy, BudgetThreshold | PrecisionThreshold)
+        self._threshold = policy.value if isinstance(policy, FixedThreshold | CostThreshold) else NEVER
+        bins = policy.bins if isinstance(policy, BudgetThreshold | PrecisionThreshold) else 16
+        self._edges = bin_edges(bins)
+        self._watermark = -math.inf
+        self._refreshed_at = 0.0
+        self._rows = 0  # since the last boundary
+        self._seen = 0
+        self._started_at = 0.0
+        self._exposure_days = 0.0
+        # Whole numbers until a boundary fades them in: sums of whole numbers do not depend on cuts.
+        self._pending = np.zeros(bins, dtype=np.int64)
+        self._scores = np.zeros(bins)
+        self._positives = np.zeros(bins)
+        self._negatives = np.zeros(bins)
+        self._labels = np.zeros(bins)
+
+    @property
+    def threshold(self) -> float:
+        """The threshold in force: a score at or over it is an alert; infinite while nothing is to alert."""
+        return self._threshold
+
+    def thresholds(self, ts: FloatVector, score: FloatVector) -> FloatVector:
+        """Return the threshold in force at each row and take the rows in.
+
+        Parameters
+        ----------
+        ts : ``(n,) float64`` event time in epoch seconds.
+        score : ``(n,) float64`` probabilities; NaN counts as 0.
+        """
+        out = np.full(len(ts), self._threshold)
+        if not self._adaptive or len(ts) == 0:
+            return out
+        marks = np.maximum.accumulate(np.append(self._watermark, ts))[1:]
+        if self._watermark == -math.inf:
+            self._refreshed_at = self._started_at = float(marks[0])
+        index = bin_of(np.nan_to_num(score, nan=0.0), self._edges)
+        start, n = 0, len(ts)
+        while start < n:
+            if self._due(float(marks[start])):
+                self._fade_in(float(marks[start]))
+            by_time = int(np.searchsorted(marks, self._refreshed_at + self.refresh.every_s))
+            end = min(n, start + self.refresh.every_rows - self._rows, max(by_time, start + 1))
+            out[start:end] = self._threshold
+            self._pending += np.bincount(index[start:end], minlength=len(self._pending))
+            self._rows += end - start
+            self._seen += end - start
+            start = end
+        self._watermark = float(marks[-1])
+        return out
+
+    def update_scores(self, ts: FloatVector, score: FloatVector) -> None:
+        """Take scores in, as ``thresholds`` does."""
+        self.thresholds(ts, score)
+
+    def update_labels(
+        self, score: FloatVector, y: BoolVector, weight: FloatVector, correction: BoolVector | None = None
+    ) -> None:
+        """Take labelled scores in; they count from the next boundary on.
+
+        A correction also takes back as much of the other value. Only ``precision`` policies use labels.
+        """
+        if not isinstance(self.policy, PrecisionThreshold):
+            return
+        index = bin_of(np.nan_to_num(score, nan=0.0), self._edges)
+        redone = np.zeros(len(y), dtype=np.bool_) if correction is None else correction
+        taken_back = np.where(redone, -weight, 0.0)
+        # add.at adds one by one in order: the sums do not depend on cuts, as those of bincount would.
+        np.add.at(self._positives, index, np.where(y, weight, taken_back))
+        np.add.at(self._negatives, index, np.where(y, taken_back, weight))
+        np.add.at(self._labels, index, np.where(redone, 0.0, 1.0))
+
+    def snapshot(self) -> bytes:
+        """Return the whole state as MessagePack."""
+        return msgspec.msgpack.encode(
+            _State(
+                self.policy.kind,
+                len(self._pending),
+                self._threshold,
+                self._watermark,
+                self._refreshed_at,
+                self._rows,
+                self._seen,
+                self._started_at,
+                self._exposure_days,
+                self._pending.tobytes(),
+                *(a.tobytes() for a in (self._scores, self._positives, self._negatives, self._labels)),
+            )
+        )
+
+    def restore(self, state: bytes) -> None:
+        """Replace the state by a ``snapshot``; raises ``StateError`` when it is of another policy."""
+        try:
+            held = msgspec.msgpack.decode(state, type=_State)
+        except msgspec.DecodeError as error:
+            raise StateError(f"not a snapshot of a threshold: {error}") from error
+        if (held.kind, held.bins) != (self.policy.kind, len(self._pending)):
+            raise StateError(
+                f"the snapshot is of kind {held.kind!r} with {held.bins} bins, this threshold of {self.policy.kind!r} "
+                f"with {len(self._pending)}; start it anew"
+            )
+        if self._adaptive:
+            self._threshold = held.threshold
+        self._watermark = held.watermark
+        self._refreshed_at, self._rows, self._seen = held.refreshed_at, held.rows, held.seen
+        self._started_at, self._exposure_days = held.started_at, held.exposure_days
+        self._pending = np.frombuffer(held.pending, dtype=np.int64).copy()
+        self._scores, self._positives = np.frombuffer(held.scores).copy(), np.frombuffer(held.positives).copy()
+        self._negatives, self._labels = np.frombuffer(held.negatives).copy(), np.frombuffer(held.labels).copy()
+
+    def _due(self, mark: float) -> bool:
+        return self._rows >= self.refresh.every_rows or mark >= self._refreshed_at + self.refresh.every_s
+
+    def _fade_in(self, mark: float) -> None:
+        """Close the rows since the last boundary at time ``mark`` and compute the threshold anew."""
+        days = (mark - self._refreshed_at) / DAY_S
+        if self._budget is not None:
+            fade = 0.5 ** (days / self._budget.half_life_days)
+            self._exposure_days = self._exposure_days * fade + days
+            self._scores = self._scores * fade + self._pending
+        if isinstance(self.policy, PrecisionThreshold):
+            fade = 0.5 ** (days / self.policy.half_life_days)
+            for values in (self._positives, self._negatives, self._labels):
+                values *= fade
+        self._pending[:] = 0
+        self._refreshed_at, self._rows = mark, 0
+        self._threshold = self._compute(mark)
+
+    def _compute(self, mark: float) -> float:
+        if isinstance(self.policy, PrecisionThreshold):
+            found = self._by_precision(self.policy)
+            if found is not None:
+                return found
+        if self._budget is not None:
+            return self._by_budget(self._budget, mark)
+        return NEVER
+
+    def _by_budget(self, policy: BudgetThreshold, mark: float) -> float:
+        days = (mark - self._started_at) / DAY_S
+        if self._seen < policy.min_scores or days < policy.min_days or self._exposure_days <= 0.0:
+            return NEVER
+        within = tail(self._scores) <= policy.alerts_per_day * self._exposure_days
+        if not within[-1]:
+            return 1.0  # more certain scores than the budget: only scores of exactly 1 are over
+        return float(self._edges[int(np.argmax(within))])
+
+    def _by_precision(self, policy: PrecisionThreshold) -> float | None:
+        positives = tail(np.maximum(self._positives, 0.0))
+        negatives = tail(np.maximum(self._negatives, 0.0))
+        enough = tail(self._labels) >= policy.min_labels
+        met = enough & (positives >= policy.precision * (positives + negatives)) & (positives > 0.0)
+        return float(self._edges[int(np.argmax(met))]) if met.any() else None

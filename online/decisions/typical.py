@@ -1,0 +1,90 @@
+"""What is usual for each feature, from a thin, regular sample of recent rows. It knows columns, not their meaning."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from online.batch import FloatMatrix, FloatVector
+from online.decisions.wording import FeatureName, indicator_of
+from online.errors import StateError
+
+
+class _State(msgspec.Struct, array_like=True):
+    features: tuple[str, ...]
+    rows: int
+    sample: bytes
+
+
+class TypicalValues:
+    """The median of each feature over a ring of every ``every``-th row.
+
+    A median of a regular sample says what is usual even where most values are 0 or a few are huge, costs next to
+    nothing a row, and does not depend on how rows were cut into calls.
+
+    Parameters
+    ----------
+    features : names of the F columns; values whose ``_missing`` indicator is 1 are left out.
+    every : one row in so many is sampled.
+    size : rows in the ring; the sample covers the last ``every * size`` rows.
+
+    Examples
+    --------
+    >>> usual = TypicalValues(("amount",), every=1, size=3)
+    >>> usual.update(np.array([[900.0], [1.0], [2.0], [4.0]]))
+    >>> usual.values().tolist()
+    [2.0]
+    """
+
+    def __init__(self, features: tuple[str, ...], every: int = 16, size: int = 512) -> None:
+        if every < 1 or size < 1:
+            raise ValueError(f"every={every} and size={size} must be at least 1")
+        self.features = features
+        self.every = every
+        self.size = size
+        self._rows = 0
+        self._sample = np.full((size, len(features)), np.nan)
+        self._median: FloatVector | None = None
+        at = {name: column for column, name in enumerate(features)}
+        found = ((at[name], indicator_of(FeatureName.parse(name), at)) for name in features)
+        self._masked = [(column, indicator) for column, indicator in found if indicator is not None]
+
+    def update(self, x: FloatMatrix) -> None:
+        """Take rows in, ``(n, F) float64``; NaN is a missing value."""
+        first = -self._rows % self.every
+        chosen = np.array(x[first :: self.every], dtype=np.float64)
+        slots = ((self._rows + first) // self.every + np.arange(len(chosen))) % self.size
+        for column, indicator in self._masked:
+            chosen[chosen[:, indicator] > 0.0, column] = np.nan
+        # Only the newest rows of a long batch stay in the ring; writing them alone keeps slots unique.
+        self._sample[slots[-self.size :]] = chosen[-self.size :]
+        self._rows += len(x)
+        if len(chosen):
+            self._median = None
+
+    def values(self) -> FloatVector:
+        """Return the typical value of each feature, ``(F,) float64``; NaN where none is known."""
+        if self._median is None:
+            used = ~np.isnan(self._sample)
+            filled = np.sort(self._sample, axis=0)  # NaN sorts last
+            count = used.sum(axis=0)
+            low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, self.size - 1)
+            columns = np.arange(len(self.features))
+            middle = (filled[low, columns] + filled[high, columns]) / 2.0
+            self._median = np.where(count > 0, middle, np.nan)
+        return self._median
+
+    def snapshot(self) -> bytes:
+        """Return the whole state as MessagePack."""
+        return msgspec.msgpack.encode(_State(self.features, self._rows, self._sample.tobytes()))
+
+    def restore(self, state: bytes) -> None:
+        """Replace the state by a ``snapshot``; raises ``StateError`` when it is of other features or another size."""
+        try:
+            held = msgspec.msgpack.decode(state, type=_State)
+        except msgspec.DecodeError as error:
+            raise StateError(f"not a snapshot of typical values: {error}") from error
+        sample = np.frombuffer(held.sample)
+        if held.features != self.features or sample.size != self._sample.size:
+            raise StateError("the snapshot is of other features or another sample size; start the typical values anew")
+        self._rows, self._sample, self._median = held.rows, sample.reshape(self._sample.shape).copy(), None

@@ -1,0 +1,57 @@
+"""A task's prequential metrics: since the start, over the last examples, fading, and as a series over event time."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from online.batch import ExampleBatch, FloatVector
+from online.metrics import CumulativeMetrics, FadingMetrics, MetricPoint, MetricSeries, RollingMetrics
+from online.task import MetricSpec
+
+_NO_ALERT = 2.0
+"""Stands for "nothing was to alert yet" where a finite threshold is wanted: no probability reaches it."""
+
+
+class Evaluation:
+    """Feeds every slice of the metrics with the same labelled scores, in the order in which labels became known."""
+
+    def __init__(self, spec: MetricSpec) -> None:
+        self._cumulative = CumulativeMetrics()
+        self._rolling = RollingMetrics(spec.rolling)
+        self._fading = FadingMetrics(spec.fading)
+        self._series = MetricSeries(RollingMetrics(spec.rolling), spec.every)
+
+    def update(self, examples: ExampleBatch, thresholds: FloatVector) -> None:
+        """Add labelled scores; ``thresholds (n,)`` are those in force when each was scored, infinite for none."""
+        if len(examples) == 0:
+            return
+        finite = np.minimum(thresholds, _NO_ALERT)
+        e = examples
+        for metrics in (self._cumulative, self._rolling, self._fading, self._series):
+            metrics.update(e.ts, e.score, e.y, e.weight, finite, e.correction, e.event_id)
+
+    def get(self) -> dict[str, dict[str, float]]:
+        """``{"cumulative": ..., "rolling": ..., "fading": ...}``; an undefined metric is absent."""
+        return {"cumulative": self._cumulative.get(), "rolling": self._rolling.get(), "fading": self._fading.get()}
+
+    def rolling(self) -> dict[str, float]:
+        """The rolling metrics alone."""
+        return self._rolling.get()
+
+    def points(self) -> list[MetricPoint]:
+        """The rolling metrics at the end of each interval of event time."""
+        return self._series.points()
+
+    def snapshot(self) -> bytes:
+        """The whole state."""
+        parts = (self._cumulative, self._rolling, self._fading, self._series)
+        return msgspec.msgpack.encode([part.snapshot() for part in parts])
+
+    def restore(self, state: bytes) -> None:
+        """Replace the state by a ``snapshot``."""
+        cumulative, rolling, fading, series = msgspec.msgpack.decode(state, type=tuple[bytes, bytes, bytes, bytes])
+        self._cumulative.restore(cumulative)
+        self._rolling.restore(rolling)
+        self._fading.restore(fading)
+        self._series.restore(series)

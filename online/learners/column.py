@@ -1,0 +1,58 @@
+"""Not a model: passes one input through as the score, for tasks whose feature is a detector's score already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from online.learners.base import BoolVector, FloatMatrix, FloatVector
+
+_EDGE = 1e-6
+
+
+class Column:
+    """The score is a column, clipped to [0, 1]; nothing is learned.
+
+    Parameters
+    ----------
+    features : the F input columns.
+    column : the one to pass through.
+    seed : accepted for symmetry; nothing is random.
+
+    Examples
+    --------
+    >>> Column(("a", "b"), column="b").predict_many(np.array([[9.0, 0.25], [9.0, 1.5]])).tolist()
+    [0.25, 1.0]
+    """
+
+    def __init__(self, features: Sequence[str], *, column: str, seed: int = 0) -> None:
+        if column not in features:
+            raise ValueError(f"column is {column!r}, which is not among the inputs {', '.join(features)}")
+        self.features = tuple(features)
+        self.column = column
+        self.seed = seed
+        self._at = self.features.index(column)
+
+    def predict_many(self, x: FloatMatrix) -> FloatVector:
+        """The column, ``(n,)`` in [0, 1]."""
+        return np.clip(x[:, self._at], 0.0, 1.0)
+
+    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
+        """Nothing to learn."""
+
+    def contributions(self, x: FloatMatrix) -> FloatMatrix:
+        """The column's own log-odds in its place, zero elsewhere."""
+        out = np.zeros_like(x)
+        p = np.clip(x[:, self._at], _EDGE, 1.0 - _EDGE)
+        out[:, self._at] = np.log(p / (1.0 - p))
+        return out
+
+    def snapshot(self) -> bytes:
+        """There is no state, but a name to check."""
+        return self.column.encode()
+
+    def restore(self, state: bytes) -> None:
+        """Check that the snapshot is of the same column."""
+        if state != self.column.encode():
+            raise ValueError(f"the snapshot passes {state.decode(errors='replace')!r} through, this {self.column!r}")

@@ -1,0 +1,62 @@
+"""Puts timer rows between event rows, so that one kernel call sees both in the order in which they happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online.batch import EventBatch, FloatVector, IntVector
+from online.features import kernel
+
+TIMER = "timer"
+"""The type of a row that a timer made; it has no columns but its entity and time."""
+
+
+def insert_timers(
+    batch: EventBatch,
+    key: str,
+    before_row: IntVector,
+    entity_id: Sequence[str],
+    due_ts: FloatVector,
+    event_id: Sequence[str],
+) -> tuple[EventBatch, NDArray[np.uint8]]:
+    """The batch with timer rows put before the given rows, and each row's kernel mode ``(n + k,) uint8``.
+
+    >>> batch = EventBatch(["e1", "e2"], np.array([0.0, 9.0]), ["play"] * 2, {"user_id": ["a", "b"]})
+    >>> merged, modes = insert_timers(batch, "user_id", np.array([1]), ["a"], np.array([5.0]), ["a@0"])
+    >>> merged.event_id, merged.ts.tolist(), modes.tolist()
+    (['e1', 'a@0', 'e2'], [0.0, 5.0, 9.0], [0, 1, 0])
+    """
+    n, k = len(batch), len(entity_id)
+    modes = np.full(n + k, kernel.EVENT, dtype=np.uint8)
+    if k == 0:
+        return batch, modes
+    at = before_row + np.arange(k)
+    modes[at] = kernel.READ
+    events = np.flatnonzero(modes == kernel.EVENT)
+
+    def texts(column: Sequence[str | None], timer: Sequence[str | None]) -> list[str | None]:
+        out: list[str | None] = [None] * (n + k)
+        for i, value in zip(events.tolist(), column, strict=True):
+            out[i] = value
+        for i, value in zip(at.tolist(), timer, strict=True):
+            out[i] = value
+        return out
+
+    def numbers(column: FloatVector, timer: FloatVector | float) -> FloatVector:
+        out = np.empty(n + k)
+        out[events], out[at] = column, timer
+        return out
+
+    blank: list[str | None] = [None] * k
+    merged = EventBatch(
+        event_id=[v or "" for v in texts(batch.event_id, event_id)],
+        ts=numbers(batch.ts, due_ts),
+        type=[v or "" for v in texts(batch.type, [TIMER] * k)],
+        entities={c: texts(v, entity_id if c == key else blank) for c, v in batch.entities.items()},
+        numbers={c: numbers(v, np.nan) for c, v in batch.numbers.items()},
+        texts={c: texts(v, blank) for c, v in batch.texts.items()},
+    )
+    return merged, modes

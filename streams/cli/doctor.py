@@ -1,0 +1,266 @@
+"""``weir doctor``: is this machine ready? Each check looks at one thing and says how to mend it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Status = Literal["OK", "WARN", "FAIL"]
+
+OLDEST_PYTHON: Final = (3, 11)
+REQUIRED: Final = ("msgspec", "numba", "numpy", "orjson", "pyarrow", "pydantic", "rich", "river", "typer")
+OPTIONAL: Final = (
+    ("aiokafka", "aiokafka", "Kafka client: only to run against a broker"),
+    ("redis", "redis", "Redis client: only for the Redis feature store"),
+    ("onnxruntime", "onnxruntime", "ONNX Runtime: only for the sequence encoder"),
+    ("torch", "torch", "PyTorch: only to train the sequence encoder"),
+)
+LEAST_MEMORY_MB: Final = 1_000
+LEAST_DISK_MB: Final = 500
+_STYLES: Final[dict[Status, str]] = {"OK": "green", "WARN": "yellow", "FAIL": "bold red"}
+_BUILT_TS: Final = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one check found, and how to mend it where something is wrong."""
+
+    name: str
+    status: Status
+    found: str
+    fix: str = ""
+
+
+def doctor_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+) -> None:
+    """Check that this machine is ready to run Weir.
+
+    Every line that is not OK says how to mend it. The exit status is 1 when
+    something fails; warnings do not count.
+
+    For example:
+
+        weir doctor
+
+        weir doctor --json | jq '.checks[] | select(.status != "OK")'
+    """
+    checks = run_checks()
+    failed = sum(check.status == "FAIL" for check in checks)
+    if as_json:
+        print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=2))
+    else:
+        Console().print(report(checks))
+    if failed:
+        raise typer.Exit(1)
+
+
+def run_checks(root: Path | None = None) -> list[Check]:
+    """Run all checks; ``root`` is the folder that holds the packages (and ``constraints.txt``)."""
+    root = root or Path(__file__).resolve().parents[2]
+    pins = read_pins(root / "constraints.txt")
+    checks = [check_python(sys.version_info[:3])]
+    checks += [check_package(name, pins) for name in REQUIRED]
+    checks += [
+        check_compiles(_compile_with_numba),
+        check_cache(_cache_candidates(root)),
+        check_cpus(os.cpu_count()),
+        check_memory(available_memory_mb()),
+        check_disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free / 1e6),
+        check_terminal(Console(), sys.stdout.encoding or "ascii"),
+        check_clock(time.time()),
+    ]
+    return checks + [check_optional(*part) for part in OPTIONAL]
+
+
+def report(checks: list[Check]) -> RenderableType:
+    """The checks as a table with a verdict below."""
+    table = Table(box=None, header_style="bright_black", padding=(0, 2, 0, 0), pad_edge=False)
+    for title in ("", "check", "found", "fix"):
+        table.add_column(title, overflow="fold", no_wrap=title == "check")
+    for check in checks:
+        table.add_row(
+            Text(check.status, style=_STYLES[check.status]),
+            Text(check.name, style="bold"),
+            Text(check.found),
+            Text(check.fix),
+        )
+    counts = {status: sum(check.status == status for check in checks) for status in _STYLES}
+    if counts["FAIL"]:
+        verdict = Text(f"Not ready: {counts['FAIL']} of {len(checks)} checks failed.", style=_STYLES["FAIL"])
+    else:
+        verdict = Text(f"Ready. {counts['OK']} checks passed, {counts['WARN']} with a warning.", style="bold green")
+    return Group(table, Text(""), verdict)
+
+
+def check_python(found: tuple[int, int, int]) -> Check:
+    """Python is new enough."""
+    words = ".".join(map(str, found))
+    if found[:2] >= OLDEST_PYTHON:
+        return Check("Python", "OK", words)
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    return Check("Python", "FAIL", words, f"Install Python {oldest} or newer and run 'make install' again.")
+
+
+def check_package(name: str, pins: Mapping[str, str]) -> Check:
+    """A required package can be imported, in the pinned version where there is one."""
+    try:
+        importlib.import_module(name)
+        found = version(name)
+    except (ImportError, OSError) as error:
+        return Check(name, "FAIL", f"cannot be imported: {error}", "Run 'make install'.")
+    pinned = pins.get(name)
+    if pinned is not None and found != pinned:
+        return Check(name, "WARN", f"{found}, tested with {pinned}", f"pip install {name}=={pinned}")
+    return Check(name, "OK", found if pinned is None else f"{found} (as pinned)")
+
+
+def check_optional(name: str, module: str, purpose: str) -> Check:
+    """An optional package: its version, or that it is not there, which is fine."""
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return Check(name, "OK", f"optional, not installed ({purpose})")
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        return Check(name, "WARN", f"{found}, but cannot be imported: {error}", f"pip install --force-reinstall {name}")
+    return Check(name, "OK", f"{found} (optional)")
+
+
+def check_compiles(compile_and_run: Callable[[], float]) -> Check:
+    """Numba compiles and runs a function."""
+    started = time.perf_counter()
+    try:
+        result = compile_and_run()
+    except Exception as error:  # noqa: BLE001 - whatever LLVM throws is the finding
+        return Check(
+            "Numba compiles", "FAIL", f"{type(error).__name__}: {error}", "pip install --force-reinstall numba"
+        )
+    if result != 10.0:
+        return Check("Numba compiles", "FAIL", f"computed {result}, not 10", "pip install --force-reinstall numba")
+    return Check("Numba compiles", "OK", f"in {time.perf_counter() - started:.1f} s")
+
+
+def check_cache(candidates: list[Path]) -> Check:
+    """One of the places where Numba keeps compiled kernels can be written to."""
+    for folder in candidates:
+        if is_writable(folder):
+            return Check("Numba cache", "OK", str(folder))
+    tried = ", ".join(map(str, candidates))
+    return Check("Numba cache", "WARN", f"not writable: {tried}",
+                 "Set NUMBA_CACHE_DIR to a writable folder, or every start compiles anew.")  # fmt: skip
+
+
+def check_cpus(count: int | None) -> Check:
+    """Enough processors for the demo."""
+    if count is not None and count < 2:
+        return Check("processors", "WARN", str(count), "It works, but slower: 2 or more are better.")
+    return Check("processors", "OK", str(count or "unknown"))
+
+
+def check_memory(available_mb: float | None) -> Check:
+    """Enough free memory."""
+    if available_mb is None:
+        return Check("free memory", "OK", "unknown on this system")
+    found = f"{available_mb / 1e3:.1f} GB"
+    if available_mb < LEAST_MEMORY_MB:
+        return Check("free memory", "WARN", found, f"Free {LEAST_MEMORY_MB / 1e3:.0f} GB, or simulate fewer users.")
+    return Check("free memory", "OK", found)
+
+
+def check_disk(folder: Path, free_mb: float) -> Check:
+    """The current folder can be written to and has room."""
+    found = f"{free_mb / 1e3:.1f} GB in {folder}"
+    if not is_writable(folder):
+        return Check("disk", "WARN", f"{folder} is not writable", "Change to a folder you can write to, or give --out.")
+    if free_mb < LEAST_DISK_MB:
+        return Check("disk", "WARN", found, f"Free {LEAST_DISK_MB} MB, or write elsewhere with --out.")
+    return Check("disk", "OK", found)
+
+
+def check_terminal(console: Console, encoding: str) -> Check:
+    """The live screen can be drawn here."""
+    if not console.is_terminal:
+        return Check("terminal", "OK", "none: progress is printed as plain lines")
+    found = f"{console.width}x{console.height}, {console.color_system or 'no'} colours, {encoding}"
+    if "utf" not in encoding.lower():
+        return Check("terminal", "WARN", found, "Set LANG=C.UTF-8 (or PYTHONUTF8=1) to see charts and frames.")
+    if console.width < 80 or console.height < 24:
+        return Check("terminal", "WARN", found, "Enlarge the window to 80x24 or more; 100x30 is comfortable.")
+    return Check("terminal", "OK", found)
+
+
+def check_clock(now: float) -> Check:
+    """The clock does not stand in the past, where certificates and event times would go wrong."""
+    found = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    if now < _BUILT_TS:
+        return Check("clock", "WARN", f"{found}, before Weir was written", "Set the clock: 'timedatectl set-ntp true'.")
+    return Check("clock", "OK", found)
+
+
+def read_pins(path: Path) -> dict[str, str]:
+    """Exact pins of a constraints file, name to version; empty where there is none."""
+    if not path.is_file():
+        return {}
+    lines = (line.partition("#")[0].partition(";")[0].strip() for line in path.read_text("utf-8").splitlines())
+    pairs = (line.split("==", 1) for line in lines if "==" in line)
+    return {name.strip().lower(): pinned.strip() for name, pinned in pairs}
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether a file can be made in ``folder``, or in its nearest parent that exists if it can be created."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def available_memory_mb(meminfo: Path = Path("/proc/meminfo")) -> float | None:
+    """Memory that can be used without swapping, in MB; ``None`` where the system does not say."""
+    if not meminfo.is_file():
+        return None
+    for line in meminfo.read_text("ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1_024 / 1e6
+    return None
+
+
+def _cache_candidates(root: Path) -> list[Path]:
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        return [Path(chosen)]
+    return [root / "online" / "__pycache__", Path.home() / ".cache" / "numba"]
+
+
+def _compile_with_numba() -> float:
+    from numba import njit
+
+    @njit()
+    def total(n: float) -> float:
+        result = 0.0
+        while n > 0.0:
+            result += n
+            n -= 1.0
+        return result
+
+    return total(4.0)

@@ -1,0 +1,54 @@
+"""The ``weir`` command. Each subcommand lives in its own module; this one only puts them together."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from online.errors import WeirError
+from streams.cli.backtest import backtest_command
+from streams.cli.demo import demo_command
+from streams.cli.doctor import doctor_command
+from streams.cli.simulate import simulate_command
+
+app = typer.Typer(
+    name="weir",
+    help="Event-driven streaming ML: features, online learning from late labels, explained alerts, drift.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo_command)
+app.command("backtest")(backtest_command)
+app.command("simulate")(simulate_command)
+app.command("doctor")(doctor_command)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"weir {version('weir')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Event-driven streaming ML on one machine or many."""
+
+
+def run() -> None:
+    """Entry point: an expected error is one line on stderr and exit status 2, never a traceback."""
+    try:
+        app()
+    except WeirError as exc:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {exc}", markup=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

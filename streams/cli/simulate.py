@@ -1,0 +1,210 @@
+"""``weir simulate``: simulated streams as files or lines.
+
+It knows arguments and pace; streams come from ``streams.simulate``, formats from ``streams.simulate.sinks``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from streams.simulate import TOPICS, SimulationConfig, simulate
+from streams.simulate.sinks import JsonlSink, LinesSink, ParquetSink, Sink
+
+_SLICES_PER_S = 10
+INTERRUPTED = 130
+
+
+class Format(StrEnum):
+    """What the files are written as."""
+
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+class Topic(StrEnum):
+    """The topics a simulation has."""
+
+    user_events = "user-events"
+    device_events = "device-events"
+    labels = "labels"
+
+
+def simulate_command(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Directory for one file per topic, or - for lines on stdout.")
+    ] = Path("weir-simulated"),
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 7,
+    events: Annotated[int, typer.Option(min=1, help="User and device events; labels come on top.")] = 100_000,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Event time the stream covers.")] = 60,
+    users: Annotated[int, typer.Option(min=1)] = 2_000,
+    merchants: Annotated[int, typer.Option(min=4)] = 300,
+    devices: Annotated[int, typer.Option(min=0, help="Machines that send metrics.")] = 60,
+    fraud_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Frauds among purchases.")] = 0.01,
+    label_delay_days: Annotated[float, typer.Option(min=0.0, max=365.0, help="Median delay of chargebacks.")] = 4.0,
+    drift_at: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="When frauds change, as a share of the time; 1 for never.")
+    ] = 0.6,
+    dirty: Annotated[
+        float, typer.Option(min=0.0, max=0.2, help="Share of malformed, of repeated and of late records, each.")
+    ] = 0.0,
+    form: Annotated[Format, typer.Option("--format", "-f", help="Format of the files.")] = Format.jsonl,
+    topic: Annotated[
+        Topic | None, typer.Option(help="Only this topic. On stdout all topics carry a field 'topic'.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, help="Records a second; as fast as possible without it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into a directory that holds files.")] = False,
+) -> None:
+    """Write simulated streams of users, merchants and machines.
+
+    Records are in wire format v1, in the order in which they become
+    available: labels come days after their events. Purchases hold frauds of
+    three patterns, users churn, machines wear out and fail, and the fraud
+    pattern changes once.
+
+    Ctrl-C ends the files properly and exits with status 130.
+
+    For example:
+
+        weir simulate --seed 7 --events 100000 --out data
+
+        weir simulate --format parquet --days 90 --users 5000 --out data
+
+        weir simulate --rate 50 --topic labels --out - | kcat -P -t labels
+
+        weir simulate --dirty 0.01 --out - | head
+    """
+    _refuse(out, form, dirty, force)
+    config = SimulationConfig(
+        seed=seed,
+        events=events,
+        days=days,
+        users=users,
+        merchants=merchants,
+        devices=devices,
+        fraud_share=fraud_share,
+        label_delay_days=label_delay_days,
+        drift_at=None if drift_at == 1.0 else drift_at,
+        malformed_share=dirty,
+        duplicate_share=dirty,
+        late_share=dirty,
+    )
+    topics = TOPICS if topic is None else (topic.value,)
+    to_stdout = str(out) == "-"
+    console = Console(stderr=True)
+    try:
+        with interruptible() as stop, _sink(out, form, topics) as sink, _progress(console) as progress:
+            written = _write(config, topics, sink, rate, stop, progress, progress.add_task("simulating"))
+    except BrokenPipeError:
+        _close_stdout()
+        raise typer.Exit(0) from None
+    if not to_stdout:
+        what = ", ".join(f"{count:,} {name}" for name, count in written.items())
+        console.print(f"{'Interrupted: ' if stop.is_set() else ''}wrote {what} to {out}/", highlight=False)
+    if stop.is_set():
+        raise typer.Exit(INTERRUPTED)
+
+
+def _refuse(out: Path, form: Format, dirty: float, force: bool) -> None:
+    if str(out) == "-":
+        if form is Format.parquet:
+            raise typer.BadParameter("Parquet goes to files only: give --out DIR, or --format jsonl for lines.")
+        return
+    if form is Format.parquet and dirty > 0:
+        raise typer.BadParameter(
+            f"Parquet has no place for malformed records (--dirty {dirty:g}): give --dirty 0 or --format jsonl."
+        )
+    if out.exists() and not out.is_dir():
+        raise typer.BadParameter(f"{out} is a file: give a directory with --out.")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise typer.BadParameter(f"{out} is not empty: give another directory, or --force to write into it.")
+
+
+def _sink(out: Path, form: Format, topics: tuple[str, ...]) -> Sink:
+    if str(out) == "-":
+        return LinesSink(sys.stdout.buffer, name_topics=len(topics) > 1)
+    out.mkdir(parents=True, exist_ok=True)
+    return JsonlSink(out, topics) if form is Format.jsonl else ParquetSink(out, topics)
+
+
+def _write(
+    config: SimulationConfig,
+    topics: tuple[str, ...],
+    sink: Sink,
+    rate: float | None,
+    stop: threading.Event,
+    progress: Progress,
+    task: TaskID,
+) -> dict[str, int]:
+    """Write until the end or until ``stop``, not faster than ``rate`` records a second; records by topic."""
+    written = dict.fromkeys(topics, 0)
+    started = time.monotonic()
+    count = 0
+    progress.update(task, total=config.days)
+    for block in simulate(config):
+        records = (record for record in block.merged() if record[0] in written)
+        size = max(int(rate / _SLICES_PER_S), 1) if rate else len(block) or 1
+        while not stop.is_set() and (part := list(islice(records, size))):
+            sink.write(part)
+            for name, *_ in part:
+                written[name] += 1
+            count += len(part)
+            if rate:
+                sink.flush()
+                stop.wait(max(started + count / rate - time.monotonic(), 0.0))
+        if stop.is_set():
+            break
+        progress.update(task, completed=(block.end - config.start_ts) / 86_400.0)
+    return written
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C (or SIGTERM) sets instead of breaking off in the middle of a record."""
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("days"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _close_stdout() -> None:
+    """Let the interpreter's last flush of stdout go nowhere: its reader has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,224 @@
+"""The embedded host: runs every task's pipeline over the embedded log, in the log's own order, in one process.
+
+Record batches are processed in the order in which they were appended, so a run can be repeated bit for bit. With a
+state directory the host writes checkpoints (state of every stage, the place in the log) and a later host resumes from
+the newest one: what the old one appended after it is cut off and made again, so nothing is lost or doubled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from online.batch import FloatVector
+from online.columnplan import union
+from online.decode import Decoded, decode_device_events, decode_labels, decode_user_events
+from online.intake import Intake, IntakePolicy
+from online.pipeline import StepOutput, TaskPipeline
+from online.task import TaskSpec
+from streams import topics
+from streams.errors import StateError, UsageError
+from streams.host.checkpoint import Checkpoints
+from streams.host.outputs import dead_letter, records_of
+from streams.host.rejects import RejectLimit, RejectPolicy
+from streams.log import EmbeddedLog, Record, RecordBatch
+from streams.stores import MemoryFeatureStore
+
+GROUP = "weir"
+_DECODERS = {topics.USER_EVENTS: decode_user_events, topics.DEVICE_EVENTS: decode_device_events}
+
+
+@dataclass
+class HostStats:
+    """Counts since the start (of the first run, when resumed)."""
+
+    events: int = 0
+    labels: int = 0
+    predictions: int = 0
+    alerts: int = 0
+    examples: int = 0
+    detections: int = 0
+    requests: int = 0
+    dead_letters: int = 0
+    unknown_task_labels: int = 0
+
+
+class _State(msgspec.Struct):
+    seq: int
+    stats: dict[str, int]
+    intake: dict[str, bytes]
+    tasks: dict[str, bytes]
+    store: bytes
+    extra: bytes
+
+
+Observer = Callable[[TaskPipeline, StepOutput], None]
+
+
+class EmbeddedHost:
+    """Hosts tasks on an ``EmbeddedLog``.
+
+    Parameters
+    ----------
+    tasks : the tasks, each with a name of its own.
+    log : where inputs are read and outputs appended.
+    intake : what event streams accept.
+    rejects : when bad input stops the host.
+    checkpoints : directory of checkpoints; ``None`` keeps no state.
+    observe : called with every step's output, for a screen; it must not change it.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[TaskSpec],
+        log: EmbeddedLog,
+        *,
+        intake: IntakePolicy | None = None,
+        rejects: RejectPolicy | None = None,
+        checkpoints: Path | None = None,
+        observe: Observer = lambda pipeline, out: None,
+    ) -> None:
+        names = [t.name for t in tasks]
+        if not tasks or len(set(names)) != len(names):
+            raise UsageError(f"tasks {names}: give at least one, each with a name of its own")
+        self.log, self.stats = log, HostStats()
+        self.store = MemoryFeatureStore()
+        self.pipelines = {t.name: TaskPipeline(t, self.store) for t in tasks}
+        self._of_stream = {
+            stream: [p for p in self.pipelines.values() if p.task.stream == stream] for stream in _DECODERS
+        }
+        self._columns = {s: union([p.columns for p in ps]) for s, ps in self._of_stream.items()}
+        self._intake_policy = intake or IntakePolicy()
+        self.intake: dict[str, Intake] = {}
+        self._limit = RejectLimit(rejects or RejectPolicy())
+        self._checkpoints = Checkpoints(checkpoints) if checkpoints is not None else None
+        self._observe = observe
+        self.seq = 0
+        """Sequence number of the next batch to process."""
+        self.resumed_extra: bytes = b""
+
+    def run_pending(self) -> int:
+        """Process every batch that has been appended; returns how many records that were."""
+        done = 0
+        for batch in self.log.read(topics.INPUTS, self.seq):
+            self.process(batch)
+            done += len(batch.records)
+        return done
+
+    def process(self, batch: RecordBatch) -> None:
+        """Process one input batch to the end: outputs appended, offsets committed."""
+        now = max(record.ts for record in batch.records)
+        if batch.topic == topics.LABELS:
+            self._labels(batch, now)
+        else:
+            self._events(batch, now)
+        self.log.commit(GROUP, batch.topic, batch.partition, batch.next_offset)
+        self.seq = batch.seq + 1
+
+    def _events(self, batch: RecordBatch, now: float) -> None:
+        pipelines = self._of_stream[batch.topic]
+        decoded = _DECODERS[batch.topic]([r.value for r in batch.records], self._columns[batch.topic])
+        arrived = np.array([r.ts for r in batch.records], dtype=np.float64)
+        lane = f"{batch.topic}-{batch.partition}"
+        intake = self.intake.setdefault(lane, Intake(self._intake_policy))
+        admitted = intake.admit(decoded.batch, _rows(arrived, decoded))
+        refused = [(r.index, r.reason) for r in decoded.rejects]
+        refused += [(int(decoded.index[r.row]), r.reason) for r in admitted.refused]
+        self._refuse(batch, refused, now)
+        self.stats.events += len(admitted.batch)
+        for pipeline in pipelines:
+            self._publish(pipeline, pipeline.events(admitted.batch), now)
+
+    def _labels(self, batch: RecordBatch, now: float) -> None:
+        decoded = decode_labels([r.value for r in batch.records])
+        self._refuse(batch, [(r.index, r.reason) for r in decoded.rejects], now)
+        self.stats.labels += len(decoded.batch)
+        for task, labels in decoded.by_task().items():
+            if task not in self.pipelines:
+                self.stats.unknown_task_labels += len(labels)
+                continue
+            pipeline = self.pipelines[task]
+            self._publish(pipeline, pipeline.labels(labels), now)
+
+    def _refuse(self, batch: RecordBatch, refused: list[tuple[int, str]], now: float) -> None:
+        """Send refused records to the dead letters, before their offset is committed."""
+        letters = [
+            dead_letter(batch.topic, batch.partition, batch.base_offset + i, why, batch.records[i].value, now)
+            for i, why in sorted(refused)
+        ]
+        if letters:
+            self.log.append(topics.DEAD_LETTERS, letters)
+            self.stats.dead_letters += len(letters)
+        self._limit.update(len(batch.records), len(refused), refused[-1][1] if refused else "")
+
+    def _publish(self, pipeline: TaskPipeline, out: StepOutput, now: float) -> None:
+        for topic, records in records_of(out, pipeline, now).items():
+            self.log.append(topic, records)
+        s = self.stats
+        s.predictions += len(out.predictions) if out.predictions is not None else 0
+        s.alerts += len(out.alerts)
+        s.examples += sum(len(e) for e in out.examples)
+        s.detections += len(out.detections)
+        s.requests += len(out.requests)
+        self._observe(pipeline, out)
+
+    def checkpoint(self, extra: bytes = b"") -> None:
+        """Write the state of everything; a no-op without a state directory. ``extra`` is the caller's own."""
+        if self._checkpoints is None:
+            return
+        self.log.sync()
+        state = _State(
+            self.log.next_seq,
+            {f.name: getattr(self.stats, f.name) for f in fields(self.stats)},
+            {lane: intake.snapshot() for lane, intake in self.intake.items()},
+            {name: p.snapshot() for name, p in self.pipelines.items()},
+            self.store.snapshot(),
+            extra,
+        )
+        self._checkpoints.write(msgspec.msgpack.encode(state))
+
+    def resume(self) -> bool:
+        """Continue from the newest checkpoint, if there is one; raises ``StateError`` when it is of other tasks.
+
+        Everything appended to the log after the checkpoint, input too, is cut off: the caller produces it again.
+        """
+        data = self._checkpoints.newest() if self._checkpoints is not None else None
+        if data is None:
+            self.log.truncate(0)
+            return False
+        try:
+            state = msgspec.msgpack.decode(data, type=_State)
+        except msgspec.DecodeError as exc:
+            raise StateError(f"the checkpoint cannot be read: {exc}; start with a fresh directory") from exc
+        if set(state.tasks) != set(self.pipelines):
+            raise StateError(
+                f"the checkpoint is of the tasks {sorted(state.tasks)}, now there are {sorted(self.pipelines)}; "
+                "start with a fresh directory"
+            )
+        self.log.truncate(state.seq)
+        self.store.restore(state.store)
+        for name, held in state.tasks.items():
+            self.pipelines[name].restore(held)
+        for lane, held in state.intake.items():
+            self.intake[lane] = Intake(self._intake_policy)
+            self.intake[lane].restore(held)
+        self.stats = HostStats(**state.stats)
+        self.seq, self.resumed_extra = state.seq, state.extra
+        return True
+
+
+def _rows(arrived: FloatVector, decoded: Decoded) -> FloatVector:
+    return arrived if len(decoded.index) == len(arrived) else arrived[decoded.index]
+
+
+def wall_clock() -> float:
+    """The clock of the edges; nothing inside reads it."""
+    return time.time()
+
+
+__all__ = ["GROUP", "EmbeddedHost", "HostStats", "Observer", "Record", "wall_clock"]

@@ -1,0 +1,41 @@
+"""Turns what a pipeline made into records, each with the topic and key it goes to."""
+
+from __future__ import annotations
+
+from online.encode import encode_alerts, encode_dead_letters, encode_examples, encode_model, encode_predictions
+from online.pipeline import StepOutput, TaskPipeline
+from online.wire import Alert, DeadLetter, RetrainRequest
+from streams import topics
+from streams.log import Record
+
+
+def records_of(out: StepOutput, pipeline: TaskPipeline, now: float) -> dict[str, list[Record]]:
+    """Encoded outputs by topic; ``now`` is the time they are published, epoch seconds."""
+    task = pipeline.task.name
+    made: dict[str, list[Record]] = {}
+    p = out.predictions
+    if p is not None:
+        values = encode_predictions(p, pipeline.features, task, now)
+        made[topics.PREDICTIONS] = [Record(k.encode(), v, now) for k, v in zip(p.entity_id, values, strict=True)]
+    if out.alerts:
+        alerts = [Alert.model_validate(a.to_wire_dict()) for a in out.alerts]
+        made[topics.ALERTS] = [
+            Record(a.entity_id.encode(), v, now) for a, v in zip(alerts, encode_alerts(alerts), strict=True)
+        ]
+    for examples in out.examples:
+        values = encode_examples(examples, pipeline.features, task)
+        made.setdefault(topics.EXAMPLES, []).extend(Record(task.encode(), v, now) for v in values)
+    for r in out.requests:
+        request = RetrainRequest(
+            request_id=r.request_id, task=task, cause=r.cause, requested_at=r.ts, text=r.detail[:2000]
+        )
+        made.setdefault(topics.RETRAIN_REQUESTS, []).append(Record(task.encode(), encode_model(request), now))
+    return made
+
+
+def dead_letter(topic: str, partition: int, offset: int, reason: str, raw: bytes, now: float) -> Record:
+    """One refused record, with where it came from and why."""
+    letter = DeadLetter(
+        topic=topic, partition=partition, offset=offset, reason=reason[:2000], raw=raw, failed_at=now
+    )
+    return Record(f"{topic}-{partition}".encode(), encode_dead_letters([letter])[0], now)

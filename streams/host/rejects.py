@@ -1,0 +1,47 @@
+"""Stops a worker whose input is mostly bad: a broken producer should be seen, not buried in dead letters."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from streams.errors import TooManyRejects
+
+
+@dataclass(frozen=True)
+class RejectPolicy:
+    """At most ``share`` of the last ``window`` records may be rejected."""
+
+    share: float = 0.5
+    window: int = 10_000
+
+
+class RejectLimit:
+    """Policy plus a sliding count.
+
+    >>> limit = RejectLimit(RejectPolicy(share=0.5, window=10))
+    >>> limit.update(10, 5, "schema")
+    >>> limit.update(10, 9, "amount: input should be greater than or equal to 0, got -1")
+    Traceback (most recent call last):
+    streams.errors.TooManyRejects: 9 of the last 10 records were rejected, the limit is 50 %; ...
+    """
+
+    def __init__(self, policy: RejectPolicy) -> None:
+        self.policy = policy
+        self._batches: deque[tuple[int, int]] = deque()
+        self._records = self._rejected = 0
+
+    def update(self, records: int, rejected: int, last_reason: str) -> None:
+        """Take in one batch; raises ``TooManyRejects`` when the share passes the limit."""
+        self._batches.append((records, rejected))
+        self._records += records
+        self._rejected += rejected
+        while len(self._batches) > 1 and self._records - self._batches[0][0] >= self.policy.window:
+            old_records, old_rejected = self._batches.popleft()
+            self._records -= old_records
+            self._rejected -= old_rejected
+        if self._records >= self.policy.window and self._rejected > self.policy.share * self._records:
+            raise TooManyRejects(
+                f"{self._rejected} of the last {self._records} records were rejected, the limit is "
+                f"{self.policy.share:.0%}; the last reason: {last_reason}. Correct the producer, or raise the limit"
+            )

@@ -1,0 +1,182 @@
+"""Reads event files for a backtest: CSV, CSV.gz, Parquet and JSONL, mapped to wire events by a task's ``[source]``.
+
+A row becomes a wire event and is judged exactly as a record on a topic is; a row that does not fit is handed back with
+its reason. It knows files and columns, not features or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pcsv
+import pyarrow.json as pjson
+import pyarrow.parquet as pq
+
+from online.batch import BoolVector, EventBatch, FloatVector, IntVector
+from online.columns import ColumnRequest
+from online.decode import Reject, events_from_rows
+from online.task import SourceSpec, TaskSpec
+from online.wire import DeviceEvent, UserEvent, WireModel
+from streams.errors import UsageError
+
+_SUFFIXES = ".csv, .csv.gz, .parquet, .jsonl or .ndjson"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceBatch:
+    """Consecutive rows of the merged input."""
+
+    batch: EventBatch
+    label: BoolVector | None
+    """The label of each event of ``batch``, not to be seen before its delay."""
+    rejects: list[Reject]
+    rows: int
+    """Rows read, bad ones too."""
+
+
+class FileSource:
+    """The rows of one or more files as event batches in event-time order.
+
+    Parameters
+    ----------
+    task : names the stream (and so the wire model) and the source mapping.
+    columns : the columns the task's features need.
+    paths : the files, merged by event time.
+    """
+
+    def __init__(self, task: TaskSpec, columns: ColumnRequest, paths: Sequence[Path]) -> None:
+        self.spec = task.source if task.source is not None else SourceSpec()
+        self._columns = columns
+        self._model: type[WireModel] = DeviceEvent if task.stream == "device-events" else UserEvent
+        self._bag = "metrics" if self._model is DeviceEvent else "properties"
+        if not paths:
+            raise UsageError("no data; give at least one --data FILE")
+        self._table = pa.concat_tables([_read(p) for p in paths], promote_options="permissive")
+        self._check_columns(paths)
+        self._ts = self._times()
+        self._order = self._arrival_order(task.key)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def _check_columns(self, paths: Sequence[Path]) -> None:
+        s = self.spec
+        wanted = {*s.columns.values(), *(c for c in (s.time, s.event_id, s.label) if c is not None)}
+        absent = sorted(wanted - set(self._table.column_names))
+        if absent:
+            raise UsageError(
+                f"{', '.join(str(p) for p in paths)}: no column {', '.join(absent)}; there are: "
+                f"{', '.join(self._table.column_names)}. Correct [source] in the task file"
+            )
+
+    def _times(self) -> FloatVector:
+        """Event time of every row, epoch seconds; NaN where it cannot be read."""
+        if self.spec.time is None:
+            return self.spec.start + self.spec.row_interval * np.arange(len(self), dtype=np.float64)
+        column = self._table.column(self.spec.time)
+        kind = column.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            column = pc.cast(column, pa.timestamp("us"), safe=False)
+            kind = column.type
+        if pa.types.is_date(kind):
+            column = pc.cast(column, pa.timestamp("us"))
+            kind = column.type
+        if pa.types.is_timestamp(kind):
+            micros = pc.cast(pc.cast(column, pa.timestamp("us", tz=kind.tz)), pa.int64())
+            return _float(micros) / 1e6
+        seconds = _float(column)
+        return seconds / 1000.0 if self.spec.time_format == "unix_ms" else seconds
+
+    def _arrival_order(self, key: str) -> IntVector:
+        """A stable order by event time; with ``order = "arrival"`` an entity's rows never change places."""
+        ts = np.where(np.isnan(self._ts), -np.inf, self._ts)
+        name = self.spec.columns.get(key)
+        if self.spec.order == "arrival" and name is not None:
+            ids = pc.dictionary_encode(self._table.column(name).combine_chunks()).indices
+            entity = np.asarray(pc.fill_null(ids, -1), dtype=np.int64)
+            by_entity = np.argsort(entity, kind="stable")
+            grouped, starts = ts[by_entity], np.flatnonzero(np.diff(entity[by_entity], prepend=-2))
+            for a, b in zip(starts, [*starts[1:], len(ts)], strict=True):
+                grouped[a:b] = np.maximum.accumulate(grouped[a:b])
+            ts = np.empty_like(ts)
+            ts[by_entity] = grouped
+        return np.argsort(ts, kind="stable")
+
+    def batches(self, size: int) -> Iterator[SourceBatch]:
+        """The rows in order, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            order = self._order[start : start + size]
+            yield self._batch(order)
+
+    def _batch(self, order: IntVector) -> SourceBatch:
+        rows = self._rows(order)
+        decoded = events_from_rows(rows, self._columns, model=self._model)
+        label: BoolVector | None = None
+        if self.spec.label is not None:
+            values = self._table.column(self.spec.label).take(pa.array(order[decoded.index])).to_pylist()
+            label = np.array([str(v) in self.spec.positive for v in values], dtype=np.bool_)
+        rejects = [replace(r, index=int(order[r.index])) for r in decoded.rejects]  # rows of the input, not of the batch
+        return SourceBatch(decoded.batch, label, rejects, len(order))
+
+    def _rows(self, order: IntVector) -> list[dict[str, Any]]:
+        """Rows as Python dicts under wire names; what is missing is left out."""
+        spec, fields = self.spec, self._model.model_fields
+        rows: list[dict[str, Any]] = [{**spec.constants, "ts": t} for t in self._ts[order].tolist()]
+        if self._model is UserEvent and "type" not in spec.constants and "type" not in spec.columns:
+            for row in rows:
+                row["type"] = "event"
+        at = pa.array(order)
+        if spec.event_id is None:
+            for row, i in zip(rows, order.tolist(), strict=True):
+                row["event_id"] = f"row-{i}"
+        else:
+            _put(rows, "event_id", _texts(self._table.column(spec.event_id).take(at)))
+        bag: list[dict[str, Any]] = [{} for _ in rows]
+        for name, column in spec.columns.items():
+            values = self._table.column(column).take(at)
+            if name not in fields:
+                _put(bag, name, values.to_pylist())
+            else:
+                _put(rows, name, values.to_pylist() if name == "amount" else _texts(values))
+        if self._model is DeviceEvent or any(bag):
+            for row, extra in zip(rows, bag, strict=True):
+                row[self._bag] = extra
+        return rows
+
+
+def _put(rows: list[dict[str, Any]], name: str, values: list[Any]) -> None:
+    for row, value in zip(rows, values, strict=True):
+        if value is not None and value == value:
+            row[name] = value
+
+
+def _texts(column: pa.ChunkedArray) -> list[str | None]:
+    values: list[str | None] = pc.cast(column, pa.string()).to_pylist()
+    return values
+
+
+def _float(column: pa.ChunkedArray) -> FloatVector:
+    return np.asarray(pc.cast(column, pa.float64(), safe=False).fill_null(np.nan).combine_chunks(), dtype=np.float64)
+
+
+def _read(path: Path) -> pa.Table:
+    """One file as a table; raises ``UsageError`` naming the file."""
+    if not path.is_file():
+        raise UsageError(f"no such file: {path}")
+    name = path.name.lower()
+    try:
+        if name.endswith(".parquet"):
+            return pq.read_table(path)
+        if name.endswith((".csv", ".csv.gz")):
+            return pcsv.read_csv(path)
+        if name.endswith((".jsonl", ".ndjson")):
+            return pjson.read_json(path)
+    except (pa.ArrowException, OSError) as exc:
+        raise UsageError(f"{path}: cannot be read: {exc}") from exc
+    raise UsageError(f"{path}: unknown kind of file; give {_SUFFIXES}")

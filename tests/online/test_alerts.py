@@ -1,0 +1,229 @@
+"""The alert book against a slow one that looks at every alert on every row; and what verdicts do."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from online.batch import IntVector, LabelBatch, PredictionBatch
+from online.decisions.alert_state import AlertState, Reason
+from online.decisions.alerts import AlertBook, AlertPolicy
+from online.errors import StateError
+from online.wire import Alert
+
+Row = tuple[str, str, float, float]
+"""Event id, entity id, time, score."""
+
+
+def batch(rows: list[Row]) -> PredictionBatch:
+    return PredictionBatch(
+        event_id=[r[0] for r in rows],
+        entity_id=[r[1] for r in rows],
+        ts=np.array([r[2] for r in rows], dtype=np.float64),
+        score=np.array([r[3] for r in rows], dtype=np.float64),
+        model_version=np.zeros(len(rows), dtype=np.int64),
+        features=np.zeros((len(rows), 1)),
+    )
+
+
+def labels(*rows: tuple[str | None, str, float, bool]) -> LabelBatch:
+    return LabelBatch(
+        label_id=[f"l{i}" for i in range(len(rows))],
+        entity_id=[r[1] for r in rows],
+        event_id=[r[0] for r in rows],
+        ts=np.array([r[2] for r in rows], dtype=np.float64),
+        value=np.array([r[3] for r in rows], dtype=np.bool_),
+        weight=np.ones(len(rows)),
+    )
+
+
+def decide(book: AlertBook, rows: list[Row], threshold: float = 0.5) -> list[AlertState]:
+    def reasons(at: IntVector) -> list[list[Reason]]:
+        return [[Reason("x", rows[i][3], 1.0, f"because of {rows[i][0]}")] for i in at.tolist()]
+
+    return book.decide(batch(rows), np.full(len(rows), threshold), reasons)
+
+
+def slow(rows: list[Row], policy: AlertPolicy) -> list[tuple[Any, ...]]:
+    """Every alert looked at on every row."""
+    alerts: dict[str, dict[str, Any]] = {}
+    out: list[tuple[Any, ...]] = []
+    seen: set[str] = set()
+    mark, number = -math.inf, 0
+
+    def tell(a: dict[str, Any]) -> None:
+        out.append((a["id"], a["open"], a["level"], a["score"], a["why"], a["at"], tuple(a["events"][:3])))
+
+    def tidy() -> None:
+        def quiet(a: dict[str, Any]) -> float:
+            return float(a["at"] + policy.resolve_after_s)
+
+        for a in sorted(alerts.values(), key=lambda a: (quiet(a), a["number"])):
+            if a["open"] and quiet(a) <= mark:
+                a.update(open=False, at=quiet(a))
+                tell(a)
+        for entity in [e for e, a in alerts.items() if not a["open"] and a["at"] + policy.cooldown_s <= mark]:
+            del alerts[entity]
+
+    for event, entity, ts, score in rows:
+        mark = max(mark, ts)
+        tidy()
+        if score < 0.5 or event in seen:
+            continue
+        seen.add(event)
+        if entity not in alerts:
+            fresh = {"id": f"t:{entity}:{event}", "open": True, "score": 0.0, "events": [], "at": -math.inf, "level": 0}
+            alerts[entity] = {**fresh, "number": number}
+            number += 1
+        a = alerts[entity]
+        if not a["open"]:
+            continue
+        if score > a["score"]:
+            a.update(score=score, why=event)
+        a["events"].append(event)
+        a["at"] = max(a["at"], ts)
+        count = sum(len(a["events"]) >= at for at in policy.escalate_at)
+        a["level"] = max(a["level"], count, int(math.log(score / (1 - score)) / policy.margin_step))
+        tell(a)
+    tidy()
+    return out
+
+
+def told(alert: AlertState) -> tuple[Any, ...]:
+    level = ["low", "medium", "high", "critical"].index(alert.severity)
+    why = alert.reasons[0].text.removeprefix("because of ")
+    return (alert.alert_id, alert.status != "resolved", level, alert.score, why, alert.updated_at, alert.event_ids)
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.integers(0, 40).map(lambda i: f"e{i}"),
+        st.sampled_from("abc"),
+        st.integers(0, 60).map(float),
+        st.sampled_from([0.1, 0.4, 0.5, 0.6, 0.9, 0.99]),
+    ),
+    max_size=30,
+)
+POLICIES = st.builds(
+    AlertPolicy,
+    resolve_after_s=st.integers(1, 20),
+    cooldown_s=st.integers(0, 15),
+    escalate_at=st.sampled_from([(2, 4, 6), (3, 10, 30)]),
+    max_event_ids=st.just(3),
+)
+CUTS = st.sets(st.integers(1, 29))
+
+
+def cut(rows: list[Row], cuts: set[int]) -> list[list[Row]]:
+    edges = [0, *sorted(c for c in cuts if c < len(rows)), len(rows)]
+    return [rows[a:b] for a, b in itertools.pairwise(edges)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(ROWS, POLICIES, CUTS, st.booleans())
+def test_alerts_are_those_of_the_slow_book(rows: list[Row], policy: AlertPolicy, cuts: set[int], ordered: bool) -> None:
+    rows = sorted(rows, key=lambda r: r[2]) if ordered else rows
+    book = AlertBook(policy, "t")
+    out = [told(alert) for part in cut(rows, cuts) for alert in decide(book, part)]
+    assert out == slow(rows, policy)
+    still_open = {row[0]: row[1] for row in out}
+    assert [a.alert_id for a in book.open_alerts()] == [name for name, is_open in still_open.items() if is_open]
+    assert len(book) == len(book.open_alerts())
+
+
+@settings(max_examples=80, deadline=None)
+@given(ROWS, POLICIES, CUTS, st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=8))
+def test_tight_bounds_and_labels_do_not_depend_on_cuts_or_snapshots(
+    rows: list[Row], policy: AlertPolicy, cuts: set[int], verdicts: list[tuple[str, bool]]
+) -> None:
+    policy = policy.model_copy(update={"max_open": 2, "remember_events": 4})
+    half = len(rows) // 2
+
+    def run(cuts: set[int], snapshots: bool) -> list[AlertState]:
+        book, out = AlertBook(policy, "t"), list[AlertState]()
+        for side in (rows[:half], rows[half:]):
+            for part in cut(side, cuts):
+                out += decide(book, part)
+                if snapshots:
+                    state, book = book.snapshot(), AlertBook(policy, "t")
+                    book.restore(state)
+            events = [(r[0], r[1], r[2], r[3] > 0.5) for r in side]
+            out += book.resolve_labels(labels(*[(None, e, 30.0, v) for e, v in verdicts], *events))
+            assert len(book) <= 2
+        return out
+
+    assert run(set(), False) == run(cuts, False) == run(cuts, True)
+
+
+def test_states_are_the_wires_alerts() -> None:
+    opened, repeated = decide(AlertBook(AlertPolicy(), "t"), [("e1", "u", 1e9, 0.6), ("e2", "u", 1e9, 0.7)])
+    wire = Alert.model_validate(opened.to_wire_dict())
+    assert (wire.alert_id, wire.status, wire.event_ids) == ("t:u:e1", "open", ("e1",))
+    assert Alert.model_validate(repeated.to_wire_dict()).reasons[0].text == "because of e2"
+
+
+def test_a_replay_changes_nothing() -> None:
+    book = AlertBook(AlertPolicy(), "t")
+    rows: list[Row] = [("e1", "u", 1.0, 0.6), ("e2", "u", 2.0, 0.7), ("e3", "v", 3.0, 0.8)]
+    assert len(decide(book, rows)) == 3
+    before = book.open_alerts()
+    assert decide(book, rows) == []
+    assert book.open_alerts() == before
+
+
+def test_one_positive_event_confirms_and_all_negative_ones_clear() -> None:
+    book = AlertBook(AlertPolicy(cooldown_s=100), "t")
+    decide(book, [("e1", "u", 1.0, 0.6), ("e2", "u", 2.0, 0.7), ("f1", "v", 3.0, 0.8), ("f2", "v", 9.0, 0.8)])
+    (confirmed,) = book.resolve_labels(labels(("e1", "u", 1.0, False), ("f1", "v", 3.0, True)))
+    assert (confirmed.status, confirmed.verdict, confirmed.alert_id) == ("resolved", "confirmed", "t:v:f1")
+    (cleared,) = book.resolve_labels(labels(("e2", "u", 2.0, False)))
+    assert (cleared.status, cleared.verdict, cleared.alert_id) == ("resolved", "false_alarm", "t:u:e1")
+    assert decide(book, [("e5", "u", 50.0, 0.9)]) == [], "the cooldown counts from the verdict"
+    assert [a.alert_id for a in decide(book, [("e6", "u", 109.0, 0.9)])] == ["t:u:e6"]
+
+
+def test_a_label_of_an_earlier_time_does_not_resolve_an_entitys_alert() -> None:
+    book = AlertBook(AlertPolicy(), "t")
+    decide(book, [("e1", "u", 100.0, 0.6)])
+    assert book.resolve_labels(labels((None, "u", 99.0, False))) == []
+    assert [a.verdict for a in book.resolve_labels(labels((None, "u", 100.0, True)))] == ["confirmed"]
+
+
+def test_a_person_resolves_once() -> None:
+    book = AlertBook(AlertPolicy(), "t")
+    decide(book, [("e1", "u:1", 1.0, 0.6)])
+    resolved = book.resolve("t:u:1:e1", 5.0, "false_alarm")
+    assert resolved is not None
+    assert (resolved.status, resolved.updated_at) == ("resolved", 5.0)
+    assert book.resolve("t:u:1:e1", 6.0, "false_alarm") is None
+    assert book.resolve("nonsense", 6.0, "confirmed") is None
+
+
+def test_the_stalest_alert_makes_room() -> None:
+    book = AlertBook(AlertPolicy(max_open=2), "t")
+    rows: list[Row] = [("a1", "a", 1.0, 0.6), ("b1", "b", 2.0, 0.6), ("a2", "a", 3.0, 0.6), ("c1", "c", 4.0, 0.6)]
+    out = decide(book, rows)
+    assert [(a.entity_id, a.verdict) for a in out[-2:]] == [("b", "displaced"), ("c", None)]
+    many: list[Row] = [(f"x{i}", f"x{i}", 5.0, 0.9) for i in range(500)]
+    decide(book, many)
+    assert len(book._entries) <= 4
+
+
+def test_time_alone_resolves() -> None:
+    book = AlertBook(AlertPolicy(resolve_after_s=10), "t")
+    decide(book, [("e1", "u", 1.0, 0.6)])
+    assert book.advance(10.9) == []
+    assert [(a.updated_at, a.verdict) for a in book.advance(11.0)] == [(11.0, "quiet")]
+
+
+def test_a_foreign_snapshot_is_refused() -> None:
+    with pytest.raises(StateError, match="task 'other'"):
+        AlertBook(AlertPolicy(), "t").restore(AlertBook(AlertPolicy(), "other").snapshot())
+    with pytest.raises(StateError, match="not a snapshot"):
+        AlertBook(AlertPolicy(), "t").restore(b"{}")

@@ -1,0 +1,109 @@
+"""100,000 mutated records: each is decoded or rejected with a reason, as the contract says, and none disappears."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from online.decode import ColumnRequest, Decoded, decode_device_events, decode_user_events
+from online.explain import explain
+from online.structs import UnknownFields
+from online.wire import REASON_CHARS, DeviceEvent, UserEvent, WireModel
+
+BATCH = 1_000
+TOKENS = [
+    b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1", b"null", b"true", b'""', b"[]", b"{}", b"{}, {}", b"},{",
+    b'"', b"\\", b"\\u0000", b"\\ud800", b"\\udc00\\ud83d", b"\\ud83d\\ude00", b"\\n", b"\x00", b"\x7f", b"\xff",
+    b"\xc2\x85", b"\xc2\xb0", b"\xef\xbb\xbf", b"9" * 70, b"9" * 400, b"0." + b"1" * 80, b"[" * 40, b"[" * 3_000,
+    b'"v":2,', b'"v":1,', b'"amount":1,', b'"zz":{"a":{"b":[1,2]}},', b'"\\u0061mount":1,', b",", b", ", b" ", b"\t",
+    b'"2024-01-01T00:00:00Z"', b'"1999-01-01T00:00:00Z"', b"946684799", b"4102444801", b"x" * 65, b"x" * 300, b":",
+    b"-0", b"-0.0", b"1.5", b"1E5", b"01", b"18446744073709551616", b'"k":1,"k":1,', b"\r\n",
+]  # fmt: skip
+
+
+def user_event(rng: random.Random, i: int) -> dict[str, Any]:
+    event: dict[str, Any] = {"v": 1, "event_id": f"e{i}", "type": "purchase", "user_id": f"u{i % 97}", "ts": 1.7e9 + i}
+    optional = {
+        "amount": round(rng.lognormvariate(3, 1), 2),
+        "merchant_id": f"m{i % 31}",
+        "channel": rng.choice(["web", "app", "caf\u00e9"]),
+        "country": "DE",
+        "properties": {"items": rng.randrange(9), "gift": True, "note": 'a \\ b " c', "\u00b0C": 3.5},
+    }
+    event |= {name: value for name, value in optional.items() if rng.random() < 0.5}
+    if rng.random() < 0.1:
+        event["ts"] = "2024-03-01T12:00:00.5+01:00"
+    return event
+
+
+def device_event(rng: random.Random, i: int) -> dict[str, Any]:
+    metrics = {f"sensor_{k}": rng.choice([None, rng.gauss(0, 1)]) for k in range(rng.randrange(6))}
+    return {"v": 1, "event_id": f"e{i}", "device_id": f"d{i % 11}", "ts": 1.7e9 + i, "metrics": metrics, "status": "ok"}
+
+
+def mutate(rng: random.Random, record: bytes, other: bytes) -> bytes:
+    """Most records get one change, some more, a tenth none."""
+    for _ in range(rng.choice([0, 1, 1, 1, 1, 1, 1, 2, 3, 5])):
+        a, b = sorted((rng.randrange(len(record) + 1), rng.randrange(len(record) + 1)))
+        match rng.randrange(9):
+            case 0:
+                record = record[:a] + bytes([rng.randrange(256)]) + record[a + 1 :]
+            case 1:
+                record = record[:a] + bytes([rng.randrange(256)]) + record[a:]
+            case 2:
+                record = record[:a] + record[min(b, a + 8) :]
+            case 3:
+                record = record[:a]
+            case 4:
+                record = record[a:]
+            case 5:
+                record = record[:a] + other[b:]
+            case 6:
+                record = record[:b] + record[a:b] + record[b:]
+            case 7:
+                record = record[:a] + rng.choice(TOKENS) + record[a:]
+            case _:  # a token in the place of a value, which keeps the grammar more often
+                at = record.find(b":", a) + 1
+                end = min((e for e in (record.find(b",", at), record.find(b"}", at)) if e >= 0), default=at)
+                record = record[:at] + rng.choice(TOKENS) + record[end:]
+    return record
+
+
+@pytest.mark.parametrize(
+    ("model", "event", "decode", "seed"),
+    [(UserEvent, user_event, decode_user_events, 1), (DeviceEvent, device_event, decode_device_events, 2)],
+)
+def test_every_mutated_record_is_decoded_or_rejected_with_a_reason(
+    model: type[WireModel],
+    event: Callable[[random.Random, int], dict[str, Any]],
+    decode: Callable[..., Decoded],
+    seed: int,
+) -> None:
+    rng = random.Random(seed)
+    accepted = 0
+    for start in range(0, 50_000, BATCH):
+        unknown_fields: UnknownFields = "reject" if start // BATCH % 4 == 3 else "ignore"
+        whole = [json.dumps(event(rng, i), ensure_ascii=i % 2 == 0).encode() for i in range(start, start + BATCH)]
+        raw = [mutate(rng, record, rng.choice(whole)) for record in whole]
+        decoded = decode(raw, ColumnRequest(texts=("event_id",)), unknown_fields=unknown_fields)
+
+        rejected = [reject.index for reject in decoded.rejects]
+        assert sorted([*rejected, *decoded.index.tolist()]) == list(range(BATCH))
+        assert len(decoded.batch) == len(decoded.index)
+        for reject in decoded.rejects:
+            assert reject.raw == raw[reject.index]
+            assert 0 < len(reject.reason) <= REASON_CHARS
+            assert reject.reason.isprintable(), reject
+        for i, event_id, ts in zip(
+            decoded.index.tolist(), decoded.batch.event_id, decoded.batch.ts.tolist(), strict=True
+        ):
+            contract = model.model_validate_json(raw[i])
+            assert (event_id, ts) == (getattr(contract, "event_id"), getattr(contract, "ts"))  # noqa: B009
+        verdicts = [explain(model, record, unknown_fields) is None for record in raw]
+        assert [i for i, valid in enumerate(verdicts) if valid] == decoded.index.tolist(), "the two definitions differ"
+        accepted += len(decoded.index)
+    assert 0.1 < accepted / 50_000 < 0.7  # else the mutations are too weak or too wild to say much

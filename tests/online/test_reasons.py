@@ -1,0 +1,149 @@
+"""Reasons: which contributions are told, what the sentences say, and what is usual."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from online.decisions.reasons import ReasonPolicy, ReasonWriter
+from online.decisions.typical import TypicalValues
+from online.errors import StateError, TaskError
+
+DAY = 86400.0
+
+
+def say(feature: str, value: float, typical: float = math.nan, **more: float) -> str:
+    """The sentence for one feature beside ``more`` other columns."""
+    features = (feature, *more)
+    writer = ReasonWriter(features, ReasonPolicy(positive="fraud"), entity="user")
+    values, contributions = np.array([[value, *more.values()]]), np.zeros((1, len(features)))
+    contributions[0, 0] = 1.0
+    usual = np.array([typical, *[math.nan] * len(more)])
+    ((reason,),) = writer.write(values, contributions, usual)
+    assert (reason.feature, reason.contribution) == (feature, 1.0)
+    return reason.text
+
+
+@pytest.mark.parametrize(
+    ("feature", "value", "typical", "text"),
+    [
+        ("user.amount_count_1h", 17.0, 2.0, "17 events in 1 h (usually 2)"),
+        ("user.amount_count_1h", 1.0, 1.0, "1 event in 1 h"),
+        ("user.logins_count_1d", 5.0, math.nan, "5 logins in 1 d"),
+        ("user.night_count_7d", 5.0, 0.0, "5 night events in 7 d (usually 0)"),
+        ("merchant.amount_count_1h", 9.0, math.nan, "9 events of this merchant in 1 h"),
+        ("user.amount_mean_30d", 120.5, 45.0, "this user's 30-day mean amount is 120.50 (usually 45.00)"),
+        ("user.amount_sum_1d", 1234.5, math.nan, "this user's 1-day total amount is 1,234.50"),
+        ("user.amount_over_mean_30d", 8.34, 1.0, "amount is 8.3x this user's 30-day mean"),
+        ("user.amount_over_ewmean", 3.0, 1.0, "amount is 3.0x this user's running mean"),
+        ("user.since_last", 200.0, 2 * DAY, "3 min since this user's last event (usually 2 d)"),
+        ("user.logins_since_last", 4.0, math.nan, "4 s since this user's last login"),
+        ("merchant.risk_positives_7d", 3.0, 0.0, "3 frauds known at this merchant in 7 d (usually 0)"),
+        ("merchant.risk_positives_7d", 1.0, math.nan, "1 fraud known at this merchant in 7 d"),
+        ("merchant.risk_share_7d", 0.25, 0.01, "25 % of labels at this merchant in 7 d are frauds (usually 1 %)"),
+        ("card.country_distinct_1d", 4.0, 1.0, "4 different countries of this card in 1 d (usually 1)"),
+        ("user.risk_since_first_positive", 3 * DAY, math.nan, "3 d since this user's first known fraud"),
+        ("device.temperature_std_6h", 1.234, 0.2, "this device's 6-hour spread of temperature is 1.23 (usually 0.2)"),
+        ("amount", 512.0, 40.0, "amount is 512.00 (usually 40.00)"),
+        ("hour", 3.2, 14.0, "at 03:12"),
+        ("night", 1.0, 0.0, "at night"),
+        ("night", 0.0, 0.0, "not at night"),
+        ("weekend", 1.0, 0.0, "on a weekend"),
+        ("weekday", 0.0, 3.0, "on a Monday"),
+        ("amount_missing", 1.0, 0.0, "amount is missing"),
+        ("user.amount_30d_missing", 1.0, 0.0, "no 30-day amount known of this user yet"),
+        ("entropy_z", 7.5, math.nan, "entropy_z = 7.5 (raises the odds 2.7x)"),
+        ("device.heat_score", 0.97, 0.1, "device.heat_score = 0.97 (usually 0.1; raises the odds 2.7x)"),
+    ],
+)
+def test_sentences(feature: str, value: float, typical: float, text: str) -> None:
+    assert say(feature, value, typical) == text
+
+
+def test_a_ratio_names_the_amount_when_the_row_has_it() -> None:
+    assert say("user.amount_over_mean_30d", 8.3, amount=512.0) == "amount 512.00 is 8.3x this user's 30-day mean"
+
+
+def test_a_missing_value_is_not_told_as_zero() -> None:
+    features = ("user.amount_mean_30d", "user.amount_30d_missing")
+    ((reason,),) = ReasonWriter(features).write(np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]))
+    assert reason.text == "no 30-day amount known of this user yet"
+    ((reason,),) = ReasonWriter(("amount",)).write(np.array([[math.nan]]), np.array([[1.0]]))
+    assert (reason.value, reason.text) == (0.0, "amount is missing")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from([-2.0, -0.1, 0.0, 0.01, 0.3, 0.3, 1.0, 5.0]), min_size=1, max_size=8), st.integers(1, 5)
+)
+def test_only_the_largest_positive_contributions_are_told(contributions: list[float], top: int) -> None:
+    names = tuple(f"f{(i * 7) % 11}" for i in range(len(contributions)))
+    policy = ReasonPolicy(top=top)
+    (reasons,) = ReasonWriter(names, policy).write(np.ones((1, len(names))), np.array([contributions]))
+    total = sum(c for c in contributions if c > 0)
+    worthy = [(-c, n) for n, c in zip(names, contributions, strict=True) if c > 0.0 and c >= max(0.05, 0.05 * total)]
+    assert [(-r.contribution, r.feature) for r in reasons] == sorted(worthy)[:top]
+
+
+def test_templates_replace_sentences_exact_names_before_globs() -> None:
+    templates = {
+        "*_count_*": "{entity}: {value} against {typical}",
+        "user.amount_count_1d": "busy: {value:.1f}",
+    }
+    features = ("user.amount_count_1h", "user.amount_count_1d")
+    writer = ReasonWriter(features, templates=templates)
+    (reasons,) = writer.write(np.array([[17.0, 20.0]]), np.array([[2.0, 1.0]]), np.array([2.0, math.nan]))
+    assert [r.text for r in reasons] == ["user: 17 against 2", "busy: 20.0"]
+
+
+@pytest.mark.parametrize(
+    ("templates", "message"),
+    [
+        ({"nothing": "x"}, "matches no feature; there are amount"),
+        ({"amount": "{price}"}, r"has \{price\}"),
+        ({"amount": "{}"}, "only {value}"),
+        ({"amount": "{value:.2q}"}, "cannot be used"),
+        ({"amount": "{value"}, "cannot be used"),
+    ],
+)
+def test_a_wrong_template_is_refused_by_name(templates: dict[str, str], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        ReasonWriter(("amount",), templates=templates)
+
+
+def test_a_wrong_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="one column for each feature"):
+        ReasonWriter(("amount",)).write(np.ones((1, 2)), np.ones((1, 2)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.one_of(st.floats(-10, 10), st.just(math.nan)), max_size=60),
+    st.integers(1, 5),
+    st.integers(1, 7),
+    st.sets(st.integers(1, 59)),
+)
+def test_usual_is_the_median_of_the_regular_sample(values: list[float], every: int, size: int, cuts: set[int]) -> None:
+    usual = TypicalValues(("a", "a_missing"), every, size)
+    x = np.column_stack([np.nan_to_num(values), np.isnan(values)]).astype(np.float64).reshape(-1, 2)
+    edges = [0, *sorted(c for c in cuts if c < len(values)), len(values)]
+    for start, end in itertools.pairwise(edges):
+        usual.update(x[start:end])
+        state, usual = usual.snapshot(), TypicalValues(usual.features, every, size)
+        usual.restore(state)
+    known = [v for v in values[::every][-size:] if not math.isnan(v)]
+    expected = np.median(known) if known else math.nan
+    assert usual.values()[0] == pytest.approx(expected, nan_ok=True)
+
+
+def test_usual_values_know_the_shared_indicator_of_a_window() -> None:
+    usual = TypicalValues(("user.amount_mean_30d", "user.amount_count_30d", "user.amount_30d_missing"), every=1)
+    usual.update(np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [9.0, 4.0, 0.0]]))
+    assert usual.values().tolist() == [9.0, 0.0, 1.0]
+    with pytest.raises(StateError, match="other features"):
+        TypicalValues(("b",)).restore(usual.snapshot())

@@ -1,0 +1,179 @@
+"""Thresholds: what each policy promises, against counting by hand, and independence of batch cuts."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from online.decisions.histogram import bin_edges, bin_of
+from online.decisions.threshold import (
+    BudgetThreshold,
+    CostThreshold,
+    FixedThreshold,
+    PrecisionThreshold,
+    RefreshPolicy,
+    Threshold,
+    ThresholdPolicy,
+)
+from online.errors import StateError
+
+DAY = 86400.0
+Floats = NDArray[np.float64]
+
+
+def scores(n: int, seed: int = 0) -> Floats:
+    return 1.0 / (1.0 + np.exp(-np.random.default_rng(seed).normal(-3.0, 2.0, n)))
+
+
+def minutes(n: int) -> Floats:
+    return np.arange(n, dtype=np.float64) * 60.0
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=50), st.sampled_from([16, 100, 2048]))
+def test_a_score_is_in_the_bin_whose_edges_enclose_it(values: list[float], bins: int) -> None:
+    edges = bin_edges(bins)
+    score = np.array([*values, 0.0, 1.0, *edges])
+    index = bin_of(score, edges)
+    assert np.all(edges[index] <= score)
+    assert np.all((score < edges[index + 1]) | (index == bins - 1))
+
+
+@given(st.floats(0.0, 1e3), st.floats(0.1, 1e3), st.floats(0.0, 0.99), st.floats(0.0, 1.0))
+def test_the_cost_threshold_takes_the_cheaper_side(fp: float, fn: float, share: float, p: float) -> None:
+    policy = CostThreshold(false_positive=fp, false_negative=fn, review=share * fn)
+    alert, silent = policy.review + (1 - p) * fp, p * fn
+    if abs(alert - silent) > 1e-9 * (fp + fn):
+        assert (p >= Threshold(policy).threshold) == (alert < silent)
+
+
+def test_the_budget_is_met_after_the_warm_up_and_after_a_shift() -> None:
+    per_day, days, budget = 5000, 30, 40
+    ts = np.sort(np.random.default_rng(1).uniform(0.0, days * DAY, per_day * days))
+    score = scores(len(ts))
+    shifted = ts > 15 * DAY
+    score[shifted] = score[shifted] ** 0.7
+    at = Threshold(BudgetThreshold(alerts_per_day=budget, half_life_days=2.0))
+    thresholds = at.thresholds(ts, score)
+    over = score >= thresholds
+    assert not over[ts < DAY].any(), "no alerts in the first day"
+    assert over[(ts > 5 * DAY) & ~shifted].sum() / 10 == pytest.approx(budget, rel=0.1)
+    assert over[ts > 22 * DAY].sum() / 8 == pytest.approx(budget, rel=0.1)
+
+
+def test_without_fading_the_budget_threshold_is_the_lowest_edge_that_fits() -> None:
+    ts, score = minutes(3000), scores(3000)
+    policy = BudgetThreshold(alerts_per_day=25, half_life_days=1e12, min_scores=1, min_days=0.0, bins=256)
+    thresholds = Threshold(policy, RefreshPolicy(every_rows=100, every_s=1e9)).thresholds(ts, score)
+    edges = bin_edges(256)
+    for start in range(100, 3000, 100):
+        allowed = 25 * (ts[start] - ts[0]) / DAY
+        fitting = [edge for edge in edges[:-1] if np.count_nonzero(score[:start] >= edge) <= allowed]
+        assert thresholds[start : start + 100].tolist() == [min(fitting)] * 100
+
+
+def test_a_flood_of_certain_scores_lets_only_certain_ones_through() -> None:
+    ts = minutes(20_000)
+    at = Threshold(BudgetThreshold(alerts_per_day=5, min_scores=10))
+    at.update_scores(ts, np.where(np.arange(20_000) % 2, 1.0, 0.9))
+    assert at.threshold == 1.0
+
+
+def test_precision_is_reached_on_what_comes_next() -> None:
+    n = 40_000
+    ts, score = minutes(n), scores(n)
+    y = np.random.default_rng(2).uniform(size=n) < score
+    at = Threshold(PrecisionThreshold(precision=0.7, min_labels=50))
+    over = np.zeros(n, dtype=np.bool_)
+    for part in np.array_split(np.arange(n), 80):
+        over[part] = score[part] >= at.thresholds(ts[part], score[part])
+        at.update_labels(score[part], y[part], np.ones(len(part)))
+    late = over & (np.arange(n) > n // 2)
+    assert y[late].mean() == pytest.approx(0.75, abs=0.06)
+    looser = y & (score > 0.9 * at.threshold) | (score > at.threshold)
+    assert looser.sum() > late.sum(), "the threshold leaves positives out: it is not just low"
+    assert not over[:500].any(), "nothing is over the threshold before there are labels"
+
+
+def test_precision_counts_sampled_negatives_by_weight_and_takes_corrections_back() -> None:
+    policy = PrecisionThreshold(precision=0.5, min_labels=1, bins=64)
+
+    def after(y: list[bool], weight: list[float], correction: list[bool]) -> float:
+        at = Threshold(policy, RefreshPolicy(every_rows=1))
+        score = np.full(len(y), 0.8)
+        at.update_labels(score, np.array(y), np.array(weight), np.array(correction))
+        at.update_scores(np.arange(2.0), np.full(2, 0.5))
+        return at.threshold
+
+    assert after([True, True, False], [1.0, 1.0, 1.0], [False] * 3) <= 0.8
+    assert after([True, True, False], [1.0, 1.0, 10.0], [False] * 3) == np.inf
+    assert after([True, True, False], [1.0, 1.0, 1.0], [False, False, True]) <= 0.8
+    assert after([True, False, False, False], [1.0] * 4, [False, False, True, True]) == np.inf
+
+
+def test_precision_falls_back_to_the_budget_until_there_are_labels() -> None:
+    ts, score = minutes(5000), scores(5000)
+    budget = BudgetThreshold(alerts_per_day=50)
+    with_fallback = Threshold(PrecisionThreshold(precision=0.9, fallback=budget))
+    assert np.array_equal(with_fallback.thresholds(ts, score), Threshold(budget).thresholds(ts, score))
+    with_fallback.update_labels(np.full(100, 0.3), np.ones(100, dtype=np.bool_), np.ones(100))
+    assert with_fallback.thresholds(ts[-1:] + DAY, score[:1])[0] <= 0.3
+
+
+POLICIES: list[Any] = [
+    FixedThreshold(value=0.5),
+    BudgetThreshold(alerts_per_day=300, half_life_days=0.1, min_scores=5, min_days=0.01, bins=64),
+    PrecisionThreshold(precision=0.6, half_life_days=0.2, min_labels=3, bins=64),
+    PrecisionThreshold(
+        precision=0.9, min_labels=5, fallback=BudgetThreshold(alerts_per_day=99, min_scores=9, min_days=0)
+    ),
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(POLICIES),
+    st.lists(st.tuples(st.integers(0, 40_000), st.floats(0, 1), st.booleans(), st.booleans()), max_size=60),
+    st.sets(st.integers(1, 59)),
+    st.booleans(),
+)
+def test_thresholds_do_not_depend_on_cuts_or_snapshots(
+    policy: Any, rows: list[tuple[int, float, bool, bool]], cuts: set[int], sort: bool
+) -> None:
+    rows = sorted(rows) if sort else rows
+    ts, score = np.array([r[0] for r in rows], dtype=np.float64), np.array([r[1] for r in rows])
+    y, correction = np.array([r[2] for r in rows], dtype=np.bool_), np.array([r[3] for r in rows], dtype=np.bool_)
+    weight = 0.1 + score * 7
+
+    def run(edges: list[int], snapshots: bool) -> tuple[list[float], bytes]:
+        at = Threshold(policy, RefreshPolicy(every_rows=7, every_s=5000))
+        # Labels first, cut apart by themselves; then the scores they are to decide on, cut apart.
+        for a, b in itertools.pairwise(edges):
+            at.update_labels(score[a:b], y[a:b], weight[a:b], correction[a:b])
+        out: list[float] = []
+        for a, b in itertools.pairwise(edges):
+            out += at.thresholds(ts[a:b], score[a:b]).tolist()
+            if snapshots:
+                state, at = at.snapshot(), Threshold(policy, at.refresh)
+                at.restore(state)
+        return out, at.snapshot()
+
+    edges = [0, *sorted(c for c in cuts if c < len(rows)), len(rows)]
+    assert run([0, len(rows)], False) == run(edges, False) == run(edges, True)
+
+
+def test_policies_are_told_apart_by_kind_and_refuse_nonsense() -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(ThresholdPolicy)
+    assert adapter.validate_python({"kind": "budget", "alerts_per_day": 3}) == BudgetThreshold(alerts_per_day=3)
+    with pytest.raises(ValueError, match="no alert would ever pay"):
+        adapter.validate_python({"kind": "cost", "false_positive": 1, "false_negative": 2, "review": 5})
+    with pytest.raises(ValueError, match="kind"):
+        adapter.validate_python({"kind": "magic"})
+    with pytest.raises(StateError, match="start it anew"):
+        Threshold(BudgetThreshold(alerts_per_day=1)).restore(Threshold(FixedThreshold(value=0.5)).snapshot())

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from streams.cli import doctor
+from streams.cli.doctor import Check
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    app = typer.Typer()
+    app.command()(doctor.doctor_command)
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.output
+
+
+def test_this_machine_is_ready() -> None:
+    status, output = run()
+    assert status == 0
+    assert "Ready." in output
+    assert all(name in output for name in ("Python", "numba", "Numba compiles", "free memory", "clock", "redis"))
+
+
+def test_json_holds_the_same_checks() -> None:
+    status, output = run("--json")
+    found = json.loads(output)
+    assert status == 0
+    assert found["ok"] is True
+    assert [check["name"] for check in found["checks"]] == [check.name for check in doctor.run_checks()]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_a_failure_gives_status_1_and_the_fix(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "REQUIRED", ("a_package_that_is_not_there",))
+    status, output = run(*arguments)
+    assert status == 1
+    assert "a_package_that_is_not_there" in output
+    assert "make install" in output
+
+
+def test_warnings_do_not_change_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "run_checks", lambda: [Check("disk", "WARN", "full", "Free some.")])
+    status, output = run()
+    assert status == 0
+    assert "Free some." in output
+
+
+def test_an_old_python_fails() -> None:
+    assert doctor.check_python((3, 10, 9)).status == "FAIL"
+    assert doctor.check_python((3, 11, 0)).status == "OK"
+    assert doctor.check_python((4, 0, 0)).status == "OK"
+
+
+def test_a_version_other_than_the_pinned_one_is_a_warning_with_the_command_that_mends_it() -> None:
+    check = doctor.check_package("numpy", {"numpy": "1.0.0"})
+    assert check.status == "WARN"
+    assert check.fix == "pip install numpy==1.0.0"
+    assert doctor.check_package("numpy", {}).status == "OK"
+
+
+def test_pins_are_read_from_constraints(tmp_path: Path) -> None:
+    path = tmp_path / "constraints.txt"
+    path.write_text("# pins\nNumPy==2.4.6\nriver == 0.26.1 ; python_version > '3'\nloose>=1\n\ntyper==1.0  # why\n")
+    assert doctor.read_pins(path) == {"numpy": "2.4.6", "river": "0.26.1", "typer": "1.0"}
+    assert doctor.read_pins(tmp_path / "none.txt") == {}
+
+
+def test_pins_of_the_checkout_are_held_against_what_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "constraints.txt").write_text("rich==0.0.1\n")
+    checks = {check.name: check for check in doctor.run_checks(tmp_path)}
+    assert checks["rich"].status == "WARN"
+    assert checks["numpy"].status == "OK"
+
+
+def test_optional_parts_may_be_missing() -> None:
+    check = doctor.check_optional("no_such_package", "no_such_package", "only to dream")
+    assert check.status == "OK"
+    assert "optional, not installed" in check.found
+
+
+def broken() -> float:
+    raise RuntimeError("LLVM is upset")
+
+
+@pytest.mark.parametrize(("compiled", "status"), [(broken, "FAIL"), (lambda: 9.0, "FAIL"), (lambda: 10.0, "OK")])
+def test_numba_must_compile_and_compute(compiled: Callable[[], float], status: str) -> None:
+    assert doctor.check_compiles(compiled).status == status
+
+
+def test_the_cache_may_be_in_any_writable_place(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    assert doctor.check_cache([blocked, tmp_path / "to" / "be" / "made"]).status == "OK"
+    check = doctor.check_cache([blocked])
+    assert check.status == "WARN"
+    assert "NUMBA_CACHE_DIR" in check.fix
+    assert not (tmp_path / "to").exists()
+
+
+def test_little_memory_disk_and_processors_are_warnings(tmp_path: Path) -> None:
+    assert doctor.check_memory(100.0).status == "WARN"
+    assert doctor.check_memory(8_000.0).status == "OK"
+    assert doctor.check_memory(None).status == "OK"
+    assert doctor.check_disk(tmp_path, 10.0).status == "WARN"
+    assert doctor.check_disk(tmp_path, 10_000.0).status == "OK"
+    assert doctor.check_cpus(1).status == "WARN"
+    assert doctor.check_cpus(None).status == "OK"
+
+
+def test_memory_is_read_in_megabytes(tmp_path: Path) -> None:
+    path = tmp_path / "meminfo"
+    path.write_text("MemTotal:       16000000 kB\nMemAvailable:    2000000 kB\n")
+    assert doctor.available_memory_mb(path) == pytest.approx(2_048.0)
+    assert doctor.available_memory_mb(tmp_path / "none") is None
+
+
+def test_the_terminal_must_be_large_and_speak_unicode() -> None:
+    def terminal(width: int, height: int) -> Console:
+        return Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
+
+    assert doctor.check_terminal(terminal(100, 30), "utf-8").status == "OK"
+    assert doctor.check_terminal(terminal(60, 30), "utf-8").status == "WARN"
+    assert "UTF-8" in doctor.check_terminal(terminal(100, 30), "ascii").fix
+    assert doctor.check_terminal(Console(file=io.StringIO()), "ascii").status == "OK"
+
+
+def test_a_clock_in_the_past_is_a_warning() -> None:
+    assert doctor.check_clock(0.0).status == "WARN"
+    assert doctor.check_clock(1_800_000_000.0).status == "OK"
+
+
+def test_the_report_names_every_check_and_counts_failures() -> None:
+    checks = [Check("a", "OK", "fine"), Check("b", "FAIL", "broken", "mend it"), Check("c", "WARN", "odd", "look")]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(doctor.report(checks))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "mend it" in text
+    assert "Not ready: 1 of 3 checks failed." in text
