@@ -43,6 +43,17 @@ class EventBatch:
             texts={name: [column[i] for i in at] for name, column in self.texts.items()},
         )
 
+    def slice(self, start: int, stop: int) -> EventBatch:
+        """Rows ``start`` to ``stop``; arrays are views."""
+        return EventBatch(
+            event_id=self.event_id[start:stop],
+            ts=self.ts[start:stop],
+            type=self.type[start:stop],
+            entities={name: column[start:stop] for name, column in self.entities.items()},
+            numbers={name: column[start:stop] for name, column in self.numbers.items()},
+            texts={name: column[start:stop] for name, column in self.texts.items()},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LabelBatch:

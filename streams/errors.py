@@ -1,12 +1,12 @@
 """Errors of the shell, by the action each one causes.
 
-    WeirError (online.errors)
-    ├── TaskError          correct the task file
-    ├── StateError         rebuild the state, or go back to the version that wrote it
-    └── ShellError
-        ├── UsageError     correct the command, the settings or the input file; exit status 2
-        ├── LogError       the log on disk is not one we can read; nothing was changed
-        └── TooManyRejects stop: most of the input is bad, and going on would only fill the dead letters
+WeirError (online.errors)
+├── TaskError          correct the task file
+├── StateError         rebuild the state, or go back to the version that wrote it
+└── ShellError
+    ├── UsageError     correct the command, the settings or the input file; exit status 2
+    ├── LogError       the log on disk is not one we can read; nothing was changed
+    └── TooManyRejects stop: most of the input is bad, and going on would only fill the dead letters
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from online.task import SourceSpec, TaskSpec
 from online.wire import DeviceEvent, UserEvent, WireModel
 from streams.errors import UsageError
 
+_CHUNK_ROWS = 4096
 _SUFFIXES = ".csv, .csv.gz, .parquet, .jsonl or .ndjson"
 
 
@@ -109,10 +110,17 @@ class FileSource:
         return np.argsort(ts, kind="stable")
 
     def batches(self, size: int) -> Iterator[SourceBatch]:
-        """The rows in order, ``size`` at a time."""
-        for start in range(0, len(self), size):
-            order = self._order[start : start + size]
-            yield self._batch(order)
+        """The rows in order, ``size`` valid ones at a time; rejected rows come with the last batch read with them."""
+        chunk = size * max(_CHUNK_ROWS // size, 1)  # decoding many rows together is what makes it quick
+        for start in range(0, len(self), chunk):
+            whole = self._batch(self._order[start : start + chunk])
+            n = len(whole.batch)
+            for at in range(0, max(n, 1), size):
+                last = at + size >= n
+                label = None if whole.label is None else whole.label[at : at + size]
+                part = whole.batch.slice(at, at + size)
+                rows = len(part) + (len(whole.rejects) if last else 0)
+                yield SourceBatch(part, label, whole.rejects if last else [], rows)
 
     def _batch(self, order: IntVector) -> SourceBatch:
         rows = self._rows(order)
@@ -121,7 +129,9 @@ class FileSource:
         if self.spec.label is not None:
             values = self._table.column(self.spec.label).take(pa.array(order[decoded.index])).to_pylist()
             label = np.array([str(v) in self.spec.positive for v in values], dtype=np.bool_)
-        rejects = [replace(r, index=int(order[r.index])) for r in decoded.rejects]  # rows of the input, not of the batch
+        rejects = [
+            replace(r, index=int(order[r.index])) for r in decoded.rejects
+        ]  # rows of the input, not of the batch
         return SourceBatch(decoded.batch, label, rejects, len(order))
 
     def _rows(self, order: IntVector) -> list[dict[str, Any]]:

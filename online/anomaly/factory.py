@@ -1,6 +1,33 @@
+"""From an ``[[entities.anomalies]]`` table's ``params`` to a detector."""
+
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
 
-def build_detector(params: dict[str, Any]) -> Any:
-    raise NotImplementedError
+from online.anomaly.detector import SeriesAnomalyDetector
+from online.anomaly.params import AnomalyParams
+from online.errors import TaskError
+
+
+def build_detector(params: Mapping[str, Any]) -> SeriesAnomalyDetector:
+    """Build the detector; raises ``TaskError`` naming a parameter that is unknown or out of its range.
+
+    >>> build_detector({"threshold": 5.0}).params.threshold
+    5.0
+    """
+    try:
+        return SeriesAnomalyDetector(AnomalyParams.model_validate(dict(params)))
+    except ValidationError as exc:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in exc.errors())
+        known = ", ".join(sorted(AnomalyParams.model_fields))
+        raise TaskError(f"anomaly params: {wrong}; known: {known}") from exc
+
+
+def schema_of(detector: SeriesAnomalyDetector) -> int:
+    """A digest of what gives the detector's rows their meaning."""
+    text = f"{detector.state_width} {detector.params.model_dump_json()}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from online.anomaly.factory import build_detector
+from online.anomaly.factory import build_detector, schema_of
 from online.batch import BoolVector, EventBatch, FloatMatrix, FloatVector, IntVector
 from online.errors import TaskError
 from online.features import kernel
@@ -83,7 +83,9 @@ class FeatureEngine:
         for p in plan.passes:
             if isinstance(p, AnomalyPass):
                 detector = self._detectors[id(p)]
-                store.create(self._prefix + _anomaly_table(p), 8 * detector.state_width, detector.schema, ttl[p.entity])
+                store.create(
+                    self._prefix + _anomaly_table(p), 8 * detector.state_width, schema_of(detector), ttl[p.entity]
+                )
         self._keys = {layout.name: layout.key for layout in plan.layouts}
         self._first_column: list[int] = []
         self._made: list[tuple[str, str | None]] = []
@@ -98,7 +100,7 @@ class FeatureEngine:
         if isinstance(p, WindowPass):
             return [(f.name, f.missing_group) for f in p.features]
         stem = f"{p.entity}.{p.anomaly.name}"
-        components = self._detectors[id(p)].component_names
+        components = (*self._detectors[id(p)].component_names, "expected")
         return [(stem, stem), *((f"{stem}_{c}", stem) for c in components)]
 
     def _schedule_values(self) -> list[list[str]]:
@@ -232,10 +234,10 @@ class FeatureEngine:
         known = np.flatnonzero(loaded.slots >= 0)
         table = self._prefix + _anomaly_table(p)
         rows = self.store.load(table, loaded.keys)
-        score, components = self._detectors[id(p)].run_many(
-            rows.view(np.float64), loaded.slots[known], ts[known], values[known]
+        run = self._detectors[id(p)].run_many(
+            rows.view(np.float64), loaded.slots[known], ts[known], np.ascontiguousarray(values[known])
         )
-        out[known, 0], out[known, 1:] = score, components
+        out[known, 0], out[known, 1:-1], out[known, -1] = run.score, run.components, run.expected
         if len(known):
             self.store.save(table, loaded.keys, rows, float(ts.max()))
 

@@ -93,11 +93,11 @@ class Boosted:
         learning_rate: float = 0.15,
         every: int = 250,
         buffer: int = 65_536,
-        bins: int = 64,
+        bins: int = 128,
         l2: float = 5.0,
-        min_hessian: float = 1.0,
+        min_hessian: float = 5.0,
         row_share: float = 0.5,
-        column_share: float = 0.5,
+        column_share: float = 0.8,
         seed: int = 0,
     ) -> None:
         self.features = tuple(features)

@@ -55,9 +55,7 @@ def backtest_command(
     try:
         with bar:
             row = bar.add_task(spec.name, total=None)
-            result = run_backtest(
-                spec, data, scores, lambda done, total: bar.update(row, completed=done, total=total)
-            )
+            result = run_backtest(spec, data, scores, lambda done, total: bar.update(row, completed=done, total=total))
     except KeyboardInterrupt:
         console.print("stopped; the scores so far are " + (f"in {scores}" if scores else "not kept"))
         raise typer.Exit(130) from None

@@ -35,7 +35,5 @@ def records_of(out: StepOutput, pipeline: TaskPipeline, now: float) -> dict[str,
 
 def dead_letter(topic: str, partition: int, offset: int, reason: str, raw: bytes, now: float) -> Record:
     """One refused record, with where it came from and why."""
-    letter = DeadLetter(
-        topic=topic, partition=partition, offset=offset, reason=reason[:2000], raw=raw, failed_at=now
-    )
+    letter = DeadLetter(topic=topic, partition=partition, offset=offset, reason=reason[:2000], raw=raw, failed_at=now)
     return Record(f"{topic}-{partition}".encode(), encode_dead_letters([letter])[0], now)

@@ -64,7 +64,9 @@ class SegmentStore:
             f"{self.path}: damaged at byte {at} of {size}; restore the file, or cut it there to lose what is behind"
         )
 
-    def write(self, seq: int, topic: str, partition: int, offset: int, records: Sequence[tuple[bytes, bytes, float]]) -> None:
+    def write(
+        self, seq: int, topic: str, partition: int, offset: int, records: Sequence[tuple[bytes, bytes, float]]
+    ) -> None:
         """Append one batch."""
         payload = _encoder.encode((seq, topic, partition, offset, records))
         self._positions.append((seq, self._file.tell()))

@@ -168,7 +168,10 @@ def test_robust_mean_ignores_the_size_of_a_late_outlier() -> None:
         key="user_id",
         aggregates=(Aggregate(name="typical", value="amount", ops=("ewmean",), clip=3.0, half_life=30 * DAY),),
     )
-    rows = [Row("a", T0 + i * HOUR, 10.0) for i in range(50)] + [Row("a", T0 + 51 * HOUR, 1e6), Row("a", T0 + 52 * HOUR, 1)]
+    rows = [Row("a", T0 + i * HOUR, 10.0) for i in range(50)] + [
+        Row("a", T0 + 51 * HOUR, 1e6),
+        Row("a", T0 + 52 * HOUR, 1),
+    ]
     got = run(engine_of(entity), rows, [])["user.typical_ewmean"]
     assert got[-1] == pytest.approx(10.0 * (49.5 + 3) / 50.5, rel=0.02)
 
