@@ -11,7 +11,7 @@ import numpy as np
 
 from online.batch import EventBatch, FloatVector
 from online.errors import TaskError
-from online.wire import DeviceEvent, WireModel
+from online.wire import ID_CHARS, DeviceEvent, WireModel
 
 DEVICE_EVENT_TYPE = "device"
 """What ``EventBatch.type`` holds for device events, which have no type of their own."""
@@ -53,7 +53,7 @@ def event_columns(model: type[WireModel], events: list[Any], ts: FloatVector, re
         event_id=[event.event_id for event in events],
         ts=ts,
         type=[DEVICE_EVENT_TYPE] * len(events) if model is DeviceEvent else [event.type for event in events],
-        entities={name: _texts(read(name)) for name in request.entities},
+        entities={name: _ids(read(name), name in model.model_fields) for name in request.entities},
         numbers={name: ts if name == "ts" else _numbers(read(name)) for name in request.numbers},
         texts={name: _texts(read(name)) for name in request.texts},
     )
@@ -80,6 +80,12 @@ def _numbers(values: list[Any]) -> FloatVector:
     if not _NUMBERS.issuperset(map(type, values)):
         values = [value if isinstance(value, float | bool) else None for value in values]
     return np.array(values, np.float64)  # None becomes NaN
+
+
+def _ids(values: list[Any], checked: bool) -> list[str | None]:
+    """Identifiers; a property that is empty or longer than an id may be names no entity."""
+    texts = _texts(values)
+    return texts if checked else [v if v is not None and 0 < len(v) <= ID_CHARS else None for v in texts]
 
 
 def _texts(values: list[Any]) -> list[str | None]:

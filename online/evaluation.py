@@ -20,7 +20,7 @@ class Evaluation:
         self._cumulative = CumulativeMetrics()
         self._rolling = RollingMetrics(spec.rolling)
         self._fading = FadingMetrics(spec.fading)
-        self._series = MetricSeries(RollingMetrics(spec.rolling), spec.every)
+        self._series = MetricSeries(self._rolling, spec.every)  # feeds the rolling metrics and notes them
 
     def update(self, examples: ExampleBatch, thresholds: FloatVector) -> None:
         """Add labelled scores; ``thresholds (n,)`` are those in force when each was scored, infinite for none."""
@@ -28,7 +28,7 @@ class Evaluation:
             return
         finite = np.minimum(thresholds, _NO_ALERT)
         e = examples
-        for metrics in (self._cumulative, self._rolling, self._fading, self._series):
+        for metrics in (self._cumulative, self._fading, self._series):
             metrics.update(e.ts, e.score, e.y, e.weight, finite, e.correction, e.event_id)
 
     def get(self) -> dict[str, dict[str, float]]:
@@ -45,13 +45,12 @@ class Evaluation:
 
     def snapshot(self) -> bytes:
         """The whole state."""
-        parts = (self._cumulative, self._rolling, self._fading, self._series)
+        parts = (self._cumulative, self._fading, self._series)
         return msgspec.msgpack.encode([part.snapshot() for part in parts])
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``."""
-        cumulative, rolling, fading, series = msgspec.msgpack.decode(state, type=tuple[bytes, bytes, bytes, bytes])
+        cumulative, fading, series = msgspec.msgpack.decode(state, type=tuple[bytes, bytes, bytes])
         self._cumulative.restore(cumulative)
-        self._rolling.restore(rolling)
         self._fading.restore(fading)
         self._series.restore(series)

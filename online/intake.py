@@ -71,7 +71,7 @@ class Intake:
         self.policy = policy
         self.duplicates = self.late = self.ahead = 0
         self.watermark = -np.inf
-        """The newest event time admitted so far."""
+        """The newest event time so far, broken clocks aside."""
         self._dedupe = Deduper(policy.dedupe_capacity, policy.dedupe_window)
 
     def admit(self, batch: EventBatch, arrived: FloatVector) -> Admitted:
@@ -94,8 +94,8 @@ class Intake:
         if not fresh.all():
             rows = rows[fresh]
             candidate = batch.take(rows)
-        if len(rows):
-            self.watermark = max(self.watermark, float(candidate.ts.max()))
+        if len(batch):  # repeats too: the row behind one must not depend on where the batch was cut
+            self.watermark = max(self.watermark, float(sane.max()))
         duplicates = int(len(fresh) - fresh.sum())
         self.duplicates += duplicates
         self.late += int(late.sum())

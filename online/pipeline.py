@@ -8,7 +8,7 @@ the model learns. It knows no topic, store, clock or codec; the same calls in th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -17,18 +17,19 @@ from online.batch import EventBatch, ExampleBatch, FloatMatrix, FloatVector, Int
 from online.columnplan import columns_of
 from online.decisions import AlertBook, AlertState, Reason, ReasonWriter, Threshold, TypicalValues
 from online.drift import Detection, DriftMonitor
-from online.errors import TaskError
+from online.errors import StateError, TaskError
 from online.evaluation import Evaluation
 from online.features import kernel
 from online.features.engine import FeatureEngine, Modes
 from online.features.plan import build_plan
 from online.features.store import FeatureStore
+from online.features.timecolumns import TIME_COLUMNS
 from online.labels import Joined, LabelJoiner, NegativeSampler, SilenceTimers, TimerOutput
 from online.learners import ModelSnapshot, OnlineModel, build_learner
 from online.merge import insert_timers
 from online.retrain import RetrainAsked, RetrainTrigger
 from online.task import TaskSpec
-
+from online.wire import ID_CHARS
 
 PREDICTION = "prediction"
 """Name of the score among the streams that are watched for drift."""
@@ -79,8 +80,9 @@ class TaskPipeline:
         self.features = self.engine.features
         try:
             self.model = OnlineModel(build_learner(task.model, self.features))
-        except ValueError as exc:
+        except (ValueError, TypeError) as exc:
             raise TaskError(f"task {task.name}: [model]: {exc}") from exc
+        self._check_names()
         self._secondary = tuple(layout.key for layout in plan.layouts if layout.key != "*")
         self.joiner = LabelJoiner(task.labels.join, len(self.features), 1 + len(plan.label_masks), self._secondary)
         self._sampler = NegativeSampler(task.labels.negative_rate, task.name)
@@ -91,6 +93,7 @@ class TaskPipeline:
         self._typical = TypicalValues(self.features)
         self.evaluation = Evaluation(task.metrics)
         self._watch = tuple(task.watch or self.columns.numbers)
+        self._check_watch()
         self._drift: DriftMonitor | None = None
         self._rate_drift: DriftMonitor | None = None
         if task.drift is not None:
@@ -98,6 +101,22 @@ class TaskPipeline:
             self._rate_drift = DriftMonitor({"label_rate": "rate"}, task.drift)
         self._trigger = RetrainTrigger(task.name, task.retrain)
         self.scored = self.labelled = 0
+
+    def _check_names(self) -> None:
+        """A feature's name is a key on the wire; find one that does not fit now, not at the first event."""
+        if long := [name for name in self.features if len(name) > ID_CHARS]:
+            raise TaskError(
+                f"task {self.task.name}: the feature name {long[0]!r} has {len(long[0])} characters, the limit is "
+                f"{ID_CHARS}; shorten the names of the entity and its aggregates"
+            )
+
+    def _check_watch(self) -> None:
+        numbers = {*self.columns.numbers, *self.task.values, *TIME_COLUMNS, *self.engine.made}
+        if unknown := [name for name in self._watch if name not in numbers]:
+            raise TaskError(
+                f"task {self.task.name}: watch: no numeric column {', '.join(map(repr, unknown))}; there are: "
+                f"{', '.join(sorted(numbers))}"
+            )
 
     def events(self, batch: EventBatch) -> StepOutput:
         """Score events in arrival order, after whatever timers they make due."""
@@ -133,12 +152,27 @@ class TaskPipeline:
         return StepOutput(alerts=[closed] if closed is not None else [])
 
     def _mine(self, batch: EventBatch) -> EventBatch:
-        """The events this task is about: of its types, and naming its entity."""
+        """The events this task is about, of its types and naming its entity, and its own columns of them."""
+        batch = self._own_columns(batch)
         keys, types = self._keys(batch), self.task.types
         if not types and None not in keys:
             return batch
         rows = [i for i, key in enumerate(keys) if key is not None and (not types or batch.type[i] in types)]
         return batch if len(rows) == len(batch) else batch.take(np.array(rows, dtype=np.int64))
+
+    def _own_columns(self, batch: EventBatch) -> EventBatch:
+        """Leave out what other tasks on the stream asked for: they may read a name as text that is a number here."""
+        c = self.columns
+        if len(c.numbers) == len(batch.numbers) and len(c.texts) == len(batch.texts):
+            return batch
+        return EventBatch(
+            batch.event_id,
+            batch.ts,
+            batch.type,
+            {name: batch.entities[name] for name in c.entities},
+            {name: batch.numbers[name] for name in c.numbers},
+            {name: batch.texts[name] for name in c.texts},
+        )
 
     def _keys(self, batch: EventBatch) -> list[str | None]:
         return ["*"] * len(batch) if self.task.key == "*" else batch.entities[self.task.key]
@@ -159,7 +193,7 @@ class TaskPipeline:
             batch, self.task.key, fired.before_row, fired.entity_id, fired.due_ts, fired.event_id
         )
         self._score(merged, modes, kernel.READ, out)
-        self._learn(self.joiner.label(fired.labels), out)
+        self._learn(self.joiner.label(fired.labels, fired.known_at), out)
         out.alerts += self.book.resolve_labels(fired.labels)
         return out
 
@@ -224,11 +258,20 @@ class TaskPipeline:
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot`` of the same task; raises ``StateError`` where it does not fit."""
-        held = msgspec.msgpack.decode(state)
-        for name, part in self._parts().items():
-            part.restore(held[name])
-        self.model.restore(ModelSnapshot(*held["model"]))
-        self.scored, self.labelled = held["counts"]
+        try:
+            held = msgspec.msgpack.decode(state, type=dict[str, Any])
+            parts = self._parts()
+            if held.keys() != {*parts, "model", "counts"}:
+                raise ValueError(f"it holds {', '.join(sorted(held))}; the task has {', '.join(sorted(parts))}")
+            for name, part in parts.items():
+                part.restore(held[name])
+            self.model.restore(ModelSnapshot(*held["model"]))
+            self.scored, self.labelled = held["counts"]
+        except (ValueError, msgspec.MsgspecError) as exc:
+            raise StateError(
+                f"task {self.task.name}: the state does not fit: {exc}; start with a fresh directory, or go back to "
+                "the task file that wrote it"
+            ) from exc
 
     def _parts(self) -> dict[str, _Stateful]:
         parts: dict[str, _Stateful | None] = {

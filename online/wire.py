@@ -24,6 +24,7 @@ TS_MAX = 4_102_444_800.0
 AMOUNT_MAX = 1e12
 FINITE_MAX = 1.7976931348623157e308
 ID_CHARS, WORD_CHARS, TEXT_CHARS, REASON_CHARS = 64, 32, 256, 2_000
+MADE_ID_CHARS = 256
 PROPERTIES_MAX, METRICS_MAX, FEATURES_MAX = 64, 256, 1_024
 
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
@@ -56,6 +57,12 @@ Id = Annotated[
     Field(min_length=1, max_length=ID_CHARS, pattern=PRINTABLE),
     Meta(min_length=1, max_length=ID_CHARS),
 ]
+MadeId = Annotated[
+    str,
+    Field(min_length=1, max_length=MADE_ID_CHARS, pattern=PRINTABLE),
+    Meta(min_length=1, max_length=MADE_ID_CHARS),
+]
+"""An id Weir makes of others: ``<task>:<entity>:<event>`` of an alert, ``<entity>@<time>`` of timers."""
 Word = Annotated[
     str,
     Field(min_length=1, max_length=WORD_CHARS, pattern=PRINTABLE),
@@ -133,7 +140,7 @@ class Label(WireModel):
     label_id: Id
     task: Id
     entity_id: Id
-    event_id: Id | None = None
+    event_id: MadeId | None = None
     ts: Timestamp
     value: Bit
     source: Id | None = None
@@ -147,7 +154,7 @@ class Prediction(WireModel):
     """
 
     v: Version = VERSION
-    event_id: Id
+    event_id: MadeId
     entity_id: Id
     task: Id
     ts: Timestamp
@@ -171,7 +178,7 @@ class Alert(WireModel):
     """The state of one alert after a change; the newest record of an ``alert_id`` counts. Topic ``alerts``."""
 
     v: Version = VERSION
-    alert_id: Id
+    alert_id: MadeId
     task: Id
     entity_id: Id
     status: Literal["open", "escalated", "acknowledged", "resolved"]
@@ -181,14 +188,14 @@ class Alert(WireModel):
     reasons: Annotated[tuple[Reason, ...], Field(strict=False, max_length=64)]
     opened_at: Timestamp
     updated_at: Timestamp
-    event_ids: Annotated[tuple[Id, ...], Field(strict=False, min_length=1, max_length=1_000)]
+    event_ids: Annotated[tuple[MadeId, ...], Field(strict=False, min_length=1, max_length=1_000)]
 
 
 class Example(WireModel):
     """Logged features joined with a label: what online models fold over. Topic ``examples``, 1 partition a task."""
 
     v: Version = VERSION
-    event_id: Id
+    event_id: MadeId
     task: Id
     ts: Timestamp
     features: Features

@@ -33,12 +33,13 @@ class _LabelQueue:
         self._held: deque[LabelBatch] = deque()
 
     def add(self, rows: SourceBatch, key: str) -> None:
-        if rows.label is None or len(rows.batch) == 0:
+        known = np.flatnonzero(rows.labelled)
+        if rows.label is None or len(known) == 0:
             return
-        b = rows.batch
+        b = rows.batch.take(known)
         entity = [k or "*" for k in (b.entities[key] if key != "*" else ["*"] * len(b))]
         ids = [f"{e}/label" for e in b.event_id]
-        self._held.append(LabelBatch(ids, entity, list(b.event_id), b.ts, rows.label, np.ones(len(b))))
+        self._held.append(LabelBatch(ids, entity, list(b.event_id), b.ts, rows.label[known], np.ones(len(b))))
 
     def due(self, now: float) -> list[LabelBatch]:
         """Labels whose event is at least the delay older than ``now``."""

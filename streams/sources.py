@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pcsv
-import pyarrow.json as pjson
-import pyarrow.parquet as pq
 
 from online.batch import BoolVector, EventBatch, FloatVector, IntVector
 from online.columns import ColumnRequest
@@ -24,9 +21,9 @@ from online.decode import Reject, events_from_rows
 from online.task import SourceSpec, TaskSpec
 from online.wire import DeviceEvent, UserEvent, WireModel
 from streams.errors import UsageError
+from streams.tables import read_tables, seconds, texts, values
 
 _CHUNK_ROWS = 4096
-_SUFFIXES = ".csv, .csv.gz, .parquet, .jsonl or .ndjson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +33,8 @@ class SourceBatch:
     batch: EventBatch
     label: BoolVector | None
     """The label of each event of ``batch``, not to be seen before its delay."""
+    labelled: BoolVector
+    """Which events have a label at all."""
     rejects: list[Reject]
     rows: int
     """Rows read, bad ones too."""
@@ -58,7 +57,7 @@ class FileSource:
         self._bag = "metrics" if self._model is DeviceEvent else "properties"
         if not paths:
             raise UsageError("no data; give at least one --data FILE")
-        self._table = pa.concat_tables([_read(p) for p in paths], promote_options="permissive")
+        self._table = read_tables(paths)
         self._check_columns(paths)
         self._ts = self._times()
         self._order = self._arrival_order(task.key)
@@ -80,19 +79,7 @@ class FileSource:
         """Event time of every row, epoch seconds; NaN where it cannot be read."""
         if self.spec.time is None:
             return self.spec.start + self.spec.row_interval * np.arange(len(self), dtype=np.float64)
-        column = self._table.column(self.spec.time)
-        kind = column.type
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            column = pc.cast(column, pa.timestamp("us"), safe=False)
-            kind = column.type
-        if pa.types.is_date(kind):
-            column = pc.cast(column, pa.timestamp("us"))
-            kind = column.type
-        if pa.types.is_timestamp(kind):
-            micros = pc.cast(pc.cast(column, pa.timestamp("us", tz=kind.tz)), pa.int64())
-            return _float(micros) / 1e6
-        seconds = _float(column)
-        return seconds / 1000.0 if self.spec.time_format == "unix_ms" else seconds
+        return seconds(self._table.column(self.spec.time), self.spec.time_format)
 
     def _arrival_order(self, key: str) -> IntVector:
         """A stable order by event time; with ``order = "arrival"`` an entity's rows never change places."""
@@ -120,19 +107,22 @@ class FileSource:
                 label = None if whole.label is None else whole.label[at : at + size]
                 part = whole.batch.slice(at, at + size)
                 rows = len(part) + (len(whole.rejects) if last else 0)
-                yield SourceBatch(part, label, whole.rejects if last else [], rows)
+                known = whole.labelled[at : at + size]
+                yield SourceBatch(part, label, known, whole.rejects if last else [], rows)
 
     def _batch(self, order: IntVector) -> SourceBatch:
         rows = self._rows(order)
         decoded = events_from_rows(rows, self._columns, model=self._model)
         label: BoolVector | None = None
+        labelled = np.zeros(len(decoded.batch), dtype=np.bool_)
         if self.spec.label is not None:
-            values = self._table.column(self.spec.label).take(pa.array(order[decoded.index])).to_pylist()
-            label = np.array([str(v) in self.spec.positive for v in values], dtype=np.bool_)
+            found = self._table.column(self.spec.label).take(pa.array(order[decoded.index])).to_pylist()
+            label = np.array([str(v) in self.spec.positive for v in found], dtype=np.bool_)
+            labelled = np.array([v is not None and v != "" and v == v for v in found], dtype=np.bool_)
         rejects = [
             replace(r, index=int(order[r.index])) for r in decoded.rejects
         ]  # rows of the input, not of the batch
-        return SourceBatch(decoded.batch, label, rejects, len(order))
+        return SourceBatch(decoded.batch, label, labelled, rejects, len(order))
 
     def _rows(self, order: IntVector) -> list[dict[str, Any]]:
         """Rows as Python dicts under wire names; what is missing is left out."""
@@ -146,47 +136,22 @@ class FileSource:
             for row, i in zip(rows, order.tolist(), strict=True):
                 row["event_id"] = f"row-{i}"
         else:
-            _put(rows, "event_id", _texts(self._table.column(spec.event_id).take(at)))
+            _put(rows, "event_id", texts(self._table.column(spec.event_id).take(at)))
         bag: list[dict[str, Any]] = [{} for _ in rows]
+        words = {*self._columns.texts, *self._columns.entities}
         for name, column in spec.columns.items():
-            values = self._table.column(column).take(at)
-            if name not in fields:
-                _put(bag, name, values.to_pylist())
+            cells = self._table.column(column).take(at)
+            if name in fields:
+                _put(rows, name, values(cells) if name == "amount" else texts(cells))
             else:
-                _put(rows, name, values.to_pylist() if name == "amount" else _texts(values))
+                _put(bag, name, texts(cells) if name in words else values(cells))
         if self._model is DeviceEvent or any(bag):
             for row, extra in zip(rows, bag, strict=True):
                 row[self._bag] = extra
         return rows
 
 
-def _put(rows: list[dict[str, Any]], name: str, values: list[Any]) -> None:
-    for row, value in zip(rows, values, strict=True):
+def _put(rows: list[dict[str, Any]], name: str, cells: list[Any]) -> None:
+    for row, value in zip(rows, cells, strict=True):
         if value is not None and value == value:
             row[name] = value
-
-
-def _texts(column: pa.ChunkedArray) -> list[str | None]:
-    values: list[str | None] = pc.cast(column, pa.string()).to_pylist()
-    return values
-
-
-def _float(column: pa.ChunkedArray) -> FloatVector:
-    return np.asarray(pc.cast(column, pa.float64(), safe=False).fill_null(np.nan).combine_chunks(), dtype=np.float64)
-
-
-def _read(path: Path) -> pa.Table:
-    """One file as a table; raises ``UsageError`` naming the file."""
-    if not path.is_file():
-        raise UsageError(f"no such file: {path}")
-    name = path.name.lower()
-    try:
-        if name.endswith(".parquet"):
-            return pq.read_table(path)
-        if name.endswith((".csv", ".csv.gz")):
-            return pcsv.read_csv(path)
-        if name.endswith((".jsonl", ".ndjson")):
-            return pjson.read_json(path)
-    except (pa.ArrowException, OSError) as exc:
-        raise UsageError(f"{path}: cannot be read: {exc}") from exc
-    raise UsageError(f"{path}: unknown kind of file; give {_SUFFIXES}")

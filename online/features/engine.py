@@ -95,6 +95,11 @@ class FeatureEngine:
         self._schedule = self._schedule_values()
         self._choose(inputs, raw, indicators)
 
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Names of every column that a pass makes, whether the model sees it or not."""
+        return tuple(name for name, _ in self._made)
+
     def _outputs(self, p: WindowPass | AnomalyPass) -> list[tuple[str, str | None]]:
         """Names and missing-groups of the columns a pass makes."""
         if isinstance(p, WindowPass):
@@ -164,7 +169,8 @@ class FeatureEngine:
             first = self._first_column[k]
             block = made[:, first : first + len(self._outputs(p))]
             if isinstance(p, WindowPass):
-                values = _value_matrix(p, columns, n)
+                # Labels bring their own values and masks; those of events are not used, nor computable this early.
+                values = np.zeros((len(p.values), n)) if p.fed_by == kernel.LABEL else _value_matrix(p, columns, n)
                 loaded[p.entity].run(p, batch.ts, modes, values, np.zeros(n), np.ones(n), block)
             else:
                 self._run_detector(p, columns, batch.ts, modes, loaded[p.entity], block)

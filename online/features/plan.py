@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from online.anomaly.layout import COMPONENTS
 from online.durations import format_duration
 from online.errors import TaskError
 from online.features import kernel
@@ -301,7 +302,9 @@ class _Levels:
                 for name, _, _ in feature_names(entity.name, aggregate):
                     self._producers[name] = aggregate if isinstance(aggregate, Aggregate) else None
             for anomaly in entity.anomalies:
-                self._producers[f"{entity.name}.{anomaly.name}"] = anomaly
+                stem = f"{entity.name}.{anomaly.name}"
+                for name in (stem, *(f"{stem}_{part}" for part in (*COMPONENTS, "expected"))):
+                    self._producers[name] = anomaly
         self._memo: dict[str, int] = {}
         self._order: dict[str, int] = {}
         self._open: list[str] = []

@@ -1,29 +1,24 @@
 """Adaptive random forest: River's ``ARFClassifier`` learns, flat arrays score.
 
 ``WeightedForest`` is River's forest with row weights (River's own ignores them); at weight 1 it is the same fold. For
-scoring every tree is mirrored in two matrices (nodes, leaf parameters) that a Numba kernel walks; learning a row marks
-the leaves it touched, and only those are packed again before the next score. Memory is bounded by ``n_models``
+scoring every tree is mirrored in flat arrays; learning a row marks the leaves it touched, and only those are packed
+again before the next score. Memory is bounded by ``n_models``
 (twice, with background trees) and ``max_depth``: at most 2^max_depth leaves a tree.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from river import drift
 from river.forest import ARFClassifier
 from river.utils.random import poisson
 
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
+from online.learners.flat import ROW_BOUND, FlatTree, vote
 from online.learners.logistic import logit_of
 from online.learners.state import pack_arrays, pack_river, seal, unpack_arrays, unpack_river, unseal
-from online.learners.trees import ROW_BOUND
-
-_HALF_LOG_TAU = 0.5 * math.log(math.tau)
-_PER_FEATURE = 7  # column, then for each class: mean, -1 / (2 variance), log normaliser
 
 
 class WeightedForest(ARFClassifier):
@@ -72,124 +67,6 @@ class WeightedForest(ARFClassifier):
 def _new_tree(forest: Any) -> Any:
     """A tree drawn from the forest's generator; River leaves the method untyped."""
     return forest._new_base_model()
-
-
-@njit(cache=True)
-def _vote(x: FloatMatrix, nodes: FloatMatrix, leaves: FloatMatrix, strength: float, votes: FloatMatrix) -> None:
-    """Add one tree's class probabilities, times ``strength``, to ``votes (n, 2)``; River's naive Bayes formulas."""
-    for i in range(x.shape[0]):
-        at = 0
-        while nodes[at, 0] >= 0.0:
-            at = int(nodes[at, 2]) if x[i, int(nodes[at, 0])] <= nodes[at, 1] else int(nodes[at, 3])
-        leaf = leaves[int(nodes[at, 2])]
-        if leaf[0] == 0.0:
-            votes[i, 0] += leaf[1] * strength
-            votes[i, 1] += leaf[2] * strength
-            continue
-        no, yes = leaf[1], leaf[2]
-        for k in range(int(leaf[3])):
-            at_k = 4 + k * 7
-            value = x[i, int(leaf[at_k])]
-            no += (value - leaf[at_k + 1]) ** 2 * leaf[at_k + 2] + leaf[at_k + 3]
-            yes += (value - leaf[at_k + 4]) ** 2 * leaf[at_k + 5] + leaf[at_k + 6]
-        top = max(no, yes)
-        e_no, e_yes = math.exp(no - top), math.exp(yes - top)
-        votes[i, 0] += e_no / (e_no + e_yes) * strength
-        votes[i, 1] += e_yes / (e_no + e_yes) * strength
-
-
-class FlatTree:
-    """A mirror of one River tree.
-
-    ``nodes (N, 4)``: feature or -1, threshold, left or leaf row, right. ``leaves (L, W)``: uses naive Bayes, the two
-    classes' log priors (or plain shares), number of monitored features, then seven numbers a feature.
-    """
-
-    def __init__(self, tree: Any, column: dict[str, int], width: int) -> None:
-        self.tree = tree
-        self._column = column
-        self.nodes = np.zeros((8, 4))
-        self.leaves = np.zeros((4, 4 + _PER_FEATURE * width))
-        self._n_nodes = 0
-        self._objects: list[Any] = []
-        self._row_of: dict[int, int] = {}
-        self._stale: set[int] = set()
-        self._add(tree._root, self._new_node())
-
-    def touch(self, leaf: Any) -> None:
-        """Mark a leaf that learned."""
-        self._stale.add(self._row_of[id(leaf)])
-
-    def grown(self, leaf: Any, branch: Any) -> None:
-        """Put the ``branch`` that River grew where ``leaf`` was."""
-        row = self._row_of.pop(id(leaf))
-        self._stale.discard(row)
-        at = int(np.flatnonzero((self.nodes[: self._n_nodes, 0] < 0) & (self.nodes[: self._n_nodes, 2] == row))[0])
-        self._add(branch, at)
-
-    def refresh(self) -> None:
-        """Pack the leaves that learned since the last call."""
-        for row in sorted(self._stale):
-            self._pack(self._objects[row], row)
-        self._stale.clear()
-
-    def _new_node(self) -> int:
-        if self._n_nodes == len(self.nodes):
-            self.nodes = np.concatenate([self.nodes, np.zeros_like(self.nodes)])
-        self._n_nodes += 1
-        return self._n_nodes - 1
-
-    def _add(self, node: Any, at: int) -> None:
-        if hasattr(node, "children"):
-            left, right = self._new_node(), self._new_node()
-            self.nodes[at] = self._column[node.feature], node.threshold, left, right
-            self._add(node.children[0], left)
-            self._add(node.children[1], right)
-            return
-        row = len(self._objects)
-        if row == len(self.leaves):
-            self.leaves = np.concatenate([self.leaves, np.zeros_like(self.leaves)])
-        self._objects.append(node)
-        self.nodes[at] = -1.0, 0.0, row, 0.0
-        if node is not None:
-            self._row_of[id(node)] = row
-            self._stale.add(row)
-
-    def _pack(self, leaf: Any, row: int) -> None:
-        out = self.leaves[row]
-        out[:] = 0.0
-        stats = leaf.stats
-        total = sum(stats.values())
-        naive = leaf.is_active() and self.tree._leaf_prediction != "mc"
-        if naive and self.tree._leaf_prediction == "nba":
-            naive = leaf._nb_correct_weight >= leaf._mc_correct_weight
-        # Naive Bayes needs both classes; with one River answers 1 for it, which is what the shares say too.
-        if total == 0 or not naive or len(stats) < 2:
-            for label, weight in stats.items():
-                out[2 if label else 1] = weight / total if total else 0.0
-            return
-        out[0] = 1.0
-        for label, weight in stats.items():
-            out[2 if label else 1] = math.log(weight / total) if weight > 0 else 0.0
-        out[3] = len(leaf.splitters)
-        for k, (name, splitter) in enumerate(leaf.splitters.items()):
-            at = 4 + k * _PER_FEATURE
-            out[at] = self._column[name]
-            for label, gaussian in splitter._att_dist_per_class.items():
-                if stats.get(label, 0.0) > 0:
-                    first = at + (4 if label else 1)
-                    out[first : first + 3] = _gaussian_terms(gaussian)
-
-
-def _gaussian_terms(gaussian: Any) -> tuple[float, float, float]:
-    """Mean, -1 / (2 variance) and log normaliser; zeros (adds nothing) where River's density is undefined."""
-    var = gaussian._var
-    n = var.mean.n
-    if n > var.ddof:
-        variance = var._S / (n - var.ddof)
-        if variance > 0.0:
-            return var.mean._mean, -0.5 / variance, -_HALF_LOG_TAU - 0.5 * math.log(variance)
-    return 0.0, 0.0, 0.0
 
 
 class AdaptiveForest:
@@ -274,7 +151,7 @@ class AdaptiveForest:
         rows = np.ascontiguousarray(np.clip(x, -ROW_BOUND, ROW_BOUND))
         for i, flat in enumerate(self._mirrors()):
             strength = self._model._metrics[i].get()
-            _vote(rows, flat.nodes, flat.leaves, strength if strength > 0.0 else 1.0, votes)
+            vote(rows, flat.nodes, flat.leaves, strength if strength > 0.0 else 1.0, votes)
         total = votes.sum(axis=1)
         return np.asarray(np.divide(votes[:, 1], total, out=np.full(x.shape[0], 0.5), where=total > 0))
 

@@ -1,6 +1,6 @@
 """A Hoeffding adaptive tree: River's ``HoeffdingAdaptiveTreeClassifier`` behind the ``Learner`` port.
 
-River's objects do the learning and the scoring, row by row. Contributions follow the path: each split's feature gets
+River's objects learn row by row; a flat mirror scores. Contributions follow the path: each split's feature gets
 the change in log-odds from the node to its child, and in a naive Bayes leaf each feature gets its own log-likelihood
 ratio. Memory is bounded by ``max_depth`` (at most 2^max_depth leaves, each with a Gaussian pair per feature, plus one
 alternate leaf a branch).
@@ -15,11 +15,10 @@ import numpy as np
 from river import tree
 
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
+from online.learners.flat import ROW_BOUND, FlatTree, uses_naive_bayes, vote
 from online.learners.state import pack_river, seal, unpack_river, unseal
 
 _NB_BOUND = 12.0
-ROW_BOUND = 1e100
-"""Values are clipped to +- this: River squares them in plain Python, which raises ``OverflowError`` past 1e154."""
 
 
 def positive_share(proba: dict[Any, float]) -> float:
@@ -100,15 +99,36 @@ class AdaptiveTree:
             seed=seed,
         )
 
+        self._flat: FlatTree | None = None
+
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
-        score = self._model.predict_proba_one
-        return np.array([positive_share(score(dict(zip(self.features, r, strict=True)))) for r in _bounded(x)])
+        if self._flat is None:
+            self._flat = FlatTree(self._model, self._column, len(self.features))
+        self._flat.refresh()
+        votes = np.zeros((x.shape[0], 2))
+        rows = np.ascontiguousarray(np.clip(x, -ROW_BOUND, ROW_BOUND))
+        vote(rows, self._flat.nodes, self._flat.leaves, 1.0, votes)
+        total = votes.sum(axis=1)
+        return np.asarray(np.divide(votes[:, 1], total, out=np.full(x.shape[0], 0.5), where=total > 0))
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""
         for row, label, w in zip(_bounded(x), y.tolist(), weight.tolist(), strict=True):
-            self._model.learn_one(dict(zip(self.features, row, strict=True)), label, w=w)
+            named = dict(zip(self.features, row, strict=True))
+            before = _path(self._model._root, named)
+            self._model.learn_one(named, label, w=w)
+            self._note_changes(before, _path(self._model._root, named))
+
+    def _note_changes(self, before: list[Any], after: list[Any]) -> None:
+        if self._flat is None:
+            return
+        if [id(node) for node in before] != [id(node) for node in after]:
+            self._flat = None  # a split, or an alternate that came, went or took over: rare, so mirror anew
+            return
+        for node in after:
+            if not hasattr(node, "children"):
+                self._flat.touch(node)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """Path contributions against the root's class log-odds, ``(n, F)``."""
@@ -123,17 +143,12 @@ class AdaptiveTree:
             child = node.next(x)
             out[self._column[node.feature]] += class_log_odds(child.stats) - class_log_odds(node.stats)
             node = child
-        if node is None or not self._naive_bayes(node):
+        if node is None or not uses_naive_bayes(node, self.leaf_prediction):
             return
         for name, splitter in node.splitters.items():
             ratio = splitter.cond_log_proba(x[name], True) - splitter.cond_log_proba(x[name], False)
             if math.isfinite(ratio):
                 out[self._column[name]] += min(max(ratio, -_NB_BOUND), _NB_BOUND)
-
-    def _naive_bayes(self, leaf: Any) -> bool:
-        if not leaf.is_active() or self.leaf_prediction == "mc":
-            return False
-        return self.leaf_prediction == "nb" or leaf._nb_correct_weight >= leaf._mc_correct_weight
 
     def snapshot(self) -> bytes:
         """Learned state as a pickle of River's tree."""
@@ -145,3 +160,15 @@ class AdaptiveTree:
         if not isinstance(model, tree.HoeffdingAdaptiveTreeClassifier):
             raise ValueError(f"snapshot holds a {type(model).__name__}, want a HoeffdingAdaptiveTreeClassifier")
         self._model = model
+        self._flat = None
+
+
+def _path(node: Any, x: dict[str, float]) -> list[Any]:
+    """The nodes a row passes, alternates included; everything ``learn_one`` may change lies on it."""
+    nodes = [] if node is None else [node]
+    while node is not None and hasattr(node, "children"):
+        if node._alternate_tree is not None:
+            nodes.append(node._alternate_tree)
+        node = node.next(x)
+        nodes.append(node)
+    return nodes

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from online.errors import WeirError
 from streams.cli.backtest import backtest_command
@@ -46,7 +47,7 @@ def run() -> None:
     try:
         app()
     except WeirError as exc:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {exc}", markup=True)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(exc))}")
         sys.exit(2)
 
 

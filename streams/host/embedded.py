@@ -50,6 +50,9 @@ class HostStats:
 
 class _State(msgspec.Struct):
     seq: int
+    """Where the log ended."""
+    done: int
+    """Up to where inputs were processed; what lies between was waiting."""
     stats: dict[str, int]
     intake: dict[str, bytes]
     tasks: dict[str, bytes]
@@ -174,6 +177,7 @@ class EmbeddedHost:
         self.log.sync()
         state = _State(
             self.log.next_seq,
+            self.seq,
             {f.name: getattr(self.stats, f.name) for f in fields(self.stats)},
             {lane: intake.snapshot() for lane, intake in self.intake.items()},
             {name: p.snapshot() for name, p in self.pipelines.items()},
@@ -200,6 +204,11 @@ class EmbeddedHost:
                 f"the checkpoint is of the tasks {sorted(state.tasks)}, now there are {sorted(self.pipelines)}; "
                 "start with a fresh directory"
             )
+        if state.seq > self.log.next_seq:
+            raise StateError(
+                f"the checkpoint was written at batch {state.seq} of the log, which ends at {self.log.next_seq}: it is "
+                "of another log; start with a fresh directory"
+            )
         self.log.truncate(state.seq)
         self.store.restore(state.store)
         for name, held in state.tasks.items():
@@ -208,7 +217,10 @@ class EmbeddedHost:
             self.intake[lane] = Intake(self._intake_policy)
             self.intake[lane].restore(held)
         self.stats = HostStats(**state.stats)
-        self.seq, self.resumed_extra = state.seq, state.extra
+        self.seq, self.resumed_extra = state.done, state.extra
+        for batch in self.log.read(topics.INPUTS, 0):
+            if batch.seq < self.seq:
+                self.log.commit(GROUP, batch.topic, batch.partition, batch.next_offset)
         return True
 
 

@@ -8,12 +8,12 @@ written to segment files and the log resumes from them. It does not know what re
 from __future__ import annotations
 
 import bisect
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, overload
 from zlib import crc32
 
 from streams.errors import UsageError
@@ -38,12 +38,34 @@ class RecordBatch:
     topic: str
     partition: int
     base_offset: int
-    records: tuple[Record, ...]
+    records: Sequence[Record]
 
     @property
     def next_offset(self) -> int:
         """Offset of the first record behind this batch."""
         return self.base_offset + len(self.records)
+
+
+class _OnDisk(Sequence[Record]):
+    """Records that are read from the directory when someone asks for them."""
+
+    def __init__(self, segments: SegmentStore, position: int, count: int) -> None:
+        self._segments, self._position, self._count = segments, position, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter([Record(*record) for record in self._segments.read(self._position)])
+
+    @overload
+    def __getitem__(self, at: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Record]: ...
+
+    def __getitem__(self, at: int | slice) -> Record | Sequence[Record]:
+        return list(self)[at]
 
 
 class EmbeddedLog:
@@ -73,9 +95,12 @@ class EmbeddedLog:
         self._committed: dict[tuple[str, str, int], int] = {}
         self._next_seq = 0
         self._segments = SegmentStore(directory) if directory is not None else None
+        self._in_memory: deque[tuple[RecordBatch, int]] = deque()
+        """Batches whose records are in memory although the directory has them, with their place there."""
         if self._segments is not None:
             for batch in self._segments.recover():
-                self._admit(RecordBatch(*batch[:4], tuple(Record(*record) for record in batch[4])))
+                records = _OnDisk(self._segments, self._segments.last_position, len(batch[4]))
+                self._admit(RecordBatch(*batch[:4], records))
 
     def partition_of(self, topic: str, key: bytes) -> int:
         """The partition that owns a key."""
@@ -83,20 +108,28 @@ class EmbeddedLog:
 
     def append(self, topic: str, records: Sequence[Record]) -> list[RecordBatch]:
         """Append records in order, each to its key's partition; returns the batches they became."""
-        lanes: list[list[Record]] = [[] for _ in range(self._partitions.get(topic, 1))]
-        for record in records:
-            lanes[self.partition_of(topic, record.key)].append(record)
         made = []
-        for partition, lane in enumerate(lanes):
+        for partition, lane in enumerate(self._lanes(topic, records)):
             for start in range(0, len(lane), self.max_batch):
                 part = tuple(lane[start : start + self.max_batch])
                 offset = self._next_offset[topic, partition]
                 batch = RecordBatch(self._next_seq, topic, partition, offset, part)
                 if self._segments is not None:
                     self._segments.write(batch.seq, topic, partition, offset, part)
+                    self._in_memory.append((batch, self._segments.last_position))
                 self._admit(batch)
                 made.append(batch)
         return made
+
+    def _lanes(self, topic: str, records: Sequence[Record]) -> list[Sequence[Record]]:
+        """The records of each partition, in order."""
+        partitions = self._partitions.get(topic, 1)
+        if partitions == 1:
+            return [records]
+        lanes: list[list[Record]] = [[] for _ in range(partitions)]
+        for record in records:
+            lanes[crc32(record.key) % partitions].append(record)
+        return list(lanes)
 
     def _admit(self, batch: RecordBatch) -> None:
         self._batches.append(batch)
@@ -113,8 +146,17 @@ class EmbeddedLog:
             at += 1
 
     def forget(self, before_seq: int) -> None:
-        """Drop batches before ``before_seq`` from memory (the directory keeps them): bounds a long run."""
-        del self._batches[: bisect.bisect_left(self._batches, before_seq, key=lambda b: b.seq)]
+        """Drop batches before ``before_seq`` from memory: bounds a long run.
+
+        With a directory they stay readable, from there; without one they are gone.
+        """
+        if self._segments is None:
+            del self._batches[: bisect.bisect_left(self._batches, before_seq, key=lambda b: b.seq)]
+            return
+        while self._in_memory and self._in_memory[0][0].seq < before_seq:
+            batch, position = self._in_memory.popleft()
+            at = bisect.bisect_left(self._batches, batch.seq, key=lambda b: b.seq)
+            self._batches[at] = replace(batch, records=_OnDisk(self._segments, position, len(batch.records)))
 
     @property
     def next_seq(self) -> int:
@@ -147,6 +189,8 @@ class EmbeddedLog:
         for (group, topic, partition), offset in list(self._committed.items()):
             self._committed[group, topic, partition] = min(offset, self._next_offset[topic, partition])
         if self._segments is not None:
+            while self._in_memory and self._in_memory[-1][0].seq >= seq:
+                self._in_memory.pop()
             self._segments.truncate(seq)
         self._next_seq = min(self._next_seq, seq)
         return sum(len(b.records) for b in dropped)

@@ -26,6 +26,19 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)
 
 
+def _payload(file: BinaryIO, at: int) -> bytes | None:
+    """The payload of the frame at ``at``, or ``None`` when there is no whole one."""
+    file.seek(at)
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return None
+    magic, length, checksum = _HEADER.unpack(header)
+    if magic != _MAGIC or length > os.fstat(file.fileno()).st_size - file.tell():
+        return None
+    payload = file.read(length)
+    return payload if crc32(payload) == checksum else None
+
+
 class SegmentStore:
     """One log file in a directory."""
 
@@ -49,20 +62,44 @@ class SegmentStore:
                 yield frame
 
     def _read_frame(self, file: BinaryIO, at: int, size: int) -> Frame | None:
-        header = file.read(_HEADER.size)
-        if len(header) < _HEADER.size:
-            return None
-        magic, length, checksum = _HEADER.unpack(header)
-        end = at + _HEADER.size + length
-        payload = file.read(length)
-        if magic == _MAGIC and len(payload) == length and crc32(payload) == checksum:
+        """The frame at ``at``; ``None`` where a crash tore the last one."""
+        payload = _payload(file, at)
+        if payload is not None:
             frame: Frame = _decoder.decode(payload)
             return frame
-        if magic == _MAGIC and end >= size:  # the last frame, torn by a crash
+        file.seek(at)
+        rest = file.read()
+        # A torn frame is a frame's beginning, or the zeros of a block that was allotted and never written.
+        torn = rest.startswith(_MAGIC[: len(rest)]) or (at > 0 and not rest.strip(b"\0"))
+        if torn and not self._any_behind(file, at, rest):
             return None
         raise LogError(
             f"{self.path}: damaged at byte {at} of {size}; restore the file, or cut it there to lose what is behind"
         )
+
+    def _any_behind(self, file: BinaryIO, at: int, rest: bytes) -> bool:
+        """Whether a whole frame follows: then the one at ``at`` is damaged (perhaps its length), not torn."""
+        found = rest.find(_MAGIC, 1)
+        while found >= 0:
+            if _payload(file, at + found) is not None:
+                return True
+            found = rest.find(_MAGIC, found + 1)
+        return False
+
+    @property
+    def last_position(self) -> int:
+        """Where the newest frame begins, recovered or written."""
+        return self._positions[-1][1]
+
+    def read(self, position: int) -> list[tuple[bytes, bytes, float]]:
+        """The records of the frame at ``position``, from the disk."""
+        self._file.flush()
+        with self.path.open("rb") as file:
+            file.seek(position)
+            frame = self._read_frame(file, position, os.fstat(file.fileno()).st_size)
+        if frame is None:
+            raise LogError(f"{self.path}: no whole batch at byte {position}; the file was changed while in use")
+        return frame[4]
 
     def write(
         self, seq: int, topic: str, partition: int, offset: int, records: Sequence[tuple[bytes, bytes, float]]

@@ -102,7 +102,7 @@ class MemoryFeatureStore:
         t = self._tables[table]
         slots = t.slots(keys)
         t.slab[slots] = rows
-        t.updated[slots] = now
+        t.updated[slots] = np.maximum(t.updated[slots], now)  # a late batch does not shorten a life
         t.sweep(now)
 
     def count(self, table: str) -> int:
@@ -115,9 +115,14 @@ class MemoryFeatureStore:
 
     def restore(self, state: bytes) -> None:
         """Replace everything by a ``snapshot``; tables declared before must fit it."""
-        for name, held in msgspec.msgpack.decode(state, type=dict[str, _Dump]).items():
+        try:
+            tables = msgspec.msgpack.decode(state, type=dict[str, _Dump])
+        except msgspec.MsgspecError as exc:
+            raise StateError(f"not a snapshot of a feature store: {exc}; start with a fresh state") from exc
+        for name, held in tables.items():
             self.create(name, held.row_bytes, held.schema, held.ttl_s)
-            self._tables[name] = _undump(held)
+        for name, t in self._tables.items():
+            self._tables[name] = _undump(tables[name]) if name in tables else _Table(t.row_bytes, t.schema, t.ttl_s)
 
 
 class _Dump(msgspec.Struct, array_like=True):

@@ -206,6 +206,29 @@ def test_memory_is_bounded_and_losses_are_counted() -> None:
     assert len(to.label(labels([("old", "a", "e1", 1.0, True)]))) == 0
 
 
+def test_silence_becomes_a_negative_when_its_time_is_up_and_not_before() -> None:
+    to = joiner(negative_after_s=10.0)
+    assert len(log(to, [("e", "a", 100.0), ("f", "a", 105.0), ("g", "a", 109.9)])) == 0
+    joined = log(to, [("h", "a", 110.0)])
+    assert (joined.examples.event_id, joined.label_ts_known.tolist()) == (["e"], [110.0])
+    late = to.label(labels([("l", "a", "e", 100.0, True)]))
+    assert (late.examples.y.tolist(), late.examples.correction.tolist()) == ([True], [True])
+    assert to.stats.assumed_negatives == 1
+
+
+@pytest.mark.parametrize("at_once_from", [1, 100])
+def test_only_the_last_rows_and_label_ids_count(at_once_from: int) -> None:
+    to = joiner(max_rows=2, remember_labels=2)
+    to._at_once_from = at_once_from
+    log(to, [("e", "a", 1.0), ("f", "a", 1.0), ("g", "a", 1.0)])
+    first = to.label(labels([("l1", "a", "e", 1.0, True), ("l2", "a", "f", 1.0, True)]))
+    assert first.examples.event_id == ["f"], "e is the third last"
+    assert len(to.label(labels([("l2", "a", "g", 1.0, True)]))) == 0, "l2 is remembered"
+    to.label(labels([("l3", "a", "x", 1.0, True)]))
+    again = to.label(labels([("l1", "a", "g", 1.0, True)]))
+    assert again.examples.event_id == ["g"], "l1 is not remembered any more"
+
+
 def test_the_known_time_is_when_both_sides_were_known() -> None:
     to = joiner()
     log(to, [("e", "a", 100.0)])

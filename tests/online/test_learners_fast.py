@@ -138,7 +138,7 @@ def test_sampled_negatives_with_weights_stay_calibrated() -> None:
     x = rng.normal(size=(40_000, 4))
     y = rng.random(40_000) < 1 / (1 + np.exp(3.5 - x[:, 0]))
     keep = y | (rng.random(40_000) < 0.1)
-    model = Boosted(NAMES, trees=32, depth=3, every=200, buffer=8000)
+    model = Boosted(NAMES, trees=32, depth=3, every=50, buffer=8000)
     model.learn_many(x[keep], y[keep], np.where(y[keep], 1.0, 10.0))
     assert model.predict_many(x).mean() == pytest.approx(y.mean(), rel=0.1)
 

@@ -115,6 +115,13 @@ def test_a_forgotten_entity_starts_again_and_a_remembered_one_does_not() -> None
     assert len(again) == 0
 
 
+def test_the_timers_of_an_evicted_observation_do_not_touch_the_next() -> None:
+    timers = SilenceTimers(SilencePolicy(observe_s=1, horizon_s=1, remember_s=10, max_entities=1))
+    # a is evicted by b and comes back; its first observation would be forgotten at 12, its second is at 18.
+    out = run(timers, [("a", 0.0), ("b", 3.0), ("a", 6.0), ("a", 13.0)], set())
+    assert [row[2] for row in out if row[1] == "score"] == ["a@0", "b@3", "a@6"]
+
+
 def test_memory_is_bounded() -> None:
     timers = SilenceTimers(SilencePolicy(observe_s=5, horizon_s=10, max_entities=100))
     ids = [f"u{i}" for i in range(3000)]

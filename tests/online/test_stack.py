@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from river import forest
+from river import forest, tree
 
-from online.learners import AdaptiveForest, CalibratedAlma, Learner, ScaledLogistic, Stack, predict_learn
+from online.learners import AdaptiveForest, AdaptiveTree, CalibratedAlma, Learner, ScaledLogistic, Stack, predict_learn
 from online.learners.logistic import logit_of
 from online.learners.trees import positive_share
 
@@ -153,3 +153,19 @@ def test_the_flat_forest_is_rivers_forest() -> None:
         river.learn_one(named, bool(y[i]))
         ours.learn_many(x[i : i + 1], y[i : i + 1], np.ones(1))
     assert river.n_drifts_detected() > 0
+
+
+def test_the_flat_adaptive_tree_is_rivers_tree() -> None:
+    rng = np.random.default_rng(12)
+    x = rng.normal(size=(6000, 3))
+    y = (x[:, 0] > 0) ^ (np.arange(6000) // 2000 == 1)  # the concept turns round twice: alternates come and go
+    y ^= rng.random(6000) < 0.05
+    river = tree.HoeffdingAdaptiveTreeClassifier(grace_period=50, delta=0.01, seed=3, max_depth=10)
+    ours = AdaptiveTree(NAMES, grace_period=50, delta=0.01, seed=3)
+    for i in range(6000):
+        named = dict(zip(NAMES, x[i].tolist(), strict=True))
+        p = ours.predict_many(x[i : i + 1])[0]
+        assert p == pytest.approx(positive_share(river.predict_proba_one(named)), abs=1e-9)  # type: ignore[no-untyped-call]
+        river.learn_one(named, bool(y[i]))  # type: ignore[no-untyped-call]
+        ours.learn_many(x[i : i + 1], y[i : i + 1], np.ones(1))
+    assert river.n_alternate_trees > 0

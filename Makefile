@@ -1,0 +1,62 @@
+# Weir. `make demo` and `make test` set up .venv by themselves; `make help` lists the rest.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SHARED ?= ../shared
+export PIP_NO_PYTHON_VERSION_WARNING = 1
+# One thread a process: kernels are single-threaded, and BLAS threads only fight over small matrices.
+export OMP_NUM_THREADS ?= 1
+export NUMBA_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint type bench bench-protocols ci clean constraints format
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Weir needs Python 3.11 or newer, found $$($(PYTHON) --version); set PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.dev ## Set up .venv with everything for development
+
+demo: $(VENV)/.runtime ## Run the whole system on simulated streams for a minute
+	$(BIN)/weir demo $(ARGS)
+
+lint: $(VENV)/.dev ## ruff: lint and format check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/.dev ## mypy --strict
+	$(BIN)/mypy
+
+test: lint type ## Lint, types, doctests and tests
+	$(BIN)/python -m pytest
+
+format: $(VENV)/.dev ## Let ruff correct what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## Every benchmark, each with its baseline and one JSON line
+	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+bench-protocols: $(VENV)/.dev ## The published protocols on real data (SHARED=../shared), into benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/run_protocols.py --shared $(SHARED)
+
+ci: ## What continuous integration runs
+	.ci/run
+
+constraints: $(VENV)/.dev ## Write the installed versions to constraints.txt
+	@{ head -n 1 constraints.txt; $(PIP) freeze --exclude-editable; } > constraints.new && mv constraints.new constraints.txt
+
+clean: ## Remove compiled kernels and caches (after editing a kernel: numba does not see edits in imported modules)
+	find online streams tests benchmarks -name __pycache__ -type d -prune -exec rm -r {} +
+	rm -rf .mypy_cache .ruff_cache .hypothesis .pytest_cache

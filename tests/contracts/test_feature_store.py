@@ -1,0 +1,265 @@
+"""What every adapter of the ``FeatureStore`` port does. A new adapter adds one line to ``ADAPTERS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from online.errors import StateError
+from online.features.store import FeatureStore
+from streams.stores import MemoryFeatureStore
+
+WIDTH, SCHEMA, TTL = 8, 7, 800.0
+
+
+class Snapshots(FeatureStore, Protocol):
+    """A store that an embedded host can checkpoint."""
+
+    def snapshot(self) -> bytes: ...
+
+    def restore(self, state: bytes) -> None: ...
+
+
+ADAPTERS: dict[str, Callable[[], FeatureStore]] = {"memory": MemoryFeatureStore}
+WITH_SNAPSHOTS: dict[str, Callable[[], Snapshots]] = {"memory": MemoryFeatureStore}
+
+
+@pytest.fixture(params=ADAPTERS.values(), ids=ADAPTERS.keys())
+def store(request: pytest.FixtureRequest) -> FeatureStore:
+    made: FeatureStore = request.param()
+    made.create("user", WIDTH, SCHEMA, TTL)
+    return made
+
+
+def rows(*fill: int) -> NDArray[np.uint8]:
+    return np.repeat(np.array(fill, dtype=np.uint8)[:, None], WIDTH, axis=1)
+
+
+def values(store: FeatureStore, *keys: str, table: str = "user") -> list[int]:
+    return store.load(table, list(keys))[:, 0].tolist()
+
+
+def test_unseen_keys_are_zeros_of_the_declared_width(store: FeatureStore) -> None:
+    loaded = store.load("user", ["a", "b"])
+    assert loaded.shape == (2, WIDTH)
+    assert loaded.dtype == np.uint8
+    assert loaded.flags.c_contiguous
+    assert not loaded.any()
+
+
+def test_what_is_saved_is_loaded_in_any_order_and_beside_unseen_keys(store: FeatureStore) -> None:
+    store.save("user", ["a", "b"], rows(1, 2), 0.0)
+    assert values(store, "b", "new", "a") == [2, 0, 1]
+
+
+def test_no_keys_is_no_rows(store: FeatureStore) -> None:
+    store.save("user", [], np.zeros((0, WIDTH), np.uint8), 0.0)
+    assert store.load("user", []).shape == (0, WIDTH)
+
+
+def test_loaded_rows_are_the_callers_own(store: FeatureStore) -> None:
+    store.save("user", ["a"], rows(1), 0.0)
+    loaded = store.load("user", ["a"])
+    loaded[:] = 9
+    assert values(store, "a") == [1]
+
+
+def test_saved_rows_stay_the_callers_own(store: FeatureStore) -> None:
+    mine = rows(1)
+    store.save("user", ["a"], mine, 0.0)
+    mine[:] = 9
+    assert values(store, "a") == [1]
+
+
+def test_rows_can_be_viewed_as_numbers(store: FeatureStore) -> None:
+    """The engine views rows as float64 and writes through the view."""
+    loaded = store.load("user", ["a"])
+    loaded.view(np.float64)[0, 0] = 2.5
+    store.save("user", ["a"], loaded, 0.0)
+    assert store.load("user", ["a"]).view(np.float64).tolist() == [[2.5]]
+
+
+def test_a_key_named_twice_loads_twice(store: FeatureStore) -> None:
+    store.save("user", ["a"], rows(3), 0.0)
+    assert values(store, "a", "a") == [3, 3]
+
+
+def test_of_a_key_saved_twice_in_one_call_the_last_row_counts(store: FeatureStore) -> None:
+    store.save("user", ["a", "b", "a"], rows(1, 2, 3), 0.0)
+    assert values(store, "a", "b") == [3, 2]
+
+
+def test_tables_are_apart(store: FeatureStore) -> None:
+    store.create("device", WIDTH, SCHEMA, TTL)
+    store.save("user", ["a"], rows(1), 0.0)
+    assert values(store, "a", table="device") == [0]
+
+
+def test_declaring_a_table_again_alike_keeps_its_rows(store: FeatureStore) -> None:
+    store.save("user", ["a"], rows(1), 0.0)
+    store.create("user", WIDTH, SCHEMA, TTL)
+    assert values(store, "a") == [1]
+
+
+@pytest.mark.parametrize(("width", "schema"), [(WIDTH * 2, SCHEMA), (WIDTH, SCHEMA + 1)])
+def test_a_table_of_another_shape_or_meaning_is_refused(store: FeatureStore, width: int, schema: int) -> None:
+    with pytest.raises(StateError, match=r"user.*8 B.*start with a fresh state"):
+        store.create("user", width, schema, TTL)
+
+
+def test_keys_may_be_any_text(store: FeatureStore) -> None:
+    keys = ["", "a:b", "ä€😀", "x" * 64, "a b"]
+    store.save("user", keys, rows(1, 2, 3, 4, 5), 0.0)
+    assert values(store, *keys) == [1, 2, 3, 4, 5]
+
+
+def test_thousands_of_keys(store: FeatureStore) -> None:
+    """More than any first allocation holds, in several calls."""
+    keys = [f"k{i}" for i in range(5000)]
+    fill = (np.arange(5000) % 251 + 1).astype(np.uint8)
+    for start in range(0, 5000, 700):
+        store.save("user", keys[start : start + 700], rows(*fill[start : start + 700].tolist()), 0.0)
+    assert values(store, *keys) == fill.tolist()
+
+
+def test_a_key_is_forgotten_after_its_time_to_live_has_passed_in_event_time(store: FeatureStore) -> None:
+    store.save("user", ["old"], rows(1), 1000.0)
+    store.save("user", ["new"], rows(2), 1000.0 + 1.2 * TTL)
+    assert values(store, "old", "new") == [0, 2]
+
+
+def test_a_key_lives_for_its_time_to_live(store: FeatureStore) -> None:
+    store.save("user", ["a"], rows(1), 1000.0)
+    for step in range(1, 10):
+        store.save("user", ["other"], rows(2), 1000.0 + step * TTL / 10)
+    assert values(store, "a") == [1]
+
+
+def test_a_save_starts_the_life_anew(store: FeatureStore) -> None:
+    for step in range(10):
+        store.save("user", ["a"], rows(step + 1), 1000.0 + step * TTL * 0.9)
+    assert values(store, "a") == [10]
+
+
+def test_a_late_save_does_not_shorten_a_life(store: FeatureStore) -> None:
+    store.save("user", ["a"], rows(1), 1000.0 + TTL)
+    store.save("user", ["a"], rows(2), 1000.0)
+    store.save("user", ["b"], rows(3), 1000.0 + 1.5 * TTL)
+    assert values(store, "a") == [2]
+
+
+def test_the_place_of_a_forgotten_key_is_clean_for_the_next(store: FeatureStore) -> None:
+    keys = [f"old{i}" for i in range(50)]
+    store.save("user", keys, rows(*[9] * 50), 1000.0)
+    store.save("user", ["clock"], rows(1), 1000.0 + 2 * TTL)
+    assert values(store, *(f"new{i}" for i in range(50))) == [0] * 50
+
+
+class TestSnapshots:
+    """Of the adapters that live in a host's own checkpoint."""
+
+    @pytest.fixture(params=WITH_SNAPSHOTS.values(), ids=WITH_SNAPSHOTS.keys())
+    def fresh(self, request: pytest.FixtureRequest) -> Callable[[], Snapshots]:
+        def make() -> Snapshots:
+            made: Snapshots = request.param()
+            made.create("user", WIDTH, SCHEMA, TTL)
+            return made
+
+        return make
+
+    def test_restore_gives_equal_rows_and_equal_bytes(self, fresh: Callable[[], Snapshots]) -> None:
+        one, two = fresh(), fresh()
+        one.save("user", ["b", "a"], rows(2, 1), 5.0)
+        two.restore(one.snapshot())
+        assert values(two, "a", "b") == [1, 2]
+        assert two.snapshot() == one.snapshot()
+
+    def test_equal_contents_give_equal_bytes_whatever_the_order_of_keys(self, fresh: Callable[[], Snapshots]) -> None:
+        one, two = fresh(), fresh()
+        one.save("user", ["a", "b"], rows(1, 2), 5.0)
+        two.save("user", ["b", "a"], rows(2, 1), 5.0)
+        assert one.snapshot() == two.snapshot()
+
+    def test_a_restored_store_goes_on_like_the_first(self, fresh: Callable[[], Snapshots]) -> None:
+        one, two = fresh(), fresh()
+        one.save("user", [f"k{i}" for i in range(40)], rows(*range(1, 41)), 1000.0)
+        two.restore(one.snapshot())
+        for each in (one, two):
+            each.save("user", ["k3", "x"], rows(7, 8), 1000.0 + 1.5 * TTL)
+            each.save("user", ["k4"], rows(9), 1000.0 + 1.6 * TTL)
+        assert one.snapshot() == two.snapshot()
+        assert values(two, "k3", "k4", "k5", "x") == [7, 9, 0, 8]
+
+    def test_restore_replaces_what_was_there(self, fresh: Callable[[], Snapshots]) -> None:
+        empty, full = fresh(), fresh()
+        full.create("extra", WIDTH, SCHEMA, TTL)
+        full.save("user", ["a"], rows(1), 5.0)
+        full.save("extra", ["a"], rows(1), 5.0)
+        full.restore(empty.snapshot())
+        assert values(full, "a") == [0]
+        assert values(full, "a", table="extra") == [0]
+
+    def test_an_empty_store_and_a_table_without_columns_survive(self, fresh: Callable[[], Snapshots]) -> None:
+        one, two = fresh(), fresh()
+        one.create("bare", 0, 0, TTL)
+        one.save("bare", ["a"], np.zeros((1, 0), np.uint8), 1.0)
+        two.restore(one.snapshot())
+        assert two.snapshot() == one.snapshot()
+
+    def test_a_snapshot_of_another_shape_is_refused(self, fresh: Callable[[], Snapshots]) -> None:
+        other = MemoryFeatureStore()
+        other.create("user", WIDTH * 2, SCHEMA, TTL)
+        with pytest.raises(StateError, match="aggregates changed"):
+            fresh().restore(other.snapshot())
+
+    @pytest.mark.parametrize("damage", [b"", b"\xc1", b"no snapshot"])
+    def test_what_is_no_snapshot_is_refused(self, fresh: Callable[[], Snapshots], damage: bytes) -> None:
+        with pytest.raises(StateError):
+            fresh().restore(damage)
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["load", "save"]),
+        st.lists(st.sampled_from([f"k{i}" for i in range(6)]), max_size=4, unique=True),
+        st.sampled_from([0.0, 10.0, TTL / 8, TTL / 2, TTL * 0.99, TTL * 1.2, -30.0]),
+        st.integers(1, 255),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps)
+def test_a_store_is_a_dict_that_forgets(steps: list[tuple[str, list[str], float, int]]) -> None:
+    """Exact inside the time to live, zeros an eighth of it later; in between the adapter may choose."""
+    for make in ADAPTERS.values():
+        store = make()
+        store.create("user", WIDTH, SCHEMA, TTL)
+        model: dict[str, tuple[int, float]] = {}
+        now = newest = 10_000.0
+        for step, keys, gap, fill in steps:
+            now += gap
+            if step == "save":
+                store.save("user", keys, rows(*[fill] * len(keys)), now)
+                newest = max(newest, now)
+                for key in keys:
+                    model[key] = (fill, max(now, model.get(key, (0, 0.0))[1]))
+                continue
+            for key, got in zip(keys, values(store, *keys), strict=True):
+                held, updated = model.get(key, (0, newest))
+                age = newest - updated
+                if age <= TTL:
+                    assert got == held
+                elif age > TTL * 9 / 8 and got == 0:
+                    model.pop(key, None)
+                else:
+                    assert got in (held, 0)
+                    if got == 0:
+                        model.pop(key, None)

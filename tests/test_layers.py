@@ -1,0 +1,148 @@
+"""Imports point down only: streams, then online, then models; and importing a module does nothing else."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = ("streams", "online", "models")
+MODULES = sorted(p for layer in LAYERS for p in (ROOT / layer).rglob("*.py"))
+SHARED = ("online.wire", "online.batch")
+"""The types that ``models`` may share with the layer above it."""
+FORBIDDEN_IN_ONLINE = {
+    "streams", "models", "faust", "kafka", "aiokafka", "redis", "time", "socket", "subprocess", "threading", "asyncio",
+    "multiprocessing", "urllib", "http", "requests", "secrets", "uuid", "os", "pathlib", "shutil", "tempfile",
+}  # fmt: skip
+CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "perf_counter"}
+SEEDED = {("random", "Random"), ("np.random", "default_rng"), ("np.random", "Generator"), ("np.random", "PCG64"),
+          ("np.random", "SeedSequence"), ("numpy.random", "default_rng")}  # fmt: skip
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(tree: ast.AST, module: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import at line {node.lineno}"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def upward(layer: str, name: str) -> bool:
+    """Whether a module of ``layer`` must not import ``name``."""
+    if layer == "online":
+        return name.split(".")[0] in FORBIDDEN_IN_ONLINE
+    if layer == "models":
+        shared = any(name == s or name.startswith(f"{s}.") for s in SHARED)
+        return name.split(".")[0] in {"streams", "faust", "kafka", "aiokafka", "redis"} or (
+            name.split(".")[0] == "online" and not shared
+        )
+    return False
+
+
+def dotted(node: ast.expr) -> str:
+    return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def impure(tree: ast.AST) -> Iterator[str]:
+    """Calls that read a clock, draw unseeded random numbers or touch files."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        owner, _, function = dotted(node.func).rpartition(".")
+        where = f"{dotted(node.func)} at line {node.lineno}"
+        if owner.split(".")[-1] in {"datetime", "date", "time"} and function in CLOCKS:
+            yield where
+        if owner in {"random", "np.random", "numpy.random"} and (
+            (owner, function) not in SEEDED or not (node.args or node.keywords)
+        ):
+            yield where
+        if dotted(node.func) in {"open", "input", "exec", "eval", "print"}:
+            yield where
+
+
+def test_every_layer_has_modules() -> None:
+    assert {p.relative_to(ROOT).parts[0] for p in MODULES} == set(LAYERS)
+    assert len(MODULES) > 50
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_down(path: Path) -> None:
+    module = name_of(path)
+    found = [n for n in imported(ast.parse(path.read_text()), module) if upward(module.split(".")[0], n)]
+    assert not found, f"{module} imports {found}: imports point down only (docs/ARCHITECTURE.md)"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.is_relative_to(ROOT / "online")], ids=name_of)
+def test_the_core_has_no_clock_no_unseeded_randomness_and_no_files(path: Path) -> None:
+    assert not list(impure(ast.parse(path.read_text())))
+
+
+@pytest.mark.parametrize(
+    ("layer", "source"),
+    [("online", "import time"), ("online", "from streams.log import EmbeddedLog"), ("online", "import redis.asyncio"),
+     ("models", "from online.pipeline import TaskPipeline"), ("models", "import streams")],
+)  # fmt: skip
+def test_the_import_rule_can_fail(layer: str, source: str) -> None:
+    assert any(upward(layer, name) for name in imported(ast.parse(source), "here"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["datetime.datetime.now()", "np.random.rand(3)", "np.random.default_rng()", "random.random()", "random.Random()",
+     "open('x')", "date.today()"],
+)  # fmt: skip
+def test_the_purity_rule_can_fail(source: str) -> None:
+    assert list(impure(ast.parse(source)))
+
+
+@pytest.mark.parametrize("source", ["np.random.default_rng(7)", "random.Random(seed)", "ts.max()", "from_time.now"])
+def test_the_purity_rule_lets_seeds_pass(source: str) -> None:
+    assert not list(impure(ast.parse(source)))
+
+
+def test_models_may_share_types() -> None:
+    assert not upward("models", "online.wire.Prediction")
+    assert not upward("models", "online.batch.EventBatch")
+
+
+def test_importing_every_module_does_nothing_else(tmp_path: Path) -> None:
+    """One fresh process imports all modules: no output, no file, no thread, no signal handler, no global seed."""
+    names = [name_of(p) for p in MODULES if p.stem != "__main__"]
+    program = f"""
+import importlib, os, random, signal, sys, threading
+import numpy as np
+before = (random.getstate(), np.random.get_state()[1].tolist(), signal.getsignal(signal.SIGINT), dict(os.environ))
+for name in {names!r}:
+    importlib.import_module(name)
+after = (random.getstate(), np.random.get_state()[1].tolist(), signal.getsignal(signal.SIGINT), dict(os.environ))
+assert before[0] == after[0] and before[1] == after[1], "a module touched the global random state"
+assert before[2] == after[2], "a module installed a signal handler"
+changed = {{k for k in {{*before[3], *after[3]}} if before[3].get(k) != after[3].get(k)}}
+assert not {{k for k in changed if not k.startswith(("KMP_", "NUMBA_"))}}, changed
+assert threading.active_count() == 1, threading.enumerate()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin"},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["faust", "torch", "onnxruntime", "redis"])
+def test_the_core_and_the_embedded_host_need_no_heavy_package(name: str) -> None:
+    """Nothing on the way of ``weir backtest`` imports what the embedded host does not use."""
+    wanted = {p for layer in ("online", "streams/host", "streams/log") for p in (ROOT / layer).rglob("*.py")}
+    assert not [p for p in wanted if name in {n.split(".")[0] for n in imported(ast.parse(p.read_text()), str(p))}]
