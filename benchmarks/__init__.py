@@ -1,0 +1,1 @@
+"""Benchmarks of the parts, and the published protocols; each is run as ``python -m benchmarks.<name>``."""

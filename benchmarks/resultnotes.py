@@ -24,10 +24,13 @@ What differs from the book:
   portfolio has no such line.
 - **Choice of settings.** Features and learner were chosen on the validation weeks, on data before 2018-08-01. One
   choice saw more: half-life and clip of the robust mean were first compared on later rows, test weeks included,
-  with the scenario column. On the validation weeks alone, in this pipeline (AP, with AUC in brackets): ROBUST.
+  with the scenario column. On the validation weeks alone, in this pipeline (AP, with AUC in brackets): 60 days and
+  2.5, as used, .7637 (.8944); 30 days .7632 (.8956), 120 days .7627 (.8956), clip 2 .7627 (.8922), clip 3 .7632
+  (.8936): the used pair is first, all within noise (about .001).
 - **How often the test weeks were looked at.** The prototype of these settings was scored on them once, after they
   were fixed: .886 / .754 / .312. This run is the same settings in the pipeline.
-- Tried on the validation weeks without a gain (AP): TRIED.
+- Tried on the validation weeks without a gain (AP): missing-value indicators .7638, scoring 128 payments at a time
+  .7638, time since the terminal's first known fraud .7634; the used settings have .7637.
 - Negatives are sampled at 10 % (weight 10), 512 payments are scored at a time, so a label is seen up to about an
   hour late.
 - 22 % of the test frauds are on a compromised terminal with no known fraud yet, and 4 % are leaked cards spending
@@ -47,7 +50,8 @@ not shown.
 - The model starts from a stated belief: each silent day adds .8 to the log-odds, more plays subtract. It was picked
   on the early part of this stream. In a probe outside the pipeline an untuned guess gave an AUC of .798 and no
   belief .771.
-- Settings were chosen on the first 40 % of the stream; the row of later players is the cleaner number.
+- Settings were chosen on the first 40 % of the stream; the row of later players is the cleaner number, and the
+  nearest to the batch model's .785 on a split in time: on a par with it, not better.
 - Ceiling: a batch logistic regression on the same features, random 5 folds, has .802.
 """
 
@@ -57,12 +61,12 @@ What differs and what to mind:
 - One setting for all 58 files, one pass, no look-ahead, each value scored before the model saw it, and no minimum
   or maximum of the file in advance (upstream hands its detectors both). At the fixed threshold {threshold:g}:
   {windows_found} of {windows} windows found, {fp_rows} false rows.
-- The scoreboard's rule picks one threshold per profile on the whole corpus, in sample. The second row needs no
-  labels.
-- **The settings are in sample too.** Several hundred configurations were looked at, by the score on every second
-  file (in name order) and at times on all. At the fixed threshold those files score {tuned_half:.1f} and the other
-  half {other_half:.1f} (standard profile). Expect the lower one on new data, or less: the other half was printed
-  beside it all along.
+- The scoreboard's rule picks one threshold per profile on the whole corpus, in sample. The second row's threshold
+  is fixed in the task file and the same for all profiles.
+- **The settings are in sample too.** Several hundred configurations were looked at, that threshold's scale among
+  them, by the score on every second file (in name order) and at times on all. At the fixed threshold those files
+  score {tuned_half:.1f} and the other half {other_half:.1f} (standard profile). Expect the lower one on new data,
+  or less: the other half was printed beside it all along.
 - The detector's refractory time and habituation fit NAB's rules, where each false row costs and one hit a window
   counts. Operators want the same, but a benchmark that counted every anomalous row would reward it less.
 """

@@ -21,7 +21,7 @@ FORBIDDEN_IN_ONLINE = {
 }  # fmt: skip
 CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "perf_counter"}
 SEEDED = {("random", "Random"), ("np.random", "default_rng"), ("np.random", "Generator"), ("np.random", "PCG64"),
-          ("np.random", "SeedSequence"), ("numpy.random", "default_rng")}  # fmt: skip
+          ("np.random", "SeedSequence"), ("np.random", "Philox"), ("numpy.random", "default_rng")}  # fmt: skip
 
 
 def name_of(path: Path) -> str:

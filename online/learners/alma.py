@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
 from online.learners.logistic import log_gradient, scale_learn, scale_row, sigmoid, sigmoid_many
-from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+from online.learners.scaled import ScaledFold
 
 
 @njit(cache=True)
@@ -78,7 +78,7 @@ def _fold(
             head[1] += 1.0
 
 
-class CalibratedAlma:
+class CalibratedAlma(ScaledFold):
     """Approximate large margin classifier with calibrated probabilities.
 
     Parameters
@@ -144,39 +144,12 @@ class CalibratedAlma:
         slope, bias = self._state["head"][2:]
         return np.asarray(sigmoid_many(slope * self.margin_many(x) + bias))
 
-    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
-        """Learn rows in order."""
-        self.predict_learn_many(x, y, weight)
-
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
+    def _fold_rows(self, x: FloatMatrix, y: BoolVector, weight: FloatVector, before: FloatVector) -> None:
         s = self._state
-        before = np.empty(x.shape[0])
-        rows = np.ascontiguousarray(x, np.float64)
-        _fold(
-            rows,
-            np.ascontiguousarray(y),
-            np.ascontiguousarray(weight),
-            s["w"],
-            s["mean"],
-            s["var"],
-            s["head"],
-            self._rates,
-            before,
-        )
-        return before
+        _fold(x, y, weight, s["w"], s["mean"], s["var"], s["head"], self._rates, before)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """``slope * coefficient * scaled value``, ``(n, F)``; exact: sum plus ``intercept`` is the log-odds."""
         s = self._state
-        std = np.sqrt(s["var"])
-        scaled = np.divide(x - s["mean"], std, out=np.zeros(x.shape), where=std > 0)
+        scaled = self._scaled(x)
         return np.asarray(scaled * (s["w"] * s["head"][2]))
-
-    def snapshot(self) -> bytes:
-        """Learned state; deterministic bytes."""
-        return seal(self.kind, self.features, pack_arrays(self._state))
-
-    def restore(self, state: bytes) -> None:
-        """Replace the learned state; ``ValueError`` when of another kind, other features or another shape."""
-        copy_into(self._state, unpack_arrays(unseal(state, self.kind, self.features)))

@@ -28,7 +28,7 @@ class Learner(Protocol):
         ...
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
-        """Learn rows in order; ``y (n,) bool``, ``weight (n,) float64`` > 0 (1 / sampling rate for sampled negatives)."""
+        """Learn rows in order; ``y (n,) bool``, ``weight (n,) float64`` > 0 (1 / rate for sampled negatives)."""
         ...
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:

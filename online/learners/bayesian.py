@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
 from online.learners.logistic import scale_learn, scale_row, sigmoid, sigmoid_many
-from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+from online.learners.scaled import ScaledFold
 
 
 @njit(cache=True)
@@ -116,7 +116,7 @@ def _forget(cov: FloatMatrix, keep: float, prior: float) -> None:
             cov[j, k] *= grow[j] * grow[k]
 
 
-class BayesianLogistic:
+class BayesianLogistic(ScaledFold):
     """Logistic regression with a running Gaussian posterior.
 
     Parameters
@@ -190,42 +190,13 @@ class BayesianLogistic:
         rows = np.ascontiguousarray(x, np.float64)
         return np.asarray(sigmoid_many(_logits(rows, s["w"], s["mean"], s["var"], self.scale_bound, self._prior)))
 
-    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
-        """Learn rows in order."""
-        self.predict_learn_many(x, y, weight)
-
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
+    def _fold_rows(self, x: FloatMatrix, y: BoolVector, weight: FloatVector, before: FloatVector) -> None:
         s = self._state
-        before = np.empty(x.shape[0])
-        rows = np.ascontiguousarray(x, np.float64)
-        _fold(
-            rows,
-            np.ascontiguousarray(y),
-            np.ascontiguousarray(weight),
-            s["w"],
-            s["cov"],
-            s["mean"],
-            s["var"],
-            s["count"],
-            self._params,
-            self._prior,
-            before,
-        )
-        return before
+        _fold(x, y, weight, s["w"], s["cov"], s["mean"], s["var"], s["count"], self._params, self._prior, before)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """``coefficient * scaled value`` plus the prior's part, ``(n, F)``; with ``intercept`` they add up exactly."""
         s = self._state
-        std = np.sqrt(s["var"])
-        scaled = np.divide(x - s["mean"], std, out=np.zeros(x.shape), where=std > 0)
+        scaled = self._scaled(x)
         learned = np.clip(scaled, -self.scale_bound, self.scale_bound) * s["w"][:-1]
         return np.asarray(learned + (x - s["mean"]) * self._prior)
-
-    def snapshot(self) -> bytes:
-        """Learned state; deterministic bytes."""
-        return seal(self.kind, self.features, pack_arrays(self._state))
-
-    def restore(self, state: bytes) -> None:
-        """Replace the learned state; ``ValueError`` when of another kind, other features or another shape."""
-        copy_into(self._state, unpack_arrays(unseal(state, self.kind, self.features)))

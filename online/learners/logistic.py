@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
-from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+from online.learners.scaled import ScaledFold
 
 
 @njit(cache=True)
@@ -100,7 +100,7 @@ def _fold(
             w[j] -= rates[0] * (z_row[j] * g + rates[2] * w[j])
 
 
-class ScaledLogistic:
+class ScaledLogistic(ScaledFold):
     """Logistic regression on standardised features, plain SGD.
 
     Parameters
@@ -163,42 +163,15 @@ class ScaledLogistic:
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
         return sigmoid_many(self.logit_many(x))
 
-    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
-        """Learn rows in order."""
-        self.predict_learn_many(x, y, weight)
-
-    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
-        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
+    def _fold_rows(self, x: FloatMatrix, y: BoolVector, weight: FloatVector, before: FloatVector) -> None:
         s = self._state
-        before = np.empty(x.shape[0])
-        rows = np.ascontiguousarray(x, np.float64)
-        _fold(
-            rows,
-            np.ascontiguousarray(y),
-            np.ascontiguousarray(weight),
-            s["w"],
-            s["mean"],
-            s["var"],
-            s["head"],
-            self._rates,
-            before,
-        )
-        return before
+        _fold(x, y, weight, s["w"], s["mean"], s["var"], s["head"], self._rates, before)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """``coefficient * scaled value``, ``(n, F)``; exact: a row's sum plus ``intercept`` is its log-odds."""
         s = self._state
-        std = np.sqrt(s["var"])
-        scaled = np.divide(x - s["mean"], std, out=np.zeros(x.shape), where=std > 0)
+        scaled = self._scaled(x)
         return np.asarray(scaled * s["w"])
-
-    def snapshot(self) -> bytes:
-        """Learned state; deterministic bytes."""
-        return seal(self.kind, self.features, pack_arrays(self._state))
-
-    def restore(self, state: bytes) -> None:
-        """Replace the learned state; ``ValueError`` when of another kind, other features or another shape."""
-        copy_into(self._state, unpack_arrays(unseal(state, self.kind, self.features)))
 
 
 @njit(cache=True)

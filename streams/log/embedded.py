@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, overload
 from zlib import crc32
 
-from streams.errors import UsageError
+from streams.errors import LogError, UsageError
 from streams.log.segments import SegmentStore
 
 
@@ -98,9 +98,16 @@ class EmbeddedLog:
         self._in_memory: deque[tuple[RecordBatch, int]] = deque()
         """Batches whose records are in memory although the directory has them, with their place there."""
         if self._segments is not None:
-            for batch in self._segments.recover():
-                records = _OnDisk(self._segments, self._segments.last_position, len(batch[4]))
+            self._recover(self._segments)
+
+    def _recover(self, segments: SegmentStore) -> None:
+        try:
+            for batch in segments.recover():
+                records = _OnDisk(segments, segments.last_position, len(batch[4]))
                 self._admit(RecordBatch(*batch[:4], records))
+        except LogError:
+            segments.close()
+            raise
 
     def partition_of(self, topic: str, key: bytes) -> int:
         """The partition that owns a key."""

@@ -1,0 +1,49 @@
+"""What the linear learners share: arrays of state, standardised inputs, a compiled fold, safe snapshots."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online.learners.base import BoolVector, FloatMatrix, FloatVector
+from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+
+
+class ScaledFold(ABC):
+    """A learner whose state is a dict of arrays, among them ``mean (F,)`` and ``var (F,)`` of its inputs."""
+
+    kind: ClassVar[str]
+    features: tuple[str, ...]
+    _state: dict[str, NDArray[Any]]
+
+    @abstractmethod
+    def _fold_rows(self, x: FloatMatrix, y: BoolVector, weight: FloatVector, before: FloatVector) -> None:
+        """Learn contiguous rows in order; fill ``before (n,)`` with what each was given just before."""
+
+    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
+        """Learn rows in order."""
+        self.predict_learn_many(x, y, weight)
+
+    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
+        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
+        before = np.empty(x.shape[0])
+        rows = np.ascontiguousarray(x, np.float64)
+        self._fold_rows(rows, np.ascontiguousarray(y), np.ascontiguousarray(weight), before)
+        return before
+
+    def _scaled(self, x: FloatMatrix) -> FloatMatrix:
+        """Standardised inputs; a feature that never varied is 0."""
+        s = self._state
+        std = np.sqrt(s["var"])
+        return np.asarray(np.divide(x - s["mean"], std, out=np.zeros(x.shape), where=std > 0))
+
+    def snapshot(self) -> bytes:
+        """Learned state; deterministic bytes."""
+        return seal(self.kind, self.features, pack_arrays(self._state))
+
+    def restore(self, state: bytes) -> None:
+        """Replace the learned state; ``ValueError`` when of another kind, other features or another shape."""
+        copy_into(self._state, unpack_arrays(unseal(state, self.kind, self.features)))

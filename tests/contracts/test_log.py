@@ -1,0 +1,325 @@
+"""What the embedded log promises, in memory and on disk; and what its files survive."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from streams.errors import LogError, UsageError
+from streams.log import EmbeddedLog, Record, RecordBatch
+
+PARTITIONS = {"events": 3, "labels": 1}
+FILE = "records.log"
+
+
+@pytest.fixture(params=["memory", "directory"])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedLog]:
+    directory = tmp_path / "log" if request.param == "directory" else None
+    with EmbeddedLog(PARTITIONS, directory, max_batch=4) as made:
+        yield made
+
+
+def some(n: int, start: int = 0) -> list[Record]:
+    return [Record(b"k%d" % (i % 7), b"v%d" % i, float(i)) for i in range(start, start + n)]
+
+
+def everything(log: EmbeddedLog, from_seq: int = 0) -> list[RecordBatch]:
+    """All batches, with the records of those that are read from the disk."""
+    return [replace(b, records=tuple(b.records)) for b in log.read(["events", "labels"], from_seq)]
+
+
+def test_offsets_of_a_partition_have_no_gaps(log: EmbeddedLog) -> None:
+    for start in (0, 11, 12, 40):
+        log.append("events", some(11, start))
+    expected: dict[int, int] = defaultdict(int)
+    for batch in everything(log):
+        assert batch.base_offset == expected[batch.partition]
+        expected[batch.partition] = batch.next_offset
+    assert dict(expected) == log.end_offsets("events")
+
+
+def test_a_key_stays_in_its_partition_and_in_order(log: EmbeddedLog) -> None:
+    log.append("events", some(50))
+    seen: dict[bytes, list[float]] = defaultdict(list)
+    where: dict[bytes, set[int]] = defaultdict(set)
+    for batch in everything(log):
+        for record in batch.records:
+            seen[record.key].append(record.ts)
+            where[record.key].add(batch.partition)
+    assert all(len(partitions) == 1 for partitions in where.values())
+    assert all(times == sorted(times) for times in seen.values())
+    assert {key: {log.partition_of("events", key)} for key in where} == dict(where)
+
+
+def test_a_topic_that_was_not_named_has_one_partition(log: EmbeddedLog) -> None:
+    log.append("other", some(9))
+    assert log.end_offsets("other") == {0: 9}
+
+
+def test_batches_are_numbered_in_the_order_of_appends(log: EmbeddedLog) -> None:
+    made = [*log.append("events", some(9)), *log.append("labels", some(2)), *log.append("events", some(9, 9))]
+    assert [b.seq for b in everything(log)] == [b.seq for b in made] == list(range(len(made)))
+    assert log.next_seq == len(made)
+
+
+def test_a_long_append_becomes_several_batches(log: EmbeddedLog) -> None:
+    made = log.append("labels", some(10))
+    assert [len(b.records) for b in made] == [4, 4, 2]
+
+
+def test_appending_nothing_makes_nothing(log: EmbeddedLog) -> None:
+    assert log.append("events", []) == []
+    assert log.next_seq == 0
+
+
+@pytest.mark.parametrize("from_seq", [0, 1, 3, 5, 99])
+def test_a_reader_starts_anywhere(log: EmbeddedLog, from_seq: int) -> None:
+    for start in range(0, 30, 10):
+        log.append("events", some(10, start))
+    assert everything(log, from_seq) == [b for b in everything(log) if b.seq >= from_seq]
+
+
+def test_a_reader_gets_only_its_topics(log: EmbeddedLog) -> None:
+    log.append("events", some(9))
+    log.append("labels", some(2))
+    assert {b.topic for b in log.read(["labels"], 0)} == {"labels"}
+    assert list(log.read([], 0)) == []
+
+
+def test_a_reader_sees_what_is_appended_while_it_reads(log: EmbeddedLog) -> None:
+    log.append("labels", some(1))
+    reader = log.read(["labels"], 0)
+    next(reader)
+    log.append("labels", some(1, 1))
+    assert next(reader).records[0].value == b"v1"
+
+
+def test_groups_are_independent(log: EmbeddedLog) -> None:
+    log.append("labels", some(9))
+    log.commit("one", "labels", 0, 4)
+    log.commit("two", "labels", 0, 9)
+    assert (log.committed("one", "labels", 0), log.committed("two", "labels", 0)) == (4, 9)
+    assert log.committed("three", "labels", 0) == 0
+
+
+def test_a_commit_never_moves_back(log: EmbeddedLog) -> None:
+    log.append("labels", some(9))
+    log.commit("g", "labels", 0, 8)
+    log.commit("g", "labels", 0, 3)
+    assert log.committed("g", "labels", 0) == 8
+
+
+@pytest.mark.parametrize(("topic", "partition"), [("labels", 0), ("labels", 5), ("nowhere", 0)])
+def test_a_commit_beyond_the_end_is_refused(log: EmbeddedLog, topic: str, partition: int) -> None:
+    log.append("labels", some(9))
+    with pytest.raises(UsageError, match="beyond its end"):
+        log.commit("g", topic, partition, 10)
+
+
+def test_a_truncated_log_is_one_to_which_the_rest_was_never_appended(log: EmbeddedLog) -> None:
+    log.append("events", some(9))
+    cut = log.next_seq
+    before = (everything(log), log.end_offsets("events"))
+    log.append("events", some(9, 9))
+    log.append("labels", some(9))
+    log.commit("g", "labels", 0, 9)
+    assert log.truncate(cut) == 18
+    assert (everything(log), log.end_offsets("events"), log.next_seq) == (*before, cut)
+    assert log.committed("g", "labels", 0) == 0
+    assert log.append("events", some(9, 30))[0].seq == cut
+
+
+def test_forgetting_frees_memory_but_not_numbers(log: EmbeddedLog) -> None:
+    log.append("labels", some(9))
+    before = everything(log)
+    log.forget(2)
+    assert everything(log) in (before, before[2:])  # a directory still has them
+    assert log.append("labels", some(1))[0].base_offset == 9
+
+
+class TestDirectory:
+    """The log on disk."""
+
+    @pytest.fixture
+    def directory(self, tmp_path: Path) -> Path:
+        return tmp_path / "log"
+
+    def filled(self, directory: Path) -> list[RecordBatch]:
+        with EmbeddedLog(PARTITIONS, directory, max_batch=4) as log:
+            log.append("events", some(9))
+            log.append("labels", [Record(b"", b"\x00\xff", -1.5), Record("ä".encode(), b"", 1e300)])
+            log.append("events", some(5, 9))
+            return everything(log)
+
+    def reopened(self, directory: Path) -> list[RecordBatch]:
+        with EmbeddedLog(PARTITIONS, directory) as log:
+            return everything(log)
+
+    def test_reopening_gives_equal_batches_and_goes_on(self, directory: Path) -> None:
+        written = self.filled(directory)
+        assert self.reopened(directory) == written
+        with EmbeddedLog(PARTITIONS, directory) as log:
+            made = log.append("labels", some(1))
+        assert (made[0].seq, made[0].base_offset) == (len(written), 2)
+        assert self.reopened(directory) == [*written, *made]
+
+    def test_closing_twice_is_fine(self, directory: Path) -> None:
+        log = EmbeddedLog(PARTITIONS, directory)
+        log.close()
+        log.close()
+
+    def test_truncation_reaches_the_disk(self, directory: Path) -> None:
+        written = self.filled(directory)
+        with EmbeddedLog(PARTITIONS, directory) as log:
+            log.truncate(2)
+            made = log.append("labels", some(2, 50))
+        assert self.reopened(directory) == [*written[:2], *made]
+
+    def test_truncation_reaches_what_was_forgotten_in_memory(self, directory: Path) -> None:
+        written = self.filled(directory)
+        with EmbeddedLog(PARTITIONS, directory) as log:
+            log.forget(3)
+            log.truncate(4)
+        assert self.reopened(directory) == written[:4]
+
+    def test_a_tail_torn_at_any_byte_is_cut_off_and_the_log_goes_on(self, directory: Path, tmp_path: Path) -> None:
+        whole = self.filled(directory)
+        data = (directory / FILE).read_bytes()
+        last = data.rindex(b"WLG1")
+        for size in range(last, len(data)):
+            torn = tmp_path / f"torn{size}"
+            torn.mkdir()
+            (torn / FILE).write_bytes(data[:size])
+            with EmbeddedLog(PARTITIONS, torn) as log:
+                assert everything(log) == whole[:-1]
+                log.append(whole[-1].topic, whole[-1].records)
+            assert (torn / FILE).read_bytes() == data
+            shutil.rmtree(torn)
+
+    @pytest.mark.parametrize("zeros", [1, 11, 12, 500, 4096])
+    def test_a_tail_of_zeros_is_cut_off(self, directory: Path, zeros: int) -> None:
+        """What a file system may leave of a block that was allotted and never written."""
+        whole = self.filled(directory)
+        with (directory / FILE).open("ab") as file:
+            file.write(bytes(zeros))
+        assert self.reopened(directory) == whole
+
+    def test_damage_before_the_last_frame_is_an_error_and_changes_nothing(self, directory: Path) -> None:
+        self.filled(directory)
+        path = directory / FILE
+        data = path.read_bytes()
+        last = data.rindex(b"WLG1")
+        for at in range(last):
+            bad = bytearray(data)
+            bad[at] ^= 0x55
+            path.write_bytes(bad)
+            with pytest.raises(LogError, match=r"damaged at byte \d+ of \d+; restore the file"):
+                EmbeddedLog(PARTITIONS, directory)
+            assert path.read_bytes() == bad
+
+    def test_a_file_of_another_kind_is_refused_and_kept(self, directory: Path) -> None:
+        directory.mkdir()
+        for data in (b"something else entirely, longer than a header", b"x", bytes(100)):
+            (directory / FILE).write_bytes(data)
+            with pytest.raises(LogError, match="damaged at byte 0"):
+                EmbeddedLog(PARTITIONS, directory)
+            assert (directory / FILE).read_bytes() == data
+
+
+keys = st.sampled_from([b"a", b"b", b"c", b"dd"])
+appends = st.tuples(st.sampled_from(["events", "labels"]), st.lists(keys, max_size=9))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(appends, max_size=8), st.data())
+def test_truncate_then_append_is_as_if_never_appended(
+    tmp_path_factory: pytest.TempPathFactory, script: list[tuple[str, list[bytes]]], data: st.DataObject
+) -> None:
+    """Cut anywhere, append the same again: the same batches, in memory and in the file."""
+    folders = [tmp_path_factory.mktemp("log") for _ in range(2)]
+    with EmbeddedLog(PARTITIONS, folders[0], max_batch=3) as straight, EmbeddedLog(
+        PARTITIONS, folders[1], max_batch=3
+    ) as cut:
+        marks = []
+        for number, (topic, held) in enumerate(script):
+            records = [Record(key, b"%d" % number, 0.0) for key in held]
+            marks.append(straight.next_seq)
+            straight.append(topic, records)
+            cut.append(topic, records)
+        at = data.draw(st.integers(0, len(script)))
+        if at < len(script):
+            cut.truncate(marks[at])
+            for number, (topic, held) in enumerate(script[at:], at):
+                cut.append(topic, [Record(key, b"%d" % number, 0.0) for key in held])
+        assert everything(cut) == everything(straight)
+        assert cut.end_offsets("events") == straight.end_offsets("events")
+    assert (folders[0] / FILE).read_bytes() == (folders[1] / FILE).read_bytes()
+
+
+class LogMachine(RuleBasedStateMachine):
+    """Any order of appends, commits, cuts and restarts, against plain lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp()) / "log"
+        self.log = EmbeddedLog(PARTITIONS, self.directory, max_batch=2)
+        self.appended: list[RecordBatch] = []
+        self.committed: dict[tuple[str, int], int] = {}
+        self.count = 0
+
+    @rule(topic=st.sampled_from(["events", "labels"]), held=st.lists(keys, max_size=5))
+    def append(self, topic: str, held: list[bytes]) -> None:
+        records = [Record(key, b"%d" % (self.count + i), 0.0) for i, key in enumerate(held)]
+        self.count += len(held)
+        made = self.log.append(topic, records)
+        assert sorted(r for b in made for r in b.records) == sorted(records)
+        self.appended += made
+
+    @rule()
+    def reopen(self) -> None:
+        self.log.close()
+        self.log = EmbeddedLog(PARTITIONS, self.directory, max_batch=2)
+        self.committed.clear()  # groups live as long as the process; a host knows its place from its checkpoint
+
+    @precondition(lambda self: self.appended)
+    @rule(data=st.data())
+    def truncate(self, data: st.DataObject) -> None:
+        seq = data.draw(st.integers(0, self.log.next_seq))
+        self.log.truncate(seq)
+        self.appended = [b for b in self.appended if b.seq < seq]
+        for (topic, partition), offset in self.committed.items():
+            self.committed[topic, partition] = min(offset, self.log.end_offsets(topic)[partition])
+
+    @rule(topic=st.sampled_from(["events", "labels"]), data=st.data())
+    def commit(self, topic: str, data: st.DataObject) -> None:
+        partition, end = data.draw(st.sampled_from(sorted(self.log.end_offsets(topic).items())))
+        offset = data.draw(st.integers(0, end))
+        self.log.commit("g", topic, partition, offset)
+        self.committed[topic, partition] = max(offset, self.committed.get((topic, partition), 0))
+
+    @invariant()
+    def reads_what_was_appended(self) -> None:
+        assert everything(self.log) == self.appended
+        assert self.log.next_seq == len(self.appended)
+
+    @invariant()
+    def commits_are_within_the_log(self) -> None:
+        for (topic, partition), offset in self.committed.items():
+            assert self.log.committed("g", topic, partition) == offset <= self.log.end_offsets(topic)[partition]
+
+    def teardown(self) -> None:
+        self.log.close()
+        shutil.rmtree(self.directory.parent)
+
+
+TestAnyHistory = LogMachine.TestCase
+TestAnyHistory.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
