@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from online.batch import LabelBatch
 from online.decode import Reject
 from online.pipeline import StepOutput, TaskPipeline
@@ -80,6 +81,11 @@ class BacktestResult:
     detections: list[dict[str, Any]] = field(default_factory=list)
     requests: int = 0
 
+    @property
+    def labels_lost(self) -> int:
+        """Labels that met no prediction: its features were let go before the label was handed over."""
+        return self.pipeline.joiner.stats.unmatched
+
     def report(self) -> dict[str, Any]:
         """Everything a reader of the run may want, JSON-ready."""
         p = self.pipeline
@@ -90,6 +96,7 @@ class BacktestResult:
             "rows_per_s": round(self.rows / self.seconds, 1) if self.seconds else None,
             "scored": p.scored,
             "labelled": p.labelled,
+            "labels": asdict(p.joiner.stats),
             "rejected": self.rejected,
             "first_rejects": [{"row": r.index, "reason": r.reason} for r in self.rejects],
             "model_version": p.model.version,

@@ -310,6 +310,9 @@ class _Levels:
         self._open: list[str] = []
         for name in values:
             self._name(name)
+        for entity in entities:
+            for label in entity.labels:
+                self.of(label.where)
 
     def of(self, source: str | None) -> int:
         """Level at which an expression can be evaluated; raw columns and time are level 0."""

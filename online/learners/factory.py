@@ -30,6 +30,10 @@ REGISTRY: dict[str, Callable[..., Learner]] = {
 }
 
 
+_TYPES: dict[str, tuple[type, ...]] = {"float": (float, int), "int": (int,), "bool": (bool,), "str": (str,)}
+"""Annotations of parameters that can be checked before anything is built."""
+
+
 class LearnerSpec(BaseModel):
     """What to build: a kind of ``REGISTRY``, its parameters, and the members of a stack.
 
@@ -71,12 +75,23 @@ def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
     unknown = sorted(set(spec.params) - set(known))
     if unknown:
         raise ValueError(f"learner {spec.kind!r} has no parameter {', '.join(unknown)}; known: {', '.join(known)}")
+    _check_types(spec)
     takes_members = "members" in inspect.signature(build).parameters
     if spec.members and not takes_members:
         raise ValueError(f"learner {spec.kind!r} takes no members, got {len(spec.members)}; a stack does")
     if takes_members:
         return build(names, members=tuple(build_learner(m, names) for m in spec.members), **spec.params)
     return build(names, **spec.params)
+
+
+def _check_types(spec: LearnerSpec) -> None:
+    """A number given as text would only fail at the first event."""
+    for name, value in spec.params.items():
+        wanted = _TYPES.get(str(inspect.signature(_class_of(spec.kind)).parameters[name].annotation))
+        if wanted is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
+            raise ValueError(
+                f"learner {spec.kind!r}: {name} = {value!r} is not {' or '.join(t.__name__ for t in wanted)}"
+            )
 
 
 def _class_of(kind: str) -> Callable[..., Learner]:

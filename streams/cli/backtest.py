@@ -62,6 +62,12 @@ def backtest_command(
     if report is not None:
         report.write_bytes(orjson.dumps(result.report(), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     console.print(_summary(result))
+    if result.labels_lost:
+        console.print(
+            f"warning: {result.labels_lost:,} labels came after their predictions had been let go, so nothing was learned "
+            "from them; raise keep_s in [labels.join] or lower batch_size in [source]",
+            markup=False,
+        )
     for reject in result.rejects[:5]:
         console.print(f"rejected row {reject.index}: {reject.reason}", markup=False)
 

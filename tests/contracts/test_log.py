@@ -246,9 +246,10 @@ def test_truncate_then_append_is_as_if_never_appended(
 ) -> None:
     """Cut anywhere, append the same again: the same batches, in memory and in the file."""
     folders = [tmp_path_factory.mktemp("log") for _ in range(2)]
-    with EmbeddedLog(PARTITIONS, folders[0], max_batch=3) as straight, EmbeddedLog(
-        PARTITIONS, folders[1], max_batch=3
-    ) as cut:
+    with (
+        EmbeddedLog(PARTITIONS, folders[0], max_batch=3) as straight,
+        EmbeddedLog(PARTITIONS, folders[1], max_batch=3) as cut,
+    ):
         marks = []
         for number, (topic, held) in enumerate(script):
             records = [Record(key, b"%d" % number, 0.0) for key in held]

@@ -122,17 +122,21 @@ if __name__ == "__main__":
 """
 
 
-def weir(*arguments: str) -> None:
+def weir(*arguments: str) -> str:
     app = typer.Typer()
     app.command()(backtest_command)
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == 0, result.output
+    return result.output
 
 
 def run(protocol: Protocol, data: Path, out: Path) -> pa.Table:
     """Scores by the command line, as the runner keeps them, and the table that the evaluator reads."""
     scores = out / f"{protocol.name}.scores.parquet"
-    weir(str(protocol.task), "--data", str(data), "--scores", str(scores))
+    task = out / protocol.task.name
+    # This stream is so thin that 512 payments would span days: a label would come after its prediction was let go.
+    task.write_text(protocol.task.read_text().replace("batch_size = 512", "batch_size = 32"))
+    weir(str(task), "--data", str(data), "--scores", str(scores))
     converted = out / f"{protocol.name}{protocol.suffix}"
     convert_file(protocol.convert, scores, data, converted)
     return pcsv.read_csv(converted) if protocol.suffix == ".csv" else pq.read_table(converted)
@@ -179,7 +183,7 @@ def test_every_payment_is_scored_under_its_own_id(converted: dict[str, pa.Table]
     table = converted["fraud_handbook"]
     assert table.column_names == ["TRANSACTION_ID", "score"]
     assert table["TRANSACTION_ID"].to_pylist() == list(range(ROWS))
-    assert len(set(table["score"].to_pylist())) > 5  # labels came, and a tree grew
+    assert len(set(table["score"].to_pylist())) > 20  # labels came, and trees grew
 
 
 def test_every_player_is_scored_once(converted: dict[str, pa.Table], shared: Path) -> None:
@@ -213,6 +217,15 @@ def test_a_fraud_label_is_not_seen_for_seven_days(converted: dict[str, pa.Table]
     data = write(fraud_data(np.random.default_rng(1), late), tmp_path / "flipped.parquet")
     same = run(protocol, data, tmp_path).equals(converted[protocol.name])
     assert same == late
+
+
+def test_lost_labels_are_told(shared: Path, tmp_path: Path) -> None:
+    """512 payments of this thin stream span days: their labels come after the predictions were let go."""
+    protocol, report = BY_NAME["fraud_handbook"], tmp_path / "report.json"
+    said = weir(str(protocol.task), "--data", str(protocol.data_in(shared)), "--report", str(report))
+    lost = json.loads(report.read_text())["labels"]["unmatched"]
+    assert lost > 100
+    assert f"warning: {lost:,} labels came after" in said
 
 
 def bench(shared: Path, out: Path, tmp_path: Path, *more: str) -> tuple[int, str]:

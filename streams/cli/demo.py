@@ -1,0 +1,192 @@
+"""``weir demo``: everything at once, for about a minute.
+
+It knows arguments, signals and the terminal; what runs is ``streams.demo``, what is drawn ``streams.screen``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from streams.demo.exports import FILES
+from streams.demo.runner import Demo, DemoResult
+from streams.demo.scenario import Scenario, demo_tasks
+from streams.demo.warmup import planned_events, warm_up
+from streams.errors import UsageError
+from streams.screen import DemoDisplay, render_summary
+
+_OURS = ("log", "state", "scenario.json", *FILES)
+
+
+def demo_command(
+    seconds: Annotated[
+        float, typer.Option(min=1.0, max=86_400.0, help="How long the simulated period takes to show.")
+    ] = 60.0,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Where the log, the checkpoints and the results are kept.")
+    ] = Path("weir-data/demo"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run left and start over.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed and events give the same stream.")] = None,
+    events: Annotated[
+        int | None, typer.Option(min=100, help="Events of the period; by default what this machine can show.")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=2, max=1000, help="Event time of the period, days.")] = None,
+    full_speed: Annotated[bool, typer.Option("--full-speed", help="Do not keep pace; go as fast as possible.")] = False,
+) -> None:
+    """Simulate users, merchants and machines, and run everything on them.
+
+    Three tasks score the streams as they come: card fraud, churn and machine
+    failures. Labels arrive days of event time later, or come from silence;
+    the models learn from them while they score. After three fifths of the
+    time the fraud changes its pattern: watch the metric fall, the drift being
+    noticed and the metric come back.
+
+    Ctrl-C stops cleanly; the next run goes on where this one stopped, also
+    after a crash. The task files are in streams/demo/tasks: copy one.
+
+    Examples:
+        weir demo
+
+        weir demo --seconds 180 --fresh
+
+        weir demo --events 200000 --full-speed --dir /tmp/demo
+
+        weir demo > demo.log
+    """
+    console = Console()
+    directory = directory.absolute()
+    with _only_one(directory):
+        try:
+            scenario = _scenario(directory, fresh, seed, events, days, seconds, console)
+        except KeyboardInterrupt:
+            console.print("Stopped before anything was run.")
+            raise typer.Exit(128 + signal.SIGINT) from None
+        with _signals() as caught:
+            result = _run(directory, scenario, seconds, full_speed, caught, console)
+    console.print(render_summary(result.snapshot, result.files, console.width))
+    if caught.number is not None:
+        console.print("Stopped; run it again to go on from here.")
+        raise typer.Exit(128 + caught.number)
+    if not result.at_end:
+        console.print("This machine was too slow for the whole period; run it again to go on, or give --events.")
+
+
+def _run(
+    directory: Path, scenario: Scenario, seconds: float, full_speed: bool, caught: _Caught, console: Console
+) -> DemoResult:
+    with Demo(directory, scenario, demo_tasks(), caught.stop) as demo:
+        demo.skip()
+        with DemoDisplay(console) as display:
+            return demo.run(seconds, display.update, full_speed=full_speed)
+
+
+def _scenario(
+    directory: Path,
+    fresh: bool,
+    seed: int | None,
+    events: int | None,
+    days: int | None,
+    seconds: float,
+    console: Console,
+) -> Scenario:
+    """The scenario to go on with, or a new one for a directory that has none or is to start over."""
+    tasks = demo_tasks()
+    stored = None if fresh else Scenario.read(directory)
+    if fresh:
+        _forget(directory)
+    began = time.perf_counter()
+    console.print("Compiling kernels (once on a new machine, about half a minute) ...", highlight=False)
+    rate = warm_up(tasks)
+    gc.collect()
+    gc.freeze()  # modules and kernels stay; the collector need not look at them again
+    console.print(f"Ready after {time.perf_counter() - began:.1f} s.", highlight=False)
+    if stored is not None:
+        _agree(stored, seed, events, days)
+        return _go_on(directory, stored, console)
+    scenario = Scenario(
+        seed=7 if seed is None else seed, events=events or planned_events(rate, seconds), days=days or 60
+    )
+    scenario.write(directory)
+    return scenario
+
+
+def _agree(stored: Scenario, seed: int | None, events: int | None, days: int | None) -> None:
+    for name, given in (("seed", seed), ("events", events), ("days", days)):
+        held = getattr(stored, name)
+        if given is not None and given != held:
+            raise UsageError(f"--{name} {given}: the run in this directory has {held}; add --fresh to start over")
+
+
+def _go_on(directory: Path, stored: Scenario, console: Console) -> Scenario:
+    with Demo(directory, stored, demo_tasks(), threading.Event()) as demo:
+        complete, blocks = demo.complete, demo.resumed_blocks
+    if complete:
+        console.print("The stream of the earlier runs has ended: starting over.")
+        _forget(directory)
+        stored.write(directory)
+    elif blocks:
+        console.print(
+            f"Going on after day {blocks / 24:.1f} of the earlier run (--fresh starts over).", highlight=False
+        )
+    return stored
+
+
+def _forget(directory: Path) -> None:
+    """Remove what a demo wrote, and nothing else."""
+    for name in _OURS:
+        path = directory / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+class _Caught:
+    """The first signal that asked for the end."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.number: int | None = None
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        self.number = self.number or number
+        self.stop.set()
+
+
+@contextmanager
+def _signals() -> Iterator[_Caught]:
+    """Ctrl-C and SIGTERM end the run after the block in work instead of breaking it off."""
+    caught = _Caught()
+    before = {number: signal.signal(number, caught) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Keep a second demo out of the directory."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise UsageError(f"--dir {directory}: cannot be made ({exc.strerror})") from exc
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise UsageError(f"another demo is running in {directory}; stop it, or give another --dir") from exc
+        yield

@@ -1,0 +1,88 @@
+"""The world a demo shows and the tasks it runs. It knows sizes and files, not how anything is run or drawn."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from online.task import TaskSpec
+from streams.errors import StateError
+from streams.simulate import SimulationConfig
+
+TASKS: Final = ("fraud", "churn", "device_failure")
+PERIODS: Final = 3
+"""Periods a stream holds: a run shows one, the next run goes on with the next."""
+BLOCKS_PER_DAY: Final = 24
+_DRIFT_AT: Final = 0.6
+_FILE: Final = "scenario.json"
+
+
+class Scenario(BaseModel):
+    """The content of a demo: equal scenarios make equal streams, however fast the machine is.
+
+    Examples
+    --------
+    >>> scenario = Scenario(seed=7, events=10_000, days=10)
+    >>> scenario.simulation().events, scenario.blocks_per_period, scenario.blocks
+    (30000, 240, 720)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(default=7, ge=0)
+    events: int = Field(ge=100)
+    """User and device events of one period."""
+    days: int = Field(default=60, ge=2, le=1000)
+    """Event time of one period."""
+
+    @property
+    def blocks_per_period(self) -> int:
+        """Blocks of one period; a block is an hour of event time."""
+        return self.days * BLOCKS_PER_DAY
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the whole stream."""
+        return PERIODS * self.blocks_per_period
+
+    def simulation(self) -> SimulationConfig:
+        """The simulated stream; fraud changes its pattern once, in the first period."""
+        return SimulationConfig(
+            seed=self.seed,
+            users=3_000,
+            merchants=400,
+            devices=80,
+            days=PERIODS * self.days,
+            events=PERIODS * self.events,
+            device_event_share=0.3,
+            fraud_share=0.02,
+            drift_at=_DRIFT_AT / PERIODS,
+            label_delay_days=3.0,
+            churn_share=0.6,
+            days_between_failures=20.0,
+        )
+
+    def write(self, directory: Path) -> None:
+        """Keep the scenario beside the log it made."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / _FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> Scenario | None:
+        """The scenario of a directory, ``None`` when it has none; raises ``StateError`` when it cannot be read."""
+        path = directory / _FILE
+        if not path.is_file():
+            return None
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as exc:
+            raise StateError(f"{path}: not a scenario of this version; start over with --fresh ({exc})") from exc
+
+
+def demo_tasks() -> list[TaskSpec]:
+    """The three tasks, read from the files that ship with the package."""
+    folder = files("streams.demo") / "tasks"
+    return [TaskSpec.from_toml((folder / f"{name}.toml").read_text(encoding="utf-8"), name) for name in TASKS]

@@ -1,0 +1,49 @@
+"""Compiles every kernel on a small stream before the clock starts, and finds out how fast this machine is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from online.task import TaskSpec
+from streams.host import EmbeddedHost
+from streams.log import EmbeddedLog, Record
+from streams.simulate import RecordBlock, SimulationConfig, simulate
+from streams.topics import INPUTS
+
+LEAST_EVENTS, MOST_EVENTS = 60_000, 1_200_000
+_SHARE = 0.5
+"""Part of the warm-up's rate that a long run is planned for: models, windows and the screen cost more later."""
+
+
+def warm_up(tasks: Sequence[TaskSpec]) -> float:
+    """Run a small stream twice, the first time for the compiler; events per second of the second time."""
+    world = SimulationConfig(
+        seed=1, users=400, merchants=60, devices=20, days=12, events=12_000, fraud_share=0.05, label_delay_days=1.0,
+        churn_share=0.6, days_between_failures=4.0, device_event_share=0.3, block_s=86_400.0 / 4,
+    )  # fmt: skip
+    blocks = list(simulate(world))
+    _run(tasks, blocks)
+    began = time.perf_counter()
+    events = _run(tasks, blocks)
+    return events / (time.perf_counter() - began)
+
+
+def _run(tasks: Sequence[TaskSpec], blocks: Sequence[RecordBlock]) -> int:
+    host = EmbeddedHost(tasks, EmbeddedLog())
+    for block in blocks:
+        for topic in INPUTS:
+            for batch in host.log.append(topic, [Record(*record) for record in block.topics[topic]]):
+                host.process(batch)
+    return host.stats.events
+
+
+def planned_events(rate: float, seconds: float) -> int:
+    """Events of a period that this machine can show in ``seconds`` without falling behind, in two digits.
+
+    >>> planned_events(40_000.0, 60.0), planned_events(100.0, 60.0)
+    (1200000, 60000)
+    """
+    wanted = min(max(_SHARE * rate * seconds, LEAST_EVENTS), MOST_EVENTS)
+    digits = 10 ** max(len(str(int(wanted))) - 2, 0)
+    return int(wanted // digits * digits)
