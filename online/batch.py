@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +15,30 @@ IntVector = NDArray[np.int64]
 BoolVector = NDArray[np.bool_]
 
 
+class _Batch:
+    """Columns of equal length; ``__slots__`` of a slotted dataclass names them, the first has one entry a row."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(getattr(self, self.__slots__[0]))
+
+    def take(self, rows: IntVector) -> Self:
+        """The given rows, in the given order."""
+        at = rows.tolist()
+        return self._map(lambda column: [column[i] for i in at] if isinstance(column, list) else column[rows])
+
+    def slice(self, start: int, stop: int) -> Self:
+        """Rows ``start`` to ``stop``; arrays are views."""
+        return self._map(lambda column: column[start:stop])
+
+    def _map(self, of: Callable[[Any], Any]) -> Self:
+        parts = (getattr(self, name) for name in self.__slots__)
+        return type(self)(*({k: of(v) for k, v in p.items()} if isinstance(p, dict) else of(p) for p in parts))
+
+
 @dataclass(frozen=True, slots=True)
-class EventBatch:
+class EventBatch(_Batch):
     """Valid events in arrival order, as the columns a task asked for; every column has ``len(event_id)`` entries."""
 
     event_id: list[str]
@@ -28,35 +52,9 @@ class EventBatch:
     texts: dict[str, list[str | None]] = field(default_factory=dict)
     """``channel``, ``country``, ``status`` and text properties."""
 
-    def __len__(self) -> int:
-        return len(self.event_id)
-
-    def take(self, rows: IntVector) -> EventBatch:
-        """The given rows, in the given order."""
-        at = rows.tolist()
-        return EventBatch(
-            event_id=[self.event_id[i] for i in at],
-            ts=self.ts[rows],
-            type=[self.type[i] for i in at],
-            entities={name: [column[i] for i in at] for name, column in self.entities.items()},
-            numbers={name: column[rows] for name, column in self.numbers.items()},
-            texts={name: [column[i] for i in at] for name, column in self.texts.items()},
-        )
-
-    def slice(self, start: int, stop: int) -> EventBatch:
-        """Rows ``start`` to ``stop``; arrays are views."""
-        return EventBatch(
-            event_id=self.event_id[start:stop],
-            ts=self.ts[start:stop],
-            type=self.type[start:stop],
-            entities={name: column[start:stop] for name, column in self.entities.items()},
-            numbers={name: column[start:stop] for name, column in self.numbers.items()},
-            texts={name: column[start:stop] for name, column in self.texts.items()},
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class LabelBatch:
+class LabelBatch(_Batch):
     """Labels in the order in which they became known."""
 
     label_id: list[str]
@@ -67,12 +65,9 @@ class LabelBatch:
     value: BoolVector
     weight: FloatVector
 
-    def __len__(self) -> int:
-        return len(self.label_id)
-
 
 @dataclass(frozen=True, slots=True)
-class PredictionBatch:
+class PredictionBatch(_Batch):
     """Scores of one task with the features they were made from."""
 
     event_id: list[str]
@@ -84,12 +79,9 @@ class PredictionBatch:
     features: FloatMatrix
     """``(n, F)``, exactly what the model saw."""
 
-    def __len__(self) -> int:
-        return len(self.event_id)
-
 
 @dataclass(frozen=True, slots=True)
-class ExampleBatch:
+class ExampleBatch(_Batch):
     """What a model learns from: logged features joined with a label, in learning order."""
 
     event_id: list[str]
@@ -103,6 +95,3 @@ class ExampleBatch:
     """Label weight times 1 / sampling rate."""
     correction: BoolVector
     """True where this replaces an example emitted earlier for the same event with the other value."""
-
-    def __len__(self) -> int:
-        return len(self.event_id)

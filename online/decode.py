@@ -57,7 +57,7 @@ class DecodedLabels:
             rows.setdefault(task, []).append(row)
         if len(rows) == 1:
             return dict.fromkeys(rows, self.batch)
-        return {task: _take_labels(self.batch, np.array(at, np.int64)) for task, at in rows.items()}
+        return {task: self.batch.take(np.array(at, np.int64)) for task, at in rows.items()}
 
 
 def decode_user_events(
@@ -122,15 +122,3 @@ def _decode_events(
     accepted = accept_records(model, raw, unknown_fields)
     batch = event_columns(model, accepted.structs, accepted.ts, columns)
     return Decoded(batch, accepted.rejects, accepted.index)
-
-
-def _take_labels(batch: LabelBatch, at: IntVector) -> LabelBatch:
-    rows = at.tolist()
-    return LabelBatch(
-        label_id=[batch.label_id[i] for i in rows],
-        entity_id=[batch.entity_id[i] for i in rows],
-        event_id=[batch.event_id[i] for i in rows],
-        ts=batch.ts[at],
-        value=batch.value[at],
-        weight=batch.weight[at],
-    )

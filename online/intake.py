@@ -27,7 +27,7 @@ class IntakePolicy(Frozen):
     allowed_lateness: Seconds = 86_400.0
     """An event older than the newest one by more than this is side-lined: windows that held it may have moved on."""
     max_ahead: Seconds = 3600.0
-    """An event this far ahead of the time its record arrived has a broken clock; admitting it would make the rest late."""
+    """An event further ahead of its record's arrival has a broken clock; admitting it would make the rest late."""
 
 
 @dataclass(frozen=True, slots=True)

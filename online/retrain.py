@@ -1,4 +1,4 @@
-"""Decides when a task asks for a new full model: on drift, or after enough labels, never more often than its cooldown."""
+"""Decides when a task asks for a new full model: on drift or after enough labels, and not before its cooldown."""
 
 from __future__ import annotations
 

@@ -51,18 +51,11 @@ class _LabelQueue:
             if ripe == 0:
                 break
             self._held.popleft()
-            out.append(_slice(labels, 0, ripe))
+            out.append(labels.slice(0, ripe))
             if ripe < len(labels):
-                self._held.appendleft(_slice(labels, ripe, len(labels)))
+                self._held.appendleft(labels.slice(ripe, len(labels)))
                 break
         return out
-
-
-def _slice(b: LabelBatch, start: int, stop: int) -> LabelBatch:
-    return LabelBatch(
-        b.label_id[start:stop], b.entity_id[start:stop], b.event_id[start:stop],
-        b.ts[start:stop], b.value[start:stop], b.weight[start:stop],
-    )  # fmt: skip
 
 
 @dataclass
@@ -113,7 +106,7 @@ def run_backtest(
     task: TaskSpec,
     paths: Sequence[Path],
     scores: Path | None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> BacktestResult:
     """Run ``task`` over ``paths``; scores go to a Parquet file that is complete even when the run is interrupted.
 
@@ -150,7 +143,8 @@ def run_backtest(
             result.rejected += len(rows.rejects)
             limit.update(rows.rows, len(rows.rejects), rows.rejects[-1].reason if rows.rejects else "")
             result.rejects += rows.rejects[: _SHOWN_REJECTS - len(result.rejects)]
-            progress(result.rows, len(source))
+            if progress is not None:
+                progress(result.rows, len(source))
         if pipeline.timers is not None:
             _note(pipeline.advance(pipeline.timers.watermark), result, writer)
     finally:

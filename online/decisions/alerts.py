@@ -209,7 +209,8 @@ class AlertBook:
                 self._entries,
                 list(self._seen_order),
                 list(astuple(self.stats)),
-            )
+            ),
+            order="deterministic",  # sets have no order of their own, and equal books give equal bytes
         )
 
     def restore(self, state: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Runs a feature plan over batches: loads entity rows, calls the kernel pass by pass, saves the rows, builds the matrix.
+"""Runs a feature plan over batches: loads entity rows, calls the kernel pass by pass, saves them, builds the matrix.
 
 It knows columns and stores by their ports; it does not know what the features are for.
 """

@@ -3,10 +3,10 @@
 It interprets small descriptor tables (built by ``plan``) so that one compiled function serves every task, live and in a
 backtest. It knows rows of words, not names.
 
-A window of ``span`` seconds is a ring of ``P`` panes of ``span / P`` seconds. At time ``t`` it holds the panes with index
-in ``(floor(t / pane) - P, floor(t / pane)]``, so it covers between ``span - pane`` and ``span`` seconds. A late event is
-added to the pane it belongs to while that pane is still in the ring, and reads the window at the newest time its entity
-has seen.
+A window of ``span`` seconds is a ring of ``P`` panes of ``span / P`` seconds. At time ``t`` it holds the panes with
+index in ``(floor(t / pane) - P, floor(t / pane)]``, so it covers between ``span - pane`` and ``span`` seconds. A late
+event is added to the pane it belongs to while that pane is still in the ring, and reads the window at the newest time
+its entity has seen.
 
 Sums run in pane order in float64, so results do not depend on how rows are cut into batches or on vector width.
 """
@@ -240,7 +240,7 @@ def _ring_feature(op, stats, x, counted, prior):
 @njit(cache=True)
 def _scalar_feature(op, f64, row, s, t, x):
     """One unwindowed feature, read before the row's own update; NaN where it is not defined."""
-    if op == EWMEAN or op == OVER_EWMEAN:
+    if op in (EWMEAN, OVER_EWMEAN):
         weight = f64[row, s[S_EW] + 1]
         mean = f64[row, s[S_EW]] / weight if weight > 0 else np.nan
         if op == EWMEAN:

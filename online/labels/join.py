@@ -143,7 +143,7 @@ class LabelJoiner:
             self.watermark = float(marks[-1])
         rows = self._keep(predictions, marks)
         if rows is not None:
-            predictions, marks = _take(predictions, rows), marks[rows]
+            predictions, marks = predictions.take(rows), marks[rows]
             columns = [[column[i] for i in rows.tolist()] for column in columns]
             extra = None if extra is None else extra[rows]
         first = self._store.next_row
@@ -391,14 +391,3 @@ class LabelJoiner:
             self._stats.expired_unlabelled += chunk.label.count(UNLABELLED)
         if chunks and self._timelines is not None:
             self._timelines.free({entity_id for chunk in chunks for entity_id in chunk.entity_id}, first_row)
-
-
-def _take(batch: PredictionBatch, rows: IntVector) -> PredictionBatch:
-    return PredictionBatch(
-        event_id=[batch.event_id[i] for i in rows.tolist()],
-        entity_id=[batch.entity_id[i] for i in rows.tolist()],
-        ts=batch.ts[rows],
-        score=batch.score[rows],
-        model_version=batch.model_version[rows],
-        features=batch.features[rows],
-    )

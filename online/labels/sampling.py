@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -67,13 +68,4 @@ class NegativeSampler:
         keep = drawn | ~plain_negative
         weight = np.where(plain_negative, examples.weight / self.rate, examples.weight)
         correction = examples.correction & (drawn | ~examples.y)
-        rows = np.flatnonzero(keep)
-        return ExampleBatch(
-            event_id=[examples.event_id[i] for i in rows.tolist()],
-            ts=examples.ts[rows],
-            x=examples.x[rows],
-            score=examples.score[rows],
-            y=examples.y[rows],
-            weight=weight[rows],
-            correction=correction[rows],
-        )
+        return replace(examples, weight=weight, correction=correction).take(np.flatnonzero(keep))

@@ -91,16 +91,4 @@ class OnlineModel:
             fresh = max(self._version - offset, 0)
             offset += len(batch)
             if fresh < len(batch):
-                self.learn(_from_row(batch, fresh))
-
-
-def _from_row(batch: ExampleBatch, start: int) -> ExampleBatch:
-    return ExampleBatch(
-        event_id=batch.event_id[start:],
-        ts=batch.ts[start:],
-        x=batch.x[start:],
-        score=batch.score[start:],
-        y=batch.y[start:],
-        weight=batch.weight[start:],
-        correction=batch.correction[start:],
-    )
+                self.learn(batch.slice(fresh, len(batch)))

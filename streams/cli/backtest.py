@@ -37,7 +37,6 @@ def backtest_command(
     score is always made before its row is learned.
 
     Examples:
-
         weir backtest fraud.toml --data payments.parquet --scores scores.parquet --report report.json
 
         weir backtest churn.toml --data plays-2025.csv.gz --data plays-2026.csv.gz --scores scores.parquet
@@ -64,8 +63,8 @@ def backtest_command(
     console.print(_summary(result))
     if result.labels_lost:
         console.print(
-            f"warning: {result.labels_lost:,} labels came after their predictions had been let go, so nothing was learned "
-            "from them; raise keep_s in [labels.join] or lower batch_size in [source]",
+            f"warning: {result.labels_lost:,} labels came after their predictions had been let go, so nothing was "
+            "learned from them; raise keep_s in [labels.join] or lower batch_size in [source]",
             markup=False,
         )
     for reject in result.rejects[:5]:

@@ -21,8 +21,8 @@ import typer
 from rich.console import Console
 
 from streams.demo.exports import FILES
-from streams.demo.runner import Demo, DemoResult
-from streams.demo.scenario import Scenario, demo_tasks
+from streams.demo.runner import Demo, DemoResult, Pace
+from streams.demo.scenario import BLOCKS_PER_DAY, Scenario, demo_tasks
 from streams.demo.warmup import planned_events, warm_up
 from streams.errors import UsageError
 from streams.screen import DemoDisplay, render_summary
@@ -44,6 +44,7 @@ def demo_command(
     ] = None,
     days: Annotated[int | None, typer.Option(min=2, max=1000, help="Event time of the period, days.")] = None,
     full_speed: Annotated[bool, typer.Option("--full-speed", help="Do not keep pace; go as fast as possible.")] = False,
+    checkpoint_every: Annotated[float, typer.Option(min=0.1, help="Seconds between two checkpoints.")] = 10.0,
 ) -> None:
     """Simulate users, merchants and machines, and run everything on them.
 
@@ -74,7 +75,8 @@ def demo_command(
             console.print("Stopped before anything was run.")
             raise typer.Exit(128 + signal.SIGINT) from None
         with _signals() as caught:
-            result = _run(directory, scenario, seconds, full_speed, caught, console)
+            pace = Pace(seconds, full_speed, checkpoint_every)
+            result = _run(directory, scenario, pace, caught, console)
     console.print(render_summary(result.snapshot, result.files, console.width))
     if caught.number is not None:
         console.print("Stopped; run it again to go on from here.")
@@ -83,13 +85,11 @@ def demo_command(
         console.print("This machine was too slow for the whole period; run it again to go on, or give --events.")
 
 
-def _run(
-    directory: Path, scenario: Scenario, seconds: float, full_speed: bool, caught: _Caught, console: Console
-) -> DemoResult:
+def _run(directory: Path, scenario: Scenario, pace: Pace, caught: _Caught, console: Console) -> DemoResult:
     with Demo(directory, scenario, demo_tasks(), caught.stop) as demo:
         demo.skip()
         with DemoDisplay(console) as display:
-            return demo.run(seconds, display.update, full_speed=full_speed)
+            return demo.run(pace, display.update)
 
 
 def _scenario(
@@ -137,9 +137,8 @@ def _go_on(directory: Path, stored: Scenario, console: Console) -> Scenario:
         _forget(directory)
         stored.write(directory)
     elif blocks:
-        console.print(
-            f"Going on after day {blocks / 24:.1f} of the earlier run (--fresh starts over).", highlight=False
-        )
+        day = blocks / BLOCKS_PER_DAY
+        console.print(f"Going on after day {day:.1f} of the earlier run (--fresh starts over).", highlight=False)
     return stored
 
 

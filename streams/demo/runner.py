@@ -28,10 +28,20 @@ from streams.screen import DemoSnapshot
 from streams.simulate import RecordBlock, simulate
 from streams.topics import INPUTS
 
-CHECKPOINT_EVERY_S = 10.0
 SHOW_EVERY_S = 0.25
 _PATIENCE = 1.5
 """A machine that is too slow for its scenario stops after this many times the planned seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a period is shown; changes nothing of what is shown."""
+
+    seconds: float = 60.0
+    """Wall-clock time of a whole period."""
+    full_speed: bool = False
+    """No waiting: as fast as the machine can."""
+    checkpoint_every_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +104,20 @@ class Demo:
             if self._stop.is_set():
                 break
 
-    def run(self, seconds: float, show: Callable[[DemoSnapshot], None], *, full_speed: bool = False) -> DemoResult:
-        """Show the stream to the end of its period, at a pace that takes ``seconds`` for a whole one.
+    def run(self, pace: Pace, show: Callable[[DemoSnapshot], None]) -> DemoResult:
+        """Show the stream to the end of its period.
 
         ``show`` gets a snapshot a few times a second.
         """
         period = self.scenario.blocks_per_period
         first = self.resumed_blocks
         end = min((first // period + 1) * period, self.scenario.blocks)
-        per_block = seconds / period
+        per_block = pace.seconds / period
         duration = per_block * (end - first)
         began = time.perf_counter()
         saved = shown = 0.0
         while self._journal.blocks < end and not self._stop.is_set():
-            due = 0.0 if full_speed else (self._journal.blocks - first) * per_block
+            due = 0.0 if pace.full_speed else (self._journal.blocks - first) * per_block
             self._stop.wait(max(due - (time.perf_counter() - began), 0.0))
             self._process(next(self._blocks))
             elapsed = time.perf_counter() - began
@@ -115,10 +125,10 @@ class Demo:
             if elapsed - shown >= SHOW_EVERY_S:
                 shown = elapsed
                 show(self._snapshot(elapsed, duration))
-            if elapsed - saved >= CHECKPOINT_EVERY_S:
+            if elapsed - saved >= pace.checkpoint_every_s:
                 saved = elapsed
                 self._checkpoint()
-            if elapsed > _PATIENCE * duration and not full_speed:
+            if elapsed > _PATIENCE * duration and not pace.full_speed:
                 break
         self._checkpoint()
         elapsed = time.perf_counter() - began

@@ -84,7 +84,7 @@ class EmbeddedHost:
         intake: IntakePolicy | None = None,
         rejects: RejectPolicy | None = None,
         checkpoints: Path | None = None,
-        observe: Observer = lambda pipeline, out: None,
+        observe: Observer | None = None,
     ) -> None:
         names = [t.name for t in tasks]
         if not tasks or len(set(names)) != len(names):
@@ -168,7 +168,8 @@ class EmbeddedHost:
         s.examples += sum(len(e) for e in out.examples)
         s.detections += len(out.detections)
         s.requests += len(out.requests)
-        self._observe(pipeline, out)
+        if self._observe is not None:
+            self._observe(pipeline, out)
 
     def checkpoint(self, extra: bytes = b"") -> None:
         """Write the state of everything; a no-op without a state directory. ``extra`` is the caller's own."""

@@ -30,7 +30,7 @@ ADAPTERS: dict[str, Callable[[], FeatureStore]] = {"memory": MemoryFeatureStore}
 WITH_SNAPSHOTS: dict[str, Callable[[], Snapshots]] = {"memory": MemoryFeatureStore}
 
 
-@pytest.fixture(params=ADAPTERS.values(), ids=ADAPTERS.keys())
+@pytest.fixture(params=list(ADAPTERS.values()), ids=list(ADAPTERS))
 def store(request: pytest.FixtureRequest) -> FeatureStore:
     made: FeatureStore = request.param()
     made.create("user", WIDTH, SCHEMA, TTL)
@@ -42,7 +42,8 @@ def rows(*fill: int) -> NDArray[np.uint8]:
 
 
 def values(store: FeatureStore, *keys: str, table: str = "user") -> list[int]:
-    return store.load(table, list(keys))[:, 0].tolist()
+    loaded = store.load(table, list(keys))
+    return [int(first) for first in loaded[:, 0]]
 
 
 def test_unseen_keys_are_zeros_of_the_declared_width(store: FeatureStore) -> None:
@@ -164,7 +165,7 @@ def test_the_place_of_a_forgotten_key_is_clean_for_the_next(store: FeatureStore)
 class TestSnapshots:
     """Of the adapters that live in a host's own checkpoint."""
 
-    @pytest.fixture(params=WITH_SNAPSHOTS.values(), ids=WITH_SNAPSHOTS.keys())
+    @pytest.fixture(params=list(WITH_SNAPSHOTS.values()), ids=list(WITH_SNAPSHOTS))
     def fresh(self, request: pytest.FixtureRequest) -> Callable[[], Snapshots]:
         def make() -> Snapshots:
             made: Snapshots = request.param()

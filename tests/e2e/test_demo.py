@@ -1,0 +1,172 @@
+"""``weir demo`` as a person runs it: to the end, stopped, killed, and run again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from streams.demo import Scenario, demo_tasks
+from streams.demo.warmup import planned_events
+from streams.errors import UsageError
+from streams.log import EmbeddedLog, Record
+
+SIZE = ("--days", "3", "--events", "9000", "--seed", "11")
+FULL_SPEED = ("--full-speed",)
+PACED = ("--seconds", "60", "--checkpoint-every", "0.2")
+OUTPUTS = ("predictions", "alerts", "examples", "dead-letters", "retrain-requests")
+INPUTS = ("labels", "user-events", "device-events")
+
+
+def start(directory: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "streams.cli.main", "demo", "--dir", str(directory), *SIZE, *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 60.0) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output
+
+
+def wait_until(process: subprocess.Popen[str], ready: Callable[[], bool], timeout: float = 60.0) -> None:
+    """Until ``ready``; a process that ends before is an error."""
+    deadline = time.monotonic() + timeout
+    while not ready():
+        assert time.monotonic() < deadline, "the demo did not get there in time"
+        with suppress(subprocess.TimeoutExpired):
+            code = process.wait(timeout=0.02)
+            pytest.fail(f"the demo ended with {code}: {finish(process)[1]}")
+
+
+def checkpoint_newer_than(directory: Path, before: float) -> Callable[[], bool]:
+    path = directory / "state" / "checkpoint.bin"
+    return lambda: path.exists() and path.stat().st_mtime > before
+
+
+def records(directory: Path, topic: str) -> list[tuple[int, int, Record]]:
+    """(partition, offset, record) of everything in a topic."""
+    with EmbeddedLog(directory=directory / "log") as log:
+        return [(b.partition, b.base_offset + i, r) for b in log.read([topic], 0) for i, r in enumerate(b.records)]
+
+
+def summary(directory: Path) -> dict[str, Any]:
+    held: dict[str, Any] = orjson.loads((directory / "summary.json").read_bytes())
+    return held
+
+
+def rows(directory: Path, name: str) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in (directory / name).read_bytes().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run from the start to the end, and what it printed."""
+    directory = tmp_path_factory.mktemp("whole")
+    code, output = finish(start(directory, *FULL_SPEED))
+    assert code == 0, output
+    return directory, output
+
+
+def test_a_run_ends_with_a_summary_and_files(whole: tuple[Path, str]) -> None:
+    directory, output = whole
+    assert "events=" in output
+    assert "done" in output
+    assert "\x1b" not in output, "plain text for a pipe"
+    held = summary(directory)
+    assert held["at_end"]
+    assert held["blocks"] == 3 * 24
+    assert rows(directory, "predictions-sample.jsonl")
+    assert len(rows(directory, "dead-letters.jsonl")) == held["totals"]["dead_letters"]
+    alerts = rows(directory, "alerts.jsonl")
+    assert len(alerts) == sum(task["alerts"]["opened"] for task in held["tasks"].values()) > 0
+    assert all(isinstance(reason, str) for alert in alerts for reason in alert["reasons"])
+
+
+def test_every_valid_event_is_scored_once_by_each_task_it_belongs_to(whole: tuple[Path, str]) -> None:
+    directory, _ = whole
+    letters = [orjson.loads(r.value) for _, _, r in records(directory, "dead-letters")]
+    refused = {(letter["topic"], letter["partition"], letter["offset"]) for letter in letters}
+    wanted: dict[str, set[str]] = {"fraud": set(), "device_failure": set()}
+    distinct = set()
+    for topic in ("user-events", "device-events"):
+        for partition, offset, record in records(directory, topic):
+            if (topic, partition, offset) in refused:
+                continue
+            event = orjson.loads(record.value)
+            distinct.add(event["event_id"])
+            if topic == "device-events":
+                wanted["device_failure"].add(event["event_id"])
+            elif event["type"] == "purchase":
+                wanted["fraud"].add(event["event_id"])
+    scored: dict[str, Counter[str]] = {"fraud": Counter(), "device_failure": Counter(), "churn": Counter()}
+    for _, _, record in records(directory, "predictions"):
+        prediction = orjson.loads(record.value)
+        scored[prediction["task"]][prediction["event_id"]] += 1
+    assert all(count == 1 for task in scored.values() for count in task.values())
+    assert {task: set(scored[task]) for task in wanted} == wanted
+    held = summary(directory)
+    assert held["totals"]["events"] == len(distinct)
+    assert {task: len(ids) for task, ids in scored.items()} == {t: v["scored"] for t, v in held["tasks"].items()}
+    assert held["totals"]["predictions"] == sum(len(ids) for ids in scored.values())
+
+
+def test_stopped_then_killed_then_finished_is_the_same_as_never_stopped(
+    whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    first = start(tmp_path, *PACED)
+    wait_until(first, checkpoint_newer_than(tmp_path, 0.0))
+    first.send_signal(signal.SIGINT)
+    code, output = finish(first)
+    assert code == 130, output
+    assert "Stopped" in output
+    stopped_at = summary(tmp_path)["blocks"]
+    assert 0 < stopped_at < 72
+
+    second = start(tmp_path, *PACED)
+    wait_until(second, checkpoint_newer_than(tmp_path, (tmp_path / "state" / "checkpoint.bin").stat().st_mtime))
+    second.kill()
+    assert finish(second)[0] == -signal.SIGKILL
+
+    code, output = finish(start(tmp_path, *FULL_SPEED))
+    assert code == 0, output
+    assert "Going on after day" in output
+    assert summary(tmp_path)["resumed_from_block"] > stopped_at
+    for topic in (*INPUTS, *OUTPUTS):
+        assert records(tmp_path, topic) == records(whole[0], topic), topic
+    for name in ("alerts.jsonl", "drift.jsonl", "dead-letters.jsonl"):
+        assert rows(tmp_path, name) == rows(whole[0], name)
+
+
+def test_another_scenario_in_the_same_directory_is_refused(whole: tuple[Path, str]) -> None:
+    process = start(whole[0], "--seed", "12", *FULL_SPEED)
+    code, output = finish(process)
+    assert code == 2
+    assert "--fresh" in output
+
+
+def test_the_task_files_fit_the_simulated_streams() -> None:
+    assert [task.name for task in demo_tasks()] == ["fraud", "churn", "device_failure"]
+
+
+def test_a_scenario_keeps_its_content_in_its_directory(tmp_path: Path) -> None:
+    assert Scenario.read(tmp_path) is None
+    Scenario(seed=3, events=500, days=2).write(tmp_path)
+    assert Scenario.read(tmp_path) == Scenario(seed=3, events=500, days=2)
+    (tmp_path / "scenario.json").write_text('{"seed": "x"}')
+    with pytest.raises((UsageError, ValueError), match="--fresh"):
+        Scenario.read(tmp_path)
+
+
+def test_a_faster_machine_shows_more_up_to_a_limit() -> None:
+    sizes = [planned_events(rate, 60.0) for rate in (10.0, 12_000.0, 20_000.0, 1e9)]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) > 2
