@@ -46,10 +46,10 @@ format: $(VENV)/.dev ## Let ruff correct what it can
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev ## Every benchmark, each with its baseline and one JSON line
-	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python -m benchmarks.$$(basename $$b .py) || exit 1; done
 
 bench-protocols: $(VENV)/.dev ## The published protocols on real data (SHARED=../shared), into benchmarks/RESULTS.md
-	$(BIN)/python benchmarks/run_protocols.py --shared $(SHARED)
+	$(BIN)/python -m benchmarks.run_protocols --shared $(SHARED)
 
 ci: ## What continuous integration runs
 	.ci/run

@@ -6,7 +6,7 @@ without those two, written the usual way: pydantic, deques, River and orjson, on
 
 Time is CPU time of this one-threaded process, so that other load on the machine weighs less; the wall is shown too.
 
-Run: ``python benchmarks/bench_embedded.py [--events 400000] [--repeats 3]``. Prints a table and one JSON line.
+Run: ``python -m benchmarks.bench_embedded [--events 400000] [--repeats 3]``. Prints a table and one JSON line.
 """
 
 from __future__ import annotations

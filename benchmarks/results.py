@@ -22,7 +22,7 @@ Written by `make bench-protocols` (`python -m benchmarks.run_protocols`), which 
 [protocols/](protocols) once through `weir backtest` and hands the scores to the evaluators of the shared folder. One
 pass in event time; every row is scored before anything is learned from it, and no label is used before its delay has
 passed. Online models only, on the CPU. Rows in **bold** are Weir's; the others are published or re-run by others, as
-their source says. Rows of one table saw the same test rows only where the notes below do not say otherwise.
+their source says. The notes under each table say where its rows are not like for like.
 """
 
 
@@ -104,7 +104,7 @@ def _costs(outcomes: Outcomes, cores: int) -> str:
             times = [f"{run['wall_s']:.1f}", f"{run['cpu_s']:.1f}", number(run["rows_per_s"], 0)]
             rows.append([name, *counts, *times, f"{len(run['features'])} inputs"])
     head = ("data set", "rows", "rejected", "scored", "labelled", "learned", "wall s", "CPU s", "rows/s", "model")
-    return f"{table(head, rows)}\n\n{resultnotes.COSTS.format(cores=cores)}"
+    return f"{table(head, rows)}\n\n{resultnotes.COSTS.format(cores=cores).strip()}"
 
 
 def _reproduce(protocol: Protocol) -> str:
@@ -131,13 +131,13 @@ def _fraud(outcome: dict[str, Any], shared: Path) -> list[str]:
     ours = [_weir("Weir, online", means("test"), 3, f"this run; {spread} over the weeks")]
     head = ("model", "ROC AUC", "AP", "CP@100", "source")
     folds = [
-        [kind, f["first_test"], f"{f['transactions']:,}", f"{f['frauds']}", *(number(f[m], 3) for m in measures)]
+        [kind, f["first_test"], f"{f['transactions']:,}", f"{f['frauds']}", *(number(f[m], 3) for m in measures), "7"]
         for kind in ("validation", "test")
         for f in weeks[kind]["folds"]
     ]
-    folds.append(["**validation**", "mean", "", "", *(f"**{number(v, 3)}**" for v in means("validation"))])
-    folds.append(["**test**", "mean", "", "", *(f"**{number(v, 3)}**" for v in means("test"))])
-    by_week = ("weeks", "first day", "transactions", "frauds", "ROC AUC", "AP", "CP@100")
+    folds.append(["**validation**", "mean", "", "", *(f"**{number(v, 3)}**" for v in means("validation")), "28"])
+    folds.append(["**test**", "mean", "", "", *(f"**{number(v, 3)}**" for v in means("test")), "28"])
+    by_week = ("weeks", "first day", "transactions", "frauds", "ROC AUC", "AP", "CP@100", "days")
     m = outcome["run"].get("metrics", {})
     notes = resultnotes.FRAUD.format(features=len(outcome["run"].get("features", ())) or "?", own=_own(m))
     return [table(head, [*ours, *_rows(published.fraud(shared), 3)]), table(by_week, folds), notes]

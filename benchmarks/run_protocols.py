@@ -21,6 +21,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file rather than with -m
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from benchmarks.protocol_list import HERE, PROTOCOLS, Protocol
 from benchmarks.results import render
 from benchmarks.scoreformats import convert_file

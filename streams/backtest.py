@@ -18,6 +18,7 @@ from online.batch import LabelBatch
 from online.decode import Reject
 from online.pipeline import StepOutput, TaskPipeline
 from online.task import SourceSpec, TaskSpec
+from streams.errors import TooManyRejects
 from streams.host.rejects import RejectLimit, RejectPolicy
 from streams.scorefile import ScoreFile
 from streams.sources import FileSource, SourceBatch
@@ -145,6 +146,11 @@ def run_backtest(
             result.rejects += rows.rejects[: _SHOWN_REJECTS - len(result.rejects)]
             if progress is not None:
                 progress(result.rows, len(source))
+        if result.rejected and result.rejected == result.rows:
+            raise TooManyRejects(
+                f"{result.rejected} of {result.rows} rows were rejected; the first: {result.rejects[0].reason}. "
+                "Correct [source] in the task file"
+            )
         if pipeline.timers is not None:
             _note(pipeline.advance(pipeline.timers.watermark), result, writer)
     finally:

@@ -129,6 +129,8 @@ def _moment(text: str | None, time_format: str) -> float:
     value = text if text is None else _value(text)
     if time_format != "iso" and isinstance(value, float):
         return value / 1000.0 if time_format == "unix_ms" else value
+    if time_format.startswith("unix"):
+        return np.nan
     try:
         moment = datetime.fromisoformat(str(text))
     except ValueError:

@@ -11,7 +11,11 @@ PREDICTIONS: Final = "predictions"
 ALERTS: Final = "alerts"
 EXAMPLES: Final = "examples"
 RETRAIN_REQUESTS: Final = "retrain-requests"
+MODEL_UPDATES: Final = "model-updates"
 DEAD_LETTERS: Final = "dead-letters"
+DEAD_LETTERS_DONE: Final = "dead-letters-done"
+"""Which dead letters were replayed or dropped (compacted; key = the letter's partition and offset)."""
 
 INPUTS: Final = (LABELS, USER_EVENTS, DEVICE_EVENTS)
 OUTPUTS: Final = (PREDICTIONS, ALERTS, EXAMPLES, RETRAIN_REQUESTS, DEAD_LETTERS)
+ALL: Final = (*INPUTS, *OUTPUTS, MODEL_UPDATES, DEAD_LETTERS_DONE)

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from streams.demo.exports import FILES
 from streams.demo.runner import Demo, DemoResult, Pace
-from streams.demo.scenario import BLOCKS_PER_DAY, Scenario, demo_tasks
+from streams.demo.scenario import Scenario, demo_tasks
 from streams.demo.warmup import planned_events, warm_up
 from streams.errors import UsageError
 from streams.screen import DemoDisplay, render_summary
@@ -137,7 +137,7 @@ def _go_on(directory: Path, stored: Scenario, console: Console) -> Scenario:
         _forget(directory)
         stored.write(directory)
     elif blocks:
-        day = blocks / BLOCKS_PER_DAY
+        day = blocks / stored.blocks_per_day
         console.print(f"Going on after day {day:.1f} of the earlier run (--fresh starts over).", highlight=False)
     return stored
 

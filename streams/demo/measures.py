@@ -16,20 +16,23 @@ class Measures:
     >>> for second in range(10):
     ...     m.batch(0.004)
     ...     m.progress(float(second), 1000 * second)
-    >>> m.rate, m.percentiles_ms
-    (1000.0, (4.0, 4.0, 4.0))
+    >>> m.rate, m.percentiles_ms, round(m.busy_s, 3)
+    (1000.0, (4.0, 4.0, 4.0), 0.04)
     """
 
     def __init__(self, window_s: float = 3.0, batches: int = 200_000) -> None:
         self.window_s = window_s
         self._latencies: deque[float] = deque(maxlen=batches)
         self._progress: deque[tuple[float, int]] = deque()
+        self.busy_s = 0.0
+        """Time spent on batches: what is left of a run is waiting, simulating and drawing."""
         self.history: list[float] = []
         """Events per second, one value a second."""
 
     def batch(self, seconds: float) -> None:
         """One batch took this long from its append until its outputs were published."""
         self._latencies.append(seconds)
+        self.busy_s += seconds
 
     def progress(self, elapsed_s: float, events: int) -> None:
         """``events`` had been processed at ``elapsed_s``, both since the start of the run."""

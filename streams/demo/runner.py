@@ -29,6 +29,8 @@ from streams.simulate import RecordBlock, simulate
 from streams.topics import INPUTS
 
 SHOW_EVERY_S = 0.25
+_SHOW_SHARE = 0.1
+"""Part of the time that may go into drawing: on a busy machine the screen changes less often, the events go on."""
 _PATIENCE = 1.5
 """A machine that is too slow for its scenario stops after this many times the planned seconds."""
 
@@ -115,16 +117,17 @@ class Demo:
         per_block = pace.seconds / period
         duration = per_block * (end - first)
         began = time.perf_counter()
-        saved = shown = 0.0
+        saved = show_at = 0.0
         while self._journal.blocks < end and not self._stop.is_set():
             due = 0.0 if pace.full_speed else (self._journal.blocks - first) * per_block
             self._stop.wait(max(due - (time.perf_counter() - began), 0.0))
             self._process(next(self._blocks))
             elapsed = time.perf_counter() - began
             self._measures.progress(elapsed, self._host.stats.events)
-            if elapsed - shown >= SHOW_EVERY_S:
-                shown = elapsed
+            if elapsed >= show_at:
                 show(self._snapshot(elapsed, duration))
+                cost = time.perf_counter() - began - elapsed
+                show_at = elapsed + max(SHOW_EVERY_S, cost / _SHOW_SHARE)
             if elapsed - saved >= pace.checkpoint_every_s:
                 saved = elapsed
                 self._checkpoint()
@@ -138,9 +141,10 @@ class Demo:
         """Append a block topic by topic; each batch goes through the host as soon as it is in the log."""
         for topic in INPUTS:
             records = [Record(*record) for record in block.topics[topic]]
-            began = time.perf_counter()
-            for batch in self._log.append(topic, records):
-                self._host.process(batch)
+            for first in range(0, len(records), self._log.max_batch):
+                began = time.perf_counter()
+                for batch in self._log.append(topic, records[first : first + self._log.max_batch]):
+                    self._host.process(batch)
                 self._measures.batch(time.perf_counter() - began)
         self._journal.blocks += 1
         self._event_ts = min(block.end, self._config.end_ts)
@@ -172,7 +176,12 @@ class Demo:
 
     def _finish(self, elapsed: float, duration: float, at_end: bool) -> DemoResult:
         last = self._snapshot(elapsed, duration, final=True)
-        state = {"at_end": at_end, "resumed_from_block": self.resumed_blocks, "stopped": self._stop.is_set()}
+        state = {
+            "at_end": at_end,
+            "resumed_from_block": self.resumed_blocks,
+            "stopped": self._stop.is_set(),
+            "events_per_busy_s": round(last.events / max(self._measures.busy_s, 1e-9)),
+        }
         files = export(self.directory, self.scenario, self._host, self._journal, last, state)
         return DemoResult(last, [*files, ("log of all topics", str(self.directory / "log"))], at_end)
 

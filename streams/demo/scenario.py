@@ -15,7 +15,9 @@ from streams.simulate import SimulationConfig
 TASKS: Final = ("fraud", "churn", "device_failure")
 PERIODS: Final = 3
 """Periods a stream holds: a run shows one, the next run goes on with the next."""
-BLOCKS_PER_DAY: Final = 24
+_BLOCK_HOURS: Final = (1, 2, 3)
+_BLOCK_EVENTS: Final = 600
+"""Events a block should hold at least: a batch has a price of its own, whatever is in it."""
 _DRIFT_AT: Final = 0.6
 _FILE: Final = "scenario.json"
 
@@ -25,9 +27,9 @@ class Scenario(BaseModel):
 
     Examples
     --------
-    >>> scenario = Scenario(seed=7, events=10_000, days=10)
-    >>> scenario.simulation().events, scenario.blocks_per_period, scenario.blocks
-    (30000, 240, 720)
+    >>> scenario = Scenario(seed=7, events=120_000, days=10)
+    >>> scenario.simulation().events, scenario.blocks_per_day, scenario.blocks
+    (360000, 12, 360)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,9 +41,16 @@ class Scenario(BaseModel):
     """Event time of one period."""
 
     @property
+    def blocks_per_day(self) -> int:
+        """A block covers an hour of event time, or up to three where an hour holds few events."""
+        hourly = self.events / (self.days * 24)
+        hours = next((h for h in _BLOCK_HOURS if h * hourly >= _BLOCK_EVENTS), _BLOCK_HOURS[-1])
+        return 24 // hours
+
+    @property
     def blocks_per_period(self) -> int:
-        """Blocks of one period; a block is an hour of event time."""
-        return self.days * BLOCKS_PER_DAY
+        """Blocks of one period."""
+        return self.days * self.blocks_per_day
 
     @property
     def blocks(self) -> int:
@@ -63,6 +72,7 @@ class Scenario(BaseModel):
             label_delay_days=3.0,
             churn_share=0.6,
             days_between_failures=20.0,
+            block_s=86_400.0 / self.blocks_per_day,
         )
 
     def write(self, directory: Path) -> None:

@@ -12,7 +12,7 @@ from streams.simulate import RecordBlock, SimulationConfig, simulate
 from streams.topics import INPUTS
 
 LEAST_EVENTS, MOST_EVENTS = 60_000, 1_200_000
-_SHARE = 0.5
+_SHARE = 0.6
 """Part of the warm-up's rate that a long run is planned for: models, windows and the screen cost more later."""
 
 

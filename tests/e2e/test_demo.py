@@ -22,7 +22,7 @@ from streams.log import EmbeddedLog, Record
 
 SIZE = ("--days", "3", "--events", "9000", "--seed", "11")
 FULL_SPEED = ("--full-speed",)
-PACED = ("--seconds", "60", "--checkpoint-every", "0.2")
+PACED = ("--seconds", "20", "--checkpoint-every", "0.2")
 OUTPUTS = ("predictions", "alerts", "examples", "dead-letters", "retrain-requests")
 INPUTS = ("labels", "user-events", "device-events")
 
@@ -83,7 +83,7 @@ def test_a_run_ends_with_a_summary_and_files(whole: tuple[Path, str]) -> None:
     assert "\x1b" not in output, "plain text for a pipe"
     held = summary(directory)
     assert held["at_end"]
-    assert held["blocks"] == 3 * 24
+    assert held["blocks"] == 3 * 8
     assert rows(directory, "predictions-sample.jsonl")
     assert len(rows(directory, "dead-letters.jsonl")) == held["totals"]["dead_letters"]
     alerts = rows(directory, "alerts.jsonl")
@@ -129,7 +129,7 @@ def test_stopped_then_killed_then_finished_is_the_same_as_never_stopped(
     assert code == 130, output
     assert "Stopped" in output
     stopped_at = summary(tmp_path)["blocks"]
-    assert 0 < stopped_at < 72
+    assert 0 < stopped_at < 24
 
     second = start(tmp_path, *PACED)
     wait_until(second, checkpoint_newer_than(tmp_path, (tmp_path / "state" / "checkpoint.bin").stat().st_mtime))

@@ -119,9 +119,8 @@ def events(n: int, seed: int) -> EventBatch:
     """A stream with steps back in time, repeats of a moment, missing values, and a shift in its second half."""
     rng = np.random.default_rng(seed)
     gaps = rng.choice([0.0, 20.0, 300.0, 2000.0, -100.0, 9000.0], n, p=[0.1, 0.3, 0.3, 0.2, 0.07, 0.03])
-    amount = np.round(np.exp(rng.normal(2.0, 1.0, n) + 2.0 * (np.arange(n) > n // 2)), 2)
+    amount = np.asarray(np.round(np.exp(rng.normal(2.0, 1.0, n) + 2.0 * (np.arange(n) > n // 2)), 2), dtype=np.float64)
     amount[rng.random(n) < 0.1] = np.nan
-    amount = amount.astype(np.float64)
     merchants: list[str | None] = ["m1", "m2", "m3", None]
     return EventBatch(
         event_id=[f"e{i}" for i in range(n)],

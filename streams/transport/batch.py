@@ -1,0 +1,33 @@
+"""The record batch as it arrives from Kafka: what an agent receives, one message for each fetched partition batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from streams.log import Record
+from streams.transport.completed import Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedBatch:
+    """Consecutive records of one partition, fetched together.
+
+    It has what `streams.log.RecordBatch` has except ``seq``: across partitions Kafka has no order. ``next_offset`` can
+    be larger than ``base_offset + len(records)``, because compaction and transaction markers leave gaps.
+    """
+
+    topic: str
+    partition: int
+    base_offset: int
+    next_offset: int
+    """Where reading goes on; what a commit of this batch says."""
+    records: Sequence[Record]
+    """A record without key or value (a tombstone) has ``b""`` there."""
+    ticket: Ticket
+    offsets: Sequence[int] | None = None
+    """Offset of each record; ``None`` when there are no gaps, which is nearly always."""
+
+    def offset_of(self, index: int) -> int:
+        """Offset of ``records[index]``."""
+        return self.base_offset + index if self.offsets is None else self.offsets[index]

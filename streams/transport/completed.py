@@ -1,0 +1,144 @@
+"""Which offsets of which partition may be committed: the bookkeeping of decision 1, without Kafka.
+
+Batches of a partition begin in offset order and complete in any order. A commit covers the completed batches in front
+of the oldest incomplete one, and nothing behind it. A revoked partition forgets its batches, and a batch that belonged
+to an earlier assignment is recognised by its epoch: completing it late has no effect. One thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from streams.errors import UsageError
+
+Partition = tuple[str, int]
+"""(topic, partition); Faust's and aiokafka's own named tuples are equal to it."""
+
+
+class Ticket(NamedTuple):
+    """Identity of one batch within one assignment of its partition."""
+
+    partition: Partition
+    base_offset: int
+    next_offset: int
+    epoch: int
+
+
+@dataclass(slots=True)
+class _Batch:
+    next_offset: int
+    started: bool = False
+    completed: bool = False
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One assigned partition; ``batches`` is in offset order and holds nothing that a commit already covers."""
+
+    epoch: int
+    batches: dict[int, _Batch] = field(default_factory=dict)
+    begun: int = -1
+    """Next offset of the newest batch that began; -1 before the first."""
+    through: int = -1
+    """Everything before this offset is complete; -1 before anything is."""
+    committed: int = -1
+
+
+class CompletedOffsets:
+    """Completed-through offsets of the assigned partitions.
+
+    Examples
+    --------
+    >>> offsets = CompletedOffsets()
+    >>> offsets.assign([("events", 0)])
+    >>> first, second = offsets.begin(("events", 0), 0, 10), offsets.begin(("events", 0), 10, 15)
+    >>> offsets.complete(second), offsets.committable()
+    (True, {})
+    >>> offsets.complete(first), offsets.committable()
+    (True, {('events', 0): 15})
+    """
+
+    def __init__(self) -> None:
+        self._lanes: dict[Partition, _Lane] = {}
+        self._epoch = 0
+
+    def assign(self, partitions: Iterable[Partition]) -> None:
+        """Take partitions on; one that was already assigned starts afresh, as after a rebalance."""
+        self._epoch += 1
+        for partition in partitions:
+            self._lanes[partition] = _Lane(self._epoch)
+
+    def revoke(self, partitions: Iterable[Partition]) -> None:
+        """Forget partitions and everything in flight in them."""
+        for partition in partitions:
+            self._lanes.pop(partition, None)
+
+    def begin(self, partition: Partition, base_offset: int, next_offset: int) -> Ticket:
+        """A batch of ``[base_offset, next_offset)`` was fetched. Offsets may have gaps; they never go back."""
+        lane = self._lanes.get(partition)
+        if lane is None:
+            raise UsageError(f"{partition}: a batch began in a partition that is not assigned; assign it first")
+        if base_offset < lane.begun or next_offset <= base_offset:
+            raise UsageError(
+                f"{partition}: batch [{base_offset}, {next_offset}) is empty or lies before offset {lane.begun}, "
+                "where the last one ended; begin batches in offset order"
+            )
+        lane.batches[base_offset] = _Batch(next_offset)
+        lane.begun = next_offset
+        return Ticket(partition, base_offset, next_offset, lane.epoch)
+
+    def _find(self, ticket: Ticket) -> _Batch | None:
+        lane = self._lanes.get(ticket.partition)
+        return lane.batches.get(ticket.base_offset) if lane is not None and lane.epoch == ticket.epoch else None
+
+    def start(self, ticket: Ticket) -> bool:
+        """Someone works on the batch now; ``False`` when its partition was revoked: leave it alone."""
+        batch = self._find(ticket)
+        if batch is None:
+            return False
+        batch.started = True
+        return True
+
+    def complete(self, ticket: Ticket) -> bool:
+        """The batch's outputs and state are safe; ``False`` when that is known already or its partition is gone."""
+        batch = self._find(ticket)
+        if batch is None or batch.completed:
+            return False
+        batch.completed = True
+        lane = self._lanes[ticket.partition]
+        while lane.batches and (oldest := next(iter(lane.batches.values()))).completed:
+            lane.through = oldest.next_offset
+            del lane.batches[next(iter(lane.batches))]
+        return True
+
+    def committable(self) -> dict[Partition, int]:
+        """Offset to commit of each partition that has something new to commit."""
+        return {p: lane.through for p, lane in self._lanes.items() if lane.through > lane.committed}
+
+    def committed(self, offsets: dict[Partition, int]) -> None:
+        """The broker has these offsets; partitions that were revoked meanwhile are ignored."""
+        for partition, offset in offsets.items():
+            lane = self._lanes.get(partition)
+            if lane is not None and offset <= lane.through:
+                lane.committed = max(lane.committed, offset)
+
+    def completed_through(self, partition: Partition) -> int | None:
+        """Everything before this offset is complete; ``None`` when nothing completed in this assignment."""
+        lane = self._lanes.get(partition)
+        return lane.through if lane is not None and lane.through >= 0 else None
+
+    def in_flight(self, partition: Partition) -> int:
+        """Batches that began and hold the commit back: incomplete ones, and completed ones behind them."""
+        lane = self._lanes.get(partition)
+        return len(lane.batches) if lane is not None else 0
+
+    def working(self) -> list[Ticket]:
+        """Batches that someone started and did not complete."""
+        return [
+            Ticket(partition, base, batch.next_offset, lane.epoch)
+            for partition, lane in self._lanes.items()
+            for base, batch in lane.batches.items()
+            if batch.started and not batch.completed
+        ]

@@ -1,0 +1,25 @@
+"""Errors of the transport, by the action each one causes.
+
+ShellError (streams.errors)
+├── DeliveryError      the broker did not take records: stop the worker; it repeats the batch after its restart
+└── RecordTooLarge     dead-letter the record, or raise the limit; nothing of the call was sent
+"""
+
+from __future__ import annotations
+
+from streams.errors import ShellError
+
+
+class DeliveryError(ShellError):
+    """Records were not acknowledged, and the producer cannot tell which: the batch must not count as complete."""
+
+
+class RecordTooLarge(ShellError):  # noqa: N818 - named for what happened, as in streams.errors
+    """A record is larger than a batch may be; the producer is unharmed and nothing of the call was sent.
+
+    ``index`` is the record's place in the call.
+    """
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index

@@ -1,0 +1,336 @@
+"""``weir backtest``: one pass over files as it would have run live, and what the command tells its user."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
+import streams.backtest
+from online.batch import EventBatch, LabelBatch
+from online.pipeline import StepOutput, TaskPipeline
+from online.task import TaskSpec
+from streams.backtest import run_backtest
+from streams.cli.main import app, run
+from streams.errors import TooManyRejects
+from streams.scorefile import SCHEMA
+
+DELAY, T0 = 6 * 3600.0, 1_700_000_000.0
+TASK = """
+name = "fraud"
+entity = "user"
+[[entities]]
+name = "user"
+key = "user_id"
+aggregates = [{ name = "amount", value = "amount", ops = ["count", "mean", "since_last"], windows = ["1d"] }]
+labels = [{ name = "bad", ops = ["positives"], windows = ["7d"] }]
+[model]
+kind = "logistic"
+params = { lr = 0.2 }
+[threshold]
+kind = "fixed"
+value = 0.6
+[metrics]
+every = "12h"
+[source]
+columns = { user_id = "user", amount = "eur" }
+constants = { type = "purchase" }
+event_id = "id"
+time = "at"
+label = "bad"
+label_delay = "6h"
+batch_size = 16
+"""
+
+
+def columns(n: int = 400, seed: int = 2) -> dict[str, list[Any]]:
+    rng = np.random.default_rng(seed)
+    bad = rng.random(n) < 0.2
+    return {
+        "id": [f"e{i}" for i in range(n)],
+        "at": (T0 + np.cumsum(rng.integers(1, 900, n))).astype(np.int64).tolist(),
+        "user": [f"{u:03d}" for u in rng.integers(0, 9, n)],
+        "eur": np.round(rng.lognormal(2, 1, n) * (1 + 2 * bad), 2).tolist(),
+        "bad": bad.astype(int).tolist(),
+    }
+
+
+def write(path: Path, table: dict[str, list[Any]]) -> Path:
+    name = path.name
+    rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    text = "\n".join([",".join(table), *(",".join(str(v) for v in row.values()) for row in rows)]) + "\n"
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table(table), path)
+    elif name.endswith(".jsonl"):
+        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    else:
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+def spec(**source: Any) -> TaskSpec:
+    task = TaskSpec.from_toml(TASK)
+    assert task.source is not None
+    return task.model_copy(update={"source": task.source.model_copy(update=source)})
+
+
+def scored(folder: Path, *paths: Path, **source: Any) -> pa.Table:
+    run_backtest(spec(**source), paths, folder / "scores.parquet")
+    return pq.read_table(folder / "scores.parquet")
+
+
+def part(table: dict[str, list[Any]], rows: slice) -> dict[str, list[Any]]:
+    return {name: cells[rows] for name, cells in table.items()}
+
+
+def test_each_format_gives_identical_scores(tmp_path: Path) -> None:
+    made = [
+        scored(tmp_path, write(tmp_path / f"x.{kind}", columns())) for kind in ("csv", "csv.gz", "parquet", "jsonl")
+    ]
+    assert all(other.equals(made[0]) for other in made[1:])
+    assert made[0].schema.equals(SCHEMA)
+    assert made[0].column("event_id").to_pylist() == columns()["id"]
+    assert len(set(made[0].column("score").to_pylist())) > 100
+    assert made[0].column("model_version").to_pylist()[-1] > 300
+
+
+def test_files_are_merged_by_event_time(tmp_path: Path) -> None:
+    table = columns()
+    whole = scored(tmp_path, write(tmp_path / "x.csv", table))
+    odd = write(tmp_path / "odd.csv", part(table, slice(1, None, 2)))
+    even = write(tmp_path / "even.parquet", part(table, slice(0, None, 2)))
+    assert scored(tmp_path, even, odd).equals(whole)
+
+
+def test_a_run_repeats_to_the_bit(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", columns())
+    (tmp_path / "a").mkdir()
+    first = run_backtest(spec(), [path], tmp_path / "a" / "scores.parquet")
+    second = run_backtest(spec(), [path], tmp_path / "scores.parquet")
+    assert (tmp_path / "scores.parquet").read_bytes() == (tmp_path / "a" / "scores.parquet").read_bytes()
+    assert first.pipeline.snapshot() == second.pipeline.snapshot()
+
+
+class Probe(TaskPipeline):
+    """Records the order of what a backtest does."""
+
+    calls: list[tuple[str, list[str], list[float]]]
+
+    def events(self, batch: EventBatch) -> StepOutput:
+        self.calls.append(("events", list(batch.event_id), batch.ts.tolist()))
+        return super().events(batch)
+
+    def labels(self, labels: LabelBatch) -> StepOutput:
+        self.calls.append(("labels", [e or "" for e in labels.event_id], labels.ts.tolist()))
+        return super().labels(labels)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    gaps=st.lists(st.sampled_from([0, 1, 600, 3600, 4 * 3600, 30 * 3600]), min_size=1, max_size=60),
+    size=st.integers(1, 20),
+    delay=st.sampled_from([0.0, 1.0, 3600.0, DELAY]),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_label_is_released_at_the_first_batch_after_its_delay(
+    tmp_path_factory: pytest.TempPathFactory, gaps: list[int], size: int, delay: float, order: Any
+) -> None:
+    """Never before event time + delay, and not one batch later; labels come in the order of their events."""
+    at = [int(T0) + t for t in np.cumsum(gaps).tolist()]
+    order.shuffle(at)
+    n = len(at)
+    table = {"id": [f"e{i}" for i in range(n)], "at": at, "user": ["u"] * n, "eur": [1.0] * n, "bad": [1] * n}
+    path = write(tmp_path_factory.mktemp("x") / "x.csv", table)
+    Probe.calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams.backtest, "TaskPipeline", Probe)
+        run_backtest(spec(label_delay=delay, batch_size=size), [path], None)
+    seen: list[tuple[float, str]] = []
+    released: list[str] = []
+    for kind, events, ts in Probe.calls:
+        if kind == "labels":
+            released += events
+            continue
+        now = ts[0]
+        assert released == [e for t, e in seen if t + delay <= now]
+        seen += zip(ts, events, strict=True)
+    assert len(seen) == n
+
+
+def test_a_label_changes_no_score_before_its_delay_has_passed(tmp_path: Path) -> None:
+    table = columns()
+    before = scored(tmp_path, write(tmp_path / "x.csv", table))
+    flipped = 120
+    table["bad"][flipped] = 1 - table["bad"][flipped]
+    after = scored(tmp_path, write(tmp_path / "x.csv", table))
+    known = table["at"][flipped] + DELAY
+    early = np.array(before.column("ts")) < known
+    one, two = np.array(before.column("score")), np.array(after.column("score"))
+    assert early.sum() > flipped + 5
+    assert one[early].tolist() == two[early].tolist()
+    assert (one[~early] != two[~early]).any()
+
+
+def test_a_row_without_a_label_is_scored_and_not_learned(tmp_path: Path) -> None:
+    table = columns()
+    table["bad"] = [v if i % 2 else "" for i, v in enumerate(table["bad"])]
+    result = run_backtest(spec(label_delay=0.0), [write(tmp_path / "x.csv", table)], None)
+    report = result.report()
+    assert report["scored"] == 400
+    assert 180 <= report["labelled"] <= 200
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_bad_rows_are_rejected_and_the_rest_is_scored(tmp_path: Path, kind: str) -> None:
+    table = columns()
+    table["eur"][7], table["eur"][31], table["user"][90] = -1.0, "much", ""
+    result = run_backtest(spec(), [write(tmp_path / f"x.{kind}", table)], tmp_path / "scores.parquet")
+    report = result.report()
+    assert [r["row"] for r in report["first_rejects"]] == [7, 31, 90]
+    assert [r["reason"].split(":")[0] for r in report["first_rejects"]] == ["amount", "amount", "user_id"]
+    assert (report["rows"], report["rejected"], report["scored"]) == (400, 3, 397)
+    ids = pq.read_table(tmp_path / "scores.parquet").column("event_id").to_pylist()
+    assert ids == [e for i, e in enumerate(table["id"]) if i not in (7, 31, 90)]
+
+
+def test_a_wrong_mapping_stops_the_run_with_the_reason(tmp_path: Path) -> None:
+    table = columns(3000)
+    table["eur"] = [-1.0] * 3000
+    with pytest.raises(TooManyRejects, match=r"rejected, the limit is 50%.*amount: input should be greater"):
+        run_backtest(spec(), [write(tmp_path / "x.csv", table)], tmp_path / "scores.parquet")
+    assert pq.read_table(tmp_path / "scores.parquet").num_rows == 0
+
+
+def test_a_small_file_of_bad_rows_only_is_an_error_too(tmp_path: Path) -> None:
+    table = columns(20)
+    table["eur"] = [-1.0] * 20
+    with pytest.raises(TooManyRejects, match="20 of 20 rows were rejected.*amount: "):
+        run_backtest(spec(), [write(tmp_path / "x.csv", table)], None)
+
+
+def test_the_report_holds_the_metrics_over_time(tmp_path: Path) -> None:
+    report = run_backtest(spec(), [write(tmp_path / "x.csv", columns())], None).report()
+    assert orjson.loads(orjson.dumps(report))["task"] == "fraud"
+    assert {"cumulative", "rolling", "fading"} == set(report["metrics"])
+    assert 0 < report["metrics"]["cumulative"]["roc_auc"] < 1
+    assert 300 < report["labelled"] < 400
+    times = [point["ts"] for point in orjson.loads(orjson.dumps(report["metrics_over_time"]))]
+    assert times == sorted(times)
+    assert len(times) >= 3
+
+
+def interrupted(at_call: int) -> type[TaskPipeline]:
+    class Interrupted(TaskPipeline):
+        calls = 0
+
+        def events(self, batch: EventBatch) -> StepOutput:
+            self.calls += 1
+            if self.calls == at_call:
+                raise KeyboardInterrupt
+            return super().events(batch)
+
+    return Interrupted
+
+
+class TestCommand:
+    """Through the command line."""
+
+    @pytest.fixture
+    def invoke(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "task.toml").write_text(TASK)
+        write(tmp_path / "x.csv", columns())
+        runner = CliRunner()
+        return lambda *args: runner.invoke(app, list(args), env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+
+    def test_it_writes_scores_and_report(self, invoke: Callable[..., Result], tmp_path: Path) -> None:
+        result = invoke(
+            "backtest", "task.toml", "--data", "x.csv", "--scores", "scores.parquet", "--report", "report.json"
+        )
+        assert result.exit_code == 0, result.output
+        assert pq.read_table(tmp_path / "scores.parquet").num_rows == 400
+        assert orjson.loads((tmp_path / "report.json").read_bytes())["scored"] == 400
+        assert "roc_auc" in result.output
+        assert "400 scored" in result.output
+
+    def test_ctrl_c_leaves_a_whole_file_of_the_scores_so_far(
+        self, invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(streams.backtest, "TaskPipeline", interrupted(4))
+        result = invoke("backtest", "task.toml", "--data", "x.csv", "--scores", "scores.parquet")
+        assert result.exit_code == 130
+        assert "stopped; the scores so far are in scores.parquet" in result.output
+        assert pq.read_table(tmp_path / "scores.parquet").column("event_id").to_pylist() == columns()["id"][:48]
+
+    def test_rejected_rows_are_shown_with_their_number(self, invoke: Callable[..., Result], tmp_path: Path) -> None:
+        table = columns()
+        table["eur"][7] = -1.0
+        write(tmp_path / "x.csv", table)
+        result = invoke("backtest", "task.toml", "--data", "x.csv")
+        assert result.exit_code == 0
+        assert "rejected row 7: amount: input should be greater than or equal to 0, got -1" in result.output
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (["gone.toml", "--data", "x.csv"], "no such task file: gone.toml"),
+            (["bad.toml", "--data", "x.csv"], "bad.toml: not TOML: "),
+            (["wrong.toml", "--data", "x.csv"], "wrong.toml: entity: Field required; "),
+            (["binary.toml", "--data", "x.csv"], "binary.toml: not UTF-8 text"),
+            (["bare.toml", "--data", "x.csv"], "bare.toml: no [source] table; it maps file columns to wire fields"),
+            (["task.toml", "--data", "gone.csv"], "no such file: gone.csv"),
+            (["task.toml", "--data", "task.toml"], "task.toml: unknown kind of file; give .csv"),
+            (["task.toml", "--data", "empty.csv"], "empty.csv: cannot be read: Empty CSV file"),
+            (["task.toml", "--data", "other.csv"], "no column at, bad, eur, id; there are: user. Correct [source] in"),
+            (["task.toml", "--data", "x.csv", "--scores", "no/s.parquet"], "the folder no does not exist; create it"),
+            (["task.toml", "--data", "x.csv", "--report", "no/r.json"], "the folder no does not exist; create it"),
+        ],
+    )  # fmt: skip
+    def test_an_expected_error_is_one_line_and_exit_status_2(
+        self, invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str], args: list[str], message: str,
+    ) -> None:  # fmt: skip
+        (tmp_path / "bad.toml").write_text("name = ")
+        (tmp_path / "wrong.toml").write_text('name = "x"\n')
+        (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+        (tmp_path / "bare.toml").write_text(TASK[: TASK.index("[source]")])
+        (tmp_path / "empty.csv").write_text("")
+        (tmp_path / "other.csv").write_text("user\n1\n")
+        monkeypatch.setattr(sys, "argv", ["weir", "backtest", *args])
+        with pytest.raises(SystemExit) as stopped:
+            run()
+        assert stopped.value.code == 2
+        shown = capsys.readouterr().err
+        assert f"error: {message}" in shown or (message in shown and "error: " in shown)
+        assert "Traceback" not in shown
+
+    @pytest.mark.parametrize("args", [["backtest"], ["backtest", "task.toml"], ["backtest", "--nothing"], ["nothing"]])
+    def test_a_wrong_command_line_is_exit_status_2(self, invoke: Callable[..., Result], args: list[str]) -> None:
+        assert invoke(*args).exit_code == 2
+
+    def test_version(self, invoke: Callable[..., Result]) -> None:
+        result = invoke("--version")
+        assert result.exit_code == 0
+        assert result.output.startswith("weir 0.")
+
+    @pytest.mark.parametrize("command", [c.name for c in app.registered_commands])
+    def test_help_shows_examples(self, invoke: Callable[..., Result], command: str) -> None:
+        result = invoke(command, "--help")
+        assert result.exit_code == 0
+        assert "example" in result.output.lower()
+        assert f"weir {command}" in result.output
+
+    def test_the_commands(self, invoke: Callable[..., Result]) -> None:
+        assert {c.name for c in app.registered_commands} >= {"demo", "backtest", "simulate", "doctor"}
+        assert "backtest" in invoke("--help").output
