@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from online.decisions import AlertPolicy, BudgetThreshold, ReasonPolicy, ThresholdPolicy
 from online.drift import DriftPolicy
-from online.durations import Seconds
+from online.durations import Seconds, format_duration
 from online.errors import TaskError
 from online.features.spec import Entity, Frozen, Name
 from online.labels import JoinPolicy, SilencePolicy
@@ -133,7 +133,22 @@ class TaskSpec(Frozen):
             raise ValueError(f"entity = {self.entity!r} is not among the entities {names}")
         if len(set(names)) != len(names):
             raise ValueError(f"an entity is declared twice: {names}")
+        self._check_labels_in_time()
         return self
+
+    def _check_labels_in_time(self) -> None:
+        """A label that comes after its prediction was let go teaches nothing."""
+        keep_s, waits = self.labels.join.keep_s, dict[str, float]()
+        if self.source is not None:
+            waits["source.label_delay"] = self.source.label_delay
+        if (silence := self.labels.silence) is not None:
+            waits["labels.silence.horizon_s and lateness_s"] = silence.horizon_s + silence.lateness_s
+        for name, wait in waits.items():
+            if wait > keep_s:
+                raise ValueError(
+                    f"{name} make {format_duration(wait)}, but predictions wait for labels only "
+                    f"labels.join.keep_s = {format_duration(keep_s)}; raise keep_s"
+                )
 
     @property
     def key(self) -> str:

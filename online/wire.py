@@ -240,6 +240,8 @@ class DeadLetter(WireModel):
     reason: LongText
     raw: bytes
     failed_at: Timestamp
+    key: bytes | None = None
+    """The record's own key, so that a replay sends it to the partition of its entity again."""
 
 
 Model = TypeVar("Model", bound=WireModel)

@@ -5,6 +5,7 @@ WeirError (online.errors)
 ├── StateError         rebuild the state, or go back to the version that wrote it
 └── ShellError
     ├── UsageError     correct the command, the settings or the input file; exit status 2
+    ├── BrokerError    reach the brokers, or get the right that they refused; exit status 2
     ├── LogError       the log on disk is not one we can read; nothing was changed
     └── TooManyRejects stop: most of the input is bad, and going on would only fill the dead letters
 """
@@ -13,7 +14,16 @@ from __future__ import annotations
 
 from online.errors import StateError, TaskError, WeirError
 
-__all__ = ["LogError", "ShellError", "StateError", "TaskError", "TooManyRejects", "UsageError", "WeirError"]
+__all__ = [
+    "BrokerError",
+    "LogError",
+    "ShellError",
+    "StateError",
+    "TaskError",
+    "TooManyRejects",
+    "UsageError",
+    "WeirError",
+]
 
 
 class ShellError(WeirError):
@@ -22,6 +32,10 @@ class ShellError(WeirError):
 
 class UsageError(ShellError):
     """The command, a setting or an input file is wrong; the message says how to correct it."""
+
+
+class BrokerError(ShellError):
+    """The brokers cannot be reached, or refused; the message names their address and what to check."""
 
 
 class LogError(ShellError):

@@ -249,13 +249,16 @@ class Settings(Concern):
     topics: TopicSettings = Field(default_factory=TopicSettings)
 
 
-def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(
+    path: Path | None = None, environ: Mapping[str, str] | None = None, bootstrap: str | None = None
+) -> Settings:
     """Settings from a TOML file and the environment, which wins.
 
     Parameters
     ----------
     path : the file; else the one that ``WEIR_CONFIG`` names, else ``weir.toml`` here if there is one.
     environ : instead of ``os.environ``, for tests.
+    bootstrap : brokers that a command line named; they win over both.
 
     Raises
     ------
@@ -269,6 +272,8 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = 
     for name, keys in _overrides(env).items():
         check_keys(Settings, _nested(keys, env[name]), "the environment", name)
         _merge(document, keys, name, env[name])
+    if bootstrap is not None:
+        _merge(document, ["kafka", "bootstrap"], "--bootstrap", bootstrap)
     try:
         return Settings.model_validate(document)
     except ValidationError as exc:

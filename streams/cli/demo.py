@@ -57,7 +57,8 @@ def demo_command(
     Ctrl-C stops cleanly; the next run goes on where this one stopped, also
     after a crash. The task files are in streams/demo/tasks: copy one.
 
-    Examples:
+    For example:
+
         weir demo
 
         weir demo --seconds 180 --fresh

@@ -15,6 +15,7 @@ from streams.cli.backtest import backtest_command
 from streams.cli.demo import demo_command
 from streams.cli.doctor import doctor_command
 from streams.cli.simulate import simulate_command
+from streams.cli.topics import topics_app
 
 app = typer.Typer(
     name="weir",
@@ -27,6 +28,7 @@ app.command("demo")(demo_command)
 app.command("backtest")(backtest_command)
 app.command("simulate")(simulate_command)
 app.command("doctor")(doctor_command)
+app.add_typer(topics_app, name="topics")
 
 
 def _version(show: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from online.pipeline import StepOutput, TaskPipeline
+from online.retrain import RetrainAsked
 from streams.screen import DriftRow
 
 MAIN_METRICS = {"fraud": "average_precision", "churn": "roc_auc", "device_failure": "average_precision"}
@@ -48,9 +49,7 @@ class Journal:
         """Note what one step found."""
         task = pipeline.task.name
         self.findings += [Finding("drift", d.ts, task, d.words, d.detector) for d in out.detections]
-        self.findings += [
-            Finding("retrain_request", r.ts, task, f"new model asked for ({r.cause}): {r.detail}") for r in out.requests
-        ]
+        self.findings += [Finding("retrain_request", r.ts, task, _request(r)) for r in out.requests]
 
     def drift_rows(self) -> tuple[DriftRow, ...]:
         """Findings for the screen, newest first; the detector is part of the words already."""
@@ -64,6 +63,12 @@ class Journal:
         """Continue from ``encode``'s bytes."""
         held = msgspec.msgpack.decode(data, type=_Saved)
         self.blocks, self.findings = held.blocks, held.findings
+
+
+def _request(asked: RetrainAsked) -> str:
+    """A request in few words; the drift behind it has a line of its own."""
+    why = f"{asked.detail.split(':')[0]} has drifted" if asked.cause == "drift" else asked.detail
+    return f"asks for a new model: {why}"
 
 
 class MetricHistories:

@@ -20,7 +20,7 @@ def warm_up(tasks: Sequence[TaskSpec]) -> float:
     """Run a small stream twice, the first time for the compiler; events per second of the second time."""
     world = SimulationConfig(
         seed=1, users=400, merchants=60, devices=20, days=12, events=12_000, fraud_share=0.05, label_delay_days=1.0,
-        churn_share=0.6, days_between_failures=4.0, device_event_share=0.3, block_s=86_400.0 / 4,
+        churn_share=0.6, days_between_failures=4.0, device_event_share=0.3, block_s=86_400.0 / 2,
     )  # fmt: skip
     blocks = list(simulate(world))
     _run(tasks, blocks)

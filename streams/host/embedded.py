@@ -150,10 +150,10 @@ class EmbeddedHost:
 
     def _refuse(self, batch: RecordBatch, refused: list[tuple[int, str]], now: float) -> None:
         """Send refused records to the dead letters, before their offset is committed."""
-        letters = [
-            dead_letter(batch.topic, batch.partition, batch.base_offset + i, why, batch.records[i].value, now)
-            for i, why in sorted(refused)
-        ]
+        letters = []
+        for i, why in sorted(refused):
+            r = batch.records[i]
+            letters.append(dead_letter(batch.topic, batch.partition, batch.base_offset + i, why, r.value, now, r.key))
         if letters:
             self.log.append(topics.DEAD_LETTERS, letters)
             self.stats.dead_letters += len(letters)

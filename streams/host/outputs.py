@@ -33,7 +33,11 @@ def records_of(out: StepOutput, pipeline: TaskPipeline, now: float) -> dict[str,
     return made
 
 
-def dead_letter(topic: str, partition: int, offset: int, reason: str, raw: bytes, now: float) -> Record:
-    """One refused record, with where it came from and why."""
-    letter = DeadLetter(topic=topic, partition=partition, offset=offset, reason=reason[:2000], raw=raw, failed_at=now)
+def dead_letter(
+    topic: str, partition: int, offset: int, reason: str, raw: bytes, now: float, key: bytes | None = None
+) -> Record:
+    """One refused record, with where it came from, its key and why."""
+    letter = DeadLetter(
+        topic=topic, partition=partition, offset=offset, reason=reason[:2000], raw=raw, failed_at=now, key=key
+    )
     return Record(f"{topic}-{partition}".encode(), encode_dead_letters([letter])[0], now)

@@ -54,7 +54,7 @@ def partitions_of(keys: Sequence[bytes], partitions: int) -> NDArray[np.int64]:
     Examples
     --------
     >>> partitions_of([b"u1", b"u2", b""], 4).tolist()
-    [2, 2, 1]
+    [0, 2, 1]
     """
     out = np.zeros(len(keys), dtype=np.int64)
     if partitions > 1 and keys:

@@ -121,6 +121,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "reason": "the record is empty",
         "raw": "__4=",
         "failed_at": 1.7e9,
+        "key": "dTE=",
     },
 }
 

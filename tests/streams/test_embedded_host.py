@@ -500,7 +500,7 @@ class TestCheckpoints:
 def test_the_observer_sees_every_step_and_changes_nothing(straight: Straight) -> None:
     seen: list[str] = []
     log = EmbeddedLog(PARTITIONS)
-    host = host_on(log, observe=lambda pipeline, out: seen.append(pipeline.task.name))
+    host = host_on(log, observe=lambda pipeline, _: seen.append(pipeline.task.name))
     run(log, host, inputs()[:9])
     assert {*seen} == {"fraud", "device_failure", "churn"}
     for topic, made in outputs(log).items():

@@ -1,0 +1,189 @@
+"""``weir topics``: the topics of a deployment, made, checked and described.
+
+It knows arguments and tables; what a topic should be is in ``streams.admin.specs``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from streams.admin import cluster
+from streams.admin.clients import admin_client
+from streams.admin.specs import Difference, TopicSpec, compare, shown, wanted_topics
+from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, notes, output, settings_of, size, table
+from streams.errors import UsageError
+from streams.settings import Settings
+
+topics_app = typer.Typer(
+    name="topics", help="Make, check and describe the topics of a deployment.", no_args_is_help=True
+)
+
+
+@topics_app.command("create")
+def create_command(
+    alter: Annotated[
+        bool, typer.Option("--alter", help="Also give topics that exist the retention and limits they should have.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Ask the broker whether it would work; change nothing.")
+    ] = False,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Create the topics that are missing.
+
+    May be run again at any time: what exists is reported and left alone.
+    Partitions, replication and retention come from [topics] in the settings.
+
+    For example:
+
+        weir topics create
+
+        weir topics create --bootstrap kafka-1:9092 --dry-run
+
+        WEIR_TOPICS__PARTITIONS=12 weir topics create
+    """  # fmt: skip
+    settings = settings_of(config, bootstrap)
+    with admin_client(settings.kafka) as admin:
+        wanted = wanted_topics(settings.topics, cluster.count_brokers(admin))
+        before = cluster.read_topics(admin, [spec.name for spec in wanted])
+        created = cluster.create_topics(admin, [s for s in wanted if s.name not in before], dry_run)
+        differing = [d for d in compare(wanted, before) if d.topic in before]
+        mended = [d for d in differing if any(d.setting in s.configs for s in wanted)] if alter else []
+        if not dry_run:
+            cluster.alter_topics(admin, wanted, mended)
+    _report(wanted, created, [d for d in differing if d not in mended], mended, dry_run)
+
+
+def _report(
+    wanted: list[TopicSpec], created: dict[str, bool], left: list[Difference], mended: list[Difference], dry_run: bool
+) -> None:
+    would = "would be " if dry_run else ""
+    rows = table("topic", "partitions>", "copies>", "min in sync>", "retention", "")
+    for spec in wanted:
+        words = f"{would}created" if created.get(spec.name) else "exists"
+        if any(d.topic == spec.name for d in mended):
+            words += f", {would}altered: {', '.join(d.setting for d in mended if d.topic == spec.name)}"
+        if any(d.topic == spec.name for d in left):
+            words += f", differs in {', '.join(d.setting for d in left if d.topic == spec.name)}"
+        rows.add_row(spec.name, str(spec.partitions), str(spec.replication), *_held(spec), words)
+    output().print(rows)
+    count = sum(created.values())
+    notes().print(
+        f"{count} {would}created, {len(wanted) - count} existed" + (": see weir topics check" if left else "")
+    )
+
+
+def _held(spec: TopicSpec) -> tuple[str, str]:
+    retention = shown("retention.ms", spec.configs["retention.ms"])
+    compacted = "compact" in spec.configs["cleanup.policy"]
+    return spec.configs["min.insync.replicas"], f"{retention}{', compacted' if compacted else ''}"
+
+
+@topics_app.command("check")
+def check_command(as_json: JsonOption = False, config: ConfigOption = None, bootstrap: BootstrapOption = None) -> None:
+    """Compare the topics with what they should be; exit status 1 when they differ.
+
+    Every difference comes with what mends it. Partitions without a leader or
+    with copies missing count as differences too.
+
+    For example:
+
+        weir topics check
+
+        weir topics check --json | jq '.differences[].fix'
+    """
+    settings = settings_of(config, bootstrap)
+    with admin_client(settings.kafka) as admin:
+        wanted = wanted_topics(settings.topics, cluster.count_brokers(admin))
+        found = compare(wanted, cluster.read_topics(admin, [spec.name for spec in wanted]))
+    if as_json:
+        print(_json({"ok": not found, "differences": [asdict(d) for d in found]}))
+    elif found:
+        rows = table("topic", "setting", "wanted", "actual", "fix")
+        for d in found:
+            rows.add_row(d.topic, d.setting, d.wanted, d.actual, d.fix)
+        output().print(rows)
+    else:
+        notes().print(f"{len(wanted)} topics are as they should be")
+    if found:
+        raise typer.Exit(1)
+
+
+@topics_app.command("describe")
+def describe_command(
+    topics: Annotated[
+        list[str] | None, typer.Argument(help="Topics; all of Weir's that exist without one.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Show partitions, leaders, copies in sync, offsets, sizes and the lag of every consumer group.
+
+    For example:
+
+        weir topics describe
+
+        weir topics describe user-events predictions
+
+        weir topics describe --json | jq '.groups[] | select(.lag > 1000)'
+    """
+    settings = settings_of(config, bootstrap)
+    with admin_client(settings.kafka) as admin:
+        names = _existing(admin, settings, topics or [])
+        partitions, groups = cluster.read_partitions(admin, names), cluster.read_lags(admin, names)
+    if as_json:
+        print(_json({"partitions": [asdict(p) for p in partitions], "groups": [asdict(g) for g in groups]}))
+        return
+    output().print(_partitions(partitions))
+    output().print(_lags(groups) if groups else "\nno consumer group has committed anything here")
+
+
+def _existing(admin: Any, settings: Settings, asked: list[str]) -> list[str]:
+    wanted = [spec.name for spec in wanted_topics(settings.topics, cluster.count_brokers(admin))]
+    there = cluster.read_topics(admin, asked or wanted)
+    absent = [name for name in asked if name not in there]
+    if absent:
+        known = sorted(name for name in admin.list_topics() if not name.startswith("__"))
+        raise UsageError(f"no topic {', '.join(absent)}; there are: {', '.join(known) or 'none'}")
+    if not there:
+        raise UsageError("none of Weir's topics exists here; run: weir topics create")
+    return [name for name in (asked or wanted) if name in there]
+
+
+def _partitions(found: list[cluster.PartitionState]) -> Any:
+    rows = table("topic", "partition>", "leader>", "in sync / copies", "from>", "to>", "records>", "size>")
+    last = None
+    for p in found:
+        lacking = sorted(set(p.replicas) - set(p.in_sync))
+        copies = f"{len(p.in_sync)} / {len(p.replicas)}" + (f", not {lacking}" if lacking else "")
+        known = p.start is not None and p.end is not None
+        records = f"{(p.end or 0) - (p.start or 0):,}" if known else "-"
+        rows.add_row(
+            p.topic if p.topic != last else "", str(p.partition), "NONE" if p.leader is None else str(p.leader), copies,
+            _number(p.start), _number(p.end), records, size(p.size_bytes),
+        )  # fmt: skip
+        last = p.topic
+    return rows
+
+
+def _lags(found: list[cluster.GroupLag]) -> Any:
+    rows = table("group", "state", "members>", "topic", "lag>", "worst partition>", "nothing committed in", title="\n")
+    for g in found:
+        bare = ", ".join(map(str, g.uncommitted))
+        worst = f"{g.worst}: {g.worst_lag:,}" if g.worst_lag else "-"
+        rows.add_row(g.group, g.state.lower(), str(g.members), g.topic, f"{g.lag:,}", worst, bare)
+    return rows
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _json(document: object) -> str:
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()

@@ -1,0 +1,129 @@
+"""A Faust app whose agents receive record batches.
+
+    app = BatchApp(TransportSettings(group="weir-score", bootstrap="127.0.0.1:9092"))
+
+    @app.agent(app.batch_topic("user-events"))
+    async def score(stream):
+        async for batch in app.batches(stream):
+            delivery = await app.records.send("predictions", compute(batch))
+            app.complete_after(batch, delivery)
+
+An agent that raises stops the worker: its batch is not complete, so it comes again after the restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import faust
+from faust.serializers.schemas import Schema
+from faust.transport.drivers.aiokafka import Transport
+from faust.types import AppT, Message, StreamT, TopicT
+from mode.supervisors import CrashingSupervisor
+from yarl import URL
+
+from streams.transport.batch import FetchedBatch
+from streams.transport.consumer import BatchConsumer
+from streams.transport.producer import BatchProducer
+from streams.transport.settings import TransportSettings
+
+
+class BatchTransport(Transport):
+    """Faust's aiokafka transport with `BatchConsumer`."""
+
+    Consumer: ClassVar[Any] = BatchConsumer
+
+
+class BatchSchema(Schema[Any, FetchedBatch]):
+    """Hands the batch through: decoding is the stage's work."""
+
+    def compile(self, app: AppT, **kwargs: Any) -> Any:  # noqa: ARG002
+        """A decoder that leaves the message's value as it is."""
+
+        async def decode(message: Message, *, propagate: bool = False) -> Any:  # noqa: ARG001
+            return app.create_event(None, message.value, None, message)
+
+        return decode
+
+
+class BatchApp(faust.App):
+    """A Faust app on the record-batch transport, with a producer of record batches.
+
+    Parameters
+    ----------
+    settings : the link to Kafka.
+    kwargs : further Faust settings, such as ``broker_credentials`` or ``ssl_context``.
+    """
+
+    def __init__(self, settings: TransportSettings, **kwargs: Any) -> None:
+        self.transport_settings = settings
+        self._deliveries: set[asyncio.Task[None]] = set()
+        super().__init__(
+            settings.group,
+            broker=[URL(f"kafka://{address.strip()}") for address in settings.bootstrap.split(",")],
+            consumer_group_instance_id=settings.instance_id,
+            broker_session_timeout=settings.session_timeout_s,
+            broker_heartbeat_interval=settings.heartbeat_s,
+            broker_rebalance_timeout=settings.rebalance_timeout_s,
+            broker_request_timeout=settings.request_timeout_s,
+            broker_commit_interval=settings.commit_interval_s,
+            stream_wait_empty=True,  # calls BatchConsumer.wait_empty
+            agent_supervisor=CrashingSupervisor,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            **{"web_enabled": False, "datadir": Path(tempfile.gettempdir()) / "weir-faust", **kwargs},
+        )
+        self.records = BatchProducer(
+            settings, credentials=self.conf.broker_credentials, ssl_context=self.conf.ssl_context
+        )
+
+    def _new_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_consumer, self, loop=self.loop)
+
+    async def on_start(self) -> None:
+        """Connect the producer before anything is consumed."""
+        await self.records.start()
+        await super().on_start()
+
+    async def on_stop(self) -> None:
+        """Drain and commit, then let go of the producer."""
+        await super().on_stop()
+        await self.records.stop()
+
+    def batch_topic(self, *names: str) -> TopicT:
+        """Topics whose messages arrive as batches."""
+        # With Faust's acknowledgements off, Faust keeps no book of its own about these topics.
+        return self.topic(*names, schema=BatchSchema(), acks=False, allow_empty=True)
+
+    @property
+    def batch_consumer(self) -> BatchConsumer:
+        """The consumer of this app."""
+        return cast("BatchConsumer", self.consumer)
+
+    async def batches(self, stream: StreamT[FetchedBatch]) -> AsyncIterator[FetchedBatch]:
+        """The batches of an agent's stream, without those that a rebalance took away while they waited."""
+        async for batch in stream:
+            if self.batch_consumer.take(batch):
+                yield batch
+
+    def complete(self, batch: FetchedBatch) -> bool:
+        """The batch is complete now; see `BatchConsumer.complete`."""
+        return self.batch_consumer.complete(batch)
+
+    def complete_after(self, batch: FetchedBatch, *done: Awaitable[object]) -> None:
+        """Complete a batch once everything in ``done`` is; the caller goes on meanwhile. An error stops the worker."""
+        task = asyncio.ensure_future(self._complete_after(batch, done))
+        self._deliveries.add(task)
+        task.add_done_callback(self._deliveries.discard)
+
+    async def _complete_after(self, batch: FetchedBatch, done: tuple[Awaitable[object], ...]) -> None:
+        try:
+            await asyncio.gather(*done)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the batch is not complete and must not be passed
+            await self.crash(error)
+        else:
+            self.complete(batch)

@@ -1,0 +1,75 @@
+"""A worker process for test_transport.py: copies ``--source`` to ``--target``, record by record, through the transport.
+
+The copy of a record says where it came from: ``source partition:source offset:pid:value``. Prints one JSON line per
+rebalance and per batch, so that a test can see pauses without asking the broker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+import time
+from typing import Any
+
+import faust
+
+from streams.log import Record
+from streams.transport import BatchApp, FetchedBatch, TransportSettings
+
+
+def say(**what: object) -> None:
+    print(json.dumps({"t": time.time(), "pid": os.getpid(), **what}), flush=True)
+
+
+def copies(batch: FetchedBatch) -> list[Record]:
+    return [
+        Record(r.key, b"%d:%d:%d:%s" % (batch.partition, batch.offset_of(i), os.getpid(), r.value), r.ts)
+        for i, r in enumerate(batch.records)
+    ]
+
+
+def build(args: argparse.Namespace) -> BatchApp:
+    settings = TransportSettings(
+        bootstrap=args.bootstrap,
+        group=args.group,
+        instance_id=args.instance_id,
+        max_batch=args.max_batch,
+        commit_interval_s=0.1,
+    )
+    app = BatchApp(settings, datadir=tempfile.mkdtemp())
+
+    async def copy(stream: Any) -> None:
+        async for batch in app.batches(stream):
+            say(batch=[batch.partition, batch.base_offset, len(batch.records)])
+            if any(r.value == b"poison" for r in batch.records):
+                raise RuntimeError("a record that the stage cannot take")
+            if args.delay_s:
+                await asyncio.sleep(args.delay_s)
+            app.complete_after(batch, await app.records.send(args.target, copies(batch)))
+
+    app.agent(app.batch_topic(args.source))(copy)
+
+    async def assigned(sender: object, partitions: set[tuple[str, int]], **_: object) -> None:
+        say(assigned=sorted(p for _, p in partitions))
+
+    app.on_partitions_assigned.connect(assigned)
+    return app
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("bootstrap", "group", "source", "target"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--instance-id")
+    parser.add_argument("--delay-s", type=float, default=0.0)
+    parser.add_argument("--max-batch", type=int, default=500)
+    args = parser.parse_args()
+    say(start=args.group)
+    faust.Worker(build(args), loglevel="WARNING", redirect_stdouts=False).execute_from_commandline()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Task files: what is wrong is said by its path, with the value, the limit and the way out."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from online.durations import format_duration, parse_duration
+from online.errors import TaskError
+from online.pipeline import TaskPipeline
+from online.task import TaskSpec
+from streams.stores import MemoryFeatureStore
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted([*ROOT.glob("benchmarks/protocols/*.toml"), *ROOT.glob("streams/**/tasks/*.toml")])
+
+TASK = """
+name = "fraud"
+entity = "user"
+[[entities]]
+name = "user"
+key = "user_id"
+[[entities.aggregates]]
+name = "amount"
+value = "amount"
+ops = ["count", "mean"]
+windows = ["1d"]
+[[entities.labels]]
+name = "bad"
+ops = ["share"]
+windows = ["7d"]
+[model]
+kind = "logistic"
+[labels]
+negative_rate = 0.5
+[labels.join]
+keep_s = "30d"
+[threshold]
+kind = "budget"
+alerts_per_day = 20
+[alerts]
+cooldown_s = "1h"
+[drift]
+block_events = 256
+[retrain]
+cooldown = "1d"
+[metrics]
+rolling = 100
+[source]
+time_format = "auto"
+"""
+
+
+def read(old: str = "", new: str = "") -> TaskSpec:
+    assert old in TASK
+    return TaskSpec.from_toml(TASK.replace(old, new, 1), "fraud.toml")
+
+
+def test_the_task_of_these_tests_is_right() -> None:
+    TaskPipeline(read(), MemoryFeatureStore())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "says"),
+    [
+        # unknown keys, at every depth
+        ('entity = "user"', 'entity = "user"\nspeed = 3', "speed", "Extra inputs are not permitted (got 3)"),
+        ('key = "user_id"', 'key = "user_id"\nkeys = "x"', "entities.0.keys", "Extra inputs are not permitted"),
+        ('value = "amount"', 'value = "amount"\nwindow = "1d"', "entities.0.aggregates.0.window", "not permitted"),
+        ('ops = ["share"]', 'ops = ["share"]\nvalue = "x"', "entities.0.labels.0.value", "not permitted"),
+        ('kind = "logistic"', 'kind = "logistic"\nlr = 1', "model.lr", "not permitted"),
+        ('keep_s = "30d"', 'keep = "30d"', "labels.join.keep", "not permitted"),
+        ("alerts_per_day = 20", "per_day = 20", "threshold.budget.per_day", "not permitted"),
+        ('cooldown_s = "1h"', "cool = 1", "alerts.cool", "not permitted"),
+        ("block_events = 256", "blocks = 1", "drift.blocks", "not permitted"),
+        ('cooldown = "1d"', "after = 1", "retrain.after", "not permitted"),
+        ("rolling = 100", "roll = 1", "metrics.roll", "not permitted"),
+        ('time_format = "auto"', 'times = "auto"', "source.times", "not permitted"),
+        # wrong types
+        ('name = "fraud"', "name = 3", "name", "valid string (got 3)"),
+        ("negative_rate = 0.5", 'negative_rate = "half"', "labels.negative_rate", "valid number"),
+        ("rolling = 100", "rolling = 1.5", "metrics.rolling", "valid integer"),
+        ('ops = ["count", "mean"]', 'ops = "count"', "entities.0.aggregates.0.ops", "valid tuple"),
+        ('kind = "logistic"', "kind = 1", "model.kind", "valid string (got 1)"),
+        # values outside their limits
+        ('name = "fraud"', 'name = "Fraud 1"', "name", "(got 'Fraud 1')"),
+        ('name = "amount"', 'name = "a-b"', "entities.0.aggregates.0.name", "(got 'a-b')"),
+        ("negative_rate = 0.5", "negative_rate = 0", "labels.negative_rate", "greater than 0 (got 0)"),
+        ("negative_rate = 0.5", "negative_rate = 1.5", "labels.negative_rate", "less than or equal to 1 (got 1.5)"),
+        ("alerts_per_day = 20", "alerts_per_day = 0", "threshold.budget.alerts_per_day", "greater than 0 (got 0)"),
+        ('ops = ["count", "mean"]', 'ops = ["median"]', "entities.0.aggregates.0.ops.0", "(got 'median')"),
+        ('ops = ["count", "mean"]', "ops = []", "entities.0.aggregates.0.ops", "at least 1 item"),
+        ('ops = ["count", "mean"]', 'ops = ["count", "count"]', "entities.0.aggregates.0", "an op is named twice"),
+        ('value = "amount"\n', "", "entities.0.aggregates.0", "mean needs value = a column or an expression"),
+        ('windows = ["1d"]\n', "", "entities.0.aggregates.0", "count needs windows, such as windows = ['1d', '7d']"),
+        ('windows = ["1d"]', 'windows = ["1m"]', "entities.0.aggregates.0.windows", "window 1m is outside 1h to 30d"),
+        ('windows = ["1d"]', 'windows = ["31d"]', "entities.0.aggregates.0.windows", "window 31d is outside 1h to 30d"),
+        ('windows = ["1d"]', 'windows = ["1d", "24h"]', "entities.0.aggregates.0.windows", "a window is named twice"),
+        ('name = "bad"', 'name = "amount"', "entities.0", "the aggregate name 'amount' is used twice"),
+        ('time_format = "auto"', 'time_format = "epoch"', "source.time_format", "(got 'epoch')"),
+        ('time_format = "auto"', "batch_size = 0", "source.batch_size", "greater than or equal to 1 (got 0)"),
+        ('kind = "budget"', 'kind = "guess"', "threshold", "'guess'"),
+        # durations
+        ('keep_s = "30d"', 'keep_s = "a month"', "labels.join.keep_s", "'a month' is not a duration; write a number"),
+        ('keep_s = "30d"', 'keep_s = "30"', "labels.join.keep_s", "'30' is not a duration"),
+        ('keep_s = "30d"', 'keep_s = "-1d"', "labels.join.keep_s", "'-1d' is not a duration"),
+        ('keep_s = "30d"', "keep_s = true", "labels.join.keep_s", "True is not a duration"),
+        ('keep_s = "30d"', "keep_s = 0", "labels.join.keep_s", "greater than 0 (got 0.0)"),
+        ('windows = ["1d"]', 'windows = ["1y"]', "entities.0.aggregates.0.windows.0", "'1y' is not a duration"),
+        # what does not fit together
+        ('entity = "user"', 'entity = "card"', "(top)", "entity = 'card' is not among the entities ['user']"),
+        ("[model]", '[[entities]]\nname = "user"\nkey = "x"\n[model]', "(top)", "an entity is declared twice"),
+        ('time_format = "auto"', 'label_delay = "60d"', "(top)", "source.label_delay make 60d, but predictions wait"),
+        ("[threshold]", '[labels.silence]\nobserve_s = "1d"\nhorizon_s = "31d"\n[threshold]', "(top)", "raise keep_s"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_path_and_the_value(old: str, new: str, path: str, says: str) -> None:
+    with pytest.raises(TaskError) as raised:
+        read(old, new)
+    message = str(raised.value)
+    assert message.startswith("fraud.toml: ")
+    assert re.search(rf" {re.escape(path)}[.:]", message)
+    assert says in message
+
+
+@pytest.mark.parametrize("missing", ["name", "entity", "entities", "model"])
+def test_what_must_be_there_is_named(missing: str) -> None:
+    with pytest.raises(TaskError, match=f"{missing}: Field required"):
+        TaskSpec.from_toml("", "empty.toml")
+
+
+def test_all_errors_are_told_at_once() -> None:
+    with pytest.raises(TaskError, match=r"labels.negative_rate: .*; speed: .*") as raised:
+        TaskSpec.from_toml(TASK.replace("= 0.5", "= 5").replace('entity = "user"', 'entity = "user"\nspeed = 1'))
+    assert str(raised.value).count("; ") == 1
+
+
+def test_what_is_no_toml_is_said_with_its_place() -> None:
+    with pytest.raises(TaskError, match=r"x.toml: not TOML: .*line 2"):
+        TaskSpec.from_toml("# a task\nname =\n", "x.toml")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_every_task_file_we_ship_can_run(path: Path) -> None:
+    task = TaskSpec.from_toml(path.read_text(encoding="utf-8"), str(path))
+    assert TaskPipeline(task, MemoryFeatureStore()).features
+
+
+def test_a_task_cannot_be_changed() -> None:
+    task = read()
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(task, "name", "other")  # noqa: B010 - mypy knows that it cannot be set
+
+
+def models(of: BaseModel, path: str = "") -> dict[str, BaseModel]:
+    """A model and every model inside it, by path."""
+    found = {path or "(top)": of}
+    for name in type(of).model_fields:
+        value: Any = getattr(of, name)
+        for i, item in enumerate(value if isinstance(value, tuple) else (value,)):
+            if isinstance(item, BaseModel):
+                found |= models(item, f"{path}.{name}.{i}")
+    return found
+
+
+def test_no_part_of_a_task_swallows_unknown_keys() -> None:
+    """A misspelt key would otherwise be a setting that is silently not set."""
+    parts = models(read())
+    assert len(parts) > 10
+    assert not [path for path, part in parts.items() if part.model_config.get("extra") != "forbid"]
+    assert not [path for path, part in parts.items() if not part.model_config.get("frozen")]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 10**7))
+def test_durations_read_back(seconds: int) -> None:
+    assert parse_duration(format_duration(float(seconds))) == seconds
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=300))
+def test_any_text_is_a_task_or_a_task_error(text: str) -> None:
+    with pytest.raises(TaskError):
+        TaskSpec.from_toml(text)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_mutation_is_a_task_or_a_task_error(data: st.DataObject) -> None:
+    """Lines dropped, doubled or replaced by another's value: never another exception, also when it is built."""
+    lines = TASK.strip().splitlines()
+    at = data.draw(st.integers(0, len(lines) - 1))
+    kind = data.draw(st.sampled_from(["drop", "double", "value"]))
+    if kind == "drop":
+        del lines[at]
+    elif kind == "double":
+        lines.insert(at, lines[at])
+    else:
+        name = lines[at].split("=")[0]
+        value = data.draw(
+            st.sampled_from(["-1", "0", "1e400", "nan", "true", "''", "[]", "{}", "[1]", "'x y'", "1979-05-27"])
+        )
+        lines[at] = f"{name}= {value}"
+    with suppress(TaskError):
+        TaskPipeline(TaskSpec.from_toml("\n".join(lines)), MemoryFeatureStore())
