@@ -19,7 +19,7 @@ from online.batch import BoolVector, EventBatch, FloatVector, IntVector
 from online.columns import ColumnRequest
 from online.decode import Reject, events_from_rows
 from online.task import SourceSpec, TaskSpec
-from online.wire import DeviceEvent, UserEvent, WireModel
+from online.wire import VERSION, DeviceEvent, UserEvent, WireModel
 from streams.errors import UsageError
 from streams.tables import read_tables, seconds, texts, values
 
@@ -110,6 +110,17 @@ class FileSource:
                 known = whole.labelled[at : at + size]
                 yield SourceBatch(part, label, known, whole.rejects if last else [], rows)
 
+    def wire_rows(self, size: int) -> Iterator[tuple[list[dict[str, Any]], list[bool | None]]]:
+        """The rows as wire records in the same order, ``size`` at a time and not judged, each with its label if any."""
+        for start in range(0, len(self), size):
+            order = self._order[start : start + size]
+            rows = [{"v": VERSION, **row} for row in self._rows(order)]
+            if self.spec.label is None:
+                yield rows, [None] * len(rows)
+            else:
+                found = self._table.column(self.spec.label).take(pa.array(order)).to_pylist()
+                yield rows, [str(v) in self.spec.positive if _is_label(v) else None for v in found]
+
     def _batch(self, order: IntVector) -> SourceBatch:
         rows = self._rows(order)
         decoded = events_from_rows(rows, self._columns, model=self._model)
@@ -118,7 +129,7 @@ class FileSource:
         if self.spec.label is not None:
             found = self._table.column(self.spec.label).take(pa.array(order[decoded.index])).to_pylist()
             label = np.array([str(v) in self.spec.positive for v in found], dtype=np.bool_)
-            labelled = np.array([v is not None and v != "" and v == v for v in found], dtype=np.bool_)
+            labelled = np.array([_is_label(v) for v in found], dtype=np.bool_)
         rejects = [
             replace(r, index=int(order[r.index])) for r in decoded.rejects
         ]  # rows of the input, not of the batch
@@ -138,16 +149,22 @@ class FileSource:
         else:
             _put(rows, "event_id", texts(self._table.column(spec.event_id).take(at)))
         bag: list[dict[str, Any]] = [{} for _ in rows]
+        said: list[dict[str, Any]] = [{} for _ in rows]  # a device's texts are properties; its metrics are numbers
         words = {*self._columns.texts, *self._columns.entities}
         for name, column in spec.columns.items():
             cells = self._table.column(column).take(at)
             if name in fields:
                 _put(rows, name, values(cells) if name == "amount" else texts(cells))
+            elif name in words:
+                _put(said if self._model is DeviceEvent else bag, name, texts(cells))
             else:
-                _put(bag, name, texts(cells) if name in words else values(cells))
+                _put(bag, name, values(cells))
         if self._model is DeviceEvent or any(bag):
             for row, extra in zip(rows, bag, strict=True):
                 row[self._bag] = extra
+        if any(said):
+            for row, extra in zip(rows, said, strict=True):
+                row["properties"] = extra
         return rows
 
 
@@ -155,3 +172,7 @@ def _put(rows: list[dict[str, Any]], name: str, cells: list[Any]) -> None:
     for row, value in zip(rows, cells, strict=True):
         if value is not None and value == value:
             row[name] = value
+
+
+def _is_label(value: Any) -> bool:
+    return value is not None and value != "" and value == value

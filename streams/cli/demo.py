@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -87,7 +87,18 @@ def demo_command(
 
 
 def _run(directory: Path, scenario: Scenario, pace: Pace, caught: _Caught, console: Console) -> DemoResult:
-    with Demo(directory, scenario, demo_tasks(), caught.stop) as demo:
+    tasks = demo_tasks()
+    with ExitStack() as stack:
+        demo = stack.enter_context(Demo(directory, scenario, tasks, caught.stop))
+        if demo.complete:
+            console.print("The stream of the earlier runs has ended: starting over.")
+            stack.close()
+            _forget(directory)
+            scenario.write(directory)
+            demo = stack.enter_context(Demo(directory, scenario, tasks, caught.stop))
+        elif demo.resumed_blocks:
+            day = demo.resumed_blocks / scenario.blocks_per_day
+            console.print(f"Going on after day {day:.1f} of the earlier run (--fresh starts over) ...", highlight=False)
         demo.skip()
         with DemoDisplay(console) as display:
             return demo.run(pace, display.update)
@@ -115,7 +126,8 @@ def _scenario(
     console.print(f"Ready after {time.perf_counter() - began:.1f} s.", highlight=False)
     if stored is not None:
         _agree(stored, seed, events, days)
-        return _go_on(directory, stored, console)
+        console.print("Reading the log and the state of the earlier run ...")
+        return stored
     scenario = Scenario(
         seed=7 if seed is None else seed, events=events or planned_events(rate, seconds), days=days or 60
     )
@@ -128,19 +140,6 @@ def _agree(stored: Scenario, seed: int | None, events: int | None, days: int | N
         held = getattr(stored, name)
         if given is not None and given != held:
             raise UsageError(f"--{name} {given}: the run in this directory has {held}; add --fresh to start over")
-
-
-def _go_on(directory: Path, stored: Scenario, console: Console) -> Scenario:
-    with Demo(directory, stored, demo_tasks(), threading.Event()) as demo:
-        complete, blocks = demo.complete, demo.resumed_blocks
-    if complete:
-        console.print("The stream of the earlier runs has ended: starting over.")
-        _forget(directory)
-        stored.write(directory)
-    elif blocks:
-        day = blocks / stored.blocks_per_day
-        console.print(f"Going on after day {day:.1f} of the earlier run (--fresh starts over).", highlight=False)
-    return stored
 
 
 def _forget(directory: Path) -> None:

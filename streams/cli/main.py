@@ -13,8 +13,11 @@ from rich.markup import escape
 from online.errors import WeirError
 from streams.cli.backtest import backtest_command
 from streams.cli.demo import demo_command
+from streams.cli.dlq import dlq_app
 from streams.cli.doctor import doctor_command
+from streams.cli.replay import replay_command
 from streams.cli.simulate import simulate_command
+from streams.cli.tail import tail_command
 from streams.cli.topics import topics_app
 
 app = typer.Typer(
@@ -29,6 +32,9 @@ app.command("backtest")(backtest_command)
 app.command("simulate")(simulate_command)
 app.command("doctor")(doctor_command)
 app.add_typer(topics_app, name="topics")
+app.command("replay")(replay_command)
+app.command("tail")(tail_command)
+app.add_typer(dlq_app, name="dlq")
 
 
 def _version(show: bool) -> None:

@@ -12,7 +12,7 @@ from streams.simulate import RecordBlock, SimulationConfig, simulate
 from streams.topics import INPUTS
 
 LEAST_EVENTS, MOST_EVENTS = 60_000, 1_200_000
-_SHARE = 0.6
+_SHARE = 0.45
 """Part of the warm-up's rate that a long run is planned for: models, windows and the screen cost more later."""
 
 
@@ -41,7 +41,7 @@ def _run(tasks: Sequence[TaskSpec], blocks: Sequence[RecordBlock]) -> int:
 def planned_events(rate: float, seconds: float) -> int:
     """Events of a period that this machine can show in ``seconds`` without falling behind, in two digits.
 
-    >>> planned_events(40_000.0, 60.0), planned_events(100.0, 60.0)
+    >>> planned_events(50_000.0, 60.0), planned_events(100.0, 60.0)
     (1200000, 60000)
     """
     wanted = min(max(_SHARE * rate * seconds, LEAST_EVENTS), MOST_EVENTS)

@@ -7,7 +7,6 @@ the newest one: what the old one appended after it is cut off and made again, so
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,7 +25,7 @@ from streams.errors import StateError, UsageError
 from streams.host.checkpoint import Checkpoints
 from streams.host.outputs import dead_letter, records_of
 from streams.host.rejects import RejectLimit, RejectPolicy
-from streams.log import EmbeddedLog, Record, RecordBatch
+from streams.log import EmbeddedLog, RecordBatch
 from streams.stores import MemoryFeatureStore
 
 GROUP = "weir"
@@ -227,11 +226,3 @@ class EmbeddedHost:
 
 def _rows(arrived: FloatVector, decoded: Decoded) -> FloatVector:
     return arrived if len(decoded.index) == len(arrived) else arrived[decoded.index]
-
-
-def wall_clock() -> float:
-    """The clock of the edges; nothing inside reads it."""
-    return time.time()
-
-
-__all__ = ["GROUP", "EmbeddedHost", "HostStats", "Observer", "Record", "wall_clock"]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
-from kafka.admin import KafkaAdminClient, NewTopic
+
+with warnings.catch_warnings():
+    # kafka-python reads its message schemas in a way that Python 3.11 deprecated, and 3.13 took that back.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from kafka.admin import KafkaAdminClient, NewTopic
 
 from tests.integration.kafka_broker import Broker, DockerBroker, NoKafka, find_broker
 

@@ -43,7 +43,8 @@ def build(args: argparse.Namespace) -> BatchApp:
 
     async def copy(stream: Any) -> None:
         async for batch in app.batches(stream):
-            say(batch=[batch.partition, batch.base_offset, len(batch.records)])
+            in_flight = app.batch_consumer.offsets.in_flight((batch.topic, batch.partition))
+            say(batch=[batch.partition, batch.base_offset, len(batch.records)], in_flight=in_flight)
             if any(r.value == b"poison" for r in batch.records):
                 raise RuntimeError("a record that the stage cannot take")
             if args.delay_s:
@@ -52,8 +53,8 @@ def build(args: argparse.Namespace) -> BatchApp:
 
     app.agent(app.batch_topic(args.source))(copy)
 
-    async def assigned(sender: object, partitions: set[tuple[str, int]], **_: object) -> None:
-        say(assigned=sorted(p for _, p in partitions))
+    async def assigned(_sender: object, *args: Any, **_: object) -> None:
+        say(assigned=sorted(partition for _, partition in args[0]))
 
     app.on_partitions_assigned.connect(assigned)
     return app

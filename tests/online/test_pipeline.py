@@ -233,7 +233,7 @@ def test_the_streams_of_these_tests_reach_every_part() -> None:
     assert {r.cause for out in outs for r in out.requests} == {"drift", "volume"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seeds, st.data())
 def test_a_label_never_changes_its_own_events_score(seed: int, data: st.DataObject) -> None:
     """Nor any score made before it became known, wherever it comes: before its event, right after it, or late."""

@@ -332,10 +332,11 @@ numbers = ["temperature"]
 [[entities]]
 name = "device"
 key = "device_id"
+aggregates = [{ name = "hot", ops = ["count"], windows = ["1d"], where = "zone == '01'" }]
 [model]
 kind = "logistic"
 [source]
-columns = { device_id = "USER", temperature = "SCORE" }
+columns = { device_id = "USER", temperature = "SCORE", zone = "ZONE" }
 event_id = "ID"
 time = "AT"
 """
@@ -344,3 +345,4 @@ time = "AT"
     (part,) = batches
     assert part.batch.entities["device_id"] == ["07", "007", "7", "NA"]
     np.testing.assert_array_equal(part.batch.numbers["temperature"], [3.5, 1.0, np.nan, 4.0])
+    assert part.batch.texts["zone"] == [None, "01", "1", "02"]

@@ -1,0 +1,224 @@
+"""Dead letters on Kafka: read, grouped, sent back to where they came from, or let go.
+
+A letter is done when the compacted topic ``dead-letters-done`` has a marker under its partition and offset. A replay
+first waits until the brokers have the records and then writes the markers, so a crash between the two can send a
+record twice but never lose one; the repeat has the same ``event_id`` and the workers drop it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Literal
+
+import orjson
+from pydantic import ValidationError
+
+from online.wire import DeadLetter
+from streams import topics
+from streams.admin.reading import Start, read_present
+from streams.admin.records import key_of, parse
+from streams.errors import UsageError
+
+Action = Literal["replayed", "dropped"]
+REPLAYED_FROM: Final = "weir-replayed-from"
+"""Header of a record that was sent again: the id of its dead letter."""
+_CHUNK: Final = 500
+_PLACE = re.compile(r"(?:(.+)-)?(\d+)-(\d+)")
+_GOT = re.compile(r",? \(?got .*$", re.DOTALL)
+_SECONDS = re.compile(r"\b\d+(?:\.\d+)? s\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record is, written ``TOPIC-PARTITION-OFFSET``."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}-{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Read an id; without a topic it is a dead letter's.
+
+        >>> Place.parse("user-events-3-1234"), str(Place.parse("0-17"))
+        (Place(topic='user-events', partition=3, offset=1234), 'dead-letters-0-17')
+        """
+        match = _PLACE.fullmatch(text.strip())
+        if match is None:
+            raise UsageError(f"{text!r} is no id; give PARTITION-OFFSET of a dead letter, or TOPIC-PARTITION-OFFSET")
+        return cls(match[1] or topics.DEAD_LETTERS, int(match[2]), int(match[3]))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was done with a letter, and when (epoch seconds)."""
+
+    action: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One dead letter where it lies."""
+
+    place: Place
+    content: DeadLetter
+    done: Done | None
+
+    @property
+    def origin(self) -> Place:
+        """Where the refused record was read."""
+        return Place(self.content.topic, self.content.partition, self.content.offset)
+
+    @property
+    def kind(self) -> str:
+        """The reason without the value that was found."""
+        return reason_kind(self.content.reason)
+
+
+@dataclass(slots=True)
+class Group:
+    """Letters of one topic and one kind of reason."""
+
+    topic: str
+    kind: str
+    count: int = 0
+    newest: Letter | None = None
+
+    def add(self, letter: Letter) -> None:
+        """Count one more."""
+        self.count += 1
+        if self.newest is None or letter.content.failed_at >= self.newest.content.failed_at:
+            self.newest = letter
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which letters a command means; open ones only, unless ``done`` is set."""
+
+    places: frozenset[Place] = frozenset()
+    topic: str | None = None
+    reason: str | None = None
+    done: bool = False
+
+    def accepts(self, letter: Letter) -> bool:
+        """Whether the letter is one of them; an id may be the letter's or the refused record's."""
+        if letter.done is not None and not self.done:
+            return False
+        if self.places and not {letter.place, letter.origin} & self.places:
+            return False
+        if self.topic is not None and letter.content.topic != self.topic:
+            return False
+        return self.reason is None or self.reason.lower() in letter.content.reason.lower()
+
+
+def reason_kind(reason: str) -> str:
+    """What many letters' reasons have in common.
+
+    >>> reason_kind("amount: input should be greater than or equal to 0, got -1")
+    'amount: input should be greater than or equal to 0'
+    >>> reason_kind("late: 4000 s behind the newest event, allowed 1h")
+    'late: ... s behind the newest event, allowed 1h'
+    """
+    return _SECONDS.sub("... s", _GOT.sub("", reason))
+
+
+def read_done(consumer: Any) -> dict[Place, Done]:
+    """The letters that are done; raises ``UsageError`` when the topic of markers does not exist."""
+    done: dict[Place, Done] = {}
+    for record in read_present(consumer, topics.DEAD_LETTERS_DONE, Start(None)):
+        marker = parse(record.value)
+        if isinstance(marker, dict) and record.key:
+            at = marker.get("at")
+            place = Place.parse(record.key.decode())
+            done[place] = Done(str(marker.get("action")), float(at) if isinstance(at, int | float) else 0.0)
+    return done
+
+
+def read_letters(consumer: Any, selection: Selection) -> Iterator[Letter]:
+    """The letters that ``selection`` means, oldest first within a partition."""
+    done = read_done(consumer)
+    for record in read_present(consumer, topics.DEAD_LETTERS, Start(None)):
+        place = Place(topics.DEAD_LETTERS, record.partition, record.offset)
+        letter = Letter(place, letter_of(record.value, place, record.timestamp / 1000), done.get(place))
+        if selection.accepts(letter):
+            yield letter
+
+
+def letter_of(value: bytes | None, place: Place, ts: float) -> DeadLetter:
+    """A dead letter of a record; something else that somebody wrote there becomes one that says so."""
+    try:
+        return DeadLetter.model_validate_json(value or b"")
+    except ValidationError:
+        reason = "this record is not a dead letter: somebody else writes to the topic"
+        at, raw = place.offset, value or b""
+        return DeadLetter(topic=place.topic, partition=place.partition, offset=at, reason=reason, raw=raw, failed_at=ts)
+
+
+def grouped(letters: Iterable[Letter]) -> list[Group]:
+    """Letters by topic and kind of reason, the most frequent first."""
+    groups: dict[tuple[str, str], Group] = {}
+    for letter in letters:
+        at = letter.content.topic, letter.kind
+        groups.setdefault(at, Group(*at)).add(letter)
+    return sorted(groups.values(), key=lambda g: (-g.count, g.topic, g.kind))
+
+
+def send_back(producer: Any, letters: Iterable[Letter], known: Container[str], now: float) -> Iterator[int]:
+    """Send records to their topics again and mark their letters; yields how many were just done.
+
+    Parameters
+    ----------
+    producer : waits for all replicas.
+    letters : what to send, open ones.
+    known : the topics that exist.
+    now : epoch seconds, for the markers.
+    """
+    rest = iter(letters)
+    while chunk := list(islice(rest, _CHUNK)):
+        for letter in chunk:
+            _check(letter, known)
+        _await([_send(producer, letter) for letter in chunk])
+        yield mark(producer, chunk, "replayed", now)
+
+
+def _check(letter: Letter, known: Container[str]) -> None:
+    topic = letter.content.topic
+    if topic == topics.DEAD_LETTERS:
+        raise UsageError(f"{letter.place}: {letter.content.reason}; see it with weir dlq show, or weir dlq drop it")
+    if topic not in known:
+        raise UsageError(
+            f"{letter.place}: its topic {topic} does not exist here; create it, or weir dlq drop the letter"
+        )
+
+
+def mark(producer: Any, letters: Sequence[Letter], action: Action, now: float) -> int:
+    """Write that letters are done; returns how many. The marker of a letter can be read once this returns."""
+    sent = []
+    for letter in letters:
+        marker: Mapping[str, Any] = {"v": 1, "action": action, "at": now, "origin": str(letter.origin)}
+        key = f"{letter.place.partition}-{letter.place.offset}".encode()
+        sent.append(producer.send(topics.DEAD_LETTERS_DONE, value=orjson.dumps(marker), key=key))
+    _await(sent)
+    return len(sent)
+
+
+def _send(producer: Any, letter: Letter) -> Any:
+    """The same bytes under the same key; where no key is known, to the partition they were in."""
+    held = letter.content
+    key = held.key or key_of(held.topic, parse(held.raw))
+    headers = [(REPLAYED_FROM, str(letter.place).encode())]
+    partition = held.partition if key is None and held.partition in producer.partitions_for(held.topic) else None
+    return producer.send(held.topic, value=held.raw, key=key, partition=partition, headers=headers)
+
+
+def _await(futures: Iterable[Any]) -> None:
+    """Wait until the brokers have everything; raises the first failure."""
+    for future in list(futures):
+        future.get()

@@ -1,0 +1,269 @@
+"""``weir dlq``: the records that no worker could use - what they are, why, and what to do with them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from streams.admin.clients import consumer, producer
+from streams.admin.letters import Letter, Place, Selection, grouped, mark, read_letters, send_back
+from streams.admin.records import parse, printable
+from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, notes, output, settings_of, table, utc
+from streams.errors import UsageError
+
+dlq_app = typer.Typer(name="dlq", help="Dead letters: list, show, replay, drop.", no_args_is_help=True)
+
+_ROW_CHARS = 90
+_MARKS = 500
+TopicOption = Annotated[
+    str | None, typer.Option("--topic", "-t", help="Only records that were read from this topic.", show_default=False)
+]
+ReasonOption = Annotated[
+    str | None, typer.Option("--reason", "-r", help="Only where the reason has this text in it.", show_default=False)
+]
+IdsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Ids: PARTITION-OFFSET of letters, or TOPIC-PARTITION-OFFSET.", show_default=False),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="Every open letter.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")]
+
+
+@dlq_app.command("list")
+def list_command(
+    topic: TopicOption = None,
+    reason: ReasonOption = None,
+    each: Annotated[bool, typer.Option("--each", help="One line a letter, with its id, instead of groups.")] = False,
+    done: Annotated[bool, typer.Option("--done", help="Also letters that were replayed or dropped.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """List open dead letters by topic and reason, the most frequent first.
+
+    For example:
+
+        weir dlq list
+
+        weir dlq list --each --topic user-events --reason amount
+    """
+    settings = settings_of(config, bootstrap)
+    with consumer(settings.kafka, "dlq") as client:
+        letters = read_letters(client, Selection(topic=topic, reason=reason, done=done))
+        if each:
+            _list_each(letters, as_json)
+        else:
+            _list_groups(letters, as_json)
+
+
+def _list_groups(letters: Iterator[Letter], as_json: bool) -> None:
+    groups = grouped(letters)
+    found = [(g, g.newest) for g in groups if g.newest is not None]
+    if as_json:
+        document = [
+            {"topic": g.topic, "reason": g.kind, "count": g.count, "newest": str(n.place), "at": n.content.failed_at}
+            for g, n in found
+        ]
+        print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+        return
+    rows = table("count>", "topic", "reason", "newest (UTC)", "newest id")
+    for g, newest in found:
+        at = utc(newest.content.failed_at)
+        rows.add_row(f"{g.count:,}", g.topic, printable(g.kind, _ROW_CHARS), at, _short(newest.place))
+    if found:
+        output().print(rows)
+    notes().print(f"{sum(g.count for g in groups):,} dead letters in {len(groups)} groups")
+
+
+def _list_each(letters: Iterator[Letter], as_json: bool) -> None:
+    if as_json:
+        for letter in letters:
+            print(orjson.dumps(_document(letter)).decode())
+        return
+    rows, count = table("id", "from", "at (UTC)", "", "reason"), 0
+    for letter in letters:
+        c, count = letter.content, count + 1
+        state = letter.done.action if letter.done is not None else "open"
+        rows.add_row(_short(letter.place), str(letter.origin), utc(c.failed_at), state, printable(c.reason, _ROW_CHARS))
+    if count:
+        output().print(rows)
+    notes().print(f"{count:,} dead letters")
+
+
+@dlq_app.command("show")
+def show_command(
+    letter_id: Annotated[
+        str, typer.Argument(metavar="ID", help="As dlq list says, or of the record.", show_default=False)
+    ],
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Show one dead letter: where it came from, why it was refused, and its bytes.
+
+    ID is PARTITION-OFFSET of the letter, or TOPIC-PARTITION-OFFSET of the
+    record that was refused; that one may have several letters.
+
+    For example:
+
+        weir dlq show 0-17
+
+        weir dlq show user-events-3-1234
+    """  # fmt: skip
+    settings, place = settings_of(config, bootstrap), Place.parse(letter_id)
+    with consumer(settings.kafka, "dlq") as client:
+        found = list(read_letters(client, Selection(places=frozenset({place}), done=True)))
+    if not found:
+        raise UsageError(f"no dead letter {place}; ids are in: weir dlq list --each --done")
+    for letter in found:
+        print(orjson.dumps(_document(letter), option=orjson.OPT_INDENT_2).decode() if as_json else _page(letter))
+
+
+@dlq_app.command("replay")
+def replay_command(
+    ids: IdsArgument = None,
+    topic: TopicOption = None,
+    reason: ReasonOption = None,
+    every: AllOption = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Send refused records to their topics again, the same bytes under the same key.
+
+    Do it once the cause is mended; a record that is refused again becomes a
+    new letter. A letter is marked as done (a record in dead-letters-done)
+    after all in-sync replicas have its record, so a second replay does not
+    send it twice. Should this command die in between, some records go out
+    twice: workers drop an event_id that they have seen, so nothing counts
+    double.
+
+    For example:
+
+        weir dlq replay 0-17
+
+        weir dlq replay --topic user-events --reason "unknown field" --dry-run
+
+        weir dlq replay --all --yes
+    """
+    settings, selection = settings_of(config, bootstrap), _selection(ids, topic, reason, every)
+    with consumer(settings.kafka, "dlq") as client:
+        letters, known = _open(client, selection), client.topics()
+    if not _agreed(letters, selection, "replay", dry_run, yes):
+        return
+    with producer(settings.kafka, "dlq") as sender, _counting("replayed") as count:
+        for part in send_back(sender, letters, known, time.time()):
+            count(part)
+
+
+@dlq_app.command("drop")
+def drop_command(
+    ids: IdsArgument = None,
+    topic: TopicOption = None,
+    reason: ReasonOption = None,
+    every: AllOption = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Mark dead letters as done without sending anything.
+
+    They stay readable (dlq list --done) until the topic's retention ends.
+
+    For example:
+
+        weir dlq drop 0-17 0-18
+
+        weir dlq drop --topic device-events --reason "not JSON" --yes
+    """
+    settings, selection = settings_of(config, bootstrap), _selection(ids, topic, reason, every)
+    with consumer(settings.kafka, "dlq") as client:
+        letters = _open(client, selection)
+    if not _agreed(letters, selection, "drop", dry_run, yes):
+        return
+    with producer(settings.kafka, "dlq") as sender, _counting("dropped") as count:
+        for at in range(0, len(letters), _MARKS):
+            count(mark(sender, letters[at : at + _MARKS], "dropped", time.time()))
+
+
+def _selection(ids: list[str] | None, topic: str | None, reason: str | None, every: bool) -> Selection:
+    narrowed = bool(ids or topic or reason)
+    if every == narrowed:
+        raise UsageError("say which letters: give ids, --topic or --reason, or --all alone for every open one")
+    return Selection(frozenset(map(Place.parse, ids or [])), topic, reason)
+
+
+def _open(client: Any, selection: Selection) -> list[Letter]:
+    """The letters meant; raises ``UsageError`` for an id that is no open letter's."""
+    letters = list(read_letters(client, selection))
+    met = {place for letter in letters for place in (letter.place, letter.origin)}
+    absent = sorted(map(str, selection.places - met))
+    if absent:
+        raise UsageError(f"no open dead letter {', '.join(absent)}; see weir dlq list --each --done")
+    return letters
+
+
+def _agreed(letters: list[Letter], selection: Selection, verb: str, dry_run: bool, yes: bool) -> bool:
+    """Show what is meant and ask, unless ids were given one by one."""
+    _list_groups(iter(letters), as_json=False)
+    meant = bool(letters) and not dry_run
+    if meant and (yes or selection.places or _confirmed(f"{verb} {len(letters):,} dead letters?")):
+        return True
+    notes().print(f"nothing done{' (--dry-run)' if dry_run else ''}")
+    return False
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        raise UsageError(f"{question} Nobody there to answer: give --yes") from None
+
+
+@contextmanager
+def _counting(word: str) -> Iterator[Callable[[int], None]]:
+    """Adds up what was done and prints it in the end, also when something went wrong."""
+    done: list[int] = []
+    try:
+        yield done.append
+    finally:
+        notes().print(f"{word} {sum(done):,} dead letters")
+
+
+def _page(letter: Letter) -> str:
+    c = letter.content
+    state = f"{letter.done.action} at {utc(letter.done.at)}" if letter.done is not None else "open"
+    document = parse(c.raw)
+    if document is not None:
+        raw = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+    else:
+        raw = f"not JSON: {printable(c.raw, 4_000)}" if c.raw else "no bytes at all"
+    lines = [
+        f"letter    {letter.place} ({state})",
+        f"from      {letter.origin}",
+        f"key       {printable(c.key) if c.key else 'not known'}",
+        f"refused   {utc(c.failed_at)} UTC",
+        f"reason    {printable(c.reason, 2_000)}",
+        f"record    {len(c.raw):,} bytes",
+        "\n".join(f"  {printable(text, 1_000)}" for text in raw.splitlines()),
+    ]
+    return "\n".join(lines)
+
+
+def _document(letter: Letter) -> dict[str, Any]:
+    c, done = letter.content, letter.done
+    state = "open" if done is None else done.action
+    held: dict[str, Any] = orjson.loads(c.model_dump_json())
+    return {"id": str(letter.place), "origin": str(letter.origin), "state": state, **held}
+
+
+def _short(place: Place) -> str:
+    return f"{place.partition}-{place.offset}"

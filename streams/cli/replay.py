@@ -1,0 +1,185 @@
+"""``weir replay``: files to topics, at a rate, at a multiple of event time, or flat out.
+
+It knows arguments and pace; what the files hold is in ``streams.admin.outgoing``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from threading import Event
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from streams.admin.clients import admin_client, producer
+from streams.admin.delivery import Delivery
+from streams.admin.outgoing import STDIN, LinesSource, Outgoing, OutgoingSource, TableSource
+from streams.admin.pace import Pace, PacePolicy
+from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, settings_of, utc
+from streams.cli.simulate import interruptible
+from streams.errors import UsageError
+from streams.settings import KafkaSettings
+from streams.taskfiles import load_task
+
+_REFRESH = 500
+"""Records between two looks at the progress bar."""
+_SHORT_S = 0.002
+"""A wait that is not worth it: the records between are sent together."""
+
+
+class Stamp(StrEnum):
+    """What the records' own timestamps say."""
+
+    now = "now"
+    event = "event"
+
+
+def replay_command(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Lines of wire format, or with --task any table; - for stdin.", show_default=False),
+    ],
+    topic: Annotated[
+        str | None,
+        typer.Option(
+            "--topic", "-t", help="Topic; else the lines' field 'topic', else the file's name.", show_default=False
+        ),
+    ] = None,
+    task: Annotated[
+        Path | None,
+        typer.Option("--task", help="Task file whose [source] maps the files' columns to events.", show_default=False),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Records a second.", show_default=False)] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(min=0.0001, help="Times event time: 1 is as it was, 60 a minute a second.", show_default=False),
+    ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="With --task: send labels too, label_delay after their events.")
+    ] = True,
+    stamp: Annotated[
+        Stamp,
+        typer.Option(help="Timestamps of the records. With 'event', Kafka deletes what is older than the retention."),
+    ] = Stamp.now,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Send events from files to topics.
+
+    Without --rate or --speed it goes as fast as the brokers acknowledge. Every
+    record goes to the partition of its entity, and counts as sent once all
+    in-sync replicas have it. Sending a file twice is safe: workers drop an
+    event_id that they have seen.
+
+    A file of labels alone holds no time at which they became known: replay the
+    lines of 'weir simulate --out -', where they stand in that order.
+
+    Ctrl-C waits for what is on its way, says how much was sent, and exits
+    with status 130.
+
+    For example:
+
+        weir replay data/user-events.jsonl --speed 60
+
+        weir simulate --out - | weir replay - --rate 500
+
+        weir replay payments.csv --task fraud.toml
+
+        weir replay old.jsonl --topic user-events --bootstrap kafka-1:9092
+    """  # fmt: skip
+    if rate is not None and speed is not None:
+        raise typer.BadParameter("--rate and --speed exclude each other: give one, or neither to go flat out.")
+    settings = settings_of(config, bootstrap)
+    source: OutgoingSource = (
+        LinesSource(files, topic) if task is None else TableSource(load_task(task), files, topic, labels)
+    )
+    known = _topics(settings.kafka, topic)
+    if STDIN not in files and task is None:
+        _warn_of_labels(files)
+    delivery, stopped = _run(settings.kafka, source, known, PacePolicy(rate, speed), stamp is Stamp.event)
+    sent = ", ".join(f"{count:,} to {name}" for name, count in sorted(delivery.acknowledged.items())) or "nothing"
+    notes().print(f"{'Interrupted: ' if stopped else ''}sent {sent}")
+    if source.skipped:
+        notes().print(f"{source.skipped:,} lines left out: they name no topic, or another one than --topic")
+    if stopped:
+        raise typer.Exit(INTERRUPTED)
+    if delivery.too_large:
+        notes().print(f"{delivery.too_large:,} records were refused: larger than the topic's max.message.bytes")
+        raise typer.Exit(1)
+
+
+def _run(
+    settings: KafkaSettings, source: OutgoingSource, known: set[str], policy: PacePolicy, event_time: bool
+) -> tuple[Delivery, bool]:
+    with producer(settings, "replay") as client, interruptible() as stop:
+        delivery = Delivery(client, event_time)
+        with _bar(source.total) as advance:
+            pace = Pace(policy, time.monotonic())
+            for number, record in enumerate(source):
+                if record.topic not in known:
+                    delivery.finish()
+                    raise _no_topic(record.topic, known)
+                if not _wait(pace, number, record, delivery, stop):
+                    break
+                delivery.send(record)
+                advance(number, record)
+            advance(0, None)
+            delivery.finish()
+        return delivery, stop.is_set()
+
+
+def _wait(pace: Pace, number: int, record: Outgoing, delivery: Delivery, stop: Event) -> bool:
+    """Wait until a record is due; whether it should still be sent."""
+    wait_s = pace.wait_s(time.monotonic(), number, record.ts)
+    if wait_s > _SHORT_S:
+        delivery.collect()
+        stop.wait(wait_s)
+    return not stop.is_set()
+
+
+def _topics(settings: KafkaSettings, topic: str | None) -> set[str]:
+    with admin_client(settings) as admin:
+        known = set(admin.list_topics())
+    if topic is not None and topic not in known:
+        raise _no_topic(topic, known)
+    return known
+
+
+def _no_topic(topic: str, known: set[str]) -> UsageError:
+    there = ", ".join(sorted(name for name in known if not name.startswith("__")))
+    return UsageError(f"no topic {topic}; there are: {there or 'none'}. Create Weir's with: weir topics create")
+
+
+def _warn_of_labels(files: list[Path]) -> None:
+    if any(path.name.startswith("labels") for path in files):
+        notes().print(
+            "warning: a file of labels does not say when they became known; they go out at the time they speak of",
+            style="yellow",
+        )
+
+
+class _Advance:
+    """Moves a progress bar now and then."""
+
+    def __init__(self, bar: Progress, total: int | None) -> None:
+        self._bar, self._row = bar, bar.add_task("", total=total)
+        self._units = 0
+
+    def __call__(self, number: int, record: Outgoing | None) -> None:
+        self._units += record.units if record is not None else 0
+        if number % _REFRESH == 0:
+            at = f"event time {utc(record.ts)}" if record is not None and record.ts is not None else ""
+            self._bar.update(self._row, completed=self._units, description=f"{number + 1:,} records  {at}")
+
+
+@contextmanager
+def _bar(total: int | None) -> Iterator[_Advance]:
+    console = notes()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield _Advance(bar, total)

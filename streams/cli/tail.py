@@ -1,0 +1,96 @@
+"""``weir tail``: the records of a topic, one line each, as they come."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from threading import Event
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from streams.admin.clients import consumer
+from streams.admin.reading import Start, follow, read_present
+from streams.admin.records import as_json, filters, line, parse, printable
+from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of, utc
+from streams.cli.simulate import interruptible
+
+
+def tail_command(
+    topic: Annotated[str, typer.Argument(help="The topic.", show_default=False)],
+    start: Annotated[
+        str, typer.Option("--from", "-f", help="earliest, latest, or -N for the last N records and what follows.")
+    ] = "latest",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter", help="Only records with FIELD=VALUE (or key=VALUE); repeat to narrow.", show_default=False
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="Stop after so many.", show_default=False)
+    ] = None,
+    follows: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait for more at the end.")] = True,
+    as_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the whole value.")] = False,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Show the records of a topic, one line each, and follow it until Ctrl-C.
+
+    It joins no consumer group and commits nothing. A line is the time, the
+    partition and offset, the key and the fields that tell most. A filter
+    takes dotted names; a field that is a list matches if any element does.
+
+    For example:
+
+        weir tail alerts
+
+        weir tail predictions --from -20 --filter entity_id=u17
+
+        weir tail user-events --from earliest --no-follow --filter properties.category=games
+
+        weir tail dead-letters --from earliest --no-follow --json | jq .value.reason
+    """  # fmt: skip
+    settings, begin, accepts = settings_of(config, bootstrap), Start.parse(start), filters(where or [])
+    console = Console(highlight=False, soft_wrap=True)
+    shown = 0
+    try:
+        with consumer(settings.kafka, "tail") as client, interruptible() as stop:
+            for record in _records(client, topic, begin, follows, stop):
+                if not accepts(record.key, parse(record.value) if where else None):
+                    continue
+                _show(console, record, as_lines)
+                shown += 1
+                if shown == limit:
+                    return
+            interrupted = stop.is_set()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush goes nowhere
+        raise typer.Exit(0) from None
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _records(client: Any, topic: str, start: Start, follows: bool, stop: Event) -> Iterator[Any]:
+    present = read_present(client, topic, start, stop)
+    if start.back is not None:  # so many of each partition were read: keep the newest of them all
+        present = iter(sorted(present, key=lambda r: r.timestamp)[-start.back :] if start.back else list(present))
+    yield from present
+    if follows:
+        yield from follow(client, stop)
+
+
+def _show(console: Console, record: Any, as_lines: bool) -> None:
+    r, ts = record, record.timestamp / 1000
+    if as_lines:
+        sys.stdout.buffer.write(as_json(r.topic, r.partition, r.offset, ts, r.key, r.value) + b"\n")
+        sys.stdout.buffer.flush()
+        return
+    key = "-" if r.key is None else printable(r.key, 40)
+    text = Text(f"{utc(ts)}  ", style="bright_black")
+    text.append(f"{r.partition}@{r.offset}", style="cyan").append("  ").append(key, style="bold")
+    console.print(text.append("  ").append(line(r.topic, r.value), style="default"))
