@@ -36,7 +36,8 @@ def backtest_command(
     One pass in event time. A row's label is seen only after the delay that the task's [source] declares, and a
     score is always made before its row is learned.
 
-    Examples:
+    For example:
+
         weir backtest fraud.toml --data payments.parquet --scores scores.parquet --report report.json
 
         weir backtest churn.toml --data plays-2025.csv.gz --data plays-2026.csv.gz --scores scores.parquet

@@ -23,7 +23,7 @@ class RejectLimit:
     >>> limit.update(10, 5, "schema")
     >>> limit.update(10, 9, "amount: got -1")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    streams.errors.TooManyRejects: 9 of the last 10 records were rejected, the limit is 50%; the last reason: amount: got -1. ...
+    streams.errors.TooManyRejects: 9 of the last 10 records were rejected, the limit is 50%; ...
     """
 
     def __init__(self, policy: RejectPolicy) -> None:

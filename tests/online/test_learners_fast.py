@@ -229,7 +229,6 @@ def test_a_split_is_the_best_one_and_leaves_are_newton_steps(seed: int, l2: floa
     assert value[0] == pytest.approx((value[leaf] * h).sum() / h.sum())
 
 
-@pytest.mark.slow
 def test_fast_enough_for_the_hot_path() -> None:
     """3 us a row at batch 512 and 100 us an example are the budget; tripled, as test machines are shared."""
     names = tuple(f"f{j}" for j in range(24))
