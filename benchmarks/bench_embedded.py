@@ -1,8 +1,8 @@
 """The whole embedded scoring path, and the window kernel alone, stage by stage.
 
 The work is that of the peers (validate, dedupe, 12 features over 1, 7 and 30 days, score, publish with features,
-learn from 2 % labels), with Weir's state in packed rows, alerts decided and drift watched on top. Beside it runs the same work
-without those two, written the usual way: pydantic, deques, River and orjson, one event at a time.
+learn from 2 % labels), with Weir's state in packed rows, alerts decided and drift watched on top. Beside it runs the
+same work without those two, written the usual way: pydantic, deques, River and orjson, one event at a time.
 
 Time is CPU time of this one-threaded process, so that other load on the machine weighs less; the wall is shown too.
 

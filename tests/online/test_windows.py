@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def engine_of(*entities: Entity, values: dict[str, str] | None = None) -> Featur
 def run(engine: FeatureEngine, rows: list[Row], cuts: list[int]) -> dict[str, list[float]]:
     """Columns of all rows, processed in pieces that end at ``cuts``."""
     edges = sorted({0, len(rows), *(c for c in cuts if c < len(rows))})
-    blocks = [engine.process(batch_of(rows[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    blocks = [engine.process(batch_of(rows[a:b])) for a, b in pairwise(edges)]
     names = [name for name in blocks[0].columns if "." in name]
     return {name: [v for block in blocks for v in _column(block, name)] for name in names}
 

@@ -1,0 +1,331 @@
+"""What replay sends, tail shows and dlq groups, without a broker."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from online.task import TaskSpec
+from online.wire import DeadLetter
+from streams import topics
+from streams.admin.clients import kafka_module, unreachable
+from streams.admin.letters import Done, Letter, Place, Selection, grouped, letter_of
+from streams.admin.outgoing import LinesSource, TableSource, time_of
+from streams.admin.pace import Pace, PacePolicy
+from streams.admin.reading import Start
+from streams.admin.records import Match, as_json, filters, key_of, line, printable
+from streams.errors import UsageError
+from streams.settings import KafkaSettings
+
+DAY = 86_400.0
+T0 = 1_700_000_000.0
+TASK = """
+name = "fraud"
+entity = "user"
+[[entities]]
+name = "user"
+key = "user_id"
+[[entities.aggregates]]
+name = "spent"
+value = "amount"
+ops = ["sum"]
+windows = ["1d"]
+[model]
+kind = "logistic"
+[source]
+time = "when"
+event_id = "id"
+label = "bad"
+label_delay = "1d"
+columns = { user_id = "who", amount = "eur" }
+constants = { type = "purchase" }
+"""
+
+
+def event(number: int, ts: float, user: str = "u1") -> bytes:
+    return b'{"v":1,"event_id":"e%d","type":"view","user_id":"%s","ts":%.1f}' % (number, user.encode(), ts)
+
+
+def write(path: Path, lines: list[bytes]) -> Path:
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+def test_lines_are_sent_as_they_are_in_the_files_order(tmp_path: Path) -> None:
+    lines = [event(1, T0 + 5), b"{broken", event(2, T0), b"\xff\x00", event(3, T0 + 9, "u2")]
+    source = LinesSource([write(tmp_path / "user-events.jsonl", lines)], None)
+    records = list(source)
+    assert [r.value for r in records] == lines
+    assert [r.key for r in records] == [b"u1", None, b"u1", None, b"u2"]
+    assert [r.ts for r in records] == [T0 + 5, T0 + 5, T0 + 5, T0 + 5, T0 + 9]
+    assert {r.topic for r in records} == {topics.USER_EVENTS}
+    assert sum(r.units for r in records) == source.total
+
+
+def test_files_are_merged_by_time_and_each_keeps_its_order(tmp_path: Path) -> None:
+    a = write(tmp_path / "user-events.jsonl", [event(1, T0), event(2, T0 + 10), event(3, T0 + 20)])
+    b = write(tmp_path / "more.jsonl", [event(4, T0 + 5), event(5, T0 + 4), event(6, T0 + 30)])
+    source = LinesSource([a, b], topics.USER_EVENTS)
+    assert [orjson.loads(r.value)["event_id"] for r in source] == ["e1", "e4", "e5", "e2", "e3", "e6"]
+
+
+def test_a_lines_own_topic_routes_it_and_is_taken_out(tmp_path: Path) -> None:
+    label = b'{"v":1,"label_id":"l1","task":"fraud","entity_id":"u1","ts":1700000000.0,"value":1}'
+    named = [b'{"topic":"user-events",' + event(1, T0 + 60)[1:], b'{"topic":"labels",' + label[1:], b"broken"]
+    path = write(tmp_path / "all.jsonl", named)
+    source = LinesSource([path], None)
+    records = list(source)
+    assert [(r.topic, r.key, r.value) for r in records] == [
+        (topics.USER_EVENTS, b"u1", event(1, T0 + 60)),
+        (topics.LABELS, b"u1", label),
+    ]
+    assert records[1].ts == T0 + 60, "a label goes out when it stands in the stream, not at the time it speaks of"
+    assert source.skipped == 1
+    only = LinesSource([path], topics.LABELS)
+    assert [r.topic for r in only] == [topics.LABELS, topics.LABELS]  # the broken line names none: --topic is its topic
+    assert only.skipped == 1
+
+
+def test_a_missing_file_is_said_before_anything_is_sent(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        LinesSource([tmp_path / "none.jsonl"], None)
+
+
+def test_a_table_becomes_events_and_each_label_waits_for_its_delay(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    rows = [
+        ("a", 0.0, "u1", "5", "1"),
+        ("b", 0.5, "u2", "-3", "0"),
+        ("c", 1.2, "", "7", "1"),
+        ("d", 9.0, "u1", "x", ""),
+    ]
+    path.write_text("id,when,who,eur,bad\n" + "".join(f"{i},{T0 + d * DAY},{u},{e},{b}\n" for i, d, u, e, b in rows))
+    source = TableSource(TaskSpec.from_toml(TASK), [path], None, with_labels=True)
+    records = list(source)
+    ids = [(r.topic, orjson.loads(r.value).get("label_id") or orjson.loads(r.value)["event_id"]) for r in records]
+    assert ids == [
+        ("user-events", "a"), ("user-events", "b"), ("labels", "a/label"), ("user-events", "c"),
+        ("labels", "b/label"), ("labels", "c/label"), ("user-events", "d"),
+    ]  # fmt: skip
+    assert orjson.loads(records[0].value) == {
+        "v": 1, "event_id": "a", "type": "purchase", "user_id": "u1", "ts": T0, "amount": 5.0
+    }  # fmt: skip
+    assert orjson.loads(records[2].value)["value"] == 1
+    assert [r.key for r in records] == [b"u1", b"u2", b"u1", None, b"u2", b"*", b"u1"]
+    assert [r.ts for r in records] == sorted(r.ts for r in records if r.ts is not None)
+    assert source.total == sum(r.units for r in records) == 4
+    assert {r.topic for r in TableSource(TaskSpec.from_toml(TASK), [path], None, with_labels=False)} == {"user-events"}
+
+
+def test_a_task_without_a_source_cannot_be_replayed(tmp_path: Path) -> None:
+    task = TaskSpec.from_toml(TASK.split("[source]")[0])
+    with pytest.raises(UsageError, match=r"no \[source\] table"):
+        TableSource(task, [tmp_path / "p.csv"], None, with_labels=True)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
+    )
+)
+def test_any_document_has_a_time_or_none(document: Any) -> None:
+    ts = time_of({"ts": document})
+    assert ts is None or 9e8 < ts < 5e9
+
+
+@given(
+    times=st.lists(st.floats(0, 1e4), min_size=1, max_size=30).map(sorted),
+    speed=st.floats(0.1, 1e3),
+    late=st.floats(0, 50),
+)
+def test_a_replay_at_n_times_event_time_never_runs_ahead_and_catches_up(
+    times: list[float], speed: float, late: float
+) -> None:
+    pace, now = Pace(PacePolicy(speed=speed), now=100.0), 100.0
+    for number, ts in enumerate(times):
+        now += pace.wait_s(now, number, T0 + ts)
+        due = 100.0 + (ts - times[0]) / speed
+        assert now >= due - 1e-6
+        if number == 0:
+            now += late  # the broker was slow once
+    assert now <= 100.0 + late + (times[-1] - times[0]) / speed + 1e-6
+
+
+def test_a_rate_is_kept_over_the_whole_replay_and_flat_out_never_waits() -> None:
+    pace = Pace(PacePolicy(rate=10.0), now=0.0)
+    assert [pace.wait_s(0.0, sent, None) for sent in (0, 10, 25)] == [0.0, 1.0, 2.5]
+    assert pace.wait_s(9.0, 25, None) == 0.0
+    assert Pace(PacePolicy(), now=0.0).wait_s(0.0, 10**6, T0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        ("user_id=u1", True), ("user_id=u2", False), ("key=k1", True), ("key=k2", False), ("amount=5", True),
+        ("amount=5.0", True), ("amount=x", False), ("properties.page=a=b", True), ("features.user.spent_sum_1d=3", True),
+        ("event_ids=e2", True), ("event_ids=e9", False), ("reasons.feature=hour", True), ("degraded=true", True),
+        ("status=null", True), ("absent=", False), ("properties=x", False),
+    ],
+)  # fmt: skip
+def test_a_filter_finds_fields_wherever_they_are(text: str, accepted: bool) -> None:
+    document = {
+        "user_id": "u1", "amount": 5, "properties": {"page": "a=b"}, "features": {"user.spent_sum_1d": 3.0},
+        "event_ids": ["e1", "e2"], "reasons": [{"feature": "hour"}], "degraded": True, "status": None,
+    }  # fmt: skip
+    assert Match.parse(text).accepts(b"k1", document) is accepted
+
+
+def test_filters_narrow_and_a_wrong_one_says_how_to_write_it() -> None:
+    accepts = filters(["a=1", "b=2"])
+    assert accepts(None, {"a": 1, "b": 2})
+    assert not accepts(None, {"a": 1, "b": 3})
+    assert filters([])(None, None)
+    for text in ("user_id", "=3", ""):
+        with pytest.raises(UsageError, match="FIELD=VALUE"):
+            Match.parse(text)
+
+
+@given(st.sampled_from([*topics.ALL, "other"]), st.none() | st.binary(max_size=300))
+def test_any_bytes_are_one_harmless_line_and_valid_json(topic: str, value: bytes | None) -> None:
+    text = line(topic, value)
+    assert "\n" not in text
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text)
+    assert json.loads(as_json(topic, 0, 1, 2.0, value, value))["offset"] == 1
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda c: st.lists(c, max_size=4) | st.dictionaries(st.text(max_size=8), c, max_size=4),
+)
+
+
+@given(st.sampled_from(topics.ALL), st.dictionaries(st.sampled_from(["reasons", "features", "type", "x", "v"]), JSON))
+def test_any_object_is_one_line_and_its_json_holds_it_whole(topic: str, document: dict[str, Any]) -> None:
+    value = json.dumps(document).encode()
+    assert "\n" not in line(topic, value)
+    if not any("\ud800" <= c <= "\udfff" for c in json.dumps(document, ensure_ascii=False)):
+        assert json.loads(as_json(topic, 0, 1, 2.0, b"k", value))["value"] == document
+
+
+def test_lines_start_with_what_tells_most() -> None:
+    alert = b'{"v":1,"alert_id":"a","task":"fraud","entity_id":"u1","status":"open","severity":"high","score":0.91,' \
+            b'"threshold":0.8,"reasons":[{"feature":"hour","text":"at night"}],"event_ids":["e1"]}'  # fmt: skip
+    assert line(topics.ALERTS, alert).startswith("fraud open high score=0.91  ")
+    assert "at night" in line(topics.ALERTS, alert)
+    assert "entity_id" not in line(topics.ALERTS, alert), "it is the key, which has a column of its own"
+    assert printable("x" * 500).endswith("...")
+    assert len(printable("x" * 500)) == 160
+
+
+def test_starts() -> None:
+    assert [Start.parse(t).back for t in ("earliest", "latest", "-1", "-500")] == [None, 0, 1, 500]
+    for text in ("5", "-", "newest", "--5"):
+        with pytest.raises(UsageError, match="earliest, latest, or -N"):
+            Start.parse(text)
+
+
+def letter(offset: int, reason: str, topic: str = topics.USER_EVENTS, done: Done | None = None) -> Letter:
+    content = DeadLetter(topic=topic, partition=2, offset=offset, reason=reason, raw=b"x", failed_at=T0 + offset)
+    return Letter(Place(topics.DEAD_LETTERS, 0, 100 + offset), content, done)
+
+
+def test_letters_group_by_what_their_reasons_have_in_common() -> None:
+    letters = [letter(i, f"amount: input should be less than or equal to 5, got {i * 100}") for i in range(3)]
+    letters += [letter(7, "late: 400 s behind the newest event, allowed 1d"), letter(9, "late: 9.5 s behind the newest event, allowed 1d")]  # fmt: skip
+    letters += [letter(5, "late: 1 s behind the newest event, allowed 1d", topics.DEVICE_EVENTS)]
+    groups = grouped(letters)
+    assert [(g.topic, g.count) for g in groups] == [("user-events", 3), ("user-events", 2), ("device-events", 1)]
+    assert groups[0].kind == "amount: input should be less than or equal to 5"
+    assert groups[1].newest is not None
+    assert groups[1].newest.content.offset == 9
+
+
+def test_a_selection_takes_ids_of_letters_and_of_records_but_only_open_ones() -> None:
+    one, done = letter(4, "not JSON"), letter(5, "Not json at all", done=Done("replayed", T0))
+    for text in ("0-104", "dead-letters-0-104", "user-events-2-4"):
+        assert Selection(places=frozenset({Place.parse(text)})).accepts(one)
+    assert not Selection(places=frozenset({Place.parse("user-events-2-5")})).accepts(one)
+    assert not Selection().accepts(done)
+    assert Selection(done=True, reason="JSON").accepts(done)
+    assert not Selection(topic=topics.LABELS).accepts(one)
+    assert not Selection(reason="amount").accepts(one)
+
+
+@pytest.mark.parametrize("text", ["", "17", "user-events", "user-events-3", "0-x", "-1-2-"])
+def test_what_is_no_id_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no id"):
+        Place.parse(text)
+
+
+@given(st.binary(max_size=50))
+def test_whatever_lies_in_the_topic_is_a_letter(value: bytes) -> None:
+    found = letter_of(value, Place(topics.DEAD_LETTERS, 0, 3), T0)
+    assert found.raw == value
+    assert "not a dead letter" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("topic", "document", "key"),
+    [
+        (topics.USER_EVENTS, {"user_id": "u1", "device_id": "d1"}, b"u1"),
+        (topics.DEVICE_EVENTS, {"device_id": "d1"}, b"d1"),
+        (topics.LABELS, {"entity_id": "ü"}, "ü".encode()),
+        (topics.PREDICTIONS, {"entity_id": "x"}, b"x"),
+        (topics.EXAMPLES, {"task": "fraud"}, b"fraud"),
+        (topics.USER_EVENTS, {"user_id": ""}, None),
+        (topics.USER_EVENTS, ["u1"], None),
+        ("other", {"user_id": "u1"}, None),
+    ],
+)
+def test_keys_are_the_entity_that_owns_the_partition(topic: str, document: Any, key: bytes | None) -> None:
+    assert key_of(topic, document) == key
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        ([], "no answer"),
+        (["Connection failed: KafkaConnectionError: 111 ECONNREFUSED"], "Nothing listens there"),
+        (["Connection failed: KafkaConnectionError: DNS Resolution failure"], "host name is not known"),
+        (["Broker version identified as 4.3", "Connection lost: KafkaConnectionError: socket disconnected"], "refused user 'weir'"),
+        (["Connection failed: KafkaConnectionError: Handshake failed: [SSL: CERTIFICATE_VERIFY_FAILED] x"], "ca_file"),
+        (["Connection failed: KafkaConnectionError: Handshake failed: [SSL: EOF] x"], "does not speak TLS"),
+    ],
+)  # fmt: skip
+def test_an_unreachable_broker_is_explained(seen: list[str], words: str) -> None:
+    settings = KafkaSettings.model_validate(
+        {
+            "bootstrap": "kafka-1:9092",
+            "security_protocol": "SASL_SSL",
+            "username": "weir",
+            "password": "hush",
+            "timeout_s": 4,
+        }
+    )
+    message = unreachable(settings, seen)
+    assert message.startswith("no broker reachable at kafka-1:9092 within 4 s: ")
+    assert words in message
+    assert "hush" not in message
+
+
+def test_a_missing_package_says_how_to_get_it() -> None:
+    with pytest.raises(UsageError, match=r"pip install 'weir\[kafka\]'"):
+        kafka_module("kafka_that_is_not_installed")
+
+
+def test_grouping_many_letters_is_quick() -> None:
+    letters = [letter(i, f"amount: got {i}") for i in range(20_000)]
+    started = time.perf_counter()
+    assert grouped(letters)[0].count == 20_000
+    assert time.perf_counter() - started < 5.0

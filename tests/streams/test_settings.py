@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
+
+from streams import topics
+from streams.errors import UsageError
+from streams.settings import KafkaSettings, RedisSettings, SecretUrl, Settings, load_settings
+
+SASL = {"security_protocol": "SASL_SSL", "username": "weir", "password": "hush-hush"}
+
+
+def load(tmp_path: Path, text: str, **environ: str) -> Settings:
+    path = tmp_path / "weir.toml"
+    path.write_text(text)
+    return load_settings(path, environ)
+
+
+def refusal(tmp_path: Path, text: str, **environ: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, text, **environ)
+    return str(caught.value)
+
+
+def test_without_a_file_everything_is_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(environ={})
+    assert settings == Settings()
+    assert settings.kafka.bootstrap == ("localhost:9092",)
+    assert settings.redis.client_options() == {"url": "redis://localhost:6379/0"}
+
+
+def test_a_file_here_is_read_one_that_is_named_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weir.toml").write_text('[kafka]\nbootstrap = "here:1"')
+    (tmp_path / "other.toml").write_text('[kafka]\nbootstrap = ["a:1", "b:2"]')
+    assert load_settings(environ={}).kafka.bootstrap == ("here:1",)
+    assert load_settings(environ={"WEIR_CONFIG": "other.toml"}).kafka.bootstrap == ("a:1", "b:2")
+    assert load_settings(Path("weir.toml"), {"WEIR_CONFIG": "other.toml"}).kafka.bootstrap == ("here:1",)
+    for path, environ in ((Path("none.toml"), {}), (None, {"WEIR_CONFIG": "none.toml"})):
+        with pytest.raises(UsageError, match=r"no such settings file: none\.toml"):
+            load_settings(path, environ)
+
+
+def test_the_environment_wins_over_the_file_and_the_command_line_over_both(tmp_path: Path) -> None:
+    text = '[kafka]\nbootstrap = "file:1"\ntimeout_s = 3\n[topics]\npartitions = 4'
+    settings = load(tmp_path, text, WEIR_KAFKA__BOOTSTRAP="one:1, two:2", WEIR_TOPICS__PARTITIONS="12")
+    assert settings.kafka.bootstrap == ("one:1", "two:2")
+    assert (settings.kafka.timeout_s, settings.topics.partitions) == (3.0, 12)
+    path, environ = tmp_path / "weir.toml", {"WEIR_KAFKA__BOOTSTRAP": "one:1"}
+    assert load_settings(path, environ, bootstrap="line:1").kafka.bootstrap == ("line:1",)
+
+
+def test_a_variable_reaches_a_topic_whose_name_has_a_dash(tmp_path: Path) -> None:
+    settings = load(tmp_path, "", WEIR_TOPICS__OVERRIDE__USER_EVENTS__RETENTION="forever")
+    assert settings.topics.override[topics.USER_EVENTS].retention == "forever"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[kafka]\nbootstrp = "a:1"', ["'kafka.bootstrp'", "did you mean 'bootstrap'"]),
+        ('[kafak]\nbootstrap = "a:1"', ["'kafak'", "did you mean 'kafka'"]),
+        ("[topics.override.alerts]\npartition = 3", ["topics.override.alerts.partition", "'partitions'"]),
+        ("[topics.override.alert]\npartitions = 3", ["'alert'", "did you mean 'alerts'"]),
+        ("[kafka]\nzzz = 1", ["kafka.zzz", "known are", "bootstrap"]),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, text: str, words: list[str]) -> None:
+    message = refusal(tmp_path, text)
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("WEIR_KAFKA_BOOTSTRAP", "WEIR_KAFKA__BOOTSTRAP"),
+        ("WEIR_KAFKA__BOOTSTRP", "WEIR_KAFKA__BOOTSTRAP"),
+        ("WEIR_KAFAK__BOOTSTRAP", "WEIR_KAFKA"),
+    ],
+)
+def test_an_unknown_variable_names_the_nearest_known_one(tmp_path: Path, name: str, meant: str) -> None:
+    message = refusal(tmp_path, "", **{name: "a:1"})
+    assert name in message
+    assert f"did you mean {meant}" in message
+
+
+def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
+    assert load(tmp_path, "", WEIR_SHARED="/x", OTHER="y", WEIR_TESTS_SEED="1") == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[kafka]\nbootstrap = "kafka"', ["'kafka'", "HOST:PORT"]),
+        ('[kafka]\nbootstrap = "kafka:0"', ["HOST:PORT"]),
+        ('[kafka]\nbootstrap = "kafka:70000"', ["HOST:PORT"]),
+        ("[kafka]\nbootstrap = []", ["names no broker"]),
+        ('[kafka]\nsecurity_protocol = "SASL"', ["'SASL_SSL'", "got 'SASL'"]),
+        ('[kafka]\nsecurity_protocol = "SASL_SSL"', ["needs username and password"]),
+        ('[kafka]\nusername = "u"', ["not sent with security_protocol = PLAINTEXT"]),
+        ('[kafka]\nca_file = "ca.pem"', ["not used with security_protocol = PLAINTEXT"]),
+        ('[kafka]\nsecurity_protocol = "SSL"\ncert_file = "c.pem"', ["cert_file and key_file belong together"]),
+        ("[kafka]\ntimeout_s = 0", ["timeout_s", "greater than 0"]),
+        ("[topics]\npartitions = 0", ["topics.partitions", "got 0"]),
+        ('[topics.override.alerts]\nretention = "7 parsecs"', ["retention", "'7 parsecs' is not a duration"]),
+        ('[redis]\nurl = "http://h"', ["give redis://HOST:PORT/DB"]),
+        ('[redis]\nusername = "u"', ["needs a password"]),
+        ('[redis]\nca_file = "ca.pem"', ["write rediss://"]),
+        ("kafka = 3", ["kafka"]),
+        ("[kafka", ["not TOML"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_limit(tmp_path: Path, text: str, words: list[str]) -> None:
+    message = refusal(tmp_path, text)
+    assert all(word in message for word in words), message
+    assert str(tmp_path / "weir.toml") in message
+
+
+def test_a_value_where_a_table_belongs_is_no_crash(tmp_path: Path) -> None:
+    assert "'kafka' is a value" in refusal(tmp_path, "kafka = 3", WEIR_KAFKA__BOOTSTRAP="a:1")
+    assert "WEIR_KAFKA__BOOTSTRAP__X" in refusal(tmp_path, '[kafka]\nbootstrap="a:1"', WEIR_KAFKA__BOOTSTRAP__X="a:1")
+
+
+@pytest.mark.parametrize(
+    ("text", "environ"),
+    [
+        ('[kafka]\nusername = "u"\npassword = "hush-hush"', {}),
+        ("[kafka]\npassword = 77777777", {}),
+        ("", {"WEIR_KAFKA__PASSWORD": "hush-hush"}),
+        ('[redis]\nurl = "redis://u:hush-hush@h:1"\npassword = "hush-hush"', {}),
+        ('[redis]\nurl = "ftp://u:hush-hush@h:1/0"', {}),
+        ('[redis]\nurl = "redis://u:hush-hush@h:1"\nca_file = "x"', {}),
+        ('[kafka]\nbootstrap = "u:hush-hush@kafka:9092"', {}),
+    ],
+)
+def test_no_error_shows_a_secret(tmp_path: Path, text: str, environ: dict[str, str]) -> None:
+    message = refusal(tmp_path, text, **environ)
+    assert "hush" not in message
+    assert "77777777" not in message
+
+
+def test_settings_never_show_secrets(tmp_path: Path) -> None:
+    text = (
+        '[kafka]\nsecurity_protocol = "SASL_SSL"\nusername = "weir"\npassword = "hush-1"\n'
+        '[redis]\nurl = "rediss://cache:hush-2@redis:6379/0?password=hush-3"'
+    )
+    settings = load(tmp_path, text)
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
+        assert "hush" not in shown
+    assert "rediss://cache:***@redis:6379/0" in repr(settings)
+    assert settings.kafka.password == SecretStr("hush-1")
+
+
+@given(
+    st.text(st.characters(exclude_characters="@", codec="utf-8"), min_size=1, max_size=20).map(lambda t: f"{t}~hush")
+)
+def test_no_password_in_a_url_is_shown_whatever_is_in_it(password: str) -> None:
+    shown = str(SecretUrl(f"redis://user:{password}@host:6379/0"))
+    assert "hush" not in shown
+    assert shown == "redis://user:***@host:6379/0"
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(Settings().kafka, "client_id", "x")  # noqa: B010 - mypy would see the assignment
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_sasl_options_are_those_of_both_clients(mechanism: Any) -> None:
+    kafka = KafkaSettings.model_validate({**SASL, "sasl_mechanism": mechanism, "client_id": "w"})
+    options = kafka.client_options("tail")
+    context = options.pop("ssl_context")
+    assert isinstance(context, ssl.SSLContext)
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert options == {
+        "bootstrap_servers": ["localhost:9092"],
+        "client_id": "w-tail",
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": mechanism,
+        "sasl_plain_username": "weir",
+        "sasl_plain_password": "hush-hush",
+    }
+
+
+def test_plaintext_options_hold_no_security() -> None:
+    assert set(KafkaSettings().client_options("x")) == {"bootstrap_servers", "client_id", "security_protocol"}
+
+
+def test_certificates_are_read_when_a_client_is_made(tmp_path: Path) -> None:
+    kafka = KafkaSettings(security_protocol="SSL", ca_file=tmp_path / "ca.pem")
+    with pytest.raises(UsageError, match=r"ca_file = .*ca\.pem.*no such file"):
+        kafka.client_options("x")
+    (tmp_path / "ca.pem").write_text("no certificate")
+    with pytest.raises(UsageError, match="not usable for TLS"):
+        kafka.client_options("x")
+
+
+def test_redis_options_carry_the_acl_user_and_tls(tmp_path: Path) -> None:
+    plain = RedisSettings(username="weir", password=SecretStr("hush"))
+    assert plain.client_options() == {"url": "redis://localhost:6379/0", "username": "weir", "password": "hush"}
+    assert RedisSettings(url=SecretUrl("unix:///run/redis.sock")).tls is False
+    (tmp_path / "ca.pem").write_text("no certificate")
+    secure = RedisSettings(url=SecretUrl("rediss://h:1/0"), ca_file=tmp_path / "ca.pem")
+    with pytest.raises(UsageError, match="not usable for TLS"):
+        secure.client_options()
+    assert RedisSettings(url=SecretUrl("rediss://h:1/0")).client_options() == {"url": "rediss://h:1/0"}
