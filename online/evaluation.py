@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from online.batch import ExampleBatch, FloatVector
-from online.metrics import CumulativeMetrics, FadingMetrics, MetricPoint, MetricSeries, RollingMetrics
+from online.metrics import CumulativeMetrics, FadingMetrics, MetricPoint, MetricSeries, RollingMetrics, ScoredRows
 from online.task import MetricSpec
 
 _NO_ALERT = 2.0
@@ -28,8 +28,9 @@ class Evaluation:
             return
         finite = np.minimum(thresholds, _NO_ALERT)
         e = examples
+        rows = ScoredRows.checked(e.ts, e.score, e.y, e.weight, finite, e.correction)
         for metrics in (self._cumulative, self._fading, self._series):
-            metrics.update(e.ts, e.score, e.y, e.weight, finite, e.correction, e.event_id)
+            metrics.add(rows, e.event_id)
 
     def get(self) -> dict[str, dict[str, float]]:
         """``{"cumulative": ..., "rolling": ..., "fading": ...}``; an undefined metric is absent."""

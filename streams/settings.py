@@ -35,7 +35,7 @@ from streams.settings_errors import check_keys, explain
 
 DEFAULT_FILE: Final = "weir.toml"
 PREFIX: Final = "WEIR_"
-_USER_INFO = re.compile(r"(?<=://)([^:/@]*):.*@")
+_USER_INFO = re.compile(r"(?<=://)([^:/@]*):.*@", re.DOTALL)
 _ADDRESS = re.compile(r"(?:[^\s:/@]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
 _IN_QUERY = re.compile(r"(?<=[?&]password=)[^&]*")
 
@@ -60,9 +60,11 @@ def _addresses(found: tuple[str, ...]) -> tuple[str, ...]:
     if not found:
         raise ValueError("names no broker; give HOST:PORT, several with commas between them")
     for address in found:
+        if "@" in address:
+            raise ValueError("holds a user name; give HOST:PORT, and set username and password beside it")
         match = _ADDRESS.fullmatch(address)
         if match is None or not 0 < int(match[1]) < 65_536:
-            raise ValueError(f"{_USER_INFO.sub('', address)!r} is not HOST:PORT, such as kafka-1:9092")
+            raise ValueError(f"{address!r} is not HOST:PORT, such as kafka-1:9092")
     return found
 
 

@@ -65,7 +65,7 @@ def explain(exc: ValidationError, document: Mapping[str, Any]) -> str:
         path = [str(part) for part in error["loc"] if not str(part).startswith(("function-", "literal["))]
         message = error["msg"].removeprefix("Value error, ")
         given = _at(document, path)
-        secret = any(_SECRET.search(part) for part in path)
+        secret = any(_SECRET.search(part) for part in path) or "@" in str(given)
         shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) and not secret else ""
         lines.append(f"{'.'.join(path) or '(top)'}: {message[:1].lower()}{message[1:]}{shown}")
     return "; ".join(dict.fromkeys(lines))

@@ -87,10 +87,13 @@ class FeatureEngine:
                     self._prefix + _anomaly_table(p), 8 * detector.state_width, schema_of(detector), ttl[p.entity]
                 )
         self._keys = {layout.name: layout.key for layout in plan.layouts}
+        self._expressions = dict(plan.values)
         self._first_column: list[int] = []
+        self._names: list[list[str]] = []
         self._made: list[tuple[str, str | None]] = []
         for p in plan.passes:
             self._first_column.append(len(self._made))
+            self._names.append([name for name, _ in self._outputs(p)])
             self._made += self._outputs(p)
         self._schedule = self._schedule_values()
         self._choose(inputs, raw, indicators)
@@ -162,27 +165,39 @@ class FeatureEngine:
             layout.name: _Loaded(self.store, self._prefix + layout.name, _keys_of(batch, layout.key))
             for layout in self.plan.layouts
         }
-        expressions = dict(self.plan.values)
-        for name in self._schedule[0]:
-            columns[name] = np.broadcast_to(expressions[name](columns), (n,))
-        for k, p in enumerate(self.plan.passes):
-            first = self._first_column[k]
-            block = made[:, first : first + len(self._outputs(p))]
-            if isinstance(p, WindowPass):
-                # Labels bring their own values and masks; those of events are not used, nor computable this early.
-                values = np.zeros((len(p.values), n)) if p.fed_by == kernel.LABEL else _value_matrix(p, columns, n)
-                loaded[p.entity].run(p, batch.ts, modes, values, np.zeros(n), np.ones(n), block)
-            else:
-                self._run_detector(p, columns, batch.ts, modes, loaded[p.entity], block)
-            for j, (name, _) in enumerate(self._outputs(p)):
-                columns[name] = block[:, j]
-            for name in self._schedule[k + 1]:
-                columns[name] = np.broadcast_to(expressions[name](columns), (n,))
+        with np.errstate(all="ignore"):  # what is undefined becomes NaN, that is missing
+            self._run_passes(batch.ts, modes, columns, loaded, made)
+            masks = self._label_masks(columns, n)
         if n:
             now = float(batch.ts.max())
             for state in loaded.values():
                 state.save(now)
-        return FeatureBlock(self._matrix(columns, made, n), self._label_masks(columns, n), columns)
+        return FeatureBlock(self._matrix(columns, made, n), masks, columns)
+
+    def _run_passes(
+        self, ts: FloatVector, modes: Modes, columns: _Columns, loaded: Mapping[str, _Loaded], made: FloatMatrix
+    ) -> None:
+        """Every pass in order, and after each the derived values that it makes computable."""
+        n = len(ts)
+        nothing, one = np.zeros(n), np.ones(n)
+        self._derive(0, columns, n)
+        for k, p in enumerate(self.plan.passes):
+            first, names = self._first_column[k], self._names[k]
+            block = made[:, first : first + len(names)]
+            if isinstance(p, WindowPass):
+                # Labels bring their own values and masks; those of events are not used, nor computable this early.
+                values = np.zeros((len(p.values), n)) if p.fed_by == kernel.LABEL else _value_matrix(p, columns, n)
+                loaded[p.entity].run(p, ts, modes, values, nothing, one, block)
+            else:
+                self._run_detector(p, columns, ts, modes, loaded[p.entity], block)
+            for j, name in enumerate(names):
+                columns[name] = block[:, j]
+            self._derive(k + 1, columns, n)
+
+    def _derive(self, stage: int, columns: _Columns, n: int) -> None:
+        for name in self._schedule[stage]:
+            value = self._expressions[name].evaluate(columns)
+            columns[name] = value if value.ndim else np.full(n, value)
 
     def label(
         self,
@@ -216,7 +231,7 @@ class FeatureEngine:
     def _label_masks(self, columns: _Columns, n: int) -> FloatMatrix:
         masks = np.empty((n, len(self.plan.label_masks)))
         for k, expression in enumerate(self.plan.label_masks):
-            masks[:, k] = expression(columns)
+            masks[:, k] = expression.evaluate(columns)
         return masks
 
     def _matrix(self, columns: _Columns, made: FloatMatrix, n: int) -> FloatMatrix:
@@ -236,7 +251,7 @@ class FeatureEngine:
     def _run_detector(
         self, p: AnomalyPass, columns: _Columns, ts: FloatVector, modes: Modes, loaded: _Loaded, out: FloatMatrix
     ) -> None:
-        values = np.where(modes == kernel.EVENT, p.value(columns), np.nan)
+        values = np.where(modes == kernel.EVENT, p.value.evaluate(columns), np.nan)
         known = np.flatnonzero(loaded.slots >= 0)
         table = self._prefix + _anomaly_table(p)
         rows = self.store.load(table, loaded.keys)
@@ -259,7 +274,7 @@ def _keys_of(batch: EventBatch, key: str) -> Sequence[str | None]:
 def _value_matrix(p: WindowPass, columns: _Columns, n: int) -> FloatMatrix:
     values = np.empty((len(p.values), n))
     for k, expression in enumerate(p.values):
-        values[k] = expression(columns)
+        values[k] = expression.evaluate(columns)
     return values
 
 

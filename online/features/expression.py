@@ -99,10 +99,12 @@ class Expression:
     def __call__(self, columns: Mapping[str, Column]) -> FloatVector:
         """Evaluate on columns of n rows, ``(n,) float64``; what is undefined (0 / 0, log of -1) is NaN."""
         with np.errstate(all="ignore"):
-            out = np.asarray(self._evaluate(columns), dtype=np.float64)
-        if np.isinf(out).any():
-            out = np.where(np.isinf(out), np.nan, out)
-        return out
+            return self.evaluate(columns)
+
+    def evaluate(self, columns: Mapping[str, Column]) -> FloatVector:
+        """The same for a caller that has set ``np.errstate`` for many expressions at once."""
+        out = np.asarray(self._evaluate(columns), dtype=np.float64)
+        return np.where(np.isinf(out), np.nan, out) if np.isinf(out).any() else out
 
 
 def _name(node: ast.expr) -> str | None:

@@ -1,13 +1,13 @@
-"""What every metric shares: the rows it is fed, the port it implements, and how sums become numbers.
+"""What every metric shares: the rows it is fed, what every metric offers, and how sums become numbers.
 
 Rows come in the order in which their labels became known, never earlier: whoever calls ``update`` owns the label delay.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -86,7 +86,9 @@ class ScoredRows:
 
 def _column(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatVector:
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim == 0 or array.shape == shape:
+    if array.shape == shape:
+        return np.ascontiguousarray(array)
+    if array.ndim == 0:
         return np.ascontiguousarray(np.broadcast_to(array, shape))
     raise ValueError(f"{name} has shape {array.shape}, score has {shape}; pass one value a row or a scalar")
 
@@ -119,8 +121,8 @@ class Reliability:
         return float(np.average(np.abs(self.predicted - self.observed), weights=self.weight))
 
 
-class Metrics(Protocol):
-    """Metrics over a stream of scores and late labels; the result does not depend on how rows are cut into calls."""
+class RowSink(ABC):
+    """Takes scores with late labels; the result does not depend on how rows are cut into calls."""
 
     def update(
         self,
@@ -146,19 +148,27 @@ class Metrics(Protocol):
         event_id : n names, optional. With them a correction finds the weight and the age of the row it replaces;
             without them it is taken to have the correction's own weight, and no age.
         """
-        ...
+        self.add(ScoredRows.checked(ts, score, y, weight, threshold, correction), event_id)
 
+    @abstractmethod
+    def add(self, rows: ScoredRows, event_id: Sequence[str] | None = None) -> None:
+        """Add checked rows; what ``update`` does, for a caller that feeds several metrics and checks once."""
+
+
+class Metrics(RowSink):
+    """Metrics over a stream of scores and late labels."""
+
+    @abstractmethod
     def get(self) -> dict[str, float]:
         """The metrics by name; one that is undefined yet (no positives, one class only, ...) is absent, never NaN."""
-        ...
 
+    @abstractmethod
     def snapshot(self) -> bytes:
         """The whole state; ``restore`` of it on an object built alike continues bit-identically."""
-        ...
 
+    @abstractmethod
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``ValueError`` when it is of another kind."""
-        ...
 
 
 def ratios(n: int, sums: FloatVector, bins: NDArray[np.float64]) -> dict[str, float]:

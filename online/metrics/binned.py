@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from online.metrics import base
 from online.metrics.arrays import pack, unpack
-from online.metrics.base import FloatVector, Reliability, ScoredRows, ratios
+from online.metrics.base import FloatVector, Metrics, Reliability, ScoredRows, ratios
 from online.metrics.ledger import Ledger
 from online.metrics.ranking import rank_groups
 
@@ -102,7 +102,7 @@ def _fold(
         clock[_LAST_Y] = label
 
 
-class _BinnedMetrics:
+class _BinnedMetrics(Metrics):
     """The shared fold; a factor of 1 never forgets."""
 
     def __init__(self, kind: str, factor: float, memory: int) -> None:
@@ -118,18 +118,8 @@ class _BinnedMetrics:
         self._reliability = np.zeros((base.RELIABILITY_BINS, 3))
         self._ledger = Ledger(memory)
 
-    def update(
-        self,
-        ts: ArrayLike,
-        score: ArrayLike,
-        y: ArrayLike,
-        weight: ArrayLike = 1.0,
-        threshold: ArrayLike = 0.5,
-        correction: ArrayLike = False,
-        event_id: Sequence[str] | None = None,
-    ) -> None:
-        """Add rows in the order in which their labels became known; see ``Metrics.update``."""
-        rows = ScoredRows.checked(ts, score, y, weight, threshold, correction)
+    def add(self, rows: ScoredRows, event_id: Sequence[str] | None = None) -> None:
+        """Add checked rows in the order in which their labels became known; see ``Metrics.update``."""
         taken, age = self._replaced(rows, event_id)
         _fold(
             rows.score,

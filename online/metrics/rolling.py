@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from online.metrics import base
 from online.metrics.arrays import pack, unpack
-from online.metrics.base import FloatVector, Reliability, ScoredRows, ratios
+from online.metrics.base import FloatVector, Metrics, Reliability, ScoredRows, ratios
 from online.metrics.ledger import Ledger
 from online.metrics.ranking import rank_rows
 
@@ -19,7 +19,7 @@ _TINY = float(np.finfo(np.float64).eps)
 _TS, _SCORE, _Y, _WEIGHT, _THRESHOLD, _SAME = range(6)
 
 
-class RollingMetrics:
+class RollingMetrics(Metrics):
     """Metrics over a window; rank metrics are exact, by sorting the window when asked.
 
     Parameters
@@ -57,18 +57,8 @@ class RollingMetrics:
         self._ring = np.zeros((rows, 6))
         self._ledger = Ledger(rows)
 
-    def update(
-        self,
-        ts: ArrayLike,
-        score: ArrayLike,
-        y: ArrayLike,
-        weight: ArrayLike = 1.0,
-        threshold: ArrayLike = 0.5,
-        correction: ArrayLike = False,
-        event_id: Sequence[str] | None = None,
-    ) -> None:
-        """Add rows in the order in which their labels became known; see ``Metrics.update``."""
-        rows = ScoredRows.checked(ts, score, y, weight, threshold, correction)
+    def add(self, rows: ScoredRows, event_id: Sequence[str] | None = None) -> None:
+        """Add checked rows in the order in which their labels became known; see ``Metrics.update``."""
         if event_id is not None and len(event_id) != len(rows):
             raise ValueError(f"event_id has {len(event_id)} names for {len(rows)} rows; pass one a row or None")
         done = 0

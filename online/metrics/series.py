@@ -7,10 +7,9 @@ from typing import TypedDict
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike
 
 from online.errors import StateError
-from online.metrics.base import Metrics, ScoredRows
+from online.metrics.base import Metrics, RowSink, ScoredRows
 
 
 class MetricPoint(TypedDict):
@@ -31,7 +30,7 @@ class _State(msgspec.Struct):
     n: int
 
 
-class MetricSeries:
+class MetricSeries(RowSink):
     """Feeds ``metrics`` and notes their values every ``every_s`` seconds of event time.
 
     Time is the newest event time among the rows fed, so an old row that is labelled late belongs to the interval in
@@ -65,18 +64,8 @@ class MetricSeries:
         self._interval: int | None = None
         self._n = 0
 
-    def update(
-        self,
-        ts: ArrayLike,
-        score: ArrayLike,
-        y: ArrayLike,
-        weight: ArrayLike = 1.0,
-        threshold: ArrayLike = 0.5,
-        correction: ArrayLike = False,
-        event_id: Sequence[str] | None = None,
-    ) -> None:
-        """Add rows as ``Metrics.update`` takes them, closing each interval that event time has left."""
-        rows = ScoredRows.checked(ts, score, y, weight, threshold, correction)
+    def add(self, rows: ScoredRows, event_id: Sequence[str] | None = None) -> None:
+        """Add checked rows, closing each interval that event time has left."""
         if len(rows) == 0:
             return
         interval = np.floor(np.maximum.accumulate(rows.ts) / self.every_s).astype(np.int64)
@@ -87,7 +76,7 @@ class MetricSeries:
             self._enter(int(interval[start]))
             part = rows[start:end]
             names = event_id[start:end] if event_id is not None else None
-            self.metrics.update(part.ts, part.score, part.y, part.weight, part.threshold, part.correction, names)
+            self.metrics.add(part, names)
             self._n += end - start
 
     def _enter(self, interval: int) -> None:

@@ -41,6 +41,7 @@ _COUNTED: Final = frozenset({"features", "reasons", "event_ids"})
 _HIDDEN: Final = frozenset({"v", "ts", "raw", "key"})
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 TEXT_CHARS: Final = 160
+LINE_CHARS: Final = 2_000
 
 
 def parse(value: bytes | None) -> Any:
@@ -78,7 +79,7 @@ def line(topic: str, value: bytes | None) -> str:
     hidden = {*first, *_HIDDEN, KEY_FIELD.get(topic, "")}
     rest = [name for name in document if name not in hidden and document[name] is not None]
     parts = [" ".join(_shown(name, document[name]) for name in names) for names in (first, rest)]
-    return "  ".join(part for part in parts if part)
+    return printable("  ".join(part for part in parts if part), LINE_CHARS)
 
 
 def _shown(name: str, value: Any) -> str:
@@ -97,7 +98,8 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _count(name: str, value: dict[str, Any] | list[Any]) -> str:
-    first = value[0].get("text") if name == "reasons" and value and isinstance(value, list) else None
+    head = value[0] if name == "reasons" and isinstance(value, list) and value else None
+    first = head.get("text") if isinstance(head, dict) else None
     return f"[{printable(first)}, ...]" if isinstance(first, str) else f"<{len(value)}>"
 
 

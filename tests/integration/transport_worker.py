@@ -67,9 +67,24 @@ def main() -> None:
     parser.add_argument("--instance-id")
     parser.add_argument("--delay-s", type=float, default=0.0)
     parser.add_argument("--max-batch", type=int, default=500)
+    parser.add_argument("--loglevel", default="WARNING")
     args = parser.parse_args()
     say(start=args.group)
-    faust.Worker(build(args), loglevel="WARNING", redirect_stdouts=False).execute_from_commandline()
+    import threading, sys
+    app = build(args)
+    def dump():
+        while True:
+            time.sleep(8)
+            c=app.consumer
+            f=c._thread._consumer._fetcher
+            print("DUMP wanted",c.wanted,"flow",c.flow_active,"lanes",c.offsets._lanes,"records",{k:(type(v).__name__,v._partition_records and v._partition_records.next_fetch_offset) for k,v in f._records.items()},"inflight",f._in_flight, "active",c._active_partitions, "flowctl",app.flow_control.is_active(), flush=True)
+            print({tp: f._subscriptions.subscription.assignment.state_value(tp).position for tp in f._subscriptions.subscription.assignment.tps}, flush=True)
+            for t in asyncio.all_tasks(app.loop): t.print_stack(file=sys.stdout)
+            sys.stdout.flush()
+    threading.Thread(target=dump,daemon=True).start()
+    faust.Worker(
+        app, loglevel='INFO', redirect_stdouts=False, quiet=True
+    ).execute_from_commandline()
 
 
 if __name__ == "__main__":

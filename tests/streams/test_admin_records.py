@@ -152,10 +152,10 @@ def test_a_replay_at_n_times_event_time_never_runs_ahead_and_catches_up(
     for number, ts in enumerate(times):
         now += pace.wait_s(now, number, T0 + ts)
         due = 100.0 + (ts - times[0]) / speed
-        assert now >= due - 1e-6
+        assert now >= due - 1e-4
         if number == 0:
             now += late  # the broker was slow once
-    assert now <= 100.0 + late + (times[-1] - times[0]) / speed + 1e-6
+    assert now <= 100.0 + late + (times[-1] - times[0]) / speed + 1e-4
 
 
 def test_a_rate_is_kept_over_the_whole_replay_and_flat_out_never_waits() -> None:
@@ -168,8 +168,9 @@ def test_a_rate_is_kept_over_the_whole_replay_and_flat_out_never_waits() -> None
 @pytest.mark.parametrize(
     ("text", "accepted"),
     [
-        ("user_id=u1", True), ("user_id=u2", False), ("key=k1", True), ("key=k2", False), ("amount=5", True),
-        ("amount=5.0", True), ("amount=x", False), ("properties.page=a=b", True), ("features.user.spent_sum_1d=3", True),
+        ("user_id=u1", True), ("user_id=u2", False), ("key=k1", True), ("key=k2", False),
+        ("amount=5", True), ("amount=5.0", True), ("amount=x", False),
+        ("properties.page=a=b", True), ("features.user.spent_sum_1d=3", True),
         ("event_ids=e2", True), ("event_ids=e9", False), ("reasons.feature=hour", True), ("degraded=true", True),
         ("status=null", True), ("absent=", False), ("properties=x", False),
     ],
@@ -242,7 +243,7 @@ def letter(offset: int, reason: str, topic: str = topics.USER_EVENTS, done: Done
 
 def test_letters_group_by_what_their_reasons_have_in_common() -> None:
     letters = [letter(i, f"amount: input should be less than or equal to 5, got {i * 100}") for i in range(3)]
-    letters += [letter(7, "late: 400 s behind the newest event, allowed 1d"), letter(9, "late: 9.5 s behind the newest event, allowed 1d")]  # fmt: skip
+    letters += [letter(i, f"late: {wait} s behind the newest event, allowed 1d") for i, wait in ((7, 400), (9, 9.5))]
     letters += [letter(5, "late: 1 s behind the newest event, allowed 1d", topics.DEVICE_EVENTS)]
     groups = grouped(letters)
     assert [(g.topic, g.count) for g in groups] == [("user-events", 3), ("user-events", 2), ("device-events", 1)]
@@ -298,7 +299,7 @@ def test_keys_are_the_entity_that_owns_the_partition(topic: str, document: Any, 
         ([], "no answer"),
         (["Connection failed: KafkaConnectionError: 111 ECONNREFUSED"], "Nothing listens there"),
         (["Connection failed: KafkaConnectionError: DNS Resolution failure"], "host name is not known"),
-        (["Broker version identified as 4.3", "Connection lost: KafkaConnectionError: socket disconnected"], "refused user 'weir'"),
+        (["Broker version identified as 4.3", "Connection lost: socket disconnected"], "refused user 'weir'"),
         (["Connection failed: KafkaConnectionError: Handshake failed: [SSL: CERTIFICATE_VERIFY_FAILED] x"], "ca_file"),
         (["Connection failed: KafkaConnectionError: Handshake failed: [SSL: EOF] x"], "does not speak TLS"),
     ],
