@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Final
@@ -64,12 +64,14 @@ def producer(settings: KafkaSettings, role: str) -> Iterator[Any]:
 @contextmanager
 def _client(kind: str, settings: KafkaSettings, role: str, **options: Any) -> Iterator[Any]:
     kafka, errors = kafka_module(), kafka_module("kafka.errors")
+    networks: list[Any] = []
+    options |= settings.client_options(role) | {"bootstrap_timeout_ms": _ms(settings), "kafka_client": _keep(networks)}
     with _kafka_log() as seen:
         try:
-            client = getattr(kafka, kind)(
-                **settings.client_options(role), bootstrap_timeout_ms=_ms(settings), **options
-            )
+            client = getattr(kafka, kind)(**options)
         except errors.KafkaError as exc:
+            for network in networks:  # a constructor that fails leaves its sockets and thread behind
+                network.close()
             raise BrokerError(unreachable(settings, seen)) from exc
     try:
         yield client
@@ -77,6 +79,16 @@ def _client(kind: str, settings: KafkaSettings, role: str, **options: Any) -> It
         raise BrokerError(refused(settings, exc)) from exc
     finally:
         client.close()
+
+
+def _keep(networks: list[Any]) -> Callable[..., Any]:
+    """Makes kafka-python's network client as it would itself, and remembers it."""
+
+    def make(**options: Any) -> Any:
+        networks.append(kafka_module("kafka.net.compat").KafkaNetClient(**options))
+        return networks[-1]
+
+    return make
 
 
 def unreachable(settings: KafkaSettings, seen: Sequence[str]) -> str:

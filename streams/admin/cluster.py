@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from streams.admin.clients import kafka_module
 from streams.admin.specs import ActualTopic, Difference, TopicSpec
 from streams.errors import BrokerError
 
+DEFAULT_RECORD_BYTES: Final = 1_048_588
+_LIMIT: Final = "max.message.bytes"
 _ALREADY_EXISTS = 36
 _NO_TOPIC = 3
 
@@ -75,6 +77,21 @@ def _actual(found: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) 
         leaderless=tuple(sorted(p["partition_index"] for p in partitions if p["leader_id"] < 0)),
         short=tuple(sorted(p["partition_index"] for p in partitions if len(p["isr_nodes"]) < len(p["replica_nodes"]))),
     )
+
+
+def read_limits(admin: Any) -> dict[str, int]:
+    """Bytes that a record of each topic may have at most; Kafka's default where we may not ask."""
+    kinds, errors = kafka_module("kafka.admin"), kafka_module("kafka.errors")
+    names = [name for name in admin.list_topics() if not name.startswith("__")]
+    limits = dict.fromkeys(names, DEFAULT_RECORD_BYTES)
+    if not names:
+        return limits
+    resources = [kinds.ConfigResource(kinds.ConfigResourceType.TOPIC, name, {_LIMIT: None}) for name in names]
+    try:
+        found = admin.describe_configs(resources, config_filter="all").get("topic", {})
+    except errors.AuthorizationError:
+        return limits
+    return limits | {name: int(held[_LIMIT]["value"]) for name, held in found.items() if _LIMIT in held}
 
 
 def create_topics(admin: Any, specs: Sequence[TopicSpec], dry_run: bool = False) -> dict[str, bool]:

@@ -26,6 +26,7 @@ Action = Literal["replayed", "dropped"]
 REPLAYED_FROM: Final = "weir-replayed-from"
 """Header of a record that was sent again: the id of its dead letter."""
 _CHUNK: Final = 500
+_HEADER_BELOW: Final = 512 * 1024
 _PLACE = re.compile(r"(?:(.+)-)?(\d+)-(\d+)")
 _GOT = re.compile(r",? \(?got .*$", re.DOTALL)
 _SECONDS = re.compile(r"\b\d+(?:\.\d+)? s\b")
@@ -213,7 +214,8 @@ def _send(producer: Any, letter: Letter) -> Any:
     """The same bytes under the same key; where no key is known, to the partition they were in."""
     held = letter.content
     key = held.key or key_of(held.topic, parse(held.raw))
-    headers = [(REPLAYED_FROM, str(letter.place).encode())]
+    # A record that just fitted its topic would not fit with the header.
+    headers = [(REPLAYED_FROM, str(letter.place).encode())] if len(held.raw) < _HEADER_BELOW else None
     partition = held.partition if key is None and held.partition in producer.partitions_for(held.topic) else None
     return producer.send(held.topic, value=held.raw, key=key, partition=partition, headers=headers)
 

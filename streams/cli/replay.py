@@ -6,7 +6,7 @@ It knows arguments and pace; what the files hold is in ``streams.admin.outgoing`
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +17,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from streams.admin.clients import admin_client, producer
+from streams.admin.cluster import read_limits
 from streams.admin.delivery import Delivery
 from streams.admin.outgoing import STDIN, LinesSource, Outgoing, OutgoingSource, TableSource
 from streams.admin.pace import Pace, PacePolicy
@@ -98,10 +99,10 @@ def replay_command(
     source: OutgoingSource = (
         LinesSource(files, topic) if task is None else TableSource(load_task(task), files, topic, labels)
     )
-    known = _topics(settings.kafka, topic)
+    limits = _limits(settings.kafka, topic)
     if STDIN not in files and task is None:
         _warn_of_labels(files)
-    delivery, stopped = _run(settings.kafka, source, known, PacePolicy(rate, speed), stamp is Stamp.event)
+    delivery, stopped = _run(settings.kafka, source, limits, PacePolicy(rate, speed), stamp is Stamp.event)
     sent = ", ".join(f"{count:,} to {name}" for name, count in sorted(delivery.acknowledged.items())) or "nothing"
     notes().print(f"{'Interrupted: ' if stopped else ''}sent {sent}")
     if source.skipped:
@@ -109,21 +110,21 @@ def replay_command(
     if stopped:
         raise typer.Exit(INTERRUPTED)
     if delivery.too_large:
-        notes().print(f"{delivery.too_large:,} records were refused: larger than the topic's max.message.bytes")
+        notes().print(f"{delivery.too_large:,} records left out: larger than their topic's max.message.bytes")
         raise typer.Exit(1)
 
 
 def _run(
-    settings: KafkaSettings, source: OutgoingSource, known: set[str], policy: PacePolicy, event_time: bool
+    settings: KafkaSettings, source: OutgoingSource, limits: dict[str, int], policy: PacePolicy, event_time: bool
 ) -> tuple[Delivery, bool]:
     with producer(settings, "replay") as client, interruptible() as stop:
-        delivery = Delivery(client, event_time)
+        delivery = Delivery(client, limits, event_time)
         with _bar(source.total) as advance:
             pace = Pace(policy, time.monotonic())
             for number, record in enumerate(source):
-                if record.topic not in known:
+                if record.topic not in limits:
                     delivery.finish()
-                    raise _no_topic(record.topic, known)
+                    raise _no_topic(record.topic, limits)
                 if not _wait(pace, number, record, delivery, stop):
                     break
                 delivery.send(record)
@@ -142,17 +143,18 @@ def _wait(pace: Pace, number: int, record: Outgoing, delivery: Delivery, stop: E
     return not stop.is_set()
 
 
-def _topics(settings: KafkaSettings, topic: str | None) -> set[str]:
+def _limits(settings: KafkaSettings, topic: str | None) -> dict[str, int]:
+    """The topics that exist, with the bytes a record may have."""
     with admin_client(settings) as admin:
-        known = set(admin.list_topics())
-    if topic is not None and topic not in known:
-        raise _no_topic(topic, known)
-    return known
+        limits = read_limits(admin)
+    if topic is not None and topic not in limits:
+        raise _no_topic(topic, limits)
+    return limits
 
 
-def _no_topic(topic: str, known: set[str]) -> UsageError:
-    there = ", ".join(sorted(name for name in known if not name.startswith("__")))
-    return UsageError(f"no topic {topic}; there are: {there or 'none'}. Create Weir's with: weir topics create")
+def _no_topic(topic: str, known: Collection[str]) -> UsageError:
+    there = ", ".join(sorted(known)) or "none"
+    return UsageError(f"no topic {topic}; there are: {there}. Create Weir's with: weir topics create")
 
 
 def _warn_of_labels(files: list[Path]) -> None:

@@ -4,7 +4,7 @@ from streams.transport.app import BatchApp
 from streams.transport.batch import FetchedBatch
 from streams.transport.completed import CompletedOffsets, Partition, Ticket
 from streams.transport.consumer import BatchConsumer
-from streams.transport.errors import DeliveryError, RecordTooLarge
+from streams.transport.errors import DeliveryError, RecordsDeleted, RecordTooLarge
 from streams.transport.producer import BatchProducer
 from streams.transport.settings import TransportSettings
 
@@ -17,6 +17,7 @@ __all__ = [
     "FetchedBatch",
     "Partition",
     "RecordTooLarge",
+    "RecordsDeleted",
     "Ticket",
     "TransportSettings",
 ]

@@ -29,7 +29,7 @@ class Ticket(NamedTuple):
 @dataclass(slots=True)
 class _Batch:
     next_offset: int
-    started: bool = False
+    taken: bool = False
     completed: bool = False
 
 
@@ -93,12 +93,12 @@ class CompletedOffsets:
         lane = self._lanes.get(ticket.partition)
         return lane.batches.get(ticket.base_offset) if lane is not None and lane.epoch == ticket.epoch else None
 
-    def start(self, ticket: Ticket) -> bool:
+    def take(self, ticket: Ticket) -> bool:
         """Someone works on the batch now; ``False`` when its partition was revoked: leave it alone."""
         batch = self._find(ticket)
         if batch is None:
             return False
-        batch.started = True
+        batch.taken = True
         return True
 
     def complete(self, ticket: Ticket) -> bool:
@@ -135,10 +135,10 @@ class CompletedOffsets:
         return len(lane.batches) if lane is not None else 0
 
     def working(self) -> list[Ticket]:
-        """Batches that someone started and did not complete."""
+        """Batches that someone took and did not complete."""
         return [
             Ticket(partition, base, batch.next_offset, lane.epoch)
             for partition, lane in self._lanes.items()
             for base, batch in lane.batches.items()
-            if batch.started and not batch.completed
+            if batch.taken and not batch.completed
         ]

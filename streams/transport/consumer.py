@@ -51,7 +51,7 @@ class BatchConsumer(Consumer):
                     await self.wait(self.can_resume_flow)  # type: ignore[arg-type] # mode's Event is asyncio's
                     continue
                 revocations = self.revocations
-                for drained in await self._thread.drain(timeout_s=1.0):
+                for drained in await self._thread.drain(1.0, revocations):
                     # After a revocation reading starts again at the committed offset: these records come again.
                     if self.revocations == revocations and self.flow_active:
                         await self._deliver(drained)
@@ -84,7 +84,7 @@ class BatchConsumer(Consumer):
 
     def take(self, batch: FetchedBatch) -> bool:
         """An agent takes the batch; ``False`` when its partition was revoked meanwhile: skip it."""
-        return self.offsets.start(batch.ticket)
+        return self.offsets.take(batch.ticket)
 
     def complete(self, batch: FetchedBatch) -> bool:
         """The batch's outputs are acknowledged and its state is stored: a commit may pass it.

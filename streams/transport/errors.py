@@ -2,6 +2,7 @@
 
 ShellError (streams.errors)
 ├── DeliveryError      the broker did not take records: stop the worker; it repeats the batch after its restart
+├── RecordsDeleted     decide: go on behind the gap (`when_deleted`), or restore the records
 └── RecordTooLarge     dead-letter the record, or raise the limit; nothing of the call was sent
 """
 
@@ -23,3 +24,7 @@ class RecordTooLarge(ShellError):  # noqa: N818 - named for what happened, as in
     def __init__(self, message: str, index: int) -> None:
         super().__init__(message)
         self.index = index
+
+
+class RecordsDeleted(ShellError):  # noqa: N818 - named for what happened, as in streams.errors
+    """Kafka deleted records (retention) before this group had processed them."""

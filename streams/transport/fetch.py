@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.consumer.fetcher import FetchError, FetchResult
+from aiokafka.consumer.fetcher import FetchError, FetchResult, OffsetResetStrategy
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import ConsumerStoppedError, KafkaError
+from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, credentials_to_aiokafka_auth, server_list
 
 from streams.log import Record
+from streams.transport.errors import RecordsDeleted
 from streams.transport.leave import leave_static_member
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             bootstrap_servers=server_list(transport.url, transport.default_port),
             partition_assignment_strategy=[self._assignor],
             enable_auto_commit=False,
-            auto_offset_reset=s.start_at,
+            # aiokafka would treat "no offset yet" and "records are gone" alike, and skip in silence: see _resolve.
+            auto_offset_reset="none",
             max_partition_fetch_bytes=s.max_partition_fetch_bytes,
             fetch_max_wait_ms=s.fetch_wait_ms,
             request_timeout_ms=int(s.request_timeout_s * 1000),
@@ -110,18 +112,22 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             **credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
 
-    async def drain(self, timeout_s: float) -> list[Drained]:
-        """A batch of each partition that has records and room; waits for the first of them."""
-        drained: list[Drained] = await self.call_thread(self._drain_when_ready, timeout_s)
+    async def drain(self, timeout_s: float, revocations: int) -> list[Drained]:
+        """A batch of each partition that has records and room; waits for the first of them.
+
+        Drains nothing once the consumer has seen more than ``revocations``.
+        """
+        drained: list[Drained] = await self.call_thread(self._drain_when_ready, timeout_s, revocations)
         return drained
 
-    async def _drain_when_ready(self, timeout_s: float) -> list[Drained]:
+    async def _drain_when_ready(self, timeout_s: float, revocations: int) -> list[Drained]:
         consumer, wake = self._ensure_consumer(), self._wake
         fetcher, loop = consumer._fetcher, asyncio.get_running_loop()
         assert wake is not None
         deadline = loop.time() + timeout_s
         with fetcher._subscriptions.fetch_context():
-            while self.consumer.flow_active:
+            # What is drained for an earlier assignment is dropped, so it must not move the position of this one.
+            while self.consumer.flow_active and self.consumer.revocations == revocations:
                 if consumer._closed or fetcher._closed:
                     raise ConsumerStoppedError
                 # Waiting for the new assignment here, as aiokafka does, would hold up the rebalance that makes it.
@@ -150,9 +156,9 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             result = fetcher._records[tp]
             if type(result) is FetchError:
                 self._fetched(fetcher, tp)
-                if not drained:
-                    result.check_raise()
                 # The next fetch meets the same error again; what was drained must not be lost to it.
+                if not drained:
+                    self._resolve(fetcher, tp, result)
                 continue
             assert type(result) is FetchResult
             try:
@@ -166,6 +172,25 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             if taken is not None:
                 drained.append(taken)
         return drained
+
+    def _resolve(self, fetcher: Any, tp: Any, failed: Any) -> None:
+        """Choose where to read a partition without a usable offset; raises every other error."""
+        settings, start = self.consumer.settings, self.consumer.settings.start_at
+        try:
+            failed.check_raise()
+        except NoOffsetForPartitionError:
+            log.info("%s-%d: the group has no offset yet, so it starts at the %s", tp.topic, tp.partition, start)
+        except OffsetOutOfRangeError as error:
+            gone = f"{tp.topic}-{tp.partition}: offset {error.args[0].get(tp)} is not in Kafka any more"
+            if settings.when_deleted == "stop":
+                raise RecordsDeleted(
+                    f"{gone}: retention deleted records before group {settings.group!r} processed them. Restore them, "
+                    "or set when_deleted='skip' to go on with the first that is left; and give the topic more retention"
+                ) from error
+            start = "earliest"
+            log.error("%s: going on with the first record that is left", gone)
+        state = fetcher._subscriptions.subscription.assignment.state_value(tp)
+        state.await_reset(OffsetResetStrategy.from_str(start))
 
     @staticmethod
     def _fetched(fetcher: Any, tp: Any) -> None:

@@ -84,7 +84,8 @@ class BatchProducer:
         """Send records; returns when they are queued, with a future that ends when all in-sync replicas have them.
 
         Records of one partition keep their order, within a call and from call to call. A record's partition is that
-        of its key under Kafka's default partitioner; ``b""`` is a key like others.
+        of its key under Kafka's default partitioner; ``b""`` is a key like others. ``ts`` becomes the record's
+        timestamp, by which the broker's retention deletes: give the time of sending, not of an event long ago.
 
         Raises
         ------

@@ -26,6 +26,9 @@ class TransportSettings(BaseModel):
     """Leave the group on a graceful stop also as a static member; turn off for rolling restarts within the timeout."""
     start_at: str = Field("earliest", pattern="^(earliest|latest)$")
     """Where a group without committed offsets starts."""
+    when_deleted: str = Field("stop", pattern="^(stop|skip)$")
+    """What to do when Kafka deleted records that the group had not processed: they are lost, so stop and say so, or
+    skip to the first that is left."""
 
     session_timeout_s: float = Field(6.0, gt=0)
     heartbeat_s: float = Field(1.0, gt=0)

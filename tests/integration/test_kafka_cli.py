@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +149,15 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         stop(directory)
 
 
+@pytest.fixture
+def failing_links() -> Iterator[None]:
+    """Lets go of the sockets that kafka-python forgets when a connection is refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
 def event(number: int, ts: float = T0, user: str = "u1", **more: Any) -> bytes:
     fields = {"v": 1, "event_id": f"e{number}", "type": "purchase", "user_id": user, "ts": ts, "amount": 5.0}
     return orjson.dumps(fields | more)
@@ -205,7 +216,7 @@ def test_describe_shows_offsets_and_the_lag_of_groups(weir: Weir) -> None:
     ends = {p: sum(partition == p for partition, _ in sent) for p in (0, 1)}
     client = KafkaConsumer(bootstrap_servers=list(weir.settings.bootstrap), group_id="slow", enable_auto_commit=False)
     client.assign([TopicPartition(topic, 0)])
-    client.commit({TopicPartition(topic, 0): OffsetAndMetadata(3, "", None)})
+    client.commit({TopicPartition(topic, 0): OffsetAndMetadata(3, "", -1)})
     client.close()
     found = orjson.loads(weir("topics", "describe", topic, "--json").out)
     assert {p["partition"]: p["end"] for p in found["partitions"]} == ends
@@ -292,7 +303,7 @@ def test_a_record_over_the_limit_is_counted_and_the_rest_arrives(weir: Weir, tmp
     topic = weir.make("large", 1)
     values = [b"1", b'"' + b"x" * 1_500_000 + b'"', b"2", b'"' + b"y" * 3_000_000 + b'"', b"3"]
     done = weir("replay", lines_of(tmp_path / "a.jsonl", values), "--topic", topic)
-    assert (done.status, "2 records were refused" in done.err) == (1, True), done.err
+    assert (done.status, "2 records left out" in done.err) == (1, True), done.err
     assert [r.value for r in weir.read(topic)] == [b"1", b"2", b"3"]
 
 
@@ -329,9 +340,7 @@ def test_tail_shows_the_last_records_of_all_partitions_and_filters(weir: Weir) -
     )
     assert len(weir("tail", topic, "--from", "earliest", "--no-follow", "-n", "3").out.splitlines()) == 3
     shown = weir("tail", topic, "--from", "earliest", "--no-follow", "--filter", "event_id=e9").out
-    assert re.fullmatch(
-        r"\d{4}-\d\d-\d\d [\d:]{8}  [0-2]@\d+  u9  .*amount=5 .*event_id=e9 .*properties\.page=b\n", shown
-    )
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d [\d:]{8}  [0-2]@\d+  u9  event_id=e9 purchase .*properties\.page=b\n", shown)
 
 
 def test_tail_follows_until_ctrl_c(weir: Weir) -> None:
@@ -503,6 +512,7 @@ def test_everything_works_over_sasl_and_tls(secure: tuple[str, Path], tmp_path: 
     assert weir("dlq", "list", *config).status == 0
 
 
+@pytest.mark.usefixtures("failing_links")
 def test_links_that_fail_say_why_and_show_no_password(secure: tuple[str, Path], tmp_path: Path) -> None:
     bootstrap, home = secure
     weir, path = Weir(KafkaSettings(), {}), tmp_path / "weir.toml"
@@ -530,6 +540,7 @@ def test_a_user_without_rights_is_told_which_principal_needs_them(secure: tuple[
     assert (hidden.status, "no topic user-events that you may read" in hidden.err) == (2, True)
 
 
+@pytest.mark.usefixtures("failing_links")
 def test_a_broker_that_is_not_there_is_named_with_what_to_check(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     weir = Weir(KafkaSettings(), {"WEIR_KAFKA__BOOTSTRAP": address, "WEIR_KAFKA__TIMEOUT_S": "0.5"})

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient
 from kafka.partitioner.default import murmur2
 
 from streams.log import Record
@@ -54,6 +55,10 @@ class Worker:
     def said(self) -> list[dict[str, Any]]:
         lines = [line for line in self._log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
         return [said for said in map(json.loads, lines) if said["pid"] == self.process.pid]
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
 
     def batches(self) -> list[dict[str, Any]]:
         return [said for said in self.said if "batch" in said]
@@ -166,7 +171,9 @@ def produce(broker: Broker, topic: str, records: Sequence[Record], **settings: A
 
 
 def some(n: int, start: int = 0) -> list[Record]:
-    return [Record(b"k%d" % (i % 997), b"v%d" % i, 1.7e9 + i) for i in range(start, start + n)]
+    # Retention goes by the records' timestamps: old ones would be deleted while the test runs.
+    now = time.time()
+    return [Record(b"k%d" % (i % 997), b"v%d" % i, now + i / 1000) for i in range(start, start + n)]
 
 
 class Load:
@@ -284,12 +291,37 @@ def test_an_agent_that_raises_stops_the_worker_before_its_record(
     produce(kafka, source, some(1_000))
     worker = start_worker(source, target)
     wait_copied(kafka, source, target, worker)
-    produce(kafka, source, [Record(b"k", b"poison", 1.7e9)])
+    produce(kafka, source, [Record(b"k", b"poison", time.time())])
     produce(kafka, source, some(100))
     assert worker.process.wait(20) != 0
     assert committed(kafka, source)[0] <= 1_000
     again = start_worker(source, target)
     assert again.process.wait(20) != 0, "the record must come again"
+
+
+def delete_before(broker: Broker, topic: str, offsets: dict[int, int]) -> None:
+    """Delete records as retention would."""
+    admin = KafkaAdminClient(bootstrap_servers=broker.address)
+    admin.delete_records({TopicPartition(topic, p): offset for p, offset in offsets.items()})
+    admin.close()
+
+
+def test_records_deleted_before_they_were_processed_stop_the_worker(
+    kafka: Broker, new_topic: NewTopic, start_worker: Callable[..., Worker]
+) -> None:
+    source, target = new_topic(1), new_topic(1)
+    produce(kafka, source, some(1_000))
+    worker = start_worker(source, target)
+    wait_copied(kafka, source, target, worker)
+    assert worker.end() == 0
+    produce(kafka, source, some(1_000))
+    delete_before(kafka, source, {0: 1_500})
+    worker = start_worker(source, target)
+    assert worker.process.wait(20) != 0
+    assert "offset 1000 is not in Kafka any more" in worker.log
+    skips = start_worker(source, target, "--when-deleted", "skip")
+    wait_copied(kafka, source, target, skips)
+    assert copied(read(kafka, target)) == {0: [*range(1_000), *range(1_500, 2_000)]}
 
 
 # -- rebalances --------------------------------------------------------------------------------------------------------
@@ -426,11 +458,11 @@ def test_a_broker_that_goes_away_for_seconds(
 
 def test_batches_are_in_order_and_where_kafkas_partitioner_puts_them(kafka: Broker, new_topic: NewTopic) -> None:
     topic = new_topic(7)
-    records = [*some(5_000), Record(b"", b"no key", 1.7e9), Record("ключ".encode(), b"", 1.7e9)]
+    records = [*some(5_000), Record(b"", b"no key", time.time()), Record("ключ".encode(), b"", time.time())]
     produce(kafka, topic, records, produce_batch_bytes=2_048)  # many batches a partition
     expected = defaultdict(list)
     for r in records:
-        expected[(murmur2(r.key) & 0x7FFFFFFF) % 7].append((r.key, r.value, round(r.ts * 1000)))
+        expected[(murmur2(r.key) & 0x7FFFFFFF) % 7].append((r.key, r.value, int(r.ts * 1000)))
     got = defaultdict(list)
     for r in read(kafka, topic):
         got[r.partition].append((r.key, r.value, r.timestamp))
@@ -462,10 +494,10 @@ def test_a_record_that_is_too_large_is_the_callers_and_harms_nothing(kafka: Brok
         producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests"))
         await producer.start()
         with pytest.raises(RecordTooLarge, match=r"record 1 for topic .* at most 1048500 fit") as caught:
-            await producer.send(topic, [Record(b"a", b"1", 1e9), Record(b"b", bytes(1_048_500), 1e9)])
+            await producer.send(topic, [Record(b"a", b"1", time.time()), Record(b"b", bytes(1_048_500), time.time())])
         assert caught.value.index == 1
         # The largest that fits does fit, and the producer still works.
-        await producer.send_and_wait(topic, [Record(b"b", bytes(1_048_499), 1e9)])
+        await producer.send_and_wait(topic, [Record(b"b", bytes(1_048_499), time.time())])
         await producer.stop()
 
     asyncio.run(run())

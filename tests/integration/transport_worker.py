@@ -38,6 +38,7 @@ def build(args: argparse.Namespace) -> BatchApp:
         instance_id=args.instance_id,
         max_batch=args.max_batch,
         commit_interval_s=0.1,
+        when_deleted=args.when_deleted,
     )
     app = BatchApp(settings, datadir=tempfile.mkdtemp())
 
@@ -56,7 +57,8 @@ def build(args: argparse.Namespace) -> BatchApp:
     async def assigned(_sender: object, *args: Any, **_: object) -> None:
         say(assigned=sorted(partition for _, partition in args[0]))
 
-    app.on_partitions_assigned.connect(assigned)
+    connect: Any = app.on_partitions_assigned.connect
+    connect(assigned)
     return app
 
 
@@ -67,24 +69,11 @@ def main() -> None:
     parser.add_argument("--instance-id")
     parser.add_argument("--delay-s", type=float, default=0.0)
     parser.add_argument("--max-batch", type=int, default=500)
+    parser.add_argument("--when-deleted", default="stop")
     parser.add_argument("--loglevel", default="WARNING")
     args = parser.parse_args()
     say(start=args.group)
-    import threading, sys
-    app = build(args)
-    def dump():
-        while True:
-            time.sleep(8)
-            c=app.consumer
-            f=c._thread._consumer._fetcher
-            print("DUMP wanted",c.wanted,"flow",c.flow_active,"lanes",c.offsets._lanes,"records",{k:(type(v).__name__,v._partition_records and v._partition_records.next_fetch_offset) for k,v in f._records.items()},"inflight",f._in_flight, "active",c._active_partitions, "flowctl",app.flow_control.is_active(), flush=True)
-            print({tp: f._subscriptions.subscription.assignment.state_value(tp).position for tp in f._subscriptions.subscription.assignment.tps}, flush=True)
-            for t in asyncio.all_tasks(app.loop): t.print_stack(file=sys.stdout)
-            sys.stdout.flush()
-    threading.Thread(target=dump,daemon=True).start()
-    faust.Worker(
-        app, loglevel='INFO', redirect_stdouts=False, quiet=True
-    ).execute_from_commandline()
+    faust.Worker(build(args), loglevel=args.loglevel, redirect_stdouts=False, quiet=True).execute_from_commandline()
 
 
 if __name__ == "__main__":
