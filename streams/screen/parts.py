@@ -33,7 +33,7 @@ _HEADING: Final = "bold cyan"
 _QUIET: Final = "bright_black"
 _NARROW: Final = 96
 _ROOMY: Final = 20
-_WIDE: Final = 130
+_WIDE: Final = 152
 _SHORT_SEVERITY: Final[dict[Severity, str]] = {"critical": "CRIT", "high": "HIGH", "medium": "MED", "low": "LOW"}
 
 
