@@ -203,7 +203,6 @@ def main() -> None:
     if args.role:
         app = {"plain": plain_app, "batch": batch_app}[args.role](args.address, args.topic, args.records)
         faust.Worker(app, loglevel="ERROR", redirect_stdouts=False, quiet=True).execute_from_commandline()
-        return
     with tempfile.TemporaryDirectory() as directory:
         broker = find_broker(Path(directory) / "broker")
         broker.start()

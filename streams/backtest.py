@@ -7,56 +7,75 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from online.batch import LabelBatch
+from online.batch import FloatVector, LabelBatch
 from online.decode import Reject
 from online.pipeline import StepOutput, TaskPipeline
 from online.task import SourceSpec, TaskSpec
-from streams.errors import TooManyRejects
+from streams.errors import TooManyRejects, UsageError
 from streams.host.rejects import RejectLimit, RejectPolicy
 from streams.scorefile import ScoreFile
 from streams.sources import FileSource, SourceBatch
 from streams.stores import MemoryFeatureStore
+from streams.wirefiles import WireSource, read_labels
 
 _SHOWN_REJECTS = 20
+_CUTS_A_DELAY = 8
+"""A batch spans at most this part of the label delay, so that on a thin stream labels are not seen much too late."""
 
 
 class _LabelQueue:
-    """Labels of scored rows, held back until their delay has passed."""
+    """Labels held back until they become known."""
 
-    def __init__(self, delay_s: float) -> None:
-        self._delay_s = delay_s
-        self._held: deque[LabelBatch] = deque()
+    def __init__(self) -> None:
+        self._held: deque[tuple[FloatVector, LabelBatch]] = deque()
 
-    def add(self, rows: SourceBatch, key: str) -> None:
-        known = np.flatnonzero(rows.labelled)
-        if rows.label is None or len(known) == 0:
-            return
-        b = rows.batch.take(known)
-        entity = [k or "*" for k in (b.entities[key] if key != "*" else ["*"] * len(b))]
-        ids = [f"{e}/label" for e in b.event_id]
-        self._held.append(LabelBatch(ids, entity, list(b.event_id), b.ts, rows.label[known], np.ones(len(b))))
+    def add(self, known_at: FloatVector, labels: LabelBatch) -> None:
+        """Hold labels back; a label waits for those before it, so ``known_at`` never steps back."""
+        if len(labels):
+            self._held.append((np.maximum.accumulate(known_at), labels))
 
     def due(self, now: float) -> list[LabelBatch]:
-        """Labels whose event is at least the delay older than ``now``."""
+        """Labels that are known at ``now``, in order."""
         out: list[LabelBatch] = []
         while self._held:
-            labels = self._held[0]
-            ripe = int(np.searchsorted(np.maximum.accumulate(labels.ts), now - self._delay_s, side="right"))
+            known_at, labels = self._held[0]
+            ripe = int(np.searchsorted(known_at, now, side="right"))
             if ripe == 0:
                 break
             self._held.popleft()
             out.append(labels.slice(0, ripe))
             if ripe < len(labels):
-                self._held.appendleft(labels.slice(ripe, len(labels)))
+                self._held.appendleft((known_at[ripe:], labels.slice(ripe, len(labels))))
                 break
         return out
+
+
+def _within(batches: Iterator[SourceBatch], span_s: float) -> Iterator[SourceBatch]:
+    """The batches, cut where one spans more event time than ``span_s`` (0 for no limit)."""
+    for rows in batches:
+        ts = np.maximum.accumulate(rows.batch.ts)
+        start = 0
+        while span_s > 0 and len(ts) and ts[-1] - ts[start] > span_s:
+            stop = int(np.searchsorted(ts, ts[start] + span_s, side="right"))
+            yield rows.slice(start, stop)
+            start = stop
+        yield rows.slice(start, None) if start else rows
+
+
+def _row_labels(rows: SourceBatch, key: str) -> LabelBatch:
+    """The labels that rows of a file bring with them."""
+    known = np.flatnonzero(rows.labelled)
+    b = rows.batch.take(known)
+    entity = [k or "*" for k in (b.entities[key] if key != "*" else ["*"] * len(b))]
+    value = rows.label[known] if rows.label is not None else np.zeros(0, dtype=np.bool_)
+    return LabelBatch([f"{e}/label" for e in b.event_id], entity, list(b.event_id), b.ts, value, np.ones(len(b)))
 
 
 @dataclass
@@ -108,15 +127,20 @@ def run_backtest(
     paths: Sequence[Path],
     scores: Path | None,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    labels: Sequence[Path] = (),
+    label_delay_s: float | None = None,
 ) -> BacktestResult:
     """Run ``task`` over ``paths``; scores go to a Parquet file that is complete even when the run is interrupted.
 
     Parameters
     ----------
-    task : with its ``[source]``.
+    task : with a ``[source]`` for files of any layout; without one ``paths`` are JSONL in wire format.
     paths : CSV, CSV.gz, Parquet or JSONL files, merged by event time.
     scores : Parquet file of event_id, entity_id, ts, task, score, model_version.
     progress : called with rows done and rows in all.
+    labels : JSONL dumps of the ``labels`` topic, for labels that are not a column.
+    label_delay_s : how long after the time it speaks of a label becomes known; the source's own when not given.
 
     Raises
     ------
@@ -126,20 +150,31 @@ def run_backtest(
         When most rows do not fit the wire format, which means that the mapping is wrong.
     """
     pipeline = TaskPipeline(task, MemoryFeatureStore())
-    source = FileSource(task, pipeline.columns, paths)
+    kind = WireSource if task.source is None else FileSource
+    source = kind(task, pipeline.columns, paths)
     spec = task.source or SourceSpec()
-    held = _LabelQueue(spec.label_delay)
+    delay_s = spec.label_delay if label_delay_s is None else label_delay_s
+    held = _LabelQueue()
+    if labels:
+        if spec.label is not None:
+            raise UsageError(f"labels come from the column {spec.label!r} and from files: drop one of the two")
+        if label_delay_s is None and task.source is None:
+            raise UsageError("labels become known late: say how late with --label-delay, such as 7d (0s for at once)")
+        from_files = read_labels(task.name, labels, delay_s)
+        held.add(from_files.known_at, from_files.labels)
     result = BacktestResult(task, pipeline)
     limit = RejectLimit(RejectPolicy(share=0.5, window=1_000))
     writer = ScoreFile(scores, task.name) if scores is not None else None
     start = time.perf_counter()
     try:
-        for rows in source.batches(spec.batch_size):
+        for rows in _within(source.batches(spec.batch_size), delay_s / _CUTS_A_DELAY):
             if len(rows.batch):
-                for labels in held.due(float(rows.batch.ts[0])):
-                    _note(pipeline.labels(labels), result, None)
+                for known in held.due(float(rows.batch.ts[0])):
+                    _note(pipeline.labels(known), result, None)
                 _note(pipeline.events(rows.batch), result, writer)
-            held.add(rows, task.key)
+            if rows.label is not None:
+                told = _row_labels(rows, task.key)
+                held.add(told.ts + delay_s, told)
             result.rows += rows.rows
             result.rejected += len(rows.rejects)
             limit.update(rows.rows, len(rows.rejects), rows.rejects[-1].reason if rows.rejects else "")
@@ -149,7 +184,7 @@ def run_backtest(
         if result.rejected and result.rejected == result.rows:
             raise TooManyRejects(
                 f"{result.rejected} of {result.rows} rows were rejected; the first: {result.rejects[0].reason}. "
-                "Correct [source] in the task file"
+                "Correct [source] in the task file, or the records"
             )
         if pipeline.timers is not None:
             _note(pipeline.advance(pipeline.timers.watermark), result, writer)

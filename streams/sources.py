@@ -39,6 +39,13 @@ class SourceBatch:
     rows: int
     """Rows read, bad ones too."""
 
+    def slice(self, start: int, stop: int | None) -> SourceBatch:
+        """Events ``start`` to ``stop``; the rejects stay with the last slice (``stop`` is None)."""
+        part = self.batch.slice(start, len(self.batch) if stop is None else stop)
+        label = None if self.label is None else self.label[start:stop]
+        rejects = self.rejects if stop is None else []
+        return SourceBatch(part, label, self.labelled[start:stop], rejects, len(part) + len(rejects))
+
 
 class FileSource:
     """The rows of one or more files as event batches in event-time order.
@@ -103,12 +110,7 @@ class FileSource:
             whole = self._batch(self._order[start : start + chunk])
             n = len(whole.batch)
             for at in range(0, max(n, 1), size):
-                last = at + size >= n
-                label = None if whole.label is None else whole.label[at : at + size]
-                part = whole.batch.slice(at, at + size)
-                rows = len(part) + (len(whole.rejects) if last else 0)
-                known = whole.labelled[at : at + size]
-                yield SourceBatch(part, label, known, whole.rejects if last else [], rows)
+                yield whole.slice(at, None if at + size >= n else at + size)
 
     def wire_rows(self, size: int) -> Iterator[tuple[list[dict[str, Any]], list[bool | None]]]:
         """The rows as wire records in the same order, ``size`` at a time and not judged, each with its label if any."""

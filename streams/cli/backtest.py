@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from online.durations import parse_duration
 from streams.backtest import BacktestResult, run_backtest
 from streams.errors import UsageError
 from streams.taskfiles import load_task
@@ -27,6 +28,14 @@ def backtest_command(
     scores: Annotated[
         Path | None, typer.Option("--scores", help="Write every score to this Parquet file.", show_default=False)
     ] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option("--labels", help="Labels in wire format (JSONL), when they are not a column.", show_default=False),
+    ] = None,
+    label_delay: Annotated[
+        str | None,
+        typer.Option(help="How late a label becomes known, such as 7d; the task's own when left out."),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write metrics over time to this JSON file.", show_default=False)
     ] = None,
@@ -34,17 +43,18 @@ def backtest_command(
     """Replay files through a task: features, scores, late labels, learning, alerts.
 
     One pass in event time. A row's label is seen only after the delay that the task's [source] declares, and a
-    score is always made before its row is learned.
+    score is always made before its row is learned. A task without [source] reads JSONL in wire format, such as
+    `weir simulate` writes.
 
     For example:
 
         weir backtest fraud.toml --data payments.parquet --scores scores.parquet --report report.json
 
         weir backtest churn.toml --data plays-2025.csv.gz --data plays-2026.csv.gz --scores scores.parquet
+
+        weir backtest fraud.toml --data user-events.jsonl --labels labels.jsonl --label-delay 4d
     """
     spec = load_task(task)
-    if spec.source is None:
-        raise UsageError(f"{task}: no [source] table; it maps file columns to wire fields, see docs/TASKS.md")
     for target in (scores, report):
         if target is not None and not target.parent.is_dir():
             raise UsageError(f"{target}: the folder {target.parent} does not exist; create it first")
@@ -55,7 +65,14 @@ def backtest_command(
     try:
         with bar:
             row = bar.add_task(spec.name, total=None)
-            result = run_backtest(spec, data, scores, lambda done, total: bar.update(row, completed=done, total=total))
+            result = run_backtest(
+                spec,
+                data,
+                scores,
+                lambda done, total: bar.update(row, completed=done, total=total),
+                labels=labels or (),
+                label_delay_s=_delay(label_delay),
+            )
     except KeyboardInterrupt:
         console.print("stopped; the scores so far are " + (f"in {scores}" if scores else "not kept"))
         raise typer.Exit(130) from None
@@ -70,6 +87,13 @@ def backtest_command(
         )
     for reject in result.rejects[:5]:
         console.print(f"rejected row {reject.index}: {reject.reason}", markup=False)
+
+
+def _delay(text: str | None) -> float | None:
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as exc:
+        raise UsageError(f"--label-delay: {exc}") from exc
 
 
 def _summary(result: BacktestResult) -> Table:

@@ -174,7 +174,7 @@ class BatchConsumer(Consumer):
     def on_buffer_drop(self, tp: TP) -> None:
         """See `on_buffer_full`."""
 
-    def verify_event_path(self, now: float, tp: TP) -> None:
+    async def verify_all_partitions_active(self) -> None:
         """Faust's livelock messages look at its acknowledgements, which are not in use."""
 
     def _refresh_wanted(self) -> None:

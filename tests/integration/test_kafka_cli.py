@@ -523,9 +523,11 @@ def test_links_that_fail_say_why_and_show_no_password(secure: tuple[str, Path], 
         ({"security_protocol": "PLAINTEXT", "username": "", "password": "", "ca_file": ""}, "it may want TLS or SASL"),
     ]
     for changes, words in wrong:
-        found = weir("topics", "check", "--config", config_of(path, bootstrap, home, "admin", timeout_s="2", **changes))
+        found = weir(
+            "topics", "check", "--config", config_of(path, bootstrap, home, "admin", timeout_s="1.5", **changes)
+        )
         assert found.status == 2
-        assert f"no broker reachable at {bootstrap} within 2 s" in found.err
+        assert f"no broker reachable at {bootstrap} within 1.5 s" in found.err
         assert words in found.err
         assert "hush" not in found.err
 

@@ -53,8 +53,9 @@ class Worker:
 
     @property
     def said(self) -> list[dict[str, Any]]:
-        lines = [line for line in self._log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
-        return [said for said in map(json.loads, lines) if said["pid"] == self.process.pid]
+        # Faust's spinner writes its escapes into the same line.
+        lines = [line[line.index("{") :] for line in self.log.splitlines() if '{"t": ' in line and line.endswith("}")]
+        return [json.loads(line) for line in lines]
 
     @property
     def log(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from streams.admin.pace import Pace, PacePolicy
 from streams.admin.reading import Start
 from streams.admin.records import Match, as_json, filters, key_of, line, printable
 from streams.errors import UsageError
+from streams.host.outputs import dead_letter
 from streams.settings import KafkaSettings
 
 DAY = 86_400.0
@@ -269,6 +272,16 @@ def test_what_is_no_id_is_refused(text: str) -> None:
         Place.parse(text)
 
 
+@pytest.mark.parametrize("key", [None, b"u1", b"\xff\x00"])
+def test_a_hosts_letter_keeps_the_key_of_its_record(key: bytes | None) -> None:
+    record = dead_letter(topics.USER_EVENTS, 3, 17, "not JSON", b"\xff{", T0, key)
+    found = letter_of(record.value, Place(topics.DEAD_LETTERS, 0, 3), T0)
+    assert (found.key, found.raw, found.partition, found.offset) == (key, b"\xff{", 3, 17)
+    old = orjson.loads(record.value)
+    old.pop("key", None)  # as letters were written before they had one
+    assert letter_of(orjson.dumps(old), Place(topics.DEAD_LETTERS, 0, 3), T0).key is None
+
+
 @given(st.binary(max_size=50))
 def test_whatever_lies_in_the_topic_is_a_letter(value: bytes) -> None:
     found = letter_of(value, Place(topics.DEAD_LETTERS, 0, 3), T0)
@@ -330,3 +343,23 @@ def test_grouping_many_letters_is_quick() -> None:
     started = time.perf_counter()
     assert grouped(letters)[0].count == 20_000
     assert time.perf_counter() - started < 5.0
+
+
+def test_without_kafka_python_the_other_commands_work_and_these_say_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['kafka'] = None\n"
+        "from streams.cli import main\n"
+        "sys.argv[1:] = sys.argv[1].split()\n"
+        "main.run()"
+    )
+
+    def weir(arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program, arguments]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+    assert weir("--version").returncode == 0
+    for arguments in ("topics check", "tail alerts", "dlq list"):
+        done = weir(arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "error: this command needs kafka-python" in done.stderr
+        assert "pip install 'weir[kafka]'" in done.stderr

@@ -271,7 +271,9 @@ class TestCommand:
         result = invoke("backtest", "task.toml", "--data", "x.csv", "--scores", "scores.parquet")
         assert result.exit_code == 130
         assert "stopped; the scores so far are in scores.parquet" in result.output
-        assert pq.read_table(tmp_path / "scores.parquet").column("event_id").to_pylist() == columns()["id"][:48]
+        scored = pq.read_table(tmp_path / "scores.parquet").column("event_id").to_pylist()
+        assert 0 < len(scored) < len(columns()["id"])
+        assert scored == columns()["id"][: len(scored)]
 
     def test_rejected_rows_are_shown_with_their_number(self, invoke: Callable[..., Result], tmp_path: Path) -> None:
         table = columns()
@@ -288,7 +290,7 @@ class TestCommand:
             (["bad.toml", "--data", "x.csv"], "bad.toml: not TOML: "),
             (["wrong.toml", "--data", "x.csv"], "wrong.toml: entity: Field required; "),
             (["binary.toml", "--data", "x.csv"], "binary.toml: not UTF-8 text"),
-            (["bare.toml", "--data", "x.csv"], "bare.toml: no [source] table; it maps file columns to wire fields"),
+            (["bare.toml", "--data", "x.csv"], "x.csv: without a [source] table files must be wire-format JSONL"),
             (["task.toml", "--data", "gone.csv"], "no such file: gone.csv"),
             (["task.toml", "--data", "task.toml"], "task.toml: unknown kind of file; give .csv"),
             (["task.toml", "--data", "empty.csv"], "empty.csv: cannot be read: Empty CSV file"),

@@ -1,0 +1,95 @@
+"""Reads dumps of topics, JSONL in wire format, for a backtest: events, and labels with the delay they had.
+
+It judges every line as a record on a topic is judged. It knows the wire format, not features or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from online.batch import FloatVector, LabelBatch
+from online.columns import ColumnRequest
+from online.decode import Reject, decode_device_events, decode_labels, decode_user_events
+from online.dedupe import Deduper
+from online.task import TaskSpec
+from streams.errors import UsageError
+from streams.sources import SourceBatch
+
+_SUFFIXES = (".jsonl", ".ndjson")
+
+
+class WireSource:
+    """The events of one or more dumps in event-time order; a repeated ``event_id`` is set aside.
+
+    Parameters
+    ----------
+    task : names the stream, and so the kind of record.
+    columns : the columns the task's features need.
+    paths : JSONL files in wire format, one record a line.
+    """
+
+    def __init__(self, task: TaskSpec, columns: ColumnRequest, paths: Sequence[Path]) -> None:
+        decode = decode_device_events if task.stream == "device-events" else decode_user_events
+        lines = _lines(paths)
+        decoded = decode(lines, columns)
+        fresh = Deduper(capacity=2 * len(lines) + 2, window_s=np.inf).keep(decoded.batch.event_id, decoded.batch.ts)
+        twice = decoded.index[~fresh].tolist()
+        self._rejects = [*decoded.rejects, *(Reject(i, lines[i], "event_id: came before in this input") for i in twice)]
+        self._rejects.sort(key=lambda r: r.index)
+        kept = np.flatnonzero(fresh)
+        self._batch = decoded.batch.take(kept[np.argsort(decoded.batch.ts[kept], kind="stable")])
+        self._rows = len(lines)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def batches(self, size: int) -> Iterator[SourceBatch]:
+        """The events in order, ``size`` at a time; what was rejected comes with the last."""
+        n = len(self._batch)
+        whole = SourceBatch(self._batch, None, np.zeros(n, dtype=np.bool_), self._rejects, self._rows)
+        for at in range(0, max(n, 1), size):
+            yield whole.slice(at, None if at + size >= n else at + size)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownLabels:
+    """Labels of one task in the order in which they became known."""
+
+    labels: LabelBatch
+    known_at: FloatVector
+    """``(n,)`` epoch seconds, ascending."""
+    rejects: list[Reject]
+
+
+def read_labels(task: str, paths: Sequence[Path], delay_s: float) -> KnownLabels:
+    """The labels of ``task`` in wire-format dumps, each known ``delay_s`` after the time it speaks of."""
+    decoded = decode_labels(_lines(paths))
+    mine = np.flatnonzero(np.array([t == task for t in decoded.tasks], dtype=np.bool_))
+    if len(mine) == 0:
+        others = ", ".join(sorted(set(decoded.tasks))) or "none"
+        raise UsageError(f"{', '.join(map(str, paths))}: no label of task {task!r}; there are labels of: {others}")
+    order = mine[np.argsort(decoded.batch.ts[mine], kind="stable")]
+    labels = decoded.batch.take(order)
+    return KnownLabels(labels, labels.ts + delay_s, decoded.rejects)
+
+
+def _lines(paths: Sequence[Path]) -> list[bytes]:
+    """Every line that is not blank; raises ``UsageError`` naming the file."""
+    if not paths:
+        raise UsageError("no data; give at least one --data FILE")
+    lines: list[bytes] = []
+    for path in paths:
+        if not path.name.lower().endswith(_SUFFIXES):
+            raise UsageError(
+                f"{path}: without a [source] table files must be wire-format JSONL ({' or '.join(_SUFFIXES)}), as "
+                "`weir simulate` and `weir tail --json` write; for other files add [source], see docs/TASKS.md"
+            )
+        try:
+            lines += [line for line in path.read_bytes().split(b"\n") if line.strip()]
+        except OSError as exc:
+            raise UsageError(f"{path}: cannot be read: {exc.strerror}") from exc
+    return lines

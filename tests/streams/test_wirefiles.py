@@ -1,0 +1,152 @@
+"""Backtests over dumps of topics: the same scores as a mapped file, labels never early, bad lines set aside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from online.batch import EventBatch, LabelBatch
+from online.pipeline import StepOutput, TaskPipeline
+from online.task import TaskSpec
+from streams.backtest import run_backtest
+from streams.errors import UsageError
+from streams.wirefiles import read_labels
+
+DAY, T0 = 86_400.0, 1_760_000_000.0
+TASK = """
+name = "fraud"
+entity = "user"
+inputs = ["amount", "user.*"]
+[[entities]]
+name = "user"
+key = "user_id"
+[[entities.aggregates]]
+name = "amount"
+value = "amount"
+ops = ["count", "mean"]
+windows = ["1d", "7d"]
+[model]
+kind = "logistic"
+"""
+SOURCE = """
+[source]
+columns = { user_id = "who", amount = "eur" }
+constants = { type = "purchase" }
+event_id = "id"
+time = "when"
+label = "bad"
+label_delay = "2d"
+batch_size = 64
+"""
+
+
+def task(source: str = "") -> TaskSpec:
+    return TaskSpec.from_toml(TASK + source)
+
+
+def rows(n: int = 400) -> list[dict[str, object]]:
+    rng = np.random.default_rng(5)
+    when = T0 + np.sort(rng.uniform(0, 20 * DAY, n))
+    return [
+        {
+            "id": f"e{i}",
+            "who": f"u{rng.integers(9)}",
+            "eur": float(rng.integers(1, 99)),
+            "when": when[i],
+            "bad": i % 7 == 0,
+        }
+        for i in range(n)
+    ]
+
+
+def dump(directory: Path, data: list[dict[str, object]], extra: tuple[bytes, ...] = ()) -> tuple[Path, Path]:
+    events = [
+        {"v": 1, "event_id": r["id"], "type": "purchase", "user_id": r["who"], "ts": r["when"], "amount": r["eur"]}
+        for r in reversed(data)  # a dump need not be in order
+    ]
+    labels = [
+        {"v": 1, "label_id": f"l{r['id']}", "task": "fraud", "entity_id": r["who"], "event_id": r["id"],
+         "ts": r["when"], "value": int(bool(r["bad"]))}
+        for r in data
+    ]  # fmt: skip
+    paths = directory / "user-events.jsonl", directory / "labels.jsonl"
+    for path, records in zip(paths, (events, labels), strict=True):
+        path.write_bytes(b"\n".join([*(json.dumps(r).encode() for r in records), *extra]) + b"\n")
+    return paths
+
+
+def test_a_dump_gives_the_scores_of_the_same_rows_in_a_table(tmp_path: Path) -> None:
+    data = rows(3_000)
+    table = tmp_path / "rows.jsonl"
+    table.write_text("".join(json.dumps(r) + "\n" for r in data))
+    events, labels = dump(tmp_path, data)
+    one, other = tmp_path / "one.parquet", tmp_path / "other.parquet"
+    mapped = run_backtest(task(SOURCE.replace("64", "512")), [table], one)
+    dumped = run_backtest(task(), [events], other, labels=[labels], label_delay_s=2 * DAY)
+    assert mapped.pipeline.labelled == dumped.pipeline.labelled > 0
+    assert pq.read_table(one).equals(pq.read_table(other))
+
+
+def test_no_label_is_handed_over_before_its_delay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events, labels = dump(tmp_path, rows(2_000))
+    scored_next: list[float] = []
+    handed: list[tuple[int, float]] = []
+    score, learn = TaskPipeline.events, TaskPipeline.labels
+
+    def watched_events(self: TaskPipeline, batch: EventBatch) -> StepOutput:
+        scored_next.append(float(batch.ts.min()))
+        return score(self, batch)
+
+    def watched_labels(self: TaskPipeline, batch: LabelBatch) -> StepOutput:
+        handed.append((len(scored_next), float(batch.ts.max())))
+        return learn(self, batch)
+
+    monkeypatch.setattr(TaskPipeline, "events", watched_events)
+    monkeypatch.setattr(TaskPipeline, "labels", watched_labels)
+    run_backtest(task(), [events], None, labels=[labels], label_delay_s=3 * DAY)
+    assert handed
+    for step, newest_label in handed:  # the batch that is scored next comes at least the delay later
+        assert scored_next[step] >= newest_label + 3 * DAY
+
+
+def test_bad_lines_and_repeats_are_set_aside_with_reasons(tmp_path: Path) -> None:
+    data = rows(50)
+    again = json.dumps(
+        {"v": 1, "event_id": "e3", "type": "purchase", "user_id": "u1", "ts": T0 + DAY, "amount": 1.0}
+    ).encode()
+    events, _ = dump(tmp_path, data, (b'{"v":1', again, b"[]"))
+    result = run_backtest(task(), [events], None)
+    assert result.pipeline.scored == 50
+    assert result.rows == 53
+    reasons = [r.reason for r in result.rejects]
+    assert [r.index for r in result.rejects] == [50, 51, 52]
+    assert "event_id: came before in this input" in reasons
+
+
+@pytest.mark.parametrize(
+    ("source", "suffix", "delay", "message"),
+    [
+        ("", ".jsonl", None, "--label-delay"),
+        (SOURCE, ".jsonl", DAY, "drop one of the two"),
+        ("", ".csv", DAY, "must be wire-format JSONL"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(
+    tmp_path: Path, source: str, suffix: str, delay: float | None, message: str
+) -> None:
+    events, labels = dump(tmp_path, rows(20))
+    table = tmp_path / "rows.jsonl"
+    table.write_text("".join(json.dumps(r) + "\n" for r in rows(20)))
+    data = table if source else events.rename(events.with_suffix(suffix))
+    with pytest.raises(UsageError, match=message):
+        run_backtest(task(source), [data], None, labels=[labels], label_delay_s=delay)
+
+
+def test_labels_of_another_task_only_is_an_error_that_names_them(tmp_path: Path) -> None:
+    _, labels = dump(tmp_path, rows(5))
+    with pytest.raises(UsageError, match="there are labels of: fraud"):
+        read_labels("churn", [labels], 0.0)
