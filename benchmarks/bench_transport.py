@@ -111,7 +111,8 @@ def consume(role: str, address: str, topic: str, total: int) -> dict[str, float]
     """Run one agent in a process of its own."""
     command = [sys.executable, __file__, "--role", role, "--address", address, "--topic", topic]
     done = subprocess.run([*command, "--records", str(total)], capture_output=True, text=True, timeout=300, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"seconds"')]
+    # Faust's spinner writes its escapes into the same line.
+    lines = [line[line.index("{") :] for line in done.stdout.splitlines() if '{"seconds"' in line]
     if not lines:
         raise SystemExit(f"the {role} agent failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     result: dict[str, float] = json.loads(lines[0])

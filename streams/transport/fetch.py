@@ -58,7 +58,8 @@ def _drain(result: Any, max_records: int) -> Drained | None:
         return (
             Drained(tp.topic, tp.partition, before, after, (), None) if before is not None and after > before else None
         )
-    records = [Record(r.key or b"", r.value or b"", r.timestamp / 1000) for r in raw]
+    make = Record._make  # half the time of Record(...)
+    records = [make((r.key or b"", r.value or b"", r.timestamp / 1000)) for r in raw]
     base, last = raw[0].offset, raw[-1].offset
     offsets = None if last - base == len(raw) - 1 else tuple(r.offset for r in raw)
     return Drained(tp.topic, tp.partition, base, max(after, last + 1), records, offsets)
