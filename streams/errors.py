@@ -7,7 +7,8 @@ WeirError (online.errors)
     ├── UsageError     correct the command, the settings or the input file; exit status 2
     ├── BrokerError    reach the brokers, or get the right that they refused; exit status 2
     ├── LogError       the log on disk is not one we can read; nothing was changed
-    └── TooManyRejects stop: most of the input is bad, and going on would only fill the dead letters
+    ├── TooManyRejects stop: most of the input is bad, and going on would only fill the dead letters
+    └── of streams.transport: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
 """
 
 from __future__ import annotations

@@ -14,14 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from kafka.admin import KafkaAdminClient, NewTopic
 
-from tests.integration.kafka_broker import Broker, DockerBroker, NoKafka, find_broker
-
-
-def unavailable(reason: str) -> None:
-    """Skip here; fail where integration tests are required, as in continuous integration."""
-    if os.environ.get("WEIR_REQUIRE_INTEGRATION") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
+from tests.integration.kafka_broker import Broker, DockerBroker, NoKafka, find_broker, unavailable
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOW_TO_GET_ONE = (
     "no Kafka for the integration tests. Any one of these will do: WEIR_TEST_KAFKA=host:port of a running broker; "
@@ -212,3 +214,10 @@ def find_broker(directory: Path) -> Broker:
         return DockerBroker()
     found = f"; {with_jars[0]} is there, but no java on the PATH" if with_jars else ""
     raise NoKafka(HOW_TO_GET_ONE + found)
+
+
+def unavailable(reason: str) -> None:
+    """Skip here; fail where integration tests are required, as in continuous integration."""
+    if os.environ.get("WEIR_REQUIRE_INTEGRATION") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)

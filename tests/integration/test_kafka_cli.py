@@ -32,6 +32,7 @@ from streams.admin.reading import Start, read_present
 from streams.cli.main import app
 from streams.host.outputs import dead_letter
 from streams.settings import KafkaSettings
+from tests.integration.kafka_broker import unavailable
 
 pytestmark = pytest.mark.integration
 
@@ -114,7 +115,7 @@ def free_port() -> int:
 
 def start(directory: Path, *options: str) -> str:
     if not BROKER.is_file():
-        pytest.skip(f"no Kafka at {BROKER}; set WEIR_SHARED to the folder that holds kafka/broker")
+        unavailable(f"no Kafka at {BROKER}; set WEIR_SHARED to the folder that holds kafka/broker")
     command = [str(BROKER), "start", "--dir", str(directory), "--port", str(free_port()), "--heap", "256m", *options]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
