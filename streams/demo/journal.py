@@ -53,7 +53,7 @@ class Journal:
 
     def drift_rows(self) -> tuple[DriftRow, ...]:
         """Findings for the screen, newest first; the detector is part of the words already."""
-        return tuple(DriftRow(f.ts, f.task, f.words) for f in reversed(self.findings))
+        return tuple(DriftRow(f.ts, f.task, f.words, is_request=f.kind != "drift") for f in reversed(self.findings))
 
     def encode(self) -> bytes:
         """The journal for a checkpoint."""

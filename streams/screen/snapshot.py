@@ -55,6 +55,8 @@ class DriftRow:
     words: str
     """What moved and by how much."""
     detector: str = ""
+    is_request: bool = False
+    """A request for a new model that a drift led to, not a drift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +87,8 @@ class DemoSnapshot:
     """Events per second over time, oldest first."""
     paths: tuple[tuple[str, str], ...] = field(default=())
     """(what, where) for the footer."""
+
+    @property
+    def drifts_found(self) -> int:
+        """Drifts among ``drifts``, without the requests they led to."""
+        return sum(not row.is_request for row in self.drifts)

@@ -32,7 +32,7 @@ def render_summary(snapshot: DemoSnapshot, files: Sequence[tuple[str, str]], wid
 def _headline(snapshot: DemoSnapshot) -> RenderableType:
     learned = sum(task.labels for task in snapshot.tasks)
     opened = sum(task.alerts_opened for task in snapshot.tasks)
-    found = len(snapshot.drifts)
+    found = snapshot.drifts_found
     return Text.assemble(
         (f"{snapshot.events:,}", "bold green"),
         f" events in {snapshot.elapsed_s:.0f} s ",
