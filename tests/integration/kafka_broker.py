@@ -1,7 +1,8 @@
 """A real Kafka for the tests and benchmarks: found or started, on its own directory and free ports, stopped by pid.
 
 Looked for in this order: ``WEIR_TEST_KAFKA`` (an address, used as it is), the ``libs`` of ``KAFKA_HOME``, the ``libs``
-of ``kafka/`` in the shared folder (``WEIR_SHARED``, else ``../shared`` beside the repository), Docker.
+of ``kafka/`` in the shared folder (``WEIR_SHARED``, else ``../shared`` beside the repository or beside the one that it
+was cloned from), Docker.
 """
 
 from __future__ import annotations
@@ -201,11 +202,24 @@ class DockerBroker(Broker):
         subprocess.run(["docker", "rm", "-f", self._name], capture_output=True, check=False)
 
 
+def shared_folder() -> Path:
+    """Where the shared folder is, or would be."""
+    if named := os.environ.get("WEIR_SHARED"):
+        return Path(named)
+    beside = REPOSITORY.parent / "shared"
+    if not beside.is_dir():
+        ask = ["git", "-C", str(REPOSITORY), "config", "--get", "remote.origin.url"]
+        origin = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip().removeprefix("file://")
+        if origin and (Path(origin).parent / "shared").is_dir():
+            return Path(origin).parent / "shared"
+    return beside
+
+
 def find_broker(directory: Path) -> Broker:
     """The first Kafka there is, not started yet; raises `NoKafka` with what to do about it."""
     if address := os.environ.get("WEIR_TEST_KAFKA"):
         return Broker(address, "named by WEIR_TEST_KAFKA")
-    shared = Path(os.environ.get("WEIR_SHARED", REPOSITORY.parent / "shared")) / "kafka"
+    shared = shared_folder() / "kafka"
     homes = [Path(home) for home in [os.environ.get("KAFKA_HOME")] if home] + [shared]
     with_jars = [home / "libs" for home in homes if any((home / "libs").glob("kafka-server-*.jar"))]
     if with_jars and shutil.which("java"):

@@ -32,13 +32,12 @@ from streams.admin.reading import Start, read_present
 from streams.cli.main import app
 from streams.host.outputs import dead_letter
 from streams.settings import KafkaSettings
-from tests.integration.kafka_broker import unavailable
+from tests.integration.kafka_broker import shared_folder, unavailable
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("WEIR_SHARED", ROOT.parent / "shared"))
-BROKER = SHARED / "kafka" / "broker"
+BROKER = shared_folder() / "kafka" / "broker"
 T0 = 1_700_000_000.0
 NOW = 1_790_000_000.0
 
