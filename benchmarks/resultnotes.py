@@ -50,8 +50,11 @@ not shown.
 - The model starts from a stated belief: each silent day adds .8 to the log-odds, more plays subtract. It was picked
   on the early part of this stream. In a probe outside the pipeline an untuned guess gave an AUC of .798 and no
   belief .771.
-- Settings were chosen on the first 40 % of the stream; the row of later players is the cleaner number, and the
-  nearest to the batch model's .785 on a split in time: on a par with it, not better.
+- **No learning at all goes far:** the days since the last play, alone and as they are, have an AUC of .790 over the
+  same players (a probe outside the pipeline). Learning adds .01 to that.
+- Settings were picked by the first 40 % of the stream, but some 150 runs were looked at with the whole stream's
+  number beside it: this is no untouched hold-out. The row of later players is the cleaner number, and the nearest to
+  the batch model's .785 on a split in time: on a par with it, not better.
 - Ceiling: a batch logistic regression on the same features, random 5 folds, has .802.
 """
 
@@ -62,7 +65,8 @@ What differs and what to mind:
   or maximum of the file in advance (upstream hands its detectors both). At the fixed threshold {threshold:g}:
   {windows_found} of {windows} windows found, {fp_rows} false rows.
 - The scoreboard's rule picks one threshold per profile on the whole corpus, in sample. The second row's threshold
-  is fixed in the task file and the same for all profiles.
+  is the same for all profiles and files, but it was not chosen blind: .5 is the detector's own raising level, which was
+  picked from a grid of 11 with the scores of the corpus in view.
 - **The settings are in sample too.** Several hundred configurations were looked at, that threshold's scale among
   them, by the score on every second file (in name order) and at times on all. At the fixed threshold those files
   score {tuned_half:.1f} and the other half {other_half:.1f} (standard profile). Expect the lower one on new data,
@@ -80,8 +84,9 @@ What differs and what to mind:
 - **The class is a formula of a column.** It is UP where `nswprice` is above its mean over the previous 48 rows:
   true for 45,305 of 45,312 rows. A feature "price against its own one-day mean" would score .9998 and say nothing
   about learning. This task has no such feature, nor any other window; only the raw columns of the same row.
-- Settings (members, rates, the stack's half-life) were chosen on the first 40 %. On the last 60 % alone: accuracy
-  {late_accuracy}, last class {late_last_class}.
+- Settings (members, rates, the stack's half-life) were picked by the first 40 %, but some 80 of them were looked at
+  with the whole stream's number beside it: no untouched hold-out. On the last 60 % alone: accuracy {late_accuracy}, last
+  class {late_last_class}.
 - The published rows are River's models, ensembles and stacks among them, with that benchmark's own settings; ours
   is a stack of four logistic regressions of different rates, an adaptive tree and a forest of five trees. Batches
   hold one row.

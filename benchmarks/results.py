@@ -178,7 +178,7 @@ def _nab(outcome: dict[str, Any], shared: Path) -> list[str]:
     head = ("detector", "standard", "low FP", "low FN", "source")
     rows = [
         _weir("Weir, the scoreboard's threshold rule", ours("all", "optimised"), 1, "this run; comparable"),
-        _weir(f"Weir, threshold {at['threshold']:g} fixed in advance", ours("all", "fixed"), 1, "this run; stricter"),
+        _weir(f"Weir, threshold {at['threshold']:g} for all profiles", ours("all", "fixed"), 1, "this run; stricter"),
     ]
     known = [
         _weir("Weir, threshold rule on these 7 files", ours("known", "optimised"), 1, "this run"),
