@@ -85,8 +85,8 @@ What differs and what to mind:
   true for 45,305 of 45,312 rows. A feature "price against its own one-day mean" would score .9998 and say nothing
   about learning. This task has no such feature, nor any other window; only the raw columns of the same row.
 - Settings (members, rates, the stack's half-life) were picked by the first 40 %, but some 80 of them were looked at
-  with the whole stream's number beside it: no untouched hold-out. On the last 60 % alone: accuracy {late_accuracy}, last
-  class {late_last_class}.
+  with the whole stream's number beside it: no untouched hold-out. On the last 60 % alone: accuracy {late_accuracy},
+  last class {late_last_class}.
 - The published rows are River's models, ensembles and stacks among them, with that benchmark's own settings; ours
   is a stack of four logistic regressions of different rates, an adaptive tree and a forest of five trees. Batches
   hold one row.
