@@ -20,7 +20,7 @@ import numpy as np
 from online.batch import BoolVector, FloatVector, IntVector
 from online.explain import explain, explain_row
 from online.scan import find_suspects
-from online.structs import UnknownFields, decoders, list_of, struct_of
+from online.structs import UnknownFields, decoders, list_of, struct_of, times_of
 from online.wire import TS_MAX, TS_MIN, WireModel
 
 _FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -39,7 +39,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The valid records of an input as structs, with their times in epoch seconds and their places in the input."""
+    """The valid records of an input as structs, with their ``ts`` in epoch seconds and their places in the input."""
 
     structs: list[Any]
     ts: FloatVector
@@ -52,23 +52,23 @@ def accept_records(model: type[WireModel], raw: Sequence[bytes | None], unknown_
     records = [record or b"" for record in raw]
     one, many = decoders(model, unknown_fields)
     joined = b",".join(records)
-    suspects = _suspects(records, joined)
+    suspects = find_odd(records, joined)
     why = _Why(records, lambda record: explain(model, record, unknown_fields))
     structs: list[Any]
     if not suspects.any():
-        structs = _together(many, joined, len(records)) or [
+        structs = decode_together(many, joined, len(records)) or [
             _alone(one, records[i], why, i) for i in range(len(records))
         ]
     else:
         structs = [None] * len(records)
         clean = np.flatnonzero(~suspects).tolist()
-        together = _together(many, b",".join([records[i] for i in clean]), len(clean))
+        together = decode_together(many, b",".join([records[i] for i in clean]), len(clean))
         for i, struct in zip(clean, together or [_alone(one, records[i], why, i) for i in clean], strict=True):
             structs[i] = struct
         for i in np.flatnonzero(suspects).tolist():
             if why.valid(i):  # the contract decides about a suspect, not the parser that it may have fooled
                 structs[i] = _alone(one, records[i], why, i)
-    return _split(structs, why)
+    return _split(model, structs, why)
 
 
 def accept_rows(model: type[WireModel], rows: Sequence[dict[str, Any]], unknown_fields: UnknownFields) -> Accepted:
@@ -83,7 +83,7 @@ def accept_rows(model: type[WireModel], rows: Sequence[dict[str, Any]], unknown_
     for i in _unprintable(structs):
         structs[i] = None
         why.reject(i, "a text holds a control character or half a surrogate pair")
-    return _split(structs, why)
+    return _split(model, structs, why)
 
 
 class _Why:
@@ -110,7 +110,8 @@ class _Why:
         return [Reject(i, _as_bytes(self._records[i]), self.reasons[i]) for i in sorted(self.reasons)]
 
 
-def _suspects(records: list[bytes], joined: bytes) -> BoolVector:
+def find_odd(records: list[bytes], joined: bytes) -> BoolVector:
+    """Mark the records, ``joined`` by commas, that have to be judged one by one."""
     suspects = find_suspects(joined, np.fromiter(map(len, records), np.int64, len(records)))
     if not joined.isascii():
         try:
@@ -128,7 +129,7 @@ def _is_utf8(record: bytes) -> bool:
     return True
 
 
-def _together(many: msgspec.json.Decoder[Any], joined: bytes, count: int) -> list[Any] | None:
+def decode_together(many: msgspec.json.Decoder[Any], joined: bytes, count: int) -> list[Any] | None:
     """Decode records joined by commas, or None where one of them fails."""
     try:
         structs: list[Any] = many.decode(b"[" + joined + b"]")
@@ -153,23 +154,33 @@ def _convert_alone(struct: type[Any], row: dict[str, Any], why: _Why, i: int) ->
         return None
 
 
-def _split(structs: list[Any], why: _Why) -> Accepted:
+def _split(model: type[WireModel], structs: list[Any], why: _Why) -> Accepted:
     """Leave out what is rejected, and what msgspec could not check: the range of times given as text."""
     kept = [i for i, struct in enumerate(structs) if struct is not None] if why.reasons else None
     if kept is not None:
         structs = [structs[i] for i in kept]
     index = np.arange(len(structs)) if kept is None else np.array(kept, np.int64)
-    times = [struct.ts for struct in structs]
-    if not _FLOAT.issuperset(map(type, times)):
-        times = [time.timestamp() if isinstance(time, datetime) else time for time in times]
-    ts = np.array(times, np.float64)
-    fits = (ts >= TS_MIN) & (ts <= TS_MAX)
+    ts, *others = (seconds([getattr(struct, name) for struct in structs]) for name in times_of(model))
+    fits = _in_range(ts)
+    for other in others:
+        fits &= _in_range(other)
     if not fits.all():
         for i in index[~fits].tolist():
             why.reject(i, f"ts: outside {TS_MIN:.0f} to {TS_MAX:.0f}")
         structs = [struct for struct, fit in zip(structs, fits.tolist(), strict=True) if fit]
         index, ts = index[fits], ts[fits]
     return Accepted(structs, ts, index, why.rejects())
+
+
+def seconds(times: list[Any]) -> FloatVector:
+    """Epoch seconds of times that are floats or ``datetime``."""
+    if not _FLOAT.issuperset(map(type, times)):
+        times = [time.timestamp() if isinstance(time, datetime) else time for time in times]
+    return np.array(times, np.float64)
+
+
+def _in_range(ts: FloatVector) -> BoolVector:
+    return (ts >= TS_MIN) & (ts <= TS_MAX)
 
 
 def _unprintable(structs: list[Any]) -> list[int]:

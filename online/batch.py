@@ -95,3 +95,45 @@ class ExampleBatch(_Batch):
     """Label weight times 1 / sampling rate."""
     correction: BoolVector
     """True where this replaces an example emitted earlier for the same event with the other value."""
+    n: IntVector = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """How many examples of the same event came before, counting those not sampled: ``(event_id, n)`` names an example.
+    All 0 when not given."""
+
+    def __post_init__(self) -> None:
+        if len(self.n) == 0 < len(self.event_id):
+            object.__setattr__(self, "n", np.zeros(len(self.event_id), dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What scoring knows of n events of one task, and labelling needs: what a ``predictions`` record carries."""
+
+    predictions: PredictionBatch
+    masks: FloatMatrix
+    """``(n, E)``: which label aggregates each event would feed, for when its label comes."""
+    watched: FloatMatrix
+    """``(n, W)``: the columns the task watches for drift, NaN where missing."""
+    entities: dict[str, list[str | None]]
+    """Identifiers of the secondary entities, by wire column."""
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    def take(self, rows: IntVector) -> Scored:
+        """The given rows, in the given order."""
+        at = rows.tolist()
+        entities = {name: [column[i] for i in at] for name, column in self.entities.items()}
+        return Scored(self.predictions.take(rows), self.masks[rows], self.watched[rows], entities)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateBatch(_Batch):
+    """Updates of rows that another partition owns: records of ``entity-updates``, all of one table."""
+
+    update_id: list[str]
+    """The event's id; of a label's update, which event's label it is and how many came before."""
+    entity_id: list[str]
+    ts: FloatVector
+    """Event time; of a label's update, when the label became known."""
+    values: FloatMatrix
+    """``(n, V)``: the values of the table's passes in order, NaN where missing; of a label table first y and unit."""

@@ -1,4 +1,4 @@
-"""From columns and models to records. Predictions are the hot path: one msgspec call encodes a batch.
+"""From columns and models to records. Predictions are the hot path: a msgspec call encodes many.
 
 Floats are written in their shortest form that reads back as the same float64. Topics and keys are the caller's.
 """
@@ -6,21 +6,18 @@ Floats are written in their shortest form that reads back as the same float64. T
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import msgspec
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from online.batch import ExampleBatch, FloatMatrix, FloatVector, PredictionBatch
-from online.errors import TaskError
-from online.wire import TS_MAX, TS_MIN, VERSION, Alert, DeadLetter, Example, Features, Prediction, WireModel
+from online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch, Scored
+from online.structs import entities_struct, features_struct, record_struct
+from online.wire import TS_MAX, TS_MIN, VERSION, Alert, DeadLetter, Example, Label, Prediction, WireModel
 
 _ENCODER = msgspec.json.Encoder()
 _CHUNK_ROWS = 128
 """Rows boxed into Python objects at a time: they stay in the processor's cache and in memory already mapped."""
-_FEATURES: TypeAdapter[dict[str, float]] = TypeAdapter(Features)
 
 
 def encode_predictions(
@@ -51,13 +48,41 @@ def encode_predictions(
     >>> Prediction.model_validate_json(record).features
     {'count_1d': 2.0, 'mean_1d': 0.1}
     """
+    n = len(batch)
+    return encode_scored(
+        Scored(batch, np.empty((n, 0)), np.empty((n, 0)), {}), feature_names, task, scored_at, degraded
+    )
+
+
+def encode_scored(
+    scored: Scored, feature_names: Sequence[str], task: str, scored_at: float, degraded: bool = False
+) -> list[bytes]:
+    """Encode scores of ``task`` with what labelling needs, as ``Prediction`` records, in order.
+
+    Parameters and errors are those of ``encode_predictions``; masks and watched columns may be NaN, not infinite. What
+    a task has none of (masks, watched columns, secondary entities) is left out of its records.
+    """
+    batch = scored.predictions
     _check(batch.features, batch.score, feature_names, batch.event_id)
+    for name, matrix in (("masks", scored.masks), ("watched", scored.watched)):
+        check_missing(name, matrix, batch.event_id)
     if not TS_MIN <= scored_at <= TS_MAX:
         raise ValueError(f"scored_at is {scored_at}; give epoch seconds in {TS_MIN:.0f} to {TS_MAX:.0f}")
-    features, new = _features_struct(tuple(feature_names)), _record(Prediction)
+    extra = {"masks": scored.masks, "watched": scored.watched}
+    fields = [name for name in extra if extra[name].shape[1]]
+    names = tuple(scored.entities)
+    absent = frozenset({*extra} - {*fields} | (set() if names else {"entities"}))
+    features, entities, new = (
+        features_struct(tuple(feature_names)),
+        entities_struct(names),
+        record_struct(Prediction, absent),
+    )
     out: list[bytes] = []
     for start in range(0, len(batch), _CHUNK_ROWS):
         rows = slice(start, start + _CHUNK_ROWS)
+        more: list[Iterable[Any]] = [extra[name][rows].tolist() for name in fields]
+        if names:
+            more.insert(0, map(entities, *(scored.entities[name][rows] for name in names)))
         columns = zip(
             batch.event_id[rows],
             batch.entity_id[rows],
@@ -65,12 +90,13 @@ def encode_predictions(
             batch.score[rows].tolist(),
             batch.model_version[rows].tolist(),
             batch.features[rows].tolist(),
+            *more,
             strict=True,
         )
-        out += _lines(
+        out += lines(
             [
-                new(VERSION, event_id, entity_id, task, ts, score, version, features(*row), scored_at, degraded)
-                for event_id, entity_id, ts, score, version, row in columns
+                new(VERSION, event_id, entity_id, task, ts, score, version, features(*row), scored_at, degraded, *rest)
+                for event_id, entity_id, ts, score, version, row, *rest in columns
             ]
         )
     return out
@@ -79,9 +105,10 @@ def encode_predictions(
 def encode_examples(batch: ExampleBatch, feature_names: Sequence[str], task: str) -> list[bytes]:
     """Encode examples of ``task`` as ``Example`` records, in learning order."""
     _check(batch.x, batch.score, feature_names, batch.event_id)
-    features = _features_struct(tuple(feature_names))
+    features = features_struct(tuple(feature_names))
     columns = zip(
         batch.event_id,
+        batch.n.tolist(),
         batch.ts.tolist(),
         batch.x.tolist(),
         batch.score.tolist(),
@@ -90,11 +117,31 @@ def encode_examples(batch: ExampleBatch, feature_names: Sequence[str], task: str
         batch.correction.tolist(),
         strict=True,
     )
-    new = _record(Example)
-    return _lines(
+    new = record_struct(Example)
+    return lines(
         [
-            new(VERSION, event_id, task, ts, features(*row), score, y, weight, correction)
-            for event_id, ts, row, score, y, weight, correction in columns
+            new(VERSION, event_id, n, task, ts, features(*row), score, y, weight, correction)
+            for event_id, n, ts, row, score, y, weight, correction in columns
+        ]
+    )
+
+
+def encode_labels(batch: LabelBatch, task: str, source: str | None = None) -> list[bytes]:
+    """Encode labels of ``task`` as ``Label`` records, in order; ``source`` says who made them."""
+    columns = zip(
+        batch.label_id,
+        batch.entity_id,
+        batch.event_id,
+        batch.ts.tolist(),
+        batch.value.astype(np.int64).tolist(),
+        batch.weight.tolist(),
+        strict=True,
+    )
+    new = record_struct(Label)
+    return lines(
+        [
+            new(VERSION, label_id, task, entity_id, event_id, ts, value, source, weight)
+            for label_id, entity_id, event_id, ts, value, weight in columns
         ]
     )
 
@@ -114,29 +161,10 @@ def encode_model(record: WireModel) -> bytes:
     return record.model_dump_json(exclude_none=True).encode()
 
 
-def _lines(structs: list[Any]) -> list[bytes]:
+def lines(structs: list[Any]) -> list[bytes]:
+    """Encode structs, each as a record of its own."""
     # JSON escapes newlines inside strings, so one can only be the end of a record.
     return _ENCODER.encode_lines(structs).split(b"\n")[:-1]
-
-
-@lru_cache(maxsize=16)
-def _record(model: type[WireModel]) -> type[Any]:
-    """A struct with the model's fields by position and no checks, ``features`` being a struct of its own."""
-    return msgspec.defstruct(model.__name__, [(name, Any) for name in model.model_fields], gc=False)
-
-
-@lru_cache(maxsize=256)
-def _features_struct(names: tuple[str, ...]) -> type[Any]:
-    """A struct that encodes as ``{name: value}``; twice as fast as a dict."""
-    try:
-        _FEATURES.validate_python(dict.fromkeys(names, 0.0))
-        if len(set(names)) < len(names):
-            raise ValueError("a name is given twice")
-        fields = [(f"f{i}", float) for i in range(len(names))]
-        rename = {f"f{i}": name for i, name in enumerate(names)}
-        return msgspec.defstruct("Features", fields, rename=rename, gc=False)
-    except (ValidationError, ValueError) as error:
-        raise TaskError(f"feature names {names!r} cannot be keys of a record: {error}") from error
 
 
 def _check(features: FloatMatrix, score: FloatVector, names: Sequence[str], event_id: Sequence[str]) -> None:
@@ -149,3 +177,13 @@ def _check(features: FloatMatrix, score: FloatVector, names: Sequence[str], even
     if not ((score >= 0) & (score <= 1)).all():
         row = int(np.argmin((score >= 0) & (score <= 1)))
         raise ValueError(f"the score of event {event_id[row]!r} is {score[row]}; scores are in 0 to 1")
+
+
+def check_missing(what: str, matrix: FloatMatrix, event_id: Sequence[str]) -> None:
+    """Raise ``ValueError`` where ``matrix`` is not ``(n, any)`` or has an infinite value; NaN is a missing one."""
+    if matrix.ndim != 2 or len(matrix) != len(event_id):
+        raise ValueError(f"{what} are {matrix.shape}; expected ({len(event_id)}, any), one row an event")
+    if np.isinf(matrix).any():
+        row, column = np.argwhere(np.isinf(matrix))[0].tolist()
+        value = matrix[row, column]
+        raise ValueError(f"{what}[{column}] of event {event_id[row]!r} is {value}; give finite numbers or NaN")

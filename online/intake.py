@@ -6,15 +6,18 @@ can find it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
 from pydantic import Field
 
 from online.batch import EventBatch, FloatVector, IntVector
-from online.dedupe import Deduper
+from online.dedupe import Deduper, Kept
 from online.durations import Seconds, format_duration
+from online.errors import StateError
 from online.features.spec import Frozen
 
 
@@ -49,16 +52,27 @@ class Admitted:
     refused: list[Refused]
 
 
-class _State(msgspec.Struct):
+class _Mark(msgspec.Struct, kw_only=True):
     watermark: float | None
     duplicates: int
     late: int
     ahead: int
+
+
+class _State(_Mark):
     dedupe: bytes
 
 
 class Intake:
     """Dedupe and lateness of one stream (one partition, when distributed).
+
+    The state is kept in one of two ways: whole, by ``snapshot`` and ``restore``; or bit by bit with each batch, where
+    the memory of ids would be too much to write: ``mark`` and ``take_journal``, then ``resume`` and ``rebuild``.
+
+    Parameters
+    ----------
+    policy : what the stream accepts.
+    journal : whether to note which ids are remembered, for ``take_journal``.
 
     >>> intake = Intake(IntakePolicy(allowed_lateness="1h"))
     >>> batch = EventBatch(["a", "b", "a", "c"], np.array([9e3, 9e3, 9e3, 5e3]), ["view"] * 4)
@@ -67,12 +81,17 @@ class Intake:
     (['a', 'b'], 1, 'late: 4000 s behind the newest event, allowed 1h')
     """
 
-    def __init__(self, policy: IntakePolicy) -> None:
+    def __init__(self, policy: IntakePolicy, *, journal: bool = False) -> None:
         self.policy = policy
         self.duplicates = self.late = self.ahead = 0
         self.watermark = -np.inf
         """The newest event time so far, broken clocks aside."""
-        self._dedupe = Deduper(policy.dedupe_capacity, policy.dedupe_window)
+        self._dedupe = Deduper(policy.dedupe_capacity, policy.dedupe_window, journal=journal)
+
+    @property
+    def generation(self) -> int:
+        """Of the ids remembered next; parts of a journal older than the one before it are of no use any more."""
+        return self._dedupe.generation
 
     def admit(self, batch: EventBatch, arrived: FloatVector) -> Admitted:
         """Split a batch; ``arrived (n,)`` is when each record reached the log, epoch seconds."""
@@ -105,12 +124,38 @@ class Intake:
 
     def snapshot(self) -> bytes:
         """The whole state."""
-        mark = None if np.isinf(self.watermark) else self.watermark
-        return msgspec.msgpack.encode(_State(mark, self.duplicates, self.late, self.ahead, self._dedupe.snapshot()))
+        return msgspec.msgpack.encode(_State(**self._counted(), dedupe=self._dedupe.snapshot()))
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``."""
         held = msgspec.msgpack.decode(state, type=_State)
+        self._count_from(held)
+        self._dedupe.restore(held.dedupe)
+
+    def take_journal(self) -> list[Kept]:
+        """The ids remembered since the journal was last taken; needs ``journal``."""
+        return self._dedupe.take_journal()
+
+    def mark(self) -> bytes:
+        """The state without the memory of ids: the newest time and the counters, some 50 bytes."""
+        return msgspec.msgpack.encode(_Mark(**self._counted()))
+
+    def resume(self, mark: bytes) -> None:
+        """Replace the state, but for the memory of ids, by a ``mark``; raises ``StateError`` where it is not one."""
+        try:
+            held = msgspec.msgpack.decode(mark, type=_Mark)
+        except msgspec.MsgspecError as error:
+            raise StateError(f"not a mark of an Intake ({error}); rebuild the state") from error
+        self._count_from(held)
+
+    def rebuild(self, kept: Iterable[Kept]) -> None:
+        """Replace the memory of ids by what a journal says; it has to hold all of the newest two generations."""
+        self._dedupe.rebuild(kept)
+
+    def _counted(self) -> dict[str, Any]:
+        mark = None if np.isinf(self.watermark) else self.watermark
+        return {"watermark": mark, "duplicates": self.duplicates, "late": self.late, "ahead": self.ahead}
+
+    def _count_from(self, held: _Mark) -> None:
         self.watermark = -np.inf if held.watermark is None else held.watermark
         self.duplicates, self.late, self.ahead = held.duplicates, held.late, held.ahead
-        self._dedupe.restore(held.dedupe)

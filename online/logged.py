@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from online.accept import Reject, accept_records
-from online.batch import ExampleBatch, IntVector
-from online.structs import UnknownFields
+from online.accept import Reject, seconds
+from online.batch import ExampleBatch, FloatMatrix, IntVector
+from online.bytask import Sorted, TaskDecoder
+from online.structs import UnknownFields, features_struct
 from online.wire import Example
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExamples:
+    """The examples of one task, in log order."""
+
+    batch: ExampleBatch
+    index: IntVector
+    """``(n,) int64``, the position in the input of each example of ``batch``."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedLog:
+    """Every record of an input is one of a task's, a reject, or of an unknown task."""
+
+    tasks: dict[str, TaskExamples]
+    """Every known task, also without examples."""
+    rejects: list[Reject]
+    unknown: dict[str, int]
+    """How many records there were of each unknown task: one that was removed, or is not run here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,41 +48,80 @@ class DecodedExamples:
     """``(n,) int64``, the position in the input of each example of ``batch``."""
 
 
+def decode_example_log(
+    raw: Sequence[bytes | None],
+    features_of: Mapping[str, Sequence[str]],
+    *,
+    unknown_fields: UnknownFields = "ignore",
+) -> DecodedLog:
+    """Decode ``examples`` records of several tasks; floats come back bit for bit as ``encode_examples`` was given them.
+
+    A record whose features are not exactly those of its task is a reject: a model cannot learn it. The order of the
+    names in the record does not matter.
+
+    Parameters
+    ----------
+    features_of : the feature names of each known task, in the order of the columns of ``x``.
+    """
+    log, _ = _decode(raw, {task: tuple(names) for task, names in features_of.items()}, unknown_fields)
+    return log
+
+
 def decode_examples(
     raw: Sequence[bytes | None], feature_names: Sequence[str], task: str, *, unknown_fields: UnknownFields = "ignore"
 ) -> DecodedExamples:
-    """Decode ``examples`` records of one task; floats come back bit for bit as ``encode_examples`` was given them.
+    """Decode the log of one task; a record of another task is a reject. See ``decode_example_log``."""
+    log, found = _decode(raw, {task: tuple(feature_names)}, unknown_fields)
+    strangers = [
+        Reject(i, raw[i] or b"", f"task: is {other!r}, this log is read for {task!r}")
+        for other, at in found.unknown.items()
+        for i in at
+    ]
+    rejects = sorted([*log.rejects, *strangers], key=lambda reject: reject.index)
+    return DecodedExamples(log.tasks[task].batch, rejects, log.tasks[task].index)
 
-    A record of another task, or one whose features are not exactly ``feature_names``, is a reject: a model cannot
-    learn it. The order of the names in the record does not matter.
-    """
-    names = tuple(feature_names)
-    accepted = accept_records(Example, raw, unknown_fields)
-    known, rows, rejects = set(names), [], list(accepted.rejects)
-    for row, (example, i) in enumerate(zip(accepted.structs, accepted.index.tolist(), strict=True)):
-        reason = _misfit(example, task, known)
-        if reason is None:
-            rows.append(row)
-        else:
-            rejects.append(Reject(i, raw[i] or b"", reason))
-    kept = [accepted.structs[row] for row in rows]
-    x = [[example.features[name] for name in names] for example in kept]
-    batch = ExampleBatch(
-        event_id=[example.event_id for example in kept],
-        ts=accepted.ts[rows],
-        x=np.array(x, np.float64).reshape(len(kept), len(names)),
-        score=np.array([example.score for example in kept], np.float64),
-        y=np.array([example.value for example in kept], np.bool_),
-        weight=np.array([example.weight for example in kept], np.float64),
-        correction=np.array([example.correction for example in kept], np.bool_),
+
+def _decode(
+    raw: Sequence[bytes | None], names_of: dict[str, tuple[str, ...]], unknown_fields: UnknownFields
+) -> tuple[DecodedLog, Sorted]:
+    decoder = _decoder(tuple(names_of.items()), unknown_fields)
+    found = decoder.decode(raw, lambda task, record: other_features(record.features, names_of[task]))
+    tasks = {
+        task: TaskExamples(_examples(records.structs, len(names_of[task])), records.index)
+        for task, records in found.tasks.items()
+    }
+    return DecodedLog(tasks, found.rejects, found.counts()), found
+
+
+@lru_cache(maxsize=16)
+def _decoder(names_of: tuple[tuple[str, tuple[str, ...]], ...], unknown_fields: UnknownFields) -> TaskDecoder:
+    fields = {task: {"features": (features_struct(names),)} for task, names in names_of}
+    return TaskDecoder(Example, fields, unknown_fields)
+
+
+def _examples(structs: list[Any], width: int) -> ExampleBatch:
+    return ExampleBatch(
+        event_id=[s.event_id for s in structs],
+        n=np.array([s.n for s in structs], np.int64),
+        ts=seconds([s.ts for s in structs]),
+        x=feature_matrix(structs, width),
+        score=np.array([s.score for s in structs], np.float64),
+        y=np.array([s.value for s in structs], np.bool_),
+        weight=np.array([s.weight for s in structs], np.float64),
+        correction=np.array([s.correction for s in structs], np.bool_),
     )
-    return DecodedExamples(batch, sorted(rejects, key=lambda reject: reject.index), accepted.index[rows])
 
 
-def _misfit(example: Any, task: str, known: set[str]) -> str | None:
-    if example.task != task:
-        return f"task: is {example.task!r}, this log is read for {task!r}"
-    if example.features.keys() != known:
-        missing, extra = sorted(known - example.features.keys()), sorted(example.features.keys() - known)
-        return f"features: {missing[:3]} missing and {extra[:3]} unknown; rebuild the examples or go back a version"
-    return None
+def feature_matrix(structs: list[Any], width: int) -> FloatMatrix:
+    """The features, as ``features_struct`` holds them, of each struct: ``(n, width) float64``."""
+    values = chain.from_iterable(msgspec.structs.astuple(s.features) for s in structs)
+    return np.fromiter(values, np.float64, len(structs) * width).reshape(len(structs), width)
+
+
+def other_features(found: Mapping[str, float], names: Sequence[str]) -> str | None:
+    """Say how the names ``found`` in a record differ from a task's, or None."""
+    known = set(names)
+    if found.keys() == known:
+        return None
+    missing, extra = sorted(known - found.keys()), sorted(found.keys() - known)
+    return f"features: {missing[:3]} missing and {extra[:3]} unknown; rebuild the examples or go back a version"

@@ -35,6 +35,12 @@ class _State(msgspec.Struct, array_like=True):
 class RetrainTrigger:
     """Policy plus state.
 
+    Parameters
+    ----------
+    task : its name, part of every ``request_id``.
+    policy : when to ask.
+    lane : part of every ``request_id`` too, where there are several lanes.
+
     >>> trigger = RetrainTrigger("fraud", RetrainPolicy(after_labels=100, cooldown="1d"))
     >>> [r.cause for r in trigger.update(10.0, labels=99, detections=())]
     []
@@ -42,8 +48,9 @@ class RetrainTrigger:
     ['100 labels since the last request']
     """
 
-    def __init__(self, task: str, policy: RetrainPolicy) -> None:
+    def __init__(self, task: str, policy: RetrainPolicy, lane: str = "") -> None:
         self.task, self.policy = task, policy
+        self._stem = f"{task}-{lane}" if lane else task
         self._asked_at = -math.inf
         self._labels = 0
         self._total = 0
@@ -62,7 +69,7 @@ class RetrainTrigger:
     def _ask(self, cause: Cause, now: float, detail: str) -> RetrainAsked:
         self._total += 1
         self._asked_at, self._labels = now, 0
-        return RetrainAsked(f"{self.task}-{self._total}-{now:.0f}", cause, now, detail)
+        return RetrainAsked(f"{self._stem}-{self._total}-{now:.0f}", cause, now, detail)
 
     def snapshot(self) -> bytes:
         """The whole state."""

@@ -18,6 +18,9 @@ from online.features.spec import Entity, Frozen, Name
 from online.labels import JoinPolicy, SilencePolicy
 from online.learners import LearnerSpec
 
+STREAM_KEYS: dict[str, str] = {"user-events": "user_id", "device-events": "device_id"}
+"""The wire column that each stream of events is partitioned by."""
+
 
 class LabelSpec(Frozen):
     """How labels reach predictions, and which of them the model learns."""

@@ -23,9 +23,10 @@ TS_MAX = 4_102_444_800.0
 """2100-01-01T00:00:00Z: the latest; milliseconds mistaken for seconds land beyond it."""
 AMOUNT_MAX = 1e12
 FINITE_MAX = 1.7976931348623157e308
+INT_MAX = 2**63 - 1
 ID_CHARS, WORD_CHARS, TEXT_CHARS, REASON_CHARS = 64, 32, 256, 2_000
 MADE_ID_CHARS = 256
-PROPERTIES_MAX, METRICS_MAX, FEATURES_MAX = 64, 256, 1_024
+PROPERTIES_MAX, METRICS_MAX, FEATURES_MAX, VALUES_MAX = 64, 256, 1_024, 1_024
 
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 """No control characters (C0, DEL, C1): ids end up in logs, terminals and store keys."""
@@ -75,7 +76,7 @@ Amount = Annotated[float, Field(ge=0, le=AMOUNT_MAX), Meta(ge=0, le=AMOUNT_MAX)]
 Weight = Annotated[float, Field(gt=0, le=AMOUNT_MAX), Meta(gt=0, le=AMOUNT_MAX)]
 Score = Annotated[float, Field(ge=0, le=1), Meta(ge=0, le=1)]
 Bit = Annotated[int, Field(ge=0, le=1), Meta(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0, lt=2**63), Meta(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=0, le=INT_MAX), Meta(ge=0, le=INT_MAX)]
 Timestamp = Annotated[
     float,
     BeforeValidator(parse_time),
@@ -94,6 +95,9 @@ Properties = Annotated[
 ]
 Metrics = Annotated[dict[Id, Finite | None], Field(max_length=METRICS_MAX), Meta(max_length=METRICS_MAX)]
 Features = Annotated[dict[Id, Finite], Field(max_length=FEATURES_MAX), Meta(max_length=FEATURES_MAX)]
+Ids = Annotated[dict[Id, Id], Field(max_length=PROPERTIES_MAX), Meta(max_length=PROPERTIES_MAX)]
+Values = Annotated[tuple[Finite | None, ...], Field(strict=False, max_length=VALUES_MAX), Meta(max_length=VALUES_MAX)]
+"""Numbers whose meaning their place says; null where missing."""
 
 
 class WireModel(BaseModel):
@@ -137,7 +141,7 @@ class Label(WireModel):
     """The truth about an event (``event_id``) or about an entity at a time. Topic ``labels``, key ``entity_id``."""
 
     v: Version
-    label_id: Id
+    label_id: MadeId
     task: Id
     entity_id: Id
     event_id: MadeId | None = None
@@ -151,6 +155,7 @@ class Prediction(WireModel):
     """A score with the features it was made from. Topic ``predictions``, key ``entity_id``.
 
     ``model_version`` is the number of examples an online model had learned, or a registry version such as ``"v12"``.
+    The last three fields are for labelling, and absent where a task has no use for them.
     """
 
     v: Version = VERSION
@@ -163,6 +168,12 @@ class Prediction(WireModel):
     features: Features
     scored_at: Timestamp
     degraded: bool = False
+    entities: Ids | None = None
+    """Identifiers of the secondary entities by wire column; those that the event does not name are left out."""
+    masks: Values | None = None
+    """Which label aggregates the event would feed, in the order of the task's plan."""
+    watched: Values | None = None
+    """The columns that the task watches for drift, in its order."""
 
 
 class Reason(WireModel):
@@ -192,10 +203,14 @@ class Alert(WireModel):
 
 
 class Example(WireModel):
-    """Logged features joined with a label: what online models fold over. Topic ``examples``, 1 partition a task."""
+    """Logged features joined with a label: what online models fold over. Topic ``examples``, 1 partition a task.
+
+    ``event_id`` and ``n``, how many examples of the event came before, identify an example.
+    """
 
     v: Version = VERSION
     event_id: MadeId
+    n: Count = 0
     task: Id
     ts: Timestamp
     features: Features
@@ -203,6 +218,23 @@ class Example(WireModel):
     value: Bit
     weight: Weight = 1.0
     correction: bool = False
+
+
+class EntityUpdate(WireModel):
+    """What an event or a label changes in a row of another partition. Topic ``entity-updates``, key ``entity_id``.
+
+    ``update_id``, ``task`` and ``table`` identify an update.
+    """
+
+    v: Version = VERSION
+    update_id: MadeId
+    task: Id
+    table: Id
+    """As the task's plan names it: ``merchant``, ``merchant.labels``."""
+    entity_id: Id
+    ts: Timestamp
+    values: Values
+    """Of the table's passes in order; of a label table first the label and its unit."""
 
 
 class RetrainRequest(WireModel):
@@ -253,6 +285,7 @@ MODELS: tuple[type[WireModel], ...] = (
     Prediction,
     Alert,
     Example,
+    EntityUpdate,
     RetrainRequest,
     ModelUpdate,
     DeadLetter,

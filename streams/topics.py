@@ -1,4 +1,4 @@
-"""Names of the topics, in one place."""
+"""Weir's own names of the topics, in one place; what they are called on a cluster is `settings.topics.name(...)`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ MODEL_UPDATES: Final = "model-updates"
 DEAD_LETTERS: Final = "dead-letters"
 DEAD_LETTERS_DONE: Final = "dead-letters-done"
 """Which dead letters were replayed or dropped (compacted; key = the letter's partition and offset)."""
+ENTITY_UPDATES: Final = "entity-updates"
+"""Between workers (key = entity id): what an event or a label changes in a row that another partition owns."""
 
 INPUTS: Final = (LABELS, USER_EVENTS, DEVICE_EVENTS)
 OUTPUTS: Final = (PREDICTIONS, ALERTS, EXAMPLES, RETRAIN_REQUESTS, DEAD_LETTERS)
-ALL: Final = (*INPUTS, *OUTPUTS, MODEL_UPDATES, DEAD_LETTERS_DONE)
+PRODUCED: Final = (*OUTPUTS, LABELS, ENTITY_UPDATES)
+"""What workers write; labels only where silence is one."""
+ALL: Final = (*INPUTS, *OUTPUTS, ENTITY_UPDATES, MODEL_UPDATES, DEAD_LETTERS_DONE)

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from online.anomaly.factory import build_detector, schema_of
-from online.batch import BoolVector, EventBatch, FloatMatrix, FloatVector, IntVector
+from online.batch import EventBatch, FloatMatrix, FloatVector, UpdateBatch
 from online.errors import TaskError
 from online.features import kernel
 from online.features.expression import Column
-from online.features.plan import AnomalyPass, Plan, WindowPass
+from online.features.plan import AnomalyPass, EntityLayout, Plan, WindowPass
+from online.features.rows import Grouping, LoadedRows, Modes, group
 from online.features.store import FeatureStore
 from online.features.timecolumns import TIME_COLUMNS, time_column
-
-Modes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +29,26 @@ class FeatureBlock:
     x: FloatMatrix
     """``(n, F)``: the model's inputs; missing values are 0 and flagged by the indicator columns behind them."""
     label_masks: FloatMatrix
-    """``(n, E)``: which label aggregates each event would feed; logged until its label comes."""
+    """``(n, E)``, 0 or 1: which label aggregates each event would feed; logged until its label comes."""
     columns: Mapping[str, Column]
     """Every raw, derived and feature column by name, NaN where missing."""
+    updates: Mapping[str, FloatMatrix] = field(default_factory=dict)
+    """``(n, V)`` by layout: what each row brings to the passes of a side table that events feed, pass after pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of the store, as an engine uses it."""
+
+    name: str
+    """``<namespace>.<layout>``, or ``<namespace>.<entity>.<anomaly>``."""
+    key: str
+    """The wire column whose values are its keys; ``*`` for one row that every event belongs to."""
+    row_bytes: int
+    schema: int
+    ttl_s: float
+    side: bool
+    """Owned by another lane than that of the stream: read and updated, saved by ``apply`` only."""
 
 
 class _Columns(dict[str, Column]):
@@ -61,6 +76,14 @@ class FeatureEngine:
     store : where entity rows live.
     indicators : whether inputs that can be missing get an indicator column.
     utc_offset_s : time zone of hour, night and weekend.
+    own_key : the stream's key where the stream is split into lanes. Tables that events feed by another key, and tables
+        that labels feed, are then *side tables*: ``process`` changes them in a copy and returns what their owner is to
+        ``apply``. ``None``: every table is its own.
+
+    Raises
+    ------
+    TaskError
+        When an input does not exist, or a detector's state would be in a side table.
     """
 
     def __init__(
@@ -73,20 +96,20 @@ class FeatureEngine:
         raw: Sequence[str] = (),
         indicators: bool = True,
         utc_offset_s: float = 0.0,
+        own_key: str | None = None,
     ) -> None:
-        self.plan, self.store, self.utc_offset_s = plan, store, utc_offset_s
+        self.plan, self.store, self.utc_offset_s, self.own_key = plan, store, utc_offset_s, own_key
         self._prefix = f"{namespace}." if namespace else ""
         self._detectors = {id(p): build_detector(p.anomaly.params) for p in plan.passes if isinstance(p, AnomalyPass)}
-        for layout in plan.layouts:
-            store.create(self._prefix + layout.name, layout.row_bytes, layout.schema, layout.ttl_s)
-        ttl = {layout.name: layout.ttl_s for layout in plan.layouts}
-        for p in plan.passes:
-            if isinstance(p, AnomalyPass):
-                detector = self._detectors[id(p)]
-                store.create(
-                    self._prefix + _anomaly_table(p), 8 * detector.state_width, schema_of(detector), ttl[p.entity]
-                )
-        self._keys = {layout.name: layout.key for layout in plan.layouts}
+        self._layouts = {layout.name: layout for layout in plan.layouts}
+        self._passes = {
+            name: [p for p in plan.passes if isinstance(p, WindowPass) and p.layout == name] for name in self._layouts
+        }
+        self._check_detectors()
+        self.tables = tuple(self._list_tables())
+        """Every table it uses, in a fixed order."""
+        for table in self.tables:
+            store.create(table.name, table.row_bytes, table.schema, table.ttl_s)
         self._expressions = dict(plan.values)
         self._first_column: list[int] = []
         self._names: list[list[str]] = []
@@ -97,6 +120,30 @@ class FeatureEngine:
             self._made += self._outputs(p)
         self._schedule = self._schedule_values()
         self._choose(inputs, raw, indicators)
+
+    def _list_tables(self) -> list[Table]:
+        out = [
+            Table(self._prefix + each.name, each.key, each.row_bytes, each.schema, each.ttl_s, self._is_side(each))
+            for each in self.plan.layouts
+        ]
+        for p in self.plan.passes:
+            if isinstance(p, AnomalyPass):
+                detector = self._detectors[id(p)]
+                width = 8 * detector.state_width
+                out.append(Table(self._prefix + _anomaly_table(p), p.key, width, schema_of(detector), p.ttl_s, False))
+        return out
+
+    def _is_side(self, layout: EntityLayout) -> bool:
+        return self.own_key is not None and (layout.fed_by == kernel.LABEL or layout.key != self.own_key)
+
+    def _check_detectors(self) -> None:
+        for p in self.plan.passes:
+            if isinstance(p, AnomalyPass) and self.own_key not in (None, p.key):
+                raise TaskError(
+                    f"entity {p.entity}: the anomaly {p.anomaly.name!r} keeps state by {p.key!r}, but the stream is "
+                    f"partitioned by {self.own_key!r}: no worker sees all its values in order. Watch an entity with "
+                    f"key = {self.own_key!r}, or run the task embedded"
+                )
 
     @property
     def made(self) -> tuple[str, ...]:
@@ -151,9 +198,40 @@ class FeatureEngine:
         place = {name: j for j, (name, _) in enumerate(self._made)}
         self._from_made = np.array([place.get(name, -1) for name in self._inputs], dtype=np.int64)
 
-    def process(self, batch: EventBatch, modes: Modes | None = None) -> FeatureBlock:
-        """Features of every row in order; ``modes (n,) uint8`` marks rows that only read (timers)."""
+    def group(self, batch: EventBatch) -> dict[str, Grouping]:
+        """Which entities the rows of a batch name, by key column."""
+        columns = dict.fromkeys(table.key for table in self.tables)
+        return {key: group(["*"] * len(batch) if key == "*" else batch.entities[key]) for key in columns}
+
+    def keys(self, groups: Mapping[str, Grouping]) -> dict[str, list[str]]:
+        """By table, the distinct entities whose rows ``process`` will load; tables it needs none of are left out."""
+        return {t.name: groups[t.key].keys for t in self.tables if groups[t.key].keys}
+
+    def update_keys(self, layout: str, batch: UpdateBatch) -> dict[str, list[str]]:
+        """By table, the distinct entities whose rows ``apply`` will load."""
+        return {self._prefix + layout: list(dict.fromkeys(batch.entity_id))}
+
+    def key_of(self, layout: str) -> str:
+        """The wire column that names the entities of a layout."""
+        return self._layouts[layout].key
+
+    def width(self, layout: str) -> int:
+        """V, how many values an update of a layout has."""
+        return sum(len(p.values) for p in self._passes[layout]) + 2 * (self._layouts[layout].fed_by == kernel.LABEL)
+
+    def process(
+        self, batch: EventBatch, modes: Modes | None = None, groups: Mapping[str, Grouping] | None = None
+    ) -> FeatureBlock:
+        """Features of every row in order.
+
+        Parameters
+        ----------
+        batch : the rows, in order.
+        modes : ``(n,) uint8``, marks rows that only read (timers); none do when not given.
+        groups : of this batch, where ``group`` has been called already.
+        """
         n = len(batch)
+        groups = self.group(batch) if groups is None else groups
         modes = np.zeros(n, dtype=np.uint8) if modes is None else modes
         columns = _Columns(batch.ts, self.utc_offset_s)
         columns.update(batch.numbers)
@@ -162,20 +240,32 @@ class FeatureEngine:
         columns["type"] = batch.type
         made = np.full((n, len(self._made)), np.nan)
         loaded = {
-            layout.name: _Loaded(self.store, self._prefix + layout.name, _keys_of(batch, layout.key))
+            layout.name: LoadedRows(self.store, self._prefix + layout.name, groups[layout.key])
             for layout in self.plan.layouts
         }
+        sent: dict[str, list[FloatMatrix]] = {
+            each.name: [] for each in self.plan.layouts if self._is_side(each) and each.fed_by == kernel.EVENT
+        }
         with np.errstate(all="ignore"):  # what is undefined becomes NaN, that is missing
-            self._run_passes(batch.ts, modes, columns, loaded, made)
+            self._run_passes(batch.ts, modes, columns, loaded, groups, sent, made)
             masks = self._label_masks(columns, n)
         if n:
             now = float(batch.ts.max())
-            for state in loaded.values():
-                state.save(now)
-        return FeatureBlock(self._matrix(columns, made, n), masks, columns)
+            for name, rows in loaded.items():
+                if not self._is_side(self._layouts[name]):
+                    rows.save(now)  # of a label table: unchanged, to keep it as long as the entity has events
+        updates = {name: np.concatenate(values).T for name, values in sent.items()}
+        return FeatureBlock(self._matrix(columns, made, n), masks, columns, updates)
 
     def _run_passes(
-        self, ts: FloatVector, modes: Modes, columns: _Columns, loaded: Mapping[str, _Loaded], made: FloatMatrix
+        self,
+        ts: FloatVector,
+        modes: Modes,
+        columns: _Columns,
+        loaded: Mapping[str, LoadedRows],
+        groups: Mapping[str, Grouping],
+        sent: Mapping[str, list[FloatMatrix]],
+        made: FloatMatrix,
     ) -> None:
         """Every pass in order, and after each the derived values that it makes computable."""
         n = len(ts)
@@ -187,9 +277,11 @@ class FeatureEngine:
             if isinstance(p, WindowPass):
                 # Labels bring their own values and masks; those of events are not used, nor computable this early.
                 values = np.zeros((len(p.values), n)) if p.fed_by == kernel.LABEL else _value_matrix(p, columns, n)
-                loaded[p.entity].run(p, ts, modes, values, nothing, one, block)
+                loaded[p.layout].run(p, ts, modes, values, nothing, one, block)
+                if p.layout in sent:
+                    sent[p.layout].append(values)
             else:
-                self._run_detector(p, columns, ts, modes, loaded[p.entity], block)
+                self._run_detector(p, columns, ts, modes, groups[p.key], block)
             for j, name in enumerate(names):
                 columns[name] = block[:, j]
             self._derive(k + 1, columns, n)
@@ -199,39 +291,48 @@ class FeatureEngine:
             value = self._expressions[name].evaluate(columns)
             columns[name] = value if value.ndim else np.full(n, value)
 
-    def label(
-        self,
-        entities: Mapping[str, list[str | None]],
-        masks: FloatMatrix,
-        known_at: FloatVector,
-        value: BoolVector,
-        correction: BoolVector,
-    ) -> None:
-        """Feed labels that became known to the label aggregates; a correction moves one label to the other side."""
-        n = len(known_at)
-        if n == 0 or not any(isinstance(p, WindowPass) and p.fed_by == kernel.LABEL for p in self.plan.passes):
+    def apply(self, layout: str, batch: UpdateBatch) -> None:
+        """Update the rows of one layout in order and save them.
+
+        Parameters
+        ----------
+        layout : its name.
+        batch : values as ``FeatureBlock.updates`` gives them. For a label layout: y (for a correction its change, +1 or
+            -1), unit (1, or 0 for a correction), then the logged masks of the layout.
+
+        Raises
+        ------
+        TaskError
+            When the task has no such layout, or its updates have another width.
+        """
+        self._check_update(layout, batch)
+        fed_by, n = self._layouts[layout].fed_by, len(batch)
+        if n == 0:
             return
-        y = np.where(correction, np.where(value, 1.0, -1.0), value.astype(np.float64))
-        unit = np.where(correction, 0.0, 1.0)
-        modes = np.full(n, kernel.LABEL, dtype=np.uint8)
-        at = 0
-        for layout in self.plan.layouts:
-            passes = [p for p in self.plan.passes if isinstance(p, WindowPass) and p.entity == layout.name]
-            passes = [p for p in passes if p.fed_by == kernel.LABEL]
-            if not passes:
-                continue
-            keys: Sequence[str | None] = ["*"] * n if layout.key == "*" else entities[layout.key]
-            state = _Loaded(self.store, self._prefix + layout.name, keys)
-            for p in passes:
-                values = np.ascontiguousarray(masks[:, at : at + len(p.values)].T)
-                at += len(p.values)
-                state.run(p, known_at, modes, values, y, unit, np.empty((n, 0)))
-            state.save(float(known_at.max()))
+        rows = LoadedRows(self.store, self._prefix + layout, group(batch.entity_id))
+        modes = np.full(n, fed_by, dtype=np.uint8)
+        y, unit, at = np.zeros(n), np.ones(n), 0
+        if fed_by == kernel.LABEL:
+            y, unit, at = np.ascontiguousarray(batch.values[:, 0]), np.ascontiguousarray(batch.values[:, 1]), 2
+        for p in self._passes[layout]:
+            values = np.ascontiguousarray(batch.values[:, at : at + len(p.values)].T)
+            at += len(p.values)
+            rows.run(p, batch.ts, modes, values, y, unit, None)
+        rows.save(float(batch.ts.max()))
+
+    def _check_update(self, layout: str, batch: UpdateBatch) -> None:
+        if layout not in self._layouts:
+            raise TaskError(f"there is no layout {layout!r}; the task has {', '.join(self._layouts)}")
+        if batch.values.shape != (len(batch), self.width(layout)):
+            raise TaskError(
+                f"updates of {layout!r} have shape {batch.values.shape}, expected {(len(batch), self.width(layout))}: "
+                "they were made by another version of the task; drop them and rebuild the features"
+            )
 
     def _label_masks(self, columns: _Columns, n: int) -> FloatMatrix:
         masks = np.empty((n, len(self.plan.label_masks)))
         for k, expression in enumerate(self.plan.label_masks):
-            masks[:, k] = expression.evaluate(columns)
+            masks[:, k] = expression.evaluate(columns) > 0.0
         return masks
 
     def _matrix(self, columns: _Columns, made: FloatMatrix, n: int) -> FloatMatrix:
@@ -249,65 +350,28 @@ class FeatureEngine:
         return x
 
     def _run_detector(
-        self, p: AnomalyPass, columns: _Columns, ts: FloatVector, modes: Modes, loaded: _Loaded, out: FloatMatrix
+        self, p: AnomalyPass, columns: _Columns, ts: FloatVector, modes: Modes, grouping: Grouping, out: FloatMatrix
     ) -> None:
         values = np.where(modes == kernel.EVENT, p.value.evaluate(columns), np.nan)
-        known = np.flatnonzero(loaded.slots >= 0)
+        known = np.flatnonzero(grouping.slots >= 0)
         table = self._prefix + _anomaly_table(p)
-        rows = self.store.load(table, loaded.keys)
+        rows = self.store.load(table, grouping.keys)
         run = self._detectors[id(p)].run_many(
-            rows.view(np.float64), loaded.slots[known], ts[known], np.ascontiguousarray(values[known])
+            rows.view(np.float64), grouping.slots[known], ts[known], np.ascontiguousarray(values[known])
         )
         out[known, 0], out[known, 1:-1], out[known, -1] = run.score, run.components, run.expected
         if len(known):
-            self.store.save(table, loaded.keys, rows, float(ts.max()))
+            self.store.save(table, grouping.keys, rows, float(ts.max()))
 
 
 def _anomaly_table(p: AnomalyPass) -> str:
     return f"{p.entity}.{p.anomaly.name}"
 
 
-def _keys_of(batch: EventBatch, key: str) -> Sequence[str | None]:
-    return ["*"] * len(batch) if key == "*" else batch.entities[key]
-
-
 def _value_matrix(p: WindowPass, columns: _Columns, n: int) -> FloatMatrix:
+    """What each row brings to a pass, ``(V, n)``; an infinite value would spoil its window, and is a missing one."""
     values = np.empty((len(p.values), n))
     for k, expression in enumerate(p.values):
         values[k] = expression.evaluate(columns)
+    np.copyto(values, np.nan, where=np.isinf(values))
     return values
-
-
-class _Loaded:
-    """The rows of one entity that a batch touches."""
-
-    def __init__(self, store: FeatureStore, table: str, ids: Sequence[str | None]) -> None:
-        slot_of: dict[str | None, int] = {None: -1}
-        self.slots: IntVector = np.fromiter(
-            (slot_of.setdefault(key, len(slot_of) - 1) for key in ids), dtype=np.int64, count=len(ids)
-        )
-        del slot_of[None]
-        self.keys: list[str] = [key for key in slot_of if key is not None]
-        self._store, self._table = store, table
-        self._rows = store.load(table, self.keys)
-        if self._rows.shape[1]:
-            self._views = (self._rows.view(np.float64), self._rows.view(np.float32), self._rows.view(np.uint32))
-
-    def run(
-        self,
-        p: WindowPass,
-        ts: FloatVector,
-        modes: Modes,
-        values: FloatMatrix,
-        y: FloatVector,
-        unit: FloatVector,
-        out: FloatMatrix,
-    ) -> None:
-        """One kernel call over these rows."""
-        kernel.run_rows(
-            *self._views, self.slots, ts, modes, p.fed_by, values, values.view(np.int64), y, unit,
-            p.rings, p.widths, p.priors, p.scalars, p.decays, p.table, out,
-        )  # fmt: skip
-
-    def save(self, now: float) -> None:
-        self._store.save(self._table, self.keys, self._rows, now)

@@ -6,7 +6,10 @@ backtest. It knows rows of words, not names.
 A window of ``span`` seconds is a ring of ``P`` panes of ``span / P`` seconds. At time ``t`` it holds the panes with
 index in ``(floor(t / pane) - P, floor(t / pane)]``, so it covers between ``span - pane`` and ``span`` seconds. A late
 event is added to the pane it belongs to while that pane is still in the ring, and reads the window at the newest time
-its entity has seen.
+its row was fed.
+
+Only what feeds a row changes it: a timer that looks, or an event that reads a label aggregate, leaves every bit as it
+was. So a row is a function of the records that fed it, and whoever reads it need not be its owner.
 
 Sums run in pane order in float64, so results do not depend on how rows are cut into batches or on vector width.
 """
@@ -129,51 +132,68 @@ def _popcount(v):
 
 
 @njit(cache=True)
-def _distinct(u32, row, ring):
+def _behind(f64, row, ring, idx):
+    """How many of a ring's oldest panes are out of the window at pane ``idx``: those a feeding row would clear."""
+    return max(min(int(idx) - int(f64[row, ring[R_HEAD]]), ring[R_PANES]), 0)
+
+
+@njit(cache=True)
+def _held(head, p, panes, behind):
+    """Whether pane ``p`` of a ring with its newest pane at ``head`` is in a window that is ``behind`` panes further."""
+    return behind == 0 or (head - p) % panes < panes - behind
+
+
+@njit(cache=True)
+def _distinct(f64, u32, row, ring, behind):
     """Linear counting over the union of the panes (Whang et al. 1990); saturates at ``m ln m``."""
     words = ring[R_BIT_WORDS]
+    head = int(f64[row, ring[R_HEAD]])
     filled = 0
     for w in range(words):
         union = np.uint32(0)
         for p in range(ring[R_PANES]):
-            union |= u32[row, ring[R_BITS] + p * words + w]
+            if _held(head, p, ring[R_PANES], behind):
+                union |= u32[row, ring[R_BITS] + p * words + w]
         filled += int(_popcount(union))
     m = words * 32.0
     return -m * np.log(max(m - filled, 1.0) / m)
 
 
 @njit(cache=True)
-def _totals(f32, row, ring, out):
+def _totals(f64, f32, row, ring, behind, out):
     """Count, sum, squared deviations, min and max over the panes of a ring, into ``out (5,)``."""
     panes = ring[R_PANES]
+    head = int(f64[row, ring[R_HEAD]])
     n = 0.0
     for p in range(panes):
-        n += f32[row, ring[R_COUNT] + p]
+        if _held(head, p, panes, behind):
+            n += f32[row, ring[R_COUNT] + p]
     out[0] = n
     total = 0.0
     if ring[R_SUM] >= 0:
         for p in range(panes):
-            total += f32[row, ring[R_SUM] + p]
+            if _held(head, p, panes, behind):
+                total += f32[row, ring[R_SUM] + p]
         out[1] = total
     if ring[R_M2] >= 0:
         m2 = 0.0
         mean = total / n if n > 0 else 0.0
         for p in range(panes):
             c = f32[row, ring[R_COUNT] + p]
-            if c > 0:
+            if c > 0 and _held(head, p, panes, behind):
                 d = f32[row, ring[R_SUM] + p] / c - mean
                 m2 += f32[row, ring[R_M2] + p] + c * d * d
         out[2] = m2
     if ring[R_MIN] >= 0:
         low = np.inf
         for p in range(panes):
-            if f32[row, ring[R_COUNT] + p] > 0:
+            if f32[row, ring[R_COUNT] + p] > 0 and _held(head, p, panes, behind):
                 low = min(low, f32[row, ring[R_MIN] + p])
         out[3] = low
     if ring[R_MAX] >= 0:
         high = -np.inf
         for p in range(panes):
-            if f32[row, ring[R_COUNT] + p] > 0:
+            if f32[row, ring[R_COUNT] + p] > 0 and _held(head, p, panes, behind):
                 high = max(high, f32[row, ring[R_MAX] + p])
         out[4] = high
 
@@ -294,38 +314,42 @@ def run_rows(
     features,
     out,
 ):
-    """Run rows in order: advance windows, read the features, update the state.
+    """Run rows in order: advance windows, read the features, update the state. Rows that do not feed only read.
 
     Parameters
     ----------
     f64, f32, u32 : (K, W / 8), (K, W / 4), (K, W / 4), three views of the same packed rows; changed in place.
     slots : (n,) int64, row of each record, -1 where it names no entity (its features are NaN).
     ts : (n,) float64, event time; for label rows the time at which the label became known.
-    modes : (n,) uint8, EVENT, READ (a timer looks, nothing changes but the clock) or LABEL.
+    modes : (n,) uint8, EVENT, READ (a timer looks, nothing changes) or LABEL.
     fed_by : EVENT or LABEL, the kind of row that updates this pass's aggregates.
     values : (V, n) float64, columns that aggregates take values or ``where`` masks from; ``bits`` its int64 view.
     y : (n,) float64, the label's value (or its change, for a correction); ``unit (n,)`` 1, or 0 for a correction.
-    rings, widths, priors, scalars, decays, features : the pass's tables.
+    rings, widths, priors, scalars, decays, features : the pass's tables; without ``features`` rows are only updated.
     out : (n, C) float64, filled for EVENT and READ rows.
     """
     n_rings, n_scalars, n_features = rings.shape[0], scalars.shape[0], features.shape[0]
     stats = np.zeros((n_rings, 5))
     counted = np.zeros(n_rings)
     index = np.zeros(n_rings)
+    behind = np.zeros(n_rings, dtype=np.int64)
     for i in range(slots.shape[0]):
         row, t, mode = slots[i], ts[i], modes[i]
         feeds = mode == fed_by
+        reads = mode != LABEL and n_features > 0
         if row < 0:
-            if mode != LABEL:
+            if reads:
                 for k in range(n_features):
                     out[i, features[k, F_OUT]] = np.nan
             continue
         for r in range(n_rings):
             index[r] = np.floor(t / widths[r])
-            _advance(f64, f32, row, rings[r], index[r])
-            if mode != LABEL and rings[r, R_BEFORE] == 1:
-                _totals(f32, row, rings[r], stats[r])
-        if mode != LABEL:
+            if feeds:
+                _advance(f64, f32, row, rings[r], index[r])
+            behind[r] = _behind(f64, row, rings[r], index[r])
+            if reads and rings[r, R_BEFORE] == 1:
+                _totals(f64, f32, row, rings[r], behind[r], stats[r])
+        if reads:
             for k in range(n_features):
                 op = features[k, F_OP]
                 if op >= LAST:
@@ -333,7 +357,8 @@ def run_rows(
                     x = values[s[S_VALUE], i] if s[S_VALUE] >= 0 else 1.0
                     out[i, features[k, F_OUT]] = _scalar_feature(op, f64, row, s, t, x)
                 elif op == DISTINCT and rings[features[k, F_SOURCE], R_BEFORE] == 1:
-                    out[i, features[k, F_OUT]] = _distinct(u32, row, rings[features[k, F_SOURCE]])
+                    r = features[k, F_SOURCE]
+                    out[i, features[k, F_OUT]] = _distinct(f64, u32, row, rings[r], behind[r])
         for r in range(n_rings):
             counted[r] = 0.0
             if _takes(rings[r, R_MASK], feeds, values, i):
@@ -347,11 +372,11 @@ def run_rows(
                 x = _value(scalars[j, S_VALUE], mode, values, y, i)
                 if x == x:
                     _update_scalar(f64, row, scalars[j], decays[j], t, x, unit[i])
-        if mode == LABEL:
+        if not reads:
             continue
         for r in range(n_rings):
             if rings[r, R_BEFORE] == 0:
-                _totals(f32, row, rings[r], stats[r])
+                _totals(f64, f32, row, rings[r], behind[r], stats[r])
         for k in range(n_features):
             op = features[k, F_OP]
             if op >= LAST:
@@ -359,7 +384,7 @@ def run_rows(
             r = features[k, F_SOURCE]
             if op == DISTINCT:
                 if rings[r, R_BEFORE] == 0:
-                    out[i, features[k, F_OUT]] = _distinct(u32, row, rings[r])
+                    out[i, features[k, F_OUT]] = _distinct(f64, u32, row, rings[r], behind[r])
                 continue
             x = values[rings[r, R_VALUE], i] if rings[r, R_VALUE] >= 0 else 1.0
             out[i, features[k, F_OUT]] = _ring_feature(op, stats[r], x, counted[r], priors[r])

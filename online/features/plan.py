@@ -1,8 +1,9 @@
 """Turns declared entities and values into passes: packed row layouts and the tables the kernel interprets.
 
-A pass is one kernel call over a batch for one entity. Aggregates of values that need no features run first (level 0);
-an aggregate of a value derived from features runs after the passes that make them. The plan knows names; the kernel
-knows offsets.
+A pass is one kernel call over a batch for one layout. An entity has a layout for what its events feed and another,
+``<entity>.labels``, for what labels feed: labels come by another road, so another lane may own those rows.
+Aggregates of values that need no features run first (level 0); an aggregate of a value derived from features runs after
+the passes that make them. The plan knows names; the kernel knows offsets.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ _LABEL_OPS = {
     "since_first_positive": kernel.SINCE_FIRST_POSITIVE,
     "ewmean": kernel.EWMEAN,
 }
+LABELS = "labels"
+"""Ends the name of a layout that labels feed."""
 _NEVER_MISSING = {"count", "sum", "distinct", "positives"}
 
 
@@ -62,7 +65,7 @@ class Feature:
 class WindowPass:
     """One kernel call: the tables, the value expressions it needs, and the features it makes."""
 
-    entity: str
+    layout: str
     level: int
     fed_by: int
     """``kernel.EVENT``, or ``kernel.LABEL`` for aggregates of labels."""
@@ -81,6 +84,8 @@ class AnomalyPass:
     """One detector over one value of an entity; its state is a table of its own."""
 
     entity: str
+    key: str
+    ttl_s: float
     level: int
     anomaly: Anomaly
     value: Expression
@@ -88,7 +93,7 @@ class AnomalyPass:
 
 @dataclass(frozen=True)
 class EntityLayout:
-    """The packed row of an entity: ``row_bytes`` bytes, float64 slots first, then float32 words."""
+    """The packed row of what feeds an entity: ``row_bytes`` bytes, float64 slots first, then float32 words."""
 
     name: str
     key: str
@@ -96,6 +101,18 @@ class EntityLayout:
     row_bytes: int
     schema: int
     """A digest of everything that gives the row its meaning; a stored row of another schema is not read."""
+    fed_by: int
+    """``kernel.EVENT``, or ``kernel.LABEL``: then its name ends in ``.labels``."""
+
+
+@dataclass(frozen=True)
+class LabelFeed:
+    """Which of the logged label masks belong to a label layout: columns ``first`` to ``stop``."""
+
+    layout: str
+    key: str
+    first: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -130,7 +147,7 @@ class _Row:
 class _Tables:
     """A window pass under construction."""
 
-    entity: str
+    layout: str
     level: int
     fed_by: int
     values: list[Expression] = field(default_factory=list)
@@ -161,7 +178,7 @@ class _Tables:
         for column in (kernel.R_COUNT, kernel.R_SUM, kernel.R_M2, kernel.R_MIN, kernel.R_MAX, kernel.R_BITS):
             rings[:, column] += np.where(rings[:, column] >= 0, 2 * doubles, 0)
         return WindowPass(
-            self.entity,
+            self.layout,
             self.level,
             self.fed_by,
             tuple(self.values),
@@ -200,25 +217,60 @@ def build_plan(entities: Sequence[Entity], values: Mapping[str, str]) -> Plan:
     passes: list[WindowPass | AnomalyPass] = []
     masks: list[Expression] = []
     for entity in entities:
-        row = _Row()
-        building: dict[tuple[int, int], _Tables] = {}
-        for aggregate in entity.windowed:
-            fed_by = kernel.LABEL if isinstance(aggregate, LabelAggregate) else kernel.EVENT
-            level = 0 if isinstance(aggregate, LabelAggregate) else levels.aggregate(aggregate)
-            tables = building.setdefault((level, fed_by), _Tables(entity.name, level, fed_by))
-            _allocate(tables, row, entity.name, aggregate)
-        frozen = [tables.frozen(row.doubles) for _, tables in sorted(building.items())]
-        passes += frozen
-        passes += [AnomalyPass(entity.name, levels.of(a.value), a, Expression.parse(a.value)) for a in entity.anomalies]
-        masks += [e for p in frozen if p.fed_by == kernel.LABEL for e in p.values]
-        words = 2 * row.doubles + row.words
-        digest = hashlib.blake2b(entity.model_dump_json().encode(), digest_size=4).digest()
-        layouts.append(
-            EntityLayout(entity.name, entity.key, entity.ttl, 4 * (words + words % 2), int.from_bytes(digest, "little"))
-        )
+        for fed_by in (kernel.EVENT, kernel.LABEL):
+            layout, made = _layout(entity, fed_by, levels)
+            layouts += [layout] if made else []
+            passes += made
+            masks += [e for p in made if fed_by == kernel.LABEL for e in p.values]
+        for a in entity.anomalies:
+            value = Expression.parse(a.value)
+            passes.append(AnomalyPass(entity.name, entity.key, entity.ttl, levels.of(a.value), a, value))
     ordered = [(name, Expression.parse(source)) for name, source in values.items()]
     ordered.sort(key=lambda item: levels.rank(item[0]))
     return Plan(tuple(layouts), tuple(sorted(passes, key=lambda p: p.level)), tuple(ordered), tuple(masks))
+
+
+def _layout(entity: Entity, fed_by: int, levels: _Levels) -> tuple[EntityLayout, list[WindowPass]]:
+    """The row of what events, or labels, feed an entity, and its passes; none where nothing does."""
+    name, row = entity.name, _Row()
+    building: dict[int, _Tables] = {}
+    if fed_by == kernel.LABEL:
+        name = f"{name}.{LABELS}"
+        if any(a.name == LABELS for a in entity.anomalies) and entity.labels:
+            raise TaskError(
+                f"entity {entity.name}: the anomaly name {LABELS!r} is taken by label aggregates; rename it"
+            )
+        for label in entity.labels:
+            _allocate(building.setdefault(0, _Tables(name, 0, fed_by)), row, entity.name, label)
+        meaning = entity.model_copy(update={"aggregates": (), "anomalies": ()})
+    else:
+        for aggregate in entity.aggregates:
+            level = levels.aggregate(aggregate)
+            _allocate(building.setdefault(level, _Tables(name, level, fed_by)), row, entity.name, aggregate)
+        meaning = entity.model_copy(update={"labels": (), "anomalies": ()})
+    words = 2 * row.doubles + row.words
+    digest = hashlib.blake2b(meaning.model_dump_json().encode(), digest_size=4).digest()
+    schema = int.from_bytes(digest, "little")
+    layout = EntityLayout(name, entity.key, entity.ttl, 4 * (words + words % 2), schema, fed_by)
+    return layout, [tables.frozen(row.doubles) for _, tables in sorted(building.items())]
+
+
+def label_feeds(entities: Sequence[Entity]) -> tuple[LabelFeed, ...]:
+    """Which columns of ``Plan.label_masks`` each label layout takes, known without compiling anything.
+
+    >>> from online.features.spec import Entity
+    >>> bad = {"name": "bad", "ops": ["last"], "where": "amount > 5"}
+    >>> label_feeds([Entity.model_validate({"name": "shop", "key": "merchant_id", "labels": [bad]})])
+    (LabelFeed(layout='shop.labels', key='merchant_id', first=0, stop=1),)
+    """
+    feeds: list[LabelFeed] = []
+    first = 0
+    for entity in entities:
+        if entity.labels:
+            stop = first + len({label.where for label in entity.labels} - {None})
+            feeds.append(LabelFeed(f"{entity.name}.{LABELS}", entity.key, first, stop))
+            first = stop
+    return tuple(feeds)
 
 
 def _allocate(tables: _Tables, row: _Row, entity: str, aggregate: Aggregate | LabelAggregate) -> None:

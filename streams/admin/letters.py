@@ -21,6 +21,7 @@ from streams import topics
 from streams.admin.reading import Start, read_present
 from streams.admin.records import key_of, parse
 from streams.errors import UsageError
+from streams.settings import TopicSettings
 
 Action = Literal["replayed", "dropped"]
 REPLAYED_FROM: Final = "weir-replayed-from"
@@ -130,10 +131,10 @@ def reason_kind(reason: str) -> str:
     return _SECONDS.sub("... s", _GOT.sub("", reason))
 
 
-def read_done(consumer: Any) -> dict[Place, Done]:
+def read_done(consumer: Any, names: TopicSettings) -> dict[Place, Done]:
     """The letters that are done; raises ``UsageError`` when the topic of markers does not exist."""
     done: dict[Place, Done] = {}
-    for record in read_present(consumer, topics.DEAD_LETTERS_DONE, Start(None)):
+    for record in read_present(consumer, names.name(topics.DEAD_LETTERS_DONE), Start(None)):
         marker = parse(record.value)
         if isinstance(marker, dict) and record.key:
             at = marker.get("at")
@@ -142,10 +143,10 @@ def read_done(consumer: Any) -> dict[Place, Done]:
     return done
 
 
-def read_letters(consumer: Any, selection: Selection) -> Iterator[Letter]:
-    """The letters that ``selection`` means, oldest first within a partition."""
-    done = read_done(consumer)
-    for record in read_present(consumer, topics.DEAD_LETTERS, Start(None)):
+def read_letters(consumer: Any, selection: Selection, names: TopicSettings) -> Iterator[Letter]:
+    """The letters that ``selection`` means, oldest first within a partition, from the topics called ``names``."""
+    done = read_done(consumer, names)
+    for record in read_present(consumer, names.name(topics.DEAD_LETTERS), Start(None)):
         place = Place(topics.DEAD_LETTERS, record.partition, record.offset)
         letter = Letter(place, letter_of(record.value, place, record.timestamp / 1000), done.get(place))
         if selection.accepts(letter):
@@ -171,7 +172,9 @@ def grouped(letters: Iterable[Letter]) -> list[Group]:
     return sorted(groups.values(), key=lambda g: (-g.count, g.topic, g.kind))
 
 
-def send_back(producer: Any, letters: Iterable[Letter], known: Container[str], now: float) -> Iterator[int]:
+def send_back(
+    producer: Any, letters: Iterable[Letter], known: Container[str], now: float, names: TopicSettings
+) -> Iterator[int]:
     """Send records to their topics again and mark their letters; yields how many were just done.
 
     Parameters
@@ -180,13 +183,14 @@ def send_back(producer: Any, letters: Iterable[Letter], known: Container[str], n
     letters : what to send, open ones.
     known : the topics that exist.
     now : epoch seconds, for the markers.
+    names : what Weir's topics are called on the cluster.
     """
     rest = iter(letters)
     while chunk := list(islice(rest, _CHUNK)):
         for letter in chunk:
             _check(letter, known)
-        _await([_send(producer, letter) for letter in chunk])
-        yield mark(producer, chunk, "replayed", now)
+        _await([_send(producer, letter, names) for letter in chunk])
+        yield mark(producer, chunk, "replayed", now, names)
 
 
 def _check(letter: Letter, known: Container[str]) -> None:
@@ -199,21 +203,21 @@ def _check(letter: Letter, known: Container[str]) -> None:
         )
 
 
-def mark(producer: Any, letters: Sequence[Letter], action: Action, now: float) -> int:
+def mark(producer: Any, letters: Sequence[Letter], action: Action, now: float, names: TopicSettings) -> int:
     """Write that letters are done; returns how many. The marker of a letter can be read once this returns."""
     sent = []
     for letter in letters:
         marker: Mapping[str, Any] = {"v": 1, "action": action, "at": now, "origin": str(letter.origin)}
         key = f"{letter.place.partition}-{letter.place.offset}".encode()
-        sent.append(producer.send(topics.DEAD_LETTERS_DONE, value=orjson.dumps(marker), key=key))
+        sent.append(producer.send(names.name(topics.DEAD_LETTERS_DONE), value=orjson.dumps(marker), key=key))
     _await(sent)
     return len(sent)
 
 
-def _send(producer: Any, letter: Letter) -> Any:
+def _send(producer: Any, letter: Letter, names: TopicSettings) -> Any:
     """The same bytes under the same key; where no key is known, to the partition they were in."""
     held = letter.content
-    key = held.key or key_of(held.topic, parse(held.raw))
+    key = held.key or key_of(names.own(held.topic) or held.topic, parse(held.raw))
     # A record that just fitted its topic would not fit with the header.
     headers = [(REPLAYED_FROM, str(letter.place).encode())] if len(held.raw) < _HEADER_BELOW else None
     partition = held.partition if key is None and held.partition in producer.partitions_for(held.topic) else None

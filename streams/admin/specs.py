@@ -16,7 +16,14 @@ MIB: Final = 1_048_576
 FOREVER: Final = "forever"
 Retention = float | Literal["forever"]
 
-_KEYED: Final = (topics.USER_EVENTS, topics.DEVICE_EVENTS, topics.LABELS, topics.PREDICTIONS, topics.ALERTS)
+DEFAULT_RECORD_BYTES: Final = MIB + 12
+"""Kafka's own default of ``max.message.bytes``: one MiB and a batch header."""
+
+_LANES: Final = (
+    topics.LABELS, topics.USER_EVENTS, topics.DEVICE_EVENTS, topics.PREDICTIONS, topics.ENTITY_UPDATES
+)  # fmt: skip
+"""Partition n of each belongs to one worker: there an event's prediction goes, and a label meets it."""
+_KEYED: Final = (*_LANES, topics.ALERTS)
 """Partitioned by entity; all others have one partition, because their readers need one order."""
 _RETENTION: Final[Mapping[str, Retention]] = {
     topics.USER_EVENTS: 7 * DAY_S,
@@ -26,13 +33,15 @@ _RETENTION: Final[Mapping[str, Retention]] = {
     topics.ALERTS: 30 * DAY_S,
     topics.EXAMPLES: FOREVER,  # an online model is a fold over all of them
     topics.RETRAIN_REQUESTS: 30 * DAY_S,
+    # What fills an emptied store again: a row lives for 60 days after its last update (the default `ttl` of an entity),
+    # so the updates of 60 days bring back every row that is alive, and all of its windows, which reach back 30.
+    topics.ENTITY_UPDATES: 60 * DAY_S,
     topics.MODEL_UPDATES: FOREVER,
     topics.DEAD_LETTERS: 30 * DAY_S,
     topics.DEAD_LETTERS_DONE: 60 * DAY_S,  # a marker has to outlive its letter
 }
+_LIMIT: Final = "max.message.bytes"
 _POLICY: Final = {topics.MODEL_UPDATES: "compact", topics.DEAD_LETTERS_DONE: "compact,delete"}
-_MAX_BYTES: Final = {topics.DEAD_LETTERS: 2 * MIB}
-"""A dead letter carries its record in base64, a third longer: the largest record must fit, or the worker is stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,45 +81,64 @@ class Difference:
     fix: str
 
 
-def wanted_topics(settings: TopicSettings, brokers: int) -> list[TopicSpec]:
-    """Every topic of a deployment with ``brokers`` brokers; raises ``UsageError`` for what cannot be.
+def wanted_topics(
+    settings: TopicSettings, brokers: int, max_record_bytes: int = DEFAULT_RECORD_BYTES
+) -> list[TopicSpec]:
+    """Every topic of a deployment with ``brokers`` brokers, under the names it has there.
 
-    >>> [(s.name, s.partitions) for s in wanted_topics(TopicSettings(partitions=4), 1)][:4]
-    [('labels', 4), ('user-events', 4), ('device-events', 4), ('predictions', 4)]
+    ``max_record_bytes`` is the largest record that a worker may send. Raises ``UsageError`` for what cannot be.
+
+    >>> [(s.name, s.partitions) for s in wanted_topics(TopicSettings(partitions=4, prefix="shop."), 1)][:2]
+    [('shop.labels', 4), ('shop.user-events', 4)]
     """
-    specs = [_spec(name, settings, brokers) for name in topics.ALL]
-    lanes = {spec.name: spec.partitions for spec in specs}
-    if lanes[topics.LABELS] != lanes[topics.PREDICTIONS]:
-        raise UsageError(
-            f"labels would have {lanes[topics.LABELS]} partitions and predictions {lanes[topics.PREDICTIONS]}: a label "
-            "meets its prediction in the partition of the same number; give both the same in [topics.override]"
-        )
-    return specs
+    specs = {own: _spec(own, settings, brokers, max_record_bytes) for own in topics.ALL}
+    predictions = specs[topics.PREDICTIONS].partitions
+    for own in _LANES:
+        if specs[own].partitions != predictions:
+            raise UsageError(
+                f"{own} would have {specs[own].partitions} partitions and predictions {predictions}: events, "
+                "predictions, labels and updates of an entity meet in the partition of the same number; give all of "
+                "them the same in [topics.override]"
+            )
+    return list(specs.values())
 
 
-def _spec(name: str, settings: TopicSettings, brokers: int) -> TopicSpec:
-    special = settings.override.get(name)
+def _spec(own: str, settings: TopicSettings, brokers: int, max_record_bytes: int) -> TopicSpec:
+    special = settings.override.get(own)
     replication = (special and special.replication) or settings.replication or min(3, brokers)
     if replication > brokers:
         raise UsageError(
-            f"topic {name}: replication = {replication} needs as many brokers, there {_are(brokers)}; "
+            f"topic {own}: replication = {replication} needs as many brokers, there {_are(brokers)}; "
             f"set replication = {brokers} in [topics], or start more brokers"
         )
     in_sync = (special and special.min_insync_replicas) or settings.min_insync_replicas or max(1, replication - 1)
     if in_sync > replication:
         raise UsageError(
-            f"topic {name}: min_insync_replicas = {in_sync} of {replication} copies can never be met; "
+            f"topic {own}: min_insync_replicas = {in_sync} of {replication} copies can never be met; "
             f"set at most {replication}"
         )
-    retention = _RETENTION[name] if special is None or special.retention is None else special.retention
+    retention = _RETENTION[own] if special is None or special.retention is None else special.retention
     configs = {
-        "cleanup.policy": _POLICY.get(name, "delete"),
+        "cleanup.policy": _POLICY.get(own, "delete"),
         "retention.ms": "-1" if retention == FOREVER else str(round(retention * 1000)),
         "min.insync.replicas": str(in_sync),
-        "max.message.bytes": str(_MAX_BYTES.get(name, MIB + 12)),  # Kafka's own default: one MiB and a batch header
+        _LIMIT: str(max_message_bytes(own, max_record_bytes)),
     }
-    partitions = (special and special.partitions) or (settings.partitions if name in _KEYED else 1)
-    return TopicSpec(name, partitions, replication, configs)
+    partitions = settings.partitions_of(own) if own in _KEYED else (special and special.partitions) or 1
+    return TopicSpec(settings.name(own), partitions, replication, configs)
+
+
+def max_message_bytes(own: str, max_record_bytes: int = DEFAULT_RECORD_BYTES) -> int:
+    """The largest record that a topic has to take.
+
+    A dead letter carries its record in base64, a third longer: the largest record must fit, or the worker is stuck.
+
+    >>> max_message_bytes("alerts"), max_message_bytes("dead-letters"), max_message_bytes("dead-letters", 4 << 20)
+    (1048588, 2097152, 5600597)
+    """
+    if own == topics.DEAD_LETTERS:
+        return max(2 * MIB, max_record_bytes * 4 // 3 + 8192)
+    return max_record_bytes if own in topics.PRODUCED else DEFAULT_RECORD_BYTES
 
 
 def compare(wanted: Sequence[TopicSpec], actual: Mapping[str, ActualTopic]) -> list[Difference]:

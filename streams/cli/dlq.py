@@ -15,6 +15,7 @@ from streams.admin.letters import Letter, Place, Selection, grouped, mark, read_
 from streams.admin.records import parse, printable
 from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, notes, output, settings_of, table, utc
 from streams.errors import UsageError
+from streams.settings import Settings, TopicSettings
 
 dlq_app = typer.Typer(name="dlq", help="Dead letters: list, show, replay, drop.", no_args_is_help=True)
 
@@ -55,7 +56,8 @@ def list_command(
     """
     settings = settings_of(config, bootstrap)
     with consumer(settings.kafka, "dlq") as client:
-        letters = read_letters(client, Selection(topic=topic, reason=reason, done=done))
+        selection = Selection(topic=_actual(settings, topic), reason=reason, done=done)
+        letters = read_letters(client, selection, settings.topics)
         if each:
             _list_each(letters, as_json)
         else:
@@ -118,7 +120,7 @@ def show_command(
     """  # fmt: skip
     settings, place = settings_of(config, bootstrap), Place.parse(letter_id)
     with consumer(settings.kafka, "dlq") as client:
-        found = list(read_letters(client, Selection(places=frozenset({place}), done=True)))
+        found = list(read_letters(client, Selection(places=frozenset({place}), done=True), settings.topics))
     if not found:
         raise UsageError(f"no dead letter {place}; ids are in: weir dlq list --each --done")
     for letter in found:
@@ -153,13 +155,14 @@ def replay_command(
 
         weir dlq replay --all --yes
     """
-    settings, selection = settings_of(config, bootstrap), _selection(ids, topic, reason, every)
+    settings = settings_of(config, bootstrap)
+    selection = _selection(ids, _actual(settings, topic), reason, every)
     with consumer(settings.kafka, "dlq") as client:
-        letters, known = _open(client, selection), client.topics()
+        letters, known = _open(client, selection, settings.topics), client.topics()
     if not _agreed(letters, selection, "replay", dry_run, yes):
         return
     with producer(settings.kafka, "dlq") as sender, _counting("replayed") as count:
-        for part in send_back(sender, letters, known, time.time()):
+        for part in send_back(sender, letters, known, time.time(), settings.topics):
             count(part)
 
 
@@ -184,14 +187,15 @@ def drop_command(
 
         weir dlq drop --topic device-events --reason "not JSON" --yes
     """
-    settings, selection = settings_of(config, bootstrap), _selection(ids, topic, reason, every)
+    settings = settings_of(config, bootstrap)
+    selection = _selection(ids, _actual(settings, topic), reason, every)
     with consumer(settings.kafka, "dlq") as client:
-        letters = _open(client, selection)
+        letters = _open(client, selection, settings.topics)
     if not _agreed(letters, selection, "drop", dry_run, yes):
         return
     with producer(settings.kafka, "dlq") as sender, _counting("dropped") as count:
         for at in range(0, len(letters), _MARKS):
-            count(mark(sender, letters[at : at + _MARKS], "dropped", time.time()))
+            count(mark(sender, letters[at : at + _MARKS], "dropped", time.time(), settings.topics))
 
 
 def _selection(ids: list[str] | None, topic: str | None, reason: str | None, every: bool) -> Selection:
@@ -201,9 +205,14 @@ def _selection(ids: list[str] | None, topic: str | None, reason: str | None, eve
     return Selection(frozenset(map(Place.parse, ids or [])), topic, reason)
 
 
-def _open(client: Any, selection: Selection) -> list[Letter]:
+def _actual(settings: Settings, topic: str | None) -> str | None:
+    """Letters carry the names that topics have on the cluster."""
+    return None if topic is None else settings.topics.resolve(topic)
+
+
+def _open(client: Any, selection: Selection, names: TopicSettings) -> list[Letter]:
     """The letters meant; raises ``UsageError`` for an id that is no open letter's."""
-    letters = list(read_letters(client, selection))
+    letters = list(read_letters(client, selection, names))
     met = {place for letter in letters for place in (letter.place, letter.origin)}
     absent = sorted(map(str, selection.places - met))
     if absent:

@@ -10,50 +10,48 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-Status = Literal["OK", "WARN", "FAIL"]
+from streams.cli.options import ConfigOption
+from streams.errors import UsageError
+from streams.ops.checks import STYLES, Check, checks_table
+from streams.ops.redis_checks import check_redis
+from streams.settings import RedisSettings, load_settings
+
+__all__ = ["Check", "doctor_command", "report", "run_checks"]
 
 OLDEST_PYTHON: Final = (3, 11)
 REQUIRED: Final = ("msgspec", "numba", "numpy", "orjson", "pyarrow", "pydantic", "rich", "river", "typer")
 OPTIONAL: Final = (
     ("aiokafka", "aiokafka", "Kafka client: only to run against a broker"),
     ("redis", "redis", "Redis client: only for the Redis feature store"),
+    ("prometheus-client", "prometheus_client", "metrics: only for workers"),
     ("onnxruntime", "onnxruntime", "ONNX Runtime: only for the sequence encoder"),
     ("torch", "torch", "PyTorch: only to train the sequence encoder"),
 )
 LEAST_MEMORY_MB: Final = 1_000
 LEAST_DISK_MB: Final = 500
-_STYLES: Final[dict[Status, str]] = {"OK": "green", "WARN": "yellow", "FAIL": "bold red"}
+_REDIS_PATIENCE_S: Final = 1.0
 _BUILT_TS: Final = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What one check found, and how to mend it where something is wrong."""
-
-    name: str
-    status: Status
-    found: str
-    fix: str = ""
 
 
 def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    config: ConfigOption = None,
 ) -> None:
     """Check that this machine is ready to run Weir.
 
     Every line that is not OK says how to mend it. The exit status is 1 when
-    something fails; warnings do not count.
+    something fails; warnings do not count. Redis is looked at too: one that
+    the settings name must answer, the default one need not be there.
 
     For example:
 
@@ -61,7 +59,7 @@ def doctor_command(
 
         weir doctor --json | jq '.checks[] | select(.status != "OK")'
     """
-    checks = run_checks()
+    checks = run_checks(config=config)
     failed = sum(check.status == "FAIL" for check in checks)
     if as_json:
         print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=2))
@@ -71,7 +69,7 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-def run_checks(root: Path | None = None) -> list[Check]:
+def run_checks(root: Path | None = None, config: Path | None = None) -> list[Check]:
     """Run all checks; ``root`` is the folder that holds the packages (and ``constraints.txt``)."""
     root = root or Path(__file__).resolve().parents[2]
     pins = read_pins(root / "constraints.txt")
@@ -86,27 +84,18 @@ def run_checks(root: Path | None = None) -> list[Check]:
         check_terminal(Console(), sys.stdout.encoding or "ascii"),
         check_clock(time.time()),
     ]
-    return checks + [check_optional(*part) for part in OPTIONAL]
+    checks += [check_optional(*part) for part in OPTIONAL]
+    return checks + check_store(config)
 
 
 def report(checks: list[Check]) -> RenderableType:
     """The checks as a table with a verdict below."""
-    table = Table(box=None, header_style="bright_black", padding=(0, 2, 0, 0), pad_edge=False)
-    for title in ("", "check", "found", "fix"):
-        table.add_column(title, overflow="fold", no_wrap=title == "check")
-    for check in checks:
-        table.add_row(
-            Text(check.status, style=_STYLES[check.status]),
-            Text(check.name, style="bold"),
-            Text(check.found),
-            Text(check.fix),
-        )
-    counts = {status: sum(check.status == status for check in checks) for status in _STYLES}
+    counts = {status: sum(check.status == status for check in checks) for status in STYLES}
     if counts["FAIL"]:
-        verdict = Text(f"Not ready: {counts['FAIL']} of {len(checks)} checks failed.", style=_STYLES["FAIL"])
+        verdict = Text(f"Not ready: {counts['FAIL']} of {len(checks)} checks failed.", style=STYLES["FAIL"])
     else:
         verdict = Text(f"Ready. {counts['OK']} checks passed, {counts['WARN']} with a warning.", style="bold green")
-    return Group(table, Text(""), verdict)
+    return Group(checks_table(checks), Text(""), verdict)
 
 
 def check_python(found: tuple[int, int, int]) -> Check:
@@ -142,6 +131,18 @@ def check_optional(name: str, module: str, purpose: str) -> Check:
     except (ImportError, OSError) as error:
         return Check(name, "WARN", f"{found}, but cannot be imported: {error}", f"pip install --force-reinstall {name}")
     return Check(name, "OK", f"{found} (optional)")
+
+
+def check_store(config: Path | None) -> list[Check]:
+    """Redis as the settings name it; one that nobody named may be missing."""
+    try:
+        settings = load_settings(config).redis
+    except UsageError as error:
+        return [Check("settings", "FAIL", str(error), "Correct the settings.")]
+    found = check_redis(settings, _REDIS_PATIENCE_S)
+    if settings == RedisSettings() and found[0].status == "FAIL":
+        return [Check("Redis", "OK", f"optional, {found[0].found} (Redis server: only for workers)")]
+    return found
 
 
 def check_compiles(compile_and_run: Callable[[], float]) -> Check:

@@ -15,10 +15,13 @@ from streams.cli.backtest import backtest_command
 from streams.cli.demo import demo_command
 from streams.cli.dlq import dlq_app
 from streams.cli.doctor import doctor_command
+from streams.cli.explain_score import explain_score_command
+from streams.cli.features import features_app
 from streams.cli.replay import replay_command
 from streams.cli.simulate import simulate_command
 from streams.cli.tail import tail_command
 from streams.cli.topics import topics_app
+from streams.cli.worker import worker_command
 
 app = typer.Typer(
     name="weir",
@@ -32,9 +35,12 @@ app.command("backtest")(backtest_command)
 app.command("simulate")(simulate_command)
 app.command("doctor")(doctor_command)
 app.add_typer(topics_app, name="topics")
+app.command("worker")(worker_command)
 app.command("replay")(replay_command)
+app.command("explain-score")(explain_score_command)
 app.command("tail")(tail_command)
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(features_app, name="features")
 
 
 def _version(show: bool) -> None:

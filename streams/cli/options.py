@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from online.task import TaskSpec
+from streams.errors import UsageError
 from streams.settings import Settings, load_settings
+from streams.taskfiles import load_task
 
 ConfigOption = Annotated[
     Path | None,
@@ -26,9 +30,37 @@ INTERRUPTED = 130
 _PIPE_WIDTH = 200
 
 
-def settings_of(config: Path | None, bootstrap: str | None) -> Settings:
-    """The settings that a command was given."""
-    return load_settings(config, bootstrap=bootstrap)
+def settings_of(config: Path | None, bootstrap: str | None, given: Mapping[str, object] | None = None) -> Settings:
+    """The settings that a command was given; ``given`` holds options by the path of the setting they replace."""
+    return load_settings(config, bootstrap=bootstrap, given=given)
+
+
+def tasks_of(paths: Sequence[Path], settings: Settings) -> list[TaskSpec]:
+    """The tasks of the files and directories a command was given, else of ``[worker] tasks``; by name, each once.
+
+    Raises ``UsageError`` where there is none, or two have one name.
+    """
+    files = [file for path in (paths or settings.worker.tasks) for file in _files(path)]
+    if not files:
+        raise UsageError("no task: name task files or directories of them, or set tasks in [worker]")
+    found: dict[str, Path] = {}
+    tasks = []
+    for file in dict.fromkeys(file.resolve() for file in files):
+        task = load_task(file)
+        if task.name in found:
+            raise UsageError(f"{file} and {found[task.name]} both hold a task {task.name!r}; rename or leave out one")
+        found[task.name] = file
+        tasks.append(task)
+    return sorted(tasks, key=lambda task: task.name)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    inside = sorted(path.glob("*.toml"))
+    if not inside:
+        raise UsageError(f"{path}: no task file (*.toml) in this directory")
+    return inside
 
 
 def notes() -> Console:

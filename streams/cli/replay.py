@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from threading import Event
@@ -16,6 +17,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from streams import topics
 from streams.admin.clients import admin_client, producer
 from streams.admin.cluster import read_limits
 from streams.admin.delivery import Delivery
@@ -24,7 +26,7 @@ from streams.admin.pace import Pace, PacePolicy
 from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, settings_of, utc
 from streams.cli.simulate import interruptible
 from streams.errors import UsageError
-from streams.settings import KafkaSettings
+from streams.settings import KafkaSettings, Settings, TopicSettings
 from streams.taskfiles import load_task
 
 _REFRESH = 500
@@ -99,10 +101,11 @@ def replay_command(
     source: OutgoingSource = (
         LinesSource(files, topic) if task is None else TableSource(load_task(task), files, topic, labels)
     )
-    limits = _limits(settings.kafka, topic)
+    names = settings.topics
+    limits = _limits(settings.kafka, topic and names.resolve(topic))
     if STDIN not in files and task is None:
         _warn_of_labels(files)
-    delivery, stopped = _run(settings.kafka, source, limits, PacePolicy(rate, speed), stamp is Stamp.event)
+    delivery, stopped = _run(settings, source, limits, PacePolicy(rate, speed), stamp is Stamp.event)
     sent = ", ".join(f"{count:,} to {name}" for name, count in sorted(delivery.acknowledged.items())) or "nothing"
     notes().print(f"{'Interrupted: ' if stopped else ''}sent {sent}")
     if source.skipped:
@@ -115,13 +118,13 @@ def replay_command(
 
 
 def _run(
-    settings: KafkaSettings, source: OutgoingSource, limits: dict[str, int], policy: PacePolicy, event_time: bool
+    settings: Settings, source: OutgoingSource, limits: dict[str, int], policy: PacePolicy, event_time: bool
 ) -> tuple[Delivery, bool]:
-    with producer(settings, "replay") as client, interruptible() as stop:
+    with producer(settings.kafka, "replay") as client, interruptible() as stop:
         delivery = Delivery(client, limits, event_time)
         with _bar(source.total) as advance:
             pace = Pace(policy, time.monotonic())
-            for number, record in enumerate(source):
+            for number, record in enumerate(_renamed(source, settings.topics)):
                 if record.topic not in limits:
                     delivery.finish()
                     raise _no_topic(record.topic, limits)
@@ -132,6 +135,14 @@ def _run(
             advance(0, None)
             delivery.finish()
         return delivery, stop.is_set()
+
+
+def _renamed(source: OutgoingSource, names: TopicSettings) -> Iterator[Outgoing]:
+    """The records under the names that their topics have on the cluster."""
+    renamed = {own: names.name(own) for own in topics.ALL if names.name(own) != own}
+    for record in source:
+        actual = renamed.get(record.topic)
+        yield record if actual is None else replace(record, topic=actual)
 
 
 def _wait(pace: Pace, number: int, record: Outgoing, delivery: Delivery, stop: Event) -> bool:

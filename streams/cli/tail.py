@@ -20,7 +20,7 @@ from streams.cli.simulate import interruptible
 
 
 def tail_command(
-    topic: Annotated[str, typer.Argument(help="The topic.", show_default=False)],
+    topic: Annotated[str, typer.Argument(help="The topic; one of Weir's also by Weir's own name.", show_default=False)],
     start: Annotated[
         str, typer.Option("--from", "-f", help="earliest, latest, or -N for the last N records and what follows.")
     ] = "latest",
@@ -55,6 +55,9 @@ def tail_command(
         weir tail dead-letters --from earliest --no-follow --json | jq .value.reason
     """  # fmt: skip
     settings, begin, accepts = settings_of(config, bootstrap), Start.parse(start), filters(where or [])
+    names = settings.topics
+    topic = names.resolve(topic)
+    kind = names.own(topic) or topic
     console = Console(highlight=False, soft_wrap=True)
     shown = 0
     try:
@@ -62,7 +65,7 @@ def tail_command(
             for record in _records(client, topic, begin, follows, stop):
                 if not accepts(record.key, parse(record.value) if where else None):
                     continue
-                _show(console, record, as_lines)
+                _show(console, kind, record, as_lines)
                 shown += 1
                 if shown == limit:
                     return
@@ -84,7 +87,7 @@ def _records(client: Any, topic: str, start: Start, follows: bool, stop: Event) 
         yield from follow(client, stop)
 
 
-def _show(console: Console, record: Any, as_lines: bool) -> None:
+def _show(console: Console, kind: str, record: Any, as_lines: bool) -> None:
     r, ts = record, record.timestamp / 1000
     if as_lines:
         sys.stdout.buffer.write(as_json(r.topic, r.partition, r.offset, ts, r.key, r.value) + b"\n")
@@ -93,4 +96,4 @@ def _show(console: Console, record: Any, as_lines: bool) -> None:
     key = "-" if r.key is None else printable(r.key, 40)
     text = Text(f"{utc(ts)}  ", style="bright_black")
     text.append(f"{r.partition}@{r.offset}", style="cyan").append("  ").append(key, style="bold")
-    console.print(text.append("  ").append(line(r.topic, r.value), style="default"))
+    console.print(text.append("  ").append(line(kind, r.value), style="default"))

@@ -49,7 +49,7 @@ def create_command(
     """  # fmt: skip
     settings = settings_of(config, bootstrap)
     with admin_client(settings.kafka) as admin:
-        wanted = wanted_topics(settings.topics, cluster.count_brokers(admin))
+        wanted = _wanted(admin, settings)
         before = cluster.read_topics(admin, [spec.name for spec in wanted])
         created = cluster.create_topics(admin, [s for s in wanted if s.name not in before], dry_run)
         differing = [d for d in compare(wanted, before) if d.topic in before]
@@ -57,6 +57,10 @@ def create_command(
         if not dry_run:
             cluster.alter_topics(admin, wanted, mended)
     _report(wanted, created, [d for d in differing if d not in mended], mended, dry_run)
+
+
+def _wanted(admin: Any, settings: Settings) -> list[TopicSpec]:
+    return wanted_topics(settings.topics, cluster.count_brokers(admin), settings.worker.max_record_bytes)
 
 
 def _report(
@@ -89,7 +93,8 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
     """Compare the topics with what they should be; exit status 1 when they differ.
 
     Every difference comes with what mends it. Partitions without a leader or
-    with copies missing count as differences too.
+    with copies missing count as differences too, and so does a topic that
+    takes smaller records than a worker may send ([worker] max_record_bytes).
 
     For example:
 
@@ -99,7 +104,7 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
     """
     settings = settings_of(config, bootstrap)
     with admin_client(settings.kafka) as admin:
-        wanted = wanted_topics(settings.topics, cluster.count_brokers(admin))
+        wanted = _wanted(admin, settings)
         found = compare(wanted, cluster.read_topics(admin, [spec.name for spec in wanted]))
     if as_json:
         print(_json({"ok": not found, "differences": [asdict(d) for d in found]}))
@@ -117,7 +122,10 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
 @topics_app.command("describe")
 def describe_command(
     topics: Annotated[
-        list[str] | None, typer.Argument(help="Topics; all of Weir's that exist without one.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            help="Topics, also by Weir's own names; all of Weir's that exist without one.", show_default=False
+        ),
     ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -145,7 +153,8 @@ def describe_command(
 
 
 def _existing(admin: Any, settings: Settings, asked: list[str]) -> list[str]:
-    wanted = [spec.name for spec in wanted_topics(settings.topics, cluster.count_brokers(admin))]
+    wanted = [spec.name for spec in _wanted(admin, settings)]
+    asked = [settings.topics.resolve(name) for name in asked]
     there = cluster.read_topics(admin, asked or wanted)
     absent = [name for name in asked if name not in there]
     if absent:

@@ -15,20 +15,22 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import faust
 from faust.serializers.schemas import Schema
 from faust.transport.drivers.aiokafka import Transport
-from faust.types import AppT, Message, StreamT, TopicT
+from faust.types import TP, AppT, Message, StreamT, TopicT
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
+from streams.settings import Settings
 from streams.transport.batch import FetchedBatch
 from streams.transport.consumer import BatchConsumer
 from streams.transport.producer import BatchProducer
+from streams.transport.security import LinkSecurity, link_security, transport_settings
 from streams.transport.settings import TransportSettings
 
 
@@ -56,11 +58,20 @@ class BatchApp(faust.App):
     Parameters
     ----------
     settings : the link to Kafka.
-    kwargs : further Faust settings, such as ``broker_credentials`` or ``ssl_context``.
+    security : of the link to Kafka; plain text without it.
+    kwargs : further Faust settings.
     """
 
-    def __init__(self, settings: TransportSettings, **kwargs: Any) -> None:
+    def __init__(self, settings: TransportSettings, security: LinkSecurity | None = None, **kwargs: Any) -> None:
         self.transport_settings = settings
+        self.security = security or LinkSecurity()
+        self.start_offsets: Callable[[set[TP]], Awaitable[dict[TP, int]]] | None = None
+        """Asked where assigned partitions start, before anything of them is delivered. Asked for all of a worker's
+        partitions after each rebalance, because each is read afresh then; those it leaves out start where the group
+        committed. An error, or no answer within ``hook_timeout_s``, ends the worker."""
+        self.on_revoked: Callable[[set[TP]], Awaitable[None]] | None = None
+        """Told that partitions go, after the batches in work are done (or given up) and committed, and when the worker
+        stops. The same bound and the same end."""
         self._deliveries: set[asyncio.Task[None]] = set()
         super().__init__(
             settings.group,
@@ -77,9 +88,12 @@ class BatchApp(faust.App):
             topic_disable_leader=True,
             **{"web_enabled": False, "datadir": Path(tempfile.gettempdir()) / "weir-faust", **kwargs},
         )
-        self.records = BatchProducer(
-            settings, credentials=self.conf.broker_credentials, ssl_context=self.conf.ssl_context
-        )
+        self.records = BatchProducer(settings, self.security)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, group: str, instance_id: str | None = None, **transport: Any) -> Self:
+        """An app on the brokers of ``[kafka]``, by their TLS and SASL; ``transport``: fields of `TransportSettings`."""
+        return cls(transport_settings(settings, group, instance_id, **transport), link_security(settings.kafka))
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self, loop=self.loop)
@@ -105,10 +119,14 @@ class BatchApp(faust.App):
         return cast("BatchConsumer", self.consumer)
 
     async def batches(self, stream: StreamT[FetchedBatch]) -> AsyncIterator[FetchedBatch]:
-        """The batches of an agent's stream, without those that a rebalance took away while they waited."""
+        """The batches of an agent's stream, without those that a rebalance or rewind took away as they waited."""
         async for batch in stream:
             if self.batch_consumer.take(batch):
                 yield batch
+
+    def rewind(self, tp: TP, offset: int) -> bool:
+        """Go on reading a partition at ``offset``; see `BatchConsumer.rewind`."""
+        return self.batch_consumer.rewind(tp, offset)
 
     def complete(self, batch: FetchedBatch) -> bool:
         """The batch is complete now; see `BatchConsumer.complete`."""

@@ -1,8 +1,8 @@
 """Which offsets of which partition may be committed: the bookkeeping of decision 1, without Kafka.
 
 Batches of a partition begin in offset order and complete in any order. A commit covers the completed batches in front
-of the oldest incomplete one, and nothing behind it. A revoked partition forgets its batches, and a batch that belonged
-to an earlier assignment is recognised by its epoch: completing it late has no effect. One thread at a time.
+of the oldest incomplete one, and nothing behind it. A partition that is revoked or rewound forgets its batches, and a
+batch of before is recognised by its epoch: completing it late has no effect. One thread at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Partition = tuple[str, int]
 
 
 class Ticket(NamedTuple):
-    """Identity of one batch within one assignment of its partition."""
+    """Identity of one batch within one assignment of its partition, and between two rewinds."""
 
     partition: Partition
     base_offset: int
@@ -70,6 +70,26 @@ class CompletedOffsets:
         for partition in partitions:
             self._lanes[partition] = _Lane(self._epoch)
 
+    def rewind(self, partition: Partition, offset: int) -> bool:
+        """Go on at ``offset``, back or forth, as if everything before it were complete and nothing behind it began.
+
+        ``False`` when the partition is not assigned any more.
+        """
+        if partition not in self._lanes:
+            return False
+        self._epoch += 1
+        self._lanes[partition] = _Lane(self._epoch, begun=offset, through=offset)
+        return True
+
+    def assigned(self) -> set[Partition]:
+        """The partitions taken on."""
+        return set(self._lanes)
+
+    def epoch(self, partition: Partition) -> int | None:
+        """What distinguishes this stretch of reading a partition from earlier ones; ``None`` when not assigned."""
+        lane = self._lanes.get(partition)
+        return lane.epoch if lane is not None else None
+
     def revoke(self, partitions: Iterable[Partition]) -> None:
         """Forget partitions and everything in flight in them."""
         for partition in partitions:
@@ -94,7 +114,7 @@ class CompletedOffsets:
         return lane.batches.get(ticket.base_offset) if lane is not None and lane.epoch == ticket.epoch else None
 
     def take(self, ticket: Ticket) -> bool:
-        """Someone works on the batch now; ``False`` when its partition was revoked: leave it alone."""
+        """Someone works on the batch now; ``False`` when its partition was revoked or rewound: leave it alone."""
         batch = self._find(ticket)
         if batch is None:
             return False
@@ -102,7 +122,7 @@ class CompletedOffsets:
         return True
 
     def complete(self, ticket: Ticket) -> bool:
-        """The batch's outputs and state are safe; ``False`` when that is known already or its partition is gone."""
+        """The batch's outputs and state are safe; ``False`` when that is known already or the batch is of before."""
         batch = self._find(ticket)
         if batch is None or batch.completed:
             return False
@@ -125,7 +145,7 @@ class CompletedOffsets:
                 lane.committed = max(lane.committed, offset)
 
     def completed_through(self, partition: Partition) -> int | None:
-        """Everything before this offset is complete; ``None`` when nothing completed in this assignment."""
+        """Everything before this offset is complete; ``None`` before anything completed or was set by `rewind`."""
         lane = self._lanes.get(partition)
         return lane.through if lane is not None and lane.through >= 0 else None
 

@@ -2,7 +2,8 @@
 
 What differs from Faust's own: a message is a `FetchedBatch`; Faust's acknowledgements are ignored and
 `CompletedOffsets` says what a commit covers; a partition is fetched only while it has fewer than ``max_in_flight``
-batches; a rebalance waits for batches in work for ``drain_timeout_s`` at most and commits what is complete.
+batches; a rebalance waits for batches in work for ``drain_timeout_s`` at most and commits what is complete. Where an
+assigned partition starts can be told (``app.start_offsets``), and reading can go on elsewhere at any time (`rewind`).
 Everything here runs in the app's event loop, except reading ``wanted``.
 """
 
@@ -10,18 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP, ConsumerMessage
 
+from streams.errors import UsageError
 from streams.transport.batch import FetchedBatch
 from streams.transport.completed import CompletedOffsets, Partition
+from streams.transport.errors import RebalanceHookError
 from streams.transport.fetch import BatchConsumerThread, Drained
+from streams.transport.security import LinkSecurity
 from streams.transport.settings import TransportSettings
 
+if TYPE_CHECKING:
+    from streams.transport.app import BatchApp
+
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class BatchConsumer(Consumer):
@@ -31,11 +39,14 @@ class BatchConsumer(Consumer):
 
     def __init__(self, transport: Any, *args: Any, **kwargs: Any) -> None:
         self.settings: TransportSettings = transport.app.transport_settings
+        self.security: LinkSecurity = transport.app.security
         self.offsets = CompletedOffsets()
-        self.wanted: frozenset[TP] = frozenset()
-        """Partitions to fetch from: assigned, not paused, with room. Replaced whole, so the thread may read it."""
+        self.wanted: Mapping[TP, int] = {}
+        """Partitions to fetch from (assigned, not paused, with room) and their epochs. Always replaced whole, so that
+        the thread may read it."""
         self.revocations = 0
         self._progress = asyncio.Event()
+        self._hooks: BatchApp = transport.app
         super().__init__(transport, *args, **kwargs)
 
     def _new_consumer_thread(self) -> BatchConsumerThread:
@@ -64,6 +75,8 @@ class BatchConsumer(Consumer):
 
     async def _deliver(self, drained: Drained) -> None:
         tp = TP(drained.topic, drained.partition)
+        if self.offsets.epoch(tp) != drained.epoch:  # read before a rewind
+            return
         ticket = self.offsets.begin(tp, drained.base_offset, drained.next_offset)
         batch = FetchedBatch(*drained[:5], ticket, drained.offsets)
         if not batch.records:  # transaction markers only
@@ -83,13 +96,13 @@ class BatchConsumer(Consumer):
     # -- completion ----------------------------------------------------------------------------------------------
 
     def take(self, batch: FetchedBatch) -> bool:
-        """An agent takes the batch; ``False`` when its partition was revoked meanwhile: skip it."""
+        """An agent takes the batch; ``False`` when its partition was revoked or rewound meanwhile: skip it."""
         return self.offsets.take(batch.ticket)
 
     def complete(self, batch: FetchedBatch) -> bool:
         """The batch's outputs are acknowledged and its state is stored: a commit may pass it.
 
-        ``False`` when its partition was revoked meanwhile, so that another worker repeats the batch.
+        ``False`` when its partition was revoked or rewound meanwhile, so that the batch, or another, comes again.
         """
         counted = self.offsets.complete(batch.ticket)
         if counted:
@@ -97,8 +110,29 @@ class BatchConsumer(Consumer):
             self._refresh_wanted()
         return counted
 
+    def rewind(self, tp: TP, offset: int) -> bool:
+        """Go on reading an assigned partition at ``offset``, forwards or backwards; other partitions do not notice.
+
+        At once: its batches in flight count no more (`take` and `complete` return ``False``), nothing read before
+        is delivered any more, and everything before ``offset`` counts as complete, so that the next commit says
+        ``offset`` even where it goes back. ``False`` when the partition is not assigned any more.
+        """
+        if offset < 0:
+            raise UsageError(f"{tp}: cannot go on at offset {offset}; offsets begin at 0")
+        if not self.offsets.rewind(tp, offset):
+            return False
+        self._place(tp, offset)
+        self._progress.set()
+        self._refresh_wanted()
+        return True
+
+    def _place(self, tp: TP, offset: int | None) -> None:
+        epoch = self.offsets.epoch(tp)
+        if epoch is not None:
+            self._thread.place(tp, offset, epoch)
+
     def lag(self) -> dict[TP, int]:
-        """Records of each assigned partition that are not complete; partitions where nothing completed are left out."""
+        """Records of each assigned partition that are not complete; left out where nothing completed or began."""
         return {
             tp: max(0, end - through)
             for tp in self.assignment()
@@ -140,18 +174,62 @@ class BatchConsumer(Consumer):
     # -- assignment and flow -------------------------------------------------------------------------------------
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Stop the flow, drain, commit, forget."""
+        """Stop the flow, drain, commit, let ``app.on_revoked`` know, forget."""
         self.revocations += 1
         await super().on_partitions_revoked(revoked)
+        await self._let_go(revoked)
         self.offsets.revoke(revoked)
         self._refresh_wanted()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Start afresh: reading goes on from the committed offsets."""
+        """Start afresh: reading goes on where ``app.start_offsets`` says, else from the committed offsets."""
         self.revocations += 1
         self.offsets.assign(assigned)
+        starts = await self._starts(assigned)
+        for tp, offset in (starts or {}).items():
+            self.offsets.rewind(tp, offset)
         await super().on_partitions_assigned(assigned, generation_id)
+        if starts is not None:
+            for tp in assigned:
+                self._place(tp, starts.get(tp))
         self._refresh_wanted()
+
+    async def _starts(self, assigned: set[TP]) -> dict[TP, int] | None:
+        """Where to start, of partitions that do not start where the group committed; ``None`` when it failed."""
+        hook = self._hooks.start_offsets
+        if hook is None or not assigned or self.should_stop:
+            return {}
+        starts = await self._bounded("start_offsets", hook(set(assigned)))
+        wrong = {tp: offset for tp, offset in (starts or {}).items() if tp not in assigned or offset < 0}
+        if wrong:
+            await self.app.crash(UsageError(f"start_offsets gave {wrong}: give offsets from 0 of assigned partitions"))
+            return None
+        return starts
+
+    async def _let_go(self, revoked: set[TP]) -> None:
+        hook = self._hooks.on_revoked
+        if hook is not None and revoked:
+            await self._bounded("on_revoked", hook(revoked))
+
+    async def _bounded(self, name: str, hook: Awaitable[T]) -> T | None:
+        """What the hook gives; ``None`` after an error or a timeout, which end the worker."""
+        try:
+            return await asyncio.wait_for(hook, self.settings.hook_timeout_s)
+        except TimeoutError:
+            limit = f"hook_timeout_s={self.settings.hook_timeout_s}"
+            error: Exception = RebalanceHookError(f"{name} was not done within {limit}; see what it waits for")
+        except Exception as raised:  # noqa: BLE001 - the worker ends with it, whatever it is
+            error = raised
+        await self.app.crash(error)
+        return None
+
+    async def perform_seek(self) -> None:
+        """Faust would move to the committed offsets here, behind ``start_offsets``; aiokafka does that by itself."""
+
+    async def on_stop(self) -> None:
+        """Drain, commit, let ``app.on_revoked`` know."""
+        await super().on_stop()
+        await self._let_go({TP(*partition) for partition in self.offsets.assigned()})
 
     def pause_partitions(self, tps: Iterable[TP]) -> None:
         """Stop fetching from partitions."""
@@ -178,9 +256,13 @@ class BatchConsumer(Consumer):
         """Faust's livelock messages look at its acknowledgements, which are not in use."""
 
     def _refresh_wanted(self) -> None:
-        room, in_flight = self.settings.max_in_flight, self.offsets.in_flight
-        wanted = frozenset(tp for tp in self._get_active_partitions() if in_flight(tp) < room)
-        grown = not wanted <= self.wanted
+        room, offsets = self.settings.max_in_flight, self.offsets
+        wanted = {
+            tp: epoch
+            for tp in self._get_active_partitions()
+            if (epoch := offsets.epoch(tp)) is not None and offsets.in_flight(tp) < room
+        }
+        grown = not wanted.items() <= self.wanted.items()
         self.wanted = wanted
         if grown:
             self._thread.wake()

@@ -3,6 +3,7 @@
 ShellError (streams.errors)
 ├── DeliveryError      the broker did not take records: stop the worker; it repeats the batch after its restart
 ├── RecordsDeleted     decide: go on behind the gap (`when_deleted`), or restore the records
+├── RebalanceHookError start_offsets or on_revoked took too long: see what it waits for; the worker starts again
 └── RecordTooLarge     dead-letter the record, or raise the limit; nothing of the call was sent
 """
 
@@ -28,3 +29,7 @@ class RecordTooLarge(ShellError):  # noqa: N818 - named for what happened, as in
 
 class RecordsDeleted(ShellError):  # noqa: N818 - named for what happened, as in streams.errors
     """Kafka deleted records (retention) before this group had processed them."""
+
+
+class RebalanceHookError(ShellError):
+    """What the app does when partitions come or go was not done in time."""

@@ -3,11 +3,15 @@
 aiokafka keeps one fetched result per partition and asks the broker for more once it is drained. Faust drains all of
 them record by record; here each partition with room gives up to ``max_batch`` records at once, unpacked to `Record`
 without the eleven-field object aiokafka would build for each.
+
+A partition is drained only under the epoch that the consumer wants it in, and what is drained says under which: so
+nothing from before a rewind is taken for what comes after it, and nothing is read before its place is known.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Sequence
@@ -16,8 +20,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.fetcher import FetchError, FetchResult, OffsetResetStrategy
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, credentials_to_aiokafka_auth, server_list
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+from faust.transport.drivers.aiokafka import (
+    AIOKafkaConsumerThread,
+    ensure_aiokafka_TP,
+    server_list,
+)
+from faust.types import TP
 
 from streams.log import Record
 from streams.transport.errors import RecordsDeleted
@@ -30,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 class Drained(NamedTuple):
-    """What one partition gave: records, and where reading goes on (also behind markers that are no records)."""
+    """What one partition gave: records, where reading goes on (also behind markers that are no records), the epoch."""
 
     topic: str
     partition: int
@@ -38,13 +53,14 @@ class Drained(NamedTuple):
     next_offset: int
     records: Sequence[Record]
     offsets: Sequence[int] | None
+    epoch: int
 
 
 def _raw(_tp: Any, record: Any) -> Any:
     return record
 
 
-def _drain(result: Any, max_records: int) -> Drained | None:
+def _drain(result: Any, max_records: int, epoch: int) -> Drained | None:
     """Take up to ``max_records`` of a `FetchResult`; ``None`` when it has nothing and reading did not move."""
     tp, state = result._topic_partition, result._assignment.state_value(result._topic_partition)
     if state is None or result._partition_records is None:
@@ -55,14 +71,13 @@ def _drain(result: Any, max_records: int) -> Drained | None:
     raw = result.getall(max_records)
     after = state.position
     if not raw:
-        return (
-            Drained(tp.topic, tp.partition, before, after, (), None) if before is not None and after > before else None
-        )
+        moved = before is not None and after > before
+        return Drained(tp.topic, tp.partition, before, after, (), None, epoch) if moved else None
     make = Record._make  # half the time of Record(...)
     records = [make((r.key or b"", r.value or b"", r.timestamp / 1000)) for r in raw]
     base, last = raw[0].offset, raw[-1].offset
     offsets = None if last - base == len(raw) - 1 else tuple(r.offset for r in raw)
-    return Drained(tp.topic, tp.partition, base, max(after, last + 1), records, offsets)
+    return Drained(tp.topic, tp.partition, base, max(after, last + 1), records, offsets, epoch)
 
 
 class BatchConsumerThread(AIOKafkaConsumerThread):
@@ -73,6 +88,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._wake: asyncio.Event | None = None
+        self._epochs: dict[TP, int] = {}
 
     async def on_start(self) -> None:
         """Start the consumer in this thread's loop."""
@@ -88,12 +104,26 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         if self._wake is not None:
             self.thread_loop.call_soon_threadsafe(self._wake.set)
 
+    def place(self, tp: TP, offset: int | None, epoch: int) -> None:
+        """Read a partition under an epoch from now on, at ``offset`` or where the group committed; from any thread."""
+        self.thread_loop.call_soon_threadsafe(self._place, tp, offset, epoch)
+
+    def _place(self, tp: TP, offset: int | None, epoch: int) -> None:
+        self._epochs[tp] = epoch
+        if offset is not None:
+            # aiokafka drops what it has fetched or is about to fetch from another position. A partition that it does
+            # not have (any more) is about to be revoked here too.
+            with contextlib.suppress(IllegalStateError):
+                self._ensure_consumer()._fetcher.seek_to(ensure_aiokafka_TP(tp), offset)
+        if self._wake is not None:
+            self._wake.set()
+
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         s, conf = self.consumer.settings, self.app.conf
         # Range puts partition n of each topic at the same worker: a label meets the prediction with its key.
         self._assignor = RangePartitionAssignor
         return AIOKafkaConsumer(
-            client_id=conf.broker_client_id,
+            client_id=f"{s.client_id}-consumer",
             group_id=s.group,
             group_instance_id=s.instance_id,
             bootstrap_servers=server_list(transport.url, transport.default_port),
@@ -110,7 +140,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             # A slow stage must not leave the group: a watchdog on completed batches judges that, not the fetcher.
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
             isolation_level="read_committed",
-            **credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+            **self.consumer.security.options,
         )
 
     async def drain(self, timeout_s: float, revocations: int) -> list[Drained]:
@@ -151,9 +181,9 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             woken.cancel()
 
     def _drain_now(self, fetcher: Any) -> list[Drained]:
-        wanted = self.consumer.wanted
+        wanted, epochs = self.consumer.wanted, self._epochs
         drained: list[Drained] = []
-        for tp in [tp for tp in fetcher._records if tp in wanted]:
+        for tp in [tp for tp in fetcher._records if tp in wanted and wanted[tp] == epochs.get(tp)]:
             result = fetcher._records[tp]
             if type(result) is FetchError:
                 self._fetched(fetcher, tp)
@@ -163,7 +193,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
                 continue
             assert type(result) is FetchResult
             try:
-                taken = _drain(result, self.consumer.settings.max_batch)
+                taken = _drain(result, self.consumer.settings.max_batch, epochs[tp])
             except KafkaError:
                 if not drained:
                     raise

@@ -56,8 +56,13 @@ def partitions_of(keys: Sequence[bytes], partitions: int) -> NDArray[np.int64]:
     >>> partitions_of([b"u1", b"u2", b""], 4).tolist()
     [0, 2, 1]
     """
-    out = np.zeros(len(keys), dtype=np.int64)
-    if partitions > 1 and keys:
-        sizes = np.fromiter(map(len, keys), dtype=np.int64, count=len(keys))
-        _kernel(np.frombuffer(b"".join(keys), dtype=np.uint8), sizes, partitions, out)
+    sizes = np.fromiter(map(len, keys), dtype=np.int64, count=len(keys))
+    return partitions_of_joined(np.frombuffer(b"".join(keys), dtype=np.uint8), sizes, partitions)
+
+
+def partitions_of_joined(keys: NDArray[np.uint8], sizes: NDArray[np.int64], partitions: int) -> NDArray[np.int64]:
+    """`partitions_of` for keys end to end, ``(sum(sizes),) uint8``, of ``sizes`` bytes each, ``(B,) int64``."""
+    out = np.zeros(len(sizes), dtype=np.int64)
+    if partitions > 1 and len(sizes):
+        _kernel(keys, sizes, partitions, out)
     return out

@@ -9,26 +9,46 @@ everything: what was sent behind the lost batch is unknown, and the worker start
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from ssl import SSLContext
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
-from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
-from faust.types.auth import CredentialsT
+from numpy.typing import NDArray
 
+from streams.errors import UsageError
 from streams.log import Record
+from streams.transport.encode import HEADER_BYTES, RECORD_BYTES, Columns, available, encoded_batches
 from streams.transport.errors import DeliveryError, RecordTooLarge
-from streams.transport.partition import partitions_of
+from streams.transport.partition import partitions_of_joined
+from streams.transport.security import LinkSecurity
 from streams.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
 
-# Batch header and the most that one record's own fields take (Kafka's message format 2), with room to spare.
-_OVERHEAD_BYTES = 61 + 21 + 6
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Where one batch of records is in Kafka: ``count`` consecutive offsets from ``base_offset`` on.
+
+    A call's next batch in the same partition need not follow at once when others write there too.
+    """
+
+    partition: int
+    base_offset: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    partition: int
+    count: int
+    acknowledged: asyncio.Future[Any]
 
 
 class BatchProducer:
@@ -37,18 +57,12 @@ class BatchProducer:
     Parameters
     ----------
     settings : addresses, sizes, patience.
-    credentials, ssl_context : as Faust takes them.
+    security : of the link; plain text without it.
     """
 
-    def __init__(
-        self,
-        settings: TransportSettings,
-        *,
-        credentials: CredentialsT | None = None,
-        ssl_context: SSLContext | None = None,
-    ) -> None:
+    def __init__(self, settings: TransportSettings, security: LinkSecurity | None = None) -> None:
         self._settings = settings
-        self._auth = credentials_to_aiokafka_auth(credentials, ssl_context)
+        self._security = security or LinkSecurity()
         self._producer: Any = None
         self._turns: dict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._failed: DeliveryError | None = None
@@ -57,14 +71,17 @@ class BatchProducer:
         """Connect; raises `DeliveryError` when no broker answers."""
         s = self._settings
         self._failed = None
+        if s.compression not in available():
+            raise UsageError(f"compression={s.compression!r} needs a package: pip install cramjam; or use 'gzip'")
         self._producer = AIOKafkaProducer(
             bootstrap_servers=s.bootstrap,
+            client_id=f"{s.client_id}-producer",
             acks="all",
             enable_idempotence=True,
             max_batch_size=s.produce_batch_bytes,
             request_timeout_ms=int(s.request_timeout_s * 1000),
             compression_type=s.compression,
-            **self._auth,
+            **self._security.options,
         )
         # While a partition has no leader, aiokafka drops batches older than this; its default is one request's time.
         self._producer._message_accumulator._batch_ttl = s.delivery_timeout_s
@@ -80,8 +97,10 @@ class BatchProducer:
             producer, self._producer = self._producer, None
             await producer.stop()
 
-    async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[None]:
+    async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         """Send records; returns when they are queued, with a future that ends when all in-sync replicas have them.
+
+        The future tells where they are, by partition, in the order of each.
 
         Records of one partition keep their order, within a call and from call to call. A record's partition is that
         of its key under Kafka's default partitioner; ``b""`` is a key like others. ``ts`` becomes the record's
@@ -93,16 +112,28 @@ class BatchProducer:
         DeliveryError : also from the future: the broker refused, or did not answer for ``delivery_timeout_s``.
         """
         self._usable()
-        self._check_sizes(topic, records)
-        acknowledged: list[asyncio.Future[Any]] = []
-        for partition, lane in await self._lanes(topic, records):
-            async with self._turns[topic, partition]:
-                acknowledged += [await self._enqueue(batch, topic, partition) for batch in self._batches(lane)]
-        return asyncio.ensure_future(self._all(topic, acknowledged))
+        columns = self._columns(topic, records)
+        sending: list[_Sending] = []
+        for partition, rows in await self._lanes(topic, columns):
+            sending += await self._enqueue(topic, partition, columns, rows)
+        return asyncio.ensure_future(self._all(topic, sending))
 
-    async def send_and_wait(self, topic: str, records: Sequence[Record]) -> None:
+    async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
+        """`send`, but to one partition whatever the keys; raises ``UsageError`` when the topic does not have it."""
+        self._usable()
+        columns = self._columns(topic, records)
+        if not 0 <= partition < (count := await self.partition_count(topic)):
+            raise UsageError(f"topic {topic!r} has partitions 0 to {count - 1}, so none is {partition}; correct it")
+        sending = await self._enqueue(topic, partition, columns, np.arange(len(records)))
+        return asyncio.ensure_future(self._all(topic, sending))
+
+    async def send_and_wait(self, topic: str, records: Sequence[Record]) -> list[Sent]:
         """Send records and wait for their acknowledgement."""
-        await (await self.send(topic, records))
+        return await (await self.send(topic, records))
+
+    async def partition_count(self, topic: str) -> int:
+        """How many partitions a topic has; `DeliveryError` when it is not there."""
+        return len(await self._patiently(topic, lambda: self._producer.partitions_for(topic)))
 
     def _usable(self) -> None:
         if self._failed is not None:
@@ -110,46 +141,37 @@ class BatchProducer:
         if self._producer is None:
             raise DeliveryError("the producer is not running; start it first")
 
-    def _check_sizes(self, topic: str, records: Sequence[Record]) -> None:
-        room = self._settings.max_record_bytes - _OVERHEAD_BYTES
-        for index, (key, value, _) in enumerate(records):
-            if len(key) + len(value) > room:
-                raise RecordTooLarge(
-                    f"record {index} for topic {topic!r} (key {key[:64]!r}) has {len(key) + len(value)} bytes, and at "
-                    f"most {room} fit; send it to the dead letters, or raise max_record_bytes and the topic's "
-                    "max.message.bytes",
-                    index,
-                )
+    def _columns(self, topic: str, records: Sequence[Record]) -> Columns:
+        """The records as columns, each small enough."""
+        columns, room = Columns.of(records), self._settings.max_record_bytes - HEADER_BYTES - RECORD_BYTES
+        sizes = columns.sizes()
+        too_large = np.flatnonzero(sizes > room)
+        if len(too_large):
+            index = int(too_large[0])
+            raise RecordTooLarge(
+                f"record {index} for topic {topic!r} (key {records[index].key[:64]!r}) has {sizes[index]} bytes, and "
+                f"at most {room} fit; send it to the dead letters, or raise max_record_bytes and the topic's "
+                "max.message.bytes",
+                index,
+            )
+        return columns
 
-    async def _lanes(self, topic: str, records: Sequence[Record]) -> list[tuple[int, Sequence[Record]]]:
-        """The records of each partition, in order."""
-        partitions = await self._patiently(topic, lambda: self._producer.partitions_for(topic))
-        if len(partitions) == 1:
-            return [(0, records)] if records else []
-        lanes: dict[int, list[Record]] = defaultdict(list)
-        for record, partition in zip(
-            records, partitions_of([r.key for r in records], len(partitions)).tolist(), strict=True
-        ):
-            lanes[partition].append(record)
-        return sorted(lanes.items())
+    async def _lanes(self, topic: str, columns: Columns) -> list[tuple[int, NDArray[np.int64]]]:
+        """Partitions and the places of their records, in order."""
+        key_sizes = np.diff(columns.key_ends, prepend=0)
+        partitions = partitions_of_joined(columns.keys, key_sizes, await self.partition_count(topic))
+        order = np.argsort(partitions, kind="stable")
+        found, starts = np.unique(partitions[order], return_index=True)
+        return list(zip(found.tolist(), np.split(order, starts[1:]), strict=True)) if len(found) else []
 
-    def _batches(self, records: Sequence[Record]) -> Iterator[Any]:
-        """Full batches of at most ``produce_batch_bytes``; a larger single record has one to itself."""
-        batch = self._producer.create_batch()
-        for key, value, ts in records:
-            timestamp = int(ts * 1000)
-            if batch.append(timestamp=timestamp, key=key, value=value) is None:
-                yield batch
-                batch = self._producer.create_batch()
-                batch.append(timestamp=timestamp, key=key, value=value)
-        batch.close()
-        yield batch
-
-    async def _enqueue(self, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
-        acknowledged: asyncio.Future[Any] = await self._patiently(
-            topic, lambda: self._producer.send_batch(batch, topic, partition=partition)
-        )
-        return acknowledged
+    async def _enqueue(self, topic: str, partition: int, columns: Columns, rows: NDArray[np.int64]) -> list[_Sending]:
+        """Hand one partition's records over, in their turn."""
+        sending, s = [], self._settings
+        async with self._turns[topic, partition]:
+            for batch in encoded_batches(columns, rows, s.produce_batch_bytes, s.compression):
+                send = functools.partial(self._producer.send_batch, batch, topic, partition=partition)
+                sending.append(_Sending(partition, batch.record_count(), await self._patiently(topic, send)))
+        return sending
 
     async def _patiently(self, topic: str, attempt: Any) -> Any:
         """Repeat an attempt that times out before it has any effect, for ``delivery_timeout_s``."""
@@ -166,10 +188,14 @@ class BatchProducer:
             except KafkaError as error:
                 raise self._fail(topic, error) from error
 
-    async def _all(self, topic: str, acknowledged: list[asyncio.Future[Any]]) -> None:
-        for result in await asyncio.gather(*acknowledged, return_exceptions=True):
+    async def _all(self, topic: str, sending: list[_Sending]) -> list[Sent]:
+        results: list[Any] = await asyncio.gather(*[b.acknowledged for b in sending], return_exceptions=True)
+        for result in results:
             if isinstance(result, BaseException):
                 raise self._fail(topic, result) from result
+            if result.offset < 0:  # a repeated request found the batch there, too long ago for the broker to say where
+                raise self._fail(topic, KafkaError("the broker has the records and does not know any more where"))
+        return [Sent(batch.partition, at.offset, batch.count) for batch, at in zip(sending, results, strict=True)]
 
     def _fail(self, topic: str, error: BaseException) -> DeliveryError:
         """Remember that order and delivery are not known any more."""

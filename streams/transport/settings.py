@@ -19,6 +19,8 @@ class TransportSettings(BaseModel):
 
     bootstrap: str = Field("127.0.0.1:9092", min_length=1)
     """host:port, or several with commas."""
+    client_id: str = Field("weir", min_length=1)
+    """What the brokers' logs and quotas call us, before ``-consumer`` or ``-producer``."""
     group: str = Field(min_length=1)
     instance_id: str | None = Field(None, min_length=1)
     """Unique in the group and the same after each restart of this worker; ``None`` for an ordinary member."""
@@ -36,6 +38,8 @@ class TransportSettings(BaseModel):
     request_timeout_s: float = Field(15.0, gt=0)
     drain_timeout_s: float = Field(2.0, ge=0)
     """How long a rebalance waits for batches in work; what is not complete by then is fetched again."""
+    hook_timeout_s: float = Field(4.0, gt=0)
+    """How long the app may take to say where new partitions start, or to let go of old ones; then the worker ends."""
     commit_interval_s: float = Field(0.5, gt=0)
 
     max_batch: int = Field(2048, ge=1)
@@ -61,6 +65,8 @@ class TransportSettings(BaseModel):
             (self.session_timeout_s < self.request_timeout_s, "session_timeout_s", "less than request_timeout_s"),
             (self.rebalance_timeout_s < self.request_timeout_s, "rebalance_timeout_s", "less than request_timeout_s"),
             (self.drain_timeout_s * 2 <= self.rebalance_timeout_s, "drain_timeout_s", "half of rebalance_timeout_s"),
+            # No heartbeats are sent while the app says where its partitions start.
+            (self.hook_timeout_s < self.session_timeout_s, "hook_timeout_s", "less than session_timeout_s"),
             (self.produce_batch_bytes <= self.max_record_bytes, "produce_batch_bytes", "at most max_record_bytes"),
         ]
         for holds, name, limit in checks:

@@ -1,19 +1,26 @@
-"""What every adapter of the ``FeatureStore`` port does. A new adapter adds one line to ``ADAPTERS``."""
+"""What every adapter of the ``FeatureStore`` port does. A new adapter adds its name to ``ADAPTERS``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from online.errors import StateError
 from online.features.store import FeatureStore
 from streams.stores import MemoryFeatureStore
+from streams.stores.link import RedisLink
+from streams.stores.redis import LaneStore
+from tests.integration.kafka_broker import unavailable
+from tests.integration.redis_server import NoRedis, find_redis
 
 WIDTH, SCHEMA, TTL = 8, 7, 800.0
 
@@ -26,13 +33,76 @@ class Snapshots(FeatureStore, Protocol):
     def restore(self, state: bytes) -> None: ...
 
 
-ADAPTERS: dict[str, Callable[[], FeatureStore]] = {"memory": MemoryFeatureStore}
+Make = Callable[[], FeatureStore]
+
+
+class LaneOfRedis:
+    """One lane of a `LaneStore` behind the synchronous port: it fetches before each call, and writes behind it.
+
+    ``forgetful`` opens the lane anew for every call, so that every row comes from Redis.
+    """
+
+    def __init__(self, runner: asyncio.Runner, link: RedisLink, prefix: str, forgetful: bool) -> None:
+        self._runner, self._lanes, self._forgetful = runner, LaneStore(link, prefix=prefix), forgetful
+        self._lane, self._opened = ("user-events", 0), False
+        self._next: int | None = None
+
+    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
+        self._lanes.create(table, row_bytes, schema, ttl_s)
+
+    def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
+        self._runner.run(self._fetch(table, keys))
+        return self._lanes.load(table, keys)
+
+    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
+        self._runner.run(self._fetch(table, keys))
+        self._lanes.save(table, keys, rows, now)
+        self._runner.run(self._flush())
+
+    async def _fetch(self, table: str, keys: Sequence[str]) -> None:
+        if self._forgetful or not self._opened:
+            await self._lanes.open(self._lane)
+            self._opened = True
+        await self._lanes.prefetch(self._lane, {table: keys})
+        self._lanes.use(self._lane)
+
+    async def _flush(self) -> None:
+        after = (self._next or 0) + 1
+        writes = self._lanes.end_step(self._lane, after - 1)
+        await self._lanes.flush(self._lane, [writes], self._lanes.record(self._lane, after), self._next)
+        self._next = after
+
+
+@pytest.fixture(scope="module")
+def redis_lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[bool], FeatureStore]]:
+    try:
+        server = find_redis(tmp_path_factory.mktemp("redis"))
+    except NoRedis as reason:
+        unavailable(str(reason))
+    names = itertools.count()
+    with asyncio.Runner() as runner:
+        link = RedisLink(server.settings())
+        runner.run(link.start())
+        yield lambda forgetful: LaneOfRedis(runner, link, f"t{os.getpid()}-{next(names)}", forgetful)
+        runner.run(link.stop())
+    server.stop()
+
+
+ADAPTERS = ["memory", *(pytest.param(n, marks=pytest.mark.integration) for n in ("redis", "redis, nothing cached"))]
 WITH_SNAPSHOTS: dict[str, Callable[[], Snapshots]] = {"memory": MemoryFeatureStore}
 
 
-@pytest.fixture(params=list(ADAPTERS.values()), ids=list(ADAPTERS))
-def store(request: pytest.FixtureRequest) -> FeatureStore:
-    made: FeatureStore = request.param()
+@pytest.fixture(params=ADAPTERS)
+def make_store(request: pytest.FixtureRequest) -> Make:
+    if request.param == "memory":
+        return MemoryFeatureStore
+    lanes: Callable[[bool], FeatureStore] = request.getfixturevalue("redis_lanes")
+    return lambda: lanes(request.param != "redis")
+
+
+@pytest.fixture
+def store(make_store: Make) -> FeatureStore:
+    made = make_store()
     made.create("user", WIDTH, SCHEMA, TTL)
     return made
 
@@ -110,7 +180,7 @@ def test_declaring_a_table_again_alike_keeps_its_rows(store: FeatureStore) -> No
 
 @pytest.mark.parametrize(("width", "schema"), [(WIDTH * 2, SCHEMA), (WIDTH, SCHEMA + 1)])
 def test_a_table_of_another_shape_or_meaning_is_refused(store: FeatureStore, width: int, schema: int) -> None:
-    with pytest.raises(StateError, match=r"user.*8 B.*start with a fresh state"):
+    with pytest.raises(StateError, match=r"user.*8 B.*now wants"):
         store.create("user", width, schema, TTL)
 
 
@@ -236,32 +306,31 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(steps)
-def test_a_store_is_a_dict_that_forgets(steps: list[tuple[str, list[str], float, int]]) -> None:
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=steps)
+def test_a_store_is_a_dict_that_forgets(make_store: Make, steps: list[tuple[str, list[str], float, int]]) -> None:
     """Exact inside the time to live, zeros an eighth of it later; in between the adapter may choose."""
-    for make in ADAPTERS.values():
-        store = make()
-        store.create("user", WIDTH, SCHEMA, TTL)
-        model: dict[str, tuple[int, float]] = {}
-        now = newest = 10_000.0
-        for step, keys, gap, fill in steps:
-            now += gap
-            if step == "save":
-                store.save("user", keys, rows(*[fill] * len(keys)), now)
-                newest = max(newest, now)
-                for key in keys:
-                    model[key] = (fill, max(now, model.get(key, (0, 0.0))[1]))
-                continue
-            for key, got in zip(keys, values(store, *keys), strict=True):
-                held, updated = model.get(key, (0, newest))
-                age = newest - updated
-                if age <= TTL:
-                    assert got == held
-                elif age > TTL * 9 / 8:
-                    assert got == 0
+    store = make_store()
+    store.create("user", WIDTH, SCHEMA, TTL)
+    model: dict[str, tuple[int, float]] = {}
+    now = newest = 10_000.0
+    for step, keys, gap, fill in steps:
+        now += gap
+        if step == "save":
+            store.save("user", keys, rows(*[fill] * len(keys)), now)
+            newest = max(newest, now)
+            for key in keys:
+                model[key] = (fill, max(now, model.get(key, (0, 0.0))[1]))
+            continue
+        for key, got in zip(keys, values(store, *keys), strict=True):
+            held, updated = model.get(key, (0, newest))
+            age = newest - updated
+            if age <= TTL:
+                assert got == held
+            elif age > TTL * 9 / 8:
+                assert got == 0
+                model.pop(key, None)
+            else:
+                assert got in (held, 0)
+                if got == 0:
                     model.pop(key, None)
-                else:
-                    assert got in (held, 0)
-                    if got == 0:
-                        model.pop(key, None)

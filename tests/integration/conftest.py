@@ -1,11 +1,13 @@
-"""Real Kafka for the integration tests; without one they skip, or fail where ``WEIR_REQUIRE_INTEGRATION=1``."""
+"""Real Kafka and Redis for the integration tests; without them they skip, or fail if ``WEIR_REQUIRE_INTEGRATION=1``."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from kafka.admin import KafkaAdminClient, NewTopic
 
-from tests.integration.kafka_broker import Broker, DockerBroker, NoKafka, find_broker, unavailable
+from tests.integration.kafka_broker import Broker, DockerBroker, NoKafka, find_broker, find_jars, unavailable
+from tests.integration.kafka_node import JavaBroker, JavaCluster
+from tests.integration.kafka_secrets import Secrets, make_secrets
+from tests.integration.redis_server import NamedRedis, NoRedis, RedisServer, find_redis
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +62,65 @@ def new_topic(kafka: Broker) -> Callable[..., str]:
         return name
 
     return make
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Secrets]]:
+    """A broker whose clients log in (PLAIN, SCRAM) over TLS and may do what ACLs say."""
+    directory = tmp_path_factory.mktemp("secure-kafka")
+    try:
+        libs = find_jars()
+    except NoKafka as reason:
+        unavailable(str(reason))
+    secrets = make_secrets(directory / "secrets")
+    broker = JavaBroker(libs, directory / "broker", "256m", secrets=secrets)
+    broker.start()
+    try:
+        yield broker, secrets
+    finally:
+        broker.stop()
+
+
+@pytest.fixture(scope="module")
+def kafka3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JavaCluster]:
+    """Three brokers, three copies of every partition, two of which must be there."""
+    try:
+        cluster = JavaCluster(find_jars(), tmp_path_factory.mktemp("kafka3"))
+    except NoKafka as reason:
+        unavailable(str(reason))
+    cluster.start()
+    try:
+        yield cluster
+    finally:
+        cluster.stop(signal.SIGKILL)  # their data is gone with them
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer | NamedRedis]:
+    """A running Redis that tests share: each uses a key prefix or a lane of its own, and leaves it running."""
+    try:
+        server = find_redis(tmp_path_factory.mktemp("redis"))
+    except NoRedis as reason:
+        unavailable(str(reason))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def new_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RedisServer]]:
+    """Starts servers of a test's own, to be killed and configured: ``new_redis(aof=True)``; see `RedisServer`."""
+    made: list[RedisServer] = []
+
+    def make(**options: Any) -> RedisServer:
+        try:
+            made.append(RedisServer(tmp_path_factory.mktemp("redis"), **options))
+            made[-1].start()
+        except NoRedis as reason:
+            unavailable(str(reason))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.stop()

@@ -197,7 +197,9 @@ def test_partitions_that_differ_are_said_with_what_to_do(weir: Weir) -> None:
     found = weir("topics", "check", "--json", env={"WEIR_TOPICS__PARTITIONS": "4"})
     assert found.status == 1
     differences = orjson.loads(found.out)["differences"]
-    assert {d["topic"] for d in differences} == {"user-events", "device-events", "labels", "predictions", "alerts"}
+    assert {d["topic"] for d in differences} == {
+        "user-events", "device-events", "labels", "predictions", "alerts", "entity-updates"
+    }  # fmt: skip
     assert all("partitions = 6" in d["fix"] for d in differences)
 
 

@@ -26,8 +26,9 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.partitioner.default import murmur2
 
+from streams.errors import UsageError
 from streams.log import Record
-from streams.transport import BatchProducer, DeliveryError, RecordTooLarge, TransportSettings
+from streams.transport import BatchProducer, DeliveryError, RecordTooLarge, Sent, TransportSettings
 from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
 
 pytestmark = pytest.mark.integration
@@ -301,26 +302,33 @@ def test_an_agent_that_raises_stops_the_worker_before_its_record(
     assert again.process.wait(20) != 0, "the record must come again"
 
 
+def transactions(broker: Broker, topic: str, number: int) -> list[int]:
+    """Transactions of ten records and a marker, every second one aborted; the offsets of the other ones' records."""
+
+    async def run() -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=broker.address, transactional_id=f"x-{topic}")
+        await producer.start()
+        for i in range(number):
+            await producer.begin_transaction()
+            batch = producer.create_batch()
+            for j in range(10):
+                batch.append(timestamp=int(time.time() * 1000), key=None, value=b"%d" % j)
+            await producer.send_batch(batch, topic, partition=0)
+            await (producer.abort_transaction() if i % 2 else producer.commit_transaction())
+        await producer.stop()
+
+    asyncio.run(run())
+    return [11 * i + j for i in range(0, number, 2) for j in range(10)]
+
+
 def test_aborted_transactions_are_passed_over(
     kafka: Broker, new_topic: NewTopic, start_worker: Callable[..., Worker]
 ) -> None:
     source, target = new_topic(1), new_topic(1)
-
-    async def transactions() -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=kafka.address, transactional_id=f"x-{source}")
-        await producer.start()
-        for number in range(6):
-            await producer.begin_transaction()
-            for i in range(10):
-                await producer.send(source, b"%d" % i, partition=0)
-            await (producer.abort_transaction() if number % 2 else producer.commit_transaction())
-        await producer.stop()
-
-    asyncio.run(transactions())
+    there_are = transactions(kafka, source, 6)
     worker = start_worker(source, target)
     wait_copied(kafka, source, target, worker)  # so commits pass the markers, which are no records
-    # Ten records and a marker a transaction; every second one was aborted.
-    assert copied(read(kafka, target)) == {0: [11 * number + i for number in (0, 2, 4) for i in range(10)]}
+    assert copied(read(kafka, target)) == {0: there_are}
 
 
 def delete_before(broker: Broker, topic: str, offsets: dict[int, int]) -> None:
@@ -346,6 +354,81 @@ def test_records_deleted_before_they_were_processed_stop_the_worker(
     skips = start_worker(source, target, "--when-deleted", "skip")
     wait_copied(kafka, source, target, skips)
     assert copied(read(kafka, target)) == {0: [*range(1_000), *range(1_500, 2_000)]}
+
+
+# -- where reading goes on ---------------------------------------------------------------------------------------------
+
+
+def check_path(worker: Worker, there_are: dict[int, list[int]]) -> None:
+    """Each batch begins where the last one of its partition ended or where the partition was rewound to since."""
+    position = dict.fromkeys(there_are, 0)
+    for said in worker.said:
+        if "rewound" in said:
+            partition, position[partition] = said["rewound"]
+        elif "batch" in said:
+            partition, base, count = said["batch"]
+            rest = [offset for offset in there_are[partition] if offset >= position[partition]]
+            assert base == rest[0], f"partition {partition}: a batch at {base}, and not at {rest[0]}"
+            position[partition] = rest[count - 1] + 1
+    assert all(position[p] > offsets[-1] for p, offsets in there_are.items()), "did not read on to the end"
+
+
+def test_rewinds_take_effect_at_once_and_disturb_no_other_partition(
+    kafka: Broker, new_topic: NewTopic, start_worker: Callable[..., Worker]
+) -> None:
+    source, target = new_topic(PARTITIONS), new_topic(PARTITIONS)
+    produce(kafka, source, some(8_000))
+    shortest = min(ends(kafka, source).values())
+    worker = start_worker(source, target, "--max-batch", "50", "--rewinds", "120", "--rewind-within", str(shortest))
+    worker.until(lambda: sum("rewound" in said for said in worker.said) == 120, "120 rewinds")
+    wait_copied(kafka, source, target, worker)
+    assert worker.end() == 0
+    check_path(worker, {p: list(range(end)) for p, end in ends(kafka, source).items()})
+
+
+def test_rewinds_among_gaps(kafka: Broker, new_topic: NewTopic, start_worker: Callable[..., Worker]) -> None:
+    source, target = new_topic(1), new_topic(1)
+    there_are = {0: transactions(kafka, source, 200)}
+    worker = start_worker(source, target, "--max-batch", "30", "--rewinds", "60", "--rewind-within", "2000")
+    worker.until(lambda: sum("rewound" in said for said in worker.said) == 60, "60 rewinds")
+    wait_copied(kafka, source, target, worker)
+    assert worker.end() == 0
+    check_path(worker, there_are)
+
+
+def test_partitions_start_where_the_app_says_and_the_commits_follow(
+    kafka: Broker, new_topic: NewTopic, start_worker: Callable[..., Worker]
+) -> None:
+    source, target = new_topic(3), new_topic(3)
+    produce(kafka, source, some(3_000))
+    first = start_worker(source, target)
+    wait_copied(kafka, source, target, first)
+    assert first.end() == 0
+    assert [said["revoked"] for said in first.said if "revoked" in said] == [[0, 1, 2]], "told once, at the stop"
+    end = ends(kafka, source)
+    starts = {0: 7, 1: end[1]}  # back, where it is, and not told: committed
+    second = start_worker(source, target, "--starts", json.dumps(starts), "--delay-s", "0.2")
+    second.until(lambda: committed(kafka, source)[0] < end[0], "commits that go back")
+    wait_copied(kafka, source, target, second)
+    assert second.end() == 0
+    assert second.batches()[0]["batch"][:2] == [0, 7]
+    assert {said["batch"][0] for said in second.batches()} == {0}
+    ahead = start_worker(new_source := new_topic(1), target, "--starts", '{"0": 300}')
+    produce(kafka, new_source, some(500))
+    wait_copied(kafka, new_source, target, ahead)
+    assert ahead.batches()[0]["batch"][:2] == [0, 300]
+
+
+@pytest.mark.parametrize(("how", "says"), [("raise", "the store is not there"), ("hang", "hook_timeout_s=4.0")])
+def test_a_start_that_is_not_told_ends_the_worker_before_anything_is_read(
+    kafka: Broker, new_topic: NewTopic, start_worker: Callable[..., Worker], how: str, says: str
+) -> None:
+    source, target = new_topic(1), new_topic(1)
+    produce(kafka, source, some(10))
+    worker = start_worker(source, target, "--start-fails", how)
+    assert worker.process.wait(20) != 0
+    assert says in worker.log
+    assert worker.batches() == []
 
 
 # -- rebalances --------------------------------------------------------------------------------------------------------
@@ -494,6 +577,38 @@ def test_batches_are_in_order_and_where_kafkas_partitioner_puts_them(kafka: Brok
     assert got == expected
 
 
+def test_a_send_tells_where_its_records_are(kafka: Broker, new_topic: NewTopic) -> None:
+    topic = new_topic(3)
+
+    async def run() -> list[tuple[int | None, list[Record], list[Sent]]]:
+        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests", produce_batch_bytes=1_024))
+        await producer.start()
+        assert await producer.partition_count(topic) == 3
+        calls: list[tuple[int | None, list[Record]]] = [(None, some(300)), (1, some(200, 300)), (None, some(100, 500))]
+        futures = [
+            await (producer.send(topic, records) if p is None else producer.send_to(topic, p, records))
+            for p, records in calls
+        ]
+        assert await (await producer.send(topic, [])) == await (await producer.send_to(topic, 2, [])) == []
+        with pytest.raises(UsageError, match="has partitions 0 to 2, so none is 3"):
+            await producer.send_to(topic, 3, some(1))
+        sent = await asyncio.gather(*futures)
+        await producer.stop()
+        return [(*call, where) for call, where in zip(calls, sent, strict=True)]
+
+    calls = asyncio.run(run())
+    there = {(r.partition, r.offset): r.value for r in read(kafka, topic)}
+    for partition, records, sent in calls:
+        places = [(s.partition, offset) for s in sent for offset in range(s.base_offset, s.base_offset + s.count)]
+        assert len(sent) >= 3
+        assert places == sorted(places), "by partition, in order"
+        assert {p for p, _ in places} == ({0, 1, 2} if partition is None else {partition})
+        assert sorted(there[place] for place in places) == sorted(r.value for r in records)
+        if partition is not None:
+            assert [there[place] for place in places] == [r.value for r in records]
+    assert len(there) == 600
+
+
 def test_calls_keep_their_order(kafka: Broker, new_topic: NewTopic) -> None:
     topic = new_topic(2)
 
@@ -518,15 +633,15 @@ def test_a_record_that_is_too_large_is_the_callers_and_harms_nothing(kafka: Brok
     async def run() -> None:
         producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests"))
         await producer.start()
-        with pytest.raises(RecordTooLarge, match=r"record 1 for topic .* at most 1048500 fit") as caught:
-            await producer.send(topic, [Record(b"a", b"1", time.time()), Record(b"b", bytes(1_048_500), time.time())])
+        with pytest.raises(RecordTooLarge, match=r"record 1 for topic .* at most 1048495 fit") as caught:
+            await producer.send(topic, [Record(b"a", b"1", time.time()), Record(b"b", bytes(1_048_495), time.time())])
         assert caught.value.index == 1
         # The largest that fits does fit, and the producer still works.
-        await producer.send_and_wait(topic, [Record(b"b", bytes(1_048_499), time.time())])
+        await producer.send_and_wait(topic, [Record(b"b", bytes(1_048_494), time.time())])
         await producer.stop()
 
     asyncio.run(run())
-    assert [len(r.value) for r in read(kafka, topic)] == [1_048_499]
+    assert [len(r.value) for r in read(kafka, topic)] == [1_048_494]
 
 
 def test_what_the_broker_refuses_is_an_error_with_a_fix(kafka: Broker, new_topic: NewTopic) -> None:
@@ -548,7 +663,7 @@ def test_what_the_broker_refuses_is_an_error_with_a_fix(kafka: Broker, new_topic
 def test_a_topic_that_is_not_there_is_an_error(kafka: Broker) -> None:
     settings = {"request_timeout_s": 2.0, "session_timeout_s": 1.5, "rebalance_timeout_s": 1.0, "heartbeat_s": 0.2}
     with pytest.raises(DeliveryError, match="no-such-topic"):
-        produce(kafka, "no-such-topic", some(1), drain_timeout_s=0.1, delivery_timeout_s=1.0, **settings)
+        produce(kafka, "no-such-topic", some(1), drain_timeout_s=0.1, hook_timeout_s=1.0, delivery_timeout_s=1.0, **settings)
 
 
 def test_no_broker_is_an_error() -> None:

@@ -10,11 +10,13 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import tempfile
 import time
 from typing import Any
 
 import faust
+from faust.types import TP
 
 from streams.log import Record
 from streams.transport import BatchApp, FetchedBatch, TransportSettings
@@ -29,6 +31,21 @@ def copies(batch: FetchedBatch) -> list[Record]:
         Record(r.key, b"%d:%d:%d:%s" % (batch.partition, batch.offset_of(i), os.getpid(), r.value), r.ts)
         for i, r in enumerate(batch.records)
     ]
+
+
+class Rewinds:
+    """Rewinds a random partition to a random offset after every second batch or so, ``left`` times."""
+
+    def __init__(self, left: int, within: int) -> None:
+        self._left, self._within, self._random = left, within, random.Random(left)
+
+    def maybe(self, app: BatchApp) -> None:
+        if self._left and self._random.random() < 0.5:
+            self._left -= 1
+            tp = self._random.choice(sorted(app.batch_consumer.assignment()))
+            offset = self._random.randrange(self._within)
+            assert app.rewind(tp, offset)
+            say(rewound=[tp.partition, offset])
 
 
 def build(args: argparse.Namespace) -> BatchApp:
@@ -51,7 +68,23 @@ def build(args: argparse.Namespace) -> BatchApp:
             if args.delay_s:
                 await asyncio.sleep(args.delay_s)
             app.complete_after(batch, await app.records.send(args.target, copies(batch)))
+            rewinds.maybe(app)
 
+    rewinds = Rewinds(args.rewinds, args.rewind_within)
+    starts = {TP(args.source, int(p)): offset for p, offset in json.loads(args.starts).items()}
+
+    async def start_offsets(assigned: set[TP]) -> dict[TP, int]:
+        say(asked=sorted(partition for _, partition in assigned))
+        if args.start_fails == "raise":
+            raise RuntimeError("the store is not there")
+        if args.start_fails == "hang":
+            await asyncio.Event().wait()
+        return {tp: offset for tp, offset in starts.items() if tp in assigned}
+
+    async def on_revoked(revoked: set[TP]) -> None:
+        say(revoked=sorted(partition for _, partition in revoked), working=len(app.batch_consumer.offsets.working()))
+
+    app.start_offsets, app.on_revoked = start_offsets, on_revoked
     app.agent(app.batch_topic(args.source))(copy)
 
     async def assigned(_sender: object, *args: Any, **_: object) -> None:
@@ -70,6 +103,10 @@ def main() -> None:
     parser.add_argument("--delay-s", type=float, default=0.0)
     parser.add_argument("--max-batch", type=int, default=500)
     parser.add_argument("--when-deleted", default="stop")
+    parser.add_argument("--starts", default="{}")
+    parser.add_argument("--start-fails", choices=["raise", "hang"])
+    parser.add_argument("--rewinds", type=int, default=0)
+    parser.add_argument("--rewind-within", type=int, default=1)
     parser.add_argument("--loglevel", default="WARNING")
     args = parser.parse_args()
     say(start=args.group)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.dedupe import Deduper
+from online.dedupe import Deduper, Kept, pack, unpack
 from online.errors import StateError
 
 events = st.lists(st.tuples(st.integers(0, 12).map(str), st.integers(0, 40).map(float)), max_size=60)
@@ -49,16 +49,100 @@ def test_agrees_with_one_at_a_time_whatever_the_batch_cuts(
     assert len(dedupe) <= capacity
 
 
+def restored(other: Deduper) -> Deduper:
+    dedupe = Deduper(other.capacity, other.window_s)
+    dedupe.restore(other.snapshot())
+    return dedupe
+
+
 @given(events, events, st.integers(2, 20))
 @settings(max_examples=100, deadline=None)
 def test_a_restored_memory_continues_the_same(
     before: list[tuple[str, float]], after: list[tuple[str, float]], capacity: int
 ) -> None:
-    straight, restored = Deduper(capacity, 20.0), Deduper(capacity, 20.0)
+    straight = Deduper(capacity, 20.0)
     keep(straight, before)
+    other = restored(straight)
+    assert keep(straight, after) == keep(other, after)
+    assert straight.snapshot() == other.snapshot()
+
+
+def contents(parts: list[Kept]) -> list[tuple[int, list[str], list[float]]]:
+    return [(part.generation, part.ids, part.ts.tolist()) for part in parts]
+
+
+@given(events, events, st.integers(2, 20), st.integers(0, 30).map(float), st.lists(st.integers(0, 60), max_size=5))
+@settings(max_examples=300)
+def test_a_memory_rebuilt_from_its_journal_is_the_same(
+    before: list[tuple[str, float]], after: list[tuple[str, float]], capacity: int, window_s: float, cuts: list[int]
+) -> None:
+    straight, journalled = Deduper(capacity, window_s), Deduper(capacity, window_s, journal=True)
+    edges = [0, *sorted(min(cut, len(before)) for cut in cuts), len(before)]
+    parts: list[Kept] = []
+    for k, (a, b) in enumerate(pairwise(edges)):
+        assert keep(straight, before[a:b]) == keep(journalled, before[a:b])
+        if k % 2:  # several batches may go by before it is taken
+            parts += journalled.take_journal()
+    parts += journalled.take_journal()
+    assert journalled.take_journal() == []
+
+    oldest = journalled.generation - 1
+    needed = [unpack(pack(part)) for part in parts if part.generation >= oldest]
+    for kept in (needed, parts):
+        rebuilt = Deduper(capacity, window_s, journal=True)
+        rebuilt.keep(["x", "y"], np.array([1.0, 2.0]))
+        rebuilt.rebuild(kept)
+        assert (rebuilt.snapshot(), rebuilt.generation) == (straight.snapshot(), journalled.generation)
+        assert keep(rebuilt, after) == keep(restored(straight), after)
+    keep(journalled, after)
+    assert contents(rebuilt.take_journal()) == contents(journalled.take_journal())
+    assert rebuilt.snapshot() == journalled.snapshot()
+
+
+def test_the_journal_is_cut_where_generations_turn() -> None:
+    dedupe = Deduper(capacity=4, journal=True)
+    keep(dedupe, [("a", 0.0), ("a", 1.0), ("b", 2.0), ("c", 3.0)])
+    keep(dedupe, [("c", 3.5), ("d", 4.0), ("e", 5.0)])
+    parts = [(0, ["a", "b"], [0.0, 2.0]), (1, ["c", "d"], [3.0, 4.0]), (2, ["e"], [5.0])]
+    assert contents(dedupe.take_journal()) == parts
+    assert (dedupe.generation, dedupe.take_journal()) == (2, [])
+
+
+def test_the_journal_does_not_follow_the_callers_array() -> None:
+    dedupe, ts = Deduper(journal=True), np.array([1.0])
+    dedupe.keep(["a"], ts)
+    ts[0] = 9.0
+    assert contents(dedupe.take_journal()) == [(0, ["a"], [1.0])]
+
+
+def test_a_journal_after_a_restore_holds_everything_that_is_remembered() -> None:
+    straight, restored = Deduper(4), Deduper(4, journal=True)
+    keep(straight, [(name, float(i)) for i, name in enumerate("abcdefg")])
     restored.restore(straight.snapshot())
-    assert keep(straight, after) == keep(restored, after)
-    assert straight.snapshot() == restored.snapshot()
+    keep(restored, [("h", 8.0)])
+    rebuilt = Deduper(4)
+    rebuilt.rebuild(restored.take_journal())
+    assert rebuilt.snapshot() == restored.snapshot()
+
+
+@pytest.mark.parametrize("capacity", [2, 6, 40])
+def test_a_memory_of_another_capacity_is_rebuilt_as_far_as_it_goes(capacity: int) -> None:
+    written = Deduper(10, journal=True)
+    keep(written, [(f"e{i}", float(i)) for i in range(18)])
+    parts = written.take_journal()
+    rebuilt = Deduper(capacity, journal=True)
+    rebuilt.rebuild(parts)
+    assert len(rebuilt) <= capacity
+    assert keep(rebuilt, [("e17", 17.0), ("new", 18.0)]) == [False, True]
+    assert rebuilt.take_journal()[0].generation >= parts[-1].generation
+
+
+def test_what_is_no_journal_is_refused() -> None:
+    with pytest.raises(ValueError, match="keeps no journal"):
+        Deduper().take_journal()
+    for wrong in (b"", b"hello", pack(Kept(1, ["a"], np.zeros(2))), Deduper(10).snapshot()):
+        with pytest.raises(StateError, match="not a part of a Deduper's journal"):
+            unpack(wrong)
 
 
 def test_redelivery_within_half_the_capacity_is_always_caught() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import EventBatch
+from online.batch import EventBatch, UpdateBatch
 from online.errors import TaskError
 from online.features.engine import FeatureBlock, FeatureEngine
 from online.features.plan import build_plan, feature_names
@@ -196,15 +196,16 @@ def test_labels_are_seen_only_after_they_became_known() -> None:
     first = engine.process(batch_of([Row("a", T0, 5.0), Row("a", T0 + 1, 5.0), Row("a", T0 + 2, 0.5)]))
     assert _column(first, "user.risk_count_1d") == [0.0, 0.0, 0.0]
     assert all(math.isnan(v) for v in _column(first, "user.risk_share_1d"))
+    y_unit = np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
     known_at = np.full(3, T0 + HOUR)
-    engine.label(
-        {"user_id": ["a", "a", "a"]}, first.label_masks, known_at, np.array([True, False, True]), np.zeros(3, np.bool_)
-    )
+    labels = UpdateBatch(["e0#0", "e1#0", "e2#0"], ["a"] * 3, known_at, np.hstack([y_unit, first.label_masks]))
+    engine.apply("user.labels", labels)
     after = engine.process(batch_of([Row("a", T0 + 2 * HOUR, 5.0), Row("b", T0 + 2 * HOUR, 5.0)]))
     assert _column(after, "user.risk_count_1d") == [2.0, 0.0]  # the third event did not satisfy `where`
     assert _column(after, "user.risk_positives_1d") == [1.0, 0.0]
     assert _column(after, "user.risk_since_positive")[0] == HOUR
-    engine.label({"user_id": ["a"]}, first.label_masks[:1], known_at[:1], np.array([False]), np.array([True]))
+    to_no = np.hstack([[[-1.0, 0.0]], first.label_masks[:1]])
+    engine.apply("user.labels", UpdateBatch(["e0#1"], ["a"], known_at[:1], to_no))
     corrected = engine.process(batch_of([Row("a", T0 + 2 * HOUR, 5.0)]))
     assert _column(corrected, "user.risk_count_1d") == [2.0]
     assert _column(corrected, "user.risk_positives_1d") == [0.0]

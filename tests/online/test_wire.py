@@ -13,6 +13,8 @@ from online.wire import (
     MODELS,
     DeadLetter,
     DeviceEvent,
+    EntityUpdate,
+    Example,
     Label,
     ModelUpdate,
     Prediction,
@@ -22,6 +24,7 @@ from online.wire import (
 )
 
 DIGEST = "sha256:" + "0a" * 32
+DECODED: tuple[type[WireModel], ...] = (UserEvent, DeviceEvent, Label, Prediction, Example, EntityUpdate)
 EXAMPLES: dict[str, dict[str, Any]] = {
     "UserEvent": {
         "v": 1,
@@ -68,6 +71,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "features": {"count_1d": 3.0},
         "scored_at": 1.7e9,
         "degraded": False,
+        "entities": {"merchant_id": "m1"},
+        "masks": [1.0, 0.0],
+        "watched": [9.5, None],
     },
     "Alert": {
         "v": 1,
@@ -86,6 +92,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "Example": {
         "v": 1,
         "event_id": "e1",
+        "n": 2,
         "task": "fraud",
         "ts": 1.7e9,
         "features": {"count_1d": 3.0},
@@ -93,6 +100,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "value": 1,
         "weight": 1.0,
         "correction": False,
+    },
+    "EntityUpdate": {
+        "v": 1,
+        "update_id": "e1#0",
+        "task": "fraud",
+        "table": "merchant.labels",
+        "entity_id": "m1",
+        "ts": 1.7e9,
+        "values": [1.0, None],
     },
     "RetrainRequest": {
         "v": 1,
@@ -146,7 +162,7 @@ def test_models_are_frozen_and_have_a_schema(model: type[WireModel]) -> None:
     json.dumps(schema)
 
 
-@pytest.mark.parametrize("model", [UserEvent, DeviceEvent, Label], ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", DECODED, ids=lambda model: model.__name__)
 def test_structs_have_the_fields_of_the_models(model: type[WireModel]) -> None:
     struct = struct_of(model)
     assert list(struct.__struct_fields__) == list(model.model_fields)

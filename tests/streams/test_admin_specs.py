@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from online.features.spec import Entity
 from streams import topics
 from streams.admin.specs import ActualTopic, TopicSpec, compare, shown, wanted_topics
 from streams.errors import UsageError
@@ -83,9 +84,42 @@ def test_an_override_changes_its_topic_only() -> None:
     assert specs == {name: spec for name, spec in plain.items() if name != topics.ALERTS}
 
 
-def test_labels_and_predictions_must_meet_in_the_same_partition() -> None:
-    with pytest.raises(UsageError, match="labels would have 3 partitions and predictions 6"):
-        wanted_topics(TopicSettings(override={topics.LABELS: TopicOverride(partitions=3)}), 1)
+@pytest.mark.parametrize(
+    "name", [topics.LABELS, topics.USER_EVENTS, topics.DEVICE_EVENTS, topics.ENTITY_UPDATES]
+)  # fmt: skip
+def test_what_one_entity_is_about_must_meet_in_the_same_partition(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} would have 3 partitions and predictions 6"):
+        wanted_topics(TopicSettings(override={name: TopicOverride(partitions=3)}), 1)
+
+
+def test_topics_are_wanted_under_the_names_they_have_on_the_cluster() -> None:
+    special = {topics.ALERTS: TopicOverride(replication=2)}
+    names = TopicSettings(prefix="prod.", names={topics.ALERTS: "alarms"}, override=special)
+    specs = by_name(names)
+    assert set(specs) == {names.name(own) for own in topics.ALL}
+    assert (specs["alarms"].replication, specs["prod.labels"].replication) == (2, 3)
+    assert specs["prod.dead-letters"].configs == by_name()[topics.DEAD_LETTERS].configs
+    (found,) = compare([specs["alarms"]], {topics.ALERTS: actual(by_name()[topics.ALERTS])})
+    assert (found.topic, found.actual) == ("alarms", "missing")
+
+
+def test_updates_are_kept_for_as_long_as_a_row_lives() -> None:
+    kept_s = int(by_name()[topics.ENTITY_UPDATES].configs["retention.ms"]) / 1000
+    assert kept_s >= Entity(name="shop", key="merchant_id").ttl, "a rebuild needs the updates of every row alive"
+
+
+@pytest.mark.parametrize("largest", [1_048_588, 3_000_000, 20_000_000])
+def test_every_topic_takes_what_a_worker_may_send(largest: int) -> None:
+    limits = {s.name: int(s.configs["max.message.bytes"]) for s in wanted_topics(TopicSettings(), 3, largest)}
+    assert all(limits[name] >= largest for name in topics.PRODUCED)
+    assert limits[topics.DEAD_LETTERS] >= largest * 4 / 3 + 4_096, "a refused record is there in base64"
+
+
+def test_a_topic_that_takes_less_than_a_worker_sends_is_a_difference() -> None:
+    there = {spec.name: actual(spec) for spec in wanted_topics(TopicSettings(), 3)}
+    found = compare(wanted_topics(TopicSettings(), 3, 2 * MIB), there)
+    assert {d.topic for d in found} == set(topics.PRODUCED)
+    assert {(d.setting, d.fix) for d in found} == {("max.message.bytes", "weir topics create --alter")}
 
 
 def test_topics_as_wanted_do_not_differ() -> None:

@@ -63,6 +63,23 @@ def test_a_late_completion_of_an_earlier_assignment_means_nothing() -> None:
     assert not offsets.complete(new), "the second time says nothing new"
 
 
+def test_a_rewind_forgets_its_partition_and_only_that() -> None:
+    offsets = CompletedOffsets()
+    offsets.assign(PARTITIONS)
+    old, other = offsets.begin(PARTITIONS[0], 50, 60), offsets.begin(PARTITIONS[1], 0, 10)
+    offsets.complete(old)
+    offsets.committed({PARTITIONS[0]: 60})
+    before = offsets.epoch(PARTITIONS[0])
+    assert offsets.rewind(PARTITIONS[0], 20)
+    assert offsets.epoch(PARTITIONS[0]) != before
+    assert offsets.committable() == {PARTITIONS[0]: 20}, "the commit goes back"
+    offsets.committed({PARTITIONS[0]: 60})  # the answer to a commit of before, late
+    assert offsets.committable() == {PARTITIONS[0]: 20}
+    assert not offsets.complete(old)
+    assert offsets.complete(other)
+    assert not offsets.rewind(("events", 9), 20)
+
+
 def test_batches_go_forward() -> None:
     offsets = CompletedOffsets()
     with pytest.raises(UsageError, match="not assigned"):
@@ -80,9 +97,10 @@ class Model:
 
     batches: list[tuple[Ticket, bool]] = field(default_factory=list)  # (ticket, complete), in offset order
     committed: int = -1
+    start: int = -1  # where it was rewound to
 
     def through(self) -> int:
-        done = -1
+        done = self.start
         for ticket, complete in self.batches:
             if not complete:
                 break
@@ -126,12 +144,20 @@ class Commits(RuleBasedStateMachine):
         for partition in some:
             self.forget(partition)
 
+    @rule(partition=st.sampled_from(PARTITIONS), offset=st.integers(0, 20))
+    def rewind(self, partition: Partition, offset: int) -> None:
+        assigned = partition in self.models
+        self.forget(partition)
+        assert self.offsets.rewind(partition, offset) is assigned
+        if assigned:
+            self.models[partition] = Model(start=offset)
+
     @precondition(lambda self: self.models)
     @rule(data=st.data(), gap=st.integers(0, 3), size=st.integers(1, 5))
     def begin(self, data: st.DataObject, gap: int, size: int) -> None:
         partition = data.draw(st.sampled_from(sorted(self.models)))
         batches = self.models[partition].batches
-        base = (batches[-1][0].next_offset if batches else 0) + gap
+        base = (batches[-1][0].next_offset if batches else max(self.models[partition].start, 0)) + gap
         batches.append((self.offsets.begin(partition, base, base + size), False))
 
     @precondition(lambda self: any(m.batches for m in self.models.values()))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ from pydantic import SecretStr, ValidationError
 
 from streams import topics
 from streams.errors import UsageError
-from streams.settings import KafkaSettings, RedisSettings, SecretUrl, Settings, load_settings
+from streams.settings import (
+    KafkaSettings,
+    RedisSettings,
+    SecretUrl,
+    Settings,
+    TopicSettings,
+    WorkerSettings,
+    load_settings,
+)
 
 SASL = {"security_protocol": "SASL_SSL", "username": "weir", "password": "hush-hush"}
 
@@ -70,6 +79,8 @@ def test_a_variable_reaches_a_topic_whose_name_has_a_dash(tmp_path: Path) -> Non
         ("[topics.override.alerts]\npartition = 3", ["topics.override.alerts.partition", "'partitions'"]),
         ("[topics.override.alert]\npartitions = 3", ["'alert'", "did you mean 'alerts'"]),
         ("[kafka]\nzzz = 1", ["kafka.zzz", "known are", "bootstrap"]),
+        ("[worker]\nwatchdog = 3", ["'worker.watchdog'", "did you mean 'watchdog_s'"]),
+        ('[worker.intake]\nlateness = "1d"', ["worker.intake.lateness", "'allowed_lateness'"]),
     ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -113,6 +124,20 @@ def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
         ('[redis]\nurl = "http://h"', ["give redis://HOST:PORT/DB"]),
         ('[redis]\nusername = "u"', ["needs a password"]),
         ('[redis]\nca_file = "ca.pem"', ["write rediss://"]),
+        ('[redis]\nprefix = "a:b"', ["redis.prefix", "got 'a:b'"]),
+        ("[redis]\ntimeout_s = 0", ["redis.timeout_s", "got 0"]),
+        ('[topics.names]\nalerts = "a b"', ["alerts would be called 'a b'", "1 to 249"]),
+        ('[topics.names]\nalert = "x"', ["names 'alert'", "did you mean 'alerts'"]),
+        ('[topics.names]\nalerts = "labels"', ["labels and alerts would both be called 'labels'"]),
+        ('[topics]\nprefix = "a/"', ["topics.prefix", "got 'a/'"]),
+        ('[worker]\nrole = "both"', ["worker.role", "'score', 'label' or 'all'", "got 'both'"]),
+        ("[worker]\nweb_port = 70000", ["worker.web_port", "65535", "got 70000"]),
+        ("[worker]\ndrain_s = 5\nwatchdog_s = 3", ["watchdog_s = 3", "drain_s = 5"]),
+        ('[worker]\nstore_patience_s = "long"', ["worker.store_patience_s", "got 'long'"]),
+        ('[worker]\ninstance_id = "a b"', ["worker.instance_id", "got 'a b'"]),
+        ("[worker]\nmax_batch = 0", ["worker.max_batch", "got 0"]),
+        ('[worker.intake]\nmax_ahead = "soon"', ["worker.intake.max_ahead", "'soon' is not a duration"]),
+        ("[worker.reject]\nshare = 1.5", ["worker.reject.share", "got 1.5"]),
         ("kafka = 3", ["kafka"]),
         ("[kafka", ["not TOML"]),
     ],
@@ -211,3 +236,44 @@ def test_redis_options_carry_the_acl_user_and_tls(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not usable for TLS"):
         secure.client_options()
     assert RedisSettings(url=SecretUrl("rediss://h:1/0")).client_options() == {"url": "rediss://h:1/0"}
+
+
+def test_a_topic_has_its_own_name_else_the_prefix_and_weirs_name(tmp_path: Path) -> None:
+    text = '[topics]\nprefix = "prod."\n[topics.names]\nuser-events = "shop.events.v1"'
+    names = load(tmp_path, text, WEIR_TOPICS__NAMES__DEAD_LETTERS="refused").topics
+    assert names.name(topics.USER_EVENTS) == "shop.events.v1"
+    assert names.name(topics.DEAD_LETTERS) == "refused"
+    assert names.name(topics.ALERTS) == "prod.alerts"
+    assert all(names.own(names.name(own)) == own for own in topics.ALL)
+    assert names.own("user-events") is None, "on this cluster that is somebody else's topic"
+    assert names.resolve("user-events") == "shop.events.v1"
+
+
+def test_names_that_swap_two_topics_are_two_topics() -> None:
+    names = TopicSettings(names={topics.LABELS: topics.ALERTS, topics.ALERTS: topics.LABELS})
+    assert (names.own(topics.ALERTS), names.name(topics.ALERTS)) == (topics.LABELS, topics.LABELS)
+
+
+def test_a_worker_is_set_by_file_environment_and_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "weir.toml"
+    path.write_text('[worker]\nrole = "label"\ntasks = ["a.toml", "b"]\nweb_port = "auto"\n[worker.reject]\nwindow = 7')
+    environ = {"WEIR_WORKER__WEB_PORT": "9100", "WEIR_WORKER__GROUP": "shop", "WEIR_WORKER__REJECT__SHARE": "0.1"}
+    worker = load_settings(path, environ, given={"worker.role": "score", "worker.group": None}).worker
+    assert (worker.role, worker.group_id(), worker.group_id("label")) == ("score", "shop-score", "shop-label")
+    assert (worker.web_port, worker.tasks) == (9100, (Path("a.toml"), Path("b")))
+    assert (worker.rejects.share, worker.rejects.window) == (0.1, 7)
+    listed = load_settings(path, {"WEIR_WORKER__TASKS": "c.toml, d.toml"})
+    assert listed.worker.tasks == (Path("c.toml"), Path("d.toml"))
+    assert load_settings(path, {}).worker.web_port == "auto"
+
+
+def test_a_wrong_option_of_the_command_line_is_named_by_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"worker\.role: .*got 'both'"):
+        load_settings(environ={}, given={"worker.role": "both"})
+
+
+def test_an_instance_is_named_by_the_machine_only_when_asked() -> None:
+    assert WorkerSettings().instance() is None
+    assert WorkerSettings(instance_id="auto").instance() == socket.gethostname()
+    assert WorkerSettings(instance_id="w-1").name() == "w-1"
+    assert WorkerSettings().name() != WorkerSettings(instance_id="auto").name(), "processes of one machine differ"

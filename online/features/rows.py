@@ -1,0 +1,82 @@
+"""The rows of one table that a batch touches: which record belongs to which row, and the kernel run over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online.batch import FloatMatrix, FloatVector, IntVector
+from online.features import kernel
+from online.features.plan import WindowPass
+from online.features.store import FeatureStore
+
+Modes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Records grouped by the entity they name.
+
+    >>> grouping = group(["a", None, "b", "a"])
+    >>> grouping.keys, grouping.slots.tolist()
+    (['a', 'b'], [0, -1, 1, 0])
+    """
+
+    keys: list[str]
+    """Distinct identifiers, in order of appearance."""
+    slots: IntVector
+    """``(n,) int64``, each record's place among ``keys``; -1 where it names no entity."""
+
+
+def group(ids: Sequence[str | None]) -> Grouping:
+    """Group records by their identifiers, ``None`` for no entity."""
+    slot_of: dict[str | None, int] = {None: -1}
+    slots: IntVector = np.fromiter(
+        (slot_of.setdefault(key, len(slot_of) - 1) for key in ids), dtype=np.int64, count=len(ids)
+    )
+    del slot_of[None]
+    return Grouping([key for key in slot_of if key is not None], slots)
+
+
+class LoadedRows:
+    """Rows of one table, loaded; changed in memory until they are saved.
+
+    Parameters
+    ----------
+    store : where the rows live.
+    table : its name.
+    grouping : whose rows, and which record belongs to which.
+    """
+
+    def __init__(self, store: FeatureStore, table: str, grouping: Grouping) -> None:
+        self.slots, self._keys = grouping.slots, grouping.keys
+        self._store, self._table = store, table
+        rows = self._rows = store.load(table, self._keys)
+        self._views = (rows.view(np.float64), rows.view(np.float32), rows.view(np.uint32))
+
+    def run(
+        self,
+        p: WindowPass,
+        ts: FloatVector,
+        modes: Modes,
+        values: FloatMatrix,
+        y: FloatVector,
+        unit: FloatVector,
+        out: FloatMatrix | None,
+    ) -> None:
+        """One kernel call: ``values (V, n)``; features go to ``out (n, C)``, and are not computed without one."""
+        features = p.table if out is not None else p.table[:0]
+        kernel.run_rows(
+            *self._views, self.slots, ts, modes, p.fed_by, values, values.view(np.int64), y, unit,
+            p.rings, p.widths, p.priors, p.scalars, p.decays, features, _NO_FEATURES if out is None else out,
+        )  # fmt: skip
+
+    def save(self, now: float) -> None:
+        """Write the rows back; ``now`` starts their time to live anew."""
+        self._store.save(self._table, self._keys, self._rows, now)
+
+
+_NO_FEATURES = np.empty((0, 0))

@@ -1,0 +1,129 @@
+"""Reads ``predictions`` back as they were scored: what labelling, its recovery and explanations of a score need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
+from typing import Annotated, Any
+
+import numpy as np
+from msgspec import Meta
+
+from online.accept import Reject, seconds
+from online.batch import FloatMatrix, IntVector, PredictionBatch, Scored
+from online.bytask import TaskDecoder
+from online.logged import feature_matrix, other_features
+from online.structs import UnknownFields, entities_struct, features_struct
+from online.wire import Count, Finite, Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredShape:
+    """What the predictions of a task carry."""
+
+    features: tuple[str, ...]
+    masks: int = 0
+    """E, how many label aggregates the task has."""
+    watched: int = 0
+    """W, how many columns it watches."""
+    entities: tuple[str, ...] = ()
+    """Wire columns of its secondary entities."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScored:
+    """The predictions of one task, in log order."""
+
+    scored: Scored
+    index: IntVector
+    """``(n,) int64``, the position in the input of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedScored:
+    """Every record of an input is one of a task's, a reject, or of an unknown task."""
+
+    tasks: dict[str, TaskScored]
+    """Every known task, also without predictions."""
+    rejects: list[Reject]
+    unknown: dict[str, int]
+    """How many records there were of each unknown task: one that was removed, or is not run here."""
+
+
+def decode_scored(
+    raw: Sequence[bytes | None], shapes: Mapping[str, ScoredShape], *, unknown_fields: UnknownFields = "ignore"
+) -> DecodedScored:
+    """Decode ``predictions`` records; floats come back bit for bit as ``encode_scored`` was given them.
+
+    A record that does not have exactly the features, masks and watched columns of its task is a reject: it was scored
+    by another version of the task. So is one whose model is not an online one.
+
+    Parameters
+    ----------
+    shapes : the known tasks.
+    """
+    decoder = _decoder(tuple(shapes.items()), unknown_fields)
+    found = decoder.decode(raw, lambda task, record: _misfit(record, shapes[task]))
+    tasks = {
+        task: TaskScored(_scored(records.structs, shapes[task]), records.index) for task, records in found.tasks.items()
+    }
+    return DecodedScored(tasks, found.rejects, found.counts())
+
+
+@lru_cache(maxsize=16)
+def _decoder(shapes: tuple[tuple[str, ScoredShape], ...], unknown_fields: UnknownFields) -> TaskDecoder:
+    fields: dict[str, dict[str, tuple[Any, ...]]] = {}
+    for task, shape in shapes:
+        fields[task] = {
+            "features": (features_struct(shape.features),),
+            "model_version": (Count,),
+            "entities": (entities_struct(shape.entities) | None, None),
+            "masks": _values(shape.masks),
+            "watched": _values(shape.watched),
+        }
+    return TaskDecoder(Prediction, fields, unknown_fields)
+
+
+def _values(width: int) -> tuple[Any, ...]:
+    """The type of ``width`` values, which may be absent where there are none."""
+    values: Any = Annotated[tuple[Finite | None, ...], Meta(min_length=width, max_length=width)]
+    return (values,) if width else (values | None, None)
+
+
+def _misfit(record: Any, shape: ScoredShape) -> str | None:
+    if (reason := other_features(record.features, shape.features)) is not None:
+        return reason
+    if not isinstance(record.model_version, int):
+        return f"model_version: {record.model_version!r} is not of an online model, which labels are joined for"
+    for name, width in (("masks", shape.masks), ("watched", shape.watched)):
+        if len(getattr(record, name) or ()) != width:
+            return f"{name}: {len(getattr(record, name) or ())} of them, the task has {width}; it was changed since"
+    if unknown := sorted((record.entities or {}).keys() - set(shape.entities)):
+        return f"entities: {unknown[:3]} are not the task's ({', '.join(shape.entities)}); it was changed since"
+    return None
+
+
+def _scored(structs: list[Any], shape: ScoredShape) -> Scored:
+    predictions = PredictionBatch(
+        event_id=[s.event_id for s in structs],
+        entity_id=[s.entity_id for s in structs],
+        ts=seconds([s.ts for s in structs]),
+        score=np.array([s.score for s in structs], np.float64),
+        model_version=np.array([s.model_version for s in structs], np.int64),
+        features=feature_matrix(structs, len(shape.features)),
+    )
+    masks, watched = _matrix(structs, "masks", shape.masks), _matrix(structs, "watched", shape.watched)
+    named = [s.entities for s in structs] if shape.entities else []
+    entities: dict[str, list[str | None]] = {
+        name: [None if ids is None else getattr(ids, f"f{k}") for ids in named] for k, name in enumerate(shape.entities)
+    }
+    return Scored(predictions, masks, watched, entities)
+
+
+def _matrix(structs: list[Any], name: str, width: int) -> FloatMatrix:
+    """Values of every struct, ``(n, width)``; None becomes NaN."""
+    values = chain.from_iterable(map(attrgetter(name), structs)) if width else ()
+    return np.array(list(values), np.float64).reshape(len(structs), width)

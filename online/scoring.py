@@ -1,0 +1,285 @@
+"""The scoring stage of a task: from events to scores, and to updates of rows that another lane owns.
+
+The path of one event: is it ours -> which timers does it make due -> features (read, then updated) -> score. What a
+label needs to find later goes along in ``Scored``. It knows no topic, store, clock or codec, and no threshold: what
+follows from a score is ``online.labelling``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online.batch import EventBatch, FloatVector, IntVector, LabelBatch, PredictionBatch, Scored, UpdateBatch
+from online.columnplan import columns_of
+from online.errors import TaskError
+from online.features import kernel
+from online.features.engine import FeatureBlock, FeatureEngine
+from online.features.plan import build_plan, label_feeds
+from online.features.rows import Grouping, Modes
+from online.features.store import FeatureStore
+from online.features.timecolumns import TIME_COLUMNS
+from online.labels import SilenceTimers, TimerOutput
+from online.learners import OnlineModel, build_learner
+from online.merge import insert_timers
+from online.task import STREAM_KEYS, TaskSpec
+from online.wire import ID_CHARS
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOutput:
+    """What one call made."""
+
+    scored: Scored | None = None
+    """``None`` when there was nothing to score."""
+    timer_labels: LabelBatch | None = None
+    """Labels that silence, or its end, told; they become known after ``scored``."""
+    known_at: FloatVector | None = None
+    """``(k,)`` event time at which each of them became known."""
+    updates: dict[str, UpdateBatch] = field(default_factory=dict)
+    """By layout: what the events feed to rows that another lane owns; none when embedded."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedBatch:
+    """Rows chosen and timers put between them: all that is to be known before rows are loaded."""
+
+    batch: EventBatch
+    modes: Modes
+    """``(n,)`` the kernel's mode of each row: an event, or a timer that reads."""
+    groups: dict[str, Grouping]
+    """By key column: which entities the rows name."""
+    fired: TimerOutput | None
+    moved: tuple[list[str], FloatVector] | None
+    """Keys and times of the events that moved the timers, for ``follow``; ``None`` without timers."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskShape:
+    """Names and widths that follow from a task alone: what a prediction carries, and what labelling is told."""
+
+    features: tuple[str, ...]
+    """F names: the model's inputs."""
+    masks: int
+    """E, columns of ``Scored.masks``."""
+    secondary: tuple[str, ...]
+    """Identifiers in ``Scored.entities``: of every entity with label aggregates but the primary one."""
+    watched: tuple[str, ...]
+    """W names: columns of ``Scored.watched``; none when the task does not watch for drift."""
+
+
+class ScoringStage:
+    """Scores the events of one task; each lane has one of its own.
+
+    A host that loads rows itself calls ``prepare``, then asks ``keys`` what to fetch, then calls ``score``; ``events``
+    is all three. A batch that was prepared has moved the timers: it must be scored, or the stage rebuilt.
+
+    Parameters
+    ----------
+    task : what to do.
+    store : where entity rows live; tables are named ``<task>.<layout>``.
+    side : whether rows of other entities than the stream's own belong to other lanes. They are then read, changed in
+        a copy for this batch's features, and not saved: ``ScoreOutput.updates`` says what their owner is to do.
+    model : shared by the stages of a process; a new one when not given.
+
+    Raises
+    ------
+    TaskError
+        When the task cannot run, or not in several lanes.
+    """
+
+    def __init__(
+        self, task: TaskSpec, store: FeatureStore, *, side: bool = False, model: OnlineModel | None = None
+    ) -> None:
+        self.task, self.columns = task, columns_of(task)
+        self.engine = engine_of(task, store, side=side)
+        self.features = self.engine.features
+        self.shape = _shape(task, self.engine)
+        self.model = model_of(task, self.features) if model is None else model
+        self.timers = SilenceTimers(task.labels.silence) if task.labels.silence is not None else None
+
+    def events(self, batch: EventBatch) -> ScoreOutput:
+        """Score events in arrival order, after whatever timers they make due."""
+        return self.score(self.prepare(batch))
+
+    def advance(self, now: float) -> ScoreOutput:
+        """Let event time move to ``now`` without an event: timers fire."""
+        return self.score(self.prepare_advance(now))
+
+    def prepare(self, batch: EventBatch) -> PreparedBatch:
+        """Choose this task's rows and columns, and put the timers that they make due between them."""
+        batch = self._mine(batch)
+        if self.timers is None or len(batch) == 0:
+            modes = np.full(len(batch), kernel.EVENT, dtype=np.uint8)
+            return PreparedBatch(batch, modes, self.engine.group(batch), None, None)
+        keys = [key or "" for key in self._keys(batch)]
+        return self._insert(batch, self.timers.advance(keys, batch.ts), (keys, batch.ts))
+
+    def prepare_advance(self, now: float) -> PreparedBatch:
+        """The timers that are due at ``now``, as a batch."""
+        nothing = self._empty()
+        if self.timers is None:
+            return PreparedBatch(nothing, np.empty(0, dtype=np.uint8), self.engine.group(nothing), None, None)
+        return self._insert(nothing, self.timers.flush(now), None)
+
+    def keys(self, prepared: PreparedBatch) -> dict[str, list[str]]:
+        """By table, the distinct entities whose rows ``score`` will load; tables it needs none of are left out."""
+        return self.engine.keys(prepared.groups)
+
+    def score(self, prepared: PreparedBatch) -> ScoreOutput:
+        """Features of every row, then scores: of the events, or of the timers where the task scores on timers."""
+        fired = prepared.fired
+        labels, known_at = (fired.labels, fired.known_at) if fired is not None and len(fired.labels) else (None, None)
+        if len(prepared.batch) == 0:
+            return ScoreOutput(None, labels, known_at)
+        block = self.engine.process(prepared.batch, prepared.modes, prepared.groups)
+        rows = np.flatnonzero(prepared.modes == (kernel.EVENT if self.timers is None else kernel.READ))
+        scored = self._score(prepared.batch, block, rows) if len(rows) else None
+        return ScoreOutput(scored, labels, known_at, self._updates(prepared, block))
+
+    def follow(self, keys: list[str], ts: FloatVector) -> None:
+        """Let events that were scored before move the timers again, after a restart; what fires was told already."""
+        if self.timers is not None:
+            self.timers.advance(keys, ts)
+
+    def _score(self, batch: EventBatch, block: FeatureBlock, rows: IntVector) -> Scored:
+        """Scores of ``rows`` and everything that labelling will want to know of them."""
+        x, masks = block.x, block.label_masks
+        if len(rows) < len(batch):
+            batch, x, masks = batch.take(rows), x[rows], masks[rows]
+        score, version = self.model.score(x)
+        versions: IntVector = np.full(len(rows), version, dtype=np.int64)
+        keys = [key or "" for key in self._keys(batch)]
+        watched = np.empty((len(rows), len(self.shape.watched)))
+        for k, name in enumerate(self.shape.watched):
+            watched[:, k] = np.asarray(block.columns[name], dtype=np.float64)[rows]
+        np.copyto(watched, np.nan, where=np.isinf(watched))
+        entities = {name: batch.entities[name] for name in self.shape.secondary}
+        return Scored(PredictionBatch(batch.event_id, keys, batch.ts, score, versions, x), masks, watched, entities)
+
+    def _updates(self, prepared: PreparedBatch, block: FeatureBlock) -> dict[str, UpdateBatch]:
+        """What the events, but not the timers, feed to the rows of other lanes."""
+        out: dict[str, UpdateBatch] = {}
+        batch = prepared.batch
+        for layout, values in block.updates.items():
+            grouping = prepared.groups[self.engine.key_of(layout)]
+            rows = np.flatnonzero((prepared.modes == kernel.EVENT) & (grouping.slots >= 0))
+            if len(rows):
+                ids = [batch.event_id[i] for i in rows.tolist()]
+                entities = [grouping.keys[slot] for slot in grouping.slots[rows].tolist()]
+                out[layout] = UpdateBatch(ids, entities, batch.ts[rows], values[rows])
+        return out
+
+    def _insert(
+        self, batch: EventBatch, fired: TimerOutput, moved: tuple[list[str], FloatVector] | None
+    ) -> PreparedBatch:
+        merged, modes = insert_timers(
+            batch, self.task.key, fired.before_row, fired.entity_id, fired.due_ts, fired.event_id
+        )
+        return PreparedBatch(merged, modes, self.engine.group(merged), fired, moved)
+
+    def _mine(self, batch: EventBatch) -> EventBatch:
+        """The events this task is about, of its types and naming its entity, and its own columns of them."""
+        batch = self._own_columns(batch)
+        keys, types = self._keys(batch), self.task.types
+        if not types and None not in keys:
+            return batch
+        rows = [i for i, key in enumerate(keys) if key is not None and (not types or batch.type[i] in types)]
+        return batch if len(rows) == len(batch) else batch.take(np.array(rows, dtype=np.int64))
+
+    def _own_columns(self, batch: EventBatch) -> EventBatch:
+        """Leave out what other tasks on the stream asked for: they may read a name as text that is a number here."""
+        c = self.columns
+        if len(c.numbers) == len(batch.numbers) and len(c.texts) == len(batch.texts):
+            return batch
+        return EventBatch(
+            batch.event_id,
+            batch.ts,
+            batch.type,
+            {name: batch.entities[name] for name in c.entities},
+            {name: batch.numbers[name] for name in c.numbers},
+            {name: batch.texts[name] for name in c.texts},
+        )
+
+    def _keys(self, batch: EventBatch) -> Sequence[str | None]:
+        return ["*"] * len(batch) if self.task.key == "*" else batch.entities[self.task.key]
+
+    def _empty(self) -> EventBatch:
+        c, none = self.columns, np.empty(0)
+        numbers = dict.fromkeys(c.numbers, none)
+        return EventBatch([], none, [], {k: [] for k in c.entities}, numbers, {k: [] for k in c.texts})
+
+
+def engine_of(task: TaskSpec, store: FeatureStore, *, side: bool = False) -> FeatureEngine:
+    """The features of a task over a store; what a lane needs that only applies updates.
+
+    Raises ``TaskError`` where the task does not fit together, or scores an entity that its stream is not keyed by and
+    ``side`` says that there are several lanes.
+    """
+    key = STREAM_KEYS[task.stream]
+    if side and task.key != key:
+        raise TaskError(
+            f"task {task.name}: entity {task.entity!r} is keyed by {task.key!r}, but {task.stream} is partitioned by "
+            f"{key!r}: no worker sees all its events. Score an entity with key = {key!r}, or run the task embedded"
+        )
+    engine = FeatureEngine(
+        build_plan(task.entities, task.values),
+        store,
+        namespace=task.name,
+        inputs=task.inputs,
+        raw=columns_of(task).numbers,
+        indicators=task.indicators,
+        utc_offset_s=task.utc_offset,
+        own_key=key if side else None,
+    )
+    if long := [name for name in engine.features if len(name) > ID_CHARS]:
+        # A feature's name is a key on the wire; find one that does not fit now, not at the first event.
+        raise TaskError(
+            f"task {task.name}: the feature name {long[0]!r} has {len(long[0])} characters, the limit is {ID_CHARS}; "
+            "shorten the names of the entity and its aggregates"
+        )
+    return engine
+
+
+def model_of(task: TaskSpec, features: tuple[str, ...]) -> OnlineModel:
+    """A model of the task's kind that has learned nothing; raises ``TaskError`` where ``[model]`` is wrong."""
+    try:
+        return OnlineModel(build_learner(task.model, features))
+    except (ValueError, TypeError) as exc:
+        raise TaskError(f"task {task.name}: [model]: {exc}") from exc
+
+
+def shape_of(task: TaskSpec) -> TaskShape:
+    """The shape of a task where nothing is scored; raises ``TaskError`` where the task cannot run."""
+    return _shape(task, engine_of(task, _NoRows()))
+
+
+def _shape(task: TaskSpec, engine: FeatureEngine) -> TaskShape:
+    numbers = columns_of(task).numbers
+    watched = tuple(task.watch or numbers)
+    known = {*numbers, *task.values, *TIME_COLUMNS, *engine.made}
+    if unknown := [name for name in watched if name not in known]:
+        raise TaskError(
+            f"task {task.name}: watch: no numeric column {', '.join(map(repr, unknown))}; there are: "
+            f"{', '.join(sorted(known))}"
+        )
+    keys = dict.fromkeys(feed.key for feed in label_feeds(task.entities))
+    secondary = tuple(key for key in keys if key not in ("*", task.key))
+    masks = len(engine.plan.label_masks)
+    return TaskShape(engine.features, masks, secondary, watched if task.drift is not None else ())
+
+
+class _NoRows:
+    """A ``FeatureStore`` for an engine that is only asked for names."""
+
+    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
+        """Nothing is kept."""
+
+    def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
+        raise NotImplementedError(f"{table}: this engine has no store")
+
+    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
+        raise NotImplementedError(f"{table}: this engine has no store")

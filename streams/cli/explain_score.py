@@ -1,0 +1,234 @@
+"""``weir explain-score``: why one event got the score it got, proved by making the score again.
+
+It knows arguments, bars and tables; the work is in ``streams.following``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import orjson
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from online.durations import parse_duration
+from streams import topics
+from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, notes, output, settings_of, table, utc
+from streams.errors import UsageError
+from streams.settings import Settings
+from streams.taskfiles import load_task
+
+if TYPE_CHECKING:
+    from streams.following.explain import Explanation
+    from streams.following.fold import ExampleFold
+    from streams.following.scores import LoggedScore, Search
+
+_SHOWN: Final = 15
+_NEEDS: Final = (("aiokafka", "aiokafka"), ("faust", "faust-streaming"), ("redis", "redis"))
+
+
+def explain_score_command(
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event.", show_default=False)],
+    task: Annotated[Path, typer.Option("--task", "-t", help="The task file that scored it.", show_default=False)],
+    partition: Annotated[
+        int | None, typer.Option("--partition", "-p", min=0, help="Look only there.", show_default=False)
+    ] = None,
+    entity: Annotated[
+        str | None,
+        typer.Option("--entity", "-e", help="The event's user (or device); it tells the partition.", show_default=False),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Look no further back: 2h, 7d, or 2024-05-01T12:00 (UTC).", show_default=False),
+    ] = None,
+    repeats_within: Annotated[
+        str, typer.Option("--repeats-within", help="How far apart repeats of one event are looked for.")
+    ] = "1h",
+    every: Annotated[bool, typer.Option("--all", "-a", help="Show every feature.")] = False,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Learn all examples again instead of using stored models.")
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Show why an event got its score: the model of then, rebuilt, and what each feature added.
+
+    The score is looked up in the predictions topic, newest first; with
+    --entity, --partition or --since that is quick. Where a crash had the event
+    scored twice, the first record counts, and the others are named.
+
+    The model is rebuilt at the version that made the score, from the nearest
+    older one in Redis, or from the first example. Exit status 1 when the score
+    made again is not bit for bit the one that was logged.
+
+    For example:
+
+        weir explain-score e-17342 --task fraud.toml
+
+        weir explain-score e-17342 --task fraud.toml --entity u81 --since 2h
+
+        weir explain-score e-17342 --task fraud.toml --json | jq '.contributions[:3]'
+    """  # fmt: skip
+    if partition is not None and entity is not None:
+        raise typer.BadParameter("--entity tells the partition: give one of --entity and --partition.")
+    if lacking := [package for module, package in _NEEDS if find_spec(module) is None]:
+        raise UsageError(f"this command needs {', '.join(lacking)}; run: pip install 'weir[kafka]'")
+    from streams.following.fold import ExampleFold  # these bring the Kafka and Redis clients
+    from streams.following.scores import Search
+
+    settings, spec = settings_of(config, bootstrap), load_task(task)
+    fold = ExampleFold.of(spec)
+    search = Search(
+        event_id,
+        spec.name,
+        () if partition is None else (partition,),
+        None if since is None else _time(since),
+        _seconds("--repeats-within", repeats_within),
+    )
+    explained, repeats, start = asyncio.run(_explain(settings, fold, search, entity, not from_start))
+    if as_json:
+        print(orjson.dumps(_document(explained, repeats, start), option=orjson.OPT_INDENT_2).decode())
+    else:
+        _show(explained, repeats, start, None if every else _SHOWN)
+    if not explained.equal:
+        raise typer.Exit(1)
+
+
+async def _explain(
+    settings: Settings, fold: ExampleFold, search: Search, entity: str | None, stored: bool
+) -> tuple[Explanation, list[LoggedScore], int]:
+    from streams.following.explain import explain, version_of
+
+    logged, repeats = await _find(settings, search, entity)
+    version = version_of(logged, fold)
+    start = await _rebuild(settings, fold, version, stored)
+    return explain(logged, fold), repeats, start
+
+
+async def _find(settings: Settings, search: Search, entity: str | None) -> tuple[LoggedScore, list[LoggedScore]]:
+    from dataclasses import replace
+
+    from streams.following.scores import find_scores
+    from streams.transport.partition import partitions_of
+    from streams.transport.ranges import RangeReader
+
+    options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.PREDICTIONS)
+    async with RangeReader(options, topic) as reader:
+        if entity is not None:
+            lanes = partitions_of([entity.encode()], len(reader.partitions())).tolist()
+            search = replace(search, partitions=tuple(lanes))
+        with _bar(f"records of {topic}") as progress:
+            found = await find_scores(reader, search, progress)
+    if not found:
+        where = f" partition {search.partitions[0]}" if search.partitions else ""
+        since = f" since {utc(search.since)} UTC" if search.since is not None else ""
+        raise UsageError(
+            f"no score of event {search.event_id!r} by task {search.task} in {topic}{where}{since}; check the id, the "
+            "task file and the brokers, or whether retention deleted it"
+        )
+    return found[0], found[1:]
+
+
+async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: bool) -> int:
+    from streams.following.rebuild import rebuild
+    from streams.following.snapshots import ModelSnapshots
+    from streams.stores.errors import StoreUnavailable
+    from streams.stores.link import RedisLink
+
+    options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.EXAMPLES)
+    link = RedisLink(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)
+    try:
+        if stored:
+            try:
+                await link.start(writes=False)
+            except StoreUnavailable as error:
+                notes().print(f"no stored models, so all examples are learned again: {error}", style="yellow")
+                stored = False
+        with _bar("examples learned again") as progress:
+            snapshots = ModelSnapshots(link) if stored else None
+            return await rebuild(options, topic, fold, version, snapshots=snapshots, progress=progress)
+    finally:
+        await link.stop()
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    console = notes()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        row = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(row, completed=done, total=total)
+
+
+def _show(e: Explanation, repeats: list[LoggedScore], start: int, most: int | None) -> None:
+    logged, out = e.logged, output()
+    facts = table("", "")
+    facts.show_header = False
+    facts.add_row("event", f"of {logged.entity_id}, at {utc(logged.ts)} UTC")
+    facts.add_row(
+        "logged", f"partition {logged.partition} offset {logged.offset}, written {utc(logged.written_at)} UTC"
+    )
+    if repeats:
+        places = ", ".join(f"{r.offset} ({r.score!r} by version {r.model_version})" for r in repeats)
+        facts.add_row("repeats", f"offset {places}: they do not count")
+    origin = f"rebuilt from the stored version {start:,}" if start else "rebuilt from the first example"
+    facts.add_row("model", f"version {logged.model_version:,}, {origin}")
+    facts.add_row("digest", f"sha256 {e.digest}")
+    facts.add_row("score logged", repr(logged.score))
+    facts.add_row("score again", f"{e.score!r}, {'equal bit for bit' if e.equal else 'NOT EQUAL'}")
+    out.print(facts)
+    rows = table("feature", "value>", "log-odds>")
+    for c in e.contributions[:most]:
+        rows.add_row(c.feature, f"{c.value:.6g}", f"{c.contribution:+.4f}")
+    out.print(rows)
+    if left := e.contributions[len(e.contributions) if most is None else most :]:
+        notes().print(f"{len(left)} more add {sum(c.contribution for c in left):+.4f} together; --all shows them")
+    if not e.equal:
+        notes().print(
+            "The task file, the release or the kind of processor is not that of then, or examples were lost.",
+            style="yellow",
+        )
+
+
+def _document(e: Explanation, repeats: list[LoggedScore], start: int) -> dict[str, Any]:
+    logged = asdict(e.logged)
+    del logged["features"]
+    return {
+        "logged": logged,
+        "repeats": [{"offset": r.offset, "score": r.score, "model_version": r.model_version} for r in repeats],
+        "model": {"version": e.logged.model_version, "digest": e.digest, "rebuilt_from": start},
+        "score": e.score,
+        "equal": e.equal,
+        "contributions": [asdict(c) for c in e.contributions],
+    }
+
+
+def _time(text: str) -> float:
+    """Epoch seconds of a time, or of a duration ago.
+
+    >>> _time("2023-11-14T22:13:20"), _time("1700000000")
+    (1700000000.0, 1700000000.0)
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    except ValueError:
+        if text.replace(".", "", 1).isdigit():
+            return float(text)
+        return time.time() - _seconds("--since", text)
+
+
+def _seconds(option: str, text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None

@@ -1,0 +1,216 @@
+"""``weir features``: what the feature store holds of an entity, and filling an emptied store again.
+
+It knows arguments and tables; rows are read by ``streams.stores`` and taken apart by ``streams.ops.entityrows``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from online.features.engine import Table
+from online.task import TaskSpec
+from online.wire import parse_time
+from streams import topics
+from streams.cli.options import (
+    BootstrapOption,
+    ConfigOption,
+    JsonOption,
+    notes,
+    output,
+    settings_of,
+    table,
+    tasks_of,
+    utc,
+)
+from streams.errors import UsageError
+from streams.ops.entityrows import TableRow, TaskRows
+from streams.ops.status import Progress as ProgressOf
+from streams.settings import Settings
+
+features_app = typer.Typer(name="features", help="Feature rows in the store: get, rebuild.", no_args_is_help=True)
+
+TasksOption = Annotated[
+    list[Path] | None,
+    typer.Option("--task", help="Task file or directory; repeat for more. Else [worker] tasks.", show_default=False),
+]
+_DAY_S, _HOUR_S, _MINUTE_S = 86_400.0, 3600.0, 60.0
+
+
+@features_app.command("get")
+def get_command(
+    entity: Annotated[str, typer.Argument(help="Identifier, such as a user's or a merchant's.", show_default=False)],
+    tasks: TasksOption = None,
+    only: Annotated[
+        str | None, typer.Option("--table", help="Only this table, such as fraud.user.", show_default=False)
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="Values at this time; else at the row's last change.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show what the store holds of an entity: every table's row as named features.
+
+    A value is what an event at that time would see that feeds nothing itself.
+    Exit status 1 when there is no row.
+
+    For example:
+
+        weir features get user-0007 --task fraud.toml
+
+        weir features get shop-12 --table fraud.merchant --at 2026-03-01T12:00:00Z
+
+        weir features get user-0007 --json | jq '.[].values'
+    """
+    settings = settings_of(config, None)
+    found = asyncio.run(_read(settings, tasks_of(tasks or [], settings), entity, only, _time(at)))
+    if as_json:
+        print(orjson.dumps([_document(row) for row in found], option=orjson.OPT_INDENT_2).decode())
+    else:
+        for row in found:
+            _print(row)
+    if not found:
+        notes().print(f"no row of {entity!r} in {settings.redis.url}", markup=False)
+        raise typer.Exit(1)
+
+
+async def _read(
+    settings: Settings, tasks: Sequence[TaskSpec], entity: str, only: str | None, at: float | None
+) -> list[TableRow]:
+    """Every row of the entity, task by task."""
+    link_of, store_of = import_module("streams.stores.link").RedisLink, import_module("streams.stores.redis").LaneStore
+    prefix = settings.redis.prefix
+    link = link_of(settings.redis, patience_s=settings.redis.timeout_s, prefix=prefix)
+    store, found = store_of(link, prefix=prefix), []
+    try:
+        await link.start(writes=False)
+        for rows, each in _tables(tasks, only):
+            topic = topics.ENTITY_UPDATES if each.side else rows.task.stream
+            lanes = [(topic, p) for p in range(settings.topics.partitions_of(topic))]
+            stored = await store.read_rows(each.name, entity, lanes)
+            found += [rows.read(entity, each, row, at) for row in stored[:1]]
+    finally:
+        await link.stop()
+    return found
+
+
+def _tables(tasks: Sequence[TaskSpec], only: str | None) -> list[tuple[TaskRows, Table]]:
+    found = [(rows, each) for rows in map(TaskRows, tasks) for each in rows.tables]
+    wanted = [(rows, each) for rows, each in found if only in (None, each.name)]
+    if not wanted:
+        raise UsageError(f"--table {only!r}: no such table; there are: {', '.join(each.name for _, each in found)}")
+    return wanted
+
+
+def _time(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return float(text if re.fullmatch(r"[\d.]+", text) else str(parse_time(text)))
+    except ValueError as exc:
+        raise UsageError(f"--at {text!r}: {exc}") from exc
+
+
+def _print(found: TableRow) -> None:
+    row, said = found.row, output()
+    lane = f"{row.lane[0]}-{row.lane[1]}"
+    said.print(f"{found.table}  ({found.key}, lane {lane}, {len(row.row):,} bytes)", style="bold")
+    said.print(f"  last changed by offset {row.offset} at {utc(row.updated_at)} UTC")
+    if not found.fits:
+        fix = "run 'weir features rebuild', or give the task that wrote it"
+        said.print(f"  schema {row.schema:08x} is not that of this task: the values cannot be read; {fix}\n")
+        return
+    rows = table("  feature", f"value at {utc(found.at)}>")
+    for name, value in found.values.items():
+        rows.add_row(f"  {name}", shown(name, value))
+    said.print(rows)
+    said.print()
+
+
+def shown(name: str, value: float) -> str:
+    """A feature's value as people read it: ages as durations, NaN as missing.
+
+    >>> shown("user.amount_mean_1d", 12.5), shown("user.seen_since_last", 5400.0), shown("user.seen_last", math.nan)
+    ('12.5', '1.5 h', 'missing')
+    """
+    if math.isnan(value):
+        return "missing"
+    if "_since_" not in name:
+        return f"{value:,.6g}"
+    for unit, seconds in (("d", _DAY_S), ("h", _HOUR_S), ("min", _MINUTE_S)):
+        if value >= seconds:
+            return f"{value / seconds:.3g} {unit}"
+    return f"{value:.3g} s"
+
+
+def _document(found: TableRow) -> dict[str, Any]:
+    row = found.row
+    return {
+        "table": found.table,
+        "key": found.key,
+        "lane": {"topic": row.lane[0], "partition": row.lane[1]},
+        "offset": row.offset,
+        "updated_at": row.updated_at,
+        "bytes": len(row.row),
+        "schema": f"{row.schema:08x}",
+        "fits": found.fits,
+        "at": found.at,
+        "values": {name: None if math.isnan(value) else value for name, value in found.values.items()},
+    }
+
+
+@features_app.command("rebuild")
+def rebuild_command(
+    tasks: TasksOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Fill an emptied store again from Kafka, up to the offsets the workers have completed.
+
+    Stop the workers first. It reads the events and updates that Kafka still
+    has, oldest first, and writes rows and positions as the workers would
+    have; windows that reach back further than the topics' retention stay
+    shorter until events fill them. Nothing is published.
+
+    For example:
+
+        weir features rebuild --task /etc/weir/tasks
+
+        weir features rebuild --yes --config /etc/weir/weir.toml
+    """
+    settings = settings_of(config, bootstrap)
+    found = tasks_of(tasks or [], settings)
+    question = f"Write the rows of {', '.join(task.name for task in found)} in {settings.redis.url} anew?"
+    if not yes and not typer.confirm(question, err=True):
+        notes().print("nothing done")
+        return
+    rebuild: Callable[[Settings, Sequence[TaskSpec], ProgressOf], None] = import_module("streams.worker").rebuild
+    with _progress() as progress:
+        rebuild(settings, found, progress)
+
+
+@contextmanager
+def _progress() -> Iterator[ProgressOf]:
+    """A bar for each part that tells how far it is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=notes()) as bars:
+        known: dict[str, TaskID] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in known:
+                known[what] = bars.add_task(what, total=total)
+            bars.update(known[what], completed=done, total=total)
+
+        yield update

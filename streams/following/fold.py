@@ -1,0 +1,131 @@
+"""One task's model as a fold over the ``examples`` log: skip repeats, learn the rest, know where it stands.
+
+Pure but for its place in ``streams``: batches and offsets in, a model out. Two folds over the same log from any two of
+its states hold bit-identical models at the same version, however their reads were cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from online.batch import ExampleBatch, IntVector
+from online.errors import StateError, TaskError
+from online.learners import LearnerSpec, ModelSnapshot, build_learner
+from online.learners.timeline import ModelTimeline
+from online.scoring import shape_of
+from online.task import TaskSpec
+from streams.following.identities import CAPACITY, Identities
+
+ARITHMETIC: Final = 1
+"""Raise it when a learner computes differently than before: stored models of other numbers are then not continued."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldState:
+    """A task's model as of a place in the log: what is stored."""
+
+    version: int
+    digest: str
+    """SHA-256 of ``model``, hexadecimal: equal on every replica."""
+    model: bytes
+    identities: bytes
+    next_offset: int
+    """Of the first record of the log that is not in it."""
+
+
+class ExampleFold:
+    """The model of one task, and its place in the log.
+
+    Parameters
+    ----------
+    task : the task's name.
+    spec : its learner.
+    features : names of the model's inputs.
+    timeline : further arguments of `ModelTimeline`.
+    """
+
+    def __init__(self, task: str, spec: LearnerSpec, features: Sequence[str], **timeline: Any) -> None:
+        self.task, self.spec, self.features = task, spec, tuple(features)
+        try:
+            self.model = ModelTimeline(task, lambda: build_learner(spec, self.features), **timeline)
+        except (ValueError, TypeError) as exc:
+            raise TaskError(f"task {task}: [model]: {exc}") from exc
+        self.next_offset = 0
+        self.repeats = 0
+        """Records skipped since the start, because they had been learned."""
+        self._identities = Identities()
+
+    @classmethod
+    def of(cls, task: TaskSpec, **timeline: Any) -> ExampleFold:
+        """The fold of a task file."""
+        return cls(task.name, task.model, shape_of(task).features, **timeline)
+
+    @property
+    def fit(self) -> str:
+        """Names everything that a stored model must agree in to be continued here, 16 hexadecimal digits."""
+        what = [ARITHMETIC, CAPACITY, self.spec.model_dump(mode="json"), self.features]
+        return hashlib.sha256(orjson.dumps(what, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+    def take(
+        self,
+        batch: ExampleBatch,
+        offsets: IntVector,
+        *,
+        remember: bool = True,
+        mark_every: int | None = None,
+        until: int | None = None,
+    ) -> list[FoldState]:
+        """Learn what of ``batch`` is new.
+
+        Parameters
+        ----------
+        batch, offsets : examples of this task in log order, and where each was, ``(n,)``.
+        remember : see `ModelTimeline.learn`.
+        mark_every : return the state at each version that is a multiple of it.
+        until : stop at this version.
+        """
+        marks: list[FoldState] = []
+        at = int(np.searchsorted(offsets, self.next_offset))
+        while at < len(batch) and self.model.version != until:
+            version = self.model.version
+            # So many records hold no more new examples than are missing to the next mark.
+            room = len(batch) if mark_every is None else mark_every - version % mark_every
+            room = room if until is None else min(room, until - version)
+            self._learn(batch.slice(at, at + room), remember)
+            at = min(at + room, len(batch))
+            self.next_offset = int(offsets[at - 1]) + 1
+            if mark_every is not None and self.model.version > version and self.model.version % mark_every == 0:
+                marks.append(self.state())
+        return marks
+
+    def _learn(self, piece: ExampleBatch, remember: bool) -> None:
+        fresh = self._identities.keep(piece.event_id, piece.n)
+        if not fresh.all():
+            self.repeats += int((~fresh).sum())
+            piece = piece.take(np.flatnonzero(fresh))
+        self.model.learn(piece, remember=remember)
+
+    def passed(self, offset: int) -> None:
+        """Note that the log was read up to ``offset``, whatever was in it."""
+        self.next_offset = max(self.next_offset, offset)
+
+    def state(self) -> FoldState:
+        """The model now."""
+        model = self.model.snapshot()
+        return FoldState(model.version, model.digest, model.state, self._identities.snapshot(), self.next_offset)
+
+    def restore(self, state: FoldState) -> None:
+        """Continue from ``state``; raises ``StateError`` when it does not fit, and then nothing has changed."""
+        identities = Identities()
+        identities.restore(state.identities)
+        try:
+            self.model.restore(ModelSnapshot(state.version, state.digest, state.model))
+        except ValueError as exc:
+            raise StateError(f"task {self.task}: the stored model of version {state.version}: {exc}") from exc
+        self._identities, self.next_offset = identities, state.next_offset

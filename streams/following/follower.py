@@ -1,0 +1,279 @@
+"""Follows the ``examples`` log for all tasks of a worker, so that its models are those of every other worker.
+
+It reads the one partition in order, without a consumer group, and learns in the event loop between batches of scoring:
+a score never sees half a learned batch. Every so many examples the models are stored, for the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from online.learners.timeline import ModelTimeline
+from online.logged import decode_example_log
+from streams import topics
+from streams.errors import StateError, UsageError
+from streams.following.errors import FollowerBehind
+from streams.following.fold import ExampleFold
+from streams.following.keeper import ModelKeeper
+from streams.following.snapshots import ModelSnapshots
+from streams.transport.errors import RecordsDeleted
+from streams.transport.ranges import RangeReader, Slice
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Told how many records were read, and of how many."""
+_CATCH_UP_RECORDS: Final = 4096
+_LEAST_TURN: Final = 8
+_SILENT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class FollowPolicy:
+    """How fast to learn and how often to store."""
+
+    turn_records: int = 256
+    """At most so many records are learned before others get the event loop."""
+    turn_s: float = 0.005
+    """Fewer, where learning them takes longer than this."""
+    snapshot_every: int = 4096
+    """A model is stored at each version that is a multiple of it, so that workers compare theirs."""
+    snapshot_interval_s: float = 300.0
+    """And when it was stored so long ago, if anything was learned since."""
+
+
+@dataclass
+class FollowerStats:
+    """Counts since the start."""
+
+    learned: int = 0
+    repeats: int = 0
+    rejected: int = 0
+    """Records that no replica can use."""
+
+
+class Follower:
+    """Keeps the models of a worker's tasks.
+
+    The order of calls: ``catch_up`` (before anything is scored), ``run`` in the background, ``stop``.
+
+    Parameters
+    ----------
+    options : of ``KafkaSettings.client_options``.
+    folds : one for each task.
+    snapshots : where models are stored; without it every start reads the whole log.
+    topic : what the ``examples`` topic is called on these brokers.
+    policy : how fast, how often.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        folds: Iterable[ExampleFold],
+        *,
+        snapshots: ModelSnapshots | None = None,
+        topic: str = topics.EXAMPLES,
+        policy: FollowPolicy | None = None,
+    ) -> None:
+        self._folds = {fold.task: fold for fold in folds}
+        self._features = {task: fold.features for task, fold in self._folds.items()}
+        self._policy = policy or FollowPolicy()
+        self._snapshots = snapshots
+        self._keeper = ModelKeeper(snapshots, self._policy.snapshot_interval_s)
+        self._reader = RangeReader(options, topic)
+        self.stats = FollowerStats()
+        self.offset = 0
+        """Of the next record to read."""
+        self._end = 0
+        self._turn = self._policy.turn_records
+        self._waiting: list[tuple[str, int, asyncio.Future[None]]] = []
+        self._connected = self._stopping = self._silent = False
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._heard: tuple[int | None, float] = (None, 0.0)
+
+    def model(self, task: str) -> ModelTimeline:
+        """The live model of a task."""
+        return self._folds[task].model
+
+    def version(self, task: str) -> int:
+        """How many examples a task's model has learned."""
+        return self._folds[task].model.version
+
+    def lag(self) -> int:
+        """Records that are in the log and not learned yet, as of the brokers' last answer."""
+        return max(self._end - self.offset, 0)
+
+    async def catch_up(self, progress: Progress | None = None) -> None:
+        """Start from the stored models, and read to the end of the log as it is now.
+
+        Raises
+        ------
+        RecordsDeleted
+            Kafka does not hold all examples behind the stored models (behind the beginning, where there are none).
+        StateError
+            A stored model is ahead of the log: the topic was made anew.
+        """
+        await self._start()
+        first, end = self.offset, self._end
+        while self.offset < end:
+            await self._take_turn(_CATCH_UP_RECORDS, end)
+            if progress is not None:
+                progress(min(self.offset, end) - first, end - first)
+            await asyncio.sleep(0)
+
+    async def run(self) -> None:
+        """Follow the log until ``stop``; an error ends it, and is the worker's to act on."""
+        self._ended.clear()
+        why = "the worker stops"
+        try:
+            while not self._stopping:
+                await self._take_turn(self._turn)
+                self._keeper.check()
+                await asyncio.sleep(0)
+        except Exception as error:
+            why = str(error)
+            raise
+        finally:
+            self._ended.set()
+            for task, version, waiter in self._waiting:
+                if not waiter.done():
+                    waiter.set_exception(
+                        FollowerBehind(f"task {task}: version {version} will not be reached here: {why}")
+                    )
+
+    async def stop(self) -> None:
+        """End ``run``, store what was learned since the models were stored, and disconnect."""
+        self._stopping = True
+        await self._ended.wait()
+        if self._connected:
+            self._connected = False
+            newest = [(fold, fold.state()) for fold in self._folds.values() if self._keeper.lacks(fold)]
+            try:
+                await self._keeper.stop(newest)
+            finally:
+                await self._reader.__aexit__(None, None, None)
+
+    async def wait_for(self, task: str, version: int, timeout_s: float) -> None:
+        """Return when a task's model has learned ``version`` examples; ``FollowerBehind`` after ``timeout_s``."""
+        if self.version(task) >= version:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (task, version, waiter)
+        self._waiting.append(entry)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            raise FollowerBehind(
+                f"task {task}: version {version} was not reached within {timeout_s:g} s; this worker has learned "
+                f"{self.version(task)} examples and stands at offset {self.offset} of {self._end} of "
+                f"{self._reader.topic}"
+            ) from None
+        finally:
+            self._waiting.remove(entry)
+
+    # -- the log -------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        for fold in self._folds.values():
+            state = await self._snapshots.newest(fold) if self._snapshots is not None else None
+            if state is not None:
+                fold.restore(state)
+                self._keeper.stored(fold, state.version)
+                log.info("task %s: stored model of version %d", fold.task, state.version)
+        await self._reader.__aenter__()
+        self._connected = True
+        if len(lanes := self._reader.partitions()) != 1:
+            raise UsageError(
+                f"topic {self._reader.topic} has {len(lanes)} partitions; models need one order, so make 1"
+            )
+        first, self._end = await self._reader.bounds(0)
+        for fold in self._folds.values():
+            self._check_place(fold, first)
+        self.offset = min(fold.next_offset for fold in self._folds.values())
+        await self._reader.seek(0, self.offset)
+
+    def _check_place(self, fold: ExampleFold, first: int) -> None:
+        name, have = self._reader.topic, f"the model of version {fold.model.version}"
+        if fold.next_offset > self._end:
+            raise StateError(
+                f"task {fold.task}: {have} has read {name} up to {fold.next_offset}, and the log ends at {self._end}: "
+                "it was made anew or lost its end. Restore the topic, or remove the stored models"
+            )
+        if fold.next_offset < first:
+            raise RecordsDeleted(
+                f"task {fold.task}: {have} needs {name} from offset {fold.next_offset} on, and Kafka holds it from "
+                f"{first} on. Examples are to be kept for ever (weir topics check); restore them or a stored model"
+            )
+
+    async def _take_turn(self, most: int, end: int | None = None) -> None:
+        """Read and learn some records; ``end`` is where catching up ends."""
+        piece = await self._reader.fetch(most)
+        position = await self._reader.position()
+        if piece.offsets:
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            self._learn(piece, end)
+            if end is None:
+                self._pace(loop.time() - started)
+        for fold in self._folds.values():
+            fold.passed(position)
+        self.offset, self._end = position, max(self._end, position, self._reader.known_end() or 0)
+        for task, version, waiter in self._waiting:
+            if self.version(task) >= version and not waiter.done():
+                waiter.set_result(None)
+        for fold in self._folds.values():
+            if end is None and self._keeper.due(fold):
+                self._keeper.put(fold, fold.state())
+        self._listen()
+
+    def _learn(self, piece: Slice, end: int | None) -> None:
+        offsets = np.asarray(piece.offsets, dtype=np.int64)
+        found = decode_example_log([record.value for record in piece.records], self._features)
+        for task, examples in found.tasks.items():
+            fold = self._folds[task]
+            before = fold.model.version, fold.repeats
+            # While catching up nobody asks for the versions that are passed, nor are they all worth storing.
+            marks = fold.take(
+                examples.batch,
+                offsets[examples.index],
+                remember=end is None or end - piece.offsets[-1] <= fold.model.keep,
+                mark_every=self._policy.snapshot_every if end is None or self._keeper.due(fold) else None,
+            )
+            self.stats.learned += fold.model.version - before[0]
+            self.stats.repeats += fold.repeats - before[1]
+            for state in marks:
+                self._keeper.put(fold, state)
+        if found.rejects:
+            self.stats.rejected += len(found.rejects)
+            reject = found.rejects[0]
+            log.warning(
+                "%s: %d records cannot be learned, here and on every replica; the first, at offset %d: %s",
+                self._reader.topic,
+                len(found.rejects),
+                piece.offsets[reject.index],
+                reject.reason,
+            )
+
+    def _pace(self, took_s: float) -> None:
+        """Choose how many records the next turn takes."""
+        wanted = int(self._turn * self._policy.turn_s / max(took_s, 1e-6))
+        self._turn = min(max(wanted, self._turn // 2, _LEAST_TURN), 2 * self._turn, self._policy.turn_records)
+
+    def _listen(self) -> None:
+        """Say once when the brokers fall silent, and once when they are back."""
+        now, answered = asyncio.get_running_loop().time(), self._reader.answered()
+        if answered != self._heard[0] or not self._heard[1]:
+            if self._silent:
+                log.info("%s: the brokers answer again", self._reader.topic)
+            self._heard, self._silent = (answered, now), False
+        elif not self._silent and now - self._heard[1] > _SILENT_S:
+            self._silent = True
+            log.warning("%s: the brokers are silent since %.0f s; still trying", self._reader.topic, _SILENT_S)

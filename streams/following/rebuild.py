@@ -1,0 +1,66 @@
+"""Rebuilds a task's model as of any version: from the nearest older stored model, or from the log's beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from online.logged import decode_example_log
+from streams.errors import UsageError
+from streams.following.fold import ExampleFold
+from streams.following.follower import Progress
+from streams.following.snapshots import ModelSnapshots
+from streams.transport.ranges import RangeReader
+
+
+async def rebuild(
+    options: Mapping[str, Any],
+    topic: str,
+    fold: ExampleFold,
+    version: int,
+    *,
+    snapshots: ModelSnapshots | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Bring a new ``fold`` to ``version`` exactly.
+
+    Parameters
+    ----------
+    options, topic : where the examples are.
+    snapshots : stored models to start from; without them everything is learned again.
+    progress : told how many examples were learned, and of how many.
+
+    Returns
+    -------
+    The version that it started from.
+
+    Raises
+    ------
+    UsageError
+        The log holds fewer examples of the task than ``version``.
+    RecordsDeleted
+        The log does not reach back to where it started from.
+    """
+    state = await snapshots.newest(fold, at_most=version) if snapshots is not None else None
+    if state is not None:
+        fold.restore(state)
+    start = fold.model.version
+    async with RangeReader(options, topic) as reader:
+        _, end = await reader.bounds(0)
+        if fold.model.version < version:
+            async for offsets, records in reader.read(0, fold.next_offset, end):
+                at = np.asarray(offsets, dtype=np.int64)
+                found = decode_example_log([r.value for r in records], {fold.task: fold.features}).tasks[fold.task]
+                fold.take(found.batch, at[found.index], remember=False, until=version)
+                if progress is not None:
+                    progress(fold.model.version - start, version - start)
+                if fold.model.version == version:
+                    break
+    if fold.model.version < version:
+        raise UsageError(
+            f"task {fold.task}: {topic} holds {fold.model.version} examples that this task file can learn, and version "
+            f"{version} is asked for: give the task file that scored it, and the brokers where it was scored"
+        )
+    return start

@@ -1,0 +1,203 @@
+"""Every metric of a worker: name, kind, meaning, labels and buckets, in one list.
+
+The names are `Literal` types, so that mypy refuses a metric that is not declared here; a test holds the list, the types
+and docs/METRICS.md to each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+Unit = Literal["records", "seconds", "batches", "rows", "partitions", "examples", "alerts", "times", "1"]
+Stage = Literal[
+    "decode", "intake", "prefetch", "features_score", "encode", "send", "acknowledge", "flush", "apply", "join", "label"
+]
+"""What a lane does with a batch."""
+
+CounterName = Literal[
+    "weir_batches_total",
+    "weir_records_total",
+    "weir_events_total",
+    "weir_duplicates_total",
+    "weir_dead_letters_total",
+    "weir_predictions_total",
+    "weir_updates_total",
+    "weir_labels_total",
+    "weir_examples_learned_total",
+    "weir_alerts_total",
+    "weir_drift_detections_total",
+    "weir_retrain_requests_total",
+    "weir_store_retries_total",
+    "weir_cache_lookups_total",
+    "weir_lane_rewinds_total",
+    "weir_rebalances_total",
+    "weir_snapshots_total",
+]
+GaugeName = Literal[
+    "weir_info",
+    "weir_ready",
+    "weir_partitions_assigned",
+    "weir_lag_records",
+    "weir_batches_in_flight",
+    "weir_since_batch_seconds",
+    "weir_learner_version",
+    "weir_waiting_predictions",
+    "weir_open_alerts",
+    "weir_prequential_metric",
+    "weir_cached_rows",
+]
+HistogramName = Literal[
+    "weir_batch_records",
+    "weir_stage_seconds",
+    "weir_end_to_end_seconds",
+    "weir_store_seconds",
+    "weir_flush_batches",
+    "weir_snapshot_seconds",
+]
+MetricName = CounterName | GaugeName | HistogramName
+
+_STAGE_S: Final = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+_LATENCY_S: Final = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.018, 0.025, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+                     10.0)  # fmt: skip
+_STORE_S: Final = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
+_FLUSH: Final = (1.0, 2.0, 3.0, 5.0, 8.0, 16.0)
+_RECORDS: Final = (1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One metric."""
+
+    name: MetricName
+    kind: Kind
+    unit: Unit
+    meaning: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram, in its unit; the last, infinity, is understood."""
+
+
+def _counter(name: CounterName, unit: Unit, meaning: str, *labels: str) -> Definition:
+    return Definition(name, "counter", unit, meaning, labels)
+
+
+def _gauge(name: GaugeName, unit: Unit, meaning: str, *labels: str) -> Definition:
+    return Definition(name, "gauge", unit, meaning, labels)
+
+
+def _histogram(name: HistogramName, unit: Unit, buckets: tuple[float, ...], meaning: str, *labels: str) -> Definition:
+    return Definition(name, "histogram", unit, meaning, labels, buckets)
+
+
+DEFINITIONS: Final[tuple[Definition, ...]] = (
+    # What comes in and goes out
+    _counter(
+        "weir_batches_total", "batches", "Record batches completed: outputs acknowledged, state in the store.", "topic"
+    ),
+    _counter("weir_records_total", "records", "Records of completed batches, bad ones included.", "topic"),
+    _histogram("weir_batch_records", "records", _RECORDS, "Records of one batch as it was processed.", "topic"),
+    _counter("weir_events_total", "records", "Valid events that were scored: no repeats, not too late.", "topic"),
+    _counter("weir_duplicates_total", "records", "Repeats of an event id (or update id) that were dropped.", "topic"),
+    _counter(
+        "weir_dead_letters_total",
+        "records",
+        "Records sent to the dead letters; reason is invalid, late, ahead or oversized.",
+        "topic",
+        "reason",
+    ),
+    _counter("weir_predictions_total", "records", "Predictions acknowledged by the brokers.", "task"),
+    _counter("weir_updates_total", "records", "Updates taken into rows that a side lane owns.", "table"),
+    _gauge(
+        "weir_lag_records",
+        "records",
+        "Records of a partition this worker owns that it has not fetched yet.",
+        "topic",
+        "partition",
+    ),
+    # Time
+    _histogram(
+        "weir_end_to_end_seconds",
+        "seconds",
+        _LATENCY_S,
+        "From a record's timestamp until its prediction was acknowledged.",
+        "topic",
+    ),
+    _histogram(
+        "weir_stage_seconds",
+        "seconds",
+        _STAGE_S,
+        "Time of one stage for one batch, waiting included where the stage waits.",
+        "lane",
+        "stage",
+    ),
+    _gauge("weir_since_batch_seconds", "seconds", "Since the last completed batch; grows also when nothing comes in."),
+    _gauge("weir_batches_in_flight", "batches", "Batches fetched and not completed."),
+    # The feature store
+    _histogram("weir_store_seconds", "seconds", _STORE_S, "One round trip to the store.", "op"),
+    _histogram("weir_flush_batches", "batches", _FLUSH, "Batches written to the store by one atomic write.", "topic"),
+    _counter(
+        "weir_store_retries_total", "times", "Commands tried again because the store did not answer or refused.", "op"
+    ),
+    _counter(
+        "weir_cache_lookups_total",
+        "rows",
+        "Rows wanted by a batch; outcome is hit (in this worker) or miss (read from the store).",
+        "outcome",
+    ),
+    _gauge("weir_cached_rows", "rows", "Rows that the lanes keep in memory.", "topic"),
+    # Labels and learning
+    _counter(
+        "weir_labels_total",
+        "records",
+        "Labels; outcome is joined, unmatched (no prediction is waiting), repeated or corrected.",
+        "task",
+        "outcome",
+    ),
+    _gauge("weir_waiting_predictions", "records", "Predictions that wait for a label.", "task"),
+    _counter("weir_examples_learned_total", "examples", "Examples this process learned since it started.", "task"),
+    _gauge(
+        "weir_learner_version",
+        "examples",
+        "Version of the model that scores: examples learned since its beginning.",
+        "task",
+    ),
+    _gauge(
+        "weir_prequential_metric",
+        "1",
+        "Prequential metrics by their name in task files; from labels, so as late as they are.",
+        "task",
+        "metric",
+    ),
+    _counter("weir_drift_detections_total", "times", "Drifts detected.", "task"),
+    _counter(
+        "weir_retrain_requests_total",
+        "times",
+        "Requests for a new full model; cause is drift, volume, schedule or manual.",
+        "task",
+        "cause",
+    ),
+    _counter(
+        "weir_alerts_total",
+        "alerts",
+        "Alert records; status is that of the record, such as open or resolved.",
+        "task",
+        "status",
+    ),
+    _gauge("weir_open_alerts", "alerts", "Alerts open now in the partitions of this worker.", "task"),
+    _counter("weir_snapshots_total", "times", "Snapshots written; kind is model or lane.", "kind"),
+    _histogram("weir_snapshot_seconds", "seconds", _STORE_S, "Writing one snapshot.", "kind"),
+    # The process
+    _gauge("weir_info", "1", "Always 1; the labels say what runs.", "version", "role", "worker"),
+    _gauge("weir_ready", "1", "1 while /ready answers 200."),
+    _gauge("weir_partitions_assigned", "partitions", "Partitions this worker owns.", "topic"),
+    _counter("weir_rebalances_total", "times", "Rebalances of the consumer group seen by this worker."),
+    _counter(
+        "weir_lane_rewinds_total",
+        "times",
+        "A lane went back to the store's position: the store lost writes, or another worker wrote.",
+        "topic",
+    ),
+)
+"""In the order in which docs/METRICS.md shows them."""

@@ -1,0 +1,173 @@
+"""What a worker measures, in the words of its lanes.
+
+Prints the reference of all metrics: ``python -m streams.ops.metrics > docs/METRICS.md``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from online.batch import FloatVector
+from streams.ops.definitions import Stage
+from streams.ops.instruments import Histogram
+from streams.ops.reference import reference
+from streams.ops.registry import Registry
+
+if TYPE_CHECKING:
+    from streams.transport import FetchedBatch
+
+LaneKind = Literal["score", "side", "label"]
+LetterClass = Literal["late", "ahead", "oversized", "invalid"]
+_CLASSES: Final[tuple[LetterClass, ...]] = ("late", "ahead", "oversized")
+
+
+def letter_class(reason: str) -> LetterClass:
+    """The class of a dead letter's reason: one of a few, so that the metric's label stays bounded.
+
+    >>> letter_class("late: 4000 s behind the newest event"), letter_class("amount: got -1")
+    ('late', 'invalid')
+    """
+    head = reason.partition(":")[0]
+    return next((c for c in _CLASSES if c == head), "invalid")
+
+
+class Laps:
+    """Measures the stages of one batch, one after the other."""
+
+    __slots__ = ("_at", "_clock", "_stages")
+
+    def __init__(self, stages: _Stages, clock: Callable[[], float]) -> None:
+        self._stages, self._clock = stages, clock
+        self._at = clock()
+
+    def lap(self, stage: Stage) -> None:
+        """Everything since the last lap was ``stage``."""
+        now = self._clock()
+        self._stages[stage].observe(now - self._at)
+        self._at = now
+
+
+class _Topic:
+    """What is counted for every batch of a topic."""
+
+    def __init__(self, registry: Registry, topic: str) -> None:
+        self.batches = registry.counter("weir_batches_total", topic=topic)
+        self.records = registry.counter("weir_records_total", topic=topic)
+        self.sizes = registry.histogram("weir_batch_records", topic=topic)
+        self.events = registry.counter("weir_events_total", topic=topic)
+        self.duplicates = registry.counter("weir_duplicates_total", topic=topic)
+        self.latency = registry.histogram("weir_end_to_end_seconds", topic=topic)
+
+
+class _Stages(dict[Stage, Histogram]):
+    """The histogram of each stage of one kind of lane, made when it is first needed."""
+
+    def __init__(self, registry: Registry, lane: LaneKind) -> None:
+        super().__init__()
+        self._registry, self._lane = registry, lane
+
+    def __missing__(self, stage: Stage) -> Histogram:
+        self[stage] = made = self._registry.histogram("weir_stage_seconds", lane=self._lane, stage=stage)
+        return made
+
+
+class Metrics(Registry):
+    """The metrics of one worker.
+
+    Parameters
+    ----------
+    own : Weir's own name of a topic of the cluster, for labels that mean the same everywhere.
+    clock : monotonic seconds.
+
+    >>> metrics = Metrics(clock=iter([0.0, 0.25]).__next__)
+    >>> metrics.stages("score").lap("decode")
+    >>> metrics.histogram("weir_stage_seconds", lane="score", stage="decode").sum
+    0.25
+    """
+
+    def __init__(
+        self, own: Callable[[str], str | None] = lambda topic: topic, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        super().__init__()
+        self._own, self.now = own, clock
+        self._topics: dict[str, _Topic] = {}
+        self._stages: dict[LaneKind, _Stages] = {}
+
+    def stages(self, lane: LaneKind) -> Laps:
+        """Begin to measure the stages of one batch."""
+        held = self._stages.get(lane)
+        if held is None:
+            held = self._stages[lane] = _Stages(self, lane)
+        return Laps(held, self.now)
+
+    def scored(self, batch: FetchedBatch, events: int, duplicates: int) -> None:
+        """A batch of events was computed: so many were scored, so many were repeats."""
+        topic = self._topic(batch.topic)
+        topic.events.inc(events)
+        topic.duplicates.inc(duplicates)
+
+    def refused(self, topic: str, reasons: Iterable[str]) -> None:
+        """Records of a topic went to the dead letters, each with its reason."""
+        own = self._own(topic) or topic
+        for kind, count in Tally(map(letter_class, reasons)).items():
+            self.inc("weir_dead_letters_total", count, topic=own, reason=kind)
+
+    def latency(self, batch: FetchedBatch, now: float, since: FloatVector | None = None) -> None:
+        """The predictions of a batch were acknowledged at ``now``, epoch seconds.
+
+        ``since (n,)`` are the records' timestamps where the caller has them as an array: reading them from the records
+        costs more than all other metrics of a batch together.
+        """
+        if since is None:
+            since = np.fromiter((r.ts for r in batch.records), np.float64, len(batch.records))
+        self._topic(batch.topic).latency.observe_ages(since, now)
+
+    def flushed(self, topic: str, started: float, steps: int) -> None:
+        """``steps`` batches of a topic went into the store together; that began at ``started`` of `now`."""
+        self.histogram("weir_store_seconds", op="flush").observe(self.now() - started)
+        self.histogram("weir_flush_batches", topic=self._own(topic) or topic).observe(steps)
+
+    def rewound(self, topic: str) -> None:
+        """A lane went back to the position that the store has."""
+        self.inc("weir_lane_rewinds_total", topic=self._own(topic) or topic)
+
+    def completed(self, batch: FetchedBatch) -> None:
+        """A batch is complete: outputs acknowledged, state in the store."""
+        topic, records = self._topic(batch.topic), len(batch.records)
+        topic.batches.inc()
+        topic.records.inc(records)
+        topic.sizes.observe(records)
+
+    def lags(self, lags: Mapping[tuple[str, int], int]) -> None:
+        """Records behind of every partition this worker owns; partitions that are not in it are forgotten."""
+        now = {(self._own(topic) or topic, str(partition)): lag for (topic, partition), lag in lags.items()}
+        for topic, partition in self.children("weir_lag_records").keys() - now.keys():
+            self.forget("weir_lag_records", topic=topic, partition=partition)
+        for (topic, partition), lag in now.items():
+            self.set("weir_lag_records", lag, topic=topic, partition=partition)
+
+    def prequential(self, task: str, values: Mapping[str, float | None]) -> None:
+        """Prequential metrics of a task by name; what is not known yet is not shown."""
+        for name, value in values.items():
+            if value is not None:
+                self.set("weir_prequential_metric", value, task=task, metric=name)
+
+    def _topic(self, name: str) -> _Topic:
+        found = self._topics.get(name)
+        if found is None:
+            found = self._topics[name] = _Topic(self, self._own(name) or name)
+        return found
+
+
+def main() -> None:
+    """Print docs/METRICS.md."""
+    print(reference(), end="")
+
+
+if __name__ == "__main__":
+    main()

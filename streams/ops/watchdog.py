@@ -1,0 +1,164 @@
+"""Ends a worker that hangs, so that its supervisor starts it again.
+
+A thread watches, so that a blocked event loop is seen too: when work is in flight and no batch was completed for
+``limit_s``, or when the loop has not answered for so long, it logs what was in flight, dumps the stacks of all threads
+and ends the process with `EXIT_STATUS`. Should it be kept from running itself - native code that never lets go of the
+interpreter - a timer of the C library ends the process ``grace_s`` later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+EXIT_STATUS: Final = 70
+"""EX_SOFTWARE of sysexits.h."""
+
+
+@dataclass(frozen=True)
+class WatchdogPolicy:
+    """When a worker counts as hanging."""
+
+    limit_s: float = 60.0
+    """The longest time without a completed batch while there is work, and without an answer of the loop."""
+    grace_s: float = 30.0
+    """What the last resort waits on top."""
+
+
+class WatchdogState:
+    """What the watchdog knows. Time is an argument, monotonic seconds.
+
+    >>> state = WatchdogState(WatchdogPolicy(limit_s=10), now=0.0)
+    >>> state.started(5.0); state.answered(14.0); state.verdict(14.0)
+    >>> state.answered(15.5); state.verdict(15.5)
+    'no batch was completed for 10.5 s with 1 in flight; the limit is watchdog_s = 10'
+    """
+
+    def __init__(self, policy: WatchdogPolicy, now: float) -> None:
+        self.policy = policy
+        self.in_flight = 0
+        self._moved_at = self._answered_at = now
+
+    def started(self, now: float, batches: int = 1) -> None:
+        """Work came in; the time without any does not count."""
+        if not self.in_flight:
+            self._moved_at = now
+        self.in_flight += batches
+
+    def completed(self, now: float, batches: int = 1) -> None:
+        """Work was completed, or given up in an orderly way, as when a rebalance takes a partition away."""
+        self.in_flight = max(self.in_flight - batches, 0)
+        self._moved_at = now
+
+    def holding(self, now: float, batches: int) -> None:
+        """So many batches are in flight: corrects the count after batches were dropped, as a rebalance does."""
+        if batches and not self.in_flight:
+            self._moved_at = now
+        self.in_flight = batches
+
+    def answered(self, now: float) -> None:
+        """The event loop turned."""
+        self._answered_at = now
+
+    def idle_s(self, now: float) -> float:
+        """Seconds since the last completed batch, or since work came in after a pause."""
+        return now - self._moved_at
+
+    def verdict(self, now: float) -> str | None:
+        """Why the worker hangs; ``None`` while it does not."""
+        limit_s = self.policy.limit_s
+        if (silent_s := now - self._answered_at) > limit_s:
+            return f"the event loop has not answered for {silent_s:.1f} s; the limit is watchdog_s = {limit_s:g}"
+        if self.in_flight and (idle_s := self.idle_s(now)) > limit_s:
+            return (
+                f"no batch was completed for {idle_s:.1f} s with {self.in_flight} in flight; "
+                f"the limit is watchdog_s = {limit_s:g}"
+            )
+        return None
+
+
+class Watchdog:
+    """Watches a worker from a thread.
+
+    Parameters
+    ----------
+    policy : the limits.
+    describe : what is in flight, for the log; called from the watchdog's thread.
+    end : ends the process, for tests.
+    """
+
+    def __init__(
+        self,
+        policy: WatchdogPolicy,
+        describe: Callable[[], object] = lambda: "unknown",
+        end: Callable[[int], object] = os._exit,
+    ) -> None:
+        self.state = WatchdogState(policy, time.monotonic())
+        self._describe, self._end = describe, end
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to watch ``loop``; call it once the kernels are compiled, which blocks it for long."""
+        self.state.answered(time.monotonic())
+        self._thread = threading.Thread(target=self._watch, args=(loop,), name="weir-watchdog", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            faulthandler.cancel_dump_traceback_later()
+
+    def started(self, batches: int = 1) -> None:
+        """Batches came in."""
+        self.state.started(time.monotonic(), batches)
+
+    def completed(self, batches: int = 1) -> None:
+        """Batches were completed."""
+        self.state.completed(time.monotonic(), batches)
+
+    def holding(self, batches: int) -> None:
+        """So many batches are in flight now."""
+        self.state.holding(time.monotonic(), batches)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        policy = self.state.policy
+        every_s = min(max(policy.limit_s / 20, 0.02), 1.0)
+        while not self._stop.wait(every_s):
+            faulthandler.dump_traceback_later(policy.limit_s + policy.grace_s, exit=True)
+            try:
+                loop.call_soon_threadsafe(self._answer)
+            except RuntimeError:  # the loop is closed: the worker has ended
+                return
+            if (why := self.state.verdict(time.monotonic())) is not None:
+                self._bark(why)
+                return
+
+    def _answer(self) -> None:
+        self.state.answered(time.monotonic())
+
+    def _bark(self, why: str) -> None:
+        log.critical("watchdog: %s; in flight: %s; ending with status %d", why, self._told(), EXIT_STATUS)
+        faulthandler.dump_traceback(all_threads=True)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        self._end(EXIT_STATUS)
+
+    def _told(self) -> object:
+        try:
+            return self._describe()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process must end
+            return f"not known ({type(error).__name__}: {error})"

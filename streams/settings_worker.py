@@ -1,0 +1,109 @@
+"""What a worker does and how patiently: role, tasks, sizes, web address, watchdog."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from online.intake import IntakePolicy
+from streams.settings_base import Concern
+from streams.settings_links import split_commas
+
+if TYPE_CHECKING:
+    from streams.host.rejects import RejectPolicy
+
+Role = Literal["score", "label", "all"]
+_INSTANCE = r"^[A-Za-z0-9._-]{1,200}$"
+
+
+class RejectSettings(Concern):
+    """When to stop instead of filling the dead letters: more than ``share`` of the last ``window`` records."""
+
+    share: float = Field(default=0.5, gt=0, le=1)
+    """1 never stops."""
+    window: int = Field(default=10_000, ge=1)
+
+
+class WorkerSettings(Concern):
+    """One worker process; the same file may serve all of them.
+
+    >>> WorkerSettings(group="shop").group_id("score")
+    'shop-score'
+    """
+
+    role: Role = "all"
+    """``score`` reads events, ``label`` predictions and labels; ``all`` does both and hands predictions over inside."""
+    tasks: Annotated[tuple[Path, ...], BeforeValidator(split_commas)] = ()
+    """Task files, or directories whose ``*.toml`` are all task files."""
+    group: str = Field(default="weir", pattern=r"^[A-Za-z0-9._-]{1,200}$")
+    """Consumer groups are called ``GROUP-score``, ``GROUP-label`` and ``GROUP-all``."""
+    instance_id: str | None = Field(default=None, pattern=_INSTANCE)
+    """Unique among the group's workers and the same after a restart: a worker that comes back within the session
+    timeout takes its partitions up again without a rebalance. ``auto`` is this machine's host name."""
+
+    web_host: str = Field(default="127.0.0.1", min_length=1)
+    """Where ``/health``, ``/ready`` and ``/metrics`` listen; ``0.0.0.0`` in a container."""
+    web_port: Annotated[int, Field(ge=0, le=65_535)] | Literal["auto"] = 8090
+    """0 turns them off; ``auto`` takes a free port and logs it."""
+    watchdog_s: float = Field(default=60.0, ge=0, le=86_400)
+    """End the process when work is in flight and no batch was completed for so long; 0 never does."""
+
+    max_batch: int = Field(default=2048, ge=1, le=65_536)
+    """Records of one batch at most."""
+    max_in_flight: int = Field(default=3, ge=1, le=1000)
+    """Batches of one partition that wait or are in work at most."""
+    threads: int = Field(default=1, ge=0, le=256)
+    """Threads that compute beside the event loop; 0 computes in it."""
+    cache_rows: int = Field(default=200_000, ge=0)
+    """Rows of each table that a lane keeps in memory; the others are read from the store when needed."""
+    max_record_bytes: int = Field(default=1_048_588, ge=16_384, le=1 << 30)
+    """The largest record a worker may send; the topics' ``max.message.bytes`` must be no less."""
+
+    session_timeout_s: float = Field(default=6.0, gt=0, le=600)
+    """After a worker was killed its partitions stand still for so long; brokers accept no less than 6 by default."""
+    drain_s: float = Field(default=2.0, ge=0, le=300)
+    """How long a rebalance or a stop waits for batches in work; what is not complete by then is done again."""
+    leave_on_stop: bool = True
+    """Leave the group on a clean stop also with an ``instance_id``; turn off for rolling restarts."""
+    commit_interval_s: float = Field(default=0.5, gt=0, le=60)
+    when_deleted: Literal["stop", "skip"] = "stop"
+    """What to do when Kafka deleted records before they were processed."""
+    delivery_timeout_s: float = Field(default=120.0, gt=0, le=3600)
+    """How long records wait for brokers that are away before the worker stops."""
+    store_patience_s: float = Field(default=60.0, gt=0, le=3600)
+    """How long a batch waits for a store that fails before the worker stops."""
+    snapshot_every_s: float = Field(default=30.0, gt=0, le=86_400)
+    """Seconds between two snapshots of a label lane and of the models: so much is done again after a crash."""
+
+    intake: IntakePolicy = IntakePolicy()
+    """Repeats, stragglers and broken clocks."""
+    reject: RejectSettings = RejectSettings()
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.watchdog_s and self.watchdog_s <= self.drain_s:
+            raise ValueError(f"watchdog_s = {self.watchdog_s:g} must exceed drain_s = {self.drain_s:g}, or be 0 (off)")
+        return self
+
+    @property
+    def rejects(self) -> RejectPolicy:
+        """``[worker.reject]`` as hosts take it."""
+        from streams.host.rejects import RejectPolicy  # its package brings the whole embedded host
+
+        return RejectPolicy(self.reject.share, self.reject.window)
+
+    def group_id(self, role: Role | None = None) -> str:
+        """The consumer group of a role; of this worker's without one."""
+        return f"{self.group}-{role or self.role}"
+
+    def instance(self) -> str | None:
+        """The name of this worker in its group, ``auto`` resolved."""
+        return socket.gethostname() if self.instance_id == "auto" else self.instance_id
+
+    def name(self) -> str:
+        """What to call this worker in logs and metrics: its instance id, else host and process."""
+        return self.instance() or f"{socket.gethostname()}-{os.getpid()}"

@@ -1,0 +1,71 @@
+"""Large values in Redis: compressed where that pays, cut into parts, checked by digest when read back.
+
+Parts are written first and expire; whoever makes them count (a script that writes their `BlobRef`) lifts that, so a
+crash in between leaves nothing behind for long. Redis holds a client's whole request in memory, hence the parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import zlib
+from typing import Final
+
+import msgspec
+
+from streams.stores.link import RedisLink
+
+PART_BYTES: Final = 16 << 20
+ORPHAN_S: Final = 3_600
+"""What is not made to count within this time goes away."""
+_SAMPLE_BYTES: Final = 1 << 18
+_PAYS: Final = 0.8
+"""Compress where the sample shrinks at least to this share."""
+
+
+class BlobRef(msgspec.Struct, frozen=True, array_like=True):
+    """Where a blob is and how to check it."""
+
+    key: str
+    parts: int
+    digest: bytes
+    """SHA-256 of the blob as it was given."""
+    compressed: bool
+    size: int
+    """Bytes that it takes in Redis."""
+
+    def part_keys(self) -> list[str]:
+        """The keys of its parts."""
+        return [f"{self.key}:{i}" for i in range(self.parts)]
+
+
+async def put_blob(link: RedisLink, key: str, data: bytes, *, part_bytes: int = PART_BYTES) -> BlobRef:
+    """Write ``data`` under ``key:0``, ``key:1`` ...; the parts expire unless a script persists them."""
+    ref, packed = await asyncio.to_thread(_pack, key, data, part_bytes)
+    for part, at in zip(ref.part_keys(), range(0, max(len(packed), 1), part_bytes), strict=True):
+        await link.execute("SET", part, packed[at : at + part_bytes], "EX", ORPHAN_S)
+    return ref
+
+
+async def get_blob(link: RedisLink, ref: BlobRef) -> bytes | None:
+    """The blob; ``None`` when a part is gone or damaged."""
+    parts = [await link.execute("GET", key) for key in ref.part_keys()]
+    if any(part is None for part in parts):
+        return None
+    return await asyncio.to_thread(_unpack, ref, b"".join(parts))
+
+
+def _pack(key: str, data: bytes, part_bytes: int) -> tuple[BlobRef, bytes]:
+    sample = data[:_SAMPLE_BYTES]
+    pays = len(zlib.compress(sample, 1)) < _PAYS * len(sample)
+    packed = zlib.compress(data, 1) if pays else data
+    parts = max(1, -(-len(packed) // part_bytes))
+    return BlobRef(key, parts, hashlib.sha256(data).digest(), pays, len(packed)), packed
+
+
+def _unpack(ref: BlobRef, packed: bytes) -> bytes | None:
+    try:
+        data = zlib.decompress(packed) if ref.compressed else packed
+    except zlib.error:
+        return None
+    return data if hashlib.sha256(data).digest() == ref.digest else None

@@ -1,0 +1,103 @@
+"""From what the steps of a lane changed to the arguments of one flush: the last row of each key, header and all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.stores.cache import RowCache
+from streams.stores.resp import argument, framed_block
+from streams.stores.rows import HEADER, HEADER_BYTES, VERSION, Lane
+
+_LONGEST_TTL_MS: Final = 10 * 365 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Rows of one table that a step saved."""
+
+    table: str
+    schema: int
+    cache: RowCache
+    slots: NDArray[np.int64]
+    rows: NDArray[np.uint8]
+    """As given to ``save``; not copied."""
+    updated: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """What one step changed, until a flush takes it to Redis."""
+
+    lane: Lane
+    offset: int
+    """Of the last record of the step."""
+    step: int
+    changes: Sequence[Change]
+    clocks: dict[str, float]
+
+    @property
+    def rows(self) -> int:
+        """Rows saved; a flush writes fewer where steps changed the same."""
+        return sum(len(change.slots) for change in self.changes)
+
+
+def flush_arguments(
+    lane_key: str, journal_key: str, expected: bytes, record: bytes, journal: Sequence[bytes], drop: int,
+    writes: Sequence[Writes],
+) -> tuple[int, bytes]:  # fmt: skip
+    """Count and bytes of the flush script's number of keys, keys and arguments."""
+    groups = list(_by_cache(writes).values())
+    keys: list[bytes] = [argument(lane_key), argument(journal_key)]
+    sizes: list[bytes] = []
+    blocks: list[memoryview] = []
+    for group in groups:
+        frames, block = _group(group)
+        keys += frames
+        ttl_ms = min(int(group[0][1].cache.ttl_s * 1000), _LONGEST_TTL_MS)
+        sizes += [argument(len(frames)), argument(max(ttl_ms, 1))]
+        blocks.append(block.data)
+    head: list[bytes | int] = [expected, record, len(journal), drop, len(groups)]
+    args = [*map(argument, head), *sizes, *map(argument, journal)]
+    rows = len(keys) - 2
+    return 1 + len(keys) + len(args) + rows, b"".join([argument(len(keys)), *keys, *args, *blocks])
+
+
+def _by_cache(writes: Iterable[Writes]) -> dict[int, list[tuple[int, Change]]]:
+    groups: dict[int, list[tuple[int, Change]]] = {}
+    for step in writes:
+        for change in step.changes:
+            if len(change.slots):
+                groups.setdefault(id(change.cache), []).append((step.offset, change))
+    return groups
+
+
+def _group(changes: Sequence[tuple[int, Change]]) -> tuple[list[bytes], NDArray[np.uint8]]:
+    """Framed keys and a block of framed values of one table's changes, oldest first; of a key the last row counts."""
+    cache, schema = changes[0][1].cache, changes[0][1].schema
+    slots = np.concatenate([change.slots for _, change in changes]) if len(changes) > 1 else changes[0][1].slots
+    order = np.arange(len(slots))
+    last = np.empty(len(cache.slab), dtype=np.int64)
+    last[slots] = order  # where a slot repeats, numpy leaves the last value
+    keep = last[slots] == order
+    kept = int(keep.sum())
+    block, values = framed_block(kept, HEADER_BYTES + cache.row_bytes)  # (kept, frame), (kept, 24 + row_bytes)
+    heads = np.zeros(kept, dtype=HEADER)
+    heads["version"], heads["schema"] = VERSION, schema
+    start = at = 0
+    for offset, change in changes:
+        mine = keep[start : start + len(change.slots)]
+        n = int(mine.sum())
+        rows, updated = (change.rows, change.updated) if n == len(mine) else (change.rows[mine], change.updated[mine])
+        values[at : at + n, HEADER_BYTES:] = rows
+        heads["offset"][at : at + n], heads["updated_at"][at : at + n] = offset, updated
+        start, at = start + len(mine), at + n
+    values[:, :HEADER_BYTES] = heads.view(np.uint8).reshape(kept, HEADER_BYTES)
+    frames = cache.frames
+    where = slots.tolist() if kept == len(slots) else list(compress(slots.tolist(), keep.tolist()))
+    return [frames[slot] for slot in where], block

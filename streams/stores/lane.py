@@ -1,0 +1,96 @@
+"""What a worker holds in memory of one open lane."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from streams.stores.cache import RowCache
+from streams.stores.flush import Change, Writes
+from streams.stores.record import LaneRecord
+from streams.stores.resp import framed_keys
+from streams.stores.rows import Lane, row_key
+from streams.transport.partition import partitions_of
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A declared table."""
+
+    name: str
+    row_bytes: int
+    schema: int
+    ttl_s: float
+
+
+class LaneState:
+    """One open lane: caches by table, what the open step has changed, and the position that Redis should hold.
+
+    Parameters
+    ----------
+    lane : topic and partition.
+    base : what its keys begin with.
+    record, position, journal : as Redis had them when the lane was opened.
+    """
+
+    def __init__(
+        self, lane: Lane, base: str, record: LaneRecord | None, position: bytes, journal: Sequence[bytes]
+    ) -> None:
+        self.lane, self.base, self.position = lane, base, position
+        self.record = record
+        """The newest that is in Redis."""
+        self.caches: dict[str, RowCache] = {}
+        self.changes: list[Change] = []
+        """Of the open step."""
+        self.step, self.flushed = 1, 0
+        self.prefetches = self.flushes = 0
+        self.flushing: bytes | None = None
+        """The position that a flush under way will set."""
+        self.reading = asyncio.Lock()
+        self._journal: list[bytes] | None = list(journal)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.lane[0]}-{self.lane[1]}"
+
+    def take_journal(self) -> list[bytes]:
+        """The journal as it was opened, once."""
+        if self._journal is None:
+            raise LookupError(f"the journal of {self.name} was taken already; open the lane again to read it again")
+        journal, self._journal = self._journal, None
+        return journal
+
+    def new_cache(self, table: Table, side: tuple[str, int] | None, prefix: str) -> RowCache:
+        """An empty cache of a table; ``side`` is the topic, and its partitions, whose lanes own the table."""
+        owned = side is None or side[0] == self.lane[0]
+
+        def frame(ids: Sequence[str]) -> list[bytes]:
+            if side is None or owned:
+                return framed_keys(row_key(prefix, self.lane, table.name, ""), ids)
+            return _framed_side_keys(prefix, table.name, *side, ids)
+
+        cache = RowCache(table.row_bytes, table.ttl_s, frame, owned=owned)
+        if owned and self.record is not None:
+            cache.clock = self.record.clocks.get(table.name, cache.clock)
+        return cache
+
+    def clocks(self) -> dict[str, float]:
+        """Newest event time of each table that the lane has changed."""
+        held = dict(self.record.clocks) if self.record is not None else {}
+        return held | {name: float(c.clock) for name, c in self.caches.items() if c.owned and c.clock > float("-inf")}
+
+    def end_step(self, offset: int, clocks: dict[str, float]) -> Writes:
+        """Close the open step."""
+        writes = Writes(self.lane, offset, self.step, self.changes, clocks)
+        self.changes = []
+        self.step += 1
+        return writes
+
+
+def _framed_side_keys(prefix: str, table: str, topic: str, partitions: int, ids: Sequence[str]) -> list[bytes]:
+    heads = [row_key(prefix, (topic, p), table, "").encode() for p in range(partitions)]
+    names = [name.encode() for name in ids]
+    keys = [heads[p] + name for p, name in zip(partitions_of(names, partitions).tolist(), names, strict=True)]
+    return [b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]

@@ -1,0 +1,78 @@
+"""What Redis knows of a lane besides its rows: the lane record. Its position is compared and set by the flush script.
+
+Value of ``<prefix>:{<topic>-<partition>}:lane``: 24 bytes (version u2, zero u2 and u4, next offset i8, a nonce of 8
+bytes), then the rest as msgpack. The nonce names one flush: a repeat of it, whose answer was lost, finds its own.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Final
+
+import msgspec
+
+from online.errors import StateError
+
+VERSION: Final = 1
+_HEAD: Final = struct.Struct("<HHIq8s")
+POSITION: Final = slice(8, 16)
+"""Where the next offset is in the value."""
+POSITION_AND_NONCE: Final = slice(8, 24)
+_OFFSET: Final = struct.Struct("<q")
+
+
+class LaneRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A lane as its last flush left it."""
+
+    next_offset: int
+    """The first record not in the rows."""
+    mark: bytes = b""
+    """The host's own state, such as the watermark."""
+    schemas: dict[str, int] = {}
+    """Of every table that the lane has rows of."""
+    clocks: dict[str, float] = {}
+    """Newest event time of each table, which decides what has been forgotten."""
+    journal: int = 0
+    """Entries of the journal."""
+
+
+def encode_position(offset: int | None) -> bytes:
+    """The position as the flush script compares it; empty where there must be no record."""
+    return b"" if offset is None else _OFFSET.pack(offset)
+
+
+def decode_position(position: bytes) -> int | None:
+    """The offset of a position.
+
+    >>> decode_position(encode_position(41)), decode_position(encode_position(None))
+    (41, None)
+    """
+    return int(_OFFSET.unpack(position)[0]) if position else None
+
+
+def encode_record(record: LaneRecord) -> bytes:
+    """The value, with a nonce of its own."""
+    return _HEAD.pack(VERSION, 0, 0, record.next_offset, os.urandom(8)) + msgspec.msgpack.encode(record)
+
+
+def decode_record(value: bytes) -> LaneRecord:
+    """Take a value apart.
+
+    Raises
+    ------
+    StateError
+        It is no lane record, or one of another version.
+    """
+    if len(value) < _HEAD.size:
+        raise StateError(f"{len(value)} bytes are no lane record; {_FIX}")
+    version = _HEAD.unpack_from(value)[0]
+    if version != VERSION:
+        raise StateError(f"the lane record in Redis has version {version}, this program reads {VERSION}; {_FIX}")
+    try:
+        return msgspec.msgpack.decode(memoryview(value)[_HEAD.size :], type=LaneRecord)
+    except msgspec.MsgspecError as exc:
+        raise StateError(f"the lane record in Redis is damaged ({exc}); {_FIX}") from exc
+
+
+_FIX: Final = "run 'weir features rebuild', or go back to the version of Weir that wrote it"

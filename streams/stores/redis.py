@@ -1,0 +1,369 @@
+"""Feature rows in Redis, for a worker: cached while it owns the lane, written with the lane's position in one step.
+
+A lane is a partition with its state. All of a lane is under one hash tag: its rows, its record (`LaneRecord`: where the
+log goes on) and its journal (what the host wants kept besides rows). A flush compares the record's position with the
+one this worker left, and sets rows, record and journal in one Lua call: rows and position change together or not at
+all, also when Redis crashes, and a worker that lost the lane is refused (`LaneMoved`).
+
+Compute is synchronous: ``prefetch`` before it brings the rows into memory, ``load`` and ``save`` touch memory only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from online.errors import StateError
+from streams.stores.cache import RowCache
+from streams.stores.errors import LaneMoved
+from streams.stores.flush import Change, Writes, flush_arguments
+from streams.stores.lane import LaneState, Table
+from streams.stores.link import RedisLink
+from streams.stores.record import POSITION, LaneRecord, decode_position, decode_record, encode_position, encode_record
+from streams.stores.resp import Script, command, mget
+from streams.stores.rows import Lane, StoredRow, decode_row, lane_prefix, other_schema, row_key, unpack_rows
+
+__all__ = ["Lane", "LaneRecord", "LaneStore", "Writes"]
+
+_NAME: Final = re.compile(r"[^\s:{}]+")
+_FLUSH: Final = Script("""
+local held = redis.call('GETRANGE', KEYS[1], 8, 23)
+if held == string.sub(ARGV[2], 9, 24) then return 1 end
+if string.sub(held, 1, 8) ~= ARGV[1] then return string.sub(held, 1, 8) end
+local at, chunks, drop, groups = 6, tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local call = redis.call
+local rows = at + 2 * groups
+if chunks > 0 then
+  for i = rows, rows + chunks - 1 do call('RPUSH', KEYS[2], ARGV[i]) end
+  rows = rows + chunks
+end
+if drop > 0 then call('LPOP', KEYS[2], drop) end
+local now = call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+local key = 3
+for group = 1, groups do
+  local expire = now + ARGV[at + 1]
+  for i = 1, tonumber(ARGV[at]) do
+    call('SET', KEYS[key], ARGV[rows], 'PXAT', expire)
+    key, rows = key + 1, rows + 1
+  end
+  at = at + 2
+end
+call('SET', KEYS[1], ARGV[2])
+return 0
+""")
+"""Keys: record, journal, rows. Arguments: expected position, new record, entries, entries to drop, groups of rows;
+count and time to live (ms) of each group; the entries; the rows. Answers 0 done, 1 done before, or the
+position held."""
+_OPEN: Final = Script("return {redis.call('GET', KEYS[1]), redis.call('LRANGE', KEYS[2], 0, -1)}")
+
+
+class LaneStore:
+    """The feature store of one worker.
+
+    Parameters
+    ----------
+    link : a started link.
+    prefix : what the keys begin with.
+    cache_rows : rows kept in memory, over all lanes and tables.
+
+    Examples
+    --------
+    One batch of a lane::
+
+        await store.open(lane)
+        await store.prefetch(lane, {"fraud.user": ["u1", "u2"]})
+        store.use(lane)
+        rows = store.load("fraud.user", ["u1", "u2"])  # the engine does this, changes them
+        store.save("fraud.user", ["u1", "u2"], rows, now)  # and this
+        writes = store.end_step(lane, last_offset)
+        await store.flush(lane, [writes], store.record(lane, last_offset + 1), expected)
+    """
+
+    def __init__(self, link: RedisLink, *, prefix: str = "weir", cache_rows: int = 400_000) -> None:
+        if not _NAME.fullmatch(prefix):
+            raise ValueError(f"prefix {prefix!r} must not be empty or hold space, colon or braces")
+        self.prefix, self.cache_rows = prefix, cache_rows
+        self._link = link
+        self._tables: dict[str, Table] = {}
+        self._sides: dict[str, tuple[str, int]] = {}
+        self._lanes: dict[Lane, LaneState] = {}
+        self._used: LaneState | None = None
+
+    # -- tables --------------------------------------------------------------------------------------------------
+
+    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
+        """Declare a table; raises ``StateError`` when it was declared with another width or schema."""
+        if not _NAME.fullmatch(table):
+            raise ValueError(f"table {table!r} must not be empty or hold space, colon or braces")
+        known = self._tables.setdefault(table, Table(table, row_bytes, schema, ttl_s))
+        if (known.row_bytes, known.schema) != (row_bytes, schema):
+            raise StateError(
+                f"table {table!r} is declared with rows of {known.row_bytes} B, schema {known.schema:08x}, but a task "
+                f"now wants {row_bytes} B, schema {schema:08x}: two tasks share its name; rename one"
+            )
+
+    def declare_side(self, table: str, topic: str, partitions: int) -> None:
+        """Rows of ``table`` belong to the lanes of ``topic``: from other lanes they are read fresh, never written."""
+        self._sides[table] = (topic, partitions)
+
+    # -- a lane's life -------------------------------------------------------------------------------------------
+
+    async def open(self, lane: Lane) -> LaneRecord | None:
+        """Forget what is cached of the lane and read its record; ``None`` when it has none.
+
+        Raises
+        ------
+        StateError
+            A table's schema is not the one its rows were written with, or the journal is not whole.
+        """
+        self.close(lane)
+        base = lane_prefix(self.prefix, lane)
+        value, journal = await self._link.run(_OPEN, [f"{base}lane", f"{base}journal"], [])
+        record = None if value is None else decode_record(value)
+        self._check(lane, record, journal)
+        self._lanes[lane] = LaneState(lane, base, record, b"" if value is None else value[POSITION], journal)
+        return record
+
+    def _check(self, lane: Lane, record: LaneRecord | None, journal: list[bytes]) -> None:
+        entries = record.journal if record is not None else 0
+        if entries != len(journal):
+            raise StateError(
+                f"{lane[0]}-{lane[1]}: the journal in Redis has {len(journal)} entries, its record says {entries}: "
+                "someone deleted a key (or maxmemory-policy did): run 'weir features rebuild'"
+            )
+        for table, schema in (record.schemas if record is not None else {}).items():
+            known = self._tables.get(table)
+            if known is not None and known.schema != schema:
+                raise StateError(other_schema(table, (known.row_bytes, schema), (known.row_bytes, known.schema)))
+
+    async def load_journal(self, lane: Lane) -> list[bytes]:
+        """The journal as it was when the lane was opened, oldest entry first; it is handed out once."""
+        return self._state(lane).take_journal()
+
+    def close(self, lane: Lane) -> None:
+        """Forget what is cached of the lane."""
+        state = self._lanes.pop(lane, None)
+        if state is not None and state is self._used:
+            self._used = None
+
+    def use(self, lane: Lane) -> None:
+        """Set the lane that ``load`` and ``save`` speak of."""
+        self._used = self._state(lane)
+
+    def _state(self, lane: Lane) -> LaneState:
+        try:
+            return self._lanes[lane]
+        except KeyError:
+            raise LookupError(f"lane {lane[0]}-{lane[1]} is not open; await open(...) first") from None
+
+    def _cache(self, state: LaneState, table: str) -> RowCache:
+        cache = state.caches.get(table)
+        if cache is None:
+            declared = self._tables.get(table)
+            if declared is None:
+                raise LookupError(f"table {table!r} was not created; there are: {', '.join(sorted(self._tables))}")
+            cache = state.caches[table] = state.new_cache(declared, self._sides.get(table), self.prefix)
+        return cache
+
+    # -- a batch -------------------------------------------------------------------------------------------------
+
+    async def prefetch(self, lane: Lane, wanted: Mapping[str, Sequence[str]]) -> None:
+        """Bring the rows of these keys into memory, by table; a key that Redis does not have is a row of zeros.
+
+        One ``MGET`` for what is not cached, and for side rows always. At most 8 prefetches may wait for their compute.
+
+        Raises
+        ------
+        LaneMoved
+            The lane's record is no longer where this worker left it.
+        StateError
+            A row has another width or schema than its table.
+        """
+        state = self._state(lane)
+        async with state.reading:
+            state.prefetches += 1
+            asked = [
+                (table, cache, cache.missing(keys) if cache.owned else list(dict.fromkeys(keys)))
+                for table, keys in wanted.items()
+                for cache in [self._cache(state, table)]
+            ]
+            asked = [ask for ask in asked if ask[2]]
+            if asked:
+                await self._fetch(state, asked)
+            for table, keys in wanted.items():
+                state.caches[table].touch(keys, state.prefetches)
+            self._evict(state)
+
+    async def _fetch(self, state: LaneState, asked: Sequence[tuple[str, RowCache, list[str]]]) -> None:
+        """Read rows and, behind them, the position: a lane that moved is seen before anything is made of its rows."""
+        frames = [cache.framed(keys) for _, cache, keys in asked]
+        flushes = state.flushes
+        valid = {state.position, state.flushing}
+        *values, held = await self._read(state, [frame for some in frames for frame in some])
+        valid |= {state.position, state.flushing}
+        if held not in valid and state.flushes - flushes < 2:
+            raise LaneMoved(state.lane, decode_position(state.position), decode_position(held))
+        at = 0
+        for (table, cache, keys), some in zip(asked, frames, strict=True):
+            self._put(self._tables[table], cache, keys, some, values[at : at + len(keys)])
+            at += len(keys)
+
+    async def _read(self, state: LaneState, frames: list[bytes]) -> list[Any]:
+        """Values of framed keys in their order, and the lane's position."""
+        position = command("GETRANGE", f"{state.base}lane", POSITION.start, POSITION.stop - 1)
+        own = state.base.encode()
+        if not self._link.cluster:
+            values, held = await self._link.packed(mget(frames) + position, 2)
+            return [*values, held]
+        tags: dict[bytes, list[int]] = {}
+        for i, frame in enumerate(frames):
+            tags.setdefault(frame[frame.index(b"{") : frame.index(b"}") + 1], []).append(i)
+        answers = await asyncio.gather(
+            *(self._link.packed(mget([frames[i] for i in some]), 1, tag) for tag, some in tags.items())
+        )
+        found: list[Any] = [None] * len(frames)
+        for some, (values,) in zip(tags.values(), answers, strict=True):
+            for i, value in zip(some, values, strict=True):
+                found[i] = value
+        return [*found, *await self._link.packed(position, 1, own)]
+
+    @staticmethod
+    def _put(table: Table, cache: RowCache, keys: list[str], frames: list[bytes], values: list[bytes | None]) -> None:
+        held = [value for value in values if value is not None]
+        if len(held) == len(keys):
+            found = np.arange(len(keys))
+        else:
+            found = np.array([i for i, value in enumerate(values) if value is not None], dtype=np.int64)
+        rows, updated = unpack_rows(table.name, table.schema, table.row_bytes, held)
+        cache.put(keys, frames, found, rows, updated)
+
+    def _evict(self, state: LaneState) -> None:
+        share = self.cache_rows // sum(len(s.caches) for s in self._lanes.values()) if self._lanes else 0
+        for cache in state.caches.values():
+            cache.evict(share, state.prefetches, state.flushed)
+
+    def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
+        """Copies of the rows ``(len(keys), row_bytes)`` of the used lane; zeros for what is new or forgotten.
+
+        Raises
+        ------
+        LookupError
+            A key was not prefetched, or no lane is in use.
+        """
+        state = self._current()
+        try:
+            return self._cache(state, table).load(keys)
+        except KeyError as exc:
+            raise LookupError(_not_prefetched(state, table, exc.args[0])) from None
+
+    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
+        """Keep the rows; ``rows`` belongs to the store from here on, and must not be changed.
+
+        Parameters
+        ----------
+        table, keys : whose rows; all prefetched.
+        rows : ``(len(keys), row_bytes) uint8``.
+        now : event time, epoch seconds; starts the time to live anew.
+        """
+        state = self._current()
+        cache = self._cache(state, table)
+        if not cache.owned:
+            raise LookupError(
+                f"table {table!r} belongs to the lanes of {self._sides[table][0]}; {state.name} may only read it: "
+                "send an update there"
+            )
+        try:
+            slots = cache.save(keys, rows, now, state.step)
+        except KeyError as exc:
+            raise LookupError(_not_prefetched(state, table, exc.args[0])) from None
+        state.changes.append(Change(table, self._tables[table].schema, cache, slots, rows, cache.updated[slots]))
+
+    def _current(self) -> LaneState:
+        if self._used is None:
+            raise LookupError("no lane is in use: call use(lane) before computing")
+        return self._used
+
+    def end_step(self, lane: Lane, offset: int) -> Writes:
+        """What was saved since the last step ended; ``offset`` is that of the step's last record."""
+        state = self._state(lane)
+        return state.end_step(offset, state.clocks())
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def record(self, lane: Lane, next_offset: int, mark: bytes = b"") -> LaneRecord:
+        """A record to flush; ``flush`` fills in what the store itself wants to know later."""
+        self._state(lane)
+        return LaneRecord(next_offset=next_offset, mark=mark)
+
+    async def flush(
+        self,
+        lane: Lane,
+        writes: Sequence[Writes],
+        record: LaneRecord,
+        expected: int | None,
+        journal: Sequence[bytes] = (),
+        drop: int = 0,
+    ) -> None:
+        """Write rows, record and journal in one atomic call, if the lane is where this worker left it.
+
+        Parameters
+        ----------
+        lane, writes : the steps, oldest first; of a row that several changed the last counts.
+        record : the position behind them.
+        expected : ``next_offset`` of the record now in Redis; ``None`` where there must be none.
+        journal : entries to append.
+        drop : entries to take from the front.
+
+        Raises
+        ------
+        LaneMoved
+            The record in Redis is another; nothing was written. Open the lane again and go back to its offset.
+        StoreUnavailable
+            Redis did not answer; whether it wrote is not known. Open the lane again.
+        """
+        state = self._state(lane)
+        if state.flushing is not None:
+            raise RuntimeError(f"{state.name}: a flush is under way; await it before the next")
+        full = self._complete(state, record, writes, len(journal) - drop)
+        value = encode_record(full)
+        count, packed = flush_arguments(
+            f"{state.base}lane", f"{state.base}journal", encode_position(expected), value, journal, drop, writes
+        )
+        state.flushing = value[POSITION]
+        try:
+            held = await self._link.run_packed(_FLUSH, count, packed, state.base.encode())
+        finally:
+            state.flushing = None
+        if isinstance(held, bytes):
+            raise LaneMoved(lane, expected, decode_position(held))
+        state.record, state.position, state.flushes = full, value[POSITION], state.flushes + 1
+        state.flushed = max([state.flushed, *(step.step for step in writes)])
+
+    @staticmethod
+    def _complete(state: LaneState, record: LaneRecord, writes: Sequence[Writes], entries: int) -> LaneRecord:
+        held = state.record or LaneRecord(next_offset=0)
+        schemas = held.schemas | {change.table: change.schema for step in writes for change in step.changes}
+        clocks = writes[-1].clocks if writes else held.clocks
+        return msgspec.structs.replace(record, schemas=schemas, clocks=clocks, journal=held.journal + entries)
+
+    # -- for people ----------------------------------------------------------------------------------------------
+
+    async def read_rows(self, table: str, entity: str, lanes: Iterable[Lane]) -> list[StoredRow]:
+        """The rows of an entity in these lanes, the one changed last first; there is one, unless partitions changed."""
+        found: list[StoredRow] = []
+        for lane in lanes:
+            value = await self._link.execute("GET", row_key(self.prefix, lane, table, entity))
+            if value is not None:
+                found.append(decode_row(lane, value))
+        return sorted(found, key=lambda row: -row.updated_at)
+
+
+def _not_prefetched(state: LaneState, table: str, key: str) -> str:
+    return f"{state.name}: row {key!r} of table {table!r} was not prefetched; await prefetch(...) before computing"

@@ -1,0 +1,198 @@
+"""Reads one partition from an exact offset, outside any consumer group: for recovery, models and explanations.
+
+A range is ``[start, stop)`` of one partition. Offsets without a record (transaction markers, aborted records,
+compaction) are gaps, not errors; a range that Kafka does not hold any more, or does not hold yet, is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from streams.errors import BrokerError, UsageError
+from streams.log import Record
+from streams.transport.errors import RecordsDeleted
+
+POLL_S: Final = 0.5
+
+
+class Slice(NamedTuple):
+    """Records of one partition in order, each with its offset; offsets may have gaps."""
+
+    offsets: Sequence[int]
+    records: Sequence[Record]
+
+
+class RangeReader:
+    """Reads partitions of one topic, one at a time; use it as an async context.
+
+    Parameters
+    ----------
+    options : of ``KafkaSettings.client_options``.
+    topic : the topic.
+    patience_s : how long the brokers may give nothing of a range before that is an error.
+    """
+
+    def __init__(self, options: Mapping[str, Any], topic: str, *, patience_s: float = 30.0) -> None:
+        self.topic, self._options, self._patience_s = topic, dict(options), patience_s
+        self._where = ", ".join(options["bootstrap_servers"])
+        self._consumer: Any = None
+        self._lane: Any = None
+
+    async def __aenter__(self) -> Self:
+        """Connect; raises `BrokerError` when no broker answers, `UsageError` when there is no such topic."""
+        self._consumer = AIOKafkaConsumer(
+            **self._options,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # aiokafka would skip what was deleted in silence
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=4 << 20,
+        )
+        try:
+            with self._translated():
+                await self._consumer.start()
+                if self.topic not in await self._consumer.topics():
+                    raise UsageError(f"{self._where}: no topic {self.topic} that you may read; weir topics create")
+                await self._consumer._client.set_topics([self.topic])  # else its partitions are not known
+        except BaseException:
+            await self._consumer.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._consumer.stop()
+
+    def partitions(self) -> list[int]:
+        """Numbers of the topic's partitions."""
+        return sorted(self._consumer.partitions_for_topic(self.topic) or ())
+
+    async def bounds(self, partition: int) -> tuple[int, int]:
+        """The first offset that is kept, and the one behind the last that may be read now."""
+        lane = TopicPartition(self.topic, partition)
+        with self._translated():
+            first = await self._consumer.beginning_offsets([lane])
+            end = await self._consumer.end_offsets([lane])
+        return int(first[lane]), int(end[lane])
+
+    async def offset_at(self, partition: int, ts: float) -> int:
+        """The first offset whose record was written at ``ts`` (epoch seconds) or later; the end without one."""
+        lane = TopicPartition(self.topic, partition)
+        with self._translated():
+            found = (await self._consumer.offsets_for_times({lane: int(ts * 1000)}))[lane]
+        return int(found.offset) if found is not None else (await self.bounds(partition))[1]
+
+    async def seek(self, partition: int, start: int) -> None:
+        """Stand at ``start``; raises `RecordsDeleted` when Kafka does not hold it any more."""
+        lane = TopicPartition(self.topic, partition)
+        first, _ = await self.bounds(partition)
+        if start < first:
+            raise self._deleted(lane, start, f"the first that is left is {first}")
+        self._consumer.assign([lane])
+        self._consumer.seek(lane, start)
+        self._lane = lane
+
+    async def fetch(self, max_records: int = 4096, timeout_s: float = POLL_S) -> Slice:
+        """The next records, none when none came in time; while brokers are away none come.
+
+        Raises
+        ------
+        RecordsDeleted
+            Retention deleted what comes next.
+        """
+        try:
+            with self._translated():
+                found = await self._consumer.getmany(
+                    self._lane, timeout_ms=int(timeout_s * 1000), max_records=max_records
+                )
+        except BrokerError as error:
+            if isinstance(error.__cause__, OffsetOutOfRangeError):
+                raise self._deleted(self._lane, await self.position(), "they are gone") from error
+            raise
+        raw = found.get(self._lane, ())
+        return Slice([r.offset for r in raw], [Record(r.key or b"", r.value or b"", r.timestamp / 1000) for r in raw])
+
+    async def position(self) -> int:
+        """The offset that is read next. It also moves over offsets that hold no record."""
+        return int(await self._consumer.position(self._lane))
+
+    def known_end(self) -> int | None:
+        """The log's end as of the newest answer of a broker; asks nobody."""
+        end = self._consumer.last_stable_offset(self._lane)
+        return None if end is None else int(end)
+
+    def answered(self) -> int | None:
+        """When a broker last answered a fetch, in ms by the wall clock; it changes with every answer."""
+        at = self._consumer.last_poll_timestamp(self._lane)
+        return None if at is None else int(at)
+
+    async def read(self, partition: int, start: int, stop: int) -> AsyncIterator[Slice]:
+        """The records of ``[start, stop)``, in order.
+
+        Raises
+        ------
+        RecordsDeleted
+            Retention deleted a part of it, before or while it was read.
+        BrokerError
+            The log ends before ``stop`` and does not grow, or the brokers stopped answering.
+        """
+        if start >= stop:
+            return
+        await self.seek(partition, start)
+        loop = asyncio.get_running_loop()
+        at, deadline = start, loop.time() + self._patience_s
+        while at < stop:
+            offsets, records = await self.fetch()
+            count = sum(offset < stop for offset in offsets)
+            if count:
+                yield Slice(offsets[:count], records[:count])
+            before, at = at, await self.position()
+            if at > before:
+                deadline = loop.time() + self._patience_s
+            elif loop.time() > deadline:
+                raise await self._stuck(partition, at, stop)
+
+    async def _stuck(self, partition: int, at: int, stop: int) -> BrokerError:
+        name = f"{self.topic}-{partition}"
+        _, end = await self.bounds(partition)
+        if end < stop:
+            return BrokerError(
+                f"{name} ends at {end}, wanted up to {stop}: the topic was made anew, or lost its end; restore it, or "
+                "remove the state that names these offsets"
+            )
+        return BrokerError(
+            f"{self._where}: nothing of {name} came for {self._patience_s:g} s at offset {at}, wanted up to {stop}; "
+            "see whether the brokers are up"
+        )
+
+    def _deleted(self, lane: Any, start: int, detail: str) -> RecordsDeleted:
+        return RecordsDeleted(
+            f"{lane.topic}-{lane.partition}: records from offset {start} on were deleted by retention: {detail}; give "
+            "the topic more retention, and start from a newer snapshot"
+        )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except KafkaError as error:
+            raise BrokerError(
+                f"{self._where}: {type(error).__name__} at topic {self.topic}: {error}; see [kafka] in the settings"
+            ) from error
+
+
+async def read_range(
+    options: Mapping[str, Any], topic: str, partition: int, start: int, stop: int
+) -> AsyncIterator[Slice]:
+    """The records of ``[start, stop)`` by a consumer of their own; see `RangeReader.read`."""
+    async with RangeReader(options, topic) as reader:
+        async for piece in reader.read(partition, start, stop):
+            yield piece

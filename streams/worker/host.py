@@ -1,0 +1,194 @@
+"""The worker's lanes as partitions come and go, and the way of a batch to its lane."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from faust.types import TP
+
+from online.labelling import LabellingStage
+from online.scored import ScoredShape
+from online.scoring import ScoringStage
+from online.task import TaskSpec
+from streams import topics
+from streams.errors import StateError, UsageError
+from streams.following.follower import Follower
+from streams.settings import Role
+from streams.stores.link import RedisLink
+from streams.stores.steps import StepLog
+from streams.transport import FetchedBatch
+from streams.worker.committed import committed_offsets
+from streams.worker.context import Context
+from streams.worker.label import LabelLane
+from streams.worker.lane import RowLane
+from streams.worker.reading import LaneReader
+from streams.worker.score import ScoreLane
+from streams.worker.side import SideLane, side_layouts
+
+log = logging.getLogger(__name__)
+
+LABELLED: Final = (topics.PREDICTIONS, topics.LABELS)
+"""Topics of which a label lane takes the partition of its number."""
+
+
+class LaneHost:
+    """Opens the lanes of each partition that this worker is given, and closes them when it goes.
+
+    Parameters
+    ----------
+    ctx : what the lanes share.
+    follower : the models.
+    link : to the store, for the journals of label lanes.
+    role : which lanes there are.
+    """
+
+    def __init__(self, ctx: Context, follower: Follower, link: RedisLink, role: Role) -> None:
+        self.ctx, self.follower, self._link, self.role = ctx, follower, link, role
+        self.rows: dict[tuple[str, int], RowLane] = {}
+        """Score and side lanes, by Weir's own name of the topic and partition."""
+        self.labels: dict[int, LabelLane] = {}
+        self._of_stream: dict[str, list[TaskSpec]] = {}
+        for task in ctx.tasks:
+            self._of_stream.setdefault(task.stream, []).append(task)
+        self._side = {task.name: self._stage(task) for task in ctx.tasks}
+        self._shapes = {name: stage.shape for name, stage in self._side.items()}
+
+    @property
+    def topics(self) -> list[str]:
+        """Weir's own names of the topics that this role reads."""
+        read: list[str] = []
+        if self.role != "label":
+            read += self._of_stream
+            if any(side_layouts(stage) for stage in self._side.values()):
+                read.append(topics.ENTITY_UPDATES)
+        if self.role != "score":
+            read.append(topics.LABELS)
+        if self.role == "label":
+            read.append(topics.PREDICTIONS)
+        return read
+
+    def take(self, batch: FetchedBatch) -> None:
+        """Bring a batch to its lane."""
+        own = self.ctx.settings.topics.own(batch.topic)
+        if own in LABELLED:
+            self.labels[batch.partition].put(batch)
+        elif own is not None:
+            self.rows[own, batch.partition].put(batch)
+
+    def names(self) -> list[str]:
+        """Of the lanes that are open."""
+        return [lane.name for lane in self._lanes()]
+
+    def _lanes(self) -> list[RowLane | LabelLane]:
+        return [*self.labels.values(), *self.rows.values()]
+
+    # -- partitions come and go ----------------------------------------------------------------------------------
+
+    async def assigned(self, tps: set[TP]) -> dict[TP, int]:
+        """Open the lanes of ``tps``; the offsets to go on from, where there are any."""
+        await self._check_partitions()
+        await self.revoked(tps)
+        lanes = [(self.ctx.settings.topics.own(tp.topic) or tp.topic, tp.partition) for tp in sorted(tps)]
+        label = sorted({partition for own, partition in lanes if own in LABELLED})
+        starts: dict[tuple[str, int], int] = {}
+        for found in await asyncio.gather(
+            *(self._open_label(partition) for partition in label),
+            *(self._open_rows(lane) for lane in lanes if lane[0] not in LABELLED),
+        ):
+            starts |= found
+        await self._check_state([lane for lane in lanes if lane not in starts])
+        for lane in self._lanes():
+            lane.start()
+        self.ctx.assigned = True
+        return {self.ctx.topic_partition(lane): starts[lane] for lane in lanes if lane in starts}
+
+    async def revoked(self, tps: Iterable[TP]) -> None:
+        """Close the lanes of ``tps``."""
+        gone = {self.ctx.own(tp) for tp in tps}
+        rows = [self.rows.pop(lane) for lane in gone & self.rows.keys()]
+        label = [self.labels.pop(p) for p in {p for own, p in gone if own in LABELLED} & self.labels.keys()]
+        await asyncio.gather(*(lane.close() for lane in rows), *(lane.close() for lane in label))
+
+    async def _open_rows(self, lane: tuple[str, int]) -> dict[tuple[str, int], int]:
+        if lane[0] == topics.ENTITY_UPDATES:
+            opened: RowLane = SideLane(lane, self.ctx, self._side)
+        else:
+            opened = self._score_lane(lane)
+        self.rows[lane] = opened
+        start = await opened.open()
+        return {} if start is None else {lane: start}
+
+    def _score_lane(self, lane: tuple[str, int]) -> ScoreLane:
+        tasks = self._of_stream[lane[0]]
+        hand_over = self.labels[lane[1]].hand_over if self.role == "all" else None
+        return ScoreLane(lane, self.ctx, lambda: [self._stage(task) for task in tasks], hand_over)
+
+    async def _open_label(self, partition: int) -> dict[tuple[str, int], int]:
+        stages = {task.name: self._labelling(task, partition) for task in self.ctx.tasks}
+        shapes = {
+            name: ScoredShape(s.features, s.masks, len(s.watched), s.secondary) for name, s in self._shapes.items()
+        }
+        steps = StepLog(self._link, f"label-{partition}")
+        lane = LabelLane(
+            partition,
+            self.ctx,
+            stages,
+            steps,
+            self.follower,
+            LaneReader(partition, self.ctx, shapes),
+            handed_over=self.role == "all",
+        )
+        self.labels[partition] = lane
+        return {(topic, partition): offset for topic, offset in (await lane.open()).items()}
+
+    def _stage(self, task: TaskSpec) -> ScoringStage:
+        return ScoringStage(task, self.ctx.store, side=True, model=self.follower.model(task.name))
+
+    def _labelling(self, task: TaskSpec, partition: int) -> LabellingStage:
+        shape = self._shapes[task.name]
+        return LabellingStage(
+            task,
+            shape.features,
+            shape.masks,
+            shape.secondary,
+            self.follower.model(task.name).contributions,
+            share=1.0 / self.ctx.partitions,
+            lane=str(partition),
+        )
+
+    # -- checks --------------------------------------------------------------------------------------------------
+
+    async def _check_partitions(self) -> None:
+        """Every topic keyed by entity has the same number of partitions; raises ``UsageError`` else."""
+        if self.ctx.partitions:
+            return
+        names = dict.fromkeys([*self.topics, topics.PREDICTIONS, topics.LABELS])
+        counts = {name: await self.ctx.records.partition_count(self.ctx.name(name)) for name in names}
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{self.ctx.name(name)} {count}" for name, count in counts.items())
+            raise UsageError(
+                f"topics keyed by entity need the same number of partitions, because a label meets its prediction in "
+                f"the partition of the same number; there are: {found}. Make them equal; see weir topics check"
+            )
+        self.ctx.partitions = counts[topics.PREDICTIONS]
+        for stage in self._side.values():
+            for table in stage.engine.tables:
+                if table.side:
+                    self.ctx.store.declare_side(table.name, topics.ENTITY_UPDATES, self.ctx.partitions)
+
+    async def _check_state(self, new: list[tuple[str, int]]) -> None:
+        """A group that had committed offsets and finds nothing in the store would score with empty windows."""
+        if not new:
+            return
+        group = self.ctx.app.transport_settings.group
+        committed = await committed_offsets(self.ctx.settings.kafka, group)
+        for lane in new:
+            if (offset := committed.get(self.ctx.topic_partition(lane), 0)) > 0:
+                raise StateError(
+                    f"{lane[0]}-{lane[1]}: group {group!r} committed offset {offset}, but the store holds nothing of "
+                    "this partition: it was emptied, or another one is configured. Run 'weir features rebuild' to "
+                    "fill it from Kafka, or give [worker] another group to start afresh"
+                )

@@ -1,0 +1,274 @@
+"""The label lane: predictions and labels of one partition to examples, alerts, drift and requests.
+
+Its state is in memory. Each *step* (so many records of one topic, in the order taken) is journalled before anything it
+made is published, so that after a crash the same steps are taken again in the same order from the newest snapshot, and
+make the same outputs. What was published twice is known by its id: the first counts.
+
+Predictions come from Kafka, or, where the same process scores, from the score lane as soon as they are acknowledged;
+offsets say where they belong, and what is missing in between (of a worker that died, say) is read from Kafka.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from online.batch import Scored
+from online.labelling import LabellingStage, LabelOutput
+from streams import topics
+from streams.following.follower import Follower
+from streams.stores.steps import Step, StepLog
+from streams.transport import FetchedBatch, Sent
+from streams.worker.context import Context
+from streams.worker.letters import Letters
+from streams.worker.outputs import label_records
+from streams.worker.reading import LaneReader
+from streams.worker.work import Work
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 64
+"""Steps that wait for the lane before whoever brings more has to wait."""
+IDLE_CHECK_S = 2.0
+"""How often a lane to which nobody hands over looks for predictions that a dead worker left."""
+EXPLAIN_TIMEOUT_S = 60.0
+
+
+class _Snapshot(msgspec.Struct):
+    """A label lane as it was after a step."""
+
+    positions: dict[str, int]
+    stages: dict[str, bytes]
+
+
+@dataclass(slots=True)
+class _Made:
+    """One step taken, to be published."""
+
+    number: int
+    work: Work
+    outputs: dict[str, LabelOutput]
+    snapshot: bytes | None = None
+
+
+class LabelLane:
+    """Partition ``partition`` of predictions and labels.
+
+    Parameters
+    ----------
+    partition : its number.
+    ctx : what all lanes of the worker share.
+    stages : by task, new.
+    steps : the lane's journal.
+    follower : the models, for the reasons of alerts.
+    reader : decodes batches, and reads ranges of both topics again.
+    handed_over : whether predictions come from this process; else the consumer brings them.
+    """
+
+    def __init__(
+        self,
+        partition: int,
+        ctx: Context,
+        stages: dict[str, LabellingStage],
+        steps: StepLog,
+        follower: Follower,
+        reader: LaneReader,
+        handed_over: bool,
+    ) -> None:
+        self.partition, self.ctx, self.stages = partition, ctx, stages
+        self._features = {task: follower.model(task).learner.features for task in stages}
+        self.name, self.ready = f"label-{partition}", False
+        self._steps, self._follower, self._reader, self._handed_over = steps, follower, reader, handed_over
+        self.positions: dict[str, int] = {}
+        """Next offset of each topic, as of the steps taken."""
+        self._number = 0
+        """Steps taken since the lane began."""
+        self._queued = 0
+        """Next offset of predictions, as of the steps that wait."""
+        self._inbox: asyncio.Queue[Work] = asyncio.Queue()
+        self._made: asyncio.Queue[_Made] = asyncio.Queue(MAX_WAITING)
+        self._room = asyncio.Semaphore(MAX_WAITING)
+        self._order = asyncio.Lock()
+        self._recovered = asyncio.Event()
+        self._letters = Letters(ctx)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._handed_at = self._snapshot_at = 0.0
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def open(self) -> dict[str, int]:
+        """Claim the lane and load what is stored; the offsets to go on from, of topics that have one."""
+        await self._steps.claim()
+        self._stored = await self._steps.load()
+        positions: dict[str, int] = {}
+        if self._stored.snapshot is not None:
+            positions = dict(msgspec.msgpack.decode(self._stored.snapshot, type=_Snapshot).positions)
+        for step in self._stored.steps:
+            positions[step.topic] = step.stop
+        return positions
+
+    def start(self) -> None:
+        """Recover, then take steps."""
+        works: list[Coroutine[Any, Any, None]] = [self._run(), self._publish()]
+        if self._handed_over:
+            works.append(self._look_for_left())
+        self._tasks = [asyncio.ensure_future(self._guard(work)) for work in works]
+
+    async def close(self) -> None:
+        """Let go of the partition; what was not published is taken again by its next owner."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - whatever it is, going on would skip a step
+            await self.ctx.crash(error)
+
+    # -- what comes in -------------------------------------------------------------------------------------------
+
+    def put(self, batch: FetchedBatch) -> None:
+        """Take a batch of labels or predictions; the consumer bounds how many wait."""
+        self._inbox.put_nowait(self._reader.decode(batch))
+
+    async def hand_over(self, sent: list[Sent], scored: dict[str, Scored]) -> None:
+        """Take predictions that the brokers have acknowledged, in the order in which they were sent."""
+        await self._recovered.wait()
+        async with self._order:
+            self._handed_at = asyncio.get_running_loop().time()
+            start, stop = sent[0].base_offset, sent[-1].base_offset + sent[-1].count
+            if min(batch.base_offset for batch in sent) < 0:  # the broker does not say where a repeated request landed
+                return
+            rows = sum(len(s) for s in scored.values())
+            if start > self._queued:
+                await self._queue_range(start)
+            if start == self._queued and stop - start == rows:
+                await self._queue(Work(Step(topics.PREDICTIONS, start, stop), scored=scored))
+            elif stop > self._queued:  # somebody else wrote in between, or a part of it was read already
+                await self._queue_range(stop)
+
+    async def _queue_range(self, stop: int) -> None:
+        async for work in self._reader.read(Step(topics.PREDICTIONS, self._queued, stop)):
+            await self._queue(work)
+
+    async def _queue(self, work: Work) -> None:
+        await self._room.acquire()
+        self._queued = work.step.stop
+        self._inbox.put_nowait(work)
+
+    async def _look_for_left(self) -> None:
+        """Take predictions that nobody hands over: acknowledged, but their worker died before it could."""
+        await self._recovered.wait()
+        loop = asyncio.get_running_loop()
+        while True:
+            if loop.time() - self._handed_at >= IDLE_CHECK_S:
+                _, end = await self._reader.bounds(topics.PREDICTIONS)
+                async with self._order:
+                    if end > self._queued and loop.time() - self._handed_at >= IDLE_CHECK_S:
+                        await self._queue_range(end)
+            await asyncio.sleep(IDLE_CHECK_S)
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        await self._recover()
+        while True:
+            work = await self._inbox.get()
+            await self._take(work)
+            if work.batch is None:
+                self._room.release()
+
+    async def _recover(self) -> None:
+        """From the snapshot and the steps since to where the lane was; outputs that may be missing are made again."""
+        stored = self._stored
+        if stored.snapshot is not None:
+            held = msgspec.msgpack.decode(stored.snapshot, type=_Snapshot)
+            self.positions, self._number = held.positions, stored.snapshot_step
+            for task, state in held.stages.items():
+                if task in self.stages:
+                    self.stages[task].restore(state)
+        for step in stored.steps:
+            async for work in self._reader.read(step, whole=True):
+                await self._take(work, publish=self._number >= stored.done)
+        if stored.steps:
+            log.info("%s: took %d steps again", self.name, len(stored.steps))
+        if self._handed_over and topics.PREDICTIONS not in self.positions:
+            self.positions[topics.PREDICTIONS], _ = await self._reader.bounds(topics.PREDICTIONS)
+        self._queued = self.positions.get(topics.PREDICTIONS, 0)
+        self._snapshot_at = asyncio.get_running_loop().time() + self.ctx.settings.worker.snapshot_every_s
+        self.ready = True
+        self._recovered.set()
+
+    async def _take(self, work: Work, publish: bool = True) -> None:
+        for task, scored in work.scored.items():
+            version = int(scored.predictions.model_version.max())
+            await self._follower.wait_for(task, version, EXPLAIN_TIMEOUT_S)
+        clock = self.ctx.metrics.stages("label")
+        outputs = {task: self.stages[task].scored(s) for task, s in work.scored.items()}
+        outputs |= {task: self.stages[task].labels(batch) for task, batch in work.labels.items()}
+        clock.lap("label")
+        self.positions[work.step.topic] = work.step.stop
+        self._number += 1
+        if publish:
+            await self._made.put(_Made(self._number, work, outputs, self._snapshot_if_due()))
+
+    def _snapshot_if_due(self) -> bytes | None:
+        """The state after the step just taken, every so often, and never for more than a fiftieth of the time."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        if started < self._snapshot_at:
+            return None
+        state = _Snapshot(dict(self.positions), {task: stage.snapshot() for task, stage in self.stages.items()})
+        blob = msgspec.msgpack.encode(state)
+        now = loop.time()
+        self._snapshot_at = now + max(self.ctx.settings.worker.snapshot_every_s, 50.0 * (now - started))
+        return blob
+
+    # -- what goes out -------------------------------------------------------------------------------------------
+
+    async def _publish(self) -> None:
+        while True:
+            made = [await self._made.get()]
+            while not self._made.empty():
+                made.append(self._made.get_nowait())
+            await self._steps.append(made[0].number, [m.work.step for m in made])
+            for acknowledged in [await self._send(m) for m in made]:
+                await acknowledged
+            await self._steps.done(made[-1].number)
+            for m in made:
+                if m.work.batch is not None:
+                    self.ctx.consumer.complete(m.work.batch)
+                    self.ctx.completed(m.work.batch)
+            for m in made:
+                if m.snapshot is not None:
+                    await self._steps.snapshot(m.number, m.snapshot)
+
+    async def _send(self, made: _Made) -> asyncio.Future[Any]:
+        """Queue everything that a step made; ends when all in-sync replicas have it."""
+        now = self.ctx.now()
+        pending: list[asyncio.Future[Any]] = []
+        for task, out in made.outputs.items():
+            self._count(task, out)
+            for topic, records in label_records(task, self._features[task], out, now).items():
+                pending.append(await self.ctx.records.send(self.ctx.name(topic), records))
+        if made.work.batch is not None:
+            pending += await self._letters.send(made.work.batch, made.work.refused)
+        return asyncio.gather(*pending)
+
+    def _count(self, task: str, out: LabelOutput) -> None:
+        m = self.ctx.metrics
+        if out.scored is not None:
+            m.inc("weir_predictions_total", len(out.scored), task=task)
+        for alert in out.alerts:
+            m.inc("weir_alerts_total", task=task, status=alert.status)
+        if out.detections:
+            m.inc("weir_drift_detections_total", len(out.detections), task=task)
+        for request in out.requests:
+            m.inc("weir_retrain_requests_total", task=task, cause=request.cause)

@@ -1,0 +1,182 @@
+"""A lane whose rows are in the store: one partition, processed batch by batch, whose position is written with its rows.
+
+The order that makes a crash harmless: compute; outputs acknowledged by the brokers; then one atomic write of the rows
+and of the offset behind the batch. A crash before the write repeats the batch from the rows it started from, and its
+outputs are repeats of records with the same ids; a crash after it repeats nothing. Batches compute while those before
+them wait for acknowledgements (decision 17): what a batch wrote is kept apart until its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from streams.errors import StateError
+from streams.stores.errors import LaneMoved
+from streams.stores.redis import Lane, LaneRecord, Writes
+from streams.transport import FetchedBatch
+
+if TYPE_CHECKING:
+    from streams.worker.context import Context
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one batch made, on its way into the store."""
+
+    batch: FetchedBatch
+    acknowledged: asyncio.Future[Any]
+    """Ends when every output is in all in-sync replicas."""
+    writes: Writes
+    mark: bytes
+    journal: list[bytes]
+    """What the lane remembers of this batch besides rows: ids for dedupe, what moved timers."""
+    drop: int
+    """Journal entries at the front that nobody needs any more."""
+    after: Callable[[], Awaitable[None]] | None = None
+    """Called once acknowledged, in order."""
+
+
+class RowLane(ABC):
+    """Runs one partition; subclasses say what a batch makes.
+
+    Parameters
+    ----------
+    lane : topic (Weir's name for it) and partition.
+    ctx : what all lanes of a worker share.
+    """
+
+    def __init__(self, lane: Lane, ctx: Context) -> None:
+        self.lane, self.ctx = lane, ctx
+        self.name = f"{lane[0]}-{lane[1]}"
+        self._inbox: asyncio.Queue[FetchedBatch] = asyncio.Queue()
+        self._steps: deque[Step] = deque()
+        self._wake = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._stored: int | None = None
+        """Next offset as the store has it."""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- what a subclass does ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
+        """Set the lane's own memory to what was stored; a new lane for ``None``."""
+
+    @abstractmethod
+    async def compute(self, batch: FetchedBatch) -> Step:
+        """Everything a batch makes, its outputs on their way; ends with the store's step of this lane."""
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def open(self) -> int | None:
+        """Load what is stored; the offset to go on from, ``None`` where nothing was ever stored."""
+        record = await self.ctx.store.open(self.lane)
+        journal = await self.ctx.store.load_journal(self.lane) if record is not None else []
+        self._stored = record.next_offset if record is not None else None
+        self.restore(record, journal)
+        return self._stored
+
+    def start(self) -> None:
+        """Begin to take batches."""
+        for work in (self._run(), self._flush_steps()):
+            task = asyncio.ensure_future(self._guard(work))
+            self._tasks.append(task)
+
+    async def close(self) -> None:
+        """Let go of the partition: what was not written is another worker's to repeat."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        self.ctx.store.close(self.lane)
+
+    def put(self, batch: FetchedBatch) -> None:
+        """Take a batch; the consumer bounds how many wait."""
+        self._inbox.put_nowait(batch)
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, going on would skip a batch
+            await self.ctx.crash(error)
+
+    # -- compute -------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            batch = await self._inbox.get()
+            try:
+                async with self._lock:
+                    # Between the fetch and now the lane may have been rewound.
+                    if self.ctx.consumer.take(batch):
+                        self._steps.append(await self.compute(batch))
+            except LaneMoved as moved:
+                await self._rewind(moved)
+            self._wake.set()
+
+    # -- store ---------------------------------------------------------------------------------------------------
+
+    async def _flush_steps(self) -> None:
+        while True:
+            while not self._steps:
+                self._wake.clear()
+                await self._wake.wait()
+            steps = await self._acknowledged()
+            try:
+                await self._flush(steps)
+            except LaneMoved as moved:
+                await self._rewind(moved)
+
+    async def _acknowledged(self) -> list[Step]:
+        """The steps in front whose outputs are acknowledged; waits for the first."""
+        steps: list[Step] = []
+        while self._steps and (not steps or self._steps[0].acknowledged.done()):
+            step = self._steps[0]
+            await step.acknowledged
+            if not self._steps or self._steps[0] is not step:  # rewound meanwhile
+                return []
+            self._steps.popleft()
+            if step.after is not None:
+                await step.after()
+            steps.append(step)
+        return steps
+
+    async def _flush(self, steps: list[Step]) -> None:
+        if not steps:
+            return
+        last, m = steps[-1], self.ctx.metrics
+        record = self.ctx.store.record(self.lane, last.batch.next_offset, last.mark)
+        journal = [entry for step in steps for entry in step.journal]
+        started = m.now()
+        await self.ctx.store.flush(
+            self.lane, [s.writes for s in steps], record, self._stored, journal, sum(s.drop for s in steps)
+        )
+        m.flushed(self.lane[0], started, len(steps))
+        self._stored = record.next_offset
+        for step in steps:
+            self.ctx.consumer.complete(step.batch)
+            self.ctx.completed(step.batch)
+
+    async def _rewind(self, moved: LaneMoved) -> None:
+        """The store is not where this lane left it: a crash of Redis lost its last second, or another worker wrote."""
+        log.warning("%s: %s; the lane goes on from there", self.name, moved)
+        async with self._lock:
+            self._steps.clear()
+            start = await self.open()
+            if start is None:
+                raise StateError(
+                    f"{self.name}: the store lost everything about this partition; stop the workers and run "
+                    "'weir features rebuild'"
+                ) from moved
+            self.ctx.metrics.rewound(self.lane[0])
+            self.ctx.consumer.rewind(self.ctx.topic_partition(self.lane), start)

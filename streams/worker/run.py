@@ -1,0 +1,182 @@
+"""One worker process, put together: links, models, lanes, web endpoints, watchdog; started and stopped in order.
+
+Up: store, models (restored, then read to the end of ``examples``), then the consumer. Down: the consumer drains and
+commits, lanes close, then the links. An unexpected error ends the process: the supervisor starts it again, and what was
+not complete is repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
+
+from online.task import TaskSpec
+from streams import topics
+from streams.errors import WeirError
+from streams.following.fold import ExampleFold
+from streams.following.follower import Follower, FollowPolicy
+from streams.following.snapshots import ModelSnapshots
+from streams.ops.metrics import Metrics
+from streams.ops.signals import stop_signals
+from streams.ops.watchdog import Watchdog, WatchdogPolicy
+from streams.ops.web import WebServer
+from streams.settings import Role, Settings
+from streams.stores.link import RedisLink
+from streams.stores.redis import LaneStore
+from streams.transport import BatchApp, FetchedBatch
+from streams.worker.context import Context
+from streams.worker.host import LaneHost
+from streams.worker.status import WorkerStatus
+
+log = logging.getLogger(__name__)
+_TICK_S: Final = 1.0
+
+
+class WorkerApp(BatchApp):
+    """The Faust app, with what has to be up before anything is consumed, and down after."""
+
+    worker: Worker
+
+    async def on_start(self) -> None:
+        """Links and models first."""
+        await self.worker.before()
+        await super().on_start()
+        self.worker.started()
+
+    async def on_stop(self) -> None:
+        """Drain, commit and close lanes, then the rest."""
+        await super().on_stop()
+        await self.worker.after()
+
+
+class Worker:
+    """One worker, not started.
+
+    Parameters
+    ----------
+    settings, tasks, role : what to run.
+    """
+
+    def __init__(self, settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> None:
+        w, prefix = settings.worker, settings.redis.prefix
+        self.settings, self.role = settings, role
+        self.app = WorkerApp.from_settings(settings, w.group_id(role), w.instance(), **_transport(settings))
+        self.app.worker = self
+        self.metrics = Metrics(settings.topics.own)
+        self.link = RedisLink(settings.redis, patience_s=w.store_patience_s, prefix=prefix)
+        store = LaneStore(self.link, prefix=prefix, cache_rows=w.cache_rows)
+        self.follower = Follower(
+            settings.kafka.client_options("models"),
+            [ExampleFold.of(task) for task in tasks],
+            snapshots=ModelSnapshots(self.link),
+            topic=settings.topics.name(topics.EXAMPLES),
+            policy=FollowPolicy(snapshot_interval_s=w.snapshot_every_s),
+        )
+        self.ctx = Context(settings, tasks, self.app, store, self.metrics)
+        self.host = LaneHost(self.ctx, self.follower, self.link, role)
+        self.status = WorkerStatus(self.ctx, self.host, self.follower)
+        self.ctx.watchdog = Watchdog(WatchdogPolicy(w.watchdog_s), self.status.in_flight) if w.watchdog_s else None
+        self._web: WebServer | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self.app.start_offsets, self.app.on_revoked = self.host.assigned, self.host.revoked
+        self._read()
+
+    def _read(self) -> None:
+        names = [self.settings.topics.name(own) for own in self.host.topics]
+
+        @self.app.agent(self.app.batch_topic(*names), name="lanes")
+        async def lanes(stream: Any) -> None:
+            async for batch in self.app.batches(stream):
+                self._take(batch)
+
+    def _take(self, batch: FetchedBatch) -> None:
+        if self.ctx.watchdog is not None:
+            self.ctx.watchdog.started()
+        self.host.take(batch)
+
+    async def before(self) -> None:
+        """Everything that must be up before the consumer."""
+        w = self.settings.worker
+        if w.web_port != 0:
+            port = 0 if w.web_port == "auto" else w.web_port
+            self._web = WebServer(w.web_host, port, self.status, self.metrics, {"role": self.role, "worker": w.name()})
+            await self._web.start()
+            log.info("health, readiness and metrics at %s", self._web.url)
+        await self.link.start()
+        await self.follower.catch_up()
+        for task in self.ctx.tasks:
+            log.info("task %s: model at version %d", task.name, self.follower.version(task.name))
+
+    def started(self) -> None:
+        """The consumer is up: begin what runs beside it."""
+        if self.ctx.watchdog is not None:
+            self.ctx.watchdog.start(asyncio.get_running_loop())
+        for work in (self.follower.run(), self._tick()):
+            self._background.append(asyncio.ensure_future(self._guard(work)))
+
+    async def after(self) -> None:
+        """Everything that must be down after the consumer."""
+        if self.ctx.watchdog is not None:
+            self.ctx.watchdog.stop()
+        await self.follower.stop()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.link.stop()
+        if self._web is not None:
+            await self._web.stop()
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - whatever it is, the worker must not go on without it
+            await self.ctx.crash(error)
+
+    async def _tick(self) -> None:
+        """What is looked at now and then, for the metrics."""
+        while True:
+            self.status.measure()
+            await asyncio.sleep(_TICK_S)
+
+
+def _transport(settings: Settings) -> dict[str, Any]:
+    """Fields of ``TransportSettings`` that ``[worker]`` sets."""
+    w = settings.worker
+    return {
+        "max_batch": w.max_batch,
+        "max_in_flight": w.max_in_flight,
+        "session_timeout_s": w.session_timeout_s,
+        "drain_timeout_s": w.drain_s,
+        "leave_on_stop": w.leave_on_stop,
+        "commit_interval_s": w.commit_interval_s,
+        "when_deleted": w.when_deleted,
+        "delivery_timeout_s": w.delivery_timeout_s,
+        "max_record_bytes": w.max_record_bytes,
+    }
+
+
+def run_worker(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int:
+    """Run a worker until it is told to stop; its exit status, 0 after a clean stop.
+
+    Raises ``WeirError`` for what ended it and a person can mend.
+    """
+    return asyncio.run(_run(settings, tasks, role))
+
+
+async def _run(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int:
+    worker = Worker(settings, tasks, role)
+    app, loop = worker.app, asyncio.get_running_loop()
+    app.finalize()
+    with stop_signals(loop, lambda: loop.create_task(app.stop())) as caught:
+        await app.start()
+        await app.wait_until_stopped()
+        await app.stop()
+    error = app.crash_reason
+    if isinstance(error, WeirError):
+        raise error
+    if error is not None:
+        log.critical("the worker ends: %s: %s", type(error).__name__, error)
+        return 1
+    return caught.status

@@ -1,0 +1,111 @@
+"""One deployment for a test: a settings file, topics under a prefix of its own, and the command that runs a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from online.task import TaskSpec
+from streams import topics
+from streams.admin import cluster
+from streams.admin.clients import admin_client
+from streams.admin.specs import wanted_topics
+from streams.log import Record
+from streams.settings import Settings, load_settings
+from streams.taskfiles import load_task
+from streams.transport.ranges import RangeReader
+
+TASKS = Path(__file__).parent / "tasks"
+FAST: Mapping[str, Any] = {"commit_interval_s": 0.2, "snapshot_every_s": 3.0}
+"""Settings of workers under test: often enough to happen many times in a minute."""
+
+
+class Stored(NamedTuple):
+    """A record and where it is."""
+
+    offset: int
+    record: Record
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Settings and tasks; the file is what workers read."""
+
+    config: Path
+    settings: Settings
+    tasks: dict[str, TaskSpec]
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        bootstrap: str,
+        redis_url: str,
+        *,
+        prefix: str,
+        partitions: int = 4,
+        tasks: tuple[str, ...] = ("fraud", "spend", "quiet"),
+        replication: int = 1,
+        worker: Mapping[str, Any] | None = None,
+        broker_link: str | None = None,
+    ) -> Deployment:
+        """Write the settings file and make the topics; ``broker_link`` is where workers connect instead."""
+        files = [TASKS / f"{name}.toml" for name in tasks]
+        tables: dict[str, dict[str, Any]] = {
+            "kafka": {"bootstrap": bootstrap},
+            "redis": {"url": redis_url, "prefix": prefix},
+            "topics": {"partitions": partitions, "replication": replication, "prefix": f"{prefix}."},
+            "worker": {"group": prefix, "tasks": [str(f) for f in files], "web_port": 0, **FAST, **(worker or {})},
+        }
+        config = folder / f"{prefix}.toml"
+        config.write_text(_toml(tables))
+        settings = load_settings(config, {})
+        with admin_client(settings.kafka) as admin:
+            cluster.create_topics(admin, wanted_topics(settings.topics, replication), False)
+        if broker_link is not None:
+            tables["kafka"]["bootstrap"] = broker_link
+            config.write_text(_toml(tables))
+        return cls(config, settings, {t.name: t for t in map(load_task, files)})
+
+    def command(self, *args: str) -> list[str]:
+        """How to start one worker."""
+        return [sys.executable, "-m", "streams.cli.main", "worker", "--config", str(self.config), *args]
+
+    def read(self, topic: str) -> dict[int, list[Stored]]:
+        """Everything in one of Weir's topics now, by partition."""
+        return asyncio.run(self._read(self.settings.topics.name(topic)))
+
+    async def _read(self, name: str) -> dict[int, list[Stored]]:
+        found: dict[int, list[Stored]] = defaultdict(list)
+        async with RangeReader(self.settings.kafka.client_options("check"), name) as reader:
+            for partition in reader.partitions():
+                first, end = await reader.bounds(partition)
+                async for piece in reader.read(partition, first, end):
+                    found[partition] += map(Stored, piece.offsets, piece.records)
+        return found
+
+    def ends(self, *names: str) -> dict[tuple[str, int], int]:
+        """Where the partitions of these topics of Weir's end now."""
+        return asyncio.run(self.ends_now(*names))
+
+    async def ends_now(self, *names: str) -> dict[tuple[str, int], int]:
+        found: dict[tuple[str, int], int] = {}
+        for name in names or topics.ALL:
+            options = self.settings.kafka.client_options("check")
+            async with RangeReader(options, self.settings.topics.name(name)) as reader:
+                for partition in reader.partitions():
+                    found[name, partition] = (await reader.bounds(partition))[1]
+        return found
+
+
+def _toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = []
+    for table, values in tables.items():
+        lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,68 @@
+"""When the workers have nothing left to do: every lane's position, as Redis has it, is the end of its log.
+
+A check of the truth before that would see work under way; a fixed wait would be too short or too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+
+from streams import topics
+from streams.stores.link import RedisLink
+from streams.stores.record import decode_record
+from streams.stores.rows import lane_prefix
+from streams.stores.steps import StepLog
+from tests.integration.chaos.deployment import Deployment
+
+Place = tuple[str, int]
+LANES = (topics.USER_EVENTS, topics.ENTITY_UPDATES, topics.LABELS, topics.PREDICTIONS)
+
+
+def behind(deployment: Deployment) -> dict[Place, tuple[int | None, int]]:
+    """Position and end of every lane's topic that is not processed to its end; empty when all is done.
+
+    Label lanes count as behind also while outputs of a step they took are not acknowledged.
+    """
+    return asyncio.run(_behind(deployment))
+
+
+async def _behind(deployment: Deployment) -> dict[Place, tuple[int | None, int]]:
+    ends = await deployment.ends_now(*LANES)
+    positions = await _positions(deployment, ends)
+    late = {at: (positions.get(at), end) for at, end in ends.items() if end and (positions.get(at) or 0) < end}
+    if not late:
+        grown = await deployment.ends_now(*LANES)
+        late = {at: (ends[at], end) for at, end in grown.items() if end > ends[at]}
+    return late
+
+
+async def _positions(deployment: Deployment, ends: Mapping[Place, int]) -> dict[Place, int]:
+    settings, found = deployment.settings, dict[Place, int]()
+    link = RedisLink(settings.redis, patience_s=5.0, prefix=settings.redis.prefix)
+    await link.start(writes=False)
+    try:
+        for topic, partition in ends:
+            if topic in (topics.USER_EVENTS, topics.ENTITY_UPDATES):
+                key = f"{lane_prefix(settings.redis.prefix, (topic, partition))}lane"
+                if (value := await link.execute("GET", key)) is not None:
+                    found[topic, partition] = decode_record(value).next_offset
+            elif topic == topics.LABELS:
+                found |= await _label_positions(link, settings.redis.prefix, partition)
+    finally:
+        await link.stop()
+    return found
+
+
+async def _label_positions(link: RedisLink, prefix: str, partition: int) -> dict[Place, int]:
+    stored = await StepLog(link, f"label-{partition}", prefix=prefix).load()
+    if stored.done < stored.next_step - 1:
+        return {}
+    positions: dict[str, int] = {}
+    if stored.snapshot is not None:
+        positions = dict(msgspec.msgpack.decode(stored.snapshot)["positions"])
+    for step in stored.steps:
+        positions[step.topic] = step.stop
+    return {(topic, partition): offset for topic, offset in positions.items()}
