@@ -161,9 +161,9 @@ def _split(model: type[WireModel], structs: list[Any], why: _Why) -> Accepted:
         structs = [structs[i] for i in kept]
     index = np.arange(len(structs)) if kept is None else np.array(kept, np.int64)
     ts, *others = (seconds([getattr(struct, name) for struct in structs]) for name in times_of(model))
-    fits = _in_range(ts)
+    fits = in_range(ts)
     for other in others:
-        fits &= _in_range(other)
+        fits &= in_range(other)
     if not fits.all():
         for i in index[~fits].tolist():
             why.reject(i, f"ts: outside {TS_MIN:.0f} to {TS_MAX:.0f}")
@@ -179,7 +179,8 @@ def seconds(times: list[Any]) -> FloatVector:
     return np.array(times, np.float64)
 
 
-def _in_range(ts: FloatVector) -> BoolVector:
+def in_range(ts: FloatVector) -> BoolVector:
+    """Which times a record may carry."""
     return (ts >= TS_MIN) & (ts <= TS_MAX)
 
 

@@ -6,11 +6,12 @@ up is judged record by record, by the contract first (``online.accept``), then b
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import attrgetter, or_
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -89,9 +90,19 @@ class TaskDecoder:
             gc=False,
         )
 
-    def decode(self, raw: Sequence[bytes | None], misfit: Misfit) -> Sorted:
-        """Sort the records by task; the verdict on a record does not depend on its neighbours."""
-        records = [record or b"" for record in raw]
+    def decode(self, raw: Sequence[bytes | None], misfit: Misfit, positions: IntVector | None = None) -> Sorted:
+        """Sort records by task; the verdict on a record does not depend on its neighbours.
+
+        ``positions`` says where the records were in the caller's input; else they are all of it.
+        """
+        found = self._decode([record or b"" for record in raw], misfit)
+        if positions is None:
+            return found
+        tasks = {task: TaskRecords(own.structs, positions[own.index]) for task, own in found.tasks.items()}
+        rejects = [Reject(int(positions[r.index]), r.raw, r.reason) for r in found.rejects]
+        return Sorted(tasks, rejects, {task: positions[at].tolist() for task, at in found.unknown.items()})
+
+    def _decode(self, records: list[bytes], misfit: Misfit) -> Sorted:
         structs = self._together(records)
         if structs is None:
             return self._each(records, misfit)
@@ -139,3 +150,33 @@ class TaskDecoder:
 def _records(structs: list[Any], at: Sequence[int]) -> TaskRecords:
     index = np.array(at, np.int64)
     return TaskRecords(structs if len(index) == len(structs) else [structs[i] for i in at], index)
+
+
+Rows = TypeVar("Rows", bound="_Rows")
+
+
+class _Rows(Protocol):
+    def __len__(self) -> int: ...
+
+    def take(self, rows: IntVector) -> Self: ...
+
+
+def interleave(first: Rows, at: IntVector, second: Rows, also: IntVector) -> tuple[Rows, IntVector]:
+    """Columns of two parts of an input, from positions ``at`` and ``also``, in the order of the input; and those."""
+    if not len(second):
+        return first, at
+    if not len(first):
+        return second, also
+    index = np.concatenate([at, also])
+    order = np.argsort(index)
+    return _joined(first, second).take(order), index[order]
+
+
+def _joined(a: Any, b: Any) -> Any:
+    if isinstance(a, list):
+        return a + b
+    if isinstance(a, np.ndarray):
+        return np.concatenate([a, b])
+    if isinstance(a, dict):
+        return {name: _joined(column, b[name]) for name, column in a.items()}
+    return type(a)(*(_joined(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(a)))

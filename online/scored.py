@@ -7,30 +7,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 from msgspec import Meta
 
-from online.accept import Reject, seconds
+from online.accept import Reject, in_range, seconds
 from online.batch import FloatMatrix, IntVector, PredictionBatch, Scored
-from online.bytask import TaskDecoder
+from online.bytask import TaskDecoder, interleave
+from online.forms import Filled, Joined
 from online.logged import feature_matrix, other_features
+from online.shapes import ScoredShape, prediction_form
 from online.structs import UnknownFields, entities_struct, features_struct
 from online.wire import Count, Finite, Prediction
 
-
-@dataclass(frozen=True, slots=True)
-class ScoredShape:
-    """What the predictions of a task carry."""
-
-    features: tuple[str, ...]
-    masks: int = 0
-    """E, how many label aggregates the task has."""
-    watched: int = 0
-    """W, how many columns it watches."""
-    entities: tuple[str, ...] = ()
-    """Wire columns of its secondary entities."""
+__all__ = ["DecodedScored", "ScoredShape", "TaskScored", "decode_scored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +56,39 @@ def decode_scored(
     ----------
     shapes : the known tasks.
     """
+    joined = Joined([record or b"" for record in raw])
+    tasks = {task: _filled(_valid(prediction_form(task, s).read(joined), s, joined), s) for task, s in shapes.items()}
+    rest = joined.rest()
+    if not len(rest):
+        return DecodedScored(tasks, [], {})
     decoder = _decoder(tuple(shapes.items()), unknown_fields)
-    found = decoder.decode(raw, lambda task, record: _misfit(record, shapes[task]))
-    tasks = {
-        task: TaskScored(_scored(records.structs, shapes[task]), records.index) for task, records in found.tasks.items()
-    }
+    found = decoder.decode([raw[i] for i in rest.tolist()], lambda task, r: _misfit(r, shapes[task]), rest)
+    for task, own in found.tasks.items():
+        scored = _scored(own.structs, shapes[task])
+        tasks[task] = TaskScored(*interleave(tasks[task].scored, tasks[task].index, scored, own.index))
     return DecodedScored(tasks, found.rejects, found.counts())
+
+
+def _valid(own: Filled, shape: ScoredShape, joined: Joined) -> Filled:
+    """Leave out what has times or scores that no record may carry, which a form does not say."""
+    ts, score, scored_at = own.numbers[:, 0], own.numbers[:, 1], own.numbers[:, 2 + len(shape.features)]
+    return own.without(joined, ~(in_range(ts) & in_range(scored_at) & (score >= 0) & (score <= 1)))
+
+
+def _filled(own: Filled, shape: ScoredShape) -> TaskScored:
+    event_id, entity_id, *others = own.texts
+    edges = np.cumsum([2, len(shape.features), 1, shape.masks])
+    numbers, features, _, masks, watched = (part.copy() for part in np.split(own.numbers, edges, axis=1))
+    predictions = PredictionBatch(
+        event_id=cast("list[str]", event_id),
+        entity_id=cast("list[str]", entity_id),
+        ts=numbers[:, 0].copy(),
+        score=numbers[:, 1].copy(),
+        model_version=own.counts[:, 0].copy(),
+        features=features,
+    )
+    entities = dict(zip(shape.entities, others, strict=True))
+    return TaskScored(Scored(predictions, masks, watched, entities), own.index)
 
 
 @lru_cache(maxsize=16)

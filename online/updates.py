@@ -9,15 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from online.accept import Reject, accept_records, seconds
+from online.accept import Reject, accept_records, in_range, seconds
 from online.batch import IntVector, UpdateBatch
-from online.encode import check_missing, lines
-from online.structs import UnknownFields, record_struct
-from online.wire import VERSION, EntityUpdate
+from online.bytask import interleave
+from online.encode import check_missing
+from online.forms import Filled, Joined
+from online.shapes import update_form
+from online.structs import UnknownFields
+from online.wire import EntityUpdate
 
 Table = tuple[str, str]
 """A task and the name that its plan gives to the table: ``("fraud", "merchant.labels")``."""
@@ -57,9 +60,11 @@ def encode_updates(batch: UpdateBatch, task: str, table: str) -> list[bytes]:
     '{"v":1,"update_id":"e1","task":"fraud","table":"merchant","entity_id":"m1","ts":'
     """
     check_missing("values", batch.values, batch.update_id)
-    new = record_struct(EntityUpdate)
-    columns = zip(batch.update_id, batch.entity_id, batch.ts.tolist(), batch.values.tolist(), strict=True)
-    return lines([new(VERSION, update_id, task, table, entity, ts, row) for update_id, entity, ts, row in columns])
+    if not np.isfinite(batch.ts).all():
+        raise ValueError("a ts is not finite; no record can carry it")
+    form = update_form(task, table, batch.values.shape[1])
+    numbers = np.column_stack([batch.ts, batch.values])
+    return form.write([batch.update_id, batch.entity_id], numbers, np.empty((len(batch), 0), np.int64))
 
 
 def decode_updates(
@@ -71,24 +76,54 @@ def decode_updates(
     ----------
     widths : how many values an update of each known table has; a record with more or fewer is a reject.
     """
-    accepted = accept_records(EntityUpdate, raw, unknown_fields)
-    rejects, unknown = list(accepted.rejects), dict[Table, int]()
-    tables: list[TableUpdates] = []
+    joined = Joined([record or b"" for record in raw])
+    tables: dict[Table, TableUpdates] = {}
+    for where, width in widths.items():
+        own = update_form(*where, width).read(joined)
+        own = own.without(joined, ~in_range(own.numbers[:, 0]))
+        if len(own):
+            tables[where] = _filled(where, own)
+    rejects, unknown = list[Reject](), dict[Table, int]()
+    if len(rest := joined.rest()):
+        others, rejects, unknown = _decode_others(raw, rest, widths, unknown_fields)
+        for where, other in others.items():
+            tables[where] = _together(tables[where], other) if where in tables else other
+    return DecodedUpdates(sorted(tables.values(), key=lambda table: int(table.index[0])), rejects, unknown)
+
+
+def _filled(where: Table, own: Filled) -> TableUpdates:
+    update_id, entity_id = own.texts
+    ts, values = own.numbers[:, 0].copy(), own.numbers[:, 1:].copy()
+    batch = UpdateBatch(cast("list[str]", update_id), cast("list[str]", entity_id), ts, values)
+    return TableUpdates(*where, batch, own.index)
+
+
+def _together(a: TableUpdates, b: TableUpdates) -> TableUpdates:
+    return TableUpdates(a.task, a.table, *interleave(a.batch, a.index, b.batch, b.index))
+
+
+def _decode_others(
+    raw: Sequence[bytes | None], rest: IntVector, widths: Mapping[Table, int], unknown_fields: UnknownFields
+) -> tuple[dict[Table, TableUpdates], list[Reject], dict[Table, int]]:
+    """Decode the records at ``rest``, which are not in the form of a table."""
+    accepted = accept_records(EntityUpdate, [raw[i] for i in rest.tolist()], unknown_fields)
+    rejects = [Reject(int(rest[r.index]), r.raw, r.reason) for r in accepted.rejects]
+    tables, unknown = dict[Table, TableUpdates](), dict[Table, int]()
     for where, rows in _rows_by_table(accepted.structs).items():
         if where not in widths:
             unknown[where] = len(rows)
             continue
-        width, structs, index = widths[where], [accepted.structs[i] for i in rows], accepted.index[rows]
-        if {width}.issuperset(len(s.values) for s in structs):
-            tables.append(_table(where, structs, index, width))
-            continue
-        for i, s in zip(index.tolist(), structs, strict=True):
-            if len(s.values) != width:
-                rejects.append(Reject(i, raw[i] or b"", _misfit(where, len(s.values), width)))
-        fits = [k for k, s in enumerate(structs) if len(s.values) == width]
+        width, fits = widths[where], list[int]()
+        for row in rows:
+            if (found := len(accepted.structs[row].values)) == width:
+                fits.append(row)
+            else:
+                i = int(rest[accepted.index[row]])
+                rejects.append(Reject(i, raw[i] or b"", _misfit(where, found, width)))
         if fits:
-            tables.append(_table(where, [structs[k] for k in fits], index[fits], width))
-    return DecodedUpdates(tables, sorted(rejects, key=lambda reject: reject.index), unknown)
+            structs = [accepted.structs[row] for row in fits]
+            tables[where] = _table(where, structs, rest[accepted.index[fits]], width)
+    return tables, sorted(rejects, key=lambda reject: reject.index), unknown
 
 
 def _rows_by_table(structs: list[Any]) -> dict[Table, list[int]]:

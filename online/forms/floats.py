@@ -1,4 +1,4 @@
-"""Floats as JSON text and back, exactly: the shortest digits that read back as the same float64, as msgspec writes them.
+"""Floats as JSON text and back, exactly: the shortest digits that read back as the same float64, as msgspec has them.
 
 Writing is Schubfach (Raffaello Giulietti, "The Schubfach way to render doubles", 2021), reading is Eisel-Lemire (Daniel
 Lemire, "Number parsing at a gigabyte per second", 2021). Both multiply by a power of ten rounded to 128 bits. Floats
@@ -7,29 +7,26 @@ are passed as their 64 bits; what the reader is not sure of it leaves to another
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
-from numpy.typing import NDArray
+from numba import njit
 
-Bytes = NDArray[np.uint8]
-U = np.uint64
+from online.forms.words import Bytes, U, high, jit_inline, leading_zeros, put, word
 
 MAX_FLOAT_CHARS = 25
 """``-2.2250738585072014e-308`` has 24."""
-_MAX_DIGITS = 19
+SLACK = 24
+"""Bytes behind a position that a write may touch: whole words are stored, and overwritten by what comes next."""
+_MAX_DIGITS, _MAX_READ_CHARS = 19, 40
 _LOW_10, _HIGH_10 = -342, 324
-_EXACT_10 = 22
-"""10 to this power is a float64 without error."""
+_HIGH_READ = 308
+_EXACT_128 = 55
+"""5 to this power has at most 128 bits, so 10 to this power is exact."""
 
 
 def _power(e: int) -> int:
     """The 128 leading bits of 10**e, rounded up."""
     if e >= 0:
-        power = 10**e
+        power = int(10**e)
         shift = 128 - power.bit_length()
         return power << shift if shift >= 0 else -(-power >> -shift)
     power = int(10**-e)
@@ -40,51 +37,29 @@ _POWERS = [_power(e) for e in range(_LOW_10, _HIGH_10 + 1)]
 _TOP = np.array([power >> 64 for power in _POWERS], np.uint64)
 _REST = np.array([power & (2**64 - 1) for power in _POWERS], np.uint64)
 _TEN = np.array([10**e for e in range(_MAX_DIGITS + 1)], np.uint64)
-_PAIRS = np.frombuffer(b"".join(b"%02d" % i for i in range(100)), np.uint8)
-_TEN_FLOAT = np.array([10.0**e for e in range(_EXACT_10 + 1)])
 
-_I128 = ir.IntType(128)
-
-_ZERO, _ONE, _TWO, _FOUR, _TENS = U(0), U(1), U(2), U(4), U(10)
+_ZERO, _ONE, _TWO, _FOUR, _TENS, _TEN_8 = U(0), U(1), U(2), U(4), U(10), U(10**8)
+_NOUGHTS = U(int.from_bytes(b"00000000", "little"))
+_HIGHS, _TO_HIGH, _EVERY_OTHER = U(0xF0F0_F0F0_F0F0_F0F0), U(0x0606_0606_0606_0606), U(0x0000_00FF_0000_00FF)
+_ZERO_POINT = U(int.from_bytes(b"0.0000", "little"))
 _SIGN, _HIDDEN = U(1 << 63), U(1 << 52)
 _MANTISSA = _HIDDEN - _ONE
 _EXPONENT = U(0x7FF)
 _POINT, _MINUS, _PLUS, _NOUGHT, _NINE, _SMALL_E, _LARGE_E = (ord(c) for c in ".-+09eE")
 
 
-@intrinsic
-def _high(typing: Any, a: Any, b: Any) -> Any:  # noqa: ARG001 - numba passes its typing context
-    """The upper half of the 128 bits of a product."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        product = builder.mul(builder.zext(args[0], _I128), builder.zext(args[1], _I128))
-        return builder.trunc(builder.lshr(product, ir.Constant(_I128, 64)), args[0].type)
-
-    return types.uint64(types.uint64, types.uint64), build
-
-
-@intrinsic
-def _leading_zeros(typing: Any, a: Any) -> Any:  # noqa: ARG001
-    """How many of the 64 bits before the first one are zero."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 0))
-
-    return types.uint64(types.uint64), build
-
-
-@njit(cache=True, nogil=True)
+@jit_inline
 def _round_to_odd(power: int, c: U) -> U:
     """``c`` times 10**(power + _LOW_10), scaled; the lowest bit says whether anything was cut off."""
     low = _TOP[power] * c
-    carried = low + _high(_REST[power], c)
-    top = _high(_TOP[power], c)
+    carried = low + high(_REST[power], c)
+    top = high(_TOP[power], c)
     if carried < low:
         top += _ONE
     return top | _ONE if carried > _ONE else top
 
 
-@njit(cache=True, nogil=True)
+@jit_inline
 def _shortest(mantissa: U, exponent: int) -> tuple[U, int]:
     """Digits d and k with d * 10**k in the interval that rounds to the float, as few and as near as can be."""
     c = mantissa | _HIDDEN if exponent else mantissa
@@ -111,120 +86,211 @@ def _shortest(mantissa: U, exponent: int) -> tuple[U, int]:
     return s + (_ONE if up else _ZERO), k
 
 
-@njit(cache=True, nogil=True)
-def _strip(d: U, k: int) -> tuple[U, int]:
-    """Take the zeros at the end of d, which is not 0, into k. Constant divisors are multiplications."""
-    if d % U(10) != _ZERO:
-        return d, k
-    if d % U(10**8) == _ZERO:
-        d, k = d // U(10**8), k + 8
-    if d % U(10**4) == _ZERO:
-        d, k = d // U(10**4), k + 4
-    if d % U(10**2) == _ZERO:
-        d, k = d // U(10**2), k + 2
-    if d % U(10) == _ZERO:
-        d, k = d // U(10), k + 1
-    return d, k
+@jit_inline
+def _eight(d: U) -> U:
+    """The digits of a number below 10**8 as eight bytes 0 to 9, the first digit in the lowest."""
+    fours = d // U(10_000)
+    fours |= (d - fours * U(10_000)) << U(32)
+    twos = ((fours * U(10_486)) >> U(20)) & U(0x7F_0000_007F)
+    twos += (fours - U(100) * twos) << U(16)
+    ones = ((twos * U(103)) >> U(10)) & U(0x000F_000F_000F_000F)
+    return ones + ((twos - U(10) * ones) << U(8))
 
 
-@njit(cache=True, nogil=True)
-def write_digits(buf: Bytes, at: int, d: U) -> int:
+@jit_inline
+def _digits_of(d: U) -> int:
+    """How many digits a number above 0 has."""
+    count = int(np.int64((U(64) - leading_zeros(d)) * U(1233) >> U(12)))  # that many or one less
+    return count + (1 if d >= _TEN[count] else 0)
+
+
+@jit_inline
+def write_whole(buf: Bytes, at: int, d: U) -> int:
     """Write a whole number; returns the position behind it."""
-    count = 1
-    while count <= _MAX_DIGITS and d >= _TEN[count]:
-        count += 1
-    i = at + count
-    if d >= U(10**8):
-        top = d // U(10**8)
-        _write_eight(buf, i - 8, d - top * U(10**8))
-        d = top
-        i -= 8
-        if d >= U(10**8):
-            top = d // U(10**8)
-            _write_eight(buf, i - 8, d - top * U(10**8))
-            d = top
-            i -= 8
-    while d >= U(100):
-        rest = d // U(100)
-        pair = _TWO * (d - rest * U(100))
-        buf[i - 1], buf[i - 2] = _PAIRS[pair + _ONE], _PAIRS[pair]
+    end = at + (_digits_of(d) if d else 1)
+    i = end
+    while i > at:
+        i -= 1
+        rest = d // _TENS
+        buf[i] = _NOUGHT + (d - rest * _TENS)
         d = rest
-        i -= 2
-    if d >= _TENS:
-        buf[i - 1], buf[i - 2] = _PAIRS[_TWO * d + _ONE], _PAIRS[_TWO * d]
-    else:
-        buf[i - 1] = U(_NOUGHT) + d
-    return at + count
+    return end
 
 
-@njit(cache=True, nogil=True)
-def _write_eight(buf: Bytes, at: int, d: U) -> None:
-    """Write the eight digits of a number below 10**8."""
-    high = d // U(10**4)
-    low = d - high * U(10**4)
-    for place, four in ((at, high), (at + 4, low)):
-        first = four // U(100)
-        pair, other = _TWO * first, _TWO * (four - first * U(100))
-        buf[place], buf[place + 1] = _PAIRS[pair], _PAIRS[pair + _ONE]
-        buf[place + 2], buf[place + 3] = _PAIRS[other], _PAIRS[other + _ONE]
-
-
-@njit(cache=True, nogil=True)
+@jit_inline
 def write_float(buf: Bytes, at: int, bits: U) -> int:
-    """Write a finite float, given as its bits; returns the position behind it, at most ``MAX_FLOAT_CHARS`` on."""
+    """Write a finite float, given as its bits; returns the position behind it.
+
+    That is at most ``MAX_FLOAT_CHARS`` on; up to ``SLACK`` bytes behind it are overwritten.
+    """
     if bits & _SIGN:
         buf[at] = _MINUS
         at += 1
-    exponent, mantissa = np.int64((bits >> U(52)) & _EXPONENT), bits & _MANTISSA
-    shift = 1075 - exponent
-    if 0 <= shift <= 52 and ((mantissa | _HIDDEN) >> U(shift)) << U(shift) == mantissa | _HIDDEN:
-        d, k = (mantissa | _HIDDEN) >> U(shift), 0  # a whole number
-    elif bits & ~_SIGN == _ZERO:
-        d, k = _ZERO, 0
-    else:
+    exponent, mantissa = int(np.int64((bits >> U(52)) & _EXPONENT)), bits & _MANTISSA
+    full, shift = mantissa | _HIDDEN, U(1075 - exponent)
+    if bits & ~_SIGN == _ZERO:
+        put(buf, at, _ZERO_POINT)
+        return at + 3
+    d, k = full >> shift, 0
+    if shift > U(52) or d << shift != full:  # not a whole number
         d, k = _shortest(mantissa, exponent)
-        d, k = _strip(d, k)
     return _write_decimal(buf, at, d, k)
 
 
-@njit(cache=True, nogil=True)
+@jit_inline
 def _write_decimal(buf: Bytes, at: int, d: U, k: int) -> int:
-    """Write d * 10**k with a point where 16 places hold it, else with an exponent."""
-    first = at
-    if k >= 0:
-        end = write_digits(buf, at, d)
-        if end - first + k <= 16:
-            for i in range(end, end + k):
-                buf[i] = _NOUGHT
-            buf[end + k], buf[end + k + 1] = _POINT, _NOUGHT
-            return end + k + 2
+    """Write d * 10**k, d of at most 17 digits: with a point where 16 places before it hold it, else an exponent."""
+    count = _digits_of(d)
+    d *= _TEN[17 - count]  # the first digit, and twice eight; a shorter number ends in zeros
+    high = d // _TEN_8
+    last = _eight(d - high * _TEN_8)
+    first = high // _TEN_8
+    middle = _eight(high - first * _TEN_8)
+    if last:
+        length = 17 - int(np.int64(leading_zeros(last) >> U(3)))
     else:
-        end = write_digits(buf, at + 1, d) - 1  # a place is left for the point
-        before = end - first + k
-        if 0 < before <= 16:
-            for i in range(first, first + before):
-                buf[i] = buf[i + 1]
-            buf[first + before] = _POINT
-            return end + 1
-        if -5 < before <= 0:
-            for i in range(end - first, -1, -1):
-                buf[first + 1 - before + i] = buf[first + i]
-            for i in range(first, first + 2 - before):
-                buf[i] = _NOUGHT
-            buf[first + 1] = _POINT
-            return end + 2 - before
-        for i in range(first, end):
-            buf[i] = buf[i + 1]
-    scale = end - first + k - 1
-    if end - first > 1:
-        for i in range(end, first + 1, -1):
-            buf[i] = buf[i - 1]
-        buf[first + 1] = _POINT
-        end += 1
-    buf[end] = _SMALL_E
-    end += 1
-    if scale < 0:
-        buf[end] = _MINUS
-        end += 1
-        scale = -scale
-    return write_digits(buf, end, U(scale))
+        length = 9 - int(np.int64(leading_zeros(middle) >> U(3))) if middle else 1
+    first, middle, last = first + U(_NOUGHT), middle + _NOUGHTS, last + _NOUGHTS
+    point = count + k  # digits before the point
+    if 0 < point <= 16:
+        buf[at] = first
+        put(buf, at + 1, middle)
+        put(buf, at + 9, last)
+        if length <= point:
+            buf[at + point], buf[at + point + 1] = _POINT, _NOUGHT
+            return at + point + 2
+        if point <= 8:
+            behind = middle >> U(8 * (point - 1))
+            buf[at + point] = _POINT
+            put(buf, at + point + 1, behind)
+            put(buf, at + 10, last)
+        else:
+            behind = last >> U(8 * (point - 9))
+            buf[at + point] = _POINT
+            put(buf, at + point + 1, behind)
+        return at + length + 1
+    if -5 < point <= 0:
+        put(buf, at, _ZERO_POINT)
+        at += 2 - point
+        buf[at] = first
+        put(buf, at + 1, middle)
+        put(buf, at + 9, last)
+        return at + length
+    buf[at], buf[at + 1] = first, _POINT
+    put(buf, at + 2, middle)
+    put(buf, at + 10, last)
+    at += length + 1 if length > 1 else 1
+    buf[at] = _SMALL_E
+    if point < 1:
+        buf[at + 1] = _MINUS
+        return write_whole(buf, at + 2, U(1 - point))
+    return write_whole(buf, at + 1, U(point - 1))
+
+
+@jit_inline
+def read_float(buf: Bytes, at: int, end: int) -> tuple[U, int]:
+    """Read a JSON number as (bits of the float, position behind it); that is -1 where another reader should judge it.
+
+    So it is for what is no number, and where more than 19 digits or a result below the normal floats make it rare.
+    """
+    sign = _ZERO
+    if at < end and buf[at] == _MINUS:
+        sign = _SIGN
+        at += 1
+    first = at
+    d, at = _read_digits(buf, at, end, _ZERO)
+    digits, e = at - first, 0
+    if digits == 0 or (digits > 1 and buf[first] == _NOUGHT):
+        return _ZERO, -1
+    plain = True
+    if at < end and buf[at] == _POINT:
+        plain = False
+        point = at + 1
+        d, at = _read_digits(buf, point, end, d)
+        e = point - at
+        if e == 0:
+            return _ZERO, -1
+        digits -= e
+        if buf[first] == _NOUGHT:
+            zeros = point
+            while zeros < at and buf[zeros] == _NOUGHT:
+                zeros += 1
+            digits = at - zeros
+    if digits > _MAX_DIGITS:
+        return _ZERO, -1
+    if at < end and (buf[at] == _SMALL_E or buf[at] == _LARGE_E):
+        plain = False
+        at, scale = _read_exponent(buf, at + 1, end)
+        if at < 0:
+            return _ZERO, -1
+        e += scale
+    if d == _ZERO:
+        return sign, at if not plain or sign == _ZERO else -1  # -0 is a whole number, whose sign readers may drop
+    bits = _nearest(d, e)
+    return bits | sign, at if bits and at - first < _MAX_READ_CHARS else -1
+
+
+@jit_inline
+def _read_digits(buf: Bytes, at: int, end: int, d: U) -> tuple[U, int]:
+    """Read digits on as d * 10**n + digits; where they are more than 19 the value is meaningless."""
+    while at + 8 <= end:
+        eight = word(buf, at) ^ _NOUGHTS
+        if ((eight + _TO_HIGH) | eight) & _HIGHS:
+            break  # not all are digits
+        eight = eight * U(10) + (eight >> U(8))
+        low = (eight & _EVERY_OTHER) * U(0x000F_4240_0000_0064)
+        high = ((eight >> U(16)) & _EVERY_OTHER) * U(0x0000_2710_0000_0001)
+        d = d * _TEN_8 + ((low + high) >> U(32))
+        at += 8
+    while at < end and _NOUGHT <= buf[at] <= _NINE:
+        d = d * _TENS + U(buf[at] - _NOUGHT)
+        at += 1
+    return d, at
+
+
+@njit(cache=True, nogil=True)
+def _read_exponent(buf: Bytes, at: int, end: int) -> tuple[int, int]:
+    """Read what follows the e as (position behind it or -1, value)."""
+    down = at < end and buf[at] == _MINUS
+    if at < end and (buf[at] == _MINUS or buf[at] == _PLUS):
+        at += 1
+    first, scale = at, 0
+    while at < end and at < first + 4 and _NOUGHT <= buf[at] <= _NINE:
+        scale = scale * 10 + int(np.int64(buf[at])) - _NOUGHT
+        at += 1
+    if at == first or at == first + 4:
+        return -1, 0
+    return at, -scale if down else scale
+
+
+@jit_inline
+def _nearest(d: U, e: int) -> U:
+    """Bits of the float nearest to d * 10**e, d above 0; 0 where it takes more to find it."""
+    if e < _LOW_10 or e > _HIGH_READ:
+        return _ZERO
+    zeros = leading_zeros(d)
+    d <<= zeros
+    power = e - _LOW_10
+    rest = _REST[power] - (_ONE if e > _EXACT_128 else _ZERO)  # rounded down where it is not a reciprocal
+    low, top = d * _TOP[power], high(d, _TOP[power])
+    if top & U(0x1FF) == U(0x1FF):
+        more = high(d, rest)
+        low += more
+        if low < more:
+            top += _ONE
+        if low == ~_ZERO:
+            return _ZERO
+    carry = top >> U(63)
+    shift = carry + U(9)
+    m = top >> shift
+    exponent = ((217706 * e) >> 16) + 63 + int(np.int64(carry)) - int(np.int64(zeros)) + 1023
+    if exponent <= 0:
+        return _ZERO
+    if low <= _ONE and -4 <= e <= 23 and m & U(3) == _ONE and m << shift == top:
+        m &= ~_ONE  # halfway between two floats: to the even one
+    m = (m + (m & _ONE)) >> _ONE
+    if m >= _HIDDEN << _ONE:
+        m, exponent = _HIDDEN, exponent + 1
+    if exponent >= 0x7FF:
+        return _ZERO
+    return U(exponent) << U(52) | (m & _MANTISSA)

@@ -65,7 +65,7 @@ class ModelTimeline(OnlineModel):
     >>> model = ModelTimeline("fraud", lambda: ScaledLogistic(("a",)))
     >>> one = np.ones(1)
     >>> for y in (True, False, True):
-    ...     model.learn(ExampleBatch(["e"], np.array([0]), one, one[:, None], one, one == y, one, one == 0))
+    ...     model.learn(ExampleBatch(["e"], one, one[:, None], one, one == y, one, one == 0))
     >>> model.at(0).predict_many(one[:, None]).tolist(), model.version
     ([0.5], 3)
     """

@@ -6,6 +6,7 @@ It knows arguments, bars and tables; the work is in ``streams.following``.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +44,9 @@ def explain_score_command(
     ] = None,
     entity: Annotated[
         str | None,
-        typer.Option("--entity", "-e", help="The event's user (or device); it tells the partition.", show_default=False),
+        typer.Option(
+            "--entity", "-e", help="The event's user (or device); it tells the partition.", show_default=False
+        ),
     ] = None,
     since: Annotated[
         str | None,
@@ -80,8 +83,7 @@ def explain_score_command(
     """  # fmt: skip
     if partition is not None and entity is not None:
         raise typer.BadParameter("--entity tells the partition: give one of --entity and --partition.")
-    if lacking := [package for module, package in _NEEDS if find_spec(module) is None]:
-        raise UsageError(f"this command needs {', '.join(lacking)}; run: pip install 'weir[kafka]'")
+    _needed()
     from streams.following.fold import ExampleFold  # these bring the Kafka and Redis clients
     from streams.following.scores import Search
 
@@ -101,6 +103,13 @@ def explain_score_command(
         _show(explained, repeats, start, None if every else _SHOWN)
     if not explained.equal:
         raise typer.Exit(1)
+
+
+def _needed() -> None:
+    # faust puts an object without a spec in its own place, and find_spec stumbles over it once it is imported
+    lacking = [package for module, package in _NEEDS if module not in sys.modules and find_spec(module) is None]
+    if lacking:
+        raise UsageError(f"this command needs {', '.join(lacking)}; run: pip install 'weir[kafka]'")
 
 
 async def _explain(

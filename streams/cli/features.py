@@ -74,7 +74,8 @@ def get_command(
         weir features get user-0007 --json | jq '.[].values'
     """
     settings = settings_of(config, None)
-    found = asyncio.run(_read(settings, tasks_of(tasks or [], settings), entity, only, _time(at)))
+    wanted = _tables(tasks_of(tasks or [], settings), only)
+    found = asyncio.run(_read(settings, wanted, entity, _time(at)))
     if as_json:
         print(orjson.dumps([_document(row) for row in found], option=orjson.OPT_INDENT_2).decode())
     else:
@@ -86,16 +87,16 @@ def get_command(
 
 
 async def _read(
-    settings: Settings, tasks: Sequence[TaskSpec], entity: str, only: str | None, at: float | None
+    settings: Settings, wanted: Sequence[tuple[TaskRows, Table]], entity: str, at: float | None
 ) -> list[TableRow]:
-    """Every row of the entity, task by task."""
+    """The rows of the entity in these tables; looked for in every lane that may own one."""
     link_of, store_of = import_module("streams.stores.link").RedisLink, import_module("streams.stores.redis").LaneStore
     prefix = settings.redis.prefix
     link = link_of(settings.redis, patience_s=settings.redis.timeout_s, prefix=prefix)
     store, found = store_of(link, prefix=prefix), []
     try:
         await link.start(writes=False)
-        for rows, each in _tables(tasks, only):
+        for rows, each in wanted:
             topic = topics.ENTITY_UPDATES if each.side else rows.task.stream
             lanes = [(topic, p) for p in range(settings.topics.partitions_of(topic))]
             stored = await store.read_rows(each.name, entity, lanes)
@@ -106,6 +107,7 @@ async def _read(
 
 
 def _tables(tasks: Sequence[TaskSpec], only: str | None) -> list[tuple[TaskRows, Table]]:
+    """Every table of the tasks, or the one that was asked for."""
     found = [(rows, each) for rows in map(TaskRows, tasks) for each in rows.tables]
     wanted = [(rows, each) for rows, each in found if only in (None, each.name)]
     if not wanted:
@@ -147,7 +149,7 @@ def shown(name: str, value: float) -> str:
     if math.isnan(value):
         return "missing"
     if "_since_" not in name:
-        return f"{value:,.6g}"
+        return f"{value + 0.0:,.6g}"  # a negative zero becomes a plain one
     for unit, seconds in (("d", _DAY_S), ("h", _HOUR_S), ("min", _MINUTE_S)):
         if value >= seconds:
             return f"{value / seconds:.3g} {unit}"

@@ -33,6 +33,11 @@ _NEEDS: Final = (
     ("prometheus_client", "prometheus-client"),
 )
 """Module and package of everything a worker needs beyond the base install."""
+_QUIET: Final = {
+    "aiokafka": logging.WARNING, "faust": logging.WARNING, "kafka": logging.WARNING, "mode": logging.WARNING,
+    "mode.timers": logging.ERROR,  # says that a busy loop is busy; the metrics say it better
+}  # fmt: skip
+"""Loggers of libraries that tell at level info what only their authors want to know."""
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -159,6 +164,9 @@ def _logging(level: str) -> None:
     if level not in _LEVELS:
         raise UsageError(f"--log-level {level!r}: give {', '.join(_LEVELS)}")
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    if level != "debug":
+        for name, least in _QUIET.items():
+            logging.getLogger(name).setLevel(max(least, logging.getLogger().level))
 
 
 def _runner() -> Callable[[Settings, Sequence[TaskSpec], Role], int | None]:

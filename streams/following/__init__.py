@@ -5,6 +5,7 @@ from __future__ import annotations
 from streams.following.errors import FollowerBehind, ReplicaDiverged
 from streams.following.fold import ExampleFold, FoldState
 from streams.following.follower import Follower, FollowerStats, FollowPolicy
+from streams.following.history import ModelHistory
 from streams.following.snapshots import ModelSnapshots
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Follower",
     "FollowerBehind",
     "FollowerStats",
+    "ModelHistory",
     "ModelSnapshots",
     "ReplicaDiverged",
 ]

@@ -66,6 +66,10 @@ class ExampleFold:
         """The fold of a task file."""
         return cls(task.name, task.model, shape_of(task).features, **timeline)
 
+    def twin(self, **timeline: Any) -> ExampleFold:
+        """An empty fold of the same task, at the beginning of the log."""
+        return ExampleFold(self.task, self.spec, self.features, **timeline)
+
     @property
     def fit(self) -> str:
         """Names everything that a stored model must agree in to be continued here, 16 hexadecimal digits."""

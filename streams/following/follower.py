@@ -20,6 +20,7 @@ from streams import topics
 from streams.errors import StateError, UsageError
 from streams.following.errors import FollowerBehind
 from streams.following.fold import ExampleFold
+from streams.following.history import ModelHistory
 from streams.following.keeper import ModelKeeper
 from streams.following.snapshots import ModelSnapshots
 from streams.transport.errors import RecordsDeleted
@@ -31,6 +32,7 @@ Progress = Callable[[int, int], None]
 """Told how many records were read, and of how many."""
 _CATCH_UP_RECORDS: Final = 4096
 _LEAST_TURN: Final = 8
+_HISTORY_BYTES: Final = 16 << 20
 _SILENT_S: Final = 10.0
 
 
@@ -81,12 +83,13 @@ class Follower:
         topic: str = topics.EXAMPLES,
         policy: FollowPolicy | None = None,
     ) -> None:
+        self._options = dict(options)
         self._folds = {fold.task: fold for fold in folds}
         self._features = {task: fold.features for task, fold in self._folds.items()}
         self._policy = policy or FollowPolicy()
         self._snapshots = snapshots
         self._keeper = ModelKeeper(snapshots, self._policy.snapshot_interval_s)
-        self._reader = RangeReader(options, topic)
+        self._reader = RangeReader(options, topic, wait_ms=500)
         self.stats = FollowerStats()
         self.offset = 0
         """Of the next record to read."""
@@ -101,6 +104,16 @@ class Follower:
     def model(self, task: str) -> ModelTimeline:
         """The live model of a task."""
         return self._folds[task].model
+
+    def history(self, task: str) -> ModelHistory:
+        """The older versions of a task's model, for one lane; the lane closes it."""
+        fold = self._folds[task]
+        return ModelHistory(
+            self,
+            lambda: fold.twin(budget_bytes=_HISTORY_BYTES),
+            lambda: RangeReader(self._options, self._reader.topic, wait_ms=500),
+            self._snapshots,
+        )
 
     def version(self, task: str) -> int:
         """How many examples a task's model has learned."""

@@ -52,14 +52,20 @@ class Laps:
         self._at = now
 
 
-class _Topic:
+class _Batches:
     """What is counted for every batch of a topic."""
 
     def __init__(self, registry: Registry, topic: str) -> None:
         self.batches = registry.counter("weir_batches_total", topic=topic)
         self.records = registry.counter("weir_records_total", topic=topic)
         self.sizes = registry.histogram("weir_batch_records", topic=topic)
-        self.events = registry.counter("weir_events_total", topic=topic)
+
+
+class _Events:
+    """What is counted for every batch of a topic of events, on top."""
+
+    def __init__(self, registry: Registry, topic: str) -> None:
+        self.scored = registry.counter("weir_events_total", topic=topic)
         self.duplicates = registry.counter("weir_duplicates_total", topic=topic)
         self.latency = registry.histogram("weir_end_to_end_seconds", topic=topic)
 
@@ -95,7 +101,8 @@ class Metrics(Registry):
     ) -> None:
         super().__init__()
         self._own, self.now = own, clock
-        self._topics: dict[str, _Topic] = {}
+        self._batches: dict[str, _Batches] = {}
+        self._events: dict[str, _Events] = {}
         self._stages: dict[LaneKind, _Stages] = {}
 
     def stages(self, lane: LaneKind) -> Laps:
@@ -107,9 +114,9 @@ class Metrics(Registry):
 
     def scored(self, batch: FetchedBatch, events: int, duplicates: int) -> None:
         """A batch of events was computed: so many were scored, so many were repeats."""
-        topic = self._topic(batch.topic)
-        topic.events.inc(events)
-        topic.duplicates.inc(duplicates)
+        held = self._events_of(batch.topic)
+        held.scored.inc(events)
+        held.duplicates.inc(duplicates)
 
     def refused(self, topic: str, reasons: Iterable[str]) -> None:
         """Records of a topic went to the dead letters, each with its reason."""
@@ -125,7 +132,7 @@ class Metrics(Registry):
         """
         if since is None:
             since = np.fromiter((r.ts for r in batch.records), np.float64, len(batch.records))
-        self._topic(batch.topic).latency.observe_ages(since, now)
+        self._events_of(batch.topic).latency.observe_ages(since, now)
 
     def flushed(self, topic: str, started: float, steps: int) -> None:
         """``steps`` batches of a topic went into the store together; that began at ``started`` of `now`."""
@@ -138,10 +145,12 @@ class Metrics(Registry):
 
     def completed(self, batch: FetchedBatch) -> None:
         """A batch is complete: outputs acknowledged, state in the store."""
-        topic, records = self._topic(batch.topic), len(batch.records)
-        topic.batches.inc()
-        topic.records.inc(records)
-        topic.sizes.observe(records)
+        held, records = self._batches.get(batch.topic), len(batch.records)
+        if held is None:
+            held = self._batches[batch.topic] = _Batches(self, self._own(batch.topic) or batch.topic)
+        held.batches.inc()
+        held.records.inc(records)
+        held.sizes.observe(records)
 
     def lags(self, lags: Mapping[tuple[str, int], int]) -> None:
         """Records behind of every partition this worker owns; partitions that are not in it are forgotten."""
@@ -157,10 +166,10 @@ class Metrics(Registry):
             if value is not None:
                 self.set("weir_prequential_metric", value, task=task, metric=name)
 
-    def _topic(self, name: str) -> _Topic:
-        found = self._topics.get(name)
+    def _events_of(self, topic: str) -> _Events:
+        found = self._events.get(topic)
         if found is None:
-            found = self._topics[name] = _Topic(self, self._own(name) or name)
+            found = self._events[topic] = _Events(self, self._own(topic) or topic)
         return found
 
 

@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 LEAST_VERSION: Final = (6, 2)
 COMMANDS: Final = (
-    *("info", "ping", "time", "eval", "evalsha", "cluster|slots"),
+    *("info", "ping", "time", "eval", "evalsha", "scan", "cluster|slots"),
     *("get", "mget", "getrange", "set", "exists", "del", "unlink", "persist"),
     *("rpush", "lpop", "lrange", "llen", "hget", "hmget", "hset", "hincrby"),
     *("zadd", "zrem", "zrange", "zrevrangebyscore"),
@@ -163,8 +163,8 @@ class RedisLink:
             if now + pause_s - lost_at > self.patience_s:
                 raise StoreUnavailable(
                     f"Redis at {self.address} did not take a command for {self.patience_s:g} s: {reason}. Check "
-                    "that it runs, that redis.url is right and says rediss:// where it wants TLS; then start again, "
-                    "nothing is lost"
+                    "that it runs and that redis.url is right, with rediss:// where the server speaks TLS and only "
+                    "there; then start again, nothing is lost"
                 )
             await asyncio.sleep(pause_s)
             await self._look_around()

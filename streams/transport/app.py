@@ -21,11 +21,12 @@ from typing import Any, ClassVar, Self, cast
 
 import faust
 from faust.serializers.schemas import Schema
-from faust.transport.drivers.aiokafka import Transport
+from faust.transport.drivers.aiokafka import Producer, Transport
 from faust.types import TP, AppT, Message, StreamT, TopicT
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
+from streams.errors import UsageError
 from streams.settings import Settings
 from streams.transport.batch import FetchedBatch
 from streams.transport.consumer import BatchConsumer
@@ -34,10 +35,21 @@ from streams.transport.security import LinkSecurity, link_security, transport_se
 from streams.transport.settings import TransportSettings
 
 
+class NoProducer(Producer):
+    """In the place of Faust's producer, which would connect although nothing goes through it."""
+
+    async def on_start(self) -> None:
+        """Connect nowhere."""
+
+    def _ensure_producer(self) -> Any:
+        raise UsageError("records go through BatchApp.records, not through Faust's topic.send or channels")
+
+
 class BatchTransport(Transport):
-    """Faust's aiokafka transport with `BatchConsumer`."""
+    """Faust's aiokafka transport with `BatchConsumer`, and without a producer."""
 
     Consumer: ClassVar[Any] = BatchConsumer
+    Producer: ClassVar[Any] = NoProducer
 
 
 class BatchSchema(Schema[Any, FetchedBatch]):

@@ -26,6 +26,7 @@ from streams.log import Record
 from streams.transport.encode import HEADER_BYTES, RECORD_BYTES, Columns, available, encoded_batches
 from streams.transport.errors import DeliveryError, RecordTooLarge
 from streams.transport.partition import partitions_of_joined
+from streams.transport.reachable import unreachable
 from streams.transport.security import LinkSecurity
 from streams.transport.settings import TransportSettings
 
@@ -68,7 +69,7 @@ class BatchProducer:
         self._failed: DeliveryError | None = None
 
     async def start(self) -> None:
-        """Connect; raises `DeliveryError` when no broker answers."""
+        """Connect; raises ``BrokerError`` when no broker takes us, saying why."""
         s = self._settings
         self._failed = None
         if s.compression not in available():
@@ -88,8 +89,8 @@ class BatchProducer:
         try:
             await self._producer.start()
         except KafkaError as error:
-            await self._producer.stop()
-            raise DeliveryError(f"no broker at {s.bootstrap} answers: {error}; check the address") from error
+            await self.stop()
+            raise await unreachable(s.bootstrap, self._security, s.request_timeout_s) from error
 
     async def stop(self) -> None:
         """Deliver what was sent, then disconnect."""

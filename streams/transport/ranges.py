@@ -37,10 +37,12 @@ class RangeReader:
     options : of ``KafkaSettings.client_options``.
     topic : the topic.
     patience_s : how long the brokers may give nothing of a range before that is an error.
+    wait_ms : how long a broker may hold a fetch at the end of the log. Another partition is not asked for before the
+        answer, so where several are read in turn it had better be short.
     """
 
-    def __init__(self, options: Mapping[str, Any], topic: str, *, patience_s: float = 30.0) -> None:
-        self.topic, self._options, self._patience_s = topic, dict(options), patience_s
+    def __init__(self, options: Mapping[str, Any], topic: str, *, patience_s: float = 30.0, wait_ms: int = 20) -> None:
+        self.topic, self._options, self._patience_s, self._wait_ms = topic, dict(options), patience_s, wait_ms
         self._where = ", ".join(options["bootstrap_servers"])
         self._consumer: Any = None
         self._lane: Any = None
@@ -54,6 +56,7 @@ class RangeReader:
             auto_offset_reset="none",  # aiokafka would skip what was deleted in silence
             isolation_level="read_committed",
             max_partition_fetch_bytes=4 << 20,
+            fetch_max_wait_ms=self._wait_ms,
         )
         try:
             with self._translated():

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from faust.types import TP
 
 from online.task import TaskSpec
+from streams.log import Record
 from streams.ops.metrics import Metrics
 from streams.ops.watchdog import Watchdog
 from streams.settings import Settings
 from streams.stores.redis import Lane, LaneStore
-from streams.transport import BatchApp, BatchConsumer, BatchProducer, FetchedBatch
+from streams.transport import BatchApp, FetchedBatch, Sent
+
+
+class Records(Protocol):
+    """What lanes ask of a producer; see `BatchProducer`."""
+
+    async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]: ...  # noqa: D102
+    async def send_to(  # noqa: D102
+        self, topic: str, partition: int, records: Sequence[Record]
+    ) -> asyncio.Future[list[Sent]]: ...
+
+
+class Consumer(Protocol):
+    """What lanes ask of a consumer; see `BatchConsumer`."""
+
+    def take(self, batch: FetchedBatch) -> bool: ...  # noqa: D102
+    def complete(self, batch: FetchedBatch) -> bool: ...  # noqa: D102
+    def rewind(self, tp: TP, offset: int) -> bool: ...  # noqa: D102
 
 
 class Context:
@@ -31,6 +51,9 @@ class Context:
     ) -> None:
         self.settings, self.tasks = settings, list(tasks)
         self.app, self.store, self.metrics = app, store, metrics
+        self.records: Records = app.records
+        self.silent: Consumer | None = None
+        """Stands in for the consumer where nothing is consumed."""
         self.watchdog: Watchdog | None = None
         self.completed_at = time.monotonic()
         self.assigned = False
@@ -39,14 +62,9 @@ class Context:
         """Of every topic that is partitioned by entity."""
 
     @property
-    def consumer(self) -> BatchConsumer:
-        """The consumer of the app."""
-        return self.app.batch_consumer
-
-    @property
-    def records(self) -> BatchProducer:
-        """The producer of record batches."""
-        return self.app.records
+    def consumer(self) -> Consumer:
+        """The consumer of the app, or what stands in for it."""
+        return self.silent or self.app.batch_consumer
 
     def now(self) -> float:
         """Wall-clock time, epoch seconds: the stamp of what is published."""

@@ -7,9 +7,12 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
+import numpy as np
 from faust.types import TP
 
-from online.labelling import LabellingStage
+from online.batch import FloatMatrix, IntVector
+from online.labelling import Contributions, LabellingStage
+from online.learners.timeline import ModelTimeline
 from online.scored import ScoredShape
 from online.scoring import ScoringStage
 from online.task import TaskSpec
@@ -18,6 +21,7 @@ from streams.errors import StateError, UsageError
 from streams.following.follower import Follower
 from streams.settings import Role
 from streams.stores.link import RedisLink
+from streams.stores.redis import Lane
 from streams.stores.steps import StepLog
 from streams.transport import FetchedBatch
 from streams.worker.committed import committed_offsets
@@ -47,7 +51,7 @@ class LaneHost:
 
     def __init__(self, ctx: Context, follower: Follower, link: RedisLink, role: Role) -> None:
         self.ctx, self.follower, self._link, self.role = ctx, follower, link, role
-        self.rows: dict[tuple[str, int], RowLane] = {}
+        self.rows: dict[Lane, RowLane] = {}
         """Score and side lanes, by Weir's own name of the topic and partition."""
         self.labels: dict[int, LabelLane] = {}
         self._of_stream: dict[str, list[TaskSpec]] = {}
@@ -93,7 +97,7 @@ class LaneHost:
         await self.revoked(tps)
         lanes = [(self.ctx.settings.topics.own(tp.topic) or tp.topic, tp.partition) for tp in sorted(tps)]
         label = sorted({partition for own, partition in lanes if own in LABELLED})
-        starts: dict[tuple[str, int], int] = {}
+        starts: dict[Lane, int] = {}
         for found in await asyncio.gather(
             *(self._open_label(partition) for partition in label),
             *(self._open_rows(lane) for lane in lanes if lane[0] not in LABELLED),
@@ -112,27 +116,32 @@ class LaneHost:
         label = [self.labels.pop(p) for p in {p for own, p in gone if own in LABELLED} & self.labels.keys()]
         await asyncio.gather(*(lane.close() for lane in rows), *(lane.close() for lane in label))
 
-    async def _open_rows(self, lane: tuple[str, int]) -> dict[tuple[str, int], int]:
-        if lane[0] == topics.ENTITY_UPDATES:
-            opened: RowLane = SideLane(lane, self.ctx, self._side)
-        else:
-            opened = self._score_lane(lane)
-        self.rows[lane] = opened
+    async def _open_rows(self, lane: Lane) -> dict[Lane, int]:
+        opened = self.rows[lane] = self.row_lane(lane)
         start = await opened.open()
         return {} if start is None else {lane: start}
 
-    def _score_lane(self, lane: tuple[str, int]) -> ScoreLane:
+    async def _open_label(self, partition: int) -> dict[Lane, int]:
+        opened = self.labels[partition] = self.label_lane(partition)
+        return {(topic, partition): offset for topic, offset in (await opened.open()).items()}
+
+    def row_lane(self, lane: Lane) -> RowLane:
+        """A score or side lane, not open."""
+        if lane[0] == topics.ENTITY_UPDATES:
+            return SideLane(lane, self.ctx, self._side)
         tasks = self._of_stream[lane[0]]
-        hand_over = self.labels[lane[1]].hand_over if self.role == "all" else None
+        label = self.labels.get(lane[1]) if self.role == "all" else None
+        hand_over = label.hand_over if label is not None else None
         return ScoreLane(lane, self.ctx, lambda: [self._stage(task) for task in tasks], hand_over)
 
-    async def _open_label(self, partition: int) -> dict[tuple[str, int], int]:
+    def label_lane(self, partition: int) -> LabelLane:
+        """A label lane, not open."""
         stages = {task.name: self._labelling(task, partition) for task in self.ctx.tasks}
         shapes = {
             name: ScoredShape(s.features, s.masks, len(s.watched), s.secondary) for name, s in self._shapes.items()
         }
         steps = StepLog(self._link, f"label-{partition}")
-        lane = LabelLane(
+        return LabelLane(
             partition,
             self.ctx,
             stages,
@@ -141,8 +150,6 @@ class LaneHost:
             LaneReader(partition, self.ctx, shapes),
             handed_over=self.role == "all",
         )
-        self.labels[partition] = lane
-        return {(topic, partition): offset for topic, offset in (await lane.open()).items()}
 
     def _stage(self, task: TaskSpec) -> ScoringStage:
         return ScoringStage(task, self.ctx.store, side=True, model=self.follower.model(task.name))
@@ -154,7 +161,7 @@ class LaneHost:
             shape.features,
             shape.masks,
             shape.secondary,
-            self.follower.model(task.name).contributions,
+            explainer(self.follower.model(task.name)),
             share=1.0 / self.ctx.partitions,
             lane=str(partition),
         )
@@ -166,20 +173,24 @@ class LaneHost:
         if self.ctx.partitions:
             return
         names = dict.fromkeys([*self.topics, topics.PREDICTIONS, topics.LABELS])
-        counts = {name: await self.ctx.records.partition_count(self.ctx.name(name)) for name in names}
+        counts = {name: await self.ctx.app.records.partition_count(self.ctx.name(name)) for name in names}
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{self.ctx.name(name)} {count}" for name, count in counts.items())
             raise UsageError(
                 f"topics keyed by entity need the same number of partitions, because a label meets its prediction in "
                 f"the partition of the same number; there are: {found}. Make them equal; see weir topics check"
             )
-        self.ctx.partitions = counts[topics.PREDICTIONS]
+        self.declare(counts[topics.PREDICTIONS])
+
+    def declare(self, partitions: int) -> None:
+        """Every topic keyed by entity has so many partitions."""
+        self.ctx.partitions = partitions
         for stage in self._side.values():
             for table in stage.engine.tables:
                 if table.side:
                     self.ctx.store.declare_side(table.name, topics.ENTITY_UPDATES, self.ctx.partitions)
 
-    async def _check_state(self, new: list[tuple[str, int]]) -> None:
+    async def _check_state(self, new: list[Lane]) -> None:
         """A group that had committed offsets and finds nothing in the store would score with empty windows."""
         if not new:
             return
@@ -192,3 +203,16 @@ class LaneHost:
                     "this partition: it was emptied, or another one is configured. Run 'weir features rebuild' to "
                     "fill it from Kafka, or give [worker] another group to start afresh"
                 )
+
+
+def explainer(model: ModelTimeline) -> Contributions:
+    """Contributions by the version that scored, or by the oldest one kept where that is newer.
+
+    The latter only where a lane takes steps again that are older than what the worker remembers of its models: the
+    records that these steps made are out already, and what may differ is the wording of alerts that are still open.
+    """
+
+    def contributions(x: FloatMatrix, versions: IntVector) -> FloatMatrix:
+        return model.contributions(x, np.maximum(versions, model.oldest))
+
+    return contributions

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,9 @@ import msgspec
 from online.batch import Scored
 from online.labelling import LabellingStage, LabelOutput
 from streams import topics
+from streams.errors import ShellError
 from streams.following.follower import Follower
+from streams.log import Record
 from streams.stores.steps import Step, StepLog
 from streams.transport import FetchedBatch, Sent
 from streams.worker.context import Context
@@ -37,6 +39,7 @@ MAX_WAITING = 64
 IDLE_CHECK_S = 2.0
 """How often a lane to which nobody hands over looks for predictions that a dead worker left."""
 EXPLAIN_TIMEOUT_S = 60.0
+CLOSE_TIMEOUT_S = 5.0
 
 
 class _Snapshot(msgspec.Struct):
@@ -86,8 +89,8 @@ class LabelLane:
         self._steps, self._follower, self._reader, self._handed_over = steps, follower, reader, handed_over
         self.positions: dict[str, int] = {}
         """Next offset of each topic, as of the steps taken."""
-        self._number = 0
-        """Steps taken since the lane began."""
+        self._number = self._published = 0
+        """Steps taken, and those whose outputs are acknowledged, since the lane began."""
         self._queued = 0
         """Next offset of predictions, as of the steps that wait."""
         self._inbox: asyncio.Queue[Work] = asyncio.Queue()
@@ -125,6 +128,11 @@ class LabelLane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        if self.ready and self._published == self._number > self._stored.snapshot_step:
+            try:  # so that the next owner has nothing to take again
+                await asyncio.wait_for(self._steps.snapshot(self._number, self._snapshot()), CLOSE_TIMEOUT_S)
+            except (ShellError, TimeoutError) as error:
+                log.warning("%s: no snapshot at the end (%s); its next owner takes some steps again", self.name, error)
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -155,7 +163,7 @@ class LabelLane:
                 await self._queue_range(stop)
 
     async def _queue_range(self, stop: int) -> None:
-        async for work in self._reader.read(Step(topics.PREDICTIONS, self._queued, stop)):
+        async for work in self._reader.rest(self._queued, stop):
             await self._queue(work)
 
     async def _queue(self, work: Work) -> None:
@@ -194,9 +202,9 @@ class LabelLane:
             for task, state in held.stages.items():
                 if task in self.stages:
                     self.stages[task].restore(state)
-        for step in stored.steps:
-            async for work in self._reader.read(step, whole=True):
-                await self._take(work, publish=self._number >= stored.done)
+        async for work in self._reader.again(stored.steps):
+            await self._take(work, publish=self._number >= stored.done)
+        self._published = min(self._number, stored.done)
         if stored.steps:
             log.info("%s: took %d steps again", self.name, len(stored.steps))
         if self._handed_over and topics.PREDICTIONS not in self.positions:
@@ -225,11 +233,25 @@ class LabelLane:
         started = loop.time()
         if started < self._snapshot_at:
             return None
-        state = _Snapshot(dict(self.positions), {task: stage.snapshot() for task, stage in self.stages.items()})
-        blob = msgspec.msgpack.encode(state)
+        blob = self._snapshot()
         now = loop.time()
         self._snapshot_at = now + max(self.ctx.settings.worker.snapshot_every_s, 50.0 * (now - started))
         return blob
+
+    def _snapshot(self) -> bytes:
+        stages = {task: stage.snapshot() for task, stage in self.stages.items()}
+        return msgspec.msgpack.encode(_Snapshot(dict(self.positions), stages))
+
+    async def take_alone(self, step: Step, records: Sequence[Record]) -> None:
+        """Take a step without publishing anything, where the lane is not started."""
+        await self._take(self._reader.decode_step(step, records), publish=False)
+        await self._steps.append(self._number, [step])
+
+    async def finish_alone(self) -> None:
+        """Store the lane as it is after `take_alone`."""
+        if self._number:
+            await self._steps.done(self._number)
+            await self._steps.snapshot(self._number, self._snapshot())
 
     # -- what goes out -------------------------------------------------------------------------------------------
 
@@ -242,6 +264,7 @@ class LabelLane:
             for acknowledged in [await self._send(m) for m in made]:
                 await acknowledged
             await self._steps.done(made[-1].number)
+            self._published = made[-1].number
             for m in made:
                 if m.work.batch is not None:
                     self.ctx.consumer.complete(m.work.batch)

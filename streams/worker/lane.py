@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from streams.errors import StateError
 from streams.stores.errors import LaneMoved
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from streams.worker.context import Context
 
 log = logging.getLogger(__name__)
+
+MAX_ROWS: Final = 4_000
+"""Rows of one write, but for the last step's: the store does nothing else meanwhile, some 6 us a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,10 @@ class RowLane(ABC):
         except Exception as error:  # noqa: BLE001 - whatever it is, going on would skip a batch
             await self.ctx.crash(error)
 
+    async def run_alone(self, batch: FetchedBatch) -> None:
+        """Process one batch to the end, where the lane is open and not started."""
+        await self._flush([await self.compute(batch)])
+
     # -- compute -------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -140,7 +147,8 @@ class RowLane(ABC):
     async def _acknowledged(self) -> list[Step]:
         """The steps in front whose outputs are acknowledged; waits for the first."""
         steps: list[Step] = []
-        while self._steps and (not steps or self._steps[0].acknowledged.done()):
+        rows = 0
+        while self._steps and (not steps or (self._steps[0].acknowledged.done() and rows < MAX_ROWS)):
             step = self._steps[0]
             await step.acknowledged
             if not self._steps or self._steps[0] is not step:  # rewound meanwhile
@@ -149,6 +157,7 @@ class RowLane(ABC):
             if step.after is not None:
                 await step.after()
             steps.append(step)
+            rows += step.writes.rows
         return steps
 
     async def _flush(self, steps: list[Step]) -> None:

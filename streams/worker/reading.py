@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Final
 
 from online.decode import decode_labels
 from online.scored import ScoredShape, decode_scored
 from streams import topics
+from streams.errors import BrokerError
 from streams.log import Record
 from streams.stores.steps import Step
 from streams.transport import FetchedBatch
 from streams.transport.ranges import RangeReader
 from streams.worker.context import Context
 from streams.worker.work import Work
+
+PATIENCE_S: Final = 60.0
 
 
 class LaneReader:
@@ -30,36 +37,77 @@ class LaneReader:
     def decode(self, batch: FetchedBatch) -> Work:
         """The step that a batch from the consumer is."""
         own = self._ctx.settings.topics.own(batch.topic) or batch.topic
-        work = self._decode(Step(own, batch.base_offset, batch.next_offset), batch.records)
+        work = self.decode_step(Step(own, batch.base_offset, batch.next_offset), batch.records)
         work.batch = batch
         return work
 
-    async def read(self, step: Step, *, whole: bool = False) -> AsyncIterator[Work]:
-        """A range of offsets in steps of its own, or as the one step that it was."""
-        options = self._ctx.settings.kafka.client_options("recovery")
-        async with RangeReader(options, self._ctx.name(step.topic)) as reader:
-            at, held = step.start, list[Record]()
-            async for piece in reader.read(self._partition, step.start, step.stop):
-                if whole:
-                    held += piece.records
-                    continue
-                stop = piece.offsets[-1] + 1
-                yield self._decode(Step(step.topic, at, stop), piece.records)
-                at = stop
-            if whole or at < step.stop:  # what is left are gaps, which belong to the range all the same
-                yield self._decode(Step(step.topic, at, step.stop), held)
-
-    async def bounds(self, topic: str) -> tuple[int, int]:
-        """First offset of the partition that is kept, and the one behind its last."""
-        options = self._ctx.settings.kafka.client_options("recovery")
-        async with RangeReader(options, self._ctx.name(topic)) as reader:
-            return await reader.bounds(self._partition)
-
-    def _decode(self, step: Step, records: Sequence[Record]) -> Work:
+    def decode_step(self, step: Step, records: Sequence[Record]) -> Work:
+        """A step of these records."""
         raw = [record.value for record in records]
         if step.topic == topics.LABELS:
             labels = decode_labels(raw)
             return Work(step, labels=labels.by_task(), refused=[(r.index, r.reason) for r in labels.rejects])
-        scored = decode_scored(raw, self._shapes)
-        tasks = {task: found.scored for task, found in scored.tasks.items() if len(found.scored)}
-        return Work(step, scored=tasks, refused=[(r.index, r.reason) for r in scored.rejects])
+        found = decode_scored(raw, self._shapes)
+        scored = {task: of.scored for task, of in found.tasks.items() if len(of.scored)}
+        return Work(step, scored=scored, refused=[(r.index, r.reason) for r in found.rejects])
+
+    async def again(self, steps: Sequence[Step]) -> AsyncIterator[Work]:
+        """Steps that were taken before, as they were."""
+        async with AsyncExitStack() as stack:
+            cursors: dict[str, _Cursor] = {}
+            for step in steps:
+                cursor = cursors.get(step.topic)
+                if cursor is None:
+                    reader = await stack.enter_async_context(self._reader(step.topic))
+                    cursor = cursors[step.topic] = _Cursor(reader, self._partition)
+                yield self.decode_step(step, await cursor.take(step))
+
+    async def rest(self, start: int, stop: int) -> AsyncIterator[Work]:
+        """Predictions ``[start, stop)``, in steps as they come."""
+        at = start
+        async with self._reader(topics.PREDICTIONS) as reader:
+            async for offsets, records in reader.read(self._partition, start, stop):
+                yield self.decode_step(Step(topics.PREDICTIONS, at, offsets[-1] + 1), records)
+                at = offsets[-1] + 1
+        if at < stop:  # offsets that hold no record belong to the range all the same
+            yield Work(Step(topics.PREDICTIONS, at, stop))
+
+    async def bounds(self, topic: str) -> tuple[int, int]:
+        """First offset of the partition that is kept, and the one behind its last."""
+        async with self._reader(topic) as reader:
+            return await reader.bounds(self._partition)
+
+    def _reader(self, topic: str) -> RangeReader:
+        return RangeReader(self._ctx.settings.kafka.client_options("recovery"), self._ctx.name(topic))
+
+
+class _Cursor:
+    """Reads ranges of one partition that mostly follow each other, each part of the log once."""
+
+    def __init__(self, reader: RangeReader, partition: int) -> None:
+        self._reader, self._partition = reader, partition
+        self._next = -1
+        """Where the last range ended."""
+        self._held: deque[tuple[int, Record]] = deque()
+        """Read, and behind the last range."""
+
+    async def take(self, step: Step) -> list[Record]:
+        """The records of a range; raises as `RangeReader.read` does."""
+        if step.start != self._next:
+            self._held.clear()
+            await self._reader.seek(self._partition, step.start)
+        taken: list[Record] = []
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
+            while self._held and self._held[0][0] < step.stop:
+                taken.append(self._held.popleft()[1])
+            if self._held or await self._reader.position() >= step.stop:
+                self._next = step.stop
+                return taken
+            offsets, records = await self._reader.fetch()
+            self._held.extend(zip(offsets, records, strict=True))
+            if asyncio.get_running_loop().time() > deadline:
+                raise BrokerError(
+                    f"{self._reader.topic}-{self._partition}: offsets {step.start} to {step.stop} did not come for "
+                    f"{PATIENCE_S:g} s; see whether the brokers are up"
+                )

@@ -1,25 +1,184 @@
 """Fills an emptied store again from Kafka: ``weir features rebuild``.
 
-Every lane is run over what Kafka still has, up to where its group had committed, with its outputs thrown away: they are
-in Kafka already. Rows of windows longer than the topics' retention start with what is left.
+Each lane runs over what Kafka still has, up to where its group had committed, and what it makes is thrown away: that is
+in Kafka already. Label lanes take predictions and labels in the order of their timestamps and stop a minute before the
+newest prediction, so that whatever was not published before the loss is made again (repeats are known by their ids).
 
-Side lanes come first, because score lanes read their rows. Values of a user's aggregates that depend on such a row (a
-``where`` over a merchant's feature, say) are those of now, not of then; everything else is as it was.
+Side lanes come first, because score lanes read their rows. Where an aggregate of the stream's own entity depends on
+such a row (a ``where`` over a merchant's feature), it sees the row of now, not of then; all else is as it was.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
+
+from faust.types import TP
 
 from online.task import TaskSpec
 from streams import topics
 from streams.errors import UsageError
-from streams.following.fold import ExampleFold
-from streams.ops.metrics import Metrics
+from streams.log import Record
 from streams.settings import Settings
-from streams.stores.link import RedisLink
-from streams.stores.redis import Lane, LaneStore
-from streams.transport import BatchApp, FetchedBatch, Sent, Ticket
+from streams.stores.clear import clear_lane
+from streams.stores.redis import Lane
+from streams.stores.steps import Step
+from streams.transport import FetchedBatch, Sent, Ticket
 from streams.transport.ranges import RangeReader
+from streams.worker.committed import active_members, committed_offsets
+from streams.worker.host import LABELLED
+from streams.worker.run import Worker
+
+Progress = Callable[[str, int, int], None]
+"""Told what is filled, how many records of it are done, and of how many."""
+LEFT_S: Final = 60.0
+"""Predictions newer than this, against the newest one, are left to the worker."""
+
+
+def rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Progress) -> None:
+    """Fill the store; raises ``UsageError`` while workers run."""
+    asyncio.run(_rebuild(settings, tasks, progress))
+
+
+async def _rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Progress) -> None:
+    groups = [settings.worker.group_id(role) for role in ("all", "score", "label")]
+    if busy := [group for group in groups if await active_members(settings.kafka, group)]:
+        raise UsageError(f"workers of group {', '.join(busy)} are running, and would write the same rows; stop them")
+    committed: dict[TP, int] = {}
+    for group in groups:
+        for tp, offset in (await committed_offsets(settings.kafka, group)).items():
+            committed[tp] = max(offset, committed.get(tp, 0))
+    worker = Worker(settings, tasks, "all")
+    silent = Silent()
+    worker.ctx.records, worker.ctx.silent = silent, silent
+    await worker.link.start()
+    try:
+        await worker.follower.catch_up()
+        await _Rebuilder(worker, committed, progress).run()
+    finally:
+        await worker.follower.stop()
+        await worker.link.stop()
+
+
+class Silent:
+    """Stands in for producer and consumer: everything is sent, taken and complete at once, and goes nowhere."""
+
+    async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
+        """Acknowledged."""
+        del topic, records
+        return _done([])
+
+    async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
+        """Acknowledged."""
+        del topic, partition, records
+        return _done([])
+
+    def take(self, batch: FetchedBatch) -> bool:
+        """Nobody takes it away."""
+        del batch
+        return True
+
+    def rewind(self, tp: TP, offset: int) -> bool:
+        """There is nobody to fall behind."""
+        del tp, offset
+        return False
+
+    def complete(self, batch: FetchedBatch) -> bool:
+        """Nobody is told."""
+        del batch
+        return True
+
+
+def _done(result: list[Sent]) -> asyncio.Future[list[Sent]]:
+    future: asyncio.Future[list[Sent]] = asyncio.get_running_loop().create_future()
+    future.set_result(result)
+    return future
+
+
+class _Rebuilder:
+    """One run."""
+
+    def __init__(self, worker: Worker, committed: dict[TP, int], progress: Progress) -> None:
+        self._worker, self._committed, self._progress = worker, committed, progress
+        self._ctx, self._host = worker.ctx, worker.host
+        self._options: dict[str, Any] = worker.settings.kafka.client_options("rebuild")
+
+    async def run(self) -> None:
+        """Everything."""
+        read = self._host.topics
+        for topic in sorted((t for t in read if t not in LABELLED), key=lambda t: t != topics.ENTITY_UPDATES):
+            async with RangeReader(self._options, self._ctx.name(topic)) as reader:
+                partitions = reader.partitions()
+                self._host.declare(len(partitions))
+                for partition in partitions:
+                    await self._rows((topic, partition), reader)
+        for partition in range(self._ctx.partitions):
+            await self._label(partition)
+
+    async def _rows(self, lane: Lane, reader: RangeReader) -> None:
+        """One score or side lane."""
+        first, _ = await reader.bounds(lane[1])
+        end = self._committed.get(self._ctx.topic_partition(lane), 0)
+        if end <= first:
+            return
+        await self._forget(lane)
+        opened = self._host.row_lane(lane)
+        await opened.open()
+        async for batch in self._batches(reader, lane, first, end):
+            await opened.run_alone(batch)
+            self._progress(opened.name, batch.next_offset - first, end - first)
+        await opened.close()
+
+    async def _batches(self, reader: RangeReader, lane: Lane, first: int, end: int) -> AsyncIterator[FetchedBatch]:
+        tp, at = self._ctx.topic_partition(lane), first
+        async for offsets, records in reader.read(tp.partition, first, end):
+            stop = offsets[-1] + 1
+            yield FetchedBatch(*tp, offsets[0], stop, records, Ticket(tp, at, stop, 0), offsets)
+            at = stop
+
+    async def _forget(self, lane: Lane) -> None:
+        """Take away what the store still has of a lane: it may be of other aggregates."""
+        await clear_lane(self._worker.link, self._ctx.settings.redis.prefix, lane)
+
+    async def _label(self, partition: int) -> None:
+        """One label lane, in the order of the records' timestamps."""
+        await self._forget(("label", partition))
+        lane = self._host.label_lane(partition)
+        await lane.open()
+        async with RangeReader(self._options, self._ctx.name(topics.LABELS)) as reader:
+            end = self._committed.get(self._ctx.topic_partition((topics.LABELS, partition)), 0)
+            labels = deque([(step, records) async for step, records in _steps(reader, topics.LABELS, partition, end)])
+        async with RangeReader(self._options, self._ctx.name(topics.PREDICTIONS)) as reader:
+            _, end = await reader.bounds(partition)
+            until = await _newest(reader, partition, end) - LEFT_S
+            async for step, records in _steps(reader, topics.PREDICTIONS, partition, end):
+                if records[-1].ts > until:
+                    break
+                while labels and labels[0][1][-1].ts <= records[-1].ts:
+                    await lane.take_alone(*labels.popleft())
+                await lane.take_alone(step, records)
+                self._progress(lane.name, step.stop, end)
+        await lane.finish_alone()
+
+
+async def _steps(
+    reader: RangeReader, topic: str, partition: int, end: int
+) -> AsyncIterator[tuple[Step, Sequence[Record]]]:
+    """Everything that is left of a partition before ``end``."""
+    first, _ = await reader.bounds(partition)
+    at = first
+    async for offsets, records in reader.read(partition, first, max(first, end)):
+        stop = offsets[-1] + 1
+        yield Step(topic, at, stop), records
+        at = stop
+
+
+async def _newest(reader: RangeReader, partition: int, end: int) -> float:
+    """Timestamp of the last record before ``end``; the last offsets may be no records."""
+    first, _ = await reader.bounds(partition)
+    newest = 0.0
+    async for _, records in reader.read(partition, max(first, end - 100), end):
+        newest = records[-1].ts
+    return newest

@@ -40,7 +40,9 @@ class WorkerStatus:
 
     def in_flight(self) -> object:
         """What is being worked on, for the log of the watchdog."""
-        working = [f"{t.partition[0]}-{t.partition[1]}@{t.base_offset}" for t in self._ctx.consumer.offsets.working()]
+        working = [
+            f"{t.partition[0]}-{t.partition[1]}@{t.base_offset}" for t in self._ctx.app.batch_consumer.offsets.working()
+        ]
         return working or "batches that wait"
 
     def measure(self) -> None:
@@ -48,7 +50,7 @@ class WorkerStatus:
         m, ctx = self._ctx.metrics, self._ctx
         if not ctx.assigned:
             return
-        m.lags({(tp.topic, tp.partition): lag for tp, lag in ctx.consumer.lag().items()})
+        m.lags({(tp.topic, tp.partition): lag for tp, lag in ctx.app.batch_consumer.lag().items()})
         m.set("weir_since_batch_seconds", time.monotonic() - ctx.completed_at)
         for task in ctx.tasks:
             name = task.name

@@ -82,7 +82,7 @@ class RedisServer:
         if shutil.which("redis-server") is None:
             raise NoRedis(HOW_TO_GET_ONE)
         self.directory, self._tls, self._acl, self._cluster = directory, tls, list(acl), cluster
-        (self.port,) = free_ports(1)
+        self.port, self._bus_port = free_ports(2)
         self._options = {"appendonly": "yes" if aof else "no"} | (options or {})
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -114,7 +114,7 @@ class RedisServer:
             (self.directory / "users.acl").write_text("\n".join(self._acl) + "\n")
             lines["aclfile"] = self.directory / "users.acl"
         if self._cluster:
-            lines |= {"cluster-enabled": "yes", "cluster-config-file": "nodes.conf"}
+            lines |= {"cluster-enabled": "yes", "cluster-config-file": "nodes.conf", "cluster-port": self._bus_port}
         return "".join(f"{name} {value}\n" for name, value in (lines | self._options).items())
 
     def start(self) -> RedisServer:
@@ -131,11 +131,15 @@ class RedisServer:
         )
         eventually(lambda: process.poll() is not None or self._answers(), 20, f"it answers; see {self.directory}")
         if process.poll() is not None:
-            raise NoRedis(f"redis-server ended at once: {(self.directory / 'log.txt').read_text()[-1000:]}")
+            raise RuntimeError(f"redis-server ended at once; its log ends: {self._log()}")
         if self._cluster:
             self.send("CLUSTER ADDSLOTSRANGE 0 16383")
             eventually(lambda: b"cluster_state:ok" in self.send("CLUSTER INFO"), 20, "the cluster is whole")
         return self
+
+    def _log(self) -> str:
+        log = self.directory / "log.txt"
+        return log.read_text()[-1000:] if log.exists() else "(there is none: its configuration is wrong)"
 
     def send(self, command: str) -> bytes:
         """One inline command over a connection of its own; the raw answer."""

@@ -20,6 +20,7 @@ from redis import exceptions as rx
 
 from streams.errors import StateError
 from streams.settings import RedisSettings, SecretUrl
+from streams.stores.clear import CLEARING, clear_lane
 from streams.stores.errors import LaneMoved, StoreRefused, StoreUnavailable
 from streams.stores.flush import Writes
 from streams.stores.link import RedisLink, acl_line
@@ -254,16 +255,32 @@ def test_a_worker_that_lost_the_lane_learns_it_at_its_next_read(redis_server: Se
     with_worker(redis_server, test)
 
 
-def test_reads_beside_flushes_do_not_take_our_own_flush_for_anothers(redis_server: Server) -> None:
+@pytest.mark.parametrize("flushes", [1, 2, 3])
+def test_a_read_overtaken_by_our_own_flushes_does_not_take_them_for_anothers(
+    redis_server: Server, monkeypatch: pytest.MonkeyPatch, flushes: int
+) -> None:
     async def test(worker: Worker) -> None:
-        async def read(k: int) -> None:
-            await worker.store.prefetch(LANE, {"user": [f"r{k}-{i}" for i in range(50)]})
+        packed, flushed = worker.link.packed, asyncio.Event()
 
-        for k in range(60):
-            step = await worker.step(**{f"k{k}": 1})
-            reads = [asyncio.ensure_future(read(4 * k + j)) for j in range(4)]
-            await worker.flush(step)
-            await asyncio.gather(*reads)
+        async def late(payload: bytes, *rest: Any) -> list[Any]:
+            answer: list[Any] | None = None
+            if b"MGET" in payload and flushes == 2:  # asked before the flushes, heard of behind them
+                answer = await packed(payload, *rest)
+            if b"MGET" in payload:
+                await flushed.wait()
+            return answer or await packed(payload, *rest)
+
+        await worker.write(a=1)
+        monkeypatch.setattr(worker.link, "packed", late)
+        read = asyncio.create_task(worker.store.prefetch(LANE, {"user": ["b", "c"]}))
+        await asyncio.sleep(0)
+        for _ in range(flushes):
+            writes = worker.store.end_step(LANE, worker.computed)
+            worker.computed += 1
+            await worker.flush(writes)
+        flushed.set()
+        await read
+        assert await worker.values("a", "b") == [1, 0]
 
     with_worker(redis_server, test)
 
@@ -609,22 +626,35 @@ def test_tls(new_redis: NewRedis, tmp_path: Path) -> None:
         with pytest.raises(StoreRefused, match="certificate is not one we trust"):
             await starts(server, RedisSettings(url=url, ca_file=stranger.ca), patience_s=30)
         plain = RedisSettings(url=SecretUrl(server.url.replace("rediss", "redis")))
-        with pytest.raises(StoreUnavailable, match="says rediss:// where it wants TLS"):
+        with pytest.raises(StoreUnavailable, match="with rediss:// where the server speaks TLS"):
             await starts(server, plain)
 
     with_worker(server, works)
     run(refused())
 
 
+def test_a_server_that_wants_our_certificate(new_redis: NewRedis, tmp_path: Path) -> None:
+    tls = Certificates(tmp_path / "tls").make()
+    server = new_redis(tls=tls, options={"tls-auth-clients": "optional"})
+    url = SecretUrl(server.url)
+    run(starts(server, RedisSettings(url=url, ca_file=tls.ca, cert_file=tls.certificate, key_file=tls.key)))
+    server.send("CONFIG SET tls-auth-clients yes")
+    run(starts(server, RedisSettings(url=url, ca_file=tls.ca, cert_file=tls.certificate, key_file=tls.key)))
+    with pytest.raises(StoreRefused, match=r"redis\.cert_file and redis\.key_file"):
+        run(starts(server, RedisSettings(url=url, ca_file=tls.ca), patience_s=30))
+
+
 def test_tls_to_a_server_that_speaks_none(new_redis: NewRedis) -> None:
     server = new_redis()
     configured = RedisSettings(url=SecretUrl(server.url.replace("redis:", "rediss:")))
-    with pytest.raises(StoreRefused, match="the server speaks no TLS"):
-        run(starts(server, configured, patience_s=30))
+    with pytest.raises(StoreUnavailable, match="rediss:// where the server speaks TLS and only there"):
+        run(starts(server, configured, timeout_s=0.2))
 
 
 def test_a_redis_that_is_too_old_is_refused() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"PING\r\n")
+        writer.write(b"+PONG\r\n")
         await reader.readuntil(b"INFO\r\n")
         info = b"# Server\r\nredis_version:5.0.14\r\nredis_mode:standalone\r\n"
         writer.write(b"$%d\r\n%b\r\n" % (len(info), info))
@@ -723,6 +753,41 @@ def test_a_row_of_another_schema_is_refused_when_it_is_read(redis_server: Server
         await worker.link.execute("SET", row_key(worker.store.prefix, LANE, "user", "b"), alien)
         with pytest.raises(StateError, match=r"schema 00000008.*schema 00000007.*weir features rebuild"):
             await worker.values("a", "b")
+
+    with_worker(redis_server, test)
+
+
+@pytest.mark.parametrize("cluster", [False, True], ids=["one server", "cluster"])
+def test_clearing_a_lane_takes_all_of_it_and_nothing_else(
+    redis_server: Server, new_redis: NewRedis, cluster: bool
+) -> None:
+    async def test(worker: Worker) -> None:
+        prefix = worker.store.prefix
+        neighbour = Worker(worker.link, prefix, ("user-events", 30))
+        await neighbour.open()
+        for each in (worker, neighbour):
+            await each.flush(await each.step(**{f"k{i}": 7 for i in range(2500)}), journal=[b"x"])
+        assert await clear_lane(worker.link, prefix, LANE) == 2502
+        with pytest.raises(LaneMoved):
+            await worker.write(a=1)
+        assert await worker.open() is None
+        assert await worker.values("k0", "k2499") == [0, 0]
+        assert await neighbour.open() is not None
+        assert await neighbour.values("k0", "k2499") == [7, 7]
+
+    with_worker(new_redis(cluster=True) if cluster else redis_server, test)
+
+
+def test_a_lane_whose_clearing_was_cut_short_is_not_opened_or_written(redis_server: Server) -> None:
+    async def test(worker: Worker) -> None:
+        await worker.write(a=1)
+        await worker.link.execute("SET", f"{worker.store.prefix}:{{user-events-3}}:lane", CLEARING)
+        with pytest.raises(LaneMoved):
+            await worker.write(a=2)
+        with pytest.raises(StateError, match="features rebuild"):
+            await worker.open()
+        await clear_lane(worker.link, worker.store.prefix, LANE)
+        assert await worker.open() is None
 
     with_worker(redis_server, test)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from streams.errors import StateError
 from streams.stores.link import RedisLink
+from streams.stores.resp import Argument
 from streams.stores.steps import Step, StepLog, StepsLost, StepsTaken, StoredLane
 from tests.integration.redis_server import NamedRedis, RedisServer
 
@@ -128,9 +130,9 @@ def test_an_answer_that_got_lost_does_no_harm(redis_server: Server) -> None:
     """The link sends a script again when it did not hear the answer to the first time."""
 
     class Twice(RedisLink):
-        async def script(self, source: str, keys: object, args: object) -> object:  # type: ignore[override]
-            await super().script(source, keys, args)  # type: ignore[arg-type]
-            return await super().script(source, keys, args)  # type: ignore[arg-type]
+        async def script(self, source: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+            await super().script(source, keys, args)
+            return await super().script(source, keys, args)
 
     async def test() -> None:
         link = Twice(redis_server.settings())

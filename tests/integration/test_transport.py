@@ -9,222 +9,46 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import os
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from kafka import KafkaConsumer, TopicPartition
-from kafka.admin import KafkaAdminClient
-from kafka.partitioner.default import murmur2
+from kafka import TopicPartition
+from kafka.admin import (
+    KafkaAdminClient,
+)
 
-from streams.errors import UsageError
 from streams.log import Record
-from streams.transport import BatchProducer, DeliveryError, RecordTooLarge, Sent, TransportSettings
-from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
+from tests.integration.copying import (
+    PARTITIONS,
+    Load,
+    Worker,
+    check_nothing_lost,
+    committed,
+    copied,
+    copiers,
+    ends,
+    flowing_since,
+    pauses,
+    produce,
+    read,
+    some,
+    wait_copied,
+)
+from tests.integration.kafka_broker import Broker
 
 pytestmark = pytest.mark.integration
-PARTITIONS = 4
 NewTopic = Callable[..., str]
-
-
-class Worker:
-    """A worker process and what it said."""
-
-    def __init__(self, log: Path, broker: Broker, source: str, target: str, group: str, *args: str) -> None:
-        self._log = log
-        with log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tests.integration.transport_worker", "--bootstrap", broker.address),
-                    *("--source", source, "--target", target, "--group", group, *args),
-                ],
-                cwd=REPOSITORY,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
-                stdout=out,
-                stderr=out,
-            )
-
-    @property
-    def said(self) -> list[dict[str, Any]]:
-        # Faust's spinner writes its escapes into the same line.
-        lines = [line[line.index("{") :] for line in self.log.splitlines() if '{"t": ' in line and line.endswith("}")]
-        return [json.loads(line) for line in lines]
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def batches(self) -> list[dict[str, Any]]:
-        return [said for said in self.said if "batch" in said]
-
-    def assigned(self) -> list[int] | None:
-        """The partitions it has, ``None`` before it has any."""
-        said = [said["assigned"] for said in self.said if "assigned" in said]
-        return said[-1] if said else None
-
-    def has(self, count: int) -> bool:
-        return len(self.assigned() or ()) == count
-
-    def assignments(self) -> int:
-        return sum("assigned" in said for said in self.said)
-
-    def until(self, what: Callable[[], object], why: str, timeout_s: float = 40) -> None:
-        eventually(lambda: what() or self.process.poll() is not None, timeout_s, f"{why}; its log is {self._log}")
-        assert what(), f"{why}, but it ended with {self.process.returncode}: {self._log.read_text()[-3000:]}"
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(20)
 
 
 @pytest.fixture
 def start_worker(tmp_path: Path, kafka: Broker) -> Iterator[Callable[..., Worker]]:
-    workers: list[Worker] = []
-
-    def start(source: str, target: str, *args: str) -> Worker:
-        log = tmp_path / f"worker-{len(workers)}.log"
-        workers.append(Worker(log, kafka, source, target, f"g-{source}", *args))
-        return workers[-1]
-
-    yield start
-    for worker in workers:
-        if worker.process.poll() is None:
-            worker.process.kill()
-            worker.process.wait()
-
-
-def read(broker: Broker, topic: str) -> list[Any]:
-    """Everything in a topic now, by partition and offset."""
-    consumer = KafkaConsumer(bootstrap_servers=broker.address, auto_offset_reset="earliest", enable_auto_commit=False)
-    try:
-        tps = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
-        consumer.assign(tps)
-        consumer.seek_to_beginning(*tps)
-        ends, records = consumer.end_offsets(tps), []
-        while any(consumer.position(tp) < end for tp, end in ends.items()):
-            for batch in consumer.poll(timeout_ms=500).values():
-                records += batch
-    finally:
-        consumer.close()
-    return sorted(records, key=lambda r: (r.partition, r.offset))
-
-
-def ends(broker: Broker, topic: str) -> dict[int, int]:
-    consumer = KafkaConsumer(bootstrap_servers=broker.address)
-    try:
-        tps = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
-        return {tp.partition: end for tp, end in consumer.end_offsets(tps).items()}
-    finally:
-        consumer.close()
-
-
-def committed(broker: Broker, source: str) -> dict[int, int]:
-    consumer = KafkaConsumer(bootstrap_servers=broker.address, group_id=f"g-{source}", enable_auto_commit=False)
-    try:
-        return {p: consumer.committed(TopicPartition(source, p)) or 0 for p in ends(broker, source)}
-    finally:
-        consumer.close()
-
-
-def copied(records: Sequence[Any]) -> dict[int, list[int]]:
-    """Source offsets in the order of their copies, by source partition."""
-    seen: dict[int, list[int]] = defaultdict(list)
-    for record in records:
-        partition, offset, _ = record.value.split(b":", 2)
-        seen[int(partition)].append(int(offset))
-    return seen
-
-
-def first_occurrences(offsets: Sequence[int]) -> list[int]:
-    return list(dict.fromkeys(offsets))
-
-
-def check_nothing_lost(broker: Broker, source: str, target: str, ordered: bool = True) -> int:
-    """Every record was copied, in order; returns how many copies were repeats."""
-    seen, repeats = copied(read(broker, target)), 0
-    for partition, end in ends(broker, source).items():
-        offsets = seen[partition]
-        firsts = first_occurrences(offsets)
-        assert sorted(firsts) == list(range(end)), f"partition {partition} lost records"
-        if ordered:
-            assert firsts == list(range(end)), f"partition {partition} is out of order"
-        repeats += len(offsets) - len(firsts)
-    return repeats
-
-
-def produce(broker: Broker, topic: str, records: Sequence[Record], **settings: Any) -> None:
-    async def run() -> None:
-        producer = BatchProducer(TransportSettings(bootstrap=broker.address, group="tests", **settings))
-        await producer.start()
-        try:
-            await producer.send_and_wait(topic, records)
-        finally:
-            await producer.stop()
-
-    asyncio.run(run())
-
-
-def some(n: int, start: int = 0) -> list[Record]:
-    # Retention goes by the records' timestamps: old ones would be deleted while the test runs.
-    now = time.time()
-    return [Record(b"k%d" % (i % 997), b"v%d" % i, now + i / 1000) for i in range(start, start + n)]
-
-
-class Load:
-    """Records at a steady pace from a thread of its own, until told to stop."""
-
-    def __init__(self, broker: Broker, topic: str, batch: int = 40, every_s: float = 0.02) -> None:
-        self._enough = threading.Event()
-        self._run = (broker, topic, batch, every_s)
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._produce(*self._run)))
-
-    async def _produce(self, broker: Broker, topic: str, batch: int, every_s: float) -> None:
-        producer = BatchProducer(TransportSettings(bootstrap=broker.address, group="tests"))
-        await producer.start()
-        sent, acknowledged = 0, []
-        while not self._enough.is_set():
-            acknowledged.append(await producer.send(topic, some(batch, sent)))
-            sent += batch
-            await asyncio.sleep(every_s)
-        await asyncio.gather(*acknowledged)
-        await producer.stop()
-
-    def __enter__(self) -> Load:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._enough.set()
-        self._thread.join()
-
-
-def wait_copied(broker: Broker, source: str, target: str, worker: Worker, timeout_s: float = 60) -> None:
-    """Until everything is committed, which is after everything is copied."""
-    worker.until(lambda: committed(broker, source) == ends(broker, source), f"{source} copied", timeout_s)
-
-
-def pauses(workers: Sequence[Worker], since: float, partitions: Sequence[int]) -> dict[int, float]:
-    """The longest time that each partition went without a batch, from ``since`` on."""
-    times: dict[int, list[float]] = {p: [since] for p in partitions}
-    for worker in workers:
-        for said in worker.batches():
-            if said["t"] > since and said["batch"][0] in times:
-                times[said["batch"][0]].append(said["t"])
-    return {p: max(b - a for a, b in zip(sorted(t), sorted(t)[1:], strict=False)) for p, t in times.items()}
-
-
-def flowing_since(workers: Sequence[Worker], since: float) -> bool:
-    """Every partition has had a batch after ``since``."""
-    return {s["batch"][0] for w in workers for s in w.batches() if s["t"] > since} == set(range(PARTITIONS))
+    with copiers(tmp_path) as start:
+        yield functools.partial(start, kafka)
 
 
 # -- delivery and commits ----------------------------------------------------------------------------------------------
@@ -559,113 +383,3 @@ def test_a_broker_that_goes_away_for_seconds(
     print(f"\nbroker away ({number.name}) for 4 s: first batch {resumed:.1f} s after it was back; {repeats} repeats")
     assert worker.process.poll() is None
     assert worker.end() == 0
-
-
-# -- producing ---------------------------------------------------------------------------------------------------------
-
-
-def test_batches_are_in_order_and_where_kafkas_partitioner_puts_them(kafka: Broker, new_topic: NewTopic) -> None:
-    topic = new_topic(7)
-    records = [*some(5_000), Record(b"", b"no key", time.time()), Record("ключ".encode(), b"", time.time())]
-    produce(kafka, topic, records, produce_batch_bytes=2_048)  # many batches a partition
-    expected = defaultdict(list)
-    for r in records:
-        expected[(murmur2(r.key) & 0x7FFFFFFF) % 7].append((r.key, r.value, int(r.ts * 1000)))
-    got = defaultdict(list)
-    for r in read(kafka, topic):
-        got[r.partition].append((r.key, r.value, r.timestamp))
-    assert got == expected
-
-
-def test_a_send_tells_where_its_records_are(kafka: Broker, new_topic: NewTopic) -> None:
-    topic = new_topic(3)
-
-    async def run() -> list[tuple[int | None, list[Record], list[Sent]]]:
-        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests", produce_batch_bytes=1_024))
-        await producer.start()
-        assert await producer.partition_count(topic) == 3
-        calls: list[tuple[int | None, list[Record]]] = [(None, some(300)), (1, some(200, 300)), (None, some(100, 500))]
-        futures = [
-            await (producer.send(topic, records) if p is None else producer.send_to(topic, p, records))
-            for p, records in calls
-        ]
-        assert await (await producer.send(topic, [])) == await (await producer.send_to(topic, 2, [])) == []
-        with pytest.raises(UsageError, match="has partitions 0 to 2, so none is 3"):
-            await producer.send_to(topic, 3, some(1))
-        sent = await asyncio.gather(*futures)
-        await producer.stop()
-        return [(*call, where) for call, where in zip(calls, sent, strict=True)]
-
-    calls = asyncio.run(run())
-    there = {(r.partition, r.offset): r.value for r in read(kafka, topic)}
-    for partition, records, sent in calls:
-        places = [(s.partition, offset) for s in sent for offset in range(s.base_offset, s.base_offset + s.count)]
-        assert len(sent) >= 3
-        assert places == sorted(places), "by partition, in order"
-        assert {p for p, _ in places} == ({0, 1, 2} if partition is None else {partition})
-        assert sorted(there[place] for place in places) == sorted(r.value for r in records)
-        if partition is not None:
-            assert [there[place] for place in places] == [r.value for r in records]
-    assert len(there) == 600
-
-
-def test_calls_keep_their_order(kafka: Broker, new_topic: NewTopic) -> None:
-    topic = new_topic(2)
-
-    async def run() -> None:
-        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests", produce_batch_bytes=4_096))
-        await producer.start()
-        sends = [asyncio.ensure_future(producer.send(topic, some(100, i * 100))) for i in range(60)]
-        await asyncio.gather(*[await send for send in sends])
-        await producer.stop()
-
-    asyncio.run(run())
-    by_partition = defaultdict(list)
-    for r in read(kafka, topic):
-        by_partition[r.partition].append(int(r.value[1:]))
-    assert sum(map(len, by_partition.values())) == 6_000
-    assert all(values == sorted(values) for values in by_partition.values())
-
-
-def test_a_record_that_is_too_large_is_the_callers_and_harms_nothing(kafka: Broker, new_topic: NewTopic) -> None:
-    topic = new_topic(2)
-
-    async def run() -> None:
-        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests"))
-        await producer.start()
-        with pytest.raises(RecordTooLarge, match=r"record 1 for topic .* at most 1048495 fit") as caught:
-            await producer.send(topic, [Record(b"a", b"1", time.time()), Record(b"b", bytes(1_048_495), time.time())])
-        assert caught.value.index == 1
-        # The largest that fits does fit, and the producer still works.
-        await producer.send_and_wait(topic, [Record(b"b", bytes(1_048_494), time.time())])
-        await producer.stop()
-
-    asyncio.run(run())
-    assert [len(r.value) for r in read(kafka, topic)] == [1_048_494]
-
-
-def test_what_the_broker_refuses_is_an_error_with_a_fix(kafka: Broker, new_topic: NewTopic) -> None:
-    topic, other = new_topic(1, max_message_bytes="2000"), new_topic(1)
-
-    async def run() -> None:
-        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests"))
-        await producer.start()
-        with pytest.raises(DeliveryError, match=r"max\.message\.bytes is smaller than max_record_bytes"):
-            await producer.send_and_wait(topic, some(1_000))
-        with pytest.raises(DeliveryError, match="an earlier send failed"):
-            await producer.send(other, some(1))
-        await producer.stop()
-
-    asyncio.run(run())
-    assert read(kafka, topic) == []
-
-
-def test_a_topic_that_is_not_there_is_an_error(kafka: Broker) -> None:
-    settings = {"request_timeout_s": 2.0, "session_timeout_s": 1.5, "rebalance_timeout_s": 1.0, "heartbeat_s": 0.2}
-    with pytest.raises(DeliveryError, match="no-such-topic"):
-        produce(kafka, "no-such-topic", some(1), drain_timeout_s=0.1, hook_timeout_s=1.0, delivery_timeout_s=1.0, **settings)
-
-
-def test_no_broker_is_an_error() -> None:
-    with pytest.raises(DeliveryError, match=r"no broker at 127\.0\.0\.1:1 answers"):
-        produce(Broker("127.0.0.1:1", "nowhere"), "any", some(1))

@@ -11,15 +11,16 @@ import asyncio
 import json
 import os
 import random
-import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import faust
 from faust.types import TP
 
 from streams.log import Record
-from streams.transport import BatchApp, FetchedBatch, TransportSettings
+from streams.settings import load_settings
+from streams.transport import BatchApp, FetchedBatch
 
 
 def say(**what: object) -> None:
@@ -49,15 +50,9 @@ class Rewinds:
 
 
 def build(args: argparse.Namespace) -> BatchApp:
-    settings = TransportSettings(
-        bootstrap=args.bootstrap,
-        group=args.group,
-        instance_id=args.instance_id,
-        max_batch=args.max_batch,
-        commit_interval_s=0.1,
-        when_deleted=args.when_deleted,
-    )
-    app = BatchApp(settings, datadir=tempfile.mkdtemp())
+    fields = {"max_batch": args.max_batch, "commit_interval_s": 0.1, "when_deleted": args.when_deleted}
+    settings = load_settings(args.config, bootstrap=None if args.config else args.bootstrap)
+    app = BatchApp.from_settings(settings, args.group, args.instance_id, **fields)
 
     async def copy(stream: Any) -> None:
         async for batch in app.batches(stream):
@@ -99,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("bootstrap", "group", "source", "target"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--config", type=Path)
     parser.add_argument("--instance-id")
     parser.add_argument("--delay-s", type=float, default=0.0)
     parser.add_argument("--max-batch", type=int, default=500)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from online.batch import EventBatch, UpdateBatch
 from online.errors import TaskError
 from online.features.engine import FeatureBlock, FeatureEngine
-from online.features.plan import build_plan, feature_names
+from online.features.levels import feature_names
+from online.features.plan import build_plan
 from online.features.spec import Aggregate, Entity, LabelAggregate
 from streams.stores import MemoryFeatureStore
 
@@ -220,6 +221,55 @@ def test_a_timer_row_reads_without_counting() -> None:
     rows = batch_of([Row("a", T0, 1.0), Row("a", T0 + 60, 1.0), Row("a", T0 + 120, 1.0)])
     got = engine.process(rows, np.array([0, 1, 0], dtype=np.uint8))
     assert _column(got, "user.plays_count_1d") == [1.0, 1.0, 2.0]
+
+
+KINDS = Aggregate(name="kinds", value="floor(amount)", ops=("distinct",), windows=(DAY,), where="amount < 900")
+looks = st.lists(st.tuples(st.integers(0, 60), st.sampled_from("ab"), gaps), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams, looks)
+def test_looking_changes_no_bit(
+    stream: list[tuple[str | None, float, float]], looks: list[tuple[int, str, float]]
+) -> None:
+    """Timers at any time between events, before and after them: every event has the features it has without."""
+    rows, modes = rows_of(stream), [0] * len(stream)
+    entity = Entity(name="user", key="user_id", aggregates=(ALL_OPS, KINDS))
+    alone = run(engine_of(entity), rows, [])
+    for at, user, ahead in looks:
+        place = min(at, len(rows))
+        rows.insert(place, Row(user, rows[place - 1].ts + ahead, 7.0))
+        modes.insert(place, 1)
+    block = engine_of(entity).process(batch_of(rows), np.array(modes, dtype=np.uint8))
+    events = np.flatnonzero(np.array(modes) == 0)
+    for name, values in alone.items():
+        assert np.array(_column(block, name))[events].tobytes() == np.array(values).tobytes()
+
+
+@settings(max_examples=100, deadline=None)
+@given(streams, st.sampled_from("ab"), gaps)
+def test_looking_sees_what_an_event_without_a_value_would_see(
+    stream: list[tuple[str | None, float, float]], user: str, ahead: float
+) -> None:
+    """An event moves the windows on before it reads them; a look leaves out the same panes without moving them."""
+    rows = rows_of(stream)
+    last = batch_of([*rows, Row(user, rows[-1].ts + ahead, math.nan)])
+    entity = Entity(name="user", key="user_id", aggregates=(ALL_OPS, KINDS))
+    look = np.zeros(len(last), dtype=np.uint8)
+    look[-1] = 1
+    one, other = engine_of(entity).process(last, look), engine_of(entity).process(last)
+    assert one.x[-1].tobytes() == other.x[-1].tobytes()
+    assert np.isfinite(one.x[-1][1:3]).all()
+
+
+def test_a_late_event_reads_labels_as_of_its_own_time() -> None:
+    """Whatever other events have read before it, and in whichever call: labels alone move a label window on."""
+    risk = LabelAggregate(name="risk", ops=("count",), windows=(HOUR,), panes=6)
+    rows = [Row("a", T0 + 5 * HOUR, 1.0), Row("a", T0 + 10, 1.0)]
+    for cuts in ([], [1]):
+        engine = engine_of(Entity(name="user", key="user_id", labels=(risk,)))
+        engine.apply("user.labels", UpdateBatch(["e0#0"], ["a"], np.array([T0]), np.ones((1, 2))))
+        assert run(engine, rows, cuts)["user.risk_count_1h"] == [0.0, 1.0]
 
 
 def test_missing_values_are_flagged_and_zeroed() -> None:

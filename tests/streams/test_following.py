@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from online.batch import ExampleBatch
 from online.errors import StateError
 from online.learners import REGISTRY, LearnerSpec, OnlineModel, build_learner
 from online.learners.timeline import ModelTimeline, VersionNotKept
-from streams.following.fold import ExampleFold
+from streams.following.errors import ReplicaDiverged
+from streams.following.fold import ExampleFold, FoldState
 from streams.following.identities import Identities
 from streams.following.keeper import ModelKeeper
-from streams.following.snapshots import kept_versions
+from streams.following.snapshots import ModelSnapshots, kept_versions
+from streams.stores.errors import StoreUnavailable
 
 FEATURES = ("a", "b", "c")
 BOOSTED = LearnerSpec(kind="boosted", params={"every": 20, "buffer": 80, "trees": 6, "depth": 3, "min_hessian": 0.5})
@@ -40,7 +43,7 @@ def examples(count: int, seed: int = 0) -> ExampleBatch:
     return ExampleBatch(
         event_id=[f"e{i}" for i in range(count)],
         n=np.zeros(count, np.int64),
-        ts=np.arange(count) + 1.7e9,
+        ts=1.7e9 + np.arange(count, dtype=np.float64),
         x=x,
         score=np.full(count, 0.5),
         y=y,
@@ -51,7 +54,7 @@ def examples(count: int, seed: int = 0) -> ExampleBatch:
 
 def cut(batch: ExampleBatch, cuts: list[int]) -> list[ExampleBatch]:
     edges = sorted({0, len(batch), *(c for c in cuts if c < len(batch))})
-    return [batch.slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [batch.slice(a, b) for a, b in pairwise(edges)]
 
 
 def timeline(spec: LearnerSpec, **options: Any) -> ModelTimeline:
@@ -258,19 +261,92 @@ def test_stored_versions_thin_out_and_never_leave_a_wide_gap(count: int, newest:
         ordered = sorted(kept)
         assert ordered[0] == 0
         assert ordered[-newest:] == list(range(version, -1, -10))[:newest][::-1]
-        for low, high in zip(ordered, ordered[1:], strict=False):
+        for low, high in pairwise(ordered):
             assert high - low <= max(10, 2 * (version - low))
     assert len(kept) <= newest + 14
 
 
-class _Broken:
-    """Snapshots that fail as told."""
+class FakeSnapshots:
+    """Snapshots that take what they are given when they are let, or fail as told."""
 
-    def __init__(self, error: Exception | None) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         self.error, self.saved = error, list[int]()
+        self.open = asyncio.Event()
 
-    async def save(self, fold: ExampleFold, state: Any) -> bool:
+    async def save(self, fold: ExampleFold, state: FoldState) -> bool:
+        await self.open.wait()
         if self.error is not None:
             raise self.error
         self.saved.append(state.version)
         return True
+
+
+def keeper(fake: FakeSnapshots | None, interval_s: float = 1e9) -> ModelKeeper:
+    return ModelKeeper(cast(ModelSnapshots, fake) if fake is not None else None, interval_s)
+
+
+def test_while_one_model_is_written_only_the_newest_waits() -> None:
+    async def test() -> None:
+        fake = FakeSnapshots()
+        made, fold = keeper(fake), ExampleFold("fraud", SPECS["logistic"], FEATURES)
+        for first in range(0, 40, 10):
+            fold.take(examples(10), np.arange(10))
+            fold.next_offset = 0
+            state = replace(fold.state(), version=first)
+            made.put(fold, state)
+            await asyncio.sleep(0)
+        fake.open.set()
+        await made.stop([(fold, replace(fold.state(), version=99))])
+        assert fake.saved == [0, 99]
+
+    asyncio.run(test())
+
+
+def test_learning_goes_on_when_a_model_cannot_be_stored() -> None:
+    async def test() -> None:
+        fake = FakeSnapshots(StoreUnavailable("away"))
+        fake.open.set()
+        made, fold = keeper(fake), ExampleFold("fraud", SPECS["logistic"], FEATURES)
+        made.put(fold, fold.state())
+        await made.stop([])
+        made.check()
+        fake.error = None
+        made.put(fold, fold.state())
+        await made.stop([])
+        assert fake.saved == [0]
+
+    asyncio.run(test())
+
+
+def test_a_diverged_replica_is_told_at_the_next_turn() -> None:
+    async def test() -> None:
+        fake = FakeSnapshots(ReplicaDiverged("differs"))
+        fake.open.set()
+        made, fold = keeper(fake), ExampleFold("fraud", SPECS["logistic"], FEATURES)
+        made.check()
+        made.put(fold, fold.state())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        with pytest.raises(ReplicaDiverged, match="differs"):
+            made.check()
+
+    asyncio.run(test())
+
+
+def test_a_model_is_due_when_the_interval_is_over_and_something_was_learned() -> None:
+    async def test() -> None:
+        fake = FakeSnapshots()
+        made, fold = keeper(fake, interval_s=0.0), ExampleFold("fraud", SPECS["logistic"], FEATURES)
+        assert not made.due(fold)
+        fold.take(examples(3), np.arange(3))
+        assert made.due(fold)
+        made.stored(fold, 3)
+        assert not made.due(fold)
+        fold.take(examples(2, seed=1), np.arange(3, 5))
+        assert not made.due(fold), "the same event ids: repeats"
+        patient, nowhere = keeper(fake), keeper(None, interval_s=0.0)
+        assert not patient.due(fold)
+        assert patient.lacks(fold)
+        assert not nowhere.due(fold)
+
+    asyncio.run(test())

@@ -169,7 +169,9 @@ def test_of_several_steps_the_last_row_of_a_key_counts() -> None:
         step(cache, 30, ["b", "a", "b"], [6, 7, 8], 3.0),
     ]
     expected = {b"p:a": (7, 30, 3.0), b"p:b": (8, 30, 3.0), b"p:c": (3, 10, 1.0), b"p:d": (4, 20, 2.0)}
-    assert stored(arguments(writes)) == expected
+    found = arguments(writes)
+    assert stored(found) == expected
+    assert found[0] == b"6", "the two keys of the lane, and each row once"
 
 
 def test_a_later_step_does_not_change_what_an_earlier_one_wrote() -> None:

@@ -167,6 +167,15 @@ def test_topics_are_labelled_with_weirs_own_names() -> None:
     assert not [labels for _, labels in read if "prod." in str(labels)]
 
 
+def test_a_topic_that_is_not_scored_has_no_counts_of_scoring() -> None:
+    metrics = Metrics()
+    metrics.completed(batch(topic="labels"))
+    assert {name for name, labels in values(metrics) if dict(labels)["topic"] == "labels"} == {
+        "weir_batches_total", "weir_records_total",
+        "weir_batch_records_bucket", "weir_batch_records_count", "weir_batch_records_sum",
+    }  # fmt: skip
+
+
 def test_reasons_fall_into_a_few_classes_whatever_they_say() -> None:
     reasons = ["late: 1 s", "ahead: 9 s", "oversized: 3 MB", "x" * 500, "", "later: no", "user_id: field required"]
     assert {letter_class(reason) for reason in reasons} == {"late", "ahead", "oversized", "invalid"}

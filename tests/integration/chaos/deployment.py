@@ -20,6 +20,7 @@ from streams.log import Record
 from streams.settings import Settings, load_settings
 from streams.taskfiles import load_task
 from streams.transport.ranges import RangeReader
+from tests.integration.kafka_broker import Broker
 
 TASKS = Path(__file__).parent / "tasks"
 FAST: Mapping[str, Any] = {"commit_interval_s": 0.2, "snapshot_every_s": 3.0}
@@ -39,13 +40,19 @@ class Deployment:
 
     config: Path
     settings: Settings
+    """Those of the file, but with the brokers and the Redis that the test itself talks to, past any proxy."""
     tasks: dict[str, TaskSpec]
+
+    @property
+    def direct(self) -> str:
+        """Brokers, past any proxy."""
+        return ",".join(self.settings.kafka.bootstrap)
 
     @classmethod
     def create(
         cls,
         folder: Path,
-        bootstrap: str,
+        kafka: Broker,
         redis_url: str,
         *,
         prefix: str,
@@ -53,12 +60,17 @@ class Deployment:
         tasks: tuple[str, ...] = ("fraud", "spend", "quiet"),
         replication: int = 1,
         worker: Mapping[str, Any] | None = None,
-        broker_link: str | None = None,
+        worker_redis_url: str | None = None,
     ) -> Deployment:
-        """Write the settings file and make the topics; ``broker_link`` is where workers connect instead."""
+        """Write the settings file and make the topics.
+
+        Parameters
+        ----------
+        redis_url, worker_redis_url : where Redis is, and where workers are told that it is, if that differs.
+        """
         files = [TASKS / f"{name}.toml" for name in tasks]
         tables: dict[str, dict[str, Any]] = {
-            "kafka": {"bootstrap": bootstrap},
+            "kafka": {"bootstrap": kafka.direct},
             "redis": {"url": redis_url, "prefix": prefix},
             "topics": {"partitions": partitions, "replication": replication, "prefix": f"{prefix}."},
             "worker": {"group": prefix, "tasks": [str(f) for f in files], "web_port": 0, **FAST, **(worker or {})},
@@ -68,9 +80,9 @@ class Deployment:
         settings = load_settings(config, {})
         with admin_client(settings.kafka) as admin:
             cluster.create_topics(admin, wanted_topics(settings.topics, replication), False)
-        if broker_link is not None:
-            tables["kafka"]["bootstrap"] = broker_link
-            config.write_text(_toml(tables))
+        tables["kafka"]["bootstrap"] = kafka.address
+        tables["redis"]["url"] = worker_redis_url or redis_url
+        config.write_text(_toml(tables))
         return cls(config, settings, {t.name: t for t in map(load_task, files)})
 
     def command(self, *args: str) -> list[str]:

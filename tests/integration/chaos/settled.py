@@ -6,6 +6,7 @@ A check of the truth before that would see work under way; a fixed wait would be
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 import msgspec
@@ -16,6 +17,7 @@ from streams.stores.record import decode_record
 from streams.stores.rows import lane_prefix
 from streams.stores.steps import StepLog
 from tests.integration.chaos.deployment import Deployment
+from tests.integration.chaos.supervisor import Supervisor
 
 Place = tuple[str, int]
 LANES = (topics.USER_EVENTS, topics.ENTITY_UPDATES, topics.LABELS, topics.PREDICTIONS)
@@ -50,14 +52,14 @@ async def _positions(deployment: Deployment, ends: Mapping[Place, int]) -> dict[
                 if (value := await link.execute("GET", key)) is not None:
                     found[topic, partition] = decode_record(value).next_offset
             elif topic == topics.LABELS:
-                found |= await _label_positions(link, settings.redis.prefix, partition)
+                found |= await _label_positions(link, partition)
     finally:
         await link.stop()
     return found
 
 
-async def _label_positions(link: RedisLink, prefix: str, partition: int) -> dict[Place, int]:
-    stored = await StepLog(link, f"label-{partition}", prefix=prefix).load()
+async def _label_positions(link: RedisLink, partition: int) -> dict[Place, int]:
+    stored = await StepLog(link, f"label-{partition}").load()
     if stored.done < stored.next_step - 1:
         return {}
     positions: dict[str, int] = {}
@@ -66,3 +68,25 @@ async def _label_positions(link: RedisLink, prefix: str, partition: int) -> dict
     for step in stored.steps:
         positions[step.topic] = step.stop
     return {(topic, partition): offset for topic, offset in positions.items()}
+
+
+def started(deployment: Deployment, workers: Supervisor, timeout_s: float = 180.0) -> None:
+    """Wait until the first predictions are there."""
+    workers.until(lambda: sum(deployment.ends(topics.PREDICTIONS).values()) > 0, "first predictions", timeout_s)
+
+
+def settle(deployment: Deployment, workers: Supervisor, timeout_s: float) -> float:
+    """Wait until nothing is left to do; how long that took."""
+    since = time.monotonic()
+    late: dict[Place, tuple[int | None, int]] = {}
+
+    def done() -> bool:
+        late.clear()
+        late.update(behind(deployment))
+        return not late
+
+    try:
+        workers.until(done, "everything is processed", timeout_s)
+    except AssertionError as error:
+        raise AssertionError(f"behind (position, end): {late}\n{error}") from None
+    return time.monotonic() - since

@@ -1,0 +1,55 @@
+"""Why a broker cannot be reached, in one sentence: aiokafka only logs it, so a connection is tried once more here."""
+
+from __future__ import annotations
+
+import ssl
+
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.errors import (
+    IllegalSaslStateError,
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+
+from streams.errors import BrokerError
+from streams.transport.security import LinkSecurity
+
+
+async def unreachable(bootstrap: str, security: LinkSecurity, timeout_s: float) -> BrokerError:
+    """The error to raise when no broker of ``bootstrap`` took us: what the last of them answers, and what to check."""
+    reason, hint = "no answer", "see whether the brokers are up"
+    for host, port, _ in collect_hosts(bootstrap, randomize=False):
+        try:
+            connection = await create_conn(host, port, request_timeout_ms=int(timeout_s * 1000), **security.options)
+        except (OSError, TimeoutError, KafkaError) as error:
+            reason, hint = _reason(error, timeout_s), _hint(error, security)
+        else:
+            connection.close()
+    return BrokerError(f"no broker at {bootstrap} takes us: {reason}. {hint[0].upper()}{hint[1:]}")
+
+
+def _reason(error: Exception, timeout_s: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {timeout_s:g} s"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate does not verify ({error.verify_message})"
+    return f"{type(error).__name__}: {error}"
+
+
+def _hint(error: Exception, security: LinkSecurity) -> str:
+    mechanism = security.options.get("sasl_mechanism")
+    if isinstance(error, SaslAuthenticationFailed):
+        return f"the broker refused user {security.username!r}: check username, password and sasl_mechanism={mechanism}"
+    if isinstance(error, UnsupportedSaslMechanismError):
+        return f"the listener does not offer sasl_mechanism={mechanism}; choose one that it does"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "set ca_file to the authority that signed the broker's certificate, and use the host name it is for"
+    if isinstance(error, ssl.SSLError):
+        return f"the listener does not speak TLS as we do: check the port, or security_protocol={security.protocol}"
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there: start the broker, or correct bootstrap"
+    if isinstance(error, KafkaConnectionError | IllegalSaslStateError):
+        return f"the listener hangs up on security_protocol={security.protocol}: it may want TLS or SASL"
+    return "check bootstrap, the broker's advertised.listeners and firewalls"

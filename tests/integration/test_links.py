@@ -1,0 +1,198 @@
+"""The transport over bad links: slow, cut, half-open, a broker that is away, one of three brokers killed.
+
+Nothing may be lost; what was in work when a link went may come twice. ``WEIR_LONG=1`` makes the troubles longer. Run
+with ``-s`` to see what was measured.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from kafka.admin import KafkaAdminClient
+
+from streams.log import Record
+from tests.integration.copying import (
+    PARTITIONS,
+    Load,
+    Worker,
+    check_nothing_lost,
+    copiers,
+    flowing_since,
+    make_topics,
+    pauses,
+    produce,
+    read,
+    wait_copied,
+)
+from tests.integration.kafka_broker import Broker, NoKafka, eventually, find_jars, free_ports, unavailable
+from tests.integration.kafka_node import JavaBroker, JavaCluster
+from tests.integration.proxy import Proxy
+
+pytestmark = pytest.mark.integration
+LONG = os.environ.get("WEIR_LONG") == "1"
+AWAY_S, CUT_S, HALF_OPEN_S = (30, 30, 20) if LONG else (8, 5, 8)
+IN_FLIGHT = PARTITIONS * 500 * 3
+"""Records that are in work at most: batches of 500, three a partition. As many may repeat each time a link breaks."""
+
+
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[JavaBroker, Proxy]]:
+    """A broker that clients reach through a proxy only, and the tests directly."""
+    try:
+        libs = find_jars()
+    except NoKafka as reason:
+        unavailable(str(reason))
+    (port,) = free_ports(1)
+    broker = JavaBroker(libs, tmp_path_factory.mktemp("linked") / "broker", advertised=port)
+    broker.start()
+    with Proxy(broker.port, port) as proxy:
+        yield broker, proxy
+    broker.stop()
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    with copiers(tmp_path) as start:
+        yield start
+
+
+class Link:
+    """A worker that copies over a link, under load; what it copied when the link is well again."""
+
+    def __init__(self, name: str, linked: tuple[JavaBroker, Proxy], start: Callable[..., Worker]) -> None:
+        self.broker, self.proxy = linked
+        self.proxy.heal()
+        self.direct = Broker(self.broker.direct, "its own door")
+        self.source, self.target = f"source-{name}", f"target-{name}"
+        make_topics(self.direct, self.source, self.target)
+        self.worker = start(self.broker, self.source, self.target)
+
+    def load(self) -> Load:
+        return Load(self.direct, self.source)
+
+    def flows(self) -> None:
+        since = time.time()
+        self.worker.until(lambda: flowing_since([self.worker], since), "batches of all partitions")
+
+    def stands(self, seconds: float) -> None:
+        """Wait, and see that the worker lives."""
+        until = time.monotonic() + seconds
+        self.worker.until(lambda: time.monotonic() > until, "alive meanwhile", seconds + 20)
+
+    def check(self, trouble: str, troubles: int) -> None:
+        wait_copied(self.direct, self.source, self.target, self.worker)
+        repeats = check_nothing_lost(self.direct, self.source, self.target)
+        print(f"\n{trouble}: {repeats} repeats; {lines(self.worker.log)}")
+        assert repeats <= troubles * IN_FLIGHT
+        assert self.worker.end() == 0
+
+
+def lines(log: str) -> str:
+    """How many lines a log has that are no output of the copier, and the last of them."""
+    told = [line for line in log.splitlines() if '"t": ' not in line and "[" in line]
+    return f"{len(told)} lines of log, such as {told[-1] if told else 'none'}"
+
+
+def test_a_slow_link_delays_and_loses_nothing(
+    linked: tuple[JavaBroker, Proxy], start_worker: Callable[..., Worker]
+) -> None:
+    link = Link("slow", linked, start_worker)
+    link.proxy.delay(there_ms=50, back_ms=50, jitter_ms=20)
+    with link.load():
+        link.flows()
+        link.stands(3)
+    link.check("100 ms a round trip", 0)
+
+
+def test_a_link_that_is_cut_every_second(linked: tuple[JavaBroker, Proxy], start_worker: Callable[..., Worker]) -> None:
+    link, cuts = Link("cut", linked, start_worker), 0
+    with link.load():
+        link.flows()
+        for _ in range(CUT_S):
+            link.stands(1)
+            cuts += link.proxy.cut()
+        link.flows()
+    assert cuts >= CUT_S, "there was nothing to cut"
+    link.check(f"{cuts} connections cut", CUT_S)
+
+
+def test_a_half_open_link(linked: tuple[JavaBroker, Proxy], start_worker: Callable[..., Worker]) -> None:
+    link = Link("half-open", linked, start_worker)
+    with link.load():
+        link.flows()
+        link.proxy.hold()
+        link.stands(HALF_OPEN_S)
+        link.proxy.heal()
+        over = time.time()
+        link.flows()
+    resumed = min(s["t"] for s in link.worker.batches() if s["t"] > over) - over
+    link.check(f"half-open for {HALF_OPEN_S} s, first batch {resumed:.1f} s after", 1)
+
+
+def test_a_broker_that_is_away(linked: tuple[JavaBroker, Proxy], start_worker: Callable[..., Worker]) -> None:
+    link = Link("away", linked, start_worker)
+    produce(link.direct, link.source, [Record(b"k%d" % i, b"v", time.time()) for i in range(20_000)])
+    link.flows()
+    link.broker.stop()
+    link.stands(AWAY_S)
+    link.broker.start()
+    over = time.time()
+    with link.load():
+        link.flows()
+    resumed = min(s["t"] for s in link.worker.batches() if s["t"] > over) - over
+    link.check(f"away for {AWAY_S} s, first batch {resumed:.1f} s after", 1)
+
+
+def test_a_large_record_passes(linked: tuple[JavaBroker, Proxy], start_worker: Callable[..., Worker]) -> None:
+    link = Link("large", linked, start_worker)
+    produce(link.direct, link.source, [Record(b"k", bytes(900_000), time.time())])
+    wait_copied(link.direct, link.source, link.target, link.worker)
+    assert [len(r.value.split(b":", 3)[3]) for r in read(link.direct, link.target)] == [900_000]
+    assert link.worker.end() == 0
+
+
+def leaders(cluster: JavaCluster, topic: str) -> dict[int, int]:
+    """Broker of each partition."""
+    admin = KafkaAdminClient(bootstrap_servers=cluster.address)
+    try:
+        (described,) = admin.describe_topics([topic])
+        return {p["partition_index"]: p["leader_id"] for p in described["partitions"]}
+    finally:
+        admin.close()
+
+
+def test_a_leader_of_three_is_killed_and_comes_back(kafka3: JavaCluster, start_worker: Callable[..., Worker]) -> None:
+    source, target = "source", "target"
+    eventually(lambda: all_joined(kafka3), 40, "three brokers in the cluster")
+    make_topics(kafka3, source, target)
+    worker = start_worker(kafka3, source, target)
+    with Load(kafka3, source):
+        began = time.time()
+        worker.until(lambda: flowing_since([worker], began), "at work", 60)
+        leader = leaders(kafka3, target)[0]
+        killed = time.time()
+        kafka3.kill(leader)
+        worker.until(lambda: flowing_since([worker], killed + 1), "at work with two", 60)
+        moved = leaders(kafka3, target)
+        kafka3.revive(leader)
+        revived = time.time()
+        worker.until(lambda: flowing_since([worker], revived), "at work with three", 60)
+    assert leader not in moved.values()
+    wait_copied(kafka3, source, target, worker)
+    repeats = check_nothing_lost(kafka3, source, target)
+    longest = max(pauses([worker], killed, range(PARTITIONS)).values())
+    print(f"\na leader of three killed: longest pause of a partition {longest:.1f} s; {repeats} repeats")
+    assert repeats <= IN_FLIGHT
+    assert worker.end() == 0
+
+
+def all_joined(cluster: JavaCluster) -> bool:
+    admin = KafkaAdminClient(bootstrap_servers=cluster.address)
+    try:
+        return len(admin.describe_cluster()["brokers"]) == len(cluster.brokers)
+    finally:
+        admin.close()

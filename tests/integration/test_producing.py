@@ -1,0 +1,129 @@
+"""The record-batch producer against a real Kafka: order, places, sizes, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import pytest
+from kafka.partitioner.default import murmur2
+
+from streams.errors import BrokerError, UsageError
+from streams.log import Record
+from streams.transport import BatchProducer, DeliveryError, RecordTooLarge, Sent, TransportSettings
+from tests.integration.copying import produce, read, some
+from tests.integration.kafka_broker import Broker
+
+pytestmark = pytest.mark.integration
+NewTopic = Callable[..., str]
+
+
+def test_batches_are_in_order_and_where_kafkas_partitioner_puts_them(kafka: Broker, new_topic: NewTopic) -> None:
+    topic = new_topic(7)
+    records = [*some(5_000), Record(b"", b"no key", time.time()), Record("ключ".encode(), b"", time.time())]
+    produce(kafka, topic, records, produce_batch_bytes=2_048)  # many batches a partition
+    expected = defaultdict(list)
+    for r in records:
+        expected[(murmur2(r.key) & 0x7FFFFFFF) % 7].append((r.key, r.value, int(r.ts * 1000)))
+    got = defaultdict(list)
+    for r in read(kafka, topic):
+        got[r.partition].append((r.key, r.value, r.timestamp))
+    assert got == expected
+
+
+def test_a_send_tells_where_its_records_are(kafka: Broker, new_topic: NewTopic) -> None:
+    topic = new_topic(3)
+
+    async def run() -> list[tuple[int | None, list[Record], list[Sent]]]:
+        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests", produce_batch_bytes=1_024))
+        await producer.start()
+        assert await producer.partition_count(topic) == 3
+        calls: list[tuple[int | None, list[Record]]] = [(None, some(300)), (1, some(200, 300)), (None, some(100, 500))]
+        futures = [
+            await (producer.send(topic, records) if p is None else producer.send_to(topic, p, records))
+            for p, records in calls
+        ]
+        assert await (await producer.send(topic, [])) == await (await producer.send_to(topic, 2, [])) == []
+        with pytest.raises(UsageError, match="has partitions 0 to 2, so none is 3"):
+            await producer.send_to(topic, 3, some(1))
+        sent = await asyncio.gather(*futures)
+        await producer.stop()
+        return [(*call, where) for call, where in zip(calls, sent, strict=True)]
+
+    calls = asyncio.run(run())
+    there = {(r.partition, r.offset): r.value for r in read(kafka, topic)}
+    for partition, records, sent in calls:
+        places = [(s.partition, offset) for s in sent for offset in range(s.base_offset, s.base_offset + s.count)]
+        assert len(sent) >= 3
+        assert places == sorted(places), "by partition, in order"
+        assert {p for p, _ in places} == ({0, 1, 2} if partition is None else {partition})
+        assert sorted(there[place] for place in places) == sorted(r.value for r in records)
+        if partition is not None:
+            assert [there[place] for place in places] == [r.value for r in records]
+    assert len(there) == 600
+
+
+def test_calls_keep_their_order(kafka: Broker, new_topic: NewTopic) -> None:
+    topic = new_topic(2)
+
+    async def run() -> None:
+        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests", produce_batch_bytes=4_096))
+        await producer.start()
+        sends = [asyncio.ensure_future(producer.send(topic, some(100, i * 100))) for i in range(60)]
+        await asyncio.gather(*[await send for send in sends])
+        await producer.stop()
+
+    asyncio.run(run())
+    by_partition = defaultdict(list)
+    for r in read(kafka, topic):
+        by_partition[r.partition].append(int(r.value[1:]))
+    assert sum(map(len, by_partition.values())) == 6_000
+    assert all(values == sorted(values) for values in by_partition.values())
+
+
+def test_a_record_that_is_too_large_is_the_callers_and_harms_nothing(kafka: Broker, new_topic: NewTopic) -> None:
+    topic = new_topic(2)
+
+    async def run() -> None:
+        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests"))
+        await producer.start()
+        with pytest.raises(RecordTooLarge, match=r"record 1 for topic .* at most 1048495 fit") as caught:
+            await producer.send(topic, [Record(b"a", b"1", time.time()), Record(b"b", bytes(1_048_495), time.time())])
+        assert caught.value.index == 1
+        # The largest that fits does fit, and the producer still works.
+        await producer.send_and_wait(topic, [Record(b"b", bytes(1_048_494), time.time())])
+        await producer.stop()
+
+    asyncio.run(run())
+    assert [len(r.value) for r in read(kafka, topic)] == [1_048_494]
+
+
+def test_what_the_broker_refuses_is_an_error_with_a_fix(kafka: Broker, new_topic: NewTopic) -> None:
+    topic, other = new_topic(1, max_message_bytes="2000"), new_topic(1)
+
+    async def run() -> None:
+        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests"))
+        await producer.start()
+        with pytest.raises(DeliveryError, match=r"max\.message\.bytes is smaller than max_record_bytes"):
+            await producer.send_and_wait(topic, some(1_000))
+        with pytest.raises(DeliveryError, match="an earlier send failed"):
+            await producer.send(other, some(1))
+        await producer.stop()
+
+    asyncio.run(run())
+    assert read(kafka, topic) == []
+
+
+def test_a_topic_that_is_not_there_is_an_error(kafka: Broker) -> None:
+    settings = {"request_timeout_s": 2.0, "session_timeout_s": 1.5, "rebalance_timeout_s": 1.0, "hook_timeout_s": 1.0}
+    with pytest.raises(DeliveryError, match="no-such-topic"):
+        produce(
+            kafka, "no-such-topic", some(1), heartbeat_s=0.2, drain_timeout_s=0.1, delivery_timeout_s=1.0, **settings
+        )
+
+
+def test_no_broker_is_an_error() -> None:
+    with pytest.raises(BrokerError, match=r"no broker at 127\.0\.0\.1:1 takes us: .*Nothing listens there"):
+        produce(Broker("127.0.0.1:1", "nowhere"), "any", some(1))

@@ -1,0 +1,332 @@
+"""docker-compose.yml and deploy/ without a Docker engine: loaded, parsed or run by what would read them."""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import hashlib
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import yaml
+from typer.testing import CliRunner
+
+from streams.cli import main
+from streams.cli.options import tasks_of
+from streams.ops.metrics import Metrics
+from streams.ops.redis_checks import check_redis
+from streams.ops.web import WebServer
+from streams.settings import RedisSettings, SecretUrl, Settings, load_settings
+from streams.stores.link import RedisLink
+
+ROOT = Path(__file__).resolve().parents[2]
+_VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::-([^}]*))?\}")
+
+
+def compose(**variables: str) -> dict[str, Any]:
+    """The file as Compose reads it: anchors merged, variables replaced."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    found: dict[str, Any] = yaml.safe_load(_VARIABLE.sub(lambda m: variables.get(m[1], m[2] or ""), text))
+    return found
+
+
+SERVICES: dict[str, dict[str, Any]] = compose()["services"]
+OURS = [name for name, service in SERVICES.items() if "build" in service]
+WORKERS = [name for name in OURS if name.startswith("worker")]
+
+
+def mounts(service: Mapping[str, Any]) -> dict[str, str]:
+    """Path in the container to path here, of what is mounted from the repository."""
+    pairs = [volume.split(":")[:2] for volume in service.get("volumes", ())]
+    return {inside: outside for outside, inside in pairs if outside.startswith((".", "/"))}
+
+
+def settings_of(name: str) -> Settings:
+    """What a container of this service would load."""
+    environ = dict(SERVICES[name]["environment"])
+    return load_settings(ROOT / mounts(SERVICES[name])[environ.pop("WEIR_CONFIG")], environ)
+
+
+def test_there_is_everything_a_deployment_needs() -> None:
+    assert {"kafka", "redis", "topics", "worker", "worker-score", "worker-label", "prometheus"} <= set(SERVICES)
+    assert {name for name, s in SERVICES.items() if "profiles" not in s} == {"kafka", "redis", "topics", "worker"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_an_image_has_a_version_of_its_own(name: str) -> None:
+    image = SERVICES[name]["image"]
+    assert re.fullmatch(r"[a-z./-]+:v?\d+\.\d+\.\d+(-[a-z]+)?", image), image
+    if name in OURS:
+        assert image == f"weir:{tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_environment_of_a_container_loads_as_settings(name: str) -> None:
+    settings = settings_of(name)
+    assert settings.redis.username == "weir"
+    assert settings.topics.replication == 1, "there is one broker"
+    host, port = settings.kafka.bootstrap[0].split(":")
+    assert f"INTERNAL://{host}:{port}" in SERVICES[host]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    assert settings.redis.url.get_secret_value() == "redis://redis:6379/0"
+    assert "redis" in SERVICES
+
+
+def test_every_value_is_a_text_as_environments_are() -> None:
+    for name, service in SERVICES.items():
+        assert all(isinstance(value, str) for value in service.get("environment", {}).values()), name
+
+
+def test_workers_differ_by_role_and_share_everything_else() -> None:
+    found = {name: settings_of(name) for name in WORKERS}
+    assert {name: s.worker.role for name, s in found.items()} == {
+        "worker": "all", "worker-score": "score", "worker-label": "label"
+    }  # fmt: skip
+    assert len({str(s.model_copy(update={"worker": None})) for s in found.values()}) == 1
+    assert all(s.worker.instance_id == "auto" for s in found.values()), "a container that is restarted comes back"
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_the_tasks_that_are_mounted_can_be_read(name: str) -> None:
+    settings = settings_of(name)
+    inside = mounts(SERVICES[name])
+    assert [task.name for task in tasks_of([ROOT / inside[str(path)] for path in settings.worker.tasks], settings)]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_is_mounted_exists_and_volumes_are_declared(name: str) -> None:
+    for inside, outside in mounts(SERVICES[name]).items():
+        assert (ROOT / outside).exists(), f"{outside} -> {inside}"
+    named = {v.split(":")[0] for v in SERVICES[name].get("volumes", ())} - set(mounts(SERVICES[name]).values())
+    assert named <= set(compose()["volumes"])
+
+
+def test_no_volume_is_declared_for_nothing() -> None:
+    used = {v.split(":")[0] for s in SERVICES.values() for v in s.get("volumes", ())}
+    assert set(compose()["volumes"]) <= used
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_service_waits_for_can_happen(name: str) -> None:
+    for other, wait in SERVICES[name].get("depends_on", {}).items():
+        if wait["condition"] == "service_healthy":
+            assert "healthcheck" in SERVICES[other]
+        else:
+            assert wait["condition"] == "service_completed_successfully"
+            assert SERVICES[other]["restart"] == "on-failure", "it ends, and is tried again only when it failed"
+        assert "profiles" not in SERVICES[other], "a profile that is off would not start it"
+
+
+def test_workers_can_be_many_and_no_port_is_open_beyond_this_machine() -> None:
+    taken: list[str] = []
+    for name, service in SERVICES.items():
+        assert "container_name" not in service
+        ports = service.get("ports", [])
+        assert not (ports and name in WORKERS), "two of them could not have one port"
+        assert all(port.startswith("127.0.0.1:") for port in ports)
+        taken += [port.split(":")[1] for port in ports]
+    assert len(set(taken)) == len(taken) > 0
+    assert compose(WORKERS="3")["services"]["worker"]["deploy"]["replicas"] == 3
+
+
+def test_long_lived_services_are_restarted_and_watched() -> None:
+    for name in ("kafka", "redis", *WORKERS, "prometheus"):
+        assert SERVICES[name]["restart"] == "unless-stopped"
+        assert "healthcheck" in SERVICES[name]
+
+
+@pytest.mark.parametrize("name", [name for name, s in SERVICES.items() if "healthcheck" in s])
+def test_a_health_check_is_a_command_that_parses(name: str) -> None:
+    kind, *words = SERVICES[name]["healthcheck"]["test"]
+    assert kind in ("CMD", "CMD-SHELL")
+    if kind == "CMD-SHELL":
+        (script,) = words
+        subprocess.run(["sh", "-n", "-c", script], check=True)
+    elif words[0] == "python":
+        compile(words[-1], name, "exec")
+
+
+@pytest.mark.parametrize("reasons", [[], ["no partitions were assigned yet"]])
+def test_a_worker_is_healthy_exactly_while_it_is_ready(reasons: list[str]) -> None:
+    class Status:
+        def ready(self) -> list[str]:
+            return reasons
+
+        def describe(self) -> Mapping[str, object]:
+            return {}
+
+    async def run() -> int:
+        async with WebServer("127.0.0.1", 0, Status(), Metrics()) as server:
+            _, program, *words = SERVICES["worker"]["healthcheck"]["test"]
+            assert program == "python"
+            script = [word.replace(":8090/", f":{server.port}/") for word in words]
+            done = await asyncio.create_subprocess_exec(sys.executable, *script, stderr=asyncio.subprocess.DEVNULL)
+            return await done.wait()
+
+    assert asyncio.run(run()) == (1 if reasons else 0)
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_the_web_port_is_the_same_wherever_it_is_named(name: str) -> None:
+    worker = settings_of(name).worker
+    assert (worker.web_host, worker.web_port) == ("0.0.0.0", 8090)
+    assert SERVICES[name]["expose"] == ["8090"]
+    assert "127.0.0.1:8090/ready" in SERVICES[name]["healthcheck"]["test"][-1]
+    (job,) = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    assert found["port"] == 8090
+    assert name in found["names"]
+    assert set(found["names"]) == set(WORKERS)
+
+
+def weir(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main.app, [*arguments])
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_command_of_a_container_exists(name: str) -> None:
+    words = SERVICES[name].get("command", ["worker"])
+    assert weir(*words, "--help")[0] == 0
+
+
+# The image
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """Instructions and their arguments, continued lines joined."""
+    text = (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def test_the_image_is_built_from_files_that_are_there_and_let_through() -> None:
+    ignored = (ROOT / "deploy/Dockerfile.dockerignore").read_text().splitlines()
+    allowed = [line[1:] for line in ignored if line.startswith("!")]
+    copied = [w for word, rest in dockerfile() if word == "COPY" and "--from" not in rest for w in rest.split()[:-1]]
+    assert sorted(copied) == sorted(allowed)
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_image_is_pinned_and_runs_a_worker_without_rights() -> None:
+    bases = [rest.split()[0] for word, rest in dockerfile() if word == "FROM"]
+    assert all(re.fullmatch(r"python:3\.11\.\d+-slim-bookworm", base) for base in bases)
+    final = dict(dockerfile())
+    assert final["USER"] not in ("root", "0")
+    assert (final["ENTRYPOINT"], final["CMD"]) == ('["weir"]', '["worker"]')
+    assert "--constraint constraints.txt" in next(rest for word, rest in dockerfile() if "pip install" in rest)
+
+
+def test_kernels_are_compiled_into_a_volume() -> None:
+    (env,) = [rest for word, rest in dockerfile() if word == "ENV"]
+    cache = dict(pair.split("=") for pair in env.split())["NUMBA_CACHE_DIR"]
+    assert all(f"kernels:{cache}" in SERVICES[name]["volumes"] for name in OURS)
+
+
+def test_the_unit_of_systemd_starts_a_worker_with_options_that_exist() -> None:
+    unit = configparser.ConfigParser(interpolation=None, strict=True)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(ROOT / "deploy/systemd/weir-worker@.service")
+    service = unit["Service"]
+    program, command, *options = shlex.split(service["ExecStart"])
+    assert (Path(program).name, command) == ("weir", "worker")
+    status, shown = weir("worker", "--help")
+    assert status == 0
+    assert all(option in shown for option in options if option.startswith("--"))
+    assert (service["Restart"], unit["Unit"]["StartLimitIntervalSec"]) == ("always", "0")
+    assert service["User"] != "root"
+
+
+# Redis
+
+
+def test_the_password_of_the_settings_is_that_of_the_users() -> None:
+    password = settings_of("worker").redis.password
+    assert password is not None
+    digest = hashlib.sha256(password.get_secret_value().encode()).hexdigest()
+    users = [line.split() for line in (ROOT / "deploy/redis-users.acl").read_text().splitlines()]
+    (rights,) = [words for words in users if words[1] == "weir"]
+    assert {f"#{digest}", f"~{settings_of('worker').redis.prefix}:*"} <= set(rights)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSettings]:
+    """Redis as docker-compose.yml starts it, on a port and in a directory of its own."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("no redis-server here; install Debian's redis-server to check the ACL file with it")
+    directory = tmp_path_factory.mktemp("redis")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [str(ROOT / mounts(SERVICES["redis"]).get(word, word)) if word.startswith("/etc") else word
+             for word in SERVICES["redis"]["command"]]  # fmt: skip
+    assert words[0] == "redis-server"
+    command = [program, *words[1:], "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
+    with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            yield _answering(port, process, directory / "log")
+        finally:
+            process.terminate()
+
+
+def _answering(port: int, process: subprocess.Popen[bytes], log: Path) -> RedisSettings:
+    configured = settings_of("worker").redis
+    settings = configured.model_copy(update={"url": SecretUrl(f"redis://127.0.0.1:{port}/0"), "timeout_s": 5.0})
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with redis.Redis.from_url(**settings.client_options()) as client:
+                client.ping()
+            return settings
+        except redis.ConnectionError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+
+
+def test_redis_accepts_the_users_and_keeps_what_it_is_told(server: RedisSettings) -> None:
+    assert {(c.name, c.status) for c in check_redis(server)} == {
+        ("Redis", "OK"), ("Redis persistence", "OK"), ("Redis memory", "OK")
+    }  # fmt: skip
+
+
+def test_the_user_may_do_all_that_a_worker_does(server: RedisSettings) -> None:
+    async def run() -> None:
+        link = RedisLink(server, prefix=server.prefix)
+        await link.start()  # tries every right that the store needs
+        await link.stop()
+
+    asyncio.run(run())
+
+
+def test_the_user_may_do_nothing_else(server: RedisSettings) -> None:
+    with redis.Redis.from_url(**server.client_options()) as client:
+        for command in ("SET other:key 1", "GET other:key", "KEYS *", "FLUSHALL", "CONFIG GET *", "ACL LIST"):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*command.split())
+
+
+def test_nobody_comes_in_without_a_name(server: RedisSettings) -> None:
+    url = server.url.get_secret_value()
+    with redis.Redis.from_url(url) as nobody, pytest.raises(redis.exceptions.AuthenticationError):
+        nobody.ping()
+
+
+def test_the_health_check_of_redis_may_ping_and_no_more(server: RedisSettings) -> None:
+    _, script = SERVICES["redis"]["healthcheck"]["test"]
+    port = server.url.get_secret_value().split(":")[2].split("/")[0]
+    here = script.replace("redis-cli", f"redis-cli -p {port}")
+    assert subprocess.run(["sh", "-c", here], check=False).returncode == 0
+    other = here.replace(" ping ", " get weir:x ").replace("PONG", "NOPERM")
+    assert subprocess.run(["sh", "-c", other], check=False).returncode == 0
+    assert subprocess.run(["sh", "-c", here.replace("--user health", "--user who")], check=False).returncode != 0
