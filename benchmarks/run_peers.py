@@ -186,7 +186,7 @@ def main() -> None:
     )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        address = start_broker(stack, folder / "broker")
+        address = start_broker(stack, folder / "broker").address
         peers_redis = start_redis(stack, folder / "redis-peers", durable=False)
         weir_redis = start_redis(stack, folder / "redis-weir", durable=True)
         bench = Bench(run_all, python, quix_python, address, peers_redis, weir_redis)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.integration.kafka_broker import NoKafka, find_broker
+from tests.integration.kafka_broker import Broker, NoKafka, find_broker
 from tests.integration.redis_server import NoRedis, RedisServer
 
 
-def start_broker(stack: ExitStack, folder: Path) -> str:
-    """Start a broker; its address."""
+def start_broker(stack: ExitStack, folder: Path) -> Broker:
+    """Start a broker."""
     try:
         broker = find_broker(folder)
         broker.start()
     except NoKafka as reason:
         raise SystemExit(str(reason)) from None
     stack.callback(broker.stop)
-    return broker.address
+    return broker
 
 
 def start_redis(stack: ExitStack, folder: Path, *, durable: bool) -> str:

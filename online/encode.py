@@ -94,7 +94,7 @@ def encode_examples(batch: ExampleBatch, feature_names: Sequence[str], task: str
         strict=True,
     )
     new = record_struct(Example)
-    return lines(
+    return _lines(
         [
             new(VERSION, event_id, n, task, ts, features(*row), score, y, weight, correction)
             for event_id, n, ts, row, score, y, weight, correction in columns
@@ -114,7 +114,7 @@ def encode_labels(batch: LabelBatch, task: str, source: str | None = None) -> li
         strict=True,
     )
     new = record_struct(Label)
-    return lines(
+    return _lines(
         [
             new(VERSION, label_id, task, entity_id, event_id, ts, value, source, weight)
             for label_id, entity_id, event_id, ts, value, weight in columns
@@ -137,7 +137,7 @@ def encode_model(record: WireModel) -> bytes:
     return record.model_dump_json(exclude_none=True).encode()
 
 
-def lines(structs: list[Any]) -> list[bytes]:
+def _lines(structs: list[Any]) -> list[bytes]:
     """Encode structs, each as a record of its own."""
     # JSON escapes newlines inside strings, so one can only be the end of a record.
     return _ENCODER.encode_lines(structs).split(b"\n")[:-1]

@@ -112,7 +112,7 @@ def write_whole(buf: Bytes, at: int, d: U) -> int:
     while i > at:
         i -= 1
         rest = d // _TENS
-        buf[i] = _NOUGHT + (d - rest * _TENS)
+        buf[i] = U(_NOUGHT) + (d - rest * _TENS)
         d = rest
     return end
 

@@ -115,7 +115,7 @@ def _hint(settings: KafkaSettings, why: str, greeted: bool) -> str:
             f"The broker refused user {settings.username!r}: check username, password and "
             f"sasl_mechanism = {settings.sasl_mechanism} in [kafka]"
         )
-    if "disconnected" in why:
+    if "disconnected" in why or "Invalid frame length" in why:  # the start of a TLS alert, read as a length
         return f"The listener hangs up on security_protocol = {protocol}: it may want TLS or SASL; see [kafka]"
     if "DNS" in why:
         return "The host name is not known here: check bootstrap in [kafka] (or --bootstrap)"

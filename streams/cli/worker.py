@@ -10,7 +10,6 @@ import platform
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -25,19 +24,14 @@ from streams.ops.kafka_checks import check_kafka
 from streams.ops.redis_checks import check_redis
 from streams.settings import Role, Settings
 
-_NEEDS: Final = (
-    ("faust", "faust-streaming"),
-    ("aiokafka", "aiokafka"),
-    ("redis", "redis"),
-    ("aiohttp", "aiohttp"),
-    ("prometheus_client", "prometheus-client"),
-)
-"""Module and package of everything a worker needs beyond the base install."""
+_NEEDS: Final = ("faust-streaming", "aiokafka", "redis", "aiohttp", "prometheus-client")
+"""Packages that a worker needs beyond the base install."""
 _QUIET: Final = {
     "aiokafka": logging.WARNING, "faust": logging.WARNING, "kafka": logging.WARNING, "mode": logging.WARNING,
     "mode.timers": logging.ERROR,  # says that a busy loop is busy; the metrics say it better
 }  # fmt: skip
 """Loggers of libraries that tell at level info what only their authors want to know."""
+_MISSING: Final = "missing"
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -125,7 +119,7 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "missing"
+        return _MISSING
 
 
 def _address(web: str | None) -> dict[str, object]:
@@ -142,7 +136,7 @@ def _address(web: str | None) -> dict[str, object]:
 
 def _needed() -> None:
     """Everything that the extra brings is there; raises ``UsageError`` naming what is not."""
-    absent = [package for module, package in _NEEDS if find_spec(module) is None]
+    absent = [package for package in _NEEDS if _version(package) == _MISSING]
     if absent:
         raise UsageError(f"a worker needs {', '.join(absent)}, not installed here; run: pip install 'weir[kafka]'")
 

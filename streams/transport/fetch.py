@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
@@ -37,6 +37,8 @@ from faust.types import TP
 from streams.log import Record
 from streams.transport.errors import RecordsDeleted
 from streams.transport.leave import leave_static_member
+from streams.transport.outage import calm_logs, pace_connecting
+from streams.transport.reachable import check_readable
 
 if TYPE_CHECKING:
     from streams.transport.consumer import BatchConsumer
@@ -122,7 +124,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         s, conf = self.consumer.settings, self.app.conf
         # Range puts partition n of each topic at the same worker: a label meets the prediction with its key.
         self._assignor = RangePartitionAssignor
-        return AIOKafkaConsumer(
+        consumer = AIOKafkaConsumer(
             client_id=f"{s.client_id}-consumer",
             group_id=s.group,
             group_instance_id=s.instance_id,
@@ -142,6 +144,15 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             isolation_level="read_committed",
             **self.consumer.security.options,
         )
+        pace_connecting(consumer._client)
+        calm_logs()
+        return consumer
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Join the group for topics, all of which can be read."""
+        client = self._ensure_consumer()._client
+        await self.call_thread(check_readable, client, topics, self.consumer.security)
+        await super().subscribe(topics)
 
     async def drain(self, timeout_s: float, revocations: int) -> list[Drained]:
         """A batch of each partition that has records and room; waits for the first of them.

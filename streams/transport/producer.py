@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 from numpy.typing import NDArray
 
 from streams.errors import UsageError
 from streams.log import Record
 from streams.transport.encode import HEADER_BYTES, RECORD_BYTES, Columns, available, encoded_batches
 from streams.transport.errors import DeliveryError, RecordTooLarge
+from streams.transport.outage import calm_logs, pace_connecting
 from streams.transport.partition import partitions_of_joined
-from streams.transport.reachable import unreachable
+from streams.transport.reachable import grant, not_let_in
 from streams.transport.security import LinkSecurity
 from streams.transport.settings import TransportSettings
 
@@ -72,6 +73,7 @@ class BatchProducer:
         """Connect; raises ``BrokerError`` when no broker takes us, saying why."""
         s = self._settings
         self._failed = None
+        calm_logs()
         if s.compression not in available():
             raise UsageError(f"compression={s.compression!r} needs a package: pip install cramjam; or use 'gzip'")
         self._producer = AIOKafkaProducer(
@@ -84,13 +86,14 @@ class BatchProducer:
             compression_type=s.compression,
             **self._security.options,
         )
+        pace_connecting(self._producer.client)
         # While a partition has no leader, aiokafka drops batches older than this; its default is one request's time.
         self._producer._message_accumulator._batch_ttl = s.delivery_timeout_s
         try:
             await self._producer.start()
         except KafkaError as error:
             await self.stop()
-            raise await unreachable(s.bootstrap, self._security, s.request_timeout_s) from error
+            raise await not_let_in(s.bootstrap, self._security, s.request_timeout_s, error) from error
 
     async def stop(self) -> None:
         """Deliver what was sent, then disconnect."""
@@ -177,15 +180,16 @@ class BatchProducer:
     async def _patiently(self, topic: str, attempt: Any) -> Any:
         """Repeat an attempt that times out before it has any effect, for ``delivery_timeout_s``."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.delivery_timeout_s
+        began, patience_s = loop.time(), self._settings.delivery_timeout_s
         while True:
             self._usable()
             try:
                 return await attempt()
             except KafkaTimeoutError as error:
-                if loop.time() >= deadline:
+                waited_s = loop.time() - began
+                if waited_s >= patience_s:
                     raise self._fail(topic, error) from error
-                log.warning("topic %s: %s; still trying", topic, error)
+                log.warning("topic %s: brokers take nothing for %.0f s; trying for %g s", topic, waited_s, patience_s)
             except KafkaError as error:
                 raise self._fail(topic, error) from error
 
@@ -206,6 +210,8 @@ class BatchProducer:
                 f"the topic's max.message.bytes is smaller than max_record_bytes={self._settings.max_record_bytes} or "
                 f"produce_batch_bytes={self._settings.produce_batch_bytes}; make them agree"
             )
+        if isinstance(error, TopicAuthorizationFailedError):
+            hint = grant(self._security, "write it")
         failed = DeliveryError(f"topic {topic!r}: {type(error).__name__}: {error}; {hint}")
         self._failed = self._failed or failed
         return failed

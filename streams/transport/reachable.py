@@ -1,8 +1,13 @@
-"""Why a broker cannot be reached, in one sentence: aiokafka only logs it, so a connection is tried once more here."""
+"""Why the brokers do not let us in, in one sentence.
+
+Why a connection failed is only in aiokafka's log, so one is tried once more here.
+"""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterable
+from typing import Any
 
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import (
@@ -10,6 +15,8 @@ from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
     UnsupportedSaslMechanismError,
 )
 
@@ -17,8 +24,28 @@ from streams.errors import BrokerError
 from streams.transport.security import LinkSecurity
 
 
-async def unreachable(bootstrap: str, security: LinkSecurity, timeout_s: float) -> BrokerError:
-    """The error to raise when no broker of ``bootstrap`` took us: what the last of them answers, and what to check."""
+def grant(security: LinkSecurity, what: str) -> str:
+    """What to do about a right that is missing."""
+    return f"let User:{security.username or 'ANONYMOUS'} {what} (kafka-acls --add --allow-principal ...)"
+
+
+async def check_readable(client: Any, topics: Iterable[str], security: LinkSecurity) -> None:
+    """Raise `BrokerError` for a topic that an `AIOKafkaClient` cannot see: its consumer would wait and say nothing."""
+    for topic in sorted(topics):
+        try:
+            await client._wait_on_metadata(topic)
+        except TopicAuthorizationFailedError as error:
+            raise BrokerError(f"topic {topic!r} is not ours to read; {grant(security, 'read it')}") from error
+        except UnknownTopicOrPartitionError as error:
+            raise BrokerError(
+                f"topic {topic!r} is not there, or no broker answers: run weir topics create, or correct the name"
+            ) from error
+
+
+async def not_let_in(bootstrap: str, security: LinkSecurity, timeout_s: float, error: KafkaError) -> BrokerError:
+    """The error to raise when a client could not start: what was refused, and what to check."""
+    if not isinstance(error, KafkaConnectionError):
+        return BrokerError(f"the brokers at {bootstrap} refuse: {error}; {grant(security, 'write the topics of Weir')}")
     reason, hint = "no answer", "see whether the brokers are up"
     for host, port, _ in collect_hosts(bootstrap, randomize=False):
         try:

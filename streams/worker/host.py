@@ -7,18 +7,16 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-import numpy as np
 from faust.types import TP
 
-from online.batch import FloatMatrix, IntVector
-from online.labelling import Contributions, LabellingStage
-from online.learners.timeline import ModelTimeline
+from online.labelling import LabellingStage
 from online.scored import ScoredShape
 from online.scoring import ScoringStage
 from online.task import TaskSpec
 from streams import topics
 from streams.errors import StateError, UsageError
 from streams.following.follower import Follower
+from streams.following.history import ModelHistory
 from streams.settings import Role
 from streams.stores.link import RedisLink
 from streams.stores.redis import Lane
@@ -136,7 +134,8 @@ class LaneHost:
 
     def label_lane(self, partition: int) -> LabelLane:
         """A label lane, not open."""
-        stages = {task.name: self._labelling(task, partition) for task in self.ctx.tasks}
+        histories = {task.name: self.follower.history(task.name) for task in self.ctx.tasks}
+        stages = {task.name: self._labelling(task, partition, histories[task.name]) for task in self.ctx.tasks}
         shapes = {
             name: ScoredShape(s.features, s.masks, len(s.watched), s.secondary) for name, s in self._shapes.items()
         }
@@ -146,7 +145,7 @@ class LaneHost:
             self.ctx,
             stages,
             steps,
-            self.follower,
+            histories,
             LaneReader(partition, self.ctx, shapes),
             handed_over=self.role == "all",
         )
@@ -154,14 +153,14 @@ class LaneHost:
     def _stage(self, task: TaskSpec) -> ScoringStage:
         return ScoringStage(task, self.ctx.store, side=True, model=self.follower.model(task.name))
 
-    def _labelling(self, task: TaskSpec, partition: int) -> LabellingStage:
+    def _labelling(self, task: TaskSpec, partition: int, history: ModelHistory) -> LabellingStage:
         shape = self._shapes[task.name]
         return LabellingStage(
             task,
             shape.features,
             shape.masks,
             shape.secondary,
-            explainer(self.follower.model(task.name)),
+            history.contributions,
             share=1.0 / self.ctx.partitions,
             lane=str(partition),
         )
@@ -203,16 +202,3 @@ class LaneHost:
                     "this partition: it was emptied, or another one is configured. Run 'weir features rebuild' to "
                     "fill it from Kafka, or give [worker] another group to start afresh"
                 )
-
-
-def explainer(model: ModelTimeline) -> Contributions:
-    """Contributions by the version that scored, or by the oldest one kept where that is newer.
-
-    The latter only where a lane takes steps again that are older than what the worker remembers of its models: the
-    records that these steps made are out already, and what may differ is the wording of alerts that are still open.
-    """
-
-    def contributions(x: FloatMatrix, versions: IntVector) -> FloatMatrix:
-        return model.contributions(x, np.maximum(versions, model.oldest))
-
-    return contributions

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from online.batch import Scored
 from online.labelling import LabellingStage, LabelOutput
 from streams import topics
 from streams.errors import ShellError
-from streams.following.follower import Follower
+from streams.following.history import ModelHistory
 from streams.log import Record
 from streams.stores.steps import Step, StepLog
 from streams.transport import FetchedBatch, Sent
@@ -68,7 +68,7 @@ class LabelLane:
     ctx : what all lanes of the worker share.
     stages : by task, new.
     steps : the lane's journal.
-    follower : the models, for the reasons of alerts.
+    histories : by task, its model as of any version, for the reasons of alerts.
     reader : decodes batches, and reads ranges of both topics again.
     handed_over : whether predictions come from this process; else the consumer brings them.
     """
@@ -79,14 +79,14 @@ class LabelLane:
         ctx: Context,
         stages: dict[str, LabellingStage],
         steps: StepLog,
-        follower: Follower,
+        histories: Mapping[str, ModelHistory],
         reader: LaneReader,
         handed_over: bool,
     ) -> None:
         self.partition, self.ctx, self.stages = partition, ctx, stages
-        self._features = {task: follower.model(task).learner.features for task in stages}
+        self._features = reader.features
         self.name, self.ready = f"label-{partition}", False
-        self._steps, self._follower, self._reader, self._handed_over = steps, follower, reader, handed_over
+        self._steps, self._histories, self._reader, self._handed_over = steps, histories, reader, handed_over
         self.positions: dict[str, int] = {}
         """Next offset of each topic, as of the steps taken."""
         self._number = self._published = 0
@@ -128,6 +128,7 @@ class LabelLane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        await asyncio.gather(*(history.close() for history in self._histories.values()))
         if self.ready and self._published == self._number > self._stored.snapshot_step:
             try:  # so that the next owner has nothing to take again
                 await asyncio.wait_for(self._steps.snapshot(self._number, self._snapshot()), CLOSE_TIMEOUT_S)
@@ -216,8 +217,8 @@ class LabelLane:
 
     async def _take(self, work: Work, publish: bool = True) -> None:
         for task, scored in work.scored.items():
-            version = int(scored.predictions.model_version.max())
-            await self._follower.wait_for(task, version, EXPLAIN_TIMEOUT_S)
+            if self.stages[task].task.alerting:
+                await self._histories[task].cover(scored.predictions.model_version, EXPLAIN_TIMEOUT_S)
         clock = self.ctx.metrics.stages("label")
         outputs = {task: self.stages[task].scored(s) for task, s in work.scored.items()}
         outputs |= {task: self.stages[task].labels(batch) for task, batch in work.labels.items()}

@@ -33,6 +33,8 @@ class LaneReader:
 
     def __init__(self, partition: int, ctx: Context, shapes: Mapping[str, ScoredShape]) -> None:
         self._partition, self._ctx, self._shapes = partition, ctx, shapes
+        self.features = {task: shape.features for task, shape in shapes.items()}
+        """Names of each task's features."""
 
     def decode(self, batch: FetchedBatch) -> Work:
         """The step that a batch from the consumer is."""

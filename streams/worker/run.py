@@ -29,6 +29,7 @@ from streams.transport import BatchApp, FetchedBatch
 from streams.worker.context import Context
 from streams.worker.host import LaneHost
 from streams.worker.status import WorkerStatus
+from streams.worker.warmup import warm_up
 
 log = logging.getLogger(__name__)
 _TICK_S: Final = 1.0
@@ -104,6 +105,8 @@ class Worker:
             self._web = WebServer(w.web_host, port, self.status, self.metrics, {"role": self.role, "worker": w.name()})
             await self._web.start()
             log.info("health, readiness and metrics at %s", self._web.url)
+        for task in self.ctx.tasks:
+            warm_up(task)
         await self.link.start()
         await self.follower.catch_up()
         for task in self.ctx.tasks:

@@ -154,6 +154,8 @@ class JavaBroker(Broker):
             "share.coordinator.state.topic.replication.factor": copies,
             "share.coordinator.state.topic.min.isr": max(1, copies - 1),
             "group.initial.rebalance.delay.ms": 0,
+            "broker.session.timeout.ms": 3000,  # after a kill, leaders move after that; Kafka's default is 9000
+            "broker.heartbeat.interval.ms": 500,
             **({} if self._secrets is None else self._secrets.broker_properties()),
         }
 

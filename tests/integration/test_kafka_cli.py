@@ -6,7 +6,6 @@ import gc
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -32,12 +31,12 @@ from streams.admin.reading import Start, read_present
 from streams.cli.main import app
 from streams.host.outputs import dead_letter
 from streams.settings import KafkaSettings
-from tests.integration.kafka_broker import shared_folder, unavailable
+from tests.integration.kafka_broker import Broker, JavaBroker, NoKafka, find_jars, free_ports, unavailable
+from tests.integration.kafka_secrets import Secrets
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
-BROKER = shared_folder() / "kafka" / "broker"
 T0 = 1_700_000_000.0
 NOW = 1_790_000_000.0
 
@@ -95,58 +94,29 @@ class Weir:
             return [(found.partition, found.offset) for found in (future.get() for future in sent)]
 
 
-def free_port() -> int:
-    """A port whose neighbours 1000 and 2000 above, which the brokers use too, are free as well."""
-    for port in range(21_000 + os.getpid() % 4_000, 29_000, 7):
-        held = []
-        try:
-            for at in (port, port + 1_000, port + 2_000):
-                held.append(socket.socket())
-                held[-1].bind(("127.0.0.1", at))
-        except OSError:
-            continue
-        finally:
-            for one in held:
-                one.close()
-        return port
-    raise RuntimeError("no free ports between 21000 and 29000")
-
-
-def start(directory: Path, *options: str) -> str:
-    if not BROKER.is_file():
-        unavailable(f"no Kafka at {BROKER}; set WEIR_SHARED to the folder that holds kafka/broker")
-    command = [str(BROKER), "start", "--dir", str(directory), "--port", str(free_port()), "--heap", "256m", *options]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip().removeprefix("bootstrap=")
-
-
-def stop(directory: Path) -> None:
-    subprocess.run(
-        [str(BROKER), "stop", "--dir", str(directory), "--wipe"], check=True, capture_output=True, timeout=60
-    )
-
-
 @pytest.fixture(scope="module")
-def weir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weir]:
-    directory = tmp_path_factory.mktemp("kafka") / "data"
-    bootstrap = start(directory)
+def weir(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weir]:
+    """``weir`` on the brokers of the session, with Weir's topics made; on one of its own where they are the user's."""
+    broker = kafka if kafka.can_restart else own_broker(tmp_path_factory.mktemp("kafka-cli") / "broker")
+    settings = KafkaSettings(bootstrap=(broker.address,))
+    found = Weir(settings, {"WEIR_KAFKA__BOOTSTRAP": broker.address})
     try:
-        found = Weir(KafkaSettings(bootstrap=(bootstrap,)), {"WEIR_KAFKA__BOOTSTRAP": bootstrap})
         assert found("topics", "create").status == 0
         yield found
+        with admin_client(settings) as admin:
+            admin.delete_topics([topic for topic in admin.list_topics() if topic in topics.ALL])
     finally:
-        stop(directory)
+        if broker is not kafka:
+            broker.stop()
 
 
-@pytest.fixture(scope="module")
-def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    directory = tmp_path_factory.mktemp("secure") / "data"
-    bootstrap = start(directory, "--secure")
+def own_broker(directory: Path) -> Broker:
     try:
-        yield bootstrap, directory / "secure"
-    finally:
-        stop(directory)
+        broker = JavaBroker(find_jars(), directory)
+    except NoKafka as reason:
+        unavailable(str(reason))
+    broker.start()
+    return broker
 
 
 @pytest.fixture
@@ -488,21 +458,24 @@ def test_dlq_wants_to_know_which_letters_and_whether_you_are_sure(clean: Weir) -
 # Security and trouble
 
 
-def config_of(path: Path, bootstrap: str, home: Path, user: str, **changes: str) -> str:
-    passwords = dict(line.split("=") for line in (home / "users").read_text().split())
+Secured = tuple[Broker, Secrets]
+
+
+def config_of(path: Path, broker: Broker, secrets: Secrets, user: str, **changes: str) -> str:
     kafka = {
-        "bootstrap": bootstrap, "security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512", "username": user,
-        "password": passwords[user], "ca_file": str(home / "ca.pem"), "timeout_s": "15",
+        "bootstrap": broker.address, "security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512",
+        "username": user, "password": secrets.users[user], "ca_file": str(secrets.ca_file),
+        "timeout_s": "15",
     } | changes  # fmt: skip
     path.write_text("[kafka]\n" + "".join(f'{key} = "{value}"\n' for key, value in kafka.items() if value))
     return str(path)
 
 
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "PLAIN"])
-def test_everything_works_over_sasl_and_tls(secure: tuple[str, Path], tmp_path: Path, mechanism: str) -> None:
-    bootstrap, home = secure
+def test_everything_works_over_sasl_and_tls(secure_kafka: Secured, tmp_path: Path, mechanism: str) -> None:
+    broker, secrets = secure_kafka
     weir = Weir(KafkaSettings(), {})
-    config = ("--config", config_of(tmp_path / "weir.toml", bootstrap, home, "admin", sasl_mechanism=mechanism))
+    config = ("--config", config_of(tmp_path / "weir.toml", broker, secrets, "admin", sasl_mechanism=mechanism))
     assert weir("topics", "create", *config).status == 0
     assert weir("topics", "check", *config).status == 0
     path = lines_of(tmp_path / "user-events.jsonl", [event(i, user=mechanism) for i in range(10)])
@@ -515,8 +488,8 @@ def test_everything_works_over_sasl_and_tls(secure: tuple[str, Path], tmp_path: 
 
 
 @pytest.mark.usefixtures("failing_links")
-def test_links_that_fail_say_why_and_show_no_password(secure: tuple[str, Path], tmp_path: Path) -> None:
-    bootstrap, home = secure
+def test_links_that_fail_say_why_and_show_no_password(secure_kafka: Secured, tmp_path: Path) -> None:
+    broker, secrets = secure_kafka
     weir, path = Weir(KafkaSettings(), {}), tmp_path / "weir.toml"
     wrong: list[tuple[dict[str, str], str]] = [
         ({"password": "hush-hush"}, "The broker refused user 'admin': check username, password"),
@@ -526,18 +499,18 @@ def test_links_that_fail_say_why_and_show_no_password(secure: tuple[str, Path], 
     ]
     for changes, words in wrong:
         found = weir(
-            "topics", "check", "--config", config_of(path, bootstrap, home, "admin", timeout_s="1.5", **changes)
+            "topics", "check", "--config", config_of(path, broker, secrets, "admin", timeout_s="1.5", **changes)
         )
         assert found.status == 2
-        assert f"no broker reachable at {bootstrap} within 1.5 s" in found.err
+        assert f"no broker reachable at {broker.address} within 1.5 s" in found.err
         assert words in found.err
         assert "hush" not in found.err
 
 
-def test_a_user_without_rights_is_told_which_principal_needs_them(secure: tuple[str, Path], tmp_path: Path) -> None:
-    bootstrap, home = secure
+def test_a_user_without_rights_is_told_which_principal_needs_them(secure_kafka: Secured, tmp_path: Path) -> None:
+    broker, secrets = secure_kafka
     weir = Weir(KafkaSettings(), {})
-    config = config_of(tmp_path / "weir.toml", bootstrap, home, "reader")
+    config = config_of(tmp_path / "weir.toml", broker, secrets, "reader")
     created = weir("topics", "create", "--config", config)
     assert (created.status, "User:reader" in created.err) == (2, True), created.err
     hidden = weir("tail", "user-events", "--config", config, "--no-follow")
@@ -546,7 +519,7 @@ def test_a_user_without_rights_is_told_which_principal_needs_them(secure: tuple[
 
 @pytest.mark.usefixtures("failing_links")
 def test_a_broker_that_is_not_there_is_named_with_what_to_check(tmp_path: Path) -> None:
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     weir = Weir(KafkaSettings(), {"WEIR_KAFKA__BOOTSTRAP": address, "WEIR_KAFKA__TIMEOUT_S": "0.5"})
     for command in (
         ("topics", "check"),

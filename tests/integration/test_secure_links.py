@@ -100,13 +100,21 @@ def test_a_link_that_is_refused_ends_the_worker_with_a_reason(
     assert secure_kafka[1].users["weir"] not in worker.log
 
 
-def test_a_user_without_rights_ends_the_worker_naming_what_is_refused(
+def test_a_user_without_rights_ends_the_worker_naming_what_is_missing(
     secure_kafka: Secured, tmp_path: Path, start_worker: Callable[..., Worker]
 ) -> None:
     broker, secrets = secure_kafka
-    make_topics(Broker(broker.direct, "its own door"), "theirs")
+    direct = Broker(broker.direct, "its own door")
+    make_topics(direct, "theirs", "ours")
     config = weir_toml(tmp_path, secure_kafka, username="reader", password=secrets.users["reader"])
-    worker = start_worker(broker, "theirs", "theirs-too", "--config", config)
+    worker = start_worker(broker, "theirs", "ours", "--config", config)
     assert worker.process.wait(40) != 0
-    print(worker.log)
-    assert "AuthorizationFailed" in worker.log
+    assert "let User:reader write the topics of Weir" in worker.log
+    allow(direct, "reader", "another-group", "ours")
+    worker = start_worker(broker, "theirs", "ours", "--config", config)
+    assert worker.process.wait(40) != 0
+    assert "topic 'theirs' is not ours to read; let User:reader read it" in worker.log
+    allow(direct, "reader", "another-group", "theirs")
+    worker = start_worker(broker, "theirs", "ours", "--config", config)
+    assert worker.process.wait(40) != 0
+    assert "GroupAuthorizationFailedError" in worker.log

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import ExampleBatch, PredictionBatch
-from online.encode import encode_alerts, encode_dead_letters, encode_examples, encode_predictions
+from online.batch import ExampleBatch, LabelBatch, PredictionBatch
+from online.decode import decode_labels
+from online.encode import encode_alerts, encode_dead_letters, encode_examples, encode_labels, encode_predictions
 from online.errors import TaskError
 from online.explain import explain
-from online.logged import decode_examples
+from online.logged import decode_example_log, decode_examples
 from online.wire import Alert, DeadLetter, Example, Prediction, Reason
 
 NAMES = ("count_1d", "mean_1d", "caf\u00e9 ratio")
@@ -110,6 +113,7 @@ def examples() -> ExampleBatch:
         y=np.array([True, False]),
         weight=np.array([1.0, 20.0]),
         correction=np.array([False, True]),
+        n=np.array([0, 3]),
     )
 
 
@@ -118,7 +122,7 @@ def test_examples_read_back_exactly() -> None:
     assert all(explain(Example, record, "reject") is None for record in records)
     decoded = decode_examples(records, NAMES, "fraud")
     assert decoded.rejects == []
-    for name in ("event_id", "ts", "x", "score", "y", "weight", "correction"):
+    for name in ("event_id", "ts", "x", "score", "y", "weight", "correction", "n"):
         np.testing.assert_array_equal(getattr(decoded.batch, name), getattr(examples(), name))
     turned = decode_examples(records, NAMES[::-1], "fraud")
     np.testing.assert_array_equal(turned.batch.x, examples().x[:, ::-1])
@@ -134,6 +138,51 @@ def test_examples_that_do_not_fit_the_model_are_rejects() -> None:
     assert "unknown" in decoded.rejects[0].reason
     assert "task: is 'churn'" in decoded.rejects[2].reason
     assert decode_examples([], NAMES, "fraud").batch.x.shape == (0, 3)
+
+
+def test_the_examples_of_several_tasks_in_one_log_come_apart_in_order() -> None:
+    fraud = encode_examples(examples(), NAMES, "fraud")
+    churn = encode_examples(examples(), NAMES[:3][::-1], "churn")
+    old = encode_examples(examples(), NAMES, "old")
+    raw = [fraud[0], old[0], churn[1], b"{}", fraud[1], old[1], churn[0]]
+    log = decode_example_log(raw, {"fraud": NAMES, "churn": NAMES, "none": ()})
+    assert (log.unknown, [reject.index for reject in log.rejects]) == ({"old": 2}, [3])
+    assert {task: own.index.tolist() for task, own in log.tasks.items()} == {
+        "fraud": [0, 4],
+        "churn": [2, 6],
+        "none": [],
+    }
+    assert log.tasks["fraud"].batch.event_id == ["e1", "e2"]
+    assert log.tasks["churn"].batch.event_id == ["e2", "e1"]
+    assert log.tasks["churn"].batch.n.tolist() == [3, 0]
+    np.testing.assert_array_equal(log.tasks["fraud"].batch.x, examples().x)
+    np.testing.assert_array_equal(log.tasks["churn"].batch.x, examples().x[::-1, ::-1])
+    # Written before examples had a number.
+    before = fraud[1].replace(b'"n":3,', b"")
+    assert decode_example_log([before], {"fraud": NAMES}).tasks["fraud"].batch.n.tolist() == [0]
+
+
+def test_labels_read_back_with_ids_longer_than_an_events() -> None:
+    made = LabelBatch(
+        [f"{'u' * 64}@1700000000/first", "l2"],
+        ["u" * 64, "u2"],
+        [f"{'u' * 64}@1700000000", None],
+        np.array([1.7e9, 1.7e9 + 0.1]),
+        np.array([True, False]),
+        np.array([1.0, 2.5]),
+    )
+    decoded = decode_labels(encode_labels(made, "churn", source="silence"), unknown_fields="reject")
+    assert (decoded.rejects, decoded.tasks) == ([], ["churn", "churn"])
+    assert (decoded.batch.label_id, decoded.batch.event_id) == (made.label_id, made.event_id)
+    for name in ("ts", "value", "weight"):
+        np.testing.assert_array_equal(getattr(decoded.batch, name), getattr(made, name))
+
+
+def test_a_time_or_version_that_no_record_carries_is_an_error() -> None:
+    good = one([1.0, 2.0, 3.0])
+    for bad in (replace(good, ts=np.array([np.nan])), replace(good, model_version=np.array([-1]))):
+        with pytest.raises(ValueError, match="no record can carry"):
+            encode_predictions(bad, NAMES, "fraud", 1.7e9)
 
 
 def test_alerts_and_dead_letters_read_back() -> None:

@@ -7,12 +7,16 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
+from online.batch import PredictionBatch, Scored
 from online.decode import ColumnRequest, Decoded, decode_device_events, decode_user_events
+from online.encode import encode_scored
 from online.explain import explain
+from online.scored import ScoredShape, decode_scored
 from online.structs import UnknownFields
-from online.wire import REASON_CHARS, DeviceEvent, UserEvent, WireModel
+from online.wire import REASON_CHARS, DeviceEvent, Prediction, UserEvent, WireModel
 
 BATCH = 1_000
 TOKENS = [
@@ -107,3 +111,46 @@ def test_every_mutated_record_is_decoded_or_rejected_with_a_reason(
         assert [i for i, valid in enumerate(verdicts) if valid] == decoded.index.tolist(), "the two definitions differ"
         accepted += len(decoded.index)
     assert 0.1 < accepted / 50_000 < 0.7  # else the mutations are too weak or too wild to say much
+
+
+def test_every_mutated_prediction_is_decoded_or_rejected_with_a_reason() -> None:
+    """Here the tasks know what their records look like, and compiled code reads what it can of each batch."""
+    rng, shape = random.Random(3), ScoredShape(("a", "\u00b0C"), 1, 1, ("merchant_id", "shop"))
+    for start in range(0, 20_000, BATCH):
+        numbers = np.array([[rng.gauss(0, 1), rng.randrange(9), rng.random(), rng.random()] for _ in range(BATCH)])
+        ids = [f"e{i}" for i in range(start, start + BATCH)]
+        ts, score = 1.7e9 + np.arange(BATCH, dtype=np.float64), numbers[:, 2].copy()
+        predictions = PredictionBatch(ids, ids, ts, score, np.arange(BATCH), numbers[:, :2])
+        entities: dict[str, list[str | None]] = {"merchant_id": [None, *ids[1:]], "shop": [*ids[:-1], None]}
+        scored = Scored(predictions, numbers[:, 2:3], numbers[:, 3:], entities)
+        whole = encode_scored(scored, shape.features, "fraud", 1.7e9)
+        raw = [mutate(rng, record, rng.choice(whole)) for record in whole]
+        decoded = decode_scored(raw, {"fraud": shape})
+
+        found = decoded.tasks["fraud"]
+        rejected = {reject.index for reject in decoded.rejects}
+        assert rejected.isdisjoint(found.index.tolist())
+        assert len(rejected) + len(found.index) + sum(decoded.unknown.values()) == BATCH
+        for reject in decoded.rejects:
+            assert reject.raw == raw[reject.index]
+            assert 0 < len(reject.reason) <= REASON_CHARS
+        valid = {i for i, record in enumerate(raw) if explain(Prediction, record) is None}
+        assert valid >= {*found.index.tolist()}
+        for row, i in enumerate(found.index.tolist()):
+            contract = Prediction.model_validate_json(raw[i])
+            assert contract.features == dict(
+                zip(shape.features, found.scored.predictions.features[row].tolist(), strict=True)
+            )
+            assert contract.event_id == found.scored.predictions.event_id[row]
+        for i in valid - {*found.index.tolist()}:  # a record, but not one of the task
+            contract = Prediction.model_validate_json(raw[i])
+            assert contract.task != "fraud" or not fits(contract, shape)
+
+
+def fits(record: Prediction, shape: ScoredShape) -> bool:
+    return (
+        record.features.keys() == {*shape.features}
+        and isinstance(record.model_version, int)
+        and (record.entities or {}).keys() <= {*shape.entities}
+        and (len(record.masks or ()), len(record.watched or ())) == (shape.masks, shape.watched)
+    )

@@ -101,6 +101,18 @@ def test_contributions_are_those_of_each_rows_version(kind: str) -> None:
         np.testing.assert_allclose(found[row], live.contributions(x[row : row + 1])[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_score_does_not_depend_on_what_is_scored_beside_it(kind: str) -> None:
+    """Else a score could not be made again from its own record alone."""
+    model = build_learner(SPECS[kind], FEATURES)
+    past = examples(150)
+    model.learn_many(past.x, past.y, past.weight)
+    x = examples(2048, seed=1).x * 10.0
+    together = model.predict_many(x)
+    alone = np.concatenate([model.predict_many(x[i : i + 1]) for i in range(0, 2048, 9)])
+    assert together[::9].tobytes() == alone.tobytes()
+
+
 def test_the_past_does_not_move_when_the_model_goes_on() -> None:
     batch = examples(100)
     model = timeline(SPECS["logistic"], every=10)

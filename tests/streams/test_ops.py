@@ -490,7 +490,7 @@ def test_what_cannot_run_says_what_to_give(run: list[Any], tmp_path: Path, argum
 
 
 def test_a_missing_package_says_what_to_install(run: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_cli, "_NEEDS", (("no_such_module", "no-such-package"),))
+    monkeypatch.setattr(worker_cli, "_NEEDS", ("no-such-package",))
     _, _, error = weir("worker", str(TASKS))
     assert "needs no-such-package" in str(error)
     assert "pip install 'weir[kafka]'" in str(error)

@@ -57,7 +57,7 @@ class Deployment:
         *,
         prefix: str,
         partitions: int = 4,
-        tasks: tuple[str, ...] = ("fraud", "spend", "quiet"),
+        tasks: tuple[str | Path, ...] = ("fraud", "spend", "quiet"),
         replication: int = 1,
         worker: Mapping[str, Any] | None = None,
         worker_redis_url: str | None = None,
@@ -66,9 +66,10 @@ class Deployment:
 
         Parameters
         ----------
+        tasks : names of files in tasks/, or paths.
         redis_url, worker_redis_url : where Redis is, and where workers are told that it is, if that differs.
         """
-        files = [TASKS / f"{name}.toml" for name in tasks]
+        files = [TASKS / f"{task}.toml" if isinstance(task, str) else task for task in tasks]
         tables: dict[str, dict[str, Any]] = {
             "kafka": {"bootstrap": kafka.direct},
             "redis": {"url": redis_url, "prefix": prefix},

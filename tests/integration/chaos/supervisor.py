@@ -32,6 +32,7 @@ class _Slot:
     ended: list[int] = field(default_factory=list)
     """Exit statuses of those that were not killed by us, oldest first."""
     killed: bool = False
+    retired: bool = False
     restart_at: float = 0.0
 
 
@@ -85,7 +86,7 @@ class Supervisor:
                 slot.ended.append(status)
                 slot.restart_at = time.monotonic() + self._backoff_s
             slot.killed = False
-        if slot.process is None and time.monotonic() >= slot.restart_at:
+        if slot.process is None and not slot.retired and time.monotonic() >= slot.restart_at:
             with slot.log.open("ab") as out:
                 out.write(b"-- start %d at %.3f\n" % (slot.starts, time.time()))
                 out.flush()
@@ -101,6 +102,11 @@ class Supervisor:
             if slot.process is not None and slot.process.poll() is None:
                 slot.killed, slot.kills = True, slot.kills + 1
                 slot.process.send_signal(how)
+
+    def retire(self, number: int, how: signal.Signals) -> None:
+        """End a worker for good."""
+        self.slots[number].retired = True
+        self.kill(number, how)
 
     def kill_random(self, rng: random.Random) -> None:
         """Kill one of them."""
