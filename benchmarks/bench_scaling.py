@@ -2,9 +2,9 @@
 
 Run: ``python -m benchmarks.bench_scaling [--events 200000] [--workers 1,2,4] [--rate 1000]``. Starts a broker and a
 Redis (AOF every second) of its own; the work is that of peers/ (fraud.toml). Throughput runs from the first prediction
-to the last, so start-up does not count; CPU is that of each process over that time. Then two workers take a steady rate and
-one of them is stopped or killed for good: the pause is the longest time that any partition of predictions got nothing.
-Prints tables and one JSON line.
+to the last, so start-up does not count; CPU is that of each process over that time. Then two workers take a steady rate
+and one of them is stopped or killed for good: the pause is the longest time that any partition of predictions got
+nothing. Prints tables and one JSON line.
 """
 
 from __future__ import annotations

@@ -8,16 +8,12 @@ from online.learners.bayesian import BayesianLogistic
 from online.learners.boosted import Boosted
 from online.learners.column import Column
 from online.learners.factory import REGISTRY, LearnerSpec, build_learner, known_parameters
-from online.learners.forest import AdaptiveForest
 from online.learners.logistic import ScaledLogistic
 from online.learners.online_model import ModelSnapshot, OnlineModel
 from online.learners.stack import Stack, predict_learn
-from online.learners.trees import AdaptiveTree
 
 __all__ = [
     "REGISTRY",
-    "AdaptiveForest",
-    "AdaptiveTree",
     "BayesianLogistic",
     "Boosted",
     "CalibratedAlma",

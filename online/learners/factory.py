@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,21 +14,20 @@ from online.learners.base import Learner
 from online.learners.bayesian import BayesianLogistic
 from online.learners.boosted import Boosted
 from online.learners.column import Column
-from online.learners.forest import AdaptiveForest
 from online.learners.logistic import ScaledLogistic
 from online.learners.stack import Stack
-from online.learners.trees import AdaptiveTree
 
-REGISTRY: dict[str, Callable[..., Learner]] = {
+REGISTRY: dict[str, Callable[..., Learner] | str] = {
     "logistic": ScaledLogistic,
     "alma": CalibratedAlma,
     "bayesian_logistic": BayesianLogistic,
-    "adaptive_tree": AdaptiveTree,
-    "adaptive_forest": AdaptiveForest,
+    "adaptive_tree": "online.learners.trees:AdaptiveTree",
+    "adaptive_forest": "online.learners.forest:AdaptiveForest",
     "stack": Stack,
     "column": Column,
     "boosted": Boosted,
 }
+"""By kind: the class, or where it is, for those whose import takes seconds (River's)."""
 
 
 _TYPES: dict[str, tuple[type, ...]] = {"float": (float, int), "int": (int,), "bool": (bool,), "str": (str,)}
@@ -97,4 +97,9 @@ def _check_types(spec: LearnerSpec) -> None:
 def _class_of(kind: str) -> Callable[..., Learner]:
     if kind not in REGISTRY:
         raise ValueError(f"unknown learner kind {kind!r}; known: {', '.join(sorted(REGISTRY))}")
-    return REGISTRY[kind]
+    found = REGISTRY[kind]
+    if isinstance(found, str):
+        module, _, name = found.partition(":")
+        made: Callable[..., Learner] = getattr(import_module(module), name)
+        return made
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +14,8 @@ from streams.errors import BrokerError
 DEFAULT_RECORD_BYTES: Final = 1_048_588
 _LIMIT: Final = "max.message.bytes"
 _ALREADY_EXISTS = 36
+_SHOWN_WITHIN_S: Final = 10.0
+_LOOK_AGAIN_S: Final = 0.05
 _NO_TOPIC = 3
 
 
@@ -126,6 +129,17 @@ def alter_topics(admin: Any, specs: Sequence[TopicSpec], differences: Sequence[D
     failed = [f"{name}: {found}" for name, found in results.items() if found != "OK"]
     if failed:
         raise BrokerError(f"could not be altered: {'; '.join(failed)}")
+    _await_configs(admin, {resource.name: resource.configs for resource in resources})
+
+
+def _await_configs(admin: Any, wanted: Mapping[str, Mapping[str, str]]) -> None:
+    """Wait until the brokers show what they accepted: a busy one shows the old values for a moment."""
+    deadline = time.monotonic() + _SHOWN_WITHIN_S
+    while time.monotonic() < deadline:
+        there = read_topics(admin, list(wanted))
+        if all(there[name].configs.get(key) == value for name, held in wanted.items() for key, value in held.items()):
+            return
+        time.sleep(_LOOK_AGAIN_S)
 
 
 def read_partitions(admin: Any, names: Sequence[str]) -> list[PartitionState]:

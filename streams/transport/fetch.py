@@ -37,6 +37,7 @@ from faust.types import TP
 from streams.log import Record
 from streams.transport.errors import RecordsDeleted
 from streams.transport.leave import leave_static_member
+from streams.transport.membership import report_errors
 from streams.transport.outage import calm_logs, pace_connecting
 from streams.transport.reachable import check_readable
 
@@ -96,6 +97,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         """Start the consumer in this thread's loop."""
         self._wake = asyncio.Event()
         await super().on_start()
+        report_errors(self._ensure_consumer(), self.consumer.security, self.crash)
         settings = self.consumer.settings
         if settings.instance_id is not None and settings.leave_on_stop:
             coordinator = self._ensure_consumer()._coordinator

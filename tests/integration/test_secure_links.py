@@ -117,4 +117,4 @@ def test_a_user_without_rights_ends_the_worker_naming_what_is_missing(
     allow(direct, "reader", "another-group", "theirs")
     worker = start_worker(broker, "theirs", "ours", "--config", config)
     assert worker.process.wait(40) != 0
-    assert "GroupAuthorizationFailedError" in worker.log
+    assert "let User:reader read group g-theirs" in worker.log

@@ -344,6 +344,29 @@ def test_a_killed_static_member_comes_back_without_a_rebalance(
     assert max(paused.values()) <= 6.0
 
 
+def test_two_workers_of_one_name_do_not_both_go_on(
+    kafka: Broker, new_topic: NewTopic, start_worker: Callable[..., Worker]
+) -> None:
+    source, target = new_topic(1), new_topic(1)
+    produce(kafka, source, some(100))
+    first = start_worker(source, target, "--instance-id", "same")
+    wait_copied(kafka, source, target, first)
+    second = start_worker(source, target, "--instance-id", "same")
+    assert first.process.wait(30) != 0
+    assert "perhaps another worker runs as instance 'same'" in first.log
+    produce(kafka, source, some(100, 100))
+    wait_copied(kafka, source, target, second)
+    assert check_nothing_lost(kafka, source, target) == 0
+
+
+def test_a_topic_to_read_that_is_not_there_ends_the_worker(
+    kafka: Broker, new_topic: NewTopic, start_worker: Callable[..., Worker]
+) -> None:
+    worker = start_worker("no-such-topic", new_topic(1))
+    assert worker.process.wait(40) != 0
+    assert "topic 'no-such-topic' is not there" in worker.log
+
+
 def test_a_batch_that_outlasts_the_rebalance_is_repeated_not_lost(
     kafka: Broker, new_topic: NewTopic, start_worker: Callable[..., Worker]
 ) -> None:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from river import forest, tree
 
-from online.learners import AdaptiveForest, AdaptiveTree, CalibratedAlma, Learner, ScaledLogistic, Stack, predict_learn
+from online.learners import CalibratedAlma, Learner, ScaledLogistic, Stack, predict_learn
+from online.learners.forest import AdaptiveForest
+from online.learners.trees import AdaptiveTree
 from online.learners.logistic import logit_of
 from online.learners.trees import positive_share
 
