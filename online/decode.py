@@ -85,7 +85,7 @@ def decode_labels(raw: Sequence[bytes | None], *, unknown_fields: UnknownFields 
     accepted = accept_records(Label, raw, unknown_fields)
     labels = accepted.structs
     batch = LabelBatch(
-        label_id=[label.label_id for label in labels],
+        label_id=[label.label_id or _made_id(label) for label in labels],
         entity_id=[label.entity_id for label in labels],
         event_id=[label.event_id for label in labels],
         ts=accepted.ts,
@@ -93,6 +93,11 @@ def decode_labels(raw: Sequence[bytes | None], *, unknown_fields: UnknownFields 
         weight=np.array([1.0 if label.weight is None else label.weight for label in labels], np.float64),
     )
     return DecodedLabels(batch, accepted.rejects, accepted.index, [label.task for label in labels])
+
+
+def _made_id(label: Any) -> str:
+    """The id of a label that brings none: what it says, and of what."""
+    return f"{label.task}:{label.entity_id}:{label.event_id or label.ts}={label.value}"
 
 
 def events_from_rows(

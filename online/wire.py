@@ -138,10 +138,14 @@ class DeviceEvent(WireModel):
 
 
 class Label(WireModel):
-    """The truth about an event (``event_id``) or about an entity at a time. Topic ``labels``, key ``entity_id``."""
+    """The truth about an event (``event_id``) or about an entity at a time. Topic ``labels``, key ``entity_id``.
+
+    A repeat is known by its ``label_id``. Without one, the same value said again of the same thing is a repeat, so that
+    a verdict can be corrected once but not taken back and then given again.
+    """
 
     v: Version
-    label_id: MadeId
+    label_id: MadeId | None = None
     task: Id
     entity_id: Id
     event_id: MadeId | None = None
@@ -296,7 +300,7 @@ def json_schema(model: type[WireModel]) -> dict[str, Any]:
     """The JSON Schema (2020-12) of one record, with a stable ``$id``.
 
     >>> json_schema(Label)["required"]
-    ['v', 'label_id', 'task', 'entity_id', 'ts', 'value']
+    ['v', 'task', 'entity_id', 'ts', 'value']
     """
     schema = model.model_json_schema()
     return {

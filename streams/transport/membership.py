@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 
@@ -16,6 +18,8 @@ from streams.errors import BrokerError
 from streams.transport.reachable import grant
 from streams.transport.security import LinkSecurity
 
+PUT_OUT: Final = 5
+WITHIN_S: Final = 30.0
 Report = Callable[[BaseException], Awaitable[None]]
 
 
@@ -34,8 +38,23 @@ def report_errors(consumer: Any, security: LinkSecurity, report: Report) -> None
         return keep(error)
 
     coordinator._push_error_to_user = push
+    if coordinator._group_instance_id is not None:
+        _notice_namesakes(coordinator, tell)
     for task in (coordinator._coordination_task, consumer._fetcher._fetch_task):
         task.add_done_callback(functools.partial(_ended, tell))
+
+
+def _notice_namesakes(coordinator: Any, tell: Callable[[BaseException], None]) -> None:
+    """Two workers of one instance id would put each other out of the group every second, for ever."""
+    reset, times = coordinator.reset_generation, deque[float](maxlen=PUT_OUT)
+
+    def counted() -> None:
+        reset()
+        times.append(time.monotonic())
+        if len(times) == PUT_OUT and times[-1] - times[0] < WITHIN_S:
+            tell(BrokerError(f"put out of the group {PUT_OUT} times in {WITHIN_S:g} s"))
+
+    coordinator.reset_generation = counted
 
 
 def _ended(tell: Callable[[BaseException], None], task: asyncio.Task[Any]) -> None:

@@ -380,3 +380,9 @@ def test_labels_of_several_tasks_come_apart() -> None:
     assert (fraud.value.tolist(), fraud.weight.tolist()) == ([True, False], [2.5, 1.0])
     assert fraud.ts.tolist() == [1.7e9, 1.7e9]
     assert decode_labels([json.dumps(rows[1]).encode()]).by_task()["churn"].label_id == ["l1"]
+
+
+def test_a_label_without_an_id_is_known_by_what_it_says() -> None:
+    record = b'{"v":1,"task":"fraud","entity_id":"u1","event_id":"e1","ts":1700000000,"value":%d}'
+    ids = decode_labels([record % 1, record % 1, record % 0]).batch.label_id
+    assert ids[0] == ids[1] != ids[2]
