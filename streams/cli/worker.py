@@ -5,6 +5,7 @@ It knows arguments, the banner and the checks; what runs is ``streams.worker``.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import platform
 from collections.abc import Callable, Sequence
@@ -159,8 +160,16 @@ def _logging(level: str) -> None:
         raise UsageError(f"--log-level {level!r}: give {', '.join(_LEVELS)}")
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     if level != "debug":
+        logging.getLogger().handlers[0].addFilter(_worth_reading)
         for name, least in _QUIET.items():
             logging.getLogger(name).setLevel(max(least, logging.getLogger().level))
+
+
+def _worth_reading(record: logging.LogRecord) -> bool:
+    """Whether a record is not Faust's book-keeping: its services coming and going, its agents cancelled by design."""
+    if record.exc_info and record.exc_info[0] is asyncio.CancelledError:
+        return False
+    return record.levelno > logging.INFO or not str(record.msg).startswith("[^")
 
 
 def _runner() -> Callable[[Settings, Sequence[TaskSpec], Role], int | None]:

@@ -33,7 +33,6 @@ CounterName = Literal[
     "weir_cache_lookups_total",
     "weir_lane_rewinds_total",
     "weir_rebalances_total",
-    "weir_snapshots_total",
 ]
 GaugeName = Literal[
     "weir_info",
@@ -138,7 +137,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     _histogram("weir_store_seconds", "seconds", _STORE_S, "One round trip to the store.", "op"),
     _histogram("weir_flush_batches", "batches", _FLUSH, "Batches written to the store by one atomic write.", "topic"),
     _counter(
-        "weir_store_retries_total", "times", "Commands tried again because the store did not answer or refused.", "op"
+        "weir_store_retries_total", "times", "Commands tried again because the store did not answer or could not write."
     ),
     _counter(
         "weir_cache_lookups_total",
@@ -166,7 +165,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     _gauge(
         "weir_prequential_metric",
         "1",
-        "Prequential metrics by their name in task files; from labels, so as late as they are.",
+        "Rolling prequential metrics, the mean over this worker's partitions; from labels, so as late as they are.",
         "task",
         "metric",
     ),
@@ -186,8 +185,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         "status",
     ),
     _gauge("weir_open_alerts", "alerts", "Alerts open now in the partitions of this worker.", "task"),
-    _counter("weir_snapshots_total", "times", "Snapshots written; kind is model or lane.", "kind"),
-    _histogram("weir_snapshot_seconds", "seconds", _STORE_S, "Writing one snapshot.", "kind"),
+    _histogram("weir_snapshot_seconds", "seconds", _STORE_S, "Writing one snapshot of a label lane."),
     # The process
     _gauge("weir_info", "1", "Always 1; the labels say what runs.", "version", "role", "worker"),
     _gauge("weir_ready", "1", "1 while /ready answers 200."),

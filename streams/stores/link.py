@@ -64,6 +64,8 @@ class RedisLink:
         self._nodes = Nodes(settings.client_options(), timeout_s)
         self._known: set[tuple[Script, tuple[str, int]]] = set()
         self._away = False
+        self.retries = 0
+        """Commands tried again, since the start."""
 
     @property
     def cluster(self) -> bool:
@@ -156,6 +158,7 @@ class RedisLink:
             now = time.monotonic()
             if lost_at is None:  # once more at once: an idle connection may just have been closed
                 lost_at = now
+                self.retries += 1
                 await self._look_around()
                 continue
             self._gone(reason)
@@ -167,6 +170,7 @@ class RedisLink:
                     "there; then start again, nothing is lost"
                 )
             await asyncio.sleep(pause_s)
+            self.retries += 1
             await self._look_around()
 
     def _why_wait(self, exc: Exception) -> str:

@@ -66,6 +66,8 @@ class LaneStore:
         self._sides: dict[str, tuple[str, int]] = {}
         self._lanes: dict[Lane, LaneState] = {}
         self._used: LaneState | None = None
+        self.wanted = self.missed = 0
+        """Rows that batches asked for since the start, and those that had to be read from Redis."""
 
     # -- tables --------------------------------------------------------------------------------------------------
 
@@ -165,11 +167,19 @@ class LaneStore:
                 cache = self._cache(state, table)
                 if needed := cache.missing(keys) if cache.owned else list(dict.fromkeys(keys)):
                     asks.append(Ask(self._tables[table], cache, needed, cache.framed(needed)))
+                self.wanted, self.missed = self.wanted + len(keys), self.missed + len(needed)
             if asks:
                 await fetch(self._link, state, asks)
             for table, keys in wanted.items():
                 state.caches[table].touch(keys, state.prefetches)
             self._evict(state)
+
+    def cached(self) -> dict[str, int]:
+        """Rows in memory, by topic of their lanes."""
+        held: dict[str, int] = {}
+        for (topic, _), state in self._lanes.items():
+            held[topic] = held.get(topic, 0) + sum(len(cache) for cache in state.caches.values())
+        return held
 
     def _evict(self, state: LaneState) -> None:
         share = self.cache_rows // sum(len(s.caches) for s in self._lanes.values()) if self._lanes else 0

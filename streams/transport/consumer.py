@@ -178,8 +178,6 @@ class BatchConsumer(Consumer):
         self.revocations += 1
         await super().on_partitions_revoked(revoked)
         await self._let_go(revoked)
-        self.offsets.revoke(revoked)
-        self._refresh_wanted()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Start afresh: reading goes on where ``app.start_offsets`` says, else from the committed offsets."""
@@ -206,10 +204,14 @@ class BatchConsumer(Consumer):
             return None
         return starts
 
-    async def _let_go(self, revoked: set[TP]) -> None:
+    async def _let_go(self, gone: set[TP]) -> None:
+        """Forget partitions, and let the app know, once each time that they go."""
+        held = {tp for tp in gone if self.offsets.epoch(tp) is not None}
+        self.offsets.revoke(held)
+        self._refresh_wanted()
         hook = self._hooks.on_revoked
-        if hook is not None and revoked:
-            await self._bounded("on_revoked", hook(revoked))
+        if hook is not None and held:
+            await self._bounded("on_revoked", hook(held))
 
     async def _bounded(self, name: str, hook: Awaitable[T]) -> T | None:
         """What the hook gives; ``None`` after an error or a timeout, which end the worker."""

@@ -14,6 +14,7 @@ from streams.log import Record
 from streams.ops.metrics import Metrics
 from streams.ops.watchdog import Watchdog
 from streams.settings import Settings
+from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
 from streams.transport import BatchApp, FetchedBatch, Sent
 
@@ -42,15 +43,21 @@ class Context:
     ----------
     settings, tasks : what to run.
     app : the Faust app, with its consumer and producer.
-    store : rows and lane records.
+    link, store : the way to Redis; rows and lane records.
     metrics : where counts go.
     """
 
     def __init__(
-        self, settings: Settings, tasks: Sequence[TaskSpec], app: BatchApp, store: LaneStore, metrics: Metrics
+        self,
+        settings: Settings,
+        tasks: Sequence[TaskSpec],
+        app: BatchApp,
+        link: RedisLink,
+        store: LaneStore,
+        metrics: Metrics,
     ) -> None:
         self.settings, self.tasks = settings, list(tasks)
-        self.app, self.store, self.metrics = app, store, metrics
+        self.app, self.link, self.store, self.metrics = app, link, store, metrics
         self.records: Records = app.records
         self.silent: Consumer | None = None
         """Stands in for the consumer where nothing is consumed."""

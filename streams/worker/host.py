@@ -18,7 +18,6 @@ from streams.errors import StateError, UsageError
 from streams.following.follower import Follower
 from streams.following.history import ModelHistory
 from streams.settings import Role
-from streams.stores.link import RedisLink
 from streams.stores.redis import Lane
 from streams.stores.steps import StepLog
 from streams.transport import FetchedBatch
@@ -43,12 +42,11 @@ class LaneHost:
     ----------
     ctx : what the lanes share.
     follower : the models.
-    link : to the store, for the journals of label lanes.
     role : which lanes there are.
     """
 
-    def __init__(self, ctx: Context, follower: Follower, link: RedisLink, role: Role) -> None:
-        self.ctx, self.follower, self._link, self.role = ctx, follower, link, role
+    def __init__(self, ctx: Context, follower: Follower, role: Role) -> None:
+        self.ctx, self.follower, self.role = ctx, follower, role
         self.rows: dict[Lane, RowLane] = {}
         """Score and side lanes, by Weir's own name of the topic and partition."""
         self.labels: dict[int, LabelLane] = {}
@@ -105,6 +103,8 @@ class LaneHost:
         for lane in self._lanes():
             lane.start()
         self.ctx.assigned = True
+        self.ctx.metrics.inc("weir_rebalances_total")
+        log.info("%d partitions assigned: %s", len(tps), ", ".join(self.names()))
         return {self.ctx.topic_partition(lane): starts[lane] for lane in lanes if lane in starts}
 
     async def revoked(self, tps: Iterable[TP]) -> None:
@@ -139,7 +139,7 @@ class LaneHost:
         shapes = {
             name: ScoredShape(s.features, s.masks, len(s.watched), s.secondary) for name, s in self._shapes.items()
         }
-        steps = StepLog(self._link, f"label-{partition}")
+        steps = StepLog(self.ctx.link, f"label-{partition}")
         return LabelLane(
             partition,
             self.ctx,

@@ -272,7 +272,9 @@ class LabelLane:
                     self.ctx.completed(m.work.batch)
             for m in made:
                 if m.snapshot is not None:
+                    started = self.ctx.metrics.now()
                     await self._steps.snapshot(m.number, m.snapshot)
+                    self.ctx.metrics.observe("weir_snapshot_seconds", self.ctx.metrics.now() - started)
 
     async def _send(self, made: _Made) -> asyncio.Future[Any]:
         """Queue everything that a step made; ends when all in-sync replicas have it."""

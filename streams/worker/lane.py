@@ -99,6 +99,9 @@ class RowLane(ABC):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        for step in self._steps:
+            step.acknowledged.cancel()
+        self._steps.clear()
         self.ctx.store.close(self.lane)
 
     def put(self, batch: FetchedBatch) -> None:

@@ -8,6 +8,7 @@ not complete is repeated.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
@@ -66,7 +67,9 @@ class Worker:
         self.app = WorkerApp.from_settings(settings, w.group_id(role), w.instance(), **_transport(settings))
         self.app.worker = self
         self.metrics = Metrics(settings.topics.own)
-        self.link = RedisLink(settings.redis, patience_s=w.store_patience_s, prefix=prefix)
+        self.link = RedisLink(
+            settings.redis, patience_s=w.store_patience_s, timeout_s=settings.redis.timeout_s, prefix=prefix
+        )
         store = LaneStore(self.link, prefix=prefix, cache_rows=w.cache_rows)
         self.follower = Follower(
             settings.kafka.client_options("models"),
@@ -75,8 +78,8 @@ class Worker:
             topic=settings.topics.name(topics.EXAMPLES),
             policy=FollowPolicy(snapshot_interval_s=w.snapshot_every_s),
         )
-        self.ctx = Context(settings, tasks, self.app, store, self.metrics)
-        self.host = LaneHost(self.ctx, self.follower, self.link, role)
+        self.ctx = Context(settings, tasks, self.app, self.link, store, self.metrics)
+        self.host = LaneHost(self.ctx, self.follower, role)
         self.status = WorkerStatus(self.ctx, self.host, self.follower)
         self.ctx.watchdog = Watchdog(WatchdogPolicy(w.watchdog_s), self.status.in_flight) if w.watchdog_s else None
         self._web: WebServer | None = None
@@ -114,6 +117,10 @@ class Worker:
 
     def started(self) -> None:
         """The consumer is up: begin what runs beside it."""
+        # Batches make many short-lived objects and no cycles: look for cycles seldom, and not at what is here to stay.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(200_000, 20, 20)
         if self.ctx.watchdog is not None:
             self.ctx.watchdog.start(asyncio.get_running_loop())
         for work in (self.follower.run(), self._tick()):

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
+from typing import Final
 
+from online.labelling import LabellingStage
+from streams import topics
 from streams.following.follower import Follower
 from streams.worker.context import Context
 from streams.worker.host import LaneHost
+
+_OUTCOMES: Final = {
+    "joined": "joined", "corrections": "corrected", "repeated_labels": "repeated", "unmatched": "unmatched"
+}  # fmt: skip
+"""Of the join's counts, and what the metric calls them."""
 
 
 class WorkerStatus:
@@ -20,6 +29,10 @@ class WorkerStatus:
 
     def __init__(self, ctx: Context, host: LaneHost, follower: Follower) -> None:
         self._ctx, self._host, self._follower = ctx, host, follower
+        self._counted: dict[tuple[LabellingStage, str], int] = {}
+        """What was counted already, of each lane's join."""
+        self._told: dict[str, float] = {}
+        """What was counted already, of other counts that somebody else keeps."""
 
     def ready(self) -> list[str]:
         """Why the worker does not do its work yet, a sentence each; empty when it does."""
@@ -30,31 +43,70 @@ class WorkerStatus:
     def describe(self) -> Mapping[str, object]:
         """Lanes and models."""
         return {
-            "lanes": [
-                *(lane.name for lane in self._host.rows.values()),
-                *(la.name for la in self._host.labels.values()),
-            ],
+            "lanes": self._host.names(),
             "models": {task.name: self._follower.version(task.name) for task in self._ctx.tasks},
             "examples_lag": self._follower.lag(),
         }
 
     def in_flight(self) -> object:
         """What is being worked on, for the log of the watchdog."""
-        working = [
-            f"{t.partition[0]}-{t.partition[1]}@{t.base_offset}" for t in self._ctx.app.batch_consumer.offsets.working()
-        ]
+        tickets = self._ctx.app.batch_consumer.offsets.working()
+        working = [f"{ticket.partition[0]}-{ticket.partition[1]}@{ticket.base_offset}" for ticket in tickets]
         return working or "batches that wait"
 
     def measure(self) -> None:
         """Set the gauges."""
         m, ctx = self._ctx.metrics, self._ctx
-        if not ctx.assigned:
-            return
-        m.lags({(tp.topic, tp.partition): lag for tp, lag in ctx.app.batch_consumer.lag().items()})
         m.set("weir_since_batch_seconds", time.monotonic() - ctx.completed_at)
         for task in ctx.tasks:
-            name = task.name
-            m.set("weir_learner_version", self._follower.version(name), task=name)
-            stages = [lane.stages[name] for lane in self._host.labels.values()]
-            m.set("weir_open_alerts", sum(len(s.book) for s in stages), task=name)
-            m.set("weir_waiting_predictions", sum(len(s.joiner) for s in stages), task=name)
+            self._measure_task(task.name)
+        self._measure_store()
+        if not ctx.assigned:
+            return
+        consumer = ctx.app.batch_consumer
+        m.lags({(tp.topic, tp.partition): lag for tp, lag in consumer.lag().items()})
+        working = len(consumer.offsets.working())
+        m.set("weir_batches_in_flight", working)
+        if ctx.watchdog is not None:
+            ctx.watchdog.holding(working)
+        for topic, lanes in Counter(lane[0] for lane in self._host.rows).items():
+            m.set("weir_partitions_assigned", lanes, topic=topic)
+        m.set("weir_partitions_assigned", len(self._host.labels), topic=topics.LABELS)
+
+    def _measure_store(self) -> None:
+        m, store = self._ctx.metrics, self._ctx.store
+        m.inc("weir_store_retries_total", self._new("retries", self._ctx.link.retries))
+        m.inc("weir_cache_lookups_total", self._new("missed", store.missed), outcome="miss")
+        m.inc("weir_cache_lookups_total", self._new("found", store.wanted - store.missed), outcome="hit")
+        for topic, rows in store.cached().items():
+            m.set("weir_cached_rows", rows, topic=topic)
+
+    def _new(self, name: str, total: float) -> float:
+        """By how much a count has grown since the last look."""
+        before, self._told[name] = self._told.get(name, 0.0), total
+        return max(total - before, 0.0)
+
+    def _measure_task(self, name: str) -> None:
+        m = self._ctx.metrics
+        version = self._follower.version(name)
+        m.set("weir_learner_version", version, task=name)
+        self._told.setdefault(name, version)  # what was stored was learned by others
+        m.inc("weir_examples_learned_total", self._new(name, version), task=name)
+        stages = [lane.stages[name] for lane in self._host.labels.values() if lane.ready]
+        m.set("weir_open_alerts", sum(len(stage.book) for stage in stages), task=name)
+        m.set("weir_waiting_predictions", sum(len(stage.joiner) for stage in stages), task=name)
+        for stage in stages:
+            self._count_labels(name, stage)
+        rolling = [stage.evaluation.rolling() for stage in stages]
+        for metric in {key for values in rolling for key in values}:
+            known = [values[metric] for values in rolling if metric in values]
+            m.set("weir_prequential_metric", sum(known) / len(known), task=name, metric=metric)
+
+    def _count_labels(self, name: str, stage: LabellingStage) -> None:
+        """Count what became of labels since the last look; what a lane brought along was counted elsewhere."""
+        for field, outcome in _OUTCOMES.items():
+            total = int(getattr(stage.joiner.stats, field))
+            new = total - self._counted.setdefault((stage, field), total)
+            if new > 0:
+                self._ctx.metrics.inc("weir_labels_total", new, task=name, outcome=outcome)
+            self._counted[stage, field] = total

@@ -30,7 +30,8 @@ def warm_up(task: TaskSpec) -> None:
         out = stage.events(_events(stage, _START + 3600.0 * batch))
         scored = out.scored or scored
         for layout, updates in out.updates.items():
-            decode_updates(encode_updates(updates, task.name, layout), {(task.name, layout): stage.engine.width(layout)})
+            widths = {(task.name, layout): stage.engine.width(layout)}
+            decode_updates(encode_updates(updates, task.name, layout), widths)
             stage.engine.apply(layout, updates)
     partitions_of([b"one", b"two"], 4)
     if scored is None:  # a task that scores on timers

@@ -39,10 +39,12 @@ from tests.integration.copying import (
     some,
     wait_copied,
 )
-from tests.integration.kafka_broker import Broker
+from tests.integration.kafka_broker import Broker, eventually
 
 pytestmark = pytest.mark.integration
 NewTopic = Callable[..., str]
+LONG_SESSION = ("--session-timeout-s", "25")
+"""For what must not happen before a session ends, also where processes start slowly."""
 
 
 @pytest.fixture
@@ -94,21 +96,21 @@ def test_a_killed_worker_loses_nothing(kafka: Broker, new_topic: NewTopic, start
     source, target = new_topic(PARTITIONS), new_topic(PARTITIONS)
     produce(kafka, source, some(40_000))
     for kills in range(1, 4):
-        worker = start_worker(source, target, "--delay-s", "0.005", "--instance-id", "one")
+        worker = start_worker(source, target, "--delay-s", "0.005", "--instance-id", "one", *LONG_SESSION)
         worker.until(lambda: len(worker.batches()) >= 16, "16 batches")  # noqa: B023 - called before the next turn
         worker.end(signal.SIGKILL)
         seen = copied(read(kafka, target))
         for partition, offset in committed(kafka, source).items():
             assert set(range(offset)) <= set(seen[partition]), f"kill {kills}: a commit passed what was not copied"
     started = time.time()
-    worker = start_worker(source, target, "--instance-id", "one")
+    worker = start_worker(source, target, "--instance-id", "one", *LONG_SESSION)
     wait_copied(kafka, source, target, worker)
     first = worker.batches()[0]["t"] - started
     repeats = check_nothing_lost(kafka, source, target)
     print(f"\n3 SIGKILLs in 40,000 records: {repeats} repeats; first batch {first:.1f} s after the last restart")
     # Not committed at a kill: what was in flight, and what completed in the .1 s since the last commit.
     assert repeats <= 3 * PARTITIONS * 500 * (3 + 16)
-    assert first < 6.0, "a static member that comes back should not have to wait for its old session"
+    assert first < 20.0, "a static member that comes back should not have to wait for its old session"
 
 
 def test_an_agent_that_raises_stops_the_worker_before_its_record(
@@ -258,11 +260,13 @@ def test_a_start_that_is_not_told_ends_the_worker_before_anything_is_read(
 # -- rebalances --------------------------------------------------------------------------------------------------------
 
 
-def two_workers(start: Callable[..., Worker], source: str, target: str, names: Sequence[str]) -> list[Worker]:
+def two_workers(
+    start: Callable[..., Worker], source: str, target: str, names: Sequence[str], *args: str
+) -> list[Worker]:
     """Two workers that share the partitions; with names, as static members."""
     workers: list[Worker] = []
     for i in range(2):
-        workers.append(start(source, target, *(["--instance-id", names[i]] if names else [])))
+        workers.append(start(source, target, *(["--instance-id", names[i]] if names else []), *args))
         count = PARTITIONS // (i + 1)
         for worker in workers:
             worker.until(functools.partial(worker.has, count), "its share of the partitions")
@@ -327,12 +331,12 @@ def test_a_killed_static_member_comes_back_without_a_rebalance(
 ) -> None:
     source, target = new_topic(PARTITIONS), new_topic(PARTITIONS)
     with Load(kafka, source):
-        stays, killed = two_workers(start_worker, source, target, ["a", "b"])
+        stays, killed = two_workers(start_worker, source, target, ["a", "b"], *LONG_SESSION)
         ready = time.time()
         stays.until(lambda: flowing_since([stays, killed], ready), "both at work")
         rebalances, since, lost = stays.assignments(), time.time(), killed.assigned() or []
         killed.end(signal.SIGKILL)
-        back = start_worker(source, target, "--instance-id", "b")
+        back = start_worker(source, target, "--instance-id", "b", *LONG_SESSION)
         over = time.time()
         back.until(lambda: flowing_since([stays, back], over), "both at work again")
     wait_copied(kafka, source, target, back)
@@ -341,7 +345,7 @@ def test_a_killed_static_member_comes_back_without_a_rebalance(
     print(f"\nSIGKILL and restart of a static member: its partitions paused {max(paused[p] for p in lost):.2f} s, the "
           f"other's {max(p for q, p in paused.items() if q not in lost):.2f} s; {repeats} repeats")  # fmt: skip
     assert stays.assignments() == rebalances, "the other worker should not notice"
-    assert max(paused.values()) <= 6.0
+    assert max(paused.values()) <= 20.0
 
 
 def test_two_workers_of_one_name_do_not_both_go_on(
@@ -351,11 +355,11 @@ def test_two_workers_of_one_name_do_not_both_go_on(
     produce(kafka, source, some(100))
     first = start_worker(source, target, "--instance-id", "same")
     wait_copied(kafka, source, target, first)
-    second = start_worker(source, target, "--instance-id", "same")
-    assert first.process.wait(30) != 0
-    assert "perhaps another worker runs as instance 'same'" in first.log
+    both = [first, start_worker(source, target, "--instance-id", "same")]
+    eventually(lambda: any(worker.process.poll() for worker in both), 40, "one of them gives up")
+    assert any("perhaps another worker runs as instance 'same'" in worker.log for worker in both)
     produce(kafka, source, some(100, 100))
-    wait_copied(kafka, source, target, second)
+    wait_copied(kafka, source, target, start_worker(source, target, "--instance-id", "other"))
     assert check_nothing_lost(kafka, source, target) == 0
 
 

@@ -51,6 +51,8 @@ class Rewinds:
 
 def build(args: argparse.Namespace) -> BatchApp:
     fields = {"max_batch": args.max_batch, "commit_interval_s": 0.1, "when_deleted": args.when_deleted}
+    if args.session_timeout_s:
+        fields |= {"session_timeout_s": args.session_timeout_s, "request_timeout_s": args.session_timeout_s + 5}
     settings = load_settings(args.config, bootstrap=None if args.config else args.bootstrap)
     app = BatchApp.from_settings(settings, args.group, args.instance_id, **fields)
 
@@ -99,6 +101,7 @@ def main() -> None:
     parser.add_argument("--delay-s", type=float, default=0.0)
     parser.add_argument("--max-batch", type=int, default=500)
     parser.add_argument("--when-deleted", default="stop")
+    parser.add_argument("--session-timeout-s", type=float)
     parser.add_argument("--starts", default="{}")
     parser.add_argument("--start-fails", choices=["raise", "hang"])
     parser.add_argument("--rewinds", type=int, default=0)
