@@ -241,12 +241,10 @@ class LabelJoiner:
     def _meet_waiting(self, batch: PredictionBatch, marks: FloatVector, first: int) -> tuple[_Pairs, list[int]]:
         """Pairs with labels that had come before, and the position in the batch at which each was made."""
         pairs, positions = _Pairs(), list[int]()
-        if not self._waiting.concerns(batch.event_id, batch.entity_id):
-            return pairs, positions
-        floors = (marks - self.policy.wait_s).tolist()
-        rows = zip(batch.event_id, batch.entity_id, batch.ts.tolist(), floors, strict=True)
-        for i, (event_id, entity_id, ts, floor) in enumerate(rows):
-            for label in self._waiting.meet(event_id, entity_id, ts, floor, self.policy.range_s):
+        wait_s, range_s = self.policy.wait_s, self.policy.range_s
+        for i in self._waiting.concerned(batch.event_id, batch.entity_id):
+            ts, floor = float(batch.ts[i]), float(marks[i]) - wait_s
+            for label in self._waiting.meet(batch.event_id[i], batch.entity_id[i], ts, floor, range_s):
                 self._apply(first + i, label.value, label.weight, max(label.known_at, ts), pairs)
             positions += [i] * (len(pairs.rows) - len(positions))
         return pairs, positions

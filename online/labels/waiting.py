@@ -38,12 +38,14 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._arrivals)
 
-    def concerns(self, event_ids: list[str], entity_ids: list[str]) -> bool:
-        """Say whether a label waits for any of these; the quick answer for most batches is no."""
+    def concerned(self, event_ids: list[str], entity_ids: list[str]) -> list[int]:
+        """Positions of those that a label may be waiting for, in order; for most batches none."""
         by_event, by_entity = self._by_event, self._by_entity
-        return bool(by_event and not by_event.keys().isdisjoint(event_ids)) or bool(
-            by_entity and not by_entity.keys().isdisjoint(entity_ids)
-        )
+        events = bool(by_event) and not by_event.keys().isdisjoint(event_ids)
+        if by_entity and not by_entity.keys().isdisjoint(entity_ids):
+            pairs = enumerate(zip(event_ids, entity_ids, strict=True))
+            return [i for i, (event_id, entity_id) in pairs if entity_id in by_entity or event_id in by_event]
+        return [i for i, event_id in enumerate(event_ids) if event_id in by_event] if events else []
 
     def add(self, label: WaitingLabel) -> None:
         """Let ``label`` wait for its event, or for events of its entity when it names none."""

@@ -25,7 +25,7 @@ from streams.errors import StateError, UsageError
 from streams.host.checkpoint import Checkpoints
 from streams.host.outputs import dead_letter, records_of
 from streams.host.rejects import RejectLimit, RejectPolicy
-from streams.log import EmbeddedLog, RecordBatch
+from streams.log import EmbeddedLog, LoggedBatch
 from streams.stores import MemoryFeatureStore
 
 GROUP = "weir"
@@ -112,7 +112,7 @@ class EmbeddedHost:
             done += len(batch.records)
         return done
 
-    def process(self, batch: RecordBatch) -> None:
+    def process(self, batch: LoggedBatch) -> None:
         """Process one input batch to the end: outputs appended, offsets committed."""
         now = max(record.ts for record in batch.records)
         if batch.topic == topics.LABELS:
@@ -122,7 +122,7 @@ class EmbeddedHost:
         self.log.commit(GROUP, batch.topic, batch.partition, batch.next_offset)
         self.seq = batch.seq + 1
 
-    def _events(self, batch: RecordBatch, now: float) -> None:
+    def _events(self, batch: LoggedBatch, now: float) -> None:
         pipelines = self._of_stream[batch.topic]
         decoded = _DECODERS[batch.topic]([r.value for r in batch.records], self._columns[batch.topic])
         arrived = np.array([r.ts for r in batch.records], dtype=np.float64)
@@ -136,7 +136,7 @@ class EmbeddedHost:
         for pipeline in pipelines:
             self._publish(pipeline, pipeline.events(admitted.batch), now)
 
-    def _labels(self, batch: RecordBatch, now: float) -> None:
+    def _labels(self, batch: LoggedBatch, now: float) -> None:
         decoded = decode_labels([r.value for r in batch.records])
         self._refuse(batch, [(r.index, r.reason) for r in decoded.rejects], now)
         self.stats.labels += len(decoded.batch)
@@ -147,7 +147,7 @@ class EmbeddedHost:
             pipeline = self.pipelines[task]
             self._publish(pipeline, pipeline.labels(labels), now)
 
-    def _refuse(self, batch: RecordBatch, refused: list[tuple[int, str]], now: float) -> None:
+    def _refuse(self, batch: LoggedBatch, refused: list[tuple[int, str]], now: float) -> None:
         """Send refused records to the dead letters, before their offset is committed."""
         letters = []
         for i, why in sorted(refused):

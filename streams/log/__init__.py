@@ -1,5 +1,6 @@
 """The embedded log: topics, partitions, offsets and groups in one process."""
 
-from streams.log.embedded import EmbeddedLog, Record, RecordBatch
+from streams.log.batch import Record, RecordBatch
+from streams.log.embedded import EmbeddedLog, LoggedBatch
 
-__all__ = ["EmbeddedLog", "Record", "RecordBatch"]
+__all__ = ["EmbeddedLog", "LoggedBatch", "Record", "RecordBatch"]

@@ -13,25 +13,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, overload
+from typing import overload
 from zlib import crc32
 
 from streams.errors import LogError, UsageError
+from streams.log.batch import Record
 from streams.log.segments import SegmentStore
 
 
-class Record(NamedTuple):
-    """One record to append."""
-
-    key: bytes
-    value: bytes
-    ts: float
-    """The time the record became available (the broker's timestamp), epoch seconds."""
-
-
 @dataclass(frozen=True, slots=True)
-class RecordBatch:
-    """Consecutive records of one partition, appended together: the unit of work (design decision 1)."""
+class LoggedBatch:
+    """A `RecordBatch` of records appended together, and its place among all batches of the log."""
 
     seq: int
     """Position of this batch among all batches of the log."""
@@ -44,6 +36,10 @@ class RecordBatch:
     def next_offset(self) -> int:
         """Offset of the first record behind this batch."""
         return self.base_offset + len(self.records)
+
+    def offset_of(self, index: int) -> int:
+        """Offset of ``records[index]``."""
+        return self.base_offset + index
 
 
 class _OnDisk(Sequence[Record]):
@@ -90,12 +86,12 @@ class EmbeddedLog:
     ) -> None:
         self._partitions = dict(partitions or {})
         self.max_batch = max_batch
-        self._batches: list[RecordBatch] = []
+        self._batches: list[LoggedBatch] = []
         self._next_offset: dict[tuple[str, int], int] = defaultdict(int)
         self._committed: dict[tuple[str, str, int], int] = {}
         self._next_seq = 0
         self._segments = SegmentStore(directory) if directory is not None else None
-        self._in_memory: deque[tuple[RecordBatch, int]] = deque()
+        self._in_memory: deque[tuple[LoggedBatch, int]] = deque()
         """Batches whose records are in memory although the directory has them, with their place there."""
         if self._segments is not None:
             self._recover(self._segments)
@@ -104,7 +100,7 @@ class EmbeddedLog:
         try:
             for batch in segments.recover():
                 records = _OnDisk(segments, segments.last_position, len(batch[4]))
-                self._admit(RecordBatch(*batch[:4], records))
+                self._admit(LoggedBatch(*batch[:4], records))
         except LogError:
             segments.close()
             raise
@@ -113,14 +109,14 @@ class EmbeddedLog:
         """The partition that owns a key."""
         return crc32(key) % self._partitions.get(topic, 1)
 
-    def append(self, topic: str, records: Sequence[Record]) -> list[RecordBatch]:
+    def append(self, topic: str, records: Sequence[Record]) -> list[LoggedBatch]:
         """Append records in order, each to its key's partition; returns the batches they became."""
         made = []
         for partition, lane in enumerate(self._lanes(topic, records)):
             for start in range(0, len(lane), self.max_batch):
                 part = tuple(lane[start : start + self.max_batch])
                 offset = self._next_offset[topic, partition]
-                batch = RecordBatch(self._next_seq, topic, partition, offset, part)
+                batch = LoggedBatch(self._next_seq, topic, partition, offset, part)
                 if self._segments is not None:
                     self._segments.write(batch.seq, topic, partition, offset, part)
                     self._in_memory.append((batch, self._segments.last_position))
@@ -138,12 +134,12 @@ class EmbeddedLog:
             lanes[crc32(record.key) % partitions].append(record)
         return list(lanes)
 
-    def _admit(self, batch: RecordBatch) -> None:
+    def _admit(self, batch: LoggedBatch) -> None:
         self._batches.append(batch)
         self._next_offset[batch.topic, batch.partition] = batch.next_offset
         self._next_seq = batch.seq + 1
 
-    def read(self, topics: Sequence[str], from_seq: int) -> Iterator[RecordBatch]:
+    def read(self, topics: Sequence[str], from_seq: int) -> Iterator[LoggedBatch]:
         """Batches of ``topics`` with ``seq >= from_seq``, in the order in which they were appended."""
         wanted = set(topics)
         at = bisect.bisect_left(self._batches, from_seq, key=lambda b: b.seq)

@@ -11,10 +11,10 @@ from streams.transport.completed import Ticket
 
 @dataclass(frozen=True, slots=True)
 class FetchedBatch:
-    """Consecutive records of one partition, fetched together.
+    """A `streams.log.RecordBatch` of records fetched together.
 
-    It has what `streams.log.RecordBatch` has except ``seq``: across partitions Kafka has no order. ``next_offset`` can
-    be larger than ``base_offset + len(records)``, because compaction and transaction markers leave gaps.
+    ``next_offset`` can be larger than ``base_offset + len(records)``, because compaction and transaction markers leave
+    gaps. Across partitions Kafka has no order, so there is no ``seq``.
     """
 
     topic: str

@@ -5,9 +5,10 @@ Why a connection failed is only in aiokafka's log, so one is tried once more her
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import (
@@ -29,14 +30,18 @@ def grant(security: LinkSecurity, what: str) -> str:
     return f"let User:{security.username or 'ANONYMOUS'} {what} (kafka-acls --add --allow-principal ...)"
 
 
+METADATA_S: Final = 5.0
+"""How long a topic may take to appear: one that was made a moment ago does."""
+
+
 async def check_readable(client: Any, topics: Iterable[str], security: LinkSecurity) -> None:
     """Raise `BrokerError` for a topic that an `AIOKafkaClient` cannot see: its consumer would wait and say nothing."""
     for topic in sorted(topics):
         try:
-            await client._wait_on_metadata(topic)
+            await asyncio.wait_for(client._wait_on_metadata(topic), METADATA_S)
         except TopicAuthorizationFailedError as error:
             raise BrokerError(f"topic {topic!r} is not ours to read; {grant(security, 'read it')}") from error
-        except UnknownTopicOrPartitionError as error:
+        except (UnknownTopicOrPartitionError, TimeoutError) as error:
             raise BrokerError(
                 f"topic {topic!r} is not there, or no broker answers: run weir topics create, or correct the name"
             ) from error

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from streams.errors import LogError, UsageError
-from streams.log import EmbeddedLog, Record, RecordBatch
+from streams.log import EmbeddedLog, LoggedBatch, Record
 
 PARTITIONS = {"events": 3, "labels": 1}
 FILE = "records.log"
@@ -32,7 +32,7 @@ def some(n: int, start: int = 0) -> list[Record]:
     return [Record(b"k%d" % (i % 7), b"v%d" % i, float(i)) for i in range(start, start + n)]
 
 
-def everything(log: EmbeddedLog, from_seq: int = 0) -> list[RecordBatch]:
+def everything(log: EmbeddedLog, from_seq: int = 0) -> list[LoggedBatch]:
     """All batches, with the records of those that are read from the disk."""
     return [replace(b, records=tuple(b.records)) for b in log.read(["events", "labels"], from_seq)]
 
@@ -153,14 +153,14 @@ class TestDirectory:
     def directory(self, tmp_path: Path) -> Path:
         return tmp_path / "log"
 
-    def filled(self, directory: Path) -> list[RecordBatch]:
+    def filled(self, directory: Path) -> list[LoggedBatch]:
         with EmbeddedLog(PARTITIONS, directory, max_batch=4) as log:
             log.append("events", some(9))
             log.append("labels", [Record(b"", b"\x00\xff", -1.5), Record("ä".encode(), b"", 1e300)])
             log.append("events", some(5, 9))
             return everything(log)
 
-    def reopened(self, directory: Path) -> list[RecordBatch]:
+    def reopened(self, directory: Path) -> list[LoggedBatch]:
         with EmbeddedLog(PARTITIONS, directory) as log:
             return everything(log)
 
@@ -273,7 +273,7 @@ class LogMachine(RuleBasedStateMachine):
         super().__init__()
         self.directory = Path(tempfile.mkdtemp()) / "log"
         self.log = EmbeddedLog(PARTITIONS, self.directory, max_batch=2)
-        self.appended: list[RecordBatch] = []
+        self.appended: list[LoggedBatch] = []
         self.committed: dict[tuple[str, int], int] = {}
         self.count = 0
 
