@@ -6,16 +6,16 @@ import asyncio
 import itertools
 import threading
 import time
+from typing import Any
 
-from streams.transport.ranges import RangeReader
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 
 class Arrivals:
     """Watches from a thread of its own; a context manager. Times are monotonic seconds, exact to ``every_s``."""
 
     def __init__(self, address: str, topic: str, partitions: int, every_s: float = 0.02) -> None:
-        self._options = {"bootstrap_servers": address.split(","), "client_id": "arrivals"}
-        self._topic, self._partitions, self._every_s = topic, partitions, every_s
+        self._address, self._topic, self._every_s = address, topic, every_s
         self.grown: dict[int, list[tuple[float, int]]] = {p: [] for p in range(partitions)}
         """By partition: when its end moved, and to where."""
         self._enough, self._ready = threading.Event(), threading.Event()
@@ -31,14 +31,19 @@ class Arrivals:
         self._thread.join()
 
     async def _watch(self) -> None:
-        async with RangeReader(self._options, self._topic) as reader:
-            while not self._enough.is_set():
-                for partition, moved in self.grown.items():
-                    _, end = await reader.bounds(partition)
-                    if end > (moved[-1][1] if moved else 0):
-                        moved.append((time.monotonic(), end))
-                self._ready.set()
-                await asyncio.sleep(self._every_s)  # the interval of looking, not a wait for anything
+        consumer: Any = AIOKafkaConsumer(bootstrap_servers=self._address, client_id="arrivals")
+        await consumer.start()
+        lanes = [TopicPartition(self._topic, partition) for partition in self.grown]
+        while not self._enough.is_set():
+            ends = await consumer.end_offsets(lanes)
+            now = time.monotonic()
+            for lane, end in ends.items():
+                moved = self.grown[lane.partition]
+                if end > (moved[-1][1] if moved else 0):
+                    moved.append((now, end))
+            self._ready.set()
+            await asyncio.sleep(self._every_s)  # the interval of looking, not a wait for anything
+        await consumer.stop()
 
     @property
     def count(self) -> int:

@@ -165,7 +165,7 @@ class Scaling:
         group = Group(deployment, count, folder)
         ports = {"broker": int(address.rpartition(":")[2]), "redis": int(self._redis_url.split(":")[2].split("/")[0])}
         servers = {server: [listener(port)] for server, port in ports.items()}
-        with Arrivals(address, name(topics.PREDICTIONS), PARTITIONS) as seen:
+        with Arrivals(address, name(topics.PREDICTIONS), PARTITIONS, every_s=0.1) as seen:
             started = time.monotonic()
             with group.workers as workers:
                 workers.until(lambda: seen.count > 0, "the first prediction", 180)

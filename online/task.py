@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from online.decisions import AlertPolicy, BudgetThreshold, ReasonPolicy, ThresholdPolicy
 from online.drift import DriftPolicy
@@ -123,11 +123,17 @@ class TaskSpec(Frozen):
     wording: dict[str, str] = Field(default_factory=dict)
     """Feature name (or glob) to a sentence for alert reasons, with {value}, {typical} and {entity}."""
     drift: DriftPolicy | None = DriftPolicy()
+    """``drift = false`` watches for none."""
     watch: tuple[str, ...] = ()
     """Columns watched for drift beside the score and the label rate; empty for the numeric raw columns."""
     retrain: RetrainPolicy = RetrainPolicy()
     metrics: MetricSpec = MetricSpec()
     source: SourceSpec | None = None
+
+    @field_validator("drift", mode="before")
+    @classmethod
+    def _no_drift(cls, value: object) -> object:
+        return None if value is False else value  # TOML has no null
 
     @model_validator(mode="after")
     def _check(self) -> TaskSpec:

@@ -1,4 +1,4 @@
-"""What the embedded log and Kafka have in common: records, and batches of them, the unit of work (design decision 1)."""
+"""What the embedded log and Kafka have in common: records, and batches of them, the unit of work (decision 1)."""
 
 from __future__ import annotations
 

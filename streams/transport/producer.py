@@ -18,7 +18,13 @@ from typing import Any
 
 import numpy as np
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    InvalidTimestampError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+)
 from numpy.typing import NDArray
 
 from streams.errors import UsageError
@@ -204,14 +210,18 @@ class BatchProducer:
 
     def _fail(self, topic: str, error: BaseException) -> DeliveryError:
         """Remember that order and delivery are not known any more."""
-        hint = "restart the worker, which repeats the batch"
+        failed = DeliveryError(f"topic {topic!r}: {type(error).__name__}: {error}; {self._hint(error)}")
+        self._failed = self._failed or failed
+        return failed
+
+    def _hint(self, error: BaseException) -> str:
         if isinstance(error, MessageSizeTooLargeError):
-            hint = (
+            return (
                 f"the topic's max.message.bytes is smaller than max_record_bytes={self._settings.max_record_bytes} or "
                 f"produce_batch_bytes={self._settings.produce_batch_bytes}; make them agree"
             )
         if isinstance(error, TopicAuthorizationFailedError):
-            hint = grant(self._security, "write it")
-        failed = DeliveryError(f"topic {topic!r}: {type(error).__name__}: {error}; {hint}")
-        self._failed = self._failed or failed
-        return failed
+            return grant(self._security, "write it")
+        if isinstance(error, InvalidTimestampError):
+            return "a record's time is too far from the broker's clock (message.timestamp.after.max.ms): correct either"
+        return "restart the worker, which repeats the batch"

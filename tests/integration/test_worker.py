@@ -6,7 +6,8 @@ Most tests look at one run of one worker (`run`), whose deployment holds the thr
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import redis
 
 from online.batch import PredictionBatch
 from online.columnplan import union
@@ -28,17 +30,23 @@ from streams import topics
 from streams.following.fold import ExampleFold
 from streams.simulate import SimulationConfig, simulate
 from streams.stores import MemoryFeatureStore
+from streams.stores.rows import decode_row
+from streams.transport.partition import partitions_of
+from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment, Stored
 from tests.integration.chaos.replay import scored_of
 from tests.integration.kafka_broker import REPOSITORY, Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
-from tests.integration.worker_process import Watcher, Worker, run_weir
+from tests.integration.worker_process import Outcome, Watcher, Worker, run_weir
 
 pytestmark = pytest.mark.integration
 
 DEMO = REPOSITORY / "streams" / "demo" / "tasks"
 DECODERS = {topics.USER_EVENTS: decode_user_events, topics.DEVICE_EVENTS: decode_device_events}
+PURCHASE = b'"type":"purchase"'
 PARTITIONS = 3
+STOP_S = 10.0
+"""What a clean stop may take beyond the drain, on a machine that does other things too."""
 KeyValue = tuple[bytes, bytes]
 
 
@@ -114,8 +122,7 @@ class Run:
     """Status and document of its first answer to ``/ready``."""
     health: tuple[int, Any]
     one_by_one: list[KeyValue]
-    """The user events that were sent first, each when nothing was left to do of those before; or a label."""
-    sent: dict[str, int] = field(default_factory=dict)
+    """User events and labels that were sent first, purchases and labels each when those before were processed."""
 
     @cached_property
     def logs(self) -> dict[str, dict[int, list[Stored]]]:
@@ -146,14 +153,15 @@ STREAM = SimulationConfig(
     seed=5, events=5_000, days=20, users=60, merchants=8, devices=6, fraud_share=0.05, review_share=0.1,
     malformed_share=0.004, duplicate_share=0.01, late_share=0.01,
 )  # fmt: skip
-FIRST = 45
+FIRST = 110
+"""User events that are sent one by one."""
 
 
 @pytest.fixture(scope="module")
 def run(
     kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Run]:
-    """The demo's tasks on one worker of role ``all``: 45 records one by one, then the rest in four parts."""
+    """The demo's tasks on one worker of role ``all``: some purchases one by one, then the rest in four parts."""
     folder = tmp_path_factory.mktemp("worker")
     deployment = Deployment.create(
         folder, kafka, redis_server.url, prefix=unique("run"), partitions=PARTITIONS,
@@ -167,7 +175,8 @@ def run(
         first = mixed_with_labels(events[:FIRST])
         for record in first:
             watcher.send(topics.LABELS if b'"label_id"' in record[1] else topics.USER_EVENTS, [record])
-            watcher.settle(worker)
+            if PURCHASE in record[1] or b'"label_id"' in record[1]:  # others are not of the task that has side rows
+                watcher.settle(worker)
         records[topics.USER_EVENTS] = events[FIRST:]
         for part in range(4):
             for topic, found in records.items():
@@ -185,7 +194,7 @@ def mixed_with_labels(events: Sequence[KeyValue]) -> list[KeyValue]:
     purchases: list[tuple[bytes, dict[str, Any]]] = []
     for key, value in events:
         made.append((key, value))
-        if b'"type":"purchase"' not in value:
+        if PURCHASE not in value:
             continue
         purchases.append((key, orjson.loads(value)))
         if len(purchases) % 3 == 0:
@@ -212,28 +221,34 @@ def test_a_task_without_side_rows_scores_the_features_of_the_embedded_stages(run
 
 
 def test_a_task_with_side_rows_does_so_once_their_updates_are_applied(run: Run) -> None:
-    task = run.deployment.tasks["fraud"]
-    pipeline, intake = TaskPipeline(task, MemoryFeatureStore()), Intake(IntakePolicy())
-    wanted: dict[str, bytes] = {}
-    for _, value in run.one_by_one:
+    task, store = run.deployment.tasks["fraud"], MemoryFeatureStore()
+    # One store, but each partition tells for itself when a label became known: at its newest event's time.
+    pipelines = [TaskPipeline(task, store) for _ in range(PARTITIONS)]
+    features, intakes = pipelines[0].features, [Intake(IntakePolicy()) for _ in range(PARTITIONS)]
+    wanted: dict[str, dict[str, float]] = {}
+    for key, value in run.one_by_one:
+        partition = int(partitions_of([key], PARTITIONS)[0])
+        pipeline = pipelines[partition]
         if b'"label_id"' in value:
             pipeline.labels(decode_labels([value]).by_task()["fraud"])
             continue
         batch = decode_user_events([value], pipeline.columns).batch
-        made = pipeline.events(intake.admit(batch, batch.ts).batch).predictions
+        made = pipeline.events(intakes[partition].admit(batch, batch.ts).batch).predictions
         if made is not None:
-            wanted |= features_of(made)
-    found = {k: x for by_task in run.predictions.values() for k, x in features_of(by_task["fraud"]).items()}
-    assert {event_id: found[event_id] for event_id in wanted} == wanted
-    assert len(wanted) > 12
-    features = np.array([np.frombuffer(row) for row in wanted.values()])
+            wanted |= features_of(made, features)
+    found: dict[str, dict[str, float]] = {}
+    for by_task in run.predictions.values():
+        found |= features_of(by_task["fraud"], features)
+    for event_id, values in wanted.items():
+        assert found[event_id] == values, event_id
+    assert len(wanted) > 20
     for name in ("merchant.tx_count_1d", "merchant.fraud_share_14d", "user.fraud_positives_7d"):
-        assert len(np.unique(features[:, pipeline.features.index(name)])) > 1, f"{name} never moved: nothing was tested"
+        assert len({values[name] for values in wanted.values()}) > 1, f"{name} never moved: nothing was tested"
 
 
-def features_of(p: PredictionBatch) -> dict[str, bytes]:
-    """The features' bits by event."""
-    return {event_id: x.tobytes() for event_id, x in zip(p.event_id, p.features, strict=True)}
+def features_of(p: PredictionBatch, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Features by event and name."""
+    return {e: dict(zip(names, x, strict=True)) for e, x in zip(p.event_id, p.features.tolist(), strict=True)}
 
 
 def test_every_event_of_a_task_with_side_rows_has_one_prediction_in_the_order_of_its_partition(run: Run) -> None:
@@ -258,3 +273,115 @@ def test_every_score_is_that_of_the_recorded_version_of_the_model(run: Run, task
         assert fold.model.score(x[mine])[0].tolist() == score[mine].tolist()
     assert fold.repeats == 0
     assert len(np.unique(versions)) > 2
+
+
+# -- stops and starts --------------------------------------------------------------------------------------------------
+
+DAY = SimulationConfig(
+    seed=6, events=3_000, days=1, users=80, merchants=10, devices=0, fraud_share=0.2, label_delay_days=0.1,
+    review_share=0.3, malformed_share=0.0, duplicate_share=0.0, late_share=0.0,
+)  # fmt: skip
+"""Within one day nothing is late, so what is sent again is known as a repeat."""
+
+
+def test_a_clean_stop_in_the_middle_loses_and_repeats_nothing_and_repeats_are_known_after_it(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path
+) -> None:
+    deployment = Deployment.create(
+        tmp_path, kafka, redis_server.url, prefix=unique("stop"), partitions=PARTITIONS, worker={"max_batch": 64}
+    )
+    records = simulated(DAY)
+    events, labels = records[topics.USER_EVENTS], records[topics.LABELS]
+    half, log = len(events) // 2, tmp_path / "worker.log"
+    with Watcher(deployment) as watcher:
+        with Worker(deployment, log) as first:
+            first.until(lambda: "partitions assigned" in first.log, "it has partitions")
+            watcher.send(topics.USER_EVENTS, events[:half])
+            watcher.send(topics.LABELS, labels[: len(labels) // 2])
+            first.until(lambda: sum(deployment.ends(topics.PREDICTIONS).values()), "it scores")
+            asked = time.monotonic()
+            assert first.end() == 0
+            assert time.monotonic() - asked < deployment.settings.worker.drain_s + STOP_S
+        with Worker(deployment, log) as second:
+            watcher.send(topics.USER_EVENTS, events[half:])
+            watcher.send(topics.LABELS, labels[len(labels) // 2 :])
+            watcher.settle(second)
+            before = watcher.rows()
+            watcher.send(topics.USER_EVENTS, events[:half])
+            watcher.settle(second)
+            assert watcher.rows() == before
+            assert second.end() == 0
+    store = redis.Redis.from_url(redis_server.url)
+    notes = Checker(deployment, store).check()
+    assert notes["repeated predictions"] == {"fraud": 0, "spend": 0, "quiet": 0}
+    assert notes["duplicate events"] == half
+    assert notes["examples"]["fraud"][0] > 50
+    assert [again for _, again in notes["examples"].values()] == [0, 0, 0]
+
+
+# -- the store ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_emptied_store_is_refused_then_rebuilt_and_the_worker_goes_on(
+    kafka: Broker, new_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    store, log = new_redis(), tmp_path / "worker.log"
+    deployment = Deployment.create(
+        tmp_path, kafka, store.url, prefix=unique("lost"), partitions=PARTITIONS, tasks=("fraud", "quiet")
+    )
+    records = simulated(DAY)
+    labels = records[topics.LABELS]
+    early, late = labels[: len(labels) // 2], labels[len(labels) // 2 :]
+    with Watcher(deployment) as watcher:
+        watcher.send(topics.USER_EVENTS, [*records[topics.USER_EVENTS], *of_ada()])
+        watcher.send(topics.LABELS, early)
+        with Worker(deployment, log) as worker:
+            watcher.settle(worker)
+            assert worker.end() == 0
+        at = ["--table", "fraud.user", "--at", str(DAY.end_ts - 2_500.0)]
+        check_ada(run_weir(deployment, "features", "get", "ada", *at, "--json"))
+        before = content(watcher.rows())
+        assert {key.split(":")[2] for key in before} >= {"fraud.user", "fraud.merchant", "fraud.user.labels"}
+        store.send("FLUSHALL")
+        with Worker(deployment, log) as refused:
+            assert refused.wait() == 2
+            assert "weir features rebuild" in refused.log
+            assert "Traceback" not in refused.log
+        built = run_weir(deployment, "features", "rebuild", "--yes")
+        assert built.status == 0, built.err
+        assert content(watcher.rows()) == before
+        with Worker(deployment, log) as worker:
+            watcher.send(topics.LABELS, late)
+            watcher.settle(worker)
+            assert worker.end() == 0
+    Checker(deployment, redis.Redis.from_url(store.url)).check()
+
+
+def of_ada() -> list[KeyValue]:
+    """Three purchases of a user of whom there is nothing else."""
+    made = [(0.0, 10.0), (7_200.0, 20.0), (7_500.0, 60.0)]
+    return [
+        (b"ada", orjson.dumps({
+            "v": 1, "event_id": f"ada-{k}", "type": "purchase", "user_id": "ada", "ts": DAY.end_ts - 10_000.0 + after,
+            "amount": amount, "merchant_id": "ada's", "device_id": f"phone-{k % 2}",
+        }))
+        for k, (after, amount) in enumerate(made)
+    ]  # fmt: skip
+
+
+def check_ada(got: Outcome) -> None:
+    (row,) = got.document
+    values = row["values"]
+    assert (got.status, row["table"], row["key"]) == (0, "fraud.user", "user_id")
+    expected = {
+        "user.spent_count_1h": 2, "user.spent_mean_1h": 40, "user.spent_max_1h": 60,
+        "user.spent_count_1d": 3, "user.spent_mean_1d": 30, "user.spent_max_1d": 60,
+        "user.spent_since_last": 0, "user.devices_distinct_1d": 2,
+    }  # fmt: skip
+    assert {name: round(values[name], 6) for name in expected} == expected
+
+
+def content(rows: Mapping[str, bytes]) -> dict[str, tuple[int, bytes]]:
+    """What rows say, without the offset and time of the batch that changed them last: batches are cut as they come."""
+    decoded = {key: decode_row(("", 0), value) for key, value in rows.items()}
+    return {key: (row.schema, row.row) for key, row in decoded.items()}

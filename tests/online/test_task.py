@@ -210,3 +210,9 @@ def test_any_mutation_is_a_task_or_a_task_error(data: st.DataObject) -> None:
         lines[at] = f"{name}= {value}"
     with suppress(TaskError):
         TaskPipeline(TaskSpec.from_toml("\n".join(lines)), MemoryFeatureStore())
+
+
+def test_drift_can_be_turned_off() -> None:
+    head = 'name = "t"\nentity = "user"\ndrift = false\n'
+    rest = '[[entities]]\nname = "user"\nkey = "user_id"\n[model]\nkind = "logistic"\n'
+    assert TaskSpec.from_toml(head + rest).drift is None
