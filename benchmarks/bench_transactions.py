@@ -1,9 +1,9 @@
-"""What Kafka transactions around a batch cost: throughput, time until a batch is safe, time until a reader sees it, CPU.
+"""What Kafka transactions around a batch cost: throughput, time until a batch is safe and until a reader has it, CPU.
 
 Run: ``python benchmarks/bench_transactions.py [--seconds 6]``; needs what the integration tests need (see
 tests/integration/kafka_broker.py), starts a broker of its own, prints two tables and one JSON line. A batch goes to
-three topics, as a score lane's does: every record to predictions and updates, every hundredth to alerts. Flat out,
-nothing waits but what the way itself waits for; paced, batches of 200 come at 5,000 records/s. The ways take turns in
+three topics, as a score lane's does: every event makes a prediction and an update, every hundredth an alert. Flat out,
+nothing waits but what the way itself waits for; paced, batches of 200 come at 5,000 events/s. The ways take turns in
 rounds and the medians of the rounds count, because a machine is never quite alone.
 """
 
@@ -63,7 +63,7 @@ WAYS = (
 class Run:
     """What one run of one way took."""
 
-    records: int = 0
+    events: int = 0
     seconds: float = 0.0
     cpu_s: float = 0.0
     broker_cpu_s: float = 0.0
@@ -82,12 +82,12 @@ def batch_of(size: int) -> list[tuple[str, Columns]]:
 
 async def send(producer: Any, transactional: bool, size: int, partition: int) -> list[Awaitable[Any]]:
     """Queue one batch; what to wait for."""
-    waits = []
-    for topic, columns in batch_of(size):
-        rows = np.arange(len(columns.times_ms))
-        for encoded in encoded_batches(columns, rows, 1 << 18, transactional=transactional):
-            waits.append(await producer.send_batch(encoded, topic, partition=partition))
-    return waits
+    encoded = [
+        (topic, each)
+        for topic, columns in batch_of(size)
+        for each in encoded_batches(columns, np.arange(len(columns.times_ms)), 1 << 18, transactional=transactional)
+    ]
+    return [await producer.send_batch(each, topic, partition=partition) for topic, each in encoded]
 
 
 class Pace:
@@ -117,8 +117,10 @@ async def run_plain(way: Way, producer: Any, size: int, seconds: float, pace: Pa
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         came = await pace.next()
-        waiting.append(asyncio.ensure_future(safe(came, await send(producer, False, size, run.records % PARTITIONS))))
-        run.records += size
+        waiting.append(
+            asyncio.ensure_future(safe(came, await send(producer, False, size, run.events // size % PARTITIONS)))
+        )
+        run.events += size
         if len(waiting) >= way.in_flight:
             await waiting.popleft()
     await asyncio.gather(*waiting)
@@ -134,8 +136,8 @@ async def run_transactions(way: Way, producer: Any, size: int, seconds: float, p
         for number in range(way.transaction):
             if number:
                 begun.append(await pace.next())
-            waits += await send(producer, True, size, run.records % PARTITIONS)
-            run.records += size
+            waits += await send(producer, True, size, run.events // size % PARTITIONS)
+            run.events += size
         await asyncio.gather(*waits)
         await producer.commit_transaction()
         run.safe_ms += [(time.perf_counter() - came) * 1e3 for came in begun]
@@ -220,13 +222,13 @@ def summary(runs: Sequence[Run]) -> dict[str, float]:
         return median(values) if values else 0.0
 
     return {
-        "records_per_s": round(median(run.records / run.seconds for run in runs)),
+        "events_per_s": round(median(run.events / run.seconds for run in runs)),
         "safe_p50_ms": round(percentile("safe_ms", 50), 2),
         "safe_p99_ms": round(percentile("safe_ms", 99), 2),
         "seen_p50_ms": round(percentile("seen_ms", 50), 2),
         "seen_p99_ms": round(percentile("seen_ms", 99), 2),
-        "cpu_us": round(median(run.cpu_s / run.records for run in runs) * 1e6, 2),
-        "broker_cpu_us": round(median(run.broker_cpu_s / run.records for run in runs) * 1e6, 2),
+        "cpu_us": round(median(run.cpu_s / run.events for run in runs) * 1e6, 2),
+        "broker_cpu_us": round(median(run.broker_cpu_s / run.events for run in runs) * 1e6, 2),
     }
 
 
@@ -268,8 +270,8 @@ def report(results: dict[tuple[int, int], dict[str, dict[str, float]]]) -> None:
     """Print the tables and the JSON line."""
     console, lines = Console(width=130), {}
     for (size, rate), ways in results.items():
-        name = f"batches of {size}, {f'{rate:,} records/s' if rate else 'flat out'}"
-        columns = ["records_per_s", "safe_p50_ms", "safe_p99_ms", "cpu_us", "broker_cpu_us"]
+        name = f"batches of {size}, {f'{rate:,} events/s' if rate else 'flat out'}"
+        columns = ["events_per_s", "safe_p50_ms", "safe_p99_ms", "cpu_us", "broker_cpu_us"]
         console.print(table(name, columns + (["seen_p50_ms", "seen_p99_ms"] if rate else []), ways))
         lines[name] = ways
     print(json.dumps({"transactions": lines, "load_1min": round(os.getloadavg()[0], 1)}))

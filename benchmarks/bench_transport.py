@@ -119,29 +119,33 @@ def consume(role: str, address: str, topic: str, total: int) -> dict[str, float]
     return result
 
 
-async def produce_batches(address: str, topic: str, records: list[Record], size: int = 2_000) -> float:
-    """Seconds for batches through `BatchProducer`, keys hashed and all acknowledged."""
+Took = dict[str, float]
+"""``seconds`` and ``cpu`` seconds."""
+
+
+async def produce_batches(address: str, topic: str, records: list[Record], size: int = 2_000) -> Took:
+    """Batches through `BatchProducer`, keys hashed and all acknowledged."""
     producer = BatchProducer(TransportSettings(bootstrap=address, group="bench"))
     await producer.start()
     await producer.send_and_wait(topic, records[:1])  # connections and the compiled partitioner
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     acknowledged = [await producer.send(topic, records[i : i + size]) for i in range(1, len(records), size)]
     await asyncio.gather(*acknowledged)
-    took = time.perf_counter() - start
+    took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
     await producer.stop()
     return took
 
 
-async def produce_singly(address: str, topic: str, records: list[Record]) -> float:
-    """Seconds for one aiokafka ``send`` a record, acknowledged at the end; same acks and batch size."""
+async def produce_singly(address: str, topic: str, records: list[Record]) -> Took:
+    """One aiokafka ``send`` a record, acknowledged at the end; same acks and batch size."""
     sizes = {"max_batch_size": TransportSettings(group="bench").produce_batch_bytes}
     producer = AIOKafkaProducer(bootstrap_servers=address, acks="all", enable_idempotence=True, **sizes)
     await producer.start()
     await producer.send_and_wait(topic, b"first")
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     futures = [await producer.send(topic, record.value, key=record.key) for record in records]
     await asyncio.gather(*futures)
-    took = time.perf_counter() - start
+    took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
     await producer.stop()
     return took
 
@@ -161,9 +165,11 @@ def measure(address: str, count: int, plain_count: int) -> dict[str, dict[str, f
     records, plain = records_of(count), records_of(plain_count)
     asyncio.run(make_topics(address, "many", "few", "singly"))
     results: dict[str, dict[str, float]] = {}
-    singly = asyncio.run(produce_singly(address, "singly", plain))
-    results["produce: aiokafka, one send a record"] = {"rate": plain_count / singly}
-    results["produce: BatchProducer"] = {"rate": count / asyncio.run(produce_batches(address, "many", records))}
+    for name, total, took in [
+        ("produce: aiokafka, one send a record", plain_count, asyncio.run(produce_singly(address, "singly", plain))),
+        ("produce: BatchProducer", count, asyncio.run(produce_batches(address, "many", records))),
+    ]:
+        results[name] = {"rate": total / took["seconds"], "cpu_us": took["cpu"] / total * 1e6}
     asyncio.run(produce_batches(address, "few", plain))
     for name, role, topic, total in [
         ("consume: plain Faust agent", "plain", "few", plain_count),
@@ -182,13 +188,18 @@ def report(results: dict[str, dict[str, float]], origin: str) -> None:
     first: dict[str, float] = {}
     for name, result in results.items():
         base = first.setdefault(name.split(":")[0], result["rate"])
-        cpu = f"{result['cpu_us']:.2f}" if "cpu_us" in result else ""
-        table.add_row(name, f"{result['rate']:,.0f}", cpu, f"{result['rate'] / base:.1f}")
+        table.add_row(name, f"{result['rate']:,.0f}", f"{result['cpu_us']:.2f}", f"{result['rate'] / base:.1f}")
     Console(width=110).print(table)
     rates = {name: round(result["rate"]) for name, result in results.items()}
     consume_ratio = rates["consume: record-batch agent"] / rates["consume: plain Faust agent"]
     produce_ratio = rates["produce: BatchProducer"] / rates["produce: aiokafka, one send a record"]
-    line = {"records_per_s": rates, "consume_ratio": round(consume_ratio, 1), "produce_ratio": round(produce_ratio, 1)}
+    cpu = {name: round(result["cpu_us"], 2) for name, result in results.items()}
+    line = {
+        "records_per_s": rates,
+        "cpu_us": cpu,
+        "consume_ratio": round(consume_ratio, 1),
+        "produce_ratio": round(produce_ratio, 1),
+    }
     print(json.dumps(line))
 
 

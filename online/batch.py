@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -31,6 +32,18 @@ class _Batch:
     def slice(self, start: int, stop: int) -> Self:
         """Rows ``start`` to ``stop``; arrays are views."""
         return self._map(lambda column: column[start:stop])
+
+    @classmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, one after the other; there is at least one, and all have the same columns."""
+
+        def join(columns: list[Any]) -> Any:
+            first = columns[0]
+            if isinstance(first, dict):
+                return {name: join([column[name] for column in columns]) for name in first}
+            return list(chain.from_iterable(columns)) if isinstance(first, list) else np.concatenate(columns)
+
+        return cls(*(join([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
     def _map(self, of: Callable[[Any], Any]) -> Self:
         parts = (getattr(self, name) for name in self.__slots__)
@@ -124,6 +137,17 @@ class Scored:
         at = rows.tolist()
         entities = {name: [column[i] for i in at] for name, column in self.entities.items()}
         return Scored(self.predictions.take(rows), self.masks[rows], self.watched[rows], entities)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Scored]) -> Scored:
+        """The rows of all parts of one task, one after the other; there is at least one."""
+        names = parts[0].entities
+        return cls(
+            PredictionBatch.concat([part.predictions for part in parts]),
+            np.concatenate([part.masks for part in parts]),
+            np.concatenate([part.watched for part in parts]),
+            {name: list(chain.from_iterable(part.entities[name] for part in parts)) for name in names},
+        )
 
 
 @dataclass(frozen=True, slots=True)

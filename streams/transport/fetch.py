@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
@@ -106,11 +106,18 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
     def wake(self) -> None:
         """Look again whether there is something to drain; may be called from any thread."""
         if self._wake is not None:
-            self.thread_loop.call_soon_threadsafe(self._wake.set)
+            self._in_thread(self._wake.set)
+
+    def _stopped_set(self) -> None:
+        self._in_thread(self._stopped.set)
+
+    def _in_thread(self, do: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # after a crash the thread, and its loop, may have ended before us
+            self.thread_loop.call_soon_threadsafe(do, *args)
 
     def place(self, tp: TP, offset: int | None, epoch: int) -> None:
         """Read a partition under an epoch from now on, at ``offset`` or where the group committed; from any thread."""
-        self.thread_loop.call_soon_threadsafe(self._place, tp, offset, epoch)
+        self._in_thread(self._place, tp, offset, epoch)
 
     def _place(self, tp: TP, offset: int | None, epoch: int) -> None:
         self._epochs[tp] = epoch

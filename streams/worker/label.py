@@ -30,12 +30,14 @@ from streams.worker.context import Context
 from streams.worker.letters import Letters
 from streams.worker.outputs import label_records
 from streams.worker.reading import LaneReader
-from streams.worker.work import Work
+from streams.worker.work import Work, together
 
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 64
 """Steps that wait for the lane before whoever brings more has to wait."""
+LINGER_S = 0.02
+"""How long predictions are gathered before the lane takes them together."""
 IDLE_CHECK_S = 2.0
 """How often a lane to which nobody hands over looks for predictions that a dead worker left."""
 EXPLAIN_TIMEOUT_S = 60.0
@@ -169,6 +171,7 @@ class LabelLane:
 
     async def _queue(self, work: Work) -> None:
         await self._room.acquire()
+        work.handed = 1
         self._queued = work.step.stop
         self._inbox.put_nowait(work)
 
@@ -189,10 +192,15 @@ class LabelLane:
     async def _run(self) -> None:
         await self._recover()
         while True:
-            work = await self._inbox.get()
-            await self._take(work)
-            if work.batch is None:
-                self._room.release()
+            works = [await self._inbox.get()]
+            if self._handed_over:  # small batches cost as much as large ones, and nobody waits for a label lane
+                await asyncio.sleep(LINGER_S)
+            while not self._inbox.empty():
+                works.append(self._inbox.get_nowait())
+            for work in together(works):
+                await self._take(work)
+                for _ in range(work.handed):
+                    self._room.release()
 
     async def _recover(self) -> None:
         """From the snapshot and the steps since to where the lane was; outputs that may be missing are made again."""
@@ -249,10 +257,10 @@ class LabelLane:
         await self._steps.append(self._number, [step])
 
     async def finish_alone(self) -> None:
-        """Store the lane as it is after `take_alone`."""
+        """Store the lane as it is after `take_alone`, also where there was nothing to take: it goes on from there."""
         if self._number:
             await self._steps.done(self._number)
-            await self._steps.snapshot(self._number, self._snapshot())
+        await self._steps.snapshot(self._number, self._snapshot())
 
     # -- what goes out -------------------------------------------------------------------------------------------
 

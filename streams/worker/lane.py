@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LINGER_S: Final = 0.005
+"""How long acknowledged batches are gathered for one write. Outputs are out by then; only completion waits."""
 MAX_ROWS: Final = 4_000
 """Rows of one write, but for the last step's: the store does nothing else meanwhile, some 6 us a row."""
 
@@ -141,6 +143,7 @@ class RowLane(ABC):
             while not self._steps:
                 self._wake.clear()
                 await self._wake.wait()
+            await asyncio.sleep(LINGER_S)
             steps = await self._acknowledged()
             try:
                 await self._flush(steps)

@@ -148,10 +148,11 @@ class _Rebuilder:
         lane = self._host.label_lane(partition)
         await lane.open()
         async with RangeReader(self._options, self._ctx.name(topics.LABELS)) as reader:
+            lane.positions[topics.LABELS], _ = await reader.bounds(partition)
             end = self._committed.get(self._ctx.topic_partition((topics.LABELS, partition)), 0)
             labels = deque([(step, records) async for step, records in _steps(reader, topics.LABELS, partition, end)])
         async with RangeReader(self._options, self._ctx.name(topics.PREDICTIONS)) as reader:
-            _, end = await reader.bounds(partition)
+            lane.positions[topics.PREDICTIONS], end = await reader.bounds(partition)
             until = await _newest(reader, partition, end) - LEFT_S
             async for step, records in _steps(reader, topics.PREDICTIONS, partition, end):
                 if records[-1].ts > until:

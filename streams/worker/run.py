@@ -179,10 +179,12 @@ async def _run(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int
     worker = Worker(settings, tasks, role)
     app, loop = worker.app, asyncio.get_running_loop()
     app.finalize()
-    with stop_signals(loop, lambda: loop.create_task(app.stop())) as caught:
+    stops: list[asyncio.Task[None]] = []
+    with stop_signals(loop, lambda: stops.append(loop.create_task(app.stop()))) as caught:
         await app.start()
         await app.wait_until_stopped()
         await app.stop()
+        await asyncio.gather(*stops)  # app.stop returns at once where a stop is under way
     error = app.crash_reason
     if isinstance(error, WeirError):
         raise error

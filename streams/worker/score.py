@@ -100,8 +100,9 @@ class ScoreLane(RowLane):
         clock.lap("send")
         self.ctx.metrics.scored(batch, len(admitted.batch), admitted.duplicates)
 
+        sent.add_done_callback(lambda _: self.ctx.metrics.latency(batch, self.ctx.now(), written))
+
         async def after() -> None:
-            self.ctx.metrics.latency(batch, self.ctx.now(), written)
             if self._hand_over is not None and scored:
                 await self._hand_over(sent.result(), scored)
 

@@ -88,8 +88,8 @@ def test_one_broker_of_three_killed_and_revived(
         down = rng.choice((1, 2, 3))
         kafka3.kill(down)
 
-    survive(deployment, tmp_path, store, 25.0, lambda workers: [
+    survive(deployment, tmp_path, store, 20.0, lambda workers: [
         Trouble("worker", workers.kill_random, every_s=(2.0, 6.0)),
         Trouble("kill", kill, at_s=4.0),
-        Trouble("revive", lambda _: kafka3.revive(down), at_s=14.0),
+        Trouble("revive", lambda _: kafka3.revive(down), at_s=12.0),
     ])  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
+import logging
 import random
 import threading
 import time
@@ -24,6 +25,7 @@ from streams.transport import BatchProducer, TransportSettings
 
 START_TS = 1_577_836_800.0  # 2020-01-01: no record may look as if its clock were ahead
 TASK = "fraud"
+_CLIENT = logging.getLogger("aiokafka")
 
 
 class Made(NamedTuple):
@@ -170,9 +172,13 @@ class Feeder:
         self.sent: list[Made] = []
         self._enough = threading.Event()
         self._failed: BaseException | None = None
+        self._loud = _CLIENT.level
         self._thread = threading.Thread(target=self._run, name="feeder")
 
     def __enter__(self) -> Feeder:
+        # The client has much to say about brokers that were taken away on purpose.
+        self._loud = _CLIENT.level
+        _CLIENT.setLevel(logging.CRITICAL)
         self._thread.start()
         return self
 
@@ -183,6 +189,7 @@ class Feeder:
         """Stop and wait until everything sent is acknowledged; raises what sending raised."""
         self._enough.set()
         self._thread.join()
+        _CLIENT.setLevel(self._loud)
         if self._failed is not None:
             raise AssertionError(f"the feeder could not deliver: {self._failed}") from self._failed
 
