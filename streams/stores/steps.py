@@ -182,18 +182,23 @@ class StepLog:
 
     async def load(self) -> StoredLane:
         """What is stored; raises ``StateError`` when the snapshot cannot be read."""
-        step, packed, done, raw = await self._link.script(_READ, self._keys, [])
-        number = 0 if step is None else int(step)
-        snapshot = None
-        if packed is not None:
+        before = b""
+        while True:
+            step, packed, done, raw = await self._link.script(_READ, self._keys, [])
+            number, snapshot = 0 if step is None else int(step), None
+            if packed is None:
+                break
             ref = msgspec.msgpack.decode(packed, type=BlobRef)
             snapshot = await get_blob(self._link, ref)
-            if snapshot is None:
+            if snapshot is not None:
+                break
+            if packed == before:  # else the lane's owner put a newer one in its place just now
                 raise StateError(
                     f"lane {self.lane}: its snapshot of {ref.size} B at {ref.key} is gone or damaged; Redis must not "
                     f"evict (maxmemory-policy noeviction). To start the lane afresh: redis-cli DEL {self._keys[0]!r} "
                     f"{self._keys[1]!r}"
                 )
+            before = packed
         steps = [Step.decode(item) for item in raw]
         self._first, self._steps, self._snapshots = number + 1, deque(steps), (number, number)
         return StoredLane(snapshot, number, steps, 0 if done is None else int(done))

@@ -18,14 +18,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.consumer.fetcher import FetchError, FetchResult, OffsetResetStrategy
+from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import (
     ConsumerStoppedError,
     IllegalStateError,
     KafkaError,
-    NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
 )
 from faust.transport.drivers.aiokafka import (
     AIOKafkaConsumerThread,
@@ -35,11 +33,11 @@ from faust.transport.drivers.aiokafka import (
 from faust.types import TP
 
 from streams.log import Record
-from streams.transport.errors import RecordsDeleted
 from streams.transport.leave import leave_static_member
 from streams.transport.membership import report_errors
 from streams.transport.outage import calm_logs, pace_connecting
 from streams.transport.reachable import check_readable
+from streams.transport.resets import resolve
 
 if TYPE_CHECKING:
     from streams.transport.consumer import BatchConsumer
@@ -182,7 +180,12 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
                 if consumer._closed or fetcher._closed:
                     raise ConsumerStoppedError
                 # Waiting for the new assignment here, as aiokafka does, would hold up the rebalance that makes it.
-                drained = [] if fetcher._subscriptions.reassignment_in_progress else self._drain_now(fetcher)
+                drained, failed = [], None
+                if not fetcher._subscriptions.reassignment_in_progress:
+                    drained, failed = self._drain_now(fetcher)
+                # The next fetch meets the same error again; what was drained must not be lost to it.
+                if failed is not None and not drained:
+                    await resolve(consumer, *failed, self.consumer.settings)
                 if drained or loop.time() >= deadline:
                     return drained
                 wake.clear()
@@ -200,16 +203,16 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             fetched.cancel()
             woken.cancel()
 
-    def _drain_now(self, fetcher: Any) -> list[Drained]:
+    def _drain_now(self, fetcher: Any) -> tuple[list[Drained], tuple[Any, Any] | None]:
+        """What there is, and a partition that failed with its error."""
         wanted, epochs = self.consumer.wanted, self._epochs
         drained: list[Drained] = []
+        failed: tuple[Any, Any] | None = None
         for tp in [tp for tp in fetcher._records if tp in wanted and wanted[tp] == epochs.get(tp)]:
             result = fetcher._records[tp]
             if type(result) is FetchError:
                 self._fetched(fetcher, tp)
-                # The next fetch meets the same error again; what was drained must not be lost to it.
-                if not drained:
-                    self._resolve(fetcher, tp, result)
+                failed = tp, result
                 continue
             assert type(result) is FetchResult
             try:
@@ -222,26 +225,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
                 self._fetched(fetcher, tp)
             if taken is not None:
                 drained.append(taken)
-        return drained
-
-    def _resolve(self, fetcher: Any, tp: Any, failed: Any) -> None:
-        """Choose where to read a partition without a usable offset; raises every other error."""
-        settings, start = self.consumer.settings, self.consumer.settings.start_at
-        try:
-            failed.check_raise()
-        except NoOffsetForPartitionError:
-            log.info("%s-%d: the group has no offset yet, so it starts at the %s", tp.topic, tp.partition, start)
-        except OffsetOutOfRangeError as error:
-            gone = f"{tp.topic}-{tp.partition}: offset {error.args[0].get(tp)} is not in Kafka any more"
-            if settings.when_deleted == "stop":
-                raise RecordsDeleted(
-                    f"{gone}: retention deleted records before group {settings.group!r} processed them. Restore them, "
-                    "or set when_deleted='skip' to go on with the first that is left; and give the topic more retention"
-                ) from error
-            start = "earliest"
-            log.error("%s: going on with the first record that is left", gone)
-        state = fetcher._subscriptions.subscription.assignment.state_value(tp)
-        state.await_reset(OffsetResetStrategy.from_str(start))
+        return drained, failed
 
     @staticmethod
     def _fetched(fetcher: Any, tp: Any) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,9 @@ from online.labelling import LabellingStage, LabelOutput
 from streams import topics
 from streams.errors import ShellError
 from streams.following.history import ModelHistory
-from streams.log import Record
 from streams.stores.steps import Step, StepLog
 from streams.transport import FetchedBatch, Sent
+from streams.transport.ranges import Slice
 from streams.worker.context import Context
 from streams.worker.letters import Letters
 from streams.worker.outputs import label_records
@@ -251,9 +251,9 @@ class LabelLane:
         stages = {task: stage.snapshot() for task, stage in self.stages.items()}
         return msgspec.msgpack.encode(_Snapshot(dict(self.positions), stages))
 
-    async def take_alone(self, step: Step, records: Sequence[Record]) -> None:
+    async def take_alone(self, step: Step, piece: Slice) -> None:
         """Take a step without publishing anything, where the lane is not started."""
-        await self._take(self._reader.decode_step(step, records), publish=False)
+        await self._take(self._reader.decode_step(step, piece), publish=False)
         await self._steps.append(self._number, [step])
 
     async def finish_alone(self) -> None:
@@ -292,8 +292,10 @@ class LabelLane:
             self._count(task, out)
             for topic, records in label_records(task, self._features[task], out, now).items():
                 pending.append(await self.ctx.records.send(self.ctx.name(topic), records))
-        if made.work.batch is not None:
-            pending += await self._letters.send(made.work.batch, made.work.refused)
+        work = made.work
+        if work.records:
+            topic = self.ctx.name(work.step.topic)
+            pending += await self._letters.send(topic, self.partition, work.records, work.refused)
         return asyncio.gather(*pending)
 
     def _count(self, task: str, out: LabelOutput) -> None:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from streams import topics
 from streams.host.outputs import dead_letter
 from streams.host.rejects import RejectLimit
+from streams.log import Record
 from streams.transport import FetchedBatch
 from streams.worker.context import Context
+
+
+class Refused(NamedTuple):
+    """A record that cannot be used."""
+
+    offset: int
+    reason: str
+    record: Record
+
+
+def refused_of(batch: FetchedBatch, rows: Iterable[tuple[int, str]]) -> list[Refused]:
+    """``(index in the batch, reason)`` each as what is refused, in order."""
+    return [Refused(batch.offset_of(i), why, batch.records[i]) for i, why in sorted(rows)]
 
 
 class Letters:
@@ -19,17 +34,15 @@ class Letters:
         self._ctx = ctx
         self._limit = RejectLimit(ctx.settings.worker.rejects)
 
-    async def send(self, batch: FetchedBatch, refused: list[tuple[int, str]]) -> list[asyncio.Future[Any]]:
-        """Send ``(index in the batch, reason)`` each as a dead letter; their acknowledgement, if there are any."""
-        self._limit.update(len(batch.records), len(refused), refused[-1][1] if refused else "")
+    async def send(self, topic: str, partition: int, records: int, refused: list[Refused]) -> list[asyncio.Future[Any]]:
+        """Send what was refused of so many ``records``; its acknowledgement, if there is anything.
+
+        ``topic`` is what it is called on the brokers.
+        """
+        self._limit.update(records, len(refused), refused[-1].reason if refused else "")
         if not refused:
             return []
         now, ctx = self._ctx.now(), self._ctx
-        letters = [
-            dead_letter(
-                batch.topic, batch.partition, batch.offset_of(i), why, batch.records[i].value, now, batch.records[i].key
-            )
-            for i, why in sorted(refused)
-        ]
-        ctx.metrics.refused(batch.topic, [why for _, why in refused])
+        letters = [dead_letter(topic, partition, at, why, r.value, now, r.key) for at, why, r in refused]
+        ctx.metrics.refused(topic, [why for _, why, _ in refused])
         return [await ctx.records.send(ctx.name(topics.DEAD_LETTERS), letters)]

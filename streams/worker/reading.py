@@ -15,8 +15,9 @@ from streams.errors import BrokerError
 from streams.log import Record
 from streams.stores.steps import Step
 from streams.transport import FetchedBatch
-from streams.transport.ranges import RangeReader
+from streams.transport.ranges import RangeReader, Slice
 from streams.worker.context import Context
+from streams.worker.letters import Refused
 from streams.worker.work import Work
 
 PATIENCE_S: Final = 60.0
@@ -39,19 +40,23 @@ class LaneReader:
     def decode(self, batch: FetchedBatch) -> Work:
         """The step that a batch from the consumer is."""
         own = self._ctx.settings.topics.own(batch.topic) or batch.topic
-        work = self.decode_step(Step(own, batch.base_offset, batch.next_offset), batch.records)
+        offsets = batch.offsets or range(batch.base_offset, batch.base_offset + len(batch.records))
+        work = self.decode_step(Step(own, batch.base_offset, batch.next_offset), Slice(offsets, batch.records))
         work.batch = batch
         return work
 
-    def decode_step(self, step: Step, records: Sequence[Record]) -> Work:
+    def decode_step(self, step: Step, piece: Slice) -> Work:
         """A step of these records."""
-        raw = [record.value for record in records]
+        raw, work = [record.value for record in piece.records], Work(step, records=len(piece.records))
         if step.topic == topics.LABELS:
             labels = decode_labels(raw)
-            return Work(step, labels=labels.by_task(), refused=[(r.index, r.reason) for r in labels.rejects])
-        found = decode_scored(raw, self._shapes)
-        scored = {task: of.scored for task, of in found.tasks.items() if len(of.scored)}
-        return Work(step, scored=scored, refused=[(r.index, r.reason) for r in found.rejects])
+            work.labels, rejects = labels.by_task(), labels.rejects
+        else:
+            found = decode_scored(raw, self._shapes)
+            work.scored = {task: of.scored for task, of in found.tasks.items() if len(of.scored)}
+            rejects = found.rejects
+        work.refused = [Refused(piece.offsets[r.index], r.reason, piece.records[r.index]) for r in rejects]
+        return work
 
     async def again(self, steps: Sequence[Step]) -> AsyncIterator[Work]:
         """Steps that were taken before, as they were."""
@@ -68,9 +73,10 @@ class LaneReader:
         """Predictions ``[start, stop)``, in steps as they come."""
         at = start
         async with self._reader(topics.PREDICTIONS) as reader:
-            async for offsets, records in reader.read(self._partition, start, stop):
-                yield self.decode_step(Step(topics.PREDICTIONS, at, offsets[-1] + 1), records)
-                at = offsets[-1] + 1
+            async for piece in reader.read(self._partition, start, stop):
+                end = piece.offsets[-1] + 1
+                yield self.decode_step(Step(topics.PREDICTIONS, at, end), piece)
+                at = end
         if at < stop:  # offsets that hold no record belong to the range all the same
             yield Work(Step(topics.PREDICTIONS, at, stop))
 
@@ -93,19 +99,19 @@ class _Cursor:
         self._held: deque[tuple[int, Record]] = deque()
         """Read, and behind the last range."""
 
-    async def take(self, step: Step) -> list[Record]:
+    async def take(self, step: Step) -> Slice:
         """The records of a range; raises as `RangeReader.read` does."""
         if step.start != self._next:
             self._held.clear()
             await self._reader.seek(self._partition, step.start)
-        taken: list[Record] = []
+        taken: list[tuple[int, Record]] = []
         deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while True:
             while self._held and self._held[0][0] < step.stop:
-                taken.append(self._held.popleft()[1])
+                taken.append(self._held.popleft())
             if self._held or await self._reader.position() >= step.stop:
                 self._next = step.stop
-                return taken
+                return Slice([offset for offset, _ in taken], [record for _, record in taken])
             offsets, records = await self._reader.fetch()
             self._held.extend(zip(offsets, records, strict=True))
             if asyncio.get_running_loop().time() > deadline:

@@ -26,7 +26,7 @@ from streams.stores.clear import clear_lane
 from streams.stores.redis import Lane
 from streams.stores.steps import Step
 from streams.transport import FetchedBatch, Sent, Ticket
-from streams.transport.ranges import RangeReader
+from streams.transport.ranges import RangeReader, Slice
 from streams.worker.committed import active_members, committed_offsets
 from streams.worker.host import LABELLED
 from streams.worker.run import Worker
@@ -150,29 +150,28 @@ class _Rebuilder:
         async with RangeReader(self._options, self._ctx.name(topics.LABELS)) as reader:
             lane.positions[topics.LABELS], _ = await reader.bounds(partition)
             end = self._committed.get(self._ctx.topic_partition((topics.LABELS, partition)), 0)
-            labels = deque([(step, records) async for step, records in _steps(reader, topics.LABELS, partition, end)])
+            labels = deque([found async for found in _steps(reader, topics.LABELS, partition, end)])
         async with RangeReader(self._options, self._ctx.name(topics.PREDICTIONS)) as reader:
             lane.positions[topics.PREDICTIONS], end = await reader.bounds(partition)
             until = await _newest(reader, partition, end) - LEFT_S
-            async for step, records in _steps(reader, topics.PREDICTIONS, partition, end):
-                if records[-1].ts > until:
+            async for step, piece in _steps(reader, topics.PREDICTIONS, partition, end):
+                newest = piece.records[-1].ts
+                if newest > until:
                     break
-                while labels and labels[0][1][-1].ts <= records[-1].ts:
+                while labels and labels[0][1].records[-1].ts <= newest:
                     await lane.take_alone(*labels.popleft())
-                await lane.take_alone(step, records)
+                await lane.take_alone(step, piece)
                 self._progress(lane.name, step.stop, end)
         await lane.finish_alone()
 
 
-async def _steps(
-    reader: RangeReader, topic: str, partition: int, end: int
-) -> AsyncIterator[tuple[Step, Sequence[Record]]]:
+async def _steps(reader: RangeReader, topic: str, partition: int, end: int) -> AsyncIterator[tuple[Step, Slice]]:
     """Everything that is left of a partition before ``end``."""
     first, _ = await reader.bounds(partition)
     at = first
-    async for offsets, records in reader.read(partition, first, max(first, end)):
-        stop = offsets[-1] + 1
-        yield Step(topic, at, stop), records
+    async for piece in reader.read(partition, first, max(first, end)):
+        stop = piece.offsets[-1] + 1
+        yield Step(topic, at, stop), piece
         at = stop
 
 

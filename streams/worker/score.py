@@ -27,7 +27,7 @@ from streams.transport import FetchedBatch, Sent
 from streams.worker.context import Context
 from streams.worker.journal import LaneJournal
 from streams.worker.lane import RowLane, Step
-from streams.worker.letters import Letters
+from streams.worker.letters import Letters, refused_of
 
 DECODERS: Final = {topics.USER_EVENTS: decode_user_events, topics.DEVICE_EVENTS: decode_device_events}
 OWN_KEY: Final = {topics.USER_EVENTS: "user_id", topics.DEVICE_EVENTS: "device_id"}
@@ -95,7 +95,8 @@ class ScoreLane(RowLane):
         predictions, others = self._records(scored, outputs)
         clock.lap("encode")
         sent = await self.ctx.records.send_to(self.ctx.name(topics.PREDICTIONS), self.lane[1], predictions)
-        rest = await self._letters.send(batch, refused)
+        bad = refused_of(batch, refused)
+        rest = await self._letters.send(batch.topic, batch.partition, len(batch.records), bad)
         rest += [await self.ctx.records.send(self.ctx.name(topic), records) for topic, records in others]
         clock.lap("send")
         self.ctx.metrics.scored(batch, len(admitted.batch), admitted.duplicates)

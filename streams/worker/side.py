@@ -20,7 +20,7 @@ from streams.transport import FetchedBatch
 from streams.worker.context import Context
 from streams.worker.journal import Generations
 from streams.worker.lane import RowLane, Step
-from streams.worker.letters import Letters
+from streams.worker.letters import Letters, refused_of
 
 REMEMBERED = 400_000
 """Ids of updates; repeats come within the few batches that a crash or a rewind repeats."""
@@ -83,7 +83,8 @@ class SideLane(RowLane):
         return updates if keep.all() else updates.take(np.flatnonzero(keep))
 
     async def _send_letters(self, batch: FetchedBatch, decoded: DecodedUpdates) -> asyncio.Future[Any]:
-        pending = await self._letters.send(batch, [(r.index, r.reason) for r in decoded.rejects])
+        refused = refused_of(batch, [(r.index, r.reason) for r in decoded.rejects])
+        pending = await self._letters.send(batch.topic, batch.partition, len(batch.records), refused)
         return pending[0] if pending else self._nothing
 
 

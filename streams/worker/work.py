@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from online.batch import LabelBatch, Scored
 from streams.stores.steps import Step
 from streams.transport import FetchedBatch
+from streams.worker.letters import Refused
 
 
 @dataclass(slots=True)
@@ -23,8 +24,10 @@ class Work:
     """What the consumer is told when the step is published; a step handed over or read again has none."""
     handed: int = 0
     """How many hand-overs it holds."""
-    refused: list[tuple[int, str]] = field(default_factory=list)
-    """``(index, reason)`` of records of ``batch`` that go to the dead letters."""
+    records: int = 0
+    """How many it was decoded from; none where it was handed over."""
+    refused: list[Refused] = field(default_factory=list)
+    """Those of them that go to the dead letters."""
 
 
 def together(works: Sequence[Work]) -> list[Work]:

@@ -245,6 +245,16 @@ def test_partitions_start_where_the_app_says_and_the_commits_follow(
     assert ahead.batches()[0]["batch"][:2] == [0, 300]
 
 
+def test_a_start_behind_the_end_of_the_log_ends_the_worker(
+    kafka: Broker, new_topic: NewTopic, start_worker: Callable[..., Worker]
+) -> None:
+    source, target = new_topic(1), new_topic(1)
+    produce(kafka, source, some(10))
+    worker = start_worker(source, target, "--starts", '{"0": 5000}', "--when-deleted", "skip")
+    assert worker.process.wait(20) != 0
+    assert "the log ends at offset 10, and we are at 5000" in worker.log
+
+
 @pytest.mark.parametrize(("how", "says"), [("raise", "the store is not there"), ("hang", "hook_timeout_s=4.0")])
 def test_a_start_that_is_not_told_ends_the_worker_before_anything_is_read(
     kafka: Broker, new_topic: NewTopic, start_worker: Callable[..., Worker], how: str, says: str

@@ -5,9 +5,13 @@ Most tests look at one run of one worker (`run`), whose deployment holds the thr
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +21,7 @@ import numpy as np
 import orjson
 import pytest
 import redis
+from prometheus_client.parser import text_string_to_metric_families
 
 from online.batch import PredictionBatch
 from online.columnplan import union
@@ -27,17 +32,34 @@ from online.pipeline import TaskPipeline
 from online.scoring import ScoringStage
 from online.task import TaskSpec
 from streams import topics
+from streams.admin.clients import admin_client
 from streams.following.fold import ExampleFold
+from streams.settings import load_settings
 from streams.simulate import SimulationConfig, simulate
 from streams.stores import MemoryFeatureStore
+from streams.stores.link import acl_line
 from streams.stores.rows import decode_row
 from streams.transport.partition import partitions_of
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment, Stored
 from tests.integration.chaos.replay import scored_of
-from tests.integration.kafka_broker import REPOSITORY, Broker
-from tests.integration.redis_server import NamedRedis, RedisServer
+from tests.integration.kafka_broker import REPOSITORY, Broker, free_ports
+from tests.integration.kafka_secrets import Secrets
+from tests.integration.redis_server import Certificates, NamedRedis, RedisServer
 from tests.integration.worker_process import Outcome, Watcher, Worker, run_weir
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # see conftest
+    from kafka.admin import (
+        ACL,
+        ACLOperation,
+        ACLPermissionType,
+        ACLResourcePatternType,
+        KafkaAdminClient,
+        NewPartitions,
+        ResourcePattern,
+        ResourceType,
+    )
 
 pytestmark = pytest.mark.integration
 
@@ -123,6 +145,8 @@ class Run:
     health: tuple[int, Any]
     one_by_one: list[KeyValue]
     """User events and labels that were sent first, purchases and labels each when those before were processed."""
+    metrics: dict[str, float]
+    """By name and labels, when all was processed."""
 
     @cached_property
     def logs(self) -> dict[str, dict[int, list[Stored]]]:
@@ -183,9 +207,23 @@ def run(
                 cuts = [len(found) * k // 4 for k in range(5)]
                 watcher.send(topic, found[cuts[part] : cuts[part + 1]])
             watcher.settle(worker)
-        yield Run(
-            deployment, watcher, worker, (ready[0], orjson.loads(ready[1])), (health[0], orjson.loads(health[1])), first
-        )
+        status, metrics = worker.get("/metrics")
+        assert status == 200
+        yield Run(deployment, watcher, worker, answer(ready), answer(health), first, samples(metrics))
+
+
+def answer(page: tuple[int, str]) -> tuple[int, Any]:
+    return page[0], orjson.loads(page[1])
+
+
+def samples(page: str) -> dict[str, float]:
+    """Every sample, by what a person would ask for: ``name{label=value,...}``."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            told = ",".join(f"{label}={value}" for label, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{told}}}"] = sample.value
+    return found
 
 
 def mixed_with_labels(events: Sequence[KeyValue]) -> list[KeyValue]:
@@ -275,6 +313,137 @@ def test_every_score_is_that_of_the_recorded_version_of_the_model(run: Run, task
     assert len(np.unique(versions)) > 2
 
 
+def test_health_readiness_and_metrics_tell_what_is(run: Run) -> None:
+    assert run.health[0] == 200
+    assert run.health[1]["status"] == "alive"
+    assert run.first_ready[0] == 503
+    assert run.first_ready[1]["ready"] is False
+    assert run.first_ready[1]["reasons"]
+    status, now = answer(run.worker.get("/ready"))
+    assert (status, now["ready"], now["reasons"]) == (200, True, [])
+    assert {"user-events-0", "device-events-1", "entity-updates-2", "label-0"} <= {*now["lanes"]}
+    for stream in DECODERS:
+        made = [run.embedded[stream, p] for p in range(PARTITIONS)]
+        assert run.metrics[f"weir_events_total{{topic={stream}}}"] == sum(e.admitted for e in made)
+        assert run.metrics[f"weir_duplicates_total{{topic={stream}}}"] == sum(e.duplicates for e in made)
+        assert run.metrics[f"weir_records_total{{topic={stream}}}"] == sum(
+            len(records) for records in run.logs[stream].values()
+        )
+        refused = [v for k, v in run.metrics.items() if k.startswith("weir_dead_letters_total{") and stream in k]
+        assert sum(refused) == sum(e.refused for e in made)
+    assert sum(e.duplicates for e in run.embedded.values()) > 10
+    assert sum(e.refused for e in run.embedded.values()) > 10
+    for task in run.deployment.tasks:
+        made_by_task = sum(len(by_task[task]) for by_task in run.predictions.values())
+        assert run.metrics[f"weir_predictions_total{{task={task}}}"] == made_by_task
+
+
+# -- commands beside a running worker ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["churn", "device_failure", "fraud"])
+def test_a_score_is_explained_by_the_model_that_made_it(run: Run, task: str) -> None:
+    rows = [p[task] for p in run.predictions.values()]
+    p = max(rows, key=lambda p: int(p.model_version.max()))
+    row = int(np.argmax(p.model_version))
+    command = ["explain-score", p.event_id[row], "--task", str(DEMO / f"{task}.toml"), "--entity", p.entity_id[row]]
+    told = run_weir(run.deployment, *command, "--json")
+    assert told.status == 0, told.err
+    document = told.document
+    assert document["equal"] is True
+    assert (document["score"], document["logged"]["model_version"]) == (p.score[row], p.model_version[row])
+    assert document["model"]["version"] > 0
+    shown = run_weir(run.deployment, *command, "--from-start")
+    assert shown.status == 0, shown.err
+    assert "equal bit for bit" in shown.out
+
+
+def test_replayed_dead_letters_count_once_whatever_became_of_them_before(run: Run) -> None:
+    deployment, watcher, worker = run.deployment, run.watcher, run.worker
+
+    def zoe(number: int, ts: float, **more: object) -> KeyValue:
+        event = {"v": 1, "event_id": f"zoe-{number}", "type": "purchase", "user_id": "zoe", "ts": ts, "amount": 5.0}
+        return b"zoe", orjson.dumps(event | more)
+
+    def counted() -> tuple[dict[str, float], dict[str, bytes]]:
+        values = run_weir(deployment, "features", "get", "zoe", "--table", "fraud.user", "--json").document[0]["values"]
+        return values, watcher.rows()
+
+    def replay() -> None:
+        done = run_weir(deployment, "dlq", "replay", "--all", "--yes")
+        assert done.status == 0, done.err
+        watcher.settle(worker)
+
+    # Refused once for its form, then repaired by its producer; refused for its age; refused twice for its clock.
+    watcher.send(topics.USER_EVENTS, [zoe(1, STREAM.end_ts, amount="5.0"), zoe(1, STREAM.end_ts)])
+    watcher.send(topics.USER_EVENTS, [zoe(2, STREAM.end_ts - 5 * 86_400.0)])
+    watcher.send(topics.USER_EVENTS, [zoe(3, STREAM.end_ts + 60.0)] * 2, ts=STREAM.end_ts - 7_200.0)
+    watcher.settle(worker)
+    values, before = counted()
+    assert values["user.spent_count_7d"] == 1
+    replay()
+    values, after = counted()
+    assert values["user.spent_count_7d"] == 2
+    assert values["user.spent_sum_7d"] == 10.0
+    changed = {key.rpartition(":")[2] for key in after if after[key] != before.get(key)}
+    assert changed == {"zoe"}, "letters of others, replayed, changed rows"
+    replay()
+    assert counted() == (values, after)
+    found = [
+        event_id
+        for records in deployment.read(topics.PREDICTIONS).values()
+        for event_id in scored_of(deployment.tasks, records)["fraud"].predictions.event_id
+        if event_id.startswith("zoe")
+    ]
+    assert sorted(found) == ["zoe-1", "zoe-3"]
+
+
+# -- roles -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_scoring_and_a_labelling_worker_make_what_one_of_role_all_makes(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path
+) -> None:
+    one, two = (
+        Deployment.create(
+            tmp_path, kafka, redis_server.url, prefix=unique(name), partitions=PARTITIONS, tasks=("fraud", "spend")
+        )
+        for name in ("one", "two")
+    )
+    records = simulated(DAY)
+    with (
+        Watcher(one) as of_one,
+        Watcher(two) as of_two,
+        Worker(one, tmp_path / "all.log") as both,
+        Worker(two, tmp_path / "score.log", "--role", "score") as score,
+        Worker(two, tmp_path / "label.log", "--role", "label") as label,
+    ):
+        for topic in (topics.USER_EVENTS, topics.LABELS):  # labels after the scores: how they interleave is chance else
+            for watcher, worker in ((of_one, both), (of_two, label)):
+                watcher.send(topic, records[topic])
+                watcher.settle(worker)
+        assert [worker.end() for worker in (both, score, label)] == [0, 0, 0]
+    made = [(examples_of(deployment), alerts_of(deployment)) for deployment in (one, two)]
+    assert made[0] == made[1]
+    examples, alerts = made[0]
+    assert len(examples) > 100
+    assert len(alerts) > 10
+
+
+def examples_of(deployment: Deployment) -> list[tuple[str, int, bool]]:
+    """Event, number and value of every example of the fraud task, sorted."""
+    features = {"fraud": ExampleFold.of(deployment.tasks["fraud"]).features}
+    log = [stored.record.value for stored in deployment.read(topics.EXAMPLES)[0]]
+    found = decode_example_log(log, features).tasks["fraud"].batch
+    return sorted(zip(found.event_id, found.n.tolist(), found.y.tolist(), strict=True))
+
+
+def alerts_of(deployment: Deployment) -> set[tuple[str, str]]:
+    """Task and id of every alert."""
+    records = [stored.record.value for log in deployment.read(topics.ALERTS).values() for stored in log]
+    return {(alert["task"], alert["alert_id"]) for alert in map(orjson.loads, records)}
+
+
 # -- stops and starts --------------------------------------------------------------------------------------------------
 
 DAY = SimulationConfig(
@@ -323,7 +492,7 @@ def test_a_clean_stop_in_the_middle_loses_and_repeats_nothing_and_repeats_are_kn
 
 
 def test_an_emptied_store_is_refused_then_rebuilt_and_the_worker_goes_on(
-    kafka: Broker, new_redis: Callable[..., RedisServer], tmp_path: Path
+    kafka: Broker, new_redis: Callable[..., RedisServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, log = new_redis(), tmp_path / "worker.log"
     deployment = Deployment.create(
@@ -331,7 +500,7 @@ def test_an_emptied_store_is_refused_then_rebuilt_and_the_worker_goes_on(
     )
     records = simulated(DAY)
     labels = records[topics.LABELS]
-    early, late = labels[: len(labels) // 2], labels[len(labels) // 2 :]
+    early, middle, late = (labels[len(labels) * k // 3 : len(labels) * (k + 1) // 3] for k in range(3))
     with Watcher(deployment) as watcher:
         watcher.send(topics.USER_EVENTS, [*records[topics.USER_EVENTS], *of_ada()])
         watcher.send(topics.LABELS, early)
@@ -347,13 +516,20 @@ def test_an_emptied_store_is_refused_then_rebuilt_and_the_worker_goes_on(
             assert refused.wait() == 2
             assert "weir features rebuild" in refused.log
             assert "Traceback" not in refused.log
-        built = run_weir(deployment, "features", "rebuild", "--yes")
-        assert built.status == 0, built.err
-        assert content(watcher.rows()) == before
-        with Worker(deployment, log) as worker:
-            watcher.send(topics.LABELS, late)
-            watcher.settle(worker)
-            assert worker.end() == 0
+        # What was published a moment before the loss is made again; in the second round all is older than that.
+        for left_s, more in ((60.0, middle), (0.0, late)):
+            monkeypatch.setattr("streams.worker.rebuild.LEFT_S", left_s)
+            store.send("FLUSHALL")
+            built = run_weir(deployment, "features", "rebuild", "--yes")
+            assert built.status == 0, built.err
+            assert content(watcher.rows()) == before
+            known = {*examples_of(deployment)}
+            with Worker(deployment, log) as worker:
+                watcher.send(topics.LABELS, more)
+                watcher.settle(worker)
+                assert worker.end() == 0
+            assert len({*examples_of(deployment)} - known) > len(more) // 2
+            before = content(watcher.rows())
     Checker(deployment, redis.Redis.from_url(store.url)).check()
 
 
@@ -385,3 +561,139 @@ def content(rows: Mapping[str, bytes]) -> dict[str, tuple[int, bytes]]:
     """What rows say, without the offset and time of the batch that changed them last: batches are cut as they come."""
     decoded = {key: decode_row(("", 0), value) for key, value in rows.items()}
     return {key: (row.schema, row.row) for key, row in decoded.items()}
+
+
+# -- hung --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_watchdog_ends_a_worker_whose_store_hangs_and_the_next_one_goes_on(
+    kafka: Broker, new_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    store, log = new_redis(aof=True), tmp_path / "worker.log"
+    deployment = Deployment.create(
+        tmp_path, kafka, store.url, prefix=unique("hung"), partitions=PARTITIONS, worker={"watchdog_s": 3.0}
+    )
+    records = simulated(DAY)
+    events = records[topics.USER_EVENTS]
+    with Watcher(deployment) as watcher:
+        with Worker(deployment, log) as hung:
+            watcher.send(topics.USER_EVENTS, events[:1_000])
+            watcher.send(topics.LABELS, records[topics.LABELS])
+            watcher.settle(hung)
+            store.freeze()
+            try:
+                watcher.send(topics.USER_EVENTS, events[1_000:])
+                assert hung.wait() == 70
+            finally:
+                store.thaw()
+            said = hung.log
+            assert "watchdog: no batch was completed for" in said
+            assert f"in flight: ['{deployment.settings.topics.name(topics.USER_EVENTS)}-" in said
+        with Worker(deployment, log) as next_one:
+            watcher.settle(next_one)
+            assert next_one.end() == 0
+    Checker(deployment, redis.Redis.from_url(store.url)).check()
+
+
+# -- links -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_on_brokers_and_a_store_that_want_logins_and_tls(
+    secure_kafka: tuple[Broker, Secrets], new_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    broker, secrets = secure_kafka
+    prefix, word = unique("safe"), os.urandom(8).hex()
+    certificates = Certificates(tmp_path / "tls").make()
+    store = new_redis(tls=certificates, acl=["user default off", acl_line("w", prefix).replace("<password>", word)])
+    allow(broker, "weir", prefix)
+    plain = Deployment.create(tmp_path, broker, store.url, prefix=prefix, partitions=PARTITIONS, tasks=("fraud",))
+    kafka = {
+        "security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512", "username": "weir",
+        "password": secrets.users["weir"], "ca_file": str(secrets.ca_file),
+    }  # fmt: skip
+    add_to_table(plain.config, "kafka", kafka)
+    add_to_table(plain.config, "redis", {"username": "w", "password": word, "ca_file": str(certificates.ca)})
+    told = load_settings(plain.config, {})
+    deployment = dataclasses.replace(plain, settings=told.model_copy(update={"kafka": plain.settings.kafka}))
+    records = simulated(DAY)
+    with Watcher(deployment) as watcher, Worker(deployment, tmp_path / "worker.log") as worker:
+        for topic in (topics.USER_EVENTS, topics.LABELS):
+            watcher.send(topic, records[topic])
+        watcher.settle(worker)
+        assert worker.end() == 0
+        assert word not in worker.log
+        assert secrets.users["weir"] not in worker.log
+    assert len(examples_of(deployment)) > 100
+
+
+def add_to_table(config: Path, table: str, values: Mapping[str, str]) -> None:
+    """Add keys to a table of a settings file."""
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    config.write_text(config.read_text().replace(f"[{table}]\n", f"[{table}]\n{lines}"))
+
+
+def allow(broker: Broker, user: str, prefix: str) -> None:
+    """Let a user do everything with topics and groups whose names begin with ``prefix``."""
+    admin = KafkaAdminClient(bootstrap_servers=broker.direct)
+    admin.create_acls([
+        ACL(f"User:{user}", "*", ACLOperation.ALL, ACLPermissionType.ALLOW,
+            ResourcePattern(kind, prefix, ACLResourcePatternType.PREFIXED))
+        for kind in (ResourceType.TOPIC, ResourceType.GROUP)
+    ])  # fmt: skip
+    admin.close()
+
+
+# -- what cannot work --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def refusals(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Worker]]:
+    """Workers that cannot work, all started at once; they end by themselves."""
+    folder = tmp_path_factory.mktemp("refusals")
+    made: dict[str, Deployment] = {}
+    for name in ("unequal", "absent", "password", "store", "brokers"):
+        made[name] = Deployment.create(
+            folder, kafka, redis_server.url, prefix=unique(name), partitions=PARTITIONS, tasks=("fraud",),
+            worker={"store_patience_s": 2.0},
+        )  # fmt: skip
+    settings = made["unequal"].settings
+    with admin_client(settings.kafka) as admin:
+        admin.create_partitions({settings.topics.name(topics.LABELS): NewPartitions(PARTITIONS + 1)})
+    nobody = free_ports(1)[0]
+    for name, old, new in (
+        ("absent", f'prefix = "{made["absent"].settings.topics.prefix}"', 'prefix = "nobody-made-these."'),
+        ("password", "[redis]\n", f'[redis]\npassword = "{WRONG}"\n'),
+        ("store", redis_server.url, f"redis://127.0.0.1:{nobody}/0"),
+        ("brokers", kafka.address, f"127.0.0.1:{nobody}"),
+    ):
+        text = made[name].config.read_text()
+        assert old in text
+        made[name].config.write_text(text.replace(old, new))
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(Worker(d, folder / f"{name}.log")) for name, d in made.items()}
+
+
+WRONG = "hush-hush-hush"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("unequal", ["topics keyed by entity need the same number of partitions", "labels 4", "weir topics check"]),
+        ("absent", ["nobody-made-these.", "weir topics create"]),
+        ("password", ["password"]),
+        ("store", ["redis://127.0.0.1:", "[redis]"]),
+        ("brokers", ["127.0.0.1:", "see whether the brokers are up"]),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_sentence(refusals: dict[str, Worker], name: str, says: list[str]) -> None:
+    worker = refusals[name]
+    assert worker.wait() == 2, worker.log
+    errors = [line for line in worker.log.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, worker.log
+    for part in says:
+        assert part in errors[0]
+    assert "Traceback" not in worker.log
+    assert WRONG not in worker.log

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from online.errors import StateError
 from streams import topics
 from streams.stores.link import RedisLink
 from streams.stores.record import decode_record
@@ -59,7 +60,10 @@ async def _positions(deployment: Deployment, ends: Mapping[Place, int]) -> dict[
 
 
 async def _label_positions(link: RedisLink, partition: int) -> dict[Place, int]:
-    stored = await StepLog(link, f"label-{partition}").load()
+    try:
+        stored = await StepLog(link, f"label-{partition}").load()
+    except StateError:  # its owner put a new snapshot in the place of the one that we were to read: look again
+        return {}
     if stored.done < stored.next_step - 1:
         return {}
     positions: dict[str, int] = {}
