@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint type bench bench-protocols ci clean constraints format
+.PHONY: help install demo test lint type bench bench-peers bench-protocols ci clean constraints format
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -47,6 +47,9 @@ format: $(VENV)/.dev ## Let ruff correct what it can
 
 bench: $(VENV)/.dev ## Every benchmark, each with its baseline and one JSON line
 	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python -m benchmarks.$$(basename $$b .py) || exit 1; done
+
+bench-peers: $(VENV)/.dev ## Weir and its peers (SHARED=../shared) on the same work; ARGS=--setup makes their venvs
+	$(BIN)/python -m benchmarks.run_peers --shared $(SHARED) $(ARGS)
 
 bench-protocols: $(VENV)/.dev ## The published protocols on real data (SHARED=../shared), into benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.run_protocols --shared $(SHARED)

@@ -116,8 +116,10 @@ class BatchApp(faust.App):
         await super().on_start()
 
     async def on_stop(self) -> None:
-        """Drain and commit, then let go of the producer."""
+        """Drain and commit, let go of the partitions, then of the producer, which lanes use until they close."""
         await super().on_stop()
+        if self._consumer is not None:
+            await self.batch_consumer.let_go()
         await self.records.stop()
 
     def batch_topic(self, *names: str) -> TopicT:

@@ -231,6 +231,10 @@ class BatchConsumer(Consumer):
     async def on_stop(self) -> None:
         """Drain, commit, let ``app.on_revoked`` know."""
         await super().on_stop()
+        await self.let_go()
+
+    async def let_go(self) -> None:
+        """Forget all partitions, and let the app know, if that was not done yet."""
         await self._let_go({TP(*partition) for partition in self.offsets.assigned()})
 
     def pause_partitions(self, tps: Iterable[TP]) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,8 +40,6 @@ from streams.transport.resets import resolve
 
 if TYPE_CHECKING:
     from streams.transport.consumer import BatchConsumer
-
-log = logging.getLogger(__name__)
 
 
 class Drained(NamedTuple):
@@ -180,9 +177,8 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
                 if consumer._closed or fetcher._closed:
                     raise ConsumerStoppedError
                 # Waiting for the new assignment here, as aiokafka does, would hold up the rebalance that makes it.
-                drained, failed = [], None
-                if not fetcher._subscriptions.reassignment_in_progress:
-                    drained, failed = self._drain_now(fetcher)
+                held = fetcher._subscriptions.reassignment_in_progress
+                drained, failed = ([], None) if held else self._drain_now(fetcher)
                 # The next fetch meets the same error again; what was drained must not be lost to it.
                 if failed is not None and not drained:
                     await resolve(consumer, *failed, self.consumer.settings)

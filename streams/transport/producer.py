@@ -76,7 +76,9 @@ class BatchProducer:
         self._failed: DeliveryError | None = None
 
     async def start(self) -> None:
-        """Connect; raises ``BrokerError`` when no broker takes us, saying why."""
+        """Connect, unless connected; raises ``BrokerError`` when no broker takes us, saying why."""
+        if self._producer is not None:
+            return
         s = self._settings
         self._failed = None
         calm_logs()
@@ -153,7 +155,8 @@ class BatchProducer:
 
     def _columns(self, topic: str, records: Sequence[Record]) -> Columns:
         """The records as columns, each small enough."""
-        columns, room = Columns.of(records), self._settings.max_record_bytes - HEADER_BYTES - RECORD_BYTES
+        limit = self._settings.larger.get(topic, self._settings.max_record_bytes)
+        columns, room = Columns.of(records), limit - HEADER_BYTES - RECORD_BYTES
         sizes = columns.sizes()
         too_large = np.flatnonzero(sizes > room)
         if len(too_large):

@@ -53,6 +53,8 @@ class TransportSettings(BaseModel):
 
     max_record_bytes: int = Field(1_048_588, ge=1024)
     """The least ``max.message.bytes`` of the topics written to (1,048,588 is Kafka's default)."""
+    larger: dict[str, int] = Field(default_factory=dict)
+    """Topics that take larger records than that, and how large."""
     produce_batch_bytes: int = Field(1 << 18, ge=1024)
     delivery_timeout_s: float = Field(120.0, gt=0)
     """How long records wait for a broker that is away before the worker gives up."""

@@ -21,6 +21,7 @@ from streams.settings import Role
 from streams.stores.redis import Lane
 from streams.stores.steps import StepLog
 from streams.transport import FetchedBatch
+from streams.transport.ranges import RangeReader
 from streams.worker.committed import committed_offsets
 from streams.worker.context import Context
 from streams.worker.label import LabelLane
@@ -31,6 +32,8 @@ from streams.worker.side import SideLane, side_layouts
 
 log = logging.getLogger(__name__)
 
+FEW: Final = 50_000
+"""Records that a lane takes again, at most, when the store has nothing of it."""
 LABELLED: Final = (topics.PREDICTIONS, topics.LABELS)
 """Topics of which a label lane takes the partition of its number."""
 
@@ -73,10 +76,13 @@ class LaneHost:
     def take(self, batch: FetchedBatch) -> None:
         """Bring a batch to its lane."""
         own = self.ctx.settings.topics.own(batch.topic)
+        lane: RowLane | LabelLane | None = None
         if own in LABELLED:
-            self.labels[batch.partition].put(batch)
+            lane = self.labels.get(batch.partition)
         elif own is not None:
-            self.rows[own, batch.partition].put(batch)
+            lane = self.rows.get((own, batch.partition))
+        if lane is not None:  # else the partition has just gone, and its next owner reads the batch
+            lane.put(batch)
 
     def names(self) -> list[str]:
         """Of the lanes that are open."""
@@ -99,7 +105,7 @@ class LaneHost:
             *(self._open_rows(lane) for lane in lanes if lane[0] not in LABELLED),
         ):
             starts |= found
-        await self._check_state([lane for lane in lanes if lane not in starts])
+        starts |= await self._first_time([lane for lane in lanes if lane not in starts])
         for lane in self._lanes():
             lane.start()
         self.ctx.assigned = True
@@ -189,16 +195,29 @@ class LaneHost:
                 if table.side:
                     self.ctx.store.declare_side(table.name, topics.ENTITY_UPDATES, self.ctx.partitions)
 
-    async def _check_state(self, new: list[Lane]) -> None:
-        """A group that had committed offsets and finds nothing in the store would score with empty windows."""
+    async def _first_time(self, new: list[Lane]) -> dict[Lane, int]:
+        """Where lanes of which the store has nothing begin.
+
+        Raises ``StateError`` where their group has committed offsets all the same: it would score with empty windows.
+        Unless these are so few, and all still there, that Redis lost a lane's first second: those are taken again.
+        """
         if not new:
-            return
-        group = self.ctx.app.transport_settings.group
+            return {}
+        group, starts = self.ctx.app.transport_settings.group, dict[Lane, int]()
         committed = await committed_offsets(self.ctx.settings.kafka, group)
         for lane in new:
-            if (offset := committed.get(self.ctx.topic_partition(lane), 0)) > 0:
+            tp = self.ctx.topic_partition(lane)
+            offset = committed.get(tp, 0)
+            if offset <= 0:
+                continue
+            async with RangeReader(self.ctx.settings.kafka.client_options("bounds"), tp.topic) as reader:
+                first, _ = await reader.bounds(tp.partition)
+            if first > 0 or offset > FEW:
                 raise StateError(
                     f"{lane[0]}-{lane[1]}: group {group!r} committed offset {offset}, but the store holds nothing of "
                     "this partition: it was emptied, or another one is configured. Run 'weir features rebuild' to "
                     "fill it from Kafka, or give [worker] another group to start afresh"
                 )
+            log.warning("%s-%d: the store holds nothing; taking the %d records before again", *lane, offset)
+            starts[lane] = first
+        return starts

@@ -41,7 +41,7 @@ LINGER_S = 0.02
 IDLE_CHECK_S = 2.0
 """How often a lane to which nobody hands over looks for predictions that a dead worker left."""
 EXPLAIN_TIMEOUT_S = 60.0
-CLOSE_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 1.5
 
 
 class _Snapshot(msgspec.Struct):
@@ -155,8 +155,6 @@ class LabelLane:
         async with self._order:
             self._handed_at = asyncio.get_running_loop().time()
             start, stop = sent[0].base_offset, sent[-1].base_offset + sent[-1].count
-            if min(batch.base_offset for batch in sent) < 0:  # the broker does not say where a repeated request landed
-                return
             rows = sum(len(s) for s in scored.values())
             if start > self._queued:
                 await self._queue_range(start)
@@ -269,7 +267,9 @@ class LabelLane:
             made = [await self._made.get()]
             while not self._made.empty():
                 made.append(self._made.get_nowait())
-            await self._steps.append(made[0].number, [m.work.step for m in made])
+            new = [m for m in made if m.number >= self._stored.next_step]  # those taken again are in the journal
+            if new:
+                await self._steps.append(new[0].number, [m.work.step for m in new])
             for acknowledged in [await self._send(m) for m in made]:
                 await acknowledged
             await self._steps.done(made[-1].number)

@@ -37,6 +37,8 @@ class Step:
     """What one batch made, on its way into the store."""
 
     batch: FetchedBatch
+    expected: int | None
+    """Next offset that the store must have before this step; ``None`` for a lane of which it has nothing."""
     acknowledged: asyncio.Future[Any]
     """Ends when every output is in all in-sync replicas."""
     writes: Writes
@@ -65,8 +67,8 @@ class RowLane(ABC):
         self._steps: deque[Step] = deque()
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
-        self._stored: int | None = None
-        """Next offset as the store has it."""
+        self.next_offset: int | None = None
+        """Behind the last batch that was computed; ``None`` before the first of a new lane."""
         self._tasks: list[asyncio.Task[None]] = []
 
     # -- what a subclass does ------------------------------------------------------------------------------------
@@ -85,9 +87,9 @@ class RowLane(ABC):
         """Load what is stored; the offset to go on from, ``None`` where nothing was ever stored."""
         record = await self.ctx.store.open(self.lane)
         journal = await self.ctx.store.load_journal(self.lane) if record is not None else []
-        self._stored = record.next_offset if record is not None else None
+        self.next_offset = record.next_offset if record is not None else None
         self.restore(record, journal)
-        return self._stored
+        return self.next_offset
 
     def start(self) -> None:
         """Begin to take batches."""
@@ -121,6 +123,7 @@ class RowLane(ABC):
     async def run_alone(self, batch: FetchedBatch) -> None:
         """Process one batch to the end, where the lane is open and not started."""
         await self._flush([await self.compute(batch)])
+        self.next_offset = batch.next_offset
 
     # -- compute -------------------------------------------------------------------------------------------------
 
@@ -132,6 +135,7 @@ class RowLane(ABC):
                     # Between the fetch and now the lane may have been rewound.
                     if self.ctx.consumer.take(batch):
                         self._steps.append(await self.compute(batch))
+                        self.next_offset = batch.next_offset
             except LaneMoved as moved:
                 await self._rewind(moved)
             self._wake.set()
@@ -174,10 +178,9 @@ class RowLane(ABC):
         journal = [entry for step in steps for entry in step.journal]
         started = m.now()
         await self.ctx.store.flush(
-            self.lane, [s.writes for s in steps], record, self._stored, journal, sum(s.drop for s in steps)
+            self.lane, [s.writes for s in steps], record, steps[0].expected, journal, sum(s.drop for s in steps)
         )
         m.flushed(self.lane[0], started, len(steps))
-        self._stored = record.next_offset
         for step in steps:
             self.ctx.consumer.complete(step.batch)
             self.ctx.completed(step.batch)

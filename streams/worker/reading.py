@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -19,6 +20,8 @@ from streams.transport.ranges import RangeReader, Slice
 from streams.worker.context import Context
 from streams.worker.letters import Refused
 from streams.worker.work import Work
+
+log = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 60.0
 
@@ -60,33 +63,74 @@ class LaneReader:
 
     async def again(self, steps: Sequence[Step]) -> AsyncIterator[Work]:
         """Steps that were taken before, as they were."""
-        async with AsyncExitStack() as stack:
-            cursors: dict[str, _Cursor] = {}
-            for step in steps:
-                cursor = cursors.get(step.topic)
-                if cursor is None:
-                    reader = await stack.enter_async_context(self._reader(step.topic))
-                    cursor = cursors[step.topic] = _Cursor(reader, self._partition)
-                yield self.decode_step(step, await cursor.take(step))
+        done, patience = 0, self._patience()
+        while done < len(steps):
+            try:
+                async with AsyncExitStack() as stack:
+                    cursors: dict[str, _Cursor] = {}
+                    for step in steps[done:]:
+                        if step.topic not in cursors:
+                            reader = await stack.enter_async_context(self._reader(step.topic))
+                            cursors[step.topic] = _Cursor(reader, self._partition)
+                        yield self.decode_step(step, await cursors[step.topic].take(step))
+                        done += 1
+            except BrokerError as error:
+                await patience.wait(error)
 
     async def rest(self, start: int, stop: int) -> AsyncIterator[Work]:
         """Predictions ``[start, stop)``, in steps as they come."""
-        at = start
-        async with self._reader(topics.PREDICTIONS) as reader:
-            async for piece in reader.read(self._partition, start, stop):
-                end = piece.offsets[-1] + 1
-                yield self.decode_step(Step(topics.PREDICTIONS, at, end), piece)
-                at = end
+        at, patience = start, self._patience()
+        while at < stop:
+            try:
+                async with self._reader(topics.PREDICTIONS) as reader:
+                    async for piece in reader.read(self._partition, at, stop):
+                        end = piece.offsets[-1] + 1
+                        yield self.decode_step(Step(topics.PREDICTIONS, at, end), piece)
+                        at = end
+                break
+            except BrokerError as error:
+                await patience.wait(error)
         if at < stop:  # offsets that hold no record belong to the range all the same
             yield Work(Step(topics.PREDICTIONS, at, stop))
 
     async def bounds(self, topic: str) -> tuple[int, int]:
         """First offset of the partition that is kept, and the one behind its last."""
-        async with self._reader(topic) as reader:
-            return await reader.bounds(self._partition)
+        patience = self._patience()
+        while True:
+            try:
+                async with self._reader(topic) as reader:
+                    return await reader.bounds(self._partition)
+            except BrokerError as error:
+                await patience.wait(error)
+
+    def _patience(self) -> Patience:
+        return Patience(self._ctx.settings.worker.delivery_timeout_s)
 
     def _reader(self, topic: str) -> RangeReader:
         return RangeReader(self._ctx.settings.kafka.client_options("recovery"), self._ctx.name(topic))
+
+
+class Patience:
+    """Waits while brokers are away, for so long in all.
+
+    Parameters
+    ----------
+    limit_s : after it the error is raised.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._began: float | None = None
+
+    async def wait(self, error: BrokerError) -> None:
+        """Wait a little; raises ``error`` when that has been long enough."""
+        now = asyncio.get_running_loop().time()
+        if self._began is None:
+            self._began = now
+            log.warning("%s; waiting for them up to %g s", error, self._limit_s)
+        if now - self._began > self._limit_s:
+            raise error
+        await asyncio.sleep(1.0)
 
 
 class _Cursor:

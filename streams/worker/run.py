@@ -1,8 +1,8 @@
 """One worker process, put together: links, models, lanes, web endpoints, watchdog; started and stopped in order.
 
-Up: store, models (restored, then read to the end of ``examples``), then the consumer. Down: the consumer drains and
-commits, lanes close, then the links. An unexpected error ends the process: the supervisor starts it again, and what was
-not complete is repeated.
+Up: links, kernels, models (restored, then read to the end of ``examples``), then the consumer. Down: the consumer
+drains and commits, lanes close, then the links. A signal ends the way up wherever it is. An unexpected error ends the
+process: the supervisor starts it again, and what was not complete is repeated.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import Any, Final
 
 from online.task import TaskSpec
 from streams import topics
+from streams.admin.specs import max_message_bytes
 from streams.errors import WeirError
 from streams.following.fold import ExampleFold
 from streams.following.follower import Follower, FollowPolicy
 from streams.following.snapshots import ModelSnapshots
+from streams.ops.deadline import Deadline
 from streams.ops.metrics import Metrics
 from streams.ops.signals import stop_signals
 from streams.ops.watchdog import Watchdog, WatchdogPolicy
@@ -34,23 +36,19 @@ from streams.worker.warmup import warm_up
 
 log = logging.getLogger(__name__)
 _TICK_S: Final = 1.0
+STOP_S: Final = 20.0
+"""How long a worker may take to stop, by a signal or after an error, before it is ended."""
 
 
 class WorkerApp(BatchApp):
-    """The Faust app, with what has to be up before anything is consumed, and down after."""
+    """The Faust app, with what runs beside the consumer."""
 
     worker: Worker
 
     async def on_start(self) -> None:
-        """Links and models first."""
-        await self.worker.before()
+        """The consumer, then what runs beside it."""
         await super().on_start()
         self.worker.started()
-
-    async def on_stop(self) -> None:
-        """Drain, commit and close lanes, then the rest."""
-        await super().on_stop()
-        await self.worker.after()
 
 
 class Worker:
@@ -101,16 +99,17 @@ class Worker:
         self.host.take(batch)
 
     async def before(self) -> None:
-        """Everything that must be up before the consumer."""
+        """Everything that must be up before the consumer; the links first, because they say what is wrong at once."""
         w = self.settings.worker
         if w.web_port != 0:
             port = 0 if w.web_port == "auto" else w.web_port
             self._web = WebServer(w.web_host, port, self.status, self.metrics, {"role": self.role, "worker": w.name()})
             await self._web.start()
             log.info("health, readiness and metrics at %s", self._web.url)
-        for task in self.ctx.tasks:
-            warm_up(task)
+        await self.app.records.start()
         await self.link.start()
+        for task in self.ctx.tasks:
+            await asyncio.to_thread(warm_up, task)  # the endpoints answer meanwhile
         await self.follower.catch_up()
         for task in self.ctx.tasks:
             log.info("task %s: model at version %d", task.name, self.follower.version(task.name))
@@ -127,13 +126,14 @@ class Worker:
             self._background.append(asyncio.ensure_future(self._guard(work)))
 
     async def after(self) -> None:
-        """Everything that must be down after the consumer."""
+        """Everything that must be down after the consumer, as far as it was up."""
         if self.ctx.watchdog is not None:
             self.ctx.watchdog.stop()
         await self.follower.stop()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self.app.records.stop()
         await self.link.stop()
         if self._web is not None:
             await self._web.stop()
@@ -153,7 +153,7 @@ class Worker:
 
 def _transport(settings: Settings) -> dict[str, Any]:
     """Fields of ``TransportSettings`` that ``[worker]`` sets."""
-    w = settings.worker
+    w, letters = settings.worker, settings.topics.name(topics.DEAD_LETTERS)
     return {
         "max_batch": w.max_batch,
         "max_in_flight": w.max_in_flight,
@@ -164,6 +164,7 @@ def _transport(settings: Settings) -> dict[str, Any]:
         "when_deleted": w.when_deleted,
         "delivery_timeout_s": w.delivery_timeout_s,
         "max_record_bytes": w.max_record_bytes,
+        "larger": {letters: max_message_bytes(topics.DEAD_LETTERS, w.max_record_bytes)},
     }
 
 
@@ -176,15 +177,26 @@ def run_worker(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int
 
 
 async def _run(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int:
-    worker = Worker(settings, tasks, role)
-    app, loop = worker.app, asyncio.get_running_loop()
+    worker, asked = Worker(settings, tasks, role), asyncio.Event()
+    app = worker.app
     app.finalize()
-    stops: list[asyncio.Task[None]] = []
-    with stop_signals(loop, lambda: stops.append(loop.create_task(app.stop()))) as caught:
-        await app.start()
-        await app.wait_until_stopped()
-        await app.stop()
-        await asyncio.gather(*stops)  # app.stop returns at once where a stop is under way
+    deadline = Deadline(STOP_S)
+
+    def stop() -> None:
+        deadline.begin()
+        asked.set()
+
+    with stop_signals(asyncio.get_running_loop(), stop) as caught:
+        try:
+            await _either(worker.before(), asked.wait())
+            if not asked.is_set():
+                await app.start()
+                await _either(app.wait_until_stopped(), asked.wait())
+                deadline.begin()
+                await app.stop()
+        finally:
+            await worker.after()
+            deadline.cancel()
     error = app.crash_reason
     if isinstance(error, WeirError):
         raise error
@@ -192,3 +204,16 @@ async def _run(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int
         log.critical("the worker ends: %s: %s", type(error).__name__, error)
         return 1
     return caught.status
+
+
+async def _either(*works: Coroutine[Any, Any, object]) -> None:
+    """Wait for the first to end, and end the others."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

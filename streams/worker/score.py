@@ -107,7 +107,9 @@ class ScoreLane(RowLane):
             if self._hand_over is not None and scored:
                 await self._hand_over(sent.result(), scored)
 
-        return Step(batch, asyncio.gather(sent, *rest), writes, self.intake.mark(), entry, drop, after)
+        return Step(
+            batch, self.next_offset, asyncio.gather(sent, *rest), writes, self.intake.mark(), entry, drop, after
+        )
 
     def _score(self, prepared: list[PreparedBatch]) -> list[ScoreOutput]:
         """Features and scores of every task; nothing else runs meanwhile."""

@@ -75,7 +75,7 @@ class SideLane(RowLane):
         letters = await self._send_letters(batch, decoded)
         entries = [pack(kept) for kept in self._ids.take_journal()]
         self._held.add(self._ids.generation, len(entries))
-        return Step(batch, letters, writes, b"", entries, self._held.drop(self._ids.generation - 1))
+        return Step(batch, self.next_offset, letters, writes, b"", entries, self._held.drop(self._ids.generation - 1))
 
     def _fresh(self, task: str, table: str, updates: UpdateBatch) -> UpdateBatch:
         """Without those that were applied before."""

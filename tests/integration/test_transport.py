@@ -386,13 +386,13 @@ def test_a_batch_that_outlasts_the_rebalance_is_repeated_not_lost(
 ) -> None:
     source, target = new_topic(2), new_topic(2)
     produce(kafka, source, some(600))
-    slow = start_worker(source, target, "--delay-s", "6")
+    slow = start_worker(source, target, "--first-delay-s", "14")
     slow.until(slow.batches, "a batch in work")
     joined = start_worker(source, target)
     joined.until(joined.assigned, "a share")
     wait_copied(kafka, source, target, joined)
     repeats = check_nothing_lost(kafka, source, target, ordered=False)
-    print(f"\na batch of 6 s through a rebalance that waits 2 s: {repeats} repeats")
+    print(f"\na batch of 14 s through a rebalance that waits 2 s: {repeats} repeats")
     assert repeats > 0, "the rebalance did not meet a batch in work"
     assert Counter(w.process.poll() for w in (slow, joined)) == {None: 2}, "both workers live on"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -488,6 +489,20 @@ def test_a_clean_stop_in_the_middle_loses_and_repeats_nothing_and_repeats_are_kn
     assert [again for _, again in notes["examples"].values()] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("said", ["metrics at http", "is away"])
+def test_a_stop_while_it_starts_is_a_clean_one(kafka: Broker, tmp_path: Path, said: str) -> None:
+    nobody = f"redis://127.0.0.1:{free_ports(1)[0]}/0"
+    deployment = Deployment.create(
+        tmp_path, kafka, nobody, prefix=unique("early"), tasks=("fraud",), worker={"web_port": "auto"}
+    )
+    with Worker(deployment, tmp_path / "worker.log") as worker:
+        worker.until(lambda: said in worker.log, "it starts")
+        asked = time.monotonic()
+        assert worker.end() == 0, worker.log
+        assert time.monotonic() - asked < STOP_S
+        assert "Traceback" not in worker.log
+
+
 # -- the store ---------------------------------------------------------------------------------------------------------
 
 
@@ -518,7 +533,7 @@ def test_an_emptied_store_is_refused_then_rebuilt_and_the_worker_goes_on(
             assert "Traceback" not in refused.log
         # What was published a moment before the loss is made again; in the second round all is older than that.
         for left_s, more in ((60.0, middle), (0.0, late)):
-            monkeypatch.setattr("streams.worker.rebuild.LEFT_S", left_s)
+            monkeypatch.setattr(sys.modules["streams.worker.rebuild"], "LEFT_S", left_s)
             store.send("FLUSHALL")
             built = run_weir(deployment, "features", "rebuild", "--yes")
             assert built.status == 0, built.err
@@ -683,9 +698,9 @@ WRONG = "hush-hush-hush"
     [
         ("unequal", ["topics keyed by entity need the same number of partitions", "labels 4", "weir topics check"]),
         ("absent", ["nobody-made-these.", "weir topics create"]),
-        ("password", ["password"]),
-        ("store", ["redis://127.0.0.1:", "[redis]"]),
-        ("brokers", ["127.0.0.1:", "see whether the brokers are up"]),
+        ("password", ["did not accept our login", "correct redis.username and redis.password"]),
+        ("store", ["Redis at 127.0.0.1:", "Check that it runs and that redis.url is right"]),
+        ("brokers", ["no broker at 127.0.0.1:", "Nothing listens there: start the broker"]),
     ],
 )
 def test_what_cannot_work_is_said_in_one_sentence(refusals: dict[str, Worker], name: str, says: list[str]) -> None:

@@ -56,14 +56,15 @@ def build(args: argparse.Namespace) -> BatchApp:
     settings = load_settings(args.config, bootstrap=None if args.config else args.bootstrap)
     app = BatchApp.from_settings(settings, args.group, args.instance_id, **fields)
 
+    delays = [args.first_delay_s] if args.first_delay_s else []
+
     async def copy(stream: Any) -> None:
         async for batch in app.batches(stream):
             in_flight = app.batch_consumer.offsets.in_flight((batch.topic, batch.partition))
             say(batch=[batch.partition, batch.base_offset, len(batch.records)], in_flight=in_flight)
             if any(r.value == b"poison" for r in batch.records):
                 raise RuntimeError("a record that the stage cannot take")
-            if args.delay_s:
-                await asyncio.sleep(args.delay_s)
+            await asyncio.sleep(delays.pop() if delays else args.delay_s)
             app.complete_after(batch, await app.records.send(args.target, copies(batch)))
             rewinds.maybe(app)
 
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--instance-id")
     parser.add_argument("--delay-s", type=float, default=0.0)
+    parser.add_argument("--first-delay-s", type=float, help="of the first batch, instead of --delay-s")
     parser.add_argument("--max-batch", type=int, default=500)
     parser.add_argument("--when-deleted", default="stop")
     parser.add_argument("--session-timeout-s", type=float)

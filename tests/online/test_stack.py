@@ -13,9 +13,8 @@ from river import forest, tree
 
 from online.learners import CalibratedAlma, Learner, ScaledLogistic, Stack, predict_learn
 from online.learners.forest import AdaptiveForest
-from online.learners.trees import AdaptiveTree
 from online.learners.logistic import logit_of
-from online.learners.trees import positive_share
+from online.learners.trees import AdaptiveTree, positive_share
 
 Vector = NDArray[np.float64]
 NAMES = ("a", "b", "c")
