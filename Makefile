@@ -39,7 +39,7 @@ type: $(VENV)/.dev ## mypy --strict
 	$(BIN)/mypy
 
 test: lint type ## Lint, types, doctests and tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 format: $(VENV)/.dev ## Let ruff correct what it can
 	$(BIN)/ruff check --fix .

@@ -3,12 +3,16 @@
 WeirError (online.errors)
 ├── TaskError          correct the task file
 ├── StateError         rebuild the state, or go back to the version that wrote it
+├── VersionNotKept     (online.learners.timeline) rebuild that version from the log
 └── ShellError
     ├── UsageError     correct the command, the settings or the input file; exit status 2
     ├── BrokerError    reach the brokers, or get the right that they refused; exit status 2
     ├── LogError       the log on disk is not one we can read; nothing was changed
     ├── TooManyRejects stop: most of the input is bad, and going on would only fill the dead letters
-    └── of streams.transport: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
+    ├── of streams.transport: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
+    ├── of streams.stores: StoreUnavailable (reach Redis), StoreRefused (correct its settings or rights), LaneMoved (go
+    │   back to where the store is), StepsTaken and StepsLost (load the lane again)
+    └── of streams.following: ReplicaDiverged (restart: the stored model is taken), FollowerBehind
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ class Generations:
     def __init__(self, held: Iterable[int] = ()) -> None:
         self._held = deque(held)
 
-    def add(self, generation: int, entries: int = 1) -> None:
-        """So many entries were written."""
-        self._held.extend([generation] * entries)
+    def add(self, generation: int) -> None:
+        """An entry was written."""
+        self._held.append(generation)
 
     def drop(self, before: int, keep: int = 0) -> int:
         """Forget entries of generations older than ``before``, but never the last ``keep``; returns how many."""
@@ -111,7 +111,11 @@ class LaneJournal:
     def restore(self, entries: Sequence[bytes]) -> None:
         """Rebuild ids and timers from the entries of the store, oldest first; both are new before."""
         held = [msgspec.msgpack.decode(entry, type=_Entry) for entry in entries]
-        self._intake.rebuild([unpack(chunk) for entry in held for chunk in entry.kept])
+        kept = [unpack(chunk) for entry in held for chunk in entry.kept]
+        # The oldest entry may begin in a generation whose other entries are gone: ids of half a generation would shift
+        # where all later ones turn.
+        needed = held[-1].generation - 1 if held else 0
+        self._intake.rebuild([chunk for chunk in kept if chunk.generation >= needed])
         self._held = Generations(entry.generation for entry in held)
         newest = max((i for i, entry in enumerate(held) if entry.timers is not None), default=-1)
         if newest >= 0:

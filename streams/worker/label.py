@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 64
 """Steps that wait for the lane before whoever brings more has to wait."""
-LINGER_S = 0.02
+LINGER_S = 0.05
 """How long predictions are gathered before the lane takes them together."""
 IDLE_CHECK_S = 2.0
 """How often a lane to which nobody hands over looks for predictions that a dead worker left."""
@@ -119,9 +119,9 @@ class LabelLane:
 
     def start(self) -> None:
         """Recover, then take steps."""
-        works: list[Coroutine[Any, Any, None]] = [self._run(), self._publish()]
+        works = [self._run, self._publish]
         if self._handed_over:
-            works.append(self._look_for_left())
+            works.append(self._look_for_left)
         self._tasks = [asyncio.ensure_future(self._guard(work)) for work in works]
 
     async def close(self) -> None:
@@ -137,9 +137,9 @@ class LabelLane:
             except (ShellError, TimeoutError) as error:
                 log.warning("%s: no snapshot at the end (%s); its next owner takes some steps again", self.name, error)
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as error:  # noqa: BLE001 - whatever it is, going on would skip a step
             await self.ctx.crash(error)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LINGER_S: Final = 0.005
+LINGER_S: Final = 0.03
 """How long acknowledged batches are gathered for one write. Outputs are out by then; only completion waits."""
 MAX_ROWS: Final = 4_000
 """Rows of one write, but for the last step's: the store does nothing else meanwhile, some 6 us a row."""
@@ -93,7 +93,7 @@ class RowLane(ABC):
 
     def start(self) -> None:
         """Begin to take batches."""
-        for work in (self._run(), self._flush_steps()):
+        for work in (self._run, self._flush_steps):
             task = asyncio.ensure_future(self._guard(work))
             self._tasks.append(task)
 
@@ -112,9 +112,9 @@ class RowLane(ABC):
         """Take a batch; the consumer bounds how many wait."""
         self._inbox.put_nowait(batch)
 
-    async def _guard(self, work: Awaitable[None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, going on would skip a batch

@@ -33,6 +33,8 @@ from streams.worker.run import Worker
 
 Progress = Callable[[str, int, int], None]
 """Told what is filled, how many records of it are done, and of how many."""
+GRACE_S: Final = 2.0
+POLL_S: Final = 0.5
 LEFT_S: Final = 60.0
 """Predictions newer than this, against the newest one, are left to the worker."""
 
@@ -44,8 +46,7 @@ def rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Progress) -
 
 async def _rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Progress) -> None:
     groups = [settings.worker.group_id(role) for role in ("all", "score", "label")]
-    if busy := [group for group in groups if await active_members(settings.kafka, group)]:
-        raise UsageError(f"workers of group {', '.join(busy)} are running, and would write the same rows; stop them")
+    await _nobody_runs(settings, groups)
     committed: dict[TP, int] = {}
     for group in groups:
         for tp, offset in (await committed_offsets(settings.kafka, group)).items():
@@ -60,6 +61,16 @@ async def _rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Prog
     finally:
         await worker.follower.stop()
         await worker.link.stop()
+
+
+async def _nobody_runs(settings: Settings, groups: Sequence[str]) -> None:
+    """Wait for workers that ended without a word, which their group counts for so long; raises ``UsageError``."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + settings.worker.session_timeout_s + GRACE_S
+    while busy := [group for group in groups if await active_members(settings.kafka, group)]:
+        if loop.time() > deadline:
+            raise UsageError(f"workers of group {', '.join(busy)} are running, and would write the same rows; stop them")
+        await asyncio.sleep(POLL_S)
 
 
 class Silent:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from online.task import TaskSpec
@@ -122,7 +122,7 @@ class Worker:
         gc.set_threshold(200_000, 20, 20)
         if self.ctx.watchdog is not None:
             self.ctx.watchdog.start(asyncio.get_running_loop())
-        for work in (self.follower.run(), self._tick()):
+        for work in (self.follower.run, self._tick):
             self._background.append(asyncio.ensure_future(self._guard(work)))
 
     async def after(self) -> None:
@@ -138,9 +138,9 @@ class Worker:
         if self._web is not None:
             await self._web.stop()
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker must not go on without it
             await self.ctx.crash(error)
 

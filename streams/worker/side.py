@@ -73,8 +73,10 @@ class SideLane(RowLane):
         writes = self.ctx.store.end_step(self.lane, batch.next_offset - 1)
         clock.lap("apply")
         letters = await self._send_letters(batch, decoded)
-        entries = [pack(kept) for kept in self._ids.take_journal()]
-        self._held.add(self._ids.generation, len(entries))
+        taken = self._ids.take_journal()
+        for kept in taken:  # by its own: a step may end one generation and begin the next
+            self._held.add(kept.generation)
+        entries = [pack(kept) for kept in taken]
         return Step(batch, self.next_offset, letters, writes, b"", entries, self._held.drop(self._ids.generation - 1))
 
     def _fresh(self, task: str, table: str, updates: UpdateBatch) -> UpdateBatch:

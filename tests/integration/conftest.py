@@ -73,7 +73,7 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bro
     except NoKafka as reason:
         unavailable(str(reason))
     secrets = make_secrets(directory / "secrets")
-    broker = JavaBroker(libs, directory / "broker", "256m", secrets=secrets)
+    broker = JavaBroker(libs, directory / "broker", "256m", secrets=secrets, quick=True)
     broker.start()
     try:
         yield broker, secrets

@@ -25,6 +25,7 @@ appender.stdout.name = stdout
 appender.stdout.layout.type = PatternLayout
 appender.stdout.layout.pattern = [%d] %p %m (%c)%n
 """
+_QUICK = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 class NoKafka(Exception):  # noqa: N818 - an answer, not a fault
@@ -92,6 +93,7 @@ class JavaBroker(Broker):
     ----------
     advertised : the port that clients of CLIENT are told, such as a proxy's.
     secrets : CLIENT wants SASL over TLS with these.
+    quick : compile for a fast start and not for speed, where nothing is measured.
     nodes, number : the ports of all nodes of its cluster, and which of them it is, from 0.
     """
 
@@ -103,6 +105,7 @@ class JavaBroker(Broker):
         *,
         advertised: int | None = None,
         secrets: Secrets | None = None,
+        quick: bool = False,
         nodes: Sequence[Ports] = (),
         number: int = 0,
     ) -> None:
@@ -112,6 +115,7 @@ class JavaBroker(Broker):
         self.can_restart = True
         self._advertised, self._secrets = advertised or self._ports.client, secrets
         self._classpath, self._directory, self._heap = str(libs / "*"), directory, heap
+        self._flags = _QUICK if quick else ("-XX:+UseG1GC",)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -124,9 +128,9 @@ class JavaBroker(Broker):
         """Where CLIENT really listens."""
         return self._ports.client
 
-    def _java(self, heap: str, *args: str) -> list[str]:
+    def _java(self, heap: str, flags: Sequence[str], *args: str) -> list[str]:
         log4j = f"-Dlog4j2.configurationFile={self._directory / 'log4j2.properties'}"
-        return ["java", f"-Xmx{heap}", "-XX:+UseG1GC", log4j, "-cp", self._classpath, *args]
+        return ["java", f"-Xmx{heap}", *flags, log4j, "-cp", self._classpath, *args]
 
     def _properties(self) -> dict[str, object]:
         at, copies = self._ports, min(3, len(self._nodes))
@@ -165,7 +169,7 @@ class JavaBroker(Broker):
         config.touch(mode=0o600)
         config.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
         scram = [] if self._secrets is None else self._secrets.scram_arguments()
-        storage = self._java("128m", "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c")
+        storage = self._java("128m", _QUICK, "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c")
         subprocess.run([*storage, str(config), *scram], check=True, stdout=subprocess.DEVNULL)
 
     def start(self) -> None:
@@ -180,7 +184,7 @@ class JavaBroker(Broker):
             self._format(config)
         with (self._directory / "log.txt").open("ab") as out:
             self._process = subprocess.Popen(
-                self._java(self._heap, "kafka.Kafka", str(config)),
+                self._java(self._heap, self._flags, "kafka.Kafka", str(config)),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -217,7 +221,8 @@ class JavaCluster(Broker):
     def __init__(self, libs: Path, directory: Path, brokers: int = 3, heap: str = "256m") -> None:
         nodes = [Ports() for _ in range(brokers)]
         self.brokers = [
-            JavaBroker(libs, directory / f"broker-{n + 1}", heap, nodes=nodes, number=n) for n in range(brokers)
+            JavaBroker(libs, directory / f"broker-{n + 1}", heap, quick=True, nodes=nodes, number=n)
+            for n in range(brokers)
         ]
         super().__init__(",".join(broker.address for broker in self.brokers), self.brokers[0].origin)
         self.can_restart = True

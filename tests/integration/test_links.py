@@ -47,7 +47,7 @@ def linked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[JavaBroke
     except NoKafka as reason:
         unavailable(str(reason))
     (port,) = free_ports(1)
-    broker = JavaBroker(libs, tmp_path_factory.mktemp("linked") / "broker", advertised=port)
+    broker = JavaBroker(libs, tmp_path_factory.mktemp("linked") / "broker", advertised=port, quick=True)
     broker.start()
     with Proxy(broker.port, port) as proxy:
         yield broker, proxy

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ from tests.integration.worker_process import Outcome, Watcher, Worker, run_weir
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # see conftest
+    from kafka import TopicPartition
     from kafka.admin import (
         ACL,
         ACLOperation,
@@ -514,10 +515,10 @@ def test_an_emptied_store_is_refused_then_rebuilt_and_the_worker_goes_on(
         tmp_path, kafka, store.url, prefix=unique("lost"), partitions=PARTITIONS, tasks=("fraud", "quiet")
     )
     records = simulated(DAY)
-    labels = records[topics.LABELS]
+    labels, events = records[topics.LABELS], records[topics.USER_EVENTS]
     early, middle, late = (labels[len(labels) * k // 3 : len(labels) * (k + 1) // 3] for k in range(3))
     with Watcher(deployment) as watcher:
-        watcher.send(topics.USER_EVENTS, [*records[topics.USER_EVENTS], *of_ada()])
+        watcher.send(topics.USER_EVENTS, [events[0], *events, *of_ada()])
         watcher.send(topics.LABELS, early)
         with Worker(deployment, log) as worker:
             watcher.settle(worker)
@@ -527,13 +528,14 @@ def test_an_emptied_store_is_refused_then_rebuilt_and_the_worker_goes_on(
         before = content(watcher.rows())
         assert {key.split(":")[2] for key in before} >= {"fraud.user", "fraud.merchant", "fraud.user.labels"}
         store.send("FLUSHALL")
+        forget_first(deployment, events[0][0])  # where Kafka still had everything, the worker would take it all again
         with Worker(deployment, log) as refused:
             assert refused.wait() == 2
             assert "weir features rebuild" in refused.log
             assert "Traceback" not in refused.log
         # What was published a moment before the loss is made again; in the second round all is older than that.
         for left_s, more in ((60.0, middle), (0.0, late)):
-            monkeypatch.setattr(sys.modules["streams.worker.rebuild"], "LEFT_S", left_s)
+            monkeypatch.setattr(import_module("streams.worker.rebuild"), "LEFT_S", left_s)
             store.send("FLUSHALL")
             built = run_weir(deployment, "features", "rebuild", "--yes")
             assert built.status == 0, built.err
@@ -546,6 +548,14 @@ def test_an_emptied_store_is_refused_then_rebuilt_and_the_worker_goes_on(
             assert len({*examples_of(deployment)} - known) > len(more) // 2
             before = content(watcher.rows())
     Checker(deployment, redis.Redis.from_url(store.url)).check()
+
+
+def forget_first(deployment: Deployment, key: bytes) -> None:
+    """Delete the first record of the partition of a key, as retention does in the end."""
+    topic = deployment.settings.topics.name(topics.USER_EVENTS)
+    partition = int(partitions_of([key], PARTITIONS)[0])
+    with admin_client(deployment.settings.kafka) as admin:
+        admin.delete_records({TopicPartition(topic, partition): 1})
 
 
 def of_ada() -> list[KeyValue]:
