@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,8 @@ class LabelLane:
         self._recovered = asyncio.Event()
         self._letters = Letters(ctx)
         self._tasks: list[asyncio.Task[None]] = []
+        self._publishing: asyncio.Task[None] | None = None
+        self._moved = asyncio.Event()
         self._handed_at = self._snapshot_at = 0.0
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -123,9 +126,14 @@ class LabelLane:
         if self._handed_over:
             works.append(self._look_for_left)
         self._tasks = [asyncio.ensure_future(self._guard(work)) for work in works]
+        self._publishing = self._tasks[1]
 
     async def close(self) -> None:
-        """Let go of the partition; what was not published is taken again by its next owner."""
+        """Let go of the partition; what is not published soon is taken again by its next owner."""
+        for task in self._tasks:
+            if task is not self._publishing:
+                task.cancel()
+        await self._publish_rest()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -136,6 +144,16 @@ class LabelLane:
                 await asyncio.wait_for(self._steps.snapshot(self._number, self._snapshot()), CLOSE_TIMEOUT_S)
             except (ShellError, TimeoutError) as error:
                 log.warning("%s: no snapshot at the end (%s); its next owner takes some steps again", self.name, error)
+
+    async def _publish_rest(self) -> None:
+        """Wait a little for what was taken, so that a clean stop makes nothing twice."""
+        if self._publishing is None or not self.ready:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                while self._published < self._number and not self._publishing.done():
+                    self._moved.clear()
+                    await self._moved.wait()
 
     async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -274,6 +292,7 @@ class LabelLane:
                 await acknowledged
             await self._steps.done(made[-1].number)
             self._published = made[-1].number
+            self._moved.set()
             for m in made:
                 if m.work.batch is not None:
                     self.ctx.consumer.complete(m.work.batch)

@@ -69,7 +69,9 @@ async def _nobody_runs(settings: Settings, groups: Sequence[str]) -> None:
     deadline = loop.time() + settings.worker.session_timeout_s + GRACE_S
     while busy := [group for group in groups if await active_members(settings.kafka, group)]:
         if loop.time() > deadline:
-            raise UsageError(f"workers of group {', '.join(busy)} are running, and would write the same rows; stop them")
+            raise UsageError(
+                f"workers of group {', '.join(busy)} are running, and would write the same rows; stop them"
+            )
         await asyncio.sleep(POLL_S)
 
 

@@ -225,7 +225,11 @@ def test_a_record_comes_back_and_two_of_the_same_position_differ_in_their_nonce(
     assert one[POSITION_AND_NONCE] != two[POSITION_AND_NONCE]
 
 
-@pytest.mark.parametrize("value", [b"", b"short", b"\x02" + bytes(30), encode_record(LaneRecord(next_offset=1))[:-1]])
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"short", b"\x02" + bytes(30), encode_record(LaneRecord(next_offset=1))[:-1]],
+    ids=["empty", "short", "version", "damaged"],
+)
 def test_what_is_no_record_is_refused(value: bytes) -> None:
     with pytest.raises(StateError, match="features rebuild"):
         decode_record(value)

@@ -1,4 +1,4 @@
-"""What lanes remember besides rows: a score lane's journal of ids and timers, a label lane's steps and their gaps."""
+"""What lanes remember besides rows: journals of ids and timers, a label lane's steps and their gaps."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from faust.types import TP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import EventBatch, PredictionBatch, Scored
+from online.batch import EventBatch, PredictionBatch, Scored, UpdateBatch
 from online.intake import Intake, IntakePolicy
 from online.labelling import LabelOutput
 from online.labels import SilencePolicy, SilenceTimers
+from online.scoring import ScoringStage
+from online.task import TaskSpec
+from online.updates import encode_updates
 from streams import topics
+from streams.log import Record
 from streams.ops.metrics import Metrics
 from streams.settings import Settings
+from streams.stores import MemoryFeatureStore
 from streams.stores.steps import Step, StoredLane
-from streams.transport import Sent
+from streams.transport import FetchedBatch, Sent, Ticket
 from streams.worker import journal as journal_module
 from streams.worker import label as label_module
+from streams.worker import side as side_module
 from streams.worker.journal import LaneJournal
 from streams.worker.label import LabelLane
+from streams.worker.side import SideLane, side_layouts
 from streams.worker.work import Work
 
 # -- the journal of a score lane ---------------------------------------------------------------------------------------
@@ -98,6 +106,93 @@ def test_the_journal_stays_bounded(monkeypatch: pytest.MonkeyPatch, timers: list
         *_, entries, drop = lane.step([(2 * number, 0, 1.0), (2 * number + 1, 1, 1.0)], 1.7e9 + 2.0 * number)
         held += len(entries) - drop
         assert held < 20
+
+
+# -- the journal of a side lane ----------------------------------------------------------------------------------------
+
+SIDE_TASK = TaskSpec.from_toml("""
+name = "t"
+stream = "user-events"
+entity = "user"
+
+[[entities]]
+name = "user"
+key = "user_id"
+[[entities.aggregates]]
+name = "seen"
+ops = ["count"]
+windows = ["1h"]
+
+[[entities]]
+name = "merchant"
+key = "merchant_id"
+[[entities.aggregates]]
+name = "sold"
+ops = ["count"]
+windows = ["1h"]
+
+[model]
+kind = "logistic"
+""")
+
+
+class SideMemory:
+    """A side lane over rows in memory; its store does nothing but let it."""
+
+    def __init__(self) -> None:
+        self.rows = MemoryFeatureStore()
+        ctx = Context()
+        ctx.store = cast(Any, NoStore())
+        stage = ScoringStage(SIDE_TASK, self.rows, side=True)
+        self.lane = SideLane((topics.ENTITY_UPDATES, 0), cast(Any, ctx), {"t": stage})
+        (self.layout,) = side_layouts(stage)
+        self.width = stage.engine.width(self.layout)
+
+    async def take(self, ids: Sequence[int]) -> tuple[list[bytes], int]:
+        """Apply updates; the entries written and how many old ones may go."""
+        n = len(ids)
+        updates = UpdateBatch([f"e{i}" for i in ids], ["m"] * n, np.full(n, 1.7e9), np.ones((n, self.width)))
+        records = [Record(b"m", value, 1.7e9) for value in encode_updates(updates, "t", self.layout)]
+        batch = FetchedBatch("u", 0, 0, n, records, Ticket(TP("u", 0), 0, n, 0))
+        step = await self.lane.compute(batch)
+        return step.journal, step.drop
+
+
+class NoStore:
+    """Rows need no bringing."""
+
+    async def prefetch(self, lane: object, wanted: object) -> None:
+        """They are there."""
+
+    def use(self, lane: object) -> None:
+        """There is one."""
+
+    def end_step(self, lane: object, offset: int) -> None:
+        """Nothing is written."""
+
+
+@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=6), min_size=1, max_size=20), st.integers(0, 19))
+@settings(deadline=None, max_examples=60)
+def test_a_side_lane_restored_from_its_journal_knows_the_same_repeats(taken: list[list[int]], at: int) -> None:
+    async def go() -> None:
+        lane, stored, restored = SideMemory(), list[bytes](), None
+        lane.lane.restore(None, [])
+        for number, ids in enumerate(taken):
+            if number == at:
+                restored = SideMemory()
+                restored.rows.restore(lane.rows.snapshot())
+                restored.lane.restore(None, stored)
+            made = await lane.take(ids)
+            if restored is not None:
+                assert await restored.take(ids) == made
+                assert restored.rows.snapshot() == lane.rows.snapshot()
+            entries, drop = made
+            assert drop <= len(stored)
+            stored = (stored + entries)[drop:]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(side_module, "REMEMBERED", 8)
+        asyncio.run(go())
 
 
 # -- the steps of a label lane -----------------------------------------------------------------------------------------
@@ -190,6 +285,8 @@ class Context:
 
     def __init__(self) -> None:
         self.settings, self.metrics = Settings(), Metrics()
+        self.store: Any = None
+        self.records: Any = None
         self.failed: list[Exception] = []
 
     def now(self) -> float:
