@@ -191,7 +191,7 @@ def test_a_side_lane_restored_from_its_journal_knows_the_same_repeats(taken: lis
             stored = (stored + entries)[drop:]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(side_module, "REMEMBERED", 8)
+        patch.setattr(side_module, "REMEMBERED", 14)  # half of it is no less than a batch, as in a worker
         asyncio.run(go())
 
 
