@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from online.batch import ExampleBatch
+from online.decisions import AlertState
 from online.encode import encode_alerts, encode_dead_letters, encode_examples, encode_model, encode_predictions
 from online.pipeline import StepOutput, TaskPipeline
+from online.retrain import RetrainAsked
 from online.wire import Alert, DeadLetter, RetrainRequest
 from streams import topics
 from streams.log import Record
@@ -17,13 +22,27 @@ def records_of(out: StepOutput, pipeline: TaskPipeline, now: float) -> dict[str,
     if p is not None:
         values = encode_predictions(p, pipeline.features, task, now)
         made[topics.PREDICTIONS] = [Record(k.encode(), v, now) for k, v in zip(p.entity_id, values, strict=True)]
+    return made | decision_records(task, pipeline.features, out, now)
+
+
+class Decided(Protocol):
+    """What a pipeline or a labelling stage made besides scores."""
+
+    alerts: list[AlertState]
+    examples: list[ExampleBatch]
+    requests: list[RetrainAsked]
+
+
+def decision_records(task: str, features: tuple[str, ...], out: Decided, now: float) -> dict[str, list[Record]]:
+    """Alerts, examples and retrain requests by topic."""
+    made: dict[str, list[Record]] = {}
     if out.alerts:
         alerts = [Alert.model_validate(a.to_wire_dict()) for a in out.alerts]
         made[topics.ALERTS] = [
             Record(a.entity_id.encode(), v, now) for a, v in zip(alerts, encode_alerts(alerts), strict=True)
         ]
     for examples in out.examples:
-        values = encode_examples(examples, pipeline.features, task)
+        values = encode_examples(examples, features, task)
         made.setdefault(topics.EXAMPLES, []).extend(Record(task.encode(), v, now) for v in values)
     for r in out.requests:
         request = RetrainRequest(
