@@ -32,6 +32,8 @@ from streams.worker.side import SideLane, side_layouts
 
 log = logging.getLogger(__name__)
 
+OPEN_S: Final = 2.0
+"""How long a rebalance waits for the store."""
 FEW: Final = 50_000
 """Records that a lane takes again, at most, when the store has nothing of it."""
 LABELLED: Final = (topics.PREDICTIONS, topics.LABELS)
@@ -53,6 +55,7 @@ class LaneHost:
         self.rows: dict[Lane, RowLane] = {}
         """Score and side lanes, by Weir's own name of the topic and partition."""
         self.labels: dict[int, LabelLane] = {}
+        self._late: asyncio.Future[None] | None = None
         self._of_stream: dict[str, list[TaskSpec]] = {}
         for task in ctx.tasks:
             self._of_stream.setdefault(task.stream, []).append(task)
@@ -94,9 +97,41 @@ class LaneHost:
     # -- partitions come and go ----------------------------------------------------------------------------------
 
     async def assigned(self, tps: set[TP]) -> dict[TP, int]:
-        """Open the lanes of ``tps``; the offsets to go on from, where there are any."""
+        """Open the lanes of ``tps``; the offsets to go on from, where there are any.
+
+        A rebalance cannot wait for a store that is away: after a while the lanes are opened behind it, and their
+        partitions, of which the consumer may have read something by then, go on where the lanes say.
+        """
         await self._check_partitions()
         await self.revoked(tps)
+        opening = asyncio.ensure_future(self._open(tps))
+        done, _ = await asyncio.wait({opening}, timeout=OPEN_S)
+        if done:
+            starts = opening.result()
+            self._begin(tps)
+            return starts
+        log.warning("the store did not tell within %g s where %d partitions go on; they wait for it", OPEN_S, len(tps))
+        self._late = asyncio.ensure_future(self._begin_late(tps, opening))
+        return {}
+
+    async def _begin_late(self, tps: set[TP], opening: asyncio.Future[dict[TP, int]]) -> None:
+        try:
+            for tp, offset in (await opening).items():
+                self.ctx.consumer.rewind(tp, offset)
+            self._begin(tps)
+        except asyncio.CancelledError:  # the partitions have gone meanwhile
+            opening.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the partitions would stand still
+            await self.ctx.crash(error)
+
+    def _begin(self, tps: set[TP]) -> None:
+        for lane in self._lanes():
+            lane.start()
+        self.ctx.assigned = True
+        log.info("%d partitions assigned: %s", len(tps), ", ".join(self.names()))
+
+    async def _open(self, tps: set[TP]) -> dict[TP, int]:
         lanes = [(self.ctx.settings.topics.own(tp.topic) or tp.topic, tp.partition) for tp in sorted(tps)]
         label = sorted({partition for own, partition in lanes if own in LABELLED})
         starts: dict[Lane, int] = {}
@@ -106,15 +141,14 @@ class LaneHost:
         ):
             starts |= found
         starts |= await self._first_time([lane for lane in lanes if lane not in starts])
-        for lane in self._lanes():
-            lane.start()
-        self.ctx.assigned = True
         self.ctx.metrics.inc("weir_rebalances_total")
-        log.info("%d partitions assigned: %s", len(tps), ", ".join(self.names()))
         return {self.ctx.topic_partition(lane): starts[lane] for lane in lanes if lane in starts}
 
     async def revoked(self, tps: Iterable[TP]) -> None:
         """Close the lanes of ``tps``."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
         gone = {self.ctx.own(tp) for tp in tps}
         rows = [self.rows.pop(lane) for lane in gone & self.rows.keys()]
         label = [self.labels.pop(p) for p in {p for own, p in gone if own in LABELLED} & self.labels.keys()]
