@@ -54,8 +54,8 @@ class WorkerSettings(Concern):
 
     max_batch: int = Field(default=2048, ge=1, le=65_536)
     """Records of one batch at most."""
-    max_in_flight: int = Field(default=8, ge=1, le=1000)
-    """Batches of one partition that wait or are in work at most."""
+    max_in_flight: int = Field(default=3, ge=1, le=1000)
+    """Full batches, or as many records in smaller ones, of one partition that wait or are in work at most."""
     threads: int = Field(default=1, ge=0, le=256)
     """Threads that compute beside the event loop; 0 computes in it."""
     cache_rows: int = Field(default=200_000, ge=0)

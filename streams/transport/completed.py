@@ -154,6 +154,18 @@ class CompletedOffsets:
         lane = self._lanes.get(partition)
         return len(lane.batches) if lane is not None else 0
 
+    def outstanding(self, partition: Partition) -> int:
+        """Offsets from the oldest batch in flight to the end of the newest.
+
+        >>> offsets = CompletedOffsets()
+        >>> offsets.assign([("events", 0)])
+        >>> _, _ = offsets.begin(("events", 0), 0, 10), offsets.begin(("events", 0), 10, 15)
+        >>> offsets.outstanding(("events", 0)), offsets.outstanding(("events", 1))
+        (15, 0)
+        """
+        lane = self._lanes.get(partition)
+        return lane.begun - next(iter(lane.batches)) if lane is not None and lane.batches else 0
+
     def working(self) -> list[Ticket]:
         """Batches that someone took and did not complete."""
         return [

@@ -2,8 +2,9 @@
 
 What differs from Faust's own: a message is a `FetchedBatch`; Faust's acknowledgements are ignored and
 `CompletedOffsets` says what a commit covers; a partition is fetched only while it has fewer than ``max_in_flight``
-batches; a rebalance waits for batches in work for ``drain_timeout_s`` at most and commits what is complete. Where an
-assigned partition starts can be told (``app.start_offsets``), and reading can go on elsewhere at any time (`rewind`).
+full batches; a rebalance waits for batches in work for ``drain_timeout_s`` at most and commits what is complete.
+Where an assigned partition starts can be told (``app.start_offsets``), and reading can go on elsewhere at any time
+(`rewind`).
 Everything here runs in the app's event loop, except reading ``wanted``.
 """
 
@@ -262,11 +263,12 @@ class BatchConsumer(Consumer):
         """Faust's livelock messages look at its acknowledgements, which are not in use."""
 
     def _refresh_wanted(self) -> None:
-        room, offsets = self.settings.max_in_flight, self.offsets
+        # By records: many small batches in flight are what keeps latency low.
+        room, offsets = self.settings.max_in_flight * self.settings.max_batch, self.offsets
         wanted = {
             tp: epoch
             for tp in self._get_active_partitions()
-            if (epoch := offsets.epoch(tp)) is not None and offsets.in_flight(tp) < room
+            if (epoch := offsets.epoch(tp)) is not None and offsets.outstanding(tp) < room
         }
         grown = not wanted.items() <= self.wanted.items()
         self.wanted = wanted

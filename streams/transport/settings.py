@@ -45,7 +45,8 @@ class TransportSettings(BaseModel):
     max_batch: int = Field(2048, ge=1)
     """Records of one batch at most."""
     max_in_flight: int = Field(3, ge=1)
-    """Batches of one partition that wait or are in work at most; then its fetching pauses."""
+    """Full batches, or as many records in smaller ones, of one partition that wait or are in work at most; then its
+    fetching pauses."""
     max_partition_fetch_bytes: int = Field(1 << 20, ge=1024)
     fetch_wait_ms: int = Field(50, ge=0)
     """How long the broker may hold an empty fetch. A partition with news waits for the request in flight of the same
