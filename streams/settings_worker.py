@@ -56,10 +56,8 @@ class WorkerSettings(Concern):
     """Records of one batch at most."""
     max_in_flight: int = Field(default=3, ge=1, le=1000)
     """Full batches, or as many records in smaller ones, of one partition that wait or are in work at most."""
-    threads: int = Field(default=1, ge=0, le=256)
-    """Threads that compute beside the event loop; 0 computes in it."""
     cache_rows: int = Field(default=200_000, ge=0)
-    """Rows of each table that a lane keeps in memory; the others are read from the store when needed."""
+    """Rows kept in memory, shared by all lanes and tables of the worker; others are read from the store when needed."""
     max_record_bytes: int = Field(default=1_048_588, ge=16_384, le=1 << 30)
     """The largest record a worker may send; the topics' ``max.message.bytes`` must be no less."""
 
