@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("streams", "online", "models")
 MODULES = sorted(p for layer in LAYERS for p in (ROOT / layer).rglob("*.py"))
-SHARED = ("online.wire", "online.batch")
+SHARED = ("online.wire", "online.batch", "online.errors")
 """The types that ``models`` may share with the layer above it."""
 FORBIDDEN_IN_ONLINE = {
     "streams", "models", "faust", "kafka", "aiokafka", "redis", "time", "socket", "subprocess", "threading", "asyncio",

@@ -1,0 +1,109 @@
+"""What a task says of its full model, and the port by which scoring asks one.
+
+A full model is trained in the background and served beside the online model: its logit is one more input of the online
+model, which so keeps adapting it between two trainings (design decisions 9 to 12). Its columns are logged with every
+prediction, hence learned from, explained and replayed like any other feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from pydantic import Field
+
+from online.batch import FloatMatrix, FloatVector
+from online.durations import Seconds
+from online.features.spec import Frozen
+from online.features.store import FeatureStore
+
+
+class TrainingSpec(Frozen):
+    """When the full model of a task is trained anew, and what it must show before it serves."""
+
+    candidates: tuple[Literal["encoder", "trees"], ...] = ("encoder", "trees")
+    """What is trained; with both, their blend is a third candidate, and the best on the newest labels is proposed."""
+    schedule: str | None = None
+    """Cron expression in UTC, such as ``0 3 * * 1``; drift, label volume and ``weir retrain`` ask as well."""
+    window: Seconds = 90 * 86_400.0
+    """How much history is learned from."""
+    validation: Seconds = 7 * 86_400.0
+    """The newest part of the labelled history, kept for early stopping and for the gate."""
+    min_labels: int = Field(default=500, ge=20)
+    """Known labels without which there is no training."""
+    min_positives: int = Field(default=30, ge=5)
+    metric: Literal["average_precision", "roc_auc"] = "average_precision"
+    confidence: float = Field(default=0.9, gt=0.5, lt=1)
+    """Of the bootstrap interval by which a candidate must not be worse than the champion."""
+    shadow_examples: int = Field(default=300, ge=20)
+    """Labelled examples that a candidate is shadowed for before it serves, and that the champion it replaced shadows it
+    for before it is let go."""
+    seed: int = 1
+
+
+class FullSpec(Frozen):
+    """The full model of a task: ``[full]`` of a task file."""
+
+    inputs: tuple[str, ...] = ()
+    """Further columns it sees beside the online model's inputs, missing values as 0; logged with them."""
+    state: int = Field(default=64, ge=0, le=1024)
+    """Floats a model may carry for each entity; 0 for models without memory."""
+    history: int = Field(default=16, ge=0, le=256)
+    """Newest inputs kept for each entity, from which a new model rebuilds its state."""
+    embedding: int = Field(default=0, ge=0, le=64)
+    """Coordinates of the entity's embedding that the online model sees beside the logit."""
+    ttl: Seconds = 30 * 86_400.0
+    """How long the state of a silent entity is kept."""
+    remote: bool = False
+    """Whether ``weir inference`` workers run it instead of the scoring worker."""
+    deadline: Seconds = 0.25
+    """How long a decision waits for a remote answer, before it is made on the online model alone."""
+    training: TrainingSpec = TrainingSpec()
+
+
+SEEN: tuple[str, ...] = ("full.logit", "full.known")
+"""Columns the online model sees, before ``full.e0`` and so on; both 0 without a full model, else ``known`` is 1."""
+LOGGED: tuple[str, ...] = ("full.version", "full.provider", "full.shadow_logit", "full.shadow_version")
+"""Columns that are only logged. Versions are the registry's, 0 for none; ``provider`` is 0 for none, 1 CPU, 2 CUDA."""
+
+
+class FullScorer(Protocol):
+    """The full model of one task, as the scoring stage uses it.
+
+    Between two calls it may have become another version (a hot swap); within one it is the same.
+    """
+
+    width: int
+    """Columns it returns: ``len(SEEN) + embedding + len(LOGGED)``, in this order."""
+    row_bytes: int
+    """Of the state it keeps for an entity in the store; 0 for none."""
+    schema: int
+
+    def score(
+        self, table: str, store: FeatureStore, keys: Sequence[str], ts: FloatVector, x: FloatMatrix
+    ) -> FloatMatrix:
+        """Take in ``n`` rows in order and return ``(n, width)``.
+
+        Parameters
+        ----------
+        table, store : where the state of the entities is loaded from and saved to.
+        keys : ``(n,)`` the entity of each row.
+        ts : ``(n,)`` event time, epoch seconds.
+        x : ``(n, D)`` the online model's inputs, then the further ones.
+        """
+        ...
+
+
+def columns(spec: FullSpec) -> tuple[str, ...]:
+    """Names of what a ``FullScorer`` returns.
+
+    >>> columns(FullSpec(embedding=1))[:3]
+    ('full.logit', 'full.known', 'full.e0')
+    """
+    return (*SEEN, *(f"full.e{k}" for k in range(spec.embedding)), *LOGGED)
+
+
+def none(n: int, width: int) -> FloatMatrix:
+    """The columns of ``n`` rows where there is no full model."""
+    return np.zeros((n, width))
