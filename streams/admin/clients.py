@@ -98,7 +98,8 @@ def unreachable(settings: KafkaSettings, seen: Sequence[str]) -> str:
     no broker reachable at localhost:9092 within 3 s: 111 ECONNREFUSED. Nothing listens there: start the broker, or...
     """
     whys = [_WHEN.sub("", m[1]) for m in map(_WHY.search, seen) if m]
-    why = whys[-1] if whys else "no answer"
+    telling = [why for why in whys if "timed out" not in why]  # a refused port may be slow to say so on a busy machine
+    why = [*whys, *telling][-1] if whys else "no answer"
     greeted = any(_GREETED in line for line in seen)
     where = ", ".join(settings.bootstrap)
     return f"no broker reachable at {where} within {settings.timeout_s:g} s: {why}. {_hint(settings, why, greeted)}"

@@ -154,17 +154,27 @@ class CompletedOffsets:
         lane = self._lanes.get(partition)
         return len(lane.batches) if lane is not None else 0
 
-    def outstanding(self, partition: Partition) -> int:
-        """Offsets from the oldest batch in flight to the end of the newest.
+    def limit(self, partition: Partition, room: int) -> int | None:
+        """Where reading has to pause so that ``room`` offsets are in flight; ``None`` before the first batch.
 
         >>> offsets = CompletedOffsets()
         >>> offsets.assign([("events", 0)])
-        >>> _, _ = offsets.begin(("events", 0), 0, 10), offsets.begin(("events", 0), 10, 15)
-        >>> offsets.outstanding(("events", 0)), offsets.outstanding(("events", 1))
-        (15, 0)
+        >>> _, _ = offsets.begin(("events", 0), 5, 10), offsets.begin(("events", 0), 10, 15)
+        >>> offsets.limit(("events", 0), 100)
+        105
         """
         lane = self._lanes.get(partition)
-        return lane.begun - next(iter(lane.batches)) if lane is not None and lane.batches else 0
+        if lane is None or (not lane.batches and lane.begun < 0):
+            return None
+        return next(iter(lane.batches), lane.begun) + room
+
+    def waiting(self, partition: Partition) -> bool:
+        """Whether the newest batch waits for someone to take it."""
+        lane = self._lanes.get(partition)
+        if lane is None or not lane.batches:
+            return False
+        newest = next(reversed(lane.batches.values()))
+        return not (newest.taken or newest.completed)
 
     def working(self) -> list[Ticket]:
         """Batches that someone took and did not complete."""

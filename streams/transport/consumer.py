@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from faust.transport.drivers.aiokafka import Consumer
@@ -22,7 +23,7 @@ from streams.errors import UsageError
 from streams.transport.batch import FetchedBatch
 from streams.transport.completed import CompletedOffsets, Partition
 from streams.transport.errors import RebalanceHookError
-from streams.transport.fetch import BatchConsumerThread, Drained
+from streams.transport.fetch import BatchConsumerThread, Drained, Wanted, take_together
 from streams.transport.security import LinkSecurity
 from streams.transport.settings import TransportSettings
 
@@ -42,10 +43,12 @@ class BatchConsumer(Consumer):
         self.settings: TransportSettings = transport.app.transport_settings
         self.security: LinkSecurity = transport.app.security
         self.offsets = CompletedOffsets()
-        self.wanted: Mapping[TP, int] = {}
-        """Partitions to fetch from (assigned, not paused, with room) and their epochs. Always replaced whole, so that
-        the thread may read it."""
-        self.revocations = 0
+        self.wanted: Mapping[TP, Wanted] = {}
+        """Partitions to fetch from: assigned and not paused. Always replaced whole, so that the thread may read it;
+        then the thread is woken if it is ``blocked``, which it says before it looks here."""
+        self._arrived: dict[TP, deque[Drained]] = {}
+        """What was read and not delivered yet."""
+        self._news = asyncio.Event()
         self._progress = asyncio.Event()
         self._hooks: BatchApp = transport.app
         super().__init__(transport, *args, **kwargs)
@@ -56,17 +59,13 @@ class BatchConsumer(Consumer):
     # -- delivery ------------------------------------------------------------------------------------------------
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """Faust's fetcher service runs this: fetch and deliver until either stops."""
+        """Faust's fetcher service runs this: let the thread read, and deliver what arrives, until either stops."""
         try:
             while not (self.should_stop or fetcher.should_stop):
-                if not self.flow_active:
+                if self.flow_active:
+                    await self._deliver_during(self._thread.pump(5.0))
+                else:
                     await self.wait(self.can_resume_flow)  # type: ignore[arg-type] # mode's Event is asyncio's
-                    continue
-                revocations = self.revocations
-                for drained in await self._thread.drain(1.0, revocations):
-                    # After a revocation reading starts again at the committed offset: these records come again.
-                    if self.revocations == revocations and self.flow_active:
-                        await self._deliver(drained)
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
@@ -74,14 +73,44 @@ class BatchConsumer(Consumer):
             if not self.transport.app.should_stop:
                 raise
 
-    async def _deliver(self, drained: Drained) -> None:
-        tp = TP(drained.topic, drained.partition)
-        if self.offsets.epoch(tp) != drained.epoch:  # read before a rewind
+    async def _deliver_during(self, pump: Coroutine[Any, Any, None]) -> None:
+        reading = asyncio.ensure_future(pump)
+        reading.add_done_callback(lambda _: self._news.set())
+        try:
+            while not reading.done():
+                await self._news.wait()
+                self._news.clear()
+                for tp in [tp for tp in self._arrived if not self.offsets.waiting(tp)]:
+                    if self.flow_active:
+                        await self._deliver(tp)
+            reading.result()
+        finally:
+            reading.cancel()
+
+    def arrived(self, drained: Iterable[Drained]) -> None:
+        """Keep what the thread has read until it is delivered; the thread calls this in the app's loop, in order."""
+        for part in drained:
+            self._arrived.setdefault(TP(part.topic, part.partition), deque()).append(part)
+        self._news.set()
+
+    async def _deliver(self, tp: TP) -> None:
+        """One batch of what has arrived of a partition.
+
+        While a batch waits to be taken nothing more is delivered: on a busy machine batches grow, rather than queues.
+        """
+        parts, epoch = self._arrived.pop(tp), self.offsets.epoch(tp)
+        while parts and parts[0].epoch != epoch:  # read before a rewind or a rebalance: its place is read again
+            parts.popleft()
+        if not parts:
             return
+        drained = take_together(parts, self.settings.max_batch)
+        if parts:
+            self._arrived[tp] = parts
         ticket = self.offsets.begin(tp, drained.base_offset, drained.next_offset)
         batch = FetchedBatch(*drained[:5], ticket, drained.offsets)
         if not batch.records:  # transaction markers only
             self.complete(batch)
+            self._news.set()
             return
         self._refresh_wanted()
         await self.wait_first(self.callback(self._to_message(tp, batch)), self.suspend_flow.wait())
@@ -98,6 +127,8 @@ class BatchConsumer(Consumer):
 
     def take(self, batch: FetchedBatch) -> bool:
         """An agent takes the batch; ``False`` when its partition was revoked or rewound meanwhile: skip it."""
+        if self._arrived:
+            self._news.set()
         return self.offsets.take(batch.ticket)
 
     def complete(self, batch: FetchedBatch) -> bool:
@@ -170,19 +201,20 @@ class BatchConsumer(Consumer):
                 break
         # `commit` would only wait for one that is under way, which may have begun before the last completion.
         await self.maybe_wait_for_commit_to_finish()
-        await self.commit()
+        try:
+            await self.commit()
+        except self.consumer_stopped_errors:
+            log.warning("the consumer ended before the last commit: the batches behind it are repeated")
 
     # -- assignment and flow -------------------------------------------------------------------------------------
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Stop the flow, drain, commit, let ``app.on_revoked`` know, forget."""
-        self.revocations += 1
         await super().on_partitions_revoked(revoked)
         await self._let_go(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Start afresh: reading goes on where ``app.start_offsets`` says, else from the committed offsets."""
-        self.revocations += 1
         self.offsets.assign(assigned)
         starts = await self._starts(assigned)
         for tp, offset in (starts or {}).items():
@@ -263,14 +295,12 @@ class BatchConsumer(Consumer):
         """Faust's livelock messages look at its acknowledgements, which are not in use."""
 
     def _refresh_wanted(self) -> None:
-        # By records: many small batches in flight are what keeps latency low.
+        # Room is counted in records: many small batches in flight are what keeps latency low.
         room, offsets = self.settings.max_in_flight * self.settings.max_batch, self.offsets
-        wanted = {
-            tp: epoch
+        self.wanted = {
+            tp: Wanted(epoch, offsets.limit(tp, room))
             for tp in self._get_active_partitions()
-            if (epoch := offsets.epoch(tp)) is not None and offsets.outstanding(tp) < room
+            if (epoch := offsets.epoch(tp)) is not None
         }
-        grown = not wanted.items() <= self.wanted.items()
-        self.wanted = wanted
-        if grown:
+        if self._thread.blocked:
             self._thread.wake()

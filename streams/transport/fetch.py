@@ -1,7 +1,8 @@
-"""The thread that talks to Kafka: Faust's, but draining whole partition batches and woken as soon as there is room.
+"""The thread that talks to Kafka: Faust's, but draining whole partition batches as soon as they are there.
 
-aiokafka keeps one fetched result per partition and asks the broker for more once it is drained. Faust drains all of
-them record by record; here each partition with room gives up to ``max_batch`` records at once, unpacked to `Record`
+aiokafka keeps one fetched result per partition and asks a broker for more once all of its are drained. Faust drains
+them record by record, when the app's loop asks; here the thread drains by itself, so that the next fetch is under way
+while the app's loop computes. Each partition with room gives up to ``max_batch`` records at once, unpacked to `Record`
 without the eleven-field object aiokafka would build for each.
 
 A partition is drained only under the epoch that the consumer wants it in, and what is drained says under which: so
@@ -13,7 +14,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
@@ -54,6 +58,14 @@ class Drained(NamedTuple):
     epoch: int
 
 
+class Wanted(NamedTuple):
+    """What the consumer wants of a partition."""
+
+    epoch: int
+    limit: int | None
+    """Read on only from offsets before this one; ``None``: one batch, to begin with."""
+
+
 def _raw(_tp: Any, record: Any) -> Any:
     return record
 
@@ -78,6 +90,39 @@ def _drain(result: Any, max_records: int, epoch: int) -> Drained | None:
     return Drained(tp.topic, tp.partition, base, max(after, last + 1), records, offsets, epoch)
 
 
+def take_together(parts: deque[Drained], most: int) -> Drained:
+    """Take the first of consecutive stretches of a partition off ``parts``, and with it more, up to ``most`` records.
+
+    >>> def part(base, *keys):
+    ...     return Drained("t", 0, base, base + len(keys), [Record(key, b"", 0.0) for key in keys], None, 1)
+    >>> parts = deque([part(5, b"a"), part(6, b"b"), part(7, b"c", b"d")])
+    >>> taken = take_together(parts, 3)
+    >>> taken.base_offset, taken.next_offset, len(taken.records), len(parts)
+    (5, 7, 2, 1)
+    """
+    first = parts.popleft()
+    together, count = [first], len(first.records)
+    while parts and parts[0].epoch == first.epoch and count + len(parts[0].records) <= most:
+        together.append(parts.popleft())
+        count += len(together[-1].records)
+    if len(together) == 1:
+        return first
+    records = list(chain.from_iterable(part.records for part in together))
+    offsets = list(chain.from_iterable(part.offsets or _count(part) for part in together))
+    gaps = bool(offsets) and offsets[-1] - offsets[0] != len(offsets) - 1
+    base = offsets[0] if offsets else first.base_offset
+    return first._replace(
+        base_offset=base,
+        next_offset=together[-1].next_offset,
+        records=records,
+        offsets=tuple(offsets) if gaps else None,
+    )
+
+
+def _count(part: Drained) -> Sequence[int]:
+    return range(part.base_offset, part.base_offset + len(part.records))
+
+
 class BatchConsumerThread(AIOKafkaConsumerThread):
     """Faust's consumer thread with another way of fetching, and with settings that recover fast."""
 
@@ -87,6 +132,13 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         super().__post_init__()
         self._wake: asyncio.Event | None = None
         self._epochs: dict[TP, int] = {}
+        self._used: list[tuple[TP, Any]] = []
+        """Results that have nothing left, and hold back the next fetch until `_fetch_on`."""
+        self._fetched_at = -math.inf
+        self._began: dict[TP, int] = {}
+        """The epoch in which something was last drained of each partition."""
+        self.blocked = False
+        """Whether something fetched waits for room, or for its partition to be wanted."""
 
     async def on_start(self) -> None:
         """Start the consumer in this thread's loop."""
@@ -158,35 +210,57 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         await self.call_thread(check_readable, client, topics, self.consumer.security)
         await super().subscribe(topics)
 
-    async def drain(self, timeout_s: float, revocations: int) -> list[Drained]:
-        """A batch of each partition that has records and room; waits for the first of them.
+    async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        """What ``fun`` gives in the thread.
 
-        Drains nothing once the consumer has seen more than ``revocations``.
+        Raises `ConsumerStoppedError` when the thread ends first: Faust would wait for its answer for ever.
         """
-        drained: list[Drained] = await self.call_thread(self._drain_when_ready, timeout_s, revocations)
-        return drained
+        answer = asyncio.ensure_future(super().call_thread(fun, *args, **kwargs))
+        ended = asyncio.ensure_future(self._shutdown.wait())
+        try:
+            await asyncio.wait({answer, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ConsumerStoppedError
+            return answer.result()
+        finally:
+            answer.cancel()
+            ended.cancel()
 
-    async def _drain_when_ready(self, timeout_s: float, revocations: int) -> list[Drained]:
+    async def pump(self, seconds: float) -> None:
+        """Drain to `BatchConsumer.arrived` for so long, while the flow is on; raises what the fetcher found wrong."""
+        await self.call_thread(self._pump, seconds)
+
+    async def _pump(self, seconds: float) -> None:
         consumer, wake = self._ensure_consumer(), self._wake
         fetcher, loop = consumer._fetcher, asyncio.get_running_loop()
         assert wake is not None
-        deadline = loop.time() + timeout_s
+        deadline = loop.time() + seconds
         with fetcher._subscriptions.fetch_context():
-            # What is drained for an earlier assignment is dropped, so it must not move the position of this one.
-            while self.consumer.flow_active and self.consumer.revocations == revocations:
+            while self.consumer.flow_active and (left := deadline - loop.time()) > 0:
                 if consumer._closed or fetcher._closed:
                     raise ConsumerStoppedError
+                wake.clear()
                 # Waiting for the new assignment here, as aiokafka does, would hold up the rebalance that makes it.
                 held = fetcher._subscriptions.reassignment_in_progress
                 drained, failed = ([], None) if held else self._drain_now(fetcher)
-                # The next fetch meets the same error again; what was drained must not be lost to it.
-                if failed is not None and not drained:
+                if drained:
+                    self.parent_loop.call_soon_threadsafe(self.consumer.arrived, drained)
+                elif failed is not None:  # else the next fetch meets it again: what was drained comes first
                     await resolve(consumer, *failed, self.consumer.settings)
-                if drained or loop.time() >= deadline:
-                    return drained
-                wake.clear()
-                await self._news(fetcher, wake, deadline - loop.time())
-        return []
+                if self._used:
+                    await self._fetch_on(fetcher)
+                elif not drained and failed is None:
+                    await self._news(fetcher, wake, left)
+
+    async def _fetch_on(self, fetcher: Any) -> None:
+        """Let the next fetch go out; not too soon after the last, as many small batches cost more than they save."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._fetched_at + self.consumer.settings.fetch_interval_s - loop.time())
+        self._fetched_at = loop.time()
+        for tp, result in self._used:
+            if fetcher._records.get(tp) is result:  # else it was assigned anew meanwhile
+                self._fetched(fetcher, tp)
+        self._used.clear()
 
     async def _news(self, fetcher: Any, wake: asyncio.Event, timeout_s: float) -> None:
         """Wait for a fetch or for room."""
@@ -201,10 +275,9 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
 
     def _drain_now(self, fetcher: Any) -> tuple[list[Drained], tuple[Any, Any] | None]:
         """What there is, and a partition that failed with its error."""
-        wanted, epochs = self.consumer.wanted, self._epochs
         drained: list[Drained] = []
         failed: tuple[Any, Any] | None = None
-        for tp in [tp for tp in fetcher._records if tp in wanted and wanted[tp] == epochs.get(tp)]:
+        for tp, epoch in self._readable(fetcher):
             result = fetcher._records[tp]
             if type(result) is FetchError:
                 self._fetched(fetcher, tp)
@@ -212,16 +285,34 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
                 continue
             assert type(result) is FetchResult
             try:
-                taken = _drain(result, self.consumer.settings.max_batch, epochs[tp])
+                taken = _drain(result, self.consumer.settings.max_batch, epoch)
             except KafkaError:
                 if not drained:
                     raise
                 continue
             if not result.has_more():
-                self._fetched(fetcher, tp)
+                self._used.append((tp, result))
             if taken is not None:
+                self._began[tp] = epoch
                 drained.append(taken)
         return drained, failed
+
+    def _readable(self, fetcher: Any) -> list[tuple[Any, int]]:
+        """Fetched partitions that are wanted under the epoch they are read in, and have room; and that epoch."""
+        self.blocked = True  # before looking at `wanted`: see there
+        wanted, epochs, out = self.consumer.wanted, self._epochs, list[tuple[Any, int]]()
+        for tp, result in fetcher._records.items():
+            want = wanted.get(tp)
+            if want is not None and want.epoch == epochs.get(tp) and self._has_room(tp, result, want):
+                out.append((tp, want.epoch))
+        self.blocked = len(out) < len(fetcher._records)
+        return out
+
+    def _has_room(self, tp: Any, result: Any, want: Wanted) -> bool:
+        if want.limit is None or type(result) is FetchError:
+            return self._began.get(tp) != want.epoch or type(result) is FetchError
+        state = result._assignment.state_value(tp)
+        return state is None or state.position < want.limit
 
     @staticmethod
     def _fetched(fetcher: Any, tp: Any) -> None:
