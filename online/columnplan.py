@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from online.columns import ColumnRequest
 from online.features.expression import Expression
-from online.features.spec import Aggregate
 from online.features.timecolumns import TIME_COLUMNS
 from online.task import TaskSpec
 
@@ -16,8 +15,8 @@ WIRE_IDS = ("user_id", "merchant_id", "device_id", "session_id")
 def _sources(task: TaskSpec) -> Iterator[str]:
     yield from task.values.values()
     for entity in task.entities:
-        for aggregate in (*entity.aggregates, *entity.labels):
-            if isinstance(aggregate, Aggregate) and aggregate.value is not None:
+        for aggregate in entity.windowed:
+            if aggregate.value is not None:
                 yield aggregate.value
             if aggregate.where is not None:
                 yield aggregate.where

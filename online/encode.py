@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch, Scored
-from online.shapes import ScoredShape, prediction_form
+from online.shapes import ScoredShape, known_column, prediction_form
 from online.structs import features_struct, record_struct
 from online.wire import TS_MAX, TS_MIN, VERSION, Alert, DeadLetter, Example, Label, WireModel
 
@@ -33,6 +33,8 @@ def encode_predictions(
     batch : n scores with their ``(n, F)`` features; all finite, scores in [0, 1].
     feature_names : F names, the keys of ``features``.
     scored_at : epoch seconds by the wall clock of the caller.
+    degraded : whether something was missing that the score should have had. Where a task has a full model, a row is
+        degraded also when that was not known (``full.known`` is 0).
 
     Raises
     ------
@@ -70,11 +72,15 @@ def encode_scored(
     for name, matrix in (("masks", scored.masks), ("watched", scored.watched)):
         check_missing(name, matrix, batch.event_id)
     masks, watched, entities = scored.masks.shape[1], scored.watched.shape[1], scored.entities
-    form = prediction_form(task, ScoredShape(tuple(feature_names), masks, watched, tuple(entities)))
+    form_shape = ScoredShape(tuple(feature_names), masks, watched, tuple(entities))
+    form = prediction_form(task, form_shape)
     numbers = np.column_stack(
         [batch.ts, batch.score, batch.features, np.full(n, scored_at), scored.masks, scored.watched]
     )
-    counts = np.column_stack([batch.model_version, np.full(n, degraded, np.int64)])
+    flags = np.full(n, degraded, np.int64)
+    if (known := known_column(form_shape.features)) is not None:
+        flags |= batch.features[:, known] == 0.0
+    counts = np.column_stack([batch.model_version, flags])
     return form.write([batch.event_id, batch.entity_id, *entities.values()], numbers, counts)
 
 

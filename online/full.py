@@ -8,6 +8,7 @@ prediction, hence learned from, explained and replayed like any other feature.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Literal, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from online.batch import FloatMatrix, FloatVector
 from online.durations import Seconds
+from online.errors import TaskError
 from online.features.spec import Frozen
 from online.features.store import FeatureStore
 
@@ -46,7 +48,7 @@ class FullSpec(Frozen):
     """The full model of a task: ``[full]`` of a task file."""
 
     inputs: tuple[str, ...] = ()
-    """Further columns it sees beside the online model's inputs, missing values as 0; logged with them."""
+    """Further columns it sees beside the online model's inputs, names or globs; logged, missing values as 0."""
     state: int = Field(default=64, ge=0, le=1024)
     """Floats a model may carry for each entity; 0 for models without memory."""
     history: int = Field(default=16, ge=0, le=256)
@@ -102,6 +104,79 @@ def columns(spec: FullSpec) -> tuple[str, ...]:
     ('full.logit', 'full.known', 'full.e0')
     """
     return (*SEEN, *(f"full.e{k}" for k in range(spec.embedding)), *LOGGED)
+
+
+def seen_width(features: Sequence[str]) -> int:
+    """How many of a task's columns the online model sees; all of them where the task has no full model.
+
+    >>> seen_width(("amount", *columns(FullSpec(embedding=1))))
+    4
+    """
+    if SEEN[-1] not in features:
+        return len(features)
+    width = list(features).index(SEEN[-1]) + 1
+    embedding = 0
+    while width + embedding < len(features) and features[width + embedding] == f"full.e{embedding}":
+        embedding += 1
+    return width + embedding
+
+
+def features_of(spec: FullSpec, inputs: Sequence[str], further: Sequence[str]) -> tuple[str, ...]:
+    """All columns of a prediction: what the online model sees, then what is only logged.
+
+    Parameters
+    ----------
+    inputs : the online model's own.
+    further : what ``spec.inputs`` names beside them.
+    """
+    made = columns(spec)
+    split = len(made) - len(LOGGED)
+    return (*inputs, *made[:split], *further, *made[split:])
+
+
+def further_inputs(spec: FullSpec, inputs: Sequence[str], pool: Sequence[str], named: Sequence[str]) -> tuple[str, ...]:
+    """Names of what the full model sees beside the online model's ``inputs``, in the order of ``spec.inputs``.
+
+    Parameters
+    ----------
+    pool : columns that globs choose among.
+    named : further columns, which are chosen by their names only.
+
+    Raises
+    ------
+    TaskError : a pattern that matches no column.
+
+    Examples
+    --------
+    >>> further_inputs(FullSpec(inputs=("user.*", "hour")), ("user.a",), ("user.a", "user.b"), ("hour", "night"))
+    ('user.b', 'hour')
+    """
+    chosen: dict[str, None] = {}
+    for pattern in spec.inputs:
+        hits = [name for name in (pool if "*" in pattern else (*pool, *named)) if fnmatchcase(name, pattern)]
+        if not hits:
+            raise TaskError(
+                f"[full] inputs: {pattern!r} matches no numeric column; there are: {', '.join((*pool, *named))}. "
+                "A raw column that nothing else uses must be in numbers"
+            )
+        chosen |= dict.fromkeys(name for name in hits if name not in inputs)
+    return tuple(chosen)
+
+
+def full_matrix(x: FloatMatrix, further: Sequence[FloatVector]) -> FloatMatrix:
+    """What a full model is given: the online model's inputs ``(n, F)``, then further columns, missing values as 0."""
+    out = np.empty((len(x), x.shape[1] + len(further)))
+    out[:, : x.shape[1]] = x
+    for k, column in enumerate(further, start=x.shape[1]):
+        out[:, k] = column
+        np.copyto(out[:, k], 0.0, where=~np.isfinite(out[:, k]))
+    return out
+
+
+def logged_matrix(full_x: FloatMatrix, made: FloatMatrix, inputs: int) -> FloatMatrix:
+    """The columns of ``features_of`` from what a full model was given ``(n, D)`` and what it said ``(n, width)``."""
+    split = made.shape[1] - len(LOGGED)
+    return np.concatenate([full_x[:, :inputs], made[:, :split], full_x[:, inputs:], made[:, split:]], axis=1)
 
 
 def none(n: int, width: int) -> FloatMatrix:

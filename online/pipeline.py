@@ -13,6 +13,7 @@ from online.batch import EventBatch, ExampleBatch, FloatVector, LabelBatch, Pred
 from online.decisions import AlertState
 from online.drift import Detection
 from online.features.store import FeatureStore
+from online.full import FullScorer
 from online.labelling import LabellingStage, LabelOutput
 from online.retrain import RetrainAsked
 from online.scoring import ScoreOutput, ScoringStage
@@ -41,11 +42,12 @@ class TaskPipeline:
     ----------
     task : what to do.
     store : where entity rows live; tables are named ``<task>.<layout>``.
+    full : the full model of a task with ``[full]``; its columns are 0 without.
     """
 
-    def __init__(self, task: TaskSpec, store: FeatureStore) -> None:
+    def __init__(self, task: TaskSpec, store: FeatureStore, full: FullScorer | None = None) -> None:
         self.task = task
-        self.scoring = ScoringStage(task, store)
+        self.scoring = ScoringStage(task, store, full=full)
         self.columns, self.engine, self.features = self.scoring.columns, self.scoring.engine, self.scoring.features
         self.model, self.timers = self.scoring.model, self.scoring.timers
         shape, learner = self.scoring.shape, self.model.learner

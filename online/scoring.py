@@ -1,8 +1,8 @@
 """The scoring stage of a task: from events to scores, and to updates of rows that another lane owns.
 
-The path of one event: is it ours -> which timers does it make due -> features (read, then updated) -> score. What a
-label needs to find later goes along in ``Scored``. It knows no topic, store, clock or codec, and no threshold: what
-follows from a score is ``online.labelling``.
+The path of one event: is it ours -> which timers does it make due -> features (read, then updated) -> the full model,
+where the task has one -> score. What a label needs to find later goes along in ``Scored``. It knows no topic, store,
+clock or codec, and no threshold: what follows from a score is ``online.labelling``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import EventBatch, FloatVector, IntVector, LabelBatch, PredictionBatch, Scored, UpdateBatch
+from online.batch import (
+    EventBatch,
+    FloatMatrix,
+    FloatVector,
+    IntVector,
+    LabelBatch,
+    PredictionBatch,
+    Scored,
+    UpdateBatch,
+)
 from online.columnplan import columns_of
 from online.errors import TaskError
 from online.features import kernel
@@ -22,6 +31,7 @@ from online.features.plan import build_plan, label_feeds
 from online.features.rows import Grouping, Modes
 from online.features.store import FeatureStore
 from online.features.timecolumns import TIME_COLUMNS
+from online.full import FullScorer, columns, features_of, full_matrix, further_inputs, logged_matrix, none
 from online.labels import SilenceTimers, TimerOutput
 from online.learners import OnlineModel, build_learner
 from online.merge import insert_timers
@@ -58,24 +68,51 @@ class PreparedBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class FeaturedBatch:
+    """A prepared batch with its features, before the full model: what a remote one is asked by, and what waits for it.
+
+    k rows are to be scored: the events, or the timers that read where the task scores on timers. Only those step the
+    full model's state.
+    """
+
+    prepared: PreparedBatch
+    block: FeatureBlock | None
+    """``None`` where there was nothing prepared."""
+    batch: EventBatch
+    """The k rows."""
+    rows: IntVector
+    """``(k,)`` their places among the prepared."""
+    keys: list[str]
+    """``(k,)`` the entity of each."""
+    full_x: FloatMatrix
+    """``(k, D)``: what the full model is given, the online model's own inputs first; empty where the task has none."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
 class TaskShape:
     """Names and widths that follow from a task alone: what a prediction carries, and what labelling is told."""
 
     features: tuple[str, ...]
-    """F names: the model's inputs."""
+    """F names: what is logged of each score, the online model's inputs first (see ``online.full``)."""
     masks: int
     """E, columns of ``Scored.masks``."""
     secondary: tuple[str, ...]
     """Identifiers in ``Scored.entities``: of every entity with label aggregates but the primary one."""
     watched: tuple[str, ...]
     """W names: columns of ``Scored.watched``; none when the task does not watch for drift."""
+    full_inputs: tuple[str, ...] = ()
+    """D names: what the full model is given; none where the task has no full model."""
 
 
 class ScoringStage:
     """Scores the events of one task; each lane has one of its own.
 
     A host that loads rows itself calls ``prepare``, then asks ``keys`` what to fetch, then calls ``score``; ``events``
-    is all three. A batch that was prepared has moved the timers: it must be scored, or the stage rebuilt.
+    is all three. A batch that was prepared has moved the timers: it must be scored, or the stage rebuilt. A host whose
+    full model is elsewhere calls ``features_of``, asks it, and calls ``finish``, in place of ``score``.
 
     Parameters
     ----------
@@ -84,6 +121,8 @@ class ScoringStage:
     side : whether rows of other entities than the stream's own belong to other lanes. They are then read, changed in
         a copy for this batch's features, and not saved: ``ScoreOutput.updates`` says what their owner is to do.
     model : shared by the stages of a process; a new one when not given.
+    full : the full model of a task with ``[full]``; without one its columns are 0, and scores the online model's alone.
+        Its state is in the table ``<task>.full``.
 
     Raises
     ------
@@ -92,13 +131,23 @@ class ScoringStage:
     """
 
     def __init__(
-        self, task: TaskSpec, store: FeatureStore, *, side: bool = False, model: OnlineModel | None = None
+        self,
+        task: TaskSpec,
+        store: FeatureStore,
+        *,
+        side: bool = False,
+        model: OnlineModel | None = None,
+        full: FullScorer | None = None,
     ) -> None:
         self.task, self.columns = task, columns_of(task)
         self.engine = engine_of(task, store, side=side)
-        self.features = self.engine.features
         self.shape = _shape(task, self.engine)
+        self.features = self.shape.features
         self.model = model_of(task, self.features) if model is None else model
+        self.full, self.full_table = full, f"{task.name}.full"
+        self._further = self.shape.full_inputs[len(self.engine.features) :]
+        if full is not None:
+            self._create_full(full)
         self.timers = SilenceTimers(task.labels.silence) if task.labels.silence is not None else None
 
     def events(self, batch: EventBatch) -> ScoreOutput:
@@ -127,17 +176,44 @@ class ScoringStage:
 
     def keys(self, prepared: PreparedBatch) -> dict[str, list[str]]:
         """By table, the distinct entities whose rows ``score`` will load; tables it needs none of are left out."""
-        return self.engine.keys(prepared.groups)
+        wanted = self.engine.keys(prepared.groups)
+        if self.full is not None and self.full.row_bytes:
+            keys, at = self._keys(prepared.batch), self._scored_rows(prepared).tolist()
+            if full := list(dict.fromkeys(keys[i] or "" for i in at)):
+                wanted[self.full_table] = full
+        return wanted
 
     def score(self, prepared: PreparedBatch) -> ScoreOutput:
         """Features of every row, then scores: of the events, or of the timers where the task scores on timers."""
+        featured = self.features_of(prepared)
+        return self.finish(featured, self._ask(featured))
+
+    def features_of(self, prepared: PreparedBatch) -> FeaturedBatch:
+        """Features of every row; rows of entities are updated and saved, but for the full model's."""
+        batch = prepared.batch
+        if len(batch) == 0:
+            return FeaturedBatch(prepared, None, batch, np.empty(0, np.int64), [], np.empty((0, 0)))
+        block = self.engine.process(batch, prepared.modes, prepared.groups)
+        rows = self._scored_rows(prepared)
+        if len(rows) < len(batch):
+            batch = batch.take(rows)
+        return FeaturedBatch(
+            prepared, block, batch, rows, [key or "" for key in self._keys(batch)], self._full_x(block, rows)
+        )
+
+    def finish(self, featured: FeaturedBatch, full: FloatMatrix | None) -> ScoreOutput:
+        """Scores of rows with features.
+
+        Parameters
+        ----------
+        full : ``(k, width)``, what the full model said (``online.full.columns``); ``None`` where it did not answer.
+        """
+        prepared, block = featured.prepared, featured.block
         fired = prepared.fired
         labels, known_at = (fired.labels, fired.known_at) if fired is not None and len(fired.labels) else (None, None)
-        if len(prepared.batch) == 0:
+        if block is None:
             return ScoreOutput(None, labels, known_at)
-        block = self.engine.process(prepared.batch, prepared.modes, prepared.groups)
-        rows = np.flatnonzero(prepared.modes == (kernel.EVENT if self.timers is None else kernel.READ))
-        scored = self._score(prepared.batch, block, rows) if len(rows) else None
+        scored = self._score(featured, block, full) if len(featured) else None
         return ScoreOutput(scored, labels, known_at, self._updates(prepared, block))
 
     def follow(self, keys: list[str], ts: FloatVector) -> None:
@@ -145,20 +221,57 @@ class ScoringStage:
         if self.timers is not None:
             self.timers.advance(keys, ts)
 
-    def _score(self, batch: EventBatch, block: FeatureBlock, rows: IntVector) -> Scored:
-        """Scores of ``rows`` and everything that labelling will want to know of them."""
+    def _ask(self, featured: FeaturedBatch) -> FloatMatrix | None:
+        """What the full model of this process says."""
+        if self.full is None or not len(featured):
+            return None
+        return self.full.score(self.full_table, self.engine.store, featured.keys, featured.batch.ts, featured.full_x)
+
+    def _score(self, featured: FeaturedBatch, block: FeatureBlock, full: FloatMatrix | None) -> Scored:
+        """Scores and everything that labelling will want to know of them."""
+        batch, rows, keys = featured.batch, featured.rows, featured.keys
         x, masks = block.x, block.label_masks
-        if len(rows) < len(batch):
-            batch, x, masks = batch.take(rows), x[rows], masks[rows]
+        if len(rows) < len(x):
+            x, masks = x[rows], masks[rows]
+        x = x if self.task.full is None else self._logged(featured, full)
         score, version = self.model.score(x)
         versions: IntVector = np.full(len(rows), version, dtype=np.int64)
-        keys = [key or "" for key in self._keys(batch)]
         watched = np.empty((len(rows), len(self.shape.watched)))
         for k, name in enumerate(self.shape.watched):
             watched[:, k] = np.asarray(block.columns[name], dtype=np.float64)[rows]
         np.copyto(watched, np.nan, where=np.isinf(watched))
         entities = {name: batch.entities[name] for name in self.shape.secondary}
         return Scored(PredictionBatch(batch.event_id, keys, batch.ts, score, versions, x), masks, watched, entities)
+
+    def _scored_rows(self, prepared: PreparedBatch) -> IntVector:
+        return np.flatnonzero(prepared.modes == (kernel.EVENT if self.timers is None else kernel.READ))
+
+    def _full_x(self, block: FeatureBlock, rows: IntVector) -> FloatMatrix:
+        """What the full model is given of ``rows``."""
+        if self.task.full is None:
+            return np.empty((len(rows), 0))
+        further = [np.asarray(block.columns[name], dtype=np.float64)[rows] for name in self._further]
+        return full_matrix(block.x[rows], further)
+
+    def _logged(self, featured: FeaturedBatch, full: FloatMatrix | None) -> FloatMatrix:
+        """All columns of a prediction, from what the full model was given and what it said."""
+        n, inputs = len(featured), len(self.engine.features)
+        width = len(self.features) - featured.full_x.shape[1]
+        made = none(n, width) if full is None else full
+        if made.shape != (n, width):
+            raise ValueError(f"task {self.task.name}: the full model gave {made.shape}, expected {(n, width)}")
+        return logged_matrix(featured.full_x, made, inputs)
+
+    def _create_full(self, full: FullScorer) -> None:
+        """The table of the full model's state."""
+        spec = self.task.full
+        if spec is None or full.width != len(columns(spec)):
+            raise TaskError(
+                f"task {self.task.name}: a full model of {full.width} columns was given, but "
+                + ("there is no [full]" if spec is None else f"[full] makes {len(columns(spec))}")
+            )
+        if full.row_bytes:
+            self.engine.store.create(self.full_table, full.row_bytes, full.schema, spec.ttl)
 
     def _updates(self, prepared: PreparedBatch, block: FeatureBlock) -> dict[str, UpdateBatch]:
         """What the events, but not the timers, feed to the rows of other lanes."""
@@ -235,13 +348,17 @@ def engine_of(task: TaskSpec, store: FeatureStore, *, side: bool = False) -> Fea
         utc_offset_s=task.utc_offset,
         own_key=key if side else None,
     )
-    if long := [name for name in engine.features if len(name) > ID_CHARS]:
-        # A feature's name is a key on the wire; find one that does not fit now, not at the first event.
+    _check_names(task, engine.features)
+    return engine
+
+
+def _check_names(task: TaskSpec, features: Sequence[str]) -> None:
+    """A feature's name is a key on the wire: find one that does not fit now, not at the first event."""
+    if long := [name for name in features if len(name) > ID_CHARS]:
         raise TaskError(
             f"task {task.name}: the feature name {long[0]!r} has {len(long[0])} characters, the limit is {ID_CHARS}; "
             "shorten the names of the entity and its aggregates"
         )
-    return engine
 
 
 def model_of(task: TaskSpec, features: tuple[str, ...]) -> OnlineModel:
@@ -269,7 +386,17 @@ def _shape(task: TaskSpec, engine: FeatureEngine) -> TaskShape:
     keys = dict.fromkeys(feed.key for feed in label_feeds(task.entities))
     secondary = tuple(key for key in keys if key not in ("*", task.key))
     masks = len(engine.plan.label_masks)
-    return TaskShape(engine.features, masks, secondary, watched if task.drift is not None else ())
+    watched = watched if task.drift is not None else ()
+    if task.full is None:
+        return TaskShape(engine.features, masks, secondary, watched)
+    pool = (*numbers, *task.values, *engine.made)
+    try:
+        further = further_inputs(task.full, engine.features, pool, TIME_COLUMNS)
+    except TaskError as exc:
+        raise TaskError(f"task {task.name}: {exc}") from exc
+    features = features_of(task.full, engine.features, further)
+    _check_names(task, features)
+    return TaskShape(features, masks, secondary, watched, (*engine.features, *further))
 
 
 class _NoRows:

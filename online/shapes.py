@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from online.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, Form, maybe_text, text
+from online.full import SEEN
 from online.structs import features_struct
 from online.wire import ID_CHARS, MADE_ID_CHARS, VERSION
+
+KNOWN = SEEN[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,12 @@ def prediction_form(task: str, shape: ScoredShape) -> Form:
         "watched": [MAYBE_NUMBER] * shape.watched,
     }
     return Form({name: part for name, part in record.items() if part or name == "features"})
+
+
+@lru_cache(maxsize=64)
+def known_column(features: tuple[str, ...]) -> int | None:
+    """Where the column is that says whether the full model answered; ``None`` where a task has none."""
+    return features.index(KNOWN) if KNOWN in features else None
 
 
 @lru_cache(maxsize=256)

@@ -15,6 +15,7 @@ from online.drift import DriftPolicy
 from online.durations import Seconds, format_duration
 from online.errors import TaskError
 from online.features.spec import Entity, Frozen, Name
+from online.full import FullSpec
 from online.labels import JoinPolicy, SilencePolicy
 from online.learners import LearnerSpec
 
@@ -128,11 +129,13 @@ class TaskSpec(Frozen):
     """Columns watched for drift beside the score and the label rate; empty for the numeric raw columns."""
     retrain: RetrainPolicy = RetrainPolicy()
     metrics: MetricSpec = MetricSpec()
+    full: FullSpec | None = None
+    """The model that is trained in the background and served beside the online one; none without ``[full]``."""
     source: SourceSpec | None = None
 
-    @field_validator("drift", mode="before")
+    @field_validator("drift", "full", mode="before")
     @classmethod
-    def _no_drift(cls, value: object) -> object:
+    def _switched_off(cls, value: object) -> object:
         return None if value is False else value  # TOML has no null
 
     @model_validator(mode="after")
@@ -142,6 +145,8 @@ class TaskSpec(Frozen):
             raise ValueError(f"entity = {self.entity!r} is not among the entities {names}")
         if len(set(names)) != len(names):
             raise ValueError(f"an entity is declared twice: {names}")
+        if self.full is not None and "full" in names:
+            raise ValueError("an entity is named 'full', as the columns of [full] are; give it another name")
         self._check_labels_in_time()
         return self
 

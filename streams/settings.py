@@ -19,11 +19,14 @@ from streams.errors import UsageError
 from streams.settings_base import Concern, SecretUrl, TlsFiles
 from streams.settings_errors import check_keys, explain
 from streams.settings_links import KafkaSettings, RedisSettings
+from streams.settings_models import ModelSettings
 from streams.settings_topics import TopicOverride, TopicSettings
+from streams.settings_trainer import TrainerSettings
 from streams.settings_worker import RejectSettings, Role, WorkerSettings
 
 __all__ = [
     "KafkaSettings",
+    "ModelSettings",
     "RedisSettings",
     "RejectSettings",
     "Role",
@@ -32,6 +35,7 @@ __all__ = [
     "TlsFiles",
     "TopicOverride",
     "TopicSettings",
+    "TrainerSettings",
     "WorkerSettings",
     "load_settings",
 ]
@@ -47,6 +51,8 @@ class Settings(Concern):
     redis: RedisSettings = Field(default_factory=RedisSettings)
     topics: TopicSettings = Field(default_factory=TopicSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    models: ModelSettings = Field(default_factory=ModelSettings)
+    trainer: TrainerSettings = Field(default_factory=TrainerSettings)
 
 
 def load_settings(

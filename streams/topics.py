@@ -18,8 +18,15 @@ DEAD_LETTERS_DONE: Final = "dead-letters-done"
 ENTITY_UPDATES: Final = "entity-updates"
 """Between workers (key = entity id): what an event or a label changes in a row that another partition owns."""
 
+INFERENCE_REQUESTS: Final = "inference-requests"
+"""From scoring workers to inference workers: blocks of rows, in the partition of their events' number."""
+INFERENCE_RESULTS: Final = "inference-results"
+"""Back, in the partition of the same number."""
+
 INPUTS: Final = (LABELS, USER_EVENTS, DEVICE_EVENTS)
 OUTPUTS: Final = (PREDICTIONS, ALERTS, EXAMPLES, RETRAIN_REQUESTS, DEAD_LETTERS)
+INFERENCE: Final = (INFERENCE_REQUESTS, INFERENCE_RESULTS)
+"""Where a task's full model is ``remote``."""
 PRODUCED: Final = (*OUTPUTS, LABELS, ENTITY_UPDATES)
 """What workers write; labels only where silence is one."""
-ALL: Final = (*INPUTS, *OUTPUTS, ENTITY_UPDATES, MODEL_UPDATES, DEAD_LETTERS_DONE)
+ALL: Final = (*INPUTS, *OUTPUTS, ENTITY_UPDATES, MODEL_UPDATES, DEAD_LETTERS_DONE, *INFERENCE)

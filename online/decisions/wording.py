@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 WINDOW = re.compile(r"(\d+)([smhdw])$")
+_FULL = re.compile(r"full\.(logit|known|e\d+)$")
 _ADJECTIVES = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week"}
 _SHORT = {"s": "s", "m": "min", "h": "h", "d": "d", "w": "weeks"}
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -170,6 +171,8 @@ def shower(name: FeatureName) -> Callable[[float], str]:
 def sentence(fact: Fact) -> str:
     """Return what a feature says, for a person who has never seen its name."""
     name = fact.name
+    if _FULL.match(name.full):
+        return _full(fact)
     if name.missing:
         return _missing(fact)
     if name.entity is None:
@@ -196,6 +199,26 @@ def _missing(fact: Fact) -> str:
     """Read an indicator, which may also raise a score by being 0."""
     absent = missing_sentence(fact.name)
     return absent if fact.value > 0 else f"not so: {absent}"
+
+
+def _full(fact: Fact) -> str:
+    """Read a column that the full model made: its log-odds, whether it answered, a coordinate of its embedding."""
+    if fact.name.subject == "logit":
+        return f"the full model gives {fact.positive} odds of {_odds(fact.value)}{fact.usually(_odds)}"
+    if fact.name.subject == "known":
+        return "the full model answered" if fact.value > 0 else "the full model did not answer"
+    return f"the full model sees a pattern of events that raises the odds {math.exp(min(fact.contribution, 50)):.1f}x"
+
+
+def _odds(logit: float) -> str:
+    """Return log-odds as odds of one to many, or many to one.
+
+    >>> [_odds(logit) for logit in (-3.0, 0.0, 2.0)]
+    ['1 to 20', '1 to 1', '7.4 to 1']
+    """
+    odds = math.exp(min(abs(logit), 50.0))
+    shown = f"{odds:.2g}" if odds < 99.5 else plain(odds)
+    return f"{shown} to 1" if logit > 0 else f"1 to {shown}"
 
 
 def _column(fact: Fact) -> str:

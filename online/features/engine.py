@@ -29,7 +29,8 @@ class FeatureBlock:
     x: FloatMatrix
     """``(n, F)``: the model's inputs; missing values are 0 and flagged by the indicator columns behind them."""
     label_masks: FloatMatrix
-    """``(n, E)``, 0 or 1: which label aggregates each event would feed; logged until its label comes."""
+    """``(n, E)``: which label aggregates each event would feed (0 or 1), and what their runs take from it (NaN where
+    missing); logged until its label comes."""
     columns: Mapping[str, Column]
     """Every raw, derived and feature column by name, NaN where missing."""
     updates: Mapping[str, FloatMatrix] = field(default_factory=dict)
@@ -332,7 +333,11 @@ class FeatureEngine:
     def _label_masks(self, columns: _Columns, n: int) -> FloatMatrix:
         masks = np.empty((n, len(self.plan.label_masks)))
         for k, expression in enumerate(self.plan.label_masks):
-            masks[:, k] = expression.evaluate(columns) > 0.0
+            value = expression.evaluate(columns)
+            if k in self.plan.label_values:
+                masks[:, k] = np.where(np.isinf(value), np.nan, value)
+            else:
+                masks[:, k] = value > 0.0
         return masks
 
     def _matrix(self, columns: _Columns, made: FloatMatrix, n: int) -> FloatMatrix:

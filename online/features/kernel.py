@@ -27,8 +27,15 @@ EVENT, READ, LABEL = 0, 1, 2
 RING_COLUMNS = 12
 
 # Columns of the scalar table (int64); every offset indexes the float64 view of a row.
-(S_VALUE, S_MASK, S_LAST_TS, S_FIRST_TS, S_LAST, S_EW, S_POSITIVE_TS, S_FIRST_POSITIVE_TS) = range(8)
-SCALAR_COLUMNS = 8
+# S_RUN_TS and S_RUN_VALUE are value columns: when a label's event was, and what ``run_min`` is the smallest of.
+(S_VALUE, S_MASK, S_LAST_TS, S_FIRST_TS, S_LAST, S_EW, S_POSITIVE_TS, S_FIRST_POSITIVE_TS, S_RUN, S_RUN_TS,
+ S_RUN_VALUE) = range(11)  # fmt: skip
+SCALAR_COLUMNS = 11
+
+# A label run, offsets from S_RUN: time of the newest known negative; of the run's first positive; how many positives,
+# and their smallest value.
+RUN_NEGATIVE, RUN_FIRST, RUN_SIZE, RUN_LEAST = range(4)
+RUN_WORDS = 4
 
 # Columns of the feature table (int64): which operation, on which ring or scalar, into which output column.
 F_OP, F_SOURCE, F_OUT = range(3)
@@ -51,7 +58,11 @@ FEATURE_COLUMNS = 3
     OVER_EWMEAN,
     SINCE_POSITIVE,
     SINCE_FIRST_POSITIVE,
-) = range(16)
+    RUN_COUNT,
+    RUN_MIN,
+    RUN_SINCE_FIRST,
+    RUN_SINCE_NEGATIVE,
+) = range(20)
 
 _MIN_CLIP_WEIGHT = 2.0
 """A clipped mean accepts values whole until this much weight has been seen, so that one first value cannot pin it."""
@@ -233,6 +244,43 @@ def _update_scalar(f64, row, s, decay_params, t, x, unit):
 
 
 @njit(cache=True)
+def _update_run(f64, row, at, event_ts, y, counts, x):
+    """Fold one label, in the order in which labels become known, into the run of positives since the last negative.
+
+    Times are those of the events. A positive joins the run where ``counts`` says so and its event is later than every
+    known negative's. A negative whose event is not before the run's first ends the whole run.
+    """
+    if y <= 0.0:
+        f64[row, at + RUN_NEGATIVE] = max(f64[row, at + RUN_NEGATIVE], event_ts)
+        if f64[row, at + RUN_SIZE] > 0.0 and event_ts >= f64[row, at + RUN_FIRST]:
+            f64[row, at + RUN_SIZE] = 0.0
+        return
+    if not counts or event_ts <= f64[row, at + RUN_NEGATIVE]:
+        return
+    if f64[row, at + RUN_SIZE] == 0.0:
+        f64[row, at + RUN_FIRST] = event_ts
+        f64[row, at + RUN_LEAST] = np.nan
+    f64[row, at + RUN_SIZE] += 1.0
+    f64[row, at + RUN_FIRST] = min(f64[row, at + RUN_FIRST], event_ts)
+    if not x >= f64[row, at + RUN_LEAST] and x == x:
+        f64[row, at + RUN_LEAST] = x
+
+
+@njit(cache=True)
+def _run_feature(op, f64, row, at, t):
+    """One feature of a label run; NaN where there is no run, or no negative."""
+    size = f64[row, at + RUN_SIZE]
+    if op == RUN_COUNT:
+        return size
+    if op == RUN_SINCE_NEGATIVE:
+        then = f64[row, at + RUN_NEGATIVE]
+        return max(t - then, 0.0) if then != 0.0 else np.nan
+    if size == 0.0:
+        return np.nan
+    return f64[row, at + RUN_LEAST] if op == RUN_MIN else max(t - f64[row, at + RUN_FIRST], 0.0)
+
+
+@njit(cache=True)
 def _ring_feature(op, stats, x, counted, prior):
     """One windowed feature from a ring's totals; NaN where it is not defined."""
     n = stats[0]
@@ -260,6 +308,8 @@ def _ring_feature(op, stats, x, counted, prior):
 @njit(cache=True)
 def _scalar_feature(op, f64, row, s, t, x):
     """One unwindowed feature, read before the row's own update; NaN where it is not defined."""
+    if op >= RUN_COUNT:
+        return _run_feature(op, f64, row, s[S_RUN], t)
     if op in (EWMEAN, OVER_EWMEAN):
         weight = f64[row, s[S_EW] + 1]
         mean = f64[row, s[S_EW]] / weight if weight > 0 else np.nan
@@ -368,6 +418,10 @@ def run_rows(
                     added = _add(f64, f32, u32, row, rings[r], index[r], x, b, unit[i])
                     counted[r] = added * (1.0 - rings[r, R_BEFORE])
         for j in range(n_scalars):
+            if feeds and scalars[j, S_RUN] >= 0:  # a negative ends a run whatever ``where`` says of it
+                x = values[scalars[j, S_RUN_VALUE], i] if scalars[j, S_RUN_VALUE] >= 0 else np.nan
+                counts = _takes(scalars[j, S_MASK], feeds, values, i)
+                _update_run(f64, row, scalars[j, S_RUN], values[scalars[j, S_RUN_TS], i], y[i], counts, x)
             if _takes(scalars[j, S_MASK], feeds, values, i):
                 x = _value(scalars[j, S_VALUE], mode, values, y, i)
                 if x == x:

@@ -59,6 +59,7 @@ class Levels:
         for entity in entities:
             for label in entity.labels:
                 self.of(label.where)
+                self.of(label.value)
 
     def of(self, source: str | None) -> int:
         """Level at which an expression can be evaluated; raw columns and time are level 0."""

@@ -20,7 +20,7 @@ from online.errors import TaskError
 from online.features import kernel
 from online.features.expression import Expression
 from online.features.levels import Levels, feature_names
-from online.features.spec import LABEL_WINDOW_OPS, WINDOW_OPS, Aggregate, Anomaly, Entity, LabelAggregate
+from online.features.spec import LABEL_WINDOW_OPS, RUN_OPS, WINDOW_OPS, Aggregate, Anomaly, Entity, LabelAggregate
 
 _EVENT_OPS = {
     "count": kernel.COUNT,
@@ -46,10 +46,16 @@ _LABEL_OPS = {
     "since_positive": kernel.SINCE_POSITIVE,
     "since_first_positive": kernel.SINCE_FIRST_POSITIVE,
     "ewmean": kernel.EWMEAN,
+    "run_count": kernel.RUN_COUNT,
+    "run_min": kernel.RUN_MIN,
+    "run_since_first": kernel.RUN_SINCE_FIRST,
+    "run_since_negative": kernel.RUN_SINCE_NEGATIVE,
 }
 LABELS = "labels"
 """Ends the name of a layout that labels feed."""
-_NEVER_MISSING = {"count", "sum", "distinct", "positives"}
+EVENT_TIME = "ts"
+"""The column that says when a label's event was; logged with the masks, as labels come at another time."""
+_NEVER_MISSING = {"count", "sum", "distinct", "positives", "run_count"}
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,10 @@ class Plan:
     values: tuple[tuple[str, Expression], ...]
     """Derived columns in an order in which each one's inputs exist (features count as existing at their level)."""
     label_masks: tuple[Expression, ...]
-    """``where`` expressions of label aggregates; evaluated when scoring and logged, used when the label comes."""
+    """``where`` expressions of label aggregates, and the values of label runs; evaluated when scoring and logged, used
+    when the label comes."""
+    label_values: frozenset[int]
+    """Which of ``label_masks`` are values rather than masks."""
 
 
 @dataclass
@@ -197,18 +206,23 @@ def build_plan(entities: Sequence[Entity], values: Mapping[str, str]) -> Plan:
     layouts: list[EntityLayout] = []
     passes: list[WindowPass | AnomalyPass] = []
     masks: list[Expression] = []
+    logged: set[int] = set()
     for entity in entities:
         for fed_by in (kernel.EVENT, kernel.LABEL):
             layout, made = _layout(entity, fed_by, levels)
             layouts += [layout] if made else []
             passes += made
-            masks += [e for p in made if fed_by == kernel.LABEL for e in p.values]
+            for p in made if fed_by == kernel.LABEL else ():
+                wanted = {source for label in entity.labels for source in _logged_values(label)}
+                logged |= {len(masks) + k for k, e in enumerate(p.values) if e.source in wanted}
+                masks += p.values
         for a in entity.anomalies:
             value = Expression.parse(a.value)
             passes.append(AnomalyPass(entity.name, entity.key, entity.ttl, levels.of(a.value), a, value))
     ordered = [(name, Expression.parse(source)) for name, source in values.items()]
     ordered.sort(key=lambda item: levels.rank(item[0]))
-    return Plan(tuple(layouts), tuple(sorted(passes, key=lambda p: p.level)), tuple(ordered), tuple(masks))
+    levelled = tuple(sorted(passes, key=lambda p: p.level))
+    return Plan(tuple(layouts), levelled, tuple(ordered), tuple(masks), frozenset(logged))
 
 
 def _layout(entity: Entity, fed_by: int, levels: Levels) -> tuple[EntityLayout, list[WindowPass]]:
@@ -248,10 +262,18 @@ def label_feeds(entities: Sequence[Entity]) -> tuple[LabelFeed, ...]:
     first = 0
     for entity in entities:
         if entity.labels:
-            stop = first + len({label.where for label in entity.labels} - {None})
+            sources = {source for label in entity.labels for source in (label.where, *_logged_values(label))}
+            stop = first + len(sources - {None})
             feeds.append(LabelFeed(f"{entity.name}.{LABELS}", entity.key, first, stop))
             first = stop
     return tuple(feeds)
+
+
+def _logged_values(label: LabelAggregate) -> tuple[str, ...]:
+    """Columns of a label's event that its run needs beside the mask."""
+    if not set(label.ops) & set(RUN_OPS):
+        return ()
+    return (EVENT_TIME,) if label.value is None else (EVENT_TIME, label.value)
 
 
 def _allocate(tables: _Tables, row: _Row, entity: str, aggregate: Aggregate | LabelAggregate) -> None:
@@ -268,15 +290,18 @@ def _allocate(tables: _Tables, row: _Row, entity: str, aggregate: Aggregate | La
         tables.priors.append((label.prior, label.prior_share) if label else (0.0, 0.0))
     scalar = len(tables.scalars)
     if ops - {*WINDOW_OPS, *LABEL_WINDOW_OPS}:
-        tables.scalars.append(_scalar(row, ops, value, mask))
+        logged = [tables.column(source) for source in _logged_values(label)] if label else []
+        tables.scalars.append(_scalar(row, ops, value, mask, logged))
         clip = aggregate.clip if isinstance(aggregate, Aggregate) else 0.0
         tables.decays.append((aggregate.half_life, clip))
     codes = _LABEL_OPS if label else _EVENT_OPS
     for name, op, op_window in feature_names(entity, aggregate):
         stem = f"{entity}.{aggregate.name}"
         group: str | None = f"{stem}_{format_duration(op_window)}" if op_window is not None else stem
-        if "positive" in op:
+        if "positive" in op or op == "run_since_negative":
             group = f"{stem}_{op}"
+        elif op in RUN_OPS:
+            group = f"{stem}_run"
         if op in _NEVER_MISSING or (op == "share" and label is not None and label.prior > 0):
             group = None
         tables.emit(name, codes[op], scalar if op_window is None else rings[op_window], group)
@@ -303,7 +328,7 @@ def _ring(row: _Row, aggregate: Aggregate | LabelAggregate, value: int, mask: in
     return ring
 
 
-def _scalar(row: _Row, ops: set[str], value: int, mask: int) -> list[int]:
+def _scalar(row: _Row, ops: set[str], value: int, mask: int, logged: Sequence[int]) -> list[int]:
     scalar = [-1] * kernel.SCALAR_COLUMNS
     scalar[kernel.S_VALUE], scalar[kernel.S_MASK] = value, mask
     if ops & {"last", "since_last"}:
@@ -318,4 +343,7 @@ def _scalar(row: _Row, ops: set[str], value: int, mask: int) -> list[int]:
         scalar[kernel.S_POSITIVE_TS] = row.double()
     if "since_first_positive" in ops:
         scalar[kernel.S_FIRST_POSITIVE_TS] = row.double()
+    if logged:
+        scalar[kernel.S_RUN], scalar[kernel.S_RUN_TS] = row.double(kernel.RUN_WORDS), logged[0]
+        scalar[kernel.S_RUN_VALUE] = logged[1] if len(logged) > 1 else -1
     return scalar

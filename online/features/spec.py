@@ -13,9 +13,12 @@ WindowOp = Literal["count", "sum", "mean", "std", "min", "max", "distinct", "ove
 PlainOp = Literal["last", "since_last", "since_first", "ewmean", "over_ewmean"]
 LabelWindowOp = Literal["count", "positives", "share"]
 LabelPlainOp = Literal["last", "since_last", "since_positive", "since_first_positive", "ewmean"]
+LabelRunOp = Literal["run_count", "run_min", "run_since_first", "run_since_negative"]
 
 WINDOW_OPS = ("count", "sum", "mean", "std", "min", "max", "distinct", "over_mean")
 LABEL_WINDOW_OPS = ("count", "positives", "share")
+RUN_OPS = ("run_count", "run_min", "run_since_first", "run_since_negative")
+"""Of the label run: the known positives whose events came after that of every known negative."""
 HOUR_S, MONTH_S = 3600.0, 30 * 86_400.0
 
 
@@ -77,7 +80,9 @@ class Aggregate(_Aggregate):
 class LabelAggregate(_Aggregate):
     """An aggregate of an entity over labels, fed when each label becomes known (never earlier)."""
 
-    ops: tuple[LabelWindowOp | LabelPlainOp, ...] = Field(min_length=1)
+    ops: tuple[LabelWindowOp | LabelPlainOp | LabelRunOp, ...] = Field(min_length=1)
+    value: str | None = None
+    """``run_min``: column or expression, as it was when the event was scored."""
     prior: float = Field(default=0.0, ge=0)
     """``share``: strength of the prior, in labels; 0 leaves an empty window missing."""
     prior_share: float = Field(default=0.0, ge=0, le=1)
@@ -85,6 +90,8 @@ class LabelAggregate(_Aggregate):
     @model_validator(mode="after")
     def _check(self) -> LabelAggregate:
         self._check_ops(self.ops, LABEL_WINDOW_OPS)
+        if ("run_min" in self.ops) != (self.value is not None):
+            raise ValueError(f"aggregate {self.name}: run_min and value go together; give both or neither")
         return self
 
 

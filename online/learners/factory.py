@@ -9,11 +9,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from online.full import seen_width
 from online.learners.alma import CalibratedAlma
 from online.learners.base import Learner
 from online.learners.bayesian import BayesianLogistic
+from online.learners.beside import BesideFull
 from online.learners.boosted import Boosted
 from online.learners.column import Column
+from online.learners.leading import LeadingColumns
 from online.learners.logistic import ScaledLogistic
 from online.learners.stack import Stack
 
@@ -26,6 +29,7 @@ REGISTRY: dict[str, Callable[..., Learner] | str] = {
     "stack": Stack,
     "column": Column,
     "boosted": Boosted,
+    "beside_full": BesideFull,
 }
 """By kind: the class, or where it is, for those whose import takes seconds (River's)."""
 
@@ -58,7 +62,7 @@ def known_parameters(kind: str) -> tuple[str, ...]:
 
 
 def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
-    """Build the learner of ``spec`` over the columns ``features``.
+    """Build the learner of ``spec`` over the columns ``features``; those after a full model's own are only logged.
 
     Raises
     ------
@@ -70,6 +74,8 @@ def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
     if len(set(names)) != len(names) or not names:
         twice = sorted({n for n in names if names.count(n) > 1})
         raise ValueError(f"{len(names)} features, repeated: {twice}: a learner needs at least one, each named once")
+    if (seen := seen_width(names)) < len(names):
+        return LeadingColumns(build_learner(spec, names[:seen]), names)
     build = _class_of(spec.kind)
     known = known_parameters(spec.kind)
     unknown = sorted(set(spec.params) - set(known))
@@ -80,7 +86,8 @@ def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
     if spec.members and not takes_members:
         raise ValueError(f"learner {spec.kind!r} takes no members, got {len(spec.members)}; a stack does")
     if takes_members:
-        return build(names, members=tuple(build_learner(m, names) for m in spec.members), **spec.params)
+        inner = BesideFull.member_features(names) if build is BesideFull else names
+        return build(names, members=tuple(build_learner(m, inner) for m in spec.members), **spec.params)
     return build(names, **spec.params)
 
 

@@ -11,6 +11,7 @@ from streams import topics
 from streams.errors import UsageError
 from streams.settings import TopicSettings
 
+HOUR_S: Final = 3600.0
 DAY_S: Final = 86_400.0
 MIB: Final = 1_048_576
 FOREVER: Final = "forever"
@@ -20,7 +21,8 @@ DEFAULT_RECORD_BYTES: Final = MIB + 12
 """Kafka's own default of ``max.message.bytes``: one MiB and a batch header."""
 
 _LANES: Final = (
-    topics.LABELS, topics.USER_EVENTS, topics.DEVICE_EVENTS, topics.PREDICTIONS, topics.ENTITY_UPDATES
+    topics.LABELS, topics.USER_EVENTS, topics.DEVICE_EVENTS, topics.PREDICTIONS, topics.ENTITY_UPDATES,
+    *topics.INFERENCE,
 )  # fmt: skip
 """Partition n of each belongs to one worker: there an event's prediction goes, and a label meets it."""
 _KEYED: Final = (*_LANES, topics.ALERTS)
@@ -39,9 +41,12 @@ _RETENTION: Final[Mapping[str, Retention]] = {
     topics.MODEL_UPDATES: FOREVER,
     topics.DEAD_LETTERS: 30 * DAY_S,
     topics.DEAD_LETTERS_DONE: 60 * DAY_S,  # a marker has to outlive its letter
+    topics.INFERENCE_REQUESTS: HOUR_S,  # so much of what the state of an entity saw is not lost while no worker runs
+    topics.INFERENCE_RESULTS: HOUR_S,  # nobody waits for longer than a deadline
 }
 _LIMIT: Final = "max.message.bytes"
-_POLICY: Final = {topics.MODEL_UPDATES: "compact", topics.DEAD_LETTERS_DONE: "compact,delete"}
+_POLICY: Final = {topics.DEAD_LETTERS_DONE: "compact,delete"}
+# Not compacted: model-updates, whose newest record of a task says what changed, not what serves.
 
 
 @dataclass(frozen=True, slots=True)

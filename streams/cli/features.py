@@ -21,7 +21,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from online.features.engine import Table
 from online.task import TaskSpec
 from online.wire import parse_time
-from streams import topics
 from streams.cli.options import (
     BootstrapOption,
     ConfigOption,
@@ -97,7 +96,7 @@ async def _read(
     try:
         await link.start(writes=False)
         for rows, each in wanted:
-            topic = topics.ENTITY_UPDATES if each.side else rows.task.stream
+            topic = rows.topic(each)
             lanes = [(topic, p) for p in range(settings.topics.partitions_of(topic))]
             stored = await store.read_rows(each.name, entity, lanes)
             found += [rows.read(entity, each, row, at) for row in stored[:1]]

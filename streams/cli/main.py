@@ -11,21 +11,27 @@ from rich.console import Console
 from rich.markup import escape
 
 from online.errors import WeirError
+from streams.cli.archive import archive_command
 from streams.cli.backtest import backtest_command
 from streams.cli.demo import demo_command
 from streams.cli.dlq import dlq_app
 from streams.cli.doctor import doctor_command
 from streams.cli.explain_score import explain_score_command
 from streams.cli.features import features_app
+from streams.cli.inference import inference_command
+from streams.cli.models import models_app
 from streams.cli.replay import replay_command
+from streams.cli.retrain import retrain_command
 from streams.cli.simulate import simulate_command
 from streams.cli.tail import tail_command
 from streams.cli.topics import topics_app
+from streams.cli.trainer import trainer_command
+from streams.cli.tune import tune_command
 from streams.cli.worker import worker_command
 
 app = typer.Typer(
     name="weir",
-    help="Event-driven streaming ML: features, online learning from late labels, explained alerts, drift.",
+    help="Event-driven streaming ML: features, online learning from late labels, a full model retrained beside it, alerts.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -36,6 +42,12 @@ app.command("simulate")(simulate_command)
 app.command("doctor")(doctor_command)
 app.add_typer(topics_app, name="topics")
 app.command("worker")(worker_command)
+app.command("inference")(inference_command)
+app.command("trainer")(trainer_command)
+app.command("retrain")(retrain_command)
+app.command("tune")(tune_command)
+app.command("archive")(archive_command)
+app.add_typer(models_app, name="models")
 app.command("replay")(replay_command)
 app.command("explain-score")(explain_score_command)
 app.command("tail")(tail_command)

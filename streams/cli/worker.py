@@ -84,14 +84,14 @@ def worker_command(
 
         WEIR_KAFKA__BOOTSTRAP=kafka-1:9092 weir worker fraud.toml --web off
     """  # fmt: skip
-    given = {"worker.role": role, "worker.group": group, "worker.instance_id": instance_id, **_address(web)}
+    given = {"worker.role": role, "worker.group": group, "worker.instance_id": instance_id, **address(web)}
     settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
-    _needed()
+    needed()
     if check:
         _check(settings, found)
         return
-    _logging(log_level)
+    log_to_stderr(log_level)
     for line in banner(settings, found):
         notes().print(escape(line), soft_wrap=True)
     status = _runner()(settings, found, settings.worker.role)
@@ -123,7 +123,7 @@ def _version(package: str) -> str:
         return _MISSING
 
 
-def _address(web: str | None) -> dict[str, object]:
+def address(web: str | None) -> dict[str, object]:
     """``--web`` as settings; their own check says what is wrong with a port."""
     if web is None:
         return {}
@@ -135,7 +135,7 @@ def _address(web: str | None) -> dict[str, object]:
     return {"worker.web_host": host.strip("[]") or None, "worker.web_port": port if port == "auto" else int(port)}
 
 
-def _needed() -> None:
+def needed() -> None:
     """Everything that the extra brings is there; raises ``UsageError`` naming what is not."""
     absent = [package for package in _NEEDS if _version(package) == _MISSING]
     if absent:
@@ -146,6 +146,12 @@ def _check(settings: Settings, tasks: Sequence[TaskSpec]) -> None:
     """Print what a worker would find; raises ``Exit(2)`` when something is missing."""
     checks = [Check("tasks", "OK", ", ".join(task.name for task in tasks))]
     checks += [*check_kafka(settings), *check_redis(settings.redis)]
+    checks += import_module("streams.full.checks").check_full(settings, tasks)  # late: it brings aiokafka
+    report(checks)
+
+
+def report(checks: Sequence[Check]) -> None:
+    """Print checks; raises ``Exit(2)`` when one failed."""
     output().print(checks_table(checks))
     failed = sum(check.status == "FAIL" for check in checks)
     warned = sum(check.status == "WARN" for check in checks)
@@ -155,7 +161,8 @@ def _check(settings: Settings, tasks: Sequence[TaskSpec]) -> None:
     notes().print(f"ready{f', with {warned} warnings' if warned else ''}")
 
 
-def _logging(level: str) -> None:
+def log_to_stderr(level: str) -> None:
+    """Log from ``level`` on, without what libraries tell of themselves; raises ``UsageError`` for no level."""
     if level not in _LEVELS:
         raise UsageError(f"--log-level {level!r}: give {', '.join(_LEVELS)}")
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")

@@ -20,8 +20,11 @@ from online.decode import Decoded, decode_device_events, decode_labels, decode_u
 from online.intake import Intake, IntakePolicy
 from online.pipeline import StepOutput, TaskPipeline
 from online.task import TaskSpec
+from online.wire import ModelUpdate
 from streams import topics
 from streams.errors import StateError, UsageError
+from streams.full.serving import FullModels
+from streams.full.updates import decode_updates
 from streams.host.checkpoint import Checkpoints
 from streams.host.outputs import dead_letter, records_of
 from streams.host.rejects import RejectLimit, RejectPolicy
@@ -29,6 +32,8 @@ from streams.log import EmbeddedLog, LoggedBatch
 from streams.stores import MemoryFeatureStore
 
 GROUP = "weir"
+READ = (*topics.INPUTS, topics.MODEL_UPDATES)
+"""What the host reads, in the order of the log."""
 _DECODERS = {topics.USER_EVENTS: decode_user_events, topics.DEVICE_EVENTS: decode_device_events}
 
 
@@ -73,6 +78,8 @@ class EmbeddedHost:
     rejects : when bad input stops the host.
     checkpoints : directory of checkpoints; ``None`` keeps no state.
     observe : called with every step's output, for a screen; it must not change it.
+    full : the full models, which ``model-updates`` records of the log swap, each at its place in the log; without them
+        such records change nothing.
     """
 
     def __init__(
@@ -84,13 +91,15 @@ class EmbeddedHost:
         rejects: RejectPolicy | None = None,
         checkpoints: Path | None = None,
         observe: Observer | None = None,
+        full: FullModels | None = None,
     ) -> None:
         names = [t.name for t in tasks]
         if not tasks or len(set(names)) != len(names):
             raise UsageError(f"tasks {names}: give at least one, each with a name of its own")
         self.log, self.stats = log, HostStats()
         self.store = MemoryFeatureStore()
-        self.pipelines = {t.name: TaskPipeline(t, self.store) for t in tasks}
+        self.full = full or FullModels()
+        self.pipelines = {t.name: TaskPipeline(t, self.store, self.full.scorer(t.name)) for t in tasks}
         self._of_stream = {
             stream: [p for p in self.pipelines.values() if p.task.stream == stream] for stream in _DECODERS
         }
@@ -107,7 +116,7 @@ class EmbeddedHost:
     def run_pending(self) -> int:
         """Process every batch that has been appended; returns how many records that were."""
         done = 0
-        for batch in self.log.read(topics.INPUTS, self.seq):
+        for batch in self.log.read(READ, self.seq):
             self.process(batch)
             done += len(batch.records)
         return done
@@ -117,6 +126,8 @@ class EmbeddedHost:
         now = max(record.ts for record in batch.records)
         if batch.topic == topics.LABELS:
             self._labels(batch, now)
+        elif batch.topic == topics.MODEL_UPDATES:
+            self._updates(batch, now)
         else:
             self._events(batch, now)
         self.log.commit(GROUP, batch.topic, batch.partition, batch.next_offset)
@@ -146,6 +157,12 @@ class EmbeddedHost:
                 continue
             pipeline = self.pipelines[task]
             self._publish(pipeline, pipeline.labels(labels), now)
+
+    def _updates(self, batch: LoggedBatch, now: float) -> None:
+        """Swap models; what comes behind this place in the log is scored by them, here and in every repetition."""
+        decoded = decode_updates([r.value for r in batch.records])
+        self._refuse(batch, [(r.index, r.reason) for r in decoded.rejects], now)
+        self.full.apply_now(decoded.updates)
 
     def _refuse(self, batch: LoggedBatch, refused: list[tuple[int, str]], now: float) -> None:
         """Send refused records to the dead letters, before their offset is committed."""
@@ -218,9 +235,13 @@ class EmbeddedHost:
             self.intake[lane].restore(held)
         self.stats = HostStats(**state.stats)
         self.seq, self.resumed_extra = state.done, state.extra
-        for batch in self.log.read(topics.INPUTS, 0):
+        updates: list[ModelUpdate] = []
+        for batch in self.log.read(READ, 0):
             if batch.seq < self.seq:
                 self.log.commit(GROUP, batch.topic, batch.partition, batch.next_offset)
+                if batch.topic == topics.MODEL_UPDATES:
+                    updates += decode_updates([r.value for r in batch.records]).updates
+        self.full.resume(updates)
         return True
 
 

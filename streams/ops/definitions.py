@@ -33,6 +33,10 @@ CounterName = Literal[
     "weir_cache_lookups_total",
     "weir_lane_rewinds_total",
     "weir_rebalances_total",
+    "weir_full_swaps_total",
+    "weir_full_refused_total",
+    "weir_full_missed_total",
+    "weir_degraded_total",
 ]
 GaugeName = Literal[
     "weir_info",
@@ -46,6 +50,9 @@ GaugeName = Literal[
     "weir_open_alerts",
     "weir_prequential_metric",
     "weir_cached_rows",
+    "weir_full_version",
+    "weir_full_provider",
+    "weir_full_waits",
 ]
 HistogramName = Literal[
     "weir_batch_records",
@@ -54,6 +61,9 @@ HistogramName = Literal[
     "weir_store_seconds",
     "weir_flush_batches",
     "weir_snapshot_seconds",
+    "weir_full_seconds",
+    "weir_full_answer_seconds",
+    "weir_full_rows",
 ]
 MetricName = CounterName | GaugeName | HistogramName
 
@@ -186,6 +196,29 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     ),
     _gauge("weir_open_alerts", "alerts", "Alerts open now in the partitions of this worker.", "task"),
     _histogram("weir_snapshot_seconds", "seconds", _STORE_S, "Writing one snapshot of a label lane."),
+    # The full model
+    _gauge(
+        "weir_full_version", "1", "Version of the full model; slot is champion or shadow, 0 is none.", "task", "slot"
+    ),
+    _gauge("weir_full_provider", "1", "What the champion runs on: 0 none, 1 CPU, 2 CUDA.", "task"),
+    _counter("weir_full_swaps_total", "times", "Changes of what serves, the first included.", "task"),
+    _counter("weir_full_refused_total", "times", "Artefacts that could not be used; the old version went on.", "task"),
+    _histogram("weir_full_seconds", "seconds", _STAGE_S, "One call of the full model, for one batch.", "task"),
+    _histogram(
+        "weir_full_rows", "records", _RECORDS, "Rows of one call in an inference worker, all partitions.", "task"
+    ),
+    _histogram(
+        "weir_full_answer_seconds",
+        "seconds",
+        _LATENCY_S,
+        "From a request to an inference worker until its answer, late ones included.",
+        "task",
+    ),
+    _counter(
+        "weir_full_missed_total", "batches", "Batches decided without an answer that they had waited for.", "task"
+    ),
+    _gauge("weir_full_waits", "partitions", "Partitions whose batches wait for inference workers' answers.", "task"),
+    _counter("weir_degraded_total", "records", "Events scored without the full model of their task.", "task"),
     # The process
     _gauge("weir_info", "1", "Always 1; the labels say what runs.", "version", "role", "worker"),
     _gauge("weir_ready", "1", "1 while /ready answers 200."),

@@ -20,6 +20,8 @@ from online.features.engine import FeatureEngine, Table
 from online.features.plan import WindowPass
 from online.scoring import engine_of
 from online.task import TaskSpec
+from streams import topics
+from streams.full.rows import FullRows
 from streams.stores.rows import StoredRow
 
 _OF_AN_EVENT: Final = frozenset({kernel.OVER_MEAN, kernel.OVER_EWMEAN})
@@ -54,15 +56,27 @@ class TaskRows:
         self.task = task
         self._rows = _OneRowEach()
         self._engine: FeatureEngine = engine_of(task, self._rows, side=True)
-        self.tables: Sequence[Table] = self._engine.tables
+        self._full = FullRows(task)
+        made = self._full.table
+        self.tables: Sequence[Table] = (*self._engine.tables, *(() if made is None else (made,)))
         self._names = _names_by_table(self._engine, task.name)
 
     def read(self, entity: str, table: Table, row: StoredRow, at: float | None = None) -> TableRow:
         """The features that ``row`` of ``table`` makes at time ``at``; without one, at its last change."""
         at = row.updated_at if at is None else at
         fits = row.schema == table.schema and len(row.row) == table.row_bytes
-        values = self._values(entity, table, row, at) if fits else {}
+        values: Mapping[str, float] = {}
+        if fits:
+            full = self._full.table is not None and table.name == self._full.table.name
+            values = self._full.values(row.row) if full else self._values(entity, table, row, at)
         return TableRow(table.name, table.key, row, fits, at, values)
+
+    def topic(self, table: Table) -> str:
+        """The topic whose lanes own a table."""
+        if table.side:
+            return topics.ENTITY_UPDATES
+        full = self._full.table
+        return self._full.topic if full is not None and table.name == full.name else self.task.stream
 
     def _values(self, entity: str, table: Table, row: StoredRow, at: float) -> dict[str, float]:
         self._rows.held = {table.name: np.frombuffer(row.row, dtype=np.uint8)}

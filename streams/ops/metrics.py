@@ -21,7 +21,7 @@ from streams.ops.registry import Registry
 if TYPE_CHECKING:
     from streams.transport import FetchedBatch
 
-LaneKind = Literal["score", "side", "label"]
+LaneKind = Literal["score", "side", "label", "inference"]
 LetterClass = Literal["late", "ahead", "oversized", "invalid"]
 _CLASSES: Final[tuple[LetterClass, ...]] = ("late", "ahead", "oversized")
 

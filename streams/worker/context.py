@@ -10,6 +10,8 @@ from typing import Protocol
 from faust.types import TP
 
 from online.task import TaskSpec
+from streams.full.remote.port import Asks
+from streams.full.serving import FullModels
 from streams.log import Record
 from streams.ops.metrics import Metrics
 from streams.ops.watchdog import Watchdog
@@ -45,6 +47,7 @@ class Context:
     app : the Faust app, with its consumer and producer.
     link, store : the way to Redis; rows and lane records.
     metrics : where counts go.
+    full : the full models that run in this process; none when not given.
     """
 
     def __init__(
@@ -55,10 +58,14 @@ class Context:
         link: RedisLink,
         store: LaneStore,
         metrics: Metrics,
+        full: FullModels | None = None,
     ) -> None:
         self.settings, self.tasks = settings, list(tasks)
         self.app, self.link, self.store, self.metrics = app, link, store, metrics
         self.records: Records = app.records
+        self.full = full or FullModels()
+        self.remote: Asks | None = None
+        """Asks for full models that run elsewhere; nobody is asked without."""
         self.silent: Consumer | None = None
         """Stands in for the consumer where nothing is consumed."""
         self.watchdog: Watchdog | None = None

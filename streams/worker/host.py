@@ -135,6 +135,8 @@ class LaneHost:
         lanes = [(self.ctx.settings.topics.own(tp.topic) or tp.topic, tp.partition) for tp in sorted(tps)]
         label = sorted({partition for own, partition in lanes if own in LABELLED})
         starts: dict[Lane, int] = {}
+        if self.ctx.remote is not None:
+            await self.ctx.remote.own({partition for own, partition in lanes if own in self._of_stream})
         for found in await asyncio.gather(
             *(self._open_label(partition) for partition in label),
             *(self._open_rows(lane) for lane in lanes if lane[0] not in LABELLED),
@@ -191,7 +193,8 @@ class LaneHost:
         )
 
     def _stage(self, task: TaskSpec) -> ScoringStage:
-        return ScoringStage(task, self.ctx.store, side=True, model=self.follower.model(task.name))
+        full = self.ctx.full.scorer(task.name)
+        return ScoringStage(task, self.ctx.store, side=True, model=self.follower.model(task.name), full=full)
 
     def _labelling(self, task: TaskSpec, partition: int, history: ModelHistory) -> LabellingStage:
         shape = self._shapes[task.name]

@@ -11,7 +11,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from online.task import TaskSpec
 from streams import topics
@@ -20,6 +20,9 @@ from streams.errors import WeirError
 from streams.following.fold import ExampleFold
 from streams.following.follower import Follower, FollowPolicy
 from streams.following.snapshots import ModelSnapshots
+from streams.full.following import UpdatesFollower
+from streams.full.loading import full_models, require_provider
+from streams.full.remote.client import RemoteClient
 from streams.ops.deadline import Deadline
 from streams.ops.metrics import Metrics
 from streams.ops.signals import stop_signals
@@ -40,10 +43,25 @@ STOP_S: Final = 20.0
 """How long a worker may take to stop, by a signal or after an error, before it is ended."""
 
 
+class Runs(Protocol):
+    """A process around an app: what is up before its consumer, beside it, and down after it."""
+
+    app: WorkerApp
+
+    async def before(self) -> None:
+        """Everything that must be up before the consumer."""
+
+    def started(self) -> None:
+        """The consumer is up."""
+
+    async def after(self) -> None:
+        """Everything that must be down after the consumer."""
+
+
 class WorkerApp(BatchApp):
     """The Faust app, with what runs beside the consumer."""
 
-    worker: Worker
+    worker: Runs
 
     async def on_start(self) -> None:
         """The consumer, then what runs beside it."""
@@ -62,7 +80,7 @@ class Worker:
     def __init__(self, settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> None:
         w, prefix = settings.worker, settings.redis.prefix
         self.settings, self.role = settings, role
-        self.app = WorkerApp.from_settings(settings, w.group_id(role), w.instance(), **_transport(settings))
+        self.app = WorkerApp.from_settings(settings, w.group_id(role), w.instance(), **transport_fields(settings))
         self.app.worker = self
         self.metrics = Metrics(settings.topics.own)
         self.link = RedisLink(
@@ -76,11 +94,18 @@ class Worker:
             topic=settings.topics.name(topics.EXAMPLES),
             policy=FollowPolicy(snapshot_interval_s=w.snapshot_every_s),
         )
-        self.ctx = Context(settings, tasks, self.app, self.link, store, self.metrics)
+        full = full_models(
+            tasks if role != "label" else (), settings.models.provider, settings.models.threads, self.metrics
+        )
+        self.ctx = Context(settings, tasks, self.app, self.link, store, self.metrics, full)
+        self.updates = UpdatesFollower(
+            settings.kafka.client_options("updates"), full, settings.topics.name(topics.MODEL_UPDATES)
+        )
         self.host = LaneHost(self.ctx, self.follower, role)
         self.status = WorkerStatus(self.ctx, self.host, self.follower)
         self.ctx.watchdog = Watchdog(WatchdogPolicy(w.watchdog_s), self.status.in_flight) if w.watchdog_s else None
         self._web: WebServer | None = None
+        self._remote: RemoteClient | None = None
         self._background: list[asyncio.Task[None]] = []
         self.app.start_offsets, self.app.on_revoked = self.host.assigned, self.host.revoked
         self._read()
@@ -113,6 +138,11 @@ class Worker:
         await self.follower.catch_up()
         for task in self.ctx.tasks:
             log.info("task %s: model at version %d", task.name, self.follower.version(task.name))
+        require_provider(self.ctx.full, self.settings.models.provider)
+        await self.updates.catch_up()
+        if self.role != "label" and any(task.full is not None and task.full.remote for task in self.ctx.tasks):
+            self.ctx.remote = self._remote = RemoteClient(self.ctx)
+            await self._remote.start()
 
     def started(self) -> None:
         """The consumer is up: begin what runs beside it."""
@@ -122,7 +152,7 @@ class Worker:
         gc.set_threshold(200_000, 20, 20)
         if self.ctx.watchdog is not None:
             self.ctx.watchdog.start(asyncio.get_running_loop())
-        for work in (self.follower.run, self._tick):
+        for work in (self.follower.run, self.updates.run, self._tick):
             self._background.append(asyncio.ensure_future(self._guard(work)))
 
     async def after(self) -> None:
@@ -133,6 +163,9 @@ class Worker:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self.updates.stop()
+        if self._remote is not None:
+            await self._remote.stop()
         await self.app.records.stop()
         await self.link.stop()
         if self._web is not None:
@@ -151,7 +184,7 @@ class Worker:
             await asyncio.sleep(_TICK_S)
 
 
-def _transport(settings: Settings) -> dict[str, Any]:
+def transport_fields(settings: Settings) -> dict[str, Any]:
     """Fields of ``TransportSettings`` that ``[worker]`` sets."""
     w, letters = settings.worker, settings.topics.name(topics.DEAD_LETTERS)
     return {
@@ -177,8 +210,12 @@ def run_worker(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int
 
 
 async def _run(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int:
-    worker, asked = Worker(settings, tasks, role), asyncio.Event()
-    app = worker.app
+    return await run_app(Worker(settings, tasks, role))
+
+
+async def run_app(worker: Runs) -> int:
+    """Run a process until it is told to stop; its exit status. Raises ``WeirError`` for what ended it."""
+    app, asked = worker.app, asyncio.Event()
     app.finalize()
     deadline = Deadline(STOP_S)
 

@@ -13,14 +13,15 @@ from typing import Final
 
 import numpy as np
 
-from online.batch import Scored
+from online.batch import FloatMatrix, Scored
 from online.columnplan import union
 from online.decode import decode_device_events, decode_user_events
 from online.encode import encode_labels, encode_scored
 from online.intake import Intake
-from online.scoring import PreparedBatch, ScoreOutput, ScoringStage
+from online.scoring import FeaturedBatch, PreparedBatch, ScoreOutput, ScoringStage
 from online.updates import encode_updates
 from streams import topics
+from streams.full.remote.port import Asks, rows_of
 from streams.log import Record
 from streams.stores.redis import Lane, LaneRecord
 from streams.transport import FetchedBatch, Sent
@@ -85,7 +86,11 @@ class ScoreLane(RowLane):
             wanted |= stage.keys(rows)
         await self.ctx.store.prefetch(self.lane, wanted)
         clock.lap("prefetch")
-        outputs = self._score(prepared)
+        asked: list[asyncio.Future[list[Sent]]] = []
+        if self.ctx.remote is None:
+            outputs = self._score(prepared)
+        else:
+            outputs = await self._score_remotely(prepared, self.ctx.remote, asked)
         entry, drop = self._journal.entry([rows.moved for rows in prepared])
         writes = self.ctx.store.end_step(self.lane, batch.next_offset - 1)
         clock.lap("features_score")
@@ -108,13 +113,37 @@ class ScoreLane(RowLane):
                 await self._hand_over(sent.result(), scored)
 
         return Step(
-            batch, self.next_offset, asyncio.gather(sent, *rest), writes, self.intake.mark(), entry, drop, after
+            batch, self.next_offset, asyncio.gather(sent, *rest, *asked), writes, self.intake.mark(), entry, drop, after
         )
 
     def _score(self, prepared: list[PreparedBatch]) -> list[ScoreOutput]:
         """Features and scores of every task; nothing else runs meanwhile."""
         self.ctx.store.use(self.lane)
         return [stage.score(rows) for stage, rows in zip(self.stages, prepared, strict=True)]
+
+    async def _score_remotely(
+        self, prepared: list[PreparedBatch], remote: Asks, asked: list[asyncio.Future[list[Sent]]]
+    ) -> list[ScoreOutput]:
+        """Features of every task, then what inference workers say of those whose full model is theirs, then scores.
+
+        Adds the acknowledgement of the requests to ``asked``: a request that is lost would be missing in a state.
+        """
+        self.ctx.store.use(self.lane)
+        made: dict[int, ScoreOutput] = {}
+        featured: dict[int, FeaturedBatch] = {}
+        for i, (stage, rows) in enumerate(zip(self.stages, prepared, strict=True)):
+            if stage.task.full is not None and stage.task.full.remote:
+                featured[i] = stage.features_of(rows)
+            else:
+                made[i] = stage.score(rows)
+        wanted = {i: rows_of(self.stages[i].task, f) for i, f in featured.items() if len(f)}
+        full: dict[int, FloatMatrix] = {}
+        if wanted:
+            answers, sent = await remote.ask(self.lane[1], list(wanted.values()), self.ctx.now())
+            asked.append(sent)
+            full = dict(zip(wanted, answers, strict=True))
+        made |= {i: self.stages[i].finish(f, full.get(i)) for i, f in featured.items()}
+        return [made[i] for i in range(len(prepared))]
 
     def _records(
         self, scored: dict[str, Scored], outputs: list[ScoreOutput]

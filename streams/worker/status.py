@@ -46,6 +46,7 @@ class WorkerStatus:
             "lanes": self._host.names(),
             "models": {task.name: self._follower.version(task.name) for task in self._ctx.tasks},
             "examples_lag": self._follower.lag(),
+            "full": self._ctx.full.describe(),
         }
 
     def in_flight(self) -> object:
@@ -61,6 +62,9 @@ class WorkerStatus:
         for task in ctx.tasks:
             self._measure_task(task.name)
         self._measure_store()
+        if ctx.remote is not None:
+            for name, waits in ctx.remote.waiting().items():
+                m.set("weir_full_waits", waits, task=name)
         if not ctx.assigned:
             return
         consumer = ctx.app.batch_consumer

@@ -443,7 +443,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Settings,
         return 0
 
     monkeypatch.setattr(worker_cli, "_runner", lambda: fake)
-    monkeypatch.setattr(worker_cli, "_logging", lambda *_: None)
+    monkeypatch.setattr(worker_cli, "log_to_stderr", lambda *_: None)
     return calls
 
 

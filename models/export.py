@@ -1,0 +1,126 @@
+"""A torch encoder's step as one ONNX graph, checked against torch before anybody sees it.
+
+It knows the encoder by its ``step``, ``inputs``, ``state`` and ``embedding`` only; ``models.translate`` knows the
+operators. The graph takes any number of rows, and the same weights make the same bytes.
+
+    onnx = export_encoder(encoder)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from models.graph import GraphSpec, check_graph, open_session, probe_rows, run_graph
+from models.translate import translate
+from models.types import Float32Matrix, ModelError
+
+OPSET: Final = 18
+TOLERANCE: Final = 1e-4
+"""Between torch and ONNX Runtime, of max(1, |value|)."""
+NAMES: Final = ("logit", "state_out", "embedding")
+_ROWS: Final = (0, 1, 7, 129)
+_HUGE: Final = 3e38
+
+
+class Steps(Protocol):
+    """What is exported: a ``torch.nn.Module`` with a step."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """D names."""
+
+    @property
+    def state(self) -> int:
+        """S."""
+
+    @property
+    def embedding(self) -> int:
+        """E."""
+
+    def step(self, x: Any, state: Any) -> tuple[Any, Any, Any]:
+        """``x (n, D)``, ``state (n, S)`` to logit ``(n,)``, the next state ``(n, S)`` and the embedding ``(n, E)``."""
+
+
+def export_encoder(encoder: Any, *, opset: int = OPSET) -> bytes:
+    """Export ``encoder.step``; the module is put into eval mode for it, and back.
+
+    Parameters
+    ----------
+    encoder : a ``torch.nn.Module`` that is a ``Steps``.
+    opset : of the standard operators.
+
+    Raises
+    ------
+    ModelError
+        It holds something that has no translation, or what came out is not the contract or not what torch computes.
+    """
+    training = encoder.training
+    encoder.eval()
+    try:
+        data = _translate(encoder, opset)
+        check_export(encoder, data)
+    finally:
+        encoder.train(training)
+    return data
+
+
+def _translate(encoder: Any, opset: int) -> bytes:
+    """The graph of one step."""
+    import torch
+
+    class Step(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.of = encoder
+
+        def forward(self, x: Any, state: Any) -> tuple[Any, ...]:
+            logit, after, embedding = self.of.step(x, state)
+            return (logit, after, embedding) if encoder.embedding else (logit, after)
+
+    widths = {"x": len(encoder.inputs), "state": encoder.state}
+    outputs = {"logit": None, "state_out": encoder.state, "embedding": encoder.embedding}
+    given = {name: width for name, width in outputs.items() if width != 0}
+    return translate(Step().eval(), widths, given, opset)
+
+
+def check_export(encoder: Any, data: bytes) -> GraphSpec:
+    """Compare a graph with ``encoder.step`` on random rows and at the edges: no row, one, zeros, the largest floats.
+
+    Raises ``ModelError`` where they differ by more than ``TOLERANCE``, or the graph breaks the contract.
+    """
+    spec = check_graph(data)
+    if (spec.inputs, spec.state, spec.embedding) != (len(encoder.inputs), encoder.state, encoder.embedding):
+        raise ModelError(f"the graph is {spec}, the encoder takes {len(encoder.inputs)} inputs; export it again")
+    session = open_session(data)
+    for x, state in _edges(spec):
+        wanted = _torch_step(encoder, x, state)
+        for name, got in run_graph(session, x, state).items():
+            want = wanted[name]
+            if got.shape != want.shape:
+                raise ModelError(f"{name} of {len(x)} rows is {got.shape} in ONNX and {want.shape} in torch")
+            gap = np.abs(got - want) / np.maximum(1.0, np.abs(want))
+            if gap.size and not gap.max() <= TOLERANCE:
+                raise ModelError(f"{name} differs from torch by {gap.max():.3g}; the limit is {TOLERANCE:g}")
+    return spec
+
+
+def _edges(spec: GraphSpec) -> Iterator[tuple[Float32Matrix, Float32Matrix]]:
+    rng = np.random.default_rng(1)
+    for n in _ROWS:
+        x = rng.normal(scale=3, size=(n, spec.inputs)).astype(np.float32)
+        yield x, rng.uniform(-1, 1, size=(n, spec.state)).astype(np.float32)
+    yield probe_rows(spec)
+    for value in (0.0, _HUGE, -_HUGE):
+        yield np.full((3, spec.inputs), value, np.float32), np.zeros((3, spec.state), np.float32)
+
+
+def _torch_step(encoder: Any, x: Float32Matrix, state: Float32Matrix) -> dict[str, Any]:
+    import torch
+
+    device = next(encoder.parameters()).device
+    with torch.no_grad():
+        out = encoder.step(torch.from_numpy(x).to(device), torch.from_numpy(state).to(device))
+    return {name: values.cpu().numpy() for name, values in zip(NAMES, out, strict=True)}

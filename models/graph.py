@@ -1,0 +1,187 @@
+"""Checks that bytes are a graph that Weir can serve, before anything serves them: the contract of ``Built.onnx``.
+
+What trained a graph does not matter here. It is read with ``onnx``, run with ONNX Runtime on the CPU over a few rows
+made for the purpose, and refused with a sentence that says what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.types import Float32Matrix, ModelError
+
+INPUTS_MAX: Final = 1024
+STATE_MAX: Final = 1024
+EMBEDDING_MAX: Final = 64
+DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+"""Operators of ONNX, and those that ONNX Runtime brings along; others would need a library of their own."""
+EXTREME: Final = 1e12
+"""The largest value a probe holds: no amount on the wire is larger."""
+_TOLERANCE: Final = 1e-4
+
+Outputs = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """What a graph takes and gives."""
+
+    inputs: int
+    """D, columns of ``x``."""
+    state: int
+    """S, floats of state; 0 for none."""
+    embedding: int
+    """E, coordinates of the embedding; 0 for none."""
+    opset: int
+    """Version of the standard operators it uses."""
+
+
+def check_graph(data: bytes, *, independent: bool = True) -> GraphSpec:
+    """Check a graph against the contract of ``models.types.Built.onnx`` and say what it takes.
+
+    Parameters
+    ----------
+    data : the bytes of an ONNX file.
+    independent : whether a row's outputs must not depend on the other rows of a batch; a dynamically quantised graph,
+        which scales activations by the whole batch, cannot promise that.
+
+    Raises
+    ------
+    ModelError
+        Not a graph, truncated, operators that are not available, wrong names, types or shapes, outputs that are not
+        finite, not the same when run twice, or not the same in another batch.
+    """
+    opset = _read(data)
+    session = open_session(data)
+    spec = _declared(session, opset)
+    probe(session, spec, independent)
+    return spec
+
+
+def _read(data: bytes) -> int:
+    """The opset of a graph that is complete and needs nothing else."""
+    import onnx
+
+    failure: type[Exception] = import_module("google.protobuf.message").DecodeError
+    if not data:
+        raise ModelError("the graph is empty (0 bytes); export it again")
+    try:
+        model = onnx.load_model_from_string(data)
+    except failure as exc:
+        raise ModelError(f"{len(data):,} bytes are no ONNX graph ({exc}): corrupt or truncated; export again") from exc
+    used = {node.domain for node in _nodes(model)}
+    if unknown := sorted(used - DOMAINS):
+        raise ModelError(f"operators of {unknown} are not available; export with those of {sorted(DOMAINS - {''})}")
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+        raise ModelError("weights lie outside the graph's file; export it with external_data=False")
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    """All nodes, those of subgraphs and functions too."""
+    todo = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    local = {function.domain for function in model.functions}
+    while todo:
+        node = todo.pop()
+        todo.extend(n for a in node.attribute for g in (a.g, *a.graphs) for n in g.node)
+        if node.domain not in local:
+            yield node
+
+
+def open_session(data: bytes) -> Any:
+    """An ``InferenceSession`` on one CPU thread; raises ``ModelError`` with the runtime's own words."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what it would print is in the exception
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:
+        raise ModelError(f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {_first_line(exc)}") from exc
+
+
+def _declared(session: Any, opset: int) -> GraphSpec:
+    """What the graph says of itself, if that is the contract."""
+    takes, gives = ({v.name: v for v in values} for values in (session.get_inputs(), session.get_outputs()))
+    if "x" not in takes or set(takes) - {"x", "state"}:
+        raise ModelError(f"the graph's inputs are {list(takes)}; they must be x and, for a model with memory, state")
+    if "logit" not in gives or set(gives) - {"logit", "state_out", "embedding"}:
+        raise ModelError(f"the graph's outputs are {list(gives)}; they must be logit, and state_out, embedding if any")
+    ins, outs = ({name: _width(v.name, v.type, v.shape) for name, v in of.items()} for of in (takes, gives))
+    state, embedding = ins.get("state", 0), outs.get("embedding", 0)
+    if state != outs.get("state_out", 0):
+        raise ModelError(f"state takes {state} floats and state_out gives {outs.get('state_out', 0)}; they must agree")
+    for name, value, limit in (("x", ins["x"], INPUTS_MAX), ("state", state, STATE_MAX),
+                               ("embedding", embedding, EMBEDDING_MAX)):  # fmt: skip
+        if value > limit:
+            raise ModelError(f"{name} is {value} wide; the limit is {limit}")
+    return GraphSpec(ins["x"], state, embedding, opset)
+
+
+def _width(name: str, kind: str, shape: list[int | str | None]) -> int:
+    """Columns of an input or output; 1 for ``logit``, which has none."""
+    if kind != "tensor(float)":
+        raise ModelError(f"{name} is {kind}; it must be float32: convert inside the graph")
+    rank = 1 if name == "logit" else 2
+    wanted = "(n,)" if rank == 1 else "(n, width)"
+    if len(shape) != rank or isinstance(shape[0], int):
+        raise ModelError(f"{name} has shape {shape}; it must be {wanted} with a dynamic first axis")
+    width = shape[1] if rank == 2 else 1
+    if not isinstance(width, int) or width < 1:
+        raise ModelError(f"{name} has shape {shape}; its width must be a fixed number of at least 1")
+    return width
+
+
+def probe_rows(spec: GraphSpec, seed: int = 0) -> tuple[Float32Matrix, Float32Matrix]:
+    """Rows on which to try a graph: ``x (16, D)`` from zero to ``EXTREME``, ``state (16, S)`` from zero to full."""
+    rng = np.random.default_rng(seed)
+    scale = np.array([0, 1e-30, 1e-3, 1, 1, 1, 1, 10, 10, 100, 1e3, 1e4, 1e6, 1e9, EXTREME, -EXTREME])
+    x = rng.normal(size=(len(scale), spec.inputs))
+    x[-2:] = 1.0
+    state = np.clip(rng.normal(size=(len(scale), spec.state)), -1, 1)
+    state[:3] = 0.0
+    return (x * scale[:, None]).astype(np.float32), state.astype(np.float32)
+
+
+def probe(session: Any, spec: GraphSpec, independent: bool = True) -> None:
+    """Run a session on ``probe_rows``; raises ``ModelError`` for outputs that cannot be served."""
+    x, state = probe_rows(spec)
+    out = run_graph(session, x, state)
+    shapes = {"logit": (len(x),), "state_out": (len(x), spec.state), "embedding": (len(x), spec.embedding)}
+    for name, values in out.items():
+        if values.shape != shapes[name]:
+            raise ModelError(f"{name} came out as {values.shape}; it must be {shapes[name]}")
+        if bad := np.flatnonzero(~np.isfinite(values.reshape(len(x), -1)).all(axis=1)).tolist():
+            largest = float(np.abs(x[bad[0]]).max())
+            raise ModelError(f"{name} is not finite where inputs reach {largest:.3g}; clip or scale them in the graph")
+    if any(not np.array_equal(values, out[name]) for name, values in run_graph(session, x, state).items()):
+        raise ModelError("the graph gives other outputs when run twice on the same rows; export it in eval mode")
+    if not independent:
+        return
+    for i in (0, 5, len(x) - 1):
+        for name, values in run_graph(session, x[i : i + 1], state[i : i + 1]).items():
+            gap = float(np.max(np.abs(values[0] - out[name][i]) / np.maximum(1, np.abs(values[0]))))
+            if gap > _TOLERANCE:
+                raise ModelError(f"{name} of a row depends on the other rows of its batch (differs by {gap:.3g})")
+
+
+def run_graph(session: Any, x: Float32Matrix, state: Float32Matrix | None = None) -> Outputs:
+    """Outputs by name for ``x (n, D)`` and ``state (n, S)``, which a graph without memory is not given."""
+    takes = {i.name for i in session.get_inputs()}
+    feeds = {"x": x} if state is None or "state" not in takes else {"x": x, "state": state}
+    names = [o.name for o in session.get_outputs()]
+    try:
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    except Exception as exc:
+        raise ModelError(f"the graph fails on {len(x)} rows: {_first_line(exc)}") from exc
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).splitlines() or [type(exc).__name__])[0][:500]

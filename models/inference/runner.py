@@ -1,0 +1,153 @@
+"""Runs the full model of one task over batches of events, its state in a store (design decision 9).
+
+Within a batch the r-th events of all entities are one call, so a result does not depend on how events were cut into
+batches. It knows matrices, keys and rows; what the columns mean, and where models come from, is told by others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.inference.layout import SHADOW, Record, StateLayout
+from models.inference.rounds import Rounds, rounds_of
+from models.inference.slots import ModelSlots
+from models.inference.steps import Stepped, as_inputs, rebuild, run_rounds
+from models.types import Float32Matrix, FloatVector, IntVector, ModelError, StepModel
+
+FloatMatrix = NDArray[np.float64]
+
+PROVIDERS = {"cpu": 1.0, "cuda": 2.0}
+"""How ``full.provider`` says it; 0 is none."""
+_NO_STATE = np.empty((0, 0), np.float32)
+
+
+class RowStore(Protocol):
+    """What is used of ``online.features.store.FeatureStore``."""
+
+    def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
+        """Rows ``(len(keys), row_bytes)``, the caller's to change; zeros for a key not seen."""
+        ...
+
+    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
+        """Keep the rows."""
+        ...
+
+
+class FullShape(Protocol):
+    """What is used of ``online.full.FullSpec``."""
+
+    @property
+    def state(self) -> int:
+        """S."""
+        ...
+
+    @property
+    def history(self) -> int:
+        """K."""
+        ...
+
+    @property
+    def embedding(self) -> int:
+        """E."""
+        ...
+
+
+@dataclass(slots=True)
+class RunnerCounts:
+    """What a runner did since it was made."""
+
+    rows: int = 0
+    rebuilt: int = 0
+    """States made again from the newest inputs."""
+    not_finite: int = 0
+    """Rows for which a model's output was not finite; its state began anew, and a champion was not known."""
+    failed: int = 0
+    """Calls of models that raised; the champion was then not known."""
+    last_error: str = ""
+
+
+class FullRunner:
+    """An ``online.full.FullScorer``.
+
+    Parameters
+    ----------
+    spec : how much is kept, and how wide the embedding is: a ``FullSpec``.
+    inputs : D names of the columns of x.
+    """
+
+    def __init__(self, spec: FullShape, inputs: Sequence[str]) -> None:
+        self.embedding, self.inputs = spec.embedding, tuple(inputs)
+        self.layout = StateLayout(spec.state, spec.history, inputs)
+        self.slots = ModelSlots(inputs, spec.state)
+        self.counts = RunnerCounts()
+        self.width = 6 + spec.embedding
+        """Columns that ``score`` returns: logit, known, embedding, version, provider, shadow logit, shadow version."""
+        self.row_bytes, self.schema = self.layout.row_bytes, self.layout.schema
+
+    def score(self, table: str, store: RowStore, keys: Sequence[str], ts: FloatVector, x: FloatMatrix) -> FloatMatrix:
+        """See ``online.full.FullScorer``: ``x (n, D)`` in order to ``(n, width)``, states taken on in the store."""
+        pair, out = self.slots.pair, np.zeros((len(keys), self.width))
+        if not len(keys):
+            return out
+        self.counts.rows += len(keys)
+        inputs = as_inputs(x)
+        if not self.row_bytes:
+            order = Rounds.distinct(len(keys))
+            for place, model in pair.loaded():
+                self._ask(place, model, None, order, inputs, out)
+            return out
+        names, order = rounds_of(keys)
+        rows = store.load(table, names)
+        record = self.layout.view(rows)
+        stale = self.layout.adopt(record, pair.versions)
+        for place, model in pair.loaded():
+            self._rebuild(place, model, record, np.flatnonzero(stale[:, place]))
+            self._ask(place, model, record, order, inputs, out)
+        self.layout.push(record, order, inputs)
+        store.save(table, names, rows, float(ts.max()))
+        return out
+
+    def _rebuild(self, place: int, model: StepModel, record: Record, rows: IntVector) -> None:
+        """Make the states of ``rows`` again, of those that remember any inputs."""
+        rows = rows[self.layout.held(record)[rows] > 0]
+        if len(rows) and model.state:
+            self.counts.rebuilt += len(rows)
+            state = record["state"][:, place, : model.state]
+            with self._noting(place, record):
+                rebuild(model, self.layout, record, rows, state, self.slots.columns(model))
+
+    def _ask(
+        self, place: int, model: StepModel, record: Record | None, order: Rounds, x: Float32Matrix, out: FloatMatrix
+    ) -> None:
+        """Step through the rows and write what the model said to its columns of ``out``."""
+        state = _NO_STATE if record is None else record["state"][:, place, : model.state]
+        with self._noting(place, record):
+            said = run_rounds(model, order, x, state, self.slots.columns(model))
+            self.counts.not_finite += int(np.count_nonzero(~said.finite))
+            self._write(place, model, said, out)
+
+    def _write(self, place: int, model: StepModel, said: Stepped, out: FloatMatrix) -> None:
+        logged = self.width - 4
+        if place == SHADOW:
+            out[:, logged + 2], out[:, logged + 3] = said.logit, model.version
+            return
+        width = min(self.embedding, model.embedding)
+        out[:, 0], out[:, 1], out[:, 2 : 2 + width] = said.logit, said.finite, said.embedding[:, :width]
+        out[:, logged], out[:, logged + 1] = model.version, PROVIDERS[model.provider]
+
+    @contextmanager
+    def _noting(self, place: int, record: Record | None) -> Iterator[None]:
+        """A model that raises is not known for this batch, and its states are rebuilt when it answers again."""
+        try:
+            yield
+        except ModelError as exc:
+            self.counts.failed += 1
+            self.counts.last_error = str(exc)
+            if record is not None:
+                record["version"][:, place] = 0

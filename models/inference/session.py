@@ -1,0 +1,166 @@
+"""Opens ONNX Runtime sessions: which provider, with how many threads and how much memory; and what a graph takes.
+
+ONNX Runtime is imported on first use, not with the module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from models.types import ModelError
+
+Provider = Literal["auto", "cpu", "cuda"]
+
+_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+GPU_MEM_LIMIT = 2 * 1024**3
+"""Bytes of the CUDA arena of one session; a model of this size needs a few per cent of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a graph takes and gives."""
+
+    inputs: int
+    """D."""
+    state: int
+    """S, 0 without."""
+    embedding: int
+    """E, 0 without."""
+
+
+def choose_provider(asked: str, available: Sequence[str]) -> str:
+    """``cpu`` or ``cuda``; ``auto`` takes CUDA where it is.
+
+    Raises
+    ------
+    ModelError : the provider asked for is not available, or unknown.
+
+    Examples
+    --------
+    >>> choose_provider("auto", ["CPUExecutionProvider"])
+    'cpu'
+    """
+    if asked == "auto":
+        return "cuda" if _NAMES["cuda"] in available else "cpu"
+    if asked not in _NAMES:
+        raise ModelError(f"provider is {asked!r}; give 'auto', 'cpu' or 'cuda'")
+    if _NAMES[asked] not in available:
+        raise ModelError(
+            f"provider {asked!r} was asked for, but this ONNX Runtime has only {', '.join(available)}: "
+            f"pip install 'weir[{'gpu' if asked == 'cuda' else 'cpu'}]', or set the provider to 'auto'"
+        )
+    return asked
+
+
+def open_session(
+    onnx: bytes, provider: str = "auto", threads: int = 1, *, gpu_mem_limit: int = GPU_MEM_LIMIT
+) -> tuple[Any, str]:
+    """A session of a graph, and the provider it runs on.
+
+    Parameters
+    ----------
+    onnx : the graph.
+    provider : see ``choose_provider``.
+    threads : of one operator; calls come from one thread, and the machine has other work.
+    gpu_mem_limit : bytes the CUDA arena may grow to.
+
+    Raises
+    ------
+    ModelError : no such provider, a provider that does not start, or no graph.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as exc:
+        raise ModelError("onnxruntime is not installed: pip install 'weir[cpu]' or 'weir[gpu]'") from exc
+    chosen = choose_provider(provider, ort.get_available_providers())
+    if chosen == "cpu":
+        return _start(ort, onnx, "cpu", threads, gpu_mem_limit), "cpu"
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    try:
+        session = _start(ort, onnx, "cuda", threads, gpu_mem_limit)
+    except ModelError:
+        if provider == "cuda":
+            raise
+        return _start(ort, onnx, "cpu", threads, gpu_mem_limit), "cpu"  # no device, or no driver
+    if (got := session.get_providers()[0]) == _NAMES["cuda"]:
+        return session, "cuda"
+    # The CUDA libraries are missing or do not fit: the runtime then takes the CPU without an error.
+    if provider == "cuda":
+        raise ModelError(
+            f"provider 'cuda' was asked for, but the session runs on {got}: the CUDA or cuDNN libraries, or the "
+            "driver, do not fit this onnxruntime-gpu. See its error above, or set the provider to 'cpu'"
+        )
+    return session, "cpu"
+
+
+def _start(ort: Any, onnx: bytes, provider: str, threads: int, gpu_mem_limit: int) -> Any:
+    """A session on one provider; raises ``ModelError`` where that, or the graph, does not start."""
+    try:
+        return ort.InferenceSession(
+            onnx, _options(ort, threads), providers=_providers(provider, gpu_mem_limit), enable_fallback=0
+        )
+    except Exception as exc:  # ONNX Runtime's errors have no base of their own
+        raise ModelError(
+            f"ONNX Runtime refused the graph ({len(onnx)} bytes) on {provider}: {_first_line(exc)}"
+        ) from exc
+
+
+def signature_of(session: Any, inputs: int) -> Signature:
+    """What the graph of a session takes; raises ``ModelError`` where that is not the contract of ``Built.onnx``."""
+    takes = {node.name: node for node in session.get_inputs()}
+    gives = {node.name: node for node in session.get_outputs()}
+    if "x" not in takes or set(takes) - {"x", "state"}:
+        raise ModelError(f"the graph takes {sorted(takes)}; it must take 'x', and 'state' where it has a memory")
+    if "logit" not in gives or ("state" in takes) != ("state_out" in gives):
+        raise ModelError(
+            f"the graph takes {sorted(takes)} and gives {sorted(gives)}; it must give 'logit', and 'state_out' exactly "
+            "where it takes 'state'"
+        )
+    width = _width(takes["x"])
+    if width != inputs:
+        raise ModelError(
+            f"the graph takes x of {width} columns, its manifest names {inputs}: they are not of one model"
+        )
+    state = _width(takes["state"]) if "state" in takes else 0
+    if state and _width(gives["state_out"]) not in (state, -1):
+        raise ModelError(f"the graph takes a state of {state} and gives one of {_width(gives['state_out'])}")
+    return Signature(width, state, _width(gives["embedding"]) if "embedding" in gives else 0)
+
+
+def _width(node: Any) -> int:
+    """The second dimension of a float32 ``(n, width)``, of any n."""
+    if node.type != "tensor(float)" or len(node.shape) != 2 or isinstance(node.shape[0], int):
+        raise ModelError(
+            f"{node.name!r} is {node.type} of shape {node.shape}; it must be tensor(float) (n, width) with n dynamic"
+        )
+    return node.shape[1] if isinstance(node.shape[1], int) else -1
+
+
+def _options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    # Threads that spin between two calls take the cores of everything else on the machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _providers(chosen: str, gpu_mem_limit: int) -> list[Any]:
+    if chosen == "cpu":
+        return [_NAMES["cpu"]]
+    cuda = {
+        "device_id": 0,
+        "arena_extend_strategy": "kSameAsRequested",
+        "gpu_mem_limit": gpu_mem_limit,
+        "use_tf32": 0,  # a state is carried over thousands of steps: CPU and GPU should stay together
+    }
+    return [(_NAMES["cuda"], cuda), _NAMES["cpu"]]
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:500]

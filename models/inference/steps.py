@@ -1,0 +1,130 @@
+"""Takes entities on through a model: round after round of new events, and again from remembered ones.
+
+One implementation for serving, for the rebuilding of states and for the replay of a whole history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.inference.layout import Record, StateLayout
+from models.inference.rounds import Rounds
+from models.types import BoolVector, Float32Matrix, Float32Vector, History, IntVector, ModelError, StepModel
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What a model said of n rows, in their order."""
+
+    logit: Float32Vector
+    """0 where it was not finite."""
+    embedding: Float32Matrix
+    finite: BoolVector
+    """Where logit, state and embedding were; elsewhere the entity's state began anew from zero."""
+
+
+def as_inputs(x: NDArray[np.floating]) -> Float32Matrix:
+    """What models see of ``x (n, D)``: float32, and 0 for what is not finite there.
+
+    >>> as_inputs(np.array([[1.0, np.nan, 1e300]])).tolist()
+    [[1.0, 0.0, 0.0]]
+    """
+    with np.errstate(over="ignore"):
+        out = x.astype(np.float32)
+    if not np.isfinite(out).all():
+        out[~np.isfinite(out)] = 0.0
+    return out
+
+
+def run_rounds(
+    model: StepModel, order: Rounds, x: Float32Matrix, state: Float32Matrix, columns: IntVector | None = None
+) -> Stepped:
+    """Step through ``x (n, D)`` in the order of its rows; a model without a state in one call.
+
+    Parameters
+    ----------
+    state : ``(U, S)`` by place, taken on in place; a view will do.
+    columns : which columns of ``x`` the model takes, all when not given.
+    """
+    if not model.state:
+        order, state = Rounds.distinct(len(x)), np.empty((len(x), 0), np.float32)
+    given = x if columns is None else x[:, columns]
+    given = given if order.in_order else given[order.rows]
+    logit = np.empty(len(x), np.float32)
+    embedding, finite = np.empty((len(x), model.embedding), np.float32), np.ones(len(x), np.bool_)
+    start = 0
+    for m in order.sizes.tolist():
+        part = slice(start, start + m)
+        logit[part], after, embedding[part] = model.step(given[part], state[:m])
+        if not _all_finite(logit[part], after, embedding[part]):
+            finite[part] = _finite_rows(np.column_stack([logit[part], after, embedding[part]]))
+            bad = ~finite[part]
+            logit[part][bad], after[bad], embedding[part][bad] = 0.0, 0.0, 0.0
+        state[:m] = after
+        start += m
+    if order.in_order:
+        return Stepped(logit, embedding, finite)
+    back = np.empty(len(x), np.int64)
+    back[order.rows] = np.arange(len(x))
+    return Stepped(logit[back], embedding[back], finite[back])
+
+
+def rebuild(
+    model: StepModel,
+    layout: StateLayout,
+    record: Record,
+    rows: IntVector,
+    state: Float32Matrix,
+    columns: IntVector | None = None,
+) -> None:
+    """Make ``state (U, S)`` of ``rows`` what the model makes of the inputs that they remember, from zero."""
+    rows = rows[np.argsort(-layout.held(record)[rows], kind="stable")]
+    fresh = np.zeros((len(rows), model.state), np.float32)
+    for inputs, m in layout.remembered(record[rows]):
+        _, after, _ = model.step(inputs if columns is None else inputs[:, columns], fresh[:m])
+        if not _all_finite(after):
+            after[~_finite_rows(after)] = 0.0
+        fresh[:m] = after
+    state[rows] = fresh
+
+
+def replay(model: StepModel, history: History) -> Float32Vector:
+    """The logit ``(n,)`` of every event of a history, each entity's state taken on from zero in the order of the rows.
+
+    It is what the model would have logged, had it served from the first event on.
+
+    Raises
+    ------
+    ModelError : inputs the history does not have, or outputs that are not finite.
+    """
+    if missing := [name for name in model.inputs if name not in history.inputs]:
+        raise ModelError(
+            f"the history has no {missing[:3]}, which version {model.version} takes; make the data set anew"
+        )
+    columns = None
+    if model.inputs != history.inputs:
+        columns = np.array([history.inputs.index(name) for name in model.inputs], np.int64)
+    known, codes = np.unique(history.entity, return_inverse=True)
+    state = np.zeros((len(known), model.state), np.float32)
+    stepped = run_rounds(model, Rounds.of(codes, len(known)), history.x, state, columns)
+    if not stepped.finite.all():
+        first = int(np.argmin(stepped.finite))
+        raise ModelError(
+            f"version {model.version} gives outputs that are not finite for {np.count_nonzero(~stepped.finite)} of "
+            f"{len(history)} events, the first {history.event_id[first]!r}; train it anew, with its inputs scaled"
+        )
+    return stepped.logit
+
+
+def _finite_rows(x: Float32Matrix) -> BoolVector:
+    rows: BoolVector = np.logical_and.reduce(np.isfinite(x), axis=1)
+    return rows
+
+
+def _all_finite(*parts: NDArray[np.float32]) -> bool:
+    """Whether all are finite, by one sum each; a sum that overflows says no."""
+    with np.errstate(all="ignore"):
+        return all(bool(np.isfinite(part.sum())) for part in parts)

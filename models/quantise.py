@@ -1,0 +1,156 @@
+"""The same graph in int8 and float16, and what each costs in quality and gains in speed, measured on a replay.
+
+int8: weights are stored in 8 bits; activations are scaled by the range that a whole batch has, so a row's logit depends
+a little on its neighbours (``max_batch_effect`` says how much). float16: products and what follows them in 16 bits,
+what touches raw inputs in 32; made for GPUs, on a CPU it is slower. Inputs and outputs stay float32. Graphs without
+matrix products, as trees are, have no variants.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from models.float16 import PRODUCTS, to_float16
+from models.gate import average_precision, roc_auc
+from models.graph import check_graph, open_session, probe_rows, run_graph
+from models.inference import OrtModel, replay
+from models.manifest import Variant
+from models.types import BoolVector, Built, Float32Vector, History, IntVector, ModelError
+
+INT8: Final = "model.int8.onnx"
+FLOAT16: Final = "model.float16.onnx"
+_BATCH, _CALLS, _TRIES = 512, 20, 3
+
+
+def with_variants(built: Built, history: History, rows: IntVector, y: BoolVector) -> tuple[Built, dict[str, Variant]]:
+    """A candidate with its variants among its files, and what the manifest says of them.
+
+    Parameters
+    ----------
+    history : replayed from the first event on.
+    rows, y : ``(m,)`` labelled events of it on which quality is measured, and their labels.
+    """
+    made = variants(built.onnx)
+    if not made:
+        return built, {}
+    found = measure(built.onnx, made, history, rows, y, inputs=built.inputs)
+    return replace(built, files={**built.files, **made}), found
+
+
+def variants(onnx: bytes) -> dict[str, bytes]:
+    """File name to graph; none for a graph without matrix products."""
+    if not _products(onnx):
+        return {}
+    made = {INT8: to_int8(onnx), FLOAT16: to_float16(onnx)}
+    check_graph(made[INT8], independent=False)
+    check_graph(made[FLOAT16])
+    return made
+
+
+def _products(onnx: bytes) -> int:
+    from onnx import load_model_from_string
+
+    return sum(node.op_type in PRODUCTS for node in load_model_from_string(onnx).graph.node)
+
+
+def to_int8(onnx: bytes) -> bytes:
+    """Dynamic quantisation of matrix products, weights per channel."""
+    from onnx import load_model_from_string
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = load_model_from_string(onnx)
+    # Without this the quantiser warns that shapes were not inferred, which products of weights do not need.
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    with tempfile.TemporaryDirectory() as folder, _root_logger_kept():
+        path = Path(folder) / INT8
+        quantize_dynamic(model, path, weight_type=QuantType.QInt8, per_channel=True)
+        return _plain(load_model_from_string(path.read_bytes()))
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """The quantiser logs by ``logging.info``, which gives a root logger without handlers one that prints."""
+    silent, root = logging.NullHandler(), logging.getLogger()
+    root.addHandler(silent)
+    try:
+        yield
+    finally:
+        root.removeHandler(silent)
+
+
+def _plain(model: Any) -> bytes:
+    model.ClearField("metadata_props")
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def measure(
+    onnx: bytes, others: Mapping[str, bytes], history: History, rows: IntVector, y: BoolVector, *,
+    inputs: Sequence[str] | None = None,
+) -> dict[str, Variant]:  # fmt: skip
+    """Replay a history with each graph, states carried on, and compare with the float32 one.
+
+    Returns
+    -------
+    For each file: ``average_precision_loss`` and ``roc_auc_loss`` on ``rows`` (negative where it is better),
+    ``max_logit_change`` over all events, ``max_batch_effect``, ``speed_ratio`` (2 is twice as fast, at batch 512 on one
+    CPU thread) and ``size_ratio``.
+    """
+    if len(rows) != len(y) or not 0 < np.count_nonzero(y) < len(y):
+        raise ModelError(f"{np.count_nonzero(y)} of {len(y)} labels of {len(rows)} rows are positive; both are needed")
+    names = history.inputs if inputs is None else inputs
+    base, took = _replay(onnx, names, history), _time(onnx)
+    found = {}
+    for name, data in others.items():
+        logit = _replay(data, names, history)
+        measured = {
+            "average_precision_loss": _of(average_precision, base, rows, y) - _of(average_precision, logit, rows, y),
+            "roc_auc_loss": _of(roc_auc, base, rows, y) - _of(roc_auc, logit, rows, y),
+            "max_logit_change": float(np.max(np.abs(base - logit), initial=0.0)),
+            "max_batch_effect": _batch_effect(data),
+            "speed_ratio": took / _time(data),
+            "size_ratio": len(data) / len(onnx),
+        }
+        found[name] = Variant(precision="int8" if name == INT8 else "float16", measured=measured)
+    return found
+
+
+def _replay(onnx: bytes, inputs: Sequence[str], history: History) -> Float32Vector:
+    return replay(OrtModel.load(onnx, 1, tuple(inputs), provider="cpu"), history)
+
+
+def _of(metric: Any, logit: Float32Vector, rows: IntVector, y: BoolVector) -> float:
+    return float(metric(y, logit[rows], np.ones((1, len(rows))))[0])
+
+
+def _batch_effect(onnx: bytes) -> float:
+    """How far a row's logit moves when it is alone in its batch."""
+    session = open_session(onnx)
+    x, state = probe_rows(check_graph(onnx, independent=False))
+    together = run_graph(session, x, state)["logit"]
+    alone = [run_graph(session, x[i : i + 1], state[i : i + 1])["logit"][0] for i in range(len(x))]
+    return float(np.max(np.abs(together - np.array(alone))))
+
+
+def _time(onnx: bytes) -> float:
+    """Seconds of a call of 512 rows: the shortest of several means."""
+    session, spec = open_session(onnx), check_graph(onnx, independent=False)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(_BATCH, spec.inputs)).astype(np.float32)
+    state = rng.uniform(-1, 1, size=(_BATCH, spec.state)).astype(np.float32)
+    best = np.inf
+    for _ in range(_TRIES):
+        began = time.perf_counter()
+        for _ in range(_CALLS):
+            run_graph(session, x, state)
+        best = min(best, (time.perf_counter() - began) / _CALLS)
+    return float(best)

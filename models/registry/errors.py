@@ -1,0 +1,19 @@
+"""Errors of the registry, by the action each one causes.
+
+ModelError (models.types)
+├── ArtefactError        (models.manifest) do not serve it; register the model again
+├── RegistryError        reach the storage, or correct its address or rights
+└── StageConflictError   somebody else was first: read the stages again, and decide anew
+"""
+
+from __future__ import annotations
+
+from models.types import ModelError
+
+
+class RegistryError(ModelError):
+    """The storage cannot be used; the message names the path and what to check."""
+
+
+class StageConflictError(ModelError):
+    """The stages changed since they were read; the other change stands and this one was not made."""

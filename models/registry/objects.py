@@ -1,0 +1,118 @@
+"""The adapter for what fsspec reaches: object stores with conditional writes, and ``memory://``.
+
+A create is one conditional request: ``If-None-Match: *`` on S3, ``ifGenerationMatch=0`` on Google Cloud Storage,
+``overwrite=False`` on Azure. It needs ``s3fs`` >= 2024.12 with botocore > 1.35.20, ``gcsfs`` or ``adlfs``. A store that
+ignores the condition (some that only resemble S3) would let the last writer win: ``check_exclusive`` finds that out.
+Protocols that are not known to have such a request are refused.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from models.registry.errors import RegistryError
+
+EXCLUSIVE: Final = frozenset({"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+_MEMORY: Final = threading.Lock()
+"""fsspec's memory looks whether a file is there and then writes it: two steps, for the threads of one process."""
+
+
+class ObjectFiles:
+    """Objects below a URL; ``options`` go to fsspec (keys, ``endpoint_url``)."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        protocol = url.partition("://")[0]
+        if protocol not in EXCLUSIVE:
+            raise RegistryError(
+                f"{url}: no exclusive writes are known for {protocol}://; use a directory or one of {sorted(EXCLUSIVE)}"
+            )
+        self.url = url.rstrip("/")
+        self._fs, self._root = _open(self.url, options)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of an object; raises ``FileNotFoundError``."""
+        with _explained(self._at(path)):
+            data: bytes = self._fs.cat_file(self._at(path))
+            return bytes(data)
+
+    def create(self, path: str, data: bytes) -> None:
+        """One conditional write.
+
+        A client that lost the answer to its first attempt is told by its second that the object exists, so what is
+        there is compared: our own bytes mean that we were the first.
+        """
+        where = self._at(path)
+        with _explained(where):
+            try:
+                if self._fs.protocol == "memory":
+                    with _MEMORY:
+                        self._fs.pipe_file(where, data, mode="create")
+                else:
+                    self._fs.pipe_file(where, data, mode="create")
+            except FileNotFoundError as exc:
+                raise RegistryError(f"{self.url}: {exc}; create the bucket or container first") from exc
+            except OSError as exc:
+                self._fs.invalidate_cache(where)  # a listing from before knows nothing of the other writer
+                if not isinstance(exc, FileExistsError) and not self._fs.exists(where):
+                    raise
+                if self._fs.protocol == "memory" or self._fs.cat_file(where) != data:
+                    raise FileExistsError(where) from exc
+
+    def names(self, path: str) -> list[str]:
+        """Sorted names of what lies directly under ``path``."""
+        where = self._at(path)
+        with _explained(where):
+            self._fs.invalidate_cache(where)
+            try:
+                found = self._fs.ls(where, detail=False)
+            except FileNotFoundError:
+                return []
+        return sorted({name.rstrip("/").rpartition("/")[2] for name in found if name.rstrip("/") != where})
+
+    def remove(self, path: str) -> None:
+        """Remove an object, or all of a directory, if it is there."""
+        with _explained(self._at(path)):
+            if self._fs.exists(self._at(path)):
+                self._fs.rm(self._at(path), recursive=True)
+
+    def check_exclusive(self) -> None:
+        """Try whether the store honours a conditional write; raises ``RegistryError`` where it does not."""
+        path = f"exclusive-{secrets.token_hex(8)}.probe"
+        try:
+            self.create(path, b"1")
+            self.create(path, b"2")
+        except FileExistsError:
+            return
+        finally:
+            self.remove(path)
+        raise RegistryError(f"{self.url}: the store overwrites in spite of If-None-Match; use one that honours it")
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+
+def _open(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+    try:
+        import fsspec
+    except ImportError as exc:
+        raise RegistryError(f"{url}: needs fsspec; run: pip install 'weir[models]'") from exc
+    try:
+        fs, root = fsspec.core.url_to_fs(url, **options)
+    except (ImportError, ValueError, OSError) as exc:
+        raise RegistryError(f"{url}: {exc}; install its package (s3fs, gcsfs, adlfs) and check the address") from exc
+    return fs, str(root).rstrip("/")
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Turn what a store refuses into ``RegistryError``; whether an object is there stays an answer."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, RegistryError):
+        raise
+    except Exception as exc:  # each store's package has errors of its own
+        raise RegistryError(f"{path}: {type(exc).__name__}: {exc}; check address, credentials and rights") from exc

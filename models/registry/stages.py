@@ -1,0 +1,101 @@
+"""Which version serves: stages and the moves between them, as a fold. Pure.
+
+candidate -> shadow -> champion -> archived. A log of moves is kept beside the versions, each entry with the stages
+after it, so that reading the newest is enough. Making entry n + 1 is a compare-and-swap: only one writer can.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.types import ModelError
+
+Stage = Literal["candidate", "shadow", "champion", "archived"]
+Action = Literal["shadow", "promote", "rollback", "retire"]
+"""As in ``ModelUpdate.action``."""
+ACTIONS: dict[Stage, Action] = {"shadow": "shadow", "champion": "promote", "archived": "retire"}
+"""The action that brings a version to a stage; no version becomes a candidate again."""
+
+Version = Annotated[int, Field(ge=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Stages(_Frozen):
+    """Where the versions of a task stand; those not named are candidates."""
+
+    seq: Annotated[int, Field(ge=0)] = 0
+    """Number of the log's newest entry: what ``expect`` compares."""
+    champion: Version | None = None
+    shadow: Version | None = None
+    previous: tuple[Version, ...] = ()
+    """Champions before, the newest last; a rollback returns to that one."""
+    archived: tuple[Version, ...] = ()
+
+    def of(self, version: int) -> Stage:
+        """The stage of a version.
+
+        >>> Stages(champion=2, archived=(1,)).of(2), Stages(champion=2).of(3)
+        ('champion', 'candidate')
+        """
+        if version == self.champion:
+            return "champion"
+        if version == self.shadow:
+            return "shadow"
+        return "archived" if version in self.archived else "candidate"
+
+
+class StageEntry(_Frozen):
+    """One move, ``stages/<seq>.json``."""
+
+    at: float
+    """Epoch seconds."""
+    action: Action
+    version: Version
+    """The version moved; of a rollback, the one that serves again."""
+    why: str = ""
+    by: str
+    """A token of the writer, by which it knows its own entry again."""
+    stages: Stages
+    """After the move."""
+
+
+def move(now: Stages, action: Action, version: int, task: str) -> Stages:
+    """The stages after a move; raises ``ModelError`` for one that makes no sense.
+
+    A promotion archives the champion before; workers go on scoring it as a shadow until a ``retire`` or a rollback.
+
+    >>> first = move(Stages(), "promote", 1, "fraud")
+    >>> second = move(move(first, "shadow", 2, "fraud"), "promote", 2, "fraud")
+    >>> second.champion, second.of(1), move(second, "rollback", 1, "fraud").champion
+    (2, 'archived', 1)
+    """
+    champion, shadow, previous = now.champion, now.shadow, now.previous
+    if action == "shadow":
+        if version == champion:
+            raise ModelError(f"{task} v{version} serves; promote or roll back to another version before it shadows")
+        shadow = version
+    elif action == "promote":
+        previous = tuple(v for v in previous if v != version) + ((champion,) if champion is not None else ())
+        champion = version
+    elif action == "rollback":
+        if not previous or previous[-1] != version:
+            raise ModelError(f"{task}: v{version} did not serve just before; promote it instead of rolling back")
+        champion, previous = version, previous[:-1]
+    else:
+        champion = None if version == champion else champion
+    shadow = None if shadow == champion or (action == "retire" and shadow == version) else shadow
+    touched = {*now.archived, version, *(v for v in (now.champion, now.shadow) if v is not None)}
+    archived = tuple(sorted(touched - {champion, shadow}))
+    return Stages(seq=now.seq + 1, champion=champion, shadow=shadow, previous=previous, archived=archived)
+
+
+def rollback_target(now: Stages, task: str) -> int:
+    """The version that served before; raises ``ModelError`` where none did."""
+    if not now.previous:
+        raise ModelError(f"{task}: no champion served before this one; promote a version instead")
+    return now.previous[-1]

@@ -1,0 +1,74 @@
+"""Trains encoder candidates: the ``Builder`` of kind ``encoder``. Importing it imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.training.settings import EncoderSettings
+from models.types import Built, Progress, TrainingSet
+
+if TYPE_CHECKING:
+    from models.training.loop import OnEpoch
+
+WEIGHTS, CONFIG = "weights.safetensors", "encoder.json"
+
+
+def _silent(what: str, done: int, of: int) -> None:
+    del what, done, of
+
+
+def _ignored(phase: str, epoch: int, metric: float) -> None:
+    del phase, epoch, metric
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass
+class EncoderBuilder:
+    """Pre-trains on the whole history, then fine-tunes on labels; with a warm start it only fine-tunes, shortly.
+
+    Under ``torchrun`` every process calls ``build`` with the same arguments and gets the same result; ``work`` must be
+    a folder that all of them see.
+    """
+
+    settings: EncoderSettings = field(default_factory=EncoderSettings)
+    on_epoch: OnEpoch = _ignored
+    """Told the validation metric after each epoch; may raise to end the training. Only with one process."""
+    processes: int = 1
+    """How many train together on this machine, such as one a GPU; more than one are started by ``torchrun``."""
+    kind: str = "encoder"
+
+    def build(
+        self,
+        data: TrainingSet,
+        work: Path,
+        seed: int,
+        *,
+        warm_start: Mapping[str, bytes] | None = None,
+        progress: Progress | None = None,
+        stop: Callable[[], bool] = _never,
+    ) -> Built:
+        """Train on ``data``; see ``models.types.Builder``.
+
+        A warm start of other inputs or another shape is not used; ``metrics["warm_start"]`` then is 0.
+
+        Raises
+        ------
+        ModelError
+            No labelled event to learn from, a damaged checkpoint or warm start, or a device that is not there.
+        TrainingStoppedError
+            ``stop`` said so; the same call goes on from the checkpoint.
+        """
+        if self.processes > 1 and "RANK" not in os.environ:
+            from models.training.ddp import launch
+
+            return launch(self.processes, data, work, self.settings, seed, warm_start, progress or _silent, stop)
+        from models.training.run import train
+
+        return train(self.settings, data, work, seed, warm_start, progress or _silent, stop, self.on_epoch)

@@ -1,0 +1,176 @@
+"""Trains one encoder in several processes, by ``torchrun`` and DistributedDataParallel.
+
+    torchrun --nproc-per-node 2 -m models.training.ddp JOB
+
+JOB is a folder that `write_job` made and all processes see: ``data.npz``, ``job.json``, a warm start in ``warm/``.
+The result goes to ``built/``. A file ``stop`` in it asks the training to stop. Steps are printed as lines of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.training.builder import EncoderBuilder
+from models.training.settings import EncoderSettings
+from models.types import Built, History, Labels, ModelError, Progress, TrainingSet, TrainingStoppedError
+
+_TAIL = 2_000
+_HISTORY = ("entity", "ts", "x", "score", "type", "amount", "item")
+
+
+def write_job(
+    job: Path, data: TrainingSet, settings: EncoderSettings, seed: int, warm_start: Mapping[str, bytes] | None
+) -> None:
+    """Write what `run_job` needs into the folder ``job``."""
+    (job / "warm").mkdir(parents=True, exist_ok=True)
+    arrays = {name: getattr(data.history, name) for name in _HISTORY}
+    arrays |= {f"labels.{f.name}": getattr(data.labels, f.name) for f in fields(Labels)}
+    with (job / "data.npz").open("wb") as out:
+        np.savez(out, **arrays)
+    told = {
+        "settings": asdict(settings),
+        "seed": seed,
+        "warm": sorted(warm_start) if warm_start is not None else None,
+        "inputs": data.history.inputs,
+        "types": data.history.types,
+        "cutoff": data.cutoff,
+        "valid_from": data.valid_from,
+    }
+    for name, content in (warm_start or {}).items():
+        (job / "warm" / name).write_bytes(content)
+    (job / "job.json").write_text(json.dumps(told))
+
+
+def run_job(job: Path) -> None:
+    """Train what is in the folder, in this process among the others; the first writes the result."""
+    told: dict[str, Any] = json.loads((job / "job.json").read_text())
+    first = os.environ.get("RANK", "0") == "0"
+    shape = told["settings"] | {"time_columns": tuple(told["settings"]["time_columns"])}
+    warm = None if told["warm"] is None else {name: (job / "warm" / name).read_bytes() for name in told["warm"]}
+    try:
+        built = EncoderBuilder(EncoderSettings(**shape)).build(
+            _read_data(job, told), job, told["seed"], warm_start=warm, progress=_say, stop=(job / "stop").exists
+        )
+    except TrainingStoppedError as stopped:
+        if first:
+            (job / "stopped").write_text(str(stopped))
+        return
+    except ModelError as failed:
+        if first:
+            (job / "failed").write_text(str(failed))
+        raise
+    if first:
+        _write_built(job / "built", built)
+
+
+def launch(
+    processes: int,
+    data: TrainingSet,
+    work: Path,
+    settings: EncoderSettings,
+    seed: int,
+    warm_start: Mapping[str, bytes] | None,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> Built:
+    """Train in ``processes`` new processes on this machine and wait for them.
+
+    Raises
+    ------
+    ModelError
+        When a process failed; the text ends with what it said.
+    TrainingStoppedError
+        When ``stop`` said so.
+    """
+    job = work / "job"
+    write_job(job, data, settings, seed, warm_start)
+    for name in ("stop", "stopped", "failed", "built/built.json"):
+        (job / name).unlink(missing_ok=True)
+    status = _run(processes, job, progress, stop)
+    if (job / "stopped").exists():
+        raise TrainingStoppedError((job / "stopped").read_text())
+    if (job / "failed").exists():
+        raise ModelError((job / "failed").read_text())
+    if status or not (job / "built/built.json").exists():
+        said = (job / "log").read_text(errors="replace")[-_TAIL:]
+        raise ModelError(f"{processes} processes of torchrun ended with status {status}: {said}")
+    return _read_built(job / "built")
+
+
+def _run(processes: int, job: Path, progress: Progress, stop: Callable[[], bool]) -> int:
+    """Start the processes, pass their steps on, and return their exit status; none is left behind."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", "models.training.ddp", str(job)]
+    with (
+        (job / "log").open("wb") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as running,
+    ):
+        assert running.stdout is not None
+        try:
+            for line in running.stdout:
+                _tell(line, progress)
+                if stop():
+                    (job / "stop").touch()
+        except BaseException:
+            running.terminate()
+            raise
+    return running.returncode
+
+
+def _read_data(job: Path, told: Mapping[str, Any]) -> TrainingSet:
+    with np.load(job / "data.npz") as arrays:
+        labels = Labels(*(arrays[f"labels.{f.name}"] for f in fields(Labels)))
+        of = {name: arrays[name] for name in _HISTORY}
+    ids = [""] * len(of["ts"])
+    history = History(inputs=tuple(told["inputs"]), types=tuple(told["types"]), event_id=ids, **of)
+    return TrainingSet(history, labels, told["cutoff"], told["valid_from"])
+
+
+def _say(what: str, done: int, of: int) -> None:
+    print(json.dumps([what, done, of]), flush=True)
+
+
+def _tell(line: str, progress: Progress) -> None:
+    """Pass a line of `_say` on; other lines are of libraries."""
+    try:
+        what, done, of = json.loads(line)
+    except ValueError:
+        return
+    progress(str(what), int(done), int(of))
+
+
+def _write_built(folder: Path, built: Built) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "model.onnx").write_bytes(built.onnx)
+    for name, content in built.files.items():
+        (folder / name).write_bytes(content)
+    told = {name: getattr(built, name) for name in ("kind", "inputs", "state", "embedding", "metrics", "seed")}
+    (folder / "built.json").write_text(json.dumps(told | {"files": list(built.files)}))
+
+
+def _read_built(folder: Path) -> Built:
+    told = json.loads((folder / "built.json").read_text())
+    told["inputs"] = tuple(told["inputs"])
+    told["files"] = {name: (folder / name).read_bytes() for name in told["files"]}
+    return Built(onnx=(folder / "model.onnx").read_bytes(), **told)
+
+
+def main() -> None:
+    """Entry point of each process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", type=Path)
+    run_job(parser.parse_args().job)
+
+
+if __name__ == "__main__":
+    main()

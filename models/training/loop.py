@@ -1,0 +1,160 @@
+"""Runs the phases of a training, step by step, so that it can stop and go on anywhere to the same result.
+
+Every random number is drawn from (seed, phase, epoch, step); what a step does depends on nothing else but the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.dataset import Rows
+from models.training import checkpoints
+from models.training.checkpoints import Checkpoint, Progressed
+from models.training.chunks import Chunks, batches, cut
+from models.training.feed import Feed
+from models.training.network import Trained
+from models.training.phases import Phase, rate_at
+from models.training.settings import EncoderSettings
+from models.training.validate import judge, score_rows
+from models.training.world import World
+from models.types import Progress, TrainingStoppedError
+
+OnEpoch = Callable[[str, int, float], None]
+"""``on_epoch(phase, epoch, validation metric)``, on every process; it may raise to end the training."""
+
+
+@dataclass
+class Loop:
+    """One training."""
+
+    network: Trained
+    feed: Feed
+    validation: Rows
+    settings: EncoderSettings
+    phases: tuple[Phase, ...]
+    seed: int
+    world: World
+    work: Path
+    fingerprint: str
+    progress: Progress
+    stop: Callable[[], bool]
+    on_epoch: OnEpoch
+    check_first: bool
+    """Whether the weights it begins with may be kept: those of a served encoder."""
+
+    def run(self) -> Progressed:
+        """Train; afterwards the network holds the weights that validated best."""
+        saved = checkpoints.read(self.work, self.fingerprint)
+        self.at = saved.at if saved else Progressed()
+        self.best = saved.best if saved else {}
+        if saved:
+            self.network.load_state_dict(saved.model)
+        elif self.check_first:
+            self._keep_if_better("before", 0)
+        moments = saved.optimiser if saved else {}
+        for phase in self.phases[self.at.phase :]:
+            self._phase(phase, moments)
+            moments = {}
+        if self.best:
+            self.network.load_state_dict(self.best)
+        return self.at
+
+    def _phase(self, phase: Phase, moments: dict[str, torch.Tensor]) -> None:
+        chunks = self._chunks(phase)
+        steps = -(-len(chunks) // self.settings.batch)
+        self.network.zero_grad(set_to_none=True)  # no gradient of the phase before is left to be clipped with these
+        parameters = self.network.train_only(phase.part, phase.next_weight)
+        optimiser = torch.optim.AdamW(parameters, lr=phase.rate, weight_decay=self.settings.weight_decay)
+        if moments:
+            checkpoints.restore_optimiser(optimiser, moments)
+        module = self.world.wrap(self.network)
+        while steps and self.at.epoch < phase.epochs and self.at.since_best < self.settings.patience:
+            self._epoch(phase, module, optimiser, chunks, steps)
+            self._close_epoch(phase, steps)
+            self._save(optimiser)
+        if phase.task and self.best:
+            self.network.load_state_dict(self.best)
+        self.at.phase, self.at.epoch, self.at.step, self.at.since_best = self.at.phase + 1, 0, 0, 0
+        self._save(None)
+
+    def _chunks(self, phase: Phase) -> Chunks:
+        wanted = self.feed.labelled(phase.since) if phase.task else np.ones(len(self.feed.history), np.bool_)
+        return cut(self.feed.timeline, wanted, self.settings.length, self.settings.warmup)
+
+    def _epoch(
+        self, phase: Phase, module: nn.Module, optimiser: torch.optim.Optimizer, chunks: Chunks, steps: int
+    ) -> None:
+        for part in islice(self._batches(chunks), self.at.step, None):
+            if self.world.any(self.stop()):
+                self._save(optimiser)
+                raise TrainingStoppedError(f"stopped in {phase.name}, epoch {self.at.epoch}; {self.work} has the rest")
+            for group in optimiser.param_groups:
+                group["lr"] = rate_at(phase, self.at.epoch * steps + self.at.step, phase.epochs * steps)
+            self.at.loss += self._step(phase, module, optimiser, part)
+            self.at.step += 1
+            self.progress(phase.name, self.at.epoch * steps + self.at.step, phase.epochs * steps)
+            if self.at.step % self.settings.checkpoint_steps == 0 and self.at.step < steps:
+                self._save(optimiser)
+
+    def _batches(self, chunks: Chunks) -> Iterator[Chunks]:
+        return batches(chunks, self.settings.batch, np.random.default_rng([self.seed, self.at.phase, self.at.epoch]))
+
+    def _step(self, phase: Phase, module: nn.Module, optimiser: torch.optim.Optimizer, part: Chunks) -> float:
+        rng = np.random.default_rng([self.seed, self.at.phase, self.at.epoch, self.at.step + 1])
+        torch.manual_seed(int(rng.integers(2**62)) + self.world.rank)
+        device = self.world.device
+        batch = self.feed.batch(part, rng, self.network.heads, self.world.share, device)
+        module.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = module(batch, phase.next_weight, phase.task)
+        optimiser.zero_grad(set_to_none=True)
+        (loss * self.world.size).backward()  # the mean over processes of their shares, as one process would have it
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_norm)
+        optimiser.step()
+        return float(self.world.sum(loss.detach().double()))
+
+    def _close_epoch(self, phase: Phase, steps: int) -> None:
+        note: dict[str, float | str] = {"phase": phase.name, "loss": self.at.loss / steps}
+        if phase.task:
+            note |= self._keep_if_better(phase.name, self.at.epoch)
+        self.at.epochs.append(note)
+        self.at.epoch, self.at.step, self.at.loss = self.at.epoch + 1, 0, 0.0
+
+    def _keep_if_better(self, name: str, epoch: int) -> dict[str, float]:
+        """Validate; without both classes in the validation the newest weights are kept."""
+        found = judge(self.validation, self._scores())
+        metric = found[self.settings.metric]
+        if self.at.best is None or not metric <= self.at.best:
+            self.at.best, self.at.since_best = (None if np.isnan(metric) else metric), 0
+            self.at.found = found
+            self.best = checkpoints.copied(self.network)
+        else:
+            self.at.since_best += 1
+        self.on_epoch(name, epoch, metric)
+        return found
+
+    def _scores(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        s, feed = self.settings, self.feed
+        return score_rows(
+            self.network.encoder,
+            feed.history,
+            feed.timeline,
+            self.validation,
+            s.length,
+            s.warmup,
+            4 * s.batch,
+            self.world,
+        )
+
+    def _save(self, optimiser: torch.optim.Optimizer | None) -> None:
+        if self.world.rank == 0:
+            moments = checkpoints.optimiser_state(optimiser) if optimiser is not None else {}
+            now = checkpoints.copied(self.network)
+            Checkpoint(self.fingerprint, self.at, now, self.best, moments).write(self.work)

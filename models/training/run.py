@@ -1,0 +1,152 @@
+"""One training from data to artefact: sets the network up, runs the phases, and hands over weights and graph."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.dataset import next_events, train_rows, validation_rows
+from models.encoder import Encoder, EncoderConfig
+from models.training.artefact import files_of, load
+from models.training.feed import Feed
+from models.training.loop import Loop, OnEpoch
+from models.training.network import Trained
+from models.training.nextevent import NextHeads, NextSpec
+from models.training.normalise import fit
+from models.training.phases import phases
+from models.training.settings import EncoderSettings
+from models.training.world import World, join
+from models.types import Built, ModelError, Progress, TrainingSet
+
+Asks = tuple[Progress, Callable[[], bool], OnEpoch]
+
+
+def train(
+    settings: EncoderSettings,
+    data: TrainingSet,
+    work: Path,
+    seed: int,
+    warm_start: Mapping[str, bytes] | None,
+    progress: Progress,
+    stop: Callable[[], bool],
+    on_epoch: OnEpoch,
+) -> Built:
+    """See ``EncoderBuilder.build``."""
+    from models.export import export_encoder
+
+    began = time.perf_counter()
+    loop = fitted(settings, data, work, seed, warm_start, (progress, stop, on_epoch))
+    encoder = loop.network.encoder
+    return Built(
+        kind="encoder",
+        onnx=export_encoder(encoder),
+        inputs=encoder.inputs,
+        state=encoder.state,
+        embedding=encoder.embedding,
+        files=files_of(loop.network, {"seed": seed, "settings": asdict(settings), "epochs": loop.at.epochs}),
+        metrics=metrics_of(loop) | {"seconds": time.perf_counter() - began},
+        seed=seed,
+    )
+
+
+def fitted(
+    settings: EncoderSettings,
+    data: TrainingSet,
+    work: Path,
+    seed: int,
+    warm_start: Mapping[str, bytes] | None,
+    asks: Asks,
+) -> Loop:
+    """Train, on the processor at the end; the random numbers of others are left as they were."""
+    with join(settings.device) as world, torch.random.fork_rng():
+        torch.manual_seed(seed)
+        loop = _loop(settings, data, work, seed, warm_start, world, asks)
+        loop.run()
+        loop.network.cpu().eval()
+    return loop
+
+
+def metrics_of(loop: Loop) -> dict[str, float]:
+    """What a training came to; ``valid_*`` are of the weights that were kept."""
+    return {
+        **{f"valid_{name}": value for name, value in loop.at.found.items() if np.isfinite(value)},
+        "valid_labels": float(len(loop.validation)),
+        "labels": float(np.count_nonzero(loop.feed.labelled())),
+        "epochs": float(len(loop.at.epochs)),
+        "warm_start": float(loop.check_first),
+    }
+
+
+def _loop(
+    settings: EncoderSettings,
+    data: TrainingSet,
+    work: Path,
+    seed: int,
+    warm_start: Mapping[str, bytes] | None,
+    world: World,
+    asks: Asks,
+) -> Loop:
+    learned = train_rows(data)
+    if len(learned) == 0:
+        raise ModelError(
+            f"no label was known before the validation begins at {data.valid_from:.0f}: "
+            "lengthen window or shorten validation in [full.training]"
+        )
+    served = load(warm_start) if warm_start is not None else None
+    config = _config(settings, data.history.inputs)
+    warm = served is not None and served.encoder.config.inputs == config.inputs and _same_shape(served, config)
+    network = served if served is not None and warm else _fresh(settings, config, data)
+    if not warm:
+        network.start_at(float(np.average(learned.y, weights=learned.weight)))
+    feed = Feed(data.history, learned, settings, network.heads.spec, warm)
+    newest = float(data.history.ts[learned.row].max())
+    progress, stop, on_epoch = asks
+    return Loop(
+        network.to(world.device), feed, validation_rows(data), settings, phases(settings, warm, newest), seed, world,
+        work, _fingerprint(settings, data, seed, warm_start), progress if world.rank == 0 else _silent, stop, on_epoch,
+        warm,
+    )  # fmt: skip
+
+
+def _silent(what: str, done: int, of: int) -> None:
+    del what, done, of
+
+
+def _config(settings: EncoderSettings, inputs: tuple[str, ...]) -> EncoderConfig:
+    s = settings
+    return EncoderConfig(inputs, s.hidden, s.embedding, s.knots, s.dropout)
+
+
+def _same_shape(served: Trained, config: EncoderConfig) -> bool:
+    c = served.encoder.config
+    return (c.hidden, c.embedding) == (config.hidden, config.embedding)
+
+
+def _fresh(settings: EncoderSettings, config: EncoderConfig, data: TrainingSet) -> Trained:
+    """An untrained network that knows the scale of the history."""
+    spec = NextSpec.of(data.history, settings.buckets, settings.negatives)
+    network = Trained(Encoder(config), NextHeads(spec, config.hidden))
+    fit(network.encoder.normalise, data.history.x)
+    network.heads.fit(next_events(data.history, order="scored"), data.history.item)
+    return network
+
+
+def _fingerprint(
+    settings: EncoderSettings, data: TrainingSet, seed: int, warm_start: Mapping[str, bytes] | None
+) -> str:
+    """Of everything the result depends on."""
+    digest = hashlib.sha256(json.dumps([asdict(settings), seed, data.cutoff, data.valid_from]).encode())
+    digest.update(json.dumps([data.history.inputs, data.history.types]).encode())
+    h, of = data.history, data.labels
+    for array in (h.entity, h.ts, h.x, h.type, h.amount, h.item, of.row, of.y, of.weight, of.known_at):
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    for name, content in sorted((warm_start or {}).items()):
+        digest.update(name.encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()

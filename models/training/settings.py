@@ -1,0 +1,71 @@
+"""How an encoder is trained. Knows no data and imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.types import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSettings:
+    """Settings of ``EncoderBuilder``; the defaults were chosen on the fraud handbook's validation weeks."""
+
+    hidden: int = 64
+    """H, which is also the state S a task must grant."""
+    embedding: int = 0
+    knots: int = 0
+    dropout: float = 0.1
+
+    length: int = 64
+    """Events of a chunk whose loss counts; gradients go no further back than the chunk and its warm-up."""
+    warmup: int = 16
+    """Events before a chunk that only bring up the state; a serving state is rebuilt from as few after a swap."""
+    batch: int = 64
+    """Chunks a step, over all processes."""
+
+    pretrain_epochs: int = 1
+    """Over the whole history, labels unseen; 0 for none."""
+    head_epochs: int = 1
+    """Of the task's head with the encoder frozen, before all is trained."""
+    epochs: int = 6
+    """At most, of the whole network."""
+    patience: int = 2
+    """Epochs without a better validation before training ends."""
+    warm_epochs: int = 2
+    """Instead of all the above, when going on from a serving artefact."""
+    warm_days: float = 56.0
+    """How far back from the newest label a warm start learns."""
+
+    pretrain_rate: float = 2e-3
+    rate: float = 3e-3
+    """Highest learning rate of a phase; it rises over the first tenth and falls along a cosine."""
+    warm_rate: float = 6e-4
+    weight_decay: float = 1e-2
+    gradient_norm: float = 1.0
+    next_weight: float = 0.01
+    """Lambda of ``L = lambda * L_next + L_task`` while fine-tuning."""
+    event_dropout: float = 0.0
+    """Share of events left out of a chunk, anew each time."""
+    time_jitter: float = 0.0
+    """Standard deviation of the logarithm of the factor that columns of times are multiplied by."""
+    time_columns: tuple[str, ...] = ("since", "age", "gap")
+    """A column is a time when its name holds one of these."""
+    buckets: int = 4096
+    """Hash buckets of the next event's item."""
+    negatives: int = 64
+    """Other items the next one is told from, drawn by how frequent they are."""
+
+    metric: Literal["average_precision", "roc_auc"] = "average_precision"
+    """Of the validation, by which training ends and weights are kept."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_steps: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "length", "batch", "epochs", "patience", "warm_epochs", "buckets", "checkpoint_steps"):
+            if getattr(self, name) < 1:
+                raise ModelError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+        for name in ("dropout", "event_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ModelError(f"{name} is {getattr(self, name)}: 0 or more and below 1 is needed")

@@ -1,0 +1,252 @@
+"""A torch module's forward as an ONNX graph, operator by operator, over what ``torch.fx`` sees of it.
+
+It knows the few functions that a step of an encoder is made of, on tensors whose first axis are rows; another one is an
+error that names it. In exchange the graph has no operator that the module does not have (torch's own exporters leave
+shape arithmetic behind, or take ten seconds), any number of rows, and the same bytes for the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+
+from models.types import ModelError
+
+IR_VERSION: Final = 10
+_PASSED: Final = ("Dropout", "Identity")
+_PLAIN: Final = {
+    "abs": "Abs", "add": "Add", "div": "Div", "erf": "Erf", "exp": "Exp", "log": "Log", "matmul": "MatMul",
+    "maximum": "Max", "minimum": "Min", "mul": "Mul", "neg": "Neg", "relu": "Relu", "sigmoid": "Sigmoid",
+    "sign": "Sign", "softplus": "Softplus", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh", "truediv": "Div",
+    "where": "Where",
+}  # fmt: skip
+"""Names of functions, methods and (in small letters) modules, and the operator that does just that."""
+
+_Handler = Callable[["_Call"], Any]
+
+
+def translate(
+    module: Any, widths: dict[str, int], outputs: dict[str, int | None], opset: int, name: str = "encoder"
+) -> bytes:
+    """Translate ``module(*inputs)``.
+
+    Parameters
+    ----------
+    module : a ``torch.nn.Module`` in eval mode that returns a tuple.
+    widths : names of its inputs, each float32 ``(n, width)``.
+    outputs : names of its outputs, each float32 ``(n, width)``, or ``(n,)`` for ``None``.
+    """
+    import torch
+    from onnx import TensorProto, checker, helper
+    from torch.fx.passes.shape_prop import ShapeProp
+
+    traced = torch.fx.symbolic_trace(module)
+    traced.graph.eliminate_dead_code()
+    device = next(module.parameters()).device
+    with torch.no_grad():
+        ShapeProp(traced).propagate(*(torch.zeros(2, width, device=device) for width in widths.values()))
+    made = _Translation(traced, list(widths), list(outputs), opset)
+    made.run()
+    ins = [helper.make_tensor_value_info(key, TensorProto.FLOAT, ["n", width]) for key, width in widths.items()]
+    shapes: dict[str, list[str | int | None]] = {key: ["n"] if w is None else ["n", w] for key, w in outputs.items()}
+    outs = [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in shapes.items()]
+    graph = helper.make_graph(made.nodes, name, ins, outs, list(made.constants.values()))
+    imports = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="weir")
+    checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+class _Translation:
+    """Goes through the nodes of an fx graph in order."""
+
+    def __init__(self, traced: Any, inputs: list[str], outputs: list[str], opset: int) -> None:
+        self.traced, self.outputs, self.opset = traced, outputs, opset
+        self.nodes: list[Any] = []
+        self.constants: dict[str, Any] = {}
+        self.values: dict[Any, Any] = {}
+        """What each fx node is: the name of a tensor, or a tuple of them."""
+        self._inputs = iter(inputs)
+
+    def run(self) -> None:
+        for node in self.traced.graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = next(self._inputs)
+            elif node.op == "get_attr":
+                self.values[node] = self.tensor(node.target, self._attribute(node.target))
+            elif node.op == "output":
+                for given, name in zip(self.value(node.args[0]), self.outputs, strict=True):
+                    self.emit("Identity", [given], name)
+            else:
+                self.values[node] = self._call(node)
+
+    def _call(self, node: Any) -> Any:
+        args, kwargs = self.value(list(node.args)), self.value(node.kwargs)
+        if node.op == "call_module":
+            module = self._attribute(node.target)
+            kind = type(module).__name__
+            if kind in _PASSED:
+                return args[0]
+            handler = _handlers().get(kind)
+            if handler is not None:
+                return handler(_Call(self, node, [*args, (node.target, module)], kwargs))
+            word = kind.lower()
+        else:
+            word = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        if (handler := _handlers().get(word)) is not None:
+            return handler(_Call(self, node, args, kwargs))
+        if word not in _PLAIN or kwargs:
+            raise ModelError(f"no translation of {word!r} to ONNX is known; add it to models/translate.py")
+        return self.emit(_PLAIN[word], [self.operand(a) for a in args], node.name)
+
+    def value(self, of: Any) -> Any:
+        """Arguments with every fx node replaced by what it became."""
+        from torch.fx.node import map_arg
+
+        return map_arg(of, lambda node: self.values[node])
+
+    def emit(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Add an operator with one output."""
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=f"{kind}_{output}", **attributes))
+        return output
+
+    def operand(self, value: Any) -> str:
+        """The name of an argument; a number becomes a constant."""
+        return value if isinstance(value, str) else self.array(np.array(value, np.float32))
+
+    def tensor(self, name: str, value: Any) -> str:
+        """A parameter or buffer as a constant under its own name."""
+        from onnx import numpy_helper
+
+        self.constants.setdefault(name, numpy_helper.from_array(value.detach().cpu().numpy(), name))
+        return name
+
+    def array(self, values: Any) -> str:
+        """An unnamed constant; the same values share one."""
+        from onnx import numpy_helper
+
+        name = f"{values.dtype}_{'_'.join(map(repr, values.reshape(-1).tolist()))}_{values.ndim}"
+        self.constants.setdefault(name, numpy_helper.from_array(values, name))
+        return name
+
+    def _attribute(self, path: str) -> Any:
+        return operator.attrgetter(path)(self.traced)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One node to translate, its arguments already translated; a module is the last one, with its path."""
+
+    to: _Translation
+    node: Any
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.node.name)
+
+    @property
+    def shape(self) -> list[int]:
+        return list(self.node.meta["tensor_meta"].shape)
+
+
+@cache
+def _handlers() -> dict[str, _Handler]:
+    """Functions, methods and modules that are no single operator."""
+    return {
+        "cat": _cat, "chunk": _split, "clamp": _clamp, "flatten": _reshape, "gelu": _gelu, "getitem": _item,
+        "LayerNorm": _layer_norm, "linear": _linear, "Linear": _linear_module, "log1p": _log1p, "reshape": _reshape,
+        "split": _split, "squeeze": _squeeze, "unsqueeze": _unsqueeze, "view": _reshape,
+    }  # fmt: skip
+
+
+def _cat(c: _Call) -> str:
+    axis = c.kwargs.get("dim", c.args[1] if len(c.args) > 1 else 0)
+    return c.to.emit("Concat", c.args[0], c.name, axis=axis % len(c.shape))
+
+
+def _split(c: _Call) -> tuple[str, ...]:
+    from onnx import helper
+
+    axis = c.kwargs.get("dim", c.args[2] if len(c.args) > 2 else 0)
+    sizes = [meta.shape[axis] for meta in c.node.meta["tensor_meta"]]
+    rank = len(c.node.meta["tensor_meta"][0].shape)
+    names = tuple(f"{c.name}_{i}" for i in range(len(sizes)))
+    given = [c.args[0], c.to.array(np.array(sizes, np.int64))]
+    c.to.nodes.append(helper.make_node("Split", given, list(names), name=f"Split_{c.name}", axis=axis % rank))
+    return names
+
+
+def _clamp(c: _Call) -> str:
+    low, high = (c.kwargs.get(key, c.args[i] if len(c.args) > i else None) for i, key in ((1, "min"), (2, "max")))
+    return c.to.emit("Clip", [c.args[0], *("" if v is None else c.to.operand(v) for v in (low, high))], c.name)
+
+
+def _reshape(c: _Call) -> str:
+    shape = c.to.array(np.array([-1, *c.shape[1:]], np.int64))  # -1 are the rows, of which there may be none
+    return c.to.emit("Reshape", [c.args[0], shape], c.name)
+
+
+def _gelu(c: _Call) -> str:
+    name, x = c.name, c.args[0]
+    if c.kwargs.get("approximate", "none") != "none":
+        raise ModelError("gelu with an approximation has no translation to ONNX; use the exact one")
+    if c.to.opset >= 20:
+        return c.to.emit("Gelu", [x], name)
+    scaled = c.to.emit("Div", [x, c.to.operand(math.sqrt(2))], f"{name}_scaled")
+    risen = c.to.emit("Add", [c.to.emit("Erf", [scaled], f"{name}_erf"), c.to.operand(1.0)], f"{name}_risen")
+    return c.to.emit("Mul", [c.to.emit("Mul", [x, risen], f"{name}_twice"), c.to.operand(0.5)], name)
+
+
+def _item(c: _Call) -> str:
+    if isinstance(c.args[0], tuple) and isinstance(c.args[1], int):
+        return str(c.args[0][c.args[1]])
+    raise ModelError(f"no translation of the index {c.args[1]!r} to ONNX is known; add it to models/translate.py")
+
+
+def _layer_norm(c: _Call) -> str:
+    x, (path, module) = c.args
+    given = [x, c.to.tensor(f"{path}.weight", module.weight), c.to.tensor(f"{path}.bias", module.bias)]
+    return c.to.emit("LayerNormalization", given, c.name, axis=-1, epsilon=module.eps)
+
+
+def _linear(c: _Call) -> str:
+    return _gemm(c, [*c.args, *(c.kwargs[key] for key in ("weight", "bias") if key in c.kwargs)])
+
+
+def _gemm(c: _Call, given: list[Any]) -> str:
+    if len(c.shape) != 2:
+        raise ModelError(f"a linear layer of shape {c.shape} has no translation to ONNX; use it on (n, width)")
+    return c.to.emit("Gemm", [name for name in given if name is not None], c.name, transB=1)
+
+
+def _linear_module(c: _Call) -> str:
+    x, (path, module) = c.args
+    bias = None if module.bias is None else c.to.tensor(f"{path}.bias", module.bias)
+    return _gemm(c, [x, c.to.tensor(f"{path}.weight", module.weight), bias])
+
+
+def _log1p(c: _Call) -> str:
+    return c.to.emit("Log", [c.to.emit("Add", [c.args[0], c.to.operand(1.0)], f"{c.name}_risen")], c.name)
+
+
+def _squeeze(c: _Call) -> str:
+    axis = c.kwargs.get("dim", c.args[1] if len(c.args) > 1 else None)
+    if axis is None:
+        raise ModelError("squeeze without an axis has no translation to ONNX; name the axis")
+    return c.to.emit("Squeeze", [c.args[0], c.to.array(np.array([axis % (len(c.shape) + 1)], np.int64))], c.name)
+
+
+def _unsqueeze(c: _Call) -> str:
+    axis = c.kwargs.get("dim", c.args[1] if len(c.args) > 1 else 0)
+    return c.to.emit("Unsqueeze", [c.args[0], c.to.array(np.array([axis % len(c.shape)], np.int64))], c.name)

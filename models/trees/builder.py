@@ -1,0 +1,103 @@
+"""Trains boosted trees on the labelled rows of a training set (LightGBM: Ke et al., NeurIPS 2017).
+
+Trees have no memory: all they know of the past is in the columns. Training takes seconds, so it keeps no checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from models.dataset import Rows, train_rows, validation_rows
+from models.training.ranking import average_precision, roc_auc
+from models.trees.convert import to_onnx
+from models.trees.params import TreeParams
+from models.trees.rows import thinned
+from models.types import Built, History, ModelError, Progress, TrainingSet, TrainingStoppedError
+
+MODEL_FILE = "model.txt"
+"""LightGBM's own text form, for explaining a model and for comparing two."""
+
+
+class TreesBuilder:
+    """A ``models.types.Builder`` of kind ``trees``.
+
+    Parameters
+    ----------
+    params : what is grown and from which rows.
+    """
+
+    kind = "trees"
+
+    def __init__(self, params: TreeParams | None = None) -> None:
+        self.params = params if params is not None else TreeParams()
+
+    def build(
+        self,
+        data: TrainingSet,
+        work: Path,
+        seed: int,
+        *,
+        warm_start: Mapping[str, bytes] | None = None,
+        progress: Progress | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Built:
+        """Train on ``data``; the same data and seed give the same bytes.
+
+        Parameters
+        ----------
+        work, warm_start : not used: trees are always grown anew, in seconds.
+        stop : asked after every tree; when true, raises ``TrainingStoppedError``.
+
+        Raises
+        ------
+        ModelError
+            When there are no positives or no negatives to learn from, or a monotone column does not exist.
+        """
+        del work, warm_start
+        history = data.history
+        if not history.inputs:
+            raise ModelError("the history has 0 input columns, trees need at least one: name some in [full] inputs")
+        learn, valid = thinned(train_rows(data), history.score, self.params, seed), validation_rows(data)
+        booster = self._grow(history, learn, valid, seed, _watch(self.params.rounds, progress, stop))
+        metrics = {"rounds": float(booster.num_trees()), "rows": float(len(learn)), "positives": float(learn.y.sum())}
+        if _both(valid):
+            said = booster.predict(history.x[valid.row], raw_score=True)
+            metrics["valid_average_precision"] = average_precision(valid.y, said, valid.weight)
+            metrics["valid_roc_auc"] = roc_auc(valid.y, said, valid.weight)
+        files = {MODEL_FILE: booster.model_to_string().encode()}
+        return Built(
+            self.kind, to_onnx(booster, history.inputs), history.inputs, files=files, metrics=metrics, seed=seed
+        )
+
+    def _grow(self, history: History, learn: Rows, valid: Rows, seed: int, after: Callable[[Any], None]) -> Any:
+        """A booster cut at its best number of trees; all of them where nothing can be validated."""
+        import lightgbm as lgb
+
+        names, params, rounds = list(history.inputs), self.params.lightgbm(history.inputs, seed), self.params.rounds
+        quiet = {"verbose": -1}
+        train = lgb.Dataset(history.x[learn.row], learn.y, weight=learn.weight, feature_name=names, params=quiet)
+        if not _both(valid):
+            return lgb.train(params, train, rounds, callbacks=[after])
+        held = lgb.Dataset(history.x[valid.row], valid.y, weight=valid.weight, reference=train)
+        ends = lgb.early_stopping(self.params.patience, verbose=False)
+        booster = lgb.train(params, train, rounds, [held], ["valid"], callbacks=[after, ends])
+        return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+
+
+def _both(rows: Rows) -> bool:
+    """Whether there are positives and negatives."""
+    return bool(rows.y.any() and not rows.y.all())
+
+
+def _watch(rounds: int, progress: Progress | None, stop: Callable[[], bool]) -> Callable[[Any], None]:
+    """A callback after every tree."""
+
+    def after(env: Any) -> None:
+        if progress is not None:
+            progress("trees", env.iteration + 1, rounds)
+        if stop():
+            raise TrainingStoppedError(f"asked to stop after {env.iteration + 1} of {rounds} trees")
+
+    return after

@@ -1,0 +1,183 @@
+"""An online learner beside the full model: one answer of both, weighed by how well each has done lately.
+
+The learner does not see the full model's logit: trained on it, it would repeat it, and a mean of the two would gain
+less (measured on the fraud handbook, docs/LOG.md). Shares are those of ``online.learners.stack``: a softmax of minus
+the recent log loss over a temperature, over the rows for which the full model was known. A row for which it was not is
+the learner's alone, so that a full model that is late, or not there yet, costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from online.learners.logistic import logit_of, sigmoid_many
+from online.learners.stack import predict_learn
+from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+
+FULL = ("full.logit", "full.known")
+"""Columns of the full model that the learner is not shown; an embedding it is."""
+
+
+@njit(cache=True)
+def _share(loss: FloatVector, temperature: float) -> float:
+    """The full model's part of the answer."""
+    gap = min(max((loss[1] - loss[0]) / temperature, -500.0), 500.0)
+    return 1.0 / (1.0 + math.exp(gap))
+
+
+@njit(cache=True)
+def _fold(
+    own: FloatVector,
+    full: FloatVector,
+    known: BoolVector,
+    y: BoolVector,
+    weight: FloatVector,
+    loss: FloatVector,
+    decay: float,
+    temperature: float,
+    before: FloatVector,
+) -> None:
+    """Move ``loss (2,)``, of the learner and of the full model, and say what each row's log-odds were before."""
+    for i in range(own.size):
+        before[i] = own[i]
+        if not known[i]:
+            continue
+        before[i] += _share(loss, temperature) * (full[i] - own[i])
+        sign = 1.0 if y[i] else -1.0
+        keep = decay ** weight[i]
+        for m in range(2):
+            margin = sign * (full[i] if m else own[i])
+            one = math.log1p(math.exp(-margin)) if margin > 0.0 else math.log1p(math.exp(margin)) - margin
+            loss[m] = keep * loss[m] + (1.0 - keep) * one
+
+
+class BesideFull:
+    """A weighted mean of the log-odds of one learner and of the full model.
+
+    Parameters
+    ----------
+    features : names of the F columns; ``full.logit`` and ``full.known`` are among them where the task has ``[full]``.
+    members : one learner, over the other columns.
+    half_life : rows (a row of weight w counts as w) after which a past log loss counts half.
+    temperature : log-loss difference that changes the odds of the shares by a factor e.
+    logit_bound : log-odds of either are clipped to +- this.
+    seed : accepted for uniformity; the member carries its own.
+
+    Raises
+    ------
+    ValueError
+        Without the full model's columns, with other than one member, or a parameter that is not above 0.
+
+    Examples
+    --------
+    >>> from online.learners.logistic import ScaledLogistic
+    >>> model = BesideFull(("a", *FULL), members=(ScaledLogistic(("a",)),))
+    >>> x = np.array([[1.0, 3.0, 1.0], [1.0, 3.0, 0.0]])
+    >>> model.predict_many(x).round(2).tolist()
+    [0.82, 0.5]
+    """
+
+    kind = "beside_full"
+
+    def __init__(
+        self,
+        features: Sequence[str],
+        *,
+        members: Sequence[Learner],
+        half_life: float = 50_000.0,
+        temperature: float = 0.01,
+        logit_bound: float = 12.0,
+        seed: int = 0,
+    ) -> None:
+        self.features = tuple(features)
+        if missing := [name for name in FULL if name not in self.features]:
+            raise ValueError(f"beside_full needs the columns {', '.join(missing)}: give the task a [full] table")
+        if len(members) != 1:
+            raise ValueError(f"beside_full with {len(members)} members; give it one, such as boosted")
+        if members[0].features != self.member_features(self.features):
+            raise ValueError("the member of beside_full sees all columns but those of the full model, in their order")
+        for name, value in (("half_life", half_life), ("temperature", temperature), ("logit_bound", logit_bound)):
+            if value <= 0:
+                raise ValueError(f"beside_full: {name} = {value} must be > 0")
+        self.members = tuple(members)
+        self.half_life, self.temperature, self.logit_bound, self.seed = half_life, temperature, logit_bound, seed
+        self._logit, self._known = (self.features.index(name) for name in FULL)
+        self._own = np.array([k for k, name in enumerate(self.features) if name not in FULL], dtype=np.int64)
+        self._state: dict[str, NDArray[Any]] = {"loss": np.full(2, math.log(2.0))}
+
+    @staticmethod
+    def member_features(features: Sequence[str]) -> tuple[str, ...]:
+        """The columns that the member is built over."""
+        return tuple(name for name in features if name not in FULL)
+
+    @property
+    def share(self) -> float:
+        """The full model's part of the answer where it is known, 0 to 1."""
+        return float(_share(self._state["loss"], self.temperature))
+
+    def predict_many(self, x: FloatMatrix) -> FloatVector:
+        """Probability of the positive class, ``(n, F)`` to ``(n,)``."""
+        own = logit_of(self.members[0].predict_many(self._seen(x)), self.logit_bound)
+        full, known = self._full(x)
+        return np.asarray(sigmoid_many(own + np.where(known, self.share, 0.0) * (full - own)))
+
+    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
+        """Learn rows in order."""
+        self.predict_learn_many(x, y, weight)
+
+    def predict_learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> FloatVector:
+        """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
+        own = logit_of(predict_learn(self.members[0], self._seen(x), y, weight), self.logit_bound)
+        full, known = self._full(x)
+        before = np.empty(len(x))
+        _fold(
+            own,
+            full,
+            known,
+            np.ascontiguousarray(y),
+            np.ascontiguousarray(weight),
+            self._state["loss"],
+            0.5 ** (1.0 / self.half_life),
+            self.temperature,
+            before,
+        )
+        return np.asarray(sigmoid_many(before))
+
+    def contributions(self, x: FloatMatrix) -> FloatMatrix:
+        """The member's, times its share, and the full model's log-odds times its own, ``(n, F)``."""
+        full, known = self._full(x)
+        share = np.where(known, self.share, 0.0)
+        out = np.zeros(x.shape)
+        out[:, self._own] = self.members[0].contributions(self._seen(x)) * (1.0 - share)[:, None]
+        out[:, self._logit] = share * full
+        return out
+
+    def snapshot(self) -> bytes:
+        """Learned state of the shares and of the member."""
+        body = msgspec.msgpack.encode([pack_arrays(self._state), self.members[0].snapshot()])
+        return seal(self.kind, self.features, body)
+
+    def restore(self, state: bytes) -> None:
+        """Replace the learned state; ``ValueError`` when of another kind, features or member."""
+        try:
+            own, member = msgspec.msgpack.decode(unseal(state, self.kind, self.features), type=tuple[bytes, bytes])
+        except msgspec.DecodeError as exc:
+            raise ValueError(f"beside_full snapshot: {exc}") from exc
+        copy_into(self._state, unpack_arrays(own))
+        self.members[0].restore(member)
+
+    def _seen(self, x: FloatMatrix) -> FloatMatrix:
+        return np.ascontiguousarray(x[:, self._own])
+
+    def _full(self, x: FloatMatrix) -> tuple[FloatVector, BoolVector]:
+        """What the full model said, and where it was known."""
+        full = np.clip(x[:, self._logit], -self.logit_bound, self.logit_bound)
+        return np.ascontiguousarray(full), np.ascontiguousarray(x[:, self._known] > 0.0)

@@ -1,0 +1,137 @@
+"""``weir archive``: what trainings need, from the topics to Parquet files that outlive retention.
+
+It knows arguments and a progress bar; the work is in ``streams.training.archive``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from online.durations import parse_duration
+from online.task import TaskSpec
+from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, output, settings_of, table, tasks_of
+from streams.errors import UsageError
+from streams.settings import Settings
+from streams.training.archive import Archive, Archived
+from streams.training.records import KINDS, RecordReader
+from streams.training.sources import Advance, EmbeddedSource, KafkaSource
+
+
+def archive_command(
+    task: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--task", "-t", help="Task file or a directory of them; else those of \\[worker].", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the archive.")] = Path("weir-archive"),
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Written since then: 7d, or 2024-05-01T12:00 (UTC).", show_default=False),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Written before then; now when left out.", show_default=False)
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", help="Read this directory of an embedded log instead of Kafka.", show_default=False),
+    ] = None,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Keep predictions, examples and events in Parquet files, one folder a day.
+
+    Topics forget: predictions after 30 days, events after 7. Trainings that
+    look further back read the archive. Run it daily; what is archived already
+    is not read again, so it does not matter how often, or whether a run was
+    broken off.
+
+    Ctrl-C leaves only whole files, and exits with status 130; the next run
+    goes on from there.
+
+    For example:
+
+        weir archive --task fraud.toml --out /data/weir-archive
+
+        weir archive --task tasks/ --out archive --since 2d
+
+        weir archive --task fraud.toml --out archive --since 2024-05-01 --until 2024-06-01
+
+        weir archive --task fraud.toml --log demo/log --out archive
+    """
+    settings = settings_of(config, bootstrap)
+    tasks = tasks_of(task or (), settings)
+    start, stop = _time("--since", since), _time("--until", until)
+    if start is not None and stop is not None and start >= stop:
+        raise UsageError(f"--since {since} is not before --until {until}")
+    archives = [Archive(out, RecordReader(spec)) for spec in tasks]
+    try:
+        asyncio.run(_archive(archives, tasks, settings, log, start, stop))
+    except KeyboardInterrupt:
+        _show(tasks, [a.archived for a in archives], out)
+        notes().print("interrupted: run it again to go on from here")
+        raise typer.Exit(INTERRUPTED) from None
+    _show(tasks, [a.archived for a in archives], out)
+
+
+async def _archive(
+    archives: list[Archive],
+    tasks: list[TaskSpec],
+    settings: Settings,
+    log: Path | None,
+    since: float | None,
+    until: float | None,
+) -> None:
+    if log is not None:
+        source = EmbeddedSource.of_directory(log)
+        for archive, spec in zip(archives, tasks, strict=True):
+            with _bar(spec.name) as advance:
+                await archive.write(source, since, until, advance)
+        return
+    async with KafkaSource(settings.kafka.client_options("archive"), settings.topics) as kafka:
+        for archive, spec in zip(archives, tasks, strict=True):
+            with _bar(spec.name) as advance:
+                await archive.write(kafka, since, until, advance)
+
+
+@contextmanager
+def _bar(task: str) -> Iterator[Advance]:
+    console = notes()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        row = bar.add_task(task, total=None)
+        yield lambda what, done, total: bar.update(row, description=f"{task} {what}", completed=done, total=total)
+
+
+def _show(tasks: list[TaskSpec], archived: list[Archived], out: Path) -> None:
+    shown = table("task", *(f"{kind}>" for kind in KINDS), "files>")
+    for spec, made in zip(tasks, archived, strict=True):
+        shown.add_row(spec.name, *(f"{made.rows[kind]:,}" for kind in KINDS), f"{made.files:,}")
+    output().print(shown)
+    notes().print(f"written to {out}", markup=False)
+
+
+def _time(option: str, text: str | None) -> float | None:
+    """Epoch seconds of a time, or of a duration ago.
+
+    >>> _time("--since", "2023-11-14T22:13:20"), _time("--since", None)
+    (1700000000.0, None)
+    """
+    if text is None:
+        return None
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    try:
+        return time.time() - parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}, or a time such as 2024-05-01T12:00") from None

@@ -1,0 +1,56 @@
+"""What the commands of ``weir models`` share: which registry, which tasks, which version is meant."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streams.cli.options import settings_of
+from streams.errors import UsageError
+
+if TYPE_CHECKING:
+    from models.registry import Registry
+
+RegistryOption = Annotated[
+    str | None,
+    typer.Option("--registry", "-r", help="Directory or URL, instead of [models] registry.", show_default=False),
+]
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="Name of the task.", show_default=False)]
+TaskOrAll = Annotated[
+    str | None, typer.Argument(metavar="TASK", help="Name of the task; all without it.", show_default=False)
+]
+VersionArgument = Annotated[
+    str, typer.Argument(metavar="VERSION", help="A number, or champion or shadow.", show_default=False)
+]
+
+
+def open_registry(url: str | None, config: Path | None) -> Registry:
+    """The registry that a command was given, else that of the settings."""
+    from models.registry import Registry
+
+    return Registry(settings_of(config, None, {"models.registry": url}).models.registry)
+
+
+def tasks_in(held: Registry, task: str | None) -> list[str]:
+    """The task that was named, if it has versions; all that have some without one."""
+    known = held.tasks()
+    if task is not None and task not in known:
+        raise UsageError(f"{held.url} holds no versions of a task {task!r}; there are: {', '.join(known) or 'none'}")
+    return known if task is None else [task]
+
+
+def number_of(held: Registry, task: str, version: str) -> int:
+    """A version by its number, or by what it does now."""
+    tasks_in(held, task)
+    if version in ("champion", "shadow"):
+        found = getattr(held.stages(task), version)
+        if found is None:
+            known = ", ".join(f"v{v}" for v in held.versions(task)) or "none"
+            raise UsageError(f"task {task} has no {version} now; versions are: {known}")
+        return int(found)
+    if not re.fullmatch(r"v?[1-9]\d{0,8}", version):
+        raise UsageError(f"{version!r} is no version; give a number as weir models list shows, or champion or shadow")
+    return int(version.removeprefix("v"))

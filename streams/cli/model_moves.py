@@ -1,0 +1,148 @@
+"""``weir models promote`` and ``rollback``: change which version serves, and tell the workers.
+
+Brokers are reached before anything is changed. What was changed but not published is published by promoting again.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from online.encode import encode_model
+from online.wire import ModelUpdate
+from streams import topics
+from streams.admin.clients import producer
+from streams.cli.model_common import RegistryOption, TaskArgument, VersionArgument, number_of, open_registry
+from streams.cli.options import BootstrapOption, ConfigOption, notes, output, settings_of, table
+from streams.errors import UsageError
+from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from models.registry import Action, Registry, Stage, Stages
+
+_ACTIONS: dict[Stage, Action] = {"shadow": "shadow", "champion": "promote", "archived": "retire"}
+_TO: dict[Action, Stage] = {"shadow": "shadow", "retire": "archived"}
+
+WhyOption = Annotated[str, typer.Option("--why", help="Kept in the log of moves.", show_default=False)]
+PublishOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--publish/--no-publish",
+        help="Tell the workers; done where the settings or --bootstrap name brokers.",
+        show_default=False,
+    ),
+]
+
+
+def promote_command(
+    task: TaskArgument,
+    version: VersionArgument,
+    to: Annotated[str, typer.Option("--to", help="champion, shadow or archived.")] = "champion",
+    why: WhyOption = "",
+    publish: PublishOption = None,
+    registry: RegistryOption = None,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Make a version serve, with --to shadow be scored beside, or with --to archived go.
+
+    The version is checked byte by byte and its graphs are tried first. The
+    champion before is archived, and weir models rollback returns to it.
+    Workers swap between two batches once they have read the record in
+    model-updates. A version that has the stage already is only published
+    again: do that when the brokers were away.
+
+    For example:
+
+        weir models promote fraud 3
+
+        weir models promote fraud 4 --to shadow --why "try the wider encoder"
+
+        weir models promote fraud shadow --bootstrap kafka-1:9092
+    """
+    stage = _stage(to)
+    settings, held = settings_of(config, bootstrap), open_registry(registry, config)
+    before, number = held.stages(task), number_of(held, task, version)
+    with _publisher(settings, publish) as sender:
+        if stage != "archived":
+            held.verify(task, number)
+        after = held.set_stage(task, number, stage, at=time.time(), expect=before.seq, why=why)
+        _told(held, settings, sender, task, number, _ACTIONS[stage])
+    _report(task, before, after)
+
+
+def rollback_command(
+    task: TaskArgument,
+    why: WhyOption = "",
+    publish: PublishOption = None,
+    registry: RegistryOption = None,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Return to the champion before; the one that serves now is archived.
+
+    Run it again, and it goes back one more.
+
+    For example:
+
+        weir models rollback fraud --why "alerts doubled"
+    """
+    settings, held = settings_of(config, bootstrap), open_registry(registry, config)
+    before = held.stages(task)
+    with _publisher(settings, publish) as sender:
+        after = held.rollback(task, at=time.time(), expect=before.seq, why=why)
+        assert after.champion is not None, "a rollback ends with a champion"
+        _told(held, settings, sender, task, after.champion, "rollback")
+    _report(task, before, after)
+
+
+def _stage(name: str) -> Stage:
+    for stage in _ACTIONS:
+        if stage == name:
+            return stage
+    raise UsageError(f"--to {name}: give one of {', '.join(_ACTIONS)}")
+
+
+def _publisher(settings: Settings, wanted: bool | None) -> AbstractContextManager[Any]:
+    """A producer that is connected before anything is changed, or none."""
+    if wanted is None:
+        wanted = "kafka" in settings.model_fields_set
+        if not wanted:
+            notes().print(
+                "no [kafka] in the settings: workers are not told; use --bootstrap or --publish", markup=False
+            )
+    return producer(settings.kafka, "models") if wanted else nullcontext()
+
+
+def _told(held: Registry, settings: Settings, sender: Any, task: str, version: int, action: Action) -> None:
+    if sender is None:
+        return
+    update = held.announce(task, version, action, at=time.time())
+    try:
+        publish_update(sender, update, settings.topics.name(topics.MODEL_UPDATES))
+    except Exception:
+        notes().print(
+            f"the stage is changed, the workers are not told: weir models promote {task} {version} "
+            f"{'' if action in ('promote', 'rollback') else f'--to {_TO[action]} '}does it",
+            markup=False,
+        )
+        raise
+    notes().print(f"published {action} of {task} v{version}")
+
+
+def publish_update(sender: Any, update: ModelUpdate, topic: str) -> None:
+    """Send one update with kafka-python and wait until the brokers have it."""
+    sender.send(topic, value=encode_model(update), key=update.task.encode()).get()
+
+
+def _report(task: str, before: Stages, after: Stages) -> None:
+    rows = table("task", "", "before>", "now>")
+    for what in ("champion", "shadow"):
+        was, now = (getattr(stages, what) for stages in (before, after))
+        rows.add_row(task, what, *(f"v{v}" if v is not None else "-" for v in (was, now)))
+    output().print(rows)
+    if before.seq == after.seq:
+        notes().print("nothing changed: it has that stage already")

@@ -1,0 +1,153 @@
+"""``weir tune``: search the settings of a task's encoder on its logged history.
+
+It knows arguments, a progress bar and a table; the search is in ``models.training.tune``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from models.dataset import training_set
+from models.training.settings import EncoderSettings
+from models.types import Progress as OnStep
+from models.types import TrainingSet
+from online.full import FullSpec
+from online.task import TaskSpec
+from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, output, settings_of, table
+from streams.errors import UsageError
+from streams.settings import Settings
+from streams.taskfiles import load_task
+from streams.training.builder import Logged
+from streams.training.history import read_history
+from streams.training.sources import EmbeddedSource, KafkaSource
+
+if TYPE_CHECKING:
+    from models.training.tune import TrialResult, Tuner
+
+
+def tune_command(
+    task: Annotated[Path, typer.Argument(help="The task file (TOML), with \\[full].", show_default=False)],
+    archive: Annotated[
+        Path | None,
+        typer.Option("--archive", "-a", help="Directory that 'weir archive' wrote.", show_default=False),
+    ] = None,
+    log: Annotated[Path | None, typer.Option("--log", help="Directory of an embedded log.", show_default=False)] = None,
+    trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="Finished trials the study shall have.")] = 20,
+    study: Annotated[Path, typer.Option("--study", help="File of the study; one that is there goes on.")] = Path(
+        "weir-tune.journal"
+    ),
+    folds: Annotated[int, typer.Option(min=1, max=8, help="Validation periods, one before the other.")] = 1,
+    delay: Annotated[
+        float | None,
+        typer.Option("--label-delay-days", min=0, help="Days until labels are known; found from them when left out."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the best settings to this JSON file.", show_default=False)
+    ] = None,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Search the settings of a task's encoder.
+
+    Reads what was logged from an archive, an embedded log, or Kafka, and
+    trains the encoder again and again: each time on the older events,
+    validated on the newer. The first trial is the default settings.
+
+    Ctrl-C exits with status 130 and loses nothing: the same command goes on
+    in the middle of the trial.
+
+    For example:
+
+        weir tune fraud.toml --archive /data/weir-archive --trials 30 --study fraud.journal
+
+        weir tune fraud.toml --archive archive --folds 3 --out best.json
+    """
+    spec = load_task(task)
+    if spec.full is None:
+        raise UsageError(f"{task}: the task has no [full] table, so there is no full model to tune")
+    for package in ("torch", "optuna"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"{package} is not installed: pip install 'weir[train]'")
+    logged = asyncio.run(_read(spec, archive, log, settings_of(config, bootstrap)))
+    sets = _folds(logged, spec.full, delay, folds)
+    from models.training.tune import Tuner
+
+    tuner = Tuner(sets, _base(spec.full), study, spec.full.training.seed)
+    best = _search(tuner, trials)
+    output().print(_told(best))
+    if out is not None:
+        out.write_bytes(orjson.dumps(dict(best.settings), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+
+
+async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings: Settings) -> Logged:
+    if log is not None:
+        return await read_history(spec, source=EmbeddedSource.of_directory(log), archive=archive)
+    if archive is not None:
+        return await read_history(spec, archive=archive)
+    async with KafkaSource(settings.kafka.client_options("tune"), settings.topics) as kafka:
+        return await read_history(spec, source=kafka)
+
+
+def _folds(logged: Logged, full: FullSpec, delay_days: float | None, folds: int) -> list[TrainingSet]:
+    """The newest period to validate on, and those before it, each with the history as it was known then."""
+    plan = full.training
+    newest = float(logged.history.ts.max())
+    delay = None if delay_days is None else delay_days * 86_400
+    return [
+        training_set(
+            logged.history,
+            logged.labels,
+            newest - k * plan.validation,
+            plan.validation,
+            delay,
+            window_s=plan.window,
+            min_labels=plan.min_labels,
+            min_positives=plan.min_positives,
+        )
+        for k in range(folds)
+    ]
+
+
+def _base(full: FullSpec) -> EncoderSettings:
+    if full.state == 0:
+        raise UsageError("[full] state is 0: the encoder carries at least 1 float for each entity")
+    return EncoderSettings(hidden=full.state, embedding=full.embedding, metric=full.training.metric)
+
+
+def _search(tuner: Tuner, trials: int) -> TrialResult:
+    try:
+        with _bar() as advance:
+            return tuner.run(trials, advance, _note)
+    except KeyboardInterrupt:
+        notes().print(f"interrupted: the same command goes on with {tuner.study}", markup=False)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _note(trial: TrialResult) -> None:
+    value = "-" if trial.value is None else f"{trial.value:.4f}"
+    notes().print(f"trial {trial.number}: {trial.state}, {value}", markup=False)
+
+
+@contextmanager
+def _bar() -> Iterator[OnStep]:
+    console = notes()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        row = bar.add_task("trial", total=None)
+        yield lambda what, done, total: bar.update(row, description=what, completed=done, total=total)
+
+
+def _told(best: TrialResult) -> object:
+    shown = table("setting", "best>", title=f"trial {best.number}: {best.value:.4f}")
+    for name, value in best.settings.items():
+        shown.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    return shown

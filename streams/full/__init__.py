@@ -1,0 +1,1 @@
+"""The full model in the shell: which version serves, loading it, and swapping it in between two batches."""

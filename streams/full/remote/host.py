@@ -1,0 +1,75 @@
+"""The inference worker's lanes as partitions come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from faust.types import TP
+
+from online.full import FullSpec
+from streams import topics
+from streams.full.remote.lane import InferenceLane
+from streams.full.remote.pool import Pool
+from streams.full.serving import FullModels
+from streams.stores.redis import Lane
+from streams.transport import FetchedBatch
+from streams.worker.context import Context
+
+log = logging.getLogger(__name__)
+
+OWN: Final = topics.INFERENCE_REQUESTS
+
+
+class InferenceHost:
+    """Opens a lane for each partition of ``inference-requests`` that this worker is given.
+
+    Parameters
+    ----------
+    ctx : what the lanes share.
+    models : the full models that this worker runs.
+    specs : ``[full]`` of their tasks.
+    """
+
+    def __init__(self, ctx: Context, models: FullModels, specs: Mapping[str, FullSpec]) -> None:
+        self.ctx = ctx
+        self.lanes: dict[int, InferenceLane] = {}
+        self._inputs = {task.name: len(task.runner.inputs) for task in models.tasks}
+        self._scorers = {name: scorer for name in self._inputs if (scorer := models.scorer(name)) is not None}
+        self._pool = Pool(ctx.store, self._scorers, ctx.metrics)
+        for name, scorer in self._scorers.items():
+            if scorer.row_bytes:
+                ctx.store.create(f"{name}.full", scorer.row_bytes, scorer.schema, specs[name].ttl)
+
+    def take(self, batch: FetchedBatch) -> None:
+        """Bring a batch to its lane."""
+        lane = self.lanes.get(batch.partition)
+        if lane is not None:  # else the partition has just gone, and its next owner reads the batch
+            lane.put(batch)
+
+    async def assigned(self, tps: set[TP]) -> dict[TP, int]:
+        """Open the lanes of ``tps``; the offsets to go on from, where there are any.
+
+        A lane of which the store has nothing goes on where its group committed: a state that was lost is built up
+        again, as that of a new entity.
+        """
+        await self.revoked(tps)
+        opened = {tp: self._lane((OWN, tp.partition)) for tp in tps}
+        starts = dict(zip(opened, await asyncio.gather(*(lane.open() for lane in opened.values())), strict=True))
+        for tp, lane in opened.items():
+            self.lanes[tp.partition] = lane
+            lane.start()
+        self.ctx.assigned = True
+        self.ctx.metrics.inc("weir_rebalances_total")
+        log.info("%d partitions assigned: %s", len(tps), ", ".join(sorted(lane.name for lane in opened.values())))
+        return {tp: start for tp, start in starts.items() if start is not None}
+
+    async def revoked(self, tps: Iterable[TP]) -> None:
+        """Close the lanes of ``tps``."""
+        gone = [self.lanes.pop(tp.partition) for tp in tps if tp.partition in self.lanes]
+        await asyncio.gather(*(lane.close() for lane in gone))
+
+    def _lane(self, lane: Lane) -> InferenceLane:
+        return InferenceLane(lane, self.ctx, self._scorers, self._inputs, self._pool)

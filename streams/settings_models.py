@@ -1,0 +1,37 @@
+"""Where full models are kept, and what runs them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from streams.settings_base import Concern
+
+_SCHEMES = ("file", "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+
+
+class ModelSettings(Concern):
+    """``[models]``: the registry, and how graphs are run.
+
+    >>> ModelSettings(registry="s3://bucket/models").provider
+    'auto'
+    """
+
+    registry: str = Field(default="weir-models", min_length=1)
+    """A directory that all workers and the trainer share, or the URL of an object store such as ``s3://bucket/models``.
+    Credentials come from the store's own environment variables and files, never from here."""
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes CUDA where it is there; asking for ``cuda`` where it is not is an error."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """CPU threads of one model."""
+
+    @field_validator("registry")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        scheme, found, rest = value.partition("://")
+        if found and (scheme not in _SCHEMES or not rest):
+            raise ValueError(f"give a directory or a URL that starts with one of {', '.join(_SCHEMES)} and ://")
+        if found and "@" in rest.partition("/")[0] and scheme not in ("abfs", "abfss"):
+            raise ValueError("leave credentials out of the URL; the store's own environment variables hold them")
+        return value

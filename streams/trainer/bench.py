@@ -1,0 +1,141 @@
+"""One task's trainer with the thread that does its jobs: what a host starts, beats and stops."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from models.types import TrainingStoppedError
+from online.task import TaskSpec
+from streams.trainer.desk import Clock, Desk
+from streams.trainer.errors import PASSING, LeaseLostError
+from streams.trainer.files import Workshop
+from streams.trainer.job import JobRunner
+from streams.trainer.journal import Journal
+from streams.trainer.live import LiveRows
+from streams.trainer.shelf import Shelf
+from streams.trainer.state import WORKING, TaskState
+from streams.trainer.task import Publish, TaskTrainer
+
+log = logging.getLogger(__name__)
+
+
+class Bench:
+    """A task at work; its methods may block for a while, and are called by one thread at a time.
+
+    Parameters
+    ----------
+    spec, journal, shelf, shop, publish : see ``TaskTrainer`` and ``JobRunner``.
+    owner, lease_s : see ``Desk``.
+    clock : of the lease: wall time.
+    time : of cutoffs and phases; event time where the host is embedded, else the same.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        journal: Journal,
+        shelf: Shelf,
+        shop: Workshop,
+        publish: Publish,
+        *,
+        owner: str,
+        lease_s: float,
+        clock: Clock,
+        time: Clock | None = None,
+    ) -> None:
+        self.name, self._stopping = spec.name, threading.Event()
+        self.trainer = TaskTrainer(spec, Desk(spec.name, journal, owner, lease_s, clock), shelf, publish, time or clock)
+        self._jobs = JobRunner(self.trainer, shop, time or clock, self._stopping.is_set)
+        self._thread: threading.Thread | None = None
+        self.held = False
+        """Whether this trainer holds the task, as of the last beat."""
+        self.on_idle: Callable[[], None] = lambda: None
+        """Called by the job's thread when it ends."""
+
+    @property
+    def state(self) -> TaskState:
+        """The task's document."""
+        return self.trainer.state
+
+    @property
+    def working(self) -> bool:
+        """Whether a job's thread is at work."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is a job to begin or to go on with, or something to tell."""
+        s = self.state
+        waits = s.job is not None and s.job.stage == "shadowing"
+        under_way = s.job is not None and s.job.stage in WORKING
+        return bool(s.effects or under_way or (s.pending is not None and not waits))
+
+    def beat(self) -> None:
+        """Take the lease where there is something to do, or say that we are alive; see to the schedule."""
+        try:
+            self.trainer.tick()
+            if not self.held:
+                self.trainer.desk.reload()
+                if self.state.busy and self.trainer.desk.claim():
+                    self.held = True
+                    self.trainer.begin()
+            elif self.state.busy:
+                self.trainer.checkpoint()
+                self.trainer.look()
+            else:
+                self.trainer.desk.release()
+                self.held = False
+        except LeaseLostError as lost:
+            self._lost(lost)
+        except PASSING as error:
+            log.warning("task %s: %s; trying again in a while", self.name, error)
+
+    def give(self, rows: LiveRows, next_offset: int) -> None:
+        """Take in examples; where the journal is away they are to be read again, from ``trainer.offset``."""
+        try:
+            self.trainer.take(rows, next_offset)
+        except LeaseLostError as lost:
+            self._lost(lost)
+        except PASSING as error:
+            log.warning("task %s: %s; trying again in a while", self.name, error)
+            self.trainer.begin()
+
+    def start(self) -> None:
+        """Begin to work in a thread, where there is something to do and nobody at it."""
+        if self.held and self.has_work and not self.working and not self._stopping.is_set():
+            self._thread = threading.Thread(target=self.work, name=f"job-{self.name}", daemon=True)
+            self._thread.start()
+
+    def work(self) -> None:
+        """Do what there is to do, in this thread."""
+        try:
+            self._jobs.work()
+        except LeaseLostError as lost:
+            self._lost(lost)
+        except TrainingStoppedError as stopped:
+            log.info("task %s: %s", self.name, stopped)
+        finally:
+            self.on_idle()
+
+    def _lost(self, lost: LeaseLostError) -> None:
+        log.warning("%s", lost)
+        self.held = False
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait for the job's thread, if there is one."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Ask the job to stop after a checkpoint, wait for it, and let others have the task."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        if self.held and not self.working:
+            try:
+                self.trainer.checkpoint()
+                self.trainer.desk.release()
+            except LeaseLostError as lost:
+                self._lost(lost)

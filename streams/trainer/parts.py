@@ -1,0 +1,106 @@
+"""What real jobs are done with: builders, the blend, histories read from Kafka, archives or the embedded log.
+
+Functions here are sent by name to the process that trains; what they import, only that process loads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from models.dataset import training_set
+from models.types import Builder, Built, TrainingSet
+from online.task import TaskSpec
+from streams.errors import UsageError
+from streams.settings import Settings
+from streams.trainer.files import Workshop
+from streams.trainer.runner import Runner
+from streams.trainer.score import score
+from streams.trainer.task import training_of
+from streams.training.builder import Logged
+from streams.training.history import read_history
+from streams.training.sources import KafkaSource, LogSource
+
+
+def encoder_builder() -> Builder:
+    """Trains the sequence encoder."""
+    from models.training import EncoderBuilder
+
+    return cast(Builder, EncoderBuilder())
+
+
+def trees_builder() -> Builder:
+    """Trains boosted trees."""
+    from models.trees import TreesBuilder
+
+    return TreesBuilder()
+
+
+def blended(parts: Sequence[Built], data: TrainingSet) -> Built:
+    """The parts in one graph, weighed on the validation rows."""
+    from models.blend import blend, fit_weights
+
+    kept = np.flatnonzero(data.history.ts[data.labels.row] >= data.valid_from)
+    rows = data.labels.row[kept]
+    logits = np.column_stack([score(part, data, rows) for part in parts])
+    return blend(parts, fit_weights(logits, data.labels.y[kept], data.labels.weight[kept]))
+
+
+@dataclass(frozen=True)
+class KafkaData:
+    """Data sets from the topics, and from an archive where there is one. It holds secrets, so it is not sent around."""
+
+    settings: Settings
+
+    def __call__(self, task: TaskSpec, cutoff: float) -> TrainingSet:
+        """See ``streams.trainer.work.Data``."""
+        try:
+            logged = asyncio.run(self._read(task, cutoff - training_of(task).window))
+        except UsageError:  # nothing so new: old events are being replayed, so all that is kept is looked at
+            logged = asyncio.run(self._read(task, None))
+        return cut(logged, task, cutoff)
+
+    async def _read(self, task: TaskSpec, since: float | None) -> Logged:
+        s = self.settings
+        async with KafkaSource(s.kafka.client_options("trainer-data"), s.topics) as source:
+            return await read_history(task, source=source, archive=s.trainer.archive, since=since)
+
+
+@dataclass
+class SourceData:
+    """Data sets from a log that its owner puts here before each job: the embedded host's, as it was then."""
+
+    source: LogSource | None = None
+
+    def __call__(self, task: TaskSpec, cutoff: float) -> TrainingSet:
+        """See ``streams.trainer.work.Data``."""
+        return cut(asyncio.run(read_history(task, source=self.source)), task, cutoff)
+
+
+def cut(logged: Logged, task: TaskSpec, cutoff: float) -> TrainingSet:
+    """What a training may see at ``cutoff``.
+
+    Where what is logged ends earlier, old events are being replayed: the cutoff is then that end.
+    """
+    t, known = training_of(task), logged.labels.known_at
+    end = max((float(times.max()) for times in (logged.history.ts, known) if len(times)), default=cutoff)
+    return training_set(
+        logged.history, logged.labels, min(cutoff, end), t.validation, None,
+        window_s=t.window, min_labels=t.min_labels, min_positives=t.min_positives,
+    )  # fmt: skip
+
+
+def kafka_workshop(settings: Settings, runner: Runner) -> Workshop:
+    """For the trainer process."""
+    builders = {"encoder": encoder_builder, "trees": trees_builder}
+    return Workshop(KafkaData(settings), builders, blended, score, runner, settings.trainer.work)
+
+
+def embedded_workshop(data: SourceData, runner: Runner, work: Path) -> Workshop:
+    """For a host in this process."""
+    return Workshop(data, {"encoder": encoder_builder, "trees": trees_builder}, blended, score, runner, work)

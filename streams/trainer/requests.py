@@ -1,0 +1,91 @@
+"""Reads ``retrain-requests`` as a member of the trainers' group; commits what is in the journal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from pydantic import ValidationError
+
+from online.wire import RetrainRequest
+from streams.errors import BrokerError
+from streams.transport.outage import calm_logs
+
+log = logging.getLogger(__name__)
+
+_WAIT_MS: Final = 500
+
+
+class RequestReader:
+    """One member of the group.
+
+    Parameters
+    ----------
+    options : of ``KafkaSettings.client_options``.
+    topic : what ``retrain-requests`` is called on these brokers.
+    group : the trainers'.
+    """
+
+    def __init__(self, options: Mapping[str, Any], topic: str, group: str) -> None:
+        self.topic, self._where = topic, ", ".join(options["bootstrap_servers"])
+        self._options, self._group = dict(options), group
+        self._consumer: Any = None
+        self._taking = False
+
+    async def start(self) -> None:
+        """Join; raises ``BrokerError`` when no broker answers."""
+        calm_logs()
+        self._consumer = AIOKafkaConsumer(
+            self.topic, **self._options, group_id=self._group, enable_auto_commit=False, auto_offset_reset="earliest",
+            session_timeout_ms=10_000, heartbeat_interval_ms=2_000,
+        )  # fmt: skip
+        try:
+            await self._consumer.start()
+        except KafkaError as error:
+            await self._consumer.stop()
+            raise BrokerError(f"{self._where}: {type(error).__name__}: {error}; see [kafka] in the settings") from error
+
+    async def stop(self) -> None:
+        """Leave."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    async def read(self, take: Callable[[RetrainRequest], Awaitable[None]]) -> int:
+        """Give what came to ``take``, one after the other, then commit; returns how many records came."""
+        try:
+            found = await self._consumer.getmany(timeout_ms=_WAIT_MS)
+            records = [record for part in found.values() for record in part]
+            self._taking = bool(records)
+            for record in records:
+                request = _parse(record)
+                if request is not None:
+                    await take(request)
+            if records:
+                await self._consumer.commit()
+        except KafkaError as error:  # the group moved on, or brokers are away: what was not committed comes again
+            log.warning("%s: %s: %s; trying again", self.topic, type(error).__name__, error)
+            return 0
+        finally:
+            self._taking = False
+        return len(records)
+
+    async def behind(self) -> bool:
+        """Whether there are requests that are not in the journal yet."""
+        if self._taking:
+            return True
+        lanes = self._consumer.assignment()
+        ends = await self._consumer.end_offsets(lanes) if lanes else {}
+        return not lanes or any([await self._consumer.position(lane) < ends[lane] for lane in lanes])
+
+
+def _parse(record: Any) -> RetrainRequest | None:
+    try:
+        return RetrainRequest.model_validate_json(record.value or b"")
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = f"{record.topic}-{record.partition}@{record.offset}"
+        log.warning("%s: not a request: %s: %s", where, ".".join(map(str, fault["loc"])), fault["msg"])
+        return None

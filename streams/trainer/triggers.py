@@ -1,0 +1,106 @@
+"""Which requests lead to a job, and when the schedule asks for one. Pure: the time is an argument.
+
+A request is known by its id. Those that machines make (drift, volume) heed the task's cooldown, counted in their own
+time (``requested_at``, event time) so that a replay decides alike; a person and the schedule are taken at their word.
+While a job is under way the newest request waits, and is one job when its turn comes, however many there were.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from online.durations import format_duration
+from online.errors import TaskError
+from online.wire import RetrainRequest
+from streams.trainer.state import Asked, TaskState
+
+Answer = Literal["accepted", "waits", "repeat", "too soon"]
+_BY_MACHINES: Final = ("drift", "volume")
+
+
+class Considered(NamedTuple):
+    """What becomes of a request."""
+
+    answer: Answer
+    state: TaskState
+    words: str
+
+
+def consider(state: TaskState, asked: Asked, cooldown: float) -> Considered:
+    """Take in one request; ``cooldown`` in seconds.
+
+    >>> first = consider(TaskState("fraud"), Asked("r1", "drift", 100.0), cooldown=60)
+    >>> second = consider(first.state, Asked("r2", "drift", 130.0), cooldown=60)
+    >>> first.answer, second.answer, consider(second.state, Asked("r1", "drift", 100.0), cooldown=60).answer
+    ('accepted', 'too soon', 'repeat')
+    """
+    if asked.request_id in state.seen:
+        return Considered("repeat", state, f"request {asked.request_id} is known")
+    state = state.noted(asked.request_id)
+    if asked.cause in _BY_MACHINES and state.accepted_at is not None and asked.at < state.accepted_at + cooldown:
+        since = format_duration(max(0.0, round(asked.at - state.accepted_at)))
+        words = f"{asked.cause} asks {since} after the last request that was accepted; the cooldown is "
+        return Considered("too soon", state, words + format_duration(cooldown))
+    active = state.pending is not None or (state.job is not None and state.job.active)
+    accepted_at = max(asked.at, state.accepted_at if state.accepted_at is not None else asked.at)
+    state = msgspec.structs.replace(state, pending=asked, accepted_at=accepted_at)
+    if active:
+        return Considered("waits", state, f"{asked.cause} asks; it waits for the job under way")
+    return Considered("accepted", state, f"{asked.cause} asks{f': {asked.text}' if asked.text else ''}")
+
+
+def check_schedule(schedule: str) -> None:
+    """Raise ``TaskError`` for what is not a cron expression of five fields."""
+    if len(schedule.split()) != 5 or not _croniter().is_valid(schedule):
+        raise TaskError(
+            f"full.training.schedule = {schedule!r} is no cron expression; give minute, hour, day, month and weekday, "
+            "such as '0 3 * * 1' for Mondays at three (UTC)"
+        )
+
+
+def due(schedule: str, since: float, now: float) -> float | None:
+    """The newest time of the schedule in ``(since, now]``, epoch seconds; ``None`` when there is none.
+
+    After a long absence one training is enough, so the times before the newest are passed over.
+
+    >>> due("0 3 * * *", since=1709254800.0, now=1709348400.0)  # 2024-03-01 01:00 to 2024-03-02 03:00
+    1709348400.0
+    >>> due("0 3 * * *", since=1709348400.0, now=1709348401.0) is None
+    True
+    """
+    croniter = _croniter()
+    at = datetime.fromtimestamp(now, UTC)
+    exactly = croniter.match(schedule, at) and now % 60 == 0
+    newest = now if exactly else float(croniter(schedule, at).get_prev(float))
+    return newest if newest > since else None
+
+
+def scheduled(state: TaskState, schedule: str | None, now: float) -> tuple[TaskState, RetrainRequest | None]:
+    """Look at the schedule; a task that is seen for the first time waits for its next turn.
+
+    The id says which turn it is: two trainers that look at once ask once.
+    """
+    if schedule is None:
+        return state, None
+    if state.scheduled_at is None:
+        return msgspec.structs.replace(state, scheduled_at=now), None
+    at = due(schedule, state.scheduled_at, now)
+    if at is None:
+        return state, None
+    asked = RetrainRequest(
+        request_id=f"{state.task[:40]}-at-{at:.0f}", task=state.task, cause="schedule", requested_at=at,
+        text=f"schedule {schedule}",
+    )  # fmt: skip
+    return msgspec.structs.replace(state, scheduled_at=at), asked
+
+
+def _croniter() -> Any:
+    """The package that reads cron expressions; it comes with the extra of the brokers."""
+    try:
+        return import_module("croniter").croniter
+    except ImportError as exc:
+        raise TaskError("full.training.schedule needs croniter; run: pip install 'weir[kafka]'") from exc

@@ -1,0 +1,156 @@
+"""The expensive parts of a job, as objects that can be sent to another process: reading data, training, judging.
+
+What is large goes by file. They know arrays and artefacts, nothing of journals, registries or Kafka.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from models.gate import Metric, Verdict, choose, compare
+from models.types import Builder, Built, Float32Vector, IntVector, Progress, TrainingSet
+
+if TYPE_CHECKING:
+    from online.task import TaskSpec  # brings the kernels of the online model, which no training needs
+
+MakeBuilder = Callable[[], Builder]
+"""A function of a module: it is sent by name, so that only the process that trains imports what trains."""
+Blend = Callable[[Sequence[Built], TrainingSet], Built]
+"""Makes one candidate of several."""
+Score = Callable[[Built, TrainingSet, IntVector], Float32Vector]
+"""What a candidate would have said of some rows of the history, ``(k,)`` logits."""
+Data = Callable[["TaskSpec", float], TrainingSet]
+"""What a training of a task may see at a cutoff (epoch seconds)."""
+
+
+class Work(Protocol):
+    """Something to be done, here or in a process of its own."""
+
+    def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
+        """Do it; ``folder`` is for checkpoints, and is the same when it is repeated."""
+        ...
+
+
+@dataclass(frozen=True)
+class GatherWork:
+    """Reads the data set; returns what the registry is told of it."""
+
+    data: Data
+    task: TaskSpec
+    cutoff: float
+    to: Path
+
+    def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> dict[str, float]:
+        """See ``Work``."""
+        del folder, stop, progress
+        found = self.data(self.task, self.cutoff)
+        put(self.to, found)
+        ts, y = found.history.ts, found.labels.y
+        counts = {"events": len(ts), "labels": len(y), "positives": int(np.count_nonzero(y))}
+        start, end = (float(ts.min()), float(ts.max())) if len(ts) else (self.cutoff, self.cutoff)
+        return {**{k: float(v) for k, v in counts.items()}, "start": start, "end": end, "cutoff": found.cutoff}
+
+
+@dataclass(frozen=True)
+class BuildWork:
+    """Trains one candidate and keeps it in ``to``."""
+
+    make: MakeBuilder
+    data: Path
+    seed: int
+    warm_start: Mapping[str, bytes] | None
+    to: Path
+
+    def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> None:
+        """See ``Work``."""
+        data: TrainingSet = get(self.data)
+        built = self.make().build(
+            data, folder, self.seed, warm_start=self.warm_start, progress=progress, stop=stop
+        )  # fmt: skip
+        put(self.to, built)
+
+
+@dataclass(frozen=True)
+class BlendWork:
+    """Makes one candidate of several and keeps it in ``to``."""
+
+    blend: Blend
+    data: Path
+    parts: tuple[Path, ...]
+    to: Path
+
+    def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> None:
+        """See ``Work``."""
+        del folder, stop, progress
+        put(self.to, self.blend([get(part) for part in self.parts], get(self.data)))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Which candidate is the best, and whether it may take the champion's place."""
+
+    kind: str
+    verdict: Verdict
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class JudgeWork:
+    """Holds candidates, and the best against the champion, on the newest labelled window."""
+
+    candidates: Mapping[str, Path]
+    champion: Built | None
+    data: Path
+    score: Score
+    metric: Metric
+    confidence: float
+    seed: int
+
+    def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> Judged:
+        """See ``Work``."""
+        del folder, stop, progress
+        data: TrainingSet = get(self.data)
+        kept = np.flatnonzero(data.history.ts[data.labels.row] >= data.valid_from)
+        rows = data.labels.row[kept]
+        y, weight, entity = data.labels.y[kept], data.labels.weight[kept], data.history.entity[rows]
+        logits = {kind: self.score(get(path), data, rows) for kind, path in self.candidates.items()}
+        ranked = choose(
+            y, weight, logits, metric=self.metric, confidence=self.confidence, seed=self.seed, groups=entity
+        )  # fmt: skip
+        best = next(iter(ranked))
+        before = None if self.champion is None else self.score(self.champion, data, rows)
+        verdict = compare(
+            y, weight, before, logits[best], metric=self.metric, seed=self.seed, groups=entity,
+            confidence=1 - (1 - self.confidence) / len(logits),
+        )  # fmt: skip
+        metrics = {f"{kind}_{self.metric}": value for kind, (value, _) in ranked.items()}
+        metrics |= {"gate_metric": verdict.candidate, "gate_champion": verdict.champion, "gate_low": verdict.low}
+        return Judged(best, verdict, {name: float(v) for name, v in metrics.items() if np.isfinite(v)})
+
+
+def put(path: Path, value: object) -> None:
+    """Keep a value in a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("wb") as file:
+        pickle.dump(_plain(value), file, protocol=5)
+    beside.replace(path)
+
+
+def get(path: Path) -> Any:
+    """A value that was kept; the files are the trainer's own."""
+    with path.open("rb") as file:
+        return pickle.load(file)
+
+
+def _plain(value: object) -> object:
+    """Mappings of a candidate as dictionaries: read-only views cannot be pickled."""
+    if isinstance(value, Built):
+        return replace(value, files=dict(value.files), metrics=dict(value.metrics))
+    return value

@@ -1,0 +1,177 @@
+"""A worker on Kafka and Redis whose full model is swapped by records of ``model-updates``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from online.task import TaskSpec
+from online.wire import ModelUpdate
+from streams import topics
+from streams.full.loading import full_inputs
+from streams.full.updates import encode_update
+from streams.taskfiles import load_task
+from tests.integration.chaos.deployment import Deployment
+from tests.integration.kafka_broker import Broker
+from tests.integration.redis_server import NamedRedis, RedisServer
+from tests.integration.worker_process import Watcher, Worker, run_weir
+from tests.streams.full_graphs import LOGIT, TASK, Models
+
+pytestmark = pytest.mark.integration
+
+USERS = 5
+Row = dict[str, Any]
+
+
+class Fleet:
+    """A deployment with a registry; events are numbered, and a step is a few of each user.
+
+    Parameters
+    ----------
+    folder, kafka, redis_url : where it lives.
+    task : text of the task file.
+    """
+
+    def __init__(self, folder: Path, kafka: Broker, redis_url: str, task: str = TASK) -> None:
+        path = folder / "spend.toml"
+        path.write_text(task)
+        prefix = f"full-{os.getpid()}-{os.urandom(3).hex()}"
+        self.deployment = Deployment.create(
+            folder, kafka, redis_url, prefix=prefix, partitions=2, tasks=(path,), worker={"web_port": "auto"}
+        )
+        self.task: TaskSpec = load_task(path)
+        self.models = Models(folder / "registry", self.task, full_inputs(self.task))
+        self.sent = 0
+
+    def tell(self, watcher: Watcher, *updates: ModelUpdate) -> None:
+        """Publish updates."""
+        watcher.send(topics.MODEL_UPDATES, [(b"spend", encode_update(update)) for update in updates])
+
+    def step(self, watcher: Watcher, worker: Worker, each: int = 3) -> list[Row]:
+        """Send a few events of every user, wait, and return their predictions, by event."""
+        first = self.sent
+        self.sent += USERS * each
+        watcher.send(topics.USER_EVENTS, [event(i) for i in range(first, self.sent)])
+        watcher.settle(worker)
+        return self.predictions(first, self.sent)
+
+    def predictions(self, first: int, stop: int) -> list[Row]:
+        """Of these events, each once, in their order."""
+        stored = [each for log in self.deployment.read(topics.PREDICTIONS).values() for each in log]
+        rows = [orjson.loads(each.record.value) for each in stored]
+        wanted = {f"e{i}": i for i in range(first, stop)}
+        found = [row for row in rows if row["event_id"] in wanted]
+        assert sorted(wanted) == sorted(row["event_id"] for row in found)
+        return sorted(found, key=lambda row: wanted[row["event_id"]])
+
+
+def event(i: int) -> tuple[bytes, bytes]:
+    user = f"user-{i % USERS}"
+    body = {"v": 1, "event_id": f"e{i}", "type": "purchase", "user_id": user, "ts": 1.7e9 + i, "amount": 5.0 + i % 3}
+    return user.encode(), orjson.dumps(body)
+
+
+def told(worker: Worker) -> dict[str, Any]:
+    """What the worker says of the task's full model."""
+    return dict(orjson.loads(worker.get("/ready")[1])["full"]["spend"])
+
+
+def until_serves(worker: Worker, champion: int | None, shadow: int | None = None) -> None:
+    worker.until(
+        lambda: (told(worker)["champion"], told(worker)["shadow"]) == (champion, shadow),
+        f"champion {champion} and shadow {shadow} serve",
+    )
+
+
+def versions(rows: Sequence[Row]) -> set[tuple[int, int]]:
+    return {(int(row["features"]["full.version"]), int(row["features"]["full.shadow_version"])) for row in rows}
+
+
+def counts(rows: Sequence[Row], champion: int) -> list[float]:
+    """How many events of its entity the champion believes to have seen, of each row."""
+    return [row["features"]["full.logit"] - LOGIT * champion for row in rows]
+
+
+@pytest.fixture
+def fleet(kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path, kafka, redis_server.url)
+
+
+@pytest.fixture
+def watcher(fleet: Fleet) -> Iterator[Watcher]:
+    with Watcher(fleet.deployment) as watching:
+        yield watching
+
+
+def test_a_shadow_a_promotion_a_corrupt_artefact_a_rollback_and_a_restart(
+    fleet: Fleet, watcher: Watcher, tmp_path: Path
+) -> None:
+    models, log = fleet.models, tmp_path / "worker.log"
+    first, second, bad = (models.register() for _ in range(3))
+    graph = models.folder(bad) / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-9] + b"corrupted")
+    with Worker(fleet.deployment, log) as worker:
+        rows = fleet.step(watcher, worker)
+        assert versions(rows) == {(0, 0)}
+        assert all(row["degraded"] for row in rows)
+
+        fleet.tell(watcher, models.update("promote", first))
+        until_serves(worker, first)
+        rows = fleet.step(watcher, worker)
+        assert (versions(rows), {row["degraded"] for row in rows}) == ({(first, 0)}, {False})
+        # Made again from the 3 events before it, of each user; then one more with each event.
+        assert counts(rows, first) == [4.0] * USERS + [5.0] * USERS + [6.0] * USERS
+
+        fleet.tell(watcher, models.update("shadow", second))
+        until_serves(worker, first, second)
+        assert versions(fleet.step(watcher, worker)) == {(first, second)}
+
+        fleet.tell(watcher, models.update("promote", second))
+        until_serves(worker, second, first)
+        rows = fleet.step(watcher, worker, each=1)
+        assert versions(rows) == {(second, first)}
+        # The state it has kept in the shadow goes on: 3 remembered, 3 in the step before, and this one.
+        assert counts(rows, second) == [7.0] * USERS
+
+        fleet.tell(watcher, models.update("promote", bad))
+        worker.until(lambda: told(worker)["refused"], "it refuses the artefact")
+        assert "corrupt" in told(worker)["refused"][str(bad)]
+        assert versions(fleet.step(watcher, worker)) == {(second, first)}
+        assert f"full model version {bad} is refused, version {second} goes on" in worker.log
+        assert 'weir_full_refused_total{task="spend"} 1' in worker.get("/metrics")[1]
+
+        fleet.tell(watcher, models.update("rollback", first))
+        until_serves(worker, first)
+        assert versions(fleet.step(watcher, worker)) == {(first, 0)}
+        assert worker.end() == 0
+    assert "Traceback" not in log.read_text()
+    check = run_weir(fleet.deployment, "worker", "--check")
+    assert (check.status, "version 1 on cpu" in check.out) == (0, True), check.out + check.err
+    row = run_weir(fleet.deployment, "features", "get", "user-1", "--json").document
+    assert [table["table"] for table in row] == ["spend.user", "spend.full"]
+    assert row[1]["values"]["champion.version"] == first
+    with Worker(fleet.deployment, tmp_path / "again.log") as worker:
+        rows = fleet.step(watcher, worker)
+        assert versions(rows) == {(first, 0)}  # from the first event on
+        assert counts(rows, first) == [8.0] * len(rows)
+        assert worker.end() == 0
+
+
+def test_a_champion_that_cannot_be_loaded_at_the_start_is_said_and_scoring_begins(
+    fleet: Fleet, watcher: Watcher, tmp_path: Path
+) -> None:
+    version = fleet.models.register()
+    fleet.tell(watcher, fleet.models.update("promote", version))
+    (fleet.models.folder(version) / "model.onnx").unlink()
+    with Worker(fleet.deployment, tmp_path / "worker.log") as worker:
+        rows = fleet.step(watcher, worker)
+        assert (versions(rows), {row["degraded"] for row in rows}) == ({(0, 0)}, {True})
+        assert f"full model version {version} is refused, there is none" in worker.log
+        assert worker.end() == 0
+    check = run_weir(fleet.deployment, "worker", "--check")
+    assert (check.status, "model.onnx is missing" in check.out) == (2, True), check.out + check.err

@@ -1,0 +1,162 @@
+"""``weir trainer`` on real Kafka: a request becomes a shadow, labels make it the champion; and it ends when told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from models.registry import Registry
+from online.batch import ExampleBatch
+from online.encode import encode_examples
+from online.task import TaskSpec
+from online.wire import ModelUpdate
+from streams import topics
+from streams.admin.clients import producer
+from streams.cli.retrain import retrain_command
+from streams.host import EmbeddedHost
+from streams.log import EmbeddedLog, Record
+from streams.simulate import SimulationConfig, simulate
+from tests.integration.chaos.deployment import Deployment
+from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
+from tests.streams.test_trainer_embedded import TASK
+
+pytestmark = pytest.mark.integration
+START = "import typer, streams.cli.trainer as t; typer.run(t.trainer_command)"
+TASK_SPEC = TaskSpec.from_toml(TASK)
+
+
+@pytest.fixture
+def deployment(kafka: Broker, tmp_path: Path) -> Deployment:
+    """A cluster with the topics that a worker has filled."""
+    prefix = f"trainer{os.getpid()}{os.urandom(2).hex()}"
+    (tmp_path / "fraud.toml").write_text(TASK)
+    made = Deployment.create(
+        tmp_path, kafka, "redis://localhost:1/0", prefix=prefix, partitions=2, tasks=(tmp_path / "fraud.toml",)
+    )
+    with made.config.open("a") as file:
+        file.write(f'[models]\nregistry = "{tmp_path}/registry"\n[trainer]\nwork = "{tmp_path}/work"\n')
+        file.write(f'heartbeat_s = 0.5\nlease_s = 3.0\ngroup = "{prefix}-trainer"\n')
+    return made
+
+
+class Cluster:
+    """Writes what workers would, and reads what they would hear."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment, self.log, self.sent = deployment, EmbeddedLog(), 0
+        host = EmbeddedHost([TASK_SPEC], self.log)
+        self.features = host.pipelines["fraud"].features
+        config = SimulationConfig(
+            seed=4, events=4_000, days=20, users=60, devices=0, label_delay_days=0.5, review_share=0.8,
+            fraud_share=0.15, drift_at=None, block_s=86_400.0, start_ts=time.time() - 22 * 86_400.0,
+        )  # fmt: skip
+        for block in simulate(config):
+            for topic, records in block.topics.items():
+                self.log.append(topic, [Record(*r) for r in records])
+            host.run_pending()
+        for topic in (topics.USER_EVENTS, topics.PREDICTIONS, topics.EXAMPLES):
+            self.send(topic, [r for batch in self.log.read([topic], 0) for r in batch.records])
+
+    def send(self, topic: str, records: list[Record]) -> None:
+        settings = self.deployment.settings
+        with producer(settings.kafka, "test") as client:
+            for r in records:
+                client.send(settings.topics.name(topic), key=r.key, value=r.value, timestamp_ms=round(r.ts * 1000))
+
+    def live(self, n: int, versions: tuple[int, int], skill: tuple[float, float]) -> None:
+        """n labelled events that both models have scored."""
+        rng = np.random.default_rng(self.sent)
+        y = rng.random(n) < 0.2
+        x = np.zeros((n, len(self.features)))
+        for name, value in zip(("full.version", "full.shadow_version"), versions, strict=True):
+            x[:, self.features.index(name)] = value
+        for name, strength in zip(("full.logit", "full.shadow_logit"), skill, strict=True):
+            x[:, self.features.index(name)] = strength * y + rng.normal(0, 1, n)
+        ids = [f"live{k}" for k in range(self.sent, self.sent + n)]
+        self.sent += n
+        ts = np.full(n, time.time())
+        batch = ExampleBatch(ids, ts, x, np.full(n, 0.5), y, np.ones(n), np.zeros(n, np.bool_))
+        values = encode_examples(batch, self.features, "fraud")
+        self.send(topics.EXAMPLES, [Record(b"fraud", value, time.time()) for value in values])
+
+    def updates(self) -> list[tuple[str, str]]:
+        found = self.deployment.read(topics.MODEL_UPDATES)
+        updates = [ModelUpdate.model_validate_json(s.record.value) for part in found.values() for s in part]
+        return [(update.action, update.version) for update in updates]
+
+
+@pytest.fixture
+def start(deployment: Deployment, tmp_path: Path) -> Iterator[Any]:
+    """Starts trainers, and leaves none behind."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def begin(*arguments: str) -> subprocess.Popen[bytes]:
+        log = (tmp_path / f"trainer-{len(running)}.log").open("wb")
+        command = [sys.executable, "-c", START, "--config", str(deployment.config), *arguments]
+        running.append(
+            subprocess.Popen(
+                command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
+            )
+        )  # fmt: skip
+        log.close()
+        return running[-1]
+
+    yield begin
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def retrain(deployment: Deployment, *arguments: str) -> Any:
+    app = typer.Typer()
+    app.command()(retrain_command)
+    return CliRunner().invoke(app, ["--task", "fraud", "--config", str(deployment.config), *arguments])
+
+
+def test_a_request_becomes_a_shadow_and_labels_make_it_the_champion(
+    deployment: Deployment, start: Any, tmp_path: Path
+) -> None:
+    cluster = Cluster(deployment)
+    first, second = start(), start()
+    asked = retrain(deployment, "--wait", "--timeout", "90")
+    assert asked.exit_code == 0, asked.output + (tmp_path / "trainer-0.log").read_text()
+    assert "in the workers' shadow" in asked.output
+    eventually(lambda: cluster.updates() == [("shadow", "1")], 30, "the shadow is published")
+
+    # The trainer that works on it dies; the other takes over, and labels go on coming.
+    owner = orjson.loads(sorted((tmp_path / "registry" / "fraud" / "trainer").iterdir())[-1].read_bytes())["owner"]
+    victim, other = (first, second) if f"-{first.pid}-" in owner else (second, first)
+    cluster.live(100, (0, 1), (0.0, 3.0))
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    cluster.live(100, (0, 1), (0.0, 3.0))
+    promoted = [("shadow", "1"), ("promote", "1")]
+    eventually(lambda: list(dict.fromkeys(cluster.updates())) == promoted, 60, "the shadow is promoted")
+    assert Registry(str(tmp_path / "registry")).champion("fraud") == 1
+    other.send_signal(signal.SIGTERM)
+    assert other.wait(60) == 0, (tmp_path / "trainer-1.log").read_text()
+
+
+def test_once_answers_what_was_asked_and_ends(deployment: Deployment, start: Any, tmp_path: Path) -> None:
+    cluster = Cluster(deployment)
+    assert retrain(deployment, "--reason", "new product").exit_code == 0
+    process = start("--once")
+    assert process.wait(120) == 0, (tmp_path / "trainer-0.log").read_text()
+    assert cluster.updates() == [("shadow", "1")]
+    journal = orjson.loads(sorted((tmp_path / "registry" / "fraud" / "trainer").iterdir())[-1].read_bytes())
+    assert journal["owner"] == "", "the next run goes on with it"
+    assert journal["job"]["stage"] == "shadowing"

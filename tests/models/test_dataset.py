@@ -1,0 +1,309 @@
+"""A training sees nothing that was not known at its cut-off, and its validation nothing that training learned from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.dataset import (
+    Rows,
+    batches,
+    class_weights,
+    columns_of,
+    cut,
+    sample_negatives,
+    sequences,
+    train_rows,
+    training_set,
+    validation_rows,
+)
+from models.types import History, Labels, ModelError, TrainingSet
+
+TIMES = st.integers(0, 12).map(float)
+
+
+def history(events: list[tuple[int, float]], types: int = 2) -> History:
+    """Events as (entity, ts); every other value tells the row."""
+    n = len(events)
+    row = np.arange(n)
+    return History(
+        inputs=("row", "ts"),
+        event_id=[f"e{i}" for i in range(n)],
+        entity=np.array([e for e, _ in events], np.int64),
+        ts=np.array([t for _, t in events], np.float64),
+        x=np.column_stack([row, [t for _, t in events]]).astype(np.float32).reshape(n, 2),
+        score=row / 1000.0,
+        type=row % types,
+        types=tuple(f"t{k}" for k in range(types)),
+        amount=np.where(row % 3 == 2, np.nan, row * 10.0),
+        item=row % 5 - 1,
+    )
+
+
+def labels(told: list[tuple[int, bool, float]]) -> Labels:
+    return Labels(
+        np.array([r for r, _, _ in told], np.int64),
+        np.array([y for _, y, _ in told], np.bool_),
+        np.ones(len(told)) + np.arange(len(told)),
+        np.array([k for _, _, k in told], np.float64),
+    )
+
+
+@st.composite
+def logged(draw: Any) -> tuple[History, Labels]:
+    """Events mostly in order, some of them late; labels in any order: early, late, repeated, corrected, tied.
+
+    Times follow a stream on purpose: of events at any times, hardly any lies before both a cut-off and its validation.
+    """
+    steps = draw(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 0, 1, 1, 2, -3])), min_size=1, max_size=18))
+    ts = np.maximum(np.cumsum([step for _, step in steps]), 0).tolist()
+    events = [(entity, float(t)) for (entity, _), t in zip(steps, ts, strict=True)]
+    one = st.tuples(st.integers(0, len(events) - 1), st.booleans(), st.integers(-1, 4))
+    told = [(row, y, max(events[row][1] + delay, 0.0)) for row, y, delay in draw(st.lists(one, max_size=24))]
+    return history(events), labels(told)
+
+
+def known_before(h: History, told: Labels, row: int, time: float, *, at_most: bool) -> list[int]:
+    """Labels of a row known by a time, the oldest first: the definition, one by one."""
+    when = [max(float(k), float(h.ts[r])) for r, k in zip(told.row, told.known_at, strict=True)]
+    mine = [i for i in range(len(when)) if told.row[i] == row and (when[i] < time or (at_most and when[i] == time))]
+    return sorted(mine, key=lambda i: (when[i], told.known_at[i]))
+
+
+@given(logged(), TIMES, st.integers(0, 6), st.integers(0, 4), st.integers(1, 12))
+def test_nothing_from_after_the_cutoff_reaches_a_training(
+    data: tuple[History, Labels], cutoff: float, validation: int, delay: int, window: int
+) -> None:
+    h, told = data
+    made = cut(h, told, cutoff, validation, delay, window)
+    rows = made.history.x[:, 0].astype(int).tolist()
+    newest = np.maximum.accumulate(h.ts)
+    assert rows == [i for i in range(len(h)) if newest[i] <= cutoff and h.ts[i] >= cutoff - window]
+    assert made.history.event_id == [h.event_id[i] for i in rows]
+    seen = {}
+    for k, at in enumerate(made.labels.row.tolist()):
+        row = rows[at]
+        newest_told = known_before(h, told, row, cutoff, at_most=True)[-1]
+        assert row not in seen
+        seen[row] = newest_told
+        assert (made.labels.y[k], made.labels.weight[k]) == (told.y[newest_told], told.weight[newest_told])
+    assert set(seen) == {r for r in rows if known_before(h, told, r, cutoff, at_most=True)}
+    assert (np.diff(made.labels.known_at) >= 0).all()
+    assert (made.labels.known_at >= made.history.ts[made.labels.row]).all(), "nor before its own event"
+    check_split(made)
+
+
+def check_split(made: TrainingSet) -> None:
+    learned, checked = train_rows(made), validation_rows(made)
+    when = {int(r): float(k) for r, k in zip(made.labels.row, made.labels.known_at, strict=True)}
+    ts = made.history.ts
+    assert all(ts[r] < made.valid_from and when[r] < made.valid_from for r in learned.row.tolist())
+    assert all(ts[r] >= made.valid_from and when[r] <= made.cutoff for r in checked.row.tolist())
+    left = set(made.labels.row.tolist()) - set(learned.row.tolist()) - set(checked.row.tolist())
+    assert all(ts[r] < made.valid_from <= when[r] for r in left), "only the gap is left out"
+
+
+@given(logged(), TIMES, st.randoms(use_true_random=False))
+def test_what_is_not_known_yet_changes_nothing(data: tuple[History, Labels], cutoff: float, random: Any) -> None:
+    """With another future, and with labels kept in another order, the batches of a training are the same."""
+    h, told = data
+    late = np.maximum(told.known_at, h.ts[told.row]) > cutoff
+    future = np.maximum.accumulate(h.ts) > cutoff
+    changed = History(
+        h.inputs, h.event_id, np.where(future, 0, h.entity), h.ts, np.where(future[:, None], -1, h.x), h.score,
+        np.where(future, 0, h.type), h.types, np.where(future, 5.0, h.amount), np.where(future, 0, h.item),
+    )  # fmt: skip
+    order = list(range(len(told.row)))
+    random.shuffle(order)
+    place = {time: iter([i for i in range(len(order)) if told.known_at[i] == time]) for time in told.known_at.tolist()}
+    order = [next(place[float(told.known_at[i])]) for i in order]  # of those told together the last one counts
+    other = Labels(
+        told.row[order], (told.y ^ late)[order], np.where(late, 99.0, told.weight)[order], told.known_at[order]
+    )
+    assert seen_by_training(cut(changed, other, cutoff, 3.0, 2.0)) == seen_by_training(cut(h, told, cutoff, 3.0, 2.0))
+
+
+def seen_by_training(data: TrainingSet) -> list[Any]:
+    """Everything a trainer gathers for its batches."""
+    h, learned, checked = data.history, train_rows(data), validation_rows(data)
+    seen: list[Any] = [[*rows.row.tolist(), *rows.y.tolist(), *rows.weight.tolist()] for rows in (learned, checked)]
+    for before in (data.valid_from, np.inf):
+        chunks = sequences(h, 3, before=before)
+        for b in batches(chunks, 2, 1):
+            rows, then = b.rows[b.there], chunks.next
+            columns = (rows, h.x[rows], h.amount[rows], h.type[rows], h.item[rows], h.entity[rows], chunks.gap[rows],
+                       then.type[rows], then.item[rows], then.log_gap[rows], then.log_amount[rows])  # fmt: skip
+            seen.append(repr([c.tolist() for c in columns]))
+    return seen
+
+
+@given(logged(), TIMES, st.integers(1, 4), st.sampled_from(["event_time", "scored"]))
+def test_chunks_tile_every_entity_once_in_order(
+    data: tuple[History, Labels], before: float, length: int, order: Any
+) -> None:
+    h, _ = data
+    made = sequences(h, length, before=before, order=order)
+    found: dict[int, list[int]] = {}
+    for c in range(len(made)):
+        steps = made.rows[c, : made.length[c]].tolist()
+        assert len(steps) >= 1
+        assert (made.rows[c, made.length[c] :] == -1).all()
+        entity = {int(h.entity[r]) for r in steps}
+        assert len(entity) == 1
+        mine = found.setdefault(made.slot[c].item(), [])
+        assert len(mine) == made.rank[c] * length, "only the last chunk of an entity is short"
+        mine += steps
+    assert made.entities == len(found)
+    for e, steps in ((h.entity[s[0]], s) for s in found.values()):
+        mine = [i for i in range(len(h)) if h.entity[i] == e and h.ts[i] < before]
+        assert steps == (mine if order == "scored" else sorted(mine, key=lambda i: h.ts[i]))
+        for i, r in enumerate(steps):
+            gap = max(h.ts[r] - h.ts[steps[i - 1]], 0.0) if i else -1.0
+            assert made.gap[r] == gap
+            then = steps[i + 1] if i + 1 < len(steps) else -1
+            assert made.next.row[r] == then
+            assert made.next.type[r] == (h.type[then] if then >= 0 else -1)
+            assert made.next.item[r] == (h.item[then] if then >= 0 else -1)
+            wanted = np.float32(np.log1p(max(h.ts[then] - h.ts[r], 0.0))) if then >= 0 else np.nan
+            np.testing.assert_equal(made.next.log_gap[r], np.float32(wanted))
+            wanted = np.log1p(h.amount[then]) if then >= 0 else np.nan
+            np.testing.assert_equal(made.next.log_amount[r], np.float32(wanted))
+    future = h.ts >= before
+    assert (made.next.row[future] == -1).all()
+    assert not future[made.next.row[made.next.row >= 0]].any()
+
+
+@given(logged(), st.integers(1, 4), st.integers(1, 5), st.integers(0, 99), st.booleans(), st.booleans())
+def test_batches_hold_every_chunk_once_and_carry_states(
+    data: tuple[History, Labels], length: int, size: int, seed: int, carried: bool, shuffle: bool
+) -> None:
+    made = sequences(data[0], length)
+    seen: list[int] = []
+    done: dict[int, int] = {}
+    for batch in batches(made, size, (seed, 1), carried=carried, shuffle=shuffle):
+        assert 1 <= len(batch) <= size
+        assert batch.there.shape == batch.rows.shape == (len(batch), made.length[batch.chunk].max())
+        assert not carried or len(set(batch.slot.tolist())) == len(batch)
+        for k, c in enumerate(batch.chunk.tolist()):
+            assert batch.rows[k][batch.there[k]].tolist() == made.rows[c, : made.length[c]].tolist()
+            slot = int(made.slot[c])
+            assert batch.first[k] == (not carried or slot not in done)
+            assert not carried or done.get(slot, -1) == made.rank[c] - 1
+            done[slot] = int(made.rank[c])
+        seen += batch.chunk.tolist()
+    assert sorted(seen) == list(range(len(made)))
+    again = [b.chunk.tolist() for b in batches(made, size, (seed, 1), carried=carried, shuffle=shuffle)]
+    assert again == [seen[s : s + len(b)] for s, b in zip(np.cumsum([0, *map(len, again)])[:-1], again, strict=True)]
+
+
+def test_batches_differ_by_seed_and_keep_like_lengths_together() -> None:
+    events = [(e, float(k)) for e in range(64) for k in range(1 + e % 8)]
+    made = sequences(history(events), 8)
+    one, two = ([b.chunk.tolist() for b in batches(made, 8, seed)] for seed in (1, 2))
+    assert one != two
+    padded = sum(b.there.size for b in batches(made, 8, 1))
+    assert padded == len(events), "eight of each length: batches of eight need no padding"
+
+
+def test_the_generated_cases_reach_what_they_test() -> None:
+    """Else the properties above would hold of nothing: each kind of case has to be common."""
+    found: Counter[str] = Counter()
+
+    @settings(max_examples=150, database=None, derandomize=True)
+    @given(logged(), TIMES)
+    def count(data: tuple[History, Labels], cutoff: float) -> None:
+        h, told = data
+        made = cut(h, told, cutoff, 3.0, 2.0)
+        known_at = np.maximum(told.known_at, h.ts[told.row])
+        kept = np.maximum.accumulate(h.ts)[told.row] <= cutoff
+        found["cases"] += 1
+        found["rows to learn from"] += len(train_rows(made)) > 0
+        found["rows of validation"] += len(validation_rows(made)) > 0
+        found["a label of a kept row known later"] += bool((kept & (known_at > cutoff)).any())
+        found["a label known at the cut-off"] += bool((kept & (known_at == cutoff)).any())
+
+    count()
+    assert min(found.values()) > 0.15 * found["cases"], found
+
+
+def test_the_cutoff_is_exact() -> None:
+    """Known at the cut-off is known, known a moment later is not; the same for the begin of validation."""
+    h = history([(0, float(t)) for t in range(11)])
+    moment = np.nextafter
+    told = labels([(1, True, 10.0), (2, True, moment(10.0, 11.0)), (3, True, 4.0), (3, False, moment(10.0, 11.0)),
+                   (4, True, moment(6.0, 5.0)), (5, True, 6.0), (0, True, -5.0), (6, True, 6.0)])  # fmt: skip
+    made = cut(h, told, 10.0, 3.0, 1.0)
+    assert made.valid_from == 6.0
+    assert dict(zip(made.labels.row.tolist(), made.labels.y.tolist(), strict=True)) == dict.fromkeys(
+        (0, 1, 3, 4, 5, 6), True
+    )
+    assert train_rows(made).row.tolist() == [0, 3, 4]
+    assert validation_rows(made).row.tolist() == [6]
+    assert made.labels.known_at[made.labels.row.tolist().index(0)] == 0.0, "not before its own event"
+    assert len(cut(h, told, moment(10.0, 9.0), 3.0, 1.0).history) == 10
+
+
+def test_corrected_rows_are_not_learned_before_the_correction() -> None:
+    """The old value is known to be wrong, the new one was not known yet."""
+    events = [(0, float(t)) for t in range(20)]
+    told = [(r, r % 2 == 0, r + 1.0) for r in range(20)] + [(3, True, 15.0)]
+    made = training_set(history(events), labels(told), 20.0, 8.0, 1.0, min_labels=10, min_positives=2)
+    assert made.valid_from == 11.0
+    assert train_rows(made).row.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert validation_rows(made).row.tolist() == list(range(11, 20))
+    after = training_set(history(events), labels(told), 20.0, 3.0, 1.0, min_labels=10, min_positives=2)
+    rows = train_rows(after)
+    assert dict(zip(rows.row.tolist(), rows.y.tolist(), strict=True))[3] is True
+
+
+def test_the_delay_is_found_where_none_is_given() -> None:
+    told = [(r, r % 2 == 0, r + 5.0) for r in range(80)]
+    made = training_set(
+        history([(0, float(t)) for t in range(100)]), labels(told), 90.0, 10.0, None, min_labels=1, min_positives=1
+    )
+    assert made.valid_from == 90.0 - 5.0 - 10.0
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ([(0, True, 1.0)], "1 labels known at 20, 1 of them positive; a training needs 5 and 2"),
+        ([(r, r == 4, r + 1.0) for r in range(20)], "20 labels known at 20, 1 of them positive"),
+        ([(r, r < 9, r + 1.0) for r in range(20)], r"9 labelled events of validation, 0 of them positive"),
+        ([(r, r > 11, r + 1.0) for r in range(20)], r"to learn from, 0 of them positive"),
+    ],
+)
+def test_too_little_is_refused(told: list[tuple[int, bool, float]], message: str) -> None:
+    events = history([(0, float(t)) for t in range(20)])
+    with pytest.raises(ModelError, match=message):
+        training_set(events, labels(told), 20.0, 8.0, 1.0, min_labels=5, min_positives=2)
+
+
+def test_weights_keep_what_a_sample_stands_for() -> None:
+    rng = np.random.default_rng(3)
+    rows = Rows(np.arange(20_000), rng.random(20_000) < 0.02, rng.random(20_000) + 0.5)
+    few = sample_negatives(rows, 0.2, seed=1)
+    assert few.y.sum() == rows.y.sum()
+    assert few.weight[~few.y].sum() == pytest.approx(rows.weight[~rows.y].sum(), rel=0.05)
+    assert sample_negatives(rows, 0.2, seed=1).row.tolist() == few.row.tolist()
+    assert sample_negatives(rows, 0.2, seed=2).row.tolist() != few.row.tolist()
+    fair = class_weights(few, 0.3)
+    assert fair.weight[fair.y].sum() / fair.weight.sum() == pytest.approx(0.3)
+    assert fair.weight.sum() == pytest.approx(few.weight.sum())
+    y, weight = columns_of(few, 20_000)
+    assert (weight[few.row] > 0).all()
+    assert np.count_nonzero(weight) == len(few)
+    assert y[few.row].astype(bool).tolist() == few.y.tolist()
+
+
+def test_a_history_in_one_stretch_is_not_copied() -> None:
+    h = history([(0, float(t)) for t in range(20)])
+    told = labels([(r, r % 2 == 0, r + 1.0) for r in range(20)])
+    made = training_set(h, told, 18.0, 5.0, 1.0, window_s=15.0, min_labels=1, min_positives=1)
+    assert np.shares_memory(made.history.x, h.x)
+    assert len(made.history) == 16
