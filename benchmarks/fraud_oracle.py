@@ -81,7 +81,7 @@ class Payments:
 
 @dataclass(frozen=True)
 class _Chain:
-    """Payments of one key after another: ``order`` lists rows, ``place`` is its inverse, ``first`` where a key starts."""
+    """Payments of one key after another: rows in ``order``, its inverse ``place``, where a key begins ``first``."""
 
     order: IntVector
     place: IntVector

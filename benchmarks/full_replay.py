@@ -18,15 +18,16 @@ from models.dataset import training_set
 from models.inference import FullRunner, OrtModel, Pair
 from models.types import Builder, Built, Float32Matrix, FloatVector, History, IntVector, Labels, ModelError, TrainingSet
 from online.batch import LabelBatch, PredictionBatch
+from online.full import FullSpec
 from online.pipeline import TaskPipeline
 from online.task import TaskSpec
 from streams.sources import FileSource, SourceBatch
 from streams.stores import MemoryFeatureStore
 from streams.trainer.parts import blended, encoder_builder, trees_builder
 from streams.trainer.score import score
-from streams.trainer.task import training_of
+from streams.trainer.task import full_of, training_of
 
-BUILDERS: Mapping[str, Callable[[], Builder]] = {"trees": trees_builder, "encoder": encoder_builder}
+BUILDERS: Mapping[str, Callable[[FullSpec], Builder]] = {"trees": trees_builder, "encoder": encoder_builder}
 DAY_S = 86_400.0
 
 
@@ -176,7 +177,7 @@ class Replay:
         for kind in self.kinds:
             start = time.process_time()
             warm = before[kind].files if kind in before else None
-            built[kind] = BUILDERS[kind]().build(
+            built[kind] = BUILDERS[kind](full_of(self.task)).build(
                 data, self.work / f"{kind}-{len(self.trained)}", t.seed, warm_start=warm
             )
             cpu[kind] = time.process_time() - start

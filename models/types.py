@@ -118,7 +118,10 @@ Progress = Callable[[str, int, int], None]
 class Builder(Protocol):
     """Trains one kind of candidate."""
 
-    kind: str
+    @property
+    def kind(self) -> str:
+        """What it makes, such as ``trees``."""
+        ...
 
     def build(
         self,

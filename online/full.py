@@ -41,6 +41,9 @@ class TrainingSpec(Frozen):
     shadow_examples: int = Field(default=300, ge=20)
     """Labelled examples that a candidate is shadowed for before it serves, and that the champion it replaced shadows it
     for before it is let go."""
+    encoder: dict[str, float | str | bool] = Field(default_factory=dict)
+    """Settings of the encoder other than the defaults (``models.training.EncoderSettings``), such as ``weir tune --out``
+    found; its width is the task's ``state``."""
     seed: int = 1
 
 

@@ -254,7 +254,7 @@ class RetrainRequest(WireModel):
 
 
 class ModelUpdate(WireModel):
-    """Tells scorers which artefact to serve. Topic ``model-updates`` (compacted), key ``task``."""
+    """Tells scorers which artefact to serve. Topic ``model-updates``, key ``task``; all are kept."""
 
     v: Version = VERSION
     task: Id

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -27,7 +28,8 @@ from streams.demo.warmup import planned_events, warm_up
 from streams.errors import UsageError
 from streams.screen import DemoDisplay, render_summary
 
-_OURS = ("log", "state", "scenario.json", *FILES)
+_OURS = ("log", "state", "models", "work", "scenario.json", *FILES)
+_TRAINING = ("lightgbm", "onnx", "onnxruntime")
 
 
 def demo_command(
@@ -50,9 +52,11 @@ def demo_command(
 
     Three tasks score the streams as they come: card fraud, churn and machine
     failures. Labels arrive days of event time later, or come from silence;
-    the models learn from them while they score. After three fifths of the
-    time the fraud changes its pattern: watch the metric fall, the drift being
-    noticed and the metric come back.
+    the models learn from them while they score. After two fifths of the time
+    the fraud changes its pattern: watch the metric fall, the drift being
+    noticed, a full model being trained in the background, held against the
+    one that serves, scored in its shadow and swapped in, and the metric come
+    back. Its versions are kept in the directory: weir models list shows them.
 
     Ctrl-C stops cleanly; the next run goes on where this one stopped, also
     after a crash. The task files are in streams/demo/tasks: copy one.
@@ -68,6 +72,7 @@ def demo_command(
         weir demo > demo.log
     """
     console = Console()
+    _require_extra()
     directory = directory.absolute()
     with _only_one(directory):
         try:
@@ -84,6 +89,13 @@ def demo_command(
         raise typer.Exit(128 + caught.number)
     if not result.at_end:
         console.print("This machine was too slow for the whole period; run it again to go on, or give --events.")
+
+
+def _require_extra() -> None:
+    """Raise ``UsageError`` where what trains and runs the full model is not installed."""
+    missing = [name for name in _TRAINING if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"weir demo trains a full model and needs {', '.join(missing)}: pip install 'weir[cpu]'")
 
 
 def _run(directory: Path, scenario: Scenario, pace: Pace, caught: _Caught, console: Console) -> DemoResult:

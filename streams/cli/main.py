@@ -31,7 +31,7 @@ from streams.cli.worker import worker_command
 
 app = typer.Typer(
     name="weir",
-    help="Event-driven streaming ML: features, online learning from late labels, a full model retrained beside it, alerts.",
+    help="Event-driven streaming ML: features, online learning from late labels, full models, explained alerts, drift.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

@@ -19,7 +19,7 @@ class Finding(msgspec.Struct, frozen=True):
     """A drift, or the request for a new model that it led to."""
 
     kind: str
-    """``drift`` or ``retrain_request``."""
+    """``drift``, ``retrain_request``, or ``full``: what became of a full model."""
     ts: float
     """Event time, epoch seconds."""
     task: str
@@ -32,6 +32,8 @@ class _Saved(msgspec.Struct):
 
     blocks: int
     findings: list[Finding]
+    retraining: dict[str, bytes] = {}
+    """By task."""
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Journal:
 
     blocks: int = 0
     findings: list[Finding] = field(default_factory=list)
+    retraining: dict[str, bytes] = field(default_factory=dict)
+    """Snapshots of the trainers, as of the newest checkpoint."""
 
     def observe(self, pipeline: TaskPipeline, out: StepOutput) -> None:
         """Note what one step found."""
@@ -57,12 +61,12 @@ class Journal:
 
     def encode(self) -> bytes:
         """The journal for a checkpoint."""
-        return msgspec.msgpack.encode(_Saved(self.blocks, self.findings))
+        return msgspec.msgpack.encode(_Saved(self.blocks, self.findings, self.retraining))
 
     def restore(self, data: bytes) -> None:
         """Continue from ``encode``'s bytes."""
         held = msgspec.msgpack.decode(data, type=_Saved)
-        self.blocks, self.findings = held.blocks, held.findings
+        self.blocks, self.findings, self.retraining = held.blocks, held.findings, held.retraining
 
 
 def _request(asked: RetrainAsked) -> str:

@@ -22,11 +22,15 @@ from streams.demo.journal import Journal, MetricHistories
 from streams.demo.measures import Measures
 from streams.demo.scenario import Scenario
 from streams.demo.snapshots import build_snapshot
+from streams.demo.story import stories
+from streams.full.loading import full_models
+from streams.full.updates import update_record
 from streams.host import EmbeddedHost
 from streams.log import EmbeddedLog, Record
 from streams.screen import DemoSnapshot
 from streams.simulate import RecordBlock, simulate
-from streams.topics import INPUTS
+from streams.topics import INPUTS, MODEL_UPDATES
+from streams.trainer.runner import Runner
 
 SHOW_EVERY_S = 0.25
 _SHOW_SHARE = 0.1
@@ -65,6 +69,7 @@ class Demo:
     scenario : the content.
     tasks : what is done with it.
     stop : set by whoever wants the run to end after the block in work.
+    runner : where full models are trained; see ``Retraining``.
     """
 
     def __init__(
@@ -73,17 +78,24 @@ class Demo:
         scenario: Scenario,
         tasks: Sequence[TaskSpec],
         stop: threading.Event,
+        runner: Runner | None = None,
     ) -> None:
         self.directory, self.scenario = directory, scenario
         self._stop = stop
         self._blocks: Iterator[RecordBlock] = iter(())
         self._config = scenario.simulation()
         self._log = EmbeddedLog(directory=directory / "log")
-        self._host = EmbeddedHost(tasks, self._log, checkpoints=directory / "state", observe=self._observe)
+        self._host = EmbeddedHost(
+            tasks, self._log, checkpoints=directory / "state", observe=self._observe,
+            full=full_models(tasks, provider="cpu"),
+        )  # fmt: skip
         self._journal, self._histories, self._measures = Journal(), MetricHistories(), Measures()
         self._thresholds: dict[str, float] = {}
         if self._host.resume():
             self._journal.restore(self._host.resumed_extra)
+        self._stories = stories(self._host.pipelines, directory, self._log, scenario.first_training_ts, runner)
+        for name, story in self._stories.items():
+            story.restore(self._journal.retraining.get(name, b""))
         self.resumed_blocks = self._journal.blocks
         """Blocks that an earlier run had finished."""
         self._events_before = self._host.stats.events
@@ -118,6 +130,7 @@ class Demo:
         duration = per_block * (end - first)
         began = time.perf_counter()
         saved = show_at = 0.0
+        self._retrain()  # an earlier run may have been stopped while it waited for a training
         while self._journal.blocks < end and not self._stop.is_set():
             due = 0.0 if pace.full_speed else (self._journal.blocks - first) * per_block
             self._stop.wait(max(due - (time.perf_counter() - began), 0.0))
@@ -148,14 +161,28 @@ class Demo:
                 self._measures.batch(time.perf_counter() - began)
         self._journal.blocks += 1
         self._event_ts = min(block.end, self._config.end_ts)
+        self._retrain()
         self._log.forget(self._log.next_seq)
+
+    def _retrain(self) -> None:
+        """Let the trainers go on; what they say of models takes its place in the log here, behind a whole block."""
+        for story in self._stories.values():
+            updates, findings = story.step(self._event_ts, self._stop)
+            self._journal.findings += findings
+            for update in updates:
+                for batch in self._log.append(MODEL_UPDATES, [update_record(update, self._event_ts)]):
+                    self._host.process(batch)
 
     def _observe(self, pipeline: TaskPipeline, out: StepOutput) -> None:
         self._journal.observe(pipeline, out)
+        story = self._stories.get(pipeline.task.name)
+        if story is not None:
+            story.retraining.observe(out)
         if out.thresholds is not None and len(out.thresholds):
             self._thresholds[pipeline.task.name] = float(out.thresholds[-1])
 
     def _checkpoint(self) -> None:
+        self._journal.retraining = {name: story.retraining.snapshot() for name, story in self._stories.items()}
         self._host.checkpoint(self._journal.encode())
 
     def _snapshot(self, elapsed: float, duration: float, *, final: bool = False) -> DemoSnapshot:
@@ -170,6 +197,7 @@ class Demo:
             duration_s=duration,
             event_ts=self._event_ts,
             thresholds=self._thresholds,
+            full=tuple(story.row() for story in self._stories.values()),
             events_per_s=done / max(elapsed, 1e-9) if final else None,
             paths=(("files", str(self.directory)),),
         )
@@ -180,6 +208,7 @@ class Demo:
             "at_end": at_end,
             "resumed_from_block": self.resumed_blocks,
             "stopped": self._stop.is_set(),
+            "waited_for_training_s": round(sum(s.retraining.waited_s for s in self._stories.values()), 2),
             "events_per_busy_s": round(last.events / max(self._measures.busy_s, 1e-9)),
         }
         files = export(self.directory, self.scenario, self._host, self._journal, last, state)
@@ -191,4 +220,6 @@ class Demo:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for story in self._stories.values():
+            story.retraining.close()
         self._log.close()

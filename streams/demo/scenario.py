@@ -18,7 +18,8 @@ PERIODS: Final = 3
 _BLOCK_HOURS: Final = (1, 2, 3)
 _BLOCK_EVENTS: Final = 600
 """Events a block should hold at least: a batch has a price of its own, whatever is in it."""
-_DRIFT_AT: Final = 0.6
+_DRIFT_AT: Final = 0.4
+_FIRST_TRAINING_AT: Final = 0.2
 _FILE: Final = "scenario.json"
 
 
@@ -57,6 +58,12 @@ class Scenario(BaseModel):
         """Blocks of the whole stream."""
         return PERIODS * self.blocks_per_period
 
+    @property
+    def first_training_ts(self) -> float:
+        """Event time at which the first full models are asked for, epoch seconds."""
+        config = self.simulation()
+        return config.start_ts + (config.end_ts - config.start_ts) * _FIRST_TRAINING_AT / PERIODS
+
     def simulation(self) -> SimulationConfig:
         """The simulated stream; fraud changes its pattern once, in the first period."""
         return SimulationConfig(
@@ -69,7 +76,7 @@ class Scenario(BaseModel):
             device_event_share=0.3,
             fraud_share=0.02,
             drift_at=_DRIFT_AT / PERIODS,
-            label_delay_days=3.0,
+            label_delay_days=1.5,
             churn_share=0.6,
             days_between_failures=20.0,
             block_s=86_400.0 / self.blocks_per_day,

@@ -9,7 +9,7 @@ from online.pipeline import TaskPipeline
 from streams.demo.journal import MAIN_METRICS, Journal, MetricHistories
 from streams.demo.measures import Measures
 from streams.host import EmbeddedHost
-from streams.screen import AlertRow, DemoSnapshot, TaskRow
+from streams.screen import AlertRow, DemoSnapshot, FullRow, TaskRow
 
 _SHOWN = ("average_precision", "roc_auc", "precision", "recall", "f1", "log_loss")
 _ALERTS = 60
@@ -26,6 +26,7 @@ def build_snapshot(
     duration_s: float,
     event_ts: float,
     thresholds: dict[str, float],
+    full: tuple[FullRow, ...] = (),
     events_per_s: float | None = None,
     paths: tuple[tuple[str, str], ...] = (),
 ) -> DemoSnapshot:
@@ -51,6 +52,7 @@ def build_snapshot(
         duplicates=sum(intake.duplicates for intake in intakes),
         late=sum(intake.late for intake in intakes),
         rate_history=tuple(measures.history),
+        full=full,
         paths=paths,
     )
 

@@ -2,7 +2,7 @@
 
 from streams.screen.display import DemoDisplay
 from streams.screen.plain import plain_line
-from streams.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, Severity, TaskRow
+from streams.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, FullRow, Severity, TaskRow
 from streams.screen.summary import render_summary
 from streams.screen.view import ScreenView, render_screen
 
@@ -11,6 +11,7 @@ __all__ = [
     "DemoDisplay",
     "DemoSnapshot",
     "DriftRow",
+    "FullRow",
     "ScreenView",
     "Severity",
     "TaskRow",

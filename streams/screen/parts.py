@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from streams.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, Severity, TaskRow
+from streams.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, FullRow, Severity, TaskRow
 from streams.screen.words import (
     clean,
     decimals,
@@ -148,6 +148,26 @@ def _task_cells(task: TaskRow, metrics: list[str], spark: int) -> list[Text]:
         Text.assemble((short_count(task.alerts_open), "bold yellow" if task.alerts_open else ""),
                       (f"/{short_count(task.alerts_opened)}", _QUIET)),
     ]  # fmt: skip
+
+
+def full(rows: tuple[FullRow, ...]) -> RenderableType:
+    """Which full model serves each task, and what happens with the next one: a line each."""
+    title = "Full model" if len(rows) == 1 else "Full models"
+    return framed(title, Group(*map(full_line, rows)), "trained in the background")
+
+
+def full_line(row: FullRow) -> Text:
+    """One full model: the version that serves, the one beside it, and what is being done."""
+    serves = Text.assemble(("v", "bold green"), (f"{row.serving}", "bold green"), " serves")
+    beside = f", v{row.shadow} in its shadow" if row.shadow else ""
+    return Text.assemble(
+        (f"{clean(row.task)}: ", "bold magenta"),
+        serves if row.serving else "none serves yet",
+        beside,
+        ("  " + clean(row.words), "yellow" if row.busy else _QUIET),
+        no_wrap=True,
+        overflow="ellipsis",
+    )
 
 
 def alerts(rows: tuple[AlertRow, ...], room: int, total: int, width: int) -> RenderableType:

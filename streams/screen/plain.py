@@ -28,5 +28,6 @@ def plain_line(snapshot: DemoSnapshot) -> str:
         value = task.metrics.get(task.main_metric, math.nan)
         if math.isfinite(value):
             words.append(clean(f"{task.name}.{task.main_metric}={value:.3f}"))
+    words += [clean(f"{row.task}.full=v{row.serving}") for row in snapshot.full]
     words += [f"alerts={open_alerts}", f"drifts={snapshot.drifts_found}", f"dead={snapshot.dead_letters}"]
     return " ".join(words).encode("ascii", "replace").decode()

@@ -56,7 +56,22 @@ class DriftRow:
     """What moved and by how much."""
     detector: str = ""
     is_request: bool = False
-    """A request for a new model that a drift led to, not a drift."""
+    """A request for a new model that a drift led to, or what became of it; not a drift."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullRow:
+    """The full model of one task: the one that is trained in the background."""
+
+    task: str
+    serving: int
+    """Version; 0 for none."""
+    shadow: int
+    """Version that is scored beside it; 0 for none."""
+    words: str
+    """What happens with it now, or what was decided last."""
+    busy: bool = False
+    """Whether it is being trained or judged now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,7 @@ class DemoSnapshot:
     """Events too late for their windows."""
     rate_history: tuple[float, ...] = ()
     """Events per second over time, oldest first."""
+    full: tuple[FullRow, ...] = ()
     paths: tuple[tuple[str, str], ...] = field(default=())
     """(what, where) for the footer."""
 

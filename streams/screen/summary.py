@@ -8,12 +8,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from streams.screen.parts import alerts, cut, drift_line, framed, health, quiet, tasks
+from streams.screen.parts import alerts, cut, drift_line, framed, full, health, quiet, tasks
 from streams.screen.snapshot import DemoSnapshot
 from streams.screen.words import clean, milliseconds
 
 _ALERTS = 6
-_DRIFTS = 6
+_DRIFTS = 14
 
 
 def render_summary(snapshot: DemoSnapshot, files: Sequence[tuple[str, str]], width: int = 100) -> RenderableType:
@@ -22,6 +22,7 @@ def render_summary(snapshot: DemoSnapshot, files: Sequence[tuple[str, str]], wid
     return Group(
         framed("weir demo: done", _headline(snapshot)),
         tasks(snapshot, width, max(len(snapshot.tasks), 1)),
+        *([full(snapshot.full)] if snapshot.full else []),
         alerts(snapshot.alerts, min(len(snapshot.alerts), _ALERTS) + 1, total, width),
         framed("Drift", _drift_lines(snapshot)),
         health(snapshot),

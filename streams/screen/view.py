@@ -8,7 +8,7 @@ from typing import Final
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 
-from streams.screen.parts import alerts, drifts, footer, header, health, tasks, vital_lines
+from streams.screen.parts import alerts, drifts, footer, full, header, health, tasks, vital_lines
 from streams.screen.snapshot import DemoSnapshot
 
 SIDE_BY_SIDE: Final = 130
@@ -26,9 +26,10 @@ def render_screen(snapshot: DemoSnapshot, width: int = 100, height: int = 30) ->
     head_lines = _FRAME + 1 + len(vital_lines(snapshot, width))
     task_rows = min(max(len(snapshot.tasks), 1), max(height // 5, 2))
     task_lines = task_rows + _FRAME + (1 if snapshot.tasks else 0)
-    left = max(height - head_lines - task_lines - _FOOT, 6)
-    table = tasks(snapshot, width, task_rows)
-    return Group(head, table, _middle(snapshot, width, left), health(snapshot), footer(snapshot))
+    full_lines = len(snapshot.full) + _FRAME if snapshot.full else 0
+    left = max(height - head_lines - task_lines - full_lines - _FOOT, 6)
+    parts = [tasks(snapshot, width, task_rows), *([full(snapshot.full)] if snapshot.full else [])]
+    return Group(head, *parts, _middle(snapshot, width, left), health(snapshot), footer(snapshot))
 
 
 def _middle(snapshot: DemoSnapshot, width: int, lines: int) -> RenderableType:

@@ -13,8 +13,8 @@ from models.types import Built, ModelError, Progress, TrainingStoppedError
 from streams.trainer.errors import WorkDiedError
 from streams.trainer.runner import InlineRunner, Runner
 from streams.trainer.state import Job
-from streams.trainer.task import TaskTrainer
-from streams.trainer.work import Blend, BlendWork, BuildWork, Data, GatherWork, MakeBuilder, Score, put
+from streams.trainer.task import TaskTrainer, full_of
+from streams.trainer.work import AddVariants, Blend, BlendWork, BuildWork, Data, GatherWork, MakeBuilder, Score, put
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class Workshop:
     blend : makes a third candidate of two; ``None`` makes none.
     score : what a candidate would have said.
     runner : where training happens; data sets are gathered here unless ``data_apart``.
+    variants : adds what passed in other precisions.
     work : a directory of this trainer's; what is in it can be made again.
     progress : told how far a stage is.
     data_apart : whether ``data`` can be sent to the runner.
@@ -45,6 +46,7 @@ class Workshop:
     score: Score
     runner: Runner
     work: Path
+    variants: AddVariants | None = None
     progress: Callable[[str, str, int, int], None] = lambda task, what, done, of: None  # noqa: ARG005
     data_apart: bool = False
 
@@ -81,9 +83,8 @@ class JobFiles:
             return BUILT
         if kind not in self._shop.builders:
             return "no builder of this kind here; run: pip install 'weir[train]'"
-        work = BuildWork(
-            self._shop.builders[kind], self.data(job), self._task.training.seed, self._warm_start(kind), to
-        )
+        make, spec = self._shop.builders[kind], full_of(self._task.spec)
+        work = BuildWork(make, spec, self.data(job), spec.training.seed, self._warm_start(kind), to)
         try:
             self.run(job, kind, work)
         except (ModelError, WorkDiedError) as error:

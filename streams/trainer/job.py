@@ -145,7 +145,7 @@ class JobRunner:
             self._files.again(job, kind)
         work = JudgeWork(
             {kind: self._files.built(job, kind) for kind in kinds}, self._files.serving(champion),
-            self._files.data(job), self._shop.score, t.metric, t.confidence, t.seed,
+            self._files.data(job), self._shop.score, t.metric, t.confidence, t.seed, self._shop.variants,
         )  # fmt: skip
         judged = cast(Judged, self._files.run(job, "judge", work))
         v = judged.verdict

@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
 from models.dataset import training_set
-from models.types import Builder, Built, TrainingSet
+from models.types import BoolVector, Builder, Built, IntVector, ModelError, TrainingSet
+from online.full import FullSpec
 from online.task import TaskSpec
 from streams.errors import UsageError
 from streams.settings import Settings
@@ -27,18 +27,34 @@ from streams.training.history import read_history
 from streams.training.sources import KafkaSource, LogSource
 
 
-def encoder_builder() -> Builder:
-    """Trains the sequence encoder."""
-    from models.training import EncoderBuilder
+def encoder_builder(spec: FullSpec) -> Builder:
+    """Trains the sequence encoder; raises ``ModelError`` for settings it does not have."""
+    from models.training import EncoderBuilder, EncoderSettings
 
-    return cast(Builder, EncoderBuilder())
+    shape = {"hidden": spec.state, "embedding": spec.embedding, "metric": spec.training.metric}
+    try:
+        settings = EncoderSettings(**{**shape, **spec.training.encoder})  # type: ignore[arg-type] # checked by itself
+    except TypeError as error:
+        raise ModelError(f"[full.training] encoder: {error}; see models/training/settings.py") from error
+    return EncoderBuilder(settings)
 
 
-def trees_builder() -> Builder:
+def trees_builder(spec: FullSpec) -> Builder:
     """Trains boosted trees."""
+    del spec
     from models.trees import TreesBuilder
 
     return TreesBuilder()
+
+
+def with_other_precisions(
+    built: Built, data: TrainingSet, rows: IntVector, y: BoolVector
+) -> tuple[Built, dict[str, float]]:
+    """The candidate with int8 and float16 graphs among its files, and what they cost; trees have none."""
+    from models.quantise import with_variants
+
+    whole, found = with_variants(built, data.history, rows, y)
+    return whole, {f"{v.precision}_{name}": value for v in found.values() for name, value in v.measured.items()}
 
 
 def blended(parts: Sequence[Built], data: TrainingSet) -> Built:
@@ -98,7 +114,8 @@ def cut(logged: Logged, task: TaskSpec, cutoff: float) -> TrainingSet:
 def kafka_workshop(settings: Settings, runner: Runner) -> Workshop:
     """For the trainer process."""
     builders = {"encoder": encoder_builder, "trees": trees_builder}
-    return Workshop(KafkaData(settings), builders, blended, score, runner, settings.trainer.work)
+    work = settings.trainer.work
+    return Workshop(KafkaData(settings), builders, blended, score, runner, work, with_other_precisions)
 
 
 def embedded_workshop(data: SourceData, runner: Runner, work: Path) -> Workshop:

@@ -14,7 +14,7 @@ from functools import partial
 import msgspec
 
 from models.types import ModelError
-from online.full import TrainingSpec
+from online.full import FullSpec, TrainingSpec
 from online.task import TaskSpec
 from online.wire import ModelUpdate, RetrainRequest
 from streams.trainer.conclude import conclude, overtaken
@@ -179,6 +179,11 @@ def _key(phase: PhaseState) -> tuple[object, ...]:
 
 def training_of(spec: TaskSpec) -> TrainingSpec:
     """How a task's full model is trained; raises ``ModelError`` where it has none."""
+    return full_of(spec).training
+
+
+def full_of(spec: TaskSpec) -> FullSpec:
+    """The full model of a task; raises ``ModelError`` where it has none."""
     if spec.full is None:
         raise ModelError(f"task {spec.name} has no full model to train; add a [full] table to its file")
-    return spec.full.training
+    return spec.full

@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from models.gate import Metric, Verdict, choose, compare
-from models.types import Builder, Built, Float32Vector, IntVector, Progress, TrainingSet
+from models.types import BoolVector, Builder, Built, Float32Vector, IntVector, Progress, TrainingSet
 
 if TYPE_CHECKING:
+    from online.full import FullSpec
     from online.task import TaskSpec  # brings the kernels of the online model, which no training needs
 
-MakeBuilder = Callable[[], Builder]
+MakeBuilder = Callable[["FullSpec"], Builder]
 """A function of a module: it is sent by name, so that only the process that trains imports what trains."""
 Blend = Callable[[Sequence[Built], TrainingSet], Built]
 """Makes one candidate of several."""
+AddVariants = Callable[[Built, TrainingSet, IntVector, BoolVector], "tuple[Built, dict[str, float]]"]
+"""The best candidate with its graph in other precisions, and what each costs on labelled rows of the history."""
 Score = Callable[[Built, TrainingSet, IntVector], Float32Vector]
 """What a candidate would have said of some rows of the history, ``(k,)`` logits."""
 Data = Callable[["TaskSpec", float], TrainingSet]
@@ -62,6 +65,7 @@ class BuildWork:
     """Trains one candidate and keeps it in ``to``."""
 
     make: MakeBuilder
+    spec: FullSpec
     data: Path
     seed: int
     warm_start: Mapping[str, bytes] | None
@@ -70,7 +74,7 @@ class BuildWork:
     def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> None:
         """See ``Work``."""
         data: TrainingSet = get(self.data)
-        built = self.make().build(
+        built = self.make(self.spec).build(
             data, folder, self.seed, warm_start=self.warm_start, progress=progress, stop=stop
         )  # fmt: skip
         put(self.to, built)
@@ -111,6 +115,7 @@ class JudgeWork:
     metric: Metric
     confidence: float
     seed: int
+    variants: AddVariants | None = None
 
     def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> Judged:
         """See ``Work``."""
@@ -131,6 +136,10 @@ class JudgeWork:
         )  # fmt: skip
         metrics = {f"{kind}_{self.metric}": value for kind, (value, _) in ranked.items()}
         metrics |= {"gate_metric": verdict.candidate, "gate_champion": verdict.champion, "gate_low": verdict.low}
+        if self.variants is not None and verdict.passed:
+            whole, cost = self.variants(get(self.candidates[best]), data, rows, y)
+            put(self.candidates[best], whole)
+            metrics |= cost
         return Judged(best, verdict, {name: float(v) for name, v in metrics.items() if np.isfinite(v)})
 
 

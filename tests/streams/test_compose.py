@@ -60,7 +60,13 @@ def settings_of(name: str) -> Settings:
 
 def test_there_is_everything_a_deployment_needs() -> None:
     assert {"kafka", "redis", "topics", "worker", "worker-score", "worker-label", "prometheus"} <= set(SERVICES)
-    assert {name for name, s in SERVICES.items() if "profiles" not in s} == {"kafka", "redis", "topics", "trainer", "worker"}
+    assert {name for name, s in SERVICES.items() if "profiles" not in s} == {
+        "kafka",
+        "redis",
+        "topics",
+        "trainer",
+        "worker",
+    }
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -15,6 +15,7 @@ from streams.screen import (
     DemoDisplay,
     DemoSnapshot,
     DriftRow,
+    FullRow,
     ScreenView,
     Severity,
     TaskRow,
@@ -60,6 +61,7 @@ FULL = DemoSnapshot(
         DriftRow(1_770_905_100.0 - 9e4 * i, "fraud", f"amount rose from 1.0{i} to 1.31 (PSI 0.27)", "PSI")
         for i in range(7)
     ),
+    full=(FullRow("fraud", 2, 3, "judged live: 120 of 500 labels", busy=True),),
     dead_letters=112,
     duplicates=304,
     late=41,
@@ -91,6 +93,7 @@ def test_everything_that_matters_is_on_the_screen(width: int, height: int) -> No
         "Thu 12 Feb 2026 14:05", "00:24 / 01:00", "81,234", "1,934,120", "2.13 ms", "4.02 ms", "9.31 ms",
         "fraud", "churn", "device_failure", "812k", "9,120", "0.712", "0.931", "0.412", "37/512",
         "CRIT", "user-0000", "user-0001 x2", "amount 8.4 times the user's usual",
+        "v2 serves, v3 in its shadow", "judged live: 120 of 500 labels",
         "amount rose from 1.00", "112", "304", "41", "/tmp/weir-demo/log", "Ctrl-C to stop",
     ):  # fmt: skip
         assert words in text, words
@@ -121,6 +124,7 @@ def test_the_empty_screen_says_so_instead_of_nan() -> None:
     assert "No task has scored yet." in text
     assert "No alert is open." in text
     assert "Nothing has moved." in text
+    assert "Full model" not in text
 
 
 def test_text_in_brackets_is_shown_and_not_taken_for_markup() -> None:
@@ -136,6 +140,7 @@ def test_data_cannot_steer_the_terminal() -> None:
         tasks=(replace(FULL.tasks[0], name=bad),),
         alerts=(row,),
         drifts=(DriftRow(0.0, bad, bad, bad),),
+        full=(FullRow(bad, 1, 0, bad),),
         paths=((bad, bad),),
     )
     for text in (
@@ -167,7 +172,8 @@ def test_no_snapshot_overflows(
     snapshot = replace(
         FULL, events=count, events_per_s=rate, latency_p50_ms=value, latency_p99_ms=value, dead_letters=count,
         tasks=(row,) * (rows // 10), alerts=(replace(FULL.alerts[0], entity_id=name, reasons=reasons),) * rows,
-        drifts=(replace(FULL.drifts[0], words=name),) * rows, paths=((name, name),) * 3,
+        drifts=(replace(FULL.drifts[0], words=name),) * rows, full=(FullRow(name, 1, 2, name),),
+        paths=((name, name),) * 3,
     )  # fmt: skip
     lines = text_of(render_screen(snapshot, *size), *size).splitlines()
     assert len(lines) <= size[1]
@@ -184,7 +190,7 @@ def test_the_summary_says_what_happened_and_where_the_files_are(width: int) -> N
     path = "/tmp/a-rather-long-name-of-a-folder/" + "x" * 60 + "/report.json"
     text = text_of(render_summary(FULL, [("report", path), ("alerts", "alerts.jsonl")], width), width)
     assert max(map(len, text.splitlines())) <= width
-    for shown in ("1,934,120 events in 24 s", "7 drifts", "0.712", "alerts.jsonl", "dead letters 112"):
+    for shown in ("1,934,120 events in 24 s", "7 drifts", "0.712", "v2 serves", "alerts.jsonl", "dead letters 112"):
         assert shown in text
     assert path in "".join(line.strip("│ ").removeprefix("report").strip() for line in text.splitlines())
 
@@ -193,7 +199,15 @@ def test_the_plain_line_is_one_line_of_ascii() -> None:
     line = plain_line(FULL)
     assert line.isascii()
     assert "\n" not in line
-    for words_ in ("events=1934120", "rate=81234/s", "fraud.ap=0.712", "churn.auc=0.931", "alerts=111", "drifts=7"):
+    for words_ in (
+        "events=1934120",
+        "rate=81234/s",
+        "fraud.ap=0.712",
+        "churn.auc=0.931",
+        "fraud.full=v2",
+        "alerts=111",
+        "drifts=7",
+    ):
         assert words_ in line
 
 

@@ -20,6 +20,7 @@ from models.types import Built, ModelError, TrainingStoppedError
 from online.batch import ExampleBatch
 from online.encode import encode_examples
 from online.errors import StateError, TaskError
+from online.full import FullSpec
 from streams.cli.retrain import retrain_command
 from streams.cli.trainer import trainer_command
 from streams.errors import UsageError
@@ -183,7 +184,7 @@ def test_a_journal_that_cannot_be_read_is_said_and_not_overwritten() -> None:
 
 def build(tmp_path: Path, mood: str, skill: float = 2.0) -> BuildWork:
     put(tmp_path / "data.pkl", training_data(spec(), NOW, 200))
-    return BuildWork(SkillBuilder(skill, mood=mood), tmp_path / "data.pkl", 1, None, tmp_path / "out.built")
+    return BuildWork(SkillBuilder(skill, mood=mood), FullSpec(), tmp_path / "data.pkl", 1, None, tmp_path / "out.built")
 
 
 def silent(what: str, done: int, of: int) -> None:

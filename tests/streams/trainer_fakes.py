@@ -25,6 +25,7 @@ from models.types import (
     TrainingSet,
     TrainingStoppedError,
 )
+from online.full import FullSpec
 from online.task import TaskSpec
 from online.wire import ModelUpdate, RetrainRequest
 from streams.trainer.desk import Desk
@@ -97,7 +98,8 @@ class SkillBuilder:
     kind: str = "trees"
     mood: str = "well"
 
-    def __call__(self) -> Builder:
+    def __call__(self, spec: FullSpec) -> Builder:
+        del spec
         return self
 
     def build(

@@ -81,9 +81,14 @@ class RemoteModels:
             waiting = [self._request(rows, circuit, part, into[part], records, now) for part in blocks(*rows.x.shape)]
             open_.append((circuit, rows.task, waiting))
         self._forget()
-        sent = await self._records.send_to(self._topic, partition, records)
-        for circuit, task, waiting in open_:
-            await self._wait(circuit, f"{task} in partition {partition}", task, waiting)
+        try:
+            sent = await self._records.send_to(self._topic, partition, records)
+            for circuit, task, waiting in open_:
+                await self._wait(circuit, f"{task} in partition {partition}", task, waiting)
+        finally:  # also when the lane is closed meanwhile
+            for _, _, waiting in open_:
+                for each in waiting:
+                    each.wanted = False
         return made, sent
 
     def answered(self, raw: bytes) -> None:
@@ -134,10 +139,7 @@ class RemoteModels:
         if left:
             timeout = waiting[0].sent_at + circuit.deadline_s - self._clock()
             await asyncio.wait(left, timeout=max(timeout, 0.0))
-        late = any(each.wanted and not each.done.done() for each in waiting)
-        for each in waiting:
-            each.wanted = False
-        if late:
+        if any(each.wanted and not each.done.done() for each in waiting):
             self._metrics.inc("weir_full_missed_total", task=task)
             if circuit.missed():
                 log.warning(

@@ -1,0 +1,115 @@
+"""Labelled events to train a full model from, as the demo saw them become known: bounded, part of a checkpoint.
+
+Trees have no memory, so unlabelled events tell them nothing: the logged examples are the whole history they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from models.types import FloatVector, History, IntVector, Labels
+from online.batch import ExampleBatch
+from streams.training.builder import Logged, model_inputs
+
+KEPT: Final = 40_000
+"""Newest examples that are kept: some 7 MB."""
+_SCALARS: Final = ("ts", "score", "y", "weight", "correction", "known_at")
+
+
+class Examples(msgspec.Struct, frozen=True):
+    """n labelled events in the order in which their labels became known."""
+
+    event_id: list[str]
+    columns: dict[str, bytes]
+    """Arrays by name, as float64."""
+    x: bytes
+    """``(n, F)`` float32, everything that was logged: exact, for what is logged of the full model is float32 itself."""
+
+    def __len__(self) -> int:
+        return len(self.event_id)
+
+    @classmethod
+    def of(cls, batch: ExampleBatch, known_at: float) -> Examples:
+        """Examples of a pipeline, known since ``known_at`` (event time)."""
+        arrays = {name: getattr(batch, name) for name in _SCALARS[:-1]} | {"known_at": np.full(len(batch), known_at)}
+        columns = {name: array.astype(np.float64).tobytes() for name, array in arrays.items()}
+        return cls(list(batch.event_id), columns, batch.x.astype(np.float32).tobytes())
+
+    def column(self, name: str) -> FloatVector:
+        """One of the arrays."""
+        return np.frombuffer(self.columns[name])
+
+    def batch(self) -> ExampleBatch:
+        """The examples as a pipeline made them, but for what float32 rounds off."""
+        x = np.frombuffer(self.x, np.float32).reshape(len(self), -1).astype(np.float64)
+        return ExampleBatch(
+            self.event_id, self.column("ts"), x, self.column("score"), self.column("y") > 0, self.column("weight"),
+            self.column("correction") > 0,
+        )  # fmt: skip
+
+
+class ExampleMemory:
+    """The newest examples of one task.
+
+    Parameters
+    ----------
+    features : names of the F logged columns.
+    kept : how many.
+    """
+
+    def __init__(self, features: Sequence[str], kept: int = KEPT) -> None:
+        self.features, self.kept = tuple(features), kept
+        self._held: list[Examples] = []
+        self._rows = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def add(self, examples: Examples) -> None:
+        """Take in examples; the oldest go when there are too many."""
+        self._held.append(examples)
+        self._rows += len(examples)
+        while self._rows - len(self._held[0]) >= self.kept:
+            self._rows -= len(self._held.pop(0))
+
+    def logged(self) -> Logged:
+        """History and labels for ``models.dataset``; the history is in the order of event time."""
+        inputs = model_inputs(self.features)
+        columns = {name: self._joined(name) for name in _SCALARS}
+        x = np.frombuffer(b"".join(e.x for e in self._held), np.float32).reshape(-1, len(self.features))
+        ids = [event for e in self._held for event in e.event_id]
+        first, row = _events(ids, columns["ts"])
+        n = len(first)
+        nothing = np.full(n, -1, np.int64)
+        history = History(
+            inputs=inputs, event_id=[ids[i] for i in first.tolist()], entity=np.arange(n), ts=columns["ts"][first],
+            x=x[first][:, [self.features.index(name) for name in inputs]], score=columns["score"][first],
+            type=nothing, types=(), amount=np.full(n, np.nan), item=nothing,
+        )  # fmt: skip
+        return Logged(history, Labels(row, columns["y"] > 0, columns["weight"], columns["known_at"]))
+
+    def _joined(self, name: str) -> FloatVector:
+        return np.concatenate([e.column(name) for e in self._held]) if self._held else np.empty(0)
+
+    def snapshot(self) -> list[Examples]:
+        """Everything that is held."""
+        return list(self._held)
+
+    def restore(self, held: Sequence[Examples]) -> None:
+        """Replace what is held by a ``snapshot``."""
+        self._held, self._rows = list(held), sum(map(len, held))
+
+
+def _events(ids: Sequence[str], ts: FloatVector) -> tuple[IntVector, IntVector]:
+    """Where each event is first met, in the order of their times; and for every example which of those it is of."""
+    met: dict[str, int] = {}
+    number = np.array([met.setdefault(event, len(met)) for event in ids], np.int64)
+    first = np.unique(number, return_index=True)[1].astype(np.int64)
+    order = np.argsort(ts[first], kind="stable")
+    place = np.empty(len(first), np.int64)
+    place[order] = np.arange(len(first))
+    return first[order], place[number]

@@ -1,0 +1,267 @@
+"""A task's full model in the demo: trained beside the events, taking effect at fixed places in event time.
+
+What a run does must not depend on the machine's speed, so a training that begins at event time ``t`` sees what was
+known at ``t`` and its outcome counts from ``t + TRAINS_FOR``: if it is not done by then, the stream waits for it. In
+between, whatever the trainer would be told is put aside. A checkpoint holds the trainer as it was before the training
+began; a run that goes on from there begins it again, from the same data under the same seed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from models.registry import Registry
+from models.types import Builder, TrainingSet
+from online.full import FullSpec
+from online.pipeline import StepOutput
+from online.task import TaskSpec
+from online.wire import ModelUpdate, RetrainRequest
+from streams.demo.memory import ExampleMemory, Examples
+from streams.demo.models import Marker, keep_until
+from streams.log import EmbeddedLog
+from streams.trainer.embedded import EmbeddedTrainer
+from streams.trainer.files import Workshop
+from streams.trainer.journal import MemoryJournal
+from streams.trainer.parts import cut
+from streams.trainer.runner import InlineRunner, Runner
+from streams.trainer.score import score
+from streams.trainer.state import WORKING, Cause, Job, TaskState, decode
+
+DAY_S: Final = 86_400.0
+TRAINS_FOR: Final = 2 * DAY_S
+"""Event time from the beginning of a training to its effect: at the demo's pace two seconds."""
+HOLDS_FOR: Final = 4 * DAY_S
+"""How long a request that a drift led to waits: trained at once, a model would learn the world before the drift, as
+labels of the new one come days later."""
+_LOOK_S: Final = 0.05
+
+
+def demo_trees(spec: FullSpec) -> Builder:
+    """Trees that are grown in less than a second."""
+    del spec
+    from models.trees import TreesBuilder
+    from models.trees.params import TreeParams
+
+    return TreesBuilder(TreeParams(rounds=150, patience=25, learning_rate=0.08, min_rows=30, bins=255))
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request, and when the trainer is given it."""
+
+    request_id: str
+    cause: Cause
+    text: str
+    begins: float
+
+
+class _Saved(msgspec.Struct):
+    document: bytes
+    """The trainer's, from before the training under way."""
+    mark: Marker
+    began: float | None
+    asked: Asked | None
+    first: bool
+    newest: list[Examples]
+    waiting: list[Examples]
+
+
+class Retraining:
+    """The trainer of one task.
+
+    Parameters
+    ----------
+    task : with ``[full]``.
+    features : names of what its predictions log.
+    directory : of the demo; ``models`` and ``work`` in it are this object's.
+    log : the demo's.
+    first_at : event time at which a first model is asked for, epoch seconds.
+    trains_for, holds_for : see ``TRAINS_FOR`` and ``HOLDS_FOR``.
+    runner : where training happens; in a thread of this process, as a few thousand rows take less than a second.
+    """
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        features: Sequence[str],
+        directory: Path,
+        log: EmbeddedLog,
+        *,
+        first_at: float,
+        trains_for: float = TRAINS_FOR,
+        holds_for: float = HOLDS_FOR,
+        runner: Runner | None = None,
+    ) -> None:
+        self.task, self.first_at, self.trains_for, self.holds_for = task, first_at, trains_for, holds_for
+        self._models, self._work = directory / "models", directory / "work"
+        shutil.rmtree(self._work, ignore_errors=True)
+        self.memory = ExampleMemory(features)
+        self._registry, self._log, self._runner = Registry(str(self._models)), log, runner
+        self._open(b"")
+        self._waiting: list[Examples] = []
+        self._asked: Asked | None = None
+        self._first = True
+        self._began: float | None = None
+        self._before: tuple[bytes, Marker] = b"", Marker()
+        self._event_ts = 0.0
+        self.waited_s = 0.0
+        """Wall-clock time for which the stream stood still for a training, in this run."""
+
+    @property
+    def state(self) -> TaskState:
+        """What the trainer is at, as far as it counts in event time: of a training under way its beginning."""
+        if self._began is None:
+            return self._trainer.states()[self.task.name]
+        return (
+            decode(self._before[0], "the state before the training") if self._before[0] else TaskState(self.task.name)
+        )
+
+    @property
+    def versions(self) -> tuple[int, int]:
+        """Which serves, and which is scored beside it; 0 for none."""
+        phase, ended = self.state.phase, self.state.ended
+        if phase is not None:
+            return phase.serving, phase.other
+        return next((_serving(job) for job in reversed(ended) if job.stage in ("promoted", "rolled back")), 0), 0
+
+    @property
+    def training_since(self) -> float | None:
+        """Event time at which the training under way began."""
+        return self._began
+
+    @property
+    def asked(self) -> Asked | None:
+        """A request that waits."""
+        return self._asked
+
+    def observe(self, out: StepOutput) -> None:
+        """Take in what one step of the task's pipeline made."""
+        for r in out.requests:
+            if self._asked is None:
+                wait = self.holds_for if r.cause == "drift" else 0.0
+                self._asked = Asked(r.request_id, r.cause, r.detail, r.ts + wait)
+        for batch in out.examples:
+            if len(batch):
+                self._waiting.append(Examples.of(batch, max(self._event_ts, float(batch.ts.max()))))
+        if self._began is None:
+            self._take()
+
+    def step(self, event_ts: float, stop: threading.Event) -> list[ModelUpdate]:
+        """Go on at ``event_ts``, between two blocks; the updates that count from here on.
+
+        Waits for a training whose time is up; where ``stop`` is set meanwhile nothing happens, and the next run's step
+        at the same time goes on.
+        """
+        self._event_ts = event_ts
+        updates: list[ModelUpdate] = []
+        if self._began is not None:
+            if event_ts < self._began + self.trains_for or not self._finished(self._began, updates, stop):
+                return []
+            self._began = None
+            self._take()
+        updates += self._trainer.poll(event_ts)
+        if self._ask(event_ts):
+            self._before, self._began = (self._document(), self._mark()), event_ts
+            updates += self._trainer.poll(event_ts)
+        return updates
+
+    def _finished(self, since: float, updates: list[ModelUpdate], stop: threading.Event) -> bool:
+        """Wait for the end of the training, and note for how long; whether it came."""
+        began = time.perf_counter()
+        while not (done := _through(self._trainer.states()[self.task.name])) and not stop.is_set():
+            updates += self._trainer.wait(_LOOK_S)
+            updates += self._trainer.poll(since)  # one that ended for want of a disk is begun again
+        updates += self._trainer.wait() if done else []
+        self.waited_s += time.perf_counter() - began
+        return done
+
+    def _take(self) -> None:
+        """Give the trainer, and the memory, what was put aside."""
+        for examples in self._waiting:
+            self.memory.add(examples)
+            self._trainer.examples(self.task.name, examples.batch(), self.memory.features)
+        self._waiting.clear()
+
+    def _ask(self, event_ts: float) -> bool:
+        """Give the trainer the request that waits, when its time has come; whether that begins a training."""
+        if self._first and event_ts >= self.first_at:
+            self._first = False
+            self._asked = self._asked or Asked("first", "manual", "the first model", event_ts)
+        job = self.state.job
+        if self._asked is None or event_ts < self._asked.begins or (job is not None and job.active):
+            return False
+        asked, self._asked = self._asked, None
+        self._trainer.request(
+            RetrainRequest(
+                request_id=asked.request_id, task=self.task.name, cause=asked.cause, requested_at=event_ts,
+                text=asked.text,
+            )
+        )  # fmt: skip
+        return self.state.pending is not None
+
+    def _data(self, task: TaskSpec, cutoff: float) -> TrainingSet:
+        """What is known; the memory stands still while a training is under way."""
+        del cutoff
+        return cut(self.memory.logged(), task, self._event_ts if self._began is None else self._began)
+
+    def _document(self) -> bytes:
+        found = self._journal.newest(self.task.name)
+        return b"" if found is None else found[1]
+
+    def _mark(self) -> Marker:
+        return Marker.of(self._registry, self.task.name)
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """The whole state, at the end of a block."""
+        document, mark = (self._document(), self._mark()) if self._began is None else self._before
+        saved = _Saved(
+            document, mark, self._began, self._asked, self._first, self.memory.snapshot(), list(self._waiting)
+        )
+        return msgspec.msgpack.encode(saved)
+
+    def restore(self, data: bytes) -> None:
+        """Go on from a ``snapshot``; without one (``b""``) from nothing. What came after it is removed."""
+        held = msgspec.msgpack.decode(data, type=_Saved) if data else _Saved(b"", Marker(), None, None, True, [], [])
+        keep_until(self._models, self.task.name, held.mark)
+        self.memory.restore(held.newest)
+        self._waiting, self._asked, self._first = held.waiting, held.asked, held.first
+        self._open(held.document)
+        if held.began is not None:
+            self._before, self._began, self._event_ts = (held.document, held.mark), held.began, held.began
+            self._trainer.poll(held.began)
+
+    def _open(self, document: bytes) -> None:
+        """A trainer that goes on from its ``document``."""
+        self._journal = MemoryJournal()
+        if document:
+            self._journal.append(self.task.name, 1, document)
+        runner = self._runner or InlineRunner()
+        shop = Workshop(
+            data=self._data, builders={"trees": demo_trees}, blend=None, score=score, runner=runner, work=self._work
+        )
+        self._trainer = EmbeddedTrainer(
+            [self.task], self._registry, self._log, self._work, shop=shop, journal=self._journal
+        )
+
+    def close(self) -> None:
+        """Stop the training under way; the next run begins it again."""
+        self._trainer.close()
+        shutil.rmtree(self._work, ignore_errors=True)
+
+
+def _serving(job: Job) -> int:
+    return job.version if job.stage == "promoted" else job.champion
+
+
+def _through(state: TaskState) -> bool:
+    """Whether nothing is left to do but to wait for labels."""
+    at_work = state.job is not None and state.job.stage in WORKING
+    return not (at_work or state.pending is not None or state.effects)
