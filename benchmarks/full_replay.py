@@ -29,6 +29,9 @@ from streams.trainer.task import full_of, training_of
 
 BUILDERS: Mapping[str, Callable[[FullSpec], Builder]] = {"trees": trees_builder, "encoder": encoder_builder}
 DAY_S = 86_400.0
+FRESH_EVERY = 4
+"""Every so many retrainings begin anew; those between go on from the one before (an encoder that first saw two weeks of
+labels never caught up by fine-tuning alone)."""
 
 
 @dataclass
@@ -171,7 +174,7 @@ class Replay:
         except ModelError as exc:
             self.told(f"  not trained: {exc}")
             return
-        before = self.trained[-1].built if self.trained else {}
+        before = self.trained[-1].built if len(self.trained) % FRESH_EVERY else {}
         built: dict[str, Built] = {}
         cpu: dict[str, float] = {}
         for kind in self.kinds:

@@ -5,14 +5,17 @@ Trees have no memory, so unlabelled events tell them nothing: the logged example
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
 
+from models.gate import average_precision
 from models.types import FloatVector, History, IntVector, Labels
 from online.batch import ExampleBatch
+from online.full import SEEN
 from streams.training.builder import Logged, model_inputs
 
 KEPT: Final = 40_000
@@ -102,6 +105,40 @@ class ExampleMemory:
     def restore(self, held: Sequence[Examples]) -> None:
         """Replace what is held by a ``snapshot``."""
         self._held, self._rows = list(held), sum(map(len, held))
+
+
+class LiveMetric:
+    """How well the full model alone ranks what it served, over the newest labels; whichever version it was.
+
+    Parameters
+    ----------
+    features : names of the F logged columns.
+    window : labels.
+    every : labels between two values.
+
+    >>> LiveMetric(("amount", "full.logit", "full.known")).history
+    []
+    """
+
+    def __init__(self, features: Sequence[str], window: int = 1_000, every: int = 200) -> None:
+        self._logit, self._known = (list(features).index(name) for name in SEEN)
+        self._every, self._new = every, 0
+        self._rows: deque[tuple[float, bool, float]] = deque(maxlen=window)
+        self.history: list[float] = []
+        """Average precision, oldest first."""
+
+    def add(self, examples: Examples) -> None:
+        """Take in examples; those that no full model scored say nothing."""
+        batch = examples.batch()
+        logit, known = batch.x[:, self._logit], batch.x[:, self._known] > 0
+        rows = zip(logit[known].tolist(), batch.y[known].tolist(), batch.weight[known].tolist(), strict=True)
+        self._rows.extend(rows)
+        self._new += int(np.count_nonzero(known))
+        if self._new >= self._every:
+            self._new = 0
+            said, y, weight = map(np.array, zip(*self._rows, strict=True))
+            if y.any():
+                self.history.append(float(average_precision(y, said, weight[None, :])[0]))
 
 
 def _events(ids: Sequence[str], ts: FloatVector) -> tuple[IntVector, IntVector]:

@@ -23,7 +23,7 @@ from online.full import FullSpec
 from online.pipeline import StepOutput
 from online.task import TaskSpec
 from online.wire import ModelUpdate, RetrainRequest
-from streams.demo.memory import ExampleMemory, Examples
+from streams.demo.memory import ExampleMemory, Examples, LiveMetric
 from streams.demo.models import Marker, keep_until
 from streams.log import EmbeddedLog
 from streams.trainer.embedded import EmbeddedTrainer
@@ -101,7 +101,7 @@ class Retraining:
         self.task, self.first_at, self.trains_for, self.holds_for = task, first_at, trains_for, holds_for
         self._models, self._work = directory / "models", directory / "work"
         shutil.rmtree(self._work, ignore_errors=True)
-        self.memory = ExampleMemory(features)
+        self.memory, self.live = ExampleMemory(features), LiveMetric(features)
         self._registry, self._log, self._runner = Registry(str(self._models)), log, runner
         self._open(b"")
         self._waiting: list[Examples] = []
@@ -149,6 +149,7 @@ class Retraining:
         for batch in out.examples:
             if len(batch):
                 self._waiting.append(Examples.of(batch, max(self._event_ts, float(batch.ts.max()))))
+                self.live.add(self._waiting[-1])
         if self._began is None:
             self._take()
 
@@ -233,6 +234,8 @@ class Retraining:
         keep_until(self._models, self.task.name, held.mark)
         self.memory.restore(held.newest)
         self._waiting, self._asked, self._first = held.waiting, held.asked, held.first
+        for examples in (*held.newest, *held.waiting):
+            self.live.add(examples)
         self._open(held.document)
         if held.began is not None:
             self._before, self._began, self._event_ts = (held.document, held.mark), held.began, held.began

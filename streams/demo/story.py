@@ -53,15 +53,16 @@ class Story:
         state, since = self.retraining.state, self.retraining.training_since
         serving, shadow = self.retraining.versions
         busy = since is not None or state.phase is not None
-        return FullRow(self._task, serving, shadow, self._now(state, since), busy)
+        name, history = _NAMES[self._training.metric], tuple(self.retraining.live.history)
+        return FullRow(self._task, serving, shadow, self._now(state, since), busy, name, history)
 
     def _now(self, state: TaskState, since: float | None) -> str:
         if since is not None:
             return f"training since {event_time(since, '%d %b %H:%M')} ..."
         if state.phase is not None:
             seen, of = len(state.phase.y), self._training.shadow_examples
-            what = "judged live" if state.phase.kind == "shadow" else "watched against the one before"
-            return f"{what}: {seen:,} of {of * (seen // of + 1) if seen >= of else of:,} labels"
+            of *= max(-(-seen // of), 1)  # where there are too few positives it goes on for as many again
+            return f"{'judged' if state.phase.kind == 'shadow' else 'watched'}: {seen:,}/{of:,} labels"
         asked = self.retraining.asked
         if asked is not None:
             return f"asked for; training begins {event_time(asked.begins, '%d %b')}, when labels of the new days are in"

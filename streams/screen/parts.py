@@ -150,20 +150,24 @@ def _task_cells(task: TaskRow, metrics: list[str], spark: int) -> list[Text]:
     ]  # fmt: skip
 
 
-def full(rows: tuple[FullRow, ...]) -> RenderableType:
-    """Which full model serves each task, and what happens with the next one: a line each."""
+def full(rows: tuple[FullRow, ...], width: int) -> RenderableType:
+    """Which full model serves each task, how well it does alone, and what happens with the next one: a line each."""
     title = "Full model" if len(rows) == 1 else "Full models"
-    return framed(title, Group(*map(full_line, rows)), "trained in the background")
+    spark = 8 if width < _NARROW else 24
+    return framed(title, Group(*(full_line(row, spark) for row in rows)), "trained in the background")
 
 
-def full_line(row: FullRow) -> Text:
-    """One full model: the version that serves, the one beside it, and what is being done."""
-    serves = Text.assemble(("v", "bold green"), (f"{row.serving}", "bold green"), " serves")
-    beside = f", v{row.shadow} in its shadow" if row.shadow else ""
+def full_line(row: FullRow, spark: int) -> Text:
+    """One full model: the version that serves, the one beside it, its metric, and what is being done."""
+    serves = Text.assemble((f"v{row.serving}", "bold green"), " serves")
+    beside = f", v{row.shadow} in shadow" if row.shadow else ""
+    alone = f"  {row.metric} {decimals(row.history[-1], 2)} " if row.history else ""
     return Text.assemble(
         (f"{clean(row.task)}: ", "bold magenta"),
         serves if row.serving else "none serves yet",
         beside,
+        (alone, "bold"),
+        (sparkline(row.history, spark), "green"),
         ("  " + clean(row.words), "yellow" if row.busy else _QUIET),
         no_wrap=True,
         overflow="ellipsis",

@@ -72,6 +72,9 @@ class FullRow:
     """What happens with it now, or what was decided last."""
     busy: bool = False
     """Whether it is being trained or judged now."""
+    metric: str = "AP"
+    history: tuple[float, ...] = ()
+    """``metric`` of the full model alone, on the newest labels of what it scored, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ def render_summary(snapshot: DemoSnapshot, files: Sequence[tuple[str, str]], wid
     return Group(
         framed("weir demo: done", _headline(snapshot)),
         tasks(snapshot, width, max(len(snapshot.tasks), 1)),
-        *([full(snapshot.full)] if snapshot.full else []),
+        *([full(snapshot.full, width)] if snapshot.full else []),
         alerts(snapshot.alerts, min(len(snapshot.alerts), _ALERTS) + 1, total, width),
         framed("Drift", _drift_lines(snapshot)),
         health(snapshot),

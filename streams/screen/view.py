@@ -28,7 +28,7 @@ def render_screen(snapshot: DemoSnapshot, width: int = 100, height: int = 30) ->
     task_lines = task_rows + _FRAME + (1 if snapshot.tasks else 0)
     full_lines = len(snapshot.full) + _FRAME if snapshot.full else 0
     left = max(height - head_lines - task_lines - full_lines - _FOOT, 6)
-    parts = [tasks(snapshot, width, task_rows), *([full(snapshot.full)] if snapshot.full else [])]
+    parts = [tasks(snapshot, width, task_rows), *([full(snapshot.full, width)] if snapshot.full else [])]
     return Group(head, *parts, _middle(snapshot, width, left), health(snapshot), footer(snapshot))
 
 

@@ -42,7 +42,8 @@ LINGER_S = 0.05
 IDLE_CHECK_S = 2.0
 """How often a lane to which nobody hands over looks for predictions that a dead worker left."""
 EXPLAIN_TIMEOUT_S = 60.0
-CLOSE_TIMEOUT_S = 1.5
+CLOSE_S = 2.5
+"""How long letting go may take in all; a rebalance waits for it, within its ``hook_timeout_s``."""
 
 
 class _Snapshot(msgspec.Struct):
@@ -130,27 +131,30 @@ class LabelLane:
 
     async def close(self) -> None:
         """Let go of the partition; what is not published soon is taken again by its next owner."""
+        deadline = asyncio.get_running_loop().time() + CLOSE_S
         for task in self._tasks:
             if task is not self._publishing:
                 task.cancel()
-        await self._publish_rest()
+        await self._publish_rest(deadline - CLOSE_S / 2)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
-        await asyncio.gather(*(history.close() for history in self._histories.values()))
-        if self.ready and self._published == self._number > self._stored.snapshot_step:
-            try:  # so that the next owner has nothing to take again
-                await asyncio.wait_for(self._steps.snapshot(self._number, self._snapshot()), CLOSE_TIMEOUT_S)
-            except (ShellError, TimeoutError) as error:
-                log.warning("%s: no snapshot at the end (%s); its next owner takes some steps again", self.name, error)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.gather(*(history.close() for history in self._histories.values()))
+                if self.ready and self._published == self._number > self._stored.snapshot_step:
+                    # So that the next owner has nothing to take again.
+                    await self._steps.snapshot(self._number, self._snapshot())
+        except (ShellError, TimeoutError) as error:
+            log.warning("%s: no snapshot at the end (%s); its next owner takes some steps again", self.name, error)
 
-    async def _publish_rest(self) -> None:
+    async def _publish_rest(self, deadline: float) -> None:
         """Wait a little for what was taken, so that a clean stop makes nothing twice."""
         if self._publishing is None or not self.ready:
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            async with asyncio.timeout_at(deadline):
                 while self._published < self._number and not self._publishing.done():
                     self._moved.clear()
                     await self._moved.wait()

@@ -135,9 +135,11 @@ def test_the_screen_tells_of_a_model_from_the_request_to_its_service(whole: tupl
     assert [any(words.startswith(wanted) for words in told) for wanted in first] == [True] * 3, told
     lines = [snapshot.full[0] for snapshot in shown]
     assert [line.serving for line in lines] == sorted(line.serving for line in lines)
-    for wanted in ("training since", "judged live: "):
+    for wanted in ("training since", "judged: "):
         assert any(wanted in line.words and line.busy for line in lines), wanted
     assert Registry(str(directory / "models")).champion("fraud") == lines[-1].serving >= 1
+    assert lines[0].history == ()
+    assert len(lines[-1].history) >= 2
     assert not (directory / "work").exists()
 
 
@@ -159,7 +161,7 @@ def test_stopped_while_it_trains_and_killed_behind_a_promotion_is_the_same_as_ne
         run(tmp_path, SHADOWED, crash=True)
     assert Registry(str(tmp_path / "models")).champion("fraud") == 1
     last = run(tmp_path)[-1]
-    assert last.drifts == whole[1][-1].drifts
+    assert (last.drifts, last.full) == (whole[1][-1].drifts, whole[1][-1].full)
     one, other = content(tmp_path), content(whole[0])
     assert {topic: len(records) for topic, records in one.items()} == {t: len(r) for t, r in other.items()}
     assert [topic for topic in TOPICS if one[topic] != other[topic]] == []

@@ -61,7 +61,7 @@ FULL = DemoSnapshot(
         DriftRow(1_770_905_100.0 - 9e4 * i, "fraud", f"amount rose from 1.0{i} to 1.31 (PSI 0.27)", "PSI")
         for i in range(7)
     ),
-    full=(FullRow("fraud", 2, 3, "judged live: 120 of 500 labels", busy=True),),
+    full=(FullRow("fraud", 2, 3, "judged: 120/500 labels", busy=True, history=(0.2, 0.81)),),
     dead_letters=112,
     duplicates=304,
     late=41,
@@ -93,7 +93,7 @@ def test_everything_that_matters_is_on_the_screen(width: int, height: int) -> No
         "Thu 12 Feb 2026 14:05", "00:24 / 01:00", "81,234", "1,934,120", "2.13 ms", "4.02 ms", "9.31 ms",
         "fraud", "churn", "device_failure", "812k", "9,120", "0.712", "0.931", "0.412", "37/512",
         "CRIT", "user-0000", "user-0001 x2", "amount 8.4 times the user's usual",
-        "v2 serves, v3 in its shadow", "judged live: 120 of 500 labels",
+        "v2 serves, v3 in shadow", "AP 0.81 ▁█", "judged: 120/500 labels",
         "amount rose from 1.00", "112", "304", "41", "/tmp/weir-demo/log", "Ctrl-C to stop",
     ):  # fmt: skip
         assert words in text, words
@@ -172,7 +172,7 @@ def test_no_snapshot_overflows(
     snapshot = replace(
         FULL, events=count, events_per_s=rate, latency_p50_ms=value, latency_p99_ms=value, dead_letters=count,
         tasks=(row,) * (rows // 10), alerts=(replace(FULL.alerts[0], entity_id=name, reasons=reasons),) * rows,
-        drifts=(replace(FULL.drifts[0], words=name),) * rows, full=(FullRow(name, 1, 2, name),),
+        drifts=(replace(FULL.drifts[0], words=name),) * rows, full=(FullRow(name, 1, 2, name, history=(value,)),),
         paths=((name, name),) * 3,
     )  # fmt: skip
     lines = text_of(render_screen(snapshot, *size), *size).splitlines()
