@@ -123,7 +123,8 @@ class Scored:
 
     predictions: PredictionBatch
     masks: FloatMatrix
-    """``(n, E)``: which label aggregates each event would feed, for when its label comes."""
+    """``(n, E)``: which label aggregates each event would feed, and the values that label runs take from it, for when
+    its label comes."""
     watched: FloatMatrix
     """``(n, W)``: the columns the task watches for drift, NaN where missing."""
     entities: dict[str, list[str | None]]

@@ -74,7 +74,7 @@ def test_the_task_of_these_tests_is_right() -> None:
         ('entity = "user"', 'entity = "user"\nspeed = 3', "speed", "Extra inputs are not permitted (got 3)"),
         ('key = "user_id"', 'key = "user_id"\nkeys = "x"', "entities.0.keys", "Extra inputs are not permitted"),
         ('value = "amount"', 'value = "amount"\nwindow = "1d"', "entities.0.aggregates.0.window", "not permitted"),
-        ('ops = ["share"]', 'ops = ["share"]\nvalue = "x"', "entities.0.labels.0.value", "not permitted"),
+        ('ops = ["share"]', 'ops = ["share"]\nvalue = "x"', "entities.0.labels.0", "run_min and value go together"),
         ('kind = "logistic"', 'kind = "logistic"\nlr = 1', "model.lr", "not permitted"),
         ('keep_s = "30d"', 'keep = "30d"', "labels.join.keep", "not permitted"),
         ("alerts_per_day = 20", "per_day = 20", "threshold.budget.per_day", "not permitted"),

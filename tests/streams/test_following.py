@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from online.batch import ExampleBatch
 from online.errors import StateError
 from online.learners import REGISTRY, LearnerSpec, OnlineModel, build_learner
+from online.learners.beside import FULL
 from online.learners.timeline import ModelTimeline, VersionNotKept
 from streams.following.errors import ReplicaDiverged
 from streams.following.fold import ExampleFold, FoldState
@@ -32,8 +33,14 @@ SPECS = {
     "boosted": BOOSTED,
     "column": LearnerSpec(kind="column", params={"column": "a"}),
     "stack": LearnerSpec(kind="stack", members=(BOOSTED, LearnerSpec(kind="logistic"))),
+    "beside_full": LearnerSpec(kind="beside_full", members=(BOOSTED,)),
 }
 KINDS = sorted(SPECS)
+
+
+def names_of(kind: str) -> tuple[str, ...]:
+    """Three columns, as a learner of this kind wants them."""
+    return ("a", *FULL) if kind == "beside_full" else FEATURES
 
 
 def examples(count: int, seed: int = 0) -> ExampleBatch:
@@ -58,7 +65,7 @@ def cut(batch: ExampleBatch, cuts: list[int]) -> list[ExampleBatch]:
 
 
 def timeline(spec: LearnerSpec, **options: Any) -> ModelTimeline:
-    return ModelTimeline("fraud", lambda: build_learner(spec, FEATURES), **options)
+    return ModelTimeline("fraud", lambda: build_learner(spec, names_of(spec.kind)), **options)
 
 
 # -- any version again -------------------------------------------------------------------------------------------
@@ -79,7 +86,7 @@ def test_every_kept_version_is_the_model_of_then(kind: str, cuts: list[int], ask
             with pytest.raises(VersionNotKept, match=f"oldest is {model.oldest}"):
                 model.at(version)
             continue
-        live = OnlineModel(build_learner(SPECS[kind], FEATURES))
+        live = OnlineModel(build_learner(SPECS[kind], names_of(kind)))
         live.learn(batch.slice(0, version))
         again = model.at(version)
         assert again.predict_many(batch.x).tobytes() == live.score(batch.x)[0].tobytes()
@@ -95,7 +102,7 @@ def test_contributions_are_those_of_each_rows_version(kind: str) -> None:
     x = batch.x[: len(versions)]
     found = model.contributions(x, versions)
     for row, version in enumerate(versions.tolist()):
-        live = build_learner(SPECS[kind], FEATURES)
+        live = build_learner(SPECS[kind], names_of(kind))
         past = batch.slice(0, version)
         live.learn_many(past.x, past.y, past.weight)
         np.testing.assert_allclose(found[row], live.contributions(x[row : row + 1])[0], rtol=1e-12)
@@ -104,7 +111,7 @@ def test_contributions_are_those_of_each_rows_version(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_score_does_not_depend_on_what_is_scored_beside_it(kind: str) -> None:
     """Else a score could not be made again from its own record alone."""
-    model = build_learner(SPECS[kind], FEATURES)
+    model = build_learner(SPECS[kind], names_of(kind))
     past = examples(150)
     model.learn_many(past.x, past.y, past.weight)
     x = examples(2048, seed=1).x * 10.0
@@ -181,14 +188,14 @@ def test_replicas_agree_whatever_the_repeats_the_cuts_and_the_start(
     plain = examples(80)
     log, _ = with_repeats(plain, seed)
     offsets = np.arange(len(log)) * 2 + 10
-    linear = OnlineModel(build_learner(SPECS[kind], FEATURES))
+    linear = OnlineModel(build_learner(SPECS[kind], names_of(kind)))
     linear.learn(plain)
 
-    one = ExampleFold("fraud", SPECS[kind], FEATURES)
+    one = ExampleFold("fraud", SPECS[kind], names_of(kind))
     one.take(log, offsets, until=stored)
     state = one.state()
     assert state.version == stored
-    other = ExampleFold("fraud", SPECS[kind], FEATURES)
+    other = ExampleFold("fraud", SPECS[kind], names_of(kind))
     other.restore(state)
     at = 0
     for piece in cut(log, cuts):

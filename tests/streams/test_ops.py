@@ -502,6 +502,7 @@ def test_a_check_runs_nothing_and_fails_when_something_is_missing(
 ) -> None:
     monkeypatch.setattr(worker_cli, "check_kafka", lambda *_: [Check("Kafka", "OK", "1 broker")])
     monkeypatch.setattr(worker_cli, "check_redis", lambda *_: [Check("Redis", status, "hm", "mend it")])
+    monkeypatch.setattr("streams.full.checks.check_full", lambda *_: [])
     found, output, _ = weir("worker", str(TASKS), "--check")
     assert found == code
     assert "mend it" in output
