@@ -175,7 +175,7 @@ class Prediction(WireModel):
     entities: Ids | None = None
     """Identifiers of the secondary entities by wire column; those that the event does not name are left out."""
     masks: Values | None = None
-    """Which label aggregates the event would feed, and what label runs take from it, in the order of the task's plan."""
+    """Which label aggregates the event would feed, and what label runs take from it, in the order of the plan."""
     watched: Values | None = None
     """The columns that the task watches for drift, in its order."""
 

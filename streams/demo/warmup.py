@@ -15,8 +15,8 @@ LEAST_EVENTS, MOST_EVENTS = 60_000, 1_200_000
 _SHARE, _MOST_SHARE = 0.45, 0.75
 """Part of the warm-up's rate that a long run is planned for: models, windows and the screen cost more later."""
 _TELLING = 300_000
-"""Below this drift is found late, and the model that answers it serves for the last days only: up to here a slow machine
-is asked for ``_MOST_SHARE``."""
+"""Below this a drift is found late, and the model that answers it serves for the last days only: up to here a slow
+machine is asked for ``_MOST_SHARE``."""
 
 
 def warm_up(tasks: Sequence[TaskSpec]) -> float:
