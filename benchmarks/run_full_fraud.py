@@ -1,6 +1,6 @@
 """The fraud handbook with the whole product: online model, full model retrained every week, both blended.
 
-Run: ``nice .venv/bin/python -m benchmarks.bench_full_fraud [--quick] [--kinds trees] [--oracle]`` from the repository's
+Run: ``nice .venv/bin/python -m benchmarks.run_full_fraud [--quick] [--kinds trees] [--oracle]`` from the repository's
 root, on one core (``OMP_NUM_THREADS=1``). It replays the payments through the pipeline of
 ``protocols/fraud_handbook_full.toml``. Every week the trainer's own builders train trees and encoder on what is known
 by then, labels seven days late; their blend serves the next week. The evaluator of the shared folder judges the
