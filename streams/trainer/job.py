@@ -162,7 +162,7 @@ class JobRunner:
         counts = get(self._files.data(job).with_suffix(".counts"))
         origin = Origin(
             counts["start"], counts["end"], counts["cutoff"], int(counts["events"]), int(counts["labels"]),
-            int(counts["positives"]),
+            int(counts["positives"]), counts.get("label_delay", 0.0),
         )  # fmt: skip
         built: Built = get(self._files.built(job, job.chosen))
         version = self._task.shelf.register(self._name, built, job, origin, self._clock())

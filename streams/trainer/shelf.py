@@ -29,6 +29,8 @@ class Origin:
     events: int
     labels: int
     positives: int
+    label_delay: float = 0.0
+    """Seconds."""
 
 
 class Shelf(Protocol):
@@ -74,7 +76,8 @@ class RegistryShelf:
             return found
         made = replace(built, files={**built.files, JOB_FILE: mark})
         manifest = self._registry.register(
-            task, made, created_at=now, metrics=job.metrics, parent=job.champion or None,
+            task, made, created_at=now, label_delay=origin.label_delay, metrics=job.metrics,
+            parent=job.champion or None,
             data=DataRange(
                 start=min(origin.start, origin.end), end=origin.end, cutoff=max(origin.cutoff, origin.end),
                 events=origin.events, labels=origin.labels, positives=origin.positives,

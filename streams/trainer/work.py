@@ -57,7 +57,13 @@ class GatherWork:
         ts, y = found.history.ts, found.labels.y
         counts = {"events": len(ts), "labels": len(y), "positives": int(np.count_nonzero(y))}
         start, end = (float(ts.min()), float(ts.max())) if len(ts) else (self.cutoff, self.cutoff)
-        return {**{k: float(v) for k, v in counts.items()}, "start": start, "end": end, "cutoff": found.cutoff}
+        times = {"start": start, "end": end, "cutoff": found.cutoff, "label_delay": self._delay(found)}
+        return {**{k: float(v) for k, v in counts.items()}, **times}
+
+    def _delay(self, found: TrainingSet) -> float:
+        """How late labels were taken to be, seconds: what lies between the validation rows and the cutoff."""
+        validation = self.task.full.training.validation if self.task.full is not None else 0.0
+        return max(found.cutoff - found.valid_from - validation, 0.0)
 
 
 @dataclass(frozen=True)

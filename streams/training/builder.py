@@ -124,7 +124,8 @@ class HistoryBuilder:
         for table in usable:
             for k, name in enumerate(names):
                 values = _floats(table, name)
-                x[start : start + len(values), k] = np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX)
+                # As serving does it (``models.inference.as_inputs``): what float32 cannot hold is 0.
+                x[start : start + len(values), k] = np.where(np.abs(values) <= _FLOAT32_MAX, values, 0.0)
             start += table.num_rows
         return usable, x
 

@@ -364,11 +364,12 @@ def tiny(weight: float) -> Built:
 def test_the_shelf_registers_once_and_moves_stages_once(tmp_path: Path) -> None:
     registry = Registry(str(tmp_path / "registry"))
     shelf = RegistryShelf(registry)
-    origin = Origin(NOW - 100, NOW - 1, NOW, 10, 10, 2)
+    origin = Origin(NOW - 100, NOW - 1, NOW, 10, 10, 2, label_delay=7 * 86_400.0)
     jobs = [Job(f"fraud-{n}", asked(n, NOW), NOW, NOW) for n in (1, 2)]
     versions = [shelf.register("fraud", tiny(job + 1.0), jobs[job], origin, NOW) for job in (0, 0, 1, 1)]
     assert versions == [1, 1, 2, 2]
     assert b"fraud-1" in registry.load("fraud", 1).files[JOB_FILE]
+    assert registry.manifest("fraud", 1).label_delay == 7 * 86_400.0
 
     def tell(action: Any, version: int) -> tuple[int, int | None]:
         told = [shelf.tell("fraud", Effect(action, version, NOW, {"a": 1.0}), "why") for _ in range(2)]
