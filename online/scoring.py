@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from online.batch import (
     EventBatch,
@@ -26,17 +25,15 @@ from online.batch import (
 from online.columnplan import columns_of
 from online.errors import TaskError
 from online.features import kernel
-from online.features.engine import FeatureBlock, FeatureEngine
-from online.features.plan import build_plan, label_feeds
+from online.features.engine import FeatureBlock
 from online.features.rows import Grouping, Modes
 from online.features.store import FeatureStore
-from online.features.timecolumns import TIME_COLUMNS
-from online.full import FullScorer, columns, features_of, full_matrix, further_inputs, logged_matrix, none
+from online.full import FullScorer, columns, full_matrix, logged_matrix, none
 from online.labels import SilenceTimers, TimerOutput
-from online.learners import OnlineModel, build_learner
+from online.learners import OnlineModel
 from online.merge import insert_timers
-from online.task import STREAM_KEYS, TaskSpec
-from online.wire import ID_CHARS
+from online.task import TaskSpec
+from online.taskshape import engine_of, model_of, shape_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +88,6 @@ class FeaturedBatch:
         return len(self.rows)
 
 
-@dataclass(frozen=True, slots=True)
-class TaskShape:
-    """Names and widths that follow from a task alone: what a prediction carries, and what labelling is told."""
-
-    features: tuple[str, ...]
-    """F names: what is logged of each score, the online model's inputs first (see ``online.full``)."""
-    masks: int
-    """E, columns of ``Scored.masks``."""
-    secondary: tuple[str, ...]
-    """Identifiers in ``Scored.entities``: of every entity with label aggregates but the primary one."""
-    watched: tuple[str, ...]
-    """W names: columns of ``Scored.watched``; none when the task does not watch for drift."""
-    full_inputs: tuple[str, ...] = ()
-    """D names: what the full model is given; none where the task has no full model."""
-
-
 class ScoringStage:
     """Scores the events of one task; each lane has one of its own.
 
@@ -141,7 +122,7 @@ class ScoringStage:
     ) -> None:
         self.task, self.columns = task, columns_of(task)
         self.engine = engine_of(task, store, side=side)
-        self.shape = _shape(task, self.engine)
+        self.shape = shape_with(task, self.engine)
         self.features = self.shape.features
         self.model = model_of(task, self.features) if model is None else model
         self.full, self.full_table = full, f"{task.name}.full"
@@ -324,89 +305,3 @@ class ScoringStage:
         c, none = self.columns, np.empty(0)
         numbers = dict.fromkeys(c.numbers, none)
         return EventBatch([], none, [], {k: [] for k in c.entities}, numbers, {k: [] for k in c.texts})
-
-
-def engine_of(task: TaskSpec, store: FeatureStore, *, side: bool = False) -> FeatureEngine:
-    """The features of a task over a store; what a lane needs that only applies updates.
-
-    Raises ``TaskError`` where the task does not fit together, or scores an entity that its stream is not keyed by and
-    ``side`` says that there are several lanes.
-    """
-    key = STREAM_KEYS[task.stream]
-    if side and task.key != key:
-        raise TaskError(
-            f"task {task.name}: entity {task.entity!r} is keyed by {task.key!r}, but {task.stream} is partitioned by "
-            f"{key!r}: no worker sees all its events. Score an entity with key = {key!r}, or run the task embedded"
-        )
-    engine = FeatureEngine(
-        build_plan(task.entities, task.values),
-        store,
-        namespace=task.name,
-        inputs=task.inputs,
-        raw=columns_of(task).numbers,
-        indicators=task.indicators,
-        utc_offset_s=task.utc_offset,
-        own_key=key if side else None,
-    )
-    _check_names(task, engine.features)
-    return engine
-
-
-def _check_names(task: TaskSpec, features: Sequence[str]) -> None:
-    """A feature's name is a key on the wire: find one that does not fit now, not at the first event."""
-    if long := [name for name in features if len(name) > ID_CHARS]:
-        raise TaskError(
-            f"task {task.name}: the feature name {long[0]!r} has {len(long[0])} characters, the limit is {ID_CHARS}; "
-            "shorten the names of the entity and its aggregates"
-        )
-
-
-def model_of(task: TaskSpec, features: tuple[str, ...]) -> OnlineModel:
-    """A model of the task's kind that has learned nothing; raises ``TaskError`` where ``[model]`` is wrong."""
-    try:
-        return OnlineModel(build_learner(task.model, features))
-    except (ValueError, TypeError) as exc:
-        raise TaskError(f"task {task.name}: [model]: {exc}") from exc
-
-
-def shape_of(task: TaskSpec) -> TaskShape:
-    """The shape of a task where nothing is scored; raises ``TaskError`` where the task cannot run."""
-    return _shape(task, engine_of(task, _NoRows()))
-
-
-def _shape(task: TaskSpec, engine: FeatureEngine) -> TaskShape:
-    numbers = columns_of(task).numbers
-    watched = tuple(task.watch or numbers)
-    known = {*numbers, *task.values, *TIME_COLUMNS, *engine.made}
-    if unknown := [name for name in watched if name not in known]:
-        raise TaskError(
-            f"task {task.name}: watch: no numeric column {', '.join(map(repr, unknown))}; there are: "
-            f"{', '.join(sorted(known))}"
-        )
-    keys = dict.fromkeys(feed.key for feed in label_feeds(task.entities))
-    secondary = tuple(key for key in keys if key not in ("*", task.key))
-    masks = len(engine.plan.label_masks)
-    watched = watched if task.drift is not None else ()
-    if task.full is None:
-        return TaskShape(engine.features, masks, secondary, watched)
-    pool = (*numbers, *task.values, *engine.made)
-    try:
-        further = further_inputs(task.full, engine.features, pool, TIME_COLUMNS)
-    except TaskError as exc:
-        raise TaskError(f"task {task.name}: {exc}") from exc
-    features = features_of(task.full, engine.features, further)
-    _check_names(task, features)
-    return TaskShape(features, masks, secondary, watched, (*engine.features, *further))
-
-
-class _NoRows:
-    """A ``FeatureStore`` for an engine that is only asked for names."""
-
-    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
-        """Nothing is kept."""
-
-    def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
-        raise NotImplementedError(f"{table}: this engine has no store")
-
-    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
-        raise NotImplementedError(f"{table}: this engine has no store")

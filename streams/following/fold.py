@@ -18,8 +18,8 @@ from online.batch import ExampleBatch, IntVector
 from online.errors import StateError, TaskError
 from online.learners import LearnerSpec, ModelSnapshot, build_learner
 from online.learners.timeline import ModelTimeline
-from online.scoring import shape_of
 from online.task import TaskSpec
+from online.taskshape import shape_of
 from streams.following.identities import CAPACITY, Identities
 
 ARITHMETIC: Final = 1

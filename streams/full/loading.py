@@ -8,8 +8,8 @@ from models.inference.runner import FullRunner
 from models.inference.session import Provider, choose_provider
 from models.types import ModelError, StepModel
 from online.full import FullSpec
-from online.scoring import shape_of
 from online.task import TaskSpec
+from online.taskshape import shape_of
 from streams.full.serving import FullModels, FullTask
 from streams.full.updates import Ref
 from streams.ops.metrics import Metrics

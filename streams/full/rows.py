@@ -8,8 +8,8 @@ import numpy as np
 
 from models.inference.layout import CHAMPION, SHADOW, StateLayout
 from online.features.engine import Table
-from online.scoring import shape_of
 from online.task import TaskSpec
+from online.taskshape import shape_of
 from streams import topics
 
 

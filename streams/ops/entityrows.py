@@ -18,8 +18,8 @@ from online.columnplan import columns_of
 from online.features import kernel
 from online.features.engine import FeatureEngine, Table
 from online.features.plan import WindowPass
-from online.scoring import engine_of
 from online.task import TaskSpec
+from online.taskshape import engine_of
 from streams import topics
 from streams.full.rows import FullRows
 from streams.stores.rows import StoredRow

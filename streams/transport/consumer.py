@@ -22,8 +22,9 @@ from faust.types import TP, ConsumerMessage
 from streams.errors import UsageError
 from streams.transport.batch import FetchedBatch
 from streams.transport.completed import CompletedOffsets, Partition
+from streams.transport.drained import Drained, take_together
 from streams.transport.errors import RebalanceHookError
-from streams.transport.fetch import BatchConsumerThread, Drained, Wanted, take_together
+from streams.transport.fetch import BatchConsumerThread, Wanted
 from streams.transport.security import LinkSecurity
 from streams.transport.settings import TransportSettings
 

@@ -12,8 +12,9 @@ from online.encode import encode_scored
 from online.labelling import LabellingStage
 from online.learners import OnlineModel
 from online.scored import ScoredShape, decode_scored
-from online.scoring import ScoringStage, model_of
+from online.scoring import ScoringStage
 from online.task import TaskSpec
+from online.taskshape import model_of
 from online.updates import decode_updates, encode_updates
 from streams.stores.memory import MemoryFeatureStore
 from streams.transport.partition import partitions_of

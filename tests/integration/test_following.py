@@ -22,8 +22,8 @@ from online.batch import ExampleBatch, PredictionBatch
 from online.encode import encode_examples, encode_predictions
 from online.learners import LearnerSpec, OnlineModel, build_learner
 from online.learners.timeline import ModelTimeline
-from online.scoring import shape_of
 from online.task import TaskSpec
+from online.taskshape import shape_of
 from streams.cli.main import app
 from streams.errors import BrokerError, StateError, UsageError
 from streams.following import (

@@ -21,8 +21,9 @@ from online.labelling import LabellingStage
 from online.learners import LearnerSpec, build_learner
 from online.learners.leading import LeadingColumns
 from online.scored import ScoredShape, decode_scored
-from online.scoring import ScoringStage, shape_of
+from online.scoring import ScoringStage
 from online.task import TaskSpec
+from online.taskshape import shape_of
 from streams.stores import MemoryFeatureStore
 from tests.online.test_pipeline import CHURN, FRAUD, T0, events, plays
 

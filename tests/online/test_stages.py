@@ -19,8 +19,9 @@ from online.errors import StateError, TaskError
 from online.labelling import LabellingStage, LabelOutput, share_of
 from online.numbering import ExampleNumbers
 from online.pipeline import TaskPipeline
-from online.scoring import ScoreOutput, ScoringStage, shape_of
+from online.scoring import ScoreOutput, ScoringStage
 from online.task import TaskSpec
+from online.taskshape import shape_of
 from streams.stores import MemoryFeatureStore
 from tests.online.test_pipeline import (
     CHURN,

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from online.batch import EventBatch
 from online.features import kernel
-from online.scoring import engine_of
 from online.task import TaskSpec
+from online.taskshape import engine_of
 from streams.cli import worker as worker_cli
 from streams.cli.features import features_app, shown
 from streams.cli.worker import banner

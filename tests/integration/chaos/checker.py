@@ -19,7 +19,7 @@ import redis
 from online.batch import ExampleBatch, Scored
 from online.decode import decode_labels
 from online.logged import decode_example_log
-from online.scoring import shape_of
+from online.taskshape import shape_of
 from online.wire import Alert, DeadLetter
 from streams import topics
 from streams.stores.rows import Lane, decode_row, lane_prefix

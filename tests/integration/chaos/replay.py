@@ -23,8 +23,9 @@ from online.intake import Intake, IntakePolicy
 from online.labelling import LabellingStage
 from online.learners import OnlineModel
 from online.scored import ScoredShape, decode_scored
-from online.scoring import ScoringStage, model_of, shape_of
+from online.scoring import ScoringStage
 from online.task import TaskSpec
+from online.taskshape import model_of, shape_of
 from online.updates import decode_updates
 from streams.stores import MemoryFeatureStore
 from tests.integration.chaos.deployment import Stored
