@@ -13,7 +13,7 @@ from streams.stores.cache import RowCache
 from streams.stores.errors import LaneMoved
 from streams.stores.lane import LaneState, Table
 from streams.stores.link import RedisLink
-from streams.stores.record import POSITION, decode_position
+from streams.stores.record import POSITION_AND_NONCE, decode_position
 from streams.stores.resp import command, mget
 from streams.stores.rows import unpack_rows
 
@@ -53,7 +53,7 @@ async def fetch(link: RedisLink, state: LaneState, asks: Sequence[Ask]) -> None:
 
 async def _read(link: RedisLink, state: LaneState, frames: list[bytes]) -> tuple[list[bytes | None], bytes]:
     """Values of framed keys in their order, and the lane's position, read behind them."""
-    position = command("GETRANGE", f"{state.base}lane", POSITION.start, POSITION.stop - 1)
+    position = command("GETRANGE", f"{state.base}lane", POSITION_AND_NONCE.start, POSITION_AND_NONCE.stop - 1)
     if not link.cluster:
         values, held = await link.packed(mget(frames) + position, 2)
         return values, held

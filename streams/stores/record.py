@@ -1,7 +1,8 @@
 """What Redis knows of a lane besides its rows: the lane record. Its position is compared and set by the flush script.
 
 Value of ``<prefix>:{<topic>-<partition>}:lane``: 24 bytes (version u2, zero u2 and u4, next offset i8, a nonce of 8
-bytes), then the rest as msgpack. The nonce names one flush: a repeat of it, whose answer was lost, finds its own.
+bytes), then the rest as msgpack. The nonce names one flush: a repeat of it, whose answer was lost, finds its own; and
+two workers that came to the same offset by other batches (Redis lost a second, a rebalance) are told apart.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ def encode_position(offset: int | None) -> bytes:
 
 
 def decode_position(position: bytes) -> int | None:
-    """The offset of a position.
+    """The offset of a position, with or without its nonce.
 
     >>> decode_position(encode_position(41)), decode_position(encode_position(None))
     (41, None)
     """
-    return int(_OFFSET.unpack(position)[0]) if position else None
+    return int(_OFFSET.unpack_from(position)[0]) if position else None
 
 
 def encode_record(record: LaneRecord) -> bytes:

@@ -25,7 +25,14 @@ from streams.stores.flush import Change, Writes, flush_arguments
 from streams.stores.lane import LaneState, Table
 from streams.stores.link import RedisLink
 from streams.stores.reading import Ask, fetch
-from streams.stores.record import POSITION, LaneRecord, decode_position, decode_record, encode_position, encode_record
+from streams.stores.record import (
+    POSITION_AND_NONCE,
+    LaneRecord,
+    decode_position,
+    decode_record,
+    encode_position,
+    encode_record,
+)
 from streams.stores.rows import Lane, StoredRow, decode_row, lane_prefix, other_schema, row_key
 from streams.stores.scripts import FLUSH, OPEN
 
@@ -101,7 +108,7 @@ class LaneStore:
         value, journal = await self._link.run(OPEN, [f"{base}lane", f"{base}journal"], [])
         record = None if value is None else decode_record(value)
         self._check(lane, record, journal)
-        self._lanes[lane] = LaneState(lane, base, record, b"" if value is None else value[POSITION], journal)
+        self._lanes[lane] = LaneState(lane, base, record, b"" if value is None else value[POSITION_AND_NONCE], journal)
         return record
 
     def _check(self, lane: Lane, record: LaneRecord | None, journal: list[bytes]) -> None:
@@ -274,16 +281,16 @@ class LaneStore:
         full = self._complete(state, record, writes, len(journal) - drop)
         value = encode_record(full)
         count, packed = flush_arguments(
-            f"{state.base}lane", f"{state.base}journal", encode_position(expected), value, journal, drop, writes
+            f"{state.base}lane", f"{state.base}journal", _left(state, expected), value, journal, drop, writes
         )
-        state.flushing = value[POSITION]
+        state.flushing = value[POSITION_AND_NONCE]
         try:
             held = await self._link.run_packed(FLUSH, count, packed, state.base.encode())
         finally:
             state.flushing = None
         if isinstance(held, bytes):
             raise LaneMoved(lane, expected, decode_position(held))
-        state.record, state.position, state.flushes = full, value[POSITION], state.flushes + 1
+        state.record, state.position, state.flushes = full, value[POSITION_AND_NONCE], state.flushes + 1
         state.flushed = max([state.flushed, *(step.step for step in writes)])
 
     @staticmethod
@@ -303,6 +310,12 @@ class LaneStore:
             if value is not None:
                 found.append(decode_row(lane, value))
         return sorted(found, key=lambda row: -row.updated_at)
+
+
+def _left(state: LaneState, expected: int | None) -> bytes:
+    """Position and nonce as this worker left them; of another position no nonce is known, so the flush is refused."""
+    position = encode_position(expected)
+    return state.position if state.position[: len(position)] == position and expected is not None else position
 
 
 def _not_prefetched(state: LaneState, table: str, key: str) -> str:

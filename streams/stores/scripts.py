@@ -9,7 +9,7 @@ from streams.stores.resp import Script
 FLUSH: Final = Script("""
 local held = redis.call('GETRANGE', KEYS[1], 8, 23)
 if held == string.sub(ARGV[2], 9, 24) then return 1 end
-if string.sub(held, 1, 8) ~= ARGV[1] then return string.sub(held, 1, 8) end
+if held ~= ARGV[1] then return string.sub(held, 1, 8) end
 local at, chunks, drop, groups = 6, tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local call = redis.call
 local rows = at + 2 * groups
@@ -32,7 +32,7 @@ end
 call('SET', KEYS[1], ARGV[2])
 return 0
 """)
-"""Keys: record, journal, rows. Arguments: expected position, new record, entries, entries to drop, groups of rows;
-count and time to live (ms) of each group; the entries; the rows. Answers 0 done, 1 done before, or the
-position held."""
+"""Keys: record, journal, rows. Arguments: expected position and nonce, new record, entries, entries to drop, groups of
+rows; count and time to live (ms) of each group; the entries; the rows. Answers 0 done, 1 done before, or the position
+held."""
 OPEN: Final = Script("return {redis.call('GET', KEYS[1]), redis.call('LRANGE', KEYS[2], 0, -1)}")

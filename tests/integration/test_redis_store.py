@@ -25,7 +25,7 @@ from streams.stores.errors import LaneMoved, StoreRefused, StoreUnavailable
 from streams.stores.flush import Writes
 from streams.stores.link import RedisLink, acl_line
 from streams.stores.redis import Lane, LaneRecord, LaneStore
-from streams.stores.rows import encode_row, row_key
+from streams.stores.rows import encode_row, lane_prefix, row_key
 from streams.transport.partition import partitions_of
 from tests.integration.redis_server import Certificates, NamedRedis, RedisServer
 
@@ -211,6 +211,31 @@ def test_of_two_workers_at_the_same_position_one_writes_and_nothing_of_the_other
         await reader.open()
         assert await reader.values("a", "b", "c") == [[2, 2, 0], [3, 0, 3]][won]
         assert await reader.store.load_journal(LANE) == [[b"first"], [b"second"]][won]
+
+    with_worker(redis_server, test)
+
+
+def test_the_same_position_reached_by_another_worker_is_not_ours(redis_server: Server) -> None:
+    """Redis lost its last second, and the lane's new owner came to the offset of the old one by other batches."""
+
+    async def test(old: Worker) -> None:
+        await old.write(a=1)
+        keys = [f"{lane_prefix(old.store.prefix, LANE)}{name}" for name in ("lane", "journal")]
+        before = [await old.link.execute("DUMP", key) for key in keys]
+        new = Worker(old.link, old.store.prefix)
+        await new.open()
+        await old.flush(await old.step(a=2), journal=[b"one"])
+        for key, value in zip(keys, before, strict=True):
+            await old.link.execute("UNLINK", key)
+            if value is not None:
+                await old.link.execute("RESTORE", key, 0, value)
+        await new.flush(await new.step(a=3), journal=[b"one", b"two"])
+        with pytest.raises(LaneMoved, match="next offset 2, this worker left it at 2"):
+            await old.flush(await old.step(b=4), journal=[b"three"])
+        reader = Worker(old.link, old.store.prefix)
+        await reader.open()
+        assert await reader.values("a", "b") == [3, 0]
+        assert await reader.store.load_journal(LANE) == [b"one", b"two"]
 
     with_worker(redis_server, test)
 
