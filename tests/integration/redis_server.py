@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,6 +157,12 @@ class RedisServer:
         except OSError:
             return False
         return bool(answer) and not answer.startswith(b"-LOADING")
+
+    def kill_written(self) -> None:
+        """End it as a crash would, but not before its log holds every write: while it flushes it holds writes back."""
+        while b"aof_buffer_length:0\r" not in self.send("INFO persistence"):
+            time.sleep(0.01)
+        self.kill()
 
     def kill(self) -> None:
         """End it as a crash would."""

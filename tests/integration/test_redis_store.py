@@ -402,7 +402,7 @@ def test_a_server_that_is_gone_for_three_seconds_is_waited_for(
 
     async def test(worker: Worker) -> None:
         await worker.write(a=1)
-        server.kill()
+        server.kill_written()
         back = asyncio.create_task(come_back())
         for k in range(2, 5):
             await worker.write(a=k, **{f"b{k}": k})
@@ -489,7 +489,7 @@ def test_after_kills_of_redis_position_rows_and_journal_agree(new_redis: NewRedi
 
     async def kill_later() -> None:
         await asyncio.sleep(float(rng.uniform(0.02, 0.1)))
-        server.kill()
+        server.kill_written()
         await asyncio.to_thread(server.start)
 
     with_worker(server, test)
