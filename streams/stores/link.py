@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from redis import exceptions as rx
 
 from streams.settings import RedisSettings
+from streams.stores.aof import parse_info
 from streams.stores.errors import StoreRefused, StoreUnavailable
 from streams.stores.nodes import Nodes
 from streams.stores.refusals import passing, refusal
@@ -24,9 +25,9 @@ from streams.stores.resp import Argument, Script, command, script_arguments
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-LEAST_VERSION: Final = (6, 2)
+LEAST_VERSION: Final = (7, 0)
 COMMANDS: Final = (
-    *("info", "ping", "time", "eval", "evalsha", "scan", "cluster|slots"),
+    *("info", "ping", "time", "eval", "evalsha", "scan", "cluster|slots", "bgrewriteaof"),
     *("get", "mget", "getrange", "set", "exists", "del", "unlink", "persist"),
     *("rpush", "lpop", "lrange", "llen", "hget", "hmget", "hset", "hincrby"),
     *("zadd", "zrem", "zrange", "zrevrangebyscore"),
@@ -83,14 +84,15 @@ class RedisLink:
         Raises
         ------
         StoreRefused
-            Waiting will not help: the login, a right, TLS, or a version before 6.2.
+            Waiting will not help: the login, a right, TLS, or a version before 7.0.
         StoreUnavailable
             Nobody answered for ``patience_s``.
         """
-        info = _parse_info(await self.execute("INFO"))
+        self._nodes.writes = writes
+        info = parse_info(await self.execute("INFO"))
         version = info.get("redis_version", "0")
         if tuple(int(part) for part in version.split(".")[:2]) < LEAST_VERSION:
-            raise StoreRefused(f"Redis at {self.address} is version {version}; Weir needs 6.2 or newer")
+            raise StoreRefused(f"Redis at {self.address} is version {version}; Weir needs 7.0 or newer")
         if info.get("redis_mode") == "cluster" or info.get("cluster_enabled") == "1":
             await self._patiently(self._nodes.learn_slots)
         if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy", "noeviction") != "noeviction":
@@ -213,8 +215,3 @@ def acl_line(user: str = "weir", prefix: str = "weir") -> str:
 @lru_cache(maxsize=64)
 def _script_of(source: str) -> Script:
     return Script(source)
-
-
-def _parse_info(raw: bytes) -> dict[str, str]:
-    lines = (line.partition(":") for line in raw.decode(errors="replace").splitlines())
-    return {name: value for name, _, value in lines if value}

@@ -11,6 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
+from streams.stores.aof import FreshLog
 from streams.stores.resp import command
 
 HEALTH_CHECK_S: Final = 15.0
@@ -25,9 +26,15 @@ class Nodes:
     ----------
     options : of ``RedisSettings.client_options``.
     timeout_s : to connect, to write and to read.
+
+    Attributes
+    ----------
+    writes : whether connections are for writing too; those made from then on see to a sound log first (`FreshLog`).
     """
 
     def __init__(self, options: dict[str, Any], timeout_s: float) -> None:
+        self.writes = False
+        self._log = FreshLog(timeout_s)
         self._pool = ConnectionPool.from_url(
             **options,
             socket_timeout=timeout_s,
@@ -35,6 +42,7 @@ class Nodes:
             socket_read_size=_READ_BYTES,
             health_check_interval=HEALTH_CHECK_S,
             retry=Retry(NoBackoff(), 0),
+            redis_connect_func=self._connected,
             protocol=2,
             driver_info=None,
         )
@@ -84,6 +92,11 @@ class Nodes:
             if isinstance(answer, rx.ResponseError):
                 raise answer
         return answers
+
+    async def _connected(self, connection: AbstractConnection) -> None:
+        await connection.on_connect()
+        if self.writes:
+            await self._log.before_writing(connection)
 
     def _take(self, address: tuple[str, int]) -> AbstractConnection:
         idle = self._idle.get(address)

@@ -27,6 +27,7 @@ from streams.stores.link import RedisLink, acl_line
 from streams.stores.redis import Lane, LaneRecord, LaneStore
 from streams.stores.rows import encode_row, lane_prefix, row_key
 from streams.transport.partition import partitions_of
+from tests.integration.kafka_broker import eventually
 from tests.integration.redis_server import Certificates, NamedRedis, RedisServer
 
 pytestmark = pytest.mark.integration
@@ -230,8 +231,11 @@ def test_the_same_position_reached_by_another_worker_is_not_ours(redis_server: S
             if value is not None:
                 await old.link.execute("RESTORE", key, 0, value)
         await new.flush(await new.step(a=3), journal=[b"one", b"two"])
+        cached = await old.step(a=4)  # asks Redis nothing: the flush has to notice
         with pytest.raises(LaneMoved, match="next offset 2, this worker left it at 2"):
-            await old.flush(await old.step(b=4), journal=[b"three"])
+            await old.flush(cached, journal=[b"three"])
+        with pytest.raises(LaneMoved, match="next offset 2, this worker left it at 2"):
+            await old.step(b=4)
         reader = Worker(old.link, old.store.prefix)
         await reader.open()
         assert await reader.values("a", "b") == [3, 0]
@@ -508,7 +512,8 @@ def test_when_a_crash_takes_the_end_of_the_log_what_is_left_is_whole_and_older(
         for i, fill in enumerate(history):
             await worker.flush(await worker.step(**fill), journal=[b"%d" % i])
         server.kill()
-        (log,) = (server.directory / "appendonlydir").glob("*.incr.aof")
+        log = server.appended
+        assert log is not None
         os.truncate(log, int(log.stat().st_size * (1 - lost_share)))
         server.start()
         position = await assert_whole(worker.link, worker.store.prefix, history)
@@ -522,6 +527,73 @@ def test_when_a_crash_takes_the_end_of_the_log_what_is_left_is_whole_and_older(
         assert await assert_whole(worker.link, worker.store.prefix, history) == 40
 
     with_worker(server, test)
+
+
+@pytest.mark.parametrize("rewritten", [True, False], ids=["rewritten", "killed while it rewrites"])
+@pytest.mark.parametrize("lost_bytes", [30, 60, 400, 800])
+def test_a_write_that_a_crash_cut_in_half_does_not_come_back_at_the_next(
+    new_redis: NewRedis, lost_bytes: int, rewritten: bool
+) -> None:
+    """Redis keeps the half in its file, and would run it at the second restart."""
+    slow = {} if rewritten else {"rdb-key-save-delay": "200000"}
+    server = new_redis(aof=True, options=slow)
+    history = [{f"u{k}": i + 1 for k in range(i % 3, 12, 3)} for i in range(8)]
+
+    async def write(worker: Worker, start: int, stop: int) -> None:
+        for i in range(start, stop):
+            await worker.flush(await worker.step(**history[i]), journal=[b"%d" % i])
+
+    async def test(worker: Worker) -> None:
+        await write(worker, 0, 6)
+        server.kill_written()
+        log = server.appended
+        assert log is not None
+        os.truncate(log, log.stat().st_size - lost_bytes)
+        server.start()
+        await worker.open()
+        assert worker.expected is not None and 3 < worker.expected < 6
+        await write(worker, worker.expected, 7)
+        if rewritten:
+            await asyncio.to_thread(
+                eventually, lambda: b"aof_rewrite_in_progress:0" in server.send("INFO"), 20, "it ends"
+            )
+        server.kill_written()
+        server.start()
+        assert await assert_whole(worker.link, worker.store.prefix, history) == 7
+
+    with_worker(server, test)
+
+
+def test_a_write_waits_until_a_rewrite_of_the_log_could_begin(
+    new_redis: NewRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = new_redis(aof=True, options={"rdb-key-save-delay": "100000"})
+
+    async def test(worker: Worker) -> None:
+        await worker.write(**{f"u{k}": 1 for k in range(8)})
+        server.kill_written()
+        server.start()
+        server.send("BGSAVE")
+        with caplog.at_level(logging.WARNING):
+            await worker.write(a=1)
+        facts = server.send("INFO persistence")
+        assert b"aof_rewrites:1" in facts and b"rdb_saves:1" in facts
+
+    with_worker(server, test, timeout_s=0.3)
+    assert "waits for a BGSAVE to end" in caplog.text
+
+
+def test_who_only_reads_asks_for_no_rewrite(new_redis: NewRedis) -> None:
+    server = new_redis(aof=True)
+
+    async def body() -> None:
+        link = RedisLink(server.settings())
+        await link.start(writes=False)
+        await link.execute("GET", "weir:x")
+        await link.stop()
+
+    run(body())
+    assert b"aof_rewrites:0" in server.send("INFO persistence")
 
 
 # -- a Redis that cannot write -------------------------------------------------------------------------------------
@@ -588,11 +660,16 @@ async def starts(server: RedisServer, configured: RedisSettings, **options: Any)
 
 def test_the_documented_rights_are_enough_and_each_of_the_stores_is_needed(new_redis: NewRedis) -> None:
     line = acl_line(prefix="w").replace("<password>", "hush")
-    without = [line.replace("user weir", f"user no-{c}") + f" -{c}" for c in ("evalsha", "mget", "set", "lpop", "time")]
-    server = new_redis(acl=["user default off", line, *without, "user nobody on >hush"])
+    without = [
+        line.replace("user weir", f"user no-{c}") + f" -{c}"
+        for c in ("evalsha", "mget", "set", "lpop", "time", "bgrewriteaof")
+    ]
+    server = new_redis(aof=True, acl=["user default off", line, *without, "user nobody on >hush"])
 
     async def body() -> None:
         configured = server.settings(username="weir", password="hush")
+        with pytest.raises(StoreRefused, match=r"lacks a right.*\+bgrewriteaof"):  # once it was done nobody needs it
+            await starts(server, server.settings(username="no-bgrewriteaof", password="hush"), prefix="w")
         async with linked(server, settings=configured, prefix="w") as link:
             worker = Worker(link, "w")
             await worker.open()
@@ -680,6 +757,8 @@ def test_a_redis_that_is_too_old_is_refused() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"PING\r\n")
         writer.write(b"+PONG\r\n")
+        await reader.readuntil(b"persistence\r\n")
+        writer.write(b"$0\r\n\r\n")
         await reader.readuntil(b"INFO\r\n")
         info = b"# Server\r\nredis_version:5.0.14\r\nredis_mode:standalone\r\n"
         writer.write(b"$%d\r\n%b\r\n" % (len(info), info))
@@ -691,7 +770,7 @@ def test_a_redis_that_is_too_old_is_refused() -> None:
         async with server:
             url = SecretUrl(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
             link = RedisLink(RedisSettings(url=url), patience_s=0.3)
-            with pytest.raises(StoreRefused, match=r"version 5\.0\.14; Weir needs 6\.2 or newer"):
+            with pytest.raises(StoreRefused, match=r"version 5\.0\.14; Weir needs 7\.0 or newer"):
                 await link.start()
             await link.stop()
 

@@ -8,28 +8,17 @@ from __future__ import annotations
 
 import random
 import threading
-from pathlib import Path
 
 from tests.integration.redis_server import RedisServer
 
 
 def lose_power(store: RedisServer, rng: random.Random) -> None:
     """Kill it, cut off a random part of what it wrote in the last second, start it again."""
-    log = _log(store)
+    log = store.appended
     safe = log.stat().st_size if log is not None else 0
     threading.Event().wait(rng.uniform(0.2, 1.0))  # what is written now is what can be lost
     store.kill()
-    if log is not None and log == _log(store):  # else Redis began a new file meanwhile, and all of the old is safe
+    if log is not None and log == store.appended:  # else Redis began a new file meanwhile, and all of the old is safe
         with log.open("r+b") as file:
             file.truncate(rng.randint(safe, log.stat().st_size))
     store.start()
-
-
-def _log(store: RedisServer) -> Path | None:
-    """The file that Redis appends to."""
-    return max((store.directory / "appendonlydir").glob("*.incr.aof"), key=_number, default=None)
-
-
-def _number(path: Path) -> int:
-    """Of ``appendonly.aof.3.incr.aof``: 3."""
-    return int(path.name.split(".")[-3])
