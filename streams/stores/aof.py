@@ -1,13 +1,13 @@
 """A torn end of Redis' append-only file: begun anew before we write behind it.
 
-A script's writes stand in the file as one transaction, from MULTI to EXEC. Where a power loss cut it, Redis 7.0 drops the
-command that is not whole and keeps those of the transaction before it. In memory they never happened; but the next EXEC
-in the file ends them too, so that a second restart brings them back: rows ahead of their lane's position, a journal
-with an entry twice. A rewrite of the file, asked for before the first write in each life of the server, leaves them out.
+A script's writes stand in the file as one transaction, from MULTI to EXEC. Where a power loss cut it, Redis 7.0 drops
+the command that is not whole and keeps those of the transaction before it. In memory they never happened; but the next
+EXEC in the file ends them too, so that a second restart brings them back: rows ahead of their position, a journal
+with an entry twice. A rewrite of the file, asked for before our first write in each life of a server, leaves them out.
 
 Waiting for its end is not needed: once begun, our writes go to a file of their own, and the EXEC that was missing stays
-missing in the old one. A server that dies before the rewrite ends cuts the old file at MULTI, says "the truncated file is
-not the last file" and exits; started once more it has everything.
+missing in the old one. A server that dies before the rewrite ends cuts the old file at MULTI, says "the truncated file
+is not the last file" and exits; started once more it has everything.
 """
 
 from __future__ import annotations

@@ -551,7 +551,8 @@ def test_a_write_that_a_crash_cut_in_half_does_not_come_back_at_the_next(
         os.truncate(log, log.stat().st_size - lost_bytes)
         server.start()
         await worker.open()
-        assert worker.expected is not None and 3 < worker.expected < 6
+        assert worker.expected is not None
+        assert 3 < worker.expected < 6
         await write(worker, worker.expected, 7)
         if rewritten:
             await asyncio.to_thread(
@@ -577,7 +578,8 @@ def test_a_write_waits_until_a_rewrite_of_the_log_could_begin(
         with caplog.at_level(logging.WARNING):
             await worker.write(a=1)
         facts = server.send("INFO persistence")
-        assert b"aof_rewrites:1" in facts and b"rdb_saves:1" in facts
+        assert b"aof_rewrites:1" in facts
+        assert b"rdb_saves:1" in facts
 
     with_worker(server, test, timeout_s=0.3)
     assert "waits for a BGSAVE to end" in caplog.text
