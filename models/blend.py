@@ -24,7 +24,6 @@ PRIOR: Final = 1.0
 """Strength of the pull towards the plain mean of the logits, in units of a row whose logits have variance 1."""
 PARTS_MAX: Final = 6
 _STEPS, _CONVERGED = 100, 1e-10
-_SHARED: Final = {"x": "x"}
 
 
 @dataclass(frozen=True, slots=True)

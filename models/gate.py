@@ -8,8 +8,11 @@ Choosing among candidates and gating on the same labels flatters the best one. T
 are compared by the lower bound of their metric (``choose``), the interval of the chosen one is widened by the number it
 was chosen from (Bonferroni), and what passes is only shadowed: the labels that promote it had not come then.
 
+Groups have to be many: below some thirty the interval is known to be too short, and nothing here mends that.
+
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13 (percentile intervals);
 Hanley and MacGibbon, Creating non-parametric bootstrap samples using Poisson frequencies (2006);
+Field and Welsh, Bootstrapping clustered data (2007) (groups are drawn, each with all its rows);
 Chamandy et al., Estimating Uncertainty for Massive Data Streams (2012) (weights of whole groups).
 """
 

@@ -103,7 +103,7 @@ def open_session(data: bytes) -> Any:
     options.log_severity_level = 4  # what it would print is in the exception
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as exc:
+    except Exception as exc:  # ONNX Runtime's errors have no base of their own
         raise ModelError(f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {_first_line(exc)}") from exc
 
 
@@ -179,7 +179,7 @@ def run_graph(session: Any, x: Float32Matrix, state: Float32Matrix | None = None
     names = [o.name for o in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, feeds), strict=True))
-    except Exception as exc:
+    except Exception as exc:  # ONNX Runtime's errors have no base of their own
         raise ModelError(f"the graph fails on {len(x)} rows: {_first_line(exc)}") from exc
 
 

@@ -31,8 +31,8 @@ FLOAT16: Final = "model.float16.onnx"
 _BATCH, _CALLS, _TRIES = 512, 20, 3
 
 
-def with_variants(built: Built, history: History, rows: IntVector, y: BoolVector) -> tuple[Built, dict[str, Variant]]:
-    """A candidate with its variants among its files, and what the manifest says of them.
+def with_variants(built: Built, history: History, rows: IntVector, y: BoolVector) -> Built:
+    """A candidate with its variants among its files, each with what it costs; as it was where it can have none.
 
     Parameters
     ----------
@@ -41,9 +41,9 @@ def with_variants(built: Built, history: History, rows: IntVector, y: BoolVector
     """
     made = variants(built.onnx)
     if not made:
-        return built, {}
+        return built
     found = measure(built.onnx, made, history, rows, y, inputs=built.inputs)
-    return replace(built, files={**built.files, **made}), found
+    return replace(built, files={**built.files, **made}, variants=found)
 
 
 def variants(onnx: bytes) -> dict[str, bytes]:

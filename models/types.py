@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from online.errors import WeirError
+
+if TYPE_CHECKING:
+    from models.manifest import Variant
 
 FloatVector = NDArray[np.float64]
 Float32Vector = NDArray[np.float32]
@@ -92,6 +95,8 @@ class Built:
     """Further files of the artefact, such as ``weights.safetensors`` to go on training from."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
+    variants: Mapping[str, Variant] = field(default_factory=dict)
+    """Which of ``files`` are the graph in other precisions, and what each costs; see ``models.quantise``."""
 
 
 class StepModel(Protocol):

@@ -111,10 +111,14 @@ class ExampleBatch(_Batch):
     n: IntVector = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """How many examples of the same event came before, counting those not sampled: ``(event_id, n)`` names an example.
     All 0 when not given."""
+    entity_id: list[str | None] = field(default_factory=list)
+    """Whose event it is; ``None`` where that is not known, as in records of before it was noted."""
 
     def __post_init__(self) -> None:
         if len(self.n) == 0 < len(self.event_id):
             object.__setattr__(self, "n", np.zeros(len(self.event_id), dtype=np.int64))
+        if not self.entity_id and self.event_id:
+            object.__setattr__(self, "entity_id", [None] * len(self.event_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,11 @@ class Scored:
         at = rows.tolist()
         entities = {name: [column[i] for i in at] for name, column in self.entities.items()}
         return Scored(self.predictions.take(rows), self.masks[rows], self.watched[rows], entities)
+
+    def slice(self, start: int, stop: int) -> Scored:
+        """Rows ``start`` to ``stop``; arrays are views."""
+        entities = {name: column[start:stop] for name, column in self.entities.items()}
+        return Scored(self.predictions.slice(start, stop), self.masks[start:stop], self.watched[start:stop], entities)
 
     @classmethod
     def concat(cls, parts: Sequence[Scored]) -> Scored:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,12 @@ class Decoded:
     """In input order."""
     index: IntVector
     """``(n,) int64``, the position in the input of each event of ``batch``."""
+
+    def part(self, start: int, stop: int) -> Decoded:
+        """What the records from ``start`` to ``stop`` of the input gave, as if they had been decoded alone."""
+        a, b = np.searchsorted(self.index, (start, stop)).tolist()
+        rejects = [replace(r, index=r.index - start) for r in self.rejects if start <= r.index < stop]
+        return Decoded(self.batch.slice(a, b), rejects, self.index[a:b] - start)
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,13 +97,14 @@ def encode_examples(batch: ExampleBatch, feature_names: Sequence[str], task: str
         batch.y.astype(np.int64).tolist(),
         batch.weight.tolist(),
         batch.correction.tolist(),
+        batch.entity_id,
         strict=True,
     )
     new = record_struct(Example)
     return _lines(
         [
-            new(VERSION, event_id, n, task, ts, features(*row), score, y, weight, correction)
-            for event_id, n, ts, row, score, y, weight, correction in columns
+            new(VERSION, event_id, n, task, ts, features(*row), score, y, weight, correction, entity)
+            for event_id, n, ts, row, score, y, weight, correction, entity in columns
         ]
     )
 

@@ -58,6 +58,9 @@ class FullSpec(Frozen):
     """Newest inputs kept for each entity, from which a new model rebuilds its state."""
     embedding: int = Field(default=0, ge=0, le=64)
     """Coordinates of the entity's embedding that the online model sees beside the logit."""
+    reasons: int = Field(default=0, ge=0, le=8)
+    """Inputs named behind a high logit, which alerts then tell in its place; 0 leaves it at the logit. Two columns each
+    are logged, so changing it makes what was logged before useless, as changing inputs does."""
     ttl: Seconds = 30 * 86_400.0
     """How long the state of a silent entity is kept."""
     remote: bool = False
@@ -70,7 +73,9 @@ class FullSpec(Frozen):
 SEEN: tuple[str, ...] = ("full.logit", "full.known")
 """Columns the online model sees, before ``full.e0`` and so on; both 0 without a full model, else ``known`` is 1."""
 LOGGED: tuple[str, ...] = ("full.version", "full.provider", "full.shadow_logit", "full.shadow_version")
-"""Columns that are only logged. Versions are the registry's, 0 for none; ``provider`` is 0 for none, 1 CPU, 2 CUDA."""
+"""Columns that are only logged. Versions are the registry's, 0 for none; ``provider`` is 0 for none, 1 CPU, 2 CUDA.
+Behind them, by ``FullSpec.reasons``, ``full.why0``, ``full.part0`` and so on: an input that raised the logit (its
+number among the full model's inputs, from 1 on; 0 for none), and its part of all that raised it."""
 
 
 class FullScorer(Protocol):
@@ -80,7 +85,7 @@ class FullScorer(Protocol):
     """
 
     width: int
-    """Columns it returns: ``len(SEEN) + embedding + len(LOGGED)``, in this order."""
+    """Columns it returns: as many as ``columns`` names, in that order."""
     row_bytes: int
     """Of the state it keeps for an entity in the store; 0 for none."""
     schema: int
@@ -106,7 +111,8 @@ def columns(spec: FullSpec) -> tuple[str, ...]:
     >>> columns(FullSpec(embedding=1))[:3]
     ('full.logit', 'full.known', 'full.e0')
     """
-    return (*SEEN, *(f"full.e{k}" for k in range(spec.embedding)), *LOGGED)
+    why = (f"full.{name}{k}" for k in range(spec.reasons) for name in ("why", "part"))
+    return (*SEEN, *(f"full.e{k}" for k in range(spec.embedding)), *LOGGED, *why)
 
 
 def seen_width(features: Sequence[str]) -> int:
@@ -132,8 +138,7 @@ def features_of(spec: FullSpec, inputs: Sequence[str], further: Sequence[str]) -
     inputs : the online model's own.
     further : what ``spec.inputs`` names beside them.
     """
-    made = columns(spec)
-    split = len(made) - len(LOGGED)
+    made, split = columns(spec), len(SEEN) + spec.embedding
     return (*inputs, *made[:split], *further, *made[split:])
 
 
@@ -176,9 +181,9 @@ def full_matrix(x: FloatMatrix, further: Sequence[FloatVector]) -> FloatMatrix:
     return out
 
 
-def logged_matrix(full_x: FloatMatrix, made: FloatMatrix, inputs: int) -> FloatMatrix:
+def logged_matrix(spec: FullSpec, full_x: FloatMatrix, made: FloatMatrix, inputs: int) -> FloatMatrix:
     """The columns of ``features_of`` from what a full model was given ``(n, D)`` and what it said ``(n, width)``."""
-    split = made.shape[1] - len(LOGGED)
+    split = len(SEEN) + spec.embedding
     return np.concatenate([full_x[:, :inputs], made[:, :split], full_x[:, inputs:], made[:, split:]], axis=1)
 
 

@@ -95,7 +95,34 @@ class Intake:
 
     def admit(self, batch: EventBatch, arrived: FloatVector) -> Admitted:
         """Split a batch; ``arrived (n,)`` is when each record reached the log, epoch seconds."""
-        p, ts = self.policy, batch.ts
+        n = len(batch)
+        if n and self._in_time(batch.ts, arrived):
+            rows: IntVector = np.arange(n)
+            candidate, refused = batch, list[Refused]()
+        else:
+            rows, refused = self._judge(batch.ts, arrived)
+            candidate = batch if len(rows) == n else batch.take(rows)
+        fresh = self._dedupe.keep(candidate.event_id, candidate.ts)
+        duplicates = 0
+        if not fresh.all():
+            duplicates = int(len(fresh) - fresh.sum())
+            rows = rows[fresh]
+            candidate = batch.take(rows)
+        self.duplicates += duplicates
+        return Admitted(candidate, rows, duplicates, refused)
+
+    def _in_time(self, ts: FloatVector, arrived: FloatVector) -> bool:
+        """Whether nothing can be ahead or late, as nearly always; then the newest time is taken note of."""
+        p, newest = self.policy, float(ts.max())
+        newest_ever = max(self.watermark, newest)
+        if newest > float(arrived.min()) + p.max_ahead or float(ts.min()) < newest_ever - p.allowed_lateness:
+            return False
+        self.watermark = newest_ever
+        return True
+
+    def _judge(self, ts: FloatVector, arrived: FloatVector) -> tuple[IntVector, list[Refused]]:
+        """Rows that are neither ahead nor late, and the others with their reasons; counts them."""
+        p = self.policy
         ahead = ts > arrived + p.max_ahead
         sane = np.where(ahead, -np.inf, ts)
         newest = np.maximum.accumulate(np.append(self.watermark, sane))[:-1]
@@ -107,20 +134,12 @@ class Intake:
         for i in np.flatnonzero(late).tolist():
             limit = format_duration(p.allowed_lateness)
             refused.append(Refused(i, f"late: {newest[i] - ts[i]:.0f} s behind the newest event, allowed {limit}"))
-        rows = np.flatnonzero(~ahead & ~late)
-        candidate = batch if len(rows) == len(batch) else batch.take(rows)
-        fresh = self._dedupe.keep(candidate.event_id, candidate.ts)
-        if not fresh.all():
-            rows = rows[fresh]
-            candidate = batch.take(rows)
-        if len(batch):  # repeats too: the row behind one must not depend on where the batch was cut
+        if len(ts):  # repeats too: the row behind one must not depend on where the batch was cut
             self.watermark = max(self.watermark, float(sane.max()))
-        duplicates = int(len(fresh) - fresh.sum())
-        self.duplicates += duplicates
         self.late += int(late.sum())
         self.ahead += int(ahead.sum())
         refused.sort(key=lambda r: r.row)
-        return Admitted(candidate, rows, duplicates, refused)
+        return np.flatnonzero(~ahead & ~late), refused
 
     def snapshot(self) -> bytes:
         """The whole state."""

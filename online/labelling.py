@@ -32,6 +32,7 @@ from online.evaluation import Evaluation
 from online.features.plan import LabelFeed, label_feeds
 from online.labels import Joined, LabelJoiner, NegativeSampler
 from online.numbering import ExampleNumbers
+from online.reasons_full import FullReasons
 from online.retrain import RetrainAsked, RetrainTrigger
 from online.stateful import Counts, Stateful, restore_parts, snapshot_parts
 from online.task import TaskSpec
@@ -98,6 +99,7 @@ class LabellingStage:
         self.threshold = Threshold(share_of(task.threshold, share))
         self.book = AlertBook(task.alerts, task.name)
         self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity)
+        self._full = FullReasons(task.full, features)
         self.typical = TypicalValues(features)
         self.evaluation = Evaluation(task.metrics)
         self.drift: DriftMonitor | None = None
@@ -157,7 +159,8 @@ class LabellingStage:
     def _explain(self, scored: Scored, at: IntVector) -> list[list[Reason]]:
         """Reasons of rows that alert: what each feature added to the log-odds, in words."""
         x, versions = scored.predictions.features[at], scored.predictions.model_version[at]
-        return self._writer.write(x, self._contributions(x, versions), self.typical.values())
+        added = self._full.handed_on(x, self._contributions(x, versions))
+        return self._writer.write(x, added, self.typical.values())
 
     def _learn(self, joined: Joined, out: LabelOutput) -> None:
         """Feed what became known: metrics first (with the score given then), features, thresholds, then examples."""

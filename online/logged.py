@@ -109,6 +109,7 @@ def _examples(structs: list[Any], width: int) -> ExampleBatch:
         y=np.array([s.value for s in structs], np.bool_),
         weight=np.array([s.weight for s in structs], np.float64),
         correction=np.array([s.correction for s in structs], np.bool_),
+        entity_id=[s.entity_id for s in structs],
     )
 
 

@@ -222,6 +222,8 @@ class Example(WireModel):
     value: Bit
     weight: Weight = 1.0
     correction: bool = False
+    entity_id: Id | None = None
+    """Whose event it is: scores of one entity are alike, which who compares models must know."""
 
 
 class EntityUpdate(WireModel):
@@ -261,6 +263,7 @@ class ModelUpdate(WireModel):
     version: Id
     action: Literal["shadow", "promote", "rollback", "retire"]
     uri: Annotated[str, Field(min_length=1, max_length=1_024, pattern=PRINTABLE)]
+    """``TASK/VERSION``, from the root of the registry as each process knows it; a whole address is taken too."""
     digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
     created_at: Timestamp
     metrics: Metrics | None = None

@@ -88,7 +88,8 @@ def load_settings(
     try:
         return Settings.model_validate(document)
     except ValidationError as exc:
-        raise UsageError(f"{where} and the environment: {explain(exc, document)}") from None
+        places = f"{where}, the environment or the options" if given or bootstrap else f"{where} or the environment"
+        raise UsageError(f"{places}: {explain(exc, document)}") from None
 
 
 def _read(path: Path, required: bool) -> tuple[dict[str, Any], str]:

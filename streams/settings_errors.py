@@ -62,7 +62,9 @@ def explain(exc: ValidationError, document: Mapping[str, Any]) -> str:
     """Every wrong value by its path, with what was given unless it may be a secret."""
     lines: list[str] = []
     for error in exc.errors(include_input=False, include_url=False):
-        path = [str(part) for part in error["loc"] if not str(part).startswith(("function-", "literal["))]
+        path = [
+            str(part) for part in error["loc"] if not str(part).startswith(("function-", "literal[", "constrained-"))
+        ]
         message = error["msg"].removeprefix("Value error, ")
         given = _at(document, path)
         secret = any(_SECRET.search(part) for part in path) or "@" in str(given)

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,10 @@ class TrainerSettings(Concern):
     """Seconds between two signs of life, and two looks at the schedule."""
     lease_s: float = Field(default=30.0, gt=0, le=3600)
     """After such a silence another trainer takes a job over. Clocks of machines may differ by half of it."""
+    web_host: str = Field(default="127.0.0.1", min_length=1)
+    """Where ``/health``, ``/ready`` and ``/metrics`` listen; ``0.0.0.0`` in a container."""
+    web_port: Annotated[int, Field(ge=0, le=65_535)] | Literal["auto"] = 8091
+    """0 turns them off; ``auto`` takes a free port and logs it."""
     stop_s: float = Field(default=20.0, gt=0, le=600)
     """How long a training may take to write its checkpoint when the trainer stops."""
 

@@ -48,13 +48,13 @@ def texts(column: pa.ChunkedArray) -> list[str | None]:
 
 def values(column: pa.ChunkedArray) -> list[Any]:
     """Values as numbers or bools, ``None`` where missing; what is neither stays as it is."""
-    if not _is_text(column.type):
-        return column.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no stubs
-    column = _without_missing(column)
+    text = _is_text(column.type)
+    column = _without_missing(column) if text else column
     try:
-        return pc.cast(column, pa.float64()).to_pylist()  # type: ignore[no-any-return]
+        found: list[Any] = (pc.cast(column, pa.float64()) if text else column).to_pylist()
     except pa.ArrowInvalid:
-        return [None if text is None else _value(text) for text in column.to_pylist()]
+        return [None if value is None else _value(value) for value in column.to_pylist()]
+    return found
 
 
 def seconds(column: pa.ChunkedArray, time_format: str) -> FloatVector:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from models.inference.buckets import BUCKETS, CALL_ROWS, Buckets
+from models.inference.occlusion import Usual
 from models.inference.session import GPU_MEM_LIMIT, Provider, Signature, open_session, signature_of
 from models.types import Float32Matrix, Float32Vector, ModelError
 
@@ -47,6 +48,8 @@ class OrtModel:
     ) -> None:
         self.version, self.provider, self.inputs = version, provider, tuple(inputs)
         self.state, self.embedding = signature.state, signature.embedding
+        self.usual: Usual | None = None
+        """For explanations; set by who has the artefact."""
         self._session, self._buckets = session, buckets
         largest = buckets.sizes[-1]
         self._x = np.zeros((largest, signature.inputs), np.float32)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.inference.layout import SHADOW, Record, StateLayout
+from models.inference.occlusion import Occlusion, Usual
 from models.inference.rounds import Rounds, rounds_of
 from models.inference.slots import ModelSlots
 from models.inference.steps import Stepped, as_inputs, rebuild, run_rounds
@@ -57,6 +58,11 @@ class FullShape(Protocol):
         """E."""
         ...
 
+    @property
+    def reasons(self) -> int:
+        """How many inputs are told behind a high logit."""
+        ...
+
 
 @dataclass(slots=True)
 class RunnerCounts:
@@ -86,8 +92,9 @@ class FullRunner:
         self.layout = StateLayout(spec.state, spec.history, inputs)
         self.slots = ModelSlots(inputs, spec.state)
         self.counts = RunnerCounts()
-        self.width = 6 + spec.embedding
-        """Columns that ``score`` returns: logit, known, embedding, version, provider, shadow logit, shadow version."""
+        self._logged, self._reasons = 2 + spec.embedding, spec.reasons
+        self.width = self._logged + 4 + 2 * spec.reasons
+        """Columns that ``score`` returns, as ``online.full.columns`` names them."""
         self.row_bytes, self.schema = self.layout.row_bytes, self.layout.schema
 
     def score(self, table: str, store: RowStore, keys: Sequence[str], ts: FloatVector, x: FloatMatrix) -> FloatMatrix:
@@ -128,18 +135,27 @@ class FullRunner:
         """Step through the rows and write what the model said to its columns of ``out``."""
         state = _NO_STATE if record is None else record["state"][:, place, : model.state]
         with self._noting(place, record):
-            said = run_rounds(model, order, x, state, self.slots.columns(model))
+            columns = self.slots.columns(model)
+            said = run_rounds(model, order, x, state, columns, self._occlusion(place, model, columns))
             self.counts.not_finite += int(np.count_nonzero(~said.finite))
             self._write(place, model, said, out)
 
+    def _occlusion(self, place: int, model: StepModel, columns: IntVector | None) -> Occlusion | None:
+        """What explains a champion; ``None`` where nothing is to be told, or its artefact has no usual values."""
+        usual: Usual | None = getattr(model, "usual", None)
+        if place == SHADOW or not self._reasons or usual is None:
+            return None
+        return Occlusion(usual, self._reasons, (np.arange(len(self.inputs)) if columns is None else columns) + 1)
+
     def _write(self, place: int, model: StepModel, said: Stepped, out: FloatMatrix) -> None:
-        logged = self.width - 4
+        logged = self._logged
         if place == SHADOW:
             out[:, logged + 2], out[:, logged + 3] = said.logit, model.version
             return
         width = min(self.embedding, model.embedding)
         out[:, 0], out[:, 1], out[:, 2 : 2 + width] = said.logit, said.finite, said.embedding[:, :width]
         out[:, logged], out[:, logged + 1] = model.version, PROVIDERS[model.provider]
+        out[:, logged + 4 : logged + 4 + said.why.shape[1]] = said.why
 
     @contextmanager
     def _noting(self, place: int, record: Record | None) -> Iterator[None]:

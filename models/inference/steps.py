@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.inference.layout import Record, StateLayout
+from models.inference.occlusion import Occlusion
 from models.inference.rounds import Rounds
 from models.types import BoolVector, Float32Matrix, Float32Vector, History, IntVector, ModelError, StepModel
 
@@ -24,6 +25,8 @@ class Stepped:
     embedding: Float32Matrix
     finite: BoolVector
     """Where logit, state and embedding were; elsewhere the entity's state began anew from zero."""
+    why: NDArray[np.float64]
+    """``(n, 2 top)`` of ``Occlusion.explain``; no columns without one, zeros where a logit was not worth it."""
 
 
 def as_inputs(x: NDArray[np.floating]) -> Float32Matrix:
@@ -40,7 +43,12 @@ def as_inputs(x: NDArray[np.floating]) -> Float32Matrix:
 
 
 def run_rounds(
-    model: StepModel, order: Rounds, x: Float32Matrix, state: Float32Matrix, columns: IntVector | None = None
+    model: StepModel,
+    order: Rounds,
+    x: Float32Matrix,
+    state: Float32Matrix,
+    columns: IntVector | None = None,
+    occlusion: Occlusion | None = None,
 ) -> Stepped:
     """Step through ``x (n, D)`` in the order of its rows; a model without a state in one call.
 
@@ -48,6 +56,7 @@ def run_rounds(
     ----------
     state : ``(U, S)`` by place, taken on in place; a view will do.
     columns : which columns of ``x`` the model takes, all when not given.
+    occlusion : explains what is high.
     """
     if not model.state:
         order, state = Rounds.distinct(len(x)), np.empty((len(x), 0), np.float32)
@@ -55,6 +64,7 @@ def run_rounds(
     given = given if order.in_order else given[order.rows]
     logit = np.empty(len(x), np.float32)
     embedding, finite = np.empty((len(x), model.embedding), np.float32), np.ones(len(x), np.bool_)
+    why = np.zeros((len(x), 0 if occlusion is None else 2 * occlusion.top))
     start = 0
     for m in order.sizes.tolist():
         part = slice(start, start + m)
@@ -63,13 +73,15 @@ def run_rounds(
             finite[part] = _finite_rows(np.column_stack([logit[part], after, embedding[part]]))
             bad = ~finite[part]
             logit[part][bad], after[bad], embedding[part][bad] = 0.0, 0.0, 0.0
+        if occlusion is not None and len(high := np.flatnonzero(occlusion.wanted(logit[part]) & finite[part])):
+            why[start + high] = occlusion.explain(model, given[part][high], state[:m][high])
         state[:m] = after
         start += m
     if order.in_order:
-        return Stepped(logit, embedding, finite)
+        return Stepped(logit, embedding, finite, why)
     back = np.empty(len(x), np.int64)
     back[order.rows] = np.arange(len(x))
-    return Stepped(logit[back], embedding[back], finite[back])
+    return Stepped(logit[back], embedding[back], finite[back], why[back])
 
 
 def rebuild(

@@ -3,7 +3,7 @@
 from models.manifest import ArtefactError, DataRange, FileEntry, Manifest, Variant
 from models.registry.artefact import Artefact
 from models.registry.errors import RegistryError, StageConflictError
-from models.registry.registry import Registry, split_uri
+from models.registry.registry import Registry, relative_uri, split_uri
 from models.registry.stages import Action, Stage, StageEntry, Stages
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "StageEntry",
     "Stages",
     "Variant",
+    "relative_uri",
     "split_uri",
 ]

@@ -11,18 +11,15 @@ record that ``announce`` makes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from models.manifest import DataRange, Manifest, Variant
-from models.registry.artefact import Artefact
 from models.registry.errors import RegistryError
 from models.registry.files import Files, LocalFiles
 from models.registry.log import StageLog
 from models.registry.objects import ObjectFiles
 from models.registry.stages import ACTIONS, Action, Stage, StageEntry, Stages, rollback_target
 from models.registry.versions import Versions
-from models.types import Built, ModelError
+from models.types import ModelError
 from online.wire import ModelUpdate
 
 
@@ -35,21 +32,36 @@ def open_files(url: str, **options: Any) -> Files:
     return ObjectFiles(url, **options) if "://" in url else LocalFiles(url)
 
 
-def split_uri(uri: str) -> tuple[str, str, int]:
-    """Registry, task and version of what ``Registry.uri`` made.
+def relative_uri(task: str, version: int) -> str:
+    """Where a version lies from the root of its registry: what ``ModelUpdate.uri`` says.
 
+    Each process knows the root by its own settings: it may be mounted elsewhere, or have been moved.
+
+    >>> relative_uri("fraud", 3)
+    'fraud/3'
+    """
+    return f"{task}/{version}"
+
+
+def split_uri(uri: str) -> tuple[str, str, int]:
+    """Registry, task and version of a version's address; the registry is empty where it is from the root.
+
+    >>> split_uri("fraud/3")
+    ('', 'fraud', 3)
     >>> split_uri("s3://bucket/models/fraud/3")
     ('s3://bucket/models', 'fraud', 3)
     """
-    url, _, rest = uri.rpartition("/")
-    url, _, task = url.rpartition("/")
-    if not (url and task and rest.isdecimal() and int(rest)):
-        raise ModelError(f"{uri!r} names no version; it must end in TASK/VERSION, as s3://bucket/models/fraud/3")
-    return url, task, int(rest)
+    where, _, number = uri.rpartition("/")
+    url, absolute, task = where.rpartition("/")
+    if not task or (absolute and not url) or not number.isdecimal() or not int(number):
+        raise ModelError(f"{uri!r} names no version; it must end in TASK/VERSION, as fraud/3")
+    return url, task, int(number)
 
 
-class Registry:
+class Registry(Versions):
     """Versions and stages of the full models at one address. Times are arguments, in epoch seconds.
+
+    What is done with versions alone (``register``, ``load``, ``verify``, ``gc``, ...) is inherited.
 
     Parameters
     ----------
@@ -59,80 +71,8 @@ class Registry:
 
     def __init__(self, url: str, **options: Any) -> None:
         files = open_files(url, **options)
-        self.url = files.url
-        self._versions, self._log = Versions(files), StageLog(files)
-
-    def uri(self, task: str, version: int) -> str:
-        """Where a version lies, for people and for ``ModelUpdate.uri``."""
-        return self._versions.uri(task, version)
-
-    def register(
-        self,
-        task: str,
-        built: Built,
-        *,
-        data: DataRange,
-        created_at: float,
-        label_delay: float = 0.0,
-        metrics: Mapping[str, float] | None = None,
-        variants: Mapping[str, Variant] | None = None,
-        parent: int | None = None,
-    ) -> Manifest:
-        """Write a candidate as the task's next version.
-
-        Parameters
-        ----------
-        data, label_delay : what it was trained on; seconds.
-        created_at : epoch seconds.
-        metrics : added to ``built.metrics``.
-        variants : which of ``built.files`` are graphs in other precisions.
-        parent : the champion it came from.
-
-        Raises
-        ------
-        ModelError
-            The graph cannot be served, or a field is wrong; nothing was written.
-        RegistryError
-            The storage refused; the version is incomplete and ``gc`` will clear it away.
-        """
-        return self._versions.register(
-            task, built, data=data, created_at=created_at, label_delay=label_delay, metrics=metrics, variants=variants,
-            parent=parent,
-        )  # fmt: skip
-
-    def manifest(self, task: str, version: int) -> Manifest:
-        """The manifest of a version; raises ``ArtefactError`` for one that is incomplete or not its own."""
-        return self._versions.manifest(task, version)
-
-    def load(self, task: str, version: int, digest: str | None = None) -> Artefact:
-        """A version with all its files, each checked.
-
-        Parameters
-        ----------
-        digest : ``sha256:<hex>`` of the manifest that is meant, as ``ModelUpdate.digest`` says; any without it.
-
-        Raises
-        ------
-        ArtefactError
-            No such version, an incomplete one, or a file that is missing, truncated, corrupt or exchanged.
-        """
-        return self._versions.load(task, version, digest)
-
-    def verify(self, task: str, version: int) -> Artefact:
-        """Load a version and try its graphs; raises ``ModelError`` for one that must not be served."""
-        return self._versions.verify(task, version)
-
-    def tasks(self) -> list[str]:
-        """Tasks that have versions."""
-        return self._versions.tasks()
-
-    def versions(self, task: str) -> list[int]:
-        """Usable versions, the oldest first."""
-        return self._versions.versions(task)
-
-    def gc(self, task: str, *, now: float, older_than_s: float = 3_600.0) -> list[int]:
-        """Clear away what writers left unfinished longer than ``older_than_s`` ago; the numbers of these versions."""
-        return self._versions.gc(task, now=now, older_than_s=older_than_s)
+        super().__init__(files)
+        self._log = StageLog(files)
 
     def stages(self, task: str) -> Stages:
         """What serves and what shadows now."""
@@ -183,7 +123,7 @@ class Registry:
         """The ``model-updates`` record that tells workers of a move."""
         manifest = self.manifest(task, version)
         return ModelUpdate(
-            task=task, version=str(version), action=action, uri=self.uri(task, version), digest=manifest.digest,
+            task=task, version=str(version), action=action, uri=relative_uri(task, version), digest=manifest.digest,
             created_at=at, metrics=dict(manifest.metrics) or None,
         )  # fmt: skip
 

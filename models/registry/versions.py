@@ -19,7 +19,6 @@ from models.manifest import (
     ArtefactError,
     DataRange,
     Manifest,
-    Variant,
     code_version,
     entries,
     faults,
@@ -40,11 +39,11 @@ class Versions:
 
     def __init__(self, files: Files) -> None:
         self._files = files
+        self.url = files.url
 
     def uri(self, task: str, version: int) -> str:
-        """Where a version lies, for people and for ``ModelUpdate.uri``."""
-        url = self._files.url
-        return f"{url if '://' in url else f'file://{url}'}/{task}/{version}"
+        """Where a version lies, for people; updates say it from the root (``relative_uri``)."""
+        return f"{self.url if '://' in self.url else f'file://{self.url}'}/{task}/{version}"
 
     def register(
         self,
@@ -55,7 +54,6 @@ class Versions:
         created_at: float,
         label_delay: float = 0.0,
         metrics: Mapping[str, float] | None = None,
-        variants: Mapping[str, Variant] | None = None,
         parent: int | None = None,
     ) -> Manifest:
         """Write a candidate as the task's next version.
@@ -65,7 +63,6 @@ class Versions:
         data, label_delay : what it was trained on; seconds.
         created_at : epoch seconds.
         metrics : added to ``built.metrics``.
-        variants : which of ``built.files`` are graphs in other precisions.
         parent : the champion it came from.
 
         Raises
@@ -82,10 +79,10 @@ class Versions:
         fields = {
             "task": task, "kind": built.kind, "inputs": tuple(built.inputs), "state": built.state,
             "inputs_digest": inputs_digest(built.inputs), "embedding": built.embedding, "data": data,
-            "opset": check_graphs(task, files, variants or {}, widths).opset, "created_at": created_at,
+            "opset": check_graphs(task, files, built.variants, widths).opset, "created_at": created_at,
             "label_delay": label_delay,
             "metrics": {**built.metrics, **(metrics or {})}, "seed": built.seed, "code": code_version(),
-            "parent": parent, "variants": dict(variants or {}), "files": entries(files),
+            "parent": parent, "variants": dict(built.variants), "files": entries(files),
         }  # fmt: skip
         _manifest(fields, 1)  # what is wrong with it is known before a number is taken
         manifest = _manifest(fields, self._claim(task, created_at))

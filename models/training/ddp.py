@@ -121,7 +121,7 @@ def _run(processes: int, job: Path, progress: Progress, stop: Callable[[], bool]
                 _tell(line, progress)
                 if stop():
                     (job / "stop").touch()
-        except BaseException:
+        except BaseException:  # also Ctrl-C: nothing trains on without us
             running.terminate()
             raise
     return running.returncode

@@ -365,6 +365,7 @@ class LabelJoiner:
             y=pairs.y,
             weight=pairs.weight,
             correction=pairs.correction,
+            entity_id=entity_id,
         )
         return Joined(
             examples=examples,

@@ -152,12 +152,18 @@ class BesideFull:
         return np.asarray(sigmoid_many(before))
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
-        """The member's, times its share, and the full model's log-odds times its own, ``(n, F)``."""
-        full, known = self._full(x)
-        share = np.where(known, self.share, 0.0)
+        """The member's times its share, and the full model's log-odds above the member's reference times its own.
+
+        Both start from one reference; the columns ``(n, F)`` add up to the answer's log-odds above it. Against 0 a full model would
+        speak against every event that is not more likely than not, of which a rare kind has few.
+        """
+        seen, (full, known) = self._seen(x), self._full(x)
+        share, own = np.where(known, self.share, 0.0), self.members[0].contributions(seen)
+        added = np.cumsum(own, axis=1)[:, -1]  # one after the other: the bits do not depend on the other rows
+        reference = logit_of(self.members[0].predict_many(seen), self.logit_bound) - added
         out = np.zeros(x.shape)
-        out[:, self._own] = self.members[0].contributions(self._seen(x)) * (1.0 - share)[:, None]
-        out[:, self._logit] = share * full
+        out[:, self._own] = own * (1.0 - share)[:, None]
+        out[:, self._logit] = share * (full - reference)
         return out
 
     def snapshot(self) -> bytes:

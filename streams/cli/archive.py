@@ -6,19 +6,27 @@ It knows arguments and a progress bar; the work is in ``streams.training.archive
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TaskProgressColumn, TimeRemainingColumn
 
-from online.durations import parse_duration
 from online.task import TaskSpec
-from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, output, settings_of, table, tasks_of
+from streams.cli.options import (
+    INTERRUPTED,
+    BootstrapOption,
+    ConfigOption,
+    bars,
+    notes,
+    output,
+    settings_of,
+    table,
+    tasks_of,
+)
+from streams.cli.times import moment
 from streams.errors import UsageError
 from streams.settings import Settings
 from streams.training.archive import Archive, Archived
@@ -70,7 +78,8 @@ def archive_command(
     """
     settings = settings_of(config, bootstrap)
     tasks = tasks_of(task or (), settings)
-    start, stop = _time("--since", since), _time("--until", until)
+    start = None if since is None else moment("--since", since)
+    stop = None if until is None else moment("--until", until)
     if start is not None and stop is not None and start >= stop:
         raise UsageError(f"--since {since} is not before --until {until}")
     archives = [Archive(out, RecordReader(spec)) for spec in tasks]
@@ -105,11 +114,9 @@ async def _archive(
 
 @contextmanager
 def _bar(task: str) -> Iterator[Advance]:
-    console = notes()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        row = bar.add_task(task, total=None)
-        yield lambda what, done, total: bar.update(row, description=f"{task} {what}", completed=done, total=total)
+    with bars(TaskProgressColumn(), TimeRemainingColumn()) as shown:
+        row = shown.add_task(task, total=None)
+        yield lambda what, done, total: shown.update(row, description=f"{task} {what}", completed=done, total=total)
 
 
 def _show(tasks: list[TaskSpec], archived: list[Archived], out: Path) -> None:
@@ -118,20 +125,3 @@ def _show(tasks: list[TaskSpec], archived: list[Archived], out: Path) -> None:
         shown.add_row(spec.name, *(f"{made.rows[kind]:,}" for kind in KINDS), f"{made.files:,}")
     output().print(shown)
     notes().print(f"written to {out}", markup=False)
-
-
-def _time(option: str, text: str | None) -> float | None:
-    """Epoch seconds of a time, or of a duration ago.
-
-    >>> _time("--since", "2023-11-14T22:13:20"), _time("--since", None)
-    (1700000000.0, None)
-    """
-    if text is None:
-        return None
-    with suppress(ValueError):
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
-    try:
-        return time.time() - parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}, or a time such as 2024-05-01T12:00") from None

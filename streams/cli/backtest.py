@@ -7,12 +7,12 @@ from typing import Annotated
 
 import orjson
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 from rich.table import Table
 
-from online.durations import parse_duration
 from streams.backtest import BacktestResult, run_backtest
+from streams.cli.options import INTERRUPTED, bars, notes
+from streams.cli.times import duration
 from streams.errors import UsageError
 from streams.taskfiles import load_task
 
@@ -20,7 +20,7 @@ _SHOWN = ("roc_auc", "average_precision", "log_loss", "brier", "ece", "accuracy"
 
 
 def backtest_command(
-    task: Annotated[Path, typer.Argument(help="The task file (TOML).", show_default=False)],
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="The task file (TOML).", show_default=False)],
     data: Annotated[
         list[Path],
         typer.Option("--data", help="CSV, CSV.gz, Parquet or JSONL; repeat to merge files by event time."),
@@ -54,16 +54,13 @@ def backtest_command(
 
         weir backtest fraud.toml --data user-events.jsonl --labels labels.jsonl --label-delay 4d
     """
-    spec = load_task(task)
+    spec, console = load_task(task), notes()
+    delay_s = None if label_delay is None else duration("--label-delay", label_delay)
     for target in (scores, report):
-        if target is not None and not target.parent.is_dir():
-            raise UsageError(f"{target}: the folder {target.parent} does not exist; create it first")
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    )
+        if target is not None:
+            _check_target(target)
     try:
-        with bar:
+        with bars(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
             row = bar.add_task(spec.name, total=None)
             result = run_backtest(
                 spec,
@@ -71,11 +68,11 @@ def backtest_command(
                 scores,
                 lambda done, total: bar.update(row, completed=done, total=total),
                 labels=labels or (),
-                label_delay_s=_delay(label_delay),
+                label_delay_s=delay_s,
             )
     except KeyboardInterrupt:
         console.print("stopped; the scores so far are " + (f"in {scores}" if scores else "not kept"))
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     if report is not None:
         report.write_bytes(orjson.dumps(result.report(), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     console.print(_summary(result))
@@ -89,11 +86,12 @@ def backtest_command(
         console.print(f"rejected row {reject.index}: {reject.reason}", markup=False)
 
 
-def _delay(text: str | None) -> float | None:
-    try:
-        return None if text is None else parse_duration(text)
-    except ValueError as exc:
-        raise UsageError(f"--label-delay: {exc}") from exc
+def _check_target(path: Path) -> None:
+    """What is to be written at the end of a long run must be possible at its start."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist; create it first")
 
 
 def _summary(result: BacktestResult) -> Table:

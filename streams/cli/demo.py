@@ -9,18 +9,17 @@ import fcntl
 import gc
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from streams.cli.signals import Asked, interruptible
 from streams.demo.exports import FILES
 from streams.demo.runner import Demo, DemoResult, Pace
 from streams.demo.scenario import Scenario, demo_tasks
@@ -80,13 +79,13 @@ def demo_command(
         except KeyboardInterrupt:
             console.print("Stopped before anything was run.")
             raise typer.Exit(128 + signal.SIGINT) from None
-        with _signals() as caught:
+        with interruptible() as asked:
             pace = Pace(seconds, full_speed, checkpoint_every)
-            result = _run(directory, scenario, pace, caught, console)
+            result = _run(directory, scenario, pace, asked, console)
     console.print(render_summary(result.snapshot, result.files, console.width))
-    if caught.number is not None:
+    if asked.number is not None:
         console.print("Stopped; run it again to go on from here.")
-        raise typer.Exit(128 + caught.number)
+        raise typer.Exit(128 + asked.number)
     if not result.at_end:
         console.print("This machine was too slow for the whole period; run it again to go on, or give --events.")
 
@@ -98,16 +97,16 @@ def _require_extra() -> None:
         raise UsageError(f"weir demo trains a full model and needs {', '.join(missing)}: pip install 'weir[cpu]'")
 
 
-def _run(directory: Path, scenario: Scenario, pace: Pace, caught: _Caught, console: Console) -> DemoResult:
+def _run(directory: Path, scenario: Scenario, pace: Pace, asked: Asked, console: Console) -> DemoResult:
     tasks = demo_tasks()
     with ExitStack() as stack:
-        demo = stack.enter_context(Demo(directory, scenario, tasks, caught.stop))
+        demo = stack.enter_context(Demo(directory, scenario, tasks, asked))
         if demo.complete:
             console.print("The stream of the earlier runs has ended: starting over.")
             stack.close()
             _forget(directory)
             scenario.write(directory)
-            demo = stack.enter_context(Demo(directory, scenario, tasks, caught.stop))
+            demo = stack.enter_context(Demo(directory, scenario, tasks, asked))
         elif demo.resumed_blocks:
             day = demo.resumed_blocks / scenario.blocks_per_day
             console.print(f"Going on after day {day:.1f} of the earlier run (--fresh starts over) ...", highlight=False)
@@ -162,30 +161,6 @@ def _forget(directory: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-class _Caught:
-    """The first signal that asked for the end."""
-
-    def __init__(self) -> None:
-        self.stop = threading.Event()
-        self.number: int | None = None
-
-    def __call__(self, number: int, _frame: FrameType | None) -> None:
-        self.number = self.number or number
-        self.stop.set()
-
-
-@contextmanager
-def _signals() -> Iterator[_Caught]:
-    """Ctrl-C and SIGTERM end the run after the block in work instead of breaking it off."""
-    caught = _Caught()
-    before = {number: signal.signal(number, caught) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

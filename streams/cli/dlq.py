@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import orjson
 import typer
 
 from streams.admin.clients import consumer, producer
-from streams.admin.letters import Letter, Place, Selection, grouped, mark, read_letters, send_back
-from streams.admin.records import parse, printable
-from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, notes, output, settings_of, table, utc
+from streams.admin.letters import Letter, Place, Selection, mark, read_letters, send_back
+from streams.cli.dlq_pages import document, list_each, list_groups, page
+from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, confirmed, notes, settings_of, to_json
 from streams.errors import UsageError
 from streams.settings import Settings, TopicSettings
 
-dlq_app = typer.Typer(name="dlq", help="Dead letters: list, show, replay, drop.", no_args_is_help=True)
+dlq_app = typer.Typer(
+    name="dlq", help="Dead letters: list, show, replay, drop.\n\nFor example: weir dlq list", no_args_is_help=True
+)
 
-_ROW_CHARS = 90
 _MARKS = 500
 TopicOption = Annotated[
     str | None, typer.Option("--topic", "-t", help="Only records that were read from this topic.", show_default=False)
@@ -29,7 +29,9 @@ ReasonOption = Annotated[
 ]
 IdsArgument = Annotated[
     list[str] | None,
-    typer.Argument(help="Ids: PARTITION-OFFSET of letters, or TOPIC-PARTITION-OFFSET.", show_default=False),
+    typer.Argument(
+        metavar="ID", help="Ids: PARTITION-OFFSET of letters, or TOPIC-PARTITION-OFFSET.", show_default=False
+    ),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every open letter.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -59,43 +61,9 @@ def list_command(
         selection = Selection(topic=_actual(settings, topic), reason=reason, done=done)
         letters = read_letters(client, selection, settings.topics)
         if each:
-            _list_each(letters, as_json)
+            list_each(letters, as_json)
         else:
-            _list_groups(letters, as_json)
-
-
-def _list_groups(letters: Iterator[Letter], as_json: bool) -> None:
-    groups = grouped(letters)
-    found = [(g, g.newest) for g in groups if g.newest is not None]
-    if as_json:
-        document = [
-            {"topic": g.topic, "reason": g.kind, "count": g.count, "newest": str(n.place), "at": n.content.failed_at}
-            for g, n in found
-        ]
-        print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
-        return
-    rows = table("count>", "topic", "reason", "newest (UTC)", "newest id")
-    for g, newest in found:
-        at = utc(newest.content.failed_at)
-        rows.add_row(f"{g.count:,}", g.topic, printable(g.kind, _ROW_CHARS), at, _short(newest.place))
-    if found:
-        output().print(rows)
-    notes().print(f"{sum(g.count for g in groups):,} dead letters in {len(groups)} groups")
-
-
-def _list_each(letters: Iterator[Letter], as_json: bool) -> None:
-    if as_json:
-        for letter in letters:
-            print(orjson.dumps(_document(letter)).decode())
-        return
-    rows, count = table("id", "from", "at (UTC)", "", "reason"), 0
-    for letter in letters:
-        c, count = letter.content, count + 1
-        state = letter.done.action if letter.done is not None else "open"
-        rows.add_row(_short(letter.place), str(letter.origin), utc(c.failed_at), state, printable(c.reason, _ROW_CHARS))
-    if count:
-        output().print(rows)
-    notes().print(f"{count:,} dead letters")
+            list_groups(letters, as_json)
 
 
 @dlq_app.command("show")
@@ -124,7 +92,7 @@ def show_command(
     if not found:
         raise UsageError(f"no dead letter {place}; ids are in: weir dlq list --each --done")
     for letter in found:
-        print(orjson.dumps(_document(letter), option=orjson.OPT_INDENT_2).decode() if as_json else _page(letter))
+        print(to_json(document(letter)) if as_json else page(letter))
 
 
 @dlq_app.command("replay")
@@ -222,19 +190,12 @@ def _open(client: Any, selection: Selection, names: TopicSettings) -> list[Lette
 
 def _agreed(letters: list[Letter], selection: Selection, verb: str, dry_run: bool, yes: bool) -> bool:
     """Show what is meant and ask, unless ids were given one by one."""
-    _list_groups(iter(letters), as_json=False)
+    list_groups(iter(letters), as_json=False)
     meant = bool(letters) and not dry_run
-    if meant and (yes or selection.places or _confirmed(f"{verb} {len(letters):,} dead letters?")):
+    if meant and (yes or selection.places or confirmed(f"{verb} {len(letters):,} dead letters?")):
         return True
     notes().print(f"nothing done{' (--dry-run)' if dry_run else ''}")
     return False
-
-
-def _confirmed(question: str) -> bool:
-    try:
-        return typer.confirm(question, err=True)
-    except typer.Abort:
-        raise UsageError(f"{question} Nobody there to answer: give --yes") from None
 
 
 @contextmanager
@@ -245,34 +206,3 @@ def _counting(word: str) -> Iterator[Callable[[int], None]]:
         yield done.append
     finally:
         notes().print(f"{word} {sum(done):,} dead letters")
-
-
-def _page(letter: Letter) -> str:
-    c = letter.content
-    state = f"{letter.done.action} at {utc(letter.done.at)}" if letter.done is not None else "open"
-    document = parse(c.raw)
-    if document is not None:
-        raw = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
-    else:
-        raw = f"not JSON: {printable(c.raw, 4_000)}" if c.raw else "no bytes at all"
-    lines = [
-        f"letter    {letter.place} ({state})",
-        f"from      {letter.origin}",
-        f"key       {printable(c.key) if c.key else 'not known'}",
-        f"refused   {utc(c.failed_at)} UTC",
-        f"reason    {printable(c.reason, 2_000)}",
-        f"record    {len(c.raw):,} bytes",
-        "\n".join(f"  {printable(text, 1_000)}" for text in raw.splitlines()),
-    ]
-    return "\n".join(lines)
-
-
-def _document(letter: Letter) -> dict[str, Any]:
-    c, done = letter.content, letter.done
-    state = "open" if done is None else done.action
-    held: dict[str, Any] = orjson.loads(c.model_dump_json())
-    return {"id": str(letter.place), "origin": str(letter.origin), "state": state, **held}
-
-
-def _short(place: Place) -> str:
-    return f"{place.partition}-{place.offset}"

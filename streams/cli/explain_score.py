@@ -7,22 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import orjson
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TaskProgressColumn, TimeRemainingColumn
 
-from online.durations import parse_duration
 from streams import topics
-from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, notes, output, settings_of, table, utc
+from streams.cli.options import (
+    BootstrapOption,
+    ConfigOption,
+    JsonOption,
+    bars,
+    notes,
+    output,
+    settings_of,
+    table,
+    to_json,
+    utc,
+)
+from streams.cli.times import duration, moment
 from streams.errors import UsageError
 from streams.settings import Settings
 from streams.taskfiles import load_task
@@ -93,12 +101,12 @@ def explain_score_command(
         event_id,
         spec.name,
         () if partition is None else (partition,),
-        None if since is None else _time(since),
-        _seconds("--repeats-within", repeats_within),
+        None if since is None else moment("--since", since),
+        duration("--repeats-within", repeats_within),
     )
     explained, repeats, start = asyncio.run(_explain(settings, fold, search, entity, not from_start))
     if as_json:
-        print(orjson.dumps(_document(explained, repeats, start), option=orjson.OPT_INDENT_2).decode())
+        print(to_json(_document(explained, repeats, start)))
     else:
         _show(explained, repeats, start, None if every else _SHOWN)
     if not explained.equal:
@@ -171,11 +179,9 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
 
 @contextmanager
 def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    console = notes()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        row = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(row, completed=done, total=total)
+    with bars(TaskProgressColumn(), TimeRemainingColumn()) as shown:
+        row = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(row, completed=done, total=total)
 
 
 def _show(e: Explanation, repeats: list[LoggedScore], start: int, most: int | None) -> None:
@@ -219,25 +225,3 @@ def _document(e: Explanation, repeats: list[LoggedScore], start: int) -> dict[st
         "equal": e.equal,
         "contributions": [asdict(c) for c in e.contributions],
     }
-
-
-def _time(text: str) -> float:
-    """Epoch seconds of a time, or of a duration ago.
-
-    >>> _time("2023-11-14T22:13:20"), _time("1700000000")
-    (1700000000.0, 1700000000.0)
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
-    except ValueError:
-        if text.replace(".", "", 1).isdigit():
-            return float(text)
-        return time.time() - _seconds("--since", text)
-
-
-def _seconds(option: str, text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None

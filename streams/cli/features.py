@@ -7,37 +7,39 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TaskID, TimeRemainingColumn
 
 from online.features.engine import Table
 from online.task import TaskSpec
-from online.wire import parse_time
 from streams.cli.options import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
+    bars,
+    confirmed,
     notes,
     output,
     settings_of,
     table,
     tasks_of,
+    to_json,
     utc,
 )
+from streams.cli.times import moment
 from streams.errors import UsageError
 from streams.ops.entityrows import TableRow, TaskRows
 from streams.ops.status import Progress as ProgressOf
 from streams.settings import Settings
 
-features_app = typer.Typer(name="features", help="Feature rows in the store: get, rebuild.", no_args_is_help=True)
+_HELP = "Feature rows in the store: get, rebuild.\n\nFor example: weir features get user-0007 --task fraud.toml"
+features_app = typer.Typer(name="features", help=_HELP, no_args_is_help=True)
 
 TasksOption = Annotated[
     list[Path] | None,
@@ -48,13 +50,16 @@ _DAY_S, _HOUR_S, _MINUTE_S = 86_400.0, 3600.0, 60.0
 
 @features_app.command("get")
 def get_command(
-    entity: Annotated[str, typer.Argument(help="Identifier, such as a user's or a merchant's.", show_default=False)],
+    entity: Annotated[
+        str, typer.Argument(metavar="ENTITY", help="Such as a user's or a merchant's.", show_default=False)
+    ],
     tasks: TasksOption = None,
     only: Annotated[
         str | None, typer.Option("--table", help="Only this table, such as fraud.user.", show_default=False)
     ] = None,
     at: Annotated[
-        str | None, typer.Option("--at", help="Values at this time; else at the row's last change.", show_default=False)
+        str | None,
+        typer.Option("--at", help="Values at this time, or so long ago; else at the last change.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -74,9 +79,9 @@ def get_command(
     """
     settings = settings_of(config, None)
     wanted = _tables(tasks_of(tasks or [], settings), only)
-    found = asyncio.run(_read(settings, wanted, entity, _time(at)))
+    found = asyncio.run(_read(settings, wanted, entity, None if at is None else moment("--at", at)))
     if as_json:
-        print(orjson.dumps([_document(row) for row in found], option=orjson.OPT_INDENT_2).decode())
+        print(to_json([_document(row) for row in found]))
     else:
         for row in found:
             _print(row)
@@ -112,15 +117,6 @@ def _tables(tasks: Sequence[TaskSpec], only: str | None) -> list[tuple[TaskRows,
     if not wanted:
         raise UsageError(f"--table {only!r}: no such table; there are: {', '.join(each.name for _, each in found)}")
     return wanted
-
-
-def _time(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return float(text if re.fullmatch(r"[\d.]+", text) else str(parse_time(text)))
-    except ValueError as exc:
-        raise UsageError(f"--at {text!r}: {exc}") from exc
 
 
 def _print(found: TableRow) -> None:
@@ -194,7 +190,7 @@ def rebuild_command(
     settings = settings_of(config, bootstrap)
     found = tasks_of(tasks or [], settings)
     question = f"Write the rows of {', '.join(task.name for task in found)} in {settings.redis.url} anew?"
-    if not yes and not typer.confirm(question, err=True):
+    if not yes and not confirmed(question):
         notes().print("nothing done")
         return
     rebuild: Callable[[Settings, Sequence[TaskSpec], ProgressOf], None] = import_module("streams.worker").rebuild
@@ -205,13 +201,12 @@ def rebuild_command(
 @contextmanager
 def _progress() -> Iterator[ProgressOf]:
     """A bar for each part that tells how far it is."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes()) as bars:
+    with bars(MofNCompleteColumn(), TimeRemainingColumn()) as shown:
         known: dict[str, TaskID] = {}
 
         def update(what: str, done: int, total: int) -> None:
             if what not in known:
-                known[what] = bars.add_task(what, total=total)
-            bars.update(known[what], completed=done, total=total)
+                known[what] = shown.add_task(what, total=total)
+            shown.update(known[what], completed=done, total=total)
 
         yield update

@@ -1,6 +1,6 @@
 """``weir inference``: one process that runs full models for the scoring workers of a fleet.
 
-It knows arguments, the banner and the checks; what runs is ``streams.full.remote.worker``.
+It knows arguments and the banner; what runs is ``streams.full.remote.worker``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,36 +15,33 @@ from rich.markup import escape
 
 from online.task import TaskSpec
 from streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
-from streams.cli.worker import address, log_to_stderr, needed, report
+from streams.cli.process import (
+    CheckOption,
+    GroupOption,
+    InstanceOption,
+    LogLevelOption,
+    TasksArgument,
+    WebOption,
+    address,
+    check,
+    log_to_stderr,
+    needed,
+)
 from streams.ops.checks import Check
-from streams.ops.kafka_checks import check_kafka
-from streams.ops.redis_checks import check_redis
 from streams.settings import Settings
 
 
 def inference_command(
-    tasks: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[TASK]...", help="Task files or directories; else [worker] tasks.", show_default=False),
-    ] = None,
+    tasks: TasksArgument = None,
     provider: Annotated[
         str | None,
         typer.Option("--provider", metavar="auto|cuda|cpu", help="Else [models] provider.", show_default=False),
     ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option("--group", help="First part of the consumer group's name.", show_default=False),
-    ] = None,
-    instance_id: Annotated[
-        str | None,
-        typer.Option("--instance-id", help="The same after each restart, unique in the group.", show_default=False),
-    ] = None,
-    web: Annotated[
-        str | None,
-        typer.Option("--web", metavar="HOST:PORT", help="Web address; :PORT, auto or off.", show_default=False),
-    ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Look whether it could run here; run nothing.")] = False,
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    group: GroupOption = None,
+    instance_id: InstanceOption = None,
+    web: WebOption = None,
+    only_check: CheckOption = False,
+    log_level: LogLevelOption = "info",
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -68,8 +64,10 @@ def inference_command(
     settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
     needed()
-    if check:
-        _check(settings, found)
+    if only_check:
+        names, fix = ", ".join(_remote(found)), "set remote = true in [full] of a task"
+        first = Check("tasks", "OK", names) if names else Check("tasks", "FAIL", "none is remote", fix)
+        check(settings, found, first, remote=True)
         return
     log_to_stderr(log_level)
     for line in banner(settings, found):
@@ -79,23 +77,17 @@ def inference_command(
         raise typer.Exit(status)
 
 
+def _remote(tasks: Sequence[TaskSpec]) -> list[str]:
+    """The tasks whose full models run here."""
+    return [task.name for task in tasks if task.full is not None and task.full.remote]
+
+
 def banner(settings: Settings, tasks: Sequence[TaskSpec]) -> list[str]:
     """What starts here, in a few lines without a secret."""
     w = settings.worker
-    remote = ", ".join(task.name for task in tasks if task.full is not None and task.full.remote) or "none"
     return [
         f"weir inference {version('weir')}: group {w.group}-inference, provider {settings.models.provider}",
-        f"tasks     {remote}",
+        f"tasks     {', '.join(_remote(tasks)) or 'none'}",
         f"brokers   {', '.join(settings.kafka.bootstrap)} ({settings.kafka.security_protocol})",
         f"store     {settings.redis.url}, keys {settings.redis.prefix}:*",
     ]
-
-
-def _check(settings: Settings, tasks: Sequence[TaskSpec]) -> None:
-    """Print what an inference worker would find; raises ``Exit(2)`` when something is missing."""
-    remote = [task.name for task in tasks if task.full is not None and task.full.remote]
-    fix = "set remote = true in [full] of a task"
-    checks = [Check("tasks", "OK", ", ".join(remote)) if remote else Check("tasks", "FAIL", "none is remote", fix)]
-    checks += [*check_kafka(settings), *check_redis(settings.redis)]
-    checks += import_module("streams.full.checks").check_full(settings, tasks, remote=True)
-    report(checks)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.console import Console
@@ -29,9 +30,26 @@ from streams.cli.trainer import trainer_command
 from streams.cli.tune import tune_command
 from streams.cli.worker import worker_command
 
+_HELP: Final = """
+Event-driven streaming ML: features, online learning from late labels, full models, explained alerts, drift.
+
+Settings come from --config, $WEIR_CONFIG or ./weir.toml, and from WEIR_* in the environment, as WEIR_KAFKA__BOOTSTRAP.
+
+Exit status: 0 done; 1 looked, and it is not as it should be; 2 an error, said in one line; 130 Ctrl-C.
+
+For example:
+
+    weir doctor
+
+    weir demo
+
+    weir backtest fraud.toml --data payments.parquet --scores scores.parquet
+"""
+_CLIENTS: Final = ("aiokafka", "faust", "kafka")
+
 app = typer.Typer(
     name="weir",
-    help="Event-driven streaming ML: features, online learning from late labels, full models, explained alerts, drift.",
+    help=_HELP,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -70,11 +88,21 @@ def _main(
 
 def run() -> None:
     """Entry point: an expected error is one line on stderr and exit status 2, never a traceback."""
+    for name in _CLIENTS:  # where a command shows no log, what they say of a link is in the error already
+        logging.getLogger(name).addHandler(logging.NullHandler())
     try:
         app()
     except WeirError as exc:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(exc))}")
-        sys.exit(2)
+        _fail(str(exc))
+    except OSError as exc:
+        if exc.filename is None:
+            raise
+        _fail(f"{exc.filename}: {exc.strerror}; check the path, its rights and the free space")
+
+
+def _fail(words: str) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(words)}")
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,10 @@ def open_registry(url: str | None, config: Path | None) -> Registry:
     """The registry that a command was given, else that of the settings."""
     from models.registry import Registry
 
-    return Registry(settings_of(config, None, {"models.registry": url}).models.registry)
+    held = Registry(settings_of(config, None, {"models.registry": url}).models.registry)
+    if Path(held.url).is_file():
+        raise UsageError(f"{held.url} is a file; give the directory or the URL of a registry")
+    return held
 
 
 def tasks_in(held: Registry, task: str | None) -> list[str]:

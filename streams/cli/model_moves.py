@@ -15,7 +15,7 @@ from online.encode import encode_model
 from online.wire import ModelUpdate
 from streams import topics
 from streams.admin.clients import producer
-from streams.cli.model_common import RegistryOption, TaskArgument, VersionArgument, number_of, open_registry
+from streams.cli.model_common import RegistryOption, TaskArgument, VersionArgument, number_of, open_registry, tasks_in
 from streams.cli.options import BootstrapOption, ConfigOption, notes, output, settings_of, table
 from streams.errors import UsageError
 from streams.settings import Settings
@@ -91,6 +91,7 @@ def rollback_command(
         weir models rollback fraud --why "alerts doubled"
     """
     settings, held = settings_of(config, bootstrap), open_registry(registry, config)
+    tasks_in(held, task)
     before = held.stages(task)
     with _publisher(settings, publish) as sender:
         after = held.rollback(task, at=time.time(), expect=before.seq, why=why)
@@ -123,7 +124,7 @@ def _told(held: Registry, settings: Settings, sender: Any, task: str, version: i
     update = held.announce(task, version, action, at=time.time())
     try:
         publish_update(sender, update, settings.topics.name(topics.MODEL_UPDATES))
-    except Exception:
+    except BaseException:  # also Ctrl-C: the stage is changed already, and nothing else says what is left to do
         notes().print(
             f"the stage is changed, the workers are not told: weir models promote {task} {version} "
             f"{'' if action in ('promote', 'rollback') else f'--to {_TO[action]} '}does it",

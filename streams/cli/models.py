@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-import orjson
 import typer
 
 from models.types import ModelError
-from online.durations import format_duration, parse_duration
+from online.durations import format_duration
 from streams.cli.model_common import (
     RegistryOption,
     TaskArgument,
@@ -20,13 +19,14 @@ from streams.cli.model_common import (
     tasks_in,
 )
 from streams.cli.model_moves import promote_command, rollback_command
-from streams.cli.options import ConfigOption, JsonOption, notes, output, table
-from streams.errors import UsageError
+from streams.cli.options import ConfigOption, JsonOption, notes, output, table, to_json
+from streams.cli.times import duration
 
 models_app = typer.Typer(
-    name="models", help="Full models: list, show, promote, roll back, compare, verify, clear away.",
+    name="models",
+    help="Full models: list, show, promote, roll back, compare, verify, clear away.\n\nFor example: weir models list",
     no_args_is_help=True,
-)  # fmt: skip
+)
 
 
 @models_app.command("list")
@@ -58,12 +58,13 @@ def list_command(
             rows.add_row(*version_row(manifest, stages))
             documents.append(document(manifest, stages, held.uri(name, version)))
     if as_json:
-        print(_json(documents))
+        print(to_json(documents))
     elif documents:
         output().print(rows)
     for reason in unusable:
         notes().print(f"unusable: {reason}", markup=False)
-    notes().print(f"{len(documents)} versions in {held.url}", markup=False)
+    empty = "" if documents or unusable else "; weir trainer makes them, [models] registry (or --registry) says where"
+    notes().print(f"{len(documents)} versions in {held.url}{empty}", markup=False)
 
 
 @models_app.command("show")
@@ -91,7 +92,7 @@ def show_command(
     number = number_of(held, task, version)
     manifest, uri = held.manifest(task, number), held.uri(task, number)
     if as_json:
-        print(_json(document(manifest, stages, uri)))
+        print(to_json(document(manifest, stages, uri)))
         return
     for part in page(manifest, stages, uri):
         output().print(part)
@@ -126,7 +127,7 @@ def diff_command(
     a, b = (held.manifest(task, number_of(held, task, version)) for version in (old, new))
     found = differences(a, b)
     if as_json:
-        print(_json([{"field": field, "old": was, "new": now} for field, was, now in found]))
+        print(to_json([{"field": field, "old": was, "new": now} for field, was, now in found]))
         return
     rows = table("", f"v{a.version}", f"v{b.version}")
     for row in found:
@@ -188,21 +189,10 @@ def gc_command(
 
         weir models gc fraud --older-than 6h
     """
-    held, age = open_registry(registry, config), _duration(older_than)
+    held, age = open_registry(registry, config), duration("--older-than", older_than)
     cleared = [
         f"{name} v{v}" for name in tasks_in(held, task) for v in held.gc(name, now=time.time(), older_than_s=age)
     ]
     for name in cleared:
         print(name)
     notes().print(f"{len(cleared)} unfinished versions older than {format_duration(age)} cleared away")
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as exc:
-        raise UsageError(f"--older-than {text}: {exc}") from None
-
-
-def _json(document: object) -> str:
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()

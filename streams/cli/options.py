@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
 from online.task import TaskSpec
@@ -63,6 +65,14 @@ def _files(path: Path) -> list[Path]:
     return inside
 
 
+def confirmed(question: str) -> bool:
+    """Whether a person says yes; raises ``UsageError`` where nobody is there to be asked."""
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        raise UsageError(f"{question} Nobody there to answer: give --yes") from None
+
+
 def notes() -> Console:
     """Where words about a command go, so that its output can be piped."""
     return Console(stderr=True, highlight=False)
@@ -72,6 +82,18 @@ def output() -> Console:
     """Where results go; wide where no terminal sets a width, so that a pipe gets whole lines."""
     console = Console(highlight=False, markup=False)
     return console if console.is_terminal else Console(highlight=False, markup=False, width=_PIPE_WIDTH)
+
+
+def bars(*columns: ProgressColumn) -> Progress:
+    """Progress bars with ``columns`` behind them, gone when they end; none where no terminal is."""
+    console = notes()
+    shown = (TextColumn("{task.description}"), BarColumn(), *columns)
+    return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)
+
+
+def to_json(document: object) -> str:
+    """A document for programs, laid out so that people can read it too."""
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
 
 
 def table(*columns: str, title: str | None = None) -> Table:

@@ -15,7 +15,7 @@ from threading import Event
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskProgressColumn, TimeRemainingColumn
 
 from streams import topics
 from streams.admin.clients import admin_client, producer
@@ -23,8 +23,8 @@ from streams.admin.cluster import read_limits
 from streams.admin.delivery import Delivery
 from streams.admin.outgoing import STDIN, LinesSource, Outgoing, OutgoingSource, TableSource
 from streams.admin.pace import Pace, PacePolicy
-from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, settings_of, utc
-from streams.cli.simulate import interruptible
+from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bars, notes, settings_of, utc
+from streams.cli.signals import interruptible
 from streams.errors import UsageError
 from streams.settings import KafkaSettings, Settings, TopicSettings
 from streams.taskfiles import load_task
@@ -45,7 +45,9 @@ class Stamp(StrEnum):
 def replay_command(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Lines of wire format, or with --task any table; - for stdin.", show_default=False),
+        typer.Argument(
+            metavar="FILE", help="Lines of wire format, or with --task any table; - for stdin.", show_default=False
+        ),
     ],
     topic: Annotated[
         str | None,
@@ -192,7 +194,5 @@ class _Advance:
 
 @contextmanager
 def _bar(total: int | None) -> Iterator[_Advance]:
-    console = notes()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield _Advance(bar, total)
+    with bars(TaskProgressColumn(), TimeRemainingColumn()) as shown:
+        yield _Advance(shown, total)

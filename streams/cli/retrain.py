@@ -16,7 +16,7 @@ from streams import topics
 from streams.admin.clients import producer
 from streams.cli.model_common import RegistryOption
 from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, output, settings_of
-from streams.cli.simulate import interruptible
+from streams.cli.signals import interruptible
 from streams.errors import UsageError
 from streams.settings import Settings
 

@@ -5,28 +5,24 @@ It knows arguments and pace; streams come from ``streams.simulate``, formats fro
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from streams.cli.options import INTERRUPTED, bars, notes
+from streams.cli.signals import close_stdout, interruptible
 from streams.simulate import TOPICS, SimulationConfig, simulate
 from streams.simulate.sinks import JsonlSink, LinesSink, ParquetSink, Sink
 
 _SLICES_PER_S = 10
-INTERRUPTED = 130
+_COLUMNS = (MofNCompleteColumn(), TextColumn("days"), TimeRemainingColumn())
 
 
 class Format(StrEnum):
@@ -51,8 +47,8 @@ def simulate_command(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 7,
     events: Annotated[int, typer.Option(min=1, help="User and device events; labels come on top.")] = 100_000,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Event time the stream covers.")] = 60,
-    users: Annotated[int, typer.Option(min=1)] = 2_000,
-    merchants: Annotated[int, typer.Option(min=4)] = 300,
+    users: Annotated[int, typer.Option(min=1, help="People who buy, log in and play.")] = 2_000,
+    merchants: Annotated[int, typer.Option(min=4, help="Shops they buy from.")] = 300,
     devices: Annotated[int, typer.Option(min=0, help="Machines that send metrics.")] = 60,
     fraud_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Frauds among purchases.")] = 0.01,
     label_delay_days: Annotated[float, typer.Option(min=0.0, max=365.0, help="Median delay of chargebacks.")] = 4.0,
@@ -107,16 +103,15 @@ def simulate_command(
     )
     topics = TOPICS if topic is None else (topic.value,)
     to_stdout = str(out) == "-"
-    console = Console(stderr=True)
     try:
-        with interruptible() as stop, _sink(out, form, topics) as sink, _progress(console) as progress:
+        with interruptible() as stop, _sink(out, form, topics) as sink, bars(*_COLUMNS) as progress:
             written = _write(config, topics, sink, rate, stop, progress, progress.add_task("simulating"))
     except BrokenPipeError:
-        _close_stdout()
+        close_stdout()
         raise typer.Exit(0) from None
     if not to_stdout:
         what = ", ".join(f"{count:,} {name}" for name, count in written.items())
-        console.print(f"{'Interrupted: ' if stop.is_set() else ''}wrote {what} to {out}/", highlight=False)
+        notes().print(f"{'Interrupted: ' if stop.is_set() else ''}wrote {what} to {out}/", markup=False)
     if stop.is_set():
         raise typer.Exit(INTERRUPTED)
 
@@ -172,39 +167,3 @@ def _write(
             break
         progress.update(task, completed=(block.end - config.start_ts) / 86_400.0)
     return written
-
-
-@contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C (or SIGTERM) sets instead of breaking off in the middle of a record."""
-    stop = threading.Event()
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("days"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
-def _close_stdout() -> None:
-    """Let the interpreter's last flush of stdout go nowhere: its reader has gone."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

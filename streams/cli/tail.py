@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from threading import Event
@@ -16,11 +15,14 @@ from streams.admin.clients import consumer
 from streams.admin.reading import Start, follow, read_present
 from streams.admin.records import as_json, filters, line, parse, printable
 from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of, utc
-from streams.cli.simulate import interruptible
+from streams.cli.signals import close_stdout, interruptible
 
 
 def tail_command(
-    topic: Annotated[str, typer.Argument(help="The topic; one of Weir's also by Weir's own name.", show_default=False)],
+    topic: Annotated[
+        str,
+        typer.Argument(metavar="TOPIC", help="The topic; one of Weir's also by Weir's own name.", show_default=False),
+    ],
     start: Annotated[
         str, typer.Option("--from", "-f", help="earliest, latest, or -N for the last N records and what follows.")
     ] = "latest",
@@ -72,7 +74,7 @@ def tail_command(
             interrupted = stop.is_set()
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush goes nowhere
+        close_stdout()
         raise typer.Exit(0) from None
     if interrupted:
         raise typer.Exit(INTERRUPTED)

@@ -8,19 +8,27 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import orjson
 import typer
 
 from streams.admin import cluster
 from streams.admin.clients import admin_client
 from streams.admin.specs import Difference, TopicSpec, compare, shown, wanted_topics
-from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, notes, output, settings_of, size, table
+from streams.cli.options import (
+    BootstrapOption,
+    ConfigOption,
+    JsonOption,
+    notes,
+    output,
+    settings_of,
+    size,
+    table,
+    to_json,
+)
 from streams.errors import UsageError
 from streams.settings import Settings
 
-topics_app = typer.Typer(
-    name="topics", help="Make, check and describe the topics of a deployment.", no_args_is_help=True
-)
+_HELP = "Make, check and describe the topics of a deployment.\n\nFor example: weir topics create --dry-run"
+topics_app = typer.Typer(name="topics", help=_HELP, no_args_is_help=True)
 
 
 @topics_app.command("create")
@@ -107,7 +115,7 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
         wanted = _wanted(admin, settings)
         found = compare(wanted, cluster.read_topics(admin, [spec.name for spec in wanted]))
     if as_json:
-        print(_json({"ok": not found, "differences": [asdict(d) for d in found]}))
+        print(to_json({"ok": not found, "differences": [asdict(d) for d in found]}))
     elif found:
         rows = table("topic", "setting", "wanted", "actual", "fix")
         for d in found:
@@ -124,7 +132,9 @@ def describe_command(
     topics: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Topics, also by Weir's own names; all of Weir's that exist without one.", show_default=False
+            metavar="TOPIC",
+            help="Topics, also by Weir's own names; all of Weir's that exist without one.",
+            show_default=False,
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -146,7 +156,7 @@ def describe_command(
         names = _existing(admin, settings, topics or [])
         partitions, groups = cluster.read_partitions(admin, names), cluster.read_lags(admin, names)
     if as_json:
-        print(_json({"partitions": [asdict(p) for p in partitions], "groups": [asdict(g) for g in groups]}))
+        print(to_json({"partitions": [asdict(p) for p in partitions], "groups": [asdict(g) for g in groups]}))
         return
     output().print(_partitions(partitions))
     output().print(_lags(groups) if groups else "\nno consumer group has committed anything here")
@@ -192,7 +202,3 @@ def _lags(found: list[cluster.GroupLag]) -> Any:
 
 def _number(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
-
-
-def _json(document: object) -> str:
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()

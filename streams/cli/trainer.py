@@ -5,37 +5,32 @@ It knows arguments, the banner and the bars; what runs is ``streams.trainer``.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TaskID, TextColumn, TimeElapsedColumn
 
-from streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
+from streams.cli.options import BootstrapOption, ConfigOption, bars, notes, settings_of, tasks_of
+from streams.cli.process import LogLevelOption, TasksArgument, WebOption, address, log_to_stderr
 from streams.errors import UsageError
 from streams.settings import Settings
 
-_LEVELS: Final = ("debug", "info", "warning", "error")
-_QUIET: Final = ("aiokafka", "kafka")
-
 
 def trainer_command(
-    tasks: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[TASK]...", help="Task files or directories; else [worker] tasks.", show_default=False),
-    ] = None,
+    tasks: TasksArgument = None,
     once: Annotated[bool, typer.Option("--once", help="Answer the requests there are, then end.")] = False,
     work: Annotated[
         Path | None, typer.Option("--work", help="Directory for data sets and checkpoints.", show_default=False)
     ] = None,
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    web: WebOption = None,
+    log_level: LogLevelOption = "info",
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -53,6 +48,9 @@ def trainer_command(
     With --once it ends when no training is left, without waiting for the
     labels that a promotion needs; a later run goes on with that.
 
+    /health, /ready and /metrics are at [trainer] web_host and web_port
+    (--web), but not with --once.
+
     For example:
 
         weir trainer fraud.toml
@@ -61,9 +59,10 @@ def trainer_command(
 
         weir trainer fraud.toml --once
     """
-    settings = settings_of(config, bootstrap, {"trainer.work": str(work) if work is not None else None})
+    given = {"trainer.work": str(work) if work is not None else None, **address(web, "trainer")}
+    settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
-    _logging(log_level)
+    log_to_stderr(log_level)
     notes().print(escape(_banner(settings, [task.name for task in found if task.full is not None])), soft_wrap=True)
     module = _trainer_module()
     with _bars() as advance:
@@ -95,26 +94,16 @@ def _trainer_module() -> Any:
         raise UsageError(f"a trainer needs {exc.name}; run: pip install 'weir[kafka,cpu,train]'") from exc
 
 
-def _logging(level: str) -> None:
-    if level not in _LEVELS:
-        raise UsageError(f"--log-level {level!r}: give {', '.join(_LEVELS)}")
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
-    for name in _QUIET if level != "debug" else ():
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
 @contextmanager
 def _bars() -> Iterator[Any]:
     """A bar a training on a terminal; nothing elsewhere, where the log says enough."""
-    console = notes()
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:g}/{task.total:g}"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bars:
+    with bars(TextColumn("{task.completed:g}/{task.total:g}"), TimeElapsedColumn()) as shown:
         known: dict[str, TaskID] = {}
 
         def advance(task: str, what: str, done: int, of: int) -> None:
             name = f"{task} {what}"
             if name not in known:
-                known[name] = bars.add_task(name, total=of)
-            bars.update(known[name], completed=done, total=of, visible=done < of)
+                known[name] = shown.add_task(name, total=of)
+            shown.update(known[name], completed=done, total=of, visible=done < of)
 
         yield advance

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TaskProgressColumn, TimeElapsedColumn
 
 from models.dataset import training_set
 from models.training.settings import EncoderSettings
@@ -22,7 +22,7 @@ from models.types import Progress as OnStep
 from models.types import TrainingSet
 from online.full import FullSpec
 from online.task import TaskSpec
-from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, output, settings_of, table
+from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bars, notes, output, settings_of, table
 from streams.errors import UsageError
 from streams.settings import Settings
 from streams.taskfiles import load_task
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 
 def tune_command(
-    task: Annotated[Path, typer.Argument(help="The task file (TOML), with \\[full].", show_default=False)],
+    task: Annotated[
+        Path, typer.Argument(metavar="TASK", help="The task file (TOML), with \\[full].", show_default=False)
+    ],
     archive: Annotated[
         Path | None,
         typer.Option("--archive", "-a", help="Directory that 'weir archive' wrote.", show_default=False),
@@ -139,11 +141,9 @@ def _note(trial: TrialResult) -> None:
 
 @contextmanager
 def _bar() -> Iterator[OnStep]:
-    console = notes()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        row = bar.add_task("trial", total=None)
-        yield lambda what, done, total: bar.update(row, description=what, completed=done, total=total)
+    with bars(TaskProgressColumn(), TimeElapsedColumn()) as shown:
+        row = shown.add_task("trial", total=None)
+        yield lambda what, done, total: shown.update(row, description=what, completed=done, total=total)
 
 
 def _told(best: TrialResult) -> object:

@@ -31,6 +31,8 @@ class Examples(msgspec.Struct, frozen=True):
     """Arrays by name, as float64."""
     x: bytes
     """``(n, F)`` float32, everything that was logged: exact, for what is logged of the full model is float32 itself."""
+    entity_id: list[str | None] = []
+    """Whose events they are; of a checkpoint of before that was kept, empty."""
 
     def __len__(self) -> int:
         return len(self.event_id)
@@ -40,7 +42,7 @@ class Examples(msgspec.Struct, frozen=True):
         """Examples of a pipeline, known since ``known_at`` (event time)."""
         arrays = {name: getattr(batch, name) for name in _SCALARS[:-1]} | {"known_at": np.full(len(batch), known_at)}
         columns = {name: array.astype(np.float64).tobytes() for name, array in arrays.items()}
-        return cls(list(batch.event_id), columns, batch.x.astype(np.float32).tobytes())
+        return cls(list(batch.event_id), columns, batch.x.astype(np.float32).tobytes(), list(batch.entity_id))
 
     def column(self, name: str) -> FloatVector:
         """One of the arrays."""
@@ -51,7 +53,7 @@ class Examples(msgspec.Struct, frozen=True):
         x = np.frombuffer(self.x, np.float32).reshape(len(self), -1).astype(np.float64)
         return ExampleBatch(
             self.event_id, self.column("ts"), x, self.column("score"), self.column("y") > 0, self.column("weight"),
-            self.column("correction") > 0,
+            self.column("correction") > 0, entity_id=self.entity_id,
         )  # fmt: skip
 
 
@@ -87,9 +89,12 @@ class ExampleMemory:
         ids = [event for e in self._held for event in e.event_id]
         first, row = _events(ids, columns["ts"])
         n = len(first)
+        whose = [entity for e in self._held for entity in e.entity_id or [None] * len(e)]
+        owners = [whose[i] or ids[i] for i in first.tolist()]
+        entity = np.unique(owners, return_inverse=True)[1] if n else np.empty(0, np.int64)
         nothing = np.full(n, -1, np.int64)
         history = History(
-            inputs=inputs, event_id=[ids[i] for i in first.tolist()], entity=np.arange(n), ts=columns["ts"][first],
+            inputs=inputs, event_id=[ids[i] for i in first.tolist()], entity=entity, ts=columns["ts"][first],
             x=x[first][:, [self.features.index(name) for name in inputs]], score=columns["score"][first],
             type=nothing, types=(), amount=np.full(n, np.nan), item=nothing,
         )  # fmt: skip

@@ -87,7 +87,7 @@ class Demo:
         self._log = EmbeddedLog(directory=directory / "log")
         self._host = EmbeddedHost(
             tasks, self._log, checkpoints=directory / "state", observe=self._observe,
-            full=full_models(tasks, provider="cpu"),
+            full=full_models(tasks, provider="cpu", registry=str(directory / "models")),
         )  # fmt: skip
         self._journal, self._histories, self._measures = Journal(), MetricHistories(), Measures()
         self._thresholds: dict[str, float] = {}

@@ -22,6 +22,7 @@ class Ref:
 
     version: int
     uri: str
+    """``TASK/VERSION`` from the root of the registry; of old updates an address that is whole."""
     digest: str
     """``sha256:`` and 64 hexadecimal digits."""
 
@@ -95,7 +96,7 @@ class UpdateFold:
     A record that comes twice changes nothing the second time, wherever that is.
 
     >>> fold = UpdateFold()
-    >>> at = {"task": "fraud", "uri": "file:///m/1", "digest": "sha256:" + "0" * 64, "created_at": 1.7e9}
+    >>> at = {"task": "fraud", "uri": "fraud/1", "digest": "sha256:" + "0" * 64, "created_at": 1.7e9}
     >>> _ = fold.apply(ModelUpdate(version="1", action="promote", **at))
     >>> _ = fold.apply(ModelUpdate(version="2", action="promote", **at))
     >>> [ref.version for ref in (fold.versions("fraud").champion, fold.versions("fraud").shadow)]

@@ -13,12 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import overload
 from zlib import crc32
 
 from streams.errors import LogError, UsageError
 from streams.log.batch import Record
-from streams.log.segments import SegmentStore
+from streams.log.segments import SegmentStore, StoredRecords
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +39,6 @@ class LoggedBatch:
     def offset_of(self, index: int) -> int:
         """Offset of ``records[index]``."""
         return self.base_offset + index
-
-
-class _OnDisk(Sequence[Record]):
-    """Records that are read from the directory when someone asks for them."""
-
-    def __init__(self, segments: SegmentStore, position: int, count: int) -> None:
-        self._segments, self._position, self._count = segments, position, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter([Record(*record) for record in self._segments.read(self._position)])
-
-    @overload
-    def __getitem__(self, at: int) -> Record: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Record]: ...
-
-    def __getitem__(self, at: int | slice) -> Record | Sequence[Record]:
-        return list(self)[at]
 
 
 class EmbeddedLog:
@@ -98,9 +75,9 @@ class EmbeddedLog:
 
     def _recover(self, segments: SegmentStore) -> None:
         try:
-            for batch in segments.recover():
-                records = _OnDisk(segments, segments.last_position, len(batch[4]))
-                self._admit(LoggedBatch(*batch[:4], records))
+            for at, _, (seq, topic, partition, offset, records) in segments.recover():
+                stored = StoredRecords(segments, at, len(records))
+                self._admit(LoggedBatch(seq, topic, partition, offset, stored))
         except LogError:
             segments.close()
             raise
@@ -159,7 +136,7 @@ class EmbeddedLog:
         while self._in_memory and self._in_memory[0][0].seq < before_seq:
             batch, position = self._in_memory.popleft()
             at = bisect.bisect_left(self._batches, batch.seq, key=lambda b: b.seq)
-            self._batches[at] = replace(batch, records=_OnDisk(self._segments, position, len(batch.records)))
+            self._batches[at] = replace(batch, records=StoredRecords(self._segments, position, len(batch.records)))
 
     @property
     def next_seq(self) -> int:

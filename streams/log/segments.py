@@ -1,113 +1,128 @@
-"""Segment files of the embedded log: framed, checksummed record batches, one append-only file.
+"""The file of an embedded log: read by anybody, written by one.
 
-A frame is a little-endian header (magic, length, CRC-32 of the payload) and a msgpack payload
-``[seq, topic, partition, base_offset, [[key, value, ts], ...]]``. A crash can leave a torn frame at the end; recovery
-cuts it off. Damage anywhere else is an error, because records behind it would be lost in silence.
+A reader takes what is whole at the moment it looks. The owner cuts a torn end off when it opens the file again.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
-from zlib import crc32
-
-import msgspec
+from typing import Final, Protocol, overload
 
 from streams.errors import LogError
+from streams.log.batch import Record
+from streams.log.frames import Placed, is_torn, pack_frame, read_frame
 
-_HEADER = struct.Struct("<4sII")
-_MAGIC = b"WLG1"
-
-Frame = tuple[int, str, int, int, list[tuple[bytes, bytes, float]]]
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Frame)
+FILE: Final = "records.log"
 
 
-def _payload(file: BinaryIO, at: int) -> bytes | None:
-    """The payload of the frame at ``at``, or ``None`` when there is no whole one."""
-    file.seek(at)
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        return None
-    magic, length, checksum = _HEADER.unpack(header)
-    if magic != _MAGIC or length > os.fstat(file.fileno()).st_size - file.tell():
-        return None
-    payload = file.read(length)
-    return payload if crc32(payload) == checksum else None
+class _Reads(Protocol):
+    def read(self, position: int) -> list[Record]:
+        """The records of the frame at ``position``."""
+
+
+class StoredRecords(Sequence[Record]):
+    """Records of a frame that are read from the file when someone asks for them."""
+
+    def __init__(self, file: _Reads, position: int, count: int) -> None:
+        self._file, self._position, self._count = file, position, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._file.read(self._position))
+
+    @overload
+    def __getitem__(self, at: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Record]: ...
+
+    def __getitem__(self, at: int | slice) -> Record | Sequence[Record]:
+        return list(self)[at]
+
+
+class SegmentReader:
+    """Reads a log file without owning it: nothing is cut off, nothing is locked.
+
+    Parameters
+    ----------
+    path : the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def frames(self) -> Iterator[Placed]:
+        """Every whole frame up to the present end; a torn one there is left out.
+
+        Raises
+        ------
+        LogError
+            A frame is damaged: what stands behind it would be lost in silence.
+        """
+        size, at = self.path.stat().st_size, 0
+        with self.path.open("rb") as file:
+            while at < size:
+                found = read_frame(file, at, size)
+                if found is None:
+                    if is_torn(file, at, size):
+                        return
+                    raise LogError(
+                        f"{self.path}: damaged at byte {at} of {size}; restore the file, or cut it there to lose what "
+                        "is behind"
+                    )
+                yield found
+                at = found.end
+
+    def read(self, position: int) -> list[Record]:
+        """The records of the frame at ``position``."""
+        with self.path.open("rb") as file:
+            found = read_frame(file, position, os.fstat(file.fileno()).st_size)
+        if found is None:
+            raise LogError(f"{self.path}: no whole batch at byte {position}; the file was changed while in use")
+        return [Record(*record) for record in found.frame[4]]
 
 
 class SegmentStore:
-    """One log file in a directory."""
+    """The file in a directory, as its one owner."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / "records.log"
+        self.path = directory / FILE
         self._file = self.path.open("ab")
+        self._reader = SegmentReader(self.path)
         self._positions: list[tuple[int, int]] = []
         """(seq, byte position) of each frame."""
 
-    def recover(self) -> Iterator[Frame]:
+    def recover(self) -> Iterator[Placed]:
         """Every whole frame from the start; a torn one at the end is cut off."""
-        with self.path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            while (at := file.tell()) < size:
-                frame = self._read_frame(file, at, size)
-                if frame is None:
-                    self._cut(at)
-                    return
-                self._positions.append((frame[0], at))
-                yield frame
-
-    def _read_frame(self, file: BinaryIO, at: int, size: int) -> Frame | None:
-        """The frame at ``at``; ``None`` where a crash tore the last one."""
-        payload = _payload(file, at)
-        if payload is not None:
-            frame: Frame = _decoder.decode(payload)
-            return frame
-        file.seek(at)
-        rest = file.read()
-        # A torn frame is a frame's beginning, or the zeros of a block that was allotted and never written.
-        torn = rest.startswith(_MAGIC[: len(rest)]) or (at > 0 and not rest.strip(b"\0"))
-        if torn and not self._any_behind(file, at, rest):
-            return None
-        raise LogError(
-            f"{self.path}: damaged at byte {at} of {size}; restore the file, or cut it there to lose what is behind"
-        )
-
-    def _any_behind(self, file: BinaryIO, at: int, rest: bytes) -> bool:
-        """Whether a whole frame follows: then the one at ``at`` is damaged (perhaps its length), not torn."""
-        found = rest.find(_MAGIC, 1)
-        while found >= 0:
-            if _payload(file, at + found) is not None:
-                return True
-            found = rest.find(_MAGIC, found + 1)
-        return False
+        end = 0
+        for placed in self._reader.frames():
+            self._positions.append((placed.frame[0], placed.at))
+            end = placed.end
+            yield placed
+        if end < self.path.stat().st_size:
+            self._cut(end)
 
     @property
     def last_position(self) -> int:
         """Where the newest frame begins, recovered or written."""
         return self._positions[-1][1]
 
-    def read(self, position: int) -> list[tuple[bytes, bytes, float]]:
+    def read(self, position: int) -> list[Record]:
         """The records of the frame at ``position``, from the disk."""
         self._file.flush()
-        with self.path.open("rb") as file:
-            file.seek(position)
-            frame = self._read_frame(file, position, os.fstat(file.fileno()).st_size)
-        if frame is None:
-            raise LogError(f"{self.path}: no whole batch at byte {position}; the file was changed while in use")
-        return frame[4]
+        return self._reader.read(position)
 
     def write(
         self, seq: int, topic: str, partition: int, offset: int, records: Sequence[tuple[bytes, bytes, float]]
     ) -> None:
         """Append one batch."""
-        payload = _encoder.encode((seq, topic, partition, offset, records))
         self._positions.append((seq, self._file.tell()))
-        self._file.write(_HEADER.pack(_MAGIC, len(payload), crc32(payload)) + payload)
+        self._file.write(pack_frame((seq, topic, partition, offset, list(records))))
 
     def truncate(self, seq: int) -> None:
         """Drop every frame from ``seq`` on."""

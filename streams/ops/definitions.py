@@ -1,4 +1,4 @@
-"""Every metric of a worker: name, kind, meaning, labels and buckets, in one list.
+"""Every metric of a worker and of a trainer: name, kind, meaning, labels and buckets, in one list.
 
 The names are `Literal` types, so that mypy refuses a metric that is not declared here; a test holds the list, the types
 and docs/METRICS.md to each other.
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Kind = Literal["counter", "gauge", "histogram"]
-Unit = Literal["records", "seconds", "batches", "rows", "partitions", "examples", "alerts", "times", "1"]
+Unit = Literal[
+    "records", "seconds", "batches", "rows", "partitions", "examples", "alerts", "times", "jobs", "requests", "1"
+]
 Stage = Literal[
     "decode", "intake", "prefetch", "features_score", "encode", "send", "acknowledge", "flush", "apply", "join", "label"
 ]
@@ -37,6 +39,8 @@ CounterName = Literal[
     "weir_full_refused_total",
     "weir_full_missed_total",
     "weir_degraded_total",
+    "weir_trainer_jobs_total",
+    "weir_trainer_requests_total",
 ]
 GaugeName = Literal[
     "weir_info",
@@ -53,6 +57,10 @@ GaugeName = Literal[
     "weir_full_version",
     "weir_full_provider",
     "weir_full_waits",
+    "weir_trainer_queue_jobs",
+    "weir_trainer_held",
+    "weir_trainer_champion_version",
+    "weir_trainer_gate",
 ]
 HistogramName = Literal[
     "weir_batch_records",
@@ -64,6 +72,7 @@ HistogramName = Literal[
     "weir_full_seconds",
     "weir_full_answer_seconds",
     "weir_full_rows",
+    "weir_trainer_stage_seconds",
 ]
 MetricName = CounterName | GaugeName | HistogramName
 
@@ -71,6 +80,7 @@ _STAGE_S: Final = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0
 _LATENCY_S: Final = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.018, 0.025, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
                      10.0)  # fmt: skip
 _STORE_S: Final = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
+_TRAINING_S: Final = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 7200.0, 28800.0)
 _FLUSH: Final = (1.0, 2.0, 3.0, 5.0, 8.0, 16.0)
 _RECORDS: Final = (1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
 
@@ -219,6 +229,50 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     ),
     _gauge("weir_full_waits", "partitions", "Partitions whose batches wait for inference workers' answers.", "task"),
     _counter("weir_degraded_total", "records", "Events scored without the full model of their task.", "task"),
+    # The trainer
+    _counter(
+        "weir_trainer_requests_total",
+        "requests",
+        "Requests taken in; answer is accepted, waits (for the job under way), repeat or too soon.",
+        "task",
+        "answer",
+    ),
+    _gauge(
+        "weir_trainer_queue_jobs",
+        "jobs",
+        "Trainings at work or waiting; a candidate that is judged live is not.",
+        "task",
+    ),
+    _counter(
+        "weir_trainer_jobs_total",
+        "jobs",
+        "Jobs that this trainer ended; outcome is promoted, retired, rejected or failed, and rolled back on top where "
+        "a promotion is taken back.",
+        "task",
+        "outcome",
+    ),
+    _histogram(
+        "weir_trainer_stage_seconds",
+        "seconds",
+        _TRAINING_S,
+        "One stage of a job, failed ones too; stage is gather, train, judge, register or shadow.",
+        "task",
+        "stage",
+    ),
+    _gauge(
+        "weir_trainer_gate",
+        "1",
+        "The newest candidate on the newest labels; figure is candidate or champion (the metric of each) or low (the "
+        "lower end of the interval of their difference).",
+        "task",
+        "figure",
+    ),
+    _gauge(
+        "weir_trainer_champion_version", "1", "What serves by the registry, asked twice a minute; 0 is none.", "task"
+    ),
+    _gauge(
+        "weir_trainer_held", "1", "1 while this trainer holds the task's lease: it works or judges, or will.", "task"
+    ),
     # The process
     _gauge("weir_info", "1", "Always 1; the labels say what runs.", "version", "role", "worker"),
     _gauge("weir_ready", "1", "1 while /ready answers 200."),

@@ -1,4 +1,4 @@
-"""``/health``, ``/ready`` and ``/metrics`` of a worker, served in its own event loop.
+"""``/health``, ``/ready`` and ``/metrics`` of a worker or a trainer, served in its own event loop.
 
 ``/health`` answers while the loop turns: an orchestrator may restart what does not answer. ``/ready`` answers 200 only
 while the worker does its work, else 503 with the reasons. ``/metrics`` is for Prometheus. No endpoint changes anything.
@@ -30,12 +30,19 @@ class WebServer:
     status : the worker.
     registry : its metrics.
     about : what `/health` says besides uptime and version; ``role`` and ``worker`` are labels of ``weir_info`` too.
+    table : of the settings, where the address was given.
     """
 
     def __init__(
-        self, host: str, port: int, status: Status, registry: Registry, about: Mapping[str, object] | None = None
+        self,
+        host: str,
+        port: int,
+        status: Status,
+        registry: Registry,
+        about: Mapping[str, object] | None = None,
+        table: str = "worker",
     ) -> None:
-        self.host, self.port = host, port
+        self.host, self.port, self._table = host, port, table
         self._status, self._registry, self._about = status, registry, dict(about or {})
         self._exposition = Exposition(registry)
         role, worker = (str(self._about.get(name, "")) for name in ("role", "worker"))
@@ -61,7 +68,7 @@ class WebServer:
             await site.start()
         except OSError as exc:
             await runner.cleanup()
-            raise UsageError(_why(self.host, self.port, exc)) from exc
+            raise UsageError(_why(self._table, self.host, self.port, exc)) from exc
         self._runner = runner
         self.port = runner.addresses[0][1]
 
@@ -98,8 +105,8 @@ def _json(document: Mapping[str, object], status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, content_type="application/json")
 
 
-def _why(host: str, port: int, exc: OSError) -> str:
-    where = f"[worker] web_host = {host!r}, web_port = {port}"
+def _why(table: str, host: str, port: int, exc: OSError) -> str:
+    where = f"[{table}] web_host = {host!r}, web_port = {port}"
     if exc.errno == errno.EADDRINUSE:
         return f"{where}: the port is in use; stop what listens there, give another web_port (or --web), or 'auto'"
     if exc.errno == errno.EACCES:

@@ -21,7 +21,6 @@ from streams.simulate.population import (
 )
 
 LOGIN, VIEW, PURCHASE = range(3)
-EVENT_TYPES: Final = ("login", "view", "purchase")
 _MEAN_SESSION: Final = 3.2
 _LOGIN_FIRST: Final = 0.55
 _BUYS: Final = 0.45

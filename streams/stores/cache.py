@@ -46,6 +46,10 @@ class RowCache:
     def __len__(self) -> int:
         return len(self.slot_of)
 
+    def has(self, keys: Sequence[str]) -> bool:
+        """Whether all of the keys are here."""
+        return self.slot_of.keys() >= set(keys)
+
     def missing(self, keys: Sequence[str]) -> list[str]:
         """The distinct keys that are not here."""
         slot_of = self.slot_of

@@ -93,6 +93,11 @@ class LaneStore:
         """Rows of ``table`` belong to the lanes of ``topic``: from other lanes they are read fresh, never written."""
         self._sides[table] = (topic, partitions)
 
+    def owned(self, lane: Lane, table: str) -> bool:
+        """Whether the lane writes the rows of a table; else they are copies of rows of other lanes."""
+        side = self._sides.get(table)
+        return side is None or side[0] == lane[0]
+
     # -- a lane's life -------------------------------------------------------------------------------------------
 
     async def open(self, lane: Lane) -> LaneRecord | None:
@@ -153,6 +158,15 @@ class LaneStore:
         return cache
 
     # -- a batch -------------------------------------------------------------------------------------------------
+
+    def lacks(self, lane: Lane, wanted: Mapping[str, Sequence[str]]) -> bool:
+        """Whether a prefetch of these keys will have to ask Redis."""
+        state = self._state(lane)
+        for table, keys in wanted.items():
+            cache = self._cache(state, table)
+            if not cache.owned or not cache.has(keys):
+                return True
+        return False
 
     async def prefetch(self, lane: Lane, wanted: Mapping[str, Sequence[str]]) -> None:
         """Bring the rows of these keys into memory, by table; a key that Redis does not have is a row of zeros.

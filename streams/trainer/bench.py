@@ -6,14 +6,16 @@ import logging
 import threading
 from collections.abc import Callable
 
-from models.types import TrainingStoppedError
+from models.types import ModelError, TrainingStoppedError
 from online.task import TaskSpec
+from streams.ops.registry import Registry
 from streams.trainer.desk import Clock, Desk
 from streams.trainer.errors import PASSING, LeaseLostError
 from streams.trainer.files import Workshop
 from streams.trainer.job import JobRunner
 from streams.trainer.journal import Journal
 from streams.trainer.live import LiveRows
+from streams.trainer.measures import TaskMeasures
 from streams.trainer.shelf import Shelf
 from streams.trainer.state import WORKING, TaskState
 from streams.trainer.task import Publish, TaskTrainer
@@ -30,6 +32,7 @@ class Bench:
     owner, lease_s : see ``Desk``.
     clock : of the lease: wall time.
     time : of cutoffs and phases; event time where the host is embedded, else the same.
+    metrics : of the process; a throw-away one when not given.
     """
 
     def __init__(
@@ -44,15 +47,21 @@ class Bench:
         lease_s: float,
         clock: Clock,
         time: Clock | None = None,
+        metrics: Registry | None = None,
     ) -> None:
         self.name, self._stopping = spec.name, threading.Event()
-        self.trainer = TaskTrainer(spec, Desk(spec.name, journal, owner, lease_s, clock), shelf, publish, time or clock)
+        measures = TaskMeasures(spec.name, metrics)
+        desk = Desk(spec.name, journal, owner, lease_s, clock, measures.changed)
+        self.trainer = TaskTrainer(spec, desk, shelf, publish, time or clock, measures)
+        measures.follow(lambda: self.state, lambda: self.held)
         self._jobs = JobRunner(self.trainer, shop, time or clock, self._stopping.is_set)
         self._thread: threading.Thread | None = None
         self.held = False
         """Whether this trainer holds the task, as of the last beat."""
         self.on_idle: Callable[[], None] = lambda: None
         """Called by the job's thread when it ends."""
+        self.trouble = ""
+        """Why the last beat had no effect: storage that is away. Empty when it had."""
 
     @property
     def state(self) -> TaskState:
@@ -87,10 +96,19 @@ class Bench:
             else:
                 self.trainer.desk.release()
                 self.held = False
+            self.trouble = ""
         except LeaseLostError as lost:
             self._lost(lost)
         except PASSING as error:
+            self.trouble = f"{type(error).__name__}: {error}"
             log.warning("task %s: %s; trying again in a while", self.name, error)
+
+    def ask_champion(self) -> None:
+        """Ask the registry what serves, for the metrics; where it is away the answer before stays."""
+        try:
+            self.trainer.measures.champion(self.trainer.shelf.champion(self.name))
+        except (ModelError, *PASSING) as error:
+            log.warning("task %s: what serves is not known: %s", self.name, error)
 
     def give(self, rows: LiveRows, next_offset: int) -> None:
         """Take in examples; where the journal is away they are to be read again, from ``trainer.offset``."""

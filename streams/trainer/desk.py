@@ -20,6 +20,8 @@ from streams.trainer.state import TaskState, decode, encode
 Clock = Callable[[], float]
 """Epoch seconds."""
 Change = Callable[[TaskState], TaskState]
+Noted = Callable[[TaskState, TaskState], None]
+"""Told the document before and after a change of this trainer's, once the journal has it."""
 
 
 class Desk:
@@ -32,10 +34,19 @@ class Desk:
     owner : this trainer's name, unlike any other's.
     lease_s : how long the others wait for a sign of life.
     clock : wall-clock time.
+    noted : see ``Noted``.
     """
 
-    def __init__(self, task: str, journal: Journal, owner: str, lease_s: float, clock: Clock) -> None:
-        self.task, self.owner = task, owner
+    def __init__(
+        self,
+        task: str,
+        journal: Journal,
+        owner: str,
+        lease_s: float,
+        clock: Clock,
+        noted: Noted = lambda before, after: None,  # noqa: ARG005
+    ) -> None:
+        self.task, self.owner, self._noted = task, owner, noted
         self._journal, self._lease_s, self._clock = journal, lease_s, clock
         self._lock = threading.RLock()
         self._number, self._state = 0, TaskState(task)
@@ -84,7 +95,9 @@ class Desk:
                 if self.held and changed.owner == self.owner:
                     changed = self._prolonged(changed)
                 if self._journal.append(self.task, self._number + 1, encode(changed)):
+                    before = self._state
                     self._number, self._state = self._number + 1, changed
+                    self._noted(before, changed)
                     return changed
                 self.reload()
 

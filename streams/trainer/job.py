@@ -106,7 +106,8 @@ class JobRunner:
             return
         self._task.desk.change(lambda state: state.with_job(tries=job.tries + 1))
         try:
-            self._stages[job.stage](job)
+            with self._task.measures.timed(job.stage):
+                self._stages[job.stage](job)
         except TrainingStoppedError:
             self._task.desk.change(lambda state: state.with_job(tries=job.tries))
             raise

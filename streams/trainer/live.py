@@ -21,6 +21,8 @@ class LiveRows:
     """n examples of one task in log order."""
 
     event_id: list[str]
+    entity: list[str]
+    """Whose events they are; the event itself where that is not known."""
     ts: FloatVector
     y: BoolVector
     weight: FloatVector
@@ -49,7 +51,7 @@ class LiveRows:
             raise TaskError(f"the examples have no column {', '.join(absent)}; the task needs [full]")
         logit, version, shadow_logit, shadow_version = (batch.x[:, list(features).index(name)] for name in _COLUMNS)
         return cls(
-            batch.event_id, batch.ts, batch.y, batch.weight, batch.correction,
+            batch.event_id, _owners(batch.entity_id, batch.event_id), batch.ts, batch.y, batch.weight, batch.correction,
             logit, version.astype(np.int64), shadow_logit, shadow_version.astype(np.int64),
         )  # fmt: skip
 
@@ -74,6 +76,7 @@ class _Example(msgspec.Struct):
     features: _Features
     weight: float = 1.0
     correction: bool = False
+    entity_id: str | None = None
 
 
 _HEAD: Final = msgspec.json.Decoder(_Head)
@@ -88,6 +91,7 @@ def decode_live(raw: Sequence[bytes], task: str) -> LiveRows:
     found = [example for record in raw if (example := _read(record, task)) is not None]
     return LiveRows(
         [e.event_id for e in found],
+        _owners([e.entity_id for e in found], [e.event_id for e in found]),
         np.array([e.ts for e in found], np.float64),
         np.array([e.value == 1 for e in found], np.bool_),
         np.array([e.weight for e in found], np.float64),
@@ -97,6 +101,10 @@ def decode_live(raw: Sequence[bytes], task: str) -> LiveRows:
         np.array([e.features.shadow_logit for e in found], np.float64),
         np.array([e.features.shadow_version for e in found], np.int64),
     )
+
+
+def _owners(entity_id: Sequence[str | None], event_id: Sequence[str]) -> list[str]:
+    return [entity if entity is not None else event for entity, event in zip(entity_id, event_id, strict=True)]
 
 
 def _read(record: bytes, task: str) -> _Example | None:

@@ -47,14 +47,11 @@ def trees_builder(spec: FullSpec) -> Builder:
     return TreesBuilder()
 
 
-def with_other_precisions(
-    built: Built, data: TrainingSet, rows: IntVector, y: BoolVector
-) -> tuple[Built, dict[str, float]]:
+def with_other_precisions(built: Built, data: TrainingSet, rows: IntVector, y: BoolVector) -> Built:
     """The candidate with int8 and float16 graphs among its files, and what they cost; trees have none."""
     from models.quantise import with_variants
 
-    whole, found = with_variants(built, data.history, rows, y)
-    return whole, {f"{v.precision}_{name}": value for v in found.values() for name, value in v.measured.items()}
+    return with_variants(built, data.history, rows, y)
 
 
 def blended(parts: Sequence[Built], data: TrainingSet) -> Built:

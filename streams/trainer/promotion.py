@@ -8,6 +8,9 @@ There are ``LOOKS`` looks at a phase, at fixed counts, so that the outcome does 
 batches. The looks before the last may only end what is clearly worse; each has its share of the error that
 ``confidence`` allows (Bonferroni), for looking often would otherwise find something. Rows that were scored in another
 arrangement of models, such as those from before a swap whose labels come late, say nothing and are passed over.
+
+Scores of one entity are alike, and so are its labels: the bootstrap draws entities with all their rows, for rows drawn
+one by one would count a busy entity as so many witnesses (Field and Welsh, Bootstrapping clustered data, 2007).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import msgspec
 import numpy as np
 
 from models.gate import MIN_OF_EACH, Metric, Verdict, compare
+from models.types import IntVector
 
 if TYPE_CHECKING:
     from streams.trainer.live import LiveRows
@@ -55,6 +59,8 @@ class PhaseState(msgspec.Struct, frozen=True):
     weight: tuple[float, ...] = ()
     logit: tuple[float, ...] = ()
     other_logit: tuple[float, ...] = ()
+    entity: tuple[str, ...] = ()
+    """Whose event each is; empty in a document of before that was noted, where each event stands for itself."""
     passed_by: int = 0
     """Labelled events behind ``since`` that were not scored by both."""
 
@@ -83,6 +89,7 @@ class PromotionPhase:
         self._at = {event: k for k, event in enumerate(state.event_id)}
         self._y, self._weight = list(state.y), list(state.weight)
         self._logit, self._other = list(state.logit), list(state.other_logit)
+        self._entity = list(state.entity or state.event_id)
         self._passed_by = state.passed_by
 
     def __len__(self) -> int:
@@ -92,7 +99,8 @@ class PromotionPhase:
         """The whole state."""
         return msgspec.structs.replace(
             self.head, event_id=tuple(self._at), y=tuple(self._y), weight=tuple(self._weight),
-            logit=tuple(self._logit), other_logit=tuple(self._other), passed_by=self._passed_by,
+            logit=tuple(self._logit), other_logit=tuple(self._other), entity=tuple(self._entity),
+            passed_by=self._passed_by,
         )  # fmt: skip
 
     def update(self, rows: LiveRows) -> Decided | None:
@@ -115,6 +123,7 @@ class PromotionPhase:
         self._weight.append(float(rows.weight[k]))
         self._logit.append(float(rows.logit[k]))
         self._other.append(float(rows.shadow_logit[k]))
+        self._entity.append(rows.entity[k])
         n, last = len(self), self.rules.examples
         if n >= last and n % last == 0:
             return self._last_look(n >= PATIENCE * last)
@@ -159,7 +168,11 @@ class PromotionPhase:
             np.array(self._y, np.bool_), np.array(self._weight),
             np.array(self._logit) if self.head.serving else None, np.array(self._other),
             metric=self.rules.metric, confidence=1 - share, seed=self.rules.seed,
+            groups=self._groups(),
         )  # fmt: skip
+
+    def _groups(self) -> IntVector:
+        return np.unique(self._entity, return_inverse=True)[1]
 
     def _decided(self, decision: Decision, verdict: Verdict) -> Decided:
         known = {"live_metric": verdict.candidate, "live_metric_before": verdict.champion, "live_labels": verdict.n}

@@ -34,6 +34,8 @@ class RequestReader:
         self._options, self._group = dict(options), group
         self._consumer: Any = None
         self._taking = False
+        self.trouble = ""
+        """Why the last read failed; empty when it did not."""
 
     async def start(self) -> None:
         """Join; raises ``BrokerError`` when no broker answers."""
@@ -65,7 +67,9 @@ class RequestReader:
                     await take(request)
             if records:
                 await self._consumer.commit()
+            self.trouble = ""
         except KafkaError as error:  # the group moved on, or brokers are away: what was not committed comes again
+            self.trouble = f"{self._where}: {type(error).__name__}: {error}"
             log.warning("%s: %s: %s; trying again", self.topic, type(error).__name__, error)
             return 0
         finally:

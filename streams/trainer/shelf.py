@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from models.registry import DataRange, Registry, StageConflictError
+from models.registry import DataRange, Registry, StageConflictError, relative_uri
 from models.types import Built
 from online.wire import ModelUpdate
 from streams.trainer.state import Effect, Job
@@ -105,7 +105,7 @@ class RegistryShelf:
         manifest = self._registry.manifest(task, effect.version)
         metrics: Mapping[str, float | None] = dict(sorted(effect.metrics.items()))
         return ModelUpdate(
-            task=task, version=str(effect.version), action=effect.action, uri=self._registry.uri(task, effect.version),
+            task=task, version=str(effect.version), action=effect.action, uri=relative_uri(task, effect.version),
             digest=manifest.digest, created_at=effect.at, metrics=dict(metrics) or None,
         )  # fmt: skip
 

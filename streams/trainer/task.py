@@ -20,6 +20,7 @@ from online.wire import ModelUpdate, RetrainRequest
 from streams.trainer.conclude import conclude, overtaken
 from streams.trainer.desk import Clock, Desk
 from streams.trainer.live import LiveRows
+from streams.trainer.measures import TaskMeasures
 from streams.trainer.promotion import PhaseState, PromotionPhase, PromotionRules
 from streams.trainer.shelf import Shelf
 from streams.trainer.state import Asked, Effect, TaskState
@@ -41,10 +42,15 @@ class TaskTrainer:
     shelf : the registry.
     publish : how workers are told.
     clock : epoch seconds; of an embedded host, event time.
+    measures : for the trainer's metrics; thrown away when not given.
     """
 
-    def __init__(self, spec: TaskSpec, desk: Desk, shelf: Shelf, publish: Publish, clock: Clock) -> None:
+    def __init__(
+        self, spec: TaskSpec, desk: Desk, shelf: Shelf, publish: Publish, clock: Clock,
+        measures: TaskMeasures | None = None,
+    ) -> None:  # fmt: skip
         self.spec, self.desk, self.shelf = spec, desk, shelf
+        self.measures = measures or TaskMeasures(spec.name)
         self.training = training_of(spec)
         if self.training.schedule is not None:
             check_schedule(self.training.schedule)
@@ -74,6 +80,7 @@ class TaskTrainer:
             return found[-1].state
 
         self.desk.change(change, free=True)
+        self.measures.asked(found[-1].answer)
         log.info("task %s: %s: %s", self.spec.name, found[-1].answer, found[-1].words)
         return found[-1]
 

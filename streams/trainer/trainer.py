@@ -22,7 +22,10 @@ from online.wire import ModelUpdate, RetrainRequest
 from streams import topics
 from streams.errors import UsageError
 from streams.full.updates import update_record
+from streams.ops.metrics import Metrics
 from streams.ops.signals import stop_signals
+from streams.ops.together import until_one_ends
+from streams.ops.web import WebServer
 from streams.settings import Settings
 from streams.trainer.bench import Bench
 from streams.trainer.errors import PASSING
@@ -33,12 +36,15 @@ from streams.trainer.parts import kafka_workshop
 from streams.trainer.requests import RequestReader
 from streams.trainer.runner import SubprocessRunner
 from streams.trainer.shelf import RegistryShelf, Shelf
+from streams.trainer.status import TrainerStatus
 from streams.transport import BatchProducer
 from streams.transport.security import link_security, transport_settings
 
 log = logging.getLogger(__name__)
 
 _SEND_S: Final = 60.0
+_CHAMPION_S: Final = 30.0
+"""Between two questions to the registry that are for the metrics only."""
 
 
 class Trainer:
@@ -68,9 +74,11 @@ class Trainer:
         shop = shop or kafka_workshop(settings, SubprocessRunner(t.stop_s))
         shelf = shelf or RegistryShelf(Registry(settings.models.registry))
         journal = journal or FilesJournal(open_files(settings.models.registry))
+        self.metrics = Metrics(settings.topics.own)
         self.benches = [
             Bench(
-                task, journal, shelf, shop, self._publish, owner=self.name, lease_s=t.lease_s, clock=time.time
+                task, journal, shelf, shop, self._publish, owner=self.name, lease_s=t.lease_s, clock=time.time,
+                metrics=self.metrics,
             )
             for task in trained
         ]  # fmt: skip
@@ -78,6 +86,8 @@ class Trainer:
         self._requests = RequestReader(options, settings.topics.name(topics.RETRAIN_REQUESTS), t.group)
         self._examples = ExamplesFollower(options, self.benches, settings.topics.name(topics.EXAMPLES))
         self._producer = BatchProducer(transport_settings(settings, t.group), link_security(settings.kafka))
+        self.status = TrainerStatus(self.benches, lambda: self._requests.trouble, t.lease_s + t.heartbeat_s)
+        self.web: WebServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._nudge, self._stop = asyncio.Event(), asyncio.Event()
         self._once = False
@@ -88,6 +98,8 @@ class Trainer:
         for bench in self.benches:
             bench.on_idle = self._wake
         async with contextlib.AsyncExitStack() as stack:
+            if not once:  # it ends by itself, and may run beside one that stays
+                await self._serve(stack)
             await self._producer.start()
             stack.push_async_callback(self._producer.stop)
             await self._examples.start()
@@ -103,19 +115,22 @@ class Trainer:
         self._stop.set()
         self._nudge.set()
 
+    async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
+        """Answer those who look after this trainer, from before the first link is up until the last is closed."""
+        t = self._settings.trainer
+        if t.web_port == 0:
+            return
+        port, about = 0 if t.web_port == "auto" else t.web_port, {"role": "trainer", "worker": self.name}
+        self.web = await stack.enter_async_context(
+            WebServer(t.web_host, port, self.status, self.metrics, about, "trainer")
+        )
+        log.info("health, readiness and metrics at %s", self.web.url)
+
     async def _until_stopped(self, once: bool) -> None:
         """Run the loops; an error in one ends them all."""
         loops = (self._read_requests, self._read_examples, self._beat)
         self._once = once
-        running = [asyncio.ensure_future(loop()) for loop in (*loops, self._stop.wait)]
-        try:
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-        for task in done:
-            task.result()
+        await until_one_ends(*(loop() for loop in loops), self._stop.wait())
 
     async def _read_requests(self) -> None:
         while not self._stop.is_set():
@@ -143,12 +158,17 @@ class Trainer:
 
     async def _beat(self) -> None:
         """Beat every ``heartbeat_s``, and start jobs as soon as something came."""
-        every, due = self._settings.trainer.heartbeat_s, 0.0
+        every, due, look = self._settings.trainer.heartbeat_s, 0.0, 0.0
         while not self._stop.is_set():
+            if time.monotonic() >= look:
+                look = time.monotonic() + _CHAMPION_S
+                for bench in self.benches:
+                    await asyncio.to_thread(bench.ask_champion)
             if time.monotonic() >= due or any(b.state.busy and not b.held for b in self.benches):
                 due = time.monotonic() + every
                 for bench in self.benches:
                     await asyncio.to_thread(bench.beat)
+                self.status.beaten()
             for bench in self.benches:
                 bench.start()
             if self._once and await self._answered():

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from models.gate import Metric, Verdict, choose, compare
-from models.types import BoolVector, Builder, Built, Float32Vector, IntVector, Progress, TrainingSet
+from models.inference.occlusion import USUAL_FILE, Usual
+from models.types import BoolVector, Builder, Built, Float32Vector, FloatVector, IntVector, Progress, TrainingSet
 
 if TYPE_CHECKING:
     from online.full import FullSpec
@@ -24,8 +25,8 @@ MakeBuilder = Callable[["FullSpec"], Builder]
 """A function of a module: it is sent by name, so that only the process that trains imports what trains."""
 Blend = Callable[[Sequence[Built], TrainingSet], Built]
 """Makes one candidate of several."""
-AddVariants = Callable[[Built, TrainingSet, IntVector, BoolVector], "tuple[Built, dict[str, float]]"]
-"""The best candidate with its graph in other precisions, and what each costs on labelled rows of the history."""
+AddVariants = Callable[[Built, TrainingSet, IntVector, BoolVector], Built]
+"""The best candidate with its graph in other precisions, each measured on labelled rows of the history."""
 Score = Callable[[Built, TrainingSet, IntVector], Float32Vector]
 """What a candidate would have said of some rows of the history, ``(k,)`` logits."""
 Data = Callable[["TaskSpec", float], TrainingSet]
@@ -143,10 +144,21 @@ class JudgeWork:
         metrics = {f"{kind}_{self.metric}": value for kind, (value, _) in ranked.items()}
         metrics |= {"gate_metric": verdict.candidate, "gate_champion": verdict.champion, "gate_low": verdict.low}
         if self.variants is not None and verdict.passed:
-            whole, cost = self.variants(get(self.candidates[best]), data, rows, y)
-            put(self.candidates[best], whole)
-            metrics |= cost
+            put(self.candidates[best], self.variants(get(self.candidates[best]), data, rows, y))
+        if verdict.passed:
+            put(self.candidates[best], with_usual(get(self.candidates[best]), data, logits[best], weight))
         return Judged(best, verdict, {name: float(v) for name, v in metrics.items() if np.isfinite(v)})
+
+
+def with_usual(built: Built, data: TrainingSet, logit: Float32Vector, weight: FloatVector) -> Built:
+    """The candidate with what its explanations start from (``models.inference.occlusion``).
+
+    ``logit (m,)`` is what it said of labelled events, each of which stands for ``weight``.
+    """
+    learned = data.history.x[data.history.ts < data.valid_from]
+    columns = [data.history.inputs.index(name) for name in built.inputs]
+    usual = Usual.of(learned[:, columns], logit, weight)
+    return replace(built, files={**built.files, USUAL_FILE: usual.encode()})
 
 
 def put(path: Path, value: object) -> None:
@@ -167,5 +179,7 @@ def get(path: Path) -> Any:
 def _plain(value: object) -> object:
     """Mappings of a candidate as dictionaries: read-only views cannot be pickled."""
     if isinstance(value, Built):
-        return replace(value, files=dict(value.files), metrics=dict(value.metrics))
+        return replace(
+            value, files=dict(value.files), metrics=dict(value.metrics), variants=dict(value.variants)
+        )  # fmt: skip
     return value

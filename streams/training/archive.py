@@ -167,7 +167,7 @@ def write_whole(path: Path, table: pa.Table) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
-    except BaseException:
+    except BaseException:  # also Ctrl-C: no half file stays
         Path(name).unlink(missing_ok=True)
         raise
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.types import Float32Matrix, FloatVector, History, IntVector, Labels
-from online.batch import EventBatch, ExampleBatch, PredictionBatch
+from online.batch import ExampleBatch, PredictionBatch
 from streams.errors import UsageError
 from streams.training.known import known_times
-from streams.training.records import FEATURE, KINDS, Kind, event_table, example_table, features_of, prediction_table
+from streams.training.records import FEATURE, KINDS, Kind, example_table, features_of, prediction_table
 
 FULL: Final = "full."
 """Begins the names of the columns that the full model itself made: they are logged, and not its inputs."""
@@ -69,10 +69,6 @@ class HistoryBuilder:
     def learned(self, batch: ExampleBatch, written_at: float) -> None:
         """Take examples that a pipeline made at ``written_at`` (epoch seconds), where nothing is logged."""
         self.add("examples", [example_table(batch, np.full(len(batch), written_at))])
-
-    def occurred(self, batch: EventBatch, written_at: float) -> None:
-        """Take events that a pipeline was given at ``written_at`` (epoch seconds), where nothing is logged."""
-        self.add("events", [event_table(batch, np.full(len(batch), written_at))])
 
     def build(self) -> Logged:
         """The history and labels of everything taken so far.

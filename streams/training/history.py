@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from online.task import TaskSpec
-from streams import topics
-from streams.log import EmbeddedLog
 from streams.training.archive import read_archive
 from streams.training.builder import HistoryBuilder, Logged
 from streams.training.records import KINDS, Kind, RecordReader
-from streams.training.sources import Advance, EmbeddedSource, LogSource, monotonic
+from streams.training.sources import Advance, LogSource, monotonic
 
 EVENT_SLACK_S: Final = 3_600.0
 """How long before the predictions their events are looked for: an event is written before it is scored."""
@@ -60,19 +58,6 @@ async def read_history(
     logged = builder.build()
     logged.left_out.update(left_out)
     return logged
-
-
-async def read_embedded(
-    task: TaskSpec,
-    log: EmbeddedLog,
-    *,
-    since: float | None = None,
-    until: float | None = None,
-    inputs: Sequence[str] | None = None,
-) -> Logged:
-    """The same of an embedded log in this process; see `read_history`."""
-    source = EmbeddedSource(log.read([topics.PREDICTIONS, topics.EXAMPLES, task.stream], 0))
-    return await read_history(task, source=source, since=since, until=until, inputs=inputs)
 
 
 def _start(kind: Kind, since: float | None) -> float | None:

@@ -12,8 +12,7 @@ import numpy as np
 
 from online.batch import FloatVector
 from streams.errors import UsageError
-from streams.log import LoggedBatch, Record
-from streams.training.segments import read_segments
+from streams.log import LoggedBatch, Record, read_directory
 
 if TYPE_CHECKING:
     from streams.settings import TopicSettings
@@ -67,7 +66,7 @@ class EmbeddedSource:
     @classmethod
     def of_directory(cls, directory: Path) -> Self:
         """The log in a directory, which another process may be writing; it is not changed."""
-        return cls(read_segments(directory))
+        return cls(read_directory(directory))
 
     async def spans(self, topic: str, since: float | None, until: float | None) -> dict[int, tuple[int, int]]:
         """See `LogSource`; an unknown topic has no partitions."""

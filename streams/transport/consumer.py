@@ -114,7 +114,11 @@ class BatchConsumer(Consumer):
             self._news.set()
             return
         self._refresh_wanted()
-        await self.wait_first(self.callback(self._to_message(tp, batch)), self.suspend_flow.wait())
+        handing = self.callback(self._to_message(tp, batch))
+        if self.app.flow_control.is_active():  # then it waits for nothing
+            await handing
+        else:
+            await self.wait_first(handing, self.suspend_flow.wait())
 
     def _to_message(self, tp: TP, record: FetchedBatch) -> ConsumerMessage:
         # The stream drops a message of another generation without a word.

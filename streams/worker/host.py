@@ -9,6 +9,7 @@ from typing import Final
 
 from faust.types import TP
 
+from online.features.store import FeatureStore
 from online.labelling import LabellingStage
 from online.scored import ScoredShape
 from online.scoring import ScoringStage
@@ -28,6 +29,7 @@ from streams.worker.label import LabelLane
 from streams.worker.lane import RowLane
 from streams.worker.reading import LaneReader
 from streams.worker.score import ScoreLane
+from streams.worker.scoring import Scoring
 from streams.worker.side import SideLane, side_layouts
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ class LaneHost:
         self.rows: dict[Lane, RowLane] = {}
         """Score and side lanes, by Weir's own name of the topic and partition."""
         self.labels: dict[int, LabelLane] = {}
+        self._scoring: dict[str, Scoring] = {}
+        """By stream."""
         self._late: asyncio.Future[None] | None = None
         self._of_stream: dict[str, list[TaskSpec]] = {}
         for task in ctx.tasks:
@@ -128,6 +132,8 @@ class LaneHost:
     def _begin(self, tps: set[TP]) -> None:
         for lane in self._lanes():
             lane.start()
+        for scoring in self._scoring.values():
+            scoring.start()
         self.ctx.assigned = True
         log.info("%d partitions assigned: %s", len(tps), ", ".join(self.names()))
 
@@ -152,6 +158,8 @@ class LaneHost:
             self._late.cancel()
             self._late = None
         gone = {self.ctx.own(tp) for tp in tps}
+        # Every partition goes in a rebalance, so no other lane is in the middle of something.
+        await asyncio.gather(*(self._scoring[own].stop() for own in {own for own, _ in gone} & self._scoring.keys()))
         rows = [self.rows.pop(lane) for lane in gone & self.rows.keys()]
         label = [self.labels.pop(p) for p in {p for own, p in gone if own in LABELLED} & self.labels.keys()]
         await asyncio.gather(*(lane.close() for lane in rows), *(lane.close() for lane in label))
@@ -172,7 +180,10 @@ class LaneHost:
         tasks = self._of_stream[lane[0]]
         label = self.labels.get(lane[1]) if self.role == "all" else None
         hand_over = label.hand_over if label is not None else None
-        return ScoreLane(lane, self.ctx, lambda: [self._stage(task) for task in tasks], hand_over)
+        scoring = self._scoring.get(lane[0])
+        if scoring is None:
+            scoring = self._scoring[lane[0]] = Scoring(self.ctx, lambda rows: [self._stage(t, rows) for t in tasks])
+        return ScoreLane(lane, self.ctx, lambda: [self._stage(task) for task in tasks], scoring, hand_over)
 
     def label_lane(self, partition: int) -> LabelLane:
         """A label lane, not open."""
@@ -192,9 +203,10 @@ class LaneHost:
             handed_over=self.role == "all",
         )
 
-    def _stage(self, task: TaskSpec) -> ScoringStage:
-        full = self.ctx.full.scorer(task.name)
-        return ScoringStage(task, self.ctx.store, side=True, model=self.follower.model(task.name), full=full)
+    def _stage(self, task: TaskSpec, rows: FeatureStore | None = None) -> ScoringStage:
+        """A stage of a task, over the worker's store or ``rows``."""
+        full, store = self.ctx.full.scorer(task.name), self.ctx.store if rows is None else rows
+        return ScoringStage(task, store, side=True, model=self.follower.model(task.name), full=full)
 
     def _labelling(self, task: TaskSpec, partition: int, history: ModelHistory) -> LabellingStage:
         shape = self._shapes[task.name]

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,7 +66,8 @@ class RowLane(ABC):
         self._inbox: asyncio.Queue[FetchedBatch] = asyncio.Queue()
         self._steps: deque[Step] = deque()
         self._wake = asyncio.Event()
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
+        """Held by who computes, or rewinds."""
         self.next_offset: int | None = None
         """Behind the last batch that was computed; ``None`` before the first of a new lane."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,9 +94,13 @@ class RowLane(ABC):
 
     def start(self) -> None:
         """Begin to take batches."""
-        for work in (self._run, self._flush_steps):
+        for work in self._works():
             task = asyncio.ensure_future(self._guard(work))
             self._tasks.append(task)
+
+    def _works(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """What runs while the lane is open."""
+        return [self._run, self._flush_steps]
 
     async def close(self) -> None:
         """Let go of the partition: what was not written is another worker's to repeat."""
@@ -131,14 +136,18 @@ class RowLane(ABC):
         while True:
             batch = await self._inbox.get()
             try:
-                async with self._lock:
+                async with self.lock:
                     # Between the fetch and now the lane may have been rewound.
                     if self.ctx.consumer.take(batch):
-                        self._steps.append(await self.compute(batch))
-                        self.next_offset = batch.next_offset
+                        self.made(await self.compute(batch))
             except LaneMoved as moved:
-                await self._rewind(moved)
-            self._wake.set()
+                await self.rewind(moved)
+
+    def made(self, step: Step) -> None:
+        """A batch was computed."""
+        self._steps.append(step)
+        self.next_offset = step.batch.next_offset
+        self._wake.set()
 
     # -- store ---------------------------------------------------------------------------------------------------
 
@@ -152,7 +161,7 @@ class RowLane(ABC):
             try:
                 await self._flush(steps)
             except LaneMoved as moved:
-                await self._rewind(moved)
+                await self.rewind(moved)
 
     async def _acknowledged(self) -> list[Step]:
         """The steps in front whose outputs are acknowledged; waits for the first."""
@@ -185,10 +194,10 @@ class RowLane(ABC):
             self.ctx.consumer.complete(step.batch)
             self.ctx.completed(step.batch)
 
-    async def _rewind(self, moved: LaneMoved) -> None:
+    async def rewind(self, moved: LaneMoved) -> None:
         """The store is not where this lane left it: a crash of Redis lost its last second, or another worker wrote."""
         log.warning("%s: %s; the lane goes on from there", self.name, moved)
-        async with self._lock:
+        async with self.lock:
             self._steps.clear()
             start = await self.open()
             if start is None:

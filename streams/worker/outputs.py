@@ -1,19 +1,44 @@
-"""Turns what a label lane made into records, by Weir's own name of the topic."""
+"""Turns what lanes made into records, by Weir's own name of the topic; ``now`` is when they are published, epoch s."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from online.batch import LabelBatch, Scored, UpdateBatch
+from online.encode import encode_labels, encode_scored
 from online.labelling import LabelOutput
+from online.scoring import ScoringStage
 from online.updates import encode_updates
 from streams import topics
 from streams.host.outputs import decision_records
 from streams.log import Record
 
 
+def prediction_records(stage: ScoringStage, scored: Scored, now: float) -> list[Record]:
+    """Predictions of a task, one a row."""
+    values, make = encode_scored(scored, stage.features, stage.task.name, now), Record._make
+    return [make((k.encode(), v, now)) for k, v in zip(scored.predictions.entity_id, values, strict=True)]
+
+
+def update_records(task: str, updates: Mapping[str, UpdateBatch], now: float) -> list[tuple[str, list[Record]]]:
+    """Updates of other entities' rows, by layout."""
+    made: list[tuple[str, list[Record]]] = []
+    for layout, batch in updates.items():
+        values = encode_updates(batch, task, layout)
+        records = [Record(key.encode(), value, now) for key, value in zip(batch.entity_id, values, strict=True)]
+        made.append((topics.ENTITY_UPDATES, records))
+    return made
+
+
+def timer_records(task: str, labels: LabelBatch, now: float) -> list[Record]:
+    """Labels that silence, or its end, told."""
+    values = encode_labels(labels, task, source="silence")
+    return [Record(key.encode(), value, now) for key, value in zip(labels.entity_id, values, strict=True)]
+
+
 def label_records(task: str, features: tuple[str, ...], out: LabelOutput, now: float) -> dict[str, list[Record]]:
-    """Records of one step of one task; ``now`` is the time they are published, epoch seconds."""
+    """What one step of a label lane made of one task."""
     made = decision_records(task, features, out, now)
-    for layout, updates in out.updates.items():
-        values = encode_updates(updates, task, layout)
-        records = [Record(key.encode(), value, now) for key, value in zip(updates.entity_id, values, strict=True)]
-        made.setdefault(topics.ENTITY_UPDATES, []).extend(records)
+    for topic, records in update_records(task, out.updates, now):
+        made.setdefault(topic, []).extend(records)
     return made

@@ -1,8 +1,9 @@
-"""What a worker tells about itself: readiness, what is in flight, and the gauges."""
+"""What a worker tells about itself, to the web endpoints and to the watchdog: readiness, work in flight, gauges."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from typing import Final
@@ -19,35 +20,22 @@ _OUTCOMES: Final = {
 """Of the join's counts, and what the metric calls them."""
 
 
-class WorkerStatus:
-    """Answers the web endpoints and the watchdog.
+class ProcessStatus(ABC):
+    """What any worker process says of itself.
 
     Parameters
     ----------
-    ctx, host, follower : the worker's parts.
+    ctx : what its lanes share.
     """
 
-    def __init__(self, ctx: Context, host: LaneHost, follower: Follower) -> None:
-        self._ctx, self._host, self._follower = ctx, host, follower
-        self._counted: dict[tuple[LabellingStage, str], int] = {}
-        """What was counted already, of each lane's join."""
-        self._told: dict[str, float] = {}
-        """What was counted already, of other counts that somebody else keeps."""
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
 
     def ready(self) -> list[str]:
         """Why the worker does not do its work yet, a sentence each; empty when it does."""
         if not self._ctx.assigned:
             return ["no partitions were assigned yet: the worker is starting, or its group is rebalancing"]
-        return [f"{lane.name} is taking steps again" for lane in self._host.labels.values() if not lane.ready]
-
-    def describe(self) -> Mapping[str, object]:
-        """Lanes and models."""
-        return {
-            "lanes": self._host.names(),
-            "models": {task.name: self._follower.version(task.name) for task in self._ctx.tasks},
-            "examples_lag": self._follower.lag(),
-            "full": self._ctx.full.describe(),
-        }
+        return []
 
     def in_flight(self) -> object:
         """What is being worked on, for the log of the watchdog."""
@@ -59,12 +47,6 @@ class WorkerStatus:
         """Set the gauges."""
         m, ctx = self._ctx.metrics, self._ctx
         m.set("weir_since_batch_seconds", time.monotonic() - ctx.completed_at)
-        for task in ctx.tasks:
-            self._measure_task(task.name)
-        self._measure_store()
-        if ctx.remote is not None:
-            for name, waits in ctx.remote.waiting().items():
-                m.set("weir_full_waits", waits, task=name)
         if not ctx.assigned:
             return
         consumer = ctx.app.batch_consumer
@@ -73,9 +55,57 @@ class WorkerStatus:
         m.set("weir_batches_in_flight", working)
         if ctx.watchdog is not None:
             ctx.watchdog.holding(working)
-        for topic, lanes in Counter(lane[0] for lane in self._host.rows).items():
+        for topic, lanes in self.lanes().items():
             m.set("weir_partitions_assigned", lanes, topic=topic)
-        m.set("weir_partitions_assigned", len(self._host.labels), topic=topics.LABELS)
+
+    @abstractmethod
+    def lanes(self) -> Mapping[str, int]:
+        """How many lanes there are, by Weir's own name of their topic."""
+
+
+class WorkerStatus(ProcessStatus):
+    """Answers the web endpoints and the watchdog of a scoring worker.
+
+    Parameters
+    ----------
+    ctx, host, follower : the worker's parts.
+    """
+
+    def __init__(self, ctx: Context, host: LaneHost, follower: Follower) -> None:
+        super().__init__(ctx)
+        self._host, self._follower = host, follower
+        self._counted: dict[tuple[LabellingStage, str], int] = {}
+        """What was counted already, of each lane's join."""
+        self._told: dict[str, float] = {}
+        """What was counted already, of other counts that somebody else keeps."""
+
+    def ready(self) -> list[str]:
+        """See ``ProcessStatus``; a label lane first takes steps again."""
+        waiting = [f"{lane.name} is taking steps again" for lane in self._host.labels.values() if not lane.ready]
+        return super().ready() or waiting
+
+    def describe(self) -> Mapping[str, object]:
+        """Lanes and models."""
+        return {
+            "lanes": self._host.names(),
+            "models": {task.name: self._follower.version(task.name) for task in self._ctx.tasks},
+            "examples_lag": self._follower.lag(),
+            "full": self._ctx.full.describe(),
+        }
+
+    def measure(self) -> None:
+        """See ``ProcessStatus``; and of tasks, the store, and full models that run elsewhere."""
+        super().measure()
+        for task in self._ctx.tasks:
+            self._measure_task(task.name)
+        self._measure_store()
+        if self._ctx.remote is not None:
+            for name, waits in self._ctx.remote.waiting().items():
+                self._ctx.metrics.set("weir_full_waits", waits, task=name)
+
+    def lanes(self) -> Mapping[str, int]:
+        """See ``ProcessStatus``."""
+        return {**Counter(topic for topic, _ in self._host.rows), topics.LABELS: len(self._host.labels)}
 
     def _measure_store(self) -> None:
         m, store = self._ctx.metrics, self._ctx.store

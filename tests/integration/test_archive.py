@@ -22,9 +22,10 @@ from streams.log import EmbeddedLog, Record
 from streams.settings import KafkaSettings, TopicSettings
 from streams.simulate import SimulationConfig, simulate
 from streams.training.builder import Logged
-from streams.training.history import read_embedded, read_history
+from streams.training.history import read_history
 from streams.training.sources import KafkaSource
 from tests.integration.kafka_broker import Broker
+from tests.streams.logged_run import read_embedded
 
 pytestmark = pytest.mark.integration
 

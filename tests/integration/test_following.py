@@ -578,7 +578,7 @@ def test_people_get_a_page(scored: Scored) -> None:
     [
         (["--since", "2100-01-01"], "no score of event 's3' by task fraud in .* since 2100-01-01"),
         (["--partition", "7"], "has no partition 7; it has 0 to 2"),
-        (["--since", "soon"], "--since: 'soon' is not a duration"),
+        (["--since", "soon"], "--since 'soon': give a time"),
     ],
 )
 def test_what_cannot_be_found_is_said(scored: Scored, more: list[str], message: str) -> None:

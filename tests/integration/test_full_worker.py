@@ -44,6 +44,8 @@ class Fleet:
         self.deployment = Deployment.create(
             folder, kafka, redis_url, prefix=prefix, partitions=2, tasks=(path,), worker={"web_port": "auto"}
         )
+        with self.deployment.config.open("a") as file:
+            file.write(f'[models]\nregistry = "{folder}/registry"\n')
         self.task: TaskSpec = load_task(path)
         self.models = Models(folder / "registry", self.task, full_inputs(self.task))
         self.sent = 0

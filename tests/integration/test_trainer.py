@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import orjson
@@ -47,7 +49,7 @@ def deployment(kafka: Broker, tmp_path: Path) -> Deployment:
     )
     with made.config.open("a") as file:
         file.write(f'[models]\nregistry = "{tmp_path}/registry"\n[trainer]\nwork = "{tmp_path}/work"\n')
-        file.write(f'heartbeat_s = 0.5\nlease_s = 3.0\ngroup = "{prefix}-trainer"\n')
+        file.write(f'heartbeat_s = 0.5\nlease_s = 3.0\ngroup = "{prefix}-trainer"\nweb_port = "auto"\n')
     return made
 
 
@@ -121,6 +123,14 @@ def start(deployment: Deployment, tmp_path: Path) -> Iterator[Any]:
         process.wait()
 
 
+def asked_of(log: Path, path: str) -> str:
+    """What a trainer answers over HTTP; where it listens is in its log."""
+    found = re.search(r"metrics at (\S+)", log.read_text())
+    assert found is not None, log.read_text()
+    with urlopen(found[1] + path, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
 def retrain(deployment: Deployment, *arguments: str) -> Any:
     app = typer.Typer()
     app.command()(retrain_command)
@@ -147,8 +157,11 @@ def test_a_request_becomes_a_shadow_and_labels_make_it_the_champion(
     promoted = [("shadow", "1"), ("promote", "1")]
     eventually(lambda: list(dict.fromkeys(cluster.updates())) == promoted, 60, "the shadow is promoted")
     assert Registry(str(tmp_path / "registry")).champion("fraud") == 1
+    metrics = asked_of(tmp_path / f"trainer-{0 if other is first else 1}.log", "/metrics")
+    assert 'weir_trainer_jobs_total{outcome="promoted",task="fraud"} 1.0' in metrics
+    assert "weir_ready 1.0" in metrics
     other.send_signal(signal.SIGTERM)
-    assert other.wait(60) == 0, (tmp_path / "trainer-1.log").read_text()
+    assert other.wait(60) == 0
 
 
 def test_once_answers_what_was_asked_and_ends(deployment: Deployment, start: Any, tmp_path: Path) -> None:

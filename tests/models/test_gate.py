@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from models.gate import Metric, average_precision, choose, compare, roc_auc
-from models.types import BoolVector, FloatVector, ModelError
+from models.types import BoolVector, FloatVector, IntVector, ModelError
 
 METRICS: dict[Metric, Any] = {"average_precision": average_precision, "roc_auc": roc_auc}
 
@@ -47,6 +47,31 @@ def test_intervals_cover_the_true_difference_about_as_often_as_they_say(metric: 
         found = compare(y, np.ones(400), a, b, metric=metric, seed=seed, resamples=120)
         inside += found.low <= truth <= found.high
     assert 0.79 < inside / runs < 0.98
+
+
+def clustered(entities: int, each: int, seed: int) -> tuple[BoolVector, FloatVector, FloatVector, IntVector]:
+    """Some rows of each of many entities, which are alike: in how often they are positive, and in what models say."""
+    rng = np.random.default_rng(seed)
+    own = np.repeat(rng.normal(0, 1, (3, entities)), each, axis=1)  # (3, n): label rate, and both models' habits
+    n = entities * each
+    y = rng.random(n) < 1 / (1 + np.exp(1.5 - 2.0 * own[0]))
+    noise = rng.normal(0, 0.5, (2, n))
+    return y, y + own[1] + noise[0], 1.2 * y + own[2] + noise[1], np.repeat(np.arange(entities), each)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_entities_drawn_whole_cover_where_rows_drawn_alone_do_not(metric: Metric) -> None:
+    y, a, b, _ = clustered(20_000, 5, 0)
+    measure, whole = METRICS[metric], np.ones((1, len(y)))
+    truth = float((measure(y, b, whole) - measure(y, a, whole))[0])
+    runs, inside = 80, {"entities": 0, "rows": 0}
+    for seed in range(runs):
+        y, a, b, entity = clustered(80, 12, 100 + seed)
+        for what, groups in (("entities", entity), ("rows", None)):
+            found = compare(y, np.ones(len(y)), a, b, metric=metric, seed=seed, resamples=120, groups=groups)
+            inside[what] += found.low <= truth <= found.high
+    assert 0.79 < inside["entities"] / runs < 0.98
+    assert inside["rows"] / runs < 0.7, "the interval of 90 % is far too short"
 
 
 def test_a_model_against_itself_is_not_worse_and_a_bad_one_is_worse() -> None:

@@ -53,7 +53,8 @@ def test_float16_keeps_raw_inputs_in_float32() -> None:
 def test_what_a_variant_costs_is_measured_on_a_replay() -> None:
     of = history()
     rows = np.arange(600, 1200)
-    built, said = with_variants(candidate(), of, rows, labels(of)[rows])
+    built = with_variants(candidate(), of, rows, labels(of)[rows])
+    said = built.variants
     assert set(said) == {INT8, FLOAT16}
     assert set(built.files) == {"weights.safetensors", INT8, FLOAT16}
     for name, limit in ((INT8, 0.2), (FLOAT16, 0.01)):
@@ -87,7 +88,7 @@ def test_trees_have_no_variants() -> None:
     graph = text_graph(body, '<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>')
     assert check_graph(graph).inputs == 1
     built = Built("trees", graph, ("a",))
-    assert with_variants(built, history(), np.arange(4), np.array([True, False, True, False])) == (built, {})
+    assert with_variants(built, history(), np.arange(4), np.array([True, False, True, False])) == built
 
 
 def test_labels_of_one_kind_say_nothing() -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from online.learners import LearnerSpec, build_learner
 from online.learners.beside import FULL, BesideFull
-from online.learners.logistic import ScaledLogistic, sigmoid_many
+from online.learners.logistic import ScaledLogistic, logit_of, sigmoid_many
 
 NAMES = ("a", *FULL, "full.e0")
 SPEC = LearnerSpec(
@@ -92,10 +92,15 @@ def test_inputs_may_be_read_only_and_contributions_add_up() -> None:
     model.learn_many(x, y, w)
     parts = model.contributions(x)
     on = x[:, 2] > 0
-    assert np.allclose(parts[on, 1], model.share * x[on, 1])
+    seen = np.ascontiguousarray(x[:, [0, 3]])
+    reference = logit_of(model.members[0].predict_many(seen), 12.0) - model.members[0].contributions(seen).sum(axis=1)
+    assert np.allclose(parts[on, 1], model.share * (x[on, 1] - reference[on]))
+    assert np.allclose(parts.sum(axis=1) + reference, logit_of(model.predict_many(x), 12.0)), (
+        "of either, from one start"
+    )
     assert (parts[~on, 1] == 0).all()
     assert (parts[:, 2] == 0).all()
-    own = model.members[0].contributions(np.ascontiguousarray(x[:, [0, 3]]))
+    own = model.members[0].contributions(seen)
     assert np.allclose(parts[on][:, [0, 3]], (1 - model.share) * own[on])
 
 

@@ -114,6 +114,7 @@ def examples() -> ExampleBatch:
         weight=np.array([1.0, 20.0]),
         correction=np.array([False, True]),
         n=np.array([0, 3]),
+        entity_id=["u1", None],
     )
 
 
@@ -122,7 +123,7 @@ def test_examples_read_back_exactly() -> None:
     assert all(explain(Example, record, "reject") is None for record in records)
     decoded = decode_examples(records, NAMES, "fraud")
     assert decoded.rejects == []
-    for name in ("event_id", "ts", "x", "score", "y", "weight", "correction", "n"):
+    for name in ("event_id", "ts", "x", "score", "y", "weight", "correction", "n", "entity_id"):
         np.testing.assert_array_equal(getattr(decoded.batch, name), getattr(examples(), name))
     turned = decode_examples(records, NAMES[::-1], "fraud")
     np.testing.assert_array_equal(turned.batch.x, examples().x[:, ::-1])

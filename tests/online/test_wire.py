@@ -100,6 +100,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "value": 1,
         "weight": 1.0,
         "correction": False,
+        "entity_id": "u1",
     },
     "EntityUpdate": {
         "v": 1,

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.registry import DataRange, Registry
+from models.registry import DataRange, Registry, relative_uri
 from models.types import Built
 from online.task import TaskSpec
 from online.wire import ModelUpdate
@@ -95,5 +95,5 @@ class Models:
             digest = self.registry.manifest(self.task, version).digest
         return ModelUpdate.model_validate({
             "task": self.task, "version": str(version), "action": action, "digest": digest,
-            "uri": self.registry.uri(self.task, version), "created_at": 1.7e9 + self._at,
+            "uri": relative_uri(self.task, version), "created_at": 1.7e9 + self._at,
         })  # fmt: skip

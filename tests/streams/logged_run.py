@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from streams.log import EmbeddedLog, Record
 from streams.simulate import SimulationConfig, simulate
 from streams.training.archive import Archive, Archived
 from streams.training.builder import Logged
+from streams.training.history import read_history
 from streams.training.records import RecordReader
 from streams.training.sources import EmbeddedSource
 
@@ -105,3 +107,8 @@ def same(one: Logged, other: Logged) -> None:
     for a, b in ((one.history, other.history), (one.labels, other.labels)):
         for f in fields(a):
             np.testing.assert_array_equal(getattr(a, f.name), getattr(b, f.name), f.name)
+
+
+async def read_embedded(task: TaskSpec, log: EmbeddedLog, inputs: Sequence[str] | None = None) -> Logged:
+    """The history of a task, from a log in this process."""
+    return await read_history(task, source=source(log), inputs=inputs)

@@ -22,10 +22,10 @@ from streams.errors import LogError, UsageError
 from streams.log import EmbeddedLog, Record
 from streams.training import archive as archive_module
 from streams.training.archive import Archive, missing, read_archive
-from streams.training.history import read_embedded, read_history
+from streams.training.history import read_history
 from streams.training.records import KINDS, RecordReader
 from streams.training.sources import EmbeddedSource, Piece
-from tests.streams.logged_run import ALL, FRAUD, PARTITIONS, TASK, archived, run, same, simulated, source
+from tests.streams.logged_run import ALL, FRAUD, PARTITIONS, TASK, archived, read_embedded, run, same, simulated, source
 
 # -- the archive -------------------------------------------------------------------------------------------------------
 
@@ -148,6 +148,11 @@ def test_a_directory_is_read_and_left_as_it_is(directory: Path, tmp_path: Path) 
     (torn / "records.log").write_bytes(bytes(bad))
     with pytest.raises(LogError, match="damaged at byte"):
         EmbeddedSource.of_directory(torn)
+    bad = bytearray(content)
+    bad[6] ^= 1  # of the first frame's length: it seems to reach behind the end
+    (torn / "records.log").write_bytes(bytes(bad))
+    with pytest.raises(LogError, match="damaged at byte 0"):
+        EmbeddedSource.of_directory(torn)
     with pytest.raises(UsageError, match="no such log"):
         EmbeddedSource.of_directory(tmp_path)
 
@@ -171,7 +176,7 @@ def test_the_command_archives_a_log(directory: Path, tmp_path: Path) -> None:
     assert [line.split() for line in again.output.splitlines() if line.startswith("fraud")] == [["fraud", *"0000"]]
     wrong = CliRunner().invoke(command(), [*arguments, "--since", "yesterday"])
     assert isinstance(wrong.exception, UsageError)
-    assert "--since: 'yesterday' is not a duration" in str(wrong.exception)
+    assert "--since 'yesterday': give a time" in str(wrong.exception)
 
 
 def test_an_interrupt_leaves_whole_files_and_says_so(

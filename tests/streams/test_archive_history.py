@@ -22,9 +22,8 @@ from streams.host import EmbeddedHost
 from streams.log import EmbeddedLog, Record
 from streams.simulate import SimulationConfig, simulate
 from streams.training.builder import HistoryBuilder, Logged, model_inputs
-from streams.training.history import read_embedded
 from streams.training.known import known_times
-from tests.streams.logged_run import CHURN, FRAUD, TASK, run
+from tests.streams.logged_run import CHURN, FRAUD, TASK, read_embedded, run
 
 # -- from the log ------------------------------------------------------------------------------------------------------
 
@@ -192,7 +191,7 @@ def logged_of(predictions: list[Record], examples: list[Record], inputs: tuple[s
     for topic, records in ((topics.PREDICTIONS, predictions), (topics.EXAMPLES, examples)):
         for record in records:
             log.append(topic, [record])
-    return asyncio.run(read_embedded(TASK, log, inputs=inputs))
+    return asyncio.run(read_embedded(TASK, log, inputs))
 
 
 def test_columns_are_taken_by_name_across_versions_of_a_task() -> None:

@@ -297,6 +297,8 @@ class TestCommand:
             (["task.toml", "--data", "other.csv"], "no column at, bad, eur, id; there are: user. Correct [source] in"),
             (["task.toml", "--data", "x.csv", "--scores", "no/s.parquet"], "the folder no does not exist; create it"),
             (["task.toml", "--data", "x.csv", "--report", "no/r.json"], "the folder no does not exist; create it"),
+            (["task.toml", "--data", "x.csv", "--scores", "."], ". is a directory; give the name of a file in it"),
+            (["task.toml", "--data", "x.csv", "--label-delay", "soon"], "--label-delay: 'soon' is not a duration"),
         ],
     )  # fmt: skip
     def test_an_expected_error_is_one_line_and_exit_status_2(
@@ -316,6 +318,15 @@ class TestCommand:
         shown = capsys.readouterr().err
         assert f"error: {message}" in shown or (message in shown and "error: " in shown)
         assert "Traceback" not in shown
+
+    def test_what_the_file_system_refuses_is_one_line_and_exit_status_2(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(sys, "argv", ["weir", "simulate", "--events", "10", "--out", "/proc/no/such"])
+        with pytest.raises(SystemExit) as stopped:
+            run()
+        assert stopped.value.code == 2
+        assert "error: /proc/no: No such file or directory; check the path" in capsys.readouterr().err
 
     @pytest.mark.parametrize("args", [["backtest"], ["backtest", "task.toml"], ["backtest", "--nothing"], ["nothing"]])
     def test_a_wrong_command_line_is_exit_status_2(self, invoke: Callable[..., Result], args: list[str]) -> None:

@@ -146,7 +146,7 @@ def test_workers_can_be_many_and_no_port_is_open_beyond_this_machine() -> None:
 
 
 def test_long_lived_services_are_restarted_and_watched() -> None:
-    for name in ("kafka", "redis", *WORKERS, "prometheus"):
+    for name in ("kafka", "redis", *WORKERS, "trainer", "prometheus"):
         assert SERVICES[name]["restart"] == "unless-stopped"
         assert "healthcheck" in SERVICES[name]
 
@@ -162,8 +162,9 @@ def test_a_health_check_is_a_command_that_parses(name: str) -> None:
         compile(words[-1], name, "exec")
 
 
+@pytest.mark.parametrize(("service", "port"), [("worker", 8090), ("trainer", 8091)])
 @pytest.mark.parametrize("reasons", [[], ["no partitions were assigned yet"]])
-def test_a_worker_is_healthy_exactly_while_it_is_ready(reasons: list[str]) -> None:
+def test_a_container_is_healthy_exactly_while_it_is_ready(service: str, port: int, reasons: list[str]) -> None:
     class Status:
         def ready(self) -> list[str]:
             return reasons
@@ -173,9 +174,9 @@ def test_a_worker_is_healthy_exactly_while_it_is_ready(reasons: list[str]) -> No
 
     async def run() -> int:
         async with WebServer("127.0.0.1", 0, Status(), Metrics()) as server:
-            _, program, *words = SERVICES["worker"]["healthcheck"]["test"]
+            _, program, *words = SERVICES[service]["healthcheck"]["test"]
             assert program == "python"
-            script = [word.replace(":8090/", f":{server.port}/") for word in words]
+            script = [word.replace(f":{port}/", f":{server.port}/") for word in words]
             done = await asyncio.create_subprocess_exec(sys.executable, *script, stderr=asyncio.subprocess.DEVNULL)
             return await done.wait()
 
@@ -188,11 +189,25 @@ def test_the_web_port_is_the_same_wherever_it_is_named(name: str) -> None:
     assert (worker.web_host, worker.web_port) == ("0.0.0.0", 8090)
     assert SERVICES[name]["expose"] == ["8090"]
     assert "127.0.0.1:8090/ready" in SERVICES[name]["healthcheck"]["test"][-1]
-    (job,) = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())["scrape_configs"]
-    (found,) = job["dns_sd_configs"]
+    found = watched("weir")
     assert found["port"] == 8090
     assert name in found["names"]
     assert set(found["names"]) == set(WORKERS)
+
+
+def test_the_trainer_is_watched_where_it_listens() -> None:
+    trainer = settings_of("trainer").trainer
+    assert (trainer.web_host, trainer.web_port) == ("0.0.0.0", 8091)
+    assert SERVICES["trainer"]["expose"] == ["8091"]
+    assert "127.0.0.1:8091/ready" in SERVICES["trainer"]["healthcheck"]["test"][-1]
+    assert watched("weir-trainer") == {"names": ["trainer"], "type": "A", "port": 8091, "refresh_interval": "10s"}
+
+
+def watched(job: str) -> dict[str, Any]:
+    """Where Prometheus looks for the containers of a job."""
+    jobs = {j["job_name"]: j for j in yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())["scrape_configs"]}
+    (found,) = jobs[job]["dns_sd_configs"]
+    return dict(found)
 
 
 def weir(*arguments: str) -> tuple[int, str]:

@@ -56,8 +56,8 @@ def own(task: TaskSpec, tmp_path: Path) -> Models:
     return models
 
 
-def loaded(task: TaskSpec, provider: Provider = "cpu") -> FullModels:
-    return full_models([task], provider, metrics=Metrics())
+def loaded(task: TaskSpec, own: Models, provider: Provider = "cpu") -> FullModels:
+    return full_models([task], provider, metrics=Metrics(), registry=own.registry.url)
 
 
 def event(i: int, user: int = 0) -> bytes:
@@ -83,7 +83,7 @@ def feature(prediction: Prediction, name: str) -> float:
 
 def test_an_update_takes_effect_at_its_place_in_the_log(task: TaskSpec, stored: Models) -> None:
     log = EmbeddedLog()
-    host = EmbeddedHost([task], log, full=loaded(task))
+    host = EmbeddedHost([task], log, full=loaded(task, stored))
     log.append(topics.USER_EVENTS, events(0, 6))
     steps = [("shadow", 1), ("promote", 1), ("shadow", 2), ("promote", 2), ("rollback", 1), ("retire", 1)]
     for k, (action, version) in enumerate(steps, start=1):
@@ -113,13 +113,13 @@ def test_the_same_log_makes_the_same_predictions_and_a_resumed_host_serves_what_
     def run(stop: int | None) -> tuple[list[Prediction], tuple[int, int]]:
         folder = tmp_path / f"state-{stop}"
         log = EmbeddedLog(directory=folder / "log")
-        host = EmbeddedHost([task], log, checkpoints=folder, full=loaded(task))
+        host = EmbeddedHost([task], log, checkpoints=folder, full=loaded(task, stored))
         for k in range(4):
             if k == stop:
                 host.checkpoint()
                 log.close()
                 log = EmbeddedLog(directory=folder / "log")
-                host = EmbeddedHost([task], log, checkpoints=folder, full=loaded(task))
+                host = EmbeddedHost([task], log, checkpoints=folder, full=loaded(task, stored))
                 assert host.resume()
             if k in (1, 2):
                 log.append(topics.MODEL_UPDATES, [update_record(updates[k - 1], START + 6 * k)])
@@ -136,7 +136,7 @@ def test_the_same_log_makes_the_same_predictions_and_a_resumed_host_serves_what_
 def test_a_thousand_swaps_under_load(task: TaskSpec, stored: Models) -> None:
     """Every event is scored once, by the version that serves at its place; no swap holds anything up."""
     log, swaps = EmbeddedLog(), 1_000
-    full = loaded(task)
+    full = loaded(task, stored)
     host = EmbeddedHost([task], log, full=full)
     serves: list[int] = []
     for k in range(swaps):
@@ -159,7 +159,7 @@ def test_a_thousand_swaps_under_load(task: TaskSpec, stored: Models) -> None:
 
 def test_lanes_score_while_models_load_and_swap(task: TaskSpec, stored: Models) -> None:
     """Four lanes share the models, as in a worker; updates load in threads and swap between their batches."""
-    full, done = loaded(task), threading.Event()
+    full, done = loaded(task, stored), threading.Event()
     scorer = full.scorer("spend")
     assert scorer is not None
     width = len(full_inputs(task))
@@ -213,8 +213,8 @@ class Slow:
 
 
 @pytest.fixture
-def slow(task: TaskSpec) -> Iterator[tuple[FullModels, Slow]]:
-    (inner,) = loaded(task).tasks
+def slow(task: TaskSpec, stored: Models) -> Iterator[tuple[FullModels, Slow]]:
+    (inner,) = loaded(task, stored).tasks
     gated = Slow(inner.load)
     yield FullModels([FullTask("spend", inner.runner, gated)]), gated
     for gate in gated.gates.values():
@@ -231,8 +231,9 @@ def test_a_newer_update_overtakes_a_slower_load(stored: Models, slow: tuple[Full
         full.want([stored.update("retire", 1), stored.update("promote", 2)])
         loads.begin()
         gated.gates[2].set()
-        while full.versions("spend") != (2, 0):
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(30.0):
+            while full.versions("spend") != (2, 0):
+                await asyncio.sleep(0.001)
         seen.append(full.versions("spend"))
         gated.gates[1].set()
         await loads.settle(30.0)
@@ -258,6 +259,27 @@ def test_scoring_begins_where_loading_takes_too_long(
     asyncio.run(run())
     assert "spend version 1 not loaded within 0.01 s; scoring begins" in caplog.text
     assert full.versions("spend") == (1, 0)
+
+
+# -- where models lie --------------------------------------------------------------------------------------------------
+
+
+def test_a_registry_may_be_moved_or_mounted_elsewhere(task: TaskSpec, own: Models, tmp_path: Path) -> None:
+    update = own.update("promote", 1)
+    assert update.uri == "spend/1"
+    own.registry.url = str(Path(own.registry.url).rename(tmp_path / "elsewhere"))
+    full = loaded(task, own)
+    full.apply_now([update])
+    assert full.versions("spend") == (1, 0)
+
+
+def test_an_old_update_that_says_the_whole_address_is_taken_at_its_word(
+    task: TaskSpec, own: Models, tmp_path: Path
+) -> None:
+    for k, whole in enumerate((own.registry.uri("spend", 1), f"{own.registry.url}/spend/1")):
+        full = full_models([task], "cpu", metrics=Metrics(), registry=str(tmp_path / f"empty{k}"))
+        full.apply_now([own.update("promote", 1).model_copy(update={"uri": whole})])
+        assert full.versions("spend") == (1, 0)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -299,7 +321,7 @@ def edited_manifest(models: Models, version: int) -> ModelUpdate:
 
 
 def elsewhere(models: Models, version: int) -> ModelUpdate:
-    return models.update("promote", version).model_copy(update={"uri": "/nowhere/models/other/2"})
+    return models.update("promote", version).model_copy(update={"uri": "other/2"})
 
 
 def other_inputs(models: Models, version: int) -> ModelUpdate:
@@ -321,7 +343,7 @@ def large_state(models: Models, version: int) -> ModelUpdate:
         (missing, "no such version"),
         (lost_file, "model.onnx is missing"),
         (edited_manifest, "digest"),
-        (elsewhere, "ends in /spend/2; correct uri"),
+        (elsewhere, "ends in spend/2; correct uri"),
         (other_inputs, "a.column.of.another.task"),
         (large_state, "set [full] state = 9"),
     ],
@@ -333,7 +355,7 @@ def test_a_bad_artefact_is_refused_and_the_old_model_goes_on(
     spoil: Callable[[Models, int], ModelUpdate],
     says: str,
 ) -> None:
-    log, full = EmbeddedLog(), loaded(task)
+    log, full = EmbeddedLog(), loaded(task, own)
     host = EmbeddedHost([task], log, full=full)
     first = own.update("promote", 1)
     bad = spoil(own, own.register())
@@ -357,7 +379,7 @@ def test_a_bad_artefact_is_refused_and_the_old_model_goes_on(
 
 
 def test_what_was_mended_serves_after_a_while_and_not_before(task: TaskSpec, own: Models) -> None:
-    full = loaded(task)
+    full = loaded(task, own)
     path = own.folder(1) / "model.onnx"
     data = path.read_bytes()
     path.write_bytes(data[:-1])
@@ -371,7 +393,7 @@ def test_what_was_mended_serves_after_a_while_and_not_before(task: TaskSpec, own
 
 
 def test_a_bad_shadow_leaves_the_champion_alone_and_a_good_one_may_follow(task: TaskSpec, own: Models) -> None:
-    full = loaded(task)
+    full = loaded(task, own)
     full.apply_now(
         [own.update("promote", 1), wrong_digest(own, own.register()).model_copy(update={"action": "shadow"})]
     )
@@ -381,7 +403,7 @@ def test_a_bad_shadow_leaves_the_champion_alone_and_a_good_one_may_follow(task: 
 
 
 def test_a_provider_that_is_not_there_is_an_error(task: TaskSpec, own: Models) -> None:
-    full = loaded(task, "cuda")
+    full = loaded(task, own, "cuda")
     (only,) = full.tasks
     with pytest.raises(ModelError, match="cuda"):
         only.load(Ref(1, own.registry.uri("spend", 1), own.registry.manifest("spend", 1).digest))
@@ -389,16 +411,16 @@ def test_a_provider_that_is_not_there_is_an_error(task: TaskSpec, own: Models) -
 
 def test_a_task_without_a_full_model_has_none(task: TaskSpec) -> None:
     plain = task.model_copy(update={"full": None})
-    assert full_models([plain]).scorer("spend") is None
+    assert full_models([plain], registry="").scorer("spend") is None
     assert full_inputs(plain) == ()
     assert task.full is not None
     remote = task.model_copy(update={"full": task.full.model_copy(update={"remote": True})})
-    assert full_models([remote]).scorer("spend") is None
-    assert full_models([remote, plain], remote=True).scorer("spend") is not None
+    assert full_models([remote], registry="").scorer("spend") is None
+    assert full_models([remote, plain], registry="", remote=True).scorer("spend") is not None
 
 
-def test_rows_without_a_model_are_counted(task: TaskSpec) -> None:
-    full = loaded(task)
+def test_rows_without_a_model_are_counted(task: TaskSpec, own: Models) -> None:
+    full = loaded(task, own)
     scorer, store = full.scorer("spend"), MemoryFeatureStore()
     assert scorer is not None
     assert task.full is not None

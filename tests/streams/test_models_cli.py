@@ -195,11 +195,13 @@ def test_gc_clears_away_what_was_not_finished(registry: Registry, tmp_path: Path
         (("show", "fraud", "9"), r"no such version; usable are: v1, v2, v3"),
         (("promote", "fraud", "2", "--to", "candidate"), r"--to candidate: give one of shadow, champion, archived"),
         (("rollback", "fraud"), r"no champion served before this one"),
-        (("gc", "--older-than", "soon"), r"--older-than soon:"),
+        (("list", "--registry", "a-file"), r"a-file is a file; give the directory"),
+        (("gc", "--older-than", "soon"), r"--older-than: 'soon' is not a duration"),
         (("list", "--registry", "ftp://host/m"), r"models.registry: give a directory or a URL that starts with"),
     ],
 )
 def test_mistakes_are_explained(registry: Registry, args: tuple[str, ...], words: str) -> None:
+    Path("a-file").touch()
     with pytest.raises(WeirError, match=words):
         weir(*args)
 

@@ -21,6 +21,7 @@ from online.batch import EventBatch
 from online.features import kernel
 from online.task import TaskSpec
 from online.taskshape import engine_of
+from streams.cli import process as process_cli
 from streams.cli import worker as worker_cli
 from streams.cli.features import features_app, shown
 from streams.cli.worker import banner
@@ -476,7 +477,7 @@ def test_tasks_of_the_settings_are_run_when_the_line_names_none(run: list[Any], 
         ([str(TASKS), "copy.toml"], "both hold a task 'fraud'"),
         ([str(TASKS), "--role", "both"], "worker.role"),
         ([str(TASKS), "--web", "host"], "give HOST:PORT, :PORT, auto or off"),
-        ([str(TASKS), "--web", ":70000"], "worker.web_port"),
+        ([str(TASKS), "--web", ":70000"], "--web ':70000': .* a port is at most 65535"),
     ],
 )
 def test_what_cannot_run_says_what_to_give(run: list[Any], tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -490,7 +491,7 @@ def test_what_cannot_run_says_what_to_give(run: list[Any], tmp_path: Path, argum
 
 
 def test_a_missing_package_says_what_to_install(run: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_cli, "_NEEDS", ("no-such-package",))
+    monkeypatch.setattr(process_cli, "_NEEDS", ("no-such-package",))
     _, _, error = weir("worker", str(TASKS))
     assert "needs no-such-package" in str(error)
     assert "pip install 'weir[kafka]'" in str(error)
@@ -500,9 +501,9 @@ def test_a_missing_package_says_what_to_install(run: list[Any], monkeypatch: pyt
 def test_a_check_runs_nothing_and_fails_when_something_is_missing(
     run: list[Any], monkeypatch: pytest.MonkeyPatch, status: Any, code: int
 ) -> None:
-    monkeypatch.setattr(worker_cli, "check_kafka", lambda *_: [Check("Kafka", "OK", "1 broker")])
-    monkeypatch.setattr(worker_cli, "check_redis", lambda *_: [Check("Redis", status, "hm", "mend it")])
-    monkeypatch.setattr("streams.full.checks.check_full", lambda *_: [])
+    monkeypatch.setattr(process_cli, "check_kafka", lambda *_: [Check("Kafka", "OK", "1 broker")])
+    monkeypatch.setattr(process_cli, "check_redis", lambda *_: [Check("Redis", status, "hm", "mend it")])
+    monkeypatch.setattr("streams.full.checks.check_full", lambda *_, **__: [])
     found, output, _ = weir("worker", str(TASKS), "--check")
     assert found == code
     assert "mend it" in output
@@ -526,6 +527,12 @@ def test_the_banner_names_links_and_hides_secrets() -> None:
         "http://[::1]:8090",
     ):
         assert words in text
+
+
+def test_a_rebuild_that_nobody_is_there_to_confirm_does_nothing() -> None:
+    _, _, error = weir("features", "rebuild", "--task", str(TASKS))
+    assert isinstance(error, UsageError)
+    assert "give --yes" in str(error)
 
 
 def test_features_of_a_table_that_no_task_has_are_refused_before_connecting() -> None:

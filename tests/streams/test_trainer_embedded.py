@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
 from models.registry import Registry
@@ -51,14 +53,17 @@ shadow_examples = 150
 class Loop:
     """A host and its trainer on a simulated stream."""
 
-    def __init__(self, tmp: Path, background: bool) -> None:
-        task = TaskSpec.from_toml(TASK)
+    def __init__(self, tmp: Path, background: bool, text: str = TASK) -> None:
+        task = TaskSpec.from_toml(text)
         self.log, self.registry = EmbeddedLog(), Registry(str(tmp / "registry"))
         self.trainer = EmbeddedTrainer(
             [task], self.registry, self.log, tmp / "work", background=background, runner=InlineRunner()
         )
         self.host = EmbeddedHost(
-            [task], self.log, observe=self.trainer.observe, full=full_models([task], provider="cpu")
+            [task],
+            self.log,
+            observe=self.trainer.observe,
+            full=full_models([task], provider="cpu", registry=self.registry.url),
         )
         self.updates: list[ModelUpdate] = []
         self.ts = 0.0
@@ -102,3 +107,40 @@ def test_a_request_ends_in_a_champion_that_is_served(tmp_path: Path, background:
     assert loop.trainer.catch_up({"fraud": (1, 0)}) == []
     assert [(u.action, u.version) for u in loop.trainer.catch_up({"fraud": (0, 1)})] == [("promote", "1")]
     loop.trainer.close()
+
+
+def test_alerts_name_what_the_served_trees_saw_and_do_so_again_on_a_replay(tmp_path: Path) -> None:
+    text = TASK.replace("[full]\nstate = 0", '[threshold]\nkind = "fixed"\nvalue = 0.3\n[full]\nstate = 0\nreasons = 3')
+    loop = Loop(tmp_path, background=False, text=text)
+    loop.run()
+    promoted = next(update.created_at for update in loop.updates if update.action == "promote")
+    told = told_by(loop.log)
+    late = [alert for alert in told if alert["opened_at"] > promoted and alert["status"] == "open"]
+    named = [reason for alert in late for reason in alert["reasons"]]
+    assert len(late) > 20
+    explained = [p for p in records(loop.log, topics.PREDICTIONS) if p["features"]["full.why0"] > 0]
+    assert 0.002 < len(explained) / len([p for p in records(loop.log, topics.PREDICTIONS) if p["ts"] > promoted]) < 0.2
+    ids = {p["event_id"] for p in explained}
+    behind = [alert["reasons"] for alert in late if alert["event_ids"][0] in ids]
+    assert behind
+    assert all(reasons[0]["feature"] != "full.logit" for reasons in behind)
+    assert {reason["feature"] for reason in named} & {"amount", "ratio", "user.amount_mean_7d", "user.amount_ewmean"}
+
+    # The same log once more: a host of its own, the models loaded again.
+    log = EmbeddedLog()
+    host = EmbeddedHost(
+        [TaskSpec.from_toml(text)], log,
+        full=full_models([TaskSpec.from_toml(text)], provider="cpu", registry=loop.registry.url),
+    )  # fmt: skip
+    for batch in loop.log.read([*topics.INPUTS, topics.MODEL_UPDATES], 0):
+        log.append(batch.topic, batch.records)
+        host.run_pending()
+    assert told_by(log) == told
+
+
+def records(log: EmbeddedLog, topic: str) -> list[dict[str, Any]]:
+    return [orjson.loads(r.value) for batch in log.read([topic], 0) for r in batch.records]
+
+
+def told_by(log: EmbeddedLog) -> list[dict[str, Any]]:
+    return records(log, topics.ALERTS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import typer
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from models.manifest import Variant
 from models.registry import Registry, RegistryError
 from models.registry.registry import open_files
-from models.types import Built, ModelError, TrainingStoppedError
+from models.types import BoolVector, Built, IntVector, ModelError, TrainingSet, TrainingStoppedError
 from online.batch import ExampleBatch
 from online.encode import encode_examples
 from online.errors import StateError, TaskError
@@ -36,7 +39,7 @@ from streams.trainer.score import score
 from streams.trainer.shelf import JOB_FILE, Origin, RegistryShelf
 from streams.trainer.state import Asked, Effect, Job, TaskState, decode, encode
 from streams.trainer.triggers import check_schedule, consider, due, scheduled
-from streams.trainer.work import BuildWork, get, put
+from streams.trainer.work import BuildWork, JudgeWork, get, put
 from tests.streams.trainer_fakes import (
     DAY,
     NOW,
@@ -279,7 +282,7 @@ def examples(n: int) -> ExampleBatch:
     x[:, [3, 6]] = (4.0, 5.0)
     return ExampleBatch(
         [f"e{k}" for k in range(n)], np.full(n, NOW), x, np.full(n, 0.5), rng.random(n) < 0.3, np.ones(n),
-        np.zeros(n, np.bool_),
+        np.zeros(n, np.bool_), entity_id=[f"u{k % 7}" if k % 5 else None for k in range(n)],
     )  # fmt: skip
 
 
@@ -290,6 +293,7 @@ def test_rows_of_a_pipeline_and_of_its_records_are_the_same_whatever_else_they_h
     here, read = LiveRows.of(batch, FEATURES), decode_live([*others, *records], "fraud")
     for name in LiveRows.__slots__:
         np.testing.assert_array_equal(getattr(here, name), getattr(read, name))
+    assert here.entity[:3] == ["e0", "u1", "u2"], "where it is not known whose event it is, it stands for itself"
     with pytest.raises(TaskError, match=r"needs \[full\]"):
         LiveRows.of(batch, ("amount",) * len(FEATURES))
 
@@ -335,6 +339,44 @@ def test_a_shadow_that_workers_refuse_is_retired_and_too_few_positives_are_waite
     decided = phase.update(world.rows(500, rate=0.2))
     assert decided is not None
     assert decided.decision == "promote"
+
+
+def test_a_busy_entity_is_one_witness_however_many_events_it_has() -> None:
+    """Twenty copies of each event of an entity tell nothing new; as events of their own they would decide."""
+    rng, copies = np.random.default_rng(5), 20
+    y = np.repeat(rng.random(60) < 0.4, copies)
+    logit, other = (np.repeat(gain * (y[::copies]) + rng.normal(0, 1, 60), copies) for gain in (1.3, 1.0))
+    n, ids = len(y), [f"e{k}" for k in range(len(y))]
+    rules = PromotionRules(n, "roc_auc", 0.9, 1)
+
+    def judged(entity: list[str]) -> tuple[str, float]:
+        phase = PromotionPhase(rules, PhaseState("shadow", serving=1, other=2, since=NOW))
+        rows = LiveRows(
+            ids, entity, np.full(n, NOW), y, np.ones(n), np.zeros(n, np.bool_), logit, np.full(n, 1), other,
+            np.full(n, 2),
+        )  # fmt: skip
+        found = phase.update(rows)
+        assert found is not None
+        interval = re.search(r"\[([-+.\d]+), ([-+.\d]+)\]", found.reason)
+        assert interval is not None
+        return found.reason, float(interval[2]) - float(interval[1])
+
+    alone, together = judged(ids), judged([f"u{k // copies}" for k in range(n)])
+    assert "worse: roc auc" in alone[0]
+    assert "undecided: roc auc" in together[0]
+    assert together[1] > 2 * alone[1], "though it has seen all rows, and the other made up its mind at a fifth of them"
+
+
+def test_a_document_of_before_entities_were_noted_goes_on() -> None:
+    rules = PromotionRules(40, "average_precision", 0.9, 1)
+    phase = PromotionPhase(rules, PhaseState("shadow", serving=4, other=5, since=NOW))
+    phase.update(LiveRows.of(examples(20), FEATURES))
+    old = msgspec.structs.replace(phase.snapshot(), entity=())
+    again = PromotionPhase(rules, old)
+    again.update(LiveRows.of(examples(30), FEATURES))
+    held = again.snapshot()
+    assert held.entity[:20] == held.event_id[:20]
+    assert held.entity[21:23] == ("u0", "u1")
 
 
 def test_a_corrected_label_counts_as_corrected(tmp_path: Path) -> None:
@@ -387,6 +429,32 @@ def test_the_shelf_registers_once_and_moves_stages_once(tmp_path: Path) -> None:
     data = training_data(spec(), NOW, 50)
     rows = np.array([3, 3, 7])
     np.testing.assert_allclose(score(shelf.built("fraud", 2), data, rows), 2 * data.history.x[rows, 0])
+
+
+def in_half(built: Built, data: TrainingSet, rows: IntVector, y: BoolVector) -> Built:
+    cost = Variant(precision="float16", measured={"max_logit_change": 0.5})
+    return replace(
+        built, files={**built.files, "model.float16.onnx": built.onnx}, variants={"model.float16.onnx": cost}
+    )
+
+
+@pytest.mark.parametrize(("weight", "kept"), [(1.0, ["model.float16.onnx"]), (-1.0, [])])
+def test_what_passes_is_registered_with_its_variants_and_their_cost(
+    tmp_path: Path, weight: float, kept: list[str]
+) -> None:
+    path, data = tmp_path / "trees.built", tmp_path / "data.pkl"
+    put(path, tiny(weight))
+    put(data, training_data(spec(), NOW))
+    work = JudgeWork({"trees": path}, None, data, score, "average_precision", 0.9, 1, in_half)
+    judged = work(tmp_path, lambda: False, lambda *_: None)
+    assert judged.verdict.passed == bool(kept)
+    assert not any("logit" in name for name in judged.metrics), "metrics are those of the graph that serves"
+    registry = Registry(str(tmp_path / "registry"))
+    job, origin = Job("fraud-1", asked(1, NOW), NOW, NOW), Origin(NOW - 100, NOW - 1, NOW, 10, 10, 2)
+    RegistryShelf(registry).register("fraud", get(path), job, origin, NOW)
+    variants = registry.verify("fraud", 1).manifest.variants
+    assert list(variants) == kept
+    assert all(variant.measured == {"max_logit_change": 0.5} for variant in variants.values())
 
 
 def test_a_version_that_a_person_made_serve_ends_what_was_judged(tmp_path: Path) -> None:

@@ -26,15 +26,25 @@ class Rows:
     x: FloatMatrix
     """``(n, D)``: the full model's columns."""
 
+    def part(self, start: int, stop: int) -> Rows:
+        """Rows ``start`` to ``stop``."""
+        ids, entities = self.event_id[start:stop], self.entity_id[start:stop]
+        return Rows(self.task, self.spec, ids, entities, self.ts[start:stop], self.x[start:stop])
+
 
 class Asks(Protocol):
     """Asks for full models that run elsewhere; see `RemoteClient`."""
 
-    async def ask(  # noqa: D102
+    async def ask(
         self, partition: int, asks: Sequence[Rows], now: float
-    ) -> tuple[list[FloatMatrix], asyncio.Future[list[Sent]]]: ...
-    async def own(self, partitions: Iterable[int]) -> None: ...  # noqa: D102
-    def waiting(self) -> Mapping[str, int]: ...  # noqa: D102
+    ) -> tuple[list[FloatMatrix], asyncio.Future[list[Sent]]]:
+        """What inference workers say of a batch's rows, and when the questions are safe; see `RemoteClient.ask`."""
+
+    async def own(self, partitions: Iterable[int]) -> None:
+        """These are the partitions whose answers come from now on."""
+
+    def waiting(self) -> Mapping[str, int]:
+        """By task, in how many partitions batches wait for answers."""
 
 
 def rows_of(task: TaskSpec, featured: FeaturedBatch) -> Rows:

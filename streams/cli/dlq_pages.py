@@ -1,0 +1,83 @@
+"""How dead letters look: groups, lines and pages, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import orjson
+
+from streams.admin.letters import Letter, Place, grouped
+from streams.admin.records import parse, printable
+from streams.cli.options import notes, output, table, to_json, utc
+
+_ROW_CHARS: Final = 90
+
+
+def list_groups(letters: Iterator[Letter], as_json: bool) -> None:
+    """Print letters by topic and reason, the most frequent first."""
+    groups = grouped(letters)
+    found = [(g, g.newest) for g in groups if g.newest is not None]
+    if as_json:
+        told = [
+            {"topic": g.topic, "reason": g.kind, "count": g.count, "newest": str(n.place), "at": n.content.failed_at}
+            for g, n in found
+        ]
+        print(to_json(told))
+        return
+    rows = table("count>", "topic", "reason", "newest (UTC)", "newest id")
+    for g, newest in found:
+        at = utc(newest.content.failed_at)
+        rows.add_row(f"{g.count:,}", g.topic, printable(g.kind, _ROW_CHARS), at, _short(newest.place))
+    if found:
+        output().print(rows)
+    notes().print(f"{sum(g.count for g in groups):,} dead letters in {len(groups)} groups")
+
+
+def list_each(letters: Iterator[Letter], as_json: bool) -> None:
+    """Print a line a letter."""
+    if as_json:
+        for letter in letters:
+            print(orjson.dumps(document(letter)).decode())
+        return
+    rows, count = table("id", "from", "at (UTC)", "", "reason"), 0
+    for letter in letters:
+        c, count = letter.content, count + 1
+        state = letter.done.action if letter.done is not None else "open"
+        rows.add_row(_short(letter.place), str(letter.origin), utc(c.failed_at), state, printable(c.reason, _ROW_CHARS))
+    if count:
+        output().print(rows)
+    notes().print(f"{count:,} dead letters")
+
+
+def page(letter: Letter) -> str:
+    """One letter for a person, all of it."""
+    c = letter.content
+    state = f"{letter.done.action} at {utc(letter.done.at)}" if letter.done is not None else "open"
+    parsed = parse(c.raw)
+    if parsed is not None:
+        raw = to_json(parsed)
+    else:
+        raw = f"not JSON: {printable(c.raw, 4_000)}" if c.raw else "no bytes at all"
+    lines = [
+        f"letter    {letter.place} ({state})",
+        f"from      {letter.origin}",
+        f"key       {printable(c.key) if c.key else 'not known'}",
+        f"refused   {utc(c.failed_at)} UTC",
+        f"reason    {printable(c.reason, 2_000)}",
+        f"record    {len(c.raw):,} bytes",
+        "\n".join(f"  {printable(text, 1_000)}" for text in raw.splitlines()),
+    ]
+    return "\n".join(lines)
+
+
+def document(letter: Letter) -> dict[str, Any]:
+    """One letter for programs."""
+    c, done = letter.content, letter.done
+    state = "open" if done is None else done.action
+    held: dict[str, Any] = orjson.loads(c.model_dump_json())
+    return {"id": str(letter.place), "origin": str(letter.origin), "state": state, **held}
+
+
+def _short(place: Place) -> str:
+    return f"{place.partition}-{place.offset}"

@@ -1,0 +1,114 @@
+"""What the commands that keep running share: options, the log, the web address, and ``--check``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from online.task import TaskSpec
+from streams.cli.options import notes, output
+from streams.errors import UsageError
+from streams.ops.checks import Check, checks_table
+from streams.ops.kafka_checks import check_kafka
+from streams.ops.redis_checks import check_redis
+from streams.settings import Settings
+
+TasksArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="TASK", help="Task files or directories; else [worker] tasks.", show_default=False),
+]
+GroupOption = Annotated[
+    str | None, typer.Option("--group", help="First part of the consumer group's name.", show_default=False)
+]
+InstanceOption = Annotated[
+    str | None,
+    typer.Option("--instance-id", help="The same after each restart, unique in the group.", show_default=False),
+]
+WebOption = Annotated[
+    str | None,
+    typer.Option("--web", metavar="HOST:PORT", help="Web address; :PORT, auto or off.", show_default=False),
+]
+CheckOption = Annotated[bool, typer.Option("--check", help="Look whether it could run here; run nothing.")]
+LogLevelOption = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
+
+_NEEDS: Final = ("faust-streaming", "aiokafka", "redis", "aiohttp", "prometheus-client")
+"""Packages that a worker needs beyond the base install."""
+_QUIET: Final = {
+    "aiokafka": logging.WARNING, "faust": logging.WARNING, "kafka": logging.WARNING, "mode": logging.WARNING,
+    "mode.timers": logging.ERROR,  # says that a busy loop is busy; the metrics say it better
+}  # fmt: skip
+"""Loggers of libraries that tell at level info what only their authors want to know."""
+_LEVELS: Final = ("debug", "info", "warning", "error")
+_HIGHEST_PORT: Final = 65_535
+MISSING: Final = "missing"
+
+
+def address(web: str | None, table: str = "worker") -> dict[str, object]:
+    """``--web`` as settings of ``table``.
+
+    >>> address("0.0.0.0:8090"), address(":auto", "trainer")
+    ({'worker.web_host': '0.0.0.0', 'worker.web_port': 8090}, {'trainer.web_host': None, 'trainer.web_port': 'auto'})
+    """
+    if web is None:
+        return {}
+    host, _, port = web.rpartition(":")
+    if port in ("off", "0"):
+        return {f"{table}.web_port": 0}
+    if port != "auto" and not (port.isdecimal() and int(port) <= _HIGHEST_PORT):
+        raise UsageError(f"--web {web!r}: give HOST:PORT, :PORT, auto or off; a port is at most {_HIGHEST_PORT}")
+    return {f"{table}.web_host": host.strip("[]") or None, f"{table}.web_port": port if port == "auto" else int(port)}
+
+
+def needed() -> None:
+    """Everything that the extra brings is there; raises ``UsageError`` naming what is not."""
+    absent = [package for package in _NEEDS if version_of(package) == MISSING]
+    if absent:
+        raise UsageError(f"a worker needs {', '.join(absent)}, not installed here; run: pip install 'weir[kafka]'")
+
+
+def version_of(package: str) -> str:
+    """The version that is installed, or ``missing``."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return MISSING
+
+
+def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote: bool = False) -> None:
+    """Print ``first`` and what a worker of these settings would find; raises ``Exit(2)`` when something is missing."""
+    links = [*check_kafka(settings), *check_redis(settings.redis)]
+    checks = [first, *links]
+    if links[0].status != "FAIL":  # which version serves is told by Kafka
+        checks += import_module("streams.full.checks").check_full(settings, tasks, remote=remote)  # it brings aiokafka
+    output().print(checks_table(checks))
+    failed = sum(each.status == "FAIL" for each in checks)
+    warned = sum(each.status == "WARN" for each in checks)
+    if failed:
+        notes().print(f"not ready: {failed} of {len(checks)} checks failed")
+        raise typer.Exit(2)
+    notes().print(f"ready{f', with {warned} warnings' if warned else ''}")
+
+
+def log_to_stderr(level: str) -> None:
+    """Log from ``level`` on, without what libraries tell of themselves; raises ``UsageError`` for no level."""
+    if level not in _LEVELS:
+        raise UsageError(f"--log-level {level!r}: give one of {', '.join(_LEVELS)}")
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    if level != "debug":
+        logging.getLogger().handlers[0].addFilter(_worth_reading)
+        for name, least in _QUIET.items():
+            logging.getLogger(name).setLevel(max(least, logging.getLogger().level))
+
+
+def _worth_reading(record: logging.LogRecord) -> bool:
+    """Whether a record is not Faust's book-keeping: its services coming and going, its agents cancelled by design."""
+    if record.exc_info and record.exc_info[0] is asyncio.CancelledError:
+        return False
+    return record.levelno > logging.INFO or not str(record.msg).startswith("[^")

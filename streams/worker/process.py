@@ -1,0 +1,238 @@
+"""What every worker process stands on: links, full models, web endpoints, watchdog; started and stopped in order.
+
+Up: web endpoints, links, models, then the consumer and what runs beside it. Down: the consumer drains and commits, then
+what ran beside it, then the links. A signal ends the way up wherever it is. An unexpected error ends the process: the
+supervisor starts it again, and what was not complete is repeated. It does not know what is done with a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, Protocol
+
+from faust.types import TP
+
+from online.task import TaskSpec
+from streams import topics
+from streams.admin.specs import max_message_bytes
+from streams.errors import WeirError
+from streams.full.following import UpdatesFollower
+from streams.full.loading import full_models, require_provider
+from streams.ops.deadline import Deadline
+from streams.ops.metrics import Metrics
+from streams.ops.signals import stop_signals
+from streams.ops.status import Status
+from streams.ops.together import until_one_ends
+from streams.ops.watchdog import Watchdog, WatchdogPolicy
+from streams.ops.web import WebServer
+from streams.settings import Settings
+from streams.stores.link import RedisLink
+from streams.stores.redis import LaneStore
+from streams.transport import BatchApp, FetchedBatch
+from streams.worker.context import Context
+
+log = logging.getLogger(__name__)
+_TICK_S: Final = 1.0
+STOP_S: Final = 20.0
+"""How long a worker may take to stop, by a signal or after an error, before it is ended."""
+
+
+class Lanes(Protocol):
+    """The lanes of the partitions that this process is given."""
+
+    def take(self, batch: FetchedBatch) -> None:
+        """Bring a batch to its lane."""
+
+    async def assigned(self, tps: set[TP]) -> dict[TP, int]:
+        """Open the lanes of ``tps``; the offsets to go on from, where there are any."""
+
+    async def revoked(self, tps: Iterable[TP]) -> None:
+        """Close the lanes of ``tps``."""
+
+
+class Measured(Status, Protocol):
+    """A status that also sets the gauges, and knows what is in work."""
+
+    def measure(self) -> None:
+        """Set the gauges."""
+
+    def in_flight(self) -> object:
+        """What is being worked on, for the log of the watchdog."""
+
+
+class WorkerApp(BatchApp):
+    """The Faust app, with what runs beside the consumer."""
+
+    process: Process
+
+    async def on_start(self) -> None:
+        """The consumer, then what runs beside it."""
+        await super().on_start()
+        self.process.started()
+
+
+class Process:
+    """A worker process, not started.
+
+    Parameters
+    ----------
+    settings, tasks : what to run.
+    role : for the consumer group and the web endpoints.
+    served : the tasks whose full models may run here.
+    remote : whether those are run that have ``[full] remote = true``, or those that have not.
+    fields : of ``TransportSettings``, where ``[worker]`` does not say it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tasks: Sequence[TaskSpec],
+        role: str,
+        *,
+        served: Sequence[TaskSpec],
+        remote: bool = False,
+        **fields: Any,
+    ) -> None:
+        w, m, r, prefix = settings.worker, settings.models, settings.redis, settings.redis.prefix
+        self.settings, self.role = settings, role
+        transport = {**transport_fields(settings), **fields}
+        self.app = WorkerApp.from_settings(settings, f"{w.group}-{role}", w.instance(), **transport)
+        self.app.process = self
+        self.metrics = Metrics(settings.topics.own)
+        self.link = RedisLink(r, patience_s=w.store_patience_s, timeout_s=r.timeout_s, prefix=prefix)
+        store = LaneStore(self.link, prefix=prefix, cache_rows=w.cache_rows)
+        full = full_models(served, m.provider, m.threads, self.metrics, registry=m.registry, remote=remote)
+        self.ctx = Context(settings, tasks, self.app, self.link, store, self.metrics, full)
+        updates = settings.topics.name(topics.MODEL_UPDATES)
+        self.updates = UpdatesFollower(settings.kafka.client_options("updates"), full, updates)
+        self._web: WebServer | None = None
+        self._background: list[asyncio.Task[None]] = []
+
+    def _consume(self, names: Iterable[str], lanes: Lanes, status: Measured) -> None:
+        """Have the records of some topics, by Weir's own names, brought to lanes, and a status told."""
+        self._lanes, self._status = lanes, status
+        limit = self.settings.worker.watchdog_s
+        self.ctx.watchdog = Watchdog(WatchdogPolicy(limit), status.in_flight) if limit else None
+        self.app.start_offsets, self.app.on_revoked = lanes.assigned, lanes.revoked
+        topic = self.app.batch_topic(*(self.settings.topics.name(own) for own in names))
+
+        @self.app.agent(topic, name="lanes")
+        async def read(stream: Any) -> None:
+            async for batch in self.app.batches(stream):
+                self._take(batch)
+
+    def _take(self, batch: FetchedBatch) -> None:
+        if self.ctx.watchdog is not None:
+            self.ctx.watchdog.started()
+        self._lanes.take(batch)
+
+    async def before(self) -> None:
+        """Everything that must be up before the consumer."""
+        await self._serve()
+        await self.app.records.start()
+        await self.link.start()
+        await self.prepare()
+        require_provider(self.ctx.full, self.settings.models.provider)
+        await self.updates.catch_up()
+
+    async def prepare(self) -> None:
+        """What must be ready before full models are loaded; the links are up."""
+
+    async def _serve(self) -> None:
+        """First of all, so that the endpoints answer while the rest comes up."""
+        w = self.settings.worker
+        if w.web_port == 0:
+            return
+        port, about = 0 if w.web_port == "auto" else w.web_port, {"role": self.role, "worker": w.name()}
+        self._web = WebServer(w.web_host, port, self._status, self.metrics, about)
+        await self._web.start()
+        log.info("health, readiness and metrics at %s", self._web.url)
+
+    def started(self) -> None:
+        """The consumer is up: begin what runs beside it."""
+        if self.ctx.watchdog is not None:
+            self.ctx.watchdog.start(asyncio.get_running_loop())
+        for work in self.beside():
+            self._background.append(asyncio.ensure_future(self._guard(work)))
+
+    def beside(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """What runs beside the consumer; an error in it ends the process."""
+        return (self.updates.run, self._tick)
+
+    async def after(self) -> None:
+        """Everything that must be down after the consumer, as far as it was up."""
+        if self.ctx.watchdog is not None:
+            self.ctx.watchdog.stop()
+        await self.conclude()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.updates.stop()
+        await self.app.records.stop()
+        await self.link.stop()
+        if self._web is not None:
+            await self._web.stop()
+
+    async def conclude(self) -> None:
+        """What is stored in the end; the links are still up."""
+
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the worker must not go on without it
+            await self.ctx.crash(error)
+
+    async def _tick(self) -> None:
+        """What is looked at now and then, for the metrics."""
+        while True:
+            self._status.measure()
+            await asyncio.sleep(_TICK_S)
+
+
+def transport_fields(settings: Settings) -> dict[str, Any]:
+    """Fields of ``TransportSettings`` that ``[worker]`` sets."""
+    w, letters = settings.worker, settings.topics.name(topics.DEAD_LETTERS)
+    return {
+        "max_batch": w.max_batch,
+        "max_in_flight": w.max_in_flight,
+        "session_timeout_s": w.session_timeout_s,
+        "drain_timeout_s": w.drain_s,
+        "leave_on_stop": w.leave_on_stop,
+        "commit_interval_s": w.commit_interval_s,
+        "when_deleted": w.when_deleted,
+        "delivery_timeout_s": w.delivery_timeout_s,
+        "max_record_bytes": w.max_record_bytes,
+        "larger": {letters: max_message_bytes(topics.DEAD_LETTERS, w.max_record_bytes)},
+    }
+
+
+async def run_process(process: Process) -> int:
+    """Run a process until it is told to stop; its exit status. Raises ``WeirError`` for what ended it."""
+    app, asked = process.app, asyncio.Event()
+    app.finalize()
+    deadline = Deadline(STOP_S)
+
+    def stop() -> None:
+        deadline.begin()
+        asked.set()
+
+    with stop_signals(asyncio.get_running_loop(), stop) as caught:
+        try:
+            await until_one_ends(process.before(), asked.wait())
+            if not asked.is_set():
+                await app.start()
+                await until_one_ends(app.wait_until_stopped(), asked.wait())
+                deadline.begin()
+                await app.stop()
+        finally:
+            await process.after()
+            deadline.cancel()
+    error = app.crash_reason
+    if isinstance(error, WeirError):
+        raise error
+    if error is not None:
+        log.critical("the worker ends: %s: %s", type(error).__name__, error)
+        return 1
+    return caught.status

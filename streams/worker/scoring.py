@@ -1,0 +1,259 @@
+"""Scores what arrives together: batches of several partitions of one stream, computed as one.
+
+A batch of twenty records costs nearly what one of a hundred does: numpy and Python calls, not rows. So the batches that
+wait, one of each lane, go through decoder, features, models and encoder together. What a lane keeps stays its own:
+intake, timers, journal, rows and position.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from online.batch import FloatMatrix
+from online.features.store import FeatureStore
+from online.scoring import ScoringStage
+from streams.full.remote.port import Asks, rows_of
+from streams.log import Record
+from streams.ops.metrics import Laps
+from streams.stores.errors import LaneMoved
+from streams.stores.joint import JointRows
+from streams.transport import FetchedBatch
+from streams.worker.context import Context
+from streams.worker.lane import Step
+from streams.worker.outputs import prediction_records, update_records
+from streams.worker.part import Joint, Part, join, owners_of
+
+if TYPE_CHECKING:
+    from streams.worker.score import ScoreLane
+
+MOST_RECORDS: Final = 2048
+"""Computed together, but for the last batch: nothing else runs in the process meanwhile."""
+AT_ONCE: Final = 2
+"""Computations under way: while one waits for rows of Redis, another has the processor."""
+
+Taken = Sequence[tuple["ScoreLane", FetchedBatch]]
+Acknowledgements = list[asyncio.Future[Any]]
+
+
+class Scoring:
+    """The score lanes of one stream in one worker.
+
+    Parameters
+    ----------
+    ctx : what lanes share.
+    stages : makes the stages of the stream's tasks, over a store.
+    """
+
+    def __init__(self, ctx: Context, stages: Callable[[FeatureStore], list[ScoringStage]]) -> None:
+        self.ctx = ctx
+        self._rows = JointRows(ctx.store)
+        self._stages = stages(self._rows)
+        self._side = {table.name for stage in self._stages for table in stage.engine.tables if table.side}
+        self._waiting: dict[ScoreLane, deque[FetchedBatch]] = {}
+        self._arrived = 0
+        """Batches, since the start."""
+        self._news = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to take batches."""
+        if not self._tasks:
+            self._tasks = [asyncio.ensure_future(self._guard()) for _ in range(AT_ONCE)]
+
+    async def stop(self) -> None:
+        """Forget what waits and what is under way; the lanes have to be closed."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._waiting.clear()
+
+    def put(self, lane: ScoreLane, batch: FetchedBatch) -> None:
+        """Take a batch of a lane; the consumer bounds how many wait."""
+        self._waiting.setdefault(lane, deque()).append(batch)
+        self._arrived += 1
+        self._news.set()
+
+    async def _guard(self) -> None:
+        try:
+            while True:
+                self._news.clear()
+                await self._gather()
+                if lanes := self._ready():
+                    await self._run(lanes)
+                else:
+                    await self._news.wait()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, going on would skip a batch
+            await self.ctx.crash(error)
+
+    async def _gather(self) -> None:
+        """Let what was fetched together arrive: Faust's stream hands over one batch a turn of the loop."""
+        arrived = -1
+        while arrived != self._arrived:
+            arrived = self._arrived
+            await asyncio.sleep(0)
+
+    def _ready(self) -> list[ScoreLane]:
+        """Lanes that have a batch and are not at work, up to `MOST_RECORDS`."""
+        ready: list[ScoreLane] = []
+        records = 0
+        for lane, batches in self._waiting.items():
+            if batches and not lane.lock.locked():
+                ready.append(lane)
+                records += len(batches[0].records)
+                if records >= MOST_RECORDS:
+                    break
+        return ready
+
+    async def _run(self, lanes: Sequence[ScoreLane]) -> None:
+        """Compute the oldest batch of each lane; a lane that the store has elsewhere goes back."""
+        held: list[ScoreLane] = []
+        moved: list[tuple[ScoreLane, LaneMoved]] = []
+        try:
+            for lane in lanes:
+                await lane.lock.acquire()
+                held.append(lane)
+            oldest = [(lane, self._waiting[lane].popleft()) for lane in lanes if self._waiting[lane]]
+            # Between the fetch and now a lane may have been rewound.
+            taken = [(lane, batch) for lane, batch in oldest if self.ctx.consumer.take(batch)]
+            for (lane, _), made in zip(taken, await self.compute(taken), strict=True):
+                if isinstance(made, LaneMoved):
+                    moved.append((lane, made))
+                else:
+                    lane.made(made)
+        finally:
+            for lane in held:
+                lane.lock.release()
+        for lane, error in moved:
+            await lane.rewind(error)
+        self._news.set()
+
+    # -- a computation -------------------------------------------------------------------------------------------
+
+    async def compute(self, taken: Taken) -> list[Step | LaneMoved]:
+        """Score one batch of each of some lanes, outputs on their way; where a lane has moved, the error that says so.
+
+        The lanes do nothing else meanwhile.
+        """
+        clock = self.ctx.metrics.stages("score")
+        parts = self._admit(taken, clock)
+        made: dict[ScoreLane, Step | LaneMoved] = {}
+        together = [parts] if owners_of(parts, self._side) is not None else [[part] for part in parts]
+        for some in together:
+            left = await self._fetch(some, made)
+            clock.lap("prefetch")
+            if left:
+                await self._score(left, made, clock)
+        return [made[lane] for lane, _ in taken]
+
+    def _admit(self, taken: Taken, clock: Laps) -> list[Part]:
+        """Decode everything; each lane's intake and timers see what is its own."""
+        if not taken:
+            return []
+        decoded = taken[0][0].decode([record.value for _, batch in taken for record in batch.records])
+        clock.lap("decode")
+        cuts = list(accumulate((len(batch.records) for _, batch in taken), initial=0))
+        own = [decoded.part(a, b) for a, b in pairwise(cuts)] if len(taken) > 1 else [decoded]
+        parts = [lane.admit(batch, some) for (lane, batch), some in zip(taken, own, strict=True)]
+        clock.lap("intake")
+        return parts
+
+    async def _fetch(self, parts: list[Part], made: dict[ScoreLane, Step | LaneMoved]) -> list[Part]:
+        """Bring the rows into memory; the parts whose lanes have not moved."""
+        while parts:
+            failed = await self._prefetch(parts)
+            if not failed:
+                break
+            made |= failed
+            parts = [part for part in parts if part.lane not in failed]
+        return parts
+
+    async def _prefetch(self, parts: Sequence[Part]) -> dict[ScoreLane, LaneMoved]:
+        store, wants = self.ctx.store, [part.wanted for part in parts]
+        if self._side and len(parts) > 1:  # rows of other lanes are read through the first
+            side = {table: [key for want in wants for key in want.get(table, ())] for table in self._side}
+            wants = [{table: keys for table, keys in want.items() if table not in side} for want in wants]
+            wants[0] |= {table: keys for table, keys in side.items() if keys}
+        asks = [(part.lane.lane, want) for part, want in zip(parts, wants, strict=True)]
+        waiting = [_outcome(store.prefetch(*ask)) for ask in asks]
+        if sum(store.lacks(*ask) for ask in asks) > 1:
+            found = await asyncio.gather(*waiting)
+        else:
+            found = [await each for each in waiting]
+        return {part.lane: error for part, error in zip(parts, found, strict=True) if error is not None}
+
+    async def _score(self, parts: Sequence[Part], made: dict[ScoreLane, Step | LaneMoved], clock: Laps) -> None:
+        self._rows.use([part.lane.lane for part in parts], owners_of(parts, self._side) or {})
+        joints = join(self._stages, self._rows, parts)
+        asked: list[Acknowledgements] = [[] for _ in parts]
+        for joint in joints:
+            joint.features()
+            if self.ctx.remote is None or not joint.remote:
+                joint.finish(joint.ask())
+        if self.ctx.remote is not None:
+            await self._ask_remotely(parts, [joint for joint in joints if joint.remote], self.ctx.remote, asked)
+        writes = [self.ctx.store.end_step(part.lane.lane, part.batch.next_offset - 1) for part in parts]
+        clock.lap("features_score")
+        others = self._hand_out(parts, joints)
+        clock.lap("encode")
+        shared = [await self.ctx.records.send(self.ctx.name(topic), records) for topic, records in others]
+        for part, own, written in zip(parts, asked, writes, strict=True):
+            # A lane that closes cancels what it waits for, which the others still want.
+            own += map(asyncio.shield, shared) if len(parts) > 1 else shared
+            made[part.lane] = await part.lane.send(part, written, own)
+        clock.lap("send")
+
+    async def _ask_remotely(
+        self, parts: Sequence[Part], joints: Sequence[Joint], remote: Asks, asked: Sequence[Acknowledgements]
+    ) -> None:
+        """Let inference workers say what their full models make of each part, and finish.
+
+        Adds the acknowledgements of the requests to ``asked``: one that is lost would be missing in a state.
+        """
+        wanted: list[list[tuple[int, Any]]] = [[] for _ in parts]
+        answers: list[dict[int, FloatMatrix]] = [{} for _ in joints]
+        for k, joint in enumerate(joints):
+            rows = rows_of(joint.stage.task, joint.featured)
+            for i, start, stop in joint.scored_rows():
+                wanted[i].append((k, rows.part(start, stop)))
+
+        async def ask(i: int) -> None:
+            found, sent = await remote.ask(parts[i].lane.lane[1], [rows for _, rows in wanted[i]], self.ctx.now())
+            asked[i].append(sent)
+            for (k, _), answer in zip(wanted[i], found, strict=True):
+                answers[k][i] = answer
+
+        await asyncio.gather(*(ask(i) for i, some in enumerate(wanted) if some))
+        for joint, found in zip(joints, answers, strict=True):
+            joint.finish(np.concatenate([found[i] for i in sorted(found)]) if found else None)
+
+    def _hand_out(self, parts: Sequence[Part], joints: Sequence[Joint]) -> list[tuple[str, list[Record]]]:
+        """Give each part its scores and their records; returns records that belong to no lane, by topic."""
+        now, others = self.ctx.now(), list[tuple[str, list[Record]]]()
+        for joint in joints:
+            name, scored = joint.stage.task.name, joint.out.scored
+            if scored is not None:
+                records = prediction_records(joint.stage, scored, now)
+                for i, start, stop in joint.scored_rows():
+                    parts[i].scored[name] = scored if len(parts) == 1 else scored.slice(start, stop)
+                    parts[i].predictions += records[start:stop]
+            others += update_records(name, joint.out.updates, now)
+        return others
+
+
+async def _outcome(fetch: Awaitable[None]) -> LaneMoved | None:
+    try:
+        await fetch
+    except LaneMoved as moved:
+        return moved
+    return None

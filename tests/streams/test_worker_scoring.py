@@ -1,0 +1,341 @@
+"""Batches of several lanes scored together: each lane keeps and sends what it would alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import orjson
+import pytest
+from faust.types import TP
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from online.full import columns
+from online.scoring import ScoringStage
+from online.task import TaskSpec
+from streams import topics
+from streams.full.remote.port import Rows
+from streams.log import Record
+from streams.ops.metrics import Metrics
+from streams.settings import Settings
+from streams.stores.errors import LaneMoved
+from streams.stores.redis import LaneStore
+from streams.transport import FetchedBatch, Sent, Ticket
+from streams.worker.lane import Step
+from streams.worker.score import ScoreLane
+from streams.worker.scoring import Scoring
+
+NOW, START = 1.8e9, 1.7e9
+LANES = 3
+
+TASKS = [
+    TaskSpec.from_toml(text)
+    for text in (
+        """
+name = "spend"
+stream = "user-events"
+entity = "user"
+types = ["purchase"]
+
+[[entities]]
+name = "user"
+key = "user_id"
+[[entities.aggregates]]
+name = "spent"
+value = "amount"
+ops = ["count", "mean"]
+windows = ["1h"]
+[[entities]]
+name = "merchant"
+key = "merchant_id"
+[[entities.aggregates]]
+name = "sold"
+ops = ["count"]
+windows = ["1h"]
+
+[model]
+kind = "logistic"
+""",
+        """
+name = "quiet"
+stream = "user-events"
+entity = "user"
+
+[[entities]]
+name = "user"
+key = "user_id"
+[[entities.aggregates]]
+name = "seen"
+ops = ["count"]
+windows = ["1d"]
+
+[model]
+kind = "logistic"
+
+[labels.silence]
+observe_s = "1m"
+horizon_s = "5m"
+""",
+    )
+]
+REMOTE = TaskSpec.from_toml(
+    """
+name = "far"
+stream = "user-events"
+entity = "user"
+
+[[entities]]
+name = "user"
+key = "user_id"
+[[entities.aggregates]]
+name = "seen"
+ops = ["count"]
+windows = ["1d"]
+
+[model]
+kind = "logistic"
+
+[full]
+remote = true
+"""
+)
+
+Event = tuple[int, int, float, bool]
+"""Lane, user of the lane, seconds since the event before, whether it is a purchase."""
+Round = list[Event]
+
+
+class EmptyRedis:
+    """Has no row; and says that a lane is elsewhere, of those in ``moved``."""
+
+    cluster = False
+
+    def __init__(self) -> None:
+        self.moved: set[int] = set()
+
+    async def run(self, *_: object) -> list[Any]:
+        return [None, []]
+
+    async def packed(self, payload: bytes, replies: int) -> list[Any]:
+        assert replies == 2
+        keys = int(payload[1 : payload.index(b"\r")]) - 1
+        position = b"elsewhere" if any(b"user-events-%d}" % lane in payload for lane in self.moved) else b""
+        return [[None] * keys, position]
+
+
+class Outbox:
+    """Keeps what is sent, by topic and partition."""
+
+    def __init__(self) -> None:
+        self.sent: dict[tuple[str, int], list[Record]] = {}
+
+    async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
+        self.sent.setdefault((topic, partition), []).extend(records)
+        done = asyncio.get_running_loop().create_future()
+        done.set_result([])
+        return done
+
+    async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
+        return await self.send_to(topic, -1, records)
+
+
+class Answers:
+    """In the place of inference workers: says of every row the entity's number and the partition that asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    async def ask(self, partition: int, asks: Sequence[Rows], now: float) -> tuple[list[Any], asyncio.Future[Any]]:
+        del now
+        self.asked.append((partition, len(asks[0].event_id)))
+        made = [np.zeros((len(rows.entity_id), len(columns(rows.spec)))) for rows in asks]
+        for rows, into in zip(asks, made, strict=True):
+            assert len(rows.ts) == len(rows.x) == len(rows.event_id) == len(rows.entity_id)
+            into[:, 0] = [float(entity.split("-")[1]) for entity in rows.entity_id]
+            into[:, 1] = 1.0
+        await asyncio.sleep(0)
+        done = asyncio.get_running_loop().create_future()
+        done.set_result([])
+        return made, done
+
+
+@dataclass
+class Context:
+    """As much of a worker's context as scoring needs."""
+
+    link: EmptyRedis = field(default_factory=EmptyRedis)
+    records: Outbox = field(default_factory=Outbox)
+    settings: Settings = field(default_factory=Settings)
+    metrics: Metrics = field(default_factory=Metrics)
+    remote: Answers | None = None
+
+    def __post_init__(self) -> None:
+        self.store = LaneStore(cast(Any, self.link))
+        self.store.declare_side("spend.merchant", topics.ENTITY_UPDATES, LANES)
+
+    def now(self) -> float:
+        return NOW
+
+    def name(self, topic: str) -> str:
+        return topic
+
+
+class Lanes:
+    """The score lanes of one worker."""
+
+    def __init__(self, tasks: Sequence[TaskSpec] = TASKS, remote: Answers | None = None) -> None:
+        self.ctx = ctx = Context(remote=remote)
+        self.next = [0] * LANES
+        self.scoring = Scoring(cast(Any, ctx), lambda rows: [ScoringStage(task, rows, side=True) for task in tasks])
+        self.lanes = [
+            ScoreLane(
+                (topics.USER_EVENTS, p), cast(Any, ctx), lambda: [ScoringStage(t, ctx.store, side=True) for t in tasks],
+                self.scoring,
+            )
+            for p in range(LANES)
+        ]  # fmt: skip
+
+    async def open(self) -> Lanes:
+        for lane in self.lanes:
+            await lane.open()
+        return self
+
+    def batch(self, lane: int, records: list[Record]) -> FetchedBatch:
+        start, stop = self.next[lane], self.next[lane] + len(records)
+        self.next[lane] = stop
+        ticket = Ticket(TP(topics.USER_EVENTS, lane), start, stop, 0)
+        return FetchedBatch(topics.USER_EVENTS, lane, start, stop, records, ticket)
+
+    async def compute(self, batches: Sequence[FetchedBatch]) -> list[Step | LaneMoved]:
+        return await self.scoring.compute([(self.lanes[b.partition], b) for b in batches])
+
+
+def records_of(events: Sequence[tuple[int, Event]], at: float, user: str = "u{lane}-{user}") -> list[Record]:
+    """``events``: number and event; a merchant is one lane's own, whose rows others may not see."""
+    made = []
+    for number, (lane, who, after, bought) in events:
+        at += after
+        event = {
+            "v": 1,
+            "event_id": f"e{number}",
+            "type": "purchase" if bought else "view",
+            "ts": at,
+            "amount": 1.5 + number,
+            "user_id": user.format(lane=lane, user=who),
+            "merchant_id": f"m{lane}",
+        }
+        made.append(Record(b"", orjson.dumps(event) if number % 7 else b"{}", at))
+    return made
+
+
+def kept(step: Step | LaneMoved) -> tuple[Any, ...]:
+    """What a step will write."""
+    assert isinstance(step, Step)
+    writes = step.writes
+    rows = [
+        (c.table, [c.cache.frames[slot] for slot in c.slots], c.rows.tobytes(), c.updated.tolist())
+        for c in writes.changes
+    ]
+    return step.batch.partition, step.expected, rows, writes.clocks, step.mark, step.journal, step.drop
+
+
+rounds = st.lists(
+    st.lists(
+        st.tuples(st.integers(0, LANES - 1), st.integers(0, 3), st.floats(0.0, 200.0), st.booleans()),
+        min_size=1,
+        max_size=12,
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(rounds)
+@settings(deadline=None, max_examples=60)
+def test_lanes_together_keep_and_send_what_each_does_alone(given_rounds: list[Round]) -> None:
+    async def go() -> None:
+        together, alone = await Lanes().open(), await Lanes().open()
+        number, at = 1, START
+        for events in given_rounds:
+            numbered = list(enumerate(events, number))
+            number += len(events)
+            of_lane = [[e for e in numbered if e[1][0] == lane] for lane in range(LANES)]
+            records = {lane: records_of(some, at) for lane, some in enumerate(of_lane) if some}
+            at += 1000.0
+            batches = [[lanes.batch(lane, some) for lane, some in records.items()] for lanes in (together, alone)]
+            made = await together.compute(batches[0])
+            apart = [step for batch in batches[1] for step in await alone.compute([batch])]
+            assert [kept(step) for step in made] == [kept(step) for step in apart]
+            for lanes, steps in ((together, made), (alone, apart)):
+                for step in steps:
+                    assert isinstance(step, Step)
+                    lanes.lanes[step.batch.partition].next_offset = step.batch.next_offset
+        for key, records_alone in alone.ctx.records.sent.items():
+            assert sorted(together.ctx.records.sent.pop(key)) == sorted(records_alone)
+        assert not any(together.ctx.records.sent.values())
+
+    asyncio.run(go())
+
+
+def test_predictions_of_each_lane_are_in_the_order_of_its_events() -> None:
+    async def go() -> None:
+        lanes = await Lanes(TASKS[:1]).open()
+        records = [
+            records_of([(10 * lane + i, (lane, i % 2, 1.0, True)) for i in (1, 2, 3)], START) for lane in range(3)
+        ]
+        await lanes.compute([lanes.batch(lane, some) for lane, some in enumerate(records)])
+        for lane in range(LANES):
+            sent = [orjson.loads(r.value) for r in lanes.ctx.records.sent[topics.PREDICTIONS, lane]]
+            assert [p["event_id"] for p in sent] == [f"e{10 * lane + i}" for i in (1, 2, 3) if (10 * lane + i) % 7]
+
+    asyncio.run(go())
+
+
+def test_an_entity_in_two_partitions_has_a_row_in_each() -> None:
+    async def go() -> None:
+        together, alone = await Lanes(TASKS[:1]).open(), await Lanes(TASKS[:1]).open()
+        for first, at in ((1, START), (20, START + 60.0)):
+            records = [
+                records_of([(first + i, (lane, 0, 1.0, True)) for i in range(3)], at, "same") for lane in range(LANES)
+            ]
+            made = await together.compute([together.batch(lane, some) for lane, some in enumerate(records)])
+            apart = [
+                step for lane, some in enumerate(records) for step in await alone.compute([alone.batch(lane, some)])
+            ]
+            assert [kept(step)[2] for step in made] == [kept(step)[2] for step in apart]
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("moved", [{0}, {1, 2}, {0, 1, 2}])
+def test_lanes_that_have_moved_are_told_and_the_others_are_scored(moved: set[int]) -> None:
+    async def go() -> None:
+        lanes = await Lanes(TASKS[:1]).open()
+        lanes.ctx.link.moved = moved
+        records = [records_of([(lane + 1, (lane, 0, 1.0, True))], START) for lane in range(LANES)]
+        made = await lanes.compute([lanes.batch(lane, some) for lane, some in enumerate(records)])
+        assert {lane for lane, step in enumerate(made) if isinstance(step, LaneMoved)} == moved
+        assert {p for topic, p in lanes.ctx.records.sent if topic == topics.PREDICTIONS} == set(range(LANES)) - moved
+
+    asyncio.run(go())
+
+
+def test_each_partition_asks_inference_workers_for_its_own() -> None:
+    async def go() -> None:
+        lanes = await Lanes([REMOTE], remote=Answers()).open()
+        of_lane = [[(10 * lane + i, (lane, i, 1.0, True)) for i in range(1, lane + 2)] for lane in range(LANES)]
+        batches = [lanes.batch(lane, records_of(some, START)) for lane, some in enumerate(of_lane)]
+        await lanes.compute(batches)
+        assert lanes.ctx.remote is not None
+        answered = [len([n for n, _ in some if n % 7]) for some in of_lane]
+        assert lanes.ctx.remote.asked == list(enumerate(answered))
+        for lane in range(LANES):
+            for record in lanes.ctx.records.sent[topics.PREDICTIONS, lane]:
+                prediction = orjson.loads(record.value)
+                assert prediction["features"]["full.logit"] == float(prediction["entity_id"].split("-")[1])
+
+    asyncio.run(go())
