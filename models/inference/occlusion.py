@@ -28,7 +28,7 @@ from models.types import (
 
 USUAL_FILE: Final = "usual.json"
 """Of an artefact."""
-SHARE: Final = 0.02
+SHARE: Final = 0.05
 """Of all events, by the labelled ones: so many have a logit that is explained."""
 _CELLS: Final = 1 << 17
 """Floats of ``x`` that are asked at once."""

@@ -154,8 +154,8 @@ class BesideFull:
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """The member's times its share, and the full model's log-odds above the member's reference times its own.
 
-        Both start from one reference; the columns ``(n, F)`` add up to the answer's log-odds above it. Against 0 a full model would
-        speak against every event that is not more likely than not, of which a rare kind has few.
+        Both start from one reference; the columns ``(n, F)`` add up to the answer's log-odds above it. Against 0 a full
+        model would speak against every event that is not more likely than not, of which a rare kind has few.
         """
         seen, (full, known) = self._seen(x), self._full(x)
         share, own = np.where(known, self.share, 0.0), self.members[0].contributions(seen)

@@ -20,7 +20,7 @@ from streams.demo.warmup import planned_events
 from streams.errors import UsageError
 from streams.log import EmbeddedLog, Record
 
-SIZE = ("--days", "3", "--events", "9000", "--seed", "11")
+SIZE = ("--days", "3", "--events", "6000", "--seed", "11")
 FULL_SPEED = ("--full-speed",)
 PACED = ("--seconds", "20", "--checkpoint-every", "0.2")
 OUTPUTS = ("predictions", "alerts", "examples", "dead-letters", "retrain-requests")

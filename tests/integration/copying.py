@@ -96,9 +96,9 @@ def copiers(logs: Path) -> Iterator[Callable[..., Worker]]:
             worker.process.wait()
 
 
-def make_topics(broker: Broker, *names: str) -> None:
+def make_topics(broker: Broker, *names: str, partitions: int = PARTITIONS) -> None:
     admin = KafkaAdminClient(bootstrap_servers=broker.address)
-    admin.create_topics([NewTopic(name, PARTITIONS, -1) for name in names])
+    admin.create_topics([NewTopic(name, partitions, -1) for name in names])
     admin.close()
 
 

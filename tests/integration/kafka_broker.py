@@ -107,12 +107,12 @@ def find_jars() -> Path:
     raise NoKafka(HOW_TO_GET_ONE + (f"; {with_jars[0]} is there, but no java on the PATH" if with_jars else ""))
 
 
-def find_broker(directory: Path) -> Broker:
-    """The first Kafka there is, not started yet; raises `NoKafka` with what to do about it."""
+def find_broker(directory: Path, *, quick: bool = False) -> Broker:
+    """The first Kafka there is, not started yet; raises `NoKafka` with what to do about it. ``quick``: `JavaBroker`."""
     if address := os.environ.get("WEIR_TEST_KAFKA"):
         return Broker(address, "named by WEIR_TEST_KAFKA")
     try:
-        return JavaBroker(find_jars(), directory)
+        return JavaBroker(find_jars(), directory, quick=quick)
     except NoKafka:
         docker = ["docker", "info"]
         if shutil.which("docker") and subprocess.run(docker, capture_output=True, check=False).returncode == 0:

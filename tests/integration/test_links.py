@@ -1,4 +1,4 @@
-"""The transport over bad links: slow, cut, half-open, a broker that is away, one of three brokers killed.
+"""The transport over bad links: slow, cut, half-open, a broker that is away; one of three killed: test_kill_loop.py.
 
 Nothing may be lost; what was in work when a link went may come twice. ``WEIR_LONG=1`` makes the troubles longer. Run
 with ``-s`` to see what was measured.
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kafka.admin import KafkaAdminClient
 
 from streams.log import Record
 from tests.integration.copying import (
@@ -23,18 +22,17 @@ from tests.integration.copying import (
     copiers,
     flowing_since,
     make_topics,
-    pauses,
     produce,
     read,
     wait_copied,
 )
-from tests.integration.kafka_broker import Broker, NoKafka, eventually, find_jars, free_ports, unavailable
-from tests.integration.kafka_node import JavaBroker, JavaCluster
+from tests.integration.kafka_broker import Broker, NoKafka, find_jars, free_ports, unavailable
+from tests.integration.kafka_node import JavaBroker
 from tests.integration.proxy import Proxy
 
 pytestmark = pytest.mark.integration
 LONG = os.environ.get("WEIR_LONG") == "1"
-AWAY_S, CUT_S, HALF_OPEN_S = (30, 30, 20) if LONG else (8, 5, 8)
+AWAY_S, CUT_S, HALF_OPEN_S = (30, 30, 20) if LONG else (6, 3, 7)
 IN_FLIGHT = PARTITIONS * 500 * 3
 """Records that are in work at most: batches of 500, three a partition. As many may repeat each time a link breaks."""
 
@@ -105,7 +103,7 @@ def test_a_slow_link_delays_and_loses_nothing(
     link.proxy.delay(there_ms=50, back_ms=50, jitter_ms=20)
     with link.load():
         link.flows()
-        link.stands(3)
+        link.stands(1.5)
     link.check("100 ms a round trip", 0)
 
 
@@ -155,46 +153,3 @@ def test_a_large_record_passes(linked: tuple[JavaBroker, Proxy], start_worker: C
     wait_copied(link.direct, link.source, link.target, link.worker)
     assert [len(r.value.split(b":", 3)[3]) for r in read(link.direct, link.target)] == [900_000]
     assert link.worker.end() == 0
-
-
-def leaders(cluster: JavaCluster, topic: str) -> dict[int, int]:
-    """Broker of each partition."""
-    admin = KafkaAdminClient(bootstrap_servers=cluster.address)
-    try:
-        (described,) = admin.describe_topics([topic])
-        return {p["partition_index"]: p["leader_id"] for p in described["partitions"]}
-    finally:
-        admin.close()
-
-
-def test_a_leader_of_three_is_killed_and_comes_back(kafka3: JavaCluster, start_worker: Callable[..., Worker]) -> None:
-    source, target = "source", "target"
-    eventually(lambda: all_joined(kafka3), 40, "three brokers in the cluster")
-    make_topics(kafka3, source, target)
-    worker = start_worker(kafka3, source, target)
-    with Load(kafka3, source):
-        began = time.time()
-        worker.until(lambda: flowing_since([worker], began), "at work", 60)
-        leader = leaders(kafka3, target)[0]
-        killed = time.time()
-        kafka3.kill(leader)
-        worker.until(lambda: flowing_since([worker], killed + 1), "at work with two", 60)
-        moved = leaders(kafka3, target)
-        kafka3.revive(leader)
-        revived = time.time()
-        worker.until(lambda: flowing_since([worker], revived), "at work with three", 60)
-    assert leader not in moved.values()
-    wait_copied(kafka3, source, target, worker)
-    repeats = check_nothing_lost(kafka3, source, target)
-    longest = max(pauses([worker], killed, range(PARTITIONS)).values())
-    print(f"\na leader of three killed: longest pause of a partition {longest:.1f} s; {repeats} repeats")
-    assert repeats <= IN_FLIGHT
-    assert worker.end() == 0
-
-
-def all_joined(cluster: JavaCluster) -> bool:
-    admin = KafkaAdminClient(bootstrap_servers=cluster.address)
-    try:
-        return len(admin.describe_cluster()["brokers"]) == len(cluster.brokers)
-    finally:
-        admin.close()

@@ -58,46 +58,68 @@ def weir_toml(directory: Path, secured: Secured, **changes: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
-def test_records_pass_over_tls_and_sasl(
-    secure_kafka: Secured, tmp_path: Path, mechanism: str, start_worker: Callable[..., Worker]
+def test_records_pass_over_tls_and_every_kind_of_sasl(
+    secure_kafka: Secured, tmp_path: Path, start_worker: Callable[..., Worker]
 ) -> None:
     broker, secrets = secure_kafka
     direct = Broker(broker.direct, "its own door")  # where tests need no password
-    source, target = f"source-{mechanism}", f"target-{mechanism}"
-    make_topics(direct, source, target)
-    allow(direct, "weir", f"g-{source}", source, target)
-    produce(direct, source, some(500))
-    worker = start_worker(
-        direct, source, target, "--config", weir_toml(tmp_path, secure_kafka, sasl_mechanism=mechanism)
-    )
-    wait_copied(direct, source, target, worker)
-    assert check_nothing_lost(direct, source, target) == 0
-    assert worker.end() == 0
-    assert secrets.users["weir"] not in worker.log
+    workers: dict[str, Worker] = {}
+    for mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
+        source, target = f"source-{mechanism}", f"target-{mechanism}"
+        make_topics(direct, source, target)
+        allow(direct, "weir", f"g-{source}", source, target)
+        produce(direct, source, some(500))
+        (folder := tmp_path / mechanism).mkdir()
+        config = weir_toml(folder, secure_kafka, sasl_mechanism=mechanism)
+        workers[mechanism] = start_worker(direct, source, target, "--config", config)
+    for mechanism, worker in workers.items():
+        wait_copied(direct, f"source-{mechanism}", f"target-{mechanism}", worker)
+        assert check_nothing_lost(direct, f"source-{mechanism}", f"target-{mechanism}") == 0
+        assert worker.end() == 0
+        assert secrets.users["weir"] not in worker.log
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"password": "hush-hush"}, "The broker refused user 'weir': check username, password and sasl_mechanism"),
-        ({"sasl_mechanism": "PLAIN", "password": "hush-hush"}, "The broker refused user 'weir'"),
-        ({"ca_file": "other"}, "Set ca_file to the authority that signed the broker's certificate"),
-        ({"security_protocol": "SASL_PLAINTEXT", "ca_file": ""}, "it may want TLS or SASL"),
-    ],
-    ids=["wrong password", "wrong password, plain", "untrusted authority", "no TLS"],
-)
+REFUSED = {
+    "wrong password": (
+        {"password": "hush-hush"}, "The broker refused user 'weir': check username, password and sasl_mechanism"
+    ),
+    "wrong password, plain": (
+        {"sasl_mechanism": "PLAIN", "password": "hush-hush"}, "The broker refused user 'weir'"
+    ),
+    "untrusted authority": (
+        {"ca_file": "other-ca.pem"}, "Set ca_file to the authority that signed the broker's certificate"
+    ),
+    "no TLS": (
+        {"security_protocol": "SASL_PLAINTEXT", "ca_file": ""}, "it may want TLS or SASL"
+    ),
+}  # fmt: skip
+"""Settings that no broker lets in, and what a worker says to them."""
+
+
+@pytest.fixture(scope="module")
+def refused(secure_kafka: Secured, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Worker]]:
+    """Workers that are not let in, all started at once; they end by themselves."""
+    broker, secrets = secure_kafka
+    with copiers(tmp_path_factory.mktemp("refused")) as start:
+        found: dict[str, Worker] = {}
+        for name, (changes, _) in REFUSED.items():
+            if changes.get("ca_file"):
+                changes = {"ca_file": str(secrets.directory / changes["ca_file"])}
+            config = weir_toml(tmp_path_factory.mktemp("refused"), secure_kafka, **changes)
+            found[name] = start(broker, "any", "other", "--config", config)
+        yield found
+
+
+@pytest.mark.parametrize("name", REFUSED)
 def test_a_link_that_is_refused_ends_the_worker_with_a_reason(
-    secure_kafka: Secured, tmp_path: Path, start_worker: Callable[..., Worker], changes: dict[str, str], says: str
+    secure_kafka: Secured, refused: dict[str, Worker], name: str
 ) -> None:
-    if changes.get("ca_file") == "other":
-        changes = {"ca_file": str(secure_kafka[1].directory / "other-ca.pem")}
-    worker = start_worker(secure_kafka[0], "any", "other", "--config", weir_toml(tmp_path, secure_kafka, **changes))
-    assert worker.process.wait(30) != 0
-    assert f"no broker at {secure_kafka[0].address} takes us" in worker.log
-    assert says in worker.log
+    worker, (broker, secrets) = refused[name], secure_kafka
+    assert worker.process.wait(40) != 0
+    assert f"no broker at {broker.address} takes us" in worker.log
+    assert REFUSED[name][1] in worker.log
     assert "hush" not in worker.log
-    assert secure_kafka[1].users["weir"] not in worker.log
+    assert secrets.users["weir"] not in worker.log
 
 
 def test_a_user_without_rights_ends_the_worker_naming_what_is_missing(

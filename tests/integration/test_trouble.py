@@ -1,7 +1,7 @@
 """Bad records, a bad store and a bad network: no loss, no skip, a clear log, and recovery by itself.
 
 Workers must live through all of it: none may end, and none may need a restart. ``WEIR_TROUBLE_SECONDS`` is how long the
-store and the brokers are away (10; the long run takes 30). What is compared with what: see chaos/checker.py.
+store and the brokers are away (5; the long run takes 30). What is compared with what: see chaos/checker.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.integration.redis_server import NamedRedis, RedisServer
 
 pytestmark = pytest.mark.integration
 
-AWAY_S = float(os.environ.get("WEIR_TROUBLE_SECONDS", "10"))
+AWAY_S = float(os.environ.get("WEIR_TROUBLE_SECONDS", "5"))
 PLAN = StreamPlan(seed=11, users=120, label_delay=200)
 RECOVERY_S = 120.0
 RATE = 200.0

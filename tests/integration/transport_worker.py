@@ -53,10 +53,12 @@ def build(args: argparse.Namespace) -> BatchApp:
     fields = {"max_batch": args.max_batch, "commit_interval_s": 0.1, "when_deleted": args.when_deleted}
     if args.session_timeout_s:
         fields |= {"session_timeout_s": args.session_timeout_s, "request_timeout_s": args.session_timeout_s + 5}
+    if args.hook_timeout_s:
+        fields["hook_timeout_s"] = args.hook_timeout_s
     settings = load_settings(args.config, bootstrap=None if args.config else args.bootstrap)
     app = BatchApp.from_settings(settings, args.group, args.instance_id, **fields)
 
-    delays = [args.first_delay_s] if args.first_delay_s else []
+    holds = [args.first_until] if args.first_until else []
 
     async def copy(stream: Any) -> None:
         async for batch in app.batches(stream):
@@ -64,7 +66,10 @@ def build(args: argparse.Namespace) -> BatchApp:
             say(batch=[batch.partition, batch.base_offset, len(batch.records)], in_flight=in_flight)
             if any(r.value == b"poison" for r in batch.records):
                 raise RuntimeError("a record that the stage cannot take")
-            await asyncio.sleep(delays.pop() if delays else args.delay_s)
+            while holds and not holds[0].exists():
+                await asyncio.sleep(0.02)
+            holds.clear()
+            await asyncio.sleep(args.delay_s)
             app.complete_after(batch, await app.records.send(args.target, copies(batch)))
             rewinds.maybe(app)
 
@@ -100,10 +105,11 @@ def main() -> None:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--instance-id")
     parser.add_argument("--delay-s", type=float, default=0.0)
-    parser.add_argument("--first-delay-s", type=float, help="of the first batch, instead of --delay-s")
+    parser.add_argument("--first-until", type=Path, help="the first batch is in work until this file is there")
     parser.add_argument("--max-batch", type=int, default=500)
     parser.add_argument("--when-deleted", default="stop")
     parser.add_argument("--session-timeout-s", type=float)
+    parser.add_argument("--hook-timeout-s", type=float)
     parser.add_argument("--starts", default="{}")
     parser.add_argument("--start-fails", choices=["raise", "hang"])
     parser.add_argument("--rewinds", type=int, default=0)

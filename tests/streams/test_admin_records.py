@@ -349,17 +349,19 @@ def test_without_kafka_python_the_other_commands_work_and_these_say_what_to_inst
     program = (
         "import sys; sys.modules['kafka'] = None\n"
         "from streams.cli import main\n"
-        "sys.argv[1:] = sys.argv[1].split()\n"
-        "main.run()"
+        "for command in ('--version', 'topics check', 'tail alerts', 'dlq list'):\n"
+        "    sys.argv[1:] = command.split()\n"
+        "    try:\n"
+        "        main.run()\n"
+        "    except SystemExit as end:\n"
+        "        print(command, 'ended with', end.code, file=sys.stderr)\n"
     )
-
-    def weir(arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", program, arguments]
-        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-
-    assert weir("--version").returncode == 0
-    for arguments in ("topics check", "tail alerts", "dlq list"):
-        done = weir(arguments)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "error: this command needs kafka-python" in done.stderr
-        assert "pip install 'weir[kafka]'" in done.stderr
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert (done.stdout.count("\n"), done.stdout.startswith("weir ")) == (1, True), done.stdout
+    first, *others = done.stderr.splitlines()
+    assert first == "--version ended with 0"
+    refused = ("topics check", "tail alerts", "dlq list")
+    for command, error, ended in zip(refused, others[::2], others[1::2], strict=True):
+        assert error.startswith("error: this command needs kafka-python"), error
+        assert "pip install 'weir[kafka]'" in error
+        assert ended == f"{command} ended with 2"
