@@ -169,7 +169,8 @@ class LabelLane:
 
     def put(self, batch: FetchedBatch) -> None:
         """Take a batch of labels or predictions; the consumer bounds how many wait."""
-        self._inbox.put_nowait(self._reader.decode(batch))
+        if self.ctx.consumer.take(batch):
+            self._inbox.put_nowait(self._reader.decode(batch))
 
     async def hand_over(self, sent: list[Sent], scored: dict[str, Scored]) -> None:
         """Take predictions that the brokers have acknowledged, in the order in which they were sent."""
