@@ -14,6 +14,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -128,16 +129,27 @@ class BatchProducer:
         sending: list[_Sending] = []
         for partition, rows in await self._lanes(topic, columns):
             sending += await self._enqueue(topic, partition, columns, rows)
-        return asyncio.ensure_future(self._all(topic, sending))
+        return self._delivery(topic, sending)
 
     async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         """`send`, but to one partition whatever the keys; raises ``UsageError`` when the topic does not have it."""
+        (delivery,) = await self.send_parts(topic, [(partition, records)])
+        return delivery
+
+    async def send_parts(
+        self, topic: str, parts: Sequence[tuple[int, Sequence[Record]]]
+    ) -> list[asyncio.Future[list[Sent]]]:
+        """`send_to` for each of some partitions with its records, in fewer steps; a future for each."""
         self._usable()
-        columns = self._columns(topic, records)
-        if not 0 <= partition < (count := await self.partition_count(topic)):
-            raise UsageError(f"topic {topic!r} has partitions 0 to {count - 1}, so none is {partition}; correct it")
-        sending = await self._enqueue(topic, partition, columns, np.arange(len(records)))
-        return asyncio.ensure_future(self._all(topic, sending))
+        columns = self._columns(topic, [record for _, records in parts for record in records])
+        count = await self.partition_count(topic)
+        if wrong := [partition for partition, _ in parts if not 0 <= partition < count]:
+            raise UsageError(f"topic {topic!r} has partitions 0 to {count - 1}, so none is {wrong[0]}; correct it")
+        cuts = pairwise(accumulate((len(records) for _, records in parts), initial=0))
+        return [
+            self._delivery(topic, await self._enqueue(topic, partition, columns, np.arange(start, stop)))
+            for (partition, _), (start, stop) in zip(parts, cuts, strict=True)
+        ]
 
     async def send_and_wait(self, topic: str, records: Sequence[Record]) -> list[Sent]:
         """Send records and wait for their acknowledgement."""
@@ -202,14 +214,42 @@ class BatchProducer:
             except KafkaError as error:
                 raise self._fail(topic, error) from error
 
-    async def _all(self, topic: str, sending: list[_Sending]) -> list[Sent]:
-        results: list[Any] = await asyncio.gather(*[b.acknowledged for b in sending], return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise self._fail(topic, result) from result
-            if result.offset < 0:  # a repeated request found the batch there, too long ago for the broker to say where
-                raise self._fail(topic, KafkaError("the broker has the records and does not know any more where"))
-        return [Sent(batch.partition, at.offset, batch.count) for batch, at in zip(sending, results, strict=True)]
+    def _delivery(self, topic: str, sending: list[_Sending]) -> asyncio.Future[list[Sent]]:
+        """Ends when all of ``sending`` has been answered."""
+        delivery: asyncio.Future[list[Sent]] = asyncio.get_running_loop().create_future()
+        left = len(sending)
+
+        def answered(_: asyncio.Future[Any] | None) -> None:
+            nonlocal left
+            left -= 1
+            if left > 0:
+                return
+            try:
+                sent = [self._sent(topic, batch) for batch in sending]
+            except DeliveryError as error:
+                if not delivery.done():
+                    delivery.set_exception(error)
+            else:
+                if not delivery.done():
+                    delivery.set_result(sent)
+
+        for batch in sending:
+            batch.acknowledged.add_done_callback(answered)
+        if not sending:
+            answered(None)
+        return delivery
+
+    def _sent(self, topic: str, batch: _Sending) -> Sent:
+        """Where an answered batch is; raises ``DeliveryError``, after which the producer takes nothing more."""
+        if batch.acknowledged.cancelled():
+            raise self._fail(topic, KafkaError("the producer gave the records up"))
+        error = batch.acknowledged.exception()
+        if error is not None:
+            raise self._fail(topic, error) from error
+        offset = batch.acknowledged.result().offset
+        if offset < 0:  # a repeated request found the batch there, too long ago for the broker to say where
+            raise self._fail(topic, KafkaError("the broker has the records and does not know any more where"))
+        return Sent(batch.partition, offset, batch.count)
 
     def _fail(self, topic: str, error: BaseException) -> DeliveryError:
         """Remember that order and delivery are not known any more."""

@@ -28,6 +28,9 @@ class Records(Protocol):
     async def send_to(  # noqa: D102
         self, topic: str, partition: int, records: Sequence[Record]
     ) -> asyncio.Future[list[Sent]]: ...
+    async def send_parts(  # noqa: D102
+        self, topic: str, parts: Sequence[tuple[int, Sequence[Record]]]
+    ) -> list[asyncio.Future[list[Sent]]]: ...
 
 
 class Consumer(Protocol):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LINGER_S: Final = 0.03
+LINGER_S: Final = 0.05
 """How long acknowledged batches are gathered for one write. Outputs are out by then; only completion waits."""
 MAX_ROWS: Final = 4_000
 """Rows of one write, but for the last step's: the store does nothing else meanwhile, some 6 us a row."""

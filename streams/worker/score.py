@@ -104,16 +104,20 @@ class ScoreLane(RowLane):
             self.intake.mark(), journal, drop,
         )  # fmt: skip
 
-    async def send(self, part: Part, writes: Writes, others: list[asyncio.Future[Any]]) -> Step:
-        """Put everything of a scored part on its way; ``others`` are acknowledgements that it waits for, too."""
-        batch, records, m = part.batch, self.ctx.records, self.ctx.metrics
-        sent = await records.send_to(self.ctx.name(topics.PREDICTIONS), self.lane[1], part.predictions)
+    async def step(
+        self, part: Part, writes: Writes, sent: asyncio.Future[list[Sent]], others: list[asyncio.Future[Any]]
+    ) -> Step:
+        """Put the rest of a scored part on its way, whose predictions were ``sent``.
+
+        ``others`` are acknowledgements that it waits for, too.
+        """
+        batch, m = part.batch, self.ctx.metrics
         bad = refused_of(batch, part.refused)
         others += await self._letters.send(batch.topic, batch.partition, len(batch.records), bad)
         for stage, rows in zip(self.stages, part.prepared, strict=True):
             if rows.fired is not None and len(rows.fired.labels):
                 told = timer_records(stage.task.name, rows.fired.labels, self.ctx.now())
-                others.append(await records.send(self.ctx.name(topics.LABELS), told))
+                others.append(await self.ctx.records.send(self.ctx.name(topics.LABELS), told))
         m.scored(batch, part.events, part.duplicates)
         sent.add_done_callback(lambda _: m.latency(batch, self.ctx.now(), part.written))
 

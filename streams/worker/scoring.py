@@ -18,6 +18,7 @@ import numpy as np
 from online.batch import FloatMatrix
 from online.features.store import FeatureStore
 from online.scoring import ScoringStage
+from streams import topics
 from streams.full.remote.port import Asks, rows_of
 from streams.log import Record
 from streams.ops.metrics import Laps
@@ -206,11 +207,13 @@ class Scoring:
         clock.lap("features_score")
         others = self._hand_out(parts, joints)
         clock.lap("encode")
-        shared = [await self.ctx.records.send(self.ctx.name(topic), records) for topic, records in others]
-        for part, own, written in zip(parts, asked, writes, strict=True):
+        records, name = self.ctx.records, self.ctx.name
+        sent = await records.send_parts(name(topics.PREDICTIONS), [(p.lane.lane[1], p.predictions) for p in parts])
+        shared = [await records.send(name(topic), updates) for topic, updates in others]
+        for part, predictions, own, written in zip(parts, sent, asked, writes, strict=True):
             # A lane that closes cancels what it waits for, which the others still want.
             own += map(asyncio.shield, shared) if len(parts) > 1 else shared
-            made[part.lane] = await part.lane.send(part, written, own)
+            made[part.lane] = await part.lane.step(part, written, predictions, own)
         clock.lap("send")
 
     async def _ask_remotely(

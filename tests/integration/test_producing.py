@@ -48,9 +48,13 @@ def test_a_send_tells_where_its_records_are(kafka: Broker, new_topic: NewTopic) 
         assert await (await producer.send(topic, [])) == await (await producer.send_to(topic, 2, [])) == []
         with pytest.raises(UsageError, match="has partitions 0 to 2, so none is 3"):
             await producer.send_to(topic, 3, some(1))
+        with pytest.raises(UsageError, match="has partitions 0 to 2, so none is 7"):
+            await producer.send_parts(topic, [(0, some(1)), (7, some(1))])
+        parts = [(2, some(200, 600)), (0, some(200, 800)), (2, some(200, 1_000))]
+        futures += await producer.send_parts(topic, parts)
         sent = await asyncio.gather(*futures)
         await producer.stop()
-        return [(*call, where) for call, where in zip(calls, sent, strict=True)]
+        return [(*call, where) for call, where in zip([*calls, *parts], sent, strict=True)]
 
     calls = asyncio.run(run())
     there = {(r.partition, r.offset): r.value for r in read(kafka, topic)}
@@ -62,7 +66,7 @@ def test_a_send_tells_where_its_records_are(kafka: Broker, new_topic: NewTopic) 
         assert sorted(there[place] for place in places) == sorted(r.value for r in records)
         if partition is not None:
             assert [there[place] for place in places] == [r.value for r in records]
-    assert len(there) == 600
+    assert len(there) == 1_200
 
 
 def test_calls_keep_their_order(kafka: Broker, new_topic: NewTopic) -> None:

@@ -139,6 +139,11 @@ class Outbox:
         done.set_result([])
         return done
 
+    async def send_parts(
+        self, topic: str, parts: Sequence[tuple[int, Sequence[Record]]]
+    ) -> list[asyncio.Future[list[Sent]]]:
+        return [await self.send_to(topic, partition, records) for partition, records in parts]
+
     async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         return await self.send_to(topic, -1, records)
 
