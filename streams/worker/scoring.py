@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 MOST_RECORDS: Final = 2048
 """Computed together, but for the last batch: nothing else runs in the process meanwhile."""
-AT_ONCE: Final = 2
-"""Computations under way: while one waits for rows of Redis, another has the processor."""
 
 Taken = Sequence[tuple["ScoreLane", FetchedBatch]]
 Acknowledgements = list[asyncio.Future[Any]]
@@ -60,22 +59,24 @@ class Scoring:
         self._arrived = 0
         """Batches, since the start."""
         self._news = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._busy: set[ScoreLane] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- life ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to take batches."""
         if not self._tasks:
-            self._tasks = [asyncio.ensure_future(self._guard()) for _ in range(AT_ONCE)]
+            self._spawn(self._dispatch)
 
     async def stop(self) -> None:
         """Forget what waits and what is under way; the lanes have to be closed."""
-        tasks, self._tasks = self._tasks, []
+        tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._waiting.clear()
+        self._busy.clear()
 
     def put(self, lane: ScoreLane, batch: FetchedBatch) -> None:
         """Take a batch of a lane; the consumer bounds how many wait."""
@@ -83,15 +84,25 @@ class Scoring:
         self._arrived += 1
         self._news.set()
 
-    async def _guard(self) -> None:
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.ensure_future(self._guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _dispatch(self) -> None:
+        """Compute whatever waits; while one computation waits for Redis or for brokers, another lane's goes on."""
+        while True:
+            self._news.clear()
+            await self._gather()
+            if lanes := self._ready():
+                self._busy.update(lanes)
+                self._spawn(partial(self._run, lanes))
+            else:
+                await self._news.wait()
+
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            while True:
-                self._news.clear()
-                await self._gather()
-                if lanes := self._ready():
-                    await self._run(lanes)
-                else:
-                    await self._news.wait()
+            await work()
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, going on would skip a batch
@@ -109,7 +120,7 @@ class Scoring:
         ready: list[ScoreLane] = []
         records = 0
         for lane, batches in self._waiting.items():
-            if batches and not lane.lock.locked():
+            if batches and lane not in self._busy:
                 ready.append(lane)
                 records += len(batches[0].records)
                 if records >= MOST_RECORDS:
@@ -137,6 +148,7 @@ class Scoring:
                 lane.lock.release()
         for lane, error in moved:
             await lane.rewind(error)
+        self._busy.difference_update(lanes)
         self._news.set()
 
     # -- a computation -------------------------------------------------------------------------------------------
