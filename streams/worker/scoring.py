@@ -25,6 +25,7 @@ from streams.log import Record
 from streams.ops.metrics import Laps
 from streams.stores.errors import LaneMoved
 from streams.stores.joint import JointRows
+from streams.stores.redis import Lane
 from streams.transport import FetchedBatch
 from streams.worker.context import Context
 from streams.worker.lane import Step
@@ -198,12 +199,18 @@ class Scoring:
             wants = [{table: keys for table, keys in want.items() if table not in side} for want in wants]
             wants[0] |= {table: keys for table, keys in side.items() if keys}
         asks = [(part.lane.lane, want) for part, want in zip(parts, wants, strict=True)]
-        waiting = [_outcome(store.prefetch(*ask)) for ask in asks]
         if sum(store.lacks(*ask) for ask in asks) > 1:
-            found = await asyncio.gather(*waiting)
+            found = await asyncio.gather(*(self._bring(*ask) for ask in asks))
         else:
-            found = [await each for each in waiting]
+            found = [await self._bring(*ask) for ask in asks]
         return {part.lane: error for part, error in zip(parts, found, strict=True) if error is not None}
+
+    async def _bring(self, lane: Lane, wanted: dict[str, list[str]]) -> LaneMoved | None:
+        try:
+            await self.ctx.store.prefetch(lane, wanted)
+        except LaneMoved as moved:
+            return moved
+        return None
 
     async def _score(self, parts: Sequence[Part], made: dict[ScoreLane, Step | LaneMoved], clock: Laps) -> None:
         self._rows.use([part.lane.lane for part in parts], owners_of(parts, self._side) or {})
@@ -264,11 +271,3 @@ class Scoring:
                     parts[i].predictions += records[start:stop]
             others += update_records(name, joint.out.updates, now)
         return others
-
-
-async def _outcome(fetch: Awaitable[None]) -> LaneMoved | None:
-    try:
-        await fetch
-    except LaneMoved as moved:
-        return moved
-    return None

@@ -100,6 +100,11 @@ class Answers:
     async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         raise NotImplementedError
 
+    async def send_parts(
+        self, topic: str, parts: Sequence[tuple[int, Sequence[Record]]]
+    ) -> list[asyncio.Future[list[Sent]]]:
+        raise NotImplementedError
+
     async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         assert topic == "requests"
         self.sent += [(partition, record) for record in records]

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
-from faust.types import TP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.full import columns
-from online.scoring import ScoringStage
 from online.task import TaskSpec
 from streams import topics
 from streams.full.remote.port import Rows
 from streams.log import Record
-from streams.ops.metrics import Metrics
-from streams.settings import Settings
 from streams.stores.errors import LaneMoved
-from streams.stores.redis import LaneStore
-from streams.transport import FetchedBatch, Sent, Ticket
 from streams.worker.lane import Step
-from streams.worker.score import ScoreLane
-from streams.worker.scoring import Scoring
+from tests.streams.score_lanes import Lanes
 
-NOW, START = 1.8e9, 1.7e9
+START = 1.7e9
 LANES = 3
 
 TASKS = [
@@ -109,45 +101,6 @@ Event = tuple[int, int, float, bool]
 Round = list[Event]
 
 
-class EmptyRedis:
-    """Has no row; and says that a lane is elsewhere, of those in ``moved``."""
-
-    cluster = False
-
-    def __init__(self) -> None:
-        self.moved: set[int] = set()
-
-    async def run(self, *_: object) -> list[Any]:
-        return [None, []]
-
-    async def packed(self, payload: bytes, replies: int) -> list[Any]:
-        assert replies == 2
-        keys = int(payload[1 : payload.index(b"\r")]) - 1
-        position = b"elsewhere" if any(b"user-events-%d}" % lane in payload for lane in self.moved) else b""
-        return [[None] * keys, position]
-
-
-class Outbox:
-    """Keeps what is sent, by topic and partition."""
-
-    def __init__(self) -> None:
-        self.sent: dict[tuple[str, int], list[Record]] = {}
-
-    async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
-        self.sent.setdefault((topic, partition), []).extend(records)
-        done = asyncio.get_running_loop().create_future()
-        done.set_result([])
-        return done
-
-    async def send_parts(
-        self, topic: str, parts: Sequence[tuple[int, Sequence[Record]]]
-    ) -> list[asyncio.Future[list[Sent]]]:
-        return [await self.send_to(topic, partition, records) for partition, records in parts]
-
-    async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
-        return await self.send_to(topic, -1, records)
-
-
 class Answers:
     """In the place of inference workers: says of every row the entity's number and the partition that asked."""
 
@@ -166,57 +119,6 @@ class Answers:
         done = asyncio.get_running_loop().create_future()
         done.set_result([])
         return made, done
-
-
-@dataclass
-class Context:
-    """As much of a worker's context as scoring needs."""
-
-    link: EmptyRedis = field(default_factory=EmptyRedis)
-    records: Outbox = field(default_factory=Outbox)
-    settings: Settings = field(default_factory=Settings)
-    metrics: Metrics = field(default_factory=Metrics)
-    remote: Answers | None = None
-
-    def __post_init__(self) -> None:
-        self.store = LaneStore(cast(Any, self.link))
-        self.store.declare_side("spend.merchant", topics.ENTITY_UPDATES, LANES)
-
-    def now(self) -> float:
-        return NOW
-
-    def name(self, topic: str) -> str:
-        return topic
-
-
-class Lanes:
-    """The score lanes of one worker."""
-
-    def __init__(self, tasks: Sequence[TaskSpec] = TASKS, remote: Answers | None = None) -> None:
-        self.ctx = ctx = Context(remote=remote)
-        self.next = [0] * LANES
-        self.scoring = Scoring(cast(Any, ctx), lambda rows: [ScoringStage(task, rows, side=True) for task in tasks])
-        self.lanes = [
-            ScoreLane(
-                (topics.USER_EVENTS, p), cast(Any, ctx), lambda: [ScoringStage(t, ctx.store, side=True) for t in tasks],
-                self.scoring,
-            )
-            for p in range(LANES)
-        ]  # fmt: skip
-
-    async def open(self) -> Lanes:
-        for lane in self.lanes:
-            await lane.open()
-        return self
-
-    def batch(self, lane: int, records: list[Record]) -> FetchedBatch:
-        start, stop = self.next[lane], self.next[lane] + len(records)
-        self.next[lane] = stop
-        ticket = Ticket(TP(topics.USER_EVENTS, lane), start, stop, 0)
-        return FetchedBatch(topics.USER_EVENTS, lane, start, stop, records, ticket)
-
-    async def compute(self, batches: Sequence[FetchedBatch]) -> list[Step | LaneMoved]:
-        return await self.scoring.compute([(self.lanes[b.partition], b) for b in batches])
 
 
 def records_of(events: Sequence[tuple[int, Event]], at: float, user: str = "u{lane}-{user}") -> list[Record]:
@@ -263,7 +165,7 @@ rounds = st.lists(
 @settings(deadline=None, max_examples=60)
 def test_lanes_together_keep_and_send_what_each_does_alone(given_rounds: list[Round]) -> None:
     async def go() -> None:
-        together, alone = await Lanes().open(), await Lanes().open()
+        together, alone = await Lanes(TASKS, LANES).open(), await Lanes(TASKS, LANES).open()
         number, at = 1, START
         for events in given_rounds:
             numbered = list(enumerate(events, number))
@@ -288,7 +190,7 @@ def test_lanes_together_keep_and_send_what_each_does_alone(given_rounds: list[Ro
 
 def test_predictions_of_each_lane_are_in_the_order_of_its_events() -> None:
     async def go() -> None:
-        lanes = await Lanes(TASKS[:1]).open()
+        lanes = await Lanes(TASKS[:1], LANES).open()
         records = [
             records_of([(10 * lane + i, (lane, i % 2, 1.0, True)) for i in (1, 2, 3)], START) for lane in range(3)
         ]
@@ -302,7 +204,7 @@ def test_predictions_of_each_lane_are_in_the_order_of_its_events() -> None:
 
 def test_an_entity_in_two_partitions_has_a_row_in_each() -> None:
     async def go() -> None:
-        together, alone = await Lanes(TASKS[:1]).open(), await Lanes(TASKS[:1]).open()
+        together, alone = await Lanes(TASKS[:1], LANES).open(), await Lanes(TASKS[:1], LANES).open()
         for first, at in ((1, START), (20, START + 60.0)):
             records = [
                 records_of([(first + i, (lane, 0, 1.0, True)) for i in range(3)], at, "same") for lane in range(LANES)
@@ -319,7 +221,7 @@ def test_an_entity_in_two_partitions_has_a_row_in_each() -> None:
 @pytest.mark.parametrize("moved", [{0}, {1, 2}, {0, 1, 2}])
 def test_lanes_that_have_moved_are_told_and_the_others_are_scored(moved: set[int]) -> None:
     async def go() -> None:
-        lanes = await Lanes(TASKS[:1]).open()
+        lanes = await Lanes(TASKS[:1], LANES).open()
         lanes.ctx.link.moved = moved
         records = [records_of([(lane + 1, (lane, 0, 1.0, True))], START) for lane in range(LANES)]
         made = await lanes.compute([lanes.batch(lane, some) for lane, some in enumerate(records)])
@@ -331,7 +233,7 @@ def test_lanes_that_have_moved_are_told_and_the_others_are_scored(moved: set[int
 
 def test_each_partition_asks_inference_workers_for_its_own() -> None:
     async def go() -> None:
-        lanes = await Lanes([REMOTE], remote=Answers()).open()
+        lanes = await Lanes([REMOTE], LANES, remote=Answers()).open()
         of_lane = [[(10 * lane + i, (lane, i, 1.0, True)) for i in range(1, lane + 2)] for lane in range(LANES)]
         batches = [lanes.batch(lane, records_of(some, START)) for lane, some in enumerate(of_lane)]
         await lanes.compute(batches)
@@ -342,5 +244,75 @@ def test_each_partition_asks_inference_workers_for_its_own() -> None:
             for record in lanes.ctx.records.sent[topics.PREDICTIONS, lane]:
                 prediction = orjson.loads(record.value)
                 assert prediction["features"]["full.logit"] == float(prediction["entity_id"].split("-")[1])
+
+    asyncio.run(go())
+
+
+async def running(lanes: Lanes) -> Lanes:
+    """Open and started."""
+    await lanes.open()
+    lanes.scoring.start()
+    for lane in lanes.lanes:
+        lane.start()
+    return lanes
+
+
+async def stop(lanes: Lanes) -> None:
+    await lanes.scoring.stop()
+    for lane in lanes.lanes:
+        await lane.close()
+
+
+def one_event(lane: int) -> list[Record]:
+    return records_of([(lane + 1, (lane, 0, 1.0, True))], START)
+
+
+def computations(lanes: Lanes) -> int:
+    return sum(lanes.ctx.metrics.histogram("weir_stage_seconds", lane="score", stage="decode").counts)
+
+
+def test_what_arrives_together_is_computed_together() -> None:
+    async def go() -> None:
+        lanes = await running(Lanes(TASKS, LANES))
+        for lane in range(LANES):
+            lanes.lanes[lane].put(lanes.batch(lane, one_event(lane)))
+            await asyncio.sleep(0)  # as Faust's stream hands them over
+        await lanes.ctx.consumer.until([0, 1, 2])
+        assert computations(lanes) == 1
+        await stop(lanes)
+
+    asyncio.run(go())
+
+
+def test_a_lane_that_waits_for_a_broker_holds_up_no_other() -> None:
+    async def go() -> None:
+        lanes = await running(Lanes(TASKS[:1], LANES))
+        lanes.ctx.records.held[0] = asyncio.Event()
+        lanes.lanes[0].put(lanes.batch(0, one_event(0)))
+        while computations(lanes) == 0:
+            await asyncio.sleep(0)
+        for lane in (0, 1, 2):
+            lanes.lanes[lane].put(lanes.batch(lane, one_event(lane)))
+        await lanes.ctx.consumer.until([1, 2])
+        assert computations(lanes) == 2
+        lanes.ctx.records.held[0].set()
+        await lanes.ctx.consumer.until([0, 0, 1, 2])
+        await stop(lanes)
+
+    asyncio.run(go())
+
+
+def test_stopped_in_the_middle_it_completes_nothing_more() -> None:
+    async def go() -> None:
+        lanes = await running(Lanes(TASKS[:1], LANES))
+        lanes.ctx.records.held[0] = asyncio.Event()
+        for lane in range(LANES):
+            lanes.lanes[lane].put(lanes.batch(lane, one_event(lane)))
+        while computations(lanes) == 0:
+            await asyncio.sleep(0)
+        lanes.lanes[1].put(lanes.batch(1, one_event(1)))
+        await stop(lanes)
+        assert lanes.ctx.consumer.complete_ == []
+        assert not any(lane.lock.locked() for lane in lanes.lanes)
 
     asyncio.run(go())

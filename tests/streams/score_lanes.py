@@ -1,0 +1,154 @@
+"""Score lanes over a Redis that has nothing and brokers that take everything, for tests and benchmarks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from faust.types import TP
+
+from online.scoring import ScoringStage
+from online.task import TaskSpec
+from streams import topics
+from streams.log import Record
+from streams.ops.metrics import Metrics
+from streams.settings import Settings
+from streams.stores.errors import LaneMoved
+from streams.stores.redis import LaneStore
+from streams.transport import FetchedBatch, Sent, Ticket
+from streams.worker.lane import Step
+from streams.worker.score import ScoreLane
+from streams.worker.scoring import Scoring
+
+NOW = 1.8e9
+
+
+class EmptyRedis:
+    """Has no row; and says that a lane is elsewhere, of those in ``moved``."""
+
+    cluster = False
+
+    def __init__(self) -> None:
+        self.moved: set[int] = set()
+
+    async def run(self, *_: object) -> list[Any]:
+        return [None, []]
+
+    async def packed(self, payload: bytes, replies: int) -> list[Any]:
+        assert replies == 2
+        keys = int(payload[1 : payload.index(b"\r")]) - 1
+        position = b"elsewhere" if any(b"user-events-%d}" % lane in payload for lane in self.moved) else b""
+        return [[None] * keys, position]
+
+    async def run_packed(self, *_: object) -> int:
+        return 0
+
+
+class Outbox:
+    """Keeps what is sent, by topic and partition; ``held`` partitions take nothing until their event is set."""
+
+    def __init__(self) -> None:
+        self.sent: dict[tuple[str, int], list[Record]] = {}
+        self.held: dict[int, asyncio.Event] = {}
+
+    async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
+        if partition in self.held:
+            await self.held[partition].wait()
+        self.sent.setdefault((topic, partition), []).extend(records)
+        done = asyncio.get_running_loop().create_future()
+        done.set_result([])
+        return done
+
+    async def send_parts(
+        self, topic: str, parts: Sequence[tuple[int, Sequence[Record]]]
+    ) -> list[asyncio.Future[list[Sent]]]:
+        return [await self.send_to(topic, partition, records) for partition, records in parts]
+
+    async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
+        return await self.send_to(topic, -1, records)
+
+
+class Consumer:
+    """Says what is complete, and where lanes went back to."""
+
+    def __init__(self) -> None:
+        self.complete_: list[int] = []
+        self.progress = asyncio.Event()
+
+    def take(self, batch: FetchedBatch) -> bool:
+        del batch
+        return True
+
+    def complete(self, batch: FetchedBatch) -> bool:
+        self.complete_.append(batch.partition)
+        self.progress.set()
+        return True
+
+    async def until(self, partitions: list[int]) -> None:
+        """Wait until the batches of these are complete."""
+        while sorted(self.complete_) != partitions:
+            self.progress.clear()
+            await asyncio.wait_for(self.progress.wait(), 10)
+
+
+@dataclass
+class Context:
+    """As much of a worker's context as scoring needs."""
+
+    link: EmptyRedis = field(default_factory=EmptyRedis)
+    records: Outbox = field(default_factory=Outbox)
+    settings: Settings = field(default_factory=Settings)
+    metrics: Metrics = field(default_factory=Metrics)
+    consumer: Consumer = field(default_factory=Consumer)
+    remote: Any = None
+
+    def __post_init__(self) -> None:
+        self.store = LaneStore(cast(Any, self.link))
+
+    def completed(self, batch: FetchedBatch) -> None:
+        """It is counted elsewhere."""
+
+    async def crash(self, error: Exception) -> None:
+        raise error
+
+    def now(self) -> float:
+        return NOW
+
+    def name(self, topic: str) -> str:
+        return topic
+
+
+class Lanes:
+    """The score lanes of one worker, of the first partitions of ``user-events``."""
+
+    def __init__(self, tasks: Sequence[TaskSpec], lanes: int, remote: Any = None) -> None:
+        self.ctx = ctx = Context(remote=remote)
+        for task in tasks:
+            for table in ScoringStage(task, ctx.store, side=True).engine.tables:
+                if table.side:
+                    ctx.store.declare_side(table.name, topics.ENTITY_UPDATES, lanes)
+        self.next = [0] * lanes
+        self.scoring = Scoring(cast(Any, ctx), lambda rows: [ScoringStage(task, rows, side=True) for task in tasks])
+        self.lanes = [
+            ScoreLane(
+                (topics.USER_EVENTS, p), cast(Any, ctx), lambda: [ScoringStage(t, ctx.store, side=True) for t in tasks],
+                self.scoring,
+            )
+            for p in range(lanes)
+        ]  # fmt: skip
+
+    async def open(self) -> Lanes:
+        for lane in self.lanes:
+            await lane.open()
+        return self
+
+    def batch(self, lane: int, records: list[Record]) -> FetchedBatch:
+        start, stop = self.next[lane], self.next[lane] + len(records)
+        self.next[lane] = stop
+        ticket = Ticket(TP(topics.USER_EVENTS, lane), start, stop, 0)
+        return FetchedBatch(topics.USER_EVENTS, lane, start, stop, records, ticket)
+
+    async def compute(self, batches: Sequence[FetchedBatch]) -> list[Step | LaneMoved]:
+        return await self.scoring.compute([(self.lanes[b.partition], b) for b in batches])
