@@ -6,6 +6,7 @@ It knows arguments and tables; what a topic should be is in ``streams.admin.spec
 from __future__ import annotations
 
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -169,7 +170,9 @@ def _existing(admin: Any, settings: Settings, asked: list[str]) -> list[str]:
     absent = [name for name in asked if name not in there]
     if absent:
         known = sorted(name for name in admin.list_topics() if not name.startswith("__"))
-        raise UsageError(f"no topic {', '.join(absent)}; there are: {', '.join(known) or 'none'}")
+        near = get_close_matches(absent[0], known, cutoff=0.75)
+        there = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(known) or 'none'}"
+        raise UsageError(f"no topic {', '.join(absent)}; {there}")
     if not there:
         raise UsageError("none of Weir's topics exists here; run: weir topics create")
     return [name for name in (asked or wanted) if name in there]

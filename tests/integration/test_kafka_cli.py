@@ -202,10 +202,11 @@ def test_describe_shows_offsets_and_the_lag_of_groups(weir: Weir) -> None:
     assert re.search(r"slow\s+empty\s+0\s+described\s+47", shown)
 
 
-def test_describing_a_topic_that_is_not_there_says_which_are(weir: Weir) -> None:
+def test_describing_a_topic_that_is_not_there_says_what_is_near_or_which_are(weir: Weir) -> None:
     found = weir("topics", "describe", "user-event")
     assert found.status == 2
-    assert "no topic user-event; there are: alerts" in found.err
+    assert "no topic user-event; did you mean user-events" in found.err
+    assert re.search(r"no topic zzz; there are: .*\balerts, ", weir("topics", "describe", "zzz").err)
 
 
 # Replay
