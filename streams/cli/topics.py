@@ -171,8 +171,8 @@ def _existing(admin: Any, settings: Settings, asked: list[str]) -> list[str]:
     if absent:
         known = sorted(name for name in admin.list_topics() if not name.startswith("__"))
         near = get_close_matches(absent[0], known, cutoff=0.75)
-        there = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(known) or 'none'}"
-        raise UsageError(f"no topic {', '.join(absent)}; {there}")
+        which = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(known) or 'none'}"
+        raise UsageError(f"no topic {', '.join(absent)}; {which}")
     if not there:
         raise UsageError("none of Weir's topics exists here; run: weir topics create")
     return [name for name in (asked or wanted) if name in there]
