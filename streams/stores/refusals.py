@@ -59,7 +59,7 @@ def passing(exc: BaseException) -> str | None:
     if code == "OOM":
         return "it is out of memory (OOM): raise maxmemory, or give rows a shorter time to live"
     if code is not None or isinstance(exc, _LATER):
-        return text or type(exc).__name__
+        return text.rstrip(".") or type(exc).__name__
     return None
 
 

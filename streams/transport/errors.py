@@ -9,6 +9,8 @@ ShellError (streams.errors)
 
 from __future__ import annotations
 
+from aiokafka.errors import KafkaConnectionError, KafkaError
+
 from streams.errors import ShellError
 
 
@@ -33,3 +35,14 @@ class RecordsDeleted(ShellError):  # noqa: N818 - named for what happened, as in
 
 class RebalanceHookError(ShellError):
     """What the app does when partitions come or go was not done in time."""
+
+
+def said(error: KafkaError) -> str:
+    """What an error of Kafka's says to a person, and what to do.
+
+    >>> said(KafkaConnectionError("Unable to bootstrap from [('10.0.0.1', 9092, <AddressFamily.AF_INET: 2>)]"))
+    'no broker answers there: start it, or correct bootstrap and security in [kafka]'
+    """
+    if isinstance(error, KafkaConnectionError):
+        return "no broker answers there: start it, or correct bootstrap and security in [kafka]"
+    return f"{type(error).__name__}: {error}; see [kafka] in the settings"

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams.errors import BrokerError, UsageError
 from streams.log import Record
-from streams.transport.errors import RecordsDeleted
+from streams.transport.errors import RecordsDeleted, said
 
 POLL_S: Final = 0.5
 
@@ -187,9 +187,7 @@ class RangeReader:
         try:
             yield
         except KafkaError as error:
-            raise BrokerError(
-                f"{self._where}: {type(error).__name__} at topic {self.topic}: {error}; see [kafka] in the settings"
-            ) from error
+            raise BrokerError(f"{self._where}: topic {self.topic} cannot be read: {said(error)}") from error
 
 
 async def read_range(

@@ -12,6 +12,7 @@ from faust.types import TP
 
 from streams.errors import BrokerError
 from streams.settings import KafkaSettings
+from streams.transport.errors import said
 
 
 async def committed_offsets(settings: KafkaSettings, group: str) -> dict[TP, int]:
@@ -37,6 +38,6 @@ async def _admin(settings: KafkaSettings, group: str) -> AsyncIterator[Any]:
         yield admin
     except KafkaError as error:
         where = ", ".join(settings.bootstrap)
-        raise BrokerError(f"{where}: group {group!r} cannot be looked at: {error}; see [kafka]") from error
+        raise BrokerError(f"{where}: group {group!r} cannot be looked at: {said(error)}") from error
     finally:
         await admin.close()
