@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 LINGER_S: Final = 0.05
 """How long acknowledged batches are gathered for one write. Outputs are out by then; only completion waits."""
+MOST_REFUSALS: Final = 5
+"""The same refusal, this often in a row, is more than the few that one loss causes: the worker ends."""
 MAX_ROWS: Final = 4_000
 """Rows of one write, but for the last step's: the store does nothing else meanwhile, some 6 us a row."""
 
@@ -71,6 +73,8 @@ class RowLane(ABC):
         self.next_offset: int | None = None
         """Behind the last batch that was computed; ``None`` before the first of a new lane."""
         self._tasks: list[asyncio.Task[None]] = []
+        self._refused: tuple[tuple[int | None, int | None], int] = ((None, None), 0)
+        """The last refusal, as what was expected and found, and how often it came in a row."""
 
     # -- what a subclass does ------------------------------------------------------------------------------------
 
@@ -194,9 +198,20 @@ class RowLane(ABC):
             self.ctx.consumer.complete(step.batch)
             self.ctx.completed(step.batch)
 
+    def _note_refusal(self, moved: LaneMoved) -> None:
+        """Raises ``StateError`` where going back does not help: what is computed then would be from the wrong rows."""
+        pair, times = (moved.expected, moved.actual), self._refused[1]
+        self._refused = (pair, times + 1 if pair == self._refused[0] else 1)
+        if self._refused[1] > MOST_REFUSALS:
+            raise StateError(
+                f"{self.name}: the store refused {self._refused[1]} times what the lane expects ({moved}), although it "
+                "went back each time; the worker ends, and its next start reads where the store is"
+            ) from moved
+
     async def rewind(self, moved: LaneMoved) -> None:
         """The store is not where this lane left it: a crash of Redis lost its last second, or another worker wrote."""
         log.warning("%s: %s; the lane goes on from there", self.name, moved)
+        self._note_refusal(moved)
         async with self.lock:
             self._steps.clear()
             start = await self.open()

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from online.full import columns
 from online.task import TaskSpec
 from streams import topics
+from streams.errors import StateError
 from streams.full.remote.port import Rows
 from streams.log import Record
 from streams.stores.errors import LaneMoved
-from streams.worker.lane import Step
+from streams.worker.lane import MOST_REFUSALS, Step
 from tests.streams.score_lanes import Lanes
 
 START = 1.7e9
@@ -314,5 +315,20 @@ def test_stopped_in_the_middle_it_completes_nothing_more() -> None:
         await stop(lanes)
         assert lanes.ctx.consumer.complete_ == []
         assert not any(lane.lock.locked() for lane in lanes.lanes)
+
+    asyncio.run(go())
+
+
+def test_a_lane_that_is_refused_again_and_again_ends_the_worker() -> None:
+    async def go() -> None:
+        lane = (await Lanes(TASKS[:1], 1).open()).lanes[0]
+        moved = LaneMoved((topics.USER_EVENTS, 0), 18_626, 18_582)
+        for _ in range(MOST_REFUSALS):
+            lane._note_refusal(moved)
+        lane._note_refusal(LaneMoved((topics.USER_EVENTS, 0), 7, 5))
+        for _ in range(MOST_REFUSALS):
+            lane._note_refusal(moved)
+        with pytest.raises(StateError, match="went back each time; the worker ends"):
+            lane._note_refusal(moved)
 
     asyncio.run(go())
