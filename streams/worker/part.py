@@ -86,10 +86,7 @@ class Joint:
         """Features of every row."""
         self._set_times(self._prepared.batch.ts, self._cuts)
         self.featured = self.stage.features_of(self._prepared)
-        if len(self._of) > 1 or len(self.featured) < self._cuts[-1]:
-            self._scored_cuts = np.searchsorted(self.featured.rows, self._cuts).tolist()
-        else:
-            self._scored_cuts = self._cuts
+        self._scored_cuts: list[int] = np.searchsorted(self.featured.rows, self._cuts).tolist()
 
     def ask(self) -> FloatMatrix | None:
         """What the full model of this process says."""

@@ -136,7 +136,7 @@ class Scoring:
             for lane in lanes:
                 await lane.lock.acquire()
                 held.append(lane)
-            oldest = [(lane, self._waiting[lane].popleft()) for lane in lanes if self._waiting[lane]]
+            oldest = [(lane, self._waiting[lane].popleft()) for lane in lanes]
             # Between the fetch and now a lane may have been rewound.
             taken = [(lane, batch) for lane, batch in oldest if self.ctx.consumer.take(batch)]
             for (lane, _), made in zip(taken, await self.compute(taken), strict=True):

@@ -25,23 +25,30 @@ from tests.streams.score_lanes import Lanes
 START = 1.7e9
 LANES = 3
 
-TASKS = [
-    TaskSpec.from_toml(text)
-    for text in (
-        """
-name = "spend"
+
+def task_of(name: str, more: str, ops: str = '["count"]') -> TaskSpec:
+    """A task with one aggregate of the user, and ``more``."""
+    return TaskSpec.from_toml(f"""
+name = "{name}"
 stream = "user-events"
 entity = "user"
-types = ["purchase"]
-
 [[entities]]
 name = "user"
 key = "user_id"
 [[entities.aggregates]]
-name = "spent"
+name = "seen"
 value = "amount"
-ops = ["count", "mean"]
+ops = {ops}
 windows = ["1h"]
+[model]
+kind = "logistic"
+{more}
+""")
+
+
+SPEND = task_of(
+    "spend",
+    """
 [[entities]]
 name = "merchant"
 key = "merchant_id"
@@ -49,53 +56,12 @@ key = "merchant_id"
 name = "sold"
 ops = ["count"]
 windows = ["1h"]
-
-[model]
-kind = "logistic"
 """,
-        """
-name = "quiet"
-stream = "user-events"
-entity = "user"
-
-[[entities]]
-name = "user"
-key = "user_id"
-[[entities.aggregates]]
-name = "seen"
-ops = ["count"]
-windows = ["1d"]
-
-[model]
-kind = "logistic"
-
-[labels.silence]
-observe_s = "1m"
-horizon_s = "5m"
-""",
-    )
-]
-REMOTE = TaskSpec.from_toml(
-    """
-name = "far"
-stream = "user-events"
-entity = "user"
-
-[[entities]]
-name = "user"
-key = "user_id"
-[[entities.aggregates]]
-name = "seen"
-ops = ["count"]
-windows = ["1d"]
-
-[model]
-kind = "logistic"
-
-[full]
-remote = true
-"""
+    '["count", "mean"]',
 )
+SILENT = task_of("silent", '[labels.silence]\nobserve_s = "1m"\nhorizon_s = "5m"')
+REMOTE = task_of("far", "[full]\nremote = true")
+TASKS = [SPEND.model_copy(update={"types": ("purchase",)}), SILENT]
 
 Event = tuple[int, int, float, bool]
 """Lane, user of the lane, seconds since the event before, whether it is a purchase."""
