@@ -16,7 +16,8 @@ from streams.log import Record
 from streams.ops.metrics import Metrics
 from streams.settings import Settings
 from streams.stores.errors import LaneMoved
-from streams.stores.redis import LaneStore
+from streams.stores.record import POSITION_AND_NONCE
+from streams.stores.redis import Lane, LaneStore
 from streams.transport import FetchedBatch, Sent, Ticket
 from streams.worker.lane import Step
 from streams.worker.score import ScoreLane
@@ -26,21 +27,24 @@ NOW = 1.8e9
 
 
 class EmptyRedis:
-    """Has no row; and says that a lane is elsewhere, of those in ``moved``."""
+    """Has no row, and of each lane the record that is put into ``stored``."""
 
     cluster = False
 
     def __init__(self) -> None:
-        self.moved: set[int] = set()
+        self.stored: dict[int, bytes] = {}
 
-    async def run(self, *_: object) -> list[Any]:
-        return [None, []]
+    def _record(self, key: bytes) -> bytes | None:
+        found = [record for lane, record in self.stored.items() if b"user-events-%d}" % lane in key]
+        return found[0] if found else None
+
+    async def run(self, _: object, keys: Sequence[str], *__: object) -> list[Any]:
+        return [self._record(keys[0].encode()), []]
 
     async def packed(self, payload: bytes, replies: int) -> list[Any]:
         assert replies == 2
         keys = int(payload[1 : payload.index(b"\r")]) - 1
-        position = b"elsewhere" if any(b"user-events-%d}" % lane in payload for lane in self.moved) else b""
-        return [[None] * keys, position]
+        return [[None] * keys, (self._record(payload) or b"")[POSITION_AND_NONCE]]
 
     async def run_packed(self, *_: object) -> int:
         return 0
@@ -75,10 +79,18 @@ class Consumer:
 
     def __init__(self) -> None:
         self.complete_: list[int] = []
+        self.rewound: list[tuple[int, int]] = []
+        """Partition and offset; batches fetched before are not taken any more."""
         self.progress = asyncio.Event()
 
+    def epoch(self, partition: int) -> int:
+        return sum(p == partition for p, _ in self.rewound)
+
     def take(self, batch: FetchedBatch) -> bool:
-        del batch
+        return batch.ticket.epoch == self.epoch(batch.partition)
+
+    def rewind(self, tp: TP, offset: int) -> bool:
+        self.rewound.append((tp.partition, offset))
         return True
 
     def complete(self, batch: FetchedBatch) -> bool:
@@ -119,6 +131,9 @@ class Context:
     def name(self, topic: str) -> str:
         return topic
 
+    def topic_partition(self, lane: Lane) -> TP:
+        return TP(*lane)
+
 
 class Lanes:
     """The score lanes of one worker, of the first partitions of ``user-events``."""
@@ -147,7 +162,7 @@ class Lanes:
     def batch(self, lane: int, records: list[Record]) -> FetchedBatch:
         start, stop = self.next[lane], self.next[lane] + len(records)
         self.next[lane] = stop
-        ticket = Ticket(TP(topics.USER_EVENTS, lane), start, stop, 0)
+        ticket = Ticket(TP(topics.USER_EVENTS, lane), start, stop, self.ctx.consumer.epoch(lane))
         return FetchedBatch(topics.USER_EVENTS, lane, start, stop, records, ticket)
 
     async def compute(self, batches: Sequence[FetchedBatch]) -> list[Step | LaneMoved]:

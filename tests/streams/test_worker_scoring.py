@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.full import columns
+from online.intake import Intake, IntakePolicy
 from online.task import TaskSpec
 from streams import topics
 from streams.errors import StateError
 from streams.full.remote.port import Rows
 from streams.log import Record
 from streams.stores.errors import LaneMoved
+from streams.stores.record import LaneRecord, encode_record
 from streams.worker.lane import MOST_REFUSALS, Step
 from tests.streams.score_lanes import Lanes
 
@@ -63,6 +65,18 @@ SILENT = task_of("silent", '[labels.silence]\nobserve_s = "1m"\nhorizon_s = "5m"
 REMOTE = task_of("far", "[full]\nremote = true")
 TASKS = [SPEND.model_copy(update={"types": ("purchase",)}), SILENT]
 
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """A test that waits for what does not happen fails."""
+
+    async def bounded() -> None:
+        await asyncio.wait_for(test, 15)
+
+    asyncio.run(bounded())
+
+
+ELSEWHERE = encode_record(LaneRecord(next_offset=18, mark=Intake(IntakePolicy(), journal=True).mark()))
+"""The record of a lane that another worker wrote, or that lost its end."""
 Event = tuple[int, int, float, bool]
 """Lane, user of the lane, seconds since the event before, whether it is a purchase."""
 Round = list[Event]
@@ -152,7 +166,7 @@ def test_lanes_together_keep_and_send_what_each_does_alone(given_rounds: list[Ro
             assert sorted(together.ctx.records.sent.pop(key)) == sorted(records_alone)
         assert not any(together.ctx.records.sent.values())
 
-    asyncio.run(go())
+    run(go())
 
 
 def test_predictions_of_each_lane_are_in_the_order_of_its_events() -> None:
@@ -166,7 +180,7 @@ def test_predictions_of_each_lane_are_in_the_order_of_its_events() -> None:
             sent = [orjson.loads(r.value) for r in lanes.ctx.records.sent[topics.PREDICTIONS, lane]]
             assert [p["event_id"] for p in sent] == [f"e{10 * lane + i}" for i in (1, 2, 3) if (10 * lane + i) % 7]
 
-    asyncio.run(go())
+    run(go())
 
 
 def test_an_entity_in_two_partitions_has_a_row_in_each() -> None:
@@ -182,20 +196,20 @@ def test_an_entity_in_two_partitions_has_a_row_in_each() -> None:
             ]
             assert [kept(step)[2] for step in made] == [kept(step)[2] for step in apart]
 
-    asyncio.run(go())
+    run(go())
 
 
 @pytest.mark.parametrize("moved", [{0}, {1, 2}, {0, 1, 2}])
 def test_lanes_that_have_moved_are_told_and_the_others_are_scored(moved: set[int]) -> None:
     async def go() -> None:
         lanes = await Lanes(TASKS[:1], LANES).open()
-        lanes.ctx.link.moved = moved
+        lanes.ctx.link.stored = dict.fromkeys(moved, ELSEWHERE)
         records = [records_of([(lane + 1, (lane, 0, 1.0, True))], START) for lane in range(LANES)]
         made = await lanes.compute([lanes.batch(lane, some) for lane, some in enumerate(records)])
         assert {lane for lane, step in enumerate(made) if isinstance(step, LaneMoved)} == moved
         assert {p for topic, p in lanes.ctx.records.sent if topic == topics.PREDICTIONS} == set(range(LANES)) - moved
 
-    asyncio.run(go())
+    run(go())
 
 
 def test_each_partition_asks_inference_workers_for_its_own() -> None:
@@ -212,7 +226,7 @@ def test_each_partition_asks_inference_workers_for_its_own() -> None:
                 prediction = orjson.loads(record.value)
                 assert prediction["features"]["full.logit"] == float(prediction["entity_id"].split("-")[1])
 
-    asyncio.run(go())
+    run(go())
 
 
 async def running(lanes: Lanes) -> Lanes:
@@ -248,7 +262,7 @@ def test_what_arrives_together_is_computed_together() -> None:
         assert computations(lanes) == 1
         await stop(lanes)
 
-    asyncio.run(go())
+    run(go())
 
 
 def test_a_lane_that_waits_for_a_broker_holds_up_no_other() -> None:
@@ -266,7 +280,7 @@ def test_a_lane_that_waits_for_a_broker_holds_up_no_other() -> None:
         await lanes.ctx.consumer.until([0, 0, 1, 2])
         await stop(lanes)
 
-    asyncio.run(go())
+    run(go())
 
 
 def test_stopped_in_the_middle_it_completes_nothing_more() -> None:
@@ -282,7 +296,30 @@ def test_stopped_in_the_middle_it_completes_nothing_more() -> None:
         assert lanes.ctx.consumer.complete_ == []
         assert not any(lane.lock.locked() for lane in lanes.lanes)
 
-    asyncio.run(go())
+    run(go())
+
+
+def test_a_lane_that_has_moved_goes_on_where_the_store_is_and_takes_nothing_fetched_before() -> None:
+    async def go() -> None:
+        lanes = await running(Lanes(TASKS[:1], 2))
+        consumer, first = lanes.ctx.consumer, [lanes.batch(lane, one_event(lane)) for lane in (0, 1)]
+        fetched_before = lanes.batch(0, records_of([(8, (0, 0, 1.0, True))], START))
+        lanes.ctx.link.stored[0] = ELSEWHERE
+        for batch in [*first, fetched_before]:
+            lanes.lanes[batch.partition].put(batch)
+        await consumer.until([1])
+        while not consumer.rewound:
+            await asyncio.sleep(0)
+        assert consumer.rewound == [(0, 18)]
+        lanes.next[0] = 18
+        lanes.lanes[0].put(lanes.batch(0, records_of([(9, (0, 0, 1.0, True))], START)))
+        await consumer.until([0, 1])
+        sent = [orjson.loads(r.value)["event_id"] for r in lanes.ctx.records.sent[topics.PREDICTIONS, 0]]
+        assert sent == ["e9"]
+        assert lanes.lanes[0].next_offset == 19
+        await stop(lanes)
+
+    run(go())
 
 
 def test_a_lane_that_is_refused_again_and_again_ends_the_worker() -> None:
@@ -297,4 +334,4 @@ def test_a_lane_that_is_refused_again_and_again_ends_the_worker() -> None:
         with pytest.raises(StateError, match="went back each time; the worker ends"):
             lane._note_refusal(moved)
 
-    asyncio.run(go())
+    run(go())

@@ -1,0 +1,102 @@
+"""What the tests of the lane store share: a worker's part of it, one lane of rows in a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.stores.flush import Writes
+from streams.stores.link import RedisLink
+from streams.stores.redis import Lane, LaneRecord, LaneStore
+from tests.integration.redis_server import NamedRedis, RedisServer
+
+LANE, SIDE = ("user-events", 3), "entity-updates"
+WIDTH, SCHEMA, TTL_S = 16, 7, 3600.0
+NewRedis = Callable[..., RedisServer]
+Server = RedisServer | NamedRedis
+_names = itertools.count()
+
+
+def fresh_prefix() -> str:
+    """Tests share a server; each has keys of its own."""
+    return f"t{os.getpid()}-{next(_names)}"
+
+
+@asynccontextmanager
+async def linked(server: Server, **options: Any) -> AsyncIterator[RedisLink]:
+    link = RedisLink(options.pop("settings", server.settings()), **options)
+    try:
+        await link.start()
+        yield link
+    finally:
+        await link.stop()
+
+
+class Worker:
+    """What a host does with one lane of a store: compute steps, flush them."""
+
+    def __init__(self, link: RedisLink, prefix: str, lane: Lane = LANE, **options: Any) -> None:
+        self.link, self.lane = link, lane
+        self.store = LaneStore(link, prefix=prefix, **options)
+        self.store.create("user", WIDTH, SCHEMA, TTL_S)
+        self.expected: int | None = None
+        self.computed = 0
+
+    async def open(self) -> LaneRecord | None:
+        record = await self.store.open(self.lane)
+        self.expected = record.next_offset if record else None
+        self.computed = self.expected or 0
+        return record
+
+    async def step(self, **fill: int) -> Writes:
+        """One record that sets rows to a byte."""
+        keys = list(fill)
+        await self.store.prefetch(self.lane, {"user": keys})
+        self.store.use(self.lane)
+        self.store.save("user", keys, rows(*fill.values()), float(self.computed))
+        self.computed += 1
+        return self.store.end_step(self.lane, self.computed - 1)
+
+    async def flush(self, *writes: Writes, journal: Sequence[bytes] = (), drop: int = 0, mark: bytes = b"") -> None:
+        after = writes[-1].offset + 1
+        record = self.store.record(self.lane, after, mark)
+        await self.store.flush(self.lane, writes, record, self.expected, journal, drop)
+        self.expected = after
+
+    async def write(self, **fill: int) -> None:
+        await self.flush(await self.step(**fill))
+
+    async def values(self, *keys: str, table: str = "user") -> list[int]:
+        await self.store.prefetch(self.lane, {table: keys})
+        self.store.use(self.lane)
+        return [int(row[0]) for row in self.store.load(table, keys)]
+
+
+def rows(*fill: int) -> NDArray[np.uint8]:
+    return np.repeat(np.array(fill, dtype=np.uint8)[:, None], WIDTH, axis=1)
+
+
+def run(test: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(test, 60)
+
+    asyncio.run(bounded())
+
+
+def with_worker(server: Server, test: Callable[[Worker], Awaitable[None]], **options: Any) -> None:
+    """Run a test with a worker on a new lane."""
+
+    async def body() -> None:
+        async with linked(server, **options) as link:
+            worker = Worker(link, fresh_prefix())
+            assert await worker.open() is None
+            await test(worker)
+
+    run(body())
