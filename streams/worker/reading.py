@@ -16,6 +16,7 @@ from streams.errors import BrokerError
 from streams.log import Record
 from streams.stores.steps import Step
 from streams.transport import FetchedBatch
+from streams.transport.ends import LogEnds
 from streams.transport.ranges import RangeReader, Slice
 from streams.worker.context import Context
 from streams.worker.letters import Refused
@@ -33,10 +34,11 @@ class LaneReader:
     ----------
     partition, ctx : the lane's.
     shapes : by task: what its predictions carry.
+    ends : of the topic of predictions; all lanes ask the same.
     """
 
-    def __init__(self, partition: int, ctx: Context, shapes: Mapping[str, ScoredShape]) -> None:
-        self._partition, self._ctx, self._shapes = partition, ctx, shapes
+    def __init__(self, partition: int, ctx: Context, shapes: Mapping[str, ScoredShape], ends: LogEnds) -> None:
+        self._partition, self._ctx, self._shapes, self._ends = partition, ctx, shapes, ends
         self.features = {task: shape.features for task, shape in shapes.items()}
         """Names of each task's features."""
 
@@ -93,13 +95,23 @@ class LaneReader:
         if at < stop:  # offsets that hold no record belong to the range all the same
             yield Work(Step(topics.PREDICTIONS, at, stop))
 
-    async def bounds(self, topic: str) -> tuple[int, int]:
-        """First offset of the partition that is kept, and the one behind its last."""
+    async def first(self) -> int:
+        """The first offset of predictions that is kept."""
         patience = self._patience()
         while True:
             try:
-                async with self._reader(topic) as reader:
-                    return await reader.bounds(self._partition)
+                async with self._reader(topics.PREDICTIONS) as reader:
+                    first, _ = await reader.bounds(self._partition)
+                    return first
+            except BrokerError as error:
+                await patience.wait(error)
+
+    async def end(self) -> int:
+        """The offset behind the last of the predictions."""
+        patience = self._patience()
+        while True:
+            try:
+                return await self._ends.end(self._partition)
             except BrokerError as error:
                 await patience.wait(error)
 

@@ -76,6 +76,7 @@ class Worker(Process):
 
     async def conclude(self) -> None:
         """Store what the models have learned."""
+        await self.host.close()
         await self.follower.stop()
         if self._remote is not None:
             await self._remote.stop()

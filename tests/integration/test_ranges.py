@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import NodeNotReadyError
 
 from streams.errors import BrokerError, UsageError
-from streams.transport import RecordsDeleted
+from streams.transport import RecordsDeleted, ranges
+from streams.transport.ends import LogEnds
 from streams.transport.ranges import RangeReader, read_range
 from tests.integration.follow import (
     NewTopic,
@@ -74,6 +78,40 @@ def test_a_range_that_is_not_there_is_an_error(place: Place) -> None:
         place.topic = "no-such-topic"
         with pytest.raises(UsageError, match="no topic no-such-topic"):
             await _read(place, 0, 1)
+
+    run(test())
+
+
+def test_ends_are_asked_over_one_connection_and_over_a_new_one_after_an_error(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counted(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka has no types
+        away = False
+
+        async def start(self) -> None:
+            started.append(self)
+            await super().start()
+
+        async def end_offsets(self, lanes: list[TopicPartition]) -> dict[TopicPartition, int]:
+            if self.away:
+                raise NodeNotReadyError
+            return dict(await super().end_offsets(lanes))
+
+    started: list[Counted] = []
+    monkeypatch.setattr(ranges, "AIOKafkaConsumer", Counted)
+
+    async def test() -> None:
+        ends = LogEnds(options(place.kafka), place.topic)
+        assert await ends.end(0) == 0
+        await place.send(("fraud", examples(30)))
+        assert await asyncio.gather(*(ends.end(0) for _ in range(5))) == [30] * 5
+        assert len(started) == 1
+        started[0].away = True
+        with pytest.raises(BrokerError, match=f"topic {place.topic} cannot be read"):
+            await ends.end(0)
+        assert await ends.end(0) == 30
+        assert len(started) == 2
+        await ends.close()
 
     run(test())
 
