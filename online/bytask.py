@@ -7,6 +7,7 @@ up is judged record by record, by the contract first (``online.accept``), then b
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -44,12 +45,8 @@ class Sorted:
     tasks: dict[str, TaskRecords]
     """Every known task, also without records."""
     rejects: list[Reject]
-    unknown: dict[str, list[int]]
-    """Positions in the input of the records of each unknown task."""
-
-    def counts(self) -> dict[str, int]:
-        """How many records there were of each unknown task."""
-        return {task: len(at) for task, at in self.unknown.items()}
+    unknown: dict[str, int]
+    """How many records there were of each unknown task."""
 
 
 class TaskDecoder:
@@ -100,7 +97,7 @@ class TaskDecoder:
             return found
         tasks = {task: TaskRecords(own.structs, positions[own.index]) for task, own in found.tasks.items()}
         rejects = [Reject(int(positions[r.index]), r.raw, r.reason) for r in found.rejects]
-        return Sorted(tasks, rejects, {task: positions[at].tolist() for task, at in found.unknown.items()})
+        return Sorted(tasks, rejects, found.unknown)
 
     def _decode(self, records: list[bytes], misfit: Misfit) -> Sorted:
         structs = self._together(records)
@@ -129,12 +126,12 @@ class TaskDecoder:
 
     def _each(self, records: list[bytes], misfit: Misfit) -> Sorted:
         accepted = accept_records(self._model, records, self._unknown_fields)
-        rejects, unknown = list(accepted.rejects), dict[str, list[int]]()
+        rejects, unknown = list(accepted.rejects), Counter[str]()
         found: dict[str, tuple[list[Any], list[int]]] = {task: ([], []) for task in self._structs}
         for i, record in zip(accepted.index.tolist(), accepted.structs, strict=True):
             task = record.task
             if task not in found:
-                unknown.setdefault(task, []).append(i)
+                unknown[task] += 1
                 continue
             try:
                 struct = self._one[task].decode(records[i])

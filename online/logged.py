@@ -13,7 +13,7 @@ import numpy as np
 
 from online.accept import Reject, seconds
 from online.batch import ExampleBatch, FloatMatrix, IntVector
-from online.bytask import Sorted, TaskDecoder
+from online.bytask import TaskDecoder
 from online.structs import UnknownFields, features_struct
 from online.wire import Example
 
@@ -38,16 +38,6 @@ class DecodedLog:
     """How many records there were of each unknown task: one that was removed, or is not run here."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecodedExamples:
-    """The usable examples of an input in log order, and the rest one by one."""
-
-    batch: ExampleBatch
-    rejects: list[Reject]
-    index: IntVector
-    """``(n,) int64``, the position in the input of each example of ``batch``."""
-
-
 def decode_example_log(
     raw: Sequence[bytes | None],
     features_of: Mapping[str, Sequence[str]],
@@ -63,34 +53,14 @@ def decode_example_log(
     ----------
     features_of : the feature names of each known task, in the order of the columns of ``x``.
     """
-    log, _ = _decode(raw, {task: tuple(names) for task, names in features_of.items()}, unknown_fields)
-    return log
-
-
-def decode_examples(
-    raw: Sequence[bytes | None], feature_names: Sequence[str], task: str, *, unknown_fields: UnknownFields = "ignore"
-) -> DecodedExamples:
-    """Decode the log of one task; a record of another task is a reject. See ``decode_example_log``."""
-    log, found = _decode(raw, {task: tuple(feature_names)}, unknown_fields)
-    strangers = [
-        Reject(i, raw[i] or b"", f"task: is {other!r}, this log is read for {task!r}")
-        for other, at in found.unknown.items()
-        for i in at
-    ]
-    rejects = sorted([*log.rejects, *strangers], key=lambda reject: reject.index)
-    return DecodedExamples(log.tasks[task].batch, rejects, log.tasks[task].index)
-
-
-def _decode(
-    raw: Sequence[bytes | None], names_of: dict[str, tuple[str, ...]], unknown_fields: UnknownFields
-) -> tuple[DecodedLog, Sorted]:
+    names_of = {task: tuple(names) for task, names in features_of.items()}
     decoder = _decoder(tuple(names_of.items()), unknown_fields)
     found = decoder.decode(raw, lambda task, record: other_features(record.features, names_of[task]))
     tasks = {
         task: TaskExamples(_examples(records.structs, len(names_of[task])), records.index)
         for task, records in found.tasks.items()
     }
-    return DecodedLog(tasks, found.rejects, found.counts()), found
+    return DecodedLog(tasks, found.rejects, found.unknown)
 
 
 @lru_cache(maxsize=16)

@@ -66,7 +66,7 @@ def decode_scored(
     for task, own in found.tasks.items():
         scored = _scored(own.structs, shapes[task])
         tasks[task] = TaskScored(*interleave(tasks[task].scored, tasks[task].index, scored, own.index))
-    return DecodedScored(tasks, found.rejects, found.counts())
+    return DecodedScored(tasks, found.rejects, found.unknown)
 
 
 def _valid(own: Filled, shape: ScoredShape, joined: Joined) -> Filled:

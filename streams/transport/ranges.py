@@ -188,12 +188,3 @@ class RangeReader:
             yield
         except KafkaError as error:
             raise BrokerError(f"{self._where}: topic {self.topic} cannot be read: {said(error)}") from error
-
-
-async def read_range(
-    options: Mapping[str, Any], topic: str, partition: int, start: int, stop: int
-) -> AsyncIterator[Slice]:
-    """The records of ``[start, stop)`` by a consumer of their own; see `RangeReader.read`."""
-    async with RangeReader(options, topic) as reader:
-        async for piece in reader.read(partition, start, stop):
-            yield piece

@@ -11,7 +11,7 @@ from aiokafka.errors import NodeNotReadyError
 from streams.errors import BrokerError, UsageError
 from streams.transport import RecordsDeleted, ranges
 from streams.transport.ends import LogEnds
-from streams.transport.ranges import RangeReader, read_range
+from streams.transport.ranges import RangeReader
 from tests.integration.follow import (
     NewTopic,
     Place,
@@ -33,8 +33,9 @@ def place(kafka: Broker, redis_server: Server, new_topic: NewTopic) -> Place:
 
 async def _numbers(kafka: Broker, topic: str, start: int, stop: int) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
-    async for offsets, records in read_range(options(kafka), topic, 0, start, stop):
-        found += [(offset, int(record.value)) for offset, record in zip(offsets, records, strict=True)]
+    async with RangeReader(options(kafka), topic) as reader:
+        async for offsets, records in reader.read(0, start, stop):
+            found += [(offset, int(record.value)) for offset, record in zip(offsets, records, strict=True)]
     return found
 
 

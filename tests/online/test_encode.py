@@ -12,7 +12,7 @@ from online.decode import decode_labels
 from online.encode import encode_alerts, encode_dead_letters, encode_examples, encode_labels, encode_predictions
 from online.errors import TaskError
 from online.explain import explain
-from online.logged import decode_example_log, decode_examples
+from online.logged import decode_example_log
 from online.wire import Alert, DeadLetter, Example, Prediction, Reason
 
 NAMES = ("count_1d", "mean_1d", "caf\u00e9 ratio")
@@ -121,24 +121,22 @@ def examples() -> ExampleBatch:
 def test_examples_read_back_exactly() -> None:
     records = encode_examples(examples(), NAMES, "fraud")
     assert all(explain(Example, record, "reject") is None for record in records)
-    decoded = decode_examples(records, NAMES, "fraud")
-    assert decoded.rejects == []
+    log = decode_example_log(records, {"fraud": NAMES})
+    assert log.rejects == []
     for name in ("event_id", "ts", "x", "score", "y", "weight", "correction", "n", "entity_id"):
-        np.testing.assert_array_equal(getattr(decoded.batch, name), getattr(examples(), name))
-    turned = decode_examples(records, NAMES[::-1], "fraud")
-    np.testing.assert_array_equal(turned.batch.x, examples().x[:, ::-1])
+        np.testing.assert_array_equal(getattr(log.tasks["fraud"].batch, name), getattr(examples(), name))
+    turned = decode_example_log(records, {"fraud": NAMES[::-1]})
+    np.testing.assert_array_equal(turned.tasks["fraud"].batch.x, examples().x[:, ::-1])
 
 
 def test_examples_that_do_not_fit_the_model_are_rejects() -> None:
     good = encode_examples(examples(), NAMES, "fraud")
     other = encode_examples(examples(), ("count_1d", "mean_1d", "new"), "fraud")
-    churn = encode_examples(examples(), NAMES, "churn")
-    decoded = decode_examples([other[0], good[0], b"{}", churn[0], good[1]], NAMES, "fraud")
-    assert decoded.index.tolist() == [1, 4]
-    assert [reject.index for reject in decoded.rejects] == [0, 2, 3]
-    assert "unknown" in decoded.rejects[0].reason
-    assert "task: is 'churn'" in decoded.rejects[2].reason
-    assert decode_examples([], NAMES, "fraud").batch.x.shape == (0, 3)
+    log = decode_example_log([other[0], good[0], b"{}", good[1]], {"fraud": NAMES})
+    assert log.tasks["fraud"].index.tolist() == [1, 3]
+    assert [reject.index for reject in log.rejects] == [0, 2]
+    assert "unknown" in log.rejects[0].reason
+    assert decode_example_log([], {"fraud": NAMES}).tasks["fraud"].batch.x.shape == (0, 3)
 
 
 def test_the_examples_of_several_tasks_in_one_log_come_apart_in_order() -> None:
