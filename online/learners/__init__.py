@@ -7,7 +7,7 @@ from online.learners.base import Learner
 from online.learners.bayesian import BayesianLogistic
 from online.learners.boosted import Boosted
 from online.learners.column import Column
-from online.learners.factory import REGISTRY, LearnerSpec, build_learner, known_parameters
+from online.learners.factory import REGISTRY, LearnerSpec, build_learner, hasty, known_parameters
 from online.learners.logistic import ScaledLogistic
 from online.learners.online_model import ModelSnapshot, OnlineModel
 from online.learners.stack import Stack, predict_learn
@@ -25,6 +25,7 @@ __all__ = [
     "ScaledLogistic",
     "Stack",
     "build_learner",
+    "hasty",
     "known_parameters",
     "predict_learn",
 ]

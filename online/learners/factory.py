@@ -91,6 +91,20 @@ def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
     return build(names, **spec.params)
 
 
+_HASTY: dict[str, dict[str, int]] = {"boosted": {"every": 16, "buffer": 64}}
+"""Parameters of kinds that compile something only after many examples."""
+
+
+def hasty(spec: LearnerSpec) -> LearnerSpec:
+    """A learner of the same kind that needs a few dozen examples for all it ever does: to compile that beforehand.
+
+    >>> hasty(LearnerSpec(kind="stack", members=(LearnerSpec(kind="boosted", params={"depth": 3}),))).members[0].params
+    {'depth': 3, 'every': 16, 'buffer': 64}
+    """
+    members = tuple(hasty(member) for member in spec.members)
+    return spec.model_copy(update={"params": spec.params | _HASTY.get(spec.kind, {}), "members": members})
+
+
 def _check_types(spec: LearnerSpec) -> None:
     """A number given as text would only fail at the first event."""
     for name, value in spec.params.items():

@@ -8,33 +8,42 @@ from __future__ import annotations
 import numpy as np
 
 from online.batch import EventBatch, LabelBatch
+from online.drift import DriftMonitor, DriftPolicy
 from online.encode import encode_scored
 from online.labelling import LabellingStage
-from online.learners import OnlineModel
+from online.learners import OnlineModel, hasty
+from online.scan import find_suspects
 from online.scored import ScoredShape, decode_scored
 from online.scoring import ScoringStage
 from online.task import TaskSpec
 from online.taskshape import model_of
 from online.updates import decode_updates, encode_updates
+from streams.log import Record
 from streams.stores.memory import MemoryFeatureStore
+from streams.transport.encode import Columns, encoded_batches
 from streams.transport.partition import partitions_of
 
 _START = 1.7e9
-_ROWS = 64
+_LATER_S = (0.0, 3600.0, 366 * 86_400.0)
+"""When batches begin: then windows move, then whoever was seen has long been silent."""
+_ROWS, _ENTITIES = 64, 24
+"""Of a batch; each entity is enough for one example of a task that silence labels."""
 
 
 def warm_up(task: TaskSpec) -> None:
-    """Take made-up events of a task through everything that a lane does with real ones."""
+    """Take made-up events of a task through everything that a lane does with real ones, and its model does later."""
+    task = task.model_copy(update={"model": hasty(task.model)})
+    _bytes()
+    _drift()
     stage = ScoringStage(task, MemoryFeatureStore(), side=True)
     scored = None
-    for batch in range(2):  # the second has windows that move
-        out = stage.events(_events(stage, _START + 3600.0 * batch))
+    for later in _LATER_S:
+        out = stage.events(_events(stage, _START + later))
         scored = out.scored or scored
         for layout, updates in out.updates.items():
             widths = {(task.name, layout): stage.engine.width(layout)}
             decode_updates(encode_updates(updates, task.name, layout), widths)
             stage.engine.apply(layout, updates)
-    partitions_of([b"one", b"two"], 4)
     if scored is None:  # a task that scores on timers
         return
     shape, model = stage.shape, model_of(task, stage.features)
@@ -47,11 +56,28 @@ def warm_up(task: TaskSpec) -> None:
     _learn(label, model, scored.predictions.event_id, scored.predictions.entity_id, scored.predictions.ts)
 
 
+def _bytes() -> None:
+    """Records come in and go out."""
+    record = Record(b"key", b'{"v":1}', _START)
+    find_suspects(record.value, np.array([len(record.value)]))
+    partitions_of([record.key], 4)
+    list(encoded_batches(Columns.of([record]), np.arange(1), 1 << 20))
+
+
+def _drift() -> None:
+    """By default some 8,000 rows are a reference before any is judged; here it is 64."""
+    values = np.arange(128.0)
+    policy = DriftPolicy(block_events=8, sample_every=1, reference_blocks=8)
+    DriftMonitor({"warm": "feature"}, policy).update(values, values[:, None] % 7.0)
+
+
 def _learn(label: LabellingStage, model: OnlineModel, ids: list[str], entities: list[str], ts: np.ndarray) -> None:
     value = np.arange(len(ids)) % 2 == 0
     made = label.labels(LabelBatch([f"{i}-l" for i in ids], entities, list(ids), ts, value, np.ones(len(ids))))
     for examples in made.examples:
         model.learn(examples)
+        model.score(examples.x)
+        model.learner.contributions(examples.x)
 
 
 def _events(stage: ScoringStage, start: float) -> EventBatch:
@@ -60,7 +86,7 @@ def _events(stage: ScoringStage, start: float) -> EventBatch:
         event_id=[f"warm-{start:.0f}-{i}" for i in rows],
         ts=start + np.arange(_ROWS, dtype=np.float64),
         type=[(stage.task.types or ("warm",))[0]] * _ROWS,
-        entities={name: [f"{i % 3}" for i in rows] for name in c.entities},
+        entities={name: [f"{i % _ENTITIES}" for i in rows] for name in c.entities},
         numbers={name: np.arange(_ROWS, dtype=np.float64) for name in c.numbers},
         texts={name: ["a"] * _ROWS for name in c.texts},
     )

@@ -152,7 +152,8 @@ def run(
         folder, kafka, redis_server.url, prefix=unique("run"), partitions=PARTITIONS,
         tasks=tuple(sorted(DEMO.glob("*.toml"))), worker={"web_port": "auto"},
     )  # fmt: skip
-    with Watcher(deployment) as watcher, Worker(deployment, folder / "worker.log") as worker:
+    said = {"NUMBA_DEBUG_CACHE": "1", "PYTHONUNBUFFERED": "1"}  # each kernel that is compiled, or read from disk
+    with Watcher(deployment) as watcher, Worker(deployment, folder / "worker.log", **said) as worker:
         health, ready = worker.get("/health"), worker.get("/ready")
         worker.until(worker.ready, "it is ready")
         records = simulated(STREAM)
@@ -204,6 +205,13 @@ def mixed_with_labels(events: Sequence[KeyValue]) -> list[KeyValue]:
             }  # fmt: skip
             made.append((user, orjson.dumps(label)))
     return made
+
+
+def test_no_kernel_is_compiled_once_it_has_partitions(run: Run) -> None:
+    """Compiling takes seconds on a new machine, in which nothing is scored."""
+    before, after = run.worker.log.split("partitions assigned", 1)
+    assert "[cache] " in before
+    assert [line for line in after.splitlines() if line.startswith("[cache] ")] == []
 
 
 @pytest.mark.parametrize("task", ["churn", "device_failure"])
