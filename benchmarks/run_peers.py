@@ -180,6 +180,7 @@ def main() -> None:
     run_all = args.shared / "peers" / "run_all.py"
     if not run_all.is_file():
         raise SystemExit(f"no peers at {run_all}: name the folder that holds peers/ with --shared")
+    os.environ.setdefault("WEIR_SHARED", str(args.shared))  # the broker is there, too
     python, quix_python = (
         find_python("main", args.python, args.setup),
         find_python("quix", args.quix_python, args.setup),

@@ -75,6 +75,8 @@ class Context:
         self.completed_at = time.monotonic()
         self.assigned = False
         """Whether the group has given partitions, if only none."""
+        self.lanes = 0
+        """How many are open."""
         self.partitions = 0
         """Of every topic that is partitioned by entity."""
 

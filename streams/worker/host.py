@@ -140,7 +140,7 @@ class LaneHost:
             lane.start()
         for scoring in self._scoring.values():
             scoring.start()
-        self.ctx.assigned = True
+        self.ctx.assigned, self.ctx.lanes = True, len(self._lanes())
         log.info("%d partitions assigned: %s", len(tps), ", ".join(self.names()))
 
     async def _open(self, tps: set[TP]) -> dict[TP, int]:

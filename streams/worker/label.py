@@ -29,6 +29,7 @@ from streams.transport import FetchedBatch, Sent
 from streams.transport.ranges import Slice
 from streams.worker.context import Context
 from streams.worker.letters import Letters
+from streams.worker.linger import Linger
 from streams.worker.outputs import label_records
 from streams.worker.reading import LaneReader
 from streams.worker.work import Work, together
@@ -37,8 +38,6 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 64
 """Steps that wait for the lane before whoever brings more has to wait."""
-LINGER_S = 0.05
-"""How long predictions are gathered before the lane takes them together."""
 IDLE_CHECK_S = 2.0
 """How often a lane to which nobody hands over looks for predictions that a dead worker left."""
 EXPLAIN_TIMEOUT_S = 60.0
@@ -102,7 +101,7 @@ class LabelLane:
         self._room = asyncio.Semaphore(MAX_WAITING)
         self._order = asyncio.Lock()
         self._recovered = asyncio.Event()
-        self._letters = Letters(ctx)
+        self._letters, self._linger = Letters(ctx), Linger()
         self._tasks: list[asyncio.Task[None]] = []
         self._publishing: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
@@ -214,8 +213,8 @@ class LabelLane:
         await self._recover()
         while True:
             works = [await self._inbox.get()]
-            if self._handed_over:  # small batches cost as much as large ones, and nobody waits for a label lane
-                await asyncio.sleep(LINGER_S)
+            if self._handed_over:
+                await asyncio.sleep(self._linger.pause_s(self.ctx.lanes))
             while not self._inbox.empty():
                 works.append(self._inbox.get_nowait())
             for work in together(works):
@@ -248,10 +247,11 @@ class LabelLane:
         for task, scored in work.scored.items():
             if self.stages[task].task.alerting:
                 await self._histories[task].cover(scored.predictions.model_version, EXPLAIN_TIMEOUT_S)
-        clock = self.ctx.metrics.stages("label")
+        clock, started = self.ctx.metrics.stages("label"), self.ctx.metrics.now()
         outputs = {task: self.stages[task].scored(s) for task, s in work.scored.items()}
         outputs |= {task: self.stages[task].labels(batch) for task, batch in work.labels.items()}
         clock.lap("label")
+        self._linger.took(self.ctx.metrics.now() - started)
         self.positions[work.step.topic] = work.step.stop
         self._number += 1
         if publish:

@@ -20,14 +20,13 @@ from streams.errors import StateError
 from streams.stores.errors import LaneMoved
 from streams.stores.redis import Lane, LaneRecord, Writes
 from streams.transport import FetchedBatch
+from streams.worker.linger import Linger
 
 if TYPE_CHECKING:
     from streams.worker.context import Context
 
 log = logging.getLogger(__name__)
 
-LINGER_S: Final = 0.05
-"""How long acknowledged batches are gathered for one write. Outputs are out by then; only completion waits."""
 MOST_REFUSALS: Final = 5
 """The same refusal, this often in a row, is more than the few that one loss causes: the worker ends."""
 MAX_ROWS: Final = 4_000
@@ -73,6 +72,7 @@ class RowLane(ABC):
         self.next_offset: int | None = None
         """Behind the last batch that was computed; ``None`` before the first of a new lane."""
         self._tasks: list[asyncio.Task[None]] = []
+        self._linger = Linger()
         self._refused: tuple[tuple[int | None, int | None], int] = ((None, None), 0)
         """The last refusal, as what was expected and found, and how often it came in a row."""
 
@@ -160,7 +160,7 @@ class RowLane(ABC):
             while not self._steps:
                 self._wake.clear()
                 await self._wake.wait()
-            await asyncio.sleep(LINGER_S)
+            await asyncio.sleep(self._linger.pause_s(self.ctx.lanes))  # outputs are out; only completion waits
             steps = await self._acknowledged()
             try:
                 await self._flush(steps)
@@ -193,6 +193,7 @@ class RowLane(ABC):
         await self.ctx.store.flush(
             self.lane, [s.writes for s in steps], record, steps[0].expected, journal, sum(s.drop for s in steps)
         )
+        self._linger.took(m.now() - started)
         m.flushed(self.lane[0], started, len(steps))
         for step in steps:
             self.ctx.consumer.complete(step.batch)

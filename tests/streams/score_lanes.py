@@ -115,6 +115,7 @@ class Context:
     metrics: Metrics = field(default_factory=Metrics)
     consumer: Consumer = field(default_factory=Consumer)
     remote: Any = None
+    lanes = 0
 
     def __post_init__(self) -> None:
         self.store = LaneStore(cast(Any, self.link))

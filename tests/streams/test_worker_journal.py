@@ -29,7 +29,6 @@ from streams.stores import MemoryFeatureStore
 from streams.stores.steps import Step, StoredLane
 from streams.transport import FetchedBatch, Sent, Ticket
 from streams.worker import journal as journal_module
-from streams.worker import label as label_module
 from streams.worker import side as side_module
 from streams.worker.journal import LaneJournal
 from streams.worker.label import LabelLane
@@ -289,6 +288,7 @@ class Context:
     def __init__(self) -> None:
         self.settings, self.metrics = Settings(), Metrics()
         self.store: Any = None
+        self.lanes = 0  # nothing is gathered
         self.records: Any = None
         self.failed: list[Exception] = []
 
@@ -341,9 +341,7 @@ class Partition:
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(label_module, "LINGER_S", 0.0)
-        asyncio.run(cast(Any, work()))
+    asyncio.run(cast(Any, work()))
 
 
 Part = tuple[int, int]

@@ -61,7 +61,7 @@ class InferenceHost:
         for tp, lane in opened.items():
             self.lanes[tp.partition] = lane
             lane.start()
-        self.ctx.assigned = True
+        self.ctx.assigned, self.ctx.lanes = True, len(self.lanes)
         self.ctx.metrics.inc("weir_rebalances_total")
         log.info("%d partitions assigned: %s", len(tps), ", ".join(sorted(lane.name for lane in opened.values())))
         return {tp: start for tp, start in starts.items() if start is not None}
