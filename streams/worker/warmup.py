@@ -44,7 +44,7 @@ def warm_up(task: TaskSpec) -> None:
             widths = {(task.name, layout): stage.engine.width(layout)}
             decode_updates(encode_updates(updates, task.name, layout), widths)
             stage.engine.apply(layout, updates)
-    if scored is None:  # a task that scores on timers
+    if scored is None:  # a task that scores nothing of what was made up
         return
     shape, model = stage.shape, model_of(task, stage.features)
     encoded = encode_scored(scored, stage.features, task.name, _START)
