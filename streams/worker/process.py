@@ -33,6 +33,7 @@ from streams.stores.link import RedisLink
 from streams.stores.redis import LaneStore
 from streams.transport import BatchApp, FetchedBatch
 from streams.worker.context import Context
+from streams.worker.warmup import warm_up_records
 
 log = logging.getLogger(__name__)
 _TICK_S: Final = 1.0
@@ -137,6 +138,8 @@ class Process:
         await self._serve()
         await self.app.records.start()
         await self.link.start()
+        log.info("compiling what is needed: half a minute on the first start on a machine, later a second")
+        await asyncio.to_thread(warm_up_records)  # the endpoints answer meanwhile
         await self.prepare()
         require_provider(self.ctx.full, self.settings.models.provider)
         await self.updates.catch_up()

@@ -56,7 +56,6 @@ class Worker(Process):
 
     async def prepare(self) -> None:
         """Kernels and models."""
-        log.info("compiling what the tasks need: on the first start on a machine half a minute, later a second")
         for task in self.ctx.tasks:
             await asyncio.to_thread(warm_up, task)  # the endpoints answer meanwhile
         await self.follower.catch_up()

@@ -30,10 +30,17 @@ _ROWS, _ENTITIES = 64, 24
 """Of a batch; each entity is enough for one example of a task that silence labels."""
 
 
+def warm_up_records() -> None:
+    """Look at a record that comes in, find the partition of one that goes out, and encode it."""
+    record = Record(b"key", b'{"v":1}', _START)
+    find_suspects(record.value, np.array([len(record.value)]))
+    partitions_of([record.key], 4)
+    list(encoded_batches(Columns.of([record]), np.arange(1), 1 << 20))
+
+
 def warm_up(task: TaskSpec) -> None:
     """Take made-up events of a task through everything that a lane does with real ones, and its model does later."""
     task = task.model_copy(update={"model": hasty(task.model)})
-    _bytes()
     _drift()
     stage = ScoringStage(task, MemoryFeatureStore(), side=True)
     scored = None
@@ -54,14 +61,6 @@ def warm_up(task: TaskSpec) -> None:
     )
     label.scored(scored)
     _learn(label, model, scored.predictions.event_id, scored.predictions.entity_id, scored.predictions.ts)
-
-
-def _bytes() -> None:
-    """Records come in and go out."""
-    record = Record(b"key", b'{"v":1}', _START)
-    find_suspects(record.value, np.array([len(record.value)]))
-    partitions_of([record.key], 4)
-    list(encoded_batches(Columns.of([record]), np.arange(1), 1 << 20))
 
 
 def _drift() -> None:

@@ -16,7 +16,7 @@ from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.test_full_worker import USERS, Fleet, counts, versions
-from tests.integration.worker_process import Watcher, Worker, run_weir
+from tests.integration.worker_process import TELLS_KERNELS, Watcher, Worker, run_weir
 from tests.streams.full_graphs import LOGIT, TASK
 
 pytestmark = pytest.mark.integration
@@ -59,13 +59,14 @@ def test_remote_answers_a_killed_inference_worker_and_its_return(
     inference, member = Inference(of.config, of.settings, of.tasks), ("--instance-id", "gpu-1")
     version = fleet.models.register()
     fleet.tell(watcher, fleet.models.update("promote", version))
-    with Worker(fleet.deployment, tmp_path / "worker.log") as worker:
-        with Worker(inference, tmp_path / "inference.log", *member) as first:
+    with Worker(fleet.deployment, tmp_path / "worker.log", **TELLS_KERNELS) as worker:
+        with Worker(inference, tmp_path / "inference.log", *member, **TELLS_KERNELS) as first:
             first.until(first.ready, "it has partitions")
             worker.until(worker.ready, "it has partitions")
             rows = fleet.step(watcher, worker)
             assert (versions(rows), {row["degraded"] for row in rows}) == ({(version, 0)}, {False})
             assert counts(rows, version) == [1.0] * USERS + [2.0] * USERS + [3.0] * USERS
+            assert first.late_kernels() == []
             first.end(signal.SIGKILL)
         # Without it every event is still decided, on the online model alone, and after a few batches without waiting.
         rows = [row for _ in range(4) for row in fleet.step(watcher, worker, each=1)]
@@ -83,6 +84,7 @@ def test_remote_answers_a_killed_inference_worker_and_its_return(
             assert row[0]["lane"]["topic"] == topics.INFERENCE_REQUESTS
             assert row[0]["values"]["seen"] == fleet.sent / USERS  # nothing was taken in twice, nothing was left out
             assert again.end() == 0
+        assert worker.late_kernels() == []
         assert worker.end() == 0
     for log in ("worker.log", "inference.log", "again.log"):
         assert "Traceback" not in (tmp_path / log).read_text()

@@ -41,6 +41,8 @@ PATIENCE_S = 120.0
 """For what takes a second or two on a quiet machine."""
 Place = tuple[str, int]
 _T = TypeVar("_T")
+TELLS_KERNELS = {"NUMBA_DEBUG_CACHE": "1", "PYTHONUNBUFFERED": "1"}
+"""Environment in which a worker says which kernels it compiles or reads from disk, and when."""
 _ROWS = (topics.USER_EVENTS, topics.DEVICE_EVENTS, topics.ENTITY_UPDATES)
 _LABELLED = (topics.LABELS, topics.PREDICTIONS)
 
@@ -80,6 +82,12 @@ class Worker:
     def log(self) -> str:
         """What it said so far."""
         return self._path.read_text(errors="replace")
+
+    def late_kernels(self) -> list[str]:
+        """What was compiled, or read from disk, once it had partitions; it was started with ``TELLS_KERNELS``."""
+        before, after = self.log.split("partitions assigned", 1)
+        assert "[cache] " in before, "it does not tell"
+        return [line for line in after.splitlines() if line.startswith("[cache] ")]
 
     def until(self, what: Callable[[], object], why: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait for something that the worker will make true; fails with the end of its log, at once when it ends."""

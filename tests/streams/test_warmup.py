@@ -18,13 +18,14 @@ from online.drift import DriftPolicy
 from online.learners import LearnerSpec
 from streams.demo import warmup
 from streams.taskfiles import load_task
-from streams.worker.warmup import warm_up
+from streams.worker.warmup import warm_up, warm_up_records
 
 path, *kinds = sys.argv[1:]
 task = load_task(Path(path))
 if kinds:
     model = LearnerSpec(kind=kinds[0], members=tuple(LearnerSpec(kind=kind) for kind in kinds[1:]))
     task = task.model_copy(update={"model": model, "drift": DriftPolicy(block_events=8)})
+warm_up_records()
 warm_up(task)
 print("warm", flush=True)
 warmup.warm_up([task])  # 12,000 events, with labels
