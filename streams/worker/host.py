@@ -22,7 +22,7 @@ from streams.settings import Role
 from streams.stores.redis import Lane
 from streams.stores.steps import StepLog
 from streams.transport import FetchedBatch
-from streams.transport.ends import LogEnds
+from streams.transport.bounds import LogBounds
 from streams.transport.ranges import RangeReader
 from streams.worker.committed import committed_offsets
 from streams.worker.context import Context
@@ -60,7 +60,7 @@ class LaneHost:
         self.labels: dict[int, LabelLane] = {}
         self._scoring: dict[str, Scoring] = {}
         """By stream."""
-        self._ends = LogEnds(ctx.settings.kafka.client_options("ends"), ctx.name(topics.PREDICTIONS))
+        self._bounds = LogBounds(ctx.settings.kafka.client_options("bounds"), ctx.name(topics.PREDICTIONS))
         self._late: asyncio.Future[None] | None = None
         self._of_stream: dict[str, list[TaskSpec]] = {}
         for task in ctx.tasks:
@@ -102,7 +102,7 @@ class LaneHost:
 
     async def close(self) -> None:
         """Let go of what the lanes shared; they have to be closed."""
-        await self._ends.close()
+        await self._bounds.close()
 
     # -- partitions come and go ----------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class LaneHost:
             stages,
             steps,
             histories,
-            LaneReader(partition, self.ctx, shapes, self._ends),
+            LaneReader(partition, self.ctx, shapes, self._bounds),
             handed_over=self.role == "all",
         )
 

@@ -201,7 +201,7 @@ class LabelLane:
         loop = asyncio.get_running_loop()
         while True:
             if loop.time() - self._handed_at >= IDLE_CHECK_S:
-                end = await self._reader.end()
+                _, end = await self._reader.bounds()
                 async with self._order:
                     if end > self._queued and loop.time() - self._handed_at >= IDLE_CHECK_S:
                         await self._queue_range(end)
@@ -237,7 +237,7 @@ class LabelLane:
         if stored.steps:
             log.info("%s: took %d steps again", self.name, len(stored.steps))
         if self._handed_over and topics.PREDICTIONS not in self.positions:
-            self.positions[topics.PREDICTIONS] = await self._reader.first()
+            self.positions[topics.PREDICTIONS], _ = await self._reader.bounds()
         self._queued = self.positions.get(topics.PREDICTIONS, 0)
         self._snapshot_at = asyncio.get_running_loop().time() + self.ctx.settings.worker.snapshot_every_s
         self.ready = True

@@ -16,7 +16,7 @@ from streams.errors import BrokerError
 from streams.log import Record
 from streams.stores.steps import Step
 from streams.transport import FetchedBatch
-from streams.transport.ends import LogEnds
+from streams.transport.bounds import LogBounds
 from streams.transport.ranges import RangeReader, Slice
 from streams.worker.context import Context
 from streams.worker.letters import Refused
@@ -34,11 +34,11 @@ class LaneReader:
     ----------
     partition, ctx : the lane's.
     shapes : by task: what its predictions carry.
-    ends : of the topic of predictions; all lanes ask the same.
+    bounds : of the topic of predictions; all lanes ask the same.
     """
 
-    def __init__(self, partition: int, ctx: Context, shapes: Mapping[str, ScoredShape], ends: LogEnds) -> None:
-        self._partition, self._ctx, self._shapes, self._ends = partition, ctx, shapes, ends
+    def __init__(self, partition: int, ctx: Context, shapes: Mapping[str, ScoredShape], bounds: LogBounds) -> None:
+        self._partition, self._ctx, self._shapes, self._bounds = partition, ctx, shapes, bounds
         self.features = {task: shape.features for task, shape in shapes.items()}
         """Names of each task's features."""
 
@@ -95,23 +95,12 @@ class LaneReader:
         if at < stop:  # offsets that hold no record belong to the range all the same
             yield Work(Step(topics.PREDICTIONS, at, stop))
 
-    async def first(self) -> int:
-        """The first offset of predictions that is kept."""
+    async def bounds(self) -> tuple[int, int]:
+        """The first offset of predictions that is kept, and the one behind their last."""
         patience = self._patience()
         while True:
             try:
-                async with self._reader(topics.PREDICTIONS) as reader:
-                    first, _ = await reader.bounds(self._partition)
-                    return first
-            except BrokerError as error:
-                await patience.wait(error)
-
-    async def end(self) -> int:
-        """The offset behind the last of the predictions."""
-        patience = self._patience()
-        while True:
-            try:
-                return await self._ends.end(self._partition)
+                return await self._bounds.of(self._partition)
             except BrokerError as error:
                 await patience.wait(error)
 

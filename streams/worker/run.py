@@ -75,9 +75,9 @@ class Worker(Process):
         return (self.follower.run, *super().beside())
 
     async def conclude(self) -> None:
-        """Store what the models have learned."""
-        await self.host.close()
+        """Store what the models have learned, and let go."""
         await self.follower.stop()
+        await self.host.close()
         if self._remote is not None:
             await self._remote.stop()
 

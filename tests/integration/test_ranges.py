@@ -10,7 +10,7 @@ from aiokafka.errors import NodeNotReadyError
 
 from streams.errors import BrokerError, UsageError
 from streams.transport import RecordsDeleted, ranges
-from streams.transport.ends import LogEnds
+from streams.transport.bounds import LogBounds
 from streams.transport.ranges import RangeReader
 from tests.integration.follow import (
     NewTopic,
@@ -83,7 +83,7 @@ def test_a_range_that_is_not_there_is_an_error(place: Place) -> None:
     run(test())
 
 
-def test_ends_are_asked_over_one_connection_and_over_a_new_one_after_an_error(
+def test_bounds_are_asked_over_one_connection_and_over_a_new_one_after_an_error(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Counted(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka has no types
@@ -102,17 +102,17 @@ def test_ends_are_asked_over_one_connection_and_over_a_new_one_after_an_error(
     monkeypatch.setattr(ranges, "AIOKafkaConsumer", Counted)
 
     async def test() -> None:
-        ends = LogEnds(options(place.kafka), place.topic)
-        assert await ends.end(0) == 0
+        bounds = LogBounds(options(place.kafka), place.topic)
+        assert await bounds.of(0) == (0, 0)
         await place.send(("fraud", examples(30)))
-        assert await asyncio.gather(*(ends.end(0) for _ in range(5))) == [30] * 5
+        assert await asyncio.gather(*(bounds.of(0) for _ in range(5))) == [(0, 30)] * 5
         assert len(started) == 1
         started[0].away = True
         with pytest.raises(BrokerError, match=f"topic {place.topic} cannot be read"):
-            await ends.end(0)
-        assert await ends.end(0) == 30
+            await bounds.of(0)
+        assert await bounds.of(0) == (0, 30)
         assert len(started) == 2
-        await ends.close()
+        await bounds.close()
 
     run(test())
 

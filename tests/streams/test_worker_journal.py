@@ -264,11 +264,8 @@ class Reader:
         self.log = log
         self.reads = 0
 
-    async def first(self) -> int:
-        return 0
-
-    async def end(self) -> int:
-        return len(self.log)
+    async def bounds(self) -> tuple[int, int]:
+        return 0, len(self.log)
 
     async def rest(self, start: int, stop: int) -> AsyncIterator[Work]:
         assert stop <= len(self.log)

@@ -1,4 +1,4 @@
-"""Asks where partitions of a topic end, again and again, over one connection that stays open."""
+"""Asks where partitions of a topic begin and end, again and again, over one connection that stays open."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from streams.errors import BrokerError
 from streams.transport.ranges import RangeReader
 
 
-class LogEnds:
-    """Where the partitions of one topic end; connects when first asked, and anew after an error.
+class LogBounds:
+    """Where the partitions of one topic begin and end; connects when first asked, and anew after an error.
 
     Parameters
     ----------
@@ -24,8 +24,8 @@ class LogEnds:
         self._reader: RangeReader | None = None
         self._turn = asyncio.Lock()
 
-    async def end(self, partition: int) -> int:
-        """The offset behind the last record that may be read now.
+    async def of(self, partition: int) -> tuple[int, int]:
+        """The first offset that is kept, and the one behind the last that may be read now.
 
         Raises
         ------
@@ -38,11 +38,10 @@ class LogEnds:
             if self._reader is None:
                 self._reader = await RangeReader(self._options, self._topic).__aenter__()
             try:
-                _, end = await self._reader.bounds(partition)
+                return await self._reader.bounds(partition)
             except BrokerError:
                 await self.close()
                 raise
-            return end
 
     async def close(self) -> None:
         """Let go of the connection."""
