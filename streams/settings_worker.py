@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from streams.host.rejects import RejectPolicy
 
 Role = Literal["score", "label", "all"]
+HIGHEST_PORT = 65_535
 _INSTANCE = r"^[A-Za-z0-9._-]{1,200}$"
 
 
@@ -44,10 +45,13 @@ class WorkerSettings(Concern):
     instance_id: str | None = Field(default=None, pattern=_INSTANCE)
     """Unique among the group's workers and the same after a restart: a worker that comes back within the session
     timeout takes its partitions up again without a rebalance. ``auto`` is this machine's host name."""
+    processes: int = Field(default=1, ge=1, le=64)
+    """Of one ``weir worker``, which keeps them running: one computes on one core. Instance ids become ID-1, ID-2, ...,
+    and web ports count up from ``web_port``."""
 
     web_host: str = Field(default="127.0.0.1", min_length=1)
     """Where ``/health``, ``/ready`` and ``/metrics`` listen; ``0.0.0.0`` in a container."""
-    web_port: Annotated[int, Field(ge=0, le=65_535)] | Literal["auto"] = 8090
+    web_port: Annotated[int, Field(ge=0, le=HIGHEST_PORT)] | Literal["auto"] = 8090
     """0 turns them off; ``auto`` takes a free port and logs it."""
     watchdog_s: float = Field(default=60.0, ge=0, le=86_400)
     """End the process when work is in flight and no batch was completed for so long; 0 never does."""
@@ -85,7 +89,24 @@ class WorkerSettings(Concern):
     def _coherent(self) -> Self:
         if self.watchdog_s and self.watchdog_s <= self.drain_s:
             raise ValueError(f"watchdog_s = {self.watchdog_s:g} must exceed drain_s = {self.drain_s:g}, or be 0 (off)")
+        if self.web_port != "auto" and self.web_port + self.processes - 1 > HIGHEST_PORT:
+            raise ValueError(f"web_port = {self.web_port} leaves no port for each of processes = {self.processes}")
         return self
+
+    def of_process(self, number: int) -> WorkerSettings:
+        """The settings of process ``number`` of ``processes``, from 1: a single one, with a name and a port of its own.
+
+        >>> WorkerSettings(processes=2, instance_id="w", web_port=8090).of_process(2).web_port
+        8091
+        """
+        name, port = self.instance(), self.web_port
+        return self.model_copy(
+            update={
+                "processes": 1,
+                "instance_id": name and f"{name}-{number}",
+                "web_port": port + number - 1 if isinstance(port, int) and port else port,
+            }
+        )
 
     @property
     def rejects(self) -> RejectPolicy:

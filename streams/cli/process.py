@@ -96,11 +96,15 @@ def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote
     notes().print(f"ready{f', with {warned} warnings' if warned else ''}")
 
 
-def log_to_stderr(level: str) -> None:
-    """Log from ``level`` on, without what libraries tell of themselves; raises ``UsageError`` for no level."""
+def log_to_stderr(level: str, child: int = 0) -> None:
+    """Log from ``level`` on, without what libraries tell of themselves; raises ``UsageError`` for no level.
+
+    Lines of process ``child`` of several, from 1, say so.
+    """
     if level not in _LEVELS:
         raise UsageError(f"--log-level {level!r}: give one of {', '.join(_LEVELS)}")
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    which = f"[{child}] " if child else ""
+    logging.basicConfig(level=level.upper(), format=f"%(asctime)s %(levelname)-7s {which}%(name)s: %(message)s")
     if level != "debug":
         logging.getLogger().handlers[0].addFilter(_worth_reading)
         for name, least in _QUIET.items():

@@ -1,11 +1,14 @@
-"""``weir worker``: one process that scores, labels, or both.
+"""``weir worker``: processes that score, label, or both.
 
-It knows arguments and the banner; what runs is ``streams.worker``.
+It knows arguments and the banner; what runs is ``streams.worker``. Of several processes each is this command again,
+with ``--child``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -30,6 +33,7 @@ from streams.cli.process import (
     version_of,
 )
 from streams.ops.checks import Check
+from streams.ops.fleet import Fleet, end_with_stdin
 from streams.settings import Role, Settings
 
 
@@ -41,17 +45,25 @@ def worker_command(
     ] = None,
     group: GroupOption = None,
     instance_id: InstanceOption = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", "-p", help="How many; else [worker] processes.", show_default=False)
+    ] = None,
     web: WebOption = None,
     only_check: CheckOption = False,
     log_level: LogLevelOption = "info",
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
+    child: Annotated[int, typer.Option("--child", hidden=True, help="Be this one of --processes.")] = 0,
 ) -> None:
     """Run a worker: events in, predictions, alerts and learning out.
 
     Start as many as you like, on as many machines: they share the partitions
     of the topics. A worker that dies loses nothing; another takes its
     partitions over and goes on where its state in Redis ends.
+
+    A process computes on one core. With --processes the command keeps several
+    running: one that ends is started again, their instance ids get -1, -2, ...
+    behind them, and their web ports count up.
 
     Role score reads events and writes predictions, label joins them with
     labels, learns and alerts, all does both in one process.
@@ -67,21 +79,42 @@ def worker_command(
 
         weir worker tasks/ --role score --instance-id score-1 --web 0.0.0.0:8090
 
+        weir worker tasks/ --processes 4 --web :8090
+
         WEIR_KAFKA__BOOTSTRAP=kafka-1:9092 weir worker fraud.toml --web off
     """  # fmt: skip
-    given = {"worker.role": role, "worker.group": group, "worker.instance_id": instance_id, **address(web)}
+    given = {
+        "worker.role": role, "worker.group": group, "worker.instance_id": instance_id,
+        "worker.processes": processes, **address(web),
+    }  # fmt: skip
     settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
     needed()
     if only_check:
         check(settings, found, Check("tasks", "OK", ", ".join(task.name for task in found)))
         return
-    log_to_stderr(log_level)
-    for line in banner(settings, found):
-        notes().print(escape(line), soft_wrap=True)
-    status = _runner()(settings, found, settings.worker.role)
+    log_to_stderr(log_level, child)
+    if child:
+        end_with_stdin()
+        status = _runner()(_of_child(settings, child), found, settings.worker.role)
+    else:
+        for line in banner(settings, found):
+            notes().print(escape(line), soft_wrap=True)
+        several = settings.worker.processes > 1
+        status = _run_fleet(settings) if several else _runner()(settings, found, settings.worker.role)
     if status:
         raise typer.Exit(status)
+
+
+def _of_child(settings: Settings, number: int) -> Settings:
+    return settings.model_copy(update={"worker": settings.worker.of_process(number)})
+
+
+def _run_fleet(settings: Settings) -> int:
+    """Run this command for each of its processes."""
+    numbers, given = range(1, settings.worker.processes + 1), sys.argv[2:]
+    command = [sys.executable, "-m", "streams.cli.main", "worker"]
+    return asyncio.run(Fleet([[*command, "--child", str(n), *given] for n in numbers]).run())
 
 
 def banner(settings: Settings, tasks: Sequence[TaskSpec]) -> list[str]:
@@ -90,13 +123,15 @@ def banner(settings: Settings, tasks: Sequence[TaskSpec]) -> list[str]:
     member = f", instance {w.instance()}" if w.instance_id else ""
     user = f" as {k.username}" if k.sasl else ""
     host = f"[{w.web_host}]" if ":" in w.web_host else w.web_host
+    several = f", {w.processes} processes" if w.processes > 1 else ""
+    ports = f"{w.web_port}-{w.web_port + w.processes - 1}" if several and w.web_port != "auto" else w.web_port
     packages = ("faust-streaming", "aiokafka", "redis", "numpy", "numba")
     return [
-        f"weir worker {version('weir')}: role {w.role}, group {w.group_id()}{member}",
+        f"weir worker {version('weir')}: role {w.role}, group {w.group_id()}{member}{several}",
         f"tasks     {', '.join(f'{t.name} on {settings.topics.name(t.stream)}' for t in tasks)}",
         f"brokers   {', '.join(k.bootstrap)} ({k.security_protocol}{user})",
         f"store     {r.url}, keys {r.prefix}:*",
-        f"web       {f'http://{host}:{w.web_port}' if w.web_port else 'off'}",
+        f"web       {f'http://{host}:{ports}' if w.web_port else 'off'}",
         f"versions  Python {platform.python_version()}, {', '.join(f'{p} {version_of(p)}' for p in packages)}",
     ]
 

@@ -39,9 +39,11 @@ class StopSignals:
 
 
 @contextmanager
-def stop_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], object]) -> Iterator[StopSignals]:
-    """Call ``stop`` in ``loop`` on the first SIGINT or SIGTERM; see `StopSignals`."""
-    caught = StopSignals(stop)
+def stop_signals(
+    loop: asyncio.AbstractEventLoop, stop: Callable[[], object], end: Callable[[int], object] = os._exit
+) -> Iterator[StopSignals]:
+    """Call ``stop`` in ``loop`` on the first SIGINT or SIGTERM, ``end`` on a Ctrl-C after it; see `StopSignals`."""
+    caught = StopSignals(stop, end)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, caught, number)
     try:

@@ -16,13 +16,26 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from kafka.admin import KafkaAdminClient, NewTopic
 
-from tests.integration.kafka_broker import Broker, DockerBroker, NoKafka, find_broker, find_jars, unavailable
+from streams import topics
+from streams.admin.clients import admin_client
+from streams.settings import KafkaSettings
+from tests.integration.kafka_broker import (
+    Broker,
+    DockerBroker,
+    NoKafka,
+    eventually,
+    find_broker,
+    find_jars,
+    unavailable,
+)
+from tests.integration.kafka_commands import Weir
 from tests.integration.kafka_node import JavaBroker, JavaCluster
 from tests.integration.kafka_secrets import Secrets, make_secrets
 from tests.integration.redis_server import NamedRedis, NoRedis, RedisServer, find_redis
 
 LONGEST_FIRST = (
     "test_transport.py",
+    "test_rebalances.py",
     "test_trainer.py",
     "test_worker_stops.py",
     "test_links.py",
@@ -31,7 +44,10 @@ LONGEST_FIRST = (
     "test_worker_links.py",
     "test_inference_remote.py",
     "test_full_worker.py",
-    "test_kafka_cli.py",
+    "test_kafka_cli_links.py",
+    "test_kafka_cli_letters.py",
+    "test_kafka_cli_records.py",
+    "test_kafka_cli_topics.py",
 )
 """So that processes that share the files end together; xdist keeps the order with ``--no-loadscope-reorder``."""
 
@@ -82,6 +98,35 @@ def new_topic(kafka: Broker) -> Callable[..., str]:
         return name
 
     return make
+
+
+@pytest.fixture(scope="session")
+def erasable_kafka(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The session's broker, or one of our own where that is the user's, whose topics are not ours to delete."""
+    if kafka.can_restart:
+        yield kafka
+        return
+    try:
+        broker = JavaBroker(find_jars(), tmp_path_factory.mktemp("erasable-kafka") / "broker")
+    except NoKafka as reason:
+        unavailable(str(reason))
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
+
+
+@pytest.fixture(scope="module")
+def weir(erasable_kafka: Broker) -> Iterator[Weir]:
+    """``weir`` in this process, with Weir's topics made and empty; they are gone before the next module makes them."""
+    settings = KafkaSettings(bootstrap=(erasable_kafka.address,))
+    found = Weir(settings, {"WEIR_KAFKA__BOOTSTRAP": erasable_kafka.address})
+    assert found("topics", "create").status == 0
+    yield found
+    with admin_client(settings) as admin:
+        admin.delete_topics([topic for topic in admin.list_topics() if topic in topics.ALL])
+        eventually(lambda: not {*admin.list_topics()} & {*topics.ALL}, 20, "Weir's topics are deleted")
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,8 @@ from streams.transport import BatchProducer, TransportSettings
 from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
 
 PARTITIONS = 4
+LONG_SESSION = ("--session-timeout-s", "25")
+"""For what must not happen before a session ends, also where processes start slowly."""
 
 
 class Worker:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -93,6 +95,28 @@ def test_a_clean_stop_in_the_middle_loses_and_repeats_nothing_and_repeats_are_kn
     assert notes["duplicate events"] == half
     assert notes["examples"]["fraud"][0] > 50
     assert [again for _, again in notes["examples"].values()] == [0, 0]
+
+
+def test_processes_of_one_command_share_the_work_and_a_killed_one_comes_back(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path
+) -> None:
+    deployment = Deployment.create(
+        tmp_path, kafka, redis_server.url, prefix=unique("several"), partitions=PARTITIONS, tasks=("fraud",),
+        worker={"processes": 2, "instance_id": "several", "web_port": "auto"},
+    )  # fmt: skip
+    records = simulated(DAY)
+    events, half = records[topics.USER_EVENTS], len(records[topics.USER_EVENTS]) // 2
+    with Watcher(deployment) as watcher, Worker(deployment, tmp_path / "worker.log") as worker:
+        share = "[36] partitions assigned"  # of one or two numbers in three topics
+        worker.until(lambda: all(re.search(rf"\[{n}\] \S+: {share}", worker.log) for n in (1, 2)), "a share each")
+        watcher.send(topics.USER_EVENTS, events[:half])
+        psutil.Process(worker.process.pid).children()[0].kill()
+        watcher.send(topics.USER_EVENTS, events[half:])
+        watcher.send(topics.LABELS, records[topics.LABELS])
+        watcher.settle(worker)
+        assert re.search(r"process [12] of 2 ended with status -9; it starts again in 1 s", worker.log)
+        assert worker.end() == 0
+    Checker(deployment, redis.Redis.from_url(redis_server.url)).check()
 
 
 @pytest.mark.parametrize("said", ["metrics at http", "is away"])

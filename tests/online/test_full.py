@@ -25,7 +25,7 @@ from online.scoring import ScoringStage
 from online.task import TaskSpec
 from online.taskshape import shape_of
 from streams.stores import MemoryFeatureStore
-from tests.online.test_pipeline import CHURN, FRAUD, T0, events, plays
+from tests.online.task_streams import CHURN, FRAUD, T0, events, plays
 
 PLAIN = FRAUD.replace('numbers = ["amount"]', 'numbers = ["amount", "speed"]\ninputs = ["*", "!speed", "!user.high*"]')
 FULL = PLAIN + '\n[full]\ninputs = ["speed", "user.high*", "hour"]\nstate = 2\nembedding = 2\n'
