@@ -13,14 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import msgspec
 
 from online.batch import Scored
-from online.labelling import LabellingStage, LabelOutput
+from online.labelling import LabellingStage
 from streams import topics
 from streams.errors import ShellError
 from streams.following.history import ModelHistory
@@ -28,16 +26,13 @@ from streams.stores.steps import Step, StepLog
 from streams.transport import FetchedBatch, Sent
 from streams.transport.ranges import Slice
 from streams.worker.context import Context
-from streams.worker.letters import Letters
 from streams.worker.linger import Linger
-from streams.worker.outputs import label_records
+from streams.worker.publisher import MAX_WAITING, Made, StepPublisher
 from streams.worker.reading import LaneReader
 from streams.worker.work import Work, together
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 64
-"""Steps that wait for the lane before whoever brings more has to wait."""
 IDLE_CHECK_S = 2.0
 """How often a lane to which nobody hands over looks for predictions that a dead worker left."""
 EXPLAIN_TIMEOUT_S = 60.0
@@ -50,16 +45,6 @@ class _Snapshot(msgspec.Struct):
 
     positions: dict[str, int]
     stages: dict[str, bytes]
-
-
-@dataclass(slots=True)
-class _Made:
-    """One step taken, to be published."""
-
-    number: int
-    work: Work
-    outputs: dict[str, LabelOutput]
-    snapshot: bytes | None = None
 
 
 class LabelLane:
@@ -87,24 +72,21 @@ class LabelLane:
         handed_over: bool,
     ) -> None:
         self.partition, self.ctx, self.stages = partition, ctx, stages
-        self._features = reader.features
         self.name, self.ready = f"label-{partition}", False
         self._steps, self._histories, self._reader, self._handed_over = steps, histories, reader, handed_over
         self.positions: dict[str, int] = {}
         """Next offset of each topic, as of the steps taken."""
-        self._number = self._published = 0
-        """Steps taken, and those whose outputs are acknowledged, since the lane began."""
+        self._number = 0
+        """Steps taken, since the lane began."""
         self._queued = 0
         """Next offset of predictions, as of the steps that wait."""
         self._inbox: asyncio.Queue[Work] = asyncio.Queue()
-        self._made: asyncio.Queue[_Made] = asyncio.Queue(MAX_WAITING)
         self._room = asyncio.Semaphore(MAX_WAITING)
         self._order = asyncio.Lock()
         self._recovered = asyncio.Event()
-        self._letters, self._linger = Letters(ctx), Linger()
+        self._out, self._linger = StepPublisher(partition, ctx, steps, reader.features), Linger()
         self._tasks: list[asyncio.Task[None]] = []
         self._publishing: asyncio.Task[None] | None = None
-        self._moved = asyncio.Event()
         self._handed_at = self._snapshot_at = 0.0
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -122,7 +104,7 @@ class LabelLane:
 
     def start(self) -> None:
         """Recover, then take steps."""
-        works = [self._run, self._publish]
+        works: list[Callable[[], Awaitable[None]]] = [self._run, partial(self._out.run, self._stored)]
         if self._handed_over:
             works.append(self._look_for_left)
         self._tasks = [asyncio.ensure_future(self._guard(work)) for work in works]
@@ -142,7 +124,7 @@ class LabelLane:
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.gather(*(history.close() for history in self._histories.values()))
-                if self.ready and self._published == self._number > self._stored.snapshot_step:
+                if self.ready and self._out.published == self._number > self._stored.snapshot_step:
                     # So that the next owner has nothing to take again.
                     await self._steps.snapshot(self._number, self._snapshot())
         except (ShellError, TimeoutError) as error:
@@ -152,11 +134,10 @@ class LabelLane:
         """Wait a little for what was taken, so that a clean stop makes nothing twice."""
         if self._publishing is None or not self.ready:
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                while self._published < self._number and not self._publishing.done():
-                    self._moved.clear()
-                    await self._moved.wait()
+        published = asyncio.ensure_future(self._out.until(self._number))
+        left_s = deadline - asyncio.get_running_loop().time()
+        await asyncio.wait({published, self._publishing}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        published.cancel()
 
     async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -233,7 +214,6 @@ class LabelLane:
                     self.stages[task].restore(state)
         async for work in self._reader.again(stored.steps):
             await self._take(work, publish=self._number >= stored.done)
-        self._published = min(self._number, stored.done)
         if stored.steps:
             log.info("%s: took %d steps again", self.name, len(stored.steps))
         if self._handed_over and topics.PREDICTIONS not in self.positions:
@@ -255,7 +235,7 @@ class LabelLane:
         self.positions[work.step.topic] = work.step.stop
         self._number += 1
         if publish:
-            await self._made.put(_Made(self._number, work, outputs, self._snapshot_if_due()))
+            await self._out.put(Made(self._number, work, outputs, self._snapshot_if_due()))
 
     def _snapshot_if_due(self) -> bytes | None:
         """The state after the step just taken, every so often, and never for more than a fiftieth of the time."""
@@ -282,53 +262,3 @@ class LabelLane:
         if self._number:
             await self._steps.done(self._number)
         await self._steps.snapshot(self._number, self._snapshot())
-
-    # -- what goes out -------------------------------------------------------------------------------------------
-
-    async def _publish(self) -> None:
-        while True:
-            made = [await self._made.get()]
-            while not self._made.empty():
-                made.append(self._made.get_nowait())
-            new = [m for m in made if m.number >= self._stored.next_step]  # those taken again are in the journal
-            if new:
-                await self._steps.append(new[0].number, [m.work.step for m in new])
-            for acknowledged in [await self._send(m) for m in made]:
-                await acknowledged
-            await self._steps.done(made[-1].number)
-            self._published = made[-1].number
-            self._moved.set()
-            for m in made:
-                if m.work.batch is not None:
-                    self.ctx.consumer.complete(m.work.batch)
-                    self.ctx.completed(m.work.batch)
-            for m in made:
-                if m.snapshot is not None:
-                    started = self.ctx.metrics.now()
-                    await self._steps.snapshot(m.number, m.snapshot)
-                    self.ctx.metrics.observe("weir_snapshot_seconds", self.ctx.metrics.now() - started)
-
-    async def _send(self, made: _Made) -> asyncio.Future[Any]:
-        """Queue everything that a step made; ends when all in-sync replicas have it."""
-        now = self.ctx.now()
-        pending: list[asyncio.Future[Any]] = []
-        for task, out in made.outputs.items():
-            self._count(task, out)
-            for topic, records in label_records(task, self._features[task], out, now).items():
-                pending.append(await self.ctx.records.send(self.ctx.name(topic), records))
-        work = made.work
-        if work.records:
-            topic = self.ctx.name(work.step.topic)
-            pending += await self._letters.send(topic, self.partition, work.records, work.refused)
-        return asyncio.gather(*pending)
-
-    def _count(self, task: str, out: LabelOutput) -> None:
-        m = self.ctx.metrics
-        if out.scored is not None:
-            m.inc("weir_predictions_total", len(out.scored), task=task)
-        for alert in out.alerts:
-            m.inc("weir_alerts_total", task=task, status=alert.status)
-        if out.detections:
-            m.inc("weir_drift_detections_total", len(out.detections), task=task)
-        for request in out.requests:
-            m.inc("weir_retrain_requests_total", task=task, cause=request.cause)
