@@ -1,5 +1,7 @@
 """Weir and its peers on the same work: throughput, latency at a steady rate, start-up, CPU of each of Weir's stages.
 
+Everyone runs one process first; then those that keep up best run ``--processes`` of it (Kafka Streams: threads).
+
 Run: ``make bench-peers`` or ``python -m benchmarks.run_peers [--peers handwritten,kafka_streams,quix,faust]``. The
 work and the peers are those of ``peers/`` in the shared folder (``--shared``), run by its ``run_all.py``; Weir is
 ``benchmarks/peers/weir``. The broker and two Redis servers are started here, on ports of their own: a plain one for the
@@ -35,6 +37,7 @@ GOALS = {"kafka_streams": 2.0, "handwritten": 3.5, "quix": 20.0, "faust": 60.0}
 """Times each peer's throughput that Weir is to reach."""
 STEADY = ("handwritten", "kafka_streams")
 """Peers that can keep up with the steady rate."""
+WEIR = REPOSITORY / "benchmarks" / "peers" / "weir"
 ENVIRONMENTS = REPOSITORY / "benchmarks" / "out" / "peers"
 PACKAGES = {
     "main": ["confluent-kafka", "faust-streaming", "river", "redis", "hiredis", "pydantic", "orjson", "numpy"],
@@ -76,12 +79,28 @@ class Bench:
     def weir(self, args: Sequence[str], topics: str) -> tuple[Row, dict[str, tuple[float, float]]]:
         """Run Weir alone; its row, and seconds and batches of each stage."""
         (port,) = free_ports(1)
-        weir = f"weir={REPOSITORY / 'benchmarks' / 'peers' / 'weir'}"
         with Scraper(f"http://127.0.0.1:{port}/metrics") as scraper:
-            rows = self.run(
-                ["--peers", "", "--also", weir, *args], topics, self.weir_redis, WEIR_WORKER__WEB_PORT=str(port)
-            )
-        return rows[0], stage_costs(scraper.last)
+            (row,) = self.also("weir", str(WEIR), args, topics, self.weir_redis, WEIR_WORKER__WEB_PORT=str(port))
+        return row, stage_costs(scraper.last)
+
+    def also(
+        self, name: str, command: str, args: Sequence[str], topics: str, redis_url: str, **environment: str
+    ) -> list[Row]:
+        """Run one more command as a peer."""
+        return self.run(["--peers", "", "--also", f"{name}={command}", *args], topics, redis_url, **environment)
+
+    def several(self, peer: str, count: int, args: Sequence[str], topics: str) -> list[Row]:
+        """Run so many processes of Weir or of a peer; without CPU, as it would be that of whoever started them."""
+        if peer == "weir":
+            set_to = {"WEIR_WORKER__PROCESSES": str(count), "WEIR_WORKER__WEB_PORT": "0"}
+            rows = self.also("weir", str(WEIR), args, topics, self.weir_redis, **set_to)
+        elif peer == "kafka_streams":
+            rows = self.run(["--peers", peer, *args], topics, self.peers_redis, THREADS=str(count))
+        else:
+            script = self.run_all.with_name(f"{peer}.py")
+            command = f"{sys.executable} -m benchmarks.several {count} {self.python} {script}"
+            rows = self.also(peer, command, args, topics, self.peers_redis)
+        return [row | {"peer": f"{peer} x{count}", "cpu_s": None} for row in rows]
 
 
 def find_python(name: str, named: str | None, setup: bool) -> str:
@@ -112,6 +131,13 @@ def throughput(bench: Bench, args: argparse.Namespace) -> tuple[list[Row], dict[
     return [*rows, weir], stages
 
 
+def side_by_side(bench: Bench, args: argparse.Namespace) -> list[Row]:
+    """Several processes of each, on the same filled topics."""
+    limits = ["--no-produce", "--events", str(args.events), "--timeout", str(args.timeout)]
+    able = [peer for peer in args.peers.split(",") if peer in STEADY]
+    return [row for peer in (*able, "weir") for row in bench.several(peer, args.processes, limits, "full")]
+
+
 def latency(bench: Bench, args: argparse.Namespace) -> list[Row]:
     """Those that can keep up, at a steady rate on topics that start out empty."""
     steady = ["--rate", str(args.rate), "--seconds", str(args.seconds)]
@@ -138,6 +164,23 @@ def show_throughput(rows: list[Row], console: Console) -> dict[str, float]:
         table.add_row(name, f"{rate:,.0f}", f"{cpu:.1f}", f"{first:.1f}", *cells)
     console.print(table)
     return ratios
+
+
+def show_several(several: list[Row], alone: list[Row], console: Console) -> dict[str, float]:
+    """Print the table; the throughput of several processes of Weir over each peer's row."""
+    table = Table(title="Several processes of each (Kafka Streams: threads)")
+    for column in ("", "events/s", "times one of its own", "Weir's is times"):
+        table.add_column(column, justify="right" if column else "left")
+    one = {row["peer"]: row["events_per_s"] for row in alone}
+    ours = several[-1]["events_per_s"]
+    for row in several:
+        own, rate = one[row["peer"].partition(" ")[0]], row["events_per_s"]
+        table.add_row(
+            row["peer"], f"{rate:,.0f}", f"{rate / own:.2f}", "" if row is several[-1] else f"{ours / rate:.1f}"
+        )
+    console.print(table)
+    rates = one | {row["peer"]: row["events_per_s"] for row in several[:-1]}
+    return {name: round(ours / rate, 2) for name, rate in rates.items() if rate}
 
 
 def show_latency(rows: list[Row], rate: int, console: Console) -> None:
@@ -171,6 +214,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--rate", type=int, default=5_000, help="events/s of the latency run; 0 leaves it out")
     parser.add_argument("--seconds", type=int, default=20, help="how long the latency run lasts")
+    parser.add_argument("--processes", type=int, default=2, help="of the second throughput run; 1 leaves it out")
     parser.add_argument("--timeout", type=float, default=120, help="seconds for one peer's throughput")
     parser.add_argument("--shared", type=Path, default=shared_folder(), help="the folder that holds peers/")
     parser.add_argument("--python", help="a Python with the peers' packages")
@@ -194,15 +238,18 @@ def main() -> None:
         load = os.getloadavg()[0]
         started = time.time()
         rows, stages = throughput(bench, args)
+        several = side_by_side(bench, args) if args.processes > 1 else []
         timed = latency(bench, args) if args.rate else []
     console = Console(width=110)
     ratios = show_throughput(rows, console)
+    several_over = show_several(several, rows, console) if several else {}
     if timed:
         show_latency(timed, args.rate, console)
     costs = show_stages(stages, rows[-1], console)
     line = {
         "events": args.events, "cpus": os.cpu_count(), "load_before": load, "seconds": round(time.time() - started),
-        "throughput": rows, "weir_over": ratios, "latency": timed, "stage_us_per_event": costs,
+        "throughput": rows, "weir_over": ratios, "several": several, "several_weir_over": several_over,
+        "latency": timed, "stage_us_per_event": costs,
     }  # fmt: skip
     print(json.dumps(line))
 

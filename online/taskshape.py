@@ -111,7 +111,11 @@ def shape_with(task: TaskSpec, engine: FeatureEngine) -> TaskShape:
 
 
 class _NoRows:
-    """A ``FeatureStore`` for an engine that is only asked for names."""
+    """A ``FeatureStore`` for an engine that is only asked for names.
+
+    Giving that engine a batch is a mistake of ours, so it raises: with rows of zeros the features would be wrong
+    without a word.
+    """
 
     def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:
         """Nothing is kept."""

@@ -5,14 +5,7 @@ from __future__ import annotations
 from models.dataset.batches import Batch, batches
 from models.dataset.cut import cut, take, training_set
 from models.dataset.sequences import NextEvent, Sequences, next_events, sequences
-from models.dataset.split import (
-    Rows,
-    class_weights,
-    columns_of,
-    sample_negatives,
-    train_rows,
-    validation_rows,
-)
+from models.dataset.split import Rows, columns_of, train_rows, validation_rows
 
 __all__ = [
     "Batch",
@@ -20,11 +13,9 @@ __all__ = [
     "Rows",
     "Sequences",
     "batches",
-    "class_weights",
     "columns_of",
     "cut",
     "next_events",
-    "sample_negatives",
     "sequences",
     "take",
     "train_rows",

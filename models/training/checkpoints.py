@@ -71,7 +71,7 @@ def read(folder: Path, fingerprint: str) -> Checkpoint | None:
     try:
         with safe_open(path, "pt") as opened:
             header = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as exc:
         raise ModelError(f"{path}: not a readable checkpoint ({exc}); delete it to train from the start") from exc
     if header.get("fingerprint") != fingerprint:

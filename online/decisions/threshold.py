@@ -194,10 +194,6 @@ class Threshold:
         self._watermark = float(marks[-1])
         return out
 
-    def update_scores(self, ts: FloatVector, score: FloatVector) -> None:
-        """Take scores in, as ``thresholds`` does."""
-        self.thresholds(ts, score)
-
     def update_labels(
         self, score: FloatVector, y: BoolVector, weight: FloatVector, correction: BoolVector | None = None
     ) -> None:

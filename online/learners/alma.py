@@ -110,7 +110,7 @@ class CalibratedAlma(ScaledFold):
         *,
         alpha: float = 0.9,
         B: float = 1 / 0.9,  # noqa: N803 - the paper's and River's name
-        C: float = 2**0.5,  # noqa: N803
+        C: float = 2**0.5,  # noqa: N803 - likewise
         calibration_lr: float = 0.1,
         seed: int = 0,
     ) -> None:

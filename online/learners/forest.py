@@ -24,7 +24,7 @@ from online.learners.state import pack_arrays, pack_river, seal, unpack_arrays, 
 class WeightedForest(ARFClassifier):
     """River's adaptive random forest whose rows may carry a weight, and that tells which trees a row changed."""
 
-    def learn_one(self, x: dict[str, float], y: bool, w: float = 1.0) -> None:  # type: ignore[override]
+    def learn_one(self, x: dict[str, float], y: bool, w: float = 1.0) -> None:  # type: ignore[override] # no weight in River's
         """Learn one row: River's ``BaseForest.learn_one`` with the Poisson count times ``w`` as the trees' weight."""
         if len(self) == 0:
             self._init_ensemble(sorted(x))

@@ -143,7 +143,7 @@ class _StatePickler(pickle.Pickler):
         """
         kind = type(obj)
         if (kind.__module__, kind.__name__) == ("river.proba.gaussian", "Gaussian"):  # importing it takes seconds
-            return copyreg.__newobj__, (kind,), {**obj.__dict__, "_rng": None}  # type: ignore[attr-defined]
+            return copyreg.__newobj__, (kind,), {**obj.__dict__, "_rng": None}  # type: ignore[attr-defined] # not in its stub
         return NotImplemented
 
 

@@ -150,7 +150,7 @@ class Follower:
                 await self._take_turn(self._turn)
                 self._keeper.check()
                 await asyncio.sleep(0)
-        except Exception as error:
+        except Exception as error:  # raised again: whoever waits for a version is told the same
             why = str(error)
             raise
         finally:

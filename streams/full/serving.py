@@ -54,8 +54,6 @@ class _Served:
     """Why, and when, in monotonic seconds."""
     champion: Ref | None = None
     shadow: Ref | None = None
-    swap_s: float = 0.0
-    """The longest that a swap took: the time that batches wait for it, in seconds of this thread."""
 
     def missing(self) -> list[Ref]:
         """What has to be loaded, the champion first."""
@@ -68,9 +66,7 @@ class _Served:
         shadow = self._shadow(champion)
         changed = (champion, shadow) != (self.champion, self.shadow)
         if changed:
-            began = time.thread_time()
             self.task.runner.slots.swap(Pair(self._model(champion), self._model(shadow)))
-            self.swap_s = max(self.swap_s, time.thread_time() - began)
             self.champion, self.shadow = champion, shadow
         kept = {champion, shadow, self.wanted.champion, self.wanted.shadow}
         self.models = {ref: model for ref, model in self.models.items() if ref in kept}
@@ -208,10 +204,6 @@ class FullModels:
         refs = (served.champion, served.shadow)
         first, second = (ref.version if ref is not None else 0 for ref in refs)
         return first, second
-
-    def longest_swap_s(self) -> float:
-        """The longest that a swap took, in seconds of the thread that scores."""
-        return max((served.swap_s for served in self._served.values()), default=0.0)
 
 
 def _said(champion: Ref | None, shadow: Ref | None) -> str:

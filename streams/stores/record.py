@@ -17,9 +17,8 @@ from online.errors import StateError
 
 VERSION: Final = 1
 _HEAD: Final = struct.Struct("<HHIq8s")
-POSITION: Final = slice(8, 16)
-"""Where the next offset is in the value."""
 POSITION_AND_NONCE: Final = slice(8, 24)
+"""Where the next offset and the nonce are in the value."""
 _OFFSET: Final = struct.Struct("<q")
 
 

@@ -203,7 +203,8 @@ class LaneStore:
         return held
 
     def _evict(self, state: LaneState) -> None:
-        share = self.cache_rows // sum(len(s.caches) for s in self._lanes.values()) if self._lanes else 0
+        caches = sum(len(s.caches) for s in self._lanes.values())
+        share = self.cache_rows // max(caches, 1)  # a lane whose models keep no state has none
         for cache in state.caches.values():
             cache.evict(share, state.prefetches, state.flushed)
 

@@ -44,7 +44,7 @@ class Desk:
         owner: str,
         lease_s: float,
         clock: Clock,
-        noted: Noted = lambda before, after: None,  # noqa: ARG005
+        noted: Noted = lambda *_: None,
     ) -> None:
         self.task, self.owner, self._noted = task, owner, noted
         self._journal, self._lease_s, self._clock = journal, lease_s, clock

@@ -47,7 +47,7 @@ class Workshop:
     runner: Runner
     work: Path
     variants: AddVariants | None = None
-    progress: Callable[[str, str, int, int], None] = lambda task, what, done, of: None  # noqa: ARG005
+    progress: Callable[[str, str, int, int], None] = lambda *_: None
     data_apart: bool = False
 
 

@@ -117,7 +117,7 @@ class JobRunner:
             words = str(error)
             self._task.desk.change(lambda state: state.with_job(reason=words))
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, the job ends and says so; the trainer goes on
             words = str(error)
             if not isinstance(error, WeirError):
                 words = f"{type(error).__name__}: {error}"

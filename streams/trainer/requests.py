@@ -17,6 +17,11 @@ from streams.transport.outage import calm_logs
 log = logging.getLogger(__name__)
 
 _WAIT_MS: Final = 500
+_SESSION_MS: Final = 10_000
+"""How long requests wait for another reader when a trainer died. No setting, for little depends on it: ``[trainer]``'s
+``lease_s`` decides who does a job, and a session that ends too early only brings requests again, which are known by
+their ids. It does not follow the lease, because brokers take no less than 6 s (``group.min.session.timeout.ms``)."""
+_HEARTBEAT_MS: Final = _SESSION_MS // 5
 
 
 class RequestReader:
@@ -42,7 +47,7 @@ class RequestReader:
         calm_logs()
         self._consumer = AIOKafkaConsumer(
             self.topic, **self._options, group_id=self._group, enable_auto_commit=False, auto_offset_reset="earliest",
-            session_timeout_ms=10_000, heartbeat_interval_ms=2_000,
+            session_timeout_ms=_SESSION_MS, heartbeat_interval_ms=_HEARTBEAT_MS,
         )  # fmt: skip
         try:
             await self._consumer.start()

@@ -24,21 +24,29 @@ from streams.transport import BatchApp, FetchedBatch, Sent
 class Records(Protocol):
     """What lanes ask of a producer; see `BatchProducer`."""
 
-    async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]: ...  # noqa: D102
-    async def send_to(  # noqa: D102
-        self, topic: str, partition: int, records: Sequence[Record]
-    ) -> asyncio.Future[list[Sent]]: ...
-    async def send_parts(  # noqa: D102
+    async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
+        """Records to the partitions of their keys; returns their acknowledgement."""
+
+    async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
+        """Records to one partition."""
+
+    async def send_parts(
         self, topic: str, parts: Sequence[tuple[int, Sequence[Record]]]
-    ) -> list[asyncio.Future[list[Sent]]]: ...
+    ) -> list[asyncio.Future[list[Sent]]]:
+        """Records to several partitions, each with its acknowledgement."""
 
 
 class Consumer(Protocol):
     """What lanes ask of a consumer; see `BatchConsumer`."""
 
-    def take(self, batch: FetchedBatch) -> bool: ...  # noqa: D102
-    def complete(self, batch: FetchedBatch) -> bool: ...  # noqa: D102
-    def rewind(self, tp: TP, offset: int) -> bool: ...  # noqa: D102
+    def take(self, batch: FetchedBatch) -> bool:
+        """Whether a batch is still to be done: ``False`` when its partition went, or was rewound, meanwhile."""
+
+    def complete(self, batch: FetchedBatch) -> bool:
+        """Commits may pass the batch; ``False`` when it does not count any more."""
+
+    def rewind(self, tp: TP, offset: int) -> bool:
+        """Fetch a partition from ``offset`` again; ``False`` when it is not ours."""
 
 
 class Context:

@@ -13,9 +13,9 @@ import pytest
 from streams import topics
 from streams.full.remote.wire import decode_answer, decode_request
 from tests.integration.chaos.deployment import Deployment
+from tests.integration.full_fleet import USERS, Fleet, counts, versions
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
-from tests.integration.test_full_worker import USERS, Fleet, counts, versions
 from tests.integration.worker_process import TELLS_KERNELS, Watcher, Worker, run_weir
 from tests.streams.full_graphs import LOGIT, TASK
 

@@ -16,7 +16,7 @@ from models.types import Float32Matrix, Float32Vector, History, ModelError
 from online.batch import FloatMatrix
 from online.full import FullScorer, FullSpec, columns
 from streams.stores import MemoryFeatureStore
-from tests.models.test_inference import INPUTS, E, S, graph, history, load, stateless, weights
+from tests.models.served_graphs import INPUTS, E, S, graph, history, load, stateless, weights
 
 SPEC = FullSpec(state=S, history=3, embedding=E)
 TABLE = "fraud.full"

@@ -81,7 +81,7 @@ def test_without_fading_the_budget_threshold_is_the_lowest_edge_that_fits() -> N
 def test_a_flood_of_certain_scores_lets_only_certain_ones_through() -> None:
     ts = minutes(20_000)
     at = Threshold(BudgetThreshold(alerts_per_day=5, min_scores=10))
-    at.update_scores(ts, np.where(np.arange(20_000) % 2, 1.0, 0.9))
+    at.thresholds(ts, np.where(np.arange(20_000) % 2, 1.0, 0.9))
     assert at.threshold == 1.0
 
 
@@ -108,7 +108,7 @@ def test_precision_counts_sampled_negatives_by_weight_and_takes_corrections_back
         at = Threshold(policy, RefreshPolicy(every_rows=1))
         score = np.full(len(y), 0.8)
         at.update_labels(score, np.array(y), np.array(weight), np.array(correction))
-        at.update_scores(np.arange(2.0), np.full(2, 0.5))
+        at.thresholds(np.arange(2.0), np.full(2, 0.5))
         return at.threshold
 
     assert after([True, True, False], [1.0, 1.0, 1.0], [False] * 3) <= 0.8

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any, cast
+
 import hiredis
 import numpy as np
 import pytest
@@ -12,15 +15,16 @@ from streams.stores.cache import PINNED_PREFETCHES, RowCache
 from streams.stores.errors import LaneMoved
 from streams.stores.flush import Change, Writes, flush_arguments
 from streams.stores.record import (
-    POSITION,
     POSITION_AND_NONCE,
     LaneRecord,
+    decode_position,
     decode_record,
-    encode_position,
     encode_record,
 )
+from streams.stores.redis import LaneStore
 from streams.stores.resp import framed_keys
 from streams.stores.rows import decode_row, encode_row, unpack_rows
+from tests.streams.score_lanes import EmptyRedis
 
 WIDTH = 8
 LANE = ("user-events", 3)
@@ -217,12 +221,25 @@ def test_a_row_of_another_schema_width_or_version_is_refused(value: bytes, messa
         unpack_rows("user", 7, WIDTH, [good, value, good])
 
 
+def test_a_lane_without_rows_has_nothing_to_bring_into_memory() -> None:
+    """As that of an inference worker whose models keep no state, or whose first requests are all refused."""
+    store = LaneStore(cast(Any, EmptyRedis()))
+
+    async def first_batch() -> None:
+        await store.open(LANE)
+        await store.prefetch(LANE, {})
+
+    asyncio.run(first_batch())
+    assert store.cached() == {"user-events": 0}
+
+
 def test_a_record_comes_back_and_two_of_the_same_position_differ_in_their_nonce() -> None:
     record = LaneRecord(next_offset=2**40, mark=b"m\x00", schemas={"user": 7}, clocks={"user": 2.5}, journal=3)
     one, two = encode_record(record), encode_record(record)
     assert decode_record(one) == decode_record(two) == record
-    assert one[POSITION] == two[POSITION] == encode_position(2**40)
-    assert one[POSITION_AND_NONCE] != two[POSITION_AND_NONCE]
+    first, second = one[POSITION_AND_NONCE], two[POSITION_AND_NONCE]
+    assert decode_position(first) == decode_position(second) == 2**40
+    assert first != second
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ from streams.trainer.journal import Journal, MemoryJournal
 from streams.trainer.live import LiveRows
 from streams.trainer.runner import InlineRunner, Runner
 from streams.trainer.shelf import Origin
-from streams.trainer.state import Effect, Job
+from streams.trainer.state import Asked, Effect, Job
 from streams.trainer.task import TaskTrainer
 
 DAY = 86_400.0
@@ -177,6 +178,10 @@ def request(number: int, at: float = NOW, cause: str = "drift") -> RetrainReques
     return RetrainRequest.model_validate(
         {"request_id": f"r{number}", "task": "fraud", "cause": cause, "requested_at": at}
     )
+
+
+def asked(number: int, at: float, cause: Any = "drift") -> Asked:
+    return Asked(f"r{number}", cause, at)
 
 
 class Clock:

@@ -1,0 +1,119 @@
+"""Odd records and odd tasks, written by hand: the embedded host counts, refuses or fits each as it should."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from online.intake import IntakePolicy
+from online.task import TaskSpec
+from online.wire import Alert, Example, Prediction
+from streams import topics
+from streams.errors import TooManyRejects, UsageError
+from streams.host import EmbeddedHost
+from streams.host.rejects import RejectPolicy
+from streams.log import EmbeddedLog, Record
+from tests.streams.host_runs import CHURN, FRAUD, host_on, outputs, values
+
+
+def event(number: int = 1, **changes: Any) -> Record:
+    body = {"v": 1, "event_id": f"e{number}", "type": "purchase", "user_id": "u1", "ts": 1.7e9 + number, "amount": 5}
+    return Record(b"u1", orjson.dumps(body | changes), 1.7e9 + number)
+
+
+def label(task: str, number: int = 1) -> Record:
+    body = {"v": 1, "label_id": f"l{number}", "task": task, "entity_id": "u1", "event_id": f"e{number}", "ts": 1.7e9}
+    return Record(b"u1", orjson.dumps(body | {"value": 1}), 1.7e9 + 60)
+
+
+def test_labels_of_unknown_tasks_are_counted() -> None:
+    log = EmbeddedLog()
+    host = host_on(log, FRAUD)
+    log.append(topics.LABELS, [label("fraud", 1), label("other", 2), label("other", 3)])
+    host.run_pending()
+    assert (host.stats.labels, host.stats.unknown_task_labels, host.stats.dead_letters) == (3, 2, 0)
+
+
+def test_too_many_rejects_stop_the_host_before_the_offset_is_committed() -> None:
+    log = EmbeddedLog()
+    host = host_on(log, FRAUD, rejects=RejectPolicy(share=0.5, window=10))
+    log.append(topics.USER_EVENTS, [event(1), *[Record(b"u1", b"{", 1.7e9)] * 9])
+    with pytest.raises(TooManyRejects, match=r"9 of the last 10 records were rejected, the limit is 50%.*Correct the"):
+        host.run_pending()
+    assert log.committed("weir", topics.USER_EVENTS, 0) == 0
+    assert len(outputs(log)[topics.DEAD_LETTERS]) == 9
+
+
+def test_a_clock_that_runs_ahead_does_not_make_the_rest_late() -> None:
+    log = EmbeddedLog()
+    host = host_on(log, FRAUD, intake=IntakePolicy(allowed_lateness=60, max_ahead=60))
+    log.append(topics.USER_EVENTS, [event(1), event(2, ts=4e9), event(3)])
+    host.run_pending()
+    assert (host.stats.predictions, host.stats.dead_letters) == (2, 1)
+    assert "ahead" in values(outputs(log)[topics.DEAD_LETTERS])[0]["reason"]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_lateness_does_not_depend_on_batches(cut: int) -> None:
+    """A repeat that claims a newer time counts the same for the row behind it, in its batch or in the next."""
+    records = [event(1), event(1, ts=1.7e9 + 5000), event(2, ts=1.7e9 + 100)]
+    records = [Record(r.key, r.value, 1.7e9 + 6000) for r in records]
+    log = EmbeddedLog(max_batch=cut)
+    host = host_on(log, FRAUD, intake=IntakePolicy(allowed_lateness=1000))
+    log.append(topics.USER_EVENTS, records)
+    host.run_pending()
+    assert (host.stats.events, host.stats.dead_letters) == (1, 1)
+
+
+def test_long_ids_make_records_that_fit_the_wire_format() -> None:
+    """An alert's id holds the task's, the entity's and the event's; a timer's event id the entity's."""
+    user, log = "u" * 64, EmbeddedLog()
+    host = host_on(log, FRAUD.replace('kind = "budget"\nalerts_per_day = 30\nmin_scores = 100\nmin_days = 0.1',
+                                      'kind = "fixed"\nvalue = 0.0'), CHURN.replace("0.9", "0.0"))  # fmt: skip
+    rows = [event(i, user_id=user, event_id=f"{i:064d}", ts=1.7e9 + 3600 * i) for i in range(80)]
+    log.append(topics.USER_EVENTS, [Record(user.encode(), r.value, 1.7e9 + 3600 * i) for i, r in enumerate(rows)])
+    host.run_pending()
+    made = outputs(log)
+    assert {a["task"] for a in values(made[topics.ALERTS])} == {"fraud", "churn"}
+    for _, value, _ in made[topics.ALERTS]:
+        Alert.model_validate_json(value)
+    for _, value, _ in made[topics.PREDICTIONS]:
+        Prediction.model_validate_json(value)
+    for _, value, _ in made[topics.EXAMPLES]:
+        Example.model_validate_json(value)
+
+
+def test_an_entity_from_a_property_must_be_an_id() -> None:
+    task = FRAUD.replace('key = "user_id"', 'key = "card"')
+    task = task.replace(
+        'kind = "budget"\nalerts_per_day = 30\nmin_scores = 100\nmin_days = 0.1', 'kind = "fixed"\nvalue = 0.0'
+    )
+    log = EmbeddedLog()
+    host = host_on(log, task)
+    cards: list[Any] = ["", "c" * 65, 5, None, "c" * 64, "c1"]
+    log.append(
+        topics.USER_EVENTS, [event(i, properties={"card": c} if c is not None else {}) for i, c in enumerate(cards)]
+    )
+    host.run_pending()
+    assert [p["entity_id"] for p in values(outputs(log)[topics.PREDICTIONS])] == ["c" * 64, "c1"]
+    assert host.stats.events == 6
+
+
+def test_tasks_may_read_one_name_in_different_ways() -> None:
+    number = FRAUD.replace('types = ["purchase"]', 'numbers = ["zone"]')
+    text = FRAUD.replace('name = "fraud"', 'name = "other"', 1).replace('"ratio < 4"', "\"zone == 'x'\"")
+    alone, both = EmbeddedLog(), EmbeddedLog()
+    for log, which in ((alone, [number]), (both, [number, text])):
+        host = host_on(log, *which)
+        log.append(topics.USER_EVENTS, [event(i, properties={"zone": i if i % 2 else "x"}) for i in range(6)])
+        host.run_pending()
+    mine = [v for v in values(outputs(both)[topics.PREDICTIONS]) if v["task"] == "fraud"]
+    assert mine == values(outputs(alone)[topics.PREDICTIONS])
+
+
+@pytest.mark.parametrize("names", [(), (FRAUD, FRAUD)], ids=["none", "twice"])
+def test_tasks_have_names_of_their_own(names: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="give at least one, each with a name of its own"):
+        EmbeddedHost([TaskSpec.from_toml(n) for n in names], EmbeddedLog())

@@ -1,0 +1,71 @@
+"""A bench takes a task while there is something to do for it, and outlives a registry that is away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from models.registry import RegistryError
+from streams.trainer.bench import Bench
+from streams.trainer.files import Workshop
+from tests.streams.trainer_fakes import FakeShelf, World, fake_score, request, training_data
+
+
+def bench(world: World, shelf: Any = None) -> Bench:
+    shop = Workshop(training_data, dict(world.builders), None, fake_score, world.runner, world.tmp / "work")
+    return Bench(
+        world.task, world.journal, shelf or world.shelf, shop, world.updates.append,
+        owner="bench", lease_s=30.0, clock=world.clock,
+    )  # fmt: skip
+
+
+def test_a_bench_takes_a_task_when_there_is_something_to_do_and_gives_it_back(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.trainer.desk.release()
+    ours = bench(world)
+    ours.beat()
+    assert not ours.held
+    ours.trainer.ask(request(1))
+    ours.beat()
+    assert (ours.held, ours.has_work, ours.state.owner) == (True, True, "bench")
+    ours.work()
+    assert not ours.has_work, "it waits for labels"
+    world.trainer.desk.reload()
+    assert not world.trainer.desk.claim()
+    for _ in range(10):
+        ours.give(world.rows(20), world.events)
+    ours.beat()
+    assert world.shelf.serves == 1
+    assert (ours.held, ours.state.owner) == (False, "")
+
+
+def test_a_bench_outlives_a_registry_that_is_away(tmp_path: Path) -> None:
+    class Away(FakeShelf):
+        away = False
+
+        def champion(self, task: str) -> int:
+            if self.away:
+                raise RegistryError("s3://models: no answer")
+            return super().champion(task)
+
+        def tell(self, *about: Any) -> Any:
+            if self.away:
+                raise RegistryError("s3://models: no answer")
+            return super().tell(*about)
+
+    world, shelf = World(tmp_path), Away()
+    world.trainer.desk.release()
+    world.shelf = shelf
+    ours = bench(world)
+    ours.trainer.ask(request(1))
+    ours.beat()
+    ours.work()
+    rows = world.rows(200)
+    shelf.away = True
+    ours.give(rows, world.events)
+    ours.beat()
+    assert [effect.action for effect in ours.state.effects] == ["promote"], "decided, and still to be told"
+    shelf.away = False
+    ours.beat()
+    ours.work()
+    assert shelf.told == [("shadow", 1), ("promote", 1)]

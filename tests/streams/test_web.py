@@ -1,0 +1,101 @@
+"""A worker's web server: health, readiness and metrics over HTTP; an address that it cannot have is said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+import aiohttp
+import numpy as np
+import orjson
+import pytest
+
+from streams.errors import UsageError
+from streams.ops.metrics import Metrics
+from streams.ops.web import WebServer
+
+
+class FakeStatus:
+    """A worker that says what a test wants it to."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def ready(self) -> list[str]:
+        return list(self.reasons)
+
+    def describe(self) -> Mapping[str, object]:
+        return {"lanes": ["user-events-0"], "models": {"fraud": np.int64(7)}}
+
+
+def served(check: Callable[[str, FakeStatus, Metrics], Awaitable[None]]) -> None:
+    """Run ``check`` against a server of its own."""
+
+    async def run() -> None:
+        status, metrics = FakeStatus(), Metrics()
+        async with WebServer("127.0.0.1", 0, status, metrics, {"role": "score", "worker": "w-1"}) as server:
+            await check(server.url, status, metrics)
+
+    asyncio.run(run())
+
+
+async def get(url: str) -> tuple[int, bytes, str]:
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return answer.status, await answer.read(), answer.headers["Content-Type"]
+
+
+def test_health_answers_whatever_the_worker_does() -> None:
+    async def check(url: str, status: FakeStatus, _: Metrics) -> None:
+        status.reasons = ["no partitions"]
+        code, body, kind = await get(f"{url}/health")
+        document = orjson.loads(body)
+        assert (code, kind) == (200, "application/json")
+        assert (document["status"], document["role"], document["worker"]) == ("alive", "score", "w-1")
+        assert document["uptime_s"] >= 0
+        assert document["version"]
+
+    served(check)
+
+
+def test_ready_is_200_only_while_nothing_speaks_against_it() -> None:
+    async def check(url: str, status: FakeStatus, metrics: Metrics) -> None:
+        code, body, _ = await get(f"{url}/ready")
+        assert (code, orjson.loads(body)["models"]) == (200, {"fraud": 7})
+        status.reasons = ["the model of task fraud is 40 examples behind"]
+        code, body, _ = await get(f"{url}/ready")
+        assert (code, orjson.loads(body)["reasons"]) == (503, status.reasons)
+        assert metrics.gauge("weir_ready").value == 0
+
+    served(check)
+
+
+def test_metrics_are_prometheus_text_with_what_was_counted() -> None:
+    async def check(url: str, _: FakeStatus, metrics: Metrics) -> None:
+        metrics.inc("weir_batches_total", 3, topic="labels")
+        code, body, kind = await get(f"{url}/metrics")
+        assert (code, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        assert b'weir_batches_total{topic="labels"} 3.0' in body
+        assert b"weir_ready 1.0" in body
+        assert b'role="score"' in body
+
+    served(check)
+
+
+def test_a_port_in_use_is_named_with_its_setting() -> None:
+    async def check(url: str, status: FakeStatus, metrics: Metrics) -> None:
+        port = int(url.rpartition(":")[2])
+        second = WebServer("127.0.0.1", port, status, metrics)
+        with pytest.raises(UsageError, match=rf"web_port = {port}: the port is in use"):
+            await second.start()
+        await second.stop()
+        assert (await get(f"{url}/health"))[0] == 200, "the first goes on"
+
+    served(check)
+
+
+def test_an_address_of_another_machine_is_refused_with_a_hint() -> None:
+    async def run() -> None:
+        with pytest.raises(UsageError, match=r"web_host = '203\.0\.113\.9'.*0\.0\.0\.0"):
+            await WebServer("203.0.113.9", 8090, FakeStatus(), Metrics()).start()
+
+    asyncio.run(run())

@@ -1,0 +1,113 @@
+"""``weir worker`` runs what line and settings name; what cannot run is said before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from online.task import TaskSpec
+from streams.cli import process as process_cli
+from streams.cli import worker as worker_cli
+from streams.cli.worker import banner
+from streams.errors import UsageError
+from streams.ops.checks import Check
+from streams.settings import KafkaSettings, RedisSettings, SecretUrl, Settings, WorkerSettings
+from tests.streams.weir_commands import TASKS, weir
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Settings, list[str], str]]:
+    """Catches what ``weir worker`` would run."""
+    monkeypatch.chdir(tmp_path)
+    calls: list[tuple[Settings, list[str], str]] = []
+
+    def fake(settings: Settings, tasks: list[TaskSpec], role: str) -> int:
+        calls.append((settings, [task.name for task in tasks], role))
+        return 0
+
+    monkeypatch.setattr(worker_cli, "_runner", lambda: fake)
+    monkeypatch.setattr(worker_cli, "log_to_stderr", lambda *_: None)
+    return calls
+
+
+def test_a_worker_runs_the_tasks_of_the_line_in_the_role_of_the_line(run: list[Any]) -> None:
+    code, output, error = weir(
+        "worker", str(TASKS / "fraud.toml"), "--role", "score", "--group", "shop", "--instance-id", "s-1",
+        "--web", "0.0.0.0:9100", "-b", "kafka-1:9092",
+    )  # fmt: skip
+    assert (code, error) == (0, None), output
+    ((settings, tasks, role),) = run
+    w = settings.worker
+    assert (tasks, role, w.group_id(), w.instance()) == (["fraud"], "score", "shop-score", "s-1")
+    assert (w.web_host, w.web_port, settings.kafka.bootstrap) == ("0.0.0.0", 9100, ("kafka-1:9092",))
+    assert "role score, group shop-score, instance s-1" in output
+
+
+def test_tasks_of_the_settings_are_run_when_the_line_names_none(run: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "weir.toml").write_text(f'[worker]\ntasks = ["{TASKS}"]')
+    assert weir("worker", "--web", "off")[0] == 0
+    assert run[0][1] == ["churn", "device_failure", "fraud"]
+    assert run[0][0].worker.web_port == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no task: name task files"),
+        (["none.toml"], "no such task file: .*none.toml"),
+        (["empty"], "no task file .* in this directory"),
+        ([str(TASKS), "copy.toml"], "both hold a task 'fraud'"),
+        ([str(TASKS), "--role", "both"], "worker.role"),
+        ([str(TASKS), "--web", "host"], "give HOST:PORT, :PORT, auto or off"),
+        ([str(TASKS), "--web", ":70000"], "--web ':70000': .* a port is at most 65535"),
+    ],
+)
+def test_what_cannot_run_says_what_to_give(run: list[Any], tmp_path: Path, arguments: list[str], words: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "copy.toml").write_text((TASKS / "fraud.toml").read_text())
+    _, _, error = weir("worker", *arguments)
+    assert isinstance(error, UsageError)
+    assert not run
+    with pytest.raises(UsageError, match=words):
+        raise error
+
+
+def test_a_missing_package_says_what_to_install(run: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_cli, "_NEEDS", ("no-such-package",))
+    _, _, error = weir("worker", str(TASKS))
+    assert "needs no-such-package" in str(error)
+    assert "pip install 'weir[kafka]'" in str(error)
+
+
+@pytest.mark.parametrize(("status", "code"), [("OK", 0), ("WARN", 0), ("FAIL", 2)])
+def test_a_check_runs_nothing_and_fails_when_something_is_missing(
+    run: list[Any], monkeypatch: pytest.MonkeyPatch, status: Any, code: int
+) -> None:
+    monkeypatch.setattr(process_cli, "check_kafka", lambda *_: [Check("Kafka", "OK", "1 broker")])
+    monkeypatch.setattr(process_cli, "check_redis", lambda *_: [Check("Redis", status, "hm", "mend it")])
+    monkeypatch.setattr("streams.full.checks.check_full", lambda *_, **__: [])
+    found, output, _ = weir("worker", str(TASKS), "--check")
+    assert found == code
+    assert "mend it" in output
+    assert not run
+
+
+def test_the_banner_names_links_and_hides_secrets() -> None:
+    settings = Settings(
+        kafka=KafkaSettings.model_validate(
+            {"security_protocol": "SASL_SSL", "username": "me", "password": "hush-1", "bootstrap": "k:1"}
+        ),
+        redis=RedisSettings(url=SecretUrl("rediss://weir:hush-2@cache:6379/0")),
+        worker=WorkerSettings(web_host="::1"),
+    )
+    text = "\n".join(banner(settings, [TaskSpec.from_toml((TASKS / "fraud.toml").read_text())]))
+    assert "hush" not in text
+    for words in (
+        "fraud on user-events",
+        "k:1 (SASL_SSL as me)",
+        "rediss://weir:***@cache:6379/0",
+        "http://[::1]:8090",
+    ):
+        assert words in text
