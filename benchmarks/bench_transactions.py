@@ -34,7 +34,8 @@ if __name__ == "__main__":
 
 from benchmarks.bench_transport import VALUE_BYTES
 from streams.log import Record
-from streams.transport.encode import Columns, encoded_batches
+from streams.transport.columns import Columns
+from streams.transport.encode import encoded_batches
 from tests.integration.kafka_broker import find_broker
 
 TOPICS, PARTITIONS = ("predictions", "updates", "alerts"), 4

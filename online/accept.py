@@ -160,7 +160,7 @@ def _split(model: type[WireModel], structs: list[Any], why: _Why) -> Accepted:
     if kept is not None:
         structs = [structs[i] for i in kept]
     index = np.arange(len(structs)) if kept is None else np.array(kept, np.int64)
-    ts, *others = (seconds([getattr(struct, name) for struct in structs]) for name in times_of(model))
+    ts, *others = (seconds(list(map(attrgetter(name), structs))) for name in times_of(model))
     fits = in_range(ts)
     for other in others:
         fits &= in_range(other)

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch, Scored
+from online.forms.form import Written
 from online.shapes import ScoredShape, known_column, prediction_form
 from online.structs import features_struct, record_struct
 from online.wire import TS_MAX, TS_MIN, VERSION, Alert, DeadLetter, Example, Label, WireModel
@@ -58,6 +59,13 @@ def encode_predictions(
 def encode_scored(
     scored: Scored, feature_names: Sequence[str], task: str, scored_at: float, degraded: bool = False
 ) -> list[bytes]:
+    """The records of ``write_scored``, one by one."""
+    return write_scored(scored, feature_names, task, scored_at, degraded).records()
+
+
+def write_scored(
+    scored: Scored, feature_names: Sequence[str], task: str, scored_at: float, degraded: bool = False
+) -> Written:
     """Encode scores of ``task`` with what labelling needs, as ``Prediction`` records, in order.
 
     Parameters and errors are those of ``encode_predictions``; masks and watched columns may be NaN, not infinite. What
@@ -81,7 +89,7 @@ def encode_scored(
     if (known := known_column(form_shape.features)) is not None:
         flags |= batch.features[:, known] == 0.0
     counts = np.column_stack([batch.model_version, flags])
-    return form.write([batch.event_id, batch.entity_id, *entities.values()], numbers, counts)
+    return form.fill([batch.event_id, batch.entity_id, *entities.values()], numbers, counts)
 
 
 def encode_examples(batch: ExampleBatch, feature_names: Sequence[str], task: str) -> list[bytes]:

@@ -280,10 +280,11 @@ class Threshold:
         days = (mark - self._started_at) / DAY_S
         if self._seen < policy.min_scores or days < policy.min_days or self._exposure_days <= 0.0:
             return NEVER
-        within = tail(self._scores) <= policy.alerts_per_day * self._exposure_days
-        if not within[-1]:
+        mass = np.cumsum(self._scores[::-1])  # of the most certain bin, of the two most certain, ...
+        within = int(np.searchsorted(mass, policy.alerts_per_day * self._exposure_days, side="right"))
+        if not within:
             return 1.0  # more certain scores than the budget: only scores of exactly 1 are over
-        return float(self._edges[int(np.argmax(within))])
+        return float(self._edges[len(mass) - within])
 
     def _by_precision(self, policy: PrecisionThreshold) -> float | None:
         positives = tail(np.maximum(self._positives, 0.0))

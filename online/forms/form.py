@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress, pairwise
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -85,6 +85,18 @@ class Filled:
         return Filled(self.index[keep], texts, self.numbers[keep], self.counts[keep])
 
 
+class Written(NamedTuple):
+    """Filled-in forms, one behind the other."""
+
+    joined: bytes
+    ends: Ints
+    """``(n,) int64``, where each ends."""
+
+    def records(self) -> list[bytes]:
+        """Each by itself."""
+        return [self.joined[a:b] for a, b in pairwise([0, *self.ends.tolist()])]
+
+
 class Joined:
     """Records to read, and which of them were read."""
 
@@ -132,6 +144,10 @@ class Form:
         self._most = len(literals) + sum(_MOST_CHARS.get(kind, 0) for kind in kinds)
 
     def write(self, texts: Sequence[Sequence[str | None]], numbers: FloatMatrix, counts: Ints) -> list[bytes]:
+        """The records of ``fill``, one by one."""
+        return self.fill(texts, numbers, counts).records()
+
+    def fill(self, texts: Sequence[Sequence[str | None]], numbers: FloatMatrix, counts: Ints) -> Written:
         """Fill in ``n`` forms.
 
         Parameters
@@ -155,14 +171,15 @@ class Form:
         joined = np.frombuffer(b"".join([*columns, _PAD]), np.uint8)
         bits = np.ascontiguousarray(numbers, np.float64).view(np.uint64)
         space = np.empty(min(n, _CHUNK_ROWS) * self._most + _ESCAPED_CHARS * joined.size + SLACK, np.uint8)
-        out: list[bytes] = []
+        pieces, ends, end = list[bytes](), np.empty(n, np.int64), 0
         for start in range(0, n, _CHUNK_ROWS):
             rows = slice(start, min(n, start + _CHUNK_ROWS))
-            ends = np.empty(rows.stop - start, np.int64)
-            kernel.write_rows(self._ops, self._literals, joined, places, bits[rows], counts[rows], space, ends)
-            whole = space[: ends[-1]].tobytes()
-            out += [whole[a:b] for a, b in pairwise([0, *ends.tolist()])]
-        return out
+            own = ends[rows]
+            kernel.write_rows(self._ops, self._literals, joined, places, bits[rows], counts[rows], space, own)
+            pieces.append(space[: own[-1]].tobytes())
+            own += end
+            end = int(own[-1])
+        return Written(b"".join(pieces), ends)
 
     def read(self, joined: Joined) -> Filled:
         """Read those records that are this form filled in, and were not taken by another form before.

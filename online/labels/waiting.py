@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import compress, count
 
 import msgspec
 
@@ -41,11 +42,10 @@ class WaitingRoom:
     def concerned(self, event_ids: list[str], entity_ids: list[str]) -> list[int]:
         """Positions of those that a label may be waiting for, in order; for most batches none."""
         by_event, by_entity = self._by_event, self._by_entity
-        events = bool(by_event) and not by_event.keys().isdisjoint(event_ids)
         if by_entity and not by_entity.keys().isdisjoint(entity_ids):
             pairs = enumerate(zip(event_ids, entity_ids, strict=True))
             return [i for i, (event_id, entity_id) in pairs if entity_id in by_entity or event_id in by_event]
-        return [i for i, event_id in enumerate(event_ids) if event_id in by_event] if events else []
+        return list(compress(count(), map(by_event.__contains__, event_ids))) if by_event else []
 
     def add(self, label: WaitingLabel) -> None:
         """Let ``label`` wait for its event, or for events of its entity when it names none."""

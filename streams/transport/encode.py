@@ -7,8 +7,7 @@ https://kafka.apache.org/documentation/#recordbatch. It knows neither topics nor
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from aiokafka.record.util import calc_crc32c
 from numba import njit
 from numpy.typing import NDArray
 
-from streams.log import Record
+from streams.transport.columns import Columns
 
 HEADER_BYTES = 61
 RECORD_BYTES = 1 + 5 + 10 + 5 + 5 + 5 + 1
@@ -40,35 +39,6 @@ def available() -> set[str | None]:
     """The compressions whose packages are installed."""
     packages = {"snappy": codec.has_snappy(), "lz4": codec.has_lz4(), "zstd": codec.has_zstd()}
     return {None, "gzip"} | {name for name, installed in packages.items() if installed}
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Records as columns: ``keys`` and ``values`` end to end, (.,) uint8; where each ends and its time, (B,) int64."""
-
-    keys: NDArray[np.uint8]
-    key_ends: NDArray[np.int64]
-    values: NDArray[np.uint8]
-    value_ends: NDArray[np.int64]
-    times_ms: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, records: Sequence[Record]) -> Columns:
-        """The columns of some records."""
-        keys, values = [r[0] for r in records], [r[1] for r in records]
-        times = np.array([r[2] for r in records], dtype=np.float64) * 1000.0
-        return cls(*_end_to_end(keys), *_end_to_end(values), times.astype(np.int64))
-
-    def sizes(self) -> NDArray[np.int64]:
-        """Bytes of key and value of each record, ``(B,) int64``."""
-        sizes = self.key_ends + self.value_ends
-        sizes[1:] -= sizes[:-1].copy()
-        return sizes
-
-
-def _end_to_end(parts: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    sizes = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
-    return np.frombuffer(b"".join(parts), dtype=np.uint8), np.cumsum(sizes)
 
 
 @njit(cache=True, inline="always")

@@ -14,7 +14,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,8 @@ from numpy.typing import NDArray
 
 from streams.errors import UsageError
 from streams.log import Record
-from streams.transport.encode import HEADER_BYTES, RECORD_BYTES, Columns, available, encoded_batches
+from streams.transport.columns import Columns
+from streams.transport.encode import HEADER_BYTES, RECORD_BYTES, available, encoded_batches
 from streams.transport.errors import DeliveryError, RecordTooLarge
 from streams.transport.outage import calm_logs, pace_connecting
 from streams.transport.partition import partitions_of_joined
@@ -125,7 +125,7 @@ class BatchProducer:
         DeliveryError : also from the future: the broker refused, or did not answer for ``delivery_timeout_s``.
         """
         self._usable()
-        columns = self._columns(topic, records)
+        columns = self._fitting(topic, Columns.of(records))
         sending: list[_Sending] = []
         for partition, rows in await self._lanes(topic, columns):
             sending += await self._enqueue(topic, partition, columns, rows)
@@ -133,22 +133,20 @@ class BatchProducer:
 
     async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         """`send`, but to one partition whatever the keys; raises ``UsageError`` when the topic does not have it."""
-        (delivery,) = await self.send_parts(topic, [(partition, records)])
+        (delivery,) = await self.send_parts(topic, Columns.of(records), [(partition, np.arange(len(records)))])
         return delivery
 
     async def send_parts(
-        self, topic: str, parts: Sequence[tuple[int, Sequence[Record]]]
+        self, topic: str, columns: Columns, parts: Sequence[tuple[int, NDArray[np.int64]]]
     ) -> list[asyncio.Future[list[Sent]]]:
-        """`send_to` for each of some partitions with its records, in fewer steps; a future for each."""
+        """`send_to` for each of some partitions with the rows of ``columns`` that go there; a future for each."""
         self._usable()
-        columns = self._columns(topic, [record for _, records in parts for record in records])
+        columns = self._fitting(topic, columns)
         count = await self.partition_count(topic)
         if wrong := [partition for partition, _ in parts if not 0 <= partition < count]:
             raise UsageError(f"topic {topic!r} has partitions 0 to {count - 1}, so none is {wrong[0]}; correct it")
-        cuts = pairwise(accumulate((len(records) for _, records in parts), initial=0))
         return [
-            self._delivery(topic, await self._enqueue(topic, partition, columns, np.arange(start, stop)))
-            for (partition, _), (start, stop) in zip(parts, cuts, strict=True)
+            self._delivery(topic, await self._enqueue(topic, partition, columns, rows)) for partition, rows in parts
         ]
 
     async def send_and_wait(self, topic: str, records: Sequence[Record]) -> list[Sent]:
@@ -165,18 +163,17 @@ class BatchProducer:
         if self._producer is None:
             raise DeliveryError("the producer is not running; start it first")
 
-    def _columns(self, topic: str, records: Sequence[Record]) -> Columns:
-        """The records as columns, each small enough."""
-        limit = self._settings.larger.get(topic, self._settings.max_record_bytes)
-        columns, room = Columns.of(records), limit - HEADER_BYTES - RECORD_BYTES
+    def _fitting(self, topic: str, columns: Columns) -> Columns:
+        """The records, each small enough."""
+        room = self._settings.larger.get(topic, self._settings.max_record_bytes) - HEADER_BYTES - RECORD_BYTES
         sizes = columns.sizes()
         too_large = np.flatnonzero(sizes > room)
         if len(too_large):
             index = int(too_large[0])
+            key = columns.record(index).key[:64]
             raise RecordTooLarge(
-                f"record {index} for topic {topic!r} (key {records[index].key[:64]!r}) has {sizes[index]} bytes, and "
-                f"at most {room} fit; send it to the dead letters, or raise max_record_bytes and the topic's "
-                "max.message.bytes",
+                f"record {index} for topic {topic!r} (key {key!r}) has {sizes[index]} bytes, and at most {room} fit; "
+                "send it to the dead letters, or raise max_record_bytes and the topic's max.message.bytes",
                 index,
             )
         return columns

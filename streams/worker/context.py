@@ -9,6 +9,7 @@ from typing import Protocol
 
 from faust.types import TP
 
+from online.batch import IntVector
 from online.task import TaskSpec
 from streams.full.remote.port import Asks
 from streams.full.serving import FullModels
@@ -19,6 +20,7 @@ from streams.settings import Settings
 from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
 from streams.transport import BatchApp, FetchedBatch, Sent
+from streams.transport.columns import Columns
 
 
 class Records(Protocol):
@@ -31,9 +33,9 @@ class Records(Protocol):
         """Records to one partition."""
 
     async def send_parts(
-        self, topic: str, parts: Sequence[tuple[int, Sequence[Record]]]
+        self, topic: str, columns: Columns, parts: Sequence[tuple[int, IntVector]]
     ) -> list[asyncio.Future[list[Sent]]]:
-        """Records to several partitions, each with its acknowledgement."""
+        """To each of some partitions its rows of ``columns``; an acknowledgement for each."""
 
 
 class Consumer(Protocol):

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from online.batch import LabelBatch, Scored, UpdateBatch
-from online.encode import encode_labels, encode_scored
+from online.encode import encode_labels, write_scored
 from online.labelling import LabelOutput
 from online.scoring import ScoringStage
 from online.updates import encode_updates
 from streams import topics
 from streams.host.outputs import decision_records
 from streams.log import Record
+from streams.transport.columns import Columns
 
 
-def prediction_records(stage: ScoringStage, scored: Scored, now: float) -> list[Record]:
+def prediction_columns(stage: ScoringStage, scored: Scored, now: float) -> Columns:
     """Predictions of a task, one a row."""
-    values, make = encode_scored(scored, stage.features, stage.task.name, now), Record._make
-    return [make((k.encode(), v, now)) for k, v in zip(scored.predictions.entity_id, values, strict=True)]
+    values = write_scored(scored, stage.features, stage.task.name, now)
+    return Columns.written(scored.predictions.entity_id, values.joined, values.ends, now)
 
 
 def update_records(task: str, updates: Mapping[str, UpdateBatch], now: float) -> list[tuple[str, list[Record]]]:

@@ -11,7 +11,6 @@ import numpy as np
 
 from online.batch import FloatMatrix, FloatVector, Scored
 from online.scoring import FeaturedBatch, PreparedBatch, ScoreOutput, ScoringStage
-from streams.log import Record
 from streams.stores.joint import JointRows
 from streams.transport import FetchedBatch
 
@@ -42,7 +41,6 @@ class Part:
     """What the lane remembers from here on; see `Step`."""
     scored: dict[str, Scored] = field(default_factory=dict)
     """By task, where it scored anything."""
-    predictions: list[Record] = field(default_factory=list)
 
 
 def owners_of(parts: Sequence[Part], side: Collection[str]) -> dict[str, int] | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from online.batch import FloatMatrix
+from online.batch import FloatMatrix, IntVector
 from online.features.store import FeatureStore
 from online.scoring import ScoringStage
 from streams import topics
@@ -27,9 +27,10 @@ from streams.stores.errors import LaneMoved
 from streams.stores.joint import JointRows
 from streams.stores.redis import Lane
 from streams.transport import FetchedBatch
+from streams.transport.columns import Columns
 from streams.worker.context import Context
 from streams.worker.lane import Step
-from streams.worker.outputs import prediction_records, update_records
+from streams.worker.outputs import prediction_columns, update_records
 from streams.worker.part import Joint, Part, join, owners_of
 
 if TYPE_CHECKING:
@@ -224,10 +225,11 @@ class Scoring:
             await self._ask_remotely(parts, [joint for joint in joints if joint.remote], self.ctx.remote, asked)
         writes = [self.ctx.store.end_step(part.lane.lane, part.batch.next_offset - 1) for part in parts]
         clock.lap("features_score")
-        others = self._hand_out(parts, joints)
+        columns, rows, others = self._hand_out(parts, joints)
         clock.lap("encode")
         records, name = self.ctx.records, self.ctx.name
-        sent = await records.send_parts(name(topics.PREDICTIONS), [(p.lane.lane[1], p.predictions) for p in parts])
+        places = [(part.lane.lane[1], own) for part, own in zip(parts, rows, strict=True)]
+        sent = await records.send_parts(name(topics.PREDICTIONS), columns, places)
         shared = [await records.send(name(topic), updates) for topic, updates in others]
         for part, predictions, own, written in zip(parts, sent, asked, writes, strict=True):
             # A lane that closes cancels what it waits for, which the others still want.
@@ -259,15 +261,22 @@ class Scoring:
         for joint, found in zip(joints, answers, strict=True):
             joint.finish(np.concatenate([found[i] for i in sorted(found)]) if found else None)
 
-    def _hand_out(self, parts: Sequence[Part], joints: Sequence[Joint]) -> list[tuple[str, list[Record]]]:
-        """Give each part its scores and their records; returns records that belong to no lane, by topic."""
-        now, others = self.ctx.now(), list[tuple[str, list[Record]]]()
+    def _hand_out(
+        self, parts: Sequence[Part], joints: Sequence[Joint]
+    ) -> tuple[Columns, list[IntVector], list[tuple[str, list[Record]]]]:
+        """Give each part its scores.
+
+        Returns all predictions, which of them are of each part, and records that belong to no lane, by topic.
+        """
+        now, made, others = self.ctx.now(), list[Columns](), list[tuple[str, list[Record]]]()
+        rows: list[list[IntVector]] = [[np.empty(0, np.int64)] for _ in parts]
         for joint in joints:
             name, scored = joint.stage.task.name, joint.out.scored
             if scored is not None:
-                records = prediction_records(joint.stage, scored, now)
+                first = sum(map(len, made))
+                made.append(prediction_columns(joint.stage, scored, now))
                 for i, start, stop in joint.scored_rows():
                     parts[i].scored[name] = scored if len(parts) == 1 else scored.slice(start, stop)
-                    parts[i].predictions += records[start:stop]
+                    rows[i].append(np.arange(first + start, first + stop))
             others += update_records(name, joint.out.updates, now)
-        return others
+        return Columns.concat(made), [np.concatenate(own) for own in rows], others

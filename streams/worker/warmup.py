@@ -20,7 +20,8 @@ from online.taskshape import model_of
 from online.updates import decode_updates, encode_updates
 from streams.log import Record
 from streams.stores.memory import MemoryFeatureStore
-from streams.transport.encode import Columns, encoded_batches
+from streams.transport.columns import Columns
+from streams.transport.encode import encoded_batches
 from streams.transport.partition import partitions_of
 
 _START = 1.7e9

@@ -7,12 +7,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from kafka.partitioner.default import murmur2
 
 from streams.errors import BrokerError, UsageError
 from streams.log import Record
 from streams.transport import BatchProducer, DeliveryError, RecordTooLarge, Sent, TransportSettings
+from streams.transport.columns import Columns
 from tests.integration.copying import produce, read, some
 from tests.integration.kafka_broker import Broker
 
@@ -49,9 +51,13 @@ def test_a_send_tells_where_its_records_are(kafka: Broker, new_topic: NewTopic) 
         with pytest.raises(UsageError, match="has partitions 0 to 2, so none is 3"):
             await producer.send_to(topic, 3, some(1))
         with pytest.raises(UsageError, match="has partitions 0 to 2, so none is 7"):
-            await producer.send_parts(topic, [(0, some(1)), (7, some(1))])
+            await producer.send_parts(topic, Columns.of(some(2)), [(0, np.arange(1)), (7, np.arange(1, 2))])
         parts = [(2, some(200, 600)), (0, some(200, 800)), (2, some(200, 1_000))]
-        futures += await producer.send_parts(topic, parts)
+        together = Columns.concat([Columns.of(records) for _, records in parts])
+        rows = np.split(np.arange(600), 3)
+        futures += await producer.send_parts(
+            topic, together, [(p, own) for (p, _), own in zip(parts, rows, strict=True)]
+        )
         sent = await asyncio.gather(*futures)
         await producer.stop()
         return [(*call, where) for call, where in zip([*calls, *parts], sent, strict=True)]

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from faust.types import TP
 
+from online.batch import IntVector
 from online.scoring import ScoringStage
 from online.task import TaskSpec
 from streams import topics
@@ -19,6 +20,7 @@ from streams.stores.errors import LaneMoved
 from streams.stores.record import POSITION_AND_NONCE
 from streams.stores.redis import Lane, LaneStore
 from streams.transport import FetchedBatch, Sent, Ticket
+from streams.transport.columns import Columns
 from streams.worker.lane import Step
 from streams.worker.score import ScoreLane
 from streams.worker.scoring import Scoring
@@ -66,9 +68,9 @@ class Outbox:
         return done
 
     async def send_parts(
-        self, topic: str, parts: Sequence[tuple[int, Sequence[Record]]]
+        self, topic: str, columns: Columns, parts: Sequence[tuple[int, IntVector]]
     ) -> list[asyncio.Future[list[Sent]]]:
-        return [await self.send_to(topic, partition, records) for partition, records in parts]
+        return [await self.send_to(topic, at, [columns.record(row) for row in rows.tolist()]) for at, rows in parts]
 
     async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         return await self.send_to(topic, -1, records)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from online.batch import FloatMatrix
+from online.batch import FloatMatrix, IntVector
 from online.full import FullSpec, columns
 from streams.full.remote.asking import RemoteModels
 from streams.full.remote.circuit import Circuit
@@ -23,6 +23,7 @@ from streams.log import Record
 from streams.ops.metrics import Metrics
 from streams.stores.memory import MemoryFeatureStore
 from streams.transport import Sent
+from streams.transport.columns import Columns
 
 SPEC = FullSpec(deadline=0.05)
 WIDTH = len(columns(SPEC))
@@ -101,7 +102,7 @@ class Answers:
         raise NotImplementedError
 
     async def send_parts(
-        self, topic: str, parts: Sequence[tuple[int, Sequence[Record]]]
+        self, topic: str, columns: Columns, parts: Sequence[tuple[int, IntVector]]
     ) -> list[asyncio.Future[list[Sent]]]:
         raise NotImplementedError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.log import Record
-from streams.transport.encode import Columns, EncodedBatch, encoded_batches
+from streams.transport.columns import Columns
+from streams.transport.encode import EncodedBatch, encoded_batches
 
 # The sizes around which a variable-length number takes one byte more.
 sizes = st.sampled_from([0, 1, 2, 62, 63, 64, 65, 130, 8_191, 8_192])
@@ -71,3 +72,19 @@ def test_what_does_not_shrink_is_sent_plain() -> None:
 
 def test_no_records_make_no_batch() -> None:
     assert list(encoded_batches(Columns.of([]), np.arange(0), 1 << 20)) == []
+
+
+@given(parts=st.lists(records_of, max_size=4))
+def test_columns_behind_each_other_hold_all_records_in_order(parts: list[list[Record]]) -> None:
+    together, one = Columns.concat([Columns.of(part) for part in parts]), Columns.of(list(chain.from_iterable(parts)))
+    assert [together.record(row) for row in range(len(together))] == [one.record(row) for row in range(len(one))]
+    assert together.sizes().tolist() == one.sizes().tolist()
+    assert not together.values.flags.writeable, "compiled code would be compiled once more for arrays of another kind"
+
+
+@given(rows=st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=9))))
+def test_columns_of_values_that_are_end_to_end_are_those_of_the_records(rows: list[tuple[str, bytes]]) -> None:
+    keys, values = [key for key, _ in rows], [value for _, value in rows]
+    ends = np.cumsum([len(value) for value in values], dtype=np.int64)
+    made, records = Columns.written(keys, b"".join(values), ends, 1.25), [Record(k.encode(), v, 1.25) for k, v in rows]
+    assert [made.record(row) for row in range(len(made))] == records
