@@ -120,22 +120,31 @@ def find_python(name: str, named: str | None, setup: bool) -> str:
 
 
 def throughput(bench: Bench, args: argparse.Namespace) -> tuple[list[Row], dict[str, tuple[float, float]]]:
-    """Everyone on the same filled topics."""
-    rows: list[Row] = []
-    limits = ["--events", str(args.events), "--timeout", str(args.timeout)]
-    fill = ["--events", str(args.events), "--peers", ""]
-    bench.run(fill, "full", bench.peers_redis)
-    if args.peers:
-        rows += bench.run(["--peers", args.peers, "--no-produce", *limits], "full", bench.peers_redis)
-    weir, stages = bench.weir(["--no-produce", *limits], "full")
-    return [*rows, weir], stages
+    """Everyone on the same filled topics, in turn; the median of the rounds for each."""
+    rounds: list[list[Row]] = []
+    limits = ["--no-produce", "--events", str(args.events), "--timeout", str(args.timeout)]
+    bench.run(["--events", str(args.events), "--peers", ""], "full", bench.peers_redis)
+    for _ in range(args.rounds):
+        rows = bench.run(["--peers", args.peers, *limits], "full", bench.peers_redis) if args.peers else []
+        weir, stages = bench.weir(limits, "full")
+        rounds.append([*rows, weir])
+    return [median(list(of)) for of in zip(*rounds, strict=True)], stages
+
+
+def median(rows: list[Row]) -> Row:
+    """The one of median throughput; the lower of the two in the middle."""
+    return sorted(rows, key=lambda row: float(row["events_per_s"]))[(len(rows) - 1) // 2]
 
 
 def side_by_side(bench: Bench, args: argparse.Namespace) -> list[Row]:
-    """Several processes of each, on the same filled topics."""
+    """Several processes of each, on the same filled topics; the median of the rounds for each."""
     limits = ["--no-produce", "--events", str(args.events), "--timeout", str(args.timeout)]
     able = [peer for peer in args.peers.split(",") if peer in STEADY]
-    return [row for peer in (*able, "weir") for row in bench.several(peer, args.processes, limits, "full")]
+    rounds = [
+        [row for peer in (*able, "weir") for row in bench.several(peer, args.processes, limits, "full")]
+        for _ in range(args.rounds)
+    ]
+    return [median(list(of)) for of in zip(*rounds, strict=True)]
 
 
 def latency(bench: Bench, args: argparse.Namespace) -> list[Row]:
@@ -212,6 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", default=PEERS, help="which, with commas; empty for Weir alone")
     parser.add_argument("--events", type=int, default=300_000)
+    parser.add_argument("--rounds", type=int, default=1, help="of the throughput runs; the median of each counts")
     parser.add_argument("--rate", type=int, default=5_000, help="events/s of the latency run; 0 leaves it out")
     parser.add_argument("--seconds", type=int, default=20, help="how long the latency run lasts")
     parser.add_argument("--processes", type=int, default=2, help="of the second throughput run; 1 leaves it out")
@@ -247,7 +257,8 @@ def main() -> None:
         show_latency(timed, args.rate, console)
     costs = show_stages(stages, rows[-1], console)
     line = {
-        "events": args.events, "cpus": os.cpu_count(), "load_before": load, "seconds": round(time.time() - started),
+        "events": args.events, "rounds": args.rounds, "cpus": os.cpu_count(), "load_before": load,
+        "seconds": round(time.time() - started),
         "throughput": rows, "weir_over": ratios, "several": several, "several_weir_over": several_over,
         "latency": timed, "stage_us_per_event": costs,
     }  # fmt: skip
