@@ -30,7 +30,7 @@ def jit_inline(function: _Function) -> _Function:
 def _upper(typing: Any, a: Any, b: Any) -> Any:  # noqa: ARG001 - numba passes its typing context
     """The upper half of the 128 bits of a product."""
 
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001 - likewise
         product = builder.mul(builder.zext(args[0], ir.IntType(128)), builder.zext(args[1], ir.IntType(128)))
         return builder.trunc(builder.lshr(product, ir.Constant(ir.IntType(128), 64)), args[0].type)
 
@@ -38,17 +38,17 @@ def _upper(typing: Any, a: Any, b: Any) -> Any:  # noqa: ARG001 - numba passes i
 
 
 @intrinsic
-def _zeros(typing: Any, a: Any) -> Any:  # noqa: ARG001
+def _zeros(typing: Any, a: Any) -> Any:  # noqa: ARG001 - likewise
     """How many of the 64 bits before the first one are zero."""
 
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001 - likewise
         return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 0))
 
     return types.uint64(types.uint64), build
 
 
 @intrinsic
-def _load(typing: Any, buf: Any, at: Any) -> Any:  # noqa: ARG001
+def _load(typing: Any, buf: Any, at: Any) -> Any:  # noqa: ARG001 - likewise
     """Load eight bytes, the first becoming the lowest, from any position."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -61,7 +61,7 @@ def _load(typing: Any, buf: Any, at: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic
-def _store(typing: Any, buf: Any, at: Any, eight: Any) -> Any:  # noqa: ARG001
+def _store(typing: Any, buf: Any, at: Any, eight: Any) -> Any:  # noqa: ARG001 - likewise
     """Store eight bytes, the lowest first, at any position; as one store."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -73,7 +73,7 @@ def _store(typing: Any, buf: Any, at: Any, eight: Any) -> Any:  # noqa: ARG001
     return types.void(buf, types.int64, types.uint64), build
 
 
-# What numba makes of the functions above, for the type checker.
+# What numba makes of the functions above, for the type checker, to which an intrinsic is the function it was made of.
 high: Callable[[U, U], U] = _upper  # type: ignore[assignment]
 leading_zeros: Callable[[U], U] = _zeros  # type: ignore[assignment]
 word: Callable[[Bytes, int], U] = _load  # type: ignore[assignment]

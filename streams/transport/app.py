@@ -55,10 +55,10 @@ class BatchTransport(Transport):
 class BatchSchema(Schema[Any, FetchedBatch]):
     """Hands the batch through: decoding is the stage's work."""
 
-    def compile(self, app: AppT, **kwargs: Any) -> Any:  # noqa: ARG002
+    def compile(self, app: AppT, **kwargs: Any) -> Any:  # noqa: ARG002 - Faust's signature
         """A decoder that leaves the message's value as it is."""
 
-        async def decode(message: Message, *, propagate: bool = False) -> Any:  # noqa: ARG001
+        async def decode(message: Message, *, propagate: bool = False) -> Any:  # noqa: ARG001 - likewise
             return app.create_event(None, message.value, None, message)
 
         return decode

@@ -176,7 +176,7 @@ class BatchConsumer(Consumer):
             if (through := self.offsets.completed_through(tp)) is not None and (end := self.highwater(tp)) is not None
         }
 
-    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002
+    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002 - Faust's signature
         """Commit what is complete; Faust calls this on its interval, on a rebalance and when it stops."""
         offsets: dict[Partition, int] = {
             partition: offset
