@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from streams.log import Record
+from streams.transport.outage import EVERY_S
 from tests.integration.copying import (
     PARTITIONS,
     Load,
@@ -32,7 +33,7 @@ from tests.integration.proxy import Proxy
 
 pytestmark = pytest.mark.integration
 LONG = os.environ.get("WEIR_LONG") == "1"
-AWAY_S, CUT_S, HALF_OPEN_S = (30, 30, 20) if LONG else (6, 3, 7)
+AWAY_S, CUT_S, HALF_OPEN_S = (30, 30, 20) if LONG else (EVERY_S + 2, 3, 7)
 IN_FLIGHT = PARTITIONS * 500 * 3
 """Records that are in work at most: batches of 500, three a partition. As many may repeat each time a link breaks."""
 
@@ -143,6 +144,7 @@ def test_a_broker_that_is_away(linked: tuple[JavaBroker, Proxy], start_worker: C
     with link.load():
         link.flows()
     resumed = min(s["t"] for s in link.worker.batches() if s["t"] > over) - over
+    # The first is told at once, those behind it are counted, and told with the first that comes EVERY_S later.
     assert any("Unable connect to node" in line and "more like it since" in line for line in log_lines(link.worker))
     link.check(f"away for {AWAY_S} s, first batch {resumed:.1f} s after", 1)
 
