@@ -1,12 +1,33 @@
-"""The uninterrupted run of the embedded host with which several modules compare theirs."""
+"""What several modules share: an uninterrupted run of the embedded host, and the task and registry of full models."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from online.task import TaskSpec
+from streams.full.loading import full_inputs
+from streams.taskfiles import load_task
+from tests.streams.full_graphs import TASK, Models
 from tests.streams.host_runs import Straight, straight_run
 
 
 @pytest.fixture(scope="session")
 def straight() -> Straight:
     return straight_run()
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> TaskSpec:
+    path = tmp_path_factory.mktemp("task") / "spend.toml"
+    path.write_text(TASK)
+    return load_task(path)
+
+
+@pytest.fixture
+def own(task: TaskSpec, tmp_path: Path) -> Models:
+    """A registry of the test's own with one good version."""
+    models = Models(tmp_path / "registry", task, full_inputs(task))
+    models.register()
+    return models

@@ -1,44 +1,31 @@
-"""Full models as they are loaded, refused and swapped in one process."""
+"""Full models as they are loaded and swapped in one process."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import orjson
 import pytest
 
 from models.inference import ModelSlots, Pair
-from models.inference.session import Provider
-from models.types import ModelError, StepModel
-from online.full import columns
+from models.types import StepModel
 from online.task import TaskSpec
-from online.wire import ModelUpdate, Prediction
+from online.wire import Prediction
 from streams import topics
 from streams.full.loading import full_inputs, full_models
 from streams.full.loads import BackgroundLoads
 from streams.full.serving import FullModels, FullTask
 from streams.full.updates import Ref, update_record
 from streams.host import EmbeddedHost
-from streams.log import EmbeddedLog, Record
+from streams.log import EmbeddedLog
 from streams.ops.metrics import Metrics
 from streams.stores import MemoryFeatureStore
-from streams.taskfiles import load_task
-from tests.streams.full_graphs import LOGIT, TASK, Models
-
-START = 1.7e9
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> TaskSpec:
-    path = tmp_path_factory.mktemp("task") / "spend.toml"
-    path.write_text(TASK)
-    return load_task(path)
+from tests.streams.full_events import START, events, feature, loaded, predictions
+from tests.streams.full_graphs import LOGIT, Models
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +35,6 @@ def stored(task: TaskSpec, tmp_path_factory: pytest.TempPathFactory) -> Models:
     for _ in range(4):
         models.register()
     return models
-
-
-@pytest.fixture
-def own(task: TaskSpec, tmp_path: Path) -> Models:
-    """A registry of the test's own with one good version."""
-    models = Models(tmp_path / "registry", task, full_inputs(task))
-    models.register()
-    return models
-
-
-def loaded(task: TaskSpec, own: Models, provider: Provider = "cpu") -> FullModels:
-    return full_models([task], provider, metrics=Metrics(), registry=own.registry.url)
 
 
 class TimedSlots(ModelSlots):
@@ -80,24 +55,6 @@ def timed(full: FullModels) -> TimedSlots:
     slots = TimedSlots(task.runner.inputs, task.runner.slots.state)
     task.runner.slots = slots
     return slots
-
-
-def event(i: int, user: int = 0) -> bytes:
-    return orjson.dumps({
-        "v": 1, "event_id": f"e{i}", "type": "purchase", "user_id": f"u{user}", "ts": START + i, "amount": 10.0 + i % 7
-    })  # fmt: skip
-
-
-def events(first: int, count: int) -> list[Record]:
-    return [Record(b"k", event(i, i % 3), START + i) for i in range(first, first + count)]
-
-
-def predictions(log: EmbeddedLog) -> list[Prediction]:
-    return [Prediction.model_validate_json(r.value) for b in log.read([topics.PREDICTIONS], 0) for r in b.records]
-
-
-def feature(prediction: Prediction, name: str) -> float:
-    return float(prediction.features[name])
 
 
 # -- the embedded host -------------------------------------------------------------------------------------------------
@@ -303,152 +260,3 @@ def test_an_old_update_that_says_the_whole_address_is_taken_at_its_word(
         full = full_models([task], "cpu", metrics=Metrics(), registry=str(tmp_path / f"empty{k}"))
         full.apply_now([own.update("promote", 1).model_copy(update={"uri": whole})])
         assert full.versions("spend") == (1, 0)
-
-
-# -- what is refused ---------------------------------------------------------------------------------------------------
-
-
-def corrupt(models: Models, version: int) -> ModelUpdate:
-    path = models.folder(version) / "model.onnx"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    path.write_bytes(bytes(data))
-    return models.update("promote", version)
-
-
-def truncated(models: Models, version: int) -> ModelUpdate:
-    path = models.folder(version) / "model.onnx"
-    path.write_bytes(path.read_bytes()[:-20])
-    return models.update("promote", version)
-
-
-def wrong_digest(models: Models, version: int) -> ModelUpdate:
-    return models.update("promote", version, digest="sha256:" + "ab" * 32)
-
-
-def missing(models: Models, version: int) -> ModelUpdate:
-    update = models.update("promote", version)
-    shutil.rmtree(models.folder(version))
-    return update
-
-
-def lost_file(models: Models, version: int) -> ModelUpdate:
-    (models.folder(version) / "model.onnx").unlink()
-    return models.update("promote", version)
-
-
-def edited_manifest(models: Models, version: int) -> ModelUpdate:
-    update, path = models.update("promote", version), models.folder(version) / "manifest.json"
-    path.write_text(path.read_text().replace('"trees"', '"treez"'))
-    return update
-
-
-def elsewhere(models: Models, version: int) -> ModelUpdate:
-    return models.update("promote", version).model_copy(update={"uri": "other/2"})
-
-
-def other_inputs(models: Models, version: int) -> ModelUpdate:
-    del version
-    return models.update("promote", models.register(extra=("a.column.of.another.task",)))
-
-
-def large_state(models: Models, version: int) -> ModelUpdate:
-    del version
-    return models.update("promote", models.register(state=9))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (corrupt, "model.onnx is corrupt or exchanged"),
-        (truncated, "model.onnx is truncated"),
-        (wrong_digest, "its digest is sha256:"),
-        (missing, "no such version"),
-        (lost_file, "model.onnx is missing"),
-        (edited_manifest, "digest"),
-        (elsewhere, "ends in spend/2; correct uri"),
-        (other_inputs, "a.column.of.another.task"),
-        (large_state, "set [full] state = 9"),
-    ],
-)
-def test_a_bad_artefact_is_refused_and_the_old_model_goes_on(
-    task: TaskSpec,
-    own: Models,
-    caplog: pytest.LogCaptureFixture,
-    spoil: Callable[[Models, int], ModelUpdate],
-    says: str,
-) -> None:
-    log, full = EmbeddedLog(), loaded(task, own)
-    host = EmbeddedHost([task], log, full=full)
-    first = own.update("promote", 1)
-    bad = spoil(own, own.register())
-    for k, update in enumerate((first, bad)):
-        log.append(topics.MODEL_UPDATES, [update_record(update, START + 3 * k)])
-        log.append(topics.USER_EVENTS, events(3 * k, 3))
-    host.run_pending()
-    assert [int(feature(p, "full.version")) for p in predictions(log)] == [1] * 6
-    assert [feature(p, "full.logit") for p in predictions(log)] == [LOGIT + 1] * 3 + [LOGIT + 2] * 3
-    refusal = next(record for record in caplog.records if record.levelname == "ERROR")
-    assert f"task spend: full model version {bad.version} is refused, version 1 goes on" in refusal.message
-    assert says in refusal.message
-    told = full.describe()["spend"]
-    assert isinstance(told, dict)
-    assert (told["champion"], told["wanted"]) == (1, int(bad.version))
-    assert says in told["refused"][bad.version]
-    assert full.metrics.counter("weir_full_refused_total", task="spend").value == 1
-    # What follows is as if it had never been there.
-    full.apply_now([own.update("rollback", 1)])
-    assert full.versions("spend") == (1, 0)
-
-
-def test_what_was_mended_serves_after_a_while_and_not_before(task: TaskSpec, own: Models) -> None:
-    full = loaded(task, own)
-    path = own.folder(1) / "model.onnx"
-    data = path.read_bytes()
-    path.write_bytes(data[:-1])
-    full.apply_now([own.update("promote", 1)])
-    path.write_bytes(data)
-    full.retry(after_s=60.0)
-    assert full.missing() == []
-    full.retry(after_s=0.0)
-    full.resume([])
-    assert full.versions("spend") == (1, 0)
-
-
-def test_a_bad_shadow_leaves_the_champion_alone_and_a_good_one_may_follow(task: TaskSpec, own: Models) -> None:
-    full = loaded(task, own)
-    full.apply_now(
-        [own.update("promote", 1), wrong_digest(own, own.register()).model_copy(update={"action": "shadow"})]
-    )
-    assert full.versions("spend") == (1, 0)
-    full.apply_now([own.update("shadow", own.register())])
-    assert full.versions("spend") == (1, 3)
-
-
-def test_a_provider_that_is_not_there_is_an_error(task: TaskSpec, own: Models) -> None:
-    full = loaded(task, own, "cuda")
-    (only,) = full.tasks
-    with pytest.raises(ModelError, match="cuda"):
-        only.load(Ref(1, own.registry.uri("spend", 1), own.registry.manifest("spend", 1).digest))
-
-
-def test_a_task_without_a_full_model_has_none(task: TaskSpec) -> None:
-    plain = task.model_copy(update={"full": None})
-    assert full_models([plain], registry="").scorer("spend") is None
-    assert full_inputs(plain) == ()
-    assert task.full is not None
-    remote = task.model_copy(update={"full": task.full.model_copy(update={"remote": True})})
-    assert full_models([remote], registry="").scorer("spend") is None
-    assert full_models([remote, plain], registry="", remote=True).scorer("spend") is not None
-
-
-def test_rows_without_a_model_are_counted(task: TaskSpec, own: Models) -> None:
-    full = loaded(task, own)
-    scorer, store = full.scorer("spend"), MemoryFeatureStore()
-    assert scorer is not None
-    assert task.full is not None
-    store.create("spend.full", scorer.row_bytes, scorer.schema, 60.0)
-    made = scorer.score("spend.full", store, ["a", "b"], np.full(2, START), np.ones((2, len(full_inputs(task)))))
-    assert made.shape == (2, len(columns(task.full)))
-    assert full.metrics.counter("weir_degraded_total", task="spend").value == 2
-    assert full.metrics.histogram("weir_full_seconds", task="spend").counts.count(1) == 1

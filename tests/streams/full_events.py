@@ -1,0 +1,39 @@
+"""Events and predictions of the task of full_graphs.py, and its models as a process loads them."""
+
+from __future__ import annotations
+
+import orjson
+
+from models.inference.session import Provider
+from online.task import TaskSpec
+from online.wire import Prediction
+from streams import topics
+from streams.full.loading import full_models
+from streams.full.serving import FullModels
+from streams.log import EmbeddedLog, Record
+from streams.ops.metrics import Metrics
+from tests.streams.full_graphs import Models
+
+START = 1.7e9
+
+
+def loaded(task: TaskSpec, own: Models, provider: Provider = "cpu") -> FullModels:
+    return full_models([task], provider, metrics=Metrics(), registry=own.registry.url)
+
+
+def event(i: int, user: int = 0) -> bytes:
+    return orjson.dumps({
+        "v": 1, "event_id": f"e{i}", "type": "purchase", "user_id": f"u{user}", "ts": START + i, "amount": 10.0 + i % 7
+    })  # fmt: skip
+
+
+def events(first: int, count: int) -> list[Record]:
+    return [Record(b"k", event(i, i % 3), START + i) for i in range(first, first + count)]
+
+
+def predictions(log: EmbeddedLog) -> list[Prediction]:
+    return [Prediction.model_validate_json(r.value) for b in log.read([topics.PREDICTIONS], 0) for r in b.records]
+
+
+def feature(prediction: Prediction, name: str) -> float:
+    return float(prediction.features[name])

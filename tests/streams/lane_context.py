@@ -1,0 +1,28 @@
+"""As much of a worker's context as one lane needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streams.ops.metrics import Metrics
+from streams.settings import Settings
+
+
+class Context:
+    """Takes everything, and raises what a lane could not bear."""
+
+    def __init__(self) -> None:
+        self.settings, self.metrics = Settings(), Metrics()
+        self.store: Any = None
+        self.lanes = 0  # nothing is gathered
+        self.records: Any = None
+        self.failed: list[Exception] = []
+
+    def now(self) -> float:
+        return 0.0
+
+    def name(self, topic: str) -> str:
+        return topic
+
+    async def crash(self, error: Exception) -> None:
+        self.failed.append(error)
