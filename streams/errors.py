@@ -8,7 +8,8 @@ WeirError (online.errors)
     ├── UsageError     correct the command, the settings or the input file; exit status 2
     ├── BrokerError    reach the brokers, or get the right that they refused; exit status 2
     ├── LogError       the log on disk is not one we can read; nothing was changed
-    ├── TooManyRejects stop: most of the input is bad, and going on would only fill the dead letters
+    ├── PartitionError pause this partition, say why, and serve the others
+    │   └── TooManyRejects  most of its input is bad, and going on would only fill the dead letters
     ├── of streams.transport: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
     ├── of streams.stores: StoreUnavailable (reach Redis), StoreRefused (correct its settings or rights), LaneMoved (go
     │   back to where the store is), StepsTaken and StepsLost (load the lane again)
@@ -22,6 +23,7 @@ from online.errors import StateError, TaskError, WeirError
 __all__ = [
     "BrokerError",
     "LogError",
+    "PartitionError",
     "ShellError",
     "StateError",
     "TaskError",
@@ -47,5 +49,9 @@ class LogError(ShellError):
     """A log directory holds something this version cannot read."""
 
 
-class TooManyRejects(ShellError):  # noqa: N818 - named for what happened, as the tree above reads
-    """The share of bad records passed the limit; the worker stops instead of burying its input in dead letters."""
+class PartitionError(ShellError):
+    """One partition cannot be processed as it is, and the others can: the worker pauses it and says why."""
+
+
+class TooManyRejects(PartitionError):  # noqa: N818 - named for what happened, as the tree above reads
+    """The share of bad records passed the limit: going on would bury the partition's input in dead letters."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
+from online.limits import InputLimits
 from streams.errors import UsageError
 from streams.settings_base import Concern, SecretUrl, TlsFiles
 from streams.settings_errors import check_keys, explain
@@ -53,6 +54,7 @@ class Settings(Concern):
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
+    limits: InputLimits = Field(default_factory=InputLimits)
 
 
 def load_settings(
