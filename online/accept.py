@@ -19,6 +19,7 @@ import numpy as np
 
 from online.batch import BoolVector, FloatVector, IntVector
 from online.explain import explain, explain_row
+from online.limits import DEFAULT_LIMITS, InputLimits
 from online.scan import find_suspects
 from online.structs import UnknownFields, decoders, list_of, struct_of, times_of
 from online.wire import TS_MAX, TS_MIN, WireModel
@@ -47,13 +48,18 @@ class Accepted:
     rejects: list[Reject]
 
 
-def accept_records(model: type[WireModel], raw: Sequence[bytes | None], unknown_fields: UnknownFields) -> Accepted:
+def accept_records(
+    model: type[WireModel],
+    raw: Sequence[bytes | None],
+    unknown_fields: UnknownFields,
+    limits: InputLimits = DEFAULT_LIMITS,
+) -> Accepted:
     """Judge JSON records; ``None`` (a tombstone) counts as an empty record."""
     records = [record or b"" for record in raw]
-    one, many = decoders(model, unknown_fields)
+    one, many = decoders(model, unknown_fields, limits)
     joined = b",".join(records)
     suspects = find_odd(records, joined)
-    why = _Why(records, lambda record: explain(model, record, unknown_fields))
+    why = _Why(records, lambda record: explain(model, record, unknown_fields, limits))
     structs: list[Any]
     if not suspects.any():
         structs = decode_together(many, joined, len(records)) or [
@@ -71,10 +77,15 @@ def accept_records(model: type[WireModel], raw: Sequence[bytes | None], unknown_
     return _split(model, structs, why)
 
 
-def accept_rows(model: type[WireModel], rows: Sequence[dict[str, Any]], unknown_fields: UnknownFields) -> Accepted:
+def accept_rows(
+    model: type[WireModel],
+    rows: Sequence[dict[str, Any]],
+    unknown_fields: UnknownFields,
+    limits: InputLimits = DEFAULT_LIMITS,
+) -> Accepted:
     """Judge rows of Python values as if they had come as JSON; ``v`` may be absent."""
-    struct = struct_of(model, unknown_fields, row=True)
-    why = _Why(rows, lambda row: explain_row(model, row, unknown_fields))
+    struct = struct_of(model, unknown_fields, limits, row=True)
+    why = _Why(rows, lambda row: explain_row(model, row, unknown_fields, limits))
     structs: list[Any]
     try:
         structs = msgspec.convert(rows, list_of(struct))

@@ -14,6 +14,7 @@ import numpy as np
 from online.accept import Reject, accept_records, accept_rows
 from online.batch import EventBatch, IntVector, LabelBatch
 from online.columns import ColumnRequest, event_columns
+from online.limits import DEFAULT_LIMITS, InputLimits
 from online.structs import UnknownFields
 from online.wire import DeviceEvent, Label, UserEvent, WireModel
 
@@ -67,7 +68,11 @@ class DecodedLabels:
 
 
 def decode_user_events(
-    raw: Sequence[bytes | None], columns: ColumnRequest, *, unknown_fields: UnknownFields = "ignore"
+    raw: Sequence[bytes | None],
+    columns: ColumnRequest,
+    *,
+    unknown_fields: UnknownFields = "ignore",
+    limits: InputLimits = DEFAULT_LIMITS,
 ) -> Decoded:
     """Decode ``user-events`` records into the columns asked for.
 
@@ -76,19 +81,25 @@ def decode_user_events(
     >>> decoded.batch.numbers["amount"].tolist(), decoded.rejects[0].reason
     ([9.5], 'amount: input should be greater than or equal to 0, got -1')
     """
-    return _decode_events(UserEvent, raw, columns, unknown_fields)
+    return _decode_events(UserEvent, raw, columns, unknown_fields, limits)
 
 
 def decode_device_events(
-    raw: Sequence[bytes | None], columns: ColumnRequest, *, unknown_fields: UnknownFields = "ignore"
+    raw: Sequence[bytes | None],
+    columns: ColumnRequest,
+    *,
+    unknown_fields: UnknownFields = "ignore",
+    limits: InputLimits = DEFAULT_LIMITS,
 ) -> Decoded:
     """Decode ``device-events`` records into the columns asked for."""
-    return _decode_events(DeviceEvent, raw, columns, unknown_fields)
+    return _decode_events(DeviceEvent, raw, columns, unknown_fields, limits)
 
 
-def decode_labels(raw: Sequence[bytes | None], *, unknown_fields: UnknownFields = "ignore") -> DecodedLabels:
+def decode_labels(
+    raw: Sequence[bytes | None], *, unknown_fields: UnknownFields = "ignore", limits: InputLimits = DEFAULT_LIMITS
+) -> DecodedLabels:
     """Decode ``labels`` records; an absent weight is 1."""
-    accepted = accept_records(Label, raw, unknown_fields)
+    accepted = accept_records(Label, raw, unknown_fields, limits)
     labels = accepted.structs
     batch = LabelBatch(
         label_id=[label.label_id or _made_id(label) for label in labels],
@@ -112,6 +123,7 @@ def events_from_rows(
     *,
     model: type[WireModel] = UserEvent,
     unknown_fields: UnknownFields = "ignore",
+    limits: InputLimits = DEFAULT_LIMITS,
 ) -> Decoded:
     """Take events from rows of a file, with the verdicts that the same records would get as JSON.
 
@@ -122,14 +134,18 @@ def events_from_rows(
     >>> events_from_rows([row], ColumnRequest(texts=("page",))).batch.texts
     {'page': ['home']}
     """
-    accepted = accept_rows(model, rows, unknown_fields)
+    accepted = accept_rows(model, rows, unknown_fields, limits)
     batch = event_columns(model, accepted.structs, accepted.ts, columns)
     return Decoded(batch, accepted.rejects, accepted.index)
 
 
 def _decode_events(
-    model: type[WireModel], raw: Sequence[bytes | None], columns: ColumnRequest, unknown_fields: UnknownFields
+    model: type[WireModel],
+    raw: Sequence[bytes | None],
+    columns: ColumnRequest,
+    unknown_fields: UnknownFields,
+    limits: InputLimits,
 ) -> Decoded:
-    accepted = accept_records(model, raw, unknown_fields)
+    accepted = accept_records(model, raw, unknown_fields, limits)
     batch = event_columns(model, accepted.structs, accepted.ts, columns)
     return Decoded(batch, accepted.rejects, accepted.index)

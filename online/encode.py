@@ -15,7 +15,7 @@ from online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch, Pre
 from online.forms.form import Written
 from online.shapes import ScoredShape, known_column, prediction_form
 from online.structs import features_struct, record_struct
-from online.wire import TS_MAX, TS_MIN, VERSION, Alert, DeadLetter, Example, Label, WireModel
+from online.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Alert, DeadLetter, Example, Label, WireModel
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -161,20 +161,25 @@ def _lines(structs: list[Any]) -> list[bytes]:
 def _check(features: FloatMatrix, score: FloatVector, names: Sequence[str], event_id: Sequence[str]) -> None:
     if features.shape != (len(event_id), len(names)):
         raise ValueError(f"features are {features.shape}; expected ({len(event_id)}, {len(names)}), one column a name")
-    if not np.isfinite(features).all():
-        row, column = np.argwhere(~np.isfinite(features))[0].tolist()
+    if not (np.abs(features) <= FEATURE_MAX).all():
+        row, column = np.argwhere(~(np.abs(features) <= FEATURE_MAX))[0].tolist()
         value = features[row, column]
-        raise ValueError(f"{names[column]!r} of event {event_id[row]!r} is {value}; replace missing values by 0")
+        raise ValueError(
+            f"{names[column]!r} of event {event_id[row]!r} is {value}; replace missing values by 0 and cut others to "
+            f"{FEATURE_MAX:g}"
+        )
     if not ((score >= 0) & (score <= 1)).all():
         row = int(np.argmin((score >= 0) & (score <= 1)))
         raise ValueError(f"the score of event {event_id[row]!r} is {score[row]}; scores are in 0 to 1")
 
 
 def check_missing(what: str, matrix: FloatMatrix, event_id: Sequence[str]) -> None:
-    """Raise ``ValueError`` where ``matrix`` is not ``(n, any)`` or has an infinite value; NaN is a missing one."""
+    """Raise ``ValueError`` where ``matrix`` is not ``(n, any)`` or has a value too large; NaN is a missing one."""
     if matrix.ndim != 2 or len(matrix) != len(event_id):
         raise ValueError(f"{what} are {matrix.shape}; expected ({len(event_id)}, any), one row an event")
-    if np.isinf(matrix).any():
-        row, column = np.argwhere(np.isinf(matrix))[0].tolist()
+    if (np.abs(matrix) > FEATURE_MAX).any():
+        row, column = np.argwhere(np.abs(matrix) > FEATURE_MAX)[0].tolist()
         value = matrix[row, column]
-        raise ValueError(f"{what}[{column}] of event {event_id[row]!r} is {value}; give finite numbers or NaN")
+        raise ValueError(
+            f"{what}[{column}] of event {event_id[row]!r} is {value}; give numbers up to {FEATURE_MAX:g}, or NaN"
+        )

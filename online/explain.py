@@ -2,7 +2,7 @@
 
 This is also the definition of valid: one JSON object in UTF-8 without a byte order mark, no key twice in any object,
 no ``NaN`` or ``Infinity``, numbers of at most ``MAX_NUMBER_CHARS`` characters, at most ``MAX_DEPTH`` deep, and what the
-pydantic model says. A property test holds ``online.decode`` to it.
+pydantic model says, within the limits of ``online.limits``. A property test holds ``online.decode`` to it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from online.judge import out_of_range
+from online.limits import DEFAULT_LIMITS, InputLimits
 from online.scan import MAX_NUMBER_CHARS
 from online.structs import UnknownFields
 from online.wire import REASON_CHARS, WireModel
@@ -23,7 +25,12 @@ _SHOWN_VALUE, _SHOWN_ERRORS = 80, 3
 _BOM = b"\xef\xbb\xbf"
 
 
-def explain(model: type[WireModel], raw: bytes, unknown_fields: UnknownFields = "ignore") -> str | None:
+def explain(
+    model: type[WireModel],
+    raw: bytes,
+    unknown_fields: UnknownFields = "ignore",
+    limits: InputLimits = DEFAULT_LIMITS,
+) -> str | None:
     """Say what is wrong with the record ``raw``, or None where it is valid.
 
     >>> from online.wire import Label
@@ -35,21 +42,27 @@ def explain(model: type[WireModel], raw: bytes, unknown_fields: UnknownFields = 
     reason = explain_json(raw)
     if reason is None:
         try:
-            model.model_validate_json(raw, extra="forbid" if unknown_fields == "reject" else "ignore")
+            record = model.model_validate_json(raw, extra="forbid" if unknown_fields == "reject" else "ignore")
+            reason = out_of_range(record, limits)
         except ValidationError as error:
             reason = describe(error)
     return reason and reason[:REASON_CHARS]
 
 
-def explain_row(model: type[WireModel], row: Any, unknown_fields: UnknownFields = "ignore") -> str | None:
+def explain_row(
+    model: type[WireModel],
+    row: Any,
+    unknown_fields: UnknownFields = "ignore",
+    limits: InputLimits = DEFAULT_LIMITS,
+) -> str | None:
     """Say what is wrong with a row of a table (``v`` may be absent), or None where it is valid."""
     if not isinstance(row, dict):
         return f"a row is a dict of column to value, got {type(row).__name__}"
     try:
-        model.model_validate({"v": 1, **row}, extra="forbid" if unknown_fields == "reject" else "ignore")
+        record = model.model_validate({"v": 1, **row}, extra="forbid" if unknown_fields == "reject" else "ignore")
     except ValidationError as error:
         return describe(error)[:REASON_CHARS]
-    return None
+    return out_of_range(record, limits)
 
 
 def explain_json(raw: bytes) -> str | None:

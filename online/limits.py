@@ -7,24 +7,32 @@ docs/LIMITS.md is generated from this model. Nothing here knows topics, clocks o
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Final
 
-from online.features.spec import Frozen
+from pydantic import BaseModel, ConfigDict, Field
+
+from online.wire import WEIGHT_MAX
 
 
-class InputLimits(Frozen):
+class InputLimits(BaseModel):
     """``[limits]`` of the settings.
 
     >>> InputLimits(weight=20).weight
     20.0
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     record_bytes: int = Field(default=1_048_576, ge=1_024, le=1 << 28)
     """A record's value, in bytes after decompression; more is ``oversized``."""
     batch_bytes: int = Field(default=16 << 20, ge=1 << 20, le=1 << 30)
     """All records of one compressed Kafka batch, in bytes after decompression; more is ``oversized``, and the batch is
     refused by its offsets without being held in memory."""
-    number: float = Field(default=1e15, gt=0, le=1e18)
-    """The largest absolute value of a metric or of a number in ``properties``; more is ``out of range``."""
-    weight: float = Field(default=1_000.0, ge=1, le=1e9)
+    number: float = Field(default=1e15, gt=0, le=1e16)
+    """The largest absolute value of a metric or of a number in ``properties``; more is ``out of range``. Windows keep
+    sums of squares as float32, which must hold those of what is allowed."""
+    weight: float = Field(default=1_000.0, ge=1, le=WEIGHT_MAX)
     """The largest ``weight`` of a label; more is ``out of range``."""
+
+
+DEFAULT_LIMITS: Final = InputLimits()

@@ -16,10 +16,11 @@ from online.accept import Reject, in_range, seconds
 from online.batch import FloatMatrix, IntVector, PredictionBatch, Scored
 from online.bytask import TaskDecoder, interleave
 from online.forms import Filled, Joined
+from online.judge import computed
 from online.logged import feature_matrix, other_features
 from online.shapes import ScoredShape, prediction_form
 from online.structs import UnknownFields, entities_struct, features_struct
-from online.wire import Count, Finite, Prediction
+from online.wire import Count, Feature, Prediction
 
 __all__ = ["DecodedScored", "ScoredShape", "TaskScored", "decode_scored"]
 
@@ -70,9 +71,10 @@ def decode_scored(
 
 
 def _valid(own: Filled, shape: ScoredShape, joined: Joined) -> Filled:
-    """Leave out what has times or scores that no record may carry, which a form does not say."""
+    """Leave out what has times, scores or values that no record may carry, which a form does not say."""
     ts, score, scored_at = own.numbers[:, 0], own.numbers[:, 1], own.numbers[:, 2 + len(shape.features)]
-    return own.without(joined, ~(in_range(ts) & in_range(scored_at) & (score >= 0) & (score <= 1)))
+    good = in_range(ts) & in_range(scored_at) & (score >= 0) & (score <= 1) & computed(own.numbers)
+    return own.without(joined, ~good)
 
 
 def _filled(own: Filled, shape: ScoredShape) -> TaskScored:
@@ -107,7 +109,7 @@ def _decoder(shapes: tuple[tuple[str, ScoredShape], ...], unknown_fields: Unknow
 
 def _values(width: int) -> tuple[Any, ...]:
     """The type of ``width`` values, which may be absent where there are none."""
-    values: Any = Annotated[tuple[Finite | None, ...], Meta(min_length=width, max_length=width)]
+    values: Any = Annotated[tuple[Feature | None, ...], Meta(min_length=width, max_length=width)]
     return (values,) if width else (values | None, None)
 
 

@@ -29,6 +29,7 @@ from online.features.engine import FeatureBlock
 from online.features.rows import Grouping, Modes
 from online.features.store import FeatureStore
 from online.full import FullScorer, columns, full_matrix, logged_matrix, none
+from online.judge import cut
 from online.labels import SilenceTimers, TimerOutput
 from online.learners import OnlineModel
 from online.merge import insert_timers
@@ -230,7 +231,7 @@ class ScoringStage:
         watched = np.empty((len(rows), len(self.shape.watched)))
         for k, name in enumerate(self.shape.watched):
             watched[:, k] = np.asarray(block.columns[name], dtype=np.float64)[rows]
-        np.copyto(watched, np.nan, where=np.isinf(watched))
+        cut(watched)
         entities = {name: batch.entities[name] for name in self.shape.secondary}
         return Scored(PredictionBatch(batch.event_id, keys, batch.ts, score, versions, x), masks, watched, entities)
 

@@ -1,22 +1,25 @@
 """The msgspec types of the hot path, generated from the pydantic models of ``online.wire`` so they cannot drift apart.
 
-A struct has the same fields in the same order with the same bounds. What msgspec cannot state (control characters,
-the range of an RFC 3339 time) is checked by ``online.scan`` and ``online.accept``.
+A struct has the same fields in the same order with the same bounds, narrowed to what an operator allows
+(``online.limits``): a batch is judged while it is decoded, at no cost of its own. What msgspec cannot state (control
+characters, the range of an RFC 3339 time) is checked by ``online.scan`` and ``online.accept``.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from functools import cache, lru_cache
-from types import GenericAlias
-from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
+from functools import cache, lru_cache, reduce
+from operator import or_
+from types import GenericAlias, UnionType
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 from pydantic import TypeAdapter, ValidationError
 
 from online.errors import TaskError
-from online.wire import TS_MAX, TS_MIN, VERSION, Features, Finite, Id, Timestamp, WireModel
+from online.limits import DEFAULT_LIMITS, InputLimits
+from online.wire import TS_MAX, TS_MIN, VERSION, Feature, Features, Id, Limited, Timestamp, WireModel
 
 UnknownFields: TypeAlias = Literal["ignore", "reject"]
 
@@ -26,7 +29,13 @@ _FEATURES: TypeAdapter[dict[str, float]] = TypeAdapter(Features)
 
 
 @cache
-def struct_of(model: type[WireModel], unknown_fields: UnknownFields = "ignore", *, row: bool = False) -> type[Any]:
+def struct_of(
+    model: type[WireModel],
+    unknown_fields: UnknownFields = "ignore",
+    limits: InputLimits = DEFAULT_LIMITS,
+    *,
+    row: bool = False,
+) -> type[Any]:
     """The struct that decodes ``model``; with ``row`` for table rows, which need not carry the version ``v``.
 
     >>> from online.wire import Label
@@ -35,7 +44,7 @@ def struct_of(model: type[WireModel], unknown_fields: UnknownFields = "ignore", 
     """
     fields = [
         (name, kind, VERSION) if row and name == "v" else (name, kind, *default)
-        for name, kind, *default in fields_of(model)
+        for name, kind, *default in fields_of(model, limits)
     ]
     return msgspec.defstruct(
         f"{model.__name__}Struct",
@@ -47,14 +56,51 @@ def struct_of(model: type[WireModel], unknown_fields: UnknownFields = "ignore", 
 
 
 @cache
-def fields_of(model: type[WireModel]) -> tuple[Any, ...]:
+def fields_of(model: type[WireModel], limits: InputLimits = DEFAULT_LIMITS) -> tuple[Any, ...]:
     """The fields of ``model`` as ``defstruct`` takes them: (name, type) or (name, type, default)."""
     hints = get_type_hints(model, include_extras=True)
-    kinds = {name: _TIME if hints[name] == Timestamp else hints[name] for name in model.model_fields}
+    kinds = {name: _TIME if hints[name] == Timestamp else _narrowed(hints[name], limits) for name in model.model_fields}
     return tuple(
         (name, kinds[name]) if info.is_required() else (name, kinds[name], info.default)
         for name, info in model.model_fields.items()
     )
+
+
+def _narrowed(kind: Any, limits: InputLimits) -> Any:
+    """``kind`` with the bounds that ``limits`` sets, wherever one is marked as ``Limited``."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        inner, *notes = parts
+        mark = next((note for note in notes if isinstance(note, Limited)), None)
+        if mark is None:
+            return Annotated[(_narrowed(inner, limits), *notes)]
+        most = getattr(limits, mark.name)
+        positive = any(isinstance(note, Meta) and note.gt == 0 for note in notes)
+        return Annotated[inner, Meta(gt=0, le=most) if positive else Meta(ge=-most, le=most)]
+    if origin in (UnionType, Union):
+        return reduce(or_, (_narrowed(part, limits) for part in parts))
+    if origin in (dict, tuple):
+        return GenericAlias(origin, tuple(_narrowed(part, limits) for part in parts))
+    return kind
+
+
+@cache
+def limited_fields(model: type[WireModel]) -> dict[str, str]:
+    """The fields of ``model`` that hold numbers an operator limits, by the name of the limit.
+
+    >>> from online.wire import Label
+    >>> limited_fields(Label)
+    {'weight': 'weight'}
+    """
+    hints = get_type_hints(model, include_extras=True)
+    found = {name: _mark_in(hints[name]) for name in model.model_fields}
+    return {name: mark.name for name, mark in found.items() if mark is not None}
+
+
+def _mark_in(kind: Any) -> Limited | None:
+    if isinstance(kind, Limited):
+        return kind
+    return next((mark for part in get_args(kind) if (mark := _mark_in(part)) is not None), None)
 
 
 @cache
@@ -75,9 +121,11 @@ def list_of(struct: type[Any]) -> Any:
 
 
 @cache
-def decoders(model: type[WireModel], unknown_fields: UnknownFields) -> tuple[msgspec.json.Decoder[Any], ...]:
+def decoders(
+    model: type[WireModel], unknown_fields: UnknownFields, limits: InputLimits = DEFAULT_LIMITS
+) -> tuple[msgspec.json.Decoder[Any], ...]:
     """A decoder of one record and a decoder of a JSON array of them."""
-    struct = struct_of(model, unknown_fields)
+    struct = struct_of(model, unknown_fields, limits)
     return msgspec.json.Decoder(struct), msgspec.json.Decoder(list_of(struct))
 
 
@@ -103,7 +151,7 @@ def features_struct(names: tuple[str, ...]) -> type[Any]:
         _FEATURES.validate_python(dict.fromkeys(names, 0.0))
         if len(set(names)) < len(names):
             raise ValueError("a name is given twice")
-        return _map_struct("Features", names, Finite)
+        return _map_struct("Features", names, Feature)
     except (ValidationError, ValueError) as error:
         raise TaskError(f"feature names {names!r} cannot be keys of a record: {error}") from error
 

@@ -18,6 +18,7 @@ from online.features.spec import Entity, Frozen, Name
 from online.full import FullSpec
 from online.labels import JoinPolicy, SilencePolicy
 from online.learners import LearnerSpec
+from online.wire import NEGATIVE_RATE_MIN
 
 STREAM_KEYS: dict[str, str] = {"user-events": "user_id", "device-events": "device_id"}
 """The wire column that each stream of events is partitioned by."""
@@ -29,7 +30,7 @@ class LabelSpec(Frozen):
     join: JoinPolicy = JoinPolicy()
     silence: SilencePolicy | None = None
     """Scores on a timer after an entity's first event, and labels from what follows it (churn)."""
-    negative_rate: float = Field(default=1.0, gt=0, le=1)
+    negative_rate: float = Field(default=1.0, ge=NEGATIVE_RATE_MIN, le=1)
     """Share of negatives that become examples; each counts for 1 / rate, so probabilities stay calibrated."""
 
 

@@ -18,6 +18,7 @@ from online.batch import IntVector, UpdateBatch
 from online.bytask import interleave
 from online.encode import check_missing
 from online.forms import Filled, Joined
+from online.judge import computed
 from online.shapes import update_form
 from online.structs import UnknownFields
 from online.wire import EntityUpdate
@@ -80,7 +81,7 @@ def decode_updates(
     tables: dict[Table, TableUpdates] = {}
     for where, width in widths.items():
         own = update_form(*where, width).read(joined)
-        own = own.without(joined, ~in_range(own.numbers[:, 0]))
+        own = own.without(joined, ~(in_range(own.numbers[:, 0]) & computed(own.numbers)))
         if len(own):
             tables[where] = _filled(where, own)
     rejects, unknown = list[Reject](), dict[Table, int]()

@@ -10,7 +10,7 @@ Unknown fields are ignored unless a caller asks to reject them, so that a later 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +23,11 @@ TS_MAX = 4_102_444_800.0
 """2100-01-01T00:00:00Z: the latest; milliseconds mistaken for seconds land beyond it."""
 AMOUNT_MAX = 1e12
 FINITE_MAX = 1.7976931348623157e308
+FEATURE_MAX = 1e18
+"""The largest absolute value of what Weir computes and logs: a float32 holds its square. Larger ones are cut to it."""
+WEIGHT_MAX, NEGATIVE_RATE_MIN = 1e6, 1e-3
+"""The largest weight of a label that may be allowed, and the least share of the negatives that may be kept: an example
+weighs at most the one divided by the other."""
 INT_MAX = 2**63 - 1
 ID_CHARS, WORD_CHARS, TEXT_CHARS, REASON_CHARS = 64, 32, 256, 2_000
 MADE_ID_CHARS = 256
@@ -30,6 +35,13 @@ PROPERTIES_MAX, METRICS_MAX, FEATURES_MAX, VALUES_MAX = 64, 256, 1_024, 1_024
 
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 """No control characters (C0, DEL, C1): ids end up in logs, terminals and store keys."""
+
+
+class Limited(NamedTuple):
+    """Marks a number whose bound an operator sets: ``name`` is a field of ``online.limits.InputLimits``."""
+
+    name: str
+
 
 _AWARE = Annotated[datetime, Meta(tz=True)]
 
@@ -73,7 +85,13 @@ Text = Annotated[str, Field(max_length=TEXT_CHARS, pattern=PRINTABLE), Meta(max_
 LongText = Annotated[str, Field(max_length=REASON_CHARS), Meta(max_length=REASON_CHARS)]
 Finite = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX)]
 Amount = Annotated[float, Field(ge=0, le=AMOUNT_MAX), Meta(ge=0, le=AMOUNT_MAX)]
-Weight = Annotated[float, Field(gt=0, le=AMOUNT_MAX), Meta(gt=0, le=AMOUNT_MAX)]
+Number = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX), Limited("number")]
+"""What a producer measured."""
+Feature = Annotated[float, Field(ge=-FEATURE_MAX, le=FEATURE_MAX), Meta(ge=-FEATURE_MAX, le=FEATURE_MAX)]
+"""What Weir computed. Its bound is fixed: replicas that fold the same log must agree, whatever their settings."""
+Weight = Annotated[float, Field(gt=0, le=AMOUNT_MAX), Meta(gt=0, le=AMOUNT_MAX), Limited("weight")]
+_EXAMPLE_WEIGHT_MAX = WEIGHT_MAX / NEGATIVE_RATE_MIN
+ExampleWeight = Annotated[float, Field(gt=0, le=_EXAMPLE_WEIGHT_MAX), Meta(gt=0, le=_EXAMPLE_WEIGHT_MAX)]
 Score = Annotated[float, Field(ge=0, le=1), Meta(ge=0, le=1)]
 Bit = Annotated[int, Field(ge=0, le=1), Meta(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=INT_MAX), Meta(ge=0, le=INT_MAX)]
@@ -91,12 +109,12 @@ Timestamp = Annotated[
     ),
 ]
 Properties = Annotated[
-    dict[Id, Finite | Text | bool], Field(max_length=PROPERTIES_MAX), Meta(max_length=PROPERTIES_MAX)
+    dict[Id, Number | Text | bool], Field(max_length=PROPERTIES_MAX), Meta(max_length=PROPERTIES_MAX)
 ]
-Metrics = Annotated[dict[Id, Finite | None], Field(max_length=METRICS_MAX), Meta(max_length=METRICS_MAX)]
-Features = Annotated[dict[Id, Finite], Field(max_length=FEATURES_MAX), Meta(max_length=FEATURES_MAX)]
+Metrics = Annotated[dict[Id, Number | None], Field(max_length=METRICS_MAX), Meta(max_length=METRICS_MAX)]
+Features = Annotated[dict[Id, Feature], Field(max_length=FEATURES_MAX), Meta(max_length=FEATURES_MAX)]
 Ids = Annotated[dict[Id, Id], Field(max_length=PROPERTIES_MAX), Meta(max_length=PROPERTIES_MAX)]
-Values = Annotated[tuple[Finite | None, ...], Field(strict=False, max_length=VALUES_MAX), Meta(max_length=VALUES_MAX)]
+Values = Annotated[tuple[Feature | None, ...], Field(strict=False, max_length=VALUES_MAX), Meta(max_length=VALUES_MAX)]
 """Numbers whose meaning their place says; null where missing."""
 
 
@@ -220,7 +238,7 @@ class Example(WireModel):
     features: Features
     score: Score
     value: Bit
-    weight: Weight = 1.0
+    weight: ExampleWeight = 1.0
     correction: bool = False
     entity_id: Id | None = None
     """Whose event it is: scores of one entity are alike, which who compares models must know."""

@@ -20,6 +20,11 @@ from online.features.plan import AnomalyPass, EntityLayout, Plan, WindowPass
 from online.features.rows import Grouping, LoadedRows, Modes, group
 from online.features.store import FeatureStore
 from online.features.timecolumns import TIME_COLUMNS, time_column
+from online.judge import cut
+from online.wire import FEATURE_MAX
+
+_VALUE_MAX = 1e16
+"""The largest value that feeds a window or a detector: windows are kept as float32, which holds sums of its square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +340,7 @@ class FeatureEngine:
         for k, expression in enumerate(self.plan.label_masks):
             value = expression.evaluate(columns)
             if k in self.plan.label_values:
-                masks[:, k] = np.where(np.isinf(value), np.nan, value)
+                masks[:, k] = cut(np.array(value), _VALUE_MAX)
             else:
                 masks[:, k] = value > 0.0
         return masks
@@ -346,9 +351,7 @@ class FeatureEngine:
         x[:, :width] = made[:, self._from_made] if made.shape[1] else 0.0
         for k in np.flatnonzero(self._from_made < 0).tolist():
             x[:, k] = columns[self._inputs[k]]
-        for k in range(width):  # a derived value may be infinite where the kernel's own never is
-            np.copyto(x[:, k], np.nan, where=np.isinf(x[:, k]))
-        missing = np.isnan(x[:, :width])
+        missing = np.isnan(cut(x[:, :width], FEATURE_MAX))
         for g, members in enumerate(self._groups):
             x[:, width + g] = missing[:, members].any(axis=1)
         x[:, :width][missing] = 0.0
@@ -357,7 +360,7 @@ class FeatureEngine:
     def _run_detector(
         self, p: AnomalyPass, columns: _Columns, ts: FloatVector, modes: Modes, grouping: Grouping, out: FloatMatrix
     ) -> None:
-        values = np.where(modes == kernel.EVENT, p.value.evaluate(columns), np.nan)
+        values = np.where(modes == kernel.EVENT, cut(np.array(p.value.evaluate(columns)), _VALUE_MAX), np.nan)
         known = np.flatnonzero(grouping.slots >= 0)
         table = self._prefix + _anomaly_table(p)
         rows = self.store.load(table, grouping.keys)
@@ -374,9 +377,8 @@ def _anomaly_table(p: AnomalyPass) -> str:
 
 
 def _value_matrix(p: WindowPass, columns: _Columns, n: int) -> FloatMatrix:
-    """What each row brings to a pass, ``(V, n)``; an infinite value would spoil its window, and is a missing one."""
+    """What each row brings to a pass, ``(V, n)``."""
     values = np.empty((len(p.values), n))
     for k, expression in enumerate(p.values):
         values[k] = expression.evaluate(columns)
-    np.copyto(values, np.nan, where=np.isinf(values))
-    return values
+    return cut(values, _VALUE_MAX)

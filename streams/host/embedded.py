@@ -18,6 +18,7 @@ from online.batch import FloatVector
 from online.columnplan import union
 from online.decode import Decoded, decode_device_events, decode_labels, decode_user_events
 from online.intake import Intake, IntakePolicy
+from online.limits import DEFAULT_LIMITS, InputLimits
 from online.pipeline import StepOutput, TaskPipeline
 from online.task import TaskSpec
 from online.wire import ModelUpdate
@@ -80,6 +81,7 @@ class EmbeddedHost:
     observe : called with every step's output, for a screen; it must not change it.
     full : the full models, which ``model-updates`` records of the log swap, each at its place in the log; without them
         such records change nothing.
+    limits : what numbers records may hold.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class EmbeddedHost:
         checkpoints: Path | None = None,
         observe: Observer | None = None,
         full: FullModels | None = None,
+        limits: InputLimits = DEFAULT_LIMITS,
     ) -> None:
         names = [t.name for t in tasks]
         if not tasks or len(set(names)) != len(names):
@@ -106,6 +109,7 @@ class EmbeddedHost:
         self._columns = {s: union([p.columns for p in ps]) for s, ps in self._of_stream.items()}
         self._intake_policy = intake or IntakePolicy()
         self.intake: dict[str, Intake] = {}
+        self._input_limits = limits
         self._limit = RejectLimit(rejects or RejectPolicy())
         self._checkpoints = Checkpoints(checkpoints) if checkpoints is not None else None
         self._observe = observe
@@ -135,7 +139,8 @@ class EmbeddedHost:
 
     def _events(self, batch: LoggedBatch, now: float) -> None:
         pipelines = self._of_stream[batch.topic]
-        decoded = _DECODERS[batch.topic]([r.value for r in batch.records], self._columns[batch.topic])
+        raw = [r.value for r in batch.records]
+        decoded = _DECODERS[batch.topic](raw, self._columns[batch.topic], limits=self._input_limits)
         arrived = np.array([r.ts for r in batch.records], dtype=np.float64)
         lane = f"{batch.topic}-{batch.partition}"
         intake = self.intake.setdefault(lane, Intake(self._intake_policy))
@@ -148,7 +153,7 @@ class EmbeddedHost:
             self._publish(pipeline, pipeline.events(admitted.batch), now)
 
     def _labels(self, batch: LoggedBatch, now: float) -> None:
-        decoded = decode_labels([r.value for r in batch.records])
+        decoded = decode_labels([r.value for r in batch.records], limits=self._input_limits)
         self._refuse(batch, [(r.index, r.reason) for r in decoded.rejects], now)
         self.stats.labels += len(decoded.batch)
         for task, labels in decoded.by_task().items():

@@ -122,7 +122,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     _counter(
         "weir_dead_letters_total",
         "records",
-        "Records sent to the dead letters; reason is invalid, late, ahead or oversized.",
+        "Records sent to the dead letters; reason is invalid, late, ahead, oversized or out of range.",
         "topic",
         "reason",
     ),

@@ -54,7 +54,7 @@ class LaneReader:
         """A step of these records."""
         raw, work = [record.value for record in piece.records], Work(step, records=len(piece.records))
         if step.topic == topics.LABELS:
-            labels = decode_labels(raw)
+            labels = decode_labels(raw, limits=self._ctx.settings.limits)
             work.labels, rejects = labels.by_task(), labels.rejects
         else:
             found = decode_scored(raw, self._shapes)

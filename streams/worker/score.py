@@ -85,7 +85,7 @@ class ScoreLane(RowLane):
 
     def decode(self, raw: Sequence[bytes]) -> Decoded:
         """Records of any partition of the stream as columns."""
-        return self._decode(raw, self._columns)
+        return self._decode(raw, self._columns, limits=self.ctx.settings.limits)
 
     def admit(self, batch: FetchedBatch, decoded: Decoded) -> Part:
         """Let intake and timers see a batch; from here on it has to be scored, or the lane opened again."""

@@ -13,7 +13,7 @@ from online.encode import encode_alerts, encode_dead_letters, encode_examples, e
 from online.errors import TaskError
 from online.explain import explain
 from online.logged import decode_example_log
-from online.wire import Alert, DeadLetter, Example, Prediction, Reason
+from online.wire import FEATURE_MAX, Alert, DeadLetter, Example, Prediction, Reason
 
 NAMES = ("count_1d", "mean_1d", "caf\u00e9 ratio")
 ids = st.text(
@@ -21,7 +21,7 @@ ids = st.text(
     min_size=1,
     max_size=64,
 )
-floats = st.floats(allow_nan=False, allow_infinity=False)
+floats = st.floats(-FEATURE_MAX, FEATURE_MAX)
 times = st.floats(946_684_800, 4_102_444_800)
 
 

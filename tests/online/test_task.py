@@ -92,7 +92,7 @@ def test_the_task_of_these_tests_is_right() -> None:
         # values outside their limits
         ('name = "fraud"', 'name = "Fraud 1"', "name", "(got 'Fraud 1')"),
         ('name = "amount"', 'name = "a-b"', "entities.0.aggregates.0.name", "(got 'a-b')"),
-        ("negative_rate = 0.5", "negative_rate = 0", "labels.negative_rate", "greater than 0 (got 0)"),
+        ("negative_rate = 0.5", "negative_rate = 0", "labels.negative_rate", "greater than or equal to 0.001 (got 0)"),
         ("negative_rate = 0.5", "negative_rate = 1.5", "labels.negative_rate", "less than or equal to 1 (got 1.5)"),
         ("alerts_per_day = 20", "alerts_per_day = 0", "threshold.budget.alerts_per_day", "greater than 0 (got 0)"),
         ('ops = ["count", "mean"]', 'ops = ["median"]', "entities.0.aggregates.0.ops.0", "(got 'median')"),

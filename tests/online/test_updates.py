@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from online.batch import UpdateBatch
 from online.explain import explain
 from online.updates import Table, decode_updates, encode_updates
-from online.wire import EntityUpdate
+from online.wire import FEATURE_MAX, EntityUpdate
 
 WIDTHS: dict[Table, int] = {("fraud", "merchant"): 2, ("fraud", "merchant.labels"): 3, ("churn", "shop"): 0}
 ids = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=64)
-values = st.one_of(st.just(float("nan")), st.floats(allow_nan=False, allow_infinity=False))
+values = st.one_of(st.just(float("nan")), st.floats(-FEATURE_MAX, FEATURE_MAX))
 times = st.floats(946_684_800, 4_102_444_800)
 
 

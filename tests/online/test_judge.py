@@ -1,0 +1,122 @@
+"""The one line of defence for values: whatever way a record comes, it is judged by the same limits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from online.batch import ExampleBatch, UpdateBatch
+from online.decode import ColumnRequest, decode_device_events, decode_labels, decode_user_events, events_from_rows
+from online.encode import encode_examples
+from online.explain import explain
+from online.judge import OUT_OF_RANGE
+from online.limits import DEFAULT_LIMITS, InputLimits
+from online.logged import decode_example_log
+from online.structs import limited_fields
+from online.updates import decode_updates, encode_updates
+from online.wire import FEATURE_MAX, MODELS, DeviceEvent, Label, UserEvent
+
+READINGS = ColumnRequest(numbers=("temp",))
+LIMIT = DEFAULT_LIMITS.number
+
+
+def device(**changes: Any) -> dict[str, Any]:
+    return {"v": 1, "event_id": "e1", "device_id": "d1", "ts": 1.7e9, "metrics": {"temp": 20.5}} | changes
+
+
+def label(**changes: Any) -> dict[str, Any]:
+    return {"v": 1, "task": "fraud", "entity_id": "u1", "event_id": "e1", "ts": 1.7e9, "value": 1} | changes
+
+
+def raw(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode()
+
+
+def test_a_broken_sensor_is_named_with_value_limit_and_fix() -> None:
+    decoded = decode_device_events([raw(device()), raw(device(metrics={"temp": 3.4e38}))], READINGS)
+    assert decoded.batch.numbers["temp"].tolist() == [20.5]
+    assert [(r.index, r.reason) for r in decoded.rejects] == [
+        (1, "out of range: metrics.temp is 3.4e+38, allowed 1e+15; correct the sensor, or raise [limits] number")
+    ]
+
+
+def test_a_label_that_outweighs_all_others_is_refused() -> None:
+    decoded = decode_labels([raw(label(weight=1e12)), raw(label(weight=1_000))])
+    assert decoded.batch.weight.tolist() == [1_000.0]
+    assert decoded.rejects[0].reason == (
+        "out of range: weight is 1e+12, allowed 1000; correct the sender, or raise [limits] weight"
+    )
+
+
+def test_an_operator_raises_and_lowers_the_limits() -> None:
+    record = raw(device(metrics={"temp": 50.0}, properties={"site": "x", "rpm": -60.0, "on": True}))
+    assert decode_device_events([record], READINGS, limits=InputLimits(number=60)).rejects == []
+    [reject] = decode_device_events([record], READINGS, limits=InputLimits(number=55)).rejects
+    assert reject.reason.startswith("out of range: properties.rpm is -60, allowed 55;")
+    assert decode_labels([raw(label(weight=2e5))], limits=InputLimits(weight=1e6)).rejects == []
+
+
+@given(
+    value=st.floats(allow_nan=False, allow_infinity=False),
+    most=st.floats(1e-3, 1e16),
+    neighbour=st.booleans(),
+)
+def test_rows_and_records_and_the_words_agree(value: float, most: float, neighbour: bool) -> None:
+    limits = InputLimits(number=most)
+    record = device(metrics={"temp": value})
+    rows = [record, *([device(metrics={"temp": 2 * 1e16})] if neighbour else [])]
+    wire = decode_device_events([raw(row) for row in rows], READINGS, limits=limits)
+    table = events_from_rows(rows, READINGS, model=DeviceEvent, limits=limits)
+    fits = abs(value) <= most
+    assert (0 in wire.index, 0 in table.index) == (fits, fits)
+    assert (explain(DeviceEvent, raw(record), limits=limits) is None) == fits
+    assert [r.reason for r in wire.rejects] == [r.reason for r in table.rejects]
+    assert all(r.reason.startswith(f"{OUT_OF_RANGE}: metrics.temp is ") for r in wire.rejects)
+
+
+def test_user_events_are_judged_by_the_same_limits() -> None:
+    event = {"v": 1, "event_id": "e", "type": "view", "user_id": "u", "ts": 1.7e9, "properties": {"items": -1.1e15}}
+    [reject] = decode_user_events([raw(event)], ColumnRequest()).rejects
+    assert reject.reason.startswith("out of range: properties.items is -1.1e+15, allowed 1e+15;")
+
+
+def test_a_key_that_cannot_be_shown_is_escaped() -> None:
+    [reject] = decode_device_events([raw(device(metrics={"a\u202eb": 1e300}))], READINGS).rejects
+    assert "metrics.'a\\u202eb' is 1e+300" in reject.reason
+
+
+def test_every_number_that_a_producer_brings_has_a_limit() -> None:
+    fields = {model.__name__: limited_fields(model) for model in (UserEvent, DeviceEvent, Label)}
+    assert fields == {
+        "UserEvent": {"properties": "number"},
+        "DeviceEvent": {"metrics": "number", "properties": "number"},
+        "Label": {"weight": "weight"},
+    }
+    named = {name for model in MODELS for name in limited_fields(model).values()}
+    assert named <= InputLimits.model_fields.keys()
+
+
+@pytest.mark.parametrize("value", [2 * FEATURE_MAX, -1.7e308])
+@pytest.mark.parametrize("spaced", [False, True])
+def test_forged_internal_records_are_held_to_what_weir_computes(value: float, spaced: bool) -> None:
+    def forge(record: bytes, old: bytes) -> bytes:
+        assert old in record
+        forged = record.replace(old, repr(value).encode())
+        return forged.replace(b'"v":1,', b'"v": 1,') if spaced else forged  # so that no compiled form reads it
+
+    update = encode_updates(UpdateBatch(["e1"], ["m1"], np.array([1.7e9]), np.array([[12.5]])), "fraud", "merchant")
+    updates = decode_updates([forge(update[0], b"12.5"), update[0]], {("fraud", "merchant"): 1})
+    assert [r.index for r in updates.rejects] == [0]
+    assert updates.tables[0].batch.values.tolist() == [[12.5]]
+
+    one = np.ones(1)
+    made = ExampleBatch(["e1"], 1.7e9 * one, np.array([[12.5]]), 0.5 * one, one == 1, 3.25 * one, one == 0)
+    [example] = encode_examples(made, ("a",), "fraud")
+    log = decode_example_log([forge(example, b"12.5"), forge(example, b"3.25"), example], {"fraud": ("a",)})
+    assert [r.index for r in log.rejects] == [0, 1]
+    assert log.tasks["fraud"].batch.x.tolist() == [[12.5]]
