@@ -39,9 +39,9 @@ from benchmarks.scrape import samples
 from benchmarks.servers import start_broker, start_redis
 from streams import topics
 from streams.log import Record
+from streams.torture.supervisor import Supervisor
 from streams.transport import BatchProducer, TransportSettings
 from tests.integration.chaos.deployment import Deployment
-from tests.integration.chaos.supervisor import Supervisor
 from tests.integration.kafka_broker import Broker, free_ports
 
 PARTITIONS, USERS, DAY_S = 4, 5_000, 86_400.0

@@ -26,6 +26,7 @@ from streams.cli.retrain import retrain_command
 from streams.cli.simulate import simulate_command
 from streams.cli.tail import tail_command
 from streams.cli.topics import topics_app
+from streams.cli.torture import torture_command
 from streams.cli.trainer import trainer_command
 from streams.cli.tune import tune_command
 from streams.cli.worker import worker_command
@@ -67,6 +68,7 @@ app.command("tune")(tune_command)
 app.command("archive")(archive_command)
 app.add_typer(models_app, name="models")
 app.command("replay")(replay_command)
+app.command("torture")(torture_command)
 app.command("explain-score")(explain_score_command)
 app.command("tail")(tail_command)
 app.add_typer(dlq_app, name="dlq")

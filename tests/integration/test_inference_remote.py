@@ -56,7 +56,7 @@ def test_remote_answers_a_killed_inference_worker_and_its_return(
     fleet: Fleet, watcher: Watcher, tmp_path: Path
 ) -> None:
     of = fleet.deployment
-    inference, member = Inference(of.config, of.settings, of.tasks), ("--instance-id", "gpu-1")
+    inference, member = Inference(of.settings, of.tasks, of.config), ("--instance-id", "gpu-1")
     version = fleet.models.register()
     fleet.tell(watcher, fleet.models.update("promote", version))
     with Worker(fleet.deployment, tmp_path / "worker.log", **TELLS_KERNELS) as worker:

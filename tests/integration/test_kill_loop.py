@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import redis
 
+from streams.torture.settled import settle, started
+from streams.torture.supervisor import Chaos, Supervisor, Trouble
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.chaos.feeder import Feeder, StreamPlan
 from tests.integration.chaos.power_loss import lose_power
-from tests.integration.chaos.settled import settle, started
-from tests.integration.chaos.supervisor import Chaos, Supervisor, Trouble
 from tests.integration.kafka_broker import Broker
 from tests.integration.kafka_node import JavaCluster
 from tests.integration.redis_server import RedisServer

@@ -19,11 +19,11 @@ import redis
 from aiokafka import AIOKafkaProducer
 
 from streams import topics
+from streams.torture.settled import settle, started
+from streams.torture.supervisor import Supervisor
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.chaos.feeder import START_TS, Feeder, StreamPlan
-from tests.integration.chaos.settled import settle, started
-from tests.integration.chaos.supervisor import Supervisor
 from tests.integration.kafka_broker import Broker, NoKafka, find_jars, unavailable
 from tests.integration.kafka_node import JavaBroker
 from tests.integration.proxy import Proxy

@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from online.task import TaskSpec
-from streams import topics
 from streams.admin import cluster
 from streams.admin.clients import admin_client
 from streams.admin.specs import wanted_topics
-from streams.log import Record
-from streams.settings import Settings, load_settings
+from streams.settings import load_settings
 from streams.taskfiles import load_task
-from streams.transport.ranges import RangeReader
+from streams.torture import deployment
+from streams.torture.deployment import Stored
 from tests.integration.kafka_broker import Broker
 
 TASKS = Path(__file__).parent / "tasks"
+__all__ = ["FAST", "TASKS", "Deployment", "Stored"]
+
 FAST: Mapping[str, Any] = {"commit_interval_s": 0.2, "snapshot_every_s": 3.0}
 """Settings of workers under test: often enough to happen many times in a minute."""
 
 
-class Stored(NamedTuple):
-    """A record and where it is."""
-
-    offset: int
-    record: Record
-
-
 @dataclass(frozen=True)
-class Deployment:
-    """Settings and tasks; the file is what workers read."""
+class Deployment(deployment.Deployment):
+    """Settings and tasks; the file is what workers read. ``settings`` are those of the file, but with the brokers and
+    the Redis that the test itself talks to, past any proxy."""
 
     config: Path
-    settings: Settings
-    """Those of the file, but with the brokers and the Redis that the test itself talks to, past any proxy."""
-    tasks: dict[str, TaskSpec]
 
     @property
     def direct(self) -> str:
@@ -84,37 +73,11 @@ class Deployment:
         tables["kafka"]["bootstrap"] = kafka.address
         tables["redis"]["url"] = worker_redis_url or redis_url
         config.write_text(_toml(tables))
-        return cls(config, settings, {t.name: t for t in map(load_task, files)})
+        return cls(settings, {t.name: t for t in map(load_task, files)}, config)
 
     def command(self, *args: str) -> list[str]:
         """How to start one worker."""
         return [sys.executable, "-m", "streams.cli.main", "worker", "--config", str(self.config), *args]
-
-    def read(self, topic: str) -> dict[int, list[Stored]]:
-        """Everything in one of Weir's topics now, by partition."""
-        return asyncio.run(self._read(self.settings.topics.name(topic)))
-
-    async def _read(self, name: str) -> dict[int, list[Stored]]:
-        found: dict[int, list[Stored]] = defaultdict(list)
-        async with RangeReader(self.settings.kafka.client_options("check"), name) as reader:
-            for partition in reader.partitions():
-                first, end = await reader.bounds(partition)
-                async for piece in reader.read(partition, first, end):
-                    found[partition] += map(Stored, piece.offsets, piece.records)
-        return found
-
-    def ends(self, *names: str) -> dict[tuple[str, int], int]:
-        """Where the partitions of these topics of Weir's end now."""
-        return asyncio.run(self.ends_now(*names))
-
-    async def ends_now(self, *names: str) -> dict[tuple[str, int], int]:
-        found: dict[tuple[str, int], int] = {}
-        for name in names or topics.ALL:
-            options = self.settings.kafka.client_options("check")
-            async with RangeReader(options, self.settings.topics.name(name)) as reader:
-                for partition in reader.partitions():
-                    found[name, partition] = (await reader.bounds(partition))[1]
-        return found
 
 
 def _toml(tables: Mapping[str, Mapping[str, Any]]) -> str:

@@ -61,7 +61,7 @@ class Left(Deployment):
     def __init__(self) -> None:
         settings = Settings.model_validate({"topics": {"partitions": 1}})
         tasks = {n: load_task(TASKS / f"{n}.toml") for n in ("fraud", "spend", "quiet")}
-        super().__init__(Path("none"), settings, tasks)
+        super().__init__(settings, tasks, Path("none"))
         object.__setattr__(self, "logs", defaultdict(list))
         object.__setattr__(self, "redis", FakeRedis())
 

@@ -1,4 +1,4 @@
-"""Keeps workers running as compose would, and makes trouble on a seeded schedule.
+"""Keeps workers running as a supervisor would, and makes trouble on a seeded schedule.
 
 `Supervisor` restarts every worker that ends; `Chaos` kills workers, Redis and brokers at random moments. Neither knows
 what the workers do.
@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.integration.kafka_broker import REPOSITORY, eventually
-
 
 @dataclass
 class _Slot:
@@ -34,6 +32,8 @@ class _Slot:
     killed: bool = False
     retired: bool = False
     restart_at: float = 0.0
+    peak_bytes: int = 0
+    """The most memory that one of them held, where the system tells (Linux)."""
 
 
 class Supervisor:
@@ -80,6 +80,8 @@ class Supervisor:
 
     def _tend(self, slot: _Slot) -> None:
         """Start it when it is not running and it is time."""
+        if slot.process is not None:
+            slot.peak_bytes = max(slot.peak_bytes, _peak_bytes(slot.process.pid))
         if slot.process is not None and (status := slot.process.poll()) is not None:
             slot.process = None
             if not slot.killed:
@@ -91,7 +93,7 @@ class Supervisor:
                 out.write(b"-- start %d at %.3f\n" % (slot.starts, time.time()))
                 out.flush()
                 slot.process = subprocess.Popen(
-                    list(self._command(slot.number)), cwd=REPOSITORY, env=self._environment, stdout=out, stderr=out
+                    list(self._command(slot.number)), env=self._environment, stdout=out, stderr=out
                 )
             slot.starts += 1
 
@@ -150,18 +152,29 @@ class Supervisor:
 
     def until(self, what: Callable[[], object], why: str, timeout_s: float) -> None:
         """Wait for something that the workers will make true; fails with the end of their logs."""
-        try:
-            eventually(what, timeout_s, why)
-        except AssertionError as late:
-            raise AssertionError(f"{late}\n{self.tail()}") from None
+        deadline = time.monotonic() + timeout_s
+        while not what():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {timeout_s:g} s: {why}\n{self.tail()}")
+            time.sleep(0.02)  # between two looks; nobody tells
 
     def report(self) -> dict[str, Any]:
-        """Starts, kills and the exit statuses of workers that ended by themselves."""
+        """Starts, kills, the exit statuses of workers that ended by themselves, and the peak of their memory."""
         return {
             "starts": sum(s.starts for s in self.slots),
             "kills": sum(s.kills for s in self.slots),
             "ended": [status for s in self.slots for status in s.ended],
+            "peak_rss_mb": round(max(s.peak_bytes for s in self.slots) / 1e6),
         }
+
+
+def _peak_bytes(pid: int) -> int:
+    """Peak resident memory of a process; 0 where the system does not tell, or it has just ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from streams.stores.link import RedisLink
 from streams.stores.record import decode_record
 from streams.stores.rows import lane_prefix
 from streams.stores.steps import StepLog
-from tests.integration.chaos.deployment import Deployment
-from tests.integration.chaos.supervisor import Supervisor
+from streams.torture.deployment import Deployment
+from streams.torture.supervisor import Supervisor
 
 Place = tuple[str, int]
 LANES = (topics.USER_EVENTS, topics.ENTITY_UPDATES, topics.LABELS, topics.PREDICTIONS)
@@ -75,8 +75,14 @@ async def _label_positions(link: RedisLink, partition: int) -> dict[Place, int]:
 
 
 def started(deployment: Deployment, workers: Supervisor, timeout_s: float = 180.0) -> None:
-    """Wait until the first predictions are there."""
-    workers.until(lambda: sum(deployment.ends(topics.PREDICTIONS).values()) > 0, "first predictions", timeout_s)
+    """Wait until the first predictions are there; fails where workers end before that."""
+
+    def scored() -> bool:
+        if len(ended := workers.report()["ended"]) > 2:
+            raise AssertionError(f"workers end before they score anything, with {ended}\n{workers.tail(3)}")
+        return sum(deployment.ends(topics.PREDICTIONS).values()) > 0
+
+    workers.until(scored, "first predictions", timeout_s)
 
 
 def settle(deployment: Deployment, workers: Supervisor, timeout_s: float) -> float:
