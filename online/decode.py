@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,6 +56,14 @@ class DecodedLabels:
     index: IntVector
     tasks: list[str]
     """The task of each label of ``batch``."""
+
+    def without(self, refused: Mapping[int, str], raw: Sequence[bytes]) -> DecodedLabels:
+        """What is left of the input ``raw`` when these rows of ``batch`` are refused, each with its reason."""
+        places = self.index.tolist()
+        rejects = [*self.rejects, *(Reject(places[row], raw[places[row]], why) for row, why in refused.items())]
+        rows = np.array([row for row in range(len(places)) if row not in refused], dtype=np.int64)
+        tasks = [self.tasks[row] for row in rows.tolist()]
+        return DecodedLabels(self.batch.take(rows), sorted(rejects, key=lambda r: r.index), self.index[rows], tasks)
 
     def by_task(self) -> dict[str, LabelBatch]:
         """The labels of each task, in their order; tasks in order of first appearance."""

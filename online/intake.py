@@ -6,18 +6,20 @@ can find it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 from pydantic import Field
 
 from online.batch import EventBatch, FloatVector, IntVector
+from online.decode import DecodedLabels
 from online.dedupe import Deduper, Kept
 from online.durations import Seconds, format_duration
 from online.errors import StateError
+from online.event_time import MAX_STEP, Claim, EventTime
 from online.features.spec import Frozen
 
 
@@ -30,7 +32,14 @@ class IntakePolicy(Frozen):
     allowed_lateness: Seconds = 86_400.0
     """An event older than the newest one by more than this is side-lined: windows that held it may have moved on."""
     max_ahead: Seconds = 3600.0
-    """An event further ahead of its record's arrival has a broken clock; admitting it would make the rest late."""
+    """An event or a label further ahead of its arrival (by the broker's clock where it stamps records, else by the
+    worker's own) has a broken clock."""
+    max_step: Seconds = Field(default=MAX_STEP, gt=0.0)
+    """How far one event moves the newest time; to be believed further than this takes three entities that say so."""
+
+
+_SENDERS: Final = ("user_id", "device_id")
+"""Keys of the streams: whose clock an event was stamped by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +61,41 @@ class Admitted:
     refused: list[Refused]
 
 
-class _Mark(msgspec.Struct, kw_only=True):
+def refuse_ahead(ts: FloatVector, arrived: FloatVector | float, max_ahead: float) -> list[Refused]:
+    """Rows whose time is more than ``max_ahead`` after they ``arrived``, with the reason.
+
+    >>> [r.reason for r in refuse_ahead(np.array([5.0, 9000.0]), 10.0, 3600.0)]
+    ['ahead: 8990 s after its arrival, allowed 1h']
+    """
+    limit = format_duration(max_ahead)
+    apart = ts - arrived
+    rows = np.flatnonzero(apart > max_ahead).tolist()
+    return [Refused(i, f"ahead: {apart[i]:.0f} s after its arrival, allowed {limit}") for i in rows]
+
+
+def labels_in_time(
+    labels: DecodedLabels, raw: Sequence[bytes], arrived: FloatVector | float, policy: IntakePolicy
+) -> DecodedLabels:
+    """Labels without those whose time is too far ahead; these are among the rejects.
+
+    Parameters
+    ----------
+    labels, raw : decoded, and what from.
+    arrived : when they were there, of each label or of all.
+    """
+    refused = refuse_ahead(labels.batch.ts, arrived, policy.max_ahead)
+    return labels.without({r.row: r.reason for r in refused}, raw) if refused else labels
+
+
+class _Mark(msgspec.Struct, kw_only=True, omit_defaults=True):
     watermark: float | None
     duplicates: int
     late: int
     ahead: int
+    unsure: int | None = None
+    """Absent where the watermark is known, as it was in every mark before there was anything else."""
+    claims: list[Claim] = []
+    alone: Claim | None = None
 
 
 class _State(_Mark):
@@ -84,8 +123,7 @@ class Intake:
     def __init__(self, policy: IntakePolicy, *, journal: bool = False) -> None:
         self.policy = policy
         self.duplicates = self.late = self.ahead = 0
-        self.watermark = -np.inf
-        """The newest event time so far, broken clocks aside."""
+        self.time = EventTime(policy.max_step)
         self._dedupe = Deduper(policy.dedupe_capacity, policy.dedupe_window, journal=journal)
 
     @property
@@ -93,14 +131,23 @@ class Intake:
         """Of the ids remembered next; parts of a journal older than the one before it are of no use any more."""
         return self._dedupe.generation
 
-    def admit(self, batch: EventBatch, arrived: FloatVector) -> Admitted:
-        """Split a batch; ``arrived (n,)`` is when each record reached the log, epoch seconds."""
+    @property
+    def watermark(self) -> float:
+        """The newest event time so far, broken clocks aside."""
+        return self.time.watermark
+
+    def set_watermark(self, ts: float) -> None:
+        """Say what time it is, where a person knows better; it may step back."""
+        self.time.set_watermark(ts)
+
+    def admit(self, batch: EventBatch, arrived: FloatVector | float) -> Admitted:
+        """Split a batch; ``arrived``, of each row ``(n,)`` or of all, is when it reached the log, epoch seconds."""
         n = len(batch)
         if n and self._in_time(batch.ts, arrived):
             rows: IntVector = np.arange(n)
             candidate, refused = batch, list[Refused]()
         else:
-            rows, refused = self._judge(batch.ts, arrived)
+            rows, refused = self._judge(batch, arrived)
             candidate = batch if len(rows) == n else batch.take(rows)
         fresh = self._dedupe.keep(candidate.event_id, candidate.ts)
         duplicates = 0
@@ -111,35 +158,36 @@ class Intake:
         self.duplicates += duplicates
         return Admitted(candidate, rows, duplicates, refused)
 
-    def _in_time(self, ts: FloatVector, arrived: FloatVector) -> bool:
+    def _in_time(self, ts: FloatVector, arrived: FloatVector | float) -> bool:
         """Whether nothing can be ahead or late, as nearly always; then the newest time is taken note of."""
         p, newest = self.policy, float(ts.max())
         newest_ever = max(self.watermark, newest)
-        if newest > float(arrived.min()) + p.max_ahead or float(ts.min()) < newest_ever - p.allowed_lateness:
+        if newest > float(np.min(arrived)) + p.max_ahead or float(ts.min()) < newest_ever - p.allowed_lateness:
             return False
-        self.watermark = newest_ever
-        return True
+        return self.time.follow(newest)
 
-    def _judge(self, ts: FloatVector, arrived: FloatVector) -> tuple[IntVector, list[Refused]]:
+    def _judge(self, batch: EventBatch, arrived: FloatVector | float) -> tuple[IntVector, list[Refused]]:
         """Rows that are neither ahead nor late, and the others with their reasons; counts them."""
         p = self.policy
-        ahead = ts > arrived + p.max_ahead
-        sane = np.where(ahead, -np.inf, ts)
-        newest = np.maximum.accumulate(np.append(self.watermark, sane))[:-1]
-        late = ~ahead & (ts < newest - p.allowed_lateness)
-        refused: list[Refused] = []
-        for i in np.flatnonzero(ahead).tolist():
-            limit = format_duration(p.max_ahead)
-            refused.append(Refused(i, f"ahead: {ts[i] - arrived[i]:.0f} s ahead of its record, allowed {limit}"))
-        for i in np.flatnonzero(late).tolist():
-            limit = format_duration(p.allowed_lateness)
-            refused.append(Refused(i, f"late: {newest[i] - ts[i]:.0f} s behind the newest event, allowed {limit}"))
-        if len(ts):  # repeats too: the row behind one must not depend on where the batch was cut
-            self.watermark = max(self.watermark, float(sane.max()))
-        self.late += int(late.sum())
-        self.ahead += int(ahead.sum())
+        refused = refuse_ahead(batch.ts, arrived, p.max_ahead)
+        self.ahead += len(refused)
+        sane = np.ones(len(batch), dtype=np.bool_)
+        sane[[r.row for r in refused]] = False
+        rows = np.flatnonzero(sane)
+        unsure, before = self.time.unsure, self.watermark
+        # Repeats too: the row behind one must not depend on where the batch was cut.
+        marks = self.time.advance(batch.ts[rows], _senders(batch, rows))
+        newest = np.minimum(np.append(before, marks)[:-1], marks)  # where this row sets it back, it is not late
+        newest[:unsure] = -np.inf
+        behind = newest - batch.ts[rows]
+        late = np.flatnonzero(behind > p.allowed_lateness)
+        limit = format_duration(p.allowed_lateness)
+        for i in late.tolist():
+            reason = f"late: {behind[i]:.0f} s behind the newest event, allowed {limit}"
+            refused.append(Refused(int(rows[i]), reason))
+        self.late += len(late)
         refused.sort(key=lambda r: r.row)
-        return np.flatnonzero(~ahead & ~late), refused
+        return np.delete(rows, late), refused
 
     def snapshot(self) -> bytes:
         """The whole state."""
@@ -172,9 +220,20 @@ class Intake:
         self._dedupe.rebuild(kept)
 
     def _counted(self) -> dict[str, Any]:
-        mark = None if np.isinf(self.watermark) else self.watermark
-        return {"watermark": mark, "duplicates": self.duplicates, "late": self.late, "ahead": self.ahead}
+        time = self.time.state()
+        counts = {"duplicates": self.duplicates, "late": self.late, "ahead": self.ahead}
+        return {**counts, **time, "unsure": time["unsure"] or None}
 
     def _count_from(self, held: _Mark) -> None:
-        self.watermark = -np.inf if held.watermark is None else held.watermark
+        self.time.set_state(held.watermark, held.unsure, held.claims, held.alone)
         self.duplicates, self.late, self.ahead = held.duplicates, held.late, held.ahead
+
+
+def _senders(batch: EventBatch, rows: IntVector) -> Sequence[str | None]:
+    """Whose clock told the time of each row: the user's or the device's, whoever the stream is about."""
+    names: Sequence[str | None] = batch.event_id
+    for column in (*_SENDERS, *batch.entities):
+        if column in batch.entities:
+            names = batch.entities[column]
+            break
+    return [names[i] for i in rows.tolist()]

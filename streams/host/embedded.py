@@ -17,7 +17,7 @@ import numpy as np
 from online.batch import FloatVector
 from online.columnplan import union
 from online.decode import Decoded, decode_device_events, decode_labels, decode_user_events
-from online.intake import Intake, IntakePolicy
+from online.intake import Intake, IntakePolicy, labels_in_time
 from online.limits import DEFAULT_LIMITS, InputLimits
 from online.pipeline import StepOutput, TaskPipeline
 from online.task import TaskSpec
@@ -153,7 +153,10 @@ class EmbeddedHost:
             self._publish(pipeline, pipeline.events(admitted.batch), now)
 
     def _labels(self, batch: LoggedBatch, now: float) -> None:
-        decoded = decode_labels([r.value for r in batch.records], limits=self._input_limits)
+        raw = [r.value for r in batch.records]
+        arrived = np.array([r.ts for r in batch.records], dtype=np.float64)
+        decoded = decode_labels(raw, limits=self._input_limits)
+        decoded = labels_in_time(decoded, raw, arrived[decoded.index], self._intake_policy)
         self._refuse(batch, [(r.index, r.reason) for r in decoded.rejects], now)
         self.stats.labels += len(decoded.batch)
         for task, labels in decoded.by_task().items():

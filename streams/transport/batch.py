@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from online.batch import FloatVector
 from streams.log import Record
 from streams.transport.completed import Ticket
 
@@ -27,6 +28,16 @@ class FetchedBatch:
     ticket: Ticket
     offsets: Sequence[int] | None = None
     """Offset of each record; ``None`` when there are no gaps, which is nearly always."""
+    appended: bool = False
+    """Whether the records' times are the broker's, of when it took them; else producers said them."""
+
+    def arrived(self, times: FloatVector, now: float) -> FloatVector | float:
+        """When records were there at the latest, given their ``times``: nothing in them can be of a later time.
+
+        The broker's time where it stamped them; a producer's clock may be as wrong as that of its events, so else it is
+        ``now``, when they are processed.
+        """
+        return times if self.appended else now
 
     def offset_of(self, index: int) -> int:
         """Offset of ``records[index]``."""

@@ -108,7 +108,7 @@ class BatchConsumer(Consumer):
         if parts:
             self._arrived[tp] = parts
         ticket = self.offsets.begin(tp, drained.base_offset, drained.next_offset)
-        batch = FetchedBatch(*drained[:5], ticket, drained.offsets)
+        batch = FetchedBatch(*drained[:5], ticket, drained.offsets, drained.appended)
         if not batch.records:  # transaction markers only
             self.complete(batch)
             self._news.set()

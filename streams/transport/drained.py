@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from streams.log import Record
+
+APPEND_TIME: Final = 1
+"""Kafka's timestamp type of records that the broker stamps (``message.timestamp.type = LogAppendTime``)."""
 
 
 class Drained(NamedTuple):
@@ -20,6 +23,8 @@ class Drained(NamedTuple):
     records: Sequence[Record]
     offsets: Sequence[int] | None
     epoch: int
+    appended: bool = False
+    """Whether the broker stamped every record when it took it; else the producers said when."""
 
 
 def _raw(_tp: Any, record: Any) -> Any:
@@ -43,7 +48,8 @@ def drain(result: Any, max_records: int, epoch: int) -> Drained | None:
     records = [make((r.key or b"", r.value or b"", r.timestamp / 1000)) for r in raw]
     base, last = raw[0].offset, raw[-1].offset
     offsets = None if last - base == len(raw) - 1 else tuple(r.offset for r in raw)
-    return Drained(tp.topic, tp.partition, base, max(after, last + 1), records, offsets, epoch)
+    appended = raw[0].timestamp_type == raw[-1].timestamp_type == APPEND_TIME
+    return Drained(tp.topic, tp.partition, base, max(after, last + 1), records, offsets, epoch, appended)
 
 
 def take_together(parts: deque[Drained], most: int) -> Drained:
@@ -72,6 +78,7 @@ def take_together(parts: deque[Drained], most: int) -> Drained:
         next_offset=together[-1].next_offset,
         records=records,
         offsets=tuple(offsets) if gaps else None,
+        appended=all(part.appended for part in together),
     )
 
 

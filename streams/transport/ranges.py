@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams.errors import BrokerError, UsageError
 from streams.log import Record
+from streams.transport.drained import APPEND_TIME
 from streams.transport.errors import RecordsDeleted, said
 
 POLL_S: Final = 0.5
@@ -44,6 +45,8 @@ class RangeReader:
     def __init__(self, options: Mapping[str, Any], topic: str, *, patience_s: float = 30.0, wait_ms: int = 20) -> None:
         self.topic, self._options, self._patience_s, self._wait_ms = topic, dict(options), patience_s, wait_ms
         self._where = ", ".join(options["bootstrap_servers"])
+        self.appended = False
+        """Whether the times of the newest records read are the broker's, of when it took them."""
         self._consumer: Any = None
         self._lane: Any = None
 
@@ -121,6 +124,7 @@ class RangeReader:
                 raise self._deleted(self._lane, await self.position(), "they are gone") from error
             raise
         raw = found.get(self._lane, ())
+        self.appended = all(r.timestamp_type == APPEND_TIME for r in raw)
         return Slice([r.offset for r in raw], [Record(r.key or b"", r.value or b"", r.timestamp / 1000) for r in raw])
 
     async def position(self) -> int:

@@ -9,7 +9,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
+import numpy as np
+
+from online.batch import FloatVector, IntVector
 from online.decode import decode_labels
+from online.intake import labels_in_time
 from online.scored import ScoredShape, decode_scored
 from streams import topics
 from streams.errors import BrokerError
@@ -46,15 +50,19 @@ class LaneReader:
         """The step that a batch from the consumer is."""
         own = self._ctx.settings.topics.own(batch.topic) or batch.topic
         offsets = batch.offsets or range(batch.base_offset, batch.base_offset + len(batch.records))
-        work = self.decode_step(Step(own, batch.base_offset, batch.next_offset), Slice(offsets, batch.records))
+        piece = Slice(offsets, batch.records)
+        work = self.decode_step(Step(own, batch.base_offset, batch.next_offset), piece, batch.appended)
         work.batch = batch
         return work
 
-    def decode_step(self, step: Step, piece: Slice) -> Work:
-        """A step of these records."""
+    def decode_step(self, step: Step, piece: Slice, appended: bool = False) -> Work:
+        """A step of these records; ``appended``: whether their times are the broker's."""
         raw, work = [record.value for record in piece.records], Work(step, records=len(piece.records))
         if step.topic == topics.LABELS:
             labels = decode_labels(raw, limits=self._ctx.settings.limits)
+            # Of a time to come: what such a label told of alerts and windows would stand until then.
+            arrived = self._arrived(piece, appended, labels.index)
+            labels = labels_in_time(labels, raw, arrived, self._ctx.settings.worker.intake)
             work.labels, rejects = labels.by_task(), labels.rejects
         else:
             found = decode_scored(raw, self._shapes)
@@ -62,6 +70,10 @@ class LaneReader:
             rejects = found.rejects
         work.refused = [Refused(piece.offsets[r.index], r.reason, piece.records[r.index]) for r in rejects]
         return work
+
+    def _arrived(self, piece: Slice, appended: bool, rows: IntVector) -> FloatVector | float:
+        """When records were there at the latest, by the broker's clock where it stamped them, else by ours."""
+        return np.array([piece.records[i].ts for i in rows.tolist()]) if appended else self._ctx.now()
 
     async def again(self, steps: Sequence[Step]) -> AsyncIterator[Work]:
         """Steps that were taken before, as they were."""
@@ -74,7 +86,8 @@ class LaneReader:
                         if step.topic not in cursors:
                             reader = await stack.enter_async_context(self._reader(step.topic))
                             cursors[step.topic] = _Cursor(reader, self._partition)
-                        yield self.decode_step(step, await cursors[step.topic].take(step))
+                        piece = await cursors[step.topic].take(step)
+                        yield self.decode_step(step, piece, cursors[step.topic].appended)
                         done += 1
             except BrokerError as error:
                 await patience.wait(error)
@@ -141,6 +154,8 @@ class _Cursor:
         self._reader, self._partition = reader, partition
         self._next = -1
         """Where the last range ended."""
+        self.appended = True
+        """Whether the times of all that was read are the broker's."""
         self._held: deque[tuple[int, Record]] = deque()
         """Read, and behind the last range."""
 
@@ -158,6 +173,7 @@ class _Cursor:
                 self._next = step.stop
                 return Slice([offset for offset, _ in taken], [record for _, record in taken])
             offsets, records = await self._reader.fetch()
+            self.appended = self.appended and self._reader.appended
             self._held.extend(zip(offsets, records, strict=True))
             if asyncio.get_running_loop().time() > deadline:
                 raise BrokerError(

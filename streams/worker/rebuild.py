@@ -157,7 +157,7 @@ class _Rebuilder:
         tp, at = self._ctx.topic_partition(lane), first
         async for offsets, records in reader.read(tp.partition, first, end):
             stop = offsets[-1] + 1
-            yield FetchedBatch(*tp, offsets[0], stop, records, Ticket(tp, at, stop, 0), offsets)
+            yield FetchedBatch(*tp, offsets[0], stop, records, Ticket(tp, at, stop, 0), offsets, reader.appended)
             at = stop
 
     async def _forget(self, lane: Lane) -> None:

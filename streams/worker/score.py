@@ -91,7 +91,8 @@ class ScoreLane(RowLane):
         """Let intake and timers see a batch; from here on it has to be scored, or the lane opened again."""
         written = np.fromiter((record.ts for record in batch.records), np.float64, len(batch.records))
         whole = len(decoded.index) == len(written)
-        admitted = self.intake.admit(decoded.batch, written if whole else written[decoded.index])
+        arrived = batch.arrived(written if whole else written[decoded.index], self.ctx.now())
+        admitted = self.intake.admit(decoded.batch, arrived)
         refused = [(r.index, r.reason) for r in decoded.rejects]
         refused += [(int(decoded.index[r.row]), r.reason) for r in admitted.refused]
         prepared = [stage.prepare(admitted.batch) for stage in self.stages]

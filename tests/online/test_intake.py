@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -55,3 +56,65 @@ def test_a_mark_is_small_and_another_bytes_are_refused() -> None:
     for wrong in (b"", b"hello", b"\x80"):
         with pytest.raises(StateError, match="not a mark of an Intake"):
             intake.resume(wrong)
+
+
+# -- broken clocks -----------------------------------------------------------------------------------------------------
+
+DAY = 86_400.0
+
+
+def sent(intake: Intake, rows: list[tuple[str, float]], arrived: float) -> list[str]:
+    """Admit events of ``(user, seconds)``; the reasons of those refused."""
+    ts = T0 + np.array([at for _, at in rows])
+    ids = [f"{user}-{at}" for user, at in rows]
+    batch = EventBatch(ids, ts, ["view"] * len(rows), {"user_id": [user for user, _ in rows]})
+    return [refused.reason for refused in intake.admit(batch, T0 + arrived).refused]
+
+
+@pytest.mark.parametrize("cut", [1, 3, 100])
+def test_one_clock_of_another_year_makes_nobody_late(cut: int) -> None:
+    """Neither as the first of all nor later, and wherever the batch is cut; records bring no bound, as in a file."""
+    good = [(f"u{i % 7}", 60.0 * i) for i in range(200)]
+    rows = [("ahead", 99 * 365 * DAY), *good[:100], *[("ahead", 30 * DAY + 4_000.0 * i) for i in range(9)], *good[100:]]
+    rows.insert(40, ("behind", -26 * 365 * DAY))
+    intake, reasons = Intake(IntakePolicy()), list[str]()
+    for start in range(0, len(rows), cut):
+        reasons += sent(intake, rows[start : start + cut], np.inf)
+    assert reasons == ["late: 819938280 s behind the newest event, allowed 1d"]
+    assert intake.watermark == T0 + 60.0 * 199
+
+
+def test_the_year_2000_first_is_forgotten_by_the_third_who_disagrees() -> None:
+    intake = Intake(IntakePolicy())
+    assert sent(intake, [("old", -26 * 365 * DAY), *[(f"u{i}", 10.0 * i) for i in range(5)]], 1e9) == []
+    assert intake.watermark == T0 + 40.0
+
+
+def test_a_clock_ahead_of_the_arrival_is_refused_and_moves_nothing() -> None:
+    intake = Intake(IntakePolicy())
+    assert sent(intake, [("a", 0.0), ("b", 1.0), ("c", 2.0)], 3.0) == []
+    reasons = sent(intake, [(f"u{i}", 30 * DAY) for i in range(50)], 4.0)
+    assert set(reasons) == {"ahead: 2591996 s after its arrival, allowed 1h"}
+    assert (intake.watermark, intake.ahead) == (T0 + 2.0, 50)
+    assert sent(intake, [("a", 5.0)], 5.0) == []
+
+
+def test_a_person_may_set_the_watermark_back() -> None:
+    intake = Intake(IntakePolicy())
+    sent(intake, [(f"u{i}", 9 * DAY) for i in range(5)], np.inf)
+    assert sent(intake, [("a", 0.0)], np.inf) == ["late: 777600 s behind the newest event, allowed 1d"]
+    intake.set_watermark(T0 + 60.0)
+    assert sent(intake, [("a", 1.0)], np.inf) == []
+    resumed = Intake(IntakePolicy())
+    resumed.resume(intake.mark())
+    assert resumed.watermark == T0 + 60.0
+
+
+def test_a_mark_of_the_version_before_is_readable_and_resumes_its_watermark() -> None:
+    """What 12015ac wrote: a map of four."""
+    mark = msgspec.msgpack.encode({"watermark": T0, "duplicates": 3, "late": 2, "ahead": 1})
+    intake = Intake(IntakePolicy())
+    intake.resume(mark)
+    assert (intake.watermark, intake.duplicates, intake.late, intake.ahead) == (T0, 3, 2, 1)
+    assert sent(intake, [("a", -2 * DAY)], 0.0) == ["late: 172800 s behind the newest event, allowed 1d"]
+    assert intake.mark() == mark.replace(b"\xa4late\x02", b"\xa4late\x03")

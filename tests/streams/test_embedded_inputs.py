@@ -58,13 +58,14 @@ def test_a_clock_that_runs_ahead_does_not_make_the_rest_late() -> None:
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_lateness_does_not_depend_on_batches(cut: int) -> None:
     """A repeat that claims a newer time counts the same for the row behind it, in its batch or in the next."""
-    records = [event(1), event(1, ts=1.7e9 + 5000), event(2, ts=1.7e9 + 100)]
+    begun = [event(3), event(4), event(5)]
+    records = [*begun, event(1), event(1, ts=1.7e9 + 3500), event(2, ts=1.7e9 + 100)]
     records = [Record(r.key, r.value, 1.7e9 + 6000) for r in records]
     log = EmbeddedLog(max_batch=cut)
     host = host_on(log, FRAUD, intake=IntakePolicy(allowed_lateness=1000))
     log.append(topics.USER_EVENTS, records)
     host.run_pending()
-    assert (host.stats.events, host.stats.dead_letters) == (1, 1)
+    assert (host.stats.events, host.stats.dead_letters) == (4, 1)
 
 
 def test_long_ids_make_records_that_fit_the_wire_format() -> None:
@@ -117,3 +118,13 @@ def test_tasks_may_read_one_name_in_different_ways() -> None:
 def test_tasks_have_names_of_their_own(names: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="give at least one, each with a name of its own"):
         EmbeddedHost([TaskSpec.from_toml(n) for n in names], EmbeddedLog())
+
+
+def test_a_label_of_a_time_to_come_is_refused() -> None:
+    log = EmbeddedLog()
+    host = host_on(log, FRAUD)
+    far, near = label("fraud", 1), label("fraud", 2)
+    log.append(topics.LABELS, [Record(far.key, far.value.replace(b"1700000000.0", b"4000000000.0"), far.ts), near])
+    host.run_pending()
+    assert (host.stats.labels, host.stats.dead_letters) == (1, 1)
+    assert values(outputs(log)[topics.DEAD_LETTERS])[0]["reason"].startswith("ahead: ")

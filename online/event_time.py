@@ -1,0 +1,162 @@
+"""What time it is in a stream of events: the newest event time, as far as one sender alone cannot move it.
+
+It knows times and who said them, not what the events are, and no clock. Whoever wants to know how late an event is, or
+which timers are due, asks here or follows the same rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from online.batch import FloatVector
+
+MAX_STEP: Final = 3600.0
+"""How far one event moves the time, in seconds, unless told otherwise."""
+WITNESSES: Final = 3
+"""So many have to say a time that is further ahead; so many events come before the time is known at all."""
+
+Claim = tuple[float, str]
+"""A time further ahead than a step, and who said it."""
+
+
+class EventTime:
+    """The watermark of one stream (one partition, when distributed).
+
+    - An event up to ``max_step`` ahead of the watermark moves it there: in a stream without gaps it is the newest time.
+    - A time further ahead is a claim. Three entities that make one are believed: the watermark moves to the least that
+      they say. An event near the watermark refutes all claims: the stream is still there. So a broken clock moves
+      nothing, and after a pause of 70 days the third entity does.
+    - Where no other entity says anything, one is believed too, once it has said three times a step apart. If another
+      then turns out to be where the watermark was, it goes back there.
+    - Until three events have come the watermark is the least of their times, and not ``known``: it may still fall.
+
+    The watermark after each event depends on the events before it alone, never on how they were cut into calls.
+
+    Parameters
+    ----------
+    max_step : seconds; infinite for the largest time so far, whoever said it.
+
+    Examples
+    --------
+    >>> time, day = EventTime(), 86_400.0
+    >>> time.advance(np.array([0.0, 60.0, 120.0, 9 * day, 180.0]), list("abcxa")).tolist()
+    [0.0, 0.0, 120.0, 120.0, 180.0]
+    >>> time.advance(np.array([70 * day, 70 * day + 1, 70 * day + 2]), list("abc")).tolist()
+    [180.0, 180.0, 6048002.0]
+    """
+
+    def __init__(self, max_step: float = MAX_STEP) -> None:
+        if not max_step > 0.0:
+            raise ValueError(f"max_step is {max_step}; give a positive number of seconds")
+        self.max_step = max_step
+        self.watermark = -np.inf
+        self._seen = WITNESSES if np.isinf(max_step) else 0
+        self._claims: list[Claim] = []
+        self._alone: Claim | None = None
+        """Where the watermark was before one entity alone moved it, and that entity; while nobody else has spoken."""
+
+    @property
+    def unsure(self) -> int:
+        """How many more events have to come before the time is known."""
+        return WITNESSES - self._seen
+
+    def follow(self, newest: float) -> bool:
+        """Take events in by the newest of their times, where nothing else of them matters, as nearly always.
+
+        ``False``, with nothing changed, where it does: call `advance`.
+        """
+        if self._claims or self._alone or self._seen < WITNESSES or newest - self.watermark > self.max_step:
+            return False
+        self.watermark = max(self.watermark, newest)
+        return True
+
+    def advance(self, ts: FloatVector, said_by: Sequence[str | None]) -> FloatVector:
+        """Take events in, in order; returns the watermark after each, ``(n,) float64``.
+
+        Parameters
+        ----------
+        ts : ``(n,) float64`` event times, epoch seconds; none of them NaN.
+        said_by : n names of entities; events that name none are told apart by nothing.
+        """
+        marks, i, times = np.empty(len(ts)), 0, ts.tolist()
+        newest_to_come = np.maximum.accumulate(ts[::-1])[::-1].tolist()
+        while i < len(times):
+            before = self.watermark
+            if self.follow(newest_to_come[i]):
+                marks[i:] = np.maximum.accumulate(np.append(before, ts[i:]))[1:]
+                break
+            self._take(times[i], said_by[i] or "")
+            marks[i] = self.watermark
+            i += 1
+        return marks
+
+    def set_watermark(self, ts: float) -> None:
+        """Say what time it is, where a person knows better; it may step back."""
+        self.watermark, self._seen, self._claims, self._alone = ts, WITNESSES, [], None
+
+    def _take(self, ts: float, said_by: str) -> None:
+        if self._alone is not None and said_by != self._alone[1]:
+            self._hear_another(ts, self._alone[0])
+        if self._seen < WITNESSES:
+            self._seen += 1
+            self._claims.append((ts, said_by))
+            self.watermark = min(claimed for claimed, _ in self._claims)
+            if self._seen == WITNESSES:
+                self._believe(-np.inf)
+        elif ts - self.watermark > self.max_step:
+            self._claim(ts, said_by)
+        else:
+            if ts >= self.watermark - self.max_step:
+                self._claims.clear()
+            self.watermark = max(self.watermark, ts)
+
+    def _claim(self, ts: float, said_by: str) -> None:
+        """Note a time far ahead, unless the same entity has said nearly the same."""
+        if any(said_by == name and abs(ts - claimed) <= self.max_step for claimed, name in self._claims):
+            return
+        self._claims.append((ts, said_by))
+        if len(self._claims) == WITNESSES:
+            self._believe(self.watermark)
+
+    def _believe(self, before: float) -> None:
+        """Move to the least that was claimed; what is more than a step ahead of that is still a claim."""
+        claims, self._claims = sorted(self._claims), []
+        name = claims[0][1]
+        if any(name != other for _, other in claims):
+            self._alone = None
+        elif self._alone is None:
+            self._alone = before, name
+        if self._alone is not None and before > -np.inf:  # nobody contradicts it, and it has not contradicted itself
+            claims = claims[-1:]
+        self.watermark = claims[0][0]
+        for ts, said_by in claims:
+            if ts - self.watermark > self.max_step:
+                self._claims.append((ts, said_by))
+            else:
+                self.watermark = ts
+
+    def _hear_another(self, ts: float, before: float) -> None:
+        """Somebody speaks for the first time since one entity alone moved the watermark: right it was, or wrong."""
+        if ts >= self.watermark - self.max_step:
+            self._alone = None
+        elif ts >= before - self.max_step:
+            self.watermark, self._claims, self._alone = before, [], None
+            self._seen = 0 if np.isinf(before) else WITNESSES
+
+    def state(self) -> dict[str, Any]:
+        """What it remembers, a few dozen bytes: ``watermark``, ``unsure``, ``claims`` and ``alone``."""
+        mark = None if np.isinf(self.watermark) else self.watermark
+        return {"watermark": mark, "unsure": self.unsure, "claims": list(self._claims), "alone": self._alone}
+
+    def set_state(
+        self, watermark: float | None, unsure: int | None, claims: Sequence[Claim], alone: Claim | None
+    ) -> None:
+        """Replace it by what ``state`` gave; one without ``unsure`` is of a version that knew the largest time only."""
+        self.watermark = -np.inf if watermark is None else watermark
+        if unsure is None:
+            unsure = WITNESSES if watermark is None else 0
+        self._seen = WITNESSES if np.isinf(self.max_step) else WITNESSES - unsure
+        self._claims, self._alone = list(claims), alone
