@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from streams.log import Record
 from streams.stores.errors import LaneMoved
 from streams.stores.record import LaneRecord, encode_record
 from streams.worker.lane import MOST_REFUSALS, Step
-from tests.streams.score_lanes import Lanes
+from tests.streams.score_lanes import NOW, Lanes
 
 START = 1.7e9
 LANES = 3
@@ -333,5 +334,24 @@ def test_a_lane_that_is_refused_again_and_again_ends_the_worker() -> None:
             lane._note_refusal(moved)
         with pytest.raises(StateError, match="went back each time; the worker ends"):
             lane._note_refusal(moved)
+
+    run(go())
+
+
+@pytest.mark.parametrize("appended", [False, True])
+def test_a_clock_ahead_is_judged_by_the_brokers_time_or_ours_never_by_its_own(appended: bool) -> None:
+    """The producer's record time has the clock of its events: 30 days ahead, too, where the broker did not stamp it."""
+
+    async def go() -> None:
+        lanes = await Lanes([SPEND], 1).open()
+        lane, now, ahead = lanes.lanes[0], NOW, NOW + 30 * 86_400.0
+        good = records_of([(i, (0, i, 1.0, True)) for i in range(1, 5)], now - 60.0)
+        bad = records_of([(8 + i, (0, i, 1.0, True)) for i in range(1, 5)], ahead)
+        behind = records_of([(15 + i, (0, i, 1.0, True)) for i in range(1, 5)], now - 50.0)
+        stamped = [Record(r.key, r.value, now if appended else r.ts) for r in (*good, *bad, *behind)]
+        batch = replace(lanes.batch(0, stamped), appended=appended)
+        lane.admit(batch, lane.decode([r.value for r in batch.records]))
+        assert (lane.intake.ahead, lane.intake.late) == (4, 0)
+        assert lane.intake.watermark == now - 46.0
 
     run(go())
