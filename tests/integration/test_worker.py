@@ -5,6 +5,7 @@ All tests look at one run (`run`), whose deployment holds the three tasks of the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -343,22 +344,18 @@ def test_replayed_dead_letters_count_once_whatever_became_of_them_before(run: Ru
     # Refused once for its form, then repaired by its producer; refused for its age; refused twice for its clock.
     watcher.send(topics.USER_EVENTS, [zoe(1, STREAM.end_ts, amount="5.0"), zoe(1, STREAM.end_ts)])
     watcher.send(topics.USER_EVENTS, [zoe(2, STREAM.end_ts - 5 * 86_400.0)])
-    watcher.send(topics.USER_EVENTS, [zoe(3, STREAM.end_ts + 60.0)] * 2, ts=STREAM.end_ts - 7_200.0)
+    watcher.send(topics.USER_EVENTS, [zoe(3, time.time() + 30 * 86_400.0)] * 2)
+    watcher.send(topics.USER_EVENTS, [zoe(4, STREAM.end_ts + 60.0)])
     watcher.settle(worker)
     values, before = counted()
-    assert values["user.spent_count_7d"] == 1
-    replay()
-    values, after = counted()
     assert values["user.spent_count_7d"] == 2
     assert values["user.spent_sum_7d"] == 10.0
-    changed = {key.rpartition(":")[2] for key in after if after[key] != before.get(key)}
-    assert changed == {"zoe"}, "letters of others, replayed, changed rows"
     replay()
-    assert counted() == (values, after)
+    assert counted() == (values, before), "letters, replayed, changed rows"
     found = [
         event_id
         for records in deployment.read(topics.PREDICTIONS).values()
         for event_id in scored_of(deployment.tasks, records)["fraud"].predictions.event_id
         if event_id.startswith("zoe")
     ]
-    assert sorted(found) == ["zoe-1", "zoe-3"]
+    assert sorted(found) == ["zoe-1", "zoe-4"]
