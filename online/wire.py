@@ -32,6 +32,7 @@ INT_MAX = 2**63 - 1
 ID_CHARS, WORD_CHARS, TEXT_CHARS, REASON_CHARS = 64, 32, 256, 2_000
 MADE_ID_CHARS = 256
 PROPERTIES_MAX, METRICS_MAX, FEATURES_MAX, VALUES_MAX = 64, 256, 1_024, 1_024
+QUARANTINE_MAX = 20_000
 
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 """No control characters (C0, DEL, C1): ids end up in logs, terminals and store keys."""
@@ -244,6 +245,23 @@ class Example(WireModel):
     """Whose event it is: scores of one entity are alike, which who compares models must know."""
 
 
+class ExampleQuarantine(WireModel):
+    """Takes examples back: models are those that never learned them. Topic ``examples``, key ``task``."""
+
+    v: Version = VERSION
+    task: Id
+    quarantine: Annotated[
+        tuple[Count, ...],
+        Field(strict=False, min_length=2, max_length=QUARANTINE_MAX),
+        Meta(min_length=2, max_length=QUARANTINE_MAX),
+    ]
+    """Offsets of the topic before this record: where each range starts and where it ends, in order."""
+    by: Id
+    """Who asked for it."""
+    reason: LongText | None = None
+    made_at: Timestamp
+
+
 class EntityUpdate(WireModel):
     """What an event or a label changes in a row of another partition. Topic ``entity-updates``, key ``entity_id``.
 
@@ -310,6 +328,7 @@ MODELS: tuple[type[WireModel], ...] = (
     Prediction,
     Alert,
     Example,
+    ExampleQuarantine,
     EntityUpdate,
     RetrainRequest,
     ModelUpdate,

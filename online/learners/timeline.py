@@ -119,6 +119,11 @@ class ModelTimeline(OnlineModel):
             if len(piece) == room:
                 self._mark()
 
+    def skip(self, count: int) -> None:
+        """Count records that are not learned; older versions cannot be given any more."""
+        self._version += count
+        self._forget()
+
     def restore(self, snapshot: ModelSnapshot) -> None:
         """Continue from ``snapshot``; older versions cannot be given any more."""
         super().restore(snapshot)

@@ -17,6 +17,7 @@ from streams.cli.backtest import backtest_command
 from streams.cli.demo import demo_command
 from streams.cli.dlq import dlq_app
 from streams.cli.doctor import doctor_command
+from streams.cli.examples import examples_app
 from streams.cli.explain_score import explain_score_command
 from streams.cli.features import features_app
 from streams.cli.inference import inference_command
@@ -71,6 +72,7 @@ app.command("replay")(replay_command)
 app.command("torture")(torture_command)
 app.command("explain-score")(explain_score_command)
 app.command("tail")(tail_command)
+app.add_typer(examples_app, name="examples")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(features_app, name="features")
 

@@ -18,6 +18,7 @@ from online.batch import ExampleBatch, IntVector
 from online.errors import StateError, TaskError
 from online.learners import LearnerSpec, ModelSnapshot, build_learner
 from online.learners.timeline import ModelTimeline
+from online.quarantine import Quarantine, taken_back
 from online.task import TaskSpec
 from online.taskshape import shape_of
 from streams.following.identities import CAPACITY, Identities
@@ -37,6 +38,8 @@ class FoldState:
     identities: bytes
     next_offset: int
     """Of the first record of the log that is not in it."""
+    quarantines: tuple[Quarantine, ...] = ()
+    """Those in the log before that."""
 
 
 class ExampleFold:
@@ -59,7 +62,11 @@ class ExampleFold:
         self.next_offset = 0
         self.repeats = 0
         """Records skipped since the start, because they had been learned."""
+        self.quarantines: tuple[Quarantine, ...] = ()
+        """Of the task, as far as the log was read."""
         self._identities = Identities()
+        self._without: tuple[Quarantine, ...] = ()
+        """What is taken back while the model is folded again."""
 
     @classmethod
     def of(cls, task: TaskSpec, **timeline: Any) -> ExampleFold:
@@ -101,19 +108,57 @@ class ExampleFold:
             # So many records hold no more new examples than are missing to the next mark.
             room = len(batch) if mark_every is None else mark_every - version % mark_every
             room = room if until is None else min(room, until - version)
-            self._learn(batch.slice(at, at + room), remember)
+            self._learn(batch.slice(at, at + room), offsets[at : at + room], remember)
             at = min(at + room, len(batch))
             self.next_offset = int(offsets[at - 1]) + 1
             if mark_every is not None and self.model.version > version and self.model.version % mark_every == 0:
                 marks.append(self.state())
         return marks
 
-    def _learn(self, piece: ExampleBatch, remember: bool) -> None:
+    def _learn(self, piece: ExampleBatch, offsets: IntVector, remember: bool) -> None:
         fresh = self._identities.keep(piece.event_id, piece.n)
         if not fresh.all():
             self.repeats += int((~fresh).sum())
-            piece = piece.take(np.flatnonzero(fresh))
-        self.model.learn(piece, remember=remember)
+            piece, offsets = piece.take(np.flatnonzero(fresh)), offsets[fresh]
+        if not self._without:
+            self.model.learn(piece, remember=remember)
+            return
+        kept = ~taken_back(self._without, offsets)
+        self.model.learn(piece.take(np.flatnonzero(kept)), remember=False)
+        self.model.skip(int(np.count_nonzero(~kept)))
+
+    def again(self, quarantine: Quarantine) -> ExampleFold:
+        """A fold that will become this one without what ``quarantine`` takes back; it begins wherever it may.
+
+        Let it take every example up to the quarantine, tell it of each quarantine on the way (`pass_by`), and give it
+        to `become`. It may begin from a stored model that `clean` allows.
+        """
+        twin = self.twin()
+        twin._without = (*self.quarantines, quarantine)
+        return twin
+
+    def clean(self, next_offset: int) -> bool:
+        """Whether a model that has read the log up to ``next_offset`` learned nothing that is taken back."""
+        *earlier, last = self._without
+        return next_offset <= last.first and all(
+            next_offset <= each.first or next_offset > each.offset for each in earlier
+        )
+
+    def pass_by(self, quarantine: Quarantine) -> None:
+        """Count the record of a quarantine that is allowed for already."""
+        self.model.skip(1)
+        self.passed(quarantine.offset + 1)
+
+    def become(self, again: ExampleFold, quarantine: Quarantine) -> None:
+        """Go on as ``again``, behind ``quarantine``; raises ``StateError`` where it did not read the same log."""
+        if again.model.version != self.model.version:
+            raise StateError(
+                f"task {self.task}: folded again for the quarantine at offset {quarantine.offset}, the model counts "
+                f"{again.model.version} records, and {self.model.version} before: the log is not what it was"
+            )
+        self.model.restore(again.model.snapshot())
+        self._identities, self.quarantines = again._identities, (*self.quarantines, quarantine)
+        self.pass_by(quarantine)
 
     def passed(self, offset: int) -> None:
         """Note that the log was read up to ``offset``, whatever was in it."""
@@ -122,7 +167,8 @@ class ExampleFold:
     def state(self) -> FoldState:
         """The model now."""
         model = self.model.snapshot()
-        return FoldState(model.version, model.digest, model.state, self._identities.snapshot(), self.next_offset)
+        identities = self._identities.snapshot()
+        return FoldState(model.version, model.digest, model.state, identities, self.next_offset, self.quarantines)
 
     def restore(self, state: FoldState) -> None:
         """Continue from ``state``; raises ``StateError`` when it does not fit, and then nothing has changed."""
@@ -132,4 +178,4 @@ class ExampleFold:
             self.model.restore(ModelSnapshot(state.version, state.digest, state.model))
         except ValueError as exc:
             raise StateError(f"task {self.task}: the stored model of version {state.version}: {exc}") from exc
-        self._identities, self.next_offset = identities, state.next_offset
+        self._identities, self.next_offset, self.quarantines = identities, state.next_offset, state.quarantines

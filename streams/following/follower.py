@@ -14,14 +14,17 @@ from typing import Any, Final
 
 import numpy as np
 
+from online.batch import ExampleBatch, IntVector
 from online.learners.timeline import ModelTimeline
-from online.logged import decode_example_log
+from online.logged import DecodedLog, decode_example_log
+from online.quarantine import between, find_quarantines
 from streams import topics
 from streams.errors import StateError, UsageError
 from streams.following.errors import FollowerBehind
 from streams.following.fold import ExampleFold
 from streams.following.history import ModelHistory
 from streams.following.keeper import ModelKeeper
+from streams.following.refold import fold_again
 from streams.following.snapshots import ModelSnapshots
 from streams.transport.errors import RecordsDeleted
 from streams.transport.ranges import RangeReader, Slice
@@ -108,12 +111,10 @@ class Follower:
     def history(self, task: str) -> ModelHistory:
         """The older versions of a task's model, for one lane; the lane closes it."""
         fold = self._folds[task]
-        return ModelHistory(
-            self,
-            lambda: fold.twin(budget_bytes=_HISTORY_BYTES),
-            lambda: RangeReader(self._options, self._reader.topic, wait_ms=500),
-            self._snapshots,
-        )
+        return ModelHistory(self, lambda: fold.twin(budget_bytes=_HISTORY_BYTES), self._new_reader, self._snapshots)
+
+    def _new_reader(self) -> RangeReader:
+        return RangeReader(self._options, self._reader.topic, wait_ms=500)
 
     def version(self, task: str) -> int:
         """How many examples a task's model has learned."""
@@ -233,7 +234,7 @@ class Follower:
         if piece.offsets:
             loop = asyncio.get_running_loop()
             started = loop.time()
-            self._learn(piece, end)
+            await self._learn(piece, end)
             if end is None:
                 self._pace(loop.time() - started)
         for fold in self._folds.values():
@@ -247,30 +248,40 @@ class Follower:
                 self._keeper.put(fold, fold.state())
         self._listen()
 
-    def _learn(self, piece: Slice, end: int | None) -> None:
+    async def _learn(self, piece: Slice, end: int | None) -> None:
         offsets = np.asarray(piece.offsets, dtype=np.int64)
-        found = decode_example_log([record.value for record in piece.records], self._features)
+        values = [record.value for record in piece.records]
+        found, quarantines = decode_example_log(values, self._features), find_quarantines(values, piece.offsets)
         for task, examples in found.tasks.items():
             fold = self._folds[task]
-            before = fold.model.version, fold.repeats
             # While catching up nobody asks for the versions that are passed, nor are they all worth storing.
-            marks = fold.take(
-                examples.batch,
-                offsets[examples.index],
-                remember=end is None or end - piece.offsets[-1] <= fold.model.keep,
-                mark_every=self._policy.snapshot_every if end is None or self._keeper.due(fold) else None,
-            )
-            self.stats.learned += fold.model.version - before[0]
-            self.stats.repeats += fold.repeats - before[1]
-            for state in marks:
-                self._keeper.put(fold, state)
-        if found.rejects:
-            self.stats.rejected += len(found.rejects)
-            reject = found.rejects[0]
+            remember = end is None or end - piece.offsets[-1] <= fold.model.keep
+            own = [q for q in quarantines if q.task == task and q.offset >= fold.next_offset]
+            for batch, at, quarantine in between(examples.batch, offsets[examples.index], own):
+                self._take(fold, batch, at, remember, live=end is None)
+                if quarantine is not None:
+                    await fold_again(fold, quarantine, self._new_reader, self._snapshots)
+                    self._keeper.put(fold, fold.state())
+        self._tell_rejects(found, {q.offset for q in quarantines}, piece)
+
+    def _take(self, fold: ExampleFold, batch: ExampleBatch, at: IntVector, remember: bool, *, live: bool) -> None:
+        before = fold.model.version, fold.repeats
+        every = self._policy.snapshot_every if live or self._keeper.due(fold) else None
+        marks = fold.take(batch, at, remember=remember, mark_every=every)
+        self.stats.learned += fold.model.version - before[0]
+        self.stats.repeats += fold.repeats - before[1]
+        for state in marks:
+            self._keeper.put(fold, state)
+
+    def _tell_rejects(self, found: DecodedLog, expected: set[int], piece: Slice) -> None:
+        rejects = [reject for reject in found.rejects if piece.offsets[reject.index] not in expected]
+        if rejects:
+            self.stats.rejected += len(rejects)
+            reject = rejects[0]
             log.warning(
                 "%s: %d records cannot be learned, here and on every replica; the first, at offset %d: %s",
                 self._reader.topic,
-                len(found.rejects),
+                len(rejects),
                 piece.offsets[reject.index],
                 reject.reason,
             )

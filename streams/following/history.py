@@ -16,8 +16,10 @@ import numpy as np
 from online.batch import FloatMatrix, IntVector
 from online.learners.timeline import ModelTimeline
 from online.logged import decode_example_log
+from online.quarantine import between, find_quarantines
 from streams.following.errors import FollowerBehind
 from streams.following.fold import ExampleFold
+from streams.following.refold import fold_again
 from streams.following.snapshots import ModelSnapshots
 from streams.transport.ranges import RangeReader, Slice
 
@@ -130,8 +132,14 @@ class ModelHistory:
             return
         piece: Slice = await self._reader.fetch(_SLICE)
         offsets = np.asarray(piece.offsets, dtype=np.int64)
-        found = decode_example_log([r.value for r in piece.records], {past.task: past.features}).tasks[past.task]
-        if forget_until is not None:
-            past.take(found.batch, offsets[found.index], remember=False, until=forget_until)
-        past.take(found.batch, offsets[found.index])  # what it has learned already is skipped by its offset
+        values = [record.value for record in piece.records]
+        found = decode_example_log(values, {past.task: past.features}).tasks[past.task]
+        quarantines = find_quarantines(values, piece.offsets)
+        own = [q for q in quarantines if q.task == past.task and q.offset >= past.next_offset]
+        for batch, at, quarantine in between(found.batch, offsets[found.index], own):
+            if forget_until is not None:
+                past.take(batch, at, remember=False, until=forget_until)
+            past.take(batch, at)  # what it has learned already is skipped by its offset
+            if quarantine is not None:
+                await fold_again(past, quarantine, self._new_reader, self._snapshots)
         await asyncio.sleep(0)

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from online.logged import decode_example_log
+from online.quarantine import between, find_quarantines
 from streams.errors import UsageError
 from streams.following.fold import ExampleFold
 from streams.following.follower import Progress
+from streams.following.refold import fold_again
 from streams.following.snapshots import ModelSnapshots
 from streams.transport.ranges import RangeReader
 
@@ -52,8 +54,13 @@ async def rebuild(
         if fold.model.version < version:
             async for offsets, records in reader.read(0, fold.next_offset, end):
                 at = np.asarray(offsets, dtype=np.int64)
-                found = decode_example_log([r.value for r in records], {fold.task: fold.features}).tasks[fold.task]
-                fold.take(found.batch, at[found.index], remember=False, until=version)
+                values = [record.value for record in records]
+                found = decode_example_log(values, {fold.task: fold.features}).tasks[fold.task]
+                own = [q for q in find_quarantines(values, offsets) if q.task == fold.task]
+                for batch, rows, quarantine in between(found.batch, at[found.index], own):
+                    fold.take(batch, rows, remember=False, until=version)
+                    if quarantine is not None and fold.model.version < version:
+                        await fold_again(fold, quarantine, lambda: RangeReader(options, topic), snapshots)
                 if progress is not None:
                     progress(fold.model.version - start, version - start)
                 if fold.model.version == version:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
+from online.quarantine import Quarantine
 from streams.following.errors import ReplicaDiverged
 from streams.following.fold import ExampleFold, FoldState
 from streams.stores.blobs import BlobRef, get_blob, put_blob
@@ -48,6 +49,7 @@ class _Header(msgspec.Struct, frozen=True):
     features: tuple[str, ...]
     model: BlobRef
     identities: BlobRef
+    quarantines: tuple[Quarantine, ...] = ()
 
 
 def kept_versions(versions: Sequence[int], newest: int = NEWEST) -> set[int]:
@@ -91,7 +93,16 @@ class ModelSnapshots:
         token = secrets.token_hex(4)
         model = await put_blob(self._link, f"{key}:{token}:model", state.model)
         identities = await put_blob(self._link, f"{key}:{token}:identities", state.identities)
-        header = _Header(state.version, state.next_offset, state.digest, fold.fit, fold.features, model, identities)
+        header = _Header(
+            version=state.version,
+            next_offset=state.next_offset,
+            digest=state.digest,
+            fit=fold.fit,
+            features=fold.features,
+            model=model,
+            identities=identities,
+            quarantines=state.quarantines,
+        )
         keys = [key, self._index(fold.task), *model.part_keys(), *identities.part_keys()]
         member = f"{state.version}:{fold.fit}"
         args: list[bytes | str | int] = [state.digest, msgspec.msgpack.encode(header), state.version, member]
@@ -111,8 +122,13 @@ class ModelSnapshots:
             )
         return held is not None
 
-    async def newest(self, fold: ExampleFold, *, at_most: int | None = None) -> FoldState | None:
-        """The newest stored model that fits, of version ``at_most`` or older; ``None`` when there is none."""
+    async def newest(
+        self, fold: ExampleFold, *, at_most: int | None = None, usable: Callable[[int], bool] | None = None
+    ) -> FoldState | None:
+        """The newest stored model that fits, of version ``at_most`` or older; ``None`` when there is none.
+
+        ``usable`` is told how far a model has read the log, and says whether it may be it.
+        """
         bound = "+inf" if at_most is None else at_most
         index = self._index(fold.task)
         members = await self._link.execute("ZREVRANGEBYSCORE", index, bound, "-inf")
@@ -124,7 +140,11 @@ class ModelSnapshots:
                 len(members) - len(fitting),
             )
         for version in fitting:
-            state = await self._load(self._key(fold.task, version, fold.fit))
+            key = self._key(fold.task, version, fold.fit)
+            header = await self._header(key)
+            if header is not None and usable is not None and not usable(header.next_offset):
+                continue
+            state = await self._load(header) if header is not None else None
             if state is not None:
                 return state
             log.warning("task %s: the stored model of version %d is incomplete and not used", fold.task, version)
@@ -135,15 +155,12 @@ class ModelSnapshots:
         members = await self._link.execute("ZRANGE", self._index(fold.task), 0, -1)
         return [version for version, fit in map(_split, members) if fit == fold.fit]
 
-    async def _load(self, key: str) -> FoldState | None:
-        header = await self._header(key)
-        if header is None:
-            return None
+    async def _load(self, header: _Header) -> FoldState | None:
         model = await get_blob(self._link, header.model)
         identities = await get_blob(self._link, header.identities)
         if model is None or identities is None:
             return None
-        return FoldState(header.version, header.digest, model, identities, header.next_offset)
+        return FoldState(header.version, header.digest, model, identities, header.next_offset, header.quarantines)
 
     async def _header(self, key: str) -> _Header | None:
         raw = await self._link.execute("HGET", key, "header")

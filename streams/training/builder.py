@@ -57,10 +57,16 @@ class HistoryBuilder:
     def __init__(self, inputs: Sequence[str] | None = None) -> None:
         self._inputs = None if inputs is None else tuple(inputs)
         self._tables: dict[Kind, list[pa.Table]] = {kind: [] for kind in KINDS}
+        self._taken_back: set[tuple[str, int]] = set()
 
     def add(self, kind: Kind, tables: Sequence[pa.Table]) -> None:
         """Take tables as `RecordReader.tables` makes them."""
         self._tables[kind] += tables
+
+    def take_back(self, tables: Sequence[pa.Table]) -> None:
+        """Leave these examples out, whoever brings them."""
+        for table in tables:
+            self._taken_back.update(zip(table["event_id"].to_pylist(), table["n"].to_pylist(), strict=True))
 
     def scored(self, batch: PredictionBatch, features: Sequence[str], written_at: float) -> None:
         """Take predictions that a pipeline made at ``written_at`` (epoch seconds), where nothing is logged."""
@@ -156,7 +162,7 @@ class HistoryBuilder:
         if not self._tables["examples"]:
             nothing = np.empty(0)
             return Labels(nothing.astype(np.int64), nothing.astype(np.bool_), nothing, nothing)
-        examples = pa.concat_tables(self._tables["examples"])
+        examples = self._examples(left_out)
         told_at = _floats(examples, "written_at")
         order = np.argsort(told_at, kind="stable")
         number = _codes(examples["event_id"]) * (int(pc.max(examples["n"]).as_py() or 0) + 1) + _ints(examples, "n")
@@ -170,6 +176,16 @@ class HistoryBuilder:
         order = order[by_time]
         y = np.asarray(examples["y"].combine_chunks().to_numpy(zero_copy_only=False), np.bool_)
         return Labels(row[by_time], y[order], _floats(examples, "weight")[order], known_at[by_time])
+
+    def _examples(self, left_out: Counter[str]) -> pa.Table:
+        """Every example but those taken back."""
+        examples = pa.concat_tables(self._tables["examples"])
+        if not self._taken_back:
+            return examples
+        identities = zip(examples["event_id"].to_pylist(), examples["n"].to_pylist(), strict=True)
+        kept = [identity not in self._taken_back for identity in identities]
+        left_out["examples taken back"] += kept.count(False)
+        return examples.filter(pa.array(kept))
 
 
 _LOGGED: Final = ["event_id", "entity_id", "ts", "written_at", "score"]

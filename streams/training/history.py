@@ -6,10 +6,11 @@ What lies in both counts once. It knows tables and time ranges; how a log is rea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from online.quarantine import find_quarantines
 from online.task import TaskSpec
 from streams.training.archive import read_archive
 from streams.training.builder import HistoryBuilder, Logged
@@ -75,6 +76,8 @@ async def _read_kind(
 ) -> None:
     topic = reader.topic(kind)
     spans = await source.spans(topic, since, until)
+    if kind == "examples":
+        await _take_back(builder, reader, source, topic, spans)
     total, done = sum(stop - start for start, stop in spans.values()), 0
     for partition, (start, stop) in spans.items():
         async for piece, written_at in monotonic(source.read(topic, partition, start, stop)):
@@ -82,3 +85,19 @@ async def _read_kind(
             done += len(piece.records)
             if advance is not None:
                 advance(kind, done, total)
+
+
+async def _take_back(
+    builder: HistoryBuilder, reader: RecordReader, source: LogSource, topic: str, spans: Mapping[int, tuple[int, int]]
+) -> None:
+    """Leave out the examples that quarantines name, wherever else they are kept."""
+    for partition, (start, stop) in spans.items():
+        ranges: set[tuple[int, int]] = set()
+        async for piece in source.read(topic, partition, start, stop):
+            found = find_quarantines([record.value for record in piece.records], piece.offsets)
+            ranges.update(
+                each for quarantine in found if quarantine.task == reader.task.name for each in quarantine.ranges
+            )
+        for first, end in sorted(ranges):
+            async for piece, written_at in monotonic(source.read(topic, partition, first, end)):
+                builder.take_back(reader.tables("examples", piece.records, written_at))

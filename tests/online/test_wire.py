@@ -102,6 +102,14 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "correction": False,
         "entity_id": "u1",
     },
+    "ExampleQuarantine": {
+        "v": 1,
+        "task": "fraud",
+        "quarantine": [120, 121, 300, 400],
+        "by": "ops",
+        "reason": "stolen test cards",
+        "made_at": 1.7e9,
+    },
     "EntityUpdate": {
         "v": 1,
         "update_id": "e1#0",

@@ -1,0 +1,282 @@
+"""``weir examples``: what models learned, and taking some of it back."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+import typer
+
+from online.encode import encode_model
+from online.quarantine import Quarantine, find_quarantines, ranges_of
+from online.wire import QUARANTINE_MAX, ExampleQuarantine
+from streams import topics
+from streams.admin.clients import producer
+from streams.cli.options import (
+    BootstrapOption,
+    ConfigOption,
+    JsonOption,
+    confirmed,
+    notes,
+    output,
+    settings_of,
+    to_json,
+    utc,
+)
+from streams.cli.options import table as new_table
+from streams.cli.times import moment
+from streams.errors import UsageError
+from streams.settings import Settings
+from streams.taskfiles import load_task
+
+_SHOWN: Final = 20
+_LOOK_S: Final = 0.5
+
+examples_app = typer.Typer(
+    name="examples",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Show the examples that online models learned, and take some of them back.",
+)
+
+TaskOption = Annotated[str, typer.Option("--task", "-t", help="Name of the task.", show_default=False)]
+OffsetsOption = Annotated[
+    str | None,
+    typer.Option("--offsets", help="Of the examples topic: 120, or 100-199, several with commas.", show_default=False),
+]
+EntityOption = Annotated[str | None, typer.Option("--entity", "-e", help="Of this user or device.", show_default=False)]
+SinceOption = Annotated[
+    str | None,
+    typer.Option("--since", help="Made since then: 2h, 7d, or 2024-05-01T12:00 (UTC).", show_default=False),
+]
+
+
+class _Row(msgspec.Struct):
+    """What is shown of an example."""
+
+    task: str
+    event_id: str
+    ts: float
+    score: float
+    value: int
+    weight: float = 1.0
+    entity_id: str | None = None
+
+
+class Found(NamedTuple):
+    """An example that was asked for."""
+
+    offset: int
+    written_at: float
+    row: _Row
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which examples are meant; every part that is given has to hold."""
+
+    task: str
+    offsets: tuple[tuple[int, int], ...] = ()
+    entity: str | None = None
+    since: float | None = None
+
+    def holds(self, found: Found) -> bool:
+        """Whether an example is meant."""
+        return (
+            found.row.task == self.task
+            and (not self.offsets or any(start <= found.offset < stop for start, stop in self.offsets))
+            and self.entity in (None, found.row.entity_id)
+            and (self.since is None or found.written_at >= self.since)
+        )
+
+
+def parse_offsets(text: str | None) -> tuple[tuple[int, int], ...]:
+    """Offsets as ranges ``[start, stop)``; raises ``UsageError`` for anything else.
+
+    >>> parse_offsets("7,100-199")
+    ((7, 8), (100, 200))
+    """
+    ranges: list[tuple[int, int]] = []
+    for part in (text or "").split(",") if text else ():
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UsageError(f"--offsets {part.strip()!r}: give offsets as 120 or 100-199, several with commas")
+        ranges.append((int(first), int(last if dash else first) + 1))
+    return tuple(ranges)
+
+
+@examples_app.command("list")
+def list_command(
+    task: TaskOption,
+    offsets: OffsetsOption = None,
+    entity: EntityOption = None,
+    since: SinceOption = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show the newest so many.")] = _SHOWN,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show examples, the newest last, with the offsets that `quarantine` takes.
+
+    For example:
+
+        weir examples list --task fraud --since 2h
+
+        weir examples list --task fraud --entity user-7 --json
+    """  # fmt: skip
+    settings = settings_of(config, bootstrap)
+    choice = _choice(task, offsets, entity, since)
+    found, quarantines = asyncio.run(_find(settings, choice))
+    _show(found[-limit:], quarantines, as_json)
+    if len(found) > limit:
+        notes().print(f"{len(found) - limit:,} older ones are not shown; --limit shows more")
+
+
+@examples_app.command("quarantine")
+def quarantine_command(
+    task: TaskOption,
+    offsets: OffsetsOption = None,
+    entity: EntityOption = None,
+    since: SinceOption = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Kept with the order.", show_default=False)] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    wait: Annotated[
+        Path | None,
+        typer.Option(
+            "--wait", metavar="TASKFILE", help="Wait until a worker has stored the new model.", show_default=False
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait at most.")] = 300.0,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Take examples back: every worker folds the task's model again without them.
+
+    The order is a record of the examples topic, so all replicas make the same
+    model, bit for bit, now and whenever they start. Scores of before can still
+    be explained by the model of then. Trainings leave the examples out, too.
+    Workers score with the old model until the new one is ready.
+
+    Several of --offsets, --entity and --since together mean the examples for
+    which all hold. At least one has to be given.
+
+    For example:
+
+        weir examples quarantine --task fraud --entity user-7 --reason "stolen test cards"
+
+        weir examples quarantine --task fraud --since 2026-11-28T10:00 --yes
+
+        weir examples quarantine --task fraud --offsets 120,300-399 --wait fraud.toml
+    """  # fmt: skip
+    if offsets is None and entity is None and since is None:
+        raise UsageError("say which examples: give --offsets, --entity or --since")
+    settings = settings_of(config, bootstrap)
+    found, quarantines = asyncio.run(_find(settings, _choice(task, offsets, entity, since)))
+    new = [f for f in found if not _held(quarantines, f.offset)]
+    if not new:
+        raise UsageError(f"task {task}: no example is meant{' that is not taken back already' if found else ''}")
+    positives = sum(f.row.value for f in new)
+    words = (
+        f"{len(new):,} examples of task {task}, {positives:,} of them positive, from {utc(new[0].written_at)} UTC on"
+    )
+    if not yes and not confirmed(f"Take back {words}?"):
+        raise typer.Exit(1)
+    offset = _order(settings, task, new, reason)
+    output().print(f"{words}: taken back by the record at offset {offset} of {settings.topics.name(topics.EXAMPLES)}")
+    if wait is not None:
+        version = asyncio.run(_stored(settings, wait, offset, timeout))
+        output().print(f"a worker has stored the model without them, at version {version:,}")
+
+
+def _choice(task: str, offsets: str | None, entity: str | None, since: str | None) -> Choice:
+    return Choice(task, parse_offsets(offsets), entity, None if since is None else moment("--since", since))
+
+
+async def _find(settings: Settings, choice: Choice) -> tuple[list[Found], list[Quarantine]]:
+    from streams.transport.ranges import RangeReader  # it brings the Kafka client
+
+    decoder, found, quarantines = msgspec.json.Decoder(_Row), list[Found](), list[Quarantine]()
+    topic = settings.topics.name(topics.EXAMPLES)
+    async with RangeReader(settings.kafka.client_options("examples"), topic) as reader:
+        first, end = await reader.bounds(0)
+        async for offsets, records in reader.read(0, first, end):
+            values = [record.value for record in records]
+            quarantines += [q for q in find_quarantines(values, offsets) if q.task == choice.task]
+            for offset, record in zip(offsets, records, strict=True):
+                try:
+                    one = Found(offset, record.ts, decoder.decode(record.value))
+                except msgspec.MsgspecError:  # a quarantine, or what no replica can learn
+                    continue
+                if choice.holds(one):
+                    found.append(one)
+    return found, quarantines
+
+
+def _held(quarantines: Sequence[Quarantine], offset: int) -> bool:
+    return any(start <= offset < stop for q in quarantines for start, stop in q.ranges)
+
+
+def _order(settings: Settings, task: str, found: Sequence[Found], reason: str | None) -> int:
+    """Write the record; its offset."""
+    edges = [edge for pair in ranges_of(f.offset for f in found) for edge in pair]
+    if len(edges) > QUARANTINE_MAX:
+        raise UsageError(
+            f"these are {len(edges) // 2:,} separate ranges of offsets, and one order takes {QUARANTINE_MAX // 2:,}; "
+            "narrow it with --offsets, in several orders"
+        )
+    order = ExampleQuarantine(
+        task=task, quarantine=tuple(edges), by=getpass.getuser()[:64], reason=reason, made_at=time.time()
+    )
+    with producer(settings.kafka, "examples") as client:
+        name = settings.topics.name(topics.EXAMPLES)
+        sent = client.send(name, key=task.encode(), value=encode_model(order)).get(settings.kafka.timeout_s)
+    return int(sent.offset)
+
+
+async def _stored(settings: Settings, file: Path, offset: int, timeout: float) -> int:
+    """The version of a stored model that has read past ``offset``; waits for one."""
+    from streams.following.fold import ExampleFold
+    from streams.following.snapshots import ModelSnapshots
+    from streams.stores.link import RedisLink
+
+    link = RedisLink(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)
+    await link.start(writes=False)
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                fold = ExampleFold.of(load_task(file))
+                state = await ModelSnapshots(link).newest(fold, usable=lambda read: read > offset)
+                if state is not None:
+                    return state.version
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError:
+        raise UsageError(
+            f"no worker has stored a model that has read past offset {offset} within {timeout:g} s; the order stands, "
+            "and workers follow it when they run"
+        ) from None
+    finally:
+        await link.stop()
+
+
+def _show(found: Sequence[Found], quarantines: Sequence[Quarantine], as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {"offset": f.offset, "written_at": f.written_at, "taken_back": _held(quarantines, f.offset)}
+            | msgspec.to_builtins(f.row)
+            for f in found
+        ]
+        print(to_json(rows))
+        return
+    shown = new_table("offset>", "made (UTC)", "event", "entity", "label>", "weight>", "score>", "")
+    for f in found:
+        shown.add_row(
+            str(f.offset), utc(f.written_at), f.row.event_id, f.row.entity_id or "-", str(f.row.value),
+            f"{f.row.weight:g}", f"{f.row.score:.4f}", "taken back" if _held(quarantines, f.offset) else "",
+        )  # fmt: skip
+    output().print(shown)

@@ -1,0 +1,63 @@
+"""Folds a model again where its log takes examples back (`online.quarantine`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from online.logged import decode_example_log
+from online.quarantine import Quarantine, between, find_quarantines
+from streams.following.fold import ExampleFold
+from streams.following.snapshots import ModelSnapshots
+from streams.transport.ranges import RangeReader
+
+log = logging.getLogger(__name__)
+
+_TURN: Final = 512
+"""Examples learned before others get the event loop."""
+
+
+async def fold_again(
+    fold: ExampleFold,
+    quarantine: Quarantine,
+    new_reader: Callable[[], RangeReader],
+    snapshots: ModelSnapshots | None,
+) -> None:
+    """Make ``fold`` what it would be without the examples that ``quarantine``, the next record, takes back.
+
+    It scores as it is meanwhile. Begins from the newest stored model that learned none of them, else from the first
+    example.
+
+    Raises
+    ------
+    RecordsDeleted
+        Kafka does not hold what has to be learned again.
+    StateError
+        The log is not the one that the model was made from.
+    """
+    again = fold.again(quarantine)
+    state = await snapshots.newest(again, usable=again.clean) if snapshots is not None else None
+    if state is not None:
+        again.restore(state)
+    start = again.model.version
+    async with new_reader() as reader:
+        async for piece in reader.read(0, again.next_offset, quarantine.offset):
+            values, offsets = [record.value for record in piece.records], np.asarray(piece.offsets, np.int64)
+            found = decode_example_log(values, {fold.task: fold.features}).tasks[fold.task]
+            passed = [q for q in find_quarantines(values, piece.offsets) if q.task == fold.task]
+            for examples, at, other in between(found.batch, offsets[found.index], passed):
+                for first in range(0, len(examples), _TURN):
+                    part = slice(first, first + _TURN)
+                    again.take(examples.slice(first, first + _TURN), at[part], remember=False)
+                    await asyncio.sleep(0)
+                if other is not None:
+                    again.pass_by(other)
+    fold.become(again, quarantine)
+    log.info(
+        "task %s: %d examples are taken back by the quarantine at offset %d; folded again from version %d to %d",
+        fold.task, sum(stop - first for first, stop in quarantine.ranges), quarantine.offset, start, fold.model.version,
+    )  # fmt: skip
