@@ -45,6 +45,7 @@ class LaneReader:
         self._partition, self._ctx, self._shapes, self._bounds = partition, ctx, shapes, bounds
         self.features = {task: shape.features for task, shape in shapes.items()}
         """Names of each task's features."""
+        self._told = False
 
     def decode(self, batch: FetchedBatch) -> Work:
         """The step that a batch from the consumer is."""
@@ -53,6 +54,13 @@ class LaneReader:
         piece = Slice(offsets, batch.records)
         work = self.decode_step(Step(own, batch.base_offset, batch.next_offset), piece, batch.appended)
         work.batch = batch
+        if work.unknown:
+            count = sum(work.unknown.values())
+            self._ctx.metrics.inc("weir_unknown_task_total", count, topic=own)
+            if not self._told:
+                words = "%s: records of tasks that do not run here are passed over, such as %r; this worker runs %s"
+                log.warning(words, batch.topic, next(iter(work.unknown)), ", ".join(self._shapes))
+                self._told = True
         return work
 
     def decode_step(self, step: Step, piece: Slice, appended: bool = False) -> Work:
@@ -63,11 +71,13 @@ class LaneReader:
             # Of a time to come: what such a label told of alerts and windows would stand until then.
             arrived = self._arrived(piece, appended, labels.index)
             labels = labels_in_time(labels, raw, arrived, self._ctx.settings.worker.intake)
-            work.labels, rejects = labels.by_task(), labels.rejects
+            by_task, rejects = labels.by_task(), labels.rejects
+            work.labels = {task: of for task, of in by_task.items() if task in self._shapes}
+            work.unknown = {task: len(of) for task, of in by_task.items() if task not in self._shapes}
         else:
             found = decode_scored(raw, self._shapes)
             work.scored = {task: of.scored for task, of in found.tasks.items() if len(of.scored)}
-            rejects = found.rejects
+            rejects, work.unknown = found.rejects, found.unknown
         work.refused = [Refused(piece.offsets[r.index], r.reason, piece.records[r.index]) for r in rejects]
         return work
 

@@ -26,6 +26,8 @@ class Work:
     """How many hand-overs it holds."""
     records: int = 0
     """How many it was decoded from; none where it was handed over."""
+    unknown: dict[str, int] = field(default_factory=dict)
+    """How many of them are of tasks that do not run here, by task: another group's, or nobody's."""
     refused: list[Refused] = field(default_factory=list)
     """Those of them that go to the dead letters."""
 
