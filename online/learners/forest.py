@@ -17,8 +17,10 @@ from river.utils.random import poisson
 
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
 from online.learners.flat import ROW_BOUND, FlatTree, vote
+from online.learners.foreststate import read_forest, write_forest
 from online.learners.logistic import logit_of
-from online.learners.state import pack_arrays, pack_river, seal, unpack_arrays, unpack_river, unseal
+from online.learners.numberstream import Reader, Writer
+from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 
 
 class WeightedForest(ARFClassifier):
@@ -127,23 +129,27 @@ class AdaptiveForest:
         self.warning_delta = warning_delta
         self.seed = seed
         self._column = {name: j for j, name in enumerate(self.features)}
-        adwin: Any = drift.ADWIN  # untyped in River
-        self._model = WeightedForest(
-            n_models=n_models,
-            lambda_value=lambda_value,
-            grace_period=grace_period,
-            delta=delta,
-            tau=tau,
-            leaf_prediction=leaf_prediction,
-            max_features=max_features,
-            max_depth=max_depth,
-            drift_detector=adwin(delta=drift_delta),
-            warning_detector=adwin(delta=warning_delta),
-            memory_estimate_period=2**62,  # measuring its own size depends on the interpreter; depth bounds it instead
-            seed=seed,
-        )
+        self._model = self._fresh()
         self._centre = np.zeros(len(self.features) + 1)  # running means, then how many rows
         self._flat: list[FlatTree] = []
+
+    def _fresh(self) -> WeightedForest:
+        """A forest that has learned nothing."""
+        adwin: Any = drift.ADWIN  # untyped in River
+        return WeightedForest(
+            n_models=self.n_models,
+            lambda_value=self.lambda_value,
+            grace_period=self.grace_period,
+            delta=self.delta,
+            tau=self.tau,
+            leaf_prediction=self.leaf_prediction,
+            max_features=self.max_features,
+            max_depth=self.max_depth,
+            drift_detector=adwin(delta=self.drift_delta),
+            warning_detector=adwin(delta=self.warning_delta),
+            memory_estimate_period=2**62,  # measuring its own size depends on the interpreter; depth bounds it instead
+            seed=self.seed,
+        )
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
@@ -202,20 +208,21 @@ class AdaptiveForest:
         return np.asarray(logit_of(self.predict_many(x))[:, None] - ablated)
 
     def snapshot(self) -> bytes:
-        """Learned state as a pickle of River's forest beside the running means."""
-        river = np.frombuffer(pack_river(self._model, self.features), np.uint8)
-        body = pack_arrays({"centre": self._centre, "river": river})
+        """The whole learned state: the forest as numbers (``foreststate``), and the running means."""
+        out = Writer(self.features)
+        write_forest(out, self._model)
+        body = pack_arrays({"centre": self._centre, "forest": np.frombuffer(out.encode(), np.uint8)})
         return seal(self.kind, self.features, body)
 
     def restore(self, state: bytes) -> None:
-        """Replace the learned state; ``ValueError`` when of another kind, other features or not a forest."""
+        """Replace the learned state; ``StateError`` when of another kind, other features or not a forest."""
         arrays = unpack_arrays(unseal(state, self.kind, self.features))
-        model = unpack_river(arrays["river"].tobytes(), self.features) if "river" in arrays else None
-        if not isinstance(model, WeightedForest):
-            raise ValueError(f"snapshot holds a {type(model).__name__}, want a WeightedForest")
-        self._model = model
-        self._centre = arrays["centre"]
-        self._flat = []
+        inp = Reader(arrays["forest"].tobytes() if "forest" in arrays else b"", self.features)
+        model, centre = self._fresh(), np.zeros_like(self._centre)
+        read_forest(inp, model)
+        inp.end()
+        copy_into({"centre": centre}, arrays)
+        self._model, self._centre, self._flat = model, centre, []
 
 
 def _leaf_of(tree: Any, x: dict[str, float]) -> tuple[Any, int, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from online.errors import StateError
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.logistic import log_gradient, logit_of, sigmoid_many
 from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
@@ -220,10 +221,10 @@ class Stack:
         body = unseal(state, self.kind, self.features)
         try:
             own, *members = msgspec.msgpack.decode(body, type=list[bytes])
-        except msgspec.DecodeError as exc:
-            raise ValueError(f"stack snapshot: {exc}") from exc
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise StateError(f"stack snapshot: {exc}") from exc
         if len(members) != len(self.members):
-            raise ValueError(f"snapshot has {len(members)} members, this stack {len(self.members)}")
+            raise StateError(f"snapshot has {len(members)} members, this stack {len(self.members)}")
         copy_into(self._state, unpack_arrays(own))
         for member, member_state in zip(self.members, members, strict=True):
             member.restore(member_state)

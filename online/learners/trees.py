@@ -16,7 +16,9 @@ from river import tree
 
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
 from online.learners.flat import ROW_BOUND, FlatTree, uses_naive_bayes, vote
-from online.learners.state import pack_river, seal, unpack_river, unseal
+from online.learners.numberstream import Reader, Writer
+from online.learners.riverstate import read_random, read_tree, write_random, write_tree
+from online.learners.state import seal, unseal
 
 _NB_BOUND = 12.0
 
@@ -88,18 +90,21 @@ class AdaptiveTree:
         self.bootstrap_sampling = bootstrap_sampling
         self.seed = seed
         self._column = {name: j for j, name in enumerate(self.features)}
-        self._model: Any = tree.HoeffdingAdaptiveTreeClassifier(  # River types its nodes too narrowly
-            grace_period=grace_period,
-            delta=delta,
-            tau=tau,
-            leaf_prediction=leaf_prediction,
-            max_depth=max_depth,
-            bootstrap_sampling=bootstrap_sampling,
-            memory_estimate_period=2**62,  # measuring its own size depends on the interpreter; depth bounds it instead
-            seed=seed,
-        )
-
+        self._model = self._fresh()
         self._flat: FlatTree | None = None
+
+    def _fresh(self) -> Any:
+        """A tree that has learned nothing; River types its nodes too narrowly."""
+        return tree.HoeffdingAdaptiveTreeClassifier(
+            grace_period=self.grace_period,
+            delta=self.delta,
+            tau=self.tau,
+            leaf_prediction=self.leaf_prediction,
+            max_depth=self.max_depth,
+            bootstrap_sampling=self.bootstrap_sampling,
+            memory_estimate_period=2**62,  # measuring its own size depends on the interpreter; depth bounds it instead
+            seed=self.seed,
+        )
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
@@ -151,16 +156,20 @@ class AdaptiveTree:
                 out[self._column[name]] += min(max(ratio, -_NB_BOUND), _NB_BOUND)
 
     def snapshot(self) -> bytes:
-        """Learned state as a pickle of River's tree."""
-        return seal(self.kind, self.features, pack_river(self._model, self.features))
+        """The whole learned state as numbers (``riverstate``)."""
+        out = Writer(self.features)
+        write_random(out, self._model._rng)
+        write_tree(out, self._model)
+        return seal(self.kind, self.features, out.encode())
 
     def restore(self, state: bytes) -> None:
-        """Replace the learned state; ``ValueError`` when of another kind, other features or not a tree."""
-        model = unpack_river(unseal(state, self.kind, self.features), self.features)
-        if not isinstance(model, tree.HoeffdingAdaptiveTreeClassifier):
-            raise ValueError(f"snapshot holds a {type(model).__name__}, want a HoeffdingAdaptiveTreeClassifier")
-        self._model = model
-        self._flat = None
+        """Replace the learned state; ``StateError`` when of another kind, other features or not a tree."""
+        inp = Reader(unseal(state, self.kind, self.features), self.features)
+        model = self._fresh()
+        read_random(inp, model._rng)
+        read_tree(inp, model)
+        inp.end()
+        self._model, self._flat = model, None
 
 
 def _path(node: Any, x: dict[str, float]) -> list[Any]:

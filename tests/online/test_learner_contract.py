@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 
 from online.batch import ExampleBatch
 from online.learners import REGISTRY, Learner, LearnerSpec, ModelSnapshot, OnlineModel, build_learner, known_parameters
-from online.learners.state import pack_river, seal, unpack_river
 
 NAMES = ("zeta", "alpha", "mid", "beta")  # not sorted: River sorts some names, we must not depend on it
 STACK = LearnerSpec(
@@ -244,30 +242,6 @@ def test_a_bad_spec_says_what_is_wrong(spec: LearnerSpec, features: tuple[str, .
 def test_a_spec_reads_from_plain_tables() -> None:
     table = {"kind": "stack", "members": [{"kind": "logistic", "params": {"lr": 0.5}}, {"kind": "alma"}]}
     assert build_learner(LearnerSpec.model_validate(table), NAMES).features == NAMES
-
-
-# -- snapshots are data, not code --------------------------------------------------------------------------------------
-
-
-class _Evil:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (print, ("owned",))
-
-
-def test_a_forged_pickle_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    forged = pickle.dumps(_Evil())
-    with pytest.raises(ValueError, match=r"builtins\.print is not allowed"):
-        unpack_river(forged, NAMES)
-    with pytest.raises(ValueError, match="not allowed"):
-        build("adaptive_tree").restore(seal("adaptive_tree", NAMES, forged))
-    assert capsys.readouterr().out == ""
-
-
-def test_functions_of_river_are_refused_too() -> None:
-    import river.evaluate
-
-    with pytest.raises(ValueError, match="not allowed"):
-        unpack_river(pack_river(river.evaluate.progressive_val_score, NAMES), NAMES)
 
 
 # -- the versioned model -----------------------------------------------------------------------------------------------
