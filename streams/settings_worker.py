@@ -22,10 +22,10 @@ _INSTANCE = r"^[A-Za-z0-9._-]{1,200}$"
 
 
 class RejectSettings(Concern):
-    """When to stop instead of filling the dead letters: more than ``share`` of the last ``window`` records."""
+    """When to pause a partition, for ``pause_retry_s``: more than ``share`` of its last ``window`` records are bad."""
 
     share: float = Field(default=0.5, gt=0, le=1)
-    """1 never stops."""
+    """1 never pauses."""
     window: int = Field(default=10_000, ge=1)
 
 
@@ -78,6 +78,9 @@ class WorkerSettings(Concern):
     """How long records wait for brokers that are away before the worker stops."""
     store_patience_s: float = Field(default=60.0, gt=0, le=3600)
     """How long a batch waits for a store that fails before the worker stops."""
+    pause_retry_s: float = Field(default=60.0, gt=0, le=3600)
+    """How long a partition that cannot go on waits before it is tried again: most of its input is bad, say, or what is
+    stored of it is damaged. Twice as long each time that it is met again, up to an hour; the others go on meanwhile."""
     snapshot_every_s: float = Field(default=30.0, gt=0, le=86_400)
     """Seconds between two snapshots of a label lane and of the models: so much is done again after a crash."""
 

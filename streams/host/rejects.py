@@ -1,4 +1,4 @@
-"""Stops a worker whose input is mostly bad: a broken producer should be seen, not buried in dead letters."""
+"""Finds input that is mostly bad: a broken producer should be seen, not buried in dead letters."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ class RejectLimit:
         self.policy = policy
         self._batches: deque[tuple[int, int]] = deque()
         self._records = self._rejected = 0
+        self._reason = ""
+        """The last that there was: the batch that passes the limit may be a good one."""
 
     def update(self, records: int, rejected: int, last_reason: str) -> None:
         """Take in one batch; raises ``TooManyRejects`` when the share passes the limit."""
         self._batches.append((records, rejected))
+        self._reason = last_reason or self._reason
         self._records += records
         self._rejected += rejected
         while len(self._batches) > 1 and self._records - self._batches[0][0] >= self.policy.window:
@@ -43,5 +46,5 @@ class RejectLimit:
         if self._records >= self.policy.window and self._rejected > self.policy.share * self._records:
             raise TooManyRejects(
                 f"{self._rejected} of the last {self._records} records were rejected, the limit is "
-                f"{self.policy.share:.0%}; the last reason: {last_reason}. Correct the producer, or raise the limit"
+                f"{self.policy.share:.0%}; the last reason: {self._reason}. Correct the producer, or raise the limit"
             )

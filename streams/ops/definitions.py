@@ -47,6 +47,7 @@ GaugeName = Literal[
     "weir_info",
     "weir_ready",
     "weir_partitions_assigned",
+    "weir_partitions_paused",
     "weir_lag_records",
     "weir_batches_in_flight",
     "weir_since_batch_seconds",
@@ -284,6 +285,14 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     _gauge("weir_info", "1", "Always 1; the labels say what runs.", "version", "role", "worker"),
     _gauge("weir_ready", "1", "1 while /ready answers 200."),
     _gauge("weir_partitions_assigned", "partitions", "Partitions this worker owns.", "topic"),
+    _gauge(
+        "weir_partitions_paused",
+        "partitions",
+        "Partitions of this worker that stand still while others go on; reason is rejects (most of the input is bad), "
+        "deleted (records were gone before they were read), state (what is stored does not fit), fault (an error of "
+        "the code) or hand (weir partitions pause).",
+        "reason",
+    ),
     _counter("weir_rebalances_total", "times", "Rebalances of the consumer group seen by this worker."),
     _counter(
         "weir_lane_rewinds_total",

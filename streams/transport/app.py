@@ -84,6 +84,8 @@ class BatchApp(faust.App):
         self.on_revoked: Callable[[set[TP]], Awaitable[None]] | None = None
         """Told that partitions go, after the batches in work are done (or given up) and committed, and when the worker
         stops. The same bound and the same end."""
+        self.on_failed: Callable[[TP, Exception], None] | None = None
+        """Told that one assigned partition cannot be read and why, while the others can; without it the worker ends."""
         self._deliveries: set[asyncio.Task[None]] = set()
         super().__init__(
             settings.group,

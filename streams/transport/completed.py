@@ -81,6 +81,20 @@ class CompletedOffsets:
         self._lanes[partition] = _Lane(self._epoch, begun=offset, through=offset)
         return True
 
+    def oldest(self, partition: Partition) -> int | None:
+        """Where reading has to go back to when all that is in flight is given up; ``None`` before anything began.
+
+        >>> offsets = CompletedOffsets()
+        >>> offsets.assign([("events", 0)])
+        >>> first, _ = offsets.begin(("events", 0), 5, 10), offsets.begin(("events", 0), 10, 15)
+        >>> offsets.oldest(("events", 0)), offsets.complete(first), offsets.oldest(("events", 0))
+        (5, True, 10)
+        """
+        lane = self._lanes.get(partition)
+        if lane is None or lane.begun < 0:
+            return None
+        return next(iter(lane.batches), lane.begun)
+
     def assigned(self) -> set[Partition]:
         """The partitions taken on."""
         return set(self._lanes)

@@ -4,7 +4,7 @@ What differs from Faust's own: a message is a `FetchedBatch`; Faust's acknowledg
 `CompletedOffsets` says what a commit covers; a partition is fetched only while it has fewer than ``max_in_flight``
 full batches; a rebalance waits for batches in work for ``drain_timeout_s`` at most and commits what is complete.
 Where an assigned partition starts can be told (``app.start_offsets``), and reading can go on elsewhere at any time
-(`rewind`).
+(`rewind`), or stop for one partition while the others go on (`halt`, `resume`).
 Everything here runs in the app's event loop, except reading ``wanted``.
 """
 
@@ -47,6 +47,8 @@ class BatchConsumer(Consumer):
         self.wanted: Mapping[TP, Wanted] = {}
         """Partitions to fetch from: assigned and not paused. Always replaced whole, so that the thread may read it;
         then the thread is woken if it is ``blocked``, which it says before it looks here."""
+        self._halted: set[TP] = set()
+        """Assigned partitions of which nothing is read or delivered."""
         self._arrived: dict[TP, deque[Drained]] = {}
         """What was read and not delivered yet."""
         self._news = asyncio.Event()
@@ -81,7 +83,7 @@ class BatchConsumer(Consumer):
             while not reading.done():
                 await self._news.wait()
                 self._news.clear()
-                for tp in [tp for tp in self._arrived if not self.offsets.waiting(tp)]:
+                for tp in [tp for tp in self._arrived if tp not in self._halted and not self.offsets.waiting(tp)]:
                     if self.flow_active:
                         await self._deliver(tp)
             reading.result()
@@ -131,10 +133,10 @@ class BatchConsumer(Consumer):
     # -- completion ----------------------------------------------------------------------------------------------
 
     def take(self, batch: FetchedBatch) -> bool:
-        """An agent takes the batch; ``False`` when its partition was revoked or rewound meanwhile: skip it."""
+        """An agent takes the batch; ``False`` when its partition was revoked, rewound or held meanwhile: skip it."""
         if self._arrived:
             self._news.set()
-        return self.offsets.take(batch.ticket)
+        return batch.ticket.partition not in self._halted and self.offsets.take(batch.ticket)
 
     def complete(self, batch: FetchedBatch) -> bool:
         """The batch's outputs are acknowledged and its state is stored: a commit may pass it.
@@ -147,13 +149,17 @@ class BatchConsumer(Consumer):
             self._refresh_wanted()
         return counted
 
-    def rewind(self, tp: TP, offset: int) -> bool:
+    def rewind(self, tp: TP, offset: int | None) -> bool:
         """Go on reading an assigned partition at ``offset``, forwards or backwards; other partitions do not notice.
+
+        ``None``: at the oldest of its batches in flight.
 
         At once: its batches in flight count no more (`take` and `complete` return ``False``), nothing read before
         is delivered any more, and everything before ``offset`` counts as complete, so that the next commit says
         ``offset`` even where it goes back. ``False`` when the partition is not assigned any more.
         """
+        if offset is None and (offset := self.offsets.oldest(tp)) is None:
+            return False
         if offset < 0:
             raise UsageError(f"{tp}: cannot go on at offset {offset}; offsets begin at 0")
         if not self.offsets.rewind(tp, offset):
@@ -162,6 +168,48 @@ class BatchConsumer(Consumer):
         self._progress.set()
         self._refresh_wanted()
         return True
+
+    def hold(self, tp: TP) -> None:
+        """Read and deliver nothing of an assigned partition until `resume`; what was taken of it may be completed."""
+        self._halted.add(tp)
+        self._refresh_wanted()
+
+    def halt(self, tp: TP) -> int | None:
+        """`hold`, and what is in flight of the partition counts no more: commits stay before it.
+
+        Returns the offset where the oldest of it begins, or the next one; ``None`` where nothing was read yet.
+        """
+        at = self.offsets.oldest(tp)
+        self._halted.add(tp)
+        if at is not None:
+            self.offsets.rewind(tp, at)
+        elif self.offsets.epoch(tp) is not None:
+            self.offsets.assign([tp])
+        self._progress.set()
+        self._refresh_wanted()
+        return at
+
+    def resume(self, tp: TP, offset: int | None) -> bool:
+        """Read a halted partition again from ``offset``; ``None``: as if it were assigned now.
+
+        ``False`` when the partition is not assigned any more.
+        """
+        self._halted.discard(tp)
+        if offset is not None:
+            return self.rewind(tp, offset)
+        if (epoch := self.offsets.epoch(tp)) is None:
+            return False
+        self._thread.place(tp, None, epoch, afresh=True)
+        self._refresh_wanted()
+        return True
+
+    def failed(self, tp: TP, error: Exception) -> None:
+        """One partition cannot be read, the others can; the thread calls this in the app's loop."""
+        hook = self._hooks.on_failed
+        if hook is None:
+            self._failing = asyncio.ensure_future(self.app.crash(error))
+        elif self.offsets.epoch(tp) is not None:
+            hook(tp, error)
 
     def _place(self, tp: TP, offset: int | None) -> None:
         epoch = self.offsets.epoch(tp)
@@ -245,6 +293,7 @@ class BatchConsumer(Consumer):
     async def _let_go(self, gone: set[TP]) -> None:
         """Forget partitions, and let the app know, once each time that they go."""
         held = {tp for tp in gone if self.offsets.epoch(tp) is not None}
+        self._halted -= held
         self.offsets.revoke(held)
         self._refresh_wanted()
         hook = self._hooks.on_revoked
@@ -305,7 +354,7 @@ class BatchConsumer(Consumer):
         self.wanted = {
             tp: Wanted(epoch, offsets.limit(tp, room))
             for tp in self._get_active_partitions()
-            if (epoch := offsets.epoch(tp)) is not None
+            if tp not in self._halted and (epoch := offsets.epoch(tp)) is not None
         }
         if self._thread.blocked:
             self._thread.wake()

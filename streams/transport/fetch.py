@@ -34,6 +34,7 @@ from faust.transport.drivers.aiokafka import (
 from faust.types import TP
 
 from streams.transport.drained import Drained, drain
+from streams.transport.errors import RecordsDeleted
 from streams.transport.leave import leave_static_member
 from streams.transport.membership import report_errors
 from streams.transport.outage import calm_logs, pace_connecting
@@ -91,13 +92,23 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         with contextlib.suppress(RuntimeError):  # after a crash the thread, and its loop, may have ended before us
             self.thread_loop.call_soon_threadsafe(do, *args)
 
-    def place(self, tp: TP, offset: int | None, epoch: int) -> None:
-        """Read a partition under an epoch from now on, at ``offset`` or where the group committed; from any thread."""
-        self._in_thread(self._place, tp, offset, epoch)
+    def place(self, tp: TP, offset: int | None, epoch: int, *, afresh: bool = False) -> None:
+        """Read a partition under an epoch from now on, at ``offset`` or where the group committed; from any thread.
 
-    def _place(self, tp: TP, offset: int | None, epoch: int) -> None:
+        ``afresh``: the partition was read before, and what was read is to come again.
+        """
+        self._in_thread(self._place, tp, offset, epoch, afresh)
+
+    def _place(self, tp: TP, offset: int | None, epoch: int, afresh: bool) -> None:
         self._epochs[tp] = epoch
-        if offset is not None:
+        if offset is None and afresh:
+            fetcher, known = self._ensure_consumer()._fetcher, ensure_aiokafka_TP(tp)
+            assignment = fetcher._subscriptions.subscription.assignment
+            state = assignment.state_value(known) if assignment is not None else None
+            if state is not None:
+                state.await_reset(None)  # aiokafka asks for the committed offset again
+                fetcher._records.pop(known, None)
+        elif offset is not None:
             # aiokafka drops what it has fetched or is about to fetch from another position. A partition that it does
             # not have (any more) is about to be revoked here too.
             with contextlib.suppress(IllegalStateError):
@@ -175,11 +186,19 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
                 if drained:
                     self.parent_loop.call_soon_threadsafe(self.consumer.arrived, drained)
                 elif failed is not None:  # else the next fetch meets it again: what was drained comes first
-                    await resolve(consumer, *failed, self.consumer.settings)
+                    await self._resolve(consumer, *failed)
                 if self._used:
                     await self._fetch_on(fetcher)
                 elif not drained and failed is None:
                     await self._news(fetcher, wake, left)
+
+    async def _resolve(self, consumer: Any, tp: Any, failed: Any) -> None:
+        try:
+            await resolve(consumer, tp, failed, self.consumer.settings)
+        except RecordsDeleted as error:  # of this partition alone
+            place = TP(tp.topic, tp.partition)
+            self._epochs.pop(place, None)  # nothing of it is read until it is placed again
+            self.parent_loop.call_soon_threadsafe(self.consumer.failed, place, error)
 
     async def _fetch_on(self, fetcher: Any) -> None:
         """Let the next fetch go out; not too soon after the last, as many small batches cost more than they save."""

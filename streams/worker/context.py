@@ -21,6 +21,7 @@ from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
 from streams.transport import BatchApp, FetchedBatch, Sent
 from streams.transport.columns import Columns
+from streams.worker.pauses import Pauses
 
 
 class Records(Protocol):
@@ -47,8 +48,17 @@ class Consumer(Protocol):
     def complete(self, batch: FetchedBatch) -> bool:
         """Commits may pass the batch; ``False`` when it does not count any more."""
 
-    def rewind(self, tp: TP, offset: int) -> bool:
-        """Fetch a partition from ``offset`` again; ``False`` when it is not ours."""
+    def rewind(self, tp: TP, offset: int | None) -> bool:
+        """Fetch a partition from ``offset`` again, ``None``: from its oldest batch in flight; ``False``: not ours."""
+
+    def hold(self, tp: TP) -> None:
+        """Fetch and take nothing more of a partition; see `BatchConsumer`."""
+
+    def halt(self, tp: TP) -> int | None:
+        """Give up what is in flight of a held partition; the offset where that begins, if anything was read."""
+
+    def resume(self, tp: TP, offset: int | None) -> bool:
+        """Fetch a halted partition again; see `BatchConsumer`."""
 
 
 class Context:
@@ -87,6 +97,8 @@ class Context:
         """Whether the group has given partitions, if only none."""
         self.lanes = 0
         """How many are open."""
+        self.pauses = Pauses(self)
+        """Which are paused."""
         self.partitions = 0
         """Of every topic that is partitioned by entity."""
 
@@ -118,6 +130,16 @@ class Context:
         if self.watchdog is not None:
             self.watchdog.completed()
 
+    def fail(self, lane: Lane, error: Exception) -> None:
+        """A lane cannot go on, and never skips (decision 2): it pauses, or the worker stops where more is wrong.
+
+        Returns at once, so that a task of the lane may call it in the end.
+        """
+        if self.pauses.takes(error):
+            self.pauses.fault(lane, error)
+        else:
+            self._crashing = asyncio.ensure_future(self.crash(error))
+
     async def crash(self, error: Exception) -> None:
-        """Stop the worker: an unexpected error is never skipped (decision 2)."""
+        """Stop the worker: the error is of more than one partition."""
         await self.app.crash(error)

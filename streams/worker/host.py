@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Final
 
 from faust.types import TP
 
+from online.batch import Scored
 from online.features.store import FeatureStore
 from online.labelling import LabellingStage
 from online.scored import ScoredShape
@@ -21,7 +23,7 @@ from streams.following.history import ModelHistory
 from streams.settings import Role
 from streams.stores.redis import Lane
 from streams.stores.steps import StepLog
-from streams.transport import FetchedBatch
+from streams.transport import FetchedBatch, Sent
 from streams.transport.bounds import LogBounds
 from streams.transport.ranges import RangeReader
 from streams.worker.committed import committed_offsets
@@ -62,11 +64,13 @@ class LaneHost:
         """By stream."""
         self._bounds = LogBounds(ctx.settings.kafka.client_options("bounds"), ctx.name(topics.PREDICTIONS))
         self._late: asyncio.Future[None] | None = None
+        self._asking: asyncio.Future[dict[TP, int]] | None = None
         self._of_stream: dict[str, list[TaskSpec]] = {}
         for task in ctx.tasks:
             self._of_stream.setdefault(task.stream, []).append(task)
         self._side = {task.name: self._stage(task) for task in ctx.tasks}
         self._shapes = {name: stage.shape for name, stage in self._side.items()}
+        ctx.pauses.host = self
 
     @property
     def topics(self) -> list[str]:
@@ -136,8 +140,9 @@ class LaneHost:
             await self.ctx.crash(error)
 
     def _begin(self, tps: set[TP]) -> None:
-        for lane in self._lanes():
-            lane.start()
+        for key in self._keys(map(self.ctx.own, tps)):
+            if key not in self.ctx.pauses.paused:
+                self.begin(key)
         for scoring in self._scoring.values():
             scoring.start()
         self.ctx.assigned, self.ctx.lanes = True, len(self._lanes())
@@ -145,18 +150,13 @@ class LaneHost:
 
     async def _open(self, tps: set[TP]) -> dict[TP, int]:
         lanes = [(self.ctx.settings.topics.own(tp.topic) or tp.topic, tp.partition) for tp in sorted(tps)]
-        label = sorted({partition for own, partition in lanes if own in LABELLED})
-        starts: dict[Lane, int] = {}
         if self.ctx.remote is not None:
             await self.ctx.remote.own({partition for own, partition in lanes if own in self._of_stream})
-        for found in await asyncio.gather(
-            *(self._open_label(partition) for partition in label),
-            *(self._open_rows(lane) for lane in lanes if lane[0] not in LABELLED),
-        ):
+        starts: dict[TP, int] = {}
+        for found in await asyncio.gather(*(self.ctx.pauses.open_or_pause(key) for key in self._keys(lanes))):
             starts |= found
-        starts |= await self._first_time([lane for lane in lanes if lane not in starts])
         self.ctx.metrics.inc("weir_rebalances_total")
-        return {self.ctx.topic_partition(lane): starts[lane] for lane in lanes if lane in starts}
+        return {tp: starts[tp] for tp in tps if tp in starts}
 
     async def revoked(self, tps: Iterable[TP]) -> None:
         """Close the lanes of ``tps``."""
@@ -164,28 +164,79 @@ class LaneHost:
             self._late.cancel()
             self._late = None
         gone = {self.ctx.own(tp) for tp in tps}
+        await self.ctx.pauses.forget(set(self._keys(gone)))
         # Every partition goes in a rebalance, so no other lane is in the middle of something.
         await asyncio.gather(*(self._scoring[own].stop() for own in {own for own, _ in gone} & self._scoring.keys()))
         rows = [self.rows.pop(lane) for lane in gone & self.rows.keys()]
         label = [self.labels.pop(p) for p in {p for own, p in gone if own in LABELLED} & self.labels.keys()]
         await asyncio.gather(*(lane.close() for lane in rows), *(lane.close() for lane in label))
 
-    async def _open_rows(self, lane: Lane) -> dict[Lane, int]:
-        opened = self.rows[lane] = self.row_lane(lane)
-        start = await opened.open()
-        return {} if start is None else {lane: start}
+    def key(self, tp: TP) -> Lane:
+        """See `process.Lanes`."""
+        return self._keys([self.ctx.own(tp)])[0]
 
-    async def _open_label(self, partition: int) -> dict[Lane, int]:
-        opened = self.labels[partition] = self.label_lane(partition)
-        return {(topic, partition): offset for topic, offset in (await opened.open()).items()}
+    # -- one lane, while the others go on ------------------------------------------------------------------------
+
+    @staticmethod
+    def _keys(lanes: Iterable[Lane]) -> list[Lane]:
+        """What to call the lanes of some partitions: a label lane, which may have two, by that of its labels."""
+        return sorted({(topics.LABELS, lane[1]) if lane[0] in LABELLED else lane for lane in lanes})
+
+    def partitions_of(self, lane: Lane) -> list[TP]:
+        """See `pauses.Host`."""
+        read = [own for own in LABELLED if own in self.topics] if lane[0] in LABELLED else [lane[0]]
+        return [self.ctx.topic_partition((own, lane[1])) for own in read]
+
+    async def shut(self, lane: Lane) -> None:
+        """See `pauses.Host`."""
+        if lane[0] in LABELLED:
+            if lane[1] in self.labels:
+                await self.labels[lane[1]].close()
+                self.labels.pop(lane[1], None)
+        elif lane in self.rows:
+            rows = self.rows[lane]
+            if isinstance(rows, ScoreLane):
+                self._scoring[lane[0]].drop(rows)
+            async with rows.lock:  # what is computed together with other lanes is computed to its end
+                await rows.drain(self.ctx.settings.worker.drain_s)
+                await rows.close()
+            self.rows.pop(lane, None)
+
+    async def reopen(self, lane: Lane) -> Mapping[TP, int]:
+        """See `pauses.Host`."""
+        starts: dict[Lane, int] = {}
+        if lane[0] in LABELLED:
+            label = self.labels[lane[1]] = self.label_lane(lane[1])
+            starts |= {(topic, lane[1]): offset for topic, offset in (await label.open()).items()}
+        else:
+            rows = self.rows[lane] = self.row_lane(lane)
+            start = await rows.open()
+            if start is not None:
+                starts[lane] = start
+        read = {tp: self.ctx.own(tp) for tp in self.partitions_of(lane)}
+        starts |= await self._first_time([own for own in read.values() if own not in starts])
+        return {tp: starts[own] for tp, own in read.items() if own in starts}
+
+    def begin(self, lane: Lane) -> None:
+        """See `pauses.Host`."""
+        opened = self.labels.get(lane[1]) if lane[0] in LABELLED else self.rows.get(lane)
+        if opened is not None:
+            opened.start()
+        if lane[0] in self._scoring:
+            self._scoring[lane[0]].start()
+
+    async def _hand_over(self, partition: int, sent: list[Sent], scored: dict[str, Scored]) -> None:
+        """Give acknowledged predictions to the label lane; where it is paused they are in Kafka for when it is not."""
+        label = self.labels.get(partition)
+        if label is not None:
+            await label.hand_over(sent, scored)
 
     def row_lane(self, lane: Lane) -> RowLane:
         """A score or side lane, not open."""
         if lane[0] == topics.ENTITY_UPDATES:
             return SideLane(lane, self.ctx, self._side)
         tasks = self._of_stream[lane[0]]
-        label = self.labels.get(lane[1]) if self.role == "all" else None
-        hand_over = label.hand_over if label is not None else None
+        hand_over = partial(self._hand_over, lane[1]) if self.role == "all" else None
         scoring = self._scoring.get(lane[0])
         if scoring is None:
             scoring = self._scoring[lane[0]] = Scoring(self.ctx, lambda rows: [self._stage(t, rows) for t in tasks])
@@ -259,7 +310,9 @@ class LaneHost:
         if not new:
             return {}
         group, starts = self.ctx.app.transport_settings.group, dict[Lane, int]()
-        committed = await committed_offsets(self.ctx.settings.kafka, group)
+        if self._asking is None or self._asking.done():  # lanes that open together ask once
+            self._asking = asyncio.ensure_future(committed_offsets(self.ctx.settings.kafka, group))
+        committed = await asyncio.shield(self._asking)
         for lane in new:
             tp = self.ctx.topic_partition(lane)
             offset = committed.get(tp, 0)

@@ -88,6 +88,9 @@ class LabelLane:
         self._tasks: list[asyncio.Task[None]] = []
         self._publishing: asyncio.Task[None] | None = None
         self._handed_at = self._snapshot_at = 0.0
+        self._whole = True
+        """Whether its state is that behind a step: after an error half of one may be in it, which is not stored."""
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -112,6 +115,8 @@ class LabelLane:
 
     async def close(self) -> None:
         """Let go of the partition; what is not published soon is taken again by its next owner."""
+        if not self._closed.done():
+            self._closed.set_result(None)
         deadline = asyncio.get_running_loop().time() + CLOSE_S
         for task in self._tasks:
             if task is not self._publishing:
@@ -124,7 +129,7 @@ class LabelLane:
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.gather(*(history.close() for history in self._histories.values()))
-                if self.ready and self._out.published == self._number > self._stored.snapshot_step:
+                if self.ready and self._whole and self._out.published == self._number > self._stored.snapshot_step:
                     # So that the next owner has nothing to take again.
                     await self._steps.snapshot(self._number, self._snapshot())
         except (ShellError, TimeoutError) as error:
@@ -143,17 +148,31 @@ class LabelLane:
         try:
             await work()
         except Exception as error:  # noqa: BLE001 - whatever it is, going on would skip a step
-            await self.ctx.crash(error)
+            self._whole = False
+            self.ctx.fail((topics.LABELS, self.partition), error)
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
     def put(self, batch: FetchedBatch) -> None:
         """Take a batch of labels or predictions; the consumer bounds how many wait."""
         if self.ctx.consumer.take(batch):
-            self._inbox.put_nowait(self._reader.decode(batch))
+            try:
+                self._inbox.put_nowait(self._reader.decode(batch))
+            except Exception as error:  # noqa: BLE001 - it is this partition's
+                self.ctx.fail((topics.LABELS, self.partition), error)
 
     async def hand_over(self, sent: list[Sent], scored: dict[str, Scored]) -> None:
-        """Take predictions that the brokers have acknowledged, in the order in which they were sent."""
+        """Take predictions that the brokers have acknowledged, in the order in which they were sent.
+
+        Where the lane closes instead, or fails, they are in Kafka for whoever opens it next: the score lane goes on.
+        """
+        handing = asyncio.ensure_future(self._guard(partial(self._hand_over, sent, scored)))
+        try:
+            await asyncio.wait({handing, self._closed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            handing.cancel()
+
+    async def _hand_over(self, sent: list[Sent], scored: dict[str, Scored]) -> None:
         await self._recovered.wait()
         async with self._order:
             self._handed_at = asyncio.get_running_loop().time()

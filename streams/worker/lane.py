@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_REFUSALS: Final = 5
-"""The same refusal, this often in a row, is more than the few that one loss causes: the worker ends."""
+"""The same refusal, this often in a row, is more than the few that one loss causes: the partition pauses."""
 MAX_ROWS: Final = 4_000
 """Rows of one write, but for the last step's: the store does nothing else meanwhile, some 6 us a row."""
 
@@ -66,7 +66,7 @@ class RowLane(ABC):
         self.name = f"{lane[0]}-{lane[1]}"
         self._inbox: asyncio.Queue[FetchedBatch] = asyncio.Queue()
         self._steps: deque[Step] = deque()
-        self._wake = asyncio.Event()
+        self._wake, self._idle = asyncio.Event(), asyncio.Event()
         self.lock = asyncio.Lock()
         """Held by who computes, or rewinds."""
         self.next_offset: int | None = None
@@ -103,7 +103,7 @@ class RowLane(ABC):
             self._tasks.append(task)
 
     def _works(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        """What runs while the lane is open."""
+        """What runs while the lane is open; what writes comes last."""
         return [self._run, self._flush_steps]
 
     async def close(self) -> None:
@@ -117,6 +117,13 @@ class RowLane(ABC):
         self._steps.clear()
         self.ctx.store.close(self.lane)
 
+    async def drain(self, limit_s: float) -> None:
+        """Wait, for so long at most, until what was computed is written."""
+        if self._tasks:
+            idle = asyncio.ensure_future(self._idle.wait())
+            await asyncio.wait({idle, self._tasks[-1]}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            idle.cancel()
+
     def put(self, batch: FetchedBatch) -> None:
         """Take a batch; the consumer bounds how many wait."""
         self._inbox.put_nowait(batch)
@@ -127,7 +134,7 @@ class RowLane(ABC):
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, going on would skip a batch
-            await self.ctx.crash(error)
+            self.ctx.fail(self.lane, error)
 
     async def run_alone(self, batch: FetchedBatch) -> None:
         """Process one batch to the end, where the lane is open and not started."""
@@ -150,6 +157,7 @@ class RowLane(ABC):
     def made(self, step: Step) -> None:
         """A batch was computed."""
         self._steps.append(step)
+        self._idle.clear()
         self.next_offset = step.batch.next_offset
         self._wake.set()
 
@@ -158,6 +166,7 @@ class RowLane(ABC):
     async def _flush_steps(self) -> None:
         while True:
             while not self._steps:
+                self._idle.set()
                 self._wake.clear()
                 await self._wake.wait()
             await asyncio.sleep(self._linger.pause_s(self.ctx.lanes))  # outputs are out; only completion waits
@@ -206,20 +215,27 @@ class RowLane(ABC):
         if self._refused[1] > MOST_REFUSALS:
             raise StateError(
                 f"{self.name}: the store refused {self._refused[1]} times what the lane expects ({moved}), although it "
-                "went back each time; the worker ends, and its next start reads where the store is"
+                "went back each time: see whether another worker, outside of this group, writes with the same prefix"
             ) from moved
 
     async def rewind(self, moved: LaneMoved) -> None:
         """The store is not where this lane left it: a crash of Redis lost its last second, or another worker wrote."""
         log.warning("%s: %s; the lane goes on from there", self.name, moved)
         self._note_refusal(moved)
+        start = await self.go_back()
+        if start is None and self._tasks:
+            raise StateError(
+                f"{self.name}: the store lost everything about this partition; stop the workers and run "
+                "'weir features rebuild'"
+            ) from moved
+        self.ctx.metrics.rewound(self.lane[0])
+
+    async def go_back(self) -> int | None:
+        """Return to where the store is, and repeat from there; that offset, ``None`` where it has nothing."""
         async with self.lock:
+            if not self._tasks:  # closed meanwhile
+                return None
             self._steps.clear()
             start = await self.open()
-            if start is None:
-                raise StateError(
-                    f"{self.name}: the store lost everything about this partition; stop the workers and run "
-                    "'weir features rebuild'"
-                ) from moved
-            self.ctx.metrics.rewound(self.lane[0])
             self.ctx.consumer.rewind(self.ctx.topic_partition(self.lane), start)
+            return start

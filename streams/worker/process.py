@@ -30,7 +30,7 @@ from streams.ops.watchdog import Watchdog, WatchdogPolicy
 from streams.ops.web import WebServer
 from streams.settings import Settings
 from streams.stores.link import RedisLink
-from streams.stores.redis import LaneStore
+from streams.stores.redis import Lane, LaneStore
 from streams.transport import BatchApp, FetchedBatch
 from streams.worker.context import Context
 from streams.worker.warmup import warm_up_records
@@ -55,6 +55,9 @@ class Lanes(Protocol):
 
     async def revoked(self, tps: Iterable[TP]) -> None:
         """Close the lanes of ``tps``."""
+
+    def key(self, tp: TP) -> Lane:
+        """The name of the lane that reads a partition."""
 
 
 class Measured(Status, Protocol):
@@ -121,6 +124,7 @@ class Process:
         limit = self.settings.worker.watchdog_s
         self.ctx.watchdog = Watchdog(WatchdogPolicy(limit), status.in_flight) if limit else None
         self.app.start_offsets, self.app.on_revoked = lanes.assigned, lanes.revoked
+        self.app.on_failed = lambda tp, error: self.ctx.fail(lanes.key(tp), error)
         topic = self.app.batch_topic(*(self.settings.topics.name(own) for own in names))
 
         @self.app.agent(topic, name="lanes")
@@ -194,6 +198,7 @@ class Process:
     async def _tick(self) -> None:
         """What is looked at now and then, for the metrics."""
         while True:
+            self.ctx.pauses.look()
             self._status.measure()
             await asyncio.sleep(_TICK_S)
 

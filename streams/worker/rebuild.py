@@ -102,8 +102,21 @@ class Silent:
         del batch
         return True
 
-    def rewind(self, tp: TP, offset: int) -> bool:
+    def rewind(self, tp: TP, offset: int | None) -> bool:
         """There is nobody to fall behind."""
+        del tp, offset
+        return False
+
+    def hold(self, tp: TP) -> None:
+        """Nothing is fetched."""
+
+    def halt(self, tp: TP) -> int | None:
+        """Nothing is fetched."""
+        del tp
+        return None
+
+    def resume(self, tp: TP, offset: int | None) -> bool:
+        """Nothing is fetched."""
         del tp, offset
         return False
 

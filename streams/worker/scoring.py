@@ -8,6 +8,7 @@ intake, timers, journal, rows and position.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -32,9 +33,12 @@ from streams.worker.context import Context
 from streams.worker.lane import Step
 from streams.worker.outputs import prediction_columns, update_records
 from streams.worker.part import Joint, Part, join, owners_of
+from streams.worker.pauses import OF_THE_PROCESS
 
 if TYPE_CHECKING:
     from streams.worker.score import ScoreLane
+
+log = logging.getLogger(__name__)
 
 MOST_RECORDS: Final = 2048
 """Computed together, but for the last batch: nothing else runs in the process meanwhile."""
@@ -62,6 +66,8 @@ class Scoring:
         """Batches, since the start."""
         self._news = asyncio.Event()
         self._busy: set[ScoreLane] = set()
+        self._alone: dict[ScoreLane, int] = {}
+        """Lanes of which one met an error when they were computed together: up to this offset each is by itself."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -79,6 +85,12 @@ class Scoring:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._waiting.clear()
         self._busy.clear()
+        self._alone.clear()
+
+    def drop(self, lane: ScoreLane) -> None:
+        """Forget what waits of a lane that closes, while the others go on."""
+        self._waiting.pop(lane, None)
+        self._alone.pop(lane, None)
 
     def put(self, lane: ScoreLane, batch: FetchedBatch) -> None:
         """Take a batch of a lane; the consumer bounds how many wait."""
@@ -118,11 +130,15 @@ class Scoring:
             await asyncio.sleep(0)
 
     def _ready(self) -> list[ScoreLane]:
-        """Lanes that have a batch and are not at work, up to `MOST_RECORDS`."""
+        """Lanes that have a batch and are not at work, up to `MOST_RECORDS`; one that has to be alone is."""
         ready: list[ScoreLane] = []
         records = 0
         for lane, batches in self._waiting.items():
             if batches and lane not in self._busy:
+                if lane in self._alone:
+                    if ready:
+                        continue
+                    return [lane]
                 ready.append(lane)
                 records += len(batches[0].records)
                 if records >= MOST_RECORDS:
@@ -133,25 +149,58 @@ class Scoring:
         """Compute the oldest batch of each lane; a lane that the store has elsewhere goes back."""
         held: list[ScoreLane] = []
         moved: list[tuple[ScoreLane, LaneMoved]] = []
+        failed: Exception | None = None
         try:
             for lane in lanes:
                 await lane.lock.acquire()
                 held.append(lane)
-            oldest = [(lane, self._waiting[lane].popleft()) for lane in lanes]
+            oldest = [(lane, batches.popleft()) for lane in lanes if (batches := self._waiting.get(lane))]
             # Between the fetch and now a lane may have been rewound.
             taken = [(lane, batch) for lane, batch in oldest if self.ctx.consumer.take(batch)]
-            for (lane, _), made in zip(taken, await self.compute(taken), strict=True):
+            for (lane, batch), made in zip(taken, await self.compute(taken), strict=True):
                 if isinstance(made, LaneMoved):
                     moved.append((lane, made))
                 else:
                     lane.made(made)
+                    self._passed(lane, batch)
+        except OF_THE_PROCESS:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told below
+            failed = error
         finally:
             for lane in held:
                 lane.lock.release()
-        for lane, error in moved:
-            await lane.rewind(error)
+        if failed is not None:
+            await self._failed(taken, failed)
+        for lane, elsewhere in moved:
+            await self._attempt(lane, partial(lane.rewind, elsewhere))
         self._busy.difference_update(lanes)
         self._news.set()
+
+    def _passed(self, lane: ScoreLane, batch: FetchedBatch) -> None:
+        if self._alone and batch.next_offset >= self._alone.get(lane, batch.next_offset + 1):
+            del self._alone[lane]
+
+    async def _failed(self, taken: Taken, error: Exception) -> None:
+        """One partition's error is its own; of several each goes back and is computed alone, which tells whose it is.
+
+        All go back: each may have seen its batch, and not what should have come of it.
+        """
+        if len(taken) == 1:
+            self.ctx.fail(taken[0][0].lane, error)
+            return
+        names = ", ".join(lane.name for lane, _ in taken)
+        log.warning("%s: %s: %s; each is computed again by itself", names, type(error).__name__, error)
+        for lane, batch in taken:
+            self._alone[lane] = batch.next_offset
+            await self._attempt(lane, lane.go_back)
+
+    async def _attempt(self, lane: ScoreLane, work: Callable[[], Awaitable[object]]) -> None:
+        """Do something of one lane's; what is wrong with that is its own."""
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - its partition, or the process, does not go on
+            self.ctx.fail(lane.lane, error)
 
     # -- a computation -------------------------------------------------------------------------------------------
 

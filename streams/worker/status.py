@@ -35,7 +35,14 @@ class ProcessStatus(ABC):
         """Why the worker does not do its work yet, a sentence each; empty when it does."""
         if not self._ctx.assigned:
             return ["no partitions were assigned yet: the worker is starting, or its group is rebalancing"]
-        return []
+        served, first = self.lanes(), dict[str, str]()
+        for (topic, partition), pause in self._ctx.pauses.paused.items():
+            first.setdefault(topic, f"{topic}-{partition}: {pause.reason}")
+        return [f"all partitions of {topic} are paused; {why}" for topic, why in first.items() if not served.get(topic)]
+
+    def describe(self) -> Mapping[str, object]:
+        """What stands still; a worker with some lanes paused is ready, as it serves the others."""
+        return {"paused": self._ctx.pauses.describe()}
 
     def in_flight(self) -> object:
         """What is being worked on, for the log of the watchdog."""
@@ -87,6 +94,7 @@ class WorkerStatus(ProcessStatus):
     def describe(self) -> Mapping[str, object]:
         """Lanes and models."""
         return {
+            **super().describe(),
             "lanes": self._host.names(),
             "models": {task.name: self._follower.version(task.name) for task in self._ctx.tasks},
             "examples_lag": self._follower.lag(),

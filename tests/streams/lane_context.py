@@ -24,5 +24,6 @@ class Context:
     def name(self, topic: str) -> str:
         return topic
 
-    async def crash(self, error: Exception) -> None:
+    def fail(self, lane: tuple[str, int], error: Exception) -> None:
+        del lane
         self.failed.append(error)

@@ -81,8 +81,8 @@ class Consumer:
 
     def __init__(self) -> None:
         self.complete_: list[int] = []
-        self.rewound: list[tuple[int, int]] = []
-        """Partition and offset; batches fetched before are not taken any more."""
+        self.rewound: list[tuple[int, int | None]] = []
+        """Partition and offset (``None``: the oldest in flight); batches fetched before are not taken any more."""
         self.progress = asyncio.Event()
 
     def epoch(self, partition: int) -> int:
@@ -91,7 +91,7 @@ class Consumer:
     def take(self, batch: FetchedBatch) -> bool:
         return batch.ticket.epoch == self.epoch(batch.partition)
 
-    def rewind(self, tp: TP, offset: int) -> bool:
+    def rewind(self, tp: TP, offset: int | None) -> bool:
         self.rewound.append((tp.partition, offset))
         return True
 
@@ -117,6 +117,10 @@ class Context:
     metrics: Metrics = field(default_factory=Metrics)
     consumer: Consumer = field(default_factory=Consumer)
     remote: Any = None
+    failed: dict[int, Exception] = field(default_factory=dict)
+    """By partition: why it pauses."""
+    crashed: list[Exception] = field(default_factory=list)
+    """Why the process ends."""
     lanes = 0
 
     def __post_init__(self) -> None:
@@ -125,8 +129,12 @@ class Context:
     def completed(self, batch: FetchedBatch) -> None:
         """It is counted elsewhere."""
 
+    def fail(self, lane: Lane, error: Exception) -> None:
+        self.failed[lane[1]] = error
+        self.consumer.progress.set()
+
     async def crash(self, error: Exception) -> None:
-        raise error
+        self.crashed.append(error)
 
     def now(self) -> float:
         return NOW
@@ -141,14 +149,16 @@ class Context:
 class Lanes:
     """The score lanes of one worker, of the first partitions of ``user-events``."""
 
-    def __init__(self, tasks: Sequence[TaskSpec], lanes: int, remote: Any = None) -> None:
+    def __init__(
+        self, tasks: Sequence[TaskSpec], lanes: int, remote: Any = None, stage: type[ScoringStage] = ScoringStage
+    ) -> None:
         self.ctx = ctx = Context(remote=remote)
         for task in tasks:
             for table in ScoringStage(task, ctx.store, side=True).engine.tables:
                 if table.side:
                     ctx.store.declare_side(table.name, topics.ENTITY_UPDATES, lanes)
         self.next = [0] * lanes
-        self.scoring = Scoring(cast(Any, ctx), lambda rows: [ScoringStage(task, rows, side=True) for task in tasks])
+        self.scoring = Scoring(cast(Any, ctx), lambda rows: [stage(task, rows, side=True) for task in tasks])
         self.lanes = [
             ScoreLane(
                 (topics.USER_EVENTS, p), cast(Any, ctx), lambda: [ScoringStage(t, ctx.store, side=True) for t in tasks],

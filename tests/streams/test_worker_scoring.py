@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from online.full import columns
 from online.intake import Intake, IntakePolicy
+from online.scoring import FeaturedBatch, PreparedBatch, ScoringStage
 from online.task import TaskSpec
 from streams import topics
 from streams.errors import StateError
 from streams.full.remote.port import Rows
 from streams.log import Record
-from streams.stores.errors import LaneMoved
+from streams.stores.errors import LaneMoved, StoreUnavailable
 from streams.stores.record import LaneRecord, encode_record
 from streams.worker.lane import MOST_REFUSALS, Step
 from tests.streams.score_lanes import NOW, Lanes
@@ -323,7 +324,63 @@ def test_a_lane_that_has_moved_goes_on_where_the_store_is_and_takes_nothing_fetc
     run(go())
 
 
-def test_a_lane_that_is_refused_again_and_again_ends_the_worker() -> None:
+class Poisoned(ScoringStage):
+    """Cannot compute the features of one user."""
+
+    def features_of(self, prepared: PreparedBatch) -> FeaturedBatch:
+        if "u1-3" in prepared.batch.entities["user_id"]:
+            raise ZeroDivisionError("of user 3")
+        return super().features_of(prepared)
+
+
+def test_a_batch_that_cannot_be_computed_is_found_among_others_and_pauses_its_own_partition() -> None:
+    async def go() -> None:
+        lanes = await running(Lanes(TASKS[:1], LANES, stage=Poisoned))
+        consumer = lanes.ctx.consumer
+        records = [records_of([(lane + 1, (lane, 3 * (lane == 1), 1.0, True))], START) for lane in range(LANES)]
+        for lane in range(LANES):
+            lanes.lanes[lane].put(lanes.batch(lane, records[lane]))
+        while len(consumer.rewound) < LANES:
+            await asyncio.sleep(0)
+        assert consumer.rewound == [(lane, None) for lane in range(LANES)]  # nothing was stored yet
+        lanes.next = [0] * LANES
+        for lane in range(LANES):  # they come again
+            lanes.lanes[lane].put(lanes.batch(lane, records[lane]))
+        await consumer.until([0, 2])
+        while not lanes.ctx.failed:
+            await asyncio.sleep(0)
+        assert [(lane, str(error)) for lane, error in lanes.ctx.failed.items()] == [(1, "of user 3")]
+        assert computations(lanes) == 1 + LANES, "each by itself"
+        for lane in (0, 2):
+            lanes.lanes[lane].put(lanes.batch(lane, one_event(lane)))
+        await consumer.until([0, 0, 2, 2])
+        assert computations(lanes) == 2 + LANES, "and then together again"
+        await stop(lanes)
+
+    run(go())
+
+
+def test_what_is_wrong_with_the_store_is_wrong_with_the_process() -> None:
+    class Gone(ScoringStage):
+        def features_of(self, prepared: PreparedBatch) -> FeaturedBatch:
+            del prepared
+            raise StoreUnavailable("it is away")
+
+    async def go() -> None:
+        lanes = await running(Lanes(TASKS[:1], 2, stage=Gone))
+        for lane in (0, 1):
+            lanes.lanes[lane].put(lanes.batch(lane, one_event(lane)))
+        while not lanes.ctx.crashed:
+            await asyncio.sleep(0)
+        assert [type(error) for error in lanes.ctx.crashed] == [StoreUnavailable]
+        assert not lanes.ctx.failed
+        assert not lanes.ctx.consumer.rewound
+        await stop(lanes)
+
+    run(go())
+
+
+def test_a_lane_that_is_refused_again_and_again_pauses() -> None:
     async def go() -> None:
         lane = (await Lanes(TASKS[:1], 1).open()).lanes[0]
         moved = LaneMoved((topics.USER_EVENTS, 0), 18_626, 18_582)
@@ -332,7 +389,7 @@ def test_a_lane_that_is_refused_again_and_again_ends_the_worker() -> None:
         lane._note_refusal(LaneMoved((topics.USER_EVENTS, 0), 7, 5))
         for _ in range(MOST_REFUSALS):
             lane._note_refusal(moved)
-        with pytest.raises(StateError, match="went back each time; the worker ends"):
+        with pytest.raises(StateError, match="went back each time: see whether another worker"):
             lane._note_refusal(moved)
 
     run(go())

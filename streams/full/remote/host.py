@@ -38,6 +38,7 @@ class InferenceHost:
         self.lanes: dict[int, InferenceLane] = {}
         self._inputs = {task.name: len(task.runner.inputs) for task in models.tasks}
         self._scorers = {name: scorer for name in self._inputs if (scorer := models.scorer(name)) is not None}
+        ctx.pauses.host = self
         self._pool = Pool(ctx.store, self._scorers, ctx.metrics)
         for name, scorer in self._scorers.items():
             if scorer.row_bytes:
@@ -56,20 +57,48 @@ class InferenceHost:
         again, as that of a new entity.
         """
         await self.revoked(tps)
-        opened = {tp: self._lane((OWN, tp.partition)) for tp in tps}
-        starts = dict(zip(opened, await asyncio.gather(*(lane.open() for lane in opened.values())), strict=True))
-        for tp, lane in opened.items():
-            self.lanes[tp.partition] = lane
-            lane.start()
+        keys, starts = sorted((OWN, tp.partition) for tp in tps), dict[TP, int]()
+        for found in await asyncio.gather(*(self.ctx.pauses.open_or_pause(key) for key in keys)):
+            starts |= found
+        for key in keys:
+            if key not in self.ctx.pauses.paused:
+                self.begin(key)
         self.ctx.assigned, self.ctx.lanes = True, len(self.lanes)
         self.ctx.metrics.inc("weir_rebalances_total")
-        log.info("%d partitions assigned: %s", len(tps), ", ".join(sorted(lane.name for lane in opened.values())))
-        return {tp: start for tp, start in starts.items() if start is not None}
+        log.info("%d partitions assigned: %s", len(tps), ", ".join(f"{OWN}-{number}" for _, number in keys))
+        return starts
 
     async def revoked(self, tps: Iterable[TP]) -> None:
         """Close the lanes of ``tps``."""
+        tps = list(tps)
+        await self.ctx.pauses.forget({(OWN, tp.partition) for tp in tps})
         gone = [self.lanes.pop(tp.partition) for tp in tps if tp.partition in self.lanes]
         await asyncio.gather(*(lane.close() for lane in gone))
+
+    def key(self, tp: TP) -> Lane:
+        """See `process.Lanes`."""
+        return self.ctx.own(tp)
+
+    def partitions_of(self, lane: Lane) -> list[TP]:
+        """See `pauses.Host`."""
+        return [self.ctx.topic_partition(lane)]
+
+    async def shut(self, lane: Lane) -> None:
+        """See `pauses.Host`."""
+        if lane[1] in self.lanes:
+            await self.lanes[lane[1]].drain(self.ctx.settings.worker.drain_s)
+            await self.lanes[lane[1]].close()
+            self.lanes.pop(lane[1], None)
+
+    async def reopen(self, lane: Lane) -> Mapping[TP, int]:
+        """See `pauses.Host`."""
+        opened = self.lanes[lane[1]] = self._lane(lane)
+        start = await opened.open()
+        return {} if start is None else {self.ctx.topic_partition(lane): start}
+
+    def begin(self, lane: Lane) -> None:
+        """See `pauses.Host`."""
+        self.lanes[lane[1]].start()
 
     def _lane(self, lane: Lane) -> InferenceLane:
         return InferenceLane(lane, self.ctx, self._scorers, self._inputs, self._pool)

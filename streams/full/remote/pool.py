@@ -70,9 +70,13 @@ class Pool:
         self._metrics.observe("weir_full_rows", sum(len(part.keys) for part in parts), task=task)
         try:
             made = self._score(f"{task}.full", self._scorers[task], parts)
-        except Exception as error:  # noqa: BLE001 - it is each lane's, and ends the worker there
-            for part in parts:
-                part.done.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - it is raised in its lane
+            if len(parts) == 1:
+                parts[0].done.set_exception(error)
+                return
+            for part in parts:  # by itself, each: that tells whose it is
+                self._waiting[task] = [part]
+                self._run(task)
             return
         at = 0
         for part in parts:

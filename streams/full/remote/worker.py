@@ -51,7 +51,8 @@ class InferenceStatus(ProcessStatus):
 
     def describe(self) -> Mapping[str, object]:
         """Lanes and models."""
-        return {"lanes": [lane.name for lane in self._host.lanes.values()], "full": self._ctx.full.describe()}
+        lanes = [lane.name for lane in self._host.lanes.values()]
+        return {**super().describe(), "lanes": lanes, "full": self._ctx.full.describe()}
 
     def lanes(self) -> Mapping[str, int]:
         """See ``ProcessStatus``."""

@@ -1,0 +1,293 @@
+"""Partitions that cannot go on: each is paused with its reason and tried again later, while the others are served.
+
+What is paused is a lane: nothing of its partitions is fetched, what it had computed is written, the rest that was in
+flight is given up and comes again, and its offsets stay where they are. A fault that passes by itself (a burst of
+garbage, a store that was repaired) ends at the next try; one that stays is met again, after a pause twice as long. Only
+what a person paused waits for a person.
+It does not know what a lane does, nor how it is opened: its host does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from faust.types import TP
+
+from streams.errors import BrokerError, PartitionError, StateError, TooManyRejects, UsageError, WeirError
+from streams.following.errors import ReplicaDiverged
+from streams.stores.errors import StoreUnavailable
+from streams.stores.redis import Lane
+from streams.stores.steps import StepsTaken
+from streams.transport.errors import DeliveryError, RebalanceHookError, RecordsDeleted
+
+if TYPE_CHECKING:
+    from streams.worker.context import Context
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["rejects", "deleted", "state", "fault", "hand"]
+KINDS: Final[tuple[Kind, ...]] = ("rejects", "deleted", "state", "fault", "hand")
+OF_THE_PROCESS: Final = (
+    StoreUnavailable,
+    DeliveryError,
+    BrokerError,
+    RebalanceHookError,
+    ReplicaDiverged,
+    UsageError,
+    MemoryError,
+)
+"""Errors that a lane meets and that are not its own: a link is gone, a setting is wrong, the memory is full."""
+QUICK_TRIES: Final = 3
+"""So often a fault is tried again at once, as a restart would: it may have been a moment's."""
+QUICK_S: Final = 1.0
+LONGEST_S: Final = 3600.0
+TELL_S: Final = 60.0
+"""A paused partition is in the log once in so long."""
+
+
+class Host(Protocol):
+    """Whose lanes are paused."""
+
+    def partitions_of(self, lane: Lane) -> list[TP]:
+        """What a lane reads, as the consumer knows it."""
+
+    async def shut(self, lane: Lane) -> None:
+        """Close a lane, if it is open whose partitions stay with us; what it has computed is written first."""
+
+    async def reopen(self, lane: Lane) -> Mapping[TP, int]:
+        """Open a lane, not started; the offsets to go on from, where there are any."""
+
+    def begin(self, lane: Lane) -> None:
+        """Start a lane that was opened."""
+
+
+@dataclass(slots=True)
+class Pause:
+    """One lane that stands still."""
+
+    kind: Kind
+    reason: str
+    since: float
+    """Epoch seconds."""
+    tries: int = 1
+    """How often it was met, one try after the other."""
+    wait_s: float | None = None
+    """From the last try to the next; ``None``: until a person says so."""
+    retry_at: float = math.inf
+    """By the monotonic clock."""
+    told_at: float = 0.0
+    offsets: dict[TP, int] = field(default_factory=dict)
+    """Where it stands, of partitions of which anything was read."""
+
+    @property
+    def offset(self) -> int | None:
+        """Where it stands in the first of its partitions; unknown where it could not be opened."""
+        return next(iter(self.offsets.values()), None)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        left = None if self.wait_s is None else round(max(self.retry_at - time.monotonic(), 0.0), 1)
+        return {
+            "kind": self.kind, "reason": self.reason, "since": self.since, "offset": self.offset,
+            "tries": self.tries, "retry_in_s": left,
+        }  # fmt: skip
+
+
+def kind_of(error: Exception) -> Kind:
+    """The word for an error of one partition.
+
+    >>> kind_of(StateError("its journal is not whole")), kind_of(ZeroDivisionError())
+    ('state', 'fault')
+    """
+    if isinstance(error, TooManyRejects):
+        return "rejects"
+    if isinstance(error, RecordsDeleted):
+        return "deleted"
+    return "state" if isinstance(error, StateError | PartitionError) else "fault"
+
+
+def retry_after_s(kind: Kind, tries: int, first_s: float) -> float | None:
+    """How long a lane waits that met the same ``tries`` times in a row; ``None``: for a person.
+
+    >>> [retry_after_s("rejects", n, 60) for n in (1, 2, 3, 9)]
+    [60.0, 120.0, 240.0, 3600.0]
+    >>> [retry_after_s("fault", n, 60) for n in (1, 3, 4, 5)]
+    [1.0, 1.0, 60.0, 120.0]
+    """
+    if kind == "hand":
+        return None
+    if kind == "fault" and tries <= QUICK_TRIES:
+        return QUICK_S
+    before = tries - 1 - (QUICK_TRIES if kind == "fault" else 0)
+    return min(float(first_s) * 2.0 ** min(before, 20), max(LONGEST_S, first_s))
+
+
+class Pauses:
+    """The lanes of one worker that are paused.
+
+    Parameters
+    ----------
+    ctx : what the lanes share.
+    clock : monotonic seconds.
+    """
+
+    def __init__(self, ctx: Context, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ctx, self._clock = ctx, clock
+        self.host: Host
+        self.paused: dict[Lane, Pause] = {}
+        self._before: dict[Lane, tuple[Pause, float]] = {}
+        """The last pause of each lane that went on, and when it did."""
+        self._work: dict[Lane, asyncio.Task[None]] = {}
+        """Closing or opening, under way."""
+
+    @staticmethod
+    def takes(error: Exception) -> bool:
+        """Whether the error is of one partition alone."""
+        return not isinstance(error, OF_THE_PROCESS)
+
+    # -- pausing -------------------------------------------------------------------------------------------------
+
+    def fault(self, lane: Lane, error: Exception) -> None:
+        """A lane cannot go on because of ``error``: from now on its partitions stand still."""
+        if lane in self.paused:
+            return
+        words = str(error) if isinstance(error, WeirError) else f"{type(error).__name__}: {error}"
+        pause, now, first_s = Pause(kind_of(error), words, time.time()), self._clock(), self._retry_s()
+        if lane in self._before:
+            last, went_on = self._before[lane]
+            if last.tries and now - went_on < max(last.wait_s or 0.0, first_s):  # it was met again
+                pause.tries, pause.since = last.tries + 1, last.since
+        # A lane that another worker has is not taken back, but given up in the rebalance that is to come.
+        pause.wait_s = None if isinstance(error, StepsTaken) else retry_after_s(pause.kind, pause.tries, first_s)
+        pause.retry_at = math.inf if pause.wait_s is None else now + pause.wait_s
+        self._stand_still(lane, pause)
+        again = "" if pause.wait_s is None else f", tried again in {pause.wait_s:g} s"
+        trace = error if pause.kind == "fault" and pause.tries == 1 else None
+        log.error("%s-%d pauses%s; the others go on: %s", *lane, again, words, exc_info=trace)
+
+    async def open_or_pause(self, lane: Lane) -> Mapping[TP, int]:
+        """Open a lane that was assigned; one that cannot be opened is paused. The offsets to go on from, if any."""
+        try:
+            return await self.host.reopen(lane)
+        except Exception as error:
+            if not self.takes(error):
+                raise
+            self.fault(lane, error)
+            return {}
+
+    def by_hand(self, lane: Lane, reason: str, since: float) -> None:
+        """A person wants a lane to stand still until a person says else."""
+        pause, held = Pause("hand", reason, since), self.paused.get(lane)
+        if held is None:
+            self._stand_still(lane, pause)
+        else:
+            pause.offsets, self.paused[lane] = held.offsets, pause
+        log.warning("%s-%d pauses: %s", *lane, reason)
+
+    def _stand_still(self, lane: Lane, pause: Pause) -> None:
+        self.paused[lane], pause.told_at = pause, self._clock()
+        for tp in self.host.partitions_of(lane):
+            self._ctx.consumer.hold(tp)
+        self._count()
+        self._spawn(lane, partial(self._shut, lane))
+
+    async def _shut(self, lane: Lane) -> None:
+        """Close a lane, which completes what it computed before it failed; the rest is given up."""
+        await self.host.shut(lane)
+        for tp in self.host.partitions_of(lane):
+            at = self._ctx.consumer.halt(tp)
+            if at is not None and lane in self.paused:
+                self.paused[lane].offsets[tp] = at
+
+    def _retry_s(self) -> float:
+        return self._ctx.settings.worker.pause_retry_s
+
+    # -- going on ------------------------------------------------------------------------------------------------
+
+    def resume(self, lane: Lane) -> None:
+        """Try a lane again now, as if it had never failed."""
+        pause = self.paused.get(lane)
+        if pause is not None:
+            pause.tries, pause.retry_at = 0, math.inf
+            self._spawn(lane, partial(self._reopen, lane))
+
+    async def _reopen(self, lane: Lane) -> None:
+        pause = self.paused.get(lane)
+        if pause is None:
+            return
+        del self.paused[lane]
+        self._before[lane] = (pause, self._clock())
+        try:
+            starts = await self.host.reopen(lane)
+        except Exception as error:
+            if not self.takes(error):
+                raise
+            self.fault(lane, error)
+            self.paused[lane].offsets |= pause.offsets
+            return
+        for tp in self.host.partitions_of(lane):
+            self._ctx.consumer.resume(tp, starts.get(tp, pause.offsets.get(tp)))
+        self.host.begin(lane)
+        self._count()
+        log.warning("%s-%d goes on%s", *lane, "".join(f", {tp.topic} at {at}" for tp, at in starts.items()))
+
+    async def forget(self, lanes: set[Lane]) -> None:
+        """The partitions of these lanes go: whoever gets them finds out by itself what is wrong with them."""
+        work = [self._work.pop(lane) for lane in lanes & self._work.keys()]
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        for lane in lanes:
+            self.paused.pop(lane, None)
+            self._before.pop(lane, None)
+
+    async def settled(self, lane: Lane) -> None:
+        """Wait until a lane is closed, or open, as it was last told to be."""
+        while (task := self._work.get(lane)) is not None and not task.done():
+            await asyncio.wait({task})
+
+    def _spawn(self, lane: Lane, work: Callable[[], Awaitable[None]]) -> None:
+        """Do ``work`` behind what is under way of the lane: who asks may be a task of the lane itself."""
+        before = self._work.get(lane)
+
+        async def run() -> None:
+            if before is not None and not before.done():
+                await asyncio.wait({before})
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the lane would stand still unseen
+                await self._ctx.crash(error)
+
+        self._work[lane] = asyncio.ensure_future(run())
+
+    # -- now and then --------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Try again what is due, and say what stands still; called once a second."""
+        now = self._clock()
+        for lane, pause in list(self.paused.items()):
+            if now >= pause.retry_at:
+                pause.retry_at = math.inf
+                self._spawn(lane, partial(self._reopen, lane))
+            elif now - pause.told_at >= TELL_S:
+                pause.told_at = now
+                minutes = (time.time() - pause.since) / 60.0
+                where = "" if pause.offset is None else f" at offset {pause.offset}"
+                log.warning("%s-%d is paused%s since %.0f minutes: %s", *lane, where, minutes, pause.reason)
+        self._count()
+
+    def _count(self) -> None:
+        for kind in KINDS:
+            count = sum(pause.kind == kind for pause in self.paused.values())
+            self._ctx.metrics.set("weir_partitions_paused", count, reason=kind)
+
+    def describe(self) -> dict[str, object]:
+        """What stands still and why, by name of the lane."""
+        return {f"{topic}-{partition}": self.paused[topic, partition].describe() for topic, partition in self.paused}

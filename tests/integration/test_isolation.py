@@ -1,0 +1,111 @@
+"""What is wrong with one partition holds up that partition: it says so, and goes on when the cause is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import redis
+
+from streams import topics
+from streams.stores.rows import lane_prefix
+from streams.transport.partition import partitions_of
+from tests.integration.chaos.checker import Checker
+from tests.integration.chaos.deployment import Deployment
+from tests.integration.kafka_broker import Broker
+from tests.integration.redis_server import NamedRedis, RedisServer
+from tests.integration.streamed import DAY, KeyValue, simulated, unique
+from tests.integration.test_worker import samples
+from tests.integration.worker_process import Watcher, Worker
+
+pytestmark = pytest.mark.integration
+
+PARTITIONS = 4
+BAD = 1
+GARBAGE = 40_000
+"""Bad records: four times those after which a partition pauses."""
+
+
+def split(records: Sequence[KeyValue]) -> tuple[list[KeyValue], list[KeyValue]]:
+    """Records of the partition that goes bad, and the others."""
+    own = partitions_of([key for key, _ in records], PARTITIONS) == BAD
+    return (
+        [r for r, bad in zip(records, own, strict=True) if bad],
+        [r for r, bad in zip(records, own, strict=True) if not bad],
+    )
+
+
+def ready(worker: Worker) -> tuple[int, dict[str, Any]]:
+    status, body = worker.get("/ready")
+    return status, orjson.loads(body)
+
+
+def scored(deployment: Deployment) -> dict[int, int]:
+    return {p: end for (_, p), end in deployment.ends(topics.PREDICTIONS).items()}
+
+
+def test_garbage_in_one_partition_pauses_it_and_it_goes_on_behind_the_garbage(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path
+) -> None:
+    """So much ``{broken`` ended every worker that met it, in turn."""
+    deployment = Deployment.create(
+        tmp_path, kafka, redis_server.url, prefix=unique("garbage"), partitions=PARTITIONS, tasks=("spend",),
+        worker={"web_port": "auto", "pause_retry_s": 3.0},
+    )  # fmt: skip
+    of_bad, good = split(simulated(DAY)[topics.USER_EVENTS])
+    half, key = len(good) // 2, of_bad[0][0]
+    with Watcher(deployment) as watcher, Worker(deployment, tmp_path / "worker.log") as worker:
+        worker.until(worker.ready, "it is ready")
+        watcher.send(topics.USER_EVENTS, good[:half])
+        watcher.send(topics.USER_EVENTS, [(key, b"{broken")] * GARBAGE)
+        worker.until(lambda: f"user-events-{BAD}" in ready(worker)[1]["paused"], "it pauses")
+        status, told = ready(worker)
+        assert (status, told["reasons"]) == (200, [])
+        assert "records were rejected, the limit is 50%" in told["paused"][f"user-events-{BAD}"]["reason"]
+        assert samples(worker.get("/metrics")[1])["weir_partitions_paused{reason=rejects}"] == 1
+        watcher.send(topics.USER_EVENTS, [*good[half:], *of_bad])
+        worker.until(
+            lambda: all(p == BAD for (topic, p) in watcher.behind() if topic == topics.USER_EVENTS),
+            "the others are served",
+        )
+        watcher.settle(worker, "it is tried again until the garbage is behind it")
+        assert not ready(worker)[1]["paused"]
+        assert scored(deployment)[BAD]
+        letters = deployment.ends(topics.DEAD_LETTERS)
+        assert sum(letters.values()) == GARBAGE
+        assert worker.end() == 0
+        assert f"user-events-{BAD} pauses" in worker.log
+        assert f"user-events-{BAD} goes on" in worker.log
+    Checker(deployment, redis.Redis.from_url(redis_server.url)).check()
+
+
+def test_a_partition_whose_state_is_damaged_pauses_and_goes_on_when_it_is_mended(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path
+) -> None:
+    deployment = Deployment.create(
+        tmp_path, kafka, redis_server.url, prefix=unique("damaged"), partitions=PARTITIONS, tasks=("spend",),
+        worker={"web_port": "auto", "pause_retry_s": 1.0},
+    )  # fmt: skip
+    events = simulated(DAY)[topics.USER_EVENTS]
+    store = redis.Redis.from_url(redis_server.url)
+    journal = f"{lane_prefix(deployment.settings.redis.prefix, (topics.USER_EVENTS, BAD))}journal"
+    with Watcher(deployment) as watcher:
+        with Worker(deployment, tmp_path / "first.log") as worker:
+            watcher.send(topics.USER_EVENTS, events[: len(events) // 2])
+            watcher.settle(worker)
+            assert worker.end() == 0
+        store.rename(journal, f"{journal}-away")
+        with Worker(deployment, tmp_path / "second.log") as worker:
+            worker.until(worker.ready, "it is ready for the others")
+            reason = ready(worker)[1]["paused"][f"user-events-{BAD}"]["reason"]
+            assert "the journal in Redis has 0 entries" in reason
+            watcher.send(topics.USER_EVENTS, events[len(events) // 2 :])
+            worker.until(lambda: {*watcher.behind()} == {(topics.USER_EVENTS, BAD)}, "the others are served")
+            store.rename(f"{journal}-away", journal)
+            watcher.settle(worker, "it is tried again")
+            assert not ready(worker)[1]["paused"]
+            assert worker.end() == 0
+    Checker(deployment, store).check()
