@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
+import traceback
 from importlib.metadata import version
 from typing import Annotated, Final, NoReturn
 
@@ -37,7 +40,8 @@ Event-driven streaming ML: features, online learning from late labels, full mode
 
 Settings come from --config, $WEIR_CONFIG or ./weir.toml, and from WEIR_* in the environment, as WEIR_KAFKA__BOOTSTRAP.
 
-Exit status: 0 done; 1 looked, and it is not as it should be; 2 an error, said in one line; 130 Ctrl-C.
+Exit status: 0 done; 1 looked, and it is not as it should be (or a fault of Weir's own, with its traceback); 2 an error,
+said in the last line; 130 Ctrl-C; of commands that keep running also 70 (they hung) and 75 (stopping took too long).
 
 For example:
 
@@ -91,7 +95,10 @@ def _main(
 
 
 def run() -> None:
-    """Entry point: an expected error is one line on stderr and exit status 2, never a traceback."""
+    """Entry point: an expected error is one line on stderr and exit status 2, without a traceback.
+
+    Behind any other error's traceback the last line says what it was; the status is 1.
+    """
     for name in _CLIENTS:  # where a command shows no log, what they say of a link is in the error already
         logging.getLogger(name).addHandler(logging.NullHandler())
     try:
@@ -100,13 +107,21 @@ def run() -> None:
         _fail(str(exc))
     except OSError as exc:
         if exc.filename is None:
-            raise
+            traceback.print_exc()
+            _fail(f"{type(exc).__name__}: {exc}", status=1)
         _fail(f"{exc.filename}: {exc.strerror}; check the path, its rights and the free space")
+    except Exception as exc:  # noqa: BLE001 - told in full, and its last line says what it was
+        traceback.print_exc()
+        _fail(f"{type(exc).__name__}: {exc}", status=1)
 
 
-def _fail(words: str) -> NoReturn:
+def _fail(words: str, status: int = 2) -> NoReturn:
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(words)}")
-    sys.exit(2)
+    if threading.active_count() > 1:  # threads of clients that failed too: nothing they say comes behind the reason
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

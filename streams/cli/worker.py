@@ -71,6 +71,13 @@ def worker_command(
     Ctrl-C or SIGTERM finishes the batches in work, a second Ctrl-C does not
     wait. With --check the exit status is 2 when something is missing.
 
+    What is wrong with one partition pauses that partition, and the others go
+    on (weir partitions). What is wrong with the process ends it; its last line
+    says why. Exit status: 0 told to stop, 130 by Ctrl-C; 2 a link, a setting
+    or the like that a person can mend; 1 a fault of Weir's own; 70 it hung;
+    75 it did not manage to stop. Start it again after each of them: nothing
+    is lost.
+
     For example:
 
         weir worker fraud.toml

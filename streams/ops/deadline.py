@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from typing import Final
 
 log = logging.getLogger(__name__)
@@ -19,10 +20,11 @@ class Deadline:
     Parameters
     ----------
     limit_s : seconds.
+    why : why it ends at all, if there is a reason: the last line says that.
     """
 
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
+    def __init__(self, limit_s: float, why: Callable[[], object] = lambda: None) -> None:
+        self._limit_s, self._why = limit_s, why
         self._timer: threading.Timer | None = None
 
     def begin(self) -> None:
@@ -38,5 +40,7 @@ class Deadline:
             self._timer.cancel()
 
     def _end(self) -> None:
-        log.critical("stopping took longer than %g s; ending with status %d", self._limit_s, EXIT_STATUS)
+        why = self._why()
+        after = "" if why is None else f" after {type(why).__name__}: {why}"
+        log.critical("stopping took longer than %g s; ending with status %d%s", self._limit_s, EXIT_STATUS, after)
         os._exit(EXIT_STATUS)

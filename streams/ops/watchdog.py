@@ -151,8 +151,8 @@ class Watchdog:
         self.state.answered(time.monotonic())
 
     def _bark(self, why: str) -> None:
+        faulthandler.dump_traceback(all_threads=True)  # before the reason, which is the last line
         log.critical("watchdog: %s; in flight: %s; ending with status %d", why, self._told(), EXIT_STATUS)
-        faulthandler.dump_traceback(all_threads=True)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         self._end(EXIT_STATUS)

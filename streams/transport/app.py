@@ -109,6 +109,10 @@ class BatchApp(faust.App):
         """An app on the brokers of ``[kafka]``, by their TLS and SASL; ``transport``: fields of `TransportSettings`."""
         return cls(transport_settings(settings, group, instance_id, **transport), link_security(settings.kafka))
 
+    def _crash(self, reason: BaseException) -> None:
+        """Remember the first reason: what follows from it, on the way down, is not one."""
+        super()._crash(self.crash_reason or reason)
+
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self, loop=self.loop)
 

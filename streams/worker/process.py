@@ -18,7 +18,6 @@ from faust.types import TP
 from online.task import TaskSpec
 from streams import topics
 from streams.admin.specs import max_message_bytes
-from streams.errors import WeirError
 from streams.full.following import UpdatesFollower
 from streams.full.loading import full_models, require_provider
 from streams.ops.deadline import Deadline
@@ -117,6 +116,7 @@ class Process:
         self.updates = UpdatesFollower(settings.kafka.client_options("updates"), full, updates)
         self._web: WebServer | None = None
         self._background: list[asyncio.Task[None]] = []
+        self._failed: Exception | None = None
 
     def _consume(self, names: Iterable[str], lanes: Lanes, status: Measured) -> None:
         """Have the records of some topics, by Weir's own names, brought to lanes, and a status told."""
@@ -172,19 +172,37 @@ class Process:
         """What runs beside the consumer; an error in it ends the process."""
         return (self.updates.run, self._tick)
 
+    @property
+    def reason(self) -> BaseException | None:
+        """Why the process ends, if not because it was told to."""
+        return self.app.crash_reason or self._failed
+
+    def ends(self, error: Exception) -> None:
+        """Note why the process ends: the first reason counts, what follows from it is only logged."""
+        if self.reason is None:
+            self._failed = error
+        elif error is not self.reason:
+            log.warning("on the way down: %s: %s", type(error).__name__, error)
+
     async def after(self) -> None:
-        """Everything that must be down after the consumer, as far as it was up."""
+        """Everything that must be down after the consumer, as far as it was up, whatever else fails."""
         if self.ctx.watchdog is not None:
             self.ctx.watchdog.stop()
-        await self.conclude()
+        for stop in (self.conclude, self._end_background, self.updates.stop, self.app.records.stop, self.link.stop):
+            await self._down(stop)
+        if self._web is not None:
+            await self._down(self._web.stop)
+
+    async def _down(self, stop: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await stop()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the rest must still go down
+            self.ends(error)
+
+    async def _end_background(self) -> None:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        await self.updates.stop()
-        await self.app.records.stop()
-        await self.link.stop()
-        if self._web is not None:
-            await self._web.stop()
 
     async def conclude(self) -> None:
         """What is stored in the end; the links are still up."""
@@ -221,11 +239,11 @@ def transport_fields(settings: Settings) -> dict[str, Any]:
 
 
 async def run_process(process: Process) -> int:
-    """Run a process until it is told to stop; its exit status. Raises ``WeirError`` for what ended it."""
+    """Run a process until it is told to stop; its exit status. Raises what ended it."""
     app, asked = process.app, asyncio.Event()
     app.finalize()
     sys.setswitchinterval(SWITCH_S)
-    deadline = Deadline(STOP_S)
+    deadline = Deadline(STOP_S, lambda: process.reason)
 
     def stop() -> None:
         deadline.begin()
@@ -239,13 +257,10 @@ async def run_process(process: Process) -> int:
                 await until_one_ends(app.wait_until_stopped(), asked.wait())
                 deadline.begin()
                 await app.stop()
-        finally:
-            await process.after()
-            deadline.cancel()
-    error = app.crash_reason
-    if isinstance(error, WeirError):
-        raise error
-    if error is not None:
-        log.critical("the worker ends: %s: %s", type(error).__name__, error)
-        return 1
+        except Exception as error:  # noqa: BLE001 - it is raised when all is down
+            process.ends(error)
+        await process.after()
+        deadline.cancel()
+    if process.reason is not None:
+        raise process.reason
     return caught.status

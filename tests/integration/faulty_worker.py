@@ -1,0 +1,64 @@
+"""``weir`` with a fault built into its worker: ``python -m tests.integration.faulty_worker FAULT worker ...``.
+
+What no input can bring about from outside, brought about: an error in a thread, beside the consumer, on the way down.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from streams.cli.main import run
+from streams.following.errors import ReplicaDiverged
+from streams.following.follower import Follower
+from streams.stores.errors import StoreRefused
+from streams.stores.link import RedisLink
+from streams.stores.redis import LaneStore
+from streams.transport import BatchProducer, DeliveryError
+from streams.transport.fetch import BatchConsumerThread
+from streams.worker.run import Worker
+from streams.worker.status import WorkerStatus
+
+
+def fail(owner: type, name: str, error: Exception, after: int) -> None:
+    """Have a method raise ``error``, once it was called ``after`` times."""
+    whole: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise error
+        return whole(*args, **kwargs)
+
+    setattr(owner, name, broken)
+
+
+BOOM: Final = RuntimeError("the machine is on fire")
+DIVERGED: Final = ReplicaDiverged("model 7 is not model 7")
+Broken = tuple[type, str, Exception, int]
+FAULTS: Final[dict[str, list[Broken]]] = {
+    "follower": [(Follower, "_take_turn", DIVERGED, 3)],
+    "follower, a bug": [(Follower, "_take_turn", BOOM, 3)],
+    "thread": [(BatchConsumerThread, "_drain_now", BOOM, 3)],
+    "before": [(Worker, "prepare", DIVERGED, 0)],
+    "before, a bug": [(Worker, "prepare", BOOM, 0)],
+    "tick": [(WorkerStatus, "measure", BOOM, 2)],
+    "flush": [(LaneStore, "flush", StoreRefused("the store says no"), 0)],
+    "send": [(BatchProducer, "send_parts", DeliveryError("the brokers say no"), 0)],
+    "twice": [(Follower, "_take_turn", DIVERGED, 3), (WorkerStatus, "measure", DIVERGED, 1)],
+    "on the way down, too": [
+        (Follower, "_take_turn", DIVERGED, 3),
+        (Worker, "conclude", BOOM, 0),
+        (RedisLink, "stop", BOOM, 0),
+        (BatchProducer, "stop", BOOM, 0),
+    ],
+}
+"""What raises which error, from which call on."""
+
+if __name__ == "__main__":
+    for owner, name, error, after in FAULTS[sys.argv.pop(1)]:
+        fail(owner, name, error, after)
+    run()

@@ -1,0 +1,87 @@
+"""However a worker ends, its last line is the reason, and its exit status the documented one."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+
+from streams import topics
+from tests.integration.chaos.deployment import Deployment
+from tests.integration.kafka_broker import Broker
+from tests.integration.redis_server import NamedRedis, RedisServer
+from tests.integration.streamed import DAY, PARTITIONS, simulated, unique
+from tests.integration.worker_process import Watcher, Worker
+
+pytestmark = pytest.mark.integration
+
+DIVERGED, FIRE = "error: model 7 is not model 7", "error: RuntimeError: the machine is on fire"
+ENDS = {
+    "follower": (2, DIVERGED),
+    "follower, a bug": (1, FIRE),
+    "thread": (1, FIRE),
+    "before": (2, DIVERGED),
+    "before, a bug": (1, FIRE),
+    "tick": (1, FIRE),
+    "flush": (2, "error: the store says no"),
+    "send": (2, "error: the brokers say no"),
+    "twice": (2, DIVERGED),
+    "on the way down, too": (2, DIVERGED),
+}
+
+
+@dataclass(frozen=True)
+class Faulty(Deployment):
+    """A deployment whose worker has a fault."""
+
+    fault: str = ""
+
+    def command(self, *args: str) -> list[str]:
+        program = [sys.executable, "-m", "tests.integration.faulty_worker", self.fault]
+        return [*program, "worker", "--config", str(self.config), *args]
+
+
+@pytest.fixture(scope="module")
+def workers(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Worker]]:
+    """A worker for each way to end, started some at once; they end by themselves."""
+    folder = tmp_path_factory.mktemp("exits")
+    deployment = Deployment.create(
+        folder, kafka, redis_server.url, prefix=unique("exits"), partitions=PARTITIONS, tasks=("spend",)
+    )
+    made: dict[str, Worker] = {}
+    with Watcher(deployment) as watcher, ExitStack() as stack:
+        watcher.send(topics.USER_EVENTS, simulated(DAY)[topics.USER_EVENTS])
+        for number, fault in enumerate(ENDS):
+            faulty = Faulty(**{f.name: getattr(deployment, f.name) for f in fields(deployment)}, fault=fault)
+            log = folder / f"{number}.log"
+            own = {"WEIR_REDIS__PREFIX": f"{deployment.settings.redis.prefix}-{number}"}
+            made[fault] = stack.enter_context(Worker(faulty, log, "--group", f"exits-{number}", **own))
+            if number % 3 == 2:
+                made[fault].wait()
+        yield made
+
+
+@pytest.mark.parametrize("fault", list(ENDS))
+def test_the_last_line_is_the_reason(workers: dict[str, Worker], fault: str) -> None:
+    worker = workers[fault]
+    status = worker.wait()
+    assert (status, worker.log.rstrip().splitlines()[-1]) == ENDS[fault], worker.log
+
+
+def test_a_port_in_use_is_the_last_line(kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        deployment = Deployment.create(
+            tmp_path, kafka, redis_server.url, prefix=unique("port"), tasks=("spend",), worker={"web_port": port}
+        )
+        with Worker(deployment, tmp_path / "worker.log") as worker:
+            assert worker.wait() == 2
+            last = worker.log.rstrip().splitlines()[-1]
+            assert last.startswith(f"error: [worker] web_host = '127.0.0.1', web_port = {port}: the port is in use")
