@@ -46,6 +46,13 @@ class Decoded:
         rejects = [replace(r, index=r.index - start) for r in self.rejects if start <= r.index < stop]
         return Decoded(self.batch.slice(a, b), rejects, self.index[a:b] - start)
 
+    def without(self, records: Sequence[int]) -> Decoded:
+        """Without the events of these records of the input, by ascending position."""
+        if not len(records):
+            return self
+        rows = np.flatnonzero(~np.isin(self.index, records))
+        return Decoded(self.batch.take(rows), self.rejects, self.index[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedLabels:
@@ -64,6 +71,11 @@ class DecodedLabels:
         rows = np.array([row for row in range(len(places)) if row not in refused], dtype=np.int64)
         tasks = [self.tasks[row] for row in rows.tolist()]
         return DecodedLabels(self.batch.take(rows), sorted(rejects, key=lambda r: r.index), self.index[rows], tasks)
+
+    def take(self, rows: IntVector) -> DecodedLabels:
+        """Only these rows of ``batch``."""
+        tasks = [self.tasks[row] for row in rows.tolist()]
+        return DecodedLabels(self.batch.take(rows), self.rejects, self.index[rows], tasks)
 
     def by_task(self) -> dict[str, LabelBatch]:
         """The labels of each task, in their order; tasks in order of first appearance."""

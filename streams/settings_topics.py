@@ -35,6 +35,10 @@ class TopicSettings(Concern):
     """Copies that must have a record before it counts as written; by default one less than there are, at least 1."""
     override: dict[str, TopicOverride] = Field(default_factory=dict)
     """By Weir's own name of the topic."""
+    misplaced: Literal["forward", "refuse", "keep"] = "forward"
+    """What happens to an event or label in a partition that does not own its key (murmur2, Kafka's default): it is
+    passed on to the one that does; it goes to the dead letters, where workers may not write to these topics; or it is
+    taken where it is, for producers that all use one other partitioner. The same in every deployment on the topics."""
     prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,100}$")
     """Put before every topic that has no name of its own below: ``"prod."`` makes ``prod.user-events``."""
     names: dict[str, str] = Field(default_factory=dict)

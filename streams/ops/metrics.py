@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from streams.transport import FetchedBatch
 
 LaneKind = Literal["score", "side", "label", "inference"]
-LetterClass = Literal["late", "ahead", "oversized", "out of range", "invalid"]
-_CLASSES: Final[tuple[LetterClass, ...]] = ("late", "ahead", "oversized", "out of range")
+LetterClass = Literal["late", "ahead", "oversized", "misplaced", "out of range", "invalid"]
+_CLASSES: Final[tuple[LetterClass, ...]] = ("late", "ahead", "oversized", "misplaced", "out of range")
 
 
 def letter_class(reason: str) -> LetterClass:

@@ -60,6 +60,19 @@ def partitions_of(keys: Sequence[bytes], partitions: int) -> NDArray[np.int64]:
     return partitions_of_joined(np.frombuffer(b"".join(keys), dtype=np.uint8), sizes, partitions)
 
 
+def partitions_of_text(keys: Sequence[str], partitions: int) -> NDArray[np.int64]:
+    """`partitions_of` for keys as text.
+
+    >>> partitions_of_text(["u1", "é"], 4).tolist() == partitions_of([b"u1", "é".encode()], 4).tolist()
+    True
+    """
+    joined = "".join(keys)
+    if not joined.isascii():
+        return partitions_of([key.encode() for key in keys], partitions)
+    sizes = np.fromiter(map(len, keys), dtype=np.int64, count=len(keys))
+    return partitions_of_joined(np.frombuffer(joined.encode(), dtype=np.uint8), sizes, partitions)
+
+
 def partitions_of_joined(keys: NDArray[np.uint8], sizes: NDArray[np.int64], partitions: int) -> NDArray[np.int64]:
     """`partitions_of` for keys end to end, ``(sum(sizes),) uint8``, of ``sizes`` bytes each, ``(B,) int64``."""
     out = np.zeros(len(sizes), dtype=np.int64)

@@ -21,6 +21,7 @@ from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
 from streams.transport import BatchApp, FetchedBatch, Sent
 from streams.transport.columns import Columns
+from streams.worker.misplaced import Placement
 from streams.worker.pauses import Pauses
 
 
@@ -37,6 +38,9 @@ class Records(Protocol):
         self, topic: str, columns: Columns, parts: Sequence[tuple[int, IntVector]]
     ) -> list[asyncio.Future[list[Sent]]]:
         """To each of some partitions its rows of ``columns``; an acknowledgement for each."""
+
+    async def partition_count(self, topic: str) -> int:
+        """How many partitions a topic has."""
 
 
 class Consumer(Protocol):
@@ -89,6 +93,8 @@ class Context:
         self.full = full or FullModels()
         self.remote: Asks | None = None
         """Asks for full models that run elsewhere; nobody is asked without."""
+        self.placement = Placement(self)
+        """Finds records in partitions that do not own their keys."""
         self.silent: Consumer | None = None
         """Stands in for the consumer where nothing is consumed."""
         self.watchdog: Watchdog | None = None

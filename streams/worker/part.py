@@ -13,6 +13,7 @@ from online.batch import FloatMatrix, FloatVector, Scored
 from online.scoring import FeaturedBatch, PreparedBatch, ScoreOutput, ScoringStage
 from streams.stores.joint import JointRows
 from streams.transport import FetchedBatch
+from streams.worker.misplaced import Astray
 
 if TYPE_CHECKING:
     from streams.worker.score import ScoreLane
@@ -32,6 +33,8 @@ class Part:
     """``(n,)`` timestamps of the records."""
     refused: list[tuple[int, str]]
     """Index in the batch and reason."""
+    astray: Sequence[Astray]
+    """Records that another partition owns."""
     events: int
     """Admitted."""
     duplicates: int

@@ -10,7 +10,7 @@ from typing import Any, Final
 from online.labelling import LabelOutput
 from streams.stores.steps import StepLog, StoredLane
 from streams.worker.context import Context
-from streams.worker.letters import Letters
+from streams.worker.letters import Letters, Refused
 from streams.worker.outputs import label_records
 from streams.worker.work import Work
 
@@ -99,8 +99,12 @@ class StepPublisher:
             for topic, records in label_records(task, self._features[task], out, now).items():
                 pending.append(await ctx.records.send(ctx.name(topic), records))
         if work.records:
-            topic = ctx.name(work.step.topic)
-            pending += await self._letters.send(topic, self._partition, work.records, work.refused)
+            topic, refused = ctx.name(work.step.topic), list(work.refused)
+            if (source := work.source) is not None:
+                copies, back = await ctx.placement.pass_on(topic, self._partition, source.records, work.astray)
+                pending += copies
+                refused += [Refused(source.offsets[i], why, source.records[i]) for i, why in back]
+            pending += await self._letters.send(topic, self._partition, work.records, refused)
         return asyncio.gather(*pending)
 
     def _count(self, task: str, out: LabelOutput) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from online.batch import FloatVector, IntVector
-from online.decode import decode_labels
+from online.decode import DecodedLabels, decode_labels
 from online.intake import labels_in_time
 from online.scored import ScoredShape, decode_scored
 from streams import topics
@@ -24,6 +24,7 @@ from streams.transport.bounds import LogBounds
 from streams.transport.ranges import RangeReader, Slice
 from streams.worker.context import Context
 from streams.worker.letters import Refused
+from streams.worker.misplaced import Astray
 from streams.worker.work import Work
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class LaneReader:
             # Of a time to come: what such a label told of alerts and windows would stand until then.
             arrived = self._arrived(piece, appended, labels.index)
             labels = labels_in_time(labels, raw, arrived, self._ctx.settings.worker.intake)
+            labels = self._own(work, piece, labels)
             by_task, rejects = labels.by_task(), labels.rejects
             work.labels = {task: of for task, of in by_task.items() if task in self._shapes}
             work.unknown = {task: len(of) for task, of in by_task.items() if task not in self._shapes}
@@ -84,6 +86,18 @@ class LaneReader:
     def _arrived(self, piece: Slice, appended: bool, rows: IntVector) -> FloatVector | float:
         """When records were there at the latest, by the broker's clock where it stamped them, else by ours."""
         return np.array([piece.records[i].ts for i in rows.tolist()]) if appended else self._ctx.now()
+
+    def _own(self, work: Work, piece: Slice, labels: DecodedLabels) -> DecodedLabels:
+        """Without those that another partition owns, which the step passes on; others' tasks are left to others."""
+        ids, tasks = labels.batch.entity_id, labels.tasks
+        rows, owners = self._ctx.placement.owners(ids, self._partition)
+        for row, owner in zip(rows.tolist(), owners.tolist(), strict=True):
+            if tasks[row] in self._shapes:
+                work.astray.append(Astray(int(labels.index[row]), ids[row], owner))
+        if not work.astray:
+            return labels
+        work.source = piece
+        return labels.take(np.flatnonzero(~np.isin(labels.index, [a.place for a in work.astray])))
 
     async def again(self, steps: Sequence[Step]) -> AsyncIterator[Work]:
         """Steps that were taken before, as they were."""

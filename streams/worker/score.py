@@ -26,6 +26,7 @@ from streams.worker.context import Context
 from streams.worker.journal import LaneJournal
 from streams.worker.lane import RowLane, Step
 from streams.worker.letters import Letters, refused_of
+from streams.worker.misplaced import Astray
 from streams.worker.outputs import timer_records
 from streams.worker.part import Part
 from streams.worker.scoring import Scoring
@@ -87,8 +88,12 @@ class ScoreLane(RowLane):
         """Records of any partition of the stream as columns."""
         return self._decode(raw, self._columns, limits=self.ctx.settings.limits)
 
-    def admit(self, batch: FetchedBatch, decoded: Decoded) -> Part:
-        """Let intake and timers see a batch; from here on it has to be scored, or the lane opened again."""
+    def admit(self, batch: FetchedBatch, decoded: Decoded, astray: Sequence[Astray] = ()) -> Part:
+        """Let intake and timers see a batch; from here on it has to be scored, or the lane opened again.
+
+        ``astray`` are records that another partition owns: they are left out here, and passed on with the step.
+        """
+        decoded = decoded.without([a.place for a in astray])
         written = np.fromiter((record.ts for record in batch.records), np.float64, len(batch.records))
         whole = len(decoded.index) == len(written)
         arrived = batch.arrived(written if whole else written[decoded.index], self.ctx.now())
@@ -101,7 +106,7 @@ class ScoreLane(RowLane):
             wanted |= stage.keys(rows)
         journal, drop = self._journal.entry([rows.moved for rows in prepared])
         return Part(
-            self, batch, prepared, wanted, written, refused, len(admitted.batch), admitted.duplicates,
+            self, batch, prepared, wanted, written, refused, astray, len(admitted.batch), admitted.duplicates,
             self.intake.mark(), journal, drop,
         )  # fmt: skip
 
@@ -113,7 +118,9 @@ class ScoreLane(RowLane):
         ``others`` are acknowledgements that it waits for, too.
         """
         batch, m = part.batch, self.ctx.metrics
-        bad = refused_of(batch, part.refused)
+        copies, kept_back = await self.ctx.placement.pass_on(batch.topic, batch.partition, batch.records, part.astray)
+        others += copies
+        bad = refused_of(batch, [*part.refused, *kept_back])
         others += await self._letters.send(batch.topic, batch.partition, len(batch.records), bad)
         for stage, rows in zip(self.stages, part.prepared, strict=True):
             if rows.fired is not None and len(rows.fired.labels):

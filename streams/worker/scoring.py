@@ -13,13 +13,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
 from online.batch import FloatMatrix, IntVector
+from online.decode import Decoded
 from online.features.store import FeatureStore
 from online.scoring import ScoringStage
+from online.task import STREAM_KEYS
 from streams import topics
 from streams.full.remote.port import Asks, rows_of
 from streams.log import Record
@@ -31,6 +33,7 @@ from streams.transport import FetchedBatch
 from streams.transport.columns import Columns
 from streams.worker.context import Context
 from streams.worker.lane import Step
+from streams.worker.misplaced import Astray
 from streams.worker.outputs import prediction_columns, update_records
 from streams.worker.part import Joint, Part, join, owners_of
 from streams.worker.pauses import OF_THE_PROCESS
@@ -60,6 +63,8 @@ class Scoring:
         self.ctx = ctx
         self._rows = JointRows(ctx.store)
         self._stages = stages(self._rows)
+        self._key = STREAM_KEYS[self._stages[0].task.stream]
+        """The column whose values the stream is partitioned by."""
         self._side = {table.name for stage in self._stages for table in stage.engine.tables if table.side}
         self._waiting: dict[ScoreLane, deque[FetchedBatch]] = {}
         self._arrived = 0
@@ -228,9 +233,27 @@ class Scoring:
         clock.lap("decode")
         cuts = list(accumulate((len(batch.records) for _, batch in taken), initial=0))
         own = [decoded.part(a, b) for a, b in pairwise(cuts)] if len(taken) > 1 else [decoded]
-        parts = [lane.admit(batch, some) for (lane, batch), some in zip(taken, own, strict=True)]
+        astray = self._astray(taken, decoded)
+        parts = [
+            lane.admit(batch, some, astray.get(batch.partition, ()))
+            for (lane, batch), some in zip(taken, own, strict=True)
+        ]
         clock.lap("intake")
         return parts
+
+    def _astray(self, taken: Taken, decoded: Decoded) -> dict[int, list[Astray]]:
+        """By partition, the records of its batch that another one owns; over all batches at once, as that is cheap."""
+        sizes = [len(batch.records) for _, batch in taken]
+        ids = cast("list[str]", decoded.batch.entities[self._key])  # the wire format requires it
+        at = np.repeat([batch.partition for _, batch in taken], sizes)[decoded.index]
+        rows, owners = self.ctx.placement.owners(ids, at)
+        found: dict[int, list[Astray]] = {}
+        if len(rows):
+            starts = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
+            for row, owner in zip(rows.tolist(), owners.tolist(), strict=True):
+                index = int(decoded.index[row])
+                found.setdefault(int(at[row]), []).append(Astray(index - int(starts[index]), ids[row], owner))
+        return found
 
     async def _fetch(self, parts: list[Part], made: dict[ScoreLane, Step | LaneMoved]) -> list[Part]:
         """Bring the rows into memory; the parts whose lanes have not moved."""

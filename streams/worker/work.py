@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from online.batch import LabelBatch, Scored
 from streams.stores.steps import Step
 from streams.transport import FetchedBatch
+from streams.transport.ranges import Slice
 from streams.worker.letters import Refused
+from streams.worker.misplaced import Astray
 
 
 @dataclass(slots=True)
@@ -30,6 +32,10 @@ class Work:
     """How many of them are of tasks that do not run here, by task: another group's, or nobody's."""
     refused: list[Refused] = field(default_factory=list)
     """Those of them that go to the dead letters."""
+    astray: list[Astray] = field(default_factory=list)
+    """Those of them that another partition owns."""
+    source: Slice | None = None
+    """The records, where some are astray."""
 
 
 def together(works: Sequence[Work]) -> list[Work]:

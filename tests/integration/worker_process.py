@@ -181,6 +181,17 @@ class Watcher:
         made = [Record(key, value, now) for key, value in records]
         self.run(self._producer.send_and_wait(self.deployment.settings.topics.name(own), made))
 
+    def spread(self, own: str, records: Sequence[tuple[bytes, bytes]], partitions: int) -> None:
+        """Write values without keys to the partitions in turn."""
+        made = [Record(b"", value, time.time()) for _, value in records]
+
+        async def send() -> None:
+            name = self.deployment.settings.topics.name(own)
+            for sent in [await self._producer.send_to(name, p, made[p::partitions]) for p in range(partitions)]:
+                await sent
+
+        self.run(send())
+
     def behind(self) -> dict[Place, tuple[int | None, int]]:
         """Position and end of every partition that is not processed to its end; empty when all is done."""
         return self.run(self._behind())

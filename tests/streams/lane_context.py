@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from streams.ops.metrics import Metrics
 from streams.settings import Settings
+from streams.worker.misplaced import Placement
 
 
 class Context:
@@ -16,6 +17,8 @@ class Context:
         self.store: Any = None
         self.lanes = 0  # nothing is gathered
         self.records: Any = None
+        self.partitions = 0  # nobody is asked whose a record is
+        self.placement = Placement(cast(Any, self))
         self.failed: list[Exception] = []
 
     def now(self) -> float:

@@ -22,6 +22,7 @@ from streams.stores.redis import Lane, LaneStore
 from streams.transport import FetchedBatch, Sent, Ticket
 from streams.transport.columns import Columns
 from streams.worker.lane import Step
+from streams.worker.misplaced import Placement
 from streams.worker.score import ScoreLane
 from streams.worker.scoring import Scoring
 
@@ -58,6 +59,8 @@ class Outbox:
     def __init__(self) -> None:
         self.sent: dict[tuple[str, int], list[Record]] = {}
         self.held: dict[int, asyncio.Event] = {}
+        self.partitions = 0
+        """Of every topic."""
 
     async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         if partition in self.held:
@@ -74,6 +77,9 @@ class Outbox:
 
     async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         return await self.send_to(topic, -1, records)
+
+    async def partition_count(self, topic: str) -> int:
+        return self.partitions
 
 
 class Consumer:
@@ -122,8 +128,10 @@ class Context:
     crashed: list[Exception] = field(default_factory=list)
     """Why the process ends."""
     lanes = 0
+    partitions = 0  # nobody is asked whose a record is
 
     def __post_init__(self) -> None:
+        self.placement = Placement(cast(Any, self))
         self.store = LaneStore(cast(Any, self.link))
 
     def completed(self, batch: FetchedBatch) -> None:

@@ -106,6 +106,9 @@ class Answers:
     ) -> list[asyncio.Future[list[Sent]]]:
         raise NotImplementedError
 
+    async def partition_count(self, topic: str) -> int:
+        raise NotImplementedError
+
     async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         assert topic == "requests"
         self.sent += [(partition, record) for record in records]

@@ -1,0 +1,131 @@
+"""Records in a partition that does not own their key, and how they get to the one that does.
+
+The owner of an entity is the partition that Kafka's default partitioner (murmur2) gives its id as a key. Clients of
+librdkafka hash by CRC32 unless told otherwise, and a record without a key goes anywhere: an entity would have a row in
+each of several partitions, and a label would wait where its prediction never comes.
+
+A copy of such a record, under its entity's id as the key, goes to the owner. It is exactly once in effect: the
+partition that passes it on never admits it, and the owner knows a second copy by its event or label id. A copy cannot
+travel in circles, because every worker of a store counts the same partitions (`streams.worker.identity`), and nothing
+is passed on while the brokers count others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from online.batch import IntVector
+from streams.log import Record
+from streams.transport.errors import RecordTooLarge
+from streams.transport.partition import partitions_of_text
+
+if TYPE_CHECKING:
+    from streams.worker.context import Context
+
+log = logging.getLogger(__name__)
+
+WARN_EVERY_S: Final = 60.0
+FIX: Final = "set partitioner=murmur2_random in librdkafka clients, and the entity's id as the key of each record"
+
+
+class Astray(NamedTuple):
+    """A valid record in a partition that does not own its entity."""
+
+    place: int
+    """Among the records of its batch."""
+    entity: str
+    owner: int
+    """The partition that it belongs to."""
+
+
+class Placement:
+    """Finds and passes on misplaced records, for all lanes of a worker.
+
+    Parameters
+    ----------
+    ctx : of the worker; tells the number of partitions, and sends.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._warned: dict[str, float] = {}
+        """By topic, when it was last warned of."""
+        self._since: dict[str, int] = {}
+        """By topic, records found since then."""
+
+    def owners(self, ids: Sequence[str], at: IntVector | int) -> tuple[IntVector, IntVector]:
+        """Rows of ``ids`` that are not ``at (n,)`` their owner, and the owners of those rows; both mostly empty."""
+        none = np.empty(0, np.int64)
+        if self._ctx.partitions <= 1 or not len(ids) or self._ctx.settings.topics.misplaced == "keep":
+            return none, none
+        owners = partitions_of_text(ids, self._ctx.partitions)
+        rows = np.flatnonzero(owners != at)
+        return rows, owners[rows] if len(rows) else none
+
+    async def pass_on(
+        self, topic: str, partition: int, records: Sequence[Record], astray: Sequence[Astray]
+    ) -> tuple[list[asyncio.Future[Any]], list[tuple[int, str]]]:
+        """Send copies to their owners.
+
+        Parameters
+        ----------
+        topic : what it is called on the brokers.
+        partition, records : the batch that they are in.
+        astray : which of its records.
+
+        Returns
+        -------
+        The acknowledgements of the copies, and what is refused instead: index in the batch and reason.
+        """
+        if not astray:
+            return [], []
+        self._tell(topic, partition, astray)
+        if why := await self._obstacle(topic):
+            return [], [(a.place, _reason(a, topic, partition, why)) for a in astray]
+        now, left, refused = self._ctx.now(), list(astray), list[tuple[int, str]]()
+        while left:
+            copies = [Record(a.entity.encode(), records[a.place].value, now) for a in left]
+            try:
+                return [await self._ctx.records.send(topic, copies)], refused
+            except RecordTooLarge as error:  # nothing of the call was sent
+                a = left.pop(error.index)
+                refused.append((a.place, _reason(a, topic, partition, "too large to be sent with its key")))
+        return [], refused
+
+    async def _obstacle(self, topic: str) -> str:
+        """Why nothing may be passed on; empty where it may."""
+        if self._ctx.settings.topics.misplaced == "refuse":
+            return '[topics] misplaced = "refuse"'
+        count = await self._ctx.records.partition_count(topic)
+        if count == self._ctx.partitions:
+            return ""
+        return f"the topic has {count} partitions by now, this worker's state {self._ctx.partitions}"
+
+    def _tell(self, topic: str, partition: int, astray: Sequence[Astray]) -> None:
+        """Count them, and warn at the first and then once a minute."""
+        m, first = self._ctx.metrics, astray[0]
+        own = self._ctx.settings.topics.own(topic) or topic
+        m.inc("weir_misplaced_total", len(astray), topic=own)
+        found = self._since[topic] = self._since.get(topic, 0) + len(astray)
+        if topic in self._warned and m.now() - self._warned[topic] < WARN_EVERY_S:
+            return
+        passed_on = self._ctx.settings.topics.misplaced == "forward"
+        log.warning(
+            "topic %s: %d records are in a partition that does not own their key: %r is in partition %d and belongs "
+            "to %d. They are %s. Correct the producer: %s",
+            topic, found, first.entity, partition, first.owner,
+            "passed on, which costs each a second write and some time" if passed_on else "refused", FIX,
+        )  # fmt: skip
+        self._warned[topic], self._since[topic] = m.now(), 0
+
+
+def _reason(astray: Astray, topic: str, partition: int, why: str) -> str:
+    return (
+        f"misplaced: {astray.entity!r} belongs to partition {astray.owner} of {topic}, not {partition}, and is not "
+        f"passed on: {why}. Correct the producer ({FIX}), then replay it"
+    )
