@@ -22,13 +22,17 @@ class Evaluation:
         self._fading = FadingMetrics(spec.fading)
         self._series = MetricSeries(self._rolling, spec.every)  # feeds the rolling metrics and notes them
 
-    def update(self, examples: ExampleBatch, thresholds: FloatVector) -> None:
-        """Add labelled scores; ``thresholds (n,)`` are those in force when each was scored, infinite for none."""
+    def update(self, examples: ExampleBatch, thresholds: FloatVector, now: float = np.inf) -> None:
+        """Add labelled scores; ``thresholds (n,)`` are those in force when each was scored, infinite for none.
+
+        ``now`` is the watermark: a row of a later time counts as of then, so that its clock does not end intervals.
+        """
         if len(examples) == 0:
             return
         finite = np.minimum(thresholds, _NO_ALERT)
         e = examples
-        rows = ScoredRows.checked(e.ts, e.score, e.y, e.weight, finite, e.correction)
+        ts = np.minimum(e.ts, now) if now > -np.inf else e.ts
+        rows = ScoredRows.checked(ts, e.score, e.y, e.weight, finite, e.correction)
         for metrics in (self._cumulative, self._fading, self._series):
             metrics.add(rows, e.event_id)
 

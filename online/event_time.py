@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from online.batch import FloatVector
@@ -31,7 +32,7 @@ class EventTime:
       nothing, and after a pause of 70 days the third entity does.
     - Where no other entity says anything, one is believed too, once it has said three times a step apart. If another
       then turns out to be where the watermark was, it goes back there.
-    - Until three events have come the watermark is the least of their times, and not ``known``: it may still fall.
+    - Until three events have come there is no watermark (minus infinity): the first may be of any year.
 
     The watermark after each event depends on the events before it alone, never on how they were cut into calls.
 
@@ -43,7 +44,7 @@ class EventTime:
     --------
     >>> time, day = EventTime(), 86_400.0
     >>> time.advance(np.array([0.0, 60.0, 120.0, 9 * day, 180.0]), list("abcxa")).tolist()
-    [0.0, 0.0, 120.0, 120.0, 180.0]
+    [-inf, -inf, 120.0, 120.0, 180.0]
     >>> time.advance(np.array([70 * day, 70 * day + 1, 70 * day + 2]), list("abc")).tolist()
     [180.0, 180.0, 6048002.0]
     """
@@ -53,22 +54,16 @@ class EventTime:
             raise ValueError(f"max_step is {max_step}; give a positive number of seconds")
         self.max_step = max_step
         self.watermark = -np.inf
-        self._seen = WITNESSES if np.isinf(max_step) else 0
         self._claims: list[Claim] = []
         self._alone: Claim | None = None
         """Where the watermark was before one entity alone moved it, and that entity; while nobody else has spoken."""
-
-    @property
-    def unsure(self) -> int:
-        """How many more events have to come before the time is known."""
-        return WITNESSES - self._seen
 
     def follow(self, newest: float) -> bool:
         """Take events in by the newest of their times, where nothing else of them matters, as nearly always.
 
         ``False``, with nothing changed, where it does: call `advance`.
         """
-        if self._claims or self._alone or self._seen < WITNESSES or newest - self.watermark > self.max_step:
+        if self._claims or self._alone or newest - self.watermark > self.max_step:
             return False
         self.watermark = max(self.watermark, newest)
         return True
@@ -81,6 +76,9 @@ class EventTime:
         ts : ``(n,) float64`` event times, epoch seconds; none of them NaN.
         said_by : n names of entities; events that name none are told apart by nothing.
         """
+        before = self.watermark
+        if len(ts) and self.follow(float(ts.max())):
+            return np.maximum.accumulate(np.append(before, ts))[1:]
         marks, i, times = np.empty(len(ts)), 0, ts.tolist()
         newest_to_come = np.maximum.accumulate(ts[::-1])[::-1].tolist()
         while i < len(times):
@@ -95,18 +93,12 @@ class EventTime:
 
     def set_watermark(self, ts: float) -> None:
         """Say what time it is, where a person knows better; it may step back."""
-        self.watermark, self._seen, self._claims, self._alone = ts, WITNESSES, [], None
+        self.watermark, self._claims, self._alone = ts, [], None
 
     def _take(self, ts: float, said_by: str) -> None:
         if self._alone is not None and said_by != self._alone[1]:
             self._hear_another(ts, self._alone[0])
-        if self._seen < WITNESSES:
-            self._seen += 1
-            self._claims.append((ts, said_by))
-            self.watermark = min(claimed for claimed, _ in self._claims)
-            if self._seen == WITNESSES:
-                self._believe(-np.inf)
-        elif ts - self.watermark > self.max_step:
+        if ts - self.watermark > self.max_step:
             self._claim(ts, said_by)
         else:
             if ts >= self.watermark - self.max_step:
@@ -114,16 +106,17 @@ class EventTime:
             self.watermark = max(self.watermark, ts)
 
     def _claim(self, ts: float, said_by: str) -> None:
-        """Note a time far ahead, unless the same entity has said nearly the same."""
-        if any(said_by == name and abs(ts - claimed) <= self.max_step for claimed, name in self._claims):
+        """Note a time far ahead, unless the same entity has said nearly the same; of the first three all count."""
+        begun = self.watermark > -np.inf
+        if begun and any(said_by == name and abs(ts - claimed) <= self.max_step for claimed, name in self._claims):
             return
         self._claims.append((ts, said_by))
         if len(self._claims) == WITNESSES:
-            self._believe(self.watermark)
+            self._believe()
 
-    def _believe(self, before: float) -> None:
+    def _believe(self) -> None:
         """Move to the least that was claimed; what is more than a step ahead of that is still a claim."""
-        claims, self._claims = sorted(self._claims), []
+        claims, self._claims, before = sorted(self._claims), [], self.watermark
         name = claims[0][1]
         if any(name != other for _, other in claims):
             self._alone = None
@@ -144,19 +137,22 @@ class EventTime:
             self._alone = None
         elif ts >= before - self.max_step:
             self.watermark, self._claims, self._alone = before, [], None
-            self._seen = 0 if np.isinf(before) else WITNESSES
 
     def state(self) -> dict[str, Any]:
-        """What it remembers, a few dozen bytes: ``watermark``, ``unsure``, ``claims`` and ``alone``."""
+        """What it remembers, a few dozen bytes: ``watermark``, ``claims`` and ``alone``."""
         mark = None if np.isinf(self.watermark) else self.watermark
-        return {"watermark": mark, "unsure": self.unsure, "claims": list(self._claims), "alone": self._alone}
+        return {"watermark": mark, "claims": list(self._claims), "alone": self._alone}
 
-    def set_state(
-        self, watermark: float | None, unsure: int | None, claims: Sequence[Claim], alone: Claim | None
-    ) -> None:
-        """Replace it by what ``state`` gave; one without ``unsure`` is of a version that knew the largest time only."""
+    def snapshot(self) -> bytes:
+        """The whole state."""
+        return msgspec.msgpack.encode(self.state())
+
+    def restore(self, state: bytes) -> None:
+        """Replace the state by a ``snapshot``."""
+        self.set_state(**msgspec.msgpack.decode(state))
+
+    def set_state(self, watermark: float | None, claims: Sequence[Claim] = (), alone: Claim | None = None) -> None:
+        """Replace it by what ``state`` gave."""
         self.watermark = -np.inf if watermark is None else watermark
-        if unsure is None:
-            unsure = WITNESSES if watermark is None else 0
-        self._seen = WITNESSES if np.isinf(self.max_step) else WITNESSES - unsure
-        self._claims, self._alone = list(claims), alone
+        self._claims = [(ts, name) for ts, name in claims]
+        self._alone = None if alone is None else (alone[0], alone[1])

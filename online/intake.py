@@ -92,8 +92,6 @@ class _Mark(msgspec.Struct, kw_only=True, omit_defaults=True):
     duplicates: int
     late: int
     ahead: int
-    unsure: int | None = None
-    """Absent where the watermark is known, as it was in every mark before there was anything else."""
     claims: list[Claim] = []
     alone: Claim | None = None
 
@@ -174,11 +172,10 @@ class Intake:
         sane = np.ones(len(batch), dtype=np.bool_)
         sane[[r.row for r in refused]] = False
         rows = np.flatnonzero(sane)
-        unsure, before = self.time.unsure, self.watermark
+        before = self.watermark
         # Repeats too: the row behind one must not depend on where the batch was cut.
         marks = self.time.advance(batch.ts[rows], _senders(batch, rows))
         newest = np.minimum(np.append(before, marks)[:-1], marks)  # where this row sets it back, it is not late
-        newest[:unsure] = -np.inf
         behind = newest - batch.ts[rows]
         late = np.flatnonzero(behind > p.allowed_lateness)
         limit = format_duration(p.allowed_lateness)
@@ -220,12 +217,10 @@ class Intake:
         self._dedupe.rebuild(kept)
 
     def _counted(self) -> dict[str, Any]:
-        time = self.time.state()
-        counts = {"duplicates": self.duplicates, "late": self.late, "ahead": self.ahead}
-        return {**counts, **time, "unsure": time["unsure"] or None}
+        return {"duplicates": self.duplicates, "late": self.late, "ahead": self.ahead, **self.time.state()}
 
     def _count_from(self, held: _Mark) -> None:
-        self.time.set_state(held.watermark, held.unsure, held.claims, held.alone)
+        self.time.set_state(held.watermark, held.claims, held.alone)
         self.duplicates, self.late, self.ahead = held.duplicates, held.late, held.ahead
 
 

@@ -29,6 +29,7 @@ from online.decisions import (
 from online.dedupe import Deduper
 from online.drift import Detection, DriftMonitor
 from online.evaluation import Evaluation
+from online.event_time import EventTime
 from online.features.plan import LabelFeed, label_feeds
 from online.labels import Joined, LabelJoiner, NegativeSampler
 from online.numbering import ExampleNumbers
@@ -91,6 +92,7 @@ class LabellingStage:
         lane: str = "",
     ) -> None:
         self.task, self._contributions = task, contributions
+        self.time = EventTime()
         self.joiner = LabelJoiner(task.labels.join, len(features), 1 + masks, secondary)
         self._feeds = label_feeds(task.entities)
         self._sampler = NegativeSampler(task.labels.negative_rate, task.name)
@@ -118,15 +120,16 @@ class LabellingStage:
         if len(scored) == 0:
             return out
         p = scored.predictions
-        thresholds = self.threshold.thresholds(p.ts, p.score)
-        joined = self.joiner.log(p, np.column_stack([thresholds, scored.masks]), scored.entities)
+        marks = self.time.advance(p.ts, p.event_id if self.task.key == "*" else p.entity_id)
+        thresholds = self.threshold.thresholds(marks, p.score)
+        joined = self.joiner.log(p, np.column_stack([thresholds, scored.masks]), scored.entities, marks)
         self.typical.update(p.features)
         out.scored, out.thresholds = scored, thresholds
         if self.task.alerting:
-            out.alerts += self.book.decide(p, thresholds, lambda at: self._explain(scored, at))
+            out.alerts += self.book.decide(p, thresholds, lambda at: self._explain(scored, at), marks)
         self.counts.scored += len(scored)
         if self.drift is not None:
-            out.detections += self.drift.update(p.ts, np.column_stack([scored.watched, p.score]))
+            out.detections += self.drift.update(marks, np.column_stack([scored.watched, p.score]))
         self._learn(joined, out)
         return out
 
@@ -168,7 +171,7 @@ class LabellingStage:
         if len(e):
             e = replace(e, n=self._numbers.update(e, self.joiner.watermark))
             self.counts.labelled += len(e)
-            self.evaluation.update(e, joined.extra[:, 0])
+            self.evaluation.update(e, joined.extra[:, 0], self.joiner.watermark)
             out.updates = self._updates(e, joined)
             self.threshold.update_labels(e.score, e.y, e.weight, e.correction)
             if self.rate_drift is not None:
@@ -213,6 +216,7 @@ class LabellingStage:
     def parts(self) -> dict[str, Stateful]:
         """What it remembers, by name."""
         parts: dict[str, Stateful | None] = {
+            "time": self.time,
             "joiner": self.joiner,
             "numbers": self._numbers,
             "seen": self._seen,

@@ -24,6 +24,7 @@ from online.batch import (
 )
 from online.columnplan import columns_of
 from online.errors import TaskError
+from online.event_time import MAX_STEP
 from online.features import kernel
 from online.features.engine import FeatureBlock
 from online.features.rows import Grouping, Modes
@@ -130,7 +131,7 @@ class ScoringStage:
         self._further = self.shape.full_inputs[len(self.engine.features) :]
         if full is not None:
             self._create_full(full)
-        self.timers = SilenceTimers(task.labels.silence) if task.labels.silence is not None else None
+        self.timers = SilenceTimers(task.labels.silence, MAX_STEP) if task.labels.silence is not None else None
 
     def events(self, batch: EventBatch) -> ScoreOutput:
         """Score events in arrival order, after whatever timers they make due."""

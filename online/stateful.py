@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -59,6 +59,10 @@ class ModelPart:
         self.model.restore(ModelSnapshot(version, digest, learned))
 
 
+YOUNGER: Final = frozenset({"time"})
+"""Parts that snapshots of 12015ac do not hold: they begin anew, which changes nothing but their own first moments."""
+
+
 def snapshot_parts(parts: Mapping[str, Stateful]) -> bytes:
     """The state of all parts by name, as MessagePack."""
     return msgspec.msgpack.encode({name: part.snapshot() for name, part in parts.items()})
@@ -68,10 +72,10 @@ def restore_parts(task: str, parts: Mapping[str, Stateful], state: bytes) -> Non
     """Put a ``snapshot_parts`` back; raises ``StateError`` naming the ``task`` where it does not fit."""
     try:
         held: dict[str, Any] = msgspec.msgpack.decode(state, type=dict[str, bytes])
-        if held.keys() != parts.keys():
+        if held.keys() - parts.keys() or parts.keys() - held.keys() - YOUNGER:
             raise ValueError(f"it holds {', '.join(sorted(held))}; the task has {', '.join(sorted(parts))}")
-        for name, part in parts.items():
-            part.restore(held[name])
+        for name, of in held.items():
+            parts[name].restore(of)
     except ValueError as exc:  # msgspec's errors are among them
         raise StateError(
             f"task {task}: the state does not fit: {exc}; start with a fresh directory, or go back to the task file "

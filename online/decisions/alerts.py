@@ -102,8 +102,9 @@ class AlertBook:
     - A row is over its threshold when ``score >= threshold``. Only such rows cost Python time.
     - Severity is the higher of two steps: how many events (``escalate_at``) and how far over the threshold
       (``margin_step``). It never falls while the alert is open.
-    - An alert resolves by quiet time when the watermark (the largest event time so far) reaches ``updated_at +
-      resolve_after_s``; alerts resolve in order of that time, before the row that moved the watermark.
+    - An alert resolves by quiet time when the watermark reaches the time of its last event plus ``resolve_after_s``;
+      alerts resolve in order of that time, before the row that moved the watermark. A row or label of a later time than
+      the watermark counts as of the watermark: its clock does not mute the entity until then.
     - A label with value 1 for an event of an alert (or, without event, for its entity) confirms and resolves it; labels
       with value 0 for all its events, or one for the entity, resolve it as a false alarm.
     - A repeated ``event_id`` changes nothing. ``alert_id`` is ``<task>:<entity>:<first event>``, so a replay makes the
@@ -143,7 +144,11 @@ class AlertBook:
         return [entry.alert for entry in entries if entry.is_open]
 
     def decide(
-        self, predictions: PredictionBatch, thresholds: FloatVector, reasons: ReasonsOf | None = None
+        self,
+        predictions: PredictionBatch,
+        thresholds: FloatVector,
+        reasons: ReasonsOf | None = None,
+        marks: FloatVector | None = None,
     ) -> list[AlertState]:
         """Return every changed alert state in order.
 
@@ -152,12 +157,13 @@ class AlertBook:
         predictions : scored events in order.
         thresholds : ``(n,) float64``, the threshold in force at each row.
         reasons : called at most once, with the rows that opened an alert or raised its score.
+        marks : ``(n,)`` watermark at each row; the largest event time so far when not given.
         """
         if len(predictions) == 0:
             return []
         changed: list[_Change] = []
         over = np.flatnonzero(predictions.score >= thresholds)
-        marks = np.maximum.accumulate(predictions.ts)
+        marks = np.maximum.accumulate(predictions.ts if marks is None else marks)
         for row in over.tolist():
             self._wake(max(self.watermark, float(marks[row])), changed)
             self._take(row, predictions, float(thresholds[row]), changed)
@@ -195,7 +201,7 @@ class AlertBook:
                 if len(entry.cleared) < entry.alert.events:
                     continue
             # A label speaks of the past but resolves now: the cooldown starts at the watermark.
-            at = max(ts, entry.alert.updated_at, self.watermark)
+            at = max(self._reached(ts), entry.alert.updated_at, self.watermark)
             out.append(self._resolve(entry, at, "confirmed" if value else "false_alarm"))
         return out
 
@@ -224,6 +230,10 @@ class AlertBook:
         self.watermark, self._number, self._entries = held.watermark, held.number, held.entries
         self._seen_order, self._seen = deque(held.seen), set(held.seen)
         self.stats = AlertStats(*held.stats)
+        if self.watermark > -math.inf:  # a snapshot of 12015ac may hold what a label of the year 2099 muted
+            for entry in held.entries.values():
+                span = self.policy.resolve_after_s if entry.is_open else self.policy.cooldown_s
+                entry.wake_at = min(entry.wake_at, self.watermark + span)
         opened = {entity: entry for entity, entry in held.entries.items() if entry.is_open}
         self._quiet = sorted((entry.wake_at, entry.number, entity) for entity, entry in opened.items())
         self._cooling = sorted(
@@ -272,7 +282,7 @@ class AlertBook:
             updated_at=ts,
             event_ids=(event_id,),
         )
-        entry = _Entry(self._number, alert, ts + self.policy.resolve_after_s, set())
+        entry = _Entry(self._number, alert, self._reached(ts) + self.policy.resolve_after_s, set())
         self._number += 1
         self.stats.opened += 1
         self._open += 1
@@ -300,7 +310,11 @@ class AlertBook:
             event_ids=listed,
             events=events,
         )
-        entry.wake_at = entry.alert.updated_at + self.policy.resolve_after_s
+        entry.wake_at = max(entry.wake_at, self._reached(ts) + self.policy.resolve_after_s)
+
+    def _reached(self, ts: float) -> float:
+        """A time told from outside as far as it has come: nothing stays open or cools down beyond the watermark."""
+        return ts if self.watermark == -math.inf else min(ts, self.watermark)
 
     def _step(self, events: int, score: float, threshold: float) -> int:
         by_count = sum(events >= number for number in self.policy.escalate_at)
@@ -337,7 +351,7 @@ class AlertBook:
             del self._entity_of[event_id]
         self.stats.resolved += 1
         self._open -= 1
-        entry.wake_at = at + self.policy.cooldown_s
+        entry.wake_at = self._reached(at) + self.policy.cooldown_s
         heapq.heappush(self._cooling, (entry.wake_at, entry.number, entry.alert.entity_id))
         if len(self._cooling) > self.policy.max_open:
             self._forget()
@@ -347,7 +361,8 @@ class AlertBook:
         entry = self._quietest(math.inf)
         if entry is not None:
             self.stats.displaced += 1
-            changed.append(_Change(entry, self._resolve(entry, self.watermark, "displaced")))
+            at = max(self.watermark, entry.alert.updated_at)
+            changed.append(_Change(entry, self._resolve(entry, at, "displaced")))
 
     def _remember(self, event_id: str) -> None:
         self._seen.add(event_id)

@@ -61,7 +61,8 @@ class CostThreshold(_Policy):
 class BudgetThreshold(_Policy):
     """As many scores over the threshold as the budget allows, by a fading histogram of recent scores.
 
-    Before ``min_scores`` scores and ``min_days`` of event time nothing is over it. Rows are counted, not opened alerts:
+    Before ``min_scores`` scores and ``min_days`` of event time nothing is over it. A gap in the stream counts for a day
+    at most: time without events earns no alerts for later. Rows are counted, not opened alerts:
     repeats of an open alert use up budget too, so the number of alerts stays at or below it.
     """
 
@@ -170,22 +171,24 @@ class Threshold:
 
         Parameters
         ----------
-        ts : ``(n,) float64`` event time in epoch seconds.
+        ts : ``(n,) float64`` event time at each row, epoch seconds; the largest so far counts. Minus infinity while it
+            is not known: such rows are counted, and nothing is over the threshold by them.
         score : ``(n,) float64`` probabilities; NaN counts as 0.
         """
         out = np.full(len(ts), self._threshold)
         if not self._adaptive or len(ts) == 0:
             return out
         marks = np.maximum.accumulate(np.append(self._watermark, ts))[1:]
-        if self._watermark == -math.inf:
-            self._refreshed_at = self._started_at = float(marks[0])
+        if self._watermark == -math.inf < marks[-1]:
+            self._refreshed_at = self._started_at = float(marks[marks > -math.inf][0])
         index = bin_of(np.nan_to_num(score, nan=0.0), self._edges)
         start, n = 0, len(ts)
         while start < n:
             if self._due(float(marks[start])):
                 self._fade_in(float(marks[start]))
             by_time = int(np.searchsorted(marks, self._refreshed_at + self.refresh.every_s))
-            end = min(n, start + self.refresh.every_rows - self._rows, max(by_time, start + 1))
+            by_rows = start + self.refresh.every_rows - self._rows
+            end = min(n, max(min(by_rows, by_time), start + 1))
             out[start:end] = self._threshold
             self._pending += np.bincount(index[start:end], minlength=len(self._pending))
             self._rows += end - start
@@ -250,11 +253,12 @@ class Threshold:
         self._negatives, self._labels = np.frombuffer(held.negatives).copy(), np.frombuffer(held.labels).copy()
 
     def _due(self, mark: float) -> bool:
-        return self._rows >= self.refresh.every_rows or mark >= self._refreshed_at + self.refresh.every_s
+        full = self._rows >= self.refresh.every_rows
+        return mark > -math.inf and (full or mark >= self._refreshed_at + self.refresh.every_s)
 
     def _fade_in(self, mark: float) -> None:
         """Close the rows since the last boundary at time ``mark`` and compute the threshold anew."""
-        days = (mark - self._refreshed_at) / DAY_S
+        days = self._lived(mark - self._refreshed_at) / DAY_S
         if self._budget is not None:
             fade = 0.5 ** (days / self._budget.half_life_days)
             self._exposure_days = self._exposure_days * fade + days
@@ -266,6 +270,16 @@ class Threshold:
         self._pending[:] = 0
         self._refreshed_at, self._rows = mark, 0
         self._threshold = self._compute(mark)
+
+    def _lived(self, seconds: float) -> float:
+        """How much of the time since the last boundary counts: a gap in the stream for a day at most.
+
+        Nothing could be over the threshold in it, so it earns no alerts for later, and what was learned before it is
+        as true as it was.
+        """
+        lived = min(seconds, max(DAY_S, self.refresh.every_s))
+        self._started_at += seconds - lived
+        return lived
 
     def _compute(self, mark: float) -> float:
         if isinstance(self.policy, PrecisionThreshold):

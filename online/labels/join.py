@@ -68,8 +68,8 @@ class LabelJoiner:
       waiting times. Labels of one event count in their own arrival order: the first gives an example, another value
       later a correction, the same value again nothing.
     - The first prediction of an ``event_id`` counts; repeats (after a crash, perhaps by a newer model) do not.
-    - Time is the largest prediction time so far (the watermark). Expiry is exact by row, so results do not depend on
-      batch cuts; memory is freed in chunks of ``chunk_rows``.
+    - Time is the watermark: the largest prediction time so far, or what is given with each row. Expiry is exact by row,
+      so results do not depend on batch cuts; memory is freed in chunks of ``chunk_rows``.
     - With ``negative_after_s`` an event becomes a negative, in arrival order, when the watermark has moved that far
       since it was logged without a label for it.
 
@@ -123,6 +123,7 @@ class LabelJoiner:
         predictions: PredictionBatch,
         extra: FloatMatrix | None = None,
         entities: dict[str, list[str | None]] | None = None,
+        marks: FloatVector | None = None,
     ) -> Joined:
         """Keep what was scored and return the examples of labels that had come before.
 
@@ -131,6 +132,7 @@ class LabelJoiner:
         predictions : scored events; their arrays are copied.
         extra : ``(n, E) float64`` to come back in ``Joined``; required when ``n_extra > 0``.
         entities : secondary identifiers by name; a missing one is absent in all rows.
+        marks : ``(n,)`` watermark at each row; the largest prediction time so far when not given.
 
         Raises
         ------
@@ -138,9 +140,7 @@ class LabelJoiner:
             When a matrix does not have the width the joiner was built with, or an identifier is unknown.
         """
         columns = self._check(predictions, extra, entities or {})
-        marks = np.maximum.accumulate(np.append(self.watermark, predictions.ts))[1:]
-        if len(marks):
-            self.watermark = float(marks[-1])
+        marks = self._move(predictions.ts if marks is None else marks)
         rows = self._keep(predictions, marks)
         if rows is not None:
             predictions, marks = predictions.take(rows), marks[rows]
@@ -155,6 +155,17 @@ class LabelJoiner:
         joined = self._emit(self._with_negatives(pairs.columns(), positions, marks, first))
         self._free()
         return joined
+
+    def _move(self, marks: FloatVector) -> FloatVector:
+        """Move the watermark over a batch; the watermark at each row, the first known one where it was not known."""
+        before, marks = self.watermark, np.maximum.accumulate(np.append(self.watermark, marks))[1:]
+        if len(marks):
+            self.watermark = float(marks[-1])
+        if before == -np.inf < self.watermark:
+            began = float(marks[marks > -np.inf][0])
+            self._store.begin(began)
+            marks = np.maximum(marks, began)
+        return marks
 
     def label(self, labels: LabelBatch, known_at: FloatVector | None = None) -> Joined:
         """Join labels with what was logged; those that find nothing wait.
@@ -243,9 +254,10 @@ class LabelJoiner:
         pairs, positions = _Pairs(), list[int]()
         wait_s, range_s = self.policy.wait_s, self.policy.range_s
         for i in self._waiting.concerned(batch.event_id, batch.entity_id):
-            ts, floor = float(batch.ts[i]), float(marks[i]) - wait_s
+            ts, mark = float(batch.ts[i]), float(marks[i])
+            floor, known_at = mark - wait_s, min(ts, mark) if mark > -np.inf else ts
             for label in self._waiting.meet(batch.event_id[i], batch.entity_id[i], ts, floor, range_s):
-                self._apply(first + i, label.value, label.weight, max(label.known_at, ts), pairs)
+                self._apply(first + i, label.value, label.weight, max(label.known_at, known_at), pairs)
             positions += [i] * (len(pairs.rows) - len(positions))
         return pairs, positions
 
@@ -337,7 +349,7 @@ class LabelJoiner:
     def _with_negatives(self, pairs: _Columns, positions: list[int], marks: FloatVector, first: int) -> _Columns:
         """Add the negatives that fell due during a batch, each before the pairs of the row that made it due."""
         after = self.policy.negative_after_s
-        if after is None or len(marks) == 0:
+        if after is None or len(marks) == 0 or self.watermark == -np.inf:
             return pairs
         floors = marks - after
         rows, logged_at, self._next_negative = self._store.unlabelled_until(self._next_negative, floors[-1])
@@ -372,7 +384,8 @@ class LabelJoiner:
             entity_id=cast("list[str]", entity_id),
             extra=numbers[:, split:].copy(),
             entities=dict(zip(self.entities, entities, strict=True)),
-            label_ts_known=pairs.known_at,
+            # Where there is no watermark yet, not before its event.
+            label_ts_known=np.where(pairs.known_at > -np.inf, pairs.known_at, numbers[:, TS]),
         )
 
     def _remember_all(self, label_ids: list[str]) -> None:

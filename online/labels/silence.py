@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from online.batch import FloatVector, IntVector, LabelBatch
 from online.durations import Seconds
 from online.errors import StateError
+from online.event_time import EventTime
 
 SCORE, LABEL, FORGET = 0, 1, 2
 """What a timer does when it fires; also the order among timers of one moment."""
@@ -103,6 +104,8 @@ class _State(msgspec.Struct, array_like=True):
     timers: list[tuple[float, int, int, str]]
     labelled: list[str]
     stats: list[int]
+    time: bytes | None = None
+    """Of `EventTime`; absent where the largest time so far was the watermark."""
 
 
 @dataclass(slots=True)
@@ -148,7 +151,7 @@ class _Fired:
 
 
 class SilenceTimers:
-    """Fire scores and labels as events move the watermark (the largest event time so far).
+    """Fire scores and labels as events move the watermark (see `EventTime`).
 
     - A timer of time ``t`` fires before the first row whose watermark is at or after ``t``; timers fire in order of
       time. Every row is judged on its own, so results do not depend on batch cuts.
@@ -160,6 +163,11 @@ class SilenceTimers:
     - At most ``max_entities`` are held: beyond, the one labelled longest ago is forgotten, and when none is labelled
       the newcomer is not observed.
 
+    Parameters
+    ----------
+    policy : when what is due.
+    max_step : of the watermark; infinite for the largest event time so far.
+
     Examples
     --------
     >>> timers = SilenceTimers(SilencePolicy(observe_s=5, horizon_s=10))
@@ -170,9 +178,10 @@ class SilenceTimers:
     [(2, 'a@0', False, 7.0), (3, 'b@1', True, 16.0)]
     """
 
-    def __init__(self, policy: SilencePolicy) -> None:
+    def __init__(self, policy: SilencePolicy, max_step: float = math.inf) -> None:
         self.policy = policy
         self.watermark = -math.inf
+        self._time = EventTime(max_step)
         self.stats = SilenceStats()
         self._entities: dict[str, EntityTimer] = {}
         self._timers: list[tuple[float, int, int, str]] = []
@@ -186,9 +195,10 @@ class SilenceTimers:
         """Take in events in order, ``ts (n,) float64``, and return what fired before each."""
         fired, entities, timers = _Fired(), self._entities, self._timers
         watermark, end = self.watermark, self.policy.horizon_s
-        for row, (entity_id, at) in enumerate(zip(entity_ids, ts.tolist(), strict=True)):
-            if at > watermark:
-                watermark = at
+        marks = self._time.advance(ts, entity_ids).tolist()
+        for row, (entity_id, at, mark) in enumerate(zip(entity_ids, ts.tolist(), marks, strict=True)):
+            if mark > watermark:
+                watermark = mark
             if timers and timers[0][0] <= watermark:
                 self._fire(row, watermark, fired)
             timer = entities.get(entity_id)
@@ -209,7 +219,9 @@ class SilenceTimers:
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""
         stats = [getattr(self.stats, name) for name in SilenceStats.__slots__]
-        return msgspec.msgpack.encode(_State(self.watermark, self._entities, self._timers, list(self._labelled), stats))
+        return msgspec.msgpack.encode(
+            _State(self.watermark, self._entities, self._timers, list(self._labelled), stats, self._time.snapshot())
+        )
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is none."""
@@ -219,6 +231,10 @@ class SilenceTimers:
             raise StateError(f"not a snapshot of silence timers: {error}; replay the events instead") from error
         self.watermark, self._entities, self._timers = held.watermark, held.entities, held.timers
         self._labelled, self.stats = deque(held.labelled), SilenceStats(*held.stats)
+        if held.time is not None:
+            self._time.restore(held.time)
+        elif held.watermark > -math.inf:
+            self._time.set_watermark(held.watermark)
 
     def _start(self, entity_id: str, at: float, watermark: float) -> None:
         due = at + self.policy.observe_s

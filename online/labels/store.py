@@ -19,6 +19,8 @@ UNLABELLED = 2
 TS, SCORE, MARK, FEATURES = 0, 1, 2, 3
 """Columns of a chunk's numbers: time, score, watermark at arrival, then the features, then the extra columns."""
 
+_TIMES = [TS, MARK]
+
 MAX_SPARE = 8
 
 
@@ -49,7 +51,8 @@ Group = tuple[_Chunk, IntVector, IntVector]
 class PredictionStore:
     """Append-only rows, addressed by numbers that never repeat; whole chunks are forgotten from the front.
 
-    A row is *live* while its time is at or after a floor and it is among the last ``max_rows``. Liveness is exact;
+    A row is *live* while its time (or the watermark at its arrival, where a clock was ahead) is at or after a floor and
+    it is among the last ``max_rows``. Liveness is exact;
     memory follows it a chunk behind, so what a caller sees never depends on when chunks are freed.
     """
 
@@ -78,7 +81,7 @@ class PredictionStore:
         if row < self.next_row - self.max_rows or row < self._first_chunk * self.chunk_rows:
             return False
         chunk = self.chunk_of(row)
-        return chunk.min_ts >= floor or bool(chunk.numbers[row % self.chunk_rows, TS] >= floor)
+        return chunk.min_ts >= floor or bool(chunk.numbers[row % self.chunk_rows, _TIMES].min() >= floor)
 
     def claim(self, event_ids: list[str], ts: FloatVector, marks: FloatVector, keep_s: float) -> BoolVector:
         """Give each new id the row it will be appended to; ``(n,) bool``, False for a repeat of a live row.
@@ -97,7 +100,7 @@ class PredictionStore:
         for event_id, row, owner in zip(event_ids, numbers, owners, strict=True):
             if owner == row:
                 del row_of[event_id]
-        return self._claim_each(event_ids, ts.tolist(), (marks - keep_s).tolist())
+        return self._claim_each(event_ids, np.minimum(ts, marks).tolist(), (marks - keep_s).tolist())
 
     def _claim_each(self, event_ids: list[str], ts: list[float], floors: list[float]) -> BoolVector:
         """Claim in order where some id came before; an id whose first row is no longer live counts as new."""
@@ -135,6 +138,12 @@ class PredictionStore:
         if n:
             self.last_mark = float(marks[-1])
 
+    def begin(self, mark: float) -> None:
+        """The first watermark is known: it is that of the rows that came before it, too."""
+        for chunk in self._chunks:
+            marks = chunk.numbers[: len(chunk.event_id), MARK]
+            marks[marks == -np.inf] = mark
+
     def _new_chunk(self) -> _Chunk:
         return _Chunk(
             numbers=self._spare.pop() if self._spare else np.empty((self.chunk_rows, self.width)),
@@ -160,7 +169,7 @@ class PredictionStore:
         out[:, FEATURES:split] = batch.features[part]
         if extra is not None:
             out[:, split:] = extra[part]
-        chunk.min_ts = min(chunk.min_ts, float(out[:, TS].min()))
+        chunk.min_ts = min(chunk.min_ts, float(_reached(out).min()))
         chunk.event_id += batch.event_id[part]
         chunk.entity_id += batch.entity_id[part]
         for column, values in zip(chunk.entities, entities, strict=True):
@@ -198,7 +207,7 @@ class PredictionStore:
         kept = np.flatnonzero(held)
         for chunk, at, offset in self.groups(rows[kept]):
             if chunk.min_ts < floor:
-                held[kept[at]] = chunk.numbers[offset, TS] >= floor
+                held[kept[at]] = _reached(chunk.numbers[offset]) >= floor
         return held
 
     def exchange_labels(self, rows: IntVector, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -275,12 +284,18 @@ class PredictionStore:
             n, chunk = len(stored.event_id), self._new_chunk()
             chunk.numbers[:n] = np.frombuffer(stored.numbers).reshape(n, self.width)
             chunk.label[:n] = stored.label
-            chunk.min_ts, self.last_mark = float(chunk.numbers[:n, TS].min()), float(chunk.numbers[n - 1, MARK])
+            chunk.min_ts, self.last_mark = float(_reached(chunk.numbers[:n]).min()), float(chunk.numbers[n - 1, MARK])
             chunk.event_id, chunk.entity_id = list(stored.event_id), list(stored.entity_id)
             chunk.entities = [list(column) for column in stored.entities]
             self._chunks.append(chunk)
             first = number * self.chunk_rows
             self.row_of.update(zip(chunk.event_id, range(first, first + n), strict=True))
+
+
+def _reached(numbers: FloatMatrix) -> FloatVector:
+    """The time of rows as far as it had come when they were logged, ``(n,)``."""
+    times: FloatVector = numbers[:, _TIMES].min(axis=1)
+    return times
 
 
 def absent(n: int) -> list[str | None]:

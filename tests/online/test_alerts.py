@@ -227,3 +227,46 @@ def test_a_foreign_snapshot_is_refused() -> None:
         AlertBook(AlertPolicy(), "t").restore(AlertBook(AlertPolicy(), "other").snapshot())
     with pytest.raises(StateError, match="not a snapshot"):
         AlertBook(AlertPolicy(), "t").restore(b"{}")
+
+
+# -- times from outside ------------------------------------------------------------------------------------------------
+
+YEARS = 70 * 365 * 86_400.0
+
+
+@pytest.mark.parametrize("event_id", ["e1", None])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_label_of_a_time_to_come_mutes_nobody_until_then(event_id: str | None, value: bool) -> None:
+    book = AlertBook(AlertPolicy(resolve_after_s=100.0, cooldown_s=10.0), "t")
+    decide(book, [("e1", "a", 5.0, 0.9)])
+    (closed,) = book.resolve_labels(labels((event_id, "a", YEARS, value)))
+    assert (closed.status, closed.updated_at) == ("resolved", 5.0)
+    opened = decide(book, [("e2", "b", 16.0, 0.1), ("e3", "a", 17.0, 0.9)])
+    assert [(a.alert_id, a.status) for a in opened] == [("t:a:e3", "open")]
+
+
+def test_a_row_of_a_clock_ahead_mutes_nobody_until_then() -> None:
+    """Its event time is ahead of the watermark that comes with it."""
+    book = AlertBook(AlertPolicy(resolve_after_s=100.0, cooldown_s=10.0), "t")
+    rows = [("e1", "a", 5.0, 0.9), ("e2", "a", YEARS, 0.9), ("e3", "b", YEARS, 0.9)]
+    book.decide(batch(rows), np.full(3, 0.5), None, np.full(3, 5.0))
+    closed = book.advance(106.0)
+    assert [(a.entity_id, a.status, a.verdict) for a in closed] == [
+        ("a", "resolved", "quiet"),
+        ("b", "resolved", "quiet"),
+    ]
+    later = book.decide(batch([("e4", "a", 120.0, 0.9)]), np.full(1, 0.5), None, np.full(1, 120.0))
+    assert [a.alert_id for a in later] == ["t:a:e4"]
+
+
+def test_what_a_snapshot_holds_as_muted_for_years_wakes_up() -> None:
+    """A snapshot of 12015ac after such a label."""
+    policy = AlertPolicy(resolve_after_s=100.0, cooldown_s=10.0)
+    book, restored = AlertBook(policy, "t"), AlertBook(policy, "t")
+    decide(book, [("e1", "a", 5.0, 0.9), ("e2", "b", 5.0, 0.9)])
+    book.resolve_labels(labels(("e1", "a", 5.0, True)))
+    book._entries["a"].wake_at = book._entries["b"].wake_at = YEARS
+    restored.restore(book.snapshot())
+    decide(restored, [("e3", "c", 106.0, 0.1)])
+    assert len(restored) == 0
+    assert [a.alert_id for a in decide(restored, [("e4", "a", 107.0, 0.9)])] == ["t:a:e4"]

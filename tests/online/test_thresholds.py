@@ -177,3 +177,31 @@ def test_policies_are_told_apart_by_kind_and_refuse_nonsense() -> None:
         adapter.validate_python({"kind": "magic"})
     with pytest.raises(StateError, match="start it anew"):
         Threshold(BudgetThreshold(alerts_per_day=1)).restore(Threshold(FixedThreshold(value=0.5)).snapshot())
+
+
+# -- gaps in the stream ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gap_days", [3, 30, 70, 26 * 365])
+@pytest.mark.parametrize("at_row", [1, 20_000])
+def test_a_gap_earns_no_alerts_for_later(gap_days: int, at_row: int) -> None:
+    """As many alerts a day after a pause (or after one clock of the year 2000) as without it."""
+    ts, score, budget = minutes(40_000), scores(40_000), 5
+    paused = ts + np.where(np.arange(len(ts)) >= at_row, gap_days * DAY, 0.0)
+    over = [score >= Threshold(BudgetThreshold(alerts_per_day=budget)).thresholds(t, score) for t in (ts, paused)]
+    after = slice(20_000, None)
+    days = (ts[-1] - ts[20_000]) / DAY
+    assert over[0][after].sum() / days == pytest.approx(budget, rel=0.25)
+    assert over[1][after].sum() == pytest.approx(over[0][after].sum(), abs=budget)
+    first_days = slice(at_row, at_row + 2 * 1_440)
+    two_days = max(int(over[0][first_days].sum()), 2 * budget)
+    assert over[1][first_days].sum() <= two_days + budget, "the gap counts for a day"
+
+
+def test_rows_before_the_time_is_known_count_and_alert_nobody() -> None:
+    score = np.full(40, 0.9)
+    ts = np.concatenate([np.full(10, -np.inf), minutes(30)])
+    at = Threshold(BudgetThreshold(alerts_per_day=9, min_scores=20, min_days=0.0), RefreshPolicy(every_rows=5))
+    thresholds = np.concatenate([at.thresholds(ts[:4], score[:4]), at.thresholds(ts[4:], score[4:])])
+    assert thresholds[:20].tolist() == [np.inf] * 20
+    assert np.isfinite(thresholds[-5:]).all()
