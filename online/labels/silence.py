@@ -94,6 +94,7 @@ class EntityTimer(msgspec.Struct, array_like=True):
     due_ts: float
     returned: bool = False
     label: int | None = None
+    scored: bool = False
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -155,6 +156,8 @@ class SilenceTimers:
 
     - A timer of time ``t`` fires before the first row whose watermark is at or after ``t``; timers fire in order of
       time. Every row is judged on its own, so results do not depend on batch cuts.
+    - An entity's own event of a later time fires its score first, wherever the watermark is: no score sees what came
+      after it.
     - The first event *seen* starts the observation. A late event never moves it back; an event whose score would
       already be overdue starts nothing and is counted.
     - A late event inside the horizon counts while the label is open (until the horizon's end plus ``lateness_s``) and
@@ -204,7 +207,10 @@ class SilenceTimers:
             timer = entities.get(entity_id)
             if timer is None:
                 self._start(entity_id, at, watermark)
-            elif not timer.returned and timer.due_ts <= at < timer.due_ts + end:
+                continue
+            if not timer.scored and at >= timer.due_ts:
+                self._score(row, entity_id, timer, fired)
+            if not timer.returned and timer.due_ts <= at < timer.due_ts + end:
                 self._return(row, entity_id, timer, watermark, fired)
         self.watermark = watermark
         return fired.output()
@@ -231,6 +237,9 @@ class SilenceTimers:
             raise StateError(f"not a snapshot of silence timers: {error}; replay the events instead") from error
         self.watermark, self._entities, self._timers = held.watermark, held.entities, held.timers
         self._labelled, self.stats = deque(held.labelled), SilenceStats(*held.stats)
+        waiting = {number for _, kind, number, _ in held.timers if kind == SCORE}
+        for timer in self._entities.values():  # snapshots of 12015ac do not say
+            timer.scored = timer.scored or timer.number not in waiting
         if held.time is not None:
             self._time.restore(held.time)
         elif held.watermark > -math.inf:
@@ -271,14 +280,20 @@ class SilenceTimers:
             if timer is None or timer.number != number:
                 continue
             if kind == SCORE:
-                self.stats.scored += 1
-                fired.score(row, entity_id, timer)
-                self._push(timer.due_ts + policy.horizon_s + policy.lateness_s, LABEL, timer, entity_id)
+                if not timer.scored:
+                    self._score(row, entity_id, timer, fired)
             elif kind == LABEL:
                 self._close(row, entity_id, timer, at, fired)
             else:
                 # Labels close in order of time, and all are remembered equally long: the oldest is this one.
                 del self._entities[self._labelled.popleft()]
+
+    def _score(self, row: int, entity_id: str, timer: EntityTimer, fired: _Fired) -> None:
+        self.stats.scored += 1
+        timer.scored = True
+        fired.score(row, entity_id, timer)
+        due = timer.due_ts + self.policy.horizon_s + self.policy.lateness_s
+        self._push(due, LABEL, timer, entity_id)
 
     def _close(self, row: int, entity_id: str, timer: EntityTimer, at: float, fired: _Fired) -> None:
         if timer.label is None:

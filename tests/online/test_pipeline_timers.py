@@ -79,8 +79,9 @@ def test_a_label_from_silence_is_dated_when_it_became_known() -> None:
     ).replace('key = "user_id"', 'key = "user_id"\nttl = "60d"')
     toml = toml.replace('horizon_s = "5h"', 'horizon_s = "5h"\nremember_s = "1h"')
     pipeline = pipeline_of(toml)
-    pipeline.events(plays([("a", 0.0), ("b", 20 * HOUR), ("a", 20 * HOUR)]))  # a: scored at 2 h, silent at 7 h
+    # a: scored at 2 h, silent at 7 h; three of 20 h tell that it is 20 h
+    pipeline.events(plays([("a", 0.0), *[(name, 20 * HOUR) for name in "bcda"]]))
     out = pipeline.advance(T0 + 23 * HOUR)
     assert out.predictions is not None
     since = out.predictions.features[:, pipeline.features.index("player.left_since_last")].tolist()
-    assert dict(zip(out.predictions.entity_id, since, strict=True)) == {"b": 0.0, "a": 15 * HOUR}
+    assert dict(zip(out.predictions.entity_id, since, strict=True)) == {**dict.fromkeys("bcd", 0.0), "a": 15 * HOUR}

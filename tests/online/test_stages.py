@@ -115,7 +115,7 @@ def test_what_is_sent_is_what_feeds_the_rows_of_others() -> None:
 
 def test_timers_send_nothing() -> None:
     apart = Apart(CHURN_OF_ALL)
-    out, _ = apart.call(("events", plays([("a", 0.0), ("b", 10.0), ("b", 3 * 3600.0)])))
+    out, _ = apart.call(("events", plays([("a", 0.0), ("b", 10.0), *[(name, 3 * 3600.0) for name in "cde"]])))
     assert out is not None
     assert out.scored is not None
     assert out.scored.predictions.event_id == [f"a@{T0:.0f}", f"b@{T0 + 10:.0f}"]

@@ -58,8 +58,7 @@ def run(folder: Path, at: FloatVector) -> BacktestResult:
 
 
 def evenly() -> FloatVector:
-    at: FloatVector = T0 + np.arange(ROWS) * (DAYS * DAY / ROWS)
-    return at
+    return np.array([T0 + i * (DAYS * DAY / ROWS) for i in range(ROWS)])
 
 
 @pytest.fixture(scope="module")
