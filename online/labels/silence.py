@@ -273,7 +273,6 @@ class SilenceTimers:
         heapq.heappush(self._timers, (at, kind, timer.number, entity_id))
 
     def _fire(self, row: int, watermark: float, fired: _Fired) -> None:
-        policy = self.policy
         while self._timers and self._timers[0][0] <= watermark:
             at, kind, number, entity_id = heapq.heappop(self._timers)
             timer = self._entities.get(entity_id)

@@ -119,7 +119,7 @@ def test_timers_send_nothing() -> None:
     assert out is not None
     assert out.scored is not None
     assert out.scored.predictions.event_id == [f"a@{T0:.0f}", f"b@{T0 + 10:.0f}"]
-    assert out.updates["everyone"].update_id == ["e0", "e1", "e2"]
+    assert out.updates["everyone"].update_id == ["e0", "e1", "e2", "e3", "e4"]
 
 
 def test_what_goes_into_records_is_finite_or_missing() -> None:
