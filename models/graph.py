@@ -6,6 +6,7 @@ made for the purpose, and refused with a sentence that says what is wrong.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,6 +25,8 @@ DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 EXTREME: Final = 1e12
 """The largest value a probe holds: no amount on the wire is larger."""
 _TOLERANCE: Final = 1e-4
+PROBE_S: Final = 10.0
+"""What a graph may take for a handful of rows; those that are served take milliseconds."""
 
 Outputs = dict[str, NDArray[Any]]
 
@@ -55,7 +58,7 @@ def check_graph(data: bytes, *, independent: bool = True) -> GraphSpec:
     ------
     ModelError
         Not a graph, truncated, operators that are not available, wrong names, types or shapes, outputs that are not
-        finite, not the same when run twice, or not the same in another batch.
+        finite, not the same when run twice, or not the same in another batch; or it takes longer than ``PROBE_S``.
     """
     opset = _read(data)
     session = open_session(data)
@@ -78,20 +81,37 @@ def _read(data: bytes) -> int:
     used = {node.domain for node in _nodes(model)}
     if unknown := sorted(used - DOMAINS):
         raise ModelError(f"operators of {unknown} are not available; export with those of {sorted(DOMAINS - {''})}")
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _tensors(model)):
         raise ModelError("weights lie outside the graph's file; export it with external_data=False")
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
-def _nodes(model: Any) -> Iterator[Any]:
-    """All nodes, those of subgraphs and functions too."""
-    todo = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    local = {function.domain for function in model.functions}
+def _graphs(model: Any) -> Iterator[Any]:
+    """The graph, its functions, and all graphs within them."""
+    todo = [model.graph, *model.functions]
     while todo:
-        node = todo.pop()
-        todo.extend(n for a in node.attribute for g in (a.g, *a.graphs) for n in g.node)
-        if node.domain not in local:
-            yield node
+        graph = todo.pop()
+        yield graph
+        for attribute in (a for node in graph.node for a in node.attribute):
+            todo.extend((attribute.g, *attribute.graphs))
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    """All nodes that are no calls of the model's own functions."""
+    local = {function.domain for function in model.functions}
+    return (node for graph in _graphs(model) for node in graph.node if node.domain not in local)
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    """All weights and constants."""
+    for graph in _graphs(model):
+        yield from getattr(graph, "initializer", ())
+        for sparse in getattr(graph, "sparse_initializer", ()):
+            yield from (sparse.values, sparse.indices)
+        for attribute in (a for node in graph.node for a in node.attribute):
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
 
 
 def open_session(data: bytes) -> Any:
@@ -153,7 +173,7 @@ def probe_rows(spec: GraphSpec, seed: int = 0) -> tuple[Float32Matrix, Float32Ma
 def probe(session: Any, spec: GraphSpec, independent: bool = True) -> None:
     """Run a session on ``probe_rows``; raises ``ModelError`` for outputs that cannot be served."""
     x, state = probe_rows(spec)
-    out = run_graph(session, x, state)
+    out = run_graph(session, x, state, PROBE_S)
     shapes = {"logit": (len(x),), "state_out": (len(x), spec.state), "embedding": (len(x), spec.embedding)}
     for name, values in out.items():
         if values.shape != shapes[name]:
@@ -161,26 +181,38 @@ def probe(session: Any, spec: GraphSpec, independent: bool = True) -> None:
         if bad := np.flatnonzero(~np.isfinite(values.reshape(len(x), -1)).all(axis=1)).tolist():
             largest = float(np.abs(x[bad[0]]).max())
             raise ModelError(f"{name} is not finite where inputs reach {largest:.3g}; clip or scale them in the graph")
-    if any(not np.array_equal(values, out[name]) for name, values in run_graph(session, x, state).items()):
+    if any(not np.array_equal(values, out[name]) for name, values in run_graph(session, x, state, PROBE_S).items()):
         raise ModelError("the graph gives other outputs when run twice on the same rows; export it in eval mode")
     if not independent:
         return
     for i in (0, 5, len(x) - 1):
-        for name, values in run_graph(session, x[i : i + 1], state[i : i + 1]).items():
+        for name, values in run_graph(session, x[i : i + 1], state[i : i + 1], PROBE_S).items():
             gap = float(np.max(np.abs(values[0] - out[name][i]) / np.maximum(1, np.abs(values[0]))))
             if gap > _TOLERANCE:
                 raise ModelError(f"{name} of a row depends on the other rows of its batch (differs by {gap:.3g})")
 
 
-def run_graph(session: Any, x: Float32Matrix, state: Float32Matrix | None = None) -> Outputs:
-    """Outputs by name for ``x (n, D)`` and ``state (n, S)``, which a graph without memory is not given."""
+def run_graph(session: Any, x: Float32Matrix, state: Float32Matrix | None = None, limit_s: float = 3600.0) -> Outputs:
+    """Outputs by name for ``x (n, D)`` and ``state (n, S)``, which a graph without memory is not given.
+
+    A run is ended at the next operator, and raises ``ModelError``, when it takes longer than ``limit_s``.
+    """
+    import onnxruntime
+
     takes = {i.name for i in session.get_inputs()}
     feeds = {"x": x} if state is None or "state" not in takes else {"x": x, "state": state}
     names = [o.name for o in session.get_outputs()]
+    options = onnxruntime.RunOptions()
+    overdue = threading.Timer(limit_s, lambda: setattr(options, "terminate", True))
+    overdue.daemon = True
+    overdue.start()
     try:
-        return dict(zip(names, session.run(names, feeds), strict=True))
+        return dict(zip(names, session.run(names, feeds, options), strict=True))
     except Exception as exc:  # ONNX Runtime's errors have no base of their own
-        raise ModelError(f"the graph fails on {len(x)} rows: {_first_line(exc)}") from exc
+        why = f"takes longer than {limit_s:g} s" if options.terminate else f"fails: {_first_line(exc)}"
+        raise ModelError(f"the graph on {len(x)} rows {why}") from exc
+    finally:
+        overdue.cancel()
 
 
 def _first_line(exc: Exception) -> str:

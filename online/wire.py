@@ -299,7 +299,7 @@ class ModelUpdate(WireModel):
     version: Id
     action: Literal["shadow", "promote", "rollback", "retire"]
     uri: Annotated[str, Field(min_length=1, max_length=1_024, pattern=PRINTABLE)]
-    """``TASK/VERSION``, from the root of the registry as each process knows it; a whole address is taken too."""
+    """``TASK/VERSION``, from the root of the registry as each process knows it; a whole address must be trusted."""
     digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
     created_at: Timestamp
     metrics: Metrics | None = None

@@ -21,10 +21,21 @@ class ModelSettings(Concern):
     registry: str = Field(default="weir-models", min_length=1)
     """A directory that all workers and the trainer share, or the URL of an object store such as ``s3://bucket/models``.
     Credentials come from the store's own environment variables and files, never from here."""
+    trusted: tuple[str, ...] = ()
+    """Further registries, as directories or URLs, whose versions may serve where a record of ``model-updates`` names
+    them, such as the address of a registry before it was moved. What is below one of them is trusted, too. All other
+    addresses are refused."""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes CUDA where it is there; asking for ``cuda`` where it is not is an error."""
     threads: int = Field(default=1, ge=1, le=256)
     """CPU threads of one model."""
+
+    @field_validator("trusted")
+    @classmethod
+    def _known_schemes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(address.strip("/.") for address in value):
+            raise ValueError("an empty address would trust every place; give directories or URLs of registries")
+        return tuple(cls._known_scheme(address) for address in value)
 
     @field_validator("registry")
     @classmethod

@@ -173,30 +173,35 @@ def grouped(letters: Iterable[Letter]) -> list[Group]:
 
 
 def send_back(
-    producer: Any, letters: Iterable[Letter], known: Container[str], now: float, names: TopicSettings
+    producer: Any, letters: Sequence[Letter], known: Container[str], now: float, names: TopicSettings
 ) -> Iterator[int]:
     """Send records to their topics again and mark their letters; yields how many were just done.
 
     Parameters
     ----------
     producer : waits for all replicas.
-    letters : what to send, open ones.
+    letters : what to send, open ones; all are checked before the first is sent.
     known : the topics that exist.
     now : epoch seconds, for the markers.
     names : what Weir's topics are called on the cluster.
     """
+    for letter in letters:
+        _check(letter, known, names)
     rest = iter(letters)
     while chunk := list(islice(rest, _CHUNK)):
-        for letter in chunk:
-            _check(letter, known)
         _await([_send(producer, letter, names) for letter in chunk])
         yield mark(producer, chunk, "replayed", now, names)
 
 
-def _check(letter: Letter, known: Container[str]) -> None:
+def _check(letter: Letter, known: Container[str], names: TopicSettings) -> None:
+    """Only what comes from outside is sent again: whoever can write a letter could else write to every topic."""
     topic = letter.content.topic
-    if topic == topics.DEAD_LETTERS:
-        raise UsageError(f"{letter.place}: {letter.content.reason}; see it with weir dlq show, or weir dlq drop it")
+    if names.own(topic) not in topics.INPUTS:
+        inputs = ", ".join(names.name(own) for own in topics.INPUTS)
+        raise UsageError(
+            f"{letter.place}: it is of {topic}, and letters go back to {inputs} only: what Weir writes, it "
+            "writes again itself; choose others with --topic, and drop this one with weir dlq drop"
+        )
     if topic not in known:
         raise UsageError(
             f"{letter.place}: its topic {topic} does not exist here; create it, or weir dlq drop the letter"

@@ -20,7 +20,7 @@ def check_full(settings: Settings, tasks: Sequence[TaskSpec], *, remote: bool = 
     """A check for each task whose full model would run here: it is loaded, as a worker would; none without one."""
     m = settings.models
     try:
-        models = full_models(tasks, m.provider, m.threads, registry=m.registry, remote=remote)
+        models = full_models(tasks, m.provider, m.threads, registry=m.registry, trusted=m.trusted, remote=remote)
         if not models.tasks:
             return []
         require_provider(models, m.provider)

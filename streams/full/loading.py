@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from models.inference.runner import FullRunner
 from models.inference.session import Provider, choose_provider
@@ -22,23 +23,24 @@ def full_models(
     metrics: Metrics | None = None,
     *,
     registry: str,
+    trusted: Sequence[str] = (),
     remote: bool = False,
 ) -> FullModels:
     """The full models of those tasks that have one that is run here: not loaded.
 
     Parameters
     ----------
-    provider, threads, registry : what they run on, and where they lie; see ``[models]`` of the settings.
+    provider, threads, registry, trusted : what they run on, and where they may lie; see ``[models]`` of the settings.
     remote : whether this is an inference worker; it runs those whose ``[full] remote`` says so, and nobody else does.
     """
     here = [(task, task.full) for task in tasks if task.full is not None and task.full.remote == remote]
-    return FullModels([full_task(task, spec, provider, threads, registry) for task, spec in here], metrics)
+    return FullModels([full_task(task, spec, provider, threads, (registry, *trusted)) for task, spec in here], metrics)
 
 
-def full_task(task: TaskSpec, spec: FullSpec, provider: Provider, threads: int, registry: str) -> FullTask:
+def full_task(task: TaskSpec, spec: FullSpec, provider: Provider, threads: int, registries: Sequence[str]) -> FullTask:
     """One task's runner and loader; raises ``TaskError`` where the task cannot run."""
     runner = FullRunner(spec, full_inputs(task))
-    return FullTask(task.name, runner, lambda ref: load(task.name, ref, runner, registry, provider, threads))
+    return FullTask(task.name, runner, lambda ref: load(task.name, ref, runner, registries, provider, threads))
 
 
 def full_inputs(task: TaskSpec) -> tuple[str, ...]:
@@ -46,21 +48,32 @@ def full_inputs(task: TaskSpec) -> tuple[str, ...]:
     return shape_of(task).full_inputs
 
 
-def load(task: str, ref: Ref, runner: FullRunner, registry: str, provider: Provider, threads: int = 1) -> StepModel:
-    """Fetch, check and warm an artefact; ``registry`` is where it lies, unless the update itself says where.
+def load(
+    task: str, ref: Ref, runner: FullRunner, registries: Sequence[str], provider: Provider, threads: int = 1
+) -> StepModel:
+    """Fetch, check and warm an artefact of the first of ``registries``; of another one where the update says so.
+
+    Whoever can write an update cannot choose what is loaded: the registry has to be one of ours, its log of stages has
+    to have moved the version, and its manifest has to have the digest.
 
     Raises
     ------
     ModelError
-        The artefact is missing, incomplete, corrupt, truncated or another than the update means; its graph cannot be
-        served; it does not fit the task; or the provider is not there.
+        The artefact is missing, incomplete, corrupt, truncated or another than the update means; it never left the
+        stage of a candidate; its graph cannot be served; it does not fit the task; or the provider is not there.
     """
     from models.inference.occlusion import USUAL_FILE, Usual
     from models.inference.ort import OrtModel
     from models.registry import Registry
     from models.registry.artefact import check_artefact
 
-    artefact = Registry(_registry_of(task, ref, registry)).load(task, ref.version, ref.digest)
+    held = Registry(_registry_of(task, ref, registries))
+    artefact = held.load(task, ref.version, ref.digest)
+    if held.stages(task).of(ref.version) == "candidate":
+        raise ModelError(
+            f"{artefact.manifest.name}: the registry's own log never moved it to a stage, so this update is not of its "
+            f"making; if it shall serve: weir models promote {task} {ref.version}"
+        )
     check_artefact(artefact)
     manifest = artefact.manifest
     model = OrtModel.load(artefact.onnx, ref.version, manifest.inputs, provider=provider, threads=threads)
@@ -81,12 +94,12 @@ def require_provider(models: FullModels, provider: Provider) -> None:
     choose_provider(provider, onnxruntime.get_available_providers())
 
 
-def _registry_of(task: str, ref: Ref, registry: str) -> str:
-    """The registry in which a version lies: this process's own, or that of an address that is whole.
+def _registry_of(task: str, ref: Ref, registries: Sequence[str]) -> str:
+    """The registry in which a version lies: the first, or that of an address that is whole, if it is one of ours.
 
-    >>> _registry_of("fraud", Ref(3, "fraud/3", ""), "/mnt/models")
+    >>> _registry_of("fraud", Ref(3, "fraud/3", ""), ["/mnt/models"])
     '/mnt/models'
-    >>> _registry_of("fraud", Ref(3, "s3://bucket/models/fraud/3", ""), "/mnt/models")
+    >>> _registry_of("fraud", Ref(3, "s3://bucket/models/fraud/3", ""), ["/mnt/models", "s3://bucket"])
     's3://bucket/models'
     """
     from models.registry import split_uri
@@ -97,4 +110,26 @@ def _registry_of(task: str, ref: Ref, registry: str) -> str:
             f"{ref.uri}: the address of version {ref.version} of task {task!r} ends in "
             f"{task}/{ref.version}; correct uri"
         )
-    return url or registry
+    if url and not any(_within(url, root) for root in registries):
+        raise ModelError(
+            f"{ref.uri}: its registry {url} is not {registries[0]}, which [models] registry names, nor below one of "
+            "[models] trusted; add it there if it is yours"
+        )
+    return url or registries[0]
+
+
+def _within(url: str, root: str) -> bool:
+    """Whether an address is ``root`` or below it.
+
+    >>> [_within(url, "s3://b/models") for url in ("s3://b/models/eu", "s3://b/models-x", "s3://b/models/../x")]
+    [True, False, False]
+    """
+    if {"..", "."} & set(url.split("/")):
+        return False
+    parts, want = (_whole(address).split("/") for address in (url, root))
+    return parts[: len(want)] == want
+
+
+def _whole(address: str) -> str:
+    address = address.removeprefix("file://").rstrip("/")
+    return address if "://" in address else str(Path(address).absolute())

@@ -6,14 +6,18 @@ versions. What cannot be loaded somewhere is that worker's trouble (`streams.ful
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from online.accept import Reject, accept_records
 from online.encode import encode_model
 from online.structs import UnknownFields
 from online.wire import ModelUpdate
 from streams.log import Record
+
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,7 @@ class Ref:
 
     version: int
     uri: str
-    """``TASK/VERSION`` from the root of the registry; of old updates an address that is whole."""
+    """``TASK/VERSION`` from the root of the registry; of old updates a whole address, of a registry that is trusted."""
     digest: str
     """``sha256:`` and 64 hexadecimal digits."""
 
@@ -61,10 +65,10 @@ def decode_updates(raw: Sequence[bytes | None], unknown_fields: UnknownFields = 
     for i in accepted.index.tolist():
         record = raw[i] or b""
         update = ModelUpdate.model_validate_json(record)
-        if update.version.isdecimal() and int(update.version) >= 1:
+        if _VERSION.fullmatch(update.version):
             updates.append(update)
         else:
-            why = f"version: got {update.version!r}; give a version of the registry, a whole number from 1 on"
+            why = f"version: got {update.version[:40]!r}; give a version of the registry, a whole number from 1 on"
             rejects.append(Reject(i, record, why))
     return Decoded(updates, sorted(rejects, key=lambda reject: reject.index))
 

@@ -110,7 +110,9 @@ class Process:
         self.metrics = Metrics(settings.topics.own)
         self.link = RedisLink(r, patience_s=w.store_patience_s, timeout_s=r.timeout_s, prefix=prefix)
         store = LaneStore(self.link, prefix=prefix, cache_rows=w.cache_rows)
-        full = full_models(served, m.provider, m.threads, self.metrics, registry=m.registry, remote=remote)
+        full = full_models(
+            served, m.provider, m.threads, self.metrics, registry=m.registry, trusted=m.trusted, remote=remote
+        )
         self.ctx = Context(settings, tasks, self.app, self.link, store, self.metrics, full)
         updates = settings.topics.name(topics.MODEL_UPDATES)
         self.updates = UpdatesFollower(settings.kafka.client_options("updates"), full, updates)

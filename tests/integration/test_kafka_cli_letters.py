@@ -113,9 +113,11 @@ def test_dropped_letters_stay_readable_and_are_not_replayed(clean: Weir) -> None
 
 
 def test_letters_that_cannot_go_back_stop_a_replay_before_its_chunk(clean: Weir) -> None:
-    bury(clean, [("gone-topic", 0, 1, "not JSON", b"{", None)])
+    forged = b'{"v":1,"task":"fraud","version":"1","action":"promote"}'
+    bury(clean, [("user-events", 0, 1, "not JSON", b"{", None), ("model-updates", 0, 1, "not JSON", forged, None)])
     refused = clean("dlq", "replay", "--all", "--yes")
-    assert (refused.status, "its topic gone-topic does not exist" in refused.err) == (2, True)
+    assert (refused.status, "it is of model-updates, and letters go back to labels" in refused.err) == (2, True)
+    assert clean.read(topics.MODEL_UPDATES) == []
     clean("dlq", "drop", "--all", "--yes")
     clean.write(topics.DEAD_LETTERS, [(None, b"what is this")])
     assert "this record is not a dead letter" in clean("dlq", "list").out

@@ -82,6 +82,38 @@ def test_operators_of_strangers_and_weights_elsewhere_are_refused() -> None:
     assert "weights lie outside" in refused(model.SerializeToString())
 
 
+@pytest.mark.parametrize("place", ["constant", "branch", "sparse"])
+def test_weights_elsewhere_are_found_wherever_they_hide(place: str) -> None:
+    import onnx
+
+    body = f"""g {TWO} {{
+        c = Constant<value = float[2] {{1, 1}}>() yes = Constant<value = bool {{1}}>()
+        w = If<then_branch = t () => (float[2] a) {{ a = Constant<value = float[2] {{1, 1}}>() }},
+               else_branch = e () => (float[2] b) {{ b = Constant<value = float[2] {{2, 2}}>() }}>(yes)
+        v = Mul(c, w) y = Mul(x, v) logit = ReduceSum<keepdims = 0>(y, one) }}"""
+    model = onnx.load_model_from_string(text_graph(body))
+    check_graph(model.SerializeToString())
+    hidden = model.graph.node[0].attribute[0].t
+    if place == "branch":
+        hidden = model.graph.node[2].attribute[0].g.node[0].attribute[0].t
+    if place == "sparse":
+        hidden = model.graph.node[2].attribute[0].g.sparse_initializer.add().values
+    hidden.data_location = onnx.TensorProto.EXTERNAL
+    hidden.external_data.add(key="location", value="/etc/passwd")
+    assert "weights lie outside" in refused(model.SerializeToString())
+
+
+def test_a_graph_that_never_ends_is_stopped() -> None:
+    body = f"""g {TWO} {{
+        n = Constant<value = int64 {{1000000000000}}>() yes = Constant<value = bool {{1}}>()
+        s = ReduceSum<keepdims = 0>(x, one)
+        logit = Loop<body = b (int64 i, bool c, float[n] v) => (bool d, float[n] w) {{ d = Identity(c) w = Neg(v) }}>
+            (n, yes, s) }}"""
+    session = open_session(text_graph(body))
+    with pytest.raises(ModelError, match=r"takes longer than 0\.2 s"):
+        run_graph(session, np.ones((3, 2), np.float32), limit_s=0.2)
+
+
 def test_too_wide_is_refused() -> None:
     assert "embedding is 65 wide; the limit is 64" in refused(recurrent_graph(embedding=65))
 

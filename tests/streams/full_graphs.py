@@ -75,14 +75,19 @@ class Models:
         assert task.full is not None
         self._state, self._at = task.full.state, 0
 
-    def register(self, bias: float | None = None, state: int | None = None, extra: tuple[str, ...] = ()) -> int:
-        """A further version; its number."""
+    def register(
+        self, bias: float | None = None, state: int | None = None, extra: tuple[str, ...] = (), *, stage: bool = True
+    ) -> int:
+        """A further version; its number. Without a stage it is a candidate, which serves nobody."""
         inputs = (*self.inputs, *extra)
         number = max(self.registry.versions(self.task), default=0) + 1
         states = self._state if state is None else state
         onnx_ = graph(len(inputs), states, LOGIT * number if bias is None else bias)
         built = Built("trees", onnx_, inputs, states)
-        return self.registry.register(self.task, built, data=DATA, created_at=1.0).version
+        made = self.registry.register(self.task, built, data=DATA, created_at=1.0).version
+        if stage:
+            self.registry.set_stage(self.task, made, "shadow", at=1.0)
+        return made
 
     def folder(self, version: int) -> Path:
         """Where a version lies."""

@@ -18,14 +18,14 @@ from online.task import TaskSpec
 from online.wire import DeadLetter
 from streams import topics
 from streams.admin.clients import kafka_module, unreachable
-from streams.admin.letters import Done, Letter, Place, Selection, grouped, letter_of
+from streams.admin.letters import Done, Letter, Place, Selection, grouped, letter_of, send_back
 from streams.admin.outgoing import LinesSource, TableSource, time_of
 from streams.admin.pace import Pace, PacePolicy
 from streams.admin.reading import Start
 from streams.admin.records import Match, as_json, filters, key_of, line, printable
 from streams.errors import UsageError
 from streams.host.outputs import dead_letter
-from streams.settings import KafkaSettings
+from streams.settings import KafkaSettings, TopicSettings
 
 DAY = 86_400.0
 T0 = 1_700_000_000.0
@@ -280,6 +280,14 @@ def test_a_hosts_letter_keeps_the_key_of_its_record(key: bytes | None) -> None:
     old = orjson.loads(record.value)
     old.pop("key", None)  # as letters were written before they had one
     assert letter_of(orjson.dumps(old), Place(topics.DEAD_LETTERS, 0, 3), T0).key is None
+
+
+@pytest.mark.parametrize("topic", sorted({*topics.ALL, "orders"} - {*topics.INPUTS}))
+def test_a_letter_goes_back_to_topics_of_inputs_only(topic: str) -> None:
+    """A forged letter would else be a record of ``model-updates`` or ``examples``; nothing at all is sent."""
+    both = [letter(1, "not JSON"), letter(2, "not JSON", topic)]
+    with pytest.raises(UsageError, match="letters go back to labels, user-events, device-events only"):
+        next(send_back(None, both, {*topics.ALL, topic}, T0, TopicSettings()))
 
 
 @given(st.binary(max_size=50))

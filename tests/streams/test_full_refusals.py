@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from online.task import TaskSpec
 from online.wire import ModelUpdate
 from streams import topics
 from streams.full.loading import full_inputs, full_models
-from streams.full.updates import Ref, update_record
+from streams.full.updates import Ref, decode_updates, encode_update, update_record
 from streams.host import EmbeddedHost
 from streams.log import EmbeddedLog
 from streams.stores import MemoryFeatureStore
@@ -113,6 +114,39 @@ def test_a_bad_artefact_is_refused_and_the_old_model_goes_on(
     # What follows is as if it had never been there.
     full.apply_now([own.update("rollback", 1)])
     assert full.versions("spend") == (1, 0)
+
+
+@pytest.mark.parametrize("place", ["{forged}", "file://{forged}", "{own}/../forged", "{own}/./../forged", "{own}-x"])
+def test_an_update_cannot_name_a_registry_of_its_own(
+    task: TaskSpec, own: Models, tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    """A model of somebody else's, with its own digest in the record: all that a writer of ``model-updates`` has."""
+    forged = Models(tmp_path / "forged", task, own.inputs)
+    shutil.copytree(forged.folder(forged.register()).parent, Path(own.registry.url + "-x") / "spend")
+    where = place.format(forged=tmp_path / "forged", own=own.registry.url)
+    full = loaded(task, own)
+    update = forged.update("promote", 1).model_copy(update={"uri": f"{where}/spend/1", "created_at": 1.8e9})
+    full.apply_now([own.update("promote", 1), update])
+    assert full.versions("spend") == (1, 0)
+    assert full.describe()["spend"]["refused"].keys() == {"1"}  # type: ignore[index] # a mapping of plain values
+    assert f"its registry {where} is not {own.registry.url}" in caplog.text
+
+
+def test_a_candidate_that_no_stage_was_given_serves_nobody(
+    task: TaskSpec, own: Models, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its digest is right, and a gate has refused it: the registry's own log decides."""
+    made = own.register(stage=False)
+    full = loaded(task, own)
+    full.apply_now([own.update("promote", 1), own.update("promote", made)])
+    assert full.versions("spend") == (1, 0)
+    assert f"weir models promote spend {made}" in caplog.text
+
+
+@pytest.mark.parametrize("version", ["0", "-1", "1.0", "\u0663", "1" * 10, "9" * 200, "1/../2"])
+def test_a_version_is_a_small_whole_number(own: Models, version: str) -> None:
+    decoded = decode_updates([encode_update(own.update("promote", 1).model_copy(update={"version": version}))])
+    assert (decoded.updates, len(decoded.rejects)) == ([], 1)
 
 
 def test_what_was_mended_serves_after_a_while_and_not_before(task: TaskSpec, own: Models) -> None:

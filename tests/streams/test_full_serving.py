@@ -253,10 +253,13 @@ def test_a_registry_may_be_moved_or_mounted_elsewhere(task: TaskSpec, own: Model
     assert full.versions("spend") == (1, 0)
 
 
-def test_an_old_update_that_says_the_whole_address_is_taken_at_its_word(
+def test_an_old_update_that_says_the_whole_address_serves_from_a_registry_that_is_trusted(
     task: TaskSpec, own: Models, tmp_path: Path
 ) -> None:
+    above = str(Path(own.registry.url).parent)
     for k, whole in enumerate((own.registry.uri("spend", 1), f"{own.registry.url}/spend/1")):
-        full = full_models([task], "cpu", metrics=Metrics(), registry=str(tmp_path / f"empty{k}"))
-        full.apply_now([own.update("promote", 1).model_copy(update={"uri": whole})])
-        assert full.versions("spend") == (1, 0)
+        empty = str(tmp_path / f"empty{k}")
+        for registry, trusted in ((own.registry.url, ()), (empty, (own.registry.url,)), (empty, (above,))):
+            full = full_models([task], "cpu", metrics=Metrics(), registry=registry, trusted=trusted)
+            full.apply_now([own.update("promote", 1).model_copy(update={"uri": whole})])
+            assert full.versions("spend") == (1, 0)
