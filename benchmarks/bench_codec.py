@@ -21,7 +21,7 @@ from online.accept import accept_records
 from online.batch import EventBatch, PredictionBatch
 from online.columns import ColumnRequest, event_columns
 from online.decode import decode_user_events, events_from_rows
-from online.dedupe import Deduper
+from online.dedupe import Deduper, bytes_for
 from online.encode import encode_predictions
 from online.scan import find_suspects
 from online.structs import decoders
@@ -118,7 +118,7 @@ def main() -> None:
     events = decode_user_events(raw, COLUMNS).batch
     predictions = predictions_of(events, seed=7)
     names = tuple(f"feature_{i:02d}" for i in range(FEATURES))
-    full = Deduper(200_000)
+    full = Deduper(most_bytes=bytes_for(200_000))
     full.keep([f"old{i}" for i in range(199_999)], np.full(199_999, 1.7e9))
     fresh = iter([[f"n{k}-{i}" for i in range(count)] for k in range(args.repeats)])
 

@@ -16,7 +16,8 @@ from pydantic import Field
 
 from online.batch import EventBatch, FloatVector, IntVector
 from online.decode import DecodedLabels
-from online.dedupe import Deduper, Kept
+from online.dedupe import FIXED_KEY, MOST_BYTES, Deduper, OldIds, bytes_for
+from online.digest_table import Rows
 from online.durations import Seconds, format_duration
 from online.errors import StateError
 from online.event_time import MAX_STEP, Claim, EventTime
@@ -27,8 +28,11 @@ class IntakePolicy(Frozen):
     """What a stream accepts."""
 
     dedupe_window: Seconds = 7 * 86_400.0
-    """A repeated ``event_id`` within this much event time is dropped."""
-    dedupe_capacity: int = Field(default=1_000_000, ge=2)
+    """A repeated ``event_id`` of the same user or device within this much event time is dropped."""
+    dedupe_capacity: int | None = Field(default=None, ge=2)
+    """At least so many ids of a partition are remembered where memory is short, and no more than half as many again;
+    unless given, as many as ``[worker] dedupe_bytes`` has room for. What is older than ``dedupe_window`` and
+    ``allowed_lateness`` goes in any case."""
     allowed_lateness: Seconds = 86_400.0
     """An event older than the newest one by more than this is side-lined: windows that held it may have moved on."""
     max_ahead: Seconds = 3600.0
@@ -94,6 +98,8 @@ class _Mark(msgspec.Struct, kw_only=True, omit_defaults=True):
     ahead: int
     claims: list[Claim] = []
     alone: Claim | None = None
+    key: bytes = b""
+    """Of the memory of ids; absent in marks of before there was one."""
 
 
 class _State(_Mark):
@@ -110,6 +116,8 @@ class Intake:
     ----------
     policy : what the stream accepts.
     journal : whether to note which ids are remembered, for ``take_journal``.
+    key : of the memory of ids, 16 bytes; a mark brings its own.
+    most_bytes : what the memory of ids may take.
 
     >>> intake = Intake(IntakePolicy(allowed_lateness="1h"))
     >>> batch = EventBatch(["a", "b", "a", "c"], np.array([9e3, 9e3, 9e3, 5e3]), ["view"] * 4)
@@ -118,16 +126,33 @@ class Intake:
     (['a', 'b'], 1, 'late: 4000 s behind the newest event, allowed 1h')
     """
 
-    def __init__(self, policy: IntakePolicy, *, journal: bool = False) -> None:
+    def __init__(
+        self, policy: IntakePolicy, *, journal: bool = False, key: bytes = FIXED_KEY, most_bytes: int = MOST_BYTES
+    ) -> None:
         self.policy = policy
         self.duplicates = self.late = self.ahead = 0
         self.time = EventTime(policy.max_step)
-        self._dedupe = Deduper(policy.dedupe_capacity, policy.dedupe_window, journal=journal)
+        self._journalled, self._most_bytes = journal, most_bytes
+        self.ids = self._memory(key)
+        """The memory of ids."""
+
+    def _memory(self, key: bytes) -> Deduper:
+        most, capacity = self._most_bytes, self.policy.dedupe_capacity
+        most = most if capacity is None else min(most, bytes_for(capacity))
+        return Deduper(self.policy.dedupe_window, key=key, most_bytes=most, journal=self._journalled)
 
     @property
-    def generation(self) -> int:
-        """Of the ids remembered next; parts of a journal older than the one before it are of no use any more."""
-        return self._dedupe.generation
+    def remembered_from(self) -> float:
+        """Epoch seconds; ids of before are of no use: what could repeat one is too late, or memory had no room."""
+        return max(self._useful_from(self.watermark), self.ids.forced)
+
+    def _useful_from(self, watermark: float) -> float:
+        return watermark - self.policy.allowed_lateness - float(np.ceil(self.policy.dedupe_window))
+
+    def limit(self, most_bytes: int) -> None:
+        """Set what the memory of ids may take."""
+        capacity = self.policy.dedupe_capacity
+        self.ids.limit(most_bytes if capacity is None else min(most_bytes, bytes_for(capacity)))
 
     @property
     def watermark(self) -> float:
@@ -140,14 +165,15 @@ class Intake:
 
     def admit(self, batch: EventBatch, arrived: FloatVector | float) -> Admitted:
         """Split a batch; ``arrived``, of each row ``(n,)`` or of all, is when it reached the log, epoch seconds."""
-        n = len(batch)
+        n, before = len(batch), self.watermark
         if n and self._in_time(batch.ts, arrived):
             rows: IntVector = np.arange(n)
             candidate, refused = batch, list[Refused]()
         else:
             rows, refused = self._judge(batch, arrived)
             candidate = batch if len(rows) == n else batch.take(rows)
-        fresh = self._dedupe.keep(candidate.event_id, candidate.ts)
+        floor = self._useful_from(min(before, self.watermark))
+        fresh = self.ids.keep(candidate.event_id, candidate.ts, entities_of(candidate), floor)
         duplicates = 0
         if not fresh.all():
             duplicates = int(len(fresh) - fresh.sum())
@@ -188,17 +214,18 @@ class Intake:
 
     def snapshot(self) -> bytes:
         """The whole state."""
-        return msgspec.msgpack.encode(_State(**self._counted(), dedupe=self._dedupe.snapshot()))
+        ids = self.ids.snapshot(self._useful_from(self.watermark))
+        return msgspec.msgpack.encode(_State(**self._counted(), dedupe=ids))
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``."""
         held = msgspec.msgpack.decode(state, type=_State)
         self._count_from(held)
-        self._dedupe.restore(held.dedupe)
+        self.ids.restore(held.dedupe)
 
-    def take_journal(self) -> list[Kept]:
+    def take_journal(self) -> Rows:
         """The ids remembered since the journal was last taken; needs ``journal``."""
-        return self._dedupe.take_journal()
+        return self.ids.take_journal()
 
     def mark(self) -> bytes:
         """The state without the memory of ids: the newest time and the counters, some 50 bytes."""
@@ -212,16 +239,24 @@ class Intake:
             raise StateError(f"not a mark of an Intake ({error}); rebuild the state") from error
         self._count_from(held)
 
-    def rebuild(self, kept: Iterable[Kept]) -> None:
-        """Replace the memory of ids by what a journal says; it has to hold all of the newest two generations."""
-        self._dedupe.rebuild(kept)
+    def rebuild(self, kept: Sequence[Rows], old: Iterable[OldIds] = ()) -> None:
+        """Replace the memory of ids by what a journal says: all that was taken of it since ``remembered_from``."""
+        self.ids.rebuild(kept, old, self._useful_from(self.watermark))
 
     def _counted(self) -> dict[str, Any]:
-        return {"duplicates": self.duplicates, "late": self.late, "ahead": self.ahead, **self.time.state()}
+        counts = {"duplicates": self.duplicates, "late": self.late, "ahead": self.ahead}
+        return {**counts, **self.time.state(), "key": b"" if self.ids.key == FIXED_KEY else self.ids.key}
 
     def _count_from(self, held: _Mark) -> None:
         self.time.set_state(held.watermark, held.claims, held.alone)
         self.duplicates, self.late, self.ahead = held.duplicates, held.late, held.ahead
+        if held.key:
+            self.ids = self._memory(held.key)
+
+
+def entities_of(batch: EventBatch) -> Sequence[str | None] | None:
+    """Whose events they are: the user's or the device's, whoever the stream is about; ``None`` where nobody knows."""
+    return next((batch.entities[column] for column in _SENDERS if column in batch.entities), None)
 
 
 def _senders(batch: EventBatch, rows: IntVector) -> Sequence[str | None]:

@@ -26,7 +26,7 @@ from online.decisions import (
     ThresholdPolicy,
     TypicalValues,
 )
-from online.dedupe import Deduper
+from online.dedupe import Deduper, bytes_for
 from online.drift import Detection, DriftMonitor
 from online.evaluation import Evaluation
 from online.event_time import EventTime
@@ -97,7 +97,7 @@ class LabellingStage:
         self._feeds = label_feeds(task.entities)
         self._sampler = NegativeSampler(task.labels.negative_rate, task.name)
         self._numbers = ExampleNumbers(task.labels.join.keep_s, task.labels.join.max_rows)
-        self._seen = Deduper(REMEMBERED) if dedupe else None
+        self._seen = Deduper(most_bytes=bytes_for(REMEMBERED)) if dedupe else None
         self.threshold = Threshold(share_of(task.threshold, share))
         self.book = AlertBook(task.alerts, task.name)
         self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity)
@@ -153,7 +153,8 @@ class LabellingStage:
         """What did not come before."""
         if self._seen is None:
             return scored
-        new = self._seen.keep(scored.predictions.event_id, scored.predictions.ts)
+        p = scored.predictions
+        new = self._seen.keep(p.event_id, p.ts, p.entity_id)
         if new.all():
             return scored
         self.counts.repeats += int(np.count_nonzero(~new))

@@ -62,6 +62,9 @@ class WorkerSettings(Concern):
     """Full batches, or as many records in smaller ones, of one partition that wait or are in work at most."""
     cache_rows: int = Field(default=200_000, ge=0)
     """Rows kept in memory, shared by all lanes and tables of the worker; others are read from the store when needed."""
+    dedupe_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    """Memory for the ids of events, shared by all partitions of the worker: 24 to 31 bytes an id. Where it is too small
+    for ``intake.dedupe_window``, the oldest go first; ``weir_dedupe_window_seconds`` and a warning say so."""
     max_record_bytes: int = Field(default=1_048_588, ge=16_384, le=1 << 30)
     """The largest record a worker may send; the topics' ``max.message.bytes`` must be no less."""
 

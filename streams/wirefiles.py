@@ -14,7 +14,8 @@ import numpy as np
 from online.batch import FloatVector, LabelBatch
 from online.columns import ColumnRequest
 from online.decode import Reject, decode_device_events, decode_labels, decode_user_events
-from online.dedupe import Deduper
+from online.dedupe import Deduper, bytes_for
+from online.intake import entities_of
 from online.task import TaskSpec
 from streams.errors import UsageError
 from streams.sources import SourceBatch
@@ -36,7 +37,8 @@ class WireSource:
         decode = decode_device_events if task.stream == "device-events" else decode_user_events
         lines = _lines(paths)
         decoded = decode(lines, columns)
-        fresh = Deduper(capacity=2 * len(lines) + 2, window_s=np.inf).keep(decoded.batch.event_id, decoded.batch.ts)
+        dedupe = Deduper(np.inf, most_bytes=bytes_for(len(lines)))
+        fresh = dedupe.keep(decoded.batch.event_id, decoded.batch.ts, entities_of(decoded.batch))
         twice = decoded.index[~fresh].tolist()
         self._rejects = [*decoded.rejects, *(Reject(i, lines[i], "event_id: came before in this input") for i in twice)]
         self._rejects.sort(key=lambda r: r.index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -105,6 +106,8 @@ class Context:
         """How many are open."""
         self.pauses = Pauses(self)
         """Which are paused."""
+        self.id_bytes = settings.worker.dedupe_bytes
+        """What the memory of ids of one score lane may take."""
         self.partitions = 0
         """Of every topic that is partitioned by entity."""
 
@@ -116,6 +119,10 @@ class Context:
     def now(self) -> float:
         """Wall-clock time, epoch seconds: the stamp of what is published."""
         return time.time()
+
+    def new_key(self) -> bytes:
+        """A key for the digests of a new memory of ids."""
+        return secrets.token_bytes(16)
 
     def name(self, topic: str) -> str:
         """What a topic of Weir's is called on these brokers."""

@@ -1,6 +1,6 @@
 """What lanes remember besides rows, as entries written with each step: ids for dedupe, what moved the timers.
 
-Entries leave from the front. Ids stay for two generations of the dedupe memory. From time to time an entry also holds a
+Entries leave from the front, once all of their ids are of no use any more. From time to time an entry also holds a
 snapshot of the timers, and what only older timers needed can go.
 """
 
@@ -14,7 +14,9 @@ import msgspec
 import numpy as np
 
 from online.batch import FloatVector
-from online.dedupe import pack, unpack
+from online.dedupe import OldIds, floor_of, newest_of, old_ids, rows_of
+from online.digest_table import Rows
+from online.errors import StateError
 from online.intake import Intake
 from online.labels import SilenceTimers
 
@@ -22,24 +24,24 @@ SNAPSHOT_ROWS: Final = 50_000
 """Events that moved timers, after which these are snapshotted; more where there are more timers than that."""
 
 
-class Generations:
-    """Which entries in the store are still needed: the generation of each, oldest first.
+class Entries:
+    """Which entries in the store are still needed: the newest time in each, oldest entry first.
 
-    >>> held = Generations([0, 0, 1])
-    >>> held.add(2)
-    >>> held.drop(before=1), held.drop(before=2, keep=2)
+    >>> held = Entries([5, 3, 9])
+    >>> held.add(4)
+    >>> held.drop(before=6), held.drop(before=20, keep=2)
     (2, 0)
     """
 
     def __init__(self, held: Iterable[int] = ()) -> None:
         self._held = deque(held)
 
-    def add(self, generation: int) -> None:
+    def add(self, newest: int) -> None:
         """An entry was written."""
-        self._held.append(generation)
+        self._held.append(newest)
 
     def drop(self, before: int, keep: int = 0) -> int:
-        """Forget entries of generations older than ``before``, but never the last ``keep``; returns how many."""
+        """Forget entries in front whose times are all below ``before``, never the last ``keep``; returns how many."""
         dropped = 0
         while len(self._held) > keep and self._held[0] < before:
             self._held.popleft()
@@ -55,13 +57,76 @@ class _Moved(msgspec.Struct, array_like=True):
     ts: bytes
 
 
-class _Entry(msgspec.Struct, array_like=True):
+class _Entry(msgspec.Struct, array_like=True, tag="ids"):
+    newest: int
+    """Of the times of ids."""
+    kept: bytes
+    """20 bytes an id: digest and time."""
+    moved: list[_Moved] = []
+    timers: list[bytes | None] | None = None
+    """Snapshot of each task's timers as they were after this entry."""
+
+
+class _OldEntry(msgspec.Struct, array_like=True):
+    """As it was before ids were digests."""
+
     generation: int
-    """Of ids, newest when it was written."""
     kept: list[bytes]
     moved: list[_Moved]
     timers: list[bytes | None] | None
-    """Snapshot of each task's timers as they were after this entry."""
+
+
+_TAGGED: Final = msgspec.msgpack.encode("ids")
+
+
+def ids_entry(kept: Rows) -> bytes:
+    """The entry of a lane that remembers ids alone."""
+    return msgspec.msgpack.encode(_Entry(newest_of(kept), kept.tobytes()))
+
+
+class Recalled:
+    """Entries as read from the store.
+
+    Parameters
+    ----------
+    entries : oldest first.
+    at : the time that ids count as, which an earlier version wrote without one of this kind.
+    """
+
+    def __init__(self, entries: Sequence[bytes], at: float | None = None) -> None:
+        self.kept: list[Rows] = []
+        self.old: list[OldIds] = []
+        self.newest: list[int] = []
+        """Of each entry."""
+        self.moved: list[tuple[list[_Moved], list[bytes | None] | None]] = []
+        """Of each entry, what moved timers and their snapshot."""
+        for entry in entries:
+            try:
+                if entry[1 : 1 + len(_TAGGED)] == _TAGGED:
+                    self._take(msgspec.msgpack.decode(entry, type=_Entry))
+                else:
+                    self._take_old(entry, at)
+            except ValueError as error:  # msgspec's errors are among them
+                raise StateError(
+                    f"an entry of {len(entry)} B in the journal cannot be read ({error}); run 'weir features rebuild', "
+                    "or go back to the version of Weir that wrote it"
+                ) from error
+
+    def _take(self, entry: _Entry) -> None:
+        self.kept.append(rows_of(entry.kept))
+        self.newest.append(entry.newest)
+        self.moved.append((entry.moved, entry.timers))
+
+    def _take_old(self, packed: bytes, at: float | None) -> None:
+        if at is None:
+            entry = msgspec.msgpack.decode(packed, type=_OldEntry)
+            found, moved = [old_ids(part) for part in entry.kept], (entry.moved, entry.timers)
+        else:
+            ids = old_ids(packed).ids
+            found, moved = [OldIds(ids, np.full(len(ids), at))], ([], None)
+        self.old += found
+        self.newest.append(max((floor_of(float(part.ts.max())) for part in found if len(part.ids)), default=0))
+        self.moved.append(moved)
 
 
 class LaneJournal:
@@ -76,7 +141,7 @@ class LaneJournal:
     def __init__(self, intake: Intake, timers: Sequence[SilenceTimers | None]) -> None:
         self._intake, self._timers = intake, list(timers)
         self._has_timers = any(t is not None for t in self._timers)
-        self._held = Generations()
+        self._held = Entries()
         self._needed = 0
         """Entries at the end that the timers need: the newest snapshot's and those behind it."""
         self._rows = 0
@@ -90,15 +155,15 @@ class LaneJournal:
         """
         kept = self._intake.take_journal()
         steps = [_Moved(i, m[0], m[1].tobytes()) for i, m in enumerate(moved) if m is not None and m[0]]
-        if not kept and not steps:
+        if not len(kept) and not steps:
             return [], 0
         self._rows += sum(len(step.keys) for step in steps)
         snapshot = self._snapshot() if self._due() else None
-        generation = self._intake.generation
-        self._held.add(generation)
+        entry = _Entry(newest_of(kept), kept.tobytes(), steps, snapshot)
+        self._held.add(entry.newest)
         self._needed = 1 if snapshot is not None else self._needed + 1
-        entry = _Entry(generation, [pack(k) for k in kept], steps, snapshot)
-        dropped = self._held.drop(generation - 1, self._needed if self._has_timers else 0)
+        useful = floor_of(self._intake.remembered_from)
+        dropped = self._held.drop(useful, max(self._needed, 1) if self._has_timers else 0)
         return [msgspec.msgpack.encode(entry)], dropped
 
     def _due(self) -> bool:
@@ -110,22 +175,18 @@ class LaneJournal:
 
     def restore(self, entries: Sequence[bytes]) -> None:
         """Rebuild ids and timers from the entries of the store, oldest first; both are new before."""
-        held = [msgspec.msgpack.decode(entry, type=_Entry) for entry in entries]
-        kept = [unpack(chunk) for entry in held for chunk in entry.kept]
-        # The oldest entry may begin in a generation whose other entries are gone: ids of half a generation would shift
-        # where all later ones turn.
-        needed = held[-1].generation - 1 if held else 0
-        self._intake.rebuild([chunk for chunk in kept if chunk.generation >= needed])
-        self._held = Generations(entry.generation for entry in held)
-        newest = max((i for i, entry in enumerate(held) if entry.timers is not None), default=-1)
+        held = Recalled(entries)
+        self._intake.rebuild(held.kept, held.old)
+        self._held = Entries(held.newest)
+        newest = max((i for i, (_, timers) in enumerate(held.moved) if timers is not None), default=-1)
         if newest >= 0:
-            for timers, state in zip(self._timers, held[newest].timers or [], strict=True):
+            for timers, state in zip(self._timers, held.moved[newest][1] or [], strict=True):
                 if timers is not None and state is not None:
                     timers.restore(state)
-        for entry in held[newest + 1 :]:
-            for step in entry.moved:
+        for moved, _ in held.moved[newest + 1 :]:
+            for step in moved:
                 timers = self._timers[step.task]
                 if timers is not None:
                     timers.advance(step.keys, np.frombuffer(step.ts))
                     self._rows += len(step.keys)
-        self._needed = len(held) - max(newest, 0)
+        self._needed = len(held.moved) - max(newest, 0)

@@ -64,7 +64,8 @@ class ScoreLane(RowLane):
         """Rebuild the memory of ids and the timers from the journal."""
         self.stages = self._make_stages()
         self._decode, self._columns = DECODERS[self.lane[0]], union([stage.columns for stage in self.stages])
-        self.intake = Intake(self.ctx.settings.worker.intake, journal=True)
+        policy, most = self.ctx.settings.worker.intake, self.ctx.id_bytes
+        self.intake = Intake(policy, journal=True, key=self.ctx.new_key(), most_bytes=most)
         if record is not None:
             self.intake.resume(record.mark)
         self._journal = LaneJournal(self.intake, [stage.timers for stage in self.stages])

@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 
 from online.batch import UpdateBatch
-from online.dedupe import Deduper, pack, unpack
 from online.scoring import ScoringStage
 from online.updates import DecodedUpdates, decode_updates
 from streams.stores.redis import Lane, LaneRecord
 from streams.transport import FetchedBatch
 from streams.worker.context import Context
-from streams.worker.journal import Generations
 from streams.worker.lane import RowLane, Step
 from streams.worker.letters import Letters, refused_of
+from streams.worker.remembered import Remembered
 
-REMEMBERED = 400_000
-"""Ids of updates; repeats come within the few batches that a crash or a rewind repeats."""
+REMEMBERED = 262_144
+"""Updates; repeats come within the few batches that a crash or a rewind repeats."""
 
 
 class SideLane(RowLane):
@@ -49,17 +48,17 @@ class SideLane(RowLane):
 
     def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
         """Rebuild the memory of ids."""
-        del record
-        self._ids = Deduper(REMEMBERED, np.inf, journal=True)
-        self._ids.rebuild([unpack(entry) for entry in journal])
-        self._held = Generations(unpack(entry).generation for entry in journal)
+        key, next_offset = (record.mark, record.next_offset) if record is not None else (b"", 0)
+        self.ids = Remembered(REMEMBERED, REMEMBERED, key or self.ctx.new_key(), journal=True)
+        self.ids.restore(journal, next_offset)
 
     async def compute(self, batch: FetchedBatch) -> Step:
         """Apply one batch of updates."""
         clock = self.ctx.metrics.stages("side")
         decoded = decode_updates([r.value for r in batch.records], self._widths)
         clock.lap("decode")
-        fresh = [(t.task, t.table, self._fresh(t.task, t.table, t.batch)) for t in decoded.tables]
+        at = batch.base_offset
+        fresh = [(t.task, t.table, self._fresh(t.task, t.table, t.batch, at)) for t in decoded.tables]
         wanted: dict[str, list[str]] = {}
         for task, table, updates in fresh:
             wanted |= self._stages[task].engine.update_keys(table, updates)
@@ -73,15 +72,12 @@ class SideLane(RowLane):
         writes = self.ctx.store.end_step(self.lane, batch.next_offset - 1)
         clock.lap("apply")
         letters = await self._send_letters(batch, decoded)
-        taken = self._ids.take_journal()
-        for kept in taken:  # by its own: a step may end one generation and begin the next
-            self._held.add(kept.generation)
-        entries = [pack(kept) for kept in taken]
-        return Step(batch, self.next_offset, letters, writes, b"", entries, self._held.drop(self._ids.generation - 1))
+        entries, drop = self.ids.entry(batch.next_offset)
+        return Step(batch, self.next_offset, letters, writes, self.ids.key, entries, drop)
 
-    def _fresh(self, task: str, table: str, updates: UpdateBatch) -> UpdateBatch:
+    def _fresh(self, task: str, table: str, updates: UpdateBatch, offset: int) -> UpdateBatch:
         """Without those that were applied before."""
-        keep = self._ids.keep([f"{task}/{table}/{i}" for i in updates.update_id], updates.ts)
+        keep = self.ids.keep(updates.update_id, offset, [f"{task}/{table}"] * len(updates))
         return updates if keep.all() else updates.take(np.flatnonzero(keep))
 
     async def _send_letters(self, batch: FetchedBatch, decoded: DecodedUpdates) -> asyncio.Future[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from online.batch import EventBatch, LabelBatch
+from online.dedupe import Deduper, OldIds
 from online.drift import DriftMonitor, DriftPolicy
 from online.encode import encode_scored
 from online.labelling import LabellingStage
@@ -36,6 +37,7 @@ def warm_up_records() -> None:
     record = Record(b"key", b'{"v":1}', _START)
     find_suspects(record.value, np.array([len(record.value)]))
     partitions_of([record.key], 4)
+    _dedupe()
     list(encoded_batches(Columns.of([record]), np.arange(1), 1 << 20))
 
 
@@ -62,6 +64,15 @@ def warm_up(task: TaskSpec) -> None:
     )
     label.scored(scored)
     _learn(label, model, scored.predictions.event_id, scored.predictions.entity_id, scored.predictions.ts)
+
+
+def _dedupe() -> None:
+    """A memory that grows, is rebuilt, and knows ids of the version before."""
+    ids, ts = [f"{i}" for i in range(128)], np.full(128, _START)
+    dedupe = Deduper(journal=True)
+    dedupe.keep(ids, ts, ids)
+    dedupe.rebuild([dedupe.take_journal()], [OldIds(ids, ts)])
+    dedupe.keep(ids, ts, ids)
 
 
 def _drift() -> None:

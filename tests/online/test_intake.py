@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.batch import EventBatch
-from online.dedupe import Kept, pack, unpack
+from online.dedupe import floor_of, newest_of
 from online.errors import StateError
 from online.intake import Intake, IntakePolicy
 
 T0 = 1.7e9
-POLICY = IntakePolicy(dedupe_window="1m", dedupe_capacity=8, allowed_lateness="20s", max_ahead="10s")
+POLICY = IntakePolicy(dedupe_window="1m", allowed_lateness="20s", max_ahead="10s")
 rows = st.lists(st.tuples(st.integers(0, 12).map(str), st.integers(0, 90).map(float)), max_size=12)
 stream = st.lists(rows, min_size=1, max_size=6)
 
@@ -30,14 +30,13 @@ def test_an_intake_resumed_from_mark_and_journal_goes_on_the_same(
     before: list[list[tuple[str, float]]], after: list[list[tuple[str, float]]]
 ) -> None:
     straight, journalled = Intake(POLICY), Intake(POLICY, journal=True)
-    stored: list[bytes] = []
+    stored = []
     for k, batch in enumerate(before):
         assert admit(straight, batch, 10.0 * k) == admit(journalled, batch, 10.0 * k)
-        stored += [pack(part) for part in journalled.take_journal()]
+        stored.append(journalled.take_journal())
     resumed = Intake(POLICY, journal=True)
     resumed.resume(journalled.mark())
-    kept: list[Kept] = [unpack(part) for part in stored]
-    resumed.rebuild(part for part in kept if part.generation >= journalled.generation - 1)
+    resumed.rebuild([part for part in stored if newest_of(part) >= floor_of(journalled.remembered_from)])
     assert resumed.snapshot() == straight.snapshot()
     for k, batch in enumerate(after, len(before)):
         assert admit(straight, batch, 10.0 * k) == admit(resumed, batch, 10.0 * k)

@@ -15,6 +15,7 @@ class Context:
     def __init__(self) -> None:
         self.settings, self.metrics = Settings(), Metrics()
         self.store: Any = None
+        self.id_bytes = 1 << 20
         self.lanes = 0  # nothing is gathered
         self.records: Any = None
         self.partitions = 0  # nobody is asked whose a record is
@@ -23,6 +24,9 @@ class Context:
 
     def now(self) -> float:
         return 0.0
+
+    def new_key(self) -> bytes:
+        return bytes(16)
 
     def name(self, topic: str) -> str:
         return topic

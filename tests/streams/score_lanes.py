@@ -129,10 +129,14 @@ class Context:
     """Why the process ends."""
     lanes = 0
     partitions = 0  # nobody is asked whose a record is
+    id_bytes = 1 << 20
 
     def __post_init__(self) -> None:
         self.placement = Placement(cast(Any, self))
         self.store = LaneStore(cast(Any, self.link))
+
+    def new_key(self) -> bytes:
+        return bytes(16)
 
     def completed(self, batch: FetchedBatch) -> None:
         """It is counted elsewhere."""

@@ -133,5 +133,5 @@ def test_mutated_records_are_scored_or_dead_letters_and_none_disappears() -> Non
     assert good + sum(letters.values()) == sum(given_.values()) > 110_000
     assert host.stats.labels + letters[topics.LABELS] == given_[topics.LABELS]
     assert min(letters[topic] for topic in topics.INPUTS) > 0
-    scored = Counter((p["task"], p["event_id"]) for p in values(outputs(log)[topics.PREDICTIONS]))
+    scored = Counter((p["task"], p["entity_id"], p["event_id"]) for p in values(outputs(log)[topics.PREDICTIONS]))
     assert set(scored.values()) == {1}

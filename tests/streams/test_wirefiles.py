@@ -116,7 +116,7 @@ def test_no_label_is_handed_over_before_its_delay(tmp_path: Path, monkeypatch: p
 def test_bad_lines_and_repeats_are_set_aside_with_reasons(tmp_path: Path) -> None:
     data = rows(50)
     again = json.dumps(
-        {"v": 1, "event_id": "e3", "type": "purchase", "user_id": "u1", "ts": T0 + DAY, "amount": 1.0}
+        {"v": 1, "event_id": "e3", "type": "purchase", "user_id": data[3]["who"], "ts": T0 + DAY, "amount": 1.0}
     ).encode()
     events, _ = dump(tmp_path, data, (b'{"v":1', again, b"[]"))
     result = run_backtest(task(), [events], None)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 from faust.types import TP
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.batch import EventBatch, UpdateBatch
+from online.errors import StateError
 from online.intake import Intake, IntakePolicy
 from online.labels import SilencePolicy, SilenceTimers
 from online.scoring import ScoringStage
@@ -21,8 +23,10 @@ from online.updates import encode_updates
 from streams import topics
 from streams.log import Record
 from streams.stores import MemoryFeatureStore
+from streams.stores.redis import LaneRecord
 from streams.transport import FetchedBatch, Ticket
 from streams.worker import journal as journal_module
+from streams.worker import remembered as remembered_module
 from streams.worker import side as side_module
 from streams.worker.journal import LaneJournal
 from streams.worker.side import SideLane, side_layouts
@@ -30,7 +34,7 @@ from tests.streams.lane_context import Context
 
 # -- the journal of a score lane ---------------------------------------------------------------------------------------
 
-POLICY = IntakePolicy(dedupe_capacity=8, dedupe_window=1e9, allowed_lateness=1e9, max_ahead=1e9)
+POLICY = IntakePolicy(dedupe_window=60.0, allowed_lateness=30.0, max_ahead=1e9)
 SILENCE = SilencePolicy(observe_s=50.0, horizon_s=120.0)
 Event = tuple[int, int, float]
 """Number of its id, of its key, and seconds since the one before."""
@@ -97,7 +101,38 @@ def test_the_journal_stays_bounded(monkeypatch: pytest.MonkeyPatch, timers: list
     for number in range(200):
         *_, entries, drop = lane.step([(2 * number, 0, 1.0), (2 * number + 1, 1, 1.0)], 1.7e9 + 2.0 * number)
         held += len(entries) - drop
-        assert held < 20
+        assert held < 60  # of 90 seconds
+
+
+def test_entries_of_the_version_before_are_read_and_leave_in_time() -> None:
+    old: list[Any] = [(5, [msgspec.msgpack.encode((5, ["a", "b"], np.array([1.7e9, 1.7e9 + 5]).tobytes()))], [], None)]
+    old.append((5, [], [(0, ["k1"], np.array([1.7e9 + 6]).tobytes())], None))
+    lane = ScoreMemory([True])
+    lane.intake.set_watermark(1.7e9 + 6)
+    lane.journal.restore([msgspec.msgpack.encode(entry) for entry in old])
+    batch = EventBatch(["a", "c"], np.array([1.7e9, 1.7e9 + 6]), ["view"] * 2, {"user_id": ["u1", "u2"]})
+    assert lane.intake.admit(batch, 1.7e9 + 6).batch.event_id == ["c"]
+    assert lane.journal.entry([(["k2"], np.array([1.7e9 + 6]))])[1] == 0
+    lane.intake.set_watermark(1.7e9 + 200)
+    lane.intake.admit(batch.take(np.array([1])), 1.7e9 + 200)
+    lane.intake.admit(EventBatch(["d"], np.array([1.7e9 + 200]), ["view"]), 1.7e9 + 200)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_module, "SNAPSHOT_ROWS", 1)  # so that nothing is kept for the timers
+        assert lane.journal.entry([(["k2"], np.array([1.7e9 + 200]))])[1] == 3
+
+
+def test_an_entry_that_is_none_is_refused_with_what_to_do() -> None:
+    for wrong in (b"", b"hello", msgspec.msgpack.encode(("ids", 4, b"uneven"))):
+        with pytest.raises(StateError, match="run 'weir features rebuild'"):
+            ScoreMemory([False]).journal.restore([wrong])
+
+
+def test_an_id_in_the_store_takes_little_more_than_20_bytes() -> None:
+    lane, ids = ScoreMemory([False]), 0
+    for number in range(20):
+        entries, _ = lane.step([(500 * number + i, 0, 0.01) for i in range(500)], 1.7e9 + 5.0 * number)[2:]
+        ids += sum(len(entry) for entry in entries)
+    assert ids <= 21 * 10_000
 
 
 # -- the journal of a side lane ----------------------------------------------------------------------------------------
@@ -139,13 +174,15 @@ class SideMemory:
         self.lane = SideLane((topics.ENTITY_UPDATES, 0), cast(Any, ctx), {"t": stage})
         (self.layout,) = side_layouts(stage)
         self.width = stage.engine.width(self.layout)
+        self.offset = 0
 
     async def take(self, ids: Sequence[int]) -> tuple[list[bytes], int]:
         """Apply updates; the entries written and how many old ones may go."""
-        n = len(ids)
+        n, start = len(ids), self.offset
+        self.offset += n
         updates = UpdateBatch([f"e{i}" for i in ids], ["m"] * n, np.full(n, 1.7e9), np.ones((n, self.width)))
         records = [Record(b"m", value, 1.7e9) for value in encode_updates(updates, "t", self.layout)]
-        batch = FetchedBatch("u", 0, 0, n, records, Ticket(TP("u", 0), 0, n, 0))
+        batch = FetchedBatch("u", 0, start, start + n, records, Ticket(TP("u", 0), start, start + n, 0))
         step = await self.lane.compute(batch)
         return step.journal, step.drop
 
@@ -173,7 +210,8 @@ def test_a_side_lane_restored_from_its_journal_knows_the_same_repeats(taken: lis
             if number == at:
                 restored = SideMemory()
                 restored.rows.restore(lane.rows.snapshot())
-                restored.lane.restore(None, stored)
+                restored.offset = lane.offset
+                restored.lane.restore(LaneRecord(next_offset=lane.offset, mark=lane.lane.ids.key), stored)
             made = await lane.take(ids)
             if restored is not None:
                 assert await restored.take(ids) == made
@@ -183,5 +221,6 @@ def test_a_side_lane_restored_from_its_journal_knows_the_same_repeats(taken: lis
             stored = (stored + entries)[drop:]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(side_module, "REMEMBERED", 14)  # half of it is no less than a batch, as in a worker
+        patch.setattr(side_module, "REMEMBERED", 14)
+        patch.setattr(remembered_module, "TICK", 4)
         asyncio.run(go())

@@ -14,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 
 from online.batch import BoolVector, FloatMatrix
-from online.dedupe import Deduper, pack, unpack
 from online.full import FullScorer
 from streams import topics
 from streams.full.remote.pool import Pool
@@ -23,12 +22,12 @@ from streams.log import Record
 from streams.stores.redis import Lane, LaneRecord
 from streams.transport import FetchedBatch
 from streams.worker.context import Context
-from streams.worker.journal import Generations
 from streams.worker.lane import RowLane, Step
 from streams.worker.letters import Letters, refused_of
+from streams.worker.remembered import Remembered
 
-REMEMBERED: Final = 400_000
-"""Ids of events; repeats come within the few batches that a crash or a rewind repeats."""
+REMEMBERED: Final = 262_144
+"""Requests, and events in them; repeats come within the few batches that a crash or a rewind repeats."""
 ANSWERS: Final = 20_000
 """Answered rows that are remembered for repeats."""
 STALE_S: Final = 60.0
@@ -55,10 +54,9 @@ class InferenceLane(RowLane):
 
     def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
         """Rebuild the memory of ids."""
-        del record
-        self._ids = Deduper(REMEMBERED, np.inf, journal=True)
-        self._ids.rebuild([unpack(entry) for entry in journal])
-        self._held = Generations(unpack(entry).generation for entry in journal)
+        key, next_offset = (record.mark, record.next_offset) if record is not None else (b"", 0)
+        self.ids = Remembered(REMEMBERED, REMEMBERED, key or self.ctx.new_key(), journal=True)
+        self.ids.restore(journal, next_offset)
         self._answers = _Answers(ANSWERS)
 
     async def compute(self, batch: FetchedBatch) -> Step:
@@ -66,7 +64,7 @@ class InferenceLane(RowLane):
         clock = self.ctx.metrics.stages("inference")
         requests, refused = self._decode(batch)
         clock.lap("decode")
-        fresh = [self._fresh(request) for _, request in requests]
+        fresh = [self._fresh(request, batch.base_offset) for _, request in requests]
         wanted: dict[str, list[str]] = {}
         for task, scorer in self._scorers.items():
             if scorer.row_bytes:
@@ -82,12 +80,8 @@ class InferenceLane(RowLane):
         sent = await self._answer(batch, requests, values)
         letters = await self._letters.send(batch.topic, batch.partition, len(batch.records), refused_of(batch, refused))
         clock.lap("send")
-        taken = self._ids.take_journal()
-        for kept in taken:
-            self._held.add(kept.generation)
-        drop = self._held.drop(self._ids.generation - 1)
-        entries = [pack(kept) for kept in taken]
-        return Step(batch, self.next_offset, asyncio.gather(sent, *letters), writes, b"", entries, drop)
+        entries, drop = self.ids.entry(batch.next_offset)
+        return Step(batch, self.next_offset, asyncio.gather(sent, *letters), writes, self.ids.key, entries, drop)
 
     def _decode(self, batch: FetchedBatch) -> tuple[list[tuple[int, Request]], list[tuple[int, str]]]:
         """Requests of our tasks with their place in the batch, and what is refused; others' tasks are left out."""
@@ -107,9 +101,9 @@ class InferenceLane(RowLane):
                 found.append((i, request))
         return found, refused
 
-    def _fresh(self, request: Request) -> BoolVector:
+    def _fresh(self, request: Request, offset: int) -> BoolVector:
         """Which rows were not taken in before."""
-        return self._ids.keep([f"{request.task}/{i}" for i in request.event_id], request.ts)
+        return self.ids.keep(request.event_id, offset, [request.task] * len(request.event_id))
 
     async def _score(self, requests: list[Request], fresh: list[BoolVector]) -> list[FloatMatrix]:
         """The values of each request's rows."""

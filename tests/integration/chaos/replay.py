@@ -18,7 +18,7 @@ from online.batch import ExampleBatch, FloatVector, Scored
 from online.columnplan import union
 from online.decisions import AlertState
 from online.decode import decode_labels, decode_user_events
-from online.dedupe import Deduper
+from online.dedupe import Deduper, bytes_for
 from online.intake import Intake, IntakePolicy
 from online.labelling import LabellingStage
 from online.learners import OnlineModel
@@ -116,7 +116,7 @@ def replay_updates(
     tasks: Mapping[str, TaskSpec], records: Sequence[Stored]
 ) -> tuple[dict[str, dict[str, bytes]], dict[tuple[str, str], dict[str, tuple[str, tuple[float, ...]]]]]:
     """Fold one partition of ``entity-updates``: the rows, and the first update of each id by task and table."""
-    store, ids = MemoryFeatureStore(), Deduper(4_000_000, np.inf)
+    store, ids = MemoryFeatureStore(), Deduper(np.inf, most_bytes=bytes_for(4_000_000))
     stages = {name: ScoringStage(task, store, side=True) for name, task in tasks.items()}
     widths = {(name, table): width for name, s in stages.items() for table, width in side_widths(s).items()}
     firsts: dict[tuple[str, str], dict[str, tuple[str, tuple[float, ...]]]] = {}

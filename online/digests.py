@@ -1,0 +1,159 @@
+"""Digests of identifiers: 16 bytes each, so that a memory of ids costs the same however long they are.
+
+SipHash-2-4 with 128 bits (Aumasson and Bernstein, 2012). Two of a billion ids meet with a chance below 1e-20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from online.forms.words import Bytes, U, jit_inline, word
+
+Digests = NDArray[np.uint64]
+"""``(n, 2) uint64``."""
+
+_KEY = np.array([0x5765_6972_2069_6473, 0x6F66_2065_7665_6E74], np.uint64)
+"""Part of every stored state: another key would know nothing of what was stored."""
+
+_PADDING = bytes(8)
+"""The kernel reads whole words."""
+
+
+def digests(ids: Sequence[str], key: NDArray[np.uint64] = _KEY) -> Digests:
+    """The digest of each id's UTF-8 bytes, ``(n, 2) uint64``.
+
+    >>> digests(["a", "b", "a"])[:, 0].tolist() == digests(["a", "b", "a"])[[2, 1, 0], 0].tolist()
+    True
+    """
+    raw = "".join(ids).encode("utf-8", "surrogatepass") + _PADDING
+    sizes = np.fromiter(map(len, ids), np.int64, len(ids))
+    if len(raw) != sizes.sum() + len(_PADDING):  # not all of them are ASCII
+        sizes = np.fromiter((len(i.encode("utf-8", "surrogatepass")) for i in ids), np.int64, len(ids))
+    out = np.empty((len(ids), 2), np.uint64)
+    _digest_rows(np.frombuffer(raw, np.uint8), sizes, key, out)
+    return out
+
+
+@jit_inline
+def _rotated(x: np.uint64, by: int) -> np.uint64:
+    return (x << U(by)) | (x >> U(64 - by))
+
+
+@jit_inline
+def _round(
+    v0: np.uint64, v1: np.uint64, v2: np.uint64, v3: np.uint64
+) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
+    v0 += v1
+    v1 = _rotated(v1, 13) ^ v0
+    v0 = _rotated(v0, 32)
+    v2 += v3
+    v3 = _rotated(v3, 16) ^ v2
+    v0 += v3
+    v3 = _rotated(v3, 21) ^ v0
+    v2 += v1
+    v1 = _rotated(v1, 17) ^ v2
+    v2 = _rotated(v2, 32)
+    return v0, v1, v2, v3
+
+
+@njit(cache=True, nogil=True)
+def _digest_rows(raw: Bytes, sizes: NDArray[np.int64], key: NDArray[np.uint64], out: Digests) -> None:
+    """The digest of each of the texts that lie in ``raw`` one after the other."""
+    at = 0
+    for row in range(len(sizes)):
+        size = sizes[row]
+        v0, v1 = key[0] ^ U(0x736F6D6570736575), key[1] ^ U(0x646F72616E646F6D) ^ U(0xEE)
+        v2, v3 = key[0] ^ U(0x6C7967656E657261), key[1] ^ U(0x7465646279746573)
+        for start in range(at, at + size + 1, 8):
+            eight, left = word(raw, start), at + size - start
+            if left < 8:  # the last word ends in the size
+                eight = (eight & ((U(1) << U(8 * left)) - U(1))) | (U(size) << U(56))
+            v3 ^= eight
+            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+            v0 ^= eight
+        v2 ^= U(0xEE)
+        for _ in range(4):
+            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+        out[row, 0] = v0 ^ v1 ^ v2 ^ v3
+        v1 ^= U(0xDD)
+        for _ in range(4):
+            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+        out[row, 1] = v0 ^ v1 ^ v2 ^ v3
+        at += size
+
+
+def pair_digests(first: Sequence[str | None] | None, second: Sequence[str], key: NDArray[np.uint64] = _KEY) -> Digests:
+    """The digest of each pair of texts, ``(n, 2) uint64``: of their lengths in bytes, then of both, padded with zeros.
+
+    So no two pairs are the same bytes. ``first`` may be absent, in all pairs or in some: that is the empty text.
+
+    >>> a, b = pair_digests(["ab", "a"], ["c", "bc"]).tolist()
+    >>> a == b, pair_digests(None, ["c"]).tolist() == pair_digests([None], ["c"]).tolist()
+    (False, True)
+    """
+    raw, sizes = _joined(second)
+    if first is None:
+        before, lengths = np.zeros(len(_PADDING), np.uint8), np.zeros(len(second), np.int64)
+    else:
+        before, lengths = _joined([text or "" for text in first] if None in first else cast("Sequence[str]", first))
+    out = np.empty((len(second), 2), np.uint64)
+    _digest_pairs(before, lengths, raw, sizes, key, out)
+    return out
+
+
+def _joined(texts: Sequence[str]) -> tuple[Bytes, NDArray[np.int64]]:
+    """The UTF-8 bytes of all texts, padded, and the number of bytes of each."""
+    raw = "".join(texts).encode("utf-8", "surrogatepass") + _PADDING
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    if len(raw) != sizes.sum() + len(_PADDING):
+        sizes = np.fromiter((len(text.encode("utf-8", "surrogatepass")) for text in texts), np.int64, len(texts))
+    return np.frombuffer(raw, np.uint8), sizes
+
+
+@njit(cache=True, nogil=True)
+def _digest_pairs(
+    first: Bytes,
+    lengths: NDArray[np.int64],
+    second: Bytes,
+    sizes: NDArray[np.int64],
+    key: NDArray[np.uint64],
+    out: Digests,
+) -> None:
+    a = b = 0
+    for row in range(len(sizes)):
+        v0, v1 = key[0] ^ U(0x736F6D6570736575), key[1] ^ U(0x646F72616E646F6D) ^ U(0xEE)
+        v2, v3 = key[0] ^ U(0x6C7967656E657261), key[1] ^ U(0x7465646279746573)
+        words = (lengths[row] + 7) // 8
+        total = 1 + words + (sizes[row] + 7) // 8
+        for k in range(total + 1):
+            if k == 0:
+                eight = U(lengths[row]) | (U(sizes[row]) << U(32))
+            elif k == total:  # SipHash ends in the size of all, modulo 256
+                eight = U(total * 8) << U(56)
+            else:
+                of_first = k <= words
+                start = 8 * (k - 1) if of_first else 8 * (k - 1 - words)
+                left = (lengths[row] if of_first else sizes[row]) - start
+                eight = word(first, a + start) if of_first else word(second, b + start)
+                if left < 8:
+                    eight &= (U(1) << U(8 * left)) - U(1)
+            v3 ^= eight
+            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+            v0 ^= eight
+        v2 ^= U(0xEE)
+        for _ in range(4):
+            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+        out[row, 0] = v0 ^ v1 ^ v2 ^ v3
+        v1 ^= U(0xDD)
+        for _ in range(4):
+            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+        out[row, 1] = v0 ^ v1 ^ v2 ^ v3
+        a += lengths[row]
+        b += sizes[row]
