@@ -29,7 +29,7 @@ from benchmarks.results import render
 from benchmarks.scoreformats import convert_file
 
 ROOT = HERE.parent
-CLI = (sys.executable, "-m", "streams.cli.main")
+CLI = (sys.executable, "-P", "-m", "streams.cli.main")
 
 
 class ProtocolFailedError(Exception):

@@ -109,11 +109,13 @@ def launch(
 
 def _run(processes: int, job: Path, progress: Progress, stop: Callable[[], bool]) -> int:
     """Start the processes, pass their steps on, and return their exit status; none is left behind."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "models.training.ddp", str(job)]
+    # Nor may what torchrun starts import a folder `models` of the current directory.
+    environ = os.environ | {"PYTHONSAFEPATH": "1"}
     with (
         (job / "log").open("wb") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as running,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environ) as running,
     ):
         assert running.stdout is not None
         try:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
@@ -35,6 +35,9 @@ from streams.cli.process import (
 from streams.ops.checks import Check
 from streams.ops.fleet import Fleet, end_with_stdin
 from streams.settings import Role, Settings
+
+WORKER: Final = (sys.executable, "-P", "-m", "streams.cli.main", "worker")
+"""This command in a process of its own; ``-P``, or a folder ``models`` of the current directory would be ours."""
 
 
 def worker_command(
@@ -120,8 +123,7 @@ def _of_child(settings: Settings, number: int) -> Settings:
 def _run_fleet(settings: Settings) -> int:
     """Run this command for each of its processes."""
     numbers, given = range(1, settings.worker.processes + 1), sys.argv[2:]
-    command = [sys.executable, "-m", "streams.cli.main", "worker"]
-    return asyncio.run(Fleet([[*command, "--child", str(n), *given] for n in numbers]).run())
+    return asyncio.run(Fleet([[*WORKER, "--child", str(n), *given] for n in numbers]).run())
 
 
 def banner(settings: Settings, tasks: Sequence[TaskSpec]) -> list[str]:

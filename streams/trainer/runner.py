@@ -50,7 +50,7 @@ class InlineRunner:
 
 
 class SubprocessRunner:
-    """A fresh Python for each piece of work.
+    """A fresh Python for each piece of work; ``-P`` keeps it from importing what lies in the current directory.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class SubprocessRunner:
         (folder / "work.pkl").write_bytes(pickle.dumps(work, protocol=5))
         with (folder / "output.log").open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "streams.trainer.child", str(folder)],
+                [sys.executable, "-P", "-m", "streams.trainer.child", str(folder)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
                 start_new_session=True,  # Ctrl-C is for the trainer, which asks it to stop

@@ -28,7 +28,7 @@ INPUTS = ("labels", "user-events", "device-events")
 
 
 def start(directory: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "streams.cli.main", "demo", "--dir", str(directory), *SIZE, *options]
+    command = [sys.executable, "-P", "-m", "streams.cli.main", "demo", "--dir", str(directory), *SIZE, *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -52,7 +52,7 @@ class Weir:
 
     def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
         """A process of its own, for signals."""
-        command = [sys.executable, "-m", "streams.cli.main", *arguments]
+        command = [sys.executable, "-P", "-m", "streams.cli.main", *arguments]
         environ = os.environ | self.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
         return subprocess.Popen(command, env=environ, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

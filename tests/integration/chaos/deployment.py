@@ -77,7 +77,7 @@ class Deployment(deployment.Deployment):
 
     def command(self, *args: str) -> list[str]:
         """How to start one worker."""
-        return [sys.executable, "-m", "streams.cli.main", "worker", "--config", str(self.config), *args]
+        return [sys.executable, "-P", "-m", "streams.cli.main", "worker", "--config", str(self.config), *args]
 
 
 def _toml(tables: Mapping[str, Mapping[str, Any]]) -> str:

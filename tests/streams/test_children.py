@@ -1,0 +1,46 @@
+"""Processes that Weir starts import Weir, not what somebody left in the directory where it was started."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from models.training.ddp import _run
+from streams.cli.worker import WORKER
+from streams.trainer.runner import InlineRunner, SubprocessRunner
+from streams.trainer.work import get
+from tests.streams.test_trainer_runner import build, silent
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current directory whose packages write down that they were imported."""
+    place = tmp_path / "place"
+    for package in ("models", "online", "streams", "torch", "numpy"):
+        (place / package).mkdir(parents=True)
+        (place / package / "__init__.py").write_text(f"open({str(place / 'ran')!r}, 'a').write('{package} ')\n")
+    monkeypatch.chdir(place)
+    return place
+
+
+def test_processes_of_a_worker_do_not(hostile: Path) -> None:
+    done = subprocess.run([*WORKER, "--help"], check=True, capture_output=True, text=True, timeout=120)
+    assert "weir worker" in done.stdout
+    assert not (hostile / "ran").exists()
+
+
+def test_the_trainers_child_does_not(hostile: Path, tmp_path: Path) -> None:
+    SubprocessRunner().run(build(tmp_path, "well"), tmp_path / "apart", lambda: False, silent)
+    InlineRunner().run(build(tmp_path, "well"), tmp_path / "here", lambda: False, silent)
+    assert get(tmp_path / "out.built") is not None
+    assert not (hostile / "ran").exists()
+
+
+def test_what_torchrun_starts_does_not(hostile: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    job.mkdir()
+    assert _run(1, job, silent, lambda: False) != 0, "there is no job here"
+    assert "job.json" in (job / "log").read_text() or "No such file" in (job / "log").read_text()
+    assert not (hostile / "ran").exists()
