@@ -26,7 +26,6 @@ Matrix = NDArray[np.float64]
 BATCHES = (1, 64, 512)
 SPECS = {
     "logistic": LearnerSpec(kind="logistic"),
-    "alma": LearnerSpec(kind="alma"),
     "bayesian_logistic": LearnerSpec(kind="bayesian_logistic"),
     "adaptive_tree": LearnerSpec(kind="adaptive_tree"),
     "adaptive_forest": LearnerSpec(kind="adaptive_forest"),
@@ -41,10 +40,8 @@ FOREST_ROWS = 600  # a forest learns about a thousand rows a second
 
 def river_models() -> dict[str, Any]:
     """River's own objects for the learners that have a namesake there."""
-    alma: Any = linear_model.ALMAClassifier
     return {
         "logistic": preprocessing.StandardScaler() | linear_model.LogisticRegression(optim.SGD(0.01)),
-        "alma": preprocessing.StandardScaler() | alma(),
         "adaptive_tree": tree.HoeffdingAdaptiveTreeClassifier(seed=0),
         "adaptive_forest": forest.ARFClassifier(seed=0),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from online.learners.alma import CalibratedAlma
 from online.learners.base import Learner
 from online.learners.bayesian import BayesianLogistic
 from online.learners.boosted import Boosted
@@ -16,7 +15,6 @@ __all__ = [
     "REGISTRY",
     "BayesianLogistic",
     "Boosted",
-    "CalibratedAlma",
     "Column",
     "Learner",
     "LearnerSpec",

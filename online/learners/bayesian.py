@@ -99,7 +99,7 @@ def _fold(
                 # Kept symmetric by writing both halves from one number.
                 cov[j, k] -= shrink * gain[j] * gain[k]
                 cov[k, j] = cov[j, k]
-        _forget(cov, params[0] ** weight[i], params[1])
+        _forget(cov, max(params[0] ** weight[i], 1e-12), params[1])
 
 
 @njit(cache=True)

@@ -10,19 +10,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from online.full import seen_width
-from online.learners.alma import CalibratedAlma
 from online.learners.base import Learner
 from online.learners.bayesian import BayesianLogistic
 from online.learners.beside import BesideFull
 from online.learners.boosted import Boosted
+from online.learners.clipped import Clipped
 from online.learners.column import Column
+from online.learners.guard import Guarded
 from online.learners.leading import LeadingColumns
 from online.learners.logistic import ScaledLogistic
 from online.learners.stack import Stack
 
 REGISTRY: dict[str, Callable[..., Learner] | str] = {
     "logistic": ScaledLogistic,
-    "alma": CalibratedAlma,
     "bayesian_logistic": BayesianLogistic,
     "adaptive_tree": "online.learners.trees:AdaptiveTree",
     "adaptive_forest": "online.learners.forest:AdaptiveForest",
@@ -33,6 +33,9 @@ REGISTRY: dict[str, Callable[..., Learner] | str] = {
 }
 """By kind: the class, or where it is, for those whose import takes seconds (River's)."""
 
+
+_CUT_RANGES = {"adaptive_tree", "adaptive_forest"}
+"""Kinds that one wild value would blind for all others of its column."""
 
 _TYPES: dict[str, tuple[type, ...]] = {"float": (float, int), "int": (int,), "bool": (bool,), "str": (str,)}
 """Annotations of parameters that can be checked before anything is built."""
@@ -64,6 +67,8 @@ def known_parameters(kind: str) -> tuple[str, ...]:
 def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
     """Build the learner of ``spec`` over the columns ``features``; those after a full model's own are only logged.
 
+    What learns is ``Guarded`` against hostile rows, as a whole.
+
     Raises
     ------
     ValueError
@@ -76,6 +81,12 @@ def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
         raise ValueError(f"{len(names)} features, repeated: {twice}: a learner needs at least one, each named once")
     if (seen := seen_width(names)) < len(names):
         return LeadingColumns(build_learner(spec, names[:seen]), names)
+    learner = _build(spec, names)
+    return learner if isinstance(learner, Column) else Guarded(learner)
+
+
+def _build(spec: LearnerSpec, names: tuple[str, ...]) -> Learner:
+    """The learner alone, or as a member."""
     build = _class_of(spec.kind)
     known = known_parameters(spec.kind)
     unknown = sorted(set(spec.params) - set(known))
@@ -87,8 +98,9 @@ def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
         raise ValueError(f"learner {spec.kind!r} takes no members, got {len(spec.members)}; a stack does")
     if takes_members:
         inner = BesideFull.member_features(names) if build is BesideFull else names
-        return build(names, members=tuple(build_learner(m, inner) for m in spec.members), **spec.params)
-    return build(names, **spec.params)
+        return build(names, members=tuple(_build(m, inner) for m in spec.members), **spec.params)
+    learner = build(names, **spec.params)
+    return Clipped(learner) if spec.kind in _CUT_RANGES else learner
 
 
 _HASTY: dict[str, dict[str, int]] = {"boosted": {"every": 16, "buffer": 64}}
@@ -116,6 +128,8 @@ def _check_types(spec: LearnerSpec) -> None:
 
 
 def _class_of(kind: str) -> Callable[..., Learner]:
+    if kind == "alma":
+        raise ValueError("learner kind 'alma' was removed: it learned less than others; name bayesian_logistic instead")
     if kind not in REGISTRY:
         raise ValueError(f"unknown learner kind {kind!r}; known: {', '.join(sorted(REGISTRY))}")
     found = REGISTRY[kind]

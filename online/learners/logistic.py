@@ -17,7 +17,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
-from online.learners.scaled import ScaledFold
+from online.learners.scaled import MOST_DEVIATIONS, ScaledFold
+
+SCALER_ROWS = 65_536.0
+"""A scaler remembers about so many rows."""
+WARM_ROWS = 100.0
 
 
 @njit(cache=True)
@@ -43,27 +47,37 @@ def log_gradient(y: float, z: float) -> float:
 
 @njit(cache=True)
 def scale_learn(row: FloatVector, count: float, mean: FloatVector, var: FloatVector) -> None:
-    """Welford update of ``mean`` and ``var`` in place; ``count`` includes this row."""
+    """Welford update of ``mean`` and ``var`` in place; ``count`` includes this row.
+
+    Rows are forgotten: each counts half after 45,000 others. A value further than ``MOST_DEVIATIONS`` from the mean
+    counts as if it were there, once enough rows were seen to say how far that is.
+    """
+    count = min(count, SCALER_ROWS)
     for j in range(row.size):
-        old = mean[j]
-        mean[j] += (row[j] - old) / count
-        var[j] += ((row[j] - old) * (row[j] - mean[j]) - var[j]) / count
+        away = row[j] - mean[j]
+        if count > WARM_ROWS and var[j] > 0.0:
+            most = MOST_DEVIATIONS * math.sqrt(var[j])
+            away = min(max(away, -most), most)
+        mean[j] += away / count
+        var[j] += (away * away * (1.0 - 1.0 / count) - var[j]) / count
 
 
 @njit(cache=True)
 def scale_row(row: FloatVector, mean: FloatVector, var: FloatVector, out: FloatVector) -> None:
-    """``out = (row - mean) / std``, 0 where the variance is 0."""
+    """``out = (row - mean) / std`` within +-``MOST_DEVIATIONS``, 0 where the variance is 0."""
     for j in range(row.size):
-        out[j] = (row[j] - mean[j]) / math.sqrt(var[j]) if var[j] > 0.0 else 0.0
+        z = (row[j] - mean[j]) / math.sqrt(var[j]) if var[j] > 0.0 else 0.0
+        out[j] = min(max(z, -MOST_DEVIATIONS), MOST_DEVIATIONS)
 
 
 @njit(cache=True)
 def _logits(x: FloatMatrix, w: FloatVector, mean: FloatVector, var: FloatVector, bias: float, out: FloatVector) -> None:
+    row = np.empty(x.shape[1])
     for i in range(x.shape[0]):
+        scale_row(x[i], mean, var, row)
         z = 0.0
-        for j in range(x.shape[1]):
-            if var[j] > 0.0:
-                z += w[j] * ((x[i, j] - mean[j]) / math.sqrt(var[j]))
+        for j in range(row.size):
+            z += w[j] * row[j]
         out[i] = z + bias
 
 

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
 from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 
+MOST_DEVIATIONS = 10.0
+"""Standardised inputs are clipped to +- this."""
+
 
 class ScaledFold(ABC):
     """A learner whose state is a dict of arrays, among them ``mean (F,)`` and ``var (F,)`` of its inputs."""
@@ -38,7 +41,8 @@ class ScaledFold(ABC):
         """Standardised inputs; a feature that never varied is 0."""
         s = self._state
         std = np.sqrt(s["var"])
-        return np.asarray(np.divide(x - s["mean"], std, out=np.zeros(x.shape), where=std > 0))
+        z = np.divide(x - s["mean"], std, out=np.zeros(x.shape), where=std > 0)
+        return np.asarray(np.clip(z, -MOST_DEVIATIONS, MOST_DEVIATIONS))
 
     def snapshot(self) -> bytes:
         """Learned state; deterministic bytes."""

@@ -117,10 +117,10 @@ class Stack:
 
     Examples
     --------
-    >>> from online.learners.alma import CalibratedAlma
+    >>> from online.learners.bayesian import BayesianLogistic
     >>> from online.learners.logistic import ScaledLogistic
     >>> names = ("a",)
-    >>> model = Stack(names, members=(ScaledLogistic(names, lr=0.5), CalibratedAlma(names)))
+    >>> model = Stack(names, members=(ScaledLogistic(names, lr=0.5), BayesianLogistic(names)))
     >>> x = np.array([[0.0], [1.0]] * 100)
     >>> model.learn_many(x, x[:, 0] > 0, np.ones(200))
     >>> [bool(p > 0.5) for p in model.predict_many(x[:2])]

@@ -23,7 +23,7 @@ from online.task import TaskSpec
 from online.taskshape import shape_of
 from streams.following.identities import CAPACITY, Identities
 
-ARITHMETIC: Final = 2
+ARITHMETIC: Final = 3
 """Raise it when a learner computes differently than before: stored models of other numbers are then not continued."""
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from online.learners import LearnerSpec, build_learner
 from online.learners.beside import FULL, BesideFull
+from online.learners.guard import Guarded
 from online.learners.logistic import ScaledLogistic, logit_of, sigmoid_many
 
 NAMES = ("a", *FULL, "full.e0")
@@ -20,7 +21,9 @@ Rows = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]
 
 
 def build() -> BesideFull:
-    model = build_learner(SPEC, NAMES)
+    guarded = build_learner(SPEC, NAMES)
+    assert isinstance(guarded, Guarded)
+    model = guarded.learner
     assert isinstance(model, BesideFull)
     return model
 

@@ -174,7 +174,7 @@ def test_a_task_that_scores_on_timers_steps_the_model_there_only() -> None:
 
 @pytest.mark.parametrize("kind", ["logistic", "boosted", "stack"])
 def test_the_online_model_sees_the_leading_columns_only(kind: str) -> None:
-    members = (LearnerSpec(kind="logistic"), LearnerSpec(kind="alma")) if kind == "stack" else ()
+    members = (LearnerSpec(kind="logistic"), LearnerSpec(kind="bayesian_logistic")) if kind == "stack" else ()
     spec, names = LearnerSpec(kind=kind, members=members), features_of(FullSpec(embedding=1), ("a", "b"), ("far",))
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, len(names))), rng.random(200) < 0.5

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from river import forest, tree
 
-from online.learners import CalibratedAlma, Learner, ScaledLogistic, Stack, predict_learn
+from online.learners import BayesianLogistic, Learner, ScaledLogistic, Stack, predict_learn
 from online.learners.forest import AdaptiveForest
 from online.learners.logistic import logit_of
 from online.learners.trees import AdaptiveTree, positive_share
@@ -54,7 +54,7 @@ def rows(n: int, seed: int = 0) -> tuple[Vector, NDArray[np.bool_], Vector]:
 
 
 def members() -> list[Learner]:
-    return [ScaledLogistic(NAMES, lr=0.1), CalibratedAlma(NAMES), ScaledLogistic(NAMES, lr=0.001)]
+    return [ScaledLogistic(NAMES, lr=0.1), BayesianLogistic(NAMES), ScaledLogistic(NAMES, lr=0.001)]
 
 
 @settings(max_examples=15, deadline=None)

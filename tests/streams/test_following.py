@@ -233,7 +233,7 @@ def test_the_number_of_an_events_examples_is_part_of_its_identity() -> None:
 def test_another_learner_or_other_features_do_not_fit() -> None:
     fits = {
         ExampleFold("fraud", SPECS["logistic"], FEATURES).fit,
-        ExampleFold("fraud", SPECS["alma"], FEATURES).fit,
+        ExampleFold("fraud", SPECS["bayesian_logistic"], FEATURES).fit,
         ExampleFold("fraud", LearnerSpec(kind="logistic", params={"lr": 0.5}), FEATURES).fit,
         ExampleFold("fraud", SPECS["logistic"], (*FEATURES[::-1],)).fit,
     }

@@ -34,7 +34,12 @@ warmup.warm_up([task])  # 12,000 events, with labels
 
 @pytest.mark.parametrize(
     "arguments",
-    [("churn",), ("churn", "boosted"), ("device_failure", "adaptive_forest"), ("fraud", "stack", "alma", "boosted")],
+    [
+        ("churn",),
+        ("churn", "boosted"),
+        ("device_failure", "adaptive_forest"),
+        ("fraud", "stack", "logistic", "boosted"),
+    ],
     ids="-".join,
 )
 def test_nothing_is_compiled_or_read_from_disk_after_it(arguments: tuple[str, ...]) -> None:

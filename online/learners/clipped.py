@@ -1,0 +1,112 @@
+"""Shows a learner values within ten standard deviations of their columns' means.
+
+It is for trees that cut a column's range into equal parts, in which one wild value leaves no part for the others. A row
+that is further out also teaches less, by as much as it is further.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from online.learners.logistic import WARM_ROWS, scale_learn
+from online.learners.scaled import MOST_DEVIATIONS
+from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+
+
+@njit(cache=True)
+def _clip(row: FloatVector, count: float, mean: FloatVector, var: FloatVector, out: FloatVector) -> float:
+    """Write the clipped row; returns how many times ten deviations the furthest value is from its mean, 1 at least."""
+    furthest = 1.0
+    for j in range(row.size):
+        out[j] = row[j]
+        if count > WARM_ROWS and var[j] > 0.0:
+            most = MOST_DEVIATIONS * math.sqrt(var[j])
+            out[j] = min(max(row[j], mean[j] - most), mean[j] + most)
+            furthest = max(furthest, abs(row[j] - mean[j]) / most)
+    return furthest
+
+
+@njit(cache=True)
+def _clip_rows(x: FloatMatrix, s: FloatVector, mean: FloatVector, var: FloatVector, out: FloatMatrix) -> None:
+    for i in range(x.shape[0]):
+        _clip(x[i], s[0], mean, var, out[i])
+
+
+@njit(cache=True)
+def _learn_rows(
+    x: FloatMatrix,
+    weight: FloatVector,
+    count: FloatVector,
+    mean: FloatVector,
+    var: FloatVector,
+    out: FloatMatrix,
+    used: FloatVector,
+) -> None:
+    for i in range(x.shape[0]):
+        used[i] = weight[i] / _clip(x[i], count[0], mean, var, out[i])
+        count[0] += 1.0
+        scale_learn(x[i], count[0], mean, var)
+
+
+class Clipped:
+    """A ``Learner`` that clips what the one inside sees.
+
+    Examples
+    --------
+    >>> from online.learners.logistic import ScaledLogistic
+    >>> model = Clipped(ScaledLogistic(("a",), lr=0.1))
+    >>> x = np.array([[0.0], [1.0]] * 200)
+    >>> model.learn_many(x, x[:, 0] > 0, np.ones(400))
+    >>> bool(model.predict_many(np.array([[1e9]]))[0] == model.predict_many(np.array([[6.0]]))[0])
+    True
+    """
+
+    kind = "clipped"
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner, self.features = learner, learner.features
+        width = len(self.features)
+        self._state: dict[str, NDArray[Any]] = {"count": np.zeros(1), "mean": np.zeros(width), "var": np.zeros(width)}
+
+    def predict_many(self, x: FloatMatrix) -> FloatVector:
+        """Probability of the positive class, ``(n, F)`` to ``(n,)``."""
+        return self.learner.predict_many(self._clipped(x))
+
+    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
+        """Learn rows in order."""
+        s, rows, used = self._state, np.empty(x.shape), np.empty(len(x))
+        weights = np.ascontiguousarray(weight)
+        _learn_rows(np.ascontiguousarray(x), weights, s["count"], s["mean"], s["var"], rows, used)
+        self.learner.learn_many(rows, y, used)
+
+    def contributions(self, x: FloatMatrix) -> FloatMatrix:
+        """Those of the learner inside, ``(n, F)``."""
+        return self.learner.contributions(self._clipped(x))
+
+    def snapshot(self) -> bytes:
+        """Means and variances, and the state of the learner inside."""
+        body = msgspec.msgpack.encode([pack_arrays(self._state), self.learner.snapshot()])
+        return seal(self.kind, self.features, body)
+
+    def restore(self, state: bytes) -> None:
+        """Replace the state; ``ValueError`` when of another kind, other features or another learner."""
+        try:
+            own, inner = msgspec.msgpack.decode(unseal(state, self.kind, self.features), type=tuple[bytes, bytes])
+        except msgspec.DecodeError as exc:
+            raise ValueError(f"snapshot of a clipped learner: {exc}") from exc
+        fresh = {name: np.empty_like(held) for name, held in self._state.items()}
+        copy_into(fresh, unpack_arrays(own))
+        self.learner.restore(inner)
+        self._state = fresh
+
+    def _clipped(self, x: FloatMatrix) -> FloatMatrix:
+        s, rows = self._state, np.empty(x.shape)
+        _clip_rows(np.ascontiguousarray(x), s["count"], s["mean"], s["var"], rows)
+        return rows

@@ -1,0 +1,225 @@
+"""Keeps hostile rows from a learner: values that no row of late came near, weights that would drown all others.
+
+A value is *plausible* up to 65,536, or up to 256 times what one in twenty of its column's recent values reached and 128
+did (zeros aside), whichever is more; of a column that is nearly always zero nothing is known, and its values may be
+2^36. A row with a value beyond is not learned, and scored with the value cut to that bound. A level that stays is
+plausible after some 150 rows. A weight counts for eight times the recent
+(geometric) mean of its class at most.
+
+The first rows cannot be judged by what came before. They are kept, judged again after 256, 512, 1,024 and 2,048 rows,
+and where one looks odd now the learner begins anew: with the plausible ones, and of these those last that are far from
+the others, so that scales are known by then. All of it is a fold over
+the rows: replicas agree, bit for bit, however the rows were cut into calls. It knows matrices, not what they mean.
+
+Memory: 35 F numbers, and F + 2 numbers for each of the first 2,048 rows until then.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+from online.wire import FEATURE_MAX
+
+JUDGED_AGAIN: Final = (256, 512, 1_024, 2_048)
+_BUCKETS, _EVERY = 32, 64
+_ENOUGH, _UNKNOWN = 128.0, 2.0**36
+"""Values of a column that say how large they are, and how large they may be until then."""
+_GROWTH = 2.0 ** (1.0 / 2_048)
+"""Of the mass of a new value over the one before: a value counts half after 2,048 others of its column."""
+_SLACK, _TOP_SHARE, _WEIGHT_FACTOR, _WEIGHT_MEMORY = 256.0, 0.05, 8.0, 1_000.0
+_MUCH_HEAVIER = 4.0
+
+
+@njit(cache=True)
+def _bucket(value: float) -> int:
+    """0 below 2^8, else one bucket for each factor of four."""
+    return min(max((math.frexp(value)[1] - 7) // 2, 0), _BUCKETS - 1)
+
+
+@njit(cache=True)
+def _set_bounds(mass: FloatMatrix, unit: FloatVector, bound: FloatVector) -> None:
+    """The upper edge of the highest bucket that one in twenty reach, and enough do, times 2^8."""
+    for j in range(bound.size):
+        above, k = 0.0, _BUCKETS - 1
+        total, enough = mass[j].sum(), _ENOUGH * unit[j]
+        while k > 0 and above + mass[j, k] <= max(_TOP_SHARE * total, enough):
+            above += mass[j, k]
+            k -= 1
+        bound[j] = min(2.0 ** (2 * k + 16), FEATURE_MAX) if total > enough else _UNKNOWN
+
+
+@njit(cache=True)
+def _fold(
+    x: FloatMatrix,
+    y: BoolVector,
+    weight: FloatVector,
+    mass: FloatMatrix,
+    unit: FloatVector,
+    bound: FloatVector,
+    classes: FloatMatrix,
+    counts: NDArray[np.int64],
+    used: FloatVector,
+) -> None:
+    """Judge rows in order; ``used (n,)`` is the weight to learn each with, 0 for not at all.
+
+    ``classes (2, 2)``: mean logarithm of the weight, and rows, of each class. ``counts`` = (rows given, not learned).
+    """
+    for i in range(x.shape[0]):
+        counts[0] += 1
+        plausible = 0.0 < weight[i] < np.inf
+        for j in range(x.shape[1]):
+            size = abs(x[i, j])
+            plausible &= size <= bound[j]  # never true of NaN
+            if 0.0 < size < np.inf:
+                mass[j, _bucket(size)] += unit[j]
+                unit[j] *= _GROWTH
+                if unit[j] > 1e100:
+                    mass[j] /= unit[j]
+                    unit[j] = 1.0
+        if counts[0] % _EVERY == 0:
+            _set_bounds(mass, unit, bound)
+        used[i] = 0.0
+        if not plausible:
+            counts[1] += 1
+            continue
+        known = classes[1 if y[i] else 0]
+        used[i] = min(weight[i], _WEIGHT_FACTOR * math.exp(known[0])) if known[1] > 0.0 else weight[i]
+        known[1] = min(known[1] + 1.0, _WEIGHT_MEMORY)
+        known[0] += (math.log(used[i]) - known[0]) / known[1]
+
+
+class Guarded:
+    """A ``Learner`` that shows plausible rows only to the one inside.
+
+    Parameters
+    ----------
+    learner : has learned nothing yet.
+
+    Examples
+    --------
+    >>> from online.learners.logistic import ScaledLogistic
+    >>> model = Guarded(ScaledLogistic(("a",), lr=0.1))
+    >>> x = np.array([[0.0], [1.0]] * 200)
+    >>> model.learn_many(x, x[:, 0] > 0, np.ones(400))
+    >>> model.learn_many(np.array([[-1e12]]), np.array([True]), np.ones(1))
+    >>> model.refused, model.predict_many(x[:2]).round(1).tolist()
+    (1, [0.0, 1.0])
+    """
+
+    kind = "guarded"
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner, self.features = learner, learner.features
+        self._empty = learner.snapshot()
+        width = len(self.features)
+        self._state: dict[str, NDArray[Any]] = {
+            "mass": np.zeros((width, _BUCKETS)),
+            "unit": np.ones(width),
+            "bound": np.full(width, _UNKNOWN),
+            "classes": np.zeros((2, 2)),
+            "counts": np.zeros(2, np.int64),
+        }
+        self._young = _no_rows(width)
+
+    @property
+    def refused(self) -> int:
+        """Rows that were not learned."""
+        return int(self._state["counts"][1])
+
+    def predict_many(self, x: FloatMatrix) -> FloatVector:
+        """Probability of the positive class, ``(n, F)`` to ``(n,)``."""
+        return self.learner.predict_many(self._bounded(x))
+
+    def contributions(self, x: FloatMatrix) -> FloatMatrix:
+        """Those of the learner inside, ``(n, F)``."""
+        return self.learner.contributions(self._bounded(x))
+
+    def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
+        """Learn the plausible ones of the rows in order."""
+        at, n = 0, len(x)
+        while at < n:
+            given = int(self._state["counts"][0])
+            due = next((count for count in JUDGED_AGAIN if count > given), None)
+            end = n if due is None else min(n, at + due - given)
+            self._learn(x[at:end], y[at:end], weight[at:end], young=due is not None)
+            if due == given + end - at:
+                self._judge_again(last=due == JUDGED_AGAIN[-1])
+            at = end
+
+    def _learn(self, x: FloatMatrix, y: BoolVector, weight: FloatVector, *, young: bool) -> None:
+        s, used = self._state, np.empty(len(x))
+        rows, labels, weights = np.ascontiguousarray(x), np.ascontiguousarray(y), np.ascontiguousarray(weight)
+        _fold(rows, labels, weights, s["mass"], s["unit"], s["bound"], s["classes"], s["counts"], used)
+        self._show(rows, labels, used)
+        if young:
+            new = {"x": rows, "y": labels, "weight": weights, "used": used}
+            self._young = {name: np.concatenate([held, new[name]]) for name, held in self._young.items()}
+
+    def _show(self, x: FloatMatrix, y: BoolVector, used: FloatVector) -> None:
+        good = used > 0.0
+        if good.all():
+            self.learner.learn_many(x, y, used)
+        elif good.any():
+            self.learner.learn_many(x[good], y[good], used[good])
+
+    def _judge_again(self, *, last: bool) -> None:
+        """Begin anew where a row was learned that is not plausible now, or the other way round."""
+        held, s = self._young, self._state
+        with np.errstate(invalid="ignore"):
+            good = (np.abs(held["x"]) <= s["bound"]).all(axis=1) & (held["weight"] > 0.0) & np.isfinite(held["weight"])
+        cap = _WEIGHT_FACTOR * np.exp(s["classes"][held["y"].astype(np.int64), 0])
+        now = np.where(good, np.minimum(held["weight"], cap), 0.0)
+        odd = _odd(held["x"]) & good
+        if odd.any() or ((now > 0.0) != (held["used"] > 0.0)).any() or (held["used"] > _MUCH_HEAVIER * now).any():
+            held["used"] = now
+            s["counts"][1] = np.count_nonzero(now == 0.0)
+            self.learner.restore(self._empty)
+            order = np.argsort(odd, kind="stable")
+            self._show(held["x"][order], held["y"][order], now[order])
+        if last:
+            self._young = _no_rows(len(self.features))
+
+    def snapshot(self) -> bytes:
+        """The guard's state and that of the learner inside."""
+        own = pack_arrays(self._state | {f"young_{name}": held for name, held in self._young.items()})
+        return seal(self.kind, self.features, msgspec.msgpack.encode([own, self.learner.snapshot()]))
+
+    def restore(self, state: bytes) -> None:
+        """Replace the state; ``ValueError`` when of another kind, other features or another learner."""
+        try:
+            own, inner = msgspec.msgpack.decode(unseal(state, self.kind, self.features), type=tuple[bytes, bytes])
+        except msgspec.DecodeError as exc:
+            raise ValueError(f"snapshot of a guarded learner: {exc}") from exc
+        arrays = unpack_arrays(own)
+        n = len(arrays.get("young_y", ()))
+        young = {name: np.zeros((n, *held.shape[1:]), held.dtype) for name, held in self._young.items()}
+        fresh = {name: np.empty_like(held) for name, held in self._state.items()}
+        copy_into(fresh | {f"young_{name}": held for name, held in young.items()}, arrays)
+        self.learner.restore(inner)
+        self._state, self._young = fresh, young
+
+    def _bounded(self, x: FloatMatrix) -> FloatMatrix:
+        bound = self._state["bound"]
+        return np.ascontiguousarray(np.clip(x, -bound, bound))
+
+
+def _odd(x: FloatMatrix) -> BoolVector:
+    """Rows with a value far beyond nearly all others of its column, however small it is."""
+    size = np.sort(np.abs(x), axis=0)
+    zeros = np.count_nonzero(size == 0.0, axis=0)
+    top = (zeros + (1.0 - _TOP_SHARE) * (len(x) - zeros)).astype(np.int64)
+    usual = np.take_along_axis(size, np.minimum(top, len(x) - 1)[None], axis=0)[0]
+    return np.asarray((np.abs(x) / _SLACK > usual).any(axis=1))
+
+
+def _no_rows(width: int) -> dict[str, NDArray[Any]]:
+    """What is kept of rows that are judged again: as given, and the weight each was learned with."""
+    return {"x": np.zeros((0, width)), "y": np.zeros(0, np.bool_), "weight": np.zeros(0), "used": np.zeros(0)}
