@@ -23,6 +23,7 @@ from rich.text import Text
 from streams.cli.options import ConfigOption
 from streams.errors import UsageError
 from streams.ops.checks import STYLES, Check, checks_table
+from streams.ops.link_checks import kafka_warnings
 from streams.ops.redis_checks import check_redis
 from streams.settings import RedisSettings, load_settings
 
@@ -134,15 +135,15 @@ def check_optional(name: str, module: str, purpose: str) -> Check:
 
 
 def check_store(config: Path | None) -> list[Check]:
-    """Redis as the settings name it; one that nobody named may be missing."""
+    """Redis as the settings name it; one that nobody named may be missing. And whether passwords go in clear."""
     try:
-        settings = load_settings(config).redis
+        settings = load_settings(config)
     except UsageError as error:
         return [Check("settings", "FAIL", str(error), "Correct the settings.")]
-    found = check_redis(settings, _REDIS_PATIENCE_S)
-    if settings == RedisSettings() and found[0].status == "FAIL":
-        return [Check("Redis", "OK", f"optional, {found[0].found} (Redis server: only for workers)")]
-    return found
+    found = check_redis(settings.redis, _REDIS_PATIENCE_S)
+    if settings.redis == RedisSettings() and found[0].status == "FAIL":
+        found = [Check("Redis", "OK", f"optional, {found[0].found} (Redis server: only for workers)")]
+    return [*found, *kafka_warnings(settings.kafka)]
 
 
 def check_compiles(compile_and_run: Callable[[], float]) -> Check:

@@ -28,6 +28,7 @@ from streams.cli.process import (
     needed,
 )
 from streams.ops.checks import Check
+from streams.ops.link_checks import warn_of_links
 from streams.settings import Settings
 
 
@@ -70,6 +71,7 @@ def inference_command(
         check(settings, found, first, remote=True)
         return
     log_to_stderr(log_level)
+    warn_of_links(settings)
     for line in banner(settings, found):
         notes().print(escape(line), soft_wrap=True)
     run: Callable[[Settings, Sequence[TaskSpec]], int] = import_module("streams.full.remote.worker").run_inference

@@ -17,6 +17,7 @@ from streams.cli.options import notes, output
 from streams.errors import UsageError
 from streams.ops.checks import Check, checks_table
 from streams.ops.kafka_checks import check_kafka
+from streams.ops.link_checks import kafka_warnings
 from streams.ops.redis_checks import check_redis
 from streams.settings import Settings
 
@@ -84,7 +85,7 @@ def version_of(package: str) -> str:
 def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote: bool = False) -> None:
     """Print ``first`` and what a worker of these settings would find; raises ``Exit(2)`` when something is missing."""
     links = [*check_kafka(settings), *check_redis(settings.redis)]
-    checks = [first, *links]
+    checks = [first, *links, *kafka_warnings(settings.kafka)]
     if links[0].status != "FAIL":  # which version serves is told by Kafka
         checks += import_module("streams.full.checks").check_full(settings, tasks, remote=remote)  # it brings aiokafka
     output().print(checks_table(checks))

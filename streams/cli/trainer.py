@@ -20,6 +20,7 @@ from rich.progress import TaskID, TextColumn, TimeElapsedColumn
 from streams.cli.options import BootstrapOption, ConfigOption, bars, notes, settings_of, tasks_of
 from streams.cli.process import LogLevelOption, TasksArgument, WebOption, address, log_to_stderr
 from streams.errors import UsageError
+from streams.ops.link_checks import warn_of_links
 from streams.settings import Settings
 
 
@@ -63,6 +64,7 @@ def trainer_command(
     settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
     log_to_stderr(log_level)
+    warn_of_links(settings)
     notes().print(escape(_banner(settings, [task.name for task in found if task.full is not None])), soft_wrap=True)
     module = _trainer_module()
     with _bars() as advance:

@@ -34,6 +34,7 @@ from streams.cli.process import (
 )
 from streams.ops.checks import Check
 from streams.ops.fleet import Fleet, end_with_stdin
+from streams.ops.link_checks import warn_of_links
 from streams.settings import Role, Settings
 
 WORKER: Final = (sys.executable, "-P", "-m", "streams.cli.main", "worker")
@@ -108,6 +109,7 @@ def worker_command(
         end_with_stdin()
         status = _runner()(_of_child(settings, child), found, settings.worker.role)
     else:
+        warn_of_links(settings)
         for line in banner(settings, found):
             notes().print(escape(line), soft_wrap=True)
         several = settings.worker.processes > 1

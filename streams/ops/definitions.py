@@ -11,7 +11,18 @@ from typing import Final, Literal
 
 Kind = Literal["counter", "gauge", "histogram"]
 Unit = Literal[
-    "records", "seconds", "batches", "rows", "partitions", "examples", "alerts", "times", "jobs", "requests", "1"
+    "records",
+    "seconds",
+    "batches",
+    "rows",
+    "partitions",
+    "examples",
+    "alerts",
+    "times",
+    "jobs",
+    "requests",
+    "bytes",
+    "1",
 ]
 Stage = Literal[
     "decode", "intake", "prefetch", "features_score", "encode", "send", "acknowledge", "flush", "apply", "join", "label"
@@ -35,6 +46,7 @@ CounterName = Literal[
     "weir_retrain_requests_total",
     "weir_store_retries_total",
     "weir_cache_lookups_total",
+    "weir_new_rows_total",
     "weir_lane_rewinds_total",
     "weir_rebalances_total",
     "weir_full_swaps_total",
@@ -57,6 +69,8 @@ GaugeName = Literal[
     "weir_open_alerts",
     "weir_prequential_metric",
     "weir_cached_rows",
+    "weir_store_used_bytes",
+    "weir_store_limit_bytes",
     "weir_full_version",
     "weir_full_provider",
     "weir_full_waits",
@@ -175,6 +189,9 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         "outcome",
     ),
     _gauge("weir_cached_rows", "rows", "Rows that the lanes keep in memory.", "topic"),
+    _counter("weir_new_rows_total", "rows", "Rows asked for of entities that the store does not know yet."),
+    _gauge("weir_store_used_bytes", "bytes", "Memory that Redis uses (used_memory)."),
+    _gauge("weir_store_limit_bytes", "bytes", "Memory that Redis may use (maxmemory); 0 without a limit."),
     # Labels and learning
     _counter(
         "weir_labels_total",

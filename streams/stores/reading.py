@@ -30,8 +30,8 @@ class Ask:
     """Their framed Redis keys."""
 
 
-async def fetch(link: RedisLink, state: LaneState, asks: Sequence[Ask]) -> None:
-    """Read the rows into their caches.
+async def fetch(link: RedisLink, state: LaneState, asks: Sequence[Ask]) -> int:
+    """Read the rows into their caches; how many of the lane's own tables it does not have.
 
     Raises
     ------
@@ -45,10 +45,12 @@ async def fetch(link: RedisLink, state: LaneState, asks: Sequence[Ask]) -> None:
     valid |= {state.position, state.flushing}
     if held not in valid and state.flushes - flushes < 2:  # behind two flushes of ours it may be the one between
         raise LaneMoved(state.lane, decode_position(state.position), decode_position(held))
-    at = 0
+    at = new = 0
     for ask in asks:
-        _put(ask, values[at : at + len(ask.keys)])
+        found = _put(ask, values[at : at + len(ask.keys)])
         at += len(ask.keys)
+        new += len(ask.keys) - found if ask.cache.owned else 0
+    return new
 
 
 async def _read(link: RedisLink, state: LaneState, frames: list[bytes]) -> tuple[list[bytes | None], bytes]:
@@ -69,7 +71,7 @@ async def _read(link: RedisLink, state: LaneState, frames: list[bytes]) -> tuple
     return found, held
 
 
-def _put(ask: Ask, values: Sequence[bytes | None]) -> None:
+def _put(ask: Ask, values: Sequence[bytes | None]) -> int:
     held = [value for value in values if value is not None]
     if len(held) == len(values):
         found = np.arange(len(values))
@@ -77,3 +79,4 @@ def _put(ask: Ask, values: Sequence[bytes | None]) -> None:
         found = np.array([i for i, value in enumerate(values) if value is not None], dtype=np.int64)
     rows, updated = unpack_rows(ask.table.name, ask.table.schema, ask.table.row_bytes, held)
     ask.cache.put(ask.keys, ask.frames, found, rows, updated)
+    return len(held)

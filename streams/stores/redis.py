@@ -73,8 +73,8 @@ class LaneStore:
         self._sides: dict[str, tuple[str, int]] = {}
         self._lanes: dict[Lane, LaneState] = {}
         self._used: LaneState | None = None
-        self.wanted = self.missed = 0
-        """Rows that batches asked for since the start, and those that had to be read from Redis."""
+        self.wanted = self.missed = self.new = 0
+        """Rows that batches asked for since the start, those that were read from Redis, and those it did not have."""
 
     # -- tables --------------------------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class LaneStore:
                     asks.append(Ask(self._tables[table], cache, needed, cache.framed(needed)))
                 self.wanted, self.missed = self.wanted + len(keys), self.missed + len(needed)
             if asks:
-                await fetch(self._link, state, asks)
+                self.new += await fetch(self._link, state, asks)
             for table, keys in wanted.items():
                 state.caches[table].touch(keys, state.prefetches)
             self._evict(state)

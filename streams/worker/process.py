@@ -24,6 +24,7 @@ from streams.ops.deadline import Deadline
 from streams.ops.metrics import Metrics
 from streams.ops.signals import stop_signals
 from streams.ops.status import Status
+from streams.ops.store_watch import StoreWatch
 from streams.ops.together import until_one_ends
 from streams.ops.watchdog import Watchdog, WatchdogPolicy
 from streams.ops.web import WebServer
@@ -172,7 +173,7 @@ class Process:
 
     def beside(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """What runs beside the consumer; an error in it ends the process."""
-        return (self.updates.run, self._tick)
+        return (self.updates.run, self._tick, StoreWatch(self.link, self.metrics).run)
 
     @property
     def reason(self) -> BaseException | None:

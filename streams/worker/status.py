@@ -120,6 +120,7 @@ class WorkerStatus(ProcessStatus):
         m.inc("weir_store_retries_total", self._new("retries", self._ctx.link.retries))
         m.inc("weir_cache_lookups_total", self._new("missed", store.missed), outcome="miss")
         m.inc("weir_cache_lookups_total", self._new("found", store.wanted - store.missed), outcome="hit")
+        m.inc("weir_new_rows_total", self._new("new", store.new))
         for topic, rows in store.cached().items():
             m.set("weir_cached_rows", rows, topic=topic)
 

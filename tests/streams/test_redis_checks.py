@@ -10,7 +10,7 @@ import pytest
 from streams.ops.redis_checks import check_redis, findings
 from streams.settings import RedisSettings, SecretUrl
 
-GOOD = {"redis_version": "7.2.4", "aof_enabled": 1, "aof_last_write_status": "ok", "maxmemory": 0}
+GOOD = {"redis_version": "7.2.11", "aof_enabled": 1, "aof_last_write_status": "ok", "maxmemory": 0}
 
 
 @pytest.mark.parametrize(
@@ -20,9 +20,18 @@ GOOD = {"redis_version": "7.2.4", "aof_enabled": 1, "aof_last_write_status": "ok
         ({"aof_enabled": 0}, "Redis persistence", "WARN", "appendonly yes"),
         ({"aof_last_write_status": "err"}, "Redis persistence", "FAIL", "disk full"),
         ({"loading": 1}, "Redis persistence", "WARN", "still loading"),
-        ({"redis_version": "6.2.1"}, "Redis", "WARN", "upgrade"),
+        ({"redis_version": "6.2.20"}, "Redis", "WARN", "upgrade"),
+        ({"redis_version": "7.2.10"}, "Redis holes", "WARN", "CVE-2025-49844"),
+        ({"redis_version": "7.0.15"}, "Redis holes", "WARN", "as Debian does"),
+        ({"redis_version": "7.0.15"}, "Redis holes", "WARN", "Upgrade to 7.2.11"),
+        ({"redis_version": "8.0.3"}, "Redis holes", "WARN", "Upgrade to 8.0.4"),
+        ({"redis_version": "8.2.2"}, "", "OK", ""),
+        ({"redis_version": "9.0.0"}, "", "OK", ""),
+        ({"redis_version": "7.2.4", "valkey_version": "8.1.4"}, "", "OK", ""),
+        ({"redis_version": "7.2.4", "valkey_version": "8.1.3"}, "Redis holes", "WARN", "8.1.4"),
+        ({"maxmemory": 100, "maxmemory_policy": "volatile-ttl"}, "Redis memory", "FAIL", "noeviction"),
         ({"maxmemory": 100, "maxmemory_policy": "allkeys-lru"}, "Redis memory", "FAIL", "noeviction"),
-        ({"maxmemory": 100, "used_memory": 95, "maxmemory_policy": "noeviction"}, "Redis memory", "WARN", "maxmemory"),
+        ({"maxmemory": 100, "used_memory": 85, "maxmemory_policy": "noeviction"}, "Redis memory", "WARN", "maxmemory"),
     ],
 )
 def test_what_endangers_features_in_redis_is_found(change: dict[str, Any], name: str, status: str, words: str) -> None:
