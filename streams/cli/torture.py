@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import orjson
@@ -18,6 +19,10 @@ def torture_command(
     share: Annotated[float, typer.Option(min=0, max=0.5, help="Hostile records among all.")] = 0.1,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="The same seed sends the same records.")] = 1,
+    logs: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Keep the workers' logs in this directory.", show_default=False),
+    ] = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
     as_json: JsonOption = False,
@@ -45,7 +50,9 @@ def torture_command(
     needed()
     plan = Plan(seconds=seconds, rate=rate, share=share, workers=workers, seed=seed)
     place = Place.beside(settings_of(config, bootstrap), config, plan)
-    verdict = torture(place, plan, lambda words: notes().print(words))
+    if logs is not None:
+        logs.mkdir(parents=True, exist_ok=True)
+    verdict = torture(place, plan, lambda words: notes().print(words), logs)
     if as_json:
         print(orjson.dumps({"failures": verdict.failures, **verdict.numbers}).decode())
     else:

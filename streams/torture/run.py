@@ -111,12 +111,12 @@ async def _forget(settings: Settings) -> None:
         await link.stop()
 
 
-def torture(place: Place, plan: Plan, tell: Callable[[str], None]) -> Verdict:
-    """Run it; ``tell`` is told what goes on."""
+def torture(place: Place, plan: Plan, tell: Callable[[str], None], logs: Path | None = None) -> Verdict:
+    """Run it; ``tell`` is told what goes on. The workers' logs stay in ``logs`` where that is given."""
     good = GoodTraffic(plan.seed)
     hostile = HostileTraffic(plan.seed, good, plan.partitions)
     with tempfile.TemporaryDirectory(prefix="weir-torture-") as folder, prepared(place) as deployment:
-        with Supervisor(place.command, plan.workers, Path(folder), dict(place.environment)) as workers:
+        with Supervisor(place.command, plan.workers, logs or Path(folder), dict(place.environment)) as workers:
             feeder = Feeder(place.settings, good, hostile, rate=plan.rate, share=plan.share)
             with feeder:
                 tell(f"{plan.workers} workers start; good events at {plan.rate:g}/s, {plan.share:.0%} hostile records")
@@ -129,14 +129,14 @@ def torture(place: Place, plan: Plan, tell: Callable[[str], None]) -> Verdict:
             took = settle(deployment, workers, 120.0 + plan.seconds)
             statuses = workers.stop()
             report = workers.report()
-            logs = workers.tail(5)
+            ends = workers.tail(5)
         tell("comparing with a pass over the good records alone")
         verdict = asyncio.run(judge(deployment, good.labels, feeder.sent))
     kinds: dict[str, int] = {}
     for (kind, _), count in sorted(feeder.sent.items()):
         kinds[kind] = kinds.get(kind, 0) + count
     verdict.numbers |= {"sent": kinds, "settled_s": round(took, 1), **report}
-    verdict.hold(not report["ended"], f"workers ended by themselves with {report['ended']}; their last lines:\n{logs}")
+    verdict.hold(not report["ended"], f"workers ended by themselves with {report['ended']}; their last lines:\n{ends}")
     clean = {0, -signal.SIGTERM}  # one that was killed a moment ago may not have got so far as to listen
     verdict.hold(set(statuses) <= clean, f"workers stopped with {statuses}")
     peak = report["peak_rss_mb"]
