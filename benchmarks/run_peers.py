@@ -7,6 +7,7 @@ work and the peers are those of ``peers/`` in the shared folder (``--shared``), 
 ``benchmarks/peers/weir``. The broker and two Redis servers are started here, on ports of their own: a plain one for the
 peers, and one with AOF for Weir, whose window state must survive a crash (the peers' does not). The peers' Python
 environments are ``--python`` and ``--quix-python``; ``--setup`` makes them with pip under ``benchmarks/out/peers``.
+``--also old=OTHER/benchmarks/peers/weir`` measures another checkout of Weir in the same rounds.
 Prints tables and one JSON line.
 """
 
@@ -126,6 +127,9 @@ def throughput(bench: Bench, args: argparse.Namespace) -> tuple[list[Row], dict[
     bench.run(["--events", str(args.events), "--peers", ""], "full", bench.peers_redis)
     for _ in range(args.rounds):
         rows = bench.run(["--peers", args.peers, *limits], "full", bench.peers_redis) if args.peers else []
+        for also in args.also:
+            name, _, command = also.partition("=")
+            rows += bench.also(name, command, limits, "full", bench.weir_redis, WEIR_WORKER__WEB_PORT="0")
         weir, stages = bench.weir(limits, "full")
         rounds.append([*rows, weir])
     return [median(list(of)) for of in zip(*rounds, strict=True)], stages
@@ -220,6 +224,10 @@ def main() -> None:
     """Run everything and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", default=PEERS, help="which, with commas; empty for Weir alone")
+    parser.add_argument(
+        "--also", action="append", default=[], metavar="NAME=COMMAND",
+        help="one more worker on Weir's own Redis, in turn with it: benchmarks/peers/weir of another checkout",
+    )  # fmt: skip
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=1, help="of the throughput runs; the median of each counts")
     parser.add_argument("--rate", type=int, default=5_000, help="events/s of the latency run; 0 leaves it out")
