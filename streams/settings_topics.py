@@ -36,9 +36,13 @@ class TopicSettings(Concern):
     override: dict[str, TopicOverride] = Field(default_factory=dict)
     """By Weir's own name of the topic."""
     misplaced: Literal["forward", "refuse", "keep"] = "forward"
-    """What happens to an event or label in a partition that does not own its key (murmur2, Kafka's default): it is
-    passed on to the one that does; it goes to the dead letters, where workers may not write to these topics; or it is
-    taken where it is, for producers that all use one other partitioner. The same in every deployment on the topics."""
+    """What happens to an event or label in a partition that does not own its key : it is passed on to the one
+    that does; it goes to the dead letters, where workers may not write to these topics; or it is taken where it is, for
+    producers that all use a partitioner unknown here. The same in every deployment on the topics."""
+    partitioner: Literal["auto", "murmur2", "crc32"] = "auto"
+    """How producers choose the partition of a key: ``murmur2`` (Java, aiokafka, kafka-python, Weir) or ``crc32``
+    (librdkafka's default: confluent-kafka in Python, Go, .NET). ``auto`` finds it in the first records and keeps it
+    with the state."""
     prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,100}$")
     """Put before every topic that has no name of its own below: ``"prod."`` makes ``prod.user-events``."""
     names: dict[str, str] = Field(default_factory=dict)

@@ -135,13 +135,14 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
     from dataclasses import replace
 
     from streams.following.scores import find_scores
-    from streams.transport.partition import partitions_of
+    from streams.transport.partition import partitions_of_text
     from streams.transport.ranges import RangeReader
 
     options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.PREDICTIONS)
     async with RangeReader(options, topic) as reader:
         if entity is not None:
-            lanes = partitions_of([entity.encode()], len(reader.partitions())).tolist()
+            count = len(reader.partitions())
+            lanes = {int(partitions_of_text([entity], count, by)[0]) for by in ("murmur2", "crc32")}
             search = replace(search, partitions=tuple(lanes))
         with _bar(f"records of {topic}") as progress:
             found = await find_scores(reader, search, progress)

@@ -30,6 +30,7 @@ from streams.worker.committed import committed_offsets
 from streams.worker.context import Context
 from streams.worker.label import LabelLane
 from streams.worker.lane import RowLane
+from streams.worker.partitioner import settle_partitioner
 from streams.worker.reading import LaneReader
 from streams.worker.score import ScoreLane
 from streams.worker.scoring import Scoring
@@ -63,6 +64,8 @@ class LaneHost:
         self._scoring: dict[str, Scoring] = {}
         """By stream."""
         self._bounds = LogBounds(ctx.settings.kafka.client_options("bounds"), ctx.name(topics.PREDICTIONS))
+        self._waiting: list[FetchedBatch] = []
+        self._settling: asyncio.Future[None] | None = None
         self._late: asyncio.Future[None] | None = None
         self._asking: asyncio.Future[dict[TP, int]] | None = None
         self._of_stream: dict[str, list[TaskSpec]] = {}
@@ -87,7 +90,25 @@ class LaneHost:
         return read
 
     def take(self, batch: FetchedBatch) -> None:
-        """Bring a batch to its lane."""
+        """Bring a batch to its lane; the first ever waits until it is settled how producers partition."""
+        if self.ctx.placement.partitioner is not None:
+            self._give(batch)
+            return
+        self._waiting.append(batch)
+        if self._settling is None:
+            self._settling = asyncio.ensure_future(self._settle())
+
+    async def _settle(self) -> None:
+        try:
+            self.ctx.placement.partitioner = await settle_partitioner(self.ctx)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing could be taken
+            await self.ctx.crash(error)
+            return
+        waiting, self._waiting = self._waiting, []
+        for batch in waiting:
+            self._give(batch)
+
+    def _give(self, batch: FetchedBatch) -> None:
         own = self.ctx.settings.topics.own(batch.topic)
         lane: RowLane | LabelLane | None = None
         if own in LABELLED:
@@ -106,6 +127,8 @@ class LaneHost:
 
     async def close(self) -> None:
         """Let go of what the lanes shared; they have to be closed."""
+        if self._settling is not None:
+            self._settling.cancel()
         await self._bounds.close()
 
     # -- partitions come and go ----------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Records in a partition that does not own their key, and how they get to the one that does.
 
-The owner of an entity is the partition that Kafka's default partitioner (murmur2) gives its id as a key. Clients of
-librdkafka hash by CRC32 unless told otherwise, and a record without a key goes anywhere: an entity would have a row in
-each of several partitions, and a label would wait where its prediction never comes.
+The owner of an entity is the partition that the deployment's partitioner gives its id as a key
+(`streams.worker.partitioner`). Where producers differ, or set no key, an entity would have a row in each of several
+partitions, and a label would wait where its prediction never comes.
 
 A copy of such a record, under its entity's id as the key, goes to the owner. It is exactly once in effect: the
 partition that passes it on never admits it, and the owner knows a second copy by its event or label id. A copy cannot
@@ -21,8 +21,9 @@ import numpy as np
 
 from online.batch import IntVector
 from streams.log import Record
+from streams.transport.columns import Columns
 from streams.transport.errors import RecordTooLarge
-from streams.transport.partition import partitions_of_text
+from streams.transport.partition import PartitionerName, partitions_of_text
 
 if TYPE_CHECKING:
     from streams.worker.context import Context
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WARN_EVERY_S: Final = 60.0
-FIX: Final = "set partitioner=murmur2_random in librdkafka clients, and the entity's id as the key of each record"
+FIX: Final[dict[PartitionerName, str]] = {
+    "murmur2": "set partitioner=murmur2_random in librdkafka clients, and the entity's id as the key of each record",
+    "crc32": "most producers hash by CRC32, so let all do so, and set the entity's id as the key of each record",
+}
 
 
 class Astray(NamedTuple):
@@ -53,6 +57,8 @@ class Placement:
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
+        self.partitioner: PartitionerName | None = None
+        """``None`` until it is settled, which is before the first record is taken."""
         self._warned: dict[str, float] = {}
         """By topic, when it was last warned of."""
         self._since: dict[str, int] = {}
@@ -63,7 +69,7 @@ class Placement:
         none = np.empty(0, np.int64)
         if self._ctx.partitions <= 1 or not len(ids) or self._ctx.settings.topics.misplaced == "keep":
             return none, none
-        owners = partitions_of_text(ids, self._ctx.partitions)
+        owners = partitions_of_text(ids, self._ctx.partitions, self.partitioner or "murmur2")
         rows = np.flatnonzero(owners != at)
         return rows, owners[rows] if len(rows) else none
 
@@ -86,15 +92,17 @@ class Placement:
             return [], []
         self._tell(topic, partition, astray)
         if why := await self._obstacle(topic):
-            return [], [(a.place, _reason(a, topic, partition, why)) for a in astray]
+            return [], [(a.place, self._reason(a, topic, partition, why)) for a in astray]
         now, left, refused = self._ctx.now(), list(astray), list[tuple[int, str]]()
         while left:
             copies = [Record(a.entity.encode(), records[a.place].value, now) for a in left]
             try:
-                return [await self._ctx.records.send(topic, copies)], refused
+                owners = np.array([a.owner for a in left])
+                parts = [(owner, np.flatnonzero(owners == owner)) for owner in np.unique(owners).tolist()]
+                return list(await self._ctx.records.send_parts(topic, Columns.of(copies), parts)), refused
             except RecordTooLarge as error:  # nothing of the call was sent
                 a = left.pop(error.index)
-                refused.append((a.place, _reason(a, topic, partition, "too large to be sent with its key")))
+                refused.append((a.place, self._reason(a, topic, partition, "too large to be sent with its key")))
         return [], refused
 
     async def _obstacle(self, topic: str) -> str:
@@ -119,13 +127,15 @@ class Placement:
             "topic %s: %d records are in a partition that does not own their key: %r is in partition %d and belongs "
             "to %d. They are %s. Correct the producer: %s",
             topic, found, first.entity, partition, first.owner,
-            "passed on, which costs each a second write and some time" if passed_on else "refused", FIX,
+            "passed on, which costs each a second write and some time" if passed_on else "refused", self._fix(),
         )  # fmt: skip
         self._warned[topic], self._since[topic] = m.now(), 0
 
+    def _reason(self, astray: Astray, topic: str, partition: int, why: str) -> str:
+        return (
+            f"misplaced: {astray.entity!r} belongs to partition {astray.owner} of {topic}, not {partition}, and is not "
+            f"passed on: {why}. Correct the producer ({self._fix()}), then replay it"
+        )
 
-def _reason(astray: Astray, topic: str, partition: int, why: str) -> str:
-    return (
-        f"misplaced: {astray.entity!r} belongs to partition {astray.owner} of {topic}, not {partition}, and is not "
-        f"passed on: {why}. Correct the producer ({FIX}), then replay it"
-    )
+    def _fix(self) -> str:
+        return FIX[self.partitioner or "murmur2"]

@@ -31,6 +31,7 @@ from streams.transport.columns import Columns
 from streams.transport.ranges import RangeReader, Slice
 from streams.worker.committed import active_members, committed_offsets
 from streams.worker.host import LABELLED
+from streams.worker.partitioner import settle_partitioner
 from streams.worker.run import Worker
 
 Progress = Callable[[str, int, int], None]
@@ -152,6 +153,8 @@ class _Rebuilder:
             async with RangeReader(self._options, self._ctx.name(topic)) as reader:
                 partitions = reader.partitions()
                 self._host.declare(len(partitions))
+                if self._ctx.placement.partitioner is None:
+                    self._ctx.placement.partitioner = await settle_partitioner(self._ctx)
                 for partition in partitions:
                     await self._rows((topic, partition), reader)
         for partition in range(self._ctx.partitions):

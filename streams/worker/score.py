@@ -126,7 +126,7 @@ class ScoreLane(RowLane):
         for stage, rows in zip(self.stages, part.prepared, strict=True):
             if rows.fired is not None and len(rows.fired.labels):
                 told = timer_records(stage.task.name, rows.fired.labels, self.ctx.now())
-                others.append(await self.ctx.records.send(self.ctx.name(topics.LABELS), told))
+                others.append(await self.ctx.records.send_to(self.ctx.name(topics.LABELS), self.lane[1], told))
         m.scored(batch, part.events, part.duplicates)
         sent.add_done_callback(lambda _: m.latency(batch, self.ctx.now(), part.written))
 

@@ -23,7 +23,7 @@ from streams.log import Record
 from streams.stores.memory import MemoryFeatureStore
 from streams.transport.columns import Columns
 from streams.transport.encode import encoded_batches
-from streams.transport.partition import partitions_of
+from streams.transport.partition import partitions_of, partitions_of_text
 
 _START = 1.7e9
 _LATER_S = (0.0, 3600.0, 366 * 86_400.0)
@@ -38,6 +38,7 @@ def warm_up_records() -> None:
     find_suspects(record.value, np.array([len(record.value)]))
     partitions_of([record.key], 4)
     _dedupe()
+    partitions_of_text(["u1"], 4, "crc32")
     list(encoded_batches(Columns.of([record]), np.arange(1), 1 << 20))
 
 

@@ -181,6 +181,15 @@ class Watcher:
         made = [Record(key, value, now) for key, value in records]
         self.run(self._producer.send_and_wait(self.deployment.settings.topics.name(own), made))
 
+    def send_to(self, own: str, partition: int, records: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write keys and values to one partition, whatever the keys."""
+        made = [Record(key, value, time.time()) for key, value in records]
+
+        async def send() -> None:
+            await (await self._producer.send_to(self.deployment.settings.topics.name(own), partition, made))
+
+        self.run(send())
+
     def spread(self, own: str, records: Sequence[tuple[bytes, bytes]], partitions: int) -> None:
         """Write values without keys to the partitions in turn."""
         made = [Record(b"", value, time.time()) for _, value in records]

@@ -10,6 +10,7 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from online.batch import IntVector
 from online.labelling import LabelOutput
 from online.scored import ScoredShape
 from online.task import TaskSpec
@@ -19,6 +20,7 @@ from streams.settings import Settings
 from streams.stores.steps import Step as TakenStep
 from streams.stores.steps import StoredLane
 from streams.transport import RecordTooLarge, Sent
+from streams.transport.columns import Columns
 from streams.transport.partition import partitions_of
 from streams.transport.ranges import Slice
 from streams.worker.lane import Step
@@ -92,8 +94,9 @@ def features(lanes: Lanes) -> dict[str, tuple[int, Any]]:
 
 
 def copies(lanes: Lanes, topic: str = topics.USER_EVENTS) -> list[Record]:
-    """What was passed on, by the producer's own partitioner."""
-    return lanes.ctx.records.sent.get((topic, -1), [])
+    """What was passed on, partition after partition."""
+    sent = lanes.ctx.records.sent
+    return [record for at in range(LANES) for record in sent.get((topic, at), ())]
 
 
 def by_owner(records: Sequence[Record]) -> dict[int, list[Record]]:
@@ -111,8 +114,9 @@ def test_events_without_keys_are_scored_once_by_their_owners_as_if_they_had_been
         for start in range(0, 48, 12):
             part = events[start : start + 12]
             await put(spread, {lane: part[lane::LANES] for lane in range(LANES)})
-            passed_on = copies(spread)[:]
-            copies(spread).clear()
+            passed_on = copies(spread)
+            for at in range(LANES):
+                spread.ctx.records.sent.pop((topics.USER_EVENTS, at), None)
             await put(spread, by_owner(passed_on))
             assert not copies(spread), "what was passed on is where it belongs"
         scored = features(spread)
@@ -186,11 +190,13 @@ def test_producers_that_all_use_another_partitioner_can_be_left_alone() -> None:
 
 def test_one_record_that_does_not_fit_with_its_key_keeps_no_other_back() -> None:
     class Narrow(Outbox):
-        async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
-            for index, record in enumerate(records):
-                if b'"e2"' in record.value and topic == topics.USER_EVENTS:
+        async def send_parts(
+            self, topic: str, columns: Columns, parts: Sequence[tuple[int, IntVector]]
+        ) -> list[asyncio.Future[list[Sent]]]:
+            for index in range(len(columns)):
+                if b'"e2"' in columns.record(index).value and topic == topics.USER_EVENTS:
                     raise RecordTooLarge("too large", index)
-            return await super().send(topic, records)
+            return await super().send_parts(topic, columns, parts)
 
     async def go() -> None:
         lanes = await lanes_of()
@@ -262,10 +268,11 @@ def test_labels_in_another_partition_are_not_taken_there_and_passed_on_with_the_
         work = decoded(ctx, 0, records)
         assert work.labels["spend"].entity_id == [users[0]]
         await published(ctx, work)
-        assert ctx.records.sent[topics.LABELS, -1] == [Record(users[n].encode(), records[n].value, NOW) for n in (1, 2)]
+        passed_on = [record for at in (1, 2) for record in ctx.records.sent[topics.LABELS, at]]
+        assert passed_on == [Record(users[n].encode(), records[n].value, NOW) for n in (1, 2)]
         assert (topics.DEAD_LETTERS, -1) not in ctx.records.sent
-        for passed_on in ctx.records.sent[topics.LABELS, -1]:
-            again = decoded(ctx, owner(passed_on.key.decode()), [passed_on])
+        for copy in passed_on:
+            again = decoded(ctx, owner(copy.key.decode()), [copy])
             assert len(again.labels["spend"]) == 1
             assert not again.astray
 
