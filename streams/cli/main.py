@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from online.errors import WeirError
+from streams.cli.acl import acl_app
 from streams.cli.archive import archive_command
 from streams.cli.backtest import backtest_command
 from streams.cli.demo import demo_command
@@ -79,6 +80,7 @@ app.command("tail")(tail_command)
 app.add_typer(examples_app, name="examples")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(features_app, name="features")
+app.add_typer(acl_app, name="acl")
 
 
 def _version(show: bool) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from streams import topics
 from streams.admin.clients import admin_client
-from streams.settings import load_settings
-from streams.stores.link import acl_line
+from streams.admin.rights import PRINCIPALS, Principal, grants, redis_user
+from streams.settings import Settings, load_settings
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, free_ports
 from tests.integration.kafka_secrets import Secrets
@@ -51,8 +51,9 @@ def test_a_worker_on_brokers_and_a_store_that_want_logins_and_tls(
     broker, secrets = secure_kafka
     prefix, word = unique("safe"), os.urandom(8).hex()
     certificates = Certificates(tmp_path / "tls").make()
-    store = new_redis(tls=certificates, acl=["user default off", acl_line("w", prefix).replace("<password>", word)])
-    allow(broker, "weir", prefix)
+    everything = next(p for p in PRINCIPALS if p.name == "all")
+    rights = redis_user(everything, "w", prefix, f">{word}")
+    store = new_redis(tls=certificates, acl=["user default off", f"user {rights}"])
     plain = Deployment.create(tmp_path, broker, store.url, prefix=prefix, partitions=PARTITIONS, tasks=("fraud",))
     kafka = {
         "security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512", "username": "weir",
@@ -61,6 +62,7 @@ def test_a_worker_on_brokers_and_a_store_that_want_logins_and_tls(
     add_to_table(plain.config, "kafka", kafka)
     add_to_table(plain.config, "redis", {"username": "w", "password": word, "ca_file": str(certificates.ca)})
     told = load_settings(plain.config, {})
+    allow(broker, "weir", told, everything)
     deployment = dataclasses.replace(plain, settings=told.model_copy(update={"kafka": plain.settings.kafka}))
     records = simulated(DAY)
     with Watcher(deployment) as watcher, Worker(deployment, tmp_path / "worker.log") as worker:
@@ -79,15 +81,25 @@ def add_to_table(config: Path, table: str, values: Mapping[str, str]) -> None:
     config.write_text(config.read_text().replace(f"[{table}]\n", f"[{table}]\n{lines}"))
 
 
-def allow(broker: Broker, user: str, prefix: str) -> None:
-    """Let a user do everything with topics and groups whose names begin with ``prefix``."""
+def allow(broker: Broker, user: str, settings: Settings, principal: Principal) -> None:
+    """Give a user what the table of rights says, and nothing else."""
     admin = KafkaAdminClient(bootstrap_servers=broker.direct)
-    admin.create_acls([
-        ACL(f"User:{user}", "*", ACLOperation.ALL, ACLPermissionType.ALLOW,
-            ResourcePattern(kind, prefix, ACLResourcePatternType.PREFIXED))
-        for kind in (ResourceType.TOPIC, ResourceType.GROUP)
-    ])  # fmt: skip
+    made = []
+    for operations, words in grants(settings, principal):
+        for flag, name in zip(words[::2], words[1::2], strict=True):
+            pattern = ResourcePattern(KINDS[flag], name, ACLResourcePatternType.LITERAL)
+            made += [
+                ACL(f"User:{user}", "*", OPERATIONS[operation], ACLPermissionType.ALLOW, pattern)
+                for operation in operations
+            ]
+    admin.create_acls(made)
     admin.close()
+
+
+KINDS = {"--topic": ResourceType.TOPIC, "--group": ResourceType.GROUP}
+OPERATIONS = {
+    "Read": ACLOperation.READ, "Write": ACLOperation.WRITE, "DescribeConfigs": ACLOperation.DESCRIBE_CONFIGS,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
