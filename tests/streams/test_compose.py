@@ -20,24 +20,29 @@ from typing import Any
 import pytest
 import redis
 import yaml
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from streams.admin.rights import PRINCIPALS, redis_user
 from streams.cli import main
 from streams.cli.options import tasks_of
 from streams.ops.metrics import Metrics
-from streams.ops.redis_checks import check_redis
+from streams.ops.redis_checks import check_redis, known_holes
 from streams.ops.web import WebServer
 from streams.settings import RedisSettings, SecretUrl, Settings, load_settings
 from streams.stores.link import RedisLink
 
 ROOT = Path(__file__).resolve().parents[2]
-_VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::-([^}]*)|:\?[^}]*)?\}")
+PASSWORD = "drawn-by-init"
+"""Stands for what deploy/init draws."""
 
 
 def compose(**variables: str) -> dict[str, Any]:
     """The file as Compose reads it: anchors merged, variables replaced."""
     text = (ROOT / "docker-compose.yml").read_text()
-    found: dict[str, Any] = yaml.safe_load(_VARIABLE.sub(lambda m: variables.get(m[1], m[2] or ""), text))
+    given = {"REDIS_PASSWORD": PASSWORD, **variables}
+    found: dict[str, Any] = yaml.safe_load(_VARIABLE.sub(lambda m: given.get(m[1], m[2] or ""), text))
     return found
 
 
@@ -112,7 +117,8 @@ def test_the_tasks_that_are_mounted_can_be_read(name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_what_is_mounted_exists_and_volumes_are_declared(name: str) -> None:
     for inside, outside in mounts(SERVICES[name]).items():
-        assert (ROOT / outside).exists(), f"{outside} -> {inside}"
+        made_by_init = outside == "./deploy/secrets/redis-users.acl"
+        assert made_by_init or (ROOT / outside).exists(), f"{outside} -> {inside}"
     named = {v.split(":")[0] for v in SERVICES[name].get("volumes", ())} - set(mounts(SERVICES[name]).values())
     assert named <= set(compose()["volumes"])
 
@@ -254,34 +260,115 @@ def test_kernels_are_compiled_into_a_volume() -> None:
     assert all(f"kernels:{cache}" in SERVICES[name]["volumes"] for name in OURS)
 
 
-def test_the_unit_of_systemd_starts_a_worker_with_options_that_exist() -> None:
+UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))
+
+
+def unit_of(path: Path) -> configparser.ConfigParser:
     unit = configparser.ConfigParser(interpolation=None, strict=True)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(ROOT / "deploy/systemd/weir-worker@.service")
+    unit.read(path)
+    return unit
+
+
+def test_there_is_a_unit_for_everything_that_runs() -> None:
+    commands = {shlex.split(unit_of(path)["Service"]["ExecStart"])[1] for path in UNITS}
+    assert commands == {"worker", "inference", "trainer", "archive"}
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_a_unit_of_systemd_starts_a_command_with_options_that_exist(path: Path) -> None:
+    unit = unit_of(path)
     service = unit["Service"]
     program, command, *options = shlex.split(service["ExecStart"])
-    assert (Path(program).name, command) == ("weir", "worker")
-    status, shown = weir("worker", "--help")
+    assert Path(program).name == "weir"
+    status, shown = weir(command, "--help")
     assert status == 0
     assert all(option in shown for option in options if option.startswith("--"))
-    assert (service["Restart"], unit["Unit"]["StartLimitIntervalSec"]) == ("always", "0")
+    if service["Type"] == "exec":
+        assert (service["Restart"], unit["Unit"]["StartLimitIntervalSec"]) == ("always", "0")
+    else:
+        assert path.with_suffix(".timer").exists()
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_a_unit_has_no_rights_it_does_not_need(path: Path) -> None:
+    service = unit_of(path)["Service"]
     assert service["User"] != "root"
+    assert service["CapabilityBoundingSet"] == ""
+    assert {service[name] for name in ("NoNewPrivileges", "ProtectHome", "PrivateTmp", "RestrictSUIDSGID")} == {"true"}
+    assert service["ProtectSystem"] == "strict"
+    assert service["MemoryMax"].endswith("G")
+    for option in ("--work", "--out"):
+        words = shlex.split(service["ExecStart"])
+        if option in words:
+            place = Path(words[words.index(option) + 1])
+            assert place.name in service["StateDirectory"].split(), f"{place} could not be written"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_has_no_rights_it_does_not_need_and_a_limit_of_memory(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert re.fullmatch(r"\d+g", service["mem_limit"])
+    assert service.get("read_only", False) or name == "kafka", "Kafka's image writes its configuration"
+    assert set(service.get("cap_add", ())) <= {"CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"}
+    assert "cap_add" not in service or name == "redis"
 
 
 # Redis
 
 
-def test_the_password_of_the_settings_is_that_of_the_users() -> None:
-    password = settings_of("worker").redis.password
-    assert password is not None
-    digest = hashlib.sha256(password.get_secret_value().encode()).hexdigest()
-    users = [line.split() for line in (ROOT / "deploy/redis-users.acl").read_text().splitlines()]
-    (rights,) = [words for words in users if words[1] == "weir"]
-    assert {f"#{digest}", f"~{settings_of('worker').redis.prefix}:*"} <= set(rights)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the deployment, after deploy/init."""
+    root = tmp_path_factory.mktemp("deployment")
+    shutil.copytree(ROOT / "deploy", root / "deploy", ignore=shutil.ignore_patterns("secrets"))
+    subprocess.run([root / "deploy/init"], check=True, capture_output=True, cwd="/")
+    return root
+
+
+def password_of(root: Path) -> str:
+    (line,) = [line for line in (root / ".env").read_text().splitlines() if line.startswith("REDIS_PASSWORD=")]
+    return line.partition("=")[2]
+
+
+def test_no_password_is_in_the_repository_and_compose_asks_for_one(made: Path) -> None:
+    assert "${REDIS_PASSWORD:?run deploy/init first}" in (ROOT / "docker-compose.yml").read_text()
+    assert "#<sha256>" in (ROOT / "deploy/redis-users.acl").read_text()
+    assert re.fullmatch("[0-9a-f]{48}", password_of(made))
+    assert (made / ".env").stat().st_mode & 0o077 == 0
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {"/.env", "/deploy/secrets/"} <= set(ignored)
+
+
+def test_init_draws_a_password_once_and_its_hash_is_that_of_the_user(made: Path) -> None:
+    before = (made / ".env").read_text(), (made / "deploy/secrets/redis-users.acl").read_text()
+    subprocess.run([made / "deploy/init"], check=True, capture_output=True)
+    assert ((made / ".env").read_text(), (made / "deploy/secrets/redis-users.acl").read_text()) == before
+    assert f" #{hashlib.sha256(password_of(made).encode()).hexdigest()} " in before[1]
+
+
+def test_the_user_of_redis_has_the_rights_of_the_table() -> None:
+    everything = next(p for p in PRINCIPALS if p.name == "all")
+    users = (ROOT / "deploy/redis-users.acl").read_text().splitlines()
+    assert users[1] == f"user {redis_user(everything, 'weir', settings_of('worker').redis.prefix, '#<sha256>')}"
+
+
+def test_redis_has_a_limit_below_that_of_its_container_and_drops_nothing() -> None:
+    words = SERVICES["redis"]["command"]
+    assert words[words.index("--maxmemory-policy") + 1] == "noeviction"
+    limit = words[words.index("--maxmemory") + 1]
+    assert int(limit.removesuffix("gb")) < int(SERVICES["redis"]["mem_limit"].removesuffix("g"))
+
+
+@pytest.mark.parametrize(("image", "holes"), [("redis:7.2.7-bookworm", 1), (SERVICES["redis"]["image"], 0)])
+def test_the_version_of_redis_has_no_known_hole(image: str, holes: int) -> None:
+    assert len(known_holes({"redis_version": image.partition(":")[2]})) == holes
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSettings]:
+def server(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSettings]:
     """Redis as docker-compose.yml starts it, on a port and in a directory of its own."""
     program = shutil.which("redis-server")
     if program is None:
@@ -290,20 +377,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSettings]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [str(ROOT / mounts(SERVICES["redis"]).get(word, word)) if word.startswith("/etc") else word
+    words = [str(made / mounts(SERVICES["redis"]).get(word, word)) if word.startswith("/etc") else word
              for word in SERVICES["redis"]["command"]]  # fmt: skip
     assert words[0] == "redis-server"
     command = [program, *words[1:], "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
     with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            yield _answering(port, process, directory / "log")
+            yield _answering(port, process, directory / "log", password_of(made))
         finally:
             process.terminate()
 
 
-def _answering(port: int, process: subprocess.Popen[bytes], log: Path) -> RedisSettings:
+def _answering(port: int, process: subprocess.Popen[bytes], log: Path, password: str) -> RedisSettings:
     configured = settings_of("worker").redis
-    settings = configured.model_copy(update={"url": SecretUrl(f"redis://127.0.0.1:{port}/0"), "timeout_s": 5.0})
+    here = {"url": SecretUrl(f"redis://127.0.0.1:{port}/0"), "timeout_s": 5.0, "password": SecretStr(password)}
+    settings = configured.model_copy(update=here)
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -316,7 +404,7 @@ def _answering(port: int, process: subprocess.Popen[bytes], log: Path) -> RedisS
 
 
 def test_redis_accepts_the_users_and_keeps_what_it_is_told(server: RedisSettings) -> None:
-    assert {(c.name, c.status) for c in check_redis(server)} == {
+    assert {(c.name, c.status) for c in check_redis(server) if c.name != "Redis holes"} == {
         ("Redis", "OK"), ("Redis persistence", "OK"), ("Redis memory", "OK")
     }  # fmt: skip
 
