@@ -116,7 +116,7 @@ class PromotionPhase:
     def _take(self, rows: LiveRows, k: int) -> Decided | None:
         event = rows.event_id[k]
         if (at := self._at.get(event)) is not None:  # a label that was corrected, or a record that was repeated
-            self._y[at] = bool(rows.y[k])
+            self._y[at], self._weight[at] = bool(rows.y[k]), float(rows.weight[k])
             return None
         self._at[event] = len(self._y)
         self._y.append(bool(rows.y[k]))

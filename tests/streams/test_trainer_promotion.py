@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -133,6 +134,20 @@ def test_a_corrected_label_counts_as_corrected(tmp_path: Path) -> None:
     held = phase.snapshot()
     assert len(phase) == 30
     assert held.y[:5] == tuple(~rows.y[:5])
+
+
+def test_a_corrected_label_has_the_weight_of_its_correction_as_metrics_have_it() -> None:
+    rules = PromotionRules(40, "average_precision", 0.9, 1)
+    phase = PromotionPhase(rules, PhaseState("shadow", serving=4, other=5, since=NOW))
+    rows = LiveRows.of(examples(30), FEATURES)
+    sampled = np.where(rows.y, 1.0, 20.0)  # negative_rate = 0.05
+    phase.update(replace(rows, weight=sampled))
+    k = int(np.flatnonzero(~rows.y)[0])
+    redone = replace(rows.behind(k), y=np.ones(30 - k, np.bool_), weight=np.ones(30 - k))
+    phase.update(LiveRows(*(getattr(redone, name)[:1] for name in LiveRows.__slots__)))
+    held = phase.snapshot()
+    assert (held.y[k], held.weight[k]) == (True, 1.0)
+    assert held.weight[k + 1 :] == tuple(sampled[k + 1 :])
 
 
 def test_a_version_that_a_person_made_serve_ends_what_was_judged(tmp_path: Path) -> None:
