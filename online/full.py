@@ -19,6 +19,7 @@ from online.durations import Seconds
 from online.errors import TaskError
 from online.features.spec import Frozen
 from online.features.store import FeatureStore
+from online.wire import FEATURE_MAX
 
 
 class TrainingSpec(Frozen):
@@ -190,3 +191,13 @@ def logged_matrix(spec: FullSpec, full_x: FloatMatrix, made: FloatMatrix, inputs
 def none(n: int, width: int) -> FloatMatrix:
     """The columns of ``n`` rows where there is no full model."""
     return np.zeros((n, width))
+
+
+def usable(made: FloatMatrix) -> FloatMatrix:
+    """What a full model said ``(n, width)``; where it is no number that a record can carry, as if there were no model.
+
+    >>> usable(np.array([[1.5, 1.0], [np.nan, 1.0], [1e30, 1.0]])).tolist()
+    [[1.5, 1.0], [0.0, 0.0], [0.0, 0.0]]
+    """
+    odd = ~(np.abs(made) <= FEATURE_MAX).all(axis=1)  # NaN is not within any bound
+    return np.where(odd[:, None], 0.0, made) if odd.any() else made

@@ -29,7 +29,7 @@ from online.features import kernel
 from online.features.engine import FeatureBlock
 from online.features.rows import Grouping, Modes
 from online.features.store import FeatureStore
-from online.full import FullScorer, columns, full_matrix, logged_matrix, none
+from online.full import FullScorer, columns, full_matrix, logged_matrix, none, usable
 from online.judge import cut
 from online.labels import SilenceTimers, TimerOutput
 from online.learners import OnlineModel
@@ -251,7 +251,7 @@ class ScoringStage:
         spec, n, inputs = self.task.full, len(featured), len(self.engine.features)
         assert spec is not None
         width = len(self.features) - featured.full_x.shape[1]
-        made = none(n, width) if full is None else full
+        made = none(n, width) if full is None else usable(full)
         if made.shape != (n, width):
             raise ValueError(f"task {self.task.name}: the full model gave {made.shape}, expected {(n, width)}")
         return logged_matrix(spec, featured.full_x, made, inputs)

@@ -298,3 +298,20 @@ def test_a_full_model_of_another_width_or_of_no_task_is_refused() -> None:
     featured = stage.features_of(stage.prepare(stream(5)))
     with pytest.raises(ValueError, match=r"gave \(1, 8\), expected"):
         stage.finish(featured, np.zeros((1, 8)))
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1.7e308])
+def test_an_answer_that_is_no_number_counts_as_none(odd: float) -> None:
+    stage, plain = stage_of(full=Echo()), stage_of(full=Echo())
+    batch = stream(12)
+    featured = stage.features_of(stage.prepare(batch))
+    said = stage.ask(featured)
+    assert said is not None
+    said[5, 3] = odd  # a coordinate of the embedding, which nobody else looks at
+    out = stage.finish(featured, said).scored
+    assert out is not None
+    made, expected = named(stage, out.predictions), named(plain, predictions(plain, batch))
+    assert made["full.known"][5] == made["full.logit"][5] == made["full.version"][5] == 0.0
+    assert np.delete(made["full.logit"], 5).tolist() == np.delete(expected["full.logit"], 5).tolist()
+    records = encode_scored(out, stage.features, "fraud", T0)
+    assert [b'"degraded":true' in record for record in records] == [i == 5 for i in range(len(records))]

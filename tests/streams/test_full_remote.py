@@ -27,7 +27,9 @@ from streams.transport.columns import Columns
 
 SPEC = FullSpec(deadline=0.05)
 WIDTH = len(columns(SPEC))
-FLOATS = arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 6)), elements=st.floats(width=32))
+FLOATS = arrays.arrays(
+    np.float32, st.tuples(st.integers(1, 5), st.integers(1, 6)), elements=st.floats(-(2.0**59), 2.0**59, width=32)
+)
 
 
 # -- the wire ----------------------------------------------------------------------------------------------------------
@@ -46,7 +48,7 @@ def test_requests_and_answers_come_back_bit_for_bit(x: np.ndarray) -> None:
 
 @given(st.data())
 def test_a_cut_or_changed_record_is_refused_or_read_but_never_anything_else(data: st.DataObject) -> None:
-    whole = encode_request("w-1", "fraud", ["e1", "e2"], ["a", "b"], np.ones(2), np.ones((2, 3)))
+    whole = encode_request("w-1", "fraud", ["e1", "e2"], ["a", "b"], np.full(2, 1.7e9), np.ones((2, 3)))
     cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
     with pytest.raises(ValueError, match="request"):
         decode_request(cut)
@@ -59,6 +61,23 @@ def test_a_cut_or_changed_record_is_refused_or_read_but_never_anything_else(data
     except ValueError:
         return
     assert request.x.shape[0] == len(request.ts) == len(request.event_id) == len(request.entity_id)
+
+
+@pytest.mark.parametrize(
+    ("ts", "x", "says"),
+    [
+        (np.nan, 1.0, "out of range: ts holds nan"),
+        (4.2e9, 1.0, "out of range: ts holds 4.2e"),
+        (-1e300, 1.0, "out of range: ts holds -1e"),
+        (1.7e9, np.nan, "out of range: x holds"),
+        (1.7e9, -np.inf, "out of range: x holds"),
+        (1.7e9, 3e38, "out of range: x holds"),
+    ],
+)
+def test_requests_with_times_or_numbers_that_nobody_sends_are_refused(ts: float, x: float, says: str) -> None:
+    raw = encode_request("w-1", "fraud", ["e1", "e2"], ["u", ""], np.array([1.7e9, ts]), np.array([[1.0], [x]]))
+    with pytest.raises(ValueError, match=says):
+        decode_request(raw)
 
 
 @given(st.integers(0, 20_000), st.integers(1, 300))
@@ -129,7 +148,7 @@ class Answers:
 
 def rows(n: int, task: str = "fraud", spec: FullSpec = SPEC, width: int = 3) -> Rows:
     x = np.arange(n * width, dtype=np.float64).reshape(n, width)
-    return Rows(task, spec, [f"e{i}" for i in range(n)], ["u"] * n, np.zeros(n), x)
+    return Rows(task, spec, [f"e{i}" for i in range(n)], ["u"] * n, np.full(n, 1.7e9), x)
 
 
 class Asker:

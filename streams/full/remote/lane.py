@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from online.batch import BoolVector, FloatMatrix
+from online.durations import format_duration
 from online.full import FullScorer
 from streams import topics
 from streams.full.remote.pool import Pool
@@ -87,6 +88,7 @@ class InferenceLane(RowLane):
         """Requests of our tasks with their place in the batch, and what is refused; others' tasks are left out."""
         found: list[tuple[int, Request]] = []
         refused: list[tuple[int, str]] = []
+        now, most_ahead = self.ctx.now(), self.ctx.settings.worker.intake.max_ahead
         for i, record in enumerate(batch.records):
             try:
                 request = decode_request(record.value)
@@ -97,6 +99,9 @@ class InferenceLane(RowLane):
             if width is not None and request.x.shape[1] != width:
                 why = f"x: {request.x.shape[1]} columns, task {request.task!r} has {width} here; run one version of it"
                 refused.append((i, why))
+            elif (ahead := float(request.ts.max()) - max(record.ts, now)) > most_ahead:
+                # A time to come would move the lane's clock, and what it keeps would look expired.
+                refused.append((i, f"ahead: {ahead:.0f} s ahead, allowed {format_duration(most_ahead)}"))
             elif width is not None:
                 found.append((i, request))
         return found, refused

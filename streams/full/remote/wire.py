@@ -19,11 +19,15 @@ import msgspec
 import numpy as np
 
 from models.types import Float32Matrix
+from online.accept import in_range
 from online.batch import FloatMatrix, FloatVector
+from online.judge import OUT_OF_RANGE
+from online.wire import FEATURE_MAX, MADE_ID_CHARS, TS_MAX, TS_MIN
 
 VERSION: Final = 1
 _TEXT_BYTES: Final = 96
 """What a row's event id and entity take, amply."""
+_WHO: Final = "only scoring workers write this topic"
 BLOCK_BYTES: Final = 400_000
 """Of a request at most, about: brokers take one MiB."""
 
@@ -81,7 +85,7 @@ def encode_request(
 ) -> bytes:
     """The value of one request of ``n`` rows; ``x (n, D)``.
 
-    >>> decode_request(encode_request("w-1", "fraud", ["e"], ["u"], np.ones(1), np.ones((1, 3)))).x.shape
+    >>> decode_request(encode_request("w-1", "fraud", ["e"], ["u"], np.array([1.7e9]), np.ones((1, 3)))).x.shape
     (1, 3)
     """
     stamps, rows = np.ascontiguousarray(ts, dtype="<f8"), np.ascontiguousarray(x, dtype="<f4")
@@ -99,13 +103,20 @@ def decode_request(raw: bytes) -> Request:
     try:
         found = _REQUEST.decode(raw)
     except msgspec.MsgspecError as error:
-        raise ValueError(f"not a request for a full model: {error}; only scoring workers write this topic") from error
+        raise ValueError(f"not a request for a full model: {error}; {_WHO}") from error
     n = len(found.event_id)
     if found.v != VERSION:
         raise ValueError(f"v: a request of format {found.v}, this version reads {VERSION}; run one version everywhere")
     fits = len(found.entity_id) == n and len(found.ts_bytes) == 8 * n and len(found.x_bytes) % max(4 * n, 1) == 0
     if n == 0 or not fits:
         raise ValueError(f"{n} event ids, {len(found.entity_id)} entities, and columns of other lengths: a cut record")
+    if not in_range(found.ts).all():
+        odd = found.ts[~in_range(found.ts)][0]
+        raise ValueError(f"{OUT_OF_RANGE}: ts holds {odd:g}, allowed {TS_MIN:.0f} to {TS_MAX:.0f}; {_WHO}")
+    if not (np.abs(found.x) <= np.float32(FEATURE_MAX)).all():
+        raise ValueError(f"{OUT_OF_RANGE}: x holds what is no number up to {FEATURE_MAX:g}; {_WHO}")
+    if max(map(len, (*found.event_id, *found.entity_id))) > MADE_ID_CHARS:
+        raise ValueError(f"an id is longer than {MADE_ID_CHARS} characters; {_WHO}")
     return found
 
 
