@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from online.intake import IntakePolicy
+from online.limits import InputLimits
 from streams.log import Record
 from streams.ops.definitions import (
     DEFINITIONS,
@@ -23,6 +25,7 @@ from streams.ops.definitions import (
 )
 from streams.ops.exposition import Exposition
 from streams.ops.instruments import Histogram
+from streams.ops.limits_page import page
 from streams.ops.metrics import Metrics, letter_class
 from streams.ops.reference import reference
 from streams.ops.registry import Registry
@@ -211,3 +214,10 @@ def test_all_metrics_of_a_batch_cost_little() -> None:
         metrics.completed(one)
         best = min(best, time.perf_counter() - began)
     assert best < 100e-6
+
+
+def test_the_page_of_limits_is_the_code() -> None:
+    written = (ROOT / "docs" / "LIMITS.md").read_text()
+    assert written == page(), "run: python -m streams.ops.limits_page > docs/LIMITS.md"
+    for name in (*InputLimits.model_fields, *IntakePolicy.model_fields):
+        assert f"| `{name}` |" in written
