@@ -18,7 +18,7 @@ from online.features.spec import Entity, Frozen, Name
 from online.full import FullSpec
 from online.labels import JoinPolicy, SilencePolicy
 from online.learners import LearnerSpec
-from online.wire import NEGATIVE_RATE_MIN
+from online.wire import FEATURE_MAX, NEGATIVE_RATE_MIN
 
 STREAM_KEYS: dict[str, str] = {"user-events": "user_id", "device-events": "device_id"}
 """The wire column that each stream of events is partitioned by."""
@@ -111,6 +111,8 @@ class TaskSpec(Frozen):
     utc_offset: Seconds = 0.0
     numbers: tuple[str, ...] = ()
     """Numeric raw columns the model may see as inputs (others are found in expressions)."""
+    ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """By numeric raw column, the least and the largest value that can be true; others are missing."""
     values: dict[Name, str] = Field(default_factory=dict)
     entities: tuple[Entity, ...] = Field(min_length=1)
     inputs: tuple[str, ...] = ("*",)
@@ -148,6 +150,9 @@ class TaskSpec(Frozen):
             raise ValueError(f"an entity is declared twice: {names}")
         if self.full is not None and "full" in names:
             raise ValueError("an entity is named 'full', as the columns of [full] are; give it another name")
+        for name, (low, high) in self.ranges.items():
+            if not -FEATURE_MAX <= low < high <= FEATURE_MAX:
+                raise ValueError(f"ranges: {name} = [{low:g}, {high:g}]; give two numbers, the smaller one first")
         self._check_labels_in_time()
         return self
 

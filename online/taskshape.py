@@ -57,7 +57,13 @@ def engine_of(task: TaskSpec, store: FeatureStore, *, side: bool = False) -> Fea
         indicators=task.indicators,
         utc_offset_s=task.utc_offset,
         own_key=key if side else None,
+        ranges=task.ranges,
     )
+    if unknown := sorted(task.ranges.keys() - {*columns_of(task).numbers}):
+        raise TaskError(
+            f"task {task.name}: ranges: {unknown[0]!r} is no numeric raw column that the task reads; there are: "
+            f"{', '.join(columns_of(task).numbers) or 'none'}"
+        )
     _check_names(task, engine.features)
     return engine
 

@@ -46,6 +46,8 @@ Row = NDArray[np.float64]
 Row32 = NDArray[np.float32]
 
 _LIMIT = 1e30  # float32 blocks hold the values, so they are cut here
+_FAR = 1e4
+"""Scales from the level beyond which a value counts as this far: what is remembered of one that is absurd must fade."""
 _LEVEL_AT, _STEP_AT, _ROUGH_AT, _CONTEXT_AT = TRACKERS, TRACKERS + 2, TRACKERS + 4, TRACKERS + 6
 DENSITY_FEATURES = 3
 _MEAN_SPANS = (3.0, 10.0, 30.0, 100.0)
@@ -99,7 +101,7 @@ def _novelty(
     for j in range(1, PATTERN_DIM):
         pattern[j] = row[LAST + j - 1]
     for j in range(CONTEXT_DIM):
-        track(row, _CONTEXT_AT + 2 * j, context[j], count, 0.001, 1e300)
+        track(row, _CONTEXT_AT + 2 * j, context[j], count, 0.001, 100.0)
         scale[j] = 1.0 / (row[_CONTEXT_AT + 2 * j + 1] + 1e-9 * abs(row[ANCHOR]) + 1e-12)
     stored = max(int(count) - 1, 0) // stride
     filled = min(stored, MEMORY)
@@ -182,6 +184,10 @@ def run_kernel(
         errors[LEVEL] = deviation(row, _LEVEL_AT, x, row[ANCHOR])
         errors[CHANGE] = deviation(row, _STEP_AT, step, row[ANCHOR])
         errors[SEASONAL] = season_deviation(row, x, seasonal, row[_LEVEL_AT + 1], row[ANCHOR])
+        if count > 20.0 and row[_LEVEL_AT + 1] > 0.0:
+            far = _FAR * row[_LEVEL_AT + 1]
+            x = min(max(x, row[_LEVEL_AT] - far), row[_LEVEL_AT] + far)
+            step = x - row[LAST]
         if weights[SPREAD] > 0.0:
             rough = _roughness(row, step, count)
             errors[SPREAD] = deviation(row, _ROUGH_AT, rough, 0.0)

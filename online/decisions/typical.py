@@ -70,7 +70,7 @@ class TypicalValues:
             count = used.sum(axis=0)
             low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, self.size - 1)
             columns = np.arange(len(self.features))
-            middle = (filled[low, columns] + filled[high, columns]) / 2.0
+            middle = filled[low, columns] / 2.0 + filled[high, columns] / 2.0  # their sum may be no number any more
             self._median = np.where(count > 0, middle, np.nan)
         return self._median
 

@@ -86,6 +86,8 @@ class FeatureEngine:
         that labels feed, are then *side tables*: ``process`` changes them in a copy and returns what their owner is to
         ``apply``. ``None``: every table is its own.
 
+    ranges : by raw column, the least and the largest value that can be true; others are missing.
+
     Raises
     ------
     TaskError
@@ -103,8 +105,10 @@ class FeatureEngine:
         indicators: bool = True,
         utc_offset_s: float = 0.0,
         own_key: str | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self.plan, self.store, self.utc_offset_s, self.own_key = plan, store, utc_offset_s, own_key
+        self._ranges = dict(ranges or {})
         self._prefix = f"{namespace}." if namespace else ""
         self._detectors = {id(p): build_detector(p.anomaly.params) for p in plan.passes if isinstance(p, AnomalyPass)}
         self._layouts = {layout.name: layout for layout in plan.layouts}
@@ -241,6 +245,9 @@ class FeatureEngine:
         modes = np.zeros(n, dtype=np.uint8) if modes is None else modes
         columns = _Columns(batch.ts, self.utc_offset_s)
         columns.update(batch.numbers)
+        for name, (low, high) in self._ranges.items():
+            value = batch.numbers[name]
+            columns[name] = np.where((value >= low) & (value <= high), value, np.nan)
         columns.update(batch.texts)
         columns.update(batch.entities)
         columns["type"] = batch.type

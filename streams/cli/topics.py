@@ -23,11 +23,9 @@ from streams.cli.options import (
     settings_of,
     size,
     table,
-    tasks_of,
     to_json,
 )
 from streams.errors import UsageError
-from streams.ops.kafka_checks import too_short
 from streams.settings import Settings
 
 _HELP = "Make, check and describe the topics of a deployment.\n\nFor example: weir topics create --dry-run"
@@ -105,9 +103,7 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
 
     Every difference comes with what mends it. Partitions without a leader or
     with copies missing count as differences too, and so does a topic that
-    takes smaller records than a worker may send ([worker] max_record_bytes),
-    or, where [worker] tasks are set, keeps predictions for less than their
-    labels may take (keep_s).
+    takes smaller records than a worker may send ([worker] max_record_bytes).
 
     For example:
 
@@ -118,9 +114,7 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
     settings = settings_of(config, bootstrap)
     with admin_client(settings.kafka) as admin:
         wanted = _wanted(admin, settings)
-        there = cluster.read_topics(admin, [spec.name for spec in wanted])
-    tasks = tasks_of([], settings) if settings.worker.tasks else []
-    found = [*compare(wanted, there), *too_short(settings, tasks, there)]
+        found = compare(wanted, cluster.read_topics(admin, [spec.name for spec in wanted]))
     if as_json:
         print(to_json({"ok": not found, "differences": [asdict(d) for d in found]}))
     elif found:

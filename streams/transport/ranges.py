@@ -40,21 +40,11 @@ class RangeReader:
     patience_s : how long the brokers may give nothing of a range before that is an error.
     wait_ms : how long a broker may hold a fetch at the end of the log. Another partition is not asked for before the
         answer, so where several are read in turn it had better be short.
-    fetch_bytes : what a broker gives of a partition at once, if only one batch of records; little, where little is read
-        in many places.
     """
 
-    def __init__(
-        self,
-        options: Mapping[str, Any],
-        topic: str,
-        *,
-        patience_s: float = 30.0,
-        wait_ms: int = 20,
-        fetch_bytes: int = 4 << 20,
-    ) -> None:
+    def __init__(self, options: Mapping[str, Any], topic: str, *, patience_s: float = 30.0, wait_ms: int = 20) -> None:
         self.topic, self._options, self._patience_s, self._wait_ms = topic, dict(options), patience_s, wait_ms
-        self._where, self._fetch_bytes = ", ".join(options["bootstrap_servers"]), fetch_bytes
+        self._where = ", ".join(options["bootstrap_servers"])
         self.appended = False
         """Whether the times of the newest records read are the broker's, of when it took them."""
         self._consumer: Any = None
@@ -68,7 +58,7 @@ class RangeReader:
             enable_auto_commit=False,
             auto_offset_reset="none",  # aiokafka would skip what was deleted in silence
             isolation_level="read_committed",
-            max_partition_fetch_bytes=self._fetch_bytes,
+            max_partition_fetch_bytes=4 << 20,
             fetch_max_wait_ms=self._wait_ms,
         )
         try:
@@ -112,13 +102,7 @@ class RangeReader:
         first, _ = await self.bounds(partition)
         if start < first:
             raise self._deleted(lane, start, f"the first that is left is {first}")
-        self.stand(partition, start)
-
-    def stand(self, partition: int, start: int) -> None:
-        """Stand at ``start``, asking nobody: a fetch finds out whether Kafka holds it."""
-        lane = TopicPartition(self.topic, partition)
-        if lane not in self._consumer.assignment():
-            self._consumer.assign([lane])
+        self._consumer.assign([lane])
         self._consumer.seek(lane, start)
         self._lane = lane
 

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from faust.types import TP
 
@@ -24,9 +24,6 @@ from streams.transport import BatchApp, FetchedBatch, Sent
 from streams.transport.columns import Columns
 from streams.worker.misplaced import Placement
 from streams.worker.pauses import Pauses
-
-STORING: Final = 4
-"""Lanes that store a snapshot at one time."""
 
 
 class Records(Protocol):
@@ -102,8 +99,6 @@ class Context:
         self.silent: Consumer | None = None
         """Stands in for the consumer where nothing is consumed."""
         self.watchdog: Watchdog | None = None
-        self.storing = asyncio.Semaphore(STORING)
-        """Whoever stores a snapshot of a lane."""
         self.completed_at = time.monotonic()
         self.assigned = False
         """Whether the group has given partitions, if only none."""

@@ -5,16 +5,13 @@ Compiled code is kept on disk, so only the first start on a machine compiles.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from online.batch import EventBatch, LabelBatch, PredictionBatch
+from online.batch import EventBatch, LabelBatch
 from online.dedupe import Deduper, OldIds
 from online.drift import DriftMonitor, DriftPolicy
 from online.encode import encode_scored
 from online.labelling import LabellingStage
-from online.labels import JoinPolicy, LabelJoiner
 from online.learners import OnlineModel, hasty
 from online.scan import find_suspects
 from online.scored import ScoredShape, decode_scored
@@ -36,14 +33,13 @@ _ROWS, _ENTITIES = 64, 24
 
 
 def warm_up_records() -> None:
-    """Look at a record that comes in, find the partition of one that goes out, encode it, and join labels."""
+    """Look at a record that comes in, find the partition of one that goes out, and encode it."""
     record = Record(b"key", b'{"v":1}', _START)
     find_suspects(record.value, np.array([len(record.value)]))
     partitions_of([record.key], 4)
     _dedupe()
     partitions_of_text(["u1"], 4, "crc32")
     list(encoded_batches(Columns.of([record]), np.arange(1), 1 << 20))
-    _join()
 
 
 def warm_up(task: TaskSpec) -> None:
@@ -85,18 +81,6 @@ def _drift() -> None:
     values = np.arange(128.0)
     policy = DriftPolicy(block_events=8, sample_every=1, reference_blocks=8)
     DriftMonitor({"warm": "feature"}, policy).update(values, values[:, None] % 7.0)
-
-
-def _join() -> None:
-    """Labels before their predictions and after them, by event and by range."""
-    joiner = LabelJoiner(JoinPolicy(match="entity_range", range_s=10.0), 1)
-    one, ids = np.ones(2), ["warm-1", "warm-2"]
-    predictions = PredictionBatch(ids, ids, one, 0.5 * one, np.zeros(2, np.int64), one[:, None])
-    labels = LabelBatch(["l1", "l2"], ids, ["warm-1", None], one, one > 0, one)
-    joiner.label(labels)
-    joiner.log(predictions)
-    joiner.label(replace(labels, label_id=["l3", "l4"]))
-    joiner.restore(joiner.snapshot())
 
 
 def _learn(label: LabellingStage, model: OnlineModel, ids: list[str], entities: list[str], ts: np.ndarray) -> None:

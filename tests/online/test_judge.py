@@ -10,16 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.batch import ExampleBatch, UpdateBatch
+from online.anomaly.factory import build_detector
+from online.batch import EventBatch, ExampleBatch, UpdateBatch
+from online.decisions.typical import TypicalValues
 from online.decode import ColumnRequest, decode_device_events, decode_labels, decode_user_events, events_from_rows
 from online.encode import encode_examples
+from online.errors import TaskError
 from online.explain import explain
 from online.judge import OUT_OF_RANGE
 from online.limits import DEFAULT_LIMITS, InputLimits
 from online.logged import decode_example_log
 from online.structs import limited_fields
+from online.task import TaskSpec
+from online.taskshape import engine_of
 from online.updates import decode_updates, encode_updates
 from online.wire import FEATURE_MAX, MODELS, DeviceEvent, Label, UserEvent
+from streams.stores import MemoryFeatureStore
+from tests.online.task_streams import T0
 
 READINGS = ColumnRequest(numbers=("temp",))
 LIMIT = DEFAULT_LIMITS.number
@@ -120,3 +127,82 @@ def test_forged_internal_records_are_held_to_what_weir_computes(value: float, sp
     log = decode_example_log([forge(example, b"12.5"), forge(example, b"3.25"), example], {"fraud": ("a",)})
     assert [r.index for r in log.rejects] == [0, 1]
     assert log.tasks["fraud"].batch.x.tolist() == [[12.5]]
+
+
+def test_the_usual_value_of_what_was_kept_from_before_is_a_number() -> None:
+    usual = TypicalValues(("temp",), every=1, size=4)
+    usual.update(np.full((4, 1), 1.7e308))
+    assert np.isfinite(usual.values()).all()
+
+
+KWH = """
+name = "usage"
+stream = "device-events"
+entity = "meter"
+numbers = ["kwh"]
+[[entities]]
+name = "meter"
+key = "device_id"
+aggregates = [{ name = "kwh", value = "kwh", ops = ["ewmean", "mean", "count"], windows = ["1d"], half_life = "2d" }]
+[model]
+kind = "logistic"
+[ranges]
+kwh = [0, 500]
+"""
+
+
+def test_what_is_out_of_a_tasks_range_is_missing_and_an_ewmean_does_not_remember_it() -> None:
+    task = TaskSpec.from_toml(KWH)
+    engine = engine_of(task, MemoryFeatureStore())
+    kwh = np.array([20.0, 20.0, 9e14, -1.0, np.nan, 20.0])
+    batch = EventBatch(
+        [*"abcdef"],
+        T0 + np.arange(6, dtype=np.float64) * 3600.0,
+        ["device"] * 6,
+        {"device_id": ["d"] * 6},
+        {"kwh": kwh},
+    )
+    made = dict(zip(engine.features, engine.process(batch).x.T, strict=True))
+    assert made["kwh_missing"].tolist() == [0, 0, 1, 1, 1, 0]
+    assert made["kwh"].tolist() == [20, 20, 0, 0, 0, 20]
+    assert made["meter.kwh_ewmean"][5] == pytest.approx(20.0)
+    assert made["meter.kwh_count_1d"].tolist() == [1, 2, 2, 2, 2, 3]
+    assert kwh[2] == 9e14, "other tasks see it"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("kwh = [0, 500]", "kwh = [500, 0]", r"ranges: kwh = \[500, 0\]; give two numbers, the smaller one first"),
+        (
+            "kwh = [0, 500]",
+            "khw = [0, 500]",
+            "ranges: 'khw' is no numeric raw column that the task.*: kwh",
+        ),
+    ],
+)
+def test_a_range_that_cannot_be_meant_is_said(old: str, new: str, says: str) -> None:
+    with pytest.raises(TaskError, match=says):
+        engine_of(TaskSpec.from_toml(KWH.replace(old, new)), MemoryFeatureStore())
+
+
+def test_detectors_forget_a_glitch_at_the_limit() -> None:
+    rng = np.random.default_rng(0)
+    value = 20.0 + rng.normal(size=6_000)
+    plain = scores_of(value)
+    marks = []
+    for glitch in (40.0, 1e15):
+        broken = value.copy()
+        broken[1_000:1_003] += [glitch, -glitch, glitch]
+        made = scores_of(broken)
+        assert np.isfinite(made).all()
+        assert made[1_000] > 0.5
+        marks.append(np.abs(plain - made)[-1_000:].mean())
+    assert marks[1] < marks[0] + 0.02, "an absurd one is remembered no longer than an ordinary one"
+
+
+def scores_of(series: np.ndarray) -> np.ndarray:
+    detector = build_detector({})
+    rows, n = np.zeros((1, detector.state_width)), len(series)
+    ts = T0 + np.arange(n, dtype=np.float64) * 3600.0
+    return detector.run_many(rows, np.zeros(n, np.int64), ts, series).score
