@@ -63,7 +63,8 @@ class PreparedBatch:
     """By key column: which entities the rows name."""
     fired: TimerOutput | None
     moved: tuple[list[str], FloatVector] | None
-    """Keys and times of the events that moved the timers, for ``follow``; ``None`` without timers."""
+    """Keys and times of the events that moved the timers; no key, and one time, where time passed without events.
+    ``None`` without timers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ class ScoringStage:
         nothing = self._empty()
         if self.timers is None:
             return PreparedBatch(nothing, np.empty(0, dtype=np.uint8), self.engine.group(nothing), None, None)
-        return self._insert(nothing, self.timers.flush(now), None)
+        return self._insert(nothing, self.timers.flush(now), ([], np.array([now])))
 
     def join(self, parts: Sequence[PreparedBatch]) -> PreparedBatch:
         """Batches of several lanes as one, each behind the one before: a call costs little more than for a part.
@@ -211,8 +212,10 @@ class ScoringStage:
 
     def follow(self, keys: list[str], ts: FloatVector) -> None:
         """Let events that were scored before move the timers again, after a restart; what fires was told already."""
-        if self.timers is not None:
+        if self.timers is not None and keys:
             self.timers.advance(keys, ts)
+        elif self.timers is not None and len(ts):
+            self.timers.flush(float(ts[-1]))
 
     def ask(self, featured: FeaturedBatch) -> FloatMatrix | None:
         """What the full model of this process says of rows with features, for ``finish``; ``None`` without one."""

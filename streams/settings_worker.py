@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from online.durations import Seconds
 from online.intake import IntakePolicy
 from streams.settings_base import Concern
 from streams.settings_links import split_commas
@@ -86,6 +87,10 @@ class WorkerSettings(Concern):
     stored of it is damaged. Twice as long each time that it is met again, up to an hour; the others go on meanwhile."""
     snapshot_every_s: float = Field(default=30.0, gt=0, le=86_400)
     """Seconds between two snapshots of a label lane and of the models: so much is done again after a crash."""
+
+    idle_after: Seconds = Field(default=10.0, ge=0.0, le=86_400.0)
+    """A partition that was read to its end and gets nothing for so long takes its time from the stream's others, so
+    that silence is found there; where all stand still, from the clock less ``allowed_lateness``. 0 never does."""
 
     intake: IntakePolicy = IntakePolicy()
     """Repeats, stragglers and broken clocks."""

@@ -165,15 +165,22 @@ class AlertBook:
         over = np.flatnonzero(predictions.score >= thresholds)
         marks = np.maximum.accumulate(predictions.ts if marks is None else marks)
         for row in over.tolist():
-            self._wake(max(self.watermark, float(marks[row])), changed)
+            self._move(float(marks[row]), changed)
             self._take(row, predictions, float(thresholds[row]), changed)
-        self._wake(max(self.watermark, float(marks[-1])), changed)
+        self._move(float(marks[-1]), changed)
         return _with_reasons(changed, reasons)
 
-    def advance(self, watermark: float) -> list[AlertState]:
-        """Let event time pass without events; returns the alerts that this resolves."""
+    def due(self, at: float) -> bool:
+        """Whether an alert may resolve by event time ``at``, if no row comes."""
+        return bool(self._quiet) and self._quiet[0][0] <= at
+
+    def advance(self, at: float) -> list[AlertState]:
+        """Let event time pass up to ``at`` without rows; returns the alerts that this resolves.
+
+        The watermark stays where it is: rows that come after this all the same are as good as before.
+        """
         changed: list[_Change] = []
-        self._wake(max(self.watermark, watermark), changed)
+        self._wake(max(self.watermark, at), changed)
         return [change.alert for change in changed]
 
     def resolve(self, alert_id: str, ts: float, verdict: Literal["confirmed", "false_alarm"]) -> AlertState | None:
@@ -321,9 +328,12 @@ class AlertBook:
         margin = _logit(score) - _logit(threshold)
         return min(max(by_count, int(margin / self.policy.margin_step)), len(SEVERITIES) - 1)
 
+    def _move(self, mark: float, changed: list[_Change]) -> None:
+        self.watermark = max(self.watermark, mark)
+        self._wake(self.watermark, changed)
+
     def _wake(self, watermark: float, changed: list[_Change]) -> None:
         """Resolve what has gone quiet and forget what has cooled down by ``watermark``."""
-        self.watermark = watermark
         while (entry := self._quietest(watermark)) is not None:
             changed.append(_Change(entry, self._resolve(entry, entry.wake_at, "quiet")))
         while self._cooling and self._cooling[0][0] <= watermark:

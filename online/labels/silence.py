@@ -215,11 +215,17 @@ class SilenceTimers:
         self.watermark = watermark
         return fired.output()
 
-    def flush(self, watermark: float) -> TimerOutput:
-        """Fire what is due at ``watermark``, at the end of a stream or when time moves without events."""
+    def due(self, at: float) -> bool:
+        """Whether a timer fires by event time ``at``, if no event comes."""
+        return bool(self._timers) and self._timers[0][0] <= at
+
+    def flush(self, at: float) -> TimerOutput:
+        """Fire what is due by event time ``at``, at the end of a stream or when time passes without events.
+
+        The watermark stays where it is: events that come after this all the same are as good as before.
+        """
         fired = _Fired()
-        self.watermark = max(self.watermark, watermark)
-        self._fire(0, self.watermark, fired)
+        self._fire(0, max(self.watermark, at), fired)
         return fired.output()
 
     def snapshot(self) -> bytes:

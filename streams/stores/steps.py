@@ -33,6 +33,10 @@ class StepsLost(ShellError):  # noqa: N818 - named for what happened, as in stre
     """Redis holds an older journal than can be mended from memory: load the lane again, and go on from there."""
 
 
+TICK: Final = "tick"
+"""In place of a topic: time passed without records, up to ``stop`` in ms of event time."""
+
+
 class Step(NamedTuple):
     """Offsets ``[start, stop)`` of a topic, taken in one go; the partition is the lane's."""
 

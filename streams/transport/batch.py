@@ -31,6 +31,9 @@ class FetchedBatch:
     appended: bool = False
     """Whether the records' times are the broker's, of when it took them; else producers said them."""
 
+    tick: float | None = None
+    """Set where it holds no records: event time passes without any, up to here."""
+
     def arrived(self, times: FloatVector, now: float) -> FloatVector | float:
         """When records were there at the latest, given their ``times``: nothing in them can be of a later time.
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP, ConsumerMessage
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+HEARD_S: Final = 10.0
+"""A broker that has not answered for so long may have more than it told."""
 
 
 class BatchConsumer(Consumer):
@@ -215,6 +219,11 @@ class BatchConsumer(Consumer):
         epoch = self.offsets.epoch(tp)
         if epoch is not None:
             self._thread.place(tp, offset, epoch)
+
+    def at_end(self, tp: TP) -> bool:
+        """Whether all that an assigned partition has is complete, as its broker told a moment ago."""
+        heard = self._thread.heard_at(tp)
+        return heard is not None and time.time() - heard < HEARD_S and self.lag().get(tp) == 0
 
     def lag(self) -> dict[TP, int]:
         """Records of each assigned partition that are not complete; left out where nothing completed or began."""

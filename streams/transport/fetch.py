@@ -80,6 +80,13 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             coordinator = self._ensure_consumer()._coordinator
             coordinator._maybe_leave_group = functools.partial(leave_static_member, coordinator)
 
+    def heard_at(self, tp: TP) -> float | None:
+        """When a broker last answered a fetch of a partition, epoch seconds; ``None`` where none has."""
+        with contextlib.suppress(IllegalStateError, AssertionError):  # aiokafka's, where it was revoked just now
+            at = self._ensure_consumer().last_poll_timestamp(ensure_aiokafka_TP(tp))
+            return None if at is None else at / 1000
+        return None
+
     def wake(self) -> None:
         """Look again whether there is something to drain; may be called from any thread."""
         if self._wake is not None:

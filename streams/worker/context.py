@@ -53,6 +53,9 @@ class Consumer(Protocol):
     def complete(self, batch: FetchedBatch) -> bool:
         """Commits may pass the batch; ``False`` when it does not count any more."""
 
+    def at_end(self, tp: TP) -> bool:
+        """Whether all that a partition has is complete."""
+
     def rewind(self, tp: TP, offset: int | None) -> bool:
         """Fetch a partition from ``offset`` again, ``None``: from its oldest batch in flight; ``False``: not ours."""
 

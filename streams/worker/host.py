@@ -28,6 +28,7 @@ from streams.transport.bounds import LogBounds
 from streams.transport.ranges import RangeReader
 from streams.worker.committed import committed_offsets
 from streams.worker.context import Context
+from streams.worker.idle import IdleTime, TimedLane
 from streams.worker.label import LabelLane
 from streams.worker.lane import RowLane
 from streams.worker.partitioner import settle_partitioner
@@ -67,6 +68,7 @@ class LaneHost:
         self._waiting: list[FetchedBatch] = []
         self._settling: asyncio.Future[None] | None = None
         self._late: asyncio.Future[None] | None = None
+        self._idle = IdleTime(ctx, self._timed, self.partitions_of)
         self._asking: asyncio.Future[dict[TP, int]] | None = None
         self._of_stream: dict[str, list[TaskSpec]] = {}
         for task in ctx.tasks:
@@ -118,6 +120,14 @@ class LaneHost:
         if lane is not None:  # else the partition has just gone, and its next owner reads the batch
             lane.put(batch)
 
+    def _timed(self) -> list[dict[Lane, TimedLane]]:
+        """Lanes whose time passes together: of each stream, and of labels."""
+        groups: dict[str, dict[Lane, TimedLane]] = {}
+        for key, lane in self.rows.items():
+            if isinstance(lane, ScoreLane):
+                groups.setdefault(key[0], {})[key] = lane
+        return [*groups.values(), {(topics.LABELS, partition): lane for partition, lane in self.labels.items()}]
+
     def names(self) -> list[str]:
         """Of the lanes that are open."""
         return [lane.name for lane in self._lanes()]
@@ -127,6 +137,7 @@ class LaneHost:
 
     async def close(self) -> None:
         """Let go of what the lanes shared; they have to be closed."""
+        await self._idle.stop()
         if self._settling is not None:
             self._settling.cancel()
         await self._bounds.close()
@@ -168,6 +179,7 @@ class LaneHost:
                 self.begin(key)
         for scoring in self._scoring.values():
             scoring.start()
+        self._idle.start()
         self.ctx.assigned, self.ctx.lanes = True, len(self._lanes())
         log.info("%d partitions assigned: %s", len(tps), ", ".join(self.names()))
 

@@ -50,7 +50,7 @@ class Entries:
 
 
 class _Moved(msgspec.Struct, array_like=True):
-    """The events that moved the timers of one task."""
+    """The events that moved the timers of one task; no keys, and one time, where time passed without events."""
 
     task: int
     keys: list[str]
@@ -151,10 +151,11 @@ class LaneJournal:
 
         Parameters
         ----------
-        moved : of each task, keys and times ``(n,)`` of the events that its timers took in.
+        moved : of each task, keys and times ``(n,)`` of the events that its timers took in; one time and no key where
+            time passed without.
         """
         kept = self._intake.take_journal()
-        steps = [_Moved(i, m[0], m[1].tobytes()) for i, m in enumerate(moved) if m is not None and m[0]]
+        steps = [_Moved(i, m[0], m[1].tobytes()) for i, m in enumerate(moved) if m is not None and len(m[1])]
         if not len(kept) and not steps:
             return [], 0
         self._rows += sum(len(step.keys) for step in steps)
@@ -186,7 +187,9 @@ class LaneJournal:
         for moved, _ in held.moved[newest + 1 :]:
             for step in moved:
                 timers = self._timers[step.task]
-                if timers is not None:
+                if timers is not None and step.keys:
                     timers.advance(step.keys, np.frombuffer(step.ts))
                     self._rows += len(step.keys)
+                elif timers is not None:
+                    timers.flush(float(np.frombuffer(step.ts)[0]))
         self._needed = len(held.moved) - max(newest, 0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
@@ -22,7 +23,7 @@ from online.labelling import LabellingStage
 from streams import topics
 from streams.errors import ShellError
 from streams.following.history import ModelHistory
-from streams.stores.steps import Step, StepLog
+from streams.stores.steps import TICK, Step, StepLog
 from streams.transport import FetchedBatch, Sent
 from streams.transport.ranges import Slice
 from streams.worker.context import Context
@@ -88,6 +89,7 @@ class LabelLane:
         self._tasks: list[asyncio.Task[None]] = []
         self._publishing: asyncio.Task[None] | None = None
         self._handed_at = self._snapshot_at = 0.0
+        self.live, self.active_at = False, -math.inf
         self._whole = True
         """Whether its state is that behind a step: after an error half of one may be in it, which is not stored."""
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -102,7 +104,8 @@ class LabelLane:
         if self._stored.snapshot is not None:
             positions = dict(msgspec.msgpack.decode(self._stored.snapshot, type=_Snapshot).positions)
         for step in self._stored.steps:
-            positions[step.topic] = step.stop
+            if step.topic != TICK:
+                positions[step.topic] = step.stop
         return positions
 
     def start(self) -> None:
@@ -207,6 +210,23 @@ class LabelLane:
                         await self._queue_range(end)
             await asyncio.sleep(IDLE_CHECK_S)
 
+    # -- time without events; see `idle.TimedLane` ---------------------------------------------------------------
+
+    @property
+    def watermark(self) -> float:
+        """Event time of the partition, by its predictions."""
+        return max(stage.time.watermark for stage in self.stages.values())
+
+    def due(self, at: float) -> bool:
+        """Whether an alert may resolve by event time ``at``, if no event comes, and nothing waits before that."""
+        idle = self.ready and self._inbox.empty()
+        return idle and any(stage.book.due(at) for stage in self.stages.values())
+
+    def pass_time(self, at: float) -> None:
+        """Resolve what is quiet by then: a step of its own, so that it is taken again in its place."""
+        self.active_at = asyncio.get_running_loop().time()
+        self._inbox.put_nowait(Work(Step(TICK, round(at * 1000), round(at * 1000))))
+
     # -- steps ---------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -251,7 +271,12 @@ class LabelLane:
         outputs |= {task: self.stages[task].labels(batch) for task, batch in work.labels.items()}
         clock.lap("label")
         self._linger.took(self.ctx.metrics.now() - started)
-        self.positions[work.step.topic] = work.step.stop
+        if work.step.topic == TICK:
+            outputs = {task: stage.advance(work.step.stop / 1000) for task, stage in self.stages.items()}
+        else:
+            self.positions[work.step.topic] = work.step.stop
+            self.active_at = asyncio.get_running_loop().time()
+            self.live = self.ctx.now() - self.watermark <= self.ctx.settings.worker.intake.allowed_lateness
         self._number += 1
         if publish:
             await self._out.put(Made(self._number, work, outputs, self._snapshot_if_due()))

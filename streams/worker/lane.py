@@ -205,8 +205,9 @@ class RowLane(ABC):
         self._linger.took(m.now() - started)
         m.flushed(self.lane[0], started, len(steps))
         for step in steps:
-            self.ctx.consumer.complete(step.batch)
-            self.ctx.completed(step.batch)
+            if step.batch.tick is None:
+                self.ctx.consumer.complete(step.batch)
+                self.ctx.completed(step.batch)
 
     def _note_refusal(self, moved: LaneMoved) -> None:
         """Raises ``StateError`` where going back does not help: what is computed then would be from the wrong rows."""

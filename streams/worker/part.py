@@ -31,17 +31,17 @@ class Part:
     """By table, the entities whose rows are needed."""
     written: FloatVector
     """``(n,)`` timestamps of the records."""
-    refused: list[tuple[int, str]]
-    """Index in the batch and reason."""
-    astray: Sequence[Astray]
-    """Records that another partition owns."""
-    events: int
-    """Admitted."""
-    duplicates: int
     mark: bytes
     journal: list[bytes]
     drop: int
     """What the lane remembers from here on; see `Step`."""
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    """Index in the batch and reason."""
+    astray: Sequence[Astray] = ()
+    """Records that another partition owns."""
+    events: int = 0
+    """Admitted."""
+    duplicates: int = 0
     scored: dict[str, Scored] = field(default_factory=dict)
     """By task, where it scored anything."""
 

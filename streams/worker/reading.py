@@ -18,7 +18,7 @@ from online.scored import ScoredShape, decode_scored
 from streams import topics
 from streams.errors import BrokerError
 from streams.log import Record
-from streams.stores.steps import Step
+from streams.stores.steps import TICK, Step
 from streams.transport import FetchedBatch
 from streams.transport.bounds import LogBounds
 from streams.transport.ranges import RangeReader, Slice
@@ -107,6 +107,10 @@ class LaneReader:
                 async with AsyncExitStack() as stack:
                     cursors: dict[str, _Cursor] = {}
                     for step in steps[done:]:
+                        if step.topic == TICK:
+                            yield Work(step)
+                            done += 1
+                            continue
                         if step.topic not in cursors:
                             reader = await stack.enter_async_context(self._reader(step.topic))
                             cursors[step.topic] = _Cursor(reader, self._partition)

@@ -108,6 +108,11 @@ class Silent:
         del batch
         return True
 
+    def at_end(self, tp: TP) -> bool:
+        """Time does not pass."""
+        del tp
+        return False
+
     def rewind(self, tp: TP, offset: int | None) -> bool:
         """There is nobody to fall behind."""
         del tp, offset

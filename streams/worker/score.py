@@ -8,20 +8,22 @@ What lies between is done for several lanes at once, by `Scoring`.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
-from online.batch import Scored
+from online.batch import FloatVector, Scored
 from online.columnplan import union
 from online.decode import Decoded, decode_device_events, decode_user_events
 from online.intake import Intake
-from online.scoring import ScoringStage
+from online.scoring import PreparedBatch, ScoringStage
 from streams import topics
 from streams.stores.errors import LaneMoved
 from streams.stores.redis import Lane, LaneRecord, Writes
-from streams.transport import FetchedBatch, Sent
+from streams.transport import FetchedBatch, Sent, Ticket
 from streams.worker.context import Context
 from streams.worker.journal import LaneJournal
 from streams.worker.lane import RowLane, Step
@@ -59,6 +61,7 @@ class ScoreLane(RowLane):
         super().__init__(lane, ctx)
         self._make_stages, self._scoring, self._hand_over = stages, scoring, hand_over
         self._letters = Letters(ctx)
+        self.live, self.active_at = False, -math.inf
 
     def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
         """Rebuild the memory of ids and the timers from the journal."""
@@ -76,7 +79,25 @@ class ScoreLane(RowLane):
 
     def put(self, batch: FetchedBatch) -> None:
         """Take a batch; the consumer bounds how many wait."""
+        self.active_at = asyncio.get_running_loop().time()
         self._scoring.put(self, batch)
+
+    # -- time without events; see `idle.TimedLane` ---------------------------------------------------------------
+
+    @property
+    def watermark(self) -> float:
+        """Event time of the partition."""
+        return self.intake.watermark
+
+    def due(self, at: float) -> bool:
+        """Whether a timer fires by event time ``at``, if no event comes, and nothing waits before that."""
+        idle = self.next_offset is not None and not self._steps and not self._scoring.has(self)
+        return idle and any(stage.timers is not None and stage.timers.due(at) for stage in self.stages)
+
+    def pass_time(self, at: float) -> None:
+        """Score and label what is due by then."""
+        tp = self.ctx.topic_partition(self.lane)
+        self.put(FetchedBatch(*tp, 0, 0, (), Ticket(tp, 0, 0, -1), tick=at))
 
     async def compute(self, batch: FetchedBatch) -> Step:
         """Score one batch."""
@@ -94,22 +115,33 @@ class ScoreLane(RowLane):
 
         ``astray`` are records that another partition owns: they are left out here, and passed on with the step.
         """
+        if batch.tick is not None:
+            return self._let_pass(batch, batch.tick)
         decoded = decoded.without([a.place for a in astray])
         written = np.fromiter((record.ts for record in batch.records), np.float64, len(batch.records))
         whole = len(decoded.index) == len(written)
-        arrived = batch.arrived(written if whole else written[decoded.index], self.ctx.now())
-        admitted = self.intake.admit(decoded.batch, arrived)
+        now = self.ctx.now()
+        admitted = self.intake.admit(decoded.batch, batch.arrived(written if whole else written[decoded.index], now))
+        self.live = now - self.intake.watermark <= self.intake.policy.allowed_lateness
         refused = [(r.index, r.reason) for r in decoded.rejects]
         refused += [(int(decoded.index[r.row]), r.reason) for r in admitted.refused]
-        prepared = [stage.prepare(admitted.batch) for stage in self.stages]
+        part = self._part(batch, written, [stage.prepare(admitted.batch) for stage in self.stages])
+        part.refused, part.astray = refused, astray
+        part.events, part.duplicates = len(admitted.batch), admitted.duplicates
+        return part
+
+    def _let_pass(self, batch: FetchedBatch, at: float) -> Part:
+        """What is due at ``at``, as a batch that holds no records and leaves the offset where it is."""
+        offset = self.next_offset or 0
+        batch = replace(batch, base_offset=offset, next_offset=offset)
+        return self._part(batch, np.empty(0), [stage.prepare_advance(at) for stage in self.stages])
+
+    def _part(self, batch: FetchedBatch, written: FloatVector, prepared: list[PreparedBatch]) -> Part:
         wanted: dict[str, list[str]] = {}
         for stage, rows in zip(self.stages, prepared, strict=True):
             wanted |= stage.keys(rows)
         journal, drop = self._journal.entry([rows.moved for rows in prepared])
-        return Part(
-            self, batch, prepared, wanted, written, refused, astray, len(admitted.batch), admitted.duplicates,
-            self.intake.mark(), journal, drop,
-        )  # fmt: skip
+        return Part(self, batch, prepared, wanted, written, self.intake.mark(), journal, drop)
 
     async def step(
         self, part: Part, writes: Writes, sent: asyncio.Future[list[Sent]], others: list[asyncio.Future[Any]]

@@ -103,6 +103,10 @@ class Scoring:
         self._arrived += 1
         self._news.set()
 
+    def has(self, lane: ScoreLane) -> bool:
+        """Whether a batch of the lane waits or is at work."""
+        return lane in self._busy or bool(self._waiting.get(lane))
+
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.ensure_future(self._guard(work))
         self._tasks.add(task)
@@ -161,7 +165,7 @@ class Scoring:
                 held.append(lane)
             oldest = [(lane, batches.popleft()) for lane in lanes if (batches := self._waiting.get(lane))]
             # Between the fetch and now a lane may have been rewound.
-            taken = [(lane, batch) for lane, batch in oldest if self.ctx.consumer.take(batch)]
+            taken = [(lane, batch) for lane, batch in oldest if batch.tick is not None or self.ctx.consumer.take(batch)]
             for (lane, batch), made in zip(taken, await self.compute(taken), strict=True):
                 if isinstance(made, LaneMoved):
                     moved.append((lane, made))

@@ -1,0 +1,96 @@
+"""Lets time pass in partitions that stand still: what waits for silence there would else wait for ever.
+
+A partition's time moves with its own events. Where none come, although it was read to its end, its time is that of the
+stream's other partitions in this worker. Where all stand still it is the clock's, less what an event may be late, but
+only where the stream had reached the clock: a history that is being loaded has not. The lane journals each such step,
+so it is taken again as it was. It moves no watermark: no event is late by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from faust.types import TP
+
+from streams.stores.redis import Lane
+
+if TYPE_CHECKING:
+    from streams.worker.context import Context
+
+
+class TimedLane(Protocol):
+    """A lane in which something may be due."""
+
+    live: bool
+    """Whether its newest events came no later than they may be late."""
+    active_at: float
+    """When it last got something to do, by the loop's clock."""
+
+    @property
+    def watermark(self) -> float:
+        """Its event time."""
+
+    def due(self, at: float) -> bool:
+        """Whether something happens by event time ``at``, if no event comes, and nothing waits before that."""
+
+    def pass_time(self, at: float) -> None:
+        """Let it happen."""
+
+
+class IdleTime:
+    """Looks after the lanes of a worker.
+
+    Parameters
+    ----------
+    ctx : what they share.
+    groups : lanes by their keys; those of a group belong to one stream.
+    partitions_of : what a lane reads.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        groups: Callable[[], Iterable[Mapping[Lane, TimedLane]]],
+        partitions_of: Callable[[Lane], Iterable[TP]],
+    ) -> None:
+        self._ctx, self._groups, self._partitions_of = ctx, groups, partitions_of
+        self._after = ctx.settings.worker.idle_after
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, where that is wanted and has not begun."""
+        if self._after and self._task is None:
+            self._task = asyncio.ensure_future(self._run())
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._after / 2)
+            try:
+                self.look(asyncio.get_running_loop().time())
+            except Exception as error:  # noqa: BLE001 - it is no partition's own
+                await self._ctx.crash(error)
+
+    def look(self, at: float) -> None:
+        """Let time pass wherever a lane has had nothing to do for long, ``at`` the loop's clock."""
+        for lanes in self._groups():
+            for key, lane in lanes.items():
+                if at - lane.active_at < self._after:
+                    continue
+                time = self._time(lane, lanes.values())
+                if lane.due(time) and all(map(self._ctx.consumer.at_end, self._partitions_of(key))):
+                    lane.pass_time(time)
+
+    def _time(self, lane: TimedLane, lanes: Iterable[TimedLane]) -> float:
+        now, lateness = self._ctx.now(), self._ctx.settings.worker.intake.allowed_lateness
+        others = max((other.watermark for other in lanes if other is not lane), default=float("-inf"))
+        live = any(other.live for other in lanes)
+        return max(min(others, now), now - lateness if live else float("-inf"))
