@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 class TimedLane(Protocol):
     """A lane in which something may be due."""
 
-    live: bool
-    """Whether its newest events came no later than they may be late."""
     active_at: float
     """When it last got something to do, by the loop's clock."""
+
+    @property
+    def live(self) -> bool:
+        """Whether its newest events came no later than they may be late."""
 
     @property
     def watermark(self) -> float:

@@ -89,7 +89,9 @@ class LabelLane:
         self._tasks: list[asyncio.Task[None]] = []
         self._publishing: asyncio.Task[None] | None = None
         self._handed_at = self._snapshot_at = 0.0
-        self.live, self.active_at = False, -math.inf
+        self.active_at = -math.inf
+        self._took_at = math.inf
+        """When it took its newest step that was not a tick, by the wall clock."""
         self._whole = True
         """Whether its state is that behind a step: after an error half of one may be in it, which is not stored."""
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -217,6 +219,11 @@ class LabelLane:
         """Event time of the partition, by its predictions."""
         return max(stage.time.watermark for stage in self.stages.values())
 
+    @property
+    def live(self) -> bool:
+        """Whether its newest predictions came no later than they may be late."""
+        return self._took_at - self.watermark <= self.ctx.settings.worker.intake.allowed_lateness
+
     def due(self, at: float) -> bool:
         """Whether an alert may resolve by event time ``at``, if no event comes, and nothing waits before that."""
         idle = self.ready and self._inbox.empty()
@@ -276,7 +283,7 @@ class LabelLane:
         else:
             self.positions[work.step.topic] = work.step.stop
             self.active_at = asyncio.get_running_loop().time()
-            self.live = self.ctx.now() - self.watermark <= self.ctx.settings.worker.intake.allowed_lateness
+            self._took_at = self.ctx.now()
         self._number += 1
         if publish:
             await self._out.put(Made(self._number, work, outputs, self._snapshot_if_due()))

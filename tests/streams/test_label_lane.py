@@ -44,6 +44,10 @@ class Stage:
         self.seen += scored.predictions.event_id
         return LabelOutput()
 
+    def advance(self, at: float) -> LabelOutput:
+        self.seen.append(f"time {at}")
+        return LabelOutput()
+
     def snapshot(self) -> bytes:
         return json.dumps(self.seen).encode()
 
@@ -74,6 +78,13 @@ class Steps:
     async def done(self, number: int) -> None:
         self.done_through = number
         self.moved.set()
+
+    async def until(self, number: int) -> None:
+        """Wait until so many steps are done."""
+        async with asyncio.timeout(20):
+            while self.done_through < number:
+                self.moved.clear()
+                await self.moved.wait()
 
     async def snapshot(self, number: int, blob: bytes) -> None:
         self.steps = self.steps[number + 1 - self.first :]
@@ -205,3 +216,32 @@ def test_what_was_handed_over_to_nobody_is_found_without_a_hand_over() -> None:
         assert at.stage.seen == at.log
 
     run(go)
+
+
+def test_time_that_passed_without_records_is_a_step_in_its_place() -> None:
+    """The next lane takes it again between the same predictions; no offset moves by it."""
+
+    async def go() -> None:
+        partition = Partition()
+        await partition.open()
+        await partition.hand_over([partition.append(2)])
+        await partition.processed()
+        partition.lane.pass_time(1_700_000_000.25)
+        await partition.steps.until(2)
+        await partition.hand_over([partition.append(1)])
+        await partition.steps.until(3)
+        expected = ["e0", "e1", "time 1700000000.25", "e2"]
+        assert partition.stage.seen == expected
+        assert partition.lane.positions == {topics.PREDICTIONS: 3}
+        assert [step.topic for step in partition.steps.steps] == [topics.PREDICTIONS, "tick", topics.PREDICTIONS]
+        await partition.lane.close()
+        partition.steps.blob, partition.steps.first, partition.steps.done_through = None, 1, 0
+        partition.steps.steps = [Step(topics.PREDICTIONS, 0, 2), Step("tick", 1_700_000_000_250, 1_700_000_000_250),
+                                 Step(topics.PREDICTIONS, 2, 3)]  # fmt: skip
+        await partition.open()
+        await partition.processed()
+        assert partition.stage.seen == expected
+        assert partition.lane.positions == {topics.PREDICTIONS: 3}
+        await partition.lane.close()
+
+    asyncio.run(go())
