@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 
 from streams import topics
 from streams.admin.clients import admin_client
+from streams.admin.cluster import create_topics, read_topics
+from streams.admin.specs import wanted_topics
 from streams.transport.partition import partitions_of
 from tests.integration.chaos.deployment import Deployment
-from tests.integration.kafka_broker import Broker
+from tests.integration.kafka_broker import Broker, eventually
 from tests.integration.redis_server import RedisServer
 from tests.integration.streamed import KeyValue, unique
 from tests.integration.worker_process import Watcher, Worker
@@ -92,7 +95,7 @@ def test_a_clock_30_days_ahead_stops_nobody(
         tmp_path, kafka, new_redis().url, prefix=unique("ahead"), partitions=2, tasks=("spend",)
     )
     name = deployment.settings.topics.name(topics.USER_EVENTS)
-    configure(deployment, name, {"message.timestamp.after.max.ms": str(2**63 - 1), "message.timestamp.type": stamped})
+    remake(deployment, name, {"message.timestamp.after.max.ms": str(2**63 - 1), "message.timestamp.type": stamped})
     now, ahead = time.time(), time.time() + 30 * DAY
     users = [user_of(0, f"u{k}-") for k in range(5)]
     with Watcher(deployment) as watcher, Worker(deployment, tmp_path / "worker.log") as worker:
@@ -109,8 +112,10 @@ def test_a_clock_30_days_ahead_stops_nobody(
     assert scored == {f"e{i}" for i in (*range(20), *range(200, 220))}
 
 
-def configure(deployment: Deployment, topic: str, configs: Mapping[str, str]) -> None:
+def remake(deployment: Deployment, topic: str, configs: Mapping[str, str]) -> None:
+    """The topic with other settings: those of one that exists take effect some time after they are accepted."""
     with admin_client(deployment.settings.kafka) as admin:
-        from kafka.admin import ConfigResource, ConfigResourceType
-
-        assert admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, dict(configs))])
+        admin.delete_topics([topic])
+        eventually(lambda: not read_topics(admin, [topic]), 30.0, "the topic is gone")
+        (spec,) = [s for s in wanted_topics(deployment.settings.topics, 1) if s.name == topic]
+        create_topics(admin, [replace(spec, configs={**spec.configs, **configs})], False)
