@@ -128,7 +128,8 @@ def test_silence_is_found_where_time_passes_without_events_and_nothing_is_late_b
         assert (step.batch.base_offset, step.batch.next_offset, step.expected) == (1, 1, 1)
         (scored,) = [orjson.loads(r.value) for r in outbox.sent[topics.PREDICTIONS, 0] if b"silent" in r.value]
         assert scored["entity_id"] == "a"
-        (told,) = [orjson.loads(r.value) for r in outbox.sent[topics.LABELS, -1]]
+        labels = [record for (topic, _), held in outbox.sent.items() if topic == topics.LABELS for record in held]
+        (told,) = map(orjson.loads, [record.value for record in labels])
         assert (told["event_id"], told["value"]) == (f"a@{NOW - 7_200.0:.0f}", 1)
         assert not lane.stages[1].timers.due(NOW)  # type: ignore[union-attr] # it has some
         # An event of before that is scored all the same, and so is who is seen in it for the first time.
