@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
@@ -20,6 +21,10 @@ def split_commas(value: object) -> object:
 def _addresses(found: tuple[str, ...]) -> tuple[str, ...]:
     if not found:
         raise ValueError("names no broker; give HOST:PORT, several with commas between them")
+    return _host_ports(found)
+
+
+def _host_ports(found: tuple[str, ...]) -> tuple[str, ...]:
     for address in found:
         if "@" in address:
             raise ValueError("holds a user name; give HOST:PORT, and set username and password beside it")
@@ -104,6 +109,13 @@ class RedisSettings(TlsFiles):
     password: SecretStr | None = None
     prefix: str = Field(default="weir", pattern=r"^[A-Za-z0-9._-]{1,50}$")
     """Before every key, so that several deployments can share a store: ``weir:{user-events-3}:...``."""
+    sentinels: Annotated[tuple[str, ...], BeforeValidator(split_commas), AfterValidator(_host_ports)] = ()
+    """``HOST:PORT`` of Redis Sentinels: they say where the primary is, now and after a failover, in the place of the
+    host in ``url``, whose scheme, database and login count all the same."""
+    service: str = Field(default="mymaster", min_length=1)
+    """What the sentinels call the primary and its replicas."""
+    sentinel_password: SecretStr | None = None
+    """Of the sentinels, where they want one."""
     timeout_s: float = Field(default=5.0, gt=0, le=600)
     """How long one command may take, connecting included, before it counts as failed and is tried again."""
 
@@ -119,6 +131,10 @@ class RedisSettings(TlsFiles):
             raise ValueError(f"username = {self.username!r} needs a password")
         if not self.tls and (self.ca_file or self.cert_file):
             raise ValueError(f"certificates are not used with {scheme}://; write rediss://, or remove them")
+        if self.sentinels and scheme == "unix":
+            raise ValueError("sentinels name hosts, and url = unix:// does not; write redis:// or rediss://")
+        if self.sentinel_password and not self.sentinels:
+            raise ValueError("sentinel_password is of no use without sentinels; name them, or remove it")
         return self
 
     @property
@@ -133,8 +149,32 @@ class RedisSettings(TlsFiles):
             options["username"] = self.username
         if self.password is not None:
             options["password"] = self.password.get_secret_value()
+        return options | self._tls_options()
+
+    def _tls_options(self) -> dict[str, Any]:
+        if not self.tls:
+            return {}
+        self.ssl_context()  # fails here, with the name of the file, instead of at the first command
+        files = {"ssl_ca_certs": self.ca_file, "ssl_certfile": self.cert_file, "ssl_keyfile": self.key_file}
+        return {name: str(path) for name, path in files.items() if path is not None}
+
+    def sentinel_options(self, timeout_s: float) -> dict[str, Any]:
+        """Arguments of ``redis.Sentinel`` (also the asyncio one); holds the password in clear."""
+        of_each = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, **self._tls_options()}
         if self.tls:
-            self.ssl_context()  # fails here, with the name of the file, instead of at the first command
-            files = {"ssl_ca_certs": self.ca_file, "ssl_certfile": self.cert_file, "ssl_keyfile": self.key_file}
-            options.update({name: str(path) for name, path in files.items() if path is not None})
-        return options
+            of_each["ssl"] = True
+        if self.sentinel_password is not None:
+            of_each["password"] = self.sentinel_password.get_secret_value()
+        pairs = [address.rsplit(":", 1) for address in self.sentinels]
+        return {"sentinels": [(host.strip("[]"), int(port)) for host, port in pairs], "sentinel_kwargs": of_each}
+
+    def url_at(self, host: str, port: int) -> str:
+        """The url with another server in it; holds the password in clear, where the url does.
+
+        >>> RedisSettings(url=SecretUrl("redis://u:p@store:6379/2")).url_at("10.0.0.2", 6380)
+        'redis://u:p@10.0.0.2:6380/2'
+        """
+        parts = urlsplit(self.url.get_secret_value())
+        login, at, _ = parts.netloc.rpartition("@")
+        name = f"[{host}]" if ":" in host else host
+        return parts._replace(netloc=f"{login}{at}{name}:{port}").geturl()

@@ -55,11 +55,16 @@ def check_redis(settings: RedisSettings, timeout_s: float | None = None) -> list
     patience = settings.timeout_s if timeout_s is None else timeout_s
     options: dict[str, Any] = {"socket_timeout": patience, "socket_connect_timeout": patience, "decode_responses": True}
     try:
-        with redis.Redis.from_url(**settings.client_options(), **options) as client:
+        where, reach = str(settings.url), settings.client_options()
+        if settings.sentinels:
+            sentinel_of: Any = redis.Sentinel  # redis-py gives it no types
+            host, port = sentinel_of(**settings.sentinel_options(patience)).discover_master(settings.service)
+            where, reach["url"] = f"{host}:{port}, primary of {settings.service}", settings.url_at(host, port)
+        with redis.Redis.from_url(**reach, **options) as client:
             began = time.perf_counter()
             client.ping()
             took_ms = (time.perf_counter() - began) * 1e3
-            found = findings(client.info(), f"{settings.url}, ping {took_ms:.1f} ms")
+            found = findings(client.info(), f"{where}, ping {took_ms:.1f} ms")
     except (redis.RedisError, OSError, UsageError) as exc:
         found = [Check("Redis", "FAIL", f"{settings.url}: {_words(exc)}", _fix(exc))]
     return [*found, *redis_warnings(settings)]

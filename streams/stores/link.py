@@ -62,9 +62,11 @@ class RedisLink:
         self, settings: RedisSettings, *, patience_s: float = 60.0, timeout_s: float = 5.0, prefix: str = "weir"
     ) -> None:
         self.patience_s, self.prefix = patience_s, prefix
-        self._nodes = Nodes(settings.client_options(), timeout_s)
+        self._nodes = Nodes(settings, timeout_s)
         self._known: set[tuple[Script, tuple[str, int]]] = set()
         self._away = False
+        self.away: str | None = None
+        """What is the matter while a command waits for Redis."""
         self.retries = 0
         """Commands tried again, since the start."""
 
@@ -89,6 +91,7 @@ class RedisLink:
             Nobody answered for ``patience_s``.
         """
         self._nodes.writes = writes
+        await self._patiently(self._nodes.look_around)  # sentinels know where the primary is
         info = parse_info(await self.execute("INFO"))
         version = info.get("redis_version", "0")
         if tuple(int(part) for part in version.split(".")[:2]) < LEAST_VERSION:
@@ -153,7 +156,7 @@ class RedisLink:
             try:
                 answer = await do()
             except (rx.RedisError, OSError, TimeoutError) as exc:
-                reason = self._why_wait(exc)
+                reason = self.away = self._why_wait(exc)
             else:
                 self._answered(lost_at)
                 return answer
@@ -184,12 +187,11 @@ class RedisLink:
         return reason
 
     async def _look_around(self) -> None:
-        """In a cluster, the slots may be elsewhere now."""
-        if self.cluster:
-            try:
-                await self._nodes.learn_slots()
-            except (rx.RedisError, OSError, TimeoutError) as exc:
-                log.debug("no node of the cluster told its slots: %s", exc)
+        """In a cluster, the slots may be elsewhere now; behind sentinels, the primary."""
+        try:
+            await self._nodes.look_around()
+        except (rx.RedisError, OSError, TimeoutError) as exc:
+            log.debug("nobody told who has what: %s", exc)
 
     def _gone(self, reason: str) -> None:
         if not self._away:
@@ -197,6 +199,7 @@ class RedisLink:
             log.warning("Redis at %s is away: %s; waiting for it up to %g s", self.address, reason, self.patience_s)
 
     def _answered(self, lost_at: float | None) -> None:
+        self.away = None
         if self._away:
             self._away = False
             waited_s = 0.0 if lost_at is None else time.monotonic() - lost_at

@@ -1,18 +1,28 @@
-"""Connections to Redis: one server, or a cluster's primaries by slot. It tries once; `RedisLink` has the patience."""
+"""Connections to Redis: one server, the primary that sentinels name, or a cluster's primaries by slot.
+
+It tries once; `RedisLink` has the patience. A server that says it is not the primary (any more) loses all its
+connections: behind one address there may be another by now.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, Final
 
 from redis import exceptions as rx
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
+from streams.settings import RedisSettings
 from streams.stores.aof import FreshLog
+from streams.stores.refusals import not_primary
 from streams.stores.resp import command
+
+log = logging.getLogger(__name__)
 
 HEALTH_CHECK_S: Final = 15.0
 """A connection idle for longer is tried with a PING before it is used: its other end may be gone without a word."""
@@ -24,7 +34,7 @@ class Nodes:
 
     Parameters
     ----------
-    options : of ``RedisSettings.client_options``.
+    settings : where it is and how to log in.
     timeout_s : to connect, to write and to read.
 
     Attributes
@@ -32,11 +42,11 @@ class Nodes:
     writes : whether connections are for writing too; those made from then on see to a sound log first (`FreshLog`).
     """
 
-    def __init__(self, options: dict[str, Any], timeout_s: float) -> None:
+    def __init__(self, settings: RedisSettings, timeout_s: float) -> None:
         self.writes = False
         self._log = FreshLog(timeout_s)
         self._pool = ConnectionPool.from_url(
-            **options,
+            **settings.client_options(),
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             socket_read_size=_READ_BYTES,
@@ -50,6 +60,8 @@ class Nodes:
         self._home: tuple[str, int] = (str(kwargs.get("path") or kwargs.get("host", "localhost")), _port(kwargs))
         self._idle: dict[tuple[str, int], list[AbstractConnection]] = {}
         self._slots: list[tuple[int, int, tuple[str, int]]] | None = None
+        self._service, named = settings.service, settings.sentinels
+        self._sentinel: Any = _sentinel(settings, timeout_s) if named else None
 
     @property
     def cluster(self) -> bool:
@@ -58,9 +70,10 @@ class Nodes:
 
     @property
     def address(self) -> str:
-        """The server named in the settings."""
+        """The server named in the settings, or by the sentinels."""
         host, port = self._home
-        return f"{host}:{port}" if port else host
+        where = f"{host}:{port}" if port else host
+        return where if self._sentinel is None else f"{where} ({self._service})"
 
     def address_of(self, route: bytes) -> tuple[str, int]:
         """Who has a key."""
@@ -84,14 +97,35 @@ class Nodes:
                     answers.append(await connection.read_response(disable_decoding=True))
                 except rx.ResponseError as error:
                     answers.append(error)
-        except BaseException:
+        except BaseException as error:
             await connection.disconnect(nowait=True)  # answers may be under way
+            if not_primary(error):
+                await self._drop(address)
             raise
         self._idle.setdefault(address, []).append(connection)
         for answer in answers:
             if isinstance(answer, rx.ResponseError):
+                if not_primary(answer):
+                    await self._drop(address)
                 raise answer
         return answers
+
+    async def _drop(self, address: tuple[str, int]) -> None:
+        """Close the idle connections to a server."""
+        for connection in self._idle.pop(address, []):
+            await connection.disconnect(nowait=True)
+
+    async def look_around(self) -> None:
+        """Ask who has what now, where somebody can be asked."""
+        if self._sentinel is not None:
+            found = await self._sentinel.discover_master(self._service)
+            home = (str(found[0]), int(found[1]))
+            if home != self._home:
+                log.info("the primary of %s is at %s:%d", self._service, *home)
+                await self._drop(self._home)
+                self._home = home
+        elif self.cluster:
+            await self.learn_slots()
 
     async def _connected(self, connection: AbstractConnection) -> None:
         await connection.on_connect()
@@ -102,7 +136,7 @@ class Nodes:
         idle = self._idle.get(address)
         if idle:
             return idle.pop()
-        if address == self._home:
+        if address == self._home and self._sentinel is None:
             return self._pool.connection_class(**self._pool.connection_kwargs)
         kwargs = {**self._pool.connection_kwargs, "host": address[0], "port": address[1]}
         return self._pool.connection_class(**kwargs)
@@ -127,7 +161,14 @@ class Nodes:
         """Close every idle connection."""
         idle = [connection for some in self._idle.values() for connection in some]
         self._idle.clear()
-        await asyncio.gather(*(connection.disconnect() for connection in idle), return_exceptions=True)
+        asked = self._sentinel.sentinels if self._sentinel is not None else []
+        closing = [*(connection.disconnect() for connection in idle), *(each.aclose() for each in asked)]
+        await asyncio.gather(*closing, return_exceptions=True)
+
+
+def _sentinel(settings: RedisSettings, timeout_s: float) -> Any:
+    make: Any = Sentinel  # redis-py gives it no types
+    return make(**settings.sentinel_options(timeout_s))
 
 
 def _port(kwargs: dict[str, Any]) -> int:

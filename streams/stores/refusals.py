@@ -12,13 +12,15 @@ _LATER: Final = (
     rx.ConnectionError,  # also LOADING
     rx.TimeoutError,
     rx.ReadOnlyError,
+    rx.MasterDownError,
     rx.AskError,  # also MOVED
     rx.TryAgainError,
     rx.ClusterDownError,
     OSError,
     TimeoutError,
 )
-_LATER_CODES: Final = ("MISCONF", "OOM", "BUSY", "NOREPLICAS", "LOADING", "READONLY")
+_LATER_CODES: Final = ("MISCONF", "OOM", "BUSY", "NOREPLICAS", "LOADING", "READONLY", "MASTERDOWN")
+_NOT_PRIMARY_CODES: Final = ("READONLY", "MASTERDOWN", "LOADING")
 _NO_RIGHT_IN_SCRIPT: Final = ("-NOPERM", "The user executing the script can't")
 _TLS_FIXES: Final = {
     "WRONG_VERSION_NUMBER": "the server speaks no TLS: write redis:// in redis.url, or give its TLS port",
@@ -63,9 +65,20 @@ def passing(exc: BaseException) -> str | None:
     return None
 
 
+def not_primary(exc: BaseException) -> bool:
+    """Whether the server that answered is not, or not yet, the one to write to: connections to it lead nowhere.
+
+    >>> not_primary(rx.ResponseError("READONLY You can't write against a read only replica."))
+    True
+    """
+    return isinstance(exc, rx.BusyLoadingError) or _code(exc, str(exc)) in _NOT_PRIMARY_CODES
+
+
 def _code(exc: BaseException, text: str) -> str | None:
     if isinstance(exc, rx.OutOfMemoryError):
         return "OOM"
+    if isinstance(exc, rx.ReadOnlyError | rx.MasterDownError):  # redis-py takes the code off the text
+        return "READONLY" if isinstance(exc, rx.ReadOnlyError) else "MASTERDOWN"
     if not isinstance(exc, rx.ResponseError):
         return None
     # Before version 7 an error inside a script stands at the end of one about the script.
