@@ -11,9 +11,9 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from online.limits import InputLimits
 from streams.errors import UsageError
@@ -41,6 +41,8 @@ __all__ = [
     "load_settings",
 ]
 
+BROKERS_SILENT_S: Final = 5.0
+"""Brokers that did not answer, or acknowledge, for so long count as away."""
 DEFAULT_FILE: Final = "weir.toml"
 PREFIX: Final = "WEIR_"
 
@@ -55,6 +57,16 @@ class Settings(Concern):
     models: ModelSettings = Field(default_factory=ModelSettings)
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
     limits: InputLimits = Field(default_factory=InputLimits)
+
+    @model_validator(mode="after")
+    def _patient(self) -> Self:
+        watchdog_s, least_s = self.worker.watchdog_s, max(self.redis.timeout_s, BROKERS_SILENT_S)
+        if watchdog_s and watchdog_s <= least_s:
+            raise ValueError(
+                f"worker.watchdog_s = {watchdog_s:g} must exceed {least_s:g}, after which a silent broker or Redis "
+                f"(redis.timeout_s = {self.redis.timeout_s:g}) counts as away: to wait for them is not to hang"
+            )
+        return self
 
 
 def load_settings(

@@ -202,6 +202,11 @@ def _check(letter: Letter, known: Container[str], names: TopicSettings) -> None:
             f"{letter.place}: it is of {topic}, and letters go back to {inputs} only: what Weir writes, it "
             "writes again itself; choose others with --topic, and drop this one with weir dlq drop"
         )
+    if letter.content.reason.startswith("skipped:"):
+        raise UsageError(
+            f"{letter.place}: {letter.content.reason}; it holds no record: take them again by weir partitions seek, "
+            "and drop this one with weir dlq drop"
+        )
     if topic not in known:
         raise UsageError(
             f"{letter.place}: its topic {topic} does not exist here; create it, or weir dlq drop the letter"

@@ -26,6 +26,7 @@ from streams.cli.explain_score import explain_score_command
 from streams.cli.features import features_app
 from streams.cli.inference import inference_command
 from streams.cli.models import models_app
+from streams.cli.partitions import partitions_app
 from streams.cli.replay import replay_command
 from streams.cli.retrain import retrain_command
 from streams.cli.simulate import simulate_command
@@ -79,6 +80,7 @@ app.command("explain-score")(explain_score_command)
 app.command("tail")(tail_command)
 app.add_typer(examples_app, name="examples")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(partitions_app, name="partitions")
 app.add_typer(features_app, name="features")
 app.add_typer(acl_app, name="acl")
 

@@ -1,8 +1,9 @@
 """Ends a worker that hangs, so that its supervisor starts it again.
 
 A thread watches, so that a blocked event loop is seen too: when work is in flight and no batch was completed for
-``limit_s``, or when the loop has not answered for so long, it logs what was in flight, dumps the stacks of all threads
-and ends the process with `EXIT_STATUS`. Should it be kept from running itself - native code that never lets go of the
+``limit_s``, or when the loop has not answered for so long, it dumps the stacks of all threads, logs what was in flight
+and ends the process with `EXIT_STATUS`. The time that work waits for brokers or store, while they are away, does not
+count. Should it be kept from running itself - native code that never lets go of the
 interpreter - a timer of the C library ends the process ``grace_s`` later.
 """
 
@@ -66,6 +67,10 @@ class WatchdogState:
             self._moved_at = now
         self.in_flight = batches
 
+    def waiting(self, now: float) -> None:
+        """Work waits for brokers or store, whose own patience bounds that: it does not hang."""
+        self._moved_at = now
+
     def answered(self, now: float) -> None:
         """The event loop turned."""
         self._answered_at = now
@@ -94,6 +99,7 @@ class Watchdog:
     ----------
     policy : the limits.
     describe : what is in flight, for the log; called from the watchdog's thread.
+    waits : whether work waits for a link that is away; called from there, too.
     end : ends the process, for tests.
     """
 
@@ -102,7 +108,9 @@ class Watchdog:
         policy: WatchdogPolicy,
         describe: Callable[[], object] = lambda: "unknown",
         end: Callable[[int], object] = os._exit,
+        waits: Callable[[], object] = lambda: False,
     ) -> None:
+        self._waits = waits
         self.state = WatchdogState(policy, time.monotonic())
         self._describe, self._end = describe, end
         self._stop = threading.Event()
@@ -143,6 +151,8 @@ class Watchdog:
                 loop.call_soon_threadsafe(self._answer)
             except RuntimeError:  # the loop is closed: the worker has ended
                 return
+            if self._waits():
+                self.state.waiting(time.monotonic())
             if (why := self.state.verdict(time.monotonic())) is not None:
                 self._bark(why)
                 return

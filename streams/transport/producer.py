@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ class BatchProducer:
         self._producer: Any = None
         self._turns: dict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._failed: DeliveryError | None = None
+        self._waiting: dict[object, float] = {}
+        """When each call that is not over began, the oldest first, monotonic."""
 
     async def start(self) -> None:
         """Connect, unless connected; raises ``BrokerError`` when no broker takes us, saying why."""
@@ -153,6 +156,15 @@ class BatchProducer:
         """Send records and wait for their acknowledgement."""
         return await (await self.send(topic, records))
 
+    async def reachable(self) -> bool:
+        """Whether a broker answers a question now."""
+        return self._producer is not None and bool(await self._producer.client.force_metadata_update())
+
+    def waiting_s(self) -> float:
+        """How long the oldest records wait for their acknowledgement, or for room; may be asked from any thread."""
+        began = next(iter(list(self._waiting.values())), None)
+        return 0.0 if began is None else max(time.monotonic() - began, 0.0)
+
     async def partition_count(self, topic: str) -> int:
         """How many partitions a topic has; `DeliveryError` when it is not there."""
         return len(await self._patiently(topic, lambda: self._producer.partitions_for(topic)))
@@ -197,30 +209,37 @@ class BatchProducer:
 
     async def _patiently(self, topic: str, attempt: Any) -> Any:
         """Repeat an attempt that times out before it has any effect, for ``delivery_timeout_s``."""
-        loop = asyncio.get_running_loop()
-        began, patience_s = loop.time(), self._settings.delivery_timeout_s
-        while True:
-            self._usable()
-            try:
-                return await attempt()
-            except KafkaTimeoutError as error:
-                waited_s = loop.time() - began
-                if waited_s >= patience_s:
+        began, patience_s, call = time.monotonic(), self._settings.delivery_timeout_s, object()
+        self._waiting[call] = began
+        try:
+            while True:
+                self._usable()
+                try:
+                    return await attempt()
+                except KafkaTimeoutError as error:
+                    waited_s = time.monotonic() - began
+                    if waited_s >= patience_s:
+                        raise self._fail(topic, error) from error
+                    words = "topic %s: brokers take nothing for %.0f s; trying for %g s"
+                    log.warning(words, topic, waited_s, patience_s)
+                except KafkaError as error:
                     raise self._fail(topic, error) from error
-                log.warning("topic %s: brokers take nothing for %.0f s; trying for %g s", topic, waited_s, patience_s)
-            except KafkaError as error:
-                raise self._fail(topic, error) from error
+        finally:
+            del self._waiting[call]
 
     def _delivery(self, topic: str, sending: list[_Sending]) -> asyncio.Future[list[Sent]]:
         """Ends when all of ``sending`` has been answered."""
         delivery: asyncio.Future[list[Sent]] = asyncio.get_running_loop().create_future()
         left = len(sending)
+        if sending:
+            self._waiting[delivery] = time.monotonic()
 
         def answered(_: asyncio.Future[Any] | None) -> None:
             nonlocal left
             left -= 1
             if left > 0:
                 return
+            self._waiting.pop(delivery, None)
             try:
                 sent = [self._sent(topic, batch) for batch in sending]
             except DeliveryError as error:

@@ -22,6 +22,7 @@ from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
 from streams.transport import BatchApp, FetchedBatch, Sent
 from streams.transport.columns import Columns
+from streams.worker.links import Links
 from streams.worker.misplaced import Placement
 from streams.worker.pauses import Pauses
 
@@ -107,6 +108,8 @@ class Context:
         """Whether the group has given partitions, if only none."""
         self.lanes = 0
         """How many are open."""
+        self.links = Links(self)
+        """Whether brokers and store are there."""
         self.pauses = Pauses(self)
         """Which are paused."""
         self.id_bytes = settings.worker.dedupe_bytes

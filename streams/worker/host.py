@@ -31,6 +31,7 @@ from streams.worker.context import Context
 from streams.worker.idle import IdleTime, TimedLane
 from streams.worker.label import LabelLane
 from streams.worker.lane import RowLane
+from streams.worker.moves import seek_labels, seek_rows, set_watermark
 from streams.worker.partitioner import settle_partitioner
 from streams.worker.reading import LaneReader
 from streams.worker.score import ScoreLane
@@ -187,9 +188,7 @@ class LaneHost:
         lanes = [(self.ctx.settings.topics.own(tp.topic) or tp.topic, tp.partition) for tp in sorted(tps)]
         if self.ctx.remote is not None:
             await self.ctx.remote.own({partition for own, partition in lanes if own in self._of_stream})
-        starts: dict[TP, int] = {}
-        for found in await asyncio.gather(*(self.ctx.pauses.open_or_pause(key) for key in self._keys(lanes))):
-            starts |= found
+        starts = await self.ctx.pauses.open_or_pause(self._keys(lanes))
         self.ctx.metrics.inc("weir_rebalances_total")
         return {tp: starts[tp] for tp in tps if tp in starts}
 
@@ -259,6 +258,32 @@ class LaneHost:
             opened.start()
         if lane[0] in self._scoring:
             self._scoring[lane[0]].start()
+
+    def lanes_open(self) -> list[Lane]:
+        """See `control.Movable`."""
+        return [*self.rows, *((topics.LABELS, partition) for partition in self.labels)]
+
+    def positions(self) -> Mapping[Lane, tuple[int | None, float | None]]:
+        """See `control.Movable`."""
+        found: dict[Lane, tuple[int | None, float | None]] = {}
+        for lane, rows in self.rows.items():
+            if rows.started:
+                found[lane] = rows.next_offset, rows.intake.watermark if isinstance(rows, ScoreLane) else None
+        for partition, label in self.labels.items():
+            found[topics.LABELS, partition] = label.positions.get(topics.LABELS), None
+        return found
+
+    async def seek(self, lane: Lane, offset: int, by: str) -> str:
+        """See `control.Movable`."""
+        if lane[0] in LABELLED:
+            return await seek_labels(self.label_lane(lane[1]), offset, by)
+        return await seek_rows(self.row_lane(lane), offset, by)
+
+    async def set_watermark(self, lane: Lane, ts: float) -> str:
+        """See `control.Movable`."""
+        if lane[0] in LABELLED:
+            raise UsageError(f"{lane[0]}-{lane[1]} keeps no event time; give a partition of a stream of events")
+        return await set_watermark(self.row_lane(lane), ts)
 
     async def _hand_over(self, partition: int, sent: list[Sent], scored: dict[str, Scored]) -> None:
         """Give acknowledged predictions to the label lane; where it is paused they are in Kafka for when it is not."""

@@ -308,6 +308,24 @@ class LabelLane:
         await self._take(self._reader.decode_step(step, piece), publish=False)
         await self._steps.append(self._number, [step])
 
+    async def move(self, topic: str, offset: int) -> None:
+        """Go on at ``offset`` of a topic, where the lane is open and not started: what was taken is published first."""
+        publishing = asyncio.ensure_future(self._out.run(self._stored))
+        moving = asyncio.ensure_future(self._move(topic, offset))
+        try:
+            await asyncio.wait({publishing, moving}, return_when=asyncio.FIRST_COMPLETED)
+            await (moving if moving.done() else publishing)  # publishing ends by an error only
+        finally:
+            publishing.cancel()
+            moving.cancel()
+            await asyncio.gather(publishing, moving, return_exceptions=True)
+
+    async def _move(self, topic: str, offset: int) -> None:
+        await self._recover()
+        await self._out.until(self._number)
+        self.positions[topic] = offset
+        await self._steps.snapshot(self._number, self._snapshot())
+
     async def finish_alone(self) -> None:
         """Store the lane as it is after `take_alone`, also where there was nothing to take: it goes on from there."""
         if self._number:

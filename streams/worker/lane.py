@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from streams.errors import StateError
@@ -96,6 +97,11 @@ class RowLane(ABC):
         self.restore(record, journal)
         return self.next_offset
 
+    @property
+    def started(self) -> bool:
+        """Whether it takes batches."""
+        return bool(self._tasks)
+
     def start(self) -> None:
         """Begin to take batches."""
         for work in self._works():
@@ -140,6 +146,19 @@ class RowLane(ABC):
         """Process one batch to the end, where the lane is open and not started."""
         await self._flush([await self.compute(batch)])
         self.next_offset = batch.next_offset
+
+    def mark(self) -> bytes:
+        """What the lane keeps in its record."""
+        return b""
+
+    async def move(self, offset: int, newest: float = math.inf) -> None:
+        """Go on at ``offset``, where the lane is open and not started; rows that seem newer than ``newest`` are not."""
+        store = self.ctx.store
+        writes = store.end_step(self.lane, offset - 1)
+        clocks = {table: min(ts, newest) for table, ts in writes.clocks.items()}
+        record = store.record(self.lane, offset, self.mark())
+        await store.flush(self.lane, [replace(writes, clocks=clocks)], record, self.next_offset)
+        self.next_offset = offset
 
     # -- compute -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
@@ -23,6 +23,7 @@ from faust.types import TP
 from streams.errors import BrokerError, PartitionError, StateError, TooManyRejects, UsageError, WeirError
 from streams.following.errors import ReplicaDiverged
 from streams.stores.errors import StoreUnavailable
+from streams.stores.orders import Order, place_of
 from streams.stores.redis import Lane
 from streams.stores.steps import StepsTaken
 from streams.transport.errors import DeliveryError, RebalanceHookError, RecordsDeleted
@@ -141,6 +142,8 @@ class Pauses:
     def __init__(self, ctx: Context, clock: Callable[[], float] = time.monotonic) -> None:
         self._ctx, self._clock = ctx, clock
         self.host: Host
+        self.held: Callable[[Sequence[str]], Awaitable[Mapping[str, Order]]] | None = None
+        """Asked which partitions people have paused."""
         self.paused: dict[Lane, Pause] = {}
         self._before: dict[Lane, tuple[Pause, float]] = {}
         """The last pause of each lane that went on, and when it did."""
@@ -172,8 +175,19 @@ class Pauses:
         trace = error if pause.kind == "fault" and pause.tries == 1 else None
         log.error("%s-%d pauses%s; the others go on: %s", *lane, again, words, exc_info=trace)
 
-    async def open_or_pause(self, lane: Lane) -> Mapping[TP, int]:
-        """Open a lane that was assigned; one that cannot be opened is paused. The offsets to go on from, if any."""
+    async def open_or_pause(self, lanes: Sequence[Lane]) -> dict[TP, int]:
+        """Open lanes that were assigned, but for those that people paused; the offsets to go on from, if any.
+
+        One that cannot be opened is paused.
+        """
+        places = {place_of(lane): lane for lane in lanes}
+        held = await self.held(list(places)) if self.held is not None else {}
+        for place, order in held.items():
+            self.by_hand(places[place], str(order), order.at)
+        found = await asyncio.gather(*(self._open(lane) for place, lane in places.items() if place not in held))
+        return {tp: offset for starts in found for tp, offset in starts.items()}
+
+    async def _open(self, lane: Lane) -> Mapping[TP, int]:
         try:
             return await self.host.reopen(lane)
         except Exception as error:

@@ -33,6 +33,7 @@ from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
 from streams.transport import BatchApp, FetchedBatch
 from streams.worker.context import Context
+from streams.worker.control import Control, Movable
 from streams.worker.warmup import warm_up_records
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ STOP_S: Final = 20.0
 """How long a worker may take to stop, by a signal or after an error, before it is ended."""
 
 
-class Lanes(Protocol):
+class Lanes(Movable, Protocol):
     """The lanes of the partitions that this process is given."""
 
     def take(self, batch: FetchedBatch) -> None:
@@ -124,8 +125,10 @@ class Process:
     def _consume(self, names: Iterable[str], lanes: Lanes, status: Measured) -> None:
         """Have the records of some topics, by Weir's own names, brought to lanes, and a status told."""
         self._lanes, self._status = lanes, status
+        self._control = Control(self.ctx, lanes)
         limit = self.settings.worker.watchdog_s
-        self.ctx.watchdog = Watchdog(WatchdogPolicy(limit), status.in_flight) if limit else None
+        policy, waits = WatchdogPolicy(limit), self.ctx.links.away
+        self.ctx.watchdog = Watchdog(policy, status.in_flight, waits=waits) if limit else None
         self.app.start_offsets, self.app.on_revoked = lanes.assigned, lanes.revoked
         self.app.on_failed = lambda tp, error: self.ctx.fail(lanes.key(tp), error)
         topic = self.app.batch_topic(*(self.settings.topics.name(own) for own in names))
@@ -173,7 +176,8 @@ class Process:
 
     def beside(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """What runs beside the consumer; an error in it ends the process."""
-        return (self.updates.run, self._tick, StoreWatch(self.link, self.metrics).run)
+        watch = StoreWatch(self.link, self.metrics).run
+        return (self.updates.run, self._tick, watch, self._control.run, self.ctx.links.run)
 
     @property
     def reason(self) -> BaseException | None:
@@ -191,7 +195,9 @@ class Process:
         """Everything that must be down after the consumer, as far as it was up, whatever else fails."""
         if self.ctx.watchdog is not None:
             self.ctx.watchdog.stop()
-        for stop in (self.conclude, self._end_background, self.updates.stop, self.app.records.stop, self.link.stop):
+        for stop in (self.conclude, self._end_background, self._control.stop, self.updates.stop):
+            await self._down(stop)
+        for stop in (self.app.records.stop, self.link.stop):
             await self._down(stop)
         if self._web is not None:
             await self._down(self._web.stop)

@@ -77,6 +77,16 @@ class ScoreLane(RowLane):
     def _works(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         return [self._flush_steps]
 
+    def mark(self) -> bytes:
+        """Event time and counts."""
+        return self.intake.mark()
+
+    async def set_watermark(self, ts: float) -> None:
+        """Take ``ts``, epoch seconds, for the newest event time, where the lane is open and not started."""
+        self.intake.set_watermark(ts)
+        if self.next_offset is not None:
+            await self.move(self.next_offset, newest=ts)
+
     def put(self, batch: FetchedBatch) -> None:
         """Take a batch; the consumer bounds how many wait."""
         self.active_at = asyncio.get_running_loop().time()

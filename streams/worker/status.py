@@ -38,7 +38,8 @@ class ProcessStatus(ABC):
         served, first = self.lanes(), dict[str, str]()
         for (topic, partition), pause in self._ctx.pauses.paused.items():
             first.setdefault(topic, f"{topic}-{partition}: {pause.reason}")
-        return [f"all partitions of {topic} are paused; {why}" for topic, why in first.items() if not served.get(topic)]
+        paused = [f"all partitions of {own} are paused; {why}" for own, why in first.items() if not served.get(own)]
+        return self._ctx.links.away() + paused
 
     def describe(self) -> Mapping[str, object]:
         """What stands still; a worker with some lanes paused is ready, as it serves the others."""

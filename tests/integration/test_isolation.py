@@ -19,7 +19,7 @@ from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.streamed import DAY, KeyValue, simulated, unique
 from tests.integration.test_worker import samples
-from tests.integration.worker_process import Watcher, Worker
+from tests.integration.worker_process import Watcher, Worker, run_weir
 
 pytestmark = pytest.mark.integration
 
@@ -66,6 +66,7 @@ def test_garbage_in_one_partition_pauses_it_and_it_goes_on_behind_the_garbage(
         assert (status, told["reasons"]) == (200, [])
         assert "records were rejected, the limit is 50%" in told["paused"][f"user-events-{BAD}"]["reason"]
         assert samples(worker.get("/metrics")[1])["weir_partitions_paused{reason=rejects}"] == 1
+        assert run_weir(deployment, "partitions", "resume", f"user-events-{BAD}").status == 0
         watcher.send(topics.USER_EVENTS, [*good[half:], *of_bad])
         worker.until(
             lambda: all(p == BAD for (topic, p) in watcher.behind() if topic == topics.USER_EVENTS),
@@ -109,3 +110,71 @@ def test_a_partition_whose_state_is_damaged_pauses_and_goes_on_when_it_is_mended
             assert not ready(worker)[1]["paused"]
             assert worker.end() == 0
     Checker(deployment, store).check()
+
+
+def test_a_person_pauses_skips_takes_again_and_resumes_a_partition(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path
+) -> None:
+    deployment = Deployment.create(
+        tmp_path, kafka, redis_server.url, prefix=unique("hand"), partitions=PARTITIONS, tasks=("spend",),
+        worker={"web_port": "auto"},
+    )  # fmt: skip
+    place = f"user-events-{BAD}"
+    of_bad, others = split(simulated(DAY)[topics.USER_EVENTS])
+    first, skipped, last = (of_bad[len(of_bad) * k // 3 : len(of_bad) * (k + 1) // 3] for k in range(3))
+
+    def weir(*arguments: str) -> str:
+        done = run_weir(deployment, "partitions", *arguments)
+        assert done.status == 0, (arguments, done.out, done.err)
+        return done.err
+
+    def row() -> Any:
+        listed = run_weir(deployment, "partitions", "list", "--json")
+        (found,) = [each for each in listed.document if (each["topic"], each["partition"]) == (topics.USER_EVENTS, BAD)]
+        return found
+
+    with Watcher(deployment) as watcher:
+        with Worker(deployment, tmp_path / "first.log") as worker:
+            watcher.send(topics.USER_EVENTS, first)
+            watcher.settle(worker)
+            assert "paused, until somebody resumes it" in weir("pause", place, "--why", "a broken producer")
+            watcher.send(topics.USER_EVENTS, [*others, *skipped])
+            worker.until(lambda: [*watcher.behind()] == [(topics.USER_EVENTS, BAD)], "the others are served")
+            assert worker.end() == 0
+        nobody = run_weir(deployment, "partitions", "resume", place, "--wait", "0.1")
+        assert nobody.status == 1, nobody.err
+        assert "the order waits in the store" in nobody.err
+        weir_pause = run_weir(deployment, "partitions", "pause", place, "--why", "again", "--wait", "0")  # in its place
+        assert weir_pause.status == 1
+        with Worker(deployment, tmp_path / "second.log") as worker:
+            worker.until(worker.ready, "it is ready")
+            told = ready(worker)[1]["paused"][place]
+            assert (told["kind"], told["retry_in_s"]) == ("hand", None)
+            worker.until(lambda: row()["state"] == "paused" and "again" in row()["reason"], "it is told")
+            assert row()["owner"]
+            assert "still paused by hand" in weir("seek", place, "latest")
+            assert row()["state"] == "paused"
+            assert "it goes on" in weir("resume", place)
+            watcher.send(topics.USER_EVENTS, last)
+            watcher.settle(worker)
+            assert scored(deployment)[BAD] == len(first) + len(last)
+            (letter,) = [
+                orjson.loads(s.record.value) for log in deployment.read(topics.DEAD_LETTERS).values() for s in log
+            ]
+            assert letter["reason"].startswith(
+                f"skipped: by hand, offsets {len(first)} to {len(first) + len(skipped) - 1}"
+            )
+            assert "back from" in weir("seek", place, "earliest")
+            watcher.settle(worker, "what was skipped is scored, what was not is known as a repeat")
+            late = int(
+                samples(worker.get("/metrics")[1]).get("weir_dead_letters_total{reason=late,topic=user-events}", 0)
+            )
+            assert scored(deployment)[BAD] == len(of_bad) - late
+            assert "its event time was" in weir("watermark", place, str(DAY.end_ts - 86_400.0))
+            worker.until(lambda: row()["watermark"] == DAY.end_ts - 86_400.0, "it is told")
+            assert "labels skipped" not in weir("seek", f"labels-{BAD}", "latest")
+            refused = run_weir(deployment, "partitions", "watermark", f"labels-{BAD}", "1h")
+            assert (refused.status, "keeps no event time" in refused.err) == (1, True)
+            assert run_weir(deployment, "partitions", "seek", place, "999999").status == 2
+            assert run_weir(deployment, "partitions", "pause", "orders-1").status == 2
+            assert worker.end() == 0

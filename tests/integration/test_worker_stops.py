@@ -133,31 +133,32 @@ def test_a_stop_while_it_starts_is_a_clean_one(kafka: Broker, tmp_path: Path, sa
         assert "Traceback" not in worker.log
 
 
-def test_the_watchdog_ends_a_worker_whose_store_hangs_and_the_next_one_goes_on(
+def test_a_store_that_hangs_is_waited_for_longer_than_the_watchdog_would_and_ready_says_so(
     kafka: Broker, new_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     store, log = new_redis(aof=True), tmp_path / "worker.log"
     deployment = Deployment.create(
         tmp_path, kafka, store.url, prefix=unique("hung"), partitions=PARTITIONS, tasks=("fraud",),
-        worker={"watchdog_s": 2.5},
+        worker={"watchdog_s": 5.5, "web_port": "auto"},
     )  # fmt: skip
     records = simulated(DAY)
     events = records[topics.USER_EVENTS]
-    with Watcher(deployment) as watcher:
-        with Worker(deployment, log) as hung:
-            watcher.send(topics.USER_EVENTS, events[:1_000])
-            watcher.send(topics.LABELS, records[topics.LABELS])
-            watcher.settle(hung)
-            store.freeze()
-            try:
-                watcher.send(topics.USER_EVENTS, events[1_000:])
-                assert hung.wait() == 70
-            finally:
-                store.thaw()
-            said = hung.log
-            assert "watchdog: no batch was completed for" in said
-            assert f"in flight: ['{deployment.settings.topics.name(topics.USER_EVENTS)}-" in said
-        with Worker(deployment, log) as next_one:
-            watcher.settle(next_one)
-            assert next_one.end() == 0
+    with Watcher(deployment) as watcher, Worker(deployment, log) as worker:
+        watcher.send(topics.USER_EVENTS, events[:1_000])
+        watcher.send(topics.LABELS, records[topics.LABELS])
+        watcher.settle(worker)
+        assert worker.ready()
+        store.freeze()
+        frozen = time.monotonic()
+        try:
+            watcher.send(topics.USER_EVENTS, events[1_000:])
+            worker.until(lambda: "is away: " in worker.get("/ready")[1], "it says what it waits for")
+            assert not worker.ready()
+            worker.until(lambda: time.monotonic() - frozen > 14.0, "it waits, twice as long as the watchdog")
+        finally:
+            store.thaw()
+        watcher.settle(worker)
+        worker.until(worker.ready, "it is ready again")
+        assert worker.end() == 0
+        assert "watchdog" not in worker.log
     Checker(deployment, redis.Redis.from_url(store.url)).check()

@@ -154,7 +154,7 @@ def test_a_lane_that_cannot_be_opened_stays_paused_with_the_reason_of_now() -> N
     async def go() -> None:
         w = World()
         w.host.broken = StateError("its journal is not whole")
-        assert await w.pauses.open_or_pause(LANE) == {}
+        assert await w.pauses.open_or_pause([LANE]) == {}
         await w.after(61)
         pause = w.pauses.paused[LANE]
         assert (pause.kind, pause.tries, pause.wait_s, pause.offset) == ("state", 2, 120.0, 42)

@@ -133,6 +133,7 @@ def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
         ('[worker]\nrole = "both"', ["worker.role", "'score', 'label' or 'all'", "got 'both'"]),
         ("[worker]\nweb_port = 70000", ["worker.web_port", "65535", "got 70000"]),
         ("[worker]\ndrain_s = 5\nwatchdog_s = 3", ["watchdog_s = 3", "drain_s = 5"]),
+        ("[redis]\ntimeout_s = 30\n[worker]\nwatchdog_s = 20", ["watchdog_s = 20", "must exceed 30"]),
         ('[worker]\nstore_patience_s = "long"', ["worker.store_patience_s", "got 'long'"]),
         ('[worker]\ninstance_id = "a b"', ["worker.instance_id", "got 'a b'"]),
         ("[worker]\nmax_batch = 0", ["worker.max_batch", "got 0"]),

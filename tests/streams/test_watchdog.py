@@ -60,6 +60,17 @@ def test_batches_that_a_rebalance_dropped_are_not_waited_for() -> None:
     assert "with 1 in flight" in str(dog.verdict(71.0))
 
 
+def test_work_that_waits_for_a_link_does_not_hang_and_the_time_counts_from_when_it_is_back() -> None:
+    dog = state()
+    dog.started(0.0)
+    for now in (5.0, 100.0):
+        dog.waiting(now)
+        dog.answered(now + 9.0)
+        assert dog.verdict(now + 9.0) is None
+    dog.answered(111.0)
+    assert "no batch was completed for 11.0 s" in str(dog.verdict(111.0))
+
+
 def test_a_loop_that_does_not_answer_is_found_without_work_too() -> None:
     dog = state()
     assert dog.verdict(10.0) is None
@@ -89,6 +100,34 @@ def test_the_thread_ends_the_process_once_and_says_what_was_in_flight(caplog: py
     asyncio.run(run())
     assert ended == [EXIT_STATUS]
     assert "user-events-3@17" in caplog.text
+
+
+def test_the_thread_asks_whether_work_waits_for_a_link() -> None:
+    async def run() -> list[int]:
+        ended: list[int] = []
+        away, over, asked = ["Redis is away"], asyncio.Event(), 0
+
+        def waits() -> list[str]:
+            nonlocal asked
+            asked += 1
+            if asked == 20:  # twice the limit
+                away.clear()
+            return away
+
+        def end(status: int) -> None:
+            ended.append(asked)
+            loop.call_soon_threadsafe(over.set)
+            assert status == EXIT_STATUS
+
+        loop = asyncio.get_running_loop()
+        dog = Watchdog(WatchdogPolicy(0.2), end=end, waits=waits)
+        dog.started()
+        dog.start(loop)
+        await asyncio.wait_for(over.wait(), 10)
+        dog.stop()
+        return ended
+
+    assert asyncio.run(run())[0] >= 20
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from streams.full.serving import FullModels
 from streams.stores.redis import Lane
 from streams.transport import FetchedBatch
 from streams.worker.context import Context
+from streams.worker.moves import seek_rows, set_watermark
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,8 @@ class InferenceHost:
         again, as that of a new entity.
         """
         await self.revoked(tps)
-        keys, starts = sorted((OWN, tp.partition) for tp in tps), dict[TP, int]()
-        for found in await asyncio.gather(*(self.ctx.pauses.open_or_pause(key) for key in keys)):
-            starts |= found
+        keys = sorted((OWN, tp.partition) for tp in tps)
+        starts = await self.ctx.pauses.open_or_pause(keys)
         for key in keys:
             if key not in self.ctx.pauses.paused:
                 self.begin(key)
@@ -99,6 +99,22 @@ class InferenceHost:
     def begin(self, lane: Lane) -> None:
         """See `pauses.Host`."""
         self.lanes[lane[1]].start()
+
+    def lanes_open(self) -> list[Lane]:
+        """See `control.Movable`."""
+        return [(OWN, partition) for partition in self.lanes]
+
+    def positions(self) -> Mapping[Lane, tuple[int | None, float | None]]:
+        """See `control.Movable`."""
+        return {(OWN, partition): (lane.next_offset, None) for partition, lane in self.lanes.items()}
+
+    async def seek(self, lane: Lane, offset: int, by: str) -> str:
+        """See `control.Movable`."""
+        return await seek_rows(self._lane(lane), offset, by)
+
+    async def set_watermark(self, lane: Lane, ts: float) -> str:
+        """See `control.Movable`."""
+        return await set_watermark(self._lane(lane), ts)
 
     def _lane(self, lane: Lane) -> InferenceLane:
         return InferenceLane(lane, self.ctx, self._scorers, self._inputs, self._pool)

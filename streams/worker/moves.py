@@ -1,0 +1,89 @@
+"""Moves one partition by hand, through its own lane, while it is closed: to another offset, or to another time.
+
+What is skipped becomes one dead letter that names the offsets, acknowledged before the lane moves: nothing is passed
+over without a trace. It does not know who asked, nor when the lane goes on.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from streams import topics
+from streams.errors import UsageError
+from streams.host.outputs import dead_letter
+from streams.worker.context import Context
+from streams.worker.label import LabelLane
+from streams.worker.lane import RowLane
+from streams.worker.score import ScoreLane
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+SKIPPED: Final = "skipped"
+"""The first word of the reason."""
+
+
+@asynccontextmanager
+async def _opened(lane: RowLane) -> AsyncIterator[int | None]:
+    """A lane that is open and not started; where it is."""
+    start = await lane.open()
+    try:
+        yield start
+    finally:
+        await lane.close()
+
+
+async def seek_rows(lane: RowLane, offset: int, by: str) -> str:
+    """Have a score, side or inference lane go on at ``offset``."""
+    async with _opened(lane) as at:
+        before = at if at is not None else _stood(lane.ctx, lane.lane)
+        await _letter(lane.ctx, lane.lane, before, offset, by)
+        await lane.move(offset)
+    return _moved(before, offset)
+
+
+async def seek_labels(lane: LabelLane, offset: int, by: str) -> str:
+    """Have a label lane go on with the label at ``offset``; its predictions stay where they are."""
+    place = (topics.LABELS, lane.partition)
+    at = (await lane.open()).get(topics.LABELS)
+    before = at if at is not None else _stood(lane.ctx, place)
+    await _letter(lane.ctx, place, before, offset, by)
+    try:
+        await lane.move(topics.LABELS, offset)
+    finally:
+        await lane.close()
+    return _moved(before, offset)
+
+
+async def set_watermark(lane: RowLane, ts: float) -> str:
+    """Have a score lane take ``ts``, epoch seconds, for the newest event time; raises ``UsageError`` for another."""
+    if not isinstance(lane, ScoreLane):
+        raise UsageError(f"{lane.name} keeps no event time; give a partition of a stream of events")
+    async with _opened(lane) as at:
+        if at is None:
+            raise UsageError(f"{lane.name}: nothing of it was processed yet, so there is no event time to correct")
+        before = lane.intake.watermark
+        await lane.set_watermark(ts)
+    return f"its event time was {before:.3f} and is {ts:.3f}"
+
+
+def _stood(ctx: Context, lane: tuple[str, int]) -> int | None:
+    pause = ctx.pauses.paused.get(lane)
+    return pause.offset if pause is not None else None
+
+
+def _moved(before: int | None, offset: int) -> str:
+    if before is None:
+        return f"goes on at {offset}; where it was is not known"
+    if offset > before:
+        return f"{offset - before} offsets skipped, {before} to {offset - 1}, told in one dead letter"
+    return f"back from {before} to {offset}"
+
+
+async def _letter(ctx: Context, lane: tuple[str, int], before: int | None, offset: int, by: str) -> None:
+    if before is None or offset <= before:
+        return
+    why = f"{SKIPPED}: by hand, offsets {before} to {offset - 1} ({offset - before}), by {by}"
+    letter = dead_letter(ctx.name(lane[0]), lane[1], before, why, b"", ctx.now())
+    await (await ctx.records.send(ctx.name(topics.DEAD_LETTERS), [letter]))
