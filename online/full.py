@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 from pydantic import Field
 
-from online.batch import FloatMatrix, FloatVector
+from online.batch import BoolVector, FloatMatrix, FloatVector
 from online.durations import Seconds
 from online.errors import TaskError
 from online.features.spec import Frozen
@@ -199,5 +199,5 @@ def usable(made: FloatMatrix) -> FloatMatrix:
     >>> usable(np.array([[1.5, 1.0], [np.nan, 1.0], [1e30, 1.0]])).tolist()
     [[1.5, 1.0], [0.0, 0.0], [0.0, 0.0]]
     """
-    odd = ~(np.abs(made) <= FEATURE_MAX).all(axis=1)  # NaN is not within any bound
+    odd: BoolVector = np.asarray(~(np.abs(made) <= FEATURE_MAX).all(axis=1))  # NaN is not within any bound
     return np.where(odd[:, None], 0.0, made) if odd.any() else made

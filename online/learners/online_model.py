@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from online.batch import ExampleBatch
 from online.learners.base import FloatMatrix, FloatVector, Learner
+from online.learners.guard import Guarded
+from online.learners.leading import LeadingColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,12 @@ class OnlineModel:
     def version(self) -> int:
         """How many examples were learned; the log offset of the next one."""
         return self._version
+
+    @property
+    def refused(self) -> int:
+        """How many of them the learner was not shown (``online.learners.guard``)."""
+        inner = self.learner.learner if isinstance(self.learner, LeadingColumns) else self.learner
+        return inner.refused if isinstance(inner, Guarded) else 0
 
     def score(self, x: FloatMatrix) -> tuple[FloatVector, int]:
         """Probabilities ``(n,)`` of ``x (n, F)`` and the version they come from."""

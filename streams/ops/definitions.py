@@ -65,6 +65,7 @@ GaugeName = Literal[
     "weir_batches_in_flight",
     "weir_since_batch_seconds",
     "weir_learner_version",
+    "weir_examples_refused",
     "weir_waiting_predictions",
     "weir_open_alerts",
     "weir_prequential_metric",
@@ -212,6 +213,12 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         "weir_learner_version",
         "examples",
         "Version of the model that scores: examples learned since its beginning.",
+        "task",
+    ),
+    _gauge(
+        "weir_examples_refused",
+        "examples",
+        "Of those, how many the model was not shown: no recent one had values of their size.",
         "task",
     ),
     _gauge(

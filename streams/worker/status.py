@@ -134,6 +134,7 @@ class WorkerStatus(ProcessStatus):
         m = self._ctx.metrics
         version = self._follower.version(name)
         m.set("weir_learner_version", version, task=name)
+        m.set("weir_examples_refused", self._follower.model(name).refused, task=name)
         self._told.setdefault(name, version)  # what was stored was learned by others
         m.inc("weir_examples_learned_total", self._new(name, version), task=name)
         stages = [lane.stages[name] for lane in self._host.labels.values() if lane.ready]

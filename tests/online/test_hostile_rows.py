@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from online.learners import REGISTRY, Learner, LearnerSpec, build_learner
+from online.learners import REGISTRY, Learner, LearnerSpec, OnlineModel, build_learner
 from online.learners.beside import FULL
 from online.learners.guard import JUDGED_AGAIN, Guarded
+from online.learners.leading import LeadingColumns
 
 COLUMNS = ("zeta", "alpha", "mid", "beta", "still", "never")
 GOOD, HOSTILE, JUDGED, BLOCK = 20_000, 100, 5_000, 250
@@ -149,6 +150,7 @@ def test_a_level_that_stays_is_learned_and_one_that_does_not_is_not() -> None:
     y, ones = x[:, 0] > 0, np.ones(6_000)
     model = build_learner(LOGISTIC, ("level",))
     assert isinstance(model, Guarded)
+    assert OnlineModel(LeadingColumns(model, ("level", "logged"))).refused == OnlineModel(model).refused == 0
     model.learn_many(x[:3_000], y[:3_000], ones[:3_000])
     model.learn_many(x[:100] * 1e9, ~y[:100], ones[:100])
     glitch = model.refused
