@@ -316,7 +316,13 @@ class DeadLetter(WireModel):
     raw: bytes
     failed_at: Timestamp
     key: bytes | None = None
-    """The record's own key, so that a replay sends it to the partition of its entity again."""
+    """The record's own key, or its first bytes, so that a replay sends it to the partition of its entity again."""
+    last_offset: Count | None = None
+    """Where the letter stands for a batch that could not be read: its last offset; ``raw`` is the batch then."""
+    raw_bytes: Count | None = None
+    """Where ``raw`` holds only the first bytes: how many there were."""
+    raw_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of all of them, likewise."""
 
 
 Model = TypeVar("Model", bound=WireModel)

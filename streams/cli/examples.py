@@ -205,7 +205,7 @@ async def _find(settings: Settings, choice: Choice) -> tuple[list[Found], list[Q
     topic = settings.topics.name(topics.EXAMPLES)
     async with RangeReader(settings.kafka.client_options("examples"), topic) as reader:
         first, end = await reader.bounds(0)
-        async for offsets, records in reader.read(0, first, end):
+        async for offsets, records, *_ in reader.read(0, first, end):
             values = [record.value for record in records]
             quarantines += [q for q in find_quarantines(values, offsets) if q.task == choice.task]
             for offset, record in zip(offsets, records, strict=True):

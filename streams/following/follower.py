@@ -26,8 +26,9 @@ from streams.following.history import ModelHistory
 from streams.following.keeper import ModelKeeper
 from streams.following.refold import fold_again
 from streams.following.snapshots import ModelSnapshots
+from streams.transport.batch import Slice
 from streams.transport.errors import RecordsDeleted
-from streams.transport.ranges import RangeReader, Slice
+from streams.transport.ranges import RangeReader
 
 log = logging.getLogger(__name__)
 

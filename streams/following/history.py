@@ -21,7 +21,8 @@ from streams.following.errors import FollowerBehind
 from streams.following.fold import ExampleFold
 from streams.following.refold import fold_again
 from streams.following.snapshots import ModelSnapshots
-from streams.transport.ranges import RangeReader, Slice
+from streams.transport.batch import Slice
+from streams.transport.ranges import RangeReader
 
 _SLICE: Final = 512
 SLACK: Final = 4096

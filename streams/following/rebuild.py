@@ -52,7 +52,7 @@ async def rebuild(
     async with RangeReader(options, topic) as reader:
         _, end = await reader.bounds(0)
         if fold.model.version < version:
-            async for offsets, records in reader.read(0, fold.next_offset, end):
+            async for offsets, records, *_ in reader.read(0, fold.next_offset, end):
                 at = np.asarray(offsets, dtype=np.int64)
                 values = [record.value for record in records]
                 found = decode_example_log(values, {fold.task: fold.features}).tasks[fold.task]

@@ -111,7 +111,7 @@ async def _bounds(reader: RangeReader, partition: int, since: float | None) -> t
 
 
 async def _records(reader: RangeReader, partition: int, start: int, stop: int) -> AsyncIterator[tuple[int, Record]]:
-    async for offsets, records in reader.read(partition, start, stop):
+    async for offsets, records, *_ in reader.read(partition, start, stop):
         for pair in zip(offsets, records, strict=True):
             yield pair
 

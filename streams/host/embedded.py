@@ -29,7 +29,7 @@ from streams.full.updates import decode_updates
 from streams.host.checkpoint import Checkpoints
 from streams.host.outputs import dead_letter, records_of
 from streams.host.rejects import RejectLimit, RejectPolicy
-from streams.log import EmbeddedLog, LoggedBatch
+from streams.log import EmbeddedLog, LoggedBatch, Refused, oversized
 from streams.stores import MemoryFeatureStore
 
 GROUP = "weir"
@@ -138,8 +138,7 @@ class EmbeddedHost:
         self.seq = batch.seq + 1
 
     def _events(self, batch: LoggedBatch, now: float) -> None:
-        pipelines = self._of_stream[batch.topic]
-        raw = [r.value for r in batch.records]
+        pipelines, raw = self._of_stream[batch.topic], self._raw(batch)
         decoded = _DECODERS[batch.topic](raw, self._columns[batch.topic], limits=self._input_limits)
         arrived = np.array([r.ts for r in batch.records], dtype=np.float64)
         lane = f"{batch.topic}-{batch.partition}"
@@ -152,8 +151,12 @@ class EmbeddedHost:
         for pipeline in pipelines:
             self._publish(pipeline, pipeline.events(admitted.batch), now)
 
+    def _raw(self, batch: LoggedBatch) -> list[bytes]:
+        """The records to decode; nothing of one that is too large, which `_refuse` says."""
+        return [r.value if len(r.value) <= self._input_limits.record_bytes else b"" for r in batch.records]
+
     def _labels(self, batch: LoggedBatch, now: float) -> None:
-        raw = [r.value for r in batch.records]
+        raw = self._raw(batch)
         arrived = np.array([r.ts for r in batch.records], dtype=np.float64)
         decoded = decode_labels(raw, limits=self._input_limits)
         decoded = labels_in_time(decoded, raw, arrived[decoded.index], self._intake_policy)
@@ -168,16 +171,18 @@ class EmbeddedHost:
 
     def _updates(self, batch: LoggedBatch, now: float) -> None:
         """Swap models; what comes behind this place in the log is scored by them, here and in every repetition."""
-        decoded = decode_updates([r.value for r in batch.records])
+        decoded = decode_updates(self._raw(batch))
         self._refuse(batch, [(r.index, r.reason) for r in decoded.rejects], now)
         self.full.apply_now(decoded.updates)
 
     def _refuse(self, batch: LoggedBatch, refused: list[tuple[int, str]], now: float) -> None:
         """Send refused records to the dead letters, before their offset is committed."""
-        letters = []
+        letters, largest = [], self._input_limits.record_bytes
         for i, why in sorted(refused):
             r = batch.records[i]
-            letters.append(dead_letter(batch.topic, batch.partition, batch.base_offset + i, why, r.value, now, r.key))
+            reason = oversized(len(r.value), largest) if len(r.value) > largest else why
+            one = Refused(batch.base_offset + i, reason, r)
+            letters.append(dead_letter(batch.topic, batch.partition, one, now, largest))
         if letters:
             self.log.append(topics.DEAD_LETTERS, letters)
             self.stats.dead_letters += len(letters)
@@ -248,7 +253,7 @@ class EmbeddedHost:
             if batch.seq < self.seq:
                 self.log.commit(GROUP, batch.topic, batch.partition, batch.next_offset)
                 if batch.topic == topics.MODEL_UPDATES:
-                    updates += decode_updates([r.value for r in batch.records]).updates
+                    updates += decode_updates(self._raw(batch)).updates
         self.full.resume(updates)
         return True
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import hashlib
+from typing import Final, Protocol
 
 from online.batch import ExampleBatch
 from online.decisions import AlertState
 from online.encode import encode_alerts, encode_dead_letters, encode_examples, encode_model, encode_predictions
 from online.pipeline import StepOutput, TaskPipeline
 from online.retrain import RetrainAsked
-from online.wire import Alert, DeadLetter, RetrainRequest
+from online.wire import REASON_CHARS, Alert, DeadLetter, RetrainRequest
 from streams import topics
-from streams.log import Record
+from streams.log import Record, Refused
 
 
 def records_of(out: StepOutput, pipeline: TaskPipeline, now: float) -> dict[str, list[Record]]:
@@ -52,11 +53,37 @@ def decision_records(task: str, features: tuple[str, ...], out: Decided, now: fl
     return made
 
 
-def dead_letter(
-    topic: str, partition: int, offset: int, reason: str, raw: bytes, now: float, key: bytes | None = None
-) -> Record:
-    """One refused record, with where it came from, its key and why."""
+KEY_KEPT: Final = 1_024
+"""Bytes of a record's key that its dead letter holds."""
+_AROUND: Final = 16_384
+"""The most that a dead letter holds beside its record, in bytes of JSON; a character of the reason may take six."""
+
+
+def letter_room(most: int) -> int:
+    """Bytes of a record that a dead letter can hold where its topic takes ``most`` bytes: base64 is a third longer.
+
+    >>> letter_room(1_048_588), letter_room(1_000)
+    (774153, 0)
+    """
+    return max(most - _AROUND, 0) // 4 * 3
+
+
+def dead_letter(topic: str, partition: int, refused: Refused, now: float, room: int) -> Record:
+    """One refused record, with where it came from, its key and why; of the record itself the first ``room`` bytes."""
+    value, size, sha256 = refused.record.value, refused.size, refused.sha256
+    if len(value) > room:
+        size = len(value) if size is None else size
+        sha256 = hashlib.sha256(value).hexdigest() if sha256 is None else sha256
     letter = DeadLetter(
-        topic=topic, partition=partition, offset=offset, reason=reason[:2000], raw=raw, failed_at=now, key=key
+        topic=topic,
+        partition=partition,
+        offset=refused.offset,
+        last_offset=refused.last_offset,
+        reason=refused.reason.encode("utf-8", "backslashreplace").decode()[:REASON_CHARS],
+        raw=value[:room],
+        raw_bytes=size,
+        raw_sha256=sha256,
+        failed_at=now,
+        key=refused.record.key[:KEY_KEPT],
     )
     return Record(f"{topic}-{partition}".encode(), encode_dead_letters([letter])[0], now)

@@ -15,6 +15,31 @@ class Record(NamedTuple):
     """The time the record became available (the broker's timestamp), epoch seconds."""
 
 
+class Refused(NamedTuple):
+    """A record that cannot be used, or a stretch of offsets whose batch cannot be read."""
+
+    offset: int
+    reason: str
+    record: Record
+    """Its value may be only the first bytes; of a batch that cannot be read it is the batch as it is in the log."""
+    last_offset: int | None = None
+    """Of the stretch; ``None`` for a single record."""
+    size: int | None = None
+    """Bytes of the whole value, where ``record`` holds only the first of them."""
+    sha256: str | None = None
+    """Of the whole value, likewise."""
+
+    @property
+    def offsets(self) -> int:
+        """How many it stands for."""
+        return 1 if self.last_offset is None else self.last_offset - self.offset + 1
+
+
+def oversized(size: int, allowed: int, what: str = "bytes") -> str:
+    """Why a record is refused for its size."""
+    return f"oversized: {size} {what}, allowed {allowed}; send smaller records or raise [limits] record_bytes"
+
+
 class RecordBatch(Protocol):
     """Consecutive records of one partition, as `streams.log.LoggedBatch` and `streams.transport.FetchedBatch` are.
 

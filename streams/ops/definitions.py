@@ -140,7 +140,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     _counter(
         "weir_dead_letters_total",
         "records",
-        "Records sent to the dead letters; reason is invalid, late, ahead, oversized, misplaced or out of range.",
+        "Records sent to the dead letters: late, ahead, oversized, unreadable, misplaced, out of range or invalid.",
         "topic",
         "reason",
     ),

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from streams.transport import FetchedBatch
 
 LaneKind = Literal["score", "side", "label", "inference"]
-LetterClass = Literal["late", "ahead", "oversized", "misplaced", "out of range", "invalid"]
-_CLASSES: Final[tuple[LetterClass, ...]] = ("late", "ahead", "oversized", "misplaced", "out of range")
+LetterClass = Literal["late", "ahead", "oversized", "unreadable", "misplaced", "out of range", "invalid"]
+_CLASSES: Final[tuple[LetterClass, ...]] = ("late", "ahead", "oversized", "unreadable", "misplaced", "out of range")
 
 
 def letter_class(reason: str) -> LetterClass:
@@ -118,10 +118,12 @@ class Metrics(Registry):
         held.scored.inc(events)
         held.duplicates.inc(duplicates)
 
-    def refused(self, topic: str, reasons: Iterable[str]) -> None:
-        """Records of a topic went to the dead letters, each with its reason."""
-        own = self._own(topic) or topic
-        for kind, count in Tally(map(letter_class, reasons)).items():
+    def refused(self, topic: str, reasons: Iterable[tuple[str, int]]) -> None:
+        """Records of a topic went to the dead letters: why, and how many."""
+        own, tally = self._own(topic) or topic, Tally[LetterClass]()
+        for reason, count in reasons:
+            tally[letter_class(reason)] += count
+        for kind, count in tally.items():
             self.inc("weir_dead_letters_total", count, topic=own, reason=kind)
 
     def latency(self, batch: FetchedBatch, now: float, since: FloatVector | None = None) -> None:
@@ -145,7 +147,7 @@ class Metrics(Registry):
 
     def completed(self, batch: FetchedBatch) -> None:
         """A batch is complete: outputs acknowledged, state in the store."""
-        held, records = self._batches.get(batch.topic), len(batch.records)
+        held, records = self._batches.get(batch.topic), batch.count
         if held is None:
             held = self._batches[batch.topic] = _Batches(self, self._own(batch.topic) or batch.topic)
         held.batches.inc()

@@ -12,7 +12,8 @@ from online.task import TaskSpec
 from streams import topics
 from streams.log import Record
 from streams.settings import Settings
-from streams.transport.ranges import RangeReader, Slice
+from streams.transport.batch import Slice
+from streams.transport.ranges import RangeReader
 
 
 class Stored(NamedTuple):

@@ -145,7 +145,7 @@ class KafkaSource:
     async def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncIterator[Piece]:
         """See `LogSource`. Raises ``RecordsDeleted`` when retention takes what is being read."""
         reader = await self._reader(topic)
-        async for offsets, records in reader.read(partition, start, stop):
+        async for offsets, records, *_ in reader.read(partition, start, stop):
             yield Piece(offsets, records)
 
     async def _reader(self, topic: str) -> RangeReader:

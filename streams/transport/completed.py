@@ -29,6 +29,7 @@ class Ticket(NamedTuple):
 @dataclass(slots=True)
 class _Batch:
     next_offset: int
+    size: int = 0
     taken: bool = False
     completed: bool = False
 
@@ -44,6 +45,8 @@ class _Lane:
     through: int = -1
     """Everything before this offset is complete; -1 before anything is."""
     committed: int = -1
+    done: int = 0
+    """Bytes of the batches before ``through``."""
 
 
 class CompletedOffsets:
@@ -109,8 +112,8 @@ class CompletedOffsets:
         for partition in partitions:
             self._lanes.pop(partition, None)
 
-    def begin(self, partition: Partition, base_offset: int, next_offset: int) -> Ticket:
-        """A batch of ``[base_offset, next_offset)`` was fetched. Offsets may have gaps; they never go back."""
+    def begin(self, partition: Partition, base_offset: int, next_offset: int, size: int = 0) -> Ticket:
+        """A batch of ``[base_offset, next_offset)``, ``size`` bytes, was fetched. Offsets may have gaps, forwards."""
         lane = self._lanes.get(partition)
         if lane is None:
             raise UsageError(f"{partition}: a batch began in a partition that is not assigned; assign it first")
@@ -119,7 +122,7 @@ class CompletedOffsets:
                 f"{partition}: batch [{base_offset}, {next_offset}) is empty or lies before offset {lane.begun}, "
                 "where the last one ended; begin batches in offset order"
             )
-        lane.batches[base_offset] = _Batch(next_offset)
+        lane.batches[base_offset] = _Batch(next_offset, size)
         lane.begun = next_offset
         return Ticket(partition, base_offset, next_offset, lane.epoch)
 
@@ -143,7 +146,7 @@ class CompletedOffsets:
         batch.completed = True
         lane = self._lanes[ticket.partition]
         while lane.batches and (oldest := next(iter(lane.batches.values()))).completed:
-            lane.through = oldest.next_offset
+            lane.through, lane.done = oldest.next_offset, lane.done + oldest.size
             del lane.batches[next(iter(lane.batches))]
         return True
 
@@ -181,6 +184,11 @@ class CompletedOffsets:
         if lane is None or (not lane.batches and lane.begun < 0):
             return None
         return next(iter(lane.batches), lane.begun) + room
+
+    def done(self, partition: Partition) -> int:
+        """Bytes of the batches that began since the partition was assigned or rewound, and are not in flight."""
+        lane = self._lanes.get(partition)
+        return lane.done if lane is not None else 0
 
     def waiting(self, partition: Partition) -> bool:
         """Whether the newest batch waits for someone to take it."""

@@ -110,12 +110,12 @@ class BatchConsumer(Consumer):
             parts.popleft()
         if not parts:
             return
-        drained = take_together(parts, self.settings.max_batch)
+        drained = take_together(parts, self.settings.max_batch, self.settings.max_batch_bytes)
         if parts:
             self._arrived[tp] = parts
-        ticket = self.offsets.begin(tp, drained.base_offset, drained.next_offset)
-        batch = FetchedBatch(*drained[:5], ticket, drained.offsets, drained.appended)
-        if not batch.records:  # transaction markers only
+        ticket = self.offsets.begin(tp, drained.base_offset, drained.next_offset, drained.size)
+        batch = FetchedBatch(*drained[:5], ticket, drained.offsets, drained.appended, drained.refused)
+        if not batch.count:  # transaction markers only
             self.complete(batch)
             self._news.set()
             return
@@ -129,8 +129,9 @@ class BatchConsumer(Consumer):
     def _to_message(self, tp: TP, record: FetchedBatch) -> ConsumerMessage:
         # The stream drops a message of another generation without a word.
         value: Any = record
+        ts = record.records[-1].ts if record.records else 0.0
         return ConsumerMessage(
-            *tp, record.base_offset, record.records[-1].ts, 0, None, None, value, None, 0, 0, tp,
+            *tp, record.base_offset, ts, 0, None, None, value, None, 0, 0, tp,
             generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
 
@@ -361,7 +362,7 @@ class BatchConsumer(Consumer):
         # Room is counted in records: many small batches in flight are what keeps latency low.
         room, offsets = self.settings.max_in_flight * self.settings.max_batch, self.offsets
         self.wanted = {
-            tp: Wanted(epoch, offsets.limit(tp, room))
+            tp: Wanted(epoch, offsets.limit(tp, room), offsets.done(tp))
             for tp in self._get_active_partitions()
             if tp not in self._halted and (epoch := offsets.epoch(tp)) is not None
         }

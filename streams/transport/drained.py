@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from streams.log import Record
-
-APPEND_TIME: Final = 1
-"""Kafka's timestamp type of records that the broker stamps (``message.timestamp.type = LogAppendTime``)."""
+from streams.log import Record, Refused
+from streams.transport.fetched import FetchedRecords
 
 
 class Drained(NamedTuple):
@@ -25,35 +23,45 @@ class Drained(NamedTuple):
     epoch: int
     appended: bool = False
     """Whether the broker stamped every record when it took it; else the producers said when."""
+    refused: Sequence[Refused] = ()
+    """What could not be read or was too large, in order."""
+    size: int = 0
+    """Bytes of the records' keys and values."""
 
 
-def _raw(_tp: Any, record: Any) -> Any:
-    return record
+def drain(result: Any, max_records: int, max_bytes: int, epoch: int) -> Drained | None:
+    """Take up to ``max_records`` of some ``max_bytes`` off a `FetchResult` of `FetchedRecords`.
 
-
-def drain(result: Any, max_records: int, epoch: int) -> Drained | None:
-    """Take up to ``max_records`` of a `FetchResult`; ``None`` when it has nothing and reading did not move."""
+    ``None`` when it has nothing and reading did not move.
+    """
     tp, state = result._topic_partition, result._assignment.state_value(result._topic_partition)
-    if state is None or result._partition_records is None:
+    if state is None or result._partition_records is None or not result.check_assignment(tp):
         return None
-    before = state.position
-    # Shadow the method that builds aiokafka's record object; CRC checks and transactions stay as they are.
-    result._partition_records._consumer_record = _raw
-    raw = result.getall(max_records)
+    fetched: FetchedRecords = result._partition_records
+    before, taken = state.position, fetched.bytes
+    found = fetched.take(max_records, max_bytes)
+    result._update_position()
+    if fetched.done:
+        result._partition_records = None
     after = state.position
-    if not raw:
+    offsets, records, refused, appended = found
+    if not records and not refused:
         moved = before is not None and after > before
         return Drained(tp.topic, tp.partition, before, after, (), None, epoch) if moved else None
-    make = Record._make  # half the time of Record(...)
-    records = [make((r.key or b"", r.value or b"", r.timestamp / 1000)) for r in raw]
-    base, last = raw[0].offset, raw[-1].offset
-    offsets = None if last - base == len(raw) - 1 else tuple(r.offset for r in raw)
-    appended = raw[0].timestamp_type == raw[-1].timestamp_type == APPEND_TIME
-    return Drained(tp.topic, tp.partition, base, max(after, last + 1), records, offsets, epoch, appended)
+    base = min(each[0] for each in (offsets, [r.offset for r in refused]) if each)
+    gaps = None if _dense(base, offsets) else tuple(offsets)
+    size = fetched.bytes - taken
+    return Drained(tp.topic, tp.partition, base, max(after, found.stop), records, gaps, epoch, appended, refused, size)
 
 
-def take_together(parts: deque[Drained], most: int) -> Drained:
-    """Take the first of consecutive stretches of a partition off ``parts``, and with it more, up to ``most`` records.
+def _dense(base: int, offsets: Sequence[int]) -> bool:
+    return not offsets or (offsets[0] == base and offsets[-1] - base == len(offsets) - 1)
+
+
+def take_together(parts: deque[Drained], most: int, most_bytes: int = 1 << 62) -> Drained:
+    """Take the first of consecutive stretches of a partition off ``parts``, and with it more.
+
+    They are ``most`` records and ``most_bytes`` bytes together, unless the first alone is more.
 
     >>> def part(base, *keys):
     ...     return Drained("t", 0, base, base + len(keys), [Record(key, b"", 0.0) for key in keys], None, 1)
@@ -63,22 +71,27 @@ def take_together(parts: deque[Drained], most: int) -> Drained:
     (5, 7, 2, 1)
     """
     first = parts.popleft()
-    together, count = [first], len(first.records)
-    while parts and parts[0].epoch == first.epoch and count + len(parts[0].records) <= most:
+    together, count, size = [first], len(first.records), first.size
+    while parts and parts[0].epoch == first.epoch:
+        count, size = count + len(parts[0].records), size + parts[0].size
+        if count > most or size > most_bytes:
+            break
         together.append(parts.popleft())
-        count += len(together[-1].records)
     if len(together) == 1:
         return first
     records = list(chain.from_iterable(part.records for part in together))
+    refused = list(chain.from_iterable(part.refused for part in together))
     offsets = list(chain.from_iterable(part.offsets or _count(part) for part in together))
-    gaps = bool(offsets) and offsets[-1] - offsets[0] != len(offsets) - 1
-    base = offsets[0] if offsets else first.base_offset
+    holding = [part.base_offset for part in together if part.records or part.refused]
+    base = holding[0] if holding else first.base_offset
     return first._replace(
         base_offset=base,
         next_offset=together[-1].next_offset,
         records=records,
-        offsets=tuple(offsets) if gaps else None,
+        offsets=None if _dense(base, offsets) else tuple(offsets),
         appended=all(part.appended for part in together),
+        refused=refused,
+        size=sum(part.size for part in together),
     )
 
 

@@ -21,11 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import (
-    ConsumerStoppedError,
-    IllegalStateError,
-    KafkaError,
-)
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError
 from faust.transport.drivers.aiokafka import (
     AIOKafkaConsumerThread,
     ensure_aiokafka_TP,
@@ -35,6 +31,7 @@ from faust.types import TP
 
 from streams.transport.drained import Drained, drain
 from streams.transport.errors import RecordsDeleted
+from streams.transport.fetched import Unpacking
 from streams.transport.leave import leave_static_member
 from streams.transport.membership import report_errors
 from streams.transport.outage import calm_logs, pace_connecting
@@ -51,6 +48,8 @@ class Wanted(NamedTuple):
     epoch: int
     limit: int | None
     """Read on only from offsets before this one; ``None``: one batch, to begin with."""
+    done: int = 0
+    """Bytes of the epoch's records that are not in flight any more."""
 
 
 class BatchConsumerThread(AIOKafkaConsumerThread):
@@ -67,6 +66,9 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         self._fetched_at = -math.inf
         self._began: dict[TP, int] = {}
         """The epoch in which something was last drained of each partition."""
+        self._drained: dict[TP, int] = {}
+        """Bytes of records drained of each partition in its epoch."""
+        self._room_bytes = 0
         self.blocked = False
         """Whether something fetched waits for room, or for its partition to be wanted."""
 
@@ -76,6 +78,8 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         await super().on_start()
         report_errors(self._ensure_consumer(), self.consumer.security, self.crash)
         settings = self.consumer.settings
+        self._room_bytes = settings.max_in_flight * settings.max_batch_bytes
+        Unpacking(settings.limits).watch(self._ensure_consumer()._fetcher)
         if settings.instance_id is not None and settings.leave_on_stop:
             coordinator = self._ensure_consumer()._coordinator
             coordinator._maybe_leave_group = functools.partial(leave_static_member, coordinator)
@@ -108,6 +112,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
 
     def _place(self, tp: TP, offset: int | None, epoch: int, afresh: bool) -> None:
         self._epochs[tp] = epoch
+        self._drained[tp] = 0
         if offset is None and afresh:
             fetcher, known = self._ensure_consumer()._fetcher, ensure_aiokafka_TP(tp)
             assignment = fetcher._subscriptions.subscription.assignment
@@ -239,16 +244,13 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
                 failed = tp, result
                 continue
             assert type(result) is FetchResult
-            try:
-                taken = drain(result, self.consumer.settings.max_batch, epoch)
-            except KafkaError:
-                if not drained:
-                    raise
-                continue
+            settings = self.consumer.settings
+            taken = drain(result, settings.max_batch, settings.max_batch_bytes, epoch)
             if not result.has_more():
                 self._used.append((tp, result))
             if taken is not None:
                 self._began[tp] = epoch
+                self._drained[tp] = self._drained.get(tp, 0) + taken.size
                 drained.append(taken)
         return drained, failed
 
@@ -266,6 +268,8 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
     def _has_room(self, tp: Any, result: Any, want: Wanted) -> bool:
         if want.limit is None or type(result) is FetchError:
             return self._began.get(tp) != want.epoch or type(result) is FetchError
+        if self._drained.get(tp, 0) - want.done >= self._room_bytes:
+            return False
         state = result._assignment.state_value(tp)
         return state is None or state.position < want.limit
 

@@ -13,7 +13,7 @@ import functools
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,13 @@ class BatchProducer:
         self._failed: DeliveryError | None = None
         self._waiting: dict[object, float] = {}
         """When each call that is not over began, the oldest first, monotonic."""
+        self.limits: Mapping[str, int] = {}
+        """``max.message.bytes`` of topics, where somebody has looked."""
+
+    def limit(self, topic: str) -> int:
+        """Bytes that a record of a topic may have, its frame included: as set, and as the topic takes them."""
+        as_set = self._settings.larger.get(topic, self._settings.max_record_bytes)
+        return min(as_set, self.limits.get(topic, as_set))
 
     async def start(self) -> None:
         """Connect, unless connected; raises ``BrokerError`` when no broker takes us, saying why."""
@@ -177,7 +184,7 @@ class BatchProducer:
 
     def _fitting(self, topic: str, columns: Columns) -> Columns:
         """The records, each small enough."""
-        room = self._settings.larger.get(topic, self._settings.max_record_bytes) - HEADER_BYTES - RECORD_BYTES
+        room = self.limit(topic) - HEADER_BYTES - RECORD_BYTES
         sizes = columns.sizes()
         too_large = np.flatnonzero(sizes > room)
         if len(too_large):

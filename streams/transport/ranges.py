@@ -7,27 +7,24 @@ compaction) are gaps, not errors; a range that Kafka does not hold any more, or 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from online.limits import InputLimits
 from streams.errors import BrokerError, UsageError
-from streams.log import Record
-from streams.transport.drained import APPEND_TIME
+from streams.transport.batch import Slice
 from streams.transport.errors import RecordsDeleted, said
+from streams.transport.fetched import Unpacking
+
+log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.5
-
-
-class Slice(NamedTuple):
-    """Records of one partition in order, each with its offset; offsets may have gaps."""
-
-    offsets: Sequence[int]
-    records: Sequence[Record]
 
 
 class RangeReader:
@@ -40,13 +37,24 @@ class RangeReader:
     patience_s : how long the brokers may give nothing of a range before that is an error.
     wait_ms : how long a broker may hold a fetch at the end of the log. Another partition is not asked for before the
         answer, so where several are read in turn it had better be short.
+    fetch_bytes : what a broker gives of a partition at once, if only one batch of records; little, where little is read
+        in many places.
+    limits : what a record and a compressed batch may hold; more comes as refused.
     """
 
-    def __init__(self, options: Mapping[str, Any], topic: str, *, patience_s: float = 30.0, wait_ms: int = 20) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        topic: str,
+        *,
+        patience_s: float = 30.0,
+        wait_ms: int = 20,
+        fetch_bytes: int = 4 << 20,
+        limits: InputLimits | None = None,
+    ) -> None:
         self.topic, self._options, self._patience_s, self._wait_ms = topic, dict(options), patience_s, wait_ms
-        self._where = ", ".join(options["bootstrap_servers"])
-        self.appended = False
-        """Whether the times of the newest records read are the broker's, of when it took them."""
+        self._where, self._fetch_bytes = ", ".join(options["bootstrap_servers"]), fetch_bytes
+        self._unpacking = Unpacking(limits or InputLimits())
         self._consumer: Any = None
         self._lane: Any = None
 
@@ -64,6 +72,7 @@ class RangeReader:
         try:
             with self._translated():
                 await self._consumer.start()
+                self._unpacking.watch(self._consumer._fetcher)
                 if self.topic not in await self._consumer.topics():
                     raise UsageError(f"{self._where}: no topic {self.topic} that you may read; weir topics create")
                 await self._consumer._client.set_topics([self.topic])  # else its partitions are not known
@@ -109,6 +118,8 @@ class RangeReader:
     async def fetch(self, max_records: int = 4096, timeout_s: float = POLL_S) -> Slice:
         """The next records, none when none came in time; while brokers are away none come.
 
+        There may be none where something was refused, which the log says too.
+
         Raises
         ------
         RecordsDeleted
@@ -116,16 +127,19 @@ class RangeReader:
         """
         try:
             with self._translated():
-                found = await self._consumer.getmany(
-                    self._lane, timeout_ms=int(timeout_s * 1000), max_records=max_records
-                )
+                self._unpacking.most = max_records
+                # What aiokafka takes for one record is a slice of them.
+                found = await self._consumer.getmany(self._lane, timeout_ms=int(timeout_s * 1000), max_records=1)
         except BrokerError as error:
             if isinstance(error.__cause__, OffsetOutOfRangeError):
                 raise self._deleted(self._lane, await self.position(), "they are gone") from error
             raise
-        raw = found.get(self._lane, ())
-        self.appended = all(r.timestamp_type == APPEND_TIME for r in raw)
-        return Slice([r.offset for r in raw], [Record(r.key or b"", r.value or b"", r.timestamp / 1000) for r in raw])
+        piece: Slice = found[self._lane][0] if self._lane in found else Slice((), ())
+        for refused in piece.refused[:1]:
+            more = f", and {len(piece.refused) - 1} more" if len(piece.refused) > 1 else ""
+            where = f"{self.topic}-{self._lane.partition} at offset {refused.offset}"
+            log.error("%s: cannot be used: %s%s", where, refused.reason, more)
+        return piece
 
     async def position(self) -> int:
         """The offset that is read next. It also moves over offsets that hold no record."""
@@ -142,7 +156,7 @@ class RangeReader:
         return None if at is None else int(at)
 
     async def read(self, partition: int, start: int, stop: int) -> AsyncIterator[Slice]:
-        """The records of ``[start, stop)``, in order.
+        """The records of ``[start, stop)``, in order; a slice may hold none, where something was refused.
 
         Raises
         ------
@@ -157,10 +171,8 @@ class RangeReader:
         loop = asyncio.get_running_loop()
         at, deadline = start, loop.time() + self._patience_s
         while at < stop:
-            offsets, records = await self.fetch()
-            count = sum(offset < stop for offset in offsets)
-            if count:
-                yield Slice(offsets[:count], records[:count])
+            if piece := (await self.fetch()).split(stop)[0]:
+                yield piece
             before, at = at, await self.position()
             if at > before:
                 deadline = loop.time() + self._patience_s

@@ -38,4 +38,5 @@ def transport_settings(
     'localhost:9092'
     """
     bootstrap, client_id = ",".join(settings.kafka.bootstrap), settings.kafka.client_id
-    return TransportSettings(bootstrap=bootstrap, client_id=client_id, group=group, instance_id=instance_id, **further)
+    held = {"bootstrap": bootstrap, "client_id": client_id, "limits": settings.limits}
+    return TransportSettings(group=group, instance_id=instance_id, **held, **further)

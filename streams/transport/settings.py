@@ -6,6 +6,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from online.limits import InputLimits
+
 
 class TransportSettings(BaseModel):
     """Settings of one worker's link to Kafka.
@@ -44,9 +46,13 @@ class TransportSettings(BaseModel):
 
     max_batch: int = Field(2048, ge=1)
     """Records of one batch at most."""
+    max_batch_bytes: int = Field(2 << 20, ge=1024)
+    """Bytes of one batch's keys and values at most; one larger record is a batch of its own."""
     max_in_flight: int = Field(3, ge=1)
-    """Full batches, or as many records in smaller ones, of one partition that wait or are in work at most; then its
-    fetching pauses."""
+    """Full batches, or as many records or bytes in smaller ones, of one partition that wait or are in work at most;
+    then its fetching pauses."""
+    limits: InputLimits = InputLimits()
+    """What a record and a compressed batch may hold; more is refused as it is fetched."""
     max_partition_fetch_bytes: int = Field(1 << 20, ge=1024)
     fetch_interval_s: float = Field(0.008, ge=0, le=1)
     """The least time between two fetches from a busy broker. Each batch has a cost of its own, so at a steady rate

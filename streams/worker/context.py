@@ -30,6 +30,9 @@ from streams.worker.pauses import Pauses
 class Records(Protocol):
     """What lanes ask of a producer; see `BatchProducer`."""
 
+    def limit(self, topic: str) -> int:
+        """Bytes that a record of a topic may have, its frame included."""
+
     async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         """Records to the partitions of their keys; returns their acknowledgement."""
 

@@ -25,7 +25,7 @@ from streams.errors import ShellError
 from streams.following.history import ModelHistory
 from streams.stores.steps import TICK, Step, StepLog
 from streams.transport import FetchedBatch, Sent
-from streams.transport.ranges import Slice
+from streams.transport.batch import Slice
 from streams.worker.context import Context
 from streams.worker.linger import Linger
 from streams.worker.publisher import MAX_WAITING, Made, StepPublisher

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from streams import topics
 from streams.errors import TooManyRejects
-from streams.host.outputs import dead_letter
+from streams.host.outputs import dead_letter, letter_room
 from streams.host.rejects import RejectLimit
-from streams.log import Record
+from streams.log import Refused
 from streams.transport import FetchedBatch
 from streams.worker.context import Context
 
 
-class Refused(NamedTuple):
-    """A record that cannot be used."""
-
-    offset: int
-    reason: str
-    record: Record
-
-
 def refused_of(batch: FetchedBatch, rows: Iterable[tuple[int, str]]) -> list[Refused]:
-    """``(index in the batch, reason)`` each as what is refused, in order."""
-    return [Refused(batch.offset_of(i), why, batch.records[i]) for i, why in sorted(rows)]
+    """Everything of a batch that is refused, in order; ``rows``: ``(index of a record, reason)``."""
+    return in_order(batch.refused, [Refused(batch.offset_of(i), why, batch.records[i]) for i, why in sorted(rows)])
+
+
+def in_order(fetched: Sequence[Refused], decoded: Sequence[Refused]) -> list[Refused]:
+    """What was refused as it was fetched and as it was decoded, by offset."""
+    return sorted([*fetched, *decoded], key=lambda refused: refused.offset) if fetched else list(decoded)
 
 
 class Letters:
@@ -43,7 +40,7 @@ class Letters:
         ``topic`` is what it is called on the brokers.
         """
         try:
-            self._limit.update(records, len(refused), refused[-1].reason if refused else "")
+            self._limit.update(records, sum(r.offsets for r in refused), refused[-1].reason if refused else "")
         except TooManyRejects:
             if self._passed:
                 raise
@@ -51,6 +48,8 @@ class Letters:
         if not refused:
             return []
         now, ctx = self._ctx.now(), self._ctx
-        letters = [dead_letter(topic, partition, at, why, r.value, now, r.key) for at, why, r in refused]
-        ctx.metrics.refused(topic, [why for _, why, _ in refused])
-        return [await ctx.records.send(ctx.name(topics.DEAD_LETTERS), letters)]
+        name = ctx.name(topics.DEAD_LETTERS)
+        room = letter_room(ctx.records.limit(name))
+        letters = [dead_letter(topic, partition, r, now, room) for r in refused]
+        ctx.metrics.refused(topic, [(r.reason, r.offsets) for r in refused])
+        return [await ctx.records.send(name, letters)]

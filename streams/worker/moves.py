@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from streams import topics
 from streams.errors import UsageError
 from streams.host.outputs import dead_letter
+from streams.log import Record, Refused
 from streams.worker.context import Context
 from streams.worker.label import LabelLane
 from streams.worker.lane import RowLane
@@ -85,5 +86,6 @@ async def _letter(ctx: Context, lane: tuple[str, int], before: int | None, offse
     if before is None or offset <= before:
         return
     why = f"{SKIPPED}: by hand, offsets {before} to {offset - 1} ({offset - before}), by {by}"
-    letter = dead_letter(ctx.name(lane[0]), lane[1], before, why, b"", ctx.now())
+    skipped = Refused(before, why, Record(b"", b"", 0.0), offset - 1)
+    letter = dead_letter(ctx.name(lane[0]), lane[1], skipped, ctx.now(), 0)
     await (await ctx.records.send(ctx.name(topics.DEAD_LETTERS), [letter]))

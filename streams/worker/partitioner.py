@@ -103,7 +103,7 @@ async def _entities(ctx: Context, topic: str) -> dict[str, int]:
     async with RangeReader(ctx.settings.kafka.client_options("partitioner"), ctx.name(topic)) as reader:
         for partition in reader.partitions():
             first, end = await reader.bounds(partition)
-            async for _, records in reader.read(partition, max(first, end - NEWEST), end):
+            async for _, records, *_ in reader.read(partition, max(first, end - NEWEST), end):
                 for record in records:
                     try:
                         entity = getattr(decoder.decode(record.value), field)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from online.labelling import LabelOutput
+from streams.log import Refused
 from streams.stores.steps import StepLog, StoredLane
 from streams.worker.context import Context
-from streams.worker.letters import Letters, Refused
+from streams.worker.letters import Letters
 from streams.worker.outputs import label_records
 from streams.worker.work import Work
 

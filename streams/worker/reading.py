@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
@@ -17,13 +16,14 @@ from online.intake import labels_in_time
 from online.scored import ScoredShape, decode_scored
 from streams import topics
 from streams.errors import BrokerError
-from streams.log import Record
+from streams.log import Refused
 from streams.stores.steps import TICK, Step
 from streams.transport import FetchedBatch
+from streams.transport.batch import Slice
 from streams.transport.bounds import LogBounds
-from streams.transport.ranges import RangeReader, Slice
+from streams.transport.ranges import RangeReader
 from streams.worker.context import Context
-from streams.worker.letters import Refused
+from streams.worker.letters import in_order
 from streams.worker.misplaced import Astray
 from streams.worker.work import Work
 
@@ -52,8 +52,8 @@ class LaneReader:
         """The step that a batch from the consumer is."""
         own = self._ctx.settings.topics.own(batch.topic) or batch.topic
         offsets = batch.offsets or range(batch.base_offset, batch.base_offset + len(batch.records))
-        piece = Slice(offsets, batch.records)
-        work = self.decode_step(Step(own, batch.base_offset, batch.next_offset), piece, batch.appended)
+        piece = Slice(offsets, batch.records, batch.refused, batch.appended)
+        work = self.decode_step(Step(own, batch.base_offset, batch.next_offset), piece)
         work.batch = batch
         if work.unknown:
             count = sum(work.unknown.values())
@@ -64,13 +64,13 @@ class LaneReader:
                 self._told = True
         return work
 
-    def decode_step(self, step: Step, piece: Slice, appended: bool = False) -> Work:
-        """A step of these records; ``appended``: whether their times are the broker's."""
-        raw, work = [record.value for record in piece.records], Work(step, records=len(piece.records))
+    def decode_step(self, step: Step, piece: Slice) -> Work:
+        """A step of these records."""
+        raw, work = [record.value for record in piece.records], Work(step, records=piece.total())
         if step.topic == topics.LABELS:
             labels = decode_labels(raw, limits=self._ctx.settings.limits)
             # Of a time to come: what such a label told of alerts and windows would stand until then.
-            arrived = self._arrived(piece, appended, labels.index)
+            arrived = self._arrived(piece, labels.index)
             labels = labels_in_time(labels, raw, arrived, self._ctx.settings.worker.intake)
             labels = self._own(work, piece, labels)
             by_task, rejects = labels.by_task(), labels.rejects
@@ -80,12 +80,13 @@ class LaneReader:
             found = decode_scored(raw, self._shapes)
             work.scored = {task: of.scored for task, of in found.tasks.items() if len(of.scored)}
             rejects, work.unknown = found.rejects, found.unknown
-        work.refused = [Refused(piece.offsets[r.index], r.reason, piece.records[r.index]) for r in rejects]
+        decoded = [Refused(piece.offsets[r.index], r.reason, piece.records[r.index]) for r in rejects]
+        work.refused = in_order(piece.refused, decoded)
         return work
 
-    def _arrived(self, piece: Slice, appended: bool, rows: IntVector) -> FloatVector | float:
+    def _arrived(self, piece: Slice, rows: IntVector) -> FloatVector | float:
         """When records were there at the latest, by the broker's clock where it stamped them, else by ours."""
-        return np.array([piece.records[i].ts for i in rows.tolist()]) if appended else self._ctx.now()
+        return np.array([piece.records[i].ts for i in rows.tolist()]) if piece.appended else self._ctx.now()
 
     def _own(self, work: Work, piece: Slice, labels: DecodedLabels) -> DecodedLabels:
         """Without those that another partition owns, which the step passes on; others' tasks are left to others."""
@@ -114,8 +115,7 @@ class LaneReader:
                         if step.topic not in cursors:
                             reader = await stack.enter_async_context(self._reader(step.topic))
                             cursors[step.topic] = _Cursor(reader, self._partition)
-                        piece = await cursors[step.topic].take(step)
-                        yield self.decode_step(step, piece, cursors[step.topic].appended)
+                        yield self.decode_step(step, await cursors[step.topic].take(step))
                         done += 1
             except BrokerError as error:
                 await patience.wait(error)
@@ -127,7 +127,7 @@ class LaneReader:
             try:
                 async with self._reader(topics.PREDICTIONS) as reader:
                     async for piece in reader.read(self._partition, at, stop):
-                        end = piece.offsets[-1] + 1
+                        end = piece.stop
                         yield self.decode_step(Step(topics.PREDICTIONS, at, end), piece)
                         at = end
                 break
@@ -182,27 +182,23 @@ class _Cursor:
         self._reader, self._partition = reader, partition
         self._next = -1
         """Where the last range ended."""
-        self.appended = True
-        """Whether the times of all that was read are the broker's."""
-        self._held: deque[tuple[int, Record]] = deque()
+        self._held = Slice((), ())
         """Read, and behind the last range."""
 
     async def take(self, step: Step) -> Slice:
         """The records of a range; raises as `RangeReader.read` does."""
         if step.start != self._next:
-            self._held.clear()
+            self._held = Slice((), ())
             await self._reader.seek(self._partition, step.start)
-        taken: list[tuple[int, Record]] = []
+        taken: list[Slice] = []
         deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while True:
-            while self._held and self._held[0][0] < step.stop:
-                taken.append(self._held.popleft())
+            mine, self._held = self._held.split(step.stop)
+            taken.append(mine)
             if self._held or await self._reader.position() >= step.stop:
                 self._next = step.stop
-                return Slice([offset for offset, _ in taken], [record for _, record in taken])
-            offsets, records = await self._reader.fetch()
-            self.appended = self.appended and self._reader.appended
-            self._held.extend(zip(offsets, records, strict=True))
+                return Slice.concat(taken)
+            self._held = await self._reader.fetch()
             if asyncio.get_running_loop().time() > deadline:
                 raise BrokerError(
                     f"{self._reader.topic}-{self._partition}: offsets {step.start} to {step.stop} did not come for "

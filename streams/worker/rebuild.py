@@ -27,8 +27,9 @@ from streams.stores.clear import clear_lane
 from streams.stores.redis import Lane
 from streams.stores.steps import Step
 from streams.transport import FetchedBatch, Sent, Ticket
+from streams.transport.batch import Slice
 from streams.transport.columns import Columns
-from streams.transport.ranges import RangeReader, Slice
+from streams.transport.ranges import RangeReader
 from streams.worker.committed import active_members, committed_offsets
 from streams.worker.host import LABELLED
 from streams.worker.partitioner import settle_partitioner
@@ -80,6 +81,11 @@ async def _nobody_runs(settings: Settings, groups: Sequence[str]) -> None:
 
 class Silent:
     """Stands in for producer and consumer: everything is sent, taken and complete at once, and goes nowhere."""
+
+    def limit(self, topic: str) -> int:
+        """Nothing is sent, so nothing need fit."""
+        del topic
+        return 1 << 30
 
     async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         """Acknowledged."""
@@ -181,10 +187,11 @@ class _Rebuilder:
 
     async def _batches(self, reader: RangeReader, lane: Lane, first: int, end: int) -> AsyncIterator[FetchedBatch]:
         tp, at = self._ctx.topic_partition(lane), first
-        async for offsets, records in reader.read(tp.partition, first, end):
-            stop = offsets[-1] + 1
-            yield FetchedBatch(*tp, offsets[0], stop, records, Ticket(tp, at, stop, 0), offsets, reader.appended)
-            at = stop
+        async for piece in reader.read(tp.partition, first, end):
+            offsets, records, refused, appended = piece
+            ticket = Ticket(tp, at, piece.stop, 0)
+            yield FetchedBatch(*tp, piece.start, piece.stop, records, ticket, offsets, appended, refused)
+            at = piece.stop
 
     async def _forget(self, lane: Lane) -> None:
         """Take away what the store still has of a lane: it may be of other aggregates."""
@@ -203,10 +210,10 @@ class _Rebuilder:
             lane.positions[topics.PREDICTIONS], end = await reader.bounds(partition)
             until = await _newest(reader, partition, end) - LEFT_S
             async for step, piece in _steps(reader, topics.PREDICTIONS, partition, end):
-                newest = piece.records[-1].ts
+                newest = _time(piece)
                 if newest > until:
                     break
-                while labels and labels[0][1].records[-1].ts <= newest:
+                while labels and _time(labels[0][1]) <= newest:
                     await lane.take_alone(*labels.popleft())
                 await lane.take_alone(step, piece)
                 self._progress(lane.name, step.stop, end)
@@ -218,15 +225,19 @@ async def _steps(reader: RangeReader, topic: str, partition: int, end: int) -> A
     first, _ = await reader.bounds(partition)
     at = first
     async for piece in reader.read(partition, first, max(first, end)):
-        stop = piece.offsets[-1] + 1
-        yield Step(topic, at, stop), piece
-        at = stop
+        yield Step(topic, at, piece.stop), piece
+        at = piece.stop
+
+
+def _time(piece: Slice) -> float:
+    """Of its last record; at once, where nothing in it can be used."""
+    return piece.records[-1].ts if piece.records else 0.0
 
 
 async def _newest(reader: RangeReader, partition: int, end: int) -> float:
     """Timestamp of the last record before ``end``; the last offsets may be no records."""
     first, _ = await reader.bounds(partition)
     newest = 0.0
-    async for _, records in reader.read(partition, max(first, end - 100), end):
-        newest = records[-1].ts
+    async for piece in reader.read(partition, max(first, end - 100), end):
+        newest = max(newest, _time(piece))
     return newest

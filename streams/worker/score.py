@@ -164,7 +164,7 @@ class ScoreLane(RowLane):
         copies, kept_back = await self.ctx.placement.pass_on(batch.topic, batch.partition, batch.records, part.astray)
         others += copies
         bad = refused_of(batch, [*part.refused, *kept_back])
-        others += await self._letters.send(batch.topic, batch.partition, len(batch.records), bad)
+        others += await self._letters.send(batch.topic, batch.partition, batch.count, bad)
         for stage, rows in zip(self.stages, part.prepared, strict=True):
             if rows.fired is not None and len(rows.fired.labels):
                 told = timer_records(stage.task.name, rows.fired.labels, self.ctx.now())

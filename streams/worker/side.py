@@ -82,7 +82,7 @@ class SideLane(RowLane):
 
     async def _send_letters(self, batch: FetchedBatch, decoded: DecodedUpdates) -> asyncio.Future[Any]:
         refused = refused_of(batch, [(r.index, r.reason) for r in decoded.rejects])
-        pending = await self._letters.send(batch.topic, batch.partition, len(batch.records), refused)
+        pending = await self._letters.send(batch.topic, batch.partition, batch.count, refused)
         return pending[0] if pending else self._nothing
 
 

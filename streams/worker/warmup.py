@@ -13,6 +13,7 @@ from online.drift import DriftMonitor, DriftPolicy
 from online.encode import encode_scored
 from online.labelling import LabellingStage
 from online.learners import OnlineModel, hasty
+from online.limits import InputLimits
 from online.scan import find_suspects
 from online.scored import ScoredShape, decode_scored
 from online.scoring import ScoringStage
@@ -23,6 +24,7 @@ from streams.log import Record
 from streams.stores.memory import MemoryFeatureStore
 from streams.transport.columns import Columns
 from streams.transport.encode import encoded_batches
+from streams.transport.fetched import FetchedRecords, Unpacking
 from streams.transport.partition import partitions_of, partitions_of_text
 
 _START = 1.7e9
@@ -33,13 +35,14 @@ _ROWS, _ENTITIES = 64, 24
 
 
 def warm_up_records() -> None:
-    """Look at a record that comes in, find the partition of one that goes out, and encode it."""
+    """Take a record in, find the partition of one that goes out, encode it and unpack that."""
     record = Record(b"key", b'{"v":1}', _START)
     find_suspects(record.value, np.array([len(record.value)]))
     partitions_of([record.key], 4)
     _dedupe()
     partitions_of_text(["u1"], 4, "crc32")
-    list(encoded_batches(Columns.of([record]), np.arange(1), 1 << 20))
+    for batch in encoded_batches(Columns.of([record]), np.arange(1), 1 << 20):
+        FetchedRecords(Unpacking(InputLimits()), None, bytes(batch._build()), 0).take(1, 1)
 
 
 def warm_up(task: TaskSpec) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from online.batch import LabelBatch, Scored
+from streams.log import Refused
 from streams.stores.steps import Step
 from streams.transport import FetchedBatch
-from streams.transport.ranges import Slice
-from streams.worker.letters import Refused
+from streams.transport.batch import Slice
 from streams.worker.misplaced import Astray
 
 

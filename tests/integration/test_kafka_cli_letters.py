@@ -14,6 +14,7 @@ from online.intake import Intake, IntakePolicy
 from streams import topics
 from streams.admin import letters as letters_module
 from streams.host.outputs import dead_letter
+from streams.log import Record, Refused
 from tests.integration.kafka_commands import T0, Weir, event
 
 pytestmark = pytest.mark.integration
@@ -22,7 +23,8 @@ NOW = 1_790_000_000.0
 
 def bury(weir: Weir, refused: list[tuple[str, int, int, str, bytes, bytes | None]]) -> list[str]:
     """Write dead letters as the hosts do; the ids of the letters."""
-    records = [dead_letter(t, p, o, why, raw, NOW, key) for t, p, o, why, raw, key in refused]
+    bad = [(t, p, Refused(o, why, Record(key or b"", raw, NOW))) for t, p, o, why, raw, key in refused]
+    records = [dead_letter(t, p, each, NOW, 1 << 20) for t, p, each in bad]
     return [f"{p}-{o}" for p, o in weir.write(topics.DEAD_LETTERS, [(r.key, r.value) for r in records])]
 
 

@@ -34,7 +34,7 @@ def place(kafka: Broker, redis_server: Server, new_topic: NewTopic) -> Place:
 async def _numbers(kafka: Broker, topic: str, start: int, stop: int) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     async with RangeReader(options(kafka), topic) as reader:
-        async for offsets, records in reader.read(0, start, stop):
+        async for offsets, records, *_ in reader.read(0, start, stop):
             found += [(offset, int(record.value)) for offset, record in zip(offsets, records, strict=True)]
     return found
 
@@ -119,4 +119,4 @@ def test_bounds_are_asked_over_one_connection_and_over_a_new_one_after_an_error(
 
 async def _read(place: Place, start: int, stop: int) -> int:
     async with RangeReader(options(place.kafka), place.topic, patience_s=1.0) as reader:
-        return sum([len(records) async for _, records in reader.read(0, start, stop)])
+        return sum([len(piece.records) async for piece in reader.read(0, start, stop)])

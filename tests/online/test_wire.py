@@ -147,6 +147,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "raw": "__4=",
         "failed_at": 1.7e9,
         "key": "dTE=",
+        "last_offset": 19,
+        "raw_bytes": 70_000,
+        "raw_sha256": "ab" * 32,
     },
 }
 

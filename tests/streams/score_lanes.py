@@ -70,6 +70,9 @@ class Outbox:
         done.set_result([])
         return done
 
+    def limit(self, topic: str) -> int:
+        return 1 << 20
+
     async def send_parts(
         self, topic: str, columns: Columns, parts: Sequence[tuple[int, IntVector]]
     ) -> list[asyncio.Future[list[Sent]]]:

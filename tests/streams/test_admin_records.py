@@ -25,6 +25,7 @@ from streams.admin.reading import Start
 from streams.admin.records import Match, as_json, filters, key_of, line, printable
 from streams.errors import UsageError
 from streams.host.outputs import dead_letter
+from streams.log import Record, Refused
 from streams.settings import KafkaSettings, TopicSettings
 
 DAY = 86_400.0
@@ -272,9 +273,10 @@ def test_what_is_no_id_is_refused(text: str) -> None:
         Place.parse(text)
 
 
-@pytest.mark.parametrize("key", [None, b"u1", b"\xff\x00"])
-def test_a_hosts_letter_keeps_the_key_of_its_record(key: bytes | None) -> None:
-    record = dead_letter(topics.USER_EVENTS, 3, 17, "not JSON", b"\xff{", T0, key)
+@pytest.mark.parametrize("key", [b"", b"u1", b"\xff\x00"])
+def test_a_hosts_letter_keeps_the_key_of_its_record(key: bytes) -> None:
+    refused = Refused(17, "not JSON", Record(key, b"\xff{", T0))
+    record = dead_letter(topics.USER_EVENTS, 3, refused, T0, 1_000)
     found = letter_of(record.value, Place(topics.DEAD_LETTERS, 0, 3), T0)
     assert (found.key, found.raw, found.partition, found.offset) == (key, b"\xff{", 3, 17)
     old = orjson.loads(record.value)

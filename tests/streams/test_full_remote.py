@@ -120,6 +120,9 @@ class Answers:
     async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         raise NotImplementedError
 
+    def limit(self, topic: str) -> int:
+        return 1 << 20
+
     async def send_parts(
         self, topic: str, columns: Columns, parts: Sequence[tuple[int, IntVector]]
     ) -> list[asyncio.Future[list[Sent]]]:

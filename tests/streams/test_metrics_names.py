@@ -154,7 +154,7 @@ def test_topics_are_labelled_with_weirs_own_names() -> None:
     metrics = Metrics(TopicSettings(prefix="prod.").own)
     metrics.completed(batch(topic="prod.user-events"))
     metrics.scored(batch(topic="prod.user-events"), 2, 1)
-    metrics.refused("prod.user-events", ["late: 3 s", "amount: got -1", "late: 4 s"])
+    metrics.refused("prod.user-events", [("late: 3 s", 1), ("amount: got -1", 1), ("late: 4 s", 1)])
     metrics.latency(batch(topic="prod.user-events"), 100.5)
     metrics.rewound("user-events")
     read = values(metrics)

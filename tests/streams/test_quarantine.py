@@ -21,7 +21,8 @@ from streams.following.fold import ExampleFold, FoldState
 from streams.following.refold import fold_again
 from streams.following.snapshots import ModelSnapshots
 from streams.log import Record
-from streams.transport.ranges import RangeReader, Slice
+from streams.transport.batch import Slice
+from streams.transport.ranges import RangeReader
 from tests.streams.test_following import KINDS, SPECS, examples, names_of
 
 

@@ -79,7 +79,7 @@ class InferenceLane(RowLane):
         writes = self.ctx.store.end_step(self.lane, batch.next_offset - 1)
         clock.lap("features_score")
         sent = await self._answer(batch, requests, values)
-        letters = await self._letters.send(batch.topic, batch.partition, len(batch.records), refused_of(batch, refused))
+        letters = await self._letters.send(batch.topic, batch.partition, batch.count, refused_of(batch, refused))
         clock.lap("send")
         entries, drop = self.ids.entry(batch.next_offset)
         return Step(batch, self.next_offset, asyncio.gather(sent, *letters), writes, self.ids.key, entries, drop)

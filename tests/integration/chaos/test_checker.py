@@ -28,7 +28,7 @@ from online.updates import encode_updates
 from online.wire import Alert
 from streams import topics
 from streams.host.outputs import dead_letter
-from streams.log import Record
+from streams.log import Record, Refused
 from streams.settings import Settings
 from streams.stores import MemoryFeatureStore
 from streams.stores.rows import encode_row, row_key
@@ -114,7 +114,8 @@ def run(left: Left, made: list[Made]) -> None:
 
 
 def refuse(left: Left, topic: str, refused: list[tuple[int, str, bytes]]) -> None:
-    left.append(topics.DEAD_LETTERS, [dead_letter(topic, 0, at, why, raw, NOW).value for at, why, raw in refused])
+    bad = [Refused(at, why, Record(b"", raw, NOW)) for at, why, raw in refused]
+    left.append(topics.DEAD_LETTERS, [dead_letter(topic, 0, each, NOW, 1 << 20).value for each in bad])
 
 
 def publish(left: Left, stage: ScoringStage, out: Any) -> None:
