@@ -6,10 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
 from streams.admin.clients import kafka_module
 from streams.admin.specs import ActualTopic, Difference, TopicSpec
 from streams.errors import BrokerError
+from streams.stores.identity import TopicIdentity
 
 DEFAULT_RECORD_BYTES: Final = 1_048_588
 _LIMIT: Final = "max.message.bytes"
@@ -68,6 +70,18 @@ def read_topics(admin: Any, names: Sequence[str]) -> dict[str, ActualTopic]:
     resources = [kinds.ConfigResource(kinds.ConfigResourceType.TOPIC, t["name"]) for t in described]
     configs = admin.describe_configs(resources, config_filter="all").get("topic", {})
     return {t["name"]: _actual(t, configs.get(t["name"], {})) for t in described}
+
+
+def read_identities(admin: Any, names: Sequence[str]) -> dict[str, TopicIdentity]:
+    """Ids and numbers of partitions of the topics among ``names`` that exist."""
+    described = [t for t in admin.describe_topics(list(names)) if t["error_code"] != _NO_TOPIC]
+    _raise_first(described)
+    return {t["name"]: TopicIdentity(_id(t), len(t["partitions"])) for t in described}
+
+
+def _id(described: Mapping[str, Any]) -> str:
+    found = described.get("topic_id")
+    return "" if found is None or not int(UUID(str(found))) else str(found)
 
 
 def _actual(found: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> ActualTopic:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from streams.cli.options import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
+    confirmed,
     notes,
     output,
     settings_of,
@@ -26,7 +28,9 @@ from streams.cli.options import (
     to_json,
 )
 from streams.errors import UsageError
+from streams.ops.checks import Check, checks_table
 from streams.settings import Settings
+from streams.topics import ALL
 
 _HELP = "Make, check and describe the topics of a deployment.\n\nFor example: weir topics create --dry-run"
 topics_app = typer.Typer(name="topics", help=_HELP, no_args_is_help=True)
@@ -104,6 +108,9 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
     Every difference comes with what mends it. Partitions without a leader or
     with copies missing count as differences too, and so does a topic that
     takes smaller records than a worker may send ([worker] max_record_bytes).
+    Also held against the store: topics that were made anew or given more
+    partitions. The newest events and labels are looked at: a key in another
+    partition than its own is a producer with another partitioner.
 
     For example:
 
@@ -115,8 +122,10 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
     with admin_client(settings.kafka) as admin:
         wanted = _wanted(admin, settings)
         found = compare(wanted, cluster.read_topics(admin, [spec.name for spec in wanted]))
+    stored = [each for each in _identity(settings) if each.status != "OK"]
     if as_json:
-        print(to_json({"ok": not found, "differences": [asdict(d) for d in found]}))
+        told = [asdict(each) for each in stored]
+        print(to_json({"ok": not found, "differences": [asdict(d) for d in found], "stored": told}))
     elif found:
         rows = table("topic", "setting", "wanted", "actual", "fix")
         for d in found:
@@ -124,8 +133,46 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
         output().print(rows)
     else:
         notes().print(f"{len(wanted)} topics are as they should be")
-    if found:
+    if stored and not as_json:
+        output().print(checks_table(stored))
+    if found or any(each.status == "FAIL" for each in stored):
         raise typer.Exit(1)
+
+
+def _identity(settings: Settings) -> list[Check]:
+    """What `check_identity` finds; it brings packages that a machine of operators may lack."""
+    try:
+        found: list[Check] = import_module("streams.ops.identity_checks").check_identity(settings)
+    except ImportError as error:
+        return [Check("stored state", "WARN", f"not compared: {error.name} is not installed here")]
+    return found
+
+
+@topics_app.command("accept")
+def accept_command(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="By Weir's own name.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Say that a topic that was made anew has the records of the old one, at the same offsets.
+
+    So after a restore from a backup or a mirror that keeps offsets. Workers
+    then go on at the positions they stored. Where the new topic holds other
+    records, 'weir partitions seek' has a partition go on elsewhere instead.
+
+    For example:
+
+        weir topics accept user-events
+    """
+    settings = settings_of(config, bootstrap)
+    if topic not in ALL:
+        raise UsageError(f"{topic!r} is no topic of Weir's; there are: {', '.join(ALL)}")
+    if not yes and not confirmed(f"Are the offsets of {settings.topics.name(topic)} those of the topic before it?"):
+        notes().print("nothing done")
+        return
+    identity = import_module("streams.ops.identity_checks").accept_topic(settings, topic)
+    notes().print(f"{settings.topics.name(topic)}: positions belong to the topic {identity.id or 'without an id'} now")
 
 
 @topics_app.command("describe")

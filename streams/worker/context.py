@@ -22,6 +22,7 @@ from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
 from streams.transport import BatchApp, FetchedBatch, Sent
 from streams.transport.columns import Columns
+from streams.worker.identity import TopicCheck
 from streams.worker.links import Links
 from streams.worker.misplaced import Placement
 from streams.worker.pauses import Pauses
@@ -102,6 +103,7 @@ class Context:
         self.remote: Asks | None = None
         """Asks for full models that run elsewhere; nobody is asked without."""
         self.placement = Placement(self)
+        self.topics = TopicCheck(self)
         """Finds records in partitions that do not own their keys."""
         self.silent: Consumer | None = None
         """Stands in for the consumer where nothing is consumed."""

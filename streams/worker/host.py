@@ -239,6 +239,8 @@ class LaneHost:
     async def reopen(self, lane: Lane) -> Mapping[TP, int]:
         """See `pauses.Host`."""
         starts: dict[Lane, int] = {}
+        for own in LABELLED if lane[0] in LABELLED else (lane[0],):
+            await self.ctx.topics.check((own, lane[1]))
         if lane[0] in LABELLED:
             label = self.labels[lane[1]] = self.label_lane(lane[1])
             starts |= {(topic, lane[1]): offset for topic, offset in (await label.open()).items()}
@@ -340,18 +342,21 @@ class LaneHost:
     # -- checks --------------------------------------------------------------------------------------------------
 
     async def _check_partitions(self) -> None:
-        """Every topic keyed by entity has the same number of partitions; raises ``UsageError`` else."""
-        if self.ctx.partitions:
-            return
-        names = dict.fromkeys([*self.topics, topics.PREDICTIONS, topics.LABELS])
-        counts = {name: await self.ctx.app.records.partition_count(self.ctx.name(name)) for name in names}
+        """Every topic keyed by entity has the same number of partitions, the one that the state was made with.
+
+        Raises ``UsageError`` else; asked at every rebalance, because a topic is given more while workers run.
+        """
+        now = await self.ctx.topics.look(dict.fromkeys([*self.topics, topics.PREDICTIONS, topics.LABELS]))
+        counts = {name: identity.partitions for name, identity in now.items()}
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{self.ctx.name(name)} {count}" for name, count in counts.items())
             raise UsageError(
                 f"topics keyed by entity need the same number of partitions, because a label meets its prediction in "
                 f"the partition of the same number; there are: {found}. Make them equal; see weir topics check"
             )
-        self.declare(counts[topics.PREDICTIONS])
+        await self.ctx.topics.check_partitions(counts[topics.PREDICTIONS])
+        if not self.ctx.partitions:
+            self.declare(counts[topics.PREDICTIONS])
 
     def declare(self, partitions: int) -> None:
         """Every topic keyed by entity has so many partitions."""

@@ -88,7 +88,7 @@ class Placement:
         -------
         The acknowledgements of the copies, and what is refused instead: index in the batch and reason.
         """
-        if not astray:
+        if not astray or self._ctx.silent is not None:  # a rebuild brings them to their owners by itself
             return [], []
         self._tell(topic, partition, astray)
         if why := await self._obstacle(topic):

@@ -4,6 +4,9 @@ Each lane runs over what Kafka still has, up to where its group had committed, a
 in Kafka already. Label lanes take predictions and labels in the order of their timestamps and stop a minute before the
 newest prediction, so that whatever was not published before the loss is made again (repeats are known by their ids).
 
+A record in a partition that does not own its entity is taken by the lane that does, at its time: so a topic that was
+given more partitions can be rebuilt. Labels are joined where they are, as their predictions are there too.
+
 Side lanes come first, because score lanes read their rows. Where an aggregate of the stream's own entity depends on
 such a row (a ``where`` over a merchant's feature), it sees the row of now, not of then; all else is as it was.
 """
@@ -11,6 +14,7 @@ such a row (a ``where`` over a merchant's feature), it sees the row of now, not 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
@@ -18,7 +22,8 @@ from typing import Any, Final
 from faust.types import TP
 
 from online.batch import IntVector
-from online.task import TaskSpec
+from online.decode import ColumnRequest
+from online.task import STREAM_KEYS, TaskSpec
 from streams import topics
 from streams.errors import UsageError
 from streams.log import Record
@@ -34,6 +39,8 @@ from streams.worker.committed import active_members, committed_offsets
 from streams.worker.host import LABELLED
 from streams.worker.partitioner import settle_partitioner
 from streams.worker.run import Worker
+from streams.worker.score import DECODERS
+from streams.worker.strays import Strays, Taken
 
 Progress = Callable[[str, int, int], None]
 """Told what is filled, how many records of it are done, and of how many."""
@@ -166,24 +173,61 @@ class _Rebuilder:
                 self._host.declare(len(partitions))
                 if self._ctx.placement.partitioner is None:
                     self._ctx.placement.partitioner = await settle_partitioner(self._ctx)
-                for partition in partitions:
-                    await self._rows((topic, partition), reader)
+                with Strays() as strays:
+                    if topic in STREAM_KEYS:
+                        for partition in partitions:
+                            await self._collect((topic, partition), reader, strays)
+                    for partition in partitions:
+                        await self._rows((topic, partition), reader, strays.of(partition))
         for partition in range(self._ctx.partitions):
             await self._label(partition)
+        await self._sign()
 
-    async def _rows(self, lane: Lane, reader: RangeReader) -> None:
-        """One score or side lane."""
+    async def _sign(self) -> None:
+        """What is stored now belongs to the topics that there are now."""
+        topic_check = self._ctx.topics
+        for own, identity in (await topic_check.look([*self._host.topics, topics.PREDICTIONS])).items():
+            for partition in range(identity.partitions):
+                await topic_check.accept((own, partition))
+        await topic_check.accept_partitions(self._ctx.partitions)
+
+    async def _collect(self, lane: Lane, reader: RangeReader, strays: Strays) -> None:
+        """Find the records of a partition that others own."""
+        key, decode = STREAM_KEYS[lane[0]], DECODERS[lane[0]]
+        first, end = await self._bounds(lane, reader)
+        async for batch in self._batches(reader, lane, first, end):
+            raw = [record.value for record in batch.records]
+            decoded = decode(raw, ColumnRequest(entities=(key,)), limits=self._ctx.settings.limits)
+            ids = [entity or "" for entity in decoded.batch.entities[key]]
+            for row, owner in zip(*self._ctx.placement.owners(ids, lane[1]), strict=True):
+                strays.add(int(owner), lane[1], batch.records[int(decoded.index[row])])
+
+    async def _bounds(self, lane: Lane, reader: RangeReader) -> tuple[int, int]:
+        """The offsets of a partition to take: from the first one that is kept to where workers go on."""
         first, _ = await reader.bounds(lane[1])
-        end = self._committed.get(self._ctx.topic_partition(lane), 0)
-        if end <= first:
+        return first, max(first, self._committed.get(self._ctx.topic_partition(lane), 0))
+
+    async def _rows(self, lane: Lane, reader: RangeReader, strays: Taken) -> None:
+        """One score or side lane."""
+        first, end = await self._bounds(lane, reader)
+        if end == first and not strays:
             return
         await self._forget(lane)
         opened = self._host.row_lane(lane)
         await opened.open()
         async for batch in self._batches(reader, lane, first, end):
+            while before := strays.until(batch.records[-1].ts):
+                await opened.run_alone(self._batch_of(before, lane, batch.base_offset))
             await opened.run_alone(batch)
             self._progress(opened.name, batch.next_offset - first, end - first)
+        while left := strays.until(math.inf):
+            await opened.run_alone(self._batch_of(left, lane, end))
         await opened.close()
+
+    def _batch_of(self, records: Sequence[Record], lane: Lane, at: int) -> FetchedBatch:
+        """Records of elsewhere as a batch of a lane that goes on ``at``."""
+        tp = self._ctx.topic_partition(lane)
+        return FetchedBatch(*tp, at, at, records, Ticket(tp, at, at, 0), [at] * len(records))
 
     async def _batches(self, reader: RangeReader, lane: Lane, first: int, end: int) -> AsyncIterator[FetchedBatch]:
         tp, at = self._ctx.topic_partition(lane), first

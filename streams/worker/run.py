@@ -58,6 +58,8 @@ class Worker(Process):
         """Kernels and models."""
         for task in self.ctx.tasks:
             await asyncio.to_thread(warm_up, task)  # the endpoints answer meanwhile
+        await self.ctx.topics.look([topics.EXAMPLES])
+        await self.ctx.topics.check((topics.EXAMPLES, 0))
         await self.follower.catch_up()
         for task in self.ctx.tasks:
             log.info("task %s: model at version %d", task.name, self.follower.version(task.name))

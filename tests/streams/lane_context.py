@@ -18,7 +18,7 @@ class Context:
         self.id_bytes = 1 << 20
         self.lanes = 0  # nothing is gathered
         self.records: Any = None
-        self.partitions = 0  # nobody is asked whose a record is
+        self.partitions, self.silent = 0, None  # nobody is asked whose a record is
         self.placement = Placement(cast(Any, self))
         self.failed: list[Exception] = []
 

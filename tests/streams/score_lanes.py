@@ -133,6 +133,7 @@ class Context:
     lanes = 0
     partitions = 0  # nobody is asked whose a record is
     id_bytes = 1 << 20
+    silent = None
 
     def __post_init__(self) -> None:
         self.placement = Placement(cast(Any, self))

@@ -57,6 +57,7 @@ class InferenceHost:
         A lane of which the store has nothing goes on where its group committed: a state that was lost is built up
         again, as that of a new entity.
         """
+        await self.ctx.topics.look([OWN])
         await self.revoked(tps)
         keys = sorted((OWN, tp.partition) for tp in tps)
         starts = await self.ctx.pauses.open_or_pause(keys)
@@ -92,6 +93,7 @@ class InferenceHost:
 
     async def reopen(self, lane: Lane) -> Mapping[TP, int]:
         """See `pauses.Host`."""
+        await self.ctx.topics.check(lane)
         opened = self.lanes[lane[1]] = self._lane(lane)
         start = await opened.open()
         return {} if start is None else {self.ctx.topic_partition(lane): start}

@@ -1,0 +1,86 @@
+"""Holds the topics that there are against those that the stored state belongs to, whenever partitions are assigned."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from streams.admin.clients import admin_client
+from streams.admin.cluster import read_identities
+from streams.errors import BrokerError, UsageError
+from streams.settings import KafkaSettings
+from streams.stores.identity import StoredIdentity, TopicIdentity
+from streams.stores.redis import Lane
+
+if TYPE_CHECKING:
+    from streams.worker.context import Context
+
+log = logging.getLogger(__name__)
+AGAIN_S = 1.0
+
+
+class TopicCheck:
+    """The topics of one worker.
+
+    Parameters
+    ----------
+    ctx : what the lanes share.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx, self._stored = ctx, StoredIdentity(ctx.link)
+        self._now: dict[str, TopicIdentity] = {}
+        """By Weir's own names, as of the last look."""
+        self._said = False
+
+    async def look(self, owns: Iterable[str]) -> dict[str, TopicIdentity]:
+        """Ask the brokers anew; raises ``UsageError`` where there is no such topic."""
+        name = self._ctx.name
+        names = {name(own): own for own in owns}
+        found = await identities(self._ctx.settings.kafka, list(names), self._ctx.settings.worker.delivery_timeout_s)
+        if absent := names.keys() - found.keys():
+            raise UsageError(f"no topic {', '.join(sorted(absent))}; weir topics create")
+        now = {own: found[actual] for actual, own in names.items()}
+        self._now |= now
+        if not self._said and not all(identity.id for identity in now.values()):
+            self._said = True
+            log.warning("these brokers give topics no ids (Kafka 2.8 and newer do): one made anew is not noticed")
+        return now
+
+    async def check_partitions(self, partitions: int) -> None:
+        """See `StoredIdentity`."""
+        await self._stored.check_partitions(partitions)
+
+    async def check(self, lane: Lane) -> None:
+        """See `StoredIdentity.check_topic`."""
+        if lane[0] in self._now:
+            await self._stored.check_topic(lane, self._ctx.name(lane[0]), self._now[lane[0]])
+
+    async def accept_partitions(self, partitions: int) -> None:
+        """See `StoredIdentity`."""
+        await self._stored.accept_partitions(partitions)
+
+    async def accept(self, lane: Lane) -> None:
+        """The positions of a partition are of the topic that is there now."""
+        await self._stored.accept(lane, self._now.get(lane[0]) or (await self.look([lane[0]]))[lane[0]])
+
+
+async def identities(settings: KafkaSettings, names: list[str], patience_s: float) -> dict[str, TopicIdentity]:
+    """Those of ``names`` that exist; raises ``BrokerError`` when nobody answers for ``patience_s``."""
+
+    def ask() -> dict[str, TopicIdentity]:
+        with admin_client(settings) as admin:
+            return read_identities(admin, names)
+
+    loop = asyncio.get_running_loop()
+    until = loop.time() + patience_s
+    while True:
+        try:
+            return await asyncio.to_thread(ask)
+        except BrokerError as error:
+            if loop.time() > until:
+                raise
+            log.warning("%s; trying again", error)
+            await asyncio.sleep(AGAIN_S)
