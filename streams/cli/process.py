@@ -86,9 +86,8 @@ def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote
     """Print ``first`` and what a worker of these settings would find; raises ``Exit(2)`` when something is missing."""
     links = [*check_kafka(settings), *check_redis(settings.redis)]
     checks = [first, *links, *kafka_warnings(settings.kafka)]
-    if all(link.status != "FAIL" for link in links):
-        checks += import_module("streams.ops.identity_checks").check_identity(settings)
     if links[0].status != "FAIL":  # which version serves is told by Kafka
+        checks += import_module("streams.ops.identity_checks").check_identity(settings)
         checks += import_module("streams.full.checks").check_full(settings, tasks, remote=remote)  # it brings aiokafka
     output().print(checks_table(checks))
     failed = sum(each.status == "FAIL" for each in checks)
