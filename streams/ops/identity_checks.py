@@ -19,12 +19,13 @@ from streams.ops.checks import Check
 from streams.settings import Settings
 from streams.stores.identity import StoredIdentity, TopicIdentity, differences
 from streams.stores.link import RedisLink
-from streams.transport.partition import partitions_of_text
+from streams.transport.partition import PartitionerName, partitions_of_text
+from streams.worker.misplaced import FIX
+from streams.worker.partitioner import stored_partitioner
 
 SAMPLED: Final = 200
 """Records looked at in each partition."""
 _KEYS: Final = STREAM_KEYS | {topics.LABELS: "entity_id"}
-FIX: Final = "Correct the producer: partitioner=murmur2_random in librdkafka clients, the entity's id as record key."
 
 
 def check_identity(settings: Settings) -> list[Check]:
@@ -34,20 +35,21 @@ def check_identity(settings: Settings) -> list[Check]:
         with admin_client(settings.kafka) as admin:
             there = read_identities(admin, list(names.values()))
         found = {own: there[name] for own, name in names.items() if name in there}
-        held = asyncio.run(stored_identity(settings))
+        held, by = asyncio.run(stored_identity(settings))
         wrong = differences(held, found, names, topics.PREDICTIONS)
         checks = [Check(f"topic {name}", "FAIL", why) for name, why in wrong]
         if not wrong:
             checks.append(Check("stored state", "OK", "of these topics" if held else "none yet"))
-        return checks + check_keys(settings, found)
+        # Before a worker has settled it, that is what it finds out itself.
+        return checks + (check_keys(settings, found, by) if by is not None else [])
     except ShellError as error:
         return [Check("stored state", "WARN", f"not compared with the topics: {error}")]
 
 
-async def stored_identity(settings: Settings) -> dict[str, str]:
-    """What the store holds of topics."""
-    async with _stored(settings) as stored:
-        return await stored.load()
+async def stored_identity(settings: Settings) -> tuple[dict[str, str], PartitionerName | None]:
+    """What the store holds of topics, and the partitioner that it was made by."""
+    async with _link(settings) as link:
+        return await StoredIdentity(link).load(), await stored_partitioner(link)
 
 
 def accept_topic(settings: Settings, own: str) -> TopicIdentity:
@@ -59,25 +61,25 @@ def accept_topic(settings: Settings, own: str) -> TopicIdentity:
         raise UsageError(f"no topic {name}; see weir topics describe")
 
     async def accept() -> None:
-        async with _stored(settings) as stored:
+        async with _link(settings) as link:
             for partition in range(there[name].partitions):
-                await stored.accept((own, partition), there[name])
+                await StoredIdentity(link).accept((own, partition), there[name])
 
     asyncio.run(accept())
     return there[name]
 
 
 @asynccontextmanager
-async def _stored(settings: Settings) -> AsyncIterator[StoredIdentity]:
+async def _link(settings: Settings) -> AsyncIterator[RedisLink]:
     link = RedisLink(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)
     try:
         await link.start(writes=False)
-        yield StoredIdentity(link)
+        yield link
     finally:
         await link.stop()
 
 
-def check_keys(settings: Settings, found: Mapping[str, TopicIdentity]) -> list[Check]:
+def check_keys(settings: Settings, found: Mapping[str, TopicIdentity], by: PartitionerName) -> list[Check]:
     """Look at the newest records of events and labels: whether each is in the partition that owns its entity."""
     checks: list[Check] = []
     if settings.topics.misplaced == "keep":
@@ -87,19 +89,21 @@ def check_keys(settings: Settings, found: Mapping[str, TopicIdentity]) -> list[C
             if own in found and found[own].partitions > 1:
                 name = settings.topics.name(own)
                 records = read_present(reader, name, Start(SAMPLED))
-                checks += _misplaced(name, [(r.partition, r.value) for r in records], key, found[own].partitions)
+                checks += _misplaced(name, [(r.partition, r.value) for r in records], key, found[own].partitions, by)
     return checks
 
 
-def _misplaced(name: str, records: list[tuple[int, Any]], key: str, partitions: int) -> list[Check]:
+def _misplaced(
+    name: str, records: list[tuple[int, Any]], key: str, partitions: int, by: PartitionerName
+) -> list[Check]:
     placed = [(at, entity) for at, value in records if (entity := _entity(value, key)) is not None]
-    owners = partitions_of_text([entity for _, entity in placed], partitions).tolist()
+    owners = partitions_of_text([entity for _, entity in placed], partitions, by).tolist()
     wrong = [(at, entity, owner) for (at, entity), owner in zip(placed, owners, strict=True) if at != owner]
     if not wrong:
         return []
     at, entity, owner = wrong[0]
     said = f"{len(wrong)} of the last {len(placed)} records are in a partition that does not own their key"
-    return [Check(f"keys of {name}", "WARN", f"{said}: {entity!r} is in {at} and belongs to {owner}", FIX)]
+    return [Check(f"keys of {name}", "WARN", f"{said}: {entity!r} is in {at} and belongs to {owner}", FIX[by])]
 
 
 def _entity(value: bytes | None, key: str) -> str | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from streams import topics
 from streams.errors import UsageError
+from streams.stores.link import RedisLink
 from streams.transport.partition import PartitionerName, partitions_of_text
 from streams.transport.ranges import RangeReader
 
@@ -78,6 +79,12 @@ async def settle_partitioner(ctx: Context) -> PartitionerName:
             "'weir features rebuild'"
         )
     return name
+
+
+async def stored_partitioner(link: RedisLink) -> PartitionerName | None:
+    """What is settled; ``None`` where nothing is yet."""
+    held = await link.execute("GET", f"{link.prefix}:partitioner")
+    return None if held is None else "crc32" if held == b"crc32" else "murmur2"
 
 
 async def _find(ctx: Context) -> PartitionerName:
