@@ -278,8 +278,11 @@ class LaneHost:
     async def seek(self, lane: Lane, offset: int, by: str) -> str:
         """See `control.Movable`."""
         if lane[0] in LABELLED:
-            return await seek_labels(self.label_lane(lane[1]), offset, by)
-        return await seek_rows(self.row_lane(lane), offset, by)
+            told = await seek_labels(self.label_lane(lane[1]), offset, by)
+        else:
+            told = await seek_rows(self.row_lane(lane), offset, by)
+        await self.ctx.topics.sought(lane)
+        return told
 
     async def set_watermark(self, lane: Lane, ts: float) -> str:
         """See `control.Movable`."""

@@ -62,6 +62,11 @@ class TopicCheck:
         """See `StoredIdentity`."""
         await self._stored.accept_partitions(partitions)
 
+    async def sought(self, lane: Lane) -> None:
+        """A person chose a position in the topic that is there now."""
+        await self.look([lane[0]])
+        await self.accept(lane)
+
     async def accept(self, lane: Lane) -> None:
         """The positions of a partition are of the topic that is there now."""
         await self._stored.accept(lane, self._now.get(lane[0]) or (await self.look([lane[0]]))[lane[0]])

@@ -96,6 +96,10 @@ def test_a_topic_made_anew_is_not_read_from_the_middle_however_long_it_is(
             assert "user-events-1 pauses" in worker.log
             assert "weir partitions seek user-events-0 earliest" in worker.log
             assert scored(deployment) == {f"e{n}" for n in range(200)}
+            sought = run_weir(deployment, "partitions", "seek", "user-events-0", "earliest")
+            assert sought.status == 0, sought.err
+            of_0 = {orjson.loads(s.record.value)["event_id"] for s in deployment.read(topics.USER_EVENTS)[0]}
+            worker.until(lambda: scored(deployment) >= of_0, "partition 0 is taken from its beginning")
             assert worker.end() == 0
         # The offsets are those of a mirror, say: a person says so, and the rest is taken.
         assert run_weir(deployment, "topics", "accept", "user-events", "--yes").status == 0
@@ -103,7 +107,9 @@ def test_a_topic_made_anew_is_not_read_from_the_middle_however_long_it_is(
         with Worker(deployment, tmp_path / "after.log") as worker:
             watcher.settle(worker)
             assert worker.end() == 0
-        assert len(scored(deployment)) == 600
+        made = [orjson.loads(s.record.value)["event_id"] for s in deployment.read(topics.USER_EVENTS)[1]]
+        gone = sum(int(partitions_of_text([USERS[n % 20]], 2)[0]) for n in range(200))
+        assert scored(deployment) == {f"e{n}" for n in range(200)} | of_0 | {*made[gone:]}
 
 
 def test_examples_made_anew_are_not_taken_for_the_rest_of_the_old_ones(deployment: Deployment, tmp_path: Path) -> None:

@@ -112,7 +112,9 @@ class InferenceHost:
 
     async def seek(self, lane: Lane, offset: int, by: str) -> str:
         """See `control.Movable`."""
-        return await seek_rows(self._lane(lane), offset, by)
+        told = await seek_rows(self._lane(lane), offset, by)
+        await self.ctx.topics.sought(lane)
+        return told
 
     async def set_watermark(self, lane: Lane, ts: float) -> str:
         """See `control.Movable`."""
