@@ -130,10 +130,10 @@ def _same_shape(served: Trained, config: EncoderConfig) -> bool:
 
 
 def _fresh(settings: EncoderSettings, config: EncoderConfig, data: TrainingSet) -> Trained:
-    """An untrained network that knows the scale of the history."""
+    """An untrained network that knows the scale of the history before the validation rows."""
     spec = NextSpec.of(data.history, settings.buckets, settings.negatives)
     network = Trained(Encoder(config), NextHeads(spec, config.hidden))
-    fit(network.encoder.normalise, data.history.x)
+    fit(network.encoder.normalise, data.history.x[data.history.ts < data.valid_from])
     network.heads.fit(next_events(data.history, order="scored"), data.history.item)
     return network
 

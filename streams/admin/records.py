@@ -12,6 +12,7 @@ import orjson
 
 from streams import topics
 from streams.errors import UsageError
+from streams.text import printable
 
 KEY_FIELD: Final[Mapping[str, str]] = {
     topics.USER_EVENTS: "user_id",
@@ -39,7 +40,6 @@ _BARE: Final = frozenset({"type", "task", "status", "severity", "cause", "action
 """Fields whose value speaks for itself."""
 _COUNTED: Final = frozenset({"features", "reasons", "event_ids"})
 _HIDDEN: Final = frozenset({"v", "ts", "raw", "key"})
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 TEXT_CHARS: Final = 160
 LINE_CHARS: Final = 2_000
 
@@ -74,7 +74,11 @@ def line(topic: str, value: bytes | None) -> str:
         return "deleted (no value)"
     document = parse(value)
     if not isinstance(document, dict):
-        return f"not JSON: {printable(value)}" if document is None else f"no object: {printable(value)}"
+        return (
+            f"not JSON: {printable(value, TEXT_CHARS)}"
+            if document is None
+            else f"no object: {printable(value, TEXT_CHARS)}"
+        )
     first = [name for name in _FIRST.get(topic, ()) if document.get(name) is not None]
     hidden = {*first, *_HIDDEN, KEY_FIELD.get(topic, "")}
     rest = [name for name in document if name not in hidden and document[name] is not None]
@@ -94,20 +98,13 @@ def _shown(name: str, value: Any) -> str:
         if isinstance(value, float)
         else orjson.dumps(value).decode()
     )
-    return printable(text) if name in _BARE else f"{name}={printable(text)}"
+    return printable(text, TEXT_CHARS) if name in _BARE else f"{name}={printable(text, TEXT_CHARS)}"
 
 
 def _count(name: str, value: dict[str, Any] | list[Any]) -> str:
     head = value[0] if name == "reasons" and isinstance(value, list) and value else None
     first = head.get("text") if isinstance(head, dict) else None
-    return f"[{printable(first)}, ...]" if isinstance(first, str) else f"<{len(value)}>"
-
-
-def printable(value: bytes | str, chars: int = TEXT_CHARS) -> str:
-    """Text that cannot move a terminal's cursor, cut to ``chars`` characters."""
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
-    text = _UNPRINTABLE.sub(lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text)
-    return text if len(text) <= chars else f"{text[: chars - 3]}..."
+    return f"[{printable(first, TEXT_CHARS)}, ...]" if isinstance(first, str) else f"<{len(value)}>"
 
 
 def as_json(topic: str, partition: int, offset: int, ts: float, key: bytes | None, value: bytes | None) -> bytes:

@@ -8,8 +8,9 @@ from typing import Any, Final
 import orjson
 
 from streams.admin.letters import Letter, Place, grouped
-from streams.admin.records import parse, printable
+from streams.admin.records import TEXT_CHARS, parse
 from streams.cli.options import notes, output, table, to_json, utc
+from streams.text import printable
 
 _ROW_CHARS: Final = 90
 
@@ -62,7 +63,7 @@ def page(letter: Letter) -> str:
     lines = [
         f"letter    {letter.place} ({state})",
         f"from      {letter.origin}",
-        f"key       {printable(c.key) if c.key else 'not known'}",
+        f"key       {printable(c.key, TEXT_CHARS) if c.key else 'not known'}",
         f"refused   {utc(c.failed_at)} UTC",
         f"reason    {printable(c.reason, 2_000)}",
         f"record    {len(c.raw):,} bytes",

@@ -20,6 +20,7 @@ from streams.ops.kafka_checks import check_kafka
 from streams.ops.link_checks import kafka_warnings
 from streams.ops.redis_checks import check_redis
 from streams.settings import Settings
+from streams.text import printable
 
 TasksArgument = Annotated[
     list[Path] | None,
@@ -106,11 +107,21 @@ def log_to_stderr(level: str, child: int = 0) -> None:
     if level not in _LEVELS:
         raise UsageError(f"--log-level {level!r}: give one of {', '.join(_LEVELS)}")
     which = f"[{child}] " if child else ""
-    logging.basicConfig(level=level.upper(), format=f"%(asctime)s %(levelname)-7s {which}%(name)s: %(message)s")
+    logging.basicConfig(level=level.upper())
+    lines = _SafeLines(f"%(asctime)s %(levelname)-7s {which}%(name)s: %(message)s")
+    logging.getLogger().handlers[0].setFormatter(lines)
     if level != "debug":
         logging.getLogger().handlers[0].addFilter(_worth_reading)
         for name, least in _QUIET.items():
             logging.getLogger(name).setLevel(max(least, logging.getLogger().level))
+
+
+class _SafeLines(logging.Formatter):
+    """Writes what records of others brought into a message as text: no line of a log is theirs."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is that of the library
+        """The line of a record; further lines of its message are indented."""
+        return "\n    ".join(printable(line) for line in super().formatMessage(record).split("\n"))
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:

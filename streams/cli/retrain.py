@@ -21,6 +21,7 @@ from streams.errors import UsageError
 from streams.settings import Settings
 
 _LOOK_S: Final = 0.5
+_TOO_SOON: Final = "refused, the last request is too recent (cooldown); give --force"
 _TEXT: Final = {
     "accepted": "begun", "data": "data set gathered", "trained": "candidates trained", "gated": "passed the gate",
     "registered": "registered", "shadowing": "in the workers' shadow; labels decide now",
@@ -31,6 +32,7 @@ def retrain_command(
     task: Annotated[str, typer.Option("--task", "-t", help="Name of the task.", show_default=False)],
     reason: Annotated[str, typer.Option("--reason", help="Kept with the request and the job.")] = "asked for by hand",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the candidate is in the shadow, or is not.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also within the cooldown of the task.")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", min=0.1, help="Seconds to wait at most.", show_default=False)
     ] = None,
@@ -40,12 +42,13 @@ def retrain_command(
 ) -> None:
     """Ask for a new full model of a task.
 
-    It needs a running weir trainer. The cooldown of the task does not hold
-    for people; while a job is under way the request waits for its end.
+    It needs a running weir trainer. Within the cooldown of the task, [retrain]
+    cooldown, it is refused without --force; while a job is under way the
+    request waits for its end.
 
     With --wait the exit status is 0 when the new model is in the shadow of
-    the old one, and 2 when the training failed, the model did not pass, or
-    the time is over.
+    the old one, and 2 when it was refused, the training failed, the model
+    did not pass, or the time is over.
 
     For example:
 
@@ -58,7 +61,7 @@ def retrain_command(
     settings = settings_of(config, bootstrap, {"models.registry": registry})
     request = RetrainRequest(
         request_id=f"manual-{secrets.token_hex(6)}", task=_task(task), cause="manual", requested_at=time.time(),
-        text=_reason(reason),
+        text=_reason(reason), details={"force": True} if force else None,
     )  # fmt: skip
     with producer(settings.kafka, "retrain") as client:
         topic = settings.topics.name(topics.RETRAIN_REQUESTS)
@@ -104,6 +107,8 @@ def _wait(settings: Settings, request: RetrainRequest, timeout: float | None) ->
                 said = words
             if job is not None and _over(job):
                 return
+            if words.endswith(_TOO_SOON):
+                raise typer.Exit(2)
             if deadline is not None and time.monotonic() > deadline:
                 raise UsageError(f"not done within {timeout:g} s: {words}; it goes on without us")
             _pause(stop)
@@ -123,6 +128,8 @@ def _said(job: object, state: object, request: RetrainRequest) -> str:
         return f"{request.task}: {at}{more}"
     if isinstance(state, TaskState) and state.pending is not None and state.pending.request_id == request.request_id:
         return f"{request.task}: waits for the job under way"
+    if isinstance(state, TaskState) and request.request_id in state.seen:
+        return f"{request.task}: {_TOO_SOON}"
     return f"{request.task}: waits for a trainer"
 
 

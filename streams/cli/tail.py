@@ -13,9 +13,10 @@ from rich.text import Text
 
 from streams.admin.clients import consumer
 from streams.admin.reading import Start, follow, read_present
-from streams.admin.records import as_json, filters, line, parse, printable
+from streams.admin.records import as_json, filters, line, parse
 from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of, utc
 from streams.cli.signals import close_stdout, interruptible
+from streams.text import printable
 
 
 def tail_command(

@@ -180,9 +180,13 @@ class FullModels:
 
     # -- for people ------------------------------------------------------------------------------------------------
 
-    def describe(self) -> Mapping[str, object]:
-        """By task, what serves, what is wanted, and what was refused."""
+    def describe(self) -> Mapping[str, Mapping[str, object]]:
+        """By task, what serves, what is wanted, and what was refused, with the reasons."""
         return {name: self._describe(served) for name, served in self._served.items()}
+
+    def outline(self) -> Mapping[str, object]:
+        """The same without reasons, which name places: for an endpoint that everybody may ask."""
+        return {name: {**said, "refused": [*map(int, said["refused"])]} for name, said in self.describe().items()}  # type: ignore[call-overload]
 
     @staticmethod
     def _describe(served: _Served) -> Mapping[str, object]:

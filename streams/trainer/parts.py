@@ -22,6 +22,7 @@ from streams.trainer.files import Workshop
 from streams.trainer.runner import Runner
 from streams.trainer.score import score
 from streams.trainer.task import training_of
+from streams.trainer.work import own_directory
 from streams.training.builder import Logged
 from streams.training.history import read_history
 from streams.training.sources import KafkaSource, LogSource
@@ -111,7 +112,7 @@ def cut(logged: Logged, task: TaskSpec, cutoff: float) -> TrainingSet:
 def kafka_workshop(settings: Settings, runner: Runner) -> Workshop:
     """For the trainer process."""
     builders = {"encoder": encoder_builder, "trees": trees_builder}
-    work = settings.trainer.work
+    work = own_directory(settings.trainer.work)
     return Workshop(KafkaData(settings), builders, blended, score, runner, work, with_other_precisions)
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from online.errors import StateError
 from online.wire import RetrainRequest
+from streams.text import printable
 from streams.trainer.promotion import PhaseState
 
 Cause = Literal["drift", "schedule", "volume", "manual"]
@@ -36,11 +37,15 @@ class Asked(msgspec.Struct, frozen=True):
     at: float
     """``requested_at``."""
     text: str = ""
+    """Printable."""
+    forced: bool = False
+    """Whether a person wants it within the cooldown."""
 
     @classmethod
     def of(cls, request: RetrainRequest) -> Asked:
         """The request of a record."""
-        return cls(request.request_id, request.cause, request.requested_at, request.text or "")
+        forced = request.cause == "manual" and (request.details or {}).get("force") is True
+        return cls(request.request_id, request.cause, request.requested_at, printable(request.text or ""), forced)
 
 
 class Job(msgspec.Struct, frozen=True):

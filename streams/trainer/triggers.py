@@ -1,7 +1,7 @@
 """Which requests lead to a job, and when the schedule asks for one. Pure: the time is an argument.
 
-A request is known by its id. Those that machines make (drift, volume) heed the task's cooldown, counted in their own
-time (``requested_at``, event time) so that a replay decides alike; a person and the schedule are taken at their word.
+A request is known by its id. Requests heed the task's cooldown, counted in their own time (``requested_at``, of
+machines event time) so that a replay decides alike; the schedule, and a person who insists, are taken at their word.
 While a job is under way the newest request waits, and is one job when its turn comes, however many there were.
 """
 
@@ -19,7 +19,8 @@ from online.wire import RetrainRequest
 from streams.trainer.state import Asked, TaskState
 
 Answer = Literal["accepted", "waits", "repeat", "too soon"]
-_BY_MACHINES: Final = ("drift", "volume")
+_COOLS: Final = ("drift", "volume", "manual")
+"""Causes that the cooldown holds for; a schedule is what a person chose."""
 
 
 class Considered(NamedTuple):
@@ -41,7 +42,8 @@ def consider(state: TaskState, asked: Asked, cooldown: float) -> Considered:
     if asked.request_id in state.seen:
         return Considered("repeat", state, f"request {asked.request_id} is known")
     state = state.noted(asked.request_id)
-    if asked.cause in _BY_MACHINES and state.accepted_at is not None and asked.at < state.accepted_at + cooldown:
+    cools = asked.cause in _COOLS and not asked.forced
+    if cools and state.accepted_at is not None and asked.at < state.accepted_at + cooldown:
         since = format_duration(max(0.0, round(asked.at - state.accepted_at)))
         words = f"{asked.cause} asks {since} after the last request that was accepted; the cooldown is "
         return Considered("too soon", state, words + format_duration(cooldown))

@@ -5,6 +5,7 @@ What is large goes by file. They know arrays and artefacts, nothing of journals,
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 from models.gate import Metric, Verdict, choose, compare
 from models.inference.occlusion import USUAL_FILE, Usual
 from models.types import BoolVector, Builder, Built, Float32Vector, FloatVector, IntVector, Progress, TrainingSet
+from streams.errors import UsageError
 
 if TYPE_CHECKING:
     from online.full import FullSpec
@@ -167,7 +169,28 @@ def put(path: Path, value: object) -> None:
     beside = path.with_name(f".{path.name}.tmp")
     with beside.open("wb") as file:
         pickle.dump(_plain(value), file, protocol=5)
+        file.flush()
+        os.fsync(file.fileno())
     beside.replace(path)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def own_directory(path: Path) -> Path:
+    """Make a directory that only this user can enter, because what lies in it is believed.
+
+    Raises ``UsageError`` where it belongs to somebody else.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_uid != os.geteuid():
+        raise UsageError(
+            f"{path} belongs to another user, who could have the trainer run code; give a directory of yours"
+        )
+    path.chmod(0o700)
+    return path
 
 
 def get(path: Path) -> Any:

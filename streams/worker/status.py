@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from online.labelling import LabellingStage
@@ -99,7 +99,7 @@ class WorkerStatus(ProcessStatus):
             "lanes": self._host.names(),
             "models": {task.name: self._follower.version(task.name) for task in self._ctx.tasks},
             "examples_lag": self._follower.lag(),
-            "full": self._ctx.full.describe(),
+            "full": self._ctx.full.outline(),
         }
 
     def measure(self) -> None:
@@ -142,10 +142,8 @@ class WorkerStatus(ProcessStatus):
         m.set("weir_waiting_predictions", sum(len(stage.joiner) for stage in stages), task=name)
         for stage in stages:
             self._count_labels(name, stage)
-        rolling = [stage.evaluation.rolling() for stage in stages]
-        for metric in {key for values in rolling for key in values}:
-            known = [values[metric] for values in rolling if metric in values]
-            m.set("weir_prequential_metric", sum(known) / len(known), task=name, metric=metric)
+        for metric, value in together([stage.evaluation.rolling() for stage in stages]).items():
+            m.set("weir_prequential_metric", value, task=name, metric=metric)
 
     def _count_labels(self, name: str, stage: LabellingStage) -> None:
         """Count what became of labels since the last look; what a lane brought along was counted elsewhere."""
@@ -155,3 +153,18 @@ class WorkerStatus(ProcessStatus):
             if new > 0:
                 self._ctx.metrics.inc("weir_labels_total", new, task=name, outcome=outcome)
             self._counted[stage, field] = total
+
+
+def together(lanes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Metrics of several lanes as one: each counts as the rows it has, ``n``, which are added up.
+
+    >>> together([{"n": 900.0, "accuracy": 0.9}, {"n": 100.0, "accuracy": 0.5}, {"n": 0.0}])
+    {'n': 1000.0, 'accuracy': 0.86}
+    """
+    out: dict[str, float] = {}
+    for metric in dict.fromkeys(name for values in lanes for name in values):
+        known = [(values[metric], values.get("n", 0.0)) for values in lanes if metric in values]
+        rows = sum(n for _, n in known)
+        if metric == "n" or rows > 0:
+            out[metric] = rows if metric == "n" else round(sum(value * n for value, n in known) / rows, 12)
+    return out

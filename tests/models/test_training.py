@@ -20,7 +20,7 @@ from models.graph import open_session, run_graph
 from models.training import EncoderBuilder, EncoderSettings
 from models.training.artefact import files_of, load_encoder
 from models.training.loop import Loop
-from models.training.run import fitted, metrics_of
+from models.training.run import _config, _fresh, fitted, metrics_of
 from models.training.validate import judge
 from models.types import ModelError, TrainingSet, TrainingStoppedError
 from tests.models.training_data import DAY, INPUTS, logged, small
@@ -280,3 +280,16 @@ def test_two_processes_learn_what_one_does(data: TrainingSet, tmp_path: Path) ->
     one, other = (tensors((tmp_path / f"two/{r}.safetensors").read_bytes()) for r in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert all(torch.allclose(one[name], alone[name], atol=1e-4) for name in one)
+
+
+def test_the_scale_of_inputs_is_that_of_rows_before_the_validation_window(data: TrainingSet) -> None:
+    late = data.history.ts >= data.valid_from
+    assert 0 < late.sum() < len(late)
+    other = data.history.x.copy()
+    other[late] = other[late] * 1000 + 7
+    changed = replace(data, history=replace(data.history, x=other))
+    config = _config(TINY, data.history.inputs)
+    made, again = (_fresh(TINY, config, of).encoder.normalise for of in (data, changed))
+    for name in ("log", "mean", "scale", "low", "slope"):
+        assert torch.equal(getattr(made, name), getattr(again, name)), name
+    assert float(made.scale.abs().sum()) > 0

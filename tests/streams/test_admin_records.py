@@ -22,11 +22,12 @@ from streams.admin.letters import Done, Letter, Place, Selection, grouped, lette
 from streams.admin.outgoing import LinesSource, TableSource, time_of
 from streams.admin.pace import Pace, PacePolicy
 from streams.admin.reading import Start
-from streams.admin.records import Match, as_json, filters, key_of, line, printable
+from streams.admin.records import Match, as_json, filters, key_of, line
 from streams.errors import UsageError
 from streams.host.outputs import dead_letter
 from streams.log import Record, Refused
 from streams.settings import KafkaSettings, TopicSettings
+from streams.text import printable
 
 DAY = 86_400.0
 T0 = 1_700_000_000.0
@@ -229,8 +230,8 @@ def test_lines_start_with_what_tells_most() -> None:
     assert line(topics.ALERTS, alert).startswith("fraud open high score=0.91  ")
     assert "at night" in line(topics.ALERTS, alert)
     assert "entity_id" not in line(topics.ALERTS, alert), "it is the key, which has a column of its own"
-    assert printable("x" * 500).endswith("...")
-    assert len(printable("x" * 500)) == 160
+    assert printable("x" * 500, 160).endswith("...")
+    assert len(printable("x" * 500, 160)) == 160
 
 
 def test_starts() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from models.types import ModelError, TrainingStoppedError
 from online.full import FullSpec
+from streams.errors import UsageError
 from streams.trainer.errors import WorkDiedError
 from streams.trainer.runner import InlineRunner, SubprocessRunner
-from streams.trainer.work import BuildWork, get, put
+from streams.trainer.work import BuildWork, get, own_directory, put
 from tests.streams.trainer_fakes import DAY, NOW, SkillBuilder, World, spec, training_data
 
 
@@ -98,3 +99,12 @@ def test_a_stage_that_never_ends_is_given_up(tmp_path: Path) -> None:
         world.job.work()
     assert world.stages() == ["failed"]
     assert "begun 3 times" in world.trainer.state.ended[-1].reason
+
+
+def test_what_lies_in_the_work_of_a_trainer_is_its_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = tmp_path / "work"
+    work.mkdir(mode=0o755)
+    assert own_directory(work).stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr("os.geteuid", lambda: work.stat().st_uid + 1)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        own_directory(work)

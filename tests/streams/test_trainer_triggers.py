@@ -16,7 +16,7 @@ MONDAY = 1_709_521_200.0
 """2024-03-04 03:00 UTC."""
 
 
-def test_machines_heed_the_cooldown_and_people_do_not() -> None:
+def test_the_cooldown_holds_for_all_but_the_schedule_and_who_insists() -> None:
     state = consider(TaskState("fraud"), asked(1, NOW), 3600).state
     state = msgspec.structs.replace(state, pending=None)
     answers = [
@@ -24,9 +24,10 @@ def test_machines_heed_the_cooldown_and_people_do_not() -> None:
         consider(state, asked(3, NOW + 3599, "volume"), 3600).answer,
         consider(state, asked(4, NOW + 3600, "drift"), 3600).answer,
         consider(state, asked(5, NOW + 1, "manual"), 3600).answer,
+        consider(state, msgspec.structs.replace(asked(7, NOW + 1, "manual"), forced=True), 3600).answer,
         consider(state, asked(6, NOW + 1, "schedule"), 3600).answer,
     ]
-    assert answers == ["too soon", "too soon", "accepted", "accepted", "accepted"]
+    assert answers == ["too soon", "too soon", "accepted", "too soon", "accepted", "accepted"]
     said = consider(state, asked(2, NOW + 60, "drift"), 3600).words
     assert said == "drift asks 1m after the last request that was accepted; the cooldown is 1h"
 

@@ -52,7 +52,7 @@ class InferenceStatus(ProcessStatus):
     def describe(self) -> Mapping[str, object]:
         """Lanes and models."""
         lanes = [lane.name for lane in self._host.lanes.values()]
-        return {**super().describe(), "lanes": lanes, "full": self._ctx.full.describe()}
+        return {**super().describe(), "lanes": lanes, "full": self._ctx.full.outline()}
 
     def lanes(self) -> Mapping[str, int]:
         """See ``ProcessStatus``."""

@@ -1,0 +1,39 @@
+"""What records of others say is printed as text: it forges no line of a log and turns nothing around."""
+
+from __future__ import annotations
+
+import logging
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from online.wire import RetrainRequest
+from streams.cli.process import _SafeLines
+from streams.text import printable
+from streams.trainer.state import Asked
+
+FORGED = "drift\n2026-11-28 10:00:00 ERROR weir: all is lost\x1b[2J\u202etxt.exe"
+
+
+@given(st.text(max_size=60))
+def test_whatever_is_given_prints_on_one_line(text: str) -> None:
+    assert printable(text).isprintable()
+    assert text.isprintable() == (printable(text) == text)
+    assert len(printable(text, 10)) <= 10
+
+
+def test_a_record_forges_no_line_of_a_log() -> None:
+    record = logging.LogRecord("weir", logging.WARNING, "x.py", 1, "asks: %s", (FORGED,), None)
+    lines = _SafeLines("%(levelname)s %(message)s").format(record).split("\n")
+    assert [line.isprintable() for line in lines] == [True, True]
+    assert lines[1].startswith("    2026"), "it is seen to go on, not to begin"
+    assert "\\x1b[2J\\u202etxt" in lines[1]
+
+
+def test_the_text_of_a_request_reaches_the_trainer_as_one_line() -> None:
+    request = RetrainRequest(request_id="r", task="fraud", cause="manual", requested_at=1.7e9, text=FORGED)
+    assert Asked.of(request).text.isprintable()
+    assert not Asked.of(request).forced
+    assert Asked.of(request.model_copy(update={"details": {"force": True}})).forced
+    by_machine = request.model_copy(update={"details": {"force": True}, "cause": "drift"})
+    assert not Asked.of(by_machine).forced
