@@ -122,12 +122,13 @@ class LaneHost:
             lane.put(batch)
 
     def _timed(self) -> list[dict[Lane, TimedLane]]:
-        """Lanes whose time passes together: of each stream, and of labels."""
-        groups: dict[str, dict[Lane, TimedLane]] = {}
+        """Lanes whose time passes together: of each stream, and of labels; none that is paused, or about to go on."""
+        paused, groups = self.ctx.pauses.paused, dict[str, dict[Lane, TimedLane]]()
         for key, lane in self.rows.items():
-            if isinstance(lane, ScoreLane):
+            if isinstance(lane, ScoreLane) and lane.started and key not in paused:
                 groups.setdefault(key[0], {})[key] = lane
-        return [*groups.values(), {(topics.LABELS, partition): lane for partition, lane in self.labels.items()}]
+        labels = {(topics.LABELS, partition): lane for partition, lane in self.labels.items()}
+        return [*groups.values(), {key: lane for key, lane in labels.items() if key not in paused}]
 
     def names(self) -> list[str]:
         """Of the lanes that are open."""

@@ -78,7 +78,7 @@ class IdleTime:
             await asyncio.sleep(self._after / 2)
             try:
                 self.look(asyncio.get_running_loop().time())
-            except Exception as error:  # noqa: BLE001 - it is no partition's own
+            except Exception as error:  # noqa: BLE001 - it is no lane's own
                 await self._ctx.crash(error)
 
     def look(self, at: float) -> None:
@@ -87,9 +87,15 @@ class IdleTime:
             for key, lane in lanes.items():
                 if at - lane.active_at < self._after:
                     continue
-                time = self._time(lane, lanes.values())
-                if lane.due(time) and all(map(self._ctx.consumer.at_end, self._partitions_of(key))):
-                    lane.pass_time(time)
+                try:
+                    self._pass(key, lane, lanes.values())
+                except Exception as error:  # noqa: BLE001 - it is this lane's
+                    self._ctx.fail(key, error)
+
+    def _pass(self, key: Lane, lane: TimedLane, lanes: Iterable[TimedLane]) -> None:
+        time = self._time(lane, lanes)
+        if lane.due(time) and all(map(self._ctx.consumer.at_end, self._partitions_of(key))):
+            lane.pass_time(time)
 
     def _time(self, lane: TimedLane, lanes: Iterable[TimedLane]) -> float:
         now, lateness = self._ctx.now(), self._ctx.settings.worker.intake.allowed_lateness

@@ -21,7 +21,6 @@ import msgspec
 from online.batch import Scored
 from online.labelling import LabellingStage
 from streams import topics
-from streams.errors import ShellError
 from streams.following.history import ModelHistory
 from streams.stores.steps import TICK, Step, StepLog
 from streams.transport import FetchedBatch, Sent
@@ -137,8 +136,9 @@ class LabelLane:
                 if self.ready and self._whole and self._out.published == self._number > self._stored.snapshot_step:
                     # So that the next owner has nothing to take again.
                     await self._steps.snapshot(self._number, self._snapshot())
-        except (ShellError, TimeoutError) as error:
-            log.warning("%s: no snapshot at the end (%s); its next owner takes some steps again", self.name, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the journal is there
+            why = f"it took longer than {CLOSE_S:g} s" if isinstance(error, TimeoutError) else error
+            log.warning("%s: no snapshot at the end (%s); its next owner takes some steps again", self.name, why)
 
     async def _publish_rest(self, deadline: float) -> None:
         """Wait a little for what was taken, so that a clean stop makes nothing twice."""

@@ -156,3 +156,19 @@ def test_a_lane_of_which_nothing_is_stored_has_nothing_due(started: bool) -> Non
         assert lanes.lanes[0].due(NOW + 60.0) is started
 
     run(go())
+
+
+def test_what_is_wrong_with_one_lane_stops_the_time_of_no_other() -> None:
+    class Broken(Timed):
+        def due(self, at: float) -> bool:
+            raise ZeroDivisionError(at)
+
+    failed: list[tuple[Lane, Exception]] = []
+    worker: Any = Worker()
+    worker.fail = lambda key, error: failed.append((key, error))
+    broken, still = Broken(NOW - DAY), Timed(NOW - DAY)
+    busy = Timed(NOW - 60.0, active_at=100.0)
+    keyed: dict[Lane, Any] = {("user-events", i): lane for i, lane in enumerate((broken, still, busy))}
+    IdleTime(worker, lambda: [keyed], lambda lane: [TP(*lane)]).look(100.0)
+    assert still.told == [NOW - 60.0]
+    assert [(key, type(error)) for key, error in failed] == [(("user-events", 0), ZeroDivisionError)]
