@@ -203,7 +203,7 @@ def redis_user(p: Principal, user: str, prefix: str, password: str = "><password
 
 
 READ_COMMANDS: Final = ("info", "ping", "time", "scan", "cluster|slots", "get", "mget", "getrange", "exists", "lrange",
-                        "llen", "hget", "hmget", "zrange", "zrevrangebyscore")  # fmt: skip
+                        "llen", "hget", "hgetall", "hmget", "zrange", "zrevrangebyscore")  # fmt: skip
 """Of a principal that may only read."""
 
 

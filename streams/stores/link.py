@@ -29,7 +29,7 @@ LEAST_VERSION: Final = (7, 0)
 COMMANDS: Final = (
     *("info", "ping", "time", "eval", "evalsha", "scan", "cluster|slots", "bgrewriteaof"),
     *("get", "mget", "getrange", "set", "exists", "del", "unlink", "persist"),
-    *("rpush", "lpop", "lrange", "llen", "hget", "hmget", "hset", "hincrby"),
+    *("rpush", "lpop", "lrange", "llen", "hget", "hgetall", "hmget", "hset", "hsetnx", "hincrby"),
     *("zadd", "zrem", "zrange", "zrevrangebyscore"),
 )
 """What our user may have to run, on keys that begin with the prefix; `acl_line` writes it as Redis wants it."""

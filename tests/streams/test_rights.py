@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
@@ -10,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from streams import topics
-from streams.admin.rights import DANGERS, PRINCIPALS, grants, groups_of, page, redis_user
+from streams.admin.rights import DANGERS, PRINCIPALS, READ_COMMANDS, grants, groups_of, page, redis_user
 from streams.cli import main
 from streams.settings import Settings, TopicSettings
-from streams.stores.link import acl_line
+from streams.stores.link import COMMANDS, acl_line
 
 ROOT = Path(__file__).resolve().parents[2]
 BY_NAME = {p.name: p for p in PRINCIPALS}
@@ -81,6 +82,20 @@ def test_the_commands_of_redis_are_what_a_worker_says_it_needs(tmp_path: Path) -
     (reader,) = weir("redis", "--role", "reader")
     assert "%R~weir:*" in reader.split()
     assert not {"+set", "+eval", "+evalsha", "+del", "+unlink"} & set(reader.split())
+
+
+_CALLS = re.compile(r"""redis\.p?call\('([A-Z]+)'|\bexecute\(\s*"([A-Z]+)"|\bcommand\("([A-Z]+)\"""")
+
+
+def test_every_command_that_is_sent_to_redis_is_among_the_rights() -> None:
+    sent: dict[str, str] = {}
+    for path in (ROOT / "streams").rglob("*.py"):
+        for groups in _CALLS.findall(path.read_text(encoding="utf-8")):
+            sent["".join(groups).lower()] = path.name
+    assert {"get", "set", "hset", "zadd", "scan"} <= sent.keys()
+    granted = {name.partition("|")[0] for name in COMMANDS}
+    assert {name: path for name, path in sent.items() if name not in granted} == {}
+    assert set(READ_COMMANDS) <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("wrong", [["--role", "everybody"], ["--user", "all"], ["--user", "nobody=x"]])
