@@ -35,7 +35,7 @@ from online.labels import Joined, LabelJoiner, NegativeSampler
 from online.numbering import ExampleNumbers
 from online.reasons_full import FullReasons
 from online.retrain import RetrainAsked, RetrainTrigger
-from online.stateful import Counts, Stateful, restore_parts, snapshot_parts
+from online.stateful import Anew, Counts, Stateful, restore_fitting, snapshot_parts
 from online.task import TaskSpec
 
 PREDICTION = "prediction"
@@ -210,9 +210,12 @@ class LabellingStage:
         """Everything it remembers, as MessagePack."""
         return snapshot_parts(self.parts())
 
-    def restore(self, state: bytes) -> None:
-        """Replace the state by a ``snapshot`` of the same task; raises ``StateError`` where it does not fit."""
-        restore_parts(self.task.name, self.parts(), state)
+    def restore(self, state: bytes) -> list[Anew]:
+        """Replace the state by a ``snapshot`` of the task, perhaps as it was before it was tuned.
+
+        What does not fit any more begins anew, and is told. Raises ``StateError`` for what is no snapshot.
+        """
+        return restore_fitting(self.task.name, self.parts(), state)
 
     def parts(self) -> dict[str, Stateful]:
         """What it remembers, by name."""

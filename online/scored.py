@@ -50,8 +50,9 @@ def decode_scored(
 ) -> DecodedScored:
     """Decode ``predictions`` records; floats come back bit for bit as ``encode_scored`` was given them.
 
-    A record that does not have exactly the features, masks and watched columns of its task is a reject: it was scored
-    by another version of the task. So is one whose model is not an online one.
+    A record that does not have exactly the features and masks of its task is a reject: it was scored by another version
+    of the task. So is one whose model is not an online one. Where only the watched columns are others, because the task
+    was tuned since, they are missing.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def _decoder(shapes: tuple[tuple[str, ScoredShape], ...], unknown_fields: Unknow
             "model_version": (Count,),
             "entities": (entities_struct(shape.entities) | None, None),
             "masks": _values(shape.masks),
-            "watched": _values(shape.watched),
+            "watched": (tuple[Feature | None, ...] | None, None),
         }
     return TaskDecoder(Prediction, fields, unknown_fields)
 
@@ -118,9 +119,8 @@ def _misfit(record: Any, shape: ScoredShape) -> str | None:
         return reason
     if not isinstance(record.model_version, int):
         return f"model_version: {record.model_version!r} is not of an online model, which labels are joined for"
-    for name, width in (("masks", shape.masks), ("watched", shape.watched)):
-        if len(getattr(record, name) or ()) != width:
-            return f"{name}: {len(getattr(record, name) or ())} of them, the task has {width}; it was changed since"
+    if (held := len(record.masks or ())) != shape.masks:
+        return f"masks: {held} of them, the task has {shape.masks}; it was changed since"
     if unknown := sorted((record.entities or {}).keys() - set(shape.entities)):
         return f"entities: {unknown[:3]} are not the task's ({', '.join(shape.entities)}); it was changed since"
     return None
@@ -144,6 +144,8 @@ def _scored(structs: list[Any], shape: ScoredShape) -> Scored:
 
 
 def _matrix(structs: list[Any], name: str, width: int) -> FloatMatrix:
-    """Values of every struct, ``(n, width)``; None becomes NaN."""
-    values = chain.from_iterable(map(attrgetter(name), structs)) if width else ()
+    """Values of every struct, ``(n, width)``; None becomes NaN, and so does a row of another width."""
+    none = (None,) * width
+    rows = (row if row is not None and len(row) == width else none for row in map(attrgetter(name), structs))
+    values = chain.from_iterable(rows) if width else ()
     return np.array(list(values), np.float64).reshape(len(structs), width)

@@ -59,8 +59,35 @@ class ModelPart:
         self.model.restore(ModelSnapshot(version, digest, learned))
 
 
+MEANING: Final = {
+    "joiner": "predictions that wait for labels are forgotten, and labels of them teach nothing",
+    "numbers": "a corrected label may count as a first one",
+    "seen": "a prediction that comes again counts again",
+    "threshold": "the line begins without history, and a budget is spent anew",
+    "book": "open alerts and mutes are forgotten",
+    "typical": "reasons name typical values of what comes from now on",
+    "evaluation": "metrics count from now on",
+    "drift": "drift is judged against a new reference",
+    "rate_drift": "drift of the label rate is judged against a new reference",
+    "trigger": "labels until the next retraining count from now on",
+    "counts": "counts begin at 0",
+    "time": "event time begins with the next record",
+}
+"""What it means where a part begins anew."""
 YOUNGER: Final = frozenset({"time"})
 """Parts that snapshots of 12015ac do not hold: they begin anew, which changes nothing but their own first moments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anew:
+    """A part that begins anew, because what was stored of it does not fit the task as it is now."""
+
+    part: str
+    why: str
+
+    def __str__(self) -> str:
+        meaning = MEANING.get(self.part, "it has no history")
+        return f"{self.part} begins anew: {meaning} ({self.why})"
 
 
 def snapshot_parts(parts: Mapping[str, Stateful]) -> bytes:
@@ -81,3 +108,27 @@ def restore_parts(task: str, parts: Mapping[str, Stateful], state: bytes) -> Non
             f"task {task}: the state does not fit: {exc}; start with a fresh directory, or go back to the task file "
             "that wrote it"
         ) from exc
+
+
+def restore_fitting(task: str, parts: Mapping[str, Stateful], state: bytes) -> list[Anew]:
+    """Put back each part of a ``snapshot_parts`` that fits; the others stay as they are, which is told.
+
+    Raises ``StateError`` where it is no snapshot at all.
+    """
+    try:
+        held: dict[str, bytes] = msgspec.msgpack.decode(state, type=dict[str, bytes])
+    except msgspec.MsgspecError as exc:
+        raise StateError(f"task {task}: not a snapshot of its parts: {exc}; run 'weir features rebuild'") from exc
+    anew: list[Anew] = []
+    for name, part in parts.items():
+        if name not in held:
+            if name not in YOUNGER:
+                anew.append(Anew(name, "there was none before"))
+            continue
+        blank = part.snapshot()
+        try:
+            part.restore(held[name])
+        except ValueError as exc:  # half of it may be in place
+            part.restore(blank)
+            anew.append(Anew(name, str(exc)))
+    return anew

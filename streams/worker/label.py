@@ -256,8 +256,8 @@ class LabelLane:
             held = msgspec.msgpack.decode(stored.snapshot, type=_Snapshot)
             self.positions, self._number = held.positions, stored.snapshot_step
             for task, state in held.stages.items():
-                if task in self.stages:
-                    self.stages[task].restore(state)
+                for anew in self.stages[task].restore(state) if task in self.stages else ():
+                    log.warning("%s: task %s was changed: %s", self.name, task, anew)
         async for work in self._reader.again(stored.steps):
             await self._take(work, publish=self._number >= stored.done)
         if stored.steps:

@@ -133,10 +133,9 @@ def test_labelling_resumes_from_a_snapshot_as_if_nothing_happened(seed: int, at:
     assert second.evaluation.get() == straight.evaluation.get()
 
 
-def test_a_state_of_other_labelling_is_refused() -> None:
-    stage = labelling_of(TaskSpec.from_toml(FRAUD))
-    with pytest.raises(StateError, match=r"task fraud: the state does not fit: it holds .*; start with a fresh"):
-        stage.restore(labelling_of(TaskSpec.from_toml(FRAUD), dedupe=False).snapshot())
+def test_what_is_no_state_of_labelling_is_refused() -> None:
+    with pytest.raises(StateError, match=r"task fraud: not a snapshot of its parts: .*; run 'weir features rebuild'"):
+        labelling_of(TaskSpec.from_toml(FRAUD)).restore(b"nonsense")
 
 
 # -- the names of examples ---------------------------------------------------------------------------------------------

@@ -114,7 +114,6 @@ MISFITS: dict[str, tuple[bytes, str]] = {
     "too many masks": (one("fraud", masks=[1, 2, 3]), "masks: 3 of them, the task has 2"),
     "no masks": (one("fraud", masks=None), "masks: 0 of them, the task has 2"),
     "masks of a task without": (one("churn", masks=[1.0]), "masks: 1 of them, the task has 0"),
-    "watched of a task without": (one("churn", watched=[1.0]), "watched: 1 of them, the task has 0"),
     "another entity": (one("fraud", entities={"shop": "s"}), "entities: ['shop'] are not the task's"),
     "a null entity": (
         one("fraud", entities={"merchant_id": None}),

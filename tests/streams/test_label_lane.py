@@ -51,8 +51,9 @@ class Stage:
     def snapshot(self) -> bytes:
         return json.dumps(self.seen).encode()
 
-    def restore(self, state: bytes) -> None:
+    def restore(self, state: bytes) -> tuple[()]:
         self.seen = json.loads(state)
+        return ()
 
 
 @dataclass
