@@ -30,16 +30,39 @@ def gather(
     sums: NDArray[np.float64],
     samples: NDArray[np.float64],
     sampled: NDArray[np.int64],
+    hours: NDArray[np.float64],
+    usual: NDArray[np.float64],
+    season: NDArray[np.float64],
+    learns: NDArray[np.bool_],
 ) -> None:
-    """Add rows ``columns (n, C)`` to the open block, which has ``begun`` rows; skips what is not finite."""
+    """Add rows ``columns (n, C)`` to the open block, which has ``begun`` rows; skips what is not finite.
+
+    Parameters
+    ----------
+    hours : (n,) hours of event time since the middle of the first hour of the epoch's week; NaN where it is not known.
+    usual : (C, H), how far above its mean a stream usually is at the middle of each hour of its season.
+    season : (C, H, 3), count, sum and sum of squares of what was seen in each, of streams that ``learns (C,)``.
+    """
+    size = usual.shape[1]
     for i in range(columns.shape[0]):
         keep = (begun + i) % sample_every == 0
+        known = not math.isnan(hours[i])
+        whole = math.floor(hours[i]) if known else 0.0
+        part, h = hours[i] - whole, int(whole % size)
+        after, nearest = (h + 1) % size, h if part < 0.5 else (h + 1) % size
         for c in range(columns.shape[1]):
             x = columns[i, c]
             if not math.isfinite(x):
                 continue
             if math.isnan(anchor[c]):
                 anchor[c] = x
+            if known and learns[c]:
+                above = x - anchor[c]
+                season[c, nearest, 0] += 1.0
+                season[c, nearest, 1] += above
+                season[c, nearest, 2] += above * above
+            elif known:
+                x -= (1.0 - part) * usual[c, h] + part * usual[c, after]
             apart = x - anchor[c]
             sums[c, 0] += 1.0
             sums[c, 1] += apart

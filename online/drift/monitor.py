@@ -12,11 +12,13 @@ from online.drift.change_point import find_change
 from online.drift.detection import Detection
 from online.drift.policy import DETECTORS, Detector, DriftPolicy, StreamKind
 from online.drift.reference import fit_reference
-from online.drift.state import LEARNING, QUIET, RING, SQUARES, TOTAL, WATCHING, DriftState, N
+from online.drift.season import fit_season, hours_of, live_on
+from online.drift.state import LEARNING, QUIET, RING, SEASON, SQUARES, TOTAL, WATCHING, DriftState, N
 from online.errors import StateError
 from online.metrics.arrays import pack, unpack
 
 _NOW, _BEGUN = range(2)
+DAY_S = 86_400.0
 
 
 class DriftMonitor:
@@ -29,8 +31,9 @@ class DriftMonitor:
 
     One drift is one alarm: the first detector to find it (in the order of the policy) reports it, the stream is not
     watched for ``cooldown_s`` of event time, and then learns a new reference. A rhythm that fits into the
-    reference (``reference_blocks * block_events`` rows, 8,192) widens the scale and costs sensitivity; a slower one is
-    drift to all of these tests, so choose blocks that make the reference hold whole days.
+    reference (``reference_blocks * block_events`` rows, 8,192) widens the scale and costs sensitivity. A slower one
+    would be drift to all of these tests; that of days and weeks is learned first, for ``reference_days``, and taken
+    off. Only the mean of an hour is: where the spread has a rhythm, choose blocks that make the reference hold days.
 
     Parameters
     ----------
@@ -42,7 +45,7 @@ class DriftMonitor:
     Examples
     --------
     >>> rng = np.random.default_rng(7)
-    >>> monitor = DriftMonitor({"amount": "feature"})
+    >>> monitor = DriftMonitor({"amount": "feature"}, DriftPolicy(reference_days=0))
     >>> amount = np.concatenate((rng.normal(31.0, 5.0, 40_000), rng.normal(35.0, 5.0, 10_000)))
     >>> for found in monitor.update(np.arange(50_000.0), amount[:, None]):
     ...     print(found.words)
@@ -55,7 +58,8 @@ class DriftMonitor:
         self.streams = dict(streams)
         self.policy = policy or DriftPolicy()
         self._names = tuple(self.streams)
-        self._kind = f"DriftMonitor v1 {self.streams} {self.policy!r}"
+        self._kind = f"DriftMonitor v2 {self.streams} {self.policy!r}"
+        self._by_hours = self.policy.reference_days > 0.0
         self._order = [self.policy.detectors(kind) for kind in self.streams.values()]
         self._uses = np.array([[name in order for name in DETECTORS] for order in self._order])
         p = self.policy
@@ -89,6 +93,7 @@ class DriftMonitor:
                 f"pass (n, {len(self._names)}) for {', '.join(self._names)}"
             )
         found: list[Detection] = []
+        hours = hours_of(times)
         state, size = self._state, self.policy.block_events
         done = 0
         while done < len(times):
@@ -102,6 +107,10 @@ class DriftMonitor:
                 state.sums,
                 state.samples,
                 state.sampled,
+                hours[done:end],
+                state.usual,
+                state.season,
+                state.phase == SEASON,
             )
             state.clock[_NOW] = max(state.clock[_NOW], times[done:end].max())
             state.clock[_BEGUN] = begun + end - done
@@ -114,8 +123,11 @@ class DriftMonitor:
         """The open block is full: remember it, show it to the detectors, and open the next."""
         state, now = self._state, float(self._state.clock[_NOW])
         ended = (state.phase == QUIET) & (state.quiet_until <= now)
-        state.phase[ended] = LEARNING
-        live = np.flatnonzero((state.sums[:, N] > 0.0) & (state.phase != QUIET))
+        seen = state.sums[:, N] > 0.0
+        seasonal = np.flatnonzero(seen & (state.phase == SEASON))
+        state.phase[ended] = SEASON if self._by_hours else LEARNING
+        live = np.flatnonzero(seen & (state.phase != QUIET) & (state.phase != SEASON))
+        self._learn_seasons(seasonal, now)
         slots = state.blocks[live] % RING
         state.ring[live, slots, :3] = state.sums[live]
         state.ring[live, slots, 3] = now
@@ -128,6 +140,15 @@ class DriftMonitor:
         state.sampled[:] = 0
         state.clock[_BEGUN] = 0.0
         return found
+
+    def _learn_seasons(self, streams: NDArray[np.int64], now: float) -> None:
+        """A block of streams whose usual course is learned is over; their reference comes next once they have it."""
+        if len(streams) == 0:
+            return
+        live_on(self._state, streams, now)
+        for stream in streams[self._state.lived[streams, 0] >= self.policy.reference_days * DAY_S].tolist():
+            fit_season(self._state, stream)
+            self._state.phase[stream] = LEARNING
 
     def _learn(self, stream: int) -> None:
         state, block = self._state, int(self._state.blocks[stream]) - 1
@@ -228,7 +249,13 @@ class DriftMonitor:
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when streams or policy differ."""
-        arrays, _ = unpack(self._kind, state)
+        try:
+            arrays, _ = unpack(self._kind, state)
+        except StateError:
+            if f"DriftMonitor v1 {self.streams} ".encode() not in state:
+                raise
+            self._state = DriftState.fresh(len(self._names), self.policy)  # of 12015ac, which knew no hours
+            return
         if missing := self._state.arrays().keys() ^ arrays.keys():
             raise StateError(f"snapshot and monitor differ in {sorted(missing)}; it was written by another version")
         self._state = DriftState(**arrays)

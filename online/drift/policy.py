@@ -18,8 +18,9 @@ class DriftPolicy(BaseModel):
 
     Rows are taken in blocks of ``block_events``; that is the resolution of every detection. ADWIN and Page-Hinkley see
     the mean of each block in standard deviations of the reference's block means, KSWIN and PSI see every
-    ``sample_every``-th value as a histogram over quantile bins of the reference. The reference is the first
-    ``reference_blocks`` blocks, and anew the first ones after each detection and its cooldown.
+    ``sample_every``-th value as a histogram over quantile bins of the reference. For the first ``reference_days`` of a
+    stream its usual course is learned; the reference is the ``reference_blocks`` blocks after them. Both are learned
+    anew after each detection and its cooldown, and meanwhile nothing is found.
 
     With these defaults, measured on seeded streams (tests/online/test_drift.py holds a part of it): no false alarm in
     160,000 blocks (42 million values) of independent normal, lognormal, Pareto, exponential, count, uniform, beta and
@@ -34,6 +35,12 @@ class DriftPolicy(BaseModel):
     block_events: int = Field(256, ge=8)
     sample_every: int = Field(4, ge=1)
     reference_blocks: int = Field(32, ge=8, le=512)
+
+    reference_days: float = Field(7.0, ge=0.0, le=60.0)
+    """Event time in which a stream's usual course is learned before its reference: by the hour of the week where these
+    are whole weeks, else by the hour of the day. What is usual at an hour is taken off before anything is compared, so
+    that the rhythm of days is no drift. A gap counts for a day at most. 0 knows no hours: for streams that have no
+    rhythm, or end within days."""
 
     feature_detectors: tuple[Detector, ...] = ("adwin", "page_hinkley", "kswin", "psi")
     score_detectors: tuple[Detector, ...] = ("adwin", "page_hinkley", "kswin", "psi")
@@ -74,7 +81,14 @@ class DriftPolicy(BaseModel):
                 f"kswin_recent_blocks {self.kswin_recent_blocks} must be less than kswin_window_blocks "
                 f"{self.kswin_window_blocks}; the older part is what the recent one is compared with"
             )
+        if 0.0 < self.reference_days < 1.0:
+            raise ValueError(f"reference_days {self.reference_days:g} holds no whole day; use 1 or more, or 0 for none")
         return self
+
+    @property
+    def season_hours(self) -> int:
+        """After so many hours a stream's course repeats itself."""
+        return 168 if self.reference_days and self.reference_days % 7 == 0 else 24
 
     @property
     def samples_per_block(self) -> int:

@@ -17,7 +17,8 @@ def fit_reference(state: DriftState, stream: int) -> None:
     ring = state.ring[stream, : len(held)]
     means = ring[:, TOTAL] / ring[:, N]
     state.centre[stream] = state.anchor[stream] + means.mean()
-    state.spread[stream] = _spread(means, ring[:, N], ring[:, TOTAL], ring[:, SQUARES], state.centre[stream])
+    spread = _spread(means, ring[:, N], ring[:, TOTAL], ring[:, SQUARES], state.centre[stream])
+    state.spread[stream] = np.hypot(spread, state.doubt[stream])  # other hours may be as far off as is in doubt
 
     values = state.reference[stream, : held.sum()]
     state.psi_reference[stream] = 0

@@ -15,7 +15,8 @@ from online.drift.policy import DriftPolicy
 RING = 512  # blocks kept to find the change point and to describe either side
 
 # Phases of a stream.
-LEARNING, WATCHING, QUIET = range(3)
+LEARNING, WATCHING, QUIET, SEASON = range(4)
+HOURS, WEEK = 24, 168
 
 # Slots of ``sums``.
 N, TOTAL, SQUARES = range(3)
@@ -55,6 +56,14 @@ class DriftState:
     psi_reference: NDArray[np.int64]
     history: NDArray[np.int64]
     """(C, history_blocks, BINS): histogram of each block."""
+    usual: NDArray[np.float64]
+    """(C, H): how far above its mean a stream is at the middle of each hour of its season, the day or the week, and
+    ``doubt`` (C,), the standard error of that."""
+    doubt: NDArray[np.float64]
+    season: NDArray[np.float64]
+    """(C, H, 3): count, sum and sum of squares by hour, of streams whose season is learned, and ``lived`` (C, 2), the
+    seconds that this has lasted and the newest time in them."""
+    lived: NDArray[np.float64]
     adwin_sums: NDArray[np.float64]
     adwin_totals: NDArray[np.float64]
     adwin_held: NDArray[np.int64]
@@ -70,7 +79,7 @@ class DriftState:
             sums=np.zeros((c, 3)),
             samples=np.zeros((c, per_block)),
             sampled=np.zeros(c, dtype=np.int64),
-            phase=np.full(c, LEARNING, dtype=np.int64),
+            phase=np.full(c, SEASON if policy.reference_days else LEARNING, dtype=np.int64),
             quiet_until=np.full(c, -np.inf),
             blocks=np.zeros(c, dtype=np.int64),
             ring=np.zeros((c, RING, 4)),
@@ -83,6 +92,10 @@ class DriftState:
             psi_bin=np.zeros((c, BINS), dtype=np.int64),
             psi_reference=np.zeros((c, PSI_BINS), dtype=np.int64),
             history=np.zeros((c, policy.history_blocks, BINS), dtype=np.int64),
+            usual=np.zeros((c, policy.season_hours)),
+            doubt=np.zeros(c),
+            season=np.zeros((c, policy.season_hours, 3)),
+            lived=np.column_stack([np.zeros(c), np.full(c, -np.inf)]),
             adwin_sums=np.zeros((c, adwin.SUMS)),
             adwin_totals=np.zeros((c, adwin.LEVELS, adwin.PER_LEVEL + 1)),
             adwin_held=np.zeros((c, adwin.LEVELS), dtype=np.int64),
@@ -96,5 +109,7 @@ class DriftState:
     def forget(self, stream: int) -> None:
         """Begin this stream's reference and its detectors anew."""
         self.blocks[stream] = 0
+        self.season[stream] = 0.0
+        self.lived[stream] = 0.0, -np.inf
         for array in (self.adwin_sums, self.adwin_totals, self.adwin_held, self.page_hinkley, self.history):
             array[stream] = 0

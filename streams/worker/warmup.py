@@ -82,7 +82,7 @@ def _dedupe() -> None:
 def _drift() -> None:
     """By default some 8,000 rows are a reference before any is judged; here it is 64."""
     values = np.arange(128.0)
-    policy = DriftPolicy(block_events=8, sample_every=1, reference_blocks=8)
+    policy = DriftPolicy(block_events=8, sample_every=1, reference_blocks=8, reference_days=0)
     DriftMonitor({"warm": "feature"}, policy).update(values, values[:, None] % 7.0)
 
 

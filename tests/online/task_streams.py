@@ -57,6 +57,7 @@ resolve_after_s = "6h"
 cooldown_s = "1h"
 
 [drift]
+reference_days = 0
 block_events = 8
 reference_blocks = 8
 sample_every = 1

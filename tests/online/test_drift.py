@@ -20,11 +20,13 @@ from online.errors import StateError
 
 CHANGE = 40_000
 FloatVector = NDArray[np.float64]
+SHORT = DriftPolicy(reference_days=0.0)
+"""For streams that end within hours."""
 RIVER: Any = river_drift  # its detectors are not annotated
 
 
 def watch(x: FloatVector, kind: StreamKind = "feature", policy: DriftPolicy | None = None) -> list[Detection]:
-    return DriftMonitor({"x": kind}, policy).update(np.arange(len(x)) + 0.0, x[:, None])
+    return DriftMonitor({"x": kind}, policy or SHORT).update(np.arange(len(x)) + 0.0, x[:, None])
 
 
 def stepwise(rng: np.random.Generator) -> FloatVector:
@@ -125,7 +127,7 @@ def test_psi_is_the_published_formula_and_stays_finite() -> None:
 
 def test_psi_of_the_monitor_is_that_of_deciles() -> None:
     rng = np.random.default_rng(2)
-    policy = DriftPolicy(sample_every=1, psi_threshold=9.0, feature_detectors=("psi",))
+    policy = DriftPolicy(reference_days=0.0, sample_every=1, psi_threshold=9.0, feature_detectors=("psi",))
     reference = rng.normal(size=policy.block_events * policy.reference_blocks)
     current = rng.normal(0.4, 1.2, size=policy.block_events * policy.psi_window_blocks)
     monitor = DriftMonitor({"x": "feature"}, policy)
@@ -176,7 +178,7 @@ def test_a_planted_drift_is_found_once_in_time_and_described(
     name: str, delay: int, before: float, after: float, word: str, seed: int
 ) -> None:
     x, kind = planted(name, np.random.default_rng(seed))
-    found = watch(x, kind, DriftPolicy(cooldown_s=1_000.0))
+    found = watch(x, kind, DriftPolicy(reference_days=0.0, cooldown_s=1_000.0))
     assert len(found) == 1
     drift = found[0]
     assert CHANGE <= drift.ts < CHANGE + delay
@@ -215,7 +217,7 @@ def stationary(rng: np.random.Generator, n: int) -> dict[str, tuple[StreamKind, 
 def test_no_alarm_on_stationary_streams(seed: int) -> None:
     """Stated rate: below one alarm in 10,000 blocks and stream; here 4 x 12 x 586 blocks may raise none."""
     streams = stationary(np.random.default_rng(seed), 150_000)
-    monitor = DriftMonitor({name: kind for name, (kind, _) in streams.items()})
+    monitor = DriftMonitor({name: kind for name, (kind, _) in streams.items()}, SHORT)
     columns = np.column_stack([x for _, x in streams.values()])
     assert [found.words for found in monitor.update(np.arange(150_000.0), columns)] == []
 
@@ -224,10 +226,10 @@ def test_cooldown_makes_one_drift_one_alarm_and_the_new_level_the_reference() ->
     rng = np.random.default_rng(4)
     level = np.minimum(np.maximum(np.arange(120_000) - CHANGE, 0) / 10_000, 1.0)  # a slope 10,000 rows long
     x = rng.normal(size=120_000) + 3.0 * level
-    assert len(watch(x, policy=DriftPolicy(cooldown_s=0.0))) > 1
-    assert len(watch(x, policy=DriftPolicy(cooldown_s=12_000.0))) == 1
+    assert len(watch(x, policy=DriftPolicy(reference_days=0.0, cooldown_s=0.0))) > 1
+    assert len(watch(x, policy=DriftPolicy(reference_days=0.0, cooldown_s=12_000.0))) == 1
     x[90_000:] -= 3.0  # going back is a drift too
-    found = watch(x, policy=DriftPolicy(cooldown_s=12_000.0))
+    found = watch(x, policy=DriftPolicy(reference_days=0.0, cooldown_s=12_000.0))
     assert len(found) == 2
     assert 90_000 <= found[1].ts < 91_000
     assert found[1].before == pytest.approx(3.0, abs=0.1)  # the level after the first drift
@@ -238,11 +240,12 @@ def test_only_the_stream_that_moved_is_named() -> None:
     rng = np.random.default_rng(6)
     columns = rng.normal(size=(60_000, 3))
     columns[CHANGE:, 1] += 1.0
-    monitor = DriftMonitor({"a": "feature", "b": "feature", "c": "score"})
+    monitor = DriftMonitor({"a": "feature", "b": "feature", "c": "score"}, SHORT)
     assert [found.stream for found in monitor.update(np.arange(60_000.0), columns)] == ["b"]
 
 
 SMALL = DriftPolicy(
+    reference_days=0.0,
     block_events=16,
     sample_every=2,
     reference_blocks=8,
@@ -325,3 +328,72 @@ def test_what_does_not_fit_is_refused() -> None:
         DriftPolicy(kswin_recent_blocks=32)
     with pytest.raises(ValidationError, match="extra"):
         DriftPolicy(adwin_detla=0.1)  # type: ignore[call-arg]
+
+
+# -- days and weeks ----------------------------------------------------------------------------------------------------
+
+HOUR, DAY, PER_DAY = 3_600.0, 86_400.0, 100_000
+
+
+def swinging(daily: float, weekly: float, days: int, seed: int) -> tuple[FloatVector, FloatVector]:
+    """Times and values of an ordinary stream, noise of one deviation on top of the swings of days and weeks."""
+    n = days * PER_DAY
+    ts: FloatVector = np.linspace(1.7e9, 1.7e9 + days * DAY, n, endpoint=False)
+    mean = daily * np.sin(2 * np.pi * ts / DAY) + weekly * np.sin(2 * np.pi * ts / (7 * DAY))
+    x: FloatVector = 50.0 + mean + np.random.default_rng(seed).normal(size=n)
+    return ts, x
+
+
+def alarms(ts: FloatVector, x: FloatVector, policy: DriftPolicy | None = None) -> list[Detection]:
+    return DriftMonitor({"x": "feature"}, policy).update(ts, x[:, None])
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("daily", "weekly"), [(0.25, 0.0), (0.25, 0.25), (1.0, 0.0), (0.5, 1.0)])
+def test_the_swing_of_days_and_weeks_is_no_drift_and_a_shift_on_it_is(daily: float, weekly: float, seed: int) -> None:
+    """14 days as ever: one alarm at most, where a reference of hours gives dozens. Then half a deviation more."""
+    ts, x = swinging(daily, weekly, 16, seed)
+    ordinary = ts < 1.7e9 + 14 * DAY
+    by_hours = len(alarms(ts[ordinary], x[ordinary]))
+    print(f"swing {daily} a day, {weekly} a week: {by_hours} alarms in 14 days,", end=" ")
+    print(f"{len(alarms(ts[ordinary], x[ordinary], SHORT))} without hours")
+    assert by_hours <= 1
+    found = alarms(ts, np.where(ordinary, x, x + 0.5))
+    after = [d for d in found if d.ts > 1.7e9 + 14 * DAY]
+    assert len(found) - len(after) <= 1
+    assert after
+    assert after[0].how_much > 0.2
+
+
+def test_without_hours_the_swing_is_a_dozen_drifts() -> None:
+    """Keeps the test above honest."""
+    assert len(alarms(*swinging(0.25, 0.0, 14, 0), SHORT)) >= 12
+
+
+def test_days_alone_are_learned_within_one() -> None:
+    ts, x = swinging(1.0, 0.0, 6, 3)
+    policy = DriftPolicy(reference_days=1.0)
+    assert len(alarms(ts, x, policy)) <= 1
+    shifted = alarms(ts, np.where(ts < 1.7e9 + 4 * DAY, x, x - 0.5), policy)
+    assert 1.7e9 + 4 * DAY < shifted[-1].ts < 1.7e9 + 6 * DAY
+
+
+def test_a_gap_is_no_day_of_the_reference() -> None:
+    """A pause of 70 days in the second hour: the course of a week is not known after it."""
+    ts, x = swinging(1.0, 0.0, 6, 4)
+    ts[10_000:] += 70 * DAY
+    monitor = DriftMonitor({"x": "feature"})
+    monitor.update(ts, x[:, None])
+    assert monitor._state.phase.tolist() == [3]
+
+
+def test_a_snapshot_of_the_version_before_begins_anew() -> None:
+    """It knew no hours; of other streams it is refused as ever."""
+    monitor = DriftMonitor({"x": "feature"})
+    old = monitor.snapshot().replace(b"DriftMonitor v2 ", b"DriftMonitor v1 ")
+    ts, x = swinging(0.5, 0.0, 1, 5)
+    monitor.update(ts, x[:, None])
+    monitor.restore(old)
+    assert monitor.snapshot() == DriftMonitor({"x": "feature"}).snapshot()
+    with pytest.raises(StateError, match="build it with the same parameters"):
+        DriftMonitor({"y": "feature"}).restore(old)

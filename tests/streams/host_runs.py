@@ -43,6 +43,7 @@ alerts_per_day = 30
 min_scores = 100
 min_days = 0.1
 [drift]
+reference_days = 0
 block_events = 16
 reference_blocks = 8
 sample_every = 1

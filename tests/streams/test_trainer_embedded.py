@@ -35,6 +35,7 @@ kind = "logistic"
 [labels.join]
 negative_after_s = "1d"
 [drift]
+reference_days = 0
 sample_every = 1
 [retrain]
 on_drift = false
