@@ -45,6 +45,9 @@ _RETENTION: Final[Mapping[str, Retention]] = {
     topics.INFERENCE_RESULTS: HOUR_S,  # nobody waits for longer than a deadline
 }
 _LIMIT: Final = "max.message.bytes"
+_STAMP: Final = "message.timestamp.type"
+_AFTER: Final = "message.timestamp.after.max.ms"
+_YEAR_MS: Final = 366 * 86_400_000
 _POLICY: Final = {topics.DEAD_LETTERS_DONE: "compact,delete"}
 # Not compacted: model-updates, whose newest record of a task says what changed, not what serves.
 
@@ -58,6 +61,8 @@ class TopicSpec:
     replication: int
     configs: Mapping[str, str]
     """Kafka's own names, such as ``retention.ms``."""
+    from_outside: bool = False
+    """Whether producers whose clocks nobody knows write to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,8 @@ class Difference:
     wanted: str
     actual: str
     fix: str
+    harmless: bool = False
+    """Whether everything works all the same."""
 
 
 def wanted_topics(
@@ -130,7 +137,7 @@ def _spec(own: str, settings: TopicSettings, brokers: int, max_record_bytes: int
         _LIMIT: str(max_message_bytes(own, max_record_bytes)),
     }
     partitions = settings.partitions_of(own) if own in _KEYED else (special and special.partitions) or 1
-    return TopicSpec(settings.name(own), partitions, replication, configs)
+    return TopicSpec(settings.name(own), partitions, replication, configs, own in topics.INPUTS)
 
 
 def max_message_bytes(own: str, max_record_bytes: int = DEFAULT_RECORD_BYTES) -> int:
@@ -158,7 +165,7 @@ def compare(wanted: Sequence[TopicSpec], actual: Mapping[str, ActualTopic]) -> l
         if there is None:
             found.append(Difference(spec.name, "topic", "there", "missing", "weir topics create"))
         else:
-            found += [*_shape(spec, there), *_configs(spec, there), *_health(there)]
+            found += [*_shape(spec, there), *_configs(spec, there), *_clocks(spec, there), *_health(there)]
     return found
 
 
@@ -186,6 +193,16 @@ def _configs(spec: TopicSpec, there: ActualTopic) -> list[Difference]:
             fix = "weir topics create --alter"
             found.append(Difference(spec.name, key, shown(key, value), shown(key, held), fix))
     return found
+
+
+def _clocks(spec: TopicSpec, there: ActualTopic) -> list[Difference]:
+    """Whether records may say any time to come: brokers before Kafka 4 take them, and retention believes them."""
+    after = there.configs.get(_AFTER, "")
+    told = there.configs.get(_STAMP) == "CreateTime" and after.isdigit() and int(after) > _YEAR_MS
+    if not (spec.from_outside and told):
+        return []
+    fix = f"kafka-configs --alter --entity-type topics --entity-name {spec.name} --add-config {_AFTER}=3600000"
+    return [Difference(spec.name, _AFTER, "1h, or LogAppendTime", "records may be of any time to come", fix, True)]
 
 
 def _health(there: ActualTopic) -> list[Difference]:

@@ -22,7 +22,9 @@ def check_kafka(settings: Settings) -> list[Check]:
         return [Check("Kafka", "FAIL", str(exc))]
     found = [Check("Kafka", "OK", f"{brokers} {'broker' if brokers == 1 else 'brokers'} at {where}")]
     differing = [
-        Check(f"topic {d.topic}", "FAIL", f"{d.setting}: {d.actual}, wanted {d.wanted}", d.fix)
+        Check(
+            f"topic {d.topic}", "WARN" if d.harmless else "FAIL", f"{d.setting}: {d.actual}, wanted {d.wanted}", d.fix
+        )
         for d in compare(wanted, there)
     ]
     return found + (differing or [Check("topics", "OK", f"{len(wanted)} as they should be")])

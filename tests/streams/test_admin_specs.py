@@ -173,3 +173,21 @@ def test_every_setting_that_differs_is_found_and_no_other(name: str, setting: st
         assert [(d.topic, d.setting) for d in found] == [(name, setting)]
         assert found[0].actual == shown(setting, value)
         assert found[0].fix == "weir topics create --alter"
+
+
+@pytest.mark.parametrize(
+    ("stamp", "after", "told"),
+    [
+        ("CreateTime", str(2**63 - 1), True),
+        ("LogAppendTime", str(2**63 - 1), False),
+        ("CreateTime", "3600000", False),
+        ("CreateTime", "?", False),
+    ],
+)
+def test_a_topic_that_takes_any_time_to_come_is_told(stamp: str, after: str, told: bool) -> None:
+    specs = wanted_topics(TopicSettings(), 1)
+    clocks = {"message.timestamp.type": stamp, "message.timestamp.after.max.ms": after}
+    there = {s.name: replace(actual(s), configs={**s.configs, **clocks}) for s in specs}
+    found = compare(specs, there)
+    assert [d.topic for d in found] == ([topics.LABELS, topics.USER_EVENTS, topics.DEVICE_EVENTS] if told else [])
+    assert all("message.timestamp.after.max.ms=3600000" in d.fix for d in found)
