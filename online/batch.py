@@ -133,6 +133,8 @@ class Scored:
     """``(n, W)``: the columns the task watches for drift, NaN where missing."""
     entities: dict[str, list[str | None]]
     """Identifiers of the secondary entities, by wire column."""
+    offsets: IntVector | None = None
+    """``(n,)``: where each is in its partition of ``predictions``, to be read back; ``None`` where it cannot be."""
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -141,22 +143,26 @@ class Scored:
         """The given rows, in the given order."""
         at = rows.tolist()
         entities = {name: [column[i] for i in at] for name, column in self.entities.items()}
-        return Scored(self.predictions.take(rows), self.masks[rows], self.watched[rows], entities)
+        offsets = None if self.offsets is None else self.offsets[rows]
+        return Scored(self.predictions.take(rows), self.masks[rows], self.watched[rows], entities, offsets)
 
     def slice(self, start: int, stop: int) -> Scored:
         """Rows ``start`` to ``stop``; arrays are views."""
         entities = {name: column[start:stop] for name, column in self.entities.items()}
-        return Scored(self.predictions.slice(start, stop), self.masks[start:stop], self.watched[start:stop], entities)
+        masks, watched = self.masks[start:stop], self.watched[start:stop]
+        offsets = None if self.offsets is None else self.offsets[start:stop]
+        return Scored(self.predictions.slice(start, stop), masks, watched, entities, offsets)
 
     @classmethod
     def concat(cls, parts: Sequence[Scored]) -> Scored:
         """The rows of all parts of one task, one after the other; there is at least one."""
-        names = parts[0].entities
+        names, offsets = parts[0].entities, [part.offsets for part in parts if part.offsets is not None]
         return cls(
             PredictionBatch.concat([part.predictions for part in parts]),
             np.concatenate([part.masks for part in parts]),
             np.concatenate([part.watched for part in parts]),
             {name: list(chain.from_iterable(part.entities[name] for part in parts)) for name in names},
+            np.concatenate(offsets) if len(offsets) == len(parts) else None,
         )
 
 

@@ -170,6 +170,8 @@ def interleave(first: Rows, at: IntVector, second: Rows, also: IntVector) -> tup
 
 
 def _joined(a: Any, b: Any) -> Any:
+    if a is None:
+        return None
     if isinstance(a, list):
         return a + b
     if isinstance(a, np.ndarray):

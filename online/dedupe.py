@@ -129,15 +129,29 @@ class Deduper:
         """
         if len(event_ids) != len(ts):
             raise ValueError(f"{len(event_ids)} event_ids and {len(ts)} ts; give one time for each id")
-        low = floor_of(floor)
-        rows = np.empty((len(ts), 5), np.uint32)
-        rows[:, :NUMBER] = pair_digests(entities, event_ids, self._key).view(np.uint32).reshape(-1, NUMBER)
-        rows[:, NUMBER] = _numbers(ts)
+        low, rows = floor_of(floor), self._rows(event_ids, ts, entities)
         if self._nameless is not None:
             return self._keep_beside_nameless(event_ids, rows, low)
         fresh = self._table.keep(rows, self._window, low)
         self._note(rows, fresh)
         return fresh
+
+    def absent(
+        self, event_ids: Sequence[str], ts: FloatVector, entities: Sequence[str | None] | None = None
+    ) -> BoolVector:
+        """What ``keep`` would say, but that ids in memory without an entity count as new; nothing is remembered."""
+        rows = self._rows(event_ids, ts, entities)
+        fresh = self._table.absent(rows, self._window, 0)
+        first = np.unique(np.ascontiguousarray(rows[:, :NUMBER]).view("V16"), return_index=True)[1]
+        again = np.ones(len(rows), np.bool_)
+        again[first] = False
+        return fresh & ~again
+
+    def _rows(self, event_ids: Sequence[str], ts: FloatVector, entities: Sequence[str | None] | None) -> Rows:
+        rows = np.empty((len(ts), 5), np.uint32)
+        rows[:, :NUMBER] = pair_digests(entities, event_ids, self._key).view(np.uint32).reshape(-1, NUMBER)
+        rows[:, NUMBER] = _numbers(ts)
+        return rows
 
     def _keep_beside_nameless(self, event_ids: Sequence[str], rows: Rows, low: int) -> BoolVector:
         """As long as ids are remembered of which it is not known whose they are."""

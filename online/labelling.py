@@ -8,12 +8,21 @@ its contributions, no rows of features, no topic, clock or codec; the same calls
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from online.batch import ExampleBatch, FloatMatrix, FloatVector, IntVector, LabelBatch, Scored, UpdateBatch
+from online.batch import (
+    ExampleBatch,
+    FloatMatrix,
+    FloatVector,
+    IntVector,
+    LabelBatch,
+    PredictionBatch,
+    Scored,
+    UpdateBatch,
+)
 from online.columnplan import columns_of
 from online.decisions import (
     AlertBook,
@@ -31,11 +40,10 @@ from online.drift import Detection, DriftMonitor
 from online.evaluation import Evaluation
 from online.event_time import EventTime
 from online.features.plan import LabelFeed, label_feeds
-from online.labels import Joined, LabelJoiner, NegativeSampler
-from online.numbering import ExampleNumbers
+from online.labels import Joined, LabelJoiner, NegativeSampler, Wanted
 from online.reasons_full import FullReasons
 from online.retrain import RetrainAsked, RetrainTrigger
-from online.stateful import Anew, Counts, Stateful, restore_fitting, snapshot_parts
+from online.stateful import Anew, Counts, Stateful, capture_parts, restore_fitting, snapshot_parts
 from online.task import TaskSpec
 
 PREDICTION = "prediction"
@@ -93,10 +101,10 @@ class LabellingStage:
     ) -> None:
         self.task, self._contributions = task, contributions
         self.time = EventTime()
-        self.joiner = LabelJoiner(task.labels.join, len(features), 1 + masks, secondary)
+        # The threshold in force is the one thing noted with a score that its record does not carry.
+        self.joiner = LabelJoiner(task.labels.join, len(features), 1 + masks, secondary, unlogged=1)
         self._feeds = label_feeds(task.entities)
         self._sampler = NegativeSampler(task.labels.negative_rate, task.name)
-        self._numbers = ExampleNumbers(task.labels.join.keep_s, task.labels.join.max_rows)
         self._seen = Deduper(most_bytes=bytes_for(REMEMBERED)) if dedupe else None
         self.threshold = Threshold(share_of(task.threshold, share))
         self.book = AlertBook(task.alerts, task.name)
@@ -120,9 +128,10 @@ class LabellingStage:
         if len(scored) == 0:
             return out
         p = scored.predictions
-        marks = self.time.advance(p.ts, p.event_id if self.task.key == "*" else p.entity_id)
+        marks = self.time.advance(p.ts, self._senders(p))
         thresholds = self.threshold.thresholds(marks, p.score)
-        joined = self.joiner.log(p, np.column_stack([thresholds, scored.masks]), scored.entities, marks)
+        noted = np.column_stack([thresholds, scored.masks])
+        joined = self.joiner.log(p, noted, scored.entities, marks, scored.offsets)
         self.typical.update(p.features)
         out.scored, out.thresholds = scored, thresholds
         if self.task.alerting:
@@ -149,6 +158,26 @@ class LabellingStage:
         closed = self.book.resolve(alert_id, ts, verdict)
         return LabelOutput(alerts=[closed] if closed is not None else [])
 
+    def wanted(self, of: Scored | LabelBatch) -> Wanted:
+        """Which rows ``scored`` or ``labels`` will need that have to be read back; it changes nothing."""
+        if isinstance(of, LabelBatch):
+            return self.joiner.wanted(of)
+        if self.joiner.policy.negative_after_s is None:
+            return self.joiner.wanted_due(np.empty(0))
+        p, time = of.predictions, EventTime()
+        if self._seen is not None:
+            p = p.take(np.flatnonzero(self._seen.absent(p.event_id, p.ts, p.entity_id)))
+        time.restore(self.time.snapshot())
+        return self.joiner.wanted_due(time.advance(p.ts, self._senders(p)))
+
+    def _senders(self, p: PredictionBatch) -> Sequence[str]:
+        """Who says what time it is."""
+        return p.event_id if self.task.key == "*" else p.entity_id
+
+    def lend(self, rows: IntVector, logged: Scored) -> None:
+        """Bring such rows, ascending, for the next call; what is missing of them is lost, and counted."""
+        self.joiner.lend(rows, logged.predictions, logged.masks, logged.entities)
+
     def _new(self, scored: Scored) -> Scored:
         """What did not come before."""
         if self._seen is None:
@@ -170,7 +199,6 @@ class LabellingStage:
         """Feed what became known: metrics first (with the score given then), features, thresholds, then examples."""
         e, known = joined.examples, joined.label_ts_known
         if len(e):
-            e = replace(e, n=self._numbers.update(e, self.joiner.watermark))
             self.counts.labelled += len(e)
             self.evaluation.update(e, joined.extra[:, 0], self.joiner.watermark)
             out.updates = self._updates(e, joined)
@@ -207,22 +235,30 @@ class LabellingStage:
         return joined.entity_id if feed.key == self.task.key else joined.entities[feed.key]
 
     def snapshot(self) -> bytes:
-        """Everything it remembers, as MessagePack."""
+        """Everything it remembers but what can be read back, as MessagePack."""
         return snapshot_parts(self.parts())
+
+    def capture(self) -> Callable[[], bytes]:
+        """Copy what it remembers; the call of what it returns makes a ``snapshot`` of that, in any thread."""
+        return capture_parts(self.parts())
 
     def restore(self, state: bytes) -> list[Anew]:
         """Replace the state by a ``snapshot`` of the task, perhaps as it was before it was tuned.
 
         What does not fit any more begins anew, and is told. Raises ``StateError`` for what is no snapshot.
         """
-        return restore_fitting(self.task.name, self.parts(), state)
+        return restore_fitting(self.task.name, self.parts(), state, self.upgrade)
+
+    def upgrade(self, held: dict[str, bytes]) -> None:
+        """Make of the parts of a snapshot of before ADR 21 those of today: examples were counted apart then."""
+        if "joiner" in held and (numbers := held.pop("numbers", None)) is not None:
+            held["joiner"] = self.joiner.upgraded(held["joiner"], numbers)
 
     def parts(self) -> dict[str, Stateful]:
         """What it remembers, by name."""
         parts: dict[str, Stateful | None] = {
             "time": self.time,
             "joiner": self.joiner,
-            "numbers": self._numbers,
             "seen": self._seen,
             "threshold": self.threshold,
             "book": self.book,

@@ -117,7 +117,7 @@ class TaskPipeline:
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot`` of the same task; raises ``StateError`` where it does not fit."""
-        restore_parts(self.task.name, self._parts(), state)
+        restore_parts(self.task.name, self._parts(), state, self.labelling.upgrade)
 
     def _parts(self) -> dict[str, Stateful]:
         parts: dict[str, Stateful] = {**self.labelling.parts(), "model": ModelPart(self.model)}

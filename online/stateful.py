@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -21,6 +21,15 @@ class Stateful(Protocol):
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``ValueError`` where it does not fit."""
+        ...
+
+
+@runtime_checkable
+class Captured(Protocol):
+    """A part so large that its snapshot is better made in another thread."""
+
+    def capture(self) -> Callable[[], bytes]:
+        """Copy the state; the call of what it returns makes a snapshot of the copy, in any thread."""
         ...
 
 
@@ -92,13 +101,30 @@ class Anew:
 
 def snapshot_parts(parts: Mapping[str, Stateful]) -> bytes:
     """The state of all parts by name, as MessagePack."""
-    return msgspec.msgpack.encode({name: part.snapshot() for name, part in parts.items()})
+    return capture_parts(parts)()
 
 
-def restore_parts(task: str, parts: Mapping[str, Stateful], state: bytes) -> None:
-    """Put a ``snapshot_parts`` back; raises ``StateError`` naming the ``task`` where it does not fit."""
+def capture_parts(parts: Mapping[str, Stateful]) -> Callable[[], bytes]:
+    """Copy the state of all parts; the call of what it returns makes a ``snapshot_parts`` of it, in any thread."""
+    large = {name: part.capture() for name, part in parts.items() if isinstance(part, Captured)}
+    small = {name: part.snapshot() for name, part in parts.items() if name not in large}
+    return lambda: msgspec.msgpack.encode(small | {name: encode() for name, encode in large.items()})
+
+
+def restore_parts(
+    task: str,
+    parts: Mapping[str, Stateful],
+    state: bytes,
+    upgrade: Callable[[dict[str, bytes]], None] | None = None,
+) -> None:
+    """Put a ``snapshot_parts`` back; raises ``StateError`` naming the ``task`` where it does not fit.
+
+    ``upgrade`` makes of the parts that an earlier version wrote those of this one.
+    """
     try:
         held: dict[str, Any] = msgspec.msgpack.decode(state, type=dict[str, bytes])
+        if upgrade is not None:
+            upgrade(held)
         if held.keys() - parts.keys() or parts.keys() - held.keys() - YOUNGER:
             raise ValueError(f"it holds {', '.join(sorted(held))}; the task has {', '.join(sorted(parts))}")
         for name, of in held.items():
@@ -110,13 +136,20 @@ def restore_parts(task: str, parts: Mapping[str, Stateful], state: bytes) -> Non
         ) from exc
 
 
-def restore_fitting(task: str, parts: Mapping[str, Stateful], state: bytes) -> list[Anew]:
+def restore_fitting(
+    task: str,
+    parts: Mapping[str, Stateful],
+    state: bytes,
+    upgrade: Callable[[dict[str, bytes]], None] | None = None,
+) -> list[Anew]:
     """Put back each part of a ``snapshot_parts`` that fits; the others stay as they are, which is told.
 
-    Raises ``StateError`` where it is no snapshot at all.
+    ``upgrade`` as for `restore_parts`. Raises ``StateError`` where it is no snapshot at all.
     """
     try:
         held: dict[str, bytes] = msgspec.msgpack.decode(state, type=dict[str, bytes])
+        if upgrade is not None:
+            upgrade(held)
     except msgspec.MsgspecError as exc:
         raise StateError(f"task {task}: not a snapshot of its parts: {exc}; run 'weir features rebuild'") from exc
     anew: list[Anew] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from online.labels.join import LabelJoiner
+from online.labels.join import LabelJoiner, Wanted
 from online.labels.policy import Joined, JoinPolicy, JoinStats
 from online.labels.sampling import NegativeSampler
 from online.labels.silence import SilencePolicy, SilenceStats, SilenceTimers, TimerOutput
@@ -17,4 +17,5 @@ __all__ = [
     "SilenceStats",
     "SilenceTimers",
     "TimerOutput",
+    "Wanted",
 ]

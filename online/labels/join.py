@@ -2,63 +2,71 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import astuple, dataclass, field
-from itertools import repeat
-from typing import NamedTuple, cast
+from collections.abc import Callable
+from dataclasses import astuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 import numpy as np
 
 from online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, LabelBatch, PredictionBatch
+from online.digests import Digests, digests
 from online.errors import StateError
+from online.labels.kernel import UNLABELLED, chain, claim, exchange, link
 from online.labels.policy import Joined, JoinPolicy, JoinStats
-from online.labels.store import FEATURES, SCORE, TS, UNLABELLED, PredictionStore, StoredChunk, absent
-from online.labels.timelines import Timelines
-from online.labels.waiting import WaitingLabel, WaitingRoom
+from online.labels.store import FEATURES, SCORE, Columns, LoggedRows, StoredPiece
+from online.labels.upgrade import is_old, upgraded
+from online.labels.waiting import StoredWaiting, WaitingRoom, unpacked
+from online.rows import NumberedRows, RowIndex
+
+_NEVER_FULL: Final = 1 << 62
 
 
-@dataclass(slots=True)
-class _Pairs:
-    """Pairs of a row and a label, one at a time."""
-
-    rows: list[int] = field(default_factory=list)
-    y: list[bool] = field(default_factory=list)
-    weight: list[float] = field(default_factory=list)
-    known_at: list[float] = field(default_factory=list)
-    correction: list[bool] = field(default_factory=list)
-
-    def columns(self) -> _Columns:
-        return _Columns(
-            np.array(self.rows, dtype=np.int64),
-            np.array(self.y, dtype=np.bool_),
-            np.array(self.weight, dtype=np.float64),
-            np.array(self.known_at, dtype=np.float64),
-            np.array(self.correction, dtype=np.bool_),
-        )
-
-
-class _Columns(NamedTuple):
+class _Pairs(NamedTuple):
     """Pairs of a row and a label as columns, each ``(n,)``."""
 
     rows: IntVector
     y: BoolVector
     weight: FloatVector
     known_at: FloatVector
-    correction: BoolVector
+    before: IntVector
+    """How many examples the row had made."""
+
+    @classmethod
+    def none(cls) -> _Pairs:
+        """No pair."""
+        return cls(_NO_ROWS, np.empty(0, np.bool_), np.empty(0), np.empty(0), _NO_ROWS)
+
+    def take(self, at: IntVector | BoolVector) -> _Pairs:
+        """Some of them."""
+        return _Pairs(self.rows[at], self.y[at], self.weight[at], self.known_at[at], self.before[at])
 
 
-class _State(msgspec.Struct, array_like=True):
+class Wanted(NamedTuple):
+    """Rows that have to be read back."""
+
+    rows: IntVector
+    offsets: IntVector
+    """Where each was logged, ascending."""
+
+
+_NO_ROWS: Final[IntVector] = np.empty(0, np.int64)
+
+
+class _State(msgspec.Struct):
     """A snapshot."""
 
-    shape: tuple[int, int, tuple[str, ...], int]
+    shape: tuple[int, int, int, tuple[str, ...], bool]
     watermark: float
+    last_mark: float
+    cut_mark: float
     next_negative: int
     stats: list[int]
-    label_ids: list[str]
-    next_row: int
-    chunks: list[StoredChunk]
-    waiting: tuple[int, int, list[WaitingLabel]]
+    first: int
+    columns: dict[str, bytes]
+    pieces: list[StoredPiece]
+    label_ids: bytes
+    waiting: StoredWaiting
 
 
 class LabelJoiner:
@@ -69,9 +77,13 @@ class LabelJoiner:
       later a correction, the same value again nothing.
     - The first prediction of an ``event_id`` counts; repeats (after a crash, perhaps by a newer model) do not.
     - Time is the watermark: the largest prediction time so far, or what is given with each row. Expiry is exact by row,
-      so results do not depend on batch cuts; memory is freed in chunks of ``chunk_rows``.
+      so results do not depend on batch cuts. A row whose clock was ahead is as old as the watermark was at its arrival.
     - With ``negative_after_s`` an event becomes a negative, in arrival order, when the watermark has moved that far
       since it was logged without a label for it.
+
+    What waits is an index of some 60 bytes a prediction. What was logged with it stays in memory too, unless it has an
+    offset, and so can be read back: then the newest rows do, and before a step the caller brings the others that the
+    step needs (``wanted``, ``wanted_due``, ``lend``). ADR 21.
 
     Parameters
     ----------
@@ -79,6 +91,7 @@ class LabelJoiner:
     n_features : F, columns of ``PredictionBatch.features``.
     n_extra : E, columns of the opaque ``extra`` matrix logged with each prediction.
     entities : names of the secondary identifiers logged with each prediction.
+    unlogged : so many extra columns, the first ones, cannot be read back; they are part of the index.
 
     Examples
     --------
@@ -92,21 +105,33 @@ class LabelJoiner:
     ([[5.0]], [True])
     """
 
-    def __init__(self, policy: JoinPolicy, n_features: int, n_extra: int = 0, entities: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        policy: JoinPolicy,
+        n_features: int,
+        n_extra: int = 0,
+        entities: tuple[str, ...] = (),
+        unlogged: int = 0,
+    ) -> None:
         self.policy = policy
-        self.n_features = n_features
-        self.n_extra = n_extra
-        self.entities = entities
+        self.n_features, self.n_extra, self.entities, self.unlogged = n_features, n_extra, entities, unlogged
         self.watermark = -np.inf
+        self.cap: int | None = None
+        """At most so many rows for now, besides ``policy.max_rows``: what memory allows."""
+        self.cache_bytes = _NEVER_FULL
+        """What logged rows that can be read back may take in memory."""
         self._stats = JoinStats()
-        width = FEATURES + n_features + n_extra
-        self._store = PredictionStore(width, len(entities), policy.max_rows, policy.chunk_rows)
-        self._timelines = Timelines() if policy.match == "entity_range" else None
-        self._waiting = WaitingRoom(policy.max_waiting)
+        self._last_mark = self._cut_mark = -np.inf
         self._next_negative = 0
-        self._at_once_from = 16  # labels in a call; fewer are quicker one by one
-        self._label_ids: set[str] = set()
-        self._label_order: deque[str] = deque()
+        self._ranged = policy.match == "entity_range"
+        self._columns = _columns_of(unlogged, self._ranged)
+        self._index = NumberedRows(self._columns)
+        self._by_event = RowIndex(self._index)
+        self._by_entity = RowIndex(self._index, "entity") if self._ranged else None
+        self._logged = LoggedRows(FEATURES + n_features + n_extra - unlogged, 2 + len(entities), policy.chunk_rows)
+        self._waiting = WaitingRoom(policy.max_waiting)
+        self._label_ids = NumberedRows({"digest": (np.uint64, 2), "ts": (np.float64, 0)})
+        self._by_label = RowIndex(self._label_ids)
 
     @property
     def stats(self) -> JoinStats:
@@ -114,9 +139,39 @@ class LabelJoiner:
         self._stats.unmatched = self._waiting.unmatched
         return self._stats
 
+    @property
+    def waiting(self) -> int:
+        """Labels that wait for predictions."""
+        return len(self._waiting)
+
+    @property
+    def horizon_s(self) -> float:
+        """For how long predictions do wait: ``keep_s``, or less where rows had to leave earlier."""
+        return float(min(self.policy.keep_s, self.watermark - self._cut_mark))
+
+    @property
+    def row_bytes(self) -> int:
+        """What one prediction that waits takes in memory, more or less: columns with their slack, and tables."""
+        width: int = sum(np.dtype(kind).itemsize * max(width, 1) for kind, width in self._columns.values())
+        return width + width // 8 + (24 if self._ranged else 12)
+
+    @property
+    def index_bytes(self) -> int:
+        """What grows with the rows that wait, in memory."""
+        tables = self._by_event.nbytes + (self._by_entity.nbytes if self._by_entity is not None else 0)
+        return self._index.nbytes + tables
+
+    @property
+    def nbytes(self) -> int:
+        """What all of it takes in memory, more or less."""
+        ids = self._label_ids.nbytes + self._by_label.nbytes
+        return self.index_bytes + self._logged.nbytes + self._waiting.nbytes + ids
+
     def __len__(self) -> int:
-        """Rows of predictions in memory."""
-        return len(self._store)
+        """Predictions that wait for labels."""
+        return len(self._index)
+
+    # -- predictions ---------------------------------------------------------------------------------------------
 
     def log(
         self,
@@ -124,6 +179,7 @@ class LabelJoiner:
         extra: FloatMatrix | None = None,
         entities: dict[str, list[str | None]] | None = None,
         marks: FloatVector | None = None,
+        offsets: IntVector | None = None,
     ) -> Joined:
         """Keep what was scored and return the examples of labels that had come before.
 
@@ -133,6 +189,7 @@ class LabelJoiner:
         extra : ``(n, E) float64`` to come back in ``Joined``; required when ``n_extra > 0``.
         entities : secondary identifiers by name; a missing one is absent in all rows.
         marks : ``(n,)`` watermark at each row; the largest prediction time so far when not given.
+        offsets : ``(n,)``, ascending, by which each can be read back; without them all stay in memory.
 
         Raises
         ------
@@ -140,19 +197,20 @@ class LabelJoiner:
             When a matrix does not have the width the joiner was built with, or an identifier is unknown.
         """
         columns = self._check(predictions, extra, entities or {})
+        n = len(predictions)
+        extra = np.empty((n, 0)) if extra is None else extra
         marks = self._move(predictions.ts if marks is None else marks)
-        rows = self._keep(predictions, marks)
-        if rows is not None:
-            predictions, marks = predictions.take(rows), marks[rows]
+        events = digests(predictions.event_id)
+        rows = self._claim(events, predictions.ts, marks)
+        if len(rows) < n:
+            predictions, marks, events, extra = predictions.take(rows), marks[rows], events[rows], extra[rows]
             columns = [[column[i] for i in rows.tolist()] for column in columns]
-            extra = None if extra is None else extra[rows]
-        first = self._store.next_row
-        self._store.append(predictions, marks, extra, columns)
-        self._stats.logged += len(predictions)
-        if self._timelines is not None:
-            self._timelines.add(predictions.entity_id, predictions.ts, first)
-        pairs, positions = self._meet_waiting(predictions, marks, first)
-        joined = self._emit(self._with_negatives(pairs.columns(), positions, marks, first))
+            offsets = None if offsets is None else offsets[rows]
+        first = self._index.stop - len(rows)
+        owners = digests(predictions.entity_id) if self._ranged else None
+        self._append(first, predictions, marks, extra, columns, offsets, owners)
+        pairs, positions = self._meet_waiting(events, owners, predictions.ts, marks, first)
+        joined = self._emit(self._with_negatives(pairs, positions, marks, first))
         self._free()
         return joined
 
@@ -163,63 +221,9 @@ class LabelJoiner:
             self.watermark = float(marks[-1])
         if before == -np.inf < self.watermark:
             began = float(marks[marks > -np.inf][0])
-            self._store.begin(began)
-            marks = np.maximum(marks, began)
+            marks, held = np.maximum(marks, began), self._index["mark"]
+            held[held == -np.inf] = began
         return marks
-
-    def label(self, labels: LabelBatch, known_at: FloatVector | None = None) -> Joined:
-        """Join labels with what was logged; those that find nothing wait.
-
-        Parameters
-        ----------
-        labels : in the order in which they became known.
-        known_at : ``(n,)`` event time at which each became known, for ``label_ts_known``; the watermark if None.
-        """
-        known = np.full(len(labels), self.watermark) if known_at is None else known_at
-        self._stats.labels += len(labels)
-        columns = self._label_at_once(labels, known)
-        if columns is None:
-            columns = self._label_each(labels, known)
-        joined = self._emit(columns)
-        self._free()
-        return joined
-
-    def snapshot(self) -> bytes:
-        """Return everything held, as MessagePack."""
-        shape = (self.n_features, self.n_extra, self.entities, self.policy.chunk_rows)
-        next_row, chunks = self._store.snapshot()
-        state = _State(
-            shape,
-            self.watermark,
-            self._next_negative,
-            list(astuple(self.stats)),
-            list(self._label_order),
-            next_row,
-            chunks,
-            self._waiting.snapshot(),
-        )
-        return msgspec.msgpack.encode(state)
-
-    def restore(self, state: bytes) -> None:
-        """Replace everything held by a ``snapshot``; raises ``StateError`` when it is of another shape."""
-        try:
-            held = msgspec.msgpack.decode(state, type=_State)
-        except msgspec.DecodeError as error:
-            raise StateError(f"not a snapshot of a label join: {error}") from error
-        shape = (self.n_features, self.n_extra, self.entities, self.policy.chunk_rows)
-        if held.shape != shape:
-            raise StateError(
-                f"the snapshot holds (features, extra, entities, chunk_rows) = {held.shape}, this join {shape}; "
-                "log the predictions again"
-            )
-        self.watermark, self._next_negative = held.watermark, held.next_negative
-        self._stats = JoinStats(*held.stats)
-        self._label_order, self._label_ids = deque(held.label_ids), set(held.label_ids)
-        self._store.restore(held.next_row, held.chunks)
-        self._waiting.restore(*held.waiting)
-        if self._timelines is not None:
-            first = self._store.next_row - len(self._store)
-            self._timelines.rebuild(held.chunks, first, self._store.width)
 
     def _check(
         self, batch: PredictionBatch, extra: FloatMatrix | None, entities: dict[str, list[str | None]]
@@ -235,171 +239,379 @@ class LabelJoiner:
             raise ValueError(f"extra has shape {shape}, expected {(n, self.n_extra)}; n_extra sets its width")
         if unknown := entities.keys() - set(self.entities):
             raise ValueError(f"identifiers {sorted(unknown)} are not among {self.entities}; name them in entities=")
-        return [entities.get(name) or absent(n) for name in self.entities]
+        return [entities.get(name) or [None] * n for name in self.entities]
 
-    def _keep(self, batch: PredictionBatch, marks: FloatVector) -> IntVector | None:
-        """Rows that are neither late nor repeats, their ids claimed; None when that is all of them."""
-        keep_s, event_ids = self.policy.keep_s, batch.event_id
-        in_time = np.flatnonzero(batch.ts >= marks - keep_s)
-        if len(in_time) < len(batch):
-            self._stats.late_predictions += len(batch) - len(in_time)
-            event_ids = [event_ids[i] for i in in_time.tolist()]
-        first_seen = self._store.claim(event_ids, batch.ts[in_time], marks[in_time], keep_s)
-        rows = in_time[first_seen]
-        self._stats.repeated_predictions += len(in_time) - len(rows)
-        return None if len(rows) == len(batch) else rows
+    @property
+    def _most(self) -> int:
+        """Of the rows, only the last so many are live."""
+        limits = [limit for limit in (self.policy.max_rows, self.cap) if limit is not None]
+        return min(limits, default=_NEVER_FULL)
 
-    def _meet_waiting(self, batch: PredictionBatch, marks: FloatVector, first: int) -> tuple[_Pairs, list[int]]:
-        """Pairs with labels that had come before, and the position in the batch at which each was made."""
-        pairs, positions = _Pairs(), list[int]()
-        wait_s, range_s = self.policy.wait_s, self.policy.range_s
-        for i in self._waiting.concerned(batch.event_id, batch.entity_id):
-            ts, mark = float(batch.ts[i]), float(marks[i])
-            floor, known_at = mark - wait_s, min(ts, mark) if mark > -np.inf else ts
-            for label in self._waiting.meet(batch.event_id[i], batch.entity_id[i], ts, floor, range_s):
-                self._apply(first + i, label.value, label.weight, max(label.known_at, known_at), pairs)
-            positions += [i] * (len(pairs.rows) - len(positions))
-        return pairs, positions
+    def _claim(self, events: Digests, ts: FloatVector, marks: FloatVector) -> IntVector:
+        """The rows that are neither late nor repeats; they are in the index from here on."""
+        index, table, n = self._index, self._by_event, len(ts)
+        table.reserve(n)
+        if self._by_entity is not None:
+            self._by_entity.reserve(n)
+        keep, held = np.empty(n, np.bool_), index.buffers
+        late, used = claim(
+            events, ts, marks, self.policy.keep_s, self._most, table.slots, table.origin, held["digest"], held["ts"],
+            held["mark"], index.base, index.first, index.stop, keep,
+        )  # fmt: skip
+        rows = np.flatnonzero(keep)
+        table.used += used
+        index.stop += len(rows)
+        self._stats.late_predictions += late
+        self._stats.repeated_predictions += n - late - len(rows)
+        self._stats.logged += len(rows)
+        return rows
 
-    def _label_at_once(self, labels: LabelBatch, known: FloatVector) -> _Columns | None:
-        """Join labels whose order among themselves does not matter; None when it may, with nothing changed."""
-        n, fresh = len(labels), set(labels.label_id)
-        if (
-            n < self._at_once_from
-            or len(fresh) < n
-            or n > self.policy.remember_labels
-            or not self._label_ids.isdisjoint(fresh)
-        ):
-            return None
-        if None in labels.event_id:
-            return None
-        event_ids = cast("list[str]", labels.event_id)
-        found = np.fromiter(map(self._store.row_of.get, event_ids, repeat(-1)), dtype=np.int64, count=n)
-        at = np.flatnonzero(found >= 0)
-        at = at[self._store.all_live(found[at], self.watermark - self.policy.keep_s)]
-        rows = found[at]
-        if len(set(rows.tolist())) < len(rows):
-            return None
-        self._remember_all(labels.label_id)
-        values = labels.value[at]
-        before = self._store.exchange_labels(rows, values.astype(np.uint8))
-        self._wait_all(labels, known, at)
-        new, told = before == UNLABELLED, before == values
-        self._stats.joined += int(np.count_nonzero(new))
-        self._stats.repeated_values += int(np.count_nonzero(told))
-        self._stats.corrections += int(np.count_nonzero(~new & ~told))
-        chosen = at[~told]
-        return _Columns(rows[~told], values[~told], labels.weight[chosen], known[chosen], ~new[~told])
-
-    def _wait_all(self, labels: LabelBatch, known: FloatVector, joined: IntVector) -> None:
-        """Let all labels wait that are not among those ``joined``."""
-        for i in np.setdiff1d(np.arange(len(labels)), joined, assume_unique=True).tolist():
-            numbers = float(labels.ts[i]), bool(labels.value[i]), float(labels.weight[i]), float(known[i])
-            self._waiting.add(WaitingLabel(0, labels.event_id[i], labels.entity_id[i], *numbers))
-
-    def _label_each(self, labels: LabelBatch, known: FloatVector) -> _Columns:
-        """Join labels one by one, in order."""
-        pairs, store, floor = _Pairs(), self._store, self.watermark - self.policy.keep_s
-        values = labels.ts.tolist(), labels.value.tolist(), labels.weight.tolist(), known.tolist()
-        for label_id, entity_id, event_id, ts, value, weight, known_at in zip(
-            labels.label_id, labels.entity_id, labels.event_id, *values, strict=True
-        ):
-            if label_id in self._label_ids:
-                self._stats.repeated_labels += 1
-                continue
-            self._remember_all([label_id])
-            row = None if event_id is None else store.row_of.get(event_id)
-            if row is not None and store.live(row, floor):
-                self._apply(row, value, weight, known_at, pairs)
-                continue
-            waiting = WaitingLabel(0, event_id, entity_id, ts, value, weight, known_at)
-            if event_id is None:
-                if self._timelines is None:
-                    self._waiting.unmatched += 1
-                    continue
-                self._apply_range(self._timelines, waiting, floor, pairs)
-            # A label without an event goes on waiting: more events of its range may arrive after it.
-            self._waiting.add(waiting)
-        return pairs.columns()
-
-    def _apply_range(self, timelines: Timelines, label: WaitingLabel, floor: float, pairs: _Pairs) -> None:
-        for row in timelines.between(label.entity_id, label.ts - self.policy.range_s, label.ts):
-            if self._store.live(row, floor):
-                label.matched = True
-                self._apply(row, label.value, label.weight, label.known_at, pairs)
-
-    def _apply(self, row: int, value: bool, weight: float, known_at: float, pairs: _Pairs) -> None:
-        states = self._store.chunk_of(row).label
-        at = row % self.policy.chunk_rows
-        before = states[at]
-        if before == value:
-            self._stats.repeated_values += 1
+    def _append(
+        self,
+        first: int,
+        batch: PredictionBatch,
+        marks: FloatVector,
+        extra: FloatMatrix,
+        columns: list[list[str | None]],
+        offsets: IntVector | None,
+        owners: Digests | None,
+    ) -> None:
+        """Fill in the rest of rows that were claimed."""
+        n, index, k = len(batch), self._index, self.unlogged
+        if n == 0:
             return
-        states[at] = value
-        if before == UNLABELLED:
-            self._stats.joined += 1
-        else:
-            self._stats.corrections += 1
-        pairs.rows.append(row)
-        pairs.y.append(value)
-        pairs.weight.append(weight)
-        pairs.known_at.append(known_at)
-        pairs.correction.append(before != UNLABELLED)
+        filled = {
+            "state": UNLABELLED,
+            "offset": -1 if offsets is None else offsets,
+            "unlogged": extra[:, :k],
+            "entity": owners,
+        }
+        start = first - index.base
+        for name in self._columns.keys() & filled.keys():
+            index.buffers[name][start : start + n] = filled[name]
+        if self._by_entity is not None:
+            self._by_entity.used += self._link(first)
+        texts = [cast("list[str | None]", batch.event_id), cast("list[str | None]", batch.entity_id), *columns]
+        self._logged.append(first, [batch.score, batch.features, extra[:, k:]], texts, offsets is not None)
+        self._last_mark = float(marks[-1])
 
-    def _with_negatives(self, pairs: _Columns, positions: list[int], marks: FloatVector, first: int) -> _Columns:
+    def _link(self, first: int) -> int:
+        """Tie rows to those before them of the same entity; the table has room for them."""
+        index, table = self._index, cast("RowIndex", self._by_entity)
+        held = index.buffers
+        return int(link(table.slots, table.origin, held["entity"], held["before"], index.base, first, index.stop))
+
+    def _meet_waiting(
+        self, events: Digests, owners: Digests | None, ts: FloatVector, marks: FloatVector, first: int
+    ) -> tuple[_Pairs, IntVector]:
+        """Pairs with labels that had come before, and the position in the batch at which each was made."""
+        numbers, counts, room = list[IntVector](), list[int](), self._waiting
+        wait_s, range_s = self.policy.wait_s, self.policy.range_s
+        concerned = room.concerned(events, owners)
+        for i in concerned.tolist():
+            entity = None if owners is None else owners[i : i + 1]
+            numbers.append(room.meet(events[i : i + 1], entity, float(ts[i]), float(marks[i]) - wait_s, range_s))
+            counts.append(len(numbers[-1]))
+        if not sum(counts):
+            return _Pairs.none(), _NO_ROWS
+        positions = np.repeat(concerned, counts)
+        value, weight, known_at = room.columns(np.concatenate(numbers))
+        arrived = np.where(marks > -np.inf, np.minimum(ts, marks), ts)[positions]
+        pairs, told = self._exchange(first + positions, value, weight, np.maximum(known_at, arrived))
+        return pairs, positions[~told]
+
+    # -- labels --------------------------------------------------------------------------------------------------
+
+    def label(self, labels: LabelBatch, known_at: FloatVector | None = None) -> Joined:
+        """Join labels with what was logged; those that find nothing wait.
+
+        Parameters
+        ----------
+        labels : in the order in which they became known.
+        known_at : ``(n,)`` event time at which each became known, for ``label_ts_known``; the watermark if None.
+        """
+        known = np.full(len(labels), self.watermark) if known_at is None else known_at
+        self._stats.labels += len(labels)
+        fresh = self._remember(digests(labels.label_id))
+        if len(fresh) < len(labels):
+            labels, known = labels.take(fresh), known[fresh]
+        events, named = _event_digests(labels)
+        owners = digests(labels.entity_id) if len(labels) else events
+        rows, of = self._find(labels.ts, events, owners, named)
+        joined = self._emit(self._exchange(rows, labels.value[of], labels.weight[of], known[of])[0])
+        self._let_wait(labels, known, events, owners, named, np.isin(np.arange(len(labels)), of))
+        self._free()
+        return joined
+
+    def _remember(self, ids: Digests) -> IntVector:
+        """The labels whose ids are not among the last ``remember_labels``."""
+        seen, table, keep = self._label_ids, self._by_label, np.empty(len(ids), np.bool_)
+        table.reserve(len(ids))
+        held, always = seen.buffers, np.zeros(len(ids))
+        _, used = claim(
+            ids, always, always, 0.0, self.policy.remember_labels, table.slots, table.origin, held["digest"],
+            held["ts"], held["ts"], seen.base, seen.first, seen.stop, keep,
+        )  # fmt: skip
+        fresh = np.flatnonzero(keep)
+        table.used += used
+        seen.stop += len(fresh)
+        seen.leave(seen.stop - self.policy.remember_labels)
+        self._stats.repeated_labels += len(ids) - len(fresh)
+        return fresh
+
+    def _find(
+        self, ts: FloatVector, events: Digests, owners: Digests, named: BoolVector
+    ) -> tuple[IntVector, IntVector]:
+        """The live rows that labels speak of, and of which label each is, in the order of labels."""
+        rows = self._by_event.find(events)
+        rows[~named] = -1
+        at = np.flatnonzero(rows >= 0)
+        if self._by_entity is not None and not named.all():
+            found = [(rows[i : i + 1] if named[i] else self._in_range(owners[i : i + 1], float(ts[i])))
+                     for i in range(len(ts))]  # fmt: skip
+            of = np.repeat(np.arange(len(ts)), [len(some) for some in found])
+            rows = np.concatenate(found) if found else _NO_ROWS
+            at = np.flatnonzero(rows >= 0)
+            rows, of = rows[at], of[at]
+        else:
+            rows, of = rows[at], at
+        live = self._live(rows)
+        return rows[live], of[live]
+
+    def _in_range(self, owner: Digests, ts: float) -> IntVector:
+        """Rows of an entity in the range of a label, ordered by time, then by arrival."""
+        index, table = self._index, cast("RowIndex", self._by_entity)
+        held, newest = index.buffers, int(table.find(owner)[0])
+        rows = chain(newest, held["before"], held["ts"], index.base, index.first, ts - self.policy.range_s, ts)
+        return rows[np.argsort(index.at("ts", rows), kind="stable")]
+
+    def _live(self, rows: IntVector) -> BoolVector:
+        """Which rows may still be joined."""
+        index = self._index
+        live = rows >= max(index.first, index.stop - self._most)
+        kept = np.minimum(index.at("ts", rows[live]), index.at("mark", rows[live]))
+        live[live] = kept >= self.watermark - self.policy.keep_s
+        return live
+
+    def _exchange(
+        self, rows: IntVector, y: BoolVector, weight: FloatVector, known_at: FloatVector
+    ) -> tuple[_Pairs, BoolVector]:
+        """Give rows their labels, in order; the pairs that say something new, and which labels did not."""
+        index, before = self._index, np.empty(len(rows), np.uint32)
+        exchange(index.buffers["state"], rows - index.base, y.astype(np.uint32), before)
+        told, new = (before & 3) == y, (before & 3) == UNLABELLED
+        self._stats.repeated_values += int(np.count_nonzero(told))
+        self._stats.joined += int(np.count_nonzero(new))
+        self._stats.corrections += int(np.count_nonzero(~new & ~told))
+        return _Pairs(rows, y, weight, known_at, (before >> 2).astype(np.int64)).take(~told), told
+
+    def _let_wait(
+        self, labels: LabelBatch, known: FloatVector, events: Digests, owners: Digests, named: BoolVector,
+        matched: BoolVector,
+    ) -> None:  # fmt: skip
+        """Let labels wait that found nothing, or that may find more: those of a range go on waiting."""
+        waits = ~named if self._ranged else np.zeros(len(named), np.bool_)
+        self._waiting.unmatched += int(np.count_nonzero(~named & ~waits))
+        at = np.flatnonzero(waits | (named & ~matched))
+        if len(at):
+            columns = {"ts": labels.ts, "value": labels.value, "weight": labels.weight, "known_at": known}
+            chosen = {name: column[at] for name, column in columns.items()}
+            self._waiting.add(events[at], owners[at], named[at], chosen, matched[at])
+
+    # -- negatives -----------------------------------------------------------------------------------------------
+
+    def _due(self, mark: float) -> tuple[IntVector, FloatVector, int]:
+        """Rows without a label whose watermark at arrival was at most ``mark``, not looked at yet.
+
+        Returns them, their watermarks, and the first row after them, where the next search starts.
+        """
+        index = self._index
+        start = max(self._next_negative, index.first)
+        marks = index["mark"][start - index.first :]
+        n = int(np.searchsorted(marks, mark, side="right"))
+        at = np.flatnonzero((index["state"][start - index.first :][:n] & 3) == UNLABELLED)
+        return start + at, marks[at], start + n
+
+    def _with_negatives(self, pairs: _Pairs, positions: IntVector, marks: FloatVector, first: int) -> _Pairs:
         """Add the negatives that fell due during a batch, each before the pairs of the row that made it due."""
         after = self.policy.negative_after_s
         if after is None or len(marks) == 0 or self.watermark == -np.inf:
             return pairs
         floors = marks - after
-        rows, logged_at, self._next_negative = self._store.unlabelled_until(self._next_negative, floors[-1])
+        rows, logged_at, self._next_negative = self._due(floors[-1])
         at = np.searchsorted(floors, logged_at)
         # What max_rows would have evicted by then, had the batch been cut there, stays out.
-        kept = rows >= first + at + 1 - self.policy.max_rows
+        kept = rows >= first + at + 1 - self._most
         rows, due, at = rows[kept], logged_at[kept] + after, at[kept]
         self._stats.assumed_negatives += len(rows)
-        no = np.zeros(len(rows), dtype=np.bool_)
-        self._store.exchange_labels(rows, no.astype(np.uint8))
-        negatives = _Columns(rows, no, np.ones(len(rows)), due, no)
-        if not positions:
+        no, before = np.zeros(len(rows), np.bool_), np.empty(len(rows), np.uint32)
+        exchange(self._index.buffers["state"], rows - self._index.base, no.astype(np.uint32), before)
+        negatives = _Pairs(rows, no, np.ones(len(rows)), due, (before >> 2).astype(np.int64))
+        if not len(positions):
             return negatives
-        order = np.argsort(np.concatenate([2 * at, 2 * np.array(positions, dtype=np.int64) + 1]), kind="stable")
-        return _Columns(*(np.concatenate(both)[order] for both in zip(negatives, pairs, strict=True)))
+        order = np.argsort(np.concatenate([2 * at, 2 * positions + 1]), kind="stable")
+        return _Pairs(*(np.concatenate(both)[order] for both in zip(negatives, pairs, strict=True)))
 
-    def _emit(self, pairs: _Columns) -> Joined:
-        numbers, (event_id, entity_id, *entities) = self._store.gather(pairs.rows)
+    # -- what was logged -----------------------------------------------------------------------------------------
+
+    def wanted(self, labels: LabelBatch) -> Wanted:
+        """What ``label`` will need that is not in memory; it changes nothing."""
+        if len(labels) == 0:
+            return self._missing(_NO_ROWS)
+        events, named = _event_digests(labels)
+        rows, of = self._find(labels.ts, events, digests(labels.entity_id), named)
+        return self._missing(rows[(self._index.at("state", rows) & 3) != labels.value[of]])
+
+    def wanted_due(self, marks: FloatVector) -> Wanted:
+        """What ``log`` of predictions at watermarks ``marks (n,)`` will need that is not in memory; changes nothing."""
+        after = self.policy.negative_after_s
+        if after is None or len(marks) == 0:
+            return self._missing(_NO_ROWS)
+        return self._missing(self._due(max(self.watermark, float(marks.max())) - after)[0])
+
+    def _missing(self, rows: IntVector) -> Wanted:
+        rows = np.unique(rows)
+        rows = rows[~self._logged.holds(rows)]
+        return Wanted(rows, self._index.at("offset", rows))
+
+    def lend(self, rows: IntVector, predictions: PredictionBatch, extra: FloatMatrix,
+             entities: dict[str, list[str | None]]) -> None:  # fmt: skip
+        """Bring rows, ascending, as they were logged, for the next call; ``extra`` is without what is unlogged.
+
+        A row whose event is another one is left out: offsets of a topic that was made anew say something else.
+        """
+        same = (digests(predictions.event_id) == self._index.at("digest", rows)).all(axis=1)
+        if not same.all():
+            at = np.flatnonzero(same)
+            rows, predictions, extra = rows[at], predictions.take(at), extra[at]
+            entities = {name: [column[i] for i in at.tolist()] for name, column in entities.items()}
+        texts = [predictions.event_id, predictions.entity_id, *(entities[name] for name in self.entities)]
+        numbers = np.column_stack([predictions.score, predictions.features, extra])
+        self._logged.lend(rows, Columns(numbers, cast("list[list[str | None]]", texts)))
+
+    def _emit(self, pairs: _Pairs) -> Joined:
+        (numbers, texts), found = self._logged.gather(pairs.rows)
+        if not found.all():
+            self._stats.lost += int(np.count_nonzero(~found))
+            there = np.flatnonzero(found)
+            pairs, numbers = pairs.take(there), numbers[there]
+            texts = [[column[i] for i in there.tolist()] for column in texts]
+        event_id, entity_id, *entities = texts
+        ts = self._index.at("ts", pairs.rows)
         split = FEATURES + self.n_features
         examples = ExampleBatch(
             event_id=cast("list[str]", event_id),
-            ts=numbers[:, TS].copy(),
+            ts=ts,
             x=numbers[:, FEATURES:split].copy(),
             score=numbers[:, SCORE].copy(),
             y=pairs.y,
             weight=pairs.weight,
-            correction=pairs.correction,
+            correction=pairs.before > 0,
+            n=pairs.before,
             entity_id=entity_id,
         )
         return Joined(
             examples=examples,
             entity_id=cast("list[str]", entity_id),
-            extra=numbers[:, split:].copy(),
+            extra=np.column_stack([self._unlogged(pairs.rows), numbers[:, split:]]),
             entities=dict(zip(self.entities, entities, strict=True)),
             # Where there is no watermark yet, not before its event.
-            label_ts_known=np.where(pairs.known_at > -np.inf, pairs.known_at, numbers[:, TS]),
+            label_ts_known=np.where(pairs.known_at > -np.inf, pairs.known_at, ts),
         )
 
-    def _remember_all(self, label_ids: list[str]) -> None:
-        self._label_ids.update(label_ids)
-        self._label_order.extend(label_ids)
-        surplus = len(self._label_order) - self.policy.remember_labels
-        if surplus > 0:
-            self._label_ids.difference_update([self._label_order.popleft() for _ in range(surplus)])
+    def _unlogged(self, rows: IntVector) -> FloatMatrix:
+        return self._index.at("unlogged", rows) if self.unlogged else np.empty((len(rows), 0))
 
     def _free(self) -> None:
         self._waiting.free(self.watermark - self.policy.wait_s)
+        index = self._index
         # Not the watermark: a repeat may have moved it past negatives that fall due at the next kept row.
-        chunks, first_row = self._store.free(self._store.last_mark - self.policy.keep_s)
-        for chunk in chunks:
-            self._stats.expired_unlabelled += chunk.label.count(UNLABELLED)
-        if chunks and self._timelines is not None:
-            self._timelines.free({entity_id for chunk in chunks for entity_id in chunk.entity_id}, first_row)
+        old = index.first + int(np.searchsorted(index["mark"], self._last_mark - self.policy.keep_s))
+        until = max(old, index.stop - self._most)
+        if until > index.first:
+            gone = index["state"][: until - index.first] & 3
+            self._stats.expired_unlabelled += int(np.count_nonzero(gone == UNLABELLED))
+            self._stats.evicted += max(until - old, 0)
+            if until > old:
+                self._cut_mark = float(index["mark"][until - index.first - 1])
+            index.leave(until)
+            self._logged.leave(until)
+        self._logged.trim(self.cache_bytes)
+
+    # -- snapshots -----------------------------------------------------------------------------------------------
+
+    def capture(self) -> Callable[[], bytes]:
+        """Copy everything held; the call of what it returns makes a snapshot of it, in any thread."""
+        shape = (self.n_features, self.n_extra, self.unlogged, self.entities, self._ranged)
+        marks = self.watermark, self._last_mark, self._cut_mark
+        stats, first, pieces = list(astuple(self.stats)), self._index.first, self._logged.snapshot()
+        columns, label_ids = self._index.copy(), self._label_ids["digest"].copy()
+        waiting, next_negative = self._waiting.snapshot(), self._next_negative
+
+        def encode() -> bytes:
+            packed = {name: column.tobytes() for name, column in columns.items() if name != "before"}
+            return msgspec.msgpack.encode(
+                _State(shape, *marks, next_negative, stats, first, packed, pieces, label_ids.tobytes(), waiting)
+            )
+
+        return encode
+
+    def snapshot(self) -> bytes:
+        """Return everything held but what can be read back, as MessagePack."""
+        return self.capture()()
+
+    def upgraded(self, state: bytes, numbers: bytes | None) -> bytes:
+        """A snapshot of before ADR 21, and what counted the examples of each event then, as a snapshot of today."""
+        return upgraded(state, numbers, self.unlogged, self._ranged)
+
+    def restore(self, state: bytes) -> None:
+        """Replace everything held by a ``snapshot``; raises ``StateError`` when it is of another shape."""
+        try:
+            if is_old(state):
+                state = self.upgraded(state, None)
+            held = msgspec.msgpack.decode(state, type=_State)
+        except msgspec.DecodeError as error:
+            raise StateError(f"not a snapshot of a label join: {error}") from error
+        shape = (self.n_features, self.n_extra, self.unlogged, self.entities, self._ranged)
+        if held.shape != shape:
+            raise StateError(
+                f"the snapshot holds (features, extra, unlogged, entities, by range) = {held.shape}, this join "
+                f"{shape}; log the predictions again"
+            )
+        self.watermark, self._last_mark, self._cut_mark = held.watermark, held.last_mark, held.cut_mark
+        self._next_negative, self._stats = held.next_negative, JoinStats(*held.stats)
+        columns: dict[str, Any] = unpacked(self._columns, held.columns)
+        if self._by_entity is not None:
+            columns["before"] = np.empty(len(columns["ts"]), np.int64)
+        self._index.restore(held.first, columns)
+        self._by_event.rebuild()
+        if self._by_entity is not None:
+            self._by_entity.clear(len(self._index))
+            self._by_entity.used += self._link(held.first)
+        self._logged.restore(held.pieces)
+        self._waiting.restore(held.waiting)
+        ids = np.frombuffer(held.label_ids, np.uint64).reshape(-1, 2)
+        self._label_ids.restore(0, {"digest": ids, "ts": np.zeros(len(ids))})
+        self._by_label.rebuild()
+
+
+def _columns_of(unlogged: int, ranged: bool) -> dict[str, tuple[Any, int]]:
+    """The index: digest of the event, its time, the watermark at arrival, label state, where it was logged."""
+    columns: dict[str, tuple[Any, int]] = {
+        "digest": (np.uint64, 2),
+        "ts": (np.float64, 0),
+        "mark": (np.float64, 0),
+        "state": (np.uint32, 0),
+        "offset": (np.int64, 0),
+    }
+    if unlogged:
+        columns["unlogged"] = (np.float64, unlogged)
+    if ranged:
+        columns |= {"entity": (np.uint64, 2), "before": (np.int64, 0)}
+    return columns
+
+
+def _event_digests(labels: LabelBatch) -> tuple[Digests, BoolVector]:
+    """Digests of the events that labels name, and which do."""
+    named = np.fromiter((event_id is not None for event_id in labels.event_id), np.bool_, len(labels))
+    return digests([event_id or "" for event_id in labels.event_id]), named

@@ -28,11 +28,15 @@ class JoinPolicy(BaseModel):
     """Event time for which a label waits for predictions that arrive after it."""
     negative_after_s: Seconds | None = Field(default=None, gt=0.0)
     """Event time after which an event that met no label counts as a negative; a later label corrects it."""
-    max_rows: int = Field(default=2_000_000, ge=1)
+    max_rows: int | None = Field(default=None, ge=1)
+    """Predictions of one partition that wait at most, the newest; by default as many as ``keep_s`` says. A worker's
+    ``[worker] waiting_mb`` bounds what all of them take in memory."""
     max_waiting: int = Field(default=200_000, ge=1)
+    """Labels of one partition that wait for predictions at most, the newest."""
     remember_labels: int = Field(default=100_000, ge=1)
     """How many of the last ``label_id`` are remembered to ignore repeats."""
     chunk_rows: int = Field(default=4096, ge=1)
+    """Logged rows in one piece of memory."""
 
     @model_validator(mode="after")
     def _negatives_are_still_there(self) -> Self:
@@ -65,6 +69,10 @@ class JoinStats:
     """Made by ``negative_after_s``."""
     unmatched: int = 0
     """Labels that met no prediction in time."""
+    evicted: int = 0
+    """Predictions that left before ``keep_s`` was over: ``max_rows``, or memory."""
+    lost: int = 0
+    """Labels that met a prediction whose record could not be read back: retention, or a changed task."""
 
 
 @dataclass(frozen=True, slots=True)

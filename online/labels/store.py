@@ -1,303 +1,230 @@
-"""Logged predictions in columnar chunks. It knows rows and their label state, not how labels find them."""
+"""What was logged with each prediction, in pieces: all of it, or the newest where the rest can be read back.
+
+It knows numbers of rows and what they hold, not which of them a label finds.
+"""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, repeat
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from online.batch import BoolVector, FloatMatrix, FloatVector, IntVector, PredictionBatch
+from online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 
-UNLABELLED = 2
-"""Label state of a row: 0, 1, or this."""
+SCORE, FEATURES = 0, 1
+"""Columns of the numbers of a row: score, then the features, then what else was logged."""
+TEXT_BYTES: Final = 72
+"""What an identifier takes in memory, more or less."""
+MAX_SPARE: Final = 8
 
-TS, SCORE, MARK, FEATURES = 0, 1, 2, 3
-"""Columns of a chunk's numbers: time, score, watermark at arrival, then the features, then the extra columns."""
-
-_TIMES = [TS, MARK]
-
-MAX_SPARE = 8
+Texts = list[list[str | None]]
+"""Event, entity and secondary ids, a list each."""
 
 
-class StoredChunk(msgspec.Struct, array_like=True, frozen=True):
-    """A chunk as a snapshot holds it."""
+class StoredPiece(msgspec.Struct, array_like=True, frozen=True):
+    """A piece as a snapshot holds it."""
 
+    first: int
     numbers: bytes
-    label: bytes
-    event_id: list[str]
-    entity_id: list[str]
-    entities: list[list[str | None]]
+    texts: Texts
+
+
+class Columns(NamedTuple):
+    """What was logged with some rows."""
+
+    numbers: FloatMatrix
+    """``(n, 1 + F + E) float64``."""
+    texts: Texts
 
 
 @dataclass(slots=True)
-class _Chunk:
+class _Piece:
+    first: int
     numbers: FloatMatrix
-    """``(chunk_rows, 3 + F + E) float64``, the first ``len(event_id)`` rows in use."""
-    label: bytearray
-    min_ts: float = np.inf
-    event_id: list[str] = field(default_factory=list)
-    entity_id: list[str] = field(default_factory=list)
-    entities: list[list[str | None]] = field(default_factory=list)
+    """``(size, 1 + F + E) float64``, the first ``n`` rows in use."""
+    again: bool
+    """Whether all of it can be read back."""
+    texts: Texts
+    n: int = 0
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.n
 
 
-Group = tuple[_Chunk, IntVector, IntVector]
+Group = tuple[_Piece, IntVector, IntVector]
 
 
-class PredictionStore:
-    """Append-only rows, addressed by numbers that never repeat; whole chunks are forgotten from the front.
+@dataclass(slots=True)
+class _Lent:
+    """Rows that were read back."""
 
-    A row is *live* while its time (or the watermark at its arrival, where a clock was ahead) is at or after a floor and
-    it is among the last ``max_rows``. Liveness is exact;
-    memory follows it a chunk behind, so what a caller sees never depends on when chunks are freed.
+    rows: IntVector = field(default_factory=lambda: np.empty(0, np.int64))
+    """Ascending."""
+    columns: Columns | None = None
+
+
+class LoggedRows:
+    """Pieces of consecutive rows, which leave from the front; those that can be read back may leave earlier.
+
+    Parameters
+    ----------
+    width : numbers of a row.
+    texts : identifiers of a row.
+    piece_rows : rows of one piece.
     """
 
-    def __init__(self, width: int, secondary: int, max_rows: int, chunk_rows: int) -> None:
-        self.width = width
-        self.secondary = secondary
-        self.max_rows = max_rows
-        self.chunk_rows = chunk_rows
-        self.next_row = 0
-        self.last_mark = -np.inf
-        self.row_of: dict[str, int] = {}
-        self._chunks: deque[_Chunk] = deque()
-        self._first_chunk = 0
-        # Buffers of freed chunks, used again: fresh pages cost more than the copy into them.
+    def __init__(self, width: int, texts: int, piece_rows: int) -> None:
+        self.width, self.texts, self.piece_rows = width, texts, piece_rows
+        self.nbytes = 0
+        """What they take in memory, more or less."""
+        self._pieces: list[_Piece] = []
+        self._firsts = np.empty(0, np.int64)
+        self._lent = _Lent()
+        # Buffers of pieces that left, used again: fresh pages cost more than the copy into them.
         self._spare: list[FloatMatrix] = []
 
     def __len__(self) -> int:
-        return self.next_row - self._first_chunk * self.chunk_rows
+        """Rows in memory."""
+        return sum(piece.n for piece in self._pieces)
 
-    def chunk_of(self, row: int) -> _Chunk:
-        """Return the chunk that holds ``row``, which must not have been freed."""
-        return self._chunks[row // self.chunk_rows - self._first_chunk]
+    def _bytes_of(self, rows: int) -> int:
+        return rows * (8 * self.width + TEXT_BYTES * self.texts)
 
-    def live(self, row: int, floor: float) -> bool:
-        """Say whether ``row`` may still be joined when rows before time ``floor`` may not."""
-        if row < self.next_row - self.max_rows or row < self._first_chunk * self.chunk_rows:
-            return False
-        chunk = self.chunk_of(row)
-        return chunk.min_ts >= floor or bool(chunk.numbers[row % self.chunk_rows, _TIMES].min() >= floor)
-
-    def claim(self, event_ids: list[str], ts: FloatVector, marks: FloatVector, keep_s: float) -> BoolVector:
-        """Give each new id the row it will be appended to; ``(n,) bool``, False for a repeat of a live row.
+    def append(self, first: int, parts: Sequence[FloatVector | FloatMatrix], texts: Texts, again: bool) -> None:
+        """Add rows from number ``first`` on.
 
         Parameters
         ----------
-        event_ids, ts : the rows to come.
-        marks : ``(n,)`` watermark at each of them.
-        keep_s : how far behind the watermark a row stays live.
+        parts : score, features and the rest, next to each other ``(n, width)``.
+        texts : ``self.texts`` lists.
+        again : whether they can be read back.
         """
-        row_of, before, n = self.row_of, len(self.row_of), len(event_ids)
-        numbers = range(self.next_row, self.next_row + n)
-        owners = list(map(row_of.setdefault, event_ids, numbers))
-        if len(row_of) == before + n:
-            return np.ones(n, dtype=np.bool_)
-        for event_id, row, owner in zip(event_ids, numbers, owners, strict=True):
-            if owner == row:
-                del row_of[event_id]
-        return self._claim_each(event_ids, np.minimum(ts, marks).tolist(), (marks - keep_s).tolist())
-
-    def _claim_each(self, event_ids: list[str], ts: list[float], floors: list[float]) -> BoolVector:
-        """Claim in order where some id came before; an id whose first row is no longer live counts as new."""
-        keep = np.ones(len(event_ids), dtype=np.bool_)
-        row, claimed = self.next_row, list[float]()
-        for i, event_id in enumerate(event_ids):
-            owner = self.row_of.get(event_id)
-            if owner is not None and owner >= row - self.max_rows:
-                here = owner >= self.next_row
-                if claimed[owner - self.next_row] >= floors[i] if here else self.live(owner, floors[i]):
-                    keep[i] = False
-                    continue
-            self.row_of[event_id] = row
-            claimed.append(ts[i])
-            row += 1
-        return keep
-
-    def append(
-        self,
-        batch: PredictionBatch,
-        marks: FloatVector,
-        extra: FloatMatrix | None,
-        entities: Sequence[list[str | None]],
-    ) -> None:
-        """Write all rows of ``batch``, whose ids have been claimed."""
-        done, n = 0, len(batch)
+        done, n = 0, len(texts[0])
         while done < n:
-            at = self.next_row % self.chunk_rows
-            if at == 0:
-                self._chunks.append(self._new_chunk())
-            take = min(n - done, self.chunk_rows - at)
-            self._fill(self._chunks[-1], at, batch, marks, extra, entities, slice(done, done + take))
+            piece = self._room(first + done, again)
+            take = min(n - done, len(piece.numbers) - piece.n)
+            out, column = piece.numbers[piece.n : piece.n + take], 0
+            for part in parts:
+                values = part[done : done + take, None] if part.ndim == 1 else part[done : done + take]
+                out[:, column : column + values.shape[1]] = values
+                column += values.shape[1]
+            for to, of in zip(piece.texts, texts, strict=True):
+                to.extend(of[done : done + take])
+            piece.n += take
             done += take
-            self.next_row += take
-        if n:
-            self.last_mark = float(marks[-1])
+        self.nbytes += self._bytes_of(n)
 
-    def begin(self, mark: float) -> None:
-        """The first watermark is known: it is that of the rows that came before it, too."""
-        for chunk in self._chunks:
-            marks = chunk.numbers[: len(chunk.event_id), MARK]
-            marks[marks == -np.inf] = mark
+    def _room(self, row: int, again: bool) -> _Piece:
+        """The piece that row goes to."""
+        last = self._pieces[-1] if self._pieces else None
+        if last is None or last.n == len(last.numbers) or last.stop != row or last.again != again:
+            numbers = self._spare.pop() if self._spare else np.empty((self.piece_rows, self.width))
+            last = _Piece(row, numbers, again, [[] for _ in range(self.texts)])
+            self._set([*self._pieces, last])
+        return last
 
-    def _new_chunk(self) -> _Chunk:
-        return _Chunk(
-            numbers=self._spare.pop() if self._spare else np.empty((self.chunk_rows, self.width)),
-            label=bytearray([UNLABELLED]) * self.chunk_rows,
-            entities=[[] for _ in range(self.secondary)],
-        )
-
-    @staticmethod
-    def _fill(
-        chunk: _Chunk,
-        at: int,
-        batch: PredictionBatch,
-        marks: FloatVector,
-        extra: FloatMatrix | None,
-        entities: Sequence[list[str | None]],
-        part: slice,
-    ) -> None:
-        split = FEATURES + batch.features.shape[1]
-        out = chunk.numbers[at : at + part.stop - part.start]
-        out[:, TS] = batch.ts[part]
-        out[:, SCORE] = batch.score[part]
-        out[:, MARK] = marks[part]
-        out[:, FEATURES:split] = batch.features[part]
-        if extra is not None:
-            out[:, split:] = extra[part]
-        chunk.min_ts = min(chunk.min_ts, float(_reached(out).min()))
-        chunk.event_id += batch.event_id[part]
-        chunk.entity_id += batch.entity_id[part]
-        for column, values in zip(chunk.entities, entities, strict=True):
-            column += values[part]
+    def _set(self, pieces: list[_Piece]) -> None:
+        self._pieces, self._firsts = pieces, np.array([piece.first for piece in pieces], np.int64)
 
     def groups(self, rows: IntVector) -> list[Group]:
-        """Sort rows by the chunk that holds them: ``(chunk, positions in rows, offsets in the chunk)`` each."""
-        if len(rows) == 0:
+        """Sort rows by the piece that holds them: ``(piece, positions in rows, offsets in the piece)`` each."""
+        if len(rows) == 0 or not self._pieces:
             return []
-        number, offset = np.divmod(rows, self.chunk_rows)
-        number -= self._first_chunk
-        if number[0] == number[-1] and np.all(number == number[0]):
-            return [(self._chunks[int(number[0])], np.arange(len(rows)), offset)]
-        order = np.argsort(number, kind="stable")
-        number, offset = number[order], offset[order]
-        edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(rows)]
-        return [(self._chunks[int(number[a])], order[a:b], offset[a:b]) for a, b in pairwise(edges)]
+        number = np.searchsorted(self._firsts, rows, side="right") - 1
+        edges, order = [0, len(rows)], None
+        if number[0] != number[-1] or np.any(number != number[0]):
+            order = np.argsort(number, kind="stable")
+            edges = [0, *(np.flatnonzero(np.diff(number[order])) + 1).tolist(), len(rows)]
+        groups: list[Group] = []
+        for a, b in pairwise(edges):
+            at = np.arange(a, b) if order is None else order[a:b]
+            piece = self._pieces[max(int(number[at[0]]), 0)]
+            offset = rows[at] - piece.first
+            inside = (offset >= 0) & (offset < piece.n)
+            if not inside.all():
+                at, offset = at[inside], offset[inside]
+            if len(at):
+                groups.append((piece, at, offset))
+        return groups
 
-    def gather(self, rows: IntVector) -> tuple[FloatMatrix, list[list[str | None]]]:
-        """Copy the numbers of ``rows``, ``(n, width) float64``, and their event, entity and secondary ids."""
-        out = np.empty((len(rows), self.width))
-        texts: list[list[str | None]] = [absent(len(rows)) for _ in range(2 + self.secondary)]
-        for chunk, at, offset in self.groups(rows):
-            out[at] = chunk.numbers[offset]
-            where, which = at.tolist(), offset.tolist()
-            sources: list[Sequence[str | None]] = [chunk.event_id, chunk.entity_id, *chunk.entities]
-            for text, source in zip(texts, sources, strict=True):
-                for to, i in zip(where, which, strict=True):
-                    text[to] = source[i]
-        return out, texts
-
-    def all_live(self, rows: IntVector, floor: float) -> BoolVector:
-        """Say for each row whether it is ``live``, ``(n,) bool``."""
-        held = rows >= max(self.next_row - self.max_rows, self._first_chunk * self.chunk_rows)
-        kept = np.flatnonzero(held)
-        for chunk, at, offset in self.groups(rows[kept]):
-            if chunk.min_ts < floor:
-                held[kept[at]] = _reached(chunk.numbers[offset]) >= floor
+    def holds(self, rows: IntVector) -> BoolVector:
+        """Which rows need not be read back."""
+        held = np.zeros(len(rows), np.bool_)
+        for _, at, _ in self.groups(rows):
+            held[at] = True
         return held
 
-    def exchange_labels(self, rows: IntVector, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Set the label states of rows, each named once, and return those before."""
-        before = np.empty(len(rows), dtype=np.uint8)
-        for chunk, at, offset in self.groups(rows):
-            label = np.frombuffer(chunk.label, dtype=np.uint8)
-            before[at] = label[offset]
-            label[offset] = values[at]
-        return before
+    def lend(self, rows: IntVector, columns: Columns) -> None:
+        """Hold rows that were read back until ``trim``; ``rows`` ascend."""
+        self._lent = _Lent(rows, columns)
 
-    def unlabelled_until(self, start: int, mark: float) -> tuple[IntVector, FloatVector, int]:
-        """Rows from ``start`` on that have no label and whose watermark at arrival was at most ``mark``.
+    def gather(self, rows: IntVector) -> tuple[Columns, BoolVector]:
+        """Copy what was logged with ``rows``; and which of them there are, the others being left blank."""
+        numbers, n = np.empty((len(rows), self.width)), len(rows)
+        texts: Texts = [[None] * n for _ in range(self.texts)]
+        found = np.zeros(n, np.bool_)
+        for piece, at, offset in self.groups(rows):
+            numbers[at], found[at] = piece.numbers[offset], True
+            _copy(piece.texts, offset, texts, at)
+        if not found.all() and self._lent.columns is not None and len(self._lent.rows):
+            lent, left = self._lent.columns, np.flatnonzero(~found)
+            offset = np.minimum(np.searchsorted(self._lent.rows, rows[left]), len(self._lent.rows) - 1)
+            known = self._lent.rows[offset] == rows[left]
+            at, offset = left[known], offset[known]
+            numbers[at], found[at] = lent.numbers[offset], True
+            _copy(lent.texts, offset, texts, at)
+        return Columns(numbers, texts), found
 
-        Returns
-        -------
-        rows, their watermarks, and the first row after them (where the next search starts).
-        """
-        start = max(start, self._first_chunk * self.chunk_rows)
-        rows: list[IntVector] = [np.empty(0, dtype=np.int64)]
-        marks: list[FloatVector] = [np.empty(0)]
-        while start < self.next_row:
-            chunk, at = self.chunk_of(start), start % self.chunk_rows
-            used = len(chunk.event_id)
-            end = at + int(np.searchsorted(chunk.numbers[at:used, MARK], mark, side="right"))
-            label = np.frombuffer(chunk.label, dtype=np.uint8, count=used)
-            found = at + np.flatnonzero(label[at:end] == UNLABELLED)
-            rows.append(start - at + found)
-            marks.append(chunk.numbers[found, MARK])
-            start += end - at
-            if end < self.chunk_rows:
+    def leave(self, until: int) -> None:
+        """Forget pieces of rows before ``until``."""
+        if self._pieces[:-1] and self._pieces[0].stop <= until:
+            self._drop([piece for piece in self._pieces[:-1] if piece.stop <= until])
+
+    def trim(self, limit: int) -> None:
+        """Give back what was lent, and the oldest pieces that can be read back, down to ``limit`` bytes."""
+        self._lent = _Lent()
+        surplus, gone = self.nbytes - limit, list[_Piece]()
+        for piece in self._pieces[:-1]:
+            if surplus <= 0:
                 break
-        return np.concatenate(rows), np.concatenate(marks), start
+            if piece.again:
+                gone.append(piece)
+                surplus -= self._bytes_of(piece.n)
+        if gone:
+            self._drop(gone)
 
-    def free(self, floor: float) -> tuple[list[_Chunk], int]:
-        """Forget full chunks without a live row; returns them and the first row number still held."""
-        freed: list[_Chunk] = []
-        while self._chunks and (self._first_chunk + 1) * self.chunk_rows <= self.next_row:
-            end = (self._first_chunk + 1) * self.chunk_rows
-            # Marks never fall, so a chunk's last one bounds all its times.
-            if self._chunks[0].numbers[-1, MARK] >= floor and end > self.next_row - self.max_rows:
-                break
-            chunk = self._chunks.popleft()
-            self._first_chunk += 1
-            for row, event_id in enumerate(chunk.event_id, end - self.chunk_rows):
-                # An id may have come again after its first row had expired; then the newer row owns it.
-                if self.row_of[event_id] == row:
-                    del self.row_of[event_id]
-            if len(self._spare) < MAX_SPARE:
-                self._spare.append(chunk.numbers)
-            freed.append(chunk)
-        return freed, self._first_chunk * self.chunk_rows
+    def _drop(self, gone: list[_Piece]) -> None:
+        left = {id(piece) for piece in gone}
+        for piece in gone:
+            self.nbytes -= self._bytes_of(piece.n)
+            if len(self._spare) < MAX_SPARE and len(piece.numbers) == self.piece_rows:
+                self._spare.append(piece.numbers)
+        self._set([piece for piece in self._pieces if id(piece) not in left])
 
-    def snapshot(self) -> tuple[int, list[StoredChunk]]:
-        """Return the number of the next row and every chunk held."""
-        return self.next_row, [
-            StoredChunk(
-                chunk.numbers[: len(chunk.event_id)].tobytes(),
-                bytes(chunk.label[: len(chunk.event_id)]),
-                chunk.event_id,
-                chunk.entity_id,
-                chunk.entities,
-            )
-            for chunk in self._chunks
+    def snapshot(self) -> list[StoredPiece]:
+        """What cannot be read back."""
+        return [
+            StoredPiece(piece.first, piece.numbers[: piece.n].tobytes(), [list(column) for column in piece.texts])
+            for piece in self._pieces
+            if not piece.again
         ]
 
-    def restore(self, next_row: int, chunks: list[StoredChunk]) -> None:
-        """Replace the contents by a snapshot's."""
-        self.next_row = next_row
-        self._first_chunk = (next_row + self.chunk_rows - 1) // self.chunk_rows - len(chunks)
-        self._chunks.clear()
-        self.row_of.clear()
-        for number, stored in enumerate(chunks, self._first_chunk):
-            n, chunk = len(stored.event_id), self._new_chunk()
-            chunk.numbers[:n] = np.frombuffer(stored.numbers).reshape(n, self.width)
-            chunk.label[:n] = stored.label
-            chunk.min_ts, self.last_mark = float(_reached(chunk.numbers[:n]).min()), float(chunk.numbers[n - 1, MARK])
-            chunk.event_id, chunk.entity_id = list(stored.event_id), list(stored.entity_id)
-            chunk.entities = [list(column) for column in stored.entities]
-            self._chunks.append(chunk)
-            first = number * self.chunk_rows
-            self.row_of.update(zip(chunk.event_id, range(first, first + n), strict=True))
+    def restore(self, pieces: Sequence[StoredPiece]) -> None:
+        """Replace everything by a snapshot."""
+        self._set([])
+        self._lent, self.nbytes = _Lent(), 0
+        for stored in pieces:
+            numbers = np.frombuffer(stored.numbers).reshape(-1, self.width)
+            self.append(stored.first, [numbers], stored.texts, again=False)
 
 
-def _reached(numbers: FloatMatrix) -> FloatVector:
-    """The time of rows as far as it had come when they were logged, ``(n,)``."""
-    times: FloatVector = numbers[:, _TIMES].min(axis=1)
-    return times
-
-
-def absent(n: int) -> list[str | None]:
-    """Return a column of ``n`` absent identifiers."""
-    return list(repeat(None, n))
+def _copy(of: Texts, offset: IntVector, to: Texts, at: IntVector) -> None:
+    where, which = at.tolist(), offset.tolist()
+    for target, source in zip(to, of, strict=True):
+        for i, k in zip(where, which, strict=True):
+            target[i] = source[k]

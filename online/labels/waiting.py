@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from collections import deque
-from itertools import compress, count
+from typing import Any, Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from online.batch import BoolVector, FloatVector, IntVector
+from online.digests import Digests
+from online.labels.kernel import chain, expired, link
+from online.rows import NumberedRows, RowIndex
+
+_OF_ENTITY: Final = np.array([0x9E37_79B9_7F4A_7C15, 0], np.uint64)
+"""Keeps an entity apart from an event of the same name."""
+
+_COLUMNS: Final[dict[str, tuple[Any, int]]] = {
+    "digest": (np.uint64, 2),
+    "ts": (np.float64, 0),
+    "weight": (np.float64, 0),
+    "known_at": (np.float64, 0),
+    "before": (np.int64, 0),
+    "value": (np.bool_, 0),
+    "named": (np.bool_, 0),
+    "matched": (np.bool_, 0),
+}
+"""``named``: whether it names an event; ``before``: the label before it that waits for the same."""
 
 
-class WaitingLabel(msgspec.Struct, array_like=True):
-    """A label that has not found its prediction yet, or (without ``event_id``) may still find more."""
+class StoredWaiting(msgspec.Struct, array_like=True):
+    """Waiting labels as a snapshot holds them."""
 
-    number: int
-    event_id: str | None
-    entity_id: str
-    ts: float
-    value: bool
-    weight: float
-    known_at: float
-    matched: bool = False
+    first: int
+    unmatched: int
+    columns: dict[str, bytes]
 
 
 class WaitingRoom:
@@ -30,85 +46,112 @@ class WaitingRoom:
 
     def __init__(self, max_waiting: int) -> None:
         self.max_waiting = max_waiting
-        self.next_number = 0
         self.unmatched = 0
-        self._by_event: dict[str, list[WaitingLabel]] = {}
-        self._by_entity: dict[str, list[WaitingLabel]] = {}
-        self._arrivals: deque[WaitingLabel] = deque()
+        self._rows = NumberedRows(_COLUMNS)
+        self._table = RowIndex(self._rows)
 
     def __len__(self) -> int:
-        return len(self._arrivals)
+        return len(self._rows)
 
-    def concerned(self, event_ids: list[str], entity_ids: list[str]) -> list[int]:
-        """Positions of those that a label may be waiting for, in order; for most batches none."""
-        by_event, by_entity = self._by_event, self._by_entity
-        if by_entity and not by_entity.keys().isdisjoint(entity_ids):
-            pairs = enumerate(zip(event_ids, entity_ids, strict=True))
-            return [i for i, (event_id, entity_id) in pairs if entity_id in by_entity or event_id in by_event]
-        return list(compress(count(), map(by_event.__contains__, event_ids))) if by_event else []
+    @property
+    def nbytes(self) -> int:
+        """What they take in memory."""
+        return self._rows.nbytes + self._table.nbytes
 
-    def add(self, label: WaitingLabel) -> None:
-        """Let ``label`` wait for its event, or for events of its entity when it names none."""
-        label.number = self.next_number
-        self.next_number += 1
-        self._arrivals.append(label)
-        self._queue(label)
+    def concerned(self, events: Digests, entities: Digests | None) -> IntVector:
+        """Positions of those that a label may be waiting for, in order; for most batches none.
 
-    def _queue(self, label: WaitingLabel) -> None:
-        if label.event_id is None:
-            self._by_entity.setdefault(label.entity_id, []).append(label)
-        else:
-            self._by_event.setdefault(label.event_id, []).append(label)
+        ``entities`` are needed where labels may name no event.
+        """
+        if not len(self._rows):
+            return np.empty(0, np.int64)
+        found = self._table.find(events) >= 0
+        if entities is not None:
+            found |= self._table.find(entities ^ _OF_ENTITY) >= 0
+        return np.flatnonzero(found)
 
-    def meet(self, event_id: str, entity_id: str, ts: float, floor: float, range_s: float) -> list[WaitingLabel]:
-        """Return the live labels of an event in arrival order; those that name it stop waiting."""
-        oldest = self.next_number - self.max_waiting
-        found = [
-            label
-            for label in self._by_entity.get(entity_id, ())
-            if label.ts - range_s <= ts <= label.ts and label.ts >= floor and label.number >= oldest
-        ]
-        if event_id in self._by_event:
-            # Those no longer live stay in the arrivals, to be counted when they are freed.
-            named = self._by_event.pop(event_id)
-            found += [label for label in named if label.ts >= floor and label.number >= oldest]
-            found.sort(key=lambda label: label.number)
-        for label in found:
-            label.matched = True
+    def add(
+        self,
+        events: Digests,
+        entities: Digests,
+        named: BoolVector,
+        columns: dict[str, NDArray[Any]],
+        matched: BoolVector,
+    ) -> None:
+        """Let labels wait: those ``named`` for their event, the others for events of their entity.
+
+        Parameters
+        ----------
+        columns : ``ts``, ``value``, ``weight`` and ``known_at``.
+        matched : which have met an event already; they wait for more.
+        """
+        digest = np.where(named[:, None], events, entities ^ _OF_ENTITY)
+        rows, table = self._rows, self._table
+        table.reserve(len(named))
+        first = rows.add(digest=digest, named=named, matched=matched, before=np.empty(len(named), np.int64), **columns)
+        table.used += self._link(first)
+
+    def _link(self, first: int) -> int:
+        rows, table = self._rows, self._table
+        digests, before = rows.buffers["digest"], rows.buffers["before"]
+        return int(link(table.slots, table.origin, digests, before, rows.base, first, rows.stop))
+
+    def meet(self, event: Digests, entity: Digests | None, ts: float, floor: float, range_s: float) -> IntVector:
+        """The numbers of the live labels of an event, in arrival order; those that name it stop waiting.
+
+        Parameters
+        ----------
+        event, entity : ``(1, 2)``.
+        """
+        found = self._of(event, floor, np.inf)
+        found = found[~self._rows.at("matched", found)]
+        if entity is not None:
+            ranged = self._of(entity ^ _OF_ENTITY, max(floor, ts), np.nextafter(ts + range_s, np.inf))
+            # Whatever rounding does to the sum, this is what a label's range is.
+            ranged = ranged[self._rows.at("ts", ranged) - range_s <= ts]
+            found = np.sort(np.concatenate([found, ranged]))
+        self._rows["matched"][found - self._rows.first] = True
         return found
+
+    def _of(self, digest: Digests, start: float, end: float) -> IntVector:
+        """The labels between two times that wait for a digest, in arrival order."""
+        rows = self._rows
+        oldest = max(rows.first, rows.stop - self.max_waiting)
+        newest = int(self._table.find(digest)[0])
+        return chain(newest, rows.buffers["before"], rows.buffers["ts"], rows.base, oldest, start, end)
+
+    def columns(self, numbers: IntVector) -> tuple[BoolVector, FloatVector, FloatVector]:
+        """Value, weight and time of becoming known of some labels."""
+        at = self._rows.at
+        return at("value", numbers), at("weight", numbers), at("known_at", numbers)
 
     def free(self, floor: float) -> None:
         """Forget labels from the front that are no longer live, counting those that never matched."""
-        oldest = self.next_number - self.max_waiting
-        while self._arrivals:
-            label = self._arrivals[0]
-            if label.number >= oldest and label.ts >= floor:
-                return
-            self._arrivals.popleft()
-            self.unmatched += not label.matched
-            if label.event_id is None:
-                _drop_front(self._by_entity, label.entity_id, label)
-            else:
-                _drop_front(self._by_event, label.event_id, label)
+        rows = self._rows
+        first = int(expired(rows["ts"], rows.first, floor, rows.stop - self.max_waiting))
+        self.unmatched += int(np.count_nonzero(~rows["matched"][: first - rows.first]))
+        rows.leave(first)
 
-    def snapshot(self) -> tuple[int, int, list[WaitingLabel]]:
-        """Return the next number, the count of unmatched, and the labels."""
-        return self.next_number, self.unmatched, list(self._arrivals)
+    def snapshot(self) -> StoredWaiting:
+        """All of it."""
+        columns = {name: column.tobytes() for name, column in self._rows.copy().items() if name != "before"}
+        return StoredWaiting(self._rows.first, self.unmatched, columns)
 
-    def restore(self, next_number: int, unmatched: int, labels: list[WaitingLabel]) -> None:
+    def restore(self, stored: StoredWaiting) -> None:
         """Replace the contents by a snapshot's."""
-        self.next_number, self.unmatched = next_number, unmatched
-        self._by_event.clear()
-        self._by_entity.clear()
-        self._arrivals = deque(labels)
-        for label in labels:
-            if label.event_id is None or not label.matched:
-                self._queue(label)
+        self.unmatched = stored.unmatched
+        columns = unpacked(_COLUMNS, stored.columns)
+        columns["before"] = np.empty(len(columns["ts"]), np.int64)
+        self._rows.restore(stored.first, columns)
+        self._table.clear(len(self._rows))
+        self._table.used += self._link(stored.first)
 
 
-def _drop_front(queues: dict[str, list[WaitingLabel]], key: str, label: WaitingLabel) -> None:
-    queue = queues.get(key)
-    if queue and queue[0] is label:
-        del queue[0]
-        if not queue:
-            del queues[key]
+def unpacked(columns: dict[str, tuple[Any, int]], stored: dict[str, bytes]) -> dict[str, NDArray[Any]]:
+    """Columns as a snapshot holds them, as arrays."""
+    out: dict[str, NDArray[Any]] = {}
+    for name, raw in stored.items():
+        kind, width = columns[name]
+        flat = np.frombuffer(raw, kind)
+        out[name] = flat.reshape(-1, width) if width else flat
+    return out

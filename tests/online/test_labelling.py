@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import ExampleBatch, PredictionBatch, Scored, UpdateBatch
+from online.batch import PredictionBatch, Scored, UpdateBatch
 from online.decisions import BudgetThreshold, CostThreshold, PrecisionThreshold
 from online.errors import StateError
 from online.labelling import LabellingStage, LabelOutput, share_of
-from online.numbering import ExampleNumbers
 from online.task import TaskSpec
 from tests.online.pipeline_runs import plain_examples
 from tests.online.stages_apart import MANY, Logged, labelling_of, logged
@@ -157,27 +156,6 @@ def test_an_example_has_the_same_name_whatever_is_sampled(seed: int) -> None:
         seen[event_id] = n + 1
     rest = iter(named[1.0])
     assert all(row in rest for row in named[0.3])
-
-
-def correction(event_id: str, correction: bool = True) -> ExampleBatch:
-    row = np.zeros(1)
-    return ExampleBatch([event_id], row, row[:, None], row, np.array([True]), row, np.array([correction]))
-
-
-def test_numbers_are_kept_while_an_event_can_be_corrected() -> None:
-    numbers = ExampleNumbers(keep_s=100.0, max_events=1_000)
-    made = [numbers.update(correction(f"e{now // 90}"), float(now)).tolist()[0] for now in range(0, 1000, 10)]
-    assert made[:18] == [1, 2, 3, 4, 5, 6, 7, 8, 9] * 2
-    assert len(numbers) <= 5  # of twelve events
-
-
-def test_numbers_are_bounded_by_the_rows_that_can_be_corrected() -> None:
-    numbers = ExampleNumbers(keep_s=np.inf, max_events=10)
-    for i in range(1000):
-        assert numbers.update(correction(f"e{i}"), 0.0).tolist() == [1]
-        if i >= 10:
-            assert numbers.update(correction(f"e{i - 9}"), 0.0).tolist()[0] > 1
-    assert len(numbers) <= 60
 
 
 # -- several lanes -----------------------------------------------------------------------------------------------------

@@ -135,7 +135,6 @@ def test_any_arrival_order_gives_the_brute_force_examples(
 ) -> None:
     made, known = stream
     to = joiner(match=match, range_s=20.0, keep_s=1000.0, wait_s=1000.0, chunk_rows=3)
-    to._at_once_from = data.draw(st.sampled_from([1, 100]))
     out = run(to, shuffled(data, made, known), cuts)
     assert Counter(out) == expected(made, known, 20.0 if match == "entity_range" else None)
 
@@ -152,7 +151,6 @@ def test_tight_bounds_do_not_depend_on_cuts_or_snapshots(
     policy = {"match": "entity_range", "range_s": 9.0, "keep_s": 15.0, "wait_s": 7.0, "chunk_rows": 2}
     limits = {"max_rows": 5, "max_waiting": 3, "negative_after_s": data.draw(st.sampled_from([None, 4.0, 15.0]))}
     one, two, three = (joiner(**policy, **limits) for _ in range(3))
-    one._at_once_from = 1
     out = run(one, steps, cuts)
     assert run(two, steps, other) == out
     assert run(three, steps, other, snapshots=True) == out
@@ -216,10 +214,8 @@ def test_silence_becomes_a_negative_when_its_time_is_up_and_not_before() -> None
     assert to.stats.assumed_negatives == 1
 
 
-@pytest.mark.parametrize("at_once_from", [1, 100])
-def test_only_the_last_rows_and_label_ids_count(at_once_from: int) -> None:
+def test_only_the_last_rows_and_label_ids_count() -> None:
     to = joiner(max_rows=2, remember_labels=2)
-    to._at_once_from = at_once_from
     log(to, [("e", "a", 1.0), ("f", "a", 1.0), ("g", "a", 1.0)])
     first = to.label(labels([("l1", "a", "e", 1.0, True), ("l2", "a", "f", 1.0, True)]))
     assert first.examples.event_id == ["f"], "e is the third last"

@@ -192,7 +192,7 @@ def test_what_a_task_does_not_need_is_not_written() -> None:
 @pytest.mark.parametrize("what", ["masks", "watched"])
 def test_an_infinite_value_is_an_error_that_names_it(what: str) -> None:
     batch = PredictionBatch(["e1"], ["u1"], np.array([1.7e9]), np.array([0.5]), np.array([3]), np.array([[1.5]]))
-    matrices = {"masks": np.zeros((1, 2)), "watched": np.zeros((1, 2))}
+    matrices: dict[str, Any] = {"masks": np.zeros((1, 2)), "watched": np.zeros((1, 2))}
     matrices[what][0, 1] = -np.inf
     with pytest.raises(ValueError, match=rf"{what}\[1\] of event 'e1' is -inf; give numbers up to"):
         encode_scored(Scored(batch, entities={}, **matrices), ("count_1d",), "churn", 1.7e9)
