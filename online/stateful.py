@@ -70,7 +70,6 @@ class ModelPart:
 
 MEANING: Final = {
     "joiner": "predictions that wait for labels are forgotten, and labels of them teach nothing",
-    "numbers": "a corrected label may count as a first one",
     "seen": "a prediction that comes again counts again",
     "threshold": "the line begins without history, and a budget is spent anew",
     "book": "open alerts and mutes are forgotten",

@@ -66,6 +66,10 @@ class WorkerSettings(Concern):
     dedupe_bytes: int = Field(default=1 << 30, ge=1 << 20)
     """Memory for the ids of events, shared by all partitions of the worker: 24 to 31 bytes an id. Where it is too small
     for ``intake.dedupe_window``, the oldest go first; ``weir_dedupe_window_seconds`` and a warning say so."""
+    label_bytes: int = Field(default=512 << 20, ge=1 << 20)
+    """Memory for predictions that wait for labels, shared by all tasks and partitions of the worker: some 75 bytes
+    each, and in a quarter of it the newest ones with their features. Where it is too small for a task's ``keep_s`` the
+    oldest stop waiting; ``weir_label_horizon_seconds`` and a warning say so."""
     max_record_bytes: int = Field(default=1_048_588, ge=16_384, le=1 << 30)
     """The largest record a worker may send; the topics' ``max.message.bytes`` must be no less."""
 

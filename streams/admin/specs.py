@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -167,6 +168,33 @@ def compare(wanted: Sequence[TopicSpec], actual: Mapping[str, ActualTopic]) -> l
         else:
             found += [*_shape(spec, there), *_configs(spec, there), *_clocks(spec, there), *_health(there)]
     return found
+
+
+def short_of_horizons(horizons_s: Mapping[str, float], predictions: ActualTopic) -> list[Difference]:
+    """Tasks whose labels would meet predictions that ``predictions`` holds no more.
+
+    Parameters
+    ----------
+    horizons_s : by task, ``keep_s`` of its ``[labels.join]``.
+
+    >>> there = ActualTopic("predictions", 6, 1, {"retention.ms": "604800000"})
+    >>> [d.wanted for d in short_of_horizons({"fraud": 30 * 86_400, "churn": 7 * 86_400}, there)]
+    ['30d or more: keep_s of task fraud']
+    """
+    held = predictions.configs.get("retention.ms", "-1")
+    kept_s = int(held) / 1000 if int(held) >= 0 else math.inf
+    return [
+        Difference(
+            predictions.name,
+            "retention.ms",
+            f"{format_duration(horizon_s)} or more: keep_s of task {task}",
+            shown("retention.ms", held),
+            f"make [topics.override.predictions] retention no less and run weir topics create --alter, or make keep_s "
+            f"in [labels.join] of the task no more than {shown('retention.ms', held)}",
+        )
+        for task, horizon_s in sorted(horizons_s.items())
+        if horizon_s > kept_s
+    ]
 
 
 def _shape(spec: TopicSpec, there: ActualTopic) -> list[Difference]:

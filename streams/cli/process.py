@@ -85,7 +85,7 @@ def version_of(package: str) -> str:
 
 def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote: bool = False) -> None:
     """Print ``first`` and what a worker of these settings would find; raises ``Exit(2)`` when something is missing."""
-    links = [*check_kafka(settings), *check_redis(settings.redis)]
+    links = [*check_kafka(settings, tasks), *check_redis(settings.redis)]
     checks = [first, *links, *kafka_warnings(settings.kafka)]
     if links[0].status != "FAIL":  # which version serves is told by Kafka
         checks += import_module("streams.ops.identity_checks").check_identity(settings)

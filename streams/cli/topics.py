@@ -25,10 +25,12 @@ from streams.cli.options import (
     settings_of,
     size,
     table,
+    tasks_of,
     to_json,
 )
 from streams.errors import UsageError
 from streams.ops.checks import Check, checks_table
+from streams.ops.kafka_checks import too_short
 from streams.settings import Settings
 from streams.topics import ALL
 
@@ -107,10 +109,12 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
 
     Every difference comes with what mends it. Partitions without a leader or
     with copies missing count as differences too, and so does a topic that
-    takes smaller records than a worker may send ([worker] max_record_bytes).
-    Also held against the store: topics that were made anew or given more
-    partitions. The newest events and labels are looked at: a key in another
-    partition than its own is a producer with another partitioner.
+    takes smaller records than a worker may send ([worker] max_record_bytes),
+    or, where [worker] tasks are set, keeps predictions for less than their
+    labels may take (keep_s). Also held against the store: topics that were
+    made anew or given more partitions. The newest events and labels are looked
+    at: a key in another partition than its own is a producer with another
+    partitioner.
 
     For example:
 
@@ -121,7 +125,9 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
     settings = settings_of(config, bootstrap)
     with admin_client(settings.kafka) as admin:
         wanted = _wanted(admin, settings)
-        found = compare(wanted, cluster.read_topics(admin, [spec.name for spec in wanted]))
+        there = cluster.read_topics(admin, [spec.name for spec in wanted])
+    tasks = tasks_of([], settings) if settings.worker.tasks else []
+    found = [*compare(wanted, there), *too_short(settings, tasks, there)]
     stored = [each for each in _identity(settings) if each.status != "OK"]
     if as_json:
         told = [asdict(each) for each in stored]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
+
+from online.task import TaskSpec
+from streams import topics
 from streams.admin import cluster
 from streams.admin.clients import admin_client
-from streams.admin.specs import compare, wanted_topics
+from streams.admin.specs import ActualTopic, Difference, compare, short_of_horizons, wanted_topics
 from streams.errors import BrokerError, UsageError
 from streams.ops.checks import Check
 from streams.settings import Settings
 
+log = logging.getLogger(__name__)
 
-def check_kafka(settings: Settings) -> list[Check]:
-    """Connect and compare; what cannot be looked at is a finding, never an exception."""
+
+def check_kafka(settings: Settings, tasks: Sequence[TaskSpec] = ()) -> list[Check]:
+    """Connect and compare; what cannot be looked at is a finding, never an exception.
+
+    ``tasks`` : whose labels must find the predictions they are about.
+    """
     where = ", ".join(settings.kafka.bootstrap)
     try:
         with admin_client(settings.kafka) as admin:
@@ -25,6 +35,34 @@ def check_kafka(settings: Settings) -> list[Check]:
         Check(
             f"topic {d.topic}", "WARN" if d.harmless else "FAIL", f"{d.setting}: {d.actual}, wanted {d.wanted}", d.fix
         )
-        for d in compare(wanted, there)
+        for d in [*compare(wanted, there), *too_short(settings, tasks, there)]
     ]
     return found + (differing or [Check("topics", "OK", f"{len(wanted)} as they should be")])
+
+
+def require_retention(settings: Settings, tasks: Sequence[TaskSpec]) -> None:
+    """Raise ``UsageError`` where ``predictions`` are deleted while a task still waits for their labels.
+
+    Where the brokers do not let us look that is a warning: such labels are counted as lost.
+    """
+    name = settings.topics.name(topics.PREDICTIONS)
+    try:
+        with admin_client(settings.kafka) as admin:
+            there = cluster.read_topics(admin, [name])
+    except BrokerError as error:
+        log.warning("whether topic %s keeps predictions for as long as labels may take cannot be seen: %s", name, error)
+        return
+    if found := too_short(settings, tasks, there):
+        d = found[0]
+        raise UsageError(
+            f"topic {d.topic} keeps records for {d.actual}, and should for {d.wanted}: a label that comes later meets "
+            f"a prediction that is gone. {d.fix[0].upper()}{d.fix[1:]}"
+        )
+
+
+def too_short(settings: Settings, tasks: Sequence[TaskSpec], there: Mapping[str, ActualTopic]) -> list[Difference]:
+    """Tasks for whose labels ``predictions``, if it is ``there``, keeps too little."""
+    predictions = there.get(settings.topics.name(topics.PREDICTIONS))
+    if predictions is None:
+        return []
+    return short_of_horizons({task.name: task.labels.join.keep_s for task in tasks}, predictions)

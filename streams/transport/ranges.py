@@ -66,7 +66,7 @@ class RangeReader:
             enable_auto_commit=False,
             auto_offset_reset="none",  # aiokafka would skip what was deleted in silence
             isolation_level="read_committed",
-            max_partition_fetch_bytes=4 << 20,
+            max_partition_fetch_bytes=self._fetch_bytes,
             fetch_max_wait_ms=self._wait_ms,
         )
         try:
@@ -111,7 +111,13 @@ class RangeReader:
         first, _ = await self.bounds(partition)
         if start < first:
             raise self._deleted(lane, start, f"the first that is left is {first}")
-        self._consumer.assign([lane])
+        self.stand(partition, start)
+
+    def stand(self, partition: int, start: int) -> None:
+        """Stand at ``start``, asking nobody: a fetch finds out whether Kafka holds it."""
+        lane = TopicPartition(self.topic, partition)
+        if lane not in self._consumer.assignment():
+            self._consumer.assign([lane])
         self._consumer.seek(lane, start)
         self._lane = lane
 

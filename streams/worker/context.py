@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from faust.types import TP
 
@@ -26,6 +26,9 @@ from streams.worker.identity import TopicCheck
 from streams.worker.links import Links
 from streams.worker.misplaced import Placement
 from streams.worker.pauses import Pauses
+
+STORING: Final = 4
+"""Lanes that store a snapshot at one time."""
 
 
 class Records(Protocol):
@@ -108,6 +111,8 @@ class Context:
         self.silent: Consumer | None = None
         """Stands in for the consumer where nothing is consumed."""
         self.watchdog: Watchdog | None = None
+        self.storing = asyncio.Semaphore(STORING)
+        """Whoever stores a snapshot of a lane."""
         self.completed_at = time.monotonic()
         self.assigned = False
         """Whether the group has given partitions, if only none."""

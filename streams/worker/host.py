@@ -25,6 +25,7 @@ from streams.stores.redis import Lane
 from streams.stores.steps import StepLog
 from streams.transport import FetchedBatch, Sent
 from streams.transport.bounds import LogBounds
+from streams.transport.points import PointReader
 from streams.transport.ranges import RangeReader
 from streams.worker.committed import committed_offsets
 from streams.worker.context import Context
@@ -66,6 +67,7 @@ class LaneHost:
         self._scoring: dict[str, Scoring] = {}
         """By stream."""
         self._bounds = LogBounds(ctx.settings.kafka.client_options("bounds"), ctx.name(topics.PREDICTIONS))
+        self._points = PointReader(ctx.settings.kafka.client_options("logged"), ctx.name(topics.PREDICTIONS))
         self._waiting: list[FetchedBatch] = []
         self._settling: asyncio.Future[None] | None = None
         self._late: asyncio.Future[None] | None = None
@@ -143,6 +145,7 @@ class LaneHost:
         if self._settling is not None:
             self._settling.cancel()
         await self._bounds.close()
+        await self._points.close()
 
     # -- partitions come and go ----------------------------------------------------------------------------------
 
@@ -322,7 +325,7 @@ class LaneHost:
             stages,
             steps,
             histories,
-            LaneReader(partition, self.ctx, shapes, self._bounds),
+            LaneReader(partition, self.ctx, shapes, self._bounds, self._points),
             handed_over=self.role == "all",
         )
 

@@ -14,9 +14,11 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import msgspec
+import numpy as np
 
 from online.batch import Scored
 from online.labelling import LabellingStage
@@ -38,6 +40,12 @@ IDLE_CHECK_S = 2.0
 EXPLAIN_TIMEOUT_S = 60.0
 CLOSE_S = 2.5
 """How long letting go may take in all; a rebalance waits for it, within its ``hook_timeout_s``."""
+
+
+class _Positions(msgspec.Struct):
+    """As much of a snapshot as says where the lane goes on."""
+
+    positions: dict[str, int]
 
 
 class _Snapshot(msgspec.Struct):
@@ -100,10 +108,10 @@ class LabelLane:
     async def open(self) -> dict[str, int]:
         """Claim the lane and load what is stored; the offsets to go on from, of topics that have one."""
         await self._steps.claim()
-        self._stored = await self._steps.load()
-        positions: dict[str, int] = {}
-        if self._stored.snapshot is not None:
-            positions = dict(msgspec.msgpack.decode(self._stored.snapshot, type=_Snapshot).positions)
+        stored = await self._steps.load()
+        self._stored, self._blob, positions = replace(stored, snapshot=None), stored.snapshot, dict[str, int]()
+        if self._blob is not None:
+            positions = msgspec.msgpack.decode(self._blob, type=_Positions).positions
         for step in self._stored.steps:
             if step.topic != TICK:
                 positions[step.topic] = step.stop
@@ -135,7 +143,7 @@ class LabelLane:
                 await asyncio.gather(*(history.close() for history in self._histories.values()))
                 if self.ready and self._whole and self._out.published == self._number > self._stored.snapshot_step:
                     # So that the next owner has nothing to take again.
-                    await self._steps.snapshot(self._number, self._snapshot())
+                    await self._out.store(self._number, self._capture())
         except Exception as error:  # noqa: BLE001 - whatever it is, the journal is there
             why = f"it took longer than {CLOSE_S:g} s" if isinstance(error, TimeoutError) else error
             log.warning("%s: no snapshot at the end (%s); its next owner takes some steps again", self.name, why)
@@ -186,7 +194,7 @@ class LabelLane:
             if start > self._queued:
                 await self._queue_range(start)
             if start == self._queued and stop - start == rows:
-                await self._queue(Work(Step(topics.PREDICTIONS, start, stop), scored=scored))
+                await self._queue(Work(Step(topics.PREDICTIONS, start, stop), scored=_placed(scored, start)))
             elif stop > self._queued:  # somebody else wrote in between, or a part of it was read already
                 await self._queue_range(stop)
 
@@ -252,12 +260,9 @@ class LabelLane:
     async def _recover(self) -> None:
         """From the snapshot and the steps since to where the lane was; outputs that may be missing are made again."""
         stored = self._stored
-        if stored.snapshot is not None:
-            held = msgspec.msgpack.decode(stored.snapshot, type=_Snapshot)
-            self.positions, self._number = held.positions, stored.snapshot_step
-            for task, state in held.stages.items():
-                for anew in self.stages[task].restore(state) if task in self.stages else ():
-                    log.warning("%s: task %s was changed: %s", self.name, task, anew)
+        if self._blob is not None:
+            self.positions = await asyncio.to_thread(self._restore, self._blob)
+            self._number, self._blob = stored.snapshot_step, None  # it may be large
         async for work in self._reader.again(stored.steps):
             await self._take(work, publish=self._number >= stored.done)
         if stored.steps:
@@ -269,10 +274,19 @@ class LabelLane:
         self.ready = True
         self._recovered.set()
 
+    def _restore(self, snapshot: bytes) -> dict[str, int]:
+        """Put every task's stage back, in any thread; the positions of then."""
+        held = msgspec.msgpack.decode(snapshot, type=_Snapshot)
+        for task, state in held.stages.items():
+            for anew in self.stages[task].restore(state) if task in self.stages else ():
+                log.warning("%s: task %s was changed: %s", self.name, task, anew)
+        return held.positions
+
     async def _take(self, work: Work, publish: bool = True) -> None:
         for task, scored in work.scored.items():
             if self.stages[task].task.alerting:
                 await self._histories[task].cover(scored.predictions.model_version, EXPLAIN_TIMEOUT_S)
+        await self._bring(work)
         clock, started = self.ctx.metrics.stages("label"), self.ctx.metrics.now()
         outputs = {task: self.stages[task].scored(s) for task, s in work.scored.items()}
         outputs |= {task: self.stages[task].labels(batch) for task, batch in work.labels.items()}
@@ -288,20 +302,33 @@ class LabelLane:
         if publish:
             await self._out.put(Made(self._number, work, outputs, self._snapshot_if_due()))
 
-    def _snapshot_if_due(self) -> bytes | None:
-        """The state after the step just taken, every so often, and never for more than a fiftieth of the time."""
+    async def _bring(self, work: Work) -> None:
+        """Read back what the step will need of rows that were logged long ago."""
+        for task, of in (work.scored | work.labels).items():
+            wanted = self.stages[task].wanted(of)
+            if len(wanted.rows):
+                self.stages[task].lend(*await self._reader.logged(task, wanted))
+                self.ctx.metrics.inc("weir_logged_rows_read_total", len(wanted.rows), task=task)
+
+    def _snapshot_if_due(self) -> Callable[[], bytes] | None:
+        """Makes a snapshot of the state after the step just taken; every so often, and seldom where copying is slow."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         if started < self._snapshot_at:
             return None
-        blob = self._snapshot()
+        encode = self._capture()
         now = loop.time()
         self._snapshot_at = now + max(self.ctx.settings.worker.snapshot_every_s, 50.0 * (now - started))
-        return blob
+        return encode
 
-    def _snapshot(self) -> bytes:
-        stages = {task: stage.snapshot() for task, stage in self.stages.items()}
-        return msgspec.msgpack.encode(_Snapshot(dict(self.positions), stages))
+    def _capture(self) -> Callable[[], bytes]:
+        """Copy the state; the call of what it returns makes a snapshot of the copy, in any thread."""
+        positions, stages = dict(self.positions), {task: stage.capture() for task, stage in self.stages.items()}
+
+        def encode() -> bytes:
+            return msgspec.msgpack.encode(_Snapshot(positions, {task: stage() for task, stage in stages.items()}))
+
+        return encode
 
     async def take_alone(self, step: Step, piece: Slice) -> None:
         """Take a step without publishing anything, where the lane is not started."""
@@ -330,4 +357,13 @@ class LabelLane:
         """Store the lane as it is after `take_alone`, also where there was nothing to take: it goes on from there."""
         if self._number:
             await self._steps.done(self._number)
-        await self._steps.snapshot(self._number, self._snapshot())
+        await self._out.store(self._number, self._capture())
+
+
+def _placed(scored: dict[str, Scored], start: int) -> dict[str, Scored]:
+    """What was sent together, one task after the other, with the offsets it got."""
+    placed, at = dict[str, Scored](), start
+    for task, own in scored.items():
+        placed[task] = replace(own, offsets=np.arange(at, at + len(own)))
+        at += len(own)
+    return placed

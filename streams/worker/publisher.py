@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,8 +28,8 @@ class Made:
     work: Work
     outputs: dict[str, LabelOutput]
     """By task."""
-    snapshot: bytes | None = None
-    """The lane behind the step, where it is to be stored."""
+    snapshot: Callable[[], bytes] | None = None
+    """Makes a snapshot of the lane behind the step, where it is to be stored; in any thread."""
 
 
 class StepPublisher:
@@ -84,12 +84,19 @@ class StepPublisher:
                 self._ctx.completed(batch)
 
     async def _store(self, made: Sequence[Made]) -> None:
-        now = self._ctx.metrics.now
         for m in made:
             if m.snapshot is not None:
-                started = now()
-                await self._steps.snapshot(m.number, m.snapshot)
-                self._ctx.metrics.observe("weir_snapshot_seconds", now() - started)
+                await self.store(m.number, m.snapshot)
+
+    async def store(self, number: int, encode: Callable[[], bytes]) -> None:
+        """Store the snapshot that ``encode`` makes of the lane after step ``number``, while other lanes work on.
+
+        Only so many lanes of a worker do so at a time: each holds a copy of its state for as long.
+        """
+        started = self._ctx.metrics.now()
+        async with self._ctx.storing:
+            await self._steps.snapshot(number, await asyncio.to_thread(encode))
+        self._ctx.metrics.observe("weir_snapshot_seconds", self._ctx.metrics.now() - started)
 
     async def _send(self, made: Made) -> asyncio.Future[Any]:
         """Queue everything that a step made; ends when all in-sync replicas have it."""

@@ -6,13 +6,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from online.batch import FloatVector, IntVector
+from online.batch import FloatVector, IntVector, Scored
 from online.decode import DecodedLabels, decode_labels
 from online.intake import labels_in_time
+from online.labels import Wanted
 from online.scored import ScoredShape, decode_scored
 from streams import topics
 from streams.errors import BrokerError
@@ -21,6 +23,7 @@ from streams.stores.steps import TICK, Step
 from streams.transport import FetchedBatch
 from streams.transport.batch import Slice
 from streams.transport.bounds import LogBounds
+from streams.transport.points import PointReader
 from streams.transport.ranges import RangeReader
 from streams.worker.context import Context
 from streams.worker.letters import in_order
@@ -39,11 +42,13 @@ class LaneReader:
     ----------
     partition, ctx : the lane's.
     shapes : by task: what its predictions carry.
-    bounds : of the topic of predictions; all lanes ask the same.
+    bounds, points : of the topic of predictions; all lanes ask the same.
     """
 
-    def __init__(self, partition: int, ctx: Context, shapes: Mapping[str, ScoredShape], bounds: LogBounds) -> None:
-        self._partition, self._ctx, self._shapes, self._bounds = partition, ctx, shapes, bounds
+    def __init__(
+        self, partition: int, ctx: Context, shapes: Mapping[str, ScoredShape], bounds: LogBounds, points: PointReader
+    ) -> None:
+        self._partition, self._ctx, self._shapes, self._bounds, self._points = partition, ctx, shapes, bounds, points
         self.features = {task: shape.features for task, shape in shapes.items()}
         """Names of each task's features."""
         self._told = False
@@ -77,8 +82,9 @@ class LaneReader:
             work.labels = {task: of for task, of in by_task.items() if task in self._shapes}
             work.unknown = {task: len(of) for task, of in by_task.items() if task not in self._shapes}
         else:
-            found = decode_scored(raw, self._shapes)
-            work.scored = {task: of.scored for task, of in found.tasks.items() if len(of.scored)}
+            found, offsets = decode_scored(raw, self._shapes), np.asarray(piece.offsets, np.int64)
+            own = {task: of for task, of in found.tasks.items() if len(of.scored)}
+            work.scored = {task: replace(of.scored, offsets=offsets[of.index]) for task, of in own.items()}
             rejects, work.unknown = found.rejects, found.unknown
         decoded = [Refused(piece.offsets[r.index], r.reason, piece.records[r.index]) for r in rejects]
         work.refused = in_order(piece.refused, decoded)
@@ -137,6 +143,19 @@ class LaneReader:
                 await patience.wait(error)
         if at < stop:  # offsets that hold no record belong to the range all the same
             yield Work(Step(topics.PREDICTIONS, at, stop))
+
+    async def logged(self, task: str, wanted: Wanted) -> tuple[IntVector, Scored]:
+        """Rows of a task as they were logged, ascending: those of ``wanted`` that Kafka still holds."""
+        offsets, patience = wanted.offsets.tolist(), self._patience()
+        while True:
+            try:
+                found = await self._points.read(self._partition, offsets)
+                break
+            except BrokerError as error:
+                await patience.wait(error)
+        at = [i for i, offset in enumerate(offsets) if offset in found]
+        decoded = decode_scored([found[offsets[i]].value for i in at], {task: self._shapes[task]}).tasks[task]
+        return wanted.rows[np.array(at, np.int64)[decoded.index]], decoded.scored
 
     async def bounds(self) -> tuple[int, int]:
         """The first offset of predictions that is kept, and the one behind their last."""

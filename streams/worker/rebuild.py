@@ -71,6 +71,7 @@ async def _rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Prog
         await _Rebuilder(worker, committed, progress).run()
     finally:
         await worker.follower.stop()
+        await worker.host.close()
         await worker.link.stop()
 
 

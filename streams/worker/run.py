@@ -17,6 +17,7 @@ from streams.following.fold import ExampleFold
 from streams.following.follower import Follower, FollowPolicy
 from streams.following.snapshots import ModelSnapshots
 from streams.full.remote.client import RemoteClient
+from streams.ops.kafka_checks import require_retention
 from streams.settings import Role, Settings
 from streams.worker.host import LaneHost
 from streams.worker.process import Process, run_process
@@ -55,7 +56,9 @@ class Worker(Process):
             await self._remote.start()
 
     async def prepare(self) -> None:
-        """Kernels and models."""
+        """Kernels and models; and whether labels will find their predictions."""
+        if self.role != "score":
+            await asyncio.to_thread(require_retention, self.settings, self.ctx.tasks)
         for task in self.ctx.tasks:
             await asyncio.to_thread(warm_up, task)  # the endpoints answer meanwhile
         await self.ctx.topics.look([topics.EXAMPLES])

@@ -12,10 +12,12 @@ from online.labelling import LabellingStage
 from streams import topics
 from streams.following.follower import Follower
 from streams.worker.context import Context
+from streams.worker.horizon import Horizon
 from streams.worker.host import LaneHost
 
 _OUTCOMES: Final = {
-    "joined": "joined", "corrections": "corrected", "repeated_labels": "repeated", "unmatched": "unmatched"
+    "joined": "joined", "corrections": "corrected", "repeated_labels": "repeated", "unmatched": "unmatched",
+    "lost": "lost",
 }  # fmt: skip
 """Of the join's counts, and what the metric calls them."""
 
@@ -82,6 +84,7 @@ class WorkerStatus(ProcessStatus):
     def __init__(self, ctx: Context, host: LaneHost, follower: Follower) -> None:
         super().__init__(ctx)
         self._host, self._follower = host, follower
+        self._horizon = Horizon(ctx.settings.worker.label_bytes, ctx.metrics)
         self._counted: dict[tuple[LabellingStage, str], int] = {}
         """What was counted already, of each lane's join."""
         self._told: dict[str, float] = {}
@@ -107,6 +110,8 @@ class WorkerStatus(ProcessStatus):
         super().measure()
         for task in self._ctx.tasks:
             self._measure_task(task.name)
+        lanes = [lane for lane in self._host.labels.values() if lane.ready]
+        self._horizon.look({t.name: [lane.stages[t.name].joiner for lane in lanes] for t in self._ctx.tasks})
         self._measure_store()
         if self._ctx.remote is not None:
             for name, waits in self._ctx.remote.waiting().items():
@@ -139,7 +144,6 @@ class WorkerStatus(ProcessStatus):
         m.inc("weir_examples_learned_total", self._new(name, version), task=name)
         stages = [lane.stages[name] for lane in self._host.labels.values() if lane.ready]
         m.set("weir_open_alerts", sum(len(stage.book) for stage in stages), task=name)
-        m.set("weir_waiting_predictions", sum(len(stage.joiner) for stage in stages), task=name)
         for stage in stages:
             self._count_labels(name, stage)
         for metric, value in together([stage.evaluation.rolling() for stage in stages]).items():
@@ -148,11 +152,17 @@ class WorkerStatus(ProcessStatus):
     def _count_labels(self, name: str, stage: LabellingStage) -> None:
         """Count what became of labels since the last look; what a lane brought along was counted elsewhere."""
         for field, outcome in _OUTCOMES.items():
-            total = int(getattr(stage.joiner.stats, field))
-            new = total - self._counted.setdefault((stage, field), total)
-            if new > 0:
+            if new := self._grown(stage, field):
                 self._ctx.metrics.inc("weir_labels_total", new, task=name, outcome=outcome)
-            self._counted[stage, field] = total
+        if new := self._grown(stage, "evicted"):
+            self._ctx.metrics.inc("weir_predictions_evicted_total", new, task=name)
+
+    def _grown(self, stage: LabellingStage, field: str) -> int:
+        """By how much a count of a join has grown since the last look."""
+        total = int(getattr(stage.joiner.stats, field))
+        before = self._counted.setdefault((stage, field), total)
+        self._counted[stage, field] = total
+        return max(total - before, 0)
 
 
 def together(lanes: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -5,13 +5,16 @@ Compiled code is kept on disk, so only the first start on a machine compiles.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from online.batch import EventBatch, LabelBatch
+from online.batch import EventBatch, LabelBatch, PredictionBatch
 from online.dedupe import Deduper, OldIds
 from online.drift import DriftMonitor, DriftPolicy
 from online.encode import encode_scored
 from online.labelling import LabellingStage
+from online.labels import JoinPolicy, LabelJoiner
 from online.learners import OnlineModel, hasty
 from online.limits import InputLimits
 from online.scan import find_suspects
@@ -35,7 +38,7 @@ _ROWS, _ENTITIES = 64, 24
 
 
 def warm_up_records() -> None:
-    """Take a record in, find the partition of one that goes out, encode it and unpack that."""
+    """Take a record in, find the partition of one that goes out, encode it and unpack that, and join labels."""
     record = Record(b"key", b'{"v":1}', _START)
     find_suspects(record.value, np.array([len(record.value)]))
     partitions_of([record.key], 4)
@@ -43,6 +46,7 @@ def warm_up_records() -> None:
     partitions_of_text(["u1"], 4, "crc32")
     for batch in encoded_batches(Columns.of([record]), np.arange(1), 1 << 20):
         FetchedRecords(Unpacking(InputLimits()), None, bytes(batch._build()), 0).take(1, 1)
+    _join()
 
 
 def warm_up(task: TaskSpec) -> None:
@@ -84,6 +88,18 @@ def _drift() -> None:
     values = np.arange(128.0)
     policy = DriftPolicy(block_events=8, sample_every=1, reference_blocks=8, reference_days=0)
     DriftMonitor({"warm": "feature"}, policy).update(values, values[:, None] % 7.0)
+
+
+def _join() -> None:
+    """Labels before their predictions and after them, by event and by range."""
+    joiner = LabelJoiner(JoinPolicy(match="entity_range", range_s=10.0), 1)
+    one, ids = np.ones(2), ["warm-1", "warm-2"]
+    predictions = PredictionBatch(ids, ids, one, 0.5 * one, np.zeros(2, np.int64), one[:, None])
+    labels = LabelBatch(["l1", "l2"], ids, ["warm-1", None], one, one > 0, one)
+    joiner.label(labels)
+    joiner.log(predictions)
+    joiner.label(replace(labels, label_id=["l3", "l4"]))
+    joiner.restore(joiner.snapshot())
 
 
 def _learn(label: LabellingStage, model: OnlineModel, ids: list[str], entities: list[str], ts: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 from streams.ops.metrics import Metrics
@@ -17,6 +18,7 @@ class Context:
         self.store: Any = None
         self.id_bytes = 1 << 20
         self.lanes = 0  # nothing is gathered
+        self.storing = asyncio.Semaphore(1)
         self.records: Any = None
         self.partitions, self.silent = 0, None  # nobody is asked whose a record is
         self.placement = Placement(cast(Any, self))

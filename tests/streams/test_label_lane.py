@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from online.batch import PredictionBatch, Scored
 from online.labelling import LabelOutput
+from online.labels import Wanted
 from streams import topics
 from streams.stores.steps import Step, StoredLane
 from streams.transport import Sent
@@ -39,6 +40,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.offsets: list[int] = []
 
     def scored(self, scored: Scored) -> LabelOutput:
         self.seen += scored.predictions.event_id
@@ -48,8 +50,14 @@ class Stage:
         self.seen.append(f"time {at}")
         return LabelOutput()
 
-    def snapshot(self) -> bytes:
-        return json.dumps(self.seen).encode()
+    def wanted(self, of: Scored) -> Wanted:
+        assert of.offsets is not None, "handed over or read, every prediction has a place in the log"
+        self.offsets += of.offsets.tolist()
+        return Wanted(np.empty(0, np.int64), np.empty(0, np.int64))
+
+    def capture(self) -> Callable[[], bytes]:
+        seen = list(self.seen)
+        return lambda: json.dumps(seen).encode()
 
     def restore(self, state: bytes) -> tuple[()]:
         self.seen = json.loads(state)
@@ -109,11 +117,15 @@ class Reader:
         self.reads += start < stop
         for at in range(start, stop, 3):
             end = min(at + 3, stop)
-            yield Work(Step(topics.PREDICTIONS, at, end), scored_of(self.log[at:end]), records=end - at)
+            yield Work(Step(topics.PREDICTIONS, at, end), self._at(at, end), records=end - at)
+
+    def _at(self, start: int, stop: int) -> dict[str, Scored]:
+        scored = scored_of(self.log[start:stop])
+        return {task: replace(own, offsets=np.arange(start, stop)) for task, own in scored.items()}
 
     async def again(self, steps: Sequence[Step]) -> AsyncIterator[Work]:
         for step in steps:
-            yield Work(step, scored_of(self.log[step.start : step.stop]), records=step.stop - step.start)
+            yield Work(step, self._at(step.start, step.stop), records=step.stop - step.start)
 
 
 class Partition:
@@ -189,6 +201,7 @@ def test_a_label_lane_takes_every_prediction_once_and_in_order_whoever_wrote_it(
         await at.lane.close()
         assert not at.ctx.failed
         assert at.stage.seen == at.log
+        assert [at.log[offset] for offset in at.stage.offsets] == at.log[-len(at.stage.offsets) :]
 
     run(go)
 

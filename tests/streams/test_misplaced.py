@@ -250,7 +250,7 @@ def label(number: int, user: str, task: str = "spend") -> Record:
 
 def decoded(ctx: Context, partition: int, records: Sequence[Record]) -> Any:
     shape = ScoredShape(("x",), 0, 0, ())
-    reader = LaneReader(partition, cast(Any, ctx), {"spend": shape}, cast(Any, None))
+    reader = LaneReader(partition, cast(Any, ctx), {"spend": shape}, *cast(Any, (None, None)))
     return reader.decode_step(TakenStep(topics.LABELS, 7, 7 + len(records)), Slice(range(7, 99), records))
 
 

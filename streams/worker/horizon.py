@@ -1,0 +1,100 @@
+"""How long predictions wait for labels in this worker: what memory allows, and what is said where that is too short."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from online.durations import format_duration
+from online.labels import LabelJoiner
+from streams.ops.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+WARN_EVERY_S: Final = 60.0
+_CACHE_SHARE: Final = 4
+"""One part in so many of the memory holds logged rows that could be read back; the rest what waits."""
+
+Joiners = Mapping[str, Sequence[LabelJoiner]]
+"""By task, one of each lane."""
+
+
+class Horizon:
+    """Shares the memory for labels out among the joins of a worker, and tells what that makes of ``keep_s``.
+
+    Every join may keep the newest logged rows in an equal share of a quarter. Of predictions that wait, which no lane
+    has more of than memory allows to all, the oldest leave; lanes with fewer are not touched.
+
+    Parameters
+    ----------
+    label_bytes : the memory.
+    metrics : where gauges and counts go.
+    now : seconds of a clock that does not jump.
+    """
+
+    def __init__(self, label_bytes: int, metrics: Metrics, now: Callable[[], float] = time.monotonic) -> None:
+        self._label_bytes, self._metrics, self._now = label_bytes, metrics, now
+        self._warned_at: dict[str, float] = {}
+
+    def look(self, joiners: Joiners) -> None:
+        """Share out, measure and warn; every few seconds."""
+        every = [joiner for of in joiners.values() for joiner in of]
+        if not every:
+            return
+        cache = self._label_bytes // _CACHE_SHARE
+        cap = most_rows([(len(j), j.row_bytes) for j in every], self._label_bytes - cache)
+        for joiner in every:
+            joiner.cache_bytes, joiner.cap = cache // len(every), cap
+        for task, of in joiners.items():
+            if of:
+                self._tell(task, of)
+
+    def _tell(self, task: str, joiners: Sequence[LabelJoiner]) -> None:
+        m, horizon_s = self._metrics, min(j.horizon_s for j in joiners)
+        m.set("weir_waiting_predictions", sum(map(len, joiners)), task=task)
+        m.set("weir_waiting_labels", sum(j.waiting for j in joiners), task=task)
+        m.set("weir_label_bytes", sum(j.nbytes for j in joiners), task=task)
+        m.set("weir_label_horizon_seconds", horizon_s, task=task)
+        policy, now = joiners[0].policy, self._now()
+        if horizon_s >= policy.keep_s or now - self._warned_at.get(task, -WARN_EVERY_S) < WARN_EVERY_S:
+            return
+        self._warned_at[task] = now
+        shortest = min(joiners, key=lambda j: j.horizon_s)
+        rate = len(shortest) / max(horizon_s, 1.0)
+        log.warning(
+            "task %s: predictions wait for labels %s, not %s (keep_s): a partition has %.3g of them a second, and %d "
+            "wait, in %d MB, which is what %s allows; labels that come later meet nothing. Make it more, start more "
+            "workers, or make keep_s less",
+            task, format_duration(round(horizon_s)), format_duration(policy.keep_s), rate, len(shortest),
+            shortest.index_bytes >> 20, _limit(shortest, self._label_bytes),
+        )  # fmt: skip
+
+
+def _limit(joiner: LabelJoiner, label_bytes: int) -> str:
+    rows = joiner.policy.max_rows
+    if rows is not None and (joiner.cap is None or rows <= joiner.cap):
+        return f"max_rows = {rows} of [labels.join]"
+    return f"[worker] label_bytes = {label_bytes}"
+
+
+def most_rows(held: Sequence[tuple[int, int]], room: int) -> int | None:
+    """How many rows each may have so that all fit into ``room`` bytes; ``None`` where nobody has to give up any.
+
+    Parameters
+    ----------
+    held : rows of each, and the bytes that one takes.
+
+    >>> most_rows([(10, 100), (300, 100), (1000, 100)], 71_000)
+    400
+    """
+    if sum(rows * size for rows, size in held) <= room:
+        return None
+    left, sizes = room, sum(size for _, size in held)
+    for rows, size in sorted(held):
+        if rows * sizes > left:
+            return left // sizes
+        left -= rows * size
+        sizes -= size
+    return None
