@@ -64,10 +64,10 @@ class Horizon:
         shortest = min(joiners, key=lambda j: j.horizon_s)
         rate = len(shortest) / max(horizon_s, 1.0)
         log.warning(
-            "task %s: predictions wait for labels %s, not %s (keep_s): a partition has %.3g of them a second, and %d "
-            "wait, in %d MB, which is what %s allows; labels that come later meet nothing. Make it more, start more "
+            "task %s: predictions wait for labels %.3g h, not %s (keep_s): a partition has %.3g of them a second, and "
+            "%d wait, in %d MB, which is what %s allows; labels that come later meet nothing. Make it more, start more "
             "workers, or make keep_s less",
-            task, format_duration(round(horizon_s)), format_duration(policy.keep_s), rate, len(shortest),
+            task, horizon_s / 3600, format_duration(policy.keep_s), rate, len(shortest),
             shortest.index_bytes >> 20, _limit(shortest, self._label_bytes),
         )  # fmt: skip
 
