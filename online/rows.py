@@ -92,9 +92,9 @@ class NumberedRows:
         """Forget the rows before ``until``."""
         self.first = min(max(self.first, until), self.stop)
 
-    def copy(self) -> dict[str, NDArray[Any]]:
-        """Every column of every row."""
-        return {name: self[name].copy() for name in self.buffers}
+    def frozen(self, *changing: str) -> dict[str, NDArray[Any]]:
+        """Every column of every row as it is now; those not ``changing`` are views, because rows only come and go."""
+        return {name: self[name].copy() if name in changing else self[name] for name in self.buffers}
 
     def restore(self, first: int, columns: Mapping[str, NDArray[Any]]) -> None:
         """Replace everything by these rows, numbered from ``first``."""

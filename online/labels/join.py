@@ -222,7 +222,10 @@ class LabelJoiner:
         if before == -np.inf < self.watermark:
             began = float(marks[marks > -np.inf][0])
             marks, held = np.maximum(marks, began), self._index["mark"]
-            held[held == -np.inf] = began
+            if len(held) and held[0] == -np.inf:
+                self._index.buffers["mark"] = self._index.buffers["mark"].copy()  # a snapshot may hold the old one
+                held = self._index["mark"]
+                held[held == -np.inf] = began
         return marks
 
     def _check(
@@ -545,11 +548,11 @@ class LabelJoiner:
         shape = (self.n_features, self.n_extra, self.unlogged, self.entities, self._ranged)
         marks = self.watermark, self._last_mark, self._cut_mark
         stats, first, pieces = list(astuple(self.stats)), self._index.first, self._logged.snapshot()
-        columns, label_ids = self._index.copy(), self._label_ids["digest"].copy()
+        columns, label_ids = self._index.frozen("state"), self._label_ids["digest"]
         waiting, next_negative = self._waiting.snapshot(), self._next_negative
 
         def encode() -> bytes:
-            packed = {name: column.tobytes() for name, column in columns.items() if name != "before"}
+            packed = {name: cast("bytes", column.data) for name, column in columns.items() if name != "before"}
             return msgspec.msgpack.encode(
                 _State(shape, *marks, next_negative, stats, first, packed, pieces, label_ids.tobytes(), waiting)
             )

@@ -134,7 +134,7 @@ class WaitingRoom:
 
     def snapshot(self) -> StoredWaiting:
         """All of it."""
-        columns = {name: column.tobytes() for name, column in self._rows.copy().items() if name != "before"}
+        columns = {name: column.tobytes() for name, column in self._rows.frozen().items() if name != "before"}
         return StoredWaiting(self._rows.first, self.unmatched, columns)
 
     def restore(self, stored: StoredWaiting) -> None:
