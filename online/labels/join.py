@@ -47,7 +47,7 @@ class Wanted(NamedTuple):
 
     rows: IntVector
     offsets: IntVector
-    """Where each was logged, ascending."""
+    """Where each was logged."""
 
 
 _NO_ROWS: Final[IntVector] = np.empty(0, np.int64)
@@ -189,7 +189,7 @@ class LabelJoiner:
         extra : ``(n, E) float64`` to come back in ``Joined``; required when ``n_extra > 0``.
         entities : secondary identifiers by name; a missing one is absent in all rows.
         marks : ``(n,)`` watermark at each row; the largest prediction time so far when not given.
-        offsets : ``(n,)``, ascending, by which each can be read back; without them all stay in memory.
+        offsets : ``(n,)`` by which each can be read back; without them all stay in memory.
 
         Raises
         ------

@@ -61,7 +61,7 @@ class PointReader:
         """How often a broker was asked."""
 
     async def read(self, partition: int, offsets: Sequence[int]) -> dict[int, Record]:
-        """The records at ``offsets``, ascending; one that Kafka does not hold any more is left out.
+        """The records at ``offsets``; one that Kafka does not hold any more is left out.
 
         Raises
         ------
@@ -72,7 +72,7 @@ class PointReader:
         """
         async with self._turn:
             found = self._from_kept(partition, offsets)
-            left = deque(offset for offset in offsets if offset not in found)
+            left = deque(sorted(offset for offset in offsets if offset not in found))
             try:
                 while left:
                     await self._fetch(partition, left, found)

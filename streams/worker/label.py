@@ -351,7 +351,7 @@ class LabelLane:
         await self._recover()
         await self._out.until(self._number)
         self.positions[topic] = offset
-        await self._steps.snapshot(self._number, self._snapshot())
+        await self._out.store(self._number, self._capture())
 
     async def finish_alone(self) -> None:
         """Store the lane as it is after `take_alone`, also where there was nothing to take: it goes on from there."""
