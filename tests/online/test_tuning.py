@@ -59,7 +59,8 @@ TUNED: Final[dict[str, tuple[dict[str, Any], frozenset[str]]]] = {
         {"labels": {"join": {"max_rows": 64, "max_waiting": 4, "remember_labels": 4, "chunk_rows": 16}}},
         NONE,
     ),
-    "labels: chunks": ({"labels": {"join": {"chunk_rows": 32}}}, frozenset({"joiner"})),
+    "labels: pieces": ({"labels": {"join": {"chunk_rows": 32}}}, NONE),
+    "labels: by range": ({"labels": {"join": {"match": "entity_range", "range_s": 60.0}}}, frozenset({"joiner"})),
 }  # fmt: skip
 """Every table of a task file that can be tuned with the same features, and the parts that begin anew."""
 
