@@ -18,13 +18,13 @@ import msgspec
 import numpy as np
 
 from online.batch import BoolVector, FloatVector, IntVector
+from online.errors import UNREADABLE
 from online.explain import explain, explain_row
 from online.limits import DEFAULT_LIMITS, InputLimits
 from online.scan import find_suspects
 from online.structs import UnknownFields, decoders, list_of, struct_of, times_of
 from online.wire import TS_MAX, TS_MIN, WireModel
 
-_FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _FLOAT = frozenset({float})
 
@@ -89,7 +89,7 @@ def accept_rows(
     structs: list[Any]
     try:
         structs = msgspec.convert(rows, list_of(struct))
-    except _FAILURES:
+    except UNREADABLE:
         structs = [_convert_alone(struct, row, why, i) for i, row in enumerate(rows)]
     for i in _unprintable(structs):
         structs[i] = None
@@ -144,7 +144,7 @@ def decode_together(many: msgspec.json.Decoder[Any], joined: bytes, count: int) 
     """Decode records joined by commas, or None where one of them fails."""
     try:
         structs: list[Any] = many.decode(b"[" + joined + b"]")
-    except _FAILURES:
+    except UNREADABLE:
         return None
     return structs if len(structs) == count else None
 
@@ -152,7 +152,7 @@ def decode_together(many: msgspec.json.Decoder[Any], joined: bytes, count: int) 
 def _alone(one: msgspec.json.Decoder[Any], record: bytes, why: _Why, i: int) -> Any:
     try:
         return one.decode(record)
-    except _FAILURES as error:
+    except UNREADABLE as error:
         why.reject(i, str(error))
         return None
 
@@ -160,7 +160,7 @@ def _alone(one: msgspec.json.Decoder[Any], record: bytes, why: _Why, i: int) -> 
 def _convert_alone(struct: type[Any], row: dict[str, Any], why: _Why, i: int) -> Any:
     try:
         return msgspec.convert(row, struct)
-    except _FAILURES as error:
+    except UNREADABLE as error:
         why.reject(i, str(error))
         return None
 

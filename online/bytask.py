@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from online.accept import Reject, accept_records, decode_together, find_odd
 from online.batch import IntVector
+from online.errors import UNREADABLE
 from online.structs import UnknownFields, fields_of, list_of, times_of
 from online.wire import WireModel
 
@@ -135,7 +136,7 @@ class TaskDecoder:
                 continue
             try:
                 struct = self._one[task].decode(records[i])
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 rejects.append(Reject(i, records[i], misfit(task, record) or str(error)))
                 continue
             found[task][0].append(struct)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import msgspec
+
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding bytes of somebody else's making raises: no such structure, no UTF-8, or nested too deeply."""
+
 
 class WeirError(Exception):
     """Everything Weir raises on purpose; the message names the value, the limit and the fix."""

@@ -19,7 +19,7 @@ from online.decode import DecodedLabels
 from online.dedupe import FIXED_KEY, MOST_BYTES, Deduper, OldIds, bytes_for
 from online.digest_table import Rows
 from online.durations import Seconds, format_duration
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 from online.event_time import MAX_STEP, Claim, EventTime
 from online.features.spec import Frozen
 
@@ -235,7 +235,7 @@ class Intake:
         """Replace the state, but for the memory of ids, by a ``mark``; raises ``StateError`` where it is not one."""
         try:
             held = msgspec.msgpack.decode(mark, type=_Mark)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise StateError(f"not a mark of an Intake ({error}); rebuild the state") from error
         self._count_from(held)
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 from online.learners import ModelSnapshot, OnlineModel
 
 
@@ -149,7 +149,7 @@ def restore_fitting(
         held: dict[str, bytes] = msgspec.msgpack.decode(state, type=dict[str, bytes])
         if upgrade is not None:
             upgrade(held)
-    except msgspec.MsgspecError as exc:
+    except UNREADABLE as exc:
         raise StateError(f"task {task}: not a snapshot of its parts: {exc}; run 'weir features rebuild'") from exc
     anew: list[Anew] = []
     for name, part in parts.items():

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from online.batch import FloatVector, IntVector, LabelBatch, PredictionBatch
 from online.decisions.alert_state import SEVERITIES, AlertState, Reason, Verdict
 from online.durations import Seconds
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 
 ReasonsOf = Callable[[IntVector], list[list[Reason]]]
 """Explains rows of the batch being decided: ``(k,) int64`` row numbers to ``k`` lists of reasons."""
@@ -230,7 +230,7 @@ class AlertBook:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is of another task."""
         try:
             held = msgspec.msgpack.decode(state, type=_State)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise StateError(f"not a snapshot of an alert book: {error}") from error
         if held.task != self.task:
             raise StateError(f"the snapshot is of task {held.task!r}, this book of {self.task!r}; start it anew")

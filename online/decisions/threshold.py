@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from online.batch import BoolVector, FloatVector
 from online.decisions.histogram import bin_edges, bin_of, tail
 from online.durations import Seconds
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 
 DAY_S = 86400.0
 NEVER = math.inf
@@ -236,7 +236,7 @@ class Threshold:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is of another policy."""
         try:
             held = msgspec.msgpack.decode(state, type=_State)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise StateError(f"not a snapshot of a threshold: {error}") from error
         if (held.kind, held.bins) != (self.policy.kind, len(self._pending)):
             raise StateError(

@@ -7,7 +7,7 @@ import numpy as np
 
 from online.batch import FloatMatrix, FloatVector
 from online.decisions.wording import FeatureName, indicator_of
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -82,7 +82,7 @@ class TypicalValues:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is of other features or another size."""
         try:
             held = msgspec.msgpack.decode(state, type=_State)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise StateError(f"not a snapshot of typical values: {error}") from error
         sample = np.frombuffer(held.sample)
         if held.features != self.features or sample.size != self._sample.size:

@@ -11,7 +11,7 @@ import numpy as np
 
 from online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, LabelBatch, PredictionBatch
 from online.digests import Digests, digests
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 from online.labels.kernel import UNLABELLED, chain, claim, exchange, link
 from online.labels.policy import Joined, JoinPolicy, JoinStats
 from online.labels.store import FEATURES, SCORE, Columns, LoggedRows, StoredPiece
@@ -573,7 +573,7 @@ class LabelJoiner:
             if is_old(state):
                 state = self.upgraded(state, None)
             held = msgspec.msgpack.decode(state, type=_State)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise StateError(f"not a snapshot of a label join: {error}") from error
         shape = (self.n_features, self.n_extra, self.unlogged, self.entities, self._ranged)
         if held.shape != shape:

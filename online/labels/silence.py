@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from online.batch import FloatVector, IntVector, LabelBatch
 from online.durations import Seconds
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 from online.event_time import EventTime
 
 SCORE, LABEL, FORGET = 0, 1, 2
@@ -239,7 +239,7 @@ class SilenceTimers:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is none."""
         try:
             held = msgspec.msgpack.decode(state, type=_State)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise StateError(f"not a snapshot of silence timers: {error}; replay the events instead") from error
         self.watermark, self._entities, self._timers = held.watermark, held.entities, held.timers
         self._labelled, self.stats = deque(held.labelled), SilenceStats(*held.stats)

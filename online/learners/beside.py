@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.logistic import logit_of, sigmoid_many
 from online.learners.stack import predict_learn
@@ -176,7 +176,7 @@ class BesideFull:
         """Replace the learned state; ``ValueError`` when of another kind, features or member."""
         try:
             own, member = msgspec.msgpack.decode(unseal(state, self.kind, self.features), type=tuple[bytes, bytes])
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except UNREADABLE as exc:
             raise StateError(f"beside_full snapshot: {exc}") from exc
         copy_into(self._state, unpack_arrays(own))
         self.members[0].restore(member)

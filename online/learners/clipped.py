@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from online.errors import UNREADABLE
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.logistic import WARM_ROWS, scale_learn
 from online.learners.scaled import MOST_DEVIATIONS
@@ -99,7 +100,7 @@ class Clipped:
         """Replace the state; ``ValueError`` when of another kind, other features or another learner."""
         try:
             own, inner = msgspec.msgpack.decode(unseal(state, self.kind, self.features), type=tuple[bytes, bytes])
-        except msgspec.DecodeError as exc:
+        except UNREADABLE as exc:
             raise ValueError(f"snapshot of a clipped learner: {exc}") from exc
         fresh = {name: np.empty_like(held) for name, held in self._state.items()}
         copy_into(fresh, unpack_arrays(own))

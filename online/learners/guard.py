@@ -24,6 +24,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from online.errors import UNREADABLE
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 from online.wire import FEATURE_MAX
@@ -196,7 +197,7 @@ class Guarded:
         """Replace the state; ``ValueError`` when of another kind, other features or another learner."""
         try:
             own, inner = msgspec.msgpack.decode(unseal(state, self.kind, self.features), type=tuple[bytes, bytes])
-        except msgspec.DecodeError as exc:
+        except UNREADABLE as exc:
             raise ValueError(f"snapshot of a guarded learner: {exc}") from exc
         arrays = unpack_arrays(own)
         n = len(arrays.get("young_y", ()))

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 
 Number = int | float
 
@@ -57,7 +57,7 @@ class Reader:
     def __init__(self, body: bytes, names: tuple[str, ...]) -> None:
         try:
             numbers = msgspec.msgpack.decode(body, type=list[int | float])
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except UNREADABLE as exc:
             raise StateError(f"not the numbers of a tree ({len(body)} bytes): {exc}") from exc
         if not all(map(math.isfinite, numbers)):
             raise StateError("the snapshot holds a number that is not finite, which no tree learns")

@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.logistic import log_gradient, logit_of, sigmoid_many
 from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
@@ -221,7 +221,7 @@ class Stack:
         body = unseal(state, self.kind, self.features)
         try:
             own, *members = msgspec.msgpack.decode(body, type=list[bytes])
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except UNREADABLE as exc:
             raise StateError(f"stack snapshot: {exc}") from exc
         if len(members) != len(self.members):
             raise StateError(f"snapshot has {len(members)} members, this stack {len(self.members)}")

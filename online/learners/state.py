@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -48,7 +48,7 @@ def unseal(state: bytes, kind: str, features: tuple[str, ...]) -> bytes:
         raise StateError(f"a learner snapshot of {len(state)} bytes: the most is {MAX_STATE_BYTES}")
     try:
         envelope = msgspec.msgpack.decode(state, type=_Envelope)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except UNREADABLE as exc:
         raise StateError(f"not a learner snapshot ({len(state)} bytes): {exc}") from exc
     if envelope.kind != kind:
         raise StateError(f"snapshot is of kind {envelope.kind!r}, this learner is {kind!r}: build the same kind")
@@ -76,7 +76,7 @@ def unpack_arrays(body: bytes) -> Arrays:
     try:
         packed = msgspec.msgpack.decode(body, type=dict[str, _PackedArray])
         return {name: _array_of(array) for name, array in packed.items()}
-    except (msgspec.DecodeError, ValueError) as exc:
+    except (*UNREADABLE, ValueError) as exc:
         raise StateError(f"not packed arrays ({len(body)} bytes): {exc}") from exc
 
 

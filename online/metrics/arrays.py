@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 
 
 class _Packed(msgspec.Struct, array_like=True):
@@ -50,7 +50,7 @@ def unpack(kind: str, state: bytes) -> tuple[dict[str, NDArray[Any]], list[str]]
     """
     try:
         snapshot = msgspec.msgpack.decode(state, type=_Snapshot)
-    except msgspec.MsgspecError as exc:
+    except UNREADABLE as exc:
         raise StateError(f"not a snapshot of {kind!r}: {exc}; pass bytes made by snapshot()") from exc
     if snapshot.kind != kind:
         raise StateError(

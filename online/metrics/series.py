@@ -8,7 +8,7 @@ from typing import TypedDict
 import msgspec
 import numpy as np
 
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 from online.metrics.base import Metrics, RowSink, ScoredRows
 
 
@@ -102,7 +102,7 @@ class MetricSeries(RowSink):
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is of another kind."""
         try:
             read = msgspec.msgpack.decode(state, type=_State)
-        except msgspec.MsgspecError as exc:
+        except UNREADABLE as exc:
             raise StateError(f"not a snapshot of a MetricSeries: {exc}; pass bytes made by snapshot()") from exc
         if read.every_s != self.every_s:
             raise StateError(f"snapshot has intervals of {read.every_s} s, this series {self.every_s} s; use the same")

@@ -14,6 +14,7 @@ import msgspec
 import typer
 
 from online.encode import encode_model
+from online.errors import UNREADABLE
 from online.quarantine import Quarantine, find_quarantines, ranges_of
 from online.wire import QUARANTINE_MAX, ExampleQuarantine
 from streams import topics
@@ -211,7 +212,7 @@ async def _find(settings: Settings, choice: Choice) -> tuple[list[Found], list[Q
             for offset, record in zip(offsets, records, strict=True):
                 try:
                     one = Found(offset, record.ts, decoder.decode(record.value))
-                except msgspec.MsgspecError:  # a quarantine, or what no replica can learn
+                except UNREADABLE:  # a quarantine, or what no replica can learn
                     continue
                 if choice.holds(one):
                     found.append(one)

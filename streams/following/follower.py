@@ -198,11 +198,10 @@ class Follower:
 
     async def _start(self) -> None:
         for fold in self._folds.values():
-            state = await self._snapshots.newest(fold) if self._snapshots is not None else None
-            if state is not None:
-                fold.restore(state)
-                self._keeper.stored(fold, state.version)
-                log.info("task %s: stored model of version %d", fold.task, state.version)
+            version = await self._snapshots.resume(fold, drop=True) if self._snapshots is not None else None
+            if version is not None:
+                self._keeper.stored(fold, version)
+                log.info("task %s: stored model of version %d", fold.task, version)
         await self._reader.__aenter__()
         self._connected = True
         if len(lanes := self._reader.partitions()) != 1:

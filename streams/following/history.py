@@ -116,9 +116,8 @@ class ModelHistory:
         """A model at ``version``, from which on it remembers."""
         await self.close()
         past = self._new_fold()
-        state = await self._snapshots.newest(past, at_most=version) if self._snapshots is not None else None
-        if state is not None:
-            past.restore(state)
+        if self._snapshots is not None:
+            await self._snapshots.resume(past, at_most=version)
         reader = self._new_reader()
         await reader.__aenter__()
         self._reader, self._past = reader, past

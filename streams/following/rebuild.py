@@ -45,9 +45,8 @@ async def rebuild(
     RecordsDeleted
         The log does not reach back to where it started from.
     """
-    state = await snapshots.newest(fold, at_most=version) if snapshots is not None else None
-    if state is not None:
-        fold.restore(state)
+    if snapshots is not None:
+        await snapshots.resume(fold, at_most=version)
     start = fold.model.version
     async with RangeReader(options, topic) as reader:
         _, end = await reader.bounds(0)

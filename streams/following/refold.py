@@ -40,9 +40,8 @@ async def fold_again(
         The log is not the one that the model was made from.
     """
     again = fold.again(quarantine)
-    state = await snapshots.newest(again, usable=again.clean) if snapshots is not None else None
-    if state is not None:
-        again.restore(state)
+    if snapshots is not None:
+        await snapshots.resume(again, usable=again.clean)
     start = again.model.version
     async with new_reader() as reader:
         async for piece in reader.read(0, again.next_offset, quarantine.offset):

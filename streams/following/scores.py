@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from online.errors import UNREADABLE
 from streams.errors import UsageError
 from streams.following.follower import Progress
 from streams.log import Record
@@ -122,7 +123,7 @@ def _match(search: Search, partition: int, offset: int, record: Record) -> Logge
         return None
     try:
         p = _DECODER.decode(record.value)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
     if (p.event_id, p.task) != (search.event_id, search.task):
         return None

@@ -8,12 +8,14 @@ at the same version means that they are not.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
 
+from online.errors import UNREADABLE, StateError
 from online.quarantine import Quarantine
 from streams.following.errors import ReplicaDiverged
 from streams.following.fold import ExampleFold, FoldState
@@ -132,7 +134,7 @@ class ModelSnapshots:
         bound = "+inf" if at_most is None else at_most
         index = self._index(fold.task)
         members = await self._link.execute("ZREVRANGEBYSCORE", index, bound, "-inf")
-        fitting = [int(version) for version, fit in map(_split, members) if fit == fold.fit]
+        fitting = [version for version, fit in _split(members) if fit == fold.fit]
         if len(fitting) < len(members):
             log.info(
                 "task %s: %d stored models are of another learner or other features and not used",
@@ -142,6 +144,7 @@ class ModelSnapshots:
         for version in fitting:
             key = self._key(fold.task, version, fold.fit)
             header = await self._header(key)
+            header = header if header is not None and header.version == version else None
             if header is not None and usable is not None and not usable(header.next_offset):
                 continue
             state = await self._load(header) if header is not None else None
@@ -150,10 +153,35 @@ class ModelSnapshots:
             log.warning("task %s: the stored model of version %d is incomplete and not used", fold.task, version)
         return None
 
+    async def resume(
+        self,
+        fold: ExampleFold,
+        *,
+        at_most: int | None = None,
+        usable: Callable[[int], bool] | None = None,
+        drop: bool = False,
+    ) -> int | None:
+        """Continue ``fold`` from the `newest` stored model that can be read; its version, ``None`` without one.
+
+        One that cannot be read is passed over for an older one, at worst for the first example; with ``drop`` it goes,
+        so that the same version, learned again, can be stored in its place.
+        """
+        while (state := await self.newest(fold, at_most=at_most, usable=usable)) is not None:
+            try:
+                fold.restore(state)
+            except StateError as error:
+                log.error("%s; it is not used, and its examples are learned again", error)
+                at_most = state.version - 1
+                if drop:
+                    await self._drop(fold.task, state.version, fold.fit)
+            else:
+                return state.version
+        return None
+
     async def versions(self, fold: ExampleFold) -> list[int]:
         """The stored versions that fit, oldest first."""
         members = await self._link.execute("ZRANGE", self._index(fold.task), 0, -1)
-        return [version for version, fit in map(_split, members) if fit == fold.fit]
+        return [version for version, fit in _split(members) if fit == fold.fit]
 
     async def _load(self, header: _Header) -> FoldState | None:
         model = await get_blob(self._link, header.model)
@@ -164,23 +192,29 @@ class ModelSnapshots:
 
     async def _header(self, key: str) -> _Header | None:
         raw = await self._link.execute("HGET", key, "header")
-        return None if raw is None else msgspec.msgpack.decode(raw, type=_Header)
+        try:
+            return None if raw is None else msgspec.msgpack.decode(raw, type=_Header)
+        except UNREADABLE:
+            return None
 
     async def _thin(self, fold: ExampleFold) -> None:
         """Drop what nobody will start from."""
         index = self._index(fold.task)
         by_fit: dict[str, list[int]] = {}
-        for version, fit in map(_split, await self._link.execute("ZRANGE", index, 0, -1)):
+        for version, fit in _split(await self._link.execute("ZRANGE", index, 0, -1)):
             by_fit.setdefault(fit, []).append(version)
         for fit, versions in by_fit.items():
             kept = kept_versions(versions) if fit == fold.fit else {*sorted(versions)[-OF_OTHER_FIT:]}
             for version in sorted({*versions} - kept):
-                key = self._key(fold.task, version, fit)
-                header = await self._header(key)
-                parts = [] if header is None else [*header.model.part_keys(), *header.identities.part_keys()]
-                # The index goes last: what it names can be dropped again after a crash in between.
-                await self._link.execute("UNLINK", key, *parts)
-                await self._link.execute("ZREM", index, f"{version}:{fit}")
+                await self._drop(fold.task, version, fit)
+
+    async def _drop(self, task: str, version: int, fit: str) -> None:
+        key = self._key(task, version, fit)
+        header = await self._header(key)
+        parts = [] if header is None else [*header.model.part_keys(), *header.identities.part_keys()]
+        # The index goes last: what it names can be dropped again after a crash in between.
+        await self._link.execute("UNLINK", key, *parts)
+        await self._link.execute("ZREM", self._index(task), f"{version}:{fit}")
 
     def _index(self, task: str) -> str:
         return f"{self._link.prefix}:{{models}}:{task}"
@@ -189,6 +223,10 @@ class ModelSnapshots:
         return f"{self._index(task)}:{version}:{fit}"
 
 
-def _split(member: bytes) -> tuple[int, str]:
-    version, fit = member.decode().split(":")
-    return int(version), fit
+_MEMBER: Final = re.compile(rb"(\d{1,15}):([0-9a-f]{16})")
+
+
+def _split(members: Iterable[bytes]) -> list[tuple[int, str]]:
+    """Version and fit of each member of an index that is one."""
+    found = (_MEMBER.fullmatch(member) for member in members)
+    return [(int(match[1]), match[2].decode()) for match in found if match is not None]

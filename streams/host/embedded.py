@@ -17,6 +17,7 @@ import numpy as np
 from online.batch import FloatVector
 from online.columnplan import union
 from online.decode import Decoded, decode_device_events, decode_labels, decode_user_events
+from online.errors import UNREADABLE
 from online.intake import Intake, IntakePolicy, labels_in_time
 from online.limits import DEFAULT_LIMITS, InputLimits
 from online.pipeline import StepOutput, TaskPipeline
@@ -227,7 +228,7 @@ class EmbeddedHost:
             return False
         try:
             state = msgspec.msgpack.decode(data, type=_State)
-        except msgspec.DecodeError as exc:
+        except UNREADABLE as exc:
             raise StateError(f"the checkpoint cannot be read: {exc}; start with a fresh directory") from exc
         if set(state.tasks) != set(self.pipelines):
             raise StateError(

@@ -16,6 +16,8 @@ import msgspec
 from streams.stores.link import RedisLink
 
 PART_BYTES: Final = 16 << 20
+MOST_BYTES: Final = 2 << 30
+"""Of a blob, unpacked: what says it holds more is not of our making."""
 ORPHAN_S: Final = 3_600
 """What is not made to count within this time goes away."""
 _SAMPLE_BYTES: Final = 1 << 18
@@ -35,8 +37,8 @@ class BlobRef(msgspec.Struct, frozen=True, array_like=True):
     """Bytes that it takes in Redis."""
 
     def part_keys(self) -> list[str]:
-        """The keys of its parts."""
-        return [f"{self.key}:{i}" for i in range(self.parts)]
+        """The keys of its parts; those of a reference that nobody of us made are cut short."""
+        return [f"{self.key}:{i}" for i in range(min(self.parts, MOST_BYTES // PART_BYTES))]
 
 
 async def put_blob(link: RedisLink, key: str, data: bytes, *, part_bytes: int = PART_BYTES) -> BlobRef:
@@ -64,8 +66,11 @@ def _pack(key: str, data: bytes, part_bytes: int) -> tuple[BlobRef, bytes]:
 
 
 def _unpack(ref: BlobRef, packed: bytes) -> bytes | None:
+    unpacker = zlib.decompressobj()
     try:
-        data = zlib.decompress(packed) if ref.compressed else packed
+        data = unpacker.decompress(packed, MOST_BYTES) if ref.compressed else packed
     except zlib.error:
+        return None
+    if ref.compressed and not unpacker.eof:  # cut, or larger than anything that we store
         return None
     return data if hashlib.sha256(data).digest() == ref.digest else None

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 
 
 class _Table:
@@ -117,7 +117,7 @@ class MemoryFeatureStore:
         """Replace everything by a ``snapshot``; tables declared before must fit it."""
         try:
             tables = msgspec.msgpack.decode(state, type=dict[str, _Dump])
-        except msgspec.MsgspecError as exc:
+        except UNREADABLE as exc:
             raise StateError(f"not a snapshot of a feature store: {exc}; start with a fresh state") from exc
         for name, held in tables.items():
             self.create(name, held.row_bytes, held.schema, held.ttl_s)

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 
 VERSION: Final = 1
 _HEAD: Final = struct.Struct("<HHIq8s")
@@ -71,7 +71,7 @@ def decode_record(value: bytes) -> LaneRecord:
         raise StateError(f"the lane record in Redis has version {version}, this program reads {VERSION}; {_FIX}")
     try:
         return msgspec.msgpack.decode(memoryview(value)[_HEAD.size :], type=LaneRecord)
-    except msgspec.MsgspecError as exc:
+    except UNREADABLE as exc:
         raise StateError(f"the lane record in Redis is damaged ({exc}); {_FIX}") from exc
 
 

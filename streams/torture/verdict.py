@@ -17,6 +17,7 @@ import numpy as np
 from online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, Scored
 from online.columnplan import union
 from online.decode import decode_user_events
+from online.errors import UNREADABLE
 from online.intake import Intake, IntakePolicy
 from online.logged import decode_example_log
 from online.metrics.ranking import rank_rows
@@ -149,7 +150,7 @@ async def _kept_events(deployment: Deployment) -> dict[int, list[Record]]:
                 continue
             try:
                 user = decoder.decode(record.value).user_id
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 continue
             if _kept(user) and partitions_of([user.encode()], partitions)[0] == partition:
                 kept[partition].append(record)

@@ -11,7 +11,7 @@ import numpy as np
 
 from models.types import BoolVector, FloatVector, IntVector
 from online.batch import ExampleBatch
-from online.errors import TaskError
+from online.errors import UNREADABLE, TaskError
 
 _COLUMNS: Final = ("full.logit", "full.version", "full.shadow_logit", "full.shadow_version")
 
@@ -110,5 +110,5 @@ def _owners(entity_id: Sequence[str | None], event_id: Sequence[str]) -> list[st
 def _read(record: bytes, task: str) -> _Example | None:
     try:
         return _EXAMPLE.decode(record) if _HEAD.decode(record).task == task else None
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 from online.wire import RetrainRequest
 from streams.text import printable
 from streams.trainer.promotion import PhaseState
@@ -155,7 +155,7 @@ def decode(data: bytes, where: str) -> TaskState:
     """Read a document; raises ``StateError`` for one that is damaged or of another version."""
     try:
         state = msgspec.json.decode(data, type=TaskState)
-    except msgspec.DecodeError as exc:
+    except UNREADABLE as exc:
         raise StateError(f"{where}: not a trainer's journal: {exc}; remove it to start without") from exc
     if state.v != _FORMAT:
         raise StateError(f"{where}: of format {state.v}, this trainer reads {_FORMAT}; use the version that wrote it")

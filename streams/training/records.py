@@ -16,6 +16,7 @@ import pyarrow as pa
 from online.accept import accept_records
 from online.batch import EventBatch, ExampleBatch, FloatVector, IntVector, PredictionBatch
 from online.columns import ColumnRequest, event_columns
+from online.errors import UNREADABLE
 from online.scored import ScoredShape, decode_scored
 from online.task import TaskSpec
 from online.wire import DeviceEvent, Example, UserEvent
@@ -104,7 +105,7 @@ class RecordReader:
     def _shape_of(self, value: bytes) -> ScoredShape | None:
         try:
             layout = _LAYOUT.decode(value)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             self.left_out["predictions"] += 1
             return None
         if layout.task != self.task.name:

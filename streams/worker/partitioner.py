@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 import numpy as np
 
+from online.errors import UNREADABLE
 from streams import topics
 from streams.errors import UsageError
 from streams.stores.link import RedisLink
@@ -114,7 +115,7 @@ async def _entities(ctx: Context, topic: str) -> dict[str, int]:
                 for record in records:
                     try:
                         entity = getattr(decoder.decode(record.value), field)
-                    except (msgspec.MsgspecError, UnicodeDecodeError):  # a dead letter, soon
+                    except UNREADABLE:  # a dead letter, soon
                         continue
                     if entity:
                         found.setdefault(entity, partition)

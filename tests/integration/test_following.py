@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -175,6 +176,35 @@ def test_a_stored_model_with_a_part_missing_is_passed_over(place: Place) -> None
             state = await snapshots.newest(fold)
             assert state is not None
             assert state.version == 10
+
+    run(test())
+
+
+def test_a_stored_model_that_somebody_forged_stops_nobody(place: Place) -> None:
+    """Its digests are right and its content is not; another header is no header; a member of the index is none."""
+    batch = examples(20)
+
+    async def test() -> None:
+        async with place.snapshots() as snapshots:
+            await place.send(("fraud", batch))
+            fold = folds(["fraud"])[0]
+            fold.take(batch.slice(0, 10), np.arange(10))
+            await snapshots.save(fold, fold.state())
+            index = f"{place.prefix}:{{models}}:fraud"
+            good = fold.state()
+            junk = b"\x80\x05junk \xff"
+            forged = replace(good, version=12, model=junk, digest=hashlib.sha256(junk).hexdigest())
+            await snapshots.save(fold, forged)
+            await snapshots._link.execute("HSET", f"{index}:15:{fold.fit}", "header", b"\x98\xa1\xff")
+            await snapshots._link.execute("ZADD", index, 15, f"15:{fold.fit}")
+            await snapshots._link.execute("ZADD", index, 99, b"\xff:what")
+            follower = place.follower(snapshots)
+            async with following(follower):
+                assert (follower.version("fraud"), follower.stats.learned) == (20, 10), (
+                    "from the older one that is whole"
+                )
+                assert follower.model("fraud").snapshot().digest == linear("fraud", [batch])
+            assert 12 not in await snapshots.versions(fold), "its place is free for the true one"
 
     run(test())
 

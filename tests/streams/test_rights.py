@@ -101,3 +101,15 @@ def test_every_command_that_is_sent_to_redis_is_among_the_rights() -> None:
 @pytest.mark.parametrize("wrong", [["--role", "everybody"], ["--user", "all"], ["--user", "nobody=x"]])
 def test_a_role_that_is_none_is_an_error(wrong: list[str]) -> None:
     assert RUNNER.invoke(main.app, ["acl", "redis", *wrong]).exit_code != 0
+
+
+def test_what_decoding_bytes_of_others_raises_is_named_in_one_place() -> None:
+    """``msgspec.DecodeError`` alone lets a text that is no UTF-8, or nested too deeply, end whoever reads it."""
+    narrow = re.compile(r"except [^:\n]*msgspec\.(DecodeError|MsgspecError)")
+    found = [
+        p.name
+        for folder in ("online", "streams")
+        for p in (ROOT / folder).rglob("*.py")
+        if narrow.search(p.read_text())
+    ]
+    assert found == []

@@ -21,6 +21,7 @@ import numpy as np
 from models.types import Float32Matrix
 from online.accept import in_range
 from online.batch import FloatMatrix, FloatVector
+from online.errors import UNREADABLE
 from online.judge import OUT_OF_RANGE
 from online.wire import FEATURE_MAX, MADE_ID_CHARS, TS_MAX, TS_MIN
 
@@ -102,7 +103,7 @@ def decode_request(raw: bytes) -> Request:
     """A request; raises ``ValueError`` that says what is wrong with it."""
     try:
         found = _REQUEST.decode(raw)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ValueError(f"not a request for a full model: {error}; {_WHO}") from error
     n = len(found.event_id)
     if found.v != VERSION:
@@ -124,9 +125,9 @@ def decode_answer(raw: bytes) -> Answer:
     """An answer; raises ``ValueError`` that says what is wrong with it."""
     try:
         found = _ANSWER.decode(raw)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ValueError(f"not an answer of a full model: {error}; only inference workers write this topic") from error
-    if found.v != VERSION or found.rows < 1 or len(found.values_bytes) % (4 * found.rows):
+    if found.v != VERSION or found.rows < 1 or not found.values_bytes or len(found.values_bytes) % (4 * found.rows):
         raise ValueError(f"an answer of format {found.v} with {found.rows} rows in {len(found.values_bytes)} B")
     return found
 

@@ -1,0 +1,50 @@
+"""Records and states that hold no UTF-8, or are nested too deeply, end nobody who reads them."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from online.errors import StateError
+from online.intake import Intake, IntakePolicy
+from online.metrics.arrays import unpack
+from streams.full.remote.wire import Answer, decode_answer, decode_request
+from streams.stores.blobs import MOST_BYTES, PART_BYTES, BlobRef, _pack, _unpack
+from streams.trainer.live import _read
+from streams.trainer.state import decode
+
+DEEP = b'{"task":"fraud","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+JSON = [b'{"task":"fra\xff\xfe","event_id":"e"}', DEEP, b"{", b""]
+PACKED = [b"\x81\xa4kind\xa2\xff\xfe", b"\x81\xa1x" + b"\x91" * 100_000 + b"\x01", b"\xff", b""]
+
+
+@pytest.mark.parametrize("record", JSON)
+def test_an_example_that_cannot_be_read_is_left_out_by_the_trainer(record: bytes) -> None:
+    assert _read(record, "fraud") is None
+    with pytest.raises(StateError):
+        decode(record, "journal")
+
+
+@pytest.mark.parametrize("state", PACKED)
+def test_a_state_that_cannot_be_read_is_a_state_error(state: bytes) -> None:
+    with pytest.raises(StateError):
+        unpack("kind", state)
+    with pytest.raises(StateError):
+        Intake(IntakePolicy()).resume(state)
+    for read in (decode_request, decode_answer):
+        with pytest.raises(ValueError, match="only"):
+            read(state)
+
+
+@pytest.mark.parametrize("rows", [1, 10**12])
+def test_an_answer_without_values_is_refused(rows: int) -> None:
+    with pytest.raises(ValueError, match="rows in 0 B"):
+        decode_answer(msgspec.msgpack.encode(Answer(1, "id", "fraud", rows, b"")))
+
+
+def test_a_blob_that_unpacks_to_more_than_anybody_stores_is_none() -> None:
+    ref, packed = _pack("k", bytes(1000), PART_BYTES)
+    assert _unpack(ref, packed) == bytes(1000)
+    assert _unpack(ref, packed[:-3]) is None
+    forged = BlobRef("k", 10**9, b"", True, 1)
+    assert len(forged.part_keys()) == MOST_BYTES // PART_BYTES
