@@ -22,6 +22,17 @@ MIN_COMPARED = 100  # sampled values on either side below which KSWIN and PSI st
 
 
 @njit(cache=True)
+def _usual_at(hour: float, usual: NDArray[np.float64], offset: NDArray[np.float64]) -> int:
+    """What is usual of each stream at ``hour`` goes into ``offset (C,)``; returns the hour whose middle is nearer."""
+    size, whole = usual.shape[1], math.floor(hour)
+    part, h = hour - whole, int(whole % size)
+    after = (h + 1) % size
+    for c in range(len(offset)):
+        offset[c] = (1.0 - part) * usual[c, h] + part * usual[c, after]
+    return h if part < 0.5 else after
+
+
+@njit(cache=True)
 def gather(
     columns: NDArray[np.float64],
     begun: int,
@@ -43,26 +54,28 @@ def gather(
     usual : (C, H), how far above its mean a stream usually is at the middle of each hour of its season.
     season : (C, H, 3), count, sum and sum of squares of what was seen in each, of streams that ``learns (C,)``.
     """
-    size = usual.shape[1]
+    offset, minute = np.zeros(len(anchor)), math.nan
+    nearest = 0
     for i in range(columns.shape[0]):
         keep = (begun + i) % sample_every == 0
         known = not math.isnan(hours[i])
-        whole = math.floor(hours[i]) if known else 0.0
-        part, h = hours[i] - whole, int(whole % size)
-        after, nearest = (h + 1) % size, h if part < 0.5 else (h + 1) % size
+        if known and math.floor(hours[i] * 60.0) != minute:  # nan is never equal
+            minute = math.floor(hours[i] * 60.0)
+            nearest = _usual_at(minute / 60.0, usual, offset)
         for c in range(columns.shape[1]):
             x = columns[i, c]
             if not math.isfinite(x):
                 continue
             if math.isnan(anchor[c]):
                 anchor[c] = x
-            if known and learns[c]:
-                above = x - anchor[c]
-                season[c, nearest, 0] += 1.0
-                season[c, nearest, 1] += above
-                season[c, nearest, 2] += above * above
-            elif known:
-                x -= (1.0 - part) * usual[c, h] + part * usual[c, after]
+            if known:
+                if learns[c]:
+                    above = x - anchor[c]
+                    season[c, nearest, 0] += 1.0
+                    season[c, nearest, 1] += above
+                    season[c, nearest, 2] += above * above
+                else:
+                    x -= offset[c]
             apart = x - anchor[c]
             sums[c, 0] += 1.0
             sums[c, 1] += apart

@@ -93,7 +93,7 @@ class DriftMonitor:
                 f"pass (n, {len(self._names)}) for {', '.join(self._names)}"
             )
         found: list[Detection] = []
-        hours = hours_of(times)
+        hours = hours_of(times) if self._by_hours else np.full(len(times), np.nan)
         state, size = self._state, self.policy.block_events
         done = 0
         while done < len(times):
