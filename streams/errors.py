@@ -30,7 +30,20 @@ __all__ = [
     "TooManyRejects",
     "UsageError",
     "WeirError",
+    "in_words",
 ]
+
+
+def in_words(error: BaseException) -> str:
+    """What an error says; with its type where that is not one of ours, whose messages say all, or where it is silent.
+
+    >>> in_words(TimeoutError()), in_words(ShellError("no room")), in_words(OSError("no room"))
+    ('TimeoutError', 'no room', 'OSError: no room')
+    """
+    text = str(error).strip()
+    if not text:
+        return type(error).__name__
+    return text if isinstance(error, WeirError) else f"{type(error).__name__}: {text}"
 
 
 class ShellError(WeirError):

@@ -31,7 +31,7 @@ from streams.cli.options import (
     utc,
 )
 from streams.cli.times import duration, moment
-from streams.errors import UsageError
+from streams.errors import UsageError, in_words
 from streams.settings import Settings
 from streams.taskfiles import load_task
 
@@ -169,7 +169,7 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
             try:
                 await link.start(writes=False)
             except StoreUnavailable as error:
-                notes().print(f"no stored models, so all examples are learned again: {error}", style="yellow")
+                notes().print(f"no stored models, so all examples are learned again: {in_words(error)}", style="yellow")
                 stored = False
         with _bar("examples learned again") as progress:
             snapshots = ModelSnapshots(link) if stored else None

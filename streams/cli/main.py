@@ -36,6 +36,7 @@ from streams.cli.torture import torture_command
 from streams.cli.trainer import trainer_command
 from streams.cli.tune import tune_command
 from streams.cli.worker import worker_command
+from streams.errors import in_words
 
 _HELP: Final = """
 Event-driven streaming ML: features, online learning from late labels, full models, explained alerts, drift.
@@ -112,11 +113,11 @@ def run() -> None:
     except OSError as exc:
         if exc.filename is None:
             traceback.print_exc()
-            _fail(f"{type(exc).__name__}: {exc}", status=1)
+            _fail(in_words(exc), status=1)
         _fail(f"{exc.filename}: {exc.strerror}; check the path, its rights and the free space")
     except Exception as exc:  # noqa: BLE001 - told in full, and its last line says what it was
         traceback.print_exc()
-        _fail(f"{type(exc).__name__}: {exc}", status=1)
+        _fail(in_words(exc), status=1)
 
 
 def _fail(words: str, status: int = 2) -> NoReturn:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from streams.errors import ShellError
+from streams.errors import ShellError, in_words
 from streams.following.errors import ReplicaDiverged
 from streams.following.fold import ExampleFold, FoldState
 from streams.following.snapshots import ModelSnapshots
@@ -88,4 +88,4 @@ class ModelKeeper:
                 log.error("task %s: this worker's model is not that of the others", task)
                 raise
             except ShellError as error:
-                log.warning("task %s: the model of version %d was not stored: %s", task, state.version, error)
+                log.warning("task %s: the model of version %d was not stored: %s", task, state.version, in_words(error))

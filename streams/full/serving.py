@@ -21,6 +21,7 @@ from online.batch import FloatMatrix, FloatVector
 from online.features.store import FeatureStore
 from online.full import SEEN, FullScorer
 from online.wire import ModelUpdate
+from streams.errors import in_words
 from streams.full.updates import Ref, UpdateFold, Versions
 from streams.ops.metrics import Metrics
 
@@ -137,7 +138,7 @@ class FullModels:
         """An artefact cannot be used."""
         served = self._served[task]
         goes_on = f"version {served.champion.version} goes on" if served.champion is not None else "there is none"
-        log.error("task %s: full model version %d is refused, %s: %s", task, ref.version, goes_on, error)
+        log.error("task %s: full model version %d is refused, %s: %s", task, ref.version, goes_on, in_words(error))
         served.refused[ref] = (str(error), time.monotonic())
         self.metrics.inc("weir_full_refused_total", task=task)
 

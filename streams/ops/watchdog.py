@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from streams.errors import in_words
+
 log = logging.getLogger(__name__)
 
 EXIT_STATUS: Final = 70
@@ -171,4 +173,4 @@ class Watchdog:
         try:
             return self._describe()
         except Exception as error:  # noqa: BLE001 - whatever it is, the process must end
-            return f"not known ({type(error).__name__}: {error})"
+            return f"not known ({in_words(error)})"

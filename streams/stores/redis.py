@@ -24,6 +24,7 @@ from streams.stores.errors import LaneMoved
 from streams.stores.flush import Change, Writes, flush_arguments
 from streams.stores.lane import LaneState, Table
 from streams.stores.link import RedisLink
+from streams.stores.opening import read_lane, read_position
 from streams.stores.reading import Ask, fetch
 from streams.stores.record import (
     POSITION_AND_NONCE,
@@ -34,7 +35,7 @@ from streams.stores.record import (
     encode_record,
 )
 from streams.stores.rows import Lane, StoredRow, decode_row, lane_prefix, other_schema, row_key
-from streams.stores.scripts import FLUSH, OPEN
+from streams.stores.scripts import FLUSH
 
 __all__ = ["Lane", "LaneRecord", "LaneStore", "Writes"]
 
@@ -110,7 +111,7 @@ class LaneStore:
         """
         self.close(lane)
         base = lane_prefix(self.prefix, lane)
-        value, journal = await self._link.run(OPEN, [f"{base}lane", f"{base}journal"], [])
+        value, journal = await read_lane(self._link, base)
         record = None if value is None else decode_record(value)
         self._check(lane, record, journal)
         self._lanes[lane] = LaneState(lane, base, record, b"" if value is None else value[POSITION_AND_NONCE], journal)
@@ -137,6 +138,16 @@ class LaneStore:
         state = self._lanes.pop(lane, None)
         if state is not None and state is self._used:
             self._used = None
+
+    def written(self, lane: Lane) -> int | None:
+        """The next offset of the record that this worker last read or wrote; ``None`` for a lane without one."""
+        record = self._state(lane).record
+        return None if record is None else record.next_offset
+
+    async def untouched(self, lane: Lane) -> bool:
+        """Whether the record in Redis is still the one that this worker last read or wrote: then so are the rows."""
+        state = self._state(lane)
+        return await read_position(self._link, state.base) == state.position
 
     def use(self, lane: Lane) -> None:
         """Set the lane that ``load`` and ``save`` speak of."""

@@ -35,4 +35,3 @@ return 0
 """Keys: record, journal, rows. Arguments: expected position and nonce, new record, entries, entries to drop, groups of
 rows; count and time to live (ms) of each group; the entries; the rows. Answers 0 done, 1 done before, or the position
 held."""
-OPEN: Final = Script("return {redis.call('GET', KEYS[1]), redis.call('LRANGE', KEYS[2], 0, -1)}")

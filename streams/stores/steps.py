@@ -78,8 +78,9 @@ class StoredLane:
 
 
 _CLAIM: Final = """
+local owner = redis.call('HGET', KEYS[1], 'owner')
 redis.call('HSET', KEYS[1], 'owner', ARGV[1])
-return redis.call('HINCRBY', KEYS[1], 'generation', 1)
+return {redis.call('HINCRBY', KEYS[1], 'generation', 1), owner}
 """
 
 # KEYS: meta, list. ARGV: owner, generation. A lower generation than ours means that Redis lost our claim.
@@ -179,10 +180,16 @@ class StepLog:
         self._snapshots = (0, 0)
         """The last steps of the newest snapshot and of the one before it."""
 
-    async def claim(self) -> None:
-        """Become the only writer: whoever wrote before is refused from now on."""
+    async def claim(self) -> bool:
+        """Become the only writer: whoever wrote before is refused from now on.
+
+        Whether that was this writer, and nobody since: then the lane is as it left it.
+        """
+        before, mine = self._generation, self._owner
         self._owner = secrets.token_hex(8)
-        self._generation = int(await self._link.script(_CLAIM, self._keys[:1], [self._owner]))
+        generation, owner = await self._link.script(_CLAIM, self._keys[:1], [self._owner])
+        self._generation = int(generation)
+        return self._generation == before + 1 and owner == mine.encode()
 
     async def load(self) -> StoredLane:
         """What is stored; raises ``StateError`` when the snapshot cannot be read."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from models.types import ModelError, TrainingStoppedError
 from online.task import TaskSpec
+from streams.errors import in_words
 from streams.ops.registry import Registry
 from streams.trainer.desk import Clock, Desk
 from streams.trainer.errors import PASSING, LeaseLostError
@@ -100,15 +101,15 @@ class Bench:
         except LeaseLostError as lost:
             self._lost(lost)
         except PASSING as error:
-            self.trouble = f"{type(error).__name__}: {error}"
-            log.warning("task %s: %s; trying again in a while", self.name, error)
+            self.trouble = in_words(error)
+            log.warning("task %s: %s; trying again in a while", self.name, in_words(error))
 
     def ask_champion(self) -> None:
         """Ask the registry what serves, for the metrics; where it is away the answer before stays."""
         try:
             self.trainer.measures.champion(self.trainer.shelf.champion(self.name))
         except (ModelError, *PASSING) as error:
-            log.warning("task %s: what serves is not known: %s", self.name, error)
+            log.warning("task %s: what serves is not known: %s", self.name, in_words(error))
 
     def give(self, rows: LiveRows, next_offset: int) -> None:
         """Take in examples; where the journal is away they are to be read again, from ``trainer.offset``."""
@@ -117,7 +118,7 @@ class Bench:
         except LeaseLostError as lost:
             self._lost(lost)
         except PASSING as error:
-            log.warning("task %s: %s; trying again in a while", self.name, error)
+            log.warning("task %s: %s; trying again in a while", self.name, in_words(error))
             self.trainer.begin()
 
     def start(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 from models.registry import RegistryError
 from models.types import Built, ModelError, Progress, TrainingStoppedError
+from streams.errors import in_words
 from streams.trainer.errors import WorkDiedError
 from streams.trainer.runner import InlineRunner, Runner
 from streams.trainer.state import Job
@@ -88,7 +89,7 @@ class JobFiles:
         try:
             self.run(job, kind, work)
         except (ModelError, WorkDiedError) as error:
-            log.warning("task %s: job %s: no %s: %s", self._name, job.job_id, kind, error)
+            log.warning("task %s: job %s: no %s: %s", self._name, job.job_id, kind, in_words(error))
             return str(error)
         return BUILT
 
@@ -101,7 +102,7 @@ class JobFiles:
         try:
             self.run(job, BLEND, work)
         except (ModelError, WorkDiedError) as error:
-            log.warning("task %s: job %s: no blend: %s", self._name, job.job_id, error)
+            log.warning("task %s: job %s: no blend: %s", self._name, job.job_id, in_words(error))
             return str(error)
         return BUILT
 
@@ -131,7 +132,9 @@ class JobFiles:
         except RegistryError:
             raise
         except ModelError as error:
-            log.warning("task %s: champion %d cannot be used to compare with: %s", self._name, champion, error)
+            log.warning(
+                "task %s: champion %d cannot be used to compare with: %s", self._name, champion, in_words(error)
+            )
             return None
 
     def run(self, job: Job, what: str, work: Any, runner: Runner | None = None) -> Any:

@@ -17,6 +17,7 @@ import msgspec
 
 from models.types import Built, ModelError, TrainingStoppedError
 from online.errors import WeirError
+from streams.errors import in_words
 from streams.trainer.conclude import begin_shadow
 from streams.trainer.desk import Clock
 from streams.trainer.errors import PASSING, LeaseLostError
@@ -75,7 +76,7 @@ class JobRunner:
             except (LeaseLostError, TrainingStoppedError):
                 raise
             except PASSING as error:
-                log.warning("task %s: %s; trying again in a while", self._name, error)
+                log.warning("task %s: %s; trying again in a while", self._name, in_words(error))
                 return
 
     def _begun(self) -> Job | None:
@@ -120,7 +121,7 @@ class JobRunner:
         except Exception as error:  # whatever it is, the job ends and says so; the trainer goes on
             words = str(error)
             if not isinstance(error, WeirError):
-                words = f"{type(error).__name__}: {error}"
+                words = in_words(error)
                 log.error("task %s: job %s", self._name, job.job_id, exc_info=error)
             self._end("failed", f"{job.stage}: {words}")
 

@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from online.wire import RetrainRequest
-from streams.errors import BrokerError
+from streams.errors import BrokerError, in_words
 from streams.transport.outage import calm_logs
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class RequestReader:
             await self._consumer.start()
         except KafkaError as error:
             await self._consumer.stop()
-            raise BrokerError(f"{self._where}: {type(error).__name__}: {error}; see [kafka] in the settings") from error
+            raise BrokerError(f"{self._where}: {in_words(error)}; see [kafka] in the settings") from error
 
     async def stop(self) -> None:
         """Leave."""
@@ -74,8 +74,8 @@ class RequestReader:
                 await self._consumer.commit()
             self.trouble = ""
         except KafkaError as error:  # the group moved on, or brokers are away: what was not committed comes again
-            self.trouble = f"{self._where}: {type(error).__name__}: {error}"
-            log.warning("%s: %s: %s; trying again", self.topic, type(error).__name__, error)
+            self.trouble = f"{self._where}: {in_words(error)}"
+            log.warning("%s: %s; trying again", self.topic, in_words(error))
             return 0
         finally:
             self._taking = False

@@ -20,7 +20,7 @@ from models.registry.registry import open_files
 from online.task import TaskSpec
 from online.wire import ModelUpdate, RetrainRequest
 from streams import topics
-from streams.errors import UsageError
+from streams.errors import UsageError, in_words
 from streams.full.updates import update_record
 from streams.ops.metrics import Metrics
 from streams.ops.signals import stop_signals
@@ -146,7 +146,7 @@ class Trainer:
             try:
                 await asyncio.to_thread(bench.trainer.ask, request)
             except PASSING as error:
-                log.warning("request %s: %s; trying again in a while", request.request_id, error)
+                log.warning("request %s: %s; trying again in a while", request.request_id, in_words(error))
                 await asyncio.sleep(self._settings.trainer.heartbeat_s)
             else:
                 return

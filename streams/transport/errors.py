@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
-from streams.errors import ShellError
+from streams.errors import ShellError, in_words
 
 
 class DeliveryError(ShellError):
@@ -45,4 +45,4 @@ def said(error: KafkaError) -> str:
     """
     if isinstance(error, KafkaConnectionError):
         return "no broker answers there: start it, or correct bootstrap and security in [kafka]"
-    return f"{type(error).__name__}: {error}; see [kafka] in the settings"
+    return f"{in_words(error)}; see [kafka] in the settings"

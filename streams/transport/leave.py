@@ -13,6 +13,8 @@ from aiokafka.errors import KafkaError, NoError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Int16, Int32, Schema, String
 
+from streams.errors import in_words
+
 log = logging.getLogger(__name__)
 
 _MEMBER = (("member_id", String("utf-8")), ("group_instance_id", String("utf-8")))
@@ -50,7 +52,9 @@ async def leave_static_member(coordinator: Any) -> None:
         try:
             response = await coordinator._send_req(request)
         except KafkaError as error:
-            log.warning("could not leave group %s: %s; its session has to time out", coordinator.group_id, error)
+            log.warning(
+                "could not leave group %s: %s; its session has to time out", coordinator.group_id, in_words(error)
+            )
         else:
             verdict = for_code(response.error_code)
             if verdict is not NoError:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 
-from streams.errors import BrokerError
+from streams.errors import BrokerError, in_words
 from streams.transport.reachable import grant
 from streams.transport.security import LinkSecurity
 
@@ -74,4 +74,4 @@ def explained(error: BaseException, consumer: Any, security: LinkSecurity) -> Br
         hint = grant(security, "read the topics of Weir")
     elif instance is not None:
         hint = f"perhaps another worker runs as instance {instance!r}: give each a name of its own"
-    return BrokerError(f"out of group {group!r}: {type(error).__name__}: {error}; {hint}")
+    return BrokerError(f"out of group {group!r}: {in_words(error)}; {hint}")

@@ -28,7 +28,7 @@ from aiokafka.errors import (
 )
 from numpy.typing import NDArray
 
-from streams.errors import UsageError
+from streams.errors import UsageError, in_words
 from streams.log import Record
 from streams.transport.columns import Columns
 from streams.transport.encode import HEADER_BYTES, RECORD_BYTES, available, encoded_batches
@@ -276,7 +276,7 @@ class BatchProducer:
 
     def _fail(self, topic: str, error: BaseException) -> DeliveryError:
         """Remember that order and delivery are not known any more."""
-        failed = DeliveryError(f"topic {topic!r}: {type(error).__name__}: {error}; {self._hint(error)}")
+        failed = DeliveryError(f"topic {topic!r}: {in_words(error)}; {self._hint(error)}")
         self._failed = self._failed or failed
         return failed
 

@@ -21,7 +21,7 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
-from streams.errors import BrokerError
+from streams.errors import BrokerError, in_words
 from streams.transport.security import LinkSecurity
 
 
@@ -67,7 +67,7 @@ def _reason(error: Exception, timeout_s: float) -> str:
         return f"no answer within {timeout_s:g} s"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate does not verify ({error.verify_message})"
-    return f"{type(error).__name__}: {error}"
+    return in_words(error)
 
 
 def _hint(error: Exception, security: LinkSecurity) -> str:

@@ -29,6 +29,8 @@ from streams.worker.pauses import Pauses
 
 STORING: Final = 4
 """Lanes that store a snapshot at one time."""
+OPENED_AT_ONCE: Final = 4
+"""Lanes whose journals or snapshots are in memory as bytes, besides what they are decoded to."""
 
 
 class Records(Protocol):
@@ -122,6 +124,8 @@ class Context:
         """Whether brokers and store are there."""
         self.pauses = Pauses(self)
         """Which are paused."""
+        self.opening = asyncio.Semaphore(OPENED_AT_ONCE)
+        """Held by who reads and decodes what is stored of a lane."""
         self.id_bytes = settings.worker.dedupe_bytes
         """What the memory of ids of one score lane may take."""
         self.partitions = 0

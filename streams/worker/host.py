@@ -64,6 +64,8 @@ class LaneHost:
         self.rows: dict[Lane, RowLane] = {}
         """Score and side lanes, by Weir's own name of the topic and partition."""
         self.labels: dict[int, LabelLane] = {}
+        self._parked: dict[Lane, RowLane | LabelLane] = {}
+        """Of partitions that went in the rebalance under way."""
         self._scoring: dict[str, Scoring] = {}
         """By stream."""
         self._bounds = LogBounds(ctx.settings.kafka.client_options("bounds"), ctx.name(topics.PREDICTIONS))
@@ -193,11 +195,12 @@ class LaneHost:
         if self.ctx.remote is not None:
             await self.ctx.remote.own({partition for own, partition in lanes if own in self._of_stream})
         starts = await self.ctx.pauses.open_or_pause(self._keys(lanes))
+        await self._forget_parked()
         self.ctx.metrics.inc("weir_rebalances_total")
         return {tp: starts[tp] for tp in tps if tp in starts}
 
     async def revoked(self, tps: Iterable[TP]) -> None:
-        """Close the lanes of ``tps``."""
+        """Let go of the lanes of ``tps``."""
         if self._late is not None:
             self._late.cancel()
             self._late = None
@@ -207,7 +210,33 @@ class LaneHost:
         await asyncio.gather(*(self._scoring[own].stop() for own in {own for own, _ in gone} & self._scoring.keys()))
         rows = [self.rows.pop(lane) for lane in gone & self.rows.keys()]
         label = [self.labels.pop(p) for p in {p for own, p in gone if own in LABELLED} & self.labels.keys()]
-        await asyncio.gather(*(lane.close() for lane in rows), *(lane.close() for lane in label))
+        await asyncio.gather(*(self._park(lane) for lane in rows), *(self._park(lane) for lane in label))
+
+    async def _park(self, lane: RowLane | LabelLane) -> None:
+        """Let go of a lane; what is as it is stored is kept, for the case that its partition comes back to us."""
+        if await lane.let_go():
+            self._parked[lane.lane] = lane
+        else:
+            await lane.close()
+
+    async def _unpark(self, lane: Lane) -> dict[Lane, int] | None:
+        """Take a lane up again that nobody else had meanwhile; where it goes on, ``None`` where it has to be opened."""
+        parked = self._parked.pop(lane, None)
+        if parked is None:
+            return None
+        if not await parked.take_up():
+            await parked.close()
+            return None
+        if isinstance(parked, LabelLane):
+            self.labels[lane[1]] = parked
+            return {(topic, lane[1]): offset for topic, offset in parked.positions.items()}
+        self.rows[lane] = parked
+        return {lane: parked.next_offset} if parked.next_offset is not None else {}
+
+    async def _forget_parked(self) -> None:
+        """Their partitions are another worker's now."""
+        gone, self._parked = list(self._parked.values()), {}
+        await asyncio.gather(*(lane.close() for lane in gone))
 
     def key(self, tp: TP) -> Lane:
         """See `process.Lanes`."""
@@ -245,7 +274,9 @@ class LaneHost:
         starts: dict[Lane, int] = {}
         for own in LABELLED if lane[0] in LABELLED else (lane[0],):
             await self.ctx.topics.check((own, lane[1]))
-        if lane[0] in LABELLED:
+        if (taken_up := await self._unpark(lane)) is not None:
+            starts |= taken_up
+        elif lane[0] in LABELLED:
             label = self.labels[lane[1]] = self.label_lane(lane[1])
             starts |= {(topic, lane[1]): offset for topic, offset in (await label.open()).items()}
         else:

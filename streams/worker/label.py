@@ -23,8 +23,9 @@ import numpy as np
 from online.batch import Scored
 from online.labelling import LabellingStage
 from streams import topics
+from streams.errors import in_words
 from streams.following.history import ModelHistory
-from streams.stores.steps import TICK, Step, StepLog
+from streams.stores.steps import TICK, Step, StepLog, StoredLane
 from streams.transport import FetchedBatch, Sent
 from streams.transport.batch import Slice
 from streams.worker.context import Context
@@ -80,6 +81,7 @@ class LabelLane:
         handed_over: bool,
     ) -> None:
         self.partition, self.ctx, self.stages = partition, ctx, stages
+        self.lane = topics.LABELS, partition
         self.name, self.ready = f"label-{partition}", False
         self._steps, self._histories, self._reader, self._handed_over = steps, histories, reader, handed_over
         self.positions: dict[str, int] = {}
@@ -88,11 +90,10 @@ class LabelLane:
         """Steps taken, since the lane began."""
         self._queued = 0
         """Next offset of predictions, as of the steps that wait."""
-        self._inbox: asyncio.Queue[Work] = asyncio.Queue()
-        self._room = asyncio.Semaphore(MAX_WAITING)
-        self._order = asyncio.Lock()
-        self._recovered = asyncio.Event()
-        self._out, self._linger = StepPublisher(partition, ctx, steps, reader.features), Linger()
+        self._snapshot_step = 0
+        """The last step in a snapshot that is stored, as far as is known."""
+        self._linger = Linger()
+        self._empty()
         self._tasks: list[asyncio.Task[None]] = []
         self._publishing: asyncio.Task[None] | None = None
         self._handed_at = self._snapshot_at = 0.0
@@ -101,6 +102,14 @@ class LabelLane:
         """When it took its newest step that was not a tick, by the wall clock."""
         self._whole = True
         """Whether its state is that behind a step: after an error half of one may be in it, which is not stored."""
+
+    def _empty(self) -> None:
+        """Nothing waits, before the lane or behind it."""
+        self._inbox: asyncio.Queue[Work] = asyncio.Queue()
+        self._room = asyncio.Semaphore(MAX_WAITING)
+        self._order = asyncio.Lock()
+        self._recovered = asyncio.Event()
+        self._out = StepPublisher(self.partition, self.ctx, self._steps, self._reader.features)
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -108,7 +117,9 @@ class LabelLane:
     async def open(self) -> dict[str, int]:
         """Claim the lane and load what is stored; the offsets to go on from, of topics that have one."""
         await self._steps.claim()
-        stored = await self._steps.load()
+        async with self.ctx.opening:
+            stored = await self._steps.load()
+        self._snapshot_step = stored.snapshot_step
         self._stored, self._blob, positions = replace(stored, snapshot=None), stored.snapshot, dict[str, int]()
         if self._blob is not None:
             positions = msgspec.msgpack.decode(self._blob, type=_Positions).positions
@@ -116,6 +127,14 @@ class LabelLane:
             if step.topic != TICK:
                 positions[step.topic] = step.stop
         return positions
+
+    async def take_up(self) -> bool:
+        """Go on with a lane that was `let_go`, where nobody has had it since; else it has to be opened anew."""
+        if not await self._steps.claim():
+            return False
+        self._stored = StoredLane(None, self._number, [], self._number)
+        self._empty()
+        return True
 
     def start(self) -> None:
         """Recover, then take steps."""
@@ -126,7 +145,14 @@ class LabelLane:
         self._publishing = self._tasks[1]
 
     async def close(self) -> None:
-        """Let go of the partition; what is not published soon is taken again by its next owner."""
+        """Let go of the partition and of what is in memory."""
+        await self.let_go()
+
+    async def let_go(self) -> bool:
+        """Let go of the partition; what is not published soon is taken again by its next owner.
+
+        Whether everything that is in memory was published: then the lane may be taken up again.
+        """
         if not self._closed.done():
             self._closed.set_result(None)
         deadline = asyncio.get_running_loop().time() + CLOSE_S
@@ -138,15 +164,17 @@ class LabelLane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        rests = self.ready and self._whole and self._out.published == self._number
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.gather(*(history.close() for history in self._histories.values()))
-                if self.ready and self._whole and self._out.published == self._number > self._stored.snapshot_step:
-                    # So that the next owner has nothing to take again.
+                if rests and self._number > self._snapshot_step:  # so that the next owner has nothing to take again
                     await self._out.store(self._number, self._capture())
+                    self._snapshot_step = self._number
         except Exception as error:  # noqa: BLE001 - whatever it is, the journal is there
-            why = f"it took longer than {CLOSE_S:g} s" if isinstance(error, TimeoutError) else error
+            why = f"it took longer than {CLOSE_S:g} s" if isinstance(error, TimeoutError) else in_words(error)
             log.warning("%s: no snapshot at the end (%s); its next owner takes some steps again", self.name, why)
+        return rests
 
     async def _publish_rest(self, deadline: float) -> None:
         """Wait a little for what was taken, so that a clean stop makes nothing twice."""

@@ -72,6 +72,8 @@ class RowLane(ABC):
         """Held by who computes, or rewinds."""
         self.next_offset: int | None = None
         """Behind the last batch that was computed; ``None`` before the first of a new lane."""
+        self.unmade = False
+        """Whether the lane's memory has seen a batch whose step was not made."""
         self._tasks: list[asyncio.Task[None]] = []
         self._linger = Linger()
         self._refused: tuple[tuple[int | None, int | None], int] = ((None, None), 0)
@@ -91,16 +93,26 @@ class RowLane(ABC):
 
     async def open(self) -> int | None:
         """Load what is stored; the offset to go on from, ``None`` where nothing was ever stored."""
-        record = await self.ctx.store.open(self.lane)
-        journal = await self.ctx.store.load_journal(self.lane) if record is not None else []
-        self.next_offset = record.next_offset if record is not None else None
-        self.restore(record, journal)
+        async with self.ctx.opening:
+            record = await self.ctx.store.open(self.lane)
+            journal = await self.ctx.store.load_journal(self.lane) if record is not None else []
+            self.next_offset = record.next_offset if record is not None else None
+            await asyncio.to_thread(self.restore, record, journal)
+        self.unmade = False
         return self.next_offset
 
     @property
     def started(self) -> bool:
         """Whether it takes batches."""
         return bool(self._tasks)
+
+    async def take_up(self) -> bool:
+        """Go on with a lane that was `let_go`, where nobody has written it since; else it has to be opened anew."""
+        if not await self.ctx.store.untouched(self.lane):
+            return False
+        self._inbox, self._refused = asyncio.Queue(), ((None, None), 0)
+        self._idle.set()
+        return True
 
     def start(self) -> None:
         """Begin to take batches."""
@@ -113,15 +125,24 @@ class RowLane(ABC):
         return [self._run, self._flush_steps]
 
     async def close(self) -> None:
-        """Let go of the partition: what was not written is another worker's to repeat."""
+        """Let go of the partition and of what is in memory."""
+        await self.let_go()
+        self.ctx.store.close(self.lane)
+
+    async def let_go(self) -> bool:
+        """Let go of the partition: what was not written is another worker's to repeat.
+
+        Whether what is in memory is what is stored, no more and no less: then the lane may be taken up again.
+        """
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        unwritten = len(self._steps)
         for step in self._steps:
             step.acknowledged.cancel()
         self._steps.clear()
-        self.ctx.store.close(self.lane)
+        return not (self.unmade or unwritten) and self.ctx.store.written(self.lane) == self.next_offset
 
     async def drain(self, limit_s: float) -> None:
         """Wait, for so long at most, until what was computed is written."""
@@ -145,7 +166,7 @@ class RowLane(ABC):
     async def run_alone(self, batch: FetchedBatch) -> None:
         """Process one batch to the end, where the lane is open and not started."""
         await self._flush([await self.compute(batch)])
-        self.next_offset = batch.next_offset
+        self.next_offset, self.unmade = batch.next_offset, False
 
     def mark(self) -> bytes:
         """What the lane keeps in its record."""
@@ -169,6 +190,7 @@ class RowLane(ABC):
                 async with self.lock:
                     # Between the fetch and now the lane may have been rewound.
                     if self.ctx.consumer.take(batch):
+                        self.unmade = True
                         self.made(await self.compute(batch))
             except LaneMoved as moved:
                 await self.rewind(moved)
@@ -176,6 +198,7 @@ class RowLane(ABC):
     def made(self, step: Step) -> None:
         """A batch was computed."""
         self._steps.append(step)
+        self.unmade = False
         self._idle.clear()
         self.next_offset = step.batch.next_offset
         self._wake.set()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from faust.types import TP
 
-from streams.errors import BrokerError, PartitionError, StateError, TooManyRejects, UsageError, WeirError
+from streams.errors import BrokerError, PartitionError, StateError, TooManyRejects, UsageError, in_words
 from streams.following.errors import ReplicaDiverged
 from streams.stores.errors import StoreUnavailable
 from streams.stores.orders import Order, place_of
@@ -161,7 +161,7 @@ class Pauses:
         """A lane cannot go on because of ``error``: from now on its partitions stand still."""
         if lane in self.paused:
             return
-        words = str(error) if isinstance(error, WeirError) else f"{type(error).__name__}: {error}"
+        words = in_words(error)
         pause, now, first_s = Pause(kind_of(error), words, time.time()), self._clock(), self._retry_s()
         if lane in self._before:
             last, went_on = self._before[lane]

@@ -18,6 +18,7 @@ from faust.types import TP
 from online.task import TaskSpec
 from streams import topics
 from streams.admin.specs import max_message_bytes
+from streams.errors import in_words
 from streams.full.following import UpdatesFollower
 from streams.full.loading import full_models, require_provider
 from streams.ops.deadline import Deadline
@@ -189,7 +190,7 @@ class Process:
         if self.reason is None:
             self._failed = error
         elif error is not self.reason:
-            log.warning("on the way down: %s: %s", type(error).__name__, error)
+            log.warning("on the way down: %s", in_words(error))
 
     async def after(self) -> None:
         """Everything that must be down after the consumer, as far as it was up, whatever else fails."""

@@ -125,6 +125,7 @@ class ScoreLane(RowLane):
 
         ``astray`` are records that another partition owns: they are left out here, and passed on with the step.
         """
+        self.unmade = True
         if batch.tick is not None:
             return self._let_pass(batch, batch.tick)
         decoded = decoded.without([a.place for a in astray])

@@ -23,6 +23,7 @@ from online.features.store import FeatureStore
 from online.scoring import ScoringStage
 from online.task import STREAM_KEYS
 from streams import topics
+from streams.errors import in_words
 from streams.full.remote.port import Asks, rows_of
 from streams.log import Record
 from streams.ops.metrics import Laps
@@ -199,7 +200,7 @@ class Scoring:
             self.ctx.fail(taken[0][0].lane, error)
             return
         names = ", ".join(lane.name for lane, _ in taken)
-        log.warning("%s: %s: %s; each is computed again by itself", names, type(error).__name__, error)
+        log.warning("%s: %s; each is computed again by itself", names, in_words(error))
         for lane, batch in taken:
             self._alone[lane] = batch.next_offset
             await self._attempt(lane, lane.go_back)

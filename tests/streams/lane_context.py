@@ -17,6 +17,7 @@ class Context:
         self.settings, self.metrics = Settings(), Metrics()
         self.store: Any = None
         self.id_bytes = 1 << 20
+        self.opening = asyncio.Semaphore()
         self.lanes = 0  # nothing is gathered
         self.storing = asyncio.Semaphore(1)
         self.records: Any = None

@@ -41,8 +41,9 @@ class EmptyRedis:
         found = [record for lane, record in self.stored.items() if b"user-events-%d}" % lane in key]
         return found[0] if found else None
 
-    async def run(self, _: object, keys: Sequence[str], *__: object) -> list[Any]:
-        return [self._record(keys[0].encode()), []]
+    async def execute(self, command: str, key: str, *__: object) -> Any:
+        record = self._record(key.encode())
+        return {"GET": record, "LRANGE": [], "GETRANGE": (record or b"")[POSITION_AND_NONCE]}[command]
 
     async def packed(self, payload: bytes, replies: int) -> list[Any]:
         assert replies == 2
@@ -138,6 +139,7 @@ class Context:
     def __post_init__(self) -> None:
         self.placement = Placement(cast(Any, self))
         self.store = LaneStore(cast(Any, self.link))
+        self.opening = asyncio.Semaphore()
 
     def new_key(self) -> bytes:
         return bytes(16)
@@ -166,9 +168,14 @@ class Lanes:
     """The score lanes of one worker, of the first partitions of ``user-events``."""
 
     def __init__(
-        self, tasks: Sequence[TaskSpec], lanes: int, remote: Any = None, stage: type[ScoringStage] = ScoringStage
+        self,
+        tasks: Sequence[TaskSpec],
+        lanes: int,
+        remote: Any = None,
+        stage: type[ScoringStage] = ScoringStage,
+        link: Any = None,
     ) -> None:
-        self.ctx = ctx = Context(remote=remote)
+        self.ctx = ctx = Context(link=link or EmptyRedis(), remote=remote)
         for task in tasks:
             for table in ScoringStage(task, ctx.store, side=True).engine.tables:
                 if table.side:

@@ -16,6 +16,7 @@ import numpy as np
 
 from online.batch import FloatMatrix
 from online.full import columns, none
+from streams.errors import in_words
 from streams.full.remote.circuit import Circuit
 from streams.full.remote.port import Rows
 from streams.full.remote.wire import blocks, decode_answer, encode_request
@@ -96,7 +97,7 @@ class RemoteModels:
         try:
             answer = decode_answer(raw)
         except ValueError as error:
-            log.warning("an answer cannot be used: %s", error)
+            log.warning("an answer cannot be used: %s", in_words(error))
             return
         waiting = self._waiting.pop(answer.id, None)
         if waiting is None:

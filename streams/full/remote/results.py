@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams.errors import BrokerError
+from streams.errors import BrokerError, in_words
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class ResultsReader:
             await self._consumer.stop()
             self._consumer = None
             where = ", ".join(self._options["bootstrap_servers"])
-            raise BrokerError(f"{where}: {self.topic} cannot be read: {error}; see [kafka]") from error
+            raise BrokerError(f"{where}: {self.topic} cannot be read: {in_words(error)}; see [kafka]") from error
 
     async def stop(self) -> None:
         """Disconnect."""
@@ -86,7 +86,7 @@ class ResultsReader:
             try:
                 found = await self._consumer.getmany(timeout_ms=_POLL_MS)
             except KafkaError as error:
-                log.warning("%s: %s; still trying", self.topic, error)
+                log.warning("%s: %s; still trying", self.topic, in_words(error))
                 await asyncio.sleep(_POLL_MS / 1000)
                 continue
             for records in found.values():
