@@ -7,7 +7,7 @@ rebuilt from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online.batch import BoolVector, FloatVector
-from online.digest_table import LEAST_LOAD, NUMBER, ROW_BYTES, DigestTable, Rows
+from online.digest_table import LEAST_LOAD, NUMBER, ROW_BYTES, DigestTable, Rows, by_digest
 from online.digests import pair_digests
 from online.errors import StateError
 
@@ -213,10 +213,19 @@ class Deduper:
 
     def snapshot(self, floor: float = -np.inf) -> bytes:
         """The whole memory from ``floor`` on; equal memories give equal bytes."""
-        low = floor_of(floor)
-        nameless = self._nameless.rows(low).tobytes() if self._nameless is not None else b""
-        rows = self._table.rows(low).tobytes()
-        return msgspec.msgpack.encode(_State(_FORMAT, self.window_s, self._table.forced, rows, nameless))
+        return self.capture(floor)()
+
+    def capture(self, floor: float = -np.inf) -> Callable[[], bytes]:
+        """Copy the memory; the call of what it returns makes a ``snapshot`` of the copy, in any thread."""
+        low, forced = floor_of(floor), self._table.forced
+        rows = self._table.copy(low)
+        nameless = self._nameless.copy(low) if self._nameless is not None else rows[:0]
+
+        def encode() -> bytes:
+            of = by_digest(rows).tobytes(), by_digest(nameless).tobytes()
+            return msgspec.msgpack.encode(_State(_FORMAT, self.window_s, forced, *of))
+
+        return encode
 
     def restore(self, state: bytes) -> None:
         """Replace the memory by a ``snapshot``; raises ``StateError`` where it is not one of a deduper built alike.
@@ -224,8 +233,8 @@ class Deduper:
         Snapshots of the version before, which hold ids as text, are read too.
         """
         try:
-            if state[:2] == _OLD:
-                self._restore_old(state)
+            if is_old(state):
+                self.rebuild([], old_state(state))
                 return
             held = msgspec.msgpack.decode(state, type=_State)
             if held.format != _FORMAT:
@@ -244,11 +253,6 @@ class Deduper:
             self._nameless, self._nameless_until = DigestTable(self.most_bytes), int(nameless[:, NUMBER].max())
             self._nameless.load(nameless, 0)
 
-    def _restore_old(self, state: bytes) -> None:
-        kind: Any = tuple[int, int, float, dict[str, float], dict[str, float]]
-        _, _, _, old, new = msgspec.msgpack.decode(state, type=kind)
-        self.rebuild([], [OldIds(list(ids), np.array(list(ids.values()), np.float64)) for ids in (old, new)])
-
 
 class OldIds(NamedTuple):
     """Ids as journals held them before they held digests: ids alone, not whose they are."""
@@ -256,6 +260,18 @@ class OldIds(NamedTuple):
     ids: list[str]
     ts: FloatVector
     """``(n,) float64``, epoch seconds."""
+
+
+def is_old(state: bytes) -> bool:
+    """Whether a snapshot is of the version that remembered ids as text."""
+    return state[:2] == _OLD
+
+
+def old_state(state: bytes) -> list[OldIds]:
+    """The ids of such a snapshot; raises ``ValueError`` where it is none."""
+    kind: Any = tuple[int, int, float, dict[str, float], dict[str, float]]
+    _, _, _, old, new = msgspec.msgpack.decode(state, type=kind)
+    return [OldIds(list(ids), np.array(list(ids.values()), np.float64)) for ids in (old, new) if ids]
 
 
 def old_ids(packed: bytes) -> OldIds:

@@ -100,9 +100,12 @@ class DigestTable:
 
     def rows(self, floor: int) -> Rows:
         """Every entry from ``floor`` on, by digest."""
+        return by_digest(self.copy(floor))
+
+    def copy(self, floor: int) -> Rows:
+        """Every entry from ``floor`` on, in no order that means anything."""
         self._move(len(self._old), floor)
-        held = self._table[self._table[:, NUMBER] >= max(floor, self.forced, 1)]
-        return held[np.lexsort((held[:, 0], held[:, 1]))]
+        return self._table[self._table[:, NUMBER] >= max(floor, self.forced, 1)]
 
     def _parts(self, n: int) -> list[slice]:
         """Rows that are entered at once: where the table may not grow they have to fit beside most of what it holds."""
@@ -151,6 +154,11 @@ class DigestTable:
         self._moved = stop
         if stop == len(self._old):
             self._old, self._left = self._table[:0], 0
+
+
+def by_digest(rows: Rows) -> Rows:
+    """Rows in the order of their digests."""
+    return rows[np.lexsort((rows[:, 0], rows[:, 1]))]
 
 
 @jit_inline

@@ -149,6 +149,11 @@ class Intake:
     def _useful_from(self, watermark: float) -> float:
         return watermark - self.policy.allowed_lateness - float(np.ceil(self.policy.dedupe_window))
 
+    @property
+    def window_s(self) -> float:
+        """How far back a repeat of the newest event is recognised: ``dedupe_window``, or less for lack of memory."""
+        return min(self.policy.dedupe_window, max(self.watermark - self.ids.forced, 0.0))
+
     def limit(self, most_bytes: int) -> None:
         """Set what the memory of ids may take."""
         capacity = self.policy.dedupe_capacity

@@ -35,7 +35,6 @@ from online.decisions import (
     ThresholdPolicy,
     TypicalValues,
 )
-from online.dedupe import Deduper, bytes_for
 from online.drift import Detection, DriftMonitor
 from online.evaluation import Evaluation
 from online.event_time import EventTime
@@ -43,14 +42,12 @@ from online.features.plan import LabelFeed, label_feeds
 from online.labels import Joined, LabelJoiner, NegativeSampler, Wanted
 from online.reasons_full import FullReasons
 from online.retrain import RetrainAsked, RetrainTrigger
+from online.seen import SeenPredictions
 from online.stateful import Anew, Counts, Stateful, capture_parts, restore_fitting, snapshot_parts
 from online.task import TaskSpec
 
 PREDICTION = "prediction"
 """Name of the score among the streams that are watched for drift."""
-
-REMEMBERED = 500_000
-"""Predictions in which a repeat is recognised, when it may come."""
 
 Contributions = Callable[[FloatMatrix, IntVector], FloatMatrix]
 """What each feature of ``(k, F)`` added to the log-odds, ``(k, F)``, by the model of each row's version ``(k,)``."""
@@ -105,7 +102,8 @@ class LabellingStage:
         self.joiner = LabelJoiner(task.labels.join, len(features), 1 + masks, secondary, unlogged=1)
         self._feeds = label_feeds(task.entities)
         self._sampler = NegativeSampler(task.labels.negative_rate, task.name)
-        self._seen = Deduper(most_bytes=bytes_for(REMEMBERED)) if dedupe else None
+        self.seen = SeenPredictions() if dedupe else None
+        """What came before."""
         self.threshold = Threshold(share_of(task.threshold, share))
         self.book = AlertBook(task.alerts, task.name)
         self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity)
@@ -165,8 +163,8 @@ class LabellingStage:
         if self.joiner.policy.negative_after_s is None:
             return self.joiner.wanted_due(np.empty(0))
         p, time = of.predictions, EventTime()
-        if self._seen is not None:
-            p = p.take(np.flatnonzero(self._seen.absent(p.event_id, p.ts, p.entity_id)))
+        if self.seen is not None:
+            p = p.take(np.flatnonzero(self.seen.absent(p, of.offsets)))
         time.restore(self.time.snapshot())
         return self.joiner.wanted_due(time.advance(p.ts, self._senders(p)))
 
@@ -180,10 +178,9 @@ class LabellingStage:
 
     def _new(self, scored: Scored) -> Scored:
         """What did not come before."""
-        if self._seen is None:
+        if self.seen is None:
             return scored
-        p = scored.predictions
-        new = self._seen.keep(p.event_id, p.ts, p.entity_id)
+        new = self.seen.keep(scored.predictions, scored.offsets)
         if new.all():
             return scored
         self.counts.repeats += int(np.count_nonzero(~new))
@@ -259,7 +256,7 @@ class LabellingStage:
         parts: dict[str, Stateful | None] = {
             "time": self.time,
             "joiner": self.joiner,
-            "seen": self._seen,
+            "seen": self.seen,
             "threshold": self.threshold,
             "book": self.book,
             "typical": self.typical,

@@ -46,6 +46,11 @@ class RowCache:
     def __len__(self) -> int:
         return len(self.slot_of)
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, keys aside."""
+        return self.slab.nbytes + self.updated.nbytes + self.used.nbytes + self.written.nbytes
+
     def has(self, keys: Sequence[str]) -> bool:
         """Whether all of the keys are here."""
         return self.slot_of.keys() >= set(keys)

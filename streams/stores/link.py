@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from redis import exceptions as rx
 
+from streams.ops.stall import LoopStall
 from streams.settings import RedisSettings
 from streams.stores.aof import parse_info
 from streams.stores.errors import StoreRefused, StoreUnavailable
@@ -67,6 +68,9 @@ class RedisLink:
         self._away = False
         self.away: str | None = None
         """What is the matter while a command waits for Redis."""
+        self._timeout_s = timeout_s
+        self.stall: LoopStall | None = None
+        """Knows when our own loop stood still, where somebody measures it."""
         self.retries = 0
         """Commands tried again, since the start."""
 
@@ -153,9 +157,12 @@ class RedisLink:
         lost_at: float | None = None
         pause_s = 0.0
         while True:
+            began = time.monotonic()
             try:
                 answer = await do()
             except (rx.RedisError, OSError, TimeoutError) as exc:
+                if self._late_by_us(exc, began):
+                    continue
                 reason = self.away = self._why_wait(exc)
             else:
                 self._answered(lost_at)
@@ -177,6 +184,16 @@ class RedisLink:
             await asyncio.sleep(pause_s)
             self.retries += 1
             await self._look_around()
+
+    def _late_by_us(self, exc: Exception, began: float) -> bool:
+        """Whether an answer only seems late because our own loop stood still: then it is asked for again at once."""
+        if self.stall is None or not isinstance(exc, rx.TimeoutError | TimeoutError):
+            return False
+        stood_s = self.stall.since(began)
+        if stood_s < self._timeout_s / 2:
+            return False
+        log.warning("this process stood still for %.1f s, so an answer of Redis is late; asking again", stood_s)
+        return True
 
     def _why_wait(self, exc: Exception) -> str:
         """Why it is worth to wait; raises where it is not."""

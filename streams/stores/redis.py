@@ -213,6 +213,10 @@ class LaneStore:
             held[topic] = held.get(topic, 0) + sum(len(cache) for cache in state.caches.values())
         return held
 
+    def cached_bytes(self) -> int:
+        """What rows in memory take."""
+        return sum(cache.nbytes for state in self._lanes.values() for cache in state.caches.values())
+
     def _evict(self, state: LaneState) -> None:
         caches = sum(len(s.caches) for s in self._lanes.values())
         share = self.cache_rows // max(caches, 1)  # a lane whose models keep no state has none

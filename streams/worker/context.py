@@ -16,6 +16,7 @@ from streams.full.remote.port import Asks
 from streams.full.serving import FullModels
 from streams.log import Record
 from streams.ops.metrics import Metrics
+from streams.ops.stall import LoopStall
 from streams.ops.watchdog import Watchdog
 from streams.settings import Settings
 from streams.stores.link import RedisLink
@@ -124,6 +125,7 @@ class Context:
         """Whether brokers and store are there."""
         self.pauses = Pauses(self)
         """Which are paused."""
+        self.stall = LoopStall()
         self.opening = asyncio.Semaphore(OPENED_AT_ONCE)
         """Held by who reads and decodes what is stored of a lane."""
         self.id_bytes = settings.worker.dedupe_bytes

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
 from faust.types import TP
 
 from online.batch import Scored
+from online.dedupe import bytes_for
 from online.features.store import FeatureStore
 from online.labelling import LabellingStage
 from online.scored import ScoredShape
 from online.scoring import ScoringStage
+from online.seen import REMEMBERED as PREDICTIONS
 from online.task import TaskSpec
 from streams import topics
 from streams.errors import StateError, UsageError
@@ -32,11 +34,13 @@ from streams.worker.context import Context
 from streams.worker.idle import IdleTime, TimedLane
 from streams.worker.label import LabelLane
 from streams.worker.lane import RowLane
+from streams.worker.memory import share_of
 from streams.worker.moves import seek_labels, seek_rows, set_watermark
 from streams.worker.partitioner import settle_partitioner
 from streams.worker.reading import LaneReader
 from streams.worker.score import ScoreLane
 from streams.worker.scoring import Scoring
+from streams.worker.side import REMEMBERED as UPDATES
 from streams.worker.side import SideLane, side_layouts
 
 log = logging.getLogger(__name__)
@@ -95,6 +99,20 @@ class LaneHost:
         if self.role == "label":
             read.append(topics.PREDICTIONS)
         return read
+
+    @property
+    def reserved(self) -> int:
+        """Of the memory for ids, what lanes other than score lanes may take."""
+        return self._reserved([own for own, _ in self.rows], len(self.labels))
+
+    @staticmethod
+    def _reserved(rows: Sequence[str], labels: int) -> int:
+        return rows.count(topics.ENTITY_UPDATES) * bytes_for(UPDATES) + labels * bytes_for(PREDICTIONS)
+
+    def _share(self, read: Sequence[str]) -> int:
+        """What the ids of a score lane may take, where these are the topics of the partitions to be opened."""
+        reserved = self._reserved(read, read.count(topics.LABELS))
+        return share_of(self.ctx.settings.worker.dedupe_bytes, reserved, sum(own in self._of_stream for own in read))
 
     def take(self, batch: FetchedBatch) -> None:
         """Bring a batch to its lane; the first ever waits until it is settled how producers partition."""
@@ -192,6 +210,7 @@ class LaneHost:
 
     async def _open(self, tps: set[TP]) -> dict[TP, int]:
         lanes = [(self.ctx.settings.topics.own(tp.topic) or tp.topic, tp.partition) for tp in sorted(tps)]
+        self.ctx.id_bytes = self._share([own for own, _ in lanes])
         if self.ctx.remote is not None:
             await self.ctx.remote.own({partition for own, partition in lanes if own in self._of_stream})
         starts = await self.ctx.pauses.open_or_pause(self._keys(lanes))

@@ -85,6 +85,11 @@ class RowLane(ABC):
     def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
         """Set the lane's own memory to what was stored; a new lane for ``None``."""
 
+    @property
+    @abstractmethod
+    def id_bytes(self) -> int:
+        """What the ids that it remembers take in memory."""
+
     @abstractmethod
     async def compute(self, batch: FetchedBatch) -> Step:
         """Everything a batch makes, its outputs on their way; ends with the store's step of this lane."""

@@ -146,6 +146,8 @@ class Process:
 
     async def before(self) -> None:
         """Everything that must be up before the consumer."""
+        self.link.stall = self.ctx.stall
+        self.ctx.stall.start()
         await self._serve()
         await self.app.records.start()
         await self.link.start()
@@ -194,6 +196,7 @@ class Process:
 
     async def after(self) -> None:
         """Everything that must be down after the consumer, as far as it was up, whatever else fails."""
+        self.ctx.stall.stop()
         if self.ctx.watchdog is not None:
             self.ctx.watchdog.stop()
         for stop in (self.conclude, self._end_background, self._control.stop, self.updates.stop):

@@ -46,6 +46,11 @@ class Remembered:
         """Of the digests: to be stored with them."""
         return self.ids.key
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return self.ids.nbytes
+
     def keep(self, ids: Sequence[str], offset: int, of: Sequence[str | None] | None = None) -> BoolVector:
         """Tell repeats from what is new, ``(n,) bool``, and remember the latter at ``offset``."""
         return self.ids.keep(ids, np.full(len(ids), float(offset // TICK)), of, self._useful_from(offset))

@@ -87,6 +87,11 @@ class ScoreLane(RowLane):
         if self.next_offset is not None:
             await self.move(self.next_offset, newest=ts)
 
+    @property
+    def id_bytes(self) -> int:
+        """See `RowLane`."""
+        return self.intake.ids.nbytes
+
     def put(self, batch: FetchedBatch) -> None:
         """Take a batch; the consumer bounds how many wait."""
         self.active_at = asyncio.get_running_loop().time()

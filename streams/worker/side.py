@@ -52,6 +52,15 @@ class SideLane(RowLane):
         self.ids = Remembered(REMEMBERED, REMEMBERED, key or self.ctx.new_key(), journal=True)
         self.ids.restore(journal, next_offset)
 
+    def mark(self) -> bytes:
+        """The key of its ids."""
+        return self.ids.key
+
+    @property
+    def id_bytes(self) -> int:
+        """See `RowLane`."""
+        return self.ids.nbytes
+
     async def compute(self, batch: FetchedBatch) -> Step:
         """Apply one batch of updates."""
         clock = self.ctx.metrics.stages("side")

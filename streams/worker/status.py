@@ -14,6 +14,8 @@ from streams.following.follower import Follower
 from streams.worker.context import Context
 from streams.worker.horizon import Horizon
 from streams.worker.host import LaneHost
+from streams.worker.memory import IdMemory
+from streams.worker.score import ScoreLane
 
 _OUTCOMES: Final = {
     "joined": "joined", "corrections": "corrected", "repeated_labels": "repeated", "unmatched": "unmatched",
@@ -56,6 +58,7 @@ class ProcessStatus(ABC):
     def measure(self) -> None:
         """Set the gauges."""
         m, ctx = self._ctx.metrics, self._ctx
+        m.set("weir_loop_stall_seconds", ctx.stall.longest())
         m.set("weir_since_batch_seconds", time.monotonic() - ctx.completed_at)
         if not ctx.assigned:
             return
@@ -84,6 +87,7 @@ class WorkerStatus(ProcessStatus):
     def __init__(self, ctx: Context, host: LaneHost, follower: Follower) -> None:
         super().__init__(ctx)
         self._host, self._follower = host, follower
+        self._ids = IdMemory(ctx.settings.worker.dedupe_bytes, ctx.metrics)
         self._horizon = Horizon(ctx.settings.worker.label_bytes, ctx.metrics)
         self._counted: dict[tuple[LabellingStage, str], int] = {}
         """What was counted already, of each lane's join."""
@@ -127,8 +131,18 @@ class WorkerStatus(ProcessStatus):
         m.inc("weir_cache_lookups_total", self._new("missed", store.missed), outcome="miss")
         m.inc("weir_cache_lookups_total", self._new("found", store.wanted - store.missed), outcome="hit")
         m.inc("weir_new_rows_total", self._new("new", store.new))
+        self._measure_memory()
         for topic, rows in store.cached().items():
             m.set("weir_cached_rows", rows, topic=topic)
+
+    def _measure_memory(self) -> None:
+        m, lanes = self._ctx.metrics, list(self._host.rows.values())
+        self._ids.look([lane for lane in lanes if isinstance(lane, ScoreLane)], self._host.reserved)
+        labels = [stage for lane in self._host.labels.values() if lane.ready for stage in lane.stages.values()]
+        seen = sum(stage.seen.nbytes for stage in labels if stage.seen is not None)
+        m.set("weir_memory_bytes", seen + sum(lane.id_bytes for lane in lanes), part="ids")
+        m.set("weir_memory_bytes", self._ctx.store.cached_bytes(), part="rows")
+        m.set("weir_memory_bytes", sum(stage.joiner.nbytes for stage in labels), part="label_rows")
 
     def _new(self, name: str, total: float) -> float:
         """By how much a count has grown since the last look."""

@@ -99,7 +99,11 @@ def test_a_repeated_prediction_counts_nowhere(seed: int, repeats: int) -> None:
     assert plain_labelled(got) == plain_labelled([made for made in expected if not nothing_scored(made)])
     assert twice.counts.repeats == sum(len(i) for i in more) - sum(len(i) for i in log)
     twice.counts.repeats = 0
-    assert twice.snapshot() == once.snapshot()
+    parts = twice.parts()
+    del parts["seen"]  # which knows places in the log, where the repeats were, too
+    assert {name: part.snapshot() for name, part in parts.items()} == {
+        name: part.snapshot() for name, part in once.parts().items() if name in parts
+    }
 
 
 def test_the_repeats_of_that_test_would_count() -> None:

@@ -60,6 +60,15 @@ class InferenceLane(RowLane):
         self.ids.restore(journal, next_offset)
         self._answers = _Answers(ANSWERS)
 
+    def mark(self) -> bytes:
+        """The key of its ids."""
+        return self.ids.key
+
+    @property
+    def id_bytes(self) -> int:
+        """See `RowLane`."""
+        return self.ids.nbytes
+
     async def compute(self, batch: FetchedBatch) -> Step:
         """Answer the requests of one batch."""
         clock = self.ctx.metrics.stages("inference")
