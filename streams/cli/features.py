@@ -37,6 +37,7 @@ from streams.errors import UsageError
 from streams.ops.entityrows import TableRow, TaskRows
 from streams.ops.status import Progress as ProgressOf
 from streams.settings import Settings
+from streams.stores.rows import StoredRow
 
 _HELP = "Feature rows in the store: get, rebuild.\n\nFor example: weir features get user-0007 --task fraud.toml"
 features_app = typer.Typer(name="features", help=_HELP, no_args_is_help=True)
@@ -103,11 +104,22 @@ async def _read(
         for rows, each in wanted:
             topic = rows.topic(each)
             lanes = [(topic, p) for p in range(settings.topics.partitions_of(topic))]
+            store.create(each.name, each.row_bytes, each.schema, each.ttl_s)
             stored = await store.read_rows(each.name, entity, lanes)
             found += [rows.read(entity, each, row, at) for row in stored[:1]]
+            if len(stored) > 1:
+                notes().print(_of_others(each.name, entity, stored[1:]), markup=False, soft_wrap=True)
     finally:
         await link.stop()
     return found
+
+
+def _of_others(table: str, entity: str, rows: Sequence[StoredRow]) -> str:
+    others = ", ".join(f"{row.lane[0]}-{row.lane[1]} (schema {row.schema:08x})" for row in rows)
+    return (
+        f"{table}: {entity!r} has {len(rows) + 1} rows; shown is that of this task which changed last. The others, in "
+        f"{others}, are of before the task, its producers or the topic's partitions changed, and are not used"
+    )
 
 
 def _tables(tasks: Sequence[TaskSpec], only: str | None) -> list[tuple[TaskRows, Table]]:

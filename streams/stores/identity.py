@@ -1,12 +1,13 @@
 """Which topics the stored state belongs to: an offset means nothing in another log of the same name.
 
 Kept in one hash, ``<prefix>:{identity}``: ``partitions`` is the number that keys were spread over, and a place such as
-``user-events-3`` has the id (a UUID of Kafka's) of the topic that the positions of that partition are in.
+``user-events-3`` has the id (a UUID of Kafka's) of the topic that the positions of that partition are in. A field such
+as ``table:fraud.user`` is the schema of the rows that have the table's plain name; rows of another lie beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
 from streams import topics
@@ -58,6 +59,17 @@ class StoredIdentity:
         await self._link.execute("HSETNX", self._key, field, value)
         held = await self._link.execute("HGET", self._key, field)
         return str(held.decode())
+
+    async def schema_of(self, table: str, schema: int, recorded: Callable[[], Awaitable[int | None]]) -> int:
+        """The schema of the rows that have the plain name of a table; ``schema`` from now on where there are none.
+
+        ``recorded`` tells what lanes say that were written before this was noted.
+        """
+        field = f"table:{table}"
+        if await self._link.execute("HGET", self._key, field) is None:
+            found = await recorded()
+            return int(await self._first(field, f"{schema if found is None else found:08x}"), 16)
+        return int(await self._first(field, ""), 16)
 
     async def check_partitions(self, partitions: int) -> None:
         """Raises ``UsageError`` where the state was made with another number; notes it where there is none yet."""

@@ -22,6 +22,17 @@ class Table:
     row_bytes: int
     schema: int
     ttl_s: float
+    stored: str = ""
+    """Under which name its rows are kept, where that is settled."""
+
+    @property
+    def key(self) -> str:
+        """The name in keys and lane records."""
+        return self.stored or self.name
+
+    def beside(self) -> str:
+        """The name in keys where rows of another schema have the plain one."""
+        return f"{self.name}~{self.schema:08x}"
 
 
 class LaneState:
@@ -41,6 +52,8 @@ class LaneState:
         self.record = record
         """The newest that is in Redis."""
         self.caches: dict[str, RowCache] = {}
+        self._keys: dict[str, str] = {}
+        """Of each cached table, its name in keys and records."""
         self.changes: list[Change] = []
         """Of the open step."""
         self.step, self.flushed = 1, 0
@@ -68,18 +81,20 @@ class LaneState:
 
         def frame(ids: Sequence[str]) -> list[bytes]:
             if side is None or owned:
-                return framed_keys(row_key(prefix, self.lane, table.name, ""), ids)
-            return _framed_side_keys(prefix, table.name, *side, ids)
+                return framed_keys(row_key(prefix, self.lane, table.key, ""), ids)
+            return _framed_side_keys(prefix, table.key, *side, ids)
 
+        self._keys[table.name] = table.key
         cache = RowCache(table.row_bytes, table.ttl_s, frame, owned=owned)
         if owned and self.record is not None:
-            cache.clock = self.record.clocks.get(table.name, cache.clock)
+            cache.clock = self.record.clocks.get(table.key, cache.clock)
         return cache
 
     def clocks(self) -> dict[str, float]:
         """Newest event time of each table that the lane has changed."""
         held = dict(self.record.clocks) if self.record is not None else {}
-        return held | {name: float(c.clock) for name, c in self.caches.items() if c.owned and c.clock > float("-inf")}
+        now = {self._keys[name]: c for name, c in self.caches.items() if c.owned and c.clock > float("-inf")}
+        return held | {key: float(cache.clock) for key, cache in now.items()}
 
     def end_step(self, offset: int, clocks: dict[str, float]) -> Writes:
         """Close the open step."""

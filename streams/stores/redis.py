@@ -10,8 +10,12 @@ Compute is synchronous: ``prefetch`` before it brings the rows into memory, ``lo
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from typing import Final
 
 import msgspec
@@ -20,8 +24,10 @@ from numpy.typing import NDArray
 
 from online.errors import StateError
 from streams.stores.cache import RowCache
+from streams.stores.clear import CLEARING
 from streams.stores.errors import LaneMoved
 from streams.stores.flush import Change, Writes, flush_arguments
+from streams.stores.identity import StoredIdentity
 from streams.stores.lane import LaneState, Table
 from streams.stores.link import RedisLink
 from streams.stores.opening import read_lane, read_position
@@ -39,6 +45,7 @@ from streams.stores.scripts import FLUSH
 
 __all__ = ["Lane", "LaneRecord", "LaneStore", "Writes"]
 
+log = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"[^\s:{}]+")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -90,6 +97,43 @@ class LaneStore:
                 f"now wants {row_bytes} B, schema {schema:08x}: two tasks share its name; rename one"
             )
 
+    async def settle(self, lanes: Sequence[Lane], *, anew: bool = False) -> None:
+        """Find out under which name the rows of each table are kept, before a lane is opened.
+
+        Rows of a task whose aggregates changed lie beside those of the task before, so that workers of both can run:
+        the first have the plain name, ``table~schema`` the others.
+
+        Parameters
+        ----------
+        lanes : those that may hold rows of before this was noted.
+        anew : whether these tables have the plain name from now on, as after a rebuild.
+        """
+        stored = StoredIdentity(self._link)
+        for name, table in self._tables.items():
+            if table.stored and not anew:
+                continue
+            if anew:
+                await stored.store({f"table:{name}": f"{table.schema:08x}"})
+            plain = await stored.schema_of(name, table.schema, partial(self._recorded, name, lanes))
+            self._tables[name] = replace(table, stored=name if plain == table.schema else table.beside())
+            if plain != table.schema:
+                log.warning(
+                    "table %s: the aggregates of its task changed (schema %08x, now %08x), so its rows begin anew "
+                    "beside the others, and windows fill from now on; 'weir features rebuild' fills them from Kafka at "
+                    "once. Rows of the task before stay for workers that still run it, and expire",
+                    name, plain, table.schema,
+                )  # fmt: skip
+
+    async def _recorded(self, table: str, lanes: Sequence[Lane]) -> int | None:
+        """The schema that a table's rows have by the record of any of these lanes."""
+        for lane in lanes:
+            value = await self._link.execute("GET", f"{lane_prefix(self.prefix, lane)}lane")
+            if value is not None and value[:8] != CLEARING[:8]:
+                found = decode_record(value).schemas.get(table)
+                if found is not None:
+                    return found
+        return None
+
     def declare_side(self, table: str, topic: str, partitions: int) -> None:
         """Rows of ``table`` belong to the lanes of ``topic``: from other lanes they are read fresh, never written."""
         self._sides[table] = (topic, partitions)
@@ -124,9 +168,10 @@ class LaneStore:
                 f"{lane[0]}-{lane[1]}: the journal in Redis has {len(journal)} entries, its record says {entries}: "
                 "someone deleted a key (or maxmemory-policy did): run 'weir features rebuild'"
             )
-        for table, schema in (record.schemas if record is not None else {}).items():
-            known = self._tables.get(table)
-            if known is not None and known.schema != schema:
+        schemas = record.schemas if record is not None else {}
+        for table, known in self._tables.items():
+            schema = schemas.get(known.key, known.schema)
+            if known.schema != schema:
                 raise StateError(other_schema(table, (known.row_bytes, schema), (known.row_bytes, known.schema)))
 
     async def load_journal(self, lane: Lane) -> list[bytes]:
@@ -257,7 +302,8 @@ class LaneStore:
             slots = cache.save(keys, rows, now, state.step)
         except KeyError as exc:
             raise LookupError(_not_prefetched(state, table, exc.args[0])) from None
-        state.changes.append(Change(table, self._tables[table].schema, cache, slots, rows, cache.updated[slots]))
+        known = self._tables[table]
+        state.changes.append(Change(known.key, known.schema, cache, slots, rows, cache.updated[slots]))
 
     def _current(self) -> LaneState:
         if self._used is None:
@@ -333,13 +379,19 @@ class LaneStore:
     # -- for people ----------------------------------------------------------------------------------------------
 
     async def read_rows(self, table: str, entity: str, lanes: Iterable[Lane]) -> list[StoredRow]:
-        """The rows of an entity in these lanes, the one changed last first; there is one, unless partitions changed."""
+        """The rows of an entity in these lanes, those of the table's own schema and the one changed last first.
+
+        There is one, unless the task, or the lane that owns the entity, changed.
+        """
         found: list[StoredRow] = []
-        for lane in lanes:
-            value = await self._link.execute("GET", row_key(self.prefix, lane, table, entity))
+        known = self._tables.get(table)
+        names = (table,) if known is None else (table, known.beside())
+        for lane, name in product(lanes, names):
+            value = await self._link.execute("GET", row_key(self.prefix, lane, name, entity))
             if value is not None:
                 found.append(decode_row(lane, value))
-        return sorted(found, key=lambda row: -row.updated_at)
+        schema = known.schema if known is not None else None
+        return sorted(found, key=lambda row: (row.schema != schema, -row.updated_at))
 
 
 def _left(state: LaneState, expected: int | None) -> bytes:

@@ -211,6 +211,8 @@ class LaneHost:
     async def _open(self, tps: set[TP]) -> dict[TP, int]:
         lanes = [(self.ctx.settings.topics.own(tp.topic) or tp.topic, tp.partition) for tp in sorted(tps)]
         self.ctx.id_bytes = self._share([own for own, _ in lanes])
+        await self.ctx.topics.check_partitions(topics.PREDICTIONS)
+        await self.ctx.store.settle(self.row_lanes())
         if self.ctx.remote is not None:
             await self.ctx.remote.own({partition for own, partition in lanes if own in self._of_stream})
         starts = await self.ctx.pauses.open_or_pause(self._keys(lanes))
@@ -399,9 +401,9 @@ class LaneHost:
     # -- checks --------------------------------------------------------------------------------------------------
 
     async def _check_partitions(self) -> None:
-        """Every topic keyed by entity has the same number of partitions, the one that the state was made with.
+        """Every topic keyed by entity has the same number of partitions; raises ``UsageError`` else.
 
-        Raises ``UsageError`` else; asked at every rebalance, because a topic is given more while workers run.
+        Asked at every rebalance, because a topic may be given more while workers run.
         """
         now = await self.ctx.topics.look(dict.fromkeys([*self.topics, topics.PREDICTIONS, topics.LABELS]))
         counts = {name: identity.partitions for name, identity in now.items()}
@@ -411,9 +413,13 @@ class LaneHost:
                 f"topics keyed by entity need the same number of partitions, because a label meets its prediction in "
                 f"the partition of the same number; there are: {found}. Make them equal; see weir topics check"
             )
-        await self.ctx.topics.check_partitions(counts[topics.PREDICTIONS])
         if not self.ctx.partitions:
             self.declare(counts[topics.PREDICTIONS])
+
+    def row_lanes(self) -> list[Lane]:
+        """Every lane with rows, of this worker or of another."""
+        read = (*self._of_stream, topics.ENTITY_UPDATES)
+        return [(own, partition) for own in read for partition in range(self.ctx.partitions)]
 
     def declare(self, partitions: int) -> None:
         """Every topic keyed by entity has so many partitions."""

@@ -49,9 +49,9 @@ class TopicCheck:
             log.warning("these brokers give topics no ids (Kafka 2.8 and newer do): one made anew is not noticed")
         return now
 
-    async def check_partitions(self, partitions: int) -> None:
-        """See `StoredIdentity`."""
-        await self._stored.check_partitions(partitions)
+    async def check_partitions(self, own: str) -> None:
+        """See `StoredIdentity`; ``own`` is any topic keyed by entity, as it was last looked at."""
+        await self._stored.check_partitions(self._now[own].partitions)
 
     async def check(self, lane: Lane) -> None:
         """See `StoredIdentity.check_topic`."""

@@ -172,6 +172,7 @@ class _Rebuilder:
             async with RangeReader(self._options, self._ctx.name(topic)) as reader:
                 partitions = reader.partitions()
                 self._host.declare(len(partitions))
+                await self._ctx.store.settle((), anew=True)
                 if self._ctx.placement.partitioner is None:
                     self._ctx.placement.partitioner = await settle_partitioner(self._ctx)
                 with Strays() as strays:

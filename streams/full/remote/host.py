@@ -58,6 +58,7 @@ class InferenceHost:
         again, as that of a new entity.
         """
         await self.ctx.topics.look([OWN])
+        await self.ctx.store.settle([(OWN, tp.partition) for tp in tps])
         await self.revoked(tps)
         keys = sorted((OWN, tp.partition) for tp in tps)
         starts = await self.ctx.pauses.open_or_pause(keys)
