@@ -89,6 +89,7 @@ def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote
     checks = [first, *links, *kafka_warnings(settings.kafka)]
     if links[0].status != "FAIL":  # which version serves is told by Kafka
         checks += import_module("streams.ops.identity_checks").check_identity(settings)
+        checks += import_module("streams.ops.state_checks").check_state(settings, tasks)
         checks += import_module("streams.full.checks").check_full(settings, tasks, remote=remote)  # it brings aiokafka
     output().print(checks_table(checks))
     failed = sum(each.status == "FAIL" for each in checks)

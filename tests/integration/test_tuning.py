@@ -38,6 +38,9 @@ def test_a_worker_runs_with_a_tuned_task_and_then_with_other_features(
         # Another threshold, no drift, a longer rolling window: rows and waiting predictions are what they were.
         tuned = text.replace("alerts_per_day = 200", "alerts_per_day = 100\nbins = 512") + "\n[metrics]\nrolling = 99\n"
         file.write_text("drift = false\n" + tuned)
+        checked = run_weir(deployment, "worker", "--check")
+        assert checked.status == 0, checked.out
+        assert "threshold begins anew" in " ".join(checked.out.split())
         with Worker(deployment, tmp_path / "tuned.log") as worker:
             watcher.send(topics.LABELS, labels[:known])
             watcher.settle(worker)
@@ -51,6 +54,9 @@ def test_a_worker_runs_with_a_tuned_task_and_then_with_other_features(
 
         # Another aggregate: rows of both versions lie beside each other, and either version of the task may run.
         file.write_text(text.replace('"ewmean"]', '"ewmean", "sum"]'))
+        checked = run_weir(deployment, "worker", "--check")
+        assert checked.status == 0, checked.out
+        assert "rows fraud.user" in checked.out
         with Worker(deployment, tmp_path / "other.log") as worker:
             watcher.send(topics.USER_EVENTS, events[third : 2 * third])
             watcher.settle(worker)
