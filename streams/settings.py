@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 from pydantic import Field, ValidationError, model_validator
 
 from online.limits import InputLimits
+from streams import topics
 from streams.errors import UsageError
 from streams.settings_base import Concern, SecretUrl, TlsFiles
 from streams.settings_errors import check_keys, explain
@@ -57,6 +58,17 @@ class Settings(Concern):
     models: ModelSettings = Field(default_factory=ModelSettings)
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
     limits: InputLimits = Field(default_factory=InputLimits)
+
+    def limits_of(self, own: str) -> InputLimits:
+        """What a topic of Weir's may hold: what a worker may write, all of them can read.
+
+        >>> Settings(limits={"record_bytes": 4096}).limits_of("predictions").record_bytes
+        1048588
+        """
+        if own in topics.INPUTS:
+            return self.limits
+        most = max(self.limits.record_bytes, self.worker.max_record_bytes)
+        return self.limits.model_copy(update={"record_bytes": most})
 
     @model_validator(mode="after")
     def _patient(self) -> Self:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from streams.admin.clients import kafka_module
+from streams.admin.clients import admin_client, kafka_module
 from streams.admin.specs import ActualTopic, Difference, TopicSpec
 from streams.errors import BrokerError
+from streams.settings import KafkaSettings
 from streams.stores.identity import TopicIdentity
 
 DEFAULT_RECORD_BYTES: Final = 1_048_588
@@ -109,6 +110,12 @@ def read_limits(admin: Any) -> dict[str, int]:
     except errors.AuthorizationError:
         return limits
     return limits | {name: int(held[_LIMIT]["value"]) for name, held in found.items() if _LIMIT in held}
+
+
+def topic_limits(settings: KafkaSettings) -> dict[str, int]:
+    """`read_limits` over a connection of its own; raises ``BrokerError`` where nobody answers."""
+    with admin_client(settings) as admin:
+        return read_limits(admin)
 
 
 def create_topics(admin: Any, specs: Sequence[TopicSpec], dry_run: bool = False) -> dict[str, bool]:

@@ -7,9 +7,10 @@ record twice but never lose one; the repeat has the same ``event_id`` and the wo
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 
 from online.wire import DeadLetter
 from streams import topics
-from streams.admin.reading import Start, read_present
+from streams.admin.reading import Start, read_one, read_present
 from streams.admin.records import key_of, parse
 from streams.errors import UsageError
 from streams.settings import TopicSettings
@@ -173,7 +174,12 @@ def grouped(letters: Iterable[Letter]) -> list[Group]:
 
 
 def send_back(
-    producer: Any, letters: Sequence[Letter], known: Container[str], now: float, names: TopicSettings
+    producer: Any,
+    letters: Sequence[Letter],
+    known: Container[str],
+    now: float,
+    names: TopicSettings,
+    restore: Callable[[Letter], Letter] = lambda letter: letter,
 ) -> Iterator[int]:
     """Send records to their topics again and mark their letters; yields how many were just done.
 
@@ -184,12 +190,13 @@ def send_back(
     known : the topics that exist.
     now : epoch seconds, for the markers.
     names : what Weir's topics are called on the cluster.
+    restore : gives a letter with all of its record.
     """
     for letter in letters:
         _check(letter, known, names)
     rest = iter(letters)
     while chunk := list(islice(rest, _CHUNK)):
-        _await([_send(producer, letter, names) for letter in chunk])
+        _await([_send(producer, restore(letter), names) for letter in chunk])
         yield mark(producer, chunk, "replayed", now, names)
 
 
@@ -207,10 +214,34 @@ def _check(letter: Letter, known: Container[str], names: TopicSettings) -> None:
             f"{letter.place}: {letter.content.reason}; it holds no record: take them again by weir partitions seek, "
             "and drop this one with weir dlq drop"
         )
+    if letter.content.last_offset is not None:
+        raise UsageError(
+            f"{letter.place}: it stands for offsets {letter.content.offset} to {letter.content.last_offset}, whose "
+            "batch no worker can read; see weir dlq show, raise the limit that it names, take them again by weir "
+            "partitions seek, and drop this one with weir dlq drop"
+        )
     if topic not in known:
         raise UsageError(
             f"{letter.place}: its topic {topic} does not exist here; create it, or weir dlq drop the letter"
         )
+
+
+def restored(consumer: Any, letter: Letter) -> Letter:
+    """The letter with all of its record: what it was too small for is read where it was refused.
+
+    Raises ``UsageError`` where the record is not there any more, or is another one.
+    """
+    held = letter.content
+    if held.raw_bytes is None:
+        return letter
+    record = read_one(consumer, held.topic, held.partition, held.offset)
+    value = b"" if record is None else record.value or b""
+    if hashlib.sha256(value).hexdigest() != held.raw_sha256:
+        raise UsageError(
+            f"{letter.place}: it holds {len(held.raw)} of {held.raw_bytes} bytes, and {letter.origin} does not hold "
+            "the record any more: send it again where it came from, and drop this one with weir dlq drop"
+        )
+    return replace(letter, content=held.model_copy(update={"raw": value, "key": record.key or held.key}))
 
 
 def mark(producer: Any, letters: Sequence[Letter], action: Action, now: float, names: TopicSettings) -> int:

@@ -70,6 +70,22 @@ def read_present(consumer: Any, topic: str, start: Start, stop: Event | None = N
     consumer.resume(*lanes)
 
 
+def read_one(consumer: Any, topic: str, partition: int, offset: int) -> Any:
+    """The record at an offset; ``None`` where there is none (any more)."""
+    place = kafka_module().TopicPartition(topic, partition)
+    if topic not in consumer.topics() or partition not in (consumer.partitions_for_topic(topic) or ()):
+        return None
+    consumer.assign([place])
+    first, end = consumer.beginning_offsets([place])[place], consumer.end_offsets([place])[place]
+    if not first <= offset < end:
+        return None
+    consumer.seek(place, offset)
+    while consumer.position(place) <= offset:
+        for record in consumer.poll(timeout_ms=_POLL_MS, max_records=1).get(place, ()):
+            return record if record.offset == offset else None
+    return None
+
+
 def follow(consumer: Any, stop: Event) -> Iterator[Any]:
     """New records of the assigned partitions, until ``stop``."""
     while not stop.is_set():

@@ -49,6 +49,8 @@ _LIMIT: Final = "max.message.bytes"
 _STAMP: Final = "message.timestamp.type"
 _AFTER: Final = "message.timestamp.after.max.ms"
 _YEAR_MS: Final = 366 * 86_400_000
+_BATCH_HEADER: Final = 12
+"""By so much Kafka's own limit of a batch is more than a MiB."""
 _POLICY: Final = {topics.DEAD_LETTERS_DONE: "compact,delete"}
 # Not compacted: model-updates, whose newest record of a task says what changed, not what serves.
 
@@ -64,6 +66,8 @@ class TopicSpec:
     """Kafka's own names, such as ``retention.ms``."""
     from_outside: bool = False
     """Whether producers whose clocks nobody knows write to it."""
+    taken: int | None = None
+    """How large its ``max.message.bytes`` may be: a larger record is refused; ``None`` where it is to be as wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +99,17 @@ class Difference:
 
 
 def wanted_topics(
-    settings: TopicSettings, brokers: int, max_record_bytes: int = DEFAULT_RECORD_BYTES
+    settings: TopicSettings, brokers: int, max_record_bytes: int = DEFAULT_RECORD_BYTES, record_bytes: int = MIB
 ) -> list[TopicSpec]:
     """Every topic of a deployment with ``brokers`` brokers, under the names it has there.
 
-    ``max_record_bytes`` is the largest record that a worker may send. Raises ``UsageError`` for what cannot be.
+    ``max_record_bytes`` is the largest record that a worker may send, ``record_bytes`` the largest that it takes.
+    Raises ``UsageError`` for what cannot be.
 
     >>> [(s.name, s.partitions) for s in wanted_topics(TopicSettings(partitions=4, prefix="shop."), 1)][:2]
     [('shop.labels', 4), ('shop.user-events', 4)]
     """
-    specs = {own: _spec(own, settings, brokers, max_record_bytes) for own in topics.ALL}
+    specs = {own: _spec(own, settings, brokers, max_record_bytes, record_bytes) for own in topics.ALL}
     predictions = specs[topics.PREDICTIONS].partitions
     for own in _LANES:
         if specs[own].partitions != predictions:
@@ -116,7 +121,7 @@ def wanted_topics(
     return list(specs.values())
 
 
-def _spec(own: str, settings: TopicSettings, brokers: int, max_record_bytes: int) -> TopicSpec:
+def _spec(own: str, settings: TopicSettings, brokers: int, max_record_bytes: int, record_bytes: int) -> TopicSpec:
     special = settings.override.get(own)
     replication = (special and special.replication) or settings.replication or min(3, brokers)
     if replication > brokers:
@@ -138,7 +143,8 @@ def _spec(own: str, settings: TopicSettings, brokers: int, max_record_bytes: int
         _LIMIT: str(max_message_bytes(own, max_record_bytes)),
     }
     partitions = settings.partitions_of(own) if own in _KEYED else (special and special.partitions) or 1
-    return TopicSpec(settings.name(own), partitions, replication, configs, own in topics.INPUTS)
+    taken = max(int(configs[_LIMIT]), record_bytes + _BATCH_HEADER) if own in topics.INPUTS else None
+    return TopicSpec(settings.name(own), partitions, replication, configs, own in topics.INPUTS, taken)
 
 
 def max_message_bytes(own: str, max_record_bytes: int = DEFAULT_RECORD_BYTES) -> int:
@@ -217,7 +223,9 @@ def _configs(spec: TopicSpec, there: ActualTopic) -> list[Difference]:
     found = []
     for key, value in spec.configs.items():
         held = there.configs.get(key, "?")
-        if _words(held) != _words(value):
+        if key == _LIMIT and spec.taken is not None and held.isdigit() and int(held) >= int(value):
+            found += _too_much(spec, int(held), spec.taken)
+        elif _words(held) != _words(value):
             fix = "weir topics create --alter"
             found.append(Difference(spec.name, key, shown(key, value), shown(key, held), fix))
     return found
@@ -231,6 +239,12 @@ def _clocks(spec: TopicSpec, there: ActualTopic) -> list[Difference]:
         return []
     fix = f"kafka-configs --alter --entity-type topics --entity-name {spec.name} --add-config {_AFTER}=3600000"
     return [Difference(spec.name, _AFTER, "1h, or LogAppendTime", "records may be of any time to come", fix, True)]
+
+
+def _too_much(spec: TopicSpec, held: int, taken: int) -> list[Difference]:
+    """Where a topic takes records that Weir refuses."""
+    fix = "larger records go to the dead letters: raise [limits] record_bytes, or weir topics create --alter"
+    return [Difference(spec.name, _LIMIT, f"at most {taken}", str(held), fix)] if held > taken else []
 
 
 def _health(there: ActualTopic) -> list[Difference]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from streams.admin.clients import consumer, producer
-from streams.admin.letters import Letter, Place, Selection, mark, read_letters, send_back
+from streams.admin.letters import Letter, Place, Selection, mark, read_letters, restored, send_back
 from streams.cli.dlq_pages import document, list_each, list_groups, page
 from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, confirmed, notes, settings_of, to_json
 from streams.errors import UsageError
@@ -109,11 +110,13 @@ def replay_command(
     """Send refused records to their topics again, the same bytes under the same key.
 
     Do it once the cause is mended; a record that is refused again becomes a
-    new letter. A letter is marked as done (a record in dead-letters-done)
-    after all in-sync replicas have its record, so a second replay does not
-    send it twice. Should this command die in between, some records go out
-    twice: workers drop an event_id that they have seen, so nothing counts
-    double.
+    new letter. Of a very large record a letter holds only the first bytes:
+    the rest is read from where it was refused, while it is still there.
+
+    A letter is marked as done (a record in dead-letters-done) after all
+    in-sync replicas have its record, so a second replay does not send it
+    twice. Should this command die in between, some records go out twice:
+    workers drop an event_id that they have seen, so nothing counts double.
 
     For example:
 
@@ -127,11 +130,12 @@ def replay_command(
     selection = _selection(ids, _actual(settings, topic), reason, every)
     with consumer(settings.kafka, "dlq") as client:
         letters, known = _open(client, selection, settings.topics), client.topics()
-    if not _agreed(letters, selection, "replay", dry_run, yes):
-        return
-    with producer(settings.kafka, "dlq") as sender, _counting("replayed") as count:
-        for part in send_back(sender, letters, known, time.time(), settings.topics):
-            count(part)
+        if not _agreed(letters, selection, "replay", dry_run, yes):
+            return
+        with producer(settings.kafka, "dlq") as sender, _counting("replayed") as count:
+            restore = partial(restored, client)
+            for part in send_back(sender, letters, known, time.time(), settings.topics, restore):
+                count(part)
 
 
 @dlq_app.command("drop")

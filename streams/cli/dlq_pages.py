@@ -44,7 +44,7 @@ def list_each(letters: Iterator[Letter], as_json: bool) -> None:
     rows, count = table("id", "from", "at (UTC)", "", "reason"), 0
     for letter in letters:
         c, count = letter.content, count + 1
-        state = letter.done.action if letter.done is not None else "open"
+        state = (letter.done.action if letter.done is not None else "open") + (", cut" if c.raw_bytes else "")
         rows.add_row(_short(letter.place), str(letter.origin), utc(c.failed_at), state, printable(c.reason, _ROW_CHARS))
     if count:
         output().print(rows)
@@ -66,10 +66,18 @@ def page(letter: Letter) -> str:
         f"key       {printable(c.key, TEXT_CHARS) if c.key else 'not known'}",
         f"refused   {utc(c.failed_at)} UTC",
         f"reason    {printable(c.reason, 2_000)}",
-        f"record    {len(c.raw):,} bytes",
+        f"record    {_size(letter)}",
         "\n".join(f"  {printable(text, 1_000)}" for text in raw.splitlines()),
     ]
     return "\n".join(lines)
+
+
+def _size(letter: Letter) -> str:
+    """How large the record is, and how much of it the letter holds."""
+    c = letter.content
+    what = f"offsets {c.offset} to {c.last_offset}, as they are in the log, " if c.last_offset is not None else ""
+    cut = f" of {c.raw_bytes:,} (sha256 {c.raw_sha256}); the letter holds the first" if c.raw_bytes is not None else ""
+    return f"{what}{len(c.raw):,} bytes{cut}"
 
 
 def document(letter: Letter) -> dict[str, Any]:

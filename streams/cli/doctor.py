@@ -22,7 +22,7 @@ from rich.text import Text
 
 from streams.cli.options import ConfigOption
 from streams.errors import UsageError
-from streams.ops.checks import STYLES, Check, checks_table
+from streams.ops.checks import STYLES, Check, check_codecs, checks_table
 from streams.ops.link_checks import kafka_warnings
 from streams.ops.redis_checks import check_redis
 from streams.settings import RedisSettings, load_settings
@@ -33,6 +33,7 @@ OLDEST_PYTHON: Final = (3, 11)
 REQUIRED: Final = ("msgspec", "numba", "numpy", "orjson", "pyarrow", "pydantic", "rich", "river", "typer")
 OPTIONAL: Final = (
     ("aiokafka", "aiokafka", "Kafka client: only to run against a broker"),
+    ("cramjam", "cramjam", "compressed records but gzip: only for workers"),
     ("redis", "redis", "Redis client: only for the Redis feature store"),
     ("prometheus-client", "prometheus_client", "metrics: only for workers"),
     ("onnxruntime", "onnxruntime", "ONNX Runtime: only for the sequence encoder"),
@@ -86,6 +87,7 @@ def run_checks(root: Path | None = None, config: Path | None = None) -> list[Che
         check_clock(time.time()),
     ]
     checks += [check_optional(*part) for part in OPTIONAL]
+    checks.append(check_codecs())
     return checks + check_store(config)
 
 

@@ -15,7 +15,7 @@ import typer
 from online.task import TaskSpec
 from streams.cli.options import notes, output
 from streams.errors import UsageError
-from streams.ops.checks import Check, checks_table
+from streams.ops.checks import Check, check_codecs, checks_table
 from streams.ops.kafka_checks import check_kafka
 from streams.ops.link_checks import kafka_warnings
 from streams.ops.redis_checks import check_redis
@@ -86,7 +86,7 @@ def version_of(package: str) -> str:
 def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote: bool = False) -> None:
     """Print ``first`` and what a worker of these settings would find; raises ``Exit(2)`` when something is missing."""
     links = [*check_kafka(settings, tasks), *check_redis(settings.redis)]
-    checks = [first, *links, *kafka_warnings(settings.kafka)]
+    checks = [first, check_codecs(), *links, *kafka_warnings(settings.kafka)]
     if links[0].status != "FAIL":  # which version serves is told by Kafka
         checks += import_module("streams.ops.identity_checks").check_identity(settings)
         checks += import_module("streams.ops.state_checks").check_state(settings, tasks)

@@ -75,7 +75,8 @@ def create_command(
 
 
 def _wanted(admin: Any, settings: Settings) -> list[TopicSpec]:
-    return wanted_topics(settings.topics, cluster.count_brokers(admin), settings.worker.max_record_bytes)
+    brokers, most = cluster.count_brokers(admin), settings.worker.max_record_bytes
+    return wanted_topics(settings.topics, brokers, most, settings.limits.record_bytes)
 
 
 def _report(

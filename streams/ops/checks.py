@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Final, Literal
 
 from rich.table import Table
@@ -21,6 +22,15 @@ class Check:
     status: Verdict
     found: str
     fix: str = ""
+
+
+def check_codecs() -> Check:
+    """Which compressed records can be read here."""
+    if find_spec("cramjam") is not None:
+        return Check("codecs", "OK", "gzip, snappy, lz4 and zstd can be read")
+    return Check(
+        "codecs", "WARN", "only gzip can be read: other batches become dead letters", "pip install 'weir[kafka]'"
+    )
 
 
 def checks_table(checks: Sequence[Check]) -> Table:

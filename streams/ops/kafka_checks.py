@@ -26,7 +26,9 @@ def check_kafka(settings: Settings, tasks: Sequence[TaskSpec] = ()) -> list[Chec
     try:
         with admin_client(settings.kafka) as admin:
             brokers = cluster.count_brokers(admin)
-            wanted = wanted_topics(settings.topics, brokers, settings.worker.max_record_bytes)
+            wanted = wanted_topics(
+                settings.topics, brokers, settings.worker.max_record_bytes, settings.limits.record_bytes
+            )
             there = cluster.read_topics(admin, [spec.name for spec in wanted])
     except (BrokerError, UsageError) as exc:
         return [Check("Kafka", "FAIL", str(exc))]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
@@ -25,11 +24,6 @@ _FULL: Final = "failed to write whole buffer"
 
 class BatchTooLarge(ValueError):  # noqa: N818 - named for what happened, as in streams.errors
     """The data would become larger than allowed."""
-
-
-def readable() -> list[str]:
-    """Names of the codecs that can be read here: all of them where ``cramjam`` is installed."""
-    return list(NAMES[1:]) if find_spec("cramjam") is not None else ["gzip"]
 
 
 def decompress(codec: int, data: memoryview, most: int) -> bytes:

@@ -79,7 +79,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         report_errors(self._ensure_consumer(), self.consumer.security, self.crash)
         settings = self.consumer.settings
         self._room_bytes = settings.max_in_flight * settings.max_batch_bytes
-        Unpacking(settings.limits).watch(self._ensure_consumer()._fetcher)
+        Unpacking(settings.limits, settings.special_limits).watch(self._ensure_consumer()._fetcher)
         if settings.instance_id is not None and settings.leave_on_stop:
             coordinator = self._ensure_consumer()._coordinator
             coordinator._maybe_leave_group = functools.partial(leave_static_member, coordinator)

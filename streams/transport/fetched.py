@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Final, NamedTuple
@@ -40,11 +40,18 @@ class Unpacking:
     Parameters
     ----------
     limits : what a record and a batch may hold.
+    special : the same of some topics.
     most, room : records, and bytes of records, that are taken in one go; one more record may be on top.
     """
 
-    def __init__(self, limits: InputLimits, most: int = TAKEN, room: int = 4 << 20) -> None:
-        self.limits, self.most, self.room = limits, most, room
+    def __init__(
+        self,
+        limits: InputLimits,
+        special: Mapping[str, InputLimits] | None = None,
+        most: int = TAKEN,
+        room: int = 4 << 20,
+    ) -> None:
+        self.limits, self.special, self.most, self.room = limits, special or {}, most, room
         self.suspects: dict[Any, int] = {}
         """By partition, the offset at which a fetch was damaged."""
         self.out = np.empty((6, TAKEN), np.int64)
@@ -54,7 +61,9 @@ class Unpacking:
 
         def fetched(tp: Any, whole: _Whole, aborted: Any, position: int, *_: Any) -> FetchedRecords:
             state = fetcher._subscriptions.subscription.assignment.state_value(tp)
-            return FetchedRecords(self, tp, whole.data, position, aborted or (), state.highwater)
+            found = FetchedRecords(self, tp, whole.data, position, aborted or (), state.highwater)
+            found.limits = self.special.get(tp.topic, self.limits)
+            return found
 
         # aiokafka has no place to give another: its method runs with other classes under the same names.
         ours = {**vars(aiokafka_fetcher), "MemoryRecords": _Whole, "PartitionRecords": fetched}
@@ -109,6 +118,7 @@ class FetchedRecords:
         """Where reading goes on; by aiokafka's name."""
         self.bytes = 0
         """Of the keys and values taken so far."""
+        self.limits = unpacking.limits
         self._unpacking, self._partition, self._end = unpacking, partition, end
         self._data, self._at = data, 0
         self._bytes = np.frombuffer(data, np.uint8)
@@ -135,7 +145,7 @@ class FetchedRecords:
 
     def take(self, most: int, room: int) -> Slice:
         """Up to ``most`` records of some ``room`` bytes, and what was refused among them."""
-        found, limits = _Found([], [], []), self._unpacking.limits
+        found, limits = _Found([], [], []), self.limits
         out, most = self._unpacking.out, min(most, TAKEN)
         first, row, large, data, appended = 0, 0, False, self._data, True
         while row < most and room > 0 and not self.done:
@@ -161,7 +171,7 @@ class FetchedRecords:
     def _put(self, found: _Found, data: bytes, columns: Columns, large: bool) -> None:
         """Make records of what lies in ``data``."""
         if large:
-            largest = self._unpacking.limits.record_bytes
+            largest = self.limits.record_bytes
             fits = (columns[[3, 5]] - columns[[2, 4]]).max(axis=0) <= largest
             found.refused.extend(_too_large(data, row, largest) for row in columns[:, ~fits].T.tolist())
             found.refused.sort(key=lambda refused: refused.offset)
@@ -208,7 +218,7 @@ class FetchedRecords:
             self._open = OpenBatch(header, self._data, self._bytes, at, self._at)
             return []
         try:
-            data = decompress(header.codec, frame[HEADER_BYTES:], self._unpacking.limits.batch_bytes)
+            data = decompress(header.codec, frame[HEADER_BYTES:], self.limits.batch_bytes)
         except ValueError as error:
             return [self._passed(self._said(error))]
         self._open = OpenBatch(header, data, np.frombuffer(data, np.uint8), 0, len(data))
@@ -222,7 +232,7 @@ class FetchedRecords:
         if self._stop <= self.next_fetch_offset:
             return []
         try:
-            self._open = OldBatch(self._frame, self._unpacking.limits.batch_bytes)
+            self._open = OldBatch(self._frame, self.limits.batch_bytes)
         except ValueError as error:
             return [self._passed(self._said(error))]
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from streams import topics
 from streams.settings import KafkaSettings, Settings
 from streams.transport.settings import TransportSettings
 
@@ -38,5 +39,6 @@ def transport_settings(
     'localhost:9092'
     """
     bootstrap, client_id = ",".join(settings.kafka.bootstrap), settings.kafka.client_id
-    held = {"bootstrap": bootstrap, "client_id": client_id, "limits": settings.limits}
+    special = {settings.topics.name(own): settings.limits_of(own) for own in topics.ALL}
+    held = {"bootstrap": bootstrap, "client_id": client_id, "limits": settings.limits, "special_limits": special}
     return TransportSettings(group=group, instance_id=instance_id, **held, **further)

@@ -53,6 +53,8 @@ class TransportSettings(BaseModel):
     then its fetching pauses."""
     limits: InputLimits = InputLimits()
     """What a record and a compressed batch may hold; more is refused as it is fetched."""
+    special_limits: dict[str, InputLimits] = Field(default_factory=dict)
+    """The same of topics that may hold more, or less."""
     max_partition_fetch_bytes: int = Field(1 << 20, ge=1024)
     fetch_interval_s: float = Field(0.008, ge=0, le=1)
     """The least time between two fetches from a busy broker. Each batch has a cost of its own, so at a steady rate

@@ -42,6 +42,7 @@ from streams.worker.score import ScoreLane
 from streams.worker.scoring import Scoring
 from streams.worker.side import REMEMBERED as UPDATES
 from streams.worker.side import SideLane, side_layouts
+from streams.worker.sizes import check_sizes
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,10 @@ class LaneHost:
                 groups.setdefault(key[0], {})[key] = lane
         labels = {(topics.LABELS, partition): lane for partition, lane in self.labels.items()}
         return [*groups.values(), {key: lane for key, lane in labels.items() if key not in paused}]
+
+    def check_sizes(self) -> None:
+        """Raise ``UsageError`` where what a task makes may not fit its topic."""
+        check_sizes(self._side.values(), lambda own: self.ctx.records.limit(self.ctx.name(own)))
 
     def names(self) -> list[str]:
         """Of the lanes that are open."""

@@ -17,6 +17,7 @@ from faust.types import TP
 
 from online.task import TaskSpec
 from streams import topics
+from streams.admin.cluster import topic_limits
 from streams.admin.specs import max_message_bytes
 from streams.errors import in_words
 from streams.full.following import UpdatesFollower
@@ -151,6 +152,7 @@ class Process:
         await self._serve()
         await self.app.records.start()
         await self.link.start()
+        self.app.records.limits = await asyncio.to_thread(topic_limits, self.settings.kafka)
         log.info("compiling what is needed: half a minute on the first start on a machine, later a second")
         await asyncio.to_thread(warm_up_records)  # the endpoints answer meanwhile
         await self.prepare()

@@ -170,7 +170,9 @@ class LaneReader:
         return Patience(self._ctx.settings.worker.delivery_timeout_s)
 
     def _reader(self, topic: str) -> RangeReader:
-        return RangeReader(self._ctx.settings.kafka.client_options("recovery"), self._ctx.name(topic))
+        settings = self._ctx.settings
+        options = settings.kafka.client_options("recovery")
+        return RangeReader(options, self._ctx.name(topic), limits=settings.limits_of(topic))
 
 
 class Patience:

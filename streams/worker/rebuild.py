@@ -169,7 +169,7 @@ class _Rebuilder:
         """Everything."""
         read = self._host.topics
         for topic in sorted((t for t in read if t not in LABELLED), key=lambda t: t != topics.ENTITY_UPDATES):
-            async with RangeReader(self._options, self._ctx.name(topic)) as reader:
+            async with self._reader(topic) as reader:
                 partitions = reader.partitions()
                 self._host.declare(len(partitions))
                 await self._ctx.store.settle((), anew=True)
@@ -208,6 +208,9 @@ class _Rebuilder:
         """The offsets of a partition to take: from the first one that is kept to where workers go on."""
         first, _ = await reader.bounds(lane[1])
         return first, max(first, self._committed.get(self._ctx.topic_partition(lane), 0))
+
+    def _reader(self, own: str) -> RangeReader:
+        return RangeReader(self._options, self._ctx.name(own), limits=self._worker.settings.limits_of(own))
 
     async def _rows(self, lane: Lane, reader: RangeReader, strays: Taken) -> None:
         """One score or side lane."""
@@ -248,11 +251,11 @@ class _Rebuilder:
         await self._forget(("label", partition))
         lane = self._host.label_lane(partition)
         await lane.open()
-        async with RangeReader(self._options, self._ctx.name(topics.LABELS)) as reader:
+        async with self._reader(topics.LABELS) as reader:
             lane.positions[topics.LABELS], _ = await reader.bounds(partition)
             end = self._committed.get(self._ctx.topic_partition((topics.LABELS, partition)), 0)
             labels = deque([found async for found in _steps(reader, topics.LABELS, partition, end)])
-        async with RangeReader(self._options, self._ctx.name(topics.PREDICTIONS)) as reader:
+        async with self._reader(topics.PREDICTIONS) as reader:
             lane.positions[topics.PREDICTIONS], end = await reader.bounds(partition)
             until = await _newest(reader, partition, end) - LEFT_S
             async for step, piece in _steps(reader, topics.PREDICTIONS, partition, end):

@@ -57,6 +57,7 @@ class Worker(Process):
 
     async def prepare(self) -> None:
         """Kernels and models; and whether labels will find their predictions."""
+        self.host.check_sizes()
         if self.role != "score":
             await asyncio.to_thread(require_retention, self.settings, self.ctx.tasks)
         for task in self.ctx.tasks:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
+from kafka import KafkaConsumer
 from typer.testing import CliRunner
 
 from online.errors import WeirError
-from streams.admin.clients import admin_client, consumer, producer
+from streams.admin.clients import admin_client, producer
 from streams.admin.reading import Start, read_present
 from streams.cli.main import app
 from streams.settings import KafkaSettings
@@ -57,8 +59,9 @@ class Weir:
         return subprocess.Popen(command, env=environ, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def read(self, topic: str) -> list[Any]:
-        """Every record that is in a topic now."""
-        with consumer(self.settings, "test") as client:
+        """Every record that is in a topic now, by kafka-python itself: with its headers."""
+        client = KafkaConsumer(**self.settings.client_options("test"), group_id=None)
+        with closing(client):
             return list(read_present(client, topic, Start(None)))
 
     def make(self, topic: str, partitions: int = 3) -> str:

@@ -172,7 +172,7 @@ def test_every_setting_that_differs_is_found_and_no_other(name: str, setting: st
     else:
         assert [(d.topic, d.setting) for d in found] == [(name, setting)]
         assert found[0].actual == shown(setting, value)
-        assert found[0].fix == "weir topics create --alter"
+        assert found[0].fix.endswith("weir topics create --alter")
 
 
 @pytest.mark.parametrize(
@@ -191,3 +191,18 @@ def test_a_topic_that_takes_any_time_to_come_is_told(stamp: str, after: str, tol
     found = compare(specs, there)
     assert [d.topic for d in found] == ([topics.LABELS, topics.USER_EVENTS, topics.DEVICE_EVENTS] if told else [])
     assert all("message.timestamp.after.max.ms=3600000" in d.fix for d in found)
+
+
+@pytest.mark.parametrize(
+    ("held", "record_bytes", "told"), [(MIB + 12, MIB, False), (4 * MIB, MIB, True), (4 * MIB, 4 * MIB, False)]
+)
+def test_a_topic_of_events_that_takes_more_than_weir_does_is_told(held: int, record_bytes: int, told: bool) -> None:
+    wanted = wanted_topics(TopicSettings(), 3, record_bytes=record_bytes)
+    there = {spec.name: actual(spec) for spec in wanted}
+    configs = {**there[topics.USER_EVENTS].configs, "max.message.bytes": str(held)}
+    there[topics.USER_EVENTS] = replace(there[topics.USER_EVENTS], configs=configs)
+    found = compare(wanted, there)
+    assert [(d.topic, d.wanted, d.actual) for d in found] == (
+        [(topics.USER_EVENTS, f"at most {MIB + 12}", str(held))] if told else []
+    )
+    assert all("raise [limits] record_bytes" in d.fix for d in found)

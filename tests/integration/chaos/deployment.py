@@ -50,6 +50,7 @@ class Deployment(deployment.Deployment):
         tasks: tuple[str | Path, ...] = ("fraud", "spend", "quiet"),
         replication: int = 1,
         worker: Mapping[str, Any] | None = None,
+        limits: Mapping[str, Any] | None = None,
         worker_redis_url: str | None = None,
     ) -> Deployment:
         """Write the settings file and make the topics.
@@ -65,6 +66,7 @@ class Deployment(deployment.Deployment):
             "redis": {"url": redis_url, "prefix": prefix},
             "topics": {"partitions": partitions, "replication": replication, "prefix": f"{prefix}."},
             "worker": {"group": prefix, "tasks": [str(f) for f in files], "web_port": 0, **FAST, **(worker or {})},
+            "limits": dict(limits or {}),
         }
         config = folder / f"{prefix}.toml"
         config.write_text(_toml(tables))
