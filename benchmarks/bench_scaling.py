@@ -57,10 +57,11 @@ def events(count: int, seed: int) -> list[Record]:
     amounts = np.round(rng.lognormal(3.2, 0.8, count), 2).tolist()
     now = time.time()
     columns = enumerate(zip(users, ts, amounts, strict=True))
-    return [Record(b"u%d" % user, _event(i, user, at, amount), now) for i, (user, at, amount) in columns]
+    return [Record(b"u%d" % user, event(i, user, at, amount), now) for i, (user, at, amount) in columns]
 
 
-def _event(number: int, user: int, ts: float, amount: float) -> bytes:
+def event(number: int, user: int, ts: float, amount: float) -> bytes:
+    """One of them."""
     return orjson.dumps({
         "v": 1, "event_id": f"s-{number:09d}", "type": "purchase", "user_id": f"u{user}", "ts": ts, "amount": amount,
         "merchant_id": f"m{number % 997}", "device_id": f"d{user % 1511}", "channel": "web",

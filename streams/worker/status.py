@@ -136,7 +136,7 @@ class WorkerStatus(ProcessStatus):
             m.set("weir_cached_rows", rows, topic=topic)
 
     def _measure_memory(self) -> None:
-        m, lanes = self._ctx.metrics, list(self._host.rows.values())
+        m, lanes = self._ctx.metrics, [lane for lane in self._host.rows.values() if lane.started]
         self._ids.look([lane for lane in lanes if isinstance(lane, ScoreLane)], self._host.reserved)
         labels = [stage for lane in self._host.labels.values() if lane.ready for stage in lane.stages.values()]
         seen = sum(stage.seen.nbytes for stage in labels if stage.seen is not None)
