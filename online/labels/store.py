@@ -20,6 +20,8 @@ SCORE, FEATURES = 0, 1
 TEXT_BYTES: Final = 72
 """What an identifier takes in memory, more or less."""
 MAX_SPARE: Final = 8
+AGAIN_ROWS: Final = 512
+"""Rows of a piece that can be read back, at most: many lanes have a few of them each."""
 
 Texts = list[list[str | None]]
 """Event, entity and secondary ids, a list each."""
@@ -123,7 +125,9 @@ class LoggedRows:
         """The piece that row goes to."""
         last = self._pieces[-1] if self._pieces else None
         if last is None or last.n == len(last.numbers) or last.stop != row or last.again != again:
-            numbers = self._spare.pop() if self._spare else np.empty((self.piece_rows, self.width))
+            size = min(self.piece_rows, AGAIN_ROWS) if again else self.piece_rows
+            fits = self._spare and len(self._spare[-1]) == size
+            numbers = self._spare.pop() if fits else np.empty((size, self.width))
             last = _Piece(row, numbers, again, [[] for _ in range(self.texts)])
             self._set([*self._pieces, last])
         return last
@@ -202,7 +206,7 @@ class LoggedRows:
         left = {id(piece) for piece in gone}
         for piece in gone:
             self.nbytes -= self._bytes_of(piece.n)
-            if len(self._spare) < MAX_SPARE and len(piece.numbers) == self.piece_rows:
+            if len(self._spare) < (1 if piece.again else MAX_SPARE):
                 self._spare.append(piece.numbers)
         self._set([piece for piece in self._pieces if id(piece) not in left])
 
