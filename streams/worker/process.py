@@ -36,7 +36,7 @@ from streams.stores.redis import Lane, LaneStore
 from streams.transport import BatchApp, FetchedBatch
 from streams.worker.context import Context
 from streams.worker.control import Control, Movable
-from streams.worker.warmup import warm_up_records
+from streams.worker.warmup import warm_up_records, warm_up_structs
 
 log = logging.getLogger(__name__)
 _TICK_S: Final = 1.0
@@ -147,6 +147,7 @@ class Process:
 
     async def before(self) -> None:
         """Everything that must be up before the consumer."""
+        warm_up_structs()
         self.link.stall = self.ctx.stall
         self.ctx.stall.start()
         await self._serve()

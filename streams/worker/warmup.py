@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 
 from online.batch import EventBatch, LabelBatch, PredictionBatch
@@ -35,6 +36,21 @@ _LATER_S = (0.0, 3600.0, 366 * 86_400.0)
 """When batches begin: then windows move, then whoever was seen has long been silent."""
 _ROWS, _ENTITIES = 64, 24
 """Of a batch; each entity is enough for one example of a task that silence labels."""
+
+
+def warm_up_structs() -> None:
+    """Let msgspec look at every struct there is; call it before any thread decodes one.
+
+    It does so else when it first decodes one, and a second thread that comes to that meanwhile ends the process
+    (segmentation fault; msgspec 0.22). Lanes restore their state in threads, several at a time.
+    """
+    left, seen = [msgspec.Struct], set[type]()
+    while left:
+        for struct in left.pop().__subclasses__():
+            if struct not in seen:
+                seen.add(struct)
+                left.append(struct)
+                msgspec.msgpack.Decoder(struct)
 
 
 def warm_up_records() -> None:

@@ -52,3 +52,35 @@ def test_nothing_is_compiled_or_read_from_disk_after_it(arguments: tuple[str, ..
     before, after = ended.stdout.split("warm\n")
     assert "[cache] " in before
     assert [line for line in after.splitlines() if line.startswith("[cache] ")] == []
+
+
+_THREADS = """
+import sys, threading, types, msgspec
+from streams.worker.warmup import warm_up_structs
+sys.setswitchinterval(1e-6)
+module = sys.modules["made"] = types.ModuleType("made")
+names = module.__dict__
+names["msgspec"] = msgspec
+for i in range(100):
+    fields = "".join(f"    f{k}: 'dict[str, list[float]]'\\n" for k in range(8))
+    exec(f"class I{i}(msgspec.Struct, array_like=True):\\n{fields}", names)
+    exec(f"class S{i}(msgspec.Struct, array_like=True):\\n    a: 'dict[str, I{i}]'\\n    b: 'list[I{i}]'", names)
+warm_up_structs()
+inner = [{"x": [1.0]}] * 8
+raw, start = msgspec.msgpack.encode([{"a": inner}, [inner]]), threading.Barrier(8)
+def decode():
+    start.wait()
+    for i in range(100):
+        msgspec.msgpack.decode(raw, type=names[f"S{i}"])
+threads = [threading.Thread(target=decode) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_threads_may_decode_structs_at_the_same_time_after_it() -> None:
+    """Without it this is a segmentation fault, and so was every other restart of a worker with several lanes."""
+    done = subprocess.run([sys.executable, "-c", _THREADS], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
