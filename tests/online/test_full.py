@@ -161,7 +161,7 @@ def test_a_task_that_scores_on_timers_steps_the_model_there_only() -> None:
     stage = stage_of(CHURN + "\n[full]\nstate = 2\n", full)
     stage.events(plays([("p1", 0.0), ("p2", 60.0)]))
     assert full.seen == []
-    prepared = stage.prepare(plays([("p3", 3 * 3600.0)]))
+    prepared = stage.prepare(plays([(f"p{k}", 3 * 3600.0) for k in (3, 4, 5)]))  # three say how late it is
     assert sorted(stage.keys(prepared)["churn.full"]) == ["p1", "p2"]
     out = stage.score(prepared).scored
     assert out is not None

@@ -16,6 +16,7 @@ from online.batch import ExampleBatch, PredictionBatch
 from online.encode import encode_examples, encode_predictions
 from online.pipeline import StepOutput, TaskPipeline
 from online.task import TaskSpec
+from online.wire import FEATURE_MAX
 from streams import topics
 from streams.errors import UsageError
 from streams.host import EmbeddedHost
@@ -226,8 +227,8 @@ def test_of_repeats_the_first_counts() -> None:
     }  # fmt: skip
 
 
-def test_values_beyond_float32_stay_finite() -> None:
-    logged = logged_of([prediction("e1", ("a", "b"), [1e300, -1e300], 0)], [])
+def test_the_largest_values_of_a_record_stay_finite() -> None:
+    logged = logged_of([prediction("e1", ("a", "b"), [FEATURE_MAX, -FEATURE_MAX], 0)], [])
     assert np.isfinite(logged.history.x).all()
     assert model_inputs(("full.e0", "a")) == ("a",)
 
