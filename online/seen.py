@@ -14,7 +14,7 @@ import numpy as np
 
 from online.batch import BoolVector, FloatVector, IntVector, PredictionBatch
 from online.dedupe import Deduper, OldIds, bytes_for, is_old, old_state
-from online.errors import StateError
+from online.errors import UNREADABLE, StateError
 
 REMEMBERED: Final = 131_072
 """Offsets for which a prediction is known: 4 MB a partition. The most that is taken again is 50,000 records."""
@@ -82,7 +82,7 @@ class SeenPredictions:
             return
         try:
             self._next, ids = msgspec.msgpack.decode(state, type=tuple[int, bytes])
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise StateError(f"not a snapshot of predictions that were seen ({error})") from error
         self._ids.restore(ids)
 

@@ -105,7 +105,7 @@ class Inference(Outbox):
     async def ask(self, partition: int, ids: Sequence[int], x: FloatMatrix) -> FloatMatrix:
         """The inputs behind the logits of these events."""
         names = [f"e{i}" for i in ids]
-        rows = Rows("fraud", SPEC, names, ["u"] * len(names), np.zeros(len(names)), x)
+        rows = Rows("fraud", SPEC, names, ["u"] * len(names), np.full(len(names), NOW), x)
         (made,), _ = await self.models.ask(partition, [rows], NOW)
         assert made[:, columns(SPEC).index("full.known")].all(), "every row is answered"
         return made[:, WHY]

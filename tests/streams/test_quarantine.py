@@ -63,6 +63,10 @@ class Stored:
         fitting = [state for state in self.states if usable(state.next_offset)]
         return max(fitting, key=lambda state: state.version, default=None)
 
+    async def resume(self, fold: ExampleFold, *, usable: Any) -> None:
+        if (state := await self.newest(fold, usable=usable)) is not None:
+            fold.restore(state)
+
     def snapshots(self) -> ModelSnapshots:
         return cast("ModelSnapshots", self)
 

@@ -191,7 +191,7 @@ def test_it_is_ready_while_it_can_do_its_work(tmp_path: Path) -> None:
     watched.beat()
     samples, status, told = watched.read()
     assert (status, samples["weir_ready", ()]) == (503, 0)
-    assert told["reasons"] == ["task fraud: RegistryError: the share is not mounted"]
+    assert told["reasons"] == ["task fraud: the share is not mounted"]
     journal.gone = False
     watched.beat()
     watched.trouble = "no broker answers"

@@ -87,7 +87,9 @@ def test_a_check_runs_nothing_and_fails_when_something_is_missing(
 ) -> None:
     monkeypatch.setattr(process_cli, "check_kafka", lambda *_: [Check("Kafka", "OK", "1 broker")])
     monkeypatch.setattr(process_cli, "check_redis", lambda *_: [Check("Redis", status, "hm", "mend it")])
-    monkeypatch.setattr("streams.full.checks.check_full", lambda *_, **__: [])
+    for check in ("streams.full.checks.check_full", "streams.ops.identity_checks.check_identity"):
+        monkeypatch.setattr(check, lambda *_, **__: [])
+    monkeypatch.setattr("streams.ops.state_checks.check_state", lambda *_: [])
     found, output, _ = weir("worker", str(TASKS), "--check")
     assert found == code
     assert "mend it" in output
