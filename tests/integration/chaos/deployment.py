@@ -21,7 +21,10 @@ from tests.integration.kafka_broker import Broker
 TASKS = Path(__file__).parent / "tasks"
 __all__ = ["FAST", "TASKS", "Deployment", "Stored"]
 
-FAST: Mapping[str, Any] = {"commit_interval_s": 0.2, "snapshot_every_s": 3.0, "idle_after": 0}
+FAST: Mapping[str, Any] = {
+    "commit_interval_s": 0.2, "snapshot_every_s": 3.0, "idle_after": 0,
+    "label_bytes": 1 << 20,  # so that labels meet predictions that have to be read back
+}  # fmt: skip
 """Settings of workers under test: often enough to happen many times in a minute; and no time passes without events, as
 the linear pass that they are compared with knows none."""
 
