@@ -72,8 +72,8 @@ class RowLane(ABC):
         """Held by who computes, or rewinds."""
         self.next_offset: int | None = None
         """Behind the last batch that was computed; ``None`` before the first of a new lane."""
-        self.unmade = False
-        """Whether the lane's memory has seen a batch whose step was not made."""
+        self.unmade = True
+        """Whether memory is not what is stored: not loaded, or it has seen a batch whose step was not made."""
         self._tasks: list[asyncio.Task[None]] = []
         self._linger = Linger()
         self._refused: tuple[tuple[int | None, int | None], int] = ((None, None), 0)
@@ -98,6 +98,7 @@ class RowLane(ABC):
 
     async def open(self) -> int | None:
         """Load what is stored; the offset to go on from, ``None`` where nothing was ever stored."""
+        self.unmade = True
         async with self.ctx.opening:
             record = await self.ctx.store.open(self.lane)
             journal = await self.ctx.store.load_journal(self.lane) if record is not None else []
