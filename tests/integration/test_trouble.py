@@ -193,11 +193,11 @@ def test_poison_and_oversized_records(kafka: Broker, redis_server: RedisServer |
 
     async def poison() -> None:
         async with AIOKafkaProducer(bootstrap_servers=kafka.direct, max_request_size=1 << 20) as producer:
-            for topic in (topics.USER_EVENTS, topics.LABELS):
+            for topic in (topics.USER_EVENTS, topics.LABELS):  # partition 0 owns u1
                 for value in (*POISON, *OVERSIZED):
-                    await producer.send_and_wait(name(topic), value, key=b"u1", partition=1)
+                    await producer.send_and_wait(name(topic), value, key=b"u1", partition=0)
                 await producer.send_and_wait(name(topic), b"no key")
-            await producer.send_and_wait(name(topics.USER_EVENTS), LARGE_BUT_GOOD, key=b"u1", partition=1)
+            await producer.send_and_wait(name(topics.USER_EVENTS), LARGE_BUT_GOOD, key=b"u1", partition=0)
 
     with run_workers(deployment, tmp_path, 1) as workers:
         plan = StreamPlan(seed=12, users=60, label_delay=100, broken=0.02)
