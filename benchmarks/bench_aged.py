@@ -1,8 +1,9 @@
-"""Start, takeover and stop of workers whose partitions have grown old: each remembers a million event ids.
+"""Start, takeover and stop of workers whose partitions have grown old: a million ids each, predictions that wait.
 
-Run: ``python -m benchmarks.bench_aged [--partitions 24] [--ids 1000000] [--events 20000]``. Starts a broker and a Redis
-(AOF every second) of its own, writes journals as lanes do, and then: one worker starts, takes some events, is stopped;
-two workers start, one is killed, the other takes its partitions over. Prints a table and one JSON line.
+Run: ``python -m benchmarks.bench_aged [--partitions 24] [--ids 1000000] [--events 700000]``. Starts a broker and a
+Redis (AOF every second) of its own, writes journals as lanes do, and then: one worker starts, takes events of which
+each waits for a label in three tasks, is stopped, and starts again; two workers start, one is killed, the other takes
+its partitions over. Prints a table and one JSON line. The first start also makes the group, on a broker that has none.
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ async def _used(link: RedisLink) -> int:
     return int(next(line.partition(":")[2] for line in info.splitlines() if line.startswith("used_memory:")))
 
 
+def _rss_gb(worker: Worker) -> float:
+    return float(psutil.Process(worker.process.pid).memory_info().rss / 1e9)
+
+
 class Aged:
     """What is measured on aged state."""
 
@@ -88,6 +93,7 @@ class Aged:
     def _worker(self) -> Worker:
         self._count += 1
         name = f"w{self._count}"
+        (self._folder / f"{name}.log").unlink(missing_ok=True)
         return Worker(self._deployment, self._folder / f"{name}.log", "--instance-id", name, PYTHONUNBUFFERED="1")
 
     def _assigned(self, worker: Worker) -> int:
@@ -104,14 +110,15 @@ class Aged:
         name = self._deployment.settings.topics.name(topics.USER_EVENTS)
         with self._worker() as worker:
             self._waited(worker, worker.ready, "it is ready")
-            found: dict[str, Any] = {"ready_s": time.monotonic() - worker.started_at}
+            found: dict[str, Any] = {"first_ready_s": time.monotonic() - worker.started_at}
+            found["rss_first_gb"] = _rss_gb(worker)
             asyncio.run(fill(self._deployment.direct, name, events))
             self._waited(worker, lambda: self._scored(worker) >= len(events), "all events are scored")
             time.sleep(2.0)  # so that the gauges, set each second, tell of all of it
             metrics = worker.get("/metrics")[1]
             parts = {part: value for ((_, part),), value in samples(metrics, "weir_memory_bytes").items()}
             found |= {
-                "rss_gb": psutil.Process(worker.process.pid).memory_info().rss / 1e9,
+                "rss_gb": _rss_gb(worker),
                 "bytes_an_id": parts.get("ids", 0.0) / (self._partitions * ids + len(events)),
                 "stall_s": max(samples(metrics, "weir_loop_stall_seconds").values(), default=0.0),
                 "memory_mb": {part: round(value / 1e6) for part, value in parts.items()},
@@ -120,6 +127,11 @@ class Aged:
             status = worker.end()
             found["stop_s"] = time.monotonic() - started
             found["status"], found["no_snapshot"] = status, worker.log.count("no snapshot at the end")
+        with self._worker() as again:
+            self._waited(again, again.ready, "it is ready again")
+            found["ready_s"] = time.monotonic() - again.started_at
+            found["rss_again_gb"] = _rss_gb(again)
+            again.end()
         return found
 
     @staticmethod
@@ -131,6 +143,7 @@ class Aged:
         with self._worker() as stays, self._worker() as goes:
             half = self._partitions // 2
             both = [stays, goes]
+            self._waited(goes, goes.ready, "it is ready")
             self._waited(stays, lambda: all(w.ready() and self._assigned(w) == half for w in both), "a share each")
             time.sleep(5.0)
             goes.process.send_signal(signal.SIGKILL)
@@ -159,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--partitions", type=int, default=24)
     parser.add_argument("--ids", type=int, default=1_000_000, help="of each partition")
-    parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument("--events", type=int, default=700_000, help="scored; each waits for a label in three tasks")
     parser.add_argument("--logs", type=Path, help="keep the workers' logs here")
     args = parser.parse_args()
     load = os.getloadavg()[0]
@@ -169,7 +182,7 @@ def main() -> None:
         redis_url = start_redis(stack, folder / "redis", durable=True)
         deployment = Deployment.create(
             folder, kafka, redis_url, prefix="aged", partitions=args.partitions,
-            worker={"commit_interval_s": 0.5, "snapshot_every_s": 30.0, "web_port": "auto"},
+            worker={"commit_interval_s": 0.5, "snapshot_every_s": 30.0, "web_port": "auto", "label_bytes": 512 << 20},
         )  # fmt: skip
         started = time.monotonic()
         found: dict[str, Any] = {"redis_bytes_an_id": asyncio.run(age(deployment, args.partitions, args.ids))}

@@ -67,7 +67,7 @@ class Settings(Concern):
         """
         if own in topics.INPUTS:
             return self.limits
-        most = max(self.limits.record_bytes, self.worker.max_record_bytes)
+        most = max(self.limits.record_bytes, topics.largest_record(own, self.worker.max_record_bytes))
         return self.limits.model_copy(update={"record_bytes": most})
 
     @model_validator(mode="after")

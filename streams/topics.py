@@ -23,6 +23,10 @@ INFERENCE_REQUESTS: Final = "inference-requests"
 INFERENCE_RESULTS: Final = "inference-results"
 """Back, in the partition of the same number."""
 
+MIB: Final = 1_048_576
+DEFAULT_RECORD_BYTES: Final = MIB + 12
+"""Kafka's own default of ``max.message.bytes``: one MiB and a batch header."""
+
 INPUTS: Final = (LABELS, USER_EVENTS, DEVICE_EVENTS)
 OUTPUTS: Final = (PREDICTIONS, ALERTS, EXAMPLES, RETRAIN_REQUESTS, DEAD_LETTERS)
 INFERENCE: Final = (INFERENCE_REQUESTS, INFERENCE_RESULTS)
@@ -30,3 +34,16 @@ INFERENCE: Final = (INFERENCE_REQUESTS, INFERENCE_RESULTS)
 PRODUCED: Final = (*OUTPUTS, LABELS, ENTITY_UPDATES)
 """What workers write; labels only where silence is one."""
 ALL: Final = (*INPUTS, *OUTPUTS, ENTITY_UPDATES, MODEL_UPDATES, DEAD_LETTERS_DONE, *INFERENCE)
+
+
+def largest_record(own: str, max_record_bytes: int = DEFAULT_RECORD_BYTES) -> int:
+    """The largest record, in bytes, that a topic has to take where workers write at most ``max_record_bytes``.
+
+    A dead letter carries its record in base64, a third longer: the largest record must fit, or the worker is stuck.
+
+    >>> largest_record("alerts"), largest_record("dead-letters"), largest_record("dead-letters", 4 << 20)
+    (1048588, 2097152, 5600597)
+    """
+    if own == DEAD_LETTERS:
+        return max(2 * MIB, max_record_bytes * 4 // 3 + 8192)
+    return max_record_bytes if own in PRODUCED else DEFAULT_RECORD_BYTES

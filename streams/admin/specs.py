@@ -11,15 +11,12 @@ from online.durations import format_duration
 from streams import topics
 from streams.errors import UsageError
 from streams.settings import TopicSettings
+from streams.topics import DEFAULT_RECORD_BYTES, MIB
 
 HOUR_S: Final = 3600.0
 DAY_S: Final = 86_400.0
-MIB: Final = 1_048_576
 FOREVER: Final = "forever"
 Retention = float | Literal["forever"]
-
-DEFAULT_RECORD_BYTES: Final = MIB + 12
-"""Kafka's own default of ``max.message.bytes``: one MiB and a batch header."""
 
 _LANES: Final = (
     topics.LABELS, topics.USER_EVENTS, topics.DEVICE_EVENTS, topics.PREDICTIONS, topics.ENTITY_UPDATES,
@@ -140,24 +137,11 @@ def _spec(own: str, settings: TopicSettings, brokers: int, max_record_bytes: int
         "cleanup.policy": _POLICY.get(own, "delete"),
         "retention.ms": "-1" if retention == FOREVER else str(round(retention * 1000)),
         "min.insync.replicas": str(in_sync),
-        _LIMIT: str(max_message_bytes(own, max_record_bytes)),
+        _LIMIT: str(topics.largest_record(own, max_record_bytes)),
     }
     partitions = settings.partitions_of(own) if own in _KEYED else (special and special.partitions) or 1
     taken = max(int(configs[_LIMIT]), record_bytes + _BATCH_HEADER) if own in topics.INPUTS else None
     return TopicSpec(settings.name(own), partitions, replication, configs, own in topics.INPUTS, taken)
-
-
-def max_message_bytes(own: str, max_record_bytes: int = DEFAULT_RECORD_BYTES) -> int:
-    """The largest record that a topic has to take.
-
-    A dead letter carries its record in base64, a third longer: the largest record must fit, or the worker is stuck.
-
-    >>> max_message_bytes("alerts"), max_message_bytes("dead-letters"), max_message_bytes("dead-letters", 4 << 20)
-    (1048588, 2097152, 5600597)
-    """
-    if own == topics.DEAD_LETTERS:
-        return max(2 * MIB, max_record_bytes * 4 // 3 + 8192)
-    return max_record_bytes if own in topics.PRODUCED else DEFAULT_RECORD_BYTES
 
 
 def compare(wanted: Sequence[TopicSpec], actual: Mapping[str, ActualTopic]) -> list[Difference]:

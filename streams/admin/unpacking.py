@@ -14,11 +14,11 @@ from streams.log import Refused
 from streams.transport.batch import Slice
 from streams.transport.fetched import FetchedRecords, Unpacking
 
-LIMITS: Final = InputLimits(record_bytes=1 << 28, batch_bytes=64 << 20)
+VIEW_LIMITS: Final = InputLimits(record_bytes=1 << 28, batch_bytes=64 << 20)
 """Of what a person may look at: of a record that workers refuse, too."""
 
 
-def unpack_within(consumer: Any, limits: InputLimits = LIMITS) -> None:
+def unpack_within(consumer: Any, limits: InputLimits = VIEW_LIMITS) -> None:
     """Have a ``KafkaConsumer`` give what was refused as a record too, whose value says why."""
     module, unpacking = kafka_module("kafka.consumer.fetcher"), Unpacking(limits)
     theirs = consumer._fetcher.PartitionRecords

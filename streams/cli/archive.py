@@ -82,7 +82,7 @@ def archive_command(
     stop = None if until is None else moment("--until", until)
     if start is not None and stop is not None and start >= stop:
         raise UsageError(f"--since {since} is not before --until {until}")
-    archives = [Archive(out, RecordReader(spec)) for spec in tasks]
+    archives = [Archive(out, RecordReader(spec, settings.limits)) for spec in tasks]
     try:
         asyncio.run(_archive(archives, tasks, settings, log, start, stop))
     except KeyboardInterrupt:
@@ -106,7 +106,7 @@ async def _archive(
             with _bar(spec.name) as advance:
                 await archive.write(source, since, until, advance)
         return
-    async with KafkaSource(settings.kafka.client_options("archive"), settings.topics) as kafka:
+    async with KafkaSource(settings, "archive") as kafka:
         for archive, spec in zip(archives, tasks, strict=True):
             with _bar(spec.name) as advance:
                 await archive.write(kafka, since, until, advance)

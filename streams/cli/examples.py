@@ -203,8 +203,8 @@ async def _find(settings: Settings, choice: Choice) -> tuple[list[Found], list[Q
     from streams.transport.ranges import RangeReader  # it brings the Kafka client
 
     decoder, found, quarantines = msgspec.json.Decoder(_Row), list[Found](), list[Quarantine]()
-    topic = settings.topics.name(topics.EXAMPLES)
-    async with RangeReader(settings.kafka.client_options("examples"), topic) as reader:
+    options, limits = settings.kafka.client_options("examples"), settings.limits_of(topics.EXAMPLES)
+    async with RangeReader(options, settings.topics.name(topics.EXAMPLES), limits=limits) as reader:
         first, end = await reader.bounds(0)
         async for offsets, records, *_ in reader.read(0, first, end):
             values = [record.value for record in records]

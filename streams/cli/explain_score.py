@@ -139,7 +139,7 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
     from streams.transport.ranges import RangeReader
 
     options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.PREDICTIONS)
-    async with RangeReader(options, topic) as reader:
+    async with RangeReader(options, topic, limits=settings.limits_of(topics.PREDICTIONS)) as reader:
         if entity is not None:
             count = len(reader.partitions())
             lanes = {int(partitions_of_text([entity], count, by)[0]) for by in ("murmur2", "crc32")}

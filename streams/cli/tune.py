@@ -95,8 +95,8 @@ async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings
         return await read_history(spec, source=EmbeddedSource.of_directory(log), archive=archive)
     if archive is not None:
         return await read_history(spec, archive=archive)
-    async with KafkaSource(settings.kafka.client_options("tune"), settings.topics) as kafka:
-        return await read_history(spec, source=kafka)
+    async with KafkaSource(settings, "tune") as kafka:
+        return await read_history(spec, source=kafka, limits=settings.limits)
 
 
 def _folds(logged: Logged, full: FullSpec, delay_days: float | None, folds: int) -> list[TrainingSet]:

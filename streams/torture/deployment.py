@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from online.task import TaskSpec
 from streams import topics
+from streams.admin.unpacking import VIEW_LIMITS
 from streams.log import Record
 from streams.settings import Settings
 from streams.transport.batch import Slice
@@ -42,10 +43,8 @@ class Deployment:
 
     async def pieces(self, topic: str) -> AsyncIterator[tuple[int, Slice]]:
         """Everything in one of Weir's topics now, partition after partition, as it is read."""
-        options, limits = self.settings.kafka.client_options("check"), self.settings.limits
-        if topic not in topics.INPUTS:  # a dead letter holds more than the record that it is about
-            limits = limits.model_copy(update={"record_bytes": 4 * limits.record_bytes})
-        async with RangeReader(options, self.settings.topics.name(topic), limits=limits) as reader:
+        options = self.settings.kafka.client_options("check")
+        async with RangeReader(options, self.settings.topics.name(topic), limits=VIEW_LIMITS) as reader:
             for partition in reader.partitions():
                 first, end = await reader.bounds(partition)
                 async for piece in reader.read(partition, first, end):

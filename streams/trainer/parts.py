@@ -81,8 +81,8 @@ class KafkaData:
 
     async def _read(self, task: TaskSpec, since: float | None) -> Logged:
         s = self.settings
-        async with KafkaSource(s.kafka.client_options("trainer-data"), s.topics) as source:
-            return await read_history(task, source=source, archive=s.trainer.archive, since=since)
+        async with KafkaSource(s, "trainer-data") as source:
+            return await read_history(task, source=source, archive=s.trainer.archive, since=since, limits=s.limits)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from online.limits import DEFAULT_LIMITS, InputLimits
 from online.quarantine import find_quarantines
 from online.task import TaskSpec
 from streams.training.archive import read_archive
@@ -30,6 +31,7 @@ async def read_history(
     until: float | None = None,
     inputs: Sequence[str] | None = None,
     advance: Advance | None = None,
+    limits: InputLimits = DEFAULT_LIMITS,
 ) -> Logged:
     """Everything of ``task`` that was logged in ``[since, until)``, epoch seconds of the logs' clocks.
 
@@ -38,6 +40,7 @@ async def read_history(
     source : a log to read.
     archive : the directory ``weir archive`` writes; with both, each may lack what the other has.
     inputs : see `HistoryBuilder`.
+    limits : see `RecordReader`.
 
     Raises
     ------
@@ -52,7 +55,7 @@ async def read_history(
         for kind in KINDS:
             builder.add(kind, read_archive(archive, task.name, kind, _start(kind, since), until))
     if source is not None:
-        reader = RecordReader(task)
+        reader = RecordReader(task, limits)
         for kind in KINDS:
             await _read_kind(builder, reader, source, kind, _start(kind, since), until, advance)
         left_out.update({f"unreadable {kind}": count for kind, count in reader.left_out.items()})

@@ -17,6 +17,7 @@ from online.accept import accept_records
 from online.batch import EventBatch, ExampleBatch, FloatVector, IntVector, PredictionBatch
 from online.columns import ColumnRequest, event_columns
 from online.errors import UNREADABLE
+from online.limits import DEFAULT_LIMITS, InputLimits
 from online.scored import ScoredShape, decode_scored
 from online.task import TaskSpec
 from online.wire import DeviceEvent, Example, UserEvent
@@ -48,10 +49,11 @@ class RecordReader:
     Parameters
     ----------
     task : the task.
+    limits : those of the workers that scored the events, or this leaves out what they took.
     """
 
-    def __init__(self, task: TaskSpec) -> None:
-        self.task = task
+    def __init__(self, task: TaskSpec, limits: InputLimits = DEFAULT_LIMITS) -> None:
+        self.task, self._limits = task, limits
         self.left_out: Counter[Kind] = Counter()
         """Records that could not be read, by kind."""
         self._mark = msgspec.json.encode(task.name)
@@ -131,7 +133,7 @@ class RecordReader:
 
     def _events(self, records: Sequence[Record], written_at: FloatVector) -> list[pa.Table]:
         model = UserEvent if self.task.stream == topics.USER_EVENTS else DeviceEvent
-        accepted = accept_records(model, [record.value for record in records], "ignore")
+        accepted = accept_records(model, [record.value for record in records], "ignore", self._limits)
         self.left_out["events"] += len(accepted.rejects)
         item = "user_id" if self.task.key == "merchant_id" else "merchant_id"
         request = ColumnRequest(entities=(item,), numbers=("amount",))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -15,7 +15,7 @@ from streams.errors import UsageError
 from streams.log import LoggedBatch, Record, read_directory
 
 if TYPE_CHECKING:
-    from streams.settings import TopicSettings
+    from streams.settings import Settings
     from streams.transport.ranges import RangeReader
 
 
@@ -115,12 +115,12 @@ class KafkaSource:
 
     Parameters
     ----------
-    options : of ``KafkaSettings.client_options``.
-    names : what the topics are called on the cluster.
+    settings : where the brokers are, what the topics are called there, and how large their records may be.
+    client : the name of this client.
     """
 
-    def __init__(self, options: Mapping[str, Any], names: TopicSettings) -> None:
-        self._options, self._names = options, names
+    def __init__(self, settings: Settings, client: str) -> None:
+        self._settings, self._options = settings, settings.kafka.client_options(client)
         self._readers: dict[str, RangeReader] = {}
         self._stack = AsyncExitStack()
 
@@ -154,7 +154,8 @@ class KafkaSource:
         except ImportError as error:
             raise UsageError(f"reading from Kafka needs {error.name}; run: pip install 'weir[kafka]'") from error
         if topic not in self._readers:
-            reader = RangeReader(self._options, self._names.name(topic))
+            name, limits = self._settings.topics.name(topic), self._settings.limits_of(topic)
+            reader = RangeReader(self._options, name, limits=limits)
             self._readers[topic] = await self._stack.enter_async_context(reader)
         return self._readers[topic]
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+AHEAD: Final = 64
+"""Full batches that wait or are in work in all, so that many partitions do not fill the memory; one each at least."""
 HEARD_S: Final = 10.0
 """A broker that has not answered for so long may have more than it told."""
 
@@ -360,10 +362,12 @@ class BatchConsumer(Consumer):
 
     def _refresh_wanted(self) -> None:
         # Room is counted in records: many small batches in flight are what keeps latency low.
-        room, offsets = self.settings.max_in_flight * self.settings.max_batch, self.offsets
+        active, offsets = self._get_active_partitions(), self.offsets
+        ahead = min(self.settings.max_in_flight, max(AHEAD // max(len(active), 1), 1))
+        room = ahead * self.settings.max_batch
         self.wanted = {
             tp: Wanted(epoch, offsets.limit(tp, room), offsets.done(tp))
-            for tp in self._get_active_partitions()
+            for tp in active
             if tp not in self._halted and (epoch := offsets.epoch(tp)) is not None
         }
         if self._thread.blocked:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from online.batch import IntVector
+from online.limits import InputLimits
 from streams.errors import BrokerError
 from streams.log import Record
 from streams.transport.errors import RecordsDeleted
@@ -47,11 +48,14 @@ class PointReader:
     ----------
     options : of ``KafkaSettings.client_options``.
     topic : the topic.
+    limits : how large its records may be.
     keep_bytes : what is kept of what was read, at most.
     """
 
-    def __init__(self, options: Mapping[str, Any], topic: str, keep_bytes: int = KEEP_BYTES) -> None:
-        self._options, self._topic, self._keep_bytes = dict(options), topic, keep_bytes
+    def __init__(
+        self, options: Mapping[str, Any], topic: str, limits: InputLimits | None = None, keep_bytes: int = KEEP_BYTES
+    ) -> None:
+        self._options, self._topic, self._limits, self._keep_bytes = dict(options), topic, limits, keep_bytes
         self._reader: RangeReader | None = None
         self._turn = asyncio.Lock()
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
@@ -124,7 +128,7 @@ class PointReader:
 
     async def _connected(self) -> RangeReader:
         if self._reader is None:
-            reader = RangeReader(self._options, self._topic, fetch_bytes=FETCH_BYTES)
+            reader = RangeReader(self._options, self._topic, fetch_bytes=FETCH_BYTES, limits=self._limits)
             self._reader = await reader.__aenter__()
         return self._reader
 

@@ -85,6 +85,7 @@ class RangeReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._consumer.stop()
+        self._consumer._fetcher._records.clear()  # megabytes, and cycles of aiokafka's hold them for minutes
 
     def partitions(self) -> list[int]:
         """Numbers of the topic's partitions."""

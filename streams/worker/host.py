@@ -74,7 +74,8 @@ class LaneHost:
         self._scoring: dict[str, Scoring] = {}
         """By stream."""
         self._bounds = LogBounds(ctx.settings.kafka.client_options("bounds"), ctx.name(topics.PREDICTIONS))
-        self._points = PointReader(ctx.settings.kafka.client_options("logged"), ctx.name(topics.PREDICTIONS))
+        logged, limits = ctx.name(topics.PREDICTIONS), ctx.settings.limits_of(topics.PREDICTIONS)
+        self._points = PointReader(ctx.settings.kafka.client_options("logged"), logged, limits)
         self._waiting: list[FetchedBatch] = []
         self._settling: asyncio.Future[None] | None = None
         self._late: asyncio.Future[None] | None = None

@@ -237,15 +237,19 @@ class LabelLane:
         self._inbox.put_nowait(work)
 
     async def _look_for_left(self) -> None:
-        """Take predictions that nobody hands over: acknowledged, but their worker died before it could."""
+        """Take predictions that nobody hands over: acknowledged, but their worker died before it could.
+
+        Those that were there at the look before, too: newer ones are on their way, on a busy worker for a while.
+        """
         await self._recovered.wait()
-        loop = asyncio.get_running_loop()
+        loop, seen = asyncio.get_running_loop(), 0
         while True:
             if loop.time() - self._handed_at >= IDLE_CHECK_S:
                 _, end = await self._reader.bounds()
                 async with self._order:
-                    if end > self._queued and loop.time() - self._handed_at >= IDLE_CHECK_S:
+                    if seen > self._queued and loop.time() - self._handed_at >= IDLE_CHECK_S:
                         await self._queue_range(end)
+                seen = end
             await asyncio.sleep(IDLE_CHECK_S)
 
     # -- time without events; see `idle.TimedLane` ---------------------------------------------------------------

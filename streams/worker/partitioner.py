@@ -108,7 +108,8 @@ async def _look(ctx: Context, names: Sequence[str]) -> PartitionerName | None:
 async def _entities(ctx: Context, topic: str) -> dict[str, int]:
     """The entities of a topic's newest records, each with its partition."""
     decoder, found, field = msgspec.json.Decoder(_Ids), dict[str, int](), _FIELD[topic]
-    async with RangeReader(ctx.settings.kafka.client_options("partitioner"), ctx.name(topic)) as reader:
+    options, limits = ctx.settings.kafka.client_options("partitioner"), ctx.settings.limits_of(topic)
+    async with RangeReader(options, ctx.name(topic), limits=limits) as reader:
         for partition in reader.partitions():
             first, end = await reader.bounds(partition)
             async for _, records, *_ in reader.read(partition, max(first, end - NEWEST), end):

@@ -18,7 +18,6 @@ from faust.types import TP
 from online.task import TaskSpec
 from streams import topics
 from streams.admin.cluster import topic_limits
-from streams.admin.specs import max_message_bytes
 from streams.errors import in_words
 from streams.full.following import UpdatesFollower
 from streams.full.loading import full_models, require_provider
@@ -250,7 +249,7 @@ def transport_fields(settings: Settings) -> dict[str, Any]:
         "when_deleted": w.when_deleted,
         "delivery_timeout_s": w.delivery_timeout_s,
         "max_record_bytes": w.max_record_bytes,
-        "larger": {letters: max_message_bytes(topics.DEAD_LETTERS, w.max_record_bytes)},
+        "larger": {letters: topics.largest_record(topics.DEAD_LETTERS, w.max_record_bytes)},
     }
 
 

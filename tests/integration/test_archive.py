@@ -19,7 +19,7 @@ from streams.cli.archive import archive_command
 from streams.errors import BrokerError, UsageError
 from streams.host import EmbeddedHost
 from streams.log import EmbeddedLog, Record
-from streams.settings import KafkaSettings, TopicSettings
+from streams.settings import KafkaSettings, Settings, TopicSettings
 from streams.simulate import SimulationConfig, simulate
 from streams.training.builder import Logged
 from streams.training.history import read_history
@@ -85,7 +85,7 @@ def filled(kafka: Broker) -> TopicSettings:
 
 
 def source(kafka: Broker, names: TopicSettings) -> KafkaSource:
-    return KafkaSource(KafkaSettings(bootstrap=(kafka.address,)).client_options("test"), names)
+    return KafkaSource(Settings(kafka=KafkaSettings(bootstrap=(kafka.address,)), topics=names), "test")
 
 
 def check(found: Logged, wanted: Logged) -> None:
@@ -141,8 +141,8 @@ def test_the_command_archives_topics_and_goes_on(kafka: Broker, filled: TopicSet
 
 def test_what_cannot_be_read_says_why(kafka: Broker, filled: TopicSettings) -> None:
     async def read(names: TopicSettings, address: str) -> Logged:
-        options = KafkaSettings(bootstrap=(address,)).client_options("test")
-        async with KafkaSource(options, names) as there:
+        settings = Settings(kafka=KafkaSettings(bootstrap=(address,)), topics=names)
+        async with KafkaSource(settings, "test") as there:
             return await read_history(TASK, source=there)
 
     with pytest.raises(UsageError, match="no topic nowhere"):

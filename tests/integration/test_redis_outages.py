@@ -225,7 +225,7 @@ def test_when_a_crash_takes_the_end_of_the_log_what_is_left_is_whole_and_older(
     async def test(worker: Worker) -> None:
         for i, fill in enumerate(history):
             await worker.flush(await worker.step(**fill), journal=[b"%d" % i])
-        server.kill()
+        server.kill_written()
         log = server.appended
         assert log is not None
         os.truncate(log, int(log.stat().st_size * (1 - lost_share)))

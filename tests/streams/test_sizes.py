@@ -11,9 +11,9 @@ from online.scoring import ScoringStage
 from online.task import TaskSpec
 from online.wire import FEATURE_MAX, REASON_CHARS, Alert, Reason
 from streams import topics
-from streams.admin.specs import DEFAULT_RECORD_BYTES
 from streams.errors import UsageError
 from streams.stores.memory import MemoryFeatureStore
+from streams.topics import DEFAULT_RECORD_BYTES
 from streams.worker.sizes import check_sizes, largest_records
 
 TASK = TaskSpec.from_toml("""
