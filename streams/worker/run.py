@@ -19,7 +19,7 @@ from streams.following.fold import ExampleFold
 from streams.following.follower import Follower, FollowPolicy
 from streams.following.snapshots import ModelSnapshots
 from streams.full.remote.client import RemoteClient
-from streams.ops.kafka_checks import require_retention
+from streams.ops.kafka_checks import warn_of_retention
 from streams.settings import Role, Settings
 from streams.worker.host import LaneHost
 from streams.worker.process import Process, run_process
@@ -64,7 +64,7 @@ class Worker(Process):
         """Kernels and models; and whether labels will find their predictions."""
         self.host.check_sizes()
         if self.role != "score":
-            await asyncio.to_thread(require_retention, self.settings, self.ctx.tasks)
+            await asyncio.to_thread(warn_of_retention, self.settings, self.ctx.tasks)
         for task in self.ctx.tasks:
             await asyncio.to_thread(warm_up, task)  # the endpoints answer meanwhile
         await self.ctx.topics.look([topics.EXAMPLES])
