@@ -58,15 +58,18 @@ class EventTime:
         self._alone: Claim | None = None
         """Where the watermark was before one entity alone moved it, and that entity; while nobody else has spoken."""
 
-    def follow(self, newest: float) -> bool:
-        """Take events in by the newest of their times, where nothing else of them matters, as nearly always.
+    def follow(self, ts: FloatVector) -> bool:
+        """Take events in where none claims a time far ahead and no claim stands, as nearly always.
 
-        ``False``, with nothing changed, where it does: call `advance`.
+        ``False``, with nothing changed, where that is not so: call `advance`.
         """
-        if self._claims or self._alone or newest - self.watermark > self.max_step:
+        if self._claims or self._alone is not None:
             return False
-        self.watermark = max(self.watermark, newest)
-        return True
+        before = self.watermark
+        if self._follow_steps(ts, np.empty(len(ts))) == len(ts):
+            return True
+        self.watermark = before
+        return False
 
     def advance(self, ts: FloatVector, said_by: Sequence[str | None]) -> FloatVector:
         """Take events in, in order; returns the watermark after each, ``(n,) float64``.
@@ -76,20 +79,24 @@ class EventTime:
         ts : ``(n,) float64`` event times, epoch seconds; none of them NaN.
         said_by : n names of entities; events that name none are told apart by nothing.
         """
-        before = self.watermark
-        if len(ts) and self.follow(float(ts.max())):
-            return np.maximum.accumulate(np.append(before, ts))[1:]
-        marks, i, times = np.empty(len(ts)), 0, ts.tolist()
-        newest_to_come = np.maximum.accumulate(ts[::-1])[::-1].tolist()
-        while i < len(times):
-            before = self.watermark
-            if self.follow(newest_to_come[i]):
-                marks[i:] = np.maximum.accumulate(np.append(before, ts[i:]))[1:]
-                break
-            self._take(times[i], said_by[i] or "")
-            marks[i] = self.watermark
-            i += 1
+        marks, i = np.empty(len(ts)), 0
+        while i < len(ts):
+            if not self._claims and self._alone is None:
+                i += self._follow_steps(ts[i:], marks[i:])
+            if i < len(ts):
+                self._take(float(ts[i]), said_by[i] or "")
+                marks[i] = self.watermark
+                i += 1
         return marks
+
+    def _follow_steps(self, ts: FloatVector, marks: FloatVector) -> int:
+        """Take in the events before the first that claims a time further ahead; returns how many, with their marks."""
+        newest = np.maximum.accumulate(np.append(self.watermark, ts))
+        ahead = np.diff(newest) > self.max_step
+        count = int(ahead.argmax()) if ahead.any() else len(ts)
+        marks[:count] = newest[1 : count + 1]
+        self.watermark = float(newest[count])
+        return count
 
     def set_watermark(self, ts: float) -> None:
         """Say what time it is, where a person knows better; it may step back."""

@@ -193,7 +193,7 @@ class Intake:
         newest_ever = max(self.watermark, newest)
         if newest > float(np.min(arrived)) + p.max_ahead or float(ts.min()) < newest_ever - p.allowed_lateness:
             return False
-        return self.time.follow(newest)
+        return self.time.follow(ts)
 
     def _judge(self, batch: EventBatch, arrived: FloatVector | float) -> tuple[IntVector, list[Refused]]:
         """Rows that are neither ahead nor late, and the others with their reasons; counts them."""
