@@ -119,7 +119,8 @@ DANGERS: Final[Mapping[str, Danger]] = {
     t.ALERTS: Danger("raise or resolve alerts before whoever acts on them", "nothing in Weir reads alerts"),
     t.RETRAIN_REQUESTS: Danger(
         "have the trainer train again and again",
-        "a cooldown for each task, one job at a time, the gate; its text is printed without control characters",
+        "one job at a time and the gate; the cooldown of each task, unless the request says force, as a person's may; "
+        "its text is printed without control characters",
     ),
     t.MODEL_UPDATES: Danger(
         "choose which registered version serves, or have none serve",
