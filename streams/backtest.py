@@ -5,77 +5,29 @@ Run it with ``weir backtest``. It knows files and one task's pipeline, not the l
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from online.batch import FloatVector, LabelBatch
 from online.decode import Reject
+from online.dedupe import Deduper, bytes_for
 from online.pipeline import StepOutput, TaskPipeline
-from online.task import SourceSpec, TaskSpec
+from online.task import TaskSpec
+from streams.backtest_labels import LabelInput
+from streams.distinct import distinct, within
 from streams.errors import TooManyRejects, UsageError
 from streams.host.rejects import RejectLimit, RejectPolicy
+from streams.notes import Note, RunWatch, notes_of
 from streams.scorefile import ScoreFile
-from streams.sources import FileSource, SourceBatch
+from streams.sources import FileSource
 from streams.stores import MemoryFeatureStore
-from streams.wirefiles import WireSource, read_labels
+from streams.wirefiles import WireSource
 
 _SHOWN_REJECTS = 20
-_CUTS_A_DELAY = 8
-"""A batch spans at most this part of the label delay, so that on a thin stream labels are not seen much too late."""
-
-
-class _LabelQueue:
-    """Labels held back until they become known."""
-
-    def __init__(self) -> None:
-        self._held: deque[tuple[FloatVector, LabelBatch]] = deque()
-
-    def add(self, known_at: FloatVector, labels: LabelBatch) -> None:
-        """Hold labels back; a label waits for those before it, so ``known_at`` never steps back."""
-        if len(labels):
-            self._held.append((np.maximum.accumulate(known_at), labels))
-
-    def due(self, now: float) -> list[LabelBatch]:
-        """Labels that are known at ``now``, in order."""
-        out: list[LabelBatch] = []
-        while self._held:
-            known_at, labels = self._held[0]
-            ripe = int(np.searchsorted(known_at, now, side="right"))
-            if ripe == 0:
-                break
-            self._held.popleft()
-            out.append(labels.slice(0, ripe))
-            if ripe < len(labels):
-                self._held.appendleft((known_at[ripe:], labels.slice(ripe, len(labels))))
-                break
-        return out
-
-
-def _within(batches: Iterator[SourceBatch], span_s: float) -> Iterator[SourceBatch]:
-    """The batches, cut where one spans more event time than ``span_s`` (0 for no limit)."""
-    for rows in batches:
-        ts = np.maximum.accumulate(rows.batch.ts)
-        start = 0
-        while span_s > 0 and len(ts) and ts[-1] - ts[start] > span_s:
-            stop = int(np.searchsorted(ts, ts[start] + span_s, side="right"))
-            yield rows.slice(start, stop)
-            start = stop
-        yield rows.slice(start, None) if start else rows
-
-
-def _row_labels(rows: SourceBatch, key: str) -> LabelBatch:
-    """The labels that rows of a file bring with them."""
-    known = np.flatnonzero(rows.labelled)
-    b = rows.batch.take(known)
-    entity = [k or "*" for k in (b.entities[key] if key != "*" else ["*"] * len(b))]
-    value = rows.label[known] if rows.label is not None else np.zeros(0, dtype=np.bool_)
-    return LabelBatch([f"{e}/label" for e in b.event_id], entity, list(b.event_id), b.ts, value, np.ones(len(b)))
 
 
 @dataclass
@@ -88,16 +40,18 @@ class BacktestResult:
     seconds: float = 0.0
     rejected: int = 0
     rejects: list[Reject] = field(default_factory=list)
-    """The first few."""
+    """The first few; ``index`` counts from 0."""
     alerts: Counter[str] = field(default_factory=Counter)
     """Alert records by status."""
     detections: list[dict[str, Any]] = field(default_factory=list)
     requests: int = 0
 
-    @property
-    def labels_lost(self) -> int:
-        """Labels that met no prediction: its features were let go before the label was handed over."""
-        return self.pipeline.joiner.stats.unmatched
+    repeats: int = 0
+    """Rows whose ``event_id`` came before: dropped, as live."""
+    decisions: list[str] = field(default_factory=list)
+    """What was decided of the input, and what a backtest leaves out."""
+    notes: list[Note] = field(default_factory=list)
+    """What is odd, the gravest first."""
 
     def report(self) -> dict[str, Any]:
         """Everything a reader of the run may want, JSON-ready."""
@@ -111,7 +65,10 @@ class BacktestResult:
             "labelled": p.labelled,
             "labels": asdict(p.joiner.stats),
             "rejected": self.rejected,
-            "first_rejects": [{"row": r.index, "reason": r.reason} for r in self.rejects],
+            "first_rejects": [{"row": r.index + 1, "reason": r.reason} for r in self.rejects],
+            "repeats": self.repeats,
+            "decisions": self.decisions,
+            "notes": [asdict(note) for note in self.notes],
             "model_version": p.model.version,
             "features": list(p.features),
             "metrics": p.evaluation.get(),
@@ -130,6 +87,7 @@ def run_backtest(
     *,
     labels: Sequence[Path] = (),
     label_delay_s: float | None = None,
+    started: Callable[[Sequence[str]], None] | None = None,
 ) -> BacktestResult:
     """Run ``task`` over ``paths``; scores go to a Parquet file that is complete even when the run is interrupted.
 
@@ -141,42 +99,50 @@ def run_backtest(
     progress : called with rows done and rows in all.
     labels : JSONL dumps of the ``labels`` topic, for labels that are not a column.
     label_delay_s : how long after the time it speaks of a label becomes known; the source's own when not given.
+    started : called before the first row with what was decided of the input.
 
     Raises
     ------
     UsageError
-        When a file or column is missing.
+        When a file or column is missing, or labels would come after their predictions were let go.
     TooManyRejects
         When most rows do not fit the wire format, which means that the mapping is wrong.
     """
+    _check_mapping(task)
     pipeline = TaskPipeline(task, MemoryFeatureStore())
     kind = WireSource if task.source is None else FileSource
     source = kind(task, pipeline.columns, paths)
-    spec = task.source or SourceSpec()
-    delay_s = spec.label_delay if label_delay_s is None else label_delay_s
-    held = _LabelQueue()
-    if labels:
-        if spec.label is not None:
-            raise UsageError(f"labels come from the column {spec.label!r} and from files: drop one of the two")
-        if label_delay_s is None and task.source is None:
-            raise UsageError("labels become known late: say how late with --label-delay, such as 7d (0s for at once)")
-        from_files = read_labels(task.name, labels, delay_s)
-        held.add(from_files.known_at, from_files.labels)
-    result = BacktestResult(task, pipeline)
+    given = LabelInput(task, labels, label_delay_s)
+    result = BacktestResult(task, pipeline, decisions=[*getattr(source, "decisions", ()), *_left_out(task)])
+    if started is not None:
+        started(result.decisions)
+    watch = RunWatch(task, pipeline.columns)
     limit = RejectLimit(RejectPolicy(share=0.5, window=1_000))
+    refused: Counter[str] = Counter()
+    size = given.spec.batch_size
+    numbered = task.source is not None and task.source.event_id is None
+    ids = None if numbered else Deduper(math.inf, most_bytes=bytes_for(len(source)))
+    batches = distinct(source.batches(size), size, ids)
     writer = ScoreFile(scores, task.name) if scores is not None else None
     start = time.perf_counter()
+
+    def note(out: StepOutput) -> None:
+        given.learned(out)
+        _note(out, result, writer)
+
     try:
-        for rows in _within(source.batches(spec.batch_size), delay_s / _CUTS_A_DELAY):
-            if len(rows.batch):
-                for known in held.due(float(rows.batch.ts[0])):
-                    _note(pipeline.labels(known), result, None)
-                _note(pipeline.events(rows.batch), result, writer)
-            if rows.label is not None:
-                told = _row_labels(rows, task.key)
-                held.add(told.ts + delay_s, told)
+        for part in within(batches, given.span_s):
+            rows, batch = part.rows, part.events
+            if len(batch):
+                for known in given.held.due(float(batch.ts[0])):
+                    note(pipeline.labels(known))
+                note(pipeline.events(batch))
+            watch.update(batch, rows.labelled[part.fresh])
+            given.read(rows)
             result.rows += rows.rows
+            result.repeats += len(rows.batch) - len(batch)
             result.rejected += len(rows.rejects)
+            refused.update(reject.reason.partition(":")[0] for reject in rows.rejects)
             limit.update(rows.rows, len(rows.rejects), rows.rejects[-1].reason if rows.rejects else "")
             result.rejects += rows.rejects[: _SHOWN_REJECTS - len(result.rejects)]
             if progress is not None:
@@ -187,12 +153,39 @@ def run_backtest(
                 "Correct [source] in the task file, or the records"
             )
         if pipeline.timers is not None:
-            _note(pipeline.advance(pipeline.timers.watermark), result, writer)
+            note(pipeline.advance(pipeline.timers.watermark))
     finally:
         result.seconds = time.perf_counter() - start
         if writer is not None:
             writer.close()
+    result.notes = notes_of(
+        watch, given.counts(), pipeline.joiner, scored=pipeline.scored, repeats=result.repeats,
+        refused=refused, first_refused=result.rejects,
+    )  # fmt: skip
     return result
+
+
+def _check_mapping(task: TaskSpec) -> None:
+    """Each entity's key is fed by [source], for otherwise its features are missing in every row."""
+    if task.source is None:
+        return
+    fed = {*task.source.columns, *task.source.constants}
+    for entity in task.entities:
+        if entity.key != "*" and entity.key not in fed:
+            raise UsageError(
+                f"nothing in [source] feeds {entity.key!r}, the key of entity {entity.name!r}: its features would be "
+                f'missing in all rows. Add {entity.key} = "COLUMN" to columns in [source], or remove the entity'
+            )
+
+
+def _left_out(task: TaskSpec) -> list[str]:
+    """What a live worker does for this task and a backtest does not."""
+    if task.full is None:
+        return []
+    return [
+        "[full]: the full model is not trained in a backtest; scores are those of the online model alone "
+        "(`weir demo` and `weir trainer` train it)"
+    ]
 
 
 def _note(out: StepOutput, result: BacktestResult, writer: ScoreFile | None) -> None:

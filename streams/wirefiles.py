@@ -14,8 +14,6 @@ import numpy as np
 from online.batch import FloatVector, LabelBatch
 from online.columns import ColumnRequest
 from online.decode import Reject, decode_device_events, decode_labels, decode_user_events
-from online.dedupe import Deduper, bytes_for
-from online.intake import entities_of
 from online.task import TaskSpec
 from streams.errors import UsageError
 from streams.sources import SourceBatch
@@ -24,7 +22,7 @@ _SUFFIXES = (".jsonl", ".ndjson")
 
 
 class WireSource:
-    """The events of one or more dumps in event-time order; a repeated ``event_id`` is set aside.
+    """The events of one or more dumps in event-time order.
 
     Parameters
     ----------
@@ -37,13 +35,8 @@ class WireSource:
         decode = decode_device_events if task.stream == "device-events" else decode_user_events
         lines = _lines(paths)
         decoded = decode(lines, columns)
-        dedupe = Deduper(np.inf, most_bytes=bytes_for(len(lines)))
-        fresh = dedupe.keep(decoded.batch.event_id, decoded.batch.ts, entities_of(decoded.batch))
-        twice = decoded.index[~fresh].tolist()
-        self._rejects = [*decoded.rejects, *(Reject(i, lines[i], "event_id: came before in this input") for i in twice)]
-        self._rejects.sort(key=lambda r: r.index)
-        kept = np.flatnonzero(fresh)
-        self._batch = decoded.batch.take(kept[np.argsort(decoded.batch.ts[kept], kind="stable")])
+        self._rejects = decoded.rejects
+        self._batch = decoded.batch.take(np.argsort(decoded.batch.ts, kind="stable"))
         self._rows = len(lines)
 
     def __len__(self) -> int:
@@ -73,7 +66,10 @@ def read_labels(task: str, paths: Sequence[Path], delay_s: float) -> KnownLabels
     mine = np.flatnonzero(np.array([t == task for t in decoded.tasks], dtype=np.bool_))
     if len(mine) == 0:
         others = ", ".join(sorted(set(decoded.tasks))) or "none"
-        raise UsageError(f"{', '.join(map(str, paths))}: no label of task {task!r}; there are labels of: {others}")
+        why = f"no label of task {task!r}; there are labels of: {others}"
+        if bad := decoded.rejects:
+            why += f", and {len(bad):,} lines were refused; the first, row {bad[0].index + 1}: {bad[0].reason}"
+        raise UsageError(f"{', '.join(map(str, paths))}: {why}")
     order = mine[np.argsort(decoded.batch.ts[mine], kind="stable")]
     labels = decoded.batch.take(order)
     return KnownLabels(labels, labels.ts + delay_s, decoded.rejects)

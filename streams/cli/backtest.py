@@ -7,6 +7,7 @@ from typing import Annotated
 
 import orjson
 import typer
+from rich.console import Console
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -14,8 +15,11 @@ from streams.backtest import BacktestResult, run_backtest
 from streams.cli.options import INTERRUPTED, bars, notes
 from streams.cli.times import duration
 from streams.errors import UsageError
+from streams.notes import SHOWN
 from streams.taskfiles import load_task
 
+NOTHING_SCORED = 3
+"""Exit status where no row was scored."""
 _SHOWN = ("roc_auc", "average_precision", "log_loss", "brier", "ece", "accuracy", "f1", "kappa")
 
 
@@ -39,12 +43,16 @@ def backtest_command(
     report: Annotated[
         Path | None, typer.Option("--report", help="Write metrics over time to this JSON file.", show_default=False)
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Any warning ends with exit status 1.")] = False,
 ) -> None:
     """Replay files through a task: features, scores, late labels, learning, alerts.
 
     One pass in event time. A row's label is seen only after the delay that the task's [source] declares, and a
     score is always made before its row is learned. A task without [source] reads JSONL in wire format, such as
     `weir simulate` writes.
+
+    What is odd in the data is said at the end and stands in the report, as `notes`. The exit status is 3 when no row
+    was scored, and 1 with --strict when there is any warning.
 
     For example:
 
@@ -69,6 +77,9 @@ def backtest_command(
                 lambda done, total: bar.update(row, completed=done, total=total),
                 labels=labels or (),
                 label_delay_s=delay_s,
+                started=lambda decided: (
+                    bar.console.print("\n".join(decided), markup=False, soft_wrap=True) if decided else None
+                ),
             )
     except KeyboardInterrupt:
         console.print("stopped; the scores so far are " + (f"in {scores}" if scores else "not kept"))
@@ -76,14 +87,23 @@ def backtest_command(
     if report is not None:
         report.write_bytes(orjson.dumps(result.report(), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     console.print(_summary(result))
-    if result.labels_lost:
-        console.print(
-            f"warning: {result.labels_lost:,} labels came after their predictions had been let go, so nothing was "
-            "learned from them; raise keep_s in [labels.join] or lower batch_size in [source]",
-            markup=False,
-        )
+    _tell(result, console, strict)
+
+
+def _tell(result: BacktestResult, console: Console, strict: bool) -> None:
+    """Say what is odd, and end with the status that it asks for."""
+    for odd in result.notes[:SHOWN]:
+        console.print(f"warning: {odd}", markup=False, soft_wrap=True)
+    if (more := len(result.notes) - SHOWN) > 0:
+        console.print(f"{more} more warnings are in the file of --report, under `notes`", markup=False)
     for reject in result.rejects[:5]:
-        console.print(f"rejected row {reject.index}: {reject.reason}", markup=False)
+        console.print(f"rejected row {reject.index + 1}: {reject.reason}", markup=False, soft_wrap=True)
+    if not result.pipeline.scored:
+        raise typer.Exit(NOTHING_SCORED)
+    if strict and result.notes:
+        kinds = ", ".join(dict.fromkeys(odd.kind for odd in result.notes))
+        console.print(f"error: --strict, and there are warnings: {kinds}", markup=False)
+        raise typer.Exit(1)
 
 
 def _check_target(path: Path) -> None:
@@ -106,6 +126,7 @@ def _summary(result: BacktestResult) -> Table:
             table.add_row(name, *cells)
     table.caption = (
         f"{r['scored']:,} scored, {r['labelled']:,} labelled, {r['model_version']:,} learned, "
-        f"{r['rejected']:,} rejected, {r['alerts'].get('open', 0):,} alerts opened, {len(r['drift'])} drifts"
+        f"{r['rejected']:,} rejected, {r['repeats']:,} repeated, {r['alerts'].get('open', 0):,} alerts opened, "
+        f"{len(r['drift'])} drifts"
     )
     return table

@@ -44,7 +44,8 @@ Event-driven streaming ML: features, online learning from late labels, full mode
 Settings come from --config, $WEIR_CONFIG or ./weir.toml, and from WEIR_* in the environment, as WEIR_KAFKA__BOOTSTRAP.
 
 Exit status: 0 done; 1 looked, and it is not as it should be (or a fault of Weir's own, with its traceback); 2 an error,
-said in the last line; 130 Ctrl-C; of commands that keep running also 70 (they hung) and 75 (stopping took too long).
+said in the last line; 3 a backtest scored no row; 130 Ctrl-C; of commands that keep running also 70 (they hung) and 75
+(stopping took too long).
 
 For example:
 

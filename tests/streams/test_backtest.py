@@ -197,7 +197,7 @@ def test_bad_rows_are_rejected_and_the_rest_is_scored(tmp_path: Path, kind: str)
     table["eur"][7], table["eur"][31], table["user"][90] = -1.0, "much", ""
     result = run_backtest(spec(), [write(tmp_path / f"x.{kind}", table)], tmp_path / "scores.parquet")
     report = result.report()
-    assert [r["row"] for r in report["first_rejects"]] == [7, 31, 90]
+    assert [r["row"] for r in report["first_rejects"]] == [8, 32, 91]
     assert [r["reason"].split(":")[0] for r in report["first_rejects"]] == ["amount", "amount", "user_id"]
     assert (report["rows"], report["rejected"], report["scored"]) == (400, 3, 397)
     ids = pq.read_table(tmp_path / "scores.parquet").column("event_id").to_pylist()
@@ -281,7 +281,7 @@ class TestCommand:
         write(tmp_path / "x.csv", table)
         result = invoke("backtest", "task.toml", "--data", "x.csv")
         assert result.exit_code == 0
-        assert "rejected row 7: amount: input should be greater than or equal to 0, got -1" in result.output
+        assert "rejected row 8: amount: input should be greater than or equal to 0, got -1" in result.output
 
     @pytest.mark.parametrize(
         ("args", "message"),
