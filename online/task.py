@@ -5,8 +5,7 @@ The models here know shapes, defaults and limits; ``online.pipeline`` turns a ta
 
 from __future__ import annotations
 
-import tomllib
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -18,6 +17,8 @@ from online.features.spec import Entity, Frozen, Name
 from online.full import FullSpec
 from online.labels import JoinPolicy, SilencePolicy
 from online.learners import LearnerSpec
+from online.mistakes import did_you_mean, mistakes, sentence, told
+from online.toml_text import parse_toml
 from online.wire import FEATURE_MAX, NEGATIVE_RATE_MIN
 
 STREAM_KEYS: dict[str, str] = {"user-events": "user_id", "device-events": "device_id"}
@@ -145,9 +146,11 @@ class TaskSpec(Frozen):
     def _check(self) -> TaskSpec:
         names = [e.name for e in self.entities]
         if self.entity not in names:
-            raise ValueError(f"entity = {self.entity!r} is not among the entities {names}")
+            raise ValueError(
+                f"entity = {self.entity!r} is not among the [[entities]]; {did_you_mean(self.entity, names)}"
+            )
         if len(set(names)) != len(names):
-            raise ValueError(f"an entity is declared twice: {names}")
+            raise ValueError(f"an entity is declared twice ({', '.join(names)}); put all of one under one [[entities]]")
         if self.full is not None and "full" in names:
             raise ValueError("an entity is named 'full', as the columns of [full] are; give it another name")
         for name, (low, high) in self.ranges.items():
@@ -179,21 +182,11 @@ class TaskSpec(Frozen):
     def from_toml(cls, text: str, where: str = "task") -> TaskSpec:
         """Read a task; raises ``TaskError`` with every wrong key by its path."""
         try:
-            document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as exc:
-            raise TaskError(f"{where}: not TOML: {exc}") from exc
+            document = parse_toml(text, where)
+        except ValueError as exc:
+            raise TaskError(str(exc)) from None
         try:
             return cls.model_validate(document)
         except ValidationError as exc:
-            raise TaskError(f"{where}: {_explain(exc)}") from exc
-
-
-def _explain(exc: ValidationError) -> str:
-    lines: list[str] = []
-    for error in exc.errors():
-        path = ".".join(str(part) for part in error["loc"]) or "(top)"
-        message = error["msg"].removeprefix("Value error, ")
-        got: Any = error.get("input")
-        shown = f" (got {got!r})" if isinstance(got, str | int | float | bool) else ""
-        lines.append(f"{path}: {message}{shown}")
-    return "; ".join(lines)
+            found = [sentence(each, document) for each in mistakes(cls, exc, document)]
+            raise TaskError(told(where, found)) from exc

@@ -8,7 +8,6 @@ shown by ``repr``, ``str`` or an error. Nothing here connects anywhere.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -16,15 +15,17 @@ from typing import Any, Final, Self
 from pydantic import Field, ValidationError, model_validator
 
 from online.limits import InputLimits
+from online.toml_text import parse_toml
 from streams import topics
 from streams.errors import UsageError
 from streams.settings_base import Concern, SecretUrl, TlsFiles
-from streams.settings_errors import check_keys, explain
+from streams.settings_errors import refusal
 from streams.settings_links import KafkaSettings, RedisSettings
 from streams.settings_models import ModelSettings
 from streams.settings_topics import TopicOverride, TopicSettings
 from streams.settings_trainer import TrainerSettings
 from streams.settings_worker import RejectSettings, Role, WorkerSettings
+from streams.textfiles import read_text
 
 __all__ = [
     "KafkaSettings",
@@ -104,29 +105,27 @@ def load_settings(
     env = os.environ if environ is None else environ
     named = path or (Path(env["WEIR_CONFIG"]) if env.get("WEIR_CONFIG") else None)
     document, where = _read(named or Path(DEFAULT_FILE), required=named is not None)
-    check_keys(Settings, document, where)
+    origins: dict[tuple[str | int, ...], str] = {}
     for name, keys in _overrides(env).items():
-        check_keys(Settings, _nested(keys, env[name]), "the environment", name)
         _merge(document, keys, name, env[name])
+        origins[tuple(keys)] = name
     for name, value in {"kafka.bootstrap": bootstrap, **(given or {})}.items():
         if value is not None:
             _merge(document, name.split("."), f"the command line ({name})", value)
+            origins[tuple(name.split("."))] = ""
     try:
         return Settings.model_validate(document)
     except ValidationError as exc:
-        places = f"{where}, the environment or the options" if given or bootstrap else f"{where} or the environment"
-        raise UsageError(f"{places}: {explain(exc, document)}") from None
+        raise UsageError(refusal(Settings, exc, document, where, origins)) from None
 
 
 def _read(path: Path, required: bool) -> tuple[dict[str, Any], str]:
-    if not path.is_file():
-        if required:
-            raise UsageError(f"no such settings file: {path}; correct --config or WEIR_CONFIG")
+    if not required and not path.is_file():
         return {}, "the defaults"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), str(path)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise UsageError(f"{path}: not TOML: {exc}") from None
+        return parse_toml(read_text(path, "settings file", "correct --config or WEIR_CONFIG"), str(path)), str(path)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from None
 
 
 def _overrides(env: Mapping[str, str]) -> dict[str, list[str]]:

@@ -1,80 +1,52 @@
-"""Says what is wrong with settings: unknown keys by their nearest known one, wrong values unless they are secret."""
+"""Says what is wrong with settings, by where they were set: file, variable or option; secrets are not shown."""
 
 from __future__ import annotations
 
 import re
-import types
-from collections.abc import Mapping
-from difflib import get_close_matches
-from typing import Any, Final, Union, get_args, get_origin
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from streams.errors import UsageError
+from online.mistakes import Mistake, Path, mistakes, name_of, sentence, told
 
 _SECRET: Final = re.compile(r"password|secret|token|url|key$", re.IGNORECASE)
 
 
-def check_keys(model: type[BaseModel], document: Mapping[str, Any], where: str, shown: str | None = None) -> None:
-    """Raise ``UsageError`` for the first key of ``document`` that ``model`` does not have, at any depth.
+def refusal(
+    model: type[BaseModel], error: ValidationError, document: Any, where: str, origins: Mapping[Path, str]
+) -> str:
+    """Every mistake in ``document``.
 
-    ``shown`` is what the person wrote where that is not a TOML key: the name of an environment variable.
+    ``where`` is the file; ``origins`` has, by path, the variable that set a value, or nothing for an option.
     """
-    _check(model, document, where, (), shown)
+    secrets = [path for path, value in _leaves(document, ()) if _is_secret(path, value)]
+    found, files = [], set()
+    for each in mistakes(model, error, document, secrets):
+        origin = next((path for path in origins if path[: len(each.path)] == each.path), None)
+        variable = origins[origin] if origin is not None else ""
+        own = origin is None or (len(origin) > len(each.path) and not each.meant)
+        files.add(where if own else "the environment" if variable else "the command line")
+        if not own and variable and each.meant:
+            found.append(f"unknown variable {variable}; {_variables(each)}")
+        else:
+            named = f"{variable}, which is " if not own and variable else ""
+            found.append(named + sentence(each, document))
+    return told(" and ".join(sorted(files)), list(dict.fromkeys(found)))
 
 
-def _check(annotation: Any, found: Any, where: str, path: tuple[str, ...], shown: str | None) -> None:
-    model = _model_of(annotation)
-    if model is None or not isinstance(found, Mapping):
-        return
-    if get_origin(model) is dict:
-        for key, value in found.items():
-            _check(get_args(model)[1], value, where, (*path, key), shown)
-        return
-    known = model.model_fields
-    for key, value in found.items():
-        if key not in known:
-            raise UsageError(_unknown(key, list(known), where, path, shown))
-        _check(known[key].annotation, value, where, (*path, key), shown)
+def _variables(unknown: Mistake) -> str:
+    names = ["WEIR_" + "__".join(map(str, (*unknown.path[:-1], name))).upper() for name in unknown.meant]
+    return f"did you mean {names[0]}?" if len(names) == 1 else f"known are {', '.join(names)}"
 
 
-def _model_of(annotation: Any) -> Any:
-    """The model (or ``dict`` of models) that a field holds, if it holds one."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next((m for m in map(_model_of, get_args(annotation)) if m is not None), None)
-    if get_origin(annotation) is dict:
-        return annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+def _is_secret(path: Path, value: object) -> bool:
+    return any(_SECRET.search(name_of(part)) for part in path) or "@" in str(value)
 
 
-def _unknown(key: str, known: list[str], where: str, path: tuple[str, ...], shown: str | None) -> str:
-    table = ".".join(path)
-    near = get_close_matches(key, known, n=1, cutoff=0.5)
-    if shown is None:
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        return f"{where}: unknown key {'.'.join((*path, key))!r}; {f'in [{table}]: ' if table else ''}{hint}"
-    names = ["WEIR_" + "__".join((*path, name)).upper() for name in (near or known)]
-    hint = f"did you mean {names[0]}?" if near else f"known are {', '.join(names)}"
-    return f"{where}: unknown variable {shown}; {hint}"
-
-
-def explain(exc: ValidationError, document: Mapping[str, Any]) -> str:
-    """Every wrong value by its path, with what was given unless it may be a secret."""
-    lines: list[str] = []
-    for error in exc.errors(include_input=False, include_url=False):
-        path = [
-            str(part) for part in error["loc"] if not str(part).startswith(("function-", "literal[", "constrained-"))
-        ]
-        message = error["msg"].removeprefix("Value error, ")
-        given = _at(document, path)
-        secret = any(_SECRET.search(part) for part in path) or "@" in str(given)
-        shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) and not secret else ""
-        lines.append(f"{'.'.join(path) or '(top)'}: {message[:1].lower()}{message[1:]}{shown}")
-    return "; ".join(dict.fromkeys(lines))
-
-
-def _at(document: Mapping[str, Any], path: list[str]) -> object:
-    found: object = document
-    for part in path:
-        found = found.get(part) if isinstance(found, Mapping) else found
-    return found
+def _leaves(held: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+    """Every value at any depth, tables and lists too."""
+    yield path, held
+    inside = held.items() if isinstance(held, Mapping) else enumerate(held) if isinstance(held, list) else ()
+    for part, value in inside:
+        yield from _leaves(value, (*path, part))

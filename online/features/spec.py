@@ -42,17 +42,20 @@ class _Aggregate(Frozen):
     def _check_windows(cls, windows: tuple[float, ...]) -> tuple[float, ...]:
         for window in windows:
             if not HOUR_S <= window <= MONTH_S:
-                raise ValueError(f"window {format_duration(window)} is outside 1h to 30d")
+                raise ValueError(
+                    f"window {format_duration(window)} is outside 1h to 30d; give one within, or remember longer by "
+                    "ops = ['ewmean'] with a half_life"
+                )
         if len(set(windows)) != len(windows):
-            raise ValueError("a window is named twice")
+            raise ValueError("a window is named twice (24h is 1d); remove one")
         return windows
 
     def _check_ops(self, ops: tuple[str, ...], windowed: tuple[str, ...]) -> None:
         if len(set(ops)) != len(ops):
-            raise ValueError(f"aggregate {self.name}: an op is named twice")
+            raise ValueError(f"{next(op for op in ops if ops.count(op) > 1)}: an op is named twice; remove one")
         wants = [op for op in ops if op in windowed]
         if wants and not self.windows:
-            raise ValueError(f"aggregate {self.name}: {wants[0]} needs windows, such as windows = ['1d', '7d']")
+            raise ValueError(f"{wants[0]} needs windows, such as windows = ['1d', '7d']")
 
 
 class Aggregate(_Aggregate):
@@ -73,7 +76,7 @@ class Aggregate(_Aggregate):
         self._check_ops(self.ops, WINDOW_OPS)
         needs = [op for op in self.ops if op not in ("count", "since_last", "since_first")]
         if needs and self.value is None:
-            raise ValueError(f"aggregate {self.name}: {needs[0]} needs value = a column or an expression")
+            raise ValueError(f"{needs[0]} needs value = a column or an expression")
         return self
 
 
@@ -91,7 +94,7 @@ class LabelAggregate(_Aggregate):
     def _check(self) -> LabelAggregate:
         self._check_ops(self.ops, LABEL_WINDOW_OPS)
         if ("run_min" in self.ops) != (self.value is not None):
-            raise ValueError(f"aggregate {self.name}: run_min and value go together; give both or neither")
+            raise ValueError("run_min and value go together; give both or neither")
         return self
 
 
@@ -124,5 +127,5 @@ class Entity(Frozen):
         names = [*(a.name for a in self.aggregates), *(a.name for a in self.labels), *(a.name for a in self.anomalies)]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"entity {self.name}: the aggregate name {name!r} is used twice")
+                raise ValueError(f"the aggregate name {name!r} is used twice; columns are called by it: rename one")
         return self

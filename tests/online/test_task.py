@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,6 +62,10 @@ def read(old: str = "", new: str = "") -> TaskSpec:
     return TaskSpec.from_toml(TASK.replace(old, new, 1), "fraud.toml")
 
 
+USER = "[[entities]] 1 (user)"
+AMOUNT = USER + ", aggregates 1 (amount)"
+
+
 def test_the_task_of_these_tests_is_right() -> None:
     TaskPipeline(read(), MemoryFeatureStore())
 
@@ -71,75 +74,73 @@ def test_the_task_of_these_tests_is_right() -> None:
     ("old", "new", "path", "says"),
     [
         # unknown keys, at every depth
-        ('entity = "user"', 'entity = "user"\nspeed = 3', "speed", "Extra inputs are not permitted (got 3)"),
-        ('key = "user_id"', 'key = "user_id"\nkeys = "x"', "entities.0.keys", "Extra inputs are not permitted"),
-        ('value = "amount"', 'value = "amount"\nwindow = "1d"', "entities.0.aggregates.0.window", "not permitted"),
-        ('ops = ["share"]', 'ops = ["share"]\nvalue = "x"', "entities.0.labels.0", "run_min and value go together"),
-        ('kind = "logistic"', 'kind = "logistic"\nlr = 1', "model.lr", "not permitted"),
-        ('keep_s = "30d"', 'keep = "30d"', "labels.join.keep", "not permitted"),
-        ("alerts_per_day = 20", "per_day = 20", "threshold.budget.per_day", "not permitted"),
-        ('cooldown_s = "1h"', "cool = 1", "alerts.cool", "not permitted"),
-        ("block_events = 256", "blocks = 1", "drift.blocks", "not permitted"),
-        ('cooldown = "1d"', "after = 1", "retrain.after", "not permitted"),
-        ("rolling = 100", "roll = 1", "metrics.roll", "not permitted"),
-        ('time_format = "auto"', 'times = "auto"', "source.times", "not permitted"),
+        ('entity = "user"', 'entity = "user"\nspeed = 3', "", "unknown key 'speed'; there are: name"),
+        ('key = "user_id"', 'key = "user_id"\nkeys = "x"', USER, "unknown key 'keys'; did you mean 'key'?"),
+        ('value = "amount"', 'value = "amount"\nwindow = "1d"', AMOUNT, "did you mean 'windows'?"),
+        ('ops = ["share"]', 'ops = ["share"]\nvalue = "x"', USER + ", labels 1 (bad)", "run_min and value go together"),
+        ('kind = "logistic"', 'kind = "logistic"\nlr = 1', "model", "as params = { lr = ... }"),
+        ('keep_s = "30d"', 'keep = "30d"', "labels.join", "did you mean 'keep_s'?"),
+        ("alerts_per_day = 20", "per_day = 20", "threshold", "did you mean 'alerts_per_day'?"),
+        ('cooldown_s = "1h"', "cool = 1", "alerts", "did you mean 'cooldown_s'?"),
+        ("block_events = 256", "blocks = 1", "drift", "did you mean 'block_events'?"),
+        ('cooldown = "1d"', "after = 1", "retrain", "did you mean 'after_labels'?"),
+        ("rolling = 100", "roll = 1", "metrics", "did you mean 'rolling'?"),
+        ('time_format = "auto"', 'times = "auto"', "source", "did you mean 'time'?"),
         # wrong types
-        ('name = "fraud"', "name = 3", "name", "valid string (got 3)"),
-        ("negative_rate = 0.5", 'negative_rate = "half"', "labels.negative_rate", "valid number"),
-        ("rolling = 100", "rolling = 1.5", "metrics.rolling", "valid integer"),
-        ('ops = ["count", "mean"]', 'ops = "count"', "entities.0.aggregates.0.ops", "valid tuple"),
-        ('kind = "logistic"', "kind = 1", "model.kind", "valid string (got 1)"),
+        ('name = "fraud"', "name = 3", "name", "got 3; give a text in quotes, as \"3\""),
+        ("negative_rate = 0.5", 'negative_rate = "half"', "labels.negative_rate", "got 'half'; give a number"),
+        ("rolling = 100", "rolling = 1.5", "metrics.rolling", "got 1.5; give a whole number"),
+        ('ops = ["count", "mean"]', 'ops = "count"', AMOUNT + ", ops", "got 'count'; give a list, as ['count']"),
+        ('kind = "logistic"', "kind = 1", "model.kind", "got 1; give a text in quotes"),
         # values outside their limits
-        ('name = "fraud"', 'name = "Fraud 1"', "name", "(got 'Fraud 1')"),
-        ('name = "amount"', 'name = "a-b"', "entities.0.aggregates.0.name", "(got 'a-b')"),
-        ("negative_rate = 0.5", "negative_rate = 0", "labels.negative_rate", "greater than or equal to 0.001 (got 0)"),
-        ("negative_rate = 0.5", "negative_rate = 1.5", "labels.negative_rate", "less than or equal to 1 (got 1.5)"),
-        ("alerts_per_day = 20", "alerts_per_day = 0", "threshold.budget.alerts_per_day", "greater than 0 (got 0)"),
-        ('ops = ["count", "mean"]', 'ops = ["median"]', "entities.0.aggregates.0.ops.0", "(got 'median')"),
-        ('ops = ["count", "mean"]', "ops = []", "entities.0.aggregates.0.ops", "at least 1 item"),
-        ('ops = ["count", "mean"]', 'ops = ["count", "count"]', "entities.0.aggregates.0", "an op is named twice"),
-        ('value = "amount"\n', "", "entities.0.aggregates.0", "mean needs value = a column or an expression"),
-        ('windows = ["1d"]\n', "", "entities.0.aggregates.0", "count needs windows, such as windows = ['1d', '7d']"),
-        ('windows = ["1d"]', 'windows = ["1m"]', "entities.0.aggregates.0.windows", "window 1m is outside 1h to 30d"),
-        ('windows = ["1d"]', 'windows = ["31d"]', "entities.0.aggregates.0.windows", "window 31d is outside 1h to 30d"),
-        ('windows = ["1d"]', 'windows = ["1d", "24h"]', "entities.0.aggregates.0.windows", "a window is named twice"),
-        ('name = "bad"', 'name = "amount"', "entities.0", "the aggregate name 'amount' is used twice"),
-        ('time_format = "auto"', 'time_format = "epoch"', "source.time_format", "(got 'epoch')"),
-        ('time_format = "auto"', "batch_size = 0", "source.batch_size", "greater than or equal to 1 (got 0)"),
-        ('kind = "budget"', 'kind = "guess"', "threshold", "'guess'"),
+        ('name = "fraud"', 'name = "Fraud 1"', "name", "got 'Fraud 1';"),
+        ('name = "amount"', 'name = "a-b"', USER + ", aggregates 1 (a-b), name", "got 'a-b';"),
+        ("negative_rate = 0.5", "negative_rate = 0", "labels.negative_rate", "got 0; give a number from 0.001 to 1"),
+        ("negative_rate = 0.5", "negative_rate = 1.5", "labels.negative_rate", "got 1.5;"),
+        ("alerts_per_day = 20", "alerts_per_day = 0", "threshold.alerts_per_day", "got 0; give a number more than 0"),
+        ('ops = ["count", "mean"]', 'ops = ["median"]', AMOUNT + ", ops, item 1", "got 'median';"),
+        ('ops = ["count", "mean"]', "ops = []", AMOUNT + ", ops", "give a list of 1 or more"),
+        ('ops = ["count", "mean"]', 'ops = ["count", "count"]', AMOUNT, "an op is named twice"),
+        ('value = "amount"\n', "", AMOUNT, "mean needs value = a column or an expression"),
+        ('windows = ["1d"]\n', "", AMOUNT, "count needs windows, such as windows = ['1d', '7d']"),
+        ('windows = ["1d"]', 'windows = ["1m"]', AMOUNT + ", windows", "window 1m is outside 1h to 30d"),
+        ('windows = ["1d"]', 'windows = ["31d"]', AMOUNT + ", windows", "window 31d is outside 1h to 30d"),
+        ('windows = ["1d"]', 'windows = ["1d", "24h"]', AMOUNT + ", windows", "a window is named twice"),
+        ('name = "bad"', 'name = "amount"', USER, "the aggregate name 'amount' is used twice"),
+        ('time_format = "auto"', 'time_format = "epoch"', "source.time_format", "got 'epoch';"),
+        ('time_format = "auto"', "batch_size = 0", "source.batch_size", "got 0; give a whole number from 1 to 65536"),
+        ('kind = "budget"', 'kind = "guess"', "threshold.kind", "got 'guess'; give 'fixed'"),
         # durations
         ('keep_s = "30d"', 'keep_s = "a month"', "labels.join.keep_s", "'a month' is not a duration; write a number"),
         ('keep_s = "30d"', 'keep_s = "30"', "labels.join.keep_s", "'30' is not a duration"),
         ('keep_s = "30d"', 'keep_s = "-1d"', "labels.join.keep_s", "'-1d' is not a duration"),
         ('keep_s = "30d"', "keep_s = true", "labels.join.keep_s", "True is not a duration"),
-        ('keep_s = "30d"', "keep_s = 0", "labels.join.keep_s", "greater than 0 (got 0.0)"),
-        ('windows = ["1d"]', 'windows = ["1y"]', "entities.0.aggregates.0.windows.0", "'1y' is not a duration"),
+        ('keep_s = "30d"', "keep_s = 0", "labels.join.keep_s", "got 0; give a number more than 0"),
+        ('windows = ["1d"]', 'windows = ["1y"]', AMOUNT + ", windows, item 1", "'1y' is not a duration"),
         # what does not fit together
-        ('entity = "user"', 'entity = "card"', "(top)", "entity = 'card' is not among the entities ['user']"),
-        ("[model]", '[[entities]]\nname = "user"\nkey = "x"\n[model]', "(top)", "an entity is declared twice"),
-        ('time_format = "auto"', 'label_delay = "60d"', "(top)", "source.label_delay make 60d, but predictions wait"),
-        ("[threshold]", '[labels.silence]\nobserve_s = "1d"\nhorizon_s = "31d"\n[threshold]', "(top)", "raise keep_s"),
+        ('entity = "user"', 'entity = "card"', "", "entity = 'card' is not among the [[entities]]; there are: user"),
+        ("[model]", '[[entities]]\nname = "user"\nkey = "x"\n[model]', "", "an entity is declared twice"),
+        ('time_format = "auto"', 'label_delay = "60d"', "", "source.label_delay make 60d, but predictions wait"),
+        ("[threshold]", '[labels.silence]\nobserve_s = "1d"\nhorizon_s = "31d"\n[threshold]', "", "raise keep_s"),
     ],
 )  # fmt: skip
 def test_an_error_names_the_path_and_the_value(old: str, new: str, path: str, says: str) -> None:
     with pytest.raises(TaskError) as raised:
         read(old, new)
     message = str(raised.value)
-    assert message.startswith("fraud.toml: ")
-    assert re.search(rf" {re.escape(path)}[.:]", message)
+    assert message.startswith(f"fraud.toml: {path}: " if path else "fraud.toml: ")
     assert says in message
 
 
 @pytest.mark.parametrize("missing", ["name", "entity", "entities", "model"])
 def test_what_must_be_there_is_named(missing: str) -> None:
-    with pytest.raises(TaskError, match=f"{missing}: Field required"):
+    with pytest.raises(TaskError, match=f"{missing} is missing; give"):
         TaskSpec.from_toml("", "empty.toml")
 
 
 def test_all_errors_are_told_at_once() -> None:
-    with pytest.raises(TaskError, match=r"labels.negative_rate: .*; speed: .*") as raised:
+    with pytest.raises(TaskError, match=r"2 mistakes: \(1\) labels.negative_rate: .* \(2\) unknown key 'speed'"):
         TaskSpec.from_toml(TASK.replace("= 0.5", "= 5").replace('entity = "user"', 'entity = "user"\nspeed = 1'))
-    assert str(raised.value).count("; ") == 1
 
 
 def test_what_is_no_toml_is_said_with_its_place() -> None:
@@ -161,7 +162,7 @@ def test_a_task_cannot_be_changed() -> None:
 
 def models(of: BaseModel, path: str = "") -> dict[str, BaseModel]:
     """A model and every model inside it, by path."""
-    found = {path or "(top)": of}
+    found = {path or "": of}
     for name in type(of).model_fields:
         value: Any = getattr(of, name)
         for i, item in enumerate(value if isinstance(value, tuple) else (value,)):

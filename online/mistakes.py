@@ -1,0 +1,329 @@
+"""What is wrong with a document, for the person who wrote it: where, what stands there and what to give instead.
+
+One translator of pydantic's errors, for task files, settings and records. What would be right comes from the model's
+JSON Schema: a field that takes several types has one message that names them all, and no word is pydantic's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from online.durations import format_duration
+
+Path: TypeAlias = tuple[str | int, ...]
+SHOWN_CHARS: Final = 80
+TABLE: Final = "a table"
+_SEPARATED_FROM: Final = 100_000
+_LISTED: Final = 40
+_DURATION: Final = re.compile(r"[\d.]+\s*[smhdw]")
+_PATTERNS: Final = {
+    r"^[a-z][a-z0-9_]{0,47}$": "a name in lower-case letters, digits and _, a letter first, at most 48 of them",
+    r"^[^\x00-\x1f\x7f-\x9f]*$": "a text without control characters",
+    r"^sha256:[0-9a-f]{64}$": "sha256: and 64 hexadecimal digits",
+}
+
+
+class Mistake(NamedTuple):
+    """One thing to correct."""
+
+    path: Path
+    words: str
+    meant: tuple[str, ...] = ()
+    """Of an unknown key: the known one that is nearest, else all that there are."""
+
+
+def mistakes(
+    model: type[BaseModel], error: ValidationError, document: Any, secrets: Sequence[Path] = (), table: str = TABLE
+) -> list[Mistake]:
+    """Root causes of ``error``, each once: what follows from a mistake further inside is left out.
+
+    ``secrets`` are paths whose values are not shown; ``table`` is what the document calls a mapping.
+    """
+    schema = _schema_of(model)
+    found: dict[Path, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        found.setdefault(_place(document, detail), []).append(detail)
+    told = [
+        _mistake(path, details, document, _Schema(schema, table), path in secrets)
+        for path, details in found.items()
+        if not any(other[: len(path)] == path for other in found if other != path)
+    ]
+    misspelt = {(*each.path[:-1], each.meant[0]) for each in told if len(each.meant) == 1}
+    return [each for each in told if each.path not in misspelt]
+
+
+def place(path: Path, document: Any) -> str:
+    """Where a key stands, as its author sees it.
+
+    >>> place(("entities", 0, "aggregates", 1, "ops"), {"entities": [{"name": "user", "aggregates": [{}, {}]}]})
+    '[[entities]] 1 (user), aggregates 2, ops'
+    """
+    said = ""
+    for i, part in enumerate(path):
+        held = at(document, path[: i + 1])
+        if not isinstance(part, int):
+            said += f"{'.' if said and not isinstance(path[i - 1], int) else ', ' if said else ''}{name_of(part)}"
+            continue
+        if not isinstance(held, Mapping):
+            said += f", item {part + 1}"
+            continue
+        called = held.get("name", held.get("kind"))
+        said = f"[[{said}]]" if i == 1 else said
+        said += f" {part + 1}" + (f" ({name_of(called)})" if isinstance(called, str) else "")
+    return said
+
+
+def sentence(mistake: Mistake, document: Any) -> str:
+    """Where it is, and what to do."""
+    unknown = mistake.words.startswith("unknown key")
+    where = place(mistake.path[:-1] if unknown else mistake.path, document)
+    between = (" " if mistake.words.startswith("is ") else ": ") if where else ""
+    return f"{where}{between}{mistake.words}"
+
+
+def told(where: str, found: Sequence[str]) -> str:
+    """What is wrong with the file ``where``, on one line; several mistakes are numbered."""
+    if len(found) == 1:
+        return f"{where}: {found[0]}"
+    return f"{where}: {len(found)} mistakes: " + " ".join(f"({i}) {words}." for i, words in enumerate(found, start=1))
+
+
+def at(document: Any, path: Path) -> Any:
+    """What stands at ``path``, or None."""
+    for part in path:
+        inside = part in document if isinstance(document, Mapping) else _is_item(document, part)
+        if not inside:
+            return None
+        document = document[part]
+    return document
+
+
+def near(word: object, known: Sequence[str]) -> tuple[str, ...]:
+    """The known word that ``word`` was meant to be, if one is near: letters' case, ``_`` and ``-`` aside."""
+    bare = {_bare(name): name for name in known}
+    return tuple(bare[hit] for hit in get_close_matches(_bare(str(word)), bare, n=1, cutoff=0.6))
+
+
+def did_you_mean(word: object, known: Sequence[str]) -> str:
+    """The nearest of ``known``, and the list.
+
+    >>> did_you_mean("cuont", ["count", "mean"])
+    "did you mean 'count'? There are: count, mean"
+    """
+    meant = near(word, known)
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    there = f"{', '.join(known[:_LISTED])}{more}" if known else "none"
+    return f"did you mean {meant[0]!r}? There are: {there}" if meant else f"there are: {there}"
+
+
+def name_of(part: object) -> str:
+    """A name as it is, or in quotes and cut where a terminal should not see it."""
+    text = str(part)
+    return text if text.isprintable() and 0 < len(text) <= SHOWN_CHARS else shown(text)
+
+
+def shown(value: object) -> str:
+    """A value on one line, as TOML and JSON write it, cut to a readable length."""
+    words = {True: "true", False: "false", None: "null"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    if isinstance(value, dict | list | tuple):
+        kind = "an object with" if isinstance(value, dict) else "a list of"
+        inside = (", ".join(map(name_of, list(value)[:5])) if isinstance(value, dict) else str(len(value))) or "nothing"
+        return f"{kind} {inside}"
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}... ({len(text):,} characters)"
+
+
+def count_of(number: float) -> str:
+    """A number for people.
+
+    >>> count_of(1e12), count_of(0.001), count_of(24)
+    ('1,000,000,000,000', '0.001', '24')
+    """
+    if number != int(number) or abs(number) >= 1e18:
+        return f"{number:g}"
+    return f"{int(number):,}" if abs(number) >= _SEPARATED_FROM else str(int(number))
+
+
+@cache
+def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
+
+
+class _Schema:
+    """What the JSON Schema of a model says of the value at a path."""
+
+    def __init__(self, schema: dict[str, Any], table: str) -> None:
+        self._root, self._table = schema, table
+
+    def at(self, path: Path, document: Any) -> list[dict[str, Any]]:
+        """Every alternative that a value at ``path`` may be."""
+        nodes = list(self._options(self._root, document))
+        for i, part in enumerate(path):
+            held = at(document, path[: i + 1])
+            inner = [node for each in nodes for node in self._inside(each, part)]
+            nodes = [option for node in inner for option in self._options(node, held)]
+        return nodes
+
+    def describe(self, nodes: list[dict[str, Any]], given: Any, key: str | int = "") -> str:
+        """Say what would be right in the place of ``given``, whose key is ``key``."""
+        words = [word for node in nodes for word in node.get("enum", [node["const"]] if "const" in node else [])]
+        parts = [self._kind(node, given, key) for node in nodes if "enum" not in node and "const" not in node]
+        told = [part for part in dict.fromkeys(parts) if part] + list(map(shown, dict.fromkeys(words)))
+        said = " or ".join((", ".join(told[:-1]), told[-1])) if len(told) > 1 else "".join(told) or "another value"
+        meant = near(given, [word for word in words if isinstance(word, str)]) if isinstance(given, str) else ()
+        return said + (f"; did you mean {meant[0]!r}?" if meant else "")
+
+    def keys(self, nodes: list[dict[str, Any]]) -> list[str]:
+        """The keys that a table may have."""
+        return list(dict.fromkeys(key for node in nodes for key in node.get("properties", ())))
+
+    def _options(self, node: dict[str, Any], held: Any) -> Iterator[dict[str, Any]]:
+        if "$ref" in node:
+            node = self._root["$defs"][node["$ref"].rpartition("/")[2]]
+        chosen = node.get("discriminator")
+        tag = held.get(chosen["propertyName"]) if chosen and isinstance(held, Mapping) else None
+        if chosen and isinstance(tag, str) and tag in chosen["mapping"]:
+            yield from self._options({"$ref": chosen["mapping"][tag]}, held)
+        elif inner := node.get("anyOf") or node.get("oneOf"):
+            for each in inner:
+                yield from self._options(each, held)
+        else:
+            yield node
+
+    def _inside(self, node: dict[str, Any], part: str | int) -> list[dict[str, Any]]:
+        if isinstance(part, int):
+            fixed = node.get("prefixItems", ())
+            return (
+                [fixed[part]] if part < len(fixed) else [node["items"]] if isinstance(node.get("items"), dict) else []
+            )
+        others = node.get("additionalProperties")
+        inner = node.get("properties", {}).get(part, others if isinstance(others, dict) else None)
+        return [] if inner is None else [inner]
+
+    def _kind(self, node: dict[str, Any], given: Any, key: str | int) -> str:
+        kind = node.get("type")
+        if kind in ("number", "integer"):
+            return _number(node, given)
+        if kind == "string":
+            return _text(node, given)
+        if kind == "array":
+            if self._table == TABLE and self.keys(list(self._options(node.get("items") or {}, None))):
+                return f"one or more tables, each under [[{key}]]"
+            if isinstance(given, str | int | float):
+                return f"a list, as [{shown(given)}]"
+            return f"a list of {node['minItems']} or more" if node.get("minItems") else "a list in [ ]"
+        named = f"{self._table}, [{key}]" if self._table == TABLE and key else self._table
+        return {"boolean": "true or false", "object": named}.get(str(kind), "")
+
+
+def _number(node: dict[str, Any], given: Any) -> str:
+    say = format_duration if isinstance(given, str) and _DURATION.fullmatch(given) else count_of
+    low, over, high = node.get("minimum"), node.get("exclusiveMinimum"), node.get("maximum")
+    high = node.get("exclusiveMaximum", high)
+    name = "a whole number" if node["type"] == "integer" else "a number"
+    name = "a duration" if say is format_duration and (low, over, high) != (None,) * 3 else name
+    if (low, high) in ((0, 1), (1, 1)) and node["type"] == "integer":
+        return "0 or 1" if low == 0 else "the number 1"
+    step = f", a multiple of {node['multipleOf']}" if "multipleOf" in node else ""
+    if low is not None and high is not None:
+        name += f" from {say(low)} to {say(high)}"
+    elif low is not None or high is not None or over is not None:
+        bounds = (
+            [f"more than {say(over)}"] if over is not None else [f"of at least {say(low)}"] if low is not None else []
+        )
+        name += " " + " and ".join([*bounds, *([f"at most {say(high)}"] if high is not None else [])])
+    bare = given.strip().replace(",", ".") if isinstance(given, str) and say is count_of else ""
+    return name + step + (f" without quotes, as {bare}" if _is_number(bare) else "")
+
+
+def _text(node: dict[str, Any], given: Any) -> str:
+    if node.get("format") == "date-time":
+        return "a time with its offset, as 2024-03-01T12:00:00Z"
+    least, most, pattern = node.get("minLength"), node.get("maxLength"), node.get("pattern")
+    quotes = f' in quotes, as "{given}"' if isinstance(given, int | float) and not isinstance(given, bool) else ""
+    if pattern is not None and isinstance(given, str) and given and len(given) <= (most or len(given)):
+        limit = re.search(r",(\d+)}", pattern)
+        at_most = f", at most {limit[1]}" if limit else ""
+        return _PATTERNS.get(pattern, f"letters, digits, '.', '_' and '-' only{at_most}")
+    length = f" of {least or 0} to {most} characters" if most else f" of {least} or more characters" if least else ""
+    return f"a text{length}{quotes}"
+
+
+def _mistake(path: Path, details: list[ErrorDetails], document: Any, schema: _Schema, secret: bool) -> Mistake:
+    given, kinds = at(document, path), {detail["type"] for detail in details}
+    if "extra_forbidden" in kinds:
+        return _unknown(path, document, schema)
+    if kinds & {"missing", "union_tag_not_found"}:
+        if "missing" not in kinds:
+            path = (*path, str(details[0]["ctx"]["discriminator"]).strip("'"))
+        return Mistake(path, f"is missing; give {schema.describe(schema.at(path, document), None, path[-1])}")
+    if "union_tag_invalid" in kinds:
+        path = (*path, str(details[0]["ctx"]["discriminator"]).strip("'"))
+        given = at(document, path)
+    words = next((str(d["ctx"]["error"]) for d in details if d["type"] == "value_error"), None)
+    if words is not None:
+        scalar = type(given) in (str, int, float) and not secret and shown(given) not in words
+        also = [n for n in schema.at(path, document) if "const" in n or "enum" in n]
+        more = f"; or give {schema.describe(also, None)}" if also else ""
+        return Mistake(path, words + (f" (got {shown(given)})" if scalar else "") + more)
+    wrong = next((d for d in details if d["loc"][-1:] == ("[key]",)), None)
+    if wrong is not None:
+        names = [n["propertyNames"] for n in schema.at(path[:-1], document) if "propertyNames" in n]
+        return Mistake(
+            path, f"that name cannot be; give {schema.describe(names, path[-1]) if names else 'another one'}"
+        )
+    if "too_long" in kinds:
+        most = details[0]["ctx"].get("max_length", 0)
+        return Mistake(path, f"has {len(given):,} items; give at most {most:,}")
+    right = schema.describe(schema.at(path, document), None if secret else given, path[-1] if path else "")
+    return Mistake(path, f"give {right}" if secret else f"got {shown(given)}; give {right}")
+
+
+def _unknown(path: Path, document: Any, schema: _Schema) -> Mistake:
+    key, known, top = str(path[-1]), schema.keys(schema.at(path[:-1], document)), schema.keys(schema.at((), {}))
+    words, meant = f"unknown key {key!r}; {did_you_mean(key, known)}", near(key, known)
+    homes = [name for name in top if key in schema.keys(schema.at((name,), {}))]
+    if not meant and len(path) > 1 and key in top:
+        words += f". {key} belongs at the top of the file, before the first [table]"
+    elif not meant and "params" in known:
+        words += f". A parameter goes into params, as params = {{ {key} = ... }}"
+    elif not meant and homes:
+        words += f". {key} belongs under [{homes[0]}]"
+    return Mistake(path, words, meant or tuple(known))
+
+
+def _place(document: Any, detail: ErrorDetails) -> Path:
+    """The path of an error in the document: pydantic's, without the branches of unions that it names on the way."""
+    path: list[str | int] = []
+    for i, part in enumerate(detail["loc"]):
+        inside = part in document if isinstance(document, Mapping) else _is_item(document, part)
+        if inside:
+            document = document[part]
+        if inside or (detail["type"] == "missing" and i == len(detail["loc"]) - 1):
+            path.append(part)
+    return tuple(path)
+
+
+def _is_item(document: Any, part: object) -> bool:
+    return isinstance(document, list | tuple) and isinstance(part, int) and part < len(document)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return bool(text[-1:].isdigit())
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")

@@ -1,0 +1,58 @@
+"""Reads TOML that people write: what is no TOML is said with its line, and what was probably meant."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any, Final
+
+from online.mistakes import name_of
+
+_PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)| \(at end of document\)")
+_MEANT: Final = (
+    (r"[\u2018\u2019\u201c\u201d]", "write plain quotes \" instead of typographic ones"),
+    (r"=\s*(True|False)\b", "write true and false in lower case"),
+    (r"=\s*(None|null|nil)\b", "TOML has no null: leave the key out"),
+    (r'"[^"]*\\', "write a path between single quotes ', or double each backslash"),
+    (r"=\s*\d+(\.\d+)?\s*[a-zA-Z%]", "put it in quotes, as \"7d\""),
+    (r"=\s*\d+,\d+", "write a decimal point"),
+    (r"=\s*[A-Za-z_][\w.-]*\s*(#.*)?$", "put a text in quotes, as name = \"fraud\""),
+    (r"=\s*(#.*)?$", "give a value after ="),
+    (r"=\s*\(", "write a list in [ ]"),
+    (r"^\s*[\w.-]+\s*:\s", "write key = value, as TOML does"),
+    (r"^\s*[\w.-]+\s+[\"\w\[]", "put = between a key and its value"),
+    (r"^\s*[\w.-]+\s*$", "give it a value, as key = value"),
+    (r"^\s*(//|--|;|%)", "begin a comment with #"),
+)  # fmt: skip
+_TWICE: Final = "it is in the file twice: remove one, or write [[name]] for each of several"
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    r"""Read a document; raises ``ValueError`` with line, column, the line itself and a remedy.
+
+    >>> parse_toml("a = 1\nb = fraud", "x.toml")
+    Traceback (most recent call last):
+    ValueError: x.toml: not TOML: invalid value at line 2, column 5: b = fraud; put a text in quotes, as name = "fraud"
+    """
+    start = text.lstrip("\ufeff \t\r\n")
+    if start.startswith(("{", "---", "<")):
+        kind = {"{": "JSON", "-": "YAML", "<": "XML"}[start[0]]
+        raise ValueError(f"{where}: not TOML: it looks like {kind}; write key = value, and [table] before its keys")
+    try:
+        return tomllib.loads(text.removeprefix("\ufeff"))
+    except tomllib.TOMLDecodeError as exc:
+        raise ValueError(f"{where}: not TOML: {_words(str(exc), text)}") from None
+
+
+def _words(message: str, text: str) -> str:
+    found, lines = _PLACE.search(message), text.splitlines()
+    fault = message[:1].lower() + (message[1 : found.start()] if found else message[1:])
+    if found is None or found[1] is None:
+        number, column = len(lines), len(lines[-1]) + 1
+    else:
+        number, column = int(found[1]), int(found[2])
+    line = lines[number - 1] if number <= len(lines) else ""
+    remedy = next((words for pattern, words in _MEANT if re.search(pattern, line)), "close what was opened before it")
+    if fault.startswith(("cannot", "unclosed")):
+        remedy = _TWICE if fault.startswith("cannot") else "close it"
+    return f"{fault} at line {number}, column {column}: {name_of(line.strip())}; {remedy}"
