@@ -20,14 +20,13 @@ from online.task import TaskSpec
 from streams.backtest_labels import LabelInput
 from streams.distinct import distinct, within
 from streams.errors import TooManyRejects, UsageError
-from streams.host.rejects import RejectLimit, RejectPolicy
 from streams.notes import Note, RunWatch, notes_of
 from streams.scorefile import ScoreFile
 from streams.sources import FileSource
 from streams.stores import MemoryFeatureStore
 from streams.wirefiles import WireSource
 
-_SHOWN_REJECTS = 20
+_SHOWN_REJECTS, _MANY_ROWS = 20, 1_000
 
 
 @dataclass
@@ -117,7 +116,6 @@ def run_backtest(
     if started is not None:
         started(result.decisions)
     watch = RunWatch(task, pipeline.columns)
-    limit = RejectLimit(RejectPolicy(share=0.5, window=1_000))
     refused: Counter[str] = Counter()
     size = given.spec.batch_size
     numbered = task.source is not None and task.source.event_id is None
@@ -143,15 +141,10 @@ def run_backtest(
             result.repeats += len(rows.batch) - len(batch)
             result.rejected += len(rows.rejects)
             refused.update(reject.reason.partition(":")[0] for reject in rows.rejects)
-            limit.update(rows.rows, len(rows.rejects), rows.rejects[-1].reason if rows.rejects else "")
             result.rejects += rows.rejects[: _SHOWN_REJECTS - len(result.rejects)]
+            _check_rejects(result, paths, len(source))
             if progress is not None:
                 progress(result.rows, len(source))
-        if result.rejected and result.rejected == result.rows:
-            raise TooManyRejects(
-                f"{result.rejected} of {result.rows} rows were rejected; the first: {result.rejects[0].reason}. "
-                "Correct [source] in the task file, or the records"
-            )
         if pipeline.timers is not None:
             note(pipeline.advance(pipeline.timers.watermark))
     finally:
@@ -176,6 +169,17 @@ def _check_mapping(task: TaskSpec) -> None:
                 f"nothing in [source] feeds {entity.key!r}, the key of entity {entity.name!r}: its features would be "
                 f'missing in all rows. Add {entity.key} = "COLUMN" to columns in [source], or remove the entity'
             )
+
+
+def _check_rejects(result: BacktestResult, paths: Sequence[Path], rows: int) -> None:
+    """Raise where most of ``rows`` do not fit, or none of a few: the mapping is wrong."""
+    if result.rejected <= (rows / 2 if rows >= _MANY_ROWS else rows - 1):
+        return
+    first = result.rejects[0]
+    raise TooManyRejects(
+        f"{', '.join(map(str, paths))}: {result.rejected:,} of {rows:,} rows were rejected, the limit is 50%; "
+        f"the first, row {first.index + 1}: {first.reason}. Correct [source] in the task file, or the rows"
+    )
 
 
 def _left_out(task: TaskSpec) -> list[str]:

@@ -239,9 +239,11 @@ def _of_labels(watch: RunWatch, labels: LabelCounts, joiner: LabelJoiner, scored
                    "look at `ts` of the labels, or raise wait_s in [labels.join]")  # fmt: skip
     keep, delay = format_duration(join.keep_s), format_duration(labels.delay_s)
     if (late := joiner.stats.unmatched + waiting - labels.explained - labels.early) > 0.01 * labels.given:
-        yield Note("labels late", f"{late:,} of {labels.given:,} labels came when their predictions had been let go: "
-                   f"these wait for keep_s = {keep}; labels come {delay} late", "raise keep_s in [labels.join]"
-                   )  # fmt: skip
+        why, fix = f"these wait for keep_s = {keep}; labels come {delay} late", "raise keep_s in [labels.join]"
+        if join.match == "entity_range":
+            why, fix = f"range_s = {format_duration(join.range_s)}, keep_s = {keep}, {delay} late", "raise one of them"
+        met = "came when their predictions had been let go" if join.match == "event" else "met no event in their range"
+        yield Note("labels late", f"{late:,} of {labels.given:,} labels {met}: {why}", fix)
     if labels.unscored and labels.unscored == labels.given:
         yield Note("labels not scored", f"all {labels.given:,} labels speak of events that the task does not score",
                    "correct `types` or the entity's key")  # fmt: skip

@@ -215,7 +215,7 @@ def test_a_wrong_mapping_stops_the_run_with_the_reason(tmp_path: Path) -> None:
 def test_a_small_file_of_bad_rows_only_is_an_error_too(tmp_path: Path) -> None:
     table = columns(20)
     table["eur"] = [-1.0] * 20
-    with pytest.raises(TooManyRejects, match=r"20 of 20 rows were rejected.*amount: "):
+    with pytest.raises(TooManyRejects, match=r"x.csv: 20 of 20 rows were rejected.*amount: "):
         run_backtest(spec(), [write(tmp_path / "x.csv", table)], None)
 
 
