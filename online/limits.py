@@ -30,7 +30,7 @@ class InputLimits(BaseModel):
     refused by its offsets without being held in memory."""
     number: float = Field(default=1e15, gt=0, le=1e16)
     """The largest absolute value of a metric or of a number in ``properties``; more is ``out of range``. Windows keep
-    sums of squares as float32, which must hold those of what is allowed."""
+    squared deviations as float32, which must hold those of what is allowed."""
     weight: float = Field(default=1_000.0, ge=1, le=WEIGHT_MAX)
     """The largest ``weight`` of a label; more is ``out of range``."""
 

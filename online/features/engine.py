@@ -24,7 +24,7 @@ from online.judge import cut
 from online.wire import FEATURE_MAX
 
 _VALUE_MAX = 1e16
-"""The largest value that feeds a window or a detector: windows are kept as float32, which holds sums of its square."""
+"""The largest value that feeds a window or a detector: ``std`` keeps sums of its square as float32."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,10 @@ its row was fed.
 Only what feeds a row changes it: a timer that looks, or an event that reads a label aggregate, leaves every bit as it
 was. So a row is a function of the records that fed it, and whoever reads it need not be its owner.
 
-Sums run in pane order in float64, so results do not depend on how rows are cut into batches or on vector width.
+Sums, smallest and largest values are float64: what is read is what was fed, and differences of a large counter are as
+exact as its readings. A ring with ``std`` keeps the mean of each pane in place of its sum: deviations from it do not
+cancel, however large the values. Sums run in pane order, so results do not depend on how rows are cut into batches or
+on vector width. Counts are whole numbers in 32 bits.
 """
 
 from __future__ import annotations
@@ -23,7 +26,11 @@ from numba import njit
 # Row modes.
 EVENT, READ, LABEL = 0, 1, 2
 
-# Columns of the ring table (int64). Word offsets index the float32 view of a row, HEAD the float64 view; -1 = absent.
+LAYOUT = 2
+"""Part of every row's schema; raised when the same tables give a row another layout. 1: panes were float32."""
+
+# Columns of the ring table (int64); -1 = absent. COUNT and BITS index the uint32 view of a row, M2 the float32 view,
+# HEAD, SUM, MIN and MAX the float64 view. With M2, SUM is where the means of the panes are.
 (R_VALUE, R_MASK, R_PANES, R_HEAD, R_COUNT, R_SUM, R_M2, R_MIN, R_MAX, R_BITS, R_BIT_WORDS, R_BEFORE) = range(12)
 RING_COLUMNS = 12
 
@@ -70,7 +77,7 @@ _MIN_CLIP_WEIGHT = 2.0
 
 
 @njit(cache=True)
-def _advance(f64, f32, row, ring, idx):
+def _advance(f64, f32, u32, row, ring, idx):
     """Move a ring's newest pane up to ``idx``, clearing the panes it skips; a late ``idx`` changes nothing."""
     head = f64[row, ring[R_HEAD]]
     if head == 0.0:
@@ -83,14 +90,14 @@ def _advance(f64, f32, row, ring, idx):
     first = int(idx) - steps + 1
     for k in range(first, int(idx) + 1):
         p = k % panes
-        f32[row, ring[R_COUNT] + p] = 0.0
+        u32[row, ring[R_COUNT] + p] = 0
         if ring[R_SUM] >= 0:
-            f32[row, ring[R_SUM] + p] = 0.0
+            f64[row, ring[R_SUM] + p] = 0.0
         if ring[R_M2] >= 0:
             f32[row, ring[R_M2] + p] = 0.0
         if ring[R_BITS] >= 0:
             for w in range(ring[R_BIT_WORDS]):
-                f32[row, ring[R_BITS] + p * ring[R_BIT_WORDS] + w] = 0.0
+                u32[row, ring[R_BITS] + p * ring[R_BIT_WORDS] + w] = 0
     f64[row, ring[R_HEAD]] = idx
 
 
@@ -117,18 +124,18 @@ def _add(f64, f32, u32, row, ring, idx, x, bits, unit):
     if idx <= f64[row, ring[R_HEAD]] - panes:
         return 0.0
     p = int(idx) % panes
-    before = f32[row, ring[R_COUNT] + p]
+    before = float(u32[row, ring[R_COUNT] + p])
+    u32[row, ring[R_COUNT] + p] += np.uint32(unit)
     if ring[R_M2] >= 0:
-        old_mean = f32[row, ring[R_SUM] + p] / before if before > 0 else 0.0
-        new_mean = (f32[row, ring[R_SUM] + p] + x) / (before + 1.0)
-        f32[row, ring[R_M2] + p] += (x - old_mean) * (x - new_mean) if before > 0 else 0.0
-    f32[row, ring[R_COUNT] + p] = before + unit
-    if ring[R_SUM] >= 0:
-        f32[row, ring[R_SUM] + p] += x
-    if ring[R_MIN] >= 0 and (before == 0.0 or x < f32[row, ring[R_MIN] + p]):
-        f32[row, ring[R_MIN] + p] = x
-    if ring[R_MAX] >= 0 and (before == 0.0 or x > f32[row, ring[R_MAX] + p]):
-        f32[row, ring[R_MAX] + p] = x
+        mean = f64[row, ring[R_SUM] + p] if before > 0 else x
+        f64[row, ring[R_SUM] + p] = mean + (x - mean) / (before + 1.0)
+        f32[row, ring[R_M2] + p] += (x - mean) * (x - f64[row, ring[R_SUM] + p])
+    elif ring[R_SUM] >= 0:
+        f64[row, ring[R_SUM] + p] += x
+    if ring[R_MIN] >= 0 and (before == 0.0 or x < f64[row, ring[R_MIN] + p]):
+        f64[row, ring[R_MIN] + p] = x
+    if ring[R_MAX] >= 0 and (before == 0.0 or x > f64[row, ring[R_MAX] + p]):
+        f64[row, ring[R_MAX] + p] = x
     if ring[R_BITS] >= 0:
         _set_bit(u32, row, ring, p, bits)
     return 1.0
@@ -172,42 +179,55 @@ def _distinct(f64, u32, row, ring, behind):
 
 
 @njit(cache=True)
-def _totals(f64, f32, row, ring, behind, out):
+def _totals(f64, f32, u32, row, ring, behind, out):
     """Count, sum, squared deviations, min and max over the panes of a ring, into ``out (5,)``."""
     panes = ring[R_PANES]
     head = int(f64[row, ring[R_HEAD]])
     n = 0.0
     for p in range(panes):
         if _held(head, p, panes, behind):
-            n += f32[row, ring[R_COUNT] + p]
+            n += float(u32[row, ring[R_COUNT] + p])
     out[0] = n
-    total = 0.0
-    if ring[R_SUM] >= 0:
+    if ring[R_M2] >= 0:
+        _deviations(f64, f32, u32, row, ring, behind, n, out)
+    elif ring[R_SUM] >= 0:
+        total = 0.0
         for p in range(panes):
             if _held(head, p, panes, behind):
-                total += f32[row, ring[R_SUM] + p]
+                total += f64[row, ring[R_SUM] + p]
         out[1] = total
-    if ring[R_M2] >= 0:
-        m2 = 0.0
-        mean = total / n if n > 0 else 0.0
-        for p in range(panes):
-            c = f32[row, ring[R_COUNT] + p]
-            if c > 0 and _held(head, p, panes, behind):
-                d = f32[row, ring[R_SUM] + p] / c - mean
-                m2 += f32[row, ring[R_M2] + p] + c * d * d
-        out[2] = m2
     if ring[R_MIN] >= 0:
         low = np.inf
         for p in range(panes):
-            if f32[row, ring[R_COUNT] + p] > 0 and _held(head, p, panes, behind):
-                low = min(low, f32[row, ring[R_MIN] + p])
+            if u32[row, ring[R_COUNT] + p] > 0 and _held(head, p, panes, behind):
+                low = min(low, f64[row, ring[R_MIN] + p])
         out[3] = low
     if ring[R_MAX] >= 0:
         high = -np.inf
         for p in range(panes):
-            if f32[row, ring[R_COUNT] + p] > 0 and _held(head, p, panes, behind):
-                high = max(high, f32[row, ring[R_MAX] + p])
+            if u32[row, ring[R_COUNT] + p] > 0 and _held(head, p, panes, behind):
+                high = max(high, f64[row, ring[R_MAX] + p])
         out[4] = high
+
+
+@njit(cache=True)
+def _deviations(f64, f32, u32, row, ring, behind, n, out):
+    """Sum and squared deviations over the means of panes, taken from one of the means: no large numbers cancel."""
+    panes, head = ring[R_PANES], int(f64[row, ring[R_HEAD]])
+    origin, moved, m2 = np.nan, 0.0, 0.0
+    for p in range(panes):
+        c = float(u32[row, ring[R_COUNT] + p])
+        if c > 0 and _held(head, p, panes, behind):
+            if origin != origin:
+                origin = f64[row, ring[R_SUM] + p]
+            moved += c * (f64[row, ring[R_SUM] + p] - origin)
+    for p in range(panes):
+        c = float(u32[row, ring[R_COUNT] + p])
+        if c > 0 and _held(head, p, panes, behind):
+            d = f64[row, ring[R_SUM] + p] - origin - moved / n
+            m2 += f32[row, ring[R_M2] + p] + c * d * d
+    out[1] = n * (origin + moved / n) if n > 0 else 0.0
+    out[2] = m2
 
 
 @njit(cache=True)
@@ -396,10 +416,10 @@ def run_rows(
         for r in range(n_rings):
             index[r] = np.floor(t / widths[r])
             if feeds:
-                _advance(f64, f32, row, rings[r], index[r])
+                _advance(f64, f32, u32, row, rings[r], index[r])
             behind[r] = _behind(f64, row, rings[r], index[r])
             if reads and rings[r, R_BEFORE] == 1:
-                _totals(f64, f32, row, rings[r], behind[r], stats[r])
+                _totals(f64, f32, u32, row, rings[r], behind[r], stats[r])
         if reads:
             for k in range(n_features):
                 op = features[k, F_OP]
@@ -431,7 +451,7 @@ def run_rows(
             continue
         for r in range(n_rings):
             if rings[r, R_BEFORE] == 0:
-                _totals(f64, f32, row, rings[r], behind[r], stats[r])
+                _totals(f64, f32, u32, row, rings[r], behind[r], stats[r])
         for k in range(n_features):
             op = features[k, F_OP]
             if op >= LAST:

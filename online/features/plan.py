@@ -98,7 +98,7 @@ class AnomalyPass:
 
 @dataclass(frozen=True)
 class EntityLayout:
-    """The packed row of what feeds an entity: ``row_bytes`` bytes, float64 slots first, then float32 words."""
+    """The packed row of what feeds an entity: ``row_bytes`` bytes, float64 slots first, then 32-bit words."""
 
     name: str
     key: str
@@ -137,7 +137,7 @@ class Plan:
 
 @dataclass
 class _Row:
-    """Allocates word offsets of one entity's row; float32 offsets are shifted behind the float64 part at the end."""
+    """Allocates offsets in one entity's row; those of 32-bit words are shifted behind the float64 part at the end."""
 
     doubles: int = 0
     words: int = 0
@@ -183,7 +183,7 @@ class _Tables:
 
     def frozen(self, doubles: int) -> WindowPass:
         rings = np.array(self.rings, dtype=np.int64).reshape(-1, kernel.RING_COLUMNS)
-        for column in (kernel.R_COUNT, kernel.R_SUM, kernel.R_M2, kernel.R_MIN, kernel.R_MAX, kernel.R_BITS):
+        for column in (kernel.R_COUNT, kernel.R_M2, kernel.R_BITS):
             rings[:, column] += np.where(rings[:, column] >= 0, 2 * doubles, 0)
         return WindowPass(
             self.layout,
@@ -244,7 +244,8 @@ def _layout(entity: Entity, fed_by: int, levels: Levels) -> tuple[EntityLayout, 
             _allocate(building.setdefault(level, _Tables(name, level, fed_by)), row, entity.name, aggregate)
         meaning = entity.model_copy(update={"labels": (), "anomalies": ()})
     words = 2 * row.doubles + row.words
-    digest = hashlib.blake2b(meaning.model_dump_json().encode(), digest_size=4).digest()
+    said = f"{kernel.LAYOUT} {meaning.model_dump_json()}"
+    digest = hashlib.blake2b(said.encode(), digest_size=4).digest()
     schema = int.from_bytes(digest, "little")
     layout = EntityLayout(name, entity.key, entity.ttl, 4 * (words + words % 2), schema, fed_by)
     return layout, [tables.frozen(row.doubles) for _, tables in sorted(building.items())]
@@ -314,13 +315,13 @@ def _ring(row: _Row, aggregate: Aggregate | LabelAggregate, value: int, mask: in
     ring[kernel.R_HEAD], ring[kernel.R_COUNT] = row.double(), row.word(panes)
     ring[kernel.R_BIT_WORDS] = 0
     if ops & {"sum", "mean", "std", "over_mean", "positives", "share"}:
-        ring[kernel.R_SUM] = row.word(panes)
+        ring[kernel.R_SUM] = row.double(panes)
     if "std" in ops:
         ring[kernel.R_M2] = row.word(panes)
     if "min" in ops:
-        ring[kernel.R_MIN] = row.word(panes)
+        ring[kernel.R_MIN] = row.double(panes)
     if "max" in ops:
-        ring[kernel.R_MAX] = row.word(panes)
+        ring[kernel.R_MAX] = row.double(panes)
     if isinstance(aggregate, Aggregate) and "distinct" in ops:
         ring[kernel.R_BIT_WORDS] = aggregate.bits // 32
         ring[kernel.R_BITS] = row.word(panes * aggregate.bits // 32)

@@ -118,9 +118,10 @@ class LaneStore:
             self._tables[name] = replace(table, stored=name if plain == table.schema else table.beside())
             if plain != table.schema:
                 log.warning(
-                    "table %s: the aggregates of its task changed (schema %08x, now %08x), so its rows begin anew "
-                    "beside the others, and windows fill from now on; 'weir features rebuild' fills them from Kafka at "
-                    "once. Rows of the task before stay for workers that still run it, and expire",
+                    "table %s: the aggregates of its task changed (schema %08x, now %08x), or this version of Weir "
+                    "keeps them otherwise, so its rows begin anew beside the others, and windows fill from now on; "
+                    "'weir features rebuild' fills them from Kafka at once. Rows of the task before stay for workers "
+                    "that still run it, and expire",
                     name, plain, table.schema,
                 )  # fmt: skip
 

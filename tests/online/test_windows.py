@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.errors import TaskError
+from online.features import kernel
 from online.features.engine import FeatureEngine
 from online.features.levels import feature_names
-from online.features.plan import build_plan
-from online.features.spec import Aggregate, Entity
+from online.features.plan import WindowPass, build_plan
+from online.features.spec import Aggregate, Entity, WindowOp
 from streams.stores import MemoryFeatureStore
 from tests.online.feature_rows import DAY, HOUR, T0, Row, batch_of, column, engine_of, gaps, rows_of, run, streams
 
@@ -193,9 +194,39 @@ def test_missing_values_are_flagged_and_zeroed() -> None:
     assert x.tolist() == [[0.0, 0.0, 1.0, 1.0], [4.0, 4.0, 0.0, 0.0]]
 
 
-def test_row_of_three_windows_fits_a_kilobyte() -> None:
+def test_row_of_three_windows_is_little_more_than_a_kilobyte() -> None:
     amount = Aggregate(name="amount", value="amount", ops=("count", "mean", "std"), windows=(DAY, 7 * DAY, 30 * DAY))
-    assert build_plan((Entity(name="user", key="user_id", aggregates=(amount,)),), {}).layouts[0].row_bytes <= 1024
+    assert build_plan((Entity(name="user", key="user_id", aggregates=(amount,)),), {}).layouts[0].row_bytes <= 1200
+
+
+@pytest.mark.parametrize("start", [0.0, 733.0, 254_321.7, 48_211_733.0, 1.7e9, -(2.0**40), 9e14])
+def test_windows_keep_the_differences_of_a_large_counter(start: float) -> None:
+    ops: tuple[WindowOp, ...] = ("min", "max", "sum", "mean", "std")
+    aggregate = Aggregate(name="kwh", value="amount", ops=ops, windows=(HOUR,), panes=12)
+    plan = build_plan((Entity(name="user", key="user_id", aggregates=(aggregate,)),), {})
+    engine = FeatureEngine(plan, MemoryFeatureStore(), inputs=("user.*",), raw=("amount",), indicators=False)
+    readings = start + 1.5 * np.arange(240)  # one a minute
+    x = engine.process(batch_of([Row("a", T0 + 60.0 * i, v) for i, v in enumerate(readings.tolist())])).x
+    low, high, total, mean, std = (x[:, engine.features.index(f"user.kwh_{op}_1h")] for op in aggregate.ops)
+    assert set(low.tolist()) | set(high.tolist()) <= set(readings.tolist())
+    assert (high - low)[60:].min() >= 1.5 * 54
+    step, exact = np.spacing(abs(start)), [readings[int((v - start) / 1.5) : i + 1] for i, v in enumerate(low)]
+    assert np.allclose(mean, [np.mean(part - start) + start for part in exact], rtol=1e-15, atol=step)
+    assert np.allclose(std, [np.std(part - start) for part in exact], rtol=1e-6, atol=step)
+    assert np.allclose(total, [np.sum(part) for part in exact], rtol=1e-12, atol=1e-9)
+
+
+def test_a_pane_counts_beyond_what_float32_holds() -> None:
+    p = build_plan((Entity(name="user", key="user_id", aggregates=(ALL_OPS,)),), {}).passes[0]
+    assert isinstance(p, WindowPass)
+    rows = np.zeros((1, 4096), dtype=np.uint8)
+    count = p.rings[0][kernel.R_COUNT]
+    rows.view(np.uint32)[0, count : count + p.rings[0][kernel.R_PANES]] = 2**24
+    ring, views = p.rings[0], (rows.view(np.float64), rows.view(np.float32), rows.view(np.uint32))
+    kernel._add(*views, 0, ring, 3, 1.0, 0, 1.0)
+    out = np.zeros(5)
+    kernel._totals(*views, 0, ring, 0, out)
+    assert out[0] == 2**24 * ring[kernel.R_PANES] + 1
 
 
 @pytest.mark.parametrize(
