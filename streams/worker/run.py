@@ -28,7 +28,7 @@ from streams.worker.warmup import warm_up
 
 log = logging.getLogger(__name__)
 
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Numbers of glibc's ``mallopt``."""
 
 
@@ -114,5 +114,6 @@ def _give_memory_back() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+        libc.mallopt(M_MMAP_THRESHOLD, 4 << 20)
+        libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)  # the short-lived megabytes of each batch stay
         libc.mallopt(M_ARENA_MAX, 2)
