@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from online.task import TaskSpec
 from streams.backtest_labels import LabelInput
 from streams.distinct import distinct, within
 from streams.errors import TooManyRejects, UsageError
-from streams.notes import Note, RunWatch, notes_of
+from streams.notes import Note, RunWatch
 from streams.scorefile import ScoreFile
 from streams.sources import FileSource
 from streams.stores import MemoryFeatureStore
@@ -151,10 +151,9 @@ def run_backtest(
         result.seconds = time.perf_counter() - start
         if writer is not None:
             writer.close()
-    result.notes = notes_of(
-        watch, given.counts(), pipeline.joiner, scored=pipeline.scored, repeats=result.repeats,
-        refused=refused, first_refused=result.rejects,
-    )  # fmt: skip
+    found = [*watch.notes(pipeline.scored), *_of_rows(result, refused)]
+    found += given.notes(pipeline.joiner, watch) if pipeline.scored else []
+    result.notes = sorted(found, key=lambda note: note.rank)
     return result
 
 
@@ -180,6 +179,17 @@ def _check_rejects(result: BacktestResult, paths: Sequence[Path], rows: int) -> 
         f"{', '.join(map(str, paths))}: {result.rejected:,} of {rows:,} rows were rejected, the limit is 50%; "
         f"the first, row {first.index + 1}: {first.reason}. Correct [source] in the task file, or the rows"
     )
+
+
+def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
+    """What is odd of rows that were not scored; ``refused`` counts them by the field that was wrong."""
+    if refused:
+        fields, first = ", ".join(f"{name} {n:,}" for name, n in refused.most_common(4)), result.rejects[0]
+        what = f"{result.rejected:,} rows were refused ({fields}); the first: row {first.index + 1}: {first.reason}"
+        yield Note("rows refused", what, "correct the rows, or the mapping in [source]")
+    if result.repeats:
+        what = f"{result.repeats:,} rows repeat an event_id and were dropped, as live"
+        yield Note("repeats", what, "remove the overlap; where rows share an id on purpose, leave `event_id` out")
 
 
 def _left_out(task: TaskSpec) -> list[str]:

@@ -6,17 +6,19 @@ They come from a column of the rows, or from dumps of the ``labels`` topic. It k
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from online.batch import FloatVector, LabelBatch
+from online.decode import Reject
 from online.durations import format_duration
+from online.labels import LabelJoiner
 from online.pipeline import StepOutput
 from online.task import SourceSpec, TaskSpec
 from streams.errors import UsageError
-from streams.notes import LabelCounts
+from streams.notes import DAY_S, Kind, Note, RunWatch
 from streams.sources import SourceBatch
 from streams.wirefiles import read_labels
 
@@ -90,40 +92,30 @@ class LabelInput:
         self.span_s = min(self.delay_s / _CUTS_A_DELAY or np.inf, slack_s)
         """Event time of one batch at most: labels are seen when the batch before is done, and must not be late then."""
         self.held = _LabelQueue()
-        self._counts = LabelCounts(self._source(paths), self.delay_s)
+        self._paths, self._refused = paths, list[Reject]()
+        self._given = self._unscored_rows = self._early = self._positive = self._negative = 0
         self._told: list[str | None] = []
+        """The events that labels of files name."""
         self._unseen: dict[str, float] = {}
         """By event that labels name and that did not come yet, the time that the last of them speaks of."""
         self._unscored: set[str] = set()
         if paths:
-            self._read_files(paths)
-
-    def _source(self, paths: Sequence[Path]) -> str | None:
-        if paths:
-            return ", ".join(map(str, paths))
-        if self.spec.label is not None:
-            return f"the column {self.spec.label!r}"
-        assumed = self.task.labels.silence is not None or self.task.labels.join.negative_after_s is not None
-        return "[labels] of the task" if assumed else None
-
-    def _read_files(self, paths: Sequence[Path]) -> None:
-        known = read_labels(self.task.name, paths, self.delay_s)
-        self.held.add(known.known_at, known.labels)
-        self._told = known.labels.event_id
-        self._unseen = {e: t for e, t in zip(self._told, known.labels.ts.tolist(), strict=True) if e is not None}
-        self._unscored = set(self._unseen)
-        self._counts.given, self._counts.refused = len(known.labels), known.rejects
+            known = read_labels(self.task.name, paths, self.delay_s)
+            self.held.add(known.known_at, known.labels)
+            self._told, self._given, self._refused = known.labels.event_id, len(known.labels), known.rejects
+            self._unseen = {e: t for e, t in zip(self._told, known.labels.ts.tolist(), strict=True) if e is not None}
+            self._unscored = set(self._unseen)
 
     def read(self, rows: SourceBatch) -> None:
         """Take in the labels that rows bring, and note which events there are."""
         if self._unseen:
             floors = (rows.batch.ts - self.task.labels.join.wait_s).tolist()
             for event, floor in zip(rows.batch.event_id, floors, strict=True):
-                self._counts.early += self._unseen.pop(event, np.inf) < floor
+                self._early += self._unseen.pop(event, np.inf) < floor
         if rows.label is not None:
-            told = _row_labels(rows, self.task)
-            self._counts.given += int(np.count_nonzero(rows.labelled))
-            self._counts.unscored += int(np.count_nonzero(rows.labelled)) - len(told)
+            told, given = _row_labels(rows, self.task), int(np.count_nonzero(rows.labelled))
+            self._given += given
+            self._unscored_rows += given - len(told)
             self.held.add(told.ts + self.delay_s, told)
 
     def learned(self, out: StepOutput) -> None:
@@ -132,18 +124,68 @@ class LabelInput:
             self._unscored.difference_update(out.predictions.event_id)
         for examples in out.examples:
             positive = int(np.count_nonzero(examples.y))
-            self._counts.positive += positive
-            self._counts.negative += len(examples) - positive
+            self._positive += positive
+            self._negative += len(examples) - positive
 
-    def counts(self) -> LabelCounts:
-        """What became of all of them, at the end."""
-        counts, by_event = self._counts, self.task.labels.join.match == "event"
-        counts.unknown = [event for event in self._told if event in self._unseen]
-        counts.nameless = self._told.count(None) if by_event else 0
-        nowhere = {*self._unscored, *([None] if by_event else [])}
-        waiting = [event for labels in self.held.left() for event in labels.event_id]
-        explained = sum(event in nowhere for event in self._told)
-        counts.unscored += explained - len(counts.unknown) - counts.nameless
-        counts.explained = explained - sum(event in nowhere for event in waiting)
-        counts.ahead = len(waiting)
-        return counts
+    def notes(self, joiner: LabelJoiner, watch: RunWatch) -> list[Note]:
+        """What is odd of the labels of a run that scored something."""
+        return [Note(*note) for note in (*self._of_values(watch), *self._of_joins(joiner))]
+
+    def _of_values(self, watch: RunWatch) -> Iterator[tuple[Kind, str, str]]:
+        assumed = self.task.labels.silence is not None or self.task.labels.join.negative_after_s is not None
+        source = ", ".join(map(str, self._paths)) or (f"the column {self.spec.label!r}" if self.spec.label else "")
+        learned, given = self._positive + self._negative, self._given
+        if not source and not assumed:
+            if self.task.model.kind != "column":
+                what = "no labels were given: the model has learned nothing and its scores mean nothing"
+                yield "no labels", what, "name the `label` column in [source], or give --labels"
+            return
+        if not learned:
+            why, fix = f"none of {given:,} labels met a prediction", f"look at {source or '[labels] of the task'}"
+            if not given and source:
+                why, fix = f"no label was found in {source}", "look at its values: words for missing are no label"
+            elif given and sum(map(len, self.held.left())) == given:
+                days = (watch.last - watch.first) / DAY_S
+                why = (
+                    f"none of {given:,} labels became known before the data ended: it spans {days:.1f} days and labels "
+                )
+                why, fix = f"{why}come {format_duration(self.delay_s)} late", "give more data, or a delay that is true"
+            yield "no labels", f"{why}: the model has learned nothing", fix
+        elif not self._positive or not self._negative:
+            which, other = ("negative", "positive") if self._negative else ("positive", "negative")
+            fix = f"look at {source or '[labels] of the task'}"
+            fix += "; `positive` in [source] lists what means 1" if self.spec.label else ""
+            yield "one class", f"all {learned:,} labels are {which}, none is {other}: nothing can be told apart", fix
+        if self._refused:
+            first = f"row {self._refused[0].index + 1}: {self._refused[0].reason}"
+            what = f"{len(self._refused):,} lines of labels were refused; the first: {first}"
+            yield "labels refused", what, "correct these lines"
+
+    def _of_joins(self, joiner: LabelJoiner) -> Iterator[tuple[Kind, str, str]]:
+        """Labels that met nothing, by the reason; the rest came too late."""
+        join, given = self.task.labels.join, self._given
+        by_event, keep = join.match == "event", format_duration(join.keep_s)
+        unknown = [event for event in self._told if event in self._unseen]
+        nameless = self._told.count(None) if by_event else 0
+        nowhere: set[str | None] = {*self._unscored, *([None] if by_event else [])}
+        lost = sum(event in nowhere for event in self._told)
+        ahead = sum(event in nowhere for labels in self.held.left() for event in labels.event_id)
+        if unknown:
+            what = f"{len(unknown):,} labels name events that are not in the data, such as {unknown[0]!r}"
+            yield "labels unknown", what, "give their events too by --data"
+        if nameless:
+            what = f'{nameless:,} labels have no event_id, but are matched by it (match = "event")'
+            fix = 'add event_id to them, or set match = "entity_range" and range_s in [labels.join]'
+            yield "labels without event", what, fix
+        if self._early > 0.01 * given:
+            what = f"{self._early:,} labels came more than wait_s = {format_duration(join.wait_s)} before their events"
+            yield "labels early", what, "look at `ts` of the labels, or raise wait_s in [labels.join]"
+        late = joiner.stats.unmatched + (joiner.waiting if by_event else 0) - (lost - ahead) - self._early
+        if late > 0.01 * given:
+            met = "came when their predictions had been let go" if by_event else "met no event in their range_s"
+            what = f"{late:,} of {given:,} labels {met}: predictions wait for keep_s = {keep}"
+            fix = "raise keep_s in [labels.join]" if by_event else "raise range_s or keep_s in [labels.join]"
+            yield "labels late", f"{what}, and labels come {format_duration(self.delay_s)} late", fix
+        if given and lost - len(unknown) - nameless + self._unscored_rows == given:
+            what = f"all {given:,} labels speak of events that the task does not score"
+            yield "labels not scored", what, "correct `types` or the entity's key"

@@ -15,10 +15,9 @@ from streams.backtest import BacktestResult, run_backtest
 from streams.cli.options import INTERRUPTED, bars, notes
 from streams.cli.times import duration
 from streams.errors import UsageError
-from streams.notes import SHOWN
 from streams.taskfiles import load_task
 
-NOTHING_SCORED = 3
+SHOWN, NOTHING_SCORED = 6, 3
 """Exit status where no row was scored."""
 _SHOWN = ("roc_auc", "average_precision", "log_loss", "brier", "ece", "accuracy", "f1", "kappa")
 

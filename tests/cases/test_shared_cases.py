@@ -267,7 +267,6 @@ def test_unset_clock_breaks_budget(case: Case) -> None:
     assert "1 row stands 9,501 days before all others" in ended.words
 
 
-@pending
 def test_window_float32_counter(case: Case) -> None:
     for task in ("range.toml", "std.toml"):
         small, big = (case(f"{size}.csv", task=task) for size in ("small", "big"))

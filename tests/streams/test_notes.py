@@ -213,7 +213,7 @@ def test_labels_that_come_too_late_are_not_called_unknown(tmp_path: Path) -> Non
     ]
     result = wire(tmp_path, task, labels=late)
     assert kinds(result) == ["labels late"]
-    assert "of 400 labels came when their predictions had been let go: these wait for keep_s = 5d" in said(
+    assert "of 400 labels came when their predictions had been let go: predictions wait for keep_s = 5d" in said(
         result, "labels late"
     )
 
