@@ -99,7 +99,7 @@ def decode_user_events(
     >>> good = b'{"v":1,"event_id":"e1","type":"purchase","user_id":"u1","ts":1700000000,"amount":9.5}'
     >>> decoded = decode_user_events([good, good.replace(b"9.5", b"-1")], ColumnRequest(numbers=("amount",)))
     >>> decoded.batch.numbers["amount"].tolist(), decoded.rejects[0].reason
-    ([9.5], 'amount: input should be greater than or equal to 0, got -1')
+    ([9.5], 'amount: got -1; give a number from 0 to 1,000,000,000,000')
     """
     return _decode_events(UserEvent, raw, columns, unknown_fields, limits)
 

@@ -8,20 +8,24 @@ pydantic model says, within the limits of ``online.limits``. A property test hol
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
+from online.foreign import other_name, recognise_bytes, recognise_value, wrapped_value
 from online.judge import out_of_range
 from online.limits import DEFAULT_LIMITS, InputLimits
+from online.mistakes import Mistake, at, mistakes, name_of, shown
 from online.scan import MAX_NUMBER_CHARS
-from online.structs import UnknownFields
+from online.structs import UnknownFields, times_of
+from online.timewords import TIME, time_words
 from online.wire import REASON_CHARS, WireModel
 
 MAX_DEPTH = 32
-_SHOWN_VALUE, _SHOWN_ERRORS = 80, 3
+_SHOWN_ERRORS, _SHOWN_KEYS = 3, 8
+_UNREAD, _CONSTANTS = ("not UTF-8", "not JSON"), ("NaN", "Infinity", "-Infinity")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -35,17 +39,20 @@ def explain(
 
     >>> from online.wire import Label
     >>> explain(Label, b'{"v":1,"label_id":"l1","task":"fraud","entity_id":"u1","ts":1700000000,"value":2}')
-    'value: input should be less than or equal to 1, got 2'
+    'value: got 2; give 0 or 1'
     >>> explain(Label, b"")
     'the record is empty'
     """
     reason = explain_json(raw)
-    if reason is None:
+    if reason is not None:
+        known = recognise_bytes(raw) if reason.startswith(_UNREAD) else None
+        reason = f"{reason.partition(':')[0]}: {known}" if known else reason
+    else:
         try:
             record = model.model_validate_json(raw, extra="forbid" if unknown_fields == "reject" else "ignore")
             reason = out_of_range(record, limits)
         except ValidationError as error:
-            reason = describe(error)
+            reason = describe(model, error, json.loads(raw))
     return reason and reason[:REASON_CHARS]
 
 
@@ -61,7 +68,7 @@ def explain_row(
     try:
         record = model.model_validate({"v": 1, **row}, extra="forbid" if unknown_fields == "reject" else "ignore")
     except ValidationError as error:
-        return describe(error)[:REASON_CHARS]
+        return describe(model, error, row)[:REASON_CHARS]
     return out_of_range(record, limits)
 
 
@@ -86,30 +93,57 @@ def explain_json(raw: bytes) -> str | None:
     except RecursionError:
         return f"nested deeper than {MAX_DEPTH}"
     except json.JSONDecodeError as error:
-        return f"not JSON: {error.msg} at character {error.pos}"
+        return _not_json(error, text)
     except ValueError as error:
-        return str(error)
+        return _named(str(error), text)
     if _too_deep(value):
         return f"nested deeper than {MAX_DEPTH}"
     return "a text holds half a surrogate pair" if "\\u" in text and not _is_unicode(value) else None
 
 
-def describe(error: ValidationError) -> str:
-    """Turn a pydantic error into one line: each field, what it should be and what it was.
+def describe(model: type[WireModel], error: ValidationError, document: Any) -> str:
+    """Turn a pydantic error into one line: each field, what it was and what to give instead."""
+    required = [name for name, field in model.model_fields.items() if field.is_required()]
+    foreign = recognise_value(document, required)
+    if foreign is not None:
+        return f"record: {foreign}"
+    told = mistakes(model, error, document, table="an object", most=_SHOWN_ERRORS)
+    parts = [_field(model, each, document) for each in told]
+    if any(each.words.startswith("is missing") for each in told) and isinstance(document, dict):
+        unknown = [name_of(key) for key in document if key not in model.model_fields][:_SHOWN_KEYS]
+        parts += [f"the record has {', '.join(unknown)}"] if unknown and "; rename" not in parts[0] else []
+    return "; ".join(parts)
 
-    A value that may be of several types gives several errors; those that are not about the type say more.
-    """
-    by_field: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
-    for detail in error.errors(include_url=False):
-        by_field.setdefault(detail["loc"][:2], []).append(detail)
-    parts = []
-    for loc, details in by_field.items():
-        telling = [d for d in details if not d["type"].endswith("_type")] or details
-        wanted = " or ".join(_sentence(d["msg"]) for d in telling)
-        got = "" if telling[0]["type"] in ("missing", "extra_forbidden") else f", got {_shown(telling[0]['input'])}"
-        parts.append(f"{'.'.join(_name(part) for part in loc) or 'record'}: {wanted}{got}")
-    more = len(parts) - _SHOWN_ERRORS
-    return "; ".join(parts[:_SHOWN_ERRORS]) + (f"; and {more} more" if more > 0 else "")
+
+def _field(model: type[WireModel], mistake: Mistake, document: Any) -> str:
+    name, given, words = ".".join(map(name_of, mistake.path)), at(document, mistake.path), mistake.words
+    if not name or words.startswith("unknown key"):
+        return words
+    if words.startswith("is missing"):
+        words = f"is missing; give {TIME}" if name in times_of(model) else words
+        return f"{name}: {words.removeprefix('is ')}{other_name(name, document, model.model_fields)}"
+    if name in times_of(model):
+        words = time_words(given)
+    elif (wrapped := wrapped_value(given)) is not None:
+        words = wrapped
+    elif given is None and (len(mistake.path) > 1 or not model.model_fields[name].is_required()):
+        words += "; or leave it out"
+    return f"{name}: {words}"
+
+
+def _not_json(error: json.JSONDecodeError, text: str) -> str:
+    if error.pos >= len(text.rstrip()):
+        return f"not JSON: the text ends early, after {len(text):,} characters; it was cut off"
+    fault = error.msg[:1].lower() + error.msg[1:].removesuffix(" at")
+    here = shown(text[error.pos : error.pos + 20])
+    return f"not JSON: {fault} at character {error.pos}, where it says {here}"
+
+
+def _named(words: str, text: str) -> str:
+    """``words`` about a token that is no JSON, with the field that holds it."""
+    token = words.partition(" ")[0]
+    found = re.search(rf'"([^"\\\\]+)"\s*:\s*{re.escape(token)}\b', text) if token in _CONSTANTS else None
+    return f"{name_of(found[1])}: {words}" if found else words
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -117,7 +151,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for k, key in enumerate(keys) if key in keys[:k])
-        raise ValueError(f"the key {_name(repeated)} is given more than once")
+        raise ValueError(f"the key {name_of(repeated)} is given more than once")
     return members
 
 
@@ -150,18 +184,3 @@ def _is_unicode(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _sentence(message: str) -> str:
-    message = message.removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
-
-
-def _name(part: int | str) -> str:
-    text = str(part)
-    return text if text.isprintable() and len(text) <= _SHOWN_VALUE else _shown(text)
-
-
-def _shown(value: object) -> str:
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= _SHOWN_VALUE else f"{text[:_SHOWN_VALUE]}... ({len(text)} characters)"

@@ -22,12 +22,16 @@ SHOWN_CHARS: Final = 80
 TABLE: Final = "a table"
 _SEPARATED_FROM: Final = 100_000
 _LISTED: Final = 40
+_HUGE: Final = 1e18
 _DURATION: Final = re.compile(r"[\d.]+\s*[smhdw]")
 _PATTERNS: Final = {
     r"^[a-z][a-z0-9_]{0,47}$": "a name in lower-case letters, digits and _, a letter first, at most 48 of them",
     r"^[^\x00-\x1f\x7f-\x9f]*$": "a text without control characters",
     r"^sha256:[0-9a-f]{64}$": "sha256: and 64 hexadecimal digits",
 }
+
+
+_NAMES: Final = "of letters and digits, not empty and without control characters"
 
 
 class Mistake(NamedTuple):
@@ -40,23 +44,27 @@ class Mistake(NamedTuple):
 
 
 def mistakes(
-    model: type[BaseModel], error: ValidationError, document: Any, secrets: Sequence[Path] = (), table: str = TABLE
+    model: type[BaseModel],
+    error: ValidationError,
+    document: Any,
+    secrets: Sequence[Path] = (),
+    table: str = TABLE,
+    most: int = _LISTED,
 ) -> list[Mistake]:
     """Root causes of ``error``, each once: what follows from a mistake further inside is left out.
 
-    ``secrets`` are paths whose values are not shown; ``table`` is what the document calls a mapping.
+    ``secrets`` are paths whose values are not shown; ``table`` is what the document calls a mapping. Of more than
+    ``most`` the last one says how many.
     """
-    schema = _schema_of(model)
     found: dict[Path, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         found.setdefault(_place(document, detail), []).append(detail)
-    told = [
-        _mistake(path, details, document, _Schema(schema, table), path in secrets)
-        for path, details in found.items()
-        if not any(other[: len(path)] == path for other in found if other != path)
-    ]
+    outer = {path[:i] for path in found for i in range(len(path))}
+    roots, schema = [path for path in found if path not in outer], _Schema(_schema_of(model), table)
+    told = [_mistake(path, found[path], document, schema, path in secrets) for path in roots[:most]]
     misspelt = {(*each.path[:-1], each.meant[0]) for each in told if len(each.meant) == 1}
-    return [each for each in told if each.path not in misspelt]
+    more = [Mistake((), f"and {len(roots) - most} more")] if len(roots) > most else []
+    return [each for each in told if each.path not in misspelt] + more
 
 
 def place(path: Path, document: Any) -> str:
@@ -139,7 +147,7 @@ def shown(value: object) -> str:
         inside = (", ".join(map(name_of, list(value)[:5])) if isinstance(value, dict) else str(len(value))) or "nothing"
         return f"{kind} {inside}"
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}... ({len(text):,} characters)"
+    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS // 2]}... ({len(text):,} characters)"
 
 
 def count_of(number: float) -> str:
@@ -148,7 +156,7 @@ def count_of(number: float) -> str:
     >>> count_of(1e12), count_of(0.001), count_of(24)
     ('1,000,000,000,000', '0.001', '24')
     """
-    if number != int(number) or abs(number) >= 1e18:
+    if number != int(number) or abs(number) >= _HUGE:
         return f"{number:g}"
     return f"{int(number):,}" if abs(number) >= _SEPARATED_FROM else str(int(number))
 
@@ -205,7 +213,7 @@ class _Schema:
             return (
                 [fixed[part]] if part < len(fixed) else [node["items"]] if isinstance(node.get("items"), dict) else []
             )
-        others = node.get("additionalProperties")
+        others = next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties"))
         inner = node.get("properties", {}).get(part, others if isinstance(others, dict) else None)
         return [] if inner is None else [inner]
 
@@ -221,6 +229,8 @@ class _Schema:
             if isinstance(given, str | int | float):
                 return f"a list, as [{shown(given)}]"
             return f"a list of {node['minItems']} or more" if node.get("minItems") else "a list in [ ]"
+        if kind == "object" and self._table != TABLE and not node.get("properties"):
+            return f"{self._table} of names and values"
         named = f"{self._table}, [{key}]" if self._table == TABLE and key else self._table
         return {"boolean": "true or false", "object": named}.get(str(kind), "")
 
@@ -232,7 +242,11 @@ def _number(node: dict[str, Any], given: Any) -> str:
     name = "a whole number" if node["type"] == "integer" else "a number"
     name = "a duration" if say is format_duration and (low, over, high) != (None,) * 3 else name
     if (low, high) in ((0, 1), (1, 1)) and node["type"] == "integer":
-        return "0 or 1" if low == 0 else "the number 1"
+        meant = {"1": ", here 1", "true": ", here 1", "0": ", here 0", "false": ", here 0", "1.0": ", here 1"}
+        said = (
+            meant.get(str(given).strip().lower(), "") if given != 1 or given is True or isinstance(given, float) else ""
+        )
+        return f"0 or 1{said}" if low == 0 else "the number 1"
     step = f", a multiple of {node['multipleOf']}" if "multipleOf" in node else ""
     if low is not None and high is not None:
         name += f" from {say(low)} to {say(high)}"
@@ -241,20 +255,42 @@ def _number(node: dict[str, Any], given: Any) -> str:
             [f"more than {say(over)}"] if over is not None else [f"of at least {say(low)}"] if low is not None else []
         )
         name += " " + " and ".join([*bounds, *([f"at most {say(high)}"] if high is not None else [])])
-    bare = given.strip().replace(",", ".") if isinstance(given, str) and say is count_of else ""
-    return name + step + (f" without quotes, as {bare}" if _is_number(bare) else "")
+    bare = number_in(given) if isinstance(given, str) and say is count_of else None
+    return name + step + (f" without quotes, as {bare}" if bare else "")
+
+
+def number_in(text: str) -> str | None:
+    """The number that a text holds, with a point: a decimal comma, separators of thousands and a currency are known.
+
+    >>> number_in("12,5"), number_in("$1,234.50"), number_in("1.234,50 EUR"), number_in("1,234"), number_in("n/a")
+    ('12.5', '1234.50', '1234.50', None, None)
+    """
+    match = len(text) < _LISTED and re.fullmatch(
+        r"[^\d.,+-]{0,4}([+-]?[\d.,' ]*\d(?:[eE][+-]?\d+)?)\s*[^\d.,]{0,4}", text.strip()
+    )
+    bare = match[1].replace("'", "").replace(" ", "") if match else ""
+    if "," in bare and "." in bare:
+        last = max(bare.rfind(","), bare.rfind("."))
+        bare = re.sub(r"[.,]", "", bare[:last]) + "." + bare[last + 1 :]
+    elif "," in bare:
+        bare = "" if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+", bare) else bare.replace(",", ".")
+    return bare if _is_number(bare) else None
 
 
 def _text(node: dict[str, Any], given: Any) -> str:
     if node.get("format") == "date-time":
         return "a time with its offset, as 2024-03-01T12:00:00Z"
     least, most, pattern = node.get("minLength"), node.get("maxLength"), node.get("pattern")
-    quotes = f' in quotes, as "{given}"' if isinstance(given, int | float) and not isinstance(given, bool) else ""
+    plain = int(given) if isinstance(given, float) and given.is_integer() else given
+    bare = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < _HUGE
+    quotes = f' in quotes, as "{plain}"' if bare else ""
+    quotes += f" (it has {len(given):,})" if most and isinstance(given, str) and len(given) > most else ""
     if pattern is not None and isinstance(given, str) and given and len(given) <= (most or len(given)):
         limit = re.search(r",(\d+)}", pattern)
         at_most = f", at most {limit[1]}" if limit else ""
         return _PATTERNS.get(pattern, f"letters, digits, '.', '_' and '-' only{at_most}")
-    length = f" of {least or 0} to {most} characters" if most else f" of {least} or more characters" if least else ""
+    length = f" of {least} to {most} characters" if most and least else f" of at most {most} characters" if most else ""
+    length = length or (f" of {least} or more characters" if least else "")
     return f"a text{length}{quotes}"
 
 
@@ -277,10 +313,8 @@ def _mistake(path: Path, details: list[ErrorDetails], document: Any, schema: _Sc
         return Mistake(path, words + (f" (got {shown(given)})" if scalar else "") + more)
     wrong = next((d for d in details if d["loc"][-1:] == ("[key]",)), None)
     if wrong is not None:
-        names = [n["propertyNames"] for n in schema.at(path[:-1], document) if "propertyNames" in n]
-        return Mistake(
-            path, f"that name cannot be; give {schema.describe(names, path[-1]) if names else 'another one'}"
-        )
+        limit = wrong.get("ctx", {}).get("max_length")
+        return Mistake(path, f"that name cannot be; give one {f'of at most {limit} characters' if limit else _NAMES}")
     if "too_long" in kinds:
         most = details[0]["ctx"].get("max_length", 0)
         return Mistake(path, f"has {len(given):,} items; give at most {most:,}")

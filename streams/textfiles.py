@@ -19,10 +19,11 @@ def read_text(path: Path, what: str, remedy: str) -> str:
         raise UsageError(f"no such {what}: {path}; {remedy}")
     raw = path.read_bytes()
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or raw[:64].count(0) > len(raw[:64]) // 3 > 0:
-        raise UsageError(f"{path}: UTF-16 text or no text at all; save it as UTF-8")
+        raise UsageError(f"{path}: not UTF-8 text: it is UTF-16, or no text at all; save it as UTF-8")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = raw.count(b"\n", 0, exc.start) + 1
-        kind = "no text file" if b"\0" in raw[:4096] else "not UTF-8 text"
-        raise UsageError(f"{path}: {kind} (byte 0x{raw[exc.start]:02x} in line {line}); save it as UTF-8") from None
+        raise UsageError(
+            f"{path}: not UTF-8 text (byte 0x{raw[exc.start]:02x} in line {line}); save it as UTF-8"
+        ) from None

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from online.anomaly.detector import SeriesAnomalyDetector
 from online.anomaly.params import AnomalyParams
 from online.errors import TaskError
+from online.mistakes import mistakes, sentence
 
 
 def build_detector(params: Mapping[str, Any]) -> SeriesAnomalyDetector:
@@ -19,12 +20,12 @@ def build_detector(params: Mapping[str, Any]) -> SeriesAnomalyDetector:
     >>> build_detector({"threshold": 5.0}).params.threshold
     5.0
     """
+    document = dict(params)
     try:
-        return SeriesAnomalyDetector(AnomalyParams.model_validate(dict(params)))
+        return SeriesAnomalyDetector(AnomalyParams.model_validate(document))
     except ValidationError as exc:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in exc.errors())
-        known = ", ".join(sorted(AnomalyParams.model_fields))
-        raise TaskError(f"anomaly params: {wrong}; known: {known}") from exc
+        wrong = "; ".join(sentence(each, document) for each in mistakes(AnomalyParams, exc, document))
+        raise TaskError(f"anomaly params: {wrong}") from exc
 
 
 def schema_of(detector: SeriesAnomalyDetector) -> int:

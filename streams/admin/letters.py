@@ -30,7 +30,10 @@ REPLAYED_FROM: Final = "weir-replayed-from"
 _CHUNK: Final = 500
 _HEADER_BELOW: Final = 512 * 1024
 _PLACE = re.compile(r"(?:(.+)-)?(\d+)-(\d+)")
-_GOT = re.compile(r",? \(?got .*$", re.DOTALL)
+_VALUE = re.compile(
+    r"\b(got|says|at character|at position|byte|array of|after(?= \d)|it has(?= \d)|as(?= [\d'\"-])|which is(?= \d))"
+    r" ('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|an object with [^;]*|[^\s;,)]*[^\s;,:)])(\.\.\. \([\d,]+ characters\))?"
+)
 _SECONDS = re.compile(r"\b\d+(?:\.\d+)? s\b")
 
 
@@ -124,12 +127,12 @@ class Selection:
 def reason_kind(reason: str) -> str:
     """What many letters' reasons have in common.
 
-    >>> reason_kind("amount: input should be greater than or equal to 0, got -1")
-    'amount: input should be greater than or equal to 0'
+    >>> reason_kind("amount: got '12,5'; give a number without quotes, as 12.5")
+    'amount: got ...; give a number without quotes, as ...'
     >>> reason_kind("late: 4000 s behind the newest event, allowed 1h")
     'late: ... s behind the newest event, allowed 1h'
     """
-    return _SECONDS.sub("... s", _GOT.sub("", reason))
+    return _SECONDS.sub("... s", _VALUE.sub(r"\1 ...", reason))
 
 
 def read_done(consumer: Any, names: TopicSettings) -> dict[Place, Done]:

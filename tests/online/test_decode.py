@@ -48,57 +48,57 @@ BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "the record is empty"),
     "spaces": (b" \n", "the record is empty"),
     "byte order mark": (b"\xef\xbb\xbf" + GOOD, "byte order mark"),
-    "utf-16": (GOOD.decode().encode("utf-16"), "not UTF-8: byte 0xff at position 0"),
+    "utf-16": (GOOD.decode().encode("utf-16"), "not UTF-8: the text is in UTF-16; write UTF-8"),
     "invalid utf-8": (encoded(user_id="@").replace(b"@", b"\xff"), "not UTF-8: byte 0xff"),
     "invalid utf-8 in an unknown field": (encoded(zz="@").replace(b"@", b"\xc3"), "not UTF-8: byte 0xc3"),
     "not json": (b"hello", "not JSON"),
     "truncated": (GOOD[:-1], "not JSON"),
-    "null": (b"null", "record: input should be an object"),
-    "array": (b"[" + GOOD + b"]", "record: input should be an object"),
-    "two records": (GOOD + b"," + GOOD, "not JSON: Extra data"),
+    "null": (b"null", "record: null, not a JSON object; send an object with v, event_id"),
+    "array": (b"[" + GOOD + b"]", "record: a JSON array of 1 items; send each"),
+    "two records": (GOOD + b"," + GOOD, "not JSON: extra data at character"),
     "NaN": (with_raw("amount", b"NaN"), "NaN is not JSON"),
     "-Infinity": (with_raw("amount", b"-Infinity"), "-Infinity is not JSON"),
     "NaN in an unknown field": (with_raw("zz", b"NaN"), "NaN is not JSON"),
-    "1e999": (with_raw("amount", b"1e999"), "amount: input should be less than or equal to 1000000000000, got inf"),
+    "1e999": (with_raw("amount", b"1e999"), "amount: got inf; give a number from 0 to 1,000"),
     "huge integer": (with_raw("amount", b"9" * 400), "a number of 400 characters; at most 64"),
     "huge integer, unknown": (with_raw("zz", b"9" * 5_000), "a number of 5000 characters; at most 64"),
-    "large amount": (with_raw("amount", b"9" * 60), "amount: input should be less than or equal to 1000000000000"),
-    "negative amount": (encoded(amount=-0.01), "amount: input should be greater than or equal to 0, got -0.01"),
-    "amount as text": (encoded(amount="12"), "amount: input should be a valid number, got '12'"),
-    "amount as bool": (encoded(amount=True), "amount: input should be a valid number, got True"),
-    "milliseconds": (encoded(ts=1.7e12), "ts: input should be less than or equal to 4102444800"),
-    "before 2000": (encoded(ts=946_684_799), "ts: input should be greater than or equal to 946684800"),
-    "text time before 2000": (encoded(ts="1999-12-31T23:59:59Z"), "ts: input should be greater than or equal"),
-    "text time after 2100": (encoded(ts="2100-01-01T00:00:01Z"), "ts: input should be less than or equal"),
-    "no offset": (encoded(ts="2024-03-01T12:00:00"), "ts: give epoch seconds or RFC 3339 with an offset"),
-    "time is bool": (encoded(ts=True), "ts: input should be a valid number"),
-    "long id": (encoded(event_id="x" * 65), "event_id: string should have at most 64 characters"),
-    "empty id": (encoded(user_id=""), "user_id: string should have at least 1 character"),
-    "long type": (encoded(type="x" * 33), "type: string should have at most 32 characters"),
-    "id is a number": (encoded(user_id=7), "user_id: input should be a valid string, got 7"),
-    "control character": (encoded(user_id="a\nb"), "user_id: string should match pattern"),
-    "raw control character": (encoded(user_id="@").replace(b"@", b"\x01"), "not JSON: Invalid control character"),
-    "delete": (encoded(user_id="a\x7f"), "user_id: string should match pattern"),
-    "C1 control": (json.dumps(event(user_id="a\x85"), ensure_ascii=False).encode(), "user_id: string should match"),
+    "large amount": (with_raw("amount", b"9" * 60), "amount: got 9999"),
+    "negative amount": (encoded(amount=-0.01), "amount: got -0.01; give a number from 0 to"),
+    "amount as text": (encoded(amount="12"), "without quotes, as 12"),
+    "amount as bool": (encoded(amount=True), "amount: got true; give a number"),
+    "milliseconds": (encoded(ts=1.7e12), "in milliseconds; give seconds, as 1700000000"),
+    "before 2000": (encoded(ts=946_684_799), "which is 1999-12-31: before 2000"),
+    "text time before 2000": (encoded(ts="1999-12-31T23:59:59Z"), "before 2000, as of a clock"),
+    "text time after 2100": (encoded(ts="2100-01-01T00:00:01Z"), ": after 2100"),
+    "no offset": (encoded(ts="2024-03-01T12:00:00"), "ts: got '2024-03-01T12:00:00', without an offset; give"),
+    "time is bool": (encoded(ts=True), "ts: got true; give epoch seconds"),
+    "long id": (encoded(event_id="x" * 65), "give a text of 1 to 64 characters (it has 65)"),
+    "empty id": (encoded(user_id=""), "user_id: got ''; give a text of 1 to 64"),
+    "long type": (encoded(type="x" * 33), "1 to 32 characters (it has 33)"),
+    "id is a number": (encoded(user_id=7), "user_id: got 7; give a text"),
+    "control character": (encoded(user_id="a\nb"), "; give a text without control characters"),
+    "raw control character": (encoded(user_id="@").replace(b"@", b"\x01"), "not JSON: invalid control character"),
+    "delete": (encoded(user_id="a\x7f"), "; give a text without control characters"),
+    "C1 control": (json.dumps(event(user_id="a\x85"), ensure_ascii=False).encode(), "without control characters"),
     "half a surrogate pair": (with_raw("user_id", b'"\\ud83d"'), "half a surrogate pair"),
     "wrong half": (with_raw("user_id", b'"\\ude00\\ud83d"'), "half a surrogate pair"),
-    "wrong version": (encoded(v=2), "v: input should be less than or equal to 1, got 2"),
-    "version as float": (with_raw("v", b"1.0"), "v: input should be a valid integer"),
-    "version as bool": (encoded(v=True), "v: input should be a valid integer"),
-    "no version": (GOOD.replace(b'"v": 1, ', b""), "v: field required"),
-    "no id": (GOOD.replace(b'"event_id": "e1", ', b""), "event_id: field required"),
+    "wrong version": (encoded(v=2), "v: got 2; give the number 1"),
+    "version as float": (with_raw("v", b"1.0"), "v: got 1.0; give the number 1"),
+    "version as bool": (encoded(v=True), "v: got true; give the number 1"),
+    "no version": (GOOD.replace(b'"v": 1, ', b""), "v: missing; give the number 1"),
+    "no id": (GOOD.replace(b'"event_id": "e1", ', b""), "event_id: missing; give a text"),
     "repeated key": (GOOD[:-1] + b',"ts":1}', "the key ts is given more than once"),
     "repeated key after a map": (encoded(properties={"a": 1})[:-1] + b',"ts":1}', "the key ts is given more than once"),
     "repeated key, escaped": (GOOD[:-1] + b',"\\u0074s":1.7e9}', "the key ts is given more than once"),
     "repeated property": (with_raw("properties", b'{"a":1,"a" :2}'), "the key a is given more than once"),
     "deep": (with_raw("zz", b"[" * 40 + b"]" * 40), "nested deeper than 32"),
     "very deep": (with_raw("zz", b"[" * 100_000 + b"]" * 100_000), "nested deeper than 32"),
-    "nested property": (encoded(properties={"a": [1]}), "properties.a: input should be a valid number"),
-    "null property": (encoded(properties={"a": None}), "properties.a: input should be a valid number"),
-    "infinite property": (with_raw("properties", b'{"a":1e999}'), "properties.a: input should be a finite number"),
-    "long property": (encoded(properties={"a": "x" * 257}), "properties.a: string should have at most 256"),
-    "long property name": (encoded(properties={"x" * 65: 1}), "string should have at most 64 characters"),
-    "many properties": (encoded(properties={f"k{i}": i for i in range(65)}), "at most 64 items"),
+    "nested property": (encoded(properties={"a": [1]}), "properties.a: got a list of 1; give a number"),
+    "null property": (encoded(properties={"a": None}), "properties.a: got null; give a number"),
+    "infinite property": (with_raw("properties", b'{"a":1e999}'), "properties.a: got inf; give a number"),
+    "long property": (encoded(properties={"a": "x" * 257}), "at most 256 characters (it has 257)"),
+    "long property name": (encoded(properties={"x" * 65: 1}), "give one of at most 64 characters"),
+    "many properties": (encoded(properties={f"k{i}": i for i in range(65)}), "has 65 items; give at most 64"),
 }
 
 
@@ -273,16 +273,16 @@ def test_verdicts_do_not_depend_on_batch_cuts(rows: list[dict[str, Any]], cut: i
     ("change", "reason"),
     [
         ({"amount": math.nan}, "amount"),
-        ({"properties": {"a": math.nan}}, "properties.a: input should be a finite number, got nan"),
+        ({"properties": {"a": math.nan}}, "properties.a: got nan; give a number"),
         ({"properties": {"a": math.inf}}, "properties.a"),
         ({"ts": math.nan}, "ts"),
         ({"ts": datetime(2024, 1, 1)}, "ts"),
         ({"user_id": "a\ud800"}, "user_id"),
-        ({"user_id": "a\n"}, "user_id: string should match pattern"),
+        ({"user_id": "a\n"}, "; give a text without control characters"),
         ({"properties": {"a": "\x00"}}, "properties.a"),
         ({"properties": {"a\x00": "b"}}, "properties"),
         ({"amount": np.float64(1)}, "amount"),
-        ({"user_id": None}, "user_id: input should be a valid string, got None"),
+        ({"user_id": None}, "user_id: got null; give a text"),
     ],
 )
 def test_a_bad_row_is_rejected_with_its_reason(change: dict[str, Any], reason: str) -> None:
@@ -303,7 +303,7 @@ def test_rows_may_hold_aware_datetimes() -> None:
     rows = [event(ts=datetime(2024, 3, 1, 12, tzinfo=UTC)), event(ts=datetime(1990, 3, 1, 12, tzinfo=UTC))]
     decoded = events_from_rows(rows, ALL)
     assert decoded.batch.ts.tolist() == [1_709_294_400.0]
-    assert "ts: input should be greater than or equal to 946684800" in decoded.rejects[0].reason
+    assert "ts: got '1990-03-01T12:00:00+00:00': before 2000" in decoded.rejects[0].reason
 
 
 def test_escapes_and_nested_unknown_fields_are_no_reason_to_reject() -> None:
@@ -324,7 +324,7 @@ def test_unknown_fields_are_ignored_or_rejected_by_setting() -> None:
     raw = [encoded(zz=1)]
     assert len(decode_user_events(raw, ALL).batch) == 1
     [reject] = decode_user_events(raw, ALL, unknown_fields="reject").rejects
-    assert reject.reason == "zz: extra inputs are not permitted"
+    assert reject.reason.startswith("unknown key 'zz'; there are: v, event_id, type, user_id, ts, amount, ")
 
 
 def test_a_column_is_a_wire_field_first_then_a_property() -> None:

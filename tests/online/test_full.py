@@ -279,7 +279,7 @@ def test_a_task_file_says_it_has_none_in_two_ways() -> None:
         ('"speed", "user.high*", "hour"', '"channel"', "'channel' matches no numeric column; there are: amount, speed"),
         ('"speed", "user.high*", "hour"', '"user.low*"', r"\[full\] inputs: 'user.low\*' matches no numeric column"),
         ("state = 2", "state = 9999", "full.state"),
-        ("embedding = 2", "embeding = 2", "full.embeding"),
+        ("embedding = 2", "embeding = 2", "full: unknown key .embeding.; did you mean .embedding.?"),
         ('name = "user"', 'name = "full"', "is named 'full'"),
     ],
 )

@@ -247,12 +247,12 @@ def letter(offset: int, reason: str, topic: str = topics.USER_EVENTS, done: Done
 
 
 def test_letters_group_by_what_their_reasons_have_in_common() -> None:
-    letters = [letter(i, f"amount: input should be less than or equal to 5, got {i * 100}") for i in range(3)]
+    letters = [letter(i, f"amount: got {i * 100}; give a number from 0 to 5") for i in range(3)]
     letters += [letter(i, f"late: {wait} s behind the newest event, allowed 1d") for i, wait in ((7, 400), (9, 9.5))]
     letters += [letter(5, "late: 1 s behind the newest event, allowed 1d", topics.DEVICE_EVENTS)]
     groups = grouped(letters)
     assert [(g.topic, g.count) for g in groups] == [("user-events", 3), ("user-events", 2), ("device-events", 1)]
-    assert groups[0].kind == "amount: input should be less than or equal to 5"
+    assert groups[0].kind == "amount: got ...; give a number from 0 to 5"
     assert groups[1].newest is not None
     assert groups[1].newest.content.offset == 9
 
