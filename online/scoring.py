@@ -66,6 +66,12 @@ class PreparedBatch:
     """Keys and times of the events that moved the timers; no key, and one time, where time passed without events.
     ``None`` without timers."""
 
+    @property
+    def events(self) -> EventBatch:
+        """The rows that are events."""
+        at = self.modes == kernel.EVENT
+        return self.batch if at.all() else self.batch.take(np.flatnonzero(at))
+
 
 @dataclass(frozen=True, slots=True)
 class FeaturedBatch:

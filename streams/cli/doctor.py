@@ -24,6 +24,7 @@ from streams.cli.options import ConfigOption
 from streams.errors import UsageError
 from streams.ops.checks import STYLES, Check, check_codecs, checks_table
 from streams.ops.link_checks import kafka_warnings
+from streams.ops.live_checks import check_live
 from streams.ops.redis_checks import check_redis
 from streams.settings import RedisSettings, load_settings
 
@@ -47,6 +48,9 @@ _BUILT_TS: Final = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 
 def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Look at the data of the workers that run here instead, by their metrics.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Check that this machine is ready to run Weir.
@@ -59,9 +63,11 @@ def doctor_command(
 
         weir doctor
 
+        weir doctor --live
+
         weir doctor --json | jq '.checks[] | select(.status != "OK")'
     """
-    checks = run_checks(config=config)
+    checks = check_live(load_settings(config).worker) if live else run_checks(config=config)
     failed = sum(check.status == "FAIL" for check in checks)
     if as_json:
         print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=2))

@@ -34,6 +34,8 @@ CounterName = Literal[
     "weir_records_total",
     "weir_events_total",
     "weir_duplicates_total",
+    "weir_passed_over_total",
+    "weir_inputs_total",
     "weir_dead_letters_total",
     "weir_misplaced_total",
     "weir_predictions_total",
@@ -145,6 +147,21 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     _histogram("weir_batch_records", "records", _RECORDS, "Records of one batch as it was processed.", "topic"),
     _counter("weir_events_total", "records", "Valid events that were scored: no repeats, not too late.", "topic"),
     _counter("weir_duplicates_total", "records", "Repeats of an event id (or update id) that were dropped.", "topic"),
+    _counter(
+        "weir_passed_over_total",
+        "records",
+        "Valid events that a task does not score: of other types, or without the key of its entity.",
+        "task",
+    ),
+    _counter(
+        "weir_inputs_total",
+        "records",
+        "Events of a task by raw column, in one batch of eight; outcome is known, or missing: absent or of the "
+        "wrong kind.",
+        "task",
+        "input",
+        "outcome",
+    ),
     _counter(
         "weir_dead_letters_total",
         "records",

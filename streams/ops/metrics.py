@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from online.batch import FloatVector
+from online.batch import EventBatch, FloatVector
 from streams.ops.definitions import Stage
-from streams.ops.instruments import Histogram
+from streams.ops.instruments import Counter, Histogram
 from streams.ops.reference import reference
 from streams.ops.registry import Registry
 
@@ -104,6 +104,7 @@ class Metrics(Registry):
         self._batches: dict[str, _Batches] = {}
         self._events: dict[str, _Events] = {}
         self._stages: dict[LaneKind, _Stages] = {}
+        self._inputs: dict[tuple[str, str, str], Counter] = {}
 
     def stages(self, lane: LaneKind) -> Laps:
         """Begin to measure the stages of one batch."""
@@ -117,6 +118,22 @@ class Metrics(Registry):
         held = self._events_of(batch.topic)
         held.scored.inc(events)
         held.duplicates.inc(duplicates)
+
+    def inputs(self, task: str, mine: EventBatch) -> None:
+        """Which of its raw columns events have that a task scores."""
+        missing = {name: int(np.count_nonzero(np.isnan(column))) for name, column in mine.numbers.items()}
+        missing |= {name: column.count(None) for name, column in (*mine.entities.items(), *mine.texts.items())}
+        for name, count in missing.items():
+            for outcome, part in (("known", len(mine) - count), ("missing", count)):
+                if part:
+                    self._input(task, name, outcome).inc(part)
+
+    def _input(self, task: str, name: str, outcome: str) -> Counter:
+        found = self._inputs.get((task, name, outcome))
+        if found is None:
+            found = self.counter("weir_inputs_total", task=task, input=name, outcome=outcome)
+            self._inputs[task, name, outcome] = found
+        return found
 
     def refused(self, topic: str, reasons: Iterable[tuple[str, int]]) -> None:
         """Records of a topic went to the dead letters: why, and how many."""

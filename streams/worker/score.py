@@ -18,6 +18,7 @@ import numpy as np
 from online.batch import FloatVector, Scored
 from online.columnplan import union
 from online.decode import Decoded, decode_device_events, decode_user_events
+from online.features.kernel import EVENT
 from online.intake import Intake
 from online.scoring import PreparedBatch, ScoringStage
 from streams import topics
@@ -34,6 +35,9 @@ from streams.worker.part import Part
 from streams.worker.scoring import Scoring
 
 DECODERS: Final = {topics.USER_EVENTS: decode_user_events, topics.DEVICE_EVENTS: decode_device_events}
+
+_LOOK_EVERY: Final = 8
+"""Inputs that are missing are counted in one batch of so many: ever the same columns are."""
 
 HandOver = Callable[[list[Sent], dict[str, Scored]], Awaitable[None]]
 """Gives acknowledged predictions, by task in the order sent, to the label lane of the same partition."""
@@ -61,7 +65,7 @@ class ScoreLane(RowLane):
         super().__init__(lane, ctx)
         self._make_stages, self._scoring, self._hand_over = stages, scoring, hand_over
         self._letters = Letters(ctx)
-        self.live, self.active_at = False, -math.inf
+        self.live, self.active_at, self._looks = False, -math.inf, 0
 
     def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
         """Rebuild the memory of ids and the timers from the journal."""
@@ -175,6 +179,11 @@ class ScoreLane(RowLane):
             if rows.fired is not None and len(rows.fired.labels):
                 told = timer_records(stage.task.name, rows.fired.labels, self.ctx.now())
                 others.append(await self.ctx.records.send_to(self.ctx.name(topics.LABELS), self.lane[1], told))
+            if others_events := part.events - int(np.count_nonzero(rows.modes == EVENT)):
+                m.inc("weir_passed_over_total", others_events, task=stage.task.name)
+            if self._looks % _LOOK_EVERY == 0:
+                m.inputs(stage.task.name, rows.events)
+        self._looks += 1
         m.scored(batch, part.events, part.duplicates)
         sent.add_done_callback(lambda _: m.latency(batch, self.ctx.now(), part.written))
 
