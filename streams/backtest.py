@@ -119,6 +119,8 @@ def run_backtest(
     refused: Counter[str] = Counter()
     size = given.spec.batch_size
     numbered = task.source is not None and task.source.event_id is None
+    if numbered and len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("a file is given twice, and without `event_id` in [source] its rows would count twice")
     ids = None if numbered else Deduper(math.inf, most_bytes=bytes_for(len(source)))
     batches = distinct(source.batches(size), size, ids)
     writer = ScoreFile(scores, task.name) if scores is not None else None

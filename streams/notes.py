@@ -139,6 +139,9 @@ class RunWatch:
             yield "one entity", what, "a word for an unknown one? Leave it empty in the data"
 
     def _of_times(self) -> Iterator[tuple[Kind, str, str]]:
+        if self.first == self.last and self.events >= _MANY:
+            what = f"all rows have the same time, {_utc(self.first)}"
+            yield "clock", what, "name the column of each event's own time: windows and delays go by it"
         n, days = self.events, {jump: (jump[2] - jump[1]) / DAY_S for jump in self.jumps}
         usual = (self.last - self.first) / DAY_S - sum(days.values())
         far = [jump for jump, by in days.items() if by > 20 * usual / max(n - len(days), 1)]

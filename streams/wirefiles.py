@@ -5,11 +5,14 @@ It judges every line as a record on a topic is judged. It knows the wire format,
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from online.batch import FloatVector, LabelBatch
 from online.columns import ColumnRequest
@@ -18,7 +21,8 @@ from online.task import TaskSpec
 from streams.errors import UsageError
 from streams.sources import SourceBatch
 
-_SUFFIXES = (".jsonl", ".ndjson")
+_NAME = re.compile(r"\.(jsonl|ndjson|json)(\.(gz|gzip|zst|zstd))?$")
+_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 
 
 class WireSource:
@@ -62,11 +66,11 @@ class KnownLabels:
 
 def read_labels(task: str, paths: Sequence[Path], delay_s: float) -> KnownLabels:
     """The labels of ``task`` in wire-format dumps, each known ``delay_s`` after the time it speaks of."""
-    decoded = decode_labels(_lines(paths))
+    decoded = decode_labels(lines := _lines(paths, "labels"))
     mine = np.flatnonzero(np.array([t == task for t in decoded.tasks], dtype=np.bool_))
     if len(mine) == 0:
         others = ", ".join(sorted(set(decoded.tasks))) or "none"
-        why = f"no label of task {task!r}; there are labels of: {others}"
+        why = f"no label of task {task!r}; there are labels of: {others}" if lines else "no line in it"
         if bad := decoded.rejects:
             why += f", and {len(bad):,} lines were refused; the first, row {bad[0].index + 1}: {bad[0].reason}"
         raise UsageError(f"{', '.join(map(str, paths))}: {why}")
@@ -75,19 +79,35 @@ def read_labels(task: str, paths: Sequence[Path], delay_s: float) -> KnownLabels
     return KnownLabels(labels, labels.ts + delay_s, decoded.rejects)
 
 
-def _lines(paths: Sequence[Path]) -> list[bytes]:
-    """Every line that is not blank; raises ``UsageError`` naming the file."""
+def _lines(paths: Sequence[Path], what: str = "events") -> list[bytes]:
+    """Every line that is not blank, unpacked and in UTF-8; raises ``UsageError`` naming the file."""
     if not paths:
         raise UsageError("no data; give at least one --data FILE")
     lines: list[bytes] = []
     for path in paths:
-        if not path.name.lower().endswith(_SUFFIXES):
+        if path.is_dir():
+            raise UsageError(f"{path}: a directory; name the files in it, such as {path}/*.jsonl")
+        if not _NAME.search(path.name.lower()):
             raise UsageError(
-                f"{path}: without a [source] table files must be wire-format JSONL ({' or '.join(_SUFFIXES)}), as "
-                "`weir simulate` and `weir tail --json` write; for other files add [source], see docs/TASKS.md"
+                f"{path}: {what} without a [source] table must be wire-format JSONL (.jsonl or .ndjson, also .gz or "
+                ".zst), as `weir simulate` and `weir tail --json` write; for other files of events add [source], see "
+                "docs/TASKS.md"
             )
-        try:
-            lines += [line for line in path.read_bytes().split(b"\n") if line.strip()]
-        except OSError as exc:
-            raise UsageError(f"{path}: cannot be read: {exc.strerror}") from exc
+        raw = _unpacked(path)
+        if raw[:200].lstrip()[:1] == b"[":
+            raise UsageError(f"{path}: a JSON array; write one record a line: jq -c '.[]' {path} > lines.jsonl")
+        lines += [line for line in raw.split(b"\n") if line.strip()]
     return lines
+
+
+def _unpacked(path: Path) -> bytes:
+    """The contents; what is packed is known by its first bytes, and so is UTF-16."""
+    try:
+        raw = path.read_bytes()
+        if (codec := _PACKED.get(raw[:2])) is not None:
+            raw = pa.CompressedInputStream(pa.BufferReader(raw), codec).read()
+        if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raw = raw.decode("utf-16").encode()
+    except (OSError, UnicodeError, pa.ArrowException) as exc:
+        raise UsageError(f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+    return raw.removeprefix(codecs.BOM_UTF8)

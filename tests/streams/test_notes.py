@@ -104,6 +104,7 @@ def test_clean_data_has_no_notes(tmp_path: Path) -> None:
         ("one entity", changed(who=lambda i, who: who if i % 3 == 0 else "unknown"), {}, "of one user_id, 'unknown'"),
         ("clock", changed(at=lambda i, at: 946_684_804 if i == 9 else at), {}, "1 row stands 9,501 days before all"),
         ("clock", changed(at=lambda i, at: 4_000_000_000 if i in (7, 8) else at), {}, "2 rows stand 25,"),
+        ("clock", changed(at=lambda *_: T0), {'"2d"': '"0s"'}, "all rows have the same time, 2026-"),
         ("pause", changed(at=lambda i, at: at + 4 * DAY * (i >= 300)), {}, "time jumps by more than a day once by 4.0"),
         ("unlabelled start", changed(bad=lambda i, bad: bad if i >= 100 else None), {}, "100 rows from 2026-01-05"),
         ("rows refused", changed(eur=lambda i, eur: "much" if i == 7 else eur), {}, "1 rows were refused (amount 1)"),
@@ -163,6 +164,14 @@ def test_the_label_of_a_repeat_counts_where_the_first_had_none(tmp_path: Path) -
 def test_rows_without_an_id_column_are_never_repeats(tmp_path: Path) -> None:
     table = {name: [*cells, *cells] for name, cells in rows().items()}
     assert run(tmp_path, table, (TASK + SOURCE).replace('event_id = "id"', "")).repeats == 0
+
+
+def test_a_file_given_twice_is_dropped_by_its_ids_or_refused_without(tmp_path: Path) -> None:
+    run(tmp_path, rows())
+    twice, task = [tmp_path / "rows.csv"] * 2, TASK + SOURCE
+    assert run_backtest(TaskSpec.from_toml(task), twice, None).repeats == N
+    with pytest.raises(UsageError, match="a file is given twice, and without `event_id`"):
+        run_backtest(TaskSpec.from_toml(task.replace('event_id = "id"', "")), twice, None)
 
 
 def test_a_key_that_nothing_feeds_is_an_error_at_the_start(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -149,3 +151,37 @@ def test_labels_of_another_task_only_is_an_error_that_names_them(tmp_path: Path)
     _, labels = dump(tmp_path, rows(5))
     with pytest.raises(UsageError, match="there are labels of: fraud"):
         read_labels("churn", [labels], 0.0)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd", "utf-16", "utf-8-sig"])
+def test_what_is_packed_or_encoded_otherwise_is_known_by_its_contents(tmp_path: Path, kind: str) -> None:
+    events, labels = dump(tmp_path, rows(60))
+    plain = run_backtest(task(), [events], None, labels=[labels], label_delay_s=DAY).pipeline.snapshot()
+    for path in (events, labels):
+        raw = path.read_bytes()
+        packed = pa.compress(raw, kind, asbytes=True) if kind == "zstd" else gzip.compress(raw)
+        path.write_bytes(raw.decode().encode(kind) if "utf" in kind else packed)
+    again = run_backtest(task(), [events], None, labels=[labels], label_delay_s=DAY).pipeline.snapshot()
+    assert again == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", b' [{"v":1}]', r"x.jsonl: a JSON array; write one record a line: jq -c '.\[\]'"),
+        ("x.jsonl.gz", b"\x1f\x8b\x08broken", r"x.jsonl.gz: cannot be read: "),
+        ("x.jsonl", None, r"x.jsonl: a directory; name the files in it"),
+        ("x.csv", b"a,b", r"x.csv: labels without a \[source\] table must be wire-format JSONL"),
+        ("x.jsonl", b"\n", r"x.jsonl: no line in it"),
+    ],
+)  # fmt: skip
+def test_label_files_that_are_none_are_errors_of_one_line(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / name
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        read_labels("fraud", [path], 0.0)
