@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def run_backtest(
         result.seconds = time.perf_counter() - start
         if writer is not None:
             writer.close()
-    found = [*watch.notes(pipeline.scored), *_of_rows(result, refused)]
+    found = [*watch.notes(pipeline.scored, partial(_instead, source)), *_of_rows(result, refused)]
     found += given.notes(pipeline.joiner, watch) if pipeline.scored else []
     result.notes = sorted(found, key=lambda note: note.rank)
     return result
@@ -174,13 +175,25 @@ def _check_mapping(task: TaskSpec) -> None:
 
 def _check_rejects(result: BacktestResult, paths: Sequence[Path], rows: int) -> None:
     """Raise where most of ``rows`` do not fit, or none of a few: the mapping is wrong."""
-    if result.rejected <= (rows / 2 if rows >= _MANY_ROWS else rows - 1):
+    if not result.rejected or result.rejected <= (rows / 2 if rows >= _MANY_ROWS else rows - 1):
         return
     first = result.rejects[0]
     raise TooManyRejects(
         f"{', '.join(map(str, paths))}: {result.rejected:,} of {rows:,} rows were rejected, the limit is 50%; "
-        f"the first, row {first.index + 1}: {first.reason}. Correct [source] in the task file, or the rows"
+        f"the first, row {first.index + 1}: {first.reason}. Correct {_rows_or_mapping(result.task)}"
     )
+
+
+def _instead(source: FileSource | WireSource, name: str) -> str:
+    """What the input has in place of a column whose values are missing."""
+    if isinstance(source, WireSource):
+        return source.instead(name)
+    column = source.spec.columns.get(name)
+    return "nothing in [source] feeds it" if column is None else f"look at the column {column!r}"
+
+
+def _rows_or_mapping(task: TaskSpec) -> str:
+    return "the records" if task.source is None else "[source] in the task file, or the rows"
 
 
 def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
@@ -188,7 +201,7 @@ def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
     if refused:
         fields, first = ", ".join(f"{name} {n:,}" for name, n in refused.most_common(4)), result.rejects[0]
         what = f"{result.rejected:,} rows were refused ({fields}); the first: row {first.index + 1}: {first.reason}"
-        yield Note("rows refused", what, "correct the rows, or the mapping in [source]")
+        yield Note("rows refused", what, f"correct {_rows_or_mapping(result.task)}")
     if result.repeats:
         what = f"{result.repeats:,} rows repeat an event_id and were dropped, as live"
         yield Note("repeats", what, "remove the overlap; where rows share an id on purpose, leave `event_id` out")

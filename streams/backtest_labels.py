@@ -97,21 +97,21 @@ class LabelInput:
         self._told: list[str | None] = []
         """The events that labels of files name."""
         self._unseen: dict[str, float] = {}
-        """By event that labels name and that did not come yet, the time that the last of them speaks of."""
+        """By event that labels name and that did not come yet, until when the last of them waits."""
         self._unscored: set[str] = set()
         if paths:
             known = read_labels(self.task.name, paths, self.delay_s)
             self.held.add(known.known_at, known.labels)
             self._told, self._given, self._refused = known.labels.event_id, len(known.labels), known.rejects
-            self._unseen = {e: t for e, t in zip(self._told, known.labels.ts.tolist(), strict=True) if e is not None}
+            until = np.maximum(known.labels.ts + task.labels.join.wait_s, known.known_at).tolist()
+            self._unseen = {event: t for event, t in zip(self._told, until, strict=True) if event is not None}
             self._unscored = set(self._unseen)
 
     def read(self, rows: SourceBatch) -> None:
         """Take in the labels that rows bring, and note which events there are."""
         if self._unseen:
-            floors = (rows.batch.ts - self.task.labels.join.wait_s).tolist()
-            for event, floor in zip(rows.batch.event_id, floors, strict=True):
-                self._early += self._unseen.pop(event, np.inf) < floor
+            for event, ts in zip(rows.batch.event_id, rows.batch.ts.tolist(), strict=True):
+                self._early += self._unseen.pop(event, np.inf) <= ts
         if rows.label is not None:
             told, given = _row_labels(rows, self.task), int(np.count_nonzero(rows.labelled))
             self._given += given
@@ -144,12 +144,11 @@ class LabelInput:
             why, fix = f"none of {given:,} labels met a prediction", f"look at {source or '[labels] of the task'}"
             if not given and source:
                 why, fix = f"no label was found in {source}", "look at its values: words for missing are no label"
-            elif given and sum(map(len, self.held.left())) == given:
-                days = (watch.last - watch.first) / DAY_S
-                why = (
-                    f"none of {given:,} labels became known before the data ended: it spans {days:.1f} days and labels "
-                )
-                why, fix = f"{why}come {format_duration(self.delay_s)} late", "give more data, or a delay that is true"
+            elif (ahead := sum(map(len, self.held.left()))) > given / 2:
+                days, delay = (watch.last - watch.first) / DAY_S, format_duration(self.delay_s)
+                why = f"{'none' if ahead == given else 'few'} of {given:,} labels became known before the data ended"
+                why += f": it spans {days:.1f} days and labels come {delay} late"
+                fix = "give more data, or correct the delay or `ts` of the labels"
             yield "no labels", f"{why}: the model has learned nothing", fix
         elif not self._positive or not self._negative:
             which, other = ("negative", "positive") if self._negative else ("positive", "negative")
@@ -171,21 +170,28 @@ class LabelInput:
         lost = sum(event in nowhere for event in self._told)
         ahead = sum(event in nowhere for labels in self.held.left() for event in labels.event_id)
         if unknown:
-            what = f"{len(unknown):,} labels name events that are not in the data, such as {unknown[0]!r}"
+            what = (
+                f"{len(unknown):,} labels name events that are not in the data or were refused, such as {unknown[0]!r}"
+            )
             yield "labels unknown", what, "give their events too by --data"
         if nameless:
             what = f'{nameless:,} labels have no event_id, but are matched by it (match = "event")'
             fix = 'add event_id to them, or set match = "entity_range" and range_s in [labels.join]'
             yield "labels without event", what, fix
-        if self._early > 0.01 * given:
-            what = f"{self._early:,} labels came more than wait_s = {format_duration(join.wait_s)} before their events"
+        met_nothing = joiner.stats.unmatched + (joiner.waiting if by_event else 0) - (lost - ahead)
+        early = min(self._early, met_nothing)
+        late = met_nothing - early
+        if early > 0.01 * given:
+            what = f"{early:,} labels came more than wait_s = {format_duration(join.wait_s)} before their events"
             yield "labels early", what, "look at `ts` of the labels, or raise wait_s in [labels.join]"
-        late = joiner.stats.unmatched + (joiner.waiting if by_event else 0) - (lost - ahead) - self._early
         if late > 0.01 * given:
             met = "came when their predictions had been let go" if by_event else "met no event in their range_s"
             what = f"{late:,} of {given:,} labels {met}: predictions wait for keep_s = {keep}"
             fix = "raise keep_s in [labels.join]" if by_event else "raise range_s or keep_s in [labels.join]"
             yield "labels late", f"{what}, and labels come {format_duration(self.delay_s)} late", fix
+        if joiner.stats.corrections > 0.1 * given:
+            what = f"{joiner.stats.corrections:,} labels contradict an earlier one of the same event; the last counts"
+            yield "labels contradict", what, "give each event one label"
         if given and lost - len(unknown) - nameless + self._unscored_rows == given:
             what = f"all {given:,} labels speak of events that the task does not score"
             yield "labels not scored", what, "correct `types` or the entity's key"

@@ -96,7 +96,7 @@ def test_clean_data_has_no_notes(tmp_path: Path) -> None:
         ("one class", changed(bad=lambda *_: 1), {}, "labels are positive, none is negative"),
         ("no labels", changed(bad=lambda *_: None), {}, "no label was found in the column 'bad'"),
         ("no labels", rows(), {'"2d"': '"40d"', "[model]": '[labels.join]\nkeep_s = "50d"\n[model]'},
-         "became known before the data ended: it spans 29.9 days and labels come 40d late"),
+         "none of 600 labels became known before the data ended: it spans 29.9 days and labels come 40d late"),
         ("no labels", rows(), {'label = "bad"': ""}, "no labels were given"),
         ("missing", changed(eur=lambda i, eur: eur if i % 5 == 0 else None), {}, "amount is missing, or no number, in"),
         ("constant", changed(eur=lambda *_: 5), {}, "amount is 5 in every row"),
@@ -210,7 +210,9 @@ def test_labels_that_cannot_be_used_are_told_apart(tmp_path: Path) -> None:
     good = [label(event_id=f"e{i}", value=i % 2, ts=T0 + i * DAY / 20) for i in range(200)]
     result = wire(tmp_path, labels=good + odd)
     assert kinds(result) == ["labels refused", "labels unknown", "labels without event"]
-    assert "1 labels name events that are not in the data, such as 'gone'" in said(result, "labels unknown")
+    assert "1 labels name events that are not in the data or were refused, such as 'gone'" in said(
+        result, "labels unknown"
+    )
     assert "row 203: value: " in said(result, "labels refused")
     assert 'or set match = "entity_range"' in said(result, "labels without event")
 
@@ -231,6 +233,18 @@ def test_labels_that_come_long_before_their_events_are_not_called_late(tmp_path:
     result = wire(tmp_path, labels=[label(event_id=f"e{i}", value=i % 2) for i in range(400)])
     assert kinds(result) == ["labels early"]
     assert "labels came more than wait_s = 1d before their events" in said(result, "labels early")
+
+
+def test_labels_that_contradict_each_other_are_said(tmp_path: Path) -> None:
+    both = [label(event_id=f"e{i}", value=v, ts=T0 + i * DAY / 20) for i in range(400) for v in (i % 2, 1 - i % 2)]
+    assert kinds(wire(tmp_path, labels=both)) == ["labels contradict"]
+
+
+def test_what_stands_in_place_of_a_missing_column_is_said(tmp_path: Path) -> None:
+    result = wire(tmp_path, 'numbers = ["basket"]\n' + TASK)
+    assert "basket is missing, or no number, in all rows: the records have amount, event_id" in said(result, "missing")
+    result = run(tmp_path, rows() | {"basket": ["EUR 3"] * N}, 'numbers = ["basket"]\n' + TASK + SOURCE)
+    assert "look at the column 'basket'" in said(result, "missing")
 
 
 def test_refused_lines_alone_say_why(tmp_path: Path) -> None:
@@ -288,6 +302,8 @@ class TestCommand:
     def test_no_row_at_all_is_exit_status_3(self, tmp_path: Path) -> None:
         status, output, _ = self.invoke(tmp_path, {name: cells[:0] for name, cells in rows().items()})
         assert (status, "no row was scored: the files hold none" in output) == (3, True)
+        (tmp_path / "events.jsonl").write_text("")
+        assert run_backtest(TaskSpec.from_toml(TASK), [tmp_path / "events.jsonl"], None).pipeline.scored == 0
 
     def test_strict_makes_warnings_errors(self, tmp_path: Path) -> None:
         assert self.invoke(tmp_path, rows(), "--strict")[0] == 0
