@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from types import NoneType
@@ -11,13 +12,20 @@ import numpy as np
 
 from online.batch import EventBatch, FloatVector
 from online.errors import TaskError
-from online.wire import ID_CHARS, DeviceEvent, WireModel
+from online.mistakes import did_you_mean, near
+from online.wire import ID_CHARS, DeviceEvent, UserEvent, WireModel
 
 DEVICE_EVENT_TYPE = "device"
 """What ``EventBatch.type`` holds for device events, which have no type of their own."""
 
 _NUMBER_FIELDS = frozenset({"ts", "amount"})
 _MAP_FIELDS = frozenset({"metrics", "properties"})
+_TEXT_FIELDS = frozenset(
+    name
+    for model in (UserEvent, DeviceEvent)
+    for name in model.model_fields
+    if name not in _NUMBER_FIELDS | _MAP_FIELDS | {"v"}
+)
 _NUMBERS, _TEXTS = frozenset({float, bool, NoneType}), frozenset({str, NoneType})
 _EMPTY: dict[str, Any] = {}
 
@@ -43,6 +51,21 @@ class ColumnRequest:
         for name in self.numbers:
             if name in model.model_fields and name not in _NUMBER_FIELDS:
                 raise TaskError(f"{name!r} of {model.__name__} is not a number; ask for it as an entity or a text")
+
+
+def no_column(key: str, pattern: str, known: Sequence[str], texts: Collection[str] = ()) -> TaskError:
+    """The error of a pattern of inputs that no numeric column matches; ``texts`` are further columns of text.
+
+    >>> print(no_column("inputs", "amuont", ["amount", "hour"]))
+    inputs: 'amuont' matches no numeric column; did you mean 'amount'? There are: amount, hour
+    """
+    if pattern in _TEXT_FIELDS or pattern in texts:
+        return TaskError(
+            f"{key}: {pattern!r} is text, and inputs are numbers; write [values] {pattern}_number = "
+            f'"hash({pattern})" (or "{pattern} == \'web\'") and name that'
+        )
+    raw = "" if near(pattern, known) else ". A raw column that nothing else uses must be in numbers"
+    return TaskError(f"{key}: {pattern!r} matches no numeric column; {did_you_mean(pattern, known)}{raw}")
 
 
 def event_columns(model: type[WireModel], events: list[Any], ts: FloatVector, request: ColumnRequest) -> EventBatch:

@@ -46,7 +46,8 @@ def explain(
     reason = explain_json(raw)
     if reason is not None:
         known = recognise_bytes(raw) if reason.startswith(_UNREAD) else None
-        reason = f"{reason.partition(':')[0]}: {known}" if known else reason
+        fault = "not UTF-8" if known and known.startswith(("byte ", "the text is in")) else "not JSON"
+        reason = f"{fault}: {known}" if known else reason
     else:
         try:
             record = model.model_validate_json(raw, extra="forbid" if unknown_fields == "reject" else "ignore")

@@ -42,7 +42,7 @@ _TEXT: Final = (
     (r"<[?!A-Za-z]", "XML or HTML", "write one JSON object"),
     (r"\{\s*'|\{.*:\s*(?:None|True|False)\b", "a Python dict as text", "use json.dumps, not str or repr"),
     (r"\{\s*[\w.]+=", "a Java or Ruby map as text", "use a serializer that writes JSON"),
-    (r"\{\s*[A-Za-z_]\w*\s*:", "JavaScript, not JSON: its keys have no quotes", "write keys in double quotes"),
+    (r"\{\s*[A-Za-z_]\w*\s*:", "keys without quotes (JavaScript)", "write keys in double quotes"),
     (r"[A-Za-z_]\w*[({][^=]*=", "an object as text (toString)", "use a serializer that writes JSON"),
     (r"[\w.%-]+=[^&\s]*(&[\w.%-]+=[^&\s]*)+$", "a form (a=1&b=2)", "write one JSON object"),
     (r"[\w.-]+(,[\w.-]+=[^ ,]+)* [\w.-]+=\S+( \d+)?\s*$", "InfluxDB's line protocol", "write one JSON object"),
@@ -52,6 +52,7 @@ _TEXT: Final = (
 _WRAPPERS: Final = (
     (("string", "int", "long", "float", "double", "boolean", "bytes"), "Avro's JSON for a union"),
     (("$numberLong", "$numberInt", "$numberDouble", "$numberDecimal", "$date", "$oid"), "MongoDB's extended JSON"),
+    (("value",), "an object"),
     (("S", "N", "BOOL", "NULL", "M", "L"), "DynamoDB's JSON"),
 )
 _SYNONYMS: Final = {
@@ -123,8 +124,10 @@ def wrapped_value(given: Any) -> str | None:
     >>> wrapped_value({"string": "u1"})
     "got Avro's JSON for a union, {'string': 'u1'}; give 'u1' alone"
     """
-    if not isinstance(given, Mapping) or len(given) != 1:
+    if not isinstance(given, Mapping) or not given:
         return None
+    if len(given) > 1:
+        return f"got {shown(dict(given))}; give its value alone, {shown(given['value'])}" if "value" in given else None
     [(key, value)] = given.items()
     of = next((program for keys, program in _WRAPPERS if key in keys), None)
     return of and f"got {of}, {{{shown(key)}: {shown(value)}}}; give {shown(value)} alone"

@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import Field
 
 from online.batch import BoolVector, FloatMatrix, FloatVector
+from online.columns import no_column
 from online.durations import Seconds
-from online.errors import TaskError
 from online.features.spec import Frozen
 from online.features.store import FeatureStore
 from online.wire import FEATURE_MAX
@@ -164,10 +164,7 @@ def further_inputs(spec: FullSpec, inputs: Sequence[str], pool: Sequence[str], n
     for pattern in spec.inputs:
         hits = [name for name in (pool if "*" in pattern else (*pool, *named)) if fnmatchcase(name, pattern)]
         if not hits:
-            raise TaskError(
-                f"[full] inputs: {pattern!r} matches no numeric column; there are: {', '.join((*pool, *named))}. "
-                "A raw column that nothing else uses must be in numbers"
-            )
+            raise no_column("[full] inputs", pattern, (*pool, *named))
         chosen |= dict.fromkeys(name for name in hits if name not in inputs)
     return tuple(chosen)
 

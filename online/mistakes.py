@@ -137,17 +137,20 @@ def name_of(part: object) -> str:
     return text if text.isprintable() and 0 < len(text) <= SHOWN_CHARS else shown(text)
 
 
-def shown(value: object) -> str:
+def shown(value: object, table: str = "an object") -> str:
     """A value on one line, as TOML and JSON write it, cut to a readable length."""
     words = {True: "true", False: "false", None: "null"}
     if value is None or isinstance(value, bool):
         return words[value]
     if isinstance(value, dict | list | tuple):
-        kind = "an object with" if isinstance(value, dict) else "a list of"
-        inside = (", ".join(map(name_of, list(value)[:5])) if isinstance(value, dict) else str(len(value))) or "nothing"
+        if not value:
+            return f"an empty {'list' if isinstance(value, list | tuple) else table.split()[-1]}"
+        kind = f"{table} with" if isinstance(value, dict) else "a list of"
+        inside = ", ".join(map(name_of, list(value)[:5])) if isinstance(value, dict) else str(len(value))
         return f"{kind} {inside}"
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS // 2]}... ({len(text):,} characters)"
+    length = len(value) if isinstance(value, str) else len(text)
+    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS // 2]}... ({length:,} characters)"
 
 
 def count_of(number: float) -> str:
@@ -170,7 +173,7 @@ class _Schema:
     """What the JSON Schema of a model says of the value at a path."""
 
     def __init__(self, schema: dict[str, Any], table: str) -> None:
-        self._root, self._table = schema, table
+        self._root, self.table = schema, table
 
     def at(self, path: Path, document: Any) -> list[dict[str, Any]]:
         """Every alternative that a value at ``path`` may be."""
@@ -181,7 +184,7 @@ class _Schema:
             nodes = [option for node in inner for option in self._options(node, held)]
         return nodes
 
-    def describe(self, nodes: list[dict[str, Any]], given: Any, key: str | int = "") -> str:
+    def describe(self, nodes: list[dict[str, Any]], given: Any, key: str = "") -> str:
         """Say what would be right in the place of ``given``, whose key is ``key``."""
         words = [word for node in nodes for word in node.get("enum", [node["const"]] if "const" in node else [])]
         parts = [self._kind(node, given, key) for node in nodes if "enum" not in node and "const" not in node]
@@ -217,21 +220,21 @@ class _Schema:
         inner = node.get("properties", {}).get(part, others if isinstance(others, dict) else None)
         return [] if inner is None else [inner]
 
-    def _kind(self, node: dict[str, Any], given: Any, key: str | int) -> str:
+    def _kind(self, node: dict[str, Any], given: Any, key: str) -> str:
         kind = node.get("type")
         if kind in ("number", "integer"):
             return _number(node, given)
         if kind == "string":
             return _text(node, given)
         if kind == "array":
-            if self._table == TABLE and self.keys(list(self._options(node.get("items") or {}, None))):
+            if self.table == TABLE and self.keys(list(self._options(node.get("items") or {}, None))):
                 return f"one or more tables, each under [[{key}]]"
             if isinstance(given, str | int | float):
                 return f"a list, as [{shown(given)}]"
             return f"a list of {node['minItems']} or more" if node.get("minItems") else "a list in [ ]"
-        if kind == "object" and self._table != TABLE and not node.get("properties"):
-            return f"{self._table} of names and values"
-        named = f"{self._table}, [{key}]" if self._table == TABLE and key else self._table
+        if kind == "object" and self.table != TABLE and not node.get("properties"):
+            return f"{self.table} of names and values"
+        named = f"{self.table}, [{key}]" if self.table == TABLE and key else self.table
         return {"boolean": "true or false", "object": named}.get(str(kind), "")
 
 
@@ -256,7 +259,8 @@ def _number(node: dict[str, Any], given: Any) -> str:
         )
         name += " " + " and ".join([*bounds, *([f"at most {say(high)}"] if high is not None else [])])
     bare = number_in(given) if isinstance(given, str) and say is count_of else None
-    return name + step + (f" without quotes, as {bare}" if bare else "")
+    fits = bare is not None and (low is None or float(bare) >= low) and (high is None or float(bare) <= high)
+    return name + step + (f" without quotes, as {bare}" if fits and (over is None or float(bare or 0) > over) else "")
 
 
 def number_in(text: str) -> str | None:
@@ -275,6 +279,16 @@ def number_in(text: str) -> str | None:
     elif "," in bare:
         bare = "" if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+", bare) else bare.replace(",", ".")
     return bare if _is_number(bare) else None
+
+
+def limit_words(detail: ErrorDetails) -> str:
+    """What an option takes, from pydantic's words about the value that it was given."""
+    bounds = {"ge": "{} or more", "gt": "more than {}", "le": "{} or less", "lt": "less than {}"}
+    for key, words in bounds.items():
+        if key in detail.get("ctx", {}):
+            return words.format(count_of(detail["ctx"][key]))
+    kinds = {"int_parsing": "a whole number", "int_from_float": "a whole number", "float_parsing": "a number"}
+    return kinds.get(detail["type"], detail["msg"][:1].lower() + detail["msg"][1:])
 
 
 def _text(node: dict[str, Any], given: Any) -> str:
@@ -301,7 +315,7 @@ def _mistake(path: Path, details: list[ErrorDetails], document: Any, schema: _Sc
     if kinds & {"missing", "union_tag_not_found"}:
         if "missing" not in kinds:
             path = (*path, str(details[0]["ctx"]["discriminator"]).strip("'"))
-        return Mistake(path, f"is missing; give {schema.describe(schema.at(path, document), None, path[-1])}")
+        return Mistake(path, f"is missing; give {schema.describe(schema.at(path, document), None, _dotted(path))}")
     if "union_tag_invalid" in kinds:
         path = (*path, str(details[0]["ctx"]["discriminator"]).strip("'"))
         given = at(document, path)
@@ -318,8 +332,13 @@ def _mistake(path: Path, details: list[ErrorDetails], document: Any, schema: _Sc
     if "too_long" in kinds:
         most = details[0]["ctx"].get("max_length", 0)
         return Mistake(path, f"has {len(given):,} items; give at most {most:,}")
-    right = schema.describe(schema.at(path, document), None if secret else given, path[-1] if path else "")
-    return Mistake(path, f"give {right}" if secret else f"got {shown(given)}; give {right}")
+    right = schema.describe(schema.at(path, document), None if secret else given, _dotted(path))
+    return Mistake(path, f"give {right} in quotes" if secret else f"got {shown(given, schema.table)}; give {right}")
+
+
+def _dotted(path: Path) -> str:
+    """The table of TOML at ``path``."""
+    return ".".join(part for part in path if isinstance(part, str))
 
 
 def _unknown(path: Path, document: Any, schema: _Schema) -> Mistake:
@@ -328,10 +347,10 @@ def _unknown(path: Path, document: Any, schema: _Schema) -> Mistake:
     homes = [name for name in top if key in schema.keys(schema.at((name,), {}))]
     if not meant and len(path) > 1 and key in top:
         words += f". {key} belongs at the top of the file, before the first [table]"
-    elif not meant and "params" in known:
-        words += f". A parameter goes into params, as params = {{ {key} = ... }}"
     elif not meant and homes:
         words += f". {key} belongs under [{homes[0]}]"
+    elif not meant and "params" in known:
+        words += f". A parameter goes into params, as params = {{ {key} = ... }}"
     return Mistake(path, words, meant or tuple(known))
 
 

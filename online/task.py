@@ -13,7 +13,7 @@ from online.decisions import AlertPolicy, BudgetThreshold, ReasonPolicy, Thresho
 from online.drift import DriftPolicy
 from online.durations import Seconds, format_duration
 from online.errors import TaskError
-from online.features.spec import Entity, Frozen, Name
+from online.features.spec import Entity, Formula, Frozen, Name
 from online.full import FullSpec
 from online.labels import JoinPolicy, SilencePolicy
 from online.learners import LearnerSpec
@@ -114,7 +114,7 @@ class TaskSpec(Frozen):
     """Numeric raw columns the model may see as inputs (others are found in expressions)."""
     ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
     """By numeric raw column, the least and the largest value that can be true; others are missing."""
-    values: dict[Name, str] = Field(default_factory=dict)
+    values: dict[Name, Formula] = Field(default_factory=dict)
     entities: tuple[Entity, ...] = Field(min_length=1)
     inputs: tuple[str, ...] = ("*",)
     indicators: bool = True

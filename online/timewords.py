@@ -12,8 +12,8 @@ _UNITS: Final = (
     ("milliseconds", 1e3, 0.0),
     ("microseconds", 1e6, 0.0),
     ("nanoseconds", 1e9, 0.0),
-    ("days since 1970", 1 / 86_400, 0.0),
     ("days of a spreadsheet", 1 / 86_400, 2_209_161_600.0),
+    ("days since 1970", 1 / 86_400, 0.0),
     ("Windows file time", 1e7, 11_644_473_600.0),
     (".NET ticks", 1e7, 62_135_596_800.0),
 )

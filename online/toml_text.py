@@ -53,6 +53,8 @@ def _words(message: str, text: str) -> str:
         number, column = int(found[1]), int(found[2])
     line = lines[number - 1] if number <= len(lines) else ""
     remedy = next((words for pattern, words in _MEANT if re.search(pattern, line)), "close what was opened before it")
+    if fault.startswith("cannot declare"):
+        fault = fault.replace("', '", ".").translate(dict.fromkeys(map(ord, "(',)")))
     if fault.startswith(("cannot", "unclosed")):
         remedy = _TWICE if fault.startswith("cannot") else "close it"
     return f"{fault} at line {number}, column {column}: {name_of(line.strip())}; {remedy}"

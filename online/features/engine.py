@@ -13,6 +13,7 @@ import numpy as np
 
 from online.anomaly.factory import build_detector, schema_of
 from online.batch import EventBatch, FloatMatrix, FloatVector, UpdateBatch
+from online.columns import no_column
 from online.errors import TaskError
 from online.features import kernel
 from online.features.expression import Column
@@ -190,7 +191,7 @@ class FeatureEngine:
             pool = order if "*" in bare else known
             hits = [name for name in pool if fnmatch.fnmatchcase(name, bare)]
             if not hits:
-                raise TaskError(f"inputs: {pattern!r} matches no column; there are: {', '.join(known)}")
+                raise no_column("inputs", pattern, known, {text for _, each in self.plan.values for text in each.texts})
             for name in hits:
                 if pattern.startswith("!"):
                     chosen.pop(name, None)

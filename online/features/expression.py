@@ -16,6 +16,7 @@ import numpy as np
 
 from online.batch import FloatVector
 from online.errors import TaskError
+from online.mistakes import did_you_mean
 
 Text = Sequence[str | None]
 Column = FloatVector | Text
@@ -91,7 +92,8 @@ class Expression:
         try:
             tree = ast.parse(source, mode="eval")
         except SyntaxError as exc:
-            raise TaskError(f"expression {source!r}: {exc.msg} at column {exc.offset}") from exc
+            where = f"column {exc.offset}" if exc.offset else "its end"
+            raise TaskError(f'expression {source!r}: {exc.msg} at {where}; write it as "log1p(amount) > 2"') from exc
         compiler = _Compiler(source)
         evaluate = compiler.compile(tree.body)
         return cls(source, frozenset(compiler.names), frozenset(compiler.texts), evaluate)
@@ -195,7 +197,8 @@ class _Compiler:
             return self._hash(args)
         if function not in _FUNCTIONS:
             raise TaskError(
-                f"expression {self.source!r}: unknown function {function!r}; known: {', '.join(sorted(_FUNCTIONS))}"
+                f"expression {self.source!r}: unknown function {function!r}; "
+                f"{did_you_mean(function, sorted([*_FUNCTIONS, 'hash']))}"
             )
         arity, apply = _FUNCTIONS[function]
         if len(args) != arity:
@@ -217,4 +220,4 @@ class _Compiler:
 def _numeric(column: Column, name: str, source: str) -> FloatVector:
     if isinstance(column, np.ndarray):
         return column
-    raise TaskError(f"expression {source!r}: {name} is text; compare it as {name} == '...'")
+    raise TaskError(f"expression {source!r}: {name} is text; compare it as {name} == '...', or write hash({name})")

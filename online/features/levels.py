@@ -14,6 +14,7 @@ from online.errors import TaskError
 from online.features.expression import Expression
 from online.features.spec import LABEL_WINDOW_OPS, WINDOW_OPS, Aggregate, Anomaly, Entity, LabelAggregate
 from online.features.timecolumns import TIME_COLUMNS
+from online.mistakes import did_you_mean
 
 
 def feature_names(entity: str, aggregate: Aggregate | LabelAggregate) -> list[tuple[str, str, float | None]]:
@@ -94,8 +95,10 @@ class Levels:
         if "." not in name:
             return 0
         if name not in self._producers:
-            near = ", ".join(sorted(n for n in self._producers if n.split(".")[0] == name.split(".")[0])[:8])
-            raise TaskError(f"{name!r}: no aggregate makes this feature; this entity has: {near or 'none'}")
+            own = sorted(n for n in self._producers if n.split(".")[0] == name.split(".")[0])
+            raise TaskError(
+                f"{name!r}: no aggregate makes this feature; {did_you_mean(name, own or [*self._producers])}"
+            )
         producer = self._producers[name]
         if producer is None:  # labels feed it, so it can be read before anything of this event is known
             return 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from online.durations import Seconds, format_duration
+from online.features.expression import Expression
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 WindowOp = Literal["count", "sum", "mean", "std", "min", "max", "distinct", "over_mean"]
@@ -19,6 +20,8 @@ WINDOW_OPS = ("count", "sum", "mean", "std", "min", "max", "distinct", "over_mea
 LABEL_WINDOW_OPS = ("count", "positives", "share")
 RUN_OPS = ("run_count", "run_min", "run_since_first", "run_since_negative")
 """Of the label run: the known positives whose events came after that of every known negative."""
+Formula = Annotated[str, AfterValidator(lambda source: Expression.parse(source).source)]
+"""A column or an expression of columns; wrong ones are refused where they stand."""
 HOUR_S, MONTH_S = 3600.0, 30 * 86_400.0
 
 
@@ -31,7 +34,7 @@ class Frozen(BaseModel):
 class _Aggregate(Frozen):
     name: Name
     windows: tuple[Seconds, ...] = ()
-    where: str | None = None
+    where: Formula | None = None
     """Only rows for which this expression is true feed the aggregate."""
     panes: int = Field(default=24, ge=2, le=256)
     """Panes a window is made of: its edge is exact to ``window / panes``."""
@@ -61,7 +64,7 @@ class _Aggregate(Frozen):
 class Aggregate(_Aggregate):
     """An aggregate of an entity over its events."""
 
-    value: str | None = None
+    value: Formula | None = None
     """Column or expression to aggregate; without it the aggregate counts events."""
     ops: tuple[WindowOp | PlainOp, ...] = Field(min_length=1)
     include_current: bool = True
@@ -84,7 +87,7 @@ class LabelAggregate(_Aggregate):
     """An aggregate of an entity over labels, fed when each label becomes known (never earlier)."""
 
     ops: tuple[LabelWindowOp | LabelPlainOp | LabelRunOp, ...] = Field(min_length=1)
-    value: str | None = None
+    value: Formula | None = None
     """``run_min``: column or expression, as it was when the event was scored."""
     prior: float = Field(default=0.0, ge=0)
     """``share``: strength of the prior, in labels; 0 leaves an empty window missing."""
@@ -102,7 +105,7 @@ class Anomaly(Frozen):
     """An unsupervised detector on one value of an entity; its score and components become features."""
 
     name: Name
-    value: str
+    value: Formula
     params: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -20,6 +20,7 @@ from online.learners.guard import Guarded
 from online.learners.leading import LeadingColumns
 from online.learners.logistic import ScaledLogistic
 from online.learners.stack import Stack
+from online.mistakes import did_you_mean, shown
 
 REGISTRY: dict[str, Callable[..., Learner] | str] = {
     "logistic": ScaledLogistic,
@@ -37,6 +38,7 @@ REGISTRY: dict[str, Callable[..., Learner] | str] = {
 _CUT_RANGES = {"adaptive_tree", "adaptive_forest"}
 """Kinds that one wild value would blind for all others of its column."""
 
+_TYPE_WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 _TYPES: dict[str, tuple[type, ...]] = {"float": (float, int), "int": (int,), "bool": (bool,), "str": (str,)}
 """Annotations of parameters that can be checked before anything is built."""
 
@@ -91,7 +93,9 @@ def _build(spec: LearnerSpec, names: tuple[str, ...]) -> Learner:
     known = known_parameters(spec.kind)
     unknown = sorted(set(spec.params) - set(known))
     if unknown:
-        raise ValueError(f"learner {spec.kind!r} has no parameter {', '.join(unknown)}; known: {', '.join(known)}")
+        raise ValueError(
+            f"learner {spec.kind!r} has no parameter {', '.join(unknown)}; {did_you_mean(unknown[0], known)}"
+        )
     _check_types(spec)
     takes_members = "members" in inspect.signature(build).parameters
     if spec.members and not takes_members:
@@ -123,7 +127,7 @@ def _check_types(spec: LearnerSpec) -> None:
         wanted = _TYPES.get(str(inspect.signature(_class_of(spec.kind)).parameters[name].annotation))
         if wanted is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
             raise ValueError(
-                f"learner {spec.kind!r}: {name} = {value!r} is not {' or '.join(t.__name__ for t in wanted)}"
+                f"learner {spec.kind!r}: {name} = {shown(value)}; give {' or '.join(_TYPE_WORDS[t] for t in wanted)}"
             )
 
 
@@ -131,7 +135,7 @@ def _class_of(kind: str) -> Callable[..., Learner]:
     if kind == "alma":
         raise ValueError("learner kind 'alma' was removed: it learned less than others; name bayesian_logistic instead")
     if kind not in REGISTRY:
-        raise ValueError(f"unknown learner kind {kind!r}; known: {', '.join(sorted(REGISTRY))}")
+        raise ValueError(f"unknown learner kind {kind!r}; {did_you_mean(kind, sorted(REGISTRY))}")
     found = REGISTRY[kind]
     if isinstance(found, str):
         module, _, name = found.partition(":")

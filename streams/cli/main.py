@@ -8,13 +8,15 @@ import sys
 import threading
 import traceback
 from importlib.metadata import version
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
 from online.errors import WeirError
+from online.mistakes import limit_words, shown
 from streams.cli.acl import acl_app
 from streams.cli.archive import archive_command
 from streams.cli.backtest import backtest_command
@@ -108,7 +110,8 @@ def run() -> None:
     for name in _CLIENTS:  # where a command shows no log, what they say of a link is in the error already
         logging.getLogger(name).addHandler(logging.NullHandler())
     try:
-        app()
+        status = app(prog_name="weir", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
     except WeirError as exc:
         _fail(str(exc))
     except OSError as exc:
@@ -116,9 +119,22 @@ def run() -> None:
             traceback.print_exc()
             _fail(in_words(exc), status=1)
         _fail(f"{exc.filename}: {exc.strerror}; check the path, its rights and the free space")
+    except typer.Abort:
+        _fail("stopped before an answer was given", status=1)
     except Exception as exc:  # noqa: BLE001 - told in full, and its last line says what it was
+        if hasattr(exc, "format_message"):  # of typer, about the command line
+            _fail(_usage(exc)) if exc.format_message() else sys.exit(2)
         traceback.print_exc()
         _fail(in_words(exc), status=1)
+
+
+def _usage(refused: Any) -> str:
+    """What is wrong with a command line, with the value and the command that explains it."""
+    message, path = refused.format_message().rstrip("."), refused.ctx.command_path if refused.ctx else "weir"
+    if isinstance(refused.__cause__, ValidationError):
+        fault = refused.__cause__.errors(include_url=False)[0]
+        message = f"{message.partition(': ')[0]}: got {shown(fault['input'])}; give {limit_words(fault)}"
+    return f"{message}; see {path} --help"
 
 
 def _fail(words: str, status: int = 2) -> NoReturn:

@@ -276,7 +276,7 @@ def test_a_task_file_says_it_has_none_in_two_ways() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ('"speed", "user.high*", "hour"', '"channel"', "'channel' matches no numeric column; there are: amount, speed"),
+        ('"speed", "user.high*", "hour"', '"channel"', "'channel' is text, and inputs are numbers; write"),
         ('"speed", "user.high*", "hour"', '"user.low*"', r"\[full\] inputs: 'user.low\*' matches no numeric column"),
         ("state = 2", "state = 9999", "full.state"),
         ("embedding = 2", "embeding = 2", "full: unknown key .embeding.; did you mean .embedding.?"),

@@ -217,12 +217,12 @@ def test_state_stays_bounded(kind: str) -> None:
 
 
 def test_unknown_kind_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'logit'.*known: .*logistic"):
+    with pytest.raises(ValueError, match=r"'logit'.*did you mean 'logistic'.*boosted"):
         build_learner(LearnerSpec(kind="logit"), NAMES)
 
 
 def test_unknown_parameter_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"no parameter learning_rate; known: .*lr"):
+    with pytest.raises(ValueError, match=r"no parameter learning_rate; there are: .*lr"):
         build_learner(LearnerSpec(kind="logistic", params={"learning_rate": 1}), NAMES)
 
 

@@ -81,9 +81,9 @@ def test_what_is_no_state_is_refused(damage: bytes) -> None:
     [
         ('entity = "user"\n', 'entity = "user"\nwatch = ["amont"]\n', "watch: no numeric column 'amont'; there are"),
         ('entity = "user"\n', 'entity = "user"\nwatch = ["channel"]\n', "watch: no numeric column 'channel'"),
-        ('entity = "user"\n', 'entity = "user"\ninputs = ["nothing.*"]\n', "'nothing.\\*' matches no column"),
-        ('kind = "logistic"', 'kind = "forest"', r"\[model\]: unknown learner kind 'forest'; known: "),
-        ("{ lr = 0.3 }", "{ speed = 1 }", r"\[model\]: learner 'logistic' has no parameter speed; known: "),
+        ('entity = "user"\n', 'entity = "user"\ninputs = ["nothing.*"]\n', "'nothing.\\*' matches no numeric column"),
+        ('kind = "logistic"', 'kind = "forest"', r"\[model\]: unknown learner kind 'forest'; did you mean"),
+        ("{ lr = 0.3 }", "{ speed = 1 }", r"\[model\]: learner 'logistic' has no parameter speed; did you mean 'seed'"),
         ("{ lr = 0.3 }", '{ lr = "fast" }', r"task fraud: \[model\]: "),
         ('"ratio < 3"', '"ratio <"', "expression 'ratio <'"),
         ('"ratio < 3"', '"user.amont_mean_1d > 1"', "'user.amont_mean_1d': no aggregate makes this"),

@@ -1,0 +1,271 @@
+"""Every message a user can meet, word for word: input here, text in ``expected/``.
+
+After a change of words: ``WEIR_UPDATE_MESSAGES=1 pytest tests/messages``, then read the diff as somebody who did not
+write it.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from online.errors import TaskError
+from online.explain import explain
+from online.pipeline import TaskPipeline
+from online.task import TaskSpec
+from online.wire import DeviceEvent, Label, UserEvent, WireModel
+from streams.cli.main import run
+from streams.errors import UsageError
+from streams.settings import load_settings
+from streams.stores.memory import MemoryFeatureStore
+from streams.taskfiles import load_task
+
+EXPECTED = Path(__file__).parent / "expected"
+TASK = """name = "fraud"
+entity = "user"
+[[entities]]
+name = "user"
+key = "user_id"
+[[entities.aggregates]]
+name = "amount"
+value = "amount"
+ops = ["count", "mean"]
+windows = ["1d"]
+[model]
+kind = "logistic"
+"""
+TASK_FILES: dict[str, tuple[str, str] | str] = {
+    "empty": "",
+    "JSON": '{"name": "fraud"}',
+    "YAML": "---\nname: fraud\n",
+    "a YAML line": "name: fraud\n",
+    "a text without quotes": "name = fraud\n",
+    "typographic quotes": "name = \u201cfraud\u201d\n",
+    "True": "alerting = True\n",
+    "a duration without quotes": "utc_offset = 1h\n",
+    "a decimal comma": "x = 0,5\n",
+    "a backslash": 'name = "C:\\data"\n',
+    "no value": "name =\n",
+    "a list that is not closed": 'types = ["a",\n"b"\n',
+    "a table twice": "[model]\n[model]\n",
+    "an unknown key": ('entity = "user"', 'entity = "user"\nspeed = 3'),
+    "a misspelt key": ("windows =", "window ="),
+    "a key in the wrong table": ('kind = "logistic"', 'kind = "logistic"\nlabel_delay = "1d"'),
+    "a top key behind a table": ('kind = "logistic"', 'kind = "logistic"\ntypes = ["a"]'),
+    "a parameter beside kind": ('kind = "logistic"', 'kind = "logistic"\nlr = 1'),
+    "an unknown op": ('"mean"', '"maen"'),
+    "no ops": ('ops = ["count", "mean"]', "ops = []"),
+    "a text for a list": ('ops = ["count", "mean"]', 'ops = "count"'),
+    "ops without windows": ('windows = ["1d"]\n', ""),
+    "ops without a value": ('value = "amount"\n', ""),
+    "a window out of range": ('"1d"', '"90d"'),
+    "a window that is none": ('"1d"', '"a day"'),
+    "a name in upper case": ('name = "amount"', 'name = "Amount"'),
+    "another entity": ('entity = "user"', 'entity = "usr"'),
+    "a table for a list of tables": ("[[entities.aggregates]]", "[entities.aggregates]"),
+    "a threshold of no kind": ("[model]", '[threshold]\nkind = "bugdet"\n[model]'),
+    "a threshold without its number": ("[model]", '[threshold]\nkind = "budget"\n[model]'),
+    "a number as text": ("[model]", '[labels]\nnegative_rate = "0,5"\n[model]'),
+    "a number out of range": ("[model]", "[labels]\nnegative_rate = 0\n[model]"),
+    "two mistakes": ('key = "user_id"', 'kee = "user_id"\nttl = "soon"'),
+    "an unknown learner": ('"logistic"', '"logistik"'),
+    "an unknown parameter": ('kind = "logistic"', 'kind = "logistic"\nparams = { l3 = 1 }'),
+    "a parameter as text": ('kind = "logistic"', 'kind = "logistic"\nparams = { lr = "fast" }'),
+    "an unknown function": ('value = "amount"', 'value = "sqr(amount)"'),
+    "no expression": ('value = "amount"', 'value = "amount >"'),
+    "an input that matches nothing": ("[[entities]]", 'inputs = ["amuont"]\n[[entities]]'),
+    "a text as input": ("[[entities]]", 'inputs = ["channel"]\n[[entities]]'),
+    "a parameter of a detector": (
+        "[model]",
+        '[[entities.anomalies]]\nname = "odd"\nvalue = "amount"\nparams = { treshold = 3 }\n[model]',
+    ),
+}
+SETTINGS: dict[str, tuple[str, dict[str, str]]] = {
+    "a misspelt key": ('[kafka]\nbootstrp = "a:1"', {}),
+    "an unknown table": ("[kafak]\nx = 1", {}),
+    "a value for a table": ("kafka = 3", {}),
+    "out of range": ("[topics]\npartitions = 0", {}),
+    "none of the words": ('[worker]\nrole = "both"', {}),
+    "a number or a word": ("[worker]\nweb_port = 70000", {}),
+    "a duration or a word": ('[topics.override.alerts]\nretention = "7 parsecs"', {}),
+    "letters": ('[redis]\nprefix = "a:b"', {}),
+    "a secret": ("[kafka]\npassword = 12345", {}),
+    "an unknown variable": ("", {"WEIR_KAFKA__BOOTSTRP": "a:1"}),
+    "a variable with one underscore": ("", {"WEIR_KAFKA_BOOTSTRAP": "a:1"}),
+    "a wrong variable": ("", {"WEIR_WORKER__MAX_BATCH": "many"}),
+    "file and variable": ("[topics]\npartitions = 0", {"WEIR_WORKER__MAX_BATCH": "0"}),
+    "no TOML": ("[kafka\n", {}),
+}
+EVENT = {"v": 1, "event_id": "e1", "type": "purchase", "user_id": "u1", "ts": 1_700_000_000}
+READING = {"v": 1, "event_id": "e1", "device_id": "d1", "ts": 1_700_000_000, "metrics": {"temp": 21.5}}
+LABEL = {"v": 1, "task": "fraud", "entity_id": "u1", "event_id": "e1", "ts": 1_700_000_000, "value": 1}
+GOOD = json.dumps(EVENT).encode()
+
+
+def event(**changes: object) -> tuple[type[WireModel], bytes]:
+    return UserEvent, json.dumps(EVENT | changes).encode()
+
+
+def reading(**changes: object) -> tuple[type[WireModel], bytes]:
+    return DeviceEvent, json.dumps(READING | changes).encode()
+
+
+def label(**changes: object) -> tuple[type[WireModel], bytes]:
+    return Label, json.dumps(LABEL | changes).encode()
+
+
+def bytes_of(raw: bytes) -> tuple[type[WireModel], bytes]:
+    return UserEvent, raw
+
+
+def wrapped(document: object) -> tuple[type[WireModel], bytes]:
+    return UserEvent, json.dumps(document).encode()
+
+
+LETTERS: dict[str, tuple[type[WireModel], bytes]] = {
+    "empty": bytes_of(b""),
+    "null": bytes_of(b"null"),
+    "a BOM": bytes_of(b"\xef\xbb\xbf" + GOOD),
+    "UTF-16 with a BOM": bytes_of(GOOD.decode().encode("utf-16")),
+    "UTF-16 without": bytes_of(GOOD.decode().encode("utf-16-le")),
+    "Latin-1": bytes_of('{"v": 1, "user_id": "Zo\xeb"}'.encode("latin-1")),
+    "gzip": bytes_of(gzip.compress(GOOD)),
+    "schema registry, Avro": bytes_of(b"\0\0\0\0\x11\x02e1\x10"),
+    "schema registry, JSON": bytes_of(b"\0\0\0\0\x11" + GOOD),
+    "Connect with its schema": wrapped({"schema": {"type": "struct"}, "payload": EVENT}),
+    "Debezium": wrapped({"before": None, "after": EVENT, "op": "c", "source": {}}),
+    "Debezium in Connect": wrapped({"schema": {}, "payload": {"before": None, "after": EVENT, "op": "c"}}),
+    "CloudEvents": wrapped({"specversion": "1.0", "id": "1", "source": "/", "type": "x", "data": EVENT}),
+    "Logstash": wrapped({"@timestamp": "2024-03-01T12:00:00Z", "@version": "1", "message": GOOD.decode()}),
+    "Pub/Sub": wrapped({"message": {"data": base64.b64encode(GOOD).decode(), "messageId": "1"}}),
+    "SNS": wrapped({"Type": "Notification", "TopicArn": "arn", "Message": GOOD.decode()}),
+    "an unknown envelope": wrapped({"topic": "x", "value": EVENT}),
+    "an array": wrapped([EVENT, EVENT]),
+    "NDJSON": bytes_of(GOOD + b"\n" + GOOD),
+    "encoded twice": wrapped(GOOD.decode()),
+    "base64": bytes_of(base64.b64encode(GOOD)),
+    "a Python dict": bytes_of(str(EVENT).encode()),
+    "a Java map": bytes_of(b"{user_id=u1, ts=1700000000}"),
+    "keys without quotes": bytes_of(b"{v: 1}"),
+    "a last comma": bytes_of(b'{"v": 1,}'),
+    "cut off": bytes_of(GOOD[:-9]),
+    "CSV": bytes_of(b"e1,purchase,u1,1700000000"),
+    "line protocol": bytes_of(b"temp,host=a value=21.5 1700000000000000000"),
+    "XML": bytes_of(b"<event/>"),
+    "words": bytes_of(b"hello"),
+    "NaN": bytes_of(GOOD[:-1] + b', "amount": NaN}'),
+    "a key twice": bytes_of(GOOD[:-1] + b', "v": 1}'),
+    "no version": wrapped({key: value for key, value in EVENT.items() if key != "v"}),
+    "version 2": event(v=2),
+    "version as text": event(v="1"),
+    "other names": wrapped({"v": 1, "eventId": "e1", "type": "x", "userId": "u1", "timestamp": 1.7e9}),
+    "milliseconds": event(ts=1_700_000_000_000),
+    "microseconds": event(ts=1_700_000_000_000_000),
+    "nanoseconds": event(ts=1_700_000_000_000_000_000),
+    "milliseconds as text": event(ts="1700000000000"),
+    "seconds as text": event(ts="1700000000"),
+    "an unset clock": event(ts=0),
+    "a date of a spreadsheet": event(ts=45_352.5),
+    "after 2100": event(ts="2150-01-01T00:00:00Z"),
+    "before 2000": event(ts="1999-12-31T23:00:00Z"),
+    "no offset": event(ts="2024-03-01 12:00:00"),
+    "a German date": event(ts="01.03.2024"),
+    "no time": event(ts=None),
+    "an amount as text": event(amount="12,50"),
+    "an amount with a currency": event(amount="$1,234.50"),
+    "a negative amount": event(amount=-5),
+    "an infinite amount": bytes_of(GOOD[:-1] + b', "amount": 1e999}'),
+    "Avro's union": event(amount={"double": 12.5}),
+    "MongoDB's number": event(user_id={"$numberLong": "17"}),
+    "an id as a number": event(user_id=17),
+    "an id that is empty": event(user_id=""),
+    "an id that is too long": event(user_id="x" * 100),
+    "a control character": event(user_id="a\tb"),
+    "a list as property": event(properties={"tags": ["a"]}),
+    "a null property": event(properties={"a": None}),
+    "a reading as text": reading(metrics={"temp": "12.5"}),
+    "a reading as true": reading(metrics={"on": True}),
+    "a reading with its unit": reading(metrics={"temp": {"value": 21.5, "unit": "C"}}),
+    "readings as a list": reading(metrics=[{"name": "temp", "value": 21.5}]),
+    "a reading out of range": reading(metrics={"temp": 3.4e38}),
+    "no readings": reading(metrics=None),
+    "a label true": label(value=True),
+    "a label as text": label(value="1"),
+    "a label as a word": label(value="fraud"),
+    "a label of -1": label(value=-1),
+    "a label as a float": label(value=1.0),
+    "a label of no weight": label(weight=0),
+}
+COMMANDS = (
+    "backtest",
+    "backtest none.toml --data x.csv",
+    "backtest . --data x.csv",
+    "backtest utf16.toml --data x.csv",
+    "backtest gz.toml --data x.csv",
+    "simulate --users 0",
+    "simulate --seed x",
+    "wroker",
+    "tail user-events --limit -5",
+    "worker --processes 0 none.toml",
+    "worker --config none.toml",
+    "dlq show 17",
+)
+
+
+def test_task_files(tmp_path: Path) -> None:
+    def message(case: tuple[str, str] | str) -> str:
+        text = case if isinstance(case, str) else TASK.replace(*case, 1)
+        assert text != TASK
+        with pytest.raises(TaskError) as caught:
+            TaskPipeline(TaskSpec.from_toml(text, "fraud.toml"), MemoryFeatureStore())
+        return str(caught.value)
+
+    compare("task_files", {name: message(case) for name, case in TASK_FILES.items()})
+    (tmp_path / "fraud.toml").write_text("\ufeff" + TASK, encoding="utf-8")
+    assert load_task(tmp_path / "fraud.toml").name == "fraud", "a byte order mark does no harm"
+
+
+def test_settings(tmp_path: Path) -> None:
+    def message(text: str, environ: dict[str, str]) -> str:
+        (tmp_path / "weir.toml").write_text(text)
+        with pytest.raises(UsageError) as caught:
+            load_settings(tmp_path / "weir.toml", environ)
+        return str(caught.value).replace(f"{tmp_path}/", "")
+
+    compare("settings", {name: message(*case) for name, case in SETTINGS.items()})
+
+
+def test_dead_letters() -> None:
+    found = {name: explain(model, raw) for name, (model, raw) in LETTERS.items()}
+    assert all(found.values()), [name for name, reason in found.items() if reason is None]
+    compare("dead_letters", {name: str(reason) for name, reason in found.items()})
+
+
+def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "utf16.toml").write_bytes(TASK.encode("utf-16"))
+    (tmp_path / "gz.toml").write_bytes(gzip.compress(TASK.encode(), mtime=0))
+
+    def message(command: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["weir", *command.split()])
+        with pytest.raises(SystemExit) as stopped:
+            run()
+        assert stopped.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    compare("commands", {f"weir {command}": message(command) for command in COMMANDS})
+
+
+def compare(name: str, found: dict[str, str]) -> None:
+    """Hold ``found`` to the file of that name, one line each."""
+    path, text = EXPECTED / f"{name}.txt", "".join(f"{case}\n    {message}\n" for case, message in found.items())
+    if os.environ.get("WEIR_UPDATE_MESSAGES"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
