@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -19,11 +20,11 @@ import numpy as np
 
 from online.batch import BoolVector, FloatVector, IntVector
 from online.errors import UNREADABLE
-from online.explain import explain, explain_row
+from online.explain import explain, explain_row, finite
 from online.limits import DEFAULT_LIMITS, InputLimits
 from online.scan import find_suspects
 from online.structs import UnknownFields, decoders, list_of, struct_of, times_of
-from online.wire import TS_MAX, TS_MIN, WireModel
+from online.wire import FINITE_MAX, TS_MAX, TS_MIN, WireModel
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _FLOAT = frozenset({float})
@@ -57,23 +58,26 @@ def accept_records(
     """Judge JSON records; ``None`` (a tombstone) counts as an empty record."""
     records = [record or b"" for record in raw]
     one, many = decoders(model, unknown_fields, limits)
+    again = decoders(model, unknown_fields, _unlimited(limits))[0]
     joined = b",".join(records)
     suspects = find_odd(records, joined)
     why = _Why(records, lambda record: explain(model, record, unknown_fields, limits))
     structs: list[Any]
+
+    def alone(i: int) -> Any:
+        return _judge(partial(one.decode, records[i]), partial(again.decode, records[i]), why, i)
+
     if not suspects.any():
-        structs = decode_together(many, joined, len(records)) or [
-            _alone(one, records[i], why, i) for i in range(len(records))
-        ]
+        structs = decode_together(many, joined, len(records)) or list(map(alone, range(len(records))))
     else:
         structs = [None] * len(records)
         clean = np.flatnonzero(~suspects).tolist()
         together = decode_together(many, b",".join([records[i] for i in clean]), len(clean))
-        for i, struct in zip(clean, together or [_alone(one, records[i], why, i) for i in clean], strict=True):
+        for i, struct in zip(clean, together or map(alone, clean), strict=True):
             structs[i] = struct
         for i in np.flatnonzero(suspects).tolist():
             if why.valid(i):  # the contract decides about a suspect, not the parser that it may have fooled
-                structs[i] = _alone(one, records[i], why, i)
+                structs[i] = alone(i)
     return _split(model, structs, why)
 
 
@@ -90,7 +94,14 @@ def accept_rows(
     try:
         structs = msgspec.convert(rows, list_of(struct))
     except UNREADABLE:
-        structs = [_convert_alone(struct, row, why, i) for i, row in enumerate(rows)]
+        wide = struct_of(model, unknown_fields, _unlimited(limits), row=True)
+
+        def one(i: int) -> Any:
+            return _judge(
+                lambda: msgspec.convert(rows[i], struct), lambda: msgspec.convert(finite(rows[i]), wide), why, i
+            )
+
+        structs = list(map(one, range(len(rows))))
     for i in _unprintable(structs):
         structs[i] = None
         why.reject(i, "a text holds a control character or half a surrogate pair")
@@ -149,19 +160,22 @@ def decode_together(many: msgspec.json.Decoder[Any], joined: bytes, count: int) 
     return structs if len(structs) == count else None
 
 
-def _alone(one: msgspec.json.Decoder[Any], record: bytes, why: _Why, i: int) -> Any:
-    try:
-        return one.decode(record)
-    except UNREADABLE as error:
-        why.reject(i, str(error))
-        return None
+def _unlimited(limits: InputLimits) -> InputLimits:
+    """Limits that let pass what stands for "no data"; for records that the contract has accepted."""
+    return limits.model_copy(update={"number": FINITE_MAX, "amount": FINITE_MAX})
 
 
-def _convert_alone(struct: type[Any], row: dict[str, Any], why: _Why, i: int) -> Any:
+def _judge(decode: Callable[[], Any], again: Callable[[], Any], why: _Why, i: int) -> Any:
+    """Record ``i`` by ``decode``; by ``again`` where the contract accepts what that refuses: numbers for "no data"."""
     try:
-        return msgspec.convert(row, struct)
+        return decode()
+    except UNREADABLE:
+        if not why.valid(i):
+            return None
+    try:
+        return again()
     except UNREADABLE as error:
-        why.reject(i, str(error))
+        why.reasons[i] = str(error)
         return None
 
 

@@ -97,9 +97,9 @@ def decode_user_events(
     """Decode ``user-events`` records into the columns asked for.
 
     >>> good = b'{"v":1,"event_id":"e1","type":"purchase","user_id":"u1","ts":1700000000,"amount":9.5}'
-    >>> decoded = decode_user_events([good, good.replace(b"9.5", b"-1")], ColumnRequest(numbers=("amount",)))
+    >>> decoded = decode_user_events([good, good.replace(b"9.5", b"2e12")], ColumnRequest(numbers=("amount",)))
     >>> decoded.batch.numbers["amount"].tolist(), decoded.rejects[0].reason
-    ([9.5], 'amount: got -1; give a number from 0 to 1,000,000,000,000')
+    ([9.5], 'out of range: amount is 2e+12, allowed 1e+12; correct the sender, or raise [limits] amount')
     """
     return _decode_events(UserEvent, raw, columns, unknown_fields, limits)
 

@@ -21,7 +21,7 @@ from online.mistakes import Mistake, at, mistakes, name_of, shown
 from online.scan import MAX_NUMBER_CHARS
 from online.structs import UnknownFields, times_of
 from online.timewords import TIME, time_words
-from online.wire import REASON_CHARS, WireModel
+from online.wire import FINITE_MAX, REASON_CHARS, WireModel
 
 MAX_DEPTH = 32
 _SHOWN_ERRORS, _SHOWN_KEYS = 3, 8
@@ -67,10 +67,24 @@ def explain_row(
     if not isinstance(row, dict):
         return f"a row is a dict of column to value, got {type(row).__name__}"
     try:
-        record = model.model_validate({"v": 1, **row}, extra="forbid" if unknown_fields == "reject" else "ignore")
+        record = model.model_validate(
+            {"v": 1, **finite(row)}, extra="forbid" if unknown_fields == "reject" else "ignore"
+        )
     except ValidationError as error:
         return describe(model, error, row)[:REASON_CHARS]
     return out_of_range(record, limits)
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with infinite numbers as the largest finite ones, which stand for "no data" as they do."""
+    return {
+        key: {name: _finite(each) for name, each in value.items()} if isinstance(value, dict) else _finite(value)
+        for key, value in row.items()
+    }
+
+
+def _finite(value: Any) -> Any:
+    return max(-FINITE_MAX, min(value, FINITE_MAX)) if isinstance(value, float) and value == value else value
 
 
 def explain_json(raw: bytes) -> str | None:

@@ -13,25 +13,25 @@ from numpy.typing import NDArray
 from online.batch import BoolVector, FloatMatrix
 from online.limits import InputLimits
 from online.structs import limited_fields
-from online.wire import FEATURE_MAX, WireModel
+from online.wire import FEATURE_MAX, NO_DATA, WireModel
 
 OUT_OF_RANGE = "out of range"
 """The first words of the reason; metrics count by them."""
 
 
 def out_of_range(record: WireModel, limits: InputLimits) -> str | None:
-    """Say which number of a valid record is beyond its limit, or None.
+    """Say which number of a valid record is beyond its limit, or None. What stands for "no data" is not.
 
     >>> from online.limits import DEFAULT_LIMITS
     >>> from online.wire import DeviceEvent
-    >>> event = DeviceEvent(v=1, event_id="e", device_id="d", ts=1.7e9, metrics={"temp": 3.4e38})
+    >>> event = DeviceEvent(v=1, event_id="e", device_id="d", ts=1.7e9, metrics={"temp": 3.4e28})
     >>> out_of_range(event, DEFAULT_LIMITS)
-    'out of range: metrics.temp is 3.4e+38, allowed 1e+15; correct the sensor, or raise [limits] number'
+    'out of range: metrics.temp is 3.4e+28, allowed 1e+15; correct the sensor, or raise [limits] number'
     """
     for field, name in limited_fields(type(record)).items():
         held, most = getattr(record, field), getattr(limits, name)
         for key, value in (held or {}).items() if isinstance(held, dict | None) else [("", held)]:
-            if isinstance(value, float | int) and abs(value) > most:
+            if isinstance(value, float | int) and most < abs(value) < (np.inf if name == "weight" else NO_DATA):
                 shown = key if key.isprintable() else ascii(key)
                 said = f"{field}.{shown}" if key else field
                 fix = f"correct the {'sensor' if key else 'sender'}, or raise [limits] {name}"

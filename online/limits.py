@@ -31,6 +31,8 @@ class InputLimits(BaseModel):
     number: float = Field(default=1e15, gt=0, le=1e16)
     """The largest absolute value of a metric or of a number in ``properties``; more is ``out of range``. Windows keep
     squared deviations as float32, which must hold those of what is allowed."""
+    amount: float = Field(default=1e12, gt=0, le=1e16)
+    """The largest absolute value of an ``amount``; more is ``out of range``. A refund's is negative."""
     weight: float = Field(default=1_000.0, ge=1, le=WEIGHT_MAX)
     """The largest ``weight`` of a label; more is ``out of range``."""
 

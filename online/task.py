@@ -114,6 +114,8 @@ class TaskSpec(Frozen):
     """Numeric raw columns the model may see as inputs (others are found in expressions)."""
     ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
     """By numeric raw column, the least and the largest value that can be true; others are missing."""
+    missing: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """By numeric raw column, the values that stand for "no reading"; a list at the top, or ``"*"``, is for all."""
     values: dict[Name, Formula] = Field(default_factory=dict)
     entities: tuple[Entity, ...] = Field(min_length=1)
     inputs: tuple[str, ...] = ("*",)
@@ -136,6 +138,11 @@ class TaskSpec(Frozen):
     full: FullSpec | None = None
     """The model that is trained in the background and served beside the online one; none without ``[full]``."""
     source: SourceSpec | None = None
+
+    @field_validator("missing", mode="before")
+    @classmethod
+    def _for_all(cls, value: object) -> object:
+        return {"*": value} if isinstance(value, list | tuple) else value
 
     @field_validator("drift", "full", mode="before")
     @classmethod

@@ -58,12 +58,14 @@ def engine_of(task: TaskSpec, store: FeatureStore, *, side: bool = False) -> Fea
         utc_offset_s=task.utc_offset,
         own_key=key if side else None,
         ranges=task.ranges,
+        missing=task.missing,
     )
-    if unknown := sorted(task.ranges.keys() - {*columns_of(task).numbers}):
-        raise TaskError(
-            f"task {task.name}: ranges: {unknown[0]!r} is no numeric raw column that the task reads; there are: "
-            f"{', '.join(columns_of(task).numbers) or 'none'}"
-        )
+    for key, named in (("ranges", task.ranges.keys()), ("missing", task.missing.keys() - {"*"})):
+        if unknown := sorted(named - {*columns_of(task).numbers}):
+            raise TaskError(
+                f"task {task.name}: {key}: {unknown[0]!r} is no numeric raw column that the task reads; there are: "
+                f"{', '.join(columns_of(task).numbers) or 'none'}"
+            )
     _check_names(task, engine.features)
     return engine
 

@@ -21,8 +21,10 @@ TS_MIN = 946_684_800.0
 """2000-01-01T00:00:00Z: the earliest time a record may carry; an earlier one is a clock or unit mistake."""
 TS_MAX = 4_102_444_800.0
 """2100-01-01T00:00:00Z: the latest; milliseconds mistaken for seconds land beyond it."""
-AMOUNT_MAX = 1e12
 FINITE_MAX = 1.7976931348623157e308
+NO_DATA = 9.9e36
+"""From this absolute value on a number is no reading but what formats write for "no data": the largest float32 and
+float64, or the fill value of netCDF. It is missing, whatever the limits."""
 FEATURE_MAX = 1e18
 """The largest absolute value of what Weir computes and logs: a float32 holds its square. Larger ones are cut to it."""
 WEIGHT_MAX, NEGATIVE_RATE_MIN = 1e6, 1e-3
@@ -85,12 +87,13 @@ Word = Annotated[
 Text = Annotated[str, Field(max_length=TEXT_CHARS, pattern=PRINTABLE), Meta(max_length=TEXT_CHARS)]
 LongText = Annotated[str, Field(max_length=REASON_CHARS), Meta(max_length=REASON_CHARS)]
 Finite = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX)]
-Amount = Annotated[float, Field(ge=0, le=AMOUNT_MAX), Meta(ge=0, le=AMOUNT_MAX)]
 Number = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX), Limited("number")]
 """What a producer measured."""
+Amount = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX), Limited("amount")]
+"""Money; negative where it goes back, as in a refund."""
 Feature = Annotated[float, Field(ge=-FEATURE_MAX, le=FEATURE_MAX), Meta(ge=-FEATURE_MAX, le=FEATURE_MAX)]
 """What Weir computed. Its bound is fixed: replicas that fold the same log must agree, whatever their settings."""
-Weight = Annotated[float, Field(gt=0, le=AMOUNT_MAX), Meta(gt=0, le=AMOUNT_MAX), Limited("weight")]
+Weight = Annotated[float, Field(gt=0, le=1e12), Meta(gt=0, le=1e12), Limited("weight")]
 _EXAMPLE_WEIGHT_MAX = WEIGHT_MAX / NEGATIVE_RATE_MIN
 ExampleWeight = Annotated[float, Field(gt=0, le=_EXAMPLE_WEIGHT_MAX), Meta(gt=0, le=_EXAMPLE_WEIGHT_MAX)]
 Score = Annotated[float, Field(ge=0, le=1), Meta(ge=0, le=1)]

@@ -53,6 +53,11 @@ class BacktestResult:
     notes: list[Note] = field(default_factory=list)
     """What is odd, the gravest first."""
 
+    @property
+    def no_readings(self) -> dict[str, int]:
+        """By column, how many values were taken as missing: out of its range, or standing for "no reading"."""
+        return dict(self.pipeline.engine.readings.taken)
+
     def report(self) -> dict[str, Any]:
         """Everything a reader of the run may want, JSON-ready."""
         p = self.pipeline
@@ -67,6 +72,7 @@ class BacktestResult:
             "rejected": self.rejected,
             "first_rejects": [{"row": r.index + 1, "reason": r.reason} for r in self.rejects],
             "repeats": self.repeats,
+            "no_readings": self.no_readings,
             "decisions": self.decisions,
             "notes": [asdict(note) for note in self.notes],
             "model_version": p.model.version,
@@ -202,6 +208,10 @@ def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
         fields, first = ", ".join(f"{name} {n:,}" for name, n in refused.most_common(4)), result.rejects[0]
         what = f"{result.rejected:,} rows were refused ({fields}); the first: row {first.index + 1}: {first.reason}"
         yield Note("rows refused", what, f"correct {_rows_or_mapping(result.task)}")
+    odd = {name: n for name, n in result.no_readings.items() if name not in result.task.ranges}
+    if odd and not result.task.missing:  # where the task declares them they are not odd
+        what = f"{', '.join(f'{name}: {n:,}' for name, n in odd.items())} numbers that no sensor reads, such as 3.4e38"
+        yield Note("no readings", f"{what}, were taken as missing", "if so, say it: missing = [3.4e38] in the task")
     if result.repeats:
         what = f"{result.repeats:,} rows repeat an event_id and were dropped, as live"
         yield Note("repeats", what, "remove the overlap; where rows share an id on purpose, leave `event_id` out")

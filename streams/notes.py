@@ -19,8 +19,8 @@ from online.task import TaskSpec
 
 Kind = Literal[
     "types", "not scored", "no labels", "labels refused", "one class", "labels unknown", "labels without event",
-    "labels early", "labels late", "labels contradict", "labels not scored", "rows refused", "repeats", "entity key",
-    "missing", "clock", "pause", "constant", "one entity", "unlabelled start",
+    "labels early", "labels late", "labels contradict", "labels not scored", "rows refused", "no readings", "repeats",
+    "entity key", "missing", "clock", "pause", "constant", "one entity", "unlabelled start",
 ]  # fmt: skip
 """What a note is about, the gravest first."""
 

@@ -18,6 +18,7 @@ from online.errors import TaskError
 from online.features import kernel
 from online.features.expression import Column
 from online.features.plan import AnomalyPass, EntityLayout, Plan, WindowPass
+from online.features.readings import Readings
 from online.features.rows import Grouping, LoadedRows, Modes, group
 from online.features.store import FeatureStore
 from online.features.timecolumns import TIME_COLUMNS, time_column
@@ -87,7 +88,7 @@ class FeatureEngine:
         that labels feed, are then *side tables*: ``process`` changes them in a copy and returns what their owner is to
         ``apply``. ``None``: every table is its own.
 
-    ranges : by raw column, the least and the largest value that can be true; others are missing.
+    ranges, missing : what raw columns can hold, and what stands for "no reading" in them; see ``Readings``.
 
     Raises
     ------
@@ -107,9 +108,10 @@ class FeatureEngine:
         utc_offset_s: float = 0.0,
         own_key: str | None = None,
         ranges: Mapping[str, tuple[float, float]] | None = None,
+        missing: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         self.plan, self.store, self.utc_offset_s, self.own_key = plan, store, utc_offset_s, own_key
-        self._ranges = dict(ranges or {})
+        self.readings = Readings(ranges or {}, missing or {})
         self._prefix = f"{namespace}." if namespace else ""
         self._detectors = {id(p): build_detector(p.anomaly.params) for p in plan.passes if isinstance(p, AnomalyPass)}
         self._layouts = {layout.name: layout for layout in plan.layouts}
@@ -245,10 +247,6 @@ class FeatureEngine:
         groups = self.group(batch) if groups is None else groups
         modes = np.zeros(n, dtype=np.uint8) if modes is None else modes
         columns = _Columns(batch.ts, self.utc_offset_s)
-        columns.update(batch.numbers)
-        for name, (low, high) in self._ranges.items():
-            value = batch.numbers[name]
-            columns[name] = np.where((value >= low) & (value <= high), value, np.nan)
         columns.update(batch.texts)
         columns.update(batch.entities)
         columns["type"] = batch.type
@@ -261,6 +259,7 @@ class FeatureEngine:
             each.name: [] for each in self.plan.layouts if self._is_side(each) and each.fed_by == kernel.EVENT
         }
         with np.errstate(all="ignore"):  # what is undefined becomes NaN, that is missing
+            columns.update({name: self.readings.clean(name, values) for name, values in batch.numbers.items()})
             self._run_passes(batch.ts, modes, columns, loaded, groups, sent, made)
             masks = self._label_masks(columns, n)
         if n:

@@ -10,6 +10,7 @@ import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from zlib import crc32
 
 import numpy as np
@@ -42,6 +43,8 @@ _BINARY: dict[type[ast.operator], Callable[[FloatVector, FloatVector], FloatVect
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
+_MANY = -1
+"""The arity of a function of two arguments that takes more, from left to right."""
 _COMPARE: dict[type[ast.cmpop], Callable[[FloatVector, FloatVector], FloatVector]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
@@ -52,17 +55,21 @@ _COMPARE: dict[type[ast.cmpop], Callable[[FloatVector, FloatVector], FloatVector
 }
 _FUNCTIONS: dict[str, tuple[int, Callable[..., FloatVector]]] = {
     "abs": (1, np.abs),
+    "ceil": (1, np.ceil),
     "clip": (3, np.clip),
     "cos": (1, np.cos),
     "exp": (1, np.exp),
     "floor": (1, np.floor),
     "isnan": (1, lambda a: np.isnan(a).astype(float)),
     "log": (1, np.log),
+    "log10": (1, np.log10),
     "log1p": (1, np.log1p),
-    "max": (2, np.fmax),
-    "min": (2, np.fmin),
+    "max": (_MANY, np.fmax),
+    "min": (_MANY, np.fmin),
     "nan": (0, lambda: np.array(np.nan)),
     "or_else": (2, _or_else),
+    "round": (1, np.round),
+    "sign": (1, np.sign),
     "sin": (1, np.sin),
     "sqrt": (1, np.sqrt),
     "where": (3, _where),
@@ -146,6 +153,11 @@ class _Compiler:
                 return self._boolean(isinstance(op, ast.And), values)
             case ast.Compare(left=left, ops=[op], comparators=[right]):
                 return self._compare(left, op, right)
+            case ast.Compare(left=left, ops=ops, comparators=rest):  # 0 < a < 5
+                sides = zip([left, *rest], ops, rest, strict=False)
+                return self._boolean(True, [ast.Compare(a, [op], [b]) for a, op, b in sides])
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                return self._call("where", [test, body, orelse])
             case ast.Call(func=ast.Name(id=function), args=args, keywords=[]):
                 return self._call(function, args)
         raise TaskError(
@@ -201,9 +213,12 @@ class _Compiler:
                 f"{did_you_mean(function, sorted([*_FUNCTIONS, 'hash']))}"
             )
         arity, apply = _FUNCTIONS[function]
-        if len(args) != arity:
-            raise TaskError(f"expression {self.source!r}: {function} takes {arity} arguments, got {len(args)}")
+        if len(args) != arity and not (arity == _MANY and len(args) >= 2):
+            takes = "two or more arguments" if arity == _MANY else f"{arity} argument{'s' * (arity != 1)}"
+            raise TaskError(f"expression {self.source!r}: {function} takes {takes}, got {len(args)}")
         parts = [self.compile(arg) for arg in args]
+        if arity == _MANY:
+            return lambda columns: reduce(apply, (part(columns) for part in parts))
         return lambda columns: apply(*(part(columns) for part in parts))
 
     def _hash(self, args: list[ast.expr]) -> _Eval:

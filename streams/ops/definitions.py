@@ -57,6 +57,7 @@ CounterName = Literal[
     "weir_full_refused_total",
     "weir_full_missed_total",
     "weir_degraded_total",
+    "weir_no_readings_total",
     "weir_trainer_jobs_total",
     "weir_trainer_requests_total",
 ]
@@ -327,6 +328,13 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         "weir_full_missed_total", "batches", "Batches decided without an answer that they had waited for.", "task"
     ),
     _gauge("weir_full_waits", "partitions", "Partitions whose batches wait for inference workers' answers.", "task"),
+    _counter(
+        "weir_no_readings_total",
+        "records",
+        'Raw numbers taken as missing: out of the task\'s ranges, or standing for "no reading".',
+        "task",
+        "column",
+    ),
     _counter("weir_degraded_total", "records", "Events scored without the full model of their task.", "task"),
     # The trainer
     _counter(

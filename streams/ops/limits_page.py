@@ -129,7 +129,6 @@ def _fixed_row(each: _Fixed) -> str:
 def _fixed() -> Iterator[_Fixed]:
     user, device = wire.UserEvent, wire.DeviceEvent
     yield _Fixed("times", f"{wire.TS_MIN:.0f} to {wire.TS_MAX:.0f} (2000 to 2100)", user, {"ts": 1.7e12})
-    yield _Fixed("`amount`", f"0 to {wire.AMOUNT_MAX:g}", user, {"amount": 2e12})
     yield _Fixed("weight of a label", "more than 0", wire.Label, {"weight": 0})
     yield _Fixed("`value` of a label", "0 or 1", wire.Label, {"value": 2})
     yield _Fixed("ids", f"1 to {wire.ID_CHARS} characters, no control characters", user, {"user_id": _LONG})

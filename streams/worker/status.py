@@ -156,12 +156,23 @@ class WorkerStatus(ProcessStatus):
         m.set("weir_examples_refused", self._follower.model(name).refused, task=name)
         self._told.setdefault(name, version)  # what was stored was learned by others
         m.inc("weir_examples_learned_total", self._new(name, version), task=name)
+        self._count_readings(name)
         stages = [lane.stages[name] for lane in self._host.labels.values() if lane.ready]
         m.set("weir_open_alerts", sum(len(stage.book) for stage in stages), task=name)
         for stage in stages:
             self._count_labels(name, stage)
         for metric, value in together([stage.evaluation.rolling() for stage in stages]).items():
             m.set("weir_prequential_metric", value, task=name, metric=metric)
+
+    def _count_readings(self, name: str) -> None:
+        """Count the raw numbers that were taken as missing since the last look, by column."""
+        lanes = [lane for lane in self._host.rows.values() if isinstance(lane, ScoreLane) and lane.started]
+        taken: Counter[str] = Counter()
+        for stage in (stage for lane in lanes for stage in lane.stages if stage.task.name == name):
+            taken.update(stage.engine.readings.taken)
+        for column, count in taken.items():
+            grown = self._new(f"{name}:{column}", count)
+            self._ctx.metrics.inc("weir_no_readings_total", grown, task=name, column=column)
 
     def _count_labels(self, name: str, stage: LabellingStage) -> None:
         """Count what became of labels since the last look; what a lane brought along was counted elsewhere."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from online.structs import limited_fields
 from online.task import TaskSpec
 from online.taskshape import engine_of
 from online.updates import decode_updates, encode_updates
-from online.wire import FEATURE_MAX, MODELS, DeviceEvent, Label, UserEvent
+from online.wire import FEATURE_MAX, MODELS, NO_DATA, DeviceEvent, Label, UserEvent
 from streams.stores import MemoryFeatureStore
 from tests.online.task_streams import T0
 
@@ -45,10 +47,10 @@ def raw(record: dict[str, Any]) -> bytes:
 
 
 def test_a_broken_sensor_is_named_with_value_limit_and_fix() -> None:
-    decoded = decode_device_events([raw(device()), raw(device(metrics={"temp": 3.4e38}))], READINGS)
+    decoded = decode_device_events([raw(device()), raw(device(metrics={"temp": 3.4e28}))], READINGS)
     assert decoded.batch.numbers["temp"].tolist() == [20.5]
     assert [(r.index, r.reason) for r in decoded.rejects] == [
-        (1, "out of range: metrics.temp is 3.4e+38, allowed 1e+15; correct the sensor, or raise [limits] number")
+        (1, "out of range: metrics.temp is 3.4e+28, allowed 1e+15; correct the sensor, or raise [limits] number")
     ]
 
 
@@ -79,7 +81,7 @@ def test_rows_and_records_and_the_words_agree(value: float, most: float, neighbo
     rows = [record, *([device(metrics={"temp": 2 * 1e16})] if neighbour else [])]
     wire = decode_device_events([raw(row) for row in rows], READINGS, limits=limits)
     table = events_from_rows(rows, READINGS, model=DeviceEvent, limits=limits)
-    fits = abs(value) <= most
+    fits = abs(value) <= most or abs(value) >= NO_DATA
     assert (0 in wire.index, 0 in table.index) == (fits, fits)
     assert (explain(DeviceEvent, raw(record), limits=limits) is None) == fits
     assert [r.reason for r in wire.rejects] == [r.reason for r in table.rejects]
@@ -93,14 +95,14 @@ def test_user_events_are_judged_by_the_same_limits() -> None:
 
 
 def test_a_key_that_cannot_be_shown_is_escaped() -> None:
-    [reject] = decode_device_events([raw(device(metrics={"a\u202eb": 1e300}))], READINGS).rejects
-    assert "metrics.'a\\u202eb' is 1e+300" in reject.reason
+    [reject] = decode_device_events([raw(device(metrics={"a\u202eb": 1e30}))], READINGS).rejects
+    assert "metrics.'a\\u202eb' is 1e+30" in reject.reason
 
 
 def test_every_number_that_a_producer_brings_has_a_limit() -> None:
     fields = {model.__name__: limited_fields(model) for model in (UserEvent, DeviceEvent, Label)}
     assert fields == {
-        "UserEvent": {"properties": "number"},
+        "UserEvent": {"amount": "amount", "properties": "number"},
         "DeviceEvent": {"metrics": "number", "properties": "number"},
         "Label": {"weight": "weight"},
     }
@@ -168,6 +170,53 @@ def test_what_is_out_of_a_tasks_range_is_missing_and_an_ewmean_does_not_remember
     assert made["meter.kwh_ewmean"][5] == pytest.approx(20.0)
     assert made["meter.kwh_count_1d"].tolist() == [1, 2, 2, 2, 2, 3]
     assert kwh[2] == 9e14, "other tasks see it"
+
+
+@pytest.mark.parametrize("value", [3.4e38, -3.4028235e38, 1.7976931348623157e308, 9.96921e36, 10**40])
+def test_what_formats_write_for_no_data_is_missing_on_every_way_and_counted(value: float) -> None:
+    odd = device(metrics={"kwh": value, "temp": 20.5})
+    for decoded in (
+        decode_device_events([raw(device()), raw(odd)], ColumnRequest(numbers=("kwh", "temp"))),
+        events_from_rows([device(), odd], ColumnRequest(numbers=("kwh", "temp")), model=DeviceEvent),
+    ):
+        assert decoded.rejects == []
+        engine = engine_of(TaskSpec.from_toml(KWH.replace("[ranges]\nkwh = [0, 500]\n", "")), MemoryFeatureStore())
+        batch = replace(decoded.batch, entities={"device_id": ["d", "d"]})
+        made = dict(zip(engine.features, engine.process(batch).x.T, strict=True))
+        assert made["kwh_missing"].tolist() == [1, 1]
+        assert made["meter.kwh_count_1d"].tolist() == [0, 0]
+        assert dict(engine.readings.taken) == {"kwh": 1}
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_an_infinite_number_of_a_table_is_missing(value: float) -> None:
+    decoded = events_from_rows([device(metrics={"temp": value})], READINGS, model=DeviceEvent)
+    assert decoded.rejects == []
+    assert abs(decoded.batch.numbers["temp"][0]) >= NO_DATA
+
+
+def test_a_refund_is_an_amount_below_0_and_its_limit_can_be_set() -> None:
+    event = {"v": 1, "event_id": "e", "type": "refund", "user_id": "u", "ts": 1.7e9, "amount": -30}
+    assert decode_user_events([raw(event)], ColumnRequest(numbers=("amount",))).batch.numbers["amount"] == [-30]
+    for limits, amount in ((DEFAULT_LIMITS, -2e12), (InputLimits(amount=20), -30)):
+        [reject] = decode_user_events([raw(event | {"amount": amount})], ColumnRequest(), limits=limits).rejects
+        assert reject.reason.startswith(f"out of range: amount is {amount:g}, allowed {limits.amount:g};")
+
+
+@pytest.mark.parametrize(
+    "missing", ["missing = [-9999, 65535]", "[missing]\nkwh = [-9999, 65535]", '[missing]\n"*" = [-9999, 65535]']
+)
+def test_declared_values_stand_for_no_reading(missing: str) -> None:
+    head, tables = KWH.split("[[entities]]")
+    tables = "[[entities]]" + tables.replace("[ranges]\nkwh = [0, 500]\n", "")
+    toml = f"{head}{missing}\n{tables}" if missing.startswith("missing") else f"{head}{tables}{missing}\n"
+    engine = engine_of(TaskSpec.from_toml(toml), MemoryFeatureStore())
+    kwh = np.array([20.0, -9999.0, float(np.float32(65535.0)), -9998.0])
+    batch = EventBatch([*"abcd"], T0 + np.arange(4.0), ["device"] * 4, {"device_id": ["d"] * 4}, {"kwh": kwh})
+    made = dict(zip(engine.features, engine.process(batch).x.T, strict=True))
+    assert made["kwh_missing"].tolist() == [0, 1, 1, 0]
+    assert made["meter.kwh_count_1d"].tolist() == [1, 1, 1, 2]
+    assert dict(engine.readings.taken) == {"kwh": 2}
 
 
 @pytest.mark.parametrize(

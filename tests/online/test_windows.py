@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from online.errors import TaskError
 from online.features import kernel
 from online.features.engine import FeatureEngine
+from online.features.expression import Expression
 from online.features.levels import feature_names
 from online.features.plan import WindowPass, build_plan
 from online.features.spec import Aggregate, Entity, WindowOp
@@ -237,12 +238,26 @@ def test_a_pane_counts_beyond_what_float32_holds() -> None:
         ({"hour": "amount"}, "built-in time column"),
         ({"r": "__import__('os')"}, "unknown function"),
         ({"r": "amount.real.imag"}, "is not allowed"),
-        ({"r": "log1p(amount, 2)"}, "takes 1 arguments"),
+        ({"r": "max(amount)"}, "max takes two or more arguments, got 1"),
+        ({"r": "log1p(amount, 2)"}, "takes 1 argument, got 2"),
     ],
 )
 def test_wrong_declarations_say_what_is_wrong(values: dict[str, str], message: str) -> None:
     with pytest.raises(TaskError, match=message):
         build_plan((Entity(name="user", key="user_id", aggregates=(ALL_OPS,)),), values)
+
+
+def test_expressions_read_as_python_does() -> None:
+    columns = {"a": np.array([1.0, -2.6, np.nan]), "b": np.array([2.0, 2.0, 2.0]), "c": np.array([0.0, 5.0, np.nan])}
+    for source, expected in {
+        "max(a, b, c, 3)": [3, 5, 3],
+        "min(a, b, c)": [0, -2.6, 2],
+        "max(a, b)": [2, 2, 2],
+        "0 < a < b": [1, 0, 0],
+        "a if b > c else -1": [1, -1, -1],
+        "round(a) + ceil(a) + sign(a)": [3, -3 - 2 - 1, np.nan],
+    }.items():
+        np.testing.assert_array_equal(Expression.parse(source)(columns), expected, source)
 
 
 def test_names_follow_the_pattern() -> None:

@@ -76,7 +76,7 @@ def test_extremes_go_through_every_task(which: str, share: float, seed: int) -> 
 def test_readings_beyond_the_limit_are_dead_letters_and_alerts_go_on() -> None:
     log = EmbeddedLog(PARTITIONS)
     host = EmbeddedHost(SHIPPED, log, rejects=RejectPolicy(share=1.0))
-    for topic, records in hostile(0.6, 4, readings=(1.7e308, -1.7e308)):
+    for topic, records in hostile(0.6, 4, readings=(1.7e18, -1.7e18)):
         if topic != topics.USER_EVENTS:
             log.append(topic, records)
             host.run_pending()
