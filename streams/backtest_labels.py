@@ -93,29 +93,20 @@ class LabelInput:
         """Event time of one batch at most: labels are seen when the batch before is done, and must not be late then."""
         self.held = _LabelQueue()
         self._paths, self._refused = paths, list[Reject]()
-        self._given = self._unscored_rows = self._early = self._positive = self._negative = 0
+        self._given = self._positive = self._negative = 0
         self._told: list[str | None] = []
         """The events that labels of files name."""
-        self._unseen: dict[str, float] = {}
-        """By event that labels name and that did not come yet, until when the last of them waits."""
-        self._unscored: set[str] = set()
         if paths:
             known = read_labels(self.task.name, paths, self.delay_s)
             self.held.add(known.known_at, known.labels)
             self._told, self._given, self._refused = known.labels.event_id, len(known.labels), known.rejects
-            until = np.maximum(known.labels.ts + task.labels.join.wait_s, known.known_at).tolist()
-            self._unseen = {event: t for event, t in zip(self._told, until, strict=True) if event is not None}
-            self._unscored = set(self._unseen)
+        self._unscored = set(self._told)
 
     def read(self, rows: SourceBatch) -> None:
-        """Take in the labels that rows bring, and note which events there are."""
-        if self._unseen:
-            for event, ts in zip(rows.batch.event_id, rows.batch.ts.tolist(), strict=True):
-                self._early += self._unseen.pop(event, np.inf) <= ts
+        """Take in the labels that rows bring."""
         if rows.label is not None:
-            told, given = _row_labels(rows, self.task), int(np.count_nonzero(rows.labelled))
-            self._given += given
-            self._unscored_rows += given - len(told)
+            told = _row_labels(rows, self.task)
+            self._given += len(told)
             self.held.add(told.ts + self.delay_s, told)
 
     def learned(self, out: StepOutput) -> None:
@@ -162,36 +153,31 @@ class LabelInput:
 
     def _of_joins(self, joiner: LabelJoiner) -> Iterator[tuple[Kind, str, str]]:
         """Labels that met nothing, by the reason; the rest came too late."""
-        join, given = self.task.labels.join, self._given
-        by_event, keep = join.match == "event", format_duration(join.keep_s)
-        unknown = [event for event in self._told if event in self._unseen]
-        nameless = self._told.count(None) if by_event else 0
-        nowhere: set[str | None] = {*self._unscored, *([None] if by_event else [])}
+        join, given, unscored = self.task.labels.join, self._given, self._unscored
+        by_event = join.match == "event"
+        nowhere = unscored if by_event else unscored - {None}
+        unknown = [event for event in self._told if event in unscored and event is not None]
         lost = sum(event in nowhere for event in self._told)
         ahead = sum(event in nowhere for labels in self.held.left() for event in labels.event_id)
         if unknown:
-            what = (
-                f"{len(unknown):,} labels name events that are not in the data or were refused, such as {unknown[0]!r}"
+            what = f"{len(unknown):,} labels name events that are not in the data, such as {unknown[0]!r}"
+            yield (
+                "labels unknown",
+                what,
+                "give their events too by --data; those of refused rows or other types count here",
             )
-            yield "labels unknown", what, "give their events too by --data"
-        if nameless:
-            what = f'{nameless:,} labels have no event_id, but are matched by it (match = "event")'
+        if lost > len(unknown):
+            what = f'{lost - len(unknown):,} labels have no event_id, but are matched by it (match = "event")'
             fix = 'add event_id to them, or set match = "entity_range" and range_s in [labels.join]'
             yield "labels without event", what, fix
-        met_nothing = joiner.stats.unmatched + (joiner.waiting if by_event else 0) - (lost - ahead)
-        early = min(self._early, met_nothing)
-        late = met_nothing - early
-        if early > 0.01 * given:
-            what = f"{early:,} labels came more than wait_s = {format_duration(join.wait_s)} before their events"
-            yield "labels early", what, "look at `ts` of the labels, or raise wait_s in [labels.join]"
-        if late > 0.01 * given:
-            met = "came when their predictions had been let go" if by_event else "met no event in their range_s"
-            what = f"{late:,} of {given:,} labels {met}: predictions wait for keep_s = {keep}"
-            fix = "raise keep_s in [labels.join]" if by_event else "raise range_s or keep_s in [labels.join]"
-            yield "labels late", f"{what}, and labels come {format_duration(self.delay_s)} late", fix
+        untimely = joiner.stats.unmatched + (joiner.waiting if by_event else 0) - (lost - ahead)
+        if untimely > 0.01 * given:
+            met = "came when their predictions had been let go, or long before them" if by_event else (
+                f"met no event of their entity in range_s = {format_duration(join.range_s)}")  # fmt: skip
+            what = f"{untimely:,} of {given:,} labels {met}: predictions wait for keep_s = "
+            what += f"{format_duration(join.keep_s)}, labels for wait_s = {format_duration(join.wait_s)}"
+            fix = "look at `ts` of the labels, or raise these in [labels.join]"
+            yield "labels late", f"{what}, and they come {format_duration(self.delay_s)} late", fix
         if joiner.stats.corrections > 0.1 * given:
             what = f"{joiner.stats.corrections:,} labels contradict an earlier one of the same event; the last counts"
             yield "labels contradict", what, "give each event one label"
-        if given and lost - len(unknown) - nameless + self._unscored_rows == given:
-            what = f"all {given:,} labels speak of events that the task does not score"
-            yield "labels not scored", what, "correct `types` or the entity's key"

@@ -19,7 +19,7 @@ from online.task import TaskSpec
 
 Kind = Literal[
     "types", "not scored", "no labels", "labels refused", "one class", "labels unknown", "labels without event",
-    "labels early", "labels late", "labels contradict", "labels not scored", "rows refused", "no readings", "repeats",
+    "labels late", "labels contradict", "rows refused", "no readings", "repeats",
     "entity key", "missing", "clock", "pause", "constant", "one entity", "unlabelled start",
 ]  # fmt: skip
 """What a note is about, the gravest first."""
