@@ -65,16 +65,19 @@ class Admitted:
     refused: list[Refused]
 
 
+_CLOCK: Final = "correct the clock that gave its ts, or raise"
+
+
 def refuse_ahead(ts: FloatVector, arrived: FloatVector | float, max_ahead: float) -> list[Refused]:
     """Rows whose time is more than ``max_ahead`` after they ``arrived``, with the reason.
 
     >>> [r.reason for r in refuse_ahead(np.array([5.0, 9000.0]), 10.0, 3600.0)]
-    ['ahead: 8990 s after its arrival, allowed 1h']
+    ['ahead: 8990 s after its arrival, allowed 1h; correct the clock that gave its ts, or raise max_ahead']
     """
     limit = format_duration(max_ahead)
     apart = ts - arrived
     rows = np.flatnonzero(apart > max_ahead).tolist()
-    return [Refused(i, f"ahead: {apart[i]:.0f} s after its arrival, allowed {limit}") for i in rows]
+    return [Refused(i, f"ahead: {apart[i]:.0f} s after its arrival, allowed {limit}; {_CLOCK} max_ahead") for i in rows]
 
 
 def labels_in_time(
@@ -122,7 +125,7 @@ class Intake:
     >>> intake = Intake(IntakePolicy(allowed_lateness="1h"))
     >>> batch = EventBatch(["a", "b", "a", "c"], np.array([9e3, 9e3, 9e3, 5e3]), ["view"] * 4)
     >>> admitted = intake.admit(batch, np.full(4, 9e3))
-    >>> admitted.batch.event_id, admitted.duplicates, admitted.refused[0].reason
+    >>> admitted.batch.event_id, admitted.duplicates, admitted.refused[0].reason.partition(";")[0]
     (['a', 'b'], 1, 'late: 4000 s behind the newest event, allowed 1h')
     """
 
@@ -211,7 +214,7 @@ class Intake:
         late = np.flatnonzero(behind > p.allowed_lateness)
         limit = format_duration(p.allowed_lateness)
         for i in late.tolist():
-            reason = f"late: {behind[i]:.0f} s behind the newest event, allowed {limit}"
+            reason = f"late: {behind[i]:.0f} s behind the newest event, allowed {limit}; {_CLOCK} allowed_lateness"
             refused.append(Refused(int(rows[i]), reason))
         self.late += len(late)
         refused.sort(key=lambda r: r.row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from online.mistakes import near
 from streams.errors import UsageError
 
 
@@ -16,7 +17,9 @@ def read_text(path: Path, what: str, remedy: str) -> str:
     if path.is_dir():
         raise UsageError(f"{path}: a directory, not a {what}; name the file in it")
     if not path.is_file():
-        raise UsageError(f"no such {what}: {path}; {remedy}")
+        beside = [other.stem for other in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
+        meant = [f"did you mean {path.with_stem(stem)}?" for stem in near(path.stem, beside)]
+        raise UsageError(f"no such {what}: {path}; {meant[0] if meant else remedy}")
     raw = path.read_bytes()
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or raw[:64].count(0) > len(raw[:64]) // 3 > 0:
         raise UsageError(f"{path}: not UTF-8 text: it is UTF-16, or no text at all; save it as UTF-8")

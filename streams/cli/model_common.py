@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from online.mistakes import did_you_mean
 from streams.cli.options import settings_of
 from streams.errors import UsageError
 
@@ -41,7 +42,7 @@ def tasks_in(held: Registry, task: str | None) -> list[str]:
     """The task that was named, if it has versions; all that have some without one."""
     known = held.tasks()
     if task is not None and task not in known:
-        raise UsageError(f"{held.url} holds no versions of a task {task!r}; there are: {', '.join(known) or 'none'}")
+        raise UsageError(f"{held.url} holds no versions of a task {task!r}; {did_you_mean(task, known)}")
     return known if task is None else [task]
 
 
