@@ -6,6 +6,7 @@ The models here know shapes, defaults and limits; ``online.pipeline`` turns a ta
 from __future__ import annotations
 
 from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -64,7 +65,16 @@ class SourceSpec(Frozen):
     """Wire fields every row shares, such as ``type = "purchase"``."""
     time: str | None = None
     """Column of event time; without it rows are ``row_interval`` apart."""
-    time_format: Literal["auto", "unix", "unix_ms", "iso"] = "auto"
+    time_format: str = "auto"
+    """``auto``, ``iso``, ``unix``, ``unix_ms``, ``unix_us``, ``unix_ns``, or a pattern such as ``%d.%m.%Y %H:%M``."""
+    time_zone: str = "UTC"
+    """Of times that have no offset, such as ``Europe/Berlin``."""
+    separator: str | None = Field(default=None, min_length=1, max_length=1)
+    """Between the columns of a CSV; found by itself when left out."""
+    decimal_mark: Literal["auto", ".", ","] = "auto"
+    """``auto`` decides over the values of each column."""
+    missing: tuple[str, ...] | None = None
+    """Words that mean missing, in place of the usual ones; case and blanks do not matter."""
     row_interval: Seconds = 60.0
     order: Literal["time", "arrival"] = "time"
     """``arrival`` keeps each entity's rows in file order even where their times step back a little."""
@@ -73,12 +83,45 @@ class SourceSpec(Frozen):
     event_id: str | None = None
     """Column of the event id; without it rows are numbered."""
     label: str | None = None
-    positive: tuple[str, ...] = ("1", "1.0", "true", "True", "yes")
-    """Label values, as text, that mean 1."""
+    positive: tuple[str, ...] = ()
+    """Label values that mean 1, such as ``fraud``: all others are 0 where ``negative`` is empty. Without both lists
+    1/0, true/false, yes/no and their like are understood."""
+    negative: tuple[str, ...] = ()
+    """Label values that mean 0."""
+    unlabelled: tuple[str, ...] = ()
+    """Label values that mean that the label is not known, beside those for missing."""
     label_delay: Seconds = 0.0
     """Event time after which a row's label becomes known; never earlier, in any mode."""
     batch_size: int = Field(default=512, ge=1, le=65_536)
     """Rows scored together; a label that falls due inside a batch is seen by the next one."""
+
+    @field_validator("positive", "negative", "unlabelled", "missing", mode="before")
+    @classmethod
+    def _as_words(cls, value: object) -> object:
+        return [v if isinstance(v, str) else str(v) for v in value] if isinstance(value, list | tuple) else value
+
+    @field_validator("time_format")
+    @classmethod
+    def _known_format(cls, value: str) -> str:
+        names = ("auto", "iso", "unix", "unix_ms", "unix_us", "unix_ns")
+        if value not in names and "%" not in value:
+            raise ValueError(f"got {value!r}; give {', '.join(names)}, or a pattern: %d.%m.%Y %H:%M")
+        return value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"{value!r} is no time zone; give a name such as 'Europe/Berlin'") from None
+        return value
+
+    @model_validator(mode="after")
+    def _words_differ(self) -> SourceSpec:
+        if both := sorted({*self.positive} & {*self.negative}):
+            raise ValueError(f"positive and negative both list {', '.join(map(repr, both))}")
+        return self
 
 
 class TaskSpec(Frozen):

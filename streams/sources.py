@@ -1,4 +1,4 @@
-"""Reads event files for a backtest: CSV, CSV.gz, Parquet and JSONL, mapped to wire events by a task's ``[source]``.
+"""Reads event files of any format for a backtest, mapped to wire events by a task's ``[source]``.
 
 A row becomes a wire event and is judged exactly as a record on a topic is; a row that does not fit is handed back with
 its reason. It knows files and columns, not features or models.
@@ -21,9 +21,24 @@ from online.decode import Reject, events_from_rows
 from online.task import SourceSpec, TaskSpec
 from online.wire import VERSION, DeviceEvent, UserEvent, WireModel
 from streams.errors import UsageError
-from streams.tables import read_tables, seconds, texts, values
+from streams.tables import (
+    MISSING,
+    MISSING_TEXTS,
+    ColumnRead,
+    LabelWords,
+    NumberColumn,
+    NumberStyle,
+    as_text,
+    read_files,
+    read_ids,
+    read_labels,
+    read_numbers,
+    read_times,
+    without_missing,
+)  # fmt: skip
 
 _CHUNK_ROWS = 4096
+_YEAR_2000 = 946_684_800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,46 +69,104 @@ class FileSource:
     ----------
     task : names the stream (and so the wire model) and the source mapping.
     columns : the columns the task's features need.
-    paths : the files, merged by event time.
+    paths : the files or folders, merged by event time.
+
+    Raises
+    ------
+    UsageError
+        When a file cannot be read, or a column is missing or of no use in its place.
     """
 
     def __init__(self, task: TaskSpec, columns: ColumnRequest, paths: Sequence[Path]) -> None:
-        self.spec = task.source if task.source is not None else SourceSpec()
+        self.spec = s = task.source if task.source is not None else SourceSpec()
         self._columns = columns
         self._model: type[WireModel] = DeviceEvent if task.stream == "device-events" else UserEvent
         self._bag = "metrics" if self._model is DeviceEvent else "properties"
         if not paths:
             raise UsageError("no data; give at least one --data FILE")
-        self._table = read_tables(paths)
-        self._check_columns(paths)
-        self._ts = self._times()
+        self._words = {*columns.texts, *columns.entities}
+        texts = {c for name, c in s.columns.items() if self._is_text(name)} | ({s.event_id} if s.event_id else set())
+        others = {c for c in (s.time, s.label) if c is not None}
+        self._files = read_files(paths, sorted({*s.columns.values(), *texts, *others}), texts, s.separator)
+        self._table = self._files.table
+        self.decisions: list[str] = self._files.decisions
+        """What was decided of the files and their columns, one line each."""
+        self.read: dict[str, ColumnRead] = {}
+        """What became of each number column, by wire name."""
+        own = None if s.missing is None else {word.strip().lower() for word in s.missing}
+        self._missing = MISSING if own is None else own
+        self._missing_texts = MISSING_TEXTS if own is None else own
+        try:
+            self._ts = self._times()
+            self._cells = {name: self._column(name, column) for name, column in s.columns.items()}
+            self._event_id = None if s.event_id is None else self._ids("event_id", s.event_id)
+            self._label = self._labels()
+        except pa.ArrowException as exc:  # the one guard: whatever Arrow refuses is one line
+            raise UsageError(f"{self._files.files}: a column cannot be read: {exc}") from exc
         self._order = self._arrival_order(task.key)
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return int(self._table.num_rows) + len(self._files.lost)
 
-    def _check_columns(self, paths: Sequence[Path]) -> None:
-        s = self.spec
-        wanted = {*s.columns.values(), *(c for c in (s.time, s.event_id, s.label) if c is not None)}
-        absent = sorted(wanted - set(self._table.column_names))
-        if absent:
-            raise UsageError(
-                f"{', '.join(str(p) for p in paths)}: no column {', '.join(absent)}; there are: "
-                f"{', '.join(self._table.column_names)}. Correct [source] in the task file"
-            )
+    def _is_text(self, name: str) -> bool:
+        return name != "amount" and (name in self._model.model_fields or name in self._words)
 
     def _times(self) -> FloatVector:
         """Event time of every row, epoch seconds; NaN where it cannot be read."""
-        if self.spec.time is None:
-            return self.spec.start + self.spec.row_interval * np.arange(len(self), dtype=np.float64)
-        return seconds(self._table.column(self.spec.time), self.spec.time_format)
+        s, files = self.spec, self._files
+        if s.time is None:
+            return s.start + s.row_interval * np.arange(self._table.num_rows, dtype=np.float64)
+        column = self._table.column(s.time)
+        return read_times(
+            column, s.time_format, s.time_zone, self._missing, f"column {s.time!r}", files.where, self.decisions
+        )
+
+    def _column(self, name: str, column: str) -> NumberColumn:
+        """A column in its role: text, number, or what it is where no feature asks for it."""
+        if self._is_text(name):
+            return NumberColumn(self._ids(name, column))
+        style = NumberStyle(self.spec.decimal_mark, self._files.semicolons)
+        values, what = self._table.column(column), f"column {column!r}"
+        asked = name == "amount" or name in self._columns.numbers
+        said = self.decisions if asked else []
+        try:
+            cells = read_numbers(values, self._missing, style, what, self._files.where, said)
+        except UsageError:
+            if asked:
+                raise
+            return NumberColumn(without_missing(as_text(values, what), self._missing_texts))
+        self.read[name] = read = cells.read
+        if asked and read.unreadable:
+            lost = "their rows are refused" if name == "amount" else "missing"
+            said.append(f"{what}: {read.unreadable:,} values are no numbers, the first {read.example}: {lost}")
+        return cells
+
+    def _ids(self, name: str, column: str) -> pa.ChunkedArray:
+        """Text that keeps every digit; words for missing are told."""
+        keys = {"event_id", *self._columns.entities}
+        words = self._missing if name in keys else self._missing_texts
+        before, what = self._table.column(column), f"column {column!r}"
+        ids = read_ids(before, words, what, self._files.where, self.decisions)
+        if (gone := ids.null_count - before.null_count) and pa.types.is_string(before.type):
+            lost = before.filter(pc.is_null(ids)).drop_null()
+            found = {v["values"]: v["counts"] for v in pc.value_counts(pc.utf8_trim_whitespace(lost)).to_pylist()}
+            shown = [f"{word!r} ({n:,})" for word, n in sorted(found.items(), key=lambda kv: -kv[1]) if word]
+            if gone and shown:
+                self.decisions.append(f"{what}: {', '.join(shown[:4])} is missing; `missing` in [source] lists others")
+        return ids
+
+    def _labels(self) -> IntVector | None:
+        s = self.spec
+        if s.label is None:
+            return None
+        words = LabelWords(s.positive, s.negative, s.unlabelled, self._missing)
+        return read_labels(self._table.column(s.label), words, f"column {s.label!r}", self._files.where, self.decisions)
 
     def _arrival_order(self, key: str) -> IntVector:
         """A stable order by event time; with ``order = "arrival"`` an entity's rows never change places."""
         ts = np.where(np.isnan(self._ts), -np.inf, self._ts)
-        name = self.spec.columns.get(key)
-        if self.spec.order == "arrival" and name is not None:
-            ids = pc.dictionary_encode(self._table.column(name).combine_chunks()).indices
+        if self.spec.order == "arrival" and key in self._cells:
+            ids = pc.dictionary_encode(self._cells[key].values.combine_chunks()).indices
             entity = np.asarray(pc.fill_null(ids, -1), dtype=np.int64)
             by_entity = np.argsort(entity, kind="stable")
             grouped, starts = ts[by_entity], np.flatnonzero(np.diff(entity[by_entity], prepend=-2))
@@ -106,36 +179,63 @@ class FileSource:
     def batches(self, size: int) -> Iterator[SourceBatch]:
         """The rows in order, ``size`` valid ones at a time; rejected rows come with the last batch read with them."""
         chunk = size * max(_CHUNK_ROWS // size, 1)  # decoding many rows together is what makes it quick
-        for start in range(0, len(self), chunk):
+        for start in range(0, len(self._order), chunk):
             whole = self._batch(self._order[start : start + chunk])
+            if start == 0 and (lost := self._lost()):
+                whole = replace(whole, rejects=[*lost, *whole.rejects], rows=whole.rows + len(lost))
             n = len(whole.batch)
             for at in range(0, max(n, 1), size):
                 yield whole.slice(at, None if at + size >= n else at + size)
+        if not len(self._order) and (lost := self._lost()):
+            yield replace(self._batch(self._order), rejects=lost, rows=len(lost))
 
     def wire_rows(self, size: int) -> Iterator[tuple[list[dict[str, Any]], list[bool | None]]]:
         """The rows as wire records in the same order, ``size`` at a time and not judged, each with its label if any."""
-        for start in range(0, len(self), size):
+        for start in range(0, len(self._order), size):
             order = self._order[start : start + size]
             rows = [{"v": VERSION, **row} for row in self._rows(order)]
-            if self.spec.label is None:
+            if self._label is None:
                 yield rows, [None] * len(rows)
             else:
-                found = self._table.column(self.spec.label).take(pa.array(order)).to_pylist()
-                yield rows, [str(v) in self.spec.positive if _is_label(v) else None for v in found]
+                yield rows, [None if v < 0 else v > 0 for v in self._label[order].tolist()]
+
+    def _lost(self) -> list[Reject]:
+        """Rows that have not the header's number of cells."""
+        return [Reject(at + i, b"", why) for i, (at, why) in enumerate(self._files.lost)]
 
     def _batch(self, order: IntVector) -> SourceBatch:
         rows = self._rows(order)
         decoded = events_from_rows(rows, self._columns, model=self._model)
         label: BoolVector | None = None
         labelled = np.zeros(len(decoded.batch), dtype=np.bool_)
-        if self.spec.label is not None:
-            found = self._table.column(self.spec.label).take(pa.array(order[decoded.index])).to_pylist()
-            label = np.array([str(v) in self.spec.positive for v in found], dtype=np.bool_)
-            labelled = np.array([_is_label(v) for v in found], dtype=np.bool_)
-        rejects = [
-            replace(r, index=int(order[r.index])) for r in decoded.rejects
-        ]  # rows of the input, not of the batch
+        if self._label is not None:
+            found = self._label[order[decoded.index]]
+            label, labelled = found > 0, found >= 0
+        rejects = [self._refused(r, int(order[r.index])) for r in decoded.rejects]
         return SourceBatch(decoded.batch, label, labelled, rejects, len(order))
+
+    def _refused(self, reject: Reject, row: int) -> Reject:
+        """The same with the row of the input, and with the value as it stands in the file."""
+        name, reason = reject.reason.partition(":")[0], reject.reason
+        if name == "ts" and self.spec.time is not None:
+            value = self._table.column(self.spec.time)[row].as_py()
+            what = f"{str(value)!r} in column {self.spec.time!r}"
+            if not np.isnan(self._ts[row]):
+                reason = f"ts: {what}: times before 2000-01-01 are not taken, for clocks that are not set write them"
+                reason = reason if self._ts[row] < _YEAR_2000 else f"{reject.reason} ({what})"
+            elif value is None or str(value).strip().lower() in {"", *self._missing}:
+                reason = f"ts: missing ({what})"
+            else:
+                reason = (
+                    f"ts: {what} is no time; give ISO 8601 or epoch seconds, or set time_format (and time_zone) "
+                    "in [source]"
+                )
+        column = self.spec.event_id if name == "event_id" else self.spec.columns.get(name)
+        cells = self._event_id if name == "event_id" else getattr(self._cells.get(name), "values", None)
+        if column is not None and cells is not None and not cells[row].is_valid and self._is_text(name):
+            reason = f"{name}: missing ({self._table.column(column)[row].as_py()!r} in column {column!r})"
+        lost = sum(at <= row for at, _ in self._files.lost)
+        return replace(reject, index=row + lost, reason=reason)
 
     def _rows(self, order: IntVector) -> list[dict[str, Any]]:
         """Rows as Python dicts under wire names; what is missing is left out."""
@@ -145,22 +245,21 @@ class FileSource:
             for row in rows:
                 row["type"] = "event"
         at = pa.array(order)
-        if spec.event_id is None:
+        if self._event_id is None:
             for row, i in zip(rows, order.tolist(), strict=True):
                 row["event_id"] = f"row-{i}"
         else:
-            _put(rows, "event_id", texts(self._table.column(spec.event_id).take(at)))
+            _put(rows, "event_id", self._event_id.take(at).to_pylist())
         bag: list[dict[str, Any]] = [{} for _ in rows]
         said: list[dict[str, Any]] = [{} for _ in rows]  # a device's texts are properties; its metrics are numbers
-        words = {*self._columns.texts, *self._columns.entities}
-        for name, column in spec.columns.items():
-            cells = self._table.column(column).take(at)
+        for name, column in self._cells.items():
+            cells = column.values.take(at).to_pylist()
+            if column.raw:
+                cells = [column.raw.get(i, cell) for i, cell in zip(order.tolist(), cells, strict=True)]
             if name in fields:
-                _put(rows, name, values(cells) if name == "amount" else texts(cells))
-            elif name in words:
-                _put(said if self._model is DeviceEvent else bag, name, texts(cells))
+                _put(rows, name, cells)
             else:
-                _put(bag, name, values(cells))
+                _put(said if self._model is DeviceEvent and name in self._words else bag, name, cells)
         if self._model is DeviceEvent or any(bag):
             for row, extra in zip(rows, bag, strict=True):
                 row[self._bag] = extra
@@ -174,7 +273,3 @@ def _put(rows: list[dict[str, Any]], name: str, cells: list[Any]) -> None:
     for row, value in zip(rows, cells, strict=True):
         if value is not None and value == value:
             row[name] = value
-
-
-def _is_label(value: Any) -> bool:
-    return value is not None and value != "" and value == value

@@ -1,0 +1,110 @@
+"""Finds how a CSV file is written from its first lines: encoding, separator, quotes, and where its header is.
+
+It knows text, not what the columns mean.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Collection
+from dataclasses import dataclass
+
+SEPARATORS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'"}
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CsvDialect:
+    """How a file is written."""
+
+    separator: str
+    quote: str
+    escape: str | None
+    names: list[str]
+    """Of the columns, blanks around them left off; an empty one is ``column N``."""
+    header_lines: int
+    """Lines before the first row."""
+
+
+def encoding_of(head: bytes) -> str | None:
+    """The encoding that a byte order mark or NULs tell; ``None`` where it is probably UTF-8.
+
+    >>> encoding_of("a,b".encode("utf-16")), encoding_of("a,b".encode("utf-16-be")), encoding_of(b"a,b")
+    ('utf-16-le', 'utf-16-be', None)
+    """
+    for mark, name in _BOMS:
+        if head.startswith(mark):
+            return name
+    even, odd = head[0:400:2].count(0), head[1:400:2].count(0)
+    if max(even, odd) * 4 > min(len(head), 400):
+        return "utf-16-be" if even > odd else "utf-16-le"
+    return None
+
+
+def dialect_of(text: str, wanted: Collection[str], separator: str | None = None) -> CsvDialect:
+    r"""How the file is written whose first lines are ``text``; ``wanted`` are names that its header may hold.
+
+    >>> dialect_of("sep=;\nid;eur\n1;2,50\n", ()).names
+    ['id', 'eur']
+    """
+    body, skipped = text.removeprefix("\ufeff"), 0
+    while body:
+        line, end, rest = body.partition("\n")
+        bare = line.strip().lower()
+        if bare.startswith("sep=") and len(bare) <= 5:
+            separator = separator or line.strip()[4:] or "\t"
+        elif bare and not (bare.startswith("#") and end):
+            break
+        body, skipped = rest, skipped + bool(end)
+    quote = "'" if body.startswith("'") else '"'
+    escape = "\\" if f"\\{quote}" in body and quote * 2 not in body.replace(f"\\{quote}", "") else None
+    tried = [_rows(body, mark, quote, escape) for mark in ([separator] if separator else SEPARATORS)]
+    marks = [separator] if separator else list(SEPARATORS)
+    best = max(range(len(marks)), key=lambda i: _fit(tried[i][0], wanted))
+    rows, header_lines = tried[best]
+    names = [name.strip() for name in rows[0]] if rows else []
+    names += _unnamed(names, rows[1:])
+    if names and len(rows) > 1 and all(len(r) == len(names) and r[-1].strip() for r in rows[1:]) and not names[-1]:
+        names = ["", *names[:-1]]  # R's write.table gives its row names no header
+    names = [name or f"column {i + 1}" for i, name in enumerate(names)]
+    return CsvDialect(marks[best], quote, escape, names, skipped + header_lines)
+
+
+def _rows(body: str, separator: str, quote: str, escape: str | None) -> tuple[list[list[str]], int]:
+    """The first rows, and how many lines the header takes."""
+    reader = csv.reader(
+        body.splitlines(keepends=True), delimiter=separator, quotechar=quote, escapechar=escape,
+        doublequote=escape is None,
+    )  # fmt: skip
+    rows: list[list[str]] = []
+    header_lines = 1
+    try:
+        for row in reader:
+            header_lines = reader.line_num if not rows else header_lines
+            if row:
+                rows.append(row)
+            if len(rows) > 40:
+                break
+    except csv.Error:
+        pass  # a torn last cell of the sample; what was read so far decides
+    whole = len(rows) < 3 or len(rows) > 40
+    return (rows if whole else rows[:-1]), header_lines
+
+
+def _fit(rows: list[list[str]], wanted: Collection[str]) -> tuple[int, float, int]:
+    """How well a separator fits: wanted names in the header, rows as wide as it, and its width."""
+    if not rows:
+        return 0, 0.0, 0
+    header = {name.strip() for name in rows[0]}
+    width = len(rows[0])
+    like = sum(len(row) == width for row in rows) / len(rows) if width > 1 else 0.0
+    return len(header & set(wanted)), like, width
+
+
+def _unnamed(names: list[str], rows: list[list[str]]) -> list[str]:
+    """A column that all rows have beyond the header: R's row names, or what a separator at the line's end makes."""
+    return [""] if rows and all(len(row) == len(names) + 1 for row in rows) else []

@@ -1,0 +1,126 @@
+"""A column as labels: which words mean true, false, and not known.
+
+It knows words, not events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from online.batch import IntVector
+from streams.errors import UsageError
+from streams.tables.texts import as_text
+
+TRUE = frozenset({"1", "true", "t", "yes", "y", "positive", "pos", "on"})
+FALSE = frozenset({"0", "-1", "false", "f", "no", "n", "negative", "neg", "off"})
+_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class LabelWords:
+    """The user's own words, empty where the usual ones hold; ``missing`` are those of the whole file."""
+
+    positive: Sequence[str]
+    negative: Sequence[str]
+    unlabelled: Sequence[str]
+    missing: Collection[str]
+
+
+def read_labels(
+    column: pa.ChunkedArray, words: LabelWords, what: str, where: Callable[[int], str], said: list[str]
+) -> IntVector:
+    """Labels ``(n,) int64``: 1, 0, and -1 where there is none.
+
+    Raises
+    ------
+    UsageError
+        Naming the values that mean neither, with their counts.
+    """
+    coded = pc.dictionary_encode(as_text(column, f"{where(0)}: {what}").combine_chunks())
+    indices = pc.fill_null(coded.indices, len(coded.dictionary))
+    distinct: list[str] = coded.dictionary.to_pylist()
+    counts = np.bincount(np.asarray(indices), minlength=len(distinct) + 1)
+    meaning = np.array([*_meanings(distinct, words), -1], np.int64)
+    if (unknown := np.flatnonzero(meaning == -2)).size:
+        row = int(pc.index(indices, pa.scalar(int(unknown[0]), indices.type)).as_py())
+        raise UsageError(_unknown(f"{where(row)}: {what} is", distinct, counts, meaning))
+    lows = {_plain(text) for text in distinct}
+    if not words.negative and not words.positive and {"0", "-1"} <= lows and not {"0", "-1"} & _set(words.unlabelled):
+        raise UsageError(
+            f"{where(0)}: {what} holds 0 and -1 ({_counted(distinct, counts)}): which one means negative? Say so by "
+            'negative = [...] and unlabelled = ["-1"] in [source]'
+        )
+    said.append(_told(what, distinct, counts, meaning))
+    labels: IntVector = meaning[np.asarray(indices)]
+    return labels
+
+
+def _meanings(distinct: Sequence[str], words: LabelWords) -> list[int]:
+    """By text 1, 0, -1 for not known and -2 for neither."""
+    positive, negative = _set(words.positive), _set(words.negative)
+    unlabelled = _set(words.unlabelled)
+    out = []
+    for low in map(_plain, distinct):
+        if low in unlabelled:
+            out.append(-1)
+        elif low in positive or low in negative:
+            out.append(int(low in positive))
+        elif low == "" or low in words.missing:
+            out.append(-1)
+        elif positive:
+            out.append(-2 if negative else 0)
+        else:
+            out.append(1 if low in TRUE else 0 if low in FALSE and not negative else -2)
+    others = [low for low, value in zip(map(_plain, distinct), out, strict=True) if value == 0]
+    if positive and not negative and 1 not in out and set(others) - FALSE:
+        return [-2 if v == 0 else v for v in out]  # what `positive` lists is not there, and others may mean it
+    return out
+
+
+def _plain(text: str) -> str:
+    """Without blanks and case; numbers by their value.
+
+    >>> _plain(" TRUE "), _plain("1.00"), _plain("-1")
+    ('true', '1', '-1')
+    """
+    low = text.strip().casefold()
+    try:
+        return f"{float(low):.15g}" if low and low[-1].isdigit() else low
+    except ValueError:
+        return low
+
+
+def _set(words: Sequence[str]) -> set[str]:
+    return {_plain(word) for word in words}
+
+
+def _counted(distinct: Sequence[str], counts: IntVector) -> str:
+    order = np.argsort(-counts[: len(distinct)], kind="stable")
+    shown = [f"{distinct[i]!r} ({int(counts[i]):,})" for i in order[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(distinct) - _SHOWN:,} more" if len(distinct) > _SHOWN else "")
+
+
+def _unknown(what: str, distinct: Sequence[str], counts: IntVector, meaning: IntVector) -> str:
+    first = distinct[int(np.flatnonzero(meaning == -2)[0])]
+    return (
+        f"{what} {first!r}, which is neither true nor false; the values are: {_counted(distinct, counts)}. Say in "
+        "[source] which mean what: positive = [...], negative = [...], unlabelled = [...]"
+    )
+
+
+def _told(what: str, distinct: Sequence[str], counts: IntVector, meaning: IntVector) -> str:
+    """The words found, with counts."""
+    parts = []
+    for value, name in ((1, "true"), (0, "false")):
+        mine = [i for i in range(len(distinct)) if meaning[i] == value]
+        shown = ", ".join(repr(distinct[i]) for i in mine[:5]) + (", ..." if len(mine) > 5 else "")
+        parts.append(f"{int(sum(counts[i] for i in mine)):,} {name}" + (f" ({shown})" if mine else ""))
+    none = int(sum(counts[i] for i in np.flatnonzero(meaning == -1)))
+    words = ", ".join(repr(distinct[i]) for i in np.flatnonzero(meaning[:-1] == -1)[:5] if distinct[i].strip())
+    parts += [f"{none:,} not known" + (f" ({words})" if words else "")] if none else []
+    return f"label {what}: {', '.join(parts)}"

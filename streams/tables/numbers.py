@@ -1,0 +1,243 @@
+"""Columns as numbers: decimal marks, thousands, units and signs as people write them.
+
+How a column is written is decided over all its values. It knows one column, not what it means.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streams.errors import UsageError
+from streams.tables.texts import as_text, is_text, without_missing
+
+_BOOLS = {"true": 1.0, "false": 0.0}
+_NUMBER = re.compile(
+    r"(?P<open>\()?(?P<sign>[-+]?)\s*(?P<before>[A-Z]{3}|[A-Z]{0,2}\$|[^\w\s.,()+-]|kr\.?|Rs\.?|Fr\.|zł)?\s*(?P<sign2>[-+]?)"
+    r"(?P<body>\d[\d.,' _]*(?<![ _'])|[.,]\d+)(?P<power>[eE][-+]?\d+)?\s*"
+    r"(?P<after>[^\W\d_][^\W\d_.²³/]{0,7}[.²³]?(?:/[^\W\d_]{1,4})?|[^\w\s.,()+-])?(?P<sign3>-)?\)?"
+)
+_SPACES = str.maketrans(dict.fromkeys("\xa0\u2007\u2009\u202f", " ") | {"\u2212": "-", "\u2019": "'"})
+
+
+class ColumnRead(NamedTuple):
+    """What became of one column."""
+
+    column: str
+    rows: int
+    missing: int
+    unreadable: int
+    """Values that are there and are none of the kind asked for."""
+    example: str
+    """The first of these, and where it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class NumberStyle:
+    """How the numbers of a file are written."""
+
+    decimal_mark: Literal["auto", ".", ","] = "auto"
+    """``auto`` decides over each column."""
+    comma_first: bool = False
+    """Whether ``1,250`` alone is taken for 1.25."""
+
+
+@dataclass(slots=True)
+class NumberColumn:
+    """Numbers of any plain numeric type, and what is none."""
+
+    values: pa.ChunkedArray
+    raw: dict[int, str] = field(default_factory=dict)
+    """By row, texts that are no numbers."""
+    read: ColumnRead = field(default_factory=lambda: ColumnRead("", 0, 0, 0, ""))
+
+
+class _Parts(NamedTuple):
+    sign: str
+    body: str
+    power: str
+    unit: str
+
+
+def read_numbers(
+    column: pa.ChunkedArray,
+    words: Collection[str],
+    style: NumberStyle,
+    what: str,
+    where: Callable[[int], str],
+    said: list[str],
+) -> NumberColumn:
+    """A column as numbers; what cannot be read is null and stands in ``raw``.
+
+    Raises
+    ------
+    UsageError
+        Where the type holds no numbers, most values are none, or two ways to write them are mixed.
+    """
+    kind = column.type
+    if pa.types.is_null(kind):
+        return _done(pc.cast(column, pa.float64()), {}, what, where)
+    if pa.types.is_duration(kind):
+        per_s = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[kind.unit]
+        said.append(f"{what}: durations, as seconds")
+        return _done(pc.divide(pc.cast(pc.cast(column, pa.int64()), pa.float64(), safe=False), per_s), {}, what, where)
+    if pa.types.is_temporal(kind):
+        raise UsageError(f"{where(0)}: {what} is {kind}, a time and no number; give a numeric column")
+    if pa.types.is_decimal(kind):
+        column = pc.cast(pc.cast(column, pa.string()), pa.float64())  # by its digits: rounded once
+    if not is_text(column.type) and not pa.types.is_nested(kind) and not pa.types.is_fixed_size_binary(kind):
+        return _done(column, {}, what, where)
+    texts = without_missing(as_text(column, f"{where(0)}: {what}"), words)
+    if style.decimal_mark != ",":
+        try:
+            return _done(pc.cast(texts, pa.float64()), {}, what, where)
+        except pa.ArrowInvalid:
+            pass
+    return _parsed(texts, style, what, where, said)
+
+
+def _done(values: pa.ChunkedArray, raw: dict[int, str], what: str, where: Callable[[int], str]) -> NumberColumn:
+    example = next((f"{text!r} ({where(row)})" for row, text in raw.items()), "")
+    rows = len(values)
+    read = ColumnRead(what, rows, values.null_count - len(raw), len(raw), example)
+    if len(raw) * 2 > rows - read.missing and rows - read.missing > 1:
+        row, text = next(iter(raw.items()))
+        raise UsageError(
+            f"{where(row)}: {what} is {text!r}, no number, as {len(raw):,} of its {rows - read.missing:,} values; "
+            "give a numeric column, or read it as text in the task (hash(), or == 'web' in an expression)"
+        )
+    return NumberColumn(values, raw, read)
+
+
+def _parsed(
+    texts: pa.ChunkedArray, style: NumberStyle, what: str, where: Callable[[int], str], said: list[str]
+) -> NumberColumn:
+    """Numbers by their distinct texts."""
+    coded = pc.dictionary_encode(texts.combine_chunks())
+    distinct: list[str] = coded.dictionary.to_pylist()
+    parts = [_parts(text) for text in distinct]
+    at = {text: i for i, text in enumerate(distinct)}
+
+    def row_of(text: str) -> int:
+        return int(pc.index(coded.indices, pa.scalar(at[text], pa.int32())).as_py())
+
+    mark = _decimal_mark(distinct, parts, style, lambda text: where(row_of(text)), what, said)
+    _check_unit(distinct, parts, lambda text: where(row_of(text)), what, said)
+    values = [_value(text, part, mark) for text, part in zip(distinct, parts, strict=True)]
+    table = pa.array([*values, None], pa.float64())
+    indices = pc.fill_null(coded.indices, len(values))
+    bad = np.flatnonzero(np.array([v is None for v in values], np.bool_))
+    raw: dict[int, str] = {}
+    if len(bad):
+        rows = np.flatnonzero(np.isin(np.asarray(indices), bad)).tolist()
+        codes = np.asarray(indices)[rows].tolist()
+        raw = dict(zip(rows, (distinct[c] for c in codes), strict=True))
+    return _done(pa.chunked_array([table.take(indices)]), raw, what, where)
+
+
+def _parts(text: str) -> _Parts | None:
+    """Sign, digits with their marks, exponent and unit; ``None`` where it is no number.
+
+    >>> _parts("EUR 1.250,00"), _parts("(12.50)"), _parts("five")
+    (_Parts(sign='', body='1.250,00', power='', unit='EUR'), _Parts(sign='-', body='12.50', power='', unit=''), None)
+    """
+    text = text.translate(_SPACES)
+    found = _NUMBER.fullmatch(text)
+    if found is None or (found["open"] is not None) != text.endswith(")"):
+        return None
+    before, after = found["before"] or "", found["after"] or ""
+    if (before and after) or (before and len(before) == 1 and unicodedata.category(before) not in {"Sc", "So"}):
+        return None
+    signs = {found["sign"], found["sign2"], found["sign3"] or "", "-" if found["open"] else ""} - {""}
+    if len(signs) > 1:
+        return None
+    body = re.sub(r"(?<=\d)[ '_](?=\d{3}(?!\d))", "", found["body"])
+    if re.search(r"[ '_]", body):
+        return None
+    return _Parts("-" if "-" in signs else "", body, found["power"] or "", before or after)
+
+
+def _decimal_mark(
+    distinct: list[str], parts: list[_Parts | None], style: NumberStyle, where: Callable[[str], str], what: str,
+    said: list[str],
+) -> str:  # fmt: skip
+    """The mark before the fraction, by the values that leave no doubt."""
+    if style.decimal_mark != "auto":
+        return style.decimal_mark
+    sure: dict[str, str] = {}
+    doubtful = {".": "", ",": ""}
+    for text, part in zip(distinct, parts, strict=True):
+        if part is None:
+            continue
+        marks = [c for c in part.body if c in ".,"]
+        if not marks:
+            continue
+        mark = marks[-1]
+        before, _, after = part.body.rpartition(mark)
+        if len(set(marks)) == 2 or (len(marks) == 1 and (len(after) != 3 or len(before) > 3 or before in ("", "0"))):
+            sure.setdefault(mark, text)
+        elif len(marks) > 1:
+            sure.setdefault("," if mark == "." else ".", text)
+        else:
+            doubtful[mark] = doubtful[mark] or text
+    if len(sure) == 2:
+        one, other = sure["."], sure[","]
+        raise UsageError(
+            f"{where(other)}: {what} is {other!r}, but {one!r} in {where(one)}: the decimal mark differs; set "
+            'decimal_mark = "." or "," in [source], or write all values alike'
+        )
+    if sure:
+        [mark] = sure
+        if mark == ",":
+            said.append(f"{what}: ',' is the decimal mark, as in {sure[mark]!r}")
+        return mark
+    if doubtful[","]:
+        mark = "," if style.comma_first else "."
+        role = "the decimal mark" if mark == "," else "between thousands"
+        said.append(f"{what}: ',' in {doubtful[',']!r} is taken to be {role}; decimal_mark in [source] can say")
+        return mark
+    return "."
+
+
+def _check_unit(
+    distinct: list[str], parts: list[_Parts | None], where: Callable[[str], str], what: str, said: list[str]
+) -> None:
+    """The unit that all numbers have; raises ``UsageError`` where they differ."""
+    units: dict[str, str] = {}
+    for text, part in zip(distinct, parts, strict=True):
+        if part is not None and part.body.strip("0.,"):
+            units.setdefault(part.unit, text)
+    if len(units) > 1:
+        (one, a), (other, b) = list(units.items())[:2]
+        raise UsageError(
+            f"{where(b)}: {what} is {b!r}, but {a!r} in {where(a)}: units differ ({one or 'none'}, {other or 'none'}); "
+            "write all values in one unit"
+        )
+    [unit] = units or [""]
+    if unit:
+        said.append(f"{what}: {unit!r} is left off, as in {units[unit]!r}")
+
+
+def _value(text: str, part: _Parts | None, mark: str) -> float | None:
+    if part is None:
+        low = text.lower()
+        if low in _BOOLS:
+            return _BOOLS[low]
+        return float(low) if low.strip("+-") in ("inf", "infinity") else None
+    other = "," if mark == "." else "."
+    whole, _, fraction = part.body.partition(mark)
+    if (
+        other in fraction
+        or mark in fraction
+        or not re.fullmatch(rf"\d*|\d{{1,3}}(?:\{other}\d{{2,3}})*\{other}\d{{3}}", whole)
+    ):
+        return None
+    number: Any = float(f"{part.sign}{whole.replace(other, '') or '0'}.{fraction or '0'}{part.power}")
+    return float(number)

@@ -1,0 +1,153 @@
+"""Columns of any Arrow type as plain ones, as texts and as ids, and the words that mean missing."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streams.errors import UsageError
+
+MISSING_TEXTS = frozenset(
+    [
+        r"#n/a",
+        r"#na",
+        r"#value!",
+        r"#div/0!",
+        r"#ref!",
+        r"#name?",
+        r"#null!",
+        r"#num!",
+        r"-1.#ind",
+        r"-1.#qnan",
+        r"1.#ind",
+        r"1.#qnan",
+        r"-nan",
+        r"nan",
+        r"<na>",
+        r"n/a",
+        r"na",
+        r"null",
+        r"(null)",
+        r"[null]",
+        r"<null>",
+        r"none",
+        r"nil",
+        r"\n",
+        r"nat",
+    ]
+) | {"", "#n/a n/a"}
+"""Words that mean missing in every column, in lower case."""
+MISSING = (
+    MISSING_TEXTS
+    | frozenset(
+        ["-", "--", "---", "?", ".", "undefined", "missing", "(missing)", "(blank)", "unknown", "n.a.", "n.d.", "k.a."]
+    )
+    | {"not available"}
+)
+"""Words that mean missing where an id, a number, a time or a label stands; other texts may be such."""
+
+_SCIENTIFIC = r"^\d(?:[.,]\d+)?[eE]\+\d\d$"
+
+
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The same values in a plain type: no dictionary, view, run length or extension."""
+    if not isinstance(column, pa.ChunkedArray):
+        column = pa.chunked_array([column])
+    kind = column.type
+    if isinstance(kind, pa.UuidType):
+        texts = [
+            None if v is None else str(v if isinstance(v, uuid.UUID) else uuid.UUID(bytes=v))
+            for v in column.to_pylist()
+        ]
+        return pa.chunked_array([pa.array(texts, pa.string())])
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain(pa.chunked_array([c.storage for c in column.chunks], kind.storage_type))
+    if pa.types.is_dictionary(kind):
+        return plain(pc.cast(column, kind.value_type))
+    if pa.types.is_run_end_encoded(kind):
+        decoded = [pc.run_end_decode(c) for c in column.chunks]
+        return plain(pa.chunked_array(decoded, kind.value_type))
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pc.cast(column, pa.string())
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        try:
+            return pc.cast(pc.cast(column, pa.binary()), pa.string())
+        except pa.ArrowInvalid:
+            return column  # no text: refused where it is used
+    if pa.types.is_float16(kind):
+        return pc.cast(column, pa.float32())
+    return column
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of :func:`plain` holds texts."""
+    return bool(pa.types.is_string(kind))
+
+
+def as_text(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
+    """Values as text; raises ``UsageError`` where a list, a struct or bytes stand in ``what``."""
+    kind = column.type
+    if pa.types.is_nested(kind):
+        more = ""
+        if pa.types.is_struct(kind):
+            more = f', or name one of its fields, such as "COLUMN.{kind.field(0).name}"' if kind.num_fields else ""
+        raise UsageError(f"{what} is a {kind}, no single value; give a column of texts or numbers{more}")
+    try:
+        return pc.cast(column, pa.string())
+    except (pa.ArrowException, UnicodeError):
+        raise UsageError(f"{what} is {kind} that is no text; write it as text, such as hex") from None
+
+
+def without_missing(column: pa.ChunkedArray, words: Collection[str]) -> pa.ChunkedArray:
+    """Texts without blanks around them; those of ``words``, in lower case, are null."""
+    trimmed = pc.utf8_trim_whitespace(column)
+    # Only short texts can be such words: the others are not looked at twice.
+    longest = max(map(len, words), default=0)
+    short = pc.less_equal(pc.binary_length(trimmed), longest)
+    if not pc.any(short).as_py():
+        return trimmed
+    known = pc.invert(pc.is_in(pc.utf8_lower(trimmed), value_set=pa.array(sorted({"", *words}), pa.string())))
+    return pc.if_else(known, trimmed, pa.scalar(None, pa.string()))
+
+
+def read_ids(
+    column: pa.ChunkedArray, words: Collection[str], what: str, where: Callable[[int], str], said: list[str]
+) -> pa.ChunkedArray:
+    """Ids as text that keeps every digit; raises ``UsageError`` where digits are lost already."""
+    if pa.types.is_floating(column.type):
+        return _whole(column, what, where)
+    if pa.types.is_decimal(column.type):
+        column = pc.replace_substring_regex(as_text(column, f"{where(0)}: {what}"), r"\.0+$", "")
+    ids = without_missing(as_text(column, f"{where(0)}: {what}"), words)
+    broken = pc.match_substring_regex(ids, _SCIENTIFIC)
+    if pc.any(broken).as_py():
+        at = int(pc.index(broken, True).as_py())
+        raise UsageError(
+            f"{where(at)}: {what} is {ids[at].as_py()!r}: digits of the id are lost, as a spreadsheet does with long "
+            "numbers; export the column as text"
+        )
+    pointed = pc.match_substring_regex(ids, r"^\d+\.0$")
+    if pc.any(pointed).as_py() and pc.all(pc.match_substring_regex(ids, r"^\d+(\.0)?$")).as_py():
+        said.append(f"{what}: '.0' is left off the ids")
+        ids = pc.replace_substring_regex(ids, r"\.0$", "")
+    return ids
+
+
+def _whole(column: pa.ChunkedArray, what: str, where: Callable[[int], str]) -> pa.ChunkedArray:
+    """Floats that are whole numbers, such as pandas makes of ids beside missing ones, by their digits."""
+    numbers = np.asarray(pc.cast(column, pa.float64()).fill_null(np.nan).combine_chunks(), np.float64)
+    known = ~np.isnan(numbers)
+    most = 2.0**24 if column.type == pa.float32() else 2.0**53
+    bad = known & ~((np.abs(numbers) < most) & (numbers == np.floor(numbers)))
+    if bad.any():
+        at = int(bad.argmax())
+        raise UsageError(
+            f"{where(at)}: {what} is {float(numbers[at])!r}, of type {column.type}: an id of this type may have lost "
+            "digits; write the column as text or as whole numbers"
+        )
+    whole = pa.array(np.where(known, numbers, 0).astype(np.int64), mask=~known)
+    return pa.chunked_array([pc.cast(whole, pa.string())])
