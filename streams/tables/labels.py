@@ -18,6 +18,7 @@ from streams.tables.texts import as_text
 
 TRUE = frozenset({"1", "true", "t", "yes", "y", "positive", "pos", "on"})
 FALSE = frozenset({"0", "-1", "false", "f", "no", "n", "negative", "neg", "off"})
+UNKNOWN = frozenset({"unknown", "unlabelled", "unlabeled", "pending", "not known"})
 _SHOWN = 10
 
 
@@ -70,7 +71,7 @@ def _meanings(distinct: Sequence[str], words: LabelWords) -> list[int]:
             out.append(-1)
         elif low in positive or low in negative:
             out.append(int(low in positive))
-        elif low == "" or low in words.missing:
+        elif low == "" or low in words.missing or (low in UNKNOWN and not words.negative):
             out.append(-1)
         elif positive:
             out.append(-2 if negative else 0)

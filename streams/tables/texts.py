@@ -43,9 +43,7 @@ MISSING_TEXTS = frozenset(
 """Words that mean missing in every column, in lower case."""
 MISSING = (
     MISSING_TEXTS
-    | frozenset(
-        ["-", "--", "---", "?", ".", "undefined", "missing", "(missing)", "(blank)", "unknown", "n.a.", "n.d.", "k.a."]
-    )
+    | frozenset(["-", "--", "---", "?", ".", "undefined", "missing", "(missing)", "(blank)", "n.a.", "n.d.", "k.a."])
     | {"not available"}
 )
 """Words that mean missing where an id, a number, a time or a label stands; other texts may be such."""

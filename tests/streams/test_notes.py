@@ -244,7 +244,7 @@ def test_labels_that_contradict_each_other_are_said(tmp_path: Path) -> None:
 def test_what_stands_in_place_of_a_missing_column_is_said(tmp_path: Path) -> None:
     result = wire(tmp_path, 'numbers = ["basket"]\n' + TASK)
     assert "basket is missing, or no number, in all rows: the records have amount, event_id" in said(result, "missing")
-    result = run(tmp_path, rows() | {"basket": ["EUR 3"] * N}, 'numbers = ["basket"]\n' + TASK + SOURCE)
+    result = run(tmp_path, rows() | {"basket": ["NA"] * N}, 'numbers = ["basket"]\n' + TASK + SOURCE)
     assert "look at the column 'basket'" in said(result, "missing")
 
 
