@@ -6,6 +6,7 @@ JSON Schema: a field that takes several types has one message that names them al
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -23,6 +24,7 @@ TABLE: Final = "a table"
 _SEPARATED_FROM: Final = 100_000
 _LISTED: Final = 40
 _HUGE: Final = 1e18
+_BITS: Final = dict.fromkeys(("1", "1.0", "true"), ", here 1") | dict.fromkeys(("0", "0.0", "false"), ", here 0")
 _DURATION: Final = re.compile(r"[\d.]+\s*[smhdw]")
 _PATTERNS: Final = {
     r"^[a-z][a-z0-9_]{0,47}$": "a name in lower-case letters, digits and _, a letter first, at most 48 of them",
@@ -212,10 +214,8 @@ class _Schema:
 
     def _inside(self, node: dict[str, Any], part: str | int) -> list[dict[str, Any]]:
         if isinstance(part, int):
-            fixed = node.get("prefixItems", ())
-            return (
-                [fixed[part]] if part < len(fixed) else [node["items"]] if isinstance(node.get("items"), dict) else []
-            )
+            items = [*node.get("prefixItems", ())][part : part + 1] or [node.get("items")]
+            return [item for item in items if isinstance(item, dict)]
         others = next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties"))
         inner = node.get("properties", {}).get(part, others if isinstance(others, dict) else None)
         return [] if inner is None else [inner]
@@ -242,25 +242,19 @@ def _number(node: dict[str, Any], given: Any) -> str:
     say = format_duration if isinstance(given, str) and _DURATION.fullmatch(given) else count_of
     low, over, high = node.get("minimum"), node.get("exclusiveMinimum"), node.get("maximum")
     high = node.get("exclusiveMaximum", high)
-    name = "a whole number" if node["type"] == "integer" else "a number"
-    name = "a duration" if say is format_duration and (low, over, high) != (None,) * 3 else name
-    if (low, high) in ((0, 1), (1, 1)) and node["type"] == "integer":
-        meant = {"1": ", here 1", "true": ", here 1", "0": ", here 0", "false": ", here 0", "1.0": ", here 1"}
-        said = (
-            meant.get(str(given).strip().lower(), "") if given != 1 or given is True or isinstance(given, float) else ""
-        )
-        return f"0 or 1{said}" if low == 0 else "the number 1"
-    step = f", a multiple of {node['multipleOf']}" if "multipleOf" in node else ""
+    name = "a whole number" if node["type"] == "integer" else "a number" if say is count_of else "a duration"
+    if name == "a whole number" and low in (0, 1) and high == 1:
+        return "the number 1" if low else "0 or 1" + _BITS.get(str(given).strip().lower(), "")
     if low is not None and high is not None:
-        name += f" from {say(low)} to {say(high)}"
-    elif low is not None or high is not None or over is not None:
-        bounds = (
-            [f"more than {say(over)}"] if over is not None else [f"of at least {say(low)}"] if low is not None else []
-        )
-        name += " " + " and ".join([*bounds, *([f"at most {say(high)}"] if high is not None else [])])
+        bounds = f" from {say(low)} to {say(high)}"
+    else:
+        found = {"more than": over, "of at least": low, "at most": high}
+        bounds = " and".join(f" {words} {say(bound)}" for words, bound in found.items() if bound is not None)
+    step = f", a multiple of {node['multipleOf']}" if "multipleOf" in node else ""
     bare = number_in(given) if isinstance(given, str) and say is count_of else None
-    fits = bare is not None and (low is None or float(bare) >= low) and (high is None or float(bare) <= high)
-    return name + step + (f" without quotes, as {bare}" if fits and (over is None or float(bare or 0) > over) else "")
+    value = math.nan if bare is None else float(bare)
+    fits = value >= (-math.inf if low is None else low) and value <= (math.inf if high is None else high)
+    return name + bounds + step + (f" without quotes, as {bare}" if fits and (over is None or value > over) else "")
 
 
 def number_in(text: str) -> str | None:

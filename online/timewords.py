@@ -18,6 +18,7 @@ _UNITS: Final = (
     (".NET ticks", 1e7, 62_135_596_800.0),
 )
 """Name, how many make a second, and seconds from its year 0 to 1970."""
+_ENDLESS: Final = 1e30
 TIME: Final = "epoch seconds, or RFC 3339 with an offset, as 2024-03-01T12:00:00Z"
 
 
@@ -32,7 +33,7 @@ def time_words(given: Any) -> str:
     if isinstance(given, datetime):
         given = given.isoformat()
     if isinstance(given, int | float) and not isinstance(given, bool):
-        return _number(float(given), shown(given))
+        return _number(float(max(min(given, _ENDLESS), -_ENDLESS)), shown(given))  # an int may be too large
     if not isinstance(given, str):
         return f"got {shown(given)}; give {TIME}"
     text = given.strip()

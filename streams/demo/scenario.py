@@ -96,7 +96,7 @@ class Scenario(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as exc:
-            raise StateError(f"{path}: not a scenario of this version; start over with --fresh ({exc})") from exc
+            raise StateError(f"{path}: not a scenario of this version; start over with --fresh") from exc
 
 
 def demo_tasks() -> list[TaskSpec]:

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
-from pydantic import ValidationError
 
+from online.explain import explain
 from online.wire import RetrainRequest
 from streams.errors import BrokerError, in_words
 from streams.transport.outage import calm_logs
@@ -91,10 +91,8 @@ class RequestReader:
 
 
 def _parse(record: Any) -> RetrainRequest | None:
-    try:
-        return RetrainRequest.model_validate_json(record.value or b"")
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = f"{record.topic}-{record.partition}@{record.offset}"
-        log.warning("%s: not a request: %s: %s", where, ".".join(map(str, fault["loc"])), fault["msg"])
-        return None
+    raw = record.value or b""
+    if (fault := explain(RetrainRequest, raw)) is None:
+        return RetrainRequest.model_validate_json(raw)
+    log.warning("%s-%d@%d: not a request: %s", record.topic, record.partition, record.offset, fault)
+    return None

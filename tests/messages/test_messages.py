@@ -12,14 +12,18 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from online.errors import TaskError
-from online.explain import explain
+from online.explain import explain, explain_row
 from online.pipeline import TaskPipeline
+from online.structs import UnknownFields
 from online.task import TaskSpec
-from online.wire import DeviceEvent, Label, UserEvent, WireModel
+from online.wire import MODELS, REASON_CHARS, DeviceEvent, Label, UserEvent, WireModel
 from streams.cli.main import run
 from streams.errors import UsageError
 from streams.settings import load_settings
@@ -269,3 +273,31 @@ def compare(name: str, found: dict[str, str]) -> None:
     if os.environ.get("WEIR_UPDATE_MESSAGES"):
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
+
+
+KEYS = st.sampled_from(sorted({name for model in MODELS for name in model.model_fields} | {"payload", "data", "after"}))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**400), 10**400) | st.floats() | st.text(max_size=300) | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS | st.text(max_size=70), inner, max_size=6),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from(MODELS), st.dictionaries(KEYS | st.text(), JSON, max_size=8) | JSON, st.booleans())
+def test_whatever_comes_has_a_reason_of_one_line(model: type[WireModel], document: Any, strict: bool) -> None:
+    mode: UnknownFields = "reject" if strict else "ignore"
+    raw = json.dumps(document, default=repr).encode()
+    for reason in (explain(model, raw, mode), explain_row(model, document, mode), explain(model, raw[:-1], mode)):
+        assert reason is None or (0 < len(reason) <= REASON_CHARS and "\n" not in reason), reason
+
+
+def test_a_time_of_any_size_is_told() -> None:
+    for ts in (10**400, -(10**400), float("nan"), float("inf"), "9" * 400, "1e400"):
+        assert (explain_row(UserEvent, EVENT | {"ts": ts}) or "").startswith("ts: got ")
+
+
+@given(st.binary(max_size=300))
+def test_whatever_bytes_come_are_told_in_one_line(raw: bytes) -> None:
+    for framed in (raw, b"\0" + raw, b"{" + raw, b'{"' + raw, b'"' + raw + b'"', base64.b64encode(raw)):
+        reason = explain(UserEvent, framed)
+        assert reason is None or (reason and "\n" not in reason), reason
