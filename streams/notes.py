@@ -132,7 +132,7 @@ class RunWatch:
                 yield "entity key", f"{name} is missing in {share} rows ({instead(name)}): {lost}", fix
         for name, (low, high) in self.spread.items():
             if low == high and self.events >= _MANY:
-                yield "constant", f"{name} is {low:g} in every row", f"drop {name}, or correct its column"
+                yield "constant", f"{name} is {low:g} wherever it is known", f"drop {name}, or correct its column"
         [(owner, most)] = self.owners.most_common(1) or [(None, 0)]
         if owner is not None and most > max(_MANY, self.events * max(0.5, 3 / len(self.owners))):
             what = f"{most / self.events:.0%} of the events are of one {self.task.key}, {owner!r}"

@@ -93,7 +93,7 @@ def read_labels(task: str, paths: Sequence[Path], delay_s: float) -> KnownLabels
     return KnownLabels(labels, labels.ts + delay_s, decoded.rejects)
 
 
-def _lines(paths: Sequence[Path], what: str = "events") -> list[bytes]:
+def _lines(paths: Sequence[Path], what: str = "without a [source] table files") -> list[bytes]:
     """Every line that is not blank, unpacked and in UTF-8; raises ``UsageError`` naming the file."""
     if not paths:
         raise UsageError("no data; give at least one --data FILE")
@@ -103,9 +103,8 @@ def _lines(paths: Sequence[Path], what: str = "events") -> list[bytes]:
             raise UsageError(f"{path}: a directory; name the files in it, such as {path}/*.jsonl")
         if not _NAME.search(path.name.lower()):
             raise UsageError(
-                f"{path}: {what} without a [source] table must be wire-format JSONL (.jsonl or .ndjson, also .gz or "
-                ".zst), as `weir simulate` and `weir tail --json` write; for other files of events add [source], see "
-                "docs/TASKS.md"
+                f"{path}: {what} must be wire-format JSONL (.jsonl or .ndjson, also .gz or .zst), as `weir simulate` "
+                "and `weir tail --json` write; for other files of events add [source], see docs/TASKS.md"
             )
         raw = _unpacked(path)
         if raw[:200].lstrip()[:1] == b"[":

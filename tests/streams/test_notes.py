@@ -99,9 +99,9 @@ def test_clean_data_has_no_notes(tmp_path: Path) -> None:
          "none of 600 labels became known before the data ended: it spans 29.9 days and labels come 40d late"),
         ("no labels", rows(), {'label = "bad"': ""}, "no labels were given"),
         ("missing", changed(eur=lambda i, eur: eur if i % 5 == 0 else None), {}, "amount is missing, or no number, in"),
-        ("constant", changed(eur=lambda *_: 5), {}, "amount is 5 in every row"),
-        ("one entity", changed(who=lambda i, who: who if i % 3 else "unknown"), {}, None),
-        ("one entity", changed(who=lambda i, who: who if i % 3 == 0 else "unknown"), {}, "of one user_id, 'unknown'"),
+        ("constant", changed(eur=lambda *_: 5), {}, "amount is 5 wherever it is known"),
+        ("one entity", changed(who=lambda i, who: who if i % 3 else "guest"), {}, None),
+        ("one entity", changed(who=lambda i, who: who if i % 3 == 0 else "guest"), {}, "of one user_id, 'guest'"),
         ("clock", changed(at=lambda i, at: 946_684_804 if i == 9 else at), {}, "1 row stands 9,501 days before all"),
         ("clock", changed(at=lambda i, at: 4_000_000_000 if i in (7, 8) else at), {}, "2 rows stand 25,"),
         ("clock", changed(at=lambda *_: T0), {'"2d"': '"0s"'}, "all rows have the same time, 2026-"),
@@ -244,8 +244,16 @@ def test_labels_that_contradict_each_other_are_said(tmp_path: Path) -> None:
 def test_what_stands_in_place_of_a_missing_column_is_said(tmp_path: Path) -> None:
     result = wire(tmp_path, 'numbers = ["basket"]\n' + TASK)
     assert "basket is missing, or no number, in all rows: the records have amount, event_id" in said(result, "missing")
-    result = run(tmp_path, rows() | {"basket": ["NA"] * N}, 'numbers = ["basket"]\n' + TASK + SOURCE)
-    assert "look at the column 'basket'" in said(result, "missing")
+    task = 'numbers = ["basket"]\n' + TASK + SOURCE
+    assert "look at the column 'basket'" in said(run(tmp_path, rows() | {"basket": [None] * N}, task), "missing")
+    assert "nothing in [source] feeds it" in said(run(tmp_path, rows(), task.replace("basket =", "cart =")), "missing")
+
+
+def test_cells_that_are_no_numbers_are_counted_with_the_first(tmp_path: Path) -> None:
+    table = rows() | {"basket": ["ask" if i % 20 == 5 else i for i in range(N)]}
+    note = said(run(tmp_path, table, 'numbers = ["basket"]\n' + TASK + SOURCE), "missing")
+    assert "30 of 600 values of column 'basket' are no numbers, the first 'ask'" in note
+    assert "row 6" in note
 
 
 def test_refused_lines_alone_say_why(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_what_is_packed_or_encoded_otherwise_is_known_by_its_contents(tmp_path: 
         ("x.jsonl", b' [{"v":1}]', r"x.jsonl: a JSON array; write one record a line: jq -c '.\[\]'"),
         ("x.jsonl.gz", b"\x1f\x8b\x08broken", r"x.jsonl.gz: cannot be read: "),
         ("x.jsonl", None, r"x.jsonl: a directory; name the files in it"),
-        ("x.csv", b"a,b", r"x.csv: labels without a \[source\] table must be wire-format JSONL"),
+        ("x.csv", b"a,b", r"x.csv: labels must be wire-format JSONL"),
         ("x.jsonl", b"\n", r"x.jsonl: no line in it"),
     ],
 )  # fmt: skip
