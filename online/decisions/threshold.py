@@ -62,8 +62,12 @@ class BudgetThreshold(_Policy):
     """As many scores over the threshold as the budget allows, by a fading histogram of recent scores.
 
     Before ``min_scores`` scores and ``min_days`` of event time nothing is over it. A gap in the stream counts for a day
-    at most: time without events earns no alerts for later. Rows are counted, not opened alerts:
-    repeats of an open alert use up budget too, so the number of alerts stays at or below it.
+    at most, and for no longer than the stream has been seen: time without events earns no alerts for later. While
+    scores keep their level, D days of event time, gaps counted so, have about D days' budget of rows over it, and
+    at most four days' more and ten rows at once, whatever pauses and clocks do; where all scores jump, those until the
+    next refresh (512 rows or an hour) come on top.
+    Rows are counted, not opened alerts: repeats of an open alert use up budget too, so the number of alerts stays at or
+    below it.
     """
 
     kind: Literal["budget"] = "budget"
@@ -272,12 +276,14 @@ class Threshold:
         self._threshold = self._compute(mark)
 
     def _lived(self, seconds: float) -> float:
-        """How much of the time since the last boundary counts: a gap in the stream for a day at most.
+        """How much of the time since the last boundary counts: of a gap in the stream a day at most.
 
         Nothing could be over the threshold in it, so it earns no alerts for later, and what was learned before it is
-        as true as it was.
+        as true as it was. Nor does a gap count for longer than the stream has been seen: one clock that was never set
+        before the first row is no day of experience.
         """
-        lived = min(seconds, max(DAY_S, self.refresh.every_s))
+        seen = self._exposure_days * DAY_S if self._budget is not None else DAY_S
+        lived = min(seconds, max(min(DAY_S, seen), self.refresh.every_s))
         self._started_at += seconds - lived
         return lived
 

@@ -86,7 +86,7 @@ def test_a_flood_of_certain_scores_lets_only_certain_ones_through() -> None:
 
 
 def test_precision_is_reached_on_what_comes_next() -> None:
-    n = 40_000
+    n = 10_000
     ts, score = minutes(n), scores(n)
     y = np.random.default_rng(2).uniform(size=n) < score
     at = Threshold(PrecisionThreshold(precision=0.7, min_labels=50))
@@ -196,6 +196,37 @@ def test_a_gap_earns_no_alerts_for_later(gap_days: int, at_row: int) -> None:
     first_days = slice(at_row, at_row + 2 * 1_440)
     two_days = max(int(over[0][first_days].sum()), 2 * budget)
     assert over[1][first_days].sum() <= two_days + budget, "the gap counts for a day"
+
+
+@pytest.mark.parametrize("budget", [5, 25])
+@pytest.mark.parametrize("per_day", [200, 1_440])
+@pytest.mark.parametrize(
+    ("every_days", "gap_days", "unset", "stepped_back"),
+    [
+        (1e9, 0, 0, []),
+        (1e9, 0, 26 * 365, []),
+        (5, 70, 0, [100, 4_000]),
+        (2, 3, 0, []),
+        (0.25, 1, 0, []),
+        (1, 0.5, 9, []),
+    ],
+)
+def test_no_pattern_of_pauses_and_clocks_breaks_the_budget(
+    budget: int, per_day: int, every_days: float, gap_days: float, unset: int, stepped_back: list[int]
+) -> None:
+    n = 12_000
+    spacing = np.random.default_rng(1).exponential(DAY / per_day, n)
+    spacing[np.flatnonzero(np.diff(np.arange(n) // (every_days * per_day))) + 1] += gap_days * DAY
+    spacing[1] += unset * DAY
+    counted = np.cumsum(np.minimum(spacing, DAY))  # the days of events, by the definition of the policy
+    ts = np.cumsum(spacing)
+    ts[stepped_back] -= 3_000 * DAY
+    score = scores(n)
+    over = counted[score >= Threshold(BudgetThreshold(alerts_per_day=budget, min_scores=200)).thresholds(ts, score)]
+    assert len(over) > budget
+    for days in (1, 7, 30):
+        most = np.searchsorted(over, over + days * DAY, side="right") - np.arange(len(over))
+        assert most.max() <= budget * (days + 4) + 10
 
 
 def test_rows_before_the_time_is_known_count_and_alert_nobody() -> None:
