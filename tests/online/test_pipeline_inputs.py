@@ -51,6 +51,21 @@ def test_extreme_but_valid_values_are_scored() -> None:
         pipeline.labels(label(number, number, number % 3 == 0))
 
 
+@pytest.mark.parametrize("kind", ["logistic", "bayesian_logistic", "boosted", "adaptive_tree", "adaptive_forest"])
+def test_no_value_makes_numpy_warn(kind: str) -> None:
+    """Warnings are errors here; on a user's terminal they would be lines of source."""
+    params = "params = { every = 20, buffer = 60 }" if kind == "boosted" else ""
+    pipeline = pipeline_of(FRAUD.replace('kind = "logistic"\nparams = { lr = 0.3 }', f'kind = "{kind}"\n{params}'))
+    odd = (3.4e38, -3.4e38, 1.7976931348623157e308, np.inf, -np.inf, np.nan, 1e16, -1e15, 9e36, 5e-324, 0.0, -30.0)
+    for number in range(240):
+        amount = odd[number // 2 % len(odd)] if number % 2 and number > 60 else 10.0 + number % 7
+        out = pipeline.events(purchase(number, T0 + 60 * number, amount=amount))
+        assert out.predictions is not None
+        assert 0.0 <= out.predictions.score[0] <= 1.0
+        pipeline.labels(label(number, number, number % 3 == 0))
+    assert pipeline.engine.readings.taken["amount"] > 0
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
