@@ -229,9 +229,10 @@ class _Schema:
         if kind == "array":
             if self.table == TABLE and self.keys(list(self._options(node.get("items") or {}, None))):
                 return f"one or more tables, each under [[{key}]]"
-            if isinstance(given, str | int | float):
+            if isinstance(given, str | int | float) and node.get("minItems", 0) < 2:
                 return f"a list, as [{shown(given)}]"
-            return f"a list of {node['minItems']} or more" if node.get("minItems") else "a list in [ ]"
+            least, most = node.get("minItems"), node.get("maxItems")
+            return f"a list of {least}{'' if least == most else ' or more'}" if least else "a list in [ ]"
         if kind == "object" and self.table != TABLE and not node.get("properties"):
             return f"{self.table} of names and values"
         named = f"{self.table}, [{key}]" if self.table == TABLE and key else self.table
@@ -321,8 +322,9 @@ def _mistake(path: Path, details: list[ErrorDetails], document: Any, schema: _Sc
         return Mistake(path, words + (f" (got {shown(given)})" if scalar else "") + more)
     wrong = next((d for d in details if d["loc"][-1:] == ("[key]",)), None)
     if wrong is not None:
-        limit = wrong.get("ctx", {}).get("max_length")
-        return Mistake(path, f"that name cannot be; give one {f'of at most {limit} characters' if limit else _NAMES}")
+        told = wrong.get("ctx", {})
+        right = f"one of at most {told['max_length']} characters" if "max_length" in told else f"one {_NAMES}"
+        return Mistake(path, f"that name cannot be; give {_PATTERNS.get(told.get('pattern', ''), right)}")
     if "too_long" in kinds:
         most = details[0]["ctx"].get("max_length", 0)
         return Mistake(path, f"has {len(given):,} items; give at most {most:,}")
@@ -340,7 +342,7 @@ def _unknown(path: Path, document: Any, schema: _Schema) -> Mistake:
     words, meant = f"unknown key {key!r}; {did_you_mean(key, known)}", near(key, known)
     homes = [name for name in top if key in schema.keys(schema.at((name,), {}))]
     if not meant and len(path) > 1 and key in top:
-        words += f". {key} belongs at the top of the file, before the first [table]"
+        words += f". {key} belongs at the top: before the first [table], or as [{key}] if it is one"
     elif not meant and homes:
         words += f". {key} belongs under [{homes[0]}]"
     elif not meant and "params" in known:

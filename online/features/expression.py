@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -99,8 +100,12 @@ class Expression:
         try:
             tree = ast.parse(source, mode="eval")
         except SyntaxError as exc:
-            where = f"column {exc.offset}" if exc.offset else "its end"
-            raise TaskError(f'expression {source!r}: {exc.msg} at {where}; write it as "log1p(amount) > 2"') from exc
+            where, remedy = f"column {exc.offset}" if exc.offset else "its end", 'write it as "log1p(amount) > 2"'
+            if re.search(r"(?<![=!<>])=(?!=)", source):
+                remedy = "compare by =="
+            elif re.fullmatch(r"\w+( \w+)+", source):
+                remedy = "map a column whose name has blanks in [source.columns], as amount = 'Amount EUR'"
+            raise TaskError(f"expression {source!r}: {exc.msg} at {where}; {remedy}") from exc
         compiler = _Compiler(source)
         evaluate = compiler.compile(tree.body)
         return cls(source, frozenset(compiler.names), frozenset(compiler.texts), evaluate)

@@ -45,9 +45,10 @@ class _Aggregate(Frozen):
     def _check_windows(cls, windows: tuple[float, ...]) -> tuple[float, ...]:
         for window in windows:
             if not HOUR_S <= window <= MONTH_S:
+                unit = " (a number without a unit is seconds: write '7d')" if window < HOUR_S else ""
                 raise ValueError(
-                    f"window {format_duration(window)} is outside 1h to 30d; give one within, or remember longer by "
-                    "ops = ['ewmean'] with a half_life"
+                    f"window {format_duration(window)} is outside 1h to 30d{unit}; give one within, or remember "
+                    "longer by ops = ['ewmean'] with a half_life"
                 )
         if len(set(windows)) != len(windows):
             raise ValueError("a window is named twice (24h is 1d); remove one")
