@@ -134,7 +134,8 @@ class RunWatch:
             if low == high and self.events >= _MANY:
                 yield "constant", f"{name} is {low:g} wherever it is known", f"drop {name}, or correct its column"
         [(owner, most)] = self.owners.most_common(1) or [(None, 0)]
-        if owner is not None and most > max(_MANY, self.events * max(0.5, 3 / len(self.owners))):
+        alone = len(self.owners) == 1 and self.task.stream == "user-events"  # a file of one device is usual
+        if owner is not None and most > max(_MANY, self.events * (0.5 if alone else max(0.5, 3 / len(self.owners)))):
             what = f"{most / self.events:.0%} of the events are of one {self.task.key}, {owner!r}"
             yield "one entity", what, "a word for an unknown one? Leave it empty in the data"
 

@@ -102,6 +102,7 @@ def test_clean_data_has_no_notes(tmp_path: Path) -> None:
         ("constant", changed(eur=lambda *_: 5), {}, "amount is 5 wherever it is known"),
         ("one entity", changed(who=lambda i, who: who if i % 3 else "guest"), {}, None),
         ("one entity", changed(who=lambda i, who: who if i % 3 == 0 else "guest"), {}, "of one user_id, 'guest'"),
+        ("one entity", changed(who=lambda *_: "c001"), {}, "100% of the events are of one user_id, 'c001'"),
         ("clock", changed(at=lambda i, at: 946_684_804 if i == 9 else at), {}, "1 row stands 9,501 days before all"),
         ("clock", changed(at=lambda i, at: 4_000_000_000 if i in (7, 8) else at), {}, "2 rows stand 25,"),
         ("clock", changed(at=lambda *_: T0), {'"2d"': '"0s"'}, "all rows have the same time, 2026-"),
