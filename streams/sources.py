@@ -137,8 +137,9 @@ class FileSource:
             return NumberColumn(without_missing(as_text(values, what), self._missing_texts))
         self.read[name] = read = cells.read
         if asked and read.unreadable:
-            lost = "their rows are refused" if name == "amount" else "missing"
-            said.append(f"{what}: {read.unreadable:,} values are no numbers, the first {read.example}: {lost}")
+            lost = "refused" if name == "amount" else "missing"
+            n = f"{read.unreadable:,} of {len(values):,}"
+            said.append(f"{what}: {n} are no numbers, the first {read.example}: {lost}")
         return cells
 
     def _ids(self, name: str, column: str) -> pa.ChunkedArray:

@@ -7,6 +7,7 @@ knows file formats, not what the columns mean.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -119,7 +120,7 @@ def _guarded(path: Path, wanted: _Wanted) -> FileTable:
     try:
         return _read(path, wanted)
     except (pa.ArrowException, OSError, UnicodeError, ValueError, RecursionError, MemoryError) as exc:
-        raise UsageError(f"{path}: cannot be read: {str(exc).splitlines()[0] if str(exc) else exc!r}") from exc
+        raise UsageError(f"{path}: cannot be read: {(str(exc) or repr(exc)).splitlines()[0]}") from exc
 
 
 def _read(path: Path, wanted: _Wanted) -> FileTable:
@@ -202,7 +203,7 @@ def _check_columns(parts: Sequence[FileTable], wanted: _Wanted, kinds: Collectio
         if gone:
             paths = ", ".join(str(p.starts[0][1]) for p in parts)
             raise UsageError(
-                f"{paths}: no column {', '.join(gone)}; there are: {', '.join(there)}. "
+                f"{paths}: no column {', '.join(gone)}; there are: {', '.join(there) or 'none'}. "
                 "Correct [source] in the task file"
             )
         if lacks:
@@ -252,7 +253,7 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted, cod
     _check_doubled(path, form.names, wanted.columns)
     names = [name if form.names.index(name) == i else f"{name}\0{i}" for i, name in enumerate(form.names)]
     used = [name for name in names if name in wanted.columns] or names[:1]
-    quoted = form.quote.encode() in memoryview(content).tobytes() if content.size < 1 << 22 else True
+    quoted = re.search(re.escape(form.quote.encode()), content) is not None
     lost, lock = list[tuple[int | None, str]](), threading.Lock()
 
     def ragged(row: pcsv.InvalidRow) -> str:
@@ -282,7 +283,7 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted, cod
         if lost:
             table = read(threads=False)  # a thread does not know which row it is at
     except pa.ArrowInvalid as exc:
-        if "Empty CSV" not in str(exc):
+        if "Empty CSV" not in str(exc) and "Could not skip" not in str(exc):  # a header alone
             raise
         table = pa.table({name: pa.array([], pa.string()) for name in used})
     rows = sorted(((number or 0) - form.header_lines - 1, why) for number, why in lost)

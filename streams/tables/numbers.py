@@ -22,7 +22,7 @@ _BOOLS = {"true": 1.0, "false": 0.0}
 _NUMBER = re.compile(
     r"(?P<open>\()?(?P<sign>[-+]?)\s*(?P<before>[A-Z]{3}|[A-Z]{0,2}\$|[^\w\s.,()+-]|kr\.?|Rs\.?|Fr\.|zł)?\s*(?P<sign2>[-+]?)"
     r"(?P<body>\d[\d.,' _]*(?<![ _'])|[.,]\d+)(?P<power>[eE][-+]?\d+)?\s*"
-    r"(?P<after>[^\W\d_][^\W\d_.²³/]{0,7}[.²³]?(?:/[^\W\d_]{1,4})?|[^\w\s.,()+-])?(?P<sign3>-)?\)?"
+    r"(?P<after>°?[^\W\d_][^\W\d_.²³/]{0,7}[.²³]?(?:/[^\W\d_]{1,4})?|[^\w\s.,()+-])?(?P<sign3>-)?\)?"
 )
 _SPACES = str.maketrans(dict.fromkeys("\xa0\u2007\u2009\u202f", " ") | {"\u2212": "-", "\u2019": "'"})
 

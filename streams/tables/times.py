@@ -248,7 +248,7 @@ class _InWords:
                 pass  # words perhaps
         if not re.search(r"[A-Za-z]{3}", text):
             return np.nan
-        bare = re.sub(r"^[A-Za-z]{3,9},? (?=\w+ +\d|\d)", "", text)
+        bare = re.sub(r"^(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,? ", "", text)
         utc = re.search(r" (?:UTC|GMT|Z)\b", bare)
         bare = re.sub(r" (?:UTC|GMT|Z)\b", "", bare)
         bare = re.sub(r"^([A-Za-z]{3}) +(\d{1,2}) ([\d:]+) (\d{4})$", r"\1 \2 \4 \3", bare)  # ctime

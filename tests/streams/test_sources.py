@@ -297,7 +297,7 @@ def test_without_a_time_column_rows_are_an_interval_apart(tmp_path: Path) -> Non
         ("x.jsonl", b"", r"x.jsonl: cannot be read: "),
         ("x.parquet", b"", r"x.parquet: cannot be read: "),
         ("x.parquet", b"not parquet at all", r"x.parquet: cannot be read: "),
-        ("x.csv.gz", b"not gzip", r"x.csv.gz: cannot be read: "),
+        ("x.csv.gz", b"not gzip", r"x.csv.gz: no column AT, .*; there are: not gzip"),
         ("x.csv", b"a,b\n1,2,3\n", r"x.csv: no column AT, .*; there are: column 1, a, b"),
         ("x.csv", b"ID,USER,SHOP,EUR,ZONE,SCORE\n1,2,3,4,5,6\n",
          r"x.csv: no column AT, BAD; there are: ID, USER, SHOP, EUR, ZONE, SCORE. Correct \[source\] in the task file"),

@@ -1,0 +1,389 @@
+"""The same rows as spreadsheets, R, pandas and databases write them: the same events, or one line that says why not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from datetime import datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc as ipc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from online.columnplan import columns_of
+from online.task import TaskSpec
+from streams.errors import UsageError
+from streams.sources import FileSource
+
+TASK = """
+name = "fraud"
+entity = "user"
+numbers = ["basket"]
+[[entities]]
+name = "user"
+key = "user_id"
+aggregates = [{ name = "amount", value = "amount", ops = ["mean"], windows = ["1d"], where = "zone == '01'" }]
+[model]
+kind = "logistic"
+[source]
+columns = { user_id = "who", amount = "eur", zone = "zone", basket = "basket" }
+event_id = "id"
+time = "at"
+label = "bad"
+"""
+NAMES = ("id", "at", "who", "eur", "zone", "basket", "bad")
+ROWS: list[list[str]] = [
+    [f"e{i}", f"2026-01-{i + 5:02d} {i % 24:02d}:{i:02d}:14", f"00{i % 7}", f"{i}.25", f"0{i % 3}", f"{1000 + i}.5",
+     str(i % 2)]
+    for i in range(20)
+]  # fmt: skip
+
+
+def source(path: Path, toml: str = "") -> FileSource:
+    spec = TaskSpec.from_toml(TASK + toml)
+    return FileSource(spec, columns_of(spec), [path])
+
+
+def events(read: FileSource) -> list[Any]:
+    out: list[Any] = []
+    for part in read.batches(512):
+        assert [r.reason for r in part.rejects] == []
+        b = part.batch
+        numbers = {n: c.tolist() for n, c in b.numbers.items()}
+        assert part.label is not None
+        labels = [bool(v) if k else None for v, k in zip(part.label, part.labelled, strict=True)]
+        for i in range(len(b)):
+            texts = {n: c[i] for n, c in (b.entities | b.texts).items()}
+            out.append((b.event_id[i], float(b.ts[i]), texts, {n: c[i] for n, c in numbers.items()}, labels[i]))
+    return out
+
+
+def text_of(rows: list[list[str]], separator: str = ",", names: tuple[str, ...] = NAMES, end: str = "\n") -> str:
+    def cell(text: str) -> str:
+        return '"' + text.replace('"', '""') + '"' if separator in text or '"' in text or "\n" in text else text
+
+    return "".join(separator.join(map(cell, row)) + end for row in [list(names), *rows])
+
+
+def write(folder: Path, content: str | bytes, name: str = "rows.csv") -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def changed(**by: Callable[[str], str]) -> list[list[str]]:
+    return [[by.get(name, str)(cell) for name, cell in zip(NAMES, row, strict=True)] for row in ROWS]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return events(source(write(tmp_path_factory.mktemp("plain"), text_of(ROWS))))
+
+
+def comma(text: str) -> str:
+    return text.replace(".", ",")
+
+
+def german(text: str) -> str:
+    return f"{float(text):,.2f}".translate(str.maketrans(",.", ".,"))
+
+
+FILES: dict[str, Callable[[], bytes]] = {
+    "semicolons": lambda: text_of(changed(eur=comma, basket=comma), ";").encode(),
+    "tabs": lambda: text_of(ROWS, "\t").encode(),
+    "pipes": lambda: text_of(ROWS, "|").encode(),
+    "excel": lambda: ("sep=;\r\n" + text_of(changed(eur=german, basket=german), ";", end="\r\n")).encode("utf-8-sig"),
+    "utf-16": lambda: text_of(ROWS, "\t").encode("utf-16"),
+    "utf-16 bare": lambda: text_of(ROWS).encode("utf-16-be"),
+    "comments": lambda: ("# made by a gateway\n\n" + text_of(ROWS)).encode(),
+    "blanks": lambda: text_of([[f" {c} " for c in row] for row in ROWS], names=tuple(f" {n} " for n in NAMES)).encode(),
+    "quotes": lambda: b"\n".join(b",".join(b'"%b"' % c.encode() for c in row) for row in [list(NAMES), *ROWS]),
+    "single quotes": lambda: "\n".join(",".join(f"'{c}'" for c in row) for row in [list(NAMES), *ROWS]).encode(),
+    "row names": lambda: text_of([[str(i), *row] for i, row in enumerate(ROWS)]).encode(),
+    "a comma at the end": lambda: text_of([[*row, ""] for row in ROWS]).encode(),
+    "newlines": lambda: text_of([[*row, "a\nb"] for row in ROWS], names=(*NAMES, "note\n2")).encode(),
+    "doubled": lambda: text_of([[*row, "x", "y"] for row in ROWS], names=(*NAMES, "note", "note")).encode(),
+    "latin-1": lambda: text_of([[*row, "é"] for row in ROWS], names=(*NAMES, "naïf")).encode("latin-1"),
+    "gzip": lambda: gzip.compress(text_of(ROWS).encode()),
+    "zstd": lambda: pa.compress(text_of(ROWS).encode(), "zstd", asbytes=True),
+    "json": lambda: json.dumps([dict(zip(NAMES, row, strict=True)) for row in ROWS], indent=1).encode(),
+    "json lines": lambda: "".join(json.dumps(dict(zip(NAMES, row, strict=True))) + "\n" for row in ROWS).encode(),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_formats_are_found_by_content(tmp_path: Path, plain: list[Any], name: str) -> None:
+    assert events(source(write(tmp_path, FILES[name](), "rows.data"))) == plain
+
+
+def test_gzip_of_several_members_and_folders(tmp_path: Path, plain: list[Any]) -> None:
+    lines = text_of(ROWS).splitlines(keepends=True)
+    content = gzip.compress("".join(lines[:9]).encode()) + gzip.compress("".join(lines[9:]).encode())
+    assert events(source(write(tmp_path, content))) == plain
+    folder = tmp_path / "day"
+    folder.mkdir()
+    write(folder, text_of(ROWS[:7]), "a.csv")
+    write(folder, text_of(ROWS[7:], ";"), "b.csv")
+    write(folder, b"", "_SUCCESS")
+    assert events(source(folder)) == plain
+
+
+def am_pm(text: str) -> str:
+    year, month, day, clock = text[:4], text[5:7], text[8:10], text[11:]
+    hour = int(clock[:2])
+    return f"{int(month)}/{int(day)}/{year} {(hour - 1) % 12 + 1}:{clock[3:]} {'PM' if hour >= 12 else 'AM'}"
+
+
+def day_first(mark: str) -> Callable[[str], str]:
+    return lambda t: f"{t[8:10]}{mark}{t[5:7]}{mark}{t[:4]} {t[11:]}"
+
+
+SPELLINGS: dict[str, tuple[str, Callable[[str], str]]] = {
+    "1/-1": ("bad", lambda v: "1" if v == "1" else "-1"),
+    "TRUE": ("bad", lambda v: "TRUE" if v == "1" else "FALSE"),
+    "Yes": ("bad", lambda v: "Yes" if v == "1" else "no "),
+    "1.00": ("bad", lambda v: f" {v}.00"),
+    "t/f": ("bad", lambda v: "t" if v == "1" else "f"),
+    "BigQuery": ("at", lambda t: f"{t} UTC"),
+    "zulu": ("at", lambda t: t.replace(" ", "T") + ".000000000Z"),
+    "offset": ("at", lambda t: f"{t}+0000"),
+    "short offset": ("at", lambda t: f"{t}.0+00"),
+    "log4j": ("at", lambda t: f"{t},000"),
+    "slashes": ("at", lambda t: t.replace("-", "/")),
+    "german": ("at", day_first(".")),
+    "british": ("at", day_first("/")),
+    "american": ("at", am_pm),
+    "compact": ("at", lambda t: t.replace("-", "").replace(" ", "T").replace(":", "")),
+    "digits": ("at", lambda t: t.replace("-", "").replace(" ", "").replace(":", "")),
+    "words": ("at", lambda t: f"Jan {int(t[8:10])}, 2026 {t[11:]}"),
+    "mail": ("at", lambda t: f"Mon, {t[8:10]} Jan 2026 {t[11:]} +0000"),
+    "apache": ("at", lambda t: f"[{t[8:10]}/Jan/2026:{t[11:]} +0000]"),
+    "oracle": ("at", lambda t: f"{t[8:10]}-JAN-2026 {t[11:]}"),
+    "ctime": ("at", lambda t: f"Mon Jan {int(t[8:10]):2d} {t[11:]} 2026"),
+    "ms": ("at", lambda t: str(int(np.datetime64(t, "ms").astype(int)))),
+    "us": ("at", lambda t: str(int(np.datetime64(t, "us").astype(int)))),
+    "ns": ("at", lambda t: str(int(np.datetime64(t, "ns").astype(int)))),
+    "comma": ("basket", comma),
+    "1,250.00": ("basket", lambda v: f"{float(v):,.2f}"),
+    "1.250,00": ("basket", german),
+    "1 250,00": ("basket", lambda v: f"{float(v):,.2f}".replace(",", "\u202f").replace(".", ",")),
+    "1'250.00": ("basket", lambda v: f"{float(v):,.2f}".replace(",", "'")),
+    "euro": ("basket", lambda v: f"EUR {v}"),
+    "dollar": ("basket", lambda v: f"${float(v):,.2f}"),
+    "after": ("basket", lambda v: f"{comma(v)} €"),
+    "percent": ("basket", lambda v: f"{v} %"),
+    "plus": ("basket", lambda v: f"+{v}"),
+    "degrees": ("basket", lambda v: f"{v}°C"),
+    "power": ("basket", lambda v: f"{float(v):.6e}"),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_spellings_of_one_column(tmp_path: Path, plain: list[Any], name: str) -> None:
+    column, by = SPELLINGS[name]
+    assert events(source(write(tmp_path, text_of(changed(**{column: by}))))) == plain
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(sorted(SPELLINGS)), max_size=3), st.sampled_from(";\t|,"))
+def test_any_spellings_together(tmp_path: Path, plain: list[Any], names: list[str], separator: str) -> None:
+    by = {SPELLINGS[name][0]: SPELLINGS[name][1] for name in names}
+    assert events(source(write(tmp_path, text_of(changed(**by), separator)))) == plain
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "view", "large", "decimal", "float16", "stamp", "bool", "ree"])
+def test_types_of_parquet_and_arrow(tmp_path: Path, plain: list[Any], kind: str) -> None:
+    table = pa.table({n: pa.array(list(c)) for n, c in zip(NAMES, zip(*ROWS, strict=True), strict=True)})
+
+    def put(name: str, values: Any) -> None:
+        nonlocal table
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+
+    if kind == "dictionary":
+        for name in NAMES:
+            put(name, table.column(name).dictionary_encode())
+    elif kind in ("view", "large"):
+        for name in NAMES:
+            put(name, table.column(name).cast(pa.string_view() if kind == "view" else pa.large_string()))
+    elif kind == "decimal":
+        put("eur", table.column("eur").cast(pa.decimal128(38, 2)))
+        put("bad", table.column("bad").cast(pa.decimal256(40, 1)))
+    elif kind == "float16":
+        put("eur", pa.array(np.array([float(v[3]) for v in ROWS], np.float16)))
+    elif kind == "stamp":
+        put("at", table.column("at").cast(pa.timestamp("ns")))
+    elif kind == "bool":
+        put("bad", pa.array([row[-1] == "1" for row in ROWS]))
+    elif kind == "ree":
+        put("zone", pa.chunked_array([pa.compute.run_end_encode(table.column("zone").combine_chunks())]))
+    path = tmp_path / "rows.bin"
+    if kind in ("view", "ree"):
+        with ipc.new_stream(path, table.schema) as out:
+            out.write_table(table)
+    else:
+        pq.write_table(table, path)
+    assert events(source(path)) == plain
+
+
+@pytest.mark.parametrize("word", ["NA", "null", "None", "#N/A", "\\N", " n/a ", "<NA>", "(null)", "NaN"])
+def test_words_for_missing_are_the_same_in_every_column(tmp_path: Path, word: str) -> None:
+    rows = [list(row) for row in ROWS]
+    for at, name in enumerate(("who", "eur", "zone", "basket", "bad")):
+        rows[at][NAMES.index(name)] = word
+    parts = list(source(write(tmp_path, text_of(rows))).batches(512))
+    assert [r.reason for p in parts for r in p.rejects] == [f"user_id: missing ({word!r} in column 'who')"]
+    [part] = parts
+    assert (np.isnan(part.batch.numbers["amount"][0]), np.isnan(part.batch.numbers["basket"][2])) == (True, True)
+    assert (part.batch.texts["zone"][1], bool(part.labelled[3])) == (None, False)
+    kept = list(source(write(tmp_path, text_of(rows)), 'missing = ["gone"]\npositive = ["1"]\n').batches(512))
+    assert kept[0].batch.entities["user_id"][0] == word.strip()
+
+
+def test_ids_keep_their_digits(tmp_path: Path) -> None:
+    big = [89490200001234500000 + i for i in range(20)]
+    rows = [dict(zip(NAMES, row, strict=True)) | {"who": who} for row, who in zip(ROWS, big, strict=True)]
+    path = write(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "rows.jsonl")
+    assert [e[2]["user_id"] for e in events(source(path))] == list(map(str, big))
+    floats = pa.table({n: list(c) for n, c in zip(NAMES, zip(*ROWS, strict=True), strict=True)})
+    pq.write_table(floats.set_column(2, "who", pa.array(np.arange(20.0) + 12345)), tmp_path / "f.parquet")
+    assert events(source(tmp_path / "f.parquet"))[0][2]["user_id"] == "12345"
+
+
+ERRORS: dict[str, tuple[list[list[str]], str, str]] = {
+    "label words": (changed(bad=lambda v: "fraud" if v == "1" else "ok"), "",
+                    r"row 1: column 'bad' is 'ok', .*'fraud' \(10\)"),
+    "label codes": (changed(bad=lambda v: str(int(v) + 1)), "", r"column 'bad' is '2', which .* positive = \[\.\.\.\]"),
+    "positive is not there": (changed(bad=lambda v: "TRUE" if v == "1" else "x"), 'positive = ["1"]', "column 'bad'"),
+    "0 and -1": (changed(bad=lambda v: "-1" if v == "1" else "0"), "", "column 'bad' holds 0 and -1"),
+    "spreadsheet id": (changed(who=lambda _: "8.94902E+19"), "",
+                       "row 1: column 'who' is '8.94902E.19': digits of the id"),
+    "words": (changed(basket=lambda _: "many"), "", "row 1: column 'basket' is 'many', no number"),
+    "units": (changed(basket=lambda v: f"{v} kg" if "3" in v else f"{v} g"), "", "column 'basket' .*units differ"),
+    "marks": (changed(basket=lambda v: comma(v) if "3" in v else v), "", "column 'basket' .*the decimal mark differs"),
+    "order": (changed(at=lambda t: f"0{int(t[8:10]) % 9 + 1}/02/2026"), "", "column 'at' .*set time_format in"),
+    "excel days": (changed(at=lambda t: f"{46000 + int(t[8:10])}.25"), "", "column 'at' is 460.*a spreadsheet's day"),
+    "doubled": ([[*row] for row in ROWS], "", "2 columns are named 'eur'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_cannot_be_right_is_one_line_with_file_and_column(tmp_path: Path, name: str) -> None:
+    rows, toml, says = ERRORS[name]
+    names = NAMES if name != "doubled" else (*NAMES[:5], "eur", "bad")
+    path = write(tmp_path, text_of(rows, names=names))
+    with pytest.raises(UsageError, match=says) as raised:
+        source(path, toml)
+    assert str(raised.value).startswith(str(path))
+    assert "\n" not in str(raised.value)
+
+
+def test_ragged_rows_are_refused_with_their_number(tmp_path: Path) -> None:
+    lines = text_of(ROWS).splitlines()
+    lines[3], lines[7] = lines[3] + ",x", "e6"
+    rows = list(source(write(tmp_path, "\n".join(lines))).batches(4))
+    assert {r.index + 1: r.reason[:26] for part in rows for r in part.rejects} == {
+        3: "it has 8 cells, the header", 7: "it has 1 cells, the header",
+    }  # fmt: skip
+    assert sum(part.rows for part in rows) == 20
+
+
+def test_what_was_decided_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, text_of(changed(eur=comma, at=day_first("."), who=lambda w: "NA" if w == "001" else w), ";"))
+    assert source(path, 'time_zone = "Europe/Berlin"\n').decisions == [
+        "rows.csv: ';' between columns",
+        "column 'at': day, month, year, as in '05.01.2026 00:00:14'",
+        "column 'who': 'NA' (3) is missing; `missing` in [source] lists others",
+        "column 'eur': ',' is the decimal mark, as in '0,25'",
+        "label column 'bad': 10 true ('1'), 10 false ('0')",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("toml", "cell", "expected"),
+    [
+        ('time_format = "%d/%m/%Y %H:%M"', "05/01/2026 00:00", 1767571200.0),
+        ('time_zone = "Europe/Berlin"', "2026-01-05 01:00", 1767571200.0),
+        ('time_zone = "Europe/Berlin"', "05.01.2026 01:00", 1767571200.0),
+        ('time_zone = "Europe/Berlin"', "Jan 5, 2026 01:00", 1767571200.0),
+        ('time_zone = "Europe/Berlin"', "2026-01-05T00:00Z", 1767571200.0),
+        ('time_format = "unix_us"', "1767571200000000", 1767571200.0),
+    ],
+)
+def test_times_that_the_task_describes(tmp_path: Path, toml: str, cell: str, expected: float) -> None:
+    [row] = events(source(write(tmp_path, text_of(changed(at=lambda _: cell)[:1])), toml + "\n"))
+    assert row[1] == expected
+
+
+def test_reasons_name_the_value(tmp_path: Path) -> None:
+    rows = [list(row) for row in ROWS]
+    rows[2][1], rows[4][1], rows[5][1] = "yesterday", "1999-03-01 00:00", "NA"
+    reasons = [r.reason for part in source(write(tmp_path, text_of(rows))).batches(512) for r in part.rejects]
+    assert sorted(reasons) == [
+        "ts: '1999-03-01 00:00' in column 'at': times before 2000-01-01 are not taken, "
+        "for clocks that are not set write them",
+        "ts: 'yesterday' in column 'at' is no time; give ISO 8601 or epoch seconds, "
+        "or set time_format (and time_zone) in [source]",
+        "ts: missing ('NA' in column 'at')",
+    ]  # fmt: skip
+
+
+def test_own_words_for_labels(tmp_path: Path, plain: list[Any]) -> None:
+    rows = changed(bad=lambda v: "Fraud" if v == "1" else "ok")
+    path = write(tmp_path, text_of(rows))
+    assert events(source(path, 'positive = ["fraud"]\n')) == plain
+    assert events(source(path, 'positive = ["fraud"]\nnegative = ["OK"]\n')) == plain
+    read = source(path, 'positive = ["fraud"]\nunlabelled = ["ok"]\n')
+    assert {e[-1] for e in events(read)} == {True, None}
+    assert [label for _, labels in read.wire_rows(7) for label in labels] == [e[-1] for e in events(read)]
+
+
+def test_a_header_alone_has_no_rows(tmp_path: Path) -> None:
+    assert events(source(write(tmp_path, ",".join(NAMES)))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "says"),
+    [
+        ("who", [["a"]], "column 'who' is a list<.*>, no single value; give a column of texts or numbers"),
+        ("who", [{"id": "a"}], r"column 'who' is a struct<id: string>.*or name one of its fields"),
+        ("who", [1.5], "column 'who' is 1.5, of type double: an id of this type may have lost digits"),
+        ("who", [b"\xff"], "column 'who' is binary that is no text"),
+        ("eur", [[1.0]], "column 'eur' is a list"),
+        ("basket", [datetime(2026, 1, 5)], "column 'basket' is timestamp.us., a time and no number"),
+        ("at", [time(1, 2)], "column 'at' is time64.us., a time of day without a date"),
+        ("at", [timedelta(1)], "column 'at' is duration"),
+        ("bad", [0.3], "column 'bad' is '0.3', which is neither true nor false"),
+        ("bad", [[1]], "column 'bad' is a list"),
+    ],
+)
+def test_types_of_no_use_are_one_line(tmp_path: Path, name: str, values: list[Any], says: str) -> None:
+    columns = dict(zip(NAMES, ([cell] for cell in ROWS[0]), strict=True)) | {name: values}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    with pytest.raises(UsageError, match=f"rows.parquet, row 1: {says}"):
+        source(tmp_path / "rows.parquet")
+
+
+def test_a_field_of_a_struct_can_be_named(tmp_path: Path, plain: list[Any]) -> None:
+    rows = [dict(zip(NAMES, row, strict=True)) | {"who": {"id": row[2]}} for row in ROWS]
+    path = write(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "rows.jsonl")
+    spec = TaskSpec.from_toml(TASK.replace('user_id = "who"', 'user_id = "who.id"'))
+    assert events(FileSource(spec, columns_of(spec), [path])) == plain
+
+
+def test_files_of_other_types_meet(tmp_path: Path, plain: list[Any]) -> None:
+    """Text in one file, whole numbers, floats and times in another."""
+    first = write(tmp_path, text_of(ROWS[:9], ";"))
+    table = pa.table({n: list(c) for n, c in zip(NAMES, zip(*ROWS[9:], strict=True), strict=True)})
+    for name, kind in (("eur", pa.float64()), ("at", pa.timestamp("ms")), ("bad", pa.int8())):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, name, table.column(name).cast(kind))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    spec = TaskSpec.from_toml(TASK)
+    assert events(FileSource(spec, columns_of(spec), [first, tmp_path / "rows.parquet"])) == plain
