@@ -124,7 +124,7 @@ class TableSource:
                 while due and latest is not None and due[0][0] <= latest:
                     yield due.popleft()[1]
                 yield Outgoing(self._topic, key_of(self._task.stream, row), _encoded(row), latest, 1)
-                if self._with_labels and label is not None and latest is not None:
+                if self._with_labels and label is not None and latest is not None and "event_id" in row:
                     due.append((latest + self._delay_s, self._label(row, label, latest + self._delay_s)))
         yield from (record for _, record in due)
 

@@ -229,6 +229,7 @@ def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted, encoding:
     said = [] if encoding in (None, "utf-8") else [encoding.upper()]
     codec = "utf-8"
     try:
+        head[: max(head.rfind(b"\n"), 0)].decode()  # a name of the header may hold other letters too
         found = _csv_table(content, head, path, wanted, codec)
     except (pa.ArrowInvalid, UnicodeError) as exc:
         if "UTF8" not in str(exc) and not isinstance(exc, UnicodeError):

@@ -95,12 +95,20 @@ def read_numbers(
     if not is_text(column.type) and not pa.types.is_nested(kind) and not pa.types.is_fixed_size_binary(kind):
         return _done(column, {}, what, where)
     texts = without_missing(as_text(column, f"{where(0)}: {what}"), words)
-    if style.decimal_mark != ",":
+    if style.decimal_mark != "," and not (style.comma_first and style.decimal_mark == "auto" and _grouped(texts)):
         try:
             return _done(pc.cast(texts, pa.float64()), {}, what, where)
         except pa.ArrowInvalid:
             pass
     return _parsed(texts, style, what, where, said)
+
+
+def _grouped(texts: pa.ChunkedArray) -> bool:
+    """Whether a point stands before three digits wherever there is one, and not everywhere: 850, 1.250."""
+    pointed = pc.match_substring(texts, ".")
+    groups = pc.match_substring_regex(texts, r"^[-+]?[1-9]\d{0,2}\.\d{3}$")
+    some, every = pc.any(pointed).as_py(), pc.all(pointed).as_py()
+    return bool(some and not every and pc.all(pc.equal(pointed, groups)).as_py())
 
 
 def _done(values: pa.ChunkedArray, raw: dict[int, str], what: str, where: Callable[[int], str]) -> NumberColumn:
@@ -198,6 +206,11 @@ def _decimal_mark(
         if mark == ",":
             said.append(f"{what}: ',' is the decimal mark, as in {sure[mark]!r}")
         return mark
+    if doubtful["."] and style.comma_first and not doubtful[","]:
+        said.append(
+            f"{what}: '.' in {doubtful['.']!r} is taken to be between thousands; decimal_mark in [source] can say"
+        )
+        return ","
     if doubtful[","]:
         mark = "," if style.comma_first else "."
         role = "the decimal mark" if mark == "," else "between thousands"

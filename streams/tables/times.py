@@ -43,7 +43,7 @@ _DAY_MONTH = r"^(?P<a>\d{1,2})(?P<mark>[./-])(?P<b>\d{1,2})[./-](?P<y>\d{4})(?P<
 _AM_PM = r"(?i)[ ]?([ap])\.?m\.?(Z|[+-]\d\d:?\d\d)?$"
 _WORDS = ("%d-%b-%Y", "%d %b %Y", "%b %d, %Y", "%b %d %Y", "%d/%b/%Y", "%B %d, %Y", "%d %B %Y", "%d. %B %Y")
 _CLOCKS = ("", " %H:%M:%S", " %H:%M", ":%H:%M:%S", ":%H:%M:%S %z", " %H:%M:%S %z", " %I:%M:%S %p", " %I:%M %p",
-           ", %H:%M:%S", ", %I:%M:%S %p", " %H:%M:%S.%f", " %H.%M.%S.%f", " %I.%M.%S.%f %p")  # fmt: skip
+           " %I:%M%p", ", %H:%M:%S", ", %I:%M:%S %p", " %H:%M:%S.%f", " %H.%M.%S.%f", " %I.%M.%S.%f %p")  # fmt: skip
 
 
 def read_times(
@@ -240,7 +240,7 @@ class _InWords:
         self._patterns = [date + clock for date in _WORDS for clock in _CLOCKS]
 
     def __call__(self, text: str) -> float:
-        text = text.strip("[]")
+        text = re.sub(r"\s+", " ", text.strip("[]"))
         if text[:5].count("-") == 1 and "W" not in text:
             try:
                 return _stamp(datetime.fromisoformat(re.sub(r" ?(UTC|GMT)$", "Z", text)), self._time_zone)

@@ -290,7 +290,7 @@ class TestCommand:
             (["bad.toml", "--data", "x.csv"], "bad.toml: not TOML: "),
             (["wrong.toml", "--data", "x.csv"], "entity is missing; give a text"),
             (["binary.toml", "--data", "x.csv"], "binary.toml: not UTF-8 text"),
-            (["bare.toml", "--data", "x.csv"], "x.csv: events without a [source] table must be wire-format JSONL"),
+            (["bare.toml", "--data", "x.csv"], "must be wire-format JSONL"),
             (["task.toml", "--data", "gone.csv"], "no such file: gone.csv"),
             (["task.toml", "--data", "task.toml"], "task.toml: no column at, bad, eur, id, user; there are: name"),
             (["task.toml", "--data", "empty.csv"], "empty.csv: cannot be read: it is empty"),

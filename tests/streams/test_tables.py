@@ -180,6 +180,7 @@ SPELLINGS: dict[str, tuple[str, Callable[[str], str]]] = {
     "after": ("basket", lambda v: f"{comma(v)} €"),
     "percent": ("basket", lambda v: f"{v} %"),
     "plus": ("basket", lambda v: f"+{v}"),
+    "sql server": ("at", lambda t: f"Jan {int(t[8:10]):2d} 2026 {t[11:]}"),
     "degrees": ("basket", lambda v: f"{v}°C"),
     "power": ("basket", lambda v: f"{float(v):.6e}"),
 }
@@ -387,3 +388,22 @@ def test_files_of_other_types_meet(tmp_path: Path, plain: list[Any]) -> None:
     pq.write_table(table, tmp_path / "rows.parquet")
     spec = TaskSpec.from_toml(TASK)
     assert events(FileSource(spec, columns_of(spec), [first, tmp_path / "rows.parquet"])) == plain
+
+
+def test_a_column_whose_name_is_no_utf_8_is_found(tmp_path: Path, plain: list[Any]) -> None:
+    names = tuple("größe" if name == "eur" else name for name in NAMES)
+    path = write(tmp_path, text_of(ROWS, names=names).encode("cp1252"))
+    spec = TaskSpec.from_toml(TASK.replace('"eur"', '"größe"'))
+    read = FileSource(spec, columns_of(spec), [path])
+    assert events(read) == plain
+    assert read.decisions[0] == "rows.csv: encoding cp1252, for it is no UTF-8"
+
+
+@pytest.mark.parametrize(("toml", "expected"), [("", 1250.0), ('decimal_mark = "."\n', 1.25)])
+def test_a_point_before_three_digits_in_a_file_of_semicolons_is_told(
+    tmp_path: Path, toml: str, expected: float
+) -> None:
+    path = write(tmp_path, text_of(changed(basket=lambda v: "1.250" if "3" in v else "850", eur=lambda _: "1"), ";"))
+    read = source(path, toml)
+    assert events(read)[3][3]["basket"] == expected
+    assert any("between thousands" in said for said in read.decisions) == (toml == "")
