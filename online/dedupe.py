@@ -192,8 +192,8 @@ class Deduper:
         """
         table, low = DigestTable(self.most_bytes), floor_of(floor)
         table.reserve(sum(map(len, kept)))
-        if kept:  # at once: each call would have to wait for the interpreter again, where other threads run
-            table.load(np.concatenate(kept), low)
+        for rows in kept:
+            table.load(rows, low)
         self._table, self._nameless, self._nameless_until = table, None, 0
         for ids, ts in old:
             self._remember_nameless(ids, ts, low)
