@@ -18,6 +18,8 @@ CODECS: Final = (None, "gzip", "snappy", "lz4", "zstd")
 DAY_S: Final = 86_400.0
 _NUMBERS: Final = ("NaN", "Infinity", "-Infinity", "1e309", "1.7e308", "-1.7e308", "1" + "0" * 400, "1e16", "-1e16")
 """Numbers that no field takes, as JSON text."""
+_NO_DATA: Final = (b"1.7e308", b"-1.7e308")
+"""Those that say "no data" in an amount or a property, which is missing then."""
 _EXTREMES: Final = (1e15, -1e15, 1e12, -1e12, 5e-324, -5e-324)
 """Numbers that a property may hold."""
 _BOMB_BYTES: Final = 48 << 20
@@ -102,7 +104,8 @@ def _numbers(h: HostileTraffic) -> Iterator[Shot]:
         yield h.shot(value.replace(b"0.125", text), "letter", topics.LABELS)
         return
     event = h.event(properties={"risk": 0.125}) if field == "risk" else h.event(**{field: 0.125})
-    yield h.shot(encode(event).replace(b"0.125", text), "letter")
+    expect = "any" if field in ("amount", "risk") and text in _NO_DATA else "letter"
+    yield h.shot(encode(event).replace(b"0.125", text), expect)
 
 
 def _extremes(h: HostileTraffic) -> Iterator[Shot]:

@@ -10,6 +10,7 @@ import base64
 import gzip
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from online.pipeline import TaskPipeline
 from online.structs import UnknownFields
 from online.task import TaskSpec
 from online.wire import MODELS, REASON_CHARS, DeviceEvent, Label, UserEvent, WireModel
-from streams.cli.main import run
 from streams.errors import UsageError
 from streams.settings import load_settings
 from streams.stores.memory import MemoryFeatureStore
@@ -251,20 +251,35 @@ def test_dead_letters() -> None:
     compare("dead_letters", {name: str(reason) for name, reason in found.items()})
 
 
-def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
+RUN_EACH = """
+import contextlib, io, json, sys
+from streams.cli.main import run
+found = {}
+for command in json.load(sys.stdin):
+    sys.argv = ["weir", *command.split()]
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        try:
+            run()
+        except SystemExit as stopped:
+            assert stopped.code == 2, (command, stopped.code)
+    found[f"weir {command}"] = told.getvalue().splitlines()[-1]
+json.dump(found, sys.stdout)
+"""
+
+
+def test_command_lines(tmp_path: Path) -> None:
+    """In a process of their own: a command may set signals, logging and deadlines of its process."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "utf16.toml").write_bytes(TASK.encode("utf-16"))
     (tmp_path / "gz.toml").write_bytes(gzip.compress(TASK.encode(), mtime=0))
 
-    def message(command: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["weir", *command.split()])
-        with pytest.raises(SystemExit) as stopped:
-            run()
-        assert stopped.value.code == 2
-        return capsys.readouterr().err.splitlines()[-1]
-
-    compare("commands", {f"weir {command}": message(command) for command in COMMANDS})
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_EACH], input=json.dumps(COMMANDS), cwd=tmp_path, env=environ,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    compare("commands", json.loads(done.stdout))
 
 
 def compare(name: str, found: dict[str, str]) -> None:
