@@ -100,7 +100,7 @@ def run_backtest(
     Parameters
     ----------
     task : with a ``[source]`` for files of any layout; without one ``paths`` are JSONL in wire format.
-    paths : CSV, CSV.gz, Parquet or JSONL files, merged by event time.
+    paths : CSV, Parquet, Arrow or JSON files, plain or packed, or folders of them, merged by event time.
     scores : Parquet file of event_id, entity_id, ts, task, score, model_version.
     progress : called with rows done and rows in all.
     labels : JSONL dumps of the ``labels`` topic, for labels that are not a column.

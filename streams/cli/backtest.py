@@ -26,7 +26,7 @@ def backtest_command(
     task: Annotated[Path, typer.Argument(metavar="TASK", help="The task file (TOML).", show_default=False)],
     data: Annotated[
         list[Path],
-        typer.Option("--data", help="CSV, CSV.gz, Parquet or JSONL; repeat to merge files by event time."),
+        typer.Option("--data", help="CSV, Parquet, Arrow or JSON, plain or packed; repeat to merge files by time."),
     ],
     scores: Annotated[
         Path | None, typer.Option("--scores", help="Write every score to this Parquet file.", show_default=False)
