@@ -274,6 +274,11 @@ async def run_process(process: Process) -> int:
                 await app.stop()
         except Exception as error:  # noqa: BLE001 - it is raised when all is down
             process.ends(error)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            log.warning("the last commit was cut short while stopping; what it was of is read again")  # by Faust itself
         await process.after()
         deadline.cancel()
     if process.reason is not None:

@@ -41,7 +41,7 @@ def test_letters_are_listed_by_topic_and_reason_and_shown_by_either_id(clean: We
     bury(clean, [("device-events", 0, 5, "not JSON", b"\xff\x1b[2J", None)])
     groups = orjson.loads(clean("dlq", "list", "--json").out)
     assert [(g["topic"], g["reason"], g["count"]) for g in groups] == [
-        ("user-events", "amount: too small", 3),
+        ("user-events", "amount: too small, got ...", 3),
         ("device-events", "not JSON", 1),
     ]
     each = clean("dlq", "list", "--each", "--topic", "user-events", "--json").lines
