@@ -217,7 +217,7 @@ def _rows_or_mapping(task: TaskSpec) -> str:
 def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
     """What is odd of rows that were not scored; ``refused`` counts them by the field that was wrong."""
     if refused:
-        fields, first = ", ".join(f"{name} {n:,}" for name, n in refused.most_common(4)), result.rejects[0]
+        fields, first = ", ".join(f"{n:,} x {name}" for name, n in refused.most_common(4)), result.rejects[0]
         what = f"{result.rejected:,} rows were refused ({fields}); the first: row {first.index + 1}: {first.reason}"
         yield Note("rows refused", what, f"correct {_rows_or_mapping(result.task)}")
     odd = {name: n for name, n in result.no_readings.items() if name not in result.task.ranges}
