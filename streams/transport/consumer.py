@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-AHEAD: Final = 64
-"""Full batches that wait or are in work in all, so that many partitions do not fill the memory; one each at least."""
+AHEAD: Final = 24
+"""Full batches that wait or are in work in all, so that many partitions do not fill the memory."""
+AHEAD_RECORDS: Final = 512
+"""Records of each partition that may wait or be in work, however many partitions there are."""
 HEARD_S: Final = 10.0
 """A broker that has not answered for so long may have more than it told."""
 
@@ -363,8 +365,9 @@ class BatchConsumer(Consumer):
     def _refresh_wanted(self) -> None:
         # Room is counted in records: many small batches in flight are what keeps latency low.
         active, offsets = self._get_active_partitions(), self.offsets
-        ahead = min(self.settings.max_in_flight, max(AHEAD // max(len(active), 1), 1))
-        room = ahead * self.settings.max_batch
+        full = self.settings.max_batch
+        share = AHEAD * full // max(len(active), 1)
+        room = min(self.settings.max_in_flight * full, max(share, min(full, AHEAD_RECORDS)))
         self.wanted = {
             tp: Wanted(epoch, offsets.limit(tp, room), offsets.done(tp))
             for tp in active

@@ -12,6 +12,7 @@ import gc
 import logging
 import platform
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from online.task import TaskSpec
 from streams import topics
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Numbers of glibc's ``mallopt``."""
+TRIM_S: Final = 10.0
+"""Pages that are needed again cost about a thousandth of a core at this pace."""
 
 
 class Worker(Process):
@@ -83,7 +86,7 @@ class Worker(Process):
 
     def beside(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """See ``Process``."""
-        return (self.follower.run, *super().beside())
+        return (self.follower.run, _trim_memory, *super().beside())
 
     async def conclude(self) -> None:
         """Store what the models have learned, and let go."""
@@ -102,18 +105,33 @@ def run_worker(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int
 
 
 async def _run(settings: Settings, tasks: Sequence[TaskSpec], role: Role) -> int:
-    _give_memory_back()
+    _keep_heaps_small()
     return await run_process(Worker(settings, tasks, role))
 
 
-def _give_memory_back() -> None:
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+def _keep_heaps_small() -> None:
     """Have large arrays leave the process when they are freed.
 
     By itself glibc takes arrays of up to 32 MB from its heaps, of which each thread has one, and keeps what lies
     between: a tenth to a fifth of a worker whose tables grow.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
+    if libc := _glibc():
         libc.mallopt(M_MMAP_THRESHOLD, 4 << 20)
         libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)  # the short-lived megabytes of each batch stay
         libc.mallopt(M_ARENA_MAX, 2)
+
+
+async def _trim_memory() -> None:
+    """Give free pages within the heaps back to the system, now and then: glibc itself frees their ends only.
+
+    A worker that has taken partitions over, or worked off a backlog, holds some 150 MB of such pages.
+    """
+    if (libc := _glibc()) is None:
+        return
+    while True:
+        await asyncio.sleep(TRIM_S)
+        await asyncio.to_thread(libc.malloc_trim, 0)
