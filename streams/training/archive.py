@@ -2,7 +2,8 @@
 
 ``DIR/<task>/<kind>/day=2024-05-01/p003-00000000001000-00000000002000.parquet`` holds the task's records among offsets
 [1000, 2000) of partition 3, all written on that day (UTC). A file is written whole or not at all, and its name says
-what it covers, also where that is nothing: another run writes what is missing, and nothing twice.
+what it covers, also where that is nothing: another run writes what is missing, and nothing twice. The file
+``DIR/<task>/<kind>/topic`` holds the id of the topic that the offsets are of.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ class Archive:
         topic = self._reader.topic(kind)
         whole, wanted = await source.spans(topic, None, None), await source.spans(topic, since, until)
         covered = self.covered(kind)
+        self._check_topic(kind, topic, await source.identity(topic))
         for partition, (_, end) in whole.items():
             if (last := max((stop for _, stop in covered.get(partition, ())), default=0)) > end:
                 raise UsageError(
@@ -106,6 +108,18 @@ class Archive:
                         advance(kind, done + at - start, total)
                 self._finish(kind, stop)
                 done += stop - start
+
+    def _check_topic(self, kind: Kind, topic: str, identity: str) -> None:
+        """Refuse a topic of the same name that was made anew; an archive that has no id yet gets this one."""
+        held = self._root / kind / "topic"
+        if held.is_file() and (known := held.read_text().strip()) and identity and known != identity:
+            raise UsageError(
+                f"{self._root}: holds {topic} of topic id {known}, but the brokers now have {identity}: the topic was "
+                "made anew; give another --out"
+            )
+        if identity:
+            held.parent.mkdir(parents=True, exist_ok=True)
+            held.write_text(f"{identity}\n")
 
     def _take(self, kind: Kind, partition: int, start: int, piece: Piece, written_at: FloatVector) -> None:
         """Add records to the file that is being made, and begin another one where their day or its size wants it."""

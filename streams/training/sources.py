@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
@@ -34,6 +35,9 @@ class LogSource(Protocol):
 
     def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncIterator[Piece]:
         """The records of an offset range, in order."""
+
+    async def identity(self, topic: str) -> str:
+        """What tells this topic from one of its name that is made later; empty where nothing does."""
 
 
 async def monotonic(pieces: AsyncIterator[Piece]) -> AsyncIterator[tuple[Piece, FloatVector]]:
@@ -83,6 +87,10 @@ class EmbeddedSource:
             low, high = max(start, base), min(stop, placed.batch.next_offset)
             if low < high:
                 yield Piece(range(low, high), placed.records()[low - base : high - base])
+
+    async def identity(self, topic: str) -> str:  # noqa: ARG002 - the same of all its topics
+        """See `LogSource`; an embedded log has none."""
+        return ""
 
 
 class _Placed(NamedTuple):
@@ -147,6 +155,19 @@ class KafkaSource:
         reader = await self._reader(topic)
         async for offsets, records, *_ in reader.read(partition, start, stop):
             yield Piece(offsets, records)
+
+    async def identity(self, topic: str) -> str:
+        """See `LogSource`: the id that the brokers gave the topic. Raises ``BrokerError``."""
+        from streams.admin.clients import admin_client
+        from streams.admin.cluster import read_identities
+
+        def ask() -> str:
+            name = self._settings.topics.name(topic)
+            with admin_client(self._settings.kafka) as admin:
+                found = read_identities(admin, [name])
+            return found[name].id if name in found else ""
+
+        return await asyncio.to_thread(ask)
 
     async def _reader(self, topic: str) -> RangeReader:
         try:

@@ -137,6 +137,11 @@ def test_the_command_archives_topics_and_goes_on(kafka: Broker, filled: TopicSet
         assert done.exit_code == 0, (done.output, done.exception)
     assert done.output.splitlines()[1].split() == ["fraud", "0", "0", "0", "0"]
     check(asyncio.run(read_history(TASK, archive=out)), asyncio.run(read_embedded(TASK, log())))
+    told = out / "fraud" / "predictions" / "topic"
+    assert told.read_text().strip(), "the id that the brokers gave the topic"
+    told.write_text("made-before\n")
+    done = CliRunner().invoke(app, arguments)
+    assert "of topic id made-before, but the brokers now have" in str(done.exception)
 
 
 def test_what_cannot_be_read_says_why(kafka: Broker, filled: TopicSettings) -> None:
