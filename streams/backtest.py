@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +130,9 @@ def run_backtest(
     numbered = task.source is not None and task.source.event_id is None
     if numbered and len({path.resolve() for path in paths}) < len(paths):
         raise UsageError("a file is given twice, and without `event_id` in [source] its rows would count twice")
-    ids = None if numbered else Deduper(math.inf, most_bytes=bytes_for(len(source)))
-    batches = distinct(source.batches(size), size, ids)
+    batches = source.batches(size)
+    if not numbered:
+        batches = distinct(batches, size, Deduper(math.inf, most_bytes=bytes_for(len(source))))
     writer = ScoreFile(scores, task.name) if scores is not None else None
     start = time.perf_counter()
 
@@ -141,13 +141,13 @@ def run_backtest(
         _note(out, result, writer)
 
     try:
-        for part in within(batches, given.span_s):
-            rows, batch = part.rows, part.events
+        for rows in within(batches, given.span_s):
+            batch = rows.events
             if len(batch):
                 for known in given.held.due(float(batch.ts[0])):
                     note(pipeline.labels(known))
                 note(pipeline.events(batch))
-            watch.update(batch, rows.labelled[part.fresh])
+            watch.update(batch, rows.labelled if rows.fresh is None else rows.labelled[rows.fresh])
             given.read(rows)
             result.rows += rows.rows
             result.repeats += len(rows.batch) - len(batch)
@@ -163,7 +163,7 @@ def run_backtest(
         result.seconds = time.perf_counter() - start
         if writer is not None:
             writer.close()
-    found = [*watch.notes(pipeline.scored, partial(_instead, source)), *_of_rows(result, refused)]
+    found = [*watch.notes(pipeline.scored), *_of_rows(result, refused)]
     found += _of_cells(source, pipeline.columns.numbers) if isinstance(source, FileSource) else []
     found += given.notes(pipeline.joiner, watch) if pipeline.scored else []
     result.notes = sorted(found, key=lambda note: note.rank)
@@ -200,14 +200,6 @@ def _of_cells(source: FileSource, numbers: Sequence[str]) -> list[Note]:
     read = [source.read[name] for name in numbers if name in source.read and name != "amount"]
     fix = "they count as missing: correct them, or list their words in `missing` of [source]"
     return [Note("missing", what.format(one), fix) for one in read if one.unreadable]
-
-
-def _instead(source: FileSource | WireSource, name: str) -> str:
-    """What the input has in place of a column whose values are missing."""
-    if isinstance(source, WireSource):
-        return source.instead(name)
-    column = source.spec.columns.get(name)
-    return "nothing in [source] feeds it" if column is None else f"look at the column {column!r}"
 
 
 def _rows_or_mapping(task: TaskSpec) -> str:

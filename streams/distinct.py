@@ -6,77 +6,53 @@ It knows events and their times, not tasks or what becomes of a batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
-from online.batch import BoolVector, EventBatch
+from online.batch import EventBatch
 from online.dedupe import Deduper
 from online.intake import entities_of
 from streams.sources import SourceBatch
 
 
-@dataclass(frozen=True, slots=True)
-class DistinctBatch:
-    """Consecutive rows of a source.
-
-    Repeats stay, marked: an older export may lack the labels that a newer one brings with the same events.
-    """
-
-    rows: SourceBatch
-    fresh: BoolVector
-    """``(n,)``: which events have an ``event_id`` that did not come before of the same user or device."""
-
-    @property
-    def events(self) -> EventBatch:
-        """Those that did not come before."""
-        return self.rows.batch if self.fresh.all() else self.rows.batch.take(np.flatnonzero(self.fresh))
-
-    def slice(self, start: int, stop: int | None) -> DistinctBatch:
-        """Events ``start`` to ``stop``; the rejects stay with the last slice (``stop`` is None)."""
-        return DistinctBatch(self.rows.slice(start, stop), self.fresh[start:stop])
-
-    def and_then(self, other: DistinctBatch) -> DistinctBatch:
-        """Both as one."""
-        a, b = self.rows, other.rows
-        label = None if a.label is None or b.label is None else np.append(a.label, b.label)
-        rows = SourceBatch(
-            EventBatch.concat([a.batch, b.batch]), label, np.append(a.labelled, b.labelled), [*a.rejects, *b.rejects],
-            a.rows + b.rows,
-        )  # fmt: skip
-        return DistinctBatch(rows, np.append(self.fresh, other.fresh))
-
-
-def distinct(batches: Iterator[SourceBatch], size: int, ids: Deduper | None) -> Iterator[DistinctBatch]:
+def distinct(batches: Iterator[SourceBatch], size: int, ids: Deduper) -> Iterator[SourceBatch]:
     """The batches of a source with repeats marked: from the first repeat on cut anew, ``size`` fresh events each.
 
     So the same rows give the same batches, whatever repeats are between them.
 
     Parameters
     ----------
-    ids : empty; ``None`` where events are numbered, and so none is a repeat.
+    ids : empty.
     """
     held = None
     for batch in batches:
         b = batch.batch
-        all_fresh = np.ones(len(b), np.bool_)
-        part = DistinctBatch(batch, all_fresh if ids is None else ids.keep(b.event_id, b.ts, entities_of(b)))
-        if held is None and part.fresh.all():
+        part = replace(batch, fresh=ids.keep(b.event_id, b.ts, entities_of(b)))
+        if held is None and part.events is b:
             yield part
             continue
-        held = part if held is None else held.and_then(part)
-        while np.count_nonzero(held.fresh) > size:  # a repeat stays with the event before it
-            stop = int(np.flatnonzero(held.fresh)[size])
-            yield held.slice(0, stop)
-            held = held.slice(stop, None)
+        held = part if held is None else _joined(held, part)
+        while len(fresh := np.flatnonzero(np.asarray(held.fresh))) > size:  # a repeat stays with the event before it
+            yield held.slice(0, int(fresh[size]))
+            held = held.slice(int(fresh[size]), None)
     if held is not None:
         yield held
 
 
-def within(batches: Iterator[DistinctBatch], span_s: float) -> Iterator[DistinctBatch]:
+def _joined(a: SourceBatch, b: SourceBatch) -> SourceBatch:
+    label, labelled, fresh = (
+        None if one is None or two is None else np.append(one, two)
+        for one, two in ((a.label, b.label), (a.labelled, b.labelled), (a.fresh, b.fresh))
+    )
+    batch, rejects = EventBatch.concat([a.batch, b.batch]), [*a.rejects, *b.rejects]
+    return SourceBatch(batch, label, np.asarray(labelled), rejects, a.rows + b.rows, fresh)
+
+
+def within(batches: Iterator[SourceBatch], span_s: float) -> Iterator[SourceBatch]:
     """The batches, cut where one spans more event time than ``span_s`` (0 for no limit)."""
     for part in batches:
-        ts = np.maximum.accumulate(part.rows.batch.ts)
+        ts = np.maximum.accumulate(part.batch.ts)
         start = 0
         while span_s > 0 and len(ts) and ts[-1] - ts[start] > span_s:
             stop = int(np.searchsorted(ts, ts[start] + span_s, side="right"))

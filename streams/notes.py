@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, get_args
@@ -97,10 +97,19 @@ class RunWatch:
             low, high = self.spread[name]
             self.spread[name] = float(values.min(initial=low)), float(values.max(initial=high))
 
-    def notes(self, scored: int, instead: Callable[[str], str]) -> list[Note]:
-        """What is odd, where so many rows were scored; ``instead`` says what the input has in place of a column."""
-        found = [*self._of_scores(scored), *(self._of_columns(instead) if self.events else ()), *self._of_times()]
+    def notes(self, scored: int) -> list[Note]:
+        """What is odd, where so many rows were scored."""
+        found = [*self._of_scores(scored), *(self._of_columns() if self.events else ()), *self._of_times()]
         return [Note(*note) for note in found]
+
+    def _feeder(self, name: str) -> str:
+        """What a column's values come from."""
+        source = self.task.source
+        if source is None:
+            return f"look at {name} in the events"
+        return (
+            f"look at the column {source.columns[name]!r}" if name in source.columns else "nothing in [source] feeds it"
+        )
 
     def _of_scores(self, scored: int) -> Iterator[tuple[Kind, str, str]]:
         absent = [kind for kind in self.task.types if not self.types[kind]]
@@ -116,7 +125,7 @@ class RunWatch:
             why = "no timer of [labels.silence] fell due" if self.task.labels.silence else f"none has {self.task.key}"
             yield "not scored", f"none of {self.events:,} rows was scored: {why}", "give more data, or correct the task"
 
-    def _of_columns(self, instead: Callable[[str], str]) -> Iterator[tuple[Kind, str, str]]:
+    def _of_columns(self) -> Iterator[tuple[Kind, str, str]]:
         keys = {entity.key for entity in self.task.entities}
         common = [kind for kind, n in self.types.items() if n >= 0.01 * self.events]
         for name, known in self.known.items():
@@ -124,12 +133,11 @@ class RunWatch:
             share = f"{1 - known.total() / self.events:.0%} of the" if known.total() else "all"
             kind = "number" if name in self.columns.numbers else "text"
             if name not in keys and fed < 0.5:
-                fix = f"look at what feeds {name} in {self.where}"
-                yield "missing", f"{name} is missing, or no {kind}, in {share} rows: {instead(name)}", fix
+                yield "missing", f"{name} is missing, or no {kind}, in {share} rows", self._feeder(name)
             elif name in keys and (not fed or (name == self.task.key and fed < 0.5)):
                 lost = "they are not scored" if name == self.task.key else "the features of its entity are missing"
                 fix = f"feed {name} in {self.where}, or remove its entity"
-                yield "entity key", f"{name} is missing in {share} rows ({instead(name)}): {lost}", fix
+                yield "entity key", f"{name} is missing in {share} rows: {lost}", fix
         for name, (low, high) in self.spread.items():
             if low == high and self.events >= _MANY:
                 yield "constant", f"{name} is {low:g} wherever it is known", f"drop {name}, or correct its column"

@@ -53,13 +53,23 @@ class SourceBatch:
     rejects: list[Reject]
     rows: int
     """Rows read, bad ones too."""
+    fresh: BoolVector | None = None
+    """Which events have an ``event_id`` that did not come before of the same user or device; ``None`` for all.
+
+    Repeats stay, marked: an older export may lack the labels that a newer one brings with the same events.
+    """
+
+    @property
+    def events(self) -> EventBatch:
+        """Those that did not come before."""
+        return self.batch if self.fresh is None or self.fresh.all() else self.batch.take(np.flatnonzero(self.fresh))
 
     def slice(self, start: int, stop: int | None) -> SourceBatch:
         """Events ``start`` to ``stop``; the rejects stay with the last slice (``stop`` is None)."""
         part = self.batch.slice(start, len(self.batch) if stop is None else stop)
-        label = None if self.label is None else self.label[start:stop]
+        label, fresh = (None if column is None else column[start:stop] for column in (self.label, self.fresh))
         rejects = self.rejects if stop is None else []
-        return SourceBatch(part, label, self.labelled[start:stop], rejects, len(part) + len(rejects))
+        return SourceBatch(part, label, self.labelled[start:stop], rejects, len(part) + len(rejects), fresh)
 
 
 class FileSource:

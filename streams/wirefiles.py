@@ -8,12 +8,10 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from online.batch import FloatVector, LabelBatch
@@ -24,7 +22,6 @@ from streams.errors import UsageError
 from streams.sources import SourceBatch
 
 _NAME = re.compile(r"\.(jsonl|ndjson|json)(\.(gz|gzip|zst|zstd))?$")
-_LOOKED_AT = 100
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 
 
@@ -40,25 +37,13 @@ class WireSource:
 
     def __init__(self, task: TaskSpec, columns: ColumnRequest, paths: Sequence[Path]) -> None:
         decode = decode_device_events if task.stream == "device-events" else decode_user_events
-        lines = _lines(paths)
-        decoded = decode(lines, columns)
+        decoded = decode(lines := _lines(paths), columns)
         self._rejects = decoded.rejects
         self._batch = decoded.batch.take(np.argsort(decoded.batch.ts, kind="stable"))
-        self._rows, self._first = len(lines), lines[:_LOOKED_AT]
+        self._rows = len(lines)
 
     def __len__(self) -> int:
         return self._rows
-
-    def instead(self, name: str) -> str:
-        """What the first records have in place of a column whose values are missing."""
-        there: dict[str, object] = {}
-        for line in self._first:
-            with suppress(orjson.JSONDecodeError, TypeError, AttributeError):
-                record = orjson.loads(line)
-                there |= {**record, **(record.get("properties") or {}), **(record.get("metrics") or {})}
-        if there.get(name) is not None:
-            return f"it is {there[name]!r} in one"
-        return f"the records have {', '.join(sorted(there.keys() - {'v', 'properties', 'metrics'}))}"
 
     def batches(self, size: int) -> Iterator[SourceBatch]:
         """The events in order, ``size`` at a time; what was rejected comes with the last."""

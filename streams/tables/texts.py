@@ -11,41 +11,15 @@ import pyarrow.compute as pc
 
 from streams.errors import UsageError
 
-MISSING_TEXTS = frozenset(
-    [
-        r"#n/a",
-        r"#na",
-        r"#value!",
-        r"#div/0!",
-        r"#ref!",
-        r"#name?",
-        r"#null!",
-        r"#num!",
-        r"-1.#ind",
-        r"-1.#qnan",
-        r"1.#ind",
-        r"1.#qnan",
-        r"-nan",
-        r"nan",
-        r"<na>",
-        r"n/a",
-        r"na",
-        r"null",
-        r"(null)",
-        r"[null]",
-        r"<null>",
-        r"none",
-        r"nil",
-        r"\n",
-        r"nat",
-    ]
-) | {"", "#n/a n/a"}
+MISSING_TEXTS = frozenset([
+    "", "#n/a n/a", "#n/a", "#na", "#value!", "#div/0!", "#ref!", "#name?", "#null!", "#num!", "-1.#ind", "-1.#qnan",
+    "1.#ind", "1.#qnan", "-nan", "nan", "<na>", "n/a", "na", "null", "(null)", "[null]", "<null>", "none", "nil", "\\n",
+    "nat",
+])  # fmt: skip
 """Words that mean missing in every column, in lower case."""
-MISSING = (
-    MISSING_TEXTS
-    | frozenset(["-", "--", "---", "?", ".", "undefined", "missing", "(missing)", "(blank)", "n.a.", "n.d.", "k.a."])
-    | {"not available"}
-)
+MISSING = MISSING_TEXTS | {
+    "-", "--", "---", "?", ".", "undefined", "missing", "(missing)", "(blank)", "n.a.", "n.d.", "k.a.", "not available",
+}  # fmt: skip
 """Words that mean missing where an id, a number, a time or a label stands; other texts may be such."""
 
 _SCIENTIFIC = r"^\d(?:[.,]\d+)?[eE]\+\d\d$"

@@ -1,15 +1,16 @@
 """A column as event times: ISO in its variants, other orders of day and month, epochs of any unit.
 
 How a column is written is decided over all its values. A time without an offset is of the time zone given; in the hour
-that an autumn clock repeats it is the first, in the one that a spring clock skips the time after it.
+that an autumn clock repeats it is the first, and in the one that a spring clock skips it is the end of that hour.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from datetime import datetime
-from zoneinfo import ZoneInfo
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import available_timezones
 
 import numpy as np
 import pyarrow as pa
@@ -20,30 +21,43 @@ from streams.errors import UsageError
 from streams.tables.texts import as_text, without_missing
 
 _UNITS = {"unix": 1.0, "unix_ms": 1e3, "unix_us": 1e6, "unix_ns": 1e9}
-_ISO = (
-    r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([T ]([01]\d|2[0-3])(:[0-5]\d(:[0-5]\d(\.\d{1,6})?)?)?)?"
-    r"(Z|[+-]\d\d(:?[0-5]\d)?)?$"
+_NAMES = {"unix": "seconds", "unix_ms": "milliseconds", "unix_us": "microseconds", "unix_ns": "nanoseconds"}
+_YEAR_2000, _YEAR_2100 = 946_684_800.0, 4_102_444_800.0
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_DATES = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (
+    r"(?P<y>\d{4})([-/.])(?P<m>\d{1,2})\2(?P<d>\d{1,2})",
+    r"(?P<a>\d{1,2})([-/.])(?P<b>\d{1,2})\2(?P<y>\d{4}|\d\d)(?!\d)",
+    r"(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d)",
+    r"(?:[a-z]{3,9}\.?,? )?(?P<d>\d{1,2})(?:st|nd|rd|th)?[-/. ]*(?P<m>[a-z]{3,9})[-/., ]*(?P<y>\d{4}|\d\d)(?!\d)",
+    r"(?:[a-z]{3,9}\.?,? )?(?P<m>[a-z]{3,9})\.? (?P<d>\d{1,2})(?:st|nd|rd|th)?,? (?P<y>\d{4})",
+))  # fmt: skip
+_CLOCK = re.compile(
+    r"(?:[t ,:-]*(?P<h>\d{1,2})(?:[:.h]?(?P<min>\d\d)(?:[:.]?(?P<s>\d\d)(?:[.,:](?P<f>\d+))?)?)?"
+    r" ?(?:(?P<half>[ap])\.? ?m\.?)?)? ?(?P<zone>\D.*)?",
+    re.IGNORECASE,
 )
-_TO_ISO = (
-    (r"\s+", " "),
-    (r"^(\d{4})[/.](\d{1,2})[/.](\d{1,2})", r"\1-\2-\3"),
-    (r"^((?:19|20)\d\d)(\d\d)(\d\d)(?:[T ]?(\d\d):?(\d\d):?(\d\d)(\.\d+)?)?", r"\1-\2-\3 \4:\5:\6\7"),
-    (r" ::$", ""),
-    (r"^(\d{4})-(\d)-", r"\1-0\2-"),
-    (r"^(\d{4}-\d\d)-(\d)(\D|$)", r"\1-0\2\3"),
-    (r"^(\d{4}-\d\d-\d\d)(?:T|t|, ?| )(\d):", r"\1 0\2:"),
-    (r"^(\d{4}-\d\d-\d\d)(?:t|, ?)(\d)", r"\1 \2"),
-    (r"(:\d\d),(\d)", r"\1.\2"),
-    (r"(\.\d{6})\d+", r"\1"),
-    (r"(?i)(\d) ?(?:UTC|GMT|Z)$", r"\1Z"),
-    (r"(:\d\d(?:\.\d+)?) ?([+-]\d\d):?(\d\d)?$", r"\1\2:\3"),
-    (r"([+-]\d\d):$", r"\1:00"),
-)  # fmt: skip
-_DAY_MONTH = r"^(?P<a>\d{1,2})(?P<mark>[./-])(?P<b>\d{1,2})[./-](?P<y>\d{4})(?P<rest>(?:\D.*)?)$"
-_AM_PM = r"(?i)[ ]?([ap])\.?m\.?(Z|[+-]\d\d:?\d\d)?$"
-_WORDS = ("%d-%b-%Y", "%d %b %Y", "%b %d, %Y", "%b %d %Y", "%d/%b/%Y", "%B %d, %Y", "%d %B %Y", "%d. %B %Y")
-_CLOCKS = ("", " %H:%M:%S", " %H:%M", ":%H:%M:%S", ":%H:%M:%S %z", " %H:%M:%S %z", " %I:%M:%S %p", " %I:%M %p",
-           " %I:%M%p", ", %H:%M:%S", ", %I:%M:%S %p", " %H:%M:%S.%f", " %H.%M.%S.%f", " %I.%M.%S.%f %p")  # fmt: skip
+_OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d\d?):?(\d\d)?(?: ?[(\[].*)?")
+_UNIX_DATE = re.compile(r"(?:[A-Z][a-z]{2} )?([A-Z][a-z]{2} \d{1,2}) ([\d:]+)( [A-Z]+)? (\d{4})")
+_ORDERED = r"^(?P<a>\d{1,2})(?P<mark>[./-])(?P<b>\d{1,2})[./-](?P<y>\d{4}|\d\d)(?:\D|$)"
+_LEFT = pa.scalar(None, pa.string())
+
+
+class _OddZoneError(ValueError):
+    """A time whose zone has a name that says no offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """What is told of a column, and how."""
+
+    time_format: str
+    time_zone: str
+    what: str
+    where: Callable[[int], str]
+    said: list[str]
+
+    def refuse(self, row: int, words: str) -> UsageError:
+        return UsageError(f"{self.where(row)}: {self.what} is {words}")
 
 
 def read_times(
@@ -60,128 +74,109 @@ def read_times(
     Raises
     ------
     UsageError
-        Where no value of the column can be a time, or the order of day and month is not told by any.
+        Where no value of the column can be a time, or it may be read in two ways.
     """
-    kind = column.type
+    kind, of = column.type, _Column(time_format, time_zone, what, where, said)
     if pa.types.is_time(kind):
-        raise UsageError(
-            f"{where(0)}: {what} is {kind}, a time of day without a date; give a column with date and time"
-        )
+        raise of.refuse(0, f"{kind}, a time of day without a date; give a column with date and time")
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         return _epoch(pc.cast(column, pa.timestamp("us", tz=getattr(kind, "tz", None)), safe=False), time_zone)
     if pa.types.is_duration(kind) or pa.types.is_boolean(kind):
-        raise UsageError(f"{where(0)}: {what} is {kind}, no time; give a column of times or epoch seconds")
+        raise of.refuse(0, f"{kind}, no time; give a column of times or epoch seconds")
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return _numbers(column, time_format, time_zone, what, where, said)
+        return _numbers(column, of)
     texts = without_missing(as_text(column, f"{where(0)}: {what}"), words)
-    if "%" in time_format:
-        return _by_text(texts, lambda text: _strptime(text, time_format, time_zone))
-    if time_format != "iso":
-        try:
-            return _numbers(pc.cast(texts, pa.float64()), time_format, time_zone, what, where, said)
-        except pa.ArrowInvalid:
-            if time_format in _UNITS:
-                return _by_text(texts, _number) / _UNITS[time_format]
-    for exact in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
-        try:
-            return _epoch(pc.cast(texts, exact), time_zone)
-        except pa.ArrowInvalid:
-            continue
-    digits = pc.fill_null(pc.match_substring_regex(texts, r"^-?\d+(\.\d+)?$"), False)
-    if time_format == "iso" or not pc.any(digits).as_py():
-        return _texts(texts, time_format, time_zone, what, where, said)
-    null = pa.scalar(None, pa.string())
-    numbers = pc.cast(pc.if_else(digits, texts, null), pa.float64())
-    late = _texts(pc.if_else(digits, null, texts), time_format, time_zone, what, where, said)
-    return np.where(np.isnan(late), _numbers(numbers, time_format, time_zone, what, where, said), late)
+    if time_format == "iso" or "%" in time_format:
+        return _texts(texts, of)
+    digits = pc.fill_null(pc.match_substring_regex(texts, r"^-?\d+([.,]\d+)?([eE]\+?\d+)?$"), False)
+    if not pc.any(digits).as_py():
+        return np.full(len(texts), np.nan) if time_format in _UNITS else _texts(texts, of)
+    rounded = pc.fill_null(pc.match_substring_regex(texts, r"^\d([.,]\d{1,5})?[eE]\+\d\d$"), False)
+    if pc.any(rounded).as_py():
+        row = int(pc.index(rounded, True).as_py())
+        words = "digits of the time are lost, as a spreadsheet does with long numbers; export the column as text"
+        raise of.refuse(row, f"{texts[row].as_py()!r}: {words}")
+    numbers = pc.replace_substring(pc.if_else(digits, texts, _LEFT), ",", ".")
+    found = _numbers(pc.cast(numbers, pa.float64()), of)
+    if time_format in _UNITS or pc.all(digits).as_py():
+        return found
+    return np.where(np.isnan(found), _texts(pc.if_else(digits, _LEFT, texts), of), found)
 
 
 def _epoch(stamps: pa.ChunkedArray, time_zone: str) -> FloatVector:
     if stamps.type.tz is None and time_zone != "UTC":
         stamps = pc.assume_timezone(stamps, time_zone, ambiguous="earliest", nonexistent="latest")
     number = pc.cast(pc.cast(stamps, pa.int64()), pa.float64(), safe=False).fill_null(np.nan)
-    return np.asarray(number.combine_chunks(), np.float64) / 1e6
+    return np.asarray(number, np.float64) / 1e6
 
 
-def _numbers(
-    column: pa.ChunkedArray, time_format: str, time_zone: str, what: str, where: Callable[[int], str], said: list[str]
-) -> FloatVector:
+def _numbers(column: pa.ChunkedArray, of: _Column) -> FloatVector:
     """Epochs; by their size where no format is given."""
-    if time_format == "iso" or "%" in time_format:
-        return read_times(
-            pc.cast(column, pa.string()), time_format, time_zone, (), what, where, said
-        ) if not pa.types.is_floating(column.type) else np.full(len(column), np.nan)  # fmt: skip
-    number = np.asarray(pc.cast(column, pa.float64(), safe=False).fill_null(np.nan).combine_chunks(), np.float64)
-    if time_format in _UNITS:
-        return number / _UNITS[time_format]
-    known = number[np.isfinite(number)]
-    middle = float(np.median(np.abs(known))) if len(known) else 0.0
+    number = np.asarray(pc.cast(column, pa.float64(), safe=False).fill_null(np.nan), np.float64)
+    if of.time_format in _UNITS:
+        return number / _UNITS[of.time_format]
+    known = np.abs(number[np.isfinite(number)])
+    middle = float(np.median(known)) if len(known) else 0.0
+    if of.time_format != "auto" or any(19_000_101 * k <= middle < 21_001_232 * k for k in (1, 1e4, 1e6)):
+        of.said.append(f"{of.what}: year, month and day in one number, as {of.time_zone}")
+        return _texts(pc.cast(pc.cast(column, pa.int64(), safe=False), pa.string()), of)
     if 20_000 < middle < 80_000:
-        first = float(known[0])
-        raise UsageError(
-            f"{where(int(np.isfinite(number).argmax()))}: {what} is {first:.15g}: a spreadsheet's day number? Export "
-            'the column as a date and time (2026-01-05 00:00:14), or set time_format = "unix" in [source]'
-        )
-    if 19_000_101 <= middle <= 21_001_231 or 19_000_101e6 <= middle <= 21_001_232e6:
-        texts = pc.cast(pc.cast(column, pa.int64(), safe=False), pa.string())
-        said.append(f"{what}: year, month and day in one number, as {time_zone}")
-        return _texts(texts, "iso", time_zone, what, where, [])
+        first = int(np.isfinite(number).argmax())
+        words = "a spreadsheet's day number? Export the column as a date and time (2026-01-05 00:00:14), or set"
+        raise of.refuse(first, f'{number[first]:.15g}: {words} time_format = "unix" in [source]')
+    return number / _UNITS[_unit(number, middle, of)]
+
+
+def _unit(number: FloatVector, middle: float, of: _Column) -> str:
+    """The unit that the sizes tell; refused where many are of one and many of another."""
     unit = "unix" if middle < 1e11 else "unix_ms" if middle < 1e14 else "unix_us" if middle < 1e17 else "unix_ns"
+    for other in _UNITS.keys() - {unit}:
+        fits = (number >= _YEAR_2000 * _UNITS[other]) & (number < _YEAR_2100 * _UNITS[other])
+        if np.count_nonzero(fits) > 0.01 * len(number):
+            mine = (number >= _YEAR_2000 * _UNITS[unit]) & (number < _YEAR_2100 * _UNITS[unit])
+            one, two = int(fits.argmax()), int(mine.argmax())
+            words = f"{number[one]:.15g}, in {_NAMES[other]}, but {number[two]:.15g}, in {_NAMES[unit]}, in "
+            raise of.refuse(one, f"{words}{of.where(two)}; write all times in one unit")
     if unit != "unix":
-        said.append(f"{what}: {unit.removeprefix('unix_')} since 1970, by their size")
-    return number / _UNITS[unit]
+        of.said.append(f"{of.what}: {unit.removeprefix('unix_')} since 1970, by their size")
+    return unit
 
 
-def _texts(
-    texts: pa.ChunkedArray, time_format: str, time_zone: str, what: str, where: Callable[[int], str], said: list[str]
-) -> FloatVector:
-    """Times written in one of many ways: turned into ISO all together, and the rest one by one."""
-    made = texts
-    for pattern, by in _TO_ISO[:1]:
-        made = pc.replace_substring_regex(made, pattern, by)
-    if time_format != "iso":
-        made = _day_month(made, what, where, said)
-    for pattern, by in _TO_ISO[1:]:
-        made = pc.replace_substring_regex(made, pattern, by)
-    half = pc.fill_null(pc.match_substring_regex(made, _AM_PM), False)
-    afternoon = pc.and_(half, pc.match_substring_regex(made, r"(?i)p\.?m\.?(Z|[+-]\d\d:?\d\d)?$"))
-    made = pc.replace_substring_regex(made, _AM_PM, r"\2")
-    good = pc.fill_null(pc.match_substring_regex(made, _ISO), False)
-    zoned = pc.fill_null(pc.match_substring_regex(made, r"(Z|[T ][\d:.]+[+-]\d\d(:?\d\d)?)$"), False)
-    null = pa.scalar(None, pa.string())
+def _texts(texts: pa.ChunkedArray, of: _Column) -> FloatVector:
+    """Times in words: all at once where Arrow reads them, else each distinct text once."""
+    if "%" not in of.time_format:
+        for made in (texts, pc.replace_substring_regex(texts, r" ?(?:UTC|GMT)$", "Z")):  # as BigQuery has it
+            for exact in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
+                try:
+                    return _epoch(pc.cast(made, exact), of.time_zone)
+                except pa.ArrowInvalid:
+                    continue
+    coded = pc.dictionary_encode(texts.combine_chunks())
+    read = _Reader(of.time_format, of.time_zone, of.time_format == "auto" and _month_first(texts, of))
+    found = [_moment(read, text, texts, of) for text in coded.dictionary.to_pylist()]
+    seconds = np.full(len(found) + 1, np.nan)
+    for zone in {zone for _, zone in filter(None, found)}:
+        mine = [one[0] if one and one[1] == zone else None for one in found]
+        stamps = _epoch(pa.array(mine, pa.timestamp("us")), zone)
+        seconds[:-1] = np.where(np.isnan(stamps), seconds[:-1], stamps)
+    rows: FloatVector = seconds[np.asarray(pc.fill_null(coded.indices, len(found)))]
+    return rows
+
+
+def _moment(read: _Reader, text: str, texts: pa.ChunkedArray, of: _Column) -> tuple[datetime, str] | None:
     try:
-        local = pc.cast(pc.if_else(pc.and_not(good, zoned), made, null), pa.timestamp("us"))
-        fixed = pc.cast(pc.if_else(pc.and_(good, zoned), made, null), pa.timestamp("us", tz="UTC"))
-    except pa.ArrowInvalid:  # a 30th of February
-        return _by_text(texts, _InWords(time_zone))
-    shift = _half_days(made, np.asarray(half.combine_chunks()), np.asarray(afternoon.combine_chunks()))
-    if shift is not None:
-        local = pc.add(local, pa.array(shift, pa.duration("us")))
-        fixed = pc.add(fixed, pa.array(shift, pa.duration("us")))
-    found = _epoch(local, time_zone)
-    found = np.where(np.isnan(found), _epoch(fixed, time_zone), found)
-    rest = pc.if_else(good, null, texts)
-    if rest.null_count < len(rest):
-        late = _by_text(rest, _InWords(time_zone))
-        found = np.where(np.isnan(found), late, found)
-    return found
+        return read(text)
+    except _OddZoneError as exc:
+        raise of.refuse(int(pc.index(texts, text).as_py()), f"{text!r}: {exc}") from None
+    except (ValueError, OverflowError):
+        return None  # the row is refused, with its text
 
 
-def _half_days(made: pa.ChunkedArray, half: np.ndarray, afternoon: np.ndarray) -> np.ndarray | None:
-    """Microseconds to add for AM and PM; ``None`` where neither stands."""
-    if not half.any():
-        return None
-    hours = pc.extract_regex(made, r"[T ](?P<h>\d\d):").combine_chunks()
-    hour = np.asarray(pc.cast(pc.struct_field(hours, "h"), pa.float64()).fill_null(0), np.float64)
-    shift = np.where(half & afternoon & (hour < 12), 12, 0) - np.where(half & ~afternoon & (hour == 12), 12, 0)
-    return (shift * 3_600_000_000).astype(np.int64)
-
-
-def _day_month(texts: pa.ChunkedArray, what: str, where: Callable[[int], str], said: list[str]) -> pa.ChunkedArray:
-    """``05.01.2026`` as ``2026-01-05``; the order is what a value over 12 tells."""
-    parts = pc.extract_regex(texts, _DAY_MONTH)
+def _month_first(texts: pa.ChunkedArray, of: _Column) -> bool:
+    """Whether ``05.01.2026`` is of May; the order is what a value over 12 tells."""
+    parts = pc.extract_regex(texts, _ORDERED)
     if parts.null_count == len(parts):
-        return texts
+        return False
     whole = parts.combine_chunks()
     a, b = (pc.cast(pc.struct_field(whole, name), pa.int32()) for name in "ab")
     most_a, most_b = pc.max(a).as_py(), pc.max(b).as_py()
@@ -189,72 +184,80 @@ def _day_month(texts: pa.ChunkedArray, what: str, where: Callable[[int], str], s
     example = texts[first].as_py()
     if most_a > 12 and most_b > 12:
         days, months = int(pc.index(pc.greater(a, 12), True).as_py()), int(pc.index(pc.greater(b, 12), True).as_py())
-        raise UsageError(
-            f"{where(days)}: {what} is {texts[days].as_py()!r}, but {texts[months].as_py()!r} in {where(months)}: day "
-            "and month change places; write all times alike, or set time_format in [source]"
-        )
-    if most_a <= 12 and most_b <= 12 and pc.any(pc.not_equal(pc.struct_field(whole, "mark"), ".")).as_py():
-        raise UsageError(
-            f"{where(first)}: {what} is {example!r}: no value tells whether day or month comes first; set "
-            'time_format in [source], such as "%d/%m/%Y %H:%M:%S" or "%m/%d/%Y %I:%M:%S %p"'
-        )
-    day_first = most_b <= 12
-    said.append(f"{what}: {'day, month, year' if day_first else 'month, day, year'}, as in {example!r}")
-    order = r"\4-\3-\1" if day_first else r"\4-\1-\3"
-    return pc.replace_substring_regex(texts, re.sub(r"\?P<\w+>", "", _DAY_MONTH), order + r"\5")
+        words = f"{texts[days].as_py()!r}, but {texts[months].as_py()!r} in {of.where(months)}: day and month change"
+        raise of.refuse(days, f"{words} places; write all times alike, or set time_format in [source]")
+    years = pc.struct_field(whole, "y")
+    # Two digits that change from row to row while the first stay: 25/03/01, 25/03/02 begin with the year.
+    swapped = pc.all(pc.equal(pc.utf8_length(years), 2)).as_py() and pc.count_distinct(a).as_py() == 1 < (
+        pc.count_distinct(years).as_py())  # fmt: skip
+    untold = most_a <= 12 and most_b <= 12 and pc.any(pc.not_equal(pc.struct_field(whole, "mark"), ".")).as_py()
+    if swapped or untold:
+        words = f"{example!r}: no value tells whether {'the year' if swapped else 'day or month'} comes first; set "
+        shown = '"%y/%m/%d" or "%d/%m/%y"' if swapped else '"%d/%m/%Y %H:%M:%S" or "%m/%d/%Y %I:%M:%S %p"'
+        raise of.refuse(first, f"{words}time_format in [source], such as {shown}")
+    of.said.append(f"{of.what}: {'day, month, year' if most_b <= 12 else 'month, day, year'}, as in {example!r}")
+    return bool(most_b > 12)
 
 
-def _by_text(texts: pa.ChunkedArray, read: Callable[[str], float]) -> FloatVector:
-    """By distinct text, so that each is read once."""
-    coded = pc.dictionary_encode(texts.combine_chunks())
-    found = np.array([*(read(text) for text in coded.dictionary.to_pylist()), np.nan], np.float64)
-    rows: FloatVector = found[np.asarray(pc.fill_null(coded.indices, len(found) - 1))]
-    return rows
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return np.nan
-
-
-def _strptime(text: str, pattern: str, time_zone: str) -> float:
-    try:
-        return _stamp(datetime.strptime(text, pattern), time_zone)
-    except (ValueError, OverflowError):
-        return np.nan
-
-
-def _stamp(moment: datetime, time_zone: str) -> float:
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=ZoneInfo(time_zone))
-    return moment.timestamp()
-
-
-class _InWords:
+class _Reader:
     """Reads one time at a time, such as ``Jan 5, 2026``, RFC 2822 or a web server's log."""
 
-    def __init__(self, time_zone: str) -> None:
+    def __init__(self, time_format: str, time_zone: str, month_first: bool) -> None:
+        self._format = time_format if "%" in time_format else ""
         self._time_zone = time_zone
-        self._patterns = [date + clock for date in _WORDS for clock in _CLOCKS]
+        self._order = "ba" if month_first else "ab"
+        self._dates = list(_DATES[:1] if time_format == "iso" else _DATES)
 
-    def __call__(self, text: str) -> float:
-        text = re.sub(r"\s+", " ", text.strip("[]"))
-        if text[:5].count("-") == 1 and "W" not in text:
-            try:
-                return _stamp(datetime.fromisoformat(re.sub(r" ?(UTC|GMT)$", "Z", text)), self._time_zone)
-            except (ValueError, OverflowError):
-                pass  # words perhaps
-        if not re.search(r"[A-Za-z]{3}", text):
-            return np.nan
-        bare = re.sub(r"^(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,? ", "", text)
-        utc = re.search(r" (?:UTC|GMT|Z)\b", bare)
-        bare = re.sub(r" (?:UTC|GMT|Z)\b", "", bare)
-        bare = re.sub(r"^([A-Za-z]{3}) +(\d{1,2}) ([\d:]+) (\d{4})$", r"\1 \2 \4 \3", bare)  # ctime
-        for at, pattern in enumerate(self._patterns):
-            found = _strptime(bare, pattern, "UTC" if utc else self._time_zone)
-            if not np.isnan(found):
-                self._patterns.insert(0, self._patterns.pop(at))  # the next is written alike
-                return found
-        return np.nan
+    def __call__(self, text: str) -> tuple[datetime, str]:
+        """The time on the clock, and the zone of the clock; raises ``ValueError`` for what is no time."""
+        try:
+            moment = datetime.strptime(text, self._format) if self._format else datetime.fromisoformat(text)
+        except ValueError:
+            if self._format:
+                raise
+            return self._in_words(_UNIX_DATE.sub(r"\1 \4 \2\3", " ".join(text.lstrip("[").split())))
+        if moment.tzinfo is None:
+            return moment, self._time_zone
+        return moment.astimezone(UTC).replace(tzinfo=None), "UTC"
+
+    def _in_words(self, text: str) -> tuple[datetime, str]:
+        for at, pattern in enumerate(self._dates):
+            if (date := pattern.match(text)) and (clock := _CLOCK.fullmatch(text, date.end())):
+                self._dates.insert(0, self._dates.pop(at))  # the next is written alike
+                day = _day(date.groupdict(), self._order)
+                return _zoned(day + _since_midnight(clock), (clock["zone"] or "").strip(" []()"), self._time_zone)
+        raise ValueError(text)
+
+
+def _day(date: dict[str, str], order: str) -> datetime:
+    day, month = (date[order[0]], date[order[1]]) if "a" in date else (date["d"], date["m"])
+    number = int(month) if month.isdigit() else _MONTHS.index(month[:3].lower()) + 1
+    year = int(date["y"])
+    return datetime(year + 2000 if year < 69 else year + 1900 if year < 100 else year, number, int(day))
+
+
+def _since_midnight(clock: re.Match[str]) -> timedelta:
+    hour, minute, second = (int(clock[name] or 0) for name in ("h", "min", "s"))
+    if minute > 59 or second > 59 or hour > (12 if clock["half"] else 24) or (hour == 24 and minute + second):
+        raise ValueError(clock[0])
+    if clock["half"]:
+        hour = hour % 12 + 12 * (clock["half"] in "pP")
+    return timedelta(hours=hour, minutes=minute, seconds=second, microseconds=int((clock["f"] or "")[:6].ljust(6, "0")))
+
+
+def _zoned(moment: datetime, zone: str, time_zone: str) -> tuple[datetime, str]:
+    if not zone:
+        return moment, time_zone
+    if zone.upper() in ("Z", "UTC", "GMT"):
+        return moment, "UTC"
+    if offset := _OFFSET.fullmatch(zone):
+        by = timedelta(hours=int(offset[2]), minutes=int(offset[3] or 0))
+        return (moment - by if offset[1] == "+" else moment + by), "UTC"
+    if "/" in zone and zone in available_timezones():
+        return moment, zone
+    if re.fullmatch(r"[A-Z]{2,5}|[A-Z][A-Za-z_]+/[\w/+-]+", zone):
+        raise _OddZoneError(
+            f"{zone} names no offset, or several; write the offset (+01:00) or the zone's full name (Europe/Berlin) "
+            "after the time, or leave it out and set time_zone in [source]"
+        )
+    raise ValueError(zone)

@@ -242,9 +242,9 @@ def test_labels_that_contradict_each_other_are_said(tmp_path: Path) -> None:
     assert kinds(wire(tmp_path, labels=both)) == ["labels contradict"]
 
 
-def test_what_stands_in_place_of_a_missing_column_is_said(tmp_path: Path) -> None:
+def test_what_feeds_a_missing_column_is_said(tmp_path: Path) -> None:
     result = wire(tmp_path, 'numbers = ["basket"]\n' + TASK)
-    assert "basket is missing, or no number, in all rows: the records have amount, event_id" in said(result, "missing")
+    assert "basket is missing, or no number, in all rows; look at basket in the events" in said(result, "missing")
     task = 'numbers = ["basket"]\n' + TASK + SOURCE
     assert "look at the column 'basket'" in said(run(tmp_path, rows() | {"basket": [None] * N}, task), "missing")
     assert "nothing in [source] feeds it" in said(run(tmp_path, rows(), task.replace("basket =", "cart =")), "missing")

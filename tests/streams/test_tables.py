@@ -180,6 +180,13 @@ SPELLINGS: dict[str, tuple[str, Callable[[str], str]]] = {
     "after": ("basket", lambda v: f"{comma(v)} €"),
     "percent": ("basket", lambda v: f"{v} %"),
     "plus": ("basket", lambda v: f"+{v}"),
+    "two digits": ("at", lambda t: day_first(".")(t).replace("2026", "26")),
+    "american, two digits": ("at", lambda t: am_pm(t).replace("2026", "26")),
+    "zone by name": ("at", lambda t: f"{t} Etc/UTC"),
+    "java": ("at", lambda t: f"{t.replace(' ', 'T')}+00:00[Etc/UTC]"),
+    "javascript": ("at", lambda t: f"Mon Jan {t[8:10]} 2026 {t[11:]} GMT+0000 (Coordinated Universal Time)"),
+    "db2": ("at", lambda t: f"{t[:10]}-{t[11:].replace(':', '.')}.000000"),
+    "sas": ("at", lambda t: f"{t[8:10]}JAN2026:{t[11:]}"),
     "sql server": ("at", lambda t: f"Jan {int(t[8:10]):2d} 2026 {t[11:]}"),
     "degrees": ("basket", lambda v: f"{v}°C"),
     "power": ("basket", lambda v: f"{float(v):.6e}"),
@@ -270,6 +277,12 @@ ERRORS: dict[str, tuple[list[list[str]], str, str]] = {
     "marks": (changed(basket=lambda v: comma(v) if "3" in v else v), "", "column 'basket' .*the decimal mark differs"),
     "order": (changed(at=lambda t: f"0{int(t[8:10]) % 9 + 1}/02/2026"), "", "column 'at' .*set time_format in"),
     "excel days": (changed(at=lambda t: f"{46000 + int(t[8:10])}.25"), "", "column 'at' is 460.*a spreadsheet's day"),
+    "zone": (changed(at=lambda t: f"{t} EST"), "", "row 1: column 'at' is '2026-01-05 00:00:14 EST': EST names no"),
+    "no such zone": (changed(at=lambda t: f"{t} Europe/Berln"), "", "row 1: column 'at' .*Europe/Berln names no"),
+    "two units": (changed(at=lambda t: str(int(np.datetime64(t, "s").astype(int)) * 1000 ** ("07 " in t))), "",
+                  r"row 3: column 'at' is 1767.*, in milliseconds, but 17675.*, in seconds, in .*row 1;"),
+    "year first or last": (changed(at=lambda t: f"26/01/{t[8:10]}"), "", "column 'at' .*no value tells whether the"),
+    "times rounded": (changed(at=lambda _: "1.77E+12"), "", "row 1: column 'at' is '1.77E.12': digits of the time"),
     "doubled": ([[*row] for row in ROWS], "", "2 columns are named 'eur'"),
 }  # fmt: skip
 
@@ -314,12 +327,35 @@ def test_what_was_decided_is_told(tmp_path: Path) -> None:
         ('time_zone = "Europe/Berlin"', "05.01.2026 01:00", 1767571200.0),
         ('time_zone = "Europe/Berlin"', "Jan 5, 2026 01:00", 1767571200.0),
         ('time_zone = "Europe/Berlin"', "2026-01-05T00:00Z", 1767571200.0),
+        ("", "2026-01-04 24:00", 1767571200.0),
+        ("", "04.01.2026 24:00:00", 1767571200.0),
+        ("", "2026-01-05 01:00 Europe/Berlin", 1767571200.0),
+        ("", "202601050000", 1767571200.0),
         ('time_format = "unix_us"', "1767571200000000", 1767571200.0),
     ],
 )
 def test_times_that_the_task_describes(tmp_path: Path, toml: str, cell: str, expected: float) -> None:
     [row] = events(source(write(tmp_path, text_of(changed(at=lambda _: cell)[:1])), toml + "\n"))
     assert row[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("toml", "by"),
+    [
+        ("", str),
+        ("", day_first(".")),
+        ("", lambda t: f"{t} Europe/Berlin"),
+        ('time_format = "%d/%m/%Y %H:%M:%S"\n', day_first("/")),
+    ],
+)
+def test_hours_that_a_clock_skips_and_repeats_are_the_same_however_they_are_written(
+    tmp_path: Path, toml: str, by: Callable[[str], str]
+) -> None:
+    cells = ["2026-03-29 01:30:00", "2026-03-29 02:30:00", "2026-10-25 02:30:00", "2026-10-25 03:30:00"]
+    rows = [[f"e{i}", by(cell), *ROWS[i][2:]] for i, cell in enumerate(cells)]
+    read = source(write(tmp_path, text_of(rows)), 'time_zone = "Europe/Berlin"\n' + toml)
+    assert [e[1] - 1774742400.0 for e in events(read)] == [1800.0, 3600.0, 18145800.0, 18153000.0]
+    assert [row["ts"] for wire, _ in read.wire_rows(7) for row in wire] == [e[1] for e in events(read)]
 
 
 def test_reasons_name_the_value(tmp_path: Path) -> None:
