@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from online.foreign import other_name, recognise_bytes, recognise_value, wrapped_value
+from online.foreign import other_name, recognise_bytes, recognise_value
 from online.judge import out_of_range
 from online.limits import DEFAULT_LIMITS, InputLimits
 from online.mistakes import Mistake, at, mistakes, name_of, shown
@@ -139,8 +139,6 @@ def _field(model: type[WireModel], mistake: Mistake, document: Any) -> str:
         return f"{name}: {words.removeprefix('is ')}{other_name(name, document, model.model_fields)}"
     if name in times_of(model):
         words = time_words(given)
-    elif (wrapped := wrapped_value(given)) is not None:
-        words = wrapped
     elif given is None and (len(mistake.path) > 1 or not model.model_fields[name].is_required()):
         words += "; or leave it out"
     return f"{name}: {words}"

@@ -5,8 +5,6 @@ For the words of a dead letter only: nothing here decides whether a record is va
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -14,46 +12,21 @@ from typing import Any, Final
 
 from online.mistakes import name_of, near, shown
 
-_MAGIC: Final = (
-    (b"\x1f\x8b", "gzip data", "send JSON text; the producer's compression.type compresses better"),
-    (b"\x28\xb5\x2f\xfd", "zstd data", "send JSON text; the producer's compression.type compresses better"),
-    (b"\x04\x22\x4d\x18", "lz4 data", "send JSON text; the producer's compression.type compresses better"),
-    (b"\x82SNAPPY\x00", "snappy data", "send JSON text; the producer's compression.type compresses better"),
-    (b"\xff\x06\x00\x00sNaPpY", "snappy data", "send JSON text; the producer's compression.type compresses better"),
-    (b"PK\x03\x04", "a zip archive", "send one record for each event in it"),
-    (b"Obj\x01", "an Avro file", "send one record for each event in it"),
-    (b"PAR1", "a Parquet file", "send one record for each row, or read it by weir backtest"),
-    (b"ARROW1", "an Arrow file", "send one record for each row, or read it by weir backtest"),
-    (b"\xac\xed\x00\x05", "a Java object", "use a serializer that writes JSON"),
-    (b"\x80\x04\x95", "a Python pickle", "use json.dumps"),
-    (b"\x80\x05\x95", "a Python pickle", "use json.dumps"),
-)
+_PACKED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"\x82SNAPPY": "snappy"}
 _ENVELOPES: Final = (
     ({"schema", "payload"}, "Kafka Connect's JSON with its schema", "set value.converter.schemas.enable=false"),
-    ({"before", "after", "op"}, "a Debezium change", "unwrap it by the transform ExtractNewRecordState"),
-    ({"before", "after", "source"}, "a Debezium change", "unwrap it by the transform ExtractNewRecordState"),
+    ({"before", "after"}, "a Debezium change", "unwrap it by the transform ExtractNewRecordState"),
     ({"specversion", "type"}, "a CloudEvents envelope", "send what is in its data"),
     ({"@timestamp", "message"}, "a Logstash or Beats event", "send its message alone, as by codec format"),
     ({"records"}, "a batch of the Kafka REST proxy or of Event Hubs", "send each of its records by itself"),
     ({"Type", "Message", "TopicArn"}, "an Amazon SNS notification", "send its Message alone (raw delivery)"),
 )
 _TEXT: Final = (
-    (r"<\d+>", "a line of syslog", "have its shipper write JSON"),
     (r"<[?!A-Za-z]", "XML or HTML", "write one JSON object"),
     (r"\{\s*'|\{.*:\s*(?:None|True|False)\b", "a Python dict as text", "use json.dumps, not str or repr"),
     (r"\{\s*[\w.]+=", "a Java or Ruby map as text", "use a serializer that writes JSON"),
     (r"\{\s*[A-Za-z_]\w*\s*:", "keys without quotes (JavaScript)", "write keys in double quotes"),
-    (r"[A-Za-z_]\w*[({][^=]*=", "an object as text (toString)", "use a serializer that writes JSON"),
-    (r"[\w.%-]+=[^&\s]*(&[\w.%-]+=[^&\s]*)+$", "a form (a=1&b=2)", "write one JSON object"),
-    (r"[\w.-]+(,[\w.-]+=[^ ,]+)* [\w.-]+=\S+( \d+)?\s*$", "InfluxDB's line protocol", "write one JSON object"),
-    (r"[^{}\[\]\n]*[,;\t][^{}\[\]]*$", "a line of a table (CSV)", "write one JSON object a record"),
-    (r"\w+:\s", "YAML or key: value lines", "write one JSON object"),
-)
-_WRAPPERS: Final = (
-    (("string", "int", "long", "float", "double", "boolean", "bytes"), "Avro's JSON for a union"),
-    (("$numberLong", "$numberInt", "$numberDouble", "$numberDecimal", "$date", "$oid"), "MongoDB's extended JSON"),
-    (("value",), "an object"),
-    (("S", "N", "BOOL", "NULL", "M", "L"), "DynamoDB's JSON"),
+    (r"[^{}\[\]\n]*[,;\t][^{}\[\]]*$", "a line of a table or protocol (CSV, InfluxDB)", "write one JSON object a record"),
 )
 _SYNONYMS: Final = {
     "ts": "timestamp time eventtime @timestamp date datetime createdat occurredat ingesttime unixtime epoch",
@@ -78,9 +51,9 @@ def recognise_bytes(raw: bytes) -> str | None:
     >>> recognise_bytes(b"{'v': 1}")
     'a Python dict as text; use json.dumps, not str or repr'
     """
-    for magic, what, remedy in _MAGIC:
+    for magic, codec in _PACKED.items():
         if raw.startswith(magic):
-            return f"{what}; {remedy}"
+            return f"{codec} data; send JSON text; the producer's compression.type compresses better"
     wide = _wide(raw)
     if wide is not None:
         return f"the text is in {wide}; write UTF-8"
@@ -104,7 +77,7 @@ def recognise_value(value: Any, fields: Collection[str]) -> str | None:
     if isinstance(value, list):
         return f"a JSON array of {len(value):,} items; send each as a record of its own"
     if isinstance(value, str):
-        inner = _parsed(value) or _parsed(_unbase64(value))
+        inner = _parsed(value)
         how = "JSON inside a JSON text (encoded twice)" if inner is not None else f"the text {shown(value)}"
         return f"{how}; send one JSON object" + (", encoded once" if inner is not None else "")
     if not isinstance(value, Mapping):
@@ -116,21 +89,6 @@ def recognise_value(value: Any, fields: Collection[str]) -> str | None:
     if known is not None:
         return known[0] + (f": the record is inside {path}" if path else "") + f"; {known[1]}"
     return f"the record is inside {path}; send that object alone" if path else None
-
-
-def wrapped_value(given: Any) -> str | None:
-    """What an object is that other programs write in the place of a plain value.
-
-    >>> wrapped_value({"string": "u1"})
-    "got Avro's JSON for a union, {'string': 'u1'}; give 'u1' alone"
-    """
-    if not isinstance(given, Mapping) or not given:
-        return None
-    if len(given) > 1:
-        return f"got {shown(dict(given))}; give its value alone, {shown(given['value'])}" if "value" in given else None
-    [(key, value)] = given.items()
-    of = next((program for keys, program in _WRAPPERS if key in keys), None)
-    return of and f"got {of}, {{{shown(key)}: {shown(value)}}}; give {shown(value)} alone"
 
 
 def other_name(field: str, document: Any, known: Collection[str]) -> str:
@@ -162,15 +120,8 @@ def _recognise_text(text: str) -> str | None:
     first, _, rest = text.partition("\n")
     if first.lstrip().startswith("{") and rest.lstrip().startswith("{"):
         return "several JSON objects in one record (NDJSON); send each as a record of its own"
-    if head.startswith("{"):
-        if re.search(r"[\u201c\u201d]", head):
-            return "typographic quotes; write plain double quotes"
-        if re.search(r",\s*[}\]]", head):
-            return "a comma before a closing bracket; leave it out"
-        if re.search(r"(^|\s)(//|/\*)", head):
-            return "a comment, which JSON has not; leave it out"
-    if _parsed(_unbase64(text)) is not None:
-        return "JSON in base64; send the JSON text itself"
+    if head.startswith("{") and re.search(r",\s*[}\]]", head):
+        return "a comma before a closing bracket; leave it out"
     for pattern, what, remedy in _TEXT:
         if re.match(pattern, head):
             return f"{what}; {remedy}"
@@ -180,7 +131,7 @@ def _recognise_text(text: str) -> str | None:
 def _inside(value: Mapping[Any, Any], fields: Collection[str], depth: int = 3) -> str | None:
     """The path of the object inside ``value`` that has most of ``fields``, itself or as JSON in a text."""
     for key, held in list(value.items())[:_KEYS]:
-        inner = _parsed(held) or _parsed(_unbase64(held)) if isinstance(held, str) else held
+        inner = _parsed(held) if isinstance(held, str) else held
         if not isinstance(inner, Mapping):
             continue
         if sum(field in inner for field in fields) > len(fields) // 2:
@@ -199,10 +150,3 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _unbase64(text: str) -> str:
-    try:
-        return base64.b64decode(text, validate=True).decode() if len(text) > 8 else ""
-    except (binascii.Error, ValueError):
-        return ""

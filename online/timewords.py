@@ -14,8 +14,6 @@ _UNITS: Final = (
     ("nanoseconds", 1e9, 0.0),
     ("days of a spreadsheet", 1 / 86_400, 2_209_161_600.0),
     ("days since 1970", 1 / 86_400, 0.0),
-    ("Windows file time", 1e7, 11_644_473_600.0),
-    (".NET ticks", 1e7, 62_135_596_800.0),
 )
 """Name, how many make a second, and seconds from its year 0 to 1970."""
 _ENDLESS: Final = 1e30
