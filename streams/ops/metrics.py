@@ -19,7 +19,7 @@ from streams.ops.reference import reference
 from streams.ops.registry import Registry
 
 if TYPE_CHECKING:
-    from streams.transport import FetchedBatch
+    from streams.log import RecordBatch
 
 LaneKind = Literal["score", "side", "label", "inference"]
 LetterClass = Literal["late", "ahead", "oversized", "unreadable", "misplaced", "out of range", "invalid"]
@@ -113,7 +113,7 @@ class Metrics(Registry):
             held = self._stages[lane] = _Stages(self, lane)
         return Laps(held, self.now)
 
-    def scored(self, batch: FetchedBatch, events: int, duplicates: int) -> None:
+    def scored(self, batch: RecordBatch, events: int, duplicates: int) -> None:
         """A batch of events was computed: so many were scored, so many were repeats."""
         held = self._events_of(batch.topic)
         held.scored.inc(events)
@@ -143,7 +143,7 @@ class Metrics(Registry):
         for kind, count in tally.items():
             self.inc("weir_dead_letters_total", count, topic=own, reason=kind)
 
-    def latency(self, batch: FetchedBatch, now: float, since: FloatVector | None = None) -> None:
+    def latency(self, batch: RecordBatch, now: float, since: FloatVector | None = None) -> None:
         """The predictions of a batch were acknowledged at ``now``, epoch seconds.
 
         ``since (n,)`` are the records' timestamps where the caller has them as an array: reading them from the records
@@ -162,11 +162,11 @@ class Metrics(Registry):
         """A lane went back to the position that the store has."""
         self.inc("weir_lane_rewinds_total", topic=self._own(topic) or topic)
 
-    def completed(self, batch: FetchedBatch) -> None:
-        """A batch is complete: outputs acknowledged, state in the store."""
-        held, records = self._batches.get(batch.topic), batch.count
+    def completed(self, topic: str, records: int) -> None:
+        """A batch of so many records is complete: outputs acknowledged, state in the store."""
+        held = self._batches.get(topic)
         if held is None:
-            held = self._batches[batch.topic] = _Batches(self, self._own(batch.topic) or batch.topic)
+            held = self._batches[topic] = _Batches(self, self._own(topic) or topic)
         held.batches.inc()
         held.records.inc(records)
         held.sizes.observe(records)

@@ -161,7 +161,7 @@ class Context:
     def completed(self, batch: FetchedBatch) -> None:
         """A batch is complete."""
         self.completed_at = time.monotonic()
-        self.metrics.completed(batch)
+        self.metrics.completed(batch.topic, batch.count)
         if self.watchdog is not None:
             self.watchdog.completed()
 

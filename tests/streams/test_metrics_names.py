@@ -152,7 +152,7 @@ def test_no_age_is_negative_and_an_empty_batch_counts_nothing() -> None:
 
 def test_topics_are_labelled_with_weirs_own_names() -> None:
     metrics = Metrics(TopicSettings(prefix="prod.").own)
-    metrics.completed(batch(topic="prod.user-events"))
+    metrics.completed("prod.user-events", 3)
     metrics.scored(batch(topic="prod.user-events"), 2, 1)
     metrics.refused("prod.user-events", [("late: 3 s", 1), ("amount: got -1", 1), ("late: 4 s", 1)])
     metrics.latency(batch(topic="prod.user-events"), 100.5)
@@ -172,7 +172,7 @@ def test_topics_are_labelled_with_weirs_own_names() -> None:
 
 def test_a_topic_that_is_not_scored_has_no_counts_of_scoring() -> None:
     metrics = Metrics()
-    metrics.completed(batch(topic="labels"))
+    metrics.completed("labels", 3)
     assert {name for name, labels in values(metrics) if dict(labels)["topic"] == "labels"} == {
         "weir_batches_total", "weir_records_total",
         "weir_batch_records_bucket", "weir_batch_records_count", "weir_batch_records_sum",
@@ -211,7 +211,7 @@ def test_all_metrics_of_a_batch_cost_little() -> None:
             laps.lap(stage)
         metrics.scored(one, 2048, 0)
         metrics.latency(one, 100.01, since)
-        metrics.completed(one)
+        metrics.completed(one.topic, one.count)
         best = min(best, time.perf_counter() - began)
     assert best < 100e-6
 
