@@ -164,7 +164,9 @@ def run_backtest(
         if writer is not None:
             writer.close()
     found = [*watch.notes(pipeline.scored), *_of_rows(result, refused)]
-    found += _of_cells(source, pipeline.columns.numbers) if isinstance(source, FileSource) else []
+    if isinstance(source, FileSource):
+        fix = "they count as missing: correct them, or list their words in `missing` of [source]"
+        found += [Note("missing", what, fix) for what in source.unreadable()]
     found += given.notes(pipeline.joiner, watch) if pipeline.scored else []
     result.notes = sorted(found, key=lambda note: note.rank)
     return result
@@ -192,14 +194,6 @@ def _check_rejects(result: BacktestResult, paths: Sequence[Path], rows: int) -> 
         f"{', '.join(map(str, paths))}: {result.rejected:,} of {rows:,} rows were rejected, the limit is 50%; "
         f"the first, row {first.index + 1}: {first.reason}. Correct {_rows_or_mapping(result.task)}"
     )
-
-
-def _of_cells(source: FileSource, numbers: Sequence[str]) -> list[Note]:
-    """Cells of number columns that are no numbers; rows without a readable amount are refused, and so told."""
-    what = "{0.unreadable:,} of {0.rows:,} values of {0.column} are no numbers, the first {0.example}"
-    read = [source.read[name] for name in numbers if name in source.read and name != "amount"]
-    fix = "they count as missing: correct them, or list their words in `missing` of [source]"
-    return [Note("missing", what.format(one), fix) for one in read if one.unreadable]
 
 
 def _rows_or_mapping(task: TaskSpec) -> str:

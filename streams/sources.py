@@ -6,7 +6,7 @@ its reason. It knows files and columns, not features or models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,15 @@ from streams.errors import UsageError
 from streams.tables import (
     MISSING,
     MISSING_TEXTS,
-    ColumnRead,
+    Cells,
     LabelWords,
     NumberColumn,
     NumberStyle,
-    as_text,
     read_files,
     read_ids,
     read_labels,
     read_numbers,
     read_times,
-    without_missing,
 )  # fmt: skip
 
 _CHUNK_ROWS = 4096
@@ -101,8 +99,6 @@ class FileSource:
         self._table = self._files.table
         self.decisions: list[str] = self._files.decisions
         """What was decided of the files and their columns, one line each."""
-        self.read: dict[str, ColumnRead] = {}
-        """What became of each number column, by wire name."""
         own = None if s.missing is None else {word.strip().lower() for word in s.missing}
         self._missing = MISSING if own is None else own
         self._missing_texts = MISSING_TEXTS if own is None else own
@@ -121,57 +117,56 @@ class FileSource:
     def _is_text(self, name: str) -> bool:
         return name != "amount" and (name in self._model.model_fields or name in self._words)
 
+    def _of(self, column: str, missing: Collection[str] | None = None, said: list[str] | None = None) -> Cells:
+        words = self._missing if missing is None else missing
+        said = self.decisions if said is None else said
+        return Cells(self._table.column(column), column, words, self._files.where, said)
+
     def _times(self) -> FloatVector:
         """Event time of every row, epoch seconds; NaN where it cannot be read."""
-        s, files = self.spec, self._files
+        s = self.spec
         if s.time is None:
             return s.start + s.row_interval * np.arange(self._table.num_rows, dtype=np.float64)
-        column = self._table.column(s.time)
-        return read_times(
-            column, s.time_format, s.time_zone, self._missing, f"column {s.time!r}", files.where, self.decisions
-        )
+        return read_times(self._of(s.time), s.time_format, s.time_zone)
 
     def _column(self, name: str, column: str) -> NumberColumn:
         """A column in its role: text, number, or what it is where no feature asks for it."""
         if self._is_text(name):
             return NumberColumn(self._ids(name, column))
         style = NumberStyle(self.spec.decimal_mark, self._files.semicolons)
-        values, what = self._table.column(column), f"column {column!r}"
         asked = name == "amount" or name in self._columns.numbers
-        said = self.decisions if asked else []
         try:
-            cells = read_numbers(values, self._missing, style, what, self._files.where, said)
+            return read_numbers(self._of(column, said=None if asked else []), style)
         except UsageError:
             if asked:
                 raise
-            return NumberColumn(without_missing(as_text(values, what), self._missing_texts))
-        self.read[name] = read = cells.read
-        if asked and read.unreadable:
-            lost = "refused" if name == "amount" else "missing"
-            n = f"{read.unreadable:,} of {len(values):,}"
-            said.append(f"{what}: {n} are no numbers, the first {read.example}: {lost}")
-        return cells
+            return NumberColumn(self._of(column, self._missing_texts).texts())
 
     def _ids(self, name: str, column: str) -> pa.ChunkedArray:
         """Text that keeps every digit; words for missing are told."""
-        keys = {"event_id", *self._columns.entities}
-        words = self._missing if name in keys else self._missing_texts
-        before, what = self._table.column(column), f"column {column!r}"
-        ids = read_ids(before, words, what, self._files.where, self.decisions)
-        if (gone := ids.null_count - before.null_count) and pa.types.is_string(before.type):
-            lost = before.filter(pc.is_null(ids)).drop_null()
-            found = {v["values"]: v["counts"] for v in pc.value_counts(pc.utf8_trim_whitespace(lost)).to_pylist()}
-            shown = [f"{word!r} ({n:,})" for word, n in sorted(found.items(), key=lambda kv: -kv[1]) if word]
-            if gone and shown:
-                self.decisions.append(f"{what}: {', '.join(shown[:4])} is missing; `missing` in [source] lists others")
+        key = name in {"event_id", *self._columns.entities}
+        cells = self._of(column, None if key else self._missing_texts)
+        ids, before = read_ids(cells), cells.values
+        if ids.null_count > before.null_count and pa.types.is_string(before.type):
+            lost = pc.utf8_trim_whitespace(before.filter(pc.is_null(ids)).drop_null())
+            found = sorted(pc.value_counts(lost).to_pylist(), key=lambda v: -int(v["counts"]))
+            if shown := [f"{v['values']!r} ({v['counts']:,})" for v in found if v["values"]]:
+                cells.say(f"{', '.join(shown[:4])} is missing; `missing` in [source] lists others")
         return ids
+
+    def unreadable(self) -> Iterator[str]:
+        """Of each column that features take numbers from, how many values are none, and the first."""
+        for name, cells in self._cells.items():
+            if name in self._columns.numbers and name != "amount" and cells.raw:
+                row, text = next(iter(cells.raw.items()))
+                n, column = f"{len(cells.raw):,} of {len(cells.values):,} values", self.spec.columns[name]
+                yield f"{n} of column {column!r} are no numbers, the first {text!r} ({self._files.where(row)})"
 
     def _labels(self) -> IntVector | None:
         s = self.spec
         if s.label is None:
             return None
-        words = LabelWords(s.positive, s.negative, s.unlabelled, self._missing)
-        return read_labels(self._table.column(s.label), words, f"column {s.label!r}", self._files.where, self.decisions)
+        return read_labels(self._of(s.label), LabelWords(s.positive, s.negative, s.unlabelled))
 
     def _arrival_order(self, key: str) -> IntVector:
         """A stable order by event time; with ``order = "arrival"`` an entity's rows never change places."""

@@ -2,11 +2,11 @@
 
 from streams.tables.formats import FileTable, read_files
 from streams.tables.labels import LabelWords, read_labels
-from streams.tables.numbers import ColumnRead, NumberColumn, NumberStyle, read_numbers
-from streams.tables.texts import MISSING, MISSING_TEXTS, as_text, read_ids, without_missing
+from streams.tables.numbers import NumberColumn, NumberStyle, read_numbers
+from streams.tables.texts import MISSING, MISSING_TEXTS, Cells, read_ids
 from streams.tables.times import read_times
 
 __all__ = [
-    "MISSING", "MISSING_TEXTS", "ColumnRead", "FileTable", "LabelWords", "NumberColumn", "NumberStyle", "as_text",
-    "read_files", "read_ids", "read_labels", "read_numbers", "read_times", "without_missing",
+    "MISSING", "MISSING_TEXTS", "Cells", "FileTable", "LabelWords", "NumberColumn", "NumberStyle",
+    "read_files", "read_ids", "read_labels", "read_numbers", "read_times",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ It knows words, not events.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from online.batch import IntVector
-from streams.errors import UsageError
-from streams.tables.texts import as_text
+from streams.tables.texts import Cells, as_text
 
 TRUE = frozenset({"1", "true", "t", "yes", "y", "positive", "pos", "on"})
 FALSE = frozenset({"0", "-1", "false", "f", "no", "n", "negative", "neg", "off"})
@@ -24,17 +23,14 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class LabelWords:
-    """The user's own words, empty where the usual ones hold; ``missing`` are those of the whole file."""
+    """The user's own words, empty where the usual ones hold."""
 
-    positive: Sequence[str]
-    negative: Sequence[str]
-    unlabelled: Sequence[str]
-    missing: Collection[str]
+    positive: Sequence[str] = ()
+    negative: Sequence[str] = ()
+    unlabelled: Sequence[str] = ()
 
 
-def read_labels(
-    column: pa.ChunkedArray, words: LabelWords, what: str, where: Callable[[int], str], said: list[str]
-) -> IntVector:
+def read_labels(cells: Cells, words: LabelWords) -> IntVector:
     """Labels ``(n,) int64``: 1, 0, and -1 where there is none.
 
     Raises
@@ -42,26 +38,32 @@ def read_labels(
     UsageError
         Naming the values that mean neither, with their counts.
     """
-    coded = pc.dictionary_encode(as_text(column, f"{where(0)}: {what}").combine_chunks())
+    coded = pc.dictionary_encode(as_text(cells.values, f"{cells.where(0)}: column {cells.name!r}").combine_chunks())
     indices = pc.fill_null(coded.indices, len(coded.dictionary))
     distinct: list[str] = coded.dictionary.to_pylist()
     counts = np.bincount(np.asarray(indices), minlength=len(distinct) + 1)
-    meaning = np.array([*_meanings(distinct, words), -1], np.int64)
+    meaning = np.array([*_meanings(distinct, words, cells.missing), -1], np.int64)
     if (unknown := np.flatnonzero(meaning == -2)).size:
         row = int(pc.index(indices, pa.scalar(int(unknown[0]), indices.type)).as_py())
-        raise UsageError(_unknown(f"{where(row)}: {what} is", distinct, counts, meaning))
+        raise cells.refuse(
+            row,
+            f"{distinct[int(unknown[0])]!r}, which is neither true nor false; the values are: "
+            f"{_counted(distinct, counts)}. Say in [source] which mean what: positive = [...], negative = [...], "
+            "unlabelled = [...]",
+        )
     lows = {_plain(text) for text in distinct}
     if not words.negative and not words.positive and {"0", "-1"} <= lows and not {"0", "-1"} & _set(words.unlabelled):
-        raise UsageError(
-            f"{where(0)}: {what} holds 0 and -1 ({_counted(distinct, counts)}): which one means negative? Say so by "
-            'negative = [...] and unlabelled = ["-1"] in [source]'
+        raise cells.refuse(
+            0,
+            f"0 or -1 ({_counted(distinct, counts)}): which one means negative? Say so by negative = [...] and "
+            'unlabelled = ["-1"] in [source]',
         )
-    said.append(_told(what, distinct, counts, meaning))
+    cells.say(_told(distinct, counts, meaning))
     labels: IntVector = meaning[np.asarray(indices)]
     return labels
 
 
-def _meanings(distinct: Sequence[str], words: LabelWords) -> list[int]:
+def _meanings(distinct: Sequence[str], words: LabelWords, missing: Collection[str]) -> list[int]:
     """By text 1, 0, -1 for not known and -2 for neither."""
     positive, negative = _set(words.positive), _set(words.negative)
     unlabelled = _set(words.unlabelled)
@@ -71,7 +73,7 @@ def _meanings(distinct: Sequence[str], words: LabelWords) -> list[int]:
             out.append(-1)
         elif low in positive or low in negative:
             out.append(int(low in positive))
-        elif low == "" or low in words.missing or (low in UNKNOWN and not words.negative):
+        elif low == "" or low in missing or (low in UNKNOWN and not words.negative):
             out.append(-1)
         elif positive:
             out.append(-2 if negative else 0)
@@ -106,15 +108,7 @@ def _counted(distinct: Sequence[str], counts: IntVector) -> str:
     return ", ".join(shown) + (f" and {len(distinct) - _SHOWN:,} more" if len(distinct) > _SHOWN else "")
 
 
-def _unknown(what: str, distinct: Sequence[str], counts: IntVector, meaning: IntVector) -> str:
-    first = distinct[int(np.flatnonzero(meaning == -2)[0])]
-    return (
-        f"{what} {first!r}, which is neither true nor false; the values are: {_counted(distinct, counts)}. Say in "
-        "[source] which mean what: positive = [...], negative = [...], unlabelled = [...]"
-    )
-
-
-def _told(what: str, distinct: Sequence[str], counts: IntVector, meaning: IntVector) -> str:
+def _told(distinct: Sequence[str], counts: IntVector, meaning: IntVector) -> str:
     """The words found, with counts."""
     parts = []
     for value, name in ((1, "true"), (0, "false")):
@@ -124,4 +118,4 @@ def _told(what: str, distinct: Sequence[str], counts: IntVector, meaning: IntVec
     none = int(sum(counts[i] for i in np.flatnonzero(meaning == -1)))
     words = ", ".join(repr(distinct[i]) for i in np.flatnonzero(meaning[:-1] == -1)[:5] if distinct[i].strip())
     parts += [f"{none:,} not known" + (f" ({words})" if words else "")] if none else []
-    return f"label {what}: {', '.join(parts)}"
+    return "label: " + ", ".join(parts)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.errors import UsageError
-from streams.tables.texts import as_text, is_text, without_missing
+from streams.tables.texts import Cells, is_text
 
 _BOOLS = {"true": 1.0, "false": 0.0}
 _NUMBER = re.compile(
@@ -25,18 +24,6 @@ _NUMBER = re.compile(
     r"(?P<after>°?[^\W\d_][^\W\d_.²³/]{0,7}[.²³]?(?:/[^\W\d_]{1,4})?|[^\w\s.,()+-])?(?P<sign3>-)?\)?"
 )
 _SPACES = str.maketrans(dict.fromkeys("\xa0\u2007\u2009\u202f", " ") | {"\u2212": "-", "\u2019": "'"})
-
-
-class ColumnRead(NamedTuple):
-    """What became of one column."""
-
-    column: str
-    rows: int
-    missing: int
-    unreadable: int
-    """Values that are there and are none of the kind asked for."""
-    example: str
-    """The first of these, and where it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +43,6 @@ class NumberColumn:
     values: pa.ChunkedArray
     raw: dict[int, str] = field(default_factory=dict)
     """By row, texts that are no numbers."""
-    read: ColumnRead = field(default_factory=lambda: ColumnRead("", 0, 0, 0, ""))
 
 
 class _Parts(NamedTuple):
@@ -66,14 +52,7 @@ class _Parts(NamedTuple):
     unit: str
 
 
-def read_numbers(
-    column: pa.ChunkedArray,
-    words: Collection[str],
-    style: NumberStyle,
-    what: str,
-    where: Callable[[int], str],
-    said: list[str],
-) -> NumberColumn:
+def read_numbers(cells: Cells, style: NumberStyle) -> NumberColumn:
     """A column as numbers; what cannot be read is null and stands in ``raw``.
 
     Raises
@@ -81,26 +60,26 @@ def read_numbers(
     UsageError
         Where the type holds no numbers, most values are none, or two ways to write them are mixed.
     """
-    kind = column.type
+    column, kind = cells.values, cells.values.type
     if pa.types.is_null(kind):
-        return _done(pc.cast(column, pa.float64()), {}, what, where)
+        return NumberColumn(pc.cast(column, pa.float64()))
     if pa.types.is_duration(kind):
         per_s = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[kind.unit]
-        said.append(f"{what}: durations, as seconds")
-        return _done(pc.divide(pc.cast(pc.cast(column, pa.int64()), pa.float64(), safe=False), per_s), {}, what, where)
+        cells.say("durations, as seconds")
+        return NumberColumn(pc.divide(pc.cast(pc.cast(column, pa.int64()), pa.float64(), safe=False), per_s))
     if pa.types.is_temporal(kind):
-        raise UsageError(f"{where(0)}: {what} is {kind}, a time and no number; give a numeric column")
+        raise cells.refuse(0, f"{kind}, a time and no number; give a numeric column")
     if pa.types.is_decimal(kind):
-        column = pc.cast(pc.cast(column, pa.string()), pa.float64())  # by its digits: rounded once
-    if not is_text(column.type) and not pa.types.is_nested(kind) and not pa.types.is_fixed_size_binary(kind):
-        return _done(column, {}, what, where)
-    texts = without_missing(as_text(column, f"{where(0)}: {what}"), words)
+        return NumberColumn(pc.cast(pc.cast(column, pa.string()), pa.float64()))  # by its digits: rounded once
+    if not is_text(kind) and not pa.types.is_nested(kind) and not pa.types.is_fixed_size_binary(kind):
+        return NumberColumn(column)
+    texts = cells.texts()
     if style.decimal_mark != "," and not (style.comma_first and style.decimal_mark == "auto" and _grouped(texts)):
         try:
-            return _done(pc.cast(texts, pa.float64()), {}, what, where)
+            return NumberColumn(pc.cast(texts, pa.float64()))
         except pa.ArrowInvalid:
             pass
-    return _parsed(texts, style, what, where, said)
+    return _parsed(cells, texts, style)
 
 
 def _grouped(texts: pa.ChunkedArray) -> bool:
@@ -111,43 +90,30 @@ def _grouped(texts: pa.ChunkedArray) -> bool:
     return bool(some and not every and pc.all(pc.equal(pointed, groups)).as_py())
 
 
-def _done(values: pa.ChunkedArray, raw: dict[int, str], what: str, where: Callable[[int], str]) -> NumberColumn:
-    example = next((f"{text!r} ({where(row)})" for row, text in raw.items()), "")
-    rows = len(values)
-    read = ColumnRead(what, rows, values.null_count - len(raw), len(raw), example)
-    if len(raw) * 2 > rows - read.missing and rows - read.missing > 1:
-        row, text = next(iter(raw.items()))
-        raise UsageError(
-            f"{where(row)}: {what} is {text!r}, no number, as {len(raw):,} of its {rows - read.missing:,} values; "
-            "give a numeric column, or read it as text in the task (hash(), or == 'web' in an expression)"
-        )
-    return NumberColumn(values, raw, read)
-
-
-def _parsed(
-    texts: pa.ChunkedArray, style: NumberStyle, what: str, where: Callable[[int], str], said: list[str]
-) -> NumberColumn:
+def _parsed(cells: Cells, texts: pa.ChunkedArray, style: NumberStyle) -> NumberColumn:
     """Numbers by their distinct texts."""
     coded = pc.dictionary_encode(texts.combine_chunks())
     distinct: list[str] = coded.dictionary.to_pylist()
     parts = [_parts(text) for text in distinct]
-    at = {text: i for i, text in enumerate(distinct)}
 
     def row_of(text: str) -> int:
-        return int(pc.index(coded.indices, pa.scalar(at[text], pa.int32())).as_py())
+        return int(pc.index(coded.indices, pa.scalar(distinct.index(text), pa.int32())).as_py())
 
-    mark = _decimal_mark(distinct, parts, style, lambda text: where(row_of(text)), what, said)
-    _check_unit(distinct, parts, lambda text: where(row_of(text)), what, said)
+    mark = _decimal_mark(distinct, parts, style, row_of, cells)
+    _check_unit(distinct, parts, row_of, cells)
     values = [_value(text, part, mark) for text, part in zip(distinct, parts, strict=True)]
-    table = pa.array([*values, None], pa.float64())
-    indices = pc.fill_null(coded.indices, len(values))
-    bad = np.flatnonzero(np.array([v is None for v in values], np.bool_))
-    raw: dict[int, str] = {}
-    if len(bad):
-        rows = np.flatnonzero(np.isin(np.asarray(indices), bad)).tolist()
-        codes = np.asarray(indices)[rows].tolist()
-        raw = dict(zip(rows, (distinct[c] for c in codes), strict=True))
-    return _done(pa.chunked_array([table.take(indices)]), raw, what, where)
+    indices = np.asarray(pc.fill_null(coded.indices, len(values)))
+    bad = np.array([*(v is None for v in values), False], np.bool_)[indices]
+    raw = {row: distinct[indices[row]] for row in np.flatnonzero(bad).tolist()}
+    there = len(texts) - texts.null_count
+    if len(raw) * 2 > there > 1:
+        row, text = next(iter(raw.items()))
+        raise cells.refuse(
+            row,
+            f"{text!r}, no number, as {len(raw):,} of its {there:,} values; give a numeric column, or read it as text "
+            "in the task (hash(), or == 'web' in an expression)",
+        )
+    return NumberColumn(pa.chunked_array([pa.array([*values, None], pa.float64()).take(pa.array(indices))]), raw)
 
 
 def _parts(text: str) -> _Parts | None:
@@ -173,9 +139,8 @@ def _parts(text: str) -> _Parts | None:
 
 
 def _decimal_mark(
-    distinct: list[str], parts: list[_Parts | None], style: NumberStyle, where: Callable[[str], str], what: str,
-    said: list[str],
-) -> str:  # fmt: skip
+    distinct: list[str], parts: list[_Parts | None], style: NumberStyle, row_of: Callable[[str], int], cells: Cells
+) -> str:
     """The mark before the fraction, by the values that leave no doubt."""
     if style.decimal_mark != "auto":
         return style.decimal_mark
@@ -197,31 +162,24 @@ def _decimal_mark(
             doubtful[mark] = doubtful[mark] or text
     if len(sure) == 2:
         one, other = sure["."], sure[","]
-        raise UsageError(
-            f"{where(other)}: {what} is {other!r}, but {one!r} in {where(one)}: the decimal mark differs; set "
-            'decimal_mark = "." or "," in [source], or write all values alike'
+        raise cells.refuse(
+            row_of(other),
+            f"{other!r}, but {one!r} in {cells.where(row_of(one))}: the decimal mark differs; set "
+            'decimal_mark = "." or "," in [source], or write all values alike',
         )
     if sure:
         [mark] = sure
         if mark == ",":
-            said.append(f"{what}: ',' is the decimal mark, as in {sure[mark]!r}")
+            cells.say(f"',' is the decimal mark, as in {sure[mark]!r}")
         return mark
-    if doubtful["."] and style.comma_first and not doubtful[","]:
-        said.append(
-            f"{what}: '.' in {doubtful['.']!r} is taken to be between thousands; decimal_mark in [source] can say"
-        )
-        return ","
-    if doubtful[","]:
-        mark = "," if style.comma_first else "."
-        role = "the decimal mark" if mark == "," else "between thousands"
-        said.append(f"{what}: ',' in {doubtful[',']!r} is taken to be {role}; decimal_mark in [source] can say")
-        return mark
-    return "."
+    shown, mark = (doubtful[","], ",") if doubtful[","] else (doubtful["."] if style.comma_first else "", ".")
+    if shown:
+        role = "the decimal mark" if mark == "," and style.comma_first else "between thousands"
+        cells.say(f"{mark!r} in {shown!r} is taken to be {role}; decimal_mark in [source] can say")
+    return "," if shown and style.comma_first else "."
 
 
-def _check_unit(
-    distinct: list[str], parts: list[_Parts | None], where: Callable[[str], str], what: str, said: list[str]
-) -> None:
+def _check_unit(distinct: list[str], parts: list[_Parts | None], row_of: Callable[[str], int], cells: Cells) -> None:
     """The unit that all numbers have; raises ``UsageError`` where they differ."""
     units: dict[str, str] = {}
     for text, part in zip(distinct, parts, strict=True):
@@ -229,13 +187,14 @@ def _check_unit(
             units.setdefault(part.unit, text)
     if len(units) > 1:
         (one, a), (other, b) = list(units.items())[:2]
-        raise UsageError(
-            f"{where(b)}: {what} is {b!r}, but {a!r} in {where(a)}: units differ ({one or 'none'}, {other or 'none'}); "
-            "write all values in one unit"
+        raise cells.refuse(
+            row_of(b),
+            f"{b!r}, but {a!r} in {cells.where(row_of(a))}: units differ ({one or 'none'}, {other or 'none'}); write "
+            "all values in one unit",
         )
     [unit] = units or [""]
     if unit:
-        said.append(f"{what}: {unit!r} is left off, as in {units[unit]!r}")
+        cells.say(f"{unit!r} is left off, as in {units[unit]!r}")
 
 
 def _value(text: str, part: _Parts | None, mark: str) -> float | None:
@@ -252,5 +211,4 @@ def _value(text: str, part: _Parts | None, mark: str) -> float | None:
         or not re.fullmatch(rf"\d*|\d{{1,3}}(?:\{other}\d{{2,3}})*\{other}\d{{3}}", whole)
     ):
         return None
-    number: Any = float(f"{part.sign}{whole.replace(other, '') or '0'}.{fraction or '0'}{part.power}")
-    return float(number)
+    return float(f"{part.sign}{whole.replace(other, '') or '0'}.{fraction or '0'}{part.power}")

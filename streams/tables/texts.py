@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,32 @@ MISSING = MISSING_TEXTS | {
 """Words that mean missing where an id, a number, a time or a label stands; other texts may be such."""
 
 _SCIENTIFIC = r"^\d(?:[.,]\d+)?[eE]\+\d\d$"
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """A column of some files, and how to speak of it."""
+
+    values: pa.ChunkedArray
+    name: str
+    missing: Collection[str]
+    """Words that mean missing in it, in lower case."""
+    where: Callable[[int], str]
+    """File and number of a row."""
+    said: list[str]
+    """What is decided of it is added here."""
+
+    def refuse(self, row: int, words: str) -> UsageError:
+        """The error that says what one of its values is."""
+        return UsageError(f"{self.where(row)}: column {self.name!r} is {words}")
+
+    def say(self, words: str) -> None:
+        """Tell a decision."""
+        self.said.append(f"column {self.name!r}: {words}")
+
+    def texts(self) -> pa.ChunkedArray:
+        """Texts without blanks around them, null where missing; raises ``UsageError`` for what is no text."""
+        return without_missing(as_text(self.values, f"{self.where(0)}: column {self.name!r}"), self.missing)
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -86,40 +113,36 @@ def without_missing(column: pa.ChunkedArray, words: Collection[str]) -> pa.Chunk
     return pc.if_else(known, trimmed, pa.scalar(None, pa.string()))
 
 
-def read_ids(
-    column: pa.ChunkedArray, words: Collection[str], what: str, where: Callable[[int], str], said: list[str]
-) -> pa.ChunkedArray:
+def read_ids(cells: Cells) -> pa.ChunkedArray:
     """Ids as text that keeps every digit; raises ``UsageError`` where digits are lost already."""
-    if pa.types.is_floating(column.type):
-        return _whole(column, what, where)
-    if pa.types.is_decimal(column.type):
-        column = pc.replace_substring_regex(as_text(column, f"{where(0)}: {what}"), r"\.0+$", "")
-    ids = without_missing(as_text(column, f"{where(0)}: {what}"), words)
+    kind = cells.values.type
+    if pa.types.is_floating(kind):
+        return _whole(cells)
+    ids = cells.texts()
+    if pa.types.is_decimal(kind):
+        return pc.replace_substring_regex(ids, r"\.0+$", "")
     broken = pc.match_substring_regex(ids, _SCIENTIFIC)
     if pc.any(broken).as_py():
         at = int(pc.index(broken, True).as_py())
-        raise UsageError(
-            f"{where(at)}: {what} is {ids[at].as_py()!r}: digits of the id are lost, as a spreadsheet does with long "
-            "numbers; export the column as text"
-        )
+        lost = "digits of the id are lost, as a spreadsheet does with long numbers; export the column as text"
+        raise cells.refuse(at, f"{ids[at].as_py()!r}: {lost}")
     pointed = pc.match_substring_regex(ids, r"^\d+\.0$")
     if pc.any(pointed).as_py() and pc.all(pc.match_substring_regex(ids, r"^\d+(\.0)?$")).as_py():
-        said.append(f"{what}: '.0' is left off the ids")
+        cells.say("'.0' is left off the ids")
         ids = pc.replace_substring_regex(ids, r"\.0$", "")
     return ids
 
 
-def _whole(column: pa.ChunkedArray, what: str, where: Callable[[int], str]) -> pa.ChunkedArray:
+def _whole(cells: Cells) -> pa.ChunkedArray:
     """Floats that are whole numbers, such as pandas makes of ids beside missing ones, by their digits."""
-    numbers = np.asarray(pc.cast(column, pa.float64()).fill_null(np.nan).combine_chunks(), np.float64)
+    kind = cells.values.type
+    numbers = np.asarray(pc.cast(cells.values, pa.float64()).fill_null(np.nan), np.float64)
     known = ~np.isnan(numbers)
-    most = 2.0**24 if column.type == pa.float32() else 2.0**53
+    most = 2.0**24 if kind == pa.float32() else 2.0**53
     bad = known & ~((np.abs(numbers) < most) & (numbers == np.floor(numbers)))
     if bad.any():
         at = int(bad.argmax())
-        raise UsageError(
-            f"{where(at)}: {what} is {float(numbers[at])!r}, of type {column.type}: an id of this type may have lost "
-            "digits; write the column as text or as whole numbers"
-        )
+        lost = "an id of this type may have lost digits; write the column as text or as whole numbers"
+        raise cells.refuse(at, f"{float(numbers[at])!r}, of type {kind}: {lost}")
     whole = pa.array(np.where(known, numbers, 0).astype(np.int64), mask=~known)
     return pa.chunked_array([pc.cast(whole, pa.string())])

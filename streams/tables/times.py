@@ -7,8 +7,7 @@ that an autumn clock repeats it is the first, and in the one that a spring clock
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import available_timezones
 
@@ -17,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from online.batch import FloatVector
-from streams.errors import UsageError
-from streams.tables.texts import as_text, without_missing
+from streams.tables.texts import Cells
 
 _UNITS = {"unix": 1.0, "unix_ms": 1e3, "unix_us": 1e6, "unix_ns": 1e9}
 _NAMES = {"unix": "seconds", "unix_ms": "milliseconds", "unix_us": "microseconds", "unix_ns": "nanoseconds"}
@@ -46,29 +44,7 @@ class _OddZoneError(ValueError):
     """A time whose zone has a name that says no offset."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """What is told of a column, and how."""
-
-    time_format: str
-    time_zone: str
-    what: str
-    where: Callable[[int], str]
-    said: list[str]
-
-    def refuse(self, row: int, words: str) -> UsageError:
-        return UsageError(f"{self.where(row)}: {self.what} is {words}")
-
-
-def read_times(
-    column: pa.ChunkedArray,
-    time_format: str,
-    time_zone: str,
-    words: Collection[str],
-    what: str,
-    where: Callable[[int], str],
-    said: list[str],
-) -> FloatVector:
+def read_times(cells: Cells, time_format: str, time_zone: str) -> FloatVector:
     """Event times ``(n,) float64`` in epoch seconds, NaN where one cannot be read.
 
     Raises
@@ -76,31 +52,32 @@ def read_times(
     UsageError
         Where no value of the column can be a time, or it may be read in two ways.
     """
-    kind, of = column.type, _Column(time_format, time_zone, what, where, said)
+    column, kind = cells.values, cells.values.type
     if pa.types.is_time(kind):
-        raise of.refuse(0, f"{kind}, a time of day without a date; give a column with date and time")
+        raise cells.refuse(0, f"{kind}, a time of day without a date; give a column with date and time")
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         return _epoch(pc.cast(column, pa.timestamp("us", tz=getattr(kind, "tz", None)), safe=False), time_zone)
     if pa.types.is_duration(kind) or pa.types.is_boolean(kind):
-        raise of.refuse(0, f"{kind}, no time; give a column of times or epoch seconds")
+        raise cells.refuse(0, f"{kind}, no time; give a column of times or epoch seconds")
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return _numbers(column, of)
-    texts = without_missing(as_text(column, f"{where(0)}: {what}"), words)
+        return _numbers(cells, time_format, time_zone)
+    cells = replace(cells, values=(texts := cells.texts()))
     if time_format == "iso" or "%" in time_format:
-        return _texts(texts, of)
+        return _texts(cells, time_format, time_zone)
     digits = pc.fill_null(pc.match_substring_regex(texts, r"^-?\d+([.,]\d+)?([eE]\+?\d+)?$"), False)
     if not pc.any(digits).as_py():
-        return np.full(len(texts), np.nan) if time_format in _UNITS else _texts(texts, of)
+        return np.full(len(texts), np.nan) if time_format in _UNITS else _texts(cells, time_format, time_zone)
     rounded = pc.fill_null(pc.match_substring_regex(texts, r"^\d([.,]\d{1,5})?[eE]\+\d\d$"), False)
     if pc.any(rounded).as_py():
         row = int(pc.index(rounded, True).as_py())
-        words = "digits of the time are lost, as a spreadsheet does with long numbers; export the column as text"
-        raise of.refuse(row, f"{texts[row].as_py()!r}: {words}")
-    numbers = pc.replace_substring(pc.if_else(digits, texts, _LEFT), ",", ".")
-    found = _numbers(pc.cast(numbers, pa.float64()), of)
+        lost = "digits of the time are lost, as a spreadsheet does with long numbers; export the column as text"
+        raise cells.refuse(row, f"{texts[row].as_py()!r}: {lost}")
+    numbers = pc.cast(pc.replace_substring(pc.if_else(digits, texts, _LEFT), ",", "."), pa.float64())
+    found = _numbers(replace(cells, values=numbers), time_format, time_zone)
     if time_format in _UNITS or pc.all(digits).as_py():
         return found
-    return np.where(np.isnan(found), _texts(pc.if_else(digits, _LEFT, texts), of), found)
+    rest = replace(cells, values=pc.if_else(digits, _LEFT, texts))
+    return np.where(np.isnan(found), _texts(rest, time_format, time_zone), found)
 
 
 def _epoch(stamps: pa.ChunkedArray, time_zone: str) -> FloatVector:
@@ -110,24 +87,25 @@ def _epoch(stamps: pa.ChunkedArray, time_zone: str) -> FloatVector:
     return np.asarray(number, np.float64) / 1e6
 
 
-def _numbers(column: pa.ChunkedArray, of: _Column) -> FloatVector:
+def _numbers(cells: Cells, time_format: str, time_zone: str) -> FloatVector:
     """Epochs; by their size where no format is given."""
-    number = np.asarray(pc.cast(column, pa.float64(), safe=False).fill_null(np.nan), np.float64)
-    if of.time_format in _UNITS:
-        return number / _UNITS[of.time_format]
+    number = np.asarray(pc.cast(cells.values, pa.float64(), safe=False).fill_null(np.nan), np.float64)
+    if time_format in _UNITS:
+        return number / _UNITS[time_format]
     known = np.abs(number[np.isfinite(number)])
     middle = float(np.median(known)) if len(known) else 0.0
-    if of.time_format != "auto" or any(19_000_101 * k <= middle < 21_001_232 * k for k in (1, 1e4, 1e6)):
-        of.said.append(f"{of.what}: year, month and day in one number, as {of.time_zone}")
-        return _texts(pc.cast(pc.cast(column, pa.int64(), safe=False), pa.string()), of)
+    if time_format != "auto" or any(19_000_101 * k <= middle < 21_001_232 * k for k in (1, 1e4, 1e6)):
+        cells.say(f"year, month and day in one number, as {time_zone}")
+        texts = pc.cast(pc.cast(cells.values, pa.int64(), safe=False), pa.string())
+        return _texts(replace(cells, values=texts), time_format, time_zone)
     if 20_000 < middle < 80_000:
         first = int(np.isfinite(number).argmax())
         words = "a spreadsheet's day number? Export the column as a date and time (2026-01-05 00:00:14), or set"
-        raise of.refuse(first, f'{number[first]:.15g}: {words} time_format = "unix" in [source]')
-    return number / _UNITS[_unit(number, middle, of)]
+        raise cells.refuse(first, f'{number[first]:.15g}: {words} time_format = "unix" in [source]')
+    return number / _UNITS[_unit(number, middle, cells)]
 
 
-def _unit(number: FloatVector, middle: float, of: _Column) -> str:
+def _unit(number: FloatVector, middle: float, cells: Cells) -> str:
     """The unit that the sizes tell; refused where many are of one and many of another."""
     unit = "unix" if middle < 1e11 else "unix_ms" if middle < 1e14 else "unix_us" if middle < 1e17 else "unix_ns"
     for other in _UNITS.keys() - {unit}:
@@ -136,24 +114,25 @@ def _unit(number: FloatVector, middle: float, of: _Column) -> str:
             mine = (number >= _YEAR_2000 * _UNITS[unit]) & (number < _YEAR_2100 * _UNITS[unit])
             one, two = int(fits.argmax()), int(mine.argmax())
             words = f"{number[one]:.15g}, in {_NAMES[other]}, but {number[two]:.15g}, in {_NAMES[unit]}, in "
-            raise of.refuse(one, f"{words}{of.where(two)}; write all times in one unit")
+            raise cells.refuse(one, f"{words}{cells.where(two)}; write all times in one unit")
     if unit != "unix":
-        of.said.append(f"{of.what}: {unit.removeprefix('unix_')} since 1970, by their size")
+        cells.say(f"{unit.removeprefix('unix_')} since 1970, by their size")
     return unit
 
 
-def _texts(texts: pa.ChunkedArray, of: _Column) -> FloatVector:
+def _texts(cells: Cells, time_format: str, time_zone: str) -> FloatVector:
     """Times in words: all at once where Arrow reads them, else each distinct text once."""
-    if "%" not in of.time_format:
+    texts = cells.values
+    if "%" not in time_format:
         for made in (texts, pc.replace_substring_regex(texts, r" ?(?:UTC|GMT)$", "Z")):  # as BigQuery has it
             for exact in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
                 try:
-                    return _epoch(pc.cast(made, exact), of.time_zone)
+                    return _epoch(pc.cast(made, exact), time_zone)
                 except pa.ArrowInvalid:
                     continue
     coded = pc.dictionary_encode(texts.combine_chunks())
-    read = _Reader(of.time_format, of.time_zone, of.time_format == "auto" and _month_first(texts, of))
-    found = [_moment(read, text, texts, of) for text in coded.dictionary.to_pylist()]
+    read = _Reader(time_format, time_zone, time_format == "auto" and _month_first(cells))
+    found = [_moment(read, text, cells) for text in coded.dictionary.to_pylist()]
     seconds = np.full(len(found) + 1, np.nan)
     for zone in {zone for _, zone in filter(None, found)}:
         mine = [one[0] if one and one[1] == zone else None for one in found]
@@ -163,18 +142,18 @@ def _texts(texts: pa.ChunkedArray, of: _Column) -> FloatVector:
     return rows
 
 
-def _moment(read: _Reader, text: str, texts: pa.ChunkedArray, of: _Column) -> tuple[datetime, str] | None:
+def _moment(read: _Reader, text: str, cells: Cells) -> tuple[datetime, str] | None:
     try:
         return read(text)
     except _OddZoneError as exc:
-        raise of.refuse(int(pc.index(texts, text).as_py()), f"{text!r}: {exc}") from None
+        raise cells.refuse(int(pc.index(cells.values, text).as_py()), f"{text!r}: {exc}") from None
     except (ValueError, OverflowError):
         return None  # the row is refused, with its text
 
 
-def _month_first(texts: pa.ChunkedArray, of: _Column) -> bool:
+def _month_first(cells: Cells) -> bool:
     """Whether ``05.01.2026`` is of May; the order is what a value over 12 tells."""
-    parts = pc.extract_regex(texts, _ORDERED)
+    texts, parts = cells.values, pc.extract_regex(cells.values, _ORDERED)
     if parts.null_count == len(parts):
         return False
     whole = parts.combine_chunks()
@@ -184,8 +163,8 @@ def _month_first(texts: pa.ChunkedArray, of: _Column) -> bool:
     example = texts[first].as_py()
     if most_a > 12 and most_b > 12:
         days, months = int(pc.index(pc.greater(a, 12), True).as_py()), int(pc.index(pc.greater(b, 12), True).as_py())
-        words = f"{texts[days].as_py()!r}, but {texts[months].as_py()!r} in {of.where(months)}: day and month change"
-        raise of.refuse(days, f"{words} places; write all times alike, or set time_format in [source]")
+        words = f"{texts[days].as_py()!r}, but {texts[months].as_py()!r} in {cells.where(months)}: day and month change"
+        raise cells.refuse(days, f"{words} places; write all times alike, or set time_format in [source]")
     years = pc.struct_field(whole, "y")
     # Two digits that change from row to row while the first stay: 25/03/01, 25/03/02 begin with the year.
     swapped = pc.all(pc.equal(pc.utf8_length(years), 2)).as_py() and pc.count_distinct(a).as_py() == 1 < (
@@ -194,8 +173,8 @@ def _month_first(texts: pa.ChunkedArray, of: _Column) -> bool:
     if swapped or untold:
         words = f"{example!r}: no value tells whether {'the year' if swapped else 'day or month'} comes first; set "
         shown = '"%y/%m/%d" or "%d/%m/%y"' if swapped else '"%d/%m/%Y %H:%M:%S" or "%m/%d/%Y %I:%M:%S %p"'
-        raise of.refuse(first, f"{words}time_format in [source], such as {shown}")
-    of.said.append(f"{of.what}: {'day, month, year' if most_b <= 12 else 'month, day, year'}, as in {example!r}")
+        raise cells.refuse(first, f"{words}time_format in [source], such as {shown}")
+    cells.say(f"{'day, month, year' if most_b <= 12 else 'month, day, year'}, as in {example!r}")
     return bool(most_b > 12)
 
 

@@ -269,7 +269,7 @@ ERRORS: dict[str, tuple[list[list[str]], str, str]] = {
                     r"row 1: column 'bad' is 'ok', .*'fraud' \(10\)"),
     "label codes": (changed(bad=lambda v: str(int(v) + 1)), "", r"column 'bad' is '2', which .* positive = \[\.\.\.\]"),
     "positive is not there": (changed(bad=lambda v: "TRUE" if v == "1" else "x"), 'positive = ["1"]', "column 'bad'"),
-    "0 and -1": (changed(bad=lambda v: "-1" if v == "1" else "0"), "", "column 'bad' holds 0 and -1"),
+    "0 and -1": (changed(bad=lambda v: "-1" if v == "1" else "0"), "", "column 'bad' is 0 or -1"),
     "spreadsheet id": (changed(who=lambda _: "8.94902E+19"), "",
                        "row 1: column 'who' is '8.94902E.19': digits of the id"),
     "words": (changed(basket=lambda _: "many"), "", "row 1: column 'basket' is 'many', no number"),
@@ -315,7 +315,7 @@ def test_what_was_decided_is_told(tmp_path: Path) -> None:
         "column 'at': day, month, year, as in '05.01.2026 00:00:14'",
         "column 'who': 'NA' (3) is missing; `missing` in [source] lists others",
         "column 'eur': ',' is the decimal mark, as in '0,25'",
-        "label column 'bad': 10 true ('1'), 10 false ('0')",
+        "column 'bad': label: 10 true ('1'), 10 false ('0')",
     ]
 
 
