@@ -82,8 +82,10 @@ def odd(samples: Mapping[tuple[str, ...], float]) -> Iterator[Check]:
             fix = f"Look at {column} in the events: it has to be of the right kind and name."
             if missing > 0.5 * (known + missing):
                 yield share(f"{task}: {column}", missing, known + missing, 0.5, "events have no value", fix)
-        labels, lost = of("weir_labels", task), of("weir_labels", "unmatched", task) + of("weir_labels", "lost", task)
+        lost = of("weir_labels", "unmatched", task) + of("weir_labels", "lost", task)
+        waiting = of("weir_waiting_labels", task)
         fix = "Their event_id has to be that of an event, within keep_s of [labels.join]."
-        yield share(f"{task}: labels", lost, labels, 0.01, "labels met no prediction", fix)
+        found = f"labels met no prediction; {waiting:,.0f} of them wait for one"
+        yield share(f"{task}: labels", lost + waiting, of("weir_labels", task) + waiting, 0.01, found, fix)
     if unknown := of("weir_unknown_task"):
         yield Check("labels", "WARN", f"{unknown:,.0f} are of tasks that no worker here runs", "Correct their `task`.")

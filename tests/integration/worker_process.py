@@ -181,9 +181,12 @@ class Watcher:
         made = [Record(key, value, now) for key, value in records]
         self.run(self._producer.send_and_wait(self.deployment.settings.topics.name(own), made))
 
-    def send_to(self, own: str, partition: int, records: Sequence[tuple[bytes, bytes]]) -> None:
-        """Write keys and values to one partition, whatever the keys."""
-        made = [Record(key, value, time.time()) for key, value in records]
+    def send_to(
+        self, own: str, partition: int, records: Sequence[tuple[bytes, bytes]], ts: float | None = None
+    ) -> None:
+        """Write keys and values to one partition, whatever the keys. ``ts`` is now when not given."""
+        now = time.time() if ts is None else ts
+        made = [Record(key, value, now) for key, value in records]
 
         async def send() -> None:
             await (await self._producer.send_to(self.deployment.settings.topics.name(own), partition, made))

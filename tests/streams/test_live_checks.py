@@ -54,6 +54,7 @@ def test_each_kind_is_warned_of() -> None:
     metrics.inc("weir_misplaced_total", 20, topic="user-events")
     metrics.inc("weir_unknown_task_total", 3, topic="labels")
     metrics.inc("weir_labels_total", 60, task="fraud", outcome="unmatched")
+    metrics.set("weir_waiting_labels", 7, task="fraud")
     metrics.inputs("fraud", batch(600, np.nan))
     metrics.inputs("fraud", batch(400, country=None))
     assert warned(metrics).keys() == {
@@ -64,6 +65,7 @@ def test_each_kind_is_warned_of() -> None:
         "fraud: labels",
         "fraud: amount",
     }
+    assert warned(metrics)["fraud: labels"].found == "67 of 67 labels met no prediction; 7 of them wait for one"
     assert warned(metrics)["fraud: amount"].found == "600 of 1,000 events have no value"
 
 
