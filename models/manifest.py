@@ -18,6 +18,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.types import ModelError
+from online.mistakes import mistakes, sentence
 
 SCHEMA = 1
 GRAPH = "model.onnx"
@@ -146,16 +147,27 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as exc:
-        raise ArtefactError(f"{where}: not a manifest: {faults(exc)}; register the model again") from None
+        raise ArtefactError(
+            f"{where}: not a manifest: {faults(Manifest, exc, parsed(data))}; register the model again"
+        ) from None
     if manifest.canonical() != data:
         raise ArtefactError(f"{where}: not in canonical form, so it was edited; versions are immutable, register anew")
     return manifest
 
 
-def faults(exc: ValidationError) -> str:
-    """Every wrong field of a manifest with what is wrong, in one line."""
-    found = [(".".join(map(str, e["loc"])) or "(top)", e["msg"]) for e in exc.errors(include_url=False)]
-    return "; ".join(f"{where}: {what[:1].lower()}{what[1:]}" for where, what in found)
+def faults(model: type[BaseModel], exc: ValidationError, document: Any) -> str:
+    """Every wrong field of ``document`` with what to give instead, in one line; None where it is no JSON."""
+    if document is None:
+        return "not JSON"
+    return "; ".join(sentence(each, document) for each in mistakes(model, exc, document, table="an object"))
+
+
+def parsed(data: bytes) -> Any:
+    """The JSON in ``data``, or None."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def inputs_digest(inputs: Sequence[str]) -> str:

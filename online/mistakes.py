@@ -30,6 +30,7 @@ _PATTERNS: Final = {
     r"^[a-z][a-z0-9_]{0,47}$": "a name in lower-case letters, digits and _, a letter first, at most 48 of them",
     r"^[^\x00-\x1f\x7f-\x9f]*$": "a text without control characters",
     r"^sha256:[0-9a-f]{64}$": "sha256: and 64 hexadecimal digits",
+    r"^[0-9a-f]{64}$": "64 hexadecimal digits",
 }
 
 

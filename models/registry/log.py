@@ -6,7 +6,7 @@ import secrets
 
 from pydantic import ValidationError
 
-from models.manifest import faults
+from models.manifest import faults, parsed
 from models.registry.errors import RegistryError, StageConflictError
 from models.registry.files import Files
 from models.registry.stages import Action, StageEntry, Stages, move
@@ -52,9 +52,10 @@ class StageLog:
     def _entry(self, task: str, name: str) -> StageEntry:
         path = f"{task}/{STAGES}/{name}"
         try:
-            return StageEntry.model_validate_json(self._files.read(path))
+            return StageEntry.model_validate_json(data := self._files.read(path))
         except ValidationError as exc:
-            raise RegistryError(f"{self._files.url}/{path}: not a stage entry: {faults(exc)}; restore it") from None
+            why = faults(StageEntry, exc, parsed(data))
+            raise RegistryError(f"{self._files.url}/{path}: not a stage entry: {why}; restore it") from None
 
 
 def _conflict(task: str, seen: int, now: Stages) -> StageConflictError:

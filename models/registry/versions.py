@@ -211,9 +211,9 @@ def _path(task: str, version: int, name: str) -> str:
 
 def _manifest(fields: Mapping[str, Any], version: int) -> Manifest:
     try:
-        return Manifest.model_validate({**fields, "version": version})
+        return Manifest.model_validate(document := {**fields, "version": version})
     except ValidationError as exc:
-        raise ModelError(f"{fields['task']}: cannot be registered: {faults(exc)}") from None
+        raise ModelError(f"{fields['task']}: cannot be registered: {faults(Manifest, exc, document)}") from None
 
 
 def _abandoned(data: bytes) -> bool:

@@ -62,10 +62,9 @@ class BudgetThreshold(_Policy):
     """As many scores over the threshold as the budget allows, by a fading histogram of recent scores.
 
     Before ``min_scores`` scores and ``min_days`` of event time nothing is over it. A gap in the stream counts for a day
-    at most, and for no longer than the stream has been seen: time without events earns no alerts for later. While
-    scores keep their level, D days of event time, gaps counted so, have about D days' budget of rows over it, and
-    at most four days' more and ten rows at once, whatever pauses and clocks do; where all scores jump, those until the
-    next refresh (512 rows or an hour) come on top.
+    at most, and for no longer than the stream has been seen: time without events earns no alerts for later. D days of
+    event time, gaps counted so, have about D days' budget of rows over it, and never more than ``burst`` beside that,
+    whatever scores, pauses and clocks do: rows beyond are under the line until the time has earned them.
     Rows are counted, not opened alerts: repeats of an open alert use up budget too, so the number of alerts stays at or
     below it.
     """
@@ -76,6 +75,11 @@ class BudgetThreshold(_Policy):
     min_scores: int = Field(default=1000, ge=1)
     min_days: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
     bins: int = Field(default=2048, ge=16, le=65536)
+
+    @property
+    def burst(self) -> float:
+        """How many rows may be over the threshold at once: what four days earn, and ten."""
+        return 4.0 * self.alerts_per_day + 10.0
 
 
 class PrecisionThreshold(_Policy):
@@ -123,6 +127,9 @@ class _State(msgspec.Struct, array_like=True):
     positives: bytes
     negatives: bytes
     labels: bytes
+    by_budget: bool = True
+    lived_s: float = 0.0
+    paid_s: float = 0.0
 
 
 class Threshold:
@@ -158,6 +165,9 @@ class Threshold:
         self._seen = 0
         self._started_at = 0.0
         self._exposure_days = 0.0
+        self._by_budget = self._budget is not None
+        self._lived_s = self._paid_s = 0.0
+        """Event time, a day of each gap at most, and up to where the rows over the threshold have used it up."""
         # Whole numbers until a boundary fades them in: sums of whole numbers do not depend on cuts.
         self._pending = np.zeros(bins, dtype=np.int64)
         self._scores = np.zeros(bins)
@@ -182,10 +192,12 @@ class Threshold:
         out = np.full(len(ts), self._threshold)
         if not self._adaptive or len(ts) == 0:
             return out
-        marks = np.maximum.accumulate(np.append(self._watermark, ts))[1:]
+        times = np.maximum.accumulate(np.append(self._watermark, ts))
+        marks = times[1:]
         if self._watermark == -math.inf < marks[-1]:
             self._refreshed_at = self._started_at = float(marks[marks > -math.inf][0])
-        index = bin_of(np.nan_to_num(score, nan=0.0), self._edges)
+        score = np.nan_to_num(score, nan=0.0)
+        index, lived = bin_of(score, self._edges), self._lived_until(times)
         start, n = 0, len(ts)
         while start < n:
             if self._due(float(marks[start])):
@@ -194,6 +206,8 @@ class Threshold:
             by_rows = start + self.refresh.every_rows - self._rows
             end = min(n, max(min(by_rows, by_time), start + 1))
             out[start:end] = self._threshold
+            if self._by_budget:
+                self._hold_back(lived[start:end], score[start:end], out[start:end])
             self._pending += np.bincount(index[start:end], minlength=len(self._pending))
             self._rows += end - start
             self._seen += end - start
@@ -232,7 +246,13 @@ class Threshold:
                 self._started_at,
                 self._exposure_days,
                 self._pending.tobytes(),
-                *(a.tobytes() for a in (self._scores, self._positives, self._negatives, self._labels)),
+                self._scores.tobytes(),
+                self._positives.tobytes(),
+                self._negatives.tobytes(),
+                self._labels.tobytes(),
+                self._by_budget,
+                self._lived_s,
+                self._paid_s,
             )
         )
 
@@ -252,9 +272,29 @@ class Threshold:
         self._watermark = held.watermark
         self._refreshed_at, self._rows, self._seen = held.refreshed_at, held.rows, held.seen
         self._started_at, self._exposure_days = held.started_at, held.exposure_days
+        self._by_budget = held.by_budget and self._budget is not None
+        self._lived_s, self._paid_s = held.lived_s, held.paid_s
         self._pending = np.frombuffer(held.pending, dtype=np.int64).copy()
         self._scores, self._positives = np.frombuffer(held.scores).copy(), np.frombuffer(held.positives).copy()
         self._negatives, self._labels = np.frombuffer(held.negatives).copy(), np.frombuffer(held.labels).copy()
+
+    def _lived_until(self, times: FloatVector) -> FloatVector:
+        """Seconds lived at each of ``times`` but the first, a day of each gap at most; cuts change no bit of it."""
+        with np.errstate(invalid="ignore"):  # before the time is known it is infinitely early
+            gaps = np.nan_to_num(np.minimum(np.diff(times), DAY_S), nan=0.0)
+        lived = np.cumsum(np.append(self._lived_s, gaps))[1:]
+        self._lived_s = float(lived[-1])
+        return lived
+
+    def _hold_back(self, lived: FloatVector, score: FloatVector, out: FloatVector) -> None:
+        """In place: nothing reaches the threshold where the rows over it are a whole burst ahead of the time."""
+        assert self._budget is not None
+        a_row, burst = DAY_S / self._budget.alerts_per_day, self._budget.burst
+        for i in np.flatnonzero(score >= out).tolist():
+            if self._paid_s - lived[i] > (burst - 1.0) * a_row:
+                out[i] = NEVER
+            else:
+                self._paid_s = max(self._paid_s, float(lived[i])) + a_row
 
     def _due(self, mark: float) -> bool:
         full = self._rows >= self.refresh.every_rows
@@ -289,14 +329,14 @@ class Threshold:
 
     def _compute(self, mark: float) -> float:
         if isinstance(self.policy, PrecisionThreshold):
-            found = self._by_precision(self.policy)
+            found = self._of_precision(self.policy)
             if found is not None:
+                self._by_budget = False
                 return found
-        if self._budget is not None:
-            return self._by_budget(self._budget, mark)
-        return NEVER
+        self._by_budget = self._budget is not None
+        return NEVER if self._budget is None else self._of_budget(self._budget, mark)
 
-    def _by_budget(self, policy: BudgetThreshold, mark: float) -> float:
+    def _of_budget(self, policy: BudgetThreshold, mark: float) -> float:
         days = (mark - self._started_at) / DAY_S
         if self._seen < policy.min_scores or days < policy.min_days or self._exposure_days <= 0.0:
             return NEVER
@@ -306,7 +346,7 @@ class Threshold:
             return 1.0  # more certain scores than the budget: only scores of exactly 1 are over
         return float(self._edges[len(mass) - within])
 
-    def _by_precision(self, policy: PrecisionThreshold) -> float | None:
+    def _of_precision(self, policy: PrecisionThreshold) -> float | None:
         positives = tail(np.maximum(self._positives, 0.0))
         negatives = tail(np.maximum(self._negatives, 0.0))
         enough = tail(self._labels) >= policy.min_labels

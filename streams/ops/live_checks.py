@@ -81,7 +81,7 @@ def odd(samples: Mapping[tuple[str, ...], float]) -> Iterator[Check]:
             known, missing = of("weir_inputs", column, "known", task), of("weir_inputs", column, "missing", task)
             fix = f"Look at {column} in the events: it has to be of the right kind and name."
             if missing > 0.5 * (known + missing):
-                yield share(f"{task}: {column}", missing, known + missing, 0.5, "events have no value", fix)
+                yield share(f"{task}: {column}", missing, known + missing, 0.5, "events looked at have no value", fix)
         lost = of("weir_labels", "unmatched", task) + of("weir_labels", "lost", task)
         waiting = of("weir_waiting_labels", task)
         fix = "Their event_id has to be that of an event, within keep_s of [labels.join]."

@@ -62,7 +62,7 @@ def test_an_edited_file_is_refused_also_when_it_means_the_same() -> None:
     data = made().canonical()
     with pytest.raises(ArtefactError, match="here: not in canonical form"):
         parse_manifest(orjson.dumps(orjson.loads(data)), "here")
-    with pytest.raises(ArtefactError, match=r"here: not a manifest: version: .*greater than or equal to 1"):
+    with pytest.raises(ArtefactError, match=r"here: not a manifest: version: got 0; give a whole number of at least 1"):
         parse_manifest(data.replace(b'"version": 3', b'"version": 0'), "here")
-    with pytest.raises(ArtefactError, match="not a manifest: \\(top\\): invalid JSON"):
+    with pytest.raises(ArtefactError, match="not a manifest: not JSON"):
         parse_manifest(data[:40], "here")

@@ -29,7 +29,7 @@ def directory(tmp_path: Path) -> Registry:
         (lambda at: at.write_bytes(at.read_bytes() + b"x"), "model.onnx is too long"),
         (lambda at: at.write_bytes(at.read_bytes()[:-1] + b"\xff"), "model.onnx is corrupt or exchanged: its SHA-256"),
         (lambda at: at.unlink(), "model.onnx is missing"),
-        (lambda at: (at.parent / "manifest.json").write_text("{}"), "not a manifest: task: field required"),
+        (lambda at: (at.parent / "manifest.json").write_text("{}"), "not a manifest: task is missing; give a text"),
         (lambda at: (at.parent / "manifest.json").write_bytes(b""), "not a manifest"),
         (lambda at: at.parent.rename(at.parent.with_name("7")), "no such version; usable are: v7"),
     ],
@@ -56,7 +56,7 @@ def test_a_renamed_version_or_task_is_refused(directory: Registry, tmp_path: Pat
 def test_a_damaged_log_of_stages_is_refused(directory: Registry, tmp_path: Path) -> None:
     directory.set_stage("fraud", 1, "champion", at=1.0)
     (tmp_path / "fraud" / "stages" / "00000001.json").write_text('{"at": 1}')
-    with pytest.raises(RegistryError, match=r"fraud/stages/00000001\.json: not a stage entry: action: field required"):
+    with pytest.raises(RegistryError, match=r"fraud/stages/00000001\.json: not a stage entry: action is missing"):
         directory.champion("fraud")
 
 

@@ -229,6 +229,56 @@ def test_no_pattern_of_pauses_and_clocks_breaks_the_budget(
         assert most.max() <= budget * (days + 4) + 10
 
 
+PIECES = st.one_of(
+    st.tuples(st.just("steady"), st.integers(1, 1_500), st.sampled_from([30.0, 600.0, 7_200.0])),
+    st.tuples(st.just("at once"), st.integers(1, 3_000), st.just(0.0)),
+    st.tuples(st.just("gap"), st.just(1), st.floats(0.1, 9_000.0).map(lambda days: days * DAY)),
+    st.tuples(st.just("back"), st.integers(1, 300), st.floats(1.0, 3_000.0).map(lambda days: -days * DAY)),
+)
+"""What a stream does next, with how many rows, and the seconds between them or of the jump."""
+
+
+@given(
+    st.lists(PIECES, min_size=1, max_size=12),
+    st.sampled_from([0.3, 2.0, 40.0]),
+    st.sampled_from(["level", "jump", "flood"]),
+    st.integers(0, 9),
+)
+def test_no_pattern_of_times_and_scores_gives_more_than_the_budget_and_the_burst(
+    pieces: list[tuple[str, int, float]], budget: float, kind: str, seed: int
+) -> None:
+    ts, now = np.zeros(0), 1.7e9
+    for what, n, seconds in pieces:
+        if what == "back":  # rows of a clock that lags, then the others again
+            part = np.full(n, now + seconds)
+        else:
+            part = now + seconds * np.arange(1, n + 1)
+            now = float(part[-1])
+        ts = np.append(ts, part)
+    score = scores(len(ts), seed)
+    if kind != "level":
+        score[len(ts) // 2 :] = score[len(ts) // 2 :] ** 0.2 if kind == "jump" else 1.0
+    policy = BudgetThreshold(alerts_per_day=budget, min_scores=20, min_days=0.0)
+    over = score >= Threshold(policy).thresholds(ts, score)
+    lived = np.cumsum(np.minimum(np.diff(np.maximum.accumulate(ts), prepend=ts[0]), DAY)) / DAY
+    at = lived[over]  # the days of events, by the definition of the policy
+    for first in range(len(at)):
+        most = policy.burst + budget * (at[first:] - at[first])
+        assert (np.arange(1, len(at) - first + 1) <= most + 1e-6).all()
+
+
+def test_a_flood_of_certain_scores_is_held_back_and_what_comes_later_is_let_through() -> None:
+    policy = BudgetThreshold(alerts_per_day=5, min_scores=10, min_days=0.0)
+    ts, at = np.concatenate([minutes(2_000), np.full(9_000, 2_000 * 60.0)]), Threshold(policy)
+    over = np.ones(len(ts)) >= at.thresholds(ts, np.ones(len(ts)))
+    assert over[2_000:].sum() <= policy.burst
+    assert over.sum() == int(policy.burst + 5 * 2_000 * 60.0 / DAY)
+    restored = Threshold(policy)
+    restored.restore(at.snapshot())
+    later = restored.thresholds(ts[-1:] + DAY * np.arange(1, 8), np.ones(7))
+    assert later.tolist() == [1.0] * 7
+
+
 def test_rows_before_the_time_is_known_count_and_alert_nobody() -> None:
     score = np.full(40, 0.9)
     ts = np.concatenate([np.full(10, -np.inf), minutes(30)])

@@ -66,7 +66,7 @@ def test_each_kind_is_warned_of() -> None:
         "fraud: amount",
     }
     assert warned(metrics)["fraud: labels"].found == "67 of 67 labels met no prediction; 7 of them wait for one"
-    assert warned(metrics)["fraud: amount"].found == "600 of 1,000 events have no value"
+    assert warned(metrics)["fraud: amount"].found == "600 of 1,000 events looked at have no value"
 
 
 def test_events_of_no_type_of_a_task_are_warned_of() -> None:
