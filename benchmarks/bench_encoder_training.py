@@ -28,7 +28,7 @@ import torch
 from benchmarks.protocol_list import HERE
 from models.dataset import Rows, training_set
 from models.training import EncoderBuilder, EncoderSettings
-from models.training.artefact import load_encoder
+from models.training.artefact import load
 from models.training.chunks import Timeline
 from models.training.ranking import average_precision
 from models.training.validate import score_rows
@@ -120,7 +120,7 @@ def next_week(built: Built, history: History, y: Any, cutoff: float) -> float:
     at = np.flatnonzero((history.ts >= cutoff) & (history.ts < cutoff + 7 * DAY))
     rows = Rows(at, y[at], np.ones(len(at)))
     world = World(0, 1, torch.device("cpu"))
-    encoder = load_encoder(built.files)
+    encoder = load(built.files).encoder.eval()
     return average_precision(
         rows.y, score_rows(encoder, history, Timeline.of(history), rows, 64, 16, 256, world), rows.weight
     )

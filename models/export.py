@@ -9,7 +9,7 @@ operators. The graph takes any number of rows, and the same weights make the sam
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,31 +25,12 @@ _ROWS: Final = (0, 1, 7, 129)
 _HUGE: Final = 3e38
 
 
-class Steps(Protocol):
-    """What is exported: a ``torch.nn.Module`` with a step."""
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """D names."""
-
-    @property
-    def state(self) -> int:
-        """S."""
-
-    @property
-    def embedding(self) -> int:
-        """E."""
-
-    def step(self, x: Any, state: Any) -> tuple[Any, Any, Any]:
-        """``x (n, D)``, ``state (n, S)`` to logit ``(n,)``, the next state ``(n, S)`` and the embedding ``(n, E)``."""
-
-
 def export_encoder(encoder: Any, *, opset: int = OPSET) -> bytes:
     """Export ``encoder.step``; the module is put into eval mode for it, and back.
 
     Parameters
     ----------
-    encoder : a ``torch.nn.Module`` that is a ``Steps``.
+    encoder : a ``torch.nn.Module`` with all that `models.encoder.Encoder` has, but for its layers.
     opset : of the standard operators.
 
     Raises

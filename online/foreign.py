@@ -26,7 +26,11 @@ _TEXT: Final = (
     (r"\{\s*'|\{.*:\s*(?:None|True|False)\b", "a Python dict as text", "use json.dumps, not str or repr"),
     (r"\{\s*[\w.]+=", "a Java or Ruby map as text", "use a serializer that writes JSON"),
     (r"\{\s*[A-Za-z_]\w*\s*:", "keys without quotes (JavaScript)", "write keys in double quotes"),
-    (r"[^{}\[\]\n]*[,;\t][^{}\[\]]*$", "a line of a table or protocol (CSV, InfluxDB)", "write one JSON object a record"),
+    (
+        r"[^{}\[\]\n]*[,;\t][^{}\[\]]*$",
+        "a line of a table or protocol (CSV, InfluxDB)",
+        "write one JSON object a record",
+    ),
 )
 _SYNONYMS: Final = {
     "ts": "timestamp time eventtime @timestamp date datetime createdat occurredat ingesttime unixtime epoch",

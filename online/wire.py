@@ -10,7 +10,7 @@ Unknown fields are ignored unless a caller asks to reject them, so that a later 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -343,17 +343,3 @@ MODELS: tuple[type[WireModel], ...] = (
     ModelUpdate,
     DeadLetter,
 )
-
-
-def json_schema(model: type[WireModel]) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of one record, with a stable ``$id``.
-
-    >>> json_schema(Label)["required"]
-    ['v', 'task', 'entity_id', 'ts', 'value']
-    """
-    schema = model.model_json_schema()
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:weir:wire:v{VERSION}:{model.__name__}",
-        **schema,
-    }

@@ -56,8 +56,3 @@ def load(files: Mapping[str, bytes]) -> Trained:
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as exc:
         raise ModelError(f"this artefact cannot be read ({exc}): train without a warm start") from exc
     return network
-
-
-def load_encoder(files: Mapping[str, bytes]) -> Encoder:
-    """The encoder alone, ready to serve."""
-    return load(files).encoder.eval()

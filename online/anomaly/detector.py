@@ -83,8 +83,12 @@ class SeriesAnomalyDetector:
     ) -> AnomalyRun:
         """Score ``values (n,)`` in order, update ``state`` in place, and say why.
 
-        Parameters and semantics as ``AnomalyDetector.score_many``; NaN and infinite values are missing ones: score 0,
-        components 0, nothing learned.
+        Parameters
+        ----------
+        state : (S, state_width) float64, changed in place; a row of zeros is a series not seen yet.
+        slots : (n,) int64, the row of ``state`` each value belongs to.
+        ts : (n,) float64, event time in epoch seconds; may repeat or step back a little inside a series.
+        values : (n,) float64; NaN and infinite values are missing ones: score 0, components 0, nothing learned.
 
         Raises
         ------
@@ -107,16 +111,6 @@ class SeriesAnomalyDetector:
             run.expected,
         )
         return run
-
-    def score_many(
-        self,
-        state: NDArray[np.float64],
-        slots: NDArray[np.int64],
-        ts: NDArray[np.float64],
-        values: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
-        """The scores of ``run_many`` alone, ``(n,) float64`` in [0, 1]."""
-        return self.run_many(state, slots, ts, values).score
 
     @staticmethod
     def _check(state: NDArray[np.float64], slots: NDArray[np.int64], ts: NDArray[np.float64], n: int) -> None:

@@ -224,25 +224,6 @@ class DriftMonitor:
             how_much=(after - before) / unit,
         )
 
-    def psi(self) -> dict[str, float]:
-        """PSI of the newest blocks against the reference, of the streams that are watched and have enough values."""
-        state, window = self._state, self.policy.psi_window_blocks
-        out = {}
-        for stream, name in enumerate(self._names):
-            blocks = int(state.blocks[stream])
-            if state.phase[stream] == WATCHING and blocks >= window and self._uses[stream, 2:].any():
-                index, _ = kernel.current_psi(
-                    state.history[stream],
-                    blocks - 1,
-                    window,
-                    state.psi_bin[stream],
-                    state.psi_reference[stream],
-                    float(state.inflation[stream]),
-                )
-                if not np.isnan(index):
-                    out[name] = float(index)
-        return out
-
     def snapshot(self) -> bytes:
         """The whole state, about 80 KB a stream with the default policy."""
         return pack(self._kind, self._state.arrays())

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from online.metrics import base
 from online.metrics.arrays import pack, unpack
-from online.metrics.base import FloatVector, Metrics, Reliability, ScoredRows, ratios
+from online.metrics.base import FloatVector, Metrics, ScoredRows, ratios
 from online.metrics.ledger import Ledger
 from online.metrics.ranking import rank_groups
 
@@ -169,10 +169,6 @@ class _BinnedMetrics(Metrics):
         if "average_precision" in out:
             out["average_precision_bound"] = ranking.average_precision_bound
         return out
-
-    def reliability(self) -> Reliability:
-        """The reliability diagram behind ``ece``."""
-        return Reliability.of(self._faded(self._reliability))
 
     def snapshot(self) -> bytes:
         """The whole state, about 70 KB plus the remembered names."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from online.metrics import base
 from online.metrics.arrays import pack, unpack
-from online.metrics.base import FloatVector, Metrics, Reliability, ScoredRows, ratios
+from online.metrics.base import FloatVector, Metrics, ScoredRows, ratios
 from online.metrics.ledger import Ledger
 from online.metrics.ranking import rank_rows
 
@@ -116,10 +116,6 @@ class RollingMetrics(Metrics):
         out = ratios(len(held), _sums(held), _bins(held))
         rank_rows(held[:, _SCORE], held[:, _Y] > 0.0, held[:, _WEIGHT]).into(out)
         return out
-
-    def reliability(self) -> Reliability:
-        """The reliability diagram behind ``ece``."""
-        return Reliability.of(_bins(self._window()))
 
     def snapshot(self) -> bytes:
         """The whole state, 48 bytes a row plus the remembered names."""

@@ -179,12 +179,6 @@ class Metrics(Registry):
         for (topic, partition), lag in now.items():
             self.set("weir_lag_records", lag, topic=topic, partition=partition)
 
-    def prequential(self, task: str, values: Mapping[str, float | None]) -> None:
-        """Prequential metrics of a task by name; what is not known yet is not shown."""
-        for name, value in values.items():
-            if value is not None:
-                self.set("weir_prequential_metric", value, task=task, metric=name)
-
     def _events_of(self, topic: str) -> _Events:
         found = self._events.get(topic)
         if found is None:

@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.types import Float32Matrix, FloatVector, History, IntVector, Labels
-from online.batch import ExampleBatch, PredictionBatch
 from streams.errors import UsageError
 from streams.training.known import known_times
-from streams.training.records import FEATURE, KINDS, Kind, example_table, features_of, prediction_table
+from streams.training.records import FEATURE, KINDS, Kind, features_of
 
 FULL: Final = "full."
 """Begins the names of the columns that the full model itself made: they are logged, and not its inputs."""
@@ -67,14 +66,6 @@ class HistoryBuilder:
         """Leave these examples out, whoever brings them."""
         for table in tables:
             self._taken_back.update(zip(table["event_id"].to_pylist(), table["n"].to_pylist(), strict=True))
-
-    def scored(self, batch: PredictionBatch, features: Sequence[str], written_at: float) -> None:
-        """Take predictions that a pipeline made at ``written_at`` (epoch seconds), where nothing is logged."""
-        self.add("predictions", [prediction_table(batch, features, np.full(len(batch), written_at))])
-
-    def learned(self, batch: ExampleBatch, written_at: float) -> None:
-        """Take examples that a pipeline made at ``written_at`` (epoch seconds), where nothing is logged."""
-        self.add("examples", [example_table(batch, np.full(len(batch), written_at))])
 
     def build(self) -> Logged:
         """The history and labels of everything taken so far.

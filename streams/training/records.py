@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from online.accept import accept_records
-from online.batch import EventBatch, ExampleBatch, FloatVector, IntVector, PredictionBatch
+from online.batch import EventBatch, FloatVector, IntVector, PredictionBatch
 from online.columns import ColumnRequest, event_columns
 from online.errors import UNREADABLE
 from online.limits import DEFAULT_LIMITS, InputLimits
@@ -159,19 +159,6 @@ def prediction_table(batch: PredictionBatch, features: Sequence[str], written_at
     }
     by_column = np.ascontiguousarray(batch.features.T)
     return pa.table(columns | {f"{FEATURE}{name}": by_column[k] for k, name in enumerate(features)})
-
-
-def example_table(batch: ExampleBatch, written_at: FloatVector) -> pa.Table:
-    """Examples as a table; their features are those of the prediction."""
-    columns = {
-        "event_id": pa.array(batch.event_id, pa.string()),
-        "n": batch.n,
-        "ts": batch.ts,
-        "written_at": written_at,
-        "y": pa.array(batch.y, pa.bool_()),
-        "weight": batch.weight,
-    }
-    return pa.table(columns)
 
 
 def event_table(batch: EventBatch, written_at: FloatVector, item: str = "merchant_id") -> pa.Table:

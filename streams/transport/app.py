@@ -6,14 +6,14 @@
     async def score(stream):
         async for batch in app.batches(stream):
             delivery = await app.records.send("predictions", compute(batch))
-            app.complete_after(batch, delivery)
+            await delivery
+            app.complete(batch)
 
 An agent that raises stops the worker: its batch is not complete, so it comes again after the restart.
 """
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -86,7 +86,6 @@ class BatchApp(faust.App):
         stops. The same bound and the same end."""
         self.on_failed: Callable[[TP, Exception], None] | None = None
         """Told that one assigned partition cannot be read and why, while the others can; without it the worker ends."""
-        self._deliveries: set[asyncio.Task[None]] = set()
         super().__init__(
             settings.group,
             broker=[URL(f"kafka://{address.strip()}") for address in settings.bootstrap.split(",")],
@@ -151,17 +150,3 @@ class BatchApp(faust.App):
     def complete(self, batch: FetchedBatch) -> bool:
         """The batch is complete now; see `BatchConsumer.complete`."""
         return self.batch_consumer.complete(batch)
-
-    def complete_after(self, batch: FetchedBatch, *done: Awaitable[object]) -> None:
-        """Complete a batch once everything in ``done`` is; the caller goes on meanwhile. An error stops the worker."""
-        task = asyncio.ensure_future(self._complete_after(batch, done))
-        self._deliveries.add(task)
-        task.add_done_callback(self._deliveries.discard)
-
-    async def _complete_after(self, batch: FetchedBatch, done: tuple[Awaitable[object], ...]) -> None:
-        try:
-            await asyncio.gather(*done)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the batch is not complete and must not be passed
-            await self.crash(error)
-        else:
-            self.complete(batch)

@@ -34,6 +34,16 @@ def copies(batch: FetchedBatch) -> list[Record]:
     ]
 
 
+async def complete_after(app: BatchApp, batch: FetchedBatch, delivery: asyncio.Future[Any]) -> None:
+    """Complete a batch once its copies are acknowledged; an error of the brokers stops the worker."""
+    try:
+        await delivery
+    except Exception as error:  # noqa: BLE001 - whatever it is, it stops the worker
+        await app.crash(error)
+    else:
+        app.complete(batch)
+
+
 class Rewinds:
     """Rewinds a random partition to a random offset after every second batch or so, ``left`` times."""
 
@@ -60,6 +70,8 @@ def build(args: argparse.Namespace) -> BatchApp:
 
     holds = [args.first_until] if args.first_until else []
 
+    waiting: set[asyncio.Future[None]] = set()
+
     async def copy(stream: Any) -> None:
         async for batch in app.batches(stream):
             in_flight = app.batch_consumer.offsets.in_flight((batch.topic, batch.partition))
@@ -70,7 +82,9 @@ def build(args: argparse.Namespace) -> BatchApp:
                 await asyncio.sleep(0.02)
             holds.clear()
             await asyncio.sleep(args.delay_s)
-            app.complete_after(batch, await app.records.send(args.target, copies(batch)))
+            delivery = await app.records.send(args.target, copies(batch))
+            waiting.add(task := asyncio.ensure_future(complete_after(app, batch, delivery)))
+            task.add_done_callback(waiting.discard)
             rewinds.maybe(app)
 
     rewinds = Rewinds(args.rewinds, args.rewind_within)

@@ -18,7 +18,7 @@ from safetensors.torch import load as tensors
 from models.dataset import training_set
 from models.graph import open_session, run_graph
 from models.training import EncoderBuilder, EncoderSettings
-from models.training.artefact import files_of, load_encoder
+from models.training.artefact import files_of, load
 from models.training.loop import Loop
 from models.training.run import _config, _fresh, fitted, metrics_of
 from models.training.validate import judge
@@ -244,7 +244,7 @@ def test_cuda_that_is_not_there_is_an_error(data: TrainingSet, tmp_path: Path) -
 def test_the_builder_hands_over_the_graph_of_its_weights(data: TrainingSet, whole: Loop, tmp_path: Path) -> None:
     built = EncoderBuilder(TINY).build(data, whole.work, 1)
     assert (built.kind, built.inputs, built.state, built.embedding, built.seed) == ("encoder", INPUTS, 6, 1, 1)
-    encoder = load_encoder(built.files)
+    encoder = load(built.files).encoder.eval()
     x, state = data.history.x[:9], np.zeros((9, 6), np.float32)
     got = run_graph(open_session(built.onnx), x, state)
     with torch.no_grad():

@@ -20,7 +20,6 @@ from online.wire import (
     Prediction,
     UserEvent,
     WireModel,
-    json_schema,
 )
 
 DIGEST = "sha256:" + "0a" * 32
@@ -164,14 +163,10 @@ def test_every_model_reads_and_writes_its_record_in_field_order(model: type[Wire
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
-def test_models_are_frozen_and_have_a_schema(model: type[WireModel]) -> None:
+def test_models_are_frozen(model: type[WireModel]) -> None:
     record = model.model_validate_json(json.dumps(EXAMPLES[model.__name__]))
     with pytest.raises(ValidationError, match="frozen"):
         setattr(record, next(iter(model.model_fields)), 2)
-    schema = json_schema(model)
-    assert list(schema["properties"]) == list(EXAMPLES[model.__name__])
-    assert schema["$id"] == f"urn:weir:wire:v1:{model.__name__}"
-    json.dumps(schema)
 
 
 @pytest.mark.parametrize("model", DECODED, ids=lambda model: model.__name__)

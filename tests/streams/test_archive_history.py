@@ -14,15 +14,12 @@ from hypothesis import strategies as st
 from models.dataset import cut
 from online.batch import ExampleBatch, PredictionBatch
 from online.encode import encode_examples, encode_predictions
-from online.pipeline import StepOutput, TaskPipeline
 from online.task import TaskSpec
 from online.wire import FEATURE_MAX
 from streams import topics
 from streams.errors import UsageError
-from streams.host import EmbeddedHost
 from streams.log import EmbeddedLog, Record
-from streams.simulate import SimulationConfig, simulate
-from streams.training.builder import HistoryBuilder, Logged, model_inputs
+from streams.training.builder import Logged, model_inputs
 from streams.training.known import known_times
 from tests.streams.logged_run import CHURN, FRAUD, TASK, read_embedded, run
 
@@ -91,29 +88,6 @@ def test_labels_are_the_examples_and_not_known_before_them(name: str) -> None:
         assert known_at >= mark
         assert known_at >= h.ts[row]
     assert name == "churn" or corrected > 0
-
-
-def test_a_history_that_is_collected_without_a_log_is_the_same() -> None:
-    builder = HistoryBuilder()
-    log = EmbeddedLog()
-    now = [0.0]
-
-    def observe(pipeline: TaskPipeline, out: StepOutput) -> None:
-        now[0] = max(r.ts for r in next(iter(log.read(topics.INPUTS, host.seq))).records)
-        if out.predictions is not None:
-            builder.scored(out.predictions, pipeline.features, now[0])
-        for examples in out.examples:
-            builder.learned(examples, now[0])
-
-    host = EmbeddedHost([TASK], log, observe=observe)
-    for block in simulate(SimulationConfig(seed=2, events=300, days=3, users=10, devices=0, label_delay_days=0.5)):
-        for topic, records in block.topics.items():
-            log.append(topic, [Record(*r) for r in records])
-            host.run_pending()
-    collected, read = builder.build(), asyncio.run(read_embedded(TASK, log))
-    assert collected.history.event_id == read.history.event_id
-    for name in ("row", "y", "weight", "known_at"):
-        np.testing.assert_array_equal(getattr(collected.labels, name), getattr(read.labels, name))
 
 
 # -- when labels became known ------------------------------------------------------------------------------------------

@@ -192,12 +192,6 @@ def test_the_lag_of_a_partition_that_went_away_is_not_shown_for_ever() -> None:
     assert lags == {"1": 0}
 
 
-def test_metrics_not_known_yet_are_left_out() -> None:
-    metrics = Metrics()
-    metrics.prequential("fraud", {"auc": 0.9, "ap": None})
-    assert [dict(labels)["metric"] for _, labels in values(metrics)] == ["auc"]
-
-
 def test_all_metrics_of_a_batch_cost_little() -> None:
     """The bound is far above the 10 us measured alone: it finds a slow way in, not a busy machine."""
     metrics, one = Metrics(), batch(2048)
