@@ -24,6 +24,7 @@ from streams.notes import Note, RunWatch
 from streams.scorefile import ScoreFile
 from streams.sources import FileSource
 from streams.stores import MemoryFeatureStore
+from streams.tables import place
 from streams.wirefiles import WireSource
 
 _SHOWN_REJECTS, _MANY_ROWS = 20, 1_000
@@ -39,7 +40,9 @@ class BacktestResult:
     seconds: float = 0.0
     rejected: int = 0
     rejects: list[Reject] = field(default_factory=list)
-    """The first few; ``index`` counts from 0."""
+    """The first few; ``index`` counts from 0 over all files."""
+    sizes: Sequence[tuple[Path, int]] = ()
+    """The rows of each file."""
     alerts: Counter[str] = field(default_factory=Counter)
     """Alert records by status."""
     detections: list[dict[str, Any]] = field(default_factory=list)
@@ -51,6 +54,10 @@ class BacktestResult:
     """What was decided of the input, and what a backtest leaves out."""
     notes: list[Note] = field(default_factory=list)
     """What is odd, the gravest first."""
+
+    def told(self, reject: Reject) -> str:
+        """A row that was refused, by its number, and by its file where there are several."""
+        return f"{place(self.sizes, reject.index)}: {reject.reason}"
 
     @property
     def no_readings(self) -> dict[str, int]:
@@ -69,7 +76,9 @@ class BacktestResult:
             "labelled": p.labelled,
             "labels": asdict(p.joiner.stats),
             "rejected": self.rejected,
-            "first_rejects": [{"row": r.index + 1, "reason": r.reason} for r in self.rejects],
+            "first_rejects": [
+                {"row": r.index + 1, "where": place(self.sizes, r.index), "reason": r.reason} for r in self.rejects
+            ],
             "repeats": self.repeats,
             "no_readings": self.no_readings,
             "decisions": self.decisions,
@@ -118,7 +127,7 @@ def run_backtest(
     kind = WireSource if task.source is None else FileSource
     source = kind(task, pipeline.columns, paths)
     given = LabelInput(task, labels, label_delay_s)
-    result = BacktestResult(task, pipeline, decisions=_left_out(task))
+    result = BacktestResult(task, pipeline, sizes=source.sizes, decisions=_left_out(task))
     if isinstance(source, FileSource):
         result.decisions = [*source.decisions, *result.decisions]
 
@@ -192,7 +201,7 @@ def _check_rejects(result: BacktestResult, paths: Sequence[Path], rows: int) -> 
     first = result.rejects[0]
     raise TooManyRejects(
         f"{', '.join(map(str, paths))}: {result.rejected:,} of {rows:,} rows were rejected, the limit is 50%; "
-        f"the first, row {first.index + 1}: {first.reason}. Correct {_rows_or_mapping(result.task)}"
+        f"the first, {result.told(first)}. Correct {_rows_or_mapping(result.task)}"
     )
 
 
@@ -204,7 +213,7 @@ def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
     """What is odd of rows that were not scored; ``refused`` counts them by the field that was wrong."""
     if refused:
         fields, first = ", ".join(f"{n:,} x {name}" for name, n in refused.most_common(4)), result.rejects[0]
-        what = f"{result.rejected:,} rows were refused ({fields}); the first: row {first.index + 1}: {first.reason}"
+        what = f"{result.rejected:,} rows were refused ({fields}); the first: {result.told(first)}"
         yield Note("rows refused", what, f"correct {_rows_or_mapping(result.task)}")
     odd = {name: n for name, n in result.no_readings.items() if name not in result.task.ranges}
     if odd and not result.task.missing:  # where the task declares them they are not odd

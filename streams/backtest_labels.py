@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from online.batch import FloatVector, LabelBatch
-from online.decode import Reject
 from online.durations import format_duration
 from online.labels import LabelJoiner
 from online.pipeline import StepOutput
@@ -20,6 +19,7 @@ from online.task import SourceSpec, TaskSpec
 from streams.errors import UsageError
 from streams.notes import DAY_S, Kind, Note, RunWatch
 from streams.sources import SourceBatch
+from streams.tables import place
 from streams.wirefiles import read_labels
 
 _CUTS_A_DELAY = 8
@@ -92,14 +92,17 @@ class LabelInput:
         self.span_s = min(self.delay_s / _CUTS_A_DELAY or np.inf, slack_s)
         """Event time of one batch at most: labels are seen when the batch before is done, and must not be late then."""
         self.held = _LabelQueue()
-        self._paths, self._refused = paths, list[Reject]()
+        self._paths, self._refused = paths, ""
         self._given = self._positive = self._negative = 0
         self._told: list[str | None] = []
         """The events that labels of files name."""
         if paths:
             known = read_labels(self.task.name, paths, self.delay_s)
             self.held.add(known.known_at, known.labels)
-            self._told, self._given, self._refused = known.labels.event_id, len(known.labels), known.rejects
+            self._told, self._given = known.labels.event_id, len(known.labels)
+            if bad := known.rejects:
+                first = f"{place(known.sizes, bad[0].index)}: {bad[0].reason}"
+                self._refused = f"{len(bad):,} lines of labels were refused; the first: {first}"
         self._unscored = set(self._told)
 
     def read(self, rows: SourceBatch) -> None:
@@ -147,9 +150,7 @@ class LabelInput:
             fix += "; `positive` in [source] lists what means 1" if self.spec.label else ""
             yield "one class", f"all {learned:,} labels are {which}, none is {other}: nothing can be told apart", fix
         if self._refused:
-            first = f"row {self._refused[0].index + 1}: {self._refused[0].reason}"
-            what = f"{len(self._refused):,} lines of labels were refused; the first: {first}"
-            yield "labels refused", what, "correct these lines"
+            yield "labels refused", self._refused, "correct these lines"
 
     def _of_joins(self, joiner: LabelJoiner) -> Iterator[tuple[Kind, str, str]]:
         """Labels that met nothing, by the reason; the rest came too late."""

@@ -90,13 +90,11 @@ class FileSource:
         self._columns = columns
         self._model: type[WireModel] = DeviceEvent if task.stream == "device-events" else UserEvent
         self._bag = "metrics" if self._model is DeviceEvent else "properties"
-        if not paths:
-            raise UsageError("no data; give at least one --data FILE")
         self._words = {*columns.texts, *columns.entities}
         texts = {c for name, c in s.columns.items() if self._is_text(name)} | ({s.event_id} if s.event_id else set())
         others = {c for c in (s.time, s.label) if c is not None}
         self._files = read_files(paths, sorted({*s.columns.values(), *texts, *others}), texts, s.separator)
-        self._table = self._files.table
+        self._table, self.sizes = self._files.table, self._files.sizes
         self.decisions: list[str] = self._files.decisions
         """What was decided of the files and their columns, one line each."""
         own = None if s.missing is None else {word.strip().lower() for word in s.missing}
@@ -240,8 +238,7 @@ class FileSource:
         cells = self._event_id if name == "event_id" else getattr(self._cells.get(name), "values", None)
         if column is not None and cells is not None and not cells[row].is_valid and self._is_text(name):
             reason = f"{name}: missing ({self._table.column(column)[row].as_py()!r} in column {column!r})"
-        lost = sum(at <= row for at, _ in self._files.lost)
-        return replace(reject, index=row + lost, reason=reason)
+        return replace(reject, index=self._files.number(row), reason=reason)
 
     def _rows(self, order: IntVector) -> list[dict[str, Any]]:
         """Rows as Python dicts under wire names; what is missing is left out."""

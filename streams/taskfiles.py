@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from online.errors import TaskError
+from online.pipeline import TaskPipeline
 from online.task import TaskSpec
+from streams.stores import MemoryFeatureStore
 from streams.textfiles import read_text
 
 
 def load_task(path: Path) -> TaskSpec:
     """Read one task; raises ``UsageError`` for a file that cannot be read, ``TaskError`` for one that is wrong."""
-    return TaskSpec.from_toml(read_text(path, "task file", "correct the path"), str(path))
+    task = TaskSpec.from_toml(read_text(path, "task file", "correct the path"), str(path))
+    try:
+        TaskPipeline(task, MemoryFeatureStore())  # what its expressions and inputs name is looked up there
+    except TaskError as exc:
+        raise TaskError(f"{path}: {exc}") from exc
+    return task

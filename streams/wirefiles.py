@@ -6,13 +6,11 @@ It judges every line as a record on a topic is judged. It knows the wire format,
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from online.batch import FloatVector, LabelBatch
 from online.columns import ColumnRequest
@@ -20,9 +18,7 @@ from online.decode import Reject, decode_device_events, decode_labels, decode_us
 from online.task import TaskSpec
 from streams.errors import UsageError
 from streams.sources import SourceBatch
-
-_NAME = re.compile(r"\.(jsonl|ndjson|json)(\.(gz|gzip|zst|zstd))?$")
-_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
+from streams.tables import contents, files_of, place, readable
 
 
 class WireSource:
@@ -37,7 +33,8 @@ class WireSource:
 
     def __init__(self, task: TaskSpec, columns: ColumnRequest, paths: Sequence[Path]) -> None:
         decode = decode_device_events if task.stream == "device-events" else decode_user_events
-        decoded = decode(lines := _lines(paths), columns)
+        lines, self.sizes = _lines(paths)
+        decoded = decode(lines, columns)
         self._rejects = decoded.rejects
         self._batch = decoded.batch.take(np.argsort(decoded.batch.ts, kind="stable"))
         self._rows = len(lines)
@@ -61,51 +58,43 @@ class KnownLabels:
     known_at: FloatVector
     """``(n,)`` epoch seconds, ascending."""
     rejects: list[Reject]
+    sizes: list[tuple[Path, int]]
+    """The lines of each file."""
 
 
 def read_labels(task: str, paths: Sequence[Path], delay_s: float) -> KnownLabels:
     """The labels of ``task`` in wire-format dumps, each known ``delay_s`` after the time it speaks of."""
-    decoded = decode_labels(lines := _lines(paths, "labels"))
+    lines, sizes = _lines(paths, "labels")
+    decoded = decode_labels(lines)
     mine = np.flatnonzero(np.array([t == task for t in decoded.tasks], dtype=np.bool_))
     if len(mine) == 0:
         others = ", ".join(sorted(set(decoded.tasks))) or "none"
         why = f"no label of task {task!r}; there are labels of: {others}" if lines else "no line in it"
         if bad := decoded.rejects:
-            why += f", and {len(bad):,} lines were refused; the first, row {bad[0].index + 1}: {bad[0].reason}"
+            why += f", and {len(bad):,} lines were refused; the first, {place(sizes, bad[0].index)}: {bad[0].reason}"
         raise UsageError(f"{', '.join(map(str, paths))}: {why}")
     order = mine[np.argsort(decoded.batch.ts[mine], kind="stable")]
     labels = decoded.batch.take(order)
-    return KnownLabels(labels, labels.ts + delay_s, decoded.rejects)
+    return KnownLabels(labels, labels.ts + delay_s, decoded.rejects, sizes)
 
 
-def _lines(paths: Sequence[Path], what: str = "without a [source] table files") -> list[bytes]:
-    """Every line that is not blank, unpacked and in UTF-8; raises ``UsageError`` naming the file."""
-    if not paths:
-        raise UsageError("no data; give at least one --data FILE")
+def _lines(
+    paths: Sequence[Path], what: str = "without a [source] table files"
+) -> tuple[list[bytes], list[tuple[Path, int]]]:
+    """Every line that is not blank, and how many each file has; raises ``UsageError`` naming the file."""
     lines: list[bytes] = []
-    for path in paths:
-        if path.is_dir():
-            raise UsageError(f"{path}: a directory; name the files in it, such as {path}/*.jsonl")
-        if not _NAME.search(path.name.lower()):
-            raise UsageError(
-                f"{path}: {what} must be wire-format JSONL (.jsonl or .ndjson, also .gz or .zst), as `weir simulate` "
-                "and `weir tail --json` write; for other files of events add [source], see docs/TASKS.md"
-            )
-        raw = _unpacked(path)
+    sizes = []
+    for path in files_of(paths):
+        with readable(path):
+            raw = contents(path)[0].to_pybytes().removeprefix(codecs.BOM_UTF8)
         if raw[:200].lstrip()[:1] == b"[":
             raise UsageError(f"{path}: a JSON array; write one record a line: jq -c '.[]' {path} > lines.jsonl")
-        lines += [line for line in raw.split(b"\n") if line.strip()]
-    return lines
-
-
-def _unpacked(path: Path) -> bytes:
-    """The contents; what is packed is known by its first bytes, and so is UTF-16."""
-    try:
-        raw = path.read_bytes()
-        if (codec := _PACKED.get(raw[:2])) is not None:
-            raw = pa.CompressedInputStream(pa.BufferReader(raw), codec).read()
-        if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raw = raw.decode("utf-16").encode()
-    except (OSError, UnicodeError, pa.ArrowException) as exc:
-        raise UsageError(f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
-    return raw.removeprefix(codecs.BOM_UTF8)
+        if raw[:200].lstrip()[:1] not in (b"{", b""):
+            raise UsageError(
+                f"{path}: {what} must be wire-format JSONL, as `weir simulate` and `weir tail --json` write; for other "
+                "files of events add [source], see docs/TASKS.md"
+            )
+        mine = [line for line in raw.split(b"\n") if line.strip()]
+        lines += mine
+        sizes.append((path, len(mine)))
+    return lines, sizes

@@ -67,6 +67,8 @@ class LinesSource:
 
     def __init__(self, paths: Sequence[Path], topic: str | None) -> None:
         for path in paths:
+            if path.is_dir():
+                raise UsageError(f"{path}: a directory; name the files in it, or give --task for tables")
             if path != STDIN and not path.is_file():
                 raise UsageError(f"no such file: {path}")
         self._files = [(path, topic or _topic_of(path)) for path in paths]

@@ -96,7 +96,7 @@ def _tell(result: BacktestResult, console: Console, strict: bool) -> None:
     if (more := len(result.notes) - SHOWN) > 0:
         console.print(f"{more} more warnings are in the file of --report, under `notes`", markup=False)
     for reject in result.rejects[:5]:
-        console.print(f"rejected row {reject.index + 1}: {reject.reason}", markup=False, soft_wrap=True)
+        console.print(f"rejected {result.told(reject)}", markup=False, soft_wrap=True)
     if not result.pipeline.scored:
         raise typer.Exit(NOTHING_SCORED)
     if strict and result.notes:

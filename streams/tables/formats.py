@@ -10,7 +10,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,9 @@ import pyarrow.json as pjson
 import pyarrow.parquet as pq
 
 from streams.errors import UsageError
-from streams.tables.csv_dialect import SEPARATORS, dialect_of, encoding_of
+from streams.tables.csv_dialect import SEPARATORS, dialect_of
+from streams.tables.opening import HEAD, KINDS, contents, files_of, place, readable
 from streams.tables.texts import as_text, plain
-
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}
-_KINDS = "give CSV, JSONL, a JSON array, Parquet or Arrow, plain or compressed by gzip or zstd"
-_HEAD = 1 << 16
 
 
 @dataclass(slots=True)
@@ -36,24 +33,28 @@ class FileTable:
     """The columns of some files, one file after the other."""
 
     table: pa.Table
-    starts: list[tuple[int, Path]]
-    """The first row of each file."""
+    sizes: list[tuple[Path, int]]
+    """The rows of each file, those of ``lost`` among them."""
     lost: list[tuple[int, str]] = field(default_factory=list)
     """Rows, by their number in ``table`` were they in it, that have not the header's number of cells."""
     decisions: list[str] = field(default_factory=list)
     semicolons: bool = False
     """Whether ``;`` stands between columns, as where a comma is the decimal mark."""
+    there: list[str] = field(default_factory=list)
+    """All columns of the file."""
+
+    def number(self, row: int) -> int:
+        """Which row of the files a row of ``table`` is, the first being 0."""
+        return row + sum(at <= row for at, _ in self.lost)
 
     def where(self, row: int) -> str:
         """File and number of a row of ``table``."""
-        start, path = next((s, p) for s, p in reversed(self.starts) if s <= row)
-        gone = sum(start <= at <= row for at, _ in self.lost)
-        return f"{path}, row {row - start + 1 + gone}"
+        return place(self.sizes, self.number(row), always=True)
 
     @property
     def files(self) -> str:
         """The files, for a message."""
-        return ", ".join(dict.fromkeys(str(path) for _, path in self.starts))
+        return ", ".join(str(path) for path, _ in self.sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,10 @@ def read_files(
         Naming the file that cannot be read, or that has no such column.
     """
     wanted = _Wanted(set(columns), texts, separator)
-    parts = [_guarded(path, wanted) for path in _files(paths)]
+    parts = []
+    for path in files_of(paths):
+        with readable(path):
+            parts.append(_read(path, wanted))
     kinds: dict[str, set[pa.DataType]] = {}
     for part in parts:
         for column in part.table.schema:
@@ -88,7 +92,7 @@ def read_files(
     whole = FileTable(pa.concat_tables(tables, promote_options="permissive"), [])
     start = 0
     for part in parts:
-        whole.starts.append((start, part.starts[0][1]))
+        whole.sizes += part.sizes
         whole.lost += [(start + at, text) for at, text in part.lost]
         whole.decisions += part.decisions
         whole.semicolons |= part.semicolons
@@ -96,43 +100,9 @@ def read_files(
     return whole
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files, those of a folder in order of their names."""
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
-            if not inside:
-                raise UsageError(f"{path} is a folder without data files; {_KINDS}")
-            yield from inside
-        elif not path.exists():
-            raise UsageError(f"no such file: {path}")
-        else:
-            yield path
-
-
-def _hidden(path: Path) -> bool:
-    """Such as ``_SUCCESS`` and ``.part-0.crc``, which Spark writes."""
-    return any(part[0] in "._" for part in path.parts)
-
-
-def _guarded(path: Path, wanted: _Wanted) -> FileTable:
-    """One file; whatever is wrong with it is one line that names it."""
-    try:
-        return _read(path, wanted)
-    except (pa.ArrowException, OSError, UnicodeError, ValueError, RecursionError, MemoryError) as exc:
-        raise UsageError(f"{path}: cannot be read: {(str(exc) or repr(exc)).splitlines()[0]}") from exc
-
-
 def _read(path: Path, wanted: _Wanted) -> FileTable:
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    packed = next((kind for mark, kind in _COMPRESSED.items() if head.startswith(mark)), None)
-    if packed:
-        with pa.input_stream(path, compression=packed) as stream:
-            content = pa.py_buffer(stream.read())
-    else:
-        content = pa.memory_map(str(path)).read_buffer() if head else pa.py_buffer(b"")
-    head = content[:_HEAD].to_pybytes()
+    content, encoding = contents(path)
+    head = content[:HEAD].to_pybytes()
     name = path.name.lower().removesuffix(".gz")
     if head.startswith(b"PAR1"):
         return _typed(pq.ParquetFile(content), path, wanted)
@@ -140,20 +110,14 @@ def _read(path: Path, wanted: _Wanted) -> FileTable:
         return _made(ipc.open_file(content).read_all(), path, wanted)
     if head.startswith(b"\xff\xff\xff\xff"):
         return _made(ipc.open_stream(content).read_all(), path, wanted)
-    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise UsageError(f"{path} is an Excel or zip file; export the sheet as CSV, or unpack it")
     if name.endswith((".parquet", ".arrow", ".feather")) or not head.strip():
         kind = "is empty" if not head.strip() else f"is no {name.rpartition('.')[2]} file"
-        raise UsageError(f"{path}: cannot be read: it {kind}; {_KINDS}")
-    encoding = encoding_of(head)
-    if encoding not in (None, "utf-8"):
-        content = pa.py_buffer(content.to_pybytes().decode(encoding).removeprefix("\ufeff").encode())
-        head = content[:_HEAD].to_pybytes()
+        raise UsageError(f"{path}: cannot be read: it {kind}; {KINDS}")
     first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if first in (b"{", b"[") or name.endswith((".jsonl", ".ndjson", ".json")):
         return _json(content, path, wanted, array=first == b"[")
     if b"\0" in head:
-        raise UsageError(f"{path}: cannot be read: unknown kind of file; {_KINDS}")
+        raise UsageError(f"{path}: cannot be read: unknown kind of file; {KINDS}")
     return _csv(content, head, path, wanted, encoding)
 
 
@@ -178,14 +142,8 @@ def _made(table: pa.Table, path: Path, wanted: _Wanted, there: list[str] | None 
                 columns[name] = plain(pc.struct_field(table.column(top), inner.split(".")))
             except (pa.ArrowException, KeyError):
                 continue
-    if not columns:
-        return FileTable(pa.table({"": pa.nulls(table.num_rows)}).select([""]), [(0, path)], decisions=[], lost=[])
-    return FileTable(_named(columns, there), [(0, path)])
-
-
-def _named(columns: dict[str, pa.ChunkedArray], there: Sequence[str]) -> pa.Table:
-    """A table that remembers in its metadata which columns its file has."""
-    return pa.table(columns).replace_schema_metadata({"there": json.dumps(list(there))})
+    found = pa.table(columns) if columns else pa.table({"": pa.nulls(table.num_rows)}).select([""])
+    return FileTable(found, [(path, table.num_rows)], there=there)
 
 
 def _check_doubled(path: Path, there: Sequence[str], wanted: Collection[str]) -> None:
@@ -199,15 +157,12 @@ def _check_columns(parts: Sequence[FileTable], wanted: _Wanted, kinds: Collectio
     for part in parts:
         lacks = sorted(set(wanted.columns) - set(part.table.column_names))
         gone = [name for name in lacks if name not in kinds and not any(name in p.table.column_names for p in parts)]
-        there = json.loads((part.table.schema.metadata or {}).get(b"there", b"[]"))
         if gone:
-            paths = ", ".join(str(p.starts[0][1]) for p in parts)
-            raise UsageError(
-                f"{paths}: no column {', '.join(gone)}; there are: {', '.join(there) or 'none'}. "
-                "Correct [source] in the task file"
-            )
+            files, there = ", ".join(p.files for p in parts), ", ".join(part.there) or "none"
+            why = f"no column {', '.join(gone)}; there are: {there}. Correct [source] in the task file"
+            raise UsageError(f"{files}: {why}")
         if lacks:
-            part.decisions.append(f"{part.starts[0][1].name}: no column {', '.join(lacks)}; missing in its rows")
+            part.decisions.append(f"{part.files}: no column {', '.join(lacks)}; missing in its rows")
 
 
 def _meet(types: Collection[pa.DataType], text: bool) -> bool:
@@ -219,7 +174,7 @@ def _meet(types: Collection[pa.DataType], text: bool) -> bool:
 def _mixed(part: FileTable, names: Collection[str]) -> pa.Table:
     table = part.table
     for name in sorted(set(names) & set(table.column_names)):
-        column = as_text(table.column(name), f"{part.starts[0][1]}: column {name!r}")
+        column = as_text(table.column(name), f"{part.files}: column {name!r}")
         table = table.set_column(table.schema.get_field_index(name), name, column)
     return table
 
@@ -227,20 +182,15 @@ def _mixed(part: FileTable, names: Collection[str]) -> pa.Table:
 def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted, encoding: str | None) -> FileTable:
     """A CSV as text, whose ragged rows are handed back with their number."""
     said = [] if encoding in (None, "utf-8") else [encoding.upper()]
-    codec = "utf-8"
     try:
         head[: max(head.rfind(b"\n"), 0)].decode()  # a name of the header may hold other letters too
-        found = _csv_table(content, head, path, wanted, codec)
+        found = _csv_table(content, head, path, wanted)
     except (pa.ArrowInvalid, UnicodeError) as exc:
         if "UTF8" not in str(exc) and not isinstance(exc, UnicodeError):
             raise
-        codec = "cp1252"
-        try:
-            found = _csv_table(content, head, path, wanted, codec)
-        except UnicodeError:
-            codec = "latin-1"
-            found = _csv_table(content, head, path, wanted, codec)
-        said.append(f"encoding {codec}, for it is no UTF-8")
+        content = pa.py_buffer(content.to_pybytes().decode("cp1252", "replace").encode())
+        found = _csv_table(content, content[:HEAD].to_pybytes(), path, wanted)
+        said.append("encoding cp1252, for it is no UTF-8")
     separator = found.decisions.pop()
     if separator != ",":
         said.insert(0, f"{SEPARATORS.get(separator, repr(separator))} between columns")
@@ -248,9 +198,8 @@ def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted, encoding:
     return found
 
 
-def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted, codec: str) -> FileTable:
-    text = head.decode(codec, "replace" if codec == "utf-8" else "strict" if codec == "latin-1" else "replace")
-    form = dialect_of(text, wanted.columns, wanted.separator)
+def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted) -> FileTable:
+    form = dialect_of(head.decode(errors="replace"), wanted.columns, wanted.separator)
     _check_doubled(path, form.names, wanted.columns)
     names = [name if form.names.index(name) == i else f"{name}\0{i}" for i, name in enumerate(form.names)]
     used = [name for name in names if name in wanted.columns] or names[:1]
@@ -267,9 +216,7 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted, cod
         lost.clear()
         return pcsv.read_csv(
             pa.BufferReader(content),
-            read_options=pcsv.ReadOptions(
-                column_names=names, skip_rows=form.header_lines, encoding=codec, use_threads=threads
-            ),
+            read_options=pcsv.ReadOptions(column_names=names, skip_rows=form.header_lines, use_threads=threads),
             parse_options=pcsv.ParseOptions(
                 delimiter=form.separator, quote_char=form.quote, escape_char=form.escape or False,
                 newlines_in_values=quoted, invalid_row_handler=ragged,
@@ -289,8 +236,9 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted, cod
         table = pa.table({name: pa.array([], pa.string()) for name in used})
     rows = sorted(((number or 0) - form.header_lines - 1, why) for number, why in lost)
     at = [(row - i, why) for i, (row, why) in enumerate(rows)]
-    named = _named({name: table.column(name) for name in used}, form.names)
-    return FileTable(named, [(0, path)], at, [form.separator], semicolons=form.separator == ";")
+    table = pa.table({name: table.column(name) for name in used})
+    sizes = [(path, table.num_rows + len(at))]
+    return FileTable(table, sizes, at, [form.separator], semicolons=form.separator == ";", there=form.names)
 
 
 def _json(content: pa.Buffer, path: Path, wanted: _Wanted, *, array: bool) -> FileTable:

@@ -212,6 +212,9 @@ COMMANDS = (
     "backtest . --data x.csv",
     "backtest utf16.toml --data x.csv",
     "backtest gz.toml --data x.csv",
+    "backtest inputs.toml --data x.csv",
+    "replay .",
+    "replay empty --task spare.toml",
     "simulate --users 0",
     "simulate --seed x",
     "wroker",
@@ -271,6 +274,10 @@ def test_command_lines(tmp_path: Path) -> None:
     """In a process of their own: a command may set signals, logging and deadlines of its process."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "utf16.toml").write_bytes(TASK.encode("utf-16"))
+    (tmp_path / "inputs.toml").write_text('inputs = ["amoun"]\n' + TASK)
+    (tmp_path / "spare.toml").write_text(
+        TASK + '[source]\ncolumns = { user_id = "who", amount = "eur" }\ntime = "at"\n'
+    )
     (tmp_path / "gz.toml").write_bytes(gzip.compress(TASK.encode(), mtime=0))
 
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

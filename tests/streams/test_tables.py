@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from online.columnplan import columns_of
 from online.task import TaskSpec
+from streams.backtest import run_backtest
 from streams.errors import UsageError
 from streams.sources import FileSource
 
@@ -296,6 +297,17 @@ def test_what_cannot_be_right_is_one_line_with_file_and_column(tmp_path: Path, n
         source(path, toml)
     assert str(raised.value).startswith(str(path))
     assert "\n" not in str(raised.value)
+
+
+def test_a_refused_row_of_several_files_is_named_by_its_file(tmp_path: Path) -> None:
+    rows = [list(row) for row in ROWS]
+    rows[12][1] = "never"
+    lines = text_of(rows[:9]).splitlines(keepends=True)
+    first = write(tmp_path, "".join([*lines[:3], "torn\n", *lines[3:]]), "a.csv")
+    second = write(tmp_path, text_of(rows[9:]), "b.csv")
+    result = run_backtest(TaskSpec.from_toml(TASK), [first, second], None)
+    told = sorted(map(result.told, result.rejects))
+    assert [text.partition(":")[0] for text in told] == [f"{first}, row 3", f"{second}, row 4"]
 
 
 def test_ragged_rows_are_refused_with_their_number(tmp_path: Path) -> None:

@@ -133,7 +133,6 @@ def test_bad_lines_and_repeats_are_set_aside_with_reasons(tmp_path: Path) -> Non
     [
         ("", ".jsonl", None, "--label-delay"),
         (SOURCE, ".jsonl", DAY, "drop one of the two"),
-        ("", ".csv", DAY, "must be wire-format JSONL"),
     ],
 )
 def test_what_does_not_fit_together_is_said(
@@ -145,6 +144,31 @@ def test_what_does_not_fit_together_is_said(
     data = table if source else events.rename(events.with_suffix(suffix))
     with pytest.raises(UsageError, match=message):
         run_backtest(task(source), [data], None, labels=[labels], label_delay_s=delay)
+
+
+def test_a_table_without_a_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("id,ts\n1,2\n")
+    with pytest.raises(UsageError, match=r"rows.csv: without a \[source\] table files must be wire-format JSONL"):
+        run_backtest(task(), [tmp_path / "rows.csv"], None)
+
+
+def test_a_row_of_several_files_is_named_by_its_file(tmp_path: Path) -> None:
+    first, second = rows(50)[:20], rows(50)[20:]
+    folder = tmp_path / "events"
+    for name, part, bad in (("a", first, b""), ("b", second, b'{"v":1\n')):
+        (folder / name).mkdir(parents=True)
+        events, labels = dump(folder / name, part)
+        events.write_bytes(bad + events.read_bytes())
+        labels.rename(tmp_path / f"{name}.jsonl")
+    result = run_backtest(task(), [folder], None, labels=[tmp_path / "a.jsonl"], label_delay_s=DAY)
+    assert result.rows == 51
+    [reject] = result.rejects
+    assert result.told(reject).startswith(f"{folder}/b/user-events.jsonl, row 1: not JSON")
+    assert result.report()["first_rejects"][0] | {"reason": ""} == {
+        "row": 21, "where": f"{folder}/b/user-events.jsonl, row 1", "reason": ""
+    }  # fmt: skip
+    [note] = [note for note in result.notes if note.kind == "rows refused"]
+    assert f"the first: {folder}/b/user-events.jsonl, row 1: not JSON" in note.what
 
 
 def test_labels_of_another_task_only_is_an_error_that_names_them(tmp_path: Path) -> None:
@@ -170,7 +194,7 @@ def test_what_is_packed_or_encoded_otherwise_is_known_by_its_contents(tmp_path: 
     [
         ("x.jsonl", b' [{"v":1}]', r"x.jsonl: a JSON array; write one record a line: jq -c '.\[\]'"),
         ("x.jsonl.gz", b"\x1f\x8b\x08broken", r"x.jsonl.gz: cannot be read: "),
-        ("x.jsonl", None, r"x.jsonl: a directory; name the files in it"),
+        ("x.jsonl", None, r"x.jsonl is a folder without data files; give "),
         ("x.csv", b"a,b", r"x.csv: labels must be wire-format JSONL"),
         ("x.jsonl", b"\n", r"x.jsonl: no line in it"),
     ],
