@@ -1,7 +1,4 @@
-"""What a worker measures, in the words of its lanes.
-
-Prints the reference of all metrics: ``python -m streams.ops.metrics > docs/METRICS.md``.
-"""
+"""What a worker measures, in the words of its lanes."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ import numpy as np
 from online.batch import EventBatch, FloatVector
 from streams.ops.definitions import Stage
 from streams.ops.instruments import Counter, Histogram
-from streams.ops.reference import reference
 from streams.ops.registry import Registry
 
 if TYPE_CHECKING:
@@ -184,12 +180,3 @@ class Metrics(Registry):
         if found is None:
             found = self._events[topic] = _Events(self, self._own(topic) or topic)
         return found
-
-
-def main() -> None:
-    """Print docs/METRICS.md."""
-    print(reference(), end="")
-
-
-if __name__ == "__main__":
-    main()

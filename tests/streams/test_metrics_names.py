@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from docs.pages.limits import page
+from docs.pages.metrics import reference
 from online.intake import IntakePolicy
 from online.limits import InputLimits
 from streams.log import Record
@@ -25,9 +27,7 @@ from streams.ops.definitions import (
 )
 from streams.ops.exposition import Exposition
 from streams.ops.instruments import Histogram
-from streams.ops.limits_page import page
 from streams.ops.metrics import Metrics, letter_class
-from streams.ops.reference import reference
 from streams.ops.registry import Registry
 from streams.settings import TopicSettings
 from streams.transport import CompletedOffsets, FetchedBatch
@@ -80,7 +80,7 @@ def test_latency_has_the_buckets_that_the_goals_need() -> None:
 
 def test_the_page_is_what_the_code_says() -> None:
     written = (ROOT / "docs" / "METRICS.md").read_text()
-    assert written == reference(), "run: python -m streams.ops.metrics > docs/METRICS.md"
+    assert written == reference(), "run: python -m docs.pages.metrics > docs/METRICS.md"
 
 
 # Text for Prometheus
@@ -212,6 +212,6 @@ def test_all_metrics_of_a_batch_cost_little() -> None:
 
 def test_the_page_of_limits_is_the_code() -> None:
     written = (ROOT / "docs" / "LIMITS.md").read_text()
-    assert written == page(), "run: python -m streams.ops.limits_page > docs/LIMITS.md"
+    assert written == page(), "run: python -m docs.pages.limits > docs/LIMITS.md"
     for name in (*InputLimits.model_fields, *IntakePolicy.model_fields):
         assert f"| `{name}` |" in written

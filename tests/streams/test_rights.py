@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from docs.pages.security import DANGERS, page
 from streams import topics
-from streams.admin.rights import DANGERS, PRINCIPALS, READ_COMMANDS, grants, groups_of, page, redis_user
+from streams.admin.rights import PRINCIPALS, READ_COMMANDS, grants, groups_of, redis_user
 from streams.cli import main
 from streams.settings import Settings, TopicSettings
 from streams.stores.link import COMMANDS, acl_line
@@ -23,7 +24,7 @@ RUNNER = CliRunner()
 
 def test_the_page_is_that_of_the_table() -> None:
     made = (ROOT / "docs/SECURITY.md").read_text(encoding="utf-8")
-    assert made == page(), "run: python -m streams.admin.rights > docs/SECURITY.md"
+    assert made == page(), "run: python -m docs.pages.security > docs/SECURITY.md"
 
 
 def test_for_every_topic_that_somebody_may_write_it_says_what_that_could_do() -> None:

@@ -1,4 +1,4 @@
-"""docs/METRICS.md, made from the definitions."""
+"""docs/METRICS.md, made from the definitions: ``python -m docs.pages.metrics > docs/METRICS.md``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ names, whatever they are called on the cluster. The process's CPU time, memory a
 `process_*`, the garbage collector's counts as `python_gc_*`. The end-to-end latency of a record that waited in its
 topic contains that wait, as it should.
 
-Made by `python -m streams.ops.metrics > docs/METRICS.md`; a test holds it to the code.
+Made by `python -m docs.pages.metrics > docs/METRICS.md`; a test holds it to the code.
 
 | metric | kind | unit | labels | meaning |
 |---|---|---|---|---|
@@ -31,3 +31,7 @@ def reference() -> str:
 def _row(d: Definition) -> str:
     labels = ", ".join(f"`{label}`" for label in d.labels) or "-"
     return f"| `{d.name}` | {d.kind} | {d.unit if d.unit != '1' else '-'} | {labels} | {d.meaning} |\n"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,4 +1,4 @@
-"""docs/LIMITS.md, made from the settings and the wire contract: ``python -m streams.ops.limits_page > docs/LIMITS.md``.
+"""docs/LIMITS.md, made from the settings and the wire contract: ``python -m docs.pages.limits > docs/LIMITS.md``.
 
 A limit that is added to ``InputLimits`` or ``IntakePolicy`` is on the page by its docstring. The reasons of the fixed
 limits are those that a record beyond them gets.
@@ -30,7 +30,7 @@ Whatever way a record comes (a topic, a file, a log that is read again), it is j
 value that is out of range. A record that is refused becomes a dead letter with its offset and the reason, counted by
 `weir_dead_letters_total{topic, reason}`; `weir dlq` shows and replays them. Times are in seconds.
 
-Made by `python -m streams.ops.limits_page > docs/LIMITS.md`; a test holds it to the code.
+Made by `python -m docs.pages.limits > docs/LIMITS.md`; a test holds it to the code.
 """
 _SET: Final = """
 ## `[limits]`: what an operator sets
