@@ -27,10 +27,10 @@ import torch
 
 from benchmarks.protocol_list import HERE
 from models.dataset import Rows, training_set
+from models.gate import quality
 from models.training import EncoderBuilder, EncoderSettings
 from models.training.artefact import load
 from models.training.chunks import Timeline
-from models.training.ranking import average_precision
 from models.training.validate import score_rows
 from models.training.world import World
 from models.types import Built, History, Labels
@@ -121,9 +121,8 @@ def next_week(built: Built, history: History, y: Any, cutoff: float) -> float:
     rows = Rows(at, y[at], np.ones(len(at)))
     world = World(0, 1, torch.device("cpu"))
     encoder = load(built.files).encoder.eval()
-    return average_precision(
-        rows.y, score_rows(encoder, history, Timeline.of(history), rows, 64, 16, 256, world), rows.weight
-    )
+    said = score_rows(encoder, history, Timeline.of(history), rows, 64, 16, 256, world)
+    return quality(rows.y, said, rows.weight)["average_precision"]
 
 
 def train(

@@ -140,6 +140,14 @@ def choose(
     return dict(sorted(found.items(), key=lambda item: (-item[1][1], item[0])))
 
 
+def quality(y: BoolVector, logit: Logits, weight: FloatVector) -> dict[str, float]:
+    """Both metrics of one ranking of ``(n,)`` rows; NaN without both classes."""
+    if not y.any() or y.all():
+        return {"average_precision": np.nan, "roc_auc": np.nan}
+    whole = weight[None, :].astype(np.float64)
+    return {of.__name__: float(of(y, logit, whole)[0]) for of in (average_precision, roc_auc)}
+
+
 def average_precision(y: BoolVector, logit: Logits, weights: _Weights) -> FloatVector:
     """Area under the precision-recall steps, ``(R,)``, for each of ``R`` weightings ``(R, n)`` of the same rows.
 

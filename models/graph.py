@@ -62,7 +62,7 @@ def check_graph(data: bytes, *, independent: bool = True) -> GraphSpec:
     """
     opset = _read(data)
     session = open_session(data)
-    spec = _declared(session, opset)
+    spec = declared(session, opset)
     probe(session, spec, independent)
     return spec
 
@@ -124,11 +124,11 @@ def open_session(data: bytes) -> Any:
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # ONNX Runtime's errors have no base of their own
-        raise ModelError(f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {_first_line(exc)}") from exc
+        raise ModelError(f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {first_line(exc)}") from exc
 
 
-def _declared(session: Any, opset: int) -> GraphSpec:
-    """What the graph says of itself, if that is the contract."""
+def declared(session: Any, opset: int = 0) -> GraphSpec:
+    """What the graph of a session takes and gives; raises ``ModelError`` where that is not the contract."""
     takes, gives = ({v.name: v for v in values} for values in (session.get_inputs(), session.get_outputs()))
     if "x" not in takes or set(takes) - {"x", "state"}:
         raise ModelError(f"the graph's inputs are {list(takes)}; they must be x and, for a model with memory, state")
@@ -209,11 +209,12 @@ def run_graph(session: Any, x: Float32Matrix, state: Float32Matrix | None = None
     try:
         return dict(zip(names, session.run(names, feeds, options), strict=True))
     except Exception as exc:  # ONNX Runtime's errors have no base of their own
-        why = f"takes longer than {limit_s:g} s" if options.terminate else f"fails: {_first_line(exc)}"
+        why = f"takes longer than {limit_s:g} s" if options.terminate else f"fails: {first_line(exc)}"
         raise ModelError(f"the graph on {len(x)} rows {why}") from exc
     finally:
         overdue.cancel()
 
 
-def _first_line(exc: Exception) -> str:
+def first_line(exc: Exception) -> str:
+    """What an error says first; its name when it says nothing."""
     return (str(exc).splitlines() or [type(exc).__name__])[0][:500]

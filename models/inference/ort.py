@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from models.graph import GraphSpec, declared
 from models.inference.buckets import BUCKETS, CALL_ROWS, Buckets
 from models.inference.occlusion import Usual
-from models.inference.session import GPU_MEM_LIMIT, Provider, Signature, open_session, signature_of
+from models.inference.session import GPU_MEM_LIMIT, Provider, open_session
 from models.types import Float32Matrix, Float32Vector, ModelError
 
 
@@ -44,15 +45,15 @@ class OrtModel:
     """
 
     def __init__(
-        self, session: Any, provider: str, version: int, inputs: Sequence[str], signature: Signature, buckets: Buckets
+        self, session: Any, provider: str, version: int, inputs: Sequence[str], spec: GraphSpec, buckets: Buckets
     ) -> None:
         self.version, self.provider, self.inputs = version, provider, tuple(inputs)
-        self.state, self.embedding = signature.state, signature.embedding
+        self.state, self.embedding = spec.state, spec.embedding
         self.usual: Usual | None = None
         """For explanations; set by who has the artefact."""
         self._session, self._buckets = session, buckets
         largest = buckets.sizes[-1]
-        self._x = np.zeros((largest, signature.inputs), np.float32)
+        self._x = np.zeros((largest, spec.inputs), np.float32)
         self._state = np.zeros((largest, self.state), np.float32)
         self._out = {"logit": np.zeros(largest, np.float32)}
         if self.state:
@@ -90,8 +91,12 @@ class OrtModel:
         ModelError : no graph, one that does not fit, outputs that are not finite, or a provider that is not there.
         """
         session, chosen = open_session(onnx, provider, threads, gpu_mem_limit=gpu_mem_limit)
-        signature = signature_of(session, len(inputs))
-        model = cls(session, chosen, version, inputs, signature, Buckets(buckets, CALL_ROWS[chosen]))
+        spec = declared(session)
+        if spec.inputs != len(inputs):
+            raise ModelError(
+                f"the graph takes x of {spec.inputs} columns, its manifest names {len(inputs)}: not of one model"
+            )
+        model = cls(session, chosen, version, inputs, spec, Buckets(buckets, CALL_ROWS[chosen]))
         model.warm_up()
         return model
 

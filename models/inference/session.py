@@ -1,4 +1,4 @@
-"""Opens ONNX Runtime sessions: which provider, with how many threads and how much memory; and what a graph takes.
+"""Opens ONNX Runtime sessions: which provider, with how many threads and how much memory.
 
 ONNX Runtime is imported on first use, not with the module.
 """
@@ -6,9 +6,9 @@ ONNX Runtime is imported on first use, not with the module.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from models.graph import first_line
 from models.types import ModelError
 
 Provider = Literal["auto", "cpu", "cuda"]
@@ -16,18 +16,6 @@ Provider = Literal["auto", "cpu", "cuda"]
 _NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 GPU_MEM_LIMIT = 2 * 1024**3
 """Bytes of the CUDA arena of one session; a model of this size needs a few per cent of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What a graph takes and gives."""
-
-    inputs: int
-    """D."""
-    state: int
-    """S, 0 without."""
-    embedding: int
-    """E, 0 without."""
 
 
 def choose_provider(asked: str, available: Sequence[str]) -> str:
@@ -104,39 +92,8 @@ def _start(ort: Any, onnx: bytes, provider: str, threads: int, gpu_mem_limit: in
         )
     except Exception as exc:  # ONNX Runtime's errors have no base of their own
         raise ModelError(
-            f"ONNX Runtime refused the graph ({len(onnx)} bytes) on {provider}: {_first_line(exc)}"
+            f"ONNX Runtime refused the graph ({len(onnx)} bytes) on {provider}: {first_line(exc)}"
         ) from exc
-
-
-def signature_of(session: Any, inputs: int) -> Signature:
-    """What the graph of a session takes; raises ``ModelError`` where that is not the contract of ``Built.onnx``."""
-    takes = {node.name: node for node in session.get_inputs()}
-    gives = {node.name: node for node in session.get_outputs()}
-    if "x" not in takes or set(takes) - {"x", "state"}:
-        raise ModelError(f"the graph takes {sorted(takes)}; it must take 'x', and 'state' where it has a memory")
-    if "logit" not in gives or ("state" in takes) != ("state_out" in gives):
-        raise ModelError(
-            f"the graph takes {sorted(takes)} and gives {sorted(gives)}; it must give 'logit', and 'state_out' exactly "
-            "where it takes 'state'"
-        )
-    width = _width(takes["x"])
-    if width != inputs:
-        raise ModelError(
-            f"the graph takes x of {width} columns, its manifest names {inputs}: they are not of one model"
-        )
-    state = _width(takes["state"]) if "state" in takes else 0
-    if state and _width(gives["state_out"]) not in (state, -1):
-        raise ModelError(f"the graph takes a state of {state} and gives one of {_width(gives['state_out'])}")
-    return Signature(width, state, _width(gives["embedding"]) if "embedding" in gives else 0)
-
-
-def _width(node: Any) -> int:
-    """The second dimension of a float32 ``(n, width)``, of any n."""
-    if node.type != "tensor(float)" or len(node.shape) != 2 or isinstance(node.shape[0], int):
-        raise ModelError(
-            f"{node.name!r} is {node.type} of shape {node.shape}; it must be tensor(float) (n, width) with n dynamic"
-        )
-    return node.shape[1] if isinstance(node.shape[1], int) else -1
 
 
 def _options(ort: Any, threads: int) -> Any:
@@ -160,7 +117,3 @@ def _providers(chosen: str, gpu_mem_limit: int) -> list[Any]:
         "use_tf32": 0,  # a state is carried over thousands of steps: CPU and GPU should stay together
     }
     return [(_NAMES["cuda"], cuda), _NAMES["cpu"]]
-
-
-def _first_line(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:500]

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from models.dataset import Rows
+from models.gate import quality
 from models.training import checkpoints
 from models.training.checkpoints import Checkpoint, Progressed
 from models.training.chunks import Chunks, batches, cut
@@ -22,7 +23,7 @@ from models.training.feed import Feed
 from models.training.network import Trained
 from models.training.phases import Phase, rate_at
 from models.training.settings import EncoderSettings
-from models.training.validate import judge, score_rows
+from models.training.validate import score_rows
 from models.training.world import World
 from models.types import Progress, TrainingStoppedError
 
@@ -129,7 +130,7 @@ class Loop:
 
     def _keep_if_better(self, name: str, epoch: int) -> dict[str, float]:
         """Validate; without both classes in the validation the newest weights are kept."""
-        found = judge(self.validation, self._scores())
+        found = quality(self.validation.y, self._scores(), self.validation.weight)
         metric = found[self.settings.metric]
         if self.at.best is None or not metric <= self.at.best:
             self.at.best, self.at.since_best = (None if np.isnan(metric) else metric), 0

@@ -8,7 +8,6 @@ import torch
 from models.dataset import Rows
 from models.encoder import Encoder
 from models.training.chunks import Timeline, batches, cut
-from models.training.ranking import average_precision, roc_auc
 from models.training.world import World
 from models.types import FloatVector, History
 
@@ -46,11 +45,3 @@ def score_rows(
             out[at[counted]] = logit.float().cpu().numpy()[counted]
     found: FloatVector = world.sum(torch.from_numpy(out)).numpy()[rows.row]
     return found
-
-
-def judge(rows: Rows, score: FloatVector) -> dict[str, float]:
-    """Average precision and ROC area of scores of ``rows``."""
-    return {
-        "average_precision": average_precision(rows.y, score, rows.weight),
-        "roc_auc": roc_auc(rows.y, score, rows.weight),
-    }

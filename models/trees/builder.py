@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.dataset import Rows, train_rows, validation_rows
-from models.training.ranking import average_precision, roc_auc
+from models.gate import quality
 from models.trees.convert import to_onnx
 from models.trees.params import TreeParams
 from models.trees.rows import thinned
@@ -64,8 +64,7 @@ class TreesBuilder:
         metrics = {"rounds": float(booster.num_trees()), "rows": float(len(learn)), "positives": float(learn.y.sum())}
         if _both(valid):
             said = booster.predict(history.x[valid.row], raw_score=True)
-            metrics["valid_average_precision"] = average_precision(valid.y, said, valid.weight)
-            metrics["valid_roc_auc"] = roc_auc(valid.y, said, valid.weight)
+            metrics |= {f"valid_{name}": value for name, value in quality(valid.y, said, valid.weight).items()}
         files = {MODEL_FILE: booster.model_to_string().encode()}
         return Built(
             self.kind, to_onnx(booster, history.inputs), history.inputs, files=files, metrics=metrics, seed=seed

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnxruntime import OrtValue
 
+from models.graph import declared
 from models.inference import BUCKETS, OrtModel, replay
 from models.inference import session as sessions
 from models.inference.buckets import Buckets
@@ -107,10 +108,10 @@ NAN = np.full((S, 1), np.nan, np.float32)
         (graph()[:-200], "refused the graph"),
         (graph(wx=np.ones((9, S), np.float32), inputs=9), "x of 9 columns, its manifest names 3"),
         (graph(wo=NAN), "not finite"),
-        (identity("y", "logit"), "must take 'x'"),
-        (identity("x", "p"), "must give 'logit'"),
-        (identity("x", "logit", 8), "n dynamic"),
-        (identity("x", "logit"), "failed on a batch"),
+        (identity("y", "logit"), "must be x and"),
+        (identity("x", "p"), "must be logit, and"),
+        (identity("x", "logit", 8), "dynamic first axis"),
+        (identity("x", "logit"), "logit has shape"),
     ],
 )  # fmt: skip
 def test_a_graph_that_cannot_serve_is_refused_when_it_is_loaded(raw: bytes, says: str) -> None:
@@ -176,7 +177,7 @@ def test_the_copies_to_and_from_a_device_are_the_rows(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(OrtValue, "ortvalue_from_numpy", staticmethod(on_the_cpu))
     session, _ = sessions.open_session(graph(), "cpu")
-    made = OrtModel(session, "cuda", 1, INPUTS, sessions.signature_of(session, 3), Buckets((1, 4, 16), 0))
+    made = OrtModel(session, "cuda", 1, INPUTS, declared(session), Buckets((1, 4, 16), 0))
     made.warm_up()
     x, state = rows(23), np.full((23, S), 0.25, np.float32)
     for ours, theirs in zip(made.step(x, state), MODEL.step(x, state), strict=True):

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load as tensors
 
 from models.dataset import training_set
+from models.gate import quality
 from models.graph import open_session, run_graph
 from models.training import EncoderBuilder, EncoderSettings
 from models.training.artefact import files_of, load
 from models.training.loop import Loop
 from models.training.run import _config, _fresh, fitted, metrics_of
-from models.training.validate import judge
 from models.types import ModelError, TrainingSet, TrainingStoppedError
 from tests.models.training_data import DAY, INPUTS, logged, small
 
@@ -127,7 +127,9 @@ def test_the_weights_that_validated_best_are_kept(data: TrainingSet, tmp_path: P
     best = max(metric for _, metric in told)
     assert told[0][0] == "head"
     assert metrics_of(loop)["valid_average_precision"] == best
-    assert judge(loop.validation, loop._scores())["average_precision"] == pytest.approx(best)
+    assert quality(loop.validation.y, loop._scores(), loop.validation.weight)["average_precision"] == pytest.approx(
+        best
+    )
 
 
 def test_it_ends_early_when_the_validation_gets_no_better(data: TrainingSet, tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from models.dataset import next_events, train_rows
+from models.gate import quality
 from models.training.checkpoints import Checkpoint, Progressed, read
 from models.training.chunks import Timeline, batches, cut
 from models.training.feed import Feed
 from models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
 from models.training.phases import phases, rate_at
-from models.training.ranking import average_precision, roc_auc
 from models.training.settings import EncoderSettings
 from models.types import ModelError
 from tests.models.training_data import logged, small
@@ -67,12 +67,12 @@ def test_batches_hold_each_chunk_once(count: int, size: int, seed: int | None) -
 def test_ranking_is_that_of_scikit_learn(rows: list[tuple[bool, int, float]]) -> None:
     y, score, weight = (np.array(v) for v in zip(*rows, strict=True))
     score = score.astype(float)
+    found = quality(y, score, weight)
     if y.all() or not y.any():
-        assert np.isnan(average_precision(y, score, weight))
-        assert np.isnan(roc_auc(y, score, weight))
+        assert np.isnan([*found.values()]).all()
         return
-    assert average_precision(y, score, weight) == pytest.approx(average_precision_score(y, score, sample_weight=weight))
-    assert roc_auc(y, score, weight) == pytest.approx(roc_auc_score(y, score, sample_weight=weight))
+    assert found["average_precision"] == pytest.approx(average_precision_score(y, score, sample_weight=weight))
+    assert found["roc_auc"] == pytest.approx(roc_auc_score(y, score, sample_weight=weight))
 
 
 def loss_of(heads: NextHeads, hidden: torch.Tensor, targets: NextTargets, counted: torch.Tensor) -> torch.Tensor:
