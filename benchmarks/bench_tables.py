@@ -3,7 +3,8 @@
     python benchmarks/bench_tables.py --rows 200000 --old /tmp/w/old
 
 Reading is building a ``FileSource`` and going over its batches. Each reader runs in a process of its own, in turns;
-the table shows the best of ``--runs`` and the most memory, and the last line is JSON.
+the table shows the best of ``--runs`` and the most memory, and the last line is JSON. ``--gb 1`` makes a CSV of that
+size, about 10 million rows, and only opens it: finding the columns, not going over the batches.
 """
 
 from __future__ import annotations
@@ -57,14 +58,26 @@ def write_files(folder: Path, rows: int) -> list[Path]:
     return [folder / "rows.csv", folder / "rows.parquet"]
 
 
+def write_large(folder: Path, gb: float) -> list[Path]:
+    """A CSV of so many GB, a part at a time; 100 bytes a row."""
+    path, part = folder / "rows.csv", 100_000
+    small = write_files(folder, part)[0].read_bytes()
+    header, _, body = small.partition(b"\n")
+    with path.open("wb") as out:
+        out.write(header + b"\n")
+        for at in range(int(gb * 1e9 / len(small))):
+            out.write(body.replace(b'"e', b'"e%d-' % at))  # ids of their own
+    return [path]
+
+
 def pc_times(rows: int) -> pa.Array:
     """Text of one time a second."""
     stamps = pa.array(1_767_571_200 + np.arange(rows), pa.int64()).cast(pa.timestamp("s"))
     return stamps.cast(pa.string())
 
 
-def measure(path: Path) -> None:
-    """Print seconds to open, seconds in all, and MiB; run in a process of its own."""
+def measure(path: Path, opening: bool) -> None:
+    """Print rows, seconds to open, seconds in all, and MiB; run in a process of its own."""
     from online.columnplan import columns_of
     from online.task import TaskSpec
     from streams.sources import FileSource
@@ -73,7 +86,7 @@ def measure(path: Path) -> None:
     start = time.perf_counter()
     source = FileSource(task, columns_of(task), [path])
     opened = time.perf_counter() - start
-    rows = sum(part.rows for part in source.batches(512))
+    rows = len(source) if opening else sum(part.rows for part in source.batches(512))
     whole = time.perf_counter() - start
     mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"rows": rows, "open_s": opened, "all_s": whole, "mib": mib}))
@@ -85,18 +98,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--old", type=Path, help="checkout whose reader is measured too")
+    parser.add_argument("--gb", type=float, help="size of one CSV that is only opened")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure is not None:
-        measure(args.measure)
+        measure(args.measure, args.gb is not None)
         return
     sides = {"new": ROOT} | ({"old": args.old} if args.old else {})
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for path in write_files(Path(folder), args.rows):
+        for path in write_large(Path(folder), args.gb) if args.gb else write_files(Path(folder), args.rows):
             for _ in range(args.runs):
                 for side, root in sides.items():
                     command = [sys.executable, str(Path(__file__).resolve()), "--measure", str(path)]
+                    command += ["--gb", str(args.gb)] if args.gb else []
                     environment = {**os.environ, "PYTHONPATH": str(root)}
                     out = subprocess.run(command, env=environment, cwd=root, check=True, capture_output=True, text=True)
                     run, key = json.loads(out.stdout), f"{path.suffix[1:]} {side}"

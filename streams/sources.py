@@ -225,8 +225,13 @@ class FileSource:
             value = self._table.column(self.spec.time)[row].as_py()
             what = f"{str(value)!r} in column {self.spec.time!r}"
             if not np.isnan(self._ts[row]):
-                reason = f"ts: {what}: times before 2000-01-01 are not taken, for clocks that are not set write them"
-                reason = reason if self._ts[row] < _YEAR_2000 else f"{reject.reason} ({what})"
+                reason = f"{reject.reason} ({what})"
+                if self._ts[row] < _YEAR_2000:
+                    day = np.datetime64(int(max(self._ts[row], -6e10)), "s").astype("datetime64[D]")
+                    reason = (
+                        f"ts: {what} is read as {day}: times before 2000-01-01 are not taken, for clocks that are not"
+                    )
+                    reason += " set write them; if it is in another unit or format, set time_format in [source]"
             elif value is None or str(value).strip().lower() in {"", *self._missing}:
                 reason = f"ts: missing ({what})"
             else:

@@ -40,7 +40,7 @@ def encoding_of(head: bytes) -> str | None:
         if head.startswith(mark):
             return name
     even, odd = head[0:400:2].count(0), head[1:400:2].count(0)
-    if max(even, odd) * 4 > min(len(head), 400):
+    if max(even, odd) * 4 > min(len(head), 400) and min(even, odd) * 8 < max(even, odd):  # and no padding
         return "utf-16-be" if even > odd else "utf-16-le"
     return None
 

@@ -117,7 +117,8 @@ def _read(path: Path, wanted: _Wanted) -> FileTable:
     if first in (b"{", b"[") or name.endswith((".jsonl", ".ndjson", ".json")):
         return _json(content, path, wanted, array=first == b"[")
     if b"\0" in head:
-        raise UsageError(f"{path}: cannot be read: unknown kind of file; {KINDS}")
+        line = head.count(b"\n", 0, head.index(b"\0")) + 1
+        raise UsageError(f"{path}: cannot be read: no text, for line {line} holds a NUL byte; {KINDS}")
     return _csv(content, head, path, wanted, encoding)
 
 
@@ -204,10 +205,12 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted) -> 
     names = [name if form.names.index(name) == i else f"{name}\0{i}" for i, name in enumerate(form.names)]
     used = [name for name in names if name in wanted.columns] or names[:1]
     quoted = re.search(re.escape(form.quote.encode()), content) is not None
-    lost, lock = list[tuple[int | None, str]](), threading.Lock()
+    lost, unclosed, lock = list[tuple[int | None, str]](), list[str](), threading.Lock()
 
     def ragged(row: pcsv.InvalidRow) -> str:
         with lock:
+            if "\n" in row.text and row.text.count(form.quote) % 2:
+                unclosed.append(row.text)
             why = f"it has {row.actual_columns} cells, the header {row.expected_columns}: {row.text[:80]!r}"
             lost.append((row.number, why))
         return "skip"
@@ -234,6 +237,12 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted) -> 
         if "Empty CSV" not in str(exc) and "Could not skip" not in str(exc):  # a header alone
             raise
         table = pa.table({name: pa.array([], pa.string()) for name in used})
+    if unclosed:
+        line = content.to_pybytes().partition(unclosed[0].encode())[0].count(b"\n") + 1
+        raise UsageError(
+            f"{path}, line {line}: a quote is opened and not closed, so that {unclosed[0].count(chr(10)) + 1:,} lines "
+            f"are one row: {unclosed[0][:80]!r}; close it, or remove it"
+        )
     rows = sorted(((number or 0) - form.header_lines - 1, why) for number, why in lost)
     at = [(row - i, why) for i, (row, why) in enumerate(rows)]
     table = pa.table({name: table.column(name) for name in used})
@@ -251,14 +260,15 @@ def _json(content: pa.Buffer, path: Path, wanted: _Wanted, *, array: bool) -> Fi
         except pa.ArrowException:
             pass  # a line that is no object, or a column of mixed kinds: rows are judged one by one
     text = content.to_pybytes().decode("utf-8-sig", "replace")
-    if array:
-        found = json.loads(text)
-        rows = [row if isinstance(row, dict) else {} for row in found]
-    else:
-        rows = [_object(line) for line in text.split("\n") if line.strip()]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: _column([row.get(name) for row in rows]) for name in names}
-    return _made(pa.table(columns) if columns else pa.table({"": pa.nulls(len(rows))}), path, wanted)
+    found = json.loads(text) if array else [_parsed(line) for line in text.split("\n") if line.strip()]
+    rows = [row for row in found if isinstance(row, dict)]
+    whole = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: _column([row.get(name) for row in rows]) for name in whole}
+    made = _made(pa.table(columns) if columns else pa.table({"": pa.nulls(len(rows))}), path, wanted)
+    odd = [(i, str(row)) for i, row in enumerate(found) if not isinstance(row, dict)]
+    made.lost = [(row - i, f"not a JSON object: {text[:80]!r}") for i, (row, text) in enumerate(odd)]
+    made.sizes = [(path, len(found))]
+    return made
 
 
 def _guessed(kind: pa.DataType) -> bool:
@@ -266,12 +276,12 @@ def _guessed(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_temporal(kind))
 
 
-def _object(line: str) -> dict[str, Any]:
+def _parsed(line: str) -> Any:
+    """What a line holds, or itself where that is not JSON."""
     try:
-        row = json.loads(line)
+        return json.loads(line)
     except (json.JSONDecodeError, RecursionError):
-        return {}
-    return row if isinstance(row, dict) else {}
+        return line
 
 
 def _column(cells: list[Any]) -> pa.Array:

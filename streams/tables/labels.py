@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from online.batch import IntVector
 from streams.tables.texts import Cells, as_text
 
-TRUE = frozenset({"1", "true", "t", "yes", "y", "positive", "pos", "on"})
-FALSE = frozenset({"0", "-1", "false", "f", "no", "n", "negative", "neg", "off"})
+TRUE = frozenset({"1", "true", "t", "yes", "y", "positive", "pos", "on", "wahr", "vrai", "ja", "oui"})
+FALSE = frozenset({"0", "-1", "false", "f", "no", "n", "negative", "neg", "off", "falsch", "faux", "nein", "non"})
 UNKNOWN = frozenset({"unknown", "unlabelled", "unlabeled", "pending", "not known"})
 _SHOWN = 10
 
@@ -47,7 +47,7 @@ def read_labels(cells: Cells, words: LabelWords) -> IntVector:
         row = int(pc.index(indices, pa.scalar(int(unknown[0]), indices.type)).as_py())
         raise cells.refuse(
             row,
-            f"{distinct[int(unknown[0])]!r}, which is neither true nor false; the values are: "
+            f"{distinct[int(unknown[0])][:40]!r}, which is neither true nor false; the values are: "
             f"{_counted(distinct, counts)}. Say in [source] which mean what: positive = [...], negative = [...], "
             "unlabelled = [...]",
         )
@@ -104,7 +104,7 @@ def _set(words: Sequence[str]) -> set[str]:
 
 def _counted(distinct: Sequence[str], counts: IntVector) -> str:
     order = np.argsort(-counts[: len(distinct)], kind="stable")
-    shown = [f"{distinct[i]!r} ({int(counts[i]):,})" for i in order[:_SHOWN]]
+    shown = [f"{distinct[i][:40]!r} ({int(counts[i]):,})" for i in order[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(distinct) - _SHOWN:,} more" if len(distinct) > _SHOWN else "")
 
 

@@ -104,6 +104,8 @@ def as_text(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
 def without_missing(column: pa.ChunkedArray, words: Collection[str]) -> pa.ChunkedArray:
     """Texts without blanks around them; those of ``words``, in lower case, are null."""
     trimmed = pc.utf8_trim_whitespace(column)
+    if pc.starts_with(trimmed[:1], pattern='="').to_pylist() == [True]:  # a text as Excel keeps it: ="007"
+        trimmed = pc.replace_substring_regex(trimmed, r'^="(.*)"$', r"\1")
     # Only short texts can be such words: the others are not looked at twice.
     longest = max(map(len, words), default=0)
     short = pc.less_equal(pc.binary_length(trimmed), longest)

@@ -148,6 +148,9 @@ def day_first(mark: str) -> Callable[[str], str]:
 
 SPELLINGS: dict[str, tuple[str, Callable[[str], str]]] = {
     "1/-1": ("bad", lambda v: "1" if v == "1" else "-1"),
+    "WAHR": ("bad", lambda v: "WAHR" if v == "1" else "FALSCH"),
+    "Non": ("bad", lambda v: "Oui" if v == "1" else "Non"),
+    "formula": ("who", lambda w: f'="{w}"'),
     "TRUE": ("bad", lambda v: "TRUE" if v == "1" else "FALSE"),
     "Yes": ("bad", lambda v: "Yes" if v == "1" else "no "),
     "1.00": ("bad", lambda v: f" {v}.00"),
@@ -205,6 +208,63 @@ def test_spellings_of_one_column(tmp_path: Path, plain: list[Any], name: str) ->
 def test_any_spellings_together(tmp_path: Path, plain: list[Any], names: list[str], separator: str) -> None:
     by = {SPELLINGS[name][0]: SPELLINGS[name][1] for name in names}
     assert events(source(write(tmp_path, text_of(changed(**by), separator)))) == plain
+
+
+def scores(path: Path) -> list[tuple[str, float]]:
+    out = path.with_suffix(".scores")
+    run_backtest(TaskSpec.from_toml(TASK + 'label_delay = "1d"\nbatch_size = 2\n'), [path], out)
+    table = pq.read_table(out)
+    return list(zip(table.column("event_id").to_pylist(), table.column("score").to_pylist(), strict=True))
+
+
+def scores_or_error(path: Path) -> list[tuple[str, float]] | str:
+    try:
+        return scores(path)
+    except UsageError as error:
+        return str(error)
+
+
+@pytest.fixture(scope="module")
+def plain_scores(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, float]]:
+    found = scores(write(tmp_path_factory.mktemp("scores"), text_of(ROWS)))
+    assert len({score for _, score in found}) > 10, "the labels are learned"
+    return found
+
+
+CELLS = st.sampled_from(
+    ["NA", "", "many", "12,5", "1e3", "EST", "8.9E+19", "-", "0.3", "\u00bd", "24:00", "TRUE", "x\ny"]
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from(sorted(SPELLINGS)), max_size=3),
+    st.sampled_from(";\t|,"),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.none() | st.tuples(st.integers(0, len(ROWS) - 1), st.sampled_from(NAMES), CELLS),
+)
+def test_any_spelling_has_the_scores_of_the_plain_one_or_an_error_that_names_the_column(
+    tmp_path: Path,
+    plain_scores: list[tuple[str, float]],
+    names: list[str],
+    separator: str,
+    encoding: str,
+    odd: tuple[int, str, str] | None,
+) -> None:
+    """An odd cell may also lose its row, or its number: then rows before it have the scores of the plain ones."""
+    by = {SPELLINGS[name][0]: SPELLINGS[name][1] for name in names}
+    rows = changed(**by)
+    if odd is not None:
+        rows[odd[0]][NAMES.index(odd[1])] = odd[2]
+    path = write(tmp_path, text_of(rows, separator).encode(encoding))
+    found = scores_or_error(path)
+    if isinstance(found, str):
+        assert odd is not None
+        assert f"column {odd[1]!r}" in found
+    elif odd is None:
+        assert found == plain_scores
+    else:
+        assert found[: odd[0] // 2 * 2] == plain_scores[: odd[0] // 2 * 2] or odd[1] == "at"
 
 
 @pytest.mark.parametrize("kind", ["dictionary", "view", "large", "decimal", "float16", "stamp", "bool", "ree"])
@@ -320,6 +380,35 @@ def test_ragged_rows_are_refused_with_their_number(tmp_path: Path) -> None:
     assert sum(part.rows for part in rows) == 20
 
 
+def test_lines_that_are_no_objects_are_refused_with_their_number(tmp_path: Path) -> None:
+    lines = [json.dumps(dict(zip(NAMES, row, strict=True))) for row in ROWS]
+    lines[3:3], lines[9:9] = ['{"id": "e9', "[1]"], ["17"]
+    rows = list(source(write(tmp_path, "\n".join(lines), "rows.jsonl")).batches(512))
+    assert {r.index + 1: r.reason for part in rows for r in part.rejects} == {
+        4: "not a JSON object: '{\"id\": \"e9'", 5: "not a JSON object: '[1]'", 10: "not a JSON object: '17'",
+    }  # fmt: skip
+    assert sum(len(part.batch) for part in rows) == 20
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (text_of(ROWS).replace("e5,", '"e5,').encode(), r"line 7: a quote is opened and not closed, so that 15 lines"),
+        (text_of(ROWS).replace("001", '"001', 1).encode(), r"line 3: a quote is opened and not closed"),
+        (text_of(ROWS).replace("003", "00\0003", 1).encode(), "no text, for line 5 holds a NUL byte; give CSV"),
+        (text_of(ROWS).encode() + b"\0" * 600, "no text, for line 22 holds a NUL byte"),
+        (b"Obj\1\4\x16avro.schema" + b"\0" * 50, "no text, for line 1 holds a NUL byte"),
+        (b"PK\3\4" + b"\0" * 50, "an Excel or zip file; export the sheet as CSV, or unpack it"),
+        (b"PAR1" + b"\0" * 50, "cannot be read: "),
+        (b"\n \n", "it is empty; give CSV"),
+    ],
+)
+def test_files_that_are_none_are_one_line(tmp_path: Path, content: bytes, says: str) -> None:
+    with pytest.raises(UsageError, match=f"rows.csv.*{says}") as raised:
+        source(write(tmp_path, content))
+    assert "\n" not in str(raised.value)
+
+
 def test_what_was_decided_is_told(tmp_path: Path) -> None:
     path = write(tmp_path, text_of(changed(eur=comma, at=day_first("."), who=lambda w: "NA" if w == "001" else w), ";"))
     assert source(path, 'time_zone = "Europe/Berlin"\n').decisions == [
@@ -375,8 +464,8 @@ def test_reasons_name_the_value(tmp_path: Path) -> None:
     rows[2][1], rows[4][1], rows[5][1] = "yesterday", "1999-03-01 00:00", "NA"
     reasons = [r.reason for part in source(write(tmp_path, text_of(rows))).batches(512) for r in part.rejects]
     assert sorted(reasons) == [
-        "ts: '1999-03-01 00:00' in column 'at': times before 2000-01-01 are not taken, "
-        "for clocks that are not set write them",
+        "ts: '1999-03-01 00:00' in column 'at' is read as 1999-03-01: times before 2000-01-01 are not taken, for "
+        "clocks that are not set write them; if it is in another unit or format, set time_format in [source]",
         "ts: 'yesterday' in column 'at' is no time; give ISO 8601 or epoch seconds, "
         "or set time_format (and time_zone) in [source]",
         "ts: missing ('NA' in column 'at')",
