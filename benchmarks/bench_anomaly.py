@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from river.anomaly import HalfSpaceTrees
 
-from online.anomaly import COMPONENTS, AnomalyParams, SeriesAnomalyDetector
+from online.anomaly.detector import SeriesAnomalyDetector
+from online.anomaly.layout import COMPONENTS
+from online.anomaly.params import AnomalyParams
 
 Floats = NDArray[np.float64]
 

@@ -32,7 +32,7 @@ from streams import topics
 from streams.host import EmbeddedHost
 from streams.host import embedded as host_module
 from streams.log import EmbeddedLog, Record
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 
 DAY = 86_400.0
 START = 1.7e9

@@ -26,18 +26,20 @@ import numpy as np
 import torch
 
 from benchmarks.protocol_list import HERE
-from models.dataset import Rows, training_set
+from models.dataset.cut import training_set
+from models.dataset.split import Rows
 from models.gate import quality
-from models.training import EncoderBuilder, EncoderSettings
 from models.training.artefact import load
+from models.training.builder import EncoderBuilder
 from models.training.chunks import Timeline
+from models.training.settings import EncoderSettings
 from models.training.validate import score_rows
 from models.training.world import World
 from models.types import Built, History, Labels
 from online.batch import LabelBatch
 from online.pipeline import TaskPipeline
 from streams.sources import FileSource, SourceBatch
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from streams.taskfiles import load_task
 
 DAY = 86_400.0

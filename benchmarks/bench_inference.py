@@ -19,11 +19,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_inference import HIDDEN, INPUTS, draw, encoder_of, graph_of
-from models.inference import BUCKETS, FullRunner, OrtModel, Pair, replay
+from models.inference.buckets import BUCKETS
+from models.inference.ort import OrtModel
+from models.inference.runner import FullRunner
 from models.inference.session import open_session
+from models.inference.slots import Pair
+from models.inference.steps import replay
 from models.types import History
 from online.full import FullSpec
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 
 BATCH = 512
 TARGET_US = 2.0

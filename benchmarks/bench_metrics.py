@@ -17,7 +17,9 @@ from river import drift as river_drift
 from river import metrics as river_metrics
 
 from online.drift import DriftMonitor, StreamKind
-from online.metrics import CumulativeMetrics, FadingMetrics, Metrics, RollingMetrics
+from online.metrics.base import Metrics
+from online.metrics.binned import CumulativeMetrics, FadingMetrics
+from online.metrics.rolling import RollingMetrics
 
 ROWS = 200_000
 RIVER_ROWS = 5_000

@@ -40,7 +40,8 @@ from benchmarks.servers import start_broker, start_redis
 from streams import topics
 from streams.log import Record
 from streams.torture.supervisor import Supervisor
-from streams.transport import BatchProducer, TransportSettings
+from streams.transport.producer import BatchProducer
+from streams.transport.settings import TransportSettings
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, free_ports
 

@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 from online.task import TaskSpec
 from streams.log import Record
-from streams.transport import FetchedBatch
+from streams.transport.batch import FetchedBatch
 from streams.worker.lane import Step
 from tests.streams.score_lanes import NOW, Lanes
 

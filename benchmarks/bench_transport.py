@@ -30,7 +30,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streams.log import Record
-from streams.transport import BatchApp, BatchProducer, TransportSettings
+from streams.transport.app import BatchApp
+from streams.transport.producer import BatchProducer
+from streams.transport.settings import TransportSettings
 from tests.integration.kafka_broker import find_broker
 
 PARTITIONS, VALUE_BYTES, FETCH_BYTES, COMMIT_S = 4, 200, 1 << 20, 0.5

@@ -14,15 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from models.dataset import training_set
-from models.inference import FullRunner, OrtModel, Pair
+from models.dataset.cut import training_set
+from models.inference.ort import OrtModel
+from models.inference.runner import FullRunner
+from models.inference.slots import Pair
 from models.types import Builder, Built, Float32Matrix, FloatVector, History, IntVector, Labels, ModelError, TrainingSet
 from online.batch import LabelBatch, PredictionBatch
 from online.full import FullSpec
 from online.pipeline import TaskPipeline
 from online.task import TaskSpec
 from streams.sources import FileSource, SourceBatch
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from streams.trainer.parts import blended, encoder_builder, trees_builder
 from streams.trainer.score import score
 from streams.trainer.task import full_of, training_of

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from models.inference import OrtModel
+from models.inference.ort import OrtModel
 from models.inference.session import open_session
 from models.types import Float32Matrix, ModelError
 

@@ -22,7 +22,8 @@ import numpy as np
 from models.float16 import PRODUCTS, to_float16
 from models.gate import average_precision, roc_auc
 from models.graph import check_graph, open_session, probe_rows, run_graph
-from models.inference import OrtModel, replay
+from models.inference.ort import OrtModel
+from models.inference.steps import replay
 from models.manifest import Variant
 from models.types import BoolVector, Built, Float32Vector, History, IntVector, ModelError
 

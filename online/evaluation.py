@@ -6,7 +6,10 @@ import msgspec
 import numpy as np
 
 from online.batch import ExampleBatch, FloatVector
-from online.metrics import CumulativeMetrics, FadingMetrics, MetricPoint, MetricSeries, RollingMetrics, ScoredRows
+from online.metrics.base import ScoredRows
+from online.metrics.binned import CumulativeMetrics, FadingMetrics
+from online.metrics.rolling import RollingMetrics
+from online.metrics.series import MetricPoint, MetricSeries
 from online.task import MetricSpec
 
 _NO_ALERT = 2.0

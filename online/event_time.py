@@ -13,9 +13,8 @@ import msgspec
 import numpy as np
 
 from online.batch import FloatVector
+from online.intake_policy import MAX_STEP
 
-MAX_STEP: Final = 3600.0
-"""How far one event moves the time, in seconds, unless told otherwise."""
 WITNESSES: Final = 3
 """So many have to say a time that is further ahead; so many events come before the time is known at all."""
 

@@ -17,8 +17,8 @@ from pydantic import Field
 from online.batch import BoolVector, FloatMatrix, FloatVector
 from online.columns import no_column
 from online.durations import Seconds
-from online.features.spec import Frozen
 from online.features.store import FeatureStore
+from online.frozen import Frozen
 from online.wire import FEATURE_MAX
 
 

@@ -12,35 +12,15 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from pydantic import Field
 
 from online.batch import EventBatch, FloatVector, IntVector
 from online.decode import DecodedLabels
 from online.dedupe import FIXED_KEY, MOST_BYTES, Deduper, OldIds, bytes_for
 from online.digest_table import Rows
-from online.durations import Seconds, format_duration
+from online.durations import format_duration
 from online.errors import UNREADABLE, StateError
-from online.event_time import MAX_STEP, Claim, EventTime
-from online.features.spec import Frozen
-
-
-class IntakePolicy(Frozen):
-    """What a stream accepts."""
-
-    dedupe_window: Seconds = 7 * 86_400.0
-    """A repeated ``event_id`` of the same user or device within this much event time is dropped."""
-    dedupe_capacity: int | None = Field(default=None, ge=2)
-    """At least so many ids of a partition are remembered where memory is short, and no more than half as many again;
-    unless given, as many as ``[worker] dedupe_bytes`` has room for. What is older than ``dedupe_window`` and
-    ``allowed_lateness`` goes in any case."""
-    allowed_lateness: Seconds = 86_400.0
-    """An event older than the newest one by more than this is side-lined: windows that held it may have moved on."""
-    max_ahead: Seconds = 3600.0
-    """An event or a label further ahead of its arrival (by the broker's clock where it stamps records, else by the
-    worker's own) has a broken clock."""
-    max_step: Seconds = Field(default=MAX_STEP, gt=0.0)
-    """How far one event moves the newest time; to be believed further than this takes three entities that say so."""
-
+from online.event_time import Claim, EventTime
+from online.intake_policy import IntakePolicy
 
 _SENDERS: Final = ("user_id", "device_id")
 """Keys of the streams: whose clock an event was stamped by."""

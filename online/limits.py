@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from online.wire import WEIGHT_MAX
+from online.frozen import Frozen
+
+WEIGHT_MAX: Final = 1e6
+"""The largest weight of a label that may be allowed."""
 
 
-class InputLimits(BaseModel):
+class InputLimits(Frozen):
     """``[limits]`` of the settings.
 
     >>> InputLimits(weight=20).weight
     20.0
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     record_bytes: int = Field(default=1_048_576, ge=1_024, le=1 << 28)
     """A record's value, in bytes after decompression; more is ``oversized``."""

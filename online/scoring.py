@@ -24,12 +24,12 @@ from online.batch import (
 )
 from online.columnplan import columns_of
 from online.errors import TaskError
-from online.event_time import MAX_STEP
 from online.features import kernel
 from online.features.engine import FeatureBlock
 from online.features.rows import Grouping, Modes
 from online.features.store import FeatureStore
 from online.full import FullScorer, columns, full_matrix, logged_matrix, none, usable
+from online.intake_policy import MAX_STEP
 from online.judge import cut
 from online.labels import SilenceTimers, TimerOutput
 from online.learners import OnlineModel

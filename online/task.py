@@ -14,7 +14,8 @@ from online.decisions import AlertPolicy, BudgetThreshold, ReasonPolicy, Thresho
 from online.drift import DriftPolicy
 from online.durations import Seconds, format_duration
 from online.errors import TaskError
-from online.features.spec import Entity, Formula, Frozen, Name
+from online.features.spec import Entity, Formula, Name
+from online.frozen import Frozen
 from online.full import FullSpec
 from online.labels import JoinPolicy, SilencePolicy
 from online.learners import LearnerSpec

@@ -16,6 +16,8 @@ import msgspec
 from msgspec import Meta
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from online.limits import WEIGHT_MAX
+
 VERSION = 1
 TS_MIN = 946_684_800.0
 """2000-01-01T00:00:00Z: the earliest time a record may carry; an earlier one is a clock or unit mistake."""
@@ -27,9 +29,8 @@ NO_DATA = 9.9e36
 float64, or the fill value of netCDF. It is missing, whatever the limits."""
 FEATURE_MAX = 1e18
 """The largest absolute value of what Weir computes and logs: a float32 holds its square. Larger ones are cut to it."""
-WEIGHT_MAX, NEGATIVE_RATE_MIN = 1e6, 1e-3
-"""The largest weight of a label that may be allowed, and the least share of the negatives that may be kept: an example
-weighs at most the one divided by the other."""
+NEGATIVE_RATE_MIN = 1e-3
+"""The least share of the negatives that may be kept: an example weighs at most ``WEIGHT_MAX`` divided by it."""
 INT_MAX = 2**63 - 1
 ID_CHARS, WORD_CHARS, TEXT_CHARS, REASON_CHARS = 64, 32, 256, 2_000
 MADE_ID_CHARS = 256

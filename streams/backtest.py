@@ -23,7 +23,7 @@ from streams.errors import TooManyRejects, UsageError
 from streams.notes import Note, RunWatch
 from streams.scorefile import ScoreFile
 from streams.sources import FileSource
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from streams.tables import place
 from streams.wirefiles import WireSource
 

@@ -29,7 +29,7 @@ class SecretUrl(Secret[str]):
 class Concern(BaseModel):
     """One table of the settings file: frozen, no unknown keys, no values in pydantic's own errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 
 class TlsFiles(Concern):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from online.durations import Seconds
-from online.intake import IntakePolicy
+from online.intake_policy import IntakePolicy
 from streams.settings_base import Concern
 from streams.settings_links import split_commas
 

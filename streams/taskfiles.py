@@ -7,7 +7,7 @@ from pathlib import Path
 from online.errors import TaskError
 from online.pipeline import TaskPipeline
 from online.task import TaskSpec
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from streams.textfiles import read_text
 
 

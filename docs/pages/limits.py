@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from online import wire
 from online.explain import MAX_DEPTH, explain
-from online.intake import IntakePolicy
+from online.intake_policy import IntakePolicy
 from online.limits import InputLimits
 from online.scan import MAX_NUMBER_CHARS
 from online.structs import limited_fields

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.dataset import sequences
+from models.dataset.sequences import sequences
 from models.types import BoolVector, History, IntVector
 
 _SORTED_BATCHES = 32

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.dataset import Rows, columns_of, next_events
+from models.dataset.sequences import next_events
+from models.dataset.split import Rows, columns_of
 from models.training.chunks import Chunks, Timeline
 from models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
 from models.training.settings import EncoderSettings

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.dataset import Rows
+from models.dataset.split import Rows
 from models.gate import quality
 from models.training import checkpoints
 from models.training.checkpoints import Checkpoint, Progressed

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.dataset import NextEvent
+from models.dataset.sequences import NextEvent
 from models.types import History, IntVector, ModelError
 
 _ITEM_WIDTH = 16

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.dataset import next_events, train_rows, validation_rows
+from models.dataset.sequences import next_events
+from models.dataset.split import train_rows, validation_rows
 from models.encoder import Encoder, EncoderConfig
 from models.training.artefact import files_of, load
 from models.training.feed import Feed

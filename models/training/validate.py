@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models.dataset import Rows
+from models.dataset.split import Rows
 from models.encoder import Encoder
 from models.training.chunks import Timeline, batches, cut
 from models.training.world import World

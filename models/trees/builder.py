@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.dataset import Rows, train_rows, validation_rows
+from models.dataset.split import Rows, train_rows, validation_rows
 from models.gate import quality
 from models.trees.convert import to_onnx
 from models.trees.params import TreeParams

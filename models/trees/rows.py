@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.dataset import Rows
+from models.dataset.split import Rows
 from models.trees.params import TreeParams
 from models.types import FloatVector, ModelError
 

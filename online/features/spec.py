@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from online.durations import Seconds, format_duration
 from online.features.expression import Expression
+from online.frozen import Frozen
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 WindowOp = Literal["count", "sum", "mean", "std", "min", "max", "distinct", "over_mean"]
@@ -23,12 +24,6 @@ RUN_OPS = ("run_count", "run_min", "run_since_first", "run_since_negative")
 Formula = Annotated[str, AfterValidator(lambda source: Expression.parse(source).source)]
 """A column or an expression of columns; wrong ones are refused where they stand."""
 HOUR_S, MONTH_S = 3600.0, 30 * 86_400.0
-
-
-class Frozen(BaseModel):
-    """A value object: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class _Aggregate(Frozen):

@@ -10,10 +10,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from streams.errors import BrokerError, UsageError
-from streams.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from streams.settings import KafkaSettings
 
 MAX_RECORD_BYTES: Final = 2 * 1_048_576
 _WHY = re.compile(r"(?:Bootstrap connection to \S+ failed|Connection lost|Connection failed): (?:\w+Error: )?(.*)")

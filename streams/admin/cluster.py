@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from streams.admin.clients import admin_client, kafka_module
 from streams.admin.specs import ActualTopic, Difference, TopicSpec
 from streams.errors import BrokerError
-from streams.settings import KafkaSettings
-from streams.stores.identity import TopicIdentity
+
+if TYPE_CHECKING:
+    from streams.settings import KafkaSettings
+    from streams.stores.identity import TopicIdentity
 
 DEFAULT_RECORD_BYTES: Final = 1_048_588
 _LIMIT: Final = "max.message.bytes"
@@ -75,6 +77,8 @@ def read_topics(admin: Any, names: Sequence[str]) -> dict[str, ActualTopic]:
 
 def read_identities(admin: Any, names: Sequence[str]) -> dict[str, TopicIdentity]:
     """Ids and numbers of partitions of the topics among ``names`` that exist."""
+    from streams.stores.identity import TopicIdentity
+
     described = [t for t in admin.describe_topics(list(names)) if t["error_code"] != _NO_TOPIC]
     _raise_first(described)
     return {t["name"]: TopicIdentity(_id(t), len(t["partitions"])) for t in described}

@@ -12,17 +12,18 @@ import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
-from pydantic import ValidationError
 
-from online.wire import DeadLetter
 from streams import topics
 from streams.admin.reading import Start, read_one, read_present
 from streams.admin.records import key_of, parse
 from streams.errors import UsageError
-from streams.settings import TopicSettings
+
+if TYPE_CHECKING:
+    from online.wire import DeadLetter
+    from streams.settings import TopicSettings
 
 Action = Literal["replayed", "dropped"]
 REPLAYED_FROM: Final = "weir-replayed-from"
@@ -159,6 +160,10 @@ def read_letters(consumer: Any, selection: Selection, names: TopicSettings) -> I
 
 def letter_of(value: bytes | None, place: Place, ts: float) -> DeadLetter:
     """A dead letter of a record; something else that somebody wrote there becomes one that says so."""
+    from pydantic import ValidationError
+
+    from online.wire import DeadLetter
+
     try:
         return DeadLetter.model_validate_json(value or b"")
     except ValidationError:

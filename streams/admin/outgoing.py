@@ -25,7 +25,7 @@ from streams import topics
 from streams.admin.records import key_of, parse
 from streams.errors import UsageError
 from streams.sources import FileSource
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 
 STDIN: Final = Path("-")
 _NAMED = re.compile(rb'\A\{"topic":"([A-Za-z0-9._-]{1,249})",')

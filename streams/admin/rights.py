@@ -8,11 +8,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from streams import topics as t
-from streams.settings import Settings
-from streams.stores.link import COMMANDS
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
 
 Store = Literal["none", "read", "all"]
 """What a principal may do with keys that begin with the prefix of ``[redis]``."""
@@ -129,6 +130,8 @@ def _topics(settings: Settings, own: Iterable[str]) -> list[str]:
 
 def redis_user(p: Principal, user: str, prefix: str, password: str = "><password>") -> str:
     """A principal as a line of an ACL file, without the word ``user``; empty where it needs no Redis."""
+    from streams.stores.link import COMMANDS
+
     if p.store == "none":
         return ""
     keys, commands = ("~", COMMANDS) if p.store == "all" else ("%R~", READ_COMMANDS)

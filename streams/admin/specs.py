@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from online.durations import format_duration
 from streams import topics
 from streams.errors import UsageError
-from streams.settings import TopicSettings
 from streams.topics import DEFAULT_RECORD_BYTES, MIB
+
+if TYPE_CHECKING:
+    from streams.settings import TopicSettings
 
 HOUR_S: Final = 3600.0
 DAY_S: Final = 86_400.0

@@ -9,12 +9,10 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import TaskProgressColumn, TimeRemainingColumn
 
-from online.task import TaskSpec
 from streams.cli.options import (
     INTERRUPTED,
     BootstrapOption,
@@ -28,17 +26,19 @@ from streams.cli.options import (
 )
 from streams.cli.times import moment
 from streams.errors import UsageError
-from streams.settings import Settings
-from streams.training.archive import Archive, Archived
-from streams.training.records import KINDS, RecordReader
-from streams.training.sources import Advance, EmbeddedSource, KafkaSource
+
+if TYPE_CHECKING:
+    from online.task import TaskSpec
+    from streams.settings import Settings
+    from streams.training.archive import Archive, Archived
+    from streams.training.sources import Advance
 
 
 def archive_command(
     task: Annotated[
         list[Path] | None,
         typer.Option(
-            "--task", "-t", help="Task file or a directory of them; else those of \\[worker].", show_default=False
+            "--task", "-t", help="Task file or a directory of them; else those of [worker].", show_default=False
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the archive.")] = Path("weir-archive"),
@@ -76,6 +76,9 @@ def archive_command(
 
         weir archive --task fraud.toml --log demo/log --out archive
     """
+    from streams.training.archive import Archive
+    from streams.training.records import RecordReader
+
     settings = settings_of(config, bootstrap)
     tasks = tasks_of(task or (), settings)
     start = None if since is None else moment("--since", since)
@@ -100,6 +103,8 @@ async def _archive(
     since: float | None,
     until: float | None,
 ) -> None:
+    from streams.training.sources import EmbeddedSource, KafkaSource
+
     if log is not None:
         source = EmbeddedSource.of_directory(log)
         for archive, spec in zip(archives, tasks, strict=True):
@@ -114,12 +119,16 @@ async def _archive(
 
 @contextmanager
 def _bar(task: str) -> Iterator[Advance]:
+    from rich.progress import TaskProgressColumn, TimeRemainingColumn
+
     with bars(TaskProgressColumn(), TimeRemainingColumn()) as shown:
         row = shown.add_task(task, total=None)
         yield lambda what, done, total: shown.update(row, description=f"{task} {what}", completed=done, total=total)
 
 
 def _show(tasks: list[TaskSpec], archived: list[Archived], out: Path) -> None:
+    from streams.training.records import KINDS
+
     shown = table("task", *(f"{kind}>" for kind in KINDS), "files>")
     for spec, made in zip(tasks, archived, strict=True):
         shown.add_row(spec.name, *(f"{made.rows[kind]:,}" for kind in KINDS), f"{made.files:,}")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, TimeRemainingColumn
-from rich.table import Table
 
-from streams.backtest import BacktestResult, run_backtest
 from streams.cli.options import INTERRUPTED, bars, notes
 from streams.cli.times import duration
 from streams.errors import UsageError
-from streams.taskfiles import load_task
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from streams.backtest import BacktestResult
 
 SHOWN, NOTHING_SCORED = 6, 3
 """Exit status where no row was scored."""
@@ -61,6 +62,11 @@ def backtest_command(
 
         weir backtest fraud.toml --data user-events.jsonl --labels labels.jsonl --label-delay 4d
     """
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
+    from streams.backtest import run_backtest
+    from streams.taskfiles import load_task
+
     spec, console = load_task(task), notes()
     delay_s = None if label_delay is None else duration("--label-delay", label_delay)
     for target in (scores, report):
@@ -114,6 +120,8 @@ def _check_target(path: Path) -> None:
 
 
 def _summary(result: BacktestResult) -> Table:
+    from rich.table import Table
+
     r = result.report()
     table = Table(title=f"{r['task']}: {r['rows']:,} rows in {r['seconds']:.1f} s", title_justify="left")
     table.add_column("metric")

@@ -14,20 +14,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from streams.cli.signals import Asked, interruptible
-from streams.demo.exports import FILES
-from streams.demo.runner import Demo, DemoResult, Pace
-from streams.demo.scenario import Scenario, demo_tasks
-from streams.demo.warmup import planned_events, warm_up
 from streams.errors import UsageError
-from streams.screen import DemoDisplay, render_summary
 
-_OURS = ("log", "state", "models", "work", "scenario.json", *FILES)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from streams.demo.runner import DemoResult, Pace
+    from streams.demo.scenario import Scenario
+
+_OURS = ("log", "state", "models", "work", "scenario.json")
 _TRAINING = ("lightgbm", "onnx", "onnxruntime")
 
 
@@ -70,6 +70,11 @@ def demo_command(
 
         weir demo > demo.log
     """
+    from rich.console import Console
+
+    from streams.demo.runner import Pace
+    from streams.screen import render_summary
+
     console = Console()
     _require_extra()
     directory = directory.absolute()
@@ -98,6 +103,10 @@ def _require_extra() -> None:
 
 
 def _run(directory: Path, scenario: Scenario, pace: Pace, asked: Asked, console: Console) -> DemoResult:
+    from streams.demo.runner import Demo
+    from streams.demo.scenario import demo_tasks
+    from streams.screen import DemoDisplay
+
     tasks = demo_tasks()
     with ExitStack() as stack:
         demo = stack.enter_context(Demo(directory, scenario, tasks, asked))
@@ -125,6 +134,9 @@ def _scenario(
     console: Console,
 ) -> Scenario:
     """The scenario to go on with, or a new one for a directory that has none or is to start over."""
+    from streams.demo.scenario import Scenario, demo_tasks
+    from streams.demo.warmup import planned_events, warm_up
+
     tasks = demo_tasks()
     stored = None if fresh else Scenario.read(directory)
     if fresh:
@@ -155,7 +167,9 @@ def _agree(stored: Scenario, seed: int | None, events: int | None, days: int | N
 
 def _forget(directory: Path) -> None:
     """Remove what a demo wrote, and nothing else."""
-    for name in _OURS:
+    from streams.demo.exports import FILES
+
+    for name in (*_OURS, *FILES):
         path = directory / name
         if path.is_dir():
             shutil.rmtree(path)

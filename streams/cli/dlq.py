@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,9 @@ from streams.admin.letters import Letter, Place, Selection, mark, read_letters, 
 from streams.cli.dlq_pages import document, list_each, list_groups, page
 from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, confirmed, notes, settings_of, to_json
 from streams.errors import UsageError
-from streams.settings import Settings, TopicSettings
+
+if TYPE_CHECKING:
+    from streams.settings import Settings, TopicSettings
 
 dlq_app = typer.Typer(
     name="dlq", help="Dead letters: list, show, replay, drop.\n\nFor example: weir dlq list", no_args_is_help=True

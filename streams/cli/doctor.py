@@ -14,19 +14,16 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.text import Text
 
 from streams.cli.options import ConfigOption
 from streams.errors import UsageError
 from streams.ops.checks import STYLES, Check, check_codecs, checks_table
-from streams.ops.link_checks import kafka_warnings
-from streams.ops.live_checks import check_live
-from streams.ops.redis_checks import check_redis
-from streams.settings import RedisSettings, load_settings
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 __all__ = ["Check", "doctor_command", "report", "run_checks"]
 
@@ -67,6 +64,11 @@ def doctor_command(
 
         weir doctor --json | jq '.checks[] | select(.status != "OK")'
     """
+    from rich.console import Console
+
+    from streams.ops.live_checks import check_live
+    from streams.settings import load_settings
+
     checks = check_live(load_settings(config).worker) if live else run_checks(config=config)
     failed = sum(check.status == "FAIL" for check in checks)
     if as_json:
@@ -79,6 +81,8 @@ def doctor_command(
 
 def run_checks(root: Path | None = None, config: Path | None = None) -> list[Check]:
     """Run all checks; ``root`` is the folder that holds the packages (and ``constraints.txt``)."""
+    from rich.console import Console
+
     root = root or Path(__file__).resolve().parents[2]
     pins = read_pins(root / "constraints.txt")
     checks = [check_python(sys.version_info[:3])]
@@ -99,6 +103,9 @@ def run_checks(root: Path | None = None, config: Path | None = None) -> list[Che
 
 def report(checks: list[Check]) -> RenderableType:
     """The checks as a table with a verdict below."""
+    from rich.console import Group
+    from rich.text import Text
+
     counts = {status: sum(check.status == status for check in checks) for status in STYLES}
     if counts["FAIL"]:
         verdict = Text(f"Not ready: {counts['FAIL']} of {len(checks)} checks failed.", style=STYLES["FAIL"])
@@ -144,6 +151,10 @@ def check_optional(name: str, module: str, purpose: str) -> Check:
 
 def check_store(config: Path | None) -> list[Check]:
     """Redis as the settings name it; one that nobody named may be missing. And whether passwords go in clear."""
+    from streams.ops.link_checks import kafka_warnings
+    from streams.ops.redis_checks import check_redis
+    from streams.settings import RedisSettings, load_settings
+
     try:
         settings = load_settings(config)
     except UsageError as error:

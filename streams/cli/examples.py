@@ -8,15 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import msgspec
 import typer
 
-from online.encode import encode_model
 from online.errors import UNREADABLE
-from online.quarantine import Quarantine, find_quarantines, ranges_of
-from online.wire import QUARANTINE_MAX, ExampleQuarantine
 from streams import topics
 from streams.admin.clients import producer
 from streams.cli.options import (
@@ -33,8 +30,10 @@ from streams.cli.options import (
 from streams.cli.options import table as new_table
 from streams.cli.times import moment
 from streams.errors import UsageError
-from streams.settings import Settings
-from streams.taskfiles import load_task
+
+if TYPE_CHECKING:
+    from online.quarantine import Quarantine
+    from streams.settings import Settings
 
 _SHOWN: Final = 20
 _LOOK_S: Final = 0.5
@@ -200,6 +199,7 @@ def _choice(task: str, offsets: str | None, entity: str | None, since: str | Non
 
 
 async def _find(settings: Settings, choice: Choice) -> tuple[list[Found], list[Quarantine]]:
+    from online.quarantine import Quarantine, find_quarantines
     from streams.transport.ranges import RangeReader  # it brings the Kafka client
 
     decoder, found, quarantines = msgspec.json.Decoder(_Row), list[Found](), list[Quarantine]()
@@ -225,6 +225,10 @@ def _held(quarantines: Sequence[Quarantine], offset: int) -> bool:
 
 def _order(settings: Settings, task: str, found: Sequence[Found], reason: str | None) -> int:
     """Write the record; its offset."""
+    from online.encode import encode_model
+    from online.quarantine import ranges_of
+    from online.wire import QUARANTINE_MAX, ExampleQuarantine
+
     edges = [edge for pair in ranges_of(f.offset for f in found) for edge in pair]
     if len(edges) > QUARANTINE_MAX:
         raise UsageError(
@@ -245,6 +249,7 @@ async def _stored(settings: Settings, file: Path, offset: int, timeout: float) -
     from streams.following.fold import ExampleFold
     from streams.following.snapshots import ModelSnapshots
     from streams.stores.link import RedisLink
+    from streams.taskfiles import load_task
 
     link = RedisLink(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)
     await link.start(writes=False)

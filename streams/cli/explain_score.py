@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.progress import TaskProgressColumn, TimeRemainingColumn
 
 from streams import topics
 from streams.cli.options import (
@@ -32,13 +31,12 @@ from streams.cli.options import (
 )
 from streams.cli.times import duration, moment
 from streams.errors import UsageError, in_words
-from streams.settings import Settings
-from streams.taskfiles import load_task
 
 if TYPE_CHECKING:
     from streams.following.explain import Explanation
     from streams.following.fold import ExampleFold
     from streams.following.scores import LoggedScore, Search
+    from streams.settings import Settings
 
 _SHOWN: Final = 15
 _NEEDS: Final = (("aiokafka", "aiokafka"), ("faust", "faust-streaming"), ("redis", "redis"))
@@ -89,6 +87,8 @@ def explain_score_command(
 
         weir explain-score e-17342 --task fraud.toml --json | jq '.contributions[:3]'
     """  # fmt: skip
+    from streams.taskfiles import load_task
+
     if partition is not None and entity is not None:
         raise typer.BadParameter("--entity tells the partition: give one of --entity and --partition.")
     _needed()
@@ -180,6 +180,8 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
 
 @contextmanager
 def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import TaskProgressColumn, TimeRemainingColumn
+
     with bars(TaskProgressColumn(), TimeRemainingColumn()) as shown:
         row = shown.add_task(what, total=None)
         yield lambda done, total: shown.update(row, completed=done, total=total)

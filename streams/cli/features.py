@@ -11,13 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import MofNCompleteColumn, TaskID, TimeRemainingColumn
 
-from online.features.engine import Table
-from online.task import TaskSpec
 from streams.cli.options import (
     BootstrapOption,
     ConfigOption,
@@ -34,10 +31,16 @@ from streams.cli.options import (
 )
 from streams.cli.times import moment
 from streams.errors import UsageError
-from streams.ops.entityrows import TableRow, TaskRows
-from streams.ops.status import Progress as ProgressOf
-from streams.settings import Settings
-from streams.stores.rows import StoredRow
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from online.features.engine import Table
+    from online.task import TaskSpec
+    from streams.ops.entityrows import TableRow, TaskRows
+    from streams.ops.status import Progress as ProgressOf
+    from streams.settings import Settings
+    from streams.stores.rows import StoredRow
 
 _HELP = "Feature rows in the store: get, rebuild.\n\nFor example: weir features get user-0007 --task fraud.toml"
 features_app = typer.Typer(name="features", help=_HELP, no_args_is_help=True)
@@ -124,6 +127,8 @@ def _of_others(table: str, entity: str, rows: Sequence[StoredRow]) -> str:
 
 def _tables(tasks: Sequence[TaskSpec], only: str | None) -> list[tuple[TaskRows, Table]]:
     """Every table of the tasks, or the one that was asked for."""
+    from streams.ops.entityrows import TaskRows
+
     found = [(rows, each) for rows in map(TaskRows, tasks) for each in rows.tables]
     wanted = [(rows, each) for rows, each in found if only in (None, each.name)]
     if not wanted:
@@ -213,6 +218,8 @@ def rebuild_command(
 @contextmanager
 def _progress() -> Iterator[ProgressOf]:
     """A bar for each part that tells how far it is."""
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
     with bars(MofNCompleteColumn(), TimeRemainingColumn()) as shown:
         known: dict[str, TaskID] = {}
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from online.task import TaskSpec
 from streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
 from streams.cli.process import (
     CheckOption,
@@ -28,8 +26,10 @@ from streams.cli.process import (
     needed,
 )
 from streams.ops.checks import Check
-from streams.ops.link_checks import warn_of_links
-from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from online.task import TaskSpec
+    from streams.settings import Settings
 
 
 def inference_command(
@@ -59,6 +59,10 @@ def inference_command(
 
         weir inference /etc/weir/tasks --config /etc/weir/weir.toml --check
     """
+    from rich.markup import escape
+
+    from streams.ops.link_checks import warn_of_links
+
     given = {
         "models.provider": provider, "worker.group": group, "worker.instance_id": instance_id, **address(web)
     }  # fmt: skip

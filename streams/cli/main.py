@@ -7,38 +7,15 @@ import os
 import sys
 import threading
 import traceback
+from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn, cast
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
-from rich.markup import escape
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from online.errors import WeirError
-from online.mistakes import limit_words, shown
-from streams.cli.acl import acl_app
-from streams.cli.archive import archive_command
-from streams.cli.backtest import backtest_command
-from streams.cli.demo import demo_command
-from streams.cli.dlq import dlq_app
-from streams.cli.doctor import doctor_command
-from streams.cli.examples import examples_app
-from streams.cli.explain_score import explain_score_command
-from streams.cli.features import features_app
-from streams.cli.inference import inference_command
-from streams.cli.models import models_app
-from streams.cli.partitions import partitions_app
-from streams.cli.replay import replay_command
-from streams.cli.retrain import retrain_command
-from streams.cli.simulate import simulate_command
-from streams.cli.tail import tail_command
-from streams.cli.topics import topics_app
-from streams.cli.torture import torture_command
-from streams.cli.trainer import trainer_command
-from streams.cli.tune import tune_command
-from streams.cli.worker import worker_command
-from streams.errors import in_words
+from streams.errors import WeirError, in_words
 
 _HELP: Final = """
 Event-driven streaming ML: features, online learning from late labels, full models, explained alerts, drift.
@@ -58,35 +35,83 @@ For example:
     weir backtest fraud.toml --data payments.parquet --scores scores.parquet
 """
 _CLIENTS: Final = ("aiokafka", "faust", "kafka")
+COMMANDS: Final = {
+    "demo": "Simulate users, merchants and machines, and run everything on them.",
+    "backtest": "Replay files through a task: features, scores, late labels, learning, alerts.",
+    "simulate": "Write simulated streams of users, merchants and machines.",
+    "doctor": "Check that this machine is ready to run Weir.",
+    "topics": "Make, check and describe the topics of a deployment.",
+    "worker": "Run a worker: events in, predictions, alerts and learning out.",
+    "inference": "Run an inference worker: full models for tasks with [full] remote = true.",
+    "trainer": "Train full models when they are asked for, and see them through.",
+    "retrain": "Ask for a new full model of a task.",
+    "tune": "Search the settings of a task's encoder.",
+    "archive": "Keep predictions, examples and events in Parquet files, one folder a day.",
+    "models": "Full models: list, show, promote, roll back, compare, verify, clear away.",
+    "replay": "Send events from files to topics.",
+    "torture": "Send hostile records among good traffic while workers are killed, and look what became of it.",
+    "explain-score": "Show why an event got its score: the model of then, rebuilt, and what each feature added.",
+    "tail": "Show the records of a topic, one line each, and follow it until Ctrl-C.",
+    "examples": "Show the examples that online models learned, and take some of them back.",
+    "dlq": "Dead letters: list, show, replay, drop.",
+    "partitions": "Partitions: list, pause, resume, seek, watermark.",
+    "features": "Feature rows in the store: get, rebuild.",
+    "acl": "Rights: what each kind of user needs, as commands.",
+}
+"""Every command with the first line of its help, which a test holds to its docstring.
+
+``explain-score`` is ``explain_score_command`` of ``streams.cli.explain_score``, or ``explain_score_app`` where it has
+commands of its own. Only the module of the command that was asked for is imported.
+"""
+
+
+class _Group(TyperGroup):
+    """Commands, each with the whole first line of its help."""
+
+    def format_commands(self, _: Any, formatter: Any) -> None:
+        """The table of ``--help``."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.line(name)) for name in self.commands])
+
+    def line(self, name: str) -> str:
+        """The first line of a command's help."""
+        return (self.commands[name].help or "").partition("\n")[0]
+
+
+class _Commands(_Group):
+    """``COMMANDS``, each imported when it is asked for."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = dict.fromkeys(COMMANDS, cast("Any", None))
+
+    def line(self, name: str) -> str:
+        """The first line of a command's help, which imports nothing."""
+        return COMMANDS[name]
+
+    def get_command(self, _: Any, cmd_name: str) -> Any:
+        """The command of that name; ``None`` where there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        module = import_module(f"streams.cli.{name}")
+        made: typer.Typer | None = getattr(module, f"{name}_app", None)
+        if made is None:
+            made = typer.Typer()
+            made.command(cmd_name)(getattr(module, f"{name}_command"))
+        made.info.cls, made.rich_markup_mode, made._add_completion = _Group, None, False
+        return get_command(made)
+
 
 app = typer.Typer(
     name="weir",
+    cls=_Commands,
     help=_HELP,
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    context_settings={"max_content_width": 120},
+    rich_markup_mode=None,  # rich's own help takes longer to import than most commands to run
     pretty_exceptions_enable=False,
 )
-app.command("demo")(demo_command)
-app.command("backtest")(backtest_command)
-app.command("simulate")(simulate_command)
-app.command("doctor")(doctor_command)
-app.add_typer(topics_app, name="topics")
-app.command("worker")(worker_command)
-app.command("inference")(inference_command)
-app.command("trainer")(trainer_command)
-app.command("retrain")(retrain_command)
-app.command("tune")(tune_command)
-app.command("archive")(archive_command)
-app.add_typer(models_app, name="models")
-app.command("replay")(replay_command)
-app.command("torture")(torture_command)
-app.command("explain-score")(explain_score_command)
-app.command("tail")(tail_command)
-app.add_typer(examples_app, name="examples")
-app.add_typer(dlq_app, name="dlq")
-app.add_typer(partitions_app, name="partitions")
-app.add_typer(features_app, name="features")
-app.add_typer(acl_app, name="acl")
 
 
 def _version(show: bool) -> None:
@@ -123,7 +148,10 @@ def run() -> None:
         _fail("stopped before an answer was given", status=1)
     except Exception as exc:  # noqa: BLE001 - told in full, and its last line says what it was
         if hasattr(exc, "format_message"):  # of typer, about the command line
-            _fail(_usage(exc)) if exc.format_message() else sys.exit(2)
+            if type(exc).__name__ == "NoArgsIsHelpError":
+                print(exc.format_message())
+                sys.exit(2)
+            _fail(_usage(exc))
         traceback.print_exc()
         _fail(in_words(exc), status=1)
 
@@ -131,13 +159,18 @@ def run() -> None:
 def _usage(refused: Any) -> str:
     """What is wrong with a command line, with the value and the command that explains it."""
     message, path = refused.format_message().rstrip("."), refused.ctx.command_path if refused.ctx else "weir"
-    if isinstance(refused.__cause__, ValidationError):
+    if hasattr(refused.__cause__, "errors"):  # of pydantic, whose import would take most of the time
+        from online.mistakes import limit_words, shown
+
         fault = refused.__cause__.errors(include_url=False)[0]
         message = f"{message.partition(': ')[0]}: got {shown(fault['input'])}; give {limit_words(fault)}"
     return f"{message}; see {path} --help"
 
 
 def _fail(words: str, status: int = 2) -> NoReturn:
+    from rich.console import Console
+    from rich.markup import escape
+
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(words)}")
     if threading.active_count() > 1:  # threads of clients that failed too: nothing they say comes behind the reason
         sys.stdout.flush()

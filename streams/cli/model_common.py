@@ -13,7 +13,7 @@ from streams.cli.options import settings_of
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from models.registry import Registry
+    from models.registry.registry import Registry
 
 RegistryOption = Annotated[
     str | None,
@@ -30,7 +30,7 @@ VersionArgument = Annotated[
 
 def open_registry(url: str | None, config: Path | None) -> Registry:
     """The registry that a command was given, else that of the settings."""
-    from models.registry import Registry
+    from models.registry.registry import Registry
 
     held = Registry(settings_of(config, None, {"models.registry": url}).models.registry)
     if Path(held.url).is_file():

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from online.encode import encode_model
-from online.wire import ModelUpdate
 from streams import topics
 from streams.admin.clients import producer
 from streams.cli.model_common import RegistryOption, TaskArgument, VersionArgument, number_of, open_registry, tasks_in
 from streams.cli.options import BootstrapOption, ConfigOption, notes, output, settings_of, table
 from streams.errors import UsageError
-from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from models.registry import Action, Registry, Stage, Stages
+    from models.registry.registry import Registry
+    from models.registry.stages import Action, Stage, Stages
+    from online.wire import ModelUpdate
+    from streams.settings import Settings
 
 _ACTIONS: dict[Stage, Action] = {"shadow": "shadow", "champion": "promote", "archived": "retire"}
 _TO: dict[Action, Stage] = {"shadow": "shadow", "retire": "archived"}
@@ -136,6 +136,8 @@ def _told(held: Registry, settings: Settings, sender: Any, task: str, version: i
 
 def publish_update(sender: Any, update: ModelUpdate, topic: str) -> None:
     """Send one update with kafka-python and wait until the brokers have it."""
+    from online.encode import encode_model
+
     sender.send(topic, value=encode_model(update), key=update.task.encode()).get()
 
 

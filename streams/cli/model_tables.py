@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from rich.table import Table
 
-from models.registry import Manifest, StageEntry, Stages
 from streams.cli.options import size, table, utc
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from models.manifest import Manifest
+    from models.registry.stages import StageEntry, Stages
 
 FIRST: Final = ("average_precision", "roc_auc", "log_loss")
 """Metrics that a list shows, where a version has them."""

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from models.types import ModelError
 from online.durations import format_duration
 from streams.cli.model_common import (
     RegistryOption,
@@ -43,6 +42,7 @@ def list_command(
 
         weir models list --json | jq '.[] | select(.stage == "champion").digest'
     """
+    from models.types import ModelError
     from streams.cli.model_tables import document, version_row, versions_table
 
     held = open_registry(registry, config)
@@ -154,6 +154,8 @@ def verify_command(
 
         weir models verify fraud champion
     """
+    from models.types import ModelError
+
     held = open_registry(registry, config)
     rows, bad = table("task", "version>", "files>", ""), 0
     for name in tasks_in(held, task):

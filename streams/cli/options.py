@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
-from rich.table import Table
 
-from online.task import TaskSpec
 from streams.errors import UsageError
-from streams.settings import Settings, load_settings
-from streams.taskfiles import load_task
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+    from rich.table import Table
+
+    from online.task import TaskSpec
+    from streams.settings import Settings
 
 ConfigOption = Annotated[
     Path | None,
@@ -34,6 +36,8 @@ _PIPE_WIDTH = 200
 
 def settings_of(config: Path | None, bootstrap: str | None, given: Mapping[str, object] | None = None) -> Settings:
     """The settings that a command was given; ``given`` holds options by the path of the setting they replace."""
+    from streams.settings import load_settings
+
     return load_settings(config, bootstrap=bootstrap, given=given)
 
 
@@ -42,6 +46,8 @@ def tasks_of(paths: Sequence[Path], settings: Settings) -> list[TaskSpec]:
 
     Raises ``UsageError`` where there is none, or two have one name.
     """
+    from streams.taskfiles import load_task
+
     files = [file for path in (paths or settings.worker.tasks) for file in _files(path)]
     if not files:
         raise UsageError("no task: name task files or directories of them, or set tasks in [worker]")
@@ -75,17 +81,23 @@ def confirmed(question: str) -> bool:
 
 def notes() -> Console:
     """Where words about a command go, so that its output can be piped."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False)
 
 
 def output() -> Console:
     """Where results go; wide where no terminal sets a width, so that a pipe gets whole lines."""
+    from rich.console import Console
+
     console = Console(highlight=False, markup=False)
     return console if console.is_terminal else Console(highlight=False, markup=False, width=_PIPE_WIDTH)
 
 
 def bars(*columns: ProgressColumn) -> Progress:
     """Progress bars with ``columns`` behind them, gone when they end; none where no terminal is."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
     console = notes()
     shown = (TextColumn("{task.description}"), BarColumn(), *columns)
     return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)
@@ -98,6 +110,8 @@ def to_json(document: object) -> str:
 
 def table(*columns: str, title: str | None = None) -> Table:
     """A table without frames; a column whose name ends in ``>`` is aligned to the right."""
+    from rich.table import Table
+
     made = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False, title=title, title_justify="left")
     for name in columns:
         made.add_column(name.removesuffix(">"), justify="right" if name.endswith(">") else "left", overflow="fold")

@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
-from typing import Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -30,7 +30,9 @@ from streams.cli.options import (
 )
 from streams.cli.times import moment
 from streams.errors import UsageError
-from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
 
 _HELP: Final = """Partitions: list, pause, resume, seek, watermark.
 

@@ -8,19 +8,18 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from online.task import TaskSpec
 from streams.cli.options import notes, output
 from streams.errors import UsageError
 from streams.ops.checks import Check, check_codecs, checks_table
-from streams.ops.kafka_checks import check_kafka
-from streams.ops.link_checks import kafka_warnings
-from streams.ops.redis_checks import check_redis
-from streams.settings import Settings
 from streams.text import printable
+
+if TYPE_CHECKING:
+    from online.task import TaskSpec
+    from streams.settings import Settings
 
 TasksArgument = Annotated[
     list[Path] | None,
@@ -85,6 +84,10 @@ def version_of(package: str) -> str:
 
 def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote: bool = False) -> None:
     """Print ``first`` and what a worker of these settings would find; raises ``Exit(2)`` when something is missing."""
+    from streams.ops.kafka_checks import check_kafka
+    from streams.ops.link_checks import kafka_warnings
+    from streams.ops.redis_checks import check_redis
+
     links = [*check_kafka(settings, tasks), *check_redis(settings.redis)]
     checks = [first, check_codecs(), *links, *kafka_warnings(settings.kafka)]
     if links[0].status != "FAIL":  # which version serves is told by Kafka

@@ -12,22 +12,23 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress, TaskProgressColumn, TimeRemainingColumn
 
 from streams import topics
 from streams.admin.clients import admin_client, producer
-from streams.admin.cluster import read_limits
-from streams.admin.delivery import Delivery
-from streams.admin.outgoing import STDIN, LinesSource, Outgoing, OutgoingSource, TableSource
 from streams.admin.pace import Pace, PacePolicy
 from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bars, notes, settings_of, utc
 from streams.cli.signals import interruptible
 from streams.errors import UsageError
-from streams.settings import KafkaSettings, Settings, TopicSettings
-from streams.taskfiles import load_task
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from streams.admin.delivery import Delivery
+    from streams.admin.outgoing import Outgoing, OutgoingSource
+    from streams.settings import KafkaSettings, Settings, TopicSettings
 
 _REFRESH = 500
 """Records between two looks at the progress bar."""
@@ -97,6 +98,9 @@ def replay_command(
 
         weir replay old.jsonl --topic user-events --bootstrap kafka-1:9092
     """  # fmt: skip
+    from streams.admin.outgoing import STDIN, LinesSource, TableSource
+    from streams.taskfiles import load_task
+
     if rate is not None and speed is not None:
         raise typer.BadParameter("--rate and --speed exclude each other: give one, or neither to go flat out.")
     settings = settings_of(config, bootstrap)
@@ -122,6 +126,8 @@ def replay_command(
 def _run(
     settings: Settings, source: OutgoingSource, limits: dict[str, int], policy: PacePolicy, event_time: bool
 ) -> tuple[Delivery, bool]:
+    from streams.admin.delivery import Delivery
+
     with producer(settings.kafka, "replay") as client, interruptible() as stop:
         delivery = Delivery(client, limits, event_time)
         with _bar(source.total) as advance:
@@ -158,6 +164,8 @@ def _wait(pace: Pace, number: int, record: Outgoing, delivery: Delivery, stop: E
 
 def _limits(settings: KafkaSettings, topic: str | None) -> dict[str, int]:
     """The topics that exist, with the bytes a record may have."""
+    from streams.admin.cluster import read_limits
+
     with admin_client(settings) as admin:
         limits = read_limits(admin)
     if topic is not None and topic not in limits:
@@ -194,5 +202,7 @@ class _Advance:
 
 @contextmanager
 def _bar(total: int | None) -> Iterator[_Advance]:
+    from rich.progress import TaskProgressColumn, TimeRemainingColumn
+
     with bars(TaskProgressColumn(), TimeRemainingColumn()) as shown:
         yield _Advance(shown, total)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import secrets
 import time
 from threading import Event
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.markup import escape
 
-from online.encode import encode_model
-from online.wire import LongText, RetrainRequest
 from streams import topics
 from streams.admin.clients import producer
 from streams.cli.model_common import RegistryOption
 from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, output, settings_of
 from streams.cli.signals import interruptible
 from streams.errors import UsageError
-from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from online.wire import LongText, RetrainRequest
+    from streams.settings import Settings
 
 _LOOK_S: Final = 0.5
 _TOO_SOON: Final = "refused, the last request is too recent (cooldown); give --force"
@@ -58,6 +58,9 @@ def retrain_command(
 
         weir retrain --task fraud --wait --timeout 900
     """
+    from online.encode import encode_model
+    from online.wire import RetrainRequest
+
     settings = settings_of(config, bootstrap, {"models.registry": registry})
     request = RetrainRequest(
         request_id=f"manual-{secrets.token_hex(6)}", task=_task(task), cause="manual", requested_at=time.time(),
@@ -85,6 +88,8 @@ def _reason(text: str) -> LongText:
 
 def _wait(settings: Settings, request: RetrainRequest, timeout: float | None) -> None:
     """Follow the job in the trainer's journal, saying each stage once."""
+    from rich.markup import escape
+
     from models.registry.registry import open_files
     from streams.trainer.journal import FilesJournal
     from streams.trainer.state import Job, TaskState, decode

@@ -11,18 +11,20 @@ import time
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from streams.cli.options import INTERRUPTED, bars, notes
 from streams.cli.signals import close_stdout, interruptible
-from streams.simulate import TOPICS, SimulationConfig, simulate
-from streams.simulate.sinks import JsonlSink, LinesSink, ParquetSink, Sink
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from streams.simulate import SimulationConfig
+    from streams.simulate.sinks import Sink
 
 _SLICES_PER_S = 10
-_COLUMNS = (MofNCompleteColumn(), TextColumn("days"), TimeRemainingColumn())
 
 
 class Format(StrEnum):
@@ -86,6 +88,10 @@ def simulate_command(
 
         weir simulate --dirty 0.01 --out - | head
     """
+    from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    from streams.simulate import TOPICS, SimulationConfig
+
     _refuse(out, form, dirty, force)
     config = SimulationConfig(
         seed=seed,
@@ -103,8 +109,9 @@ def simulate_command(
     )
     topics = TOPICS if topic is None else (topic.value,)
     to_stdout = str(out) == "-"
+    columns = MofNCompleteColumn(), TextColumn("days"), TimeRemainingColumn()
     try:
-        with interruptible() as stop, _sink(out, form, topics) as sink, bars(*_COLUMNS) as progress:
+        with interruptible() as stop, _sink(out, form, topics) as sink, bars(*columns) as progress:
             written = _write(config, topics, sink, rate, stop, progress, progress.add_task("simulating"))
     except BrokenPipeError:
         close_stdout()
@@ -132,6 +139,8 @@ def _refuse(out: Path, form: Format, dirty: float, force: bool) -> None:
 
 
 def _sink(out: Path, form: Format, topics: tuple[str, ...]) -> Sink:
+    from streams.simulate.sinks import JsonlSink, LinesSink, ParquetSink
+
     if str(out) == "-":
         return LinesSink(sys.stdout.buffer, name_topics=len(topics) > 1)
     out.mkdir(parents=True, exist_ok=True)
@@ -148,6 +157,8 @@ def _write(
     task: TaskID,
 ) -> dict[str, int]:
     """Write until the end or until ``stop``, not faster than ``rate`` records a second; records by topic."""
+    from streams.simulate import simulate
+
     written = dict.fromkeys(topics, 0)
     started = time.monotonic()
     count = 0

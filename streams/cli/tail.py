@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from threading import Event
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from streams.admin.clients import consumer
 from streams.admin.reading import Start, follow, read_present
@@ -17,6 +15,9 @@ from streams.admin.records import as_json, filters, line, parse
 from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of, utc
 from streams.cli.signals import close_stdout, interruptible
 from streams.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def tail_command(
@@ -57,6 +58,8 @@ def tail_command(
 
         weir tail dead-letters --from earliest --no-follow --json | jq .value.reason
     """  # fmt: skip
+    from rich.console import Console
+
     settings, begin, accepts = settings_of(config, bootstrap), Start.parse(start), filters(where or [])
     names = settings.topics
     topic = names.resolve(topic)
@@ -91,6 +94,8 @@ def _records(client: Any, topic: str, start: Start, follows: bool, stop: Event) 
 
 
 def _show(console: Console, kind: str, record: Any, as_lines: bool) -> None:
+    from rich.text import Text
+
     r, ts = record, record.timestamp / 1000
     if as_lines:
         sys.stdout.buffer.write(as_json(r.topic, r.partition, r.offset, ts, r.key, r.value) + b"\n")

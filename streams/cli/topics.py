@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,9 +30,10 @@ from streams.cli.options import (
 )
 from streams.errors import UsageError
 from streams.ops.checks import Check, checks_table
-from streams.ops.kafka_checks import too_short
-from streams.settings import Settings
 from streams.topics import ALL
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
 
 _HELP = "Make, check and describe the topics of a deployment.\n\nFor example: weir topics create --dry-run"
 topics_app = typer.Typer(name="topics", help=_HELP, no_args_is_help=True)
@@ -123,6 +124,8 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
 
         weir topics check --json | jq '.differences[].fix'
     """
+    from streams.ops.kafka_checks import too_short
+
     settings = settings_of(config, bootstrap)
     with admin_client(settings.kafka) as admin:
         wanted = _wanted(admin, settings)

@@ -10,7 +10,6 @@ import typer
 
 from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, notes, output, settings_of, table
 from streams.cli.process import needed
-from streams.torture.run import Place, Plan, torture
 
 
 def torture_command(
@@ -47,6 +46,8 @@ def torture_command(
 
         weir torture --seconds 20 --rate 500 --seed 7 --json
     """  # fmt: skip
+    from streams.torture.run import Place, Plan, torture
+
     needed()
     plan = Plan(seconds=seconds, rate=rate, share=share, workers=workers, seed=seed)
     place = Place.beside(settings_of(config, bootstrap), config, plan)

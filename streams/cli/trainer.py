@@ -11,17 +11,18 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.progress import TaskID, TextColumn, TimeElapsedColumn
 
 from streams.cli.options import BootstrapOption, ConfigOption, bars, notes, settings_of, tasks_of
 from streams.cli.process import LogLevelOption, TasksArgument, WebOption, address, log_to_stderr
 from streams.errors import UsageError
-from streams.ops.link_checks import warn_of_links
-from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from streams.settings import Settings
 
 
 def trainer_command(
@@ -60,6 +61,10 @@ def trainer_command(
 
         weir trainer fraud.toml --once
     """
+    from rich.markup import escape
+
+    from streams.ops.link_checks import warn_of_links
+
     given = {"trainer.work": str(work) if work is not None else None, **address(web, "trainer")}
     settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
@@ -99,6 +104,8 @@ def _trainer_module() -> Any:
 @contextmanager
 def _bars() -> Iterator[Any]:
     """A bar a training on a terminal; nothing elsewhere, where the log says enough."""
+    from rich.progress import TextColumn, TimeElapsedColumn
+
     with bars(TextColumn("{task.completed:g}/{task.total:g}"), TimeElapsedColumn()) as shown:
         known: dict[str, TaskID] = {}
 

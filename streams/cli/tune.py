@@ -14,29 +14,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
-from rich.progress import TaskProgressColumn, TimeElapsedColumn
 
-from models.dataset import training_set
-from models.training.settings import EncoderSettings
-from models.types import Progress as OnStep
-from models.types import TrainingSet
-from online.full import FullSpec
-from online.task import TaskSpec
 from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bars, notes, output, settings_of, table
 from streams.errors import UsageError
-from streams.settings import Settings
-from streams.taskfiles import load_task
-from streams.training.builder import Logged
-from streams.training.history import read_history
-from streams.training.sources import EmbeddedSource, KafkaSource
 
 if TYPE_CHECKING:
+    from models.training.settings import EncoderSettings
     from models.training.tune import TrialResult, Tuner
+    from models.types import Progress as OnStep
+    from models.types import TrainingSet
+    from online.full import FullSpec
+    from online.task import TaskSpec
+    from streams.settings import Settings
+    from streams.training.builder import Logged
 
 
 def tune_command(
     task: Annotated[
-        Path, typer.Argument(metavar="TASK", help="The task file (TOML), with \\[full].", show_default=False)
+        Path, typer.Argument(metavar="TASK", help="The task file (TOML), with [full].", show_default=False)
     ],
     archive: Annotated[
         Path | None,
@@ -73,6 +68,8 @@ def tune_command(
 
         weir tune fraud.toml --archive archive --folds 3 --out best.json
     """
+    from streams.taskfiles import load_task
+
     spec = load_task(task)
     if spec.full is None:
         raise UsageError(f"{task}: the task has no [full] table, so there is no full model to tune")
@@ -91,6 +88,9 @@ def tune_command(
 
 
 async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings: Settings) -> Logged:
+    from streams.training.history import read_history
+    from streams.training.sources import EmbeddedSource, KafkaSource
+
     if log is not None:
         return await read_history(spec, source=EmbeddedSource.of_directory(log), archive=archive)
     if archive is not None:
@@ -101,6 +101,8 @@ async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings
 
 def _folds(logged: Logged, full: FullSpec, delay_days: float | None, folds: int) -> list[TrainingSet]:
     """The newest period to validate on, and those before it, each with the history as it was known then."""
+    from models.dataset.cut import training_set
+
     plan = full.training
     newest = float(logged.history.ts.max())
     delay = None if delay_days is None else delay_days * 86_400
@@ -120,6 +122,8 @@ def _folds(logged: Logged, full: FullSpec, delay_days: float | None, folds: int)
 
 
 def _base(full: FullSpec) -> EncoderSettings:
+    from models.training.settings import EncoderSettings
+
     if full.state == 0:
         raise UsageError("[full] state is 0: the encoder carries at least 1 float for each entity")
     return EncoderSettings(hidden=full.state, embedding=full.embedding, metric=full.training.metric)
@@ -141,6 +145,8 @@ def _note(trial: TrialResult) -> None:
 
 @contextmanager
 def _bar() -> Iterator[OnStep]:
+    from rich.progress import TaskProgressColumn, TimeElapsedColumn
+
     with bars(TaskProgressColumn(), TimeElapsedColumn()) as shown:
         row = shown.add_task("trial", total=None)
         yield lambda what, done, total: shown.update(row, description=what, completed=done, total=total)

@@ -12,12 +12,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.markup import escape
 
-from online.task import TaskSpec
 from streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
 from streams.cli.process import (
     CheckOption,
@@ -33,9 +31,10 @@ from streams.cli.process import (
     version_of,
 )
 from streams.ops.checks import Check
-from streams.ops.fleet import Fleet, end_with_stdin
-from streams.ops.link_checks import warn_of_links
-from streams.settings import Role, Settings
+
+if TYPE_CHECKING:
+    from online.task import TaskSpec
+    from streams.settings import Role, Settings
 
 WORKER: Final = (sys.executable, "-P", "-m", "streams.cli.main", "worker")
 """This command in a process of its own; ``-P``, or a folder ``models`` of the current directory would be ours."""
@@ -94,6 +93,11 @@ def worker_command(
 
         WEIR_KAFKA__BOOTSTRAP=kafka-1:9092 weir worker fraud.toml --web off
     """  # fmt: skip
+    from rich.markup import escape
+
+    from streams.ops.fleet import end_with_stdin
+    from streams.ops.link_checks import warn_of_links
+
     given = {
         "worker.role": role, "worker.group": group, "worker.instance_id": instance_id,
         "worker.processes": processes, **address(web),
@@ -124,6 +128,8 @@ def _of_child(settings: Settings, number: int) -> Settings:
 
 def _run_fleet(settings: Settings) -> int:
     """Run this command for each of its processes."""
+    from streams.ops.fleet import Fleet
+
     numbers, given = range(1, settings.worker.processes + 1), sys.argv[2:]
     return asyncio.run(Fleet([[*WORKER, "--child", str(n), *given] for n in numbers]).run())
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from models.registry import Registry
+from models.registry.registry import Registry
 from models.types import Builder, TrainingSet
 from online.full import FullSpec
 from online.pipeline import StepOutput
@@ -46,7 +46,7 @@ _LOOK_S: Final = 0.05
 def demo_trees(spec: FullSpec) -> Builder:
     """Trees that are grown in less than a second."""
     del spec
-    from models.trees import TreesBuilder
+    from models.trees.builder import TreesBuilder
     from models.trees.params import TreeParams
 
     return TreesBuilder(TreeParams(rounds=150, patience=25, learning_rate=0.08, min_rows=30, bins=255))

@@ -64,8 +64,8 @@ def load(
     """
     from models.inference.occlusion import USUAL_FILE, Usual
     from models.inference.ort import OrtModel
-    from models.registry import Registry
     from models.registry.artefact import check_artefact
+    from models.registry.registry import Registry
 
     held = Registry(_registry_of(task, ref, registries))
     artefact = held.load(task, ref.version, ref.digest)
@@ -102,7 +102,7 @@ def _registry_of(task: str, ref: Ref, registries: Sequence[str]) -> str:
     >>> _registry_of("fraud", Ref(3, "s3://bucket/models/fraud/3", ""), ["/mnt/models", "s3://bucket"])
     's3://bucket/models'
     """
-    from models.registry import split_uri
+    from models.registry.registry import split_uri
 
     url, *named = split_uri(ref.uri.rstrip("/"))
     if named != [task, ref.version]:

@@ -18,7 +18,8 @@ from online.batch import FloatVector
 from online.columnplan import union
 from online.decode import Decoded, decode_device_events, decode_labels, decode_user_events
 from online.errors import UNREADABLE
-from online.intake import Intake, IntakePolicy, labels_in_time
+from online.intake import Intake, labels_in_time
+from online.intake_policy import IntakePolicy
 from online.limits import DEFAULT_LIMITS, InputLimits
 from online.pipeline import StepOutput, TaskPipeline
 from online.task import TaskSpec
@@ -31,7 +32,7 @@ from streams.host.checkpoint import Checkpoints
 from streams.host.outputs import dead_letter, records_of
 from streams.host.rejects import RejectLimit, RejectPolicy
 from streams.log import EmbeddedLog, LoggedBatch, Refused, oversized
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 
 GROUP = "weir"
 READ = (*topics.INPUTS, topics.MODEL_UPDATES)

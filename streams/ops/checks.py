@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.table import Table
+
 
 Verdict = Literal["OK", "WARN", "FAIL"]
 STYLES: Final[dict[Verdict, str]] = {"OK": "green", "WARN": "yellow", "FAIL": "bold red"}
@@ -35,6 +36,9 @@ def check_codecs() -> Check:
 
 def checks_table(checks: Sequence[Check]) -> Table:
     """The checks as a table."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, header_style="bright_black", padding=(0, 2, 0, 0), pad_edge=False)
     for title in ("", "check", "found", "fix"):
         table.add_column(title, overflow="fold", no_wrap=title == "check")

@@ -1,5 +1,1 @@
 """Adapters of the feature-store port."""
-
-from streams.stores.memory import MemoryFeatureStore
-
-__all__ = ["MemoryFeatureStore"]

@@ -15,7 +15,7 @@ from streams.log import Record
 from streams.settings import Settings
 from streams.torture.good import GoodTraffic, Shot
 from streams.torture.hostile import CODECS, HostileTraffic
-from streams.transport import BatchProducer
+from streams.transport.producer import BatchProducer
 from streams.transport.security import link_security, transport_settings
 
 _TICK_S: Final = 0.05

@@ -18,7 +18,8 @@ from online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, Int
 from online.columnplan import union
 from online.decode import decode_user_events
 from online.errors import UNREADABLE
-from online.intake import Intake, IntakePolicy
+from online.intake import Intake
+from online.intake_policy import IntakePolicy
 from online.logged import decode_example_log
 from online.metrics.ranking import rank_rows
 from online.scored import ScoredShape, decode_scored
@@ -27,7 +28,7 @@ from online.task import TaskSpec
 from online.taskshape import TaskShape, model_of, shape_of
 from streams import topics
 from streams.log import Record
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from streams.torture.deployment import Deployment
 from streams.torture.good import GOOD
 from streams.transport.partition import partitions_of

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from models.registry import Registry
+from models.registry.registry import Registry
 from online.batch import ExampleBatch
 from online.pipeline import StepOutput, TaskPipeline
 from online.task import TaskSpec

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.dataset import training_set
+from models.dataset.cut import training_set
 from models.types import BoolVector, Builder, Built, IntVector, ModelError, TrainingSet
 from online.full import FullSpec
 from online.task import TaskSpec
@@ -30,7 +30,8 @@ from streams.training.sources import KafkaSource, LogSource
 
 def encoder_builder(spec: FullSpec) -> Builder:
     """Trains the sequence encoder; raises ``ModelError`` for settings it does not have."""
-    from models.training import EncoderBuilder, EncoderSettings
+    from models.training.builder import EncoderBuilder
+    from models.training.settings import EncoderSettings
 
     shape = {"hidden": spec.state, "embedding": spec.embedding, "metric": spec.training.metric}
     try:
@@ -43,7 +44,7 @@ def encoder_builder(spec: FullSpec) -> Builder:
 def trees_builder(spec: FullSpec) -> Builder:
     """Trains boosted trees."""
     del spec
-    from models.trees import TreesBuilder
+    from models.trees.builder import TreesBuilder
 
     return TreesBuilder()
 

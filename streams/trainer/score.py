@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from models.dataset.cut import take
-from models.inference import OrtModel, replay
+from models.inference.ort import OrtModel
+from models.inference.steps import replay
 from models.types import Built, Float32Vector, IntVector, TrainingSet
 
 

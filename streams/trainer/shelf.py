@@ -9,7 +9,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-from models.registry import DataRange, Registry, StageConflictError, relative_uri
+from models.manifest import DataRange
+from models.registry.errors import StageConflictError
+from models.registry.registry import Registry, relative_uri
 from models.types import Built
 from online.wire import ModelUpdate
 from streams.trainer.state import Effect, Job

@@ -15,8 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from models.registry import Registry
-from models.registry.registry import open_files
+from models.registry.registry import Registry, open_files
 from online.task import TaskSpec
 from online.wire import ModelUpdate, RetrainRequest
 from streams import topics
@@ -37,7 +36,7 @@ from streams.trainer.requests import RequestReader
 from streams.trainer.runner import SubprocessRunner
 from streams.trainer.shelf import RegistryShelf, Shelf
 from streams.trainer.status import TrainerStatus
-from streams.transport import BatchProducer
+from streams.transport.producer import BatchProducer
 from streams.transport.security import link_security, transport_settings
 
 log = logging.getLogger(__name__)

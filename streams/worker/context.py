@@ -21,8 +21,10 @@ from streams.ops.watchdog import Watchdog
 from streams.settings import Settings
 from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
-from streams.transport import BatchApp, FetchedBatch, Sent
+from streams.transport.app import BatchApp
+from streams.transport.batch import FetchedBatch
 from streams.transport.columns import Columns
+from streams.transport.producer import Sent
 from streams.worker.identity import TopicCheck
 from streams.worker.links import Links
 from streams.worker.misplaced import Placement

@@ -25,9 +25,10 @@ from streams.following.history import ModelHistory
 from streams.settings import Role
 from streams.stores.redis import Lane
 from streams.stores.steps import StepLog
-from streams.transport import FetchedBatch, Sent
+from streams.transport.batch import FetchedBatch
 from streams.transport.bounds import LogBounds
 from streams.transport.points import PointReader
+from streams.transport.producer import Sent
 from streams.transport.ranges import RangeReader
 from streams.worker.committed import committed_offsets
 from streams.worker.context import Context

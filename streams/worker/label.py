@@ -26,8 +26,8 @@ from streams import topics
 from streams.errors import in_words
 from streams.following.history import ModelHistory
 from streams.stores.steps import TICK, Step, StepLog, StoredLane
-from streams.transport import FetchedBatch, Sent
-from streams.transport.batch import Slice
+from streams.transport.batch import FetchedBatch, Slice
+from streams.transport.producer import Sent
 from streams.worker.context import Context
 from streams.worker.linger import Linger
 from streams.worker.publisher import MAX_WAITING, Made, StepPublisher

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from streams.errors import StateError
 from streams.stores.errors import LaneMoved
 from streams.stores.redis import Lane, LaneRecord, Writes
-from streams.transport import FetchedBatch
+from streams.transport.batch import FetchedBatch
 from streams.worker.linger import Linger
 
 if TYPE_CHECKING:

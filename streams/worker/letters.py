@@ -11,7 +11,7 @@ from streams.errors import TooManyRejects
 from streams.host.outputs import dead_letter, letter_room
 from streams.host.rejects import RejectLimit
 from streams.log import Refused
-from streams.transport import FetchedBatch
+from streams.transport.batch import FetchedBatch
 from streams.worker.context import Context
 
 

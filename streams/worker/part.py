@@ -12,7 +12,7 @@ import numpy as np
 from online.batch import FloatMatrix, FloatVector, Scored
 from online.scoring import FeaturedBatch, PreparedBatch, ScoreOutput, ScoringStage
 from streams.stores.joint import JointRows
-from streams.transport import FetchedBatch
+from streams.transport.batch import FetchedBatch
 from streams.worker.misplaced import Astray
 
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ from streams.ops.web import WebServer
 from streams.settings import Settings
 from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
-from streams.transport import BatchApp, FetchedBatch
+from streams.transport.app import BatchApp
+from streams.transport.batch import FetchedBatch
 from streams.worker.context import Context
 from streams.worker.control import Control, Movable
 from streams.worker.warmup import warm_up_records, warm_up_structs

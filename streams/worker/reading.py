@@ -20,8 +20,7 @@ from streams import topics
 from streams.errors import BrokerError
 from streams.log import Refused
 from streams.stores.steps import TICK, Step
-from streams.transport import FetchedBatch
-from streams.transport.batch import Slice
+from streams.transport.batch import FetchedBatch, Slice
 from streams.transport.bounds import LogBounds
 from streams.transport.points import PointReader
 from streams.transport.ranges import RangeReader

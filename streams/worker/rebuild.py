@@ -31,9 +31,10 @@ from streams.settings import Settings
 from streams.stores.clear import clear_lane
 from streams.stores.redis import Lane
 from streams.stores.steps import Step
-from streams.transport import FetchedBatch, Sent, Ticket
-from streams.transport.batch import Slice
+from streams.transport.batch import FetchedBatch, Slice
 from streams.transport.columns import Columns
+from streams.transport.completed import Ticket
+from streams.transport.producer import Sent
 from streams.transport.ranges import RangeReader
 from streams.worker.committed import active_members, committed_offsets
 from streams.worker.host import LABELLED

@@ -24,7 +24,9 @@ from online.scoring import PreparedBatch, ScoringStage
 from streams import topics
 from streams.stores.errors import LaneMoved
 from streams.stores.redis import Lane, LaneRecord, Writes
-from streams.transport import FetchedBatch, Sent, Ticket
+from streams.transport.batch import FetchedBatch
+from streams.transport.completed import Ticket
+from streams.transport.producer import Sent
 from streams.worker.context import Context
 from streams.worker.journal import LaneJournal
 from streams.worker.lane import RowLane, Step

@@ -30,7 +30,7 @@ from streams.ops.metrics import Laps
 from streams.stores.errors import LaneMoved
 from streams.stores.joint import JointRows
 from streams.stores.redis import Lane
-from streams.transport import FetchedBatch
+from streams.transport.batch import FetchedBatch
 from streams.transport.columns import Columns
 from streams.worker.context import Context
 from streams.worker.lane import Step

@@ -15,7 +15,7 @@ from online.batch import UpdateBatch
 from online.scoring import ScoringStage
 from online.updates import DecodedUpdates, decode_updates
 from streams.stores.redis import Lane, LaneRecord
-from streams.transport import FetchedBatch
+from streams.transport.batch import FetchedBatch
 from streams.worker.context import Context
 from streams.worker.lane import RowLane, Step
 from streams.worker.letters import Letters, refused_of

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from online.batch import LabelBatch, Scored
 from streams.log import Refused
 from streams.stores.steps import Step
-from streams.transport import FetchedBatch
-from streams.transport.batch import Slice
+from streams.transport.batch import FetchedBatch, Slice
 from streams.worker.misplaced import Astray
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from online.errors import StateError
 from online.features.store import FeatureStore
-from streams.stores import MemoryFeatureStore
 from streams.stores.link import RedisLink
+from streams.stores.memory import MemoryFeatureStore
 from streams.stores.redis import LaneStore
 from tests.integration.kafka_broker import unavailable
 from tests.integration.redis_server import NoRedis, find_redis

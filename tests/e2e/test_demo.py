@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import pytest
 
-from streams.demo import Scenario, demo_tasks
+from streams.demo.scenario import Scenario, demo_tasks
 from streams.demo.warmup import planned_events
 from streams.errors import UsageError
 from streams.log import EmbeddedLog, Record

@@ -7,11 +7,12 @@ import pytest
 
 from online.columnplan import columns_of
 from online.decode import decode_labels, decode_user_events
-from online.intake import Intake, IntakePolicy
+from online.intake import Intake
+from online.intake_policy import IntakePolicy
 from online.limits import InputLimits
 from online.pipeline import TaskPipeline
 from streams import topics
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from streams.taskfiles import load_task
 from streams.torture.good import GoodTraffic, Shot
 from streams.torture.hostile import HOSTILE, HostileTraffic

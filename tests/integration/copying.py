@@ -23,7 +23,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from streams.log import Record
-from streams.transport import BatchProducer, TransportSettings
+from streams.transport.producer import BatchProducer
+from streams.transport.settings import TransportSettings
 from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
 
 PARTITIONS = 4

@@ -15,8 +15,9 @@ from streams.following.follower import Follower
 from streams.stores.errors import StoreRefused
 from streams.stores.link import RedisLink
 from streams.stores.redis import LaneStore
-from streams.transport import BatchProducer, DeliveryError
+from streams.transport.errors import DeliveryError
 from streams.transport.fetch import BatchConsumerThread
+from streams.transport.producer import BatchProducer
 from streams.worker.run import Worker
 from streams.worker.status import WorkerStatus
 

@@ -16,16 +16,14 @@ from kafka.admin import KafkaAdminClient
 from online.batch import ExampleBatch
 from online.encode import encode_examples
 from online.learners import LearnerSpec, OnlineModel, build_learner
-from streams.following import (
-    ExampleFold,
-    Follower,
-    FollowPolicy,
-    ModelSnapshots,
-)
+from streams.following.fold import ExampleFold
+from streams.following.follower import Follower, FollowPolicy
+from streams.following.snapshots import ModelSnapshots
 from streams.log import Record
 from streams.settings import KafkaSettings
 from streams.stores.link import RedisLink
-from streams.transport import BatchProducer, TransportSettings
+from streams.transport.producer import BatchProducer
+from streams.transport.settings import TransportSettings
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
 

@@ -20,11 +20,9 @@ from online.task import TaskSpec
 from online.taskshape import shape_of
 from streams.cli.main import app
 from streams.errors import UsageError
-from streams.following import (
-    ExampleFold,
-    FollowerBehind,
-    history,
-)
+from streams.following import history
+from streams.following.errors import FollowerBehind
+from streams.following.fold import ExampleFold
 from streams.log import Record
 from tests.integration.follow import (
     FEATURES,

@@ -12,13 +12,10 @@ import pytest
 from online.encode import encode_examples
 from online.learners import OnlineModel, build_learner
 from streams.errors import StateError, UsageError
-from streams.following import (
-    ExampleFold,
-    FollowerBehind,
-    ReplicaDiverged,
-)
+from streams.following.errors import FollowerBehind, ReplicaDiverged
+from streams.following.fold import ExampleFold
 from streams.log import Record
-from streams.transport import RecordsDeleted
+from streams.transport.errors import RecordsDeleted
 from tests.integration.follow import (
     FEATURES,
     SPECS,

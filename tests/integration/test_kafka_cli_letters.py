@@ -10,7 +10,8 @@ import pytest
 
 from online.columns import ColumnRequest
 from online.decode import decode_user_events
-from online.intake import Intake, IntakePolicy
+from online.intake import Intake
+from online.intake_policy import IntakePolicy
 from streams import topics
 from streams.admin import letters as letters_module
 from streams.host.outputs import dead_letter

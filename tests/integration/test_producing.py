@@ -13,8 +13,10 @@ from kafka.partitioner.default import murmur2
 
 from streams.errors import BrokerError, UsageError
 from streams.log import Record
-from streams.transport import BatchProducer, DeliveryError, RecordTooLarge, Sent, TransportSettings
 from streams.transport.columns import Columns
+from streams.transport.errors import DeliveryError, RecordTooLarge
+from streams.transport.producer import BatchProducer, Sent
+from streams.transport.settings import TransportSettings
 from tests.integration.copying import produce, read, some
 from tests.integration.kafka_broker import Broker
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from online.batch import ExampleBatch
 from streams.cli.main import app
-from streams.following import ExampleFold
+from streams.following.fold import ExampleFold
 from streams.following.rebuild import rebuild
 from tests.integration.follow import (
     FEATURES,

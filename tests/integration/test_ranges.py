@@ -9,8 +9,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import NodeNotReadyError
 
 from streams.errors import BrokerError, UsageError
-from streams.transport import RecordsDeleted, ranges
+from streams.transport import ranges
 from streams.transport.bounds import LogBounds
+from streams.transport.errors import RecordsDeleted
 from streams.transport.ranges import RangeReader
 from tests.integration.follow import (
     NewTopic,

@@ -14,7 +14,10 @@ import pytest
 from faust.types import TP
 
 from streams.log import Record, RecordBatch
-from streams.transport import BatchApp, BatchProducer, FetchedBatch, TransportSettings
+from streams.transport.app import BatchApp
+from streams.transport.batch import FetchedBatch
+from streams.transport.producer import BatchProducer
+from streams.transport.settings import TransportSettings
 from tests.contracts.test_record_batches import PARTITIONS, Reader, RecordBatchContract
 from tests.integration.kafka_broker import Broker
 

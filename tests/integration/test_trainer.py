@@ -19,7 +19,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from models.registry import Registry
+from models.registry.registry import Registry
 from online.batch import ExampleBatch
 from online.encode import encode_examples
 from online.task import TaskSpec

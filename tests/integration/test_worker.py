@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from online.batch import PredictionBatch
 from online.columnplan import union
 from online.decode import decode_device_events, decode_labels, decode_user_events
-from online.intake import Admitted, Intake, IntakePolicy
+from online.intake import Admitted, Intake
+from online.intake_policy import IntakePolicy
 from online.logged import decode_example_log
 from online.pipeline import TaskPipeline
 from online.scoring import ScoringStage
@@ -27,7 +28,7 @@ from online.task import TaskSpec
 from streams import topics
 from streams.following.fold import ExampleFold
 from streams.simulate import SimulationConfig
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from streams.transport.partition import partitions_of
 from tests.integration.chaos.deployment import Deployment, Stored
 from tests.integration.chaos.replay import scored_of

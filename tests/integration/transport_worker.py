@@ -20,7 +20,8 @@ from faust.types import TP
 
 from streams.log import Record
 from streams.settings import load_settings
-from streams.transport import BatchApp, FetchedBatch
+from streams.transport.app import BatchApp
+from streams.transport.batch import FetchedBatch
 
 
 def say(**what: object) -> None:

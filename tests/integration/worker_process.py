@@ -32,8 +32,9 @@ from streams.stores.link import RedisLink
 from streams.stores.record import decode_record
 from streams.stores.rows import lane_prefix
 from streams.stores.steps import StepLog
-from streams.transport import BatchProducer, TransportSettings
+from streams.transport.producer import BatchProducer
 from streams.transport.ranges import RangeReader
+from streams.transport.settings import TransportSettings
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import REPOSITORY, eventually
 

@@ -10,16 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.dataset import (
-    Rows,
-    batches,
-    columns_of,
-    cut,
-    sequences,
-    train_rows,
-    training_set,
-    validation_rows,
-)
+from models.dataset.batches import batches
+from models.dataset.cut import cut, training_set
+from models.dataset.sequences import sequences
+from models.dataset.split import Rows, columns_of, train_rows, validation_rows
 from models.types import History, Labels, ModelError, TrainingSet
 
 TIMES = st.integers(0, 12).map(float)

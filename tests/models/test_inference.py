@@ -15,11 +15,12 @@ from onnx import helper
 from onnxruntime import OrtValue
 
 from models.graph import declared
-from models.inference import BUCKETS, OrtModel, replay
 from models.inference import session as sessions
-from models.inference.buckets import Buckets
+from models.inference.buckets import BUCKETS, Buckets
+from models.inference.ort import OrtModel
 from models.inference.rounds import rounds_of
 from models.inference.session import choose_provider
+from models.inference.steps import replay
 from models.types import Float32Matrix, ModelError
 from tests.models.served_graphs import INPUTS, E, S, graph, history, load, model_of, rows, stateless, value, weights
 

@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.inference import FullRunner, OrtModel, Pair, replay
+from models.inference.ort import OrtModel
+from models.inference.runner import FullRunner
+from models.inference.slots import Pair
+from models.inference.steps import replay
 from models.types import Float32Matrix, Float32Vector, History, ModelError
 from online.batch import FloatMatrix
 from online.full import FullScorer, FullSpec, columns
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from tests.models.served_graphs import INPUTS, E, S, graph, history, load, stateless, weights
 
 SPEC = FullSpec(state=S, history=3, embedding=E)

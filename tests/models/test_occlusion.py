@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from onnx.parser import parse_model
 
-from models.inference import FullRunner, OrtModel
 from models.inference.occlusion import Occlusion, Usual
+from models.inference.ort import OrtModel
+from models.inference.runner import FullRunner
 from models.inference.slots import Pair
 from models.types import Float32Matrix, ModelError
 from online.full import FullSpec, columns
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 
 INPUTS = ("a", "b", "c", "d")
 WEIGHT = (2.0, -1.0, 0.5, 0.0)

@@ -10,7 +10,8 @@ import pytest
 
 from models.manifest import ArtefactError, Variant
 from models.quantise import FLOAT16, variants
-from models.registry import Registry, Stages, split_uri
+from models.registry.registry import Registry, split_uri
+from models.registry.stages import Stages
 from models.types import ModelError
 from online.accept import accept_records
 from online.encode import encode_model

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from models.manifest import ArtefactError
-from models.registry import Registry, RegistryError, Stages
+from models.registry.errors import RegistryError
 from models.registry.objects import ObjectFiles
+from models.registry.registry import Registry
+from models.registry.stages import Stages
 from tests.models.registering import register
 
 # --- directories

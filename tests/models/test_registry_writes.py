@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from models.manifest import ArtefactError
-from models.registry import Registry, RegistryError, StageConflictError, Stages
-from models.registry.stages import move
+from models.registry.errors import RegistryError, StageConflictError
+from models.registry.registry import Registry
+from models.registry.stages import Stages, move
 from models.types import ModelError
 from tests.models.graphs import candidate
 from tests.models.registering import DATA, register

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from models.training import EncoderBuilder, EncoderSettings
+from models.training.builder import EncoderBuilder
+from models.training.settings import EncoderSettings
 from models.types import ModelError, TrainingStoppedError
 from tests.models.training_data import small
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models.dataset import next_events, train_rows
+from models.dataset.sequences import next_events
+from models.dataset.split import train_rows
 from models.gate import quality
 from models.training.checkpoints import Checkpoint, Progressed, read
 from models.training.chunks import Timeline, batches, cut

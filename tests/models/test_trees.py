@@ -12,9 +12,10 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from models.dataset import train_rows
-from models.trees import TreeParams, TreesBuilder, to_onnx
-from models.trees.convert import round_down
+from models.dataset.split import train_rows
+from models.trees.builder import TreesBuilder
+from models.trees.convert import round_down, to_onnx
+from models.trees.params import TreeParams
 from models.trees.rows import thinned
 from models.types import Built, Float32Matrix, History, Labels, ModelError, TrainingSet, TrainingStoppedError
 

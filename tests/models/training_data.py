@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.dataset import training_set
+from models.dataset.cut import training_set
 from models.types import FloatVector, History, IntVector, Labels, TrainingSet
 
 DAY = 86_400.0

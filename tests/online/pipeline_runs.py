@@ -10,7 +10,7 @@ import msgspec
 from online.batch import EventBatch, ExampleBatch, LabelBatch
 from online.pipeline import StepOutput, TaskPipeline
 from online.task import TaskSpec
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from tests.online.task_streams import FRAUD, Call
 
 

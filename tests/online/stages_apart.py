@@ -12,7 +12,7 @@ from online.pipeline import TaskPipeline
 from online.scoring import ScoreOutput, ScoringStage
 from online.task import TaskSpec
 from online.taskshape import shape_of
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from tests.online.task_streams import CHURN, FRAUD, Call, script
 
 MERCHANT = """

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from river import anomaly as river_anomaly
 
-from online.anomaly import COMPONENTS, AnomalyParams, AnomalyRun, SeriesAnomalyDetector
+from online.anomaly.detector import AnomalyRun, SeriesAnomalyDetector
 from online.anomaly.half_space import draw_trees, emptiness, turn_window
-from online.anomaly.layout import LATEST_MASS, MEMORY, SEASON, STATE_WIDTH, TREE_NODES, TREES
+from online.anomaly.layout import COMPONENTS, LATEST_MASS, MEMORY, SEASON, STATE_WIDTH, TREE_NODES, TREES
 from online.anomaly.likelihood import CAP, surprise
 from online.anomaly.neighbours import nearest, slot_of
+from online.anomaly.params import AnomalyParams
 from online.anomaly.robust import deviation, track
 from online.anomaly.seasonal import season_cell, season_deviation, season_level, season_track
 

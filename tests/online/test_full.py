@@ -24,7 +24,7 @@ from online.scored import ScoredShape, decode_scored
 from online.scoring import ScoringStage
 from online.task import TaskSpec
 from online.taskshape import shape_of
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from tests.online.task_streams import CHURN, FRAUD, T0, events, plays
 
 PLAIN = FRAUD.replace('numbers = ["amount"]', 'numbers = ["amount", "speed"]\ninputs = ["*", "!speed", "!user.high*"]')

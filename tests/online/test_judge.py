@@ -27,7 +27,7 @@ from online.task import TaskSpec
 from online.taskshape import engine_of
 from online.updates import decode_updates, encode_updates
 from online.wire import FEATURE_MAX, MODELS, NO_DATA, DeviceEvent, Label, UserEvent
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from tests.online.task_streams import T0
 
 READINGS = ColumnRequest(numbers=("temp",))

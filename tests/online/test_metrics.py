@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from online.errors import StateError
-from online.metrics import CumulativeMetrics, FadingMetrics, Metrics, MetricSeries, RollingMetrics
+from online.metrics.base import Metrics
+from online.metrics.binned import CumulativeMetrics, FadingMetrics
+from online.metrics.rolling import RollingMetrics
+from online.metrics.series import MetricSeries
 
 Columns = dict[str, Any]
 MAKERS: list[Callable[[], Metrics]] = [

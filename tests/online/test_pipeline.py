@@ -10,7 +10,7 @@ from online.batch import EventBatch, LabelBatch
 from online.learners import OnlineModel, build_learner
 from online.pipeline import TaskPipeline
 from online.task import TaskSpec
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from tests.online.pipeline_runs import all_scores, call, pipeline_of, plain, plain_examples, resumed, run, scores, state
 from tests.online.task_streams import FRAUD, Call, label, script, seeds
 

@@ -17,7 +17,7 @@ from online.errors import TaskError
 from online.pipeline import TaskPipeline
 from online.scoring import ScoringStage
 from online.task import TaskSpec
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from tests.online.pipeline_runs import plain, plain_examples
 from tests.online.stages_apart import CHURN_OF_ALL, MANY, MERCHANTS, USERS, Apart, together
 from tests.online.task_streams import CHURN, DAY, T0, Call, events, label, plays, purchase, script, seeds

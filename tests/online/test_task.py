@@ -15,7 +15,7 @@ from online.durations import format_duration, parse_duration
 from online.errors import TaskError
 from online.pipeline import TaskPipeline
 from online.task import TaskSpec
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted([*ROOT.glob("benchmarks/protocols/*.toml"), *ROOT.glob("streams/**/tasks/*.toml")])

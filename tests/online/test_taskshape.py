@@ -9,7 +9,7 @@ from online.errors import TaskError
 from online.scoring import ScoringStage
 from online.task import TaskSpec
 from online.taskshape import shape_of
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from tests.online.stages_apart import MANY, Apart, logged, together
 from tests.online.task_streams import FRAUD
 

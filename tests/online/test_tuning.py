@@ -12,7 +12,7 @@ from online.scored import ScoredShape, decode_scored
 from online.scoring import ScoringStage
 from online.stateful import MEANING
 from online.task import TaskSpec
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from streams.worker.outputs import prediction_columns
 from tests.online.stages_apart import Logged, labelling_of, logged
 from tests.online.task_streams import FRAUD

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.registry import DataRange, Registry, relative_uri
+from models.manifest import DataRange
+from models.registry.registry import Registry, relative_uri
 from models.types import Built
 from online.task import TaskSpec
 from online.wire import ModelUpdate

@@ -19,8 +19,10 @@ from streams.settings import Settings
 from streams.stores.errors import LaneMoved
 from streams.stores.record import POSITION_AND_NONCE
 from streams.stores.redis import Lane, LaneStore
-from streams.transport import FetchedBatch, Sent, Ticket
+from streams.transport.batch import FetchedBatch
 from streams.transport.columns import Columns
+from streams.transport.completed import Ticket
+from streams.transport.producer import Sent
 from streams.worker.lane import Step
 from streams.worker.misplaced import Placement
 from streams.worker.score import ScoreLane

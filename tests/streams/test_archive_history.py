@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.dataset import cut
+from models.dataset.cut import cut
 from online.batch import ExampleBatch, PredictionBatch
 from online.encode import encode_examples, encode_predictions
 from online.task import TaskSpec

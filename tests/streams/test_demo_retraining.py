@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 import pytest
 
-from models.registry import Registry
+from models.registry.registry import Registry
 from online.batch import ExampleBatch
 from online.task import TaskSpec
 from streams import topics

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from online.intake import IntakePolicy
+from online.intake_policy import IntakePolicy
 from online.task import TaskSpec
 from online.wire import Alert, Example, Prediction
 from streams import topics

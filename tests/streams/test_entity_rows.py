@@ -11,7 +11,7 @@ from online.features import kernel
 from online.task import TaskSpec
 from online.taskshape import engine_of
 from streams.ops.entityrows import TaskRows
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from streams.stores.rows import StoredRow, decode_row, encode_row
 
 TASK = TaskSpec.from_toml("""

@@ -22,8 +22,8 @@ from streams.full.remote.wire import BLOCK_BYTES, blocks, decode_answer, decode_
 from streams.log import Record
 from streams.ops.metrics import Metrics
 from streams.stores.memory import MemoryFeatureStore
-from streams.transport import Sent
 from streams.transport.columns import Columns
+from streams.transport.producer import Sent
 
 SPEC = FullSpec(deadline=0.05)
 WIDTH = len(columns(SPEC))

@@ -10,8 +10,10 @@ import numpy as np
 import orjson
 from faust.types import TP
 
-from models.inference import FullRunner, OrtModel, Pair
 from models.inference.occlusion import Usual
+from models.inference.ort import OrtModel
+from models.inference.runner import FullRunner
+from models.inference.slots import Pair
 from online.batch import FloatMatrix
 from online.full import columns
 from online.task import TaskSpec
@@ -24,7 +26,9 @@ from streams.full.remote.port import Rows
 from streams.full.remote.wire import blocks
 from streams.log import Record
 from streams.ops.metrics import Metrics
-from streams.transport import FetchedBatch, Sent, Ticket
+from streams.transport.batch import FetchedBatch
+from streams.transport.completed import Ticket
+from streams.transport.producer import Sent
 from tests.models.graphs import linear_graph
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
 

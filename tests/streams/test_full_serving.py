@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.inference import ModelSlots, Pair
+from models.inference.slots import ModelSlots, Pair
 from models.types import StepModel
 from online.task import TaskSpec
 from online.wire import Prediction
@@ -23,7 +23,7 @@ from streams.full.updates import Ref, update_record
 from streams.host import EmbeddedHost
 from streams.log import EmbeddedLog
 from streams.ops.metrics import Metrics
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from tests.streams.full_events import START, events, feature, loaded, predictions
 from tests.streams.full_graphs import LOGIT, Models
 

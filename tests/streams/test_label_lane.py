@@ -17,7 +17,7 @@ from online.labelling import LabelOutput
 from online.labels import Wanted
 from streams import topics
 from streams.stores.steps import Step, StoredLane
-from streams.transport import Sent
+from streams.transport.producer import Sent
 from streams.worker.label import LabelLane
 from streams.worker.work import Work
 from tests.streams.lane_context import Context

@@ -12,7 +12,7 @@ from online.scored import ScoredShape
 from online.wire import Label
 from streams import topics
 from streams.log import Record
-from streams.transport import FetchedBatch
+from streams.transport.batch import FetchedBatch
 from streams.worker.reading import LaneReader
 from tests.streams.lane_context import Context
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from docs.pages.limits import page
 from docs.pages.metrics import reference
-from online.intake import IntakePolicy
+from online.intake_policy import IntakePolicy
 from online.limits import InputLimits
 from streams.log import Record
 from streams.ops.definitions import (
@@ -30,7 +30,8 @@ from streams.ops.instruments import Histogram
 from streams.ops.metrics import Metrics, letter_class
 from streams.ops.registry import Registry
 from streams.settings import TopicSettings
-from streams.transport import CompletedOffsets, FetchedBatch
+from streams.transport.batch import FetchedBatch
+from streams.transport.completed import CompletedOffsets
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {kind: set(get_args(names)) for kind, names in

@@ -19,10 +19,11 @@ from streams.log import Record
 from streams.settings import Settings
 from streams.stores.steps import Step as TakenStep
 from streams.stores.steps import StoredLane
-from streams.transport import RecordTooLarge, Sent
 from streams.transport.batch import Slice
 from streams.transport.columns import Columns
+from streams.transport.errors import RecordTooLarge
 from streams.transport.partition import partitions_of
+from streams.transport.producer import Sent
 from streams.worker.lane import Step
 from streams.worker.publisher import Made, StepPublisher
 from streams.worker.reading import LaneReader

@@ -11,7 +11,8 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from models.registry import DataRange, Registry
+from models.manifest import DataRange
+from models.registry.registry import Registry
 from online.errors import WeirError
 from online.wire import ModelUpdate
 from streams.cli import model_moves

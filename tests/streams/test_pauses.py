@@ -16,7 +16,7 @@ from streams.settings import Settings
 from streams.stores.errors import StoreRefused, StoreUnavailable
 from streams.stores.redis import Lane
 from streams.stores.steps import StepsTaken
-from streams.transport import DeliveryError, RecordsDeleted
+from streams.transport.errors import DeliveryError, RecordsDeleted
 from streams.worker.pauses import QUICK_S, QUICK_TRIES, TELL_S, Pauses
 
 LANE: Lane = ("user-events", 1)

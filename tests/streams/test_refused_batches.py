@@ -21,8 +21,8 @@ from streams.host.outputs import KEY_KEPT, dead_letter, letter_room
 from streams.log import Record, Refused
 from streams.ops.metrics import Metrics
 from streams.stores.steps import Step as Taken
-from streams.transport import FetchedBatch, Ticket
-from streams.transport.batch import Slice
+from streams.transport.batch import FetchedBatch, Slice
+from streams.transport.completed import Ticket
 from streams.worker.reading import LaneReader
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
 from tests.streams.test_full_remote_reasons import INPUTS, runner

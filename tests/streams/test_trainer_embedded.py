@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from models.registry import Registry
+from models.registry.registry import Registry
 from online.task import TaskSpec
 from online.wire import ModelUpdate, RetrainRequest
 from streams import topics

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from models.manifest import Variant
-from models.registry import Registry
+from models.registry.registry import Registry
 from models.types import BoolVector, Built, IntVector, TrainingSet
 from streams.trainer.score import score
 from streams.trainer.shelf import JOB_FILE, Origin, RegistryShelf

@@ -85,8 +85,8 @@ def test_a_missing_package_says_what_to_install(run: list[Any], monkeypatch: pyt
 def test_a_check_runs_nothing_and_fails_when_something_is_missing(
     run: list[Any], monkeypatch: pytest.MonkeyPatch, status: Any, code: int
 ) -> None:
-    monkeypatch.setattr(process_cli, "check_kafka", lambda *_: [Check("Kafka", "OK", "1 broker")])
-    monkeypatch.setattr(process_cli, "check_redis", lambda *_: [Check("Redis", status, "hm", "mend it")])
+    monkeypatch.setattr("streams.ops.kafka_checks.check_kafka", lambda *_: [Check("Kafka", "OK", "1 broker")])
+    monkeypatch.setattr("streams.ops.redis_checks.check_redis", lambda *_: [Check("Redis", status, "hm", "mend it")])
     for check in ("streams.full.checks.check_full", "streams.ops.identity_checks.check_identity"):
         monkeypatch.setattr(check, lambda *_, **__: [])
     monkeypatch.setattr("streams.ops.state_checks.check_state", lambda *_: [])

@@ -15,16 +15,18 @@ from hypothesis import strategies as st
 
 from online.batch import EventBatch, UpdateBatch
 from online.errors import StateError
-from online.intake import Intake, IntakePolicy
+from online.intake import Intake
+from online.intake_policy import IntakePolicy
 from online.labels import SilencePolicy, SilenceTimers
 from online.scoring import ScoringStage
 from online.task import TaskSpec
 from online.updates import encode_updates
 from streams import topics
 from streams.log import Record
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from streams.stores.redis import LaneRecord
-from streams.transport import FetchedBatch, Ticket
+from streams.transport.batch import FetchedBatch
+from streams.transport.completed import Ticket
 from streams.worker import journal as journal_module
 from streams.worker import remembered as remembered_module
 from streams.worker import side as side_module

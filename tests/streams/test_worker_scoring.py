@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.full import columns
-from online.intake import Intake, IntakePolicy
+from online.intake import Intake
+from online.intake_policy import IntakePolicy
 from online.scoring import FeaturedBatch, PreparedBatch, ScoringStage
 from online.task import TaskSpec
 from streams import topics

@@ -22,7 +22,7 @@ from streams.full.remote.port import Rows
 from streams.full.remote.wire import blocks, decode_answer, encode_request
 from streams.log import Record
 from streams.ops.metrics import Metrics
-from streams.transport import Sent
+from streams.transport.producer import Sent
 
 if TYPE_CHECKING:
     from streams.worker.context import Records

@@ -21,7 +21,7 @@ from streams.full.remote.pool import Pool
 from streams.full.remote.wire import Request, decode_request, encode_answer
 from streams.log import Record
 from streams.stores.redis import Lane, LaneRecord
-from streams.transport import FetchedBatch
+from streams.transport.batch import FetchedBatch
 from streams.worker.context import Context
 from streams.worker.lane import RowLane, Step
 from streams.worker.letters import Letters, refused_of

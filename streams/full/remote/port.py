@@ -11,7 +11,7 @@ from online.batch import FloatMatrix, FloatVector
 from online.full import FullSpec
 from online.scoring import FeaturedBatch
 from online.task import TaskSpec
-from streams.transport import Sent
+from streams.transport.producer import Sent
 
 
 @dataclass(frozen=True, slots=True)

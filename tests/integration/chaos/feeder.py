@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from streams import topics
 from streams.log import Record
 from streams.simulate.dirt import BREAKAGES
-from streams.transport import BatchProducer, TransportSettings
+from streams.transport.producer import BatchProducer
+from streams.transport.settings import TransportSettings
 
 START_TS = 1_577_836_800.0  # 2020-01-01: no record may look as if its clock were ahead
 TASK = "fraud"

@@ -19,7 +19,8 @@ from online.columnplan import union
 from online.decisions import AlertState
 from online.decode import decode_labels, decode_user_events
 from online.dedupe import Deduper, bytes_for
-from online.intake import Intake, IntakePolicy
+from online.intake import Intake
+from online.intake_policy import IntakePolicy
 from online.labelling import LabellingStage
 from online.learners import OnlineModel
 from online.scored import ScoredShape, decode_scored
@@ -27,7 +28,7 @@ from online.scoring import ScoringStage
 from online.task import TaskSpec
 from online.taskshape import model_of, shape_of
 from online.updates import decode_updates
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from tests.integration.chaos.deployment import Stored
 
 CHUNK = 777  # no batch size of a worker's: results must not depend on cuts

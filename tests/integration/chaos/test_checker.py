@@ -21,7 +21,8 @@ import redis
 from online.columnplan import union
 from online.decode import decode_labels, decode_user_events
 from online.encode import encode_alerts, encode_examples, encode_labels, encode_scored
-from online.intake import Intake, IntakePolicy
+from online.intake import Intake
+from online.intake_policy import IntakePolicy
 from online.labelling import LabellingStage
 from online.scoring import ScoringStage
 from online.updates import encode_updates
@@ -30,7 +31,7 @@ from streams import topics
 from streams.host.outputs import dead_letter
 from streams.log import Record, Refused
 from streams.settings import Settings
-from streams.stores import MemoryFeatureStore
+from streams.stores.memory import MemoryFeatureStore
 from streams.stores.rows import encode_row, row_key
 from streams.taskfiles import load_task
 from tests.integration.chaos.checker import Checker, Differs

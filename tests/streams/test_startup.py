@@ -1,0 +1,106 @@
+"""A command answers at once: what ``weir --help`` and settings may import, and that help tells what is there."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.main import get_command
+
+from streams.cli.main import COMMANDS, app
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {
+    "numba", "llvmlite", "numpy", "scipy", "river", "pandas", "faust", "mode", "aiokafka", "kafka", "redis", "pyarrow",
+    "torch", "onnxruntime", "onnx", "lightgbm", "rich", "aiohttp",
+}  # fmt: skip
+"""Each takes longer to import than ``weir --help`` may."""
+MODULES_OF = """
+import contextlib, io, json, sys
+{code}
+print(json.dumps(sorted(sys.modules)))
+"""
+HELP_OF = """
+from streams.cli.main import app
+for words in {commands!r}:
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        app([*words, "--help"], prog_name="weir", standalone_mode=False)
+    assert "Usage: weir" in shown.getvalue(), words
+"""
+
+
+def modules_after(code: str) -> set[str]:
+    """What is imported after ``code`` ran in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", MODULES_OF.format(code=code)], env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return set(json.loads(done.stdout))
+
+
+def typer_group(group: Any, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The words of every command, groups before what is in them."""
+    found = [words]
+    for name in getattr(group, "commands", ()):
+        found += typer_group(group.get_command(None, name), (*words, name))
+    return found
+
+
+EVERY = typer_group(get_command(app))
+
+
+def test_there_are_commands_in_groups() -> None:
+    assert ("topics", "create") in EVERY
+    assert len(EVERY) > 2 * len(COMMANDS) - 10 > 20
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_imports_nothing_heavy(name: str) -> None:
+    commands = [words for words in EVERY if words[:1] == ((name,) if name else ())]
+    assert not HEAVY & modules_after(HELP_OF.format(commands=commands))
+
+
+@pytest.mark.parametrize(
+    "words", [["--nothing"], ["nothing"], ["backtest"], ["topics", "nothing"], ["demo", "--days", "x"]]
+)
+def test_a_wrong_command_line_imports_nothing_heavy_but_what_prints_the_error(words: list[str]) -> None:
+    code = f"""
+from streams.cli.main import run
+sys.argv = ["weir", *{words!r}]
+with contextlib.redirect_stderr(io.StringIO()) as told, contextlib.suppress(SystemExit):
+    run()
+assert told.getvalue().startswith("error: "), told.getvalue()
+"""
+    assert HEAVY & modules_after(code) == {"rich"}
+
+
+def test_settings_import_nothing_heavy() -> None:
+    assert not HEAVY & modules_after("from streams.settings import load_settings; load_settings()")
+
+
+def test_a_module_that_is_heavy_is_seen() -> None:
+    assert "numba" in modules_after("import online.scoring")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_of_commands_says_what_their_help_says(name: str) -> None:
+    command: Any = get_command(app)
+    shown = inspect.cleandoc(command.get_command(None, name).help)
+    assert COMMANDS[name] == shown.partition("\n")[0]
+
+
+def test_every_module_of_a_command_is_in_the_table() -> None:
+    found = set()
+    for path in (ROOT / "streams" / "cli").glob("*.py"):
+        held = vars(import_module(f"streams.cli.{path.stem}"))
+        if f"{path.stem}_command" in held or isinstance(held.get(f"{path.stem}_app"), typer.Typer):
+            found.add(path.stem.replace("_", "-"))
+    assert found == set(COMMANDS)
