@@ -210,7 +210,9 @@ def rebuild_command(
     if not yes and not confirmed(question):
         notes().print("nothing done")
         return
-    rebuild: Callable[[Settings, Sequence[TaskSpec], ProgressOf], None] = import_module("streams.worker").rebuild
+    rebuild: Callable[[Settings, Sequence[TaskSpec], ProgressOf], None] = import_module(
+        "streams.worker.rebuild"
+    ).rebuild
     with _progress() as progress:
         rebuild(settings, found, progress)
 

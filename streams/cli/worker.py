@@ -155,5 +155,5 @@ def banner(settings: Settings, tasks: Sequence[TaskSpec]) -> list[str]:
 
 def _runner() -> Callable[[Settings, Sequence[TaskSpec], Role], int | None]:
     """What runs a worker; imported late, because it brings Faust."""
-    run: Callable[[Settings, Sequence[TaskSpec], Role], int | None] = import_module("streams.worker").run_worker
+    run: Callable[[Settings, Sequence[TaskSpec], Role], int | None] = import_module("streams.worker.run").run_worker
     return run
