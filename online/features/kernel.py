@@ -23,6 +23,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from online.forms.words import jit_inline
+
 # Row modes.
 EVENT, READ, LABEL = 0, 1, 2
 
@@ -76,72 +78,73 @@ _MIN_CLIP_WEIGHT = 2.0
 """A clipped mean accepts values whole until this much weight has been seen, so that one first value cannot pin it."""
 
 
-@njit(cache=True)
-def _advance(f64, f32, u32, row, ring, idx):
+# Functions get whole tables and the number of a row: each slice would cost two atomic counts of references.
+@jit_inline
+def _advance(f64, f32, u32, row, rings, r, idx):
     """Move a ring's newest pane up to ``idx``, clearing the panes it skips; a late ``idx`` changes nothing."""
-    head = f64[row, ring[R_HEAD]]
+    head = f64[row, rings[r, R_HEAD]]
     if head == 0.0:
-        f64[row, ring[R_HEAD]] = idx
+        f64[row, rings[r, R_HEAD]] = idx
         return
     if idx <= head:
         return
-    panes = ring[R_PANES]
+    panes = rings[r, R_PANES]
     steps = min(int(idx - head), panes)
     first = int(idx) - steps + 1
     for k in range(first, int(idx) + 1):
         p = k % panes
-        u32[row, ring[R_COUNT] + p] = 0
-        if ring[R_SUM] >= 0:
-            f64[row, ring[R_SUM] + p] = 0.0
-        if ring[R_M2] >= 0:
-            f32[row, ring[R_M2] + p] = 0.0
-        if ring[R_BITS] >= 0:
-            for w in range(ring[R_BIT_WORDS]):
-                u32[row, ring[R_BITS] + p * ring[R_BIT_WORDS] + w] = 0
-    f64[row, ring[R_HEAD]] = idx
+        u32[row, rings[r, R_COUNT] + p] = 0
+        if rings[r, R_SUM] >= 0:
+            f64[row, rings[r, R_SUM] + p] = 0.0
+        if rings[r, R_M2] >= 0:
+            f32[row, rings[r, R_M2] + p] = 0.0
+        if rings[r, R_BITS] >= 0:
+            for w in range(rings[r, R_BIT_WORDS]):
+                u32[row, rings[r, R_BITS] + p * rings[r, R_BIT_WORDS] + w] = 0
+    f64[row, rings[r, R_HEAD]] = idx
 
 
-@njit(cache=True)
-def _set_bit(u32, row, ring, pane, bits):
+@jit_inline
+def _set_bit(u32, row, rings, r, pane, bits):
     """Mark a value in a pane's bitmap; ``bits`` is the value's float64 bit pattern."""
     h = np.uint64(bits)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     h = h ^ (h >> np.uint64(33))
-    words = ring[R_BIT_WORDS]
+    words = rings[r, R_BIT_WORDS]
     bit = int(h % np.uint64(words * 32))
-    at = ring[R_BITS] + pane * words + bit // 32
+    at = rings[r, R_BITS] + pane * words + bit // 32
     u32[row, at] = u32[row, at] | np.uint32(1 << (bit % 32))
 
 
-@njit(cache=True)
-def _add(f64, f32, u32, row, ring, idx, x, bits, unit):
+@jit_inline
+def _add(f64, f32, u32, row, rings, r, idx, x, bits, unit):
     """Add one value to the pane ``idx`` of a ring; ``unit`` is 1, or 0 for a correction that only moves the sum.
 
     Returns 1 when the pane is still in the ring, else 0: nothing was added.
     """
-    panes = ring[R_PANES]
-    if idx <= f64[row, ring[R_HEAD]] - panes:
+    panes = rings[r, R_PANES]
+    if idx <= f64[row, rings[r, R_HEAD]] - panes:
         return 0.0
     p = int(idx) % panes
-    before = float(u32[row, ring[R_COUNT] + p])
-    u32[row, ring[R_COUNT] + p] += np.uint32(unit)
-    if ring[R_M2] >= 0:
-        mean = f64[row, ring[R_SUM] + p] if before > 0 else x
-        f64[row, ring[R_SUM] + p] = mean + (x - mean) / (before + 1.0)
-        f32[row, ring[R_M2] + p] += (x - mean) * (x - f64[row, ring[R_SUM] + p])
-    elif ring[R_SUM] >= 0:
-        f64[row, ring[R_SUM] + p] += x
-    if ring[R_MIN] >= 0 and (before == 0.0 or x < f64[row, ring[R_MIN] + p]):
-        f64[row, ring[R_MIN] + p] = x
-    if ring[R_MAX] >= 0 and (before == 0.0 or x > f64[row, ring[R_MAX] + p]):
-        f64[row, ring[R_MAX] + p] = x
-    if ring[R_BITS] >= 0:
-        _set_bit(u32, row, ring, p, bits)
+    before = float(u32[row, rings[r, R_COUNT] + p])
+    u32[row, rings[r, R_COUNT] + p] += np.uint32(unit)
+    if rings[r, R_M2] >= 0:
+        mean = f64[row, rings[r, R_SUM] + p] if before > 0 else x
+        f64[row, rings[r, R_SUM] + p] = mean + (x - mean) / (before + 1.0)
+        f32[row, rings[r, R_M2] + p] += (x - mean) * (x - f64[row, rings[r, R_SUM] + p])
+    elif rings[r, R_SUM] >= 0:
+        f64[row, rings[r, R_SUM] + p] += x
+    if rings[r, R_MIN] >= 0 and (before == 0.0 or x < f64[row, rings[r, R_MIN] + p]):
+        f64[row, rings[r, R_MIN] + p] = x
+    if rings[r, R_MAX] >= 0 and (before == 0.0 or x > f64[row, rings[r, R_MAX] + p]):
+        f64[row, rings[r, R_MAX] + p] = x
+    if rings[r, R_BITS] >= 0:
+        _set_bit(u32, row, rings, r, p, bits)
     return 1.0
 
 
-@njit(cache=True)
+@jit_inline
 def _popcount(v):
     """Set bits of a uint32."""
     v = v - ((v >> np.uint32(1)) & np.uint32(0x55555555))
@@ -150,104 +153,107 @@ def _popcount(v):
     return ((v * np.uint32(0x01010101)) & np.uint32(0xFFFFFFFF)) >> np.uint32(24)  # numba widens the product
 
 
-@njit(cache=True)
-def _behind(f64, row, ring, idx):
+@jit_inline
+def _behind(f64, row, rings, r, idx):
     """How many of a ring's oldest panes are out of the window at pane ``idx``: those a feeding row would clear."""
-    return max(min(int(idx) - int(f64[row, ring[R_HEAD]]), ring[R_PANES]), 0)
+    return max(min(int(idx) - int(f64[row, rings[r, R_HEAD]]), rings[r, R_PANES]), 0)
 
 
-@njit(cache=True)
+@jit_inline
 def _held(head, p, panes, behind):
     """Whether pane ``p`` of a ring with its newest pane at ``head`` is in a window that is ``behind`` panes further."""
     return behind == 0 or (head - p) % panes < panes - behind
 
 
-@njit(cache=True)
-def _distinct(f64, u32, row, ring, behind):
+@jit_inline
+def _distinct(f64, u32, row, rings, r, behind):
     """Linear counting over the union of the panes (Whang et al. 1990); saturates at ``m ln m``."""
-    words = ring[R_BIT_WORDS]
-    head = int(f64[row, ring[R_HEAD]])
+    words = rings[r, R_BIT_WORDS]
+    head = int(f64[row, rings[r, R_HEAD]])
     filled = 0
     for w in range(words):
         union = np.uint32(0)
-        for p in range(ring[R_PANES]):
-            if _held(head, p, ring[R_PANES], behind):
-                union |= u32[row, ring[R_BITS] + p * words + w]
+        for p in range(rings[r, R_PANES]):
+            if _held(head, p, rings[r, R_PANES], behind):
+                union |= u32[row, rings[r, R_BITS] + p * words + w]
         filled += int(_popcount(union))
     m = words * 32.0
     return -m * np.log(max(m - filled, 1.0) / m)
 
 
-@njit(cache=True)
-def _totals(f64, f32, u32, row, ring, behind, out):
-    """Count, sum, squared deviations, min and max over the panes of a ring, into ``out (5,)``."""
-    panes = ring[R_PANES]
-    head = int(f64[row, ring[R_HEAD]])
-    n = 0.0
+@jit_inline
+def _totals(f64, f32, u32, row, rings, r, behind, stats):
+    """Count, sum, squared deviations, min, max and distinct values of a ring's panes, into ``stats[r]``, ``(6,)``."""
+    panes = rings[r, R_PANES]
+    head = int(f64[row, rings[r, R_HEAD]])
+    n = 0
     for p in range(panes):
         if _held(head, p, panes, behind):
-            n += float(u32[row, ring[R_COUNT] + p])
-    out[0] = n
-    if ring[R_M2] >= 0:
-        _deviations(f64, f32, u32, row, ring, behind, n, out)
-    elif ring[R_SUM] >= 0:
+            n += u32[row, rings[r, R_COUNT] + p]
+    stats[r, 0] = n
+    if rings[r, R_M2] >= 0:
+        _deviations(f64, f32, u32, row, rings, r, behind, n, stats)
+    elif rings[r, R_SUM] >= 0:
         total = 0.0
         for p in range(panes):
             if _held(head, p, panes, behind):
-                total += f64[row, ring[R_SUM] + p]
-        out[1] = total
-    if ring[R_MIN] >= 0:
+                total += f64[row, rings[r, R_SUM] + p]
+        stats[r, 1] = total
+    if rings[r, R_MIN] >= 0:
         low = np.inf
         for p in range(panes):
-            if u32[row, ring[R_COUNT] + p] > 0 and _held(head, p, panes, behind):
-                low = min(low, f64[row, ring[R_MIN] + p])
-        out[3] = low
-    if ring[R_MAX] >= 0:
+            if u32[row, rings[r, R_COUNT] + p] > 0 and _held(head, p, panes, behind):
+                low = min(low, f64[row, rings[r, R_MIN] + p])
+        stats[r, 3] = low
+    if rings[r, R_MAX] >= 0:
         high = -np.inf
         for p in range(panes):
-            if u32[row, ring[R_COUNT] + p] > 0 and _held(head, p, panes, behind):
-                high = max(high, f64[row, ring[R_MAX] + p])
-        out[4] = high
+            if u32[row, rings[r, R_COUNT] + p] > 0 and _held(head, p, panes, behind):
+                high = max(high, f64[row, rings[r, R_MAX] + p])
+        stats[r, 4] = high
+    if rings[r, R_BITS] >= 0:
+        stats[r, 5] = _distinct(f64, u32, row, rings, r, behind)
 
 
-@njit(cache=True)
-def _deviations(f64, f32, u32, row, ring, behind, n, out):
+@jit_inline
+def _deviations(f64, f32, u32, row, rings, r, behind, n, stats):
     """Sum and squared deviations over the means of panes, taken from one of the means: no large numbers cancel."""
-    panes, head = ring[R_PANES], int(f64[row, ring[R_HEAD]])
+    panes, head = rings[r, R_PANES], int(f64[row, rings[r, R_HEAD]])
     origin, moved, m2 = np.nan, 0.0, 0.0
     for p in range(panes):
-        c = float(u32[row, ring[R_COUNT] + p])
+        c = float(u32[row, rings[r, R_COUNT] + p])
         if c > 0 and _held(head, p, panes, behind):
             if origin != origin:
-                origin = f64[row, ring[R_SUM] + p]
-            moved += c * (f64[row, ring[R_SUM] + p] - origin)
+                origin = f64[row, rings[r, R_SUM] + p]
+            moved += c * (f64[row, rings[r, R_SUM] + p] - origin)
     for p in range(panes):
-        c = float(u32[row, ring[R_COUNT] + p])
+        c = float(u32[row, rings[r, R_COUNT] + p])
         if c > 0 and _held(head, p, panes, behind):
-            d = f64[row, ring[R_SUM] + p] - origin - moved / n
-            m2 += f32[row, ring[R_M2] + p] + c * d * d
-    out[1] = n * (origin + moved / n) if n > 0 else 0.0
-    out[2] = m2
+            d = f64[row, rings[r, R_SUM] + p] - origin - moved / n
+            m2 += f32[row, rings[r, R_M2] + p] + c * d * d
+    stats[r, 1] = n * (origin + moved / n) if n > 0 else 0.0
+    stats[r, 2] = m2
 
 
-@njit(cache=True)
-def _update_scalar(f64, row, s, decay_params, t, x, unit):
+@jit_inline
+def _update_scalar(f64, row, scalars, j, decays, t, x, unit):
     """Update last, first and exponentially weighted values of one aggregate."""
-    half_life, clip = decay_params[0], decay_params[1]
+    half_life, clip = decays[j, 0], decays[j, 1]
     newest = True
-    if s[S_LAST_TS] >= 0:
-        newest = t >= f64[row, s[S_LAST_TS]]
-        f64[row, s[S_LAST_TS]] = max(t, f64[row, s[S_LAST_TS]])
-    if s[S_FIRST_TS] >= 0 and (f64[row, s[S_FIRST_TS]] == 0.0 or t < f64[row, s[S_FIRST_TS]]):
-        f64[row, s[S_FIRST_TS]] = t
-    if s[S_LAST] >= 0 and newest:
-        f64[row, s[S_LAST]] = x if unit > 0 else (1.0 if x > 0 else 0.0)
-    if s[S_POSITIVE_TS] >= 0 and x > 0:
-        f64[row, s[S_POSITIVE_TS]] = max(t, f64[row, s[S_POSITIVE_TS]])
-    at = s[S_FIRST_POSITIVE_TS]
+    if scalars[j, S_LAST_TS] >= 0:
+        newest = t >= f64[row, scalars[j, S_LAST_TS]]
+        f64[row, scalars[j, S_LAST_TS]] = max(t, f64[row, scalars[j, S_LAST_TS]])
+    at = scalars[j, S_FIRST_TS]
+    if at >= 0 and (f64[row, at] == 0.0 or t < f64[row, at]):
+        f64[row, at] = t
+    if scalars[j, S_LAST] >= 0 and newest:
+        f64[row, scalars[j, S_LAST]] = x if unit > 0 else (1.0 if x > 0 else 0.0)
+    if scalars[j, S_POSITIVE_TS] >= 0 and x > 0:
+        f64[row, scalars[j, S_POSITIVE_TS]] = max(t, f64[row, scalars[j, S_POSITIVE_TS]])
+    at = scalars[j, S_FIRST_POSITIVE_TS]
     if at >= 0 and x > 0 and (f64[row, at] == 0.0 or t < f64[row, at]):
         f64[row, at] = t
-    at = s[S_EW]
+    at = scalars[j, S_EW]
     if at >= 0:  # weighted sum, weight, time of the newest value
         weight = f64[row, at + 1]
         if weight >= _MIN_CLIP_WEIGHT and clip > 0:
@@ -264,7 +270,7 @@ def _update_scalar(f64, row, s, decay_params, t, x, unit):
             f64[row, at + 1] += unit * decay
 
 
-@njit(cache=True)
+@jit_inline
 def _update_run(f64, row, at, event_ts, y, counts, x):
     """Fold one label, in the order in which labels become known, into the run of positives since the last negative.
 
@@ -287,7 +293,7 @@ def _update_run(f64, row, at, event_ts, y, counts, x):
         f64[row, at + RUN_LEAST] = x
 
 
-@njit(cache=True)
+@jit_inline
 def _run_feature(op, f64, row, at, t):
     """One feature of a label run; NaN where there is no run, or no negative."""
     size = f64[row, at + RUN_SIZE]
@@ -301,62 +307,64 @@ def _run_feature(op, f64, row, at, t):
     return f64[row, at + RUN_LEAST] if op == RUN_MIN else max(t - f64[row, at + RUN_FIRST], 0.0)
 
 
-@njit(cache=True)
-def _ring_feature(op, stats, x, counted, prior):
+@jit_inline
+def _ring_feature(op, stats, r, x, counted, priors):
     """One windowed feature from a ring's totals; NaN where it is not defined."""
-    n = stats[0]
+    n = stats[r, 0]
     if op == COUNT:
         return n
     if op == SUM:
-        return stats[1]
+        return stats[r, 1]
+    if op == DISTINCT:
+        return stats[r, 5]
     if op == SHARE:
-        return (stats[1] + prior[0] * prior[1]) / (n + prior[0]) if n + prior[0] > 0 else np.nan
+        return (stats[r, 1] + priors[r, 0] * priors[r, 1]) / (n + priors[r, 0]) if n + priors[r, 0] > 0 else np.nan
     if op == OVER_MEAN:
         n -= counted
-        own = (stats[1] - (x if counted > 0 else 0.0)) / n if n > 0 else np.nan
+        own = (stats[r, 1] - (x if counted > 0 else 0.0)) / n if n > 0 else np.nan
         return x / own if own != 0 else np.nan
     if n <= 0:
         return np.nan
     if op == MEAN:
-        return stats[1] / n
+        return stats[r, 1] / n
     if op == STD:
-        return np.sqrt(max(stats[2], 0.0) / n)
+        return np.sqrt(max(stats[r, 2], 0.0) / n)
     if op == MIN:
-        return stats[3]
-    return stats[4]
+        return stats[r, 3]
+    return stats[r, 4]
 
 
-@njit(cache=True)
-def _scalar_feature(op, f64, row, s, t, x):
+@jit_inline
+def _scalar_feature(op, f64, row, scalars, j, t, x):
     """One unwindowed feature, read before the row's own update; NaN where it is not defined."""
     if op >= RUN_COUNT:
-        return _run_feature(op, f64, row, s[S_RUN], t)
+        return _run_feature(op, f64, row, scalars[j, S_RUN], t)
     if op in (EWMEAN, OVER_EWMEAN):
-        weight = f64[row, s[S_EW] + 1]
-        mean = f64[row, s[S_EW]] / weight if weight > 0 else np.nan
+        weight = f64[row, scalars[j, S_EW] + 1]
+        mean = f64[row, scalars[j, S_EW]] / weight if weight > 0 else np.nan
         if op == EWMEAN:
             return mean
         return x / mean if mean != 0 else np.nan
     if op == LAST:
-        return f64[row, s[S_LAST]] if f64[row, s[S_LAST_TS]] != 0.0 else np.nan
+        return f64[row, scalars[j, S_LAST]] if f64[row, scalars[j, S_LAST_TS]] != 0.0 else np.nan
     if op == SINCE_LAST:
-        then = f64[row, s[S_LAST_TS]]
+        then = f64[row, scalars[j, S_LAST_TS]]
     elif op == SINCE_FIRST:
-        then = f64[row, s[S_FIRST_TS]]
+        then = f64[row, scalars[j, S_FIRST_TS]]
     elif op == SINCE_POSITIVE:
-        then = f64[row, s[S_POSITIVE_TS]]
+        then = f64[row, scalars[j, S_POSITIVE_TS]]
     else:
-        then = f64[row, s[S_FIRST_POSITIVE_TS]]
+        then = f64[row, scalars[j, S_FIRST_POSITIVE_TS]]
     return max(t - then, 0.0) if then != 0.0 else np.nan
 
 
-@njit(cache=True)
+@jit_inline
 def _takes(mask, feeds, values, i):
     """Whether row ``i`` feeds an aggregate: it is of the kind that feeds this pass, and its ``where`` holds."""
     return feeds and (mask < 0 or values[mask, i] > 0.0)
 
 
-@njit(cache=True)
+@jit_inline
 def _value(column, mode, values, y, i):
     """The value a row brings: the label's for a label row, 1 when the aggregate only counts."""
     if mode == LABEL:
@@ -364,7 +372,7 @@ def _value(column, mode, values, y, i):
     return values[column, i] if column >= 0 else 1.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def run_rows(
     f64,
     f32,
@@ -400,7 +408,7 @@ def run_rows(
     out : (n, C) float64, filled for EVENT and READ rows.
     """
     n_rings, n_scalars, n_features = rings.shape[0], scalars.shape[0], features.shape[0]
-    stats = np.zeros((n_rings, 5))
+    stats = np.zeros((n_rings, 6))
     counted = np.zeros(n_rings)
     index = np.zeros(n_rings)
     behind = np.zeros(n_rings, dtype=np.int64)
@@ -416,27 +424,23 @@ def run_rows(
         for r in range(n_rings):
             index[r] = np.floor(t / widths[r])
             if feeds:
-                _advance(f64, f32, u32, row, rings[r], index[r])
-            behind[r] = _behind(f64, row, rings[r], index[r])
+                _advance(f64, f32, u32, row, rings, r, index[r])
+            behind[r] = _behind(f64, row, rings, r, index[r])
             if reads and rings[r, R_BEFORE] == 1:
-                _totals(f64, f32, u32, row, rings[r], behind[r], stats[r])
+                _totals(f64, f32, u32, row, rings, r, behind[r], stats)
         if reads:
             for k in range(n_features):
-                op = features[k, F_OP]
+                op, j = features[k, F_OP], features[k, F_SOURCE]
                 if op >= LAST:
-                    s = scalars[features[k, F_SOURCE]]
-                    x = values[s[S_VALUE], i] if s[S_VALUE] >= 0 else 1.0
-                    out[i, features[k, F_OUT]] = _scalar_feature(op, f64, row, s, t, x)
-                elif op == DISTINCT and rings[features[k, F_SOURCE], R_BEFORE] == 1:
-                    r = features[k, F_SOURCE]
-                    out[i, features[k, F_OUT]] = _distinct(f64, u32, row, rings[r], behind[r])
+                    x = values[scalars[j, S_VALUE], i] if scalars[j, S_VALUE] >= 0 else 1.0
+                    out[i, features[k, F_OUT]] = _scalar_feature(op, f64, row, scalars, j, t, x)
         for r in range(n_rings):
             counted[r] = 0.0
             if _takes(rings[r, R_MASK], feeds, values, i):
                 x = _value(rings[r, R_VALUE], mode, values, y, i)
                 if x == x:
                     b = bits[rings[r, R_VALUE], i] if rings[r, R_VALUE] >= 0 else 0
-                    added = _add(f64, f32, u32, row, rings[r], index[r], x, b, unit[i])
+                    added = _add(f64, f32, u32, row, rings, r, index[r], x, b, unit[i])
                     counted[r] = added * (1.0 - rings[r, R_BEFORE])
         for j in range(n_scalars):
             if feeds and scalars[j, S_RUN] >= 0:  # a negative ends a run whatever ``where`` says of it
@@ -446,20 +450,14 @@ def run_rows(
             if _takes(scalars[j, S_MASK], feeds, values, i):
                 x = _value(scalars[j, S_VALUE], mode, values, y, i)
                 if x == x:
-                    _update_scalar(f64, row, scalars[j], decays[j], t, x, unit[i])
+                    _update_scalar(f64, row, scalars, j, decays, t, x, unit[i])
         if not reads:
             continue
         for r in range(n_rings):
             if rings[r, R_BEFORE] == 0:
-                _totals(f64, f32, u32, row, rings[r], behind[r], stats[r])
+                _totals(f64, f32, u32, row, rings, r, behind[r], stats)
         for k in range(n_features):
-            op = features[k, F_OP]
-            if op >= LAST:
-                continue
-            r = features[k, F_SOURCE]
-            if op == DISTINCT:
-                if rings[r, R_BEFORE] == 0:
-                    out[i, features[k, F_OUT]] = _distinct(f64, u32, row, rings[r], behind[r])
-                continue
-            x = values[rings[r, R_VALUE], i] if rings[r, R_VALUE] >= 0 else 1.0
-            out[i, features[k, F_OUT]] = _ring_feature(op, stats[r], x, counted[r], priors[r])
+            op, r = features[k, F_OP], features[k, F_SOURCE]
+            if op < LAST:
+                x = values[rings[r, R_VALUE], i] if rings[r, R_VALUE] >= 0 else 1.0
+                out[i, features[k, F_OUT]] = _ring_feature(op, stats, r, x, counted[r], priors)

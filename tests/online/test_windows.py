@@ -218,16 +218,16 @@ def test_windows_keep_the_differences_of_a_large_counter(start: float) -> None:
 
 
 def test_a_pane_counts_beyond_what_float32_holds() -> None:
-    p = build_plan((Entity(name="user", key="user_id", aggregates=(ALL_OPS,)),), {}).passes[0]
+    plan = build_plan((Entity(name="user", key="user_id", aggregates=(ALL_OPS,)),), {})
+    p = plan.passes[0]
     assert isinstance(p, WindowPass)
-    rows = np.zeros((1, 4096), dtype=np.uint8)
-    count = p.rings[0][kernel.R_COUNT]
-    rows.view(np.uint32)[0, count : count + p.rings[0][kernel.R_PANES]] = 2**24
-    ring, views = p.rings[0], (rows.view(np.float64), rows.view(np.float32), rows.view(np.uint32))
-    kernel._add(*views, 0, ring, 3, 1.0, 0, 1.0)
-    out = np.zeros(5)
-    kernel._totals(*views, 0, ring, 0, out)
-    assert out[0] == 2**24 * ring[kernel.R_PANES] + 1
+    store, row, ring = MemoryFeatureStore(), np.zeros((1, plan.layouts[0].row_bytes), dtype=np.uint8), p.rings[0]
+    engine = FeatureEngine(plan, store, inputs=("user.*",), indicators=False)
+    row.view(np.float64)[0, ring[kernel.R_HEAD]] = T0 // p.widths[0]
+    row.view(np.uint32)[0, ring[kernel.R_COUNT] : ring[kernel.R_COUNT] + ring[kernel.R_PANES]] = 2**24
+    store.save("user", ["a"], row, T0)
+    x = engine.process(batch_of([Row("a", T0, 1.0)])).x
+    assert x[0, engine.features.index("user.amount_count_1h")] == 2**24 * ring[kernel.R_PANES] + 1
 
 
 @pytest.mark.parametrize(
