@@ -73,13 +73,18 @@ def event_columns(model: type[WireModel], events: list[Any], ts: FloatVector, re
     request.check(model)
     read = _Reader(model, events, ts)
     return EventBatch(
-        event_id=[event.event_id for event in events],
+        event_id=bare([event.event_id for event in events]),
         ts=ts,
         type=[DEVICE_EVENT_TYPE] * len(events) if model is DeviceEvent else [event.type for event in events],
         entities={name: _ids(read(name), name in model.model_fields) for name in request.entities},
         numbers={name: ts if name == "ts" else _numbers(read(name)) for name in request.numbers},
         texts={name: _texts(read(name)) for name in request.texts},
     )
+
+
+def bare(ids: list[str]) -> list[str]:
+    """Ids without blanks around them, wherever they come from; one of blanks alone stays as it is."""
+    return [text.strip() or text for text in ids]
 
 
 class _Reader:
@@ -107,7 +112,7 @@ def _numbers(values: list[Any]) -> FloatVector:
 
 def _ids(values: list[Any], checked: bool) -> list[str | None]:
     """Identifiers; a property that is empty or longer than an id may be names no entity."""
-    texts = _texts(values)
+    texts = [v and (v.strip() or v) for v in _texts(values)]
     return texts if checked else [v if v is not None and 0 < len(v) <= ID_CHARS else None for v in texts]
 
 

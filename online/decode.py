@@ -13,7 +13,7 @@ import numpy as np
 
 from online.accept import Reject, accept_records, accept_rows
 from online.batch import EventBatch, IntVector, LabelBatch
-from online.columns import ColumnRequest, event_columns
+from online.columns import ColumnRequest, bare, event_columns
 from online.limits import DEFAULT_LIMITS, InputLimits
 from online.structs import UnknownFields
 from online.wire import DeviceEvent, Label, UserEvent, WireModel
@@ -123,8 +123,8 @@ def decode_labels(
     labels = accepted.structs
     batch = LabelBatch(
         label_id=[label.label_id or _made_id(label) for label in labels],
-        entity_id=[label.entity_id for label in labels],
-        event_id=[label.event_id for label in labels],
+        entity_id=bare([label.entity_id for label in labels]),
+        event_id=[label.event_id and (label.event_id.strip() or label.event_id) for label in labels],
         ts=accepted.ts,
         value=np.array([label.value for label in labels], np.bool_),
         weight=np.array([1.0 if label.weight is None else label.weight for label in labels], np.float64),

@@ -127,7 +127,7 @@ def scores_of_a_host(made: list[Row]) -> list[float]:
         for record in batch.records:
             made_of = orjson.loads(record.value)
             by_event[made_of["event_id"]] = float(made_of["score"])
-    return [by_event[row["id"]] for row in made]
+    return [by_event[row["id"].strip()] for row in made]
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +142,17 @@ def test_learning_changed_the_scores(table_scores: list[float]) -> None:
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 def test_any_table(tmp_path: Path, table_scores: list[float], kind: str) -> None:
     assert scores_of_a_table(tmp_path, rows(), kind) == table_scores
+
+
+@pytest.mark.parametrize("way", ["table", "dumps", "host"])
+def test_blanks_around_ids_make_no_other_entity(tmp_path: Path, table_scores: list[float], way: str) -> None:
+    padded = [row | {"id": f"{row['id']} ", "who": f" {row['who']}\u00a0" if i % 3 else row["who"]} | (
+        {"shop": f"{row['shop']}  "} if i % 2 else {}) for i, row in enumerate(rows())]  # fmt: skip
+    if way == "table":
+        found = scores_of_a_table(tmp_path, padded, "jsonl")
+    else:
+        found = scores_of_dumps(tmp_path, padded) if way == "dumps" else scores_of_a_host(padded)
+    assert found == table_scores
 
 
 def test_dumps_of_topics(tmp_path: Path, table_scores: list[float]) -> None:
