@@ -23,8 +23,8 @@ from online.errors import UNREADABLE
 from online.explain import explain, explain_row, finite
 from online.limits import DEFAULT_LIMITS, InputLimits
 from online.scan import find_suspects
-from online.structs import UnknownFields, decoders, list_of, struct_of, times_of
-from online.wire import FINITE_MAX, TS_MAX, TS_MIN, WireModel
+from online.structs import UnknownFields, decoders, ids_of, list_of, struct_of, times_of
+from online.wire import FINITE_MAX, MISSING_IDS, TS_MAX, TS_MIN, WireModel
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _FLOAT = frozenset({float})
@@ -78,7 +78,7 @@ def accept_records(
         for i in np.flatnonzero(suspects).tolist():
             if why.valid(i):  # the contract decides about a suspect, not the parser that it may have fooled
                 structs[i] = alone(i)
-    return _split(model, structs, why)
+    return _split(model, structs, why, ids_of(model))
 
 
 def accept_rows(
@@ -179,8 +179,8 @@ def _judge(decode: Callable[[], Any], again: Callable[[], Any], why: _Why, i: in
         return None
 
 
-def _split(model: type[WireModel], structs: list[Any], why: _Why) -> Accepted:
-    """Leave out what is rejected, and what msgspec could not check: the range of times given as text."""
+def _split(model: type[WireModel], structs: list[Any], why: _Why, known: Sequence[str] = ()) -> Accepted:
+    """Leave out what is rejected, and what msgspec could not check: times given as text, and ids ``known`` to be some."""
     kept = [i for i, struct in enumerate(structs) if struct is not None] if why.reasons else None
     if kept is not None:
         structs = [structs[i] for i in kept]
@@ -189,6 +189,10 @@ def _split(model: type[WireModel], structs: list[Any], why: _Why) -> Accepted:
     fits = in_range(ts)
     for other in others:
         fits &= in_range(other)
+    for name in known:
+        ids = list(map(attrgetter(name), structs))
+        if not MISSING_IDS.isdisjoint(ids):
+            fits &= np.array([each not in MISSING_IDS for each in ids], np.bool_)
     if not fits.all():
         for i in index[~fits].tolist():
             why.reject(i, f"ts: outside {TS_MIN:.0f} to {TS_MAX:.0f}")

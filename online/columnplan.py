@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from online.columns import ColumnRequest
+from online.errors import TaskError
 from online.features.expression import Expression
 from online.features.timecolumns import TIME_COLUMNS
 from online.task import TaskSpec
+from online.wire import DeviceEvent, UserEvent
 
 WIRE_IDS = ("user_id", "merchant_id", "device_id", "session_id")
 
@@ -25,19 +27,29 @@ def _sources(task: TaskSpec) -> Iterator[str]:
 
 
 def columns_of(task: TaskSpec) -> ColumnRequest:
-    """The columns to decode: entity keys, texts that expressions compare, and every other raw name as a number."""
+    """The columns to decode: entity keys, texts that expressions compare, and every other raw name as a number.
+
+    Raises ``TaskError`` where a wire field is of the other kind.
+    """
     numbers: dict[str, None] = dict.fromkeys(task.numbers)
     texts: dict[str, None] = {}
     for source in _sources(task):
         expression = Expression.parse(source)
         for name in sorted(expression.names):
+            if name == "type" and name not in expression.texts:
+                numbers[name] = None  # which the check refuses
             if "." in name or name in task.values or name in TIME_COLUMNS or name == "type":
                 continue
             (texts if name in expression.texts else numbers)[name] = None
     keys = {entity.key: None for entity in task.entities if entity.key != "*"}
     entities = keys | {name: None for name in texts if name in WIRE_IDS}
     plain = tuple(name for name in texts if name not in WIRE_IDS)
-    return ColumnRequest(entities=tuple(entities), numbers=tuple(numbers), texts=plain)
+    request = ColumnRequest(entities=tuple(entities), numbers=tuple(numbers), texts=plain)
+    try:
+        request.check(UserEvent if task.stream == "user-events" else DeviceEvent)
+    except TaskError as exc:
+        raise TaskError(f"task {task.name}: {exc}") from None
+    return request
 
 
 def union(requests: list[ColumnRequest]) -> ColumnRequest:

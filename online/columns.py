@@ -47,10 +47,10 @@ class ColumnRequest:
         """Raise ``TaskError`` where a name is a wire field of another kind."""
         for name in (*self.entities, *self.texts):
             if name in _NUMBER_FIELDS | _MAP_FIELDS | {"v"} and name in model.model_fields:
-                raise TaskError(f"{name!r} of {model.__name__} is not text; ask for it as a number or not at all")
+                raise TaskError(f"{name!r} is no text: no entity has it as its key, and it compares with numbers")
         for name in self.numbers:
             if name in model.model_fields and name not in _NUMBER_FIELDS:
-                raise TaskError(f"{name!r} of {model.__name__} is not a number; ask for it as an entity or a text")
+                raise TaskError(f"{name!r} is text, no number: write hash({name}), or {name} == '...'")
 
 
 def no_column(key: str, pattern: str, known: Sequence[str], texts: Collection[str] = ()) -> TaskError:

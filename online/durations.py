@@ -32,7 +32,7 @@ def format_duration(seconds: float) -> str:
     ('7d', '1h', '90s')
     """
     for unit in ("d", "h", "m"):
-        if seconds >= _UNITS[unit] and seconds % _UNITS[unit] == 0:
+        if abs(seconds) >= _UNITS[unit] and seconds % _UNITS[unit] == 0:
             return f"{seconds / _UNITS[unit]:.0f}{unit}"
     return f"{seconds:.15g}s"
 

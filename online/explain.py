@@ -17,16 +17,18 @@ from pydantic import ValidationError
 from online.foreign import other_name, recognise_bytes, recognise_value
 from online.judge import out_of_range
 from online.limits import DEFAULT_LIMITS, InputLimits
-from online.mistakes import Mistake, at, mistakes, name_of, shown
+from online.mistakes import Mistake, at, mistakes, name_of, number_in, shown
 from online.scan import MAX_NUMBER_CHARS
 from online.structs import UnknownFields, times_of
 from online.timewords import TIME, time_words
-from online.wire import FINITE_MAX, REASON_CHARS, WireModel
+from online.wire import FINITE_MAX, MISSING, REASON_CHARS, WireModel
 
 MAX_DEPTH = 32
 _SHOWN_ERRORS, _SHOWN_KEYS = 3, 8
 _UNREAD, _CONSTANTS = ("not UTF-8", "not JSON"), ("NaN", "Infinity", "-Infinity")
 _BOM = b"\xef\xbb\xbf"
+_BARE = re.compile(r'"([^"\\]+)"\s*:\s*([^\s"{}\[\]][^"{}\[\]]*?)(?=\s*(?:,\s*["}]|[}\]]|$))')
+"""A key, and what stands there without quotes."""
 
 
 def explain(
@@ -68,7 +70,7 @@ def explain_row(
         return f"a row is a dict of column to value, got {type(row).__name__}"
     try:
         record = model.model_validate(
-            {"v": 1, **finite(row)}, extra="forbid" if unknown_fields == "reject" else "ignore"
+            {"v": 1, **finite(row)}, extra="forbid" if unknown_fields == "reject" else "ignore", context={"row": True}
         )
     except ValidationError as error:
         return describe(model, error, row)[:REASON_CHARS]
@@ -139,17 +141,26 @@ def _field(model: type[WireModel], mistake: Mistake, document: Any) -> str:
         return f"{name}: {words.removeprefix('is ')}{other_name(name, document, model.model_fields)}"
     if name in times_of(model):
         words = time_words(given)
-    elif given is None and (len(mistake.path) > 1 or not model.model_fields[name].is_required()):
-        words += "; or leave it out"
+    elif given is None or (isinstance(given, str) and given.strip().lower() in MISSING):
+        if len(mistake.path) > 1 or not model.model_fields[name].is_required():
+            words += "; or leave it out"
+        elif name == "value":
+            words += "; send no label where it is not known"
     return f"{name}: {words}"
 
 
 def _not_json(error: json.JSONDecodeError, text: str) -> str:
-    if error.pos >= len(text.rstrip()):
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
         return f"not JSON: the text ends early, after {len(text):,} characters; it was cut off"
-    fault = error.msg[:1].lower() + error.msg[1:].removesuffix(" at")
-    here = shown(text[error.pos : error.pos + 20])
-    return f"not JSON: {fault} at character {error.pos}, where it says {here}"
+    here = f"at character {error.pos}, where it says {shown(text[error.pos : error.pos + 20])}"
+    if error.msg.startswith("Extra"):
+        return f"not JSON: the record goes on after its end {here}; send each event as a record of its own"
+    bare = next((m for m in _BARE.finditer(text) if m.start(2) <= error.pos <= m.end(2)), None)
+    if bare is not None:
+        number = number_in(bare[2])
+        right = "write null or leave it out; a text needs quotes" if number is None else f"write {float(number):.15g}"
+        return f"not JSON: {name_of(bare[1])} is {name_of(bare[2])}; {right}"
+    return f"not JSON: {error.msg[:1].lower()}{error.msg[1:].removesuffix(' at')} {here}"
 
 
 def _named(words: str, text: str) -> str:

@@ -24,7 +24,9 @@ TABLE: Final = "a table"
 _SEPARATED_FROM: Final = 100_000
 _LISTED: Final = 40
 _HUGE: Final = 1e18
-_BITS: Final = dict.fromkeys(("1", "1.0", "true"), ", here 1") | dict.fromkeys(("0", "0.0", "false"), ", here 0")
+_BITS: Final = dict.fromkeys(["1", "1.0", "true", "t", "yes", "y"], ", here 1") | dict.fromkeys(
+    ["0", "0.0", "false", "f", "no", "n"], ", here 0"
+)
 _DURATION: Final = re.compile(r"[\d.]+\s*[smhdw]")
 _PATTERNS: Final = {
     r"^[a-z][a-z0-9_]{0,47}$": "a name in lower-case letters, digits and _, a letter first, at most 48 of them",
@@ -243,20 +245,32 @@ class _Schema:
 def _number(node: dict[str, Any], given: Any) -> str:
     say = format_duration if isinstance(given, str) and _DURATION.fullmatch(given) else count_of
     low, over, high = node.get("minimum"), node.get("exclusiveMinimum"), node.get("maximum")
-    high = node.get("exclusiveMaximum", high)
+    below = node.get("exclusiveMaximum")
     name = "a whole number" if node["type"] == "integer" else "a number" if say is count_of else "a duration"
     if name == "a whole number" and low in (0, 1) and high == 1:
         return "the number 1" if low else "0 or 1" + _BITS.get(str(given).strip().lower(), "")
     if low is not None and high is not None:
         bounds = f" from {say(low)} to {say(high)}"
     else:
-        found = {"more than": over, "of at least": low, "at most": high}
+        found = {"more than": over, "of at least": low, "at most": high, "less than": below}
         bounds = " and".join(f" {words} {say(bound)}" for words, bound in found.items() if bound is not None)
     step = f", a multiple of {node['multipleOf']}" if "multipleOf" in node else ""
+    if 1 in (high, below) and (share := _percent(given)) is not None:
+        return f"{name}{bounds}, as {share:g} for {share:.0%}"
     bare = number_in(given) if isinstance(given, str) and say is count_of else None
     value = math.nan if bare is None else float(bare)
     fits = value >= (-math.inf if low is None else low) and value <= (math.inf if high is None else high)
+    fits = fits and (below is None or value < below)
     return name + bounds + step + (f" without quotes, as {bare}" if fits and (over is None or value > over) else "")
+
+
+def _percent(given: Any) -> float | None:
+    """The share that was given in percent."""
+    bare = number_in(given.removesuffix("%")) if isinstance(given, str) and given.endswith("%") else given
+    try:
+        return float(bare) / 100 if bare is not None and 1 < float(bare) <= 100 else None
+    except (TypeError, ValueError):
+        return None
 
 
 def number_in(text: str) -> str | None:

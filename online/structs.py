@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from online.errors import TaskError
 from online.limits import DEFAULT_LIMITS, InputLimits
-from online.wire import TS_MAX, TS_MIN, VERSION, Feature, Features, Id, Limited, Timestamp, WireModel
+from online.wire import TS_MAX, TS_MIN, VERSION, Feature, Features, Id, KnownId, Limited, Timestamp, WireModel
 
 UnknownFields: TypeAlias = Literal["ignore", "reject"]
 
@@ -113,6 +113,18 @@ def times_of(model: type[WireModel]) -> tuple[str, ...]:
     """
     hints = get_type_hints(model, include_extras=True)
     return tuple(name for name in model.model_fields if hints[name] == Timestamp)
+
+
+@cache
+def ids_of(model: type[WireModel]) -> tuple[str, ...]:
+    """The fields of ``model`` that are ids which cannot be missing.
+
+    >>> from online.wire import UserEvent
+    >>> ids_of(UserEvent)
+    ('event_id', 'user_id')
+    """
+    hints = get_type_hints(model, include_extras=True)
+    return tuple(name for name in model.model_fields if hints[name] == KnownId)
 
 
 def list_of(struct: type[Any]) -> Any:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from online.decisions import AlertPolicy, BudgetThreshold, ReasonPolicy, ThresholdPolicy
 from online.drift import DriftPolicy
-from online.durations import Seconds, format_duration
+from online.durations import Seconds, format_duration, parse_duration
 from online.errors import TaskError
 from online.features.spec import Entity, Formula, Name
 from online.frozen import Frozen
@@ -21,7 +21,7 @@ from online.labels import JoinPolicy, SilencePolicy
 from online.learners import LearnerSpec
 from online.mistakes import did_you_mean, mistakes, sentence, told
 from online.toml_text import parse_toml
-from online.wire import FEATURE_MAX, NEGATIVE_RATE_MIN
+from online.wire import FEATURE_MAX, NEGATIVE_RATE_MIN, Word
 
 STREAM_KEYS: dict[str, str] = {"user-events": "user_id", "device-events": "device_id"}
 """The wire column that each stream of events is partitioned by."""
@@ -149,11 +149,11 @@ class TaskSpec(Frozen):
     name: Name
     description: str = ""
     stream: Literal["user-events", "device-events"] = "user-events"
-    types: tuple[str, ...] = ()
+    types: tuple[Word, ...] = ()
     """Event types the task sees; empty for all."""
     entity: Name
     """The entity that scores and alerts are about."""
-    utc_offset: Seconds = 0.0
+    utc_offset: Seconds = Field(default=0.0, ge=-50_400.0, le=50_400.0)
     numbers: tuple[str, ...] = ()
     """Numeric raw columns the model may see as inputs (others are found in expressions)."""
     ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
@@ -182,6 +182,11 @@ class TaskSpec(Frozen):
     full: FullSpec | None = None
     """The model that is trained in the background and served beside the online one; none without ``[full]``."""
     source: SourceSpec | None = None
+
+    @field_validator("utc_offset", mode="before")
+    @classmethod
+    def _signed(cls, value: object) -> object:
+        return -parse_duration(value[1:]) if isinstance(value, str) and value.startswith("-") else value
 
     @field_validator("missing", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
 from online.limits import WEIGHT_MAX
 
@@ -36,6 +36,11 @@ ID_CHARS, WORD_CHARS, TEXT_CHARS, REASON_CHARS = 64, 32, 256, 2_000
 MADE_ID_CHARS = 256
 PROPERTIES_MAX, METRICS_MAX, FEATURES_MAX, VALUES_MAX = 64, 256, 1_024, 1_024
 QUARANTINE_MAX = 20_000
+
+MISSING = frozenset(["", "null", "none", "nil", "nan", "na", "n/a", "#n/a", "(null)", "<null>", "undefined"])
+"""Words for what is missing, in lower case and without blanks."""
+MISSING_IDS = frozenset(f(word) for word in MISSING for f in (str, str.upper, str.capitalize)) | {" ", "NaN"}
+"""No ids, or all who have none would be one entity, and all their events one event."""
 
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 """No control characters (C0, DEL, C1): ids end up in logs, terminals and store keys."""
@@ -74,6 +79,16 @@ Id = Annotated[
     Field(min_length=1, max_length=ID_CHARS, pattern=PRINTABLE),
     Meta(min_length=1, max_length=ID_CHARS),
 ]
+
+
+def _known(value: str, info: ValidationInfo) -> str:
+    if value in MISSING_IDS and info.context is None:
+        raise ValueError(f"got {value!r}, a word for a missing id; give the id, or send no record")
+    return value
+
+
+KnownId = Annotated[Id, AfterValidator(_known)]
+"""An id that cannot be missing. Of a row of a table, validated with a context, the reader of the table decides that."""
 MadeId = Annotated[
     str,
     Field(min_length=1, max_length=MADE_ID_CHARS, pattern=PRINTABLE),
@@ -135,9 +150,9 @@ class UserEvent(WireModel):
     """Something a user did. Topic ``user-events``, key ``user_id``."""
 
     v: Version
-    event_id: Id
+    event_id: KnownId
     type: Word
-    user_id: Id
+    user_id: KnownId
     ts: Timestamp
     amount: Amount | None = None
     merchant_id: Id | None = None
@@ -152,8 +167,8 @@ class DeviceEvent(WireModel):
     """A device's readings. Topic ``device-events``, key ``device_id``; a null metric is a missing reading."""
 
     v: Version
-    event_id: Id
-    device_id: Id
+    event_id: KnownId
+    device_id: KnownId
     ts: Timestamp
     metrics: Metrics
     status: Word | None = None
@@ -170,7 +185,7 @@ class Label(WireModel):
     v: Version
     label_id: MadeId | None = None
     task: Id
-    entity_id: Id
+    entity_id: KnownId
     event_id: MadeId | None = None
     ts: Timestamp
     value: Bit

@@ -18,7 +18,8 @@ import numpy as np
 
 from online.batch import FloatVector
 from online.errors import TaskError
-from online.mistakes import did_you_mean
+from online.mistakes import did_you_mean, shown
+from online.wire import FEATURE_MAX
 
 Text = Sequence[str | None]
 Column = FloatVector | Text
@@ -77,6 +78,16 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., FloatVector]]] = {
 }
 
 
+_REMEDIES = (
+    (r"(?<![=!<>])=(?!=)", "compare by =="),
+    (r"&&|\|\||!(?!=)", "write and, or, not"),
+    (r"(?i)\b(if|case)\b", "write where(amount > 2, 1, 0)"),
+    (r"^\w+( \w+)+$", "map a column whose name has blanks in [source.columns], as amount = 'Amount EUR'"),
+    ("", 'write it as "log1p(amount) > 2"'),
+)
+"""What a source that is no expression may hold, and how to write that."""
+
+
 @dataclass(frozen=True)
 class Expression:
     """A checked expression.
@@ -100,11 +111,8 @@ class Expression:
         try:
             tree = ast.parse(source, mode="eval")
         except SyntaxError as exc:
-            where, remedy = f"column {exc.offset}" if exc.offset else "its end", 'write it as "log1p(amount) > 2"'
-            if re.search(r"(?<![=!<>])=(?!=)", source):
-                remedy = "compare by =="
-            elif re.fullmatch(r"\w+( \w+)+", source):
-                remedy = "map a column whose name has blanks in [source.columns], as amount = 'Amount EUR'"
+            where = f"column {exc.offset}" if exc.offset else "its end"
+            remedy = next(words for pattern, words in _REMEDIES if re.search(pattern, source))
             raise TaskError(f"expression {source!r}: {exc.msg} at {where}; {remedy}") from exc
         compiler = _Compiler(source)
         evaluate = compiler.compile(tree.body)
@@ -143,7 +151,7 @@ class _Compiler:
             self.names.add(name)
             return lambda columns: _numeric(columns[name], name, self.source)
         match node:
-            case ast.Constant(value=bool() | int() | float() as value):
+            case ast.Constant(value=bool() | int() | float() as value) if abs(value) <= FEATURE_MAX:
                 constant = np.float64(value)
                 return lambda _columns: constant  # type: ignore[return-value]  # a 0-d value broadcasts
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
@@ -166,8 +174,8 @@ class _Compiler:
             case ast.Call(func=ast.Name(id=function), args=args, keywords=[]):
                 return self._call(function, args)
         raise TaskError(
-            f"expression {self.source!r}: {ast.unparse(node)!r} is not allowed; use numbers, names, + - * / // % **, "
-            f"comparisons, and/or/not, hash and {', '.join(sorted(_FUNCTIONS))}"
+            f"expression {shown(self.source)}: {shown(ast.unparse(node))} is not allowed; use numbers, names, "
+            f"+ - * / // % **, comparisons, and/or/not, hash and {', '.join(sorted(_FUNCTIONS))}"
         )
 
     def _binary(self, op: Callable[[FloatVector, FloatVector], FloatVector], a: ast.expr, b: ast.expr) -> _Eval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -129,6 +130,8 @@ def _check_types(spec: LearnerSpec) -> None:
             raise ValueError(
                 f"learner {spec.kind!r}: {name} = {shown(value)}; give {' or '.join(_TYPE_WORDS[t] for t in wanted)}"
             )
+        if isinstance(value, float | int) and name != "intercept" and not 0 <= value < math.inf:
+            raise ValueError(f"learner {spec.kind!r}: {name} = {shown(value)}; give a number of at least 0")
 
 
 def _class_of(kind: str) -> Callable[..., Learner]:

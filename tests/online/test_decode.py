@@ -55,7 +55,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "truncated": (GOOD[:-1], "not JSON"),
     "null": (b"null", "record: null, not a JSON object; send an object with v, event_id"),
     "array": (b"[" + GOOD + b"]", "record: a JSON array of 1 items; send each"),
-    "two records": (GOOD + b"," + GOOD, "not JSON: extra data at character"),
+    "two records": (GOOD + b"," + GOOD, "the record goes on after its end"),
     "NaN": (with_raw("amount", b"NaN"), "NaN is not JSON"),
     "-Infinity": (with_raw("amount", b"-Infinity"), "-Infinity is not JSON"),
     "NaN in an unknown field": (with_raw("zz", b"NaN"), "NaN is not JSON"),
@@ -87,6 +87,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "version as bool": (encoded(v=True), "v: got true; give the number 1"),
     "no version": (GOOD.replace(b'"v": 1, ', b""), "v: missing; give the number 1"),
     "no id": (GOOD.replace(b'"event_id": "e1", ', b""), "event_id: missing; give a text"),
+    "an id that says null": (encoded(user_id="null"), "user_id: got 'null', a word for a missing id"),
+    "an event id that says NaN": (encoded(event_id="NaN"), "event_id: got 'NaN', a word for a missing id"),
     "repeated key": (GOOD[:-1] + b',"ts":1}', "the key ts is given more than once"),
     "repeated key after a map": (encoded(properties={"a": 1})[:-1] + b',"ts":1}', "the key ts is given more than once"),
     "repeated key, escaped": (GOOD[:-1] + b',"\\u0074s":1.7e9}', "the key ts is given more than once"),
@@ -349,9 +351,9 @@ def test_a_device_column_is_a_metric_before_a_property() -> None:
 
 
 def test_a_column_of_the_wrong_kind_is_an_error_in_the_task() -> None:
-    with pytest.raises(TaskError, match="'channel' of UserEvent is not a number"):
+    with pytest.raises(TaskError, match="'channel' is text, no number"):
         decode_user_events([], ColumnRequest(numbers=("channel",)))
-    with pytest.raises(TaskError, match="'amount' of UserEvent is not text"):
+    with pytest.raises(TaskError, match="'amount' is no text"):
         decode_user_events([], ColumnRequest(texts=("amount",)))
 
 
