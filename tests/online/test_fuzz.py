@@ -105,8 +105,8 @@ def test_every_mutated_record_is_decoded_or_rejected_with_a_reason(
         for i, event_id, ts in zip(
             decoded.index.tolist(), decoded.batch.event_id, decoded.batch.ts.tolist(), strict=True
         ):
-            contract = model.model_validate_json(raw[i])
-            assert (event_id, ts) == (getattr(contract, "event_id"), getattr(contract, "ts"))  # noqa: B009
+            contract: Any = model.model_validate_json(raw[i])
+            assert (event_id, ts) == (contract.event_id.strip() or contract.event_id, contract.ts)
         verdicts = [explain(model, record, unknown_fields) is None for record in raw]
         assert [i for i, valid in enumerate(verdicts) if valid] == decoded.index.tolist(), "the two definitions differ"
         accepted += len(decoded.index)
