@@ -180,7 +180,7 @@ def _judge(decode: Callable[[], Any], again: Callable[[], Any], why: _Why, i: in
 
 
 def _split(model: type[WireModel], structs: list[Any], why: _Why, known: Sequence[str] = ()) -> Accepted:
-    """Leave out what is rejected, and what msgspec could not check: times given as text, and ids that have to be known."""
+    """Leave out what is rejected, and what msgspec could not check: times given as text, ids that must be known."""
     kept = [i for i, struct in enumerate(structs) if struct is not None] if why.reasons else None
     if kept is not None:
         structs = [structs[i] for i in kept]
