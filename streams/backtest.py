@@ -127,10 +127,14 @@ def run_backtest(
     kind = WireSource if task.source is None else FileSource
     source = kind(task, pipeline.columns, paths)
     given = LabelInput(task, labels, label_delay_s)
-    result = BacktestResult(task, pipeline, sizes=source.sizes, decisions=_left_out(task))
+    result = BacktestResult(task, pipeline, sizes=source.sizes)
     if isinstance(source, FileSource):
-        result.decisions = [*source.decisions, *result.decisions]
-
+        result.decisions += source.decisions
+    if task.full is not None:
+        result.decisions.append(
+            "[full]: the full model is not trained in a backtest; scores are those of the online model alone "
+            "(`weir demo` and `weir trainer` train it)"
+        )
     if started is not None:
         started(result.decisions)
     watch = RunWatch(task, pipeline.columns)
@@ -222,16 +226,6 @@ def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
     if result.repeats:
         what = f"{result.repeats:,} rows repeat an event_id and were dropped, as live"
         yield Note("repeats", what, "remove the overlap; where rows share an id on purpose, leave `event_id` out")
-
-
-def _left_out(task: TaskSpec) -> list[str]:
-    """What a live worker does for this task and a backtest does not."""
-    if task.full is None:
-        return []
-    return [
-        "[full]: the full model is not trained in a backtest; scores are those of the online model alone "
-        "(`weir demo` and `weir trainer` train it)"
-    ]
 
 
 def _note(out: StepOutput, result: BacktestResult, writer: ScoreFile | None) -> None:

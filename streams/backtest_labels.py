@@ -19,7 +19,6 @@ from online.task import SourceSpec, TaskSpec
 from streams.errors import UsageError
 from streams.notes import DAY_S, Kind, Note, RunWatch
 from streams.sources import SourceBatch
-from streams.tables import place
 from streams.wirefiles import read_labels
 
 _CUTS_A_DELAY = 8
@@ -97,12 +96,9 @@ class LabelInput:
         self._told: list[str | None] = []
         """The events that labels of files name."""
         if paths:
-            known = read_labels(self.task.name, paths, self.delay_s)
-            self.held.add(known.known_at, known.labels)
-            self._told, self._given = known.labels.event_id, len(known.labels)
-            if bad := known.rejects:
-                first = f"{place(known.sizes, bad[0].index)}: {bad[0].reason}"
-                self._refused = f"{len(bad):,} lines of labels were refused; the first: {first}"
+            known, self._refused = read_labels(self.task.name, paths)
+            self.held.add(known.ts + self.delay_s, known)
+            self._told, self._given = known.event_id, len(known)
         self._unscored = set(self._told)
 
     def read(self, rows: SourceBatch) -> None:

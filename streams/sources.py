@@ -221,28 +221,22 @@ class FileSource:
     def _refused(self, reject: Reject, row: int) -> Reject:
         """The same with the row of the input, and with the value as it stands in the file."""
         name, reason = reject.reason.partition(":")[0], reject.reason
-        if name == "ts" and self.spec.time is not None:
-            value = self._table.column(self.spec.time)[row].as_py()
-            what = f"{str(value)!r} in column {self.spec.time!r}"
-            if not np.isnan(self._ts[row]):
-                reason = f"{reject.reason} ({what})"
-                if self._ts[row] < _YEAR_2000:
-                    day = np.datetime64(int(max(self._ts[row], -6e10)), "s").astype("datetime64[D]")
-                    reason = (
-                        f"ts: {what} is read as {day}: times before 2000-01-01 are not taken, for clocks that are not"
-                    )
-                    reason += " set write them; if it is in another unit or format, set time_format in [source]"
-            elif value is None or str(value).strip().lower() in {"", *self._missing}:
-                reason = f"ts: missing ({what})"
-            else:
+        column = {**self.spec.columns, "ts": self.spec.time, "event_id": self.spec.event_id}.get(name)
+        if column is not None:
+            value = self._table.column(column)[row].as_py()
+            what = f"{value if value is None else str(value)!r} in column {column!r}"
+            reason = f"{reason} ({what})"
+            if value is None or str(value).strip().lower() in {"", *self._missing}:
+                reason = f"{name}: missing ({what})"
+            elif name == "ts" and np.isnan(self._ts[row]):
                 reason = (
-                    f"ts: {what} is no time; give ISO 8601 or epoch seconds, or set time_format (and time_zone) "
-                    "in [source]"
+                    f"ts: {what} is no time; give ISO 8601 or epoch seconds, or set time_format (and time_zone) in "
                 )
-        column = self.spec.event_id if name == "event_id" else self.spec.columns.get(name)
-        cells = self._event_id if name == "event_id" else getattr(self._cells.get(name), "values", None)
-        if column is not None and cells is not None and not cells[row].is_valid and self._is_text(name):
-            reason = f"{name}: missing ({self._table.column(column)[row].as_py()!r} in column {column!r})"
+                reason += "[source]"
+            elif name == "ts" and self._ts[row] < _YEAR_2000:
+                day = np.datetime64(int(max(self._ts[row], -6e10)), "s").astype("datetime64[D]")
+                reason = f"ts: {what} is read as {day}: times before 2000-01-01 are not taken, for clocks that are not "
+                reason += "set write them; if it is in another unit or format, set time_format in [source]"
         return replace(reject, index=self._files.number(row), reason=reason)
 
     def _rows(self, order: IntVector) -> list[dict[str, Any]]:

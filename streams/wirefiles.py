@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from online.batch import FloatVector, LabelBatch
+from online.batch import LabelBatch
 from online.columns import ColumnRequest
-from online.decode import Reject, decode_device_events, decode_labels, decode_user_events
+from online.decode import decode_device_events, decode_labels, decode_user_events
 from online.task import TaskSpec
 from streams.errors import UsageError
 from streams.sources import SourceBatch
@@ -50,32 +49,20 @@ class WireSource:
             yield whole.slice(at, None if at + size >= n else at + size)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownLabels:
-    """Labels of one task in the order in which they became known."""
-
-    labels: LabelBatch
-    known_at: FloatVector
-    """``(n,)`` epoch seconds, ascending."""
-    rejects: list[Reject]
-    sizes: list[tuple[Path, int]]
-    """The lines of each file."""
-
-
-def read_labels(task: str, paths: Sequence[Path], delay_s: float) -> KnownLabels:
-    """The labels of ``task`` in wire-format dumps, each known ``delay_s`` after the time it speaks of."""
+def read_labels(task: str, paths: Sequence[Path]) -> tuple[LabelBatch, str]:
+    """The labels of ``task`` in wire-format dumps, by the time they speak of, and what was refused ("" for nothing)."""
     lines, sizes = _lines(paths, "labels")
     decoded = decode_labels(lines)
     mine = np.flatnonzero(np.array([t == task for t in decoded.tasks], dtype=np.bool_))
+    bad = decoded.rejects
+    first = f"{place(sizes, bad[0].index)}: {bad[0].reason}" if bad else ""
     if len(mine) == 0:
         others = ", ".join(sorted(set(decoded.tasks))) or "none"
         why = f"no label of task {task!r}; there are labels of: {others}" if lines else "no line in it"
-        if bad := decoded.rejects:
-            why += f", and {len(bad):,} lines were refused; the first, {place(sizes, bad[0].index)}: {bad[0].reason}"
+        why += f", and {len(bad):,} lines were refused; the first, {first}" if bad else ""
         raise UsageError(f"{', '.join(map(str, paths))}: {why}")
-    order = mine[np.argsort(decoded.batch.ts[mine], kind="stable")]
-    labels = decoded.batch.take(order)
-    return KnownLabels(labels, labels.ts + delay_s, decoded.rejects, sizes)
+    refused = f"{len(bad):,} lines of labels were refused; the first: {first}" if bad else ""
+    return decoded.batch.take(mine[np.argsort(decoded.batch.ts[mine], kind="stable")]), refused
 
 
 def _lines(

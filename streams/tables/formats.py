@@ -81,14 +81,11 @@ def read_files(
         with readable(path):
             parts.append(_read(path, wanted))
     kinds: dict[str, set[pa.DataType]] = {}
-    for part in parts:
-        for column in part.table.schema:
-            if not pa.types.is_null(column.type):
-                kinds.setdefault(column.name, set()).add(column.type)
-    _check_columns(parts, wanted, kinds)
-    # Files that disagree about a column, such as a CSV beside a Parquet file, meet as text.
-    mixed = {name for name, types in kinds.items() if len(types) > 1 and not _meet(types, name in texts)}
-    tables = [_mixed(part, mixed) for part in parts]
+    for column in (column for part in parts for column in part.table.schema):
+        kinds.setdefault(column.name, set()).update({column.type} - {pa.null()})
+    _check_columns(parts, sorted(wanted.columns), kinds)
+    # Files that disagree about a column, such as a CSV beside a Parquet file, meet as text: it keeps every digit.
+    tables = [_mixed(part, {name for name, types in kinds.items() if len(types) > 1}) for part in parts]
     whole = FileTable(pa.concat_tables(tables, promote_options="permissive"), [])
     start = 0
     for part in parts:
@@ -153,23 +150,15 @@ def _check_doubled(path: Path, there: Sequence[str], wanted: Collection[str]) ->
             raise UsageError(f"{path}: {n} columns are named {name!r}, and [source] uses it; rename all but one")
 
 
-def _check_columns(parts: Sequence[FileTable], wanted: _Wanted, kinds: Collection[str]) -> None:
+def _check_columns(parts: Sequence[FileTable], wanted: Sequence[str], known: Collection[str]) -> None:
     """Every wanted column is in a file; that a file lacks one that others have is told."""
+    if gone := [name for name in wanted if name not in known]:
+        files, there = ", ".join(p.files for p in parts), ", ".join(parts[0].there) or "none"
+        why = f"no column {', '.join(gone)}; there are: {there}. Correct [source] in the task file"
+        raise UsageError(f"{files}: {why}")
     for part in parts:
-        lacks = sorted(set(wanted.columns) - set(part.table.column_names))
-        gone = [name for name in lacks if name not in kinds and not any(name in p.table.column_names for p in parts)]
-        if gone:
-            files, there = ", ".join(p.files for p in parts), ", ".join(part.there) or "none"
-            why = f"no column {', '.join(gone)}; there are: {there}. Correct [source] in the task file"
-            raise UsageError(f"{files}: {why}")
-        if lacks:
+        if lacks := [name for name in wanted if name not in part.table.column_names]:
             part.decisions.append(f"{part.files}: no column {', '.join(lacks)}; missing in its rows")
-
-
-def _meet(types: Collection[pa.DataType], text: bool) -> bool:
-    """Whether Arrow finds one type for all without losing digits."""
-    whole = all(map(pa.types.is_integer, types))
-    return whole or (not text and all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in types))
 
 
 def _mixed(part: FileTable, names: Collection[str]) -> pa.Table:

@@ -110,12 +110,10 @@ def _counted(distinct: Sequence[str], counts: IntVector) -> str:
 
 def _told(distinct: Sequence[str], counts: IntVector, meaning: IntVector) -> str:
     """The words found, with counts."""
-    parts = []
-    for value, name in ((1, "true"), (0, "false")):
-        mine = [i for i in range(len(distinct)) if meaning[i] == value]
-        shown = ", ".join(repr(distinct[i]) for i in mine[:5]) + (", ..." if len(mine) > 5 else "")
-        parts.append(f"{int(sum(counts[i] for i in mine)):,} {name}" + (f" ({shown})" if mine else ""))
-    none = int(sum(counts[i] for i in np.flatnonzero(meaning == -1)))
-    words = ", ".join(repr(distinct[i]) for i in np.flatnonzero(meaning[:-1] == -1)[:5] if distinct[i].strip())
-    parts += [f"{none:,} not known" + (f" ({words})" if words else "")] if none else []
+    parts, words = [], [*distinct, ""]
+    for value, name in ((1, "true"), (0, "false"), (-1, "not known")):
+        mine = np.flatnonzero(meaning == value)
+        shown = ", ".join([repr(words[i]) for i in mine if words[i].strip()][:5])
+        if (total := int(counts[mine].sum())) or value >= 0:
+            parts.append(f"{total:,} {name}" + (f" ({shown})" if shown else ""))
     return "label: " + ", ".join(parts)

@@ -23,6 +23,13 @@ _NUMBER = re.compile(
     r"(?P<body>\d[\d.,' _]*(?<![ _'])|[.,]\d+)(?P<power>[eE][-+]?\d+)?\s*"
     r"(?P<after>°?[^\W\d_][^\W\d_.²³/]{0,7}[.²³]?(?:/[^\W\d_]{1,4})?|[^\w\s.,()+-])?(?P<sign3>-)?\)?"
 )
+_DECIMAL = {
+    mark: re.compile(
+        rf".*\{other}.*\{mark}\d*|(?:0?|\d{{4,}})\{mark}\d+|\d+\{mark}(?:\d{{0,2}}|\d{{4,}})|\d+(?:\{other}\d+){{2,}}"
+    )
+    for mark, other in (".,", ",.")
+}
+"""By mark, numbers in which it can only stand before the fraction."""
 _SPACES = str.maketrans(dict.fromkeys("\xa0\u2007\u2009\u202f", " ") | {"\u2212": "-", "\u2019": "'"})
 
 
@@ -145,21 +152,11 @@ def _decimal_mark(
     if style.decimal_mark != "auto":
         return style.decimal_mark
     sure: dict[str, str] = {}
-    doubtful = {".": "", ",": ""}
+    doubtful: dict[str, str] = {}
     for text, part in zip(distinct, parts, strict=True):
-        if part is None:
-            continue
-        marks = [c for c in part.body if c in ".,"]
-        if not marks:
-            continue
-        mark = marks[-1]
-        before, _, after = part.body.rpartition(mark)
-        if len(set(marks)) == 2 or (len(marks) == 1 and (len(after) != 3 or len(before) > 3 or before in ("", "0"))):
-            sure.setdefault(mark, text)
-        elif len(marks) > 1:
-            sure.setdefault("," if mark == "." else ".", text)
-        else:
-            doubtful[mark] = doubtful[mark] or text
+        if part is not None and (first := next((c for c in part.body if c in ".,"), "")):
+            mark = next((mark for mark, told in _DECIMAL.items() if told.fullmatch(part.body)), "")
+            (sure if mark else doubtful).setdefault(mark or first, text)
     if len(sure) == 2:
         one, other = sure["."], sure[","]
         raise cells.refuse(
@@ -172,11 +169,11 @@ def _decimal_mark(
         if mark == ",":
             cells.say(f"',' is the decimal mark, as in {sure[mark]!r}")
         return mark
-    shown, mark = (doubtful[","], ",") if doubtful[","] else (doubtful["."] if style.comma_first else "", ".")
-    if shown:
+    mark = "," if "," in doubtful else "."
+    if doubtful and (mark == "," or style.comma_first):
         role = "the decimal mark" if mark == "," and style.comma_first else "between thousands"
-        cells.say(f"{mark!r} in {shown!r} is taken to be {role}; decimal_mark in [source] can say")
-    return "," if shown and style.comma_first else "."
+        cells.say(f"{mark!r} in {doubtful[mark]!r} is taken to be {role}; decimal_mark in [source] can say")
+    return "," if doubtful and style.comma_first else "."
 
 
 def _check_unit(distinct: list[str], parts: list[_Parts | None], row_of: Callable[[str], int], cells: Cells) -> None:

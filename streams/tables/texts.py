@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -58,11 +57,7 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         column = pa.chunked_array([column])
     kind = column.type
     if isinstance(kind, pa.UuidType):
-        texts = [
-            None if v is None else str(v if isinstance(v, uuid.UUID) else uuid.UUID(bytes=v))
-            for v in column.to_pylist()
-        ]
-        return pa.chunked_array([pa.array(texts, pa.string())])
+        return pa.chunked_array([pa.array([v and str(v) for v in column.to_pylist()], pa.string())])
     if isinstance(kind, pa.BaseExtensionType):
         return plain(pa.chunked_array([c.storage for c in column.chunks], kind.storage_type))
     if pa.types.is_dictionary(kind):

@@ -174,7 +174,7 @@ def test_a_row_of_several_files_is_named_by_its_file(tmp_path: Path) -> None:
 def test_labels_of_another_task_only_is_an_error_that_names_them(tmp_path: Path) -> None:
     _, labels = dump(tmp_path, rows(5))
     with pytest.raises(UsageError, match="there are labels of: fraud"):
-        read_labels("churn", [labels], 0.0)
+        read_labels("churn", [labels])
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd", "utf-16", "utf-8-sig"])
@@ -208,4 +208,4 @@ def test_label_files_that_are_none_are_errors_of_one_line(
     else:
         path.write_bytes(content)
     with pytest.raises(UsageError, match=message):
-        read_labels("fraud", [path], 0.0)
+        read_labels("fraud", [path])
