@@ -59,11 +59,6 @@ class BacktestResult:
         """A row that was refused, by its number, and by its file where there are several."""
         return f"{place(self.sizes, reject.index)}: {reject.reason}"
 
-    @property
-    def no_readings(self) -> dict[str, int]:
-        """By column, how many values were taken as missing: out of its range, or standing for "no reading"."""
-        return dict(self.pipeline.engine.readings.taken)
-
     def report(self) -> dict[str, Any]:
         """Everything a reader of the run may want, JSON-ready."""
         p = self.pipeline
@@ -80,7 +75,7 @@ class BacktestResult:
                 {"row": r.index + 1, "where": place(self.sizes, r.index), "reason": r.reason} for r in self.rejects
             ],
             "repeats": self.repeats,
-            "no_readings": self.no_readings,
+            "no_readings": dict(p.engine.readings.taken),
             "decisions": self.decisions,
             "notes": [asdict(note) for note in self.notes],
             "model_version": p.model.version,
@@ -219,7 +214,7 @@ def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
         fields, first = ", ".join(f"{n:,} x {name}" for name, n in refused.most_common(4)), result.rejects[0]
         what = f"{result.rejected:,} rows were refused ({fields}); the first: {result.told(first)}"
         yield Note("rows refused", what, f"correct {_rows_or_mapping(result.task)}")
-    odd = {name: n for name, n in result.no_readings.items() if name not in result.task.ranges}
+    odd = {name: n for name, n in result.pipeline.engine.readings.taken.items() if name not in result.task.ranges}
     if odd and not result.task.missing:  # where the task declares them they are not odd
         what = f"{', '.join(f'{name}: {n:,}' for name, n in odd.items())} numbers that no sensor reads, such as 3.4e38"
         yield Note("no readings", f"{what}, were taken as missing", "if so, say it: missing = [3.4e38] in the task")

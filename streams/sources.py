@@ -25,9 +25,7 @@ from streams.tables import (
     MISSING,
     MISSING_TEXTS,
     Cells,
-    LabelWords,
     NumberColumn,
-    NumberStyle,
     read_files,
     read_ids,
     read_labels,
@@ -89,7 +87,6 @@ class FileSource:
         self.spec = s = task.source if task.source is not None else SourceSpec()
         self._columns = columns
         self._model: type[WireModel] = DeviceEvent if task.stream == "device-events" else UserEvent
-        self._bag = "metrics" if self._model is DeviceEvent else "properties"
         self._words = {*columns.texts, *columns.entities}
         texts = {c for name, c in s.columns.items() if self._is_text(name)} | ({s.event_id} if s.event_id else set())
         others = {c for c in (s.time, s.label) if c is not None}
@@ -131,10 +128,11 @@ class FileSource:
         """A column in its role: text, number, or what it is where no feature asks for it."""
         if self._is_text(name):
             return NumberColumn(self._ids(name, column))
-        style = NumberStyle(self.spec.decimal_mark, self._files.semicolons)
         asked = name == "amount" or name in self._columns.numbers
         try:
-            return read_numbers(self._of(column, said=None if asked else []), style)
+            return read_numbers(
+                self._of(column, said=None if asked else []), self.spec.decimal_mark, self._files.semicolons
+            )
         except UsageError:
             if asked:
                 raise
@@ -161,10 +159,7 @@ class FileSource:
                 yield f"{n} of column {column!r} are no numbers, the first {text!r} ({self._files.where(row)})"
 
     def _labels(self) -> IntVector | None:
-        s = self.spec
-        if s.label is None:
-            return None
-        return read_labels(self._of(s.label), LabelWords(s.positive, s.negative, s.unlabelled))
+        return None if self.spec.label is None else read_labels(self._of(self.spec.label), self.spec)
 
     def _arrival_order(self, key: str) -> IntVector:
         """A stable order by event time; with ``order = "arrival"`` an entity's rows never change places."""
@@ -183,15 +178,13 @@ class FileSource:
     def batches(self, size: int) -> Iterator[SourceBatch]:
         """The rows in order, ``size`` valid ones at a time; rejected rows come with the last batch read with them."""
         chunk = size * max(_CHUNK_ROWS // size, 1)  # decoding many rows together is what makes it quick
-        for start in range(0, len(self._order), chunk):
+        lost = [Reject(at + i, b"", why) for i, (at, why) in enumerate(self._files.lost)]
+        for start in range(0, max(len(self._order), 1), chunk):
             whole = self._batch(self._order[start : start + chunk])
-            if start == 0 and (lost := self._lost()):
-                whole = replace(whole, rejects=[*lost, *whole.rejects], rows=whole.rows + len(lost))
+            whole, lost = replace(whole, rejects=[*lost, *whole.rejects], rows=whole.rows + len(lost)), []
             n = len(whole.batch)
             for at in range(0, max(n, 1), size):
                 yield whole.slice(at, None if at + size >= n else at + size)
-        if not len(self._order) and (lost := self._lost()):
-            yield replace(self._batch(self._order), rejects=lost, rows=len(lost))
 
     def wire_rows(self, size: int) -> Iterator[tuple[list[dict[str, Any]], list[bool | None]]]:
         """The rows as wire records in the same order, ``size`` at a time and not judged, each with its label if any."""
@@ -202,10 +195,6 @@ class FileSource:
                 yield rows, [None] * len(rows)
             else:
                 yield rows, [None if v < 0 else v > 0 for v in self._label[order].tolist()]
-
-    def _lost(self) -> list[Reject]:
-        """Rows that have not the header's number of cells."""
-        return [Reject(at + i, b"", why) for i, (at, why) in enumerate(self._files.lost)]
 
     def _batch(self, order: IntVector) -> SourceBatch:
         rows = self._rows(order)
@@ -243,6 +232,9 @@ class FileSource:
         """Rows as Python dicts under wire names; what is missing is left out."""
         spec, fields = self.spec, self._model.model_fields
         rows: list[dict[str, Any]] = [{**spec.constants, "ts": t} for t in self._ts[order].tolist()]
+        if self._model is DeviceEvent:
+            for row in rows:
+                row["metrics"] = {}
         if self._model is UserEvent and "type" not in spec.constants and "type" not in spec.columns:
             for row in rows:
                 row["type"] = "event"
@@ -252,22 +244,15 @@ class FileSource:
                 row["event_id"] = f"row-{i}"
         else:
             _put(rows, "event_id", self._event_id.take(at).to_pylist())
-        bag: list[dict[str, Any]] = [{} for _ in rows]
-        said: list[dict[str, Any]] = [{} for _ in rows]  # a device's texts are properties; its metrics are numbers
         for name, column in self._cells.items():
             cells = column.values.take(at).to_pylist()
             if column.raw:
                 cells = [column.raw.get(i, cell) for i, cell in zip(order.tolist(), cells, strict=True)]
             if name in fields:
                 _put(rows, name, cells)
-            else:
-                _put(said if self._model is DeviceEvent and name in self._words else bag, name, cells)
-        if self._model is DeviceEvent or any(bag):
-            for row, extra in zip(rows, bag, strict=True):
-                row[self._bag] = extra
-        if any(said):
-            for row, extra in zip(rows, said, strict=True):
-                row["properties"] = extra
+            else:  # a device's texts are properties; its metrics are numbers
+                bag = "metrics" if "metrics" in fields and name not in self._words else "properties"
+                _put([row.setdefault(bag, {}) for row in rows], name, cells)
         return rows
 
 

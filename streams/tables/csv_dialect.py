@@ -67,7 +67,8 @@ def dialect_of(text: str, wanted: Collection[str], separator: str | None = None)
     best = max(range(len(marks)), key=lambda i: _fit(tried[i][0], wanted))
     rows, header_lines = tried[best]
     names = [name.strip() for name in rows[0]] if rows else []
-    names += _unnamed(names, rows[1:])
+    if rows[1:] and all(len(row) == len(names) + 1 for row in rows[1:]):  # a separator ends each line, or as R below
+        names.append("")
     if names and len(rows) > 1 and all(len(r) == len(names) and r[-1].strip() for r in rows[1:]) and not names[-1]:
         names = ["", *names[:-1]]  # R's write.table gives its row names no header
     names = [name or f"column {i + 1}" for i, name in enumerate(names)]
@@ -103,8 +104,3 @@ def _fit(rows: list[list[str]], wanted: Collection[str]) -> tuple[int, float, in
     width = len(rows[0])
     like = sum(len(row) == width for row in rows) / len(rows) if width > 1 else 0.0
     return len(header & set(wanted)), like, width
-
-
-def _unnamed(names: list[str], rows: list[list[str]]) -> list[str]:
-    """A column that all rows have beyond the header: R's row names, or what a separator at the line's end makes."""
-    return [""] if rows and all(len(row) == len(names) + 1 for row in rows) else []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -194,14 +193,13 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted) -> 
     names = [name if form.names.index(name) == i else f"{name}\0{i}" for i, name in enumerate(form.names)]
     used = [name for name in names if name in wanted.columns] or names[:1]
     quoted = re.search(re.escape(form.quote.encode()), content) is not None
-    lost, unclosed, lock = list[tuple[int | None, str]](), list[str](), threading.Lock()
+    lost, unclosed = list[tuple[int | None, str]](), list[str]()
 
     def ragged(row: pcsv.InvalidRow) -> str:
-        with lock:
-            if "\n" in row.text and row.text.count(form.quote) % 2:
-                unclosed.append(row.text)
-            why = f"it has {row.actual_columns} cells, the header {row.expected_columns}: {row.text[:80]!r}"
-            lost.append((row.number, why))
+        if "\n" in row.text and row.text.count(form.quote) % 2:
+            unclosed.append(row.text)
+        why = f"it has {row.actual_columns} cells, the header {row.expected_columns}: {row.text[:80]!r}"
+        lost.append((row.number, why))
         return "skip"
 
     def read(threads: bool) -> pa.Table:

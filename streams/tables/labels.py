@@ -6,13 +6,13 @@ It knows words, not events.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from online.batch import IntVector
+from online.task import SourceSpec
 from streams.tables.texts import Cells, as_text
 
 TRUE = frozenset({"1", "true", "t", "yes", "y", "positive", "pos", "on", "wahr", "vrai", "ja", "oui"})
@@ -21,17 +21,8 @@ UNKNOWN = frozenset({"unknown", "unlabelled", "unlabeled", "pending", "not known
 _SHOWN = 10
 
 
-@dataclass(frozen=True, slots=True)
-class LabelWords:
-    """The user's own words, empty where the usual ones hold."""
-
-    positive: Sequence[str] = ()
-    negative: Sequence[str] = ()
-    unlabelled: Sequence[str] = ()
-
-
-def read_labels(cells: Cells, words: LabelWords) -> IntVector:
-    """Labels ``(n,) int64``: 1, 0, and -1 where there is none.
+def read_labels(cells: Cells, words: SourceSpec) -> IntVector:
+    """Labels ``(n,) int64``: 1, 0, and -1 where there is none; ``words`` holds the user's own.
 
     Raises
     ------
@@ -63,7 +54,7 @@ def read_labels(cells: Cells, words: LabelWords) -> IntVector:
     return labels
 
 
-def _meanings(distinct: Sequence[str], words: LabelWords, missing: Collection[str]) -> list[int]:
+def _meanings(distinct: Sequence[str], words: SourceSpec, missing: Collection[str]) -> list[int]:
     """By text 1, 0, -1 for not known and -2 for neither."""
     positive, negative = _set(words.positive), _set(words.negative)
     unlabelled = _set(words.unlabelled)

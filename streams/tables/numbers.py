@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,16 +33,6 @@ _DECIMAL = {
 _SPACES = str.maketrans(dict.fromkeys("\xa0\u2007\u2009\u202f", " ") | {"\u2212": "-", "\u2019": "'"})
 
 
-@dataclass(frozen=True, slots=True)
-class NumberStyle:
-    """How the numbers of a file are written."""
-
-    decimal_mark: Literal["auto", ".", ","] = "auto"
-    """``auto`` decides over each column."""
-    comma_first: bool = False
-    """Whether ``1,250`` alone is taken for 1.25."""
-
-
 @dataclass(slots=True)
 class NumberColumn:
     """Numbers of any plain numeric type, and what is none."""
@@ -59,8 +49,13 @@ class _Parts(NamedTuple):
     unit: str
 
 
-def read_numbers(cells: Cells, style: NumberStyle) -> NumberColumn:
+def read_numbers(cells: Cells, decimal_mark: str, comma_first: bool) -> NumberColumn:
     """A column as numbers; what cannot be read is null and stands in ``raw``.
+
+    Parameters
+    ----------
+    decimal_mark : "." or ","; "auto" decides over the column.
+    comma_first : whether ``1,250`` alone is taken for 1.25.
 
     Raises
     ------
@@ -81,12 +76,12 @@ def read_numbers(cells: Cells, style: NumberStyle) -> NumberColumn:
     if not is_text(kind) and not pa.types.is_nested(kind) and not pa.types.is_fixed_size_binary(kind):
         return NumberColumn(column)
     texts = cells.texts()
-    if style.decimal_mark != "," and not (style.comma_first and style.decimal_mark == "auto" and _grouped(texts)):
+    if decimal_mark != "," and not (comma_first and decimal_mark == "auto" and _grouped(texts)):
         try:
             return NumberColumn(pc.cast(texts, pa.float64()))
         except pa.ArrowInvalid:
             pass
-    return _parsed(cells, texts, style)
+    return _parsed(cells, texts, decimal_mark, comma_first)
 
 
 def _grouped(texts: pa.ChunkedArray) -> bool:
@@ -97,7 +92,7 @@ def _grouped(texts: pa.ChunkedArray) -> bool:
     return bool(some and not every and pc.all(pc.equal(pointed, groups)).as_py())
 
 
-def _parsed(cells: Cells, texts: pa.ChunkedArray, style: NumberStyle) -> NumberColumn:
+def _parsed(cells: Cells, texts: pa.ChunkedArray, decimal_mark: str, comma_first: bool) -> NumberColumn:
     """Numbers by their distinct texts."""
     coded = pc.dictionary_encode(texts.combine_chunks())
     distinct: list[str] = coded.dictionary.to_pylist()
@@ -106,7 +101,7 @@ def _parsed(cells: Cells, texts: pa.ChunkedArray, style: NumberStyle) -> NumberC
     def row_of(text: str) -> int:
         return int(pc.index(coded.indices, pa.scalar(distinct.index(text), pa.int32())).as_py())
 
-    mark = _decimal_mark(distinct, parts, style, row_of, cells)
+    mark = decimal_mark if decimal_mark != "auto" else _decimal_mark(distinct, parts, comma_first, row_of, cells)
     _check_unit(distinct, parts, row_of, cells)
     values = [_value(text, part, mark) for text, part in zip(distinct, parts, strict=True)]
     indices = np.asarray(pc.fill_null(coded.indices, len(values)))
@@ -146,11 +141,9 @@ def _parts(text: str) -> _Parts | None:
 
 
 def _decimal_mark(
-    distinct: list[str], parts: list[_Parts | None], style: NumberStyle, row_of: Callable[[str], int], cells: Cells
+    distinct: list[str], parts: list[_Parts | None], comma_first: bool, row_of: Callable[[str], int], cells: Cells
 ) -> str:
     """The mark before the fraction, by the values that leave no doubt."""
-    if style.decimal_mark != "auto":
-        return style.decimal_mark
     sure: dict[str, str] = {}
     doubtful: dict[str, str] = {}
     for text, part in zip(distinct, parts, strict=True):
@@ -170,10 +163,10 @@ def _decimal_mark(
             cells.say(f"',' is the decimal mark, as in {sure[mark]!r}")
         return mark
     mark = "," if "," in doubtful else "."
-    if doubtful and (mark == "," or style.comma_first):
-        role = "the decimal mark" if mark == "," and style.comma_first else "between thousands"
+    if doubtful and (mark == "," or comma_first):
+        role = "the decimal mark" if mark == "," and comma_first else "between thousands"
         cells.say(f"{mark!r} in {doubtful[mark]!r} is taken to be {role}; decimal_mark in [source] can say")
-    return "," if doubtful and style.comma_first else "."
+    return "," if doubtful and comma_first else "."
 
 
 def _check_unit(distinct: list[str], parts: list[_Parts | None], row_of: Callable[[str], int], cells: Cells) -> None:
