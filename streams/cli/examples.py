@@ -248,13 +248,11 @@ async def _stored(settings: Settings, file: Path, offset: int, timeout: float) -
     """The version of a stored model that has read past ``offset``; waits for one."""
     from streams.following.fold import ExampleFold
     from streams.following.snapshots import ModelSnapshots
-    from streams.stores.link import RedisLink
+    from streams.stores.link import opened
     from streams.taskfiles import load_task
 
-    link = RedisLink(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)
-    await link.start(writes=False)
     try:
-        async with asyncio.timeout(timeout):
+        async with opened(settings.redis) as link, asyncio.timeout(timeout):
             while True:
                 fold = ExampleFold.of(load_task(file))
                 state = await ModelSnapshots(link).newest(fold, usable=lambda read: read > offset)
@@ -266,8 +264,6 @@ async def _stored(settings: Settings, file: Path, offset: int, timeout: float) -
             f"no worker has stored a model that has read past offset {offset} within {timeout:g} s; the order stands, "
             "and workers follow it when they run"
         ) from None
-    finally:
-        await link.stop()
 
 
 def _show(found: Sequence[Found], quarantines: Sequence[Quarantine], as_json: bool) -> None:

@@ -98,12 +98,12 @@ async def _read(
     settings: Settings, wanted: Sequence[tuple[TaskRows, Table]], entity: str, at: float | None
 ) -> list[TableRow]:
     """The rows of the entity in these tables; looked for in every lane that may own one."""
-    link_of, store_of = import_module("streams.stores.link").RedisLink, import_module("streams.stores.redis").LaneStore
-    prefix = settings.redis.prefix
-    link = link_of(settings.redis, patience_s=settings.redis.timeout_s, prefix=prefix)
-    store, found = store_of(link, prefix=prefix), []
-    try:
-        await link.start(writes=False)
+    from streams.stores.link import opened  # it brings the client of Redis
+    from streams.stores.redis import LaneStore
+
+    found: list[TableRow] = []
+    async with opened(settings.redis) as link:
+        store = LaneStore(link, prefix=settings.redis.prefix)
         for rows, each in wanted:
             topic = rows.topic(each)
             lanes = [(topic, p) for p in range(settings.topics.partitions_of(topic))]
@@ -112,8 +112,6 @@ async def _read(
             found += [rows.read(entity, each, row, at) for row in stored[:1]]
             if len(stored) > 1:
                 notes().print(_of_others(each.name, entity, stored[1:]), markup=False, soft_wrap=True)
-    finally:
-        await link.stop()
     return found
 
 

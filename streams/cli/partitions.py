@@ -176,16 +176,11 @@ def _with_orders(settings: Settings, do: Callable[[Any], Awaitable[_T]]) -> _T:
     """Do something with the orders in the store."""
 
     async def run() -> _T:
-        link_of, orders_of = (
-            import_module("streams.stores.link").RedisLink,
-            import_module("streams.stores.orders").Orders,
-        )
-        link = link_of(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)
-        try:
-            await link.start(writes=False)
-            return await do(orders_of(link))
-        finally:
-            await link.stop()
+        from streams.stores.link import opened  # it brings the client of Redis
+        from streams.stores.orders import Orders
+
+        async with opened(settings.redis) as link:
+            return await do(Orders(link))
 
     return asyncio.run(run())
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +17,7 @@ from streams.errors import ShellError, UsageError
 from streams.ops.checks import Check
 from streams.settings import Settings
 from streams.stores.identity import StoredIdentity, TopicIdentity, differences
-from streams.stores.link import RedisLink
+from streams.stores.link import opened
 from streams.transport.partition import PartitionerName, partitions_of_text
 from streams.worker.misplaced import FIX
 from streams.worker.partitioner import stored_partitioner
@@ -48,7 +47,7 @@ def check_identity(settings: Settings) -> list[Check]:
 
 async def stored_identity(settings: Settings) -> tuple[dict[str, str], PartitionerName | None]:
     """What the store holds of topics, and the partitioner that it was made by."""
-    async with _link(settings) as link:
+    async with opened(settings.redis) as link:
         return await StoredIdentity(link).load(), await stored_partitioner(link)
 
 
@@ -61,22 +60,12 @@ def accept_topic(settings: Settings, own: str) -> TopicIdentity:
         raise UsageError(f"no topic {name}; see weir topics describe")
 
     async def accept() -> None:
-        async with _link(settings) as link:
+        async with opened(settings.redis) as link:
             for partition in range(there[name].partitions):
                 await StoredIdentity(link).accept((own, partition), there[name])
 
     asyncio.run(accept())
     return there[name]
-
-
-@asynccontextmanager
-async def _link(settings: Settings) -> AsyncIterator[RedisLink]:
-    link = RedisLink(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)
-    try:
-        await link.start(writes=False)
-        yield link
-    finally:
-        await link.stop()
 
 
 def check_keys(settings: Settings, found: Mapping[str, TopicIdentity], by: PartitionerName) -> list[Check]:

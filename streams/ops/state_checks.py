@@ -17,7 +17,7 @@ from streams.errors import ShellError, StateError
 from streams.ops.checks import Check
 from streams.settings import Settings
 from streams.stores.identity import StoredIdentity
-from streams.stores.link import RedisLink
+from streams.stores.link import RedisLink, opened
 from streams.stores.memory import MemoryFeatureStore
 from streams.stores.steps import StepLog
 
@@ -31,16 +31,12 @@ def check_state(settings: Settings, tasks: Sequence[TaskSpec]) -> list[Check]:
 
 
 async def _check(settings: Settings, tasks: Sequence[TaskSpec]) -> list[Check]:
-    link = RedisLink(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)
-    try:
-        await link.start(writes=False)
+    async with opened(settings.redis) as link:
         held = await StoredIdentity(link).load()
         found = [check for task in tasks for check in rows_of(task, held)]
         for task, state in (await _snapshot(link, settings.topics.partitions_of(topics.LABELS))).items():
             found += [check for spec in tasks if spec.name == task for check in labels_of(spec, state)]
         return found
-    finally:
-        await link.stop()
 
 
 async def _snapshot(link: RedisLink, partitions: int) -> dict[str, bytes]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
@@ -221,6 +222,18 @@ class RedisLink:
             self._away = False
             waited_s = 0.0 if lost_at is None else time.monotonic() - lost_at
             log.warning("Redis at %s is back; a command waited %.1f s", self.address, waited_s)
+
+
+@asynccontextmanager
+async def opened(settings: RedisSettings, patience_s: float | None = None) -> AsyncIterator[RedisLink]:
+    """A link for somebody who only looks or sends a few commands; it waits no longer than one command may take."""
+    patience = settings.timeout_s if patience_s is None else patience_s
+    link = RedisLink(settings, patience_s=patience, prefix=settings.prefix)
+    try:
+        await link.start(writes=False)
+        yield link
+    finally:
+        await link.stop()
 
 
 def acl_line(user: str = "weir", prefix: str = "weir") -> str:

@@ -18,7 +18,7 @@ from streams.admin.clients import admin_client
 from streams.admin.specs import wanted_topics
 from streams.settings import Settings
 from streams.stores.clear import clear_prefix
-from streams.stores.link import RedisLink
+from streams.stores.link import opened
 from streams.taskfiles import load_task
 from streams.torture.deployment import Deployment
 from streams.torture.feeder import Feeder
@@ -103,12 +103,8 @@ def prepared(place: Place) -> Iterator[Deployment]:
 
 
 async def _forget(settings: Settings) -> None:
-    link = RedisLink(settings.redis, patience_s=10.0, prefix=settings.redis.prefix)
-    await link.start(writes=False)
-    try:
+    async with opened(settings.redis, patience_s=10.0) as link:
         await clear_prefix(link)
-    finally:
-        await link.stop()
 
 
 def torture(place: Place, plan: Plan, tell: Callable[[str], None], logs: Path | None = None) -> Verdict:

@@ -13,7 +13,7 @@ import msgspec
 
 from online.errors import StateError
 from streams import topics
-from streams.stores.link import RedisLink
+from streams.stores.link import RedisLink, opened
 from streams.stores.record import decode_record
 from streams.stores.rows import lane_prefix
 from streams.stores.steps import StepLog
@@ -44,9 +44,7 @@ async def _behind(deployment: Deployment) -> dict[Place, tuple[int | None, int]]
 
 async def _positions(deployment: Deployment, ends: Mapping[Place, int]) -> dict[Place, int]:
     settings, found = deployment.settings, dict[Place, int]()
-    link = RedisLink(settings.redis, patience_s=5.0, prefix=settings.redis.prefix)
-    await link.start(writes=False)
-    try:
+    async with opened(settings.redis, patience_s=5.0) as link:
         for topic, partition in ends:
             if topic in (topics.USER_EVENTS, topics.ENTITY_UPDATES):
                 key = f"{lane_prefix(settings.redis.prefix, (topic, partition))}lane"
@@ -54,8 +52,6 @@ async def _positions(deployment: Deployment, ends: Mapping[Place, int]) -> dict[
                     found[topic, partition] = decode_record(value).next_offset
             elif topic == topics.LABELS:
                 found |= await _label_positions(link, partition)
-    finally:
-        await link.stop()
     return found
 
 
