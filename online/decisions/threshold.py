@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 import numpy as np
@@ -110,26 +110,14 @@ class RefreshPolicy(_Policy):
     every_s: Seconds = Field(default=3600.0, gt=0.0)
 
 
-class _State(msgspec.Struct, array_like=True):
-    """A snapshot."""
-
-    kind: str
-    bins: int
-    threshold: float
-    watermark: float
-    refreshed_at: float
-    rows: int
-    seen: int
-    started_at: float
-    exposure_days: float
-    pending: bytes
-    scores: bytes
-    positives: bytes
-    negatives: bytes
-    labels: bytes
-    by_budget: bool = True
-    lived_s: float = 0.0
-    paid_s: float = 0.0
+_NUMBERS = (
+    "_threshold", "_watermark", "_refreshed_at", "_rows", "_seen", "_started_at", "_exposure_days",
+)  # fmt: skip
+_COUNTS = ("_scores", "_positives", "_negatives", "_labels")
+"""What a snapshot holds of a threshold, in this order: numbers, the pending histogram, the faded ones."""
+_OLD = len(_NUMBERS) + 1 + len(_COUNTS)
+_ADDED: dict[str, float] = {"_by_budget": True, "_lived_s": 0.0, "_paid_s": 0.0}
+"""What was added later, and what it is in older ones."""
 
 
 class Threshold:
@@ -234,49 +222,29 @@ class Threshold:
 
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""
-        return msgspec.msgpack.encode(
-            _State(
-                self.policy.kind,
-                len(self._pending),
-                self._threshold,
-                self._watermark,
-                self._refreshed_at,
-                self._rows,
-                self._seen,
-                self._started_at,
-                self._exposure_days,
-                self._pending.tobytes(),
-                self._scores.tobytes(),
-                self._positives.tobytes(),
-                self._negatives.tobytes(),
-                self._labels.tobytes(),
-                self._by_budget,
-                self._lived_s,
-                self._paid_s,
-            )
-        )
+        counts = [array.tobytes() for array in (self._pending, *(getattr(self, name) for name in _COUNTS))]
+        numbers, added = ([getattr(self, name) for name in names] for names in (_NUMBERS, _ADDED))
+        return msgspec.msgpack.encode([self.policy.kind, len(self._pending), *numbers, *counts, *added])
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is of another policy."""
         try:
-            held = msgspec.msgpack.decode(state, type=_State)
-        except UNREADABLE as error:
+            kind, bins, *held = msgspec.msgpack.decode(state, type=list[Any])
+            numbers = msgspec.convert(held[: len(_NUMBERS)], list[int | float])
+            pending, *counts = msgspec.convert(held[len(_NUMBERS) : _OLD], list[bytes])
+            added = _ADDED | dict(zip(_ADDED, msgspec.convert(held[_OLD:], list[bool | int | float]), strict=False))
+        except (*UNREADABLE, ValueError) as error:
             raise StateError(f"not a snapshot of a threshold: {error}") from error
-        if (held.kind, held.bins) != (self.policy.kind, len(self._pending)):
+        if (kind, bins) != (self.policy.kind, len(self._pending)):
             raise StateError(
-                f"the snapshot is of kind {held.kind!r} with {held.bins} bins, this threshold of {self.policy.kind!r} "
+                f"the snapshot is of kind {kind!r} with {bins} bins, this threshold of {self.policy.kind!r} "
                 f"with {len(self._pending)}; start it anew"
             )
-        if self._adaptive:
-            self._threshold = held.threshold
-        self._watermark = held.watermark
-        self._refreshed_at, self._rows, self._seen = held.refreshed_at, held.rows, held.seen
-        self._started_at, self._exposure_days = held.started_at, held.exposure_days
-        self._by_budget = held.by_budget and self._budget is not None
-        self._lived_s, self._paid_s = held.lived_s, held.paid_s
-        self._pending = np.frombuffer(held.pending, dtype=np.int64).copy()
-        self._scores, self._positives = np.frombuffer(held.scores).copy(), np.frombuffer(held.positives).copy()
-        self._negatives, self._labels = np.frombuffer(held.negatives).copy(), np.frombuffer(held.labels).copy()
+        fixed = {} if self._adaptive else {"_threshold": self._threshold}
+        self.__dict__.update(dict(zip(_NUMBERS, numbers, strict=True)) | added | fixed)
+        self._by_budget = bool(self._by_budget) and self._budget is not None
+        self._pending = np.frombuffer(pending, dtype=np.int64).copy()
+        self.__dict__.update(zip(_COUNTS, (np.frombuffer(each).copy() for each in counts), strict=True))
 
     def _lived_until(self, times: FloatVector) -> FloatVector:
         """Seconds lived at each of ``times`` but the first, a day of each gap at most; cuts change no bit of it."""

@@ -22,39 +22,19 @@ from online.features.expression import Expression
 from online.features.levels import Levels, feature_names
 from online.features.spec import LABEL_WINDOW_OPS, RUN_OPS, WINDOW_OPS, Aggregate, Anomaly, Entity, LabelAggregate
 
-_EVENT_OPS = {
-    "count": kernel.COUNT,
-    "sum": kernel.SUM,
-    "mean": kernel.MEAN,
-    "std": kernel.STD,
-    "min": kernel.MIN,
-    "max": kernel.MAX,
-    "distinct": kernel.DISTINCT,
-    "over_mean": kernel.OVER_MEAN,
-    "last": kernel.LAST,
-    "since_last": kernel.SINCE_LAST,
-    "since_first": kernel.SINCE_FIRST,
-    "ewmean": kernel.EWMEAN,
-    "over_ewmean": kernel.OVER_EWMEAN,
-}
-_LABEL_OPS = {
-    "count": kernel.COUNT,
-    "positives": kernel.SUM,
-    "share": kernel.SHARE,
-    "last": kernel.LAST,
-    "since_last": kernel.SINCE_LAST,
-    "since_positive": kernel.SINCE_POSITIVE,
-    "since_first_positive": kernel.SINCE_FIRST_POSITIVE,
-    "ewmean": kernel.EWMEAN,
-    "run_count": kernel.RUN_COUNT,
-    "run_min": kernel.RUN_MIN,
-    "run_since_first": kernel.RUN_SINCE_FIRST,
-    "run_since_negative": kernel.RUN_SINCE_NEGATIVE,
-}
 LABELS = "labels"
 """Ends the name of a layout that labels feed."""
 EVENT_TIME = "ts"
 """The column that says when a label's event was; logged with the masks, as labels come at another time."""
+_SLOTS = (
+    (kernel.S_LAST_TS, {"last", "since_last"}, 1),
+    (kernel.S_LAST, {"last"}, 1),
+    (kernel.S_FIRST_TS, {"since_first"}, 1),
+    (kernel.S_EW, {"ewmean", "over_ewmean"}, 3),
+    (kernel.S_POSITIVE_TS, {"since_positive"}, 1),
+    (kernel.S_FIRST_POSITIVE_TS, {"since_first_positive"}, 1),
+)
+"""Scalars of a row, in their order in it: which operations need each, and how many float64."""
 _NEVER_MISSING = {"count", "sum", "distinct", "positives", "run_count"}
 
 
@@ -295,7 +275,6 @@ def _allocate(tables: _Tables, row: _Row, entity: str, aggregate: Aggregate | La
         tables.scalars.append(_scalar(row, ops, value, mask, logged))
         clip = aggregate.clip if isinstance(aggregate, Aggregate) else 0.0
         tables.decays.append((aggregate.half_life, clip))
-    codes = _LABEL_OPS if label else _EVENT_OPS
     for name, op, op_window in feature_names(entity, aggregate):
         stem = f"{entity}.{aggregate.name}"
         group: str | None = f"{stem}_{format_duration(op_window)}" if op_window is not None else stem
@@ -305,7 +284,8 @@ def _allocate(tables: _Tables, row: _Row, entity: str, aggregate: Aggregate | La
             group = f"{stem}_run"
         if op in _NEVER_MISSING or (op == "share" and label is not None and label.prior > 0):
             group = None
-        tables.emit(name, codes[op], scalar if op_window is None else rings[op_window], group)
+        code = kernel.SUM if op == "positives" else getattr(kernel, op.upper())
+        tables.emit(name, code, scalar if op_window is None else rings[op_window], group)
 
 
 def _ring(row: _Row, aggregate: Aggregate | LabelAggregate, value: int, mask: int) -> list[int]:
@@ -332,18 +312,9 @@ def _ring(row: _Row, aggregate: Aggregate | LabelAggregate, value: int, mask: in
 def _scalar(row: _Row, ops: set[str], value: int, mask: int, logged: Sequence[int]) -> list[int]:
     scalar = [-1] * kernel.SCALAR_COLUMNS
     scalar[kernel.S_VALUE], scalar[kernel.S_MASK] = value, mask
-    if ops & {"last", "since_last"}:
-        scalar[kernel.S_LAST_TS] = row.double()
-    if "last" in ops:
-        scalar[kernel.S_LAST] = row.double()
-    if "since_first" in ops:
-        scalar[kernel.S_FIRST_TS] = row.double()
-    if ops & {"ewmean", "over_ewmean"}:
-        scalar[kernel.S_EW] = row.double(3)
-    if "since_positive" in ops:
-        scalar[kernel.S_POSITIVE_TS] = row.double()
-    if "since_first_positive" in ops:
-        scalar[kernel.S_FIRST_POSITIVE_TS] = row.double()
+    for slot, users, doubles in _SLOTS:
+        if ops & users:
+            scalar[slot] = row.double(doubles)
     if logged:
         scalar[kernel.S_RUN], scalar[kernel.S_RUN_TS] = row.double(kernel.RUN_WORDS), logged[0]
         scalar[kernel.S_RUN_VALUE] = logged[1] if len(logged) > 1 else -1

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -37,10 +36,8 @@ OPTIONAL: Final = (
     ("onnxruntime", "onnxruntime", "ONNX Runtime: only for the sequence encoder"),
     ("torch", "torch", "PyTorch: only to train the sequence encoder"),
 )
-LEAST_MEMORY_MB: Final = 1_000
 LEAST_DISK_MB: Final = 500
 _REDIS_PATIENCE_S: Final = 1.0
-_BUILT_TS: Final = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 
 
 def doctor_command(
@@ -90,11 +87,8 @@ def run_checks(root: Path | None = None, config: Path | None = None) -> list[Che
     checks += [
         check_compiles(_compile_with_numba),
         check_cache(_cache_candidates(root)),
-        check_cpus(os.cpu_count()),
-        check_memory(available_memory_mb()),
         check_disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free / 1e6),
         check_terminal(Console(), sys.stdout.encoding or "ascii"),
-        check_clock(time.time()),
     ]
     checks += [check_optional(*part) for part in OPTIONAL]
     checks.append(check_codecs())
@@ -189,23 +183,6 @@ def check_cache(candidates: list[Path]) -> Check:
                  "Set NUMBA_CACHE_DIR to a writable folder, or every start compiles anew.")  # fmt: skip
 
 
-def check_cpus(count: int | None) -> Check:
-    """Enough processors for the demo."""
-    if count is not None and count < 2:
-        return Check("processors", "WARN", str(count), "It works, but slower: 2 or more are better.")
-    return Check("processors", "OK", str(count or "unknown"))
-
-
-def check_memory(available_mb: float | None) -> Check:
-    """Enough free memory."""
-    if available_mb is None:
-        return Check("free memory", "OK", "unknown on this system")
-    found = f"{available_mb / 1e3:.1f} GB"
-    if available_mb < LEAST_MEMORY_MB:
-        return Check("free memory", "WARN", found, f"Free {LEAST_MEMORY_MB / 1e3:.0f} GB, or simulate fewer users.")
-    return Check("free memory", "OK", found)
-
-
 def check_disk(folder: Path, free_mb: float) -> Check:
     """The current folder can be written to and has room."""
     found = f"{free_mb / 1e3:.1f} GB in {folder}"
@@ -228,14 +205,6 @@ def check_terminal(console: Console, encoding: str) -> Check:
     return Check("terminal", "OK", found)
 
 
-def check_clock(now: float) -> Check:
-    """The clock does not stand in the past, where certificates and event times would go wrong."""
-    found = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    if now < _BUILT_TS:
-        return Check("clock", "WARN", f"{found}, before Weir was written", "Set the clock: 'timedatectl set-ntp true'.")
-    return Check("clock", "OK", found)
-
-
 def read_pins(path: Path) -> dict[str, str]:
     """Exact pins of a constraints file, name to version; empty where there is none."""
     if not path.is_file():
@@ -254,16 +223,6 @@ def is_writable(folder: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def available_memory_mb(meminfo: Path = Path("/proc/meminfo")) -> float | None:
-    """Memory that can be used without swapping, in MB; ``None`` where the system does not say."""
-    if not meminfo.is_file():
-        return None
-    for line in meminfo.read_text("ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1_024 / 1e6
-    return None
 
 
 def _cache_candidates(root: Path) -> list[Path]:
