@@ -6,14 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from online.mistakes import shown
-from online.wire import TS_MAX, TS_MIN, parse_time
+from online.wire import TS_MAX, TS_MIN
 
 _UNITS: Final = (
     ("milliseconds", 1e3, 0.0),
     ("microseconds", 1e6, 0.0),
     ("nanoseconds", 1e9, 0.0),
     ("days of a spreadsheet", 1 / 86_400, 2_209_161_600.0),
-    ("days since 1970", 1 / 86_400, 0.0),
 )
 """Name, how many make a second, and seconds from its year 0 to 1970."""
 _ENDLESS: Final = 1e30
@@ -56,16 +55,10 @@ def _number(number: float, said: str) -> str:
 
 def _text(text: str, said: str) -> str:
     try:
-        seconds = parse_time(text)
-    except ValueError:
-        seconds = None
-    if isinstance(seconds, float) and not TS_MIN <= seconds <= TS_MAX:
-        side = "before 2000, as of a clock that was not set" if seconds < TS_MIN else "after 2100"
-        return f"got {said}: {side}; give the time of the event"
-    try:
         found = datetime.fromisoformat(text)
     except ValueError:
         return f"got {said}; give {TIME}"
     if found.tzinfo is None:
         return f"got {said}, without an offset; give {found.isoformat()}Z if it is UTC"
-    return f"got {said}; give it as {found.isoformat()}"
+    seconds = (found - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
+    return f"got {said}; give it as {found.isoformat()}" if TS_MIN <= seconds <= TS_MAX else _number(seconds, said)

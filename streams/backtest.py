@@ -59,6 +59,11 @@ class BacktestResult:
         """A row that was refused, by its number, and by its file where there are several."""
         return f"{place(self.sizes, reject.index)}: {reject.reason}"
 
+    @property
+    def remedy(self) -> str:
+        """What to correct where rows are refused."""
+        return "correct " + ("the records" if self.task.source is None else "[source] in the task file, or the rows")
+
     def report(self) -> dict[str, Any]:
         """Everything a reader of the run may want, JSON-ready."""
         p = self.pipeline
@@ -200,12 +205,8 @@ def _check_rejects(result: BacktestResult, paths: Sequence[Path], rows: int) -> 
     first = result.rejects[0]
     raise TooManyRejects(
         f"{', '.join(map(str, paths))}: {result.rejected:,} of {rows:,} rows were rejected, the limit is 50%; "
-        f"the first, {result.told(first)}. Correct {_rows_or_mapping(result.task)}"
+        f"the first, {result.told(first)}; {result.remedy}"
     )
-
-
-def _rows_or_mapping(task: TaskSpec) -> str:
-    return "the records" if task.source is None else "[source] in the task file, or the rows"
 
 
 def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
@@ -213,7 +214,7 @@ def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
     if refused:
         fields, first = ", ".join(f"{n:,} x {name}" for name, n in refused.most_common(4)), result.rejects[0]
         what = f"{result.rejected:,} rows were refused ({fields}); the first: {result.told(first)}"
-        yield Note("rows refused", what, f"correct {_rows_or_mapping(result.task)}")
+        yield Note("rows refused", what, result.remedy)
     odd = {name: n for name, n in result.pipeline.engine.readings.taken.items() if name not in result.task.ranges}
     if odd and not result.task.missing:  # where the task declares them they are not odd
         what = f"{', '.join(f'{name}: {n:,}' for name, n in odd.items())} numbers that no sensor reads, such as 3.4e38"

@@ -46,7 +46,7 @@ def _joined(a: SourceBatch, b: SourceBatch) -> SourceBatch:
         for one, two in ((a.label, b.label), (a.labelled, b.labelled), (a.fresh, b.fresh))
     )
     batch, rejects = EventBatch.concat([a.batch, b.batch]), [*a.rejects, *b.rejects]
-    return SourceBatch(batch, label, np.asarray(labelled), rejects, a.rows + b.rows, fresh)
+    return SourceBatch(batch, label, np.asarray(labelled), rejects, fresh)
 
 
 def within(batches: Iterator[SourceBatch], span_s: float) -> Iterator[SourceBatch]:

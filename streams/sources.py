@@ -47,13 +47,16 @@ class SourceBatch:
     labelled: BoolVector
     """Which events have a label at all."""
     rejects: list[Reject]
-    rows: int
-    """Rows read, bad ones too."""
     fresh: BoolVector | None = None
     """Which events have an ``event_id`` that did not come before of the same user or device; ``None`` for all.
 
     Repeats stay, marked: an older export may lack the labels that a newer one brings with the same events.
     """
+
+    @property
+    def rows(self) -> int:
+        """Rows read, bad ones too."""
+        return len(self.batch) + len(self.rejects)
 
     @property
     def events(self) -> EventBatch:
@@ -64,8 +67,7 @@ class SourceBatch:
         """Events ``start`` to ``stop``; the rejects stay with the last slice (``stop`` is None)."""
         part = self.batch.slice(start, len(self.batch) if stop is None else stop)
         label, fresh = (None if column is None else column[start:stop] for column in (self.label, self.fresh))
-        rejects = self.rejects if stop is None else []
-        return SourceBatch(part, label, self.labelled[start:stop], rejects, len(part) + len(rejects), fresh)
+        return SourceBatch(part, label, self.labelled[start:stop], self.rejects if stop is None else [], fresh)
 
 
 class FileSource:
@@ -181,7 +183,7 @@ class FileSource:
         lost = [Reject(at + i, b"", why) for i, (at, why) in enumerate(self._files.lost)]
         for start in range(0, max(len(self._order), 1), chunk):
             whole = self._batch(self._order[start : start + chunk])
-            whole, lost = replace(whole, rejects=[*lost, *whole.rejects], rows=whole.rows + len(lost)), []
+            whole, lost = replace(whole, rejects=[*lost, *whole.rejects]), []
             n = len(whole.batch)
             for at in range(0, max(n, 1), size):
                 yield whole.slice(at, None if at + size >= n else at + size)
@@ -205,7 +207,7 @@ class FileSource:
             found = self._label[order[decoded.index]]
             label, labelled = found > 0, found >= 0
         rejects = [self._refused(r, int(order[r.index])) for r in decoded.rejects]
-        return SourceBatch(decoded.batch, label, labelled, rejects, len(order))
+        return SourceBatch(decoded.batch, label, labelled, rejects)
 
     def _refused(self, reject: Reject, row: int) -> Reject:
         """The same with the row of the input, and with the value as it stands in the file."""
@@ -214,7 +216,7 @@ class FileSource:
         if column is not None:
             value = self._table.column(column)[row].as_py()
             what = f"{value if value is None else str(value)!r} in column {column!r}"
-            reason = f"{reason} ({what})"
+            reason = f"{reason} ({what if name == 'ts' else f'column {column!r}'})"
             if value is None or str(value).strip().lower() in {"", *self._missing}:
                 reason = f"{name}: missing ({what})"
             elif name == "ts" and np.isnan(self._ts[row]):

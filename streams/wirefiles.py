@@ -36,15 +36,14 @@ class WireSource:
         decoded = decode(lines, columns)
         self._rejects = decoded.rejects
         self._batch = decoded.batch.take(np.argsort(decoded.batch.ts, kind="stable"))
-        self._rows = len(lines)
 
     def __len__(self) -> int:
-        return self._rows
+        return len(self._batch) + len(self._rejects)
 
     def batches(self, size: int) -> Iterator[SourceBatch]:
         """The events in order, ``size`` at a time; what was rejected comes with the last."""
         n = len(self._batch)
-        whole = SourceBatch(self._batch, None, np.zeros(n, dtype=np.bool_), self._rejects, self._rows)
+        whole = SourceBatch(self._batch, None, np.zeros(n, dtype=np.bool_), self._rejects)
         for at in range(0, max(n, 1), size):
             yield whole.slice(at, None if at + size >= n else at + size)
 

@@ -65,11 +65,10 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_run_end_encoded(kind):
         decoded = [pc.run_end_decode(c) for c in column.chunks]
         return plain(pa.chunked_array(decoded, kind.value_type))
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pc.cast(column, pa.string())
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+    texts, blobs = (pa.string_view(), pa.large_string()), (pa.binary(), pa.large_binary(), pa.binary_view())
+    if kind in texts or kind in blobs:
         try:
-            return pc.cast(pc.cast(column, pa.binary()), pa.string())
+            return pc.cast(column if kind in texts else pc.cast(column, pa.binary()), pa.string())
         except pa.ArrowInvalid:
             return column  # no text: refused where it is used
     if pa.types.is_float16(kind):
@@ -127,6 +126,10 @@ def read_ids(cells: Cells) -> pa.ChunkedArray:
     if pc.any(pointed).as_py() and pc.all(pc.match_substring_regex(ids, r"^\d+(\.0)?$")).as_py():
         cells.say("'.0' is left off the ids")
         ids = pc.replace_substring_regex(ids, r"\.0$", "")
+    padded = ids.filter(pc.match_substring_regex(ids, r"^0\d+$")).unique()
+    if len(padded) and (same := pc.is_in(pc.utf8_ltrim(padded, "0"), ids)) and pc.any(same).as_py():
+        one = padded.filter(same)[0].as_py()
+        cells.say(f"{one!r} and {one.lstrip('0')!r} are two ids: were zeros lost in some rows? Then write all alike")
     return ids
 
 

@@ -409,6 +409,16 @@ def test_files_that_are_none_are_one_line(tmp_path: Path, content: bytes, says: 
     assert "\n" not in str(raised.value)
 
 
+def test_ids_that_lost_their_zeros_in_some_files_are_told(tmp_path: Path) -> None:
+    first = write(tmp_path, text_of(ROWS[:9]), "a.csv")
+    table = pa.table({n: list(c) for n, c in zip(NAMES, zip(*ROWS[9:], strict=True), strict=True)})
+    pq.write_table(table.set_column(2, "who", table.column("who").cast(pa.int64())), tmp_path / "b.parquet")
+    spec = TaskSpec.from_toml(TASK)
+    said = FileSource(spec, columns_of(spec), [first, tmp_path / "b.parquet"]).decisions
+    assert any(line.startswith("column 'who': '001' and '1' are two ids: were zeros lost") for line in said)
+    assert not any("two ids" in line for line in source(first).decisions)
+
+
 def test_what_was_decided_is_told(tmp_path: Path) -> None:
     path = write(tmp_path, text_of(changed(eur=comma, at=day_first("."), who=lambda w: "NA" if w == "001" else w), ";"))
     assert source(path, 'time_zone = "Europe/Berlin"\n').decisions == [
