@@ -217,14 +217,9 @@ def _unprintable(structs: list[Any]) -> list[int]:
     """Positions of converted rows with a text that JSON cannot carry or the contract does not allow."""
     found: set[int] = set()
     kept = [i for i, struct in enumerate(structs) if struct is not None]
-    if not kept:
-        return []
-    for name in structs[kept[0]].__struct_fields__:
-        values = (
-            list(map(attrgetter(name), structs))
-            if len(kept) == len(structs)
-            else [getattr(structs[i], name) for i in kept]
-        )
+    present = [structs[i] for i in kept]
+    for name in present[0].__struct_fields__ if present else ():
+        values = list(map(attrgetter(name), present))
         kinds = set(map(type, values))
         if dict in kinds:
             values = ["".join(_texts_of(value)) if value else "" for value in values]

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,32 +88,28 @@ class DecodedLabels:
         return {task: self.batch.take(np.array(at, np.int64)) for task, at in rows.items()}
 
 
-def decode_user_events(
+def _decode_events(
+    model: type[WireModel],
     raw: Sequence[bytes | None],
     columns: ColumnRequest,
     *,
     unknown_fields: UnknownFields = "ignore",
     limits: InputLimits = DEFAULT_LIMITS,
 ) -> Decoded:
-    """Decode ``user-events`` records into the columns asked for.
+    """Decode the records of a stream into the columns asked for.
 
     >>> good = b'{"v":1,"event_id":"e1","type":"purchase","user_id":"u1","ts":1700000000,"amount":9.5}'
     >>> decoded = decode_user_events([good, good.replace(b"9.5", b"2e12")], ColumnRequest(numbers=("amount",)))
     >>> decoded.batch.numbers["amount"].tolist(), decoded.rejects[0].reason
     ([9.5], 'out of range: amount is 2e+12, allowed 1e+12; correct the sender, or raise [limits] amount')
     """
-    return _decode_events(UserEvent, raw, columns, unknown_fields, limits)
+    accepted = accept_records(model, raw, unknown_fields, limits)
+    batch = event_columns(model, accepted.structs, accepted.ts, columns)
+    return Decoded(batch, accepted.rejects, accepted.index)
 
 
-def decode_device_events(
-    raw: Sequence[bytes | None],
-    columns: ColumnRequest,
-    *,
-    unknown_fields: UnknownFields = "ignore",
-    limits: InputLimits = DEFAULT_LIMITS,
-) -> Decoded:
-    """Decode ``device-events`` records into the columns asked for."""
-    return _decode_events(DeviceEvent, raw, columns, unknown_fields, limits)
+decode_user_events: Callable[..., Decoded] = partial(_decode_events, UserEvent)
+decode_device_events: Callable[..., Decoded] = partial(_decode_events, DeviceEvent)
 
 
 def decode_labels(
@@ -155,17 +152,5 @@ def events_from_rows(
     {'page': ['home']}
     """
     accepted = accept_rows(model, rows, unknown_fields, limits)
-    batch = event_columns(model, accepted.structs, accepted.ts, columns)
-    return Decoded(batch, accepted.rejects, accepted.index)
-
-
-def _decode_events(
-    model: type[WireModel],
-    raw: Sequence[bytes | None],
-    columns: ColumnRequest,
-    unknown_fields: UnknownFields,
-    limits: InputLimits,
-) -> Decoded:
-    accepted = accept_records(model, raw, unknown_fields, limits)
     batch = event_columns(model, accepted.structs, accepted.ts, columns)
     return Decoded(batch, accepted.rejects, accepted.index)

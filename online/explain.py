@@ -25,7 +25,7 @@ from online.wire import FINITE_MAX, MISSING, REASON_CHARS, WireModel
 
 MAX_DEPTH = 32
 _SHOWN_ERRORS, _SHOWN_KEYS = 3, 8
-_UNREAD, _CONSTANTS = ("not UTF-8", "not JSON"), ("NaN", "Infinity", "-Infinity")
+_UNREAD = ("not UTF-8", "not JSON")
 _BOM = b"\xef\xbb\xbf"
 _BARE = re.compile(r'"([^"\\]+)"\s*:\s*([^\s"{}\[\]][^"{}\[\]]*?)(?=\s*(?:,\s*["}]|[}\]]|$))')
 """A key, and what stands there without quotes."""
@@ -112,7 +112,8 @@ def explain_json(raw: bytes) -> str | None:
     except json.JSONDecodeError as error:
         return _not_json(error, text)
     except ValueError as error:
-        return _named(str(error), text)
+        found = re.search(rf'"([^"\\]+)"\s*:\s*{error.args[0]}\b', text) if error.args[1:] else None
+        return (f"{name_of(found[1])}: " if found else "") + " ".join(error.args)
     if _too_deep(value):
         return f"nested deeper than {MAX_DEPTH}"
     return "a text holds half a surrogate pair" if "\\u" in text and not _is_unicode(value) else None
@@ -163,13 +164,6 @@ def _not_json(error: json.JSONDecodeError, text: str) -> str:
     return f"not JSON: {error.msg[:1].lower()}{error.msg[1:].removesuffix(' at')} {here}"
 
 
-def _named(words: str, text: str) -> str:
-    """``words`` about a token that is no JSON, with the field that holds it."""
-    token = words.partition(" ")[0]
-    found = re.search(rf'"([^"\\\\]+)"\s*:\s*{re.escape(token)}\b', text) if token in _CONSTANTS else None
-    return f"{name_of(found[1])}: {words}" if found else words
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
@@ -180,7 +174,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(token: str) -> None:
-    raise ValueError(f"{token} is not JSON; leave the value out or write null")
+    raise ValueError(token, "is not JSON; leave the value out or write null")
 
 
 def _number(token: str) -> float:

@@ -50,7 +50,9 @@ def recognise_bytes(raw: bytes) -> str | None:
     except UnicodeDecodeError as error:
         letter = f"which is {raw[error.start : error.end].decode('cp1252', 'replace')!r} in Latin-1 or Windows-1252"
         text = raw.lstrip()[:1] == b"{" and b"\0" not in raw
-        return f"byte 0x{raw[error.start]:02x} at position {error.start}, {letter}; write UTF-8" if text else None
+        if not text:
+            return "binary data, as of Avro, Protobuf or MessagePack; send JSON text"
+        return f"byte 0x{raw[error.start]:02x} at position {error.start}, {letter}; write UTF-8"
     return next((f"{what}; {remedy}" for pattern, what, remedy in _TEXT if re.match(pattern, head)), None)
 
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -77,20 +77,19 @@ def doctor_command(
 
 
 def run_checks(root: Path | None = None, config: Path | None = None) -> list[Check]:
-    """Run all checks; ``root`` is the folder that holds the packages (and ``constraints.txt``)."""
+    """Run all checks; ``root`` is the folder that holds the packages."""
     from rich.console import Console
 
     root = root or Path(__file__).resolve().parents[2]
-    pins = read_pins(root / "constraints.txt")
     checks = [check_python(sys.version_info[:3])]
-    checks += [check_package(name, pins) for name in REQUIRED]
+    checks += [check_package(name) for name in REQUIRED]
     checks += [
         check_compiles(_compile_with_numba),
         check_cache(_cache_candidates(root)),
         check_disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free / 1e6),
         check_terminal(Console(), sys.stdout.encoding or "ascii"),
     ]
-    checks += [check_optional(*part) for part in OPTIONAL]
+    checks += [check_package(*part) for part in OPTIONAL]
     checks.append(check_codecs())
     return checks + check_store(config)
 
@@ -117,30 +116,19 @@ def check_python(found: tuple[int, int, int]) -> Check:
     return Check("Python", "FAIL", words, f"Install Python {oldest} or newer and run 'make install' again.")
 
 
-def check_package(name: str, pins: Mapping[str, str]) -> Check:
-    """A required package can be imported, in the pinned version where there is one."""
-    try:
-        importlib.import_module(name)
-        found = version(name)
-    except (ImportError, OSError) as error:
-        return Check(name, "FAIL", f"cannot be imported: {error}", "Run 'make install'.")
-    pinned = pins.get(name)
-    if pinned is not None and found != pinned:
-        return Check(name, "WARN", f"{found}, tested with {pinned}", f"pip install {name}=={pinned}")
-    return Check(name, "OK", found if pinned is None else f"{found} (as pinned)")
-
-
-def check_optional(name: str, module: str, purpose: str) -> Check:
-    """An optional package: its version, or that it is not there, which is fine."""
+def check_package(name: str, module: str = "", purpose: str = "") -> Check:
+    """A package can be imported; one that has a ``purpose`` need not be there, which is fine."""
     try:
         found = version(name)
+        importlib.import_module(module or name)
     except PackageNotFoundError:
-        return Check(name, "OK", f"optional, not installed ({purpose})")
-    try:
-        importlib.import_module(module)
+        if purpose:
+            return Check(name, "OK", f"optional, not installed ({purpose})")
+        return Check(name, "FAIL", "not installed", "Run 'make install'.")
     except (ImportError, OSError) as error:
-        return Check(name, "WARN", f"{found}, but cannot be imported: {error}", f"pip install --force-reinstall {name}")
-    return Check(name, "OK", f"{found} (optional)")
+        fix = f"pip install --force-reinstall {name}"
+        return Check(name, "WARN" if purpose else "FAIL", f"{found}, but cannot be imported: {error}", fix)
+    return Check(name, "OK", f"{found} (optional)" if purpose else found)
 
 
 def check_store(config: Path | None) -> list[Check]:
@@ -203,15 +191,6 @@ def check_terminal(console: Console, encoding: str) -> Check:
     if console.width < 80 or console.height < 24:
         return Check("terminal", "WARN", found, "Enlarge the window to 80x24 or more; 100x30 is comfortable.")
     return Check("terminal", "OK", found)
-
-
-def read_pins(path: Path) -> dict[str, str]:
-    """Exact pins of a constraints file, name to version; empty where there is none."""
-    if not path.is_file():
-        return {}
-    lines = (line.partition("#")[0].partition(";")[0].strip() for line in path.read_text("utf-8").splitlines())
-    pairs = (line.split("==", 1) for line in lines if "==" in line)
-    return {name.strip().lower(): pinned.strip() for name, pinned in pairs}
 
 
 def is_writable(folder: Path) -> bool:

@@ -58,31 +58,15 @@ def test_an_old_python_fails() -> None:
     assert doctor.check_python((4, 0, 0)).status == "OK"
 
 
-def test_a_version_other_than_the_pinned_one_is_a_warning_with_the_command_that_mends_it() -> None:
-    check = doctor.check_package("numpy", {"numpy": "1.0.0"})
-    assert check.status == "WARN"
-    assert check.fix == "pip install numpy==1.0.0"
-    assert doctor.check_package("numpy", {}).status == "OK"
-
-
-def test_pins_are_read_from_constraints(tmp_path: Path) -> None:
-    path = tmp_path / "constraints.txt"
-    path.write_text("# pins\nNumPy==2.4.6\nriver == 0.26.1 ; python_version > '3'\nloose>=1\n\ntyper==1.0  # why\n")
-    assert doctor.read_pins(path) == {"numpy": "2.4.6", "river": "0.26.1", "typer": "1.0"}
-    assert doctor.read_pins(tmp_path / "none.txt") == {}
-
-
-def test_pins_of_the_checkout_are_held_against_what_is_installed(tmp_path: Path) -> None:
-    (tmp_path / "constraints.txt").write_text("rich==0.0.1\n")
-    checks = {check.name: check for check in doctor.run_checks(tmp_path)}
-    assert checks["rich"].status == "WARN"
-    assert checks["numpy"].status == "OK"
-
-
 def test_optional_parts_may_be_missing() -> None:
-    check = doctor.check_optional("no_such_package", "no_such_package", "only to dream")
+    check = doctor.check_package("no_such_package", "no_such_package", "only to dream")
     assert check.status == "OK"
     assert "optional, not installed" in check.found
+
+
+def test_a_package_that_cannot_be_imported_fails_or_warns() -> None:
+    assert doctor.check_package("numpy", "no_such_module").status == "FAIL"
+    assert doctor.check_package("numpy", "no_such_module", "only to dream").status == "WARN"
 
 
 def broken() -> float:
