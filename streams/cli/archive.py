@@ -6,8 +6,7 @@ It knows arguments and a progress bar; the work is in ``streams.training.archive
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +16,7 @@ from streams.cli.options import (
     INTERRUPTED,
     BootstrapOption,
     ConfigOption,
-    bars,
+    bar,
     notes,
     output,
     settings_of,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from online.task import TaskSpec
     from streams.settings import Settings
     from streams.training.archive import Archive, Archived
-    from streams.training.sources import Advance
 
 
 def archive_command(
@@ -105,25 +103,11 @@ async def _archive(
 ) -> None:
     from streams.training.sources import EmbeddedSource, KafkaSource
 
-    if log is not None:
-        source = EmbeddedSource.of_directory(log)
+    opened = nullcontext(EmbeddedSource.of_directory(log)) if log is not None else KafkaSource(settings, "archive")
+    async with opened as source:
         for archive, spec in zip(archives, tasks, strict=True):
-            with _bar(spec.name) as advance:
+            with bar(spec.name, before=f"{spec.name} ") as advance:
                 await archive.write(source, since, until, advance)
-        return
-    async with KafkaSource(settings, "archive") as kafka:
-        for archive, spec in zip(archives, tasks, strict=True):
-            with _bar(spec.name) as advance:
-                await archive.write(kafka, since, until, advance)
-
-
-@contextmanager
-def _bar(task: str) -> Iterator[Advance]:
-    from rich.progress import TaskProgressColumn, TimeRemainingColumn
-
-    with bars(TaskProgressColumn(), TimeRemainingColumn()) as shown:
-        row = shown.add_task(task, total=None)
-        yield lambda what, done, total: shown.update(row, description=f"{task} {what}", completed=done, total=total)
 
 
 def _show(tasks: list[TaskSpec], archived: list[Archived], out: Path) -> None:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -21,7 +20,7 @@ from streams.cli.options import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
-    bars,
+    bar,
     notes,
     output,
     settings_of,
@@ -144,8 +143,8 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
             count = len(reader.partitions())
             lanes = {int(partitions_of_text([entity], count, by)[0]) for by in ("murmur2", "crc32")}
             search = replace(search, partitions=tuple(lanes))
-        with _bar(f"records of {topic}") as progress:
-            found = await find_scores(reader, search, progress)
+        with bar(what := f"records of {topic}") as progress:
+            found = await find_scores(reader, search, partial(progress, what))
     if not found:
         where = f" partition {search.partitions[0]}" if search.partitions else ""
         since = f" since {utc(search.since)} UTC" if search.since is not None else ""
@@ -171,20 +170,11 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
             except StoreUnavailable as error:
                 notes().print(f"no stored models, so all examples are learned again: {in_words(error)}", style="yellow")
                 stored = False
-        with _bar("examples learned again") as progress:
+        with bar(what := "examples learned again") as progress:
             snapshots = ModelSnapshots(link) if stored else None
-            return await rebuild(options, topic, fold, version, snapshots=snapshots, progress=progress)
+            return await rebuild(options, topic, fold, version, snapshots=snapshots, progress=partial(progress, what))
     finally:
         await link.stop()
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.progress import TaskProgressColumn, TimeRemainingColumn
-
-    with bars(TaskProgressColumn(), TimeRemainingColumn()) as shown:
-        row = shown.add_task(what, total=None)
-        yield lambda done, total: shown.update(row, completed=done, total=total)
 
 
 def _show(e: Explanation, repeats: list[LoggedScore], start: int, most: int | None) -> None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,7 @@ from streams.cli.options import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
-    bars,
+    bar_of_each,
     confirmed,
     notes,
     output,
@@ -33,8 +32,6 @@ from streams.cli.times import moment
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from online.features.engine import Table
     from online.task import TaskSpec
     from streams.ops.entityrows import TableRow, TaskRows
@@ -202,6 +199,8 @@ def rebuild_command(
 
         weir features rebuild --yes --config /etc/weir/weir.toml
     """
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
     settings = settings_of(config, bootstrap)
     found = tasks_of(tasks or [], settings)
     question = f"Write the rows of {', '.join(task.name for task in found)} in {settings.redis.url} anew?"
@@ -211,21 +210,5 @@ def rebuild_command(
     rebuild: Callable[[Settings, Sequence[TaskSpec], ProgressOf], None] = import_module(
         "streams.worker.rebuild"
     ).rebuild
-    with _progress() as progress:
+    with bar_of_each(MofNCompleteColumn(), TimeRemainingColumn()) as progress:
         rebuild(settings, found, progress)
-
-
-@contextmanager
-def _progress() -> Iterator[ProgressOf]:
-    """A bar for each part that tells how far it is."""
-    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
-
-    with bars(MofNCompleteColumn(), TimeRemainingColumn()) as shown:
-        known: dict[str, TaskID] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in known:
-                known[what] = shown.add_task(what, total=total)
-            shown.update(known[what], completed=done, total=total)
-
-        yield update

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from streams.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, ProgressColumn
+    from rich.progress import Progress, ProgressColumn, TaskID
     from rich.table import Table
 
     from online.task import TaskSpec
@@ -101,6 +102,30 @@ def bars(*columns: ProgressColumn) -> Progress:
     console = notes()
     shown = (TextColumn("{task.description}"), BarColumn(), *columns)
     return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def bar(what: str, before: str = "", elapsed: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """One bar, moved by a call: what is done just now, written behind ``before``, how much of it, and of how many."""
+    from rich.progress import TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    with bars(TaskProgressColumn(), TimeElapsedColumn() if elapsed else TimeRemainingColumn()) as shown:
+        row = shown.add_task(what, total=None)
+        yield lambda now, done, total: shown.update(row, description=before + now, completed=done, total=total)
+
+
+@contextmanager
+def bar_of_each(*columns: ProgressColumn, done: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each thing that a call names, how far it is and of how many; without ``done`` it goes at its end."""
+    with bars(*columns) as shown:
+        rows: dict[str, TaskID] = {}
+
+        def update(what: str, so_far: int, total: int) -> None:
+            if what not in rows:
+                rows[what] = shown.add_task(what, total=total)
+            shown.update(rows[what], completed=so_far, total=total, visible=done or so_far < total)
+
+        yield update
 
 
 def to_json(document: object) -> str:

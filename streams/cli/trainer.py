@@ -5,8 +5,6 @@ It knows arguments, the banner and the bars; what runs is ``streams.trainer``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
@@ -15,13 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.options import BootstrapOption, ConfigOption, bars, notes, settings_of, tasks_of
+from streams.cli.options import BootstrapOption, ConfigOption, bar_of_each, notes, settings_of, tasks_of
 from streams.cli.process import LogLevelOption, TasksArgument, WebOption, address, log_to_stderr
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from streams.settings import Settings
 
 
@@ -62,6 +58,7 @@ def trainer_command(
         weir trainer fraud.toml --once
     """
     from rich.markup import escape
+    from rich.progress import TextColumn, TimeElapsedColumn
 
     from streams.ops.link_checks import warn_of_links
 
@@ -72,12 +69,17 @@ def trainer_command(
     warn_of_links(settings)
     notes().print(escape(_banner(settings, [task.name for task in found if task.full is not None])), soft_wrap=True)
     module = _trainer_module()
-    with _bars() as advance:
+    # where no terminal is, the log says enough
+    columns = TextColumn("{task.completed:g}/{task.total:g}"), TimeElapsedColumn()
+    with bar_of_each(*columns, done=False) as advance:
         parts, runner = import_module("streams.trainer.parts"), import_module("streams.trainer.runner")
+
+        def progress(task: str, what: str, done: int, of: int) -> None:
+            advance(f"{task} {what}", done, of)
 
         def make() -> Any:
             shop = parts.kafka_workshop(settings, runner.SubprocessRunner(settings.trainer.stop_s))
-            return module.Trainer(settings, found, shop=replace(shop, progress=advance))
+            return module.Trainer(settings, found, shop=replace(shop, progress=progress))
 
         status = module.run_trainer(make, once)
     if status:
@@ -99,20 +101,3 @@ def _trainer_module() -> Any:
         return import_module("streams.trainer.trainer")
     except ImportError as exc:
         raise UsageError(f"a trainer needs {exc.name}; run: pip install 'weir[kafka,cpu,train]'") from exc
-
-
-@contextmanager
-def _bars() -> Iterator[Any]:
-    """A bar a training on a terminal; nothing elsewhere, where the log says enough."""
-    from rich.progress import TextColumn, TimeElapsedColumn
-
-    with bars(TextColumn("{task.completed:g}/{task.total:g}"), TimeElapsedColumn()) as shown:
-        known: dict[str, TaskID] = {}
-
-        def advance(task: str, what: str, done: int, of: int) -> None:
-            name = f"{task} {what}"
-            if name not in known:
-                known[name] = shown.add_task(name, total=of)
-            shown.update(known[name], completed=done, total=of, visible=done < of)
-
-        yield advance

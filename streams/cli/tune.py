@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
 
-from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bars, notes, output, settings_of, table
+from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bar, notes, output, settings_of, table
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
     from models.training.settings import EncoderSettings
     from models.training.tune import TrialResult, Tuner
-    from models.types import Progress as OnStep
     from models.types import TrainingSet
     from online.full import FullSpec
     from online.task import TaskSpec
@@ -131,7 +128,7 @@ def _base(full: FullSpec) -> EncoderSettings:
 
 def _search(tuner: Tuner, trials: int) -> TrialResult:
     try:
-        with _bar() as advance:
+        with bar("trial", elapsed=True) as advance:
             return tuner.run(trials, advance, _note)
     except KeyboardInterrupt:
         notes().print(f"interrupted: the same command goes on with {tuner.study}", markup=False)
@@ -141,15 +138,6 @@ def _search(tuner: Tuner, trials: int) -> TrialResult:
 def _note(trial: TrialResult) -> None:
     value = "-" if trial.value is None else f"{trial.value:.4f}"
     notes().print(f"trial {trial.number}: {trial.state}, {value}", markup=False)
-
-
-@contextmanager
-def _bar() -> Iterator[OnStep]:
-    from rich.progress import TaskProgressColumn, TimeElapsedColumn
-
-    with bars(TaskProgressColumn(), TimeElapsedColumn()) as shown:
-        row = shown.add_task("trial", total=None)
-        yield lambda what, done, total: shown.update(row, description=what, completed=done, total=total)
 
 
 def _told(best: TrialResult) -> object:

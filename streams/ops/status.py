@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-
-class Progress(Protocol):
-    """Told how far a long job is: of a part called ``what``, ``done`` of ``total`` records."""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """It is that far."""
-        ...
+Progress = Callable[[str, int, int], None]
+"""Told how far a long job is: what a part is called, how many of its records are done, and of how many."""
 
 
 class Status(Protocol):
