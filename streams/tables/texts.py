@@ -117,6 +117,8 @@ def read_ids(cells: Cells) -> pa.ChunkedArray:
     ids = cells.texts()
     if pa.types.is_decimal(kind):
         return pc.replace_substring_regex(ids, r"\.0+$", "")
+    if not pc.any(pc.match_substring_regex(ids, r"^\d[\d.,]*(?:[eE]\+\d\d)?$")).as_py():
+        return ids  # none looks like a number
     broken = pc.match_substring_regex(ids, _SCIENTIFIC)
     if pc.any(broken).as_py():
         at = int(pc.index(broken, True).as_py())
