@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Final, Protocol, Self
+from typing import Any, BinaryIO, Final
 
 import orjson
 import pyarrow as pa
@@ -37,34 +36,25 @@ _SCHEMAS: Final = {
 }  # fmt: skip
 
 
-class Sink(Protocol):
+class Sink(ExitStack):
     """Takes records in order; a context that leaves complete files however it ends."""
 
     def write(self, records: Sequence[TopicRecord]) -> None:
         """Take ``records``."""
-        ...
+        raise NotImplementedError
 
     def flush(self) -> None:
         """Hand on what can be handed on now."""
-        ...
-
-    def __enter__(self) -> Self:
-        """Open."""
-        ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Complete and close."""
-        ...
 
 
-class LinesSink:
+class LinesSink(Sink):
     """One value a line on a stream; with ``name_topics`` each gets a leading field ``topic``."""
 
     def __init__(self, stream: BinaryIO, name_topics: bool) -> None:
+        super().__init__()
         self.stream = stream
         self.name_topics = name_topics
+        self.push(self._ended)
 
     def write(self, records: Sequence[TopicRecord]) -> None:
         """Write one line a record."""
@@ -78,25 +68,18 @@ class LinesSink:
         """Flush the stream."""
         self.stream.flush()
 
-    def __enter__(self) -> Self:
-        """Do nothing: the stream is open."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _ended(self, kind: type[BaseException] | None, *_: object) -> None:
         """Flush, unless the reader has gone."""
         if kind is None:
             self.flush()
 
 
-class JsonlSink:
+class JsonlSink(Sink):
     """``DIR/TOPIC.jsonl``: one value a line, in the order in which records become available."""
 
     def __init__(self, directory: Path, topics: Sequence[str]) -> None:
-        self._paths = {topic: directory / f"{topic}.jsonl" for topic in topics}
-        self._files: dict[str, BinaryIO] = {}
-        self._stack = ExitStack()
+        super().__init__()
+        self._files = {topic: self.enter_context((directory / f"{topic}.jsonl").open("wb")) for topic in topics}
 
     def write(self, records: Sequence[TopicRecord]) -> None:
         """Append one line a record."""
@@ -108,29 +91,21 @@ class JsonlSink:
         for file in self._files.values():
             file.flush()
 
-    def __enter__(self) -> Self:
-        """Create the files."""
-        self._files = {topic: self._stack.enter_context(path.open("wb")) for topic, path in self._paths.items()}
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the files."""
-        self._stack.close()
-
-
-class ParquetSink:
+class ParquetSink(Sink):
     """``DIR/TOPIC.parquet``: one column a field, also of ``metrics`` and ``properties``, and ``available_at``.
 
     ``available_at`` is the event time at which the record could be read: for a label, when it became known.
     """
 
     def __init__(self, directory: Path, topics: Sequence[str]) -> None:
+        super().__init__()
         self._rows: dict[str, list[dict[str, Any]]] = {topic: [] for topic in topics}
         self._schemas = {topic: pa.schema({**_SCHEMAS[topic], "available_at": _NUMBER}) for topic in topics}
-        self._paths = {topic: directory / f"{topic}.parquet" for topic in topics}
-        self._writers: dict[str, Any] = {}
+        self._writers = {
+            topic: pq.ParquetWriter(directory / f"{topic}.parquet", self._schemas[topic]) for topic in topics
+        }
+        self.callback(self._complete)
 
     def write(self, records: Sequence[TopicRecord]) -> None:
         """Collect rows; write a row group when enough of them are there."""
@@ -144,17 +119,7 @@ class ParquetSink:
             if len(rows) >= _ROW_GROUP:
                 self._write_rows(topic)
 
-    def flush(self) -> None:
-        """Do nothing: a row group is written when it is full, or at the end."""
-
-    def __enter__(self) -> Self:
-        """Create the files."""
-        self._writers = {topic: pq.ParquetWriter(path, self._schemas[topic]) for topic, path in self._paths.items()}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _complete(self) -> None:
         """Write what is left and the files' ends."""
         for topic, writer in self._writers.items():
             self._write_rows(topic)
