@@ -93,6 +93,7 @@ def _repeats(
     start: int,
     size: int,
     stamp: int,
+    level: int,
     stamps: NDArray[np.int64],
     starts: NDArray[np.int64],
     sizes: NDArray[np.int64],
@@ -104,12 +105,12 @@ def _repeats(
         h += int(buf[last - 1]) * 337 + int(buf[last - 2]) * 769 + int(buf[last - 3]) * 41
     slot = h % _SLOTS
     for _ in range(_MAX_PROBES):
-        if stamps[slot] != stamp:
-            stamps[slot], starts[slot], sizes[slot] = stamp, start, size
+        if stamps[level, slot] != stamp:
+            stamps[level, slot], starts[level, slot], sizes[level, slot] = stamp, start, size
             return False
-        if sizes[slot] == size:
+        if sizes[level, slot] == size:
             k = 0
-            while k < size and buf[starts[slot] + k] == buf[start + k]:
+            while k < size and buf[starts[level, slot] + k] == buf[start + k]:
                 k += 1
             if k == size:
                 return True
@@ -145,15 +146,8 @@ def _scan_records(buf: NDArray[np.uint8], sizes: NDArray[np.int64], gap: int) ->
                         suspect = True
                     elif not suspect:
                         level = depth - 1
-                        suspect = _repeats(
-                            buf,
-                            i + 1,
-                            close - i - 1,
-                            outer if level == 0 else stamp,
-                            stamps[level],
-                            key_starts[level],
-                            key_sizes[level],
-                        )
+                        of, size = outer if level == 0 else stamp, close - i - 1
+                        suspect = _repeats(buf, i + 1, size, of, level, stamps, key_starts, key_sizes)
                 suspect |= depth == 0
                 i = after
             elif c in (_OPEN, _OPEN_LIST):

@@ -172,7 +172,8 @@ class ScoringStage:
         if len(parts) == 1:
             return replace(parts[0], fired=None)
         batch = EventBatch.concat([part.batch for part in parts])
-        return PreparedBatch(batch, np.concatenate([p.modes for p in parts]), self.engine.group(batch), None, None)
+        groups = {key: Grouping.concat([part.groups[key] for part in parts]) for key in parts[0].groups}
+        return PreparedBatch(batch, np.concatenate([p.modes for p in parts]), groups, None, None)
 
     def keys(self, prepared: PreparedBatch) -> dict[str, list[str]]:
         """By table, the distinct entities whose rows ``score`` will load; tables it needs none of are left out."""

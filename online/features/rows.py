@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,17 @@ class Grouping:
     """Distinct identifiers, in order of appearance."""
     slots: IntVector
     """``(n,) int64``, each record's place among ``keys``; -1 where it names no entity."""
+
+    @classmethod
+    def concat(cls, parts: Sequence[Grouping]) -> Grouping:
+        """That of the records of all parts, one part behind the other; most cheaply where no entity is in two."""
+        keys = list(chain.from_iterable(part.keys for part in parts))
+        merged = cls(keys, np.arange(len(keys))) if len(set(keys)) == len(keys) else group(keys)
+        places, slots, start = np.append(merged.slots, -1), list[IntVector](), 0
+        for part in parts:
+            slots.append(np.where(part.slots < 0, -1, places[part.slots + start]))
+            start += len(part.keys)
+        return cls(merged.keys, np.concatenate(slots))
 
 
 def group(ids: Sequence[str | None]) -> Grouping:
@@ -71,12 +83,9 @@ class LoadedRows:
         features = p.table if out is not None else p.table[:0]
         kernel.run_rows(
             *self._views, self.slots, ts, modes, p.fed_by, values, values.view(np.int64), y, unit,
-            p.rings, p.widths, p.priors, p.scalars, p.decays, features, _NO_FEATURES if out is None else out,
+            p.rings, p.widths, p.priors, p.scalars, p.decays, features, np.empty((0, 0)) if out is None else out,
         )  # fmt: skip
 
     def save(self, now: float) -> None:
         """Write the rows back; ``now`` starts their time to live anew."""
         self._store.save(self._table, self._keys, self._rows, now)
-
-
-_NO_FEATURES = np.empty((0, 0))

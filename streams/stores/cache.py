@@ -51,10 +51,6 @@ class RowCache:
         """What it takes in memory, keys aside."""
         return self.slab.nbytes + self.updated.nbytes + self.used.nbytes + self.written.nbytes
 
-    def has(self, keys: Sequence[str]) -> bool:
-        """Whether all of the keys are here."""
-        return self.slot_of.keys() >= set(keys)
-
     def missing(self, keys: Sequence[str]) -> list[str]:
         """The distinct keys that are not here."""
         slot_of = self.slot_of
@@ -67,9 +63,9 @@ class RowCache:
         return [made[key] if key in made else self.frames[self.slot_of[key]] for key in keys]
 
     def slots(self, keys: Sequence[str]) -> Slots:
-        """Place of each key; ``KeyError`` names the first that is not here. A list object is looked up once."""
+        """Place of each key; ``KeyError`` names the first that is not here. The same keys are looked up once."""
         for known, slots in self._found:
-            if known is keys and len(slots) == len(keys):
+            if known == keys:
                 return slots
         found = np.fromiter(map(self.slot_of.__getitem__, keys), dtype=np.int64, count=len(keys))
         self._found.append((keys, found))

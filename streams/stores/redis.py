@@ -221,7 +221,7 @@ class LaneStore:
         state = self._state(lane)
         for table, keys in wanted.items():
             cache = self._cache(state, table)
-            if not cache.owned or not cache.has(keys):
+            if not cache.owned or cache.missing(keys):
                 return True
         return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,10 +53,10 @@ def owners_of(parts: Sequence[Part], side: Collection[str]) -> dict[str, int] | 
     """
     owner: dict[str, int] = {}
     for i, part in enumerate(parts):
-        own = set[str]().union(*(keys for table, keys in part.wanted.items() if table not in side))
+        own = dict.fromkeys(chain.from_iterable(keys for table, keys in part.wanted.items() if table not in side), i)
         if not owner.keys().isdisjoint(own):
             return None
-        owner |= dict.fromkeys(own, i)
+        owner |= own
     return owner
 
 

@@ -15,6 +15,7 @@ from online.features.engine import FeatureEngine
 from online.features.expression import Expression
 from online.features.levels import feature_names
 from online.features.plan import WindowPass, build_plan
+from online.features.rows import Grouping, group
 from online.features.spec import Aggregate, Entity, WindowOp
 from streams.stores.memory import MemoryFeatureStore
 from tests.online.feature_rows import DAY, HOUR, T0, Row, batch_of, column, engine_of, gaps, rows_of, run, streams
@@ -266,3 +267,9 @@ def test_names_follow_the_pattern() -> None:
         "user.amount_count_1d",
         "user.amount_sum_1h",
     ]
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "c", "d", None])), min_size=1, max_size=4))
+def test_groupings_of_parts_make_that_of_all(parts: list[list[str | None]]) -> None:
+    made, whole = Grouping.concat([group(part) for part in parts]), group([name for part in parts for name in part])
+    assert (made.keys, made.slots.tolist()) == (whole.keys, whole.slots.tolist())
