@@ -148,26 +148,20 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as exc:
         raise ArtefactError(
-            f"{where}: not a manifest: {faults(Manifest, exc, parsed(data))}; register the model again"
+            f"{where}: not a manifest: {faults(Manifest, exc, data)}; register the model again"
         ) from None
     if manifest.canonical() != data:
         raise ArtefactError(f"{where}: not in canonical form, so it was edited; versions are immutable, register anew")
     return manifest
 
 
-def faults(model: type[BaseModel], exc: ValidationError, document: Any) -> str:
-    """Every wrong field of ``document`` with what to give instead, in one line; None where it is no JSON."""
-    if document is None:
-        return "not JSON"
-    return "; ".join(sentence(each, document) for each in mistakes(model, exc, document, table="an object"))
-
-
-def parsed(data: bytes) -> Any:
-    """The JSON in ``data``, or None."""
+def faults(model: type[BaseModel], exc: ValidationError, document: Mapping[str, Any] | bytes) -> str:
+    """Every wrong field of ``document``, or of the JSON in it, with what to give instead, in one line."""
     try:
-        return orjson.loads(data)
+        given = orjson.loads(document) if isinstance(document, bytes) else document
     except orjson.JSONDecodeError:
-        return None
+        return "not JSON"
+    return "; ".join(sentence(each, given) for each in mistakes(model, exc, given, table="an object"))
 
 
 def inputs_digest(inputs: Sequence[str]) -> str:

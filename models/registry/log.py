@@ -6,7 +6,7 @@ import secrets
 
 from pydantic import ValidationError
 
-from models.manifest import faults, parsed
+from models.manifest import faults
 from models.registry.errors import RegistryError, StageConflictError
 from models.registry.files import Files
 from models.registry.stages import Action, StageEntry, Stages, move
@@ -54,7 +54,7 @@ class StageLog:
         try:
             return StageEntry.model_validate_json(data := self._files.read(path))
         except ValidationError as exc:
-            why = faults(StageEntry, exc, parsed(data))
+            why = faults(StageEntry, exc, data)
             raise RegistryError(f"{self._files.url}/{path}: not a stage entry: {why}; restore it") from None
 
 

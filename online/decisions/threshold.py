@@ -140,12 +140,10 @@ class Threshold:
     ) -> None:
         self.policy = policy
         self.refresh = refresh or RefreshPolicy()
-        self._budget = policy.fallback if isinstance(policy, PrecisionThreshold) else None
-        if isinstance(policy, BudgetThreshold):
-            self._budget = policy
+        self._budget = policy if isinstance(policy, BudgetThreshold) else getattr(policy, "fallback", None)
         self._adaptive = isinstance(policy, BudgetThreshold | PrecisionThreshold)
         self._threshold = policy.value if isinstance(policy, FixedThreshold | CostThreshold) else NEVER
-        bins = policy.bins if isinstance(policy, BudgetThreshold | PrecisionThreshold) else 16
+        bins = getattr(policy, "bins", 16)
         self._edges = bin_edges(bins)
         self._watermark = -math.inf
         self._refreshed_at = 0.0

@@ -31,6 +31,14 @@ def _where(condition: FloatVector, a: FloatVector, b: FloatVector) -> FloatVecto
     return out
 
 
+def _all(*parts: FloatVector) -> FloatVector:
+    return np.asarray(reduce(np.logical_and, [part > 0 for part in parts]), dtype=np.float64)
+
+
+def _any(*parts: FloatVector) -> FloatVector:
+    return np.asarray(reduce(np.logical_or, [part > 0 for part in parts]), dtype=np.float64)
+
+
 def _or_else(a: FloatVector, b: FloatVector) -> FloatVector:
     out: FloatVector = np.where(np.isnan(a), b, a)
     return out
@@ -155,20 +163,18 @@ class _Compiler:
                 constant = np.float64(value)
                 return lambda _columns: constant  # type: ignore[return-value]  # a 0-d value broadcasts
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-                return self._binary(_BINARY[type(op)], left, right)
+                return self._of(_BINARY[type(op)], left, right)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                inner = self.compile(operand)
-                return lambda columns: -inner(columns)
+                return self._of(operator.neg, operand)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                inner = self.compile(operand)
-                return lambda columns: (~(inner(columns) > 0)).astype(float)
+                return self._of(lambda a: (~(a > 0)).astype(float), operand)
             case ast.BoolOp(op=op, values=values):
-                return self._boolean(isinstance(op, ast.And), values)
+                return self._of(_all if isinstance(op, ast.And) else _any, *values)
             case ast.Compare(left=left, ops=[op], comparators=[right]):
                 return self._compare(left, op, right)
             case ast.Compare(left=left, ops=ops, comparators=rest):  # 0 < a < 5
                 sides = zip([left, *rest], ops, rest, strict=False)
-                return self._boolean(True, [ast.Compare(a, [op], [b]) for a, op, b in sides])
+                return self._of(_all, *(ast.Compare(a, [op], [b]) for a, op, b in sides))
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 return self._call("where", [test, body, orelse])
             case ast.Call(func=ast.Name(id=function), args=args, keywords=[]):
@@ -178,21 +184,10 @@ class _Compiler:
             f"+ - * / // % **, comparisons, and/or/not, hash and {', '.join(sorted(_FUNCTIONS))}"
         )
 
-    def _binary(self, op: Callable[[FloatVector, FloatVector], FloatVector], a: ast.expr, b: ast.expr) -> _Eval:
-        left, right = self.compile(a), self.compile(b)
-        return lambda columns: op(left(columns), right(columns))
-
-    def _boolean(self, is_and: bool, nodes: list[ast.expr]) -> _Eval:
+    def _of(self, apply: Callable[..., FloatVector], *nodes: ast.expr) -> _Eval:
+        """A function of what ``nodes`` are."""
         parts = [self.compile(node) for node in nodes]
-        join = np.logical_and if is_and else np.logical_or
-
-        def evaluate(columns: Mapping[str, Column]) -> FloatVector:
-            out = parts[0](columns) > 0
-            for part in parts[1:]:
-                out = join(out, part(columns) > 0)
-            return np.asarray(out, dtype=np.float64)
-
-        return evaluate
+        return lambda columns: apply(*(part(columns) for part in parts))
 
     def _compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Eval:
         match right:
@@ -205,8 +200,7 @@ class _Compiler:
         if type(op) not in _COMPARE:
             raise TaskError(f"expression {self.source!r}: {type(op).__name__} works on a list of texts only")
         compare = _COMPARE[type(op)]
-        a, b = self.compile(left), self.compile(right)
-        return lambda columns: np.asarray(compare(a(columns), b(columns)), dtype=np.float64)
+        return self._of(lambda a, b: np.asarray(compare(a, b), dtype=np.float64), left, right)
 
     def _text(self, left: ast.expr, words: set[str], op: ast.cmpop) -> _Eval:
         name = _name(left)
@@ -229,10 +223,7 @@ class _Compiler:
         if len(args) != arity and not (arity == _MANY and len(args) >= 2):
             takes = "two or more arguments" if arity == _MANY else f"{arity} argument{'s' * (arity != 1)}"
             raise TaskError(f"expression {self.source!r}: {function} takes {takes}, got {len(args)}")
-        parts = [self.compile(arg) for arg in args]
-        if arity == _MANY:
-            return lambda columns: reduce(apply, (part(columns) for part in parts))
-        return lambda columns: apply(*(part(columns) for part in parts))
+        return self._of((lambda *parts: reduce(apply, parts)) if arity == _MANY else apply, *args)
 
     def _hash(self, args: list[ast.expr]) -> _Eval:
         name = _name(args[0]) if len(args) == 1 else None
