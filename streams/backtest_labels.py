@@ -43,16 +43,12 @@ class _LabelQueue:
     def due(self, now: float) -> list[LabelBatch]:
         """Labels that are known at ``now``, in order."""
         out: list[LabelBatch] = []
-        while self._held:
-            known_at, labels = self._held[0]
+        while self._held and self._held[0][0][0] <= now:
+            known_at, labels = self._held.popleft()
             ripe = int(np.searchsorted(known_at, now, side="right"))
-            if ripe == 0:
-                break
-            self._held.popleft()
             out.append(labels.slice(0, ripe))
             if ripe < len(labels):
                 self._held.appendleft((known_at[ripe:], labels.slice(ripe, len(labels))))
-                break
         return out
 
 

@@ -104,12 +104,10 @@ class RunWatch:
 
     def _feeder(self, name: str) -> str:
         """What a column's values come from."""
-        source = self.task.source
-        if source is None:
+        if self.task.source is None:
             return f"look at {name} in the events"
-        return (
-            f"look at the column {source.columns[name]!r}" if name in source.columns else "nothing in [source] feeds it"
-        )
+        column = self.task.source.columns.get(name)
+        return f"look at the column {column!r}" if column else "nothing in [source] feeds it"
 
     def _of_scores(self, scored: int) -> Iterator[tuple[Kind, str, str]]:
         absent = [kind for kind in self.task.types if not self.types[kind]]

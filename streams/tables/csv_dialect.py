@@ -8,7 +8,9 @@ from __future__ import annotations
 import codecs
 import csv
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 SEPARATORS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'"}
 _BOMS = (
@@ -83,24 +85,15 @@ def _rows(body: str, separator: str, quote: str, escape: str | None) -> tuple[li
     )  # fmt: skip
     rows: list[list[str]] = []
     header_lines = 1
-    try:
-        for row in reader:
-            header_lines = reader.line_num if not rows else header_lines
-            if row:
-                rows.append(row)
-            if len(rows) > 40:
-                break
-    except csv.Error:
-        pass  # a torn last cell of the sample; what was read so far decides
-    whole = len(rows) < 3 or len(rows) > 40
-    return (rows if whole else rows[:-1]), header_lines
+    with suppress(csv.Error):  # a torn last cell of the sample; what was read so far decides
+        for row in islice(filter(None, reader), 41):
+            header_lines = header_lines if rows else reader.line_num
+            rows.append(row)
+    return (rows if len(rows) < 3 or len(rows) > 40 else rows[:-1]), header_lines
 
 
 def _fit(rows: list[list[str]], wanted: Collection[str]) -> tuple[int, float, int]:
     """How well a separator fits: wanted names in the header, rows as wide as it, and its width."""
-    if not rows:
-        return 0, 0.0, 0
-    header = {name.strip() for name in rows[0]}
-    width = len(rows[0])
-    like = sum(len(row) == width for row in rows) / len(rows) if width > 1 else 0.0
-    return len(header & set(wanted)), like, width
+    header = [name.strip() for name in rows[0]] if rows else []
+    like = sum(len(row) == len(header) for row in rows) / len(rows) if len(header) > 1 else 0.0
+    return len(set(header) & set(wanted)), like, len(header)
