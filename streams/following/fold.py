@@ -7,7 +7,7 @@ its states hold bit-identical models at the same version, however their reads we
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,8 @@ from online.batch import ExampleBatch, IntVector
 from online.errors import StateError, TaskError
 from online.learners import LearnerSpec, ModelSnapshot, build_learner
 from online.learners.timeline import ModelTimeline
-from online.quarantine import Quarantine, taken_back
+from online.logged import decode_example_log
+from online.quarantine import Quarantine, between, find_quarantines, taken_back
 from online.task import TaskSpec
 from online.taskshape import shape_of
 from streams.following.identities import CAPACITY, Identities
@@ -82,6 +83,14 @@ class ExampleFold:
         """Names everything that a stored model must agree in to be continued here, 16 hexadecimal digits."""
         what = [ARITHMETIC, CAPACITY, self.spec.model_dump(mode="json"), self.features]
         return hashlib.sha256(orjson.dumps(what, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+    def read(
+        self, values: Sequence[bytes | None], offsets: Sequence[int]
+    ) -> Iterator[tuple[ExampleBatch, IntVector, Quarantine | None]]:
+        """What records at ``offsets`` hold of the task: the examples up to each quarantine of it, and then that."""
+        found = decode_example_log(values, {self.task: self.features}).tasks[self.task]
+        own = [q for q in find_quarantines(values, offsets) if q.task == self.task and q.offset >= self.next_offset]
+        return between(found.batch, np.asarray(offsets, dtype=np.int64)[found.index], own)
 
     def take(
         self,

@@ -11,12 +11,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import numpy as np
-
 from online.batch import FloatMatrix, IntVector
 from online.learners.timeline import ModelTimeline
-from online.logged import decode_example_log
-from online.quarantine import between, find_quarantines
 from streams.following.errors import FollowerBehind
 from streams.following.fold import ExampleFold
 from streams.following.refold import fold_again
@@ -131,12 +127,7 @@ class ModelHistory:
         if self._reader is None:
             return
         piece: Slice = await self._reader.fetch(_SLICE)
-        offsets = np.asarray(piece.offsets, dtype=np.int64)
-        values = [record.value for record in piece.records]
-        found = decode_example_log(values, {past.task: past.features}).tasks[past.task]
-        quarantines = find_quarantines(values, piece.offsets)
-        own = [q for q in quarantines if q.task == past.task and q.offset >= past.next_offset]
-        for batch, at, quarantine in between(found.batch, offsets[found.index], own):
+        for batch, at, quarantine in past.read([record.value for record in piece.records], piece.offsets):
             if forget_until is not None:
                 past.take(batch, at, remember=False, until=forget_until)
             past.take(batch, at)  # what it has learned already is skipped by its offset

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from online.logged import decode_example_log
-from online.quarantine import between, find_quarantines
 from streams.errors import UsageError
 from streams.following.fold import ExampleFold
 from streams.following.follower import Progress
@@ -52,12 +48,8 @@ async def rebuild(
         _, end = await reader.bounds(0)
         if fold.model.version < version:
             async for offsets, records, *_ in reader.read(0, fold.next_offset, end):
-                at = np.asarray(offsets, dtype=np.int64)
-                values = [record.value for record in records]
-                found = decode_example_log(values, {fold.task: fold.features}).tasks[fold.task]
-                own = [q for q in find_quarantines(values, offsets) if q.task == fold.task]
-                for batch, rows, quarantine in between(found.batch, at[found.index], own):
-                    fold.take(batch, rows, remember=False, until=version)
+                for batch, at, quarantine in fold.read([record.value for record in records], offsets):
+                    fold.take(batch, at, remember=False, until=version)
                     if quarantine is not None and fold.model.version < version:
                         await fold_again(fold, quarantine, lambda: RangeReader(options, topic), snapshots)
                 if progress is not None:

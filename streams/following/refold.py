@@ -7,10 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-import numpy as np
-
-from online.logged import decode_example_log
-from online.quarantine import Quarantine, between, find_quarantines
+from online.quarantine import Quarantine
 from streams.following.fold import ExampleFold
 from streams.following.snapshots import ModelSnapshots
 from streams.transport.ranges import RangeReader
@@ -45,10 +42,7 @@ async def fold_again(
     start = again.model.version
     async with new_reader() as reader:
         async for piece in reader.read(0, again.next_offset, quarantine.offset):
-            values, offsets = [record.value for record in piece.records], np.asarray(piece.offsets, np.int64)
-            found = decode_example_log(values, {fold.task: fold.features}).tasks[fold.task]
-            passed = [q for q in find_quarantines(values, piece.offsets) if q.task == fold.task]
-            for examples, at, other in between(found.batch, offsets[found.index], passed):
+            for examples, at, other in again.read([record.value for record in piece.records], piece.offsets):
                 for first in range(0, len(examples), _TURN):
                     part = slice(first, first + _TURN)
                     again.take(examples.slice(first, first + _TURN), at[part], remember=False)
