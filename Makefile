@@ -62,6 +62,6 @@ ci: ## What continuous integration runs
 constraints: $(VENV)/.dev ## Write the installed versions to constraints.txt
 	@{ head -n 1 constraints.txt; $(PIP) freeze --exclude-editable; } > constraints.new && mv constraints.new constraints.txt
 
-clean: ## Remove compiled kernels and caches (after editing a kernel: numba does not see edits in imported modules)
+clean: ## Remove compiled kernels and caches
 	find online streams tests benchmarks -name __pycache__ -type d -prune -exec rm -r {} +
 	rm -rf .mypy_cache .ruff_cache .hypothesis .pytest_cache

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.batch import BoolVector
 from online.forms.words import U, jit_inline
+from online.jit import njit
 
 Rows = NDArray[np.uint32]
 """``(n, 5) uint32``: four words of a digest and its number, which is never 0."""

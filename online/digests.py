@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.forms.words import Bytes, U, jit_inline, word
+from online.jit import njit
 
 Digests = NDArray[np.uint64]
 """``(n, 2) uint64``."""

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import DTypeLike, NDArray
 
 from online.batch import IntVector
 from online.digests import Digests
 from online.forms.words import jit_inline
+from online.jit import njit
 
 Slots = NDArray[np.int32]
 """Numbers of rows, from an origin that is 1; 0 where there is none."""

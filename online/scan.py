@@ -10,10 +10,10 @@ any string, object or array and is one object; a suspect one may still be good, 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.batch import BoolVector, IntVector
+from online.jit import njit
 
 MAX_NUMBER_CHARS = 64
 """A number, literal or run of spaces outside of strings that is longer than this is suspect."""

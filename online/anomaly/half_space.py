@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.anomaly.layout import LATEST_MASS, REFERENCE_MASS, TREE_DEPTH, TREE_NODES, TREES
+from online.jit import njit
 
 Row = NDArray[np.float64]
 Row32 = NDArray[np.float32]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.anomaly.half_space import HalfSpaces, emptiness, turn_window, unit
@@ -41,6 +40,7 @@ from online.anomaly.likelihood import surprise
 from online.anomaly.neighbours import nearest, remember
 from online.anomaly.robust import deviation, track
 from online.anomaly.seasonal import season_cell, season_deviation, season_level, season_track
+from online.jit import njit
 
 Row = NDArray[np.float64]
 Row32 = NDArray[np.float32]

@@ -9,10 +9,10 @@ long run is an exponentially weighted one: no window of past errors has to be ke
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.anomaly.layout import LIKELIHOOD, LIKELIHOOD_SIZE, RECENT
+from online.jit import njit
 
 Row = NDArray[np.float64]
 

@@ -8,10 +8,10 @@ age of what is remembered falls off geometrically and the result is reproducible
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.anomaly.layout import MEMORY
+from online.jit import njit
 
 Row = NDArray[np.float64]
 Row32 = NDArray[np.float32]

@@ -7,10 +7,10 @@ level of the other.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.anomaly.layout import BINS_PER_DAY, SEASON
+from online.jit import njit
 
 Row = NDArray[np.float64]
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from online.jit import njit
 
 LEVELS = 48  # a bucket of level l holds 2 ** l values: enough for ever
 PER_LEVEL = 5

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from online.jit import njit
 
 MIN_VALUES = 30
 ALPHA = 1.0 - 0.0001

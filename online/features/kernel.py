@@ -21,7 +21,8 @@ on vector width. Counts are whole numbers in 32 bits.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from online.jit import njit
 
 from online.forms.words import jit_inline
 

@@ -8,9 +8,9 @@ are passed as their 64 bits; what the reader is not sure of it leaves to another
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from online.forms.words import Bytes, U, high, jit_inline, leading_zeros, put, word
+from online.jit import njit
 
 MAX_FLOAT_CHARS = 25
 """``-2.2250738585072014e-308`` has 24."""

@@ -7,11 +7,11 @@ written; so whatever it takes is valid, and the rest is another's to judge. Text
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.forms.floats import read_float, write_float, write_whole
 from online.forms.words import Bytes, U, jit_inline, put, word
+from online.jit import njit
 
 Words = NDArray[np.uint64]
 Ints = NDArray[np.int64]

@@ -10,9 +10,11 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]  # comes with numba
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from online.jit import njit
 
 Bytes = NDArray[np.uint8]
 U = np.uint64

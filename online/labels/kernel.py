@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.batch import BoolVector, FloatVector, IntVector
 from online.digests import Digests
+from online.jit import njit
 from online.rows import Slots, slot_of
 
 UNLABELLED: Final = 2

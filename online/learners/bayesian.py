@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from online.jit import njit
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
 from online.learners.logistic import scale_learn, scale_row, sigmoid, sigmoid_many
 from online.learners.scaled import ScaledFold

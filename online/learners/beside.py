@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.errors import UNREADABLE, StateError
+from online.jit import njit
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.logistic import logit_of, sigmoid_many
 from online.learners.stack import predict_learn

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from online.jit import njit
 
 FloatVector = NDArray[np.float64]
 FloatMatrix = NDArray[np.float64]

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.errors import UNREADABLE
+from online.jit import njit
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.logistic import WARM_ROWS, scale_learn
 from online.learners.scaled import MOST_DEVIATIONS

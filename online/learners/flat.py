@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from online.jit import njit
 from online.learners.base import FloatMatrix
 
 ROW_BOUND = 1e100

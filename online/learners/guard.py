@@ -21,10 +21,10 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.errors import UNREADABLE
+from online.jit import njit
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 from online.wire import FEATURE_MAX

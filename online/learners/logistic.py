@@ -13,9 +13,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from online.jit import njit
 from online.learners.base import BoolVector, FloatMatrix, FloatVector
 from online.learners.scaled import MOST_DEVIATIONS, ScaledFold
 

@@ -16,10 +16,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online.errors import UNREADABLE, StateError
+from online.jit import njit
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.logistic import log_gradient, logit_of, sigmoid_many
 from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal

@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from online.jit import njit
 from online.metrics import base
 from online.metrics.arrays import pack, unpack
 from online.metrics.base import FloatVector, Metrics, ScoredRows, ratios

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from online.task import TaskSpec
 from streams import topics
 from streams.admin import cluster
 from streams.admin.clients import admin_client
 from streams.admin.specs import ActualTopic, Difference, compare, short_of_horizons, wanted_topics
 from streams.errors import BrokerError, UsageError
 from streams.ops.checks import Check
-from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from online.task import TaskSpec
+    from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from aiokafka import codec
 from aiokafka.record.util import calc_crc32c
-from numba import njit
 from numpy.typing import NDArray
 
+from online.jit import njit
 from streams.transport.columns import Columns
 
 HEADER_BYTES = 61

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from online.jit import njit
 
 PartitionerName = Literal["murmur2", "crc32"]
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from online.jit import njit
 from streams.transport.codecs import decompress
 
 Columns = NDArray[np.int64]

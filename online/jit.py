@@ -1,0 +1,76 @@
+"""``njit`` of numba whose stored kernels notice an edit in another module too.
+
+numba finds a stored kernel by its own code and by the age of its own file. What a kernel calls and the constants that
+it reads are compiled into it, wherever they stand; here their code and values are part of what it is found by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numba.core.caching import FunctionCache
+from numba.core.dispatcher import Dispatcher
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def njit(**options: Any) -> Callable[[F], F]:
+    """``numba.njit``; with ``cache=True`` a kernel is kept on disk until something that is compiled into it changes."""
+
+    def compiled(function: F) -> F:
+        made: Any = numba.njit(**options)(function)
+        if options.get("cache"):
+            made._cache = _Stored(function)  # type: ignore[no-untyped-call]
+        return cast("F", made)
+
+    return compiled
+
+
+class _Stored(FunctionCache):
+    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
+        return (*super()._index_key(sig, codegen), fingerprint(self._py_func))  # type: ignore[no-untyped-call]
+
+
+@cache
+def fingerprint(function: FunctionType) -> str:
+    """A digest of the code and the constants of everything that is compiled into ``function``."""
+    return hashlib.sha256("\n".join(_parts(function, set())).encode()).hexdigest()
+
+
+def _parts(function: FunctionType, seen: set[FunctionType]) -> Iterator[str]:
+    if function in seen:
+        return
+    seen.add(function)
+    for code in _codes(function.__code__):
+        yield f"{code.co_code.hex()} {[each for each in code.co_consts if not isinstance(each, CodeType)]}"
+        for value in _read(code, function.__globals__):
+            if isinstance(value, Dispatcher):
+                yield repr(sorted(value.targetoptions.items()))
+                yield from _parts(value.py_func, seen)
+            elif hasattr(value, "_defn"):  # an intrinsic
+                yield from _parts(value._defn, seen)
+            elif isinstance(value, np.ndarray):
+                yield f"{value.dtype} {value.shape} {value.tobytes().hex()}"
+            elif isinstance(value, bool | int | float | str | tuple | np.generic):
+                yield repr(value)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A function's code, and that of the functions inside it."""
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _codes(inner)
+
+
+def _read(code: CodeType, names: dict[str, Any]) -> list[Any]:
+    """What a code reads of its module and, as attributes, of others."""
+    held = [names[name] for name in code.co_names if name in names]
+    modules = [vars(each) for each in held if isinstance(each, ModuleType)]
+    return held + [module[name] for module in modules for name in code.co_names if name in module]

@@ -1,0 +1,109 @@
+"""A kernel on disk is used again until something that is compiled into it changes, in whatever module."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OTHER = """
+import numpy as np
+from numba.extending import intrinsic
+from numba import types
+from DECORATOR import njit
+BY, TABLE = 2.0, np.array([1.0, 2.0])
+@njit(cache=True)
+def deep(x):
+    return x * 3.0
+@njit(cache=True, inline="always")
+def step(x):
+    return deep(x) + 1.0
+@intrinsic
+def same(context, x):
+    def made(context, builder, signature, arguments):
+        return builder.fmul(arguments[0], arguments[0].type(5.0))
+    return types.float64(types.float64), made
+"""
+KERNELS = """
+import json
+import other
+from DECORATOR import njit
+from other import BY, TABLE, deep, same, step
+@njit(cache=True)
+def called(x):
+    return step(x)
+@njit(cache=True)
+def of_a_module(x):
+    return other.deep(x)
+@njit(cache=True)
+def constant(x):
+    return x * BY
+@njit(cache=True)
+def table(x):
+    return x * TABLE[1]
+@njit(cache=True)
+def intrinsic(x):
+    return same(x)
+@njit(cache=True)
+def untouched(x):
+    return x + 1.0
+KERNELS = called, of_a_module, constant, table, intrinsic, untouched
+found = {k.__name__: k(7.0) for k in KERNELS}
+print(json.dumps([found, {k.__name__: sum(k.stats.cache_hits.values()) for k in KERNELS}]))
+"""
+EDITS = {
+    "x * 3.0": "x * 4.0",
+    "BY, TABLE = 2.0, np.array([1.0, 2.0])": "BY, TABLE = 9.0, np.array([1.0, 8.0])",
+    "(5.0)": "(6.0)",
+}
+BEFORE = {"called": 22.0, "of_a_module": 21.0, "constant": 14.0, "table": 14.0, "intrinsic": 35.0, "untouched": 8.0}
+AFTER = {"called": 29.0, "of_a_module": 28.0, "constant": 63.0, "table": 56.0, "intrinsic": 42.0, "untouched": 8.0}
+
+
+def run(folder: Path) -> tuple[dict[str, float], dict[str, int]]:
+    """What the kernels return, and how many came from disk, in a process of their own."""
+    environ = os.environ | {"PYTHONPATH": f"{folder}:{ROOT}", "NUMBA_CACHE_DIR": str(folder / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", "import kernels"], env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    values, hits = json.loads(done.stdout)
+    return values, hits
+
+
+@pytest.mark.parametrize(("decorator", "seen"), [("online.jit", True), ("numba", False)])
+def test_an_edit_in_another_module_is_noticed(tmp_path: Path, decorator: str, seen: bool) -> None:
+    """numba's own cache goes on with what was compiled before: the second case says why ``online.jit`` is there."""
+    other = OTHER.replace("DECORATOR", decorator)
+    (tmp_path / "other.py").write_text(other)
+    (tmp_path / "kernels.py").write_text(KERNELS.replace("DECORATOR", decorator))
+    assert run(tmp_path) == (BEFORE, dict.fromkeys(BEFORE, 0))
+    assert run(tmp_path) == (BEFORE, dict.fromkeys(BEFORE, 1))
+    for old, new in EDITS.items():
+        assert old in other
+        other = other.replace(old, new)
+    (tmp_path / "other.py").write_text(other)
+    values, hits = run(tmp_path)
+    assert hits["untouched"] == 1
+    if seen:
+        assert values == AFTER
+        assert sum(hits.values()) == 1
+    else:
+        assert values == BEFORE
+        assert hits == dict.fromkeys(BEFORE, 1)
+
+
+def test_every_kernel_is_stored_so() -> None:
+    modules = [p for layer in ("online", "streams", "models") for p in (ROOT / layer).rglob("*.py")]
+    direct = set()
+    for path in modules:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module == "numba" and "njit" in {a.name for a in node.names}:
+                direct.add(path.relative_to(ROOT).as_posix())
+    assert not direct, "import njit from online.jit: numba's own does not notice an edit in another module"
