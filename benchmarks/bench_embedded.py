@@ -29,8 +29,8 @@ from online.features.plan import build_plan
 from online.task import TaskSpec
 from online.wire import Label, UserEvent
 from streams import topics
-from streams.host import EmbeddedHost
 from streams.host import embedded as host_module
+from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog, Record
 from streams.stores.memory import MemoryFeatureStore
 

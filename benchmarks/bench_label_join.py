@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from online.batch import LabelBatch, PredictionBatch
-from online.labels import JoinPolicy, LabelJoiner
+from online.labels.join import LabelJoiner
+from online.labels.policy import JoinPolicy
 
 BATCH, FEATURES, MASKS = 2_000, 30, 8
 LABELLED = 50

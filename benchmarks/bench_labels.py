@@ -14,17 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online.batch import IntVector, LabelBatch, PredictionBatch
-from online.decisions import (
-    AlertBook,
-    AlertPolicy,
-    BudgetThreshold,
-    PrecisionThreshold,
-    Reason,
-    ReasonWriter,
-    Threshold,
-    TypicalValues,
-)
-from online.labels import JoinPolicy, LabelJoiner, NegativeSampler, SilencePolicy, SilenceTimers
+from online.decisions.alert_state import Reason
+from online.decisions.alerts import AlertBook, AlertPolicy
+from online.decisions.reasons import ReasonWriter
+from online.decisions.threshold import BudgetThreshold, PrecisionThreshold, Threshold
+from online.decisions.typical import TypicalValues
+from online.labels.join import LabelJoiner
+from online.labels.policy import JoinPolicy
+from online.labels.sampling import NegativeSampler
+from online.labels.silence import SilencePolicy, SilenceTimers
 
 ROWS, BATCH, FEATURES, EXTRA = 200_000, 2_000, 30, 8
 DAY = 86_400.0

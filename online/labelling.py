@@ -24,22 +24,19 @@ from online.batch import (
     UpdateBatch,
 )
 from online.columnplan import columns_of
-from online.decisions import (
-    AlertBook,
-    AlertState,
-    BudgetThreshold,
-    PrecisionThreshold,
-    Reason,
-    ReasonWriter,
-    Threshold,
-    ThresholdPolicy,
-    TypicalValues,
-)
-from online.drift import Detection, DriftMonitor
+from online.decisions.alert_state import AlertState, Reason
+from online.decisions.alerts import AlertBook
+from online.decisions.reasons import ReasonWriter
+from online.decisions.threshold import BudgetThreshold, PrecisionThreshold, Threshold, ThresholdPolicy
+from online.decisions.typical import TypicalValues
+from online.drift.detection import Detection
+from online.drift.monitor import DriftMonitor
 from online.evaluation import Evaluation
 from online.event_time import EventTime
 from online.features.plan import LabelFeed, label_feeds
-from online.labels import Joined, LabelJoiner, NegativeSampler, Wanted
+from online.labels.join import LabelJoiner, Wanted
+from online.labels.policy import Joined
+from online.labels.sampling import NegativeSampler
 from online.reasons_full import FullReasons
 from online.retrain import RetrainAsked, RetrainTrigger
 from online.seen import SeenPredictions

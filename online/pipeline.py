@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from online.batch import EventBatch, ExampleBatch, FloatVector, LabelBatch, PredictionBatch
-from online.decisions import AlertState
-from online.drift import Detection
+from online.decisions.alert_state import AlertState
+from online.drift.detection import Detection
 from online.features.store import FeatureStore
 from online.full import FullScorer
 from online.labelling import LabellingStage, LabelOutput

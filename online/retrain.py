@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from online.drift import Detection
+from online.drift.detection import Detection
 from online.task import RetrainPolicy
 
 Cause = Literal["drift", "volume"]

@@ -31,8 +31,8 @@ from online.features.store import FeatureStore
 from online.full import FullScorer, columns, full_matrix, logged_matrix, none, usable
 from online.intake_policy import MAX_STEP
 from online.judge import cut
-from online.labels import SilenceTimers, TimerOutput
-from online.learners import OnlineModel
+from online.labels.silence import SilenceTimers, TimerOutput
+from online.learners.online_model import OnlineModel
 from online.merge import insert_timers
 from online.task import TaskSpec
 from online.taskshape import engine_of, model_of, shape_with

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import msgspec
 
 from online.errors import UNREADABLE, StateError
-from online.learners import ModelSnapshot, OnlineModel
+from online.learners.online_model import ModelSnapshot, OnlineModel
 
 
 class Stateful(Protocol):

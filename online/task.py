@@ -10,15 +10,18 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from online.decisions import AlertPolicy, BudgetThreshold, ReasonPolicy, ThresholdPolicy
-from online.drift import DriftPolicy
+from online.decisions.alerts import AlertPolicy
+from online.decisions.reasons import ReasonPolicy
+from online.decisions.threshold import BudgetThreshold, ThresholdPolicy
+from online.drift.policy import DriftPolicy
 from online.durations import Seconds, format_duration, parse_duration
 from online.errors import TaskError
 from online.features.spec import Entity, Formula, Name
 from online.frozen import Frozen
 from online.full import FullSpec
-from online.labels import JoinPolicy, SilencePolicy
-from online.learners import LearnerSpec
+from online.labels.policy import JoinPolicy
+from online.labels.silence import SilencePolicy
+from online.learners.factory import LearnerSpec
 from online.mistakes import did_you_mean, mistakes, sentence, told
 from online.toml_text import parse_toml
 from online.wire import FEATURE_MAX, NEGATIVE_RATE_MIN, Word

@@ -15,7 +15,8 @@ from online.features.plan import build_plan, label_feeds
 from online.features.store import FeatureStore
 from online.features.timecolumns import TIME_COLUMNS
 from online.full import features_of, further_inputs
-from online.learners import OnlineModel, build_learner
+from online.learners.factory import build_learner
+from online.learners.online_model import OnlineModel
 from online.task import STREAM_KEYS, TaskSpec
 from online.wire import ID_CHARS
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from online.batch import FloatVector, LabelBatch
 from online.durations import format_duration
-from online.labels import LabelJoiner
+from online.labels.join import LabelJoiner
 from online.pipeline import StepOutput
 from online.task import SourceSpec, TaskSpec
 from streams.errors import UsageError

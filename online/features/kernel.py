@@ -22,9 +22,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from online.jit import njit
-
 from online.forms.words import jit_inline
+from online.jit import njit
 
 # Row modes.
 EVENT, READ, LABEL = 0, 1, 2

@@ -73,7 +73,7 @@ def demo_command(
     from rich.console import Console
 
     from streams.demo.runner import Pace
-    from streams.screen import render_summary
+    from streams.screen.summary import render_summary
 
     console = Console()
     _require_extra()
@@ -105,7 +105,7 @@ def _require_extra() -> None:
 def _run(directory: Path, scenario: Scenario, pace: Pace, asked: Asked, console: Console) -> DemoResult:
     from streams.demo.runner import Demo
     from streams.demo.scenario import demo_tasks
-    from streams.screen import DemoDisplay
+    from streams.screen.display import DemoDisplay
 
     tasks = demo_tasks()
     with ExitStack() as stack:

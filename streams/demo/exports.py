@@ -13,9 +13,9 @@ import orjson
 from streams import topics
 from streams.demo.journal import MAIN_METRICS, Journal
 from streams.demo.scenario import Scenario
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog
-from streams.screen import DemoSnapshot
+from streams.screen.snapshot import DemoSnapshot
 
 FILES = ("alerts.jsonl", "predictions-sample.jsonl", "drift.jsonl", "dead-letters.jsonl", "summary.json")
 _SAMPLE = 300

@@ -9,7 +9,7 @@ import msgspec
 
 from online.pipeline import StepOutput, TaskPipeline
 from online.retrain import RetrainAsked
-from streams.screen import DriftRow
+from streams.screen.snapshot import DriftRow
 
 MAIN_METRICS = {"fraud": "average_precision", "churn": "roc_auc", "device_failure": "average_precision"}
 """The metric of each task that the screen follows."""

@@ -25,9 +25,9 @@ from streams.demo.snapshots import build_snapshot
 from streams.demo.story import stories
 from streams.full.loading import full_models
 from streams.full.updates import update_record
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog, Record
-from streams.screen import DemoSnapshot
+from streams.screen.snapshot import DemoSnapshot
 from streams.simulate import RecordBlock, simulate
 from streams.topics import INPUTS, MODEL_UPDATES
 from streams.trainer.runner import Runner

@@ -12,7 +12,7 @@ from online.wire import ModelUpdate
 from streams.demo.journal import Finding
 from streams.demo.retraining import Retraining
 from streams.log import EmbeddedLog
-from streams.screen import FullRow
+from streams.screen.snapshot import FullRow
 from streams.screen.words import event_time
 from streams.trainer.runner import Runner
 from streams.trainer.state import Job, TaskState

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from online.task import TaskSpec
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog, Record
 from streams.simulate import RecordBlock, SimulationConfig, simulate
 from streams.topics import INPUTS

@@ -16,7 +16,8 @@ import orjson
 
 from online.batch import ExampleBatch, IntVector
 from online.errors import StateError, TaskError
-from online.learners import LearnerSpec, ModelSnapshot, build_learner
+from online.learners.factory import LearnerSpec, build_learner
+from online.learners.online_model import ModelSnapshot
 from online.learners.timeline import ModelTimeline
 from online.logged import decode_example_log
 from online.quarantine import Quarantine, between, find_quarantines, taken_back

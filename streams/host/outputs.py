@@ -6,7 +6,7 @@ import hashlib
 from typing import Final, Protocol
 
 from online.batch import ExampleBatch
-from online.decisions import AlertState
+from online.decisions.alert_state import AlertState
 from online.encode import encode_alerts, encode_dead_letters, encode_examples, encode_model, encode_predictions
 from online.pipeline import StepOutput, TaskPipeline
 from online.retrain import RetrainAsked

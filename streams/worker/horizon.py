@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from online.durations import format_duration
-from online.labels import LabelJoiner
+from online.labels.join import LabelJoiner
 from streams.ops.metrics import Metrics
 
 log = logging.getLogger(__name__)

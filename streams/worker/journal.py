@@ -18,7 +18,7 @@ from online.dedupe import OldIds, floor_of, newest_of, old_ids, rows_of
 from online.digest_table import Rows
 from online.errors import StateError
 from online.intake import Intake
-from online.labels import SilenceTimers
+from online.labels.silence import SilenceTimers
 
 SNAPSHOT_ROWS: Final = 50_000
 """Events that moved timers, after which these are snapshotted; more where there are more timers than that."""

@@ -14,7 +14,7 @@ import numpy as np
 from online.batch import FloatVector, IntVector, Scored
 from online.decode import DecodedLabels, decode_labels
 from online.intake import labels_in_time
-from online.labels import Wanted
+from online.labels.join import Wanted
 from online.scored import ScoredShape, decode_scored
 from streams import topics
 from streams.errors import BrokerError

@@ -12,11 +12,14 @@ import numpy as np
 
 from online.batch import EventBatch, LabelBatch, PredictionBatch
 from online.dedupe import Deduper, OldIds
-from online.drift import DriftMonitor, DriftPolicy
+from online.drift.monitor import DriftMonitor
+from online.drift.policy import DriftPolicy
 from online.encode import encode_scored
 from online.labelling import LabellingStage
-from online.labels import JoinPolicy, LabelJoiner
-from online.learners import OnlineModel, hasty
+from online.labels.join import LabelJoiner
+from online.labels.policy import JoinPolicy
+from online.learners.factory import hasty
+from online.learners.online_model import OnlineModel
 from online.limits import InputLimits
 from online.scan import find_suspects
 from online.scored import ScoredShape, decode_scored

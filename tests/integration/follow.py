@@ -15,7 +15,8 @@ from kafka.admin import KafkaAdminClient
 
 from online.batch import ExampleBatch
 from online.encode import encode_examples
-from online.learners import LearnerSpec, OnlineModel, build_learner
+from online.learners.factory import LearnerSpec, build_learner
+from online.learners.online_model import OnlineModel
 from streams.following.fold import ExampleFold
 from streams.following.follower import Follower, FollowPolicy
 from streams.following.snapshots import ModelSnapshots

@@ -17,7 +17,7 @@ from online.task import TaskSpec
 from streams import topics
 from streams.cli.archive import archive_command
 from streams.errors import BrokerError, UsageError
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog, Record
 from streams.settings import KafkaSettings, Settings, TopicSettings
 from streams.simulate import SimulationConfig, simulate

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from online.batch import PredictionBatch
 from online.encode import encode_examples, encode_predictions
-from online.learners import build_learner
+from online.learners.factory import build_learner
 from online.learners.timeline import ModelTimeline
 from online.task import TaskSpec
 from online.taskshape import shape_of

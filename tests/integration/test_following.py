@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from online.encode import encode_examples
-from online.learners import OnlineModel, build_learner
+from online.learners.factory import build_learner
+from online.learners.online_model import OnlineModel
 from streams.errors import StateError, UsageError
 from streams.following.errors import FollowerBehind, ReplicaDiverged
 from streams.following.fold import ExampleFold

@@ -27,7 +27,7 @@ from online.wire import ModelUpdate
 from streams import topics
 from streams.admin.clients import producer
 from streams.cli.retrain import retrain_command
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog, Record
 from streams.simulate import SimulationConfig, simulate
 from tests.integration.chaos.deployment import Deployment

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from online.learners import LearnerSpec, build_learner
 from online.learners.beside import FULL, BesideFull
+from online.learners.factory import LearnerSpec, build_learner
 from online.learners.guard import Guarded
 from online.learners.logistic import ScaledLogistic, logit_of, sigmoid_many
 

@@ -15,7 +15,10 @@ from pydantic import ValidationError
 from river import drift as river_drift
 from scipy import stats  # type: ignore[import-untyped]
 
-from online.drift import Detection, DriftMonitor, DriftPolicy, StreamKind, adwin, histograms, page_hinkley
+from online.drift import adwin, histograms, page_hinkley
+from online.drift.detection import Detection
+from online.drift.monitor import DriftMonitor
+from online.drift.policy import DriftPolicy, StreamKind
 from online.errors import StateError
 
 CHANGE = 40_000

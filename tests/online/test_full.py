@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from online.batch import EventBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch
-from online.decisions import ReasonPolicy
-from online.decisions.reasons import ReasonWriter
+from online.decisions.reasons import ReasonPolicy, ReasonWriter
 from online.decisions.wording import FeatureName
 from online.encode import encode_predictions, encode_scored
 from online.errors import TaskError
 from online.features.store import FeatureStore
 from online.full import FullSpec, columns, features_of, seen_width
 from online.labelling import LabellingStage
-from online.learners import LearnerSpec, build_learner
+from online.learners.factory import LearnerSpec, build_learner
 from online.learners.leading import LeadingColumns
 from online.scored import ScoredShape, decode_scored
 from online.scoring import ScoringStage

@@ -11,10 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from online.learners import REGISTRY, Learner, LearnerSpec, OnlineModel, build_learner
+from online.learners.base import Learner
 from online.learners.beside import FULL
+from online.learners.factory import REGISTRY, LearnerSpec, build_learner
 from online.learners.guard import JUDGED_AGAIN, Guarded
 from online.learners.leading import LeadingColumns
+from online.learners.online_model import OnlineModel
 
 COLUMNS = ("zeta", "alpha", "mid", "beta", "still", "never")
 GOOD, HOSTILE, JUDGED, BLOCK = 20_000, 100, 5_000, 250

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.batch import PredictionBatch, Scored, UpdateBatch
-from online.decisions import BudgetThreshold, CostThreshold, PrecisionThreshold
+from online.decisions.threshold import BudgetThreshold, CostThreshold, PrecisionThreshold
 from online.errors import StateError
 from online.labelling import LabellingStage, LabelOutput, share_of
 from online.task import TaskSpec

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from online.batch import ExampleBatch
-from online.learners import REGISTRY, Learner, LearnerSpec, ModelSnapshot, OnlineModel, build_learner, known_parameters
+from online.learners.base import Learner
+from online.learners.factory import REGISTRY, LearnerSpec, build_learner, known_parameters
+from online.learners.online_model import ModelSnapshot, OnlineModel
 
 NAMES = ("zeta", "alpha", "mid", "beta")  # not sorted: River sorts some names, we must not depend on it
 STACK = LearnerSpec(

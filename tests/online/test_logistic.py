@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing
 
-from online.learners import BayesianLogistic, ScaledLogistic
+from online.learners.bayesian import BayesianLogistic
+from online.learners.logistic import ScaledLogistic
 from online.learners.scaled import MOST_DEVIATIONS
 
 Rows = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.batch import EventBatch, LabelBatch
-from online.learners import OnlineModel, build_learner
+from online.learners.factory import build_learner
+from online.learners.online_model import OnlineModel
 from online.pipeline import TaskPipeline
 from online.task import TaskSpec
 from streams.stores.memory import MemoryFeatureStore

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from online.batch import FloatMatrix, IntVector, PredictionBatch, Scored
-from online.decisions import AlertState
+from online.decisions.alert_state import AlertState
 from online.encode import encode_scored
 from online.full import FullSpec
 from online.labelling import LabellingStage

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from river import forest, tree
 
-from online.learners import BayesianLogistic, Learner, ScaledLogistic, Stack, predict_learn
+from online.learners.base import Learner
+from online.learners.bayesian import BayesianLogistic
 from online.learners.forest import AdaptiveForest
-from online.learners.logistic import logit_of
+from online.learners.logistic import ScaledLogistic, logit_of
+from online.learners.stack import Stack, predict_learn
 from online.learners.trees import AdaptiveTree, positive_share
 
 Vector = NDArray[np.float64]

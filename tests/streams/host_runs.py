@@ -10,7 +10,7 @@ import orjson
 
 from online.task import TaskSpec
 from streams import topics
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog, Record
 from streams.simulate import SimulationConfig, simulate
 

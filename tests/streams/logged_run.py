@@ -14,7 +14,7 @@ from online.batch import ExampleBatch, PredictionBatch
 from online.pipeline import StepOutput, TaskPipeline
 from online.task import TaskSpec
 from streams import topics
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog, Record
 from streams.simulate import SimulationConfig, simulate
 from streams.training.archive import Archive, Archived

@@ -20,7 +20,7 @@ from streams.demo.models import Marker, keep_until
 from streams.demo.runner import Demo, Pace
 from streams.demo.scenario import PERIODS, Scenario
 from streams.log import EmbeddedLog
-from streams.screen import DemoSnapshot
+from streams.screen.snapshot import DemoSnapshot
 from streams.simulate import SimulationConfig
 
 TASK = TaskSpec.from_toml("""

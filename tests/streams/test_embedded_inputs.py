@@ -12,7 +12,7 @@ from online.task import TaskSpec
 from online.wire import Alert, Example, Prediction
 from streams import topics
 from streams.errors import TooManyRejects, UsageError
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.host.rejects import RejectPolicy
 from streams.log import EmbeddedLog, Record
 from tests.streams.host_runs import CHURN, FRAUD, host_on, outputs, values

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from online.batch import ExampleBatch
 from online.errors import StateError
-from online.learners import REGISTRY, LearnerSpec, OnlineModel, build_learner
 from online.learners.beside import FULL
+from online.learners.factory import REGISTRY, LearnerSpec, build_learner
+from online.learners.online_model import OnlineModel
 from online.learners.timeline import ModelTimeline, VersionNotKept
 from streams.following.errors import ReplicaDiverged
 from streams.following.fold import ExampleFold, FoldState

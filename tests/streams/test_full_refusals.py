@@ -16,7 +16,7 @@ from online.wire import ModelUpdate
 from streams import topics
 from streams.full.loading import full_inputs, full_models
 from streams.full.updates import Ref, decode_updates, encode_update, update_record
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog
 from streams.stores.memory import MemoryFeatureStore
 from tests.streams.full_events import START, events, feature, loaded, predictions

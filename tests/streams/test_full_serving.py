@@ -20,7 +20,7 @@ from streams.full.loading import full_inputs, full_models
 from streams.full.loads import BackgroundLoads
 from streams.full.serving import FullModels, FullTask
 from streams.full.updates import Ref, update_record
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog
 from streams.ops.metrics import Metrics
 from streams.stores.memory import MemoryFeatureStore

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from online.batch import PredictionBatch
-from online.labels import JoinPolicy, LabelJoiner
+from online.labels.join import LabelJoiner
+from online.labels.policy import JoinPolicy
 from streams.admin.specs import ActualTopic, short_of_horizons
 from streams.ops.metrics import Metrics
 from streams.worker.horizon import Horizon

@@ -12,7 +12,7 @@ import pytest
 import streams.demo
 from online.wire import Alert, Example, Prediction, RetrainRequest, WireModel
 from streams import topics
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.host.rejects import RejectPolicy
 from streams.log import EmbeddedLog, Record
 from streams.taskfiles import load_task

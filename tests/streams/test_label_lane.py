@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from online.batch import PredictionBatch, Scored
 from online.labelling import LabelOutput
-from online.labels import Wanted
+from online.labels.join import Wanted
 from streams import topics
 from streams.stores.steps import Step, StoredLane
 from streams.transport.producer import Sent

@@ -13,7 +13,8 @@ import pytest
 from online.batch import ExampleBatch
 from online.encode import encode_examples, encode_model
 from online.errors import StateError
-from online.learners import OnlineModel, build_learner
+from online.learners.factory import build_learner
+from online.learners.online_model import OnlineModel
 from online.logged import decode_example_log
 from online.quarantine import Quarantine, between, find_quarantines
 from online.wire import ExampleQuarantine

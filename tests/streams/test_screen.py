@@ -10,19 +10,11 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from streams.screen import (
-    AlertRow,
-    DemoDisplay,
-    DemoSnapshot,
-    DriftRow,
-    FullRow,
-    ScreenView,
-    Severity,
-    TaskRow,
-    plain_line,
-    render_screen,
-    render_summary,
-)
+from streams.screen.display import DemoDisplay
+from streams.screen.plain import plain_line
+from streams.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, FullRow, Severity, TaskRow
+from streams.screen.summary import render_summary
+from streams.screen.view import ScreenView, render_screen
 from streams.screen.words import short_count, sparkline
 
 SIZES = [(80, 24), (100, 30), (160, 50)]

@@ -16,7 +16,7 @@ import pytest
 from online.task import TaskSpec
 from streams import topics
 from streams.backtest import run_backtest
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog, Record
 
 # Batches of wire dumps have the default size.

@@ -14,7 +14,7 @@ from online.wire import ModelUpdate, RetrainRequest
 from streams import topics
 from streams.full.loading import full_models
 from streams.full.updates import update_record
-from streams.host import EmbeddedHost
+from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog, Record
 from streams.simulate import SimulationConfig, simulate
 from streams.trainer.embedded import EmbeddedTrainer

@@ -14,8 +14,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 
-from online.drift import DriftPolicy
-from online.learners import LearnerSpec
+from online.drift.policy import DriftPolicy
+from online.learners.factory import LearnerSpec
 from streams.demo import warmup
 from streams.taskfiles import load_task
 from streams.worker.warmup import warm_up, warm_up_records

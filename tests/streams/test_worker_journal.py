@@ -17,7 +17,7 @@ from online.batch import EventBatch, UpdateBatch
 from online.errors import StateError
 from online.intake import Intake
 from online.intake_policy import IntakePolicy
-from online.labels import SilencePolicy, SilenceTimers
+from online.labels.silence import SilencePolicy, SilenceTimers
 from online.scoring import ScoringStage
 from online.task import TaskSpec
 from online.updates import encode_updates

@@ -16,13 +16,13 @@ import numpy as np
 
 from online.batch import ExampleBatch, FloatVector, Scored
 from online.columnplan import union
-from online.decisions import AlertState
+from online.decisions.alert_state import AlertState
 from online.decode import decode_labels, decode_user_events
 from online.dedupe import Deduper, bytes_for
 from online.intake import Intake
 from online.intake_policy import IntakePolicy
 from online.labelling import LabellingStage
-from online.learners import OnlineModel
+from online.learners.online_model import OnlineModel
 from online.scored import ScoredShape, decode_scored
 from online.scoring import ScoringStage
 from online.task import TaskSpec
