@@ -141,7 +141,7 @@ def run_backtest(
     refused: Counter[str] = Counter()
     size = given.spec.batch_size
     numbered = task.source is not None and task.source.event_id is None
-    if numbered and len({path.resolve() for path in paths}) < len(paths):
+    if numbered and len({path.resolve() for path, _ in source.sizes}) < len(source.sizes):
         raise UsageError("a file is given twice, and without `event_id` in [source] its rows would count twice")
     batches = source.batches(size)
     if not numbered:
@@ -151,7 +151,11 @@ def run_backtest(
 
     def note(out: StepOutput) -> None:
         given.learned(out)
-        _note(out, result, writer)
+        result.alerts.update(alert.status for alert in out.alerts)
+        result.requests += len(out.requests)
+        result.detections += [{"ts": d.ts, "what": d.words} for d in out.detections]
+        if out.predictions is not None and writer is not None:
+            writer.add(out.predictions)
 
     try:
         for rows in within(batches, given.span_s):
@@ -222,12 +226,3 @@ def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
     if result.repeats:
         what = f"{result.repeats:,} rows repeat an event_id and were dropped, as live"
         yield Note("repeats", what, "remove the overlap; where rows share an id on purpose, leave `event_id` out")
-
-
-def _note(out: StepOutput, result: BacktestResult, writer: ScoreFile | None) -> None:
-    """Count what a step made and write its scores."""
-    result.alerts.update(alert.status for alert in out.alerts)
-    result.requests += len(out.requests)
-    result.detections += [{"ts": d.ts, "what": d.words} for d in out.detections]
-    if out.predictions is not None and writer is not None:
-        writer.add(out.predictions)

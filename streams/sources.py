@@ -96,14 +96,13 @@ class FileSource:
         self._table, self.sizes = self._files.table, self._files.sizes
         self.decisions: list[str] = self._files.decisions
         """What was decided of the files and their columns, one line each."""
-        own = None if s.missing is None else {word.strip().lower() for word in s.missing}
-        self._missing = MISSING if own is None else own
-        self._missing_texts = MISSING_TEXTS if own is None else own
+        own = None if s.missing is None else frozenset(word.strip().lower() for word in s.missing)
+        self._missing, self._missing_texts = MISSING if own is None else own, MISSING_TEXTS if own is None else own
         try:
             self._ts = self._times()
             self._cells = {name: self._column(name, column) for name, column in s.columns.items()}
             self._event_id = None if s.event_id is None else self._ids("event_id", s.event_id)
-            self._label = self._labels()
+            self._label = None if s.label is None else read_labels(self._of(s.label), s)
         except pa.ArrowException as exc:  # the one guard: whatever Arrow refuses is one line
             raise UsageError(f"{self._files.files}: a column cannot be read: {exc}") from exc
         self._order = self._arrival_order(task.key)
@@ -160,9 +159,6 @@ class FileSource:
                 n, column = f"{len(cells.raw):,} of {len(cells.values):,} values", self.spec.columns[name]
                 yield f"{n} of column {column!r} are no numbers, the first {text!r} ({self._files.where(row)})"
 
-    def _labels(self) -> IntVector | None:
-        return None if self.spec.label is None else read_labels(self._of(self.spec.label), self.spec)
-
     def _arrival_order(self, key: str) -> IntVector:
         """A stable order by event time; with ``order = "arrival"`` an entity's rows never change places."""
         ts = np.where(np.isnan(self._ts), -np.inf, self._ts)
@@ -170,11 +166,8 @@ class FileSource:
             ids = pc.dictionary_encode(self._cells[key].values.combine_chunks()).indices
             entity = np.asarray(pc.fill_null(ids, -1), dtype=np.int64)
             by_entity = np.argsort(entity, kind="stable")
-            grouped, starts = ts[by_entity], np.flatnonzero(np.diff(entity[by_entity], prepend=-2))
-            for a, b in zip(starts, [*starts[1:], len(ts)], strict=True):
-                grouped[a:b] = np.maximum.accumulate(grouped[a:b])
-            ts = np.empty_like(ts)
-            ts[by_entity] = grouped
+            for rows in np.split(by_entity, np.flatnonzero(np.diff(entity[by_entity])) + 1):
+                ts[rows] = np.maximum.accumulate(ts[rows])
         return np.argsort(ts, kind="stable")
 
     def batches(self, size: int) -> Iterator[SourceBatch]:
@@ -193,10 +186,8 @@ class FileSource:
         for start in range(0, len(self._order), size):
             order = self._order[start : start + size]
             rows = [{"v": VERSION, **row} for row in self._rows(order)]
-            if self._label is None:
-                yield rows, [None] * len(rows)
-            else:
-                yield rows, [None if v < 0 else v > 0 for v in self._label[order].tolist()]
+            labels = [-1] * len(rows) if self._label is None else self._label[order].tolist()
+            yield rows, [None if v < 0 else v > 0 for v in labels]
 
     def _batch(self, order: IntVector) -> SourceBatch:
         rows = self._rows(order)

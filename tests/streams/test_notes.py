@@ -175,6 +175,10 @@ def test_a_file_given_twice_is_dropped_by_its_ids_or_refused_without(tmp_path: P
     assert run_backtest(TaskSpec.from_toml(task), twice, None).repeats == N
     with pytest.raises(UsageError, match="a file is given twice, and without `event_id`"):
         run_backtest(TaskSpec.from_toml(task.replace('event_id = "id"', "")), twice, None)
+    (folder := tmp_path / "days").mkdir()
+    inside = (tmp_path / "rows.csv").rename(folder / "rows.csv")
+    with pytest.raises(UsageError, match="a file is given twice, and without `event_id`"):
+        run_backtest(TaskSpec.from_toml(task.replace('event_id = "id"', "")), [folder, inside], None)
 
 
 def test_a_key_that_nothing_feeds_is_an_error_at_the_start(tmp_path: Path) -> None:
