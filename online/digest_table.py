@@ -162,13 +162,14 @@ def by_digest(rows: Rows) -> Rows:
 
 
 @jit_inline
-def _find(table: Rows, row: Rows, floor: np.uint64) -> tuple[int, int]:
-    """Slot of a digest; else an expired one in its chain, or the empty one at its end; and which of the three."""
-    size = len(table)
-    at: Any = np.int64((U(row[1]) * U(size)) >> U(32))
+def _find(table: Rows, rows: Rows, i: int, floor: np.uint64) -> tuple[int, int]:
+    """Slot of a row's digest; else an expired one in its chain, or the empty one at its end; and which of the three."""
+    size = len(table)  # rows come by number: numba counts references of slices, atomically
+    a, b, c, d = rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3]
+    at: Any = np.int64((U(b) * U(size)) >> U(32))
     spare = -1
     while table[at, 4] != 0:
-        if table[at, 0] == row[0] and table[at, 1] == row[1] and table[at, 2] == row[2] and table[at, 3] == row[3]:
+        if table[at, 0] == a and table[at, 1] == b and table[at, 2] == c and table[at, 3] == d:
             return at, 0
         if spare < 0 and U(table[at, 4]) < floor:
             spare = at
@@ -185,9 +186,9 @@ def _repeats(held: np.uint64, number: np.uint64, window: np.uint64, floor: np.ui
 
 
 @jit_inline
-def _put(table: Rows, at: int, row: Rows) -> None:
+def _put(table: Rows, at: int, rows: Rows, i: int) -> None:
     for k in range(5):
-        table[at, k] = row[k]
+        table[at, k] = rows[i, k]
 
 
 @njit(cache=True, nogil=True)
@@ -195,16 +196,15 @@ def _keep(table: Rows, old: Rows, rows: Rows, window: np.uint64, floor: np.uint6
     """Enter what is fresh; how many empty slots that took."""
     used = 0
     for i in range(len(rows)):
-        row = rows[i]
-        at, kind = _find(table, row, floor)
+        at, kind = _find(table, rows, i, floor)
         held = U(table[at, 4]) if kind == 0 else U(0)
         if kind != 0 and len(old):
-            place, of = _find(old, row, floor)
+            place, of = _find(old, rows, i, floor)
             held = U(old[place, 4]) if of == 0 else U(0)
-        if _repeats(held, U(row[4]), window, floor):
+        if _repeats(held, U(rows[i, 4]), window, floor):
             fresh[i] = False
         else:
-            _put(table, at, row)
+            _put(table, at, rows, i)
             used += kind == 2
     return used
 
@@ -222,7 +222,7 @@ def _live(table: Rows, floor: np.uint64) -> int:
 @njit(cache=True, nogil=True)
 def _look(table: Rows, rows: Rows, window: np.uint64, floor: np.uint64, fresh: BoolVector) -> None:
     for i in range(len(rows)):
-        at, kind = _find(table, rows[i], floor)
+        at, kind = _find(table, rows, i, floor)
         fresh[i] = kind != 0 or not _repeats(U(table[at, 4]), U(rows[i, 4]), window, floor)
 
 
@@ -231,10 +231,9 @@ def _load(table: Rows, rows: Rows, floor: np.uint64) -> int:
     """Enter rows, the last of a digest counting; how many empty slots that took."""
     used = 0
     for i in range(len(rows)):
-        row = rows[i]
-        at, kind = _find(table, row, floor)
-        if kind == 0 or U(row[4]) >= floor:
-            _put(table, at, row)
+        at, kind = _find(table, rows, i, floor)
+        if kind == 0 or U(rows[i, 4]) >= floor:
+            _put(table, at, rows, i)
             used += kind == 2
     return used
 
@@ -246,8 +245,8 @@ def _move(old: Rows, start: int, stop: int, table: Rows, floor: np.uint64) -> tu
     for i in range(start, stop):
         if U(old[i, 4]) >= floor:
             met += 1
-            at, kind = _find(table, old[i], floor)
+            at, kind = _find(table, old, i, floor)
             if kind != 0:
-                _put(table, at, old[i])
+                _put(table, at, old, i)
                 used += kind == 2
     return met, used
