@@ -22,6 +22,11 @@ HEAVY = {
     "torch", "onnxruntime", "onnx", "lightgbm", "rich", "aiohttp",
 }  # fmt: skip
 """Each takes longer to import than ``weir --help`` may."""
+NOT_IN_A_WORKER = {
+    "scipy.linalg", "scipy.sparse", "scipy.special", "scipy.stats", "river", "pandas", "pyarrow", "pyarrow.compute",
+    "pyarrow.parquet", "torch", "onnxruntime", "onnx", "lightgbm", "sklearn", "rich", "typer",
+}  # fmt: skip
+"""Each costs megabytes of every worker process."""
 MODULES_OF = """
 import contextlib, io, json, sys
 {code}
@@ -88,6 +93,24 @@ def test_settings_import_nothing_heavy() -> None:
 
 def test_a_module_that_is_heavy_is_seen() -> None:
     assert "numba" in modules_after("import online.scoring")
+
+
+def test_a_worker_holds_only_what_its_tasks_need(tmp_path: Path) -> None:
+    """Of scipy numba itself imports the outermost package."""
+    churn = ROOT / "streams" / "demo" / "tasks" / "churn.toml"
+    head, _, tail = churn.read_text().partition("[model]")
+    forest = f'{head}[model]\nkind = "adaptive_forest"\n[labels.silence]{tail.partition("[labels.silence]")[2]}'
+    (tmp_path / "forest.toml").write_text(forest)
+    code = f"""
+import streams.worker.run
+from pathlib import Path
+from streams.taskfiles import load_task
+load_task(Path({str(churn)!r}))
+"""
+    unwanted = NOT_IN_A_WORKER & modules_after(code)
+    assert not unwanted
+    needed = NOT_IN_A_WORKER & modules_after(f"{code}load_task(Path({str(tmp_path / 'forest.toml')!r}))")
+    assert "river" in needed
 
 
 @pytest.mark.parametrize("name", COMMANDS)
