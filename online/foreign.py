@@ -72,8 +72,7 @@ def recognise_value(value: Any, fields: Collection[str]) -> str | None:
         return f"{shown(value)}, not a JSON object; send an object with {', '.join(fields)}"
     if any(field in value for field in fields if field not in ("v", "type", "ts")):
         return None
-    path = _inside(value, fields)
-    return f"the record is inside {path}; send that object alone" if path else None
+    return (path := _inside(value, fields)) and f"the record is inside {path}; send that object alone"
 
 
 def other_name(field: str, document: Any, known: Collection[str]) -> str:

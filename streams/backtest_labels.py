@@ -76,8 +76,7 @@ class LabelInput:
         if paths and delay_s is None and task.source is None:
             raise UsageError("labels become known late: say how late with --label-delay, such as 7d (0s for at once)")
         self.delay_s = self.spec.label_delay if delay_s is None else delay_s
-        labelled = bool(paths) or self.spec.label is not None
-        slack_s = task.labels.join.keep_s - self.delay_s if labelled else np.inf
+        slack_s = task.labels.join.keep_s - self.delay_s if paths or self.spec.label is not None else np.inf
         if slack_s <= 0:
             raise UsageError(
                 f"labels become known after {format_duration(self.delay_s)}, but predictions wait for them only "

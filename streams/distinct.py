@@ -19,11 +19,7 @@ from streams.sources import SourceBatch
 def distinct(batches: Iterator[SourceBatch], size: int, ids: Deduper) -> Iterator[SourceBatch]:
     """The batches of a source with repeats marked: from the first repeat on cut anew, ``size`` fresh events each.
 
-    So the same rows give the same batches, whatever repeats are between them.
-
-    Parameters
-    ----------
-    ids : empty.
+    So the same rows give the same batches, whatever repeats are between them. ``ids`` is empty at first.
     """
     held = None
     for batch in batches:

@@ -161,11 +161,8 @@ def _check_columns(parts: Sequence[FileTable], wanted: Sequence[str], known: Col
 
 
 def _mixed(part: FileTable, names: Collection[str]) -> pa.Table:
-    table = part.table
-    for name in sorted(set(names) & set(table.column_names)):
-        column = as_text(table.column(name), f"{part.files}: column {name!r}")
-        table = table.set_column(table.schema.get_field_index(name), name, column)
-    return table
+    columns = zip(part.table.column_names, part.table.columns, strict=True)
+    return pa.table({n: as_text(c, f"{part.files}: column {n!r}") if n in names else c for n, c in columns})
 
 
 def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted, encoding: str | None) -> FileTable:

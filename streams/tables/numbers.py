@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.tables.texts import Cells, is_text
+from streams.tables.texts import Cells
 
-_BOOLS = {"true": 1.0, "false": 0.0}
 _NUMBER = re.compile(
     r"(?P<open>\()?(?P<sign>[-+]?)\s*(?P<before>[A-Z]{3}|[A-Z]{0,2}\$|[^\w\s.,()+-]|kr\.?|Rs\.?|Fr\.|zł)?\s*(?P<sign2>[-+]?)"
     r"(?P<body>\d[\d.,' _]*(?<![ _'])|[.,]\d+)(?P<power>[eE][-+]?\d+)?\s*"
@@ -73,7 +72,7 @@ def read_numbers(cells: Cells, decimal_mark: str, comma_first: bool) -> NumberCo
         raise cells.refuse(0, f"{kind}, a time and no number; give a numeric column")
     if pa.types.is_decimal(kind):
         return NumberColumn(pc.cast(pc.cast(column, pa.string()), pa.float64()))  # by its digits: rounded once
-    if not is_text(kind) and not pa.types.is_nested(kind) and not pa.types.is_fixed_size_binary(kind):
+    if not pa.types.is_string(kind) and not pa.types.is_nested(kind) and not pa.types.is_fixed_size_binary(kind):
         return NumberColumn(column)
     texts = cells.texts()
     if decimal_mark != "," and not (comma_first and decimal_mark == "auto" and _grouped(texts)):
@@ -190,8 +189,8 @@ def _check_unit(distinct: list[str], parts: list[_Parts | None], row_of: Callabl
 def _value(text: str, part: _Parts | None, mark: str) -> float | None:
     if part is None:
         low = text.lower()
-        if low in _BOOLS:
-            return _BOOLS[low]
+        if low in ("true", "false"):
+            return float(low == "true")
         return float(low) if low.strip("+-") in ("inf", "infinity") else None
     other = "," if mark == "." else "."
     whole, _, fraction = part.body.partition(mark)

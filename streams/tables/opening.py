@@ -27,19 +27,15 @@ def files_of(paths: Sequence[Path]) -> Iterator[Path]:
         raise UsageError("no data; give at least one --data FILE")
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
-            if not inside:
+            inside = sorted(p for p in path.rglob("*") if p.is_file())
+            inside = [p for p in inside if all(part[0] not in "._" for part in p.relative_to(path).parts)]
+            if not inside:  # but what Spark writes beside them: _SUCCESS, .part-0.crc
                 raise UsageError(f"{path} is a folder without data files; {KINDS}")
             yield from inside
         elif not path.exists():
             raise UsageError(f"no such file: {path}")
         else:
             yield path
-
-
-def _hidden(path: Path) -> bool:
-    """Such as ``_SUCCESS`` and ``.part-0.crc``, which Spark writes."""
-    return any(part[0] in "._" for part in path.parts)
 
 
 @contextmanager

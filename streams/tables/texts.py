@@ -22,8 +22,6 @@ MISSING = MISSING_TEXTS | {
 }  # fmt: skip
 """Words that mean missing where an id, a number, a time or a label stands; other texts may be such."""
 
-_SCIENTIFIC = r"^\d(?:[.,]\d+)?[eE]\+\d\d$"
-
 
 @dataclass(frozen=True, slots=True)
 class Cells:
@@ -76,18 +74,12 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of :func:`plain` holds texts."""
-    return bool(pa.types.is_string(kind))
-
-
 def as_text(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
     """Values as text; raises ``UsageError`` where a list, a struct or bytes stand in ``what``."""
     kind = column.type
     if pa.types.is_nested(kind):
-        more = ""
-        if pa.types.is_struct(kind):
-            more = f', or name one of its fields, such as "COLUMN.{kind.field(0).name}"' if kind.num_fields else ""
+        inner = kind.field(0).name if pa.types.is_struct(kind) and kind.num_fields else ""
+        more = f', or name one of its fields, such as "COLUMN.{inner}"' if inner else ""
         raise UsageError(f"{what} is a {kind}, no single value; give a column of texts or numbers{more}")
     try:
         return pc.cast(column, pa.string())
@@ -119,7 +111,7 @@ def read_ids(cells: Cells) -> pa.ChunkedArray:
         return pc.replace_substring_regex(ids, r"\.0+$", "")
     if not pc.any(pc.match_substring_regex(ids, r"^\d[\d.,]*(?:[eE]\+\d\d)?$")).as_py():
         return ids  # none looks like a number
-    broken = pc.match_substring_regex(ids, _SCIENTIFIC)
+    broken = pc.match_substring_regex(ids, r"^\d(?:[.,]\d+)?[eE]\+\d\d$")
     if pc.any(broken).as_py():
         at = int(pc.index(broken, True).as_py())
         lost = "digits of the id are lost, as a spreadsheet does with long numbers; export the column as text"
