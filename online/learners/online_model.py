@@ -7,7 +7,6 @@ log itself, files and topics are not known here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from online.batch import ExampleBatch
@@ -83,20 +82,3 @@ class OnlineModel:
             raise ValueError(f"snapshot at version {snapshot.version}: digest {found}, want {snapshot.digest}")
         self.learner.restore(snapshot.state)
         self._version = snapshot.version
-
-    def replay(self, log: Iterable[ExampleBatch], first_offset: int = 0) -> None:
-        """Learn what of ``log`` is new to this model.
-
-        ``log`` holds consecutive examples from ``first_offset`` on; rows before ``version`` were learned already and
-        are skipped, so the whole log may be given after a ``restore``. ``ValueError`` when it starts too late.
-        """
-        offset = first_offset
-        if offset > self._version:
-            raise ValueError(
-                f"log starts at {offset}, the model is at {self._version}: {offset - self._version} missing"
-            )
-        for batch in log:
-            fresh = max(self._version - offset, 0)
-            offset += len(batch)
-            if fresh < len(batch):
-                self.learn(batch.slice(fresh, len(batch)))

@@ -123,7 +123,9 @@ def test_folding_the_examples_gives_the_model(seed: int, rate: float) -> None:
     pipeline = TaskPipeline(task, MemoryFeatureStore())
     outs = run(pipeline, script(150, seed))
     replica = OnlineModel(build_learner(task.model, pipeline.features))
-    replica.replay(e for out in outs for e in out.examples)
+    for out in outs:
+        for each in out.examples:
+            replica.learn(each)
     assert replica.snapshot() == pipeline.model.snapshot()
 
 
@@ -136,4 +138,5 @@ def test_every_prediction_names_the_model_that_made_it() -> None:
             again, version = replica.score(out.predictions.features)
             assert set(out.predictions.model_version.tolist()) == {version}
             assert again.tolist() == out.predictions.score.tolist()
-        replica.replay(out.examples, first_offset=replica.version)
+        for each in out.examples:
+            replica.learn(each)
