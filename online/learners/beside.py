@@ -12,16 +12,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.errors import UNREADABLE, StateError
 from online.jit import njit
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.logistic import logit_of, sigmoid_many
 from online.learners.stack import predict_learn
-from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+from online.learners.state import copy_into, seal_with, unseal_with
 
 FULL = ("full.logit", "full.known")
 """Columns of the full model that the learner is not shown; an embedding it is."""
@@ -169,16 +167,12 @@ class BesideFull:
 
     def snapshot(self) -> bytes:
         """Learned state of the shares and of the member."""
-        body = msgspec.msgpack.encode([pack_arrays(self._state), self.members[0].snapshot()])
-        return seal(self.kind, self.features, body)
+        return seal_with([self.members[0].snapshot()], self.kind, self.features, self._state)
 
     def restore(self, state: bytes) -> None:
         """Replace the learned state; ``ValueError`` when of another kind, features or member."""
-        try:
-            own, member = msgspec.msgpack.decode(unseal(state, self.kind, self.features), type=tuple[bytes, bytes])
-        except UNREADABLE as exc:
-            raise StateError(f"beside_full snapshot: {exc}") from exc
-        copy_into(self._state, unpack_arrays(own))
+        arrays, (member,) = unseal_with(1, state, self.kind, self.features)
+        copy_into(self._state, arrays)
         self.members[0].restore(member)
 
     def _seen(self, x: FloatMatrix) -> FloatMatrix:

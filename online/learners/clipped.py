@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.errors import UNREADABLE
 from online.jit import njit
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.logistic import WARM_ROWS, scale_learn
 from online.learners.scaled import MOST_DEVIATIONS
-from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+from online.learners.state import copy_into, seal_with, unseal_with
 
 
 @njit(cache=True)
@@ -93,17 +91,13 @@ class Clipped:
 
     def snapshot(self) -> bytes:
         """Means and variances, and the state of the learner inside."""
-        body = msgspec.msgpack.encode([pack_arrays(self._state), self.learner.snapshot()])
-        return seal(self.kind, self.features, body)
+        return seal_with([self.learner.snapshot()], self.kind, self.features, self._state)
 
     def restore(self, state: bytes) -> None:
         """Replace the state; ``ValueError`` when of another kind, other features or another learner."""
-        try:
-            own, inner = msgspec.msgpack.decode(unseal(state, self.kind, self.features), type=tuple[bytes, bytes])
-        except UNREADABLE as exc:
-            raise ValueError(f"snapshot of a clipped learner: {exc}") from exc
+        arrays, (inner,) = unseal_with(1, state, self.kind, self.features)
         fresh = {name: np.empty_like(held) for name, held in self._state.items()}
-        copy_into(fresh, unpack_arrays(own))
+        copy_into(fresh, arrays)
         self.learner.restore(inner)
         self._state = fresh
 

@@ -19,14 +19,12 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.errors import UNREADABLE
 from online.jit import njit
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
-from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+from online.learners.state import copy_into, seal_with, unseal_with
 from online.wire import FEATURE_MAX
 
 JUDGED_AGAIN: Final = (256, 512, 1_024, 2_048)
@@ -190,16 +188,12 @@ class Guarded:
 
     def snapshot(self) -> bytes:
         """The guard's state and that of the learner inside."""
-        own = pack_arrays(self._state | {f"young_{name}": held for name, held in self._young.items()})
-        return seal(self.kind, self.features, msgspec.msgpack.encode([own, self.learner.snapshot()]))
+        own = self._state | {f"young_{name}": held for name, held in self._young.items()}
+        return seal_with([self.learner.snapshot()], self.kind, self.features, own)
 
     def restore(self, state: bytes) -> None:
         """Replace the state; ``ValueError`` when of another kind, other features or another learner."""
-        try:
-            own, inner = msgspec.msgpack.decode(unseal(state, self.kind, self.features), type=tuple[bytes, bytes])
-        except UNREADABLE as exc:
-            raise ValueError(f"snapshot of a guarded learner: {exc}") from exc
-        arrays = unpack_arrays(own)
+        arrays, (inner,) = unseal_with(1, state, self.kind, self.features)
         n = len(arrays.get("young_y", ()))
         young = {name: np.zeros((n, *held.shape[1:]), held.dtype) for name, held in self._young.items()}
         fresh = {name: np.empty_like(held) for name, held in self._state.items()}

@@ -14,15 +14,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.errors import UNREADABLE, StateError
 from online.jit import njit
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.logistic import log_gradient, logit_of, sigmoid_many
-from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+from online.learners.state import copy_into, seal_with, unseal_with
 
 
 @runtime_checkable
@@ -214,17 +212,11 @@ class Stack:
     def snapshot(self) -> bytes:
         """Learned state of the stack and of every member."""
         members = [member.snapshot() for member in self.members]
-        return seal(self.kind, self.features, msgspec.msgpack.encode([pack_arrays(self._state), *members]))
+        return seal_with(members, self.kind, self.features, self._state)
 
     def restore(self, state: bytes) -> None:
         """Replace the learned state; ``ValueError`` when of another kind, features or other members."""
-        body = unseal(state, self.kind, self.features)
-        try:
-            own, *members = msgspec.msgpack.decode(body, type=list[bytes])
-        except UNREADABLE as exc:
-            raise StateError(f"stack snapshot: {exc}") from exc
-        if len(members) != len(self.members):
-            raise StateError(f"snapshot has {len(members)} members, this stack {len(self.members)}")
-        copy_into(self._state, unpack_arrays(own))
+        arrays, members = unseal_with(len(self.members), state, self.kind, self.features)
+        copy_into(self._state, arrays)
         for member, member_state in zip(self.members, members, strict=True):
             member.restore(member_state)

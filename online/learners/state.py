@@ -7,7 +7,7 @@ imported or called. River's trees are numbers too (``riverstate``).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -56,6 +56,23 @@ def unseal(state: bytes, kind: str, features: tuple[str, ...]) -> bytes:
         odd = sorted(set(envelope.features) ^ set(features)) or "same names in another order"
         raise StateError(f"snapshot has {len(envelope.features)} features, this learner {len(features)}: {odd}")
     return envelope.body
+
+
+def seal_with(members: Sequence[bytes], kind: str, features: tuple[str, ...], arrays: Arrays) -> bytes:
+    """A snapshot of a learner that holds others: its own ``arrays``, and the snapshots of its ``members``."""
+    return seal(kind, features, msgspec.msgpack.encode([pack_arrays(arrays), *members]))
+
+
+def unseal_with(members: int, state: bytes, kind: str, features: tuple[str, ...]) -> tuple[Arrays, list[bytes]]:
+    """Take ``seal_with`` apart; raise ``StateError`` also where it is not of so many ``members``."""
+    body = unseal(state, kind, features)
+    try:
+        own, *others = msgspec.msgpack.decode(body, type=list[bytes])
+    except (*UNREADABLE, ValueError) as exc:
+        raise StateError(f"{kind} snapshot: {exc}") from exc
+    if len(others) != members:
+        raise StateError(f"snapshot has {len(others)} members, this {kind} {members}")
+    return unpack_arrays(own), others
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
