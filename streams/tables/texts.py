@@ -109,8 +109,9 @@ def read_ids(cells: Cells) -> pa.ChunkedArray:
     ids = cells.texts()
     if pa.types.is_decimal(kind):
         return pc.replace_substring_regex(ids, r"\.0+$", "")
-    if not pc.any(pc.match_substring_regex(ids, r"^\d[\d.,]*(?:[eE]\+\d\d)?$")).as_py():
-        return ids  # none looks like a number
+    ends = pc.min_max(ids).as_py()
+    if ends["min"] is None or ends["min"] >= ":" or ends["max"] < "0":
+        return ids  # none begins with a digit
     broken = pc.match_substring_regex(ids, r"^\d(?:[.,]\d+)?[eE]\+\d\d$")
     if pc.any(broken).as_py():
         at = int(pc.index(broken, True).as_py())
