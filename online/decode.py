@@ -70,8 +70,7 @@ class DecodedLabels:
         places = self.index.tolist()
         rejects = [*self.rejects, *(Reject(places[row], raw[places[row]], why) for row, why in refused.items())]
         rows = np.array([row for row in range(len(places)) if row not in refused], dtype=np.int64)
-        tasks = [self.tasks[row] for row in rows.tolist()]
-        return DecodedLabels(self.batch.take(rows), sorted(rejects, key=lambda r: r.index), self.index[rows], tasks)
+        return replace(self.take(rows), rejects=sorted(rejects, key=lambda r: r.index))
 
     def take(self, rows: IntVector) -> DecodedLabels:
         """Only these rows of ``batch``."""

@@ -108,14 +108,14 @@ def explain_json(raw: bytes) -> str | None:
             parse_float=_number,
         )
     except RecursionError:
-        return f"nested deeper than {MAX_DEPTH}"
+        return f"nested deeper than {MAX_DEPTH}; send a flat object"
     except json.JSONDecodeError as error:
         return _not_json(error, text)
     except ValueError as error:
         found = re.search(rf'"([^"\\]+)"\s*:\s*{error.args[0]}\b', text) if error.args[1:] else None
         return (f"{name_of(found[1])}: " if found else "") + " ".join(error.args)
     if _too_deep(value):
-        return f"nested deeper than {MAX_DEPTH}"
+        return f"nested deeper than {MAX_DEPTH}; send a flat object"
     return "a text holds half a surrogate pair" if "\\u" in text and not _is_unicode(value) else None
 
 
@@ -161,7 +161,7 @@ def _not_json(error: json.JSONDecodeError, text: str) -> str:
         number = number_in(bare[2])
         right = "write null or leave it out; a text needs quotes" if number is None else f"write {float(number):.15g}"
         return f"not JSON: {name_of(bare[1])} is {name_of(bare[2])}; {right}"
-    return f"not JSON: {error.msg[:1].lower()}{error.msg[1:].removesuffix(' at')} {here}"
+    return f"not JSON: {error.msg[:1].lower()}{error.msg[1:].removesuffix(' at')} {here}; send one JSON object"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for k, key in enumerate(keys) if key in keys[:k])
-        raise ValueError(f"the key {name_of(repeated)} is given more than once")
+        raise ValueError(f"the key {name_of(repeated)} is given more than once; keep one")
     return members
 
 

@@ -103,7 +103,6 @@ def _mark_in(kind: Any) -> Limited | None:
     return next((mark for part in get_args(kind) if (mark := _mark_in(part)) is not None), None)
 
 
-@cache
 def times_of(model: type[WireModel]) -> tuple[str, ...]:
     """The fields of ``model`` that are times; ``ts`` is the first.
 
@@ -111,20 +110,18 @@ def times_of(model: type[WireModel]) -> tuple[str, ...]:
     >>> times_of(Prediction)
     ('ts', 'scored_at')
     """
-    hints = get_type_hints(model, include_extras=True)
-    return tuple(name for name in model.model_fields if hints[name] == Timestamp)
+    return _fields_of(model, Timestamp)
+
+
+def ids_of(model: type[WireModel]) -> tuple[str, ...]:
+    """The fields of ``model`` that are ids which cannot be missing."""
+    return _fields_of(model, KnownId)
 
 
 @cache
-def ids_of(model: type[WireModel]) -> tuple[str, ...]:
-    """The fields of ``model`` that are ids which cannot be missing.
-
-    >>> from online.wire import UserEvent
-    >>> ids_of(UserEvent)
-    ('event_id', 'user_id')
-    """
+def _fields_of(model: type[WireModel], kind: Any) -> tuple[str, ...]:
     hints = get_type_hints(model, include_extras=True)
-    return tuple(name for name in model.model_fields if hints[name] == KnownId)
+    return tuple(name for name in model.model_fields if hints[name] == kind)
 
 
 def list_of(struct: type[Any]) -> Any:

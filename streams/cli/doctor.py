@@ -22,7 +22,7 @@ from streams.errors import UsageError
 from streams.ops.checks import STYLES, Check, check_codecs, checks_table
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
 __all__ = ["Check", "doctor_command", "report", "run_checks"]
 
@@ -77,15 +77,12 @@ def doctor_command(
 
 def run_checks(root: Path | None = None, config: Path | None = None) -> list[Check]:
     """Run all checks; ``root`` is the folder that holds the packages."""
-    from rich.console import Console
-
     root = root or Path(__file__).resolve().parents[2]
     checks = [Check("Python", "OK", sys.version.split()[0]), *map(check_package, REQUIRED)]
     checks += [
         check_compiles(_compile_with_numba),
         check_cache(_cache_candidates(root)),
         check_disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free / 1e6),
-        check_terminal(Console(), sys.stdout.encoding or "ascii"),
     ]
     checks += [check_package(*part) for part in OPTIONAL]
     checks.append(check_codecs())
@@ -168,18 +165,6 @@ def check_disk(folder: Path, free_mb: float) -> Check:
     if free_mb < LEAST_DISK_MB:
         return Check("disk", "WARN", found, f"Free {LEAST_DISK_MB} MB, or write elsewhere with --out.")
     return Check("disk", "OK", found)
-
-
-def check_terminal(console: Console, encoding: str) -> Check:
-    """The live screen can be drawn here."""
-    if not console.is_terminal:
-        return Check("terminal", "OK", "none: progress is printed as plain lines")
-    found = f"{console.width}x{console.height}, {console.color_system or 'no'} colours, {encoding}"
-    if "utf" not in encoding.lower():
-        return Check("terminal", "WARN", found, "Set LANG=C.UTF-8 (or PYTHONUTF8=1) to see charts and frames.")
-    if console.width < 80 or console.height < 24:
-        return Check("terminal", "WARN", found, "Enlarge the window to 80x24 or more; 100x30 is comfortable.")
-    return Check("terminal", "OK", found)
 
 
 def is_writable(folder: Path) -> bool:
