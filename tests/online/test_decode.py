@@ -305,7 +305,7 @@ def test_rows_may_hold_aware_datetimes() -> None:
     rows = [event(ts=datetime(2024, 3, 1, 12, tzinfo=UTC)), event(ts=datetime(1990, 3, 1, 12, tzinfo=UTC))]
     decoded = events_from_rows(rows, ALL)
     assert decoded.batch.ts.tolist() == [1_709_294_400.0]
-    assert "ts: got '1990-03-01T12:00:00+00:00': before 2000" in decoded.rejects[0].reason
+    assert "1990-03-01: before 2000" in decoded.rejects[0].reason
 
 
 def test_escapes_and_nested_unknown_fields_are_no_reason_to_reject() -> None:
