@@ -28,11 +28,11 @@ import torch
 from benchmarks.protocol_list import HERE
 from models.dataset.cut import training_set
 from models.dataset.split import Rows
-from models.gate import quality
+from models.evaluation.gate import quality
 from models.training.artefact import load
-from models.training.builder import EncoderBuilder
 from models.training.chunks import Timeline
-from models.training.settings import EncoderSettings
+from models.training.encoder_builder import EncoderBuilder
+from models.training.training_settings import EncoderSettings
 from models.training.validate import score_rows
 from models.training.world import World
 from models.types import Built, History, Labels

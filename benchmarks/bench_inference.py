@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_inference import HIDDEN, INPUTS, draw, encoder_of, graph_of
-from models.inference.buckets import BUCKETS
-from models.inference.ort import OrtModel
-from models.inference.runner import FullRunner
-from models.inference.session import open_session
-from models.inference.slots import Pair
-from models.inference.steps import replay
+from models.serving.active_models import Pair
+from models.serving.buckets import BUCKETS
+from models.serving.entity_steps import replay
+from models.serving.model_runner import FullRunner
+from models.serving.ort_model import OrtModel
+from models.serving.session import open_session
 from models.types import History
 from online.full import FullSpec
 from streams.stores.memory import MemoryFeatureStore

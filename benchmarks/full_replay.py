@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from models.dataset.cut import training_set
-from models.inference.ort import OrtModel
-from models.inference.runner import FullRunner
-from models.inference.slots import Pair
+from models.serving.active_models import Pair
+from models.serving.model_runner import FullRunner
+from models.serving.ort_model import OrtModel
 from models.types import Builder, Built, Float32Matrix, FloatVector, History, IntVector, Labels, ModelError, TrainingSet
 from online.batch import LabelBatch, PredictionBatch
 from online.full import FullSpec

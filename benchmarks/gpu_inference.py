@@ -33,8 +33,8 @@ from typing import Any
 
 import numpy as np
 
-from models.inference.ort import OrtModel
-from models.inference.session import open_session
+from models.serving.ort_model import OrtModel
+from models.serving.session import open_session
 from models.types import Float32Matrix, ModelError
 
 INPUTS, HIDDEN = 27, 64
@@ -84,7 +84,7 @@ def encoder_of(inputs: int = INPUTS, hidden: int = HIDDEN) -> Any:
 
 def graph_of(encoder: Any) -> bytes:
     """Its ONNX graph."""
-    from models.export import export_encoder
+    from models.onnx.export import export_encoder
 
     return export_encoder(encoder)
 
@@ -271,7 +271,7 @@ def facts(provider: str) -> dict[str, str]:
 
 def graphs_of(encoder: Any) -> dict[str, bytes]:
     """By precision."""
-    from models.float16 import to_float16
+    from models.onnx.float16 import to_float16
 
     single = graph_of(encoder)
     return {"fp32": single, "fp16": to_float16(single)}

@@ -65,7 +65,7 @@ class Variant(_Frozen):
 
     precision: Precision
     measured: Metrics = {}
-    """Against ``model.onnx``, as ``models.quantise.measure`` names them."""
+    """Against ``model.onnx``, as ``models.evaluation.quantise.measure`` names them."""
 
 
 class DataRange(_Frozen):

@@ -96,7 +96,7 @@ class Built:
     metrics: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     variants: Mapping[str, Variant] = field(default_factory=dict)
-    """Which of ``files`` are the graph in other precisions, and what each costs; see ``models.quantise``."""
+    """Which of ``files`` are the graph in other precisions, and what each costs; see ``models.evaluation.quantise``."""
 
 
 class StepModel(Protocol):

@@ -1,7 +1,7 @@
 """Puts the inputs behind the full model's logit in the logit's place, from what was logged with the score.
 
 The online model says what the logit added to the log-odds; the full model said, when it scored, which of its inputs
-raised the logit, and how much of the rise is due to each (``models.inference.occlusion``). Multiplied, that is what
+raised the logit, and how much of the rise is due to each (``models.serving.occlusion``). Multiplied, that is what
 each input added by way of the full model. It knows columns only: the same prediction gives the same bits, wherever and
 whenever it is explained.
 """

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from models.graph import GraphSpec, check_graph
 from models.manifest import GRAPH, ArtefactError, Manifest, Variant
+from models.onnx.graph import GraphSpec, check_graph
 from models.types import ModelError
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from models.registry.errors import RegistryError
+from models.registry.registry_errors import RegistryError
 
 
 class Files(Protocol):

@@ -7,8 +7,8 @@ import secrets
 from pydantic import ValidationError
 
 from models.manifest import faults
-from models.registry.errors import RegistryError, StageConflictError
 from models.registry.files import Files
+from models.registry.registry_errors import RegistryError, StageConflictError
 from models.registry.stages import Action, StageEntry, Stages, move
 
 STAGES = "stages"

@@ -26,8 +26,8 @@ from models.manifest import (
     parse_manifest,
 )
 from models.registry.artefact import Artefact, check_artefact, check_file, check_graphs
-from models.registry.errors import RegistryError
 from models.registry.files import Files
+from models.registry.registry_errors import RegistryError
 from models.types import Built, ModelError
 
 CLAIM = "claim.json"

@@ -13,7 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
 from models.encoder import Encoder, EncoderConfig
-from models.training.builder import CONFIG, WEIGHTS
+from models.training.encoder_builder import CONFIG, WEIGHTS
 from models.training.network import Trained
 from models.training.nextevent import NextHeads, NextSpec
 from models.types import ModelError

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from models.training.builder import EncoderBuilder
-from models.training.settings import EncoderSettings
+from models.training.encoder_builder import EncoderBuilder
+from models.training.training_settings import EncoderSettings
 from models.types import Built, History, Labels, ModelError, Progress, TrainingSet, TrainingStoppedError
 
 _TAIL = 2_000

@@ -13,7 +13,7 @@ from models.dataset.sequences import next_events
 from models.dataset.split import Rows, columns_of
 from models.training.chunks import Chunks, Timeline
 from models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
-from models.training.settings import EncoderSettings
+from models.training.training_settings import EncoderSettings
 from models.types import BoolVector, History, IntVector
 
 

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from models.dataset.split import Rows
-from models.gate import quality
+from models.evaluation.gate import quality
 from models.training import checkpoints
 from models.training.checkpoints import Checkpoint, Progressed
 from models.training.chunks import Chunks, batches, cut
 from models.training.feed import Feed
 from models.training.network import Trained
 from models.training.phases import Phase, rate_at
-from models.training.settings import EncoderSettings
+from models.training.training_settings import EncoderSettings
 from models.training.validate import score_rows
 from models.training.world import World
 from models.types import Progress, TrainingStoppedError

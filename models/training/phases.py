@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from models.training.network import Part
-from models.training.settings import EncoderSettings
+from models.training.training_settings import EncoderSettings
 
 _RISE = 0.1
 _LOWEST = 0.01

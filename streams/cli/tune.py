@@ -1,6 +1,6 @@
 """``weir tune``: search the settings of a task's encoder on its logged history.
 
-It knows arguments, a progress bar and a table; the search is in ``models.training.tune``.
+It knows arguments, a progress bar and a table; the search is in ``models.training.search``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bar,
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from models.training.settings import EncoderSettings
-    from models.training.tune import TrialResult, Tuner
+    from models.training.search import TrialResult, Tuner
+    from models.training.training_settings import EncoderSettings
     from models.types import TrainingSet
     from online.full import FullSpec
     from online.task import TaskSpec
@@ -75,7 +75,7 @@ def tune_command(
             raise UsageError(f"{package} is not installed: pip install 'weir[train]'")
     logged = asyncio.run(_read(spec, archive, log, settings_of(config, bootstrap)))
     sets = _folds(logged, spec.full, delay, folds)
-    from models.training.tune import Tuner
+    from models.training.search import Tuner
 
     tuner = Tuner(sets, _base(spec.full), study, spec.full.training.seed)
     best = _search(tuner, trials)
@@ -119,7 +119,7 @@ def _folds(logged: Logged, full: FullSpec, delay_days: float | None, folds: int)
 
 
 def _base(full: FullSpec) -> EncoderSettings:
-    from models.training.settings import EncoderSettings
+    from models.training.training_settings import EncoderSettings
 
     if full.state == 0:
         raise UsageError("[full] state is 0: the encoder carries at least 1 float for each entity")

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from models.gate import average_precision
+from models.evaluation.gate import average_precision
 from models.types import FloatVector, History, IntVector, Labels
 from online.batch import ExampleBatch
 from online.full import SEEN

@@ -46,8 +46,8 @@ _LOOK_S: Final = 0.05
 def demo_trees(spec: FullSpec) -> Builder:
     """Trees that are grown in less than a second."""
     del spec
-    from models.trees.builder import TreesBuilder
-    from models.trees.params import TreeParams
+    from models.trees.tree_builder import TreesBuilder
+    from models.trees.tree_params import TreeParams
 
     return TreesBuilder(TreeParams(rounds=150, patience=25, learning_rate=0.08, min_rows=30, bins=255))
 

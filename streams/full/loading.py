@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from models.inference.runner import FullRunner
-from models.inference.session import Provider, choose_provider
+from models.serving.model_runner import FullRunner
+from models.serving.session import Provider, choose_provider
 from models.types import ModelError, StepModel
 from online.full import FullSpec
 from online.task import TaskSpec
@@ -62,10 +62,10 @@ def load(
         The artefact is missing, incomplete, corrupt, truncated or another than the update means; it never left the
         stage of a candidate; its graph cannot be served; it does not fit the task; or the provider is not there.
     """
-    from models.inference.occlusion import USUAL_FILE, Usual
-    from models.inference.ort import OrtModel
     from models.registry.artefact import check_artefact
     from models.registry.registry import Registry
+    from models.serving.occlusion import USUAL_FILE, Usual
+    from models.serving.ort_model import OrtModel
 
     held = Registry(_registry_of(task, ref, registries))
     artefact = held.load(task, ref.version, ref.digest)

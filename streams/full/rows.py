@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from models.inference.layout import CHAMPION, SHADOW, StateLayout
+from models.serving.state_row import CHAMPION, SHADOW, StateLayout
 from online.features.engine import Table
 from online.task import TaskSpec
 from online.taskshape import shape_of

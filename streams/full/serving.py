@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from models.inference.runner import PROVIDERS, FullRunner
-from models.inference.slots import Pair
+from models.serving.active_models import Pair
+from models.serving.model_runner import PROVIDERS, FullRunner
 from models.types import StepModel
 from online.batch import FloatMatrix, FloatVector
 from online.features.store import FeatureStore

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from models.registry.errors import RegistryError, StageConflictError
+from models.registry.registry_errors import RegistryError, StageConflictError
 from streams.errors import BrokerError, ShellError
 
 PASSING: Final = (OSError, BrokerError, RegistryError, StageConflictError)

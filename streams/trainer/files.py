@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from models.registry.errors import RegistryError
+from models.registry.registry_errors import RegistryError
 from models.types import Built, ModelError, Progress, TrainingStoppedError
 from streams.errors import in_words
 from streams.trainer.errors import WorkDiedError

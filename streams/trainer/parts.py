@@ -30,35 +30,35 @@ from streams.training.sources import KafkaSource, LogSource
 
 def encoder_builder(spec: FullSpec) -> Builder:
     """Trains the sequence encoder; raises ``ModelError`` for settings it does not have."""
-    from models.training.builder import EncoderBuilder
-    from models.training.settings import EncoderSettings
+    from models.training.encoder_builder import EncoderBuilder
+    from models.training.training_settings import EncoderSettings
 
     shape = {"hidden": spec.state, "embedding": spec.embedding, "metric": spec.training.metric}
     try:
         settings = EncoderSettings(**{**shape, **spec.training.encoder})  # type: ignore[arg-type] # checked by itself
     except TypeError as error:
-        raise ModelError(f"[full.training] encoder: {error}; see models/training/settings.py") from error
+        raise ModelError(f"[full.training] encoder: {error}; see models/training/training_settings.py") from error
     return EncoderBuilder(settings)
 
 
 def trees_builder(spec: FullSpec) -> Builder:
     """Trains boosted trees."""
     del spec
-    from models.trees.builder import TreesBuilder
+    from models.trees.tree_builder import TreesBuilder
 
     return TreesBuilder()
 
 
 def with_other_precisions(built: Built, data: TrainingSet, rows: IntVector, y: BoolVector) -> Built:
     """The candidate with int8 and float16 graphs among its files, and what they cost; trees have none."""
-    from models.quantise import with_variants
+    from models.evaluation.quantise import with_variants
 
     return with_variants(built, data.history, rows, y)
 
 
 def blended(parts: Sequence[Built], data: TrainingSet) -> Built:
     """The parts in one graph, weighed on the validation rows."""
-    from models.blend import blend, fit_weights
+    from models.onnx.blend import blend, fit_weights
 
     kept = np.flatnonzero(data.history.ts[data.labels.row] >= data.valid_from)
     rows = data.labels.row[kept]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from models.dataset.cut import take
-from models.inference.ort import OrtModel
-from models.inference.steps import replay
+from models.serving.entity_steps import replay
+from models.serving.ort_model import OrtModel
 from models.types import Built, Float32Vector, IntVector, TrainingSet
 
 

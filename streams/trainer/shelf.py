@@ -10,8 +10,8 @@ from typing import Final, Protocol
 import msgspec
 
 from models.manifest import DataRange
-from models.registry.errors import StageConflictError
 from models.registry.registry import Registry, relative_uri
+from models.registry.registry_errors import StageConflictError
 from models.types import Built
 from online.wire import ModelUpdate
 from streams.trainer.state import Effect, Job

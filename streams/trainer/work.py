@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from models.gate import Metric, Verdict, choose, compare
-from models.inference.occlusion import USUAL_FILE, Usual
+from models.evaluation.gate import Metric, Verdict, choose, compare
+from models.serving.occlusion import USUAL_FILE, Usual
 from models.types import BoolVector, Builder, Built, Float32Vector, FloatVector, IntVector, Progress, TrainingSet
 from streams.errors import UsageError
 
@@ -153,7 +153,7 @@ class JudgeWork:
 
 
 def with_usual(built: Built, data: TrainingSet, logit: Float32Vector, weight: FloatVector) -> Built:
-    """The candidate with what its explanations start from (``models.inference.occlusion``).
+    """The candidate with what its explanations start from (``models.serving.occlusion``).
 
     ``logit (m,)`` is what it said of labelled events, each of which stands for ``weight``.
     """

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from models.inference.ort import OrtModel
+from models.serving.ort_model import OrtModel
 from models.types import Float32Matrix, History
 
 INPUTS = ("a", "b", "c")

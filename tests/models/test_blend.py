@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.blend import BlendWeights, blend, blend_graphs, fit_weights
-from models.graph import GraphSpec, check_graph, open_session, run_graph
+from models.onnx.blend import BlendWeights, blend, blend_graphs, fit_weights
+from models.onnx.graph import GraphSpec, check_graph, open_session, run_graph
 from models.types import Built, ModelError
 from tests.models.graphs import INPUTS, candidate, linear_graph, recurrent_graph
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnxruntime import OrtValue
 
-from models.graph import declared
-from models.inference import session as sessions
-from models.inference.buckets import BUCKETS, Buckets
-from models.inference.ort import OrtModel
-from models.inference.rounds import rounds_of
-from models.inference.session import choose_provider
-from models.inference.steps import replay
+from models.onnx.graph import declared
+from models.serving import session as sessions
+from models.serving.buckets import BUCKETS, Buckets
+from models.serving.entity_steps import replay
+from models.serving.ort_model import OrtModel
+from models.serving.packed_rows import rounds_of
+from models.serving.session import choose_provider
 from models.types import Float32Matrix, ModelError
 from tests.models.served_graphs import INPUTS, E, S, graph, history, load, model_of, rows, stateless, value, weights
 

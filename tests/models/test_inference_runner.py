@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.inference.ort import OrtModel
-from models.inference.runner import FullRunner
-from models.inference.slots import Pair
-from models.inference.steps import replay
+from models.serving.active_models import Pair
+from models.serving.entity_steps import replay
+from models.serving.model_runner import FullRunner
+from models.serving.ort_model import OrtModel
 from models.types import Float32Matrix, Float32Vector, History, ModelError
 from online.batch import FloatMatrix
 from online.full import FullScorer, FullSpec, columns

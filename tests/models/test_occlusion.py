@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from onnx.parser import parse_model
 
-from models.inference.occlusion import Occlusion, Usual
-from models.inference.ort import OrtModel
-from models.inference.runner import FullRunner
-from models.inference.slots import Pair
+from models.serving.active_models import Pair
+from models.serving.model_runner import FullRunner
+from models.serving.occlusion import Occlusion, Usual
+from models.serving.ort_model import OrtModel
 from models.types import Float32Matrix, ModelError
 from online.full import FullSpec, columns
 from streams.stores.memory import MemoryFeatureStore

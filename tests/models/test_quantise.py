@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from models.graph import check_graph, open_session, run_graph
-from models.quantise import FLOAT16, INT8, measure, variants, with_variants
+from models.evaluation.quantise import FLOAT16, INT8, measure, variants, with_variants
+from models.onnx.graph import check_graph, open_session, run_graph
 from models.types import Built, History, ModelError
 from tests.models.graphs import INPUTS, candidate, linear_graph, recurrent_graph, text_graph
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.evaluation.quantise import FLOAT16, variants
 from models.manifest import ArtefactError, Variant
-from models.quantise import FLOAT16, variants
 from models.registry.registry import Registry, split_uri
 from models.registry.stages import Stages
 from models.types import ModelError

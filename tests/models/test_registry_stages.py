@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from models.registry.errors import StageConflictError
 from models.registry.registry import Registry
+from models.registry.registry_errors import StageConflictError
 from models.registry.stages import move
 from models.types import ModelError
 from tests.models.registering import register

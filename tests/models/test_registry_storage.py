@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from models.manifest import ArtefactError
-from models.registry.errors import RegistryError
 from models.registry.objects import ObjectFiles
 from models.registry.registry import Registry
+from models.registry.registry_errors import RegistryError
 from models.registry.stages import Stages
 from tests.models.registering import register
 

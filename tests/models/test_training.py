@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load as tensors
 
 from models.dataset.cut import training_set
-from models.gate import quality
-from models.graph import open_session, run_graph
+from models.evaluation.gate import quality
+from models.onnx.graph import open_session, run_graph
 from models.training.artefact import files_of, load
-from models.training.builder import EncoderBuilder
+from models.training.encoder_builder import EncoderBuilder
 from models.training.loop import Loop
-from models.training.run import _config, _fresh, fitted, metrics_of
-from models.training.settings import EncoderSettings
+from models.training.training_run import _config, _fresh, fitted, metrics_of
+from models.training.training_settings import EncoderSettings
 from models.types import ModelError, TrainingSet, TrainingStoppedError
 from tests.models.training_data import DAY, INPUTS, logged, small
 

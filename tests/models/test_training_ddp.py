@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from models.training.builder import EncoderBuilder
-from models.training.settings import EncoderSettings
+from models.training.encoder_builder import EncoderBuilder
+from models.training.training_settings import EncoderSettings
 from models.types import ModelError, TrainingStoppedError
 from tests.models.training_data import small
 

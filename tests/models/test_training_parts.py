@@ -14,13 +14,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from models.dataset.sequences import next_events
 from models.dataset.split import train_rows
-from models.gate import quality
+from models.evaluation.gate import quality
 from models.training.checkpoints import Checkpoint, Progressed, read
 from models.training.chunks import Timeline, batches, cut
 from models.training.feed import Feed
 from models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
 from models.training.phases import phases, rate_at
-from models.training.settings import EncoderSettings
+from models.training.training_settings import EncoderSettings
 from models.types import ModelError
 from tests.models.training_data import logged, small
 

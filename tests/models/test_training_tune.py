@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.training.settings import EncoderSettings
-from models.training.tune import VARIED, TrialResult, Tuner
+from models.training.search import VARIED, TrialResult, Tuner
+from models.training.training_settings import EncoderSettings
 from models.types import ModelError
 from tests.models.training_data import small
 

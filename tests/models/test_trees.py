@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from models.dataset.split import train_rows
-from models.trees.builder import TreesBuilder
 from models.trees.convert import round_down, to_onnx
-from models.trees.params import TreeParams
-from models.trees.rows import thinned
+from models.trees.thinned_rows import thinned
+from models.trees.tree_builder import TreesBuilder
+from models.trees.tree_params import TreeParams
 from models.types import Built, Float32Matrix, History, Labels, ModelError, TrainingSet, TrainingStoppedError
 
 DAY = 86_400.0

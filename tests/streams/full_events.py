@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from models.inference.session import Provider
+from models.serving.session import Provider
 from online.task import TaskSpec
 from online.wire import Prediction
 from streams import topics

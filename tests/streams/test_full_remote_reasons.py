@@ -10,10 +10,10 @@ import numpy as np
 import orjson
 from faust.types import TP
 
-from models.inference.occlusion import Usual
-from models.inference.ort import OrtModel
-from models.inference.runner import FullRunner
-from models.inference.slots import Pair
+from models.serving.active_models import Pair
+from models.serving.model_runner import FullRunner
+from models.serving.occlusion import Usual
+from models.serving.ort_model import OrtModel
 from online.batch import FloatMatrix
 from online.full import columns
 from online.task import TaskSpec

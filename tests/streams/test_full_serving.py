@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.inference.slots import ModelSlots, Pair
+from models.serving.active_models import ModelSlots, Pair
 from models.types import StepModel
 from online.task import TaskSpec
 from online.wire import Prediction

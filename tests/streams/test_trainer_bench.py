@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from models.registry.errors import RegistryError
+from models.registry.registry_errors import RegistryError
 from streams.trainer.bench import Bench
 from streams.trainer.files import Workshop
 from tests.streams.trainer_fakes import FakeShelf, World, fake_score, request, training_data

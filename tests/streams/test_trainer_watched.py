@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from models.registry.errors import RegistryError
+from models.registry.registry_errors import RegistryError
 from online.wire import ModelUpdate
 from streams.ops.registry import Registry
 from streams.ops.web import WebServer

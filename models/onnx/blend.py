@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.graph import GraphSpec, check_graph
+from models.onnx.graph import GraphSpec, check_graph
 from models.types import BoolVector, Built, FloatVector, ModelError
 
 PRIOR: Final = 1.0

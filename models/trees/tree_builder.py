@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from models.dataset.split import Rows, train_rows, validation_rows
-from models.gate import quality
+from models.evaluation.gate import quality
 from models.trees.convert import to_onnx
-from models.trees.params import TreeParams
-from models.trees.rows import thinned
+from models.trees.thinned_rows import thinned
+from models.trees.tree_params import TreeParams
 from models.types import Built, History, ModelError, Progress, TrainingSet, TrainingStoppedError
 
 MODEL_FILE = "model.txt"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.inference.layout import CHAMPION, SHADOW
+from models.serving.state_row import CHAMPION, SHADOW
 from models.types import IntVector, ModelError, StepModel
 
 

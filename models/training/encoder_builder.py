@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.training.settings import EncoderSettings
+from models.training.training_settings import EncoderSettings
 from models.types import Built, Progress, TrainingSet
 
 if TYPE_CHECKING:
@@ -69,6 +69,6 @@ class EncoderBuilder:
             from models.training.ddp import launch
 
             return launch(self.processes, data, work, self.settings, seed, warm_start, progress or _silent, stop)
-        from models.training.run import train
+        from models.training.training_run import train
 
         return train(self.settings, data, work, seed, warm_start, progress or _silent, stop, self.on_epoch)

@@ -103,7 +103,7 @@ class _Translation:
         if (handler := _handlers().get(word)) is not None:
             return handler(_Call(self, node, args, kwargs))
         if word not in _PLAIN or kwargs:
-            raise ModelError(f"no translation of {word!r} to ONNX is known; add it to models/translate.py")
+            raise ModelError(f"no translation of {word!r} to ONNX is known; add it to models/onnx/translate.py")
         return self.emit(_PLAIN[word], [self.operand(a) for a in args], node.name)
 
     def value(self, of: Any) -> Any:
@@ -211,7 +211,7 @@ def _gelu(c: _Call) -> str:
 def _item(c: _Call) -> str:
     if isinstance(c.args[0], tuple) and isinstance(c.args[1], int):
         return str(c.args[0][c.args[1]])
-    raise ModelError(f"no translation of the index {c.args[1]!r} to ONNX is known; add it to models/translate.py")
+    raise ModelError(f"no translation of the index {c.args[1]!r} to ONNX is known; add it to models/onnx/translate.py")
 
 
 def _layer_norm(c: _Call) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.inference.layout import Record, StateLayout
-from models.inference.occlusion import Occlusion
-from models.inference.rounds import Rounds
+from models.serving.occlusion import Occlusion
+from models.serving.packed_rows import Rounds
+from models.serving.state_row import Record, StateLayout
 from models.types import BoolVector, Float32Matrix, Float32Vector, History, IntVector, ModelError, StepModel
 
 

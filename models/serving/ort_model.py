@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from models.graph import GraphSpec, declared
-from models.inference.buckets import BUCKETS, CALL_ROWS, Buckets
-from models.inference.occlusion import Usual
-from models.inference.session import GPU_MEM_LIMIT, Provider, open_session
+from models.onnx.graph import GraphSpec, declared
+from models.serving.buckets import BUCKETS, CALL_ROWS, Buckets
+from models.serving.occlusion import Usual
+from models.serving.session import GPU_MEM_LIMIT, Provider, open_session
 from models.types import Float32Matrix, Float32Vector, ModelError
 
 

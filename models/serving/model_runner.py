@@ -14,11 +14,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.inference.layout import SHADOW, Record, StateLayout
-from models.inference.occlusion import Occlusion, Usual
-from models.inference.rounds import Rounds, rounds_of
-from models.inference.slots import ModelSlots
-from models.inference.steps import Stepped, as_inputs, rebuild, run_rounds
+from models.serving.active_models import ModelSlots
+from models.serving.entity_steps import Stepped, as_inputs, rebuild, run_rounds
+from models.serving.occlusion import Occlusion, Usual
+from models.serving.packed_rows import Rounds, rounds_of
+from models.serving.state_row import SHADOW, Record, StateLayout
 from models.types import Float32Matrix, FloatVector, IntVector, ModelError, StepModel
 
 FloatMatrix = NDArray[np.float64]

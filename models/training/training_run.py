@@ -22,7 +22,7 @@ from models.training.network import Trained
 from models.training.nextevent import NextHeads, NextSpec
 from models.training.normalise import fit
 from models.training.phases import phases
-from models.training.settings import EncoderSettings
+from models.training.training_settings import EncoderSettings
 from models.training.world import World, join
 from models.types import Built, ModelError, Progress, TrainingSet
 
@@ -40,7 +40,7 @@ def train(
     on_epoch: OnEpoch,
 ) -> Built:
     """See ``EncoderBuilder.build``."""
-    from models.export import export_encoder
+    from models.onnx.export import export_encoder
 
     began = time.perf_counter()
     loop = fitted(settings, data, work, seed, warm_start, (progress, stop, on_epoch))

@@ -20,8 +20,8 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from models.training.run import fitted, metrics_of
-from models.training.settings import EncoderSettings
+from models.training.training_run import fitted, metrics_of
+from models.training.training_settings import EncoderSettings
 from models.types import ModelError, Progress, TrainingSet
 
 _FOLD = 1_000

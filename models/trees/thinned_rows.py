@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.dataset.split import Rows
-from models.trees.params import TreeParams
+from models.trees.tree_params import TreeParams
 from models.types import FloatVector, ModelError
 
 

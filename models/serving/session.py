@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from models.graph import first_line
+from models.onnx.graph import first_line
 from models.types import ModelError
 
 Provider = Literal["auto", "cpu", "cuda"]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.inference.rounds import Rounds
+from models.serving.packed_rows import Rounds
 from models.types import Float32Matrix, IntVector
 
 CHAMPION, SHADOW = 0, 1

@@ -1,6 +1,6 @@
 """A torch encoder's step as one ONNX graph, checked against torch before anybody sees it.
 
-It knows the encoder by its ``step``, ``inputs``, ``state`` and ``embedding`` only; ``models.translate`` knows the
+It knows the encoder by its ``step``, ``inputs``, ``state`` and ``embedding`` only; ``models.onnx.translate`` knows the
 operators. The graph takes any number of rows, and the same weights make the same bytes.
 
     onnx = export_encoder(encoder)
@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.graph import GraphSpec, check_graph, open_session, probe_rows, run_graph
-from models.translate import translate
+from models.onnx.graph import GraphSpec, check_graph, open_session, probe_rows, run_graph
+from models.onnx.translate import translate
 from models.types import Float32Matrix, ModelError
 
 OPSET: Final = 18

@@ -1,0 +1,1 @@
+"""ONNX graphs: made, checked, blended, made smaller."""
