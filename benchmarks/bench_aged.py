@@ -32,8 +32,8 @@ if __name__ == "__main__":
 from benchmarks.bench_scaling import event, fill
 from benchmarks.scrape import samples
 from benchmarks.servers import start_broker, start_redis
-from online.intake import Intake
 from online.intake_policy import IntakePolicy
+from online.stages.admission import Intake
 from streams import topics
 from streams.log import Record
 from streams.stores.link import RedisLink

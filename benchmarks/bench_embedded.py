@@ -24,10 +24,10 @@ import orjson
 from river import linear_model, preprocessing
 
 from online.batch import EventBatch
+from online.codec.wire import Label, UserEvent
 from online.features.engine import FeatureEngine
 from online.features.plan import build_plan
-from online.task import TaskSpec
-from online.wire import Label, UserEvent
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.host import embedded as host_module
 from streams.host.embedded import EmbeddedHost

@@ -37,7 +37,7 @@ from models.training.validate import score_rows
 from models.training.world import World
 from models.types import Built, History, Labels
 from online.batch import LabelBatch
-from online.pipeline import TaskPipeline
+from online.stages.pipeline import TaskPipeline
 from streams.sources import FileSource, SourceBatch
 from streams.stores.memory import MemoryFeatureStore
 from streams.taskfiles import load_task

@@ -26,7 +26,7 @@ from models.serving.model_runner import FullRunner
 from models.serving.ort_model import OrtModel
 from models.serving.session import open_session
 from models.types import History
-from online.full import FullSpec
+from online.task.full_spec import FullSpec
 from streams.stores.memory import MemoryFeatureStore
 
 BATCH = 512

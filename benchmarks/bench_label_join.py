@@ -21,7 +21,7 @@ import numpy as np
 
 from online.batch import LabelBatch, PredictionBatch
 from online.labels.join import LabelJoiner
-from online.labels.policy import JoinPolicy
+from online.labels.join_policy import JoinPolicy
 
 BATCH, FEATURES, MASKS = 2_000, 30, 8
 LABELLED = 50

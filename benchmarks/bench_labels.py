@@ -20,7 +20,7 @@ from online.decisions.reasons import ReasonWriter
 from online.decisions.threshold import BudgetThreshold, PrecisionThreshold, Threshold
 from online.decisions.typical import TypicalValues
 from online.labels.join import LabelJoiner
-from online.labels.policy import JoinPolicy
+from online.labels.join_policy import JoinPolicy
 from online.labels.sampling import NegativeSampler
 from online.labels.silence import SilencePolicy, SilenceTimers
 

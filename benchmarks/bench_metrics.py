@@ -16,10 +16,10 @@ import numpy as np
 from river import drift as river_drift
 from river import metrics as river_metrics
 
+from online.drift.drift_policy import StreamKind
 from online.drift.monitor import DriftMonitor
-from online.drift.policy import StreamKind
-from online.metrics.base import Metrics
-from online.metrics.binned import CumulativeMetrics, FadingMetrics
+from online.metrics.binned_metrics import CumulativeMetrics, FadingMetrics
+from online.metrics.metric import Metrics
 from online.metrics.rolling import RollingMetrics
 
 ROWS = 200_000

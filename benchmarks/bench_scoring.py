@@ -22,7 +22,7 @@ from rich.table import Table
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams.log import Record
 from streams.transport.batch import FetchedBatch
 from streams.worker.lane import Step

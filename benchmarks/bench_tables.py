@@ -78,8 +78,8 @@ def pc_times(rows: int) -> pa.Array:
 
 def measure(path: Path, opening: bool) -> None:
     """Print rows, seconds to open, seconds in all, and MiB; run in a process of its own."""
-    from online.columnplan import columns_of
-    from online.task import TaskSpec
+    from online.task.column_plan import columns_of
+    from online.task.spec import TaskSpec
     from streams.sources import FileSource
 
     task = TaskSpec.from_toml(TASK)

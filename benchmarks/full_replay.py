@@ -20,9 +20,9 @@ from models.serving.model_runner import FullRunner
 from models.serving.ort_model import OrtModel
 from models.types import Builder, Built, Float32Matrix, FloatVector, History, IntVector, Labels, ModelError, TrainingSet
 from online.batch import LabelBatch, PredictionBatch
-from online.full import FullSpec
-from online.pipeline import TaskPipeline
-from online.task import TaskSpec
+from online.stages.pipeline import TaskPipeline
+from online.task.full_spec import FullSpec
+from online.task.spec import TaskSpec
 from streams.sources import FileSource, SourceBatch
 from streams.stores.memory import MemoryFeatureStore
 from streams.trainer.parts import blended, encoder_builder, trees_builder

@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from online.forms.words import Bytes, U, jit_inline, word
+from online.codec.forms.machine_words import Bytes, U, jit_inline, word
 from online.jit import njit
 
 Digests = NDArray[np.uint64]

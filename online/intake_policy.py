@@ -1,4 +1,4 @@
-"""What a stream accepts, as the settings say it; ``online.intake`` goes by it. It imports nothing heavy."""
+"""What a stream accepts, as the settings say it; ``online.stages.admission`` goes by it. It imports nothing heavy."""
 
 from __future__ import annotations
 

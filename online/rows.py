@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from online.batch import IntVector
+from online.codec.forms.machine_words import jit_inline
 from online.digests import Digests
-from online.forms.words import jit_inline
 from online.jit import njit
 
 Slots = NDArray[np.int32]

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from online.decode import Reject
-from online.dedupe import Deduper, bytes_for
-from online.pipeline import StepOutput, TaskPipeline
-from online.task import TaskSpec
+from online.codec.decode import Reject
+from online.stages.dedupe import Deduper, bytes_for
+from online.stages.pipeline import StepOutput, TaskPipeline
+from online.task.spec import TaskSpec
 from streams.backtest_labels import LabelInput
 from streams.distinct import distinct, within
 from streams.errors import TooManyRejects, UsageError

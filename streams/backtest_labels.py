@@ -14,8 +14,8 @@ import numpy as np
 from online.batch import FloatVector, LabelBatch
 from online.durations import format_duration
 from online.labels.join import LabelJoiner
-from online.pipeline import StepOutput
-from online.task import SourceSpec, TaskSpec
+from online.stages.pipeline import StepOutput
+from online.task.spec import SourceSpec, TaskSpec
 from streams.errors import UsageError
 from streams.notes import DAY_S, Kind, Note, RunWatch
 from streams.sources import SourceBatch

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from online.batch import EventBatch
-from online.dedupe import Deduper
-from online.intake import entities_of
+from online.stages.admission import entities_of
+from online.stages.dedupe import Deduper
 from streams.sources import SourceBatch
 
 

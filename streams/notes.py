@@ -14,8 +14,8 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from online.batch import BoolVector, EventBatch
-from online.columns import ColumnRequest
-from online.task import TaskSpec
+from online.codec.columns import ColumnRequest
+from online.task.spec import TaskSpec
 
 Kind = Literal[
     "types", "not scored", "no labels", "labels refused", "one class", "labels unknown", "labels without event",

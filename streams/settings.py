@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from online.limits import InputLimits
+from online.codec.limits import InputLimits
 from online.toml_text import parse_toml
 from streams import topics
 from streams.errors import UsageError

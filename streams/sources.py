@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from online.batch import BoolVector, EventBatch, FloatVector, IntVector
-from online.columns import ColumnRequest
-from online.decode import Reject, events_from_rows
-from online.task import SourceSpec, TaskSpec
-from online.wire import VERSION, DeviceEvent, UserEvent, WireModel
+from online.codec.columns import ColumnRequest
+from online.codec.decode import Reject, events_from_rows
+from online.codec.wire import VERSION, DeviceEvent, UserEvent, WireModel
+from online.task.spec import SourceSpec, TaskSpec
 from streams.errors import UsageError
 from streams.tables import (
     MISSING,

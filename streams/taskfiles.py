@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from online.errors import TaskError
-from online.pipeline import TaskPipeline
-from online.task import TaskSpec
+from online.stages.pipeline import TaskPipeline
+from online.task.spec import TaskSpec
 from streams.stores.memory import MemoryFeatureStore
 from streams.textfiles import read_text
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from online.batch import LabelBatch
-from online.columns import ColumnRequest
-from online.decode import decode_device_events, decode_labels, decode_user_events
-from online.task import TaskSpec
+from online.codec.columns import ColumnRequest
+from online.codec.decode import decode_device_events, decode_labels, decode_user_events
+from online.task.spec import TaskSpec
 from streams.errors import UsageError
 from streams.sources import SourceBatch
 from streams.tables import contents, files_of, place, readable

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("streams", "online", "models")
 MODULES = sorted(p for layer in LAYERS for p in (ROOT / layer).rglob("*.py"))
-SHARED = ("online.wire", "online.batch", "online.errors", "online.mistakes")
+SHARED = ("online.codec.wire", "online.batch", "online.errors", "online.mistakes")
 """The types that ``models`` may share with the layer above it, and its words for what is wrong with a document."""
 FORBIDDEN_IN_ONLINE = {
     "streams", "models", "faust", "kafka", "aiokafka", "redis", "time", "socket", "subprocess", "threading", "asyncio",
@@ -91,7 +91,7 @@ def test_the_core_has_no_clock_no_unseeded_randomness_and_no_files(path: Path) -
 @pytest.mark.parametrize(
     ("layer", "source"),
     [("online", "import time"), ("online", "from streams.log import EmbeddedLog"), ("online", "import redis.asyncio"),
-     ("models", "from online.pipeline import TaskPipeline"), ("models", "import streams")],
+     ("models", "from online.stages.pipeline import TaskPipeline"), ("models", "import streams")],
 )  # fmt: skip
 def test_the_import_rule_can_fail(layer: str, source: str) -> None:
     assert any(upward(layer, name) for name in imported(ast.parse(source), "here"))
@@ -112,7 +112,7 @@ def test_the_purity_rule_lets_seeds_pass(source: str) -> None:
 
 
 def test_models_may_share_types() -> None:
-    assert not upward("models", "online.wire.Prediction")
+    assert not upward("models", "online.codec.wire.Prediction")
     assert not upward("models", "online.batch.EventBatch")
 
 

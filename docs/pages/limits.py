@@ -16,12 +16,12 @@ from typing import Any, Final, NamedTuple
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from online import wire
-from online.explain import MAX_DEPTH, explain
+from online.codec import wire
+from online.codec.hot_structs import limited_fields
+from online.codec.limits import InputLimits
+from online.codec.scan import MAX_NUMBER_CHARS
+from online.codec.why_invalid import MAX_DEPTH, explain
 from online.intake_policy import IntakePolicy
-from online.limits import InputLimits
-from online.scan import MAX_NUMBER_CHARS
-from online.structs import limited_fields
 from streams.ops.metrics import letter_class
 
 _HEAD: Final = """# Limits on what arrives

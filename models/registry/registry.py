@@ -20,7 +20,7 @@ from models.registry.registry_errors import RegistryError
 from models.registry.stages import ACTIONS, Action, Stage, StageEntry, Stages, rollback_target
 from models.registry.versions import Versions
 from models.types import ModelError
-from online.wire import ModelUpdate
+from online.codec.wire import ModelUpdate
 
 
 def open_files(url: str, **options: Any) -> Files:

@@ -41,7 +41,7 @@ class RowStore(Protocol):
 
 
 class FullShape(Protocol):
-    """What is used of ``online.full.FullSpec``."""
+    """What is used of ``online.task.full_spec.FullSpec``."""
 
     @property
     def state(self) -> int:
@@ -79,7 +79,7 @@ class RunnerCounts:
 
 
 class FullRunner:
-    """An ``online.full.FullScorer``.
+    """An ``online.task.full_spec.FullScorer``.
 
     Parameters
     ----------
@@ -94,11 +94,12 @@ class FullRunner:
         self.counts = RunnerCounts()
         self._logged, self._reasons = 2 + spec.embedding, spec.reasons
         self.width = self._logged + 4 + 2 * spec.reasons
-        """Columns that ``score`` returns, as ``online.full.columns`` names them."""
+        """Columns that ``score`` returns, as ``online.task.full_spec.columns`` names them."""
         self.row_bytes, self.schema = self.layout.row_bytes, self.layout.schema
 
     def score(self, table: str, store: RowStore, keys: Sequence[str], ts: FloatVector, x: FloatMatrix) -> FloatMatrix:
-        """See ``online.full.FullScorer``: ``x (n, D)`` in order to ``(n, width)``, states taken on in the store."""
+        """See ``online.task.full_spec.FullScorer``: ``x (n, D)`` in order to ``(n, width)``, states taken on in the
+        store."""
         pair, out = self.slots.pair, np.zeros((len(keys), self.width))
         if not len(keys):
             return out

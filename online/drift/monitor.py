@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from online.drift import kernel
 from online.drift.change_point import find_change
 from online.drift.detection import Detection
-from online.drift.policy import DETECTORS, Detector, DriftPolicy, StreamKind
+from online.drift.drift_policy import DETECTORS, Detector, DriftPolicy, StreamKind
+from online.drift.monitor_state import LEARNING, QUIET, RING, SEASON, SQUARES, TOTAL, WATCHING, DriftState, N
 from online.drift.reference import fit_reference
 from online.drift.season import fit_season, hours_of, live_on
-from online.drift.state import LEARNING, QUIET, RING, SEASON, SQUARES, TOTAL, WATCHING, DriftState, N
 from online.errors import StateError
 from online.metrics.arrays import pack, unpack
 

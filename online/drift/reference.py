@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online.drift.histograms import BINS, PSI_BINS, fill, quantile_edges
-from online.drift.state import SQUARES, TOTAL, DriftState, N
+from online.drift.monitor_state import SQUARES, TOTAL, DriftState, N
 
 FloatVector = NDArray[np.float64]
 

@@ -17,9 +17,9 @@ from zlib import crc32
 import numpy as np
 
 from online.batch import FloatVector
+from online.codec.wire import FEATURE_MAX
 from online.errors import TaskError
 from online.mistakes import did_you_mean, shown
-from online.wire import FEATURE_MAX
 
 Text = Sequence[str | None]
 Column = FloatVector | Text

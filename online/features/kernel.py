@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from online.forms.words import jit_inline
+from online.codec.forms.machine_words import jit_inline
 from online.jit import njit
 
 # Row modes.

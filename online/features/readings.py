@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from online.batch import FloatVector
-from online.wire import NO_DATA
+from online.codec.wire import NO_DATA
 
 _ALL = "*"
 _SAME = 1e-6

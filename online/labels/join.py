@@ -12,9 +12,9 @@ import numpy as np
 from online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, LabelBatch, PredictionBatch
 from online.digests import Digests, digests
 from online.errors import UNREADABLE, StateError
+from online.labels.join_policy import Joined, JoinPolicy, JoinStats
 from online.labels.kernel import UNLABELLED, chain, claim, exchange, link
-from online.labels.policy import Joined, JoinPolicy, JoinStats
-from online.labels.store import FEATURES, SCORE, Columns, LoggedRows, StoredPiece
+from online.labels.logged_rows import FEATURES, SCORE, Columns, LoggedRows, StoredPiece
 from online.labels.upgrade import is_old, upgraded
 from online.labels.waiting import StoredWaiting, WaitingRoom, unpacked
 from online.rows import NumberedRows, RowIndex

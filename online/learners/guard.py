@@ -22,10 +22,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from online.codec.wire import FEATURE_MAX
 from online.jit import njit
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.state import copy_into, seal_with, unseal_with
-from online.wire import FEATURE_MAX
 
 JUDGED_AGAIN: Final = (256, 512, 1_024, 2_048)
 _BUCKETS, _EVERY = 32, 64

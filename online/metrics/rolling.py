@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from online.metrics import base
+from online.metrics import metric as base
 from online.metrics.arrays import pack, unpack
-from online.metrics.base import FloatVector, Metrics, ScoredRows, ratios
 from online.metrics.ledger import Ledger
+from online.metrics.metric import FloatVector, Metrics, ScoredRows, ratios
 from online.metrics.ranking import rank_rows
 
 _TINY = float(np.finfo(np.float64).eps)

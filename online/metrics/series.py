@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from online.errors import UNREADABLE, StateError
-from online.metrics.base import Metrics, RowSink, ScoredRows
+from online.metrics.metric import Metrics, RowSink, ScoredRows
 
 
 class MetricPoint(TypedDict):

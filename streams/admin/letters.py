@@ -22,7 +22,7 @@ from streams.admin.records import key_of, parse
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from online.wire import DeadLetter
+    from online.codec.wire import DeadLetter
     from streams.settings import TopicSettings
 
 Action = Literal["replayed", "dropped"]
@@ -162,7 +162,7 @@ def letter_of(value: bytes | None, place: Place, ts: float) -> DeadLetter:
     """A dead letter of a record; something else that somebody wrote there becomes one that says so."""
     from pydantic import ValidationError
 
-    from online.wire import DeadLetter
+    from online.codec.wire import DeadLetter
 
     try:
         return DeadLetter.model_validate_json(value or b"")

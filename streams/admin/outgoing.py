@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, Final, Protocol
 
 import orjson
 
-from online.pipeline import TaskPipeline
-from online.task import TaskSpec
-from online.wire import TS_MAX, TS_MIN, VERSION, parse_time
+from online.codec.wire import TS_MAX, TS_MIN, VERSION, parse_time
+from online.stages.pipeline import TaskPipeline
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.admin.records import key_of, parse
 from streams.errors import UsageError

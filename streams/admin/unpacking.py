@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from online.limits import InputLimits
+from online.codec.limits import InputLimits
 from streams.admin.clients import kafka_module
 from streams.log import Refused
 from streams.transport.batch import Slice

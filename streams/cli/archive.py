@@ -27,7 +27,7 @@ from streams.cli.times import moment
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from online.task import TaskSpec
+    from online.task.spec import TaskSpec
     from streams.settings import Settings
     from streams.training.archive import Archive, Archived
 

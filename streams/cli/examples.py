@@ -32,7 +32,7 @@ from streams.cli.times import moment
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from online.quarantine import Quarantine
+    from online.stages.quarantine import Quarantine
     from streams.settings import Settings
 
 _SHOWN: Final = 20
@@ -199,7 +199,7 @@ def _choice(task: str, offsets: str | None, entity: str | None, since: str | Non
 
 
 async def _find(settings: Settings, choice: Choice) -> tuple[list[Found], list[Quarantine]]:
-    from online.quarantine import Quarantine, find_quarantines
+    from online.stages.quarantine import Quarantine, find_quarantines
     from streams.transport.ranges import RangeReader  # it brings the Kafka client
 
     decoder, found, quarantines = msgspec.json.Decoder(_Row), list[Found](), list[Quarantine]()
@@ -225,9 +225,9 @@ def _held(quarantines: Sequence[Quarantine], offset: int) -> bool:
 
 def _order(settings: Settings, task: str, found: Sequence[Found], reason: str | None) -> int:
     """Write the record; its offset."""
-    from online.encode import encode_model
-    from online.quarantine import ranges_of
-    from online.wire import QUARANTINE_MAX, ExampleQuarantine
+    from online.codec.encode import encode_model
+    from online.codec.wire import QUARANTINE_MAX, ExampleQuarantine
+    from online.stages.quarantine import ranges_of
 
     edges = [edge for pair in ranges_of(f.offset for f in found) for edge in pair]
     if len(edges) > QUARANTINE_MAX:

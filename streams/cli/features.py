@@ -33,7 +33,7 @@ from streams.errors import UsageError
 
 if TYPE_CHECKING:
     from online.features.engine import Table
-    from online.task import TaskSpec
+    from online.task.spec import TaskSpec
     from streams.ops.entityrows import TableRow, TaskRows
     from streams.ops.status import Progress as ProgressOf
     from streams.settings import Settings

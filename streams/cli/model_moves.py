@@ -20,7 +20,7 @@ from streams.errors import UsageError
 if TYPE_CHECKING:
     from models.registry.registry import Registry
     from models.registry.stages import Action, Stage, Stages
-    from online.wire import ModelUpdate
+    from online.codec.wire import ModelUpdate
     from streams.settings import Settings
 
 _ACTIONS: dict[Stage, Action] = {"shadow": "shadow", "champion": "promote", "archived": "retire"}
@@ -136,7 +136,7 @@ def _told(held: Registry, settings: Settings, sender: Any, task: str, version: i
 
 def publish_update(sender: Any, update: ModelUpdate, topic: str) -> None:
     """Send one update with kafka-python and wait until the brokers have it."""
-    from online.encode import encode_model
+    from online.codec.encode import encode_model
 
     sender.send(topic, value=encode_model(update), key=update.task.encode()).get()
 

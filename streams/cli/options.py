@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
     from rich.table import Table
 
-    from online.task import TaskSpec
+    from online.task.spec import TaskSpec
     from streams.settings import Settings
 
 ConfigOption = Annotated[

@@ -18,7 +18,7 @@ from streams.ops.checks import Check, check_codecs, checks_table
 from streams.text import printable
 
 if TYPE_CHECKING:
-    from online.task import TaskSpec
+    from online.task.spec import TaskSpec
     from streams.settings import Settings
 
 TasksArgument = Annotated[

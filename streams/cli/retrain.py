@@ -17,7 +17,7 @@ from streams.cli.signals import interruptible
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from online.wire import LongText, RetrainRequest
+    from online.codec.wire import LongText, RetrainRequest
     from streams.settings import Settings
 
 _LOOK_S: Final = 0.5
@@ -58,8 +58,8 @@ def retrain_command(
 
         weir retrain --task fraud --wait --timeout 900
     """
-    from online.encode import encode_model
-    from online.wire import RetrainRequest
+    from online.codec.encode import encode_model
+    from online.codec.wire import RetrainRequest
 
     settings = settings_of(config, bootstrap, {"models.registry": registry})
     request = RetrainRequest(

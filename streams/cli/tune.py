@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from models.training.search import TrialResult, Tuner
     from models.training.training_settings import EncoderSettings
     from models.types import TrainingSet
-    from online.full import FullSpec
-    from online.task import TaskSpec
+    from online.task.full_spec import FullSpec
+    from online.task.spec import TaskSpec
     from streams.settings import Settings
     from streams.training.builder import Logged
 

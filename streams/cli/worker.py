@@ -33,7 +33,7 @@ from streams.cli.process import (
 from streams.ops.checks import Check
 
 if TYPE_CHECKING:
-    from online.task import TaskSpec
+    from online.task.spec import TaskSpec
     from streams.settings import Role, Settings
 
 WORKER: Final = (sys.executable, "-P", "-m", "streams.cli.main", "worker")

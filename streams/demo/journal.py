@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from online.pipeline import StepOutput, TaskPipeline
-from online.retrain import RetrainAsked
+from online.stages.pipeline import StepOutput, TaskPipeline
+from online.stages.retrain_policy import RetrainAsked
 from streams.screen.snapshot import DriftRow
 
 MAIN_METRICS = {"fraud": "average_precision", "churn": "roc_auc", "device_failure": "average_precision"}

@@ -19,10 +19,10 @@ import msgspec
 
 from models.registry.registry import Registry
 from models.types import Builder, TrainingSet
-from online.full import FullSpec
-from online.pipeline import StepOutput
-from online.task import TaskSpec
-from online.wire import ModelUpdate, RetrainRequest
+from online.codec.wire import ModelUpdate, RetrainRequest
+from online.stages.pipeline import StepOutput
+from online.task.full_spec import FullSpec
+from online.task.spec import TaskSpec
 from streams.demo.memory import ExampleMemory, Examples, LiveMetric
 from streams.demo.models import Marker, keep_until
 from streams.log import EmbeddedLog

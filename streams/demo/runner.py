@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from online.pipeline import StepOutput, TaskPipeline
-from online.task import TaskSpec
+from online.stages.pipeline import StepOutput, TaskPipeline
+from online.task.spec import TaskSpec
 from streams.demo.exports import export
 from streams.demo.journal import Journal, MetricHistories
 from streams.demo.measures import Measures

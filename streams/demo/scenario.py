@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams.errors import StateError
 from streams.simulate import SimulationConfig
 

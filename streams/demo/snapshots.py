@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from online.decisions.alert_state import SEVERITIES, AlertState
-from online.pipeline import TaskPipeline
+from online.stages.pipeline import TaskPipeline
 from streams.demo.journal import MAIN_METRICS, Journal, MetricHistories
 from streams.demo.measures import Measures
 from streams.host.embedded import EmbeddedHost

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from online.pipeline import TaskPipeline
-from online.wire import ModelUpdate
+from online.codec.wire import ModelUpdate
+from online.stages.pipeline import TaskPipeline
 from streams.demo.journal import Finding
 from streams.demo.retraining import Retraining
 from streams.log import EmbeddedLog

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog, Record
 from streams.simulate import RecordBlock, SimulationConfig, simulate

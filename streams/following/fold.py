@@ -15,14 +15,14 @@ import numpy as np
 import orjson
 
 from online.batch import ExampleBatch, IntVector
+from online.codec.example_log import decode_example_log
 from online.errors import StateError, TaskError
 from online.learners.factory import LearnerSpec, build_learner
 from online.learners.online_model import ModelSnapshot
 from online.learners.timeline import ModelTimeline
-from online.logged import decode_example_log
-from online.quarantine import Quarantine, between, find_quarantines, taken_back
-from online.task import TaskSpec
-from online.taskshape import shape_of
+from online.stages.quarantine import Quarantine, between, find_quarantines, taken_back
+from online.task.spec import TaskSpec
+from online.task.task_shape import shape_of
 from streams.following.identities import CAPACITY, Identities
 
 ARITHMETIC: Final = 3

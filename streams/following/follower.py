@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 
 from online.batch import ExampleBatch, IntVector
+from online.codec.example_log import DecodedLog, decode_example_log
 from online.learners.timeline import ModelTimeline
-from online.logged import DecodedLog, decode_example_log
-from online.quarantine import between, find_quarantines
+from online.stages.quarantine import between, find_quarantines
 from streams import topics
 from streams.errors import StateError, UsageError
 from streams.following.errors import FollowerBehind

@@ -1,4 +1,4 @@
-"""Folds a model again where its log takes examples back (`online.quarantine`)."""
+"""Folds a model again where its log takes examples back (`online.stages.quarantine`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from online.quarantine import Quarantine
+from online.stages.quarantine import Quarantine
 from streams.following.fold import ExampleFold
 from streams.following.snapshots import ModelSnapshots
 from streams.transport.ranges import RangeReader

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from online.errors import UNREADABLE, StateError
-from online.quarantine import Quarantine
+from online.stages.quarantine import Quarantine
 from streams.following.errors import ReplicaDiverged
 from streams.following.fold import ExampleFold, FoldState
 from streams.stores.blobs import BlobRef, get_blob, put_blob

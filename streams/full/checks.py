@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from online.errors import WeirError
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.full.following import UpdatesFollower
 from streams.full.loading import full_models, require_provider

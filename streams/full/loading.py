@@ -8,9 +8,9 @@ from pathlib import Path
 from models.serving.model_runner import FullRunner
 from models.serving.session import Provider, choose_provider
 from models.types import ModelError, StepModel
-from online.full import FullSpec
-from online.task import TaskSpec
-from online.taskshape import shape_of
+from online.task.full_spec import FullSpec
+from online.task.spec import TaskSpec
+from online.task.task_shape import shape_of
 from streams.full.serving import FullModels, FullTask
 from streams.full.updates import Ref
 from streams.ops.metrics import Metrics

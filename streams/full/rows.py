@@ -8,8 +8,8 @@ import numpy as np
 
 from models.serving.state_row import CHAMPION, SHADOW, StateLayout
 from online.features.engine import Table
-from online.task import TaskSpec
-from online.taskshape import shape_of
+from online.task.spec import TaskSpec
+from online.task.task_shape import shape_of
 from streams import topics
 
 

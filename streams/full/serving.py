@@ -18,9 +18,9 @@ from models.serving.active_models import Pair
 from models.serving.model_runner import PROVIDERS, FullRunner
 from models.types import StepModel
 from online.batch import FloatMatrix, FloatVector
+from online.codec.wire import ModelUpdate
 from online.features.store import FeatureStore
-from online.full import SEEN, FullScorer
-from online.wire import ModelUpdate
+from online.task.full_spec import SEEN, FullScorer
 from streams.errors import in_words
 from streams.full.updates import Ref, UpdateFold, Versions
 from streams.ops.metrics import Metrics

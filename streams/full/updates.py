@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from online.accept import Reject, accept_records
-from online.encode import encode_model
-from online.structs import UnknownFields
-from online.wire import ModelUpdate
+from online.codec.accept import Reject, accept_records
+from online.codec.encode import encode_model
+from online.codec.hot_structs import UnknownFields
+from online.codec.wire import ModelUpdate
 from streams.log import Record
 
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")

@@ -15,15 +15,15 @@ import msgspec
 import numpy as np
 
 from online.batch import FloatVector
-from online.columnplan import union
-from online.decode import Decoded, decode_device_events, decode_labels, decode_user_events
+from online.codec.decode import Decoded, decode_device_events, decode_labels, decode_user_events
+from online.codec.limits import DEFAULT_LIMITS, InputLimits
+from online.codec.wire import ModelUpdate
 from online.errors import UNREADABLE
-from online.intake import Intake, labels_in_time
 from online.intake_policy import IntakePolicy
-from online.limits import DEFAULT_LIMITS, InputLimits
-from online.pipeline import StepOutput, TaskPipeline
-from online.task import TaskSpec
-from online.wire import ModelUpdate
+from online.stages.admission import Intake, labels_in_time
+from online.stages.pipeline import StepOutput, TaskPipeline
+from online.task.column_plan import union
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.errors import StateError, UsageError
 from streams.full.serving import FullModels

@@ -6,11 +6,11 @@ import hashlib
 from typing import Final, Protocol
 
 from online.batch import ExampleBatch
+from online.codec.encode import encode_alerts, encode_dead_letters, encode_examples, encode_model, encode_predictions
+from online.codec.wire import REASON_CHARS, Alert, DeadLetter, RetrainRequest
 from online.decisions.alert_state import AlertState
-from online.encode import encode_alerts, encode_dead_letters, encode_examples, encode_model, encode_predictions
-from online.pipeline import StepOutput, TaskPipeline
-from online.retrain import RetrainAsked
-from online.wire import REASON_CHARS, Alert, DeadLetter, RetrainRequest
+from online.stages.pipeline import StepOutput, TaskPipeline
+from online.stages.retrain_policy import RetrainAsked
 from streams import topics
 from streams.log import Record, Refused
 

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online.batch import EventBatch
-from online.columnplan import columns_of
 from online.features import kernel
 from online.features.engine import FeatureEngine, Table
 from online.features.plan import WindowPass
-from online.task import TaskSpec
-from online.taskshape import engine_of
+from online.task.column_plan import columns_of
+from online.task.spec import TaskSpec
+from online.task.task_shape import engine_of
 from streams import topics
 from streams.full.rows import FullRows
 from streams.stores.rows import StoredRow

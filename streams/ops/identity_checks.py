@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from online.task import STREAM_KEYS
+from online.task.spec import STREAM_KEYS
 from streams import topics
 from streams.admin.clients import admin_client, consumer
 from streams.admin.cluster import read_identities

@@ -14,7 +14,7 @@ from streams.errors import BrokerError, UsageError
 from streams.ops.checks import Check
 
 if TYPE_CHECKING:
-    from online.task import TaskSpec
+    from online.task.spec import TaskSpec
     from streams.settings import Settings
 
 log = logging.getLogger(__name__)

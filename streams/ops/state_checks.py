@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from online.labelling import LabellingStage
-from online.task import TaskSpec
-from online.taskshape import engine_of, shape_of
+from online.stages.labelling import LabellingStage
+from online.task.spec import TaskSpec
+from online.task.task_shape import engine_of, shape_of
 from streams import topics
 from streams.errors import ShellError, StateError
 from streams.ops.checks import Check

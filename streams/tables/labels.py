@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from online.batch import IntVector
-from online.task import SourceSpec
+from online.task.spec import SourceSpec
 from streams.tables.texts import Cells, as_text
 
 TRUE = frozenset({"1", "true", "t", "yes", "y", "positive", "pos", "on", "wahr", "vrai", "ja", "oui"})

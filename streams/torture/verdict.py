@@ -15,17 +15,17 @@ import msgspec
 import numpy as np
 
 from online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, Scored
-from online.columnplan import union
-from online.decode import decode_user_events
+from online.codec.decode import decode_user_events
+from online.codec.example_log import decode_example_log
+from online.codec.predictions import ScoredShape, decode_scored
 from online.errors import UNREADABLE
-from online.intake import Intake
 from online.intake_policy import IntakePolicy
-from online.logged import decode_example_log
 from online.metrics.ranking import rank_rows
-from online.scored import ScoredShape, decode_scored
-from online.scoring import ScoringStage
-from online.task import TaskSpec
-from online.taskshape import TaskShape, model_of, shape_of
+from online.stages.admission import Intake
+from online.stages.scoring import ScoringStage
+from online.task.column_plan import union
+from online.task.spec import TaskSpec
+from online.task.task_shape import TaskShape, model_of, shape_of
 from streams import topics
 from streams.log import Record
 from streams.stores.memory import MemoryFeatureStore

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from models.types import ModelError, TrainingStoppedError
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams.errors import in_words
 from streams.ops.registry import Registry
 from streams.trainer.desk import Clock, Desk

@@ -20,9 +20,9 @@ from typing import Final
 
 from models.registry.registry import Registry
 from online.batch import ExampleBatch
-from online.pipeline import StepOutput, TaskPipeline
-from online.task import TaskSpec
-from online.wire import ModelUpdate, RetrainRequest
+from online.codec.wire import ModelUpdate, RetrainRequest
+from online.stages.pipeline import StepOutput, TaskPipeline
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.log import EmbeddedLog
 from streams.trainer.bench import Bench

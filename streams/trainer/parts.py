@@ -14,8 +14,8 @@ import numpy as np
 
 from models.dataset.cut import training_set
 from models.types import BoolVector, Builder, Built, IntVector, ModelError, TrainingSet
-from online.full import FullSpec
-from online.task import TaskSpec
+from online.task.full_spec import FullSpec
+from online.task.spec import TaskSpec
 from streams.errors import UsageError
 from streams.settings import Settings
 from streams.trainer.files import Workshop

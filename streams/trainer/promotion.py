@@ -36,7 +36,7 @@ PATIENCE: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class PromotionRules:
-    """What a task asks for (``online.full.TrainingSpec``)."""
+    """What a task asks for (``online.task.full_spec.TrainingSpec``)."""
 
     examples: int
     metric: Metric

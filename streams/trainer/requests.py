@@ -9,8 +9,8 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from online.explain import explain
-from online.wire import RetrainRequest
+from online.codec.why_invalid import explain
+from online.codec.wire import RetrainRequest
 from streams.errors import BrokerError, in_words
 from streams.transport.outage import calm_logs
 

@@ -13,7 +13,7 @@ from models.manifest import DataRange
 from models.registry.registry import Registry, relative_uri
 from models.registry.registry_errors import StageConflictError
 from models.types import Built
-from online.wire import ModelUpdate
+from online.codec.wire import ModelUpdate
 from streams.trainer.state import Effect, Job
 
 JOB_FILE: Final = "job.json"

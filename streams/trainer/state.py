@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from online.codec.wire import RetrainRequest
 from online.errors import UNREADABLE, StateError
-from online.wire import RetrainRequest
 from streams.text import printable
 from streams.trainer.promotion import PhaseState
 

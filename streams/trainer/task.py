@@ -14,9 +14,9 @@ from functools import partial
 import msgspec
 
 from models.types import ModelError
-from online.full import FullSpec, TrainingSpec
-from online.task import TaskSpec
-from online.wire import ModelUpdate, RetrainRequest
+from online.codec.wire import ModelUpdate, RetrainRequest
+from online.task.full_spec import FullSpec, TrainingSpec
+from online.task.spec import TaskSpec
 from streams.trainer.conclude import conclude, overtaken
 from streams.trainer.desk import Clock, Desk
 from streams.trainer.live import LiveRows

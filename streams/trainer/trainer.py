@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from models.registry.registry import Registry, open_files
-from online.task import TaskSpec
-from online.wire import ModelUpdate, RetrainRequest
+from online.codec.wire import ModelUpdate, RetrainRequest
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.errors import UsageError, in_words
 from streams.full.updates import update_record

@@ -13,9 +13,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from online.codec.wire import RetrainRequest
 from online.durations import format_duration
 from online.errors import TaskError
-from online.wire import RetrainRequest
 from streams.trainer.state import Asked, TaskState
 
 Answer = Literal["accepted", "waits", "repeat", "too soon"]

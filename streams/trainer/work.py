@@ -20,8 +20,8 @@ from models.types import BoolVector, Builder, Built, Float32Vector, FloatVector,
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from online.full import FullSpec
-    from online.task import TaskSpec  # brings the kernels of the online model, which no training needs
+    from online.task.full_spec import FullSpec
+    from online.task.spec import TaskSpec  # brings the kernels of the online model, which no training needs
 
 MakeBuilder = Callable[["FullSpec"], Builder]
 """A function of a module: it is sent by name, so that only the process that trains imports what trains."""

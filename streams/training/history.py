@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from online.limits import DEFAULT_LIMITS, InputLimits
-from online.quarantine import find_quarantines
-from online.task import TaskSpec
+from online.codec.limits import DEFAULT_LIMITS, InputLimits
+from online.stages.quarantine import find_quarantines
+from online.task.spec import TaskSpec
 from streams.training.archive import read_archive
 from streams.training.builder import HistoryBuilder, Logged
 from streams.training.records import KINDS, Kind, RecordReader

@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from online.accept import accept_records
 from online.batch import EventBatch, FloatVector, IntVector, PredictionBatch
-from online.columns import ColumnRequest, event_columns
+from online.codec.accept import accept_records
+from online.codec.columns import ColumnRequest, event_columns
+from online.codec.limits import DEFAULT_LIMITS, InputLimits
+from online.codec.predictions import ScoredShape, decode_scored
+from online.codec.wire import DeviceEvent, Example, UserEvent
 from online.errors import UNREADABLE
-from online.limits import DEFAULT_LIMITS, InputLimits
-from online.scored import ScoredShape, decode_scored
-from online.task import TaskSpec
-from online.wire import DeviceEvent, Example, UserEvent
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.log import Record
 

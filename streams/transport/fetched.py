@@ -19,7 +19,7 @@ import numpy as np
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.record.util import calc_crc32c
 
-from online.limits import InputLimits
+from online.codec.limits import InputLimits
 from streams.log import Record, Refused, oversized
 from streams.transport.batch import Slice
 from streams.transport.codecs import NAMES, BatchTooLarge, decompress

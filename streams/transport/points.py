@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from online.batch import IntVector
-from online.limits import InputLimits
+from online.codec.limits import InputLimits
 from streams.errors import BrokerError
 from streams.log import Record
 from streams.transport.errors import RecordsDeleted

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from online.limits import InputLimits
+from online.codec.limits import InputLimits
 from streams.errors import BrokerError, UsageError
 from streams.transport.batch import Slice
 from streams.transport.errors import RecordsDeleted, said

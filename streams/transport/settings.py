@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from online.limits import InputLimits
+from online.codec.limits import InputLimits
 
 
 class TransportSettings(BaseModel):

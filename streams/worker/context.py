@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from faust.types import TP
 
 from online.batch import IntVector
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams.full.remote.port import Asks
 from streams.full.serving import FullModels
 from streams.log import Record

@@ -11,13 +11,13 @@ from typing import Final
 from faust.types import TP
 
 from online.batch import Scored
-from online.dedupe import bytes_for
+from online.codec.predictions import ScoredShape
 from online.features.store import FeatureStore
-from online.labelling import LabellingStage
-from online.scored import ScoredShape
-from online.scoring import ScoringStage
-from online.seen import REMEMBERED as PREDICTIONS
-from online.task import TaskSpec
+from online.stages.dedupe import bytes_for
+from online.stages.labelling import LabellingStage
+from online.stages.scoring import ScoringStage
+from online.stages.seen import REMEMBERED as PREDICTIONS
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.errors import StateError, UsageError
 from streams.following.follower import Follower

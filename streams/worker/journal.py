@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 
 from online.batch import FloatVector
-from online.dedupe import OldIds, floor_of, newest_of, old_ids, rows_of
-from online.digest_table import Rows
 from online.errors import StateError
-from online.intake import Intake
 from online.labels.silence import SilenceTimers
+from online.stages.admission import Intake
+from online.stages.dedupe import OldIds, floor_of, newest_of, old_ids, rows_of
+from online.stages.digest_table import Rows
 
 SNAPSHOT_ROWS: Final = 50_000
 """Events that moved timers, after which these are snapshotted; more where there are more timers than that."""

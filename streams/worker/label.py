@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from online.batch import Scored
-from online.labelling import LabellingStage
+from online.stages.labelling import LabellingStage
 from streams import topics
 from streams.errors import in_words
 from streams.following.history import ModelHistory

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from online.batch import LabelBatch, Scored, UpdateBatch
-from online.encode import encode_labels, write_scored
-from online.labelling import LabelOutput
-from online.scoring import ScoringStage
-from online.updates import encode_updates
+from online.codec.encode import encode_labels, write_scored
+from online.codec.row_updates import encode_updates
+from online.stages.labelling import LabelOutput
+from online.stages.scoring import ScoringStage
 from streams import topics
 from streams.host.outputs import decision_records
 from streams.log import Record

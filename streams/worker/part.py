@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from online.batch import FloatMatrix, FloatVector, Scored
-from online.scoring import FeaturedBatch, PreparedBatch, ScoreOutput, ScoringStage
+from online.stages.scoring import FeaturedBatch, PreparedBatch, ScoreOutput, ScoringStage
 from streams.stores.joint import JointRows
 from streams.transport.batch import FetchedBatch
 from streams.worker.misplaced import Astray

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from faust.types import TP
 
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.admin.cluster import topic_limits
 from streams.errors import in_words

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from online.labelling import LabelOutput
+from online.stages.labelling import LabelOutput
 from streams.log import Refused
 from streams.stores.steps import StepLog, StoredLane
 from streams.worker.context import Context

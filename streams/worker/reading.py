@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 
 from online.batch import FloatVector, IntVector, Scored
-from online.decode import DecodedLabels, decode_labels
-from online.intake import labels_in_time
+from online.codec.decode import DecodedLabels, decode_labels
+from online.codec.predictions import ScoredShape, decode_scored
 from online.labels.join import Wanted
-from online.scored import ScoredShape, decode_scored
+from online.stages.admission import labels_in_time
 from streams import topics
 from streams.errors import BrokerError
 from streams.log import Refused

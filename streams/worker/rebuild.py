@@ -22,8 +22,8 @@ from typing import Any, Final
 from faust.types import TP
 
 from online.batch import IntVector
-from online.decode import ColumnRequest
-from online.task import STREAM_KEYS, TaskSpec
+from online.codec.decode import ColumnRequest
+from online.task.spec import STREAM_KEYS, TaskSpec
 from streams import topics
 from streams.errors import UsageError
 from streams.log import Record

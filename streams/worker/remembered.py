@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from online.batch import BoolVector
-from online.dedupe import FIXED_KEY, Deduper, bytes_for, floor_of, newest_of
+from online.stages.dedupe import FIXED_KEY, Deduper, bytes_for, floor_of, newest_of
 from streams.worker.journal import Entries, Recalled, ids_entry
 
 TICK: Final = 256

@@ -14,7 +14,7 @@ import platform
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.following.fold import ExampleFold
 from streams.following.follower import Follower, FollowPolicy

@@ -16,11 +16,11 @@ from typing import Any, Final
 import numpy as np
 
 from online.batch import FloatVector, Scored
-from online.columnplan import union
-from online.decode import Decoded, decode_device_events, decode_user_events
+from online.codec.decode import Decoded, decode_device_events, decode_user_events
 from online.features.kernel import EVENT
-from online.intake import Intake
-from online.scoring import PreparedBatch, ScoringStage
+from online.stages.admission import Intake
+from online.stages.scoring import PreparedBatch, ScoringStage
+from online.task.column_plan import union
 from streams import topics
 from streams.stores.errors import LaneMoved
 from streams.stores.redis import Lane, LaneRecord, Writes

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 
 from online.batch import FloatMatrix, IntVector
-from online.decode import Decoded
+from online.codec.decode import Decoded
 from online.features.store import FeatureStore
-from online.scoring import ScoringStage
-from online.task import STREAM_KEYS
+from online.stages.scoring import ScoringStage
+from online.task.spec import STREAM_KEYS
 from streams import topics
 from streams.errors import in_words
 from streams.full.remote.port import Asks, rows_of

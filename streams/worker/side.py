@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from online.batch import UpdateBatch
-from online.scoring import ScoringStage
-from online.updates import DecodedUpdates, decode_updates
+from online.codec.row_updates import DecodedUpdates, decode_updates
+from online.stages.scoring import ScoringStage
 from streams.stores.redis import Lane, LaneRecord
 from streams.transport.batch import FetchedBatch
 from streams.worker.context import Context

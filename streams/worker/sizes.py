@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from online.scoring import ScoringStage
-from online.wire import ID_CHARS, REASON_CHARS
+from online.codec.wire import ID_CHARS, REASON_CHARS
+from online.stages.scoring import ScoringStage
 from streams import topics
 from streams.errors import UsageError
 from streams.worker.side import side_layouts

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from online.labelling import LabellingStage
+from online.stages.labelling import LabellingStage
 from streams import topics
 from streams.following.follower import Follower
 from streams.worker.context import Context

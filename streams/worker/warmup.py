@@ -11,22 +11,22 @@ import msgspec
 import numpy as np
 
 from online.batch import EventBatch, LabelBatch, PredictionBatch
-from online.dedupe import Deduper, OldIds
+from online.codec.encode import encode_scored
+from online.codec.limits import InputLimits
+from online.codec.predictions import ScoredShape, decode_scored
+from online.codec.row_updates import decode_updates, encode_updates
+from online.codec.scan import find_suspects
+from online.drift.drift_policy import DriftPolicy
 from online.drift.monitor import DriftMonitor
-from online.drift.policy import DriftPolicy
-from online.encode import encode_scored
-from online.labelling import LabellingStage
 from online.labels.join import LabelJoiner
-from online.labels.policy import JoinPolicy
+from online.labels.join_policy import JoinPolicy
 from online.learners.factory import hasty
 from online.learners.online_model import OnlineModel
-from online.limits import InputLimits
-from online.scan import find_suspects
-from online.scored import ScoredShape, decode_scored
-from online.scoring import ScoringStage
-from online.task import TaskSpec
-from online.taskshape import model_of
-from online.updates import decode_updates, encode_updates
+from online.stages.dedupe import Deduper, OldIds
+from online.stages.labelling import LabellingStage
+from online.stages.scoring import ScoringStage
+from online.task.spec import TaskSpec
+from online.task.task_shape import model_of
 from streams.log import Record
 from streams.stores.memory import MemoryFeatureStore
 from streams.transport.columns import Columns

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from online.columnplan import columns_of
-from online.decode import decode_labels, decode_user_events
-from online.intake import Intake
+from online.codec.decode import decode_labels, decode_user_events
+from online.codec.limits import InputLimits
 from online.intake_policy import IntakePolicy
-from online.limits import InputLimits
-from online.pipeline import TaskPipeline
+from online.stages.admission import Intake
+from online.stages.pipeline import TaskPipeline
+from online.task.column_plan import columns_of
 from streams import topics
 from streams.stores.memory import MemoryFeatureStore
 from streams.taskfiles import load_task

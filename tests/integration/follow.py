@@ -14,7 +14,7 @@ from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from online.batch import ExampleBatch
-from online.encode import encode_examples
+from online.codec.encode import encode_examples
 from online.learners.factory import LearnerSpec, build_learner
 from online.learners.online_model import OnlineModel
 from streams.following.fold import ExampleFold

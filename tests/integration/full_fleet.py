@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from online.task import TaskSpec
-from online.wire import ModelUpdate
+from online.codec.wire import ModelUpdate
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.full.loading import full_inputs
 from streams.full.updates import encode_update

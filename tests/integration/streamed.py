@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from online.logged import decode_example_log
+from online.codec.example_log import decode_example_log
 from streams import topics
 from streams.following.fold import ExampleFold
 from streams.simulate import SimulationConfig, simulate

@@ -13,7 +13,7 @@ import typer
 from aiokafka import AIOKafkaProducer
 from typer.testing import CliRunner
 
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.cli.archive import archive_command
 from streams.errors import BrokerError, UsageError

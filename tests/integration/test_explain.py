@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from online.batch import PredictionBatch
-from online.encode import encode_examples, encode_predictions
+from online.codec.encode import encode_examples, encode_predictions
 from online.learners.factory import build_learner
 from online.learners.timeline import ModelTimeline
-from online.task import TaskSpec
-from online.taskshape import shape_of
+from online.task.spec import TaskSpec
+from online.task.task_shape import shape_of
 from streams.cli.main import app
 from streams.errors import UsageError
 from streams.following import history

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from online.encode import encode_examples
+from online.codec.encode import encode_examples
 from online.learners.factory import build_learner
 from online.learners.online_model import OnlineModel
 from streams.errors import StateError, UsageError

@@ -15,7 +15,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from online.wire import DeadLetter
+from online.codec.wire import DeadLetter
 from streams import topics
 from streams.transport.codecs import NAMES
 from tests.integration.chaos.deployment import Deployment

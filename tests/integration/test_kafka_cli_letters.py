@@ -8,10 +8,10 @@ import numpy as np
 import orjson
 import pytest
 
-from online.columns import ColumnRequest
-from online.decode import decode_user_events
-from online.intake import Intake
+from online.codec.columns import ColumnRequest
+from online.codec.decode import decode_user_events
 from online.intake_policy import IntakePolicy
+from online.stages.admission import Intake
 from streams import topics
 from streams.admin import letters as letters_module
 from streams.host.outputs import dead_letter

@@ -18,7 +18,7 @@ import orjson
 import pytest
 
 from online.batch import PredictionBatch
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams import backtest, topics
 from streams.transport.partition import partitions_of_text
 from tests.integration.chaos.deployment import Deployment

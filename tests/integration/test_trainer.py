@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 from models.registry.registry import Registry
 from online.batch import ExampleBatch
-from online.encode import encode_examples
-from online.task import TaskSpec
-from online.wire import ModelUpdate
+from online.codec.encode import encode_examples
+from online.codec.wire import ModelUpdate
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.admin.clients import producer
 from streams.cli.retrain import retrain_command

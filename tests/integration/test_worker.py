@@ -17,14 +17,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from online.batch import PredictionBatch
-from online.columnplan import union
-from online.decode import decode_device_events, decode_labels, decode_user_events
-from online.intake import Admitted, Intake
+from online.codec.decode import decode_device_events, decode_labels, decode_user_events
+from online.codec.example_log import decode_example_log
 from online.intake_policy import IntakePolicy
-from online.logged import decode_example_log
-from online.pipeline import TaskPipeline
-from online.scoring import ScoringStage
-from online.task import TaskSpec
+from online.stages.admission import Admitted, Intake
+from online.stages.pipeline import TaskPipeline
+from online.stages.scoring import ScoringStage
+from online.task.column_plan import union
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.following.fold import ExampleFold
 from streams.simulate import SimulationConfig

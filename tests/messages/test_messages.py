@@ -19,12 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from online.codec.hot_structs import UnknownFields
+from online.codec.why_invalid import explain, explain_row
+from online.codec.wire import MODELS, REASON_CHARS, DeviceEvent, Label, UserEvent, WireModel
 from online.errors import TaskError
-from online.explain import explain, explain_row
-from online.pipeline import TaskPipeline
-from online.structs import UnknownFields
-from online.task import TaskSpec
-from online.wire import MODELS, REASON_CHARS, DeviceEvent, Label, UserEvent, WireModel
+from online.stages.pipeline import TaskPipeline
+from online.task.spec import TaskSpec
 from streams.errors import UsageError
 from streams.settings import load_settings
 from streams.stores.memory import MemoryFeatureStore

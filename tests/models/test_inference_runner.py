@@ -17,7 +17,7 @@ from models.serving.model_runner import FullRunner
 from models.serving.ort_model import OrtModel
 from models.types import Float32Matrix, Float32Vector, History, ModelError
 from online.batch import FloatMatrix
-from online.full import FullScorer, FullSpec, columns
+from online.task.full_spec import FullScorer, FullSpec, columns
 from streams.stores.memory import MemoryFeatureStore
 from tests.models.served_graphs import INPUTS, E, S, graph, history, load, stateless, weights
 

@@ -11,7 +11,7 @@ from models.serving.model_runner import FullRunner
 from models.serving.occlusion import Occlusion, Usual
 from models.serving.ort_model import OrtModel
 from models.types import Float32Matrix, ModelError
-from online.full import FullSpec, columns
+from online.task.full_spec import FullSpec, columns
 from streams.stores.memory import MemoryFeatureStore
 
 INPUTS = ("a", "b", "c", "d")

@@ -13,9 +13,9 @@ from models.manifest import ArtefactError, Variant
 from models.registry.registry import Registry, split_uri
 from models.registry.stages import Stages
 from models.types import ModelError
-from online.accept import accept_records
-from online.encode import encode_model
-from online.wire import ModelUpdate
+from online.codec.accept import accept_records
+from online.codec.encode import encode_model
+from online.codec.wire import ModelUpdate
 from tests.models.graphs import candidate, linear_graph
 from tests.models.registering import DATA, register
 

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from online.batch import EventBatch, ExampleBatch, LabelBatch
-from online.pipeline import StepOutput, TaskPipeline
-from online.task import TaskSpec
+from online.stages.pipeline import StepOutput, TaskPipeline
+from online.task.spec import TaskSpec
 from streams.stores.memory import MemoryFeatureStore
 from tests.online.task_streams import FRAUD, Call
 

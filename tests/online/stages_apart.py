@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from online.batch import EventBatch, LabelBatch, Scored
-from online.labelling import LabellingStage, LabelOutput
-from online.pipeline import TaskPipeline
-from online.scoring import ScoreOutput, ScoringStage
-from online.task import TaskSpec
-from online.taskshape import shape_of
+from online.stages.labelling import LabellingStage, LabelOutput
+from online.stages.pipeline import TaskPipeline
+from online.stages.scoring import ScoreOutput, ScoringStage
+from online.task.spec import TaskSpec
+from online.task.task_shape import shape_of
 from streams.stores.memory import MemoryFeatureStore
 from tests.online.task_streams import CHURN, FRAUD, Call, script
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.batch import IntVector, LabelBatch, PredictionBatch
+from online.codec.wire import Alert
 from online.decisions.alert_state import AlertState, Reason
 from online.decisions.alerts import AlertBook, AlertPolicy
 from online.errors import StateError
-from online.wire import Alert
 
 Row = tuple[str, str, float, float]
 """Event id, entity id, time, score."""

@@ -17,8 +17,8 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from online.drift import adwin, histograms, page_hinkley
 from online.drift.detection import Detection
+from online.drift.drift_policy import DriftPolicy, StreamKind
 from online.drift.monitor import DriftMonitor
-from online.drift.policy import DriftPolicy, StreamKind
 from online.errors import StateError
 
 CHANGE = 40_000

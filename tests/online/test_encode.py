@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.batch import ExampleBatch, LabelBatch, PredictionBatch
-from online.decode import decode_labels
-from online.encode import encode_alerts, encode_dead_letters, encode_examples, encode_labels, encode_predictions
+from online.codec.decode import decode_labels
+from online.codec.encode import encode_alerts, encode_dead_letters, encode_examples, encode_labels, encode_predictions
+from online.codec.example_log import decode_example_log
+from online.codec.why_invalid import explain
+from online.codec.wire import FEATURE_MAX, Alert, DeadLetter, Example, Prediction, Reason
 from online.errors import TaskError
-from online.explain import explain
-from online.logged import decode_example_log
-from online.wire import FEATURE_MAX, Alert, DeadLetter, Example, Prediction, Reason
 
 NAMES = ("count_1d", "mean_1d", "caf\u00e9 ratio")
 ids = st.text(

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from online.explain import explain_json
-from online.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, Form, Joined, maybe_text, text
+from online.codec.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, Form, Joined, maybe_text, text
+from online.codec.why_invalid import explain_json
 
 NOTHING: Any = np.empty((1, 0), np.int64)
 ONE = Form({"x": NUMBER})

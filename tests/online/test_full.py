@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from online.batch import EventBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch
+from online.codec.encode import encode_predictions, encode_scored
+from online.codec.predictions import ScoredShape, decode_scored
 from online.decisions.reasons import ReasonPolicy, ReasonWriter
 from online.decisions.wording import FeatureName
-from online.encode import encode_predictions, encode_scored
 from online.errors import TaskError
 from online.features.store import FeatureStore
-from online.full import FullSpec, columns, features_of, seen_width
-from online.labelling import LabellingStage
 from online.learners.factory import LearnerSpec, build_learner
 from online.learners.leading import LeadingColumns
-from online.scored import ScoredShape, decode_scored
-from online.scoring import ScoringStage
-from online.task import TaskSpec
-from online.taskshape import shape_of
+from online.stages.labelling import LabellingStage
+from online.stages.scoring import ScoringStage
+from online.task.full_spec import FullSpec, columns, features_of, seen_width
+from online.task.spec import TaskSpec
+from online.task.task_shape import shape_of
 from streams.stores.memory import MemoryFeatureStore
 from tests.online.task_streams import CHURN, FRAUD, T0, events, plays
 

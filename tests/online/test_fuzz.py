@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from online.batch import PredictionBatch, Scored
-from online.decode import ColumnRequest, Decoded, decode_device_events, decode_user_events
-from online.encode import encode_scored
-from online.explain import explain
-from online.scored import ScoredShape, decode_scored
-from online.structs import UnknownFields
-from online.wire import REASON_CHARS, DeviceEvent, Prediction, UserEvent, WireModel
+from online.codec.decode import ColumnRequest, Decoded, decode_device_events, decode_user_events
+from online.codec.encode import encode_scored
+from online.codec.hot_structs import UnknownFields
+from online.codec.predictions import ScoredShape, decode_scored
+from online.codec.why_invalid import explain
+from online.codec.wire import REASON_CHARS, DeviceEvent, Prediction, UserEvent, WireModel
 
 BATCH = 1_000
 TOKENS = [

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.batch import EventBatch
-from online.dedupe import floor_of, newest_of
 from online.errors import StateError
-from online.intake import Intake
 from online.intake_policy import IntakePolicy
+from online.stages.admission import Intake
+from online.stages.dedupe import floor_of, newest_of
 
 T0 = 1.7e9
 POLICY = IntakePolicy(dedupe_window="1m", allowed_lateness="20s", max_ahead="10s")

@@ -12,21 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.anomaly.factory import build_detector
+from online.anomaly.detector_factory import build_detector
 from online.batch import EventBatch, ExampleBatch, UpdateBatch
+from online.codec.decode import ColumnRequest, decode_device_events, decode_labels, decode_user_events, events_from_rows
+from online.codec.encode import encode_examples
+from online.codec.example_log import decode_example_log
+from online.codec.hot_structs import limited_fields
+from online.codec.judge import OUT_OF_RANGE
+from online.codec.limits import DEFAULT_LIMITS, InputLimits
+from online.codec.row_updates import decode_updates, encode_updates
+from online.codec.why_invalid import explain
+from online.codec.wire import FEATURE_MAX, MODELS, NO_DATA, DeviceEvent, Label, UserEvent
 from online.decisions.typical import TypicalValues
-from online.decode import ColumnRequest, decode_device_events, decode_labels, decode_user_events, events_from_rows
-from online.encode import encode_examples
 from online.errors import TaskError
-from online.explain import explain
-from online.judge import OUT_OF_RANGE
-from online.limits import DEFAULT_LIMITS, InputLimits
-from online.logged import decode_example_log
-from online.structs import limited_fields
-from online.task import TaskSpec
-from online.taskshape import engine_of
-from online.updates import decode_updates, encode_updates
-from online.wire import FEATURE_MAX, MODELS, NO_DATA, DeviceEvent, Label, UserEvent
+from online.task.spec import TaskSpec
+from online.task.task_shape import engine_of
 from streams.stores.memory import MemoryFeatureStore
 from tests.online.task_streams import T0
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from online.batch import PredictionBatch, Scored, UpdateBatch
 from online.decisions.threshold import BudgetThreshold, CostThreshold, PrecisionThreshold
 from online.errors import StateError
-from online.labelling import LabellingStage, LabelOutput, share_of
-from online.task import TaskSpec
+from online.stages.labelling import LabellingStage, LabelOutput, share_of
+from online.task.spec import TaskSpec
 from tests.online.pipeline_runs import plain_examples
 from tests.online.stages_apart import MANY, Logged, labelling_of, logged
 from tests.online.task_streams import DAY, FRAUD, T0, seeds

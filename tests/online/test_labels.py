@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from online.batch import ExampleBatch, LabelBatch, PredictionBatch
 from online.errors import StateError
 from online.labels.join import LabelJoiner, Wanted
-from online.labels.policy import Joined, JoinPolicy
+from online.labels.join_policy import Joined, JoinPolicy
 from online.labels.sampling import NegativeSampler
 
 Prediction = tuple[str, str, float]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from online.errors import StateError
-from online.metrics.base import Metrics
-from online.metrics.binned import CumulativeMetrics, FadingMetrics
+from online.metrics.binned_metrics import CumulativeMetrics, FadingMetrics
+from online.metrics.metric import Metrics
 from online.metrics.rolling import RollingMetrics
 from online.metrics.series import MetricSeries
 

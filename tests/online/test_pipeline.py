@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from online.batch import EventBatch, LabelBatch
 from online.learners.factory import build_learner
 from online.learners.online_model import OnlineModel
-from online.pipeline import TaskPipeline
-from online.task import TaskSpec
+from online.stages.pipeline import TaskPipeline
+from online.task.spec import TaskSpec
 from streams.stores.memory import MemoryFeatureStore
 from tests.online.pipeline_runs import all_scores, call, pipeline_of, plain, plain_examples, resumed, run, scores, state
 from tests.online.task_streams import FRAUD, Call, label, script, seeds

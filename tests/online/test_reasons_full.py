@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from online.batch import FloatMatrix, IntVector, PredictionBatch, Scored
+from online.codec.encode import encode_scored
+from online.codec.predictions import decode_scored
+from online.codec.shapes import ScoredShape
 from online.decisions.alert_state import AlertState
-from online.encode import encode_scored
-from online.full import FullSpec
-from online.labelling import LabellingStage
-from online.reasons_full import FullReasons
-from online.scored import decode_scored
-from online.shapes import ScoredShape
-from online.task import TaskSpec
-from online.taskshape import shape_of
+from online.stages.labelling import LabellingStage
+from online.stages.reasons_full import FullReasons
+from online.task.full_spec import FullSpec
+from online.task.spec import TaskSpec
+from online.task.task_shape import shape_of
 
 TASK = TaskSpec.from_toml("""
 name = "fraud"

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from online.batch import EventBatch, UpdateBatch
 from online.errors import TaskError
-from online.pipeline import TaskPipeline
-from online.scoring import ScoringStage
-from online.task import TaskSpec
+from online.stages.pipeline import TaskPipeline
+from online.stages.scoring import ScoringStage
+from online.task.spec import TaskSpec
 from streams.stores.memory import MemoryFeatureStore
 from tests.online.pipeline_runs import plain, plain_examples
 from tests.online.stages_apart import CHURN_OF_ALL, MANY, MERCHANTS, USERS, Apart, together

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from online.durations import format_duration, parse_duration
 from online.errors import TaskError
-from online.pipeline import TaskPipeline
-from online.task import TaskSpec
+from online.stages.pipeline import TaskPipeline
+from online.task.spec import TaskSpec
 from streams.stores.memory import MemoryFeatureStore
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,9 +6,9 @@ import pytest
 
 from online.batch import Scored
 from online.errors import TaskError
-from online.scoring import ScoringStage
-from online.task import TaskSpec
-from online.taskshape import shape_of
+from online.stages.scoring import ScoringStage
+from online.task.spec import TaskSpec
+from online.task.task_shape import shape_of
 from streams.stores.memory import MemoryFeatureStore
 from tests.online.stages_apart import MANY, Apart, logged, together
 from tests.online.task_streams import FRAUD

@@ -7,11 +7,11 @@ from typing import Any, Final
 import pytest
 
 from online.batch import LabelBatch, Scored
-from online.labelling import LabellingStage, LabelOutput
-from online.scored import ScoredShape, decode_scored
-from online.scoring import ScoringStage
-from online.stateful import MEANING
-from online.task import TaskSpec
+from online.codec.predictions import ScoredShape, decode_scored
+from online.stages.labelling import LabellingStage, LabelOutput
+from online.stages.scoring import ScoringStage
+from online.stages.stateful import MEANING
+from online.task.spec import TaskSpec
 from streams.stores.memory import MemoryFeatureStore
 from streams.worker.outputs import prediction_columns
 from tests.online.stages_apart import Logged, labelling_of, logged

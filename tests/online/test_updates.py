@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.batch import UpdateBatch
-from online.explain import explain
-from online.updates import Table, decode_updates, encode_updates
-from online.wire import FEATURE_MAX, EntityUpdate
+from online.codec.row_updates import Table, decode_updates, encode_updates
+from online.codec.why_invalid import explain
+from online.codec.wire import FEATURE_MAX, EntityUpdate
 
 WIDTHS: dict[Table, int] = {("fraud", "merchant"): 2, ("fraud", "merchant.labels"): 3, ("churn", "shop"): 0}
 ids = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=64)

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from online.explain import explain
-from online.structs import decoders, struct_of
-from online.wire import (
+from online.codec.hot_structs import decoders, struct_of
+from online.codec.why_invalid import explain
+from online.codec.wire import (
     MODELS,
     DeadLetter,
     DeviceEvent,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams.full.loading import full_inputs
 from streams.taskfiles import load_task
 from tests.streams.full_graphs import TASK, Models

@@ -5,8 +5,8 @@ from __future__ import annotations
 import orjson
 
 from models.serving.session import Provider
-from online.task import TaskSpec
-from online.wire import Prediction
+from online.codec.wire import Prediction
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.full.loading import full_models
 from streams.full.serving import FullModels

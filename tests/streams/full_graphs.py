@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from models.manifest import DataRange
 from models.registry.registry import Registry, relative_uri
 from models.types import Built
-from online.task import TaskSpec
-from online.wire import ModelUpdate
+from online.codec.wire import ModelUpdate
+from online.task.spec import TaskSpec
 
 TASK = """
 name = "spend"

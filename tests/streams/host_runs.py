@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog, Record

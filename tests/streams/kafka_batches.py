@@ -10,7 +10,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
-from online.limits import InputLimits
+from online.codec.limits import InputLimits
 from streams.transport.batch import Slice
 from streams.transport.fetched import FetchedRecords, Unpacking
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from online.batch import ExampleBatch, PredictionBatch
-from online.pipeline import StepOutput, TaskPipeline
-from online.task import TaskSpec
+from online.stages.pipeline import StepOutput, TaskPipeline
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.host.embedded import EmbeddedHost
 from streams.log import EmbeddedLog, Record

@@ -10,8 +10,8 @@ from typing import Any, cast
 from faust.types import TP
 
 from online.batch import IntVector
-from online.scoring import ScoringStage
-from online.task import TaskSpec
+from online.stages.scoring import ScoringStage
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.log import Record
 from streams.ops.metrics import Metrics

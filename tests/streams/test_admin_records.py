@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.task import TaskSpec
-from online.wire import DeadLetter
+from online.codec.wire import DeadLetter
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.admin.clients import kafka_module, unreachable
 from streams.admin.letters import Done, Letter, Place, Selection, grouped, letter_of, send_back

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from models.dataset.cut import cut
 from online.batch import ExampleBatch, PredictionBatch
-from online.encode import encode_examples, encode_predictions
-from online.task import TaskSpec
-from online.wire import FEATURE_MAX
+from online.codec.encode import encode_examples, encode_predictions
+from online.codec.wire import FEATURE_MAX
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.errors import UsageError
 from streams.log import EmbeddedLog, Record

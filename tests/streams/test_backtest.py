@@ -19,8 +19,8 @@ from typer.testing import CliRunner, Result
 
 import streams.backtest
 from online.batch import EventBatch, LabelBatch
-from online.pipeline import StepOutput, TaskPipeline
-from online.task import TaskSpec
+from online.stages.pipeline import StepOutput, TaskPipeline
+from online.task.spec import TaskSpec
 from streams.backtest import run_backtest
 from streams.cli.main import COMMANDS, app, run
 from streams.errors import TooManyRejects

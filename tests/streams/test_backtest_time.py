@@ -10,7 +10,7 @@ import pyarrow.csv as pa_csv
 import pytest
 
 from online.batch import FloatVector
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams.backtest import BacktestResult, run_backtest
 
 DAY = 86_400.0

@@ -13,7 +13,7 @@ import pytest
 
 from models.registry.registry import Registry
 from online.batch import ExampleBatch
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.demo.memory import ExampleMemory, Examples
 from streams.demo.models import Marker, keep_until

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import orjson
 
-from online.wire import Alert, DeadLetter, Example, Prediction, RetrainRequest, WireModel
+from online.codec.wire import Alert, DeadLetter, Example, Prediction, RetrainRequest, WireModel
 from streams import topics
 from streams.host.rejects import RejectPolicy
 from streams.log import EmbeddedLog, Record

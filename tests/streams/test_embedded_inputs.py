@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
+from online.codec.wire import Alert, Example, Prediction
 from online.intake_policy import IntakePolicy
-from online.task import TaskSpec
-from online.wire import Alert, Example, Prediction
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.errors import TooManyRejects, UsageError
 from streams.host.embedded import EmbeddedHost

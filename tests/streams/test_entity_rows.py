@@ -8,8 +8,8 @@ import numpy as np
 
 from online.batch import EventBatch
 from online.features import kernel
-from online.task import TaskSpec
-from online.taskshape import engine_of
+from online.task.spec import TaskSpec
+from online.task.task_shape import engine_of
 from streams.ops.entityrows import TaskRows
 from streams.stores.memory import MemoryFeatureStore
 from streams.stores.rows import StoredRow, decode_row, encode_row

@@ -15,7 +15,7 @@ from aiokafka import codec as kafka_codec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.limits import InputLimits
+from online.codec.limits import InputLimits
 from streams.log import Record
 from streams.transport.fetched import KEPT, FetchedRecords, Unpacking
 from tests.streams.kafka_batches import CODECS, PARTITION, T0_MS, batch, framed, old_batch, read, values, with_crc

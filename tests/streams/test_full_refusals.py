@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from models.types import ModelError
-from online.full import columns
-from online.task import TaskSpec
-from online.wire import ModelUpdate
+from online.codec.wire import ModelUpdate
+from online.task.full_spec import columns
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.full.loading import full_inputs, full_models
 from streams.full.updates import Ref, decode_updates, encode_update, update_record

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from online.batch import FloatMatrix, IntVector
-from online.full import FullSpec, columns
+from online.task.full_spec import FullSpec, columns
 from streams.full.remote.asking import RemoteModels
 from streams.full.remote.circuit import Circuit
 from streams.full.remote.pool import Pool

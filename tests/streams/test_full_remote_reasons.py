@@ -15,9 +15,9 @@ from models.serving.model_runner import FullRunner
 from models.serving.occlusion import Usual
 from models.serving.ort_model import OrtModel
 from online.batch import FloatMatrix
-from online.full import columns
-from online.task import TaskSpec
-from online.taskshape import shape_of
+from online.task.full_spec import columns
+from online.task.spec import TaskSpec
+from online.task.task_shape import shape_of
 from streams import topics
 from streams.full.remote.asking import RemoteModels
 from streams.full.remote.lane import InferenceLane

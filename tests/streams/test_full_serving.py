@@ -13,8 +13,8 @@ import pytest
 
 from models.serving.active_models import ModelSlots, Pair
 from models.types import StepModel
-from online.task import TaskSpec
-from online.wire import Prediction
+from online.codec.wire import Prediction
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.full.loading import full_inputs, full_models
 from streams.full.loads import BackgroundLoads

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.wire import ModelUpdate
+from online.codec.wire import ModelUpdate
 from streams.full.updates import UpdateFold, decode_updates, encode_update, update_record
 
 DIGEST = "sha256:" + "0" * 64

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 import streams.demo
-from online.wire import Alert, Example, Prediction, RetrainRequest, WireModel
+from online.codec.wire import Alert, Example, Prediction, RetrainRequest, WireModel
 from streams import topics
 from streams.host.embedded import EmbeddedHost
 from streams.host.rejects import RejectPolicy

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.batch import PredictionBatch, Scored
-from online.labelling import LabelOutput
 from online.labels.join import Wanted
+from online.stages.labelling import LabelOutput
 from streams import topics
 from streams.stores.steps import Step, StoredLane
 from streams.transport.producer import Sent

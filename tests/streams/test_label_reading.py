@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from online.encode import encode_model
-from online.scored import ScoredShape
-from online.wire import Label
+from online.codec.encode import encode_model
+from online.codec.predictions import ScoredShape
+from online.codec.wire import Label
 from streams import topics
 from streams.log import Record
 from streams.transport.batch import FetchedBatch

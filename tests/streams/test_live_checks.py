@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from online.batch import EventBatch
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams.log import Record
 from streams.ops.checks import Check
 from streams.ops.exposition import Exposition

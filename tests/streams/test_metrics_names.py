@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from docs.pages.limits import page
 from docs.pages.metrics import reference
+from online.codec.limits import InputLimits
 from online.intake_policy import IntakePolicy
-from online.limits import InputLimits
 from streams.log import Record
 from streams.ops.definitions import (
     DEFINITIONS,

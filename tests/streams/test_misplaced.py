@@ -11,9 +11,9 @@ import orjson
 import pytest
 
 from online.batch import IntVector
-from online.labelling import LabelOutput
-from online.scored import ScoredShape
-from online.task import TaskSpec
+from online.codec.predictions import ScoredShape
+from online.stages.labelling import LabelOutput
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.log import Record
 from streams.settings import Settings

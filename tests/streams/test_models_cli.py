@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from models.manifest import DataRange
 from models.registry.registry import Registry
+from online.codec.wire import ModelUpdate
 from online.errors import WeirError
-from online.wire import ModelUpdate
 from streams.cli import model_moves
 from streams.cli.models import models_app
 from streams.errors import BrokerError, UsageError

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams.backtest import BacktestResult, run_backtest
 from streams.cli.main import app
 from streams.errors import UsageError

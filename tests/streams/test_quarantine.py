@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from online.batch import ExampleBatch
-from online.encode import encode_examples, encode_model
+from online.codec.encode import encode_examples, encode_model
+from online.codec.example_log import decode_example_log
+from online.codec.wire import ExampleQuarantine
 from online.errors import StateError
 from online.learners.factory import build_learner
 from online.learners.online_model import OnlineModel
-from online.logged import decode_example_log
-from online.quarantine import Quarantine, between, find_quarantines
-from online.wire import ExampleQuarantine
+from online.stages.quarantine import Quarantine, between, find_quarantines
 from streams.following.fold import ExampleFold, FoldState
 from streams.following.refold import fold_again
 from streams.following.snapshots import ModelSnapshots

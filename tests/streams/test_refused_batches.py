@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from online.batch import UpdateBatch
-from online.scored import ScoredShape
-from online.updates import encode_updates
-from online.wire import REASON_CHARS, DeadLetter
+from online.codec.predictions import ScoredShape
+from online.codec.row_updates import encode_updates
+from online.codec.wire import REASON_CHARS, DeadLetter
 from streams import topics
 from streams.full.remote.lane import InferenceLane
 from streams.full.remote.pool import Pool

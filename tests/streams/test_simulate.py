@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from online.wire import DeviceEvent, Label, UserEvent
+from online.codec.wire import DeviceEvent, Label, UserEvent
 from streams.simulate import TOPICS, RecordBlock, SimulationConfig, SimulationTruth, simulate, truth
 from streams.simulate.dirt import BREAKAGES
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from online.batch import PredictionBatch, Scored
-from online.encode import encode_alerts, encode_scored
-from online.scoring import ScoringStage
-from online.task import TaskSpec
-from online.wire import FEATURE_MAX, REASON_CHARS, Alert, Reason
+from online.codec.encode import encode_alerts, encode_scored
+from online.codec.wire import FEATURE_MAX, REASON_CHARS, Alert, Reason
+from online.stages.scoring import ScoringStage
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.errors import UsageError
 from streams.stores.memory import MemoryFeatureStore

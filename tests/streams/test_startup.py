@@ -92,7 +92,7 @@ def test_settings_import_nothing_heavy() -> None:
 
 
 def test_a_module_that_is_heavy_is_seen() -> None:
-    assert "numba" in modules_after("import online.scoring")
+    assert "numba" in modules_after("import online.stages.scoring")
 
 
 def test_a_worker_holds_only_what_its_tasks_need(tmp_path: Path) -> None:

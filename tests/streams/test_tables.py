@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from online.columnplan import columns_of
-from online.task import TaskSpec
+from online.task.column_plan import columns_of
+from online.task.spec import TaskSpec
 from streams.backtest import run_backtest
 from streams.errors import UsageError
 from streams.sources import FileSource

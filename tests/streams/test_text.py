@@ -7,7 +7,7 @@ import logging
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.wire import RetrainRequest
+from online.codec.wire import RetrainRequest
 from streams.cli.process import _SafeLines
 from streams.text import printable
 from streams.trainer.state import Asked

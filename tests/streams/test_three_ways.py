@@ -13,7 +13,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.backtest import run_backtest
 from streams.host.embedded import EmbeddedHost

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from models.registry.registry import Registry
-from online.task import TaskSpec
-from online.wire import ModelUpdate, RetrainRequest
+from online.codec.wire import ModelUpdate, RetrainRequest
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.full.loading import full_models
 from streams.full.updates import update_record

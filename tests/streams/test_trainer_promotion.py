@@ -12,7 +12,7 @@ import pytest
 
 from models.types import Built
 from online.batch import ExampleBatch
-from online.encode import encode_examples
+from online.codec.encode import encode_examples
 from online.errors import TaskError
 from streams.trainer.live import LiveRows, decode_live
 from streams.trainer.promotion import PhaseState, PromotionPhase, PromotionRules

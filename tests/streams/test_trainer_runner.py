@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from models.types import ModelError, TrainingStoppedError
-from online.full import FullSpec
+from online.task.full_spec import FullSpec
 from streams.errors import UsageError
 from streams.trainer.errors import WorkDiedError
 from streams.trainer.runner import InlineRunner, SubprocessRunner

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.registry.registry_errors import RegistryError
-from online.wire import ModelUpdate
+from online.codec.wire import ModelUpdate
 from streams.ops.registry import Registry
 from streams.ops.web import WebServer
 from streams.trainer.bench import Bench

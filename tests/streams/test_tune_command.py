@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from online.full import FullSpec
+from online.task.full_spec import FullSpec
 from streams.cli.options import INTERRUPTED
 from streams.cli.tune import _base, tune_command
 from streams.errors import UsageError

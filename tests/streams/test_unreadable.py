@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from online.errors import StateError
-from online.intake import Intake
 from online.intake_policy import IntakePolicy
 from online.metrics.arrays import unpack
+from online.stages.admission import Intake
 from streams.full.remote.wire import Answer, decode_answer, decode_request
 from streams.stores.blobs import MOST_BYTES, PART_BYTES, BlobRef, _pack, _unpack
 from streams.trainer.live import _read

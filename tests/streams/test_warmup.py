@@ -14,7 +14,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 
-from online.drift.policy import DriftPolicy
+from online.drift.drift_policy import DriftPolicy
 from online.learners.factory import LearnerSpec
 from streams.demo import warmup
 from streams.taskfiles import load_task

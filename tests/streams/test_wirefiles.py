@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from online.batch import EventBatch, LabelBatch
-from online.pipeline import StepOutput, TaskPipeline
-from online.task import TaskSpec
+from online.stages.pipeline import StepOutput, TaskPipeline
+from online.task.spec import TaskSpec
 from streams.backtest import run_backtest
 from streams.errors import UsageError
 from streams.wirefiles import read_labels

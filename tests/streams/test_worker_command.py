@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams.cli import process as process_cli
 from streams.cli import worker as worker_cli
 from streams.cli.worker import banner

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.batch import EventBatch, UpdateBatch
+from online.codec.row_updates import encode_updates
 from online.errors import StateError
-from online.intake import Intake
 from online.intake_policy import IntakePolicy
 from online.labels.silence import SilencePolicy, SilenceTimers
-from online.scoring import ScoringStage
-from online.task import TaskSpec
-from online.updates import encode_updates
+from online.stages.admission import Intake
+from online.stages.scoring import ScoringStage
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.log import Record
 from streams.stores.memory import MemoryFeatureStore

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.full import columns
-from online.intake import Intake
 from online.intake_policy import IntakePolicy
-from online.scoring import FeaturedBatch, PreparedBatch, ScoringStage
-from online.task import TaskSpec
+from online.stages.admission import Intake
+from online.stages.scoring import FeaturedBatch, PreparedBatch, ScoringStage
+from online.task.full_spec import columns
+from online.task.spec import TaskSpec
 from streams import topics
 from streams.errors import StateError
 from streams.full.remote.port import Rows

@@ -26,9 +26,9 @@ from models.types import (
     TrainingSet,
     TrainingStoppedError,
 )
-from online.full import FullSpec
-from online.task import TaskSpec
-from online.wire import ModelUpdate, RetrainRequest
+from online.codec.wire import ModelUpdate, RetrainRequest
+from online.task.full_spec import FullSpec
+from online.task.spec import TaskSpec
 from streams.trainer.desk import Desk
 from streams.trainer.files import Workshop
 from streams.trainer.job import JobRunner

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from online.batch import FloatMatrix
-from online.full import columns, none
+from online.task.full_spec import columns, none
 from streams.errors import in_words
 from streams.full.remote.circuit import Circuit
 from streams.full.remote.port import Rows

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from online.batch import FloatMatrix
-from online.full import SEEN
+from online.task.full_spec import SEEN
 from streams import topics
 from streams.full.remote.asking import RemoteModels
 from streams.full.remote.port import Rows

@@ -9,7 +9,7 @@ from typing import Final
 
 from faust.types import TP
 
-from online.full import FullSpec
+from online.task.full_spec import FullSpec
 from streams import topics
 from streams.full.remote.lane import InferenceLane
 from streams.full.remote.pool import Pool

@@ -15,7 +15,7 @@ import numpy as np
 
 from online.batch import BoolVector, FloatMatrix
 from online.durations import format_duration
-from online.full import FullScorer
+from online.task.full_spec import FullScorer
 from streams import topics
 from streams.full.remote.pool import Pool
 from streams.full.remote.wire import Request, decode_request, encode_answer

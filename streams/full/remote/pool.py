@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.types import Float32Matrix
 from online.batch import FloatMatrix, FloatVector
-from online.full import FullScorer
+from online.task.full_spec import FullScorer
 from streams.ops.metrics import Metrics
 from streams.stores.redis import Lane, LaneStore
 

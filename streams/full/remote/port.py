@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from online.batch import FloatMatrix, FloatVector
-from online.full import FullSpec
-from online.scoring import FeaturedBatch
-from online.task import TaskSpec
+from online.stages.scoring import FeaturedBatch
+from online.task.full_spec import FullSpec
+from online.task.spec import TaskSpec
 from streams.transport.producer import Sent
 
 

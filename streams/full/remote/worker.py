@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from online.task import TaskSpec
+from online.task.spec import TaskSpec
 from streams.errors import UsageError
 from streams.full.remote.host import OWN, InferenceHost
 from streams.settings import Settings

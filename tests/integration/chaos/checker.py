@@ -17,10 +17,10 @@ import orjson
 import redis
 
 from online.batch import ExampleBatch, Scored
-from online.decode import decode_labels
-from online.logged import decode_example_log
-from online.taskshape import shape_of
-from online.wire import Alert, DeadLetter
+from online.codec.decode import decode_labels
+from online.codec.example_log import decode_example_log
+from online.codec.wire import Alert, DeadLetter
+from online.task.task_shape import shape_of
 from streams import topics
 from streams.stores.rows import Lane, decode_row, lane_prefix
 from tests.integration.chaos.deployment import Deployment, Stored

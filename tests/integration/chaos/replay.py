@@ -15,19 +15,19 @@ import msgspec
 import numpy as np
 
 from online.batch import ExampleBatch, FloatVector, Scored
-from online.columnplan import union
+from online.codec.decode import decode_labels, decode_user_events
+from online.codec.predictions import ScoredShape, decode_scored
+from online.codec.row_updates import decode_updates
 from online.decisions.alert_state import AlertState
-from online.decode import decode_labels, decode_user_events
-from online.dedupe import Deduper, bytes_for
-from online.intake import Intake
 from online.intake_policy import IntakePolicy
-from online.labelling import LabellingStage
 from online.learners.online_model import OnlineModel
-from online.scored import ScoredShape, decode_scored
-from online.scoring import ScoringStage
-from online.task import TaskSpec
-from online.taskshape import model_of, shape_of
-from online.updates import decode_updates
+from online.stages.admission import Intake
+from online.stages.dedupe import Deduper, bytes_for
+from online.stages.labelling import LabellingStage
+from online.stages.scoring import ScoringStage
+from online.task.column_plan import union
+from online.task.spec import TaskSpec
+from online.task.task_shape import model_of, shape_of
 from streams.stores.memory import MemoryFeatureStore
 from tests.integration.chaos.deployment import Stored
 

@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 import redis
 
-from online.columnplan import union
-from online.decode import decode_labels, decode_user_events
-from online.encode import encode_alerts, encode_examples, encode_labels, encode_scored
-from online.intake import Intake
+from online.codec.decode import decode_labels, decode_user_events
+from online.codec.encode import encode_alerts, encode_examples, encode_labels, encode_scored
+from online.codec.row_updates import encode_updates
+from online.codec.wire import Alert
 from online.intake_policy import IntakePolicy
-from online.labelling import LabellingStage
-from online.scoring import ScoringStage
-from online.updates import encode_updates
-from online.wire import Alert
+from online.stages.admission import Intake
+from online.stages.labelling import LabellingStage
+from online.stages.scoring import ScoringStage
+from online.task.column_plan import union
 from streams import topics
 from streams.host.outputs import dead_letter
 from streams.log import Record, Refused

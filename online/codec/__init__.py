@@ -1,0 +1,1 @@
+"""Records: the wire contract, its limits, and how bytes become columns and columns bytes."""

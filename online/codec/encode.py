@@ -1,0 +1,185 @@
+"""From columns and models to records. Predictions are the hot path: compiled code fills in their form.
+
+Floats are written in their shortest form that reads back as the same float64. Topics and keys are the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch, Scored
+from online.codec.forms.form import Written
+from online.codec.hot_structs import features_struct, record_struct
+from online.codec.shapes import ScoredShape, known_column, prediction_form
+from online.codec.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Alert, DeadLetter, Example, Label, WireModel
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def encode_predictions(
+    batch: PredictionBatch,
+    feature_names: Sequence[str],
+    task: str,
+    scored_at: float,
+    degraded: bool = False,
+) -> list[bytes]:
+    """Encode scores of ``task`` as ``Prediction`` records, in order.
+
+    Parameters
+    ----------
+    batch : n scores with their ``(n, F)`` features; all finite, scores in [0, 1].
+    feature_names : F names, the keys of ``features``.
+    scored_at : epoch seconds by the wall clock of the caller.
+    degraded : whether something was missing that the score should have had. Where a task has a full model, a row is
+        degraded also when that was not known (``full.known`` is 0).
+
+    Raises
+    ------
+    ValueError : a feature, score or time that JSON or the contract cannot carry.
+    TaskError : a feature name that the contract cannot carry.
+
+    Examples
+    --------
+    >>> one = np.ones(1)
+    >>> batch = PredictionBatch(["e1"], ["u1"], 1.7e9 * one, 0.5 * one, np.array([7]), np.array([[2.0, 0.1]]))
+    >>> record = encode_predictions(batch, ("count_1d", "mean_1d"), "fraud", 1.7e9)[0]
+    >>> record[102:152]
+    b',"features":{"count_1d":2.0,"mean_1d":0.1},"scored'
+    """
+    n = len(batch)
+    return encode_scored(
+        Scored(batch, np.empty((n, 0)), np.empty((n, 0)), {}), feature_names, task, scored_at, degraded
+    )
+
+
+def encode_scored(
+    scored: Scored, feature_names: Sequence[str], task: str, scored_at: float, degraded: bool = False
+) -> list[bytes]:
+    """The records of ``write_scored``, one by one."""
+    return write_scored(scored, feature_names, task, scored_at, degraded).records()
+
+
+def write_scored(
+    scored: Scored, feature_names: Sequence[str], task: str, scored_at: float, degraded: bool = False
+) -> Written:
+    """Encode scores of ``task`` with what labelling needs, as ``Prediction`` records, in order.
+
+    Parameters and errors are those of ``encode_predictions``; masks and watched columns may be NaN, not infinite. What
+    a task has none of (masks, watched columns, secondary entities) is left out of its records.
+    """
+    batch, n = scored.predictions, len(scored)
+    _check(batch.features, batch.score, feature_names, batch.event_id)
+    if not (np.isfinite(batch.ts).all() and (batch.model_version >= 0).all()):
+        raise ValueError("a ts is not finite or a model_version below 0; no record can carry them")
+    if not TS_MIN <= scored_at <= TS_MAX:
+        raise ValueError(f"scored_at is {scored_at}; give epoch seconds in {TS_MIN:.0f} to {TS_MAX:.0f}")
+    for name, matrix in (("masks", scored.masks), ("watched", scored.watched)):
+        check_missing(name, matrix, batch.event_id)
+    masks, watched, entities = scored.masks.shape[1], scored.watched.shape[1], scored.entities
+    form_shape = ScoredShape(tuple(feature_names), masks, watched, tuple(entities))
+    form = prediction_form(task, form_shape)
+    numbers = np.column_stack(
+        [batch.ts, batch.score, batch.features, np.full(n, scored_at), scored.masks, scored.watched]
+    )
+    flags = np.full(n, degraded, np.int64)
+    if (known := known_column(form_shape.features)) is not None:
+        flags |= batch.features[:, known] == 0.0
+    counts = np.column_stack([batch.model_version, flags])
+    return form.fill([batch.event_id, batch.entity_id, *entities.values()], numbers, counts)
+
+
+def encode_examples(batch: ExampleBatch, feature_names: Sequence[str], task: str) -> list[bytes]:
+    """Encode examples of ``task`` as ``Example`` records, in learning order."""
+    _check(batch.x, batch.score, feature_names, batch.event_id)
+    features = features_struct(tuple(feature_names))
+    columns = zip(
+        batch.event_id,
+        batch.n.tolist(),
+        batch.ts.tolist(),
+        batch.x.tolist(),
+        batch.score.tolist(),
+        batch.y.astype(np.int64).tolist(),
+        batch.weight.tolist(),
+        batch.correction.tolist(),
+        batch.entity_id,
+        strict=True,
+    )
+    new = record_struct(Example)
+    return _lines(
+        [
+            new(VERSION, event_id, n, task, ts, features(*row), score, y, weight, correction, entity)
+            for event_id, n, ts, row, score, y, weight, correction, entity in columns
+        ]
+    )
+
+
+def encode_labels(batch: LabelBatch, task: str, source: str | None = None) -> list[bytes]:
+    """Encode labels of ``task`` as ``Label`` records, in order; ``source`` says who made them."""
+    columns = zip(
+        batch.label_id,
+        batch.entity_id,
+        batch.event_id,
+        batch.ts.tolist(),
+        batch.value.astype(np.int64).tolist(),
+        batch.weight.tolist(),
+        strict=True,
+    )
+    new = record_struct(Label)
+    return _lines(
+        [
+            new(VERSION, label_id, task, entity_id, event_id, ts, value, source, weight)
+            for label_id, entity_id, event_id, ts, value, weight in columns
+        ]
+    )
+
+
+def encode_alerts(alerts: Iterable[Alert]) -> list[bytes]:
+    """Encode alerts one by one."""
+    return [encode_model(alert) for alert in alerts]
+
+
+def encode_dead_letters(letters: Iterable[DeadLetter]) -> list[bytes]:
+    """Encode dead letters one by one; ``raw`` becomes URL-safe base64."""
+    return [encode_model(letter) for letter in letters]
+
+
+def encode_model(record: WireModel) -> bytes:
+    """Encode any record of the contract; optional fields without a value are left out."""
+    return record.model_dump_json(exclude_none=True).encode()
+
+
+def _lines(structs: list[Any]) -> list[bytes]:
+    """Encode structs, each as a record of its own."""
+    # JSON escapes newlines inside strings, so one can only be the end of a record.
+    return _ENCODER.encode_lines(structs).split(b"\n")[:-1]
+
+
+def _check(features: FloatMatrix, score: FloatVector, names: Sequence[str], event_id: Sequence[str]) -> None:
+    if features.shape != (len(event_id), len(names)):
+        raise ValueError(f"features are {features.shape}; expected ({len(event_id)}, {len(names)}), one column a name")
+    if not (np.abs(features) <= FEATURE_MAX).all():
+        row, column = np.argwhere(~(np.abs(features) <= FEATURE_MAX))[0].tolist()
+        value = features[row, column]
+        raise ValueError(
+            f"{names[column]!r} of event {event_id[row]!r} is {value}; replace missing values by 0 and cut others to "
+            f"{FEATURE_MAX:g}"
+        )
+    if not ((score >= 0) & (score <= 1)).all():
+        row = int(np.argmin((score >= 0) & (score <= 1)))
+        raise ValueError(f"the score of event {event_id[row]!r} is {score[row]}; scores are in 0 to 1")
+
+
+def check_missing(what: str, matrix: FloatMatrix, event_id: Sequence[str]) -> None:
+    """Raise ``ValueError`` where ``matrix`` is not ``(n, any)`` or has a value too large; NaN is a missing one."""
+    if matrix.ndim != 2 or len(matrix) != len(event_id):
+        raise ValueError(f"{what} are {matrix.shape}; expected ({len(event_id)}, any), one row an event")
+    if (np.abs(matrix) > FEATURE_MAX).any():
+        row, column = np.argwhere(np.abs(matrix) > FEATURE_MAX)[0].tolist()
+        value = matrix[row, column]
+        raise ValueError(
+            f"{what}[{column}] of event {event_id[row]!r} is {value}; give numbers up to {FEATURE_MAX:g}, or NaN"
+        )

@@ -1,0 +1,151 @@
+"""Reads ``predictions`` back as they were scored: what labelling, its recovery and explanations of a score need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
+from typing import Annotated, Any, cast
+
+import numpy as np
+from msgspec import Meta
+
+from online.batch import FloatMatrix, IntVector, PredictionBatch, Scored
+from online.codec.accept import Reject, in_range, seconds
+from online.codec.by_task import TaskDecoder, interleave
+from online.codec.example_log import feature_matrix, other_features
+from online.codec.forms import Filled, Joined
+from online.codec.hot_structs import UnknownFields, entities_struct, features_struct
+from online.codec.judge import computed
+from online.codec.shapes import ScoredShape, prediction_form
+from online.codec.wire import Count, Feature, Prediction
+
+__all__ = ["DecodedScored", "ScoredShape", "TaskScored", "decode_scored"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScored:
+    """The predictions of one task, in log order."""
+
+    scored: Scored
+    index: IntVector
+    """``(n,) int64``, the position in the input of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedScored:
+    """Every record of an input is one of a task's, a reject, or of an unknown task."""
+
+    tasks: dict[str, TaskScored]
+    """Every known task, also without predictions."""
+    rejects: list[Reject]
+    unknown: dict[str, int]
+    """How many records there were of each unknown task: one that was removed, or is not run here."""
+
+
+def decode_scored(
+    raw: Sequence[bytes | None], shapes: Mapping[str, ScoredShape], *, unknown_fields: UnknownFields = "ignore"
+) -> DecodedScored:
+    """Decode ``predictions`` records; floats come back bit for bit as ``encode_scored`` was given them.
+
+    A record that does not have exactly the features and masks of its task is a reject: it was scored by another version
+    of the task. So is one whose model is not an online one. Where only the watched columns are others, because the task
+    was tuned since, they are missing.
+
+    Parameters
+    ----------
+    shapes : the known tasks.
+    """
+    joined = Joined([record or b"" for record in raw])
+    tasks = {task: _filled(_valid(prediction_form(task, s).read(joined), s, joined), s) for task, s in shapes.items()}
+    rest = joined.rest()
+    if not len(rest):
+        return DecodedScored(tasks, [], {})
+    decoder = _decoder(tuple(shapes.items()), unknown_fields)
+    found = decoder.decode([raw[i] for i in rest.tolist()], lambda task, r: _misfit(r, shapes[task]), rest)
+    for task, own in found.tasks.items():
+        scored = _scored(own.structs, shapes[task])
+        tasks[task] = TaskScored(*interleave(tasks[task].scored, tasks[task].index, scored, own.index))
+    return DecodedScored(tasks, found.rejects, found.unknown)
+
+
+def _valid(own: Filled, shape: ScoredShape, joined: Joined) -> Filled:
+    """Leave out what has times, scores or values that no record may carry, which a form does not say."""
+    ts, score, scored_at = own.numbers[:, 0], own.numbers[:, 1], own.numbers[:, 2 + len(shape.features)]
+    good = in_range(ts) & in_range(scored_at) & (score >= 0) & (score <= 1) & computed(own.numbers)
+    return own.without(joined, ~good)
+
+
+def _filled(own: Filled, shape: ScoredShape) -> TaskScored:
+    event_id, entity_id, *others = own.texts
+    edges = np.cumsum([2, len(shape.features), 1, shape.masks])
+    numbers, features, _, masks, watched = (part.copy() for part in np.split(own.numbers, edges, axis=1))
+    predictions = PredictionBatch(
+        event_id=cast("list[str]", event_id),
+        entity_id=cast("list[str]", entity_id),
+        ts=numbers[:, 0].copy(),
+        score=numbers[:, 1].copy(),
+        model_version=own.counts[:, 0].copy(),
+        features=features,
+    )
+    entities = dict(zip(shape.entities, others, strict=True))
+    return TaskScored(Scored(predictions, masks, watched, entities), own.index)
+
+
+@lru_cache(maxsize=16)
+def _decoder(shapes: tuple[tuple[str, ScoredShape], ...], unknown_fields: UnknownFields) -> TaskDecoder:
+    fields: dict[str, dict[str, tuple[Any, ...]]] = {}
+    for task, shape in shapes:
+        fields[task] = {
+            "features": (features_struct(shape.features),),
+            "model_version": (Count,),
+            "entities": (entities_struct(shape.entities) | None, None),
+            "masks": _values(shape.masks),
+            "watched": (tuple[Feature | None, ...] | None, None),
+        }
+    return TaskDecoder(Prediction, fields, unknown_fields)
+
+
+def _values(width: int) -> tuple[Any, ...]:
+    """The type of ``width`` values, which may be absent where there are none."""
+    values: Any = Annotated[tuple[Feature | None, ...], Meta(min_length=width, max_length=width)]
+    return (values,) if width else (values | None, None)
+
+
+def _misfit(record: Any, shape: ScoredShape) -> str | None:
+    if (reason := other_features(record.features, shape.features)) is not None:
+        return reason
+    if not isinstance(record.model_version, int):
+        return f"model_version: {record.model_version!r} is not of an online model, which labels are joined for"
+    if (held := len(record.masks or ())) != shape.masks:
+        return f"masks: {held} of them, the task has {shape.masks}; it was changed since"
+    if unknown := sorted((record.entities or {}).keys() - set(shape.entities)):
+        return f"entities: {unknown[:3]} are not the task's ({', '.join(shape.entities)}); it was changed since"
+    return None
+
+
+def _scored(structs: list[Any], shape: ScoredShape) -> Scored:
+    predictions = PredictionBatch(
+        event_id=[s.event_id for s in structs],
+        entity_id=[s.entity_id for s in structs],
+        ts=seconds([s.ts for s in structs]),
+        score=np.array([s.score for s in structs], np.float64),
+        model_version=np.array([s.model_version for s in structs], np.int64),
+        features=feature_matrix(structs, len(shape.features)),
+    )
+    masks, watched = _matrix(structs, "masks", shape.masks), _matrix(structs, "watched", shape.watched)
+    named = [s.entities for s in structs] if shape.entities else []
+    entities: dict[str, list[str | None]] = {
+        name: [None if ids is None else getattr(ids, f"f{k}") for ids in named] for k, name in enumerate(shape.entities)
+    }
+    return Scored(predictions, masks, watched, entities)
+
+
+def _matrix(structs: list[Any], name: str, width: int) -> FloatMatrix:
+    """Values of every struct, ``(n, width)``; None becomes NaN, and so does a row of another width."""
+    none = (None,) * width
+    rows = (row if row is not None and len(row) == width else none for row in map(attrgetter(name), structs))
+    values = chain.from_iterable(rows) if width else ()
+    return np.array(list(values), np.float64).reshape(len(structs), width)

@@ -1,0 +1,73 @@
+"""What the records of one task look like: the forms of ``predictions`` and ``entity-updates``.
+
+A record that is not exactly its form is still a record; it is only not one that Weir writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from online.codec.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, Form, maybe_text, text
+from online.codec.hot_structs import features_struct
+from online.codec.wire import ID_CHARS, MADE_ID_CHARS, VERSION
+from online.task.full_spec import SEEN
+
+KNOWN = SEEN[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredShape:
+    """What the predictions of a task carry."""
+
+    features: tuple[str, ...]
+    masks: int = 0
+    """E, how many label aggregates the task has."""
+    watched: int = 0
+    """W, how many columns it watches."""
+    entities: tuple[str, ...] = ()
+    """Wire columns of its secondary entities."""
+
+
+@lru_cache(maxsize=64)
+def prediction_form(task: str, shape: ScoredShape) -> Form:
+    """A ``Prediction``; what the task has none of is left out. ``TaskError`` where a feature's name cannot be a key."""
+    features_struct(shape.features)  # judges the names
+    record = {
+        "v": VERSION,
+        "event_id": text(MADE_ID_CHARS),
+        "entity_id": text(ID_CHARS),
+        "task": task,
+        "ts": NUMBER,
+        "score": NUMBER,
+        "model_version": COUNT,
+        "features": dict.fromkeys(shape.features, NUMBER),
+        "scored_at": NUMBER,
+        "degraded": FLAG,
+        "entities": dict.fromkeys(shape.entities, maybe_text(ID_CHARS)),
+        "masks": [MAYBE_NUMBER] * shape.masks,
+        "watched": [MAYBE_NUMBER] * shape.watched,
+    }
+    return Form({name: part for name, part in record.items() if part or name == "features"})
+
+
+@lru_cache(maxsize=64)
+def known_column(features: tuple[str, ...]) -> int | None:
+    """Where the column is that says whether the full model answered; ``None`` where a task has none."""
+    return features.index(KNOWN) if KNOWN in features else None
+
+
+@lru_cache(maxsize=256)
+def update_form(task: str, table: str, width: int) -> Form:
+    """An ``EntityUpdate`` of one table with ``width`` values."""
+    return Form(
+        {
+            "v": VERSION,
+            "update_id": text(MADE_ID_CHARS),
+            "task": task,
+            "table": table,
+            "entity_id": text(ID_CHARS),
+            "ts": NUMBER,
+            "values": [MAYBE_NUMBER] * width,
+        }
+    )

@@ -1,0 +1,204 @@
+"""Why a record is not valid, in words for the person who reads the dead letter. Slow, exact, and never raises.
+
+This is also the definition of valid: one JSON object in UTF-8 without a byte order mark, no key twice in any object,
+no ``NaN`` or ``Infinity``, numbers of at most ``MAX_NUMBER_CHARS`` characters, at most ``MAX_DEPTH`` deep, and what the
+pydantic model says, within the limits of ``online.codec.limits``. A property test holds ``online.codec.decode`` to it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+from online.codec.foreign_formats import other_name, recognise_bytes, recognise_value
+from online.codec.hot_structs import UnknownFields, times_of
+from online.codec.judge import out_of_range
+from online.codec.limits import DEFAULT_LIMITS, InputLimits
+from online.codec.scan import MAX_NUMBER_CHARS
+from online.codec.time_words import TIME, time_words
+from online.codec.wire import FINITE_MAX, MISSING, REASON_CHARS, WireModel
+from online.mistakes import Mistake, at, mistakes, name_of, number_in, shown
+
+MAX_DEPTH = 32
+_SHOWN_ERRORS, _SHOWN_KEYS = 3, 8
+_UNREAD = ("not UTF-8", "not JSON")
+_BOM = b"\xef\xbb\xbf"
+_BARE = re.compile(r'"([^"\\]+)"\s*:\s*([^\s"{}\[\]][^"{}\[\]]*?)(?=\s*(?:,\s*["}]|[}\]]|$))')
+"""A key, and what stands there without quotes."""
+
+
+def explain(
+    model: type[WireModel],
+    raw: bytes,
+    unknown_fields: UnknownFields = "ignore",
+    limits: InputLimits = DEFAULT_LIMITS,
+) -> str | None:
+    """Say what is wrong with the record ``raw``, or None where it is valid.
+
+    >>> from online.codec.wire import Label
+    >>> explain(Label, b'{"v":1,"label_id":"l1","task":"fraud","entity_id":"u1","ts":1700000000,"value":2}')
+    'value: got 2; give 0 or 1'
+    >>> explain(Label, b"")
+    'the record is empty'
+    """
+    reason = explain_json(raw)
+    if reason is not None:
+        known = recognise_bytes(raw) if reason.startswith(_UNREAD) else None
+        fault = "not UTF-8" if known and known.startswith(("byte ", "the text is in")) else "not JSON"
+        reason = f"{fault}: {known}" if known else reason
+    else:
+        try:
+            record = model.model_validate_json(raw, extra="forbid" if unknown_fields == "reject" else "ignore")
+            reason = out_of_range(record, limits)
+        except ValidationError as error:
+            reason = describe(model, error, json.loads(raw))
+    return reason and reason[:REASON_CHARS]
+
+
+def explain_row(
+    model: type[WireModel],
+    row: Any,
+    unknown_fields: UnknownFields = "ignore",
+    limits: InputLimits = DEFAULT_LIMITS,
+) -> str | None:
+    """Say what is wrong with a row of a table (``v`` may be absent), or None where it is valid."""
+    if not isinstance(row, dict):
+        return f"a row is a dict of column to value, got {type(row).__name__}"
+    try:
+        record = model.model_validate(
+            {"v": 1, **finite(row)}, extra="forbid" if unknown_fields == "reject" else "ignore", context={"row": True}
+        )
+    except ValidationError as error:
+        return describe(model, error, row)[:REASON_CHARS]
+    return out_of_range(record, limits)
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with infinite numbers as the largest finite ones, which stand for "no data" as they do."""
+    return {
+        key: {name: _finite(each) for name, each in value.items()} if isinstance(value, dict) else _finite(value)
+        for key, value in row.items()
+    }
+
+
+def _finite(value: Any) -> Any:
+    return max(-FINITE_MAX, min(value, FINITE_MAX)) if isinstance(value, float) and value == value else value
+
+
+def explain_json(raw: bytes) -> str | None:
+    """Say why ``raw`` is not acceptable JSON whatever the model, or None where it is."""
+    if raw.startswith(_BOM):
+        return "the record starts with a UTF-8 byte order mark; write it without"
+    if not raw.strip(b" \t\r\n"):
+        return "the record is empty"
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}"
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_number,
+            parse_float=_number,
+        )
+    except RecursionError:
+        return f"nested deeper than {MAX_DEPTH}; send a flat object"
+    except json.JSONDecodeError as error:
+        return _not_json(error, text)
+    except ValueError as error:
+        found = re.search(rf'"([^"\\]+)"\s*:\s*{error.args[0]}\b', text) if error.args[1:] else None
+        return (f"{name_of(found[1])}: " if found else "") + " ".join(error.args)
+    if _too_deep(value):
+        return f"nested deeper than {MAX_DEPTH}; send a flat object"
+    return "a text holds half a surrogate pair" if "\\u" in text and not _is_unicode(value) else None
+
+
+def describe(model: type[WireModel], error: ValidationError, document: Any) -> str:
+    """Turn a pydantic error into one line: each field, what it was and what to give instead."""
+    required = [name for name, field in model.model_fields.items() if field.is_required()]
+    foreign = recognise_value(document, required)
+    if foreign is not None:
+        return f"record: {foreign}"
+    told = mistakes(model, error, document, table="an object", most=_SHOWN_ERRORS)
+    parts = [_field(model, each, document) for each in told]
+    if any(each.words.startswith("is missing") for each in told) and isinstance(document, dict):
+        unknown = [name_of(key) for key in document if key not in model.model_fields][:_SHOWN_KEYS]
+        parts += [f"the record has {', '.join(unknown)}"] if unknown and "; rename" not in parts[0] else []
+    return "; ".join(parts)
+
+
+def _field(model: type[WireModel], mistake: Mistake, document: Any) -> str:
+    name, given, words = ".".join(map(name_of, mistake.path)), at(document, mistake.path), mistake.words
+    if not name or words.startswith("unknown key"):
+        return words
+    if words.startswith("is missing"):
+        words = f"is missing; give {TIME}" if name in times_of(model) else words
+        return f"{name}: {words.removeprefix('is ')}{other_name(name, document, model.model_fields)}"
+    if name in times_of(model):
+        words = time_words(given)
+    elif given is None or (isinstance(given, str) and given.strip().lower() in MISSING):
+        if len(mistake.path) > 1 or not model.model_fields[name].is_required():
+            words += "; or leave it out"
+        elif name == "value":
+            words += "; send no label where it is not known"
+    return f"{name}: {words}"
+
+
+def _not_json(error: json.JSONDecodeError, text: str) -> str:
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
+        return f"not JSON: the text ends early, after {len(text):,} characters; it was cut off"
+    here = f"at character {error.pos}, where it says {shown(text[error.pos : error.pos + 20])}"
+    if error.msg.startswith("Extra"):
+        return f"not JSON: the record goes on after its end {here}; send each event as a record of its own"
+    bare = next((m for m in _BARE.finditer(text) if m.start(2) <= error.pos <= m.end(2)), None)
+    if bare is not None:
+        number = number_in(bare[2])
+        right = "write null or leave it out; a text needs quotes" if number is None else f"write {float(number):.15g}"
+        return f"not JSON: {name_of(bare[1])} is {name_of(bare[2])}; {right}"
+    return f"not JSON: {error.msg[:1].lower()}{error.msg[1:].removesuffix(' at')} {here}; send one JSON object"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for k, key in enumerate(keys) if key in keys[:k])
+        raise ValueError(f"the key {name_of(repeated)} is given more than once; keep one")
+    return members
+
+
+def _no_constant(token: str) -> None:
+    raise ValueError(token, "is not JSON; leave the value out or write null")
+
+
+def _number(token: str) -> float:
+    if len(token) > MAX_NUMBER_CHARS:
+        raise ValueError(f"a number of {len(token)} characters; at most {MAX_NUMBER_CHARS}")
+    return 0.0
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [member for parent in level for member in _members(parent)]
+    return bool(level)
+
+
+def _members(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _is_unicode(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

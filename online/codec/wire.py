@@ -1,0 +1,362 @@
+"""Wire format v1: the contract. What each JSON record on each topic may hold, as frozen pydantic models.
+
+These models are what people read, what the API and the JSON Schemas come from and what explains a rejected record
+(``online.codec.why_invalid``). Each field's annotation also carries ``msgspec.Meta`` with the same bounds, from which
+``online.codec.hot_structs`` generates the types that decode batches; pydantic ignores that part. Nothing here knows
+topics.
+
+Unknown fields are ignored unless a caller asks to reject them, so that a later producer can add some.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Meta
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+
+from online.codec.limits import WEIGHT_MAX
+
+VERSION = 1
+TS_MIN = 946_684_800.0
+"""2000-01-01T00:00:00Z: the earliest time a record may carry; an earlier one is a clock or unit mistake."""
+TS_MAX = 4_102_444_800.0
+"""2100-01-01T00:00:00Z: the latest; milliseconds mistaken for seconds land beyond it."""
+FINITE_MAX = 1.7976931348623157e308
+NO_DATA = 9.9e36
+"""From this absolute value on a number is no reading but what formats write for "no data": the largest float32 and
+float64, or the fill value of netCDF. It is missing, whatever the limits."""
+FEATURE_MAX = 1e18
+"""The largest absolute value of what Weir computes and logs: a float32 holds its square. Larger ones are cut to it."""
+NEGATIVE_RATE_MIN = 1e-3
+"""The least share of the negatives that may be kept: an example weighs at most ``WEIGHT_MAX`` divided by it."""
+INT_MAX = 2**63 - 1
+ID_CHARS, WORD_CHARS, TEXT_CHARS, REASON_CHARS = 64, 32, 256, 2_000
+MADE_ID_CHARS = 256
+PROPERTIES_MAX, METRICS_MAX, FEATURES_MAX, VALUES_MAX = 64, 256, 1_024, 1_024
+QUARANTINE_MAX = 20_000
+
+MISSING = frozenset(["", "null", "none", "nil", "nan", "na", "n/a", "#n/a", "(null)", "<null>", "undefined"])
+"""Words for what is missing, in lower case and without blanks."""
+MISSING_IDS = frozenset(f(word) for word in MISSING for f in (str, str.upper, str.capitalize)) | {" ", "NaN"}
+"""No ids, or all who have none would be one entity, and all their events one event."""
+
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+"""No control characters (C0, DEL, C1): ids end up in logs, terminals and store keys."""
+
+
+class Limited(NamedTuple):
+    """Marks a number whose bound an operator sets: ``name`` is a field of ``online.codec.limits.InputLimits``."""
+
+    name: str
+
+
+_AWARE = Annotated[datetime, Meta(tz=True)]
+
+
+def parse_time(value: object) -> object:
+    """Epoch seconds of an RFC 3339 text or an aware ``datetime``; anything else is returned for pydantic to judge.
+
+    >>> parse_time("2024-03-01T12:00:00Z"), parse_time("2024-03-01T12:00:00.25+01:00"), parse_time(1.7e9)
+    (1709294400.0, 1709290800.25, 1700000000.0)
+    """
+    if isinstance(value, str):
+        try:
+            value = msgspec.convert(value, _AWARE)
+        except msgspec.ValidationError:
+            raise ValueError("give epoch seconds or RFC 3339 with an offset, as 2024-03-01T12:00:00Z") from None
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("a time without an offset is ambiguous; give one, as 2024-03-01T12:00:00Z")
+        return value.timestamp()
+    return value
+
+
+Version = Annotated[int, Field(ge=VERSION, le=VERSION), Meta(ge=VERSION, le=VERSION)]
+Id = Annotated[
+    str,
+    Field(min_length=1, max_length=ID_CHARS, pattern=PRINTABLE),
+    Meta(min_length=1, max_length=ID_CHARS),
+]
+
+
+def _known(value: str, info: ValidationInfo) -> str:
+    if value in MISSING_IDS and info.context is None:
+        raise ValueError(f"got {value!r}, a word for a missing id; give the id, or send no record")
+    return value
+
+
+KnownId = Annotated[Id, AfterValidator(_known)]
+"""An id that cannot be missing. Of a row of a table, validated with a context, the reader of the table decides that."""
+MadeId = Annotated[
+    str,
+    Field(min_length=1, max_length=MADE_ID_CHARS, pattern=PRINTABLE),
+    Meta(min_length=1, max_length=MADE_ID_CHARS),
+]
+"""An id Weir makes of others: ``<task>:<entity>:<event>`` of an alert, ``<entity>@<time>`` of timers."""
+Word = Annotated[
+    str,
+    Field(min_length=1, max_length=WORD_CHARS, pattern=PRINTABLE),
+    Meta(min_length=1, max_length=WORD_CHARS),
+]
+Text = Annotated[str, Field(max_length=TEXT_CHARS, pattern=PRINTABLE), Meta(max_length=TEXT_CHARS)]
+LongText = Annotated[str, Field(max_length=REASON_CHARS), Meta(max_length=REASON_CHARS)]
+Finite = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX)]
+Number = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX), Limited("number")]
+"""What a producer measured."""
+Amount = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX), Limited("amount")]
+"""Money; negative where it goes back, as in a refund."""
+Feature = Annotated[float, Field(ge=-FEATURE_MAX, le=FEATURE_MAX), Meta(ge=-FEATURE_MAX, le=FEATURE_MAX)]
+"""What Weir computed. Its bound is fixed: replicas that fold the same log must agree, whatever their settings."""
+Weight = Annotated[float, Field(gt=0, le=1e12), Meta(gt=0, le=1e12), Limited("weight")]
+_EXAMPLE_WEIGHT_MAX = WEIGHT_MAX / NEGATIVE_RATE_MIN
+ExampleWeight = Annotated[float, Field(gt=0, le=_EXAMPLE_WEIGHT_MAX), Meta(gt=0, le=_EXAMPLE_WEIGHT_MAX)]
+Score = Annotated[float, Field(ge=0, le=1), Meta(ge=0, le=1)]
+Bit = Annotated[int, Field(ge=0, le=1), Meta(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=INT_MAX), Meta(ge=0, le=INT_MAX)]
+Timestamp = Annotated[
+    float,
+    BeforeValidator(parse_time),
+    Field(ge=TS_MIN, le=TS_MAX),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": TS_MIN, "maximum": TS_MAX},
+                {"type": "string", "format": "date-time"},
+            ]
+        }
+    ),
+]
+Properties = Annotated[
+    dict[Id, Number | Text | bool], Field(max_length=PROPERTIES_MAX), Meta(max_length=PROPERTIES_MAX)
+]
+Metrics = Annotated[dict[Id, Number | None], Field(max_length=METRICS_MAX), Meta(max_length=METRICS_MAX)]
+Features = Annotated[dict[Id, Feature], Field(max_length=FEATURES_MAX), Meta(max_length=FEATURES_MAX)]
+Ids = Annotated[dict[Id, Id], Field(max_length=PROPERTIES_MAX), Meta(max_length=PROPERTIES_MAX)]
+Values = Annotated[tuple[Feature | None, ...], Field(strict=False, max_length=VALUES_MAX), Meta(max_length=VALUES_MAX)]
+"""Numbers whose meaning their place says; null where missing."""
+
+
+class WireModel(BaseModel):
+    """What all records share: frozen, no coercion of types (``"3"`` is not 3), raw bytes as base64."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64"
+    )
+
+
+class UserEvent(WireModel):
+    """Something a user did. Topic ``user-events``, key ``user_id``."""
+
+    v: Version
+    event_id: KnownId
+    type: Word
+    user_id: KnownId
+    ts: Timestamp
+    amount: Amount | None = None
+    merchant_id: Id | None = None
+    device_id: Id | None = None
+    session_id: Id | None = None
+    channel: Word | None = None
+    country: Word | None = None
+    properties: Properties | None = None
+
+
+class DeviceEvent(WireModel):
+    """A device's readings. Topic ``device-events``, key ``device_id``; a null metric is a missing reading."""
+
+    v: Version
+    event_id: KnownId
+    device_id: KnownId
+    ts: Timestamp
+    metrics: Metrics
+    status: Word | None = None
+    properties: Properties | None = None
+
+
+class Label(WireModel):
+    """The truth about an event (``event_id``) or about an entity at a time. Topic ``labels``, key ``entity_id``.
+
+    A repeat is known by its ``label_id``. Without one, the same value said again of the same thing is a repeat, so that
+    a verdict can be corrected once but not taken back and then given again.
+    """
+
+    v: Version
+    label_id: MadeId | None = None
+    task: Id
+    entity_id: KnownId
+    event_id: MadeId | None = None
+    ts: Timestamp
+    value: Bit
+    source: Id | None = None
+    weight: Weight | None = None
+
+
+class Prediction(WireModel):
+    """A score with the features it was made from. Topic ``predictions``, key ``entity_id``.
+
+    ``model_version`` is the number of examples an online model had learned, or a registry version such as ``"v12"``.
+    The last three fields are for labelling, and absent where a task has no use for them.
+    """
+
+    v: Version = VERSION
+    event_id: MadeId
+    entity_id: Id
+    task: Id
+    ts: Timestamp
+    score: Score
+    model_version: Count | Id
+    features: Features
+    scored_at: Timestamp
+    degraded: bool = False
+    entities: Ids | None = None
+    """Identifiers of the secondary entities by wire column; those that the event does not name are left out."""
+    masks: Values | None = None
+    """Which label aggregates the event would feed, and what label runs take from it, in the order of the plan."""
+    watched: Values | None = None
+    """The columns that the task watches for drift, in its order."""
+
+
+class Reason(WireModel):
+    """One feature's part in a score, and how a person reads it."""
+
+    feature: Id
+    value: Finite
+    contribution: Finite
+    text: LongText
+
+
+class Alert(WireModel):
+    """The state of one alert after a change; the newest record of an ``alert_id`` counts. Topic ``alerts``."""
+
+    v: Version = VERSION
+    alert_id: MadeId
+    task: Id
+    entity_id: Id
+    status: Literal["open", "escalated", "acknowledged", "resolved"]
+    severity: Literal["low", "medium", "high", "critical"]
+    score: Score
+    threshold: Score
+    reasons: Annotated[tuple[Reason, ...], Field(strict=False, max_length=64)]
+    opened_at: Timestamp
+    updated_at: Timestamp
+    event_ids: Annotated[tuple[MadeId, ...], Field(strict=False, min_length=1, max_length=1_000)]
+
+
+class Example(WireModel):
+    """Logged features joined with a label: what online models fold over. Topic ``examples``, 1 partition a task.
+
+    ``event_id`` and ``n``, how many examples of the event came before, identify an example.
+    """
+
+    v: Version = VERSION
+    event_id: MadeId
+    n: Count = 0
+    task: Id
+    ts: Timestamp
+    features: Features
+    score: Score
+    value: Bit
+    weight: ExampleWeight = 1.0
+    correction: bool = False
+    entity_id: Id | None = None
+    """Whose event it is: scores of one entity are alike, which who compares models must know."""
+
+
+class ExampleQuarantine(WireModel):
+    """Takes examples back: models are those that never learned them. Topic ``examples``, key ``task``."""
+
+    v: Version = VERSION
+    task: Id
+    quarantine: Annotated[
+        tuple[Count, ...],
+        Field(strict=False, min_length=2, max_length=QUARANTINE_MAX),
+        Meta(min_length=2, max_length=QUARANTINE_MAX),
+    ]
+    """Offsets of the topic before this record: where each range starts and where it ends, in order."""
+    by: Id
+    """Who asked for it."""
+    reason: LongText | None = None
+    made_at: Timestamp
+
+
+class EntityUpdate(WireModel):
+    """What an event or a label changes in a row of another partition. Topic ``entity-updates``, key ``entity_id``.
+
+    ``update_id``, ``task`` and ``table`` identify an update.
+    """
+
+    v: Version = VERSION
+    update_id: MadeId
+    task: Id
+    table: Id
+    """As the task's plan names it: ``merchant``, ``merchant.labels``."""
+    entity_id: Id
+    ts: Timestamp
+    values: Values
+    """Of the table's passes in order; of a label table first the label and its unit."""
+
+
+class RetrainRequest(WireModel):
+    """Asks the trainer for a new full model. Topic ``retrain-requests``, key ``task``."""
+
+    v: Version = VERSION
+    request_id: Id
+    task: Id
+    cause: Literal["drift", "schedule", "volume", "manual"]
+    requested_at: Timestamp
+    text: LongText | None = None
+    details: Properties | None = None
+
+
+class ModelUpdate(WireModel):
+    """Tells scorers which artefact to serve. Topic ``model-updates``, key ``task``; all are kept."""
+
+    v: Version = VERSION
+    task: Id
+    version: Id
+    action: Literal["shadow", "promote", "rollback", "retire"]
+    uri: Annotated[str, Field(min_length=1, max_length=1_024, pattern=PRINTABLE)]
+    """``TASK/VERSION``, from the root of the registry as each process knows it; a whole address must be trusted."""
+    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    created_at: Timestamp
+    metrics: Metrics | None = None
+
+
+class DeadLetter(WireModel):
+    """A record that could not be used, with where it was, why, and its bytes. Topic ``dead-letters``."""
+
+    v: Version = VERSION
+    topic: Annotated[str, Field(min_length=1, max_length=249)]
+    partition: Count
+    offset: Count
+    reason: LongText
+    raw: bytes
+    failed_at: Timestamp
+    key: bytes | None = None
+    """The record's own key, or its first bytes, so that a replay sends it to the partition of its entity again."""
+    last_offset: Count | None = None
+    """Where the letter stands for a batch that could not be read: its last offset; ``raw`` is the batch then."""
+    raw_bytes: Count | None = None
+    """Where ``raw`` holds only the first bytes: how many there were."""
+    raw_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of all of them, likewise."""
+
+
+Model = TypeVar("Model", bound=WireModel)
+
+MODELS: tuple[type[WireModel], ...] = (
+    UserEvent,
+    DeviceEvent,
+    Label,
+    Prediction,
+    Alert,
+    Example,
+    ExampleQuarantine,
+    EntityUpdate,
+    RetrainRequest,
+    ModelUpdate,
+    DeadLetter,
+)

@@ -1,0 +1,1 @@
+"""The stages an event and a label pass: admission, scoring, labelling."""

@@ -1,0 +1,257 @@
+"""What happens to valid events before any task sees them: repeats, stragglers and broken clocks are taken out.
+
+It knows event ids and times. Everything it takes out is counted and handed back, so a host can put it where a person
+can find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from online.batch import EventBatch, FloatVector, IntVector
+from online.codec.decode import DecodedLabels
+from online.durations import format_duration
+from online.errors import UNREADABLE, StateError
+from online.event_time import Claim, EventTime
+from online.intake_policy import IntakePolicy
+from online.stages.dedupe import FIXED_KEY, MOST_BYTES, Deduper, OldIds, bytes_for
+from online.stages.digest_table import Rows
+
+_SENDERS: Final = ("user_id", "device_id")
+"""Keys of the streams: whose clock an event was stamped by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An event that was side-lined, with the reason."""
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What came through, and what did not."""
+
+    batch: EventBatch
+    rows: IntVector
+    """Row of the input each admitted event was."""
+    duplicates: int
+    refused: list[Refused]
+
+
+_CLOCK: Final = "correct the clock that gave its ts, or raise"
+
+
+def refuse_ahead(ts: FloatVector, arrived: FloatVector | float, max_ahead: float) -> list[Refused]:
+    """Rows whose time is more than ``max_ahead`` after they ``arrived``, with the reason.
+
+    >>> [r.reason for r in refuse_ahead(np.array([5.0, 9000.0]), 10.0, 3600.0)]
+    ['ahead: 8990 s after its arrival, allowed 1h; correct the clock that gave its ts, or raise max_ahead']
+    """
+    limit = format_duration(max_ahead)
+    apart = ts - arrived
+    rows = np.flatnonzero(apart > max_ahead).tolist()
+    return [Refused(i, f"ahead: {apart[i]:.0f} s after its arrival, allowed {limit}; {_CLOCK} max_ahead") for i in rows]
+
+
+def labels_in_time(
+    labels: DecodedLabels, raw: Sequence[bytes], arrived: FloatVector | float, policy: IntakePolicy
+) -> DecodedLabels:
+    """Labels without those whose time is too far ahead; these are among the rejects.
+
+    Parameters
+    ----------
+    labels, raw : decoded, and what from.
+    arrived : when they were there, of each label or of all.
+    """
+    refused = refuse_ahead(labels.batch.ts, arrived, policy.max_ahead)
+    return labels.without({r.row: r.reason for r in refused}, raw) if refused else labels
+
+
+class _Mark(msgspec.Struct, kw_only=True, omit_defaults=True):
+    watermark: float | None
+    duplicates: int
+    late: int
+    ahead: int
+    claims: list[Claim] = []
+    alone: Claim | None = None
+    key: bytes = b""
+    """Of the memory of ids; absent in marks of before there was one."""
+
+
+class _State(_Mark):
+    dedupe: bytes
+
+
+class Intake:
+    """Dedupe and lateness of one stream (one partition, when distributed).
+
+    The state is kept in one of two ways: whole, by ``snapshot`` and ``restore``; or bit by bit with each batch, where
+    the memory of ids would be too much to write: ``mark`` and ``take_journal``, then ``resume`` and ``rebuild``.
+
+    Parameters
+    ----------
+    policy : what the stream accepts.
+    journal : whether to note which ids are remembered, for ``take_journal``.
+    key : of the memory of ids, 16 bytes; a mark brings its own.
+    most_bytes : what the memory of ids may take.
+
+    >>> intake = Intake(IntakePolicy(allowed_lateness="1h"))
+    >>> batch = EventBatch(["a", "b", "a", "c"], np.array([9e3, 9e3, 9e3, 5e3]), ["view"] * 4)
+    >>> admitted = intake.admit(batch, np.full(4, 9e3))
+    >>> admitted.batch.event_id, admitted.duplicates, admitted.refused[0].reason.partition(";")[0]
+    (['a', 'b'], 1, 'late: 4000 s behind the newest event, allowed 1h')
+    """
+
+    def __init__(
+        self, policy: IntakePolicy, *, journal: bool = False, key: bytes = FIXED_KEY, most_bytes: int = MOST_BYTES
+    ) -> None:
+        self.policy = policy
+        self.duplicates = self.late = self.ahead = 0
+        self.time = EventTime(policy.max_step)
+        self._journalled, self._most_bytes = journal, most_bytes
+        self.ids = self._memory(key)
+        """The memory of ids."""
+
+    def _memory(self, key: bytes) -> Deduper:
+        most, capacity = self._most_bytes, self.policy.dedupe_capacity
+        most = most if capacity is None else min(most, bytes_for(capacity))
+        return Deduper(self.policy.dedupe_window, key=key, most_bytes=most, journal=self._journalled)
+
+    @property
+    def remembered_from(self) -> float:
+        """Epoch seconds; ids of before are of no use: what could repeat one is too late, or memory had no room."""
+        return max(self._useful_from(self.watermark), self.ids.forced)
+
+    def _useful_from(self, watermark: float) -> float:
+        return watermark - self.policy.allowed_lateness - float(np.ceil(self.policy.dedupe_window))
+
+    @property
+    def window_s(self) -> float:
+        """How far back a repeat of the newest event is recognised: ``dedupe_window``, or less for lack of memory."""
+        return min(self.policy.dedupe_window, max(self.watermark - self.ids.forced, 0.0))
+
+    def limit(self, most_bytes: int) -> None:
+        """Set what the memory of ids may take."""
+        capacity = self.policy.dedupe_capacity
+        self.ids.limit(most_bytes if capacity is None else min(most_bytes, bytes_for(capacity)))
+
+    @property
+    def watermark(self) -> float:
+        """The newest event time so far, broken clocks aside."""
+        return self.time.watermark
+
+    def set_watermark(self, ts: float) -> None:
+        """Say what time it is, where a person knows better; it may step back."""
+        self.time.set_watermark(ts)
+
+    def admit(self, batch: EventBatch, arrived: FloatVector | float) -> Admitted:
+        """Split a batch; ``arrived``, of each row ``(n,)`` or of all, is when it reached the log, epoch seconds."""
+        n, before = len(batch), self.watermark
+        if n and self._in_time(batch.ts, arrived):
+            rows: IntVector = np.arange(n)
+            candidate, refused = batch, list[Refused]()
+        else:
+            rows, refused = self._judge(batch, arrived)
+            candidate = batch if len(rows) == n else batch.take(rows)
+        floor = self._useful_from(min(before, self.watermark))
+        fresh = self.ids.keep(candidate.event_id, candidate.ts, entities_of(candidate), floor)
+        duplicates = 0
+        if not fresh.all():
+            duplicates = int(len(fresh) - fresh.sum())
+            rows = rows[fresh]
+            candidate = batch.take(rows)
+        self.duplicates += duplicates
+        return Admitted(candidate, rows, duplicates, refused)
+
+    def _in_time(self, ts: FloatVector, arrived: FloatVector | float) -> bool:
+        """Whether nothing can be ahead or late, as nearly always; then the newest time is taken note of."""
+        p, newest = self.policy, float(ts.max())
+        newest_ever = max(self.watermark, newest)
+        if newest > float(np.min(arrived)) + p.max_ahead or float(ts.min()) < newest_ever - p.allowed_lateness:
+            return False
+        return self.time.follow(ts)
+
+    def _judge(self, batch: EventBatch, arrived: FloatVector | float) -> tuple[IntVector, list[Refused]]:
+        """Rows that are neither ahead nor late, and the others with their reasons; counts them."""
+        p = self.policy
+        refused = refuse_ahead(batch.ts, arrived, p.max_ahead)
+        self.ahead += len(refused)
+        sane = np.ones(len(batch), dtype=np.bool_)
+        sane[[r.row for r in refused]] = False
+        rows = np.flatnonzero(sane)
+        before = self.watermark
+        # Repeats too: the row behind one must not depend on where the batch was cut.
+        marks = self.time.advance(batch.ts[rows], _senders(batch, rows))
+        newest = np.minimum(np.append(before, marks)[:-1], marks)  # where this row sets it back, it is not late
+        behind = newest - batch.ts[rows]
+        late = np.flatnonzero(behind > p.allowed_lateness)
+        limit = format_duration(p.allowed_lateness)
+        for i in late.tolist():
+            reason = f"late: {behind[i]:.0f} s behind the newest event, allowed {limit}; {_CLOCK} allowed_lateness"
+            refused.append(Refused(int(rows[i]), reason))
+        self.late += len(late)
+        refused.sort(key=lambda r: r.row)
+        return np.delete(rows, late), refused
+
+    def snapshot(self) -> bytes:
+        """The whole state."""
+        ids = self.ids.snapshot(self._useful_from(self.watermark))
+        return msgspec.msgpack.encode(_State(**self._counted(), dedupe=ids))
+
+    def restore(self, state: bytes) -> None:
+        """Replace the state by a ``snapshot``."""
+        held = msgspec.msgpack.decode(state, type=_State)
+        self._count_from(held)
+        self.ids.restore(held.dedupe)
+
+    def take_journal(self) -> Rows:
+        """The ids remembered since the journal was last taken; needs ``journal``."""
+        return self.ids.take_journal()
+
+    def mark(self) -> bytes:
+        """The state without the memory of ids: the newest time and the counters, some 50 bytes."""
+        return msgspec.msgpack.encode(_Mark(**self._counted()))
+
+    def resume(self, mark: bytes) -> None:
+        """Replace the state, but for the memory of ids, by a ``mark``; raises ``StateError`` where it is not one."""
+        try:
+            held = msgspec.msgpack.decode(mark, type=_Mark)
+        except UNREADABLE as error:
+            raise StateError(f"not a mark of an Intake ({error}); rebuild the state") from error
+        self._count_from(held)
+
+    def rebuild(self, kept: Sequence[Rows], old: Iterable[OldIds] = ()) -> None:
+        """Replace the memory of ids by what a journal says: all that was taken of it since ``remembered_from``."""
+        self.ids.rebuild(kept, old, self._useful_from(self.watermark))
+
+    def _counted(self) -> dict[str, Any]:
+        counts = {"duplicates": self.duplicates, "late": self.late, "ahead": self.ahead}
+        return {**counts, **self.time.state(), "key": b"" if self.ids.key == FIXED_KEY else self.ids.key}
+
+    def _count_from(self, held: _Mark) -> None:
+        self.time.set_state(held.watermark, held.claims, held.alone)
+        self.duplicates, self.late, self.ahead = held.duplicates, held.late, held.ahead
+        if held.key:
+            self.ids = self._memory(held.key)
+
+
+def entities_of(batch: EventBatch) -> Sequence[str | None] | None:
+    """Whose events they are: the user's or the device's, whoever the stream is about; ``None`` where nobody knows."""
+    return next((batch.entities[column] for column in _SENDERS if column in batch.entities), None)
+
+
+def _senders(batch: EventBatch, rows: IntVector) -> Sequence[str | None]:
+    """Whose clock told the time of each row: the user's or the device's, whoever the stream is about."""
+    names: Sequence[str | None] = batch.event_id
+    for column in (*_SENDERS, *batch.entities):
+        if column in batch.entities:
+            names = batch.entities[column]
+            break
+    return [names[i] for i in rows.tolist()]

@@ -1,0 +1,283 @@
+"""The labelling stage of a task: from scores and labels to alerts, examples, metrics and requests.
+
+The path of one score: is it new -> logged for its label -> threshold -> alert with reasons -> drift. The path of one
+label: join with the logged features -> metrics -> example, and updates of label-fed features. It knows no model but
+its contributions, no rows of features, no topic, clock or codec; the same calls in the same order give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from online.batch import (
+    ExampleBatch,
+    FloatMatrix,
+    FloatVector,
+    IntVector,
+    LabelBatch,
+    PredictionBatch,
+    Scored,
+    UpdateBatch,
+)
+from online.decisions.alert_state import AlertState, Reason
+from online.decisions.alerts import AlertBook
+from online.decisions.reasons import ReasonWriter
+from online.decisions.threshold import BudgetThreshold, PrecisionThreshold, Threshold, ThresholdPolicy
+from online.decisions.typical import TypicalValues
+from online.drift.detection import Detection
+from online.drift.monitor import DriftMonitor
+from online.event_time import EventTime
+from online.features.plan import LabelFeed, label_feeds
+from online.labels.join import LabelJoiner, Wanted
+from online.labels.join_policy import Joined
+from online.labels.sampling import NegativeSampler
+from online.stages.evaluation import Evaluation
+from online.stages.reasons_full import FullReasons
+from online.stages.retrain_policy import RetrainAsked, RetrainTrigger
+from online.stages.seen import SeenPredictions
+from online.stages.stateful import Anew, Counts, Stateful, capture_parts, restore_fitting, snapshot_parts
+from online.task.column_plan import columns_of
+from online.task.spec import TaskSpec
+
+PREDICTION = "prediction"
+"""Name of the score among the streams that are watched for drift."""
+
+Contributions = Callable[[FloatMatrix, IntVector], FloatMatrix]
+"""What each feature of ``(k, F)`` added to the log-odds, ``(k, F)``, by the model of each row's version ``(k,)``."""
+
+
+@dataclass(slots=True)
+class LabelOutput:
+    """What one call made; every list is in the order in which things happened."""
+
+    scored: Scored | None = None
+    """The scores that counted: repeats are left out."""
+    thresholds: FloatVector | None = None
+    """``(n,)`` in force at each of them; infinite while nothing was to alert."""
+    alerts: list[AlertState] = field(default_factory=list)
+    examples: list[ExampleBatch] = field(default_factory=list)
+    """What models are to learn, in this order: the records of the ``examples`` topic."""
+    updates: dict[str, UpdateBatch] = field(default_factory=dict)
+    """By label layout: what the labels feed to its rows."""
+    detections: list[Detection] = field(default_factory=list)
+    requests: list[RetrainAsked] = field(default_factory=list)
+
+
+class LabellingStage:
+    """Decides on the scores of one task and joins them with their labels; each lane has one of its own.
+
+    Parameters
+    ----------
+    task : what to do.
+    features, masks, secondary : as in ``online.stages.scoring.TaskShape``.
+    contributions : explains rows that alert.
+    share : of the task's alerts a day that this lane may use.
+    dedupe : whether predictions may come again; a repeat (the same event, perhaps by a newer model) then counts
+        nowhere. Where they never do, this saves the memory of their ids.
+    lane : told in the ids of retrain requests, where there are several lanes.
+    """
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        features: tuple[str, ...],
+        masks: int,
+        secondary: tuple[str, ...],
+        contributions: Contributions,
+        *,
+        share: float = 1.0,
+        dedupe: bool = True,
+        lane: str = "",
+    ) -> None:
+        self.task, self._contributions = task, contributions
+        self.time = EventTime()
+        # The threshold in force is the one thing noted with a score that its record does not carry.
+        self.joiner = LabelJoiner(task.labels.join, len(features), 1 + masks, secondary, unlogged=1)
+        self._feeds = label_feeds(task.entities)
+        self._sampler = NegativeSampler(task.labels.negative_rate, task.name)
+        self.seen = SeenPredictions() if dedupe else None
+        """What came before."""
+        self.threshold = Threshold(share_of(task.threshold, share))
+        self.book = AlertBook(task.alerts, task.name)
+        self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity)
+        self._full = FullReasons(task.full, features)
+        self.typical = TypicalValues(features)
+        self.evaluation = Evaluation(task.metrics)
+        self.drift: DriftMonitor | None = None
+        self.rate_drift: DriftMonitor | None = None
+        if task.drift is not None:
+            watched = task.watch or columns_of(task).numbers
+            self.drift = DriftMonitor({**dict.fromkeys(watched, "feature"), PREDICTION: "score"}, task.drift)
+            self.rate_drift = DriftMonitor({"label_rate": "rate"}, task.drift)
+        self._trigger = RetrainTrigger(task.name, task.retrain, lane)
+        self.counts = Counts()
+
+    def scored(self, scored: Scored) -> LabelOutput:
+        """Take in scores in the order of their log: decide on them, and join labels that came before them."""
+        out = LabelOutput()
+        scored = self._new(scored)
+        if len(scored) == 0:
+            return out
+        p = scored.predictions
+        marks = self.time.advance(p.ts, self._senders(p))
+        thresholds = self.threshold.thresholds(marks, p.score)
+        noted = np.column_stack([thresholds, scored.masks])
+        joined = self.joiner.log(p, noted, scored.entities, marks, scored.offsets)
+        self.typical.update(p.features)
+        out.scored, out.thresholds = scored, thresholds
+        if self.task.alerting:
+            out.alerts += self.book.decide(p, thresholds, lambda at: self._explain(scored, at), marks)
+        self.counts.scored += len(scored)
+        if self.drift is not None:
+            out.detections += self.drift.update(marks, np.column_stack([scored.watched, p.score]))
+        self._learn(joined, out)
+        return out
+
+    def labels(self, labels: LabelBatch, known_at: FloatVector | None = None) -> LabelOutput:
+        """Take in labels in the order in which they became known; at ``known_at (n,)``, now when not given."""
+        out = LabelOutput()
+        self._learn(self.joiner.label(labels, known_at), out)
+        out.alerts += self.book.resolve_labels(labels)
+        return out
+
+    def advance(self, now: float) -> LabelOutput:
+        """Let event time move to ``now`` without a score: quiet alerts resolve."""
+        return LabelOutput(alerts=self.book.advance(now))
+
+    def resolve(self, alert_id: str, ts: float, verdict: Literal["confirmed", "false_alarm"]) -> LabelOutput:
+        """A person closes an alert."""
+        closed = self.book.resolve(alert_id, ts, verdict)
+        return LabelOutput(alerts=[closed] if closed is not None else [])
+
+    def wanted(self, of: Scored | LabelBatch) -> Wanted:
+        """Which rows ``scored`` or ``labels`` will need that have to be read back; it changes nothing."""
+        if isinstance(of, LabelBatch):
+            return self.joiner.wanted(of)
+        if self.joiner.policy.negative_after_s is None:
+            return self.joiner.wanted_due(np.empty(0))
+        p, time = of.predictions, EventTime()
+        if self.seen is not None:
+            p = p.take(np.flatnonzero(self.seen.absent(p, of.offsets)))
+        time.restore(self.time.snapshot())
+        return self.joiner.wanted_due(time.advance(p.ts, self._senders(p)))
+
+    def _senders(self, p: PredictionBatch) -> Sequence[str]:
+        """Who says what time it is."""
+        return p.event_id if self.task.key == "*" else p.entity_id
+
+    def lend(self, rows: IntVector, logged: Scored) -> None:
+        """Bring such rows, ascending, for the next call; what is missing of them is lost, and counted."""
+        self.joiner.lend(rows, logged.predictions, logged.masks, logged.entities)
+
+    def _new(self, scored: Scored) -> Scored:
+        """What did not come before."""
+        if self.seen is None:
+            return scored
+        new = self.seen.keep(scored.predictions, scored.offsets)
+        if new.all():
+            return scored
+        self.counts.repeats += int(np.count_nonzero(~new))
+        return scored.take(np.flatnonzero(new))
+
+    def _explain(self, scored: Scored, at: IntVector) -> list[list[Reason]]:
+        """Reasons of rows that alert: what each feature added to the log-odds, in words."""
+        x, versions = scored.predictions.features[at], scored.predictions.model_version[at]
+        added = self._full.handed_on(x, self._contributions(x, versions))
+        return self._writer.write(x, added, self.typical.values())
+
+    def _learn(self, joined: Joined, out: LabelOutput) -> None:
+        """Feed what became known: metrics first (with the score given then), features, thresholds, then examples."""
+        e, known = joined.examples, joined.label_ts_known
+        if len(e):
+            self.counts.labelled += len(e)
+            self.evaluation.update(e, joined.extra[:, 0], self.joiner.watermark)
+            out.updates = self._updates(e, joined)
+            self.threshold.update_labels(e.score, e.y, e.weight, e.correction)
+            if self.rate_drift is not None:
+                out.detections += self.rate_drift.update(known, e.y.astype(np.float64)[:, None])
+            learned = self._sampler.sample(e)
+            out.examples += [learned] if len(learned) else []
+        if len(e) or out.detections:
+            now = max(self.joiner.watermark, float(known.max()) if len(e) else -np.inf)
+            out.requests += self._trigger.update(now, len(e), out.detections)
+
+    def _updates(self, e: ExampleBatch, joined: Joined) -> dict[str, UpdateBatch]:
+        """What labels feed; a correction moves one label to the other side."""
+        if not self._feeds:
+            return {}
+        y = np.where(e.correction, np.where(e.y, 1.0, -1.0), e.y.astype(np.float64))
+        unit = np.where(e.correction, 0.0, 1.0)
+        ids = [f"{event_id}#{n}" for event_id, n in zip(e.event_id, e.n.tolist(), strict=True)]
+        out: dict[str, UpdateBatch] = {}
+        for feed in self._feeds:
+            entities = self._entities(feed, joined)
+            values = np.column_stack([y, unit, joined.extra[:, 1 + feed.first : 1 + feed.stop]])
+            batch = UpdateBatch(ids, [entity or "" for entity in entities], joined.label_ts_known, values)
+            if None in entities:
+                batch = batch.take(np.array([i for i, key in enumerate(entities) if key is not None], dtype=np.int64))
+            if len(batch):
+                out[feed.layout] = batch
+        return out
+
+    def _entities(self, feed: LabelFeed, joined: Joined) -> Sequence[str | None]:
+        if feed.key == "*":
+            return ["*"] * len(joined)
+        return joined.entity_id if feed.key == self.task.key else joined.entities[feed.key]
+
+    def snapshot(self) -> bytes:
+        """Everything it remembers but what can be read back, as MessagePack."""
+        return snapshot_parts(self.parts())
+
+    def capture(self) -> Callable[[], bytes]:
+        """Copy what it remembers; the call of what it returns makes a ``snapshot`` of that, in any thread."""
+        return capture_parts(self.parts())
+
+    def restore(self, state: bytes) -> list[Anew]:
+        """Replace the state by a ``snapshot`` of the task, perhaps as it was before it was tuned.
+
+        What does not fit any more begins anew, and is told. Raises ``StateError`` for what is no snapshot.
+        """
+        return restore_fitting(self.task.name, self.parts(), state, self.upgrade)
+
+    def upgrade(self, held: dict[str, bytes]) -> None:
+        """Make of the parts of a snapshot of before ADR 21 those of today: examples were counted apart then."""
+        if "joiner" in held and (numbers := held.pop("numbers", None)) is not None:
+            held["joiner"] = self.joiner.upgraded(held["joiner"], numbers)
+
+    def parts(self) -> dict[str, Stateful]:
+        """What it remembers, by name."""
+        parts: dict[str, Stateful | None] = {
+            "time": self.time,
+            "joiner": self.joiner,
+            "seen": self.seen,
+            "threshold": self.threshold,
+            "book": self.book,
+            "typical": self.typical,
+            "evaluation": self.evaluation,
+            "drift": self.drift,
+            "rate_drift": self.rate_drift,
+            "trigger": self._trigger,
+            "counts": self.counts,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def share_of(policy: ThresholdPolicy, share: float) -> ThresholdPolicy:
+    """The policy of one lane among several: an alerts-per-day budget is split, other thresholds need no splitting.
+
+    >>> share_of(BudgetThreshold(alerts_per_day=20), 0.25).alerts_per_day
+    5.0
+    """
+    if share == 1.0:
+        return policy
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"share is {share}; it must be in (0, 1], such as 1 / lanes")
+    if isinstance(policy, BudgetThreshold):
+        return policy.model_copy(update={"alerts_per_day": policy.alerts_per_day * share})
+    if isinstance(policy, PrecisionThreshold) and policy.fallback is not None:
+        return policy.model_copy(update={"fallback": share_of(policy.fallback, share)})
+    return policy

@@ -1,0 +1,124 @@
+"""One task from events and labels to scores, alerts, examples and requests, in one process.
+
+It is the two stages a distributed host runs apart, ``online.stages.scoring`` and ``online.stages.labelling``, joined by
+function calls: what labelling has to say to models and to rows of features is done at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from online.batch import EventBatch, ExampleBatch, FloatVector, LabelBatch, PredictionBatch
+from online.decisions.alert_state import AlertState
+from online.drift.detection import Detection
+from online.features.store import FeatureStore
+from online.stages.labelling import LabellingStage, LabelOutput
+from online.stages.retrain_policy import RetrainAsked
+from online.stages.scoring import ScoreOutput, ScoringStage
+from online.stages.stateful import ModelPart, Stateful, restore_parts, snapshot_parts
+from online.task.full_spec import FullScorer
+from online.task.spec import TaskSpec
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """What one call made; every list is in the order in which things happened."""
+
+    predictions: PredictionBatch | None = None
+    thresholds: FloatVector | None = None
+    """``(n,)`` in force at each prediction; infinite while nothing was to alert."""
+    alerts: list[AlertState] = field(default_factory=list)
+    examples: list[ExampleBatch] = field(default_factory=list)
+    """What the model learned, in its order: the records of the ``examples`` topic."""
+    detections: list[Detection] = field(default_factory=list)
+    requests: list[RetrainAsked] = field(default_factory=list)
+
+
+class TaskPipeline:
+    """The running form of a ``TaskSpec`` where one process has everything.
+
+    Parameters
+    ----------
+    task : what to do.
+    store : where entity rows live; tables are named ``<task>.<layout>``.
+    full : the full model of a task with ``[full]``; its columns are 0 without.
+    """
+
+    def __init__(self, task: TaskSpec, store: FeatureStore, full: FullScorer | None = None) -> None:
+        self.task = task
+        self.scoring = ScoringStage(task, store, full=full)
+        self.columns, self.engine, self.features = self.scoring.columns, self.scoring.engine, self.scoring.features
+        self.model, self.timers = self.scoring.model, self.scoring.timers
+        shape, learner = self.scoring.shape, self.model.learner
+        self.labelling = LabellingStage(
+            task, shape.features, shape.masks, shape.secondary, lambda x, _: learner.contributions(x), dedupe=False
+        )
+        self.joiner, self.threshold, self.book = self.labelling.joiner, self.labelling.threshold, self.labelling.book
+        self.evaluation = self.labelling.evaluation
+        self._typical, self._drift = self.labelling.typical, self.labelling.drift
+
+    @property
+    def scored(self) -> int:
+        """Predictions since the start."""
+        return self.labelling.counts.scored
+
+    @property
+    def labelled(self) -> int:
+        """Examples since the start, those not sampled among them."""
+        return self.labelling.counts.labelled
+
+    def events(self, batch: EventBatch) -> StepOutput:
+        """Score events in arrival order, after whatever timers they make due."""
+        return self._label(self.scoring.events(batch))
+
+    def advance(self, now: float) -> StepOutput:
+        """Let event time move to ``now`` without an event: timers fire, quiet alerts resolve."""
+        out = self._label(self.scoring.advance(now))
+        self._take(self.labelling.advance(now), out)
+        return out
+
+    def labels(self, labels: LabelBatch) -> StepOutput:
+        """Take in labels in the order in which they became known."""
+        out = StepOutput()
+        self._take(self.labelling.labels(labels), out)
+        return out
+
+    def resolve(self, alert_id: str, ts: float, verdict: Literal["confirmed", "false_alarm"]) -> StepOutput:
+        """A person closes an alert."""
+        out = StepOutput()
+        self._take(self.labelling.resolve(alert_id, ts, verdict), out)
+        return out
+
+    def _label(self, scored: ScoreOutput) -> StepOutput:
+        out = StepOutput()
+        if scored.scored is not None:
+            labelled = self.labelling.scored(scored.scored)
+            out.predictions, out.thresholds = scored.scored.predictions, labelled.thresholds
+            self._take(labelled, out)
+        if scored.timer_labels is not None:
+            self._take(self.labelling.labels(scored.timer_labels, scored.known_at), out)
+        return out
+
+    def _take(self, made: LabelOutput, out: StepOutput) -> None:
+        """Do what labelling asks for, and add the rest to the output."""
+        for layout, updates in made.updates.items():
+            self.engine.apply(layout, updates)
+        for examples in made.examples:
+            self.model.learn(examples)
+        out.alerts += made.alerts
+        out.examples += made.examples
+        out.detections += made.detections
+        out.requests += made.requests
+
+    def snapshot(self) -> bytes:
+        """Everything but the store's rows, as MessagePack."""
+        return snapshot_parts(self._parts())
+
+    def restore(self, state: bytes) -> None:
+        """Replace the state by a ``snapshot`` of the same task; raises ``StateError`` where it does not fit."""
+        restore_parts(self.task.name, self._parts(), state, self.labelling.upgrade)
+
+    def _parts(self) -> dict[str, Stateful]:
+        parts: dict[str, Stateful] = {**self.labelling.parts(), "model": ModelPart(self.model)}
+        return parts if self.timers is None else {**parts, "timers": self.timers}

@@ -1,0 +1,1 @@
+"""The task file, and what follows from it before any event."""

@@ -1,0 +1,200 @@
+"""What a task says of its full model, and the port by which scoring asks one.
+
+A full model is trained in the background and served beside the online model: its logit is one more input of the online
+model, which so keeps adapting it between two trainings (design decisions 9 to 12). Its columns are logged with every
+prediction, hence learned from, explained and replayed like any other feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Literal, Protocol
+
+import numpy as np
+from pydantic import Field
+
+from online.batch import BoolVector, FloatMatrix, FloatVector
+from online.codec.columns import no_column
+from online.codec.wire import FEATURE_MAX
+from online.durations import Seconds
+from online.features.store import FeatureStore
+from online.frozen import Frozen
+
+
+class TrainingSpec(Frozen):
+    """When the full model of a task is trained anew, and what it must show before it serves."""
+
+    candidates: tuple[Literal["encoder", "trees"], ...] = ("encoder", "trees")
+    """What is trained; with both, their blend is a third candidate, and the best on the newest labels is proposed."""
+    schedule: str | None = None
+    """Cron expression in UTC, such as ``0 3 * * 1``; drift, label volume and ``weir retrain`` ask as well."""
+    window: Seconds = 90 * 86_400.0
+    """How much history is learned from."""
+    validation: Seconds = 7 * 86_400.0
+    """The newest part of the labelled history, kept for early stopping and for the gate."""
+    min_labels: int = Field(default=500, ge=20)
+    """Known labels without which there is no training."""
+    min_positives: int = Field(default=30, ge=5)
+    metric: Literal["average_precision", "roc_auc"] = "average_precision"
+    confidence: float = Field(default=0.9, gt=0.5, lt=1)
+    """Of the bootstrap interval by which a candidate must not be worse than the champion."""
+    shadow_examples: int = Field(default=300, ge=20)
+    """Labelled examples that a candidate is shadowed for before it serves, and that the champion it replaced shadows it
+    for before it is let go."""
+    encoder: dict[str, float | str | bool] = Field(default_factory=dict)
+    """Settings of the encoder other than the defaults (``models.training.EncoderSettings``), such as those that
+    ``weir tune --out`` found; its width is the task's ``state``."""
+    seed: int = 1
+
+
+class FullSpec(Frozen):
+    """The full model of a task: ``[full]`` of a task file."""
+
+    inputs: tuple[str, ...] = ()
+    """Further columns it sees beside the online model's inputs, names or globs; logged, missing values as 0."""
+    state: int = Field(default=64, ge=0, le=1024)
+    """Floats a model may carry for each entity; 0 for models without memory."""
+    history: int = Field(default=16, ge=0, le=256)
+    """Newest inputs kept for each entity, from which a new model rebuilds its state."""
+    embedding: int = Field(default=0, ge=0, le=64)
+    """Coordinates of the entity's embedding that the online model sees beside the logit."""
+    reasons: int = Field(default=0, ge=0, le=8)
+    """Inputs named behind a high logit, which alerts then tell in its place; 0 leaves it at the logit. Two columns each
+    are logged, so changing it makes what was logged before useless, as changing inputs does."""
+    ttl: Seconds = 30 * 86_400.0
+    """How long the state of a silent entity is kept."""
+    remote: bool = False
+    """Whether ``weir inference`` workers run it instead of the scoring worker."""
+    deadline: Seconds = 0.25
+    """How long a decision waits for a remote answer, before it is made on the online model alone."""
+    training: TrainingSpec = TrainingSpec()
+
+
+SEEN: tuple[str, ...] = ("full.logit", "full.known")
+"""Columns the online model sees, before ``full.e0`` and so on; both 0 without a full model, else ``known`` is 1."""
+LOGGED: tuple[str, ...] = ("full.version", "full.provider", "full.shadow_logit", "full.shadow_version")
+"""Columns that are only logged. Versions are the registry's, 0 for none; ``provider`` is 0 for none, 1 CPU, 2 CUDA.
+Behind them, by ``FullSpec.reasons``, ``full.why0``, ``full.part0`` and so on: an input that raised the logit (its
+number among the full model's inputs, from 1 on; 0 for none), and its part of all that raised it."""
+
+
+class FullScorer(Protocol):
+    """The full model of one task, as the scoring stage uses it.
+
+    Between two calls it may have become another version (a hot swap); within one it is the same.
+    """
+
+    width: int
+    """Columns it returns: as many as ``columns`` names, in that order."""
+    row_bytes: int
+    """Of the state it keeps for an entity in the store; 0 for none."""
+    schema: int
+
+    def score(
+        self, table: str, store: FeatureStore, keys: Sequence[str], ts: FloatVector, x: FloatMatrix
+    ) -> FloatMatrix:
+        """Take in ``n`` rows in order and return ``(n, width)``.
+
+        Parameters
+        ----------
+        table, store : where the state of the entities is loaded from and saved to.
+        keys : ``(n,)`` the entity of each row.
+        ts : ``(n,)`` event time, epoch seconds.
+        x : ``(n, D)`` the online model's inputs, then the further ones.
+        """
+        ...
+
+
+def columns(spec: FullSpec) -> tuple[str, ...]:
+    """Names of what a ``FullScorer`` returns.
+
+    >>> columns(FullSpec(embedding=1))[:3]
+    ('full.logit', 'full.known', 'full.e0')
+    """
+    why = (f"full.{name}{k}" for k in range(spec.reasons) for name in ("why", "part"))
+    return (*SEEN, *(f"full.e{k}" for k in range(spec.embedding)), *LOGGED, *why)
+
+
+def seen_width(features: Sequence[str]) -> int:
+    """How many of a task's columns the online model sees; all of them where the task has no full model.
+
+    >>> seen_width(("amount", *columns(FullSpec(embedding=1))))
+    4
+    """
+    if SEEN[-1] not in features:
+        return len(features)
+    width = list(features).index(SEEN[-1]) + 1
+    embedding = 0
+    while width + embedding < len(features) and features[width + embedding] == f"full.e{embedding}":
+        embedding += 1
+    return width + embedding
+
+
+def features_of(spec: FullSpec, inputs: Sequence[str], further: Sequence[str]) -> tuple[str, ...]:
+    """All columns of a prediction: what the online model sees, then what is only logged.
+
+    Parameters
+    ----------
+    inputs : the online model's own.
+    further : what ``spec.inputs`` names beside them.
+    """
+    made, split = columns(spec), len(SEEN) + spec.embedding
+    return (*inputs, *made[:split], *further, *made[split:])
+
+
+def further_inputs(spec: FullSpec, inputs: Sequence[str], pool: Sequence[str], named: Sequence[str]) -> tuple[str, ...]:
+    """Names of what the full model sees beside the online model's ``inputs``, in the order of ``spec.inputs``.
+
+    Parameters
+    ----------
+    pool : columns that globs choose among.
+    named : further columns, which are chosen by their names only.
+
+    Raises
+    ------
+    TaskError : a pattern that matches no column.
+
+    Examples
+    --------
+    >>> further_inputs(FullSpec(inputs=("user.*", "hour")), ("user.a",), ("user.a", "user.b"), ("hour", "night"))
+    ('user.b', 'hour')
+    """
+    chosen: dict[str, None] = {}
+    for pattern in spec.inputs:
+        hits = [name for name in (pool if "*" in pattern else (*pool, *named)) if fnmatchcase(name, pattern)]
+        if not hits:
+            raise no_column("[full] inputs", pattern, (*pool, *named))
+        chosen |= dict.fromkeys(name for name in hits if name not in inputs)
+    return tuple(chosen)
+
+
+def full_matrix(x: FloatMatrix, further: Sequence[FloatVector]) -> FloatMatrix:
+    """What a full model is given: the online model's inputs ``(n, F)``, then further columns, missing values as 0."""
+    out = np.empty((len(x), x.shape[1] + len(further)))
+    out[:, : x.shape[1]] = x
+    for k, column in enumerate(further, start=x.shape[1]):
+        out[:, k] = column
+        np.copyto(out[:, k], 0.0, where=~np.isfinite(out[:, k]))
+    return out
+
+
+def logged_matrix(spec: FullSpec, full_x: FloatMatrix, made: FloatMatrix, inputs: int) -> FloatMatrix:
+    """The columns of ``features_of`` from what a full model was given ``(n, D)`` and what it said ``(n, width)``."""
+    split = len(SEEN) + spec.embedding
+    return np.concatenate([full_x[:, :inputs], made[:, :split], full_x[:, inputs:], made[:, split:]], axis=1)
+
+
+def none(n: int, width: int) -> FloatMatrix:
+    """The columns of ``n`` rows where there is no full model."""
+    return np.zeros((n, width))
+
+
+def usable(made: FloatMatrix) -> FloatMatrix:
+    """What a full model said ``(n, width)``; where it is no number that a record can carry, as if there were no model.
+
+    >>> usable(np.array([[1.5, 1.0], [np.nan, 1.0], [1e30, 1.0]])).tolist()
+    [[1.5, 1.0], [0.0, 0.0], [0.0, 0.0]]
+    """
+    odd: BoolVector = np.asarray(~(np.abs(made) <= FEATURE_MAX).all(axis=1))  # NaN is not within any bound
+    return np.where(odd[:, None], 0.0, made) if odd.any() else made

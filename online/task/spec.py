@@ -1,0 +1,251 @@
+"""A task: everything one prediction problem declares, as it is written in a TOML file.
+
+The models here know shapes, defaults and limits; ``online.stages.pipeline`` turns a task into running stages.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from online.codec.wire import FEATURE_MAX, NEGATIVE_RATE_MIN, Word
+from online.decisions.alerts import AlertPolicy
+from online.decisions.reasons import ReasonPolicy
+from online.decisions.threshold import BudgetThreshold, ThresholdPolicy
+from online.drift.drift_policy import DriftPolicy
+from online.durations import Seconds, format_duration, parse_duration
+from online.errors import TaskError
+from online.features.spec import Entity, Formula, Name
+from online.frozen import Frozen
+from online.labels.join_policy import JoinPolicy
+from online.labels.silence import SilencePolicy
+from online.learners.factory import LearnerSpec
+from online.mistakes import did_you_mean, mistakes, sentence, told
+from online.task.full_spec import FullSpec
+from online.toml_text import parse_toml
+
+STREAM_KEYS: dict[str, str] = {"user-events": "user_id", "device-events": "device_id"}
+"""The wire column that each stream of events is partitioned by."""
+
+
+class LabelSpec(Frozen):
+    """How labels reach predictions, and which of them the model learns."""
+
+    join: JoinPolicy = JoinPolicy()
+    silence: SilencePolicy | None = None
+    """Scores on a timer after an entity's first event, and labels from what follows it (churn)."""
+    negative_rate: float = Field(default=1.0, ge=NEGATIVE_RATE_MIN, le=1)
+    """Share of negatives that become examples; each counts for 1 / rate, so probabilities stay calibrated."""
+
+
+class MetricSpec(Frozen):
+    """Which slices of prequential metrics a task keeps."""
+
+    rolling: int = Field(default=2_000, ge=10)
+    """Examples in the rolling window."""
+    fading: int = Field(default=1_000, ge=1)
+    """Examples after which one counts half in the fading metrics."""
+    every: Seconds = 86_400.0
+    """Interval of the report's time series, in event time."""
+
+
+class RetrainPolicy(Frozen):
+    """When a task asks for a new full model by itself."""
+
+    on_drift: bool = True
+    after_labels: int | None = Field(default=None, ge=1)
+    """Ask after this many examples since the last request."""
+    cooldown: Seconds = 86_400.0
+
+
+class SourceSpec(Frozen):
+    """How rows of a file become wire events and labels, for ``weir backtest``."""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Wire field (or property / metric name) to file column."""
+    constants: dict[str, str] = Field(default_factory=dict)
+    """Wire fields every row shares, such as ``type = "purchase"``."""
+    time: str | None = None
+    """Column of event time; without it rows are ``row_interval`` apart."""
+    time_format: str = "auto"
+    """``auto``, ``iso``, ``unix``, ``unix_ms``, ``unix_us``, ``unix_ns``, or a pattern such as ``%d.%m.%Y %H:%M``."""
+    time_zone: str = "UTC"
+    """Of times that have no offset, such as ``Europe/Berlin``."""
+    separator: str | None = Field(default=None, min_length=1, max_length=1)
+    """Between the columns of a CSV; found by itself when left out."""
+    decimal_mark: Literal["auto", ".", ","] = "auto"
+    """``auto`` decides over the values of each column."""
+    missing: tuple[str, ...] | None = None
+    """Words that mean missing, in place of the usual ones; case and blanks do not matter."""
+    row_interval: Seconds = 60.0
+    order: Literal["time", "arrival"] = "time"
+    """``arrival`` keeps each entity's rows in file order even where their times step back a little."""
+    start: float = 1_500_000_000.0
+    """Event time of the first row when there is no time column, epoch seconds."""
+    event_id: str | None = None
+    """Column of the event id; without it rows are numbered."""
+    label: str | None = None
+    positive: tuple[str, ...] = ()
+    """Label values that mean 1, such as ``fraud``: all others are 0 where ``negative`` is empty. Without both lists
+    1/0, true/false, yes/no and their like are understood."""
+    negative: tuple[str, ...] = ()
+    """Label values that mean 0."""
+    unlabelled: tuple[str, ...] = ()
+    """Label values that mean that the label is not known, beside those for missing."""
+    label_delay: Seconds = 0.0
+    """Event time after which a row's label becomes known; never earlier, in any mode."""
+    batch_size: int = Field(default=512, ge=1, le=65_536)
+    """Rows scored together; a label that falls due inside a batch is seen by the next one."""
+
+    @field_validator("positive", "negative", "unlabelled", "missing", mode="before")
+    @classmethod
+    def _as_words(cls, value: object) -> object:
+        return [v if isinstance(v, str) else str(v) for v in value] if isinstance(value, list | tuple) else value
+
+    @field_validator("time_format")
+    @classmethod
+    def _known_format(cls, value: str) -> str:
+        names = ("auto", "iso", "unix", "unix_ms", "unix_us", "unix_ns")
+        if value not in names and "%" not in value:
+            raise ValueError(f"got {value!r}; give {', '.join(names)}, or a pattern: %d.%m.%Y %H:%M")
+        return value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"{value!r} is no time zone; give a name such as 'Europe/Berlin'") from None
+        return value
+
+    @model_validator(mode="after")
+    def _words_differ(self) -> SourceSpec:
+        if both := sorted({*self.positive} & {*self.negative}):
+            raise ValueError(f"positive and negative both list {', '.join(map(repr, both))}")
+        return self
+
+
+class TaskSpec(Frozen):
+    """One prediction problem.
+
+    >>> spec = TaskSpec.from_toml('''
+    ... name = "fraud"
+    ... entity = "user"
+    ... [[entities]]
+    ... name = "user"
+    ... key = "user_id"
+    ... [[entities.aggregates]]
+    ... name = "amount"
+    ... value = "amount"
+    ... ops = ["count", "mean"]
+    ... windows = ["1d", "7d"]
+    ... [model]
+    ... kind = "logistic"
+    ... ''')
+    >>> spec.entities[0].aggregates[0].windows
+    (86400.0, 604800.0)
+    """
+
+    name: Name
+    description: str = ""
+    stream: Literal["user-events", "device-events"] = "user-events"
+    types: tuple[Word, ...] = ()
+    """Event types the task sees; empty for all."""
+    entity: Name
+    """The entity that scores and alerts are about."""
+    utc_offset: Seconds = Field(default=0.0, ge=-50_400.0, le=50_400.0)
+    numbers: tuple[str, ...] = ()
+    """Numeric raw columns the model may see as inputs (others are found in expressions)."""
+    ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """By numeric raw column, the least and the largest value that can be true; others are missing."""
+    missing: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """By numeric raw column, the values that stand for "no reading"; a list at the top, or ``"*"``, is for all."""
+    values: dict[Name, Formula] = Field(default_factory=dict)
+    entities: tuple[Entity, ...] = Field(min_length=1)
+    inputs: tuple[str, ...] = ("*",)
+    indicators: bool = True
+    model: LearnerSpec
+    labels: LabelSpec = LabelSpec()
+    threshold: ThresholdPolicy = BudgetThreshold(alerts_per_day=20)
+    alerting: bool = True
+    """Whether scores over the threshold open alerts."""
+    alerts: AlertPolicy = AlertPolicy()
+    reasons: ReasonPolicy = ReasonPolicy()
+    wording: dict[str, str] = Field(default_factory=dict)
+    """Feature name (or glob) to a sentence for alert reasons, with {value}, {typical} and {entity}."""
+    drift: DriftPolicy | None = DriftPolicy()
+    """``drift = false`` watches for none."""
+    watch: tuple[str, ...] = ()
+    """Columns watched for drift beside the score and the label rate; empty for the numeric raw columns."""
+    retrain: RetrainPolicy = RetrainPolicy()
+    metrics: MetricSpec = MetricSpec()
+    full: FullSpec | None = None
+    """The model that is trained in the background and served beside the online one; none without ``[full]``."""
+    source: SourceSpec | None = None
+
+    @field_validator("utc_offset", mode="before")
+    @classmethod
+    def _signed(cls, value: object) -> object:
+        return -parse_duration(value[1:]) if isinstance(value, str) and value.startswith("-") else value
+
+    @field_validator("missing", mode="before")
+    @classmethod
+    def _for_all(cls, value: object) -> object:
+        return {"*": value} if isinstance(value, list | tuple) else value
+
+    @field_validator("drift", "full", mode="before")
+    @classmethod
+    def _switched_off(cls, value: object) -> object:
+        return None if value is False else value  # TOML has no null
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskSpec:
+        names = [e.name for e in self.entities]
+        if self.entity not in names:
+            raise ValueError(
+                f"entity = {self.entity!r} is not among the [[entities]]; {did_you_mean(self.entity, names)}"
+            )
+        if len(set(names)) != len(names):
+            raise ValueError(f"an entity is declared twice ({', '.join(names)}); put all of one under one [[entities]]")
+        if self.full is not None and "full" in names:
+            raise ValueError("an entity is named 'full', as the columns of [full] are; give it another name")
+        for name, (low, high) in self.ranges.items():
+            if not -FEATURE_MAX <= low < high <= FEATURE_MAX:
+                raise ValueError(f"ranges: {name} = [{low:g}, {high:g}]; give two numbers, the smaller one first")
+        self._check_labels_in_time()
+        return self
+
+    def _check_labels_in_time(self) -> None:
+        """A label that comes after its prediction was let go teaches nothing."""
+        keep_s, waits = self.labels.join.keep_s, dict[str, float]()
+        if self.source is not None:
+            waits["source.label_delay"] = self.source.label_delay
+        if (silence := self.labels.silence) is not None:
+            waits["labels.silence.horizon_s and lateness_s"] = silence.horizon_s + silence.lateness_s
+        for name, wait in waits.items():
+            if wait > keep_s:
+                raise ValueError(
+                    f"{name} make {format_duration(wait)}, but predictions wait for labels only "
+                    f"labels.join.keep_s = {format_duration(keep_s)}; raise keep_s"
+                )
+
+    @property
+    def key(self) -> str:
+        """The wire column that names the entity scores are about."""
+        return next(e.key for e in self.entities if e.name == self.entity)
+
+    @classmethod
+    def from_toml(cls, text: str, where: str = "task") -> TaskSpec:
+        """Read a task; raises ``TaskError`` with every wrong key by its path."""
+        try:
+            document = parse_toml(text, where)
+        except ValueError as exc:
+            raise TaskError(str(exc)) from None
+        try:
+            return cls.model_validate(document)
+        except ValidationError as exc:
+            found = [sentence(each, document) for each in mistakes(cls, exc, document)]
+            raise TaskError(told(where, found)) from exc
