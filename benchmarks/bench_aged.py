@@ -34,8 +34,8 @@ from benchmarks.scrape import samples
 from benchmarks.servers import start_broker, start_redis
 from online.intake_policy import IntakePolicy
 from online.stages.admission import Intake
-from streams import topics
-from streams.log import Record
+from streams.config import topics
+from streams.records import Record
 from streams.stores.link import RedisLink
 from streams.stores.redis import LaneStore
 from streams.worker.journal import ids_entry

@@ -28,10 +28,11 @@ from online.codec.wire import Label, UserEvent
 from online.features.engine import FeatureEngine
 from online.features.plan import build_plan
 from online.task.spec import TaskSpec
-from streams import topics
-from streams.host import embedded as host_module
-from streams.host.embedded import EmbeddedHost
-from streams.log import EmbeddedLog, Record
+from streams.config import topics
+from streams.embedded import embedded_host as host_module
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
+from streams.records import Record
 from streams.stores.memory import MemoryFeatureStore
 
 DAY = 86_400.0

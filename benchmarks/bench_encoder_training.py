@@ -40,7 +40,7 @@ from online.batch import LabelBatch
 from online.stages.pipeline import TaskPipeline
 from streams.sources import FileSource, SourceBatch
 from streams.stores.memory import MemoryFeatureStore
-from streams.taskfiles import load_task
+from streams.task_files import load_task
 
 DAY = 86_400.0
 DELAY = 7 * DAY

@@ -37,8 +37,8 @@ if __name__ == "__main__":
 from benchmarks.arrivals import Arrivals
 from benchmarks.scrape import samples
 from benchmarks.servers import start_broker, start_redis
-from streams import topics
-from streams.log import Record
+from streams.config import topics
+from streams.records import Record
 from streams.torture.supervisor import Supervisor
 from streams.transport.producer import BatchProducer
 from streams.transport.settings import TransportSettings

@@ -33,7 +33,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.bench_transport import VALUE_BYTES
-from streams.log import Record
+from streams.records import Record
 from streams.transport.columns import Columns
 from streams.transport.encode import encoded_batches
 from tests.integration.kafka_broker import find_broker

@@ -29,7 +29,7 @@ from rich.table import Table
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from streams.log import Record
+from streams.records import Record
 from streams.transport.app import BatchApp
 from streams.transport.producer import BatchProducer
 from streams.transport.settings import TransportSettings

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.full_replay import DAY_S, Replay, Trained
 from models.types import FloatVector
-from streams.taskfiles import load_task
+from streams.task_files import load_task
 
 HERE = Path(__file__).resolve().parent
 DATA = Path("data/fraud_handbook/transactions_raw_2018-04-01_2018-09-04.parquet")

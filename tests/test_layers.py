@@ -90,7 +90,7 @@ def test_the_core_has_no_clock_no_unseeded_randomness_and_no_files(path: Path) -
 
 @pytest.mark.parametrize(
     ("layer", "source"),
-    [("online", "import time"), ("online", "from streams.log import EmbeddedLog"), ("online", "import redis.asyncio"),
+    [("online", "import time"), ("online", "from streams.embedded.embedded_log import EmbeddedLog"), ("online", "import redis.asyncio"),
      ("models", "from online.stages.pipeline import TaskPipeline"), ("models", "import streams")],
 )  # fmt: skip
 def test_the_import_rule_can_fail(layer: str, source: str) -> None:
@@ -154,5 +154,5 @@ def test_no_module_seeds_what_others_share() -> None:
 @pytest.mark.parametrize("name", ["faust", "torch", "onnxruntime", "redis"])
 def test_the_core_and_the_embedded_host_need_no_heavy_package(name: str) -> None:
     """Nothing on the way of ``weir backtest`` imports what the embedded host does not use."""
-    wanted = {p for layer in ("online", "streams/host", "streams/log") for p in (ROOT / layer).rglob("*.py")}
+    wanted = {p for layer in ("online", "streams/embedded", "streams/embedded") for p in (ROOT / layer).rglob("*.py")}
     assert not [p for p in wanted if name in {n.split(".")[0] for n in imported(ast.parse(p.read_text()), str(p))}]

@@ -13,12 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from streams import topics
 from streams.admin import cluster
 from streams.admin.clients import admin_client
 from streams.admin.specs import wanted_topics
 from streams.cli.main import run
-from streams.settings import load_settings
+from streams.config import topics
+from streams.config.settings import load_settings
 
 TASK = Path(__file__).resolve().parent / "fraud.toml"
 PARTITIONS = 4  # of the topics that workload.py makes

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from streams import topics as t
 from streams.admin.rights import PRINCIPALS, Principal
+from streams.config import topics as t
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,8 @@ class FullRunner:
 
     def score(self, table: str, store: RowStore, keys: Sequence[str], ts: FloatVector, x: FloatMatrix) -> FloatMatrix:
         """See ``online.task.full_spec.FullScorer``: ``x (n, D)`` in order to ``(n, width)``, states taken on in the
-        store."""
+        store.
+        """
         pair, out = self.slots.pair, np.zeros((len(keys), self.width))
         if not len(keys):
             return out

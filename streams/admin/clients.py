@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from streams.errors import BrokerError, UsageError
 
 if TYPE_CHECKING:
-    from streams.settings import KafkaSettings
+    from streams.config.settings import KafkaSettings
 
 MAX_RECORD_BYTES: Final = 2 * 1_048_576
 _WHY = re.compile(r"(?:Bootstrap connection to \S+ failed|Connection lost|Connection failed): (?:\w+Error: )?(.*)")

@@ -13,7 +13,7 @@ from streams.admin.specs import ActualTopic, Difference, TopicSpec
 from streams.errors import BrokerError
 
 if TYPE_CHECKING:
-    from streams.settings import KafkaSettings
+    from streams.config.settings import KafkaSettings
     from streams.stores.identity import TopicIdentity
 
 DEFAULT_RECORD_BYTES: Final = 1_048_588

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
 
-from streams import topics
 from streams.admin.reading import Start, read_one, read_present
 from streams.admin.records import key_of, parse
+from streams.config import topics
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
     from online.codec.wire import DeadLetter
-    from streams.settings import TopicSettings
+    from streams.config.settings import TopicSettings
 
 Action = Literal["replayed", "dropped"]
 REPLAYED_FROM: Final = "weir-replayed-from"

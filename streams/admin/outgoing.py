@@ -21,8 +21,8 @@ import orjson
 from online.codec.wire import TS_MAX, TS_MIN, VERSION, parse_time
 from online.stages.pipeline import TaskPipeline
 from online.task.spec import TaskSpec
-from streams import topics
 from streams.admin.records import key_of, parse
+from streams.config import topics
 from streams.errors import UsageError
 from streams.sources import FileSource
 from streams.stores.memory import MemoryFeatureStore

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from streams import topics
+from streams.config import topics
 from streams.errors import UsageError
 from streams.text import printable
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from streams import topics as t
+from streams.config import topics as t
 
 if TYPE_CHECKING:
-    from streams.settings import Settings
+    from streams.config.settings import Settings
 
 Store = Literal["none", "read", "all"]
 """What a principal may do with keys that begin with the prefix of ``[redis]``."""

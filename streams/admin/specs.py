@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from online.durations import format_duration
-from streams import topics
+from streams.config import topics
+from streams.config.topics import DEFAULT_RECORD_BYTES, MIB
 from streams.errors import UsageError
-from streams.topics import DEFAULT_RECORD_BYTES, MIB
 
 if TYPE_CHECKING:
-    from streams.settings import TopicSettings
+    from streams.config.settings import TopicSettings
 
 HOUR_S: Final = 3600.0
 DAY_S: Final = 86_400.0

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from online.codec.limits import InputLimits
 from streams.admin.clients import kafka_module
-from streams.log import Refused
+from streams.records import Refused
 from streams.transport.batch import Slice
 from streams.transport.fetched import FetchedRecords, Unpacking
 

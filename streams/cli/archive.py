@@ -28,7 +28,7 @@ from streams.errors import UsageError
 
 if TYPE_CHECKING:
     from online.task.spec import TaskSpec
-    from streams.settings import Settings
+    from streams.config.settings import Settings
     from streams.training.archive import Archive, Archived
 
 

@@ -65,7 +65,7 @@ def backtest_command(
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
     from streams.backtest import run_backtest
-    from streams.taskfiles import load_task
+    from streams.task_files import load_task
 
     spec, console = load_task(task), notes()
     delay_s = None if label_delay is None else duration("--label-delay", label_delay)

@@ -17,7 +17,7 @@ from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, confi
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from streams.settings import Settings, TopicSettings
+    from streams.config.settings import Settings, TopicSettings
 
 dlq_app = typer.Typer(
     name="dlq", help="Dead letters: list, show, replay, drop.\n\nFor example: weir dlq list", no_args_is_help=True

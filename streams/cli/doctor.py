@@ -62,8 +62,8 @@ def doctor_command(
     """
     from rich.console import Console
 
+    from streams.config.settings import load_settings
     from streams.ops.live_checks import check_live
-    from streams.settings import load_settings
 
     checks = check_live(load_settings(config).worker) if live else run_checks(config=config)
     failed = sum(check.status == "FAIL" for check in checks)
@@ -119,9 +119,9 @@ def check_package(name: str, module: str = "", purpose: str = "") -> Check:
 
 def check_store(config: Path | None) -> list[Check]:
     """Redis as the settings name it; one that nobody named may be missing. And whether passwords go in clear."""
+    from streams.config.settings import RedisSettings, load_settings
     from streams.ops.link_checks import kafka_warnings
     from streams.ops.redis_checks import check_redis
-    from streams.settings import RedisSettings, load_settings
 
     try:
         settings = load_settings(config)

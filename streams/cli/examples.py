@@ -14,7 +14,6 @@ import msgspec
 import typer
 
 from online.errors import UNREADABLE
-from streams import topics
 from streams.admin.clients import producer
 from streams.cli.options import (
     BootstrapOption,
@@ -29,11 +28,12 @@ from streams.cli.options import (
 )
 from streams.cli.options import table as new_table
 from streams.cli.times import moment
+from streams.config import topics
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
     from online.stages.quarantine import Quarantine
-    from streams.settings import Settings
+    from streams.config.settings import Settings
 
 _SHOWN: Final = 20
 _LOOK_S: Final = 0.5
@@ -249,7 +249,7 @@ async def _stored(settings: Settings, file: Path, offset: int, timeout: float) -
     from streams.following.fold import ExampleFold
     from streams.following.snapshots import ModelSnapshots
     from streams.stores.link import opened
-    from streams.taskfiles import load_task
+    from streams.task_files import load_task
 
     try:
         async with opened(settings.redis) as link, asyncio.timeout(timeout):

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from streams import topics
 from streams.cli.options import (
     BootstrapOption,
     ConfigOption,
@@ -29,13 +28,14 @@ from streams.cli.options import (
     utc,
 )
 from streams.cli.times import duration, moment
+from streams.config import topics
 from streams.errors import UsageError, in_words
 
 if TYPE_CHECKING:
+    from streams.config.settings import Settings
     from streams.following.explain import Explanation
     from streams.following.fold import ExampleFold
     from streams.following.scores import LoggedScore, Search
-    from streams.settings import Settings
 
 _SHOWN: Final = 15
 _NEEDS: Final = (("aiokafka", "aiokafka"), ("faust", "faust-streaming"), ("redis", "redis"))
@@ -86,7 +86,7 @@ def explain_score_command(
 
         weir explain-score e-17342 --task fraud.toml --json | jq '.contributions[:3]'
     """  # fmt: skip
-    from streams.taskfiles import load_task
+    from streams.task_files import load_task
 
     if partition is not None and entity is not None:
         raise typer.BadParameter("--entity tells the partition: give one of --entity and --partition.")

@@ -34,9 +34,9 @@ from streams.errors import UsageError
 if TYPE_CHECKING:
     from online.features.engine import Table
     from online.task.spec import TaskSpec
+    from streams.config.settings import Settings
     from streams.ops.entityrows import TableRow, TaskRows
     from streams.ops.status import Progress as ProgressOf
-    from streams.settings import Settings
     from streams.stores.rows import StoredRow
 
 _HELP = "Feature rows in the store: get, rebuild.\n\nFor example: weir features get user-0007 --task fraud.toml"

@@ -29,7 +29,7 @@ from streams.ops.checks import Check
 
 if TYPE_CHECKING:
     from online.task.spec import TaskSpec
-    from streams.settings import Settings
+    from streams.config.settings import Settings
 
 
 def inference_command(

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams import topics
 from streams.admin.clients import producer
 from streams.cli.model_common import RegistryOption, TaskArgument, VersionArgument, number_of, open_registry, tasks_in
 from streams.cli.options import BootstrapOption, ConfigOption, notes, output, settings_of, table
+from streams.config import topics
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
     from models.registry.registry import Registry
     from models.registry.stages import Action, Stage, Stages
     from online.codec.wire import ModelUpdate
-    from streams.settings import Settings
+    from streams.config.settings import Settings
 
 _ACTIONS: dict[Stage, Action] = {"shadow": "shadow", "champion": "promote", "archived": "retire"}
 _TO: dict[Action, Stage] = {"shadow": "shadow", "retire": "archived"}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from online.task.spec import TaskSpec
-    from streams.settings import Settings
+    from streams.config.settings import Settings
 
 ConfigOption = Annotated[
     Path | None,
@@ -37,7 +37,7 @@ _PIPE_WIDTH = 200
 
 def settings_of(config: Path | None, bootstrap: str | None, given: Mapping[str, object] | None = None) -> Settings:
     """The settings that a command was given; ``given`` holds options by the path of the setting they replace."""
-    from streams.settings import load_settings
+    from streams.config.settings import load_settings
 
     return load_settings(config, bootstrap=bootstrap, given=given)
 
@@ -47,7 +47,7 @@ def tasks_of(paths: Sequence[Path], settings: Settings) -> list[TaskSpec]:
 
     Raises ``UsageError`` where there is none, or two have one name.
     """
-    from streams.taskfiles import load_task
+    from streams.task_files import load_task
 
     files = [file for path in (paths or settings.worker.tasks) for file in _files(path)]
     if not files:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from streams import topics
 from streams.admin.clients import consumer, kafka_module
 from streams.cli.options import (
     BootstrapOption,
@@ -29,10 +28,11 @@ from streams.cli.options import (
     utc,
 )
 from streams.cli.times import moment
+from streams.config import topics
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from streams.settings import Settings
+    from streams.config.settings import Settings
 
 _HELP: Final = """Partitions: list, pause, resume, seek, watermark.
 

@@ -19,7 +19,7 @@ from streams.text import printable
 
 if TYPE_CHECKING:
     from online.task.spec import TaskSpec
-    from streams.settings import Settings
+    from streams.config.settings import Settings
 
 TasksArgument = Annotated[
     list[Path] | None,

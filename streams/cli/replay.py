@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams import topics
 from streams.admin.clients import admin_client, producer
 from streams.admin.pace import Pace, PacePolicy
 from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bars, notes, settings_of, utc
 from streams.cli.signals import interruptible
+from streams.config import topics
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from streams.admin.delivery import Delivery
     from streams.admin.outgoing import Outgoing, OutgoingSource
-    from streams.settings import KafkaSettings, Settings, TopicSettings
+    from streams.config.settings import KafkaSettings, Settings, TopicSettings
 
 _REFRESH = 500
 """Records between two looks at the progress bar."""
@@ -99,7 +99,7 @@ def replay_command(
         weir replay old.jsonl --topic user-events --bootstrap kafka-1:9092
     """  # fmt: skip
     from streams.admin.outgoing import STDIN, LinesSource, TableSource
-    from streams.taskfiles import load_task
+    from streams.task_files import load_task
 
     if rate is not None and speed is not None:
         raise typer.BadParameter("--rate and --speed exclude each other: give one, or neither to go flat out.")

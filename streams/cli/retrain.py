@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from streams import topics
 from streams.admin.clients import producer
 from streams.cli.model_common import RegistryOption
 from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, output, settings_of
 from streams.cli.signals import interruptible
+from streams.config import topics
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
     from online.codec.wire import LongText, RetrainRequest
-    from streams.settings import Settings
+    from streams.config.settings import Settings
 
 _LOOK_S: Final = 0.5
 _TOO_SOON: Final = "refused, the last request is too recent (cooldown); give --force"

@@ -28,12 +28,12 @@ from streams.cli.options import (
     tasks_of,
     to_json,
 )
+from streams.config.topics import ALL
 from streams.errors import UsageError
 from streams.ops.checks import Check, checks_table
-from streams.topics import ALL
 
 if TYPE_CHECKING:
-    from streams.settings import Settings
+    from streams.config.settings import Settings
 
 _HELP = "Make, check and describe the topics of a deployment.\n\nFor example: weir topics create --dry-run"
 topics_app = typer.Typer(name="topics", help=_HELP, no_args_is_help=True)

@@ -18,7 +18,7 @@ from streams.cli.process import LogLevelOption, TasksArgument, WebOption, addres
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from streams.settings import Settings
+    from streams.config.settings import Settings
 
 
 def trainer_command(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from models.types import TrainingSet
     from online.task.full_spec import FullSpec
     from online.task.spec import TaskSpec
-    from streams.settings import Settings
+    from streams.config.settings import Settings
     from streams.training.builder import Logged
 
 
@@ -65,7 +65,7 @@ def tune_command(
 
         weir tune fraud.toml --archive archive --folds 3 --out best.json
     """
-    from streams.taskfiles import load_task
+    from streams.task_files import load_task
 
     spec = load_task(task)
     if spec.full is None:

@@ -34,7 +34,7 @@ from streams.ops.checks import Check
 
 if TYPE_CHECKING:
     from online.task.spec import TaskSpec
-    from streams.settings import Role, Settings
+    from streams.config.settings import Role, Settings
 
 WORKER: Final = (sys.executable, "-P", "-m", "streams.cli.main", "worker")
 """This command in a process of its own; ``-P``, or a folder ``models`` of the current directory would be ours."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import orjson
 
-from streams import topics
+from streams.config import topics
 from streams.demo.journal import MAIN_METRICS, Journal
 from streams.demo.scenario import Scenario
-from streams.host.embedded import EmbeddedHost
-from streams.log import EmbeddedLog
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.screen.snapshot import DemoSnapshot
 
 FILES = ("alerts.jsonl", "predictions-sample.jsonl", "drift.jsonl", "dead-letters.jsonl", "summary.json")

@@ -25,7 +25,7 @@ from online.task.full_spec import FullSpec
 from online.task.spec import TaskSpec
 from streams.demo.memory import ExampleMemory, Examples, LiveMetric
 from streams.demo.models import Marker, keep_until
-from streams.log import EmbeddedLog
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.trainer.embedded import EmbeddedTrainer
 from streams.trainer.files import Workshop
 from streams.trainer.journal import MemoryJournal

@@ -17,19 +17,20 @@ from typing import Self
 
 from online.stages.pipeline import StepOutput, TaskPipeline
 from online.task.spec import TaskSpec
+from streams.config.topics import INPUTS, MODEL_UPDATES
 from streams.demo.exports import export
 from streams.demo.journal import Journal, MetricHistories
 from streams.demo.measures import Measures
 from streams.demo.scenario import Scenario
 from streams.demo.snapshots import build_snapshot
 from streams.demo.story import stories
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.full.loading import full_models
 from streams.full.updates import update_record
-from streams.host.embedded import EmbeddedHost
-from streams.log import EmbeddedLog, Record
+from streams.records import Record
 from streams.screen.snapshot import DemoSnapshot
 from streams.simulate import RecordBlock, simulate
-from streams.topics import INPUTS, MODEL_UPDATES
 from streams.trainer.runner import Runner
 
 SHOW_EVERY_S = 0.25

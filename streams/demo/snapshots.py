@@ -8,7 +8,7 @@ from online.decisions.alert_state import SEVERITIES, AlertState
 from online.stages.pipeline import TaskPipeline
 from streams.demo.journal import MAIN_METRICS, Journal, MetricHistories
 from streams.demo.measures import Measures
-from streams.host.embedded import EmbeddedHost
+from streams.embedded.embedded_host import EmbeddedHost
 from streams.screen.snapshot import AlertRow, DemoSnapshot, FullRow, TaskRow
 
 _SHOWN = ("average_precision", "roc_auc", "precision", "recall", "f1", "log_loss")

@@ -11,7 +11,7 @@ from online.codec.wire import ModelUpdate
 from online.stages.pipeline import TaskPipeline
 from streams.demo.journal import Finding
 from streams.demo.retraining import Retraining
-from streams.log import EmbeddedLog
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.screen.snapshot import FullRow
 from streams.screen.words import event_time
 from streams.trainer.runner import Runner

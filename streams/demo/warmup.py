@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 
 from online.task.spec import TaskSpec
-from streams.host.embedded import EmbeddedHost
-from streams.log import EmbeddedLog, Record
+from streams.config.topics import INPUTS
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
+from streams.records import Record
 from streams.simulate import RecordBlock, SimulationConfig, simulate
-from streams.topics import INPUTS
 
 LEAST_EVENTS, MOST_EVENTS = 60_000, 1_200_000
 _SHARE, _MOST_SHARE = 0.45, 0.75

@@ -18,7 +18,7 @@ from online.batch import ExampleBatch, IntVector
 from online.codec.example_log import DecodedLog, decode_example_log
 from online.learners.timeline import ModelTimeline
 from online.stages.quarantine import between, find_quarantines
-from streams import topics
+from streams.config import topics
 from streams.errors import StateError, UsageError
 from streams.following.errors import FollowerBehind
 from streams.following.fold import ExampleFold

@@ -16,7 +16,7 @@ import msgspec
 from online.errors import UNREADABLE
 from streams.errors import UsageError
 from streams.following.follower import Progress
-from streams.log import Record
+from streams.records import Record
 from streams.transport.errors import RecordsDeleted
 from streams.transport.ranges import RangeReader
 

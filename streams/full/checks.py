@@ -8,12 +8,12 @@ from typing import Any, cast
 
 from online.errors import WeirError
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.config.settings import Settings
 from streams.full.following import UpdatesFollower
 from streams.full.loading import full_models, require_provider
 from streams.full.serving import FullModels
 from streams.ops.checks import Check
-from streams.settings import Settings
 
 
 def check_full(settings: Settings, tasks: Sequence[TaskSpec], *, remote: bool = False) -> list[Check]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from streams import topics
+from streams.config import topics
 from streams.errors import UsageError
 from streams.full.loads import BackgroundLoads
 from streams.full.serving import FullModels

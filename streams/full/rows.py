@@ -10,7 +10,7 @@ from models.serving.state_row import CHAMPION, SHADOW, StateLayout
 from online.features.engine import Table
 from online.task.spec import TaskSpec
 from online.task.task_shape import shape_of
-from streams import topics
+from streams.config import topics
 
 
 class FullRows:

@@ -15,7 +15,7 @@ from online.codec.accept import Reject, accept_records
 from online.codec.encode import encode_model
 from online.codec.hot_structs import UnknownFields
 from online.codec.wire import ModelUpdate
-from streams.log import Record
+from streams.records import Record
 
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 

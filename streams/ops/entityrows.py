@@ -20,7 +20,7 @@ from online.features.plan import WindowPass
 from online.task.column_plan import columns_of
 from online.task.spec import TaskSpec
 from online.task.task_shape import engine_of
-from streams import topics
+from streams.config import topics
 from streams.full.rows import FullRows
 from streams.stores.rows import StoredRow
 

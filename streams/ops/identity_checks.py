@@ -9,13 +9,13 @@ from typing import Any, Final
 import msgspec
 
 from online.task.spec import STREAM_KEYS
-from streams import topics
 from streams.admin.clients import admin_client, consumer
 from streams.admin.cluster import read_identities
 from streams.admin.reading import Start, read_present
+from streams.config import topics
+from streams.config.settings import Settings
 from streams.errors import ShellError, UsageError
 from streams.ops.checks import Check
-from streams.settings import Settings
 from streams.stores.identity import StoredIdentity, TopicIdentity, differences
 from streams.stores.link import opened
 from streams.transport.partition import PartitionerName, partitions_of_text

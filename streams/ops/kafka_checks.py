@@ -6,16 +6,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from streams import topics
 from streams.admin import cluster
 from streams.admin.clients import admin_client
 from streams.admin.specs import ActualTopic, Difference, compare, short_of_horizons, wanted_topics
+from streams.config import topics
 from streams.errors import BrokerError, UsageError
 from streams.ops.checks import Check
 
 if TYPE_CHECKING:
     from online.task.spec import TaskSpec
-    from streams.settings import Settings
+    from streams.config.settings import Settings
 
 log = logging.getLogger(__name__)
 

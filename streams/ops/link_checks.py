@@ -6,8 +6,8 @@ import ipaddress
 import logging
 from urllib.parse import parse_qs, urlsplit
 
+from streams.config.settings import KafkaSettings, RedisSettings, Settings
 from streams.ops.checks import Check
-from streams.settings import KafkaSettings, RedisSettings, Settings
 
 log = logging.getLogger(__name__)
 

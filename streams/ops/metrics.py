@@ -15,7 +15,7 @@ from streams.ops.instruments import Counter, Histogram
 from streams.ops.registry import Registry
 
 if TYPE_CHECKING:
-    from streams.log import RecordBatch
+    from streams.records import RecordBatch
 
 LaneKind = Literal["score", "side", "label", "inference"]
 LetterClass = Literal["late", "ahead", "oversized", "unreadable", "misplaced", "out of range", "invalid"]

@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from streams.config.settings import RedisSettings
 from streams.errors import UsageError
 from streams.ops.checks import Check
 from streams.ops.link_checks import redis_warnings
-from streams.settings import RedisSettings
 
 OLDEST: Final = (7, 0)
 HEADROOM: Final = 0.8

@@ -12,10 +12,10 @@ import numpy as np
 from online.stages.labelling import LabellingStage
 from online.task.spec import TaskSpec
 from online.task.task_shape import engine_of, shape_of
-from streams import topics
+from streams.config import topics
+from streams.config.settings import Settings
 from streams.errors import ShellError, StateError
 from streams.ops.checks import Check
-from streams.settings import Settings
 from streams.stores.identity import StoredIdentity
 from streams.stores.link import RedisLink, opened
 from streams.stores.memory import MemoryFeatureStore

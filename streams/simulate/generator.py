@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streams.config.topics import DEVICE_EVENTS, LABELS, USER_EVENTS
 from streams.simulate.activity import PURCHASE_SHARE, UserEvents, user_day
 from streams.simulate.config import DAY_S, TOPICS, SimulationConfig
 from streams.simulate.dirt import make_dirty
@@ -27,7 +28,6 @@ from streams.simulate.wire import (
     no_records,
     user_event_id,
 )
-from streams.topics import DEVICE_EVENTS, LABELS, USER_EVENTS
 
 Record = tuple[bytes, bytes, float]
 """Key, value and the event time at which the record can be read."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
-from streams import topics
+from streams.config import topics
 from streams.errors import StateError, UsageError
 from streams.stores.link import RedisLink
 from streams.stores.rows import Lane

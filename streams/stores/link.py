@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar
 
 from redis import exceptions as rx
 
+from streams.config.settings import RedisSettings
 from streams.ops.stall import LoopStall
-from streams.settings import RedisSettings
 from streams.stores.aof import parse_info
 from streams.stores.errors import StoreRefused, StoreUnavailable
 from streams.stores.nodes import Nodes

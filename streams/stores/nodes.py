@@ -17,7 +17,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
-from streams.settings import RedisSettings
+from streams.config.settings import RedisSettings
 from streams.stores.aof import FreshLog
 from streams.stores.refusals import not_primary
 from streams.stores.resp import command

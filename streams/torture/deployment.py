@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from online.task.spec import TaskSpec
-from streams import topics
 from streams.admin.unpacking import VIEW_LIMITS
-from streams.log import Record
-from streams.settings import Settings
+from streams.config import topics
+from streams.config.settings import Settings
+from streams.records import Record
 from streams.transport.batch import Slice
 from streams.transport.ranges import RangeReader
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from streams.log import Record
-from streams.settings import Settings
+from streams.config.settings import Settings
+from streams.records import Record
 from streams.torture.good import GoodTraffic, Shot
 from streams.torture.hostile import CODECS, HostileTraffic
 from streams.transport.producer import BatchProducer

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from streams import topics
+from streams.config import topics
 
 TASK: Final = "torture"
 GOOD: Final = "good-"

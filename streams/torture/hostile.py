@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from streams import topics
+from streams.config import topics
 from streams.torture.good import TASK, GoodTraffic, Shot, encode
 
 CODECS: Final = (None, "gzip", "snappy", "lz4", "zstd")

@@ -16,10 +16,10 @@ from typing import Final
 from streams.admin import cluster
 from streams.admin.clients import admin_client
 from streams.admin.specs import wanted_topics
-from streams.settings import Settings
+from streams.config.settings import Settings
 from streams.stores.clear import clear_prefix
 from streams.stores.link import opened
-from streams.taskfiles import load_task
+from streams.task_files import load_task
 from streams.torture.deployment import Deployment
 from streams.torture.feeder import Feeder
 from streams.torture.good import GoodTraffic

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from online.errors import StateError
-from streams import topics
+from streams.config import topics
 from streams.stores.link import RedisLink, opened
 from streams.stores.record import decode_record
 from streams.stores.rows import lane_prefix

@@ -26,8 +26,8 @@ from online.stages.scoring import ScoringStage
 from online.task.column_plan import union
 from online.task.spec import TaskSpec
 from online.task.task_shape import TaskShape, model_of, shape_of
-from streams import topics
-from streams.log import Record
+from streams.config import topics
+from streams.records import Record
 from streams.stores.memory import MemoryFeatureStore
 from streams.torture.deployment import Deployment
 from streams.torture.good import GOOD

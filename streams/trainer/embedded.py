@@ -23,8 +23,8 @@ from online.batch import ExampleBatch
 from online.codec.wire import ModelUpdate, RetrainRequest
 from online.stages.pipeline import StepOutput, TaskPipeline
 from online.task.spec import TaskSpec
-from streams import topics
-from streams.log import EmbeddedLog
+from streams.config import topics
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.trainer.bench import Bench
 from streams.trainer.files import Workshop
 from streams.trainer.journal import Journal, MemoryJournal

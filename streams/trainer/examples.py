@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from streams import topics
+from streams.config import topics
 from streams.trainer.bench import Bench
 from streams.trainer.live import decode_live
 from streams.transport.ranges import RangeReader

@@ -16,8 +16,8 @@ from models.dataset.cut import training_set
 from models.types import BoolVector, Builder, Built, IntVector, ModelError, TrainingSet
 from online.task.full_spec import FullSpec
 from online.task.spec import TaskSpec
+from streams.config.settings import Settings
 from streams.errors import UsageError
-from streams.settings import Settings
 from streams.trainer.files import Workshop
 from streams.trainer.runner import Runner
 from streams.trainer.score import score

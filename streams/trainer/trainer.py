@@ -18,14 +18,14 @@ from typing import Final
 from models.registry.registry import Registry, open_files
 from online.codec.wire import ModelUpdate, RetrainRequest
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.config.settings import Settings
 from streams.errors import UsageError, in_words
 from streams.full.updates import update_record
 from streams.ops.metrics import Metrics
 from streams.ops.signals import stop_signals
 from streams.ops.together import until_one_ends
 from streams.ops.web import WebServer
-from streams.settings import Settings
 from streams.trainer.bench import Bench
 from streams.trainer.errors import PASSING
 from streams.trainer.examples import ExamplesFollower

@@ -21,8 +21,8 @@ from online.codec.predictions import ScoredShape, decode_scored
 from online.codec.wire import DeviceEvent, Example, UserEvent
 from online.errors import UNREADABLE
 from online.task.spec import TaskSpec
-from streams import topics
-from streams.log import Record
+from streams.config import topics
+from streams.records import Record
 
 Kind = Literal["predictions", "examples", "events"]
 KINDS: Final[tuple[Kind, ...]] = ("predictions", "examples", "events")

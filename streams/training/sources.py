@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import numpy as np
 
 from online.batch import FloatVector
+from streams.embedded.embedded_log import LoggedBatch
+from streams.embedded.log_directory import read_directory
 from streams.errors import UsageError
-from streams.log import LoggedBatch, Record, read_directory
+from streams.records import Record
 
 if TYPE_CHECKING:
-    from streams.settings import Settings
+    from streams.config.settings import Settings
     from streams.transport.ranges import RangeReader
 
 

@@ -26,8 +26,8 @@ from faust.types import TP, AppT, Message, StreamT, TopicT
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
+from streams.config.settings import Settings
 from streams.errors import UsageError
-from streams.settings import Settings
 from streams.transport.batch import FetchedBatch
 from streams.transport.consumer import BatchConsumer
 from streams.transport.producer import BatchProducer

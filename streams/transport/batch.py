@@ -9,7 +9,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from online.batch import FloatVector
-from streams.log import Record, Refused
+from streams.records import Record, Refused
 from streams.transport.completed import Ticket
 
 
@@ -61,7 +61,7 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FetchedBatch:
-    """A `streams.log.RecordBatch` of records fetched together.
+    """A `streams.records.RecordBatch` of records fetched together.
 
     ``next_offset`` can be larger than ``base_offset + len(records)``, because compaction, transaction markers and what
     was refused leave gaps. Across partitions Kafka has no order, so there is no ``seq``.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from streams.log import Record, Refused
+from streams.records import Record, Refused
 from streams.transport.fetched import FetchedRecords
 
 

@@ -20,7 +20,7 @@ from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.record.util import calc_crc32c
 
 from online.codec.limits import InputLimits
-from streams.log import Record, Refused, oversized
+from streams.records import Record, Refused, oversized
 from streams.transport.batch import Slice
 from streams.transport.codecs import NAMES, BatchTooLarge, decompress
 from streams.transport.unpack import HEADER_BYTES, TAKEN, Columns, Header, OldBatch, OpenBatch, old_crc_fits

@@ -18,7 +18,7 @@ import numpy as np
 from online.batch import IntVector
 from online.codec.limits import InputLimits
 from streams.errors import BrokerError
-from streams.log import Record
+from streams.records import Record
 from streams.transport.errors import RecordsDeleted
 from streams.transport.ranges import RangeReader
 

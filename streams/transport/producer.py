@@ -29,7 +29,7 @@ from aiokafka.errors import (
 from numpy.typing import NDArray
 
 from streams.errors import UsageError, in_words
-from streams.log import Record
+from streams.records import Record
 from streams.transport.columns import Columns
 from streams.transport.encode import HEADER_BYTES, RECORD_BYTES, available, encoded_batches
 from streams.transport.errors import DeliveryError, RecordTooLarge

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from streams import topics
-from streams.settings import KafkaSettings, Settings
+from streams.config import topics
+from streams.config.settings import KafkaSettings, Settings
 from streams.transport.settings import TransportSettings
 
 

@@ -10,8 +10,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
+from streams.config.settings import KafkaSettings
 from streams.errors import BrokerError
-from streams.settings import KafkaSettings
 from streams.transport.errors import said
 
 

@@ -12,13 +12,13 @@ from faust.types import TP
 
 from online.batch import IntVector
 from online.task.spec import TaskSpec
+from streams.config.settings import Settings
 from streams.full.remote.port import Asks
 from streams.full.serving import FullModels
-from streams.log import Record
 from streams.ops.metrics import Metrics
 from streams.ops.stall import LoopStall
 from streams.ops.watchdog import Watchdog
-from streams.settings import Settings
+from streams.records import Record
 from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
 from streams.transport.app import BatchApp

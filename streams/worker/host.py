@@ -18,11 +18,11 @@ from online.stages.labelling import LabellingStage
 from online.stages.scoring import ScoringStage
 from online.stages.seen import REMEMBERED as PREDICTIONS
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.config.settings import Role
 from streams.errors import StateError, UsageError
 from streams.following.follower import Follower
 from streams.following.history import ModelHistory
-from streams.settings import Role
 from streams.stores.redis import Lane
 from streams.stores.steps import StepLog
 from streams.transport.batch import FetchedBatch

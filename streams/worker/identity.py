@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from streams.admin.clients import admin_client
 from streams.admin.cluster import read_identities
+from streams.config.settings import KafkaSettings
 from streams.errors import BrokerError, UsageError
-from streams.settings import KafkaSettings
 from streams.stores.identity import StoredIdentity, TopicIdentity
 from streams.stores.redis import Lane
 

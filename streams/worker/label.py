@@ -22,7 +22,7 @@ import numpy as np
 
 from online.batch import Scored
 from online.stages.labelling import LabellingStage
-from streams import topics
+from streams.config import topics
 from streams.errors import in_words
 from streams.following.history import ModelHistory
 from streams.stores.steps import TICK, Step, StepLog, StoredLane

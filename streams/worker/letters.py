@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from streams import topics
+from streams.config import topics
 from streams.errors import TooManyRejects
-from streams.host.outputs import dead_letter, letter_room
-from streams.host.rejects import RejectLimit
-from streams.log import Refused
+from streams.outputs import dead_letter, letter_room
+from streams.records import Refused
+from streams.reject_limit import RejectLimit
 from streams.transport.batch import FetchedBatch
 from streams.worker.context import Context
 

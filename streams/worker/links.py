@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from streams.settings import BROKERS_SILENT_S
+from streams.config.settings import BROKERS_SILENT_S
 
 if TYPE_CHECKING:
     from streams.worker.context import Context

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from online.batch import IntVector
-from streams.log import Record
+from streams.records import Record
 from streams.transport.columns import Columns
 from streams.transport.errors import RecordTooLarge
 from streams.transport.partition import PartitionerName, partitions_of_text

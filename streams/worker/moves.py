@@ -9,10 +9,10 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from streams import topics
+from streams.config import topics
 from streams.errors import UsageError
-from streams.host.outputs import dead_letter
-from streams.log import Record, Refused
+from streams.outputs import dead_letter
+from streams.records import Record, Refused
 from streams.worker.context import Context
 from streams.worker.label import LabelLane
 from streams.worker.lane import RowLane

@@ -9,9 +9,9 @@ from online.codec.encode import encode_labels, write_scored
 from online.codec.row_updates import encode_updates
 from online.stages.labelling import LabelOutput
 from online.stages.scoring import ScoringStage
-from streams import topics
-from streams.host.outputs import decision_records
-from streams.log import Record
+from streams.config import topics
+from streams.outputs import decision_records
+from streams.records import Record
 from streams.transport.columns import Columns
 
 

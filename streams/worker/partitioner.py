@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from online.errors import UNREADABLE
-from streams import topics
+from streams.config import topics
 from streams.errors import UsageError
 from streams.stores.link import RedisLink
 from streams.transport.partition import PartitionerName, partitions_of_text

@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol
 from faust.types import TP
 
 from online.task.spec import TaskSpec
-from streams import topics
 from streams.admin.cluster import topic_limits
+from streams.config import topics
+from streams.config.settings import Settings
 from streams.errors import in_words
 from streams.full.following import UpdatesFollower
 from streams.full.loading import full_models, require_provider
@@ -29,7 +30,6 @@ from streams.ops.store_watch import StoreWatch
 from streams.ops.together import until_one_ends
 from streams.ops.watchdog import Watchdog, WatchdogPolicy
 from streams.ops.web import WebServer
-from streams.settings import Settings
 from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
 from streams.transport.app import BatchApp

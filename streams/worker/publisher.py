@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from online.stages.labelling import LabelOutput
-from streams.log import Refused
+from streams.records import Refused
 from streams.stores.steps import StepLog, StoredLane
 from streams.worker.context import Context
 from streams.worker.letters import Letters

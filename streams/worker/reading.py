@@ -16,9 +16,9 @@ from online.codec.decode import DecodedLabels, decode_labels
 from online.codec.predictions import ScoredShape, decode_scored
 from online.labels.join import Wanted
 from online.stages.admission import labels_in_time
-from streams import topics
+from streams.config import topics
 from streams.errors import BrokerError
-from streams.log import Refused
+from streams.records import Refused
 from streams.stores.steps import TICK, Step
 from streams.transport.batch import FetchedBatch, Slice
 from streams.transport.bounds import LogBounds

@@ -24,10 +24,10 @@ from faust.types import TP
 from online.batch import IntVector
 from online.codec.decode import ColumnRequest
 from online.task.spec import STREAM_KEYS, TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.config.settings import Settings
 from streams.errors import UsageError
-from streams.log import Record
-from streams.settings import Settings
+from streams.records import Record
 from streams.stores.clear import clear_lane
 from streams.stores.redis import Lane
 from streams.stores.steps import Step

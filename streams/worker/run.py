@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.config.settings import Role, Settings
 from streams.following.fold import ExampleFold
 from streams.following.follower import Follower, FollowPolicy
 from streams.following.snapshots import ModelSnapshots
 from streams.full.remote.client import RemoteClient
 from streams.ops.kafka_checks import warn_of_retention
-from streams.settings import Role, Settings
 from streams.worker.host import LaneHost
 from streams.worker.process import Process, run_process
 from streams.worker.status import WorkerStatus

@@ -21,7 +21,7 @@ from online.features.kernel import EVENT
 from online.stages.admission import Intake
 from online.stages.scoring import PreparedBatch, ScoringStage
 from online.task.column_plan import union
-from streams import topics
+from streams.config import topics
 from streams.stores.errors import LaneMoved
 from streams.stores.redis import Lane, LaneRecord, Writes
 from streams.transport.batch import FetchedBatch

@@ -22,11 +22,11 @@ from online.codec.decode import Decoded
 from online.features.store import FeatureStore
 from online.stages.scoring import ScoringStage
 from online.task.spec import STREAM_KEYS
-from streams import topics
+from streams.config import topics
 from streams.errors import in_words
 from streams.full.remote.port import Asks, rows_of
-from streams.log import Record
 from streams.ops.metrics import Laps
+from streams.records import Record
 from streams.stores.errors import LaneMoved
 from streams.stores.joint import JointRows
 from streams.stores.redis import Lane

@@ -7,7 +7,7 @@ from typing import Final
 
 from online.codec.wire import ID_CHARS, REASON_CHARS
 from online.stages.scoring import ScoringStage
-from streams import topics
+from streams.config import topics
 from streams.errors import UsageError
 from streams.worker.side import side_layouts
 

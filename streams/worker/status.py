@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from online.stages.labelling import LabellingStage
-from streams import topics
+from streams.config import topics
 from streams.following.follower import Follower
 from streams.worker.context import Context
 from streams.worker.horizon import Horizon

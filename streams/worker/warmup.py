@@ -27,7 +27,7 @@ from online.stages.labelling import LabellingStage
 from online.stages.scoring import ScoringStage
 from online.task.spec import TaskSpec
 from online.task.task_shape import model_of
-from streams.log import Record
+from streams.records import Record
 from streams.stores.memory import MemoryFeatureStore
 from streams.transport.columns import Columns
 from streams.transport.encode import encoded_batches

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from online.batch import LabelBatch, Scored
-from streams.log import Refused
+from streams.records import Refused
 from streams.stores.steps import Step
 from streams.transport.batch import FetchedBatch, Slice
 from streams.worker.misplaced import Astray

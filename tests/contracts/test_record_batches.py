@@ -15,7 +15,8 @@ from typing import Protocol
 
 import pytest
 
-from streams.log import EmbeddedLog, LoggedBatch, Record, RecordBatch
+from streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
+from streams.records import Record, RecordBatch
 
 PARTITIONS = 3
 T0 = float(int(time.time()) - 600)  # Kafka refuses records of the future, and retention deletes those of the past

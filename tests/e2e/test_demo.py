@@ -17,8 +17,9 @@ import pytest
 
 from streams.demo.scenario import Scenario, demo_tasks
 from streams.demo.warmup import planned_events
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.errors import UsageError
-from streams.log import EmbeddedLog, Record
+from streams.records import Record
 
 SIZE = ("--days", "3", "--events", "6000", "--seed", "11")
 FULL_SPEED = ("--full-speed",)

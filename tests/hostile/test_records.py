@@ -11,9 +11,9 @@ from online.intake_policy import IntakePolicy
 from online.stages.admission import Intake
 from online.stages.pipeline import TaskPipeline
 from online.task.column_plan import columns_of
-from streams import topics
+from streams.config import topics
 from streams.stores.memory import MemoryFeatureStore
-from streams.taskfiles import load_task
+from streams.task_files import load_task
 from streams.torture.good import GoodTraffic, Shot
 from streams.torture.hostile import HOSTILE, HostileTraffic
 from streams.torture.run import TASK_FILE

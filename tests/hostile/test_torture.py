@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.settings import load_settings
+from streams.config.settings import load_settings
 from streams.torture.run import Place, Plan, torture
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import RedisServer

@@ -22,7 +22,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from streams.log import Record
+from streams.records import Record
 from streams.transport.producer import BatchProducer
 from streams.transport.settings import TransportSettings
 from tests.integration.kafka_broker import REPOSITORY, Broker, eventually

@@ -17,11 +17,11 @@ from online.batch import ExampleBatch
 from online.codec.encode import encode_examples
 from online.learners.factory import LearnerSpec, build_learner
 from online.learners.online_model import OnlineModel
+from streams.config.settings import KafkaSettings
 from streams.following.fold import ExampleFold
 from streams.following.follower import Follower, FollowPolicy
 from streams.following.snapshots import ModelSnapshots
-from streams.log import Record
-from streams.settings import KafkaSettings
+from streams.records import Record
 from streams.stores.link import RedisLink
 from streams.transport.producer import BatchProducer
 from streams.transport.settings import TransportSettings

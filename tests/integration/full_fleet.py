@@ -11,10 +11,10 @@ import orjson
 
 from online.codec.wire import ModelUpdate
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
 from streams.full.loading import full_inputs
 from streams.full.updates import encode_update
-from streams.taskfiles import load_task
+from streams.task_files import load_task
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker
 from tests.integration.worker_process import Watcher, Worker

@@ -18,7 +18,7 @@ from online.errors import WeirError
 from streams.admin.clients import admin_client, producer
 from streams.admin.reading import Start, read_present
 from streams.cli.main import app
-from streams.settings import KafkaSettings
+from streams.config.settings import KafkaSettings
 from tests.integration.kafka_broker import REPOSITORY
 
 T0 = 1_700_000_000.0

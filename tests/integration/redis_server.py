@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streams.settings import RedisSettings, SecretUrl
+from streams.config.settings import RedisSettings, SecretUrl
 from tests.integration.kafka_broker import eventually, free_ports
 
 HOW_TO_GET_ONE = (

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import orjson
 
 from online.codec.example_log import decode_example_log
-from streams import topics
+from streams.config import topics
 from streams.following.fold import ExampleFold
 from streams.simulate import SimulationConfig, simulate
 from streams.stores.rows import decode_row

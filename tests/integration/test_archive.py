@@ -14,12 +14,13 @@ from aiokafka import AIOKafkaProducer
 from typer.testing import CliRunner
 
 from online.task.spec import TaskSpec
-from streams import topics
 from streams.cli.archive import archive_command
+from streams.config import topics
+from streams.config.settings import KafkaSettings, Settings, TopicSettings
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.errors import BrokerError, UsageError
-from streams.host.embedded import EmbeddedHost
-from streams.log import EmbeddedLog, Record
-from streams.settings import KafkaSettings, Settings, TopicSettings
+from streams.records import Record
 from streams.simulate import SimulationConfig, simulate
 from streams.training.builder import Logged
 from streams.training.history import read_history

@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 import pytest
 
-from streams import topics
 from streams.admin.clients import admin_client
 from streams.admin.cluster import create_topics, read_topics
 from streams.admin.specs import wanted_topics
+from streams.config import topics
 from streams.transport.partition import partitions_of
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, eventually

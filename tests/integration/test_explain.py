@@ -23,7 +23,7 @@ from streams.errors import UsageError
 from streams.following import history
 from streams.following.errors import FollowerBehind
 from streams.following.fold import ExampleFold
-from streams.log import Record
+from streams.records import Record
 from tests.integration.follow import (
     FEATURES,
     SPECS,

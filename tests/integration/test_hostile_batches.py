@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaProducer
 from kafka.admin import KafkaAdminClient
 
 from online.codec.wire import DeadLetter
-from streams import topics
+from streams.config import topics
 from streams.transport.codecs import NAMES
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streams import topics
+from streams.config import topics
 from streams.full.remote.wire import decode_answer, decode_request
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.full_fleet import USERS, Fleet, counts, versions

@@ -10,7 +10,7 @@ import orjson
 import pytest
 import redis
 
-from streams import topics
+from streams.config import topics
 from streams.stores.rows import lane_prefix
 from streams.transport.partition import partitions_of
 from tests.integration.chaos.checker import Checker

@@ -12,10 +12,10 @@ from online.codec.columns import ColumnRequest
 from online.codec.decode import decode_user_events
 from online.intake_policy import IntakePolicy
 from online.stages.admission import Intake
-from streams import topics
 from streams.admin import letters as letters_module
-from streams.host.outputs import dead_letter
-from streams.log import Record, Refused
+from streams.config import topics
+from streams.outputs import dead_letter
+from streams.records import Record, Refused
 from tests.integration.kafka_commands import T0, Weir, event
 
 pytestmark = pytest.mark.integration

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.settings import KafkaSettings
+from streams.config.settings import KafkaSettings
 from tests.integration.kafka_broker import Broker, free_ports
 from tests.integration.kafka_commands import Weir, event, lines_of
 from tests.integration.kafka_secrets import Secrets

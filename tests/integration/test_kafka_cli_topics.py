@@ -8,7 +8,7 @@ import threading
 import orjson
 import pytest
 
-from streams import topics
+from streams.config import topics
 from tests.integration.kafka_commands import Weir
 
 pytestmark = pytest.mark.integration

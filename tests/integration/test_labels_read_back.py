@@ -8,7 +8,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams import topics
+from streams.config import topics
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker

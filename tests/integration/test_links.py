@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.log import Record
+from streams.records import Record
 from streams.transport.outage import EVERY_S
 from tests.integration.copying import (
     PARTITIONS,

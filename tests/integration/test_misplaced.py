@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from streams import topics
+from streams.config import topics
 from streams.transport.partition import partitions_of_text
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker

@@ -12,7 +12,7 @@ import pytest
 from kafka.partitioner.default import murmur2
 
 from streams.errors import BrokerError, UsageError
-from streams.log import Record
+from streams.records import Record
 from streams.transport.columns import Columns
 from streams.transport.errors import DeliveryError, RecordTooLarge
 from streams.transport.producer import BatchProducer, Sent

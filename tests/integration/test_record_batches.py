@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from streams.log import Record, RecordBatch
+from streams.records import Record, RecordBatch
 from streams.transport.app import BatchApp
 from streams.transport.batch import FetchedBatch
 from streams.transport.producer import BatchProducer

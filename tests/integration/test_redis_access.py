@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streams.settings import RedisSettings, SecretUrl
+from streams.config.settings import RedisSettings, SecretUrl
 from streams.stores.errors import StoreRefused, StoreUnavailable
 from streams.stores.link import RedisLink, acl_line
 from tests.integration.redis_server import Certificates, RedisServer

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from streams.config.frozen_settings import SecretUrl
+from streams.config.settings import RedisSettings, Settings
 from streams.ops.redis_checks import check_redis
-from streams.settings import RedisSettings, Settings
-from streams.settings_base import SecretUrl
 from streams.stores.errors import StoreUnavailable
 from streams.stores.link import RedisLink
 from tests.integration.kafka_broker import eventually, free_ports

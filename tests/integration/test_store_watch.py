@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
+from streams.config.settings import RedisSettings, SecretUrl
 from streams.ops.metrics import Metrics
 from streams.ops.store_watch import StoreWatch
-from streams.settings import RedisSettings, SecretUrl
 from streams.stores.link import RedisLink
 from streams.stores.redis import LaneStore
 from tests.integration.redis_server import RedisServer

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaProducer
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from streams.log import Record
+from streams.records import Record
 from tests.integration.copying import (
     LONG_SESSION,
     PARTITIONS,

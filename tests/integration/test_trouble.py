@@ -18,7 +18,7 @@ import pytest
 import redis
 from aiokafka import AIOKafkaProducer
 
-from streams import topics
+from streams.config import topics
 from streams.torture.settled import settle, started
 from streams.torture.supervisor import Supervisor
 from tests.integration.chaos.checker import Checker

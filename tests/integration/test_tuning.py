@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streams import topics
+from streams.config import topics
 from tests.integration.chaos.deployment import TASKS, Deployment
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer

@@ -25,7 +25,7 @@ from online.stages.pipeline import TaskPipeline
 from online.stages.scoring import ScoringStage
 from online.task.column_plan import union
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
 from streams.following.fold import ExampleFold
 from streams.simulate import SimulationConfig
 from streams.stores.memory import MemoryFeatureStore

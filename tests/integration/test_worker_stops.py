@@ -11,7 +11,7 @@ import psutil
 import pytest
 import redis
 
-from streams import topics
+from streams.config import topics
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, free_ports

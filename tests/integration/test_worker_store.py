@@ -11,8 +11,8 @@ import orjson
 import pytest
 import redis
 
-from streams import topics
 from streams.admin.clients import admin_client
+from streams.config import topics
 from streams.transport.partition import partitions_of
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment

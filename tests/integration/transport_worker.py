@@ -18,8 +18,8 @@ from typing import Any
 import faust
 from faust.types import TP
 
-from streams.log import Record
-from streams.settings import load_settings
+from streams.config.settings import load_settings
+from streams.records import Record
 from streams.transport.app import BatchApp
 from streams.transport.batch import FetchedBatch
 

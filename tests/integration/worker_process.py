@@ -25,9 +25,9 @@ import orjson
 from typer.testing import CliRunner
 
 from online.errors import WeirError
-from streams import topics
 from streams.cli.main import app
-from streams.log import Record
+from streams.config import topics
+from streams.records import Record
 from streams.stores.link import RedisLink
 from streams.stores.record import decode_record
 from streams.stores.rows import lane_prefix

@@ -25,10 +25,10 @@ from online.codec.wire import MODELS, REASON_CHARS, DeviceEvent, Label, UserEven
 from online.errors import TaskError
 from online.stages.pipeline import TaskPipeline
 from online.task.spec import TaskSpec
+from streams.config.settings import load_settings
 from streams.errors import UsageError
-from streams.settings import load_settings
 from streams.stores.memory import MemoryFeatureStore
-from streams.taskfiles import load_task
+from streams.task_files import load_task
 
 EXPECTED = Path(__file__).parent / "expected"
 TASK = """name = "fraud"

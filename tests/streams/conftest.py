@@ -8,7 +8,7 @@ import pytest
 
 from online.task.spec import TaskSpec
 from streams.full.loading import full_inputs
-from streams.taskfiles import load_task
+from streams.task_files import load_task
 from tests.streams.full_graphs import TASK, Models
 from tests.streams.host_runs import Straight, straight_run
 

@@ -7,11 +7,12 @@ import orjson
 from models.serving.session import Provider
 from online.codec.wire import Prediction
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.full.loading import full_models
 from streams.full.serving import FullModels
-from streams.log import EmbeddedLog, Record
 from streams.ops.metrics import Metrics
+from streams.records import Record
 from tests.streams.full_graphs import Models
 
 START = 1.7e9

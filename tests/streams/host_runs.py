@@ -9,9 +9,10 @@ from typing import Any
 import orjson
 
 from online.task.spec import TaskSpec
-from streams import topics
-from streams.host.embedded import EmbeddedHost
-from streams.log import EmbeddedLog, Record
+from streams.config import topics
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
+from streams.records import Record
 from streams.simulate import SimulationConfig, simulate
 
 PARTITIONS = {topics.USER_EVENTS: 3, topics.DEVICE_EVENTS: 2}

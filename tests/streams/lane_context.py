@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+from streams.config.settings import Settings
 from streams.ops.metrics import Metrics
-from streams.settings import Settings
 from streams.worker.misplaced import Placement
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from online.batch import ExampleBatch, PredictionBatch
 from online.stages.pipeline import StepOutput, TaskPipeline
 from online.task.spec import TaskSpec
-from streams import topics
-from streams.host.embedded import EmbeddedHost
-from streams.log import EmbeddedLog, Record
+from streams.config import topics
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
+from streams.records import Record
 from streams.simulate import SimulationConfig, simulate
 from streams.training.archive import Archive, Archived
 from streams.training.builder import Logged

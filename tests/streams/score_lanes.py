@@ -12,10 +12,10 @@ from faust.types import TP
 from online.batch import IntVector
 from online.stages.scoring import ScoringStage
 from online.task.spec import TaskSpec
-from streams import topics
-from streams.log import Record
+from streams.config import topics
+from streams.config.settings import Settings
 from streams.ops.metrics import Metrics
-from streams.settings import Settings
+from streams.records import Record
 from streams.stores.errors import LaneMoved
 from streams.stores.record import POSITION_AND_NONCE
 from streams.stores.redis import Lane, LaneStore

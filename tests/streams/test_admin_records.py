@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 
 from online.codec.wire import DeadLetter
 from online.task.spec import TaskSpec
-from streams import topics
 from streams.admin.clients import kafka_module, unreachable
 from streams.admin.letters import Done, Letter, Place, Selection, grouped, letter_of, send_back
 from streams.admin.outgoing import LinesSource, TableSource, time_of
 from streams.admin.pace import Pace, PacePolicy
 from streams.admin.reading import Start
 from streams.admin.records import Match, as_json, filters, key_of, line
+from streams.config import topics
+from streams.config.settings import KafkaSettings, TopicSettings
 from streams.errors import UsageError
-from streams.host.outputs import dead_letter
-from streams.log import Record, Refused
-from streams.settings import KafkaSettings, TopicSettings
+from streams.outputs import dead_letter
+from streams.records import Record, Refused
 from streams.text import printable
 
 DAY = 86_400.0

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from streams import topics
 from streams.cli.archive import archive_command
+from streams.config import topics
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.errors import LogError, UsageError
-from streams.log import EmbeddedLog, Record
+from streams.records import Record
 from streams.training import archive as archive_module
 from streams.training.archive import Archive, missing, read_archive
 from streams.training.history import read_history

@@ -16,9 +16,10 @@ from online.batch import ExampleBatch, PredictionBatch
 from online.codec.encode import encode_examples, encode_predictions
 from online.codec.wire import FEATURE_MAX
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.errors import UsageError
-from streams.log import EmbeddedLog, Record
+from streams.records import Record
 from streams.training.builder import Logged, model_inputs
 from streams.training.known import known_times
 from tests.streams.logged_run import CHURN, FRAUD, TASK, read_embedded, run

@@ -26,10 +26,10 @@ from typer.testing import CliRunner
 from streams.admin.rights import PRINCIPALS, redis_user
 from streams.cli import main
 from streams.cli.options import tasks_of
+from streams.config.settings import RedisSettings, SecretUrl, Settings, load_settings
 from streams.ops.metrics import Metrics
 from streams.ops.redis_checks import check_redis, known_holes
 from streams.ops.web import WebServer
-from streams.settings import RedisSettings, SecretUrl, Settings, load_settings
 from streams.stores.link import RedisLink
 
 ROOT = Path(__file__).resolve().parents[2]

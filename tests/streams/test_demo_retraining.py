@@ -14,12 +14,12 @@ import pytest
 from models.registry.registry import Registry
 from online.batch import ExampleBatch
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
 from streams.demo.memory import ExampleMemory, Examples
 from streams.demo.models import Marker, keep_until
 from streams.demo.runner import Demo, Pace
 from streams.demo.scenario import PERIODS, Scenario
-from streams.log import EmbeddedLog
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.screen.snapshot import DemoSnapshot
 from streams.simulate import SimulationConfig
 

@@ -7,7 +7,7 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.log import Record
+from streams.records import Record
 from streams.transport.drained import Drained, take_together
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.errors import StateError
-from streams import topics
-from streams.log import EmbeddedLog
+from streams.config import topics
+from streams.embedded.embedded_log import EmbeddedLog
 from tests.streams.host_runs import CHURN, FRAUD, PARTITIONS, host_on, inputs, outputs, run, straight_run
 
 

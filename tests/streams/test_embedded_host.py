@@ -9,9 +9,10 @@ import numpy as np
 import orjson
 
 from online.codec.wire import Alert, DeadLetter, Example, Prediction, RetrainRequest, WireModel
-from streams import topics
-from streams.host.rejects import RejectPolicy
-from streams.log import EmbeddedLog, Record
+from streams.config import topics
+from streams.embedded.embedded_log import EmbeddedLog
+from streams.records import Record
+from streams.reject_limit import RejectPolicy
 from tests.streams.host_runs import Straight, host_on, inputs, outputs, values
 
 

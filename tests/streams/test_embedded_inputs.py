@@ -10,11 +10,12 @@ import pytest
 from online.codec.wire import Alert, Example, Prediction
 from online.intake_policy import IntakePolicy
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.errors import TooManyRejects, UsageError
-from streams.host.embedded import EmbeddedHost
-from streams.host.rejects import RejectPolicy
-from streams.log import EmbeddedLog, Record
+from streams.records import Record
+from streams.reject_limit import RejectPolicy
 from tests.streams.host_runs import CHURN, FRAUD, host_on, outputs, values
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from streams import topics
-from streams.log import EmbeddedLog
+from streams.config import topics
+from streams.embedded.embedded_log import EmbeddedLog
 from tests.streams.host_runs import PARTITIONS, Straight, digest, host_on, inputs, outputs, run
 
 

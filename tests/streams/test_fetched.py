@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online.codec.limits import InputLimits
-from streams.log import Record
+from streams.records import Record
 from streams.transport.fetched import KEPT, FetchedRecords, Unpacking
 from tests.streams.kafka_batches import CODECS, PARTITION, T0_MS, batch, framed, old_batch, read, values, with_crc
 

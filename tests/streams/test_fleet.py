@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from streams.settings import WorkerSettings
+from streams.config.settings import WorkerSettings
 from tests.integration.kafka_broker import REPOSITORY, eventually
 
 FLEET = """

@@ -13,11 +13,11 @@ from models.types import ModelError
 from online.codec.wire import ModelUpdate
 from online.task.full_spec import columns
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.full.loading import full_inputs, full_models
 from streams.full.updates import Ref, decode_updates, encode_update, update_record
-from streams.host.embedded import EmbeddedHost
-from streams.log import EmbeddedLog
 from streams.stores.memory import MemoryFeatureStore
 from tests.streams.full_events import START, events, feature, loaded, predictions
 from tests.streams.full_graphs import LOGIT, Models

@@ -18,14 +18,14 @@ from online.batch import FloatMatrix
 from online.task.full_spec import columns
 from online.task.spec import TaskSpec
 from online.task.task_shape import shape_of
-from streams import topics
+from streams.config import topics
 from streams.full.remote.asking import RemoteModels
 from streams.full.remote.lane import InferenceLane
 from streams.full.remote.pool import Pool
 from streams.full.remote.port import Rows
 from streams.full.remote.wire import blocks
-from streams.log import Record
 from streams.ops.metrics import Metrics
+from streams.records import Record
 from streams.transport.batch import FetchedBatch
 from streams.transport.completed import Ticket
 from streams.transport.producer import Sent

@@ -15,13 +15,13 @@ from models.serving.active_models import ModelSlots, Pair
 from models.types import StepModel
 from online.codec.wire import Prediction
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.full.loading import full_inputs, full_models
 from streams.full.loads import BackgroundLoads
 from streams.full.serving import FullModels, FullTask
 from streams.full.updates import Ref, update_record
-from streams.host.embedded import EmbeddedHost
-from streams.log import EmbeddedLog
 from streams.ops.metrics import Metrics
 from streams.stores.memory import MemoryFeatureStore
 from tests.streams.full_events import START, events, feature, loaded, predictions

@@ -11,11 +11,12 @@ import pytest
 
 import streams.demo
 from online.codec.wire import Alert, Example, Prediction, RetrainRequest, WireModel
-from streams import topics
-from streams.host.embedded import EmbeddedHost
-from streams.host.rejects import RejectPolicy
-from streams.log import EmbeddedLog, Record
-from streams.taskfiles import load_task
+from streams.config import topics
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
+from streams.records import Record
+from streams.reject_limit import RejectPolicy
+from streams.task_files import load_task
 from tests.streams.host_runs import PARTITIONS, inputs, tasks
 
 SHIPPED = [load_task(path) for path in sorted((Path(streams.demo.__file__).parent / "tasks").glob("*.toml"))]

@@ -11,9 +11,9 @@ import orjson
 import pytest
 from faust.types import TP
 
-from streams import topics
-from streams.log import Record
-from streams.settings import Settings
+from streams.config import topics
+from streams.config.settings import Settings
+from streams.records import Record
 from streams.stores.redis import Lane
 from streams.worker.idle import IdleTime
 from streams.worker.lane import Step

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from online.batch import PredictionBatch, Scored
 from online.labels.join import Wanted
 from online.stages.labelling import LabelOutput
-from streams import topics
+from streams.config import topics
 from streams.stores.steps import Step, StoredLane
 from streams.transport.producer import Sent
 from streams.worker.label import LabelLane

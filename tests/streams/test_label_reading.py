@@ -10,8 +10,8 @@ import pytest
 from online.codec.encode import encode_model
 from online.codec.predictions import ScoredShape
 from online.codec.wire import Label
-from streams import topics
-from streams.log import Record
+from streams.config import topics
+from streams.records import Record
 from streams.transport.batch import FetchedBatch
 from streams.worker.reading import LaneReader
 from tests.streams.lane_context import Context

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from streams.cli.doctor import check_store
+from streams.config.settings import KafkaSettings, RedisSettings, SecretUrl, Settings
 from streams.ops.link_checks import link_warnings, warn_of_links
 from streams.ops.redis_checks import check_redis
-from streams.settings import KafkaSettings, RedisSettings, SecretUrl, Settings
 
 LOGIN: dict[str, Any] = {"username": "weir", "password": "hush"}
 

@@ -10,14 +10,14 @@ import pytest
 
 from online.batch import EventBatch
 from online.task.spec import TaskSpec
-from streams.log import Record
+from streams.config.settings import WorkerSettings
 from streams.ops.checks import Check
 from streams.ops.exposition import Exposition
 from streams.ops.instruments import Counter
 from streams.ops.live_checks import check_live, odd, samples_of
 from streams.ops.metrics import Metrics
 from streams.ops.web import WebServer
-from streams.settings import WorkerSettings
+from streams.records import Record
 from tests.streams.score_lanes import NOW, Lanes
 
 

@@ -16,7 +16,7 @@ from docs.pages.limits import page
 from docs.pages.metrics import reference
 from online.codec.limits import InputLimits
 from online.intake_policy import IntakePolicy
-from streams.log import Record
+from streams.config.settings import TopicSettings
 from streams.ops.definitions import (
     DEFINITIONS,
     CounterName,
@@ -29,7 +29,7 @@ from streams.ops.exposition import Exposition
 from streams.ops.instruments import Histogram
 from streams.ops.metrics import Metrics, letter_class
 from streams.ops.registry import Registry
-from streams.settings import TopicSettings
+from streams.records import Record
 from streams.transport.batch import FetchedBatch
 from streams.transport.completed import CompletedOffsets
 

@@ -14,9 +14,9 @@ from online.batch import IntVector
 from online.codec.predictions import ScoredShape
 from online.stages.labelling import LabelOutput
 from online.task.spec import TaskSpec
-from streams import topics
-from streams.log import Record
-from streams.settings import Settings
+from streams.config import topics
+from streams.config.settings import Settings
+from streams.records import Record
 from streams.stores.steps import Step as TakenStep
 from streams.stores.steps import StoredLane
 from streams.transport.batch import Slice

@@ -17,8 +17,8 @@ from online.codec.wire import ModelUpdate
 from online.errors import WeirError
 from streams.cli import model_moves
 from streams.cli.models import models_app
+from streams.config.settings import ModelSettings, load_settings
 from streams.errors import BrokerError, UsageError
-from streams.settings import ModelSettings, load_settings
 from tests.models.graphs import candidate
 
 BEFORE = 1.7e9

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.config.settings import Settings
 from streams.errors import UsageError
-from streams.settings import Settings
 from streams.transport.partition import PartitionerName, partitions_of, partitions_of_text
 from streams.worker import partitioner
 from streams.worker.partitioner import settle_partitioner, which

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 from faust.types import TP
 
+from streams.config.settings import Settings
 from streams.errors import BrokerError, StateError, TooManyRejects, UsageError
 from streams.ops.metrics import Metrics
-from streams.settings import Settings
 from streams.stores.errors import StoreRefused, StoreUnavailable
 from streams.stores.redis import Lane
 from streams.stores.steps import StepsTaken

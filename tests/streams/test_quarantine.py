@@ -21,7 +21,7 @@ from online.stages.quarantine import Quarantine, between, find_quarantines
 from streams.following.fold import ExampleFold, FoldState
 from streams.following.refold import fold_again
 from streams.following.snapshots import ModelSnapshots
-from streams.log import Record
+from streams.records import Record
 from streams.transport.batch import Slice
 from streams.transport.ranges import RangeReader
 from tests.streams.test_following import KINDS, SPECS, examples, names_of

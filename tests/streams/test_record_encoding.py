@@ -10,7 +10,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.log import Record
+from streams.records import Record
 from streams.transport.columns import Columns
 from streams.transport.encode import EncodedBatch, encoded_batches
 

@@ -14,12 +14,12 @@ from online.batch import UpdateBatch
 from online.codec.predictions import ScoredShape
 from online.codec.row_updates import encode_updates
 from online.codec.wire import REASON_CHARS, DeadLetter
-from streams import topics
+from streams.config import topics
 from streams.full.remote.lane import InferenceLane
 from streams.full.remote.pool import Pool
-from streams.host.outputs import KEY_KEPT, dead_letter, letter_room
-from streams.log import Record, Refused
 from streams.ops.metrics import Metrics
+from streams.outputs import KEY_KEPT, dead_letter, letter_room
+from streams.records import Record, Refused
 from streams.stores.steps import Step as Taken
 from streams.transport.batch import FetchedBatch, Slice
 from streams.transport.completed import Ticket

@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from docs.pages.security import DANGERS, page
-from streams import topics
 from streams.admin.rights import PRINCIPALS, READ_COMMANDS, grants, groups_of, redis_user
 from streams.cli import main
-from streams.settings import Settings, TopicSettings
+from streams.config import topics
+from streams.config.settings import Settings, TopicSettings
 from streams.stores.link import COMMANDS, acl_line
 
 ROOT = Path(__file__).resolve().parents[2]

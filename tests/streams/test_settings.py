@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from streams import topics
-from streams.errors import UsageError
-from streams.settings import (
+from streams.config import topics
+from streams.config.settings import (
     KafkaSettings,
     RedisSettings,
     SecretUrl,
@@ -21,6 +20,7 @@ from streams.settings import (
     WorkerSettings,
     load_settings,
 )
+from streams.errors import UsageError
 
 SASL = {"security_protocol": "SASL_SSL", "username": "weir", "password": "hush-hush"}
 

@@ -10,10 +10,10 @@ from online.codec.encode import encode_alerts, encode_scored
 from online.codec.wire import FEATURE_MAX, REASON_CHARS, Alert, Reason
 from online.stages.scoring import ScoringStage
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.config.topics import DEFAULT_RECORD_BYTES
 from streams.errors import UsageError
 from streams.stores.memory import MemoryFeatureStore
-from streams.topics import DEFAULT_RECORD_BYTES
 from streams.worker.sizes import check_sizes, largest_records
 
 TASK = TaskSpec.from_toml("""

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from streams.config.settings import RedisSettings
 from streams.ops.stall import LoopStall
-from streams.settings import RedisSettings
 from streams.stores.link import RedisLink
 
 

@@ -88,7 +88,7 @@ assert told.getvalue().startswith("error: "), told.getvalue()
 
 
 def test_settings_import_nothing_heavy() -> None:
-    assert not HEAVY & modules_after("from streams.settings import load_settings; load_settings()")
+    assert not HEAVY & modules_after("from streams.config.settings import load_settings; load_settings()")
 
 
 def test_a_module_that_is_heavy_is_seen() -> None:
@@ -104,7 +104,7 @@ def test_a_worker_holds_only_what_its_tasks_need(tmp_path: Path) -> None:
     code = f"""
 import streams.worker.run
 from pathlib import Path
-from streams.taskfiles import load_task
+from streams.task_files import load_task
 load_task(Path({str(churn)!r}))
 """
     unwanted = NOT_IN_A_WORKER & modules_after(code)

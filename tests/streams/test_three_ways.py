@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from online.task.spec import TaskSpec
-from streams import topics
 from streams.backtest import run_backtest
-from streams.host.embedded import EmbeddedHost
-from streams.log import EmbeddedLog, Record
+from streams.config import topics
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
+from streams.records import Record
 
 # Batches of wire dumps have the default size.
 DAY, T0, N, EACH = 86_400.0, 1_767_571_200.0, 2_048, 512

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from online.errors import TaskError
 from streams.cli.retrain import retrain_command
 from streams.cli.trainer import trainer_command
+from streams.config.trainer_settings import TrainerSettings
 from streams.errors import UsageError
-from streams.settings_trainer import TrainerSettings
 from tests.streams.trainer_fakes import SPEC, World, spec
 
 

@@ -11,11 +11,12 @@ import pytest
 from models.registry.registry import Registry
 from online.codec.wire import ModelUpdate, RetrainRequest
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
 from streams.full.loading import full_models
 from streams.full.updates import update_record
-from streams.host.embedded import EmbeddedHost
-from streams.log import EmbeddedLog, Record
+from streams.records import Record
 from streams.simulate import SimulationConfig, simulate
 from streams.trainer.embedded import EmbeddedTrainer
 from streams.trainer.runner import InlineRunner

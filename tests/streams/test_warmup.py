@@ -17,7 +17,7 @@ from pathlib import Path
 from online.drift.drift_policy import DriftPolicy
 from online.learners.factory import LearnerSpec
 from streams.demo import warmup
-from streams.taskfiles import load_task
+from streams.task_files import load_task
 from streams.worker.warmup import warm_up, warm_up_records
 
 path, *kinds = sys.argv[1:]

@@ -11,9 +11,9 @@ from online.task.spec import TaskSpec
 from streams.cli import process as process_cli
 from streams.cli import worker as worker_cli
 from streams.cli.worker import banner
+from streams.config.settings import KafkaSettings, RedisSettings, SecretUrl, Settings, WorkerSettings
 from streams.errors import UsageError
 from streams.ops.checks import Check
-from streams.settings import KafkaSettings, RedisSettings, SecretUrl, Settings, WorkerSettings
 from tests.streams.weir_commands import TASKS, weir
 
 

@@ -21,8 +21,8 @@ from online.labels.silence import SilencePolicy, SilenceTimers
 from online.stages.admission import Intake
 from online.stages.scoring import ScoringStage
 from online.task.spec import TaskSpec
-from streams import topics
-from streams.log import Record
+from streams.config import topics
+from streams.records import Record
 from streams.stores.memory import MemoryFeatureStore
 from streams.stores.redis import LaneRecord
 from streams.transport.batch import FetchedBatch

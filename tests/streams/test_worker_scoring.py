@@ -18,10 +18,10 @@ from online.stages.admission import Intake
 from online.stages.scoring import FeaturedBatch, PreparedBatch, ScoringStage
 from online.task.full_spec import columns
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
 from streams.errors import StateError
 from streams.full.remote.port import Rows
-from streams.log import Record
+from streams.records import Record
 from streams.stores.errors import LaneMoved, StoreUnavailable
 from streams.stores.record import LaneRecord, encode_record
 from streams.worker.lane import MOST_REFUSALS, Step

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online.batch import PredictionBatch, Scored
-from streams import topics
+from streams.config import topics
 from streams.stores.steps import Step
 from streams.worker.work import Work, together
 

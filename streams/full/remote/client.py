@@ -13,7 +13,7 @@ import numpy as np
 
 from online.batch import FloatMatrix
 from online.task.full_spec import SEEN
-from streams import topics
+from streams.config import topics
 from streams.full.remote.asking import RemoteModels
 from streams.full.remote.port import Rows
 from streams.full.remote.results import ResultsReader

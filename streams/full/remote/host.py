@@ -10,7 +10,7 @@ from typing import Final
 from faust.types import TP
 
 from online.task.full_spec import FullSpec
-from streams import topics
+from streams.config import topics
 from streams.full.remote.lane import InferenceLane
 from streams.full.remote.pool import Pool
 from streams.full.serving import FullModels

@@ -16,10 +16,10 @@ import numpy as np
 from online.batch import BoolVector, FloatMatrix
 from online.durations import format_duration
 from online.task.full_spec import FullScorer
-from streams import topics
+from streams.config import topics
 from streams.full.remote.pool import Pool
 from streams.full.remote.wire import Request, decode_request, encode_answer
-from streams.log import Record
+from streams.records import Record
 from streams.stores.redis import Lane, LaneRecord
 from streams.transport.batch import FetchedBatch
 from streams.worker.context import Context

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from online.task.spec import TaskSpec
+from streams.config.settings import Settings
 from streams.errors import UsageError
 from streams.full.remote.host import OWN, InferenceHost
-from streams.settings import Settings
 from streams.worker.context import Context
 from streams.worker.process import Process, run_process
 from streams.worker.status import ProcessStatus

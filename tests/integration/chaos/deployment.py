@@ -12,8 +12,8 @@ from typing import Any
 from streams.admin import cluster
 from streams.admin.clients import admin_client
 from streams.admin.specs import wanted_topics
-from streams.settings import load_settings
-from streams.taskfiles import load_task
+from streams.config.settings import load_settings
+from streams.task_files import load_task
 from streams.torture import deployment
 from streams.torture.deployment import Stored
 from tests.integration.kafka_broker import Broker

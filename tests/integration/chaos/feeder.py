@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from streams import topics
-from streams.log import Record
+from streams.config import topics
+from streams.records import Record
 from streams.simulate.dirt import BREAKAGES
 from streams.transport.producer import BatchProducer
 from streams.transport.settings import TransportSettings

@@ -27,13 +27,13 @@ from online.stages.admission import Intake
 from online.stages.labelling import LabellingStage
 from online.stages.scoring import ScoringStage
 from online.task.column_plan import union
-from streams import topics
-from streams.host.outputs import dead_letter
-from streams.log import Record, Refused
-from streams.settings import Settings
+from streams.config import topics
+from streams.config.settings import Settings
+from streams.outputs import dead_letter
+from streams.records import Record, Refused
 from streams.stores.memory import MemoryFeatureStore
 from streams.stores.rows import encode_row, row_key
-from streams.taskfiles import load_task
+from streams.task_files import load_task
 from tests.integration.chaos.checker import Checker, Differs
 from tests.integration.chaos.deployment import TASKS, Deployment, Stored
 from tests.integration.chaos.feeder import Made, StreamPlan

@@ -7,8 +7,8 @@ from pathlib import Path
 from online.errors import TaskError
 from online.stages.pipeline import TaskPipeline
 from online.task.spec import TaskSpec
+from streams.config.text_files import read_text
 from streams.stores.memory import MemoryFeatureStore
-from streams.textfiles import read_text
 
 
 def load_task(path: Path) -> TaskSpec:

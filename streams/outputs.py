@@ -11,8 +11,8 @@ from online.codec.wire import REASON_CHARS, Alert, DeadLetter, RetrainRequest
 from online.decisions.alert_state import AlertState
 from online.stages.pipeline import StepOutput, TaskPipeline
 from online.stages.retrain_policy import RetrainAsked
-from streams import topics
-from streams.log import Record, Refused
+from streams.config import topics
+from streams.records import Record, Refused
 
 
 def records_of(out: StepOutput, pipeline: TaskPipeline, now: float) -> dict[str, list[Record]]:

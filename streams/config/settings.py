@@ -16,16 +16,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from online.codec.limits import InputLimits
 from online.toml_text import parse_toml
-from streams import topics
+from streams.config import topics
+from streams.config.connections import KafkaSettings, RedisSettings
+from streams.config.frozen_settings import Concern, SecretUrl, TlsFiles
+from streams.config.invalid import refusal
+from streams.config.model_settings import ModelSettings
+from streams.config.text_files import read_text
+from streams.config.topic_settings import TopicOverride, TopicSettings
+from streams.config.trainer_settings import TrainerSettings
+from streams.config.worker_settings import RejectSettings, Role, WorkerSettings
 from streams.errors import UsageError
-from streams.settings_base import Concern, SecretUrl, TlsFiles
-from streams.settings_errors import refusal
-from streams.settings_links import KafkaSettings, RedisSettings
-from streams.settings_models import ModelSettings
-from streams.settings_topics import TopicOverride, TopicSettings
-from streams.settings_trainer import TrainerSettings
-from streams.settings_worker import RejectSettings, Role, WorkerSettings
-from streams.textfiles import read_text
 
 __all__ = [
     "KafkaSettings",

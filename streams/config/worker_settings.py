@@ -11,11 +11,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from online.durations import Seconds
 from online.intake_policy import IntakePolicy
-from streams.settings_base import Concern
-from streams.settings_links import split_commas
+from streams.config.connections import split_commas
+from streams.config.frozen_settings import Concern
 
 if TYPE_CHECKING:
-    from streams.host.rejects import RejectPolicy
+    from streams.reject_limit import RejectPolicy
 
 Role = Literal["score", "label", "all"]
 HIGHEST_PORT = 65_535
@@ -126,7 +126,7 @@ class WorkerSettings(Concern):
     @property
     def rejects(self) -> RejectPolicy:
         """``[worker.reject]`` as hosts take it."""
-        from streams.host.rejects import RejectPolicy  # its package brings the whole embedded host
+        from streams.reject_limit import RejectPolicy  # its package brings the whole embedded host
 
         return RejectPolicy(self.reject.share, self.reject.window)
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol, overload
 
+from streams.embedded.log_frames import Placed, is_torn, pack_frame, read_frame
 from streams.errors import LogError
-from streams.log.batch import Record
-from streams.log.frames import Placed, is_torn, pack_frame, read_frame
+from streams.records import Record
 
 FILE: Final = "records.log"
 

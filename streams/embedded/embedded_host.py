@@ -24,14 +24,15 @@ from online.stages.admission import Intake, labels_in_time
 from online.stages.pipeline import StepOutput, TaskPipeline
 from online.task.column_plan import union
 from online.task.spec import TaskSpec
-from streams import topics
+from streams.config import topics
+from streams.embedded.checkpoint import Checkpoints
+from streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
 from streams.errors import StateError, UsageError
 from streams.full.serving import FullModels
 from streams.full.updates import decode_updates
-from streams.host.checkpoint import Checkpoints
-from streams.host.outputs import dead_letter, records_of
-from streams.host.rejects import RejectLimit, RejectPolicy
-from streams.log import EmbeddedLog, LoggedBatch, Refused, oversized
+from streams.outputs import dead_letter, records_of
+from streams.records import Refused, oversized
+from streams.reject_limit import RejectLimit, RejectPolicy
 from streams.stores.memory import MemoryFeatureStore
 
 GROUP = "weir"

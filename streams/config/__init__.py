@@ -1,0 +1,1 @@
+"""Settings, topic names and task files."""
