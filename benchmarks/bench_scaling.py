@@ -38,10 +38,10 @@ from benchmarks.arrivals import Arrivals
 from benchmarks.scrape import samples
 from benchmarks.servers import start_broker, start_redis
 from streams.config import topics
+from streams.kafka.produce.producer import BatchProducer
+from streams.kafka.transport_settings import TransportSettings
 from streams.records import Record
 from streams.torture.supervisor import Supervisor
-from streams.transport.producer import BatchProducer
-from streams.transport.settings import TransportSettings
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, free_ports
 

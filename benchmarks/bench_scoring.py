@@ -23,8 +23,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from online.task.spec import TaskSpec
+from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.records import Record
-from streams.transport.batch import FetchedBatch
 from streams.worker.lane import Step
 from tests.streams.score_lanes import NOW, Lanes
 

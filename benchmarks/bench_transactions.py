@@ -33,9 +33,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.bench_transport import VALUE_BYTES
+from streams.kafka.produce.record_batches import encoded_batches
+from streams.kafka.produce.record_columns import Columns
 from streams.records import Record
-from streams.transport.columns import Columns
-from streams.transport.encode import encoded_batches
 from tests.integration.kafka_broker import find_broker
 
 TOPICS, PARTITIONS = ("predictions", "updates", "alerts"), 4

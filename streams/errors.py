@@ -10,7 +10,7 @@ WeirError (online.errors)
     ├── LogError       the log on disk is not one we can read; nothing was changed
     ├── PartitionError pause this partition, say why, and serve the others
     │   └── TooManyRejects  most of its input is bad, and going on would only fill the dead letters
-    ├── of streams.transport: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
+    ├── of streams.kafka: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
     ├── of streams.stores: StoreUnavailable (reach Redis), StoreRefused (correct its settings or rights), LaneMoved (go
     │   back to where the store is), StepsTaken and StepsLost (load the lane again)
     └── of streams.following: ReplicaDiverged (restart: the stored model is taken), FollowerBehind

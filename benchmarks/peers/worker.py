@@ -13,12 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from streams.admin import cluster
-from streams.admin.clients import admin_client
-from streams.admin.specs import wanted_topics
 from streams.cli.main import run
 from streams.config import topics
 from streams.config.settings import load_settings
+from streams.kafka.admin import cluster
+from streams.kafka.admin.clients import admin_client
+from streams.kafka.admin.topic_specs import wanted_topics
 
 TASK = Path(__file__).resolve().parent / "fraud.toml"
 PARTITIONS = 4  # of the topics that workload.py makes

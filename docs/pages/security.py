@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from streams.admin.rights import PRINCIPALS, Principal
+from streams.checks.rights import PRINCIPALS, Principal
 from streams.config import topics as t
 
 
@@ -109,7 +109,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 _HEAD: Final = (
     "# Who may do what",
     "",
-    "Made by `python -m docs.pages.security > docs/SECURITY.md` from `streams/admin/rights.py`; a test holds the two",
+    "Made by `python -m docs.pages.security > docs/SECURITY.md` from `streams/checks/rights.py`; a test holds the two",
     "together. `weir acl kafka` and `weir acl redis` print the table as commands, with the names of your settings.",
     "r reads, w writes, m makes topics and changes their configuration.",
     "",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from streams.admin.rights import PRINCIPALS, Principal, kafka_commands, redis_commands
+from streams.checks.rights import PRINCIPALS, Principal, kafka_commands, redis_commands
 from streams.cli.options import BootstrapOption, ConfigOption, settings_of
 from streams.errors import UsageError
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.admin.clients import consumer, producer
-from streams.admin.letters import Letter, Place, Selection, mark, read_letters, restored, send_back
 from streams.cli.dlq_pages import document, list_each, list_groups, page
 from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, confirmed, notes, settings_of, to_json
 from streams.errors import UsageError
+from streams.kafka.admin.clients import consumer, producer
+from streams.kafka.admin.dead_letters import Letter, Place, Selection, mark, read_letters, restored, send_back
 
 if TYPE_CHECKING:
     from streams.config.settings import Settings, TopicSettings

@@ -14,7 +14,6 @@ import msgspec
 import typer
 
 from online.errors import UNREADABLE
-from streams.admin.clients import producer
 from streams.cli.options import (
     BootstrapOption,
     ConfigOption,
@@ -30,6 +29,7 @@ from streams.cli.options import table as new_table
 from streams.cli.times import moment
 from streams.config import topics
 from streams.errors import UsageError
+from streams.kafka.admin.clients import producer
 
 if TYPE_CHECKING:
     from online.stages.quarantine import Quarantine
@@ -200,7 +200,7 @@ def _choice(task: str, offsets: str | None, entity: str | None, since: str | Non
 
 async def _find(settings: Settings, choice: Choice) -> tuple[list[Found], list[Quarantine]]:
     from online.stages.quarantine import Quarantine, find_quarantines
-    from streams.transport.ranges import RangeReader  # it brings the Kafka client
+    from streams.kafka.consume.range_reader import RangeReader  # it brings the Kafka client
 
     decoder, found, quarantines = msgspec.json.Decoder(_Row), list[Found](), list[Quarantine]()
     options, limits = settings.kafka.client_options("examples"), settings.limits_of(topics.EXAMPLES)

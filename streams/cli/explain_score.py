@@ -134,8 +134,8 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
     from dataclasses import replace
 
     from streams.following.scores import find_scores
-    from streams.transport.partition import partitions_of_text
-    from streams.transport.ranges import RangeReader
+    from streams.kafka.consume.range_reader import RangeReader
+    from streams.kafka.partitioners import partitions_of_text
 
     options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.PREDICTIONS)
     async with RangeReader(options, topic, limits=settings.limits_of(topics.PREDICTIONS)) as reader:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.admin.clients import producer
 from streams.cli.model_common import RegistryOption, TaskArgument, VersionArgument, number_of, open_registry, tasks_in
 from streams.cli.options import BootstrapOption, ConfigOption, notes, output, settings_of, table
 from streams.config import topics
 from streams.errors import UsageError
+from streams.kafka.admin.clients import producer
 
 if TYPE_CHECKING:
     from models.registry.registry import Registry

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from streams.admin.clients import consumer, kafka_module
 from streams.cli.options import (
     BootstrapOption,
     ConfigOption,
@@ -30,6 +29,7 @@ from streams.cli.options import (
 from streams.cli.times import moment
 from streams.config import topics
 from streams.errors import UsageError
+from streams.kafka.admin.clients import consumer, kafka_module
 
 if TYPE_CHECKING:
     from streams.config.settings import Settings

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from streams.admin.clients import producer
 from streams.cli.model_common import RegistryOption
 from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, output, settings_of
 from streams.cli.signals import interruptible
 from streams.config import topics
 from streams.errors import UsageError
+from streams.kafka.admin.clients import producer
 
 if TYPE_CHECKING:
     from online.codec.wire import LongText, RetrainRequest

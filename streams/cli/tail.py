@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.admin.clients import consumer
-from streams.admin.reading import Start, follow, read_present
-from streams.admin.records import as_json, filters, line, parse
 from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of, utc
 from streams.cli.signals import close_stdout, interruptible
+from streams.kafka.admin.clients import consumer
+from streams.kafka.admin.printed_records import as_json, filters, line, parse
+from streams.kafka.admin.reader import Start, follow, read_present
 from streams.text import printable
 
 if TYPE_CHECKING:

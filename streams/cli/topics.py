@@ -1,6 +1,6 @@
 """``weir topics``: the topics of a deployment, made, checked and described.
 
-It knows arguments and tables; what a topic should be is in ``streams.admin.specs``.
+It knows arguments and tables; what a topic should be is in ``streams.kafka.admin.topic_specs``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.admin import cluster
-from streams.admin.clients import admin_client
-from streams.admin.specs import Difference, TopicSpec, compare, shown, wanted_topics
 from streams.cli.options import (
     BootstrapOption,
     ConfigOption,
@@ -30,6 +27,9 @@ from streams.cli.options import (
 )
 from streams.config.topics import ALL
 from streams.errors import UsageError
+from streams.kafka.admin import cluster
+from streams.kafka.admin.clients import admin_client
+from streams.kafka.admin.topic_specs import Difference, TopicSpec, compare, shown, wanted_topics
 from streams.ops.checks import Check, checks_table
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from streams.following.history import ModelHistory
 from streams.following.keeper import ModelKeeper
 from streams.following.refold import fold_again
 from streams.following.snapshots import ModelSnapshots
-from streams.transport.batch import Slice
-from streams.transport.errors import RecordsDeleted
-from streams.transport.ranges import RangeReader
+from streams.kafka.consume.fetched_batch import Slice
+from streams.kafka.consume.range_reader import RangeReader
+from streams.kafka.kafka_errors import RecordsDeleted
 
 log = logging.getLogger(__name__)
 

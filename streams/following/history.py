@@ -17,8 +17,8 @@ from streams.following.errors import FollowerBehind
 from streams.following.fold import ExampleFold
 from streams.following.refold import fold_again
 from streams.following.snapshots import ModelSnapshots
-from streams.transport.batch import Slice
-from streams.transport.ranges import RangeReader
+from streams.kafka.consume.fetched_batch import Slice
+from streams.kafka.consume.range_reader import RangeReader
 
 _SLICE: Final = 512
 SLACK: Final = 4096

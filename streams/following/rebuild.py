@@ -10,7 +10,7 @@ from streams.following.fold import ExampleFold
 from streams.following.follower import Progress
 from streams.following.refold import fold_again
 from streams.following.snapshots import ModelSnapshots
-from streams.transport.ranges import RangeReader
+from streams.kafka.consume.range_reader import RangeReader
 
 
 async def rebuild(

@@ -10,7 +10,7 @@ from typing import Final
 from online.stages.quarantine import Quarantine
 from streams.following.fold import ExampleFold
 from streams.following.snapshots import ModelSnapshots
-from streams.transport.ranges import RangeReader
+from streams.kafka.consume.range_reader import RangeReader
 
 log = logging.getLogger(__name__)
 

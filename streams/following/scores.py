@@ -16,9 +16,9 @@ import msgspec
 from online.errors import UNREADABLE
 from streams.errors import UsageError
 from streams.following.follower import Progress
+from streams.kafka.consume.range_reader import RangeReader
+from streams.kafka.kafka_errors import RecordsDeleted
 from streams.records import Record
-from streams.transport.errors import RecordsDeleted
-from streams.transport.ranges import RangeReader
 
 CHUNK_RECORDS: Final = 20_000
 REPEATS_S: Final = 3_600.0

@@ -12,8 +12,8 @@ from streams.errors import UsageError
 from streams.full.loads import BackgroundLoads
 from streams.full.serving import FullModels
 from streams.full.updates import decode_updates
-from streams.transport.batch import Slice
-from streams.transport.ranges import RangeReader
+from streams.kafka.consume.fetched_batch import Slice
+from streams.kafka.consume.range_reader import RangeReader
 
 log = logging.getLogger(__name__)
 

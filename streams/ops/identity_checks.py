@@ -9,16 +9,16 @@ from typing import Any, Final
 import msgspec
 
 from online.task.spec import STREAM_KEYS
-from streams.admin.clients import admin_client, consumer
-from streams.admin.cluster import read_identities
-from streams.admin.reading import Start, read_present
 from streams.config import topics
 from streams.config.settings import Settings
 from streams.errors import ShellError, UsageError
+from streams.kafka.admin.clients import admin_client, consumer
+from streams.kafka.admin.cluster import read_identities
+from streams.kafka.admin.reader import Start, read_present
+from streams.kafka.partitioners import PartitionerName, partitions_of_text
 from streams.ops.checks import Check
 from streams.stores.identity import StoredIdentity, TopicIdentity, differences
 from streams.stores.link import opened
-from streams.transport.partition import PartitionerName, partitions_of_text
 from streams.worker.misplaced import FIX
 from streams.worker.partitioner import stored_partitioner
 

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from streams.admin import cluster
-from streams.admin.clients import admin_client
-from streams.admin.specs import ActualTopic, Difference, compare, short_of_horizons, wanted_topics
 from streams.config import topics
 from streams.errors import BrokerError, UsageError
+from streams.kafka.admin import cluster
+from streams.kafka.admin.clients import admin_client
+from streams.kafka.admin.topic_specs import ActualTopic, Difference, compare, short_of_horizons, wanted_topics
 from streams.ops.checks import Check
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from streams.kafka.partitioners import partitions_of
 from streams.stores.cache import RowCache
 from streams.stores.flush import Change, Writes
 from streams.stores.record import LaneRecord
 from streams.stores.resp import framed_keys
 from streams.stores.rows import Lane, row_key
-from streams.transport.partition import partitions_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from online.task.spec import TaskSpec
-from streams.admin.unpacking import VIEW_LIMITS
 from streams.config import topics
 from streams.config.settings import Settings
+from streams.kafka.admin.unpacking import VIEW_LIMITS
+from streams.kafka.consume.fetched_batch import Slice
+from streams.kafka.consume.range_reader import RangeReader
 from streams.records import Record
-from streams.transport.batch import Slice
-from streams.transport.ranges import RangeReader
 
 
 class Stored(NamedTuple):

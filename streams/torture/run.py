@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from streams.admin import cluster
-from streams.admin.clients import admin_client
-from streams.admin.specs import wanted_topics
 from streams.config.settings import Settings
+from streams.kafka.admin import cluster
+from streams.kafka.admin.clients import admin_client
+from streams.kafka.admin.topic_specs import wanted_topics
 from streams.stores.clear import clear_prefix
 from streams.stores.link import opened
 from streams.task_files import load_task

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from streams.config import topics
+from streams.kafka.consume.range_reader import RangeReader
 from streams.trainer.bench import Bench
 from streams.trainer.live import decode_live
-from streams.transport.ranges import RangeReader
 
 _RECORDS: Final = 2_000
 

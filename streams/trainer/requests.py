@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from online.codec.why_invalid import explain
 from online.codec.wire import RetrainRequest
 from streams.errors import BrokerError, in_words
-from streams.transport.outage import calm_logs
+from streams.kafka.reconnect_pacing import calm_logs
 
 log = logging.getLogger(__name__)
 

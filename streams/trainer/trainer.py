@@ -22,6 +22,8 @@ from streams.config import topics
 from streams.config.settings import Settings
 from streams.errors import UsageError, in_words
 from streams.full.updates import update_record
+from streams.kafka.produce.producer import BatchProducer
+from streams.kafka.security import link_security, transport_settings
 from streams.ops.metrics import Metrics
 from streams.ops.signals import stop_signals
 from streams.ops.together import until_one_ends
@@ -36,8 +38,6 @@ from streams.trainer.requests import RequestReader
 from streams.trainer.runner import SubprocessRunner
 from streams.trainer.shelf import RegistryShelf, Shelf
 from streams.trainer.status import TrainerStatus
-from streams.transport.producer import BatchProducer
-from streams.transport.security import link_security, transport_settings
 
 log = logging.getLogger(__name__)
 

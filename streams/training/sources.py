@@ -19,7 +19,7 @@ from streams.records import Record
 
 if TYPE_CHECKING:
     from streams.config.settings import Settings
-    from streams.transport.ranges import RangeReader
+    from streams.kafka.consume.range_reader import RangeReader
 
 
 class Piece(NamedTuple):
@@ -160,8 +160,8 @@ class KafkaSource:
 
     async def identity(self, topic: str) -> str:
         """See `LogSource`: the id that the brokers gave the topic. Raises ``BrokerError``."""
-        from streams.admin.clients import admin_client
-        from streams.admin.cluster import read_identities
+        from streams.kafka.admin.clients import admin_client
+        from streams.kafka.admin.cluster import read_identities
 
         def ask() -> str:
             name = self._settings.topics.name(topic)
@@ -173,7 +173,7 @@ class KafkaSource:
 
     async def _reader(self, topic: str) -> RangeReader:
         try:
-            from streams.transport.ranges import RangeReader
+            from streams.kafka.consume.range_reader import RangeReader
         except ImportError as error:
             raise UsageError(f"reading from Kafka needs {error.name}; run: pip install 'weir[kafka]'") from error
         if topic not in self._readers:

@@ -12,7 +12,7 @@ from faust.types import TP
 
 from streams.config.settings import KafkaSettings
 from streams.errors import BrokerError
-from streams.transport.errors import said
+from streams.kafka.kafka_errors import said
 
 
 async def committed_offsets(settings: KafkaSettings, group: str) -> dict[TP, int]:

@@ -15,16 +15,16 @@ from online.task.spec import TaskSpec
 from streams.config.settings import Settings
 from streams.full.remote.port import Asks
 from streams.full.serving import FullModels
+from streams.kafka.consume.app import BatchApp
+from streams.kafka.consume.fetched_batch import FetchedBatch
+from streams.kafka.produce.producer import Sent
+from streams.kafka.produce.record_columns import Columns
 from streams.ops.metrics import Metrics
 from streams.ops.stall import LoopStall
 from streams.ops.watchdog import Watchdog
 from streams.records import Record
 from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
-from streams.transport.app import BatchApp
-from streams.transport.batch import FetchedBatch
-from streams.transport.columns import Columns
-from streams.transport.producer import Sent
 from streams.worker.identity import TopicCheck
 from streams.worker.links import Links
 from streams.worker.misplaced import Placement

@@ -23,13 +23,13 @@ from streams.config.settings import Role
 from streams.errors import StateError, UsageError
 from streams.following.follower import Follower
 from streams.following.history import ModelHistory
+from streams.kafka.consume.fetched_batch import FetchedBatch
+from streams.kafka.consume.log_ends import LogBounds
+from streams.kafka.consume.point_reader import PointReader
+from streams.kafka.consume.range_reader import RangeReader
+from streams.kafka.produce.producer import Sent
 from streams.stores.redis import Lane
 from streams.stores.steps import StepLog
-from streams.transport.batch import FetchedBatch
-from streams.transport.bounds import LogBounds
-from streams.transport.points import PointReader
-from streams.transport.producer import Sent
-from streams.transport.ranges import RangeReader
 from streams.worker.committed import committed_offsets
 from streams.worker.context import Context
 from streams.worker.idle import IdleTime, TimedLane

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from streams.admin.clients import admin_client
-from streams.admin.cluster import read_identities
 from streams.config.settings import KafkaSettings
 from streams.errors import BrokerError, UsageError
+from streams.kafka.admin.clients import admin_client
+from streams.kafka.admin.cluster import read_identities
 from streams.stores.identity import StoredIdentity, TopicIdentity
 from streams.stores.redis import Lane
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from streams.errors import StateError
+from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.stores.errors import LaneMoved
 from streams.stores.redis import Lane, LaneRecord, Writes
-from streams.transport.batch import FetchedBatch
 from streams.worker.linger import Linger
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import Any
 
 from streams.config import topics
 from streams.errors import TooManyRejects
+from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.outputs import dead_letter, letter_room
 from streams.records import Refused
 from streams.reject_limit import RejectLimit
-from streams.transport.batch import FetchedBatch
 from streams.worker.context import Context
 
 

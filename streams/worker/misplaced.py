@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from online.batch import IntVector
+from streams.kafka.kafka_errors import RecordTooLarge
+from streams.kafka.partitioners import PartitionerName, partitions_of_text
+from streams.kafka.produce.record_columns import Columns
 from streams.records import Record
-from streams.transport.columns import Columns
-from streams.transport.errors import RecordTooLarge
-from streams.transport.partition import PartitionerName, partitions_of_text
 
 if TYPE_CHECKING:
     from streams.worker.context import Context

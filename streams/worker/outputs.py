@@ -10,9 +10,9 @@ from online.codec.row_updates import encode_updates
 from online.stages.labelling import LabelOutput
 from online.stages.scoring import ScoringStage
 from streams.config import topics
+from streams.kafka.produce.record_columns import Columns
 from streams.outputs import decision_records
 from streams.records import Record
-from streams.transport.columns import Columns
 
 
 def prediction_columns(stage: ScoringStage, scored: Scored, now: float) -> Columns:

@@ -11,8 +11,8 @@ import numpy as np
 
 from online.batch import FloatMatrix, FloatVector, Scored
 from online.stages.scoring import FeaturedBatch, PreparedBatch, ScoreOutput, ScoringStage
+from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.stores.joint import JointRows
-from streams.transport.batch import FetchedBatch
 from streams.worker.misplaced import Astray
 
 if TYPE_CHECKING:

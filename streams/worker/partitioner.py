@@ -17,9 +17,9 @@ import numpy as np
 from online.errors import UNREADABLE
 from streams.config import topics
 from streams.errors import UsageError
+from streams.kafka.consume.range_reader import RangeReader
+from streams.kafka.partitioners import PartitionerName, partitions_of_text
 from streams.stores.link import RedisLink
-from streams.transport.partition import PartitionerName, partitions_of_text
-from streams.transport.ranges import RangeReader
 
 if TYPE_CHECKING:
     from streams.worker.context import Context

@@ -16,12 +16,14 @@ from typing import Any, Final, Protocol
 from faust.types import TP
 
 from online.task.spec import TaskSpec
-from streams.admin.cluster import topic_limits
 from streams.config import topics
 from streams.config.settings import Settings
 from streams.errors import in_words
 from streams.full.following import UpdatesFollower
 from streams.full.loading import full_models, require_provider
+from streams.kafka.admin.cluster import topic_limits
+from streams.kafka.consume.app import BatchApp
+from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.ops.deadline import Deadline
 from streams.ops.metrics import Metrics
 from streams.ops.signals import stop_signals
@@ -32,8 +34,6 @@ from streams.ops.watchdog import Watchdog, WatchdogPolicy
 from streams.ops.web import WebServer
 from streams.stores.link import RedisLink
 from streams.stores.redis import Lane, LaneStore
-from streams.transport.app import BatchApp
-from streams.transport.batch import FetchedBatch
 from streams.worker.context import Context
 from streams.worker.control import Control, Movable
 from streams.worker.warmup import warm_up_records, warm_up_structs

@@ -18,12 +18,12 @@ from online.labels.join import Wanted
 from online.stages.admission import labels_in_time
 from streams.config import topics
 from streams.errors import BrokerError
+from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
+from streams.kafka.consume.log_ends import LogBounds
+from streams.kafka.consume.point_reader import PointReader
+from streams.kafka.consume.range_reader import RangeReader
 from streams.records import Refused
 from streams.stores.steps import TICK, Step
-from streams.transport.batch import FetchedBatch, Slice
-from streams.transport.bounds import LogBounds
-from streams.transport.points import PointReader
-from streams.transport.ranges import RangeReader
 from streams.worker.context import Context
 from streams.worker.letters import in_order
 from streams.worker.misplaced import Astray

@@ -27,15 +27,15 @@ from online.task.spec import STREAM_KEYS, TaskSpec
 from streams.config import topics
 from streams.config.settings import Settings
 from streams.errors import UsageError
+from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
+from streams.kafka.consume.offset_tracker import Ticket
+from streams.kafka.consume.range_reader import RangeReader
+from streams.kafka.produce.producer import Sent
+from streams.kafka.produce.record_columns import Columns
 from streams.records import Record
 from streams.stores.clear import clear_lane
 from streams.stores.redis import Lane
 from streams.stores.steps import Step
-from streams.transport.batch import FetchedBatch, Slice
-from streams.transport.columns import Columns
-from streams.transport.completed import Ticket
-from streams.transport.producer import Sent
-from streams.transport.ranges import RangeReader
 from streams.worker.committed import active_members, committed_offsets
 from streams.worker.host import LABELLED
 from streams.worker.partitioner import settle_partitioner

@@ -22,11 +22,11 @@ from online.stages.admission import Intake
 from online.stages.scoring import PreparedBatch, ScoringStage
 from online.task.column_plan import union
 from streams.config import topics
+from streams.kafka.consume.fetched_batch import FetchedBatch
+from streams.kafka.consume.offset_tracker import Ticket
+from streams.kafka.produce.producer import Sent
 from streams.stores.errors import LaneMoved
 from streams.stores.redis import Lane, LaneRecord, Writes
-from streams.transport.batch import FetchedBatch
-from streams.transport.completed import Ticket
-from streams.transport.producer import Sent
 from streams.worker.context import Context
 from streams.worker.journal import LaneJournal
 from streams.worker.lane import RowLane, Step

@@ -25,13 +25,13 @@ from online.task.spec import STREAM_KEYS
 from streams.config import topics
 from streams.errors import in_words
 from streams.full.remote.port import Asks, rows_of
+from streams.kafka.consume.fetched_batch import FetchedBatch
+from streams.kafka.produce.record_columns import Columns
 from streams.ops.metrics import Laps
 from streams.records import Record
 from streams.stores.errors import LaneMoved
 from streams.stores.joint import JointRows
 from streams.stores.redis import Lane
-from streams.transport.batch import FetchedBatch
-from streams.transport.columns import Columns
 from streams.worker.context import Context
 from streams.worker.lane import Step
 from streams.worker.misplaced import Astray

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from online.batch import LabelBatch, Scored
+from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from streams.records import Refused
 from streams.stores.steps import Step
-from streams.transport.batch import FetchedBatch, Slice
 from streams.worker.misplaced import Astray
 
 

@@ -16,9 +16,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from kafka.admin import KafkaAdminClient, NewTopic
 
-from streams.admin.clients import admin_client
 from streams.config import topics
 from streams.config.settings import KafkaSettings
+from streams.kafka.admin.clients import admin_client
 from tests.integration.kafka_broker import (
     Broker,
     DockerBroker,

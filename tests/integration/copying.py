@@ -22,9 +22,9 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
+from streams.kafka.produce.producer import BatchProducer
+from streams.kafka.transport_settings import TransportSettings
 from streams.records import Record
-from streams.transport.producer import BatchProducer
-from streams.transport.settings import TransportSettings
 from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
 
 PARTITIONS = 4

@@ -12,12 +12,12 @@ from typing import Any, Final
 from streams.cli.main import run
 from streams.following.errors import ReplicaDiverged
 from streams.following.follower import Follower
+from streams.kafka.consume.fetch_thread import BatchConsumerThread
+from streams.kafka.kafka_errors import DeliveryError
+from streams.kafka.produce.producer import BatchProducer
 from streams.stores.errors import StoreRefused
 from streams.stores.link import RedisLink
 from streams.stores.redis import LaneStore
-from streams.transport.errors import DeliveryError
-from streams.transport.fetch import BatchConsumerThread
-from streams.transport.producer import BatchProducer
 from streams.worker.run import Worker
 from streams.worker.status import WorkerStatus
 

@@ -21,10 +21,10 @@ from streams.config.settings import KafkaSettings
 from streams.following.fold import ExampleFold
 from streams.following.follower import Follower, FollowPolicy
 from streams.following.snapshots import ModelSnapshots
+from streams.kafka.produce.producer import BatchProducer
+from streams.kafka.transport_settings import TransportSettings
 from streams.records import Record
 from streams.stores.link import RedisLink
-from streams.transport.producer import BatchProducer
-from streams.transport.settings import TransportSettings
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
 

@@ -15,10 +15,10 @@ from kafka import KafkaConsumer
 from typer.testing import CliRunner
 
 from online.errors import WeirError
-from streams.admin.clients import admin_client, producer
-from streams.admin.reading import Start, read_present
 from streams.cli.main import app
 from streams.config.settings import KafkaSettings
+from streams.kafka.admin.clients import admin_client, producer
+from streams.kafka.admin.reader import Start, read_present
 from tests.integration.kafka_broker import REPOSITORY
 
 T0 = 1_700_000_000.0

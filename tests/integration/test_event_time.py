@@ -11,11 +11,11 @@ from typing import Any
 import orjson
 import pytest
 
-from streams.admin.clients import admin_client
-from streams.admin.cluster import create_topics, read_topics
-from streams.admin.specs import wanted_topics
 from streams.config import topics
-from streams.transport.partition import partitions_of
+from streams.kafka.admin.clients import admin_client
+from streams.kafka.admin.cluster import create_topics, read_topics
+from streams.kafka.admin.topic_specs import wanted_topics
+from streams.kafka.partitioners import partitions_of
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, eventually
 from tests.integration.redis_server import RedisServer

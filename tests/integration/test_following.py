@@ -15,8 +15,8 @@ from online.learners.online_model import OnlineModel
 from streams.errors import StateError, UsageError
 from streams.following.errors import FollowerBehind, ReplicaDiverged
 from streams.following.fold import ExampleFold
+from streams.kafka.kafka_errors import RecordsDeleted
 from streams.records import Record
-from streams.transport.errors import RecordsDeleted
 from tests.integration.follow import (
     FEATURES,
     SPECS,

@@ -17,7 +17,7 @@ from kafka.admin import KafkaAdminClient
 
 from online.codec.wire import DeadLetter
 from streams.config import topics
-from streams.transport.codecs import NAMES
+from streams.kafka.consume.codecs import NAMES
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from streams.transport.codecs import NAMES
+from streams.kafka.consume.codecs import NAMES
 from tests.integration.copying import read
 from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
 

@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from streams.config import topics
+from streams.kafka.partitioners import partitions_of
 from streams.stores.rows import lane_prefix
-from streams.transport.partition import partitions_of
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker

@@ -12,8 +12,8 @@ from online.codec.columns import ColumnRequest
 from online.codec.decode import decode_user_events
 from online.intake_policy import IntakePolicy
 from online.stages.admission import Intake
-from streams.admin import letters as letters_module
 from streams.config import topics
+from streams.kafka.admin import dead_letters as letters_module
 from streams.outputs import dead_letter
 from streams.records import Record, Refused
 from tests.integration.kafka_commands import T0, Weir, event

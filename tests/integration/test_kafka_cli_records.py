@@ -9,9 +9,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from streams.admin.clients import consumer
-from streams.admin.reading import Start, read_present
 from streams.config import topics
+from streams.kafka.admin.clients import consumer
+from streams.kafka.admin.reader import Start, read_present
 from tests.integration.kafka_commands import T0, Weir, event, lines_of
 
 pytestmark = pytest.mark.integration

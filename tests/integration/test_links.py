@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from streams.kafka.reconnect_pacing import EVERY_S
 from streams.records import Record
-from streams.transport.outage import EVERY_S
 from tests.integration.copying import (
     PARTITIONS,
     Load,

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from streams.config import topics
-from streams.transport.partition import partitions_of_text
+from streams.kafka.partitioners import partitions_of_text
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer

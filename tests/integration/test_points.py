@@ -11,8 +11,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import NodeNotReadyError
 
 from streams.errors import BrokerError
-from streams.transport import ranges
-from streams.transport.points import PointReader
+from streams.kafka.consume import range_reader as ranges
+from streams.kafka.consume.point_reader import PointReader
 from tests.integration.follow import NewTopic, Place, Server, delete_before, options, run
 from tests.integration.kafka_broker import Broker
 

@@ -12,11 +12,11 @@ import pytest
 from kafka.partitioner.default import murmur2
 
 from streams.errors import BrokerError, UsageError
+from streams.kafka.kafka_errors import DeliveryError, RecordTooLarge
+from streams.kafka.produce.producer import BatchProducer, Sent
+from streams.kafka.produce.record_columns import Columns
+from streams.kafka.transport_settings import TransportSettings
 from streams.records import Record
-from streams.transport.columns import Columns
-from streams.transport.errors import DeliveryError, RecordTooLarge
-from streams.transport.producer import BatchProducer, Sent
-from streams.transport.settings import TransportSettings
 from tests.integration.copying import produce, read, some
 from tests.integration.kafka_broker import Broker
 

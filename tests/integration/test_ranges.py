@@ -9,10 +9,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import NodeNotReadyError
 
 from streams.errors import BrokerError, UsageError
-from streams.transport import ranges
-from streams.transport.bounds import LogBounds
-from streams.transport.errors import RecordsDeleted
-from streams.transport.ranges import RangeReader
+from streams.kafka.consume import range_reader as ranges
+from streams.kafka.consume.log_ends import LogBounds
+from streams.kafka.consume.range_reader import RangeReader
+from streams.kafka.kafka_errors import RecordsDeleted
 from tests.integration.follow import (
     NewTopic,
     Place,

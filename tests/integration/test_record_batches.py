@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from faust.types import TP
 
+from streams.kafka.consume.app import BatchApp
+from streams.kafka.consume.fetched_batch import FetchedBatch
+from streams.kafka.produce.producer import BatchProducer
+from streams.kafka.transport_settings import TransportSettings
 from streams.records import Record, RecordBatch
-from streams.transport.app import BatchApp
-from streams.transport.batch import FetchedBatch
-from streams.transport.producer import BatchProducer
-from streams.transport.settings import TransportSettings
 from tests.contracts.test_record_batches import PARTITIONS, Reader, RecordBatchContract
 from tests.integration.kafka_broker import Broker
 

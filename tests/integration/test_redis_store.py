@@ -9,12 +9,12 @@ import pytest
 from redis import exceptions as rx
 
 from streams.errors import StateError
+from streams.kafka.partitioners import partitions_of
 from streams.stores.clear import CLEARING, clear_lane
 from streams.stores.errors import LaneMoved
 from streams.stores.link import RedisLink
 from streams.stores.redis import LaneRecord, LaneStore
 from streams.stores.rows import encode_row, row_key
-from streams.transport.partition import partitions_of
 from tests.integration.row_store import LANE, SCHEMA, SIDE, TTL_S, WIDTH, NewRedis, Server, Worker, rows, with_worker
 
 pytestmark = pytest.mark.integration

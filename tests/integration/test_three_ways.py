@@ -21,7 +21,7 @@ from online.batch import PredictionBatch
 from online.task.spec import TaskSpec
 from streams import backtest
 from streams.config import topics
-from streams.transport.partition import partitions_of_text
+from streams.kafka.partitioners import partitions_of_text
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.chaos.replay import scored_of
 from tests.integration.kafka_broker import Broker, free_ports

@@ -24,11 +24,11 @@ from online.batch import ExampleBatch
 from online.codec.encode import encode_examples
 from online.codec.wire import ModelUpdate
 from online.task.spec import TaskSpec
-from streams.admin.clients import producer
 from streams.cli.retrain import retrain_command
 from streams.config import topics
 from streams.embedded.embedded_host import EmbeddedHost
 from streams.embedded.embedded_log import EmbeddedLog
+from streams.kafka.admin.clients import producer
 from streams.records import Record
 from streams.simulate import SimulationConfig, simulate
 from tests.integration.chaos.deployment import Deployment

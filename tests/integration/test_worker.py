@@ -27,9 +27,9 @@ from online.task.column_plan import union
 from online.task.spec import TaskSpec
 from streams.config import topics
 from streams.following.fold import ExampleFold
+from streams.kafka.partitioners import partitions_of
 from streams.simulate import SimulationConfig
 from streams.stores.memory import MemoryFeatureStore
-from streams.transport.partition import partitions_of
 from tests.integration.chaos.deployment import Deployment, Stored
 from tests.integration.chaos.replay import scored_of
 from tests.integration.kafka_broker import REPOSITORY, Broker

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from streams.admin.clients import admin_client
-from streams.admin.rights import PRINCIPALS, Principal, grants, redis_user
+from streams.checks.rights import PRINCIPALS, Principal, grants, redis_user
 from streams.config import topics
 from streams.config.settings import Settings, load_settings
+from streams.kafka.admin.clients import admin_client
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, free_ports
 from tests.integration.kafka_secrets import Secrets

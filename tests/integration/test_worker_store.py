@@ -11,9 +11,9 @@ import orjson
 import pytest
 import redis
 
-from streams.admin.clients import admin_client
 from streams.config import topics
-from streams.transport.partition import partitions_of
+from streams.kafka.admin.clients import admin_client
+from streams.kafka.partitioners import partitions_of
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker

@@ -19,9 +19,9 @@ import faust
 from faust.types import TP
 
 from streams.config.settings import load_settings
+from streams.kafka.consume.app import BatchApp
+from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.records import Record
-from streams.transport.app import BatchApp
-from streams.transport.batch import FetchedBatch
 
 
 def say(**what: object) -> None:

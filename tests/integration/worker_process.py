@@ -27,14 +27,14 @@ from typer.testing import CliRunner
 from online.errors import WeirError
 from streams.cli.main import app
 from streams.config import topics
+from streams.kafka.consume.range_reader import RangeReader
+from streams.kafka.produce.producer import BatchProducer
+from streams.kafka.transport_settings import TransportSettings
 from streams.records import Record
 from streams.stores.link import RedisLink
 from streams.stores.record import decode_record
 from streams.stores.rows import lane_prefix
 from streams.stores.steps import StepLog
-from streams.transport.producer import BatchProducer
-from streams.transport.ranges import RangeReader
-from streams.transport.settings import TransportSettings
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import REPOSITORY, eventually
 

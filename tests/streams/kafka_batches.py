@@ -11,8 +11,8 @@ from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
 from online.codec.limits import InputLimits
-from streams.transport.batch import Slice
-from streams.transport.fetched import FetchedRecords, Unpacking
+from streams.kafka.consume.fetched import FetchedRecords, Unpacking
+from streams.kafka.consume.fetched_batch import Slice
 
 CODECS: Final = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 T0_MS: Final = 1_700_000_000_000

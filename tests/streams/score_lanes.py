@@ -14,15 +14,15 @@ from online.stages.scoring import ScoringStage
 from online.task.spec import TaskSpec
 from streams.config import topics
 from streams.config.settings import Settings
+from streams.kafka.consume.fetched_batch import FetchedBatch
+from streams.kafka.consume.offset_tracker import Ticket
+from streams.kafka.produce.producer import Sent
+from streams.kafka.produce.record_columns import Columns
 from streams.ops.metrics import Metrics
 from streams.records import Record
 from streams.stores.errors import LaneMoved
 from streams.stores.record import POSITION_AND_NONCE
 from streams.stores.redis import Lane, LaneStore
-from streams.transport.batch import FetchedBatch
-from streams.transport.columns import Columns
-from streams.transport.completed import Ticket
-from streams.transport.producer import Sent
 from streams.worker.lane import Step
 from streams.worker.misplaced import Placement
 from streams.worker.score import ScoreLane

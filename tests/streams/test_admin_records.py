@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 
 from online.codec.wire import DeadLetter
 from online.task.spec import TaskSpec
-from streams.admin.clients import kafka_module, unreachable
-from streams.admin.letters import Done, Letter, Place, Selection, grouped, letter_of, send_back
-from streams.admin.outgoing import LinesSource, TableSource, time_of
-from streams.admin.pace import Pace, PacePolicy
-from streams.admin.reading import Start
-from streams.admin.records import Match, as_json, filters, key_of, line
 from streams.config import topics
 from streams.config.settings import KafkaSettings, TopicSettings
 from streams.errors import UsageError
+from streams.kafka.admin.clients import kafka_module, unreachable
+from streams.kafka.admin.dead_letters import Done, Letter, Place, Selection, grouped, letter_of, send_back
+from streams.kafka.admin.printed_records import Match, as_json, filters, key_of, line
+from streams.kafka.admin.reader import Start
 from streams.outputs import dead_letter
 from streams.records import Record, Refused
+from streams.replay.pace import Pace, PacePolicy
+from streams.replay.replayed_files import LinesSource, TableSource, time_of
 from streams.text import printable
 
 DAY = 86_400.0

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online.features.spec import Entity
-from streams.admin.specs import ActualTopic, TopicSpec, compare, shown, wanted_topics
 from streams.config import topics
 from streams.config.settings import TopicOverride, TopicSettings
 from streams.errors import UsageError
+from streams.kafka.admin.topic_specs import ActualTopic, TopicSpec, compare, shown, wanted_topics
 
 MIB = 1_048_576
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from streams.errors import UsageError
-from streams.transport.completed import CompletedOffsets, Partition, Ticket
+from streams.kafka.consume.offset_tracker import CompletedOffsets, Partition, Ticket
 
 PARTITIONS: list[Partition] = [("events", 0), ("events", 1), ("labels", 0)]
 

@@ -23,7 +23,7 @@ import yaml
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from streams.admin.rights import PRINCIPALS, redis_user
+from streams.checks.rights import PRINCIPALS, redis_user
 from streams.cli import main
 from streams.cli.options import tasks_of
 from streams.config.settings import RedisSettings, SecretUrl, Settings, load_settings

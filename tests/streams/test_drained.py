@@ -7,8 +7,8 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.kafka.consume.drained import Drained, take_together
 from streams.records import Record
-from streams.transport.drained import Drained, take_together
 
 
 def stretches(lengths: list[tuple[int, int, int]], epochs: list[int]) -> deque[Drained]:

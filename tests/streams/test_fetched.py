@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online.codec.limits import InputLimits
+from streams.kafka.consume.fetched import KEPT, FetchedRecords, Unpacking
 from streams.records import Record
-from streams.transport.fetched import KEPT, FetchedRecords, Unpacking
 from tests.streams.kafka_batches import CODECS, PARTITION, T0_MS, batch, framed, old_batch, read, values, with_crc
 
 SMALL = InputLimits(record_bytes=1_024, batch_bytes=1 << 20)

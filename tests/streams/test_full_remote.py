@@ -19,11 +19,11 @@ from streams.full.remote.circuit import Circuit
 from streams.full.remote.pool import Pool
 from streams.full.remote.port import Rows
 from streams.full.remote.wire import BLOCK_BYTES, blocks, decode_answer, decode_request, encode_answer, encode_request
+from streams.kafka.produce.producer import Sent
+from streams.kafka.produce.record_columns import Columns
 from streams.ops.metrics import Metrics
 from streams.records import Record
 from streams.stores.memory import MemoryFeatureStore
-from streams.transport.columns import Columns
-from streams.transport.producer import Sent
 
 SPEC = FullSpec(deadline=0.05)
 WIDTH = len(columns(SPEC))

@@ -24,11 +24,11 @@ from streams.full.remote.lane import InferenceLane
 from streams.full.remote.pool import Pool
 from streams.full.remote.port import Rows
 from streams.full.remote.wire import blocks
+from streams.kafka.consume.fetched_batch import FetchedBatch
+from streams.kafka.consume.offset_tracker import Ticket
+from streams.kafka.produce.producer import Sent
 from streams.ops.metrics import Metrics
 from streams.records import Record
-from streams.transport.batch import FetchedBatch
-from streams.transport.completed import Ticket
-from streams.transport.producer import Sent
 from tests.models.graphs import linear_graph
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
 

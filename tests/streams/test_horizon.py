@@ -10,7 +10,7 @@ import pytest
 from online.batch import PredictionBatch
 from online.labels.join import LabelJoiner
 from online.labels.join_policy import JoinPolicy
-from streams.admin.specs import ActualTopic, short_of_horizons
+from streams.kafka.admin.topic_specs import ActualTopic, short_of_horizons
 from streams.ops.metrics import Metrics
 from streams.worker.horizon import Horizon
 

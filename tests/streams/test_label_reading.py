@@ -11,8 +11,8 @@ from online.codec.encode import encode_model
 from online.codec.predictions import ScoredShape
 from online.codec.wire import Label
 from streams.config import topics
+from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.records import Record
-from streams.transport.batch import FetchedBatch
 from streams.worker.reading import LaneReader
 from tests.streams.lane_context import Context
 

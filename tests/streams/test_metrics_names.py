@@ -17,6 +17,8 @@ from docs.pages.metrics import reference
 from online.codec.limits import InputLimits
 from online.intake_policy import IntakePolicy
 from streams.config.settings import TopicSettings
+from streams.kafka.consume.fetched_batch import FetchedBatch
+from streams.kafka.consume.offset_tracker import CompletedOffsets
 from streams.ops.definitions import (
     DEFINITIONS,
     CounterName,
@@ -30,8 +32,6 @@ from streams.ops.instruments import Histogram
 from streams.ops.metrics import Metrics, letter_class
 from streams.ops.registry import Registry
 from streams.records import Record
-from streams.transport.batch import FetchedBatch
-from streams.transport.completed import CompletedOffsets
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {kind: set(get_args(names)) for kind, names in

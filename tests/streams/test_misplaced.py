@@ -16,14 +16,14 @@ from online.stages.labelling import LabelOutput
 from online.task.spec import TaskSpec
 from streams.config import topics
 from streams.config.settings import Settings
+from streams.kafka.consume.fetched_batch import Slice
+from streams.kafka.kafka_errors import RecordTooLarge
+from streams.kafka.partitioners import partitions_of
+from streams.kafka.produce.producer import Sent
+from streams.kafka.produce.record_columns import Columns
 from streams.records import Record
 from streams.stores.steps import Step as TakenStep
 from streams.stores.steps import StoredLane
-from streams.transport.batch import Slice
-from streams.transport.columns import Columns
-from streams.transport.errors import RecordTooLarge
-from streams.transport.partition import partitions_of
-from streams.transport.producer import Sent
 from streams.worker.lane import Step
 from streams.worker.publisher import Made, StepPublisher
 from streams.worker.reading import LaneReader

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from streams.config.settings import Settings
 from streams.errors import UsageError
-from streams.transport.partition import PartitionerName, partitions_of, partitions_of_text
+from streams.kafka.partitioners import PartitionerName, partitions_of, partitions_of_text
 from streams.worker import partitioner
 from streams.worker.partitioner import settle_partitioner, which
 

@@ -12,11 +12,11 @@ from faust.types import TP
 
 from streams.config.settings import Settings
 from streams.errors import BrokerError, StateError, TooManyRejects, UsageError
+from streams.kafka.kafka_errors import DeliveryError, RecordsDeleted
 from streams.ops.metrics import Metrics
 from streams.stores.errors import StoreRefused, StoreUnavailable
 from streams.stores.redis import Lane
 from streams.stores.steps import StepsTaken
-from streams.transport.errors import DeliveryError, RecordsDeleted
 from streams.worker.pauses import QUICK_S, QUICK_TRIES, TELL_S, Pauses
 
 LANE: Lane = ("user-events", 1)

@@ -21,9 +21,9 @@ from online.stages.quarantine import Quarantine, between, find_quarantines
 from streams.following.fold import ExampleFold, FoldState
 from streams.following.refold import fold_again
 from streams.following.snapshots import ModelSnapshots
+from streams.kafka.consume.fetched_batch import Slice
+from streams.kafka.consume.range_reader import RangeReader
 from streams.records import Record
-from streams.transport.batch import Slice
-from streams.transport.ranges import RangeReader
 from tests.streams.test_following import KINDS, SPECS, examples, names_of
 
 

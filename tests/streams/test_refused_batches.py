@@ -17,12 +17,12 @@ from online.codec.wire import REASON_CHARS, DeadLetter
 from streams.config import topics
 from streams.full.remote.lane import InferenceLane
 from streams.full.remote.pool import Pool
+from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
+from streams.kafka.consume.offset_tracker import Ticket
 from streams.ops.metrics import Metrics
 from streams.outputs import KEY_KEPT, dead_letter, letter_room
 from streams.records import Record, Refused
 from streams.stores.steps import Step as Taken
-from streams.transport.batch import FetchedBatch, Slice
-from streams.transport.completed import Ticket
 from streams.worker.reading import LaneReader
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
 from tests.streams.test_full_remote_reasons import INPUTS, runner

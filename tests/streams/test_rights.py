@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from docs.pages.security import DANGERS, page
-from streams.admin.rights import PRINCIPALS, READ_COMMANDS, grants, groups_of, redis_user
+from streams.checks.rights import PRINCIPALS, READ_COMMANDS, grants, groups_of, redis_user
 from streams.cli import main
 from streams.config import topics
 from streams.config.settings import Settings, TopicSettings

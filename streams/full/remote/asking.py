@@ -20,9 +20,9 @@ from streams.errors import in_words
 from streams.full.remote.circuit import Circuit
 from streams.full.remote.port import Rows
 from streams.full.remote.wire import blocks, decode_answer, encode_request
+from streams.kafka.produce.producer import Sent
 from streams.ops.metrics import Metrics
 from streams.records import Record
-from streams.transport.producer import Sent
 
 if TYPE_CHECKING:
     from streams.worker.context import Records

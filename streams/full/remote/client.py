@@ -17,7 +17,7 @@ from streams.config import topics
 from streams.full.remote.asking import RemoteModels
 from streams.full.remote.port import Rows
 from streams.full.remote.results import ResultsReader
-from streams.transport.producer import Sent
+from streams.kafka.produce.producer import Sent
 
 if TYPE_CHECKING:
     from streams.worker.context import Context

@@ -14,8 +14,8 @@ from streams.config import topics
 from streams.full.remote.lane import InferenceLane
 from streams.full.remote.pool import Pool
 from streams.full.serving import FullModels
+from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.stores.redis import Lane
-from streams.transport.batch import FetchedBatch
 from streams.worker.context import Context
 from streams.worker.moves import seek_rows, set_watermark
 

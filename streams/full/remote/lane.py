@@ -19,9 +19,9 @@ from online.task.full_spec import FullScorer
 from streams.config import topics
 from streams.full.remote.pool import Pool
 from streams.full.remote.wire import Request, decode_request, encode_answer
+from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.records import Record
 from streams.stores.redis import Lane, LaneRecord
-from streams.transport.batch import FetchedBatch
 from streams.worker.context import Context
 from streams.worker.lane import RowLane, Step
 from streams.worker.letters import Letters, refused_of

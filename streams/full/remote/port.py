@@ -11,7 +11,7 @@ from online.batch import FloatMatrix, FloatVector
 from online.stages.scoring import FeaturedBatch
 from online.task.full_spec import FullSpec
 from online.task.spec import TaskSpec
-from streams.transport.producer import Sent
+from streams.kafka.produce.producer import Sent
 
 
 @dataclass(frozen=True, slots=True)

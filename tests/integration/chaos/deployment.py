@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streams.admin import cluster
-from streams.admin.clients import admin_client
-from streams.admin.specs import wanted_topics
 from streams.config.settings import load_settings
+from streams.kafka.admin import cluster
+from streams.kafka.admin.clients import admin_client
+from streams.kafka.admin.topic_specs import wanted_topics
 from streams.task_files import load_task
 from streams.torture import deployment
 from streams.torture.deployment import Stored

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from streams.config import topics
+from streams.kafka.produce.producer import BatchProducer
+from streams.kafka.transport_settings import TransportSettings
 from streams.records import Record
 from streams.simulate.dirt import BREAKAGES
-from streams.transport.producer import BatchProducer
-from streams.transport.settings import TransportSettings
 
 START_TS = 1_577_836_800.0  # 2020-01-01: no record may look as if its clock were ahead
 TASK = "fraud"

@@ -1,0 +1,1 @@
+"""What ``weir doctor`` and ``--check`` look at: brokers, store, state, models, data."""

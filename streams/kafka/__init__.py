@@ -1,0 +1,1 @@
+"""Kafka: consuming, producing, and administration. Nothing else in ``streams`` speaks to brokers."""

@@ -1,0 +1,1 @@
+"""Consuming record batches through Faust: fetch, unpack, hand over, commit what is complete."""

@@ -1,0 +1,152 @@
+"""A Faust app whose agents receive record batches.
+
+    app = BatchApp(TransportSettings(group="weir-score", bootstrap="127.0.0.1:9092"))
+
+    @app.agent(app.batch_topic("user-events"))
+    async def score(stream):
+        async for batch in app.batches(stream):
+            delivery = await app.records.send("predictions", compute(batch))
+            await delivery
+            app.complete(batch)
+
+An agent that raises stops the worker: its batch is not complete, so it comes again after the restart.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import faust
+from faust.serializers.schemas import Schema
+from faust.transport.drivers.aiokafka import Producer, Transport
+from faust.types import TP, AppT, Message, StreamT, TopicT
+from mode.supervisors import CrashingSupervisor
+from yarl import URL
+
+from streams.config.settings import Settings
+from streams.errors import UsageError
+from streams.kafka.consume.consumer import BatchConsumer
+from streams.kafka.consume.fetched_batch import FetchedBatch
+from streams.kafka.produce.producer import BatchProducer
+from streams.kafka.security import LinkSecurity, link_security, transport_settings
+from streams.kafka.transport_settings import TransportSettings
+
+
+class NoProducer(Producer):
+    """In the place of Faust's producer, which would connect although nothing goes through it."""
+
+    async def on_start(self) -> None:
+        """Connect nowhere."""
+
+    def _ensure_producer(self) -> Any:
+        raise UsageError("records go through BatchApp.records, not through Faust's topic.send or channels")
+
+
+class BatchTransport(Transport):
+    """Faust's aiokafka transport with `BatchConsumer`, and without a producer."""
+
+    Consumer: ClassVar[Any] = BatchConsumer
+    Producer: ClassVar[Any] = NoProducer
+
+
+class BatchSchema(Schema[Any, FetchedBatch]):
+    """Hands the batch through: decoding is the stage's work."""
+
+    def compile(self, app: AppT, **kwargs: Any) -> Any:  # noqa: ARG002 - Faust's signature
+        """A decoder that leaves the message's value as it is."""
+
+        async def decode(message: Message, *, propagate: bool = False) -> Any:  # noqa: ARG001 - likewise
+            return app.create_event(None, message.value, None, message)
+
+        return decode
+
+
+class BatchApp(faust.App):
+    """A Faust app on the record-batch transport, with a producer of record batches.
+
+    Parameters
+    ----------
+    settings : the link to Kafka.
+    security : of the link to Kafka; plain text without it.
+    kwargs : further Faust settings.
+    """
+
+    def __init__(self, settings: TransportSettings, security: LinkSecurity | None = None, **kwargs: Any) -> None:
+        self.transport_settings = settings
+        self.security = security or LinkSecurity()
+        self.start_offsets: Callable[[set[TP]], Awaitable[dict[TP, int]]] | None = None
+        """Asked where assigned partitions start, before anything of them is delivered. Asked for all of a worker's
+        partitions after each rebalance, because each is read afresh then; those it leaves out start where the group
+        committed. An error, or no answer within ``hook_timeout_s``, ends the worker."""
+        self.on_revoked: Callable[[set[TP]], Awaitable[None]] | None = None
+        """Told that partitions go, after the batches in work are done (or given up) and committed, and when the worker
+        stops. The same bound and the same end."""
+        self.on_failed: Callable[[TP, Exception], None] | None = None
+        """Told that one assigned partition cannot be read and why, while the others can; without it the worker ends."""
+        super().__init__(
+            settings.group,
+            broker=[URL(f"kafka://{address.strip()}") for address in settings.bootstrap.split(",")],
+            consumer_group_instance_id=settings.instance_id,
+            broker_session_timeout=settings.session_timeout_s,
+            broker_heartbeat_interval=settings.heartbeat_s,
+            broker_rebalance_timeout=settings.rebalance_timeout_s,
+            broker_request_timeout=settings.request_timeout_s,
+            broker_commit_interval=settings.commit_interval_s,
+            stream_wait_empty=True,  # calls BatchConsumer.wait_empty
+            agent_supervisor=CrashingSupervisor,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            **{"web_enabled": False, "datadir": Path(tempfile.gettempdir()) / "weir-faust", **kwargs},
+        )
+        self.records = BatchProducer(settings, self.security)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, group: str, instance_id: str | None = None, **transport: Any) -> Self:
+        """An app on the brokers of ``[kafka]``, by their TLS and SASL; ``transport``: fields of `TransportSettings`."""
+        return cls(transport_settings(settings, group, instance_id, **transport), link_security(settings.kafka))
+
+    def _crash(self, reason: BaseException) -> None:
+        """Remember the first reason: what follows from it, on the way down, is not one."""
+        super()._crash(self.crash_reason or reason)
+
+    def _new_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_consumer, self, loop=self.loop)
+
+    async def on_start(self) -> None:
+        """Connect the producer before anything is consumed."""
+        await self.records.start()
+        await super().on_start()
+
+    async def on_stop(self) -> None:
+        """Drain and commit, let go of the partitions, then of the producer, which lanes use until they close."""
+        await super().on_stop()
+        if self._consumer is not None:
+            await self.batch_consumer.let_go()
+        await self.records.stop()
+
+    def batch_topic(self, *names: str) -> TopicT:
+        """Topics whose messages arrive as batches."""
+        # With Faust's acknowledgements off, Faust keeps no book of its own about these topics.
+        return self.topic(*names, schema=BatchSchema(), acks=False, allow_empty=True)
+
+    @property
+    def batch_consumer(self) -> BatchConsumer:
+        """The consumer of this app."""
+        return cast("BatchConsumer", self.consumer)
+
+    async def batches(self, stream: StreamT[FetchedBatch]) -> AsyncIterator[FetchedBatch]:
+        """The batches of an agent's stream, without those that a rebalance or rewind took away as they waited."""
+        async for batch in stream:
+            if self.batch_consumer.take(batch):
+                yield batch
+
+    def rewind(self, tp: TP, offset: int) -> bool:
+        """Go on reading a partition at ``offset``; see `BatchConsumer.rewind`."""
+        return self.batch_consumer.rewind(tp, offset)
+
+    def complete(self, batch: FetchedBatch) -> bool:
+        """The batch is complete now; see `BatchConsumer.complete`."""
+        return self.batch_consumer.complete(batch)

@@ -1,0 +1,77 @@
+"""Errors of a consumer's place in its group that aiokafka keeps until someone polls: noticed at once, with what to do.
+
+Faust polls only after the first assignment, which such an error prevents: its worker would wait and say nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
+
+from streams.errors import BrokerError, in_words
+from streams.kafka.reachable import grant
+from streams.kafka.security import LinkSecurity
+
+PUT_OUT: Final = 5
+WITHIN_S: Final = 30.0
+Report = Callable[[BaseException], Awaitable[None]]
+
+
+def report_errors(consumer: Any, security: LinkSecurity, report: Report) -> None:
+    """Have ``report`` told of every error that a started `AIOKafkaConsumer` cannot go on from."""
+    coordinator = consumer._coordinator
+    keep = coordinator._push_error_to_user
+    told: set[asyncio.Future[None]] = set()
+
+    def tell(error: BaseException) -> None:
+        told.add(task := asyncio.ensure_future(report(explained(error, consumer, security))))
+        task.add_done_callback(told.discard)
+
+    def push(error: BaseException) -> Any:
+        tell(error)
+        return keep(error)
+
+    coordinator._push_error_to_user = push
+    if coordinator._group_instance_id is not None:
+        _notice_namesakes(coordinator, tell)
+    for task in (coordinator._coordination_task, consumer._fetcher._fetch_task):
+        task.add_done_callback(functools.partial(_ended, tell))
+
+
+def _notice_namesakes(coordinator: Any, tell: Callable[[BaseException], None]) -> None:
+    """Two workers of one instance id would put each other out of the group every second, for ever."""
+    reset, times = coordinator.reset_generation, deque[float](maxlen=PUT_OUT)
+
+    def counted() -> None:
+        reset()
+        times.append(time.monotonic())
+        if len(times) == PUT_OUT and times[-1] - times[0] < WITHIN_S:
+            tell(BrokerError(f"put out of the group {PUT_OUT} times in {WITHIN_S:g} s"))
+
+    coordinator.reset_generation = counted
+
+
+def _ended(tell: Callable[[BaseException], None], task: asyncio.Task[Any]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        tell(error)
+
+
+def explained(error: BaseException, consumer: Any, security: LinkSecurity) -> BrokerError:
+    """The error with the group it concerns and what to do."""
+    coordinator = consumer._coordinator
+    group, instance = coordinator.group_id, coordinator._group_instance_id
+    hint = "see the broker's log"
+    if isinstance(error, GroupAuthorizationFailedError):
+        hint = grant(security, f"read group {group}")
+    elif isinstance(error, TopicAuthorizationFailedError):
+        hint = grant(security, "read the topics of Weir")
+    elif instance is not None:
+        hint = f"perhaps another worker runs as instance {instance!r}: give each a name of its own"
+    return BrokerError(f"out of group {group!r}: {in_words(error)}; {hint}")

@@ -1,0 +1,1 @@
+"""Producing record batches: encoded whole, acks=all, in order within a partition."""

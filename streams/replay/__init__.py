@@ -1,0 +1,1 @@
+"""``weir replay``: records of files, sent at a pace, and counted when the brokers have them."""

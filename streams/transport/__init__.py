@@ -1,1 +1,0 @@
-"""Faust on Kafka in record batches: agents receive batches, completed offsets are committed, output is acknowledged."""
