@@ -36,8 +36,8 @@ from online.intake_policy import IntakePolicy
 from online.stages.admission import Intake
 from streams.config import topics
 from streams.records import Record
-from streams.stores.link import RedisLink
-from streams.stores.redis import LaneStore
+from streams.redis.client import RedisLink
+from streams.redis.partitions.partition_store import LaneStore
 from streams.worker.journal import ids_entry
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.worker_process import Worker

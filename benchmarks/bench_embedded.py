@@ -32,8 +32,8 @@ from streams.config import topics
 from streams.embedded import embedded_host as host_module
 from streams.embedded.embedded_host import EmbeddedHost
 from streams.embedded.embedded_log import EmbeddedLog
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.records import Record
-from streams.stores.memory import MemoryFeatureStore
 
 DAY = 86_400.0
 START = 1.7e9

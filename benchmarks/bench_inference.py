@@ -27,7 +27,7 @@ from models.serving.ort_model import OrtModel
 from models.serving.session import open_session
 from models.types import History
 from online.task.full_spec import FullSpec
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 
 BATCH = 512
 TARGET_US = 2.0

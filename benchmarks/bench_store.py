@@ -26,8 +26,8 @@ from rich.table import Table
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from streams.stores.link import RedisLink
-from streams.stores.redis import LaneStore
+from streams.redis.client import RedisLink
+from streams.redis.partitions.partition_store import LaneStore
 from tests.integration.redis_server import RedisServer
 
 LANE, TABLE = ("user-events", 3), "fraud.user"

@@ -23,8 +23,8 @@ from online.batch import LabelBatch, PredictionBatch
 from online.stages.pipeline import TaskPipeline
 from online.task.full_spec import FullSpec
 from online.task.spec import TaskSpec
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.sources import FileSource, SourceBatch
-from streams.stores.memory import MemoryFeatureStore
 from streams.trainer.parts import blended, encoder_builder, trees_builder
 from streams.trainer.score import score
 from streams.trainer.task import full_of, training_of

@@ -19,11 +19,11 @@ from online.stages.pipeline import StepOutput, TaskPipeline
 from online.task.spec import TaskSpec
 from streams.backtest_labels import LabelInput
 from streams.distinct import distinct, within
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.errors import TooManyRejects, UsageError
 from streams.notes import Note, RunWatch
 from streams.scorefile import ScoreFile
 from streams.sources import FileSource
-from streams.stores.memory import MemoryFeatureStore
 from streams.tables import place
 from streams.wirefiles import WireSource
 

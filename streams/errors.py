@@ -11,7 +11,7 @@ WeirError (online.errors)
     ├── PartitionError pause this partition, say why, and serve the others
     │   └── TooManyRejects  most of its input is bad, and going on would only fill the dead letters
     ├── of streams.kafka: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
-    ├── of streams.stores: StoreUnavailable (reach Redis), StoreRefused (correct its settings or rights), LaneMoved (go
+    ├── of streams.redis: StoreUnavailable (reach Redis), StoreRefused (correct its settings or rights), LaneMoved (go
     │   back to where the store is), StepsTaken and StepsLost (load the lane again)
     └── of streams.following: ReplicaDiverged (restart: the stored model is taken), FollowerBehind
 """

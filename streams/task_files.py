@@ -8,7 +8,7 @@ from online.errors import TaskError
 from online.stages.pipeline import TaskPipeline
 from online.task.spec import TaskSpec
 from streams.config.text_files import read_text
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 
 
 def load_task(path: Path) -> TaskSpec:

@@ -130,7 +130,7 @@ def _topics(settings: Settings, own: Iterable[str]) -> list[str]:
 
 def redis_user(p: Principal, user: str, prefix: str, password: str = "><password>") -> str:
     """A principal as a line of an ACL file, without the word ``user``; empty where it needs no Redis."""
-    from streams.stores.link import COMMANDS
+    from streams.redis.client import COMMANDS
 
     if p.store == "none":
         return ""

@@ -248,7 +248,7 @@ async def _stored(settings: Settings, file: Path, offset: int, timeout: float) -
     """The version of a stored model that has read past ``offset``; waits for one."""
     from streams.following.fold import ExampleFold
     from streams.following.snapshots import ModelSnapshots
-    from streams.stores.link import opened
+    from streams.redis.client import opened
     from streams.task_files import load_task
 
     try:

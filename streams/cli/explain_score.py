@@ -158,8 +158,8 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
 async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: bool) -> int:
     from streams.following.rebuild import rebuild
     from streams.following.snapshots import ModelSnapshots
-    from streams.stores.errors import StoreUnavailable
-    from streams.stores.link import RedisLink
+    from streams.redis.client import RedisLink
+    from streams.redis.store_errors import StoreUnavailable
 
     options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.EXAMPLES)
     link = RedisLink(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)

@@ -1,6 +1,6 @@
 """``weir features``: what the feature store holds of an entity, and filling an emptied store again.
 
-It knows arguments and tables; rows are read by ``streams.stores`` and taken apart by ``streams.ops.entityrows``.
+It knows arguments and tables; rows are read by ``streams.redis`` and taken apart by ``streams.ops.entityrows``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from streams.config.settings import Settings
     from streams.ops.entityrows import TableRow, TaskRows
     from streams.ops.status import Progress as ProgressOf
-    from streams.stores.rows import StoredRow
+    from streams.redis.stored_rows import StoredRow
 
 _HELP = "Feature rows in the store: get, rebuild.\n\nFor example: weir features get user-0007 --task fraud.toml"
 features_app = typer.Typer(name="features", help=_HELP, no_args_is_help=True)
@@ -95,8 +95,8 @@ async def _read(
     settings: Settings, wanted: Sequence[tuple[TaskRows, Table]], entity: str, at: float | None
 ) -> list[TableRow]:
     """The rows of the entity in these tables; looked for in every lane that may own one."""
-    from streams.stores.link import opened  # it brings the client of Redis
-    from streams.stores.redis import LaneStore
+    from streams.redis.client import opened  # it brings the client of Redis
+    from streams.redis.partitions.partition_store import LaneStore
 
     found: list[TableRow] = []
     async with opened(settings.redis) as link:

@@ -176,8 +176,8 @@ def _with_orders(settings: Settings, do: Callable[[Any], Awaitable[_T]]) -> _T:
     """Do something with the orders in the store."""
 
     async def run() -> _T:
-        from streams.stores.link import opened  # it brings the client of Redis
-        from streams.stores.orders import Orders
+        from streams.redis.client import opened  # it brings the client of Redis
+        from streams.redis.partition_orders import Orders
 
         async with opened(settings.redis) as link:
             return await do(Orders(link))
@@ -198,7 +198,7 @@ def _order(
         near = sorted({name.rpartition("-")[0] for name in known})
         raise UsageError(f"{place!r} is no partition that a worker reads; there are partitions of: {', '.join(near)}")
     by = f"{getpass.getuser()}@{socket.gethostname()}"
-    order_of = import_module("streams.stores.orders").Order
+    order_of = import_module("streams.redis.partition_orders").Order
     order = order_of(verb, by, time.time(), None if value is None else value(), why)
     owner, answer = _with_orders(settings, lambda orders: _give(orders, place, order, wait_s))
     if answer is not None:

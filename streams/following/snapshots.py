@@ -19,8 +19,8 @@ from online.errors import UNREADABLE, StateError
 from online.stages.quarantine import Quarantine
 from streams.following.errors import ReplicaDiverged
 from streams.following.fold import ExampleFold, FoldState
-from streams.stores.blobs import BlobRef, get_blob, put_blob
-from streams.stores.link import RedisLink
+from streams.redis.blobs import BlobRef, get_blob, put_blob
+from streams.redis.client import RedisLink
 
 log = logging.getLogger(__name__)
 

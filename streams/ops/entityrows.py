@@ -22,7 +22,7 @@ from online.task.spec import TaskSpec
 from online.task.task_shape import engine_of
 from streams.config import topics
 from streams.full.rows import FullRows
-from streams.stores.rows import StoredRow
+from streams.redis.stored_rows import StoredRow
 
 _OF_AN_EVENT: Final = frozenset({kernel.OVER_MEAN, kernel.OVER_EWMEAN})
 """Operations that set an event's own value in proportion; a row alone has none."""

@@ -17,8 +17,8 @@ from streams.kafka.admin.cluster import read_identities
 from streams.kafka.admin.reader import Start, read_present
 from streams.kafka.partitioners import PartitionerName, partitions_of_text
 from streams.ops.checks import Check
-from streams.stores.identity import StoredIdentity, TopicIdentity, differences
-from streams.stores.link import opened
+from streams.redis.client import opened
+from streams.redis.topic_identity import StoredIdentity, TopicIdentity, differences
 from streams.worker.misplaced import FIX
 from streams.worker.partitioner import stored_partitioner
 

@@ -14,12 +14,12 @@ from online.task.spec import TaskSpec
 from online.task.task_shape import engine_of, shape_of
 from streams.config import topics
 from streams.config.settings import Settings
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.errors import ShellError, StateError
 from streams.ops.checks import Check
-from streams.stores.identity import StoredIdentity
-from streams.stores.link import RedisLink, opened
-from streams.stores.memory import MemoryFeatureStore
-from streams.stores.steps import StepLog
+from streams.redis.client import RedisLink, opened
+from streams.redis.partitions.label_journal import StepLog
+from streams.redis.topic_identity import StoredIdentity
 
 
 def check_state(settings: Settings, tasks: Sequence[TaskSpec]) -> list[Check]:

@@ -9,8 +9,8 @@ from typing import Final
 from online.errors import WeirError
 from streams.ops.metrics import Metrics
 from streams.ops.redis_checks import known_holes, memory_of
-from streams.stores.aof import parse_info
-from streams.stores.link import RedisLink
+from streams.redis.aof import parse_info
+from streams.redis.client import RedisLink
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from streams.config.settings import Settings
 from streams.kafka.admin import cluster
 from streams.kafka.admin.clients import admin_client
 from streams.kafka.admin.topic_specs import wanted_topics
-from streams.stores.clear import clear_prefix
-from streams.stores.link import opened
+from streams.redis.client import opened
+from streams.redis.partitions.clear import clear_prefix
 from streams.task_files import load_task
 from streams.torture.deployment import Deployment
 from streams.torture.feeder import Feeder

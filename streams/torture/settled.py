@@ -13,10 +13,10 @@ import msgspec
 
 from online.errors import StateError
 from streams.config import topics
-from streams.stores.link import RedisLink, opened
-from streams.stores.record import decode_record
-from streams.stores.rows import lane_prefix
-from streams.stores.steps import StepLog
+from streams.redis.client import RedisLink, opened
+from streams.redis.partitions.label_journal import StepLog
+from streams.redis.partitions.partition_record import decode_record
+from streams.redis.stored_rows import lane_prefix
 from streams.torture.deployment import Deployment
 from streams.torture.supervisor import Supervisor
 

@@ -27,9 +27,9 @@ from online.task.column_plan import union
 from online.task.spec import TaskSpec
 from online.task.task_shape import TaskShape, model_of, shape_of
 from streams.config import topics
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.kafka.partitioners import partitions_of
 from streams.records import Record
-from streams.stores.memory import MemoryFeatureStore
 from streams.torture.deployment import Deployment
 from streams.torture.good import GOOD
 

@@ -23,8 +23,8 @@ from streams.ops.metrics import Metrics
 from streams.ops.stall import LoopStall
 from streams.ops.watchdog import Watchdog
 from streams.records import Record
-from streams.stores.link import RedisLink
-from streams.stores.redis import Lane, LaneStore
+from streams.redis.client import RedisLink
+from streams.redis.partitions.partition_store import Lane, LaneStore
 from streams.worker.identity import TopicCheck
 from streams.worker.links import Links
 from streams.worker.misplaced import Placement

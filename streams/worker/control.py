@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from streams.errors import ShellError, UsageError
-from streams.stores.orders import Answer, Order, Orders, Told, place_of
-from streams.stores.redis import Lane
+from streams.redis.partition_orders import Answer, Order, Orders, Told, place_of
+from streams.redis.partitions.partition_store import Lane
 from streams.worker.pauses import Host, Pauses
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from streams.kafka.consume.log_ends import LogBounds
 from streams.kafka.consume.point_reader import PointReader
 from streams.kafka.consume.range_reader import RangeReader
 from streams.kafka.produce.producer import Sent
-from streams.stores.redis import Lane
-from streams.stores.steps import StepLog
+from streams.redis.partitions.label_journal import StepLog
+from streams.redis.partitions.partition_store import Lane
 from streams.worker.committed import committed_offsets
 from streams.worker.context import Context
 from streams.worker.idle import IdleTime, TimedLane

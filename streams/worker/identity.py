@@ -11,8 +11,8 @@ from streams.config.settings import KafkaSettings
 from streams.errors import BrokerError, UsageError
 from streams.kafka.admin.clients import admin_client
 from streams.kafka.admin.cluster import read_identities
-from streams.stores.identity import StoredIdentity, TopicIdentity
-from streams.stores.redis import Lane
+from streams.redis.partitions.partition_store import Lane
+from streams.redis.topic_identity import StoredIdentity, TopicIdentity
 
 if TYPE_CHECKING:
     from streams.worker.context import Context

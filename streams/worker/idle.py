@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from faust.types import TP
 
-from streams.stores.redis import Lane
+from streams.redis.partitions.partition_store import Lane
 
 if TYPE_CHECKING:
     from streams.worker.context import Context

@@ -27,7 +27,7 @@ from streams.errors import in_words
 from streams.following.history import ModelHistory
 from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from streams.kafka.produce.producer import Sent
-from streams.stores.steps import TICK, Step, StepLog, StoredLane
+from streams.redis.partitions.label_journal import TICK, Step, StepLog, StoredLane
 from streams.worker.context import Context
 from streams.worker.linger import Linger
 from streams.worker.publisher import MAX_WAITING, Made, StepPublisher

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from streams.errors import StateError
 from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.stores.errors import LaneMoved
-from streams.stores.redis import Lane, LaneRecord, Writes
+from streams.redis.partitions.partition_store import Lane, LaneRecord, Writes
+from streams.redis.store_errors import LaneMoved
 from streams.worker.linger import Linger
 
 if TYPE_CHECKING:

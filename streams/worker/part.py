@@ -12,7 +12,7 @@ import numpy as np
 from online.batch import FloatMatrix, FloatVector, Scored
 from online.stages.scoring import FeaturedBatch, PreparedBatch, ScoreOutput, ScoringStage
 from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.stores.joint import JointRows
+from streams.redis.partitions.merged_store import JointRows
 from streams.worker.misplaced import Astray
 
 if TYPE_CHECKING:

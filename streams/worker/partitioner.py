@@ -19,7 +19,7 @@ from streams.config import topics
 from streams.errors import UsageError
 from streams.kafka.consume.range_reader import RangeReader
 from streams.kafka.partitioners import PartitionerName, partitions_of_text
-from streams.stores.link import RedisLink
+from streams.redis.client import RedisLink
 
 if TYPE_CHECKING:
     from streams.worker.context import Context

@@ -23,10 +23,10 @@ from faust.types import TP
 from streams.errors import BrokerError, PartitionError, StateError, TooManyRejects, UsageError, in_words
 from streams.following.errors import ReplicaDiverged
 from streams.kafka.kafka_errors import DeliveryError, RebalanceHookError, RecordsDeleted
-from streams.stores.errors import StoreUnavailable
-from streams.stores.orders import Order, place_of
-from streams.stores.redis import Lane
-from streams.stores.steps import StepsTaken
+from streams.redis.partition_orders import Order, place_of
+from streams.redis.partitions.label_journal import StepsTaken
+from streams.redis.partitions.partition_store import Lane
+from streams.redis.store_errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from streams.worker.context import Context

@@ -32,8 +32,8 @@ from streams.ops.store_watch import StoreWatch
 from streams.ops.together import until_one_ends
 from streams.ops.watchdog import Watchdog, WatchdogPolicy
 from streams.ops.web import WebServer
-from streams.stores.link import RedisLink
-from streams.stores.redis import Lane, LaneStore
+from streams.redis.client import RedisLink
+from streams.redis.partitions.partition_store import Lane, LaneStore
 from streams.worker.context import Context
 from streams.worker.control import Control, Movable
 from streams.worker.warmup import warm_up_records, warm_up_structs

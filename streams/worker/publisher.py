@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from online.stages.labelling import LabelOutput
 from streams.records import Refused
-from streams.stores.steps import StepLog, StoredLane
+from streams.redis.partitions.label_journal import StepLog, StoredLane
 from streams.worker.context import Context
 from streams.worker.letters import Letters
 from streams.worker.outputs import label_records

@@ -23,7 +23,7 @@ from streams.kafka.consume.log_ends import LogBounds
 from streams.kafka.consume.point_reader import PointReader
 from streams.kafka.consume.range_reader import RangeReader
 from streams.records import Refused
-from streams.stores.steps import TICK, Step
+from streams.redis.partitions.label_journal import TICK, Step
 from streams.worker.context import Context
 from streams.worker.letters import in_order
 from streams.worker.misplaced import Astray

@@ -33,9 +33,9 @@ from streams.kafka.consume.range_reader import RangeReader
 from streams.kafka.produce.producer import Sent
 from streams.kafka.produce.record_columns import Columns
 from streams.records import Record
-from streams.stores.clear import clear_lane
-from streams.stores.redis import Lane
-from streams.stores.steps import Step
+from streams.redis.partitions.clear import clear_lane
+from streams.redis.partitions.label_journal import Step
+from streams.redis.partitions.partition_store import Lane
 from streams.worker.committed import active_members, committed_offsets
 from streams.worker.host import LABELLED
 from streams.worker.partitioner import settle_partitioner

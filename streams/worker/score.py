@@ -25,8 +25,8 @@ from streams.config import topics
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.kafka.consume.offset_tracker import Ticket
 from streams.kafka.produce.producer import Sent
-from streams.stores.errors import LaneMoved
-from streams.stores.redis import Lane, LaneRecord, Writes
+from streams.redis.partitions.partition_store import Lane, LaneRecord, Writes
+from streams.redis.store_errors import LaneMoved
 from streams.worker.context import Context
 from streams.worker.journal import LaneJournal
 from streams.worker.lane import RowLane, Step

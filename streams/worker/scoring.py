@@ -29,9 +29,9 @@ from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.kafka.produce.record_columns import Columns
 from streams.ops.metrics import Laps
 from streams.records import Record
-from streams.stores.errors import LaneMoved
-from streams.stores.joint import JointRows
-from streams.stores.redis import Lane
+from streams.redis.partitions.merged_store import JointRows
+from streams.redis.partitions.partition_store import Lane
+from streams.redis.store_errors import LaneMoved
 from streams.worker.context import Context
 from streams.worker.lane import Step
 from streams.worker.misplaced import Astray

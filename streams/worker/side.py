@@ -15,7 +15,7 @@ from online.batch import UpdateBatch
 from online.codec.row_updates import DecodedUpdates, decode_updates
 from online.stages.scoring import ScoringStage
 from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.stores.redis import Lane, LaneRecord
+from streams.redis.partitions.partition_store import Lane, LaneRecord
 from streams.worker.context import Context
 from streams.worker.lane import RowLane, Step
 from streams.worker.letters import Letters, refused_of

@@ -27,12 +27,12 @@ from online.stages.labelling import LabellingStage
 from online.stages.scoring import ScoringStage
 from online.task.spec import TaskSpec
 from online.task.task_shape import model_of
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.kafka.consume.fetched import FetchedRecords, Unpacking
 from streams.kafka.partitioners import partitions_of, partitions_of_text
 from streams.kafka.produce.record_batches import encoded_batches
 from streams.kafka.produce.record_columns import Columns
 from streams.records import Record
-from streams.stores.memory import MemoryFeatureStore
 
 _START = 1.7e9
 _LATER_S = (0.0, 3600.0, 366 * 86_400.0)

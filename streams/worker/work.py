@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from online.batch import LabelBatch, Scored
 from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from streams.records import Refused
-from streams.stores.steps import Step
+from streams.redis.partitions.label_journal import Step
 from streams.worker.misplaced import Astray
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from online.errors import StateError
 from online.features.store import FeatureStore
-from streams.stores.link import RedisLink
-from streams.stores.memory import MemoryFeatureStore
-from streams.stores.redis import LaneStore
+from streams.embedded.memory_store import MemoryFeatureStore
+from streams.redis.client import RedisLink
+from streams.redis.partitions.partition_store import LaneStore
 from tests.integration.kafka_broker import unavailable
 from tests.integration.redis_server import NoRedis, find_redis
 

@@ -12,7 +12,7 @@ from online.stages.admission import Intake
 from online.stages.pipeline import TaskPipeline
 from online.task.column_plan import columns_of
 from streams.config import topics
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.task_files import load_task
 from streams.torture.good import GoodTraffic, Shot
 from streams.torture.hostile import HOSTILE, HostileTraffic

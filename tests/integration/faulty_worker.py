@@ -15,9 +15,9 @@ from streams.following.follower import Follower
 from streams.kafka.consume.fetch_thread import BatchConsumerThread
 from streams.kafka.kafka_errors import DeliveryError
 from streams.kafka.produce.producer import BatchProducer
-from streams.stores.errors import StoreRefused
-from streams.stores.link import RedisLink
-from streams.stores.redis import LaneStore
+from streams.redis.client import RedisLink
+from streams.redis.partitions.partition_store import LaneStore
+from streams.redis.store_errors import StoreRefused
 from streams.worker.run import Worker
 from streams.worker.status import WorkerStatus
 

@@ -24,7 +24,7 @@ from streams.following.snapshots import ModelSnapshots
 from streams.kafka.produce.producer import BatchProducer
 from streams.kafka.transport_settings import TransportSettings
 from streams.records import Record
-from streams.stores.link import RedisLink
+from streams.redis.client import RedisLink
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
 

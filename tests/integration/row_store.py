@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.stores.flush import Writes
-from streams.stores.link import RedisLink
-from streams.stores.redis import Lane, LaneRecord, LaneStore
+from streams.redis.client import RedisLink
+from streams.redis.partitions.flush import Writes
+from streams.redis.partitions.partition_store import Lane, LaneRecord, LaneStore
 from tests.integration.redis_server import NamedRedis, RedisServer
 
 LANE, SIDE = ("user-events", 3), "entity-updates"

@@ -12,7 +12,7 @@ import redis
 
 from streams.config import topics
 from streams.kafka.partitioners import partitions_of
-from streams.stores.rows import lane_prefix
+from streams.redis.stored_rows import lane_prefix
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker

@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import pytest
 
-from streams.stores.link import RedisLink
-from streams.stores.redis import LaneStore
-from streams.stores.steps import Step as Taken
-from streams.stores.steps import StepLog
+from streams.redis.client import RedisLink
+from streams.redis.partitions.label_journal import Step as Taken
+from streams.redis.partitions.label_journal import StepLog
+from streams.redis.partitions.partition_store import LaneStore
 from streams.worker.lane import Step
 from tests.integration.redis_server import RedisServer
 from tests.streams.score_lanes import Lanes

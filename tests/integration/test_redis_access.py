@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from streams.config.settings import RedisSettings, SecretUrl
-from streams.stores.errors import StoreRefused, StoreUnavailable
-from streams.stores.link import RedisLink, acl_line
+from streams.redis.client import RedisLink, acl_line
+from streams.redis.store_errors import StoreRefused, StoreUnavailable
 from tests.integration.redis_server import Certificates, RedisServer
 from tests.integration.row_store import (
     NewRedis,

@@ -15,8 +15,8 @@ import pytest
 from streams.config.frozen_settings import SecretUrl
 from streams.config.settings import RedisSettings, Settings
 from streams.ops.redis_checks import check_redis
-from streams.stores.errors import StoreUnavailable
-from streams.stores.link import RedisLink
+from streams.redis.client import RedisLink
+from streams.redis.store_errors import StoreUnavailable
 from tests.integration.kafka_broker import eventually, free_ports
 from tests.integration.redis_server import RedisServer
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.stores.errors import LaneMoved
-from streams.stores.flush import Writes
-from streams.stores.link import RedisLink
-from streams.stores.rows import lane_prefix
+from streams.redis.client import RedisLink
+from streams.redis.partitions.flush import Writes
+from streams.redis.store_errors import LaneMoved
+from streams.redis.stored_rows import lane_prefix
 from tests.integration.row_store import LANE, Server, Worker, fresh_prefix, linked, run, with_worker
 
 pytestmark = pytest.mark.integration

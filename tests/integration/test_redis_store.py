@@ -10,11 +10,11 @@ from redis import exceptions as rx
 
 from streams.errors import StateError
 from streams.kafka.partitioners import partitions_of
-from streams.stores.clear import CLEARING, clear_lane
-from streams.stores.errors import LaneMoved
-from streams.stores.link import RedisLink
-from streams.stores.redis import LaneRecord, LaneStore
-from streams.stores.rows import encode_row, row_key
+from streams.redis.client import RedisLink
+from streams.redis.partitions.clear import CLEARING, clear_lane
+from streams.redis.partitions.partition_store import LaneRecord, LaneStore
+from streams.redis.store_errors import LaneMoved
+from streams.redis.stored_rows import encode_row, row_key
 from tests.integration.row_store import LANE, SCHEMA, SIDE, TTL_S, WIDTH, NewRedis, Server, Worker, rows, with_worker
 
 pytestmark = pytest.mark.integration

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from streams.errors import StateError
-from streams.stores.link import RedisLink
-from streams.stores.resp import Argument
-from streams.stores.steps import Step, StepLog, StepsLost, StepsTaken, StoredLane
+from streams.redis.client import RedisLink
+from streams.redis.partitions.label_journal import Step, StepLog, StepsLost, StepsTaken, StoredLane
+from streams.redis.resp import Argument
 from tests.integration.redis_server import NamedRedis, RedisServer
 
 pytestmark = pytest.mark.integration

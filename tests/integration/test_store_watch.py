@@ -10,8 +10,8 @@ import pytest
 from streams.config.settings import RedisSettings, SecretUrl
 from streams.ops.metrics import Metrics
 from streams.ops.store_watch import StoreWatch
-from streams.stores.link import RedisLink
-from streams.stores.redis import LaneStore
+from streams.redis.client import RedisLink
+from streams.redis.partitions.partition_store import LaneStore
 from tests.integration.redis_server import RedisServer
 
 pytestmark = pytest.mark.integration

@@ -26,10 +26,10 @@ from online.stages.scoring import ScoringStage
 from online.task.column_plan import union
 from online.task.spec import TaskSpec
 from streams.config import topics
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.following.fold import ExampleFold
 from streams.kafka.partitioners import partitions_of
 from streams.simulate import SimulationConfig
-from streams.stores.memory import MemoryFeatureStore
 from tests.integration.chaos.deployment import Deployment, Stored
 from tests.integration.chaos.replay import scored_of
 from tests.integration.kafka_broker import REPOSITORY, Broker

@@ -31,10 +31,10 @@ from streams.kafka.consume.range_reader import RangeReader
 from streams.kafka.produce.producer import BatchProducer
 from streams.kafka.transport_settings import TransportSettings
 from streams.records import Record
-from streams.stores.link import RedisLink
-from streams.stores.record import decode_record
-from streams.stores.rows import lane_prefix
-from streams.stores.steps import StepLog
+from streams.redis.client import RedisLink
+from streams.redis.partitions.label_journal import StepLog
+from streams.redis.partitions.partition_record import decode_record
+from streams.redis.stored_rows import lane_prefix
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import REPOSITORY, eventually
 

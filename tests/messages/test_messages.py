@@ -26,8 +26,8 @@ from online.errors import TaskError
 from online.stages.pipeline import TaskPipeline
 from online.task.spec import TaskSpec
 from streams.config.settings import load_settings
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.errors import UsageError
-from streams.stores.memory import MemoryFeatureStore
 from streams.task_files import load_task
 
 EXPECTED = Path(__file__).parent / "expected"

@@ -18,7 +18,7 @@ from models.serving.ort_model import OrtModel
 from models.types import Float32Matrix, Float32Vector, History, ModelError
 from online.batch import FloatMatrix
 from online.task.full_spec import FullScorer, FullSpec, columns
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 from tests.models.served_graphs import INPUTS, E, S, graph, history, load, stateless, weights
 
 SPEC = FullSpec(state=S, history=3, embedding=E)

@@ -12,7 +12,7 @@ from models.serving.occlusion import Occlusion, Usual
 from models.serving.ort_model import OrtModel
 from models.types import Float32Matrix, ModelError
 from online.task.full_spec import FullSpec, columns
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 
 INPUTS = ("a", "b", "c", "d")
 WEIGHT = (2.0, -1.0, 0.5, 0.0)

@@ -13,7 +13,7 @@ from online.batch import EventBatch
 from online.features.engine import FeatureBlock, FeatureEngine
 from online.features.plan import build_plan
 from online.features.spec import Entity
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 
 HOUR, DAY = 3600.0, 86_400.0
 T0 = 1_700_000_000.0

@@ -10,7 +10,7 @@ import msgspec
 from online.batch import EventBatch, ExampleBatch, LabelBatch
 from online.stages.pipeline import StepOutput, TaskPipeline
 from online.task.spec import TaskSpec
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.task_streams import FRAUD, Call
 
 

@@ -12,7 +12,7 @@ from online.stages.pipeline import TaskPipeline
 from online.stages.scoring import ScoreOutput, ScoringStage
 from online.task.spec import TaskSpec
 from online.task.task_shape import shape_of
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.task_streams import CHURN, FRAUD, Call, script
 
 MERCHANT = """

@@ -23,7 +23,7 @@ from online.stages.scoring import ScoringStage
 from online.task.full_spec import FullSpec, columns, features_of, seen_width
 from online.task.spec import TaskSpec
 from online.task.task_shape import shape_of
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.task_streams import CHURN, FRAUD, T0, events, plays
 
 PLAIN = FRAUD.replace('numbers = ["amount"]', 'numbers = ["amount", "speed"]\ninputs = ["*", "!speed", "!user.high*"]')

@@ -27,7 +27,7 @@ from online.decisions.typical import TypicalValues
 from online.errors import TaskError
 from online.task.spec import TaskSpec
 from online.task.task_shape import engine_of
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.task_streams import T0
 
 READINGS = ColumnRequest(numbers=("temp",))

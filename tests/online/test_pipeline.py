@@ -11,7 +11,7 @@ from online.learners.factory import build_learner
 from online.learners.online_model import OnlineModel
 from online.stages.pipeline import TaskPipeline
 from online.task.spec import TaskSpec
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.pipeline_runs import all_scores, call, pipeline_of, plain, plain_examples, resumed, run, scores, state
 from tests.online.task_streams import FRAUD, Call, label, script, seeds
 

@@ -17,7 +17,7 @@ from online.errors import TaskError
 from online.stages.pipeline import TaskPipeline
 from online.stages.scoring import ScoringStage
 from online.task.spec import TaskSpec
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.pipeline_runs import plain, plain_examples
 from tests.online.stages_apart import CHURN_OF_ALL, MANY, MERCHANTS, USERS, Apart, together
 from tests.online.task_streams import CHURN, DAY, T0, Call, events, label, plays, purchase, script, seeds

@@ -15,7 +15,7 @@ from online.durations import format_duration, parse_duration
 from online.errors import TaskError
 from online.stages.pipeline import TaskPipeline
 from online.task.spec import TaskSpec
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted([*ROOT.glob("benchmarks/protocols/*.toml"), *ROOT.glob("streams/**/tasks/*.toml")])

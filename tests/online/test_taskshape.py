@@ -9,7 +9,7 @@ from online.errors import TaskError
 from online.stages.scoring import ScoringStage
 from online.task.spec import TaskSpec
 from online.task.task_shape import shape_of
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.stages_apart import MANY, Apart, logged, together
 from tests.online.task_streams import FRAUD
 

@@ -12,7 +12,7 @@ from online.stages.labelling import LabellingStage, LabelOutput
 from online.stages.scoring import ScoringStage
 from online.stages.stateful import MEANING
 from online.task.spec import TaskSpec
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.worker.outputs import prediction_columns
 from tests.online.stages_apart import Logged, labelling_of, logged
 from tests.online.task_streams import FRAUD

@@ -17,7 +17,7 @@ from online.features.levels import feature_names
 from online.features.plan import WindowPass, build_plan
 from online.features.spec import Aggregate, Entity, WindowOp
 from online.features.touched_rows import Grouping, group
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.feature_rows import DAY, HOUR, T0, Row, batch_of, column, engine_of, gaps, rows_of, run, streams
 
 ALL_OPS = Aggregate(

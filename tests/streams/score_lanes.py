@@ -20,9 +20,9 @@ from streams.kafka.produce.producer import Sent
 from streams.kafka.produce.record_columns import Columns
 from streams.ops.metrics import Metrics
 from streams.records import Record
-from streams.stores.errors import LaneMoved
-from streams.stores.record import POSITION_AND_NONCE
-from streams.stores.redis import Lane, LaneStore
+from streams.redis.partitions.partition_record import POSITION_AND_NONCE
+from streams.redis.partitions.partition_store import Lane, LaneStore
+from streams.redis.store_errors import LaneMoved
 from streams.worker.lane import Step
 from streams.worker.misplaced import Placement
 from streams.worker.score import ScoreLane

@@ -30,7 +30,7 @@ from streams.config.settings import RedisSettings, SecretUrl, Settings, load_set
 from streams.ops.metrics import Metrics
 from streams.ops.redis_checks import check_redis, known_holes
 from streams.ops.web import WebServer
-from streams.stores.link import RedisLink
+from streams.redis.client import RedisLink
 
 ROOT = Path(__file__).resolve().parents[2]
 _VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::-([^}]*)|:\?[^}]*)?\}")

@@ -10,9 +10,9 @@ from online.batch import EventBatch
 from online.features import kernel
 from online.task.spec import TaskSpec
 from online.task.task_shape import engine_of
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.ops.entityrows import TaskRows
-from streams.stores.memory import MemoryFeatureStore
-from streams.stores.rows import StoredRow, decode_row, encode_row
+from streams.redis.stored_rows import StoredRow, decode_row, encode_row
 
 TASK = TaskSpec.from_toml("""
 name = "fraud"

@@ -23,7 +23,7 @@ from streams.following.fold import ExampleFold, FoldState
 from streams.following.identities import Identities
 from streams.following.keeper import ModelKeeper
 from streams.following.snapshots import ModelSnapshots, kept_versions
-from streams.stores.errors import StoreUnavailable
+from streams.redis.store_errors import StoreUnavailable
 
 FEATURES = ("a", "b", "c")
 BOOSTED = LearnerSpec(kind="boosted", params={"every": 20, "buffer": 80, "trees": 6, "depth": 3, "min_hessian": 0.5})

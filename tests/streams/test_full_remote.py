@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from online.batch import FloatMatrix, IntVector
 from online.task.full_spec import FullSpec, columns
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.full.remote.asking import RemoteModels
 from streams.full.remote.circuit import Circuit
 from streams.full.remote.pool import Pool
@@ -23,7 +24,6 @@ from streams.kafka.produce.producer import Sent
 from streams.kafka.produce.record_columns import Columns
 from streams.ops.metrics import Metrics
 from streams.records import Record
-from streams.stores.memory import MemoryFeatureStore
 
 SPEC = FullSpec(deadline=0.05)
 WIDTH = len(columns(SPEC))

@@ -18,12 +18,12 @@ from online.task.spec import TaskSpec
 from streams.config import topics
 from streams.embedded.embedded_host import EmbeddedHost
 from streams.embedded.embedded_log import EmbeddedLog
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.full.loading import full_inputs, full_models
 from streams.full.loads import BackgroundLoads
 from streams.full.serving import FullModels, FullTask
 from streams.full.updates import Ref, update_record
 from streams.ops.metrics import Metrics
-from streams.stores.memory import MemoryFeatureStore
 from tests.streams.full_events import START, events, feature, loaded, predictions
 from tests.streams.full_graphs import LOGIT, Models
 

@@ -14,7 +14,7 @@ from faust.types import TP
 from streams.config import topics
 from streams.config.settings import Settings
 from streams.records import Record
-from streams.stores.redis import Lane
+from streams.redis.partitions.partition_store import Lane
 from streams.worker.idle import IdleTime
 from streams.worker.lane import Step
 from tests.streams.score_lanes import NOW, Lanes

@@ -17,7 +17,7 @@ from online.labels.join import Wanted
 from online.stages.labelling import LabelOutput
 from streams.config import topics
 from streams.kafka.produce.producer import Sent
-from streams.stores.steps import Step, StoredLane
+from streams.redis.partitions.label_journal import Step, StoredLane
 from streams.worker.label import LabelLane
 from streams.worker.work import Work
 from tests.streams.lane_context import Context

@@ -11,19 +11,19 @@ import pytest
 from numpy.typing import NDArray
 
 from online.errors import StateError
-from streams.stores.cache import PINNED_PREFETCHES, RowCache
-from streams.stores.errors import LaneMoved
-from streams.stores.flush import Change, Writes, flush_arguments
-from streams.stores.record import (
+from streams.redis.partitions.flush import Change, Writes, flush_arguments
+from streams.redis.partitions.partition_record import (
     POSITION_AND_NONCE,
     LaneRecord,
     decode_position,
     decode_record,
     encode_record,
 )
-from streams.stores.redis import LaneStore
-from streams.stores.resp import framed_keys
-from streams.stores.rows import decode_row, encode_row, unpack_rows
+from streams.redis.partitions.partition_store import LaneStore
+from streams.redis.partitions.row_cache import PINNED_PREFETCHES, RowCache
+from streams.redis.resp import framed_keys
+from streams.redis.store_errors import LaneMoved
+from streams.redis.stored_rows import decode_row, encode_row, unpack_rows
 from tests.streams.score_lanes import EmptyRedis
 
 WIDTH = 8

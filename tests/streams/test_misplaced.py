@@ -22,8 +22,8 @@ from streams.kafka.partitioners import partitions_of
 from streams.kafka.produce.producer import Sent
 from streams.kafka.produce.record_columns import Columns
 from streams.records import Record
-from streams.stores.steps import Step as TakenStep
-from streams.stores.steps import StoredLane
+from streams.redis.partitions.label_journal import Step as TakenStep
+from streams.redis.partitions.label_journal import StoredLane
 from streams.worker.lane import Step
 from streams.worker.publisher import Made, StepPublisher
 from streams.worker.reading import LaneReader

@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from streams.errors import StateError
-from streams.stores import opening
-from streams.stores.opening import PAGE_BYTES, read_lane
-from streams.stores.record import POSITION_AND_NONCE, LaneRecord, encode_record
+from streams.redis.partitions import opening
+from streams.redis.partitions.opening import PAGE_BYTES, read_lane
+from streams.redis.partitions.partition_record import POSITION_AND_NONCE, LaneRecord, encode_record
 
 
 class OneLane:

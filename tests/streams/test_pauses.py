@@ -14,9 +14,9 @@ from streams.config.settings import Settings
 from streams.errors import BrokerError, StateError, TooManyRejects, UsageError
 from streams.kafka.kafka_errors import DeliveryError, RecordsDeleted
 from streams.ops.metrics import Metrics
-from streams.stores.errors import StoreRefused, StoreUnavailable
-from streams.stores.redis import Lane
-from streams.stores.steps import StepsTaken
+from streams.redis.partitions.label_journal import StepsTaken
+from streams.redis.partitions.partition_store import Lane
+from streams.redis.store_errors import StoreRefused, StoreUnavailable
 from streams.worker.pauses import QUICK_S, QUICK_TRIES, TELL_S, Pauses
 
 LANE: Lane = ("user-events", 1)

@@ -22,7 +22,7 @@ from streams.kafka.consume.offset_tracker import Ticket
 from streams.ops.metrics import Metrics
 from streams.outputs import KEY_KEPT, dead_letter, letter_room
 from streams.records import Record, Refused
-from streams.stores.steps import Step as Taken
+from streams.redis.partitions.label_journal import Step as Taken
 from streams.worker.reading import LaneReader
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
 from tests.streams.test_full_remote_reasons import INPUTS, runner

@@ -15,7 +15,7 @@ from streams.checks.rights import PRINCIPALS, READ_COMMANDS, grants, groups_of, 
 from streams.cli import main
 from streams.config import topics
 from streams.config.settings import Settings, TopicSettings
-from streams.stores.link import COMMANDS, acl_line
+from streams.redis.client import COMMANDS, acl_line
 
 ROOT = Path(__file__).resolve().parents[2]
 BY_NAME = {p.name: p for p in PRINCIPALS}

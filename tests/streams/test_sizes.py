@@ -12,8 +12,8 @@ from online.stages.scoring import ScoringStage
 from online.task.spec import TaskSpec
 from streams.config import topics
 from streams.config.topics import DEFAULT_RECORD_BYTES
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.errors import UsageError
-from streams.stores.memory import MemoryFeatureStore
 from streams.worker.sizes import check_sizes, largest_records
 
 TASK = TaskSpec.from_toml("""

@@ -10,7 +10,7 @@ import pytest
 
 from streams.config.settings import RedisSettings
 from streams.ops.stall import LoopStall
-from streams.stores.link import RedisLink
+from streams.redis.client import RedisLink
 
 
 @pytest.mark.parametrize("busy", [True, False])

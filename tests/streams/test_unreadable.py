@@ -10,7 +10,7 @@ from online.intake_policy import IntakePolicy
 from online.metrics.arrays import unpack
 from online.stages.admission import Intake
 from streams.full.remote.wire import Answer, decode_answer, decode_request
-from streams.stores.blobs import MOST_BYTES, PART_BYTES, BlobRef, _pack, _unpack
+from streams.redis.blobs import MOST_BYTES, PART_BYTES, BlobRef, _pack, _unpack
 from streams.trainer.live import _read
 from streams.trainer.state import decode
 

@@ -22,11 +22,11 @@ from online.stages.admission import Intake
 from online.stages.scoring import ScoringStage
 from online.task.spec import TaskSpec
 from streams.config import topics
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.kafka.consume.offset_tracker import Ticket
 from streams.records import Record
-from streams.stores.memory import MemoryFeatureStore
-from streams.stores.redis import LaneRecord
+from streams.redis.partitions.partition_store import LaneRecord
 from streams.worker import journal as journal_module
 from streams.worker import remembered as remembered_module
 from streams.worker import side as side_module

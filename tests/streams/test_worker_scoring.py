@@ -22,8 +22,8 @@ from streams.config import topics
 from streams.errors import StateError
 from streams.full.remote.port import Rows
 from streams.records import Record
-from streams.stores.errors import LaneMoved, StoreUnavailable
-from streams.stores.record import LaneRecord, encode_record
+from streams.redis.partitions.partition_record import LaneRecord, encode_record
+from streams.redis.store_errors import LaneMoved, StoreUnavailable
 from streams.worker.lane import MOST_REFUSALS, Step
 from tests.streams.score_lanes import NOW, Lanes
 

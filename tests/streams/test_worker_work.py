@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from online.batch import PredictionBatch, Scored
 from streams.config import topics
-from streams.stores.steps import Step
+from streams.redis.partitions.label_journal import Step
 from streams.worker.work import Work, together
 
 

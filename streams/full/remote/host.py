@@ -15,7 +15,7 @@ from streams.full.remote.lane import InferenceLane
 from streams.full.remote.pool import Pool
 from streams.full.serving import FullModels
 from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.stores.redis import Lane
+from streams.redis.partitions.partition_store import Lane
 from streams.worker.context import Context
 from streams.worker.moves import seek_rows, set_watermark
 

@@ -21,7 +21,7 @@ from streams.full.remote.pool import Pool
 from streams.full.remote.wire import Request, decode_request, encode_answer
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.records import Record
-from streams.stores.redis import Lane, LaneRecord
+from streams.redis.partitions.partition_store import Lane, LaneRecord
 from streams.worker.context import Context
 from streams.worker.lane import RowLane, Step
 from streams.worker.letters import Letters, refused_of

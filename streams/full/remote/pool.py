@@ -18,7 +18,7 @@ from models.types import Float32Matrix
 from online.batch import FloatMatrix, FloatVector
 from online.task.full_spec import FullScorer
 from streams.ops.metrics import Metrics
-from streams.stores.redis import Lane, LaneStore
+from streams.redis.partitions.partition_store import Lane, LaneStore
 
 LINGER_S: Final = 0.001
 """How long a call waits for other lanes."""

@@ -14,7 +14,7 @@ from streams.kafka.admin.topic_specs import ActualTopic, Difference, TopicSpec
 
 if TYPE_CHECKING:
     from streams.config.settings import KafkaSettings
-    from streams.stores.identity import TopicIdentity
+    from streams.redis.topic_identity import TopicIdentity
 
 DEFAULT_RECORD_BYTES: Final = 1_048_588
 _LIMIT: Final = "max.message.bytes"
@@ -77,7 +77,7 @@ def read_topics(admin: Any, names: Sequence[str]) -> dict[str, ActualTopic]:
 
 def read_identities(admin: Any, names: Sequence[str]) -> dict[str, TopicIdentity]:
     """Ids and numbers of partitions of the topics among ``names`` that exist."""
-    from streams.stores.identity import TopicIdentity
+    from streams.redis.topic_identity import TopicIdentity
 
     described = [t for t in admin.describe_topics(list(names)) if t["error_code"] != _NO_TOPIC]
     _raise_first(described)

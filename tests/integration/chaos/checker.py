@@ -22,7 +22,7 @@ from online.codec.example_log import decode_example_log
 from online.codec.wire import Alert, DeadLetter
 from online.task.task_shape import shape_of
 from streams.config import topics
-from streams.stores.rows import Lane, decode_row, lane_prefix
+from streams.redis.stored_rows import Lane, decode_row, lane_prefix
 from tests.integration.chaos.deployment import Deployment, Stored
 from tests.integration.chaos.replay import (
     EventTruth,

@@ -28,7 +28,7 @@ from online.stages.scoring import ScoringStage
 from online.task.column_plan import union
 from online.task.spec import TaskSpec
 from online.task.task_shape import model_of, shape_of
-from streams.stores.memory import MemoryFeatureStore
+from streams.embedded.memory_store import MemoryFeatureStore
 from tests.integration.chaos.deployment import Stored
 
 CHUNK = 777  # no batch size of a worker's: results must not depend on cuts

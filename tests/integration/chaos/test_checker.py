@@ -29,10 +29,10 @@ from online.stages.scoring import ScoringStage
 from online.task.column_plan import union
 from streams.config import topics
 from streams.config.settings import Settings
+from streams.embedded.memory_store import MemoryFeatureStore
 from streams.outputs import dead_letter
 from streams.records import Record, Refused
-from streams.stores.memory import MemoryFeatureStore
-from streams.stores.rows import encode_row, row_key
+from streams.redis.stored_rows import encode_row, row_key
 from streams.task_files import load_task
 from tests.integration.chaos.checker import Checker, Differs
 from tests.integration.chaos.deployment import TASKS, Deployment, Stored

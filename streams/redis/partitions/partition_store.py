@@ -23,16 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online.errors import StateError
-from streams.stores.cache import RowCache
-from streams.stores.clear import CLEARING
-from streams.stores.errors import LaneMoved
-from streams.stores.flush import Change, Writes, flush_arguments
-from streams.stores.identity import StoredIdentity
-from streams.stores.lane import LaneState, Table
-from streams.stores.link import RedisLink
-from streams.stores.opening import read_lane, read_position
-from streams.stores.reading import Ask, fetch
-from streams.stores.record import (
+from streams.redis.client import RedisLink
+from streams.redis.partitions.clear import CLEARING
+from streams.redis.partitions.fetch_rows import Ask, fetch
+from streams.redis.partitions.flush import Change, Writes, flush_arguments
+from streams.redis.partitions.open_partition import LaneState, Table
+from streams.redis.partitions.opening import read_lane, read_position
+from streams.redis.partitions.partition_record import (
     POSITION_AND_NONCE,
     LaneRecord,
     decode_position,
@@ -40,8 +37,11 @@ from streams.stores.record import (
     encode_position,
     encode_record,
 )
-from streams.stores.rows import Lane, StoredRow, decode_row, lane_prefix, other_schema, row_key
-from streams.stores.scripts import FLUSH
+from streams.redis.partitions.row_cache import RowCache
+from streams.redis.scripts import FLUSH
+from streams.redis.store_errors import LaneMoved
+from streams.redis.stored_rows import Lane, StoredRow, decode_row, lane_prefix, other_schema, row_key
+from streams.redis.topic_identity import StoredIdentity
 
 __all__ = ["Lane", "LaneRecord", "LaneStore", "Writes"]
 

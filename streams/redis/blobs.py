@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from streams.stores.link import RedisLink
+from streams.redis.client import RedisLink
 
 PART_BYTES: Final = 16 << 20
 MOST_BYTES: Final = 2 << 30

@@ -9,8 +9,8 @@ import asyncio
 from typing import Final
 
 from streams.errors import StateError
-from streams.stores.link import RedisLink
-from streams.stores.record import POSITION_AND_NONCE
+from streams.redis.client import RedisLink
+from streams.redis.partitions.partition_record import POSITION_AND_NONCE
 
 PAGE_BYTES: Final = 1 << 20
 """Of entries in one answer, more or less."""

@@ -18,9 +18,9 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
 from streams.config.settings import RedisSettings
-from streams.stores.aof import FreshLog
-from streams.stores.refusals import not_primary
-from streams.stores.resp import command
+from streams.redis.aof import FreshLog
+from streams.redis.error_mapping import not_primary
+from streams.redis.resp import command
 
 log = logging.getLogger(__name__)
 

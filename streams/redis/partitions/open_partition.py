@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streams.kafka.partitioners import partitions_of
-from streams.stores.cache import RowCache
-from streams.stores.flush import Change, Writes
-from streams.stores.record import LaneRecord
-from streams.stores.resp import framed_keys
-from streams.stores.rows import Lane, row_key
+from streams.redis.partitions.flush import Change, Writes
+from streams.redis.partitions.partition_record import LaneRecord
+from streams.redis.partitions.row_cache import RowCache
+from streams.redis.resp import framed_keys
+from streams.redis.stored_rows import Lane, row_key
 
 
 @dataclass(frozen=True, slots=True)

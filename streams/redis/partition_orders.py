@@ -13,8 +13,8 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from streams.stores.link import RedisLink
-from streams.stores.rows import Lane
+from streams.redis.client import RedisLink
+from streams.redis.stored_rows import Lane
 
 Verb = Literal["pause", "resume", "seek", "watermark"]
 T = TypeVar("T")

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from streams.stores.cache import RowCache
-from streams.stores.errors import LaneMoved
-from streams.stores.lane import LaneState, Table
-from streams.stores.link import RedisLink
-from streams.stores.record import POSITION_AND_NONCE, decode_position
-from streams.stores.resp import command, mget
-from streams.stores.rows import unpack_rows
+from streams.redis.client import RedisLink
+from streams.redis.partitions.open_partition import LaneState, Table
+from streams.redis.partitions.partition_record import POSITION_AND_NONCE, decode_position
+from streams.redis.partitions.row_cache import RowCache
+from streams.redis.resp import command, mget
+from streams.redis.store_errors import LaneMoved
+from streams.redis.stored_rows import unpack_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from streams.stores.resp import Script
+from streams.redis.resp import Script
 
 FLUSH: Final = Script("""
 local held = redis.call('GETRANGE', KEYS[1], 8, 23)

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 from streams.config import topics
 from streams.errors import StateError, UsageError
-from streams.stores.link import RedisLink
-from streams.stores.rows import Lane
+from streams.redis.client import RedisLink
+from streams.redis.stored_rows import Lane
 
 _PARTITIONS: Final = "partitions"
 _ANEW: Final = {

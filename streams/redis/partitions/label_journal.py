@@ -21,8 +21,8 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 
 from streams.errors import ShellError, StateError
-from streams.stores.blobs import PART_BYTES, BlobRef, get_blob, put_blob
-from streams.stores.link import RedisLink
+from streams.redis.blobs import PART_BYTES, BlobRef, get_blob, put_blob
+from streams.redis.client import RedisLink
 
 
 class StepsTaken(ShellError):  # noqa: N818 - named for what happened, as in streams.errors

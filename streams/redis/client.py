@@ -18,11 +18,11 @@ from redis import exceptions as rx
 
 from streams.config.settings import RedisSettings
 from streams.ops.stall import LoopStall
-from streams.stores.aof import parse_info
-from streams.stores.errors import StoreRefused, StoreUnavailable
-from streams.stores.nodes import Nodes
-from streams.stores.refusals import passing, refusal
-from streams.stores.resp import Argument, Script, command, script_arguments
+from streams.redis.aof import parse_info
+from streams.redis.error_mapping import passing, refusal
+from streams.redis.nodes import Nodes
+from streams.redis.resp import Argument, Script, command, script_arguments
+from streams.redis.store_errors import StoreRefused, StoreUnavailable
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")

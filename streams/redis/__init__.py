@@ -1,0 +1,1 @@
+"""Redis: the client, what is stored there, and its layout."""
