@@ -38,8 +38,8 @@ from models.training.world import World
 from models.types import Built, History, Labels
 from online.batch import LabelBatch
 from online.stages.pipeline import TaskPipeline
+from streams.backtest.event_files import FileSource, SourceBatch
 from streams.embedded.memory_store import MemoryFeatureStore
-from streams.sources import FileSource, SourceBatch
 from streams.task_files import load_task
 
 DAY = 86_400.0

@@ -80,7 +80,7 @@ def measure(path: Path, opening: bool) -> None:
     """Print rows, seconds to open, seconds in all, and MiB; run in a process of its own."""
     from online.task.column_plan import columns_of
     from online.task.spec import TaskSpec
-    from streams.sources import FileSource
+    from streams.backtest.event_files import FileSource
 
     task = TaskSpec.from_toml(TASK)
     start = time.perf_counter()

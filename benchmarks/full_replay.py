@@ -23,11 +23,11 @@ from online.batch import LabelBatch, PredictionBatch
 from online.stages.pipeline import TaskPipeline
 from online.task.full_spec import FullSpec
 from online.task.spec import TaskSpec
+from streams.backtest.event_files import FileSource, SourceBatch
 from streams.embedded.memory_store import MemoryFeatureStore
-from streams.sources import FileSource, SourceBatch
-from streams.trainer.parts import blended, encoder_builder, trees_builder
-from streams.trainer.score import score
-from streams.trainer.task import full_of, training_of
+from streams.trainer.job.candidate_scores import score
+from streams.trainer.job.real_steps import blended, encoder_builder, trees_builder
+from streams.trainer.task_trainer import full_of, training_of
 
 BUILDERS: Mapping[str, Callable[[FullSpec], Builder]] = {"trees": trees_builder, "encoder": encoder_builder}
 DAY_S = 86_400.0

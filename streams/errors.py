@@ -13,7 +13,7 @@ WeirError (online.errors)
     ├── of streams.kafka: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
     ├── of streams.redis: StoreUnavailable (reach Redis), StoreRefused (correct its settings or rights), LaneMoved (go
     │   back to where the store is), StepsTaken and StepsLost (load the lane again)
-    └── of streams.following: ReplicaDiverged (restart: the stored model is taken), FollowerBehind
+    └── of streams.model_replicas: ReplicaDiverged (restart: the stored model is taken), FollowerBehind
 """
 
 from __future__ import annotations

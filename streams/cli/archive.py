@@ -1,6 +1,6 @@
 """``weir archive``: what trainings need, from the topics to Parquet files that outlive retention.
 
-It knows arguments and a progress bar; the work is in ``streams.training.archive``.
+It knows arguments and a progress bar; the work is in ``streams.trainer.history.parquet_archive``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from streams.errors import UsageError
 if TYPE_CHECKING:
     from online.task.spec import TaskSpec
     from streams.config.settings import Settings
-    from streams.training.archive import Archive, Archived
+    from streams.trainer.history.parquet_archive import Archive, Archived
 
 
 def archive_command(
@@ -74,8 +74,8 @@ def archive_command(
 
         weir archive --task fraud.toml --log demo/log --out archive
     """
-    from streams.training.archive import Archive
-    from streams.training.records import RecordReader
+    from streams.trainer.history.logged_tables import RecordReader
+    from streams.trainer.history.parquet_archive import Archive
 
     settings = settings_of(config, bootstrap)
     tasks = tasks_of(task or (), settings)
@@ -101,7 +101,7 @@ async def _archive(
     since: float | None,
     until: float | None,
 ) -> None:
-    from streams.training.sources import EmbeddedSource, KafkaSource
+    from streams.trainer.history.log_sources import EmbeddedSource, KafkaSource
 
     opened = nullcontext(EmbeddedSource.of_directory(log)) if log is not None else KafkaSource(settings, "archive")
     async with opened as source:
@@ -111,7 +111,7 @@ async def _archive(
 
 
 def _show(tasks: list[TaskSpec], archived: list[Archived], out: Path) -> None:
-    from streams.training.records import KINDS
+    from streams.trainer.history.logged_tables import KINDS
 
     shown = table("task", *(f"{kind}>" for kind in KINDS), "files>")
     for spec, made in zip(tasks, archived, strict=True):

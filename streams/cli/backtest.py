@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from streams.backtest import BacktestResult
+    from streams.backtest.runner import BacktestResult
 
 SHOWN, NOTHING_SCORED = 6, 3
 """Exit status where no row was scored."""
@@ -64,7 +64,7 @@ def backtest_command(
     """
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-    from streams.backtest import run_backtest
+    from streams.backtest.runner import run_backtest
     from streams.task_files import load_task
 
     spec, console = load_task(task), notes()

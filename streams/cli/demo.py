@@ -1,6 +1,6 @@
 """``weir demo``: everything at once, for about a minute.
 
-It knows arguments, signals and the terminal; what runs is ``streams.demo``, what is drawn ``streams.screen``.
+It knows arguments, signals and the terminal; what runs is ``streams.demo``, what is drawn ``streams.demo.screen``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from streams.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from streams.demo.runner import DemoResult, Pace
+    from streams.demo.demo_loop import DemoResult, Pace
     from streams.demo.scenario import Scenario
 
 _OURS = ("log", "state", "models", "work", "scenario.json")
@@ -72,8 +72,8 @@ def demo_command(
     """
     from rich.console import Console
 
-    from streams.demo.runner import Pace
-    from streams.screen.summary import render_summary
+    from streams.demo.demo_loop import Pace
+    from streams.demo.screen.summary import render_summary
 
     console = Console()
     _require_extra()
@@ -103,9 +103,9 @@ def _require_extra() -> None:
 
 
 def _run(directory: Path, scenario: Scenario, pace: Pace, asked: Asked, console: Console) -> DemoResult:
-    from streams.demo.runner import Demo
+    from streams.demo.demo_loop import Demo
     from streams.demo.scenario import demo_tasks
-    from streams.screen.display import DemoDisplay
+    from streams.demo.screen.display import DemoDisplay
 
     tasks = demo_tasks()
     with ExitStack() as stack:
@@ -134,8 +134,8 @@ def _scenario(
     console: Console,
 ) -> Scenario:
     """The scenario to go on with, or a new one for a directory that has none or is to start over."""
+    from streams.demo.demo_warmup import planned_events, warm_up
     from streams.demo.scenario import Scenario, demo_tasks
-    from streams.demo.warmup import planned_events, warm_up
 
     tasks = demo_tasks()
     stored = None if fresh else Scenario.read(directory)

@@ -246,8 +246,8 @@ def _order(settings: Settings, task: str, found: Sequence[Found], reason: str | 
 
 async def _stored(settings: Settings, file: Path, offset: int, timeout: float) -> int:
     """The version of a stored model that has read past ``offset``; waits for one."""
-    from streams.following.fold import ExampleFold
-    from streams.following.snapshots import ModelSnapshots
+    from streams.model_replicas.fold import ExampleFold
+    from streams.model_replicas.model_snapshots import ModelSnapshots
     from streams.redis.client import opened
     from streams.task_files import load_task
 

@@ -1,6 +1,6 @@
 """``weir explain-score``: why one event got the score it got, proved by making the score again.
 
-It knows arguments, bars and tables; the work is in ``streams.following``.
+It knows arguments, bars and tables; the work is in ``streams.model_replicas``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from streams.errors import UsageError, in_words
 
 if TYPE_CHECKING:
     from streams.config.settings import Settings
-    from streams.following.explain import Explanation
-    from streams.following.fold import ExampleFold
-    from streams.following.scores import LoggedScore, Search
+    from streams.model_replicas.fold import ExampleFold
+    from streams.model_replicas.logged_scores import LoggedScore, Search
+    from streams.model_replicas.score_explanation import Explanation
 
 _SHOWN: Final = 15
 _NEEDS: Final = (("aiokafka", "aiokafka"), ("faust", "faust-streaming"), ("redis", "redis"))
@@ -91,8 +91,8 @@ def explain_score_command(
     if partition is not None and entity is not None:
         raise typer.BadParameter("--entity tells the partition: give one of --entity and --partition.")
     _needed()
-    from streams.following.fold import ExampleFold  # these bring the Kafka and Redis clients
-    from streams.following.scores import Search
+    from streams.model_replicas.fold import ExampleFold  # these bring the Kafka and Redis clients
+    from streams.model_replicas.logged_scores import Search
 
     settings, spec = settings_of(config, bootstrap), load_task(task)
     fold = ExampleFold.of(spec)
@@ -122,7 +122,7 @@ def _needed() -> None:
 async def _explain(
     settings: Settings, fold: ExampleFold, search: Search, entity: str | None, stored: bool
 ) -> tuple[Explanation, list[LoggedScore], int]:
-    from streams.following.explain import explain, version_of
+    from streams.model_replicas.score_explanation import explain, version_of
 
     logged, repeats = await _find(settings, search, entity)
     version = version_of(logged, fold)
@@ -133,9 +133,9 @@ async def _explain(
 async def _find(settings: Settings, search: Search, entity: str | None) -> tuple[LoggedScore, list[LoggedScore]]:
     from dataclasses import replace
 
-    from streams.following.scores import find_scores
     from streams.kafka.consume.range_reader import RangeReader
     from streams.kafka.partitioners import partitions_of_text
+    from streams.model_replicas.logged_scores import find_scores
 
     options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.PREDICTIONS)
     async with RangeReader(options, topic, limits=settings.limits_of(topics.PREDICTIONS)) as reader:
@@ -156,8 +156,8 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
 
 
 async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: bool) -> int:
-    from streams.following.rebuild import rebuild
-    from streams.following.snapshots import ModelSnapshots
+    from streams.model_replicas.model_snapshots import ModelSnapshots
+    from streams.model_replicas.rebuild_model import rebuild
     from streams.redis.client import RedisLink
     from streams.redis.store_errors import StoreUnavailable
 

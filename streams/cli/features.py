@@ -1,6 +1,6 @@
 """``weir features``: what the feature store holds of an entity, and filling an emptied store again.
 
-It knows arguments and tables; rows are read by ``streams.redis`` and taken apart by ``streams.ops.entityrows``.
+It knows arguments and tables; rows are read by ``streams.redis`` and taken apart by ``streams.checks.entity_rows``.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from streams.errors import UsageError
 if TYPE_CHECKING:
     from online.features.engine import Table
     from online.task.spec import TaskSpec
+    from streams.checks.entity_rows import TableRow, TaskRows
     from streams.config.settings import Settings
-    from streams.ops.entityrows import TableRow, TaskRows
-    from streams.ops.status import Progress as ProgressOf
+    from streams.ops.process_status import Progress as ProgressOf
     from streams.redis.stored_rows import StoredRow
 
 _HELP = "Feature rows in the store: get, rebuild.\n\nFor example: weir features get user-0007 --task fraud.toml"
@@ -122,7 +122,7 @@ def _of_others(table: str, entity: str, rows: Sequence[StoredRow]) -> str:
 
 def _tables(tasks: Sequence[TaskSpec], only: str | None) -> list[tuple[TaskRows, Table]]:
     """Every table of the tasks, or the one that was asked for."""
-    from streams.ops.entityrows import TaskRows
+    from streams.checks.entity_rows import TaskRows
 
     found = [(rows, each) for rows in map(TaskRows, tasks) for each in rows.tables]
     wanted = [(rows, each) for rows, each in found if only in (None, each.name)]

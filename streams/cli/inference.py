@@ -1,6 +1,6 @@
 """``weir inference``: one process that runs full models for the scoring workers of a fleet.
 
-It knows arguments and the banner; what runs is ``streams.full.remote.worker``.
+It knows arguments and the banner; what runs is ``streams.worker.inference.inference_worker``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streams.checks.findings import Check
 from streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
 from streams.cli.process import (
     CheckOption,
@@ -25,7 +26,6 @@ from streams.cli.process import (
     log_to_stderr,
     needed,
 )
-from streams.ops.checks import Check
 
 if TYPE_CHECKING:
     from online.task.spec import TaskSpec
@@ -61,7 +61,7 @@ def inference_command(
     """
     from rich.markup import escape
 
-    from streams.ops.link_checks import warn_of_links
+    from streams.checks.link_checks import warn_of_links
 
     given = {
         "models.provider": provider, "worker.group": group, "worker.instance_id": instance_id, **address(web)
@@ -78,7 +78,9 @@ def inference_command(
     warn_of_links(settings)
     for line in banner(settings, found):
         notes().print(escape(line), soft_wrap=True)
-    run: Callable[[Settings, Sequence[TaskSpec]], int] = import_module("streams.full.remote.worker").run_inference
+    run: Callable[[Settings, Sequence[TaskSpec]], int] = import_module(
+        "streams.worker.inference.inference_worker"
+    ).run_inference
     if status := run(settings, found):
         raise typer.Exit(status)
 

@@ -91,8 +91,8 @@ def _wait(settings: Settings, request: RetrainRequest, timeout: float | None) ->
     from rich.markup import escape
 
     from models.registry.registry import open_files
-    from streams.trainer.journal import FilesJournal
-    from streams.trainer.state import Job, TaskState, decode
+    from streams.trainer.state_journal import FilesJournal
+    from streams.trainer.task_state import Job, TaskState, decode
 
     journal, said = FilesJournal(open_files(settings.models.registry)), ""
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -125,7 +125,7 @@ def _pause(stop: Event) -> None:
 
 
 def _said(job: object, state: object, request: RetrainRequest) -> str:
-    from streams.trainer.state import Job, TaskState
+    from streams.trainer.task_state import Job, TaskState
 
     if isinstance(job, Job):
         at = _TEXT.get(job.stage, job.stage)

@@ -46,7 +46,7 @@ def torture_command(
 
         weir torture --seconds 20 --rate 500 --seed 7 --json
     """  # fmt: skip
-    from streams.torture.run import Place, Plan, torture
+    from streams.torture.torture_run import Place, Plan, torture
 
     needed()
     plan = Plan(seconds=seconds, rate=rate, share=share, workers=workers, seed=seed)

@@ -60,7 +60,7 @@ def trainer_command(
     from rich.markup import escape
     from rich.progress import TextColumn, TimeElapsedColumn
 
-    from streams.ops.link_checks import warn_of_links
+    from streams.checks.link_checks import warn_of_links
 
     given = {"trainer.work": str(work) if work is not None else None, **address(web, "trainer")}
     settings = settings_of(config, bootstrap, given)
@@ -72,7 +72,7 @@ def trainer_command(
     # where no terminal is, the log says enough
     columns = TextColumn("{task.completed:g}/{task.total:g}"), TimeElapsedColumn()
     with bar_of_each(*columns, done=False) as advance:
-        parts, runner = import_module("streams.trainer.parts"), import_module("streams.trainer.runner")
+        parts, runner = import_module("streams.trainer.job.real_steps"), import_module("streams.trainer.job.job_runner")
 
         def progress(task: str, what: str, done: int, of: int) -> None:
             advance(f"{task} {what}", done, of)
@@ -98,6 +98,6 @@ def _banner(settings: Settings, names: list[str]) -> str:
 def _trainer_module() -> Any:
     """What runs; imported late, because it brings aiokafka."""
     try:
-        return import_module("streams.trainer.trainer")
+        return import_module("streams.trainer.trainer_process")
     except ImportError as exc:
         raise UsageError(f"a trainer needs {exc.name}; run: pip install 'weir[kafka,cpu,train]'") from exc

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from online.task.full_spec import FullSpec
     from online.task.spec import TaskSpec
     from streams.config.settings import Settings
-    from streams.training.builder import Logged
+    from streams.trainer.history.history_builder import Logged
 
 
 def tune_command(
@@ -85,8 +85,8 @@ def tune_command(
 
 
 async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings: Settings) -> Logged:
-    from streams.training.history import read_history
-    from streams.training.sources import EmbeddedSource, KafkaSource
+    from streams.trainer.history.log_sources import EmbeddedSource, KafkaSource
+    from streams.trainer.history.read_history import read_history
 
     if log is not None:
         return await read_history(spec, source=EmbeddedSource.of_directory(log), archive=archive)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from streams.checks.findings import Check
 from streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
 from streams.cli.process import (
     CheckOption,
@@ -30,7 +31,6 @@ from streams.cli.process import (
     needed,
     version_of,
 )
-from streams.ops.checks import Check
 
 if TYPE_CHECKING:
     from online.task.spec import TaskSpec
@@ -95,8 +95,8 @@ def worker_command(
     """  # fmt: skip
     from rich.markup import escape
 
+    from streams.checks.link_checks import warn_of_links
     from streams.ops.fleet import end_with_stdin
-    from streams.ops.link_checks import warn_of_links
 
     given = {
         "worker.role": role, "worker.group": group, "worker.instance_id": instance_id,

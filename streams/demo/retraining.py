@@ -23,16 +23,16 @@ from online.codec.wire import ModelUpdate, RetrainRequest
 from online.stages.pipeline import StepOutput
 from online.task.full_spec import FullSpec
 from online.task.spec import TaskSpec
-from streams.demo.memory import ExampleMemory, Examples, LiveMetric
-from streams.demo.models import Marker, keep_until
+from streams.demo.demo_registry import Marker, keep_until
+from streams.demo.training_memory import ExampleMemory, Examples, LiveMetric
 from streams.embedded.embedded_log import EmbeddedLog
-from streams.trainer.embedded import EmbeddedTrainer
-from streams.trainer.files import Workshop
-from streams.trainer.journal import MemoryJournal
-from streams.trainer.parts import cut
-from streams.trainer.runner import InlineRunner, Runner
-from streams.trainer.score import score
-from streams.trainer.state import WORKING, Cause, Job, TaskState, decode
+from streams.trainer.embedded_trainer import EmbeddedTrainer
+from streams.trainer.job.candidate_scores import score
+from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_runner import InlineRunner, Runner
+from streams.trainer.job.real_steps import cut
+from streams.trainer.state_journal import MemoryJournal
+from streams.trainer.task_state import WORKING, Cause, Job, TaskState, decode
 
 DAY_S: Final = 86_400.0
 TRAINS_FOR: Final = 2 * DAY_S

@@ -9,14 +9,14 @@ from typing import Final
 
 from online.codec.wire import ModelUpdate
 from online.stages.pipeline import TaskPipeline
-from streams.demo.journal import Finding
+from streams.demo.demo_journal import Finding
 from streams.demo.retraining import Retraining
+from streams.demo.screen.number_words import event_time
+from streams.demo.screen.snapshot import FullRow
 from streams.embedded.embedded_log import EmbeddedLog
-from streams.screen.snapshot import FullRow
-from streams.screen.words import event_time
-from streams.trainer.runner import Runner
-from streams.trainer.state import Job, TaskState
-from streams.trainer.task import training_of
+from streams.trainer.job.job_runner import Runner
+from streams.trainer.task_state import Job, TaskState
+from streams.trainer.task_trainer import training_of
 
 _NAMES: Final = {"average_precision": "AP", "roc_auc": "AUC"}
 

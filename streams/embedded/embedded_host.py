@@ -29,8 +29,8 @@ from streams.embedded.checkpoint import Checkpoints
 from streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
 from streams.embedded.memory_store import MemoryFeatureStore
 from streams.errors import StateError, UsageError
-from streams.full.serving import FullModels
-from streams.full.updates import decode_updates
+from streams.offline_models.model_updates import decode_updates
+from streams.offline_models.serving import FullModels
 from streams.outputs import dead_letter, records_of
 from streams.records import Refused, oversized
 from streams.reject_limit import RejectLimit, RejectPolicy

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from online.batch import EventBatch, FloatVector
-from streams.ops.definitions import Stage
 from streams.ops.instruments import Counter, Histogram
-from streams.ops.registry import Registry
+from streams.ops.metric_definitions import Stage
+from streams.ops.metric_registry import Registry
 
 if TYPE_CHECKING:
     from streams.records import RecordBatch

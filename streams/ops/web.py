@@ -17,8 +17,8 @@ from aiohttp import web
 
 from streams.errors import UsageError
 from streams.ops.exposition import CONTENT_TYPE, Exposition
-from streams.ops.registry import Registry
-from streams.ops.status import Status
+from streams.ops.metric_registry import Registry
+from streams.ops.process_status import Status
 
 
 class WebServer:

@@ -21,11 +21,11 @@ import orjson
 from online.codec.wire import TS_MAX, TS_MIN, VERSION, parse_time
 from online.stages.pipeline import TaskPipeline
 from online.task.spec import TaskSpec
+from streams.backtest.event_files import FileSource
 from streams.config import topics
 from streams.embedded.memory_store import MemoryFeatureStore
 from streams.errors import UsageError
 from streams.kafka.admin.printed_records import key_of, parse
-from streams.sources import FileSource
 
 STDIN: Final = Path("-")
 _NAMED = re.compile(rb'\A\{"topic":"([A-Za-z0-9._-]{1,249})",')

@@ -16,7 +16,7 @@ import msgspec
 from online.codec.wire import RetrainRequest
 from online.durations import format_duration
 from online.errors import TaskError
-from streams.trainer.state import Asked, TaskState
+from streams.trainer.task_state import Asked, TaskState
 
 Answer = Literal["accepted", "waits", "repeat", "too soon"]
 _COOLS: Final = ("drift", "volume", "manual")

@@ -13,12 +13,11 @@ from faust.types import TP
 from online.batch import IntVector
 from online.task.spec import TaskSpec
 from streams.config.settings import Settings
-from streams.full.remote.port import Asks
-from streams.full.serving import FullModels
 from streams.kafka.consume.app import BatchApp
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.kafka.produce.producer import Sent
 from streams.kafka.produce.record_columns import Columns
+from streams.offline_models.serving import FullModels
 from streams.ops.metrics import Metrics
 from streams.ops.stall import LoopStall
 from streams.ops.watchdog import Watchdog
@@ -26,9 +25,10 @@ from streams.records import Record
 from streams.redis.client import RedisLink
 from streams.redis.partitions.partition_store import Lane, LaneStore
 from streams.worker.identity import TopicCheck
+from streams.worker.inference.remote_port import Asks
 from streams.worker.links import Links
-from streams.worker.misplaced import Placement
 from streams.worker.pauses import Pauses
+from streams.worker.scoring.misplaced import Placement
 
 STORING: Final = 4
 """Lanes that store a snapshot at one time."""

@@ -21,7 +21,7 @@ from streams.errors import StateError
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.redis.partitions.partition_store import Lane, LaneRecord, Writes
 from streams.redis.store_errors import LaneMoved
-from streams.worker.linger import Linger
+from streams.worker.labelling.linger import Linger
 
 if TYPE_CHECKING:
     from streams.worker.context import Context

@@ -11,7 +11,7 @@ from online.durations import format_duration
 from streams.ops.metrics import Metrics
 
 if TYPE_CHECKING:
-    from streams.worker.score import ScoreLane
+    from streams.worker.scoring.event_partition import ScoreLane
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from streams.errors import UsageError
 from streams.outputs import dead_letter
 from streams.records import Record, Refused
 from streams.worker.context import Context
-from streams.worker.label import LabelLane
+from streams.worker.labelling.label_partition import LabelLane
 from streams.worker.lane import RowLane
-from streams.worker.score import ScoreLane
+from streams.worker.scoring.event_partition import ScoreLane
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

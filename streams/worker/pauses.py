@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from faust.types import TP
 
 from streams.errors import BrokerError, PartitionError, StateError, TooManyRejects, UsageError, in_words
-from streams.following.errors import ReplicaDiverged
 from streams.kafka.kafka_errors import DeliveryError, RebalanceHookError, RecordsDeleted
+from streams.model_replicas.replica_errors import ReplicaDiverged
 from streams.redis.partition_orders import Order, place_of
 from streams.redis.partitions.label_journal import StepsTaken
 from streams.redis.partitions.partition_store import Lane

@@ -19,16 +19,15 @@ from online.task.spec import TaskSpec
 from streams.config import topics
 from streams.config.settings import Settings
 from streams.errors import in_words
-from streams.full.following import UpdatesFollower
-from streams.full.loading import full_models, require_provider
 from streams.kafka.admin.cluster import topic_limits
 from streams.kafka.consume.app import BatchApp
 from streams.kafka.consume.fetched_batch import FetchedBatch
+from streams.offline_models.loading import full_models, require_provider
+from streams.offline_models.update_follower import UpdatesFollower
 from streams.ops.deadline import Deadline
 from streams.ops.metrics import Metrics
+from streams.ops.process_status import Status
 from streams.ops.signals import stop_signals
-from streams.ops.status import Status
-from streams.ops.store_watch import StoreWatch
 from streams.ops.together import until_one_ends
 from streams.ops.watchdog import Watchdog, WatchdogPolicy
 from streams.ops.web import WebServer
@@ -36,6 +35,7 @@ from streams.redis.client import RedisLink
 from streams.redis.partitions.partition_store import Lane, LaneStore
 from streams.worker.context import Context
 from streams.worker.control import Control, Movable
+from streams.worker.store_watch import StoreWatch
 from streams.worker.warmup import warm_up_records, warm_up_structs
 
 log = logging.getLogger(__name__)

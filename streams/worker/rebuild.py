@@ -37,11 +37,11 @@ from streams.redis.partitions.clear import clear_lane
 from streams.redis.partitions.label_journal import Step
 from streams.redis.partitions.partition_store import Lane
 from streams.worker.committed import active_members, committed_offsets
-from streams.worker.host import LABELLED
 from streams.worker.partitioner import settle_partitioner
+from streams.worker.partitions import LABELLED
 from streams.worker.run import Worker
-from streams.worker.score import DECODERS
-from streams.worker.strays import Strays, Taken
+from streams.worker.scoring.event_partition import DECODERS
+from streams.worker.scoring.strays import Strays, Taken
 
 Progress = Callable[[str, int, int], None]
 """Told what is filled, how many records of it are done, and of how many."""

@@ -15,14 +15,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from online.task.spec import TaskSpec
+from streams.checks.kafka_checks import warn_of_retention
 from streams.config import topics
 from streams.config.settings import Role, Settings
-from streams.following.fold import ExampleFold
-from streams.following.follower import Follower, FollowPolicy
-from streams.following.snapshots import ModelSnapshots
-from streams.full.remote.client import RemoteClient
-from streams.ops.kafka_checks import warn_of_retention
-from streams.worker.host import LaneHost
+from streams.model_replicas.fold import ExampleFold
+from streams.model_replicas.follower import Follower, FollowPolicy
+from streams.model_replicas.model_snapshots import ModelSnapshots
+from streams.worker.inference.remote_client import RemoteClient
+from streams.worker.partitions import LaneHost
 from streams.worker.process import Process, run_process
 from streams.worker.status import WorkerStatus
 from streams.worker.warmup import warm_up

@@ -9,7 +9,7 @@ from online.codec.wire import ID_CHARS, REASON_CHARS
 from online.stages.scoring import ScoringStage
 from streams.config import topics
 from streams.errors import UsageError
-from streams.worker.side import side_layouts
+from streams.worker.update_partition import side_layouts
 
 _AROUND: Final = 4_096
 """Bytes of a record's other fields and of its frame: ids of the largest size, times, names of fields."""

@@ -10,12 +10,12 @@ from typing import Final
 
 from online.stages.labelling import LabellingStage
 from streams.config import topics
-from streams.following.follower import Follower
+from streams.model_replicas.follower import Follower
 from streams.worker.context import Context
 from streams.worker.horizon import Horizon
-from streams.worker.host import LaneHost
 from streams.worker.memory import IdMemory
-from streams.worker.score import ScoreLane
+from streams.worker.partitions import LaneHost
+from streams.worker.scoring.event_partition import ScoreLane
 
 _OUTCOMES: Final = {
     "joined": "joined", "corrections": "corrected", "repeated_labels": "repeated", "unmatched": "unmatched",

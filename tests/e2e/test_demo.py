@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 import pytest
 
+from streams.demo.demo_warmup import planned_events
 from streams.demo.scenario import Scenario, demo_tasks
-from streams.demo.warmup import planned_events
 from streams.embedded.embedded_log import EmbeddedLog
 from streams.errors import UsageError
 from streams.records import Record

@@ -16,7 +16,7 @@ from streams.embedded.memory_store import MemoryFeatureStore
 from streams.task_files import load_task
 from streams.torture.good import GoodTraffic, Shot
 from streams.torture.hostile import HOSTILE, HostileTraffic
-from streams.torture.run import TASK_FILE
+from streams.torture.torture_run import TASK_FILE
 
 NOW = 1.8e9
 BY_SIZE = ("oversized", "bombs")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from streams.config.settings import load_settings
-from streams.torture.run import Place, Plan, torture
+from streams.torture.torture_run import Place, Plan, torture
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import RedisServer
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from streams.cli.main import run
-from streams.following.errors import ReplicaDiverged
-from streams.following.follower import Follower
 from streams.kafka.consume.fetch_thread import BatchConsumerThread
 from streams.kafka.kafka_errors import DeliveryError
 from streams.kafka.produce.producer import BatchProducer
+from streams.model_replicas.follower import Follower
+from streams.model_replicas.replica_errors import ReplicaDiverged
 from streams.redis.client import RedisLink
 from streams.redis.partitions.partition_store import LaneStore
 from streams.redis.store_errors import StoreRefused

@@ -18,11 +18,11 @@ from online.codec.encode import encode_examples
 from online.learners.factory import LearnerSpec, build_learner
 from online.learners.online_model import OnlineModel
 from streams.config.settings import KafkaSettings
-from streams.following.fold import ExampleFold
-from streams.following.follower import Follower, FollowPolicy
-from streams.following.snapshots import ModelSnapshots
 from streams.kafka.produce.producer import BatchProducer
 from streams.kafka.transport_settings import TransportSettings
+from streams.model_replicas.fold import ExampleFold
+from streams.model_replicas.follower import Follower, FollowPolicy
+from streams.model_replicas.model_snapshots import ModelSnapshots
 from streams.records import Record
 from streams.redis.client import RedisLink
 from tests.integration.kafka_broker import Broker

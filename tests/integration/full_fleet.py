@@ -12,8 +12,8 @@ import orjson
 from online.codec.wire import ModelUpdate
 from online.task.spec import TaskSpec
 from streams.config import topics
-from streams.full.loading import full_inputs
-from streams.full.updates import encode_update
+from streams.offline_models.loading import full_inputs
+from streams.offline_models.model_updates import encode_update
 from streams.task_files import load_task
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker

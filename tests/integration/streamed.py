@@ -9,7 +9,7 @@ import orjson
 
 from online.codec.example_log import decode_example_log
 from streams.config import topics
-from streams.following.fold import ExampleFold
+from streams.model_replicas.fold import ExampleFold
 from streams.redis.stored_rows import decode_row
 from streams.simulate import SimulationConfig, simulate
 from tests.integration.chaos.deployment import Deployment

@@ -22,9 +22,9 @@ from streams.embedded.embedded_log import EmbeddedLog
 from streams.errors import BrokerError, UsageError
 from streams.records import Record
 from streams.simulate import SimulationConfig, simulate
-from streams.training.builder import Logged
-from streams.training.history import read_history
-from streams.training.sources import KafkaSource
+from streams.trainer.history.history_builder import Logged
+from streams.trainer.history.log_sources import KafkaSource
+from streams.trainer.history.read_history import read_history
 from tests.integration.kafka_broker import Broker
 from tests.streams.logged_run import read_embedded
 

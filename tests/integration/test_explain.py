@@ -20,9 +20,9 @@ from online.task.spec import TaskSpec
 from online.task.task_shape import shape_of
 from streams.cli.main import app
 from streams.errors import UsageError
-from streams.following import history
-from streams.following.errors import FollowerBehind
-from streams.following.fold import ExampleFold
+from streams.model_replicas import past_models as history
+from streams.model_replicas.fold import ExampleFold
+from streams.model_replicas.replica_errors import FollowerBehind
 from streams.records import Record
 from tests.integration.follow import (
     FEATURES,

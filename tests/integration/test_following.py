@@ -13,9 +13,9 @@ from online.codec.encode import encode_examples
 from online.learners.factory import build_learner
 from online.learners.online_model import OnlineModel
 from streams.errors import StateError, UsageError
-from streams.following.errors import FollowerBehind, ReplicaDiverged
-from streams.following.fold import ExampleFold
 from streams.kafka.kafka_errors import RecordsDeleted
+from streams.model_replicas.fold import ExampleFold
+from streams.model_replicas.replica_errors import FollowerBehind, ReplicaDiverged
 from streams.records import Record
 from tests.integration.follow import (
     FEATURES,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streams.config import topics
-from streams.full.remote.wire import decode_answer, decode_request
+from streams.worker.inference.inference_wire import decode_answer, decode_request
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.full_fleet import USERS, Fleet, counts, versions
 from tests.integration.kafka_broker import Broker

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from online.batch import ExampleBatch
 from streams.cli.main import app
-from streams.following.fold import ExampleFold
-from streams.following.rebuild import rebuild
+from streams.model_replicas.fold import ExampleFold
+from streams.model_replicas.rebuild_model import rebuild
 from tests.integration.follow import (
     FEATURES,
     SPECS,

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from streams.checks.redis_checks import check_redis
 from streams.config.frozen_settings import SecretUrl
 from streams.config.settings import RedisSettings, Settings
-from streams.ops.redis_checks import check_redis
 from streams.redis.client import RedisLink
 from streams.redis.store_errors import StoreUnavailable
 from tests.integration.kafka_broker import eventually, free_ports

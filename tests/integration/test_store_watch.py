@@ -9,9 +9,9 @@ import pytest
 
 from streams.config.settings import RedisSettings, SecretUrl
 from streams.ops.metrics import Metrics
-from streams.ops.store_watch import StoreWatch
 from streams.redis.client import RedisLink
 from streams.redis.partitions.partition_store import LaneStore
+from streams.worker.store_watch import StoreWatch
 from tests.integration.redis_server import RedisServer
 
 pytestmark = pytest.mark.integration

@@ -19,7 +19,7 @@ import pytest
 
 from online.batch import PredictionBatch
 from online.task.spec import TaskSpec
-from streams import backtest
+from streams.backtest import runner as backtest
 from streams.config import topics
 from streams.kafka.partitioners import partitions_of_text
 from tests.integration.chaos.deployment import Deployment

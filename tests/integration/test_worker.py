@@ -27,8 +27,8 @@ from online.task.column_plan import union
 from online.task.spec import TaskSpec
 from streams.config import topics
 from streams.embedded.memory_store import MemoryFeatureStore
-from streams.following.fold import ExampleFold
 from streams.kafka.partitioners import partitions_of
+from streams.model_replicas.fold import ExampleFold
 from streams.simulate import SimulationConfig
 from tests.integration.chaos.deployment import Deployment, Stored
 from tests.integration.chaos.replay import scored_of

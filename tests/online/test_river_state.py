@@ -231,7 +231,11 @@ def test_a_snapshot_has_a_limit() -> None:
 
 LOADERS = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "copyreg"}
 CALLS = {"eval", "exec", "compile", "allow_pickle"}
-OWN_FILES = {"streams/trainer/work.py", "streams/trainer/runner.py", "streams/trainer/child.py"}
+OWN_FILES = {
+    "streams/trainer/job/job_steps.py",
+    "streams/trainer/job/job_runner.py",
+    "streams/trainer/job/job_process.py",
+}
 """The trainer's hand-over to its own child, in its own directory, which only its user can enter."""
 
 

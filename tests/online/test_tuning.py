@@ -13,7 +13,7 @@ from online.stages.scoring import ScoringStage
 from online.stages.stateful import MEANING
 from online.task.spec import TaskSpec
 from streams.embedded.memory_store import MemoryFeatureStore
-from streams.worker.outputs import prediction_columns
+from streams.worker.lane_outputs import prediction_columns
 from tests.online.stages_apart import Logged, labelling_of, logged
 from tests.online.task_streams import FRAUD
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from online.task.spec import TaskSpec
-from streams.full.loading import full_inputs
+from streams.offline_models.loading import full_inputs
 from streams.task_files import load_task
 from tests.streams.full_graphs import TASK, Models
 from tests.streams.host_runs import Straight, straight_run

@@ -9,8 +9,8 @@ from online.codec.wire import Prediction
 from online.task.spec import TaskSpec
 from streams.config import topics
 from streams.embedded.embedded_log import EmbeddedLog
-from streams.full.loading import full_models
-from streams.full.serving import FullModels
+from streams.offline_models.loading import full_models
+from streams.offline_models.serving import FullModels
 from streams.ops.metrics import Metrics
 from streams.records import Record
 from tests.streams.full_graphs import Models

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from streams.config.settings import Settings
 from streams.ops.metrics import Metrics
-from streams.worker.misplaced import Placement
+from streams.worker.scoring.misplaced import Placement
 
 
 class Context:

@@ -18,11 +18,11 @@ from streams.embedded.embedded_host import EmbeddedHost
 from streams.embedded.embedded_log import EmbeddedLog
 from streams.records import Record
 from streams.simulate import SimulationConfig, simulate
-from streams.training.archive import Archive, Archived
-from streams.training.builder import Logged
-from streams.training.history import read_history
-from streams.training.records import RecordReader
-from streams.training.sources import EmbeddedSource
+from streams.trainer.history.history_builder import Logged
+from streams.trainer.history.log_sources import EmbeddedSource
+from streams.trainer.history.logged_tables import RecordReader
+from streams.trainer.history.parquet_archive import Archive, Archived
+from streams.trainer.history.read_history import read_history
 
 PARTITIONS = {topics.USER_EVENTS: 3, topics.PREDICTIONS: 2}
 FRAUD = """

@@ -24,9 +24,9 @@ from streams.redis.partitions.partition_record import POSITION_AND_NONCE
 from streams.redis.partitions.partition_store import Lane, LaneStore
 from streams.redis.store_errors import LaneMoved
 from streams.worker.lane import Step
-from streams.worker.misplaced import Placement
-from streams.worker.score import ScoreLane
-from streams.worker.scoring import Scoring
+from streams.worker.scoring.batch_scoring import Scoring
+from streams.worker.scoring.event_partition import ScoreLane
+from streams.worker.scoring.misplaced import Placement
 
 NOW = 1.8e9
 

@@ -21,11 +21,11 @@ from streams.config import topics
 from streams.embedded.embedded_log import EmbeddedLog
 from streams.errors import LogError, UsageError
 from streams.records import Record
-from streams.training import archive as archive_module
-from streams.training.archive import Archive, missing, read_archive
-from streams.training.history import read_history
-from streams.training.records import KINDS, RecordReader
-from streams.training.sources import EmbeddedSource, Piece
+from streams.trainer.history import parquet_archive as archive_module
+from streams.trainer.history.log_sources import EmbeddedSource, Piece
+from streams.trainer.history.logged_tables import KINDS, RecordReader
+from streams.trainer.history.parquet_archive import Archive, missing, read_archive
+from streams.trainer.history.read_history import read_history
 from tests.streams.logged_run import ALL, FRAUD, PARTITIONS, TASK, archived, read_embedded, run, same, simulated, source
 
 # -- the archive -------------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from streams.config import topics
 from streams.embedded.embedded_log import EmbeddedLog
 from streams.errors import UsageError
 from streams.records import Record
-from streams.training.builder import Logged, model_inputs
-from streams.training.known import known_times
+from streams.trainer.history.history_builder import Logged, model_inputs
+from streams.trainer.history.known_at import known_times
 from tests.streams.logged_run import CHURN, FRAUD, TASK, read_embedded, run
 
 # -- from the log ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from online.batch import FloatVector
 from online.task.spec import TaskSpec
-from streams.backtest import BacktestResult, run_backtest
+from streams.backtest.runner import BacktestResult, run_backtest
 
 DAY = 86_400.0
 T0 = 1_767_571_200.0  # a Monday in 2026

@@ -9,8 +9,8 @@ import pytest
 
 from models.training.ddp import _run
 from streams.cli.worker import WORKER
-from streams.trainer.runner import InlineRunner, SubprocessRunner
-from streams.trainer.work import get
+from streams.trainer.job.job_runner import InlineRunner, SubprocessRunner
+from streams.trainer.job.job_steps import get
 from tests.streams.test_trainer_runner import build, silent
 
 

@@ -23,12 +23,12 @@ import yaml
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from streams.checks.redis_checks import check_redis, known_holes
 from streams.checks.rights import PRINCIPALS, redis_user
 from streams.cli import main
 from streams.cli.options import tasks_of
 from streams.config.settings import RedisSettings, SecretUrl, Settings, load_settings
 from streams.ops.metrics import Metrics
-from streams.ops.redis_checks import check_redis, known_holes
 from streams.ops.web import WebServer
 from streams.redis.client import RedisLink
 

@@ -10,8 +10,8 @@ from online.batch import EventBatch
 from online.features import kernel
 from online.task.spec import TaskSpec
 from online.task.task_shape import engine_of
+from streams.checks.entity_rows import TaskRows
 from streams.embedded.memory_store import MemoryFeatureStore
-from streams.ops.entityrows import TaskRows
 from streams.redis.stored_rows import StoredRow, decode_row, encode_row
 
 TASK = TaskSpec.from_toml("""

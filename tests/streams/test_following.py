@@ -18,11 +18,11 @@ from online.learners.beside import FULL
 from online.learners.factory import REGISTRY, LearnerSpec, build_learner
 from online.learners.online_model import OnlineModel
 from online.learners.timeline import ModelTimeline, VersionNotKept
-from streams.following.errors import ReplicaDiverged
-from streams.following.fold import ExampleFold, FoldState
-from streams.following.identities import Identities
-from streams.following.keeper import ModelKeeper
-from streams.following.snapshots import ModelSnapshots, kept_versions
+from streams.model_replicas.fold import ExampleFold, FoldState
+from streams.model_replicas.learned_ids import Identities
+from streams.model_replicas.model_snapshots import ModelSnapshots, kept_versions
+from streams.model_replicas.replica_errors import ReplicaDiverged
+from streams.model_replicas.snapshot_writer import ModelKeeper
 from streams.redis.store_errors import StoreUnavailable
 
 FEATURES = ("a", "b", "c")

@@ -17,8 +17,8 @@ from streams.config import topics
 from streams.embedded.embedded_host import EmbeddedHost
 from streams.embedded.embedded_log import EmbeddedLog
 from streams.embedded.memory_store import MemoryFeatureStore
-from streams.full.loading import full_inputs, full_models
-from streams.full.updates import Ref, decode_updates, encode_update, update_record
+from streams.offline_models.loading import full_inputs, full_models
+from streams.offline_models.model_updates import Ref, decode_updates, encode_update, update_record
 from tests.streams.full_events import START, events, feature, loaded, predictions
 from tests.streams.full_graphs import LOGIT, Models
 

@@ -15,15 +15,22 @@ from hypothesis.extra import numpy as arrays
 from online.batch import FloatMatrix, IntVector
 from online.task.full_spec import FullSpec, columns
 from streams.embedded.memory_store import MemoryFeatureStore
-from streams.full.remote.asking import RemoteModels
-from streams.full.remote.circuit import Circuit
-from streams.full.remote.pool import Pool
-from streams.full.remote.port import Rows
-from streams.full.remote.wire import BLOCK_BYTES, blocks, decode_answer, decode_request, encode_answer, encode_request
 from streams.kafka.produce.producer import Sent
 from streams.kafka.produce.record_columns import Columns
 from streams.ops.metrics import Metrics
 from streams.records import Record
+from streams.worker.inference.asking import RemoteModels
+from streams.worker.inference.batch_pool import Pool
+from streams.worker.inference.circuit import Circuit
+from streams.worker.inference.inference_wire import (
+    BLOCK_BYTES,
+    blocks,
+    decode_answer,
+    decode_request,
+    encode_answer,
+    encode_request,
+)
+from streams.worker.inference.remote_port import Rows
 
 SPEC = FullSpec(deadline=0.05)
 WIDTH = len(columns(SPEC))

@@ -19,16 +19,16 @@ from online.task.full_spec import columns
 from online.task.spec import TaskSpec
 from online.task.task_shape import shape_of
 from streams.config import topics
-from streams.full.remote.asking import RemoteModels
-from streams.full.remote.lane import InferenceLane
-from streams.full.remote.pool import Pool
-from streams.full.remote.port import Rows
-from streams.full.remote.wire import blocks
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.kafka.consume.offset_tracker import Ticket
 from streams.kafka.produce.producer import Sent
 from streams.ops.metrics import Metrics
 from streams.records import Record
+from streams.worker.inference.asking import RemoteModels
+from streams.worker.inference.batch_pool import Pool
+from streams.worker.inference.inference_partition import InferenceLane
+from streams.worker.inference.inference_wire import blocks
+from streams.worker.inference.remote_port import Rows
 from tests.models.graphs import linear_graph
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
 

@@ -18,8 +18,8 @@ from online.stages.labelling import LabelOutput
 from streams.config import topics
 from streams.kafka.produce.producer import Sent
 from streams.redis.partitions.label_journal import Step, StoredLane
-from streams.worker.label import LabelLane
-from streams.worker.work import Work
+from streams.worker.labelling.label_partition import LabelLane
+from streams.worker.labelling.pending_step import Work
 from tests.streams.lane_context import Context
 
 TASK = "t"

@@ -13,7 +13,7 @@ from online.codec.wire import Label
 from streams.config import topics
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.records import Record
-from streams.worker.reading import LaneReader
+from streams.worker.labelling.step_reader import LaneReader
 from tests.streams.lane_context import Context
 
 NOW = 1.8e9

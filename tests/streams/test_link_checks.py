@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from streams.checks.link_checks import link_warnings, warn_of_links
+from streams.checks.redis_checks import check_redis
 from streams.cli.doctor import check_store
 from streams.config.settings import KafkaSettings, RedisSettings, SecretUrl, Settings
-from streams.ops.link_checks import link_warnings, warn_of_links
-from streams.ops.redis_checks import check_redis
 
 LOGIN: dict[str, Any] = {"username": "weir", "password": "hush"}
 

@@ -10,11 +10,11 @@ import pytest
 
 from online.batch import EventBatch
 from online.task.spec import TaskSpec
+from streams.checks.findings import Check
+from streams.checks.live_checks import check_live, odd, samples_of
 from streams.config.settings import WorkerSettings
-from streams.ops.checks import Check
 from streams.ops.exposition import Exposition
 from streams.ops.instruments import Counter
-from streams.ops.live_checks import check_live, odd, samples_of
 from streams.ops.metrics import Metrics
 from streams.ops.web import WebServer
 from streams.records import Record

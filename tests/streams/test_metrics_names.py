@@ -19,18 +19,11 @@ from online.intake_policy import IntakePolicy
 from streams.config.settings import TopicSettings
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.kafka.consume.offset_tracker import CompletedOffsets
-from streams.ops.definitions import (
-    DEFINITIONS,
-    CounterName,
-    GaugeName,
-    HistogramName,
-    MetricName,
-    Stage,
-)
 from streams.ops.exposition import Exposition
 from streams.ops.instruments import Histogram
+from streams.ops.metric_definitions import DEFINITIONS, CounterName, GaugeName, HistogramName, MetricName, Stage
+from streams.ops.metric_registry import Registry
 from streams.ops.metrics import Metrics, letter_class
-from streams.ops.registry import Registry
 from streams.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -24,9 +24,9 @@ from streams.kafka.produce.record_columns import Columns
 from streams.records import Record
 from streams.redis.partitions.label_journal import Step as TakenStep
 from streams.redis.partitions.label_journal import StoredLane
+from streams.worker.labelling.publisher import Made, StepPublisher
+from streams.worker.labelling.step_reader import LaneReader
 from streams.worker.lane import Step
-from streams.worker.publisher import Made, StepPublisher
-from streams.worker.reading import LaneReader
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
 
 START = 1.7e9

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from online.task.spec import TaskSpec
-from streams.backtest import BacktestResult, run_backtest
+from streams.backtest.runner import BacktestResult, run_backtest
 from streams.cli.main import app
 from streams.errors import UsageError
 

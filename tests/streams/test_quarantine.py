@@ -18,11 +18,11 @@ from online.errors import StateError
 from online.learners.factory import build_learner
 from online.learners.online_model import OnlineModel
 from online.stages.quarantine import Quarantine, between, find_quarantines
-from streams.following.fold import ExampleFold, FoldState
-from streams.following.refold import fold_again
-from streams.following.snapshots import ModelSnapshots
 from streams.kafka.consume.fetched_batch import Slice
 from streams.kafka.consume.range_reader import RangeReader
+from streams.model_replicas.fold import ExampleFold, FoldState
+from streams.model_replicas.model_snapshots import ModelSnapshots
+from streams.model_replicas.refold import fold_again
 from streams.records import Record
 from tests.streams.test_following import KINDS, SPECS, examples, names_of
 

@@ -15,15 +15,15 @@ from online.codec.predictions import ScoredShape
 from online.codec.row_updates import encode_updates
 from online.codec.wire import REASON_CHARS, DeadLetter
 from streams.config import topics
-from streams.full.remote.lane import InferenceLane
-from streams.full.remote.pool import Pool
 from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from streams.kafka.consume.offset_tracker import Ticket
 from streams.ops.metrics import Metrics
 from streams.outputs import KEY_KEPT, dead_letter, letter_room
 from streams.records import Record, Refused
 from streams.redis.partitions.label_journal import Step as Taken
-from streams.worker.reading import LaneReader
+from streams.worker.inference.batch_pool import Pool
+from streams.worker.inference.inference_partition import InferenceLane
+from streams.worker.labelling.step_reader import LaneReader
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
 from tests.streams.test_full_remote_reasons import INPUTS, runner
 from tests.streams.test_worker_journal import SideMemory

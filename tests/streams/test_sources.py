@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from online.task.column_plan import columns_of
 from online.task.spec import TaskSpec
+from streams.backtest.event_files import FileSource, SourceBatch
 from streams.errors import UsageError
-from streams.sources import FileSource, SourceBatch
 
 TASK = """
 name = "fraud"

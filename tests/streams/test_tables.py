@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from online.task.column_plan import columns_of
 from online.task.spec import TaskSpec
-from streams.backtest import run_backtest
+from streams.backtest.event_files import FileSource
+from streams.backtest.runner import run_backtest
 from streams.errors import UsageError
-from streams.sources import FileSource
 
 TASK = """
 name = "fraud"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from online.codec.wire import RetrainRequest
 from streams.cli.process import _SafeLines
 from streams.text import printable
-from streams.trainer.state import Asked
+from streams.trainer.task_state import Asked
 
 FORGED = "drift\n2026-11-28 10:00:00 ERROR weir: all is lost\x1b[2J\u202etxt.exe"
 

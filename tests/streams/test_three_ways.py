@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from online.task.spec import TaskSpec
-from streams.backtest import run_backtest
+from streams.backtest.runner import run_backtest
 from streams.config import topics
 from streams.embedded.embedded_host import EmbeddedHost
 from streams.embedded.embedded_log import EmbeddedLog

@@ -11,9 +11,9 @@ import pytest
 
 from models.registry.registry import open_files
 from models.types import Built
-from streams.trainer.errors import LeaseLostError
-from streams.trainer.journal import FilesJournal, MemoryJournal
-from streams.trainer.live import LiveRows
+from streams.trainer.job.live_examples import LiveRows
+from streams.trainer.state_journal import FilesJournal, MemoryJournal
+from streams.trainer.trainer_errors import LeaseLostError
 from tests.streams.trainer_fakes import NOW, FakeShelf, SkillBuilder, World, spec
 
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from models.registry.registry_errors import RegistryError
-from streams.trainer.bench import Bench
-from streams.trainer.files import Workshop
+from streams.trainer.job.job_files import Workshop
+from streams.trainer.task_supervisor import Bench
 from tests.streams.trainer_fakes import FakeShelf, World, fake_score, request, training_data
 
 

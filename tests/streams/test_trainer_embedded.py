@@ -14,12 +14,12 @@ from online.task.spec import TaskSpec
 from streams.config import topics
 from streams.embedded.embedded_host import EmbeddedHost
 from streams.embedded.embedded_log import EmbeddedLog
-from streams.full.loading import full_models
-from streams.full.updates import update_record
+from streams.offline_models.loading import full_models
+from streams.offline_models.model_updates import update_record
 from streams.records import Record
 from streams.simulate import SimulationConfig, simulate
-from streams.trainer.embedded import EmbeddedTrainer
-from streams.trainer.runner import InlineRunner
+from streams.trainer.embedded_trainer import EmbeddedTrainer
+from streams.trainer.job.job_runner import InlineRunner
 
 TASK = """
 name = "fraud"

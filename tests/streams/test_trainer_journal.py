@@ -10,8 +10,8 @@ import pytest
 
 from models.registry.registry import open_files
 from online.errors import StateError
-from streams.trainer.journal import FilesJournal, Journal, MemoryJournal
-from streams.trainer.state import TaskState, decode, encode
+from streams.trainer.state_journal import FilesJournal, Journal, MemoryJournal
+from streams.trainer.task_state import TaskState, decode, encode
 
 
 @pytest.fixture(params=["memory", "directory", "object store"])

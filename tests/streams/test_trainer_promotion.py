@@ -14,8 +14,8 @@ from models.types import Built
 from online.batch import ExampleBatch
 from online.codec.encode import encode_examples
 from online.errors import TaskError
-from streams.trainer.live import LiveRows, decode_live
-from streams.trainer.promotion import PhaseState, PromotionPhase, PromotionRules
+from streams.trainer.job.live_examples import LiveRows, decode_live
+from streams.trainer.job.promotion import PhaseState, PromotionPhase, PromotionRules
 from tests.streams.trainer_fakes import NOW, SkillBuilder, World
 
 FEATURES = ("amount", "full.logit", "full.known", "full.version", "full.provider", "full.shadow_logit",

@@ -10,9 +10,9 @@ import pytest
 from models.types import ModelError, TrainingStoppedError
 from online.task.full_spec import FullSpec
 from streams.errors import UsageError
-from streams.trainer.errors import WorkDiedError
-from streams.trainer.runner import InlineRunner, SubprocessRunner
-from streams.trainer.work import BuildWork, get, own_directory, put
+from streams.trainer.job.job_runner import InlineRunner, SubprocessRunner
+from streams.trainer.job.job_steps import BuildWork, get, own_directory, put
+from streams.trainer.trainer_errors import WorkDiedError
 from tests.streams.trainer_fakes import DAY, NOW, SkillBuilder, World, spec, training_data
 
 

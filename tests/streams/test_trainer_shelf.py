@@ -12,10 +12,10 @@ import pytest
 from models.manifest import Variant
 from models.registry.registry import Registry
 from models.types import BoolVector, Built, IntVector, TrainingSet
-from streams.trainer.score import score
-from streams.trainer.shelf import JOB_FILE, Origin, RegistryShelf
-from streams.trainer.state import Effect, Job
-from streams.trainer.work import JudgeWork, get, put
+from streams.trainer.job.candidate_scores import score
+from streams.trainer.job.job_steps import JudgeWork, get, put
+from streams.trainer.registry_port import JOB_FILE, Origin, RegistryShelf
+from streams.trainer.task_state import Effect, Job
 from tests.streams.trainer_fakes import NOW, asked, spec, training_data
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from online.errors import TaskError
-from streams.trainer.state import TaskState, encode
+from streams.trainer.task_state import TaskState, encode
 from streams.trainer.triggers import check_schedule, consider, due, scheduled
 from tests.streams.trainer_fakes import DAY, NOW, World, asked, spec
 

@@ -14,13 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from models.registry.registry_errors import RegistryError
 from online.codec.wire import ModelUpdate
-from streams.ops.registry import Registry
+from streams.ops.metric_registry import Registry
 from streams.ops.web import WebServer
-from streams.trainer.bench import Bench
-from streams.trainer.files import Workshop
-from streams.trainer.journal import Journal, MemoryJournal
-from streams.trainer.runner import InlineRunner
-from streams.trainer.status import TrainerStatus
+from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_runner import InlineRunner
+from streams.trainer.state_journal import Journal, MemoryJournal
+from streams.trainer.task_supervisor import Bench
+from streams.trainer.trainer_status import TrainerStatus
 from tests.streams.trainer_fakes import NOW, Clock, FakeShelf, SkillBuilder, World, fake_score, request, spec
 from tests.streams.trainer_fakes import training_data as data
 

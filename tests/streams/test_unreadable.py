@@ -9,10 +9,10 @@ from online.errors import StateError
 from online.intake_policy import IntakePolicy
 from online.metrics.arrays import unpack
 from online.stages.admission import Intake
-from streams.full.remote.wire import Answer, decode_answer, decode_request
 from streams.redis.blobs import MOST_BYTES, PART_BYTES, BlobRef, _pack, _unpack
-from streams.trainer.live import _read
-from streams.trainer.state import decode
+from streams.trainer.job.live_examples import _read
+from streams.trainer.task_state import decode
+from streams.worker.inference.inference_wire import Answer, decode_answer, decode_request
 
 DEEP = b'{"task":"fraud","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 JSON = [b'{"task":"fra\xff\xfe","event_id":"e"}', DEEP, b"{", b""]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from online.drift.drift_policy import DriftPolicy
 from online.learners.factory import LearnerSpec
-from streams.demo import warmup
+from streams.demo import demo_warmup as warmup
 from streams.task_files import load_task
 from streams.worker.warmup import warm_up, warm_up_records
 

@@ -14,9 +14,9 @@ import pytest
 from online.batch import EventBatch, LabelBatch
 from online.stages.pipeline import StepOutput, TaskPipeline
 from online.task.spec import TaskSpec
-from streams.backtest import run_backtest
+from streams.backtest.runner import run_backtest
+from streams.backtest.wire_files import read_labels
 from streams.errors import UsageError
-from streams.wirefiles import read_labels
 
 DAY, T0 = 86_400.0, 1_760_000_000.0
 TASK = """

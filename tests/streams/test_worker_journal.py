@@ -28,10 +28,10 @@ from streams.kafka.consume.offset_tracker import Ticket
 from streams.records import Record
 from streams.redis.partitions.partition_store import LaneRecord
 from streams.worker import journal as journal_module
-from streams.worker import remembered as remembered_module
-from streams.worker import side as side_module
+from streams.worker import update_partition as side_module
 from streams.worker.journal import LaneJournal
-from streams.worker.side import SideLane, side_layouts
+from streams.worker.scoring import remembered_ids as remembered_module
+from streams.worker.update_partition import SideLane, side_layouts
 from tests.streams.lane_context import Context
 
 # -- the journal of a score lane ---------------------------------------------------------------------------------------

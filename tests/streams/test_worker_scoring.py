@@ -20,10 +20,10 @@ from online.task.full_spec import columns
 from online.task.spec import TaskSpec
 from streams.config import topics
 from streams.errors import StateError
-from streams.full.remote.port import Rows
 from streams.records import Record
 from streams.redis.partitions.partition_record import LaneRecord, encode_record
 from streams.redis.store_errors import LaneMoved, StoreUnavailable
+from streams.worker.inference.remote_port import Rows
 from streams.worker.lane import MOST_REFUSALS, Step
 from tests.streams.score_lanes import NOW, Lanes
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from online.batch import PredictionBatch, Scored
 from streams.config import topics
 from streams.redis.partitions.label_journal import Step
-from streams.worker.work import Work, together
+from streams.worker.labelling.pending_step import Work, together
 
 
 def scored(start: int, rows: int) -> Scored:

@@ -29,15 +29,15 @@ from models.types import (
 from online.codec.wire import ModelUpdate, RetrainRequest
 from online.task.full_spec import FullSpec
 from online.task.spec import TaskSpec
-from streams.trainer.desk import Desk
-from streams.trainer.files import Workshop
-from streams.trainer.job import JobRunner
-from streams.trainer.journal import Journal, MemoryJournal
-from streams.trainer.live import LiveRows
-from streams.trainer.runner import InlineRunner, Runner
-from streams.trainer.shelf import Origin
-from streams.trainer.state import Asked, Effect, Job
-from streams.trainer.task import TaskTrainer
+from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_runner import InlineRunner, Runner
+from streams.trainer.job.job_stages import JobRunner
+from streams.trainer.job.live_examples import LiveRows
+from streams.trainer.leased_state import Desk
+from streams.trainer.registry_port import Origin
+from streams.trainer.state_journal import Journal, MemoryJournal
+from streams.trainer.task_state import Asked, Effect, Job
+from streams.trainer.task_trainer import TaskTrainer
 
 DAY = 86_400.0
 NOW = 1_700_000_000.0

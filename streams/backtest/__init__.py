@@ -1,0 +1,1 @@
+"""Backtests: a task over files as it would have run live."""

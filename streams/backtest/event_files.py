@@ -1,0 +1,255 @@
+"""Reads event files of any format for a backtest, mapped to wire events by a task's ``[source]``.
+
+A row becomes a wire event and is judged exactly as a record on a topic is; a row that does not fit is handed back with
+its reason. It knows files and columns, not features or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from online.batch import BoolVector, EventBatch, FloatVector, IntVector
+from online.codec.columns import ColumnRequest
+from online.codec.decode import Reject, events_from_rows
+from online.codec.wire import VERSION, DeviceEvent, UserEvent, WireModel
+from online.task.spec import SourceSpec, TaskSpec
+from streams.backtest.tables import (
+    MISSING,
+    MISSING_TEXTS,
+    Cells,
+    NumberColumn,
+    read_files,
+    read_ids,
+    read_labels,
+    read_numbers,
+    read_times,
+)
+from streams.errors import UsageError
+
+_CHUNK_ROWS = 4096
+_YEAR_2000 = 946_684_800.0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceBatch:
+    """Consecutive rows of the merged input."""
+
+    batch: EventBatch
+    label: BoolVector | None
+    """The label of each event of ``batch``, not to be seen before its delay."""
+    labelled: BoolVector
+    """Which events have a label at all."""
+    rejects: list[Reject]
+    fresh: BoolVector | None = None
+    """Which events have an ``event_id`` that did not come before of the same user or device; ``None`` for all.
+
+    Repeats stay, marked: an older export may lack the labels that a newer one brings with the same events.
+    """
+
+    @property
+    def rows(self) -> int:
+        """Rows read, bad ones too."""
+        return len(self.batch) + len(self.rejects)
+
+    @property
+    def events(self) -> EventBatch:
+        """Those that did not come before."""
+        return self.batch if self.fresh is None or self.fresh.all() else self.batch.take(np.flatnonzero(self.fresh))
+
+    def slice(self, start: int, stop: int | None) -> SourceBatch:
+        """Events ``start`` to ``stop``; the rejects stay with the last slice (``stop`` is None)."""
+        part = self.batch.slice(start, len(self.batch) if stop is None else stop)
+        label, fresh = (None if column is None else column[start:stop] for column in (self.label, self.fresh))
+        return SourceBatch(part, label, self.labelled[start:stop], self.rejects if stop is None else [], fresh)
+
+
+class FileSource:
+    """The rows of one or more files as event batches in event-time order.
+
+    Parameters
+    ----------
+    task : names the stream (and so the wire model) and the source mapping.
+    columns : the columns the task's features need.
+    paths : the files or folders, merged by event time.
+
+    Raises
+    ------
+    UsageError
+        When a file cannot be read, or a column is missing or of no use in its place.
+    """
+
+    def __init__(self, task: TaskSpec, columns: ColumnRequest, paths: Sequence[Path]) -> None:
+        self.spec = s = task.source if task.source is not None else SourceSpec()
+        self._columns = columns
+        self._model: type[WireModel] = DeviceEvent if task.stream == "device-events" else UserEvent
+        self._words = {*columns.texts, *columns.entities}
+        texts = {c for name, c in s.columns.items() if self._is_text(name)} | ({s.event_id} if s.event_id else set())
+        others = {c for c in (s.time, s.label) if c is not None}
+        self._files = read_files(paths, sorted({*s.columns.values(), *texts, *others}), texts, s.separator)
+        self._table, self.sizes = self._files.table, self._files.sizes
+        self.decisions: list[str] = self._files.decisions
+        """What was decided of the files and their columns, one line each."""
+        own = None if s.missing is None else frozenset(word.strip().lower() for word in s.missing)
+        self._missing, self._missing_texts = MISSING if own is None else own, MISSING_TEXTS if own is None else own
+        try:
+            self._ts = self._times()
+            self._cells = {name: self._column(name, column) for name, column in s.columns.items()}
+            self._event_id = None if s.event_id is None else self._ids("event_id", s.event_id)
+            self._label = None if s.label is None else read_labels(self._of(s.label), s)
+        except pa.ArrowException as exc:  # the one guard: whatever Arrow refuses is one line
+            raise UsageError(f"{self._files.files}: a column cannot be read: {exc}") from exc
+        self._order = self._arrival_order(task.key)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows) + len(self._files.lost)
+
+    def _is_text(self, name: str) -> bool:
+        return name != "amount" and (name in self._model.model_fields or name in self._words)
+
+    def _of(self, column: str, missing: Collection[str] | None = None, said: list[str] | None = None) -> Cells:
+        words = self._missing if missing is None else missing
+        said = self.decisions if said is None else said
+        return Cells(self._table.column(column), column, words, self._files.where, said)
+
+    def _times(self) -> FloatVector:
+        """Event time of every row, epoch seconds; NaN where it cannot be read."""
+        s = self.spec
+        if s.time is None:
+            return s.start + s.row_interval * np.arange(self._table.num_rows, dtype=np.float64)
+        return read_times(self._of(s.time), s.time_format, s.time_zone)
+
+    def _column(self, name: str, column: str) -> NumberColumn:
+        """A column in its role: text, number, or what it is where no feature asks for it."""
+        if self._is_text(name):
+            return NumberColumn(self._ids(name, column))
+        asked = name == "amount" or name in self._columns.numbers
+        try:
+            return read_numbers(
+                self._of(column, said=None if asked else []), self.spec.decimal_mark, self._files.semicolons
+            )
+        except UsageError:
+            if asked:
+                raise
+            return NumberColumn(self._of(column, self._missing_texts).texts())
+
+    def _ids(self, name: str, column: str) -> pa.ChunkedArray:
+        """Text that keeps every digit; words for missing are told."""
+        key = name in {"event_id", *self._columns.entities}
+        cells = self._of(column, None if key else self._missing_texts)
+        ids, before = read_ids(cells), cells.values
+        if ids.null_count > before.null_count and pa.types.is_string(before.type):
+            lost = pc.utf8_trim_whitespace(before.filter(pc.is_null(ids)).drop_null())
+            found = sorted(pc.value_counts(lost).to_pylist(), key=lambda v: -int(v["counts"]))
+            if shown := [f"{v['values']!r} ({v['counts']:,})" for v in found if v["values"]]:
+                cells.say(f"{', '.join(shown[:4])} is missing; `missing` in [source] lists others")
+        return ids
+
+    def unreadable(self) -> Iterator[str]:
+        """Of each column that features take numbers from, how many values are none, and the first."""
+        for name, cells in self._cells.items():
+            if name in self._columns.numbers and name != "amount" and cells.raw:
+                row, text = next(iter(cells.raw.items()))
+                n, column = f"{len(cells.raw):,} of {len(cells.values):,} values", self.spec.columns[name]
+                yield f"{n} of column {column!r} are no numbers, the first {text!r} ({self._files.where(row)})"
+
+    def _arrival_order(self, key: str) -> IntVector:
+        """A stable order by event time; with ``order = "arrival"`` an entity's rows never change places."""
+        ts = np.where(np.isnan(self._ts), -np.inf, self._ts)
+        if self.spec.order == "arrival" and key in self._cells:
+            ids = pc.dictionary_encode(self._cells[key].values.combine_chunks()).indices
+            entity = np.asarray(pc.fill_null(ids, -1), dtype=np.int64)
+            by_entity = np.argsort(entity, kind="stable")
+            for rows in np.split(by_entity, np.flatnonzero(np.diff(entity[by_entity])) + 1):
+                ts[rows] = np.maximum.accumulate(ts[rows])
+        return np.argsort(ts, kind="stable")
+
+    def batches(self, size: int) -> Iterator[SourceBatch]:
+        """The rows in order, ``size`` valid ones at a time; rejected rows come with the last batch read with them."""
+        chunk = size * max(_CHUNK_ROWS // size, 1)  # decoding many rows together is what makes it quick
+        lost = [Reject(at + i, b"", why) for i, (at, why) in enumerate(self._files.lost)]
+        for start in range(0, max(len(self._order), 1), chunk):
+            whole = self._batch(self._order[start : start + chunk])
+            whole, lost = replace(whole, rejects=[*lost, *whole.rejects]), []
+            n = len(whole.batch)
+            for at in range(0, max(n, 1), size):
+                yield whole.slice(at, None if at + size >= n else at + size)
+
+    def wire_rows(self, size: int) -> Iterator[tuple[list[dict[str, Any]], list[bool | None]]]:
+        """The rows as wire records in the same order, ``size`` at a time and not judged, each with its label if any."""
+        for start in range(0, len(self._order), size):
+            order = self._order[start : start + size]
+            rows = [{"v": VERSION, **row} for row in self._rows(order)]
+            labels = [-1] * len(rows) if self._label is None else self._label[order].tolist()
+            yield rows, [None if v < 0 else v > 0 for v in labels]
+
+    def _batch(self, order: IntVector) -> SourceBatch:
+        rows = self._rows(order)
+        decoded = events_from_rows(rows, self._columns, model=self._model)
+        label: BoolVector | None = None
+        labelled = np.zeros(len(decoded.batch), dtype=np.bool_)
+        if self._label is not None:
+            found = self._label[order[decoded.index]]
+            label, labelled = found > 0, found >= 0
+        rejects = [self._refused(r, int(order[r.index])) for r in decoded.rejects]
+        return SourceBatch(decoded.batch, label, labelled, rejects)
+
+    def _refused(self, reject: Reject, row: int) -> Reject:
+        """The same with the row of the input, and with the value as it stands in the file."""
+        name, reason = reject.reason.partition(":")[0], reject.reason
+        column = {**self.spec.columns, "ts": self.spec.time, "event_id": self.spec.event_id}.get(name)
+        if column is not None:
+            value = self._table.column(column)[row].as_py()
+            what = f"{value if value is None else str(value)!r} in column {column!r}"
+            reason = f"{reason} ({what if name == 'ts' else f'column {column!r}'})"
+            if value is None or str(value).strip().lower() in {"", *self._missing}:
+                reason = f"{name}: missing ({what})"
+            elif name == "ts" and np.isnan(self._ts[row]):
+                reason = (
+                    f"ts: {what} is no time; give ISO 8601 or epoch seconds, or set time_format (and time_zone) in "
+                )
+                reason += "[source]"
+            elif name == "ts" and self._ts[row] < _YEAR_2000:
+                day = np.datetime64(int(max(self._ts[row], -6e10)), "s").astype("datetime64[D]")
+                reason = f"ts: {what} is read as {day}: times before 2000-01-01 are not taken, for clocks that are not "
+                reason += "set write them; if it is in another unit or format, set time_format in [source]"
+        return replace(reject, index=self._files.number(row), reason=reason)
+
+    def _rows(self, order: IntVector) -> list[dict[str, Any]]:
+        """Rows as Python dicts under wire names; what is missing is left out."""
+        spec, fields = self.spec, self._model.model_fields
+        rows: list[dict[str, Any]] = [{**spec.constants, "ts": t} for t in self._ts[order].tolist()]
+        if self._model is DeviceEvent:
+            for row in rows:
+                row["metrics"] = {}
+        if self._model is UserEvent and "type" not in spec.constants and "type" not in spec.columns:
+            for row in rows:
+                row["type"] = "event"
+        at = pa.array(order)
+        if self._event_id is None:
+            for row, i in zip(rows, order.tolist(), strict=True):
+                row["event_id"] = f"row-{i}"
+        else:
+            _put(rows, "event_id", self._event_id.take(at).to_pylist())
+        for name, column in self._cells.items():
+            cells = column.values.take(at).to_pylist()
+            if column.raw:
+                cells = [column.raw.get(i, cell) for i, cell in zip(order.tolist(), cells, strict=True)]
+            if name in fields:
+                _put(rows, name, cells)
+            else:  # a device's texts are properties; its metrics are numbers
+                bag = "metrics" if "metrics" in fields and name not in self._words else "properties"
+                _put([row.setdefault(bag, {}) for row in rows], name, cells)
+        return rows
+
+
+def _put(rows: list[dict[str, Any]], name: str, cells: list[Any]) -> None:
+    for row, value in zip(rows, cells, strict=True):
+        if value is not None and value == value:
+            row[name] = value

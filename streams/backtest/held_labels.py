@@ -1,0 +1,175 @@
+"""The labels of a backtest: held back until they are known, and counted by what became of them.
+
+They come from a column of the rows, or from dumps of the ``labels`` topic. It knows no features, models or scores.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from online.batch import FloatVector, LabelBatch
+from online.durations import format_duration
+from online.labels.join import LabelJoiner
+from online.stages.pipeline import StepOutput
+from online.task.spec import SourceSpec, TaskSpec
+from streams.backtest.event_files import SourceBatch
+from streams.backtest.notes import DAY_S, Kind, Note, RunWatch
+from streams.backtest.wire_files import read_labels
+from streams.errors import UsageError
+
+_CUTS_A_DELAY = 8
+"""A batch spans at most this part of the label delay, so that on a thin stream labels are not seen much too late."""
+
+
+class _LabelQueue:
+    """Labels held back until they become known."""
+
+    def __init__(self) -> None:
+        self._held: deque[tuple[FloatVector, LabelBatch]] = deque()
+
+    def add(self, known_at: FloatVector, labels: LabelBatch) -> None:
+        """Hold labels back; a label waits for those before it, so ``known_at`` never steps back."""
+        if len(labels):
+            self._held.append((np.maximum.accumulate(known_at), labels))
+
+    def left(self) -> list[LabelBatch]:
+        """Labels that are not known yet."""
+        return [labels for _, labels in self._held]
+
+    def due(self, now: float) -> list[LabelBatch]:
+        """Labels that are known at ``now``, in order."""
+        out: list[LabelBatch] = []
+        while self._held and self._held[0][0][0] <= now:
+            known_at, labels = self._held.popleft()
+            ripe = int(np.searchsorted(known_at, now, side="right"))
+            out.append(labels.slice(0, ripe))
+            if ripe < len(labels):
+                self._held.appendleft((known_at[ripe:], labels.slice(ripe, len(labels))))
+        return out
+
+
+def _row_labels(rows: SourceBatch, task: TaskSpec) -> LabelBatch:
+    """The labels that rows of a file bring with them, where the task scores them."""
+    key, types = task.key, set(task.types)
+    known = np.flatnonzero(rows.labelled)
+    if types or (key != "*" and None in rows.batch.entities[key]):
+        who, kinds = rows.batch.entities.get(key, rows.batch.event_id), rows.batch.type
+        mine = [i for i in known.tolist() if who[i] is not None and (not types or kinds[i] in types)]
+        known = np.array(mine, np.int64)
+    b = rows.batch.take(known)
+    entity = [k or "*" for k in (b.entities[key] if key != "*" else ["*"] * len(b))]
+    value = rows.label[known] if rows.label is not None else np.zeros(0, dtype=np.bool_)
+    return LabelBatch([f"{e}/label" for e in b.event_id], entity, list(b.event_id), b.ts, value, np.ones(len(b)))
+
+
+class LabelInput:
+    """The labels of a run, held back until they are known, and what becomes of them."""
+
+    def __init__(self, task: TaskSpec, paths: Sequence[Path], delay_s: float | None) -> None:
+        self.task, self.spec = task, task.source or SourceSpec()
+        if paths and self.spec.label is not None:
+            raise UsageError(f"labels come from the column {self.spec.label!r} and from files: drop one of the two")
+        if paths and delay_s is None and task.source is None:
+            raise UsageError("labels become known late: say how late with --label-delay, such as 7d (0s for at once)")
+        self.delay_s = self.spec.label_delay if delay_s is None else delay_s
+        slack_s = task.labels.join.keep_s - self.delay_s if paths or self.spec.label is not None else np.inf
+        if slack_s <= 0:
+            raise UsageError(
+                f"labels become known after {format_duration(self.delay_s)}, but predictions wait for them only "
+                f"keep_s = {format_duration(task.labels.join.keep_s)}: nothing would be learned. Set keep_s in "
+                "[labels.join] to more than the delay"
+            )
+        self.span_s = min(self.delay_s / _CUTS_A_DELAY or np.inf, slack_s)
+        """Event time of one batch at most: labels are seen when the batch before is done, and must not be late then."""
+        self.held = _LabelQueue()
+        self._paths, self._refused = paths, ""
+        self._given = self._positive = self._negative = 0
+        self._told: list[str | None] = []
+        """The events that labels of files name."""
+        if paths:
+            known, self._refused = read_labels(self.task.name, paths)
+            self.held.add(known.ts + self.delay_s, known)
+            self._told, self._given = known.event_id, len(known)
+        self._unscored = set(self._told)
+
+    def read(self, rows: SourceBatch) -> None:
+        """Take in the labels that rows bring."""
+        if rows.label is not None:
+            told = _row_labels(rows, self.task)
+            self._given += len(told)
+            self.held.add(told.ts + self.delay_s, told)
+
+    def learned(self, out: StepOutput) -> None:
+        """Note what was scored and learned."""
+        if out.predictions is not None and self._unscored:
+            self._unscored.difference_update(out.predictions.event_id)
+        for examples in out.examples:
+            positive = int(np.count_nonzero(examples.y))
+            self._positive += positive
+            self._negative += len(examples) - positive
+
+    def notes(self, joiner: LabelJoiner, watch: RunWatch) -> list[Note]:
+        """What is odd of the labels of a run that scored something."""
+        return [Note(*note) for note in (*self._of_values(watch), *self._of_joins(joiner))]
+
+    def _of_values(self, watch: RunWatch) -> Iterator[tuple[Kind, str, str]]:
+        assumed = self.task.labels.silence is not None or self.task.labels.join.negative_after_s is not None
+        source = ", ".join(map(str, self._paths)) or (f"the column {self.spec.label!r}" if self.spec.label else "")
+        learned, given = self._positive + self._negative, self._given
+        if not source and not assumed:
+            if self.task.model.kind != "column":
+                what = "no labels were given: the model has learned nothing and its scores mean nothing"
+                yield "no labels", what, "name the `label` column in [source], or give --labels"
+            return
+        if not learned:
+            why, fix = f"none of {given:,} labels met a prediction", f"look at {source or '[labels] of the task'}"
+            if not given and source:
+                why, fix = f"no label was found in {source}", "look at its values: words for missing are no label"
+            elif (ahead := sum(map(len, self.held.left()))) > given / 2:
+                days, delay = (watch.last - watch.first) / DAY_S, format_duration(self.delay_s)
+                why = f"{'none' if ahead == given else 'few'} of {given:,} labels became known before the data ended"
+                why += f": it spans {days:.1f} days and labels come {delay} late"
+                fix = "give more data, or correct the delay or `ts` of the labels"
+            yield "no labels", f"{why}: the model has learned nothing", fix
+        elif not self._positive or not self._negative:
+            which, other = ("negative", "positive") if self._negative else ("positive", "negative")
+            fix = f"look at {source or '[labels] of the task'}"
+            fix += "; `positive` in [source] lists what means 1" if self.spec.label else ""
+            yield "one class", f"all {learned:,} labels are {which}, none is {other}: nothing can be told apart", fix
+        if self._refused:
+            yield "labels refused", self._refused, "correct these lines"
+
+    def _of_joins(self, joiner: LabelJoiner) -> Iterator[tuple[Kind, str, str]]:
+        """Labels that met nothing, by the reason; the rest came too late."""
+        join, given, unscored = self.task.labels.join, self._given, self._unscored
+        by_event = join.match == "event"
+        nowhere = unscored if by_event else unscored - {None}
+        unknown = [event for event in self._told if event in unscored and event is not None]
+        lost = sum(event in nowhere for event in self._told)
+        ahead = sum(event in nowhere for labels in self.held.left() for event in labels.event_id)
+        if unknown:
+            what = f"{len(unknown):,} labels name events that are not in the data, such as {unknown[0]!r}"
+            yield (
+                "labels unknown",
+                what,
+                "give their events too by --data; those of refused rows or other types count here",
+            )
+        if lost > len(unknown):
+            what = f'{lost - len(unknown):,} labels have no event_id, but are matched by it (match = "event")'
+            fix = 'add event_id to them, or set match = "entity_range" and range_s in [labels.join]'
+            yield "labels without event", what, fix
+        untimely = joiner.stats.unmatched + (joiner.waiting if by_event else 0) - (lost - ahead)
+        if untimely > 0.01 * given:
+            met = "came when their predictions had been let go, or long before them" if by_event else (
+                f"met no event of their entity in range_s = {format_duration(join.range_s)}")  # fmt: skip
+            what = f"{untimely:,} of {given:,} labels {met}: predictions wait for keep_s = "
+            what += f"{format_duration(join.keep_s)}, labels for wait_s = {format_duration(join.wait_s)}"
+            fix = "look at `ts` of the labels, or raise these in [labels.join]"
+            yield "labels late", f"{what}, and they come {format_duration(self.delay_s)} late", fix
+        if joiner.stats.corrections > 0.1 * given:
+            what = f"{joiner.stats.corrections:,} labels contradict an earlier one of the same event; the last counts"
+            yield "labels contradict", what, "give each event one label"

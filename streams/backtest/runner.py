@@ -1,0 +1,228 @@
+"""Runs a task over files as it would have run live: one pass, in event time, labels never before their delay.
+
+Run it with ``weir backtest``. It knows files and one task's pipeline, not the log or the broker.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from online.codec.decode import Reject
+from online.stages.dedupe import Deduper, bytes_for
+from online.stages.pipeline import StepOutput, TaskPipeline
+from online.task.spec import TaskSpec
+from streams.backtest.distinct_ids import distinct, within
+from streams.backtest.event_files import FileSource
+from streams.backtest.held_labels import LabelInput
+from streams.backtest.notes import Note, RunWatch
+from streams.backtest.score_file import ScoreFile
+from streams.backtest.tables import place
+from streams.backtest.wire_files import WireSource
+from streams.embedded.memory_store import MemoryFeatureStore
+from streams.errors import TooManyRejects, UsageError
+
+_SHOWN_REJECTS, _MANY_ROWS = 20, 1_000
+
+
+@dataclass
+class BacktestResult:
+    """What a run did; ``report()`` is what ``--report`` writes."""
+
+    task: TaskSpec
+    pipeline: TaskPipeline
+    rows: int = 0
+    seconds: float = 0.0
+    rejected: int = 0
+    rejects: list[Reject] = field(default_factory=list)
+    """The first few; ``index`` counts from 0 over all files."""
+    sizes: Sequence[tuple[Path, int]] = ()
+    """The rows of each file."""
+    alerts: Counter[str] = field(default_factory=Counter)
+    """Alert records by status."""
+    detections: list[dict[str, Any]] = field(default_factory=list)
+    requests: int = 0
+
+    repeats: int = 0
+    """Rows whose ``event_id`` came before: dropped, as live."""
+    decisions: list[str] = field(default_factory=list)
+    """What was decided of the input, and what a backtest leaves out."""
+    notes: list[Note] = field(default_factory=list)
+    """What is odd, the gravest first."""
+
+    def told(self, reject: Reject) -> str:
+        """A row that was refused, by its number, and by its file where there are several."""
+        return f"{place(self.sizes, reject.index)}: {reject.reason}"
+
+    @property
+    def remedy(self) -> str:
+        """What to correct where rows are refused."""
+        return "correct " + ("the records" if self.task.source is None else "[source] in the task file, or the rows")
+
+    def report(self) -> dict[str, Any]:
+        """Everything a reader of the run may want, JSON-ready."""
+        p = self.pipeline
+        return {
+            "task": self.task.name,
+            "rows": self.rows,
+            "seconds": round(self.seconds, 3),
+            "rows_per_s": round(self.rows / self.seconds, 1) if self.seconds else None,
+            "scored": p.scored,
+            "labelled": p.labelled,
+            "labels": asdict(p.joiner.stats),
+            "rejected": self.rejected,
+            "first_rejects": [
+                {"row": r.index + 1, "where": place(self.sizes, r.index), "reason": r.reason} for r in self.rejects
+            ],
+            "repeats": self.repeats,
+            "no_readings": dict(p.engine.readings.taken),
+            "decisions": self.decisions,
+            "notes": [asdict(note) for note in self.notes],
+            "model_version": p.model.version,
+            "features": list(p.features),
+            "metrics": p.evaluation.get(),
+            "metrics_over_time": p.evaluation.points(),
+            "alerts": dict(self.alerts),
+            "drift": self.detections,
+            "retrain_requests": self.requests,
+        }
+
+
+def run_backtest(
+    task: TaskSpec,
+    paths: Sequence[Path],
+    scores: Path | None,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    labels: Sequence[Path] = (),
+    label_delay_s: float | None = None,
+    started: Callable[[Sequence[str]], None] | None = None,
+) -> BacktestResult:
+    """Run ``task`` over ``paths``; scores go to a Parquet file that is complete even when the run is interrupted.
+
+    Parameters
+    ----------
+    task : with a ``[source]`` for files of any layout; without one ``paths`` are JSONL in wire format.
+    paths : CSV, Parquet, Arrow or JSON files, plain or packed, or folders of them, merged by event time.
+    scores : Parquet file of event_id, entity_id, ts, task, score, model_version.
+    progress : called with rows done and rows in all.
+    labels : JSONL dumps of the ``labels`` topic, for labels that are not a column.
+    label_delay_s : how long after the time it speaks of a label becomes known; the source's own when not given.
+    started : called before the first row with what was decided of the input.
+
+    Raises
+    ------
+    UsageError
+        When a file or column is missing, or labels would come after their predictions were let go.
+    TooManyRejects
+        When most rows do not fit the wire format, which means that the mapping is wrong.
+    """
+    _check_mapping(task)
+    pipeline = TaskPipeline(task, MemoryFeatureStore())
+    kind = WireSource if task.source is None else FileSource
+    source = kind(task, pipeline.columns, paths)
+    given = LabelInput(task, labels, label_delay_s)
+    result = BacktestResult(task, pipeline, sizes=source.sizes)
+    if isinstance(source, FileSource):
+        result.decisions += source.decisions
+    if task.full is not None:
+        result.decisions.append(
+            "[full]: the full model is not trained in a backtest; scores are those of the online model alone "
+            "(`weir demo` and `weir trainer` train it)"
+        )
+    if started is not None:
+        started(result.decisions)
+    watch = RunWatch(task, pipeline.columns)
+    refused: Counter[str] = Counter()
+    size = given.spec.batch_size
+    numbered = task.source is not None and task.source.event_id is None
+    if numbered and len({path.resolve() for path, _ in source.sizes}) < len(source.sizes):
+        raise UsageError("a file is given twice, and without `event_id` in [source] its rows would count twice")
+    batches = source.batches(size)
+    if not numbered:
+        batches = distinct(batches, size, Deduper(math.inf, most_bytes=bytes_for(len(source))))
+    writer = ScoreFile(scores, task.name) if scores is not None else None
+    start = time.perf_counter()
+
+    def note(out: StepOutput) -> None:
+        given.learned(out)
+        result.alerts.update(alert.status for alert in out.alerts)
+        result.requests += len(out.requests)
+        result.detections += [{"ts": d.ts, "what": d.words} for d in out.detections]
+        if out.predictions is not None and writer is not None:
+            writer.add(out.predictions)
+
+    try:
+        for rows in within(batches, given.span_s):
+            batch = rows.events
+            if len(batch):
+                for known in given.held.due(float(batch.ts[0])):
+                    note(pipeline.labels(known))
+                note(pipeline.events(batch))
+            watch.update(batch, rows.labelled if rows.fresh is None else rows.labelled[rows.fresh])
+            given.read(rows)
+            result.rows += rows.rows
+            result.repeats += len(rows.batch) - len(batch)
+            result.rejected += len(rows.rejects)
+            refused.update(reject.reason.partition(":")[0] for reject in rows.rejects)
+            result.rejects += rows.rejects[: _SHOWN_REJECTS - len(result.rejects)]
+            _check_rejects(result, paths, len(source))
+            if progress is not None:
+                progress(result.rows, len(source))
+        if pipeline.timers is not None:
+            note(pipeline.advance(pipeline.timers.watermark))
+    finally:
+        result.seconds = time.perf_counter() - start
+        if writer is not None:
+            writer.close()
+    found = [*watch.notes(pipeline.scored), *_of_rows(result, refused)]
+    if isinstance(source, FileSource):
+        fix = "they count as missing: correct them, or list their words in `missing` of [source]"
+        found += [Note("missing", what, fix) for what in source.unreadable()]
+    found += given.notes(pipeline.joiner, watch) if pipeline.scored else []
+    result.notes = sorted(found, key=lambda note: note.rank)
+    return result
+
+
+def _check_mapping(task: TaskSpec) -> None:
+    """Each entity's key is fed by [source], for otherwise its features are missing in every row."""
+    if task.source is None:
+        return
+    fed = {*task.source.columns, *task.source.constants}
+    for entity in task.entities:
+        if entity.key != "*" and entity.key not in fed:
+            raise UsageError(
+                f"nothing in [source] feeds {entity.key!r}, the key of entity {entity.name!r}: its features would be "
+                f'missing in all rows. Add {entity.key} = "COLUMN" to columns in [source], or remove the entity'
+            )
+
+
+def _check_rejects(result: BacktestResult, paths: Sequence[Path], rows: int) -> None:
+    """Raise where most of ``rows`` do not fit, or none of a few: the mapping is wrong."""
+    if not result.rejected or result.rejected <= (rows / 2 if rows >= _MANY_ROWS else rows - 1):
+        return
+    first = result.rejects[0]
+    raise TooManyRejects(
+        f"{', '.join(map(str, paths))}: {result.rejected:,} of {rows:,} rows were rejected, the limit is 50%; "
+        f"the first, {result.told(first)}; {result.remedy}"
+    )
+
+
+def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
+    """What is odd of rows that were not scored; ``refused`` counts them by the field that was wrong."""
+    if refused:
+        fields, first = ", ".join(f"{n:,} x {name}" for name, n in refused.most_common(4)), result.rejects[0]
+        what = f"{result.rejected:,} rows were refused ({fields}); the first: {result.told(first)}"
+        yield Note("rows refused", what, result.remedy)
+    odd = {name: n for name, n in result.pipeline.engine.readings.taken.items() if name not in result.task.ranges}
+    if odd and not result.task.missing:  # where the task declares them they are not odd
+        what = f"{', '.join(f'{name}: {n:,}' for name, n in odd.items())} numbers that no sensor reads, such as 3.4e38"
+        yield Note("no readings", f"{what}, were taken as missing", "if so, say it: missing = [3.4e38] in the task")
+    if result.repeats:
+        what = f"{result.repeats:,} rows repeat an event_id and were dropped, as live"
+        yield Note("repeats", what, "remove the overlap; where rows share an id on purpose, leave `event_id` out")

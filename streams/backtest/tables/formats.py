@@ -1,0 +1,276 @@
+"""Reads a file of any format, found by its content, into a table of texts, numbers and times of plain Arrow types.
+
+A CSV is read as text: a guessed type would take the zeros off ``007`` and refuse a whole file for one bad amount. It
+knows file formats, not what the columns mean.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pcsv
+import pyarrow.ipc as ipc
+import pyarrow.json as pjson
+import pyarrow.parquet as pq
+
+from streams.backtest.tables.csv_dialect import SEPARATORS, dialect_of
+from streams.backtest.tables.opening import HEAD, KINDS, contents, files_of, place, readable
+from streams.backtest.tables.texts import as_text, plain
+from streams.errors import UsageError
+
+
+@dataclass(slots=True)
+class FileTable:
+    """The columns of some files, one file after the other."""
+
+    table: pa.Table
+    sizes: list[tuple[Path, int]]
+    """The rows of each file, those of ``lost`` among them."""
+    lost: list[tuple[int, str]] = field(default_factory=list)
+    """Rows, by their number in ``table`` were they in it, that have not the header's number of cells."""
+    decisions: list[str] = field(default_factory=list)
+    semicolons: bool = False
+    """Whether ``;`` stands between columns, as where a comma is the decimal mark."""
+    there: list[str] = field(default_factory=list)
+    """All columns of the file."""
+
+    def number(self, row: int) -> int:
+        """Which row of the files a row of ``table`` is, the first being 0."""
+        return row + sum(at <= row for at, _ in self.lost)
+
+    def where(self, row: int) -> str:
+        """File and number of a row of ``table``."""
+        return place(self.sizes, self.number(row), always=True)
+
+    @property
+    def files(self) -> str:
+        """The files, for a message."""
+        return ", ".join(str(path) for path, _ in self.sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    columns: Collection[str]
+    texts: Collection[str]
+    """Those whose digits have to stay as they are."""
+    separator: str | None
+
+
+def read_files(
+    paths: Sequence[Path], columns: Collection[str], texts: Collection[str], separator: str | None = None
+) -> FileTable:
+    """The named columns of all files; those of ``texts`` keep their digits.
+
+    Raises
+    ------
+    UsageError
+        Naming the file that cannot be read, or that has no such column.
+    """
+    wanted = _Wanted(set(columns), texts, separator)
+    parts = []
+    for path in files_of(paths):
+        with readable(path):
+            parts.append(_read(path, wanted))
+    kinds: dict[str, set[pa.DataType]] = {}
+    for column in (column for part in parts for column in part.table.schema):
+        kinds.setdefault(column.name, set()).update({column.type} - {pa.null()})
+    _check_columns(parts, sorted(wanted.columns), kinds)
+    # Files that disagree about a column, such as a CSV beside a Parquet file, meet as text: it keeps every digit.
+    tables = [_mixed(part, {name for name, types in kinds.items() if len(types) > 1}) for part in parts]
+    whole = FileTable(pa.concat_tables(tables, promote_options="permissive"), [])
+    start = 0
+    for part in parts:
+        whole.sizes += part.sizes
+        whole.lost += [(start + at, text) for at, text in part.lost]
+        whole.decisions += part.decisions
+        whole.semicolons |= part.semicolons
+        start += part.table.num_rows
+    return whole
+
+
+def _read(path: Path, wanted: _Wanted) -> FileTable:
+    content, encoding = contents(path)
+    head = content[:HEAD].to_pybytes()
+    name = path.name.lower().removesuffix(".gz")
+    if head.startswith(b"PAR1"):
+        return _typed(pq.ParquetFile(content), path, wanted)
+    if head.startswith(b"ARROW1"):
+        return _made(ipc.open_file(content).read_all(), path, wanted)
+    if head.startswith(b"\xff\xff\xff\xff"):
+        return _made(ipc.open_stream(content).read_all(), path, wanted)
+    if name.endswith((".parquet", ".arrow", ".feather")) or not head.strip():
+        kind = "is empty" if not head.strip() else f"is no {name.rpartition('.')[2]} file"
+        raise UsageError(f"{path}: cannot be read: it {kind}; {KINDS}")
+    first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if first in (b"{", b"[") or name.endswith((".jsonl", ".ndjson", ".json")):
+        return _json(content, path, wanted, array=first == b"[")
+    if b"\0" in head:
+        line = head.count(b"\n", 0, head.index(b"\0")) + 1
+        raise UsageError(f"{path}: cannot be read: no text, for line {line} holds a NUL byte; {KINDS}")
+    return _csv(content, head, path, wanted, encoding)
+
+
+def _typed(file: pq.ParquetFile, path: Path, wanted: _Wanted) -> FileTable:
+    there = file.schema_arrow.names
+    _check_doubled(path, there, wanted.columns)
+    tops = {name.partition(".")[0] for name in wanted.columns} | set(wanted.columns)
+    return _made(file.read([name for name in dict.fromkeys(there) if name in tops]), path, wanted, there)
+
+
+def _made(table: pa.Table, path: Path, wanted: _Wanted, there: list[str] | None = None) -> FileTable:
+    """A table of plain types with the columns that are wanted; ``a.b`` is field b of a struct."""
+    there = there or table.column_names
+    _check_doubled(path, there, wanted.columns)
+    columns: dict[str, pa.ChunkedArray] = {}
+    for name in wanted.columns:
+        top, _, inner = name.partition(".")
+        if name in there:
+            columns[name] = plain(table.column(name))
+        elif inner and top in there and pa.types.is_struct(table.schema.field(top).type):
+            try:
+                columns[name] = plain(pc.struct_field(table.column(top), inner.split(".")))
+            except (pa.ArrowException, KeyError):
+                continue
+    found = pa.table(columns) if columns else pa.table({"": pa.nulls(table.num_rows)}).select([""])
+    return FileTable(found, [(path, table.num_rows)], there=there)
+
+
+def _check_doubled(path: Path, there: Sequence[str], wanted: Collection[str]) -> None:
+    for name, n in Counter(there).items():
+        if n > 1 and name in wanted:
+            raise UsageError(f"{path}: {n} columns are named {name!r}, and [source] uses it; rename all but one")
+
+
+def _check_columns(parts: Sequence[FileTable], wanted: Sequence[str], known: Collection[str]) -> None:
+    """Every wanted column is in a file; that a file lacks one that others have is told."""
+    if gone := [name for name in wanted if name not in known]:
+        files, there = ", ".join(p.files for p in parts), ", ".join(parts[0].there) or "none"
+        why = f"no column {', '.join(gone)}; there are: {there}. Correct [source] in the task file"
+        raise UsageError(f"{files}: {why}")
+    for part in parts:
+        if lacks := [name for name in wanted if name not in part.table.column_names]:
+            part.decisions.append(f"{part.files}: no column {', '.join(lacks)}; missing in its rows")
+
+
+def _mixed(part: FileTable, names: Collection[str]) -> pa.Table:
+    columns = zip(part.table.column_names, part.table.columns, strict=True)
+    return pa.table({n: as_text(c, f"{part.files}: column {n!r}") if n in names else c for n, c in columns})
+
+
+def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted, encoding: str | None) -> FileTable:
+    """A CSV as text, whose ragged rows are handed back with their number."""
+    said = [] if encoding in (None, "utf-8") else [encoding.upper()]
+    try:
+        head[: max(head.rfind(b"\n"), 0)].decode()  # a name of the header may hold other letters too
+        found = _csv_table(content, head, path, wanted)
+    except (pa.ArrowInvalid, UnicodeError) as exc:
+        if "UTF8" not in str(exc) and not isinstance(exc, UnicodeError):
+            raise
+        content = pa.py_buffer(content.to_pybytes().decode("cp1252", "replace").encode())
+        found = _csv_table(content, content[:HEAD].to_pybytes(), path, wanted)
+        said.append("encoding cp1252, for it is no UTF-8")
+    separator = found.decisions.pop()
+    if separator != ",":
+        said.insert(0, f"{SEPARATORS.get(separator, repr(separator))} between columns")
+    found.decisions = [f"{path.name}: {', '.join(said)}"] if said else []
+    return found
+
+
+def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted) -> FileTable:
+    form = dialect_of(head.decode(errors="replace"), wanted.columns, wanted.separator)
+    _check_doubled(path, form.names, wanted.columns)
+    names = [name if form.names.index(name) == i else f"{name}\0{i}" for i, name in enumerate(form.names)]
+    used = [name for name in names if name in wanted.columns] or names[:1]
+    quoted = re.search(re.escape(form.quote.encode()), content) is not None
+    lost, unclosed = list[tuple[int | None, str]](), list[str]()
+
+    def ragged(row: pcsv.InvalidRow) -> str:
+        if "\n" in row.text and row.text.count(form.quote) % 2:
+            unclosed.append(row.text)
+        why = f"it has {row.actual_columns} cells, the header {row.expected_columns}: {row.text[:80]!r}"
+        lost.append((row.number, why))
+        return "skip"
+
+    def read(threads: bool) -> pa.Table:
+        lost.clear()
+        return pcsv.read_csv(
+            pa.BufferReader(content),
+            read_options=pcsv.ReadOptions(column_names=names, skip_rows=form.header_lines, use_threads=threads),
+            parse_options=pcsv.ParseOptions(
+                delimiter=form.separator, quote_char=form.quote, escape_char=form.escape or False,
+                newlines_in_values=quoted, invalid_row_handler=ragged,
+            ),
+            convert_options=pcsv.ConvertOptions(
+                column_types=dict.fromkeys(used, pa.string()), include_columns=used, strings_can_be_null=False
+            ),
+        )  # fmt: skip
+
+    try:
+        table = read(threads=True)
+        if lost:
+            table = read(threads=False)  # a thread does not know which row it is at
+    except pa.ArrowInvalid as exc:
+        if "Empty CSV" not in str(exc) and "Could not skip" not in str(exc):  # a header alone
+            raise
+        table = pa.table({name: pa.array([], pa.string()) for name in used})
+    if unclosed:
+        line = content.to_pybytes().partition(unclosed[0].encode())[0].count(b"\n") + 1
+        raise UsageError(
+            f"{path}, line {line}: a quote is opened and not closed, so that {unclosed[0].count(chr(10)) + 1:,} lines "
+            f"are one row: {unclosed[0][:80]!r}; close it, or remove it"
+        )
+    rows = sorted(((number or 0) - form.header_lines - 1, why) for number, why in lost)
+    at = [(row - i, why) for i, (row, why) in enumerate(rows)]
+    table = pa.table({name: table.column(name) for name in used})
+    sizes = [(path, table.num_rows + len(at))]
+    return FileTable(table, sizes, at, [form.separator], semicolons=form.separator == ";", there=form.names)
+
+
+def _json(content: pa.Buffer, path: Path, wanted: _Wanted, *, array: bool) -> FileTable:
+    if not array:
+        try:
+            table = pjson.read_json(pa.BufferReader(content))
+            risky = [n for n in wanted.texts if n in table.column_names and _guessed(table.schema.field(n).type)]
+            if not risky and len(set(table.column_names)) == table.num_columns:
+                return _made(table, path, wanted)
+        except pa.ArrowException:
+            pass  # a line that is no object, or a column of mixed kinds: rows are judged one by one
+    text = content.to_pybytes().decode("utf-8-sig", "replace")
+    found = json.loads(text) if array else [_parsed(line) for line in text.split("\n") if line.strip()]
+    rows = [row for row in found if isinstance(row, dict)]
+    whole = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: _column([row.get(name) for row in rows]) for name in whole}
+    made = _made(pa.table(columns) if columns else pa.table({"": pa.nulls(len(rows))}), path, wanted)
+    odd = [(i, str(row)) for i, row in enumerate(found) if not isinstance(row, dict)]
+    made.lost = [(row - i, f"not a JSON object: {text[:80]!r}") for i, (row, text) in enumerate(odd)]
+    made.sizes = [(path, len(found))]
+    return made
+
+
+def _guessed(kind: pa.DataType) -> bool:
+    """Whether Arrow may have taken digits off a text."""
+    return bool(pa.types.is_floating(kind) or pa.types.is_temporal(kind))
+
+
+def _parsed(line: str) -> Any:
+    """What a line holds, or itself where that is not JSON."""
+    try:
+        return json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return line
+
+
+def _column(cells: list[Any]) -> pa.Array:
+    try:
+        return pa.array(cells)
+    except (pa.ArrowException, OverflowError):
+        texts = [c if c is None or isinstance(c, str) else json.dumps(c, ensure_ascii=False) for c in cells]
+        return pa.array(texts, pa.string())

@@ -1,0 +1,79 @@
+"""Opens files of events: folders, compression and encoding are found by what is there, not by names.
+
+It knows bytes and rows of several files, not what they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from streams.backtest.tables.csv_dialect import encoding_of
+from streams.errors import UsageError
+
+KINDS = "give CSV, JSONL, a JSON array, Parquet or Arrow, plain or compressed by gzip or zstd"
+HEAD = 1 << 16
+"""Bytes that are looked at to find how a file is written."""
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}
+_BINARY = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")
+
+
+def files_of(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files, those of a folder in order of their names; raises ``UsageError`` where there is none."""
+    if not paths:
+        raise UsageError("no data; give at least one --data FILE")
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file())
+            inside = [p for p in inside if all(part[0] not in "._" for part in p.relative_to(path).parts)]
+            if not inside:  # but what Spark writes beside them: _SUCCESS, .part-0.crc
+                raise UsageError(f"{path} is a folder without data files; {KINDS}")
+            yield from inside
+        elif not path.exists():
+            raise UsageError(f"no such file: {path}")
+        else:
+            yield path
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file is one line that names it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeError, ValueError, RecursionError, MemoryError) as exc:
+        raise UsageError(f"{path}: cannot be read: {(str(exc) or repr(exc)).splitlines()[0]}") from exc
+
+
+def contents(path: Path) -> tuple[pa.Buffer, str | None]:
+    """What the file holds, unpacked and UTF-16 as UTF-8, and the encoding that it is known to have."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    packed = next((kind for mark, kind in _COMPRESSED.items() if head.startswith(mark)), None)
+    if packed:
+        with pa.input_stream(path, compression=packed) as stream:
+            content = pa.py_buffer(stream.read())
+    else:
+        content = pa.memory_map(str(path)).read_buffer() if head else pa.py_buffer(b"")
+    head = content[:HEAD].to_pybytes()
+    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise UsageError(f"{path} is an Excel or zip file; export the sheet as CSV, or unpack it")
+    encoding = None if head.startswith(_BINARY) else encoding_of(head)
+    if encoding not in (None, "utf-8"):
+        content = pa.py_buffer(content.to_pybytes().decode(encoding).removeprefix("\ufeff").encode())
+    return content, encoding
+
+
+def place(sizes: Sequence[tuple[Path, int]], row: int, *, always: bool = False) -> str:
+    """Where a row of files of these sizes is: its number in its file, named where there are several or ``always``.
+
+    >>> place([(Path("a.csv"), 10), (Path("b.csv"), 5)], 12)
+    'b.csv, row 3'
+    """
+    for path, size in sizes:
+        if row < size:
+            return f"{path}, row {row + 1}" if always or len(sizes) > 1 else f"row {row + 1}"
+        row -= size
+    return f"{sizes[-1][0]}, row {row + 1 + sizes[-1][1]}"

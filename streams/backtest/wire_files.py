@@ -1,0 +1,86 @@
+"""Reads dumps of topics, JSONL in wire format, for a backtest: events, and labels with the delay they had.
+
+It judges every line as a record on a topic is judged. It knows the wire format, not features or models.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from online.batch import LabelBatch
+from online.codec.columns import ColumnRequest
+from online.codec.decode import decode_device_events, decode_labels, decode_user_events
+from online.task.spec import TaskSpec
+from streams.backtest.event_files import SourceBatch
+from streams.backtest.tables import contents, files_of, place, readable
+from streams.errors import UsageError
+
+
+class WireSource:
+    """The events of one or more dumps in event-time order.
+
+    Parameters
+    ----------
+    task : names the stream, and so the kind of record.
+    columns : the columns the task's features need.
+    paths : JSONL files in wire format, one record a line.
+    """
+
+    def __init__(self, task: TaskSpec, columns: ColumnRequest, paths: Sequence[Path]) -> None:
+        decode = decode_device_events if task.stream == "device-events" else decode_user_events
+        lines, self.sizes = _lines(paths)
+        decoded = decode(lines, columns)
+        self._rejects = decoded.rejects
+        self._batch = decoded.batch.take(np.argsort(decoded.batch.ts, kind="stable"))
+
+    def __len__(self) -> int:
+        return len(self._batch) + len(self._rejects)
+
+    def batches(self, size: int) -> Iterator[SourceBatch]:
+        """The events in order, ``size`` at a time; what was rejected comes with the last."""
+        n = len(self._batch)
+        whole = SourceBatch(self._batch, None, np.zeros(n, dtype=np.bool_), self._rejects)
+        for at in range(0, max(n, 1), size):
+            yield whole.slice(at, None if at + size >= n else at + size)
+
+
+def read_labels(task: str, paths: Sequence[Path]) -> tuple[LabelBatch, str]:
+    """The labels of ``task`` in wire-format dumps, by the time they speak of, and what was refused ("" for nothing)."""
+    lines, sizes = _lines(paths, "labels")
+    decoded = decode_labels(lines)
+    mine = np.flatnonzero(np.array([t == task for t in decoded.tasks], dtype=np.bool_))
+    bad = decoded.rejects
+    first = f"{place(sizes, bad[0].index)}: {bad[0].reason}" if bad else ""
+    if len(mine) == 0:
+        others = ", ".join(sorted(set(decoded.tasks))) or "none"
+        why = f"no label of task {task!r}; there are labels of: {others}" if lines else "no line in it"
+        why += f", and {len(bad):,} lines were refused; the first, {first}" if bad else ""
+        raise UsageError(f"{', '.join(map(str, paths))}: {why}")
+    refused = f"{len(bad):,} lines of labels were refused; the first: {first}" if bad else ""
+    return decoded.batch.take(mine[np.argsort(decoded.batch.ts[mine], kind="stable")]), refused
+
+
+def _lines(
+    paths: Sequence[Path], what: str = "without a [source] table files"
+) -> tuple[list[bytes], list[tuple[Path, int]]]:
+    """Every line that is not blank, and how many each file has; raises ``UsageError`` naming the file."""
+    lines: list[bytes] = []
+    sizes = []
+    for path in files_of(paths):
+        with readable(path):
+            raw = contents(path)[0].to_pybytes().removeprefix(codecs.BOM_UTF8)
+        if raw[:200].lstrip()[:1] == b"[":
+            raise UsageError(f"{path}: a JSON array; write one record a line: jq -c '.[]' {path} > lines.jsonl")
+        if raw[:200].lstrip()[:1] not in (b"{", b""):
+            raise UsageError(
+                f"{path}: {what} must be wire-format JSONL, as `weir simulate` and `weir tail --json` write; for other "
+                "files of events add [source], see docs/TASKS.md"
+            )
+        mine = [line for line in raw.split(b"\n") if line.strip()]
+        lines += mine
+        sizes.append((path, len(mine)))
+    return lines, sizes

@@ -1,0 +1,129 @@
+"""What the store holds of one entity, as a person reads it: every table's header, and its features at a time.
+
+The values come from the engine itself, by a record that only reads: what is shown is what an event would see that
+feeds nothing. It knows rows and tasks, not where rows come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online.batch import EventBatch
+from online.features import kernel
+from online.features.engine import FeatureEngine, Table
+from online.features.plan import WindowPass
+from online.task.column_plan import columns_of
+from online.task.spec import TaskSpec
+from online.task.task_shape import engine_of
+from streams.config import topics
+from streams.offline_models.entity_state import FullRows
+from streams.redis.stored_rows import StoredRow
+
+_OF_AN_EVENT: Final = frozenset({kernel.OVER_MEAN, kernel.OVER_EWMEAN})
+"""Operations that set an event's own value in proportion; a row alone has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One row of an entity."""
+
+    table: str
+    key: str
+    """The wire column that names its entities."""
+    row: StoredRow
+    fits: bool
+    """Whether the row was written by this declaration of the task; its values cannot be read else."""
+    at: float
+    """The time of the values, epoch seconds."""
+    values: Mapping[str, float]
+    """By feature; NaN where it is missing."""
+
+
+class TaskRows:
+    """The tables of one task.
+
+    Parameters
+    ----------
+    task : its declaration.
+    """
+
+    def __init__(self, task: TaskSpec) -> None:
+        self.task = task
+        self._rows = _OneRowEach()
+        self._engine: FeatureEngine = engine_of(task, self._rows, side=True)
+        self._full = FullRows(task)
+        made = self._full.table
+        self.tables: Sequence[Table] = (*self._engine.tables, *(() if made is None else (made,)))
+        self._names = _names_by_table(self._engine, task.name)
+
+    def read(self, entity: str, table: Table, row: StoredRow, at: float | None = None) -> TableRow:
+        """The features that ``row`` of ``table`` makes at time ``at``; without one, at its last change."""
+        at = row.updated_at if at is None else at
+        fits = row.schema == table.schema and len(row.row) == table.row_bytes
+        values: Mapping[str, float] = {}
+        if fits:
+            full = self._full.table is not None and table.name == self._full.table.name
+            values = self._full.values(row.row) if full else self._values(entity, table, row, at)
+        return TableRow(table.name, table.key, row, fits, at, values)
+
+    def topic(self, table: Table) -> str:
+        """The topic whose lanes own a table."""
+        if table.side:
+            return topics.ENTITY_UPDATES
+        full = self._full.table
+        return self._full.topic if full is not None and table.name == full.name else self.task.stream
+
+    def _values(self, entity: str, table: Table, row: StoredRow, at: float) -> dict[str, float]:
+        self._rows.held = {table.name: np.frombuffer(row.row, dtype=np.uint8)}
+        batch = _reading(self._engine, self.task, entity, table.key, at)
+        columns = self._engine.process(batch, np.full(1, kernel.READ, dtype=np.uint8)).columns
+        return {name: float(np.asarray(columns[name], dtype=np.float64)[0]) for name in self._names[table.name]}
+
+
+class _OneRowEach:
+    """A ``FeatureStore`` that holds one row of one table, and keeps nothing."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, NDArray[np.uint8]] = {}
+        self._widths: dict[str, int] = {}
+
+    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:  # noqa: ARG002 - the port's
+        """Declare a table."""
+        self._widths[table] = row_bytes
+
+    def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
+        """The row held, for every key; zeros for other tables."""
+        rows = np.zeros((len(keys), self._widths[table]), dtype=np.uint8)
+        if table in self.held:
+            rows[:] = self.held[table]
+        return rows
+
+    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
+        """Nothing is kept: reading changes nothing."""
+
+
+def _reading(engine: FeatureEngine, task: TaskSpec, entity: str, key: str, at: float) -> EventBatch:
+    """A record that names one entity and nothing else."""
+    c = columns_of(task)
+    keys = dict.fromkeys([*c.entities, *(t.key for t in engine.tables if t.key != "*")])
+    entities: dict[str, list[str | None]] = {name: [entity if name == key else None] for name in keys}
+    numbers = {name: np.full(1, np.nan) for name in c.numbers}
+    return EventBatch(["-"], np.array([at]), [""], entities, numbers, {name: [None] for name in c.texts})
+
+
+def _names_by_table(engine: FeatureEngine, namespace: str) -> dict[str, list[str]]:
+    """The features that each table holds by itself, in the order of their declaration."""
+    names: dict[str, list[str]] = {table.name: [] for table in engine.tables}
+    for p in engine.plan.passes:
+        if isinstance(p, WindowPass):
+            alone = [p.features[out].name for op, _, out in p.table.tolist() if op not in _OF_AN_EVENT]
+            names[f"{namespace}.{p.layout}"] += alone
+        else:
+            stem = f"{p.entity}.{p.anomaly.name}"
+            names[f"{namespace}.{stem}"] += [name for name in engine.made if name == f"{stem}_expected"]
+    return names

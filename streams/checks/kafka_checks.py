@@ -1,0 +1,73 @@
+"""Whether the brokers are there, and the topics as the workers need them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from streams.checks.findings import Check
+from streams.config import topics
+from streams.errors import BrokerError, UsageError
+from streams.kafka.admin import cluster
+from streams.kafka.admin.clients import admin_client
+from streams.kafka.admin.topic_specs import ActualTopic, Difference, compare, short_of_horizons, wanted_topics
+
+if TYPE_CHECKING:
+    from online.task.spec import TaskSpec
+    from streams.config.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def check_kafka(settings: Settings, tasks: Sequence[TaskSpec] = ()) -> list[Check]:
+    """Connect and compare; what cannot be looked at is a finding, never an exception.
+
+    ``tasks`` : whose labels must find the predictions they are about.
+    """
+    where = ", ".join(settings.kafka.bootstrap)
+    try:
+        with admin_client(settings.kafka) as admin:
+            brokers = cluster.count_brokers(admin)
+            wanted = wanted_topics(
+                settings.topics, brokers, settings.worker.max_record_bytes, settings.limits.record_bytes
+            )
+            there = cluster.read_topics(admin, [spec.name for spec in wanted])
+    except (BrokerError, UsageError) as exc:
+        return [Check("Kafka", "FAIL", str(exc))]
+    found = [Check("Kafka", "OK", f"{brokers} {'broker' if brokers == 1 else 'brokers'} at {where}")]
+    differing = [
+        Check(
+            f"topic {d.topic}", "WARN" if d.harmless else "FAIL", f"{d.setting}: {d.actual}, wanted {d.wanted}", d.fix
+        )
+        for d in [*compare(wanted, there), *too_short(settings, tasks, there)]
+    ]
+    return found + (differing or [Check("topics", "OK", f"{len(wanted)} as they should be")])
+
+
+def warn_of_retention(settings: Settings, tasks: Sequence[TaskSpec]) -> None:
+    """Warn where ``predictions`` are deleted while a task still waits for their labels.
+
+    A worker runs all the same, as somebody else may own the topic; labels that come too late are counted as lost.
+    """
+    name = settings.topics.name(topics.PREDICTIONS)
+    try:
+        with admin_client(settings.kafka) as admin:
+            there = cluster.read_topics(admin, [name])
+    except BrokerError as error:
+        log.warning("whether topic %s keeps predictions for as long as labels may take cannot be seen: %s", name, error)
+        return
+    for d in too_short(settings, tasks, there):
+        log.warning(
+            "topic %s keeps records for %s, and should for %s: a label that comes later meets a prediction that is "
+            "gone. %s",
+            d.topic, d.actual, d.wanted, d.fix[0].upper() + d.fix[1:],
+        )  # fmt: skip
+
+
+def too_short(settings: Settings, tasks: Sequence[TaskSpec], there: Mapping[str, ActualTopic]) -> list[Difference]:
+    """Tasks for whose labels ``predictions``, if it is ``there``, keeps too little."""
+    predictions = there.get(settings.topics.name(topics.PREDICTIONS))
+    if predictions is None:
+        return []
+    return short_of_horizons({task.name: task.labels.join.keep_s for task in tasks}, predictions)

@@ -1,0 +1,68 @@
+"""Settings of links that work, and hand a password or the data to whoever listens. It looks at settings only."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from urllib.parse import parse_qs, urlsplit
+
+from streams.checks.findings import Check
+from streams.config.settings import KafkaSettings, RedisSettings, Settings
+
+log = logging.getLogger(__name__)
+
+_OFF = ("none", "optional", "false", "0", "no", "off")
+
+
+def link_warnings(settings: Settings) -> list[Check]:
+    """One finding for each setting that leaves a link open; none where all is well.
+
+    >>> link_warnings(Settings())
+    []
+    """
+    return [*kafka_warnings(settings.kafka), *redis_warnings(settings.redis)]
+
+
+def warn_of_links(settings: Settings) -> None:
+    """Write the warnings to the log, each once."""
+    for found in link_warnings(settings):
+        log.warning("%s: %s. %s", found.name, found.found, found.fix)
+
+
+def kafka_warnings(kafka: KafkaSettings) -> list[Check]:
+    """Those of the link to the brokers."""
+    if kafka.security_protocol != "SASL_PLAINTEXT" or all(is_loopback(a.rpartition(":")[0]) for a in kafka.bootstrap):
+        return []
+    sent = "the password" if kafka.sasl_mechanism == "PLAIN" else "every record"
+    found = f"SASL_PLAINTEXT with {kafka.sasl_mechanism} sends {sent} in clear"
+    return [Check("Kafka link", "WARN", found, "Set [kafka] security_protocol = SASL_SSL and ca_file.")]
+
+
+def redis_warnings(redis: RedisSettings) -> list[Check]:
+    """Those of the link to Redis."""
+    url = urlsplit(redis.url.get_secret_value())
+    query = {name: values[-1].lower() for name, values in parse_qs(url.query).items()}
+    secret = url.password or redis.password or "password" in query
+    out: list[Check] = []
+    if secret and url.scheme == "redis" and not is_loopback(url.hostname or ""):
+        found = f"redis:// sends the password in clear to {url.hostname}"
+        out.append(Check("Redis link", "WARN", found, "Let the server speak TLS and write rediss:// in [redis] url."))
+    for name in ("ssl_cert_reqs", "ssl_check_hostname"):
+        if url.scheme == "rediss" and query.get(name) in _OFF:
+            found = f"{name}={query[name]} takes any server for Redis"
+            out.append(Check("Redis link", "WARN", found, f"Remove {name} from [redis] url and set ca_file."))
+    return out
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by its name or number.
+
+    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "[::1]", "cache", "10.0.0.1")]
+    [True, True, True, False, False]
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

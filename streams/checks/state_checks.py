@@ -1,0 +1,70 @@
+"""What a worker of these tasks would make of the stored state: kept, begun anew, or in need of a rebuild."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from online.stages.labelling import LabellingStage
+from online.task.spec import TaskSpec
+from online.task.task_shape import engine_of, shape_of
+from streams.checks.findings import Check
+from streams.config import topics
+from streams.config.settings import Settings
+from streams.embedded.memory_store import MemoryFeatureStore
+from streams.errors import ShellError, StateError
+from streams.redis.client import RedisLink, opened
+from streams.redis.partitions.label_journal import StepLog
+from streams.redis.topic_identity import StoredIdentity
+
+
+def check_state(settings: Settings, tasks: Sequence[TaskSpec]) -> list[Check]:
+    """Compare rows' schemas and a label lane's snapshot with the tasks; what cannot be looked at is a finding."""
+    try:
+        return asyncio.run(_check(settings, tasks))
+    except (ShellError, StateError) as error:
+        return [Check("stored state", "WARN", f"not compared with the tasks: {error}")]
+
+
+async def _check(settings: Settings, tasks: Sequence[TaskSpec]) -> list[Check]:
+    async with opened(settings.redis) as link:
+        held = await StoredIdentity(link).load()
+        found = [check for task in tasks for check in rows_of(task, held)]
+        for task, state in (await _snapshot(link, settings.topics.partitions_of(topics.LABELS))).items():
+            found += [check for spec in tasks if spec.name == task for check in labels_of(spec, state)]
+        return found
+
+
+async def _snapshot(link: RedisLink, partitions: int) -> dict[str, bytes]:
+    """The first snapshot of a label lane that there is, by task: all are of the same tasks."""
+    for partition in range(partitions):
+        stored = await StepLog(link, f"label-{partition}").load()
+        if stored.snapshot is not None:
+            held: dict[str, Any] = msgspec.msgpack.decode(stored.snapshot)
+            return dict(held["stages"])
+    return {}
+
+
+def rows_of(task: TaskSpec, held: dict[str, str]) -> list[Check]:
+    """Tables of a task whose rows begin anew."""
+    found: list[Check] = []
+    for table in engine_of(task, MemoryFeatureStore(), side=True).tables:
+        plain = held.get(f"table:{table.name}")
+        if plain is not None and int(plain, 16) != table.schema:
+            said = (
+                f"rows have schema {plain}, the task wants {table.schema:08x}: its own lie beside them, at first none"
+            )
+            found.append(Check(f"rows {table.name}", "WARN", said, "weir features rebuild fills them."))
+    return found
+
+
+def labels_of(task: TaskSpec, state: bytes) -> list[Check]:
+    """Parts of a task's label state that begin anew."""
+    shape = shape_of(task)
+    stage = LabellingStage(task, shape.features, shape.masks, shape.secondary, lambda x, _: np.zeros_like(x))
+    fix = "Go back to the task file that wrote it, if that is not wanted."
+    return [Check(f"labels {task.name}", "WARN", str(anew), fix) for anew in stage.restore(state)]

@@ -1,0 +1,226 @@
+"""The demo's loop: blocks of the simulated stream go into the log at their time, and through the host at once.
+
+The content is the scenario's alone; the clock decides when a block is due, never what is in it. A checkpoint holds how
+many blocks are behind it, so a run that was stopped, or killed, goes on with the next block and ends with the same log.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from online.stages.pipeline import StepOutput, TaskPipeline
+from online.task.spec import TaskSpec
+from streams.config.topics import INPUTS, MODEL_UPDATES
+from streams.demo.demo_journal import Journal, MetricHistories
+from streams.demo.exports import export
+from streams.demo.scenario import Scenario
+from streams.demo.screen.snapshot import DemoSnapshot
+from streams.demo.screen_snapshots import build_snapshot
+from streams.demo.story import stories
+from streams.demo.throughput import Measures
+from streams.embedded.embedded_host import EmbeddedHost
+from streams.embedded.embedded_log import EmbeddedLog
+from streams.offline_models.loading import full_models
+from streams.offline_models.model_updates import update_record
+from streams.records import Record
+from streams.simulate import RecordBlock, simulate
+from streams.trainer.job.job_runner import Runner
+
+SHOW_EVERY_S = 0.25
+_SHOW_SHARE = 0.1
+"""Part of the time that may go into drawing: on a busy machine the screen changes less often, the events go on."""
+_PATIENCE = 1.5
+"""A machine that is too slow for its scenario stops after this many times the planned seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a period is shown; changes nothing of what is shown."""
+
+    seconds: float = 60.0
+    """Wall-clock time of a whole period."""
+    full_speed: bool = False
+    """No waiting: as fast as the machine can."""
+    checkpoint_every_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """How a run ended."""
+
+    snapshot: DemoSnapshot
+    files: list[tuple[str, str]]
+    at_end: bool
+    """Whether the period was shown to its end."""
+
+
+class Demo:
+    """A demo in a directory; a context, because it holds files open.
+
+    Parameters
+    ----------
+    directory : where the log, the checkpoints and the exports live.
+    scenario : the content.
+    tasks : what is done with it.
+    stop : set by whoever wants the run to end after the block in work.
+    runner : where full models are trained; see ``Retraining``.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        scenario: Scenario,
+        tasks: Sequence[TaskSpec],
+        stop: threading.Event,
+        runner: Runner | None = None,
+    ) -> None:
+        self.directory, self.scenario = directory, scenario
+        self._stop = stop
+        self._blocks: Iterator[RecordBlock] = iter(())
+        self._config = scenario.simulation()
+        self._log = EmbeddedLog(directory=directory / "log")
+        self._host = EmbeddedHost(
+            tasks, self._log, checkpoints=directory / "state", observe=self._observe,
+            full=full_models(tasks, provider="cpu", registry=str(directory / "models")),
+        )  # fmt: skip
+        self._journal, self._histories, self._measures = Journal(), MetricHistories(), Measures()
+        self._thresholds: dict[str, float] = {}
+        if self._host.resume():
+            self._journal.restore(self._host.resumed_extra)
+        self._stories = stories(self._host.pipelines, directory, self._log, scenario.first_training_ts, runner)
+        for name, story in self._stories.items():
+            story.restore(self._journal.retraining.get(name, b""))
+        self.resumed_blocks = self._journal.blocks
+        """Blocks that an earlier run had finished."""
+        self._events_before = self._host.stats.events
+        self._event_ts = self._config.start_ts + self.resumed_blocks * self._config.block_s
+
+    @property
+    def event_ts(self) -> float:
+        """How far event time has come, epoch seconds."""
+        return self._event_ts
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole stream is behind."""
+        return self._journal.blocks >= self.scenario.blocks
+
+    def skip(self) -> None:
+        """Bring the simulator to the first block that is not in the log yet; takes seconds when many are."""
+        self._blocks = simulate(self._config)
+        for _ in islice(self._blocks, self.resumed_blocks):
+            if self._stop.is_set():
+                break
+
+    def run(self, pace: Pace, show: Callable[[DemoSnapshot], None]) -> DemoResult:
+        """Show the stream to the end of its period.
+
+        ``show`` gets a snapshot a few times a second.
+        """
+        period = self.scenario.blocks_per_period
+        first = self.resumed_blocks
+        end = min((first // period + 1) * period, self.scenario.blocks)
+        per_block = pace.seconds / period
+        duration = per_block * (end - first)
+        began = time.perf_counter()
+        saved = show_at = 0.0
+        self._retrain()  # an earlier run may have been stopped while it waited for a training
+        while self._journal.blocks < end and not self._stop.is_set():
+            due = 0.0 if pace.full_speed else (self._journal.blocks - first) * per_block
+            self._stop.wait(max(due - (time.perf_counter() - began), 0.0))
+            self._process(next(self._blocks))
+            elapsed = time.perf_counter() - began
+            self._measures.progress(elapsed, self._host.stats.events)
+            if elapsed >= show_at:
+                show(self._snapshot(elapsed, duration))
+                cost = time.perf_counter() - began - elapsed
+                show_at = elapsed + max(SHOW_EVERY_S, cost / _SHOW_SHARE)
+            if elapsed - saved >= pace.checkpoint_every_s:
+                saved = elapsed
+                self._checkpoint()
+            if elapsed > _PATIENCE * duration and not pace.full_speed:
+                break
+        self._checkpoint()
+        elapsed = time.perf_counter() - began
+        return self._finish(elapsed, duration, self._journal.blocks >= end)
+
+    def _process(self, block: RecordBlock) -> None:
+        """Append a block topic by topic; each batch goes through the host as soon as it is in the log."""
+        for topic in INPUTS:
+            records = [Record(*record) for record in block.topics[topic]]
+            for first in range(0, len(records), self._log.max_batch):
+                began = time.perf_counter()
+                for batch in self._log.append(topic, records[first : first + self._log.max_batch]):
+                    self._host.process(batch)
+                self._measures.batch(time.perf_counter() - began)
+        self._journal.blocks += 1
+        self._event_ts = min(block.end, self._config.end_ts)
+        self._retrain()
+        self._log.forget(self._log.next_seq)
+
+    def _retrain(self) -> None:
+        """Let the trainers go on; what they say of models takes its place in the log here, behind a whole block."""
+        for story in self._stories.values():
+            updates, findings = story.step(self._event_ts, self._stop)
+            self._journal.findings += findings
+            for update in updates:
+                for batch in self._log.append(MODEL_UPDATES, [update_record(update, self._event_ts)]):
+                    self._host.process(batch)
+
+    def _observe(self, pipeline: TaskPipeline, out: StepOutput) -> None:
+        self._journal.observe(pipeline, out)
+        story = self._stories.get(pipeline.task.name)
+        if story is not None:
+            story.retraining.observe(out)
+        if out.thresholds is not None and len(out.thresholds):
+            self._thresholds[pipeline.task.name] = float(out.thresholds[-1])
+
+    def _checkpoint(self) -> None:
+        self._journal.retraining = {name: story.retraining.snapshot() for name, story in self._stories.items()}
+        self._host.checkpoint(self._journal.encode())
+
+    def _snapshot(self, elapsed: float, duration: float, *, final: bool = False) -> DemoSnapshot:
+        done = self._host.stats.events - self._events_before
+        return build_snapshot(
+            self._host,
+            self._journal,
+            self._histories,
+            self._measures,
+            events=done,
+            elapsed_s=elapsed,
+            duration_s=duration,
+            event_ts=self._event_ts,
+            thresholds=self._thresholds,
+            full=tuple(story.row() for story in self._stories.values()),
+            events_per_s=done / max(elapsed, 1e-9) if final else None,
+            paths=(("files", str(self.directory)),),
+        )
+
+    def _finish(self, elapsed: float, duration: float, at_end: bool) -> DemoResult:
+        last = self._snapshot(elapsed, duration, final=True)
+        state = {
+            "at_end": at_end,
+            "resumed_from_block": self.resumed_blocks,
+            "stopped": self._stop.is_set(),
+            "waited_for_training_s": round(sum(s.retraining.waited_s for s in self._stories.values()), 2),
+            "events_per_busy_s": round(last.events / max(self._measures.busy_s, 1e-9)),
+        }
+        files = export(self.directory, self.scenario, self._host, self._journal, last, state)
+        return DemoResult(last, [*files, ("log of all topics", str(self.directory / "log"))], at_end)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for story in self._stories.values():
+            story.retraining.close()
+        self._log.close()

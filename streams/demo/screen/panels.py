@@ -1,0 +1,277 @@
+"""The parts of the screen, each a pure function of a snapshot and the room it may take."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from streams.demo.screen.number_words import (
+    clean,
+    decimals,
+    event_time,
+    metric_name,
+    milliseconds,
+    minutes,
+    short_count,
+    sparkline,
+)
+from streams.demo.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, FullRow, Severity, TaskRow
+
+SEVERITY_STYLES: Final[dict[Severity, str]] = {
+    "critical": "bold white on red",
+    "high": "bold red",
+    "medium": "yellow",
+    "low": "cyan",
+}
+_HEADING: Final = "bold cyan"
+_QUIET: Final = "bright_black"
+_NARROW: Final = 96
+_ROOMY: Final = 20
+_WIDE: Final = 152
+_SHORT_SEVERITY: Final[dict[Severity, str]] = {"critical": "CRIT", "high": "HIGH", "medium": "MED", "low": "LOW"}
+
+
+def framed(title: str, content: RenderableType, note: str = "", room: int | None = None) -> Panel:
+    """A panel with a title above and a note below; ``room`` lines of content, cut or filled up."""
+    return Panel(
+        content,
+        title=Text(title, style=_HEADING),
+        title_align="left",
+        subtitle=Text(note, style=_QUIET) if note else None,
+        subtitle_align="right",
+        border_style=_QUIET,
+        box=box.ROUNDED,
+        padding=(0, 1),
+        height=None if room is None else room + 2,
+    )
+
+
+def header(snapshot: DemoSnapshot, width: int) -> RenderableType:
+    """Progress and event time, throughput, latency: two lines, or three where the screen is narrow."""
+    first = Table.grid(expand=True, padding=(0, 1))
+    first.add_column(no_wrap=True)
+    first.add_column(ratio=1)
+    first.add_column(no_wrap=True, justify="right")
+    done = f"{minutes(snapshot.elapsed_s)} / {minutes(snapshot.duration_s)}"
+    known = snapshot.duration_s > 0
+    bar = ProgressBar(
+        total=snapshot.duration_s or 1.0,
+        completed=min(snapshot.elapsed_s, snapshot.duration_s) if known else 0.0,
+        complete_style="cyan",
+        finished_style="green",
+    )
+    first.add_row(
+        Text.assemble("event time ", (event_time(snapshot.event_ts), "bold"), (" UTC", _QUIET)),
+        bar,
+        Text(done if known else minutes(snapshot.elapsed_s), style="bold"),
+    )
+    return framed("weir demo", Group(first, *vital_lines(snapshot, width)))
+
+
+def vital_lines(snapshot: DemoSnapshot, width: int) -> list[Text]:
+    """Throughput and latency: one line where they fit side by side, else two."""
+    speed = Text.assemble(
+        (f"{snapshot.events_per_s:,.0f}", "bold green"),
+        (" events/s ", ""),
+        (sparkline(snapshot.rate_history, 10 if width < _NARROW else 16), "green"),
+        (f"  {snapshot.events:,} so far", ""),
+    )
+    latency = Text.assemble(
+        ("latency ", ""),
+        *_pairs(
+            ("p50", milliseconds(snapshot.latency_p50_ms)),
+            ("p95", milliseconds(snapshot.latency_p95_ms)),
+            ("p99", milliseconds(snapshot.latency_p99_ms)),
+        ),
+    )
+    for line in (speed, latency):
+        line.no_wrap = True
+        line.overflow = "ellipsis"
+    if speed.cell_len + latency.cell_len + 7 > width:
+        return [speed, latency]
+    gap = width - 4 - speed.cell_len - latency.cell_len
+    return [Text.assemble(speed, " " * gap, latency, no_wrap=True, overflow="ellipsis")]
+
+
+def _pairs(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
+    """``name value`` pieces, names quiet and values bold."""
+    return [piece for name, value in pairs for piece in ((f"{name} ", _QUIET), (f"{value}  ", "bold"))]
+
+
+def tasks(snapshot: DemoSnapshot, width: int, rows: int) -> RenderableType:
+    """A table of the tasks: how much they scored and learned, how well, and their alerts."""
+    wide = width >= _WIDE
+    metrics = metric_columns(snapshot.tasks, 2 if width < _NARROW else 6 if wide else 3)
+    spark = 8 if width < _NARROW else 36 if wide else 14
+    table = plain_table()
+    table.add_column("task", ratio=1, min_width=min(max((len(task.name) for task in snapshot.tasks), default=0), 16))
+    for title in ("scored", "learned", *(clean(metric_name(name)) for name in metrics)):
+        table.add_column(title, justify="right")
+    table.add_column("trend", width=spark)
+    table.add_column("model version" if wide else "model", justify="right")
+    table.add_column("threshold" if wide else "thresh.", justify="right")
+    table.add_column("alerts open/all" if wide else "alerts", justify="right")
+    for task in snapshot.tasks[:rows]:
+        table.add_row(*_task_cells(task, metrics, spark))
+    if not snapshot.tasks:
+        return framed("Tasks", quiet("No task has scored yet."))
+    hidden = len(snapshot.tasks) - rows
+    return framed("Tasks", cut(table), f"{hidden} more" if hidden > 0 else "metrics: score first, then learn")
+
+
+def metric_columns(rows: tuple[TaskRow, ...], most: int) -> list[str]:
+    """The metrics to show: the tasks' main ones, then the others in the order they come."""
+    names = [task.main_metric for task in rows if task.main_metric in task.metrics]
+    names += [name for task in rows for name in task.metrics]
+    return list(dict.fromkeys(names))[:most]
+
+
+def _task_cells(task: TaskRow, metrics: list[str], spark: int) -> list[Text]:
+    values = []
+    for name in metrics:
+        style = "bold" if name == task.main_metric else ""
+        values.append(Text(decimals(task.metrics.get(name, float("nan"))), style=style))
+    return [
+        Text(clean(task.name), style="bold"),
+        Text(short_count(task.scored)),
+        Text(short_count(task.labels)),
+        *values,
+        Text(sparkline(task.history, spark), style="green"),
+        Text(f"v{short_count(task.model_version)}"),
+        Text(decimals(task.threshold)),
+        Text.assemble((short_count(task.alerts_open), "bold yellow" if task.alerts_open else ""),
+                      (f"/{short_count(task.alerts_opened)}", _QUIET)),
+    ]  # fmt: skip
+
+
+def full(rows: tuple[FullRow, ...], width: int) -> RenderableType:
+    """Which full model serves each task, how well it does alone, and what happens with the next one: a line each."""
+    title = "Full model" if len(rows) == 1 else "Full models"
+    spark = 8 if width < _NARROW else 24
+    return framed(title, Group(*(full_line(row, spark) for row in rows)), "trained in the background")
+
+
+def full_line(row: FullRow, spark: int) -> Text:
+    """One full model: the version that serves, the one beside it, its metric, and what is being done."""
+    serves = Text.assemble((f"v{row.serving}", "bold green"), " serves")
+    beside = f", v{row.shadow} in shadow" if row.shadow else ""
+    alone = f"  {row.metric} {decimals(row.history[-1], 2)} " if row.history else ""
+    return Text.assemble(
+        (f"{clean(row.task)}: ", "bold magenta"),
+        serves if row.serving else "none serves yet",
+        beside,
+        (alone, "bold"),
+        (sparkline(row.history, spark), "green"),
+        ("  " + clean(row.words), "yellow" if row.busy else _QUIET),
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+
+
+def alerts(rows: tuple[AlertRow, ...], room: int, total: int, width: int) -> RenderableType:
+    """The most pressing of ``total`` open alerts: how severe, who, score and why, in ``room`` lines.
+
+    Where there are many lines each alert takes two: the strongest reason stands alone on the first.
+    """
+    if not rows:
+        return framed("Open alerts", quiet("No alert is open."), room=room)
+    lines_each = 2 if room >= _ROOMY else 1
+    shown = rows[: max((room - 1) // lines_each, 1)]
+    table = plain_table()
+    table.add_column("", width=4)
+    table.add_column("task", max_width=16)
+    table.add_column("who", max_width=24 if width >= _NARROW else 16)
+    table.add_column("score", justify="right")
+    if lines_each == 2:
+        table.add_column("since")
+    table.add_column("why", ratio=1)
+    for alert in shown:
+        table.add_row(*_alert_cells(alert, lines_each))
+    hidden = max(total, len(rows)) - len(shown)
+    return framed("Open alerts", cut(table), f"{hidden:,} more" if hidden else "", room)
+
+
+def _alert_cells(alert: AlertRow, lines: int) -> list[Text]:
+    who = clean(alert.entity_id) + (f" x{alert.events}" if alert.events > 1 else "")
+    reasons = [clean(reason) for reason in alert.reasons]
+    cells = [
+        Text(_SHORT_SEVERITY[alert.severity], style=SEVERITY_STYLES[alert.severity]),
+        Text(clean(alert.task)),
+        Text(who, style="bold"),
+        Text(decimals(alert.score)),
+    ]
+    if lines == 1:
+        return [*cells, Text("; ".join(reasons))]
+    why = "\n".join([*reasons[:1], "; ".join(reasons[1:])])
+    return [*cells, Text(event_time(alert.opened_ts, "%d %b %H:%M"), style=_QUIET), Text(why)]
+
+
+def drifts(rows: tuple[DriftRow, ...], room: int, wrap: bool = False) -> RenderableType:
+    """The newest drifts in ``room`` lines, one a line, or as many lines as each needs with ``wrap``."""
+    if not rows:
+        return framed("Drift", quiet("Nothing has moved."), room=room)
+    # A wrapped one takes two lines as a rule.
+    lines = [drift_line(row, wrap) for row in rows[: max(room // 2, 1) if wrap else room]]
+    hidden = len(rows) - len(lines)
+    return framed("Drift", Group(*lines), f"{hidden:,} more" if hidden else "", room)
+
+
+def drift_line(row: DriftRow, wrap: bool = False) -> Text:
+    """One drift: when, where, what moved, and who noticed."""
+    return Text.assemble(
+        (event_time(row.ts, "%d %b %H:%M") + "  ", _QUIET),
+        (f"{clean(row.task)}: ", "bold magenta"),
+        clean(row.words),
+        (f"  ({clean(row.detector)})" if row.detector else "", _QUIET),
+        no_wrap=not wrap,
+        overflow="fold" if wrap else "ellipsis",
+    )
+
+
+def health(snapshot: DemoSnapshot) -> Text:
+    """What was not scored, in one line."""
+    return Text.assemble(
+        " set aside: ",
+        *_pairs(
+            ("dead letters", f"{snapshot.dead_letters:,}"),
+            ("duplicates", f"{snapshot.duplicates:,}"),
+            ("too late", f"{snapshot.late:,}"),
+        ),
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+
+
+def footer(snapshot: DemoSnapshot) -> RenderableType:
+    """Where the files are, and how to stop."""
+    stop = Text.assemble(("Ctrl-C", "bold"), (" to stop ", _QUIET))
+    line = Table.grid(expand=True)
+    line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    line.add_column(no_wrap=True, justify="right")
+    where = "  ".join(f"{what} {path}" for what, path in snapshot.paths)
+    line.add_row(Text(clean(f" {where}"), style=_QUIET, no_wrap=True, overflow="ellipsis"), stop)
+    return line
+
+
+def plain_table() -> Table:
+    """A table without lines."""
+    return Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style=_QUIET, pad_edge=False)
+
+
+def cut(table: Table) -> Table:
+    """``table`` with cells that are cut, never wrapped."""
+    for column in table.columns:
+        column.no_wrap = True
+        column.overflow = "ellipsis"
+    return table
+
+
+def quiet(words: str) -> Text:
+    """A remark."""
+    return Text(words, style=_QUIET, no_wrap=True, overflow="ellipsis")

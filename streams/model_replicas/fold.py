@@ -1,0 +1,191 @@
+"""One task's model as a fold over the ``examples`` log: skip repeats, learn the rest, know where it stands.
+
+Pure but for its place in ``streams``: batches and offsets in, a model out. Two folds over the same log from any two of
+its states hold bit-identical models at the same version, however their reads were cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from online.batch import ExampleBatch, IntVector
+from online.codec.example_log import decode_example_log
+from online.errors import StateError, TaskError
+from online.learners.factory import LearnerSpec, build_learner
+from online.learners.online_model import ModelSnapshot
+from online.learners.timeline import ModelTimeline
+from online.stages.quarantine import Quarantine, between, find_quarantines, taken_back
+from online.task.spec import TaskSpec
+from online.task.task_shape import shape_of
+from streams.model_replicas.learned_ids import CAPACITY, Identities
+
+ARITHMETIC: Final = 3
+"""Raise it when a learner computes differently than before: stored models of other numbers are then not continued."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldState:
+    """A task's model as of a place in the log: what is stored."""
+
+    version: int
+    digest: str
+    """SHA-256 of ``model``, hexadecimal: equal on every replica."""
+    model: bytes
+    identities: bytes
+    next_offset: int
+    """Of the first record of the log that is not in it."""
+    quarantines: tuple[Quarantine, ...] = ()
+    """Those in the log before that."""
+
+
+class ExampleFold:
+    """The model of one task, and its place in the log.
+
+    Parameters
+    ----------
+    task : the task's name.
+    spec : its learner.
+    features : names of the model's inputs.
+    timeline : further arguments of `ModelTimeline`.
+    """
+
+    def __init__(self, task: str, spec: LearnerSpec, features: Sequence[str], **timeline: Any) -> None:
+        self.task, self.spec, self.features = task, spec, tuple(features)
+        try:
+            self.model = ModelTimeline(task, lambda: build_learner(spec, self.features), **timeline)
+        except (ValueError, TypeError) as exc:
+            raise TaskError(f"task {task}: [model]: {exc}") from exc
+        self.next_offset = 0
+        self.repeats = 0
+        """Records skipped since the start, because they had been learned."""
+        self.quarantines: tuple[Quarantine, ...] = ()
+        """Of the task, as far as the log was read."""
+        self._identities = Identities()
+        self._without: tuple[Quarantine, ...] = ()
+        """What is taken back while the model is folded again."""
+
+    @classmethod
+    def of(cls, task: TaskSpec, **timeline: Any) -> ExampleFold:
+        """The fold of a task file."""
+        return cls(task.name, task.model, shape_of(task).features, **timeline)
+
+    def twin(self, **timeline: Any) -> ExampleFold:
+        """An empty fold of the same task, at the beginning of the log."""
+        return ExampleFold(self.task, self.spec, self.features, **timeline)
+
+    @property
+    def fit(self) -> str:
+        """Names everything that a stored model must agree in to be continued here, 16 hexadecimal digits."""
+        what = [ARITHMETIC, CAPACITY, self.spec.model_dump(mode="json"), self.features]
+        return hashlib.sha256(orjson.dumps(what, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+    def read(
+        self, values: Sequence[bytes | None], offsets: Sequence[int]
+    ) -> Iterator[tuple[ExampleBatch, IntVector, Quarantine | None]]:
+        """What records at ``offsets`` hold of the task: the examples up to each quarantine of it, and then that."""
+        found = decode_example_log(values, {self.task: self.features}).tasks[self.task]
+        own = [q for q in find_quarantines(values, offsets) if q.task == self.task and q.offset >= self.next_offset]
+        return between(found.batch, np.asarray(offsets, dtype=np.int64)[found.index], own)
+
+    def take(
+        self,
+        batch: ExampleBatch,
+        offsets: IntVector,
+        *,
+        remember: bool = True,
+        mark_every: int | None = None,
+        until: int | None = None,
+    ) -> list[FoldState]:
+        """Learn what of ``batch`` is new.
+
+        Parameters
+        ----------
+        batch, offsets : examples of this task in log order, and where each was, ``(n,)``.
+        remember : see `ModelTimeline.learn`.
+        mark_every : return the state at each version that is a multiple of it.
+        until : stop at this version.
+        """
+        marks: list[FoldState] = []
+        at = int(np.searchsorted(offsets, self.next_offset))
+        while at < len(batch) and self.model.version != until:
+            version = self.model.version
+            # So many records hold no more new examples than are missing to the next mark.
+            room = len(batch) if mark_every is None else mark_every - version % mark_every
+            room = room if until is None else min(room, until - version)
+            self._learn(batch.slice(at, at + room), offsets[at : at + room], remember)
+            at = min(at + room, len(batch))
+            self.next_offset = int(offsets[at - 1]) + 1
+            if mark_every is not None and self.model.version > version and self.model.version % mark_every == 0:
+                marks.append(self.state())
+        return marks
+
+    def _learn(self, piece: ExampleBatch, offsets: IntVector, remember: bool) -> None:
+        fresh = self._identities.keep(piece.event_id, piece.n)
+        if not fresh.all():
+            self.repeats += int((~fresh).sum())
+            piece, offsets = piece.take(np.flatnonzero(fresh)), offsets[fresh]
+        if not self._without:
+            self.model.learn(piece, remember=remember)
+            return
+        kept = ~taken_back(self._without, offsets)
+        self.model.learn(piece.take(np.flatnonzero(kept)), remember=False)
+        self.model.skip(int(np.count_nonzero(~kept)))
+
+    def again(self, quarantine: Quarantine) -> ExampleFold:
+        """A fold that will become this one without what ``quarantine`` takes back; it begins wherever it may.
+
+        Let it take every example up to the quarantine, tell it of each quarantine on the way (`pass_by`), and give it
+        to `become`. It may begin from a stored model that `clean` allows.
+        """
+        twin = self.twin()
+        twin._without = (*self.quarantines, quarantine)
+        return twin
+
+    def clean(self, next_offset: int) -> bool:
+        """Whether a model that has read the log up to ``next_offset`` learned nothing that is taken back."""
+        *earlier, last = self._without
+        return next_offset <= last.first and all(
+            next_offset <= each.first or next_offset > each.offset for each in earlier
+        )
+
+    def pass_by(self, quarantine: Quarantine) -> None:
+        """Count the record of a quarantine that is allowed for already."""
+        self.model.skip(1)
+        self.passed(quarantine.offset + 1)
+
+    def become(self, again: ExampleFold, quarantine: Quarantine) -> None:
+        """Go on as ``again``, behind ``quarantine``; raises ``StateError`` where it did not read the same log."""
+        if again.model.version != self.model.version:
+            raise StateError(
+                f"task {self.task}: folded again for the quarantine at offset {quarantine.offset}, the model counts "
+                f"{again.model.version} records, and {self.model.version} before: the log is not what it was"
+            )
+        self.model.restore(again.model.snapshot())
+        self._identities, self.quarantines = again._identities, (*self.quarantines, quarantine)
+        self.pass_by(quarantine)
+
+    def passed(self, offset: int) -> None:
+        """Note that the log was read up to ``offset``, whatever was in it."""
+        self.next_offset = max(self.next_offset, offset)
+
+    def state(self) -> FoldState:
+        """The model now."""
+        model = self.model.snapshot()
+        identities = self._identities.snapshot()
+        return FoldState(model.version, model.digest, model.state, identities, self.next_offset, self.quarantines)
+
+    def restore(self, state: FoldState) -> None:
+        """Continue from ``state``; raises ``StateError`` when it does not fit, and then nothing has changed."""
+        identities = Identities()
+        identities.restore(state.identities)
+        try:
+            self.model.restore(ModelSnapshot(state.version, state.digest, state.model))
+        except ValueError as exc:
+            raise StateError(f"task {self.task}: the stored model of version {state.version}: {exc}") from exc
+        self._identities, self.next_offset, self.quarantines = identities, state.next_offset, state.quarantines

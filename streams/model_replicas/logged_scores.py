@@ -1,0 +1,130 @@
+"""Finds the logged scores of one event, from the newest records of ``predictions`` back.
+
+Nothing says where in the log an event is, so partitions are read in chunks from their ends, in turn; an event is in one
+partition alone. A crash may have made it be scored again: the first record counts, downstream as here, so the search
+goes on behind a find for as long as repeats are apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from online.errors import UNREADABLE
+from streams.errors import UsageError
+from streams.kafka.consume.range_reader import RangeReader
+from streams.kafka.kafka_errors import RecordsDeleted
+from streams.model_replicas.follower import Progress
+from streams.records import Record
+
+CHUNK_RECORDS: Final = 20_000
+REPEATS_S: Final = 3_600.0
+"""How far apart the records of one event are searched for, by the time they were written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which scores to find."""
+
+    event_id: str
+    task: str
+    partitions: Sequence[int] = ()
+    """Only these; all without any."""
+    since: float | None = None
+    """Only what was written at this time or later, epoch seconds."""
+    repeats_s: float = REPEATS_S
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedScore:
+    """One record of ``predictions``."""
+
+    partition: int
+    offset: int
+    written_at: float
+    entity_id: str
+    ts: float
+    score: float
+    model_version: int | str
+    features: dict[str, float]
+
+
+class _Prediction(msgspec.Struct, gc=False):
+    """What is used of a record; floats come back bit for bit."""
+
+    event_id: str
+    entity_id: str
+    task: str
+    ts: float
+    score: float
+    model_version: int | str
+    features: dict[str, float]
+
+
+_DECODER: Final = msgspec.json.Decoder(_Prediction)
+
+
+async def find_scores(reader: RangeReader, search: Search, progress: Progress | None = None) -> list[LoggedScore]:
+    """Every record of the event's score, by offset: the first is the one that counts.
+
+    Raises
+    ------
+    UsageError
+        A partition that the topic does not have.
+    """
+    known = reader.partitions()
+    if wrong := [p for p in search.partitions if p not in known]:
+        raise UsageError(f"{reader.topic} has no partition {wrong[0]}; it has {known[0]} to {known[-1]}")
+    lanes = {p: await _bounds(reader, p, search.since) for p in search.partitions or known}
+    total = sum(high - low for low, high in lanes.values())
+    read, found = 0, list[LoggedScore]()
+    while lanes:
+        for partition, (low, high) in list(lanes.items()):
+            start = max(low, high - CHUNK_RECORDS)
+            oldest, hits = None, list[LoggedScore]()
+            try:
+                async for offset, record in _records(reader, partition, start, high):
+                    oldest = record.ts if oldest is None else oldest
+                    hit = _match(search, partition, offset, record)
+                    hits += [hit] if hit is not None else []
+            except RecordsDeleted:  # retention went on while older chunks were read: this is the oldest there is
+                low = start
+            read, found = read + high - start, hits + found
+            if found:
+                lanes = {partition: lanes[partition]}  # its key is the entity: it is nowhere else
+            lanes[partition] = (low, start)
+            past = bool(found) and oldest is not None and oldest < found[0].written_at - search.repeats_s
+            if start == low or past:
+                del lanes[partition]
+            if progress is not None:
+                progress(read if lanes else total, total)
+            if found:
+                break
+    return found
+
+
+async def _bounds(reader: RangeReader, partition: int, since: float | None) -> tuple[int, int]:
+    low, high = await reader.bounds(partition)
+    return (low if since is None else max(low, await reader.offset_at(partition, since))), high
+
+
+async def _records(reader: RangeReader, partition: int, start: int, stop: int) -> AsyncIterator[tuple[int, Record]]:
+    async for offsets, records, *_ in reader.read(partition, start, stop):
+        for pair in zip(offsets, records, strict=True):
+            yield pair
+
+
+def _match(search: Search, partition: int, offset: int, record: Record) -> LoggedScore | None:
+    # A substring is found a hundred times faster than JSON is read.
+    if msgspec.json.encode(search.event_id) not in record.value:
+        return None
+    try:
+        p = _DECODER.decode(record.value)
+    except UNREADABLE:
+        return None
+    if (p.event_id, p.task) != (search.event_id, search.task):
+        return None
+    return LoggedScore(partition, offset, record.ts, p.entity_id, p.ts, p.score, p.model_version, p.features)

@@ -1,0 +1,136 @@
+"""Explains scores by exactly the version that made them, however old: what a label lane asks for its alerts' reasons.
+
+The live model knows its newest few thousand versions. A lane that takes old steps again after a crash, or has fallen
+behind, asks for older ones, in about the order in which they came. For it a second model follows the same log at the
+lane's own pace, begun from a stored model, and goes when the lane has caught up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from online.batch import FloatMatrix, IntVector
+from online.learners.timeline import ModelTimeline
+from streams.kafka.consume.fetched_batch import Slice
+from streams.kafka.consume.range_reader import RangeReader
+from streams.model_replicas.fold import ExampleFold
+from streams.model_replicas.model_snapshots import ModelSnapshots
+from streams.model_replicas.refold import fold_again
+from streams.model_replicas.replica_errors import FollowerBehind
+
+_SLICE: Final = 512
+SLACK: Final = 4096
+"""Versions that are kept below the oldest asked for: scores of several workers are not in the order of versions."""
+
+
+class _Live(Protocol):
+    """What is used of the follower."""
+
+    def model(self, task: str) -> ModelTimeline: ...
+
+    async def wait_for(self, task: str, version: int, timeout_s: float) -> None: ...
+
+
+class ModelHistory:
+    """Every version of one task's model, for one lane.
+
+    Parameters
+    ----------
+    live : the follower, with the newest versions.
+    new_fold : makes an empty fold of the task.
+    new_reader : makes a reader of the ``examples`` topic.
+    snapshots : stored models to begin from.
+    """
+
+    def __init__(
+        self,
+        live: _Live,
+        new_fold: Callable[[], ExampleFold],
+        new_reader: Callable[[], RangeReader],
+        snapshots: ModelSnapshots | None,
+    ) -> None:
+        self._live, self._new_fold, self._new_reader, self._snapshots = live, new_fold, new_reader, snapshots
+        self._past: ExampleFold | None = None
+        self._reader: RangeReader | None = None
+        self._task = new_fold().task
+
+    async def cover(self, versions: IntVector, timeout_s: float) -> None:
+        """Return when ``contributions`` can be asked for ``versions (k,)``, until others are covered.
+
+        Raises
+        ------
+        FollowerBehind
+            Not within ``timeout_s``.
+        RecordsDeleted
+            Kafka does not hold the examples that an old version is rebuilt from.
+        """
+        if len(versions) == 0:
+            return
+        oldest, newest = int(versions.min()), int(versions.max())
+        await self._live.wait_for(self._task, newest, timeout_s)
+        if self._live_has(oldest):
+            await self.close()
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._look_back(oldest, newest)
+        except TimeoutError:
+            reached = self._past.model.version if self._past is not None else 0
+            raise FollowerBehind(
+                f"task {self._task}: versions {oldest} to {newest} were not rebuilt within {timeout_s:g} s, only "
+                f"{reached} examples were learned again; see whether the brokers answer"
+            ) from None
+
+    def contributions(self, x: FloatMatrix, versions: IntVector) -> FloatMatrix:
+        """What each feature of ``x (k, F)`` added to the log-odds by the model of its version, ``(k, F)``."""
+        if len(versions) and self._past is not None and self._past.model.oldest <= int(versions.min()):
+            return self._past.model.contributions(x, versions)
+        return self._live.model(self._task).contributions(x, versions)
+
+    async def close(self) -> None:
+        """Let go of the older versions."""
+        reader, self._reader, self._past = self._reader, None, None
+        if reader is not None:
+            await reader.__aexit__(None, None, None)
+
+    def _live_has(self, version: int) -> bool:
+        """Whether the live model knows ``version``, and still does when it has learned a good deal more."""
+        live = self._live.model(self._task)
+        return live.oldest <= version and version >= live.version - live.keep * 3 // 4
+
+    async def _look_back(self, oldest: int, newest: int) -> None:
+        past = self._past
+        if past is None or self._reader is None or past.model.oldest > oldest:
+            past = await self._begin(max(oldest - SLACK, 0))
+        past.model.keep = newest - oldest + 2 * SLACK
+        while past.model.version < newest:
+            await self._learn(past)
+
+    async def _begin(self, version: int) -> ExampleFold:
+        """A model at ``version``, from which on it remembers."""
+        await self.close()
+        past = self._new_fold()
+        if self._snapshots is not None:
+            await self._snapshots.resume(past, at_most=version)
+        reader = self._new_reader()
+        await reader.__aenter__()
+        self._reader, self._past = reader, past
+        await reader.seek(0, past.next_offset)
+        while past.model.version < version:
+            await self._learn(past, forget_until=version)
+        return past
+
+    async def _learn(self, past: ExampleFold, forget_until: int | None = None) -> None:
+        """Learn the next examples of the log."""
+        if self._reader is None:
+            return
+        piece: Slice = await self._reader.fetch(_SLICE)
+        for batch, at, quarantine in past.read([record.value for record in piece.records], piece.offsets):
+            if forget_until is not None:
+                past.take(batch, at, remember=False, until=forget_until)
+            past.take(batch, at)  # what it has learned already is skipped by its offset
+            if quarantine is not None:
+                await fold_again(past, quarantine, self._new_reader, self._snapshots)
+        await asyncio.sleep(0)

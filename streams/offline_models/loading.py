@@ -1,0 +1,135 @@
+"""From an update's address to a model that can score: fetched, every byte checked, tried, warm. Run it in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from models.serving.model_runner import FullRunner
+from models.serving.session import Provider, choose_provider
+from models.types import ModelError, StepModel
+from online.task.full_spec import FullSpec
+from online.task.spec import TaskSpec
+from online.task.task_shape import shape_of
+from streams.offline_models.model_updates import Ref
+from streams.offline_models.serving import FullModels, FullTask
+from streams.ops.metrics import Metrics
+
+
+def full_models(
+    tasks: Iterable[TaskSpec],
+    provider: Provider = "auto",
+    threads: int = 1,
+    metrics: Metrics | None = None,
+    *,
+    registry: str,
+    trusted: Sequence[str] = (),
+    remote: bool = False,
+) -> FullModels:
+    """The full models of those tasks that have one that is run here: not loaded.
+
+    Parameters
+    ----------
+    provider, threads, registry, trusted : what they run on, and where they may lie; see ``[models]`` of the settings.
+    remote : whether this is an inference worker; it runs those whose ``[full] remote`` says so, and nobody else does.
+    """
+    here = [(task, task.full) for task in tasks if task.full is not None and task.full.remote == remote]
+    return FullModels([full_task(task, spec, provider, threads, (registry, *trusted)) for task, spec in here], metrics)
+
+
+def full_task(task: TaskSpec, spec: FullSpec, provider: Provider, threads: int, registries: Sequence[str]) -> FullTask:
+    """One task's runner and loader; raises ``TaskError`` where the task cannot run."""
+    runner = FullRunner(spec, full_inputs(task))
+    return FullTask(task.name, runner, lambda ref: load(task.name, ref, runner, registries, provider, threads))
+
+
+def full_inputs(task: TaskSpec) -> tuple[str, ...]:
+    """Names of the columns of the full model's ``x``; none where the task has no full model."""
+    return shape_of(task).full_inputs
+
+
+def load(
+    task: str, ref: Ref, runner: FullRunner, registries: Sequence[str], provider: Provider, threads: int = 1
+) -> StepModel:
+    """Fetch, check and warm an artefact of the first of ``registries``; of another one where the update says so.
+
+    Whoever can write an update cannot choose what is loaded: the registry has to be one of ours, its log of stages has
+    to have moved the version, and its manifest has to have the digest.
+
+    Raises
+    ------
+    ModelError
+        The artefact is missing, incomplete, corrupt, truncated or another than the update means; it never left the
+        stage of a candidate; its graph cannot be served; it does not fit the task; or the provider is not there.
+    """
+    from models.registry.artefact import check_artefact
+    from models.registry.registry import Registry
+    from models.serving.occlusion import USUAL_FILE, Usual
+    from models.serving.ort_model import OrtModel
+
+    held = Registry(_registry_of(task, ref, registries))
+    artefact = held.load(task, ref.version, ref.digest)
+    if held.stages(task).of(ref.version) == "candidate":
+        raise ModelError(
+            f"{artefact.manifest.name}: the registry's own log never moved it to a stage, so this update is not of its "
+            f"making; if it shall serve: weir models promote {task} {ref.version}"
+        )
+    check_artefact(artefact)
+    manifest = artefact.manifest
+    model = OrtModel.load(artefact.onnx, ref.version, manifest.inputs, provider=provider, threads=threads)
+    if (usual := artefact.files.get(USUAL_FILE)) is not None:
+        model.usual = Usual.decode(usual, len(manifest.inputs))
+    runner.slots.check(model)
+    return model
+
+
+def require_provider(models: FullModels, provider: Provider) -> None:
+    """Raise ``ModelError`` where there are models to run, and what they are to run on is not there."""
+    if not models.tasks:
+        return
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise ModelError("a task with [full] needs onnxruntime: pip install 'weir[cpu]' or 'weir[gpu]'") from exc
+    choose_provider(provider, onnxruntime.get_available_providers())
+
+
+def _registry_of(task: str, ref: Ref, registries: Sequence[str]) -> str:
+    """The registry in which a version lies: the first, or that of an address that is whole, if it is one of ours.
+
+    >>> _registry_of("fraud", Ref(3, "fraud/3", ""), ["/mnt/models"])
+    '/mnt/models'
+    >>> _registry_of("fraud", Ref(3, "s3://bucket/models/fraud/3", ""), ["/mnt/models", "s3://bucket"])
+    's3://bucket/models'
+    """
+    from models.registry.registry import split_uri
+
+    url, *named = split_uri(ref.uri.rstrip("/"))
+    if named != [task, ref.version]:
+        raise ModelError(
+            f"{ref.uri}: the address of version {ref.version} of task {task!r} ends in "
+            f"{task}/{ref.version}; correct uri"
+        )
+    if url and not any(_within(url, root) for root in registries):
+        raise ModelError(
+            f"{ref.uri}: its registry {url} is not {registries[0]}, which [models] registry names, nor below one of "
+            "[models] trusted; add it there if it is yours"
+        )
+    return url or registries[0]
+
+
+def _within(url: str, root: str) -> bool:
+    """Whether an address is ``root`` or below it.
+
+    >>> [_within(url, "s3://b/models") for url in ("s3://b/models/eu", "s3://b/models-x", "s3://b/models/../x")]
+    [True, False, False]
+    """
+    if {"..", "."} & set(url.split("/")):
+        return False
+    parts, want = (_whole(address).split("/") for address in (url, root))
+    return parts[: len(want)] == want
+
+
+def _whole(address: str) -> str:
+    address = address.removeprefix("file://").rstrip("/")
+    return address if "://" in address else str(Path(address).absolute())

@@ -1,0 +1,88 @@
+"""Follows ``model-updates``: from its beginning to its end before the first score, then as records come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from streams.config import topics
+from streams.errors import UsageError
+from streams.kafka.consume.fetched_batch import Slice
+from streams.kafka.consume.range_reader import RangeReader
+from streams.offline_models.loads import BackgroundLoads
+from streams.offline_models.model_updates import decode_updates
+from streams.offline_models.serving import FullModels
+
+log = logging.getLogger(__name__)
+
+WAIT_S: Final = 30.0
+"""How long the first score waits for the models that serve; after that they come when they come."""
+
+
+class UpdatesFollower:
+    """Keeps the full models of a worker what ``model-updates`` says.
+
+    The order of calls: ``catch_up``, ``run`` in the background, ``stop``. Does nothing where no task has a full model.
+
+    Parameters
+    ----------
+    options : of ``KafkaSettings.client_options``.
+    models : what to keep; they are swapped in the event loop, where batches are scored.
+    topic : what ``model-updates`` is called on these brokers.
+    """
+
+    def __init__(self, options: Mapping[str, Any], models: FullModels, topic: str = topics.MODEL_UPDATES) -> None:
+        self._models = models
+        self._reader = RangeReader(options, topic, wait_ms=500)
+        self._loads = BackgroundLoads(models)
+        self._connected = False
+
+    async def catch_up(self, wait_s: float = WAIT_S) -> None:
+        """Read everything there is, and load what it says.
+
+        Where loading takes longer than ``wait_s``, scoring begins without, and the log says so. Raises ``UsageError``
+        where the topic is not as it must be, ``BrokerError`` where the brokers stop answering.
+        """
+        if not self._models.tasks:
+            return
+        await self._reader.__aenter__()
+        self._connected = True
+        if len(lanes := self._reader.partitions()) != 1:
+            raise UsageError(
+                f"topic {self._reader.topic} has {len(lanes)} partitions; updates need one order, so make 1"
+            )
+        first, end = await self._reader.bounds(0)
+        found = [piece async for piece in self._reader.read(0, first, end)]
+        await self._reader.seek(0, end)
+        # All at once: what was replaced since is not loaded.
+        self._want(Slice([o for part in found for o in part.offsets], [r for part in found for r in part.records]))
+        self._loads.begin()
+        await self._loads.settle(wait_s)
+        for task, said in self._models.describe().items():
+            log.info("task %s: full model %s", task, said)
+
+    async def run(self) -> None:
+        """Follow until cancelled; an error ends it, and is the worker's to act on."""
+        while self._connected:
+            piece = await self._reader.fetch()
+            if piece.records:
+                self._want(piece)
+            self._models.retry()
+            self._loads.begin()
+            await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        """Disconnect; loads under way are left alone."""
+        await self._loads.stop()
+        if self._connected:
+            self._connected = False
+            await self._reader.__aexit__(None, None, None)
+
+    def _want(self, piece: Slice) -> None:
+        decoded = decode_updates([record.value for record in piece.records])
+        for reject in decoded.rejects:
+            where = f"{self._reader.topic} at offset {piece.offsets[reject.index]}"
+            log.error("%s: a record that cannot be used: %s", where, reject.reason)
+        self._models.want(decoded.updates)

@@ -1,0 +1,1 @@
+"""One training job: its steps, files, process, and what follows from its candidate."""

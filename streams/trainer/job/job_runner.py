@@ -1,0 +1,134 @@
+"""Where work is done: in a process of its own, so that whatever happens to it the trainer goes on; or here."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Final, Protocol
+
+from models.types import ModelError, Progress, TrainingStoppedError
+from streams.trainer.job import job_process as child
+from streams.trainer.job.job_steps import Work, get
+from streams.trainer.trainer_errors import WorkDiedError
+
+_LOOK_S: Final = 0.2
+_LAST_WORDS: Final = 1_000
+
+
+class Runner(Protocol):
+    """Does work."""
+
+    def run(self, work: Work, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
+        """Its result.
+
+        Raises
+        ------
+        ModelError
+            The work says that it cannot be done.
+        TrainingStoppedError
+            It was asked to stop.
+        WorkDiedError
+            Its process was killed, or ended without a word.
+        """
+        ...
+
+
+class InlineRunner:
+    """Here and now: for tests, and where a process of its own is too dear."""
+
+    def run(self, work: Work, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
+        """See ``Runner``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return work(folder, stop, progress)
+
+
+class SubprocessRunner:
+    """A fresh Python for each piece of work; ``-P`` keeps it from importing what lies in the current directory.
+
+    Parameters
+    ----------
+    grace_s : how long it may take to write its checkpoint when asked to stop.
+    """
+
+    def __init__(self, grace_s: float = 20.0) -> None:
+        self._grace_s = grace_s
+
+    def run(self, work: Work, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
+        """See ``Runner``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("result.pkl", "error.txt"):
+            (folder / name).unlink(missing_ok=True)
+        (folder / "work.pkl").write_bytes(pickle.dumps(work, protocol=5))
+        with (folder / "output.log").open("wb") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "streams.trainer.job.job_process", str(folder)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                start_new_session=True,  # Ctrl-C is for the trainer, which asks it to stop
+            )  # fmt: skip
+            status = self._follow(process, stop, progress)
+        return self._result(folder, status)
+
+    def _follow(self, process: subprocess.Popen[bytes], stop: Callable[[], bool], progress: Progress) -> int:
+        """Pass its progress on until it ends."""
+        reader = threading.Thread(target=_pass_on, args=(process.stdout, progress), daemon=True)
+        reader.start()
+        try:
+            while not stop():
+                try:
+                    return process.wait(_LOOK_S)
+                except subprocess.TimeoutExpired:
+                    continue
+            if process.stdin is not None:
+                process.stdin.close()
+            return process.wait(self._grace_s)
+        except subprocess.TimeoutExpired:
+            return child.STOPPED
+        finally:
+            _end(process)
+            reader.join()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+    @staticmethod
+    def _result(folder: Path, status: int) -> Any:
+        said = folder / "error.txt"
+        words = said.read_text(encoding="utf-8") if said.is_file() else ""
+        if status == 0 and (folder / "result.pkl").is_file():
+            return get(folder / "result.pkl")
+        if status == child.STOPPED:
+            raise TrainingStoppedError(words or "asked to stop; it had not written a checkpoint in time")
+        if status == child.FAILED and words:
+            raise ModelError(words)
+        last = (folder / "output.log").read_text(encoding="utf-8", errors="replace").strip()[-_LAST_WORDS:]
+        raise WorkDiedError(f"its process {_how(status)}{f'; its last words: {last}' if last else ''}")
+
+
+def _how(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "was killed: see whether the machine ran out of memory, and shorten window in [full.training]"
+    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def _pass_on(lines: IO[bytes] | None, progress: Progress) -> None:
+    for line in lines or ():
+        try:
+            what, done, of = json.loads(line)
+        except ValueError:  # something a library printed
+            continue
+        progress(str(what), int(done), int(of))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Leave no process behind."""
+    if process.poll() is None:
+        process.kill()
+        process.wait()

@@ -1,0 +1,122 @@
+"""What real jobs are done with: builders, the blend, histories read from Kafka, archives or the embedded log.
+
+Functions here are sent by name to the process that trains; what they import, only that process loads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from models.dataset.cut import training_set
+from models.types import BoolVector, Builder, Built, IntVector, ModelError, TrainingSet
+from online.task.full_spec import FullSpec
+from online.task.spec import TaskSpec
+from streams.config.settings import Settings
+from streams.errors import UsageError
+from streams.trainer.history.history_builder import Logged
+from streams.trainer.history.log_sources import KafkaSource, LogSource
+from streams.trainer.history.read_history import read_history
+from streams.trainer.job.candidate_scores import score
+from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_runner import Runner
+from streams.trainer.job.job_steps import own_directory
+from streams.trainer.task_trainer import training_of
+
+
+def encoder_builder(spec: FullSpec) -> Builder:
+    """Trains the sequence encoder; raises ``ModelError`` for settings it does not have."""
+    from models.training.encoder_builder import EncoderBuilder
+    from models.training.training_settings import EncoderSettings
+
+    shape = {"hidden": spec.state, "embedding": spec.embedding, "metric": spec.training.metric}
+    try:
+        settings = EncoderSettings(**{**shape, **spec.training.encoder})  # type: ignore[arg-type] # checked by itself
+    except TypeError as error:
+        raise ModelError(f"[full.training] encoder: {error}; see models/training/training_settings.py") from error
+    return EncoderBuilder(settings)
+
+
+def trees_builder(spec: FullSpec) -> Builder:
+    """Trains boosted trees."""
+    del spec
+    from models.trees.tree_builder import TreesBuilder
+
+    return TreesBuilder()
+
+
+def with_other_precisions(built: Built, data: TrainingSet, rows: IntVector, y: BoolVector) -> Built:
+    """The candidate with int8 and float16 graphs among its files, and what they cost; trees have none."""
+    from models.evaluation.quantise import with_variants
+
+    return with_variants(built, data.history, rows, y)
+
+
+def blended(parts: Sequence[Built], data: TrainingSet) -> Built:
+    """The parts in one graph, weighed on the validation rows."""
+    from models.onnx.blend import blend, fit_weights
+
+    kept = np.flatnonzero(data.history.ts[data.labels.row] >= data.valid_from)
+    rows = data.labels.row[kept]
+    logits = np.column_stack([score(part, data, rows) for part in parts])
+    return blend(parts, fit_weights(logits, data.labels.y[kept], data.labels.weight[kept]))
+
+
+@dataclass(frozen=True)
+class KafkaData:
+    """Data sets from the topics, and from an archive where there is one. It holds secrets, so it is not sent around."""
+
+    settings: Settings
+
+    def __call__(self, task: TaskSpec, cutoff: float) -> TrainingSet:
+        """See ``streams.trainer.job.job_steps.Data``."""
+        try:
+            logged = asyncio.run(self._read(task, cutoff - training_of(task).window))
+        except UsageError:  # nothing so new: old events are being replayed, so all that is kept is looked at
+            logged = asyncio.run(self._read(task, None))
+        return cut(logged, task, cutoff)
+
+    async def _read(self, task: TaskSpec, since: float | None) -> Logged:
+        s = self.settings
+        async with KafkaSource(s, "trainer-data") as source:
+            return await read_history(task, source=source, archive=s.trainer.archive, since=since, limits=s.limits)
+
+
+@dataclass
+class SourceData:
+    """Data sets from a log that its owner puts here before each job: the embedded host's, as it was then."""
+
+    source: LogSource | None = None
+
+    def __call__(self, task: TaskSpec, cutoff: float) -> TrainingSet:
+        """See ``streams.trainer.job.job_steps.Data``."""
+        return cut(asyncio.run(read_history(task, source=self.source)), task, cutoff)
+
+
+def cut(logged: Logged, task: TaskSpec, cutoff: float) -> TrainingSet:
+    """What a training may see at ``cutoff``.
+
+    Where what is logged ends earlier, old events are being replayed: the cutoff is then that end.
+    """
+    t, known = training_of(task), logged.labels.known_at
+    end = max((float(times.max()) for times in (logged.history.ts, known) if len(times)), default=cutoff)
+    return training_set(
+        logged.history, logged.labels, min(cutoff, end), t.validation, None,
+        window_s=t.window, min_labels=t.min_labels, min_positives=t.min_positives,
+    )  # fmt: skip
+
+
+def kafka_workshop(settings: Settings, runner: Runner) -> Workshop:
+    """For the trainer process."""
+    builders = {"encoder": encoder_builder, "trees": trees_builder}
+    work = own_directory(settings.trainer.work)
+    return Workshop(KafkaData(settings), builders, blended, score, runner, work, with_other_precisions)
+
+
+def embedded_workshop(data: SourceData, runner: Runner, work: Path) -> Workshop:
+    """For a host in this process."""
+    return Workshop(data, {"encoder": encoder_builder, "trees": trees_builder}, blended, score, runner, work)

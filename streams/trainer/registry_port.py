@@ -1,0 +1,134 @@
+"""What the trainer asks of the registry, each thing so that doing it twice does no harm."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import msgspec
+
+from models.manifest import DataRange
+from models.registry.registry import Registry, relative_uri
+from models.registry.registry_errors import StageConflictError
+from models.types import Built
+from online.codec.wire import ModelUpdate
+from streams.trainer.task_state import Effect, Job
+
+JOB_FILE: Final = "job.json"
+"""In every version that a job made: by it the version is found again after a crash."""
+_TRIES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a candidate was trained on."""
+
+    start: float
+    end: float
+    cutoff: float
+    events: int
+    labels: int
+    positives: int
+    label_delay: float = 0.0
+    """Seconds."""
+
+
+class Shelf(Protocol):
+    """Versions of full models, and which of them serves."""
+
+    def champion(self, task: str) -> int:
+        """The version that serves; 0 for none."""
+        ...
+
+    def built(self, task: str, version: int) -> Built:
+        """A version as it was registered; raises ``ModelError`` for one that is not whole."""
+        ...
+
+    def register(self, task: str, built: Built, job: Job, origin: Origin, now: float) -> int:
+        """Keep a job's candidate; the same version when it is there already."""
+        ...
+
+    def tell(self, task: str, effect: Effect, why: str) -> ModelUpdate:
+        """Note in the registry what serves now; what to tell the workers. Repeating it changes nothing."""
+        ...
+
+
+class RegistryShelf:
+    """``Shelf`` over ``models.registry``."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def champion(self, task: str) -> int:
+        """See ``Shelf``."""
+        return self._registry.champion(task) or 0
+
+    def built(self, task: str, version: int) -> Built:
+        """See ``Shelf``."""
+        artefact = self._registry.load(task, version)
+        m = artefact.manifest
+        return Built(m.kind, artefact.onnx, m.inputs, m.state, m.embedding, dict(artefact.files), m.metrics, m.seed)
+
+    def register(self, task: str, built: Built, job: Job, origin: Origin, now: float) -> int:
+        """See ``Shelf``."""
+        mark = _mark(job)
+        if (found := self._of_job(task, mark)) is not None:
+            return found
+        made = replace(built, files={**built.files, JOB_FILE: mark})
+        manifest = self._registry.register(
+            task, made, created_at=now, label_delay=origin.label_delay, metrics=job.metrics,
+            parent=job.champion or None,
+            data=DataRange(
+                start=min(origin.start, origin.end), end=origin.end, cutoff=max(origin.cutoff, origin.end),
+                events=origin.events, labels=origin.labels, positives=origin.positives,
+            ),
+        )  # fmt: skip
+        return manifest.version
+
+    def _of_job(self, task: str, mark: bytes) -> int | None:
+        digest = hashlib.sha256(mark).hexdigest()
+        for version in reversed(self._registry.versions(task)):
+            entry = self._registry.manifest(task, version).files.get(JOB_FILE)
+            if entry is not None and entry.sha256 == digest:
+                return version
+        return None
+
+    def tell(self, task: str, effect: Effect, why: str) -> ModelUpdate:
+        """See ``Shelf``."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                self._move(task, effect, why)
+                break
+            except StageConflictError:  # somebody else moved a stage at this moment: look again
+                if not tries_left:
+                    raise
+        manifest = self._registry.manifest(task, effect.version)
+        metrics: Mapping[str, float | None] = dict(sorted(effect.metrics.items()))
+        return ModelUpdate(
+            task=task, version=str(effect.version), action=effect.action, uri=relative_uri(task, effect.version),
+            digest=manifest.digest, created_at=effect.at, metrics=dict(metrics) or None,
+        )  # fmt: skip
+
+    def _move(self, task: str, effect: Effect, why: str) -> None:
+        registry, version, at, why = self._registry, effect.version, effect.at, why[:500]
+        stages = registry.stages(task)
+        if effect.action == "shadow" and stages.of(version) == "candidate":
+            registry.set_stage(task, version, "shadow", at=at, expect=stages.seq, why=why)
+        elif effect.action == "promote":
+            registry.set_stage(task, version, "champion", at=at, expect=stages.seq, why=why)
+        elif effect.action == "retire" and stages.of(version) != "champion":
+            registry.set_stage(task, version, "archived", at=at, expect=stages.seq, why=why)
+        elif effect.action == "rollback" and stages.champion != version:
+            if stages.previous and stages.previous[-1] == version:
+                registry.rollback(task, at=at, expect=stages.seq, why=why)
+            else:
+                registry.set_stage(task, version, "champion", at=at, expect=stages.seq, why=why)
+
+
+def _mark(job: Job) -> bytes:
+    """The same for every repeat of a job: only what was fixed when it began."""
+    return msgspec.json.encode(
+        {"job": job.job_id, "cause": job.asked.cause, "request": job.asked.request_id, "cutoff": job.cutoff}
+    )

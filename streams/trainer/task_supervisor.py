@@ -1,0 +1,160 @@
+"""One task's trainer with the thread that does its jobs: what a host starts, beats and stops."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from models.types import ModelError, TrainingStoppedError
+from online.task.spec import TaskSpec
+from streams.errors import in_words
+from streams.ops.metric_registry import Registry
+from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_stages import JobRunner
+from streams.trainer.job.live_examples import LiveRows
+from streams.trainer.leased_state import Clock, Desk
+from streams.trainer.registry_port import Shelf
+from streams.trainer.state_journal import Journal
+from streams.trainer.task_state import WORKING, TaskState
+from streams.trainer.task_trainer import Publish, TaskTrainer
+from streams.trainer.trainer_errors import PASSING, LeaseLostError
+from streams.trainer.trainer_metrics import TaskMeasures
+
+log = logging.getLogger(__name__)
+
+
+class Bench:
+    """A task at work; its methods may block for a while, and are called by one thread at a time.
+
+    Parameters
+    ----------
+    spec, journal, shelf, shop, publish : see ``TaskTrainer`` and ``JobRunner``.
+    owner, lease_s : see ``Desk``.
+    clock : of the lease: wall time.
+    time : of cutoffs and phases; event time where the host is embedded, else the same.
+    metrics : of the process; a throw-away one when not given.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        journal: Journal,
+        shelf: Shelf,
+        shop: Workshop,
+        publish: Publish,
+        *,
+        owner: str,
+        lease_s: float,
+        clock: Clock,
+        time: Clock | None = None,
+        metrics: Registry | None = None,
+    ) -> None:
+        self.name, self._stopping = spec.name, threading.Event()
+        measures = TaskMeasures(spec.name, metrics)
+        desk = Desk(spec.name, journal, owner, lease_s, clock, measures.changed)
+        self.trainer = TaskTrainer(spec, desk, shelf, publish, time or clock, measures)
+        measures.follow(lambda: self.state, lambda: self.held)
+        self._jobs = JobRunner(self.trainer, shop, time or clock, self._stopping.is_set)
+        self._thread: threading.Thread | None = None
+        self.held = False
+        """Whether this trainer holds the task, as of the last beat."""
+        self.on_idle: Callable[[], None] = lambda: None
+        """Called by the job's thread when it ends."""
+        self.trouble = ""
+        """Why the last beat had no effect: storage that is away. Empty when it had."""
+
+    @property
+    def state(self) -> TaskState:
+        """The task's document."""
+        return self.trainer.state
+
+    @property
+    def working(self) -> bool:
+        """Whether a job's thread is at work."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is a job to begin or to go on with, or something to tell."""
+        s = self.state
+        waits = s.job is not None and s.job.stage == "shadowing"
+        under_way = s.job is not None and s.job.stage in WORKING
+        return bool(s.effects or under_way or (s.pending is not None and not waits))
+
+    def beat(self) -> None:
+        """Take the lease where there is something to do, or say that we are alive; see to the schedule."""
+        try:
+            self.trainer.tick()
+            if not self.held:
+                self.trainer.desk.reload()
+                if self.state.busy and self.trainer.desk.claim():
+                    self.held = True
+                    self.trainer.begin()
+            elif self.state.busy:
+                self.trainer.checkpoint()
+                self.trainer.look()
+            else:
+                self.trainer.desk.release()
+                self.held = False
+            self.trouble = ""
+        except LeaseLostError as lost:
+            self._lost(lost)
+        except PASSING as error:
+            self.trouble = in_words(error)
+            log.warning("task %s: %s; trying again in a while", self.name, in_words(error))
+
+    def ask_champion(self) -> None:
+        """Ask the registry what serves, for the metrics; where it is away the answer before stays."""
+        try:
+            self.trainer.measures.champion(self.trainer.shelf.champion(self.name))
+        except (ModelError, *PASSING) as error:
+            log.warning("task %s: what serves is not known: %s", self.name, in_words(error))
+
+    def give(self, rows: LiveRows, next_offset: int) -> None:
+        """Take in examples; where the journal is away they are to be read again, from ``trainer.offset``."""
+        try:
+            self.trainer.take(rows, next_offset)
+        except LeaseLostError as lost:
+            self._lost(lost)
+        except PASSING as error:
+            log.warning("task %s: %s; trying again in a while", self.name, in_words(error))
+            self.trainer.begin()
+
+    def start(self) -> None:
+        """Begin to work in a thread, where there is something to do and nobody at it."""
+        if self.held and self.has_work and not self.working and not self._stopping.is_set():
+            self._thread = threading.Thread(target=self.work, name=f"job-{self.name}", daemon=True)
+            self._thread.start()
+
+    def work(self) -> None:
+        """Do what there is to do, in this thread."""
+        try:
+            self._jobs.work()
+        except LeaseLostError as lost:
+            self._lost(lost)
+        except TrainingStoppedError as stopped:
+            log.info("task %s: %s", self.name, stopped)
+        finally:
+            self.on_idle()
+
+    def _lost(self, lost: LeaseLostError) -> None:
+        log.warning("%s", lost)
+        self.held = False
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait for the job's thread, if there is one."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Ask the job to stop after a checkpoint, wait for it, and let others have the task."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        if self.held and not self.working:
+            try:
+                self.trainer.checkpoint()
+                self.trainer.desk.release()
+            except LeaseLostError as lost:
+                self._lost(lost)

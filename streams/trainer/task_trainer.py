@@ -1,0 +1,196 @@
+"""One task's trainer: requests, the job under way, and what is judged live. Any host calls it, with its own clock.
+
+Three threads may use one: a host's for requests and examples, a worker's for the job, a third that gives signs of life.
+What has to survive is in the desk's document; everything else can be made again from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from models.types import ModelError
+from online.codec.wire import ModelUpdate, RetrainRequest
+from online.task.full_spec import FullSpec, TrainingSpec
+from online.task.spec import TaskSpec
+from streams.trainer.job.live_examples import LiveRows
+from streams.trainer.job.promotion import PhaseState, PromotionPhase, PromotionRules
+from streams.trainer.job.transitions import conclude, overtaken
+from streams.trainer.leased_state import Clock, Desk
+from streams.trainer.registry_port import Shelf
+from streams.trainer.task_state import Asked, Effect, TaskState
+from streams.trainer.trainer_metrics import TaskMeasures
+from streams.trainer.triggers import Considered, check_schedule, consider, scheduled
+
+log = logging.getLogger(__name__)
+
+Publish = Callable[[ModelUpdate], None]
+"""Tells the workers; returns when it is certain that they will hear of it."""
+
+
+class TaskTrainer:
+    """See the module.
+
+    Parameters
+    ----------
+    spec : a task with ``[full]``.
+    desk : its document.
+    shelf : the registry.
+    publish : how workers are told.
+    clock : epoch seconds; of an embedded host, event time.
+    measures : for the trainer's metrics; thrown away when not given.
+    """
+
+    def __init__(
+        self, spec: TaskSpec, desk: Desk, shelf: Shelf, publish: Publish, clock: Clock,
+        measures: TaskMeasures | None = None,
+    ) -> None:  # fmt: skip
+        self.spec, self.desk, self.shelf = spec, desk, shelf
+        self.measures = measures or TaskMeasures(spec.name)
+        self.training = training_of(spec)
+        if self.training.schedule is not None:
+            check_schedule(self.training.schedule)
+        self._publish, self._clock = publish, clock
+        t = self.training
+        self._rules = PromotionRules(t.shadow_examples, t.metric, t.confidence, t.seed)
+        self._phase: PromotionPhase | None = None
+        self._telling, self._taking = threading.Lock(), threading.Lock()
+        self.offset = 0
+        """Of the next example; set by the host where it begins to read, and kept from then on."""
+        self.newest_ts = 0.0
+        """Newest event time among the examples taken in."""
+
+    @property
+    def state(self) -> TaskState:
+        """The document, as far as this trainer knows it."""
+        return self.desk.state
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def ask(self, request: RetrainRequest) -> Considered:
+        """Take in a request; noted in the journal when this returns. The lease is not needed."""
+        asked, found = Asked.of(request), list[Considered]()
+
+        def change(state: TaskState) -> TaskState:
+            found.append(consider(state, asked, self.spec.retrain.cooldown))
+            return found[-1].state
+
+        self.desk.change(change, free=True)
+        self.measures.asked(found[-1].answer)
+        log.info("task %s: %s: %s", self.spec.name, found[-1].answer, found[-1].words)
+        return found[-1]
+
+    def tick(self) -> Considered | None:
+        """Look at the schedule."""
+        found: list[RetrainRequest | None] = [None]
+
+        def change(state: TaskState) -> TaskState:
+            after, found[0] = scheduled(state, self.training.schedule, self._clock())
+            return after
+
+        if self.training.schedule is None:
+            return None
+        self.desk.change(change, free=True)
+        return None if found[0] is None else self.ask(found[0])
+
+    # -- live labels -----------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Go on from the document, after the lease was taken."""
+        with self._taking:
+            self._phase = None
+            if self.state.phase is not None:
+                self.offset = self.state.offset
+
+    def take(self, rows: LiveRows, next_offset: int) -> None:
+        """Take in examples in log order, ``next_offset`` being the one behind them; decide where they suffice.
+
+        Raises ``LeaseLostError``.
+        """
+        with self._taking:
+            if len(rows):
+                self.newest_ts = max(self.newest_ts, float(rows.ts.max()))
+            while (phase := self._current()) is not None:
+                decided = phase.update(rows)
+                if decided is None:
+                    break
+                log.info("task %s: %s: %s", self.spec.name, decided.decision, decided.reason)
+                rows, now = rows.behind(decided.rows), self._clock()
+                self.desk.change(partial(conclude, decided=decided, now=now))
+            self.offset = next_offset
+        self.tell()
+
+    def _current(self) -> PromotionPhase | None:
+        """What is judged now: another thread may have begun a new phase."""
+        wanted, held = self.state.phase, self._phase
+        if wanted is None:
+            self._phase = None
+        elif held is None or _key(held.head) != _key(wanted):
+            self._phase = PromotionPhase(self._rules, wanted)
+        return self._phase
+
+    def checkpoint(self) -> None:
+        """Note how far the live labels were taken in, and give a sign of life; raises ``LeaseLostError``."""
+        with self._taking:
+            phase = self._current()
+            if phase is None:
+                self.desk.beat()
+                return
+            held, offset = phase.snapshot(), self.offset
+
+            def change(state: TaskState) -> TaskState:
+                if state.phase is None or _key(state.phase) != _key(held):
+                    return state
+                return msgspec.structs.replace(state, phase=held, offset=offset)
+
+            self.desk.change(change)
+            self.desk.beat()
+
+    def look(self) -> None:
+        """See whether somebody made another version serve by hand; raises ``LeaseLostError``, ``ModelError``."""
+        with self._telling, self._taking:
+            if self.state.phase is None or self.state.effects:
+                return
+            champion, now = self.shelf.champion(self.spec.name), self._clock()
+            before = self.state.phase
+            after = self.desk.change(lambda state: overtaken(state, champion, now))
+            if after.phase is not before:
+                log.warning("task %s: version %d was made to serve by hand", self.spec.name, champion)
+                self._phase = None
+
+    # -- effects ---------------------------------------------------------------------------------------------------
+
+    def tell(self) -> None:
+        """Do what was decided: note it in the registry, tell the workers, then strike it off."""
+        with self._telling:
+            while self.state.effects:
+                effect = self.state.effects[0]
+                why = self.state.ended[-1].reason if self.state.ended else ""
+                update = self.shelf.tell(self.spec.name, effect, "" if effect.action == "shadow" else why)
+                self._publish(update)
+                log.info("task %s: %s version %d", self.spec.name, effect.action, effect.version)
+                self.desk.change(partial(_struck, effect=effect))
+
+
+def _struck(state: TaskState, effect: Effect) -> TaskState:
+    return msgspec.structs.replace(state, effects=tuple(e for e in state.effects if e != effect))
+
+
+def _key(phase: PhaseState) -> tuple[object, ...]:
+    return phase.kind, phase.serving, phase.other, phase.since
+
+
+def training_of(spec: TaskSpec) -> TrainingSpec:
+    """How a task's full model is trained; raises ``ModelError`` where it has none."""
+    return full_of(spec).training
+
+
+def full_of(spec: TaskSpec) -> FullSpec:
+    """The full model of a task; raises ``ModelError`` where it has none."""
+    if spec.full is None:
+        raise ModelError(f"task {spec.name} has no full model to train; add a [full] table to its file")
+    return spec.full

@@ -1,0 +1,212 @@
+"""The trainer process: requests and examples in, full models out.
+
+Up: the producer, the position in ``examples``, then the group of ``retrain-requests``. Three loops run in the event
+loop: requests to the journal, examples to what is judged, and the heartbeat, which takes tasks, looks at schedules and
+starts jobs. A job runs in a thread and trains in a process, so neither a crash nor a long training stops the loops.
+Down: jobs write a checkpoint, leases are given back, then the links close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from models.registry.registry import Registry, open_files
+from online.codec.wire import ModelUpdate, RetrainRequest
+from online.task.spec import TaskSpec
+from streams.config import topics
+from streams.config.settings import Settings
+from streams.errors import UsageError, in_words
+from streams.kafka.produce.producer import BatchProducer
+from streams.kafka.security import link_security, transport_settings
+from streams.offline_models.model_updates import update_record
+from streams.ops.metrics import Metrics
+from streams.ops.signals import stop_signals
+from streams.ops.together import until_one_ends
+from streams.ops.web import WebServer
+from streams.trainer.example_follower import ExamplesFollower
+from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_runner import SubprocessRunner
+from streams.trainer.job.real_steps import kafka_workshop
+from streams.trainer.registry_port import RegistryShelf, Shelf
+from streams.trainer.request_reader import RequestReader
+from streams.trainer.state_journal import FilesJournal, Journal
+from streams.trainer.task_supervisor import Bench
+from streams.trainer.trainer_errors import PASSING
+from streams.trainer.trainer_status import TrainerStatus
+
+log = logging.getLogger(__name__)
+
+_SEND_S: Final = 60.0
+_CHAMPION_S: Final = 30.0
+"""Between two questions to the registry that are for the metrics only."""
+
+
+class Trainer:
+    """One trainer process, not started.
+
+    Parameters
+    ----------
+    settings : where everything is.
+    tasks : those with ``[full]`` are trained.
+    shop, shelf, journal : instead of the real ones, for tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tasks: Sequence[TaskSpec],
+        *,
+        shop: Workshop | None = None,
+        shelf: Shelf | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        t, options = settings.trainer, settings.kafka.client_options("trainer")
+        trained = [task for task in tasks if task.full is not None]
+        if not trained:
+            raise UsageError(f"none of {[task.name for task in tasks]} has a full model; add a [full] table to a task")
+        self._settings, self.name = settings, t.name()
+        shop = shop or kafka_workshop(settings, SubprocessRunner(t.stop_s))
+        shelf = shelf or RegistryShelf(Registry(settings.models.registry))
+        journal = journal or FilesJournal(open_files(settings.models.registry))
+        self.metrics = Metrics(settings.topics.own)
+        self.benches = [
+            Bench(
+                task, journal, shelf, shop, self._publish, owner=self.name, lease_s=t.lease_s, clock=time.time,
+                metrics=self.metrics,
+            )
+            for task in trained
+        ]  # fmt: skip
+        self._of_task = {bench.name: bench for bench in self.benches}
+        self._requests = RequestReader(options, settings.topics.name(topics.RETRAIN_REQUESTS), t.group)
+        self._examples = ExamplesFollower(options, self.benches, settings.topics.name(topics.EXAMPLES))
+        self._producer = BatchProducer(transport_settings(settings, t.group), link_security(settings.kafka))
+        self.status = TrainerStatus(self.benches, lambda: self._requests.trouble, t.lease_s + t.heartbeat_s)
+        self.web: WebServer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._nudge, self._stop = asyncio.Event(), asyncio.Event()
+        self._once = False
+
+    async def run(self, once: bool = False) -> None:
+        """Run until ``stop``; with ``once`` until all requests are answered and no training is at work."""
+        self._loop = asyncio.get_running_loop()
+        for bench in self.benches:
+            bench.on_idle = self._wake
+        async with contextlib.AsyncExitStack() as stack:
+            if not once:  # it ends by itself, and may run beside one that stays
+                await self._serve(stack)
+            await self._producer.start()
+            stack.push_async_callback(self._producer.stop)
+            await self._examples.start()
+            stack.push_async_callback(self._examples.stop)
+            await self._requests.start()
+            stack.push_async_callback(self._requests.stop)
+            stack.push_async_callback(self._end_jobs)
+            log.info("trainer %s: tasks %s", self.name, ", ".join(self._of_task))
+            await self._until_stopped(once)
+
+    def stop(self) -> None:
+        """Ask for a clean stop."""
+        self._stop.set()
+        self._nudge.set()
+
+    async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
+        """Answer those who look after this trainer, from before the first link is up until the last is closed."""
+        t = self._settings.trainer
+        if t.web_port == 0:
+            return
+        port, about = 0 if t.web_port == "auto" else t.web_port, {"role": "trainer", "worker": self.name}
+        self.web = await stack.enter_async_context(
+            WebServer(t.web_host, port, self.status, self.metrics, about, "trainer")
+        )
+        log.info("health, readiness and metrics at %s", self.web.url)
+
+    async def _until_stopped(self, once: bool) -> None:
+        """Run the loops; an error in one ends them all."""
+        loops = (self._read_requests, self._read_examples, self._beat)
+        self._once = once
+        await until_one_ends(*(loop() for loop in loops), self._stop.wait())
+
+    async def _read_requests(self) -> None:
+        while not self._stop.is_set():
+            if await self._requests.read(self._take) or self._once:
+                self._nudge.set()
+
+    async def _take(self, request: RetrainRequest) -> None:
+        bench = self._of_task.get(request.task)
+        if bench is None:
+            log.warning("request %s is for task %s, which is not trained here", request.request_id, request.task)
+            return
+        while True:
+            try:
+                await asyncio.to_thread(bench.trainer.ask, request)
+            except PASSING as error:
+                log.warning("request %s: %s; trying again in a while", request.request_id, in_words(error))
+                await asyncio.sleep(self._settings.trainer.heartbeat_s)
+            else:
+                return
+
+    async def _read_examples(self) -> None:
+        while not self._stop.is_set():
+            if await self._examples.step():
+                self._nudge.set()
+
+    async def _beat(self) -> None:
+        """Beat every ``heartbeat_s``, and start jobs as soon as something came."""
+        every, due, look = self._settings.trainer.heartbeat_s, 0.0, 0.0
+        while not self._stop.is_set():
+            if time.monotonic() >= look:
+                look = time.monotonic() + _CHAMPION_S
+                for bench in self.benches:
+                    await asyncio.to_thread(bench.ask_champion)
+            if time.monotonic() >= due or any(b.state.busy and not b.held for b in self.benches):
+                due = time.monotonic() + every
+                for bench in self.benches:
+                    await asyncio.to_thread(bench.beat)
+                self.status.beaten()
+            for bench in self.benches:
+                bench.start()
+            if self._once and await self._answered():
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every):  # wait_for may swallow a cancellation (Python 3.11)
+                    await self._nudge.wait()
+            self._nudge.clear()
+
+    async def _answered(self) -> bool:
+        """Whether there is nothing left but to wait for labels."""
+        ours = [bench for bench in self.benches if bench.state.owner in ("", self.name)]
+        at_work = any(bench.working or bench.has_work for bench in ours)
+        return not at_work and not await self._requests.behind()
+
+    async def _end_jobs(self) -> None:
+        for bench in self.benches:
+            await asyncio.to_thread(bench.stop, self._settings.trainer.stop_s + 10.0)
+
+    def _wake(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._nudge.set)
+
+    def _publish(self, update: ModelUpdate) -> None:
+        """Called by threads; returns when the brokers have it."""
+        if self._loop is None:
+            raise UsageError("the trainer was not started")
+        topic = self._settings.topics.name(topics.MODEL_UPDATES)
+        sending = self._producer.send_and_wait(topic, [update_record(update, time.time())])
+        asyncio.run_coroutine_threadsafe(sending, self._loop).result(_SEND_S)
+
+
+def run_trainer(make: Callable[[], Trainer], once: bool = False) -> int:
+    """Run a trainer until it is told to stop; the exit status. Raises ``WeirError`` for what a person can mend."""
+    return asyncio.run(_run(make, once))
+
+
+async def _run(make: Callable[[], Trainer], once: bool) -> int:
+    trainer = make()
+    with stop_signals(asyncio.get_running_loop(), trainer.stop) as caught:
+        await trainer.run(once)
+    return caught.status

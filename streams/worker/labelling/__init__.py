@@ -1,0 +1,1 @@
+"""Labelling: partitions of predictions and labels."""

@@ -1,0 +1,401 @@
+"""The label lane: predictions and labels of one partition to examples, alerts, drift and requests.
+
+Its state is in memory. Each *step* (so many records of one topic, in the order taken) is journalled before anything it
+made is published, so that after a crash the same steps are taken again in the same order from the newest snapshot, and
+make the same outputs. What was published twice is known by its id: the first counts.
+
+Predictions come from Kafka, or, where the same process scores, from the score lane as soon as they are acknowledged;
+offsets say where they belong, and what is missing in between (of a worker that died, say) is read from Kafka.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+import msgspec
+import numpy as np
+
+from online.batch import Scored
+from online.stages.labelling import LabellingStage
+from streams.config import topics
+from streams.errors import in_words
+from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
+from streams.kafka.produce.producer import Sent
+from streams.model_replicas.past_models import ModelHistory
+from streams.redis.partitions.label_journal import TICK, Step, StepLog, StoredLane
+from streams.worker.context import Context
+from streams.worker.labelling.linger import Linger
+from streams.worker.labelling.pending_step import Work, together
+from streams.worker.labelling.publisher import MAX_WAITING, Made, StepPublisher
+from streams.worker.labelling.step_reader import LaneReader
+
+log = logging.getLogger(__name__)
+
+IDLE_CHECK_S = 2.0
+"""How often a lane to which nobody hands over looks for predictions that a dead worker left."""
+EXPLAIN_TIMEOUT_S = 60.0
+CLOSE_S = 2.5
+"""How long letting go may take in all; a rebalance waits for it, within its ``hook_timeout_s``."""
+
+
+class _Positions(msgspec.Struct):
+    """As much of a snapshot as says where the lane goes on."""
+
+    positions: dict[str, int]
+
+
+class _Snapshot(msgspec.Struct):
+    """A label lane as it was after a step."""
+
+    positions: dict[str, int]
+    stages: dict[str, bytes]
+
+
+class LabelLane:
+    """Partition ``partition`` of predictions and labels.
+
+    Parameters
+    ----------
+    partition : its number.
+    ctx : what all lanes of the worker share.
+    stages : by task, new.
+    steps : the lane's journal.
+    histories : by task, its model as of any version, for the reasons of alerts.
+    reader : decodes batches, and reads ranges of both topics again.
+    handed_over : whether predictions come from this process; else the consumer brings them.
+    """
+
+    def __init__(
+        self,
+        partition: int,
+        ctx: Context,
+        stages: dict[str, LabellingStage],
+        steps: StepLog,
+        histories: Mapping[str, ModelHistory],
+        reader: LaneReader,
+        handed_over: bool,
+    ) -> None:
+        self.partition, self.ctx, self.stages = partition, ctx, stages
+        self.lane = topics.LABELS, partition
+        self.name, self.ready = f"label-{partition}", False
+        self._steps, self._histories, self._reader, self._handed_over = steps, histories, reader, handed_over
+        self.positions: dict[str, int] = {}
+        """Next offset of each topic, as of the steps taken."""
+        self._number = 0
+        """Steps taken, since the lane began."""
+        self._queued = 0
+        """Next offset of predictions, as of the steps that wait."""
+        self._snapshot_step = 0
+        """The last step in a snapshot that is stored, as far as is known."""
+        self._linger = Linger()
+        self._empty()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._publishing: asyncio.Task[None] | None = None
+        self._handed_at = self._snapshot_at = 0.0
+        self.active_at = -math.inf
+        self._took_at = math.inf
+        """When it took its newest step that was not a tick, by the wall clock."""
+        self._whole = True
+        """Whether its state is that behind a step: after an error half of one may be in it, which is not stored."""
+
+    def _empty(self) -> None:
+        """Nothing waits, before the lane or behind it."""
+        self._inbox: asyncio.Queue[Work] = asyncio.Queue()
+        self._room = asyncio.Semaphore(MAX_WAITING)
+        self._order = asyncio.Lock()
+        self._recovered = asyncio.Event()
+        self._out = StepPublisher(self.partition, self.ctx, self._steps, self._reader.features)
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def open(self) -> dict[str, int]:
+        """Claim the lane and load what is stored; the offsets to go on from, of topics that have one."""
+        await self._steps.claim()
+        async with self.ctx.opening:
+            stored = await self._steps.load()
+        self._snapshot_step = stored.snapshot_step
+        self._stored, self._blob, positions = replace(stored, snapshot=None), stored.snapshot, dict[str, int]()
+        if self._blob is not None:
+            positions = msgspec.msgpack.decode(self._blob, type=_Positions).positions
+        for step in self._stored.steps:
+            if step.topic != TICK:
+                positions[step.topic] = step.stop
+        return positions
+
+    async def take_up(self) -> bool:
+        """Go on with a lane that was `let_go`, where nobody has had it since; else it has to be opened anew."""
+        if not await self._steps.claim():
+            return False
+        self._stored = StoredLane(None, self._number, [], self._number)
+        self._empty()
+        return True
+
+    def start(self) -> None:
+        """Recover, then take steps."""
+        works: list[Callable[[], Awaitable[None]]] = [self._run, partial(self._out.run, self._stored)]
+        if self._handed_over:
+            works.append(self._look_for_left)
+        self._tasks = [asyncio.ensure_future(self._guard(work)) for work in works]
+        self._publishing = self._tasks[1]
+
+    async def close(self) -> None:
+        """Let go of the partition and of what is in memory."""
+        await self.let_go()
+
+    async def let_go(self) -> bool:
+        """Let go of the partition; what is not published soon is taken again by its next owner.
+
+        Whether everything that is in memory was published: then the lane may be taken up again.
+        """
+        if not self._closed.done():
+            self._closed.set_result(None)
+        deadline = asyncio.get_running_loop().time() + CLOSE_S
+        for task in self._tasks:
+            if task is not self._publishing:
+                task.cancel()
+        await self._publish_rest(deadline - CLOSE_S / 2)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        rests = self.ready and self._whole and self._out.published == self._number
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.gather(*(history.close() for history in self._histories.values()))
+                if rests and self._number > self._snapshot_step:  # so that the next owner has nothing to take again
+                    await self._out.store(self._number, self._capture())
+                    self._snapshot_step = self._number
+        except Exception as error:  # noqa: BLE001 - whatever it is, the journal is there
+            why = f"it took longer than {CLOSE_S:g} s" if isinstance(error, TimeoutError) else in_words(error)
+            log.warning("%s: no snapshot at the end (%s); its next owner takes some steps again", self.name, why)
+        return rests
+
+    async def _publish_rest(self, deadline: float) -> None:
+        """Wait a little for what was taken, so that a clean stop makes nothing twice."""
+        if self._publishing is None or not self.ready:
+            return
+        published = asyncio.ensure_future(self._out.until(self._number))
+        left_s = deadline - asyncio.get_running_loop().time()
+        await asyncio.wait({published, self._publishing}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        published.cancel()
+
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, going on would skip a step
+            self._whole = False
+            self.ctx.fail((topics.LABELS, self.partition), error)
+
+    # -- what comes in -------------------------------------------------------------------------------------------
+
+    def put(self, batch: FetchedBatch) -> None:
+        """Take a batch of labels or predictions; the consumer bounds how many wait."""
+        if self.ctx.consumer.take(batch):
+            try:
+                self._inbox.put_nowait(self._reader.decode(batch))
+            except Exception as error:  # noqa: BLE001 - it is this partition's
+                self.ctx.fail((topics.LABELS, self.partition), error)
+
+    async def hand_over(self, sent: list[Sent], scored: dict[str, Scored]) -> None:
+        """Take predictions that the brokers have acknowledged, in the order in which they were sent.
+
+        Where the lane closes instead, or fails, they are in Kafka for whoever opens it next: the score lane goes on.
+        """
+        handing = asyncio.ensure_future(self._guard(partial(self._hand_over, sent, scored)))
+        try:
+            await asyncio.wait({handing, self._closed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            handing.cancel()
+
+    async def _hand_over(self, sent: list[Sent], scored: dict[str, Scored]) -> None:
+        await self._recovered.wait()
+        async with self._order:
+            self._handed_at = asyncio.get_running_loop().time()
+            start, stop = sent[0].base_offset, sent[-1].base_offset + sent[-1].count
+            rows = sum(len(s) for s in scored.values())
+            if start > self._queued:
+                await self._queue_range(start)
+            if start == self._queued and stop - start == rows:
+                await self._queue(Work(Step(topics.PREDICTIONS, start, stop), scored=_placed(scored, start)))
+            elif stop > self._queued:  # somebody else wrote in between, or a part of it was read already
+                await self._queue_range(stop)
+
+    async def _queue_range(self, stop: int) -> None:
+        async for work in self._reader.rest(self._queued, stop):
+            await self._queue(work)
+
+    async def _queue(self, work: Work) -> None:
+        await self._room.acquire()
+        work.handed = 1
+        self._queued = work.step.stop
+        self._inbox.put_nowait(work)
+
+    async def _look_for_left(self) -> None:
+        """Take predictions that nobody hands over: acknowledged, but their worker died before it could.
+
+        Those that were there at the look before, too: newer ones are on their way, on a busy worker for a while.
+        """
+        await self._recovered.wait()
+        loop, seen = asyncio.get_running_loop(), 0
+        while True:
+            if loop.time() - self._handed_at >= IDLE_CHECK_S:
+                _, end = await self._reader.bounds()
+                async with self._order:
+                    if seen > self._queued and loop.time() - self._handed_at >= IDLE_CHECK_S:
+                        await self._queue_range(end)
+                seen = end
+            await asyncio.sleep(IDLE_CHECK_S)
+
+    # -- time without events; see `idle.TimedLane` ---------------------------------------------------------------
+
+    @property
+    def watermark(self) -> float:
+        """Event time of the partition, by its predictions."""
+        return max(stage.time.watermark for stage in self.stages.values())
+
+    @property
+    def live(self) -> bool:
+        """Whether its newest predictions came no later than they may be late."""
+        return self._took_at - self.watermark <= self.ctx.settings.worker.intake.allowed_lateness
+
+    def due(self, at: float) -> bool:
+        """Whether an alert may resolve by event time ``at``, if no event comes, and nothing waits before that."""
+        idle = self.ready and self._inbox.empty()
+        return idle and any(stage.book.due(at) for stage in self.stages.values())
+
+    def pass_time(self, at: float) -> None:
+        """Resolve what is quiet by then: a step of its own, so that it is taken again in its place."""
+        self.active_at = asyncio.get_running_loop().time()
+        self._inbox.put_nowait(Work(Step(TICK, round(at * 1000), round(at * 1000))))
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        await self._recover()
+        while True:
+            works = [await self._inbox.get()]
+            if self._handed_over:
+                await asyncio.sleep(self._linger.pause_s(self.ctx.lanes))
+            while not self._inbox.empty():
+                works.append(self._inbox.get_nowait())
+            for work in together(works):
+                await self._take(work)
+                for _ in range(work.handed):
+                    self._room.release()
+
+    async def _recover(self) -> None:
+        """From the snapshot and the steps since to where the lane was; outputs that may be missing are made again."""
+        stored = self._stored
+        if self._blob is not None:
+            self.positions = await asyncio.to_thread(self._restore, self._blob)
+            self._number, self._blob = stored.snapshot_step, None  # it may be large
+        async for work in self._reader.again(stored.steps):
+            await self._take(work, publish=self._number >= stored.done)
+        if stored.steps:
+            log.info("%s: took %d steps again", self.name, len(stored.steps))
+        if self._handed_over and topics.PREDICTIONS not in self.positions:
+            self.positions[topics.PREDICTIONS], _ = await self._reader.bounds()
+        self._queued = self.positions.get(topics.PREDICTIONS, 0)
+        self._snapshot_at = asyncio.get_running_loop().time() + self.ctx.settings.worker.snapshot_every_s
+        self.ready = True
+        self._recovered.set()
+
+    def _restore(self, snapshot: bytes) -> dict[str, int]:
+        """Put every task's stage back, in any thread; the positions of then."""
+        held = msgspec.msgpack.decode(snapshot, type=_Snapshot)
+        for task, state in held.stages.items():
+            for anew in self.stages[task].restore(state) if task in self.stages else ():
+                log.warning("%s: task %s was changed: %s", self.name, task, anew)
+        return held.positions
+
+    async def _take(self, work: Work, publish: bool = True) -> None:
+        for task, scored in work.scored.items():
+            if self.stages[task].task.alerting:
+                await self._histories[task].cover(scored.predictions.model_version, EXPLAIN_TIMEOUT_S)
+        await self._bring(work)
+        clock, started = self.ctx.metrics.stages("label"), self.ctx.metrics.now()
+        outputs = {task: self.stages[task].scored(s) for task, s in work.scored.items()}
+        outputs |= {task: self.stages[task].labels(batch) for task, batch in work.labels.items()}
+        clock.lap("label")
+        self._linger.took(self.ctx.metrics.now() - started)
+        if work.step.topic == TICK:
+            outputs = {task: stage.advance(work.step.stop / 1000) for task, stage in self.stages.items()}
+        else:
+            self.positions[work.step.topic] = work.step.stop
+            self.active_at = asyncio.get_running_loop().time()
+            self._took_at = self.ctx.now()
+        self._number += 1
+        if publish:
+            await self._out.put(Made(self._number, work, outputs, self._snapshot_if_due()))
+
+    async def _bring(self, work: Work) -> None:
+        """Read back what the step will need of rows that were logged long ago."""
+        for task, of in (work.scored | work.labels).items():
+            wanted = self.stages[task].wanted(of)
+            if len(wanted.rows):
+                self.stages[task].lend(*await self._reader.logged(task, wanted))
+                self.ctx.metrics.inc("weir_logged_rows_read_total", len(wanted.rows), task=task)
+
+    def _snapshot_if_due(self) -> Callable[[], bytes] | None:
+        """Makes a snapshot of the state after the step just taken; every so often, and seldom where copying is slow."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        if started < self._snapshot_at:
+            return None
+        encode = self._capture()
+        now = loop.time()
+        self._snapshot_at = now + max(self.ctx.settings.worker.snapshot_every_s, 50.0 * (now - started))
+        return encode
+
+    def _capture(self) -> Callable[[], bytes]:
+        """Copy the state; the call of what it returns makes a snapshot of the copy, in any thread."""
+        positions, stages = dict(self.positions), {task: stage.capture() for task, stage in self.stages.items()}
+
+        def encode() -> bytes:
+            return msgspec.msgpack.encode(_Snapshot(positions, {task: stage() for task, stage in stages.items()}))
+
+        return encode
+
+    async def take_alone(self, step: Step, piece: Slice) -> None:
+        """Take a step without publishing anything, where the lane is not started."""
+        await self._take(self._reader.decode_step(step, piece), publish=False)
+        await self._steps.append(self._number, [step])
+
+    async def move(self, topic: str, offset: int) -> None:
+        """Go on at ``offset`` of a topic, where the lane is open and not started: what was taken is published first."""
+        publishing = asyncio.ensure_future(self._out.run(self._stored))
+        moving = asyncio.ensure_future(self._move(topic, offset))
+        try:
+            await asyncio.wait({publishing, moving}, return_when=asyncio.FIRST_COMPLETED)
+            await (moving if moving.done() else publishing)  # publishing ends by an error only
+        finally:
+            publishing.cancel()
+            moving.cancel()
+            await asyncio.gather(publishing, moving, return_exceptions=True)
+
+    async def _move(self, topic: str, offset: int) -> None:
+        await self._recover()
+        await self._out.until(self._number)
+        self.positions[topic] = offset
+        await self._out.store(self._number, self._capture())
+
+    async def finish_alone(self) -> None:
+        """Store the lane as it is after `take_alone`, also where there was nothing to take: it goes on from there."""
+        if self._number:
+            await self._steps.done(self._number)
+        await self._out.store(self._number, self._capture())
+
+
+def _placed(scored: dict[str, Scored], start: int) -> dict[str, Scored]:
+    """What was sent together, one task after the other, with the offsets it got."""
+    placed, at = dict[str, Scored](), start
+    for task, own in scored.items():
+        placed[task] = replace(own, offsets=np.arange(at, at + len(own)))
+        at += len(own)
+    return placed

@@ -1,0 +1,127 @@
+"""What a label lane made, on its way out: every step is journalled, then sent, then told to be done, in their order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from online.stages.labelling import LabelOutput
+from streams.records import Refused
+from streams.redis.partitions.label_journal import StepLog, StoredLane
+from streams.worker.context import Context
+from streams.worker.labelling.pending_step import Work
+from streams.worker.lane_outputs import label_records
+from streams.worker.letters import Letters
+
+MAX_WAITING: Final = 64
+"""Steps that wait for a label lane, before it computes or behind it, before whoever brings more has to wait."""
+
+
+@dataclass(slots=True)
+class Made:
+    """One step taken, to be published."""
+
+    number: int
+    """Steps are numbered from 1 on, for ever."""
+    work: Work
+    outputs: dict[str, LabelOutput]
+    """By task."""
+    snapshot: Callable[[], bytes] | None = None
+    """Makes a snapshot of the lane behind the step, where it is to be stored; in any thread."""
+
+
+class StepPublisher:
+    """Publishes the steps of the label lane of ``partition``.
+
+    Parameters
+    ----------
+    partition : its number.
+    ctx : what all lanes of the worker share.
+    steps : the lane's journal.
+    features : by task, the names of its features.
+    """
+
+    def __init__(self, partition: int, ctx: Context, steps: StepLog, features: Mapping[str, tuple[str, ...]]) -> None:
+        self._partition, self._ctx, self._steps, self._features = partition, ctx, steps, features
+        self.published = 0
+        """The last step whose outputs are acknowledged."""
+        self._made: asyncio.Queue[Made] = asyncio.Queue(MAX_WAITING)
+        self._letters, self._moved = Letters(ctx), asyncio.Event()
+
+    async def put(self, made: Made) -> None:
+        """Take the next step; waits for room."""
+        await self._made.put(made)
+
+    async def until(self, number: int) -> None:
+        """Wait until a step is published."""
+        while self.published < number:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def run(self, stored: StoredLane) -> None:
+        """Publish for ever, behind what is ``stored``: steps that are in the journal already were taken again."""
+        self.published = stored.done
+        while True:
+            made = [await self._made.get()]
+            while not self._made.empty():
+                made.append(self._made.get_nowait())
+            if new := [m for m in made if m.number >= stored.next_step]:
+                await self._steps.append(new[0].number, [m.work.step for m in new])
+            for acknowledged in [await self._send(m) for m in made]:
+                await acknowledged
+            await self._steps.done(made[-1].number)
+            self.published = made[-1].number
+            self._moved.set()
+            self._complete(made)
+            await self._store(made)
+
+    def _complete(self, made: Sequence[Made]) -> None:
+        for batch in (m.work.batch for m in made):
+            if batch is not None:
+                self._ctx.consumer.complete(batch)
+                self._ctx.completed(batch)
+
+    async def _store(self, made: Sequence[Made]) -> None:
+        for m in made:
+            if m.snapshot is not None:
+                await self.store(m.number, m.snapshot)
+
+    async def store(self, number: int, encode: Callable[[], bytes]) -> None:
+        """Store the snapshot that ``encode`` makes of the lane after step ``number``, while other lanes work on.
+
+        Only so many lanes of a worker do so at a time: each holds a copy of its state for as long.
+        """
+        started = self._ctx.metrics.now()
+        async with self._ctx.storing:
+            await self._steps.snapshot(number, await asyncio.to_thread(encode))
+        self._ctx.metrics.observe("weir_snapshot_seconds", self._ctx.metrics.now() - started)
+
+    async def _send(self, made: Made) -> asyncio.Future[Any]:
+        """Queue everything that a step made; ends when all in-sync replicas have it."""
+        ctx, work = self._ctx, made.work
+        now, pending = ctx.now(), list[asyncio.Future[Any]]()
+        for task, out in made.outputs.items():
+            self._count(task, out)
+            for topic, records in label_records(task, self._features[task], out, now).items():
+                pending.append(await ctx.records.send(ctx.name(topic), records))
+        if work.records:
+            topic, refused = ctx.name(work.step.topic), list(work.refused)
+            if (source := work.source) is not None:
+                copies, back = await ctx.placement.pass_on(topic, self._partition, source.records, work.astray)
+                pending += copies
+                refused += [Refused(source.offsets[i], why, source.records[i]) for i, why in back]
+            pending += await self._letters.send(topic, self._partition, work.records, refused)
+        return asyncio.gather(*pending)
+
+    def _count(self, task: str, out: LabelOutput) -> None:
+        m = self._ctx.metrics
+        if out.scored is not None:
+            m.inc("weir_predictions_total", len(out.scored), task=task)
+        for alert in out.alerts:
+            m.inc("weir_alerts_total", task=task, status=alert.status)
+        if out.detections:
+            m.inc("weir_drift_detections_total", len(out.detections), task=task)
+        for request in out.requests:
+            m.inc("weir_retrain_requests_total", task=task, cause=request.cause)

@@ -1,0 +1,228 @@
+"""Brings a label lane its steps: decodes batches, and reads ranges of Kafka, for recovery and what nobody brings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from online.batch import FloatVector, IntVector, Scored
+from online.codec.decode import DecodedLabels, decode_labels
+from online.codec.predictions import ScoredShape, decode_scored
+from online.labels.join import Wanted
+from online.stages.admission import labels_in_time
+from streams.config import topics
+from streams.errors import BrokerError
+from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
+from streams.kafka.consume.log_ends import LogBounds
+from streams.kafka.consume.point_reader import PointReader
+from streams.kafka.consume.range_reader import RangeReader
+from streams.records import Refused
+from streams.redis.partitions.label_journal import TICK, Step
+from streams.worker.context import Context
+from streams.worker.labelling.pending_step import Work
+from streams.worker.letters import in_order
+from streams.worker.scoring.misplaced import Astray
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S: Final = 60.0
+
+
+class LaneReader:
+    """Decodes predictions and labels of one partition.
+
+    Parameters
+    ----------
+    partition, ctx : the lane's.
+    shapes : by task: what its predictions carry.
+    bounds, points : of the topic of predictions; all lanes ask the same.
+    """
+
+    def __init__(
+        self, partition: int, ctx: Context, shapes: Mapping[str, ScoredShape], bounds: LogBounds, points: PointReader
+    ) -> None:
+        self._partition, self._ctx, self._shapes, self._bounds, self._points = partition, ctx, shapes, bounds, points
+        self.features = {task: shape.features for task, shape in shapes.items()}
+        """Names of each task's features."""
+        self._told = False
+
+    def decode(self, batch: FetchedBatch) -> Work:
+        """The step that a batch from the consumer is."""
+        own = self._ctx.settings.topics.own(batch.topic) or batch.topic
+        offsets = batch.offsets or range(batch.base_offset, batch.base_offset + len(batch.records))
+        piece = Slice(offsets, batch.records, batch.refused, batch.appended)
+        work = self.decode_step(Step(own, batch.base_offset, batch.next_offset), piece)
+        work.batch = batch
+        if work.unknown:
+            count = sum(work.unknown.values())
+            self._ctx.metrics.inc("weir_unknown_task_total", count, topic=own)
+            if not self._told:
+                words = "%s: records of tasks that do not run here are passed over, such as %r; this worker runs %s"
+                log.warning(words, batch.topic, next(iter(work.unknown)), ", ".join(self._shapes))
+                self._told = True
+        return work
+
+    def decode_step(self, step: Step, piece: Slice) -> Work:
+        """A step of these records."""
+        raw, work = [record.value for record in piece.records], Work(step, records=piece.total())
+        if step.topic == topics.LABELS:
+            labels = decode_labels(raw, limits=self._ctx.settings.limits)
+            # Of a time to come: what such a label told of alerts and windows would stand until then.
+            arrived = self._arrived(piece, labels.index)
+            labels = labels_in_time(labels, raw, arrived, self._ctx.settings.worker.intake)
+            labels = self._own(work, piece, labels)
+            by_task, rejects = labels.by_task(), labels.rejects
+            work.labels = {task: of for task, of in by_task.items() if task in self._shapes}
+            work.unknown = {task: len(of) for task, of in by_task.items() if task not in self._shapes}
+        else:
+            found, offsets = decode_scored(raw, self._shapes), np.asarray(piece.offsets, np.int64)
+            own = {task: of for task, of in found.tasks.items() if len(of.scored)}
+            work.scored = {task: replace(of.scored, offsets=offsets[of.index]) for task, of in own.items()}
+            rejects, work.unknown = found.rejects, found.unknown
+        decoded = [Refused(piece.offsets[r.index], r.reason, piece.records[r.index]) for r in rejects]
+        work.refused = in_order(piece.refused, decoded)
+        return work
+
+    def _arrived(self, piece: Slice, rows: IntVector) -> FloatVector | float:
+        """When records were there at the latest, by the broker's clock where it stamped them, else by ours."""
+        return np.array([piece.records[i].ts for i in rows.tolist()]) if piece.appended else self._ctx.now()
+
+    def _own(self, work: Work, piece: Slice, labels: DecodedLabels) -> DecodedLabels:
+        """Without those that another partition owns, which the step passes on; others' tasks are left to others."""
+        if self._ctx.silent is not None:  # in a rebuild they are where their predictions were
+            return labels
+        ids, tasks = labels.batch.entity_id, labels.tasks
+        rows, owners = self._ctx.placement.owners(ids, self._partition)
+        for row, owner in zip(rows.tolist(), owners.tolist(), strict=True):
+            if tasks[row] in self._shapes:
+                work.astray.append(Astray(int(labels.index[row]), ids[row], owner))
+        if not work.astray:
+            return labels
+        work.source = piece
+        return labels.take(np.flatnonzero(~np.isin(labels.index, [a.place for a in work.astray])))
+
+    async def again(self, steps: Sequence[Step]) -> AsyncIterator[Work]:
+        """Steps that were taken before, as they were."""
+        done, patience = 0, self._patience()
+        while done < len(steps):
+            try:
+                async with AsyncExitStack() as stack:
+                    cursors: dict[str, _Cursor] = {}
+                    for step in steps[done:]:
+                        if step.topic == TICK:
+                            yield Work(step)
+                            done += 1
+                            continue
+                        if step.topic not in cursors:
+                            reader = await stack.enter_async_context(self._reader(step.topic))
+                            cursors[step.topic] = _Cursor(reader, self._partition)
+                        yield self.decode_step(step, await cursors[step.topic].take(step))
+                        done += 1
+            except BrokerError as error:
+                await patience.wait(error)
+
+    async def rest(self, start: int, stop: int) -> AsyncIterator[Work]:
+        """Predictions ``[start, stop)``, in steps as they come."""
+        at, patience = start, self._patience()
+        while at < stop:
+            try:
+                async with self._reader(topics.PREDICTIONS) as reader:
+                    async for piece in reader.read(self._partition, at, stop):
+                        end = piece.stop
+                        yield self.decode_step(Step(topics.PREDICTIONS, at, end), piece)
+                        at = end
+                break
+            except BrokerError as error:
+                await patience.wait(error)
+        if at < stop:  # offsets that hold no record belong to the range all the same
+            yield Work(Step(topics.PREDICTIONS, at, stop))
+
+    async def logged(self, task: str, wanted: Wanted) -> tuple[IntVector, Scored]:
+        """Rows of a task as they were logged, ascending: those of ``wanted`` that Kafka still holds."""
+        offsets, patience = wanted.offsets.tolist(), self._patience()
+        while True:
+            try:
+                found = await self._points.read(self._partition, offsets)
+                break
+            except BrokerError as error:
+                await patience.wait(error)
+        at = [i for i, offset in enumerate(offsets) if offset in found]
+        decoded = decode_scored([found[offsets[i]].value for i in at], {task: self._shapes[task]}).tasks[task]
+        return wanted.rows[np.array(at, np.int64)[decoded.index]], decoded.scored
+
+    async def bounds(self) -> tuple[int, int]:
+        """The first offset of predictions that is kept, and the one behind their last."""
+        patience = self._patience()
+        while True:
+            try:
+                return await self._bounds.of(self._partition)
+            except BrokerError as error:
+                await patience.wait(error)
+
+    def _patience(self) -> Patience:
+        return Patience(self._ctx.settings.worker.delivery_timeout_s)
+
+    def _reader(self, topic: str) -> RangeReader:
+        settings = self._ctx.settings
+        options = settings.kafka.client_options("recovery")
+        return RangeReader(options, self._ctx.name(topic), limits=settings.limits_of(topic))
+
+
+class Patience:
+    """Waits while brokers are away, for so long in all.
+
+    Parameters
+    ----------
+    limit_s : after it the error is raised.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._began: float | None = None
+
+    async def wait(self, error: BrokerError) -> None:
+        """Wait a little; raises ``error`` when that has been long enough."""
+        now = asyncio.get_running_loop().time()
+        if self._began is None:
+            self._began = now
+            log.warning("%s; waiting for them up to %g s", error, self._limit_s)
+        if now - self._began > self._limit_s:
+            raise error
+        await asyncio.sleep(1.0)
+
+
+class _Cursor:
+    """Reads ranges of one partition that mostly follow each other, each part of the log once."""
+
+    def __init__(self, reader: RangeReader, partition: int) -> None:
+        self._reader, self._partition = reader, partition
+        self._next = -1
+        """Where the last range ended."""
+        self._held = Slice((), ())
+        """Read, and behind the last range."""
+
+    async def take(self, step: Step) -> Slice:
+        """The records of a range; raises as `RangeReader.read` does."""
+        if step.start != self._next:
+            self._held = Slice((), ())
+            await self._reader.seek(self._partition, step.start)
+        taken: list[Slice] = []
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
+            mine, self._held = self._held.split(step.stop)
+            taken.append(mine)
+            if self._held or await self._reader.position() >= step.stop:
+                self._next = step.stop
+                return Slice.concat(taken)
+            self._held = await self._reader.fetch()
+            if asyncio.get_running_loop().time() > deadline:
+                raise BrokerError(
+                    f"{self._reader.topic}-{self._partition}: offsets {step.start} to {step.stop} did not come for "
+                    f"{PATIENCE_S:g} s; see whether the brokers are up"
+                )

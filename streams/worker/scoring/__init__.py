@@ -1,0 +1,1 @@
+"""Scoring: partitions of event streams."""

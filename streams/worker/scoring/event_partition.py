@@ -1,0 +1,197 @@
+"""The score lane: what one partition of an event stream keeps, and how its batches begin and end.
+
+Predictions go to the partition of the same number, updates of other entities' rows to ``entity-updates``, refused
+records to ``dead-letters``. What the lane remembers besides rows (ids for dedupe, timers) is journalled with each step.
+What lies between is done for several lanes at once, by `Scoring`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from online.batch import FloatVector, Scored
+from online.codec.decode import Decoded, decode_device_events, decode_user_events
+from online.features.kernel import EVENT
+from online.stages.admission import Intake
+from online.stages.scoring import PreparedBatch, ScoringStage
+from online.task.column_plan import union
+from streams.config import topics
+from streams.kafka.consume.fetched_batch import FetchedBatch
+from streams.kafka.consume.offset_tracker import Ticket
+from streams.kafka.produce.producer import Sent
+from streams.redis.partitions.partition_store import Lane, LaneRecord, Writes
+from streams.redis.store_errors import LaneMoved
+from streams.worker.context import Context
+from streams.worker.journal import LaneJournal
+from streams.worker.lane import RowLane, Step
+from streams.worker.lane_outputs import timer_records
+from streams.worker.letters import Letters, refused_of
+from streams.worker.scoring.batch_scoring import Scoring
+from streams.worker.scoring.lane_batch import Part
+from streams.worker.scoring.misplaced import Astray
+
+DECODERS: Final = {topics.USER_EVENTS: decode_user_events, topics.DEVICE_EVENTS: decode_device_events}
+
+_LOOK_EVERY: Final = 8
+"""Inputs that are missing are counted in one batch of so many: ever the same columns are."""
+
+HandOver = Callable[[list[Sent], dict[str, Scored]], Awaitable[None]]
+"""Gives acknowledged predictions, by task in the order sent, to the label lane of the same partition."""
+
+
+class ScoreLane(RowLane):
+    """One partition of an event stream.
+
+    Parameters
+    ----------
+    lane, ctx : see `RowLane`.
+    stages : makes one for each task on the stream, in the order in which their predictions are sent.
+    scoring : computes, for all lanes of the stream.
+    hand_over : where acknowledged predictions go inside the process, if anywhere.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        ctx: Context,
+        stages: Callable[[], list[ScoringStage]],
+        scoring: Scoring,
+        hand_over: HandOver | None = None,
+    ) -> None:
+        super().__init__(lane, ctx)
+        self._make_stages, self._scoring, self._hand_over = stages, scoring, hand_over
+        self._letters = Letters(ctx)
+        self.live, self.active_at, self._looks = False, -math.inf, 0
+
+    def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
+        """Rebuild the memory of ids and the timers from the journal."""
+        self.stages = self._make_stages()
+        self._decode, self._columns = DECODERS[self.lane[0]], union([stage.columns for stage in self.stages])
+        policy, most = self.ctx.settings.worker.intake, self.ctx.id_bytes
+        self.intake = Intake(policy, journal=True, key=self.ctx.new_key(), most_bytes=most)
+        if record is not None:
+            self.intake.resume(record.mark)
+        self._journal = LaneJournal(self.intake, [stage.timers for stage in self.stages])
+        self._journal.restore(journal)
+
+    def _works(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        return [self._flush_steps]
+
+    def mark(self) -> bytes:
+        """Event time and counts."""
+        return self.intake.mark()
+
+    async def set_watermark(self, ts: float) -> None:
+        """Take ``ts``, epoch seconds, for the newest event time, where the lane is open and not started."""
+        self.intake.set_watermark(ts)
+        if self.next_offset is not None:
+            await self.move(self.next_offset, newest=ts)
+
+    @property
+    def id_bytes(self) -> int:
+        """See `RowLane`."""
+        return self.intake.ids.nbytes
+
+    def put(self, batch: FetchedBatch) -> None:
+        """Take a batch; the consumer bounds how many wait."""
+        self.active_at = asyncio.get_running_loop().time()
+        self._scoring.put(self, batch)
+
+    # -- time without events; see `idle.TimedLane` ---------------------------------------------------------------
+
+    @property
+    def watermark(self) -> float:
+        """Event time of the partition."""
+        return self.intake.watermark
+
+    def due(self, at: float) -> bool:
+        """Whether a timer fires by event time ``at``, if no event comes, and nothing waits before that."""
+        idle = self.next_offset is not None and not self._steps and not self._scoring.has(self)
+        return idle and any(stage.timers is not None and stage.timers.due(at) for stage in self.stages)
+
+    def pass_time(self, at: float) -> None:
+        """Score and label what is due by then."""
+        tp = self.ctx.topic_partition(self.lane)
+        self.put(FetchedBatch(*tp, 0, 0, (), Ticket(tp, 0, 0, -1), tick=at))
+
+    async def compute(self, batch: FetchedBatch) -> Step:
+        """Score one batch."""
+        (made,) = await self._scoring.compute([(self, batch)])
+        if isinstance(made, LaneMoved):
+            raise made
+        return made
+
+    def decode(self, raw: Sequence[bytes]) -> Decoded:
+        """Records of any partition of the stream as columns."""
+        return self._decode(raw, self._columns, limits=self.ctx.settings.limits)
+
+    def admit(self, batch: FetchedBatch, decoded: Decoded, astray: Sequence[Astray] = ()) -> Part:
+        """Let intake and timers see a batch; from here on it has to be scored, or the lane opened again.
+
+        ``astray`` are records that another partition owns: they are left out here, and passed on with the step.
+        """
+        self.unmade = True
+        if batch.tick is not None:
+            return self._let_pass(batch, batch.tick)
+        decoded = decoded.without([a.place for a in astray])
+        written = np.fromiter((record.ts for record in batch.records), np.float64, len(batch.records))
+        whole = len(decoded.index) == len(written)
+        now = self.ctx.now()
+        admitted = self.intake.admit(decoded.batch, batch.arrived(written if whole else written[decoded.index], now))
+        self.live = now - self.intake.watermark <= self.intake.policy.allowed_lateness
+        refused = [(r.index, r.reason) for r in decoded.rejects]
+        refused += [(int(decoded.index[r.row]), r.reason) for r in admitted.refused]
+        part = self._part(batch, written, [stage.prepare(admitted.batch) for stage in self.stages])
+        part.refused, part.astray = refused, astray
+        part.events, part.duplicates = len(admitted.batch), admitted.duplicates
+        return part
+
+    def _let_pass(self, batch: FetchedBatch, at: float) -> Part:
+        """What is due at ``at``, as a batch that holds no records and leaves the offset where it is."""
+        offset = self.next_offset or 0
+        batch = replace(batch, base_offset=offset, next_offset=offset)
+        return self._part(batch, np.empty(0), [stage.prepare_advance(at) for stage in self.stages])
+
+    def _part(self, batch: FetchedBatch, written: FloatVector, prepared: list[PreparedBatch]) -> Part:
+        wanted: dict[str, list[str]] = {}
+        for stage, rows in zip(self.stages, prepared, strict=True):
+            wanted |= stage.keys(rows)
+        journal, drop = self._journal.entry([rows.moved for rows in prepared])
+        return Part(self, batch, prepared, wanted, written, self.intake.mark(), journal, drop)
+
+    async def step(
+        self, part: Part, writes: Writes, sent: asyncio.Future[list[Sent]], others: list[asyncio.Future[Any]]
+    ) -> Step:
+        """Put the rest of a scored part on its way, whose predictions were ``sent``.
+
+        ``others`` are acknowledgements that it waits for, too.
+        """
+        batch, m = part.batch, self.ctx.metrics
+        copies, kept_back = await self.ctx.placement.pass_on(batch.topic, batch.partition, batch.records, part.astray)
+        others += copies
+        bad = refused_of(batch, [*part.refused, *kept_back])
+        others += await self._letters.send(batch.topic, batch.partition, batch.count, bad)
+        for stage, rows in zip(self.stages, part.prepared, strict=True):
+            if rows.fired is not None and len(rows.fired.labels):
+                told = timer_records(stage.task.name, rows.fired.labels, self.ctx.now())
+                others.append(await self.ctx.records.send_to(self.ctx.name(topics.LABELS), self.lane[1], told))
+            if others_events := part.events - int(np.count_nonzero(rows.modes == EVENT)):
+                m.inc("weir_passed_over_total", others_events, task=stage.task.name)
+            if self._looks % _LOOK_EVERY == 0:
+                m.inputs(stage.task.name, rows.events)
+        self._looks += 1
+        m.scored(batch, part.events, part.duplicates)
+        sent.add_done_callback(lambda _: m.latency(batch, self.ctx.now(), part.written))
+
+        async def after() -> None:
+            if self._hand_over is not None and part.scored:
+                await self._hand_over(sent.result(), part.scored)
+
+        acknowledged = asyncio.gather(sent, *others)
+        return Step(batch, self.next_offset, acknowledged, writes, part.mark, part.journal, part.drop, after)
