@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from models.dataset.cut import training_set
+from models.errors import ModelError
 from models.serving.active_models import Pair
 from models.serving.model_runner import FullRunner
 from models.serving.ort_model import OrtModel
-from models.types import Builder, Built, Float32Matrix, FloatVector, History, IntVector, Labels, ModelError, TrainingSet
+from models.types import Builder, Built, Float32Matrix, FloatVector, History, IntVector, Labels, TrainingSet
 from online.batch import LabelBatch, PredictionBatch
 from online.stages.pipeline import TaskPipeline
 from online.task.full_spec import FullSpec

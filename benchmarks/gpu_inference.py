@@ -33,9 +33,10 @@ from typing import Any
 
 import numpy as np
 
+from models.errors import ModelError
 from models.serving.ort_model import OrtModel
 from models.serving.session import open_session
-from models.types import Float32Matrix, ModelError
+from models.types import Float32Matrix
 
 INPUTS, HIDDEN = 27, 64
 BATCHES = (128, 256, 512, 1024, 2048, 4096)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.types import ModelError
+from models.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.types import ModelError
+from models.errors import ModelError
 from online.mistakes import mistakes, sentence
 
 SCHEMA = 1

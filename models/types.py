@@ -151,7 +151,3 @@ class Builder(Protocol):
 
 class TrainingStoppedError(WeirError):
     """The training was asked to stop; its checkpoint is in the work directory."""
-
-
-class ModelError(WeirError):
-    """A model, artefact or data set that cannot be used; the text names the value, the limit and the fix."""

@@ -41,8 +41,7 @@ def oversized(size: int, allowed: int, what: str = "bytes") -> str:
 
 
 class RecordBatch(Protocol):
-    """Consecutive records of one partition, as `streams.embedded.embedded_log.LoggedBatch` and
-    `streams.kafka.FetchedBatch` are.
+    """Consecutive records of one partition, as `LoggedBatch` (embedded) and `FetchedBatch` (Kafka) are.
 
     A partition's batches come in the order of their offsets, and the next one begins at ``next_offset`` or, where
     compaction or transactions left gaps, behind it. How records are cut into batches means nothing.

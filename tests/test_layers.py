@@ -90,7 +90,7 @@ def test_the_core_has_no_clock_no_unseeded_randomness_and_no_files(path: Path) -
 
 @pytest.mark.parametrize(
     ("layer", "source"),
-    [("online", "import time"), ("online", "from streams.embedded.embedded_log import EmbeddedLog"), ("online", "import redis.asyncio"),
+    [("online", "import time"), ("online", "import streams.records"), ("online", "import redis.asyncio"),
      ("models", "from online.stages.pipeline import TaskPipeline"), ("models", "import streams")],
 )  # fmt: skip
 def test_the_import_rule_can_fail(layer: str, source: str) -> None:

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from models.errors import ModelError
 from models.onnx.graph import GraphSpec, check_graph, open_session, probe_rows, run_graph
 from models.onnx.translate import translate
-from models.types import Float32Matrix, ModelError
+from models.types import Float32Matrix
 
 OPSET: Final = 18
 TOLERANCE: Final = 1e-4

@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.types import Float32Matrix, ModelError
+from models.errors import ModelError
+from models.types import Float32Matrix
 
 INPUTS_MAX: Final = 1024
 STATE_MAX: Final = 1024

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from models.errors import ModelError
 from models.manifest import GRAPH, ArtefactError, Manifest, Variant
 from models.onnx.graph import GraphSpec, check_graph
-from models.types import ModelError
 
 
 @dataclass(frozen=True, slots=True)

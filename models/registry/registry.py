@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from models.errors import ModelError
 from models.registry.files import Files, LocalFiles
 from models.registry.log import StageLog
 from models.registry.objects import ObjectFiles
 from models.registry.registry_errors import RegistryError
 from models.registry.stages import ACTIONS, Action, Stage, StageEntry, Stages, rollback_target
 from models.registry.versions import Versions
-from models.types import ModelError
 from online.codec.wire import ModelUpdate
 
 

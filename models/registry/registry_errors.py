@@ -8,7 +8,7 @@ ModelError (models.types)
 
 from __future__ import annotations
 
-from models.types import ModelError
+from models.errors import ModelError
 
 
 class RegistryError(ModelError):

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from models.errors import ModelError
 from models.manifest import (
     GRAPH,
     MANIFEST,
@@ -28,7 +29,7 @@ from models.manifest import (
 from models.registry.artefact import Artefact, check_artefact, check_file, check_graphs
 from models.registry.files import Files
 from models.registry.registry_errors import RegistryError
-from models.types import Built, ModelError
+from models.types import Built
 
 CLAIM = "claim.json"
 _CLAIM_TRIES = 1_000

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.errors import ModelError
 from models.serving.state_row import CHAMPION, SHADOW
-from models.types import IntVector, ModelError, StepModel
+from models.types import IntVector, StepModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import ModelError
 from models.serving.active_models import ModelSlots
 from models.serving.entity_steps import Stepped, as_inputs, rebuild, run_rounds
 from models.serving.occlusion import Occlusion, Usual
 from models.serving.packed_rows import Rounds, rounds_of
 from models.serving.state_row import SHADOW, Record, StateLayout
-from models.types import Float32Matrix, FloatVector, IntVector, ModelError, StepModel
+from models.types import Float32Matrix, FloatVector, IntVector, StepModel
 
 FloatMatrix = NDArray[np.float64]
 
@@ -98,9 +99,7 @@ class FullRunner:
         self.row_bytes, self.schema = self.layout.row_bytes, self.layout.schema
 
     def score(self, table: str, store: RowStore, keys: Sequence[str], ts: FloatVector, x: FloatMatrix) -> FloatMatrix:
-        """See ``online.task.full_spec.FullScorer``: ``x (n, D)`` in order to ``(n, width)``, states taken on in the
-        store.
-        """
+        """See ``FullScorer``: ``x (n, D)`` in order to ``(n, width)``, states taken on in the store."""
         pair, out = self.slots.pair, np.zeros((len(keys), self.width))
         if not len(keys):
             return out

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from models.errors import ModelError
 from models.onnx.graph import GraphSpec, declared
 from models.serving.buckets import BUCKETS, CALL_ROWS, Buckets
 from models.serving.occlusion import Usual
 from models.serving.session import GPU_MEM_LIMIT, Provider, open_session
-from models.types import Float32Matrix, Float32Vector, ModelError
+from models.types import Float32Matrix, Float32Vector
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from models.errors import ModelError
 from models.onnx.graph import first_line
-from models.types import ModelError
 
 Provider = Literal["auto", "cpu", "cuda"]
 

@@ -13,10 +13,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
 from models.encoder import Encoder, EncoderConfig
+from models.errors import ModelError
 from models.training.encoder_builder import CONFIG, WEIGHTS
 from models.training.network import Trained
 from models.training.nextevent import NextHeads, NextSpec
-from models.types import ModelError
 
 _FORMAT = 1
 

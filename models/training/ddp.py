@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from models.errors import ModelError
 from models.training.encoder_builder import EncoderBuilder
 from models.training.training_settings import EncoderSettings
-from models.types import Built, History, Labels, ModelError, Progress, TrainingSet, TrainingStoppedError
+from models.types import Built, History, Labels, Progress, TrainingSet, TrainingStoppedError
 
 _TAIL = 2_000
 _HISTORY = ("entity", "ts", "x", "score", "type", "amount", "item")

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.dataset.sequences import NextEvent
-from models.types import History, IntVector, ModelError
+from models.errors import ModelError
+from models.types import History, IntVector
 
 _ITEM_WIDTH = 16
 

@@ -15,6 +15,7 @@ import torch
 from models.dataset.sequences import next_events
 from models.dataset.split import train_rows, validation_rows
 from models.encoder import Encoder, EncoderConfig
+from models.errors import ModelError
 from models.training.artefact import files_of, load
 from models.training.feed import Feed
 from models.training.loop import Loop, OnEpoch
@@ -24,7 +25,7 @@ from models.training.normalise import fit
 from models.training.phases import phases
 from models.training.training_settings import EncoderSettings
 from models.training.world import World, join
-from models.types import Built, ModelError, Progress, TrainingSet
+from models.types import Built, Progress, TrainingSet
 
 Asks = tuple[Progress, Callable[[], bool], OnEpoch]
 

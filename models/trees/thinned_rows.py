@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from models.dataset.split import Rows
+from models.errors import ModelError
 from models.trees.tree_params import TreeParams
-from models.types import FloatVector, ModelError
+from models.types import FloatVector
 
 
 def thinned(rows: Rows, score: FloatVector, params: TreeParams, seed: int) -> Rows:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from models.dataset.split import Rows, train_rows, validation_rows
+from models.errors import ModelError
 from models.evaluation.gate import quality
 from models.trees.convert import to_onnx
 from models.trees.thinned_rows import thinned
 from models.trees.tree_params import TreeParams
-from models.types import Built, History, ModelError, Progress, TrainingSet, TrainingStoppedError
+from models.types import Built, History, Progress, TrainingSet, TrainingStoppedError
 
 MODEL_FILE = "model.txt"
 """LightGBM's own text form, for explaining a model and for comparing two."""

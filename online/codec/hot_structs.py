@@ -1,5 +1,4 @@
-"""The msgspec types of the hot path, generated from the pydantic models of ``online.codec.wire`` so they cannot drift
-apart.
+"""The msgspec types of the hot path, generated from the pydantic models of ``wire`` so they cannot drift apart.
 
 A struct has the same fields in the same order with the same bounds, narrowed to what an operator allows
 (``online.codec.limits``): a batch is judged while it is decoded, at no cost of its own. What msgspec cannot state

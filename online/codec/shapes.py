@@ -11,7 +11,7 @@ from functools import lru_cache
 from online.codec.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, Form, maybe_text, text
 from online.codec.hot_structs import features_struct
 from online.codec.wire import ID_CHARS, MADE_ID_CHARS, VERSION
-from online.task.full_spec import SEEN
+from online.full_columns import SEEN
 
 KNOWN = SEEN[-1]
 

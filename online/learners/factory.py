@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from online.full_columns import seen_width
 from online.learners.base import Learner
 from online.learners.bayesian import BayesianLogistic
 from online.learners.beside import BesideFull
@@ -21,7 +22,6 @@ from online.learners.leading import LeadingColumns
 from online.learners.logistic import ScaledLogistic
 from online.learners.stack import Stack
 from online.mistakes import did_you_mean, shown
-from online.task.full_spec import seen_width
 
 REGISTRY: dict[str, Callable[..., Learner] | str] = {
     "logistic": ScaledLogistic,

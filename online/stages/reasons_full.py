@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from online.batch import FloatMatrix, IntVector
-from online.task.full_spec import SEEN, FullSpec
+from online.full_columns import SEEN
+from online.task.full_spec import FullSpec
 
 
 class FullReasons:

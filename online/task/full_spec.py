@@ -20,6 +20,7 @@ from online.codec.wire import FEATURE_MAX
 from online.durations import Seconds
 from online.features.store import FeatureStore
 from online.frozen import Frozen
+from online.full_columns import LOGGED, SEEN
 
 
 class TrainingSpec(Frozen):
@@ -71,14 +72,6 @@ class FullSpec(Frozen):
     training: TrainingSpec = TrainingSpec()
 
 
-SEEN: tuple[str, ...] = ("full.logit", "full.known")
-"""Columns the online model sees, before ``full.e0`` and so on; both 0 without a full model, else ``known`` is 1."""
-LOGGED: tuple[str, ...] = ("full.version", "full.provider", "full.shadow_logit", "full.shadow_version")
-"""Columns that are only logged. Versions are the registry's, 0 for none; ``provider`` is 0 for none, 1 CPU, 2 CUDA.
-Behind them, by ``FullSpec.reasons``, ``full.why0``, ``full.part0`` and so on: an input that raised the logit (its
-number among the full model's inputs, from 1 on; 0 for none), and its part of all that raised it."""
-
-
 class FullScorer(Protocol):
     """The full model of one task, as the scoring stage uses it.
 
@@ -114,21 +107,6 @@ def columns(spec: FullSpec) -> tuple[str, ...]:
     """
     why = (f"full.{name}{k}" for k in range(spec.reasons) for name in ("why", "part"))
     return (*SEEN, *(f"full.e{k}" for k in range(spec.embedding)), *LOGGED, *why)
-
-
-def seen_width(features: Sequence[str]) -> int:
-    """How many of a task's columns the online model sees; all of them where the task has no full model.
-
-    >>> seen_width(("amount", *columns(FullSpec(embedding=1))))
-    4
-    """
-    if SEEN[-1] not in features:
-        return len(features)
-    width = list(features).index(SEEN[-1]) + 1
-    embedding = 0
-    while width + embedding < len(features) and features[width + embedding] == f"full.e{embedding}":
-        embedding += 1
-    return width + embedding
 
 
 def features_of(spec: FullSpec, inputs: Sequence[str], further: Sequence[str]) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def list_command(
 
         weir models list --json | jq '.[] | select(.stage == "champion").digest'
     """
-    from models.types import ModelError
+    from models.errors import ModelError
     from streams.cli.model_tables import document, version_row, versions_table
 
     held = open_registry(registry, config)
@@ -154,7 +154,7 @@ def verify_command(
 
         weir models verify fraud champion
     """
-    from models.types import ModelError
+    from models.errors import ModelError
 
     held = open_registry(registry, config)
     rows, bad = table("task", "version>", "files>", ""), 0

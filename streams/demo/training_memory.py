@@ -15,7 +15,7 @@ import numpy as np
 from models.evaluation.gate import average_precision
 from models.types import FloatVector, History, IntVector, Labels
 from online.batch import ExampleBatch
-from online.task.full_spec import SEEN
+from online.full_columns import SEEN
 from streams.trainer.history.history_builder import Logged, model_inputs
 
 KEPT: Final = 40_000

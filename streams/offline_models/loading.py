@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from models.errors import ModelError
 from models.serving.model_runner import FullRunner
 from models.serving.session import Provider, choose_provider
-from models.types import ModelError, StepModel
+from models.types import StepModel
 from online.task.full_spec import FullSpec
 from online.task.spec import TaskSpec
 from online.task.task_shape import shape_of

@@ -21,7 +21,8 @@ from models.types import StepModel
 from online.batch import FloatMatrix, FloatVector
 from online.codec.wire import ModelUpdate
 from online.features.store import FeatureStore
-from online.task.full_spec import SEEN, FullScorer
+from online.full_columns import SEEN
+from online.task.full_spec import FullScorer
 from streams.errors import in_words
 from streams.offline_models.model_updates import Ref, UpdateFold, Versions
 from streams.ops.metrics import Metrics

@@ -8,10 +8,11 @@ as ``table:fraud.user`` is the schema of the rows that have the table's plain na
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from streams.config import topics
 from streams.errors import StateError, UsageError
+from streams.kafka.admin.cluster import TopicIdentity
 from streams.redis.client import RedisLink
 from streams.redis.stored_rows import Lane
 
@@ -22,14 +23,6 @@ _ANEW: Final = {
     "examples",
 }
 """What to do where `weir partitions seek` is not for the topic."""
-
-
-class TopicIdentity(NamedTuple):
-    """A topic of the brokers, as what is stored of it is compared."""
-
-    id: str
-    """Empty where the brokers (before 2.8) have none."""
-    partitions: int
 
 
 class StoredIdentity:

@@ -6,7 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from models.types import ModelError, TrainingStoppedError
+from models.errors import ModelError
+from models.types import TrainingStoppedError
 from online.task.spec import TaskSpec
 from streams.errors import in_words
 from streams.ops.metric_registry import Registry

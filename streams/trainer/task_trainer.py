@@ -13,7 +13,7 @@ from functools import partial
 
 import msgspec
 
-from models.types import ModelError
+from models.errors import ModelError
 from online.codec.wire import ModelUpdate, RetrainRequest
 from online.task.full_spec import FullSpec, TrainingSpec
 from online.task.spec import TaskSpec

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from streams.config.settings import KafkaSettings
 from streams.errors import BrokerError, UsageError
 from streams.kafka.admin.clients import admin_client
-from streams.kafka.admin.cluster import read_identities
+from streams.kafka.admin.cluster import TopicIdentity, read_identities
 from streams.redis.partitions.partition_store import Lane
-from streams.redis.topic_identity import StoredIdentity, TopicIdentity
+from streams.redis.topic_identity import StoredIdentity
 
 if TYPE_CHECKING:
     from streams.worker.context import Context

@@ -14,11 +14,11 @@ from streams.config import topics
 from streams.config.settings import Settings
 from streams.errors import ShellError, UsageError
 from streams.kafka.admin.clients import admin_client, consumer
-from streams.kafka.admin.cluster import read_identities
+from streams.kafka.admin.cluster import TopicIdentity, read_identities
 from streams.kafka.admin.reader import Start, read_present
 from streams.kafka.partitioners import PartitionerName, partitions_of_text
 from streams.redis.client import opened
-from streams.redis.topic_identity import StoredIdentity, TopicIdentity, differences
+from streams.redis.topic_identity import StoredIdentity, differences
 from streams.worker.partitioner import stored_partitioner
 from streams.worker.scoring.misplaced import FIX
 

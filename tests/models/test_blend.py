@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from models.errors import ModelError
 from models.onnx.blend import BlendWeights, blend, blend_graphs, fit_weights
 from models.onnx.graph import GraphSpec, check_graph, open_session, run_graph
-from models.types import Built, ModelError
+from models.types import Built
 from tests.models.graphs import INPUTS, candidate, linear_graph, recurrent_graph
 
 

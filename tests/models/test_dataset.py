@@ -14,7 +14,8 @@ from models.dataset.batches import batches
 from models.dataset.cut import cut, training_set
 from models.dataset.sequences import sequences
 from models.dataset.split import Rows, columns_of, train_rows, validation_rows
-from models.types import History, Labels, ModelError, TrainingSet
+from models.errors import ModelError
+from models.types import History, Labels, TrainingSet
 
 TIMES = st.integers(0, 12).map(float)
 

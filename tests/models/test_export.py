@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.errors import ModelError
 from models.onnx.graph import GraphSpec, check_graph, open_session, run_graph
-from models.types import ModelError
 from tests.models.graphs import linear_graph, recurrent_graph, text_graph
 
 TWO = "(float[n, 2] x) => (float[n] logit) <int64[1] one = {1}>"
@@ -189,7 +189,7 @@ def test_a_function_without_translation_is_named(encoder: Any) -> None:
             return torch.erfinv(logit), after, embedding
 
     with pytest.raises(
-        ModelError, match=r"no translation of 'erfinv' to ONNX is known; add it to models/translate\.py"
+        ModelError, match=r"no translation of 'erfinv' to ONNX is known; add it to models/onnx/translate\.py"
     ):
         export_encoder(Strange(encoder.config))
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from models.errors import ModelError
 from models.evaluation.gate import Metric, average_precision, choose, compare, roc_auc
-from models.types import BoolVector, FloatVector, IntVector, ModelError
+from models.types import BoolVector, FloatVector, IntVector
 
 METRICS: dict[Metric, Any] = {"average_precision": average_precision, "roc_auc": roc_auc}
 

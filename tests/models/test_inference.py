@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnxruntime import OrtValue
 
+from models.errors import ModelError
 from models.onnx.graph import declared
 from models.serving import session as sessions
 from models.serving.buckets import BUCKETS, Buckets
@@ -21,7 +22,7 @@ from models.serving.entity_steps import replay
 from models.serving.ort_model import OrtModel
 from models.serving.packed_rows import rounds_of
 from models.serving.session import choose_provider
-from models.types import Float32Matrix, ModelError
+from models.types import Float32Matrix
 from tests.models.served_graphs import INPUTS, E, S, graph, history, load, model_of, rows, stateless, value, weights
 
 CPU, BOTH = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]

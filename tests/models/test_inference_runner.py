@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.errors import ModelError
 from models.serving.active_models import Pair
 from models.serving.entity_steps import replay
 from models.serving.model_runner import FullRunner
 from models.serving.ort_model import OrtModel
-from models.types import Float32Matrix, Float32Vector, History, ModelError
+from models.types import Float32Matrix, Float32Vector, History
 from online.batch import FloatMatrix
 from online.task.full_spec import FullScorer, FullSpec, columns
 from streams.embedded.memory_store import MemoryFeatureStore

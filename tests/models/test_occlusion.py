@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from onnx.parser import parse_model
 
+from models.errors import ModelError
 from models.serving.active_models import Pair
 from models.serving.model_runner import FullRunner
 from models.serving.occlusion import Occlusion, Usual
 from models.serving.ort_model import OrtModel
-from models.types import Float32Matrix, ModelError
+from models.types import Float32Matrix
 from online.task.full_spec import FullSpec, columns
 from streams.embedded.memory_store import MemoryFeatureStore
 

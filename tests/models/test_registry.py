@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.errors import ModelError
 from models.evaluation.quantise import FLOAT16, variants
 from models.manifest import ArtefactError, Variant
 from models.registry.registry import Registry, split_uri
 from models.registry.stages import Stages
-from models.types import ModelError
 from online.codec.accept import accept_records
 from online.codec.encode import encode_model
 from online.codec.wire import ModelUpdate

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from models.errors import ModelError
 from models.registry.registry import Registry
 from models.registry.registry_errors import StageConflictError
 from models.registry.stages import move
-from models.types import ModelError
 from tests.models.registering import register
 
 

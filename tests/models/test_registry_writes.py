@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from models.errors import ModelError
 from models.manifest import ArtefactError
 from models.registry.registry import Registry
 from models.registry.registry_errors import RegistryError, StageConflictError
 from models.registry.stages import Stages, move
-from models.types import ModelError
 from tests.models.graphs import candidate
 from tests.models.registering import DATA, register
 

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load as tensors
 
 from models.dataset.cut import training_set
+from models.errors import ModelError
 from models.evaluation.gate import quality
 from models.onnx.graph import open_session, run_graph
 from models.training.artefact import files_of, load
@@ -23,7 +24,7 @@ from models.training.encoder_builder import EncoderBuilder
 from models.training.loop import Loop
 from models.training.training_run import _config, _fresh, fitted, metrics_of
 from models.training.training_settings import EncoderSettings
-from models.types import ModelError, TrainingSet, TrainingStoppedError
+from models.types import TrainingSet, TrainingStoppedError
 from tests.models.training_data import DAY, INPUTS, logged, small
 
 torch.set_num_threads(1)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from models.errors import ModelError
 from models.training.encoder_builder import EncoderBuilder
 from models.training.training_settings import EncoderSettings
-from models.types import ModelError, TrainingStoppedError
+from models.types import TrainingStoppedError
 from tests.models.training_data import small
 
 pytestmark = pytest.mark.integration

@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from models.dataset.sequences import next_events
 from models.dataset.split import train_rows
+from models.errors import ModelError
 from models.evaluation.gate import quality
 from models.training.checkpoints import Checkpoint, Progressed, read
 from models.training.chunks import Timeline, batches, cut
@@ -21,7 +22,6 @@ from models.training.feed import Feed
 from models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
 from models.training.phases import phases, rate_at
 from models.training.training_settings import EncoderSettings
-from models.types import ModelError
 from tests.models.training_data import logged, small
 
 torch.set_num_threads(1)

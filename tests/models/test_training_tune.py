@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.errors import ModelError
 from models.training.search import VARIED, TrialResult, Tuner
 from models.training.training_settings import EncoderSettings
-from models.types import ModelError
 from tests.models.training_data import small
 
 torch.set_num_threads(1)

@@ -16,11 +16,12 @@ from online.decisions.reasons import ReasonPolicy, ReasonWriter
 from online.decisions.wording import FeatureName
 from online.errors import TaskError
 from online.features.store import FeatureStore
+from online.full_columns import seen_width
 from online.learners.factory import LearnerSpec, build_learner
 from online.learners.leading import LeadingColumns
 from online.stages.labelling import LabellingStage
 from online.stages.scoring import ScoringStage
-from online.task.full_spec import FullSpec, columns, features_of, seen_width
+from online.task.full_spec import FullSpec, columns, features_of
 from online.task.spec import TaskSpec
 from online.task.task_shape import shape_of
 from streams.embedded.memory_store import MemoryFeatureStore

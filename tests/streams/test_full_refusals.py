@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.types import ModelError
+from models.errors import ModelError
 from online.codec.wire import ModelUpdate
 from online.task.full_spec import columns
 from online.task.spec import TaskSpec

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from models.types import ModelError, TrainingStoppedError
+from models.errors import ModelError
+from models.types import TrainingStoppedError
 from online.task.full_spec import FullSpec
 from streams.errors import UsageError
 from streams.trainer.job.job_runner import InlineRunner, SubprocessRunner

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from models.errors import ModelError
 from models.types import (
     Builder,
     Built,
@@ -21,7 +22,6 @@ from models.types import (
     History,
     IntVector,
     Labels,
-    ModelError,
     Progress,
     TrainingSet,
     TrainingStoppedError,

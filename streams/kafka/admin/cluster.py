@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 from streams.errors import BrokerError
@@ -14,7 +14,6 @@ from streams.kafka.admin.topic_specs import ActualTopic, Difference, TopicSpec
 
 if TYPE_CHECKING:
     from streams.config.settings import KafkaSettings
-    from streams.redis.topic_identity import TopicIdentity
 
 DEFAULT_RECORD_BYTES: Final = 1_048_588
 _LIMIT: Final = "max.message.bytes"
@@ -75,10 +74,16 @@ def read_topics(admin: Any, names: Sequence[str]) -> dict[str, ActualTopic]:
     return {t["name"]: _actual(t, configs.get(t["name"], {})) for t in described}
 
 
+class TopicIdentity(NamedTuple):
+    """A topic of the brokers, as what is stored of it is compared."""
+
+    id: str
+    """Empty where the brokers (before 2.8) have none."""
+    partitions: int
+
+
 def read_identities(admin: Any, names: Sequence[str]) -> dict[str, TopicIdentity]:
     """Ids and numbers of partitions of the topics among ``names`` that exist."""
-    from streams.redis.topic_identity import TopicIdentity
-
     described = [t for t in admin.describe_topics(list(names)) if t["error_code"] != _NO_TOPIC]
     _raise_first(described)
     return {t["name"]: TopicIdentity(_id(t), len(t["partitions"])) for t in described}

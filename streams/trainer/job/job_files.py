@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+from models.errors import ModelError
 from models.registry.registry_errors import RegistryError
-from models.types import Built, ModelError, Progress, TrainingStoppedError
+from models.types import Built, Progress, TrainingStoppedError
 from streams.errors import in_words
 from streams.trainer.job.job_runner import InlineRunner, Runner
 from streams.trainer.job.job_steps import (

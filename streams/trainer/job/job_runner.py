@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
-from models.types import ModelError, Progress, TrainingStoppedError
+from models.errors import ModelError
+from models.types import Progress, TrainingStoppedError
 from streams.trainer.job import job_process as child
 from streams.trainer.job.job_steps import Work, get
 from streams.trainer.trainer_errors import WorkDiedError

@@ -15,7 +15,8 @@ from typing import Final, cast
 
 import msgspec
 
-from models.types import Built, ModelError, TrainingStoppedError
+from models.errors import ModelError
+from models.types import Built, TrainingStoppedError
 from online.errors import WeirError
 from streams.errors import in_words
 from streams.trainer.job.job_files import BLEND, BUILT, JobFiles, Workshop

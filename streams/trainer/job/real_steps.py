@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from models.dataset.cut import training_set
-from models.types import BoolVector, Builder, Built, IntVector, ModelError, TrainingSet
+from models.errors import ModelError
+from models.types import BoolVector, Builder, Built, IntVector, TrainingSet
 from online.task.full_spec import FullSpec
 from online.task.spec import TaskSpec
 from streams.config.settings import Settings

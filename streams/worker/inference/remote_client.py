@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from online.batch import FloatMatrix
-from online.task.full_spec import SEEN
+from online.full_columns import SEEN
 from streams.config import topics
 from streams.kafka.produce.producer import Sent
 from streams.worker.inference.asking import RemoteModels
