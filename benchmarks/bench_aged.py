@@ -33,10 +33,10 @@ from benchmarks.bench_scaling import event, fill
 from benchmarks.scrape import samples
 from benchmarks.servers import start_broker, start_redis
 from online.intake_policy import IntakePolicy
-from online.stages.admission import Intake
+from online.stages.admission import Admission
 from streams.config import topics
 from streams.records import Record
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.partition_store import LaneStore
 from streams.worker.journal import ids_entry
 from tests.integration.chaos.deployment import Deployment
@@ -55,12 +55,12 @@ TARGETS: Final = {
 async def age(deployment: Deployment, partitions: int, ids: int) -> float:
     """Give each partition of user events its ids; bytes in Redis for each."""
     settings = deployment.settings
-    link = RedisLink(settings.redis, prefix=settings.redis.prefix)
+    link = RedisClient(settings.redis, prefix=settings.redis.prefix)
     await link.start()
     store, before = LaneStore(link, prefix=settings.redis.prefix), await _used(link)
     for partition in range(partitions):
         lane, rng = (topics.USER_EVENTS, partition), np.random.default_rng(partition)
-        intake = Intake(IntakePolicy(), key=rng.bytes(16))
+        intake = Admission(IntakePolicy(), key=rng.bytes(16))
         intake.set_watermark(T0)
         rows = rng.integers(1, 2**32, (ids, 5), dtype=np.uint32)
         rows[:, 4] = np.linspace(T0 - WINDOW_S, T0, ids)
@@ -75,7 +75,7 @@ async def age(deployment: Deployment, partitions: int, ids: int) -> float:
     return took
 
 
-async def _used(link: RedisLink) -> int:
+async def _used(link: RedisClient) -> int:
     info = (await link.execute("INFO", "memory")).decode()
     return int(next(line.partition(":")[2] for line in info.splitlines() if line.startswith("used_memory:")))
 

@@ -25,7 +25,7 @@ if __name__ == "__main__":
 from online.task.spec import TaskSpec
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.records import Record
-from streams.worker.lane import Step
+from streams.worker.lane import PendingWrite
 from tests.streams.score_lanes import NOW, Lanes
 
 SIZES = (5, 20, 100, 500)
@@ -68,7 +68,7 @@ class Work:
             made = [step for batch in batches for step in await self._lanes.compute([batch])]
         took = time.process_time() - began
         for step in made:
-            assert isinstance(step, Step)
+            assert isinstance(step, PendingWrite)
             self._lanes.lanes[step.batch.partition].next_offset = step.batch.next_offset
         self._lanes.ctx.records.sent.clear()
         return took / (self._count * self._size)

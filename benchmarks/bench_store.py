@@ -26,7 +26,7 @@ from rich.table import Table
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.partition_store import LaneStore
 from tests.integration.redis_server import RedisServer
 
@@ -45,7 +45,7 @@ class Cost:
 class Meter:
     """Times rounds of the same work."""
 
-    def __init__(self, link: RedisLink, rounds: int) -> None:
+    def __init__(self, link: RedisClient, rounds: int) -> None:
         self._link, self._rounds = link, rounds
 
     async def _server_s(self) -> float:
@@ -71,7 +71,7 @@ class Meter:
 class Batches:
     """One lane's store with ``rows`` keys a batch, as a worker uses it."""
 
-    def __init__(self, link: RedisLink, rows: int, row_bytes: int) -> None:
+    def __init__(self, link: RedisClient, rows: int, row_bytes: int) -> None:
         self._link, self.rows = link, rows
         self.keys = [f"user-{i:06d}" for i in np.random.default_rng(7).permutation(200_000)[:rows]]
         self.store = LaneStore(link)
@@ -107,7 +107,7 @@ class Batches:
 
 async def measure(server: RedisServer, sizes: list[int], row_bytes: int, rounds: int, fields: int) -> dict[str, Cost]:
     """All costs by what was measured."""
-    link = RedisLink(server.settings())
+    link = RedisClient(server.settings())
     await link.start()
     plain: Any = redis.asyncio.Redis.from_url(server.url)
     meter, costs = Meter(link, rounds), dict[str, Cost]()

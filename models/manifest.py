@@ -39,11 +39,11 @@ class ArtefactError(ModelError):
     """An artefact is not what its manifest or digest says: corrupt, truncated, exchanged or incomplete."""
 
 
-class _Frozen(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-class FileEntry(_Frozen):
+class FileEntry(_FrozenModel):
     """One file of an artefact."""
 
     sha256: Hex
@@ -60,7 +60,7 @@ class FileEntry(_Frozen):
         return cls(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
-class Variant(_Frozen):
+class Variant(_FrozenModel):
     """A graph of the same model in another precision, and what that costs."""
 
     precision: Precision
@@ -68,7 +68,7 @@ class Variant(_Frozen):
     """Against ``model.onnx``, as ``models.evaluation.quantise.measure`` names them."""
 
 
-class DataRange(_Frozen):
+class DataRange(_FrozenModel):
     """What the model learned from; times are event time, epoch seconds."""
 
     start: Finite
@@ -86,7 +86,7 @@ class DataRange(_Frozen):
         return self
 
 
-class Manifest(_Frozen):
+class Manifest(_FrozenModel):
     """One immutable version of a task's full model."""
 
     v: Annotated[int, Field(ge=SCHEMA, le=SCHEMA)] = SCHEMA

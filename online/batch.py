@@ -122,7 +122,7 @@ class ExampleBatch(_Batch):
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredBatch:
     """What scoring knows of n events of one task, and labelling needs: what a ``predictions`` record carries."""
 
     predictions: PredictionBatch
@@ -139,22 +139,22 @@ class Scored:
     def __len__(self) -> int:
         return len(self.predictions)
 
-    def take(self, rows: IntVector) -> Scored:
+    def take(self, rows: IntVector) -> ScoredBatch:
         """The given rows, in the given order."""
         at = rows.tolist()
         entities = {name: [column[i] for i in at] for name, column in self.entities.items()}
         offsets = None if self.offsets is None else self.offsets[rows]
-        return Scored(self.predictions.take(rows), self.masks[rows], self.watched[rows], entities, offsets)
+        return ScoredBatch(self.predictions.take(rows), self.masks[rows], self.watched[rows], entities, offsets)
 
-    def slice(self, start: int, stop: int) -> Scored:
+    def slice(self, start: int, stop: int) -> ScoredBatch:
         """Rows ``start`` to ``stop``; arrays are views."""
         entities = {name: column[start:stop] for name, column in self.entities.items()}
         masks, watched = self.masks[start:stop], self.watched[start:stop]
         offsets = None if self.offsets is None else self.offsets[start:stop]
-        return Scored(self.predictions.slice(start, stop), masks, watched, entities, offsets)
+        return ScoredBatch(self.predictions.slice(start, stop), masks, watched, entities, offsets)
 
     @classmethod
-    def concat(cls, parts: Sequence[Scored]) -> Scored:
+    def concat(cls, parts: Sequence[ScoredBatch]) -> ScoredBatch:
         """The rows of all parts of one task, one after the other; there is at least one."""
         names, offsets = parts[0].entities, [part.offsets for part in parts if part.offsets is not None]
         return cls(

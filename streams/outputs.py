@@ -12,7 +12,7 @@ from online.decisions.alert_state import AlertState
 from online.stages.pipeline import StepOutput, TaskPipeline
 from online.stages.retrain_policy import RetrainAsked
 from streams.config import topics
-from streams.records import Record, Refused
+from streams.records import Record, RefusedRecord
 
 
 def records_of(out: StepOutput, pipeline: TaskPipeline, now: float) -> dict[str, list[Record]]:
@@ -26,7 +26,7 @@ def records_of(out: StepOutput, pipeline: TaskPipeline, now: float) -> dict[str,
     return made | decision_records(task, pipeline.features, out, now)
 
 
-class Decided(Protocol):
+class StageOutput(Protocol):
     """What a pipeline or a labelling stage made besides scores."""
 
     alerts: list[AlertState]
@@ -34,7 +34,7 @@ class Decided(Protocol):
     requests: list[RetrainAsked]
 
 
-def decision_records(task: str, features: tuple[str, ...], out: Decided, now: float) -> dict[str, list[Record]]:
+def decision_records(task: str, features: tuple[str, ...], out: StageOutput, now: float) -> dict[str, list[Record]]:
     """Alerts, examples and retrain requests by topic."""
     made: dict[str, list[Record]] = {}
     if out.alerts:
@@ -68,7 +68,7 @@ def letter_room(most: int) -> int:
     return max(most - _AROUND, 0) // 4 * 3
 
 
-def dead_letter(topic: str, partition: int, refused: Refused, now: float, room: int) -> Record:
+def dead_letter(topic: str, partition: int, refused: RefusedRecord, now: float, room: int) -> Record:
     """One refused record, with where it came from, its key and why; of the record itself the first ``room`` bytes."""
     value, size, sha256 = refused.record.value, refused.size, refused.sha256
     if len(value) > room:

@@ -15,7 +15,7 @@ class Record(NamedTuple):
     """The time the record became available (the broker's timestamp), epoch seconds."""
 
 
-class Refused(NamedTuple):
+class RefusedRecord(NamedTuple):
     """A record that cannot be used, or a stretch of offsets whose batch cannot be read."""
 
     offset: int

@@ -161,7 +161,7 @@ def blend_graphs(graphs: Sequence[bytes], weights: Sequence[float], bias: float)
     specs = [check_graph(graph) for graph in graphs]
     if len({spec.inputs for spec in specs}) != 1:
         raise ModelError(f"the graphs take {[spec.inputs for spec in specs]} inputs; they must take the same x")
-    made = _Merged(specs)
+    made = _MergedGraph(specs)
     for i, (data, weight) in enumerate(zip(graphs, weights, strict=True)):
         made.add(i, _at_opset(onnx.load_model_from_string(data), made.opset), weight)
     made.finish(bias)
@@ -185,7 +185,7 @@ def _at_opset(model: Any, opset: int) -> Any:
     return model if now == opset else version_converter.convert_version(model, opset)
 
 
-class _Merged:
+class _MergedGraph:
     """Nodes of several graphs under prefixes, with what joins them."""
 
     def __init__(self, specs: Sequence[GraphSpec]) -> None:

@@ -21,11 +21,11 @@ ACTIONS: dict[Stage, Action] = {"shadow": "shadow", "champion": "promote", "arch
 Version = Annotated[int, Field(ge=1)]
 
 
-class _Frozen(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-class Stages(_Frozen):
+class Stages(_FrozenModel):
     """Where the versions of a task stand; those not named are candidates."""
 
     seq: Annotated[int, Field(ge=0)] = 0
@@ -49,7 +49,7 @@ class Stages(_Frozen):
         return "archived" if version in self.archived else "candidate"
 
 
-class StageEntry(_Frozen):
+class StageEntry(_FrozenModel):
     """One move, ``stages/<seq>.json``."""
 
     at: float

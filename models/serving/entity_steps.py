@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from models.errors import ModelError
 from models.serving.occlusion import Occlusion
-from models.serving.packed_rows import Rounds
+from models.serving.packed_rows import PackedSequence
 from models.serving.state_row import Record, StateLayout
 from models.types import BoolVector, Float32Matrix, Float32Vector, History, IntVector, StepModel
 
 
 @dataclass(frozen=True, slots=True)
-class Stepped:
+class StepOutput:
     """What a model said of n rows, in their order."""
 
     logit: Float32Vector
@@ -45,12 +45,12 @@ def as_inputs(x: NDArray[np.floating]) -> Float32Matrix:
 
 def run_rounds(
     model: StepModel,
-    order: Rounds,
+    order: PackedSequence,
     x: Float32Matrix,
     state: Float32Matrix,
     columns: IntVector | None = None,
     occlusion: Occlusion | None = None,
-) -> Stepped:
+) -> StepOutput:
     """Step through ``x (n, D)`` in the order of its rows; a model without a state in one call.
 
     Parameters
@@ -60,7 +60,7 @@ def run_rounds(
     occlusion : explains what is high.
     """
     if not model.state:
-        order, state = Rounds.distinct(len(x)), np.empty((len(x), 0), np.float32)
+        order, state = PackedSequence.distinct(len(x)), np.empty((len(x), 0), np.float32)
     given = x if columns is None else x[:, columns]
     given = given if order.in_order else given[order.rows]
     logit = np.empty(len(x), np.float32)
@@ -79,10 +79,10 @@ def run_rounds(
         state[:m] = after
         start += m
     if order.in_order:
-        return Stepped(logit, embedding, finite, why)
+        return StepOutput(logit, embedding, finite, why)
     back = np.empty(len(x), np.int64)
     back[order.rows] = np.arange(len(x))
-    return Stepped(logit[back], embedding[back], finite[back], why[back])
+    return StepOutput(logit[back], embedding[back], finite[back], why[back])
 
 
 def rebuild(
@@ -122,7 +122,7 @@ def replay(model: StepModel, history: History) -> Float32Vector:
         columns = np.array([history.inputs.index(name) for name in model.inputs], np.int64)
     known, codes = np.unique(history.entity, return_inverse=True)
     state = np.zeros((len(known), model.state), np.float32)
-    stepped = run_rounds(model, Rounds.of(codes, len(known)), history.x, state, columns)
+    stepped = run_rounds(model, PackedSequence.of(codes, len(known)), history.x, state, columns)
     if not stepped.finite.all():
         first = int(np.argmin(stepped.finite))
         raise ModelError(

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from models.errors import ModelError
 from models.serving.active_models import ModelSlots
-from models.serving.entity_steps import Stepped, as_inputs, rebuild, run_rounds
-from models.serving.occlusion import Occlusion, Usual
-from models.serving.packed_rows import Rounds, rounds_of
+from models.serving.entity_steps import StepOutput, as_inputs, rebuild, run_rounds
+from models.serving.occlusion import Baseline, Occlusion
+from models.serving.packed_rows import PackedSequence, rounds_of
 from models.serving.state_row import SHADOW, Record, StateLayout
 from models.types import Float32Matrix, FloatVector, IntVector, StepModel
 
@@ -106,7 +106,7 @@ class FullRunner:
         self.counts.rows += len(keys)
         inputs = as_inputs(x)
         if not self.row_bytes:
-            order = Rounds.distinct(len(keys))
+            order = PackedSequence.distinct(len(keys))
             for place, model in pair.loaded():
                 self._ask(place, model, None, order, inputs, out)
             return out
@@ -131,7 +131,13 @@ class FullRunner:
                 rebuild(model, self.layout, record, rows, state, self.slots.columns(model))
 
     def _ask(
-        self, place: int, model: StepModel, record: Record | None, order: Rounds, x: Float32Matrix, out: FloatMatrix
+        self,
+        place: int,
+        model: StepModel,
+        record: Record | None,
+        order: PackedSequence,
+        x: Float32Matrix,
+        out: FloatMatrix,
     ) -> None:
         """Step through the rows and write what the model said to its columns of ``out``."""
         state = _NO_STATE if record is None else record["state"][:, place, : model.state]
@@ -143,12 +149,12 @@ class FullRunner:
 
     def _occlusion(self, place: int, model: StepModel, columns: IntVector | None) -> Occlusion | None:
         """What explains a champion; ``None`` where nothing is to be told, or its artefact has no usual values."""
-        usual: Usual | None = getattr(model, "usual", None)
+        usual: Baseline | None = getattr(model, "usual", None)
         if place == SHADOW or not self._reasons or usual is None:
             return None
         return Occlusion(usual, self._reasons, (np.arange(len(self.inputs)) if columns is None else columns) + 1)
 
-    def _write(self, place: int, model: StepModel, said: Stepped, out: FloatMatrix) -> None:
+    def _write(self, place: int, model: StepModel, said: StepOutput, out: FloatMatrix) -> None:
         logged = self._logged
         if place == SHADOW:
             out[:, logged + 2], out[:, logged + 3] = said.logit, model.version

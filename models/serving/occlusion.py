@@ -28,7 +28,7 @@ _CELLS: Final = 1 << 17
 """Floats of ``x`` that are asked at once."""
 
 
-class Usual(msgspec.Struct, frozen=True):
+class Baseline(msgspec.Struct, frozen=True):
     """What an artefact says for explanations."""
 
     usual: tuple[float, ...]
@@ -37,7 +37,7 @@ class Usual(msgspec.Struct, frozen=True):
     """Logits from here on are explained."""
 
     @classmethod
-    def of(cls, x: Float32Matrix, logit: Float32Vector, weight: FloatVector) -> Usual:
+    def of(cls, x: Float32Matrix, logit: Float32Vector, weight: FloatVector) -> Baseline:
         """Of a history's ``x (n, D)``, and of the logits ``(m,)`` of labelled events, each standing for ``weight``."""
         order = np.argsort(-logit, kind="stable")
         total = np.cumsum(weight[order])
@@ -52,7 +52,7 @@ class Usual(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self)
 
     @classmethod
-    def decode(cls, data: bytes, inputs: int) -> Usual:
+    def decode(cls, data: bytes, inputs: int) -> Baseline:
         """Read it, for a model of so many inputs; raises ``ModelError``."""
         try:
             found = msgspec.json.decode(data, type=cls)
@@ -73,7 +73,7 @@ class Occlusion:
     place : ``(D,)`` the number of each of the model's inputs in what it is told by, from 1 on.
     """
 
-    def __init__(self, usual: Usual, top: int, place: NDArray[np.int64]) -> None:
+    def __init__(self, usual: Baseline, top: int, place: NDArray[np.int64]) -> None:
         self.above, self.top, self._place = usual.above, top, place
         self._usual = np.array(usual.usual, np.float32)
 

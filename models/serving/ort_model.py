@@ -14,7 +14,7 @@ import numpy as np
 from models.errors import ModelError
 from models.onnx.graph import GraphSpec, declared
 from models.serving.buckets import BUCKETS, CALL_ROWS, Buckets
-from models.serving.occlusion import Usual
+from models.serving.occlusion import Baseline
 from models.serving.session import GPU_MEM_LIMIT, Provider, open_session
 from models.types import Float32Matrix, Float32Vector
 
@@ -50,7 +50,7 @@ class OrtModel:
     ) -> None:
         self.version, self.provider, self.inputs = version, provider, tuple(inputs)
         self.state, self.embedding = spec.state, spec.embedding
-        self.usual: Usual | None = None
+        self.usual: Baseline | None = None
         """For explanations; set by who has the artefact."""
         self._session, self._buckets = session, buckets
         largest = buckets.sizes[-1]

@@ -14,7 +14,7 @@ from models.types import IntVector
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
+class PackedSequence:
     """n rows of U entities. Entities are numbered by falling number of rows, so round r is of the first ``sizes[r]``.
 
     >>> order = Rounds.of(np.array([0, 1, 1, 0, 1]), 2)
@@ -38,7 +38,7 @@ class Rounds:
     """Whether ``rows`` is 0, 1, 2..."""
 
     @classmethod
-    def of(cls, codes: IntVector, entities: int) -> Rounds:
+    def of(cls, codes: IntVector, entities: int) -> PackedSequence:
         """Of rows with codes in 0 to ``entities`` - 1; a code without rows gets no place."""
         n, per_code = len(codes), np.bincount(codes, minlength=entities)
         by_count = np.argsort(-per_code, kind="stable")[: np.count_nonzero(per_code)]
@@ -51,13 +51,13 @@ class Rounds:
         return cls(by_count, slots, ranks, counts, np.lexsort((slots, ranks)), np.bincount(ranks))
 
     @classmethod
-    def distinct(cls, n: int) -> Rounds:
+    def distinct(cls, n: int) -> PackedSequence:
         """Of n rows of as many entities."""
         each = np.arange(n)
         return cls(each, each, np.zeros(n, np.int64), np.ones(n, np.int64), each, np.full(min(n, 1), n), True)
 
 
-def rounds_of(keys: Sequence[str]) -> tuple[list[str], Rounds]:
+def rounds_of(keys: Sequence[str]) -> tuple[list[str], PackedSequence]:
     """The distinct keys by place, and the order.
 
     >>> keys, order = rounds_of(["b", "a", "a"])
@@ -66,7 +66,7 @@ def rounds_of(keys: Sequence[str]) -> tuple[list[str], Rounds]:
     """
     code_of = dict(zip(dict.fromkeys(keys), range(len(keys)), strict=False))
     if len(code_of) == len(keys):
-        return list(keys), Rounds.distinct(len(keys))
+        return list(keys), PackedSequence.distinct(len(keys))
     codes = np.fromiter(map(code_of.__getitem__, keys), np.int64, len(keys))
-    order, known = Rounds.of(codes, len(code_of)), list(code_of)
+    order, known = PackedSequence.of(codes, len(code_of)), list(code_of)
     return [known[code] for code in order.entities.tolist()], order

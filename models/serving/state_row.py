@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.serving.packed_rows import Rounds
+from models.serving.packed_rows import PackedSequence
 from models.types import Float32Matrix, IntVector
 
 CHAMPION, SHADOW = 0, 1
@@ -101,7 +101,7 @@ class StateLayout:
         count: IntVector = np.minimum(record["count"], self.history)
         return count
 
-    def push(self, record: Record, order: Rounds, x: Float32Matrix) -> None:
+    def push(self, record: Record, order: PackedSequence, x: Float32Matrix) -> None:
         """Remember the inputs ``x (n, D)`` of the rows of ``order``."""
         if self.history:
             kept: slice | IntVector = slice(None)

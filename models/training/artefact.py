@@ -15,13 +15,13 @@ from safetensors.torch import save
 from models.encoder import Encoder, EncoderConfig
 from models.errors import ModelError
 from models.training.encoder_builder import CONFIG, WEIGHTS
-from models.training.network import Trained
+from models.training.network import TrainableNetwork
 from models.training.nextevent import NextHeads, NextSpec
 
 _FORMAT = 1
 
 
-def files_of(network: Trained, more: Mapping[str, Any]) -> dict[str, bytes]:
+def files_of(network: TrainableNetwork, more: Mapping[str, Any]) -> dict[str, bytes]:
     """Files from which training can go on; ``more`` is kept in the JSON for readers."""
     told = {
         "format": _FORMAT,
@@ -33,7 +33,7 @@ def files_of(network: Trained, more: Mapping[str, Any]) -> dict[str, bytes]:
     return {WEIGHTS: save(weights), CONFIG: json.dumps(told, indent=2, sort_keys=True).encode()}
 
 
-def load(files: Mapping[str, bytes]) -> Trained:
+def load(files: Mapping[str, bytes]) -> TrainableNetwork:
     """The network that `files_of` wrote.
 
     Raises
@@ -51,7 +51,7 @@ def load(files: Mapping[str, bytes]) -> Trained:
         shape = told["encoder"] | {"inputs": tuple(told["encoder"]["inputs"])}
         config, spec = EncoderConfig(**shape), NextSpec(**told["next"])
         with torch.random.fork_rng():
-            network = Trained(Encoder(config), NextHeads(spec, config.hidden))
+            network = TrainableNetwork(Encoder(config), NextHeads(spec, config.hidden))
         network.load_state_dict(load_tensors(files[WEIGHTS]))
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as exc:
         raise ModelError(f"this artefact cannot be read ({exc}): train without a warm start") from exc

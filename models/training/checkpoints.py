@@ -19,7 +19,7 @@ NAME = "checkpoint.safetensors"
 
 
 @dataclass
-class Progressed:
+class TrainingProgress:
     """Where a training stands, beside its weights."""
 
     phase: int = 0
@@ -44,7 +44,7 @@ class Checkpoint:
 
     fingerprint: str
     """Of everything the result depends on; a checkpoint of another training is not used."""
-    at: Progressed
+    at: TrainingProgress
     model: dict[str, Tensor]
     best: dict[str, Tensor]
     optimiser: dict[str, Tensor]
@@ -78,7 +78,7 @@ def read(folder: Path, fingerprint: str) -> Checkpoint | None:
         return None
     return Checkpoint(
         fingerprint,
-        Progressed(**json.loads(header["at"])),
+        TrainingProgress(**json.loads(header["at"])),
         *(_part(tensors, part) for part in ("model", "best", "optimiser")),
     )
 

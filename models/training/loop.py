@@ -17,10 +17,10 @@ from torch import nn
 from models.dataset.split import Rows
 from models.evaluation.gate import quality
 from models.training import checkpoints
-from models.training.checkpoints import Checkpoint, Progressed
+from models.training.checkpoints import Checkpoint, TrainingProgress
 from models.training.chunks import Chunks, batches, cut
 from models.training.feed import Feed
-from models.training.network import Trained
+from models.training.network import TrainableNetwork
 from models.training.phases import Phase, rate_at
 from models.training.training_settings import EncoderSettings
 from models.training.validate import score_rows
@@ -35,7 +35,7 @@ OnEpoch = Callable[[str, int, float], None]
 class Loop:
     """One training."""
 
-    network: Trained
+    network: TrainableNetwork
     feed: Feed
     validation: Rows
     settings: EncoderSettings
@@ -50,10 +50,10 @@ class Loop:
     check_first: bool
     """Whether the weights it begins with may be kept: those of a served encoder."""
 
-    def run(self) -> Progressed:
+    def run(self) -> TrainingProgress:
         """Train; afterwards the network holds the weights that validated best."""
         saved = checkpoints.read(self.work, self.fingerprint)
-        self.at = saved.at if saved else Progressed()
+        self.at = saved.at if saved else TrainingProgress()
         self.best = saved.best if saved else {}
         if saved:
             self.network.load_state_dict(saved.model)

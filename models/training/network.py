@@ -17,7 +17,7 @@ _PROBE_WEIGHT = 0.1
 Part = Literal["pretrain", "head", "all"]
 
 
-class Trained(nn.Module):
+class TrainableNetwork(nn.Module):
     """An encoder and what is only needed to train it; its ``forward`` is the loss, so that gradients can be shared."""
 
     def __init__(self, encoder: Encoder, heads: NextHeads) -> None:

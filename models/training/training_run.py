@@ -19,7 +19,7 @@ from models.errors import ModelError
 from models.training.artefact import files_of, load
 from models.training.feed import Feed
 from models.training.loop import Loop, OnEpoch
-from models.training.network import Trained
+from models.training.network import TrainableNetwork
 from models.training.nextevent import NextHeads, NextSpec
 from models.training.normalise import fit
 from models.training.phases import phases
@@ -126,15 +126,15 @@ def _config(settings: EncoderSettings, inputs: tuple[str, ...]) -> EncoderConfig
     return EncoderConfig(inputs, s.hidden, s.embedding, s.knots, s.dropout)
 
 
-def _same_shape(served: Trained, config: EncoderConfig) -> bool:
+def _same_shape(served: TrainableNetwork, config: EncoderConfig) -> bool:
     c = served.encoder.config
     return (c.hidden, c.embedding) == (config.hidden, config.embedding)
 
 
-def _fresh(settings: EncoderSettings, config: EncoderConfig, data: TrainingSet) -> Trained:
+def _fresh(settings: EncoderSettings, config: EncoderConfig, data: TrainingSet) -> TrainableNetwork:
     """An untrained network that knows the scale of the history before the validation rows."""
     spec = NextSpec.of(data.history, settings.buckets, settings.negatives)
-    network = Trained(Encoder(config), NextHeads(spec, config.hidden))
+    network = TrainableNetwork(Encoder(config), NextHeads(spec, config.hidden))
     fit(network.encoder.normalise, data.history.x[data.history.ts < data.valid_from])
     network.heads.fit(next_events(data.history, order="scored"), data.history.item)
     return network

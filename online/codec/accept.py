@@ -41,7 +41,7 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AcceptedRecords:
     """The valid records of an input as structs, with their ``ts`` in epoch seconds and their places in the input."""
 
     structs: list[Any]
@@ -55,7 +55,7 @@ def accept_records(
     raw: Sequence[bytes | None],
     unknown_fields: UnknownFields,
     limits: InputLimits = DEFAULT_LIMITS,
-) -> Accepted:
+) -> AcceptedRecords:
     """Judge JSON records; ``None`` (a tombstone) counts as an empty record."""
     records = [record or b"" for record in raw]
     one, many = decoders(model, unknown_fields, limits)
@@ -87,7 +87,7 @@ def accept_rows(
     rows: Sequence[dict[str, Any]],
     unknown_fields: UnknownFields,
     limits: InputLimits = DEFAULT_LIMITS,
-) -> Accepted:
+) -> AcceptedRecords:
     """Judge rows of Python values as if they had come as JSON; ``v`` may be absent."""
     struct = struct_of(model, unknown_fields, limits, row=True)
     why = _Why(rows, lambda row: explain_row(model, row, unknown_fields, limits))
@@ -180,7 +180,7 @@ def _judge(decode: Callable[[], Any], again: Callable[[], Any], why: _Why, i: in
         return None
 
 
-def _split(model: type[WireModel], structs: list[Any], why: _Why, known: Sequence[str] = ()) -> Accepted:
+def _split(model: type[WireModel], structs: list[Any], why: _Why, known: Sequence[str] = ()) -> AcceptedRecords:
     """Leave out what is rejected, and what msgspec could not check: times given as text, ids that must be known."""
     kept = [i for i, struct in enumerate(structs) if struct is not None] if why.reasons else None
     if kept is not None:
@@ -199,7 +199,7 @@ def _split(model: type[WireModel], structs: list[Any], why: _Why, known: Sequenc
             why.reject(i, f"ts: outside {TS_MIN:.0f} to {TS_MAX:.0f}")
         structs = [struct for struct, fit in zip(structs, fits.tolist(), strict=True) if fit]
         index, ts = index[fits], ts[fits]
-    return Accepted(structs, ts, index, why.rejects())
+    return AcceptedRecords(structs, ts, index, why.rejects())
 
 
 def seconds(times: list[Any]) -> FloatVector:

@@ -40,7 +40,7 @@ class TaskRecords:
 
 
 @dataclass(frozen=True, slots=True)
-class Sorted:
+class SortedLog:
     """Every record of an input is one of a task's, a reject, or of an unknown task."""
 
     tasks: dict[str, TaskRecords]
@@ -88,7 +88,7 @@ class TaskDecoder:
             gc=False,
         )
 
-    def decode(self, raw: Sequence[bytes | None], misfit: Misfit, positions: IntVector | None = None) -> Sorted:
+    def decode(self, raw: Sequence[bytes | None], misfit: Misfit, positions: IntVector | None = None) -> SortedLog:
         """Sort records by task; the verdict on a record does not depend on its neighbours.
 
         ``positions`` says where the records were in the caller's input; else they are all of it.
@@ -98,9 +98,9 @@ class TaskDecoder:
             return found
         tasks = {task: TaskRecords(own.structs, positions[own.index]) for task, own in found.tasks.items()}
         rejects = [Reject(int(positions[r.index]), r.raw, r.reason) for r in found.rejects]
-        return Sorted(tasks, rejects, found.unknown)
+        return SortedLog(tasks, rejects, found.unknown)
 
-    def _decode(self, records: list[bytes], misfit: Misfit) -> Sorted:
+    def _decode(self, records: list[bytes], misfit: Misfit) -> SortedLog:
         structs = self._together(records)
         if structs is None:
             return self._each(records, misfit)
@@ -112,7 +112,7 @@ class TaskDecoder:
             rows = {task: [] for task in self._structs}
             for i, kind in enumerate(map(type, structs)):
                 rows[self._task_of[kind]].append(i)
-        return Sorted({task: _records(structs, at) for task, at in rows.items()}, [], {})
+        return SortedLog({task: _records(structs, at) for task, at in rows.items()}, [], {})
 
     def _together(self, records: list[bytes]) -> list[Any] | None:
         """Decode all at once, or None where one of them is odd."""
@@ -125,7 +125,7 @@ class TaskDecoder:
                 return None  # the range of a time given as text has to be checked
         return structs
 
-    def _each(self, records: list[bytes], misfit: Misfit) -> Sorted:
+    def _each(self, records: list[bytes], misfit: Misfit) -> SortedLog:
         accepted = accept_records(self._model, records, self._unknown_fields)
         rejects, unknown = list(accepted.rejects), Counter[str]()
         found: dict[str, tuple[list[Any], list[int]]] = {task: ([], []) for task in self._structs}
@@ -142,7 +142,7 @@ class TaskDecoder:
             found[task][0].append(struct)
             found[task][1].append(i)
         tasks = {task: TaskRecords(structs, np.array(at, np.int64)) for task, (structs, at) in found.items()}
-        return Sorted(tasks, sorted(rejects, key=lambda reject: reject.index), unknown)
+        return SortedLog(tasks, sorted(rejects, key=lambda reject: reject.index), unknown)
 
 
 def _records(structs: list[Any], at: Sequence[int]) -> TaskRecords:

@@ -21,7 +21,7 @@ from online.codec.wire import DeviceEvent, Label, UserEvent, WireModel
 
 __all__ = [
     "ColumnRequest",
-    "Decoded",
+    "DecodedEvents",
     "DecodedLabels",
     "Reject",
     "decode_device_events",
@@ -32,7 +32,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodedEvents:
     """The valid events of an input as columns, and the rest one by one; every record is in exactly one of them."""
 
     batch: EventBatch
@@ -41,18 +41,18 @@ class Decoded:
     index: IntVector
     """``(n,) int64``, the position in the input of each event of ``batch``."""
 
-    def part(self, start: int, stop: int) -> Decoded:
+    def part(self, start: int, stop: int) -> DecodedEvents:
         """What the records from ``start`` to ``stop`` of the input gave, as if they had been decoded alone."""
         a, b = np.searchsorted(self.index, (start, stop)).tolist()
         rejects = [replace(r, index=r.index - start) for r in self.rejects if start <= r.index < stop]
-        return Decoded(self.batch.slice(a, b), rejects, self.index[a:b] - start)
+        return DecodedEvents(self.batch.slice(a, b), rejects, self.index[a:b] - start)
 
-    def without(self, records: Sequence[int]) -> Decoded:
+    def without(self, records: Sequence[int]) -> DecodedEvents:
         """Without the events of these records of the input, by ascending position."""
         if not len(records):
             return self
         rows = np.flatnonzero(~np.isin(self.index, records))
-        return Decoded(self.batch.take(rows), self.rejects, self.index[rows])
+        return DecodedEvents(self.batch.take(rows), self.rejects, self.index[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _decode_events(
     *,
     unknown_fields: UnknownFields = "ignore",
     limits: InputLimits = DEFAULT_LIMITS,
-) -> Decoded:
+) -> DecodedEvents:
     """Decode the records of a stream into the columns asked for.
 
     >>> good = b'{"v":1,"event_id":"e1","type":"purchase","user_id":"u1","ts":1700000000,"amount":9.5}'
@@ -104,11 +104,11 @@ def _decode_events(
     """
     accepted = accept_records(model, raw, unknown_fields, limits)
     batch = event_columns(model, accepted.structs, accepted.ts, columns)
-    return Decoded(batch, accepted.rejects, accepted.index)
+    return DecodedEvents(batch, accepted.rejects, accepted.index)
 
 
-decode_user_events: Callable[..., Decoded] = partial(_decode_events, UserEvent)
-decode_device_events: Callable[..., Decoded] = partial(_decode_events, DeviceEvent)
+decode_user_events: Callable[..., DecodedEvents] = partial(_decode_events, UserEvent)
+decode_device_events: Callable[..., DecodedEvents] = partial(_decode_events, DeviceEvent)
 
 
 def decode_labels(
@@ -140,7 +140,7 @@ def events_from_rows(
     model: type[WireModel] = UserEvent,
     unknown_fields: UnknownFields = "ignore",
     limits: InputLimits = DEFAULT_LIMITS,
-) -> Decoded:
+) -> DecodedEvents:
     """Take events from rows of a file, with the verdicts that the same records would get as JSON.
 
     A row holds Python values under wire names (no NumPy scalars: use ``tolist``); ``v`` may be absent and ``ts`` an
@@ -152,4 +152,4 @@ def events_from_rows(
     """
     accepted = accept_rows(model, rows, unknown_fields, limits)
     batch = event_columns(model, accepted.structs, accepted.ts, columns)
-    return Decoded(batch, accepted.rejects, accepted.index)
+    return DecodedEvents(batch, accepted.rejects, accepted.index)

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch, Scored
-from online.codec.forms.form import Written
+from online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch, ScoredBatch
+from online.codec.forms.form import EncodedRecords
 from online.codec.hot_structs import features_struct, record_struct
 from online.codec.shapes import ScoredShape, known_column, prediction_form
 from online.codec.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Alert, DeadLetter, Example, Label, WireModel
@@ -52,20 +52,20 @@ def encode_predictions(
     """
     n = len(batch)
     return encode_scored(
-        Scored(batch, np.empty((n, 0)), np.empty((n, 0)), {}), feature_names, task, scored_at, degraded
+        ScoredBatch(batch, np.empty((n, 0)), np.empty((n, 0)), {}), feature_names, task, scored_at, degraded
     )
 
 
 def encode_scored(
-    scored: Scored, feature_names: Sequence[str], task: str, scored_at: float, degraded: bool = False
+    scored: ScoredBatch, feature_names: Sequence[str], task: str, scored_at: float, degraded: bool = False
 ) -> list[bytes]:
     """The records of ``write_scored``, one by one."""
     return write_scored(scored, feature_names, task, scored_at, degraded).records()
 
 
 def write_scored(
-    scored: Scored, feature_names: Sequence[str], task: str, scored_at: float, degraded: bool = False
-) -> Written:
+    scored: ScoredBatch, feature_names: Sequence[str], task: str, scored_at: float, degraded: bool = False
+) -> EncodedRecords:
     """Encode scores of ``task`` with what labelling needs, as ``Prediction`` records, in order.
 
     Parameters and errors are those of ``encode_predictions``; masks and watched columns may be NaN, not infinite. What

@@ -18,7 +18,7 @@ from msgspec import Meta
 from pydantic import TypeAdapter, ValidationError
 
 from online.codec.limits import DEFAULT_LIMITS, InputLimits
-from online.codec.wire import TS_MAX, TS_MIN, VERSION, Feature, Features, Id, KnownId, Limited, Timestamp, WireModel
+from online.codec.wire import TS_MAX, TS_MIN, VERSION, Feature, Features, Id, KnownId, LimitMark, Timestamp, WireModel
 from online.errors import TaskError
 
 UnknownFields: TypeAlias = Literal["ignore", "reject"]
@@ -67,11 +67,11 @@ def fields_of(model: type[WireModel], limits: InputLimits = DEFAULT_LIMITS) -> t
 
 
 def _narrowed(kind: Any, limits: InputLimits) -> Any:
-    """``kind`` with the bounds that ``limits`` sets, wherever one is marked as ``Limited``."""
+    """``kind`` with the bounds that ``limits`` sets, wherever one is marked as ``LimitMark``."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         inner, *notes = parts
-        mark = next((note for note in notes if isinstance(note, Limited)), None)
+        mark = next((note for note in notes if isinstance(note, LimitMark)), None)
         if mark is None:
             return Annotated[(_narrowed(inner, limits), *notes)]
         most = getattr(limits, mark.name)
@@ -97,8 +97,8 @@ def limited_fields(model: type[WireModel]) -> dict[str, str]:
     return {name: mark.name for name, mark in found.items() if mark is not None}
 
 
-def _mark_in(kind: Any) -> Limited | None:
-    if isinstance(kind, Limited):
+def _mark_in(kind: Any) -> LimitMark | None:
+    if isinstance(kind, LimitMark):
         return kind
     return next((mark for part in get_args(kind) if (mark := _mark_in(part)) is not None), None)
 

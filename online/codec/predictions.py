@@ -12,11 +12,11 @@ from typing import Annotated, Any, cast
 import numpy as np
 from msgspec import Meta
 
-from online.batch import FloatMatrix, IntVector, PredictionBatch, Scored
+from online.batch import FloatMatrix, IntVector, PredictionBatch, ScoredBatch
 from online.codec.accept import Reject, in_range, seconds
 from online.codec.by_task import TaskDecoder, interleave
 from online.codec.example_log import feature_matrix, other_features
-from online.codec.forms import Filled, Joined
+from online.codec.forms import InputBuffer, ParsedColumns
 from online.codec.hot_structs import UnknownFields, entities_struct, features_struct
 from online.codec.judge import computed
 from online.codec.shapes import ScoredShape, prediction_form
@@ -29,7 +29,7 @@ __all__ = ["DecodedScored", "ScoredShape", "TaskScored", "decode_scored"]
 class TaskScored:
     """The predictions of one task, in log order."""
 
-    scored: Scored
+    scored: ScoredBatch
     index: IntVector
     """``(n,) int64``, the position in the input of each."""
 
@@ -58,7 +58,7 @@ def decode_scored(
     ----------
     shapes : the known tasks.
     """
-    joined = Joined([record or b"" for record in raw])
+    joined = InputBuffer([record or b"" for record in raw])
     tasks = {task: _filled(_valid(prediction_form(task, s).read(joined), s, joined), s) for task, s in shapes.items()}
     rest = joined.rest()
     if not len(rest):
@@ -71,14 +71,14 @@ def decode_scored(
     return DecodedScored(tasks, found.rejects, found.unknown)
 
 
-def _valid(own: Filled, shape: ScoredShape, joined: Joined) -> Filled:
+def _valid(own: ParsedColumns, shape: ScoredShape, joined: InputBuffer) -> ParsedColumns:
     """Leave out what has times, scores or values that no record may carry, which a form does not say."""
     ts, score, scored_at = own.numbers[:, 0], own.numbers[:, 1], own.numbers[:, 2 + len(shape.features)]
     good = in_range(ts) & in_range(scored_at) & (score >= 0) & (score <= 1) & computed(own.numbers)
     return own.without(joined, ~good)
 
 
-def _filled(own: Filled, shape: ScoredShape) -> TaskScored:
+def _filled(own: ParsedColumns, shape: ScoredShape) -> TaskScored:
     event_id, entity_id, *others = own.texts
     edges = np.cumsum([2, len(shape.features), 1, shape.masks])
     numbers, features, _, masks, watched = (part.copy() for part in np.split(own.numbers, edges, axis=1))
@@ -91,7 +91,7 @@ def _filled(own: Filled, shape: ScoredShape) -> TaskScored:
         features=features,
     )
     entities = dict(zip(shape.entities, others, strict=True))
-    return TaskScored(Scored(predictions, masks, watched, entities), own.index)
+    return TaskScored(ScoredBatch(predictions, masks, watched, entities), own.index)
 
 
 @lru_cache(maxsize=16)
@@ -126,7 +126,7 @@ def _misfit(record: Any, shape: ScoredShape) -> str | None:
     return None
 
 
-def _scored(structs: list[Any], shape: ScoredShape) -> Scored:
+def _scored(structs: list[Any], shape: ScoredShape) -> ScoredBatch:
     predictions = PredictionBatch(
         event_id=[s.event_id for s in structs],
         entity_id=[s.entity_id for s in structs],
@@ -140,7 +140,7 @@ def _scored(structs: list[Any], shape: ScoredShape) -> Scored:
     entities: dict[str, list[str | None]] = {
         name: [None if ids is None else getattr(ids, f"f{k}") for ids in named] for k, name in enumerate(shape.entities)
     }
-    return Scored(predictions, masks, watched, entities)
+    return ScoredBatch(predictions, masks, watched, entities)
 
 
 def _matrix(structs: list[Any], name: str, width: int) -> FloatMatrix:

@@ -17,7 +17,7 @@ from online.batch import IntVector, UpdateBatch
 from online.codec.accept import Reject, accept_records, in_range, seconds
 from online.codec.by_task import interleave
 from online.codec.encode import check_missing
-from online.codec.forms import Filled, Joined
+from online.codec.forms import InputBuffer, ParsedColumns
 from online.codec.hot_structs import UnknownFields
 from online.codec.judge import computed
 from online.codec.shapes import update_form
@@ -77,7 +77,7 @@ def decode_updates(
     ----------
     widths : how many values an update of each known table has; a record with more or fewer is a reject.
     """
-    joined = Joined([record or b"" for record in raw])
+    joined = InputBuffer([record or b"" for record in raw])
     tables: dict[Table, TableUpdates] = {}
     for where, width in widths.items():
         own = update_form(*where, width).read(joined)
@@ -92,7 +92,7 @@ def decode_updates(
     return DecodedUpdates(sorted(tables.values(), key=lambda table: int(table.index[0])), rejects, unknown)
 
 
-def _filled(where: Table, own: Filled) -> TableUpdates:
+def _filled(where: Table, own: ParsedColumns) -> TableUpdates:
     update_id, entity_id = own.texts
     ts, values = own.numbers[:, 0].copy(), own.numbers[:, 1:].copy()
     batch = UpdateBatch(cast("list[str]", update_id), cast("list[str]", entity_id), ts, values)

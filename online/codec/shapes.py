@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from online.codec.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, Form, maybe_text, text
+from online.codec.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, JsonTemplate, maybe_text, text
 from online.codec.hot_structs import features_struct
 from online.codec.wire import ID_CHARS, MADE_ID_CHARS, VERSION
 from online.full_columns import SEEN
@@ -30,7 +30,7 @@ class ScoredShape:
 
 
 @lru_cache(maxsize=64)
-def prediction_form(task: str, shape: ScoredShape) -> Form:
+def prediction_form(task: str, shape: ScoredShape) -> JsonTemplate:
     """A ``Prediction``; what the task has none of is left out. ``TaskError`` where a feature's name cannot be a key."""
     features_struct(shape.features)  # judges the names
     record = {
@@ -48,7 +48,7 @@ def prediction_form(task: str, shape: ScoredShape) -> Form:
         "masks": [MAYBE_NUMBER] * shape.masks,
         "watched": [MAYBE_NUMBER] * shape.watched,
     }
-    return Form({name: part for name, part in record.items() if part or name == "features"})
+    return JsonTemplate({name: part for name, part in record.items() if part or name == "features"})
 
 
 @lru_cache(maxsize=64)
@@ -58,9 +58,9 @@ def known_column(features: tuple[str, ...]) -> int | None:
 
 
 @lru_cache(maxsize=256)
-def update_form(task: str, table: str, width: int) -> Form:
+def update_form(task: str, table: str, width: int) -> JsonTemplate:
     """An ``EntityUpdate`` of one table with ``width`` values."""
-    return Form(
+    return JsonTemplate(
         {
             "v": VERSION,
             "update_id": text(MADE_ID_CHARS),

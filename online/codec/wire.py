@@ -47,7 +47,7 @@ PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 """No control characters (C0, DEL, C1): ids end up in logs, terminals and store keys."""
 
 
-class Limited(NamedTuple):
+class LimitMark(NamedTuple):
     """Marks a number whose bound an operator sets: ``name`` is a field of ``online.codec.limits.InputLimits``."""
 
     name: str
@@ -104,13 +104,13 @@ Word = Annotated[
 Text = Annotated[str, Field(max_length=TEXT_CHARS, pattern=PRINTABLE), Meta(max_length=TEXT_CHARS)]
 LongText = Annotated[str, Field(max_length=REASON_CHARS), Meta(max_length=REASON_CHARS)]
 Finite = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX)]
-Number = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX), Limited("number")]
+Number = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX), LimitMark("number")]
 """What a producer measured."""
-Amount = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX), Limited("amount")]
+Amount = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX), LimitMark("amount")]
 """Money; negative where it goes back, as in a refund."""
 Feature = Annotated[float, Field(ge=-FEATURE_MAX, le=FEATURE_MAX), Meta(ge=-FEATURE_MAX, le=FEATURE_MAX)]
 """What Weir computed. Its bound is fixed: replicas that fold the same log must agree, whatever their settings."""
-Weight = Annotated[float, Field(gt=0, le=1e12), Meta(gt=0, le=1e12), Limited("weight")]
+Weight = Annotated[float, Field(gt=0, le=1e12), Meta(gt=0, le=1e12), LimitMark("weight")]
 _EXAMPLE_WEIGHT_MAX = WEIGHT_MAX / NEGATIVE_RATE_MIN
 ExampleWeight = Annotated[float, Field(gt=0, le=_EXAMPLE_WEIGHT_MAX), Meta(gt=0, le=_EXAMPLE_WEIGHT_MAX)]
 Score = Annotated[float, Field(ge=0, le=1), Meta(ge=0, le=1)]

@@ -32,12 +32,12 @@ class ReasonPolicy(BaseModel):
     """What a positive label is called, such as ``fraud``."""
 
 
-class _Shown(float):
+class _ReadableNumber(float):
     """A number that formats as people write it, or as a template's own format spec says."""
 
     text: str
 
-    def __new__(cls, value: float, text: str) -> _Shown:
+    def __new__(cls, value: float, text: str) -> _ReadableNumber:
         shown = super().__new__(cls, value)
         shown.text = text
         return shown
@@ -181,7 +181,7 @@ class ReasonWriter:
     def _fill(self, template: str, name: FeatureName, value: float, typical: float) -> str:
         show = shower(name)
         return template.format(
-            value=_Shown(value, show(value) if math.isfinite(value) else "unknown"),
-            typical=_Shown(typical, "unknown" if math.isnan(typical) else show(typical)),
+            value=_ReadableNumber(value, show(value) if math.isfinite(value) else "unknown"),
+            typical=_ReadableNumber(typical, "unknown" if math.isnan(typical) else show(typical)),
             entity=words(name.entity or self.entity or "entity"),
         )

@@ -12,11 +12,11 @@ import numpy as np
 from online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, LabelBatch, PredictionBatch
 from online.digests import Digests, digests
 from online.errors import UNREADABLE, StateError
-from online.labels.join_policy import Joined, JoinPolicy, JoinStats
+from online.labels.join_policy import JoinPolicy, JoinResult, JoinStats
 from online.labels.kernel import UNLABELLED, chain, claim, exchange, link
 from online.labels.logged_rows import FEATURES, SCORE, Columns, LoggedRows, StoredPiece
 from online.labels.upgrade import is_old, upgraded
-from online.labels.waiting import StoredWaiting, WaitingRoom, unpacked
+from online.labels.waiting import PendingLabels, StoredWaiting, unpacked
 from online.rows import NumberedRows, RowIndex
 
 _NEVER_FULL: Final = 1 << 62
@@ -42,7 +42,7 @@ class _Pairs(NamedTuple):
         return _Pairs(self.rows[at], self.y[at], self.weight[at], self.known_at[at], self.before[at])
 
 
-class Wanted(NamedTuple):
+class RowsToRead(NamedTuple):
     """Rows that have to be read back."""
 
     rows: IntVector
@@ -129,7 +129,7 @@ class LabelJoiner:
         self._by_event = RowIndex(self._index)
         self._by_entity = RowIndex(self._index, "entity") if self._ranged else None
         self._logged = LoggedRows(FEATURES + n_features + n_extra - unlogged, 2 + len(entities), policy.chunk_rows)
-        self._waiting = WaitingRoom(policy.max_waiting)
+        self._waiting = PendingLabels(policy.max_waiting)
         self._label_ids = NumberedRows({"digest": (np.uint64, 2), "ts": (np.float64, 0)})
         self._by_label = RowIndex(self._label_ids)
 
@@ -180,13 +180,13 @@ class LabelJoiner:
         entities: dict[str, list[str | None]] | None = None,
         marks: FloatVector | None = None,
         offsets: IntVector | None = None,
-    ) -> Joined:
+    ) -> JoinResult:
         """Keep what was scored and return the examples of labels that had come before.
 
         Parameters
         ----------
         predictions : scored events; their arrays are copied.
-        extra : ``(n, E) float64`` to come back in ``Joined``; required when ``n_extra > 0``.
+        extra : ``(n, E) float64`` to come back in ``JoinResult``; required when ``n_extra > 0``.
         entities : secondary identifiers by name; a missing one is absent in all rows.
         marks : ``(n,)`` watermark at each row; the largest prediction time so far when not given.
         offsets : ``(n,)`` by which each can be read back; without them all stay in memory.
@@ -325,7 +325,7 @@ class LabelJoiner:
 
     # -- labels --------------------------------------------------------------------------------------------------
 
-    def label(self, labels: LabelBatch, known_at: FloatVector | None = None) -> Joined:
+    def label(self, labels: LabelBatch, known_at: FloatVector | None = None) -> JoinResult:
         """Join labels with what was logged; those that find nothing wait.
 
         Parameters
@@ -457,7 +457,7 @@ class LabelJoiner:
 
     # -- what was logged -----------------------------------------------------------------------------------------
 
-    def wanted(self, labels: LabelBatch) -> Wanted:
+    def wanted(self, labels: LabelBatch) -> RowsToRead:
         """What ``label`` will need that is not in memory; it changes nothing."""
         if len(labels) == 0:
             return self._missing(_NO_ROWS)
@@ -465,17 +465,17 @@ class LabelJoiner:
         rows, of = self._find(labels.ts, events, digests(labels.entity_id), named)
         return self._missing(rows[(self._index.at("state", rows) & 3) != labels.value[of]])
 
-    def wanted_due(self, marks: FloatVector) -> Wanted:
+    def wanted_due(self, marks: FloatVector) -> RowsToRead:
         """What ``log`` of predictions at watermarks ``marks (n,)`` will need that is not in memory; changes nothing."""
         after = self.policy.negative_after_s
         if after is None or len(marks) == 0:
             return self._missing(_NO_ROWS)
         return self._missing(self._due(max(self.watermark, float(marks.max())) - after)[0])
 
-    def _missing(self, rows: IntVector) -> Wanted:
+    def _missing(self, rows: IntVector) -> RowsToRead:
         rows = np.unique(rows)
         rows = rows[~self._logged.holds(rows)]
-        return Wanted(rows, self._index.at("offset", rows))
+        return RowsToRead(rows, self._index.at("offset", rows))
 
     def lend(self, rows: IntVector, predictions: PredictionBatch, extra: FloatMatrix,
              entities: dict[str, list[str | None]]) -> None:  # fmt: skip
@@ -492,7 +492,7 @@ class LabelJoiner:
         numbers = np.column_stack([predictions.score, predictions.features, extra])
         self._logged.lend(rows, Columns(numbers, cast("list[list[str | None]]", texts)))
 
-    def _emit(self, pairs: _Pairs) -> Joined:
+    def _emit(self, pairs: _Pairs) -> JoinResult:
         (numbers, texts), found = self._logged.gather(pairs.rows)
         if not found.all():
             self._stats.lost += int(np.count_nonzero(~found))
@@ -513,7 +513,7 @@ class LabelJoiner:
             n=pairs.before,
             entity_id=entity_id,
         )
-        return Joined(
+        return JoinResult(
             examples=examples,
             entity_id=cast("list[str]", entity_id),
             extra=np.column_stack([self._unlogged(pairs.rows), numbers[:, split:]]),

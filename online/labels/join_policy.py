@@ -76,7 +76,7 @@ class JoinStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class JoinResult:
     """Examples and the logged columns behind each, in the order in which the pairs became known.
 
     Every labelled event is here, whatever is later sampled for learning, so aggregates fed by labels stay exact. For

@@ -110,7 +110,7 @@ class _State(msgspec.Struct, array_like=True):
 
 
 @dataclass(slots=True)
-class _Fired:
+class _TimerOutput:
     """Output in the making, as columns."""
 
     order: int = 0
@@ -196,7 +196,7 @@ class SilenceTimers:
 
     def advance(self, entity_ids: list[str], ts: FloatVector) -> TimerOutput:
         """Take in events in order, ``ts (n,) float64``, and return what fired before each."""
-        fired, entities, timers = _Fired(), self._entities, self._timers
+        fired, entities, timers = _TimerOutput(), self._entities, self._timers
         watermark, end = self.watermark, self.policy.horizon_s
         marks = self._time.advance(ts, entity_ids).tolist()
         for row, (entity_id, at, mark) in enumerate(zip(entity_ids, ts.tolist(), marks, strict=True)):
@@ -224,7 +224,7 @@ class SilenceTimers:
 
         The watermark stays where it is: events that come after this all the same are as good as before.
         """
-        fired = _Fired()
+        fired = _TimerOutput()
         self._fire(0, max(self.watermark, at), fired)
         return fired.output()
 
@@ -266,7 +266,7 @@ class SilenceTimers:
         self.stats.started += 1
         self._push(due, SCORE, timer, entity_id)
 
-    def _return(self, row: int, entity_id: str, timer: EntityTimer, watermark: float, fired: _Fired) -> None:
+    def _return(self, row: int, entity_id: str, timer: EntityTimer, watermark: float, fired: _TimerOutput) -> None:
         timer.returned = True
         if timer.label is not None:
             self.stats.corrected += 1
@@ -278,7 +278,7 @@ class SilenceTimers:
     def _push(self, at: float, kind: int, timer: EntityTimer, entity_id: str) -> None:
         heapq.heappush(self._timers, (at, kind, timer.number, entity_id))
 
-    def _fire(self, row: int, watermark: float, fired: _Fired) -> None:
+    def _fire(self, row: int, watermark: float, fired: _TimerOutput) -> None:
         while self._timers and self._timers[0][0] <= watermark:
             at, kind, number, entity_id = heapq.heappop(self._timers)
             timer = self._entities.get(entity_id)
@@ -293,14 +293,14 @@ class SilenceTimers:
                 # Labels close in order of time, and all are remembered equally long: the oldest is this one.
                 del self._entities[self._labelled.popleft()]
 
-    def _score(self, row: int, entity_id: str, timer: EntityTimer, fired: _Fired) -> None:
+    def _score(self, row: int, entity_id: str, timer: EntityTimer, fired: _TimerOutput) -> None:
         self.stats.scored += 1
         timer.scored = True
         fired.score(row, entity_id, timer)
         due = timer.due_ts + self.policy.horizon_s + self.policy.lateness_s
         self._push(due, LABEL, timer, entity_id)
 
-    def _close(self, row: int, entity_id: str, timer: EntityTimer, at: float, fired: _Fired) -> None:
+    def _close(self, row: int, entity_id: str, timer: EntityTimer, at: float, fired: _TimerOutput) -> None:
         if timer.label is None:
             self.stats.returned += timer.returned
             self.stats.silent += not timer.returned

@@ -37,7 +37,7 @@ class StoredWaiting(msgspec.Struct, array_like=True):
     columns: dict[str, bytes]
 
 
-class WaitingRoom:
+class PendingLabels:
     """Labels in arrival order, bounded by event time and by number.
 
     A label is *live* while its time is at or after a floor and it is among the last ``max_waiting`` that came to

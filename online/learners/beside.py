@@ -58,7 +58,7 @@ def _fold(
             loss[m] = keep * loss[m] + (1.0 - keep) * one
 
 
-class BesideFull:
+class HedgedLearner:
     """A weighted mean of the log-odds of one learner and of the full model.
 
     Parameters
@@ -78,7 +78,7 @@ class BesideFull:
     Examples
     --------
     >>> from online.learners.logistic import ScaledLogistic
-    >>> model = BesideFull(("a", *FULL), members=(ScaledLogistic(("a",)),))
+    >>> model = HedgedLearner(("a", *FULL), members=(ScaledLogistic(("a",)),))
     >>> x = np.array([[1.0, 3.0, 1.0], [1.0, 3.0, 0.0]])
     >>> model.predict_many(x).round(2).tolist()
     [0.82, 0.5]

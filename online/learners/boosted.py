@@ -48,7 +48,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 }
 
 
-class Boosted:
+class BoostedTrees:
     """Online gradient-boosted trees for the logistic loss.
 
     Parameters
@@ -76,7 +76,7 @@ class Boosted:
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(2000, 2))
     >>> y = (x[:, 0] > 0) & (x[:, 1] > 0)
-    >>> model = Boosted(("a", "b"), every=100, buffer=1000)
+    >>> model = BoostedTrees(("a", "b"), every=100, buffer=1000)
     >>> model.learn_many(x, y, np.ones(2000))
     >>> [round(float(p)) for p in model.predict_many(np.array([[1.0, -1.0], [1.0, 1.0]]))]
     [0, 1]
@@ -206,7 +206,7 @@ class Boosted:
     def restore(self, state: bytes) -> None:
         """Replace the learned state; ``ValueError`` when of another kind, other features or another shape."""
         arrays = unpack_arrays(unseal(state, self.kind, self.features))
-        fresh = Boosted(self.features, **self._parameters())
+        fresh = BoostedTrees(self.features, **self._parameters())
         copy_into({**fresh._model, "edges": fresh._edges}, arrays)
         n = min(fresh.seen, self.buffer)
         rows = {"x": fresh._x[:n], "y": fresh._y[:n], "weight": fresh._weight[:n], "margin": fresh._margin[:n]}

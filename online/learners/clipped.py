@@ -54,13 +54,13 @@ def _learn_rows(
         scale_learn(x[i], count[0], mean, var)
 
 
-class Clipped:
+class ClippingLearner:
     """A ``Learner`` that clips what the one inside sees.
 
     Examples
     --------
     >>> from online.learners.logistic import ScaledLogistic
-    >>> model = Clipped(ScaledLogistic(("a",), lr=0.1))
+    >>> model = ClippingLearner(ScaledLogistic(("a",), lr=0.1))
     >>> x = np.array([[0.0], [1.0]] * 200)
     >>> model.learn_many(x, x[:, 0] > 0, np.ones(400))
     >>> bool(model.predict_many(np.array([[1e9]]))[0] == model.predict_many(np.array([[6.0]]))[0])

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from online.full_columns import seen_width
 from online.learners.base import Learner
 from online.learners.bayesian import BayesianLogistic
-from online.learners.beside import BesideFull
-from online.learners.boosted import Boosted
-from online.learners.clipped import Clipped
+from online.learners.beside import HedgedLearner
+from online.learners.boosted import BoostedTrees
+from online.learners.clipped import ClippingLearner
 from online.learners.column import Column
-from online.learners.guard import Guarded
-from online.learners.leading import LeadingColumns
+from online.learners.guard import GuardedLearner
+from online.learners.leading import ColumnPrefix
 from online.learners.logistic import ScaledLogistic
 from online.learners.stack import Stack
 from online.mistakes import did_you_mean, shown
@@ -30,8 +30,8 @@ REGISTRY: dict[str, Callable[..., Learner] | str] = {
     "adaptive_forest": "online.learners.forest:AdaptiveForest",
     "stack": Stack,
     "column": Column,
-    "boosted": Boosted,
-    "beside_full": BesideFull,
+    "boosted": BoostedTrees,
+    "beside_full": HedgedLearner,
 }
 """By kind: the class, or where it is, for those whose import takes seconds (River's)."""
 
@@ -70,7 +70,7 @@ def known_parameters(kind: str) -> tuple[str, ...]:
 def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
     """Build the learner of ``spec`` over the columns ``features``; those after a full model's own are only logged.
 
-    What learns is ``Guarded`` against hostile rows, as a whole.
+    What learns is ``GuardedLearner`` against hostile rows, as a whole.
 
     Raises
     ------
@@ -83,9 +83,9 @@ def build_learner(spec: LearnerSpec, features: Sequence[str]) -> Learner:
         twice = sorted({n for n in names if names.count(n) > 1})
         raise ValueError(f"{len(names)} features, repeated: {twice}: a learner needs at least one, each named once")
     if (seen := seen_width(names)) < len(names):
-        return LeadingColumns(build_learner(spec, names[:seen]), names)
+        return ColumnPrefix(build_learner(spec, names[:seen]), names)
     learner = _build(spec, names)
-    return learner if isinstance(learner, Column) else Guarded(learner)
+    return learner if isinstance(learner, Column) else GuardedLearner(learner)
 
 
 def _build(spec: LearnerSpec, names: tuple[str, ...]) -> Learner:
@@ -102,10 +102,10 @@ def _build(spec: LearnerSpec, names: tuple[str, ...]) -> Learner:
     if spec.members and not takes_members:
         raise ValueError(f"learner {spec.kind!r} takes no members, got {len(spec.members)}; a stack does")
     if takes_members:
-        inner = BesideFull.member_features(names) if build is BesideFull else names
+        inner = HedgedLearner.member_features(names) if build is HedgedLearner else names
         return build(names, members=tuple(_build(m, inner) for m in spec.members), **spec.params)
     learner = build(names, **spec.params)
-    return Clipped(learner) if spec.kind in _CUT_RANGES else learner
+    return ClippingLearner(learner) if spec.kind in _CUT_RANGES else learner
 
 
 _HASTY: dict[str, dict[str, int]] = {"boosted": {"every": 16, "buffer": 64}}

@@ -95,7 +95,7 @@ def _fold(
         known[0] += (math.log(used[i]) - known[0]) / known[1]
 
 
-class Guarded:
+class GuardedLearner:
     """A ``Learner`` that shows plausible rows only to the one inside.
 
     Parameters
@@ -105,7 +105,7 @@ class Guarded:
     Examples
     --------
     >>> from online.learners.logistic import ScaledLogistic
-    >>> model = Guarded(ScaledLogistic(("a",), lr=0.1))
+    >>> model = GuardedLearner(ScaledLogistic(("a",), lr=0.1))
     >>> x = np.array([[0.0], [1.0]] * 200)
     >>> model.learn_many(x, x[:, 0] > 0, np.ones(400))
     >>> model.learn_many(np.array([[-1e12]]), np.array([True]), np.ones(1))

@@ -12,7 +12,7 @@ import numpy as np
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 
 
-class LeadingColumns:
+class ColumnPrefix:
     """A ``Learner`` over F columns, of which ``learner`` sees the first W.
 
     Its snapshot is that of the learner inside: what is only logged may change without a model being lost.
@@ -25,7 +25,7 @@ class LeadingColumns:
     Examples
     --------
     >>> from online.learners.column import Column
-    >>> model = LeadingColumns(Column(("a", "b"), column="b"), ("a", "b", "logged"))
+    >>> model = ColumnPrefix(Column(("a", "b"), column="b"), ("a", "b", "logged"))
     >>> model.predict_many(np.array([[9.0, 0.25, 7.0]])).tolist(), model.contributions(np.ones((1, 3))).shape
     ([0.25], (1, 3))
     """

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from online.batch import ExampleBatch
 from online.learners.base import FloatMatrix, FloatVector, Learner
-from online.learners.guard import Guarded
-from online.learners.leading import LeadingColumns
+from online.learners.guard import GuardedLearner
+from online.learners.leading import ColumnPrefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class OnlineModel:
     @property
     def refused(self) -> int:
         """How many of them the learner was not shown (``online.learners.guard``)."""
-        inner = self.learner.learner if isinstance(self.learner, LeadingColumns) else self.learner
-        return inner.refused if isinstance(inner, Guarded) else 0
+        inner = self.learner.learner if isinstance(self.learner, ColumnPrefix) else self.learner
+        return inner.refused if isinstance(inner, GuardedLearner) else 0
 
     def score(self, x: FloatMatrix) -> tuple[FloatVector, int]:
         """Probabilities ``(n,)`` of ``x (n, F)`` and the version they come from."""

@@ -38,7 +38,7 @@ class _Mark(NamedTuple):
     state: bytes
 
 
-class _Learned(NamedTuple):
+class _LearnedSpan(NamedTuple):
     """Examples ``version`` to ``version + len(y)``, as they were learned."""
 
     version: int
@@ -87,7 +87,7 @@ class ModelTimeline(OnlineModel):
         self.task, self._build = task, build
         self.keep, self._every, self._most_rebuilt, self._budget = keep, every, rebuilt, budget_bytes
         self._marks: deque[_Mark] = deque()
-        self._log: deque[_Learned] = deque()
+        self._log: deque[_LearnedSpan] = deque()
         self._rebuilt: OrderedDict[int, Learner] = OrderedDict()
         self._begin()
 
@@ -114,7 +114,7 @@ class ModelTimeline(OnlineModel):
             piece = examples.slice(at, min(at + room, len(examples)))
             before = self._version
             super().learn(piece)
-            self._log.append(_Learned(before, piece.x.copy(), piece.y.copy(), piece.weight.copy()))
+            self._log.append(_LearnedSpan(before, piece.x.copy(), piece.y.copy(), piece.weight.copy()))
             at += len(piece)
             if len(piece) == room:
                 self._mark()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from online.errors import UNREADABLE, StateError
 
 
-class _Packed(msgspec.Struct, array_like=True):
+class _ArrayPack(msgspec.Struct, array_like=True):
     dtype: str
     shape: tuple[int, ...]
     data: bytes
@@ -20,7 +20,7 @@ class _Packed(msgspec.Struct, array_like=True):
 
 class _Snapshot(msgspec.Struct):
     kind: str
-    arrays: dict[str, _Packed]
+    arrays: dict[str, _ArrayPack]
     names: list[str]
 
 
@@ -34,7 +34,7 @@ def pack(kind: str, arrays: Mapping[str, NDArray[Any]], names: list[str] | None 
     (array([0, 1, 2]), ['x'])
     """
     packed = {
-        name: _Packed(array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes())
+        name: _ArrayPack(array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes())
         for name, array in arrays.items()
     }
     return msgspec.msgpack.encode(_Snapshot(kind, packed, names or []))

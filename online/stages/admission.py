@@ -27,7 +27,7 @@ _SENDERS: Final = ("user_id", "device_id")
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class SidelinedEvent:
     """An event that was side-lined, with the reason."""
 
     row: int
@@ -35,20 +35,20 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class AdmissionResult:
     """What came through, and what did not."""
 
     batch: EventBatch
     rows: IntVector
     """Row of the input each admitted event was."""
     duplicates: int
-    refused: list[Refused]
+    refused: list[SidelinedEvent]
 
 
 _CLOCK: Final = "correct the clock that gave its ts, or raise"
 
 
-def refuse_ahead(ts: FloatVector, arrived: FloatVector | float, max_ahead: float) -> list[Refused]:
+def refuse_ahead(ts: FloatVector, arrived: FloatVector | float, max_ahead: float) -> list[SidelinedEvent]:
     """Rows whose time is more than ``max_ahead`` after they ``arrived``, with the reason.
 
     >>> [r.reason for r in refuse_ahead(np.array([5.0, 9000.0]), 10.0, 3600.0)]
@@ -57,7 +57,10 @@ def refuse_ahead(ts: FloatVector, arrived: FloatVector | float, max_ahead: float
     limit = format_duration(max_ahead)
     apart = ts - arrived
     rows = np.flatnonzero(apart > max_ahead).tolist()
-    return [Refused(i, f"ahead: {apart[i]:.0f} s after its arrival, allowed {limit}; {_CLOCK} max_ahead") for i in rows]
+    return [
+        SidelinedEvent(i, f"ahead: {apart[i]:.0f} s after its arrival, allowed {limit}; {_CLOCK} max_ahead")
+        for i in rows
+    ]
 
 
 def labels_in_time(
@@ -89,7 +92,7 @@ class _State(_Mark):
     dedupe: bytes
 
 
-class Intake:
+class Admission:
     """Dedupe and lateness of one stream (one partition, when distributed).
 
     The state is kept in one of two ways: whole, by ``snapshot`` and ``restore``; or bit by bit with each batch, where
@@ -102,7 +105,7 @@ class Intake:
     key : of the memory of ids, 16 bytes; a mark brings its own.
     most_bytes : what the memory of ids may take.
 
-    >>> intake = Intake(IntakePolicy(allowed_lateness="1h"))
+    >>> intake = Admission(IntakePolicy(allowed_lateness="1h"))
     >>> batch = EventBatch(["a", "b", "a", "c"], np.array([9e3, 9e3, 9e3, 5e3]), ["view"] * 4)
     >>> admitted = intake.admit(batch, np.full(4, 9e3))
     >>> admitted.batch.event_id, admitted.duplicates, admitted.refused[0].reason.partition(";")[0]
@@ -151,12 +154,12 @@ class Intake:
         """Say what time it is, where a person knows better; it may step back."""
         self.time.set_watermark(ts)
 
-    def admit(self, batch: EventBatch, arrived: FloatVector | float) -> Admitted:
+    def admit(self, batch: EventBatch, arrived: FloatVector | float) -> AdmissionResult:
         """Split a batch; ``arrived``, of each row ``(n,)`` or of all, is when it reached the log, epoch seconds."""
         n, before = len(batch), self.watermark
         if n and self._in_time(batch.ts, arrived):
             rows: IntVector = np.arange(n)
-            candidate, refused = batch, list[Refused]()
+            candidate, refused = batch, list[SidelinedEvent]()
         else:
             rows, refused = self._judge(batch, arrived)
             candidate = batch if len(rows) == n else batch.take(rows)
@@ -168,7 +171,7 @@ class Intake:
             rows = rows[fresh]
             candidate = batch.take(rows)
         self.duplicates += duplicates
-        return Admitted(candidate, rows, duplicates, refused)
+        return AdmissionResult(candidate, rows, duplicates, refused)
 
     def _in_time(self, ts: FloatVector, arrived: FloatVector | float) -> bool:
         """Whether nothing can be ahead or late, as nearly always; then the newest time is taken note of."""
@@ -178,7 +181,7 @@ class Intake:
             return False
         return self.time.follow(ts)
 
-    def _judge(self, batch: EventBatch, arrived: FloatVector | float) -> tuple[IntVector, list[Refused]]:
+    def _judge(self, batch: EventBatch, arrived: FloatVector | float) -> tuple[IntVector, list[SidelinedEvent]]:
         """Rows that are neither ahead nor late, and the others with their reasons; counts them."""
         p = self.policy
         refused = refuse_ahead(batch.ts, arrived, p.max_ahead)
@@ -195,7 +198,7 @@ class Intake:
         limit = format_duration(p.allowed_lateness)
         for i in late.tolist():
             reason = f"late: {behind[i]:.0f} s behind the newest event, allowed {limit}; {_CLOCK} allowed_lateness"
-            refused.append(Refused(int(rows[i]), reason))
+            refused.append(SidelinedEvent(int(rows[i]), reason))
         self.late += len(late)
         refused.sort(key=lambda r: r.row)
         return np.delete(rows, late), refused

@@ -20,7 +20,7 @@ from online.batch import (
     IntVector,
     LabelBatch,
     PredictionBatch,
-    Scored,
+    ScoredBatch,
     UpdateBatch,
 )
 from online.decisions.alert_state import AlertState, Reason
@@ -32,8 +32,8 @@ from online.drift.detection import Detection
 from online.drift.monitor import DriftMonitor
 from online.event_time import EventTime
 from online.features.plan import LabelFeed, label_feeds
-from online.labels.join import LabelJoiner, Wanted
-from online.labels.join_policy import Joined
+from online.labels.join import LabelJoiner, RowsToRead
+from online.labels.join_policy import JoinResult
 from online.labels.sampling import NegativeSampler
 from online.stages.evaluation import Evaluation
 from online.stages.reasons_full import FullReasons
@@ -54,7 +54,7 @@ Contributions = Callable[[FloatMatrix, IntVector], FloatMatrix]
 class LabelOutput:
     """What one call made; every list is in the order in which things happened."""
 
-    scored: Scored | None = None
+    scored: ScoredBatch | None = None
     """The scores that counted: repeats are left out."""
     thresholds: FloatVector | None = None
     """``(n,)`` in force at each of them; infinite while nothing was to alert."""
@@ -116,7 +116,7 @@ class LabellingStage:
         self._trigger = RetrainTrigger(task.name, task.retrain, lane)
         self.counts = Counts()
 
-    def scored(self, scored: Scored) -> LabelOutput:
+    def scored(self, scored: ScoredBatch) -> LabelOutput:
         """Take in scores in the order of their log: decide on them, and join labels that came before them."""
         out = LabelOutput()
         scored = self._new(scored)
@@ -153,7 +153,7 @@ class LabellingStage:
         closed = self.book.resolve(alert_id, ts, verdict)
         return LabelOutput(alerts=[closed] if closed is not None else [])
 
-    def wanted(self, of: Scored | LabelBatch) -> Wanted:
+    def wanted(self, of: ScoredBatch | LabelBatch) -> RowsToRead:
         """Which rows ``scored`` or ``labels`` will need that have to be read back; it changes nothing."""
         if isinstance(of, LabelBatch):
             return self.joiner.wanted(of)
@@ -169,11 +169,11 @@ class LabellingStage:
         """Who says what time it is."""
         return p.event_id if self.task.key == "*" else p.entity_id
 
-    def lend(self, rows: IntVector, logged: Scored) -> None:
+    def lend(self, rows: IntVector, logged: ScoredBatch) -> None:
         """Bring such rows, ascending, for the next call; what is missing of them is lost, and counted."""
         self.joiner.lend(rows, logged.predictions, logged.masks, logged.entities)
 
-    def _new(self, scored: Scored) -> Scored:
+    def _new(self, scored: ScoredBatch) -> ScoredBatch:
         """What did not come before."""
         if self.seen is None:
             return scored
@@ -183,13 +183,13 @@ class LabellingStage:
         self.counts.repeats += int(np.count_nonzero(~new))
         return scored.take(np.flatnonzero(new))
 
-    def _explain(self, scored: Scored, at: IntVector) -> list[list[Reason]]:
+    def _explain(self, scored: ScoredBatch, at: IntVector) -> list[list[Reason]]:
         """Reasons of rows that alert: what each feature added to the log-odds, in words."""
         x, versions = scored.predictions.features[at], scored.predictions.model_version[at]
         added = self._full.handed_on(x, self._contributions(x, versions))
         return self._writer.write(x, added, self.typical.values())
 
-    def _learn(self, joined: Joined, out: LabelOutput) -> None:
+    def _learn(self, joined: JoinResult, out: LabelOutput) -> None:
         """Feed what became known: metrics first (with the score given then), features, thresholds, then examples."""
         e, known = joined.examples, joined.label_ts_known
         if len(e):
@@ -205,7 +205,7 @@ class LabellingStage:
             now = max(self.joiner.watermark, float(known.max()) if len(e) else -np.inf)
             out.requests += self._trigger.update(now, len(e), out.detections)
 
-    def _updates(self, e: ExampleBatch, joined: Joined) -> dict[str, UpdateBatch]:
+    def _updates(self, e: ExampleBatch, joined: JoinResult) -> dict[str, UpdateBatch]:
         """What labels feed; a correction moves one label to the other side."""
         if not self._feeds:
             return {}
@@ -223,7 +223,7 @@ class LabellingStage:
                 out[feed.layout] = batch
         return out
 
-    def _entities(self, feed: LabelFeed, joined: Joined) -> Sequence[str | None]:
+    def _entities(self, feed: LabelFeed, joined: JoinResult) -> Sequence[str | None]:
         if feed.key == "*":
             return ["*"] * len(joined)
         return joined.entity_id if feed.key == self.task.key else joined.entities[feed.key]

@@ -1,8 +1,8 @@
 """The scoring stage of a task: from events to scores, and to updates of rows that another lane owns.
 
 The path of one event: is it ours -> which timers does it make due -> features (read, then updated) -> the full model,
-where the task has one -> score. What a label needs to find later goes along in ``Scored``. It knows no topic, store,
-clock or codec, and no threshold: what follows from a score is ``online.stages.labelling``.
+where the task has one -> score. What a label needs to find later goes along in ``ScoredBatch``. It knows no topic,
+store, clock or codec, and no threshold: what follows from a score is ``online.stages.labelling``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from online.batch import (
     IntVector,
     LabelBatch,
     PredictionBatch,
-    Scored,
+    ScoredBatch,
     UpdateBatch,
 )
 from online.codec.judge import cut
@@ -42,7 +42,7 @@ from online.task.task_shape import engine_of, model_of, shape_with
 class ScoreOutput:
     """What one call made."""
 
-    scored: Scored | None = None
+    scored: ScoredBatch | None = None
     """``None`` when there was nothing to score."""
     timer_labels: LabelBatch | None = None
     """Labels that silence, or its end, told; they become known after ``scored``."""
@@ -231,7 +231,7 @@ class ScoringStage:
             return None
         return self.full.score(self.full_table, self.engine.store, featured.keys, featured.batch.ts, featured.full_x)
 
-    def _score(self, featured: FeaturedBatch, block: FeatureBlock, full: FloatMatrix | None) -> Scored:
+    def _score(self, featured: FeaturedBatch, block: FeatureBlock, full: FloatMatrix | None) -> ScoredBatch:
         """Scores and everything that labelling will want to know of them."""
         batch, rows, keys = featured.batch, featured.rows, featured.keys
         x, masks = block.x, block.label_masks
@@ -245,7 +245,9 @@ class ScoringStage:
             watched[:, k] = np.asarray(block.columns[name], dtype=np.float64)[rows]
         cut(watched)
         entities = {name: batch.entities[name] for name in self.shape.secondary}
-        return Scored(PredictionBatch(batch.event_id, keys, batch.ts, score, versions, x), masks, watched, entities)
+        return ScoredBatch(
+            PredictionBatch(batch.event_id, keys, batch.ts, score, versions, x), masks, watched, entities
+        )
 
     def _scored_rows(self, prepared: PreparedBatch) -> IntVector:
         return np.flatnonzero(prepared.modes == (kernel.EVENT if self.timers is None else kernel.READ))

@@ -25,7 +25,7 @@ class Stateful(Protocol):
 
 
 @runtime_checkable
-class Captured(Protocol):
+class DeferredSnapshot(Protocol):
     """A part so large that its snapshot is better made in another thread."""
 
     def capture(self) -> Callable[[], bytes]:
@@ -105,7 +105,7 @@ def snapshot_parts(parts: Mapping[str, Stateful]) -> bytes:
 
 def capture_parts(parts: Mapping[str, Stateful]) -> Callable[[], bytes]:
     """Copy the state of all parts; the call of what it returns makes a ``snapshot_parts`` of it, in any thread."""
-    large = {name: part.capture() for name, part in parts.items() if isinstance(part, Captured)}
+    large = {name: part.capture() for name, part in parts.items() if isinstance(part, DeferredSnapshot)}
     small = {name: part.snapshot() for name, part in parts.items() if name not in large}
     return lambda: msgspec.msgpack.encode(small | {name: encode() for name, encode in large.items()})
 

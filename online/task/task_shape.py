@@ -28,11 +28,11 @@ class TaskShape:
     features: tuple[str, ...]
     """F names: what is logged of each score, the online model's inputs first (see ``online.task.full_spec``)."""
     masks: int
-    """E, columns of ``Scored.masks``."""
+    """E, columns of ``ScoredBatch.masks``."""
     secondary: tuple[str, ...]
-    """Identifiers in ``Scored.entities``: of every entity with label aggregates but the primary one."""
+    """Identifiers in ``ScoredBatch.entities``: of every entity with label aggregates but the primary one."""
     watched: tuple[str, ...]
-    """W names: columns of ``Scored.watched``; none when the task does not watch for drift."""
+    """W names: columns of ``ScoredBatch.watched``; none when the task does not watch for drift."""
     full_inputs: tuple[str, ...] = ()
     """D names: what the full model is given; none where the task has no full model."""
 

@@ -17,7 +17,7 @@ from streams.config import topics
 from streams.config.settings import Settings
 from streams.embedded.memory_store import MemoryFeatureStore
 from streams.errors import ShellError, StateError
-from streams.redis.client import RedisLink, opened
+from streams.redis.client import RedisClient, opened
 from streams.redis.partitions.label_journal import StepLog
 from streams.redis.topic_identity import StoredIdentity
 
@@ -39,7 +39,7 @@ async def _check(settings: Settings, tasks: Sequence[TaskSpec]) -> list[Check]:
         return found
 
 
-async def _snapshot(link: RedisLink, partitions: int) -> dict[str, bytes]:
+async def _snapshot(link: RedisClient, partitions: int) -> dict[str, bytes]:
     """The first snapshot of a label lane that there is, by task: all are of the same tasks."""
     for partition in range(partitions):
         stored = await StepLog(link, f"label-{partition}").load()

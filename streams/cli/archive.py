@@ -29,7 +29,7 @@ from streams.errors import UsageError
 if TYPE_CHECKING:
     from online.task.spec import TaskSpec
     from streams.config.settings import Settings
-    from streams.trainer.history.parquet_archive import Archive, Archived
+    from streams.trainer.history.parquet_archive import Archive, ArchiveCounts
 
 
 def archive_command(
@@ -110,7 +110,7 @@ async def _archive(
                 await archive.write(source, since, until, advance)
 
 
-def _show(tasks: list[TaskSpec], archived: list[Archived], out: Path) -> None:
+def _show(tasks: list[TaskSpec], archived: list[ArchiveCounts], out: Path) -> None:
     from streams.trainer.history.logged_tables import KINDS
 
     shown = table("task", *(f"{kind}>" for kind in KINDS), "files>")

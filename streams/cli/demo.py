@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.signals import Asked, interruptible
+from streams.cli.signals import StopRequest, interruptible
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _require_extra() -> None:
         raise UsageError(f"weir demo trains a full model and needs {', '.join(missing)}: pip install 'weir[cpu]'")
 
 
-def _run(directory: Path, scenario: Scenario, pace: Pace, asked: Asked, console: Console) -> DemoResult:
+def _run(directory: Path, scenario: Scenario, pace: Pace, asked: StopRequest, console: Console) -> DemoResult:
     from streams.demo.demo_loop import Demo
     from streams.demo.scenario import demo_tasks
     from streams.demo.screen.display import DemoDisplay

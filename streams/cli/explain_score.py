@@ -158,11 +158,11 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
 async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: bool) -> int:
     from streams.model_replicas.model_snapshots import ModelSnapshots
     from streams.model_replicas.rebuild_model import rebuild
-    from streams.redis.client import RedisLink
+    from streams.redis.client import RedisClient
     from streams.redis.store_errors import StoreUnavailable
 
     options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.EXAMPLES)
-    link = RedisLink(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)
+    link = RedisClient(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)
     try:
         if stored:
             try:

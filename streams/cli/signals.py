@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Asked(threading.Event):
+class StopRequest(threading.Event):
     """Set when somebody asks for the end."""
 
     number: int | None = None
@@ -19,9 +19,9 @@ class Asked(threading.Event):
 
 
 @contextmanager
-def interruptible() -> Iterator[Asked]:
+def interruptible() -> Iterator[StopRequest]:
     """An event that Ctrl-C (or SIGTERM) sets instead of breaking off in the middle of a record."""
-    asked = Asked()
+    asked = StopRequest()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         asked.number = asked.number or number

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from online.task.full_spec import FullSpec
     from online.task.spec import TaskSpec
     from streams.config.settings import Settings
-    from streams.trainer.history.history_builder import Logged
+    from streams.trainer.history.history_builder import LoggedHistory
 
 
 def tune_command(
@@ -84,7 +84,7 @@ def tune_command(
         out.write_bytes(orjson.dumps(dict(best.settings), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
 
 
-async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings: Settings) -> Logged:
+async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings: Settings) -> LoggedHistory:
     from streams.trainer.history.log_sources import EmbeddedSource, KafkaSource
     from streams.trainer.history.read_history import read_history
 
@@ -96,7 +96,7 @@ async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings
         return await read_history(spec, source=kafka, limits=settings.limits)
 
 
-def _folds(logged: Logged, full: FullSpec, delay_days: float | None, folds: int) -> list[TrainingSet]:
+def _folds(logged: LoggedHistory, full: FullSpec, delay_days: float | None, folds: int) -> list[TrainingSet]:
     """The newest period to validate on, and those before it, each with the history as it was known then."""
     from models.dataset.cut import training_set
 

@@ -27,7 +27,7 @@ class Finding(msgspec.Struct, frozen=True):
     detector: str = ""
 
 
-class _Saved(msgspec.Struct):
+class _JournalState(msgspec.Struct):
     """What goes into a checkpoint."""
 
     blocks: int
@@ -61,11 +61,11 @@ class Journal:
 
     def encode(self) -> bytes:
         """The journal for a checkpoint."""
-        return msgspec.msgpack.encode(_Saved(self.blocks, self.findings, self.retraining))
+        return msgspec.msgpack.encode(_JournalState(self.blocks, self.findings, self.retraining))
 
     def restore(self, data: bytes) -> None:
         """Continue from ``encode``'s bytes."""
-        held = msgspec.msgpack.decode(data, type=_Saved)
+        held = msgspec.msgpack.decode(data, type=_JournalState)
         self.blocks, self.findings, self.retraining = held.blocks, held.findings, held.retraining
 
 

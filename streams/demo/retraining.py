@@ -28,7 +28,7 @@ from streams.demo.training_memory import ExampleMemory, Examples, LiveMetric
 from streams.embedded.embedded_log import EmbeddedLog
 from streams.trainer.embedded_trainer import EmbeddedTrainer
 from streams.trainer.job.candidate_scores import score
-from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_files import JobWorkshop
 from streams.trainer.job.job_runner import InlineRunner, Runner
 from streams.trainer.job.real_steps import cut
 from streams.trainer.state_journal import MemoryJournal
@@ -52,7 +52,7 @@ def demo_trees(spec: FullSpec) -> Builder:
     return TreesBuilder(TreeParams(rounds=150, patience=25, learning_rate=0.08, min_rows=30, bins=255))
 
 
-class Asked(msgspec.Struct, frozen=True):
+class ScheduledRequest(msgspec.Struct, frozen=True):
     """A request, and when the trainer is given it."""
 
     request_id: str
@@ -61,12 +61,12 @@ class Asked(msgspec.Struct, frozen=True):
     begins: float
 
 
-class _Saved(msgspec.Struct):
+class _RetrainingState(msgspec.Struct):
     document: bytes
     """The trainer's, from before the training under way."""
     mark: Marker
     began: float | None
-    asked: Asked | None
+    asked: ScheduledRequest | None
     first: bool
     newest: list[Examples]
     waiting: list[Examples]
@@ -105,7 +105,7 @@ class Retraining:
         self._registry, self._log, self._runner = Registry(str(self._models)), log, runner
         self._open(b"")
         self._waiting: list[Examples] = []
-        self._asked: Asked | None = None
+        self._asked: ScheduledRequest | None = None
         self._first = True
         self._began: float | None = None
         self._before: tuple[bytes, Marker] = b"", Marker()
@@ -136,7 +136,7 @@ class Retraining:
         return self._began
 
     @property
-    def asked(self) -> Asked | None:
+    def asked(self) -> ScheduledRequest | None:
         """A request that waits."""
         return self._asked
 
@@ -145,7 +145,7 @@ class Retraining:
         for r in out.requests:
             if self._asked is None:
                 wait = self.holds_for if r.cause == "drift" else 0.0
-                self._asked = Asked(r.request_id, r.cause, r.detail, r.ts + wait)
+                self._asked = ScheduledRequest(r.request_id, r.cause, r.detail, r.ts + wait)
         for batch in out.examples:
             if len(batch):
                 self._waiting.append(Examples.of(batch, max(self._event_ts, float(batch.ts.max()))))
@@ -193,7 +193,7 @@ class Retraining:
         """Give the trainer the request that waits, when its time has come; whether that begins a training."""
         if self._first and event_ts >= self.first_at:
             self._first = False
-            self._asked = self._asked or Asked("first", "manual", "the first model", event_ts)
+            self._asked = self._asked or ScheduledRequest("first", "manual", "the first model", event_ts)
         job = self.state.job
         if self._asked is None or event_ts < self._asked.begins or (job is not None and job.active):
             return False
@@ -223,14 +223,18 @@ class Retraining:
     def snapshot(self) -> bytes:
         """The whole state, at the end of a block."""
         document, mark = (self._document(), self._mark()) if self._began is None else self._before
-        saved = _Saved(
+        saved = _RetrainingState(
             document, mark, self._began, self._asked, self._first, self.memory.snapshot(), list(self._waiting)
         )
         return msgspec.msgpack.encode(saved)
 
     def restore(self, data: bytes) -> None:
         """Go on from a ``snapshot``; without one (``b""``) from nothing. What came after it is removed."""
-        held = msgspec.msgpack.decode(data, type=_Saved) if data else _Saved(b"", Marker(), None, None, True, [], [])
+        held = (
+            msgspec.msgpack.decode(data, type=_RetrainingState)
+            if data
+            else _RetrainingState(b"", Marker(), None, None, True, [], [])
+        )
         keep_until(self._models, self.task.name, held.mark)
         self.memory.restore(held.newest)
         self._waiting, self._asked, self._first = held.waiting, held.asked, held.first
@@ -247,7 +251,7 @@ class Retraining:
         if document:
             self._journal.append(self.task.name, 1, document)
         runner = self._runner or InlineRunner()
-        shop = Workshop(
+        shop = JobWorkshop(
             data=self._data, builders={"trees": demo_trees}, blend=None, score=score, runner=runner, work=self._work
         )
         self._trainer = EmbeddedTrainer(

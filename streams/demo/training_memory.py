@@ -16,7 +16,7 @@ from models.evaluation.gate import average_precision
 from models.types import FloatVector, History, IntVector, Labels
 from online.batch import ExampleBatch
 from online.full_columns import SEEN
-from streams.trainer.history.history_builder import Logged, model_inputs
+from streams.trainer.history.history_builder import LoggedHistory, model_inputs
 
 KEPT: Final = 40_000
 """Newest examples that are kept: some 7 MB."""
@@ -81,7 +81,7 @@ class ExampleMemory:
         while self._rows - len(self._held[0]) >= self.kept:
             self._rows -= len(self._held.pop(0))
 
-    def logged(self) -> Logged:
+    def logged(self) -> LoggedHistory:
         """History and labels for ``models.dataset``; the history is in the order of event time."""
         inputs = model_inputs(self.features)
         columns = {name: self._joined(name) for name in _SCALARS}
@@ -98,7 +98,7 @@ class ExampleMemory:
             x=x[first][:, [self.features.index(name) for name in inputs]], score=columns["score"][first],
             type=nothing, types=(), amount=np.full(n, np.nan), item=nothing,
         )  # fmt: skip
-        return Logged(history, Labels(row, columns["y"] > 0, columns["weight"], columns["known_at"]))
+        return LoggedHistory(history, Labels(row, columns["y"] > 0, columns["weight"], columns["known_at"]))
 
     def _joined(self, name: str) -> FloatVector:
         return np.concatenate([e.column(name) for e in self._held]) if self._held else np.empty(0)

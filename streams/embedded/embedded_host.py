@@ -15,12 +15,12 @@ import msgspec
 import numpy as np
 
 from online.batch import FloatVector
-from online.codec.decode import Decoded, decode_device_events, decode_labels, decode_user_events
+from online.codec.decode import DecodedEvents, decode_device_events, decode_labels, decode_user_events
 from online.codec.limits import DEFAULT_LIMITS, InputLimits
 from online.codec.wire import ModelUpdate
 from online.errors import UNREADABLE
 from online.intake_policy import IntakePolicy
-from online.stages.admission import Intake, labels_in_time
+from online.stages.admission import Admission, labels_in_time
 from online.stages.pipeline import StepOutput, TaskPipeline
 from online.task.column_plan import union
 from online.task.spec import TaskSpec
@@ -32,7 +32,7 @@ from streams.errors import StateError, UsageError
 from streams.offline_models.model_updates import decode_updates
 from streams.offline_models.serving import FullModels
 from streams.outputs import dead_letter, records_of
-from streams.records import Refused, oversized
+from streams.records import RefusedRecord, oversized
 from streams.reject_limit import RejectLimit, RejectPolicy
 
 GROUP = "weir"
@@ -111,7 +111,7 @@ class EmbeddedHost:
         }
         self._columns = {s: union([p.columns for p in ps]) for s, ps in self._of_stream.items()}
         self._intake_policy = intake or IntakePolicy()
-        self.intake: dict[str, Intake] = {}
+        self.intake: dict[str, Admission] = {}
         self._input_limits = limits
         self._limit = RejectLimit(rejects or RejectPolicy())
         self._checkpoints = Checkpoints(checkpoints) if checkpoints is not None else None
@@ -145,7 +145,7 @@ class EmbeddedHost:
         decoded = _DECODERS[batch.topic](raw, self._columns[batch.topic], limits=self._input_limits)
         arrived = np.array([r.ts for r in batch.records], dtype=np.float64)
         lane = f"{batch.topic}-{batch.partition}"
-        intake = self.intake.setdefault(lane, Intake(self._intake_policy))
+        intake = self.intake.setdefault(lane, Admission(self._intake_policy))
         admitted = intake.admit(decoded.batch, _rows(arrived, decoded))
         refused = [(r.index, r.reason) for r in decoded.rejects]
         refused += [(int(decoded.index[r.row]), r.reason) for r in admitted.refused]
@@ -184,7 +184,7 @@ class EmbeddedHost:
         for i, why in sorted(refused):
             r = batch.records[i]
             reason = oversized(len(r.value), largest) if len(r.value) > largest else why
-            one = Refused(batch.base_offset + i, reason, r)
+            one = RefusedRecord(batch.base_offset + i, reason, r)
             letters.append(dead_letter(batch.topic, batch.partition, one, now, largest))
         if letters:
             self.log.append(topics.DEAD_LETTERS, letters)
@@ -247,7 +247,7 @@ class EmbeddedHost:
         for name, held in state.tasks.items():
             self.pipelines[name].restore(held)
         for lane, held in state.intake.items():
-            self.intake[lane] = Intake(self._intake_policy)
+            self.intake[lane] = Admission(self._intake_policy)
             self.intake[lane].restore(held)
         self.stats = HostStats(**state.stats)
         self.seq, self.resumed_extra = state.done, state.extra
@@ -261,5 +261,5 @@ class EmbeddedHost:
         return True
 
 
-def _rows(arrived: FloatVector, decoded: Decoded) -> FloatVector:
+def _rows(arrived: FloatVector, decoded: DecodedEvents) -> FloatVector:
     return arrived if len(decoded.index) == len(arrived) else arrived[decoded.index]

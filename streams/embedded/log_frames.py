@@ -22,7 +22,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)
 
 
-class Placed(NamedTuple):
+class FrameSpan(NamedTuple):
     """A frame, and the bytes ``[at, end)`` of the file that it takes."""
 
     at: int
@@ -36,10 +36,10 @@ def pack_frame(frame: Frame) -> bytes:
     return _HEADER.pack(_MAGIC, len(payload), crc32(payload)) + payload
 
 
-def read_frame(file: BinaryIO, at: int, size: int) -> Placed | None:
+def read_frame(file: BinaryIO, at: int, size: int) -> FrameSpan | None:
     """The frame at ``at``, or ``None`` when no whole one lies there within the first ``size`` bytes."""
     payload = _payload(file, at, size)
-    return None if payload is None else Placed(at, file.tell(), _decoder.decode(payload))
+    return None if payload is None else FrameSpan(at, file.tell(), _decoder.decode(payload))
 
 
 def is_torn(file: BinaryIO, at: int, size: int) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol, overload
 
-from streams.embedded.log_frames import Placed, is_torn, pack_frame, read_frame
+from streams.embedded.log_frames import FrameSpan, is_torn, pack_frame, read_frame
 from streams.errors import LogError
 from streams.records import Record
 
@@ -55,7 +55,7 @@ class SegmentReader:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def frames(self) -> Iterator[Placed]:
+    def frames(self) -> Iterator[FrameSpan]:
         """Every whole frame up to the present end; a torn one there is left out.
 
         Raises
@@ -97,7 +97,7 @@ class SegmentStore:
         self._positions: list[tuple[int, int]] = []
         """(seq, byte position) of each frame."""
 
-    def recover(self) -> Iterator[Placed]:
+    def recover(self) -> Iterator[FrameSpan]:
         """Every whole frame from the start; a torn one at the end is cut off."""
         end = 0
         for placed in self._reader.frames():

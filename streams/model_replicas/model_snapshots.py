@@ -20,7 +20,7 @@ from online.stages.quarantine import Quarantine
 from streams.model_replicas.fold import ExampleFold, FoldState
 from streams.model_replicas.replica_errors import ReplicaDiverged
 from streams.redis.blobs import BlobRef, get_blob, put_blob
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class ModelSnapshots:
     link : the way to Redis.
     """
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: RedisClient) -> None:
         self._link = link
 
     async def save(self, fold: ExampleFold, state: FoldState) -> bool:

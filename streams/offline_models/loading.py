@@ -65,7 +65,7 @@ def load(
     """
     from models.registry.artefact import check_artefact
     from models.registry.registry import Registry
-    from models.serving.occlusion import USUAL_FILE, Usual
+    from models.serving.occlusion import USUAL_FILE, Baseline
     from models.serving.ort_model import OrtModel
 
     held = Registry(_registry_of(task, ref, registries))
@@ -79,7 +79,7 @@ def load(
     manifest = artefact.manifest
     model = OrtModel.load(artefact.onnx, ref.version, manifest.inputs, provider=provider, threads=threads)
     if (usual := artefact.files.get(USUAL_FILE)) is not None:
-        model.usual = Usual.decode(usual, len(manifest.inputs))
+        model.usual = Baseline.decode(usual, len(manifest.inputs))
     runner.slots.check(model)
     return model
 

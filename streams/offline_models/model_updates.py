@@ -40,7 +40,7 @@ class Versions:
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class UpdateRecords:
     """Valid updates in the order of the log, and the rest."""
 
     updates: list[ModelUpdate]
@@ -57,7 +57,7 @@ def update_record(update: ModelUpdate, now: float) -> Record:
     return Record(update.task.encode(), encode_update(update), now)
 
 
-def decode_updates(raw: Sequence[bytes | None], unknown_fields: UnknownFields = "ignore") -> Decoded:
+def decode_updates(raw: Sequence[bytes | None], unknown_fields: UnknownFields = "ignore") -> UpdateRecords:
     """The updates among these records; a version that is no whole number from 1 on is a reject."""
     accepted = accept_records(ModelUpdate, raw, unknown_fields)
     updates: list[ModelUpdate] = []
@@ -70,7 +70,7 @@ def decode_updates(raw: Sequence[bytes | None], unknown_fields: UnknownFields = 
         else:
             why = f"version: got {update.version[:40]!r}; give a version of the registry, a whole number from 1 on"
             rejects.append(Reject(i, record, why))
-    return Decoded(updates, sorted(rejects, key=lambda reject: reject.index))
+    return UpdateRecords(updates, sorted(rejects, key=lambda reject: reject.index))
 
 
 def ref_of(update: ModelUpdate) -> Ref:

@@ -47,7 +47,7 @@ class FullTask:
 
 
 @dataclass(slots=True)
-class _Served:
+class _ServedModel:
     """What is loaded of a task, and what could not be."""
 
     task: FullTask
@@ -103,9 +103,9 @@ class FullModels:
 
     def __init__(self, tasks: Iterable[FullTask] = (), metrics: Metrics | None = None) -> None:
         self._fold = UpdateFold()
-        self._served = {task.name: _Served(task) for task in tasks}
+        self._served = {task.name: _ServedModel(task) for task in tasks}
         self.metrics = metrics or Metrics()
-        self._scorers = {task.name: _Measured(task.name, task.runner, self.metrics) for task in self.tasks}
+        self._scorers = {task.name: _TimedRunner(task.name, task.runner, self.metrics) for task in self.tasks}
 
     @property
     def tasks(self) -> list[FullTask]:
@@ -170,7 +170,7 @@ class FullModels:
             else:
                 self.loaded(task.name, ref, model)
 
-    def _swap(self, served: _Served) -> None:
+    def _swap(self, served: _ServedModel) -> None:
         if not served.swap():
             return
         name, champion, shadow = served.task.name, served.champion, served.shadow
@@ -192,7 +192,7 @@ class FullModels:
         return {name: {**said, "refused": [*map(int, said["refused"])]} for name, said in self.describe().items()}  # type: ignore[call-overload]
 
     @staticmethod
-    def _describe(served: _Served) -> Mapping[str, object]:
+    def _describe(served: _ServedModel) -> Mapping[str, object]:
         def number(ref: Ref | None) -> int | None:
             return ref.version if ref is not None else None
 
@@ -218,7 +218,7 @@ def _said(champion: Ref | None, shadow: Ref | None) -> str:
     return (f"version {champion.version}" if champion is not None else "none") + beside
 
 
-class _Measured:
+class _TimedRunner:
     """A runner whose calls are timed, and whose rows without a full model are counted."""
 
     def __init__(self, task: str, runner: FullScorer, metrics: Metrics) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 
 PART_BYTES: Final = 16 << 20
 MOST_BYTES: Final = 2 << 30
@@ -41,7 +41,7 @@ class BlobRef(msgspec.Struct, frozen=True, array_like=True):
         return [f"{self.key}:{i}" for i in range(min(self.parts, MOST_BYTES // PART_BYTES))]
 
 
-async def put_blob(link: RedisLink, key: str, data: bytes, *, part_bytes: int = PART_BYTES) -> BlobRef:
+async def put_blob(link: RedisClient, key: str, data: bytes, *, part_bytes: int = PART_BYTES) -> BlobRef:
     """Write ``data`` under ``key:0``, ``key:1`` ...; the parts expire unless a script persists them."""
     ref, packed = await asyncio.to_thread(_pack, key, data, part_bytes)
     for part, at in zip(ref.part_keys(), range(0, max(len(packed), 1), part_bytes), strict=True):
@@ -49,7 +49,7 @@ async def put_blob(link: RedisLink, key: str, data: bytes, *, part_bytes: int = 
     return ref
 
 
-async def get_blob(link: RedisLink, ref: BlobRef) -> bytes | None:
+async def get_blob(link: RedisClient, ref: BlobRef) -> bytes | None:
     """The blob; ``None`` when a part is gone or damaged."""
     parts = [await link.execute("GET", key) for key in ref.part_keys()]
     if any(part is None for part in parts):

@@ -49,7 +49,7 @@ return 1
 """)
 
 
-class RedisLink:
+class RedisClient:
     """Commands to one Redis or one Redis cluster.
 
     Parameters
@@ -225,10 +225,10 @@ class RedisLink:
 
 
 @asynccontextmanager
-async def opened(settings: RedisSettings, patience_s: float | None = None) -> AsyncIterator[RedisLink]:
+async def opened(settings: RedisSettings, patience_s: float | None = None) -> AsyncIterator[RedisClient]:
     """A link for somebody who only looks or sends a few commands; it waits no longer than one command may take."""
     patience = settings.timeout_s if patience_s is None else patience_s
-    link = RedisLink(settings, patience_s=patience, prefix=settings.prefix)
+    link = RedisClient(settings, patience_s=patience, prefix=settings.prefix)
     try:
         await link.start(writes=False)
         yield link

@@ -1,6 +1,6 @@
 """Connections to Redis: one server, the primary that sentinels name, or a cluster's primaries by slot.
 
-It tries once; `RedisLink` has the patience. A server that says it is not the primary (any more) loses all its
+It tries once; `RedisClient` has the patience. A server that says it is not the primary (any more) loses all its
 connections: behind one address there may be another by now.
 """
 

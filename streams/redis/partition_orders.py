@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.stored_rows import Lane
 
 Verb = Literal["pause", "resume", "seek", "watermark"]
@@ -86,7 +86,7 @@ class Orders:
     link : a started link.
     """
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: RedisClient) -> None:
         self._link = link
 
     def _key(self, kind: str, name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 from streams.config import topics
 from streams.errors import StateError, UsageError
 from streams.kafka.admin.cluster import TopicIdentity
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.stored_rows import Lane
 
 _PARTITIONS: Final = "partitions"
@@ -33,7 +33,7 @@ class StoredIdentity:
     link : a started link.
     """
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: RedisClient) -> None:
         self._link, self._key = link, f"{link.prefix}:{{identity}}"
 
     async def load(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from streams.kafka.consume.range_reader import RangeReader
 from streams.records import Record
 
 
-class Stored(NamedTuple):
+class StoredRecord(NamedTuple):
     """A record and where it is."""
 
     offset: int
@@ -31,14 +31,14 @@ class Deployment:
     settings: Settings
     tasks: dict[str, TaskSpec]
 
-    def read(self, topic: str) -> dict[int, list[Stored]]:
+    def read(self, topic: str) -> dict[int, list[StoredRecord]]:
         """Everything in one of Weir's topics now, by partition."""
         return asyncio.run(self._read(topic))
 
-    async def _read(self, topic: str) -> dict[int, list[Stored]]:
-        found: dict[int, list[Stored]] = defaultdict(list)
+    async def _read(self, topic: str) -> dict[int, list[StoredRecord]]:
+        found: dict[int, list[StoredRecord]] = defaultdict(list)
         async for partition, piece in self.pieces(topic):
-            found[partition] += map(Stored, piece.offsets, piece.records)
+            found[partition] += map(StoredRecord, piece.offsets, piece.records)
         return found
 
     async def pieces(self, topic: str) -> AsyncIterator[tuple[int, Slice]]:

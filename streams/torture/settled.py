@@ -13,7 +13,7 @@ import msgspec
 
 from online.errors import StateError
 from streams.config import topics
-from streams.redis.client import RedisLink, opened
+from streams.redis.client import RedisClient, opened
 from streams.redis.partitions.label_journal import StepLog
 from streams.redis.partitions.partition_record import decode_record
 from streams.redis.stored_rows import lane_prefix
@@ -55,7 +55,7 @@ async def _positions(deployment: Deployment, ends: Mapping[Place, int]) -> dict[
     return found
 
 
-async def _label_positions(link: RedisLink, partition: int) -> dict[Place, int]:
+async def _label_positions(link: RedisClient, partition: int) -> dict[Place, int]:
     try:
         stored = await StepLog(link, f"label-{partition}").load()
     except StateError:  # its owner put a new snapshot in the place of the one that we were to read: look again

@@ -14,14 +14,14 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, Scored
+from online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, ScoredBatch
 from online.codec.decode import decode_user_events
 from online.codec.example_log import decode_example_log
 from online.codec.predictions import ScoredShape, decode_scored
 from online.errors import UNREADABLE
 from online.intake_policy import IntakePolicy
 from online.metrics.ranking import rank_rows
-from online.stages.admission import Intake
+from online.stages.admission import Admission
 from online.stages.scoring import ScoringStage
 from online.task.column_plan import union
 from online.task.spec import TaskSpec
@@ -69,7 +69,7 @@ class _Predictions:
     rows: dict[str, int]
     """Row by event id."""
     partitions: IntVector
-    scored: Scored
+    scored: ScoredBatch
     repeats: int
 
 
@@ -100,7 +100,7 @@ def _kept(entity: str) -> bool:
 
 async def _predictions(deployment: Deployment, task: TaskSpec, shape: TaskShape) -> _Predictions:
     shapes = {task.name: ScoredShape(shape.features, shape.masks, len(shape.watched), shape.secondary)}
-    rows, parts, at, repeats = dict[str, int](), list[Scored](), list[int](), 0
+    rows, parts, at, repeats = dict[str, int](), list[ScoredBatch](), list[int](), 0
     async for partition, piece in deployment.pieces(topics.PREDICTIONS):
         scored = decode_scored([record.value for record in piece.records], shapes).tasks[task.name].scored
         first: list[int] = []
@@ -116,7 +116,7 @@ async def _predictions(deployment: Deployment, task: TaskSpec, shape: TaskShape)
             first.append(k)
         at += [partition] * len(first)
         parts.append(scored.take(np.array(first, np.int64)))
-    return _Predictions(rows, np.array(at, np.int64), Scored.concat(parts), repeats)
+    return _Predictions(rows, np.array(at, np.int64), ScoredBatch.concat(parts), repeats)
 
 
 async def _same_features(
@@ -160,7 +160,7 @@ async def _kept_events(deployment: Deployment) -> dict[int, list[Record]]:
 
 def _linear_pass(task: TaskSpec, records: list[Record]) -> tuple[list[str], FloatMatrix]:
     """Events that are scored, and their features, ``(n, F)``."""
-    intake, stage = Intake(IntakePolicy()), ScoringStage(task, MemoryFeatureStore(), side=True)
+    intake, stage = Admission(IntakePolicy()), ScoringStage(task, MemoryFeatureStore(), side=True)
     ids, features = list[str](), [np.empty((0, len(stage.features)))]
     for start in range(0, len(records), 777):  # no batch size of a worker's: results must not depend on cuts
         chunk = records[start : start + 777]

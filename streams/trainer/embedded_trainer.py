@@ -26,14 +26,14 @@ from online.task.spec import TaskSpec
 from streams.config import topics
 from streams.embedded.embedded_log import EmbeddedLog
 from streams.trainer.history.log_sources import EmbeddedSource
-from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_files import JobWorkshop
 from streams.trainer.job.job_runner import Runner, SubprocessRunner
 from streams.trainer.job.live_examples import LiveRows
 from streams.trainer.job.real_steps import SourceData, embedded_workshop
-from streams.trainer.registry_port import RegistryShelf, Shelf
+from streams.trainer.registry_port import ModelRegistry, RegistryShelf
 from streams.trainer.state_journal import Journal, MemoryJournal
 from streams.trainer.task_state import Effect, TaskState
-from streams.trainer.task_supervisor import Bench
+from streams.trainer.task_supervisor import TaskSupervisor
 
 _HISTORY: Final = (topics.PREDICTIONS, topics.EXAMPLES, topics.USER_EVENTS, topics.DEVICE_EVENTS)
 _LEASE_S: Final = 365 * 86_400.0
@@ -58,11 +58,11 @@ class EmbeddedTrainer:
     def __init__(
         self,
         tasks: Sequence[TaskSpec],
-        shelf: Registry | Shelf,
+        shelf: Registry | ModelRegistry,
         log: EmbeddedLog,
         work: Path,
         *,
-        shop: Workshop | None = None,
+        shop: JobWorkshop | None = None,
         journal: Journal | None = None,
         background: bool = True,
         runner: Runner | None = None,
@@ -72,9 +72,9 @@ class EmbeddedTrainer:
         self._updates: list[ModelUpdate] = []
         self._lock = threading.Lock()
         shop = shop or embedded_workshop(self._data, runner or SubprocessRunner(), work)
-        self._shelf: Shelf = RegistryShelf(shelf) if isinstance(shelf, Registry) else shelf
+        self._shelf: ModelRegistry = RegistryShelf(shelf) if isinstance(shelf, Registry) else shelf
         self._benches = {
-            task.name: Bench(
+            task.name: TaskSupervisor(
                 task, journal or MemoryJournal(), self._shelf, shop, self._publish,
                 owner="embedded", lease_s=_LEASE_S, clock=time.time, time=lambda: self._event_ts,
             )

@@ -9,7 +9,7 @@ from typing import Any, Final
 from streams.config import topics
 from streams.kafka.consume.range_reader import RangeReader
 from streams.trainer.job.live_examples import decode_live
-from streams.trainer.task_supervisor import Bench
+from streams.trainer.task_supervisor import TaskSupervisor
 
 _RECORDS: Final = 2_000
 
@@ -24,7 +24,9 @@ class ExamplesFollower:
     topic : what ``examples`` is called on these brokers.
     """
 
-    def __init__(self, options: Mapping[str, Any], benches: Sequence[Bench], topic: str = topics.EXAMPLES) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], benches: Sequence[TaskSupervisor], topic: str = topics.EXAMPLES
+    ) -> None:
         self._reader, self._benches = RangeReader(options, topic, wait_ms=500), benches
         self.offset = 0
         """Of the next record to read."""
@@ -55,7 +57,7 @@ class ExamplesFollower:
                 bench.trainer.offset = self.offset
         return len(piece.records)
 
-    def _give(self, bench: Bench, offsets: Sequence[int], values: Sequence[bytes]) -> None:
+    def _give(self, bench: TaskSupervisor, offsets: Sequence[int], values: Sequence[bytes]) -> None:
         trainer = bench.trainer
         new = [value for offset, value in zip(offsets, values, strict=True) if offset >= trainer.offset]
         bench.give(decode_live(new, bench.name), max(self.offset, trainer.offset))

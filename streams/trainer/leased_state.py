@@ -24,7 +24,7 @@ Noted = Callable[[TaskState, TaskState], None]
 """Told the document before and after a change of this trainer's, once the journal has it."""
 
 
-class Desk:
+class LeasedTaskState:
     """A task's document in the journal; any thread may call.
 
     Parameters

@@ -35,7 +35,7 @@ class Origin:
     """Seconds."""
 
 
-class Shelf(Protocol):
+class ModelRegistry(Protocol):
     """Versions of full models, and which of them serves."""
 
     def champion(self, task: str) -> int:
@@ -56,23 +56,23 @@ class Shelf(Protocol):
 
 
 class RegistryShelf:
-    """``Shelf`` over ``models.registry``."""
+    """``ModelRegistry`` over ``models.registry``."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     def champion(self, task: str) -> int:
-        """See ``Shelf``."""
+        """See ``ModelRegistry``."""
         return self._registry.champion(task) or 0
 
     def built(self, task: str, version: int) -> Built:
-        """See ``Shelf``."""
+        """See ``ModelRegistry``."""
         artefact = self._registry.load(task, version)
         m = artefact.manifest
         return Built(m.kind, artefact.onnx, m.inputs, m.state, m.embedding, dict(artefact.files), m.metrics, m.seed)
 
     def register(self, task: str, built: Built, job: Job, origin: Origin, now: float) -> int:
-        """See ``Shelf``."""
+        """See ``ModelRegistry``."""
         mark = _mark(job)
         if (found := self._of_job(task, mark)) is not None:
             return found
@@ -96,7 +96,7 @@ class RegistryShelf:
         return None
 
     def tell(self, task: str, effect: Effect, why: str) -> ModelUpdate:
-        """See ``Shelf``."""
+        """See ``ModelRegistry``."""
         for tries_left in reversed(range(_TRIES)):
             try:
                 self._move(task, effect, why)

@@ -29,7 +29,7 @@ _KEPT_IDS: Final = 256
 _KEPT_JOBS: Final = 20
 
 
-class Asked(msgspec.Struct, frozen=True):
+class RetrainAsk(msgspec.Struct, frozen=True):
     """One request, as far as it matters."""
 
     request_id: str
@@ -42,7 +42,7 @@ class Asked(msgspec.Struct, frozen=True):
     """Whether a person wants it within the cooldown."""
 
     @classmethod
-    def of(cls, request: RetrainRequest) -> Asked:
+    def of(cls, request: RetrainRequest) -> RetrainAsk:
         """The request of a record."""
         forced = request.cause == "manual" and (request.details or {}).get("force") is True
         return cls(request.request_id, request.cause, request.requested_at, printable(request.text or ""), forced)
@@ -52,7 +52,7 @@ class Job(msgspec.Struct, frozen=True):
     """One training, from its request to its end."""
 
     job_id: str
-    asked: Asked
+    asked: RetrainAsk
     cutoff: float
     """Nothing that became known later is learned from, epoch seconds; fixed here, so that a repeat sees the same."""
     began_at: float
@@ -105,7 +105,7 @@ class TaskState(msgspec.Struct, frozen=True):
     """``requested_at`` of the newest request that led to a job."""
     scheduled_at: float | None = None
     """Up to when the schedule was looked at, epoch seconds."""
-    pending: Asked | None = None
+    pending: RetrainAsk | None = None
     """What begins when the present job is through."""
     job: Job | None = None
     """The newest, also after its end."""

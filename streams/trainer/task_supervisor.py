@@ -11,11 +11,11 @@ from models.types import TrainingStoppedError
 from online.task.spec import TaskSpec
 from streams.errors import in_words
 from streams.ops.metric_registry import Registry
-from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_files import JobWorkshop
 from streams.trainer.job.job_stages import JobRunner
 from streams.trainer.job.live_examples import LiveRows
-from streams.trainer.leased_state import Clock, Desk
-from streams.trainer.registry_port import Shelf
+from streams.trainer.leased_state import Clock, LeasedTaskState
+from streams.trainer.registry_port import ModelRegistry
 from streams.trainer.state_journal import Journal
 from streams.trainer.task_state import WORKING, TaskState
 from streams.trainer.task_trainer import Publish, TaskTrainer
@@ -25,13 +25,13 @@ from streams.trainer.trainer_metrics import TaskMeasures
 log = logging.getLogger(__name__)
 
 
-class Bench:
+class TaskSupervisor:
     """A task at work; its methods may block for a while, and are called by one thread at a time.
 
     Parameters
     ----------
     spec, journal, shelf, shop, publish : see ``TaskTrainer`` and ``JobRunner``.
-    owner, lease_s : see ``Desk``.
+    owner, lease_s : see ``LeasedTaskState``.
     clock : of the lease: wall time.
     time : of cutoffs and phases; event time where the host is embedded, else the same.
     metrics : of the process; a throw-away one when not given.
@@ -41,8 +41,8 @@ class Bench:
         self,
         spec: TaskSpec,
         journal: Journal,
-        shelf: Shelf,
-        shop: Workshop,
+        shelf: ModelRegistry,
+        shop: JobWorkshop,
         publish: Publish,
         *,
         owner: str,
@@ -53,7 +53,7 @@ class Bench:
     ) -> None:
         self.name, self._stopping = spec.name, threading.Event()
         measures = TaskMeasures(spec.name, metrics)
-        desk = Desk(spec.name, journal, owner, lease_s, clock, measures.changed)
+        desk = LeasedTaskState(spec.name, journal, owner, lease_s, clock, measures.changed)
         self.trainer = TaskTrainer(spec, desk, shelf, publish, time or clock, measures)
         measures.follow(lambda: self.state, lambda: self.held)
         self._jobs = JobRunner(self.trainer, shop, time or clock, self._stopping.is_set)

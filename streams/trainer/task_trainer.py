@@ -20,11 +20,11 @@ from online.task.spec import TaskSpec
 from streams.trainer.job.live_examples import LiveRows
 from streams.trainer.job.promotion import PhaseState, PromotionPhase, PromotionRules
 from streams.trainer.job.transitions import conclude, overtaken
-from streams.trainer.leased_state import Clock, Desk
-from streams.trainer.registry_port import Shelf
-from streams.trainer.task_state import Asked, Effect, TaskState
+from streams.trainer.leased_state import Clock, LeasedTaskState
+from streams.trainer.registry_port import ModelRegistry
+from streams.trainer.task_state import Effect, RetrainAsk, TaskState
 from streams.trainer.trainer_metrics import TaskMeasures
-from streams.trainer.triggers import Considered, check_schedule, consider, scheduled
+from streams.trainer.triggers import RequestOutcome, check_schedule, consider, scheduled
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class TaskTrainer:
     """
 
     def __init__(
-        self, spec: TaskSpec, desk: Desk, shelf: Shelf, publish: Publish, clock: Clock,
+        self, spec: TaskSpec, desk: LeasedTaskState, shelf: ModelRegistry, publish: Publish, clock: Clock,
         measures: TaskMeasures | None = None,
     ) -> None:  # fmt: skip
         self.spec, self.desk, self.shelf = spec, desk, shelf
@@ -71,9 +71,9 @@ class TaskTrainer:
 
     # -- requests --------------------------------------------------------------------------------------------------
 
-    def ask(self, request: RetrainRequest) -> Considered:
+    def ask(self, request: RetrainRequest) -> RequestOutcome:
         """Take in a request; noted in the journal when this returns. The lease is not needed."""
-        asked, found = Asked.of(request), list[Considered]()
+        asked, found = RetrainAsk.of(request), list[RequestOutcome]()
 
         def change(state: TaskState) -> TaskState:
             found.append(consider(state, asked, self.spec.retrain.cooldown))
@@ -84,7 +84,7 @@ class TaskTrainer:
         log.info("task %s: %s: %s", self.spec.name, found[-1].answer, found[-1].words)
         return found[-1]
 
-    def tick(self) -> Considered | None:
+    def tick(self) -> RequestOutcome | None:
         """Look at the schedule."""
         found: list[RetrainRequest | None] = [None]
 

@@ -29,13 +29,13 @@ from streams.ops.signals import stop_signals
 from streams.ops.together import until_one_ends
 from streams.ops.web import WebServer
 from streams.trainer.example_follower import ExamplesFollower
-from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_files import JobWorkshop
 from streams.trainer.job.job_runner import SubprocessRunner
 from streams.trainer.job.real_steps import kafka_workshop
-from streams.trainer.registry_port import RegistryShelf, Shelf
+from streams.trainer.registry_port import ModelRegistry, RegistryShelf
 from streams.trainer.request_reader import RequestReader
 from streams.trainer.state_journal import FilesJournal, Journal
-from streams.trainer.task_supervisor import Bench
+from streams.trainer.task_supervisor import TaskSupervisor
 from streams.trainer.trainer_errors import PASSING
 from streams.trainer.trainer_status import TrainerStatus
 
@@ -61,8 +61,8 @@ class Trainer:
         settings: Settings,
         tasks: Sequence[TaskSpec],
         *,
-        shop: Workshop | None = None,
-        shelf: Shelf | None = None,
+        shop: JobWorkshop | None = None,
+        shelf: ModelRegistry | None = None,
         journal: Journal | None = None,
     ) -> None:
         t, options = settings.trainer, settings.kafka.client_options("trainer")
@@ -75,7 +75,7 @@ class Trainer:
         journal = journal or FilesJournal(open_files(settings.models.registry))
         self.metrics = Metrics(settings.topics.own)
         self.benches = [
-            Bench(
+            TaskSupervisor(
                 task, journal, shelf, shop, self._publish, owner=self.name, lease_s=t.lease_s, clock=time.time,
                 metrics=self.metrics,
             )

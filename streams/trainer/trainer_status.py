@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from streams.trainer.task_state import TaskState
-from streams.trainer.task_supervisor import Bench
+from streams.trainer.task_supervisor import TaskSupervisor
 
 
 class TrainerStatus:
@@ -24,7 +24,7 @@ class TrainerStatus:
 
     def __init__(
         self,
-        benches: Sequence[Bench],
+        benches: Sequence[TaskSupervisor],
         requests: Callable[[], str],
         silence_s: float,
         clock: Callable[[], float] = time.monotonic,

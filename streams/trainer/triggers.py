@@ -16,14 +16,14 @@ import msgspec
 from online.codec.wire import RetrainRequest
 from online.durations import format_duration
 from online.errors import TaskError
-from streams.trainer.task_state import Asked, TaskState
+from streams.trainer.task_state import RetrainAsk, TaskState
 
 Answer = Literal["accepted", "waits", "repeat", "too soon"]
 _COOLS: Final = ("drift", "volume", "manual")
 """Causes that the cooldown holds for; a schedule is what a person chose."""
 
 
-class Considered(NamedTuple):
+class RequestOutcome(NamedTuple):
     """What becomes of a request."""
 
     answer: Answer
@@ -31,28 +31,28 @@ class Considered(NamedTuple):
     words: str
 
 
-def consider(state: TaskState, asked: Asked, cooldown: float) -> Considered:
+def consider(state: TaskState, asked: RetrainAsk, cooldown: float) -> RequestOutcome:
     """Take in one request; ``cooldown`` in seconds.
 
-    >>> first = consider(TaskState("fraud"), Asked("r1", "drift", 100.0), cooldown=60)
-    >>> second = consider(first.state, Asked("r2", "drift", 130.0), cooldown=60)
-    >>> first.answer, second.answer, consider(second.state, Asked("r1", "drift", 100.0), cooldown=60).answer
+    >>> first = consider(TaskState("fraud"), RetrainAsk("r1", "drift", 100.0), cooldown=60)
+    >>> second = consider(first.state, RetrainAsk("r2", "drift", 130.0), cooldown=60)
+    >>> first.answer, second.answer, consider(second.state, RetrainAsk("r1", "drift", 100.0), cooldown=60).answer
     ('accepted', 'too soon', 'repeat')
     """
     if asked.request_id in state.seen:
-        return Considered("repeat", state, f"request {asked.request_id} is known")
+        return RequestOutcome("repeat", state, f"request {asked.request_id} is known")
     state = state.noted(asked.request_id)
     cools = asked.cause in _COOLS and not asked.forced
     if cools and state.accepted_at is not None and asked.at < state.accepted_at + cooldown:
         since = format_duration(max(0.0, round(asked.at - state.accepted_at)))
         words = f"{asked.cause} asks {since} after the last request that was accepted; the cooldown is "
-        return Considered("too soon", state, words + format_duration(cooldown))
+        return RequestOutcome("too soon", state, words + format_duration(cooldown))
     active = state.pending is not None or (state.job is not None and state.job.active)
     accepted_at = max(asked.at, state.accepted_at if state.accepted_at is not None else asked.at)
     state = msgspec.structs.replace(state, pending=asked, accepted_at=accepted_at)
     if active:
-        return Considered("waits", state, f"{asked.cause} asks; it waits for the job under way")
-    return Considered("accepted", state, f"{asked.cause} asks{f': {asked.text}' if asked.text else ''}")
+        return RequestOutcome("waits", state, f"{asked.cause} asks; it waits for the job under way")
+    return RequestOutcome("accepted", state, f"{asked.cause} asks{f': {asked.text}' if asked.text else ''}")
 
 
 def check_schedule(schedule: str) -> None:

@@ -22,10 +22,10 @@ from streams.ops.metrics import Metrics
 from streams.ops.stall import LoopStall
 from streams.ops.watchdog import Watchdog
 from streams.records import Record
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.partition_store import Lane, LaneStore
 from streams.worker.identity import TopicCheck
-from streams.worker.inference.remote_port import Asks
+from streams.worker.inference.remote_port import RemoteScorer
 from streams.worker.links import Links
 from streams.worker.pauses import Pauses
 from streams.worker.scoring.misplaced import Placement
@@ -36,7 +36,7 @@ OPENED_AT_ONCE: Final = 4
 """Lanes whose journals or snapshots are in memory as bytes, besides what they are decoded to."""
 
 
-class Records(Protocol):
+class RecordSender(Protocol):
     """What lanes ask of a producer; see `BatchProducer`."""
 
     def limit(self, topic: str) -> int:
@@ -99,16 +99,16 @@ class Context:
         settings: Settings,
         tasks: Sequence[TaskSpec],
         app: BatchApp,
-        link: RedisLink,
+        link: RedisClient,
         store: LaneStore,
         metrics: Metrics,
         full: FullModels | None = None,
     ) -> None:
         self.settings, self.tasks = settings, list(tasks)
         self.app, self.link, self.store, self.metrics = app, link, store, metrics
-        self.records: Records = app.records
+        self.records: RecordSender = app.records
         self.full = full or FullModels()
-        self.remote: Asks | None = None
+        self.remote: RemoteScorer | None = None
         """Asks for full models that run elsewhere; nobody is asked without."""
         self.placement = Placement(self)
         self.topics = TopicCheck(self)

@@ -16,7 +16,7 @@ import numpy as np
 from online.batch import FloatVector
 from online.errors import StateError
 from online.labels.silence import SilenceTimers
-from online.stages.admission import Intake
+from online.stages.admission import Admission
 from online.stages.dedupe import OldIds, floor_of, newest_of, old_ids, rows_of
 from online.stages.digest_table import Rows
 
@@ -49,7 +49,7 @@ class Entries:
         return dropped
 
 
-class _Moved(msgspec.Struct, array_like=True):
+class _TimerEntry(msgspec.Struct, array_like=True):
     """The events that moved the timers of one task; no keys, and one time, where time passed without events."""
 
     task: int
@@ -62,7 +62,7 @@ class _Entry(msgspec.Struct, array_like=True, tag="ids"):
     """Of the times of ids."""
     kept: bytes
     """20 bytes an id: digest and time."""
-    moved: list[_Moved] = []
+    moved: list[_TimerEntry] = []
     timers: list[bytes | None] | None = None
     """Snapshot of each task's timers as they were after this entry."""
 
@@ -72,7 +72,7 @@ class _OldEntry(msgspec.Struct, array_like=True):
 
     generation: int
     kept: list[bytes]
-    moved: list[_Moved]
+    moved: list[_TimerEntry]
     timers: list[bytes | None] | None
 
 
@@ -84,7 +84,7 @@ def ids_entry(kept: Rows) -> bytes:
     return msgspec.msgpack.encode(_Entry(newest_of(kept), kept.tobytes()))
 
 
-class Recalled:
+class JournalEntries:
     """Entries as read from the store.
 
     Parameters
@@ -98,7 +98,7 @@ class Recalled:
         self.old: list[OldIds] = []
         self.newest: list[int] = []
         """Of each entry."""
-        self.moved: list[tuple[list[_Moved], list[bytes | None] | None]] = []
+        self.moved: list[tuple[list[_TimerEntry], list[bytes | None] | None]] = []
         """Of each entry, what moved timers and their snapshot."""
         for entry in entries:
             try:
@@ -138,7 +138,7 @@ class LaneJournal:
     timers : of each task in turn, ``None`` where a task has none.
     """
 
-    def __init__(self, intake: Intake, timers: Sequence[SilenceTimers | None]) -> None:
+    def __init__(self, intake: Admission, timers: Sequence[SilenceTimers | None]) -> None:
         self._intake, self._timers = intake, list(timers)
         self._has_timers = any(t is not None for t in self._timers)
         self._held = Entries()
@@ -155,7 +155,7 @@ class LaneJournal:
             time passed without.
         """
         kept = self._intake.take_journal()
-        steps = [_Moved(i, m[0], m[1].tobytes()) for i, m in enumerate(moved) if m is not None and len(m[1])]
+        steps = [_TimerEntry(i, m[0], m[1].tobytes()) for i, m in enumerate(moved) if m is not None and len(m[1])]
         if not len(kept) and not steps:
             return [], 0
         self._rows += sum(len(step.keys) for step in steps)
@@ -176,7 +176,7 @@ class LaneJournal:
 
     def restore(self, entries: Sequence[bytes]) -> None:
         """Rebuild ids and timers from the entries of the store, oldest first; both are new before."""
-        held = Recalled(entries)
+        held = JournalEntries(entries)
         self._intake.rebuild(held.kept, held.old)
         self._held = Entries(held.newest)
         newest = max((i for i, (_, timers) in enumerate(held.moved) if timers is not None), default=-1)

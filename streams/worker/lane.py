@@ -35,7 +35,7 @@ MAX_ROWS: Final = 4_000
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PendingWrite:
     """What one batch made, on its way into the store."""
 
     batch: FetchedBatch
@@ -66,7 +66,7 @@ class RowLane(ABC):
         self.lane, self.ctx = lane, ctx
         self.name = f"{lane[0]}-{lane[1]}"
         self._inbox: asyncio.Queue[FetchedBatch] = asyncio.Queue()
-        self._steps: deque[Step] = deque()
+        self._steps: deque[PendingWrite] = deque()
         self._wake, self._idle = asyncio.Event(), asyncio.Event()
         self.lock = asyncio.Lock()
         """Held by who computes, or rewinds."""
@@ -91,7 +91,7 @@ class RowLane(ABC):
         """What the ids that it remembers take in memory."""
 
     @abstractmethod
-    async def compute(self, batch: FetchedBatch) -> Step:
+    async def compute(self, batch: FetchedBatch) -> PendingWrite:
         """Everything a batch makes, its outputs on their way; ends with the store's step of this lane."""
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class RowLane(ABC):
             except LaneMoved as moved:
                 await self.rewind(moved)
 
-    def made(self, step: Step) -> None:
+    def made(self, step: PendingWrite) -> None:
         """A batch was computed."""
         self._steps.append(step)
         self.unmade = False
@@ -224,9 +224,9 @@ class RowLane(ABC):
             except LaneMoved as moved:
                 await self.rewind(moved)
 
-    async def _acknowledged(self) -> list[Step]:
+    async def _acknowledged(self) -> list[PendingWrite]:
         """The steps in front whose outputs are acknowledged; waits for the first."""
-        steps: list[Step] = []
+        steps: list[PendingWrite] = []
         rows = 0
         while self._steps and (not steps or (self._steps[0].acknowledged.done() and rows < MAX_ROWS)):
             step = self._steps[0]
@@ -240,7 +240,7 @@ class RowLane(ABC):
             rows += step.writes.rows
         return steps
 
-    async def _flush(self, steps: list[Step]) -> None:
+    async def _flush(self, steps: list[PendingWrite]) -> None:
         if not steps:
             return
         last, m = steps[-1], self.ctx.metrics

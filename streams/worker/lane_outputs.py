@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from online.batch import LabelBatch, Scored, UpdateBatch
+from online.batch import LabelBatch, ScoredBatch, UpdateBatch
 from online.codec.encode import encode_labels, write_scored
 from online.codec.row_updates import encode_updates
 from online.stages.labelling import LabelOutput
@@ -15,7 +15,7 @@ from streams.outputs import decision_records
 from streams.records import Record
 
 
-def prediction_columns(stage: ScoringStage, scored: Scored, now: float) -> Columns:
+def prediction_columns(stage: ScoringStage, scored: ScoredBatch, now: float) -> Columns:
     """Predictions of a task, one a row."""
     values = write_scored(scored, stage.features, stage.task.name, now)
     return Columns.written(scored.predictions.entity_id, values.joined, values.ends, now)

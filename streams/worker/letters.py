@@ -10,22 +10,24 @@ from streams.config import topics
 from streams.errors import TooManyRejects
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.outputs import dead_letter, letter_room
-from streams.records import Refused
+from streams.records import RefusedRecord
 from streams.reject_limit import RejectLimit
 from streams.worker.context import Context
 
 
-def refused_of(batch: FetchedBatch, rows: Iterable[tuple[int, str]]) -> list[Refused]:
+def refused_of(batch: FetchedBatch, rows: Iterable[tuple[int, str]]) -> list[RefusedRecord]:
     """Everything of a batch that is refused, in order; ``rows``: ``(index of a record, reason)``."""
-    return in_order(batch.refused, [Refused(batch.offset_of(i), why, batch.records[i]) for i, why in sorted(rows)])
+    return in_order(
+        batch.refused, [RefusedRecord(batch.offset_of(i), why, batch.records[i]) for i, why in sorted(rows)]
+    )
 
 
-def in_order(fetched: Sequence[Refused], decoded: Sequence[Refused]) -> list[Refused]:
+def in_order(fetched: Sequence[RefusedRecord], decoded: Sequence[RefusedRecord]) -> list[RefusedRecord]:
     """What was refused as it was fetched and as it was decoded, by offset."""
     return sorted([*fetched, *decoded], key=lambda refused: refused.offset) if fetched else list(decoded)
 
 
-class Letters:
+class DeadLetters:
     """Sends what one lane refuses; raises ``TooManyRejects`` when it is most of the input, but for the first batch."""
 
     def __init__(self, ctx: Context) -> None:
@@ -34,7 +36,9 @@ class Letters:
         self._passed = False
         """Whether a batch has passed: without one a partition that is tried again would never get on."""
 
-    async def send(self, topic: str, partition: int, records: int, refused: list[Refused]) -> list[asyncio.Future[Any]]:
+    async def send(
+        self, topic: str, partition: int, records: int, refused: list[RefusedRecord]
+    ) -> list[asyncio.Future[Any]]:
         """Send what was refused of so many ``records``; its acknowledgement, if there is anything.
 
         ``topic`` is what it is called on the brokers.

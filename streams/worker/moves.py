@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from streams.config import topics
 from streams.errors import UsageError
 from streams.outputs import dead_letter
-from streams.records import Record, Refused
+from streams.records import Record, RefusedRecord
 from streams.worker.context import Context
 from streams.worker.labelling.label_partition import LabelLane
 from streams.worker.lane import RowLane
@@ -86,6 +86,6 @@ async def _letter(ctx: Context, lane: tuple[str, int], before: int | None, offse
     if before is None or offset <= before:
         return
     why = f"{SKIPPED}: by hand, offsets {before} to {offset - 1} ({offset - before}), by {by}"
-    skipped = Refused(before, why, Record(b"", b"", 0.0), offset - 1)
+    skipped = RefusedRecord(before, why, Record(b"", b"", 0.0), offset - 1)
     letter = dead_letter(ctx.name(lane[0]), lane[1], skipped, ctx.now(), 0)
     await (await ctx.records.send(ctx.name(topics.DEAD_LETTERS), [letter]))

@@ -19,7 +19,7 @@ from streams.config import topics
 from streams.errors import UsageError
 from streams.kafka.consume.range_reader import RangeReader
 from streams.kafka.partitioners import PartitionerName, partitions_of_text
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 
 if TYPE_CHECKING:
     from streams.worker.context import Context
@@ -82,7 +82,7 @@ async def settle_partitioner(ctx: Context) -> PartitionerName:
     return name
 
 
-async def stored_partitioner(link: RedisLink) -> PartitionerName | None:
+async def stored_partitioner(link: RedisClient) -> PartitionerName | None:
     """What is settled; ``None`` where nothing is yet."""
     held = await link.execute("GET", f"{link.prefix}:partitioner")
     return None if held is None else "crc32" if held == b"crc32" else "murmur2"

@@ -10,7 +10,7 @@ from typing import Final
 
 from faust.types import TP
 
-from online.batch import Scored
+from online.batch import ScoredBatch
 from online.codec.predictions import ScoredShape
 from online.features.store import FeatureStore
 from online.stages.dedupe import bytes_for
@@ -267,7 +267,7 @@ class LaneHost:
         await asyncio.gather(*(lane.close() for lane in gone))
 
     def key(self, tp: TP) -> Lane:
-        """See `process.Lanes`."""
+        """See `process.PartitionHost`."""
         return self._keys([self.ctx.own(tp)])[0]
 
     # -- one lane, while the others go on ------------------------------------------------------------------------
@@ -353,7 +353,7 @@ class LaneHost:
             raise UsageError(f"{lane[0]}-{lane[1]} keeps no event time; give a partition of a stream of events")
         return await set_watermark(self.row_lane(lane), ts)
 
-    async def _hand_over(self, partition: int, sent: list[Sent], scored: dict[str, Scored]) -> None:
+    async def _hand_over(self, partition: int, sent: list[Sent], scored: dict[str, ScoredBatch]) -> None:
         """Give acknowledged predictions to the label lane; where it is paused they are in Kafka for when it is not."""
         label = self.labels.get(partition)
         if label is not None:

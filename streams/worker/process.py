@@ -31,7 +31,7 @@ from streams.ops.signals import stop_signals
 from streams.ops.together import until_one_ends
 from streams.ops.watchdog import Watchdog, WatchdogPolicy
 from streams.ops.web import WebServer
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.partition_store import Lane, LaneStore
 from streams.worker.context import Context
 from streams.worker.control import Control, Movable
@@ -47,7 +47,7 @@ STOP_S: Final = 20.0
 """How long a worker may take to stop, by a signal or after an error, before it is ended."""
 
 
-class Lanes(Movable, Protocol):
+class PartitionHost(Movable, Protocol):
     """The lanes of the partitions that this process is given."""
 
     def take(self, batch: FetchedBatch) -> None:
@@ -63,7 +63,7 @@ class Lanes(Movable, Protocol):
         """The name of the lane that reads a partition."""
 
 
-class Measured(Status, Protocol):
+class GaugeStatus(Status, Protocol):
     """A status that also sets the gauges, and knows what is in work."""
 
     def measure(self) -> None:
@@ -112,7 +112,7 @@ class Process:
         self.app = WorkerApp.from_settings(settings, f"{w.group}-{role}", w.instance(), **transport)
         self.app.process = self
         self.metrics = Metrics(settings.topics.own)
-        self.link = RedisLink(r, patience_s=w.store_patience_s, timeout_s=r.timeout_s, prefix=prefix)
+        self.link = RedisClient(r, patience_s=w.store_patience_s, timeout_s=r.timeout_s, prefix=prefix)
         store = LaneStore(self.link, prefix=prefix, cache_rows=w.cache_rows)
         full = full_models(
             served, m.provider, m.threads, self.metrics, registry=m.registry, trusted=m.trusted, remote=remote
@@ -124,7 +124,7 @@ class Process:
         self._background: list[asyncio.Task[None]] = []
         self._failed: Exception | None = None
 
-    def _consume(self, names: Iterable[str], lanes: Lanes, status: Measured) -> None:
+    def _consume(self, names: Iterable[str], lanes: PartitionHost, status: GaugeStatus) -> None:
         """Have the records of some topics, by Weir's own names, brought to lanes, and a status told."""
         self._lanes, self._status = lanes, status
         self._control = Control(self.ctx, lanes)

@@ -34,14 +34,14 @@ from streams.kafka.produce.producer import Sent
 from streams.kafka.produce.record_columns import Columns
 from streams.records import Record
 from streams.redis.partitions.clear import clear_lane
-from streams.redis.partitions.label_journal import Step
+from streams.redis.partitions.label_journal import OffsetRange
 from streams.redis.partitions.partition_store import Lane
 from streams.worker.committed import active_members, committed_offsets
 from streams.worker.partitioner import settle_partitioner
 from streams.worker.partitions import LABELLED
 from streams.worker.run import Worker
 from streams.worker.scoring.event_partition import DECODERS
-from streams.worker.scoring.strays import Strays, Taken
+from streams.worker.scoring.strays import StrayReader, Strays
 
 Progress = Callable[[str, int, int], None]
 """Told what is filled, how many records of it are done, and of how many."""
@@ -213,7 +213,7 @@ class _Rebuilder:
     def _reader(self, own: str) -> RangeReader:
         return RangeReader(self._options, self._ctx.name(own), limits=self._worker.settings.limits_of(own))
 
-    async def _rows(self, lane: Lane, reader: RangeReader, strays: Taken) -> None:
+    async def _rows(self, lane: Lane, reader: RangeReader, strays: StrayReader) -> None:
         """One score or side lane."""
         first, end = await self._bounds(lane, reader)
         if end == first and not strays:
@@ -270,12 +270,12 @@ class _Rebuilder:
         await lane.finish_alone()
 
 
-async def _steps(reader: RangeReader, topic: str, partition: int, end: int) -> AsyncIterator[tuple[Step, Slice]]:
+async def _steps(reader: RangeReader, topic: str, partition: int, end: int) -> AsyncIterator[tuple[OffsetRange, Slice]]:
     """Everything that is left of a partition before ``end``."""
     first, _ = await reader.bounds(partition)
     at = first
     async for piece in reader.read(partition, first, max(first, end)):
-        yield Step(topic, at, piece.stop), piece
+        yield OffsetRange(topic, at, piece.stop), piece
         at = piece.stop
 
 

@@ -10,7 +10,7 @@ from online.errors import WeirError
 from streams.checks.redis_checks import known_holes, memory_of
 from streams.ops.metrics import Metrics
 from streams.redis.aof import parse_info
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class StoreWatch:
     metrics : of the process.
     """
 
-    def __init__(self, link: RedisLink, metrics: Metrics) -> None:
+    def __init__(self, link: RedisClient, metrics: Metrics) -> None:
         self._link, self._metrics = link, metrics
         self._said = "OK"
         self._looked = False

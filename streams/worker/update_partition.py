@@ -17,9 +17,9 @@ from online.stages.scoring import ScoringStage
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.redis.partitions.partition_store import Lane, LaneRecord
 from streams.worker.context import Context
-from streams.worker.lane import RowLane, Step
-from streams.worker.letters import Letters, refused_of
-from streams.worker.scoring.remembered_ids import Remembered
+from streams.worker.lane import PendingWrite, RowLane
+from streams.worker.letters import DeadLetters, refused_of
+from streams.worker.scoring.remembered_ids import RememberedIds
 
 REMEMBERED = 262_144
 """Updates; repeats come within the few batches that a crash or a rewind repeats."""
@@ -42,14 +42,14 @@ class SideLane(RowLane):
             for task, stage in stages.items()
             for layout in side_layouts(stage)
         }
-        self._letters = Letters(ctx)
+        self._letters = DeadLetters(ctx)
         self._nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._nothing.set_result(None)
 
     def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
         """Rebuild the memory of ids."""
         key, next_offset = (record.mark, record.next_offset) if record is not None else (b"", 0)
-        self.ids = Remembered(REMEMBERED, REMEMBERED, key or self.ctx.new_key(), journal=True)
+        self.ids = RememberedIds(REMEMBERED, REMEMBERED, key or self.ctx.new_key(), journal=True)
         self.ids.restore(journal, next_offset)
 
     def mark(self) -> bytes:
@@ -61,7 +61,7 @@ class SideLane(RowLane):
         """See `RowLane`."""
         return self.ids.nbytes
 
-    async def compute(self, batch: FetchedBatch) -> Step:
+    async def compute(self, batch: FetchedBatch) -> PendingWrite:
         """Apply one batch of updates."""
         clock = self.ctx.metrics.stages("side")
         decoded = decode_updates([r.value for r in batch.records], self._widths)
@@ -82,7 +82,7 @@ class SideLane(RowLane):
         clock.lap("apply")
         letters = await self._send_letters(batch, decoded)
         entries, drop = self.ids.entry(batch.next_offset)
-        return Step(batch, self.next_offset, letters, writes, self.ids.key, entries, drop)
+        return PendingWrite(batch, self.next_offset, letters, writes, self.ids.key, entries, drop)
 
     def _fresh(self, task: str, table: str, updates: UpdateBatch, offset: int) -> UpdateBatch:
         """Without those that were applied before."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from online.errors import StateError
 from online.features.store import FeatureStore
 from streams.embedded.memory_store import MemoryFeatureStore
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.partition_store import LaneStore
 from tests.integration.kafka_broker import unavailable
 from tests.integration.redis_server import NoRedis, find_redis
@@ -42,7 +42,7 @@ class LaneOfRedis:
     ``forgetful`` opens the lane anew for every call, so that every row comes from Redis.
     """
 
-    def __init__(self, runner: asyncio.Runner, link: RedisLink, prefix: str, forgetful: bool) -> None:
+    def __init__(self, runner: asyncio.Runner, link: RedisClient, prefix: str, forgetful: bool) -> None:
         self._runner, self._lanes, self._forgetful = runner, LaneStore(link, prefix=prefix), forgetful
         self._lane, self._opened = ("user-events", 0), False
         self._next: int | None = None
@@ -81,7 +81,7 @@ def redis_lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
         unavailable(str(reason))
     names = itertools.count()
     with asyncio.Runner() as runner:
-        link = RedisLink(server.settings())
+        link = RedisClient(server.settings())
         runner.run(link.start())
         yield lambda forgetful: LaneOfRedis(runner, link, f"t{os.getpid()}-{next(names)}", forgetful)
         runner.run(link.stop())

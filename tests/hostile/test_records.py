@@ -8,7 +8,7 @@ import pytest
 from online.codec.decode import decode_labels, decode_user_events
 from online.codec.limits import InputLimits
 from online.intake_policy import IntakePolicy
-from online.stages.admission import Intake
+from online.stages.admission import Admission
 from online.stages.pipeline import TaskPipeline
 from online.task.column_plan import columns_of
 from streams.config import topics
@@ -57,7 +57,7 @@ def test_what_is_too_large_is_larger_than_the_limit(kind: str) -> None:
 
 def test_every_kind_goes_through_a_pipeline_and_leaves_finite_scores() -> None:
     task = load_task(TASK_FILE)
-    pipeline, intake = TaskPipeline(task, MemoryFeatureStore()), Intake(IntakePolicy())
+    pipeline, intake = TaskPipeline(task, MemoryFeatureStore()), Admission(IntakePolicy())
     good = GoodTraffic(3)
     hostile = HostileTraffic(3, good, partitions=4)
     scored = 0

@@ -15,7 +15,7 @@ from streams.kafka.kafka_errors import DeliveryError
 from streams.kafka.produce.producer import BatchProducer
 from streams.model_replicas.follower import Follower
 from streams.model_replicas.replica_errors import ReplicaDiverged
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.partition_store import LaneStore
 from streams.redis.store_errors import StoreRefused
 from streams.worker.run import Worker
@@ -53,7 +53,7 @@ FAULTS: Final[dict[str, list[Broken]]] = {
     "on the way down, too": [
         (Follower, "_take_turn", DIVERGED, 3),
         (Worker, "conclude", BOOM, 0),
-        (RedisLink, "stop", BOOM, 0),
+        (RedisClient, "stop", BOOM, 0),
         (BatchProducer, "stop", BOOM, 0),
     ],
 }

@@ -24,7 +24,7 @@ from streams.model_replicas.fold import ExampleFold
 from streams.model_replicas.follower import Follower, FollowPolicy
 from streams.model_replicas.model_snapshots import ModelSnapshots
 from streams.records import Record
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
 
@@ -90,7 +90,7 @@ class Place:
 
     @asynccontextmanager
     async def snapshots(self) -> AsyncIterator[ModelSnapshots]:
-        link = RedisLink(self.redis.settings(), patience_s=5.0, prefix=self.prefix)
+        link = RedisClient(self.redis.settings(), patience_s=5.0, prefix=self.prefix)
         try:
             yield ModelSnapshots(link)
         finally:

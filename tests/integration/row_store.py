@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.flush import Writes
 from streams.redis.partitions.partition_store import Lane, LaneRecord, LaneStore
 from tests.integration.redis_server import NamedRedis, RedisServer
@@ -30,8 +30,8 @@ def fresh_prefix() -> str:
 
 
 @asynccontextmanager
-async def linked(server: Server, **options: Any) -> AsyncIterator[RedisLink]:
-    link = RedisLink(options.pop("settings", server.settings()), **options)
+async def linked(server: Server, **options: Any) -> AsyncIterator[RedisClient]:
+    link = RedisClient(options.pop("settings", server.settings()), **options)
     try:
         await link.start()
         yield link
@@ -42,7 +42,7 @@ async def linked(server: Server, **options: Any) -> AsyncIterator[RedisLink]:
 class Worker:
     """What a host does with one lane of a store: compute steps, flush them."""
 
-    def __init__(self, link: RedisLink, prefix: str, lane: Lane = LANE, **options: Any) -> None:
+    def __init__(self, link: RedisClient, prefix: str, lane: Lane = LANE, **options: Any) -> None:
         self.link, self.lane = link, lane
         self.store = LaneStore(link, prefix=prefix, **options)
         self.store.create("user", WIDTH, SCHEMA, TTL_S)

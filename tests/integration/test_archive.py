@@ -22,7 +22,7 @@ from streams.embedded.embedded_log import EmbeddedLog
 from streams.errors import BrokerError, UsageError
 from streams.records import Record
 from streams.simulate import SimulationConfig, simulate
-from streams.trainer.history.history_builder import Logged
+from streams.trainer.history.history_builder import LoggedHistory
 from streams.trainer.history.log_sources import KafkaSource
 from streams.trainer.history.read_history import read_history
 from tests.integration.kafka_broker import Broker
@@ -89,7 +89,7 @@ def source(kafka: Broker, names: TopicSettings) -> KafkaSource:
     return KafkaSource(Settings(kafka=KafkaSettings(bootstrap=(kafka.address,)), topics=names), "test")
 
 
-def check(found: Logged, wanted: Logged) -> None:
+def check(found: LoggedHistory, wanted: LoggedHistory) -> None:
     """Equal, but for the order among what was written in one millisecond."""
     order = [{event: i for i, event in enumerate(logged.history.event_id)} for logged in (found, wanted)]
     assert order[0].keys() == order[1].keys()
@@ -107,7 +107,7 @@ def check(found: Logged, wanted: Logged) -> None:
 def test_the_history_on_kafka_is_that_of_the_embedded_log(kafka: Broker, filled: TopicSettings) -> None:
     seen: list[Any] = []
 
-    async def read(since: float | None = None, until: float | None = None) -> Logged:
+    async def read(since: float | None = None, until: float | None = None) -> LoggedHistory:
         async with source(kafka, filled) as there:
             return await read_history(
                 TASK, source=there, since=since, until=until, advance=lambda *about: seen.append(about)
@@ -146,7 +146,7 @@ def test_the_command_archives_topics_and_goes_on(kafka: Broker, filled: TopicSet
 
 
 def test_what_cannot_be_read_says_why(kafka: Broker, filled: TopicSettings) -> None:
-    async def read(names: TopicSettings, address: str) -> Logged:
+    async def read(names: TopicSettings, address: str) -> LoggedHistory:
         settings = Settings(kafka=KafkaSettings(bootstrap=(address,)), topics=names)
         async with KafkaSource(settings, "test") as there:
             return await read_history(TASK, source=there)

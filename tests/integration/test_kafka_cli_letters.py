@@ -11,11 +11,11 @@ import pytest
 from online.codec.columns import ColumnRequest
 from online.codec.decode import decode_user_events
 from online.intake_policy import IntakePolicy
-from online.stages.admission import Intake
+from online.stages.admission import Admission
 from streams.config import topics
 from streams.kafka.admin import dead_letters as letters_module
 from streams.outputs import dead_letter
-from streams.records import Record, Refused
+from streams.records import Record, RefusedRecord
 from tests.integration.kafka_commands import T0, Weir, event
 
 pytestmark = pytest.mark.integration
@@ -24,7 +24,7 @@ NOW = 1_790_000_000.0
 
 def bury(weir: Weir, refused: list[tuple[str, int, int, str, bytes, bytes | None]]) -> list[str]:
     """Write dead letters as the hosts do; the ids of the letters."""
-    bad = [(t, p, Refused(o, why, Record(key or b"", raw, NOW))) for t, p, o, why, raw, key in refused]
+    bad = [(t, p, RefusedRecord(o, why, Record(key or b"", raw, NOW))) for t, p, o, why, raw, key in refused]
     records = [dead_letter(t, p, each, NOW, 1 << 20) for t, p, each in bad]
     return [f"{p}-{o}" for p, o in weir.write(topics.DEAD_LETTERS, [(r.key, r.value) for r in records])]
 
@@ -103,7 +103,7 @@ def test_a_replay_that_dies_before_its_markers_sends_twice_and_the_intake_drops_
     sent = [r.value for r in clean.read(topics.USER_EVENTS) if r.key == b"twice"]
     assert len(sent) == 2
     decoded = decode_user_events(sent, ColumnRequest())
-    admitted = Intake(IntakePolicy()).admit(decoded.batch, np.full(2, T0))
+    admitted = Admission(IntakePolicy()).admit(decoded.batch, np.full(2, T0))
     assert (admitted.batch.event_id, admitted.duplicates) == (["e777"], 1)
 
 

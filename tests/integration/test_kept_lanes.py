@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import pytest
 
-from streams.redis.client import RedisLink
-from streams.redis.partitions.label_journal import Step as Taken
+from streams.redis.client import RedisClient
+from streams.redis.partitions.label_journal import OffsetRange as Taken
 from streams.redis.partitions.label_journal import StepLog
 from streams.redis.partitions.partition_store import LaneStore
-from streams.worker.lane import Step
+from streams.worker.lane import PendingWrite
 from tests.integration.redis_server import RedisServer
 from tests.streams.score_lanes import Lanes
 from tests.streams.test_worker_scoring import START, TASKS, records_of
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 def with_lanes(server: RedisServer, test: Callable[[Lanes], Awaitable[None]]) -> None:
     async def go() -> None:
-        link = RedisLink(server.settings(), patience_s=10.0, prefix=f"w{uuid4().hex[:8]}")
+        link = RedisClient(server.settings(), patience_s=10.0, prefix=f"w{uuid4().hex[:8]}")
         await link.start()
         try:
             lanes = Lanes(TASKS[:1], 2, link=link)
@@ -76,7 +76,7 @@ def test_a_lane_that_had_computed_what_is_not_written_is_opened_anew(redis_serve
         await process(lanes, 1, 2)
         unwritten, half = lanes.lanes
         (step,) = await lanes.compute([lanes.batch(0, records_of([(3, (0, 0, 1.0, True))], START))])
-        assert isinstance(step, Step)
+        assert isinstance(step, PendingWrite)
         unwritten.made(step)
         assert not await unwritten.let_go()
         batch = lanes.batch(1, records_of([(3, (1, 0, 1.0, True))], START))
@@ -90,7 +90,7 @@ def test_a_lane_that_had_computed_what_is_not_written_is_opened_anew(redis_serve
 
 def test_a_label_lane_knows_whether_anybody_else_had_it(redis_server: RedisServer) -> None:
     async def go() -> None:
-        link = RedisLink(redis_server.settings(), patience_s=10.0, prefix=f"w{uuid4().hex[:8]}")
+        link = RedisClient(redis_server.settings(), patience_s=10.0, prefix=f"w{uuid4().hex[:8]}")
         await link.start()
         mine, other = StepLog(link, "label-0"), StepLog(link, "label-0")
         assert not await mine.claim()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streams.config.settings import RedisSettings, SecretUrl
-from streams.redis.client import RedisLink, acl_line
+from streams.redis.client import RedisClient, acl_line
 from streams.redis.store_errors import StoreRefused, StoreUnavailable
 from tests.integration.redis_server import Certificates, RedisServer
 from tests.integration.row_store import (
@@ -142,7 +142,7 @@ def test_a_redis_that_is_too_old_is_refused() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         async with server:
             url = SecretUrl(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
-            link = RedisLink(RedisSettings(url=url), patience_s=0.3)
+            link = RedisClient(RedisSettings(url=url), patience_s=0.3)
             with pytest.raises(StoreRefused, match=r"version 5\.0\.14; Weir needs 7\.0 or newer"):
                 await link.start()
             await link.stop()

@@ -15,7 +15,7 @@ import pytest
 from streams.checks.redis_checks import check_redis
 from streams.config.frozen_settings import SecretUrl
 from streams.config.settings import RedisSettings, Settings
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.store_errors import StoreUnavailable
 from tests.integration.kafka_broker import eventually, free_ports
 from tests.integration.redis_server import RedisServer
@@ -73,7 +73,7 @@ def test_behind_one_address_connections_to_the_old_primary_are_dropped(
         address = Address(old.port)
         async with address.listening() as port:
             settings = RedisSettings(url=SecretUrl(f"redis://127.0.0.1:{port}/0"))
-            link = RedisLink(settings, patience_s=PATIENCE_S)
+            link = RedisClient(settings, patience_s=PATIENCE_S)
             await link.start()
             await asyncio.gather(*(link.execute("SET", f"weir:{i}", "before") for i in range(8)))  # many connections
             new.send("REPLICAOF NO ONE")
@@ -134,7 +134,7 @@ def test_behind_sentinels_the_link_follows_the_primary(
     settings = settings_of(port, free_ports(1)[0])
 
     async def go() -> None:
-        link = RedisLink(settings, patience_s=PATIENCE_S, timeout_s=2.0)
+        link = RedisClient(settings, patience_s=PATIENCE_S, timeout_s=2.0)
         await link.start()
         assert f":{old.port} (shop)" in link.address
         await link.execute("SET", "weir:a", "before")
@@ -168,7 +168,7 @@ def test_a_service_that_no_sentinel_knows_is_waited_for_and_then_named(
     settings = settings_of(sentinel(old.port), free_ports(1)[0]).model_copy(update={"service": "other"})
 
     async def go() -> None:
-        link = RedisLink(settings, patience_s=1.0, timeout_s=1.0)
+        link = RedisClient(settings, patience_s=1.0, timeout_s=1.0)
         with pytest.raises(StoreUnavailable, match="No master found for 'other'"):
             await link.start()
         await link.stop()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.flush import Writes
 from streams.redis.store_errors import LaneMoved
 from streams.redis.stored_rows import lane_prefix
@@ -163,7 +163,7 @@ class Model:
         self.seen, self.pending = dict(self.stored), []
 
 
-async def play(link: RedisLink, moves: list[tuple[str, Any]]) -> None:
+async def play(link: RedisClient, moves: list[tuple[str, Any]]) -> None:
     worker, model = Worker(link, fresh_prefix(), cache_rows=4), Model()
     await worker.open()
     for number, (move, what) in enumerate(moves):

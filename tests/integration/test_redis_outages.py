@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from redis import exceptions as rx
 
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.partition_store import LaneRecord
 from streams.redis.store_errors import LaneMoved, StoreUnavailable
 from tests.integration.kafka_broker import eventually
@@ -176,7 +176,7 @@ def test_a_cancelled_command_leaves_no_answer_for_the_next(redis_server: Server)
 # -- crashes of Redis ----------------------------------------------------------------------------------------------
 
 
-async def assert_whole(link: RedisLink, prefix: str, history: list[dict[str, int]]) -> int:
+async def assert_whole(link: RedisClient, prefix: str, history: list[dict[str, int]]) -> int:
     """Redis holds the rows of exactly the steps before its position; returns that."""
     reader = Worker(link, prefix)
     record = await reader.open()
@@ -303,7 +303,7 @@ def test_who_only_reads_asks_for_no_rewrite(new_redis: NewRedis) -> None:
     server = new_redis(aof=True)
 
     async def body() -> None:
-        link = RedisLink(server.settings())
+        link = RedisClient(server.settings())
         await link.start(writes=False)
         await link.execute("GET", "weir:x")
         await link.stop()

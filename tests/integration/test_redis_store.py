@@ -10,7 +10,7 @@ from redis import exceptions as rx
 
 from streams.errors import StateError
 from streams.kafka.partitioners import partitions_of
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.clear import CLEARING, clear_lane
 from streams.redis.partitions.partition_store import LaneRecord, LaneStore
 from streams.redis.store_errors import LaneMoved
@@ -102,7 +102,7 @@ def test_thousands_of_rows_of_several_tables_in_one_flush(redis_server: Server) 
 MERCHANTS = [f"m{i}" for i in range(12)]
 
 
-async def feed(link: RedisLink, prefix: str, fill: int) -> None:
+async def feed(link: RedisClient, prefix: str, fill: int) -> None:
     """The side lanes set every merchant's row, each in the partition of its key."""
     owner = partitions_of([m.encode() for m in MERCHANTS], 3)
     for q in range(3):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from streams.errors import StateError
-from streams.redis.client import RedisLink
-from streams.redis.partitions.label_journal import Step, StepLog, StepsLost, StepsTaken, StoredLane
+from streams.redis.client import RedisClient
+from streams.redis.partitions.label_journal import OffsetRange, StepLog, StepsLost, StepsTaken, StoredLane
 from streams.redis.resp import Argument
 from tests.integration.redis_server import NamedRedis, RedisServer
 
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.integration
 Server = RedisServer | NamedRedis
 
 
-def steps(first: int, count: int) -> list[Step]:
+def steps(first: int, count: int) -> list[OffsetRange]:
     """Steps ``first`` and on, alternating between the two topics of a lane."""
-    return [Step(("predictions", "labels")[i % 2], 10 * i, 10 * i + 7) for i in range(first, first + count)]
+    return [OffsetRange(("predictions", "labels")[i % 2], 10 * i, 10 * i + 7) for i in range(first, first + count)]
 
 
 @asynccontextmanager
-async def linked(server: Server) -> AsyncIterator[RedisLink]:
-    link = RedisLink(server.settings(), patience_s=10.0)
+async def linked(server: Server) -> AsyncIterator[RedisClient]:
+    link = RedisClient(server.settings(), patience_s=10.0)
     try:
         yield link
     finally:
@@ -38,13 +38,13 @@ def lane() -> str:
     return f"predictions-{os.getpid()}-{os.urandom(4).hex()}"
 
 
-async def opened(link: RedisLink, name: str) -> tuple[StepLog, StoredLane]:
+async def opened(link: RedisClient, name: str) -> tuple[StepLog, StoredLane]:
     log = StepLog(link, name)
     await log.claim()
     return log, await log.load()
 
 
-def on(server: Server, test: Callable[[RedisLink, str], Awaitable[None]]) -> None:
+def on(server: Server, test: Callable[[RedisClient, str], Awaitable[None]]) -> None:
     async def run() -> None:
         async with linked(server) as link:
             await test(link, lane())
@@ -53,7 +53,7 @@ def on(server: Server, test: Callable[[RedisLink, str], Awaitable[None]]) -> Non
 
 
 def test_a_new_lane_is_empty_and_steps_come_back_in_order(redis_server: Server) -> None:
-    async def test(link: RedisLink, name: str) -> None:
+    async def test(link: RedisClient, name: str) -> None:
         log, stored = await opened(link, name)
         assert stored == StoredLane(None, 0, [], 0)
         await log.append(1, steps(1, 3))
@@ -67,7 +67,7 @@ def test_a_new_lane_is_empty_and_steps_come_back_in_order(redis_server: Server) 
 
 
 def test_a_snapshot_takes_the_place_of_its_steps_and_of_the_one_before(redis_server: Server) -> None:
-    async def test(link: RedisLink, name: str) -> None:
+    async def test(link: RedisClient, name: str) -> None:
         log, _ = await opened(link, name)
         await log.append(1, steps(1, 5))
         await log.snapshot(3, b"three")
@@ -90,7 +90,7 @@ def test_a_snapshot_takes_the_place_of_its_steps_and_of_the_one_before(redis_ser
 def test_a_large_snapshot_is_cut_into_parts(redis_server: Server, zeros: bool) -> None:
     blob = bytes(1_000_000) if zeros else os.urandom(1_000_000)
 
-    async def test(link: RedisLink, name: str) -> None:
+    async def test(link: RedisClient, name: str) -> None:
         log = StepLog(link, name, part_bytes=1 << 16)
         await log.claim()
         await log.load()
@@ -111,7 +111,7 @@ def test_a_large_snapshot_is_cut_into_parts(redis_server: Server, zeros: bool) -
 
 
 def test_a_zombie_is_refused_in_everything(redis_server: Server) -> None:
-    async def test(link: RedisLink, name: str) -> None:
+    async def test(link: RedisClient, name: str) -> None:
         zombie, _ = await opened(link, name)
         await zombie.append(1, steps(1, 2))
         owner, stored = await opened(link, name)
@@ -129,7 +129,7 @@ def test_a_zombie_is_refused_in_everything(redis_server: Server) -> None:
 def test_an_answer_that_got_lost_does_no_harm(redis_server: Server) -> None:
     """The link sends a script again when it did not hear the answer to the first time."""
 
-    class Twice(RedisLink):
+    class Twice(RedisClient):
         async def script(self, source: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
             await super().script(source, keys, args)
             return await super().script(source, keys, args)
@@ -150,7 +150,7 @@ def test_an_answer_that_got_lost_does_no_harm(redis_server: Server) -> None:
 
 
 def test_steps_are_appended_in_order_only(redis_server: Server) -> None:
-    async def test(link: RedisLink, name: str) -> None:
+    async def test(link: RedisClient, name: str) -> None:
         log, _ = await opened(link, name)
         with pytest.raises(ValueError, match="step 2 follows 0"):
             await log.append(2, steps(2, 1))
@@ -160,7 +160,7 @@ def test_steps_are_appended_in_order_only(redis_server: Server) -> None:
     on(redis_server, test)
 
 
-async def _lose(link: RedisLink, name: str, keep: dict[str, bytes]) -> None:
+async def _lose(link: RedisClient, name: str, keep: dict[str, bytes]) -> None:
     """Put the lane back to what ``keep`` says, as a Redis does that crashed and lost what came after."""
     held = await link.execute("KEYS", f"{link.prefix}:{{{name}}}:*")
     for key in held:
@@ -169,13 +169,13 @@ async def _lose(link: RedisLink, name: str, keep: dict[str, bytes]) -> None:
         await link.execute("RESTORE", key, 0, dump)
 
 
-async def _image(link: RedisLink, name: str) -> dict[str, bytes]:
+async def _image(link: RedisClient, name: str) -> dict[str, bytes]:
     held = await link.execute("KEYS", f"{link.prefix}:{{{name}}}:*")
     return {key.decode(): await link.execute("DUMP", key) for key in held}
 
 
 def test_what_redis_lost_is_written_again(redis_server: Server) -> None:
-    async def test(link: RedisLink, name: str) -> None:
+    async def test(link: RedisClient, name: str) -> None:
         log, _ = await opened(link, name)
         await log.append(1, steps(1, 4))
         await log.snapshot(2, b"two")
@@ -200,7 +200,7 @@ def test_what_redis_lost_is_written_again(redis_server: Server) -> None:
 
 
 def test_a_claim_that_redis_lost_counts_all_the_same(redis_server: Server) -> None:
-    async def test(link: RedisLink, name: str) -> None:
+    async def test(link: RedisClient, name: str) -> None:
         zombie, _ = await opened(link, name)
         await zombie.append(1, steps(1, 2))
         before = await _image(link, name)

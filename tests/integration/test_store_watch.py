@@ -9,7 +9,7 @@ import pytest
 
 from streams.config.settings import RedisSettings, SecretUrl
 from streams.ops.metrics import Metrics
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.partition_store import LaneStore
 from streams.worker.store_watch import StoreWatch
 from tests.integration.redis_server import RedisServer
@@ -22,7 +22,7 @@ def test_a_store_that_fills_is_measured_and_warned_of_once(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
-        link = RedisLink(RedisSettings(url=SecretUrl(redis_server.url)), prefix="watched")
+        link = RedisClient(RedisSettings(url=SecretUrl(redis_server.url)), prefix="watched")
         await link.start()
         used = int((await link.execute("INFO", "memory")).split(b"used_memory:")[1].split(b"\r")[0])
         metrics = Metrics()
@@ -49,7 +49,7 @@ def test_a_store_that_fills_is_measured_and_warned_of_once(
 
 def test_entities_that_nobody_knew_are_counted(redis_server: RedisServer) -> None:
     async def run() -> None:
-        link = RedisLink(RedisSettings(url=SecretUrl(redis_server.url)), prefix="fresh")
+        link = RedisClient(RedisSettings(url=SecretUrl(redis_server.url)), prefix="fresh")
         await link.start()
         store = LaneStore(link, prefix="fresh")
         store.create("t", 16, 1, 60.0)

@@ -20,7 +20,7 @@ from online.batch import PredictionBatch
 from online.codec.decode import decode_device_events, decode_labels, decode_user_events
 from online.codec.example_log import decode_example_log
 from online.intake_policy import IntakePolicy
-from online.stages.admission import Admitted, Intake
+from online.stages.admission import Admission, AdmissionResult
 from online.stages.pipeline import TaskPipeline
 from online.stages.scoring import ScoringStage
 from online.task.column_plan import union
@@ -30,7 +30,7 @@ from streams.embedded.memory_store import MemoryFeatureStore
 from streams.kafka.partitioners import partitions_of
 from streams.model_replicas.fold import ExampleFold
 from streams.simulate import SimulationConfig
-from tests.integration.chaos.deployment import Deployment, Stored
+from tests.integration.chaos.deployment import Deployment, StoredRecord
 from tests.integration.chaos.replay import scored_of
 from tests.integration.kafka_broker import REPOSITORY, Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
@@ -63,9 +63,9 @@ class Embedded:
     """By task."""
 
     @classmethod
-    def fold(cls, stream: str, tasks: Sequence[TaskSpec], records: Sequence[Stored]) -> Embedded:
+    def fold(cls, stream: str, tasks: Sequence[TaskSpec], records: Sequence[StoredRecord]) -> Embedded:
         """Fold a partition."""
-        store, intake, found = MemoryFeatureStore(), Intake(IntakePolicy()), cls()
+        store, intake, found = MemoryFeatureStore(), Admission(IntakePolicy()), cls()
         stages = [ScoringStage(task, store) for task in tasks if task.stream == stream]
         columns = union([stage.columns for stage in stages])
         for start in range(0, len(records), 311):
@@ -79,7 +79,7 @@ class Embedded:
                     found.made.setdefault(stage.task.name, []).append(out.scored.predictions)
         return found
 
-    def count(self, rejects: int, admitted: Admitted) -> None:
+    def count(self, rejects: int, admitted: AdmissionResult) -> None:
         self.admitted += len(admitted.batch)
         self.duplicates += admitted.duplicates
         self.refused += rejects + len(admitted.refused)
@@ -112,7 +112,7 @@ class Run:
     """By name and labels, when all was processed."""
 
     @cached_property
-    def logs(self) -> dict[str, dict[int, list[Stored]]]:
+    def logs(self) -> dict[str, dict[int, list[StoredRecord]]]:
         """Everything in the topics after the stream, by topic and partition; tests that send more come later."""
         names = (*DECODERS, topics.PREDICTIONS, topics.EXAMPLES)
         return {name: self.deployment.read(name) for name in names}
@@ -230,7 +230,7 @@ def test_a_task_with_side_rows_does_so_once_their_updates_are_applied(run: Run) 
     task, store = run.deployment.tasks["fraud"], MemoryFeatureStore()
     # One store, but each partition tells for itself when a label became known: at its newest event's time.
     pipelines = [TaskPipeline(task, store) for _ in range(PARTITIONS)]
-    features, intakes = pipelines[0].features, [Intake(IntakePolicy()) for _ in range(PARTITIONS)]
+    features, intakes = pipelines[0].features, [Admission(IntakePolicy()) for _ in range(PARTITIONS)]
     wanted: dict[str, dict[str, float]] = {}
     for key, value in run.one_by_one:
         partition = int(partitions_of([key], PARTITIONS)[0])

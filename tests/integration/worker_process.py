@@ -31,7 +31,7 @@ from streams.kafka.consume.range_reader import RangeReader
 from streams.kafka.produce.producer import BatchProducer
 from streams.kafka.transport_settings import TransportSettings
 from streams.records import Record
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.label_journal import StepLog
 from streams.redis.partitions.partition_record import decode_record
 from streams.redis.stored_rows import lane_prefix
@@ -161,7 +161,7 @@ class Watcher:
     async def _open(self) -> None:
         settings = self.deployment.settings
         self._stack = AsyncExitStack()
-        self.link = RedisLink(settings.redis, patience_s=5.0, prefix=settings.redis.prefix)
+        self.link = RedisClient(settings.redis, patience_s=5.0, prefix=settings.redis.prefix)
         self._stack.push_async_callback(self.link.stop)
         await self.link.start(writes=False)
         self._readers = {

@@ -9,7 +9,7 @@ from onnx.parser import parse_model
 from models.errors import ModelError
 from models.serving.active_models import Pair
 from models.serving.model_runner import FullRunner
-from models.serving.occlusion import Occlusion, Usual
+from models.serving.occlusion import Baseline, Occlusion
 from models.serving.ort_model import OrtModel
 from models.types import Float32Matrix
 from online.task.full_spec import FullSpec, columns
@@ -17,7 +17,7 @@ from streams.embedded.memory_store import MemoryFeatureStore
 
 INPUTS = ("a", "b", "c", "d")
 WEIGHT = (2.0, -1.0, 0.5, 0.0)
-USUAL = Usual((1.0, 1.0, 0.0, 5.0), above=3.0)
+USUAL = Baseline((1.0, 1.0, 0.0, 5.0), above=3.0)
 
 
 def linear() -> OrtModel:
@@ -72,7 +72,7 @@ def test_an_event_is_explained_with_the_state_from_before_it() -> None:
     store, runner = MemoryFeatureStore(), FullRunner(FullSpec(state=1, history=0, reasons=1), ("a", "b"))
     store.create("t", runner.row_bytes, runner.schema, 60.0)
     model = summing()
-    model.usual = Usual((0.0, 0.0), above=4.0)
+    model.usual = Baseline((0.0, 0.0), above=4.0)
     runner.slots.swap(Pair(model))
     x = np.array([[2.0, 7.0], [2.0, 7.0], [0.0, 7.0]])
     made = runner.score("t", store, ["u", "u", "u"], np.ones(3), x)
@@ -110,11 +110,11 @@ def test_what_is_explained_is_the_highest_of_all_events_not_of_the_labelled_ones
     """Frauds are all labelled, of the rest one in a hundred, which stands for a hundred."""
     logit = np.concatenate([np.full(50, 5.0), np.linspace(-4.0, 4.0, 450)]).astype(np.float32)
     weight = np.where(np.arange(500) < 50, 1.0, 100.0)
-    usual = Usual.of(np.arange(12, dtype=np.float32).reshape(6, 2), logit, weight)
+    usual = Baseline.of(np.arange(12, dtype=np.float32).reshape(6, 2), logit, weight)
     assert usual.usual == (5.0, 6.0)
     share = weight[logit >= usual.above].sum() / weight.sum()
     assert share == pytest.approx(0.05, abs=0.003)
-    assert Usual.decode(usual.encode(), 2) == usual
+    assert Baseline.decode(usual.encode(), 2) == usual
     for data, inputs in ((b"{}", 2), (usual.encode(), 3)):
         with pytest.raises(ModelError, match=r"register (the model again|anew)"):
-            Usual.decode(data, inputs)
+            Baseline.decode(data, inputs)

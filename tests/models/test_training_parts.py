@@ -16,7 +16,7 @@ from models.dataset.sequences import next_events
 from models.dataset.split import train_rows
 from models.errors import ModelError
 from models.evaluation.gate import quality
-from models.training.checkpoints import Checkpoint, Progressed, read
+from models.training.checkpoints import Checkpoint, TrainingProgress, read
 from models.training.chunks import Timeline, batches, cut
 from models.training.feed import Feed
 from models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
@@ -175,7 +175,7 @@ def test_the_rate_rises_and_falls() -> None:
 
 
 def test_a_checkpoint_is_read_back_and_only_by_its_own_training(tmp_path: Path) -> None:
-    at = Progressed(1, 2, 3, 0.5, 0.7, {"roc_auc": 0.8}, 1, [{"phase": "head", "loss": 1.0}])
+    at = TrainingProgress(1, 2, 3, 0.5, 0.7, {"roc_auc": 0.8}, 1, [{"phase": "head", "loss": 1.0}])
     made = Checkpoint("mine", at, {"a.b": torch.ones(2)}, {}, {"0.step": torch.tensor(3.0)})
     made.write(tmp_path)
     again = read(tmp_path, "mine")
@@ -188,7 +188,7 @@ def test_a_checkpoint_is_read_back_and_only_by_its_own_training(tmp_path: Path) 
 
 
 def test_a_damaged_checkpoint_says_so(tmp_path: Path) -> None:
-    Checkpoint("mine", Progressed(), {"a": torch.ones(9)}, {}, {}).write(tmp_path)
+    Checkpoint("mine", TrainingProgress(), {"a": torch.ones(9)}, {}, {}).write(tmp_path)
     file = tmp_path / "checkpoint.safetensors"
     file.write_bytes(file.read_bytes()[:-7])
     with pytest.raises(ModelError, match="delete it"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from online.batch import EventBatch, LabelBatch, Scored
+from online.batch import EventBatch, LabelBatch, ScoredBatch
 from online.stages.labelling import LabellingStage, LabelOutput
 from online.stages.pipeline import TaskPipeline
 from online.stages.scoring import ScoreOutput, ScoringStage
@@ -54,7 +54,7 @@ aggregates = [{ name = "plays", ops = ["count", "since_last"], windows = ["1h"] 
 )
 
 USERS, MERCHANTS = ["u1", "u2", "u3", "u4"], ["m1", "m2", "m3"]
-Logged = Scored | LabelBatch
+Logged = ScoredBatch | LabelBatch
 
 
 class Apart:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from online.learners.beside import FULL, BesideFull
+from online.learners.beside import FULL, HedgedLearner
 from online.learners.factory import LearnerSpec, build_learner
-from online.learners.guard import Guarded
+from online.learners.guard import GuardedLearner
 from online.learners.logistic import ScaledLogistic, logit_of, sigmoid_many
 
 NAMES = ("a", *FULL, "full.e0")
@@ -20,11 +20,11 @@ SPEC = LearnerSpec(
 Rows = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]
 
 
-def build() -> BesideFull:
+def build() -> HedgedLearner:
     guarded = build_learner(SPEC, NAMES)
-    assert isinstance(guarded, Guarded)
+    assert isinstance(guarded, GuardedLearner)
     model = guarded.learner
-    assert isinstance(model, BesideFull)
+    assert isinstance(model, HedgedLearner)
     return model
 
 

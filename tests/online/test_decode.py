@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from online.codec.decode import (
     ColumnRequest,
-    Decoded,
+    DecodedEvents,
     decode_device_events,
     decode_labels,
     decode_user_events,
@@ -204,7 +204,7 @@ def records(model: type[UserEvent] | type[DeviceEvent]) -> st.SearchStrategy[dic
     )
 
 
-def check_columns(contract: UserEvent | DeviceEvent, decoded: Decoded, row: int) -> None:
+def check_columns(contract: UserEvent | DeviceEvent, decoded: DecodedEvents, row: int) -> None:
     batch = decoded.batch
     maps: dict[str, Any] = dict(contract.properties or {})
     if isinstance(contract, DeviceEvent):

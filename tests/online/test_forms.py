@@ -10,12 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from online.codec.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, Form, Joined, maybe_text, text
+from online.codec.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, InputBuffer, JsonTemplate, maybe_text, text
 from online.codec.why_invalid import explain_json
 
 NOTHING: Any = np.empty((1, 0), np.int64)
-ONE = Form({"x": NUMBER})
-FORM = Form(
+ONE = JsonTemplate({"x": NUMBER})
+FORM = JsonTemplate(
     {
         "v": 1,
         "id": text(64),
@@ -38,7 +38,7 @@ def check_floats(values: NDArray[np.float64]) -> None:
     values = values[np.isfinite(values)]
     records = written(values)
     assert records == [b'{"x":' + msgspec.json.encode(value) + b"}" for value in values.tolist()]
-    joined = Joined(records)
+    joined = InputBuffer(records)
     filled = ONE.read(joined)
     np.testing.assert_array_equal(filled.numbers[:, 0].view(np.uint64), values[filled.index].view(np.uint64))
     # Results below the normal floats and some of the very small ones are left to another reader.
@@ -81,7 +81,7 @@ tokens = st.one_of(
 @settings(max_examples=300)
 def test_a_number_is_read_exactly_or_left_to_another_reader(numbers: list[str]) -> None:
     records = [b'{"x":' + token.encode() + b"}" for token in numbers]
-    filled = ONE.read(Joined(records))
+    filled = ONE.read(InputBuffer(records))
     for i, value in zip(filled.index.tolist(), filled.numbers[:, 0].tolist(), strict=True):
         assert explain_json(records[i]) is None
         expected = float(numbers[i])
@@ -135,7 +135,7 @@ def test_a_filled_in_form_is_what_msgspec_writes(row: tuple[list[list[str | None
 @settings(max_examples=200)
 def test_a_filled_in_form_reads_back_exactly(row: tuple[list[list[str | None]], Any, Any]) -> None:
     texts, values, counts = row
-    joined = Joined([b"", *FORM.write(*row)])
+    joined = InputBuffer([b"", *FORM.write(*row)])
     filled = FORM.read(joined)
     large = (np.abs(values) > 1e-250) | (values == 0) | np.isnan(values)
     few = counts[:, 0] < 10**18
@@ -165,7 +165,7 @@ def test_what_is_read_of_a_mutated_record_is_what_it_says(
             st.sampled_from([b"", b'"', b",", b"}", b"0", b"e1", b"\\", b"\x7f", b"\xc3", b" ", b"x" * 70])
         )
         records[i] = record[:at] + junk + record[at + data.draw(st.integers(0, 3)) :]
-    filled = FORM.read(Joined(records))
+    filled = FORM.read(InputBuffer(records))
     for k, i in enumerate(filled.index.tolist()):
         assert explain_json(records[i]) is None
         assert json.loads(records[i]) == expected_record(filled.texts, filled.numbers, filled.counts, k)
@@ -173,7 +173,7 @@ def test_what_is_read_of_a_mutated_record_is_what_it_says(
 
 
 def test_texts_are_read_up_to_their_limits() -> None:
-    form = Form({"a": text(3), "of": {"b": maybe_text(2)}})
+    form = JsonTemplate({"a": text(3), "of": {"b": maybe_text(2)}})
     taken = [b'{"a":"abc","of":{}}', b'{"a":"x","of":{"b":"yz"}}']
     left = [
         b'{"a":"abcd","of":{}}', b'{"a":"","of":{}}', b'{"a":"x","of":{"b":"xyz"}}', b'{"a":"x","of":{"b":""}}',
@@ -181,7 +181,7 @@ def test_texts_are_read_up_to_their_limits() -> None:
         b'{"a":"x","of":{,"b":"y"}}', b'{"a":"x","of":{"b":"y",}}', b'{"a":"x","of":{}} ', b'{"a":"x","of":{}',
         b'{"a":"x"}', b'{"a":"abc', b'{"a":"x","of":{"b":"y","b":"z"}}', b"",
     ]  # fmt: skip
-    joined = Joined([*taken, *left])
+    joined = InputBuffer([*taken, *left])
     filled = form.read(joined)
     assert filled.index.tolist() == [0, 1]
     assert filled.texts == [["abc", "x"], [None, "yz"]]
@@ -189,8 +189,8 @@ def test_texts_are_read_up_to_their_limits() -> None:
 
 
 def test_what_one_form_has_read_another_does_not() -> None:
-    a, b, both = (Form({"t": name, "x": NUMBER}) for name in ("a", "b", "a"))
-    joined = Joined([b'{"t":"a","x":1.5}', b'{"t":"b","x":2}', b'{"t":"c","x":3}', b'{"t":"a","x":4e0}'])
+    a, b, both = (JsonTemplate({"t": name, "x": NUMBER}) for name in ("a", "b", "a"))
+    joined = InputBuffer([b'{"t":"a","x":1.5}', b'{"t":"b","x":2}', b'{"t":"c","x":3}', b'{"t":"a","x":4e0}'])
     first = a.read(joined)
     assert (first.index.tolist(), first.numbers.tolist()) == ([0, 3], [[1.5], [4.0]])
     assert b.read(joined).index.tolist() == [1]
@@ -200,11 +200,11 @@ def test_what_one_form_has_read_another_does_not() -> None:
 
 
 def test_what_cannot_be_filled_in_is_refused() -> None:
-    form = Form({"a": text(3), "x": NUMBER})
+    form = JsonTemplate({"a": text(3), "x": NUMBER})
     with pytest.raises(ValueError, match=r"0 texts, numbers \(1, 1\), counts \(1, 0\); this form takes 1 texts"):
         form.write([], np.ones((1, 1)), NOTHING)
     for column in (["a\0b"], ["a", "b"], []):
         with pytest.raises(ValueError, match="give 1, none with the character 0"):
             form.write([column], np.ones((1, 1)), NOTHING)
     assert form.write([[]], np.ones((0, 1)), np.empty((0, 0), np.int64)) == []
-    assert form.read(Joined([])).texts == [[]]
+    assert form.read(InputBuffer([])).texts == [[]]

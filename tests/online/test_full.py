@@ -18,7 +18,7 @@ from online.errors import TaskError
 from online.features.store import FeatureStore
 from online.full_columns import seen_width
 from online.learners.factory import LearnerSpec, build_learner
-from online.learners.leading import LeadingColumns
+from online.learners.leading import ColumnPrefix
 from online.stages.labelling import LabellingStage
 from online.stages.scoring import ScoringStage
 from online.task.full_spec import FullSpec, columns, features_of
@@ -179,7 +179,7 @@ def test_the_online_model_sees_the_leading_columns_only(kind: str) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, len(names))), rng.random(200) < 0.5
     ours, inner = build_learner(spec, names), build_learner(spec, names[:5])
-    assert isinstance(ours, LeadingColumns)
+    assert isinstance(ours, ColumnPrefix)
     assert ours.features == names
     for part in (slice(0, 120), slice(120, 200)):
         ours.learn_many(x[part], y[part], np.ones(len(x[part])))
@@ -199,9 +199,9 @@ def test_the_online_model_sees_the_leading_columns_only(kind: str) -> None:
 
 
 def test_a_learner_without_a_full_model_is_not_wrapped() -> None:
-    assert not isinstance(build_learner(LearnerSpec(kind="logistic"), ("a", "b")), LeadingColumns)
+    assert not isinstance(build_learner(LearnerSpec(kind="logistic"), ("a", "b")), ColumnPrefix)
     with pytest.raises(ValueError, match="not the first of"):
-        LeadingColumns(build_learner(LearnerSpec(kind="logistic"), ("b",)), ("a", "b"))
+        ColumnPrefix(build_learner(LearnerSpec(kind="logistic"), ("b",)), ("a", "b"))
 
 
 def test_labels_teach_and_alerts_tell_with_the_columns_there() -> None:

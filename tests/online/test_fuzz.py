@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from online.batch import PredictionBatch, Scored
-from online.codec.decode import ColumnRequest, Decoded, decode_device_events, decode_user_events
+from online.batch import PredictionBatch, ScoredBatch
+from online.codec.decode import ColumnRequest, DecodedEvents, decode_device_events, decode_user_events
 from online.codec.encode import encode_scored
 from online.codec.hot_structs import UnknownFields
 from online.codec.predictions import ScoredShape, decode_scored
@@ -84,7 +84,7 @@ def mutate(rng: random.Random, record: bytes, other: bytes) -> bytes:
 def test_every_mutated_record_is_decoded_or_rejected_with_a_reason(
     model: type[WireModel],
     event: Callable[[random.Random, int], dict[str, Any]],
-    decode: Callable[..., Decoded],
+    decode: Callable[..., DecodedEvents],
     seed: int,
 ) -> None:
     rng = random.Random(seed)
@@ -122,7 +122,7 @@ def test_every_mutated_prediction_is_decoded_or_rejected_with_a_reason() -> None
         ts, score = 1.7e9 + np.arange(BATCH, dtype=np.float64), numbers[:, 2].copy()
         predictions = PredictionBatch(ids, ids, ts, score, np.arange(BATCH), numbers[:, :2])
         entities: dict[str, list[str | None]] = {"merchant_id": [None, *ids[1:]], "shop": [*ids[:-1], None]}
-        scored = Scored(predictions, numbers[:, 2:3], numbers[:, 3:], entities)
+        scored = ScoredBatch(predictions, numbers[:, 2:3], numbers[:, 3:], entities)
         whole = encode_scored(scored, shape.features, "fraud", 1.7e9)
         raw = [mutate(rng, record, rng.choice(whole)) for record in whole]
         decoded = decode_scored(raw, {"fraud": shape})

@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 from online.learners.base import Learner
 from online.learners.beside import FULL
 from online.learners.factory import REGISTRY, LearnerSpec, build_learner
-from online.learners.guard import JUDGED_AGAIN, Guarded
-from online.learners.leading import LeadingColumns
+from online.learners.guard import JUDGED_AGAIN, GuardedLearner
+from online.learners.leading import ColumnPrefix
 from online.learners.online_model import OnlineModel
 
 COLUMNS = ("zeta", "alpha", "mid", "beta", "still", "never")
@@ -141,7 +141,7 @@ def test_replicas_agree_on_what_to_learn_however_rows_are_cut(kind: str) -> None
     for a, b in pairwise(edges):
         parts.learn_many(x[a:b], y[a:b], weight[a:b])
         resumed.restore(parts.snapshot())
-    assert isinstance(whole, Guarded)
+    assert isinstance(whole, GuardedLearner)
     assert 0 < whole.refused < HOSTILE + 20
     assert whole.snapshot() == parts.snapshot() == resumed.snapshot()
 
@@ -151,8 +151,8 @@ def test_a_level_that_stays_is_learned_and_one_that_does_not_is_not() -> None:
     x = rng.normal(size=(6_000, 1))
     y, ones = x[:, 0] > 0, np.ones(6_000)
     model = build_learner(LOGISTIC, ("level",))
-    assert isinstance(model, Guarded)
-    assert OnlineModel(LeadingColumns(model, ("level", "logged"))).refused == OnlineModel(model).refused == 0
+    assert isinstance(model, GuardedLearner)
+    assert OnlineModel(ColumnPrefix(model, ("level", "logged"))).refused == OnlineModel(model).refused == 0
     model.learn_many(x[:3_000], y[:3_000], ones[:3_000])
     model.learn_many(x[:100] * 1e9, ~y[:100], ones[:100])
     glitch = model.refused

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from online.batch import EventBatch
 from online.errors import StateError
 from online.intake_policy import IntakePolicy
-from online.stages.admission import Intake
+from online.stages.admission import Admission
 from online.stages.dedupe import floor_of, newest_of
 
 T0 = 1.7e9
@@ -20,7 +20,7 @@ stream = st.lists(rows, min_size=1, max_size=6)
 LATE = "; correct the clock that gave its ts, or raise allowed_lateness"
 
 
-def admit(intake: Intake, events: list[tuple[str, float]], arrived: float) -> tuple[object, ...]:
+def admit(intake: Admission, events: list[tuple[str, float]], arrived: float) -> tuple[object, ...]:
     ts = T0 + np.array([row[1] for row in events], np.float64)
     batch = EventBatch([row[0] for row in events], ts, ["view"] * len(events))
     admitted = intake.admit(batch, np.full(len(events), T0 + arrived))
@@ -32,12 +32,12 @@ def admit(intake: Intake, events: list[tuple[str, float]], arrived: float) -> tu
 def test_an_intake_resumed_from_mark_and_journal_goes_on_the_same(
     before: list[list[tuple[str, float]]], after: list[list[tuple[str, float]]]
 ) -> None:
-    straight, journalled = Intake(POLICY), Intake(POLICY, journal=True)
+    straight, journalled = Admission(POLICY), Admission(POLICY, journal=True)
     stored = []
     for k, batch in enumerate(before):
         assert admit(straight, batch, 10.0 * k) == admit(journalled, batch, 10.0 * k)
         stored.append(journalled.take_journal())
-    resumed = Intake(POLICY, journal=True)
+    resumed = Admission(POLICY, journal=True)
     resumed.resume(journalled.mark())
     resumed.rebuild([part for part in stored if newest_of(part) >= floor_of(journalled.remembered_from)])
     assert resumed.snapshot() == straight.snapshot()
@@ -48,15 +48,15 @@ def test_an_intake_resumed_from_mark_and_journal_goes_on_the_same(
 
 
 def test_a_mark_is_small_and_another_bytes_are_refused() -> None:
-    intake = Intake(IntakePolicy(), journal=True)
+    intake = Admission(IntakePolicy(), journal=True)
     assert np.isinf(intake.watermark)
-    fresh = Intake(IntakePolicy())
+    fresh = Admission(IntakePolicy())
     fresh.resume(intake.mark())
     assert fresh.watermark == -np.inf
     admit(intake, [(f"e{i}", float(i)) for i in range(1_000)], 1_000.0)
     assert len(intake.mark()) < 80
     for wrong in (b"", b"hello", b"\x80"):
-        with pytest.raises(StateError, match="not a mark of an Intake"):
+        with pytest.raises(StateError, match="not a mark of an Admission"):
             intake.resume(wrong)
 
 
@@ -65,7 +65,7 @@ def test_a_mark_is_small_and_another_bytes_are_refused() -> None:
 DAY = 86_400.0
 
 
-def sent(intake: Intake, rows: list[tuple[str, float]], arrived: float) -> list[str]:
+def sent(intake: Admission, rows: list[tuple[str, float]], arrived: float) -> list[str]:
     """Admit events of ``(user, seconds)``; the reasons of those refused."""
     ts = T0 + np.array([at for _, at in rows])
     ids = [f"{user}-{at}" for user, at in rows]
@@ -79,7 +79,7 @@ def test_one_clock_of_another_year_makes_nobody_late(cut: int) -> None:
     good = [(f"u{i % 7}", 60.0 * i) for i in range(200)]
     rows = [("ahead", 99 * 365 * DAY), *good[:100], *[("ahead", 30 * DAY + 4_000.0 * i) for i in range(9)], *good[100:]]
     rows.insert(40, ("behind", -26 * 365 * DAY))
-    intake, reasons = Intake(IntakePolicy()), list[str]()
+    intake, reasons = Admission(IntakePolicy()), list[str]()
     for start in range(0, len(rows), cut):
         reasons += sent(intake, rows[start : start + cut], np.inf)
     assert reasons == ["late: 819938280 s behind the newest event, allowed 1d" + LATE]
@@ -87,13 +87,13 @@ def test_one_clock_of_another_year_makes_nobody_late(cut: int) -> None:
 
 
 def test_the_year_2000_first_is_forgotten_by_the_third_who_disagrees() -> None:
-    intake = Intake(IntakePolicy())
+    intake = Admission(IntakePolicy())
     assert sent(intake, [("old", -26 * 365 * DAY), *[(f"u{i}", 10.0 * i) for i in range(5)]], 1e9) == []
     assert intake.watermark == T0 + 40.0
 
 
 def test_a_clock_ahead_of_the_arrival_is_refused_and_moves_nothing() -> None:
-    intake = Intake(IntakePolicy())
+    intake = Admission(IntakePolicy())
     assert sent(intake, [("a", 0.0), ("b", 1.0), ("c", 2.0)], 3.0) == []
     reasons = sent(intake, [(f"u{i}", 30 * DAY) for i in range(50)], 4.0)
     assert set(reasons) == {
@@ -104,12 +104,12 @@ def test_a_clock_ahead_of_the_arrival_is_refused_and_moves_nothing() -> None:
 
 
 def test_a_person_may_set_the_watermark_back() -> None:
-    intake = Intake(IntakePolicy())
+    intake = Admission(IntakePolicy())
     sent(intake, [(f"u{i}", 9 * DAY) for i in range(5)], np.inf)
     assert sent(intake, [("a", 0.0)], np.inf) == ["late: 777600 s behind the newest event, allowed 1d" + LATE]
     intake.set_watermark(T0 + 60.0)
     assert sent(intake, [("a", 1.0)], np.inf) == []
-    resumed = Intake(IntakePolicy())
+    resumed = Admission(IntakePolicy())
     resumed.resume(intake.mark())
     assert resumed.watermark == T0 + 60.0
 
@@ -117,7 +117,7 @@ def test_a_person_may_set_the_watermark_back() -> None:
 def test_a_mark_of_the_version_before_is_readable_and_resumes_its_watermark() -> None:
     """What 12015ac wrote: a map of four."""
     mark = msgspec.msgpack.encode({"watermark": T0, "duplicates": 3, "late": 2, "ahead": 1})
-    intake = Intake(IntakePolicy())
+    intake = Admission(IntakePolicy())
     intake.resume(mark)
     assert (intake.watermark, intake.duplicates, intake.late, intake.ahead) == (T0, 3, 2, 1)
     assert sent(intake, [("a", -2 * DAY)], 0.0) == ["late: 172800 s behind the newest event, allowed 1d" + LATE]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import PredictionBatch, Scored, UpdateBatch
+from online.batch import PredictionBatch, ScoredBatch, UpdateBatch
 from online.decisions.threshold import BudgetThreshold, CostThreshold, PrecisionThreshold
 from online.errors import StateError
 from online.stages.labelling import LabellingStage, LabelOutput, share_of
@@ -39,7 +39,7 @@ def plain_updates(updates: dict[str, UpdateBatch]) -> list[Any]:
 
 
 def feed(stage: LabellingStage, item: Logged) -> LabelOutput:
-    return stage.scored(item) if isinstance(item, Scored) else stage.labels(item)
+    return stage.scored(item) if isinstance(item, ScoredBatch) else stage.labels(item)
 
 
 # -- repeats and snapshots ---------------------------------------------------------------------------------------------
@@ -48,27 +48,27 @@ def feed(stage: LabellingStage, item: Logged) -> LabelOutput:
 def with_repeats(log: list[Logged], seed: int) -> list[Logged]:
     """The same log, with rows repeated in later batches and in batches of their own, by a newer model."""
     rng = np.random.default_rng(seed)
-    past: list[Scored] = []
+    past: list[ScoredBatch] = []
     out: list[Logged] = []
     for item in log:
-        if isinstance(item, Scored) and past and rng.random() < 0.6:
+        if isinstance(item, ScoredBatch) and past and rng.random() < 0.6:
             again = _again(past[int(rng.integers(len(past)))], rng)
             out += [_joined(again, item)] if rng.random() < 0.5 else [again, _joined(item, _again(item, rng))]
         else:
             out.append(item)
-        if isinstance(item, Scored):
+        if isinstance(item, ScoredBatch):
             past.append(item)
     return out
 
 
-def _again(s: Scored, rng: np.random.Generator) -> Scored:
+def _again(s: ScoredBatch, rng: np.random.Generator) -> ScoredBatch:
     rows = np.sort(rng.choice(len(s), int(rng.integers(1, len(s) + 1)), replace=False))
     p = s.predictions.take(rows)
     other = replace(p, score=rng.random(len(p)), model_version=p.model_version + 7, features=p.features + 1.0)
     return replace(s.take(rows), predictions=other)
 
 
-def _joined(a: Scored, b: Scored) -> Scored:
+def _joined(a: ScoredBatch, b: ScoredBatch) -> ScoredBatch:
     p, q = a.predictions, b.predictions
     both: Any = np.concatenate
     predictions = PredictionBatch(
@@ -80,7 +80,7 @@ def _joined(a: Scored, b: Scored) -> Scored:
         both([p.features, q.features]),
     )
     entities = {k: a.entities[k] + b.entities[k] for k in a.entities}
-    return Scored(predictions, both([a.masks, b.masks]), both([a.watched, b.watched]), entities)
+    return ScoredBatch(predictions, both([a.masks, b.masks]), both([a.watched, b.watched]), entities)
 
 
 def nothing_scored(made: LabelOutput) -> bool:

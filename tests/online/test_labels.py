@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from online.batch import ExampleBatch, LabelBatch, PredictionBatch
 from online.errors import StateError
-from online.labels.join import LabelJoiner, Wanted
-from online.labels.join_policy import Joined, JoinPolicy
+from online.labels.join import LabelJoiner, RowsToRead
+from online.labels.join_policy import JoinPolicy, JoinResult
 from online.labels.sampling import NegativeSampler
 
 Prediction = tuple[str, str, float]
@@ -53,12 +53,12 @@ def joiner(**policy: Any) -> LabelJoiner:
     return LabelJoiner(JoinPolicy(**policy), n_features=2, n_extra=1, entities=("merchant_id",))
 
 
-def log(to: LabelJoiner, rows: list[Prediction]) -> Joined:
+def log(to: LabelJoiner, rows: list[Prediction]) -> JoinResult:
     batch = predictions(rows)
     return to.log(batch, batch.ts[:, None] * 5.0, {"merchant_id": [f"m{row[0]}" for row in rows]})
 
 
-def rows_of(joined: Joined) -> list[Row]:
+def rows_of(joined: JoinResult) -> list[Row]:
     e = joined.examples
     return [
         (
@@ -313,7 +313,7 @@ class Log:
         self.rows += rows
         return 2 * np.arange(len(self.rows) - len(rows), len(self.rows))
 
-    def lend(self, to: LabelJoiner, wanted: Wanted, deleted: int = 0) -> None:
+    def lend(self, to: LabelJoiner, wanted: RowsToRead, deleted: int = 0) -> None:
         """Bring what is wanted, but for what retention deleted: the first so many."""
         there = wanted.offsets >= 2 * deleted
         rows = [self.rows[offset // 2] for offset in wanted.offsets[there].tolist()]
@@ -329,7 +329,7 @@ def reading_back(**policy: Any) -> LabelJoiner:
     return to
 
 
-def log_placed(to: LabelJoiner, topic: Log, rows: list[Prediction]) -> Joined:
+def log_placed(to: LabelJoiner, topic: Log, rows: list[Prediction]) -> JoinResult:
     batch = predictions(rows)
     extra = np.column_stack([batch.ts * 7.0, batch.ts * 5.0])
     offsets = topic.append(rows)

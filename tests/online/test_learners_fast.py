@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 from online.learners.binned import bin_rows, grow_tree, leaf_of, quantile_edges
-from online.learners.boosted import Boosted
+from online.learners.boosted import BoostedTrees
 
 NAMES = ("a", "b", "c", "noise")
 SMALL: dict[str, Any] = {"trees": 12, "depth": 3, "every": 50, "buffer": 400, "bins": 16}
@@ -30,8 +30,8 @@ def rows(n: int, seed: int = 0) -> tuple[FloatMatrix, BoolVector, FloatVector]:
     return x, y, np.where(y, 1.0, 2.0)
 
 
-def learned(n: int, **params: Any) -> Boosted:
-    model = Boosted(NAMES, **{**SMALL, **params})
+def learned(n: int, **params: Any) -> BoostedTrees:
+    model = BoostedTrees(NAMES, **{**SMALL, **params})
     model.learn_many(*rows(n))
     return model
 
@@ -48,14 +48,14 @@ def log_loss(model: Learner, x: FloatMatrix, y: BoolVector) -> float:
 
 
 def test_is_a_learner() -> None:
-    model: Learner = Boosted(NAMES)
+    model: Learner = BoostedTrees(NAMES)
     assert model.features == NAMES
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 730), max_size=8))
 def test_cuts_into_calls_change_nothing(cuts: list[int]) -> None:
-    model = Boosted(NAMES, **SMALL)
+    model = BoostedTrees(NAMES, **SMALL)
     x, y, weight = rows(730)
     edges = [0, *sorted(cuts), 730]
     for low, high in pairwise(edges):
@@ -66,7 +66,7 @@ def test_cuts_into_calls_change_nothing(cuts: list[int]) -> None:
 
 def test_scores_while_learning_are_those_from_just_before_each_row() -> None:
     x, y, weight = rows(730)
-    model, slow = Boosted(NAMES, **SMALL), Boosted(NAMES, **SMALL)
+    model, slow = BoostedTrees(NAMES, **SMALL), BoostedTrees(NAMES, **SMALL)
     before = np.concatenate(
         [model.predict_learn_many(x[a:b], y[a:b], weight[a:b]) for a, b in pairwise([0, 3, 60, 60, 350, 730])]
     )
@@ -79,7 +79,7 @@ def test_scores_while_learning_are_those_from_just_before_each_row() -> None:
 @pytest.mark.parametrize("at", [0, 1, 49, 50, 399, 401, 650])
 def test_restored_state_continues_bit_identically(at: int) -> None:
     x, y, weight = rows(730)
-    first = Boosted(NAMES, **SMALL)
+    first = BoostedTrees(NAMES, **SMALL)
     first.learn_many(x[:at], y[:at], weight[:at])
     second = learned(333, seed=0)  # what it held before must not shine through
     second.restore(first.snapshot())
@@ -92,8 +92,8 @@ def test_snapshot_of_another_learner_is_refused_and_changes_nothing() -> None:
     model = learned(200)
     before = model.snapshot()
     for other in (
-        Boosted(NAMES, **{**SMALL, "trees": 13}),
-        Boosted(("a", "b", "c", "d"), **SMALL),
+        BoostedTrees(NAMES, **{**SMALL, "trees": 13}),
+        BoostedTrees(("a", "b", "c", "d"), **SMALL),
     ):
         with pytest.raises(ValueError, match="snapshot"):
             model.restore(other.snapshot())
@@ -127,8 +127,8 @@ def test_probability_of_a_row_does_not_depend_on_its_batch() -> None:
 
 
 def test_before_the_first_tree_it_says_the_weighted_base_rate() -> None:
-    assert Boosted(NAMES).predict_many(np.zeros((1, 4)))[0] == 0.5
-    model = Boosted(NAMES)
+    assert BoostedTrees(NAMES).predict_many(np.zeros((1, 4)))[0] == 0.5
+    model = BoostedTrees(NAMES)
     model.learn_many(np.zeros((9, 4)), np.arange(9) < 1, np.where(np.arange(9) < 1, 1.0, 10.0))
     assert model.predict_many(np.zeros((1, 4)))[0] == pytest.approx(1.5 / 82)
 
@@ -138,7 +138,7 @@ def test_sampled_negatives_with_weights_stay_calibrated() -> None:
     x = rng.normal(size=(40_000, 4))
     y = rng.random(40_000) < 1 / (1 + np.exp(3.5 - x[:, 0]))
     keep = y | (rng.random(40_000) < 0.1)
-    model = Boosted(NAMES, trees=32, depth=3, every=50, buffer=8000)
+    model = BoostedTrees(NAMES, trees=32, depth=3, every=50, buffer=8000)
     model.learn_many(x[keep], y[keep], np.where(y[keep], 1.0, 10.0))
     assert model.predict_many(x).mean() == pytest.approx(y.mean(), rel=0.1)
 
@@ -160,7 +160,7 @@ def test_forgets_a_concept_that_turned_round() -> None:
 
 
 def test_one_class_and_constant_columns_are_survived() -> None:
-    model = Boosted(NAMES, **SMALL)
+    model = BoostedTrees(NAMES, **SMALL)
     model.learn_many(np.ones((200, 4)), np.zeros(200, np.bool_), np.ones(200))
     p = model.predict_many(np.full((1, 4), 1e300))[0]
     assert 0 < p < 0.02
@@ -169,12 +169,12 @@ def test_one_class_and_constant_columns_are_survived() -> None:
 @pytest.mark.parametrize(("name", "value"), [("trees", 0), ("depth", 11), ("bins", 257), ("row_share", 0.0)])
 def test_parameters_outside_their_limits_are_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
-        Boosted(NAMES, **{name: value})  # type: ignore[arg-type]
+        BoostedTrees(NAMES, **{name: value})  # type: ignore[arg-type]
 
 
 def test_buffer_smaller_than_a_step_is_refused() -> None:
     with pytest.raises(ValueError, match="every = 300"):
-        Boosted(NAMES, every=300, buffer=200)
+        BoostedTrees(NAMES, every=300, buffer=200)
 
 
 @settings(max_examples=40, deadline=None)
@@ -235,7 +235,7 @@ def test_fast_enough_for_the_hot_path() -> None:
     rng = np.random.default_rng(6)
     x = rng.normal(size=(8000, 24))
     y = x[:, 0] + x[:, 1] > 2.5
-    model = Boosted(names, every=250, buffer=8000)
+    model = BoostedTrees(names, every=250, buffer=8000)
     model.learn_many(x[:1000], y[:1000], np.ones(1000))
     start = time.perf_counter()
     model.learn_many(x[1000:], y[1000:], np.ones(7000))

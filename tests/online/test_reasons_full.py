@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from online.batch import FloatMatrix, IntVector, PredictionBatch, Scored
+from online.batch import FloatMatrix, IntVector, PredictionBatch, ScoredBatch
 from online.codec.encode import encode_scored
 from online.codec.predictions import decode_scored
 from online.codec.shapes import ScoredShape
@@ -54,7 +54,7 @@ def contributions(x: FloatMatrix, versions: IntVector) -> FloatMatrix:
     return out
 
 
-def scored(n: int, seed: int = 1) -> Scored:
+def scored(n: int, seed: int = 1) -> ScoredBatch:
     """Events whose logit is explained by an hour (the full model's own input) and a count."""
     rng = np.random.default_rng(seed)
     x = np.abs(rng.normal(0, 1, (n, len(SHAPE.features))))
@@ -69,10 +69,10 @@ def scored(n: int, seed: int = 1) -> Scored:
     p = PredictionBatch(
         ids, [f"u{k}" for k in range(n)], np.linspace(1.7e9, 1.7e9 + n, n), np.full(n, 0.9), np.arange(n) * 0, x
     )
-    return Scored(p, np.empty((n, SHAPE.masks)), np.empty((n, len(SHAPE.watched))), {})
+    return ScoredBatch(p, np.empty((n, SHAPE.masks)), np.empty((n, len(SHAPE.watched))), {})
 
 
-def alerts(parts: Sequence[Scored]) -> list[AlertState]:
+def alerts(parts: Sequence[ScoredBatch]) -> list[AlertState]:
     stage = LabellingStage(TASK, SHAPE.features, SHAPE.masks, SHAPE.secondary, contributions)
     return [alert for part in parts for alert in stage.scored(part).alerts]
 

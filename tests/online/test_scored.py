@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import PredictionBatch, Scored
+from online.batch import PredictionBatch, ScoredBatch
 from online.codec.encode import encode_predictions, encode_scored
 from online.codec.predictions import ScoredShape, decode_scored
 from online.codec.why_invalid import explain
@@ -37,7 +37,7 @@ times = st.floats(946_684_800, 4_102_444_800)
 
 
 @st.composite
-def scored(draw: st.DrawFn, shape: ScoredShape) -> Scored:
+def scored(draw: st.DrawFn, shape: ScoredShape) -> ScoredBatch:
     n = draw(st.integers(0, 5))
     some = draw(st.sampled_from([ids, plain]))
 
@@ -57,10 +57,10 @@ def scored(draw: st.DrawFn, shape: ScoredShape) -> Scored:
         matrix(len(shape.features), floats),
     )
     entities = {name: column(st.one_of(st.none(), some)) for name in shape.entities}
-    return Scored(predictions, matrix(shape.masks, or_missing), matrix(shape.watched, or_missing), entities)
+    return ScoredBatch(predictions, matrix(shape.masks, or_missing), matrix(shape.watched, or_missing), entities)
 
 
-def assert_same(found: Scored, expected: Scored) -> None:
+def assert_same(found: ScoredBatch, expected: ScoredBatch) -> None:
     for name in ("ts", "score", "model_version", "features"):
         a, b = getattr(found.predictions, name), getattr(expected.predictions, name)
         assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()), name
@@ -75,7 +75,7 @@ def assert_same(found: Scored, expected: Scored) -> None:
 @given(scored(SHAPES["fraud"]), scored(SHAPES["churn"]), scored(SHAPES["risk"]), times, st.booleans(), st.randoms())
 @settings(max_examples=200)
 def test_scores_of_several_tasks_read_back_bit_for_bit(
-    fraud: Scored, churn: Scored, risk: Scored, at: float, degraded: bool, random: Random
+    fraud: ScoredBatch, churn: ScoredBatch, risk: ScoredBatch, at: float, degraded: bool, random: Random
 ) -> None:
     expected = {"fraud": fraud, "churn": churn, "risk": risk}
     records = {task: encode_scored(s, SHAPES[task].features, task, at, degraded) for task, s in expected.items()}
@@ -187,7 +187,7 @@ def test_what_a_task_does_not_need_is_not_written() -> None:
     batch = PredictionBatch(["e1"], ["u1"], np.array([1.7e9]), np.array([0.5]), np.array([3]), np.array([[1.5]]))
     [record] = encode_predictions(batch, shape.features, "churn", 1.7e9)
     assert list(json.loads(record)) == [*Prediction.model_fields][:10]
-    scored = Scored(batch, np.ones((1, 2)), np.array([[np.nan]]), {"a": [None], "b": ["x"]})
+    scored = ScoredBatch(batch, np.ones((1, 2)), np.array([[np.nan]]), {"a": [None], "b": ["x"]})
     [record] = encode_scored(scored, shape.features, "churn", 1.7e9)
     assert record.endswith(b'"degraded":false,"entities":{"b":"x"},"masks":[1.0,1.0],"watched":[null]}')
 
@@ -198,7 +198,7 @@ def test_an_infinite_value_is_an_error_that_names_it(what: str) -> None:
     matrices: dict[str, Any] = {"masks": np.zeros((1, 2)), "watched": np.zeros((1, 2))}
     matrices[what][0, 1] = -np.inf
     with pytest.raises(ValueError, match=rf"{what}\[1\] of event 'e1' is -inf; give numbers up to"):
-        encode_scored(Scored(batch, entities={}, **matrices), ("count_1d",), "churn", 1.7e9)
+        encode_scored(ScoredBatch(batch, entities={}, **matrices), ("count_1d",), "churn", 1.7e9)
 
 
 TOKENS = [b"", b'"', b",", b"}", b"0", b"1e", b"-", b"\\", b"\x7f", b"\xc3", b" "]

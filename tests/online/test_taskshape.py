@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from online.batch import Scored
+from online.batch import ScoredBatch
 from online.errors import TaskError
 from online.stages.scoring import ScoringStage
 from online.task.spec import TaskSpec
@@ -19,7 +19,7 @@ def test_the_shape_of_a_task_is_known_without_a_store() -> None:
     shape = shape_of(task)
     assert shape == ScoringStage(task, MemoryFeatureStore(), side=True).shape
     assert (shape.masks, shape.secondary, shape.watched) == (4, ("merchant_id",), ("amount",))
-    scored = next(item for item in logged(1, toml=MANY) if isinstance(item, Scored))
+    scored = next(item for item in logged(1, toml=MANY) if isinstance(item, ScoredBatch))
     assert (scored.masks.shape[1], tuple(scored.entities), scored.watched.shape[1]) == (4, ("merchant_id",), 1)
     assert shape_of(task.model_copy(update={"drift": None})).watched == ()
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from online.batch import LabelBatch, Scored
+from online.batch import LabelBatch, ScoredBatch
 from online.codec.predictions import ScoredShape, decode_scored
 from online.stages.labelling import LabellingStage, LabelOutput
 from online.stages.scoring import ScoringStage
@@ -71,7 +71,7 @@ def tuned(change: dict[str, Any]) -> TaskSpec:
 
 
 def feed(stage: LabellingStage, item: Logged) -> LabelOutput:
-    return stage.scored(item) if isinstance(item, Scored) else stage.labels(item)
+    return stage.scored(item) if isinstance(item, ScoredBatch) else stage.labels(item)
 
 
 @pytest.mark.parametrize("name", TUNED)
@@ -115,13 +115,13 @@ def _shape(task: TaskSpec) -> ScoredShape:
     return ScoredShape(s.features, s.masks, len(s.watched), s.secondary)
 
 
-def _records(item: Scored) -> list[bytes]:
+def _records(item: ScoredBatch) -> list[bytes]:
     columns = prediction_columns(_stage(TaskSpec.from_toml(FRAUD)), item, 1.7e9)
     return [columns.record(row).value for row in range(len(columns))]
 
 
 def test_predictions_that_watched_other_columns_are_used_without_them() -> None:
-    item = next(item for item in logged(5) if isinstance(item, Scored) and len(item) > 1)
+    item = next(item for item in logged(5) if isinstance(item, ScoredBatch) and len(item) > 1)
     for change in ({"drift": False}, {"watch": ["amount", "ratio"]}):
         found = decode_scored(_records(item), {"fraud": _shape(tuned(change))})
         assert not found.rejects

@@ -18,10 +18,10 @@ from streams.embedded.embedded_host import EmbeddedHost
 from streams.embedded.embedded_log import EmbeddedLog
 from streams.records import Record
 from streams.simulate import SimulationConfig, simulate
-from streams.trainer.history.history_builder import Logged
+from streams.trainer.history.history_builder import LoggedHistory
 from streams.trainer.history.log_sources import EmbeddedSource
 from streams.trainer.history.logged_tables import RecordReader
-from streams.trainer.history.parquet_archive import Archive, Archived
+from streams.trainer.history.parquet_archive import Archive, ArchiveCounts
 from streams.trainer.history.read_history import read_history
 
 PARTITIONS = {topics.USER_EVENTS: 3, topics.PREDICTIONS: 2}
@@ -100,16 +100,18 @@ def source(log: EmbeddedLog) -> EmbeddedSource:
     return EmbeddedSource(log.read(ALL, 0))
 
 
-def archived(directory: Path, log: EmbeddedLog, since: float | None = None, until: float | None = None) -> Archived:
+def archived(
+    directory: Path, log: EmbeddedLog, since: float | None = None, until: float | None = None
+) -> ArchiveCounts:
     return asyncio.run(Archive(directory, RecordReader(TASK)).write(source(log), since, until))
 
 
-def same(one: Logged, other: Logged) -> None:
+def same(one: LoggedHistory, other: LoggedHistory) -> None:
     for a, b in ((one.history, other.history), (one.labels, other.labels)):
         for f in fields(a):
             np.testing.assert_array_equal(getattr(a, f.name), getattr(b, f.name), f.name)
 
 
-async def read_embedded(task: TaskSpec, log: EmbeddedLog, inputs: Sequence[str] | None = None) -> Logged:
+async def read_embedded(task: TaskSpec, log: EmbeddedLog, inputs: Sequence[str] | None = None) -> LoggedHistory:
     """The history of a task, from a log in this process."""
     return await read_history(task, source=source(log), inputs=inputs)

@@ -23,7 +23,7 @@ from streams.records import Record
 from streams.redis.partitions.partition_record import POSITION_AND_NONCE
 from streams.redis.partitions.partition_store import Lane, LaneStore
 from streams.redis.store_errors import LaneMoved
-from streams.worker.lane import Step
+from streams.worker.lane import PendingWrite
 from streams.worker.scoring.batch_scoring import Scoring
 from streams.worker.scoring.event_partition import ScoreLane
 from streams.worker.scoring.misplaced import Placement
@@ -203,5 +203,5 @@ class Lanes:
         ticket = Ticket(TP(topics.USER_EVENTS, lane), start, stop, self.ctx.consumer.epoch(lane))
         return FetchedBatch(topics.USER_EVENTS, lane, start, stop, records, ticket)
 
-    async def compute(self, batches: Sequence[FetchedBatch]) -> list[Step | LaneMoved]:
+    async def compute(self, batches: Sequence[FetchedBatch]) -> list[PendingWrite | LaneMoved]:
         return await self.scoring.compute([(self.lanes[b.partition], b) for b in batches])

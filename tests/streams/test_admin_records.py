@@ -24,7 +24,7 @@ from streams.kafka.admin.dead_letters import Done, Letter, Place, Selection, gro
 from streams.kafka.admin.printed_records import Match, as_json, filters, key_of, line
 from streams.kafka.admin.reader import Start
 from streams.outputs import dead_letter
-from streams.records import Record, Refused
+from streams.records import Record, RefusedRecord
 from streams.replay.pace import Pace, PacePolicy
 from streams.replay.replayed_files import LinesSource, TableSource, time_of
 from streams.text import printable
@@ -276,7 +276,7 @@ def test_what_is_no_id_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("key", [b"", b"u1", b"\xff\x00"])
 def test_a_hosts_letter_keeps_the_key_of_its_record(key: bytes) -> None:
-    refused = Refused(17, "not JSON", Record(key, b"\xff{", T0))
+    refused = RefusedRecord(17, "not JSON", Record(key, b"\xff{", T0))
     record = dead_letter(topics.USER_EVENTS, 3, refused, T0, 1_000)
     found = letter_of(record.value, Place(topics.DEAD_LETTERS, 0, 3), T0)
     assert (found.key, found.raw, found.partition, found.offset) == (key, b"\xff{", 3, 17)

@@ -20,7 +20,7 @@ from streams.config import topics
 from streams.embedded.embedded_log import EmbeddedLog
 from streams.errors import UsageError
 from streams.records import Record
-from streams.trainer.history.history_builder import Logged, model_inputs
+from streams.trainer.history.history_builder import LoggedHistory, model_inputs
 from streams.trainer.history.known_at import known_times
 from tests.streams.logged_run import CHURN, FRAUD, TASK, read_embedded, run
 
@@ -162,7 +162,9 @@ def example(event: str, y: bool, at: float, n: int = 0) -> Record:
     return Record(b"fraud", encode_examples(batch, ("a",), "fraud")[0], 1.7e9 + at)
 
 
-def logged_of(predictions: list[Record], examples: list[Record], inputs: tuple[str, ...] | None = None) -> Logged:
+def logged_of(
+    predictions: list[Record], examples: list[Record], inputs: tuple[str, ...] | None = None
+) -> LoggedHistory:
     log = EmbeddedLog()
     for topic, records in ((topics.PREDICTIONS, predictions), (topics.EXAMPLES, examples)):
         for record in records:

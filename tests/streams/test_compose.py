@@ -30,7 +30,7 @@ from streams.cli.options import tasks_of
 from streams.config.settings import RedisSettings, SecretUrl, Settings, load_settings
 from streams.ops.metrics import Metrics
 from streams.ops.web import WebServer
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 
 ROOT = Path(__file__).resolve().parents[2]
 _VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::-([^}]*)|:\?[^}]*)?\}")
@@ -411,7 +411,7 @@ def test_redis_accepts_the_users_and_keeps_what_it_is_told(server: RedisSettings
 
 def test_the_user_may_do_all_that_a_worker_does(server: RedisSettings) -> None:
     async def run() -> None:
-        link = RedisLink(server, prefix=server.prefix)
+        link = RedisClient(server, prefix=server.prefix)
         await link.start()  # tries every right that the store needs
         await link.stop()
 

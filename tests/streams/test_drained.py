@@ -7,13 +7,13 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.kafka.consume.drained import Drained, take_together
+from streams.kafka.consume.drained import PartitionRead, take_together
 from streams.records import Record
 
 
-def stretches(lengths: list[tuple[int, int, int]], epochs: list[int]) -> deque[Drained]:
+def stretches(lengths: list[tuple[int, int, int]], epochs: list[int]) -> deque[PartitionRead]:
     """Of ``(records, gap inside, gap behind)``: offsets go on, with holes where compaction or markers left them."""
-    parts: deque[Drained] = deque()
+    parts: deque[PartitionRead] = deque()
     at = 7
     for (count, inside, behind), epoch in zip(lengths, epochs, strict=True):
         offsets = [at + k + (inside if 2 * k >= count else 0) for k in range(count)]
@@ -21,7 +21,7 @@ def stretches(lengths: list[tuple[int, int, int]], epochs: list[int]) -> deque[D
         records = [Record(b"%d" % offset, b"", 0.0) for offset in offsets]
         whole = not offsets or offsets[-1] - offsets[0] == count - 1
         base = offsets[0] if offsets else at
-        parts.append(Drained("t", 0, base, after, records, None if whole else tuple(offsets), epoch))
+        parts.append(PartitionRead("t", 0, base, after, records, None if whole else tuple(offsets), epoch))
         at = after
     return parts
 

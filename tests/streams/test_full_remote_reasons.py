@@ -12,7 +12,7 @@ from faust.types import TP
 
 from models.serving.active_models import Pair
 from models.serving.model_runner import FullRunner
-from models.serving.occlusion import Usual
+from models.serving.occlusion import Baseline
 from models.serving.ort_model import OrtModel
 from online.batch import FloatMatrix
 from online.task.full_spec import columns
@@ -61,7 +61,7 @@ PARTITIONS = 3
 def runner() -> FullRunner:
     """Of a model whose logit is a sum, so that what raised it is known."""
     model = OrtModel.load(linear_graph(WEIGHT), 7, INPUTS, provider="cpu")
-    model.usual = Usual(tuple(USUAL.tolist()), above=ABOVE)
+    model.usual = Baseline(tuple(USUAL.tolist()), above=ABOVE)
     found = FullRunner(SPEC, INPUTS)
     found.slots.swap(Pair(model))
     return found

@@ -16,7 +16,7 @@ from streams.config.settings import Settings
 from streams.records import Record
 from streams.redis.partitions.partition_store import Lane
 from streams.worker.idle import IdleTime
-from streams.worker.lane import Step
+from streams.worker.lane import PendingWrite
 from tests.streams.score_lanes import NOW, Lanes
 from tests.streams.test_worker_scoring import SILENT, SPEND
 
@@ -100,7 +100,7 @@ def view(number: int, user: str, at: float) -> Record:
     return Record(user.encode(), orjson.dumps(event), at)
 
 
-async def taken(lanes: Lanes, records: list[Record], tick: float | None = None) -> Step:
+async def taken(lanes: Lanes, records: list[Record], tick: float | None = None) -> PendingWrite:
     """Compute a batch, or let time pass, and take it as computed."""
     lane = lanes.lanes[0]
     if tick is None:
@@ -109,7 +109,7 @@ async def taken(lanes: Lanes, records: list[Record], tick: float | None = None) 
         lane.pass_time(tick)
         batch = lanes.scoring._waiting[lane].popleft()
     (step,) = await lanes.scoring.compute([(lane, batch)])
-    assert isinstance(step, Step)
+    assert isinstance(step, PendingWrite)
     lane.made(step)
     return step
 

@@ -12,24 +12,24 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import PredictionBatch, Scored
-from online.labels.join import Wanted
+from online.batch import PredictionBatch, ScoredBatch
+from online.labels.join import RowsToRead
 from online.stages.labelling import LabelOutput
 from streams.config import topics
 from streams.kafka.produce.producer import Sent
-from streams.redis.partitions.label_journal import Step, StoredLane
+from streams.redis.partitions.label_journal import OffsetRange, StoredLane
 from streams.worker.labelling.label_partition import LabelLane
-from streams.worker.labelling.pending_step import Work
+from streams.worker.labelling.pending_step import PendingStep
 from tests.streams.lane_context import Context
 
 TASK = "t"
 
 
-def scored_of(ids: Sequence[str]) -> dict[str, Scored]:
+def scored_of(ids: Sequence[str]) -> dict[str, ScoredBatch]:
     n = len(ids)
     p = PredictionBatch(list(ids), ["u"] * n, np.arange(n, dtype=np.float64), np.full(n, 0.5), np.zeros(n, np.int64),
                         np.zeros((n, 1)))  # fmt: skip
-    return {TASK: Scored(p, np.empty((n, 0)), np.empty((n, 0)), {})} if n else {}
+    return {TASK: ScoredBatch(p, np.empty((n, 0)), np.empty((n, 0)), {})} if n else {}
 
 
 class Stage:
@@ -42,7 +42,7 @@ class Stage:
         self.seen: list[str] = []
         self.offsets: list[int] = []
 
-    def scored(self, scored: Scored) -> LabelOutput:
+    def scored(self, scored: ScoredBatch) -> LabelOutput:
         self.seen += scored.predictions.event_id
         return LabelOutput()
 
@@ -50,10 +50,10 @@ class Stage:
         self.seen.append(f"time {at}")
         return LabelOutput()
 
-    def wanted(self, of: Scored) -> Wanted:
+    def wanted(self, of: ScoredBatch) -> RowsToRead:
         assert of.offsets is not None, "handed over or read, every prediction has a place in the log"
         self.offsets += of.offsets.tolist()
-        return Wanted(np.empty(0, np.int64), np.empty(0, np.int64))
+        return RowsToRead(np.empty(0, np.int64), np.empty(0, np.int64))
 
     def capture(self) -> Callable[[], bytes]:
         seen = list(self.seen)
@@ -70,7 +70,7 @@ class Steps:
 
     blob: bytes | None = None
     first: int = 1
-    steps: list[Step] = field(default_factory=list)
+    steps: list[OffsetRange] = field(default_factory=list)
     done_through: int = 0
     moved: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -80,7 +80,7 @@ class Steps:
     async def load(self) -> StoredLane:
         return StoredLane(self.blob, self.first - 1, list(self.steps), self.done_through)
 
-    async def append(self, first_number: int, steps: Sequence[Step]) -> None:
+    async def append(self, first_number: int, steps: Sequence[OffsetRange]) -> None:
         assert first_number == self.first + len(self.steps), "a step was journalled out of turn"
         self.steps += steps
 
@@ -112,20 +112,20 @@ class Reader:
     async def bounds(self) -> tuple[int, int]:
         return 0, len(self.log)
 
-    async def rest(self, start: int, stop: int) -> AsyncIterator[Work]:
+    async def rest(self, start: int, stop: int) -> AsyncIterator[PendingStep]:
         assert stop <= len(self.log)
         self.reads += start < stop
         for at in range(start, stop, 3):
             end = min(at + 3, stop)
-            yield Work(Step(topics.PREDICTIONS, at, end), self._at(at, end), records=end - at)
+            yield PendingStep(OffsetRange(topics.PREDICTIONS, at, end), self._at(at, end), records=end - at)
 
-    def _at(self, start: int, stop: int) -> dict[str, Scored]:
+    def _at(self, start: int, stop: int) -> dict[str, ScoredBatch]:
         scored = scored_of(self.log[start:stop])
         return {task: replace(own, offsets=np.arange(start, stop)) for task, own in scored.items()}
 
-    async def again(self, steps: Sequence[Step]) -> AsyncIterator[Work]:
+    async def again(self, steps: Sequence[OffsetRange]) -> AsyncIterator[PendingStep]:
         for step in steps:
-            yield Work(step, self._at(step.start, step.stop), records=step.stop - step.start)
+            yield PendingStep(step, self._at(step.start, step.stop), records=step.stop - step.start)
 
 
 class Partition:
@@ -250,8 +250,8 @@ def test_time_that_passed_without_records_is_a_step_in_its_place() -> None:
         assert [step.topic for step in partition.steps.steps] == [topics.PREDICTIONS, "tick", topics.PREDICTIONS]
         await partition.lane.close()
         partition.steps.blob, partition.steps.first, partition.steps.done_through = None, 1, 0
-        partition.steps.steps = [Step(topics.PREDICTIONS, 0, 2), Step("tick", 1_700_000_000_250, 1_700_000_000_250),
-                                 Step(topics.PREDICTIONS, 2, 3)]  # fmt: skip
+        tick = OffsetRange("tick", 1_700_000_000_250, 1_700_000_000_250)
+        partition.steps.steps = [OffsetRange(topics.PREDICTIONS, 0, 2), tick, OffsetRange(topics.PREDICTIONS, 2, 3)]
         await partition.open()
         await partition.processed()
         assert partition.stage.seen == expected

@@ -22,11 +22,11 @@ from streams.kafka.partitioners import partitions_of
 from streams.kafka.produce.producer import Sent
 from streams.kafka.produce.record_columns import Columns
 from streams.records import Record
-from streams.redis.partitions.label_journal import Step as TakenStep
+from streams.redis.partitions.label_journal import OffsetRange as TakenStep
 from streams.redis.partitions.label_journal import StoredLane
 from streams.worker.labelling.publisher import Made, StepPublisher
 from streams.worker.labelling.step_reader import LaneReader
-from streams.worker.lane import Step
+from streams.worker.lane import PendingWrite
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
 
 START = 1.7e9
@@ -73,10 +73,10 @@ async def lanes_of(misplaced: str = "forward") -> Lanes:
     return await lanes.open()
 
 
-async def put(lanes: Lanes, at: dict[int, list[Record]]) -> list[Step]:
+async def put(lanes: Lanes, at: dict[int, list[Record]]) -> list[PendingWrite]:
     """A batch for each of some lanes."""
     made = await lanes.compute([lanes.batch(lane, records) for lane, records in at.items()])
-    steps = [step for step in made if isinstance(step, Step)]
+    steps = [step for step in made if isinstance(step, PendingWrite)]
     assert len(steps) == len(made)
     for step in steps:
         lanes.lanes[step.batch.partition].next_offset = step.batch.next_offset

@@ -19,8 +19,8 @@ from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from streams.kafka.consume.offset_tracker import Ticket
 from streams.ops.metrics import Metrics
 from streams.outputs import KEY_KEPT, dead_letter, letter_room
-from streams.records import Record, Refused
-from streams.redis.partitions.label_journal import Step as Taken
+from streams.records import Record, RefusedRecord
+from streams.redis.partitions.label_journal import OffsetRange as Taken
 from streams.worker.inference.batch_pool import Pool
 from streams.worker.inference.inference_partition import InferenceLane
 from streams.worker.labelling.step_reader import LaneReader
@@ -29,8 +29,10 @@ from tests.streams.test_full_remote_reasons import INPUTS, runner
 from tests.streams.test_worker_journal import SideMemory
 from tests.streams.test_worker_scoring import START, TASKS, records_of, run
 
-LARGE = Refused(1, "oversized: 3000000 bytes, allowed 1048576", Record(b"k", b"{head", NOW), None, 3_000_000, "ab" * 32)
-BOMB = Refused(2, "oversized: a batch", Record(b"", b"\x00raw", 0.0), 41)
+LARGE = RefusedRecord(
+    1, "oversized: 3000000 bytes, allowed 1048576", Record(b"k", b"{head", NOW), None, 3_000_000, "ab" * 32
+)
+BOMB = RefusedRecord(2, "oversized: a batch", Record(b"", b"\x00raw", 0.0), 41)
 
 
 def letters_of(ctx: Context) -> list[DeadLetter]:
@@ -128,7 +130,7 @@ def test_the_offsets_of_a_batch_count_for_the_limit_and_for_the_metric() -> None
 def test_a_letter_fits_its_topic_whatever_it_holds(size: int, most: int) -> None:
     raw, topic = os.urandom(size), "t" * 249
     reason = "\x00\ud800\u202e\U0001f600" * 1_000
-    refused = Refused(2**62, reason, Record(b"\xff" * 2_000_000, raw, 0.0))
+    refused = RefusedRecord(2**62, reason, Record(b"\xff" * 2_000_000, raw, 0.0))
     record = dead_letter(topic, 2**31 - 1, refused, NOW, letter_room(most))
     assert len(record.key) + len(record.value) + 100 < most
     letter = DeadLetter.model_validate_json(record.value)

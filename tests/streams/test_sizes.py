@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from online.batch import PredictionBatch, Scored
+from online.batch import PredictionBatch, ScoredBatch
 from online.codec.encode import encode_alerts, encode_scored
 from online.codec.wire import FEATURE_MAX, REASON_CHARS, Alert, Reason
 from online.stages.scoring import ScoringStage
@@ -51,7 +51,7 @@ def test_no_record_is_larger_than_what_is_said(stage: ScoringStage) -> None:
         np.full((1, f), -FEATURE_MAX / 3),
     )
     w = len(stage.shape.watched)
-    scored = Scored(p, np.full((1, stage.shape.masks), -1e9 / 3), np.full((1, w), -1e9 / 3), {})
+    scored = ScoredBatch(p, np.full((1, stage.shape.masks), -1e9 / 3), np.full((1, w), -1e9 / 3), {})
     (value,) = encode_scored(scored, stage.shape.features, TASK.name, 1.7e9 + 1 / 3)
     assert len(value) + len(p.entity_id[0].encode()) < largest[topics.PREDICTIONS]
     reason = Reason(feature=WIDE * 64, value=-1e300 / 3, contribution=-1e300 / 3, text=WIDE * REASON_CHARS)

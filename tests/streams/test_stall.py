@@ -10,13 +10,13 @@ import pytest
 
 from streams.config.settings import RedisSettings
 from streams.ops.stall import LoopStall
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 
 
 @pytest.mark.parametrize("busy", [True, False])
 def test_a_redis_is_called_away_only_where_it_is(busy: bool, caplog: pytest.LogCaptureFixture) -> None:
     async def go() -> None:
-        link = RedisLink(RedisSettings(), timeout_s=0.2)
+        link = RedisClient(RedisSettings(), timeout_s=0.2)
         link.stall = LoopStall()
         link.stall.start()
         await asyncio.sleep(0.1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from online.codec.wire import RetrainRequest
 from streams.cli.process import _SafeLines
 from streams.text import printable
-from streams.trainer.task_state import Asked
+from streams.trainer.task_state import RetrainAsk
 
 FORGED = "drift\n2026-11-28 10:00:00 ERROR weir: all is lost\x1b[2J\u202etxt.exe"
 
@@ -32,8 +32,8 @@ def test_a_record_forges_no_line_of_a_log() -> None:
 
 def test_the_text_of_a_request_reaches_the_trainer_as_one_line() -> None:
     request = RetrainRequest(request_id="r", task="fraud", cause="manual", requested_at=1.7e9, text=FORGED)
-    assert Asked.of(request).text.isprintable()
-    assert not Asked.of(request).forced
-    assert Asked.of(request.model_copy(update={"details": {"force": True}})).forced
+    assert RetrainAsk.of(request).text.isprintable()
+    assert not RetrainAsk.of(request).forced
+    assert RetrainAsk.of(request.model_copy(update={"details": {"force": True}})).forced
     by_machine = request.model_copy(update={"details": {"force": True}, "cause": "drift"})
-    assert not Asked.of(by_machine).forced
+    assert not RetrainAsk.of(by_machine).forced

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from models.registry.registry_errors import RegistryError
-from streams.trainer.job.job_files import Workshop
-from streams.trainer.task_supervisor import Bench
+from streams.trainer.job.job_files import JobWorkshop
+from streams.trainer.task_supervisor import TaskSupervisor
 from tests.streams.trainer_fakes import FakeShelf, World, fake_score, request, training_data
 
 
-def bench(world: World, shelf: Any = None) -> Bench:
-    shop = Workshop(training_data, dict(world.builders), None, fake_score, world.runner, world.tmp / "work")
-    return Bench(
+def bench(world: World, shelf: Any = None) -> TaskSupervisor:
+    shop = JobWorkshop(training_data, dict(world.builders), None, fake_score, world.runner, world.tmp / "work")
+    return TaskSupervisor(
         world.task, world.journal, shelf or world.shelf, shop, world.updates.append,
         owner="bench", lease_s=30.0, clock=world.clock,
     )  # fmt: skip

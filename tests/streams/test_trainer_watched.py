@@ -16,10 +16,10 @@ from models.registry.registry_errors import RegistryError
 from online.codec.wire import ModelUpdate
 from streams.ops.metric_registry import Registry
 from streams.ops.web import WebServer
-from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_files import JobWorkshop
 from streams.trainer.job.job_runner import InlineRunner
 from streams.trainer.state_journal import Journal, MemoryJournal
-from streams.trainer.task_supervisor import Bench
+from streams.trainer.task_supervisor import TaskSupervisor
 from streams.trainer.trainer_status import TrainerStatus
 from tests.streams.trainer_fakes import NOW, Clock, FakeShelf, SkillBuilder, World, fake_score, request, spec
 from tests.streams.trainer_fakes import training_data as data
@@ -51,8 +51,8 @@ class Watched:
         self.journal = journal or MemoryJournal()
         self.updates: list[ModelUpdate] = []
         self.trouble, self.builders = "", {"trees": SkillBuilder(2.0)}
-        shop = Workshop(data, self.builders, None, fake_score, InlineRunner(), tmp)
-        self.bench = Bench(
+        shop = JobWorkshop(data, self.builders, None, fake_score, InlineRunner(), tmp)
+        self.bench = TaskSupervisor(
             spec(), self.journal, self.shelf, shop, self.updates.append, owner=str(id(self)), lease_s=30.0,
             clock=self.clock, metrics=self.registry,
         )  # fmt: skip

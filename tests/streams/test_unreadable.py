@@ -8,7 +8,7 @@ import pytest
 from online.errors import StateError
 from online.intake_policy import IntakePolicy
 from online.metrics.arrays import unpack
-from online.stages.admission import Intake
+from online.stages.admission import Admission
 from streams.redis.blobs import MOST_BYTES, PART_BYTES, BlobRef, _pack, _unpack
 from streams.trainer.job.live_examples import _read
 from streams.trainer.task_state import decode
@@ -31,7 +31,7 @@ def test_a_state_that_cannot_be_read_is_a_state_error(state: bytes) -> None:
     with pytest.raises(StateError):
         unpack("kind", state)
     with pytest.raises(StateError):
-        Intake(IntakePolicy()).resume(state)
+        Admission(IntakePolicy()).resume(state)
     for read in (decode_request, decode_answer):
         with pytest.raises(ValueError, match="only"):
             read(state)

@@ -18,7 +18,7 @@ from online.codec.row_updates import encode_updates
 from online.errors import StateError
 from online.intake_policy import IntakePolicy
 from online.labels.silence import SilencePolicy, SilenceTimers
-from online.stages.admission import Intake
+from online.stages.admission import Admission
 from online.stages.scoring import ScoringStage
 from online.task.spec import TaskSpec
 from streams.config import topics
@@ -52,7 +52,7 @@ class ScoreMemory:
     """What a score lane keeps in memory, fed as the lane feeds it; ``timers`` says which of its tasks have some."""
 
     def __init__(self, timers: Sequence[bool]) -> None:
-        self.intake = Intake(POLICY, journal=True)
+        self.intake = Admission(POLICY, journal=True)
         self.timers = [SilenceTimers(SILENCE) if has else None for has in timers]
         self.journal = LaneJournal(self.intake, self.timers)
 

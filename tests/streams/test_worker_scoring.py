@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online.intake_policy import IntakePolicy
-from online.stages.admission import Intake
+from online.stages.admission import Admission
 from online.stages.scoring import FeaturedBatch, PreparedBatch, ScoringStage
 from online.task.full_spec import columns
 from online.task.spec import TaskSpec
@@ -24,7 +24,7 @@ from streams.records import Record
 from streams.redis.partitions.partition_record import LaneRecord, encode_record
 from streams.redis.store_errors import LaneMoved, StoreUnavailable
 from streams.worker.inference.remote_port import Rows
-from streams.worker.lane import MOST_REFUSALS, Step
+from streams.worker.lane import MOST_REFUSALS, PendingWrite
 from tests.streams.score_lanes import NOW, Lanes
 
 START = 1.7e9
@@ -78,7 +78,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(bounded())
 
 
-ELSEWHERE = encode_record(LaneRecord(next_offset=18, mark=Intake(IntakePolicy(), journal=True).mark()))
+ELSEWHERE = encode_record(LaneRecord(next_offset=18, mark=Admission(IntakePolicy(), journal=True).mark()))
 """The record of a lane that another worker wrote, or that lost its end."""
 Event = tuple[int, int, float, bool]
 """Lane, user of the lane, seconds since the event before, whether it is a purchase."""
@@ -123,9 +123,9 @@ def records_of(events: Sequence[tuple[int, Event]], at: float, user: str = "u{la
     return made
 
 
-def kept(step: Step | LaneMoved) -> tuple[Any, ...]:
+def kept(step: PendingWrite | LaneMoved) -> tuple[Any, ...]:
     """What a step will write."""
-    assert isinstance(step, Step)
+    assert isinstance(step, PendingWrite)
     writes = step.writes
     rows = [
         (c.table, [c.cache.frames[slot] for slot in c.slots], c.rows.tobytes(), c.updated.tolist())
@@ -163,7 +163,7 @@ def test_lanes_together_keep_and_send_what_each_does_alone(given_rounds: list[Ro
             assert [kept(step) for step in made] == [kept(step) for step in apart]
             for lanes, steps in ((together, made), (alone, apart)):
                 for step in steps:
-                    assert isinstance(step, Step)
+                    assert isinstance(step, PendingWrite)
                     lanes.lanes[step.batch.partition].next_offset = step.batch.next_offset
         for key, records_alone in alone.ctx.records.sent.items():
             assert sorted(together.ctx.records.sent.pop(key)) == sorted(records_alone)

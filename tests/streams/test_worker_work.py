@@ -6,31 +6,31 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.batch import PredictionBatch, Scored
+from online.batch import PredictionBatch, ScoredBatch
 from streams.config import topics
-from streams.redis.partitions.label_journal import Step
-from streams.worker.labelling.pending_step import Work, together
+from streams.redis.partitions.label_journal import OffsetRange
+from streams.worker.labelling.pending_step import PendingStep, together
 
 
-def scored(start: int, rows: int) -> Scored:
+def scored(start: int, rows: int) -> ScoredBatch:
     ids = [f"e{start + i}" for i in range(rows)]
     numbers = np.arange(start, start + rows, dtype=np.float64)
     versions = np.zeros(rows, dtype=np.int64)
     predictions = PredictionBatch(ids, list(ids), numbers, numbers, versions, numbers[:, None])
-    return Scored(predictions, numbers[:, None], numbers[:, None], {"merchant_id": list(ids)})
+    return ScoredBatch(predictions, numbers[:, None], numbers[:, None], {"merchant_id": list(ids)})
 
 
-def handed(start: int, rows: int, task: str = "fraud") -> Work:
-    return Work(Step(topics.PREDICTIONS, start, start + rows), {task: scored(start, rows)}, handed=1)
+def handed(start: int, rows: int, task: str = "fraud") -> PendingStep:
+    return PendingStep(OffsetRange(topics.PREDICTIONS, start, start + rows), {task: scored(start, rows)}, handed=1)
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.sampled_from(["next", "gap", "labels"])), max_size=12))
 def test_runs_of_neighbours_become_one_step(parts: list[tuple[int, str]]) -> None:
-    works, at, runs = list[Work](), 0, 0
+    works, at, runs = list[PendingStep](), 0, 0
     for rows, kind in parts:
         before = works[-1] if works else None
         if kind == "labels":
-            works.append(Work(Step(topics.LABELS, at, at + rows)))
+            works.append(PendingStep(OffsetRange(topics.LABELS, at, at + rows)))
             runs += 1
             continue
         at += 3 if kind == "gap" else 0
@@ -53,4 +53,4 @@ def test_tasks_of_neighbours_stay_apart() -> None:
         "fraud": ["e0", "e1", "e3", "e4"],
         "churn": ["e2"],
     }
-    assert one.step == Step(topics.PREDICTIONS, 0, 5)
+    assert one.step == OffsetRange(topics.PREDICTIONS, 0, 5)

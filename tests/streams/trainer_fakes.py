@@ -29,14 +29,14 @@ from models.types import (
 from online.codec.wire import ModelUpdate, RetrainRequest
 from online.task.full_spec import FullSpec
 from online.task.spec import TaskSpec
-from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_files import JobWorkshop
 from streams.trainer.job.job_runner import InlineRunner, Runner
 from streams.trainer.job.job_stages import JobRunner
 from streams.trainer.job.live_examples import LiveRows
-from streams.trainer.leased_state import Desk
+from streams.trainer.leased_state import LeasedTaskState
 from streams.trainer.registry_port import Origin
 from streams.trainer.state_journal import Journal, MemoryJournal
-from streams.trainer.task_state import Asked, Effect, Job
+from streams.trainer.task_state import Effect, Job, RetrainAsk
 from streams.trainer.task_trainer import TaskTrainer
 
 DAY = 86_400.0
@@ -180,8 +180,8 @@ def request(number: int, at: float = NOW, cause: str = "drift") -> RetrainReques
     )
 
 
-def asked(number: int, at: float, cause: Any = "drift") -> Asked:
-    return Asked(f"r{number}", cause, at)
+def asked(number: int, at: float, cause: Any = "drift") -> RetrainAsk:
+    return RetrainAsk(f"r{number}", cause, at)
 
 
 class Clock:
@@ -219,10 +219,10 @@ class World:
     def restart(self, owner: str | None = None) -> None:
         """A new trainer process: nothing but journal, registry and work directory is left."""
         self.owner = owner or self.owner
-        desk = Desk(self.task.name, self.journal, self.owner, self.lease_s, self.clock)
+        desk = LeasedTaskState(self.task.name, self.journal, self.owner, self.lease_s, self.clock)
         self.trainer = TaskTrainer(self.task, desk, self.shelf, self.updates.append, self.clock)
         work = self.tmp / "work"
-        shop = Workshop(training_data, dict(self.builders), fake_blend, fake_score, self.runner, work)
+        shop = JobWorkshop(training_data, dict(self.builders), fake_blend, fake_score, self.runner, work)
         self.job = JobRunner(self.trainer, shop, self.clock, lambda: self.stop)
         if desk.claim():
             self.trainer.begin()

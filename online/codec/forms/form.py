@@ -34,33 +34,33 @@ _PAD = b" " * SLACK
 
 
 @dataclass(frozen=True, slots=True)
-class Blank:
+class TemplateField:
     """A place in a form; made by the functions and constants below."""
 
     op: int
     limit: int = 0
 
 
-def text(limit: int) -> Blank:
+def text(limit: int) -> TemplateField:
     """A text of 1 to ``limit`` characters."""
-    return Blank(kernel.TEXT, limit)
+    return TemplateField(kernel.TEXT, limit)
 
 
-def maybe_text(limit: int) -> Blank:
+def maybe_text(limit: int) -> TemplateField:
     """A member of an object that may be absent; the others of that object have to be such, too."""
-    return Blank(kernel.MAYBE_TEXT, limit)
+    return TemplateField(kernel.MAYBE_TEXT, limit)
 
 
-NUMBER = Blank(kernel.NUMBER)
-MAYBE_NUMBER = Blank(kernel.MAYBE_NUMBER)
+NUMBER = TemplateField(kernel.NUMBER)
+MAYBE_NUMBER = TemplateField(kernel.MAYBE_NUMBER)
 """Null for NaN."""
-COUNT = Blank(kernel.COUNT)
+COUNT = TemplateField(kernel.COUNT)
 """A whole number that is not negative."""
-FLAG = Blank(kernel.FLAG)
+FLAG = TemplateField(kernel.FLAG)
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class ParsedColumns:
     """The records of an input that are filled-in forms, in input order."""
 
     index: IntVector
@@ -75,17 +75,17 @@ class Filled:
     def __len__(self) -> int:
         return len(self.index)
 
-    def without(self, joined: Joined, bad: BoolVector) -> Filled:
+    def without(self, joined: InputBuffer, bad: BoolVector) -> ParsedColumns:
         """Give the records ``bad (m,)`` back to ``joined``."""
         if not bad.any():
             return self
         joined.taken[self.index[bad]] = False
         keep = ~bad
         texts = [list(compress(column, keep.tolist())) for column in self.texts]
-        return Filled(self.index[keep], texts, self.numbers[keep], self.counts[keep])
+        return ParsedColumns(self.index[keep], texts, self.numbers[keep], self.counts[keep])
 
 
-class Written(NamedTuple):
+class EncodedRecords(NamedTuple):
     """Filled-in forms, one behind the other."""
 
     joined: bytes
@@ -97,7 +97,7 @@ class Written(NamedTuple):
         return [self.joined[a:b] for a, b in pairwise([0, *self.ends.tolist()])]
 
 
-class Joined:
+class InputBuffer:
     """Records to read, and which of them were read."""
 
     def __init__(self, records: Sequence[bytes]) -> None:
@@ -110,20 +110,22 @@ class Joined:
         return np.flatnonzero(~self.taken)
 
 
-class Form:
+class JsonTemplate:
     """A record with blanks.
 
     Parameters
     ----------
-    record : what is the same in every record, and a ``Blank`` for what is not; objects and arrays may be nested.
+    record : what is the same in every record, and a ``TemplateField`` for what is not; objects and arrays may be
+    nested.
 
     Examples
     --------
-    >>> form = Form({"v": 1, "id": text(8), "x": [NUMBER, MAYBE_NUMBER], "of": {"a": maybe_text(8)}, "ok": FLAG})
+    >>> form = JsonTemplate({"v": 1, "id": text(8), "x": [NUMBER, MAYBE_NUMBER], "of": {"a": maybe_text(8)}, "ok":
+    FLAG})
     >>> records = form.write([["e1", "e2"], [None, "u"]], np.array([[0.5, 2.0], [1e9, np.nan]]), np.array([[1], [0]]))
     >>> records[1]
     b'{"v":1,"id":"e2","x":[1000000000.0,null],"of":{"a":"u"},"ok":false}'
-    >>> form.read(Joined([b"hello", *records])).texts
+    >>> form.read(InputBuffer([b"hello", *records])).texts
     [['e1', 'e2'], [None, 'u']]
     """
 
@@ -147,7 +149,7 @@ class Form:
         """The records of ``fill``, one by one."""
         return self.fill(texts, numbers, counts).records()
 
-    def fill(self, texts: Sequence[Sequence[str | None]], numbers: FloatMatrix, counts: Ints) -> Written:
+    def fill(self, texts: Sequence[Sequence[str | None]], numbers: FloatMatrix, counts: Ints) -> EncodedRecords:
         """Fill in ``n`` forms.
 
         Parameters
@@ -179,9 +181,9 @@ class Form:
             pieces.append(space[: own[-1]].tobytes())
             own += end
             end = int(own[-1])
-        return Written(b"".join(pieces), ends)
+        return EncodedRecords(b"".join(pieces), ends)
 
-    def read(self, joined: Joined) -> Filled:
+    def read(self, joined: InputBuffer) -> ParsedColumns:
         """Read those records that are this form filled in, and were not taken by another form before.
 
         Whatever is read could have come from ``write``, but for how numbers are written. Records with texts that need
@@ -197,7 +199,7 @@ class Form:
             [value or None for value in found[k :: self.texts]] if maybe else list(found[k :: self.texts])
             for k, maybe in enumerate(self._maybe)
         ]
-        return Filled(np.flatnonzero(joined.taken & ~before), texts, bits[:m].view(np.float64), counts[:m])
+        return ParsedColumns(np.flatnonzero(joined.taken & ~before), texts, bits[:m].view(np.float64), counts[:m])
 
 
 def _column(texts: Sequence[str | None], n: int, maybe: bool) -> bytes:
@@ -208,15 +210,15 @@ def _column(texts: Sequence[str | None], n: int, maybe: bool) -> bytes:
     return column
 
 
-def _parts(value: Any) -> Iterator[bytes | tuple[bytes, Blank]]:
+def _parts(value: Any) -> Iterator[bytes | tuple[bytes, TemplateField]]:
     """Literals and blanks from left to right; a blank with its key where that is written only with it."""
-    if isinstance(value, Blank):
+    if isinstance(value, TemplateField):
         yield b"", value
     elif isinstance(value, dict):
         yield b"{"
         for i, (key, member) in enumerate(value.items()):
             name = msgspec.json.encode(key) + b":"
-            if isinstance(member, Blank) and member.op == kernel.MAYBE_TEXT:
+            if isinstance(member, TemplateField) and member.op == kernel.MAYBE_TEXT:
                 yield name, member
             else:
                 yield (b"," if i else b"") + name

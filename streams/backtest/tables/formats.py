@@ -57,7 +57,7 @@ class FileTable:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _ReadRequest:
     columns: Collection[str]
     texts: Collection[str]
     """Those whose digits have to stay as they are."""
@@ -74,7 +74,7 @@ def read_files(
     UsageError
         Naming the file that cannot be read, or that has no such column.
     """
-    wanted = _Wanted(set(columns), texts, separator)
+    wanted = _ReadRequest(set(columns), texts, separator)
     parts = []
     for path in files_of(paths):
         with readable(path):
@@ -96,7 +96,7 @@ def read_files(
     return whole
 
 
-def _read(path: Path, wanted: _Wanted) -> FileTable:
+def _read(path: Path, wanted: _ReadRequest) -> FileTable:
     content, encoding = contents(path)
     head = content[:HEAD].to_pybytes()
     name = path.name.lower().removesuffix(".gz")
@@ -118,14 +118,14 @@ def _read(path: Path, wanted: _Wanted) -> FileTable:
     return _csv(content, head, path, wanted, encoding)
 
 
-def _typed(file: pq.ParquetFile, path: Path, wanted: _Wanted) -> FileTable:
+def _typed(file: pq.ParquetFile, path: Path, wanted: _ReadRequest) -> FileTable:
     there = file.schema_arrow.names
     _check_doubled(path, there, wanted.columns)
     tops = {name.partition(".")[0] for name in wanted.columns} | set(wanted.columns)
     return _made(file.read([name for name in dict.fromkeys(there) if name in tops]), path, wanted, there)
 
 
-def _made(table: pa.Table, path: Path, wanted: _Wanted, there: list[str] | None = None) -> FileTable:
+def _made(table: pa.Table, path: Path, wanted: _ReadRequest, there: list[str] | None = None) -> FileTable:
     """A table of plain types with the columns that are wanted; ``a.b`` is field b of a struct."""
     there = there or table.column_names
     _check_doubled(path, there, wanted.columns)
@@ -165,7 +165,7 @@ def _mixed(part: FileTable, names: Collection[str]) -> pa.Table:
     return pa.table({n: as_text(c, f"{part.files}: column {n!r}") if n in names else c for n, c in columns})
 
 
-def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted, encoding: str | None) -> FileTable:
+def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest, encoding: str | None) -> FileTable:
     """A CSV as text, whose ragged rows are handed back with their number."""
     said = [] if encoding in (None, "utf-8") else [encoding.upper()]
     try:
@@ -184,7 +184,7 @@ def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted, encoding:
     return found
 
 
-def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted) -> FileTable:
+def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest) -> FileTable:
     form = dialect_of(head.decode(errors="replace"), wanted.columns, wanted.separator)
     _check_doubled(path, form.names, wanted.columns)
     names = [name if form.names.index(name) == i else f"{name}\0{i}" for i, name in enumerate(form.names)]
@@ -234,7 +234,7 @@ def _csv_table(content: pa.Buffer, head: bytes, path: Path, wanted: _Wanted) -> 
     return FileTable(table, sizes, at, [form.separator], semicolons=form.separator == ";", there=form.names)
 
 
-def _json(content: pa.Buffer, path: Path, wanted: _Wanted, *, array: bool) -> FileTable:
+def _json(content: pa.Buffer, path: Path, wanted: _ReadRequest, *, array: bool) -> FileTable:
     if not array:
         try:
             table = pjson.read_json(pa.BufferReader(content))

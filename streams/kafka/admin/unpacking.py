@@ -12,7 +12,7 @@ from online.codec.limits import InputLimits
 from streams.kafka.admin.clients import kafka_module
 from streams.kafka.consume.fetched import FetchedRecords, Unpacking
 from streams.kafka.consume.fetched_batch import Slice
-from streams.records import Refused
+from streams.records import RefusedRecord
 
 VIEW_LIMITS: Final = InputLimits(record_bytes=1 << 28, batch_bytes=64 << 20)
 """Of what a person may look at: of a record that workers refuse, too."""
@@ -23,7 +23,7 @@ def unpack_within(consumer: Any, limits: InputLimits = VIEW_LIMITS) -> None:
     module, unpacking = kafka_module("kafka.consumer.fetcher"), Unpacking(limits)
     theirs = consumer._fetcher.PartitionRecords
 
-    class Bounded(theirs):  # type: ignore[misc, valid-type] # kafka-python has no types
+    class BoundedRecords(theirs):  # type: ignore[misc, valid-type] # kafka-python has no types
         def _unpack_records(self, tp: Any, records: Any, *_: Any) -> Iterator[Any]:
             aborted = [(each.producer_id, each.first_offset) for each in self.aborted_transactions]
             fetched = FetchedRecords(unpacking, tp, bytes(records._buffer), self.fetch_offset, aborted)
@@ -35,7 +35,7 @@ def unpack_within(consumer: Any, limits: InputLimits = VIEW_LIMITS) -> None:
             self.next_fetch_offset = fetched.next_fetch_offset
             self.drain()
 
-    consumer._fetcher.PartitionRecords = Bounded
+    consumer._fetcher.PartitionRecords = BoundedRecords
 
 
 def _shown(piece: Slice) -> Iterator[tuple[int, float, bytes | None, bytes | None]]:
@@ -43,7 +43,7 @@ def _shown(piece: Slice) -> Iterator[tuple[int, float, bytes | None, bytes | Non
     held: list[tuple[int, Any]] = [*zip(piece.offsets, piece.records, strict=True)]
     held += [(refused.offset, refused) for refused in piece.refused]
     for offset, each in sorted(held, key=lambda pair: pair[0]):
-        if isinstance(each, Refused):
+        if isinstance(each, RefusedRecord):
             yield offset, each.record.ts, each.record.key or None, each.reason.encode()
         else:
             yield offset, each.ts, each.key or None, each.value or None

@@ -21,8 +21,8 @@ from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP, ConsumerMessage
 
 from streams.errors import UsageError
-from streams.kafka.consume.drained import Drained, take_together
-from streams.kafka.consume.fetch_thread import BatchConsumerThread, Wanted
+from streams.kafka.consume.drained import PartitionRead, take_together
+from streams.kafka.consume.fetch_thread import BatchConsumerThread, FetchRequest
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.kafka.consume.offset_tracker import CompletedOffsets, Partition
 from streams.kafka.kafka_errors import RebalanceHookError
@@ -52,12 +52,12 @@ class BatchConsumer(Consumer):
         self.settings: TransportSettings = transport.app.transport_settings
         self.security: LinkSecurity = transport.app.security
         self.offsets = CompletedOffsets()
-        self.wanted: Mapping[TP, Wanted] = {}
+        self.wanted: Mapping[TP, FetchRequest] = {}
         """Partitions to fetch from: assigned and not paused. Always replaced whole, so that the thread may read it;
         then the thread is woken if it is ``blocked``, which it says before it looks here."""
         self._halted: set[TP] = set()
         """Assigned partitions of which nothing is read or delivered."""
-        self._arrived: dict[TP, deque[Drained]] = {}
+        self._arrived: dict[TP, deque[PartitionRead]] = {}
         """What was read and not delivered yet."""
         self._news = asyncio.Event()
         self._progress = asyncio.Event()
@@ -98,7 +98,7 @@ class BatchConsumer(Consumer):
         finally:
             reading.cancel()
 
-    def arrived(self, drained: Iterable[Drained]) -> None:
+    def arrived(self, drained: Iterable[PartitionRead]) -> None:
         """Keep what the thread has read until it is delivered; the thread calls this in the app's loop, in order."""
         for part in drained:
             self._arrived.setdefault(TP(part.topic, part.partition), deque()).append(part)
@@ -369,7 +369,7 @@ class BatchConsumer(Consumer):
         share = AHEAD * full // max(len(active), 1)
         room = min(self.settings.max_in_flight * full, max(share, min(full, AHEAD_RECORDS)))
         self.wanted = {
-            tp: Wanted(epoch, offsets.limit(tp, room), offsets.done(tp))
+            tp: FetchRequest(epoch, offsets.limit(tp, room), offsets.done(tp))
             for tp in active
             if tp not in self._halted and (epoch := offsets.epoch(tp)) is not None
         }

@@ -8,10 +8,10 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from streams.kafka.consume.fetched import FetchedRecords
-from streams.records import Record, Refused
+from streams.records import Record, RefusedRecord
 
 
-class Drained(NamedTuple):
+class PartitionRead(NamedTuple):
     """What one partition gave: records, where reading goes on (also behind markers that are no records), the epoch."""
 
     topic: str
@@ -23,13 +23,13 @@ class Drained(NamedTuple):
     epoch: int
     appended: bool = False
     """Whether the broker stamped every record when it took it; else the producers said when."""
-    refused: Sequence[Refused] = ()
+    refused: Sequence[RefusedRecord] = ()
     """What could not be read or was too large, in order."""
     size: int = 0
     """Bytes of the records' keys and values."""
 
 
-def drain(result: Any, max_records: int, max_bytes: int, epoch: int) -> Drained | None:
+def drain(result: Any, max_records: int, max_bytes: int, epoch: int) -> PartitionRead | None:
     """Take up to ``max_records`` of some ``max_bytes`` off a `FetchResult` of `FetchedRecords`.
 
     ``None`` when it has nothing and reading did not move.
@@ -47,24 +47,26 @@ def drain(result: Any, max_records: int, max_bytes: int, epoch: int) -> Drained 
     offsets, records, refused, appended = found
     if not records and not refused:
         moved = before is not None and after > before
-        return Drained(tp.topic, tp.partition, before, after, (), None, epoch) if moved else None
+        return PartitionRead(tp.topic, tp.partition, before, after, (), None, epoch) if moved else None
     base = min(each[0] for each in (offsets, [r.offset for r in refused]) if each)
     gaps = None if _dense(base, offsets) else tuple(offsets)
     size = fetched.bytes - taken
-    return Drained(tp.topic, tp.partition, base, max(after, found.stop), records, gaps, epoch, appended, refused, size)
+    return PartitionRead(
+        tp.topic, tp.partition, base, max(after, found.stop), records, gaps, epoch, appended, refused, size
+    )
 
 
 def _dense(base: int, offsets: Sequence[int]) -> bool:
     return not offsets or (offsets[0] == base and offsets[-1] - base == len(offsets) - 1)
 
 
-def take_together(parts: deque[Drained], most: int, most_bytes: int = 1 << 62) -> Drained:
+def take_together(parts: deque[PartitionRead], most: int, most_bytes: int = 1 << 62) -> PartitionRead:
     """Take the first of consecutive stretches of a partition off ``parts``, and with it more.
 
     They are ``most`` records and ``most_bytes`` bytes together, unless the first alone is more.
 
     >>> def part(base, *keys):
-    ...     return Drained("t", 0, base, base + len(keys), [Record(key, b"", 0.0) for key in keys], None, 1)
+    ...     return PartitionRead("t", 0, base, base + len(keys), [Record(key, b"", 0.0) for key in keys], None, 1)
     >>> parts = deque([part(5, b"a"), part(6, b"b"), part(7, b"c", b"d")])
     >>> taken = take_together(parts, 3)
     >>> taken.base_offset, taken.next_offset, len(taken.records), len(parts)
@@ -95,5 +97,5 @@ def take_together(parts: deque[Drained], most: int, most_bytes: int = 1 << 62) -
     )
 
 
-def _count(part: Drained) -> Sequence[int]:
+def _count(part: PartitionRead) -> Sequence[int]:
     return range(part.base_offset, part.base_offset + len(part.records))

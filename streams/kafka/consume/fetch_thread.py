@@ -29,7 +29,7 @@ from faust.transport.drivers.aiokafka import (
 )
 from faust.types import TP
 
-from streams.kafka.consume.drained import Drained, drain
+from streams.kafka.consume.drained import PartitionRead, drain
 from streams.kafka.consume.fetched import Unpacking
 from streams.kafka.consume.membership import report_errors
 from streams.kafka.consume.offset_reset import resolve
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from streams.kafka.consume.consumer import BatchConsumer
 
 
-class Wanted(NamedTuple):
+class FetchRequest(NamedTuple):
     """What the consumer wants of a partition."""
 
     epoch: int
@@ -233,9 +233,9 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             fetched.cancel()
             woken.cancel()
 
-    def _drain_now(self, fetcher: Any) -> tuple[list[Drained], tuple[Any, Any] | None]:
+    def _drain_now(self, fetcher: Any) -> tuple[list[PartitionRead], tuple[Any, Any] | None]:
         """What there is, and a partition that failed with its error."""
-        drained: list[Drained] = []
+        drained: list[PartitionRead] = []
         failed: tuple[Any, Any] | None = None
         for tp, epoch in self._readable(fetcher):
             result = fetcher._records[tp]
@@ -265,7 +265,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         self.blocked = len(out) < len(fetcher._records)
         return out
 
-    def _has_room(self, tp: Any, result: Any, want: Wanted) -> bool:
+    def _has_room(self, tp: Any, result: Any, want: FetchRequest) -> bool:
         if want.limit is None or type(result) is FetchError:
             return self._began.get(tp) != want.epoch or type(result) is FetchError
         if self._drained.get(tp, 0) - want.done >= self._room_bytes:

@@ -23,7 +23,7 @@ from online.codec.limits import InputLimits
 from streams.kafka.consume.codecs import NAMES, BatchTooLarge, decompress
 from streams.kafka.consume.fetched_batch import Slice
 from streams.kafka.consume.unpack import HEADER_BYTES, TAKEN, Columns, Header, OldBatch, OpenBatch, old_crc_fits
-from streams.records import Record, Refused, oversized
+from streams.records import Record, RefusedRecord, oversized
 
 KEPT: Final = 64 * 1024
 """How much of a record that is too large, or of a batch that cannot be read, its dead letter holds."""
@@ -76,7 +76,7 @@ class _Found(NamedTuple):
 
     offsets: list[int]
     records: list[Record]
-    refused: list[Refused]
+    refused: list[RefusedRecord]
 
 
 class _Whole:
@@ -184,7 +184,7 @@ class FetchedRecords:
 
     # -- batches -------------------------------------------------------------------------------------------------
 
-    def _next(self) -> list[Refused]:
+    def _next(self) -> list[RefusedRecord]:
         """Open the next batch, or go behind it; what of it is refused."""
         at, left = self._at, len(self._data) - self._at
         length = struct.unpack_from(">i", self._data, at + 8)[0] if left > _MAGIC_AT else 0
@@ -200,7 +200,7 @@ class FetchedRecords:
         self._at = at + size
         return self._next_old() if magic < 2 else self._next_new()
 
-    def _next_new(self) -> list[Refused]:
+    def _next_new(self) -> list[RefusedRecord]:
         frame = self._frame
         header = Header.of(frame)
         self._first, self._stop, self._codec = header.base, header.stop, header.codec
@@ -224,7 +224,7 @@ class FetchedRecords:
         self._open = OpenBatch(header, data, np.frombuffer(data, np.uint8), 0, len(data))
         return []
 
-    def _next_old(self) -> list[Refused]:
+    def _next_old(self) -> list[RefusedRecord]:
         (offset,) = struct.unpack_from(">q", self._frame)
         self._first, self._stop, self._codec = 0, offset + 1, self._frame[17] & 0x07
         if not old_crc_fits(self._frame):
@@ -250,7 +250,7 @@ class FetchedRecords:
 
     # -- what cannot be read -------------------------------------------------------------------------------------
 
-    def _damaged(self, behind: int, why: str) -> list[Refused]:
+    def _damaged(self, behind: int, why: str) -> list[RefusedRecord]:
         """Ask for a batch again the first time, and refuse it the second; ``behind``: where the next begins."""
         suspects, position = self._unpacking.suspects, self.next_fetch_offset
         if suspects.get(self._partition) != position:
@@ -272,23 +272,23 @@ class FetchedRecords:
             return f"oversized: {{}}: {error}; send smaller batches or raise [limits] batch_bytes"
         return f"unreadable: {{}}: {error}"
 
-    def _passed(self, reason: str) -> Refused:
+    def _passed(self, reason: str) -> RefusedRecord:
         """The rest of a batch is refused, and reading goes on behind it."""
         refused = self._refuse(reason)
         self.next_fetch_offset = max(self.next_fetch_offset, self._stop)
         return refused
 
-    def _refuse(self, reason: str) -> Refused:
+    def _refuse(self, reason: str) -> RefusedRecord:
         # What is behind the last record of a batch is told of that one.
         frame, last = self._frame, self._stop - 1
         first = min(max(self.next_fetch_offset, self._first), last)
         codec = NAMES[self._codec] if self._codec < len(NAMES) else f"codec {self._codec}"
         said = reason.format(f"a batch of {len(frame)} bytes ({codec}), offsets {first} to {last}")
         record, size, sha256 = _cut(b"", frame, 0.0)
-        return Refused(first, said, record, last, size, sha256)
+        return RefusedRecord(first, said, record, last, size, sha256)
 
 
-def _too_large(data: bytes, row: list[int], largest: int) -> Refused:
+def _too_large(data: bytes, row: list[int], largest: int) -> RefusedRecord:
     offset, time, key_at, key_end, value_at, value_end = row
     if value_end - value_at > largest:
         why = oversized(value_end - value_at, largest)
@@ -298,7 +298,7 @@ def _too_large(data: bytes, row: list[int], largest: int) -> Refused:
     record, whole, sha256 = _cut(
         bytes(view[key_at : min(key_end, key_at + KEPT)]), view[value_at:value_end], time / 1000
     )
-    return Refused(offset, why, record, None, whole, sha256)
+    return RefusedRecord(offset, why, record, None, whole, sha256)
 
 
 def _cut(key: bytes, value: memoryview, ts: float) -> tuple[Record, int | None, str | None]:

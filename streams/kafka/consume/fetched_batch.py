@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from online.batch import FloatVector
 from streams.kafka.consume.offset_tracker import Ticket
-from streams.records import Record, Refused
+from streams.records import Record, RefusedRecord
 
 
 class Slice(NamedTuple):
@@ -18,7 +18,7 @@ class Slice(NamedTuple):
 
     offsets: Sequence[int]
     records: Sequence[Record]
-    refused: Sequence[Refused] = ()
+    refused: Sequence[RefusedRecord] = ()
     appended: bool = False
     """Whether the records' times are the broker's, of when it took them; else producers said them."""
 
@@ -79,7 +79,7 @@ class FetchedBatch:
     """Offset of each record; ``None`` when there are no gaps, which is nearly always."""
     appended: bool = False
     """Whether the records' times are the broker's, of when it took them; else producers said them."""
-    refused: Sequence[Refused] = ()
+    refused: Sequence[RefusedRecord] = ()
     """What could not be read or is too large, in order; it is not among ``records``."""
 
     tick: float | None = None

@@ -135,7 +135,7 @@ def _scan(
     return row, seen, at, before, False, size_of_all, large
 
 
-class Taken(NamedTuple):
+class UnpackedBatch(NamedTuple):
     """What was found of a batch."""
 
     row: int
@@ -175,7 +175,7 @@ class OpenBatch:
         """Whether nothing more can be read."""
         return bool(self.wrong) or self._at >= self._end
 
-    def take(self, since: int, room: int, largest: int, out: Columns, row: int, most: int) -> Taken:
+    def take(self, since: int, room: int, largest: int, out: Columns, row: int, most: int) -> UnpackedBatch:
         """Find the next records from offset ``since`` on for ``out[:, row:most]``, of some ``room`` bytes."""
         h = self._header
         row, seen, self._at, self._before, broken, size, large = _scan(
@@ -187,7 +187,7 @@ class OpenBatch:
             self.wrong = f"behind {self._seen} of its {h.records} records is something else"
         elif self._at >= self._end and self._seen != h.records:
             self.wrong = f"it says that it holds {h.records} records, and has {self._seen}"
-        return Taken(row, size, large)
+        return UnpackedBatch(row, size, large)
 
 
 class OldBatch:
@@ -215,7 +215,7 @@ class OldBatch:
         """Whether nothing more can be read."""
         return not self._rows.shape[1]
 
-    def take(self, since: int, room: int, largest: int, out: Columns, row: int, most: int) -> Taken:
+    def take(self, since: int, room: int, largest: int, out: Columns, row: int, most: int) -> UnpackedBatch:
         """Find the next records from offset ``since`` on for ``out[:, row:most]``."""
         del room
         found, self._rows = np.split(self._rows, [most - row], axis=1)
@@ -224,7 +224,7 @@ class OldBatch:
         found = found[:, found[0] >= since]
         out[:, row : row + found.shape[1]] = found
         sizes = found[[3, 5]] - found[[2, 4]]
-        return Taken(row + found.shape[1], int(sizes.sum()), bool((sizes > largest).any()))
+        return UnpackedBatch(row + found.shape[1], int(sizes.sum()), bool((sizes > largest).any()))
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, int, int, int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.stored_rows import Lane, lane_prefix
 
 CLEARING: Final = b"\xff\xff" + b"\x00" * 6 + b"\xff" * 16
@@ -12,7 +12,7 @@ CLEARING: Final = b"\xff\xff" + b"\x00" * 6 + b"\xff" * 16
 _PAGE: Final = 1000
 
 
-async def clear_lane(link: RedisLink, prefix: str, lane: Lane) -> int:
+async def clear_lane(link: RedisClient, prefix: str, lane: Lane) -> int:
     """Delete everything of a lane; returns how many keys. Workers must not run; one that does is refused (`LaneMoved`).
 
     When this is cut short, workers refuse to open the lane (``StateError``) until it is cleared again.
@@ -30,7 +30,7 @@ async def clear_lane(link: RedisLink, prefix: str, lane: Lane) -> int:
             return deleted + int(await link.execute("UNLINK", f"{base}lane"))
 
 
-async def clear_prefix(link: RedisLink) -> int:
+async def clear_prefix(link: RedisClient) -> int:
     """Delete every key under the link's prefix, of one Redis (not of a cluster); returns how many."""
     cursor, deleted = b"0", 0
     while True:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.open_partition import LaneState, Table
 from streams.redis.partitions.partition_record import POSITION_AND_NONCE, decode_position
 from streams.redis.partitions.row_cache import RowCache
@@ -30,7 +30,7 @@ class Ask:
     """Their framed Redis keys."""
 
 
-async def fetch(link: RedisLink, state: LaneState, asks: Sequence[Ask]) -> int:
+async def fetch(link: RedisClient, state: LaneState, asks: Sequence[Ask]) -> int:
     """Read the rows into their caches; how many of the lane's own tables it does not have.
 
     Raises
@@ -53,7 +53,7 @@ async def fetch(link: RedisLink, state: LaneState, asks: Sequence[Ask]) -> int:
     return new
 
 
-async def _read(link: RedisLink, state: LaneState, frames: list[bytes]) -> tuple[list[bytes | None], bytes]:
+async def _read(link: RedisClient, state: LaneState, frames: list[bytes]) -> tuple[list[bytes | None], bytes]:
     """Values of framed keys in their order, and the lane's position, read behind them."""
     position = command("GETRANGE", f"{state.base}lane", POSITION_AND_NONCE.start, POSITION_AND_NONCE.stop - 1)
     if not link.cluster:

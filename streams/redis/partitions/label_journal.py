@@ -22,7 +22,7 @@ import msgspec
 
 from streams.errors import ShellError, StateError
 from streams.redis.blobs import PART_BYTES, BlobRef, get_blob, put_blob
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 
 
 class StepsTaken(ShellError):  # noqa: N818 - named for what happened, as in streams.errors
@@ -37,7 +37,7 @@ TICK: Final = "tick"
 """In place of a topic: time passed without records, up to ``stop`` in ms of event time."""
 
 
-class Step(NamedTuple):
+class OffsetRange(NamedTuple):
     """Offsets ``[start, stop)`` of a topic, taken in one go; the partition is the lane's."""
 
     topic: str
@@ -52,7 +52,7 @@ class Step(NamedTuple):
     def decode(cls, raw: bytes) -> Self:
         """Read what ``encode`` made.
 
-        >>> Step.decode(Step("labels", 5, 9).encode().encode())
+        >>> Step.decode(OffsetRange("labels", 5, 9).encode().encode())
         Step(topic='labels', start=5, stop=9)
         """
         topic, start, stop = raw.decode().split(" ")
@@ -66,7 +66,7 @@ class StoredLane:
     snapshot: bytes | None
     snapshot_step: int
     """The last step in the snapshot; 0 without one."""
-    steps: list[Step]
+    steps: list[OffsetRange]
     """The steps behind it: numbers ``snapshot_step + 1`` and on."""
     done: int
     """The outputs of steps up to this number were acknowledged; 0 for none."""
@@ -169,14 +169,14 @@ class StepLog:
     part_bytes : the largest value that a snapshot is cut into.
     """
 
-    def __init__(self, link: RedisLink, lane: str, *, part_bytes: int = PART_BYTES) -> None:
+    def __init__(self, link: RedisClient, lane: str, *, part_bytes: int = PART_BYTES) -> None:
         self.lane, self._part_bytes = lane, part_bytes
         self._link, self._tag = link, f"{link.prefix}:{{{lane}}}"
         self._keys = [f"{self._tag}:meta", f"{self._tag}:steps"]
         self._owner, self._generation = "", 0
         self._first = 1
         """Number of the first step in memory."""
-        self._steps: deque[Step] = deque()
+        self._steps: deque[OffsetRange] = deque()
         self._snapshots = (0, 0)
         """The last steps of the newest snapshot and of the one before it."""
 
@@ -210,11 +210,11 @@ class StepLog:
                     f"{self._keys[1]!r}"
                 )
             before = packed
-        steps = [Step.decode(item) for item in raw]
+        steps = [OffsetRange.decode(item) for item in raw]
         self._first, self._steps, self._snapshots = number + 1, deque(steps), (number, number)
         return StoredLane(snapshot, number, steps, 0 if done is None else int(done))
 
-    async def append(self, first_number: int, steps: Sequence[Step]) -> None:
+    async def append(self, first_number: int, steps: Sequence[OffsetRange]) -> None:
         """Write steps ``first_number`` and on, behind all that were written before.
 
         Raises

@@ -9,7 +9,7 @@ import asyncio
 from typing import Final
 
 from streams.errors import StateError
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.partition_record import POSITION_AND_NONCE
 
 PAGE_BYTES: Final = 1 << 20
@@ -20,7 +20,7 @@ _TRIES: Final = 50
 _PAUSE_S: Final = 0.2
 
 
-async def read_lane(link: RedisLink, base: str) -> tuple[bytes | None, list[bytes]]:
+async def read_lane(link: RedisClient, base: str) -> tuple[bytes | None, list[bytes]]:
     """The record's value, ``None`` where there is none, and the journal's entries, oldest first.
 
     Raises ``StateError`` where somebody keeps writing meanwhile: a worker whose partition this was writes once more.
@@ -37,13 +37,13 @@ async def read_lane(link: RedisLink, base: str) -> tuple[bytes | None, list[byte
     )
 
 
-async def read_position(link: RedisLink, base: str) -> bytes:
+async def read_position(link: RedisClient, base: str) -> bytes:
     """Position and nonce of the record now; empty where there is none."""
     position = await link.execute("GETRANGE", f"{base}lane", POSITION_AND_NONCE.start, POSITION_AND_NONCE.stop - 1)
     return bytes(position)
 
 
-async def _journal(link: RedisLink, key: str) -> list[bytes]:
+async def _journal(link: RedisClient, key: str) -> list[bytes]:
     entries: list[bytes] = []
     page = _FIRST_PAGE
     while True:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online.errors import StateError
-from streams.redis.client import RedisLink
+from streams.redis.client import RedisClient
 from streams.redis.partitions.clear import CLEARING
 from streams.redis.partitions.fetch_rows import Ask, fetch
 from streams.redis.partitions.flush import Change, Writes, flush_arguments
@@ -72,7 +72,7 @@ class LaneStore:
         await store.flush(lane, [writes], store.record(lane, last_offset + 1), expected)
     """
 
-    def __init__(self, link: RedisLink, *, prefix: str = "weir", cache_rows: int = 400_000) -> None:
+    def __init__(self, link: RedisClient, *, prefix: str = "weir", cache_rows: int = 400_000) -> None:
         if not _PREFIX.fullmatch(prefix):
             raise ValueError(f"prefix {prefix!r} may hold letters, digits, '.', '_' and '-', and must hold one of them")
         self.prefix, self.cache_rows = prefix, cache_rows

@@ -23,7 +23,7 @@ _NONE: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
+class LoggedHistory:
     """What was read."""
 
     history: History
@@ -67,7 +67,7 @@ class HistoryBuilder:
         for table in tables:
             self._taken_back.update(zip(table["event_id"].to_pylist(), table["n"].to_pylist(), strict=True))
 
-    def build(self) -> Logged:
+    def build(self) -> LoggedHistory:
         """The history and labels of everything taken so far.
 
         Raises
@@ -85,7 +85,7 @@ class HistoryBuilder:
         left_out["repeated predictions"] += logged.num_rows - len(order)
         logged, x, written_at = logged.take(pa.array(order)), x[order], written_at[order]
         history = self._history(inputs, logged, x)
-        return Logged(history, self._labels(logged["event_id"], history.ts, written_at, left_out), left_out)
+        return LoggedHistory(history, self._labels(logged["event_id"], history.ts, written_at, left_out), left_out)
 
     def _newest_inputs(self) -> tuple[str, ...]:
         tables = self._tables["predictions"]

@@ -63,11 +63,11 @@ class EmbeddedSource:
     """
 
     def __init__(self, batches: Iterable[LoggedBatch]) -> None:
-        self._lanes: dict[tuple[str, int], list[_Placed]] = {}
+        self._lanes: dict[tuple[str, int], list[_OrderedBatch]] = {}
         newest = -math.inf
         for batch in batches:
             floor, newest = newest, max(newest, *(record.ts for record in batch.records))
-            self._lanes.setdefault((batch.topic, batch.partition), []).append(_Placed(batch, floor, newest))
+            self._lanes.setdefault((batch.topic, batch.partition), []).append(_OrderedBatch(batch, floor, newest))
 
     @classmethod
     def of_directory(cls, directory: Path) -> Self:
@@ -95,7 +95,7 @@ class EmbeddedSource:
         return ""
 
 
-class _Placed(NamedTuple):
+class _OrderedBatch(NamedTuple):
     """A batch in the one order that an embedded log has: no record of it was written before what stands before it."""
 
     batch: LoggedBatch
@@ -109,7 +109,7 @@ class _Placed(NamedTuple):
         return [r if r.ts >= self.floor else r._replace(ts=self.floor) for r in self.batch.records]
 
 
-def _offset_at(lane: list[_Placed], ts: float | None, otherwise: int) -> int:
+def _offset_at(lane: list[_OrderedBatch], ts: float | None, otherwise: int) -> int:
     """Offset of the first record written at ``ts`` or later; the end without one."""
     if ts is None:
         return otherwise

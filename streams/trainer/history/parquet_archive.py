@@ -36,7 +36,7 @@ _TEMPORARY: Final = ".part-"
 
 
 @dataclass(slots=True)
-class Archived:
+class ArchiveCounts:
     """What a run wrote."""
 
     files: int = 0
@@ -66,12 +66,12 @@ class Archive:
 
     def __init__(self, directory: Path, reader: RecordReader) -> None:
         self._root, self._reader = directory / reader.task.name, reader
-        self.archived = Archived()
+        self.archived = ArchiveCounts()
         self._open: _Stretch | None = None
 
     async def write(
         self, source: LogSource, since: float | None, until: float | None, advance: Advance | None = None
-    ) -> Archived:
+    ) -> ArchiveCounts:
         """Write what was logged in ``[since, until)`` and is not archived yet.
 
         Raises

@@ -13,7 +13,7 @@ from typing import Final
 from online.codec.limits import DEFAULT_LIMITS, InputLimits
 from online.stages.quarantine import find_quarantines
 from online.task.spec import TaskSpec
-from streams.trainer.history.history_builder import HistoryBuilder, Logged
+from streams.trainer.history.history_builder import HistoryBuilder, LoggedHistory
 from streams.trainer.history.log_sources import Advance, LogSource, monotonic
 from streams.trainer.history.logged_tables import KINDS, Kind, RecordReader
 from streams.trainer.history.parquet_archive import read_archive
@@ -32,7 +32,7 @@ async def read_history(
     inputs: Sequence[str] | None = None,
     advance: Advance | None = None,
     limits: InputLimits = DEFAULT_LIMITS,
-) -> Logged:
+) -> LoggedHistory:
     """Everything of ``task`` that was logged in ``[since, until)``, epoch seconds of the logs' clocks.
 
     Parameters

@@ -36,7 +36,7 @@ _TOLD: Final = ("events", "labels", "positives")
 
 
 @dataclass(frozen=True)
-class Workshop:
+class JobWorkshop:
     """What jobs are done with.
 
     Parameters
@@ -73,7 +73,7 @@ class JobFiles:
     stop : see ``JobRunner``.
     """
 
-    def __init__(self, task: TaskTrainer, shop: Workshop, stop: Callable[[], bool]) -> None:
+    def __init__(self, task: TaskTrainer, shop: JobWorkshop, stop: Callable[[], bool]) -> None:
         self._task, self._shop, self._stop = task, shop, stop
         self._name = task.spec.name
 

@@ -16,7 +16,7 @@ from typing import IO, Any, Final, Protocol
 from models.errors import ModelError
 from models.types import Progress, TrainingStoppedError
 from streams.trainer.job import job_process as child
-from streams.trainer.job.job_steps import Work, get
+from streams.trainer.job.job_steps import JobSteps, get
 from streams.trainer.trainer_errors import WorkDiedError
 
 _LOOK_S: Final = 0.2
@@ -26,7 +26,7 @@ _LAST_WORDS: Final = 1_000
 class Runner(Protocol):
     """Does work."""
 
-    def run(self, work: Work, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
+    def run(self, work: JobSteps, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
         """Its result.
 
         Raises
@@ -44,7 +44,7 @@ class Runner(Protocol):
 class InlineRunner:
     """Here and now: for tests, and where a process of its own is too dear."""
 
-    def run(self, work: Work, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
+    def run(self, work: JobSteps, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
         """See ``Runner``."""
         folder.mkdir(parents=True, exist_ok=True)
         return work(folder, stop, progress)
@@ -61,7 +61,7 @@ class SubprocessRunner:
     def __init__(self, grace_s: float = 20.0) -> None:
         self._grace_s = grace_s
 
-    def run(self, work: Work, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
+    def run(self, work: JobSteps, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
         """See ``Runner``."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("result.pkl", "error.txt"):

@@ -19,8 +19,8 @@ from models.errors import ModelError
 from models.types import Built, TrainingStoppedError
 from online.errors import WeirError
 from streams.errors import in_words
-from streams.trainer.job.job_files import BLEND, BUILT, JobFiles, Workshop
-from streams.trainer.job.job_steps import Judged, JudgeWork, get
+from streams.trainer.job.job_files import BLEND, BUILT, JobFiles, JobWorkshop
+from streams.trainer.job.job_steps import Judgement, JudgeWork, get
 from streams.trainer.job.transitions import begin_shadow
 from streams.trainer.leased_state import Clock
 from streams.trainer.registry_port import Origin
@@ -45,7 +45,7 @@ class JobRunner:
     stop : asked often; when true, the stage under way stops after a checkpoint.
     """
 
-    def __init__(self, task: TaskTrainer, shop: Workshop, clock: Clock, stop: Callable[[], bool]) -> None:
+    def __init__(self, task: TaskTrainer, shop: JobWorkshop, clock: Clock, stop: Callable[[], bool]) -> None:
         self._task, self._shop, self._clock, self._stop = task, shop, clock, stop
         self._name, self._files = task.spec.name, JobFiles(task, shop, stop)
         self._stages: dict[Stage, Callable[[Job], None]] = {
@@ -146,7 +146,7 @@ class JobRunner:
             {kind: self._files.built(job, kind) for kind in kinds}, self._files.serving(champion),
             self._files.data(job), self._shop.score, t.metric, t.confidence, t.seed, self._shop.variants,
         )  # fmt: skip
-        judged = cast(Judged, self._files.run(job, "judge", work))
+        judged = cast(Judgement, self._files.run(job, "judge", work))
         v = judged.verdict
         log.info("task %s: job %s: %s, %s", self._name, job.job_id, judged.kind, v.reason)
         found = {"champion": champion, "chosen": judged.kind, "verdict": v.reason, "metrics": judged.metrics}

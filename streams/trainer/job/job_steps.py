@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from models.evaluation.gate import Metric, Verdict, choose, compare
-from models.serving.occlusion import USUAL_FILE, Usual
+from models.serving.occlusion import USUAL_FILE, Baseline
 from models.types import BoolVector, Builder, Built, Float32Vector, FloatVector, IntVector, Progress, TrainingSet
 from streams.errors import UsageError
 
@@ -35,7 +35,7 @@ Data = Callable[["TaskSpec", float], TrainingSet]
 """What a training of a task may see at a cutoff (epoch seconds)."""
 
 
-class Work(Protocol):
+class JobSteps(Protocol):
     """Something to be done, here or in a process of its own."""
 
     def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
@@ -53,7 +53,7 @@ class GatherWork:
     to: Path
 
     def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> dict[str, float]:
-        """See ``Work``."""
+        """See ``JobSteps``."""
         del folder, stop, progress
         found = self.data(self.task, self.cutoff)
         put(self.to, found)
@@ -81,7 +81,7 @@ class BuildWork:
     to: Path
 
     def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> None:
-        """See ``Work``."""
+        """See ``JobSteps``."""
         data: TrainingSet = get(self.data)
         built = self.make(self.spec).build(
             data, folder, self.seed, warm_start=self.warm_start, progress=progress, stop=stop
@@ -99,13 +99,13 @@ class BlendWork:
     to: Path
 
     def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> None:
-        """See ``Work``."""
+        """See ``JobSteps``."""
         del folder, stop, progress
         put(self.to, self.blend([get(part) for part in self.parts], get(self.data)))
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """Which candidate is the best, and whether it may take the champion's place."""
 
     kind: str
@@ -126,8 +126,8 @@ class JudgeWork:
     seed: int
     variants: AddVariants | None = None
 
-    def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> Judged:
-        """See ``Work``."""
+    def __call__(self, folder: Path, stop: Callable[[], bool], progress: Progress) -> Judgement:
+        """See ``JobSteps``."""
         del folder, stop, progress
         data: TrainingSet = get(self.data)
         kept = np.flatnonzero(data.history.ts[data.labels.row] >= data.valid_from)
@@ -149,7 +149,7 @@ class JudgeWork:
             put(self.candidates[best], self.variants(get(self.candidates[best]), data, rows, y))
         if verdict.passed:
             put(self.candidates[best], with_usual(get(self.candidates[best]), data, logits[best], weight))
-        return Judged(best, verdict, {name: float(v) for name, v in metrics.items() if np.isfinite(v)})
+        return Judgement(best, verdict, {name: float(v) for name, v in metrics.items() if np.isfinite(v)})
 
 
 def with_usual(built: Built, data: TrainingSet, logit: Float32Vector, weight: FloatVector) -> Built:
@@ -159,7 +159,7 @@ def with_usual(built: Built, data: TrainingSet, logit: Float32Vector, weight: Fl
     """
     learned = data.history.x[data.history.ts < data.valid_from]
     columns = [data.history.inputs.index(name) for name in built.inputs]
-    usual = Usual.of(learned[:, columns], logit, weight)
+    usual = Baseline.of(learned[:, columns], logit, weight)
     return replace(built, files={**built.files, USUAL_FILE: usual.encode()})
 
 

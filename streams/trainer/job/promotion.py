@@ -65,7 +65,7 @@ class PhaseState(msgspec.Struct, frozen=True):
     """Labelled events behind ``since`` that were not scored by both."""
 
 
-class Decided(NamedTuple):
+class PhaseOutcome(NamedTuple):
     """How a phase ended."""
 
     decision: Decision
@@ -103,7 +103,7 @@ class PromotionPhase:
             passed_by=self._passed_by,
         )  # fmt: skip
 
-    def update(self, rows: LiveRows) -> Decided | None:
+    def update(self, rows: LiveRows) -> PhaseOutcome | None:
         """Take in rows in log order until the phase is decided; ``None`` when all were taken in and it is not."""
         ours = (rows.version == self.head.serving) & (rows.shadow_version == self.head.other)
         strange = ~ours & (rows.ts >= self.head.since)
@@ -113,7 +113,7 @@ class PromotionPhase:
                 return found._replace(rows=k + 1)
         return None
 
-    def _take(self, rows: LiveRows, k: int) -> Decided | None:
+    def _take(self, rows: LiveRows, k: int) -> PhaseOutcome | None:
         event = rows.event_id[k]
         if (at := self._at.get(event)) is not None:  # a label that was corrected, or a record that was repeated
             self._y[at], self._weight[at] = bool(rows.y[k]), float(rows.weight[k])
@@ -129,7 +129,7 @@ class PromotionPhase:
             return self._last_look(n >= PATIENCE * last)
         return self._early_look() if n < last and n % max(1, last // LOOKS) == 0 else None
 
-    def _early_look(self) -> Decided | None:
+    def _early_look(self) -> PhaseOutcome | None:
         """End what is clearly worse; of a first candidate there is nothing it could be worse than."""
         if self.head.serving == 0:
             return None
@@ -140,7 +140,7 @@ class PromotionPhase:
             return self._decided("rollback", verdict)
         return None
 
-    def _last_look(self, at_the_end: bool) -> Decided | None:
+    def _last_look(self, at_the_end: bool) -> PhaseOutcome | None:
         positives = sum(self._y)
         if min(positives, len(self) - positives) < MIN_OF_EACH and not at_the_end:
             return None
@@ -149,7 +149,7 @@ class PromotionPhase:
             return self._decided("promote" if verdict.passed else "retire", verdict)
         return self._decided("rollback" if verdict.outcome == "better" else "settle", verdict)
 
-    def _pass_by(self) -> Decided | None:
+    def _pass_by(self) -> PhaseOutcome | None:
         self._passed_by += 1
         if self._passed_by < PATIENCE * self.rules.examples or len(self) >= self.rules.examples:
             return None
@@ -159,7 +159,7 @@ class PromotionPhase:
             f"only {len(self)} of {len(self) + self._passed_by} labelled events were scored by {beside}: see in the "
             "workers' logs whether they refused it"
         )
-        return Decided("retire" if h.kind == "shadow" else "settle", reason, {}, 0)
+        return PhaseOutcome("retire" if h.kind == "shadow" else "settle", reason, {}, 0)
 
     def _verdict(self) -> Verdict:
         """The other model held against the one that serves."""
@@ -174,10 +174,10 @@ class PromotionPhase:
     def _groups(self) -> IntVector:
         return np.unique(self._entity, return_inverse=True)[1]
 
-    def _decided(self, decision: Decision, verdict: Verdict) -> Decided:
+    def _decided(self, decision: Decision, verdict: Verdict) -> PhaseOutcome:
         known = {"live_metric": verdict.candidate, "live_metric_before": verdict.champion, "live_labels": verdict.n}
         if self.head.kind == "watch":
             known["live_metric"], known["live_metric_before"] = verdict.champion, verdict.candidate
         who = f"version {self.head.other} beside {self.head.serving or 'none'}"
         metrics = {name: float(value) for name, value in known.items() if np.isfinite(value)}
-        return Decided(decision, f"{who}: {verdict.reason}", metrics, 0)
+        return PhaseOutcome(decision, f"{who}: {verdict.reason}", metrics, 0)

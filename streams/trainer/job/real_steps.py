@@ -19,11 +19,11 @@ from online.task.full_spec import FullSpec
 from online.task.spec import TaskSpec
 from streams.config.settings import Settings
 from streams.errors import UsageError
-from streams.trainer.history.history_builder import Logged
+from streams.trainer.history.history_builder import LoggedHistory
 from streams.trainer.history.log_sources import KafkaSource, LogSource
 from streams.trainer.history.read_history import read_history
 from streams.trainer.job.candidate_scores import score
-from streams.trainer.job.job_files import Workshop
+from streams.trainer.job.job_files import JobWorkshop
 from streams.trainer.job.job_runner import Runner
 from streams.trainer.job.job_steps import own_directory
 from streams.trainer.task_trainer import training_of
@@ -81,7 +81,7 @@ class KafkaData:
             logged = asyncio.run(self._read(task, None))
         return cut(logged, task, cutoff)
 
-    async def _read(self, task: TaskSpec, since: float | None) -> Logged:
+    async def _read(self, task: TaskSpec, since: float | None) -> LoggedHistory:
         s = self.settings
         async with KafkaSource(s, "trainer-data") as source:
             return await read_history(task, source=source, archive=s.trainer.archive, since=since, limits=s.limits)
@@ -98,7 +98,7 @@ class SourceData:
         return cut(asyncio.run(read_history(task, source=self.source)), task, cutoff)
 
 
-def cut(logged: Logged, task: TaskSpec, cutoff: float) -> TrainingSet:
+def cut(logged: LoggedHistory, task: TaskSpec, cutoff: float) -> TrainingSet:
     """What a training may see at ``cutoff``.
 
     Where what is logged ends earlier, old events are being replayed: the cutoff is then that end.
@@ -111,13 +111,13 @@ def cut(logged: Logged, task: TaskSpec, cutoff: float) -> TrainingSet:
     )  # fmt: skip
 
 
-def kafka_workshop(settings: Settings, runner: Runner) -> Workshop:
+def kafka_workshop(settings: Settings, runner: Runner) -> JobWorkshop:
     """For the trainer process."""
     builders = {"encoder": encoder_builder, "trees": trees_builder}
     work = own_directory(settings.trainer.work)
-    return Workshop(KafkaData(settings), builders, blended, score, runner, work, with_other_precisions)
+    return JobWorkshop(KafkaData(settings), builders, blended, score, runner, work, with_other_precisions)
 
 
-def embedded_workshop(data: SourceData, runner: Runner, work: Path) -> Workshop:
+def embedded_workshop(data: SourceData, runner: Runner, work: Path) -> JobWorkshop:
     """For a host in this process."""
-    return Workshop(data, {"encoder": encoder_builder, "trees": trees_builder}, blended, score, runner, work)
+    return JobWorkshop(data, {"encoder": encoder_builder, "trees": trees_builder}, blended, score, runner, work)

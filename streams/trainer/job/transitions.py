@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from online.errors import StateError
-from streams.trainer.job.promotion import Decided, PhaseState
+from streams.trainer.job.promotion import PhaseOutcome, PhaseState
 from streams.trainer.task_state import Action, Effect, Stage, TaskState
 
 
-def conclude(state: TaskState, decided: Decided, now: float) -> TaskState:
+def conclude(state: TaskState, decided: PhaseOutcome, now: float) -> TaskState:
     """A phase has ended.
 
     ===========  ==========================================================================================
@@ -48,7 +48,11 @@ def overtaken(state: TaskState, champion: int, now: float) -> TaskState:
         return after
     stage: Stage = "promoted" if champion == phase.other else "retired"
     after = after.finished(job, stage, reason, now)
-    return after if stage == "promoted" else _told(after, "retire", phase.other, Decided("retire", reason, {}, 0), now)
+    return (
+        after
+        if stage == "promoted"
+        else _told(after, "retire", phase.other, PhaseOutcome("retire", reason, {}, 0), now)
+    )
 
 
 def begin_shadow(state: TaskState, champion: int, version: int, now: float, offset: int) -> TaskState:
@@ -57,9 +61,9 @@ def begin_shadow(state: TaskState, champion: int, version: int, now: float, offs
     phase = PhaseState("shadow", serving=champion, other=version, since=now)
     after = msgspec.structs.replace(after, phase=phase, phase_job=after.job, offset=max(offset, state.offset))
     metrics = after.job.metrics if after.job is not None else {}
-    return _told(after, "shadow", version, Decided("settle", "", metrics, 0), now)
+    return _told(after, "shadow", version, PhaseOutcome("settle", "", metrics, 0), now)
 
 
-def _told(state: TaskState, action: Action, version: int, decided: Decided, now: float) -> TaskState:
+def _told(state: TaskState, action: Action, version: int, decided: PhaseOutcome, now: float) -> TaskState:
     effect = Effect(action, version, now, decided.metrics)
     return msgspec.structs.replace(state, effects=(*state.effects, effect))

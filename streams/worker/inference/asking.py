@@ -26,7 +26,7 @@ from streams.worker.inference.inference_wire import blocks, decode_answer, encod
 from streams.worker.inference.remote_port import Rows
 
 if TYPE_CHECKING:
-    from streams.worker.context import Records
+    from streams.worker.context import RecordSender
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,9 @@ class RemoteModels:
     clock : monotonic seconds.
     """
 
-    def __init__(self, records: Records, topic: str, sender: str, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, records: RecordSender, topic: str, sender: str, metrics: Metrics, clock: Callable[[], float]
+    ) -> None:
         self._records, self._topic, self._sender = records, topic, sender
         self._metrics, self._clock = metrics, clock
         self._numbers: Iterator[int] = itertools.count()

@@ -78,7 +78,7 @@ class InferenceHost:
         await asyncio.gather(*(lane.close() for lane in gone))
 
     def key(self, tp: TP) -> Lane:
-        """See `process.Lanes`."""
+        """See `process.PartitionHost`."""
         return self.ctx.own(tp)
 
     def partitions_of(self, lane: Lane) -> list[TP]:

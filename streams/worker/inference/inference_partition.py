@@ -23,9 +23,9 @@ from streams.redis.partitions.partition_store import Lane, LaneRecord
 from streams.worker.context import Context
 from streams.worker.inference.batch_pool import Pool
 from streams.worker.inference.inference_wire import Request, decode_request, encode_answer
-from streams.worker.lane import RowLane, Step
-from streams.worker.letters import Letters, refused_of
-from streams.worker.scoring.remembered_ids import Remembered
+from streams.worker.lane import PendingWrite, RowLane
+from streams.worker.letters import DeadLetters, refused_of
+from streams.worker.scoring.remembered_ids import RememberedIds
 
 REMEMBERED: Final = 262_144
 """Requests, and events in them; repeats come within the few batches that a crash or a rewind repeats."""
@@ -51,12 +51,12 @@ class InferenceLane(RowLane):
     ) -> None:
         super().__init__(lane, ctx)
         self._scorers, self._inputs, self._pool = scorers, inputs, pool
-        self._letters = Letters(ctx)
+        self._letters = DeadLetters(ctx)
 
     def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
         """Rebuild the memory of ids."""
         key, next_offset = (record.mark, record.next_offset) if record is not None else (b"", 0)
-        self.ids = Remembered(REMEMBERED, REMEMBERED, key or self.ctx.new_key(), journal=True)
+        self.ids = RememberedIds(REMEMBERED, REMEMBERED, key or self.ctx.new_key(), journal=True)
         self.ids.restore(journal, next_offset)
         self._answers = _Answers(ANSWERS)
 
@@ -69,7 +69,7 @@ class InferenceLane(RowLane):
         """See `RowLane`."""
         return self.ids.nbytes
 
-    async def compute(self, batch: FetchedBatch) -> Step:
+    async def compute(self, batch: FetchedBatch) -> PendingWrite:
         """Answer the requests of one batch."""
         clock = self.ctx.metrics.stages("inference")
         requests, refused = self._decode(batch)
@@ -91,7 +91,9 @@ class InferenceLane(RowLane):
         letters = await self._letters.send(batch.topic, batch.partition, batch.count, refused_of(batch, refused))
         clock.lap("send")
         entries, drop = self.ids.entry(batch.next_offset)
-        return Step(batch, self.next_offset, asyncio.gather(sent, *letters), writes, self.ids.key, entries, drop)
+        return PendingWrite(
+            batch, self.next_offset, asyncio.gather(sent, *letters), writes, self.ids.key, entries, drop
+        )
 
     def _decode(self, batch: FetchedBatch) -> tuple[list[tuple[int, Request]], list[tuple[int, str]]]:
         """Requests of our tasks with their place in the batch, and what is refused; others' tasks are left out."""

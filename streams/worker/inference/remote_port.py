@@ -32,7 +32,7 @@ class Rows:
         return Rows(self.task, self.spec, ids, entities, self.ts[start:stop], self.x[start:stop])
 
 
-class Asks(Protocol):
+class RemoteScorer(Protocol):
     """Asks for full models that run elsewhere; see `RemoteClient`."""
 
     async def ask(

@@ -20,17 +20,17 @@ from functools import partial
 import msgspec
 import numpy as np
 
-from online.batch import Scored
+from online.batch import ScoredBatch
 from online.stages.labelling import LabellingStage
 from streams.config import topics
 from streams.errors import in_words
 from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from streams.kafka.produce.producer import Sent
 from streams.model_replicas.past_models import ModelHistory
-from streams.redis.partitions.label_journal import TICK, Step, StepLog, StoredLane
+from streams.redis.partitions.label_journal import TICK, OffsetRange, StepLog, StoredLane
 from streams.worker.context import Context
 from streams.worker.labelling.linger import Linger
-from streams.worker.labelling.pending_step import Work, together
+from streams.worker.labelling.pending_step import PendingStep, together
 from streams.worker.labelling.publisher import MAX_WAITING, Made, StepPublisher
 from streams.worker.labelling.step_reader import LaneReader
 
@@ -105,7 +105,7 @@ class LabelLane:
 
     def _empty(self) -> None:
         """Nothing waits, before the lane or behind it."""
-        self._inbox: asyncio.Queue[Work] = asyncio.Queue()
+        self._inbox: asyncio.Queue[PendingStep] = asyncio.Queue()
         self._room = asyncio.Semaphore(MAX_WAITING)
         self._order = asyncio.Lock()
         self._recovered = asyncio.Event()
@@ -202,7 +202,7 @@ class LabelLane:
             except Exception as error:  # noqa: BLE001 - it is this partition's
                 self.ctx.fail((topics.LABELS, self.partition), error)
 
-    async def hand_over(self, sent: list[Sent], scored: dict[str, Scored]) -> None:
+    async def hand_over(self, sent: list[Sent], scored: dict[str, ScoredBatch]) -> None:
         """Take predictions that the brokers have acknowledged, in the order in which they were sent.
 
         Where the lane closes instead, or fails, they are in Kafka for whoever opens it next: the score lane goes on.
@@ -213,7 +213,7 @@ class LabelLane:
         finally:
             handing.cancel()
 
-    async def _hand_over(self, sent: list[Sent], scored: dict[str, Scored]) -> None:
+    async def _hand_over(self, sent: list[Sent], scored: dict[str, ScoredBatch]) -> None:
         await self._recovered.wait()
         async with self._order:
             self._handed_at = asyncio.get_running_loop().time()
@@ -222,7 +222,9 @@ class LabelLane:
             if start > self._queued:
                 await self._queue_range(start)
             if start == self._queued and stop - start == rows:
-                await self._queue(Work(Step(topics.PREDICTIONS, start, stop), scored=_placed(scored, start)))
+                await self._queue(
+                    PendingStep(OffsetRange(topics.PREDICTIONS, start, stop), scored=_placed(scored, start))
+                )
             elif stop > self._queued:  # somebody else wrote in between, or a part of it was read already
                 await self._queue_range(stop)
 
@@ -230,7 +232,7 @@ class LabelLane:
         async for work in self._reader.rest(self._queued, stop):
             await self._queue(work)
 
-    async def _queue(self, work: Work) -> None:
+    async def _queue(self, work: PendingStep) -> None:
         await self._room.acquire()
         work.handed = 1
         self._queued = work.step.stop
@@ -272,7 +274,7 @@ class LabelLane:
     def pass_time(self, at: float) -> None:
         """Resolve what is quiet by then: a step of its own, so that it is taken again in its place."""
         self.active_at = asyncio.get_running_loop().time()
-        self._inbox.put_nowait(Work(Step(TICK, round(at * 1000), round(at * 1000))))
+        self._inbox.put_nowait(PendingStep(OffsetRange(TICK, round(at * 1000), round(at * 1000))))
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
@@ -314,7 +316,7 @@ class LabelLane:
                 log.warning("%s: task %s was changed: %s", self.name, task, anew)
         return held.positions
 
-    async def _take(self, work: Work, publish: bool = True) -> None:
+    async def _take(self, work: PendingStep, publish: bool = True) -> None:
         for task, scored in work.scored.items():
             if self.stages[task].task.alerting:
                 await self._histories[task].cover(scored.predictions.model_version, EXPLAIN_TIMEOUT_S)
@@ -334,7 +336,7 @@ class LabelLane:
         if publish:
             await self._out.put(Made(self._number, work, outputs, self._snapshot_if_due()))
 
-    async def _bring(self, work: Work) -> None:
+    async def _bring(self, work: PendingStep) -> None:
         """Read back what the step will need of rows that were logged long ago."""
         for task, of in (work.scored | work.labels).items():
             wanted = self.stages[task].wanted(of)
@@ -362,7 +364,7 @@ class LabelLane:
 
         return encode
 
-    async def take_alone(self, step: Step, piece: Slice) -> None:
+    async def take_alone(self, step: OffsetRange, piece: Slice) -> None:
         """Take a step without publishing anything, where the lane is not started."""
         await self._take(self._reader.decode_step(step, piece), publish=False)
         await self._steps.append(self._number, [step])
@@ -392,9 +394,9 @@ class LabelLane:
         await self._out.store(self._number, self._capture())
 
 
-def _placed(scored: dict[str, Scored], start: int) -> dict[str, Scored]:
+def _placed(scored: dict[str, ScoredBatch], start: int) -> dict[str, ScoredBatch]:
     """What was sent together, one task after the other, with the offsets it got."""
-    placed, at = dict[str, Scored](), start
+    placed, at = dict[str, ScoredBatch](), start
     for task, own in scored.items():
         placed[task] = replace(own, offsets=np.arange(at, at + len(own)))
         at += len(own)

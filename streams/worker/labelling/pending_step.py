@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from online.batch import LabelBatch, Scored
+from online.batch import LabelBatch, ScoredBatch
 from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
-from streams.records import Refused
-from streams.redis.partitions.label_journal import Step
+from streams.records import RefusedRecord
+from streams.redis.partitions.label_journal import OffsetRange
 from streams.worker.scoring.misplaced import Astray
 
 
 @dataclass(slots=True)
-class Work:
+class PendingStep:
     """One step to take, decoded."""
 
-    step: Step
-    scored: dict[str, Scored] = field(default_factory=dict)
+    step: OffsetRange
+    scored: dict[str, ScoredBatch] = field(default_factory=dict)
     """By task."""
     labels: dict[str, LabelBatch] = field(default_factory=dict)
     """By task."""
@@ -29,7 +29,7 @@ class Work:
     """How many it was decoded from; none where it was handed over."""
     unknown: dict[str, int] = field(default_factory=dict)
     """How many of them are of tasks that do not run here, by task: another group's, or nobody's."""
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[RefusedRecord] = field(default_factory=list)
     """Those of them that go to the dead letters."""
     astray: list[Astray] = field(default_factory=list)
     """Those of them that another partition owns."""
@@ -37,9 +37,9 @@ class Work:
     """The records, where some are astray."""
 
 
-def together(works: Sequence[Work]) -> list[Work]:
+def together(works: Sequence[PendingStep]) -> list[PendingStep]:
     """Each run of predictions that were handed over one after the other as one step; the rest as it is."""
-    runs: list[list[Work]] = []
+    runs: list[list[PendingStep]] = []
     for work in works:
         if runs and _follows(runs[-1][-1], work):
             runs[-1].append(work)
@@ -48,15 +48,17 @@ def together(works: Sequence[Work]) -> list[Work]:
     return [run[0] if len(run) == 1 else _joined(run) for run in runs]
 
 
-def _follows(before: Work, work: Work) -> bool:
+def _follows(before: PendingStep, work: PendingStep) -> bool:
     handed = work.handed and before.handed and not work.refused and not before.refused
     return bool(handed) and (work.step.topic, work.step.start) == (before.step.topic, before.step.stop)
 
 
-def _joined(run: list[Work]) -> Work:
-    parts: dict[str, list[Scored]] = {}
+def _joined(run: list[PendingStep]) -> PendingStep:
+    parts: dict[str, list[ScoredBatch]] = {}
     for work in run:
         for task, scored in work.scored.items():
             parts.setdefault(task, []).append(scored)
-    step = Step(run[0].step.topic, run[0].step.start, run[-1].step.stop)
-    return Work(step, {task: Scored.concat(of) for task, of in parts.items()}, handed=sum(w.handed for w in run))
+    step = OffsetRange(run[0].step.topic, run[0].step.start, run[-1].step.stop)
+    return PendingStep(
+        step, {task: ScoredBatch.concat(of) for task, of in parts.items()}, handed=sum(w.handed for w in run)
+    )

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from online.stages.labelling import LabelOutput
-from streams.records import Refused
+from streams.records import RefusedRecord
 from streams.redis.partitions.label_journal import StepLog, StoredLane
 from streams.worker.context import Context
-from streams.worker.labelling.pending_step import Work
+from streams.worker.labelling.pending_step import PendingStep
 from streams.worker.lane_outputs import label_records
-from streams.worker.letters import Letters
+from streams.worker.letters import DeadLetters
 
 MAX_WAITING: Final = 64
 """Steps that wait for a label lane, before it computes or behind it, before whoever brings more has to wait."""
@@ -25,7 +25,7 @@ class Made:
 
     number: int
     """Steps are numbered from 1 on, for ever."""
-    work: Work
+    work: PendingStep
     outputs: dict[str, LabelOutput]
     """By task."""
     snapshot: Callable[[], bytes] | None = None
@@ -48,7 +48,7 @@ class StepPublisher:
         self.published = 0
         """The last step whose outputs are acknowledged."""
         self._made: asyncio.Queue[Made] = asyncio.Queue(MAX_WAITING)
-        self._letters, self._moved = Letters(ctx), asyncio.Event()
+        self._letters, self._moved = DeadLetters(ctx), asyncio.Event()
 
     async def put(self, made: Made) -> None:
         """Take the next step; waits for room."""
@@ -111,7 +111,7 @@ class StepPublisher:
             if (source := work.source) is not None:
                 copies, back = await ctx.placement.pass_on(topic, self._partition, source.records, work.astray)
                 pending += copies
-                refused += [Refused(source.offsets[i], why, source.records[i]) for i, why in back]
+                refused += [RefusedRecord(source.offsets[i], why, source.records[i]) for i, why in back]
             pending += await self._letters.send(topic, self._partition, work.records, refused)
         return asyncio.gather(*pending)
 

@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from online.batch import FloatVector, IntVector, Scored
+from online.batch import FloatVector, IntVector, ScoredBatch
 from online.codec.decode import DecodedLabels, decode_labels
 from online.codec.predictions import ScoredShape, decode_scored
-from online.labels.join import Wanted
+from online.labels.join import RowsToRead
 from online.stages.admission import labels_in_time
 from streams.config import topics
 from streams.errors import BrokerError
@@ -22,10 +22,10 @@ from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from streams.kafka.consume.log_ends import LogBounds
 from streams.kafka.consume.point_reader import PointReader
 from streams.kafka.consume.range_reader import RangeReader
-from streams.records import Refused
-from streams.redis.partitions.label_journal import TICK, Step
+from streams.records import RefusedRecord
+from streams.redis.partitions.label_journal import TICK, OffsetRange
 from streams.worker.context import Context
-from streams.worker.labelling.pending_step import Work
+from streams.worker.labelling.pending_step import PendingStep
 from streams.worker.letters import in_order
 from streams.worker.scoring.misplaced import Astray
 
@@ -52,12 +52,12 @@ class LaneReader:
         """Names of each task's features."""
         self._told = False
 
-    def decode(self, batch: FetchedBatch) -> Work:
+    def decode(self, batch: FetchedBatch) -> PendingStep:
         """The step that a batch from the consumer is."""
         own = self._ctx.settings.topics.own(batch.topic) or batch.topic
         offsets = batch.offsets or range(batch.base_offset, batch.base_offset + len(batch.records))
         piece = Slice(offsets, batch.records, batch.refused, batch.appended)
-        work = self.decode_step(Step(own, batch.base_offset, batch.next_offset), piece)
+        work = self.decode_step(OffsetRange(own, batch.base_offset, batch.next_offset), piece)
         work.batch = batch
         if work.unknown:
             count = sum(work.unknown.values())
@@ -68,9 +68,9 @@ class LaneReader:
                 self._told = True
         return work
 
-    def decode_step(self, step: Step, piece: Slice) -> Work:
+    def decode_step(self, step: OffsetRange, piece: Slice) -> PendingStep:
         """A step of these records."""
-        raw, work = [record.value for record in piece.records], Work(step, records=piece.total())
+        raw, work = [record.value for record in piece.records], PendingStep(step, records=piece.total())
         if step.topic == topics.LABELS:
             labels = decode_labels(raw, limits=self._ctx.settings.limits)
             # Of a time to come: what such a label told of alerts and windows would stand until then.
@@ -85,7 +85,7 @@ class LaneReader:
             own = {task: of for task, of in found.tasks.items() if len(of.scored)}
             work.scored = {task: replace(of.scored, offsets=offsets[of.index]) for task, of in own.items()}
             rejects, work.unknown = found.rejects, found.unknown
-        decoded = [Refused(piece.offsets[r.index], r.reason, piece.records[r.index]) for r in rejects]
+        decoded = [RefusedRecord(piece.offsets[r.index], r.reason, piece.records[r.index]) for r in rejects]
         work.refused = in_order(piece.refused, decoded)
         return work
 
@@ -93,7 +93,7 @@ class LaneReader:
         """When records were there at the latest, by the broker's clock where it stamped them, else by ours."""
         return np.array([piece.records[i].ts for i in rows.tolist()]) if piece.appended else self._ctx.now()
 
-    def _own(self, work: Work, piece: Slice, labels: DecodedLabels) -> DecodedLabels:
+    def _own(self, work: PendingStep, piece: Slice, labels: DecodedLabels) -> DecodedLabels:
         """Without those that another partition owns, which the step passes on; others' tasks are left to others."""
         if self._ctx.silent is not None:  # in a rebuild they are where their predictions were
             return labels
@@ -107,7 +107,7 @@ class LaneReader:
         work.source = piece
         return labels.take(np.flatnonzero(~np.isin(labels.index, [a.place for a in work.astray])))
 
-    async def again(self, steps: Sequence[Step]) -> AsyncIterator[Work]:
+    async def again(self, steps: Sequence[OffsetRange]) -> AsyncIterator[PendingStep]:
         """Steps that were taken before, as they were."""
         done, patience = 0, self._patience()
         while done < len(steps):
@@ -116,7 +116,7 @@ class LaneReader:
                     cursors: dict[str, _Cursor] = {}
                     for step in steps[done:]:
                         if step.topic == TICK:
-                            yield Work(step)
+                            yield PendingStep(step)
                             done += 1
                             continue
                         if step.topic not in cursors:
@@ -127,7 +127,7 @@ class LaneReader:
             except BrokerError as error:
                 await patience.wait(error)
 
-    async def rest(self, start: int, stop: int) -> AsyncIterator[Work]:
+    async def rest(self, start: int, stop: int) -> AsyncIterator[PendingStep]:
         """Predictions ``[start, stop)``, in steps as they come."""
         at, patience = start, self._patience()
         while at < stop:
@@ -135,15 +135,15 @@ class LaneReader:
                 async with self._reader(topics.PREDICTIONS) as reader:
                     async for piece in reader.read(self._partition, at, stop):
                         end = piece.stop
-                        yield self.decode_step(Step(topics.PREDICTIONS, at, end), piece)
+                        yield self.decode_step(OffsetRange(topics.PREDICTIONS, at, end), piece)
                         at = end
                 break
             except BrokerError as error:
                 await patience.wait(error)
         if at < stop:  # offsets that hold no record belong to the range all the same
-            yield Work(Step(topics.PREDICTIONS, at, stop))
+            yield PendingStep(OffsetRange(topics.PREDICTIONS, at, stop))
 
-    async def logged(self, task: str, wanted: Wanted) -> tuple[IntVector, Scored]:
+    async def logged(self, task: str, wanted: RowsToRead) -> tuple[IntVector, ScoredBatch]:
         """Rows of a task as they were logged, ascending: those of ``wanted`` that Kafka still holds."""
         offsets, patience = wanted.offsets.tolist(), self._patience()
         while True:
@@ -207,7 +207,7 @@ class _Cursor:
         self._held = Slice((), ())
         """Read, and behind the last range."""
 
-    async def take(self, step: Step) -> Slice:
+    async def take(self, step: OffsetRange) -> Slice:
         """The records of a range; raises as `RangeReader.read` does."""
         if step.start != self._next:
             self._held = Slice((), ())

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 
 from online.batch import FloatMatrix, IntVector
-from online.codec.decode import Decoded
+from online.codec.decode import DecodedEvents
 from online.features.store import FeatureStore
 from online.stages.scoring import ScoringStage
 from online.task.spec import STREAM_KEYS
@@ -32,11 +32,11 @@ from streams.redis.partitions.merged_store import JointRows
 from streams.redis.partitions.partition_store import Lane
 from streams.redis.store_errors import LaneMoved
 from streams.worker.context import Context
-from streams.worker.inference.remote_port import Asks, rows_of
-from streams.worker.lane import Step
+from streams.worker.inference.remote_port import RemoteScorer, rows_of
+from streams.worker.lane import PendingWrite
 from streams.worker.lane_outputs import prediction_columns, update_records
 from streams.worker.pauses import OF_THE_PROCESS
-from streams.worker.scoring.lane_batch import Joint, Part, join, owners_of
+from streams.worker.scoring.lane_batch import LaneBatch, MergedBatch, join, owners_of
 from streams.worker.scoring.misplaced import Astray
 
 if TYPE_CHECKING:
@@ -214,14 +214,14 @@ class Scoring:
 
     # -- a computation -------------------------------------------------------------------------------------------
 
-    async def compute(self, taken: Taken) -> list[Step | LaneMoved]:
+    async def compute(self, taken: Taken) -> list[PendingWrite | LaneMoved]:
         """Score one batch of each of some lanes, outputs on their way; where a lane has moved, the error that says so.
 
         The lanes do nothing else meanwhile.
         """
         clock = self.ctx.metrics.stages("score")
         parts = self._admit(taken, clock)
-        made: dict[ScoreLane, Step | LaneMoved] = {}
+        made: dict[ScoreLane, PendingWrite | LaneMoved] = {}
         together = [parts] if owners_of(parts, self._side) is not None else [[part] for part in parts]
         for some in together:
             left = await self._fetch(some, made)
@@ -230,7 +230,7 @@ class Scoring:
                 await self._score(left, made, clock)
         return [made[lane] for lane, _ in taken]
 
-    def _admit(self, taken: Taken, clock: Laps) -> list[Part]:
+    def _admit(self, taken: Taken, clock: Laps) -> list[LaneBatch]:
         """Decode everything; each lane's intake and timers see what is its own."""
         if not taken:
             return []
@@ -246,7 +246,7 @@ class Scoring:
         clock.lap("intake")
         return parts
 
-    def _astray(self, taken: Taken, decoded: Decoded) -> dict[int, list[Astray]]:
+    def _astray(self, taken: Taken, decoded: DecodedEvents) -> dict[int, list[Astray]]:
         """By partition, the records of its batch that another one owns; over all batches at once, as that is cheap."""
         sizes = [len(batch.records) for _, batch in taken]
         ids = cast("list[str]", decoded.batch.entities[self._key])  # the wire format requires it
@@ -260,7 +260,7 @@ class Scoring:
                 found.setdefault(int(at[row]), []).append(Astray(index - int(starts[index]), ids[row], owner))
         return found
 
-    async def _fetch(self, parts: list[Part], made: dict[ScoreLane, Step | LaneMoved]) -> list[Part]:
+    async def _fetch(self, parts: list[LaneBatch], made: dict[ScoreLane, PendingWrite | LaneMoved]) -> list[LaneBatch]:
         """Bring the rows into memory; the parts whose lanes have not moved."""
         while parts:
             failed = await self._prefetch(parts)
@@ -270,7 +270,7 @@ class Scoring:
             parts = [part for part in parts if part.lane not in failed]
         return parts
 
-    async def _prefetch(self, parts: Sequence[Part]) -> dict[ScoreLane, LaneMoved]:
+    async def _prefetch(self, parts: Sequence[LaneBatch]) -> dict[ScoreLane, LaneMoved]:
         store, wants = self.ctx.store, [part.wanted for part in parts]
         if self._side and len(parts) > 1:  # rows of other lanes are read through the first
             side = {table: [key for want in wants for key in want.get(table, ())] for table in self._side}
@@ -290,7 +290,9 @@ class Scoring:
             return moved
         return None
 
-    async def _score(self, parts: Sequence[Part], made: dict[ScoreLane, Step | LaneMoved], clock: Laps) -> None:
+    async def _score(
+        self, parts: Sequence[LaneBatch], made: dict[ScoreLane, PendingWrite | LaneMoved], clock: Laps
+    ) -> None:
         self._rows.use([part.lane.lane for part in parts], owners_of(parts, self._side) or {})
         joints = join(self._stages, self._rows, parts)
         asked: list[Acknowledgements] = [[] for _ in parts]
@@ -315,7 +317,11 @@ class Scoring:
         clock.lap("send")
 
     async def _ask_remotely(
-        self, parts: Sequence[Part], joints: Sequence[Joint], remote: Asks, asked: Sequence[Acknowledgements]
+        self,
+        parts: Sequence[LaneBatch],
+        joints: Sequence[MergedBatch],
+        remote: RemoteScorer,
+        asked: Sequence[Acknowledgements],
     ) -> None:
         """Let inference workers say what their full models make of each part, and finish.
 
@@ -339,7 +345,7 @@ class Scoring:
             joint.finish(np.concatenate([found[i] for i in sorted(found)]) if found else None)
 
     def _hand_out(
-        self, parts: Sequence[Part], joints: Sequence[Joint]
+        self, parts: Sequence[LaneBatch], joints: Sequence[MergedBatch]
     ) -> tuple[Columns, list[IntVector], list[tuple[str, list[Record]]]]:
         """Give each part its scores.
 

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from online.batch import FloatVector, Scored
-from online.codec.decode import Decoded, decode_device_events, decode_user_events
+from online.batch import FloatVector, ScoredBatch
+from online.codec.decode import DecodedEvents, decode_device_events, decode_user_events
 from online.features.kernel import EVENT
-from online.stages.admission import Intake
+from online.stages.admission import Admission
 from online.stages.scoring import PreparedBatch, ScoringStage
 from online.task.column_plan import union
 from streams.config import topics
@@ -29,11 +29,11 @@ from streams.redis.partitions.partition_store import Lane, LaneRecord, Writes
 from streams.redis.store_errors import LaneMoved
 from streams.worker.context import Context
 from streams.worker.journal import LaneJournal
-from streams.worker.lane import RowLane, Step
+from streams.worker.lane import PendingWrite, RowLane
 from streams.worker.lane_outputs import timer_records
-from streams.worker.letters import Letters, refused_of
+from streams.worker.letters import DeadLetters, refused_of
 from streams.worker.scoring.batch_scoring import Scoring
-from streams.worker.scoring.lane_batch import Part
+from streams.worker.scoring.lane_batch import LaneBatch
 from streams.worker.scoring.misplaced import Astray
 
 DECODERS: Final = {topics.USER_EVENTS: decode_user_events, topics.DEVICE_EVENTS: decode_device_events}
@@ -41,7 +41,7 @@ DECODERS: Final = {topics.USER_EVENTS: decode_user_events, topics.DEVICE_EVENTS:
 _LOOK_EVERY: Final = 8
 """Inputs that are missing are counted in one batch of so many: ever the same columns are."""
 
-HandOver = Callable[[list[Sent], dict[str, Scored]], Awaitable[None]]
+HandOver = Callable[[list[Sent], dict[str, ScoredBatch]], Awaitable[None]]
 """Gives acknowledged predictions, by task in the order sent, to the label lane of the same partition."""
 
 
@@ -66,7 +66,7 @@ class ScoreLane(RowLane):
     ) -> None:
         super().__init__(lane, ctx)
         self._make_stages, self._scoring, self._hand_over = stages, scoring, hand_over
-        self._letters = Letters(ctx)
+        self._letters = DeadLetters(ctx)
         self.live, self.active_at, self._looks = False, -math.inf, 0
 
     def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
@@ -74,7 +74,7 @@ class ScoreLane(RowLane):
         self.stages = self._make_stages()
         self._decode, self._columns = DECODERS[self.lane[0]], union([stage.columns for stage in self.stages])
         policy, most = self.ctx.settings.worker.intake, self.ctx.id_bytes
-        self.intake = Intake(policy, journal=True, key=self.ctx.new_key(), most_bytes=most)
+        self.intake = Admission(policy, journal=True, key=self.ctx.new_key(), most_bytes=most)
         if record is not None:
             self.intake.resume(record.mark)
         self._journal = LaneJournal(self.intake, [stage.timers for stage in self.stages])
@@ -120,18 +120,18 @@ class ScoreLane(RowLane):
         tp = self.ctx.topic_partition(self.lane)
         self.put(FetchedBatch(*tp, 0, 0, (), Ticket(tp, 0, 0, -1), tick=at))
 
-    async def compute(self, batch: FetchedBatch) -> Step:
+    async def compute(self, batch: FetchedBatch) -> PendingWrite:
         """Score one batch."""
         (made,) = await self._scoring.compute([(self, batch)])
         if isinstance(made, LaneMoved):
             raise made
         return made
 
-    def decode(self, raw: Sequence[bytes]) -> Decoded:
+    def decode(self, raw: Sequence[bytes]) -> DecodedEvents:
         """Records of any partition of the stream as columns."""
         return self._decode(raw, self._columns, limits=self.ctx.settings.limits)
 
-    def admit(self, batch: FetchedBatch, decoded: Decoded, astray: Sequence[Astray] = ()) -> Part:
+    def admit(self, batch: FetchedBatch, decoded: DecodedEvents, astray: Sequence[Astray] = ()) -> LaneBatch:
         """Let intake and timers see a batch; from here on it has to be scored, or the lane opened again.
 
         ``astray`` are records that another partition owns: they are left out here, and passed on with the step.
@@ -152,22 +152,22 @@ class ScoreLane(RowLane):
         part.events, part.duplicates = len(admitted.batch), admitted.duplicates
         return part
 
-    def _let_pass(self, batch: FetchedBatch, at: float) -> Part:
+    def _let_pass(self, batch: FetchedBatch, at: float) -> LaneBatch:
         """What is due at ``at``, as a batch that holds no records and leaves the offset where it is."""
         offset = self.next_offset or 0
         batch = replace(batch, base_offset=offset, next_offset=offset)
         return self._part(batch, np.empty(0), [stage.prepare_advance(at) for stage in self.stages])
 
-    def _part(self, batch: FetchedBatch, written: FloatVector, prepared: list[PreparedBatch]) -> Part:
+    def _part(self, batch: FetchedBatch, written: FloatVector, prepared: list[PreparedBatch]) -> LaneBatch:
         wanted: dict[str, list[str]] = {}
         for stage, rows in zip(self.stages, prepared, strict=True):
             wanted |= stage.keys(rows)
         journal, drop = self._journal.entry([rows.moved for rows in prepared])
-        return Part(self, batch, prepared, wanted, written, self.intake.mark(), journal, drop)
+        return LaneBatch(self, batch, prepared, wanted, written, self.intake.mark(), journal, drop)
 
     async def step(
-        self, part: Part, writes: Writes, sent: asyncio.Future[list[Sent]], others: list[asyncio.Future[Any]]
-    ) -> Step:
+        self, part: LaneBatch, writes: Writes, sent: asyncio.Future[list[Sent]], others: list[asyncio.Future[Any]]
+    ) -> PendingWrite:
         """Put the rest of a scored part on its way, whose predictions were ``sent``.
 
         ``others`` are acknowledgements that it waits for, too.
@@ -194,4 +194,4 @@ class ScoreLane(RowLane):
                 await self._hand_over(sent.result(), part.scored)
 
         acknowledged = asyncio.gather(sent, *others)
-        return Step(batch, self.next_offset, acknowledged, writes, part.mark, part.journal, part.drop, after)
+        return PendingWrite(batch, self.next_offset, acknowledged, writes, part.mark, part.journal, part.drop, after)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from online.batch import FloatMatrix, FloatVector, Scored
+from online.batch import FloatMatrix, FloatVector, ScoredBatch
 from online.stages.scoring import FeaturedBatch, PreparedBatch, ScoreOutput, ScoringStage
 from streams.kafka.consume.fetched_batch import FetchedBatch
 from streams.redis.partitions.merged_store import JointRows
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Part:
+class LaneBatch:
     """One lane's batch on its way."""
 
     lane: ScoreLane
@@ -42,11 +42,11 @@ class Part:
     events: int = 0
     """Admitted."""
     duplicates: int = 0
-    scored: dict[str, Scored] = field(default_factory=dict)
+    scored: dict[str, ScoredBatch] = field(default_factory=dict)
     """By task, where it scored anything."""
 
 
-def owners_of(parts: Sequence[Part], side: Collection[str]) -> dict[str, int] | None:
+def owners_of(parts: Sequence[LaneBatch], side: Collection[str]) -> dict[str, int] | None:
     """Which part each entity of the stream's key is in; ``None`` where one is in two.
 
     Only a producer that does not partition by key can bring that about. ``side``: tables of other keys.
@@ -60,7 +60,7 @@ def owners_of(parts: Sequence[Part], side: Collection[str]) -> dict[str, int] | 
     return owner
 
 
-class Joint:
+class MergedBatch:
     """What some parts have for one task, as one batch; parts without a row for it are left out.
 
     Parameters
@@ -112,10 +112,10 @@ class Joint:
         self._rows.set_times(times)
 
 
-def join(stages: Sequence[ScoringStage], rows: JointRows, parts: Sequence[Part]) -> list[Joint]:
+def join(stages: Sequence[ScoringStage], rows: JointRows, parts: Sequence[LaneBatch]) -> list[MergedBatch]:
     """The parts as one batch of each task that any of them has rows for."""
-    joints: list[Joint] = []
+    joints: list[MergedBatch] = []
     for k, stage in enumerate(stages):
         if of := [i for i, part in enumerate(parts) if len(part.prepared[k].batch)]:
-            joints.append(Joint(stage, rows, of, [parts[i].prepared[k] for i in of], len(parts)))
+            joints.append(MergedBatch(stage, rows, of, [parts[i].prepared[k] for i in of], len(parts)))
     return joints

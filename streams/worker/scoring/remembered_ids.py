@@ -13,13 +13,13 @@ import numpy as np
 
 from online.batch import BoolVector
 from online.stages.dedupe import FIXED_KEY, Deduper, bytes_for, floor_of, newest_of
-from streams.worker.journal import Entries, Recalled, ids_entry
+from streams.worker.journal import Entries, JournalEntries, ids_entry
 
 TICK: Final = 256
 """Offsets that count as one place."""
 
 
-class Remembered:
+class RememberedIds:
     """Ids by where they were in the log.
 
     Parameters
@@ -31,7 +31,7 @@ class Remembered:
 
     Examples
     --------
-    >>> seen = Remembered(offsets=1_000, ids=1_000)
+    >>> seen = RememberedIds(offsets=1_000, ids=1_000)
     >>> seen.keep(["a", "b"], 0).tolist(), seen.keep(["b", "c"], 300).tolist(), seen.keep(["b"], 5_000).tolist()
     ([True, True], [False, True], [True])
     """
@@ -65,7 +65,7 @@ class Remembered:
 
     def restore(self, entries: Sequence[bytes], next_offset: int) -> None:
         """Rebuild it from the entries in the store, oldest first, before ``next_offset``."""
-        held = Recalled(entries, at=float(next_offset // TICK))
+        held = JournalEntries(entries, at=float(next_offset // TICK))
         self.ids.rebuild(held.kept, held.old, self._useful_from(next_offset))
         self._held = Entries(held.newest)
 

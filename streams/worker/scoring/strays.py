@@ -45,13 +45,13 @@ class Strays:
             self._files[owner, source] = (Path(self._folder.name) / f"{owner}-{source}").open("w+b")
         self._files[owner, source].write(_HEAD.pack(record.ts, len(record.value)) + record.value)
 
-    def of(self, owner: int) -> Taken:
+    def of(self, owner: int) -> StrayReader:
         """What belongs to a partition, oldest first."""
         files = [file for (of, _), file in self._files.items() if of == owner]
-        return Taken(heapq.merge(*map(_read, files), key=lambda record: record.ts))
+        return StrayReader(heapq.merge(*map(_read, files), key=lambda record: record.ts))
 
 
-class Taken:
+class StrayReader:
     """Strays of one owner, taken bit by bit."""
 
     def __init__(self, records: Iterator[Record]) -> None:

@@ -16,14 +16,14 @@ import numpy as np
 import orjson
 import redis
 
-from online.batch import ExampleBatch, Scored
+from online.batch import ExampleBatch, ScoredBatch
 from online.codec.decode import decode_labels
 from online.codec.example_log import decode_example_log
 from online.codec.wire import Alert, DeadLetter
 from online.task.task_shape import shape_of
 from streams.config import topics
 from streams.redis.stored_rows import Lane, decode_row, lane_prefix
-from tests.integration.chaos.deployment import Deployment, Stored
+from tests.integration.chaos.deployment import Deployment, StoredRecord
 from tests.integration.chaos.replay import (
     EventTruth,
     LabelTruth,
@@ -36,7 +36,7 @@ from tests.integration.chaos.replay import (
     scored_of,
 )
 
-Log = dict[int, list[Stored]]
+Log = dict[int, list[StoredRecord]]
 SHOWN = 3  # examples of what differs, in a message
 KEPT = 256 * 1024
 """Bytes that a dead letter holds of its record at least: with all of a very large one it would itself be too large."""
@@ -96,7 +96,7 @@ class Checker:
         return {p: replay_events(self.tasks, records) for p, records in self.events.items()}
 
     @cached_property
-    def scored(self) -> dict[int, dict[str, Scored]]:
+    def scored(self) -> dict[int, dict[str, ScoredBatch]]:
         """Every prediction, by partition and task."""
         return {p: scored_of(self.tasks, records) for p, records in self.deployment.read(topics.PREDICTIONS).items()}
 
@@ -190,7 +190,7 @@ class Checker:
                 },
             )
             n = len(whole)
-            scores = walk.scores(Scored(whole, np.empty((n, 0)), np.empty((n, 0)), {}))
+            scores = walk.scores(ScoredBatch(whole, np.empty((n, 0)), np.empty((n, 0)), {}))
             wrong = np.flatnonzero(scores != whole.score)
             if len(wrong):
                 k = int(wrong[0])

@@ -15,11 +15,11 @@ from streams.kafka.admin.clients import admin_client
 from streams.kafka.admin.topic_specs import wanted_topics
 from streams.task_files import load_task
 from streams.torture import deployment
-from streams.torture.deployment import Stored
+from streams.torture.deployment import StoredRecord
 from tests.integration.kafka_broker import Broker
 
 TASKS = Path(__file__).parent / "tasks"
-__all__ = ["FAST", "TASKS", "Deployment", "Stored"]
+__all__ = ["FAST", "TASKS", "Deployment", "StoredRecord"]
 
 FAST: Mapping[str, Any] = {
     "commit_interval_s": 0.2, "snapshot_every_s": 3.0, "idle_after": 0,

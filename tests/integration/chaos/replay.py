@@ -14,14 +14,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from online.batch import ExampleBatch, FloatVector, Scored
+from online.batch import ExampleBatch, FloatVector, ScoredBatch
 from online.codec.decode import decode_labels, decode_user_events
 from online.codec.predictions import ScoredShape, decode_scored
 from online.codec.row_updates import decode_updates
 from online.decisions.alert_state import AlertState
 from online.intake_policy import IntakePolicy
 from online.learners.online_model import OnlineModel
-from online.stages.admission import Intake
+from online.stages.admission import Admission
 from online.stages.dedupe import Deduper, bytes_for
 from online.stages.labelling import LabellingStage
 from online.stages.scoring import ScoringStage
@@ -29,12 +29,12 @@ from online.task.column_plan import union
 from online.task.spec import TaskSpec
 from online.task.task_shape import model_of, shape_of
 from streams.embedded.memory_store import MemoryFeatureStore
-from tests.integration.chaos.deployment import Stored
+from tests.integration.chaos.deployment import StoredRecord
 
 CHUNK = 777  # no batch size of a worker's: results must not depend on cuts
 
 
-def _chunks(records: Sequence[Stored]) -> Iterator[Sequence[Stored]]:
+def _chunks(records: Sequence[StoredRecord]) -> Iterator[Sequence[StoredRecord]]:
     for start in range(0, len(records), CHUNK):
         yield records[start : start + CHUNK]
 
@@ -56,9 +56,9 @@ class EventTruth:
     """By table and entity."""
 
 
-def replay_events(tasks: Mapping[str, TaskSpec], records: Sequence[Stored]) -> EventTruth:
+def replay_events(tasks: Mapping[str, TaskSpec], records: Sequence[StoredRecord]) -> EventTruth:
     """Fold one partition of ``user-events``."""
-    store, truth, intake = MemoryFeatureStore(), EventTruth(), Intake(IntakePolicy())
+    store, truth, intake = MemoryFeatureStore(), EventTruth(), Admission(IntakePolicy())
     stages = [ScoringStage(task, store, side=True) for task in tasks.values()]
     columns = union([stage.columns for stage in stages])
     for chunk in _chunks(records):
@@ -114,7 +114,7 @@ def rows_of(store: MemoryFeatureStore) -> dict[str, dict[str, bytes]]:
 
 
 def replay_updates(
-    tasks: Mapping[str, TaskSpec], records: Sequence[Stored]
+    tasks: Mapping[str, TaskSpec], records: Sequence[StoredRecord]
 ) -> tuple[dict[str, dict[str, bytes]], dict[tuple[str, str], dict[str, tuple[str, tuple[float, ...]]]]]:
     """Fold one partition of ``entity-updates``: the rows, and the first update of each id by task and table."""
     store, ids = MemoryFeatureStore(), Deduper(np.inf, most_bytes=bytes_for(4_000_000))
@@ -135,7 +135,7 @@ def replay_updates(
     return {table: rows for table, rows in rows_of(store).items() if table in side}, firsts
 
 
-def scored_of(tasks: Mapping[str, TaskSpec], records: Sequence[Stored]) -> dict[str, Scored]:
+def scored_of(tasks: Mapping[str, TaskSpec], records: Sequence[StoredRecord]) -> dict[str, ScoredBatch]:
     """Every prediction of a partition by task, repeats included, in log order."""
     shapes = {}
     for name, task in tasks.items():
@@ -147,7 +147,7 @@ def scored_of(tasks: Mapping[str, TaskSpec], records: Sequence[Stored]) -> dict[
     return {name: found.scored for name, found in decoded.tasks.items()}
 
 
-def firsts_of(scored: Scored) -> Scored:
+def firsts_of(scored: ScoredBatch) -> ScoredBatch:
     """The first prediction of each event."""
     seen: dict[str, int] = {}
     for row, event_id in enumerate(scored.predictions.event_id):
@@ -166,7 +166,7 @@ class LabelTruth:
     """Update ids by table."""
 
 
-def replay_labels(task: TaskSpec, firsts: Scored, labels: Sequence[Stored], lanes: int) -> LabelTruth:
+def replay_labels(task: TaskSpec, firsts: ScoredBatch, labels: Sequence[StoredRecord], lanes: int) -> LabelTruth:
     """Fold the first predictions and then the labels of one partition of one task."""
     shape, truth = shape_of(task), LabelTruth()
     stage = LabellingStage(
@@ -216,7 +216,7 @@ class ModelWalk:
         )
         self.model.learn(self._log.slice(self.model.version, version))
 
-    def scores(self, scored: Scored) -> FloatVector:
+    def scores(self, scored: ScoredBatch) -> FloatVector:
         """What the model of each row's version gives, ``(n,)``."""
         p, out = scored.predictions, np.empty(len(scored))
         order = np.argsort(p.model_version, kind="stable")

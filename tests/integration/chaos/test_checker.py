@@ -23,7 +23,7 @@ from online.codec.encode import encode_alerts, encode_examples, encode_labels, e
 from online.codec.row_updates import encode_updates
 from online.codec.wire import Alert
 from online.intake_policy import IntakePolicy
-from online.stages.admission import Intake
+from online.stages.admission import Admission
 from online.stages.labelling import LabellingStage
 from online.stages.scoring import ScoringStage
 from online.task.column_plan import union
@@ -31,11 +31,11 @@ from streams.config import topics
 from streams.config.settings import Settings
 from streams.embedded.memory_store import MemoryFeatureStore
 from streams.outputs import dead_letter
-from streams.records import Record, Refused
+from streams.records import Record, RefusedRecord
 from streams.redis.stored_rows import encode_row, row_key
 from streams.task_files import load_task
 from tests.integration.chaos.checker import Checker, Differs
-from tests.integration.chaos.deployment import TASKS, Deployment, Stored
+from tests.integration.chaos.deployment import TASKS, Deployment, StoredRecord
 from tests.integration.chaos.feeder import Made, StreamPlan
 from tests.integration.chaos.replay import replay_updates, rows_of, side_widths
 
@@ -72,8 +72,8 @@ class Left(Deployment):
     def append(self, topic: str, values: Iterable[bytes]) -> None:
         self.logs[topic] += [Record(b"k", value, NOW) for value in values]
 
-    def read(self, topic: str) -> dict[int, list[Stored]]:
-        return {0: [Stored(i, record) for i, record in enumerate(self.logs[topic])]}
+    def read(self, topic: str) -> dict[int, list[StoredRecord]]:
+        return {0: [StoredRecord(i, record) for i, record in enumerate(self.logs[topic])]}
 
     def check(self) -> dict[str, Any]:
         return Checker(self, cast(redis.Redis, self.redis)).check()
@@ -83,7 +83,7 @@ def run(left: Left, made: list[Made]) -> None:
     """What one worker without an accident leaves."""
     left.append(topics.USER_EVENTS, [m.value for m in made if m.topic == topics.USER_EVENTS])
     left.append(topics.LABELS, [m.value for m in made if m.topic == topics.LABELS])
-    store, intake = MemoryFeatureStore(), Intake(IntakePolicy())
+    store, intake = MemoryFeatureStore(), Admission(IntakePolicy())
     scoring = {n: ScoringStage(t, store, side=True) for n, t in left.tasks.items()}
     labelling = {
         n: LabellingStage(s.task, s.features, s.shape.masks, s.shape.secondary, lambda x, _: np.zeros_like(x))
@@ -115,7 +115,7 @@ def run(left: Left, made: list[Made]) -> None:
 
 
 def refuse(left: Left, topic: str, refused: list[tuple[int, str, bytes]]) -> None:
-    bad = [Refused(at, why, Record(b"", raw, NOW)) for at, why, raw in refused]
+    bad = [RefusedRecord(at, why, Record(b"", raw, NOW)) for at, why, raw in refused]
     left.append(topics.DEAD_LETTERS, [dead_letter(topic, 0, each, NOW, 1 << 20).value for each in bad])
 
 
