@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,16 @@ FORBIDDEN_IN_ONLINE = {
 CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "perf_counter"}
 SEEDED = {("random", "Random"), ("np.random", "default_rng"), ("np.random", "Generator"), ("np.random", "PCG64"),
           ("np.random", "SeedSequence"), ("np.random", "Philox"), ("numpy.random", "default_rng")}  # fmt: skip
+
+
+ROOMS = {
+    "models": "errors manifest types encoder dataset onnx registry serving evaluation training trees",
+    "online": "errors jit batch frozen full_columns durations mistakes toml_text intake_policy event_time "
+    "metrics decisions drift anomaly codec digests rows features learners labels task stages",
+    "streams": "errors text records reject_limit ops config outputs kafka redis offline_models model_replicas embedded "
+    "simulate backtest task_files checks trainer replay worker torture demo cli",
+}
+"""Sub-packages (and modules beside them) in their order: each imports only what comes before it."""
 
 
 def name_of(path: Path) -> str:
@@ -109,6 +119,33 @@ def test_the_purity_rule_can_fail(source: str) -> None:
 @pytest.mark.parametrize("source", ["np.random.default_rng(7)", "random.Random(seed)", "ts.max()", "from_time.now"])
 def test_the_purity_rule_lets_seeds_pass(source: str) -> None:
     assert not list(impure(ast.parse(source)))
+
+
+def backwards(module: str, names: Iterable[str]) -> list[str]:
+    """What a module imports of rooms that come after its own, also within functions and for types."""
+    layer, _, rest = module.partition(".")
+    order = ROOMS[layer].split()
+    own = order.index(rest.split(".")[0])
+    inside = [name.split(".")[1] for name in names if name.startswith(f"{layer}.")]
+    return [room for room in inside if room in order[own + 1 :]]
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p) not in LAYERS], ids=name_of)
+def test_rooms_stand_in_an_order(path: Path) -> None:
+    module = name_of(path)
+    found = backwards(module, imported(ast.parse(path.read_text()), module))
+    assert not found, f"{module} imports {found}, which come after it in ROOMS (docs/ARCHITECTURE.md)"
+
+
+def test_every_room_is_in_the_order() -> None:
+    for layer, order in ROOMS.items():
+        there = {p.stem for p in (ROOT / layer).iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+        assert there - {"__init__"} == set(order.split())
+
+
+def test_the_order_of_rooms_can_fail() -> None:
+    assert backwards("streams.kafka.security", ["streams.worker.run.Worker"]) == ["worker"]
+    assert not backwards("streams.worker.run", ["streams.kafka.security.LinkSecurity", "streams.worker.lane"])
 
 
 def test_models_may_share_types() -> None:
