@@ -17,7 +17,7 @@ from models.types import IntVector
 class PackedSequence:
     """n rows of U entities. Entities are numbered by falling number of rows, so round r is of the first ``sizes[r]``.
 
-    >>> order = Rounds.of(np.array([0, 1, 1, 0, 1]), 2)
+    >>> order = PackedSequence.of(np.array([0, 1, 1, 0, 1]), 2)
     >>> order.sizes.tolist(), order.rows.tolist(), order.slots.tolist(), order.entities.tolist()
     ([2, 2, 1], [1, 0, 2, 3, 4], [1, 0, 0, 1, 0], [1, 0])
     """

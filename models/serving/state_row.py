@@ -37,7 +37,7 @@ class StateLayout:
     >>> layout.row_bytes
     64
     >>> record = layout.view(np.zeros((1, layout.row_bytes), np.uint8))
-    >>> layout.push(record, Rounds.of(np.zeros(4, np.int64), 1), np.arange(8, dtype=np.float32).reshape(4, 2))
+    >>> layout.push(record, PackedSequence.of(np.zeros(4, np.int64), 1), np.arange(8, dtype=np.float32).reshape(4, 2))
     >>> record["count"].tolist(), record["ring"].tolist()
     ([4], [[[6.0, 7.0], [2.0, 3.0], [4.0, 5.0]]])
     >>> [inputs.tolist() for inputs, _ in layout.remembered(record)]

@@ -120,8 +120,8 @@ class JsonTemplate:
 
     Examples
     --------
-    >>> form = JsonTemplate({"v": 1, "id": text(8), "x": [NUMBER, MAYBE_NUMBER], "of": {"a": maybe_text(8)}, "ok":
-    FLAG})
+    >>> fields = {"v": 1, "id": text(8), "x": [NUMBER, MAYBE_NUMBER], "of": {"a": maybe_text(8)}, "ok": FLAG}
+    >>> form = JsonTemplate(fields)
     >>> records = form.write([["e1", "e2"], [None, "u"]], np.array([[0.5, 2.0], [1e9, np.nan]]), np.array([[1], [0]]))
     >>> records[1]
     b'{"v":1,"id":"e2","x":[1000000000.0,null],"of":{"a":"u"},"ok":false}'

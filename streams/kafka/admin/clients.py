@@ -99,6 +99,7 @@ def _keep(networks: list[Any]) -> Callable[..., Any]:
 def unreachable(settings: KafkaSettings, seen: Sequence[str]) -> str:
     """Why no broker answered, from what kafka-python logged meanwhile, and what to check.
 
+    >>> from streams.config.settings import KafkaSettings
     >>> print(unreachable(KafkaSettings(timeout_s=3), ["Connection failed: KafkaConnectionError: 111 ECONNREFUSED"]))
     no broker reachable at localhost:9092 within 3 s: 111 ECONNREFUSED. Nothing listens there: start the broker, or...
     """

@@ -105,6 +105,7 @@ def wanted_topics(
     ``max_record_bytes`` is the largest record that a worker may send, ``record_bytes`` the largest that it takes.
     Raises ``UsageError`` for what cannot be.
 
+    >>> from streams.config.topic_settings import TopicSettings
     >>> [(s.name, s.partitions) for s in wanted_topics(TopicSettings(partitions=4, prefix="shop."), 1)][:2]
     [('shop.labels', 4), ('shop.user-events', 4)]
     """
@@ -149,6 +150,7 @@ def _spec(own: str, settings: TopicSettings, brokers: int, max_record_bytes: int
 def compare(wanted: Sequence[TopicSpec], actual: Mapping[str, ActualTopic]) -> list[Difference]:
     """Everything about ``actual`` that is not as ``wanted``, in the order of ``wanted``.
 
+    >>> from streams.config.topic_settings import TopicSettings
     >>> compare(wanted_topics(TopicSettings(), 1)[:1], {})[0].fix
     'weir topics create'
     """

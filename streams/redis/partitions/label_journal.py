@@ -52,8 +52,8 @@ class OffsetRange(NamedTuple):
     def decode(cls, raw: bytes) -> Self:
         """Read what ``encode`` made.
 
-        >>> Step.decode(OffsetRange("labels", 5, 9).encode().encode())
-        Step(topic='labels', start=5, stop=9)
+        >>> OffsetRange.decode(OffsetRange("labels", 5, 9).encode().encode())
+        OffsetRange(topic='labels', start=5, stop=9)
         """
         topic, start, stop = raw.decode().split(" ")
         return cls(topic, int(start), int(stop))
