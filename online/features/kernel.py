@@ -1,8 +1,7 @@
 """The window kernel: one compiled pass over a batch in event order that updates packed entity rows and reads features.
 
 It interprets small descriptor tables (built by ``plan``) so that one compiled function serves every task, live and in a
-backtest. It knows rows of words, not names. It is one file because numba's cache compiles a function anew only when the
-file that holds it has changed, not when one that it calls has.
+backtest. It knows rows of words, not names.
 
 A window of ``span`` seconds is a ring of ``P`` panes of ``span / P`` seconds. At time ``t`` it holds the panes with
 index in ``(floor(t / pane) - P, floor(t / pane)]``, so it covers between ``span - pane`` and ``span`` seconds. A late
