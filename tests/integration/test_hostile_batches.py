@@ -121,7 +121,7 @@ def test_each_codec_is_read_and_what_is_too_large_is_refused(
     with Watcher(deployment) as watcher, Worker(deployment, tmp_path / "worker.log") as worker:
         worker.until(worker.ready, "it is ready")
         before = psutil.Process(worker.process.pid).memory_info().rss
-        works: list[Any] = [(None, [(b"none", event(i, "none")) for i in range(EACH)])]
+        works: list[Any] = [(None, [(b"plain", event(i, "plain")) for i in range(EACH)])]
         works += [(codec, [(codec.encode(), event(i, codec)) for i in range(EACH)]) for codec in NAMES[1:]]
         asyncio.run(_send(kafka, events, works))
         asyncio.run(_send(kafka, events, [("gzip", [(key, large)]), ("zstd", [(key, large)])]))
