@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import attrgetter, or_
-from typing import Annotated, Any, Protocol, Self, TypeVar
+from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ from online.errors import UNREADABLE
 Misfit = Callable[[str, Any], str | None]
 """Says why a valid record of the named task, ``features`` being a dict, does not fit the task; None where it does."""
 
+OfTask = TypeVar("OfTask")
 _FLOAT = frozenset({float})
 
 
@@ -40,14 +41,14 @@ class TaskRecords:
 
 
 @dataclass(frozen=True, slots=True)
-class SortedLog:
+class DecodedLog(Generic[OfTask]):
     """Every record of an input is one of a task's, a reject, or of an unknown task."""
 
-    tasks: dict[str, TaskRecords]
+    tasks: dict[str, OfTask]
     """Every known task, also without records."""
     rejects: list[Reject]
     unknown: dict[str, int]
-    """How many records there were of each unknown task."""
+    """How many records there were of each unknown task: one that was removed, or is not run here."""
 
 
 class TaskDecoder:
@@ -88,7 +89,9 @@ class TaskDecoder:
             gc=False,
         )
 
-    def decode(self, raw: Sequence[bytes | None], misfit: Misfit, positions: IntVector | None = None) -> SortedLog:
+    def decode(
+        self, raw: Sequence[bytes | None], misfit: Misfit, positions: IntVector | None = None
+    ) -> DecodedLog[TaskRecords]:
         """Sort records by task; the verdict on a record does not depend on its neighbours.
 
         ``positions`` says where the records were in the caller's input; else they are all of it.
@@ -98,9 +101,9 @@ class TaskDecoder:
             return found
         tasks = {task: TaskRecords(own.structs, positions[own.index]) for task, own in found.tasks.items()}
         rejects = [Reject(int(positions[r.index]), r.raw, r.reason) for r in found.rejects]
-        return SortedLog(tasks, rejects, found.unknown)
+        return DecodedLog(tasks, rejects, found.unknown)
 
-    def _decode(self, records: list[bytes], misfit: Misfit) -> SortedLog:
+    def _decode(self, records: list[bytes], misfit: Misfit) -> DecodedLog[TaskRecords]:
         structs = self._together(records)
         if structs is None:
             return self._each(records, misfit)
@@ -112,7 +115,7 @@ class TaskDecoder:
             rows = {task: [] for task in self._structs}
             for i, kind in enumerate(map(type, structs)):
                 rows[self._task_of[kind]].append(i)
-        return SortedLog({task: _records(structs, at) for task, at in rows.items()}, [], {})
+        return DecodedLog({task: _records(structs, at) for task, at in rows.items()}, [], {})
 
     def _together(self, records: list[bytes]) -> list[Any] | None:
         """Decode all at once, or None where one of them is odd."""
@@ -125,7 +128,7 @@ class TaskDecoder:
                 return None  # the range of a time given as text has to be checked
         return structs
 
-    def _each(self, records: list[bytes], misfit: Misfit) -> SortedLog:
+    def _each(self, records: list[bytes], misfit: Misfit) -> DecodedLog[TaskRecords]:
         accepted = accept_records(self._model, records, self._unknown_fields)
         rejects, unknown = list(accepted.rejects), Counter[str]()
         found: dict[str, tuple[list[Any], list[int]]] = {task: ([], []) for task in self._structs}
@@ -142,7 +145,7 @@ class TaskDecoder:
             found[task][0].append(struct)
             found[task][1].append(i)
         tasks = {task: TaskRecords(structs, np.array(at, np.int64)) for task, (structs, at) in found.items()}
-        return SortedLog(tasks, sorted(rejects, key=lambda reject: reject.index), unknown)
+        return DecodedLog(tasks, sorted(rejects, key=lambda reject: reject.index), unknown)
 
 
 def _records(structs: list[Any], at: Sequence[int]) -> TaskRecords:

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from online.batch import ExampleBatch, FloatMatrix, IntVector
-from online.codec.accept import Reject, seconds
-from online.codec.by_task import TaskDecoder
+from online.codec.accept import seconds
+from online.codec.by_task import DecodedLog, TaskDecoder
 from online.codec.hot_structs import UnknownFields, features_struct
 from online.codec.wire import Example
 
@@ -27,23 +27,12 @@ class TaskExamples:
     """``(n,) int64``, the position in the input of each example of ``batch``."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecodedLog:
-    """Every record of an input is one of a task's, a reject, or of an unknown task."""
-
-    tasks: dict[str, TaskExamples]
-    """Every known task, also without examples."""
-    rejects: list[Reject]
-    unknown: dict[str, int]
-    """How many records there were of each unknown task: one that was removed, or is not run here."""
-
-
 def decode_example_log(
     raw: Sequence[bytes | None],
     features_of: Mapping[str, Sequence[str]],
     *,
     unknown_fields: UnknownFields = "ignore",
-) -> DecodedLog:
+) -> DecodedLog[TaskExamples]:
     """Decode ``examples`` records of several tasks; floats come back bit for bit as ``encode_examples`` was given them.
 
     A record whose features are not exactly those of its task is a reject: a model cannot learn it. The order of the

@@ -13,8 +13,8 @@ import numpy as np
 from msgspec import Meta
 
 from online.batch import FloatMatrix, IntVector, PredictionBatch, ScoredBatch
-from online.codec.accept import Reject, in_range, seconds
-from online.codec.by_task import TaskDecoder, interleave
+from online.codec.accept import in_range, seconds
+from online.codec.by_task import DecodedLog, TaskDecoder, interleave
 from online.codec.example_log import feature_matrix, other_features
 from online.codec.forms import InputBuffer, ParsedColumns
 from online.codec.hot_structs import UnknownFields, entities_struct, features_struct
@@ -22,7 +22,7 @@ from online.codec.judge import computed
 from online.codec.shapes import ScoredShape, prediction_form
 from online.codec.wire import Count, Feature, Prediction
 
-__all__ = ["DecodedScored", "ScoredShape", "TaskScored", "decode_scored"]
+__all__ = ["ScoredShape", "TaskScored", "decode_scored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +34,9 @@ class TaskScored:
     """``(n,) int64``, the position in the input of each."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecodedScored:
-    """Every record of an input is one of a task's, a reject, or of an unknown task."""
-
-    tasks: dict[str, TaskScored]
-    """Every known task, also without predictions."""
-    rejects: list[Reject]
-    unknown: dict[str, int]
-    """How many records there were of each unknown task: one that was removed, or is not run here."""
-
-
 def decode_scored(
     raw: Sequence[bytes | None], shapes: Mapping[str, ScoredShape], *, unknown_fields: UnknownFields = "ignore"
-) -> DecodedScored:
+) -> DecodedLog[TaskScored]:
     """Decode ``predictions`` records; floats come back bit for bit as ``encode_scored`` was given them.
 
     A record that does not have exactly the features and masks of its task is a reject: it was scored by another version
@@ -62,13 +51,13 @@ def decode_scored(
     tasks = {task: _filled(_valid(prediction_form(task, s).read(joined), s, joined), s) for task, s in shapes.items()}
     rest = joined.rest()
     if not len(rest):
-        return DecodedScored(tasks, [], {})
+        return DecodedLog(tasks, [], {})
     decoder = _decoder(tuple(shapes.items()), unknown_fields)
     found = decoder.decode([raw[i] for i in rest.tolist()], lambda task, r: _misfit(r, shapes[task]), rest)
     for task, own in found.tasks.items():
         scored = _scored(own.structs, shapes[task])
         tasks[task] = TaskScored(*interleave(tasks[task].scored, tasks[task].index, scored, own.index))
-    return DecodedScored(tasks, found.rejects, found.unknown)
+    return DecodedLog(tasks, found.rejects, found.unknown)
 
 
 def _valid(own: ParsedColumns, shape: ScoredShape, joined: InputBuffer) -> ParsedColumns:

@@ -217,7 +217,8 @@ def _of_rows(result: BacktestResult, refused: Counter[str]) -> Iterator[Note]:
     """What is odd of rows that were not scored; ``refused`` counts them by the field that was wrong."""
     if refused:
         fields, first = ", ".join(f"{n:,} x {name}" for name, n in refused.most_common(4)), result.rejects[0]
-        what = f"{result.rejected:,} rows were refused ({fields}); the first: {result.told(first)}"
+        rows = "1 row was" if result.rejected == 1 else f"{result.rejected:,} rows were"
+        what = f"{rows} refused ({fields}); the first: {result.told(first)}"
         yield Note("rows refused", what, result.remedy)
     odd = {name: n for name, n in result.pipeline.engine.readings.taken.items() if name not in result.task.ranges}
     if odd and not result.task.missing:  # where the task declares them they are not odd

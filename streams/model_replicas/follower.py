@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from online.batch import ExampleBatch, IntVector
-from online.codec.example_log import DecodedLog, decode_example_log
+from online.codec.by_task import DecodedLog
+from online.codec.example_log import TaskExamples, decode_example_log
 from online.learners.timeline import ModelTimeline
 from online.stages.quarantine import between, find_quarantines
 from streams.config import topics
@@ -273,7 +274,7 @@ class Follower:
         for state in marks:
             self._keeper.put(fold, state)
 
-    def _tell_rejects(self, found: DecodedLog, expected: set[int], piece: Slice) -> None:
+    def _tell_rejects(self, found: DecodedLog[TaskExamples], expected: set[int], piece: Slice) -> None:
         rejects = [reject for reject in found.rejects if piece.offsets[reject.index] not in expected]
         if rejects:
             self.stats.rejected += len(rejects)

@@ -108,7 +108,7 @@ def test_clean_data_has_no_notes(tmp_path: Path) -> None:
         ("clock", changed(at=lambda *_: T0), {'"2d"': '"0s"'}, "all rows have the same time, 2026-"),
         ("pause", changed(at=lambda i, at: at + 4 * DAY * (i >= 300)), {}, "time jumps by more than a day once by 4.0"),
         ("unlabelled start", changed(bad=lambda i, bad: bad if i >= 100 else None), {}, "100 rows from 2026-01-05"),
-        ("rows refused", changed(eur=lambda i, eur: "much" if i == 7 else eur), {}, "1 rows were refused (1 x amount)"),
+        ("rows refused", changed(eur=lambda i, eur: "much" if i == 7 else eur), {}, "1 row was refused (1 x amount)"),
         ("no readings", changed(eur=lambda i, eur: 3.4e38 if i == 7 else eur), {},
          "amount: 1 numbers that no sensor reads, such as 3.4e38, were taken as missing; if so, say it: missing ="),
         ("types", rows(), {'["purchase"]': '["purchase", "refund"]'}, "no event is of type 'refund'"),

@@ -380,6 +380,13 @@ def test_ragged_rows_are_refused_with_their_number(tmp_path: Path) -> None:
     assert sum(part.rows for part in rows) == 20
 
 
+@pytest.mark.parametrize("text", ['{"id": "e9', '"NA"\n[1, 2]\n3'])
+def test_a_file_without_any_object_is_told_by_its_first_line(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text, "rows.jsonl")
+    with pytest.raises(UsageError, match=rf"{path}: no row is a JSON object; the first is "):
+        list(source(path).batches(512))
+
+
 def test_lines_that_are_no_objects_are_refused_with_their_number(tmp_path: Path) -> None:
     lines = [json.dumps(dict(zip(NAMES, row, strict=True))) for row in ROWS]
     lines[3:3], lines[9:9] = ['{"id": "e9', "[1]"], ["17"]

@@ -14,19 +14,19 @@ import msgspec
 import numpy as np
 
 from online.batch import BoolVector, FloatMatrix, IntVector
-from online.codec.forms import form_kernel as kernel
+from online.codec.forms import form_kernel
 from online.codec.forms.floats import MAX_FLOAT_CHARS, SLACK
 from online.codec.forms.form_kernel import Ints
 
 _CHUNK_ROWS = 256
 """Records written at a time, so that they stay in the processor's cache."""
 _MOST_CHARS = {
-    kernel.NUMBER: MAX_FLOAT_CHARS,
-    kernel.MAYBE_NUMBER: MAX_FLOAT_CHARS,
-    kernel.COUNT: 20,
-    kernel.FLAG: 5,
-    kernel.TEXT: 2,
-    kernel.MAYBE_TEXT: 3,
+    form_kernel.NUMBER: MAX_FLOAT_CHARS,
+    form_kernel.MAYBE_NUMBER: MAX_FLOAT_CHARS,
+    form_kernel.COUNT: 20,
+    form_kernel.FLAG: 5,
+    form_kernel.TEXT: 2,
+    form_kernel.MAYBE_TEXT: 3,
 }
 _ESCAPED_CHARS = 6
 """At most, for a byte of a text."""
@@ -43,20 +43,20 @@ class TemplateField:
 
 def text(limit: int) -> TemplateField:
     """A text of 1 to ``limit`` characters."""
-    return TemplateField(kernel.TEXT, limit)
+    return TemplateField(form_kernel.TEXT, limit)
 
 
 def maybe_text(limit: int) -> TemplateField:
     """A member of an object that may be absent; the others of that object have to be such, too."""
-    return TemplateField(kernel.MAYBE_TEXT, limit)
+    return TemplateField(form_kernel.MAYBE_TEXT, limit)
 
 
-NUMBER = TemplateField(kernel.NUMBER)
-MAYBE_NUMBER = TemplateField(kernel.MAYBE_NUMBER)
+NUMBER = TemplateField(form_kernel.NUMBER)
+MAYBE_NUMBER = TemplateField(form_kernel.MAYBE_NUMBER)
 """Null for NaN."""
-COUNT = TemplateField(kernel.COUNT)
+COUNT = TemplateField(form_kernel.COUNT)
 """A whole number that is not negative."""
-FLAG = TemplateField(kernel.FLAG)
+FLAG = TemplateField(form_kernel.FLAG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +133,18 @@ class JsonTemplate:
         literals, ops = bytearray(), list[tuple[int, int, int, int]]()
         for part in _parts(record):
             constant, blank = part if isinstance(part, tuple) else (part, None)
-            op, limit = (blank.op, blank.limit) if blank is not None else (kernel.LITERAL, 0)
+            op, limit = (blank.op, blank.limit) if blank is not None else (form_kernel.LITERAL, 0)
             ops.append((op, len(literals), len(constant), limit))
             literals += constant
         self._ops = np.array(ops, np.int64)
         self._literals = np.frombuffer(bytes(literals) + _PAD, np.uint8)
         kinds = [op for op, *_ in ops]
-        self._maybe = [kind == kernel.MAYBE_TEXT for kind in kinds if kind in (kernel.TEXT, kernel.MAYBE_TEXT)]
+        self._maybe = [
+            kind == form_kernel.MAYBE_TEXT for kind in kinds if kind in (form_kernel.TEXT, form_kernel.MAYBE_TEXT)
+        ]
         self.texts = len(self._maybe)
-        self.numbers = sum(kind in (kernel.NUMBER, kernel.MAYBE_NUMBER) for kind in kinds)
-        self.counts = sum(kind in (kernel.COUNT, kernel.FLAG) for kind in kinds)
+        self.numbers = sum(kind in (form_kernel.NUMBER, form_kernel.MAYBE_NUMBER) for kind in kinds)
+        self.counts = sum(kind in (form_kernel.COUNT, form_kernel.FLAG) for kind in kinds)
         self._most = len(literals) + sum(_MOST_CHARS.get(kind, 0) for kind in kinds)
 
     def write(self, texts: Sequence[Sequence[str | None]], numbers: FloatMatrix, counts: Ints) -> list[bytes]:
@@ -177,7 +179,7 @@ class JsonTemplate:
         for start in range(0, n, _CHUNK_ROWS):
             rows = slice(start, min(n, start + _CHUNK_ROWS))
             own = ends[rows]
-            kernel.write_rows(self._ops, self._literals, joined, places, bits[rows], counts[rows], space, own)
+            form_kernel.write_rows(self._ops, self._literals, joined, places, bits[rows], counts[rows], space, own)
             pieces.append(space[: own[-1]].tobytes())
             own += end
             end = int(own[-1])
@@ -193,7 +195,7 @@ class JsonTemplate:
         space = np.empty(len(joined.bytes) + n * self.texts + SLACK, np.uint8)
         bits, counts = np.empty((n, self.numbers), np.uint64), np.empty((n, self.counts), np.int64)
         before, buf = joined.taken.copy(), np.frombuffer(joined.bytes, np.uint8)
-        m, end = kernel.read_rows(self._ops, self._literals, buf, joined.sizes, joined.taken, space, bits, counts)
+        m, end = form_kernel.read_rows(self._ops, self._literals, buf, joined.sizes, joined.taken, space, bits, counts)
         found = space[:end].tobytes().decode("ascii").split("\0")[:-1]
         texts: list[list[str | None]] = [
             [value or None for value in found[k :: self.texts]] if maybe else list(found[k :: self.texts])
@@ -218,7 +220,7 @@ def _parts(value: Any) -> Iterator[bytes | tuple[bytes, TemplateField]]:
         yield b"{"
         for i, (key, member) in enumerate(value.items()):
             name = msgspec.json.encode(key) + b":"
-            if isinstance(member, TemplateField) and member.op == kernel.MAYBE_TEXT:
+            if isinstance(member, TemplateField) and member.op == form_kernel.MAYBE_TEXT:
                 yield name, member
             else:
                 yield (b"," if i else b"") + name

@@ -246,6 +246,9 @@ def _json(content: pa.Buffer, path: Path, wanted: _ReadRequest, *, array: bool) 
     text = content.to_pybytes().decode("utf-8-sig", "replace")
     found = json.loads(text) if array else [_parsed(line) for line in text.split("\n") if line.strip()]
     rows = [row for row in found if isinstance(row, dict)]
+    if found and not rows:
+        first = f"no row is a JSON object; the first is {str(found[0])[:80]!r}"
+        raise UsageError(f"{path}: {first}; give one object a line, or an array of them")
     whole = dict.fromkeys(name for row in rows for name in row)
     columns = {name: _column([row.get(name) for row in rows]) for name in whole}
     made = _made(pa.table(columns) if columns else pa.table({"": pa.nulls(len(rows))}), path, wanted)

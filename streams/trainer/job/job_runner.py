@@ -15,7 +15,7 @@ from typing import IO, Any, Final, Protocol
 
 from models.errors import ModelError
 from models.types import Progress, TrainingStoppedError
-from streams.trainer.job import job_process as child
+from streams.trainer.job import job_process
 from streams.trainer.job.job_steps import JobSteps, get
 from streams.trainer.trainer_errors import WorkDiedError
 
@@ -91,7 +91,7 @@ class SubprocessRunner:
                 process.stdin.close()
             return process.wait(self._grace_s)
         except subprocess.TimeoutExpired:
-            return child.STOPPED
+            return job_process.STOPPED
         finally:
             _end(process)
             reader.join()
@@ -105,9 +105,9 @@ class SubprocessRunner:
         words = said.read_text(encoding="utf-8") if said.is_file() else ""
         if status == 0 and (folder / "result.pkl").is_file():
             return get(folder / "result.pkl")
-        if status == child.STOPPED:
+        if status == job_process.STOPPED:
             raise TrainingStoppedError(words or "asked to stop; it had not written a checkpoint in time")
-        if status == child.FAILED and words:
+        if status == job_process.FAILED and words:
             raise ModelError(words)
         last = (folder / "output.log").read_text(encoding="utf-8", errors="replace").strip()[-_LAST_WORDS:]
         raise WorkDiedError(f"its process {_how(status)}{f'; its last words: {last}' if last else ''}")
