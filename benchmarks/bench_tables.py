@@ -3,8 +3,8 @@
     python benchmarks/bench_tables.py --rows 200000 --old /tmp/w/old
 
 Reading is building a ``FileSource`` and going over its batches. Each reader runs in a process of its own, in turns;
-the table shows the best of ``--runs`` and the most memory, and the last line is JSON. ``--gb 1`` makes a CSV of that
-size, some 11 million rows, and only opens it: finding the columns, not going over the batches.
+the table shows the best of ``--runs``, and the last line is JSON. ``--gb 1`` makes a CSV of that size, some 11 million
+rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,17 +78,21 @@ def pc_times(rows: int) -> pa.Array:
     return stamps.cast(pa.string())
 
 
-def measure(path: Path, opening: bool) -> None:
-    """Print rows, seconds to open, seconds in all, and MiB; run in a process of its own."""
-    from online.task.column_plan import columns_of
-    from online.task.spec import TaskSpec
-    from streams.backtest.event_files import FileSource
+def first_of(name: str, *modules: str) -> Any:
+    """What the first of the modules that is there holds: an older checkout has it elsewhere."""
+    there = next(module for module in modules if (Path.cwd() / f"{module.replace('.', '/')}.py").is_file())
+    return getattr(import_module(there), name)
 
-    task = TaskSpec.from_toml(TASK)
+
+def measure(path: Path) -> None:
+    """Print rows, seconds to open, seconds in all, and MiB; run in a process of its own."""
+    columns_of = first_of("columns_of", "online.task.column_plan", "online.columnplan")
+    source_of = first_of("FileSource", "streams.backtest.event_files", "streams.sources")
+    task = first_of("TaskSpec", "online.task.spec", "online.task").from_toml(TASK)
     start = time.perf_counter()
-    source = FileSource(task, columns_of(task), [path])
+    source = source_of(task, columns_of(task), [path])
     opened = time.perf_counter() - start
-    rows = len(source) if opening else sum(part.rows for part in source.batches(512))
+    rows = sum(part.rows for part in source.batches(512))
     whole = time.perf_counter() - start
     mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"rows": rows, "open_s": opened, "all_s": whole, "mib": mib}))
@@ -98,11 +104,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--old", type=Path, help="checkout whose reader is measured too")
-    parser.add_argument("--gb", type=float, help="size of one CSV that is only opened")
+    parser.add_argument("--gb", type=float, help="size of one CSV, instead of --rows")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure is not None:
-        measure(args.measure, args.gb is not None)
+        measure(args.measure)
         return
     sides = {"new": ROOT} | ({"old": args.old} if args.old else {})
     found: dict[str, dict[str, float]] = {}
@@ -111,7 +117,6 @@ def main() -> None:
             for _ in range(args.runs):
                 for side, root in sides.items():
                     command = [sys.executable, str(Path(__file__).resolve()), "--measure", str(path)]
-                    command += ["--gb", str(args.gb)] if args.gb else []
                     environment = {**os.environ, "PYTHONPATH": str(root)}
                     out = subprocess.run(command, env=environment, cwd=root, check=True, capture_output=True, text=True)
                     run, key = json.loads(out.stdout), f"{path.suffix[1:]} {side}"

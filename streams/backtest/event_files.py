@@ -106,6 +106,8 @@ class FileSource:
         except pa.ArrowException as exc:  # the one guard: whatever Arrow refuses is one line
             raise UsageError(f"{self._files.files}: a column cannot be read: {exc}") from exc
         self._order = self._arrival_order(task.key)
+        self._cells = {name: replace(cells, values=_in_one(cells.values)) for name, cells in self._cells.items()}
+        self._event_id = _in_one(self._event_id)
 
     def __len__(self) -> int:
         return int(self._table.num_rows) + len(self._files.lost)
@@ -247,6 +249,15 @@ class FileSource:
                 bag = "metrics" if "metrics" in fields and name not in self._words else "properties"
                 _put([row.setdefault(bag, {}) for row in rows], name, cells)
         return rows
+
+
+def _in_one(column: Any) -> Any:
+    """An Arrow column in one piece, from which rows are taken without going over all pieces each time."""
+    if not isinstance(column, pa.ChunkedArray) or column.num_chunks < 2:
+        return column
+    if pa.types.is_string(column.type):
+        column = column.cast(pa.large_string())  # whose offsets go beyond 2 GB
+    return column.combine_chunks()
 
 
 def _put(rows: list[dict[str, Any]], name: str, cells: list[Any]) -> None:
