@@ -63,5 +63,5 @@ constraints: $(VENV)/.dev ## Write the installed versions to constraints.txt
 	@{ head -n 1 constraints.txt; $(PIP) freeze --exclude-editable; } > constraints.new && mv constraints.new constraints.txt
 
 clean: ## Remove compiled kernels and caches
-	find online streams tests benchmarks -name __pycache__ -type d -prune -exec rm -r {} +
+	find online streams models tests benchmarks -name __pycache__ -type d -prune -exec rm -r {} +
 	rm -rf .mypy_cache .ruff_cache .hypothesis .pytest_cache

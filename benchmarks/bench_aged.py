@@ -32,15 +32,15 @@ if __name__ == "__main__":
 from benchmarks.bench_scaling import event, fill
 from benchmarks.scrape import samples
 from benchmarks.servers import start_broker, start_redis
-from online.intake_policy import IntakePolicy
-from online.stages.admission import Admission
-from streams.config import topics
-from streams.records import Record
-from streams.redis.client import RedisClient
-from streams.redis.partitions.partition_store import LaneStore
-from streams.worker.journal import ids_entry
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.worker_process import Worker
+from weir.online.intake_policy import IntakePolicy
+from weir.online.stages.admission import Admission
+from weir.streams.config import topics
+from weir.streams.records import Record
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.partition_store import LaneStore
+from weir.streams.worker.journal import ids_entry
 
 BATCH: Final = 500
 """Ids of one entry: what a busy lane has in a batch."""

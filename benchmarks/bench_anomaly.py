@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from river.anomaly import HalfSpaceTrees
 
-from online.anomaly.detector import SeriesAnomalyDetector
-from online.anomaly.layout import COMPONENTS
-from online.anomaly.params import AnomalyParams
+from weir.online.anomaly.detector import SeriesAnomalyDetector
+from weir.online.anomaly.layout import COMPONENTS
+from weir.online.anomaly.params import AnomalyParams
 
 Floats = NDArray[np.float64]
 

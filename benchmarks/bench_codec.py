@@ -17,15 +17,15 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from online.batch import EventBatch, PredictionBatch
-from online.codec.accept import accept_records
-from online.codec.columns import ColumnRequest, event_columns
-from online.codec.decode import decode_user_events, events_from_rows
-from online.codec.encode import encode_predictions
-from online.codec.hot_structs import decoders
-from online.codec.scan import find_suspects
-from online.codec.wire import UserEvent
-from online.stages.dedupe import Deduper, bytes_for
+from weir.online.batch import EventBatch, PredictionBatch
+from weir.online.codec.accept import accept_records
+from weir.online.codec.columns import ColumnRequest, event_columns
+from weir.online.codec.decode import decode_user_events, events_from_rows
+from weir.online.codec.encode import encode_predictions
+from weir.online.codec.hot_structs import decoders
+from weir.online.codec.scan import find_suspects
+from weir.online.codec.wire import UserEvent
+from weir.online.stages.dedupe import Deduper, bytes_for
 
 COLUMNS = ColumnRequest(entities=("user_id", "merchant_id", "device_id"), numbers=("amount",), texts=("channel",))
 FEATURES = 12

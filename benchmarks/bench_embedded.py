@@ -23,17 +23,17 @@ import numpy as np
 import orjson
 from river import linear_model, preprocessing
 
-from online.batch import EventBatch
-from online.codec.wire import Label, UserEvent
-from online.features.engine import FeatureEngine
-from online.features.plan import build_plan
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded import embedded_host as host_module
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.records import Record
+from weir.online.batch import EventBatch
+from weir.online.codec.wire import Label, UserEvent
+from weir.online.features.engine import FeatureEngine
+from weir.online.features.plan import build_plan
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded import embedded_host as host_module
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.records import Record
 
 DAY = 86_400.0
 START = 1.7e9
@@ -261,7 +261,7 @@ def run_kernel(events: int, seed: int = 7) -> tuple[float, int]:
     ts = START + np.sort(rng.uniform(0, 60 * DAY, events))
     amount = rng.lognormal(3.2, 0.8, events)
     watch = Watch()
-    kernel_module = __import__("online.features.engine", fromlist=["kernel"]).kernel
+    kernel_module = __import__("weir.online.features.engine", fromlist=["kernel"]).kernel
     original = kernel_module.run_rows
     kernel_module.run_rows = watch.wrap("kernel", original)
     try:

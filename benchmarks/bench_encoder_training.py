@@ -26,21 +26,21 @@ import numpy as np
 import torch
 
 from benchmarks.protocol_list import HERE
-from models.dataset.cut import training_set
-from models.dataset.split import Rows
-from models.evaluation.gate import quality
-from models.training.artefact import load
-from models.training.chunks import Timeline
-from models.training.encoder_builder import EncoderBuilder
-from models.training.training_settings import EncoderSettings
-from models.training.validate import score_rows
-from models.training.world import World
-from models.types import Built, History, Labels
-from online.batch import LabelBatch
-from online.stages.pipeline import TaskPipeline
-from streams.backtest.event_files import FileSource, SourceBatch
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.task_files import load_task
+from weir.models.dataset.cut import training_set
+from weir.models.dataset.split import Rows
+from weir.models.evaluation.gate import quality
+from weir.models.training.artefact import load
+from weir.models.training.chunks import Timeline
+from weir.models.training.encoder_builder import EncoderBuilder
+from weir.models.training.training_settings import EncoderSettings
+from weir.models.training.validate import score_rows
+from weir.models.training.world import World
+from weir.models.types import Built, History, Labels
+from weir.online.batch import LabelBatch
+from weir.online.stages.pipeline import TaskPipeline
+from weir.streams.backtest.event_files import FileSource, SourceBatch
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.task_files import load_task
 
 DAY = 86_400.0
 DELAY = 7 * DAY

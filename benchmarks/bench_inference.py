@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_inference import HIDDEN, INPUTS, draw, encoder_of, graph_of
-from models.serving.active_models import Pair
-from models.serving.buckets import BUCKETS
-from models.serving.entity_steps import replay
-from models.serving.model_runner import FullRunner
-from models.serving.ort_model import OrtModel
-from models.serving.session import open_session
-from models.types import History
-from online.task.full_spec import FullSpec
-from streams.embedded.memory_store import MemoryFeatureStore
+from weir.models.serving.active_models import Pair
+from weir.models.serving.buckets import BUCKETS
+from weir.models.serving.entity_steps import replay
+from weir.models.serving.model_runner import FullRunner
+from weir.models.serving.ort_model import OrtModel
+from weir.models.serving.session import open_session
+from weir.models.types import History
+from weir.online.task.full_spec import FullSpec
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 BATCH = 512
 TARGET_US = 2.0

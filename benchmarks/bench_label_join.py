@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from online.batch import LabelBatch, PredictionBatch
-from online.labels.join import LabelJoiner
-from online.labels.join_policy import JoinPolicy
+from weir.online.batch import LabelBatch, PredictionBatch
+from weir.online.labels.join import LabelJoiner
+from weir.online.labels.join_policy import JoinPolicy
 
 BATCH, FEATURES, MASKS = 2_000, 30, 8
 LABELLED = 50

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import IntVector, LabelBatch, PredictionBatch
-from online.decisions.alert_state import Reason
-from online.decisions.alerts import AlertBook, AlertPolicy
-from online.decisions.reasons import ReasonWriter
-from online.decisions.threshold import BudgetThreshold, PrecisionThreshold, Threshold
-from online.decisions.typical import TypicalValues
-from online.labels.join import LabelJoiner
-from online.labels.join_policy import JoinPolicy
-from online.labels.sampling import NegativeSampler
-from online.labels.silence import SilencePolicy, SilenceTimers
+from weir.online.batch import IntVector, LabelBatch, PredictionBatch
+from weir.online.decisions.alert_state import Reason
+from weir.online.decisions.alerts import AlertBook, AlertPolicy
+from weir.online.decisions.reasons import ReasonWriter
+from weir.online.decisions.threshold import BudgetThreshold, PrecisionThreshold, Threshold
+from weir.online.decisions.typical import TypicalValues
+from weir.online.labels.join import LabelJoiner
+from weir.online.labels.join_policy import JoinPolicy
+from weir.online.labels.sampling import NegativeSampler
+from weir.online.labels.silence import SilencePolicy, SilenceTimers
 
 ROWS, BATCH, FEATURES, EXTRA = 200_000, 2_000, 30, 8
 DAY = 86_400.0

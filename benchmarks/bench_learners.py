@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from river import forest, linear_model, optim, preprocessing, tree
 
-from online.learners.factory import LearnerSpec, build_learner
+from weir.online.learners.factory import LearnerSpec, build_learner
 
 Matrix = NDArray[np.float64]
 BATCHES = (1, 64, 512)

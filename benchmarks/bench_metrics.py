@@ -16,11 +16,11 @@ import numpy as np
 from river import drift as river_drift
 from river import metrics as river_metrics
 
-from online.drift.drift_policy import StreamKind
-from online.drift.monitor import DriftMonitor
-from online.metrics.binned_metrics import CumulativeMetrics, FadingMetrics
-from online.metrics.metric import Metrics
-from online.metrics.rolling import RollingMetrics
+from weir.online.drift.drift_policy import StreamKind
+from weir.online.drift.monitor import DriftMonitor
+from weir.online.metrics.binned_metrics import CumulativeMetrics, FadingMetrics
+from weir.online.metrics.metric import Metrics
+from weir.online.metrics.rolling import RollingMetrics
 
 ROWS = 200_000
 RIVER_ROWS = 5_000

@@ -22,11 +22,11 @@ from rich.table import Table
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from online.task.spec import TaskSpec
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.records import Record
-from streams.worker.lane import PendingWrite
 from tests.streams.score_lanes import NOW, Lanes
+from weir.online.task.spec import TaskSpec
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.records import Record
+from weir.streams.worker.lane import PendingWrite
 
 SIZES = (5, 20, 100, 500)
 USERS = 200

@@ -1,4 +1,4 @@
-"""How fast streams are generated: records/s of ``streams.simulate``, best of three. Prints one JSON line.
+"""How fast streams are generated: records/s of ``weir.streams.simulate``, best of three. Prints one JSON line.
 
 Run: ``python benchmarks/bench_simulate.py [EVENTS]``
 """
@@ -9,7 +9,7 @@ import json
 import sys
 import time
 
-from streams.simulate import SimulationConfig, simulate
+from weir.streams.simulate import SimulationConfig, simulate
 
 
 def measure(events: int) -> tuple[int, int, float, float]:

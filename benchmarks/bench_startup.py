@@ -42,7 +42,7 @@ NUMPY: Final = "import numpy"
 def seconds(checkout: Path, command: str, folder: str) -> float:
     """One run of a command of ``checkout``, whatever it answers."""
     environ = os.environ | NOBODY | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    words = ["-c", NUMPY] if command == NUMPY else ["-P", "-m", "streams.cli.main", *command.split()]
+    words = ["-c", NUMPY] if command == NUMPY else ["-P", "-m", "weir.streams.cli.main", *command.split()]
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *words], env=environ, cwd=folder, capture_output=True, text=True, check=False

@@ -26,9 +26,9 @@ from rich.table import Table
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from streams.redis.client import RedisClient
-from streams.redis.partitions.partition_store import LaneStore
 from tests.integration.redis_server import RedisServer
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.partition_store import LaneStore
 
 LANE, TABLE = ("user-events", 3), "fraud.user"
 

@@ -33,10 +33,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.bench_transport import VALUE_BYTES
-from streams.kafka.produce.record_batches import encoded_batches
-from streams.kafka.produce.record_columns import Columns
-from streams.records import Record
 from tests.integration.kafka_broker import find_broker
+from weir.streams.kafka.produce.record_batches import encoded_batches
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.records import Record
 
 TOPICS, PARTITIONS = ("predictions", "updates", "alerts"), 4
 ROUNDS, PACED_BATCH, PACED_RATE = 3, 200, 5_000

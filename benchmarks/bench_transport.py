@@ -29,11 +29,11 @@ from rich.table import Table
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from streams.kafka.consume.app import BatchApp
-from streams.kafka.produce.producer import BatchProducer
-from streams.kafka.transport_settings import TransportSettings
-from streams.records import Record
 from tests.integration.kafka_broker import find_broker
+from weir.streams.kafka.consume.app import BatchApp
+from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.records import Record
 
 PARTITIONS, VALUE_BYTES, FETCH_BYTES, COMMIT_S = 4, 200, 1 << 20, 0.5
 

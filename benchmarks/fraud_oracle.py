@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from numba import njit
 from numpy.typing import NDArray
 
-from models.types import BoolVector, FloatVector, IntVector
+from weir.models.types import BoolVector, FloatVector, IntVector
 
 DAY_S = 86_400.0
 LIMIT = 220.0

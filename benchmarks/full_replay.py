@@ -14,21 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
-from models.dataset.cut import training_set
-from models.errors import ModelError
-from models.serving.active_models import Pair
-from models.serving.model_runner import FullRunner
-from models.serving.ort_model import OrtModel
-from models.types import Builder, Built, Float32Matrix, FloatVector, History, IntVector, Labels, TrainingSet
-from online.batch import LabelBatch, PredictionBatch
-from online.stages.pipeline import TaskPipeline
-from online.task.full_spec import FullSpec
-from online.task.spec import TaskSpec
-from streams.backtest.event_files import FileSource, SourceBatch
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.trainer.job.candidate_scores import score
-from streams.trainer.job.real_steps import blended, encoder_builder, trees_builder
-from streams.trainer.task_trainer import full_of, training_of
+from weir.models.dataset.cut import training_set
+from weir.models.errors import ModelError
+from weir.models.serving.active_models import Pair
+from weir.models.serving.model_runner import FullRunner
+from weir.models.serving.ort_model import OrtModel
+from weir.models.types import Builder, Built, Float32Matrix, FloatVector, History, IntVector, Labels, TrainingSet
+from weir.online.batch import LabelBatch, PredictionBatch
+from weir.online.stages.pipeline import TaskPipeline
+from weir.online.task.full_spec import FullSpec
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.event_files import FileSource, SourceBatch
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.trainer.job.candidate_scores import score
+from weir.streams.trainer.job.real_steps import blended, encoder_builder, trees_builder
+from weir.streams.trainer.task_trainer import full_of, training_of
 
 BUILDERS: Mapping[str, Callable[[FullSpec], Builder]] = {"trees": trees_builder, "encoder": encoder_builder}
 DAY_S = 86_400.0

@@ -33,10 +33,10 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import ModelError
-from models.serving.ort_model import OrtModel
-from models.serving.session import open_session
-from models.types import Float32Matrix
+from weir.models.errors import ModelError
+from weir.models.serving.ort_model import OrtModel
+from weir.models.serving.session import open_session
+from weir.models.types import Float32Matrix
 
 INPUTS, HIDDEN = 27, 64
 BATCHES = (128, 256, 512, 1024, 2048, 4096)
@@ -77,7 +77,7 @@ def encoder_of(inputs: int = INPUTS, hidden: int = HIDDEN) -> Any:
     """The real encoder with weights from a seed, ready to serve."""
     import torch
 
-    from models.encoder import Encoder, EncoderConfig
+    from weir.models.encoder import Encoder, EncoderConfig
 
     torch.manual_seed(7)
     return Encoder(EncoderConfig(tuple(f"x{k}" for k in range(inputs)), hidden)).eval()
@@ -85,7 +85,7 @@ def encoder_of(inputs: int = INPUTS, hidden: int = HIDDEN) -> Any:
 
 def graph_of(encoder: Any) -> bytes:
     """Its ONNX graph."""
-    from models.onnx.export import export_encoder
+    from weir.models.onnx.export import export_encoder
 
     return export_encoder(encoder)
 
@@ -272,7 +272,7 @@ def facts(provider: str) -> dict[str, str]:
 
 def graphs_of(encoder: Any) -> dict[str, bytes]:
     """By precision."""
-    from models.onnx.float16 import to_float16
+    from weir.models.onnx.float16 import to_float16
 
     single = graph_of(encoder)
     return {"fp32": single, "fp16": to_float16(single)}

@@ -43,10 +43,11 @@ def imports(path: Path, known: Mapping[str, Path]) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name in known}
+            found |= {alias.name.removeprefix("weir.") for alias in node.names} & known.keys()
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found |= {name if name in known else node.module for name in names if name in known or node.module in known}
+            module = node.module.removeprefix("weir.")
+            names = [f"{module}.{alias.name}" for alias in node.names]
+            found |= {name if name in known else module for name in names} & known.keys()
     return found
 
 

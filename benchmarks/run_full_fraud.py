@@ -31,8 +31,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.full_replay import DAY_S, Replay, Trained
-from models.types import FloatVector
-from streams.task_files import load_task
+from weir.models.types import FloatVector
+from weir.streams.task_files import load_task
 
 HERE = Path(__file__).resolve().parent
 DATA = Path("data/fraud_handbook/transactions_raw_2018-04-01_2018-09-04.parquet")

@@ -29,7 +29,7 @@ from benchmarks.results import render
 from benchmarks.scoreformats import convert_file
 
 ROOT = HERE.parent
-CLI = (sys.executable, "-P", "-m", "streams.cli.main")
+CLI = (sys.executable, "-P", "-m", "weir.streams.cli.main")
 
 
 class ProtocolFailedError(Exception):

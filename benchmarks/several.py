@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from streams.ops.fleet import Fleet
+from weir.streams.ops.fleet import Fleet
 
 
 def main() -> None:

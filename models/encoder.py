@@ -3,7 +3,7 @@
 It takes the logged features of an event, raw: they are normalised inside, so that its graph needs nothing else. The
 other entities of an event (merchant or terminal, device) come in through the feature columns of their windows, and the
 time since the entity's previous event through a column such as ``user.events_since_last``; the network itself follows
-the task's own entity only. It knows neither labels nor how it is trained (``models.training``).
+the task's own entity only. It knows neither labels nor how it is trained (``weir.models.training``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.errors import ModelError
+from weir.models.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)

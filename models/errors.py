@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from online.errors import WeirError
+from weir.online.errors import WeirError
 
 
 class ModelError(WeirError):

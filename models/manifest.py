@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, Self
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.errors import ModelError
-from online.mistakes import mistakes, sentence
+from weir.models.errors import ModelError
+from weir.online.mistakes import mistakes, sentence
 
 SCHEMA = 1
 GRAPH = "model.onnx"
@@ -65,7 +65,7 @@ class Variant(_FrozenModel):
 
     precision: Precision
     measured: Metrics = {}
-    """Against ``model.onnx``, as ``models.evaluation.quantise.measure`` names them."""
+    """Against ``model.onnx``, as ``weir.models.evaluation.quantise.measure`` names them."""
 
 
 class DataRange(_FrozenModel):

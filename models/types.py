@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from online.errors import WeirError
+from weir.online.errors import WeirError
 
 if TYPE_CHECKING:
-    from models.manifest import Variant
+    from weir.models.manifest import Variant
 
 FloatVector = NDArray[np.float64]
 Float32Vector = NDArray[np.float32]
@@ -96,7 +96,7 @@ class Built:
     metrics: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     variants: Mapping[str, Variant] = field(default_factory=dict)
-    """Which of ``files`` are the graph in other precisions, and what each costs; see ``models.evaluation.quantise``."""
+    """Which of ``files`` are the graph in other precisions, and their cost (``weir.models.evaluation.quantise``)."""
 
 
 class StepModel(Protocol):

@@ -11,8 +11,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from online.codec.forms.machine_words import Bytes, U, jit_inline, word
-from online.jit import njit
+from weir.online.codec.forms.machine_words import Bytes, U, jit_inline, word
+from weir.online.jit import njit
 
 Digests = NDArray[np.uint64]
 """``(n, 2) uint64``."""

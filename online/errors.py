@@ -1,4 +1,4 @@
-"""Errors of the pure core. The shell's own tree (``streams.errors``) is by the action an error causes."""
+"""Errors of the pure core. The shell's own tree (``weir.streams.errors``) is by the action an error causes."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from online.batch import FloatVector
-from online.intake_policy import MAX_STEP
+from weir.online.batch import FloatVector
+from weir.online.intake_policy import MAX_STEP
 
 WITNESSES: Final = 3
 """So many have to say a time that is further ahead; so many events come before the time is known at all."""

@@ -1,4 +1,7 @@
-"""What a stream accepts, as the settings say it; ``online.stages.admission`` goes by it. It imports nothing heavy."""
+"""What a stream accepts, as the settings say it. ``weir.online.stages.admission`` goes by it.
+
+This module imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ from typing import Final
 
 from pydantic import Field
 
-from online.durations import Seconds
-from online.frozen import Frozen
+from weir.online.durations import Seconds
+from weir.online.frozen import Frozen
 
 MAX_STEP: Final = 3600.0
 """How far one event moves the time, in seconds, unless told otherwise."""

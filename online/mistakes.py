@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from online.durations import format_duration
+from weir.online.durations import format_duration
 
 Path: TypeAlias = tuple[str | int, ...]
 SHOWN_CHARS: Final = 80

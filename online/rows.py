@@ -11,10 +11,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from online.batch import IntVector
-from online.codec.forms.machine_words import jit_inline
-from online.digests import Digests
-from online.jit import njit
+from weir.online.batch import IntVector
+from weir.online.codec.forms.machine_words import jit_inline
+from weir.online.digests import Digests
+from weir.online.jit import njit
 
 Slots = NDArray[np.int32]
 """Numbers of rows, from an origin that is 1; 0 where there is none."""

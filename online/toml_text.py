@@ -6,7 +6,7 @@ import re
 import tomllib
 from typing import Any, Final
 
-from online.mistakes import name_of
+from weir.online.mistakes import name_of
 
 _PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)| \(at end of document\)")
 _MEANT: Final = (

@@ -1,24 +1,24 @@
 """Errors of the shell, by the action each one causes.
 
-WeirError (online.errors)
+WeirError (weir.online.errors)
 ├── TaskError          correct the task file
 ├── StateError         rebuild the state, or go back to the version that wrote it
-├── VersionNotKept     (online.learners.timeline) rebuild that version from the log
+├── VersionNotKept     (weir.online.learners.timeline) rebuild that version from the log
 └── ShellError
     ├── UsageError     correct the command, the settings or the input file; exit status 2
     ├── BrokerError    reach the brokers, or get the right that they refused; exit status 2
     ├── LogError       the log on disk is not one we can read; nothing was changed
     ├── PartitionError pause this partition, say why, and serve the others
     │   └── TooManyRejects  most of its input is bad, and going on would only fill the dead letters
-    ├── of streams.kafka: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
-    ├── of streams.redis: StoreUnavailable (reach Redis), StoreRefused (correct its settings or rights), LaneMoved (go
-    │   back to where the store is), StepsTaken and StepsLost (load the lane again)
-    └── of streams.model_replicas: ReplicaDiverged (restart: the stored model is taken), FollowerBehind
+    ├── of weir.streams.kafka: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
+    ├── of weir.streams.redis: StoreUnavailable (reach Redis), StoreRefused (correct its settings or rights), LaneMoved
+    │   (go back to where the store is), StepsTaken and StepsLost (load the lane again)
+    └── of weir.streams.model_replicas: ReplicaDiverged (restart: the stored model is taken), FollowerBehind
 """
 
 from __future__ import annotations
 
-from online.errors import StateError, TaskError, WeirError
+from weir.online.errors import StateError, TaskError, WeirError
 
 __all__ = [
     "BrokerError",

@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 from typing import Final, Protocol
 
-from online.batch import ExampleBatch
-from online.codec.encode import encode_alerts, encode_dead_letters, encode_examples, encode_model, encode_predictions
-from online.codec.wire import REASON_CHARS, Alert, DeadLetter, RetrainRequest
-from online.decisions.alert_state import AlertState
-from online.stages.pipeline import StepOutput, TaskPipeline
-from online.stages.retrain_policy import RetrainAsked
-from streams.config import topics
-from streams.records import Record, RefusedRecord
+from weir.online.batch import ExampleBatch
+from weir.online.codec.encode import (
+    encode_alerts,
+    encode_dead_letters,
+    encode_examples,
+    encode_model,
+    encode_predictions,
+)
+from weir.online.codec.wire import REASON_CHARS, Alert, DeadLetter, RetrainRequest
+from weir.online.decisions.alert_state import AlertState
+from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.stages.retrain_policy import RetrainAsked
+from weir.streams.config import topics
+from weir.streams.records import Record, RefusedRecord
 
 
 def records_of(out: StepOutput, pipeline: TaskPipeline, now: float) -> dict[str, list[Record]]:

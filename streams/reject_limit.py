@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from streams.errors import TooManyRejects
+from weir.streams.errors import TooManyRejects
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RejectLimit:
     >>> limit.update(10, 5, "schema")
     >>> limit.update(10, 9, "amount: got -1")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    streams.errors.TooManyRejects: 9 of the last 10 records were rejected, the limit is 50%; ...
+    weir.streams.errors.TooManyRejects: 9 of the last 10 records were rejected, the limit is 50%; ...
     """
 
     def __init__(self, policy: RejectPolicy) -> None:

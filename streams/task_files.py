@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from online.errors import TaskError
-from online.stages.pipeline import TaskPipeline
-from online.task.spec import TaskSpec
-from streams.config.text_files import read_text
-from streams.embedded.memory_store import MemoryFeatureStore
+from weir.online.errors import TaskError
+from weir.online.stages.pipeline import TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.config.text_files import read_text
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 
 def load_task(path: Path) -> TaskSpec:

@@ -1,4 +1,7 @@
-"""Imports point down only: streams, then online, then models; and importing a module does nothing else."""
+"""Imports point down only: streams, then online, then models; and importing a module does nothing else.
+
+Modules are named here as within ``weir``: ``streams.records`` is what others import as ``weir.streams.records``.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +43,17 @@ def name_of(path: Path) -> str:
 
 
 def imported(tree: ast.AST, module: str) -> Iterator[str]:
+    """What a module imports; Weir's own modules without the ``weir.`` in front."""
     for node in ast.walk(tree):
+        names = []
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import at line {node.lineno}"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            assert name.split(".")[0] not in LAYERS, f"{module} imports {name}: it is weir.{name} (ADR 29)"
+            yield name.removeprefix("weir.")
 
 
 def upward(layer: str, name: str) -> bool:
@@ -100,8 +108,8 @@ def test_the_core_has_no_clock_no_unseeded_randomness_and_no_files(path: Path) -
 
 @pytest.mark.parametrize(
     ("layer", "source"),
-    [("online", "import time"), ("online", "import streams.records"), ("online", "import redis.asyncio"),
-     ("models", "from online.stages.pipeline import TaskPipeline"), ("models", "import streams")],
+    [("online", "import time"), ("online", "import weir.streams.records"), ("online", "import redis.asyncio"),
+     ("models", "from weir.online.stages.pipeline import TaskPipeline"), ("models", "import weir.streams")],
 )  # fmt: skip
 def test_the_import_rule_can_fail(layer: str, source: str) -> None:
     assert any(upward(layer, name) for name in imported(ast.parse(source), "here"))
@@ -148,6 +156,17 @@ def test_the_order_of_rooms_can_fail() -> None:
     assert not backwards("streams.worker.run", ["streams.kafka.security.LinkSecurity", "streams.worker.lane"])
 
 
+def test_a_bare_name_is_refused() -> None:
+    with pytest.raises(AssertionError, match=r"it is weir\.models\.types"):
+        list(imported(ast.parse("from models.types import Built"), "here"))
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "docs"])
+def test_everything_beside_the_product_imports_weir(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        assert list(imported(ast.parse(path.read_text()), str(path))) is not None
+
+
 def test_models_may_share_types() -> None:
     assert not upward("models", "online.codec.wire.Prediction")
     assert not upward("models", "online.batch.EventBatch")
@@ -155,7 +174,7 @@ def test_models_may_share_types() -> None:
 
 def test_importing_every_module_does_nothing_else(tmp_path: Path) -> None:
     """One fresh process imports all modules: no output, no file, no thread, no signal handler, no changed setting."""
-    names = [name_of(p) for p in MODULES if p.stem != "__main__"]
+    names = [f"weir.{name_of(p)}" for p in MODULES if p.stem != "__main__"]
     program = f"""
 import importlib, os, signal, threading
 import numpy as np
@@ -166,7 +185,7 @@ for name in {names!r}:
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:  # an extra that is not installed
-        if error.name.split(".")[0] in {LAYERS!r}:
+        if error.name.split(".")[0] == "weir":
             raise
 assert facts() == before, (facts()[1:], before[1:])
 changed = {{k for k in {{*environment, *os.environ}} if environment.get(k) != os.environ.get(k)}}

@@ -13,12 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from streams.cli.main import run
-from streams.config import topics
-from streams.config.settings import load_settings
-from streams.kafka.admin import cluster
-from streams.kafka.admin.clients import admin_client
-from streams.kafka.admin.topic_specs import wanted_topics
+from weir.streams.cli.main import run
+from weir.streams.config import topics
+from weir.streams.config.settings import load_settings
+from weir.streams.kafka.admin import cluster
+from weir.streams.kafka.admin.clients import admin_client
+from weir.streams.kafka.admin.topic_specs import wanted_topics
 
 TASK = Path(__file__).resolve().parent / "fraud.toml"
 PARTITIONS = 4  # of the topics that workload.py makes

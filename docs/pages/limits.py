@@ -16,13 +16,13 @@ from typing import Any, Final, NamedTuple
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from online.codec import wire
-from online.codec.hot_structs import limited_fields
-from online.codec.limits import InputLimits
-from online.codec.scan import MAX_NUMBER_CHARS
-from online.codec.why_invalid import MAX_DEPTH, explain
-from online.intake_policy import IntakePolicy
-from streams.ops.metrics import letter_class
+from weir.online.codec import wire
+from weir.online.codec.hot_structs import limited_fields
+from weir.online.codec.limits import InputLimits
+from weir.online.codec.scan import MAX_NUMBER_CHARS
+from weir.online.codec.why_invalid import MAX_DEPTH, explain
+from weir.online.intake_policy import IntakePolicy
+from weir.streams.ops.metrics import letter_class
 
 _HEAD: Final = """# Limits on what arrives
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from streams.ops.metric_definitions import DEFINITIONS, Definition
+from weir.streams.ops.metric_definitions import DEFINITIONS, Definition
 
 _HEAD: Final = """# Metrics of a worker and of a trainer
 

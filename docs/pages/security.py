@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from streams.checks.rights import PRINCIPALS, Principal
-from streams.config import topics as t
+from weir.streams.checks.rights import PRINCIPALS, Principal
+from weir.streams.config import topics as t
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.dataset.sequences import IntMatrix, Sequences
-from models.types import BoolVector, IntVector
+from weir.models.dataset.sequences import IntMatrix, Sequences
+from weir.models.types import BoolVector, IntVector
 
 
 @dataclass(frozen=True, slots=True)

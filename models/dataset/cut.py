@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from models.errors import ModelError
-from models.types import BoolVector, FloatVector, History, IntVector, Labels, TrainingSet
+from weir.models.errors import ModelError
+from weir.models.types import BoolVector, FloatVector, History, IntVector, Labels, TrainingSet
 
 DELAY_QUANTILE = 0.9
 """Share of the labels that come within the delay that is found when none is given."""

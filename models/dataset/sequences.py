@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.types import BoolVector, Float32Vector, FloatVector, History, IntVector
+from weir.models.types import BoolVector, Float32Vector, FloatVector, History, IntVector
 
 IntMatrix = NDArray[np.int64]
 Order = Literal["event_time", "scored"]

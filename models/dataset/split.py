@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.dataset.cut import known_before
-from models.types import BoolVector, Float32Vector, FloatVector, IntVector, TrainingSet
+from weir.models.dataset.cut import known_before
+from weir.models.types import BoolVector, Float32Vector, FloatVector, IntVector, TrainingSet
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import ModelError
-from models.types import BoolVector, Float32Vector, FloatVector, IntVector
+from weir.models.errors import ModelError
+from weir.models.types import BoolVector, Float32Vector, FloatVector, IntVector
 
 Metric = Literal["average_precision", "roc_auc"]
 Outcome = Literal["better", "not worse", "worse", "undecided"]

@@ -19,14 +19,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.errors import ModelError
-from models.evaluation.gate import average_precision, roc_auc
-from models.manifest import Variant
-from models.onnx.float16 import PRODUCTS, to_float16
-from models.onnx.graph import check_graph, open_session, probe_rows, run_graph
-from models.serving.entity_steps import replay
-from models.serving.ort_model import OrtModel
-from models.types import BoolVector, Built, Float32Vector, History, IntVector
+from weir.models.errors import ModelError
+from weir.models.evaluation.gate import average_precision, roc_auc
+from weir.models.manifest import Variant
+from weir.models.onnx.float16 import PRODUCTS, to_float16
+from weir.models.onnx.graph import check_graph, open_session, probe_rows, run_graph
+from weir.models.serving.entity_steps import replay
+from weir.models.serving.ort_model import OrtModel
+from weir.models.types import BoolVector, Built, Float32Vector, History, IntVector
 
 INT8: Final = "model.int8.onnx"
 FLOAT16: Final = "model.float16.onnx"

@@ -17,9 +17,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import ModelError
-from models.onnx.graph import GraphSpec, check_graph
-from models.types import BoolVector, Built, FloatVector
+from weir.models.errors import ModelError
+from weir.models.onnx.graph import GraphSpec, check_graph
+from weir.models.types import BoolVector, Built, FloatVector
 
 PRIOR: Final = 1.0
 """Strength of the pull towards the plain mean of the logits, in units of a row whose logits have variance 1."""

@@ -1,7 +1,7 @@
 """A torch encoder's step as one ONNX graph, checked against torch before anybody sees it.
 
-It knows the encoder by its ``step``, ``inputs``, ``state`` and ``embedding`` only; ``models.onnx.translate`` knows the
-operators. The graph takes any number of rows, and the same weights make the same bytes.
+It knows the encoder by its ``step``, ``inputs``, ``state`` and ``embedding`` only; ``weir.models.onnx.translate`` knows
+the operators. The graph takes any number of rows, and the same weights make the same bytes.
 
     onnx = export_encoder(encoder)
 """
@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.errors import ModelError
-from models.onnx.graph import GraphSpec, check_graph, open_session, probe_rows, run_graph
-from models.onnx.translate import translate
-from models.types import Float32Matrix
+from weir.models.errors import ModelError
+from weir.models.onnx.graph import GraphSpec, check_graph, open_session, probe_rows, run_graph
+from weir.models.onnx.translate import translate
+from weir.models.types import Float32Matrix
 
 OPSET: Final = 18
 TOLERANCE: Final = 1e-4
@@ -31,7 +31,7 @@ def export_encoder(encoder: Any, *, opset: int = OPSET) -> bytes:
 
     Parameters
     ----------
-    encoder : a ``torch.nn.Module`` with all that `models.encoder.Encoder` has, but for its layers.
+    encoder : a ``torch.nn.Module`` with all that `weir.models.encoder.Encoder` has, but for its layers.
     opset : of the standard operators.
 
     Raises

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import ModelError
-from models.types import Float32Matrix
+from weir.models.errors import ModelError
+from weir.models.types import Float32Matrix
 
 INPUTS_MAX: Final = 1024
 STATE_MAX: Final = 1024
@@ -47,7 +47,7 @@ class GraphSpec:
 
 
 def check_graph(data: bytes, *, independent: bool = True) -> GraphSpec:
-    """Check a graph against the contract of ``models.types.Built.onnx`` and say what it takes.
+    """Check a graph against the contract of ``weir.models.types.Built.onnx`` and say what it takes.
 
     Parameters
     ----------

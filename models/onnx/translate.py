@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.errors import ModelError
+from weir.models.errors import ModelError
 
 IR_VERSION: Final = 10
 _PASSED: Final = ("Dropout", "Identity")

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from models.errors import ModelError
-from models.manifest import GRAPH, ArtefactError, Manifest, Variant
-from models.onnx.graph import GraphSpec, check_graph
+from weir.models.errors import ModelError
+from weir.models.manifest import GRAPH, ArtefactError, Manifest, Variant
+from weir.models.onnx.graph import GraphSpec, check_graph
 
 
 @dataclass(frozen=True, slots=True)

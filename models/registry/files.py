@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from models.registry.registry_errors import RegistryError
+from weir.models.registry.registry_errors import RegistryError
 
 
 class Files(Protocol):

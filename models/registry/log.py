@@ -6,10 +6,10 @@ import secrets
 
 from pydantic import ValidationError
 
-from models.manifest import faults
-from models.registry.files import Files
-from models.registry.registry_errors import RegistryError, StageConflictError
-from models.registry.stages import Action, StageEntry, Stages, move
+from weir.models.manifest import faults
+from weir.models.registry.files import Files
+from weir.models.registry.registry_errors import RegistryError, StageConflictError
+from weir.models.registry.stages import Action, StageEntry, Stages, move
 
 STAGES = "stages"
 

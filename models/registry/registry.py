@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.errors import ModelError
-from models.registry.files import Files, LocalFiles
-from models.registry.log import StageLog
-from models.registry.objects import ObjectFiles
-from models.registry.registry_errors import RegistryError
-from models.registry.stages import ACTIONS, Action, Stage, StageEntry, Stages, rollback_target
-from models.registry.versions import Versions
-from online.codec.wire import ModelUpdate
+from weir.models.errors import ModelError
+from weir.models.registry.files import Files, LocalFiles
+from weir.models.registry.log import StageLog
+from weir.models.registry.objects import ObjectFiles
+from weir.models.registry.registry_errors import RegistryError
+from weir.models.registry.stages import ACTIONS, Action, Stage, StageEntry, Stages, rollback_target
+from weir.models.registry.versions import Versions
+from weir.online.codec.wire import ModelUpdate
 
 
 def open_files(url: str, **options: Any) -> Files:
@@ -65,7 +65,7 @@ class Registry(Versions):
 
     Parameters
     ----------
-    url : a directory, ``file:///...``, ``memory://...``, ``s3://bucket/...`` (see ``models.registry.objects``).
+    url : a directory, ``file:///...``, ``memory://...``, ``s3://bucket/...`` (see ``weir.models.registry.objects``).
     options : for fsspec.
     """
 

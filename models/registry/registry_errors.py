@@ -1,14 +1,14 @@
 """Errors of the registry, by the action each one causes.
 
-ModelError (models.types)
-├── ArtefactError        (models.manifest) do not serve it; register the model again
+ModelError (weir.models.types)
+├── ArtefactError        (weir.models.manifest) do not serve it; register the model again
 ├── RegistryError        reach the storage, or correct its address or rights
 └── StageConflictError   somebody else was first: read the stages again, and decide anew
 """
 
 from __future__ import annotations
 
-from models.errors import ModelError
+from weir.models.errors import ModelError
 
 
 class RegistryError(ModelError):

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import ModelError
+from weir.models.errors import ModelError
 
 Stage = Literal["candidate", "shadow", "champion", "archived"]
 Action = Literal["shadow", "promote", "rollback", "retire"]

@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from models.errors import ModelError
-from models.manifest import (
+from weir.models.errors import ModelError
+from weir.models.manifest import (
     GRAPH,
     MANIFEST,
     ArtefactError,
@@ -26,10 +26,10 @@ from models.manifest import (
     inputs_digest,
     parse_manifest,
 )
-from models.registry.artefact import Artefact, check_artefact, check_file, check_graphs
-from models.registry.files import Files
-from models.registry.registry_errors import RegistryError
-from models.types import Built
+from weir.models.registry.artefact import Artefact, check_artefact, check_file, check_graphs
+from weir.models.registry.files import Files
+from weir.models.registry.registry_errors import RegistryError
+from weir.models.types import Built
 
 CLAIM = "claim.json"
 _CLAIM_TRIES = 1_000

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.errors import ModelError
-from models.serving.state_row import CHAMPION, SHADOW
-from models.types import IntVector, StepModel
+from weir.models.errors import ModelError
+from weir.models.serving.state_row import CHAMPION, SHADOW
+from weir.models.types import IntVector, StepModel
 
 
 @dataclass(frozen=True, slots=True)

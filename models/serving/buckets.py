@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from models.errors import ModelError
+from weir.models.errors import ModelError
 
 BUCKETS = (1, 8, 32, 128, 512, 2048)
 """Rows of the batches that are run; shapes that vary grow the CUDA arena."""

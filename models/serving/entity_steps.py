@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import ModelError
-from models.serving.occlusion import Occlusion
-from models.serving.packed_rows import PackedSequence
-from models.serving.state_row import Record, StateLayout
-from models.types import BoolVector, Float32Matrix, Float32Vector, History, IntVector, StepModel
+from weir.models.errors import ModelError
+from weir.models.serving.occlusion import Occlusion
+from weir.models.serving.packed_rows import PackedSequence
+from weir.models.serving.state_row import Record, StateLayout
+from weir.models.types import BoolVector, Float32Matrix, Float32Vector, History, IntVector, StepModel
 
 
 @dataclass(frozen=True, slots=True)

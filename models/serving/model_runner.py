@@ -14,13 +14,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import ModelError
-from models.serving.active_models import ModelSlots
-from models.serving.entity_steps import StepOutput, as_inputs, rebuild, run_rounds
-from models.serving.occlusion import Baseline, Occlusion
-from models.serving.packed_rows import PackedSequence, rounds_of
-from models.serving.state_row import SHADOW, Record, StateLayout
-from models.types import Float32Matrix, FloatVector, IntVector, StepModel
+from weir.models.errors import ModelError
+from weir.models.serving.active_models import ModelSlots
+from weir.models.serving.entity_steps import StepOutput, as_inputs, rebuild, run_rounds
+from weir.models.serving.occlusion import Baseline, Occlusion
+from weir.models.serving.packed_rows import PackedSequence, rounds_of
+from weir.models.serving.state_row import SHADOW, Record, StateLayout
+from weir.models.types import Float32Matrix, FloatVector, IntVector, StepModel
 
 FloatMatrix = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ _NO_STATE = np.empty((0, 0), np.float32)
 
 
 class RowStore(Protocol):
-    """What is used of ``online.features.store.FeatureStore``."""
+    """What is used of ``weir.online.features.store.FeatureStore``."""
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
         """Rows ``(len(keys), row_bytes)``, the caller's to change; zeros for a key not seen."""
@@ -42,7 +42,7 @@ class RowStore(Protocol):
 
 
 class FullShape(Protocol):
-    """What is used of ``online.task.full_spec.FullSpec``."""
+    """What is used of ``weir.online.task.full_spec.FullSpec``."""
 
     @property
     def state(self) -> int:
@@ -80,7 +80,7 @@ class RunnerCounts:
 
 
 class FullRunner:
-    """An ``online.task.full_spec.FullScorer``.
+    """An ``weir.online.task.full_spec.FullScorer``.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class FullRunner:
         self.counts = RunnerCounts()
         self._logged, self._reasons = 2 + spec.embedding, spec.reasons
         self.width = self._logged + 4 + 2 * spec.reasons
-        """Columns that ``score`` returns, as ``online.task.full_spec.columns`` names them."""
+        """Columns that ``score`` returns, as ``weir.online.task.full_spec.columns`` names them."""
         self.row_bytes, self.schema = self.layout.row_bytes, self.layout.schema
 
     def score(self, table: str, store: RowStore, keys: Sequence[str], ts: FloatVector, x: FloatMatrix) -> FloatMatrix:

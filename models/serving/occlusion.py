@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import ModelError
-from models.types import BoolVector, Float32Matrix, Float32Vector, FloatVector, StepModel
+from weir.models.errors import ModelError
+from weir.models.types import BoolVector, Float32Matrix, Float32Vector, FloatVector, StepModel
 
 USUAL_FILE: Final = "usual.json"
 """Of an artefact."""

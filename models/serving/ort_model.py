@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import ModelError
-from models.onnx.graph import GraphSpec, declared
-from models.serving.buckets import BUCKETS, CALL_ROWS, Buckets
-from models.serving.occlusion import Baseline
-from models.serving.session import GPU_MEM_LIMIT, Provider, open_session
-from models.types import Float32Matrix, Float32Vector
+from weir.models.errors import ModelError
+from weir.models.onnx.graph import GraphSpec, declared
+from weir.models.serving.buckets import BUCKETS, CALL_ROWS, Buckets
+from weir.models.serving.occlusion import Baseline
+from weir.models.serving.session import GPU_MEM_LIMIT, Provider, open_session
+from weir.models.types import Float32Matrix, Float32Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class _Bound:
 
 
 class OrtModel:
-    """A ``models.types.StepModel``; one thread at a time may call it, because calls share their buffers.
+    """A ``weir.models.types.StepModel``; one thread at a time may call it, because calls share their buffers.
 
     Rows do not depend on each other, so neither padding nor the way rows were cut into calls can be seen in a result
     but by the last bits of a float32 (a graph that quantises activations by their range in the batch breaks that).
@@ -79,7 +79,7 @@ class OrtModel:
 
         Parameters
         ----------
-        onnx : see ``models.types.Built.onnx``.
+        onnx : see ``weir.models.types.Built.onnx``.
         version : the registry's, from 1 on.
         inputs : D names of the columns of x.
         provider : ``auto`` takes CUDA where it is; ``cuda`` without CUDA is an error.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.types import IntVector
+from weir.models.types import IntVector
 
 
 @dataclass(frozen=True, slots=True)

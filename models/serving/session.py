@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from models.errors import ModelError
-from models.onnx.graph import first_line
+from weir.models.errors import ModelError
+from weir.models.onnx.graph import first_line
 
 Provider = Literal["auto", "cpu", "cuda"]
 

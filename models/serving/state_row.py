@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.serving.packed_rows import PackedSequence
-from models.types import Float32Matrix, IntVector
+from weir.models.serving.packed_rows import PackedSequence
+from weir.models.types import Float32Matrix, IntVector
 
 CHAMPION, SHADOW = 0, 1
 BoolMatrix = NDArray[np.bool_]

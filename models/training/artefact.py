@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
-from models.encoder import Encoder, EncoderConfig
-from models.errors import ModelError
-from models.training.encoder_builder import CONFIG, WEIGHTS
-from models.training.network import TrainableNetwork
-from models.training.nextevent import NextHeads, NextSpec
+from weir.models.encoder import Encoder, EncoderConfig
+from weir.models.errors import ModelError
+from weir.models.training.encoder_builder import CONFIG, WEIGHTS
+from weir.models.training.network import TrainableNetwork
+from weir.models.training.nextevent import NextHeads, NextSpec
 
 _FORMAT = 1
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models.errors import ModelError
+from weir.models.errors import ModelError
 
 NAME = "checkpoint.safetensors"
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.dataset.sequences import sequences
-from models.types import BoolVector, History, IntVector
+from weir.models.dataset.sequences import sequences
+from weir.models.types import BoolVector, History, IntVector
 
 _SORTED_BATCHES = 32
 """Batches among which chunks are sorted by length, so that little is padding."""

@@ -1,6 +1,6 @@
 """Trains one encoder in several processes, by ``torchrun`` and DistributedDataParallel.
 
-    torchrun --nproc-per-node 2 -m models.training.ddp JOB
+    torchrun --nproc-per-node 2 -m weir.models.training.ddp JOB
 
 JOB is a folder that `write_job` made and all processes see: ``data.npz``, ``job.json``, a warm start in ``warm/``.
 The result goes to ``built/``. A file ``stop`` in it asks the training to stop. Steps are printed as lines of JSON.
@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import ModelError
-from models.training.encoder_builder import EncoderBuilder
-from models.training.training_settings import EncoderSettings
-from models.types import Built, History, Labels, Progress, TrainingSet, TrainingStoppedError
+from weir.models.errors import ModelError
+from weir.models.training.encoder_builder import EncoderBuilder
+from weir.models.training.training_settings import EncoderSettings
+from weir.models.types import Built, History, Labels, Progress, TrainingSet, TrainingStoppedError
 
 _TAIL = 2_000
 _HISTORY = ("entity", "ts", "x", "score", "type", "amount", "item")
@@ -111,7 +111,7 @@ def launch(
 def _run(processes: int, job: Path, progress: Progress, stop: Callable[[], bool]) -> int:
     """Start the processes, pass their steps on, and return their exit status; none is left behind."""
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "models.training.ddp", str(job)]
+    command += ["-m", "weir.models.training.ddp", str(job)]
     # Nor may what torchrun starts import a folder `models` of the current directory.
     environ = os.environ | {"PYTHONSAFEPATH": "1"}
     with (

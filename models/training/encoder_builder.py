@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.training.training_settings import EncoderSettings
-from models.types import Built, Progress, TrainingSet
+from weir.models.training.training_settings import EncoderSettings
+from weir.models.types import Built, Progress, TrainingSet
 
 if TYPE_CHECKING:
-    from models.training.loop import OnEpoch
+    from weir.models.training.loop import OnEpoch
 
 WEIGHTS, CONFIG = "weights.safetensors", "encoder.json"
 
@@ -54,7 +54,7 @@ class EncoderBuilder:
         progress: Progress | None = None,
         stop: Callable[[], bool] = _never,
     ) -> Built:
-        """Train on ``data``; see ``models.types.Builder``.
+        """Train on ``data``; see ``weir.models.types.Builder``.
 
         A warm start of other inputs or another shape is not used; ``metrics["warm_start"]`` then is 0.
 
@@ -66,9 +66,9 @@ class EncoderBuilder:
             ``stop`` said so; the same call goes on from the checkpoint.
         """
         if self.processes > 1 and "RANK" not in os.environ:
-            from models.training.ddp import launch
+            from weir.models.training.ddp import launch
 
             return launch(self.processes, data, work, self.settings, seed, warm_start, progress or _silent, stop)
-        from models.training.training_run import train
+        from weir.models.training.training_run import train
 
         return train(self.settings, data, work, seed, warm_start, progress or _silent, stop, self.on_epoch)

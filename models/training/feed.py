@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.dataset.sequences import next_events
-from models.dataset.split import Rows, columns_of
-from models.training.chunks import Chunks, Timeline
-from models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
-from models.training.training_settings import EncoderSettings
-from models.types import BoolVector, History, IntVector
+from weir.models.dataset.sequences import next_events
+from weir.models.dataset.split import Rows, columns_of
+from weir.models.training.chunks import Chunks, Timeline
+from weir.models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
+from weir.models.training.training_settings import EncoderSettings
+from weir.models.types import BoolVector, History, IntVector
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.dataset.split import Rows
-from models.evaluation.gate import quality
-from models.training import checkpoints
-from models.training.checkpoints import Checkpoint, TrainingProgress
-from models.training.chunks import Chunks, batches, cut
-from models.training.feed import Feed
-from models.training.network import TrainableNetwork
-from models.training.phases import Phase, rate_at
-from models.training.training_settings import EncoderSettings
-from models.training.validate import score_rows
-from models.training.world import World
-from models.types import Progress, TrainingStoppedError
+from weir.models.dataset.split import Rows
+from weir.models.evaluation.gate import quality
+from weir.models.training import checkpoints
+from weir.models.training.checkpoints import Checkpoint, TrainingProgress
+from weir.models.training.chunks import Chunks, batches, cut
+from weir.models.training.feed import Feed
+from weir.models.training.network import TrainableNetwork
+from weir.models.training.phases import Phase, rate_at
+from weir.models.training.training_settings import EncoderSettings
+from weir.models.training.validate import score_rows
+from weir.models.training.world import World
+from weir.models.types import Progress, TrainingStoppedError
 
 OnEpoch = Callable[[str, int, float], None]
 """``on_epoch(phase, epoch, validation metric)``, on every process; it may raise to end the training."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.encoder import Encoder
-from models.training.feed import Batch
-from models.training.nextevent import NextHeads
+from weir.models.encoder import Encoder
+from weir.models.training.feed import Batch
+from weir.models.training.nextevent import NextHeads
 
 _PROBE_WEIGHT = 0.1
 Part = Literal["pretrain", "head", "all"]

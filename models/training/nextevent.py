@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.dataset.sequences import NextEvent
-from models.errors import ModelError
-from models.types import History, IntVector
+from weir.models.dataset.sequences import NextEvent
+from weir.models.errors import ModelError
+from weir.models.types import History, IntVector
 
 _ITEM_WIDTH = 16
 

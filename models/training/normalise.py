@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models.encoder import Normaliser
-from models.types import Float32Matrix, FloatVector
+from weir.models.encoder import Normaliser
+from weir.models.types import Float32Matrix, FloatVector
 
 _ROWS = 200_000
 _FLAT = 1e-6

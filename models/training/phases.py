@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from models.training.network import Part
-from models.training.training_settings import EncoderSettings
+from weir.models.training.network import Part
+from weir.models.training.training_settings import EncoderSettings
 
 _RISE = 0.1
 _LOWEST = 0.01

@@ -20,10 +20,10 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from models.errors import ModelError
-from models.training.training_run import fitted, metrics_of
-from models.training.training_settings import EncoderSettings
-from models.types import Progress, TrainingSet
+from weir.models.errors import ModelError
+from weir.models.training.training_run import fitted, metrics_of
+from weir.models.training.training_settings import EncoderSettings
+from weir.models.types import Progress, TrainingSet
 
 _FOLD = 1_000
 """Intermediate values of fold k are at steps from ``k * _FOLD``."""

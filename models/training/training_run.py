@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.dataset.sequences import next_events
-from models.dataset.split import train_rows, validation_rows
-from models.encoder import Encoder, EncoderConfig
-from models.errors import ModelError
-from models.training.artefact import files_of, load
-from models.training.feed import Feed
-from models.training.loop import Loop, OnEpoch
-from models.training.network import TrainableNetwork
-from models.training.nextevent import NextHeads, NextSpec
-from models.training.normalise import fit
-from models.training.phases import phases
-from models.training.training_settings import EncoderSettings
-from models.training.world import World, join
-from models.types import Built, Progress, TrainingSet
+from weir.models.dataset.sequences import next_events
+from weir.models.dataset.split import train_rows, validation_rows
+from weir.models.encoder import Encoder, EncoderConfig
+from weir.models.errors import ModelError
+from weir.models.training.artefact import files_of, load
+from weir.models.training.feed import Feed
+from weir.models.training.loop import Loop, OnEpoch
+from weir.models.training.network import TrainableNetwork
+from weir.models.training.nextevent import NextHeads, NextSpec
+from weir.models.training.normalise import fit
+from weir.models.training.phases import phases
+from weir.models.training.training_settings import EncoderSettings
+from weir.models.training.world import World, join
+from weir.models.types import Built, Progress, TrainingSet
 
 Asks = tuple[Progress, Callable[[], bool], OnEpoch]
 
@@ -41,7 +41,7 @@ def train(
     on_epoch: OnEpoch,
 ) -> Built:
     """See ``EncoderBuilder.build``."""
-    from models.onnx.export import export_encoder
+    from weir.models.onnx.export import export_encoder
 
     began = time.perf_counter()
     loop = fitted(settings, data, work, seed, warm_start, (progress, stop, on_epoch))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from models.errors import ModelError
+from weir.models.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)

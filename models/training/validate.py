@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models.dataset.split import Rows
-from models.encoder import Encoder
-from models.training.chunks import Timeline, batches, cut
-from models.training.world import World
-from models.types import FloatVector, History
+from weir.models.dataset.split import Rows
+from weir.models.encoder import Encoder
+from weir.models.training.chunks import Timeline, batches, cut
+from weir.models.training.world import World
+from weir.models.types import FloatVector, History
 
 
 def score_rows(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.errors import ModelError
+from weir.models.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import ModelError
-from models.types import Float32Vector, FloatVector
+from weir.models.errors import ModelError
+from weir.models.types import Float32Vector, FloatVector
 
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 _ZERO = np.float32(1e-35)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.dataset.split import Rows
-from models.errors import ModelError
-from models.trees.tree_params import TreeParams
-from models.types import FloatVector
+from weir.models.dataset.split import Rows
+from weir.models.errors import ModelError
+from weir.models.trees.tree_params import TreeParams
+from weir.models.types import FloatVector
 
 
 def thinned(rows: Rows, score: FloatVector, params: TreeParams, seed: int) -> Rows:

@@ -9,20 +9,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.dataset.split import Rows, train_rows, validation_rows
-from models.errors import ModelError
-from models.evaluation.gate import quality
-from models.trees.convert import to_onnx
-from models.trees.thinned_rows import thinned
-from models.trees.tree_params import TreeParams
-from models.types import Built, History, Progress, TrainingSet, TrainingStoppedError
+from weir.models.dataset.split import Rows, train_rows, validation_rows
+from weir.models.errors import ModelError
+from weir.models.evaluation.gate import quality
+from weir.models.trees.convert import to_onnx
+from weir.models.trees.thinned_rows import thinned
+from weir.models.trees.tree_params import TreeParams
+from weir.models.types import Built, History, Progress, TrainingSet, TrainingStoppedError
 
 MODEL_FILE = "model.txt"
 """LightGBM's own text form, for explaining a model and for comparing two."""
 
 
 class TreesBuilder:
-    """A ``models.types.Builder`` of kind ``trees``.
+    """A ``weir.models.types.Builder`` of kind ``trees``.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.errors import ModelError
+from weir.models.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)

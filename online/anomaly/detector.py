@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from online.anomaly.half_space import draw_trees
-from online.anomaly.kernel import DENSITY_FEATURES, Settings, run_kernel
-from online.anomaly.layout import COMPONENTS, STATE_WIDTH
-from online.anomaly.params import AnomalyParams
+from weir.online.anomaly.half_space import draw_trees
+from weir.online.anomaly.kernel import DENSITY_FEATURES, Settings, run_kernel
+from weir.online.anomaly.layout import COMPONENTS, STATE_WIDTH
+from weir.online.anomaly.params import AnomalyParams
 
 
 @dataclass(frozen=True, slots=True)

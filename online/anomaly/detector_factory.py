@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from online.anomaly.detector import SeriesAnomalyDetector
-from online.anomaly.params import AnomalyParams
-from online.errors import TaskError
-from online.mistakes import mistakes, sentence
+from weir.online.anomaly.detector import SeriesAnomalyDetector
+from weir.online.anomaly.params import AnomalyParams
+from weir.online.errors import TaskError
+from weir.online.mistakes import mistakes, sentence
 
 
 def build_detector(params: Mapping[str, Any]) -> SeriesAnomalyDetector:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from online.anomaly.layout import LATEST_MASS, REFERENCE_MASS, TREE_DEPTH, TREE_NODES, TREES
-from online.jit import njit
+from weir.online.anomaly.layout import LATEST_MASS, REFERENCE_MASS, TREE_DEPTH, TREE_NODES, TREES
+from weir.online.jit import njit
 
 Row = NDArray[np.float64]
 Row32 = NDArray[np.float32]

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from online.anomaly.half_space import HalfSpaces, emptiness, turn_window, unit
-from online.anomaly.layout import (
+from weir.online.anomaly.half_space import HalfSpaces, emptiness, turn_window, unit
+from weir.online.anomaly.layout import (
     ANCHOR,
     CHANGE,
     CONTEXT,
@@ -36,11 +36,11 @@ from online.anomaly.layout import (
     SPREAD,
     TRACKERS,
 )
-from online.anomaly.likelihood import surprise
-from online.anomaly.neighbours import nearest, remember
-from online.anomaly.robust import deviation, track
-from online.anomaly.seasonal import season_cell, season_deviation, season_level, season_track
-from online.jit import njit
+from weir.online.anomaly.likelihood import surprise
+from weir.online.anomaly.neighbours import nearest, remember
+from weir.online.anomaly.robust import deviation, track
+from weir.online.anomaly.seasonal import season_cell, season_deviation, season_level, season_track
+from weir.online.jit import njit
 
 Row = NDArray[np.float64]
 Row32 = NDArray[np.float32]

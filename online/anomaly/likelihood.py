@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from online.anomaly.layout import LIKELIHOOD, LIKELIHOOD_SIZE, RECENT
-from online.jit import njit
+from weir.online.anomaly.layout import LIKELIHOOD, LIKELIHOOD_SIZE, RECENT
+from weir.online.jit import njit
 
 Row = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from online.anomaly.layout import MEMORY
-from online.jit import njit
+from weir.online.anomaly.layout import MEMORY
+from weir.online.jit import njit
 
 Row = NDArray[np.float64]
 Row32 = NDArray[np.float32]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from online.anomaly.layout import COMPONENTS
+from weir.online.anomaly.layout import COMPONENTS
 
 
 class AnomalyParams(BaseModel):

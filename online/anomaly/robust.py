@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from online.jit import njit
+from weir.online.jit import njit
 
 Row = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from online.anomaly.layout import BINS_PER_DAY, SEASON
-from online.jit import njit
+from weir.online.anomaly.layout import BINS_PER_DAY, SEASON
+from weir.online.jit import njit
 
 Row = NDArray[np.float64]
 

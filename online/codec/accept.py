@@ -1,9 +1,9 @@
 """The verdict on each record of a batch: a decoded struct, or a reason.
 
-A batch is decoded by one msgspec call. That call sees a JSON array joined from the records, so ``online.codec.scan``
-first sets aside the records that could reach over their own edges; those, and all records when the call fails, are
-judged one by one, and ``online.codec.why_invalid`` says what is wrong. The verdict on a record never depends on its
-neighbours.
+A batch is decoded by one msgspec call. That call sees a JSON array joined from the records, so
+``weir.online.codec.scan`` first sets aside the records that could reach over their own edges; those, and all records
+when the call fails, are judged one by one, and ``weir.online.codec.why_invalid`` says what is wrong. The verdict on a
+record never depends on its neighbours.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from online.batch import BoolVector, FloatVector, IntVector
-from online.codec.hot_structs import UnknownFields, decoders, ids_of, list_of, struct_of, times_of
-from online.codec.limits import DEFAULT_LIMITS, InputLimits
-from online.codec.scan import find_suspects
-from online.codec.why_invalid import explain, explain_row, finite
-from online.codec.wire import FINITE_MAX, MISSING_IDS, TS_MAX, TS_MIN, WireModel
-from online.errors import UNREADABLE
+from weir.online.batch import BoolVector, FloatVector, IntVector
+from weir.online.codec.hot_structs import UnknownFields, decoders, ids_of, list_of, struct_of, times_of
+from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
+from weir.online.codec.scan import find_suspects
+from weir.online.codec.why_invalid import explain, explain_row, finite
+from weir.online.codec.wire import FINITE_MAX, MISSING_IDS, TS_MAX, TS_MIN, WireModel
+from weir.online.errors import UNREADABLE
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _FLOAT = frozenset({float})

@@ -1,7 +1,7 @@
 """Decodes a log that holds records of several tasks, each with a shape of its own: features, widths, identifiers.
 
 One msgspec call decodes a batch into structs made for the tasks that are known. A batch in which anything else shows
-up is judged record by record, by the contract first (``online.codec.accept``), then by the shape of its task.
+up is judged record by record, by the contract first (``weir.online.codec.accept``), then by the shape of its task.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from online.batch import IntVector
-from online.codec.accept import Reject, accept_records, decode_together, find_odd
-from online.codec.hot_structs import UnknownFields, fields_of, list_of, times_of
-from online.codec.wire import WireModel
-from online.errors import UNREADABLE
+from weir.online.batch import IntVector
+from weir.online.codec.accept import Reject, accept_records, decode_together, find_odd
+from weir.online.codec.hot_structs import UnknownFields, fields_of, list_of, times_of
+from weir.online.codec.wire import WireModel
+from weir.online.errors import UNREADABLE
 
 Misfit = Callable[[str, Any], str | None]
 """Says why a valid record of the named task, ``features`` being a dict, does not fit the task; None where it does."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from online.batch import EventBatch, FloatVector
-from online.codec.wire import ID_CHARS, DeviceEvent, UserEvent, WireModel
-from online.errors import TaskError
-from online.mistakes import did_you_mean, near
+from weir.online.batch import EventBatch, FloatVector
+from weir.online.codec.wire import ID_CHARS, DeviceEvent, UserEvent, WireModel
+from weir.online.errors import TaskError
+from weir.online.mistakes import did_you_mean, near
 
 DEVICE_EVENT_TYPE = "device"
 """What ``EventBatch.type`` holds for device events, which have no type of their own."""

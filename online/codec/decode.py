@@ -1,6 +1,6 @@
 """From raw records to columns, with every record that does not fit split out beside its reason.
 
-``online.codec.accept`` judges the records; here the valid ones become the columns that a task asked for.
+``weir.online.codec.accept`` judges the records; here the valid ones become the columns that a task asked for.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from online.batch import EventBatch, IntVector, LabelBatch
-from online.codec.accept import Reject, accept_records, accept_rows
-from online.codec.columns import ColumnRequest, bare, event_columns
-from online.codec.hot_structs import UnknownFields
-from online.codec.limits import DEFAULT_LIMITS, InputLimits
-from online.codec.wire import DeviceEvent, Label, UserEvent, WireModel
+from weir.online.batch import EventBatch, IntVector, LabelBatch
+from weir.online.codec.accept import Reject, accept_records, accept_rows
+from weir.online.codec.columns import ColumnRequest, bare, event_columns
+from weir.online.codec.hot_structs import UnknownFields
+from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
+from weir.online.codec.wire import DeviceEvent, Label, UserEvent, WireModel
 
 __all__ = [
     "ColumnRequest",

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch, ScoredBatch
-from online.codec.forms.form import EncodedRecords
-from online.codec.hot_structs import features_struct, record_struct
-from online.codec.shapes import ScoredShape, known_column, prediction_form
-from online.codec.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Alert, DeadLetter, Example, Label, WireModel
+from weir.online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch, ScoredBatch
+from weir.online.codec.forms.form import EncodedRecords
+from weir.online.codec.hot_structs import features_struct, record_struct
+from weir.online.codec.shapes import ScoredShape, known_column, prediction_form
+from weir.online.codec.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Alert, DeadLetter, Example, Label, WireModel
 
 _ENCODER = msgspec.json.Encoder()
 

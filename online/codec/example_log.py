@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from online.batch import ExampleBatch, FloatMatrix, IntVector
-from online.codec.accept import seconds
-from online.codec.by_task import DecodedLog, TaskDecoder
-from online.codec.hot_structs import UnknownFields, features_struct
-from online.codec.wire import Example
+from weir.online.batch import ExampleBatch, FloatMatrix, IntVector
+from weir.online.codec.accept import seconds
+from weir.online.codec.by_task import DecodedLog, TaskDecoder
+from weir.online.codec.hot_structs import UnknownFields, features_struct
+from weir.online.codec.wire import Example
 
 
 @dataclass(frozen=True, slots=True)

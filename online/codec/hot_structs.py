@@ -1,8 +1,9 @@
 """The msgspec types of the hot path, generated from the pydantic models of ``wire`` so they cannot drift apart.
 
 A struct has the same fields in the same order with the same bounds, narrowed to what an operator allows
-(``online.codec.limits``): a batch is judged while it is decoded, at no cost of its own. What msgspec cannot state
-(control characters, the range of an RFC 3339 time) is checked by ``online.codec.scan`` and ``online.codec.accept``.
+(``weir.online.codec.limits``): a batch is judged while it is decoded, at no cost of its own. What msgspec cannot state
+(control characters, the range of an RFC 3339 time) is checked by ``weir.online.codec.scan`` and
+``weir.online.codec.accept``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,20 @@ import msgspec
 from msgspec import Meta
 from pydantic import TypeAdapter, ValidationError
 
-from online.codec.limits import DEFAULT_LIMITS, InputLimits
-from online.codec.wire import TS_MAX, TS_MIN, VERSION, Feature, Features, Id, KnownId, LimitMark, Timestamp, WireModel
-from online.errors import TaskError
+from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
+from weir.online.codec.wire import (
+    TS_MAX,
+    TS_MIN,
+    VERSION,
+    Feature,
+    Features,
+    Id,
+    KnownId,
+    LimitMark,
+    Timestamp,
+    WireModel,
+)
+from weir.online.errors import TaskError
 
 UnknownFields: TypeAlias = Literal["ignore", "reject"]
 
@@ -38,7 +50,7 @@ def struct_of(
 ) -> type[Any]:
     """The struct that decodes ``model``; with ``row`` for table rows, which need not carry the version ``v``.
 
-    >>> from online.codec.wire import Label
+    >>> from weir.online.codec.wire import Label
     >>> struct_of(Label).__struct_fields__[:3]
     ('v', 'label_id', 'task')
     """
@@ -88,7 +100,7 @@ def _narrowed(kind: Any, limits: InputLimits) -> Any:
 def limited_fields(model: type[WireModel]) -> dict[str, str]:
     """The fields of ``model`` that hold numbers an operator limits, by the name of the limit.
 
-    >>> from online.codec.wire import Label
+    >>> from weir.online.codec.wire import Label
     >>> limited_fields(Label)
     {'weight': 'weight'}
     """
@@ -106,7 +118,7 @@ def _mark_in(kind: Any) -> LimitMark | None:
 def times_of(model: type[WireModel]) -> tuple[str, ...]:
     """The fields of ``model`` that are times; ``ts`` is the first.
 
-    >>> from online.codec.wire import Prediction
+    >>> from weir.online.codec.wire import Prediction
     >>> times_of(Prediction)
     ('ts', 'scored_at')
     """

@@ -1,8 +1,8 @@
 """Judges what records hold: numbers against the limits an operator sets, and computed values against the fixed one.
 
-The limits are part of the types that decode (``online.codec.hot_structs``), so that judging costs nothing. Here are the
-words for a record that is out of range, the check of columns that compiled code has read, and the cut of columns that
-Weir makes. Sizes are judged before decoding, by whoever holds the bytes.
+The limits are part of the types that decode (``weir.online.codec.hot_structs``), so that judging costs nothing. Here
+are the words for a record that is out of range, the check of columns that compiled code has read, and the cut of
+columns that Weir makes. Sizes are judged before decoding, by whoever holds the bytes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import BoolVector, FloatMatrix
-from online.codec.hot_structs import limited_fields
-from online.codec.limits import InputLimits
-from online.codec.wire import FEATURE_MAX, NO_DATA, WireModel
+from weir.online.batch import BoolVector, FloatMatrix
+from weir.online.codec.hot_structs import limited_fields
+from weir.online.codec.limits import InputLimits
+from weir.online.codec.wire import FEATURE_MAX, NO_DATA, WireModel
 
 OUT_OF_RANGE = "out of range"
 """The first words of the reason; metrics count by them."""
@@ -22,8 +22,8 @@ OUT_OF_RANGE = "out of range"
 def out_of_range(record: WireModel, limits: InputLimits) -> str | None:
     """Say which number of a valid record is beyond its limit, or None. What stands for "no data" is not.
 
-    >>> from online.codec.limits import DEFAULT_LIMITS
-    >>> from online.codec.wire import DeviceEvent
+    >>> from weir.online.codec.limits import DEFAULT_LIMITS
+    >>> from weir.online.codec.wire import DeviceEvent
     >>> event = DeviceEvent(v=1, event_id="e", device_id="d", ts=1.7e9, metrics={"temp": 3.4e28})
     >>> out_of_range(event, DEFAULT_LIMITS)
     'out of range: metrics.temp is 3.4e+28, allowed 1e+15; correct the sensor, or raise [limits] number'

@@ -11,7 +11,7 @@ from typing import Final
 
 from pydantic import Field
 
-from online.frozen import Frozen
+from weir.online.frozen import Frozen
 
 WEIGHT_MAX: Final = 1e6
 """The largest weight of a label that may be allowed."""

@@ -12,15 +12,15 @@ from typing import Annotated, Any, cast
 import numpy as np
 from msgspec import Meta
 
-from online.batch import FloatMatrix, IntVector, PredictionBatch, ScoredBatch
-from online.codec.accept import in_range, seconds
-from online.codec.by_task import DecodedLog, TaskDecoder, interleave
-from online.codec.example_log import feature_matrix, other_features
-from online.codec.forms import InputBuffer, ParsedColumns
-from online.codec.hot_structs import UnknownFields, entities_struct, features_struct
-from online.codec.judge import computed
-from online.codec.shapes import ScoredShape, prediction_form
-from online.codec.wire import Count, Feature, Prediction
+from weir.online.batch import FloatMatrix, IntVector, PredictionBatch, ScoredBatch
+from weir.online.codec.accept import in_range, seconds
+from weir.online.codec.by_task import DecodedLog, TaskDecoder, interleave
+from weir.online.codec.example_log import feature_matrix, other_features
+from weir.online.codec.forms import InputBuffer, ParsedColumns
+from weir.online.codec.hot_structs import UnknownFields, entities_struct, features_struct
+from weir.online.codec.judge import computed
+from weir.online.codec.shapes import ScoredShape, prediction_form
+from weir.online.codec.wire import Count, Feature, Prediction
 
 __all__ = ["ScoredShape", "TaskScored", "decode_scored"]
 

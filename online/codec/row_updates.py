@@ -13,15 +13,15 @@ from typing import Any, cast
 
 import numpy as np
 
-from online.batch import IntVector, UpdateBatch
-from online.codec.accept import Reject, accept_records, in_range, seconds
-from online.codec.by_task import interleave
-from online.codec.encode import check_missing
-from online.codec.forms import InputBuffer, ParsedColumns
-from online.codec.hot_structs import UnknownFields
-from online.codec.judge import computed
-from online.codec.shapes import update_form
-from online.codec.wire import EntityUpdate
+from weir.online.batch import IntVector, UpdateBatch
+from weir.online.codec.accept import Reject, accept_records, in_range, seconds
+from weir.online.codec.by_task import interleave
+from weir.online.codec.encode import check_missing
+from weir.online.codec.forms import InputBuffer, ParsedColumns
+from weir.online.codec.hot_structs import UnknownFields
+from weir.online.codec.judge import computed
+from weir.online.codec.shapes import update_form
+from weir.online.codec.wire import EntityUpdate
 
 Table = tuple[str, str]
 """A task and the name that its plan gives to the table: ``("fraud", "merchant.labels")``."""

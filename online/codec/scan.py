@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import BoolVector, IntVector
-from online.jit import njit
+from weir.online.batch import BoolVector, IntVector
+from weir.online.jit import njit
 
 MAX_NUMBER_CHARS = 64
 """A number, literal or run of spaces outside of strings that is longer than this is suspect."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from online.codec.wire import TS_MAX, TS_MIN
-from online.mistakes import shown
+from weir.online.codec.wire import TS_MAX, TS_MIN
+from weir.online.mistakes import shown
 
 _UNITS: Final = (
     ("milliseconds", 1e3, 0.0),

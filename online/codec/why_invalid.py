@@ -1,8 +1,9 @@
 """Why a record is not valid, in words for the person who reads the dead letter. Slow, exact, and never raises.
 
-This is also the definition of valid: one JSON object in UTF-8 without a byte order mark, no key twice in any object,
-no ``NaN`` or ``Infinity``, numbers of at most ``MAX_NUMBER_CHARS`` characters, at most ``MAX_DEPTH`` deep, and what the
-pydantic model says, within the limits of ``online.codec.limits``. A property test holds ``online.codec.decode`` to it.
+This is also the definition of valid: one JSON object in UTF-8 without a byte order mark, no key twice in any object, no
+``NaN`` or ``Infinity``, numbers of at most ``MAX_NUMBER_CHARS`` characters, at most ``MAX_DEPTH`` deep, and what the
+pydantic model says, within the limits of ``weir.online.codec.limits``. A property test holds
+``weir.online.codec.decode`` to it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from online.codec.foreign_formats import other_name, recognise_bytes, recognise_value
-from online.codec.hot_structs import UnknownFields, times_of
-from online.codec.judge import out_of_range
-from online.codec.limits import DEFAULT_LIMITS, InputLimits
-from online.codec.scan import MAX_NUMBER_CHARS
-from online.codec.time_words import TIME, time_words
-from online.codec.wire import FINITE_MAX, MISSING, REASON_CHARS, WireModel
-from online.mistakes import Mistake, at, mistakes, name_of, number_in, shown
+from weir.online.codec.foreign_formats import other_name, recognise_bytes, recognise_value
+from weir.online.codec.hot_structs import UnknownFields, times_of
+from weir.online.codec.judge import out_of_range
+from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
+from weir.online.codec.scan import MAX_NUMBER_CHARS
+from weir.online.codec.time_words import TIME, time_words
+from weir.online.codec.wire import FINITE_MAX, MISSING, REASON_CHARS, WireModel
+from weir.online.mistakes import Mistake, at, mistakes, name_of, number_in, shown
 
 MAX_DEPTH = 32
 _SHOWN_ERRORS, _SHOWN_KEYS = 3, 8
@@ -39,7 +40,7 @@ def explain(
 ) -> str | None:
     """Say what is wrong with the record ``raw``, or None where it is valid.
 
-    >>> from online.codec.wire import Label
+    >>> from weir.online.codec.wire import Label
     >>> explain(Label, b'{"v":1,"label_id":"l1","task":"fraud","entity_id":"u1","ts":1700000000,"value":2}')
     'value: got 2; give 0 or 1'
     >>> explain(Label, b"")

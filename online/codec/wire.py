@@ -1,9 +1,9 @@
 """Wire format v1: the contract. What each JSON record on each topic may hold, as frozen pydantic models.
 
 These models are what people read, what the API and the JSON Schemas come from and what explains a rejected record
-(``online.codec.why_invalid``). Each field's annotation also carries ``msgspec.Meta`` with the same bounds, from which
-``online.codec.hot_structs`` generates the types that decode batches; pydantic ignores that part. Nothing here knows
-topics.
+(``weir.online.codec.why_invalid``). Each field's annotation also carries ``msgspec.Meta`` with the same bounds, from
+which ``weir.online.codec.hot_structs`` generates the types that decode batches; pydantic ignores that part. Nothing
+here knows topics.
 
 Unknown fields are ignored unless a caller asks to reject them, so that a later producer can add some.
 """
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
-from online.codec.limits import WEIGHT_MAX
+from weir.online.codec.limits import WEIGHT_MAX
 
 VERSION = 1
 TS_MIN = 946_684_800.0
@@ -48,7 +48,7 @@ PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
 class LimitMark(NamedTuple):
-    """Marks a number whose bound an operator sets: ``name`` is a field of ``online.codec.limits.InputLimits``."""
+    """Marks a number whose bound an operator sets: ``name`` is a field of ``weir.online.codec.limits.InputLimits``."""
 
     name: str
 

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from online.batch import FloatVector, IntVector, LabelBatch, PredictionBatch
-from online.decisions.alert_state import SEVERITIES, AlertState, Reason, Verdict
-from online.durations import Seconds
-from online.errors import UNREADABLE, StateError
+from weir.online.batch import FloatVector, IntVector, LabelBatch, PredictionBatch
+from weir.online.decisions.alert_state import SEVERITIES, AlertState, Reason, Verdict
+from weir.online.durations import Seconds
+from weir.online.errors import UNREADABLE, StateError
 
 ReasonsOf = Callable[[IntVector], list[list[Reason]]]
 """Explains rows of the batch being decided: ``(k,) int64`` row numbers to ``k`` lists of reasons."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import FloatVector, IntVector
+from weir.online.batch import FloatVector, IntVector
 
 LIMIT = 20.0
 """Log-odds beyond which scores share the outermost bins; ``sigmoid(-20)`` is 2e-9."""

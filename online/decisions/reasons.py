@@ -10,10 +10,10 @@ from string import Formatter
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from online.batch import FloatMatrix, FloatVector
-from online.decisions.alert_state import Reason
-from online.decisions.wording import Fact, FeatureName, indicator_of, missing_sentence, sentence, shower, words
-from online.errors import TaskError
+from weir.online.batch import FloatMatrix, FloatVector
+from weir.online.decisions.alert_state import Reason
+from weir.online.decisions.wording import Fact, FeatureName, indicator_of, missing_sentence, sentence, shower, words
+from weir.online.errors import TaskError
 
 _FIELDS = ("value", "typical", "entity")
 

@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from online.batch import BoolVector, FloatVector
-from online.decisions.histogram import bin_edges, bin_of, tail
-from online.durations import Seconds
-from online.errors import UNREADABLE, StateError
+from weir.online.batch import BoolVector, FloatVector
+from weir.online.decisions.histogram import bin_edges, bin_of, tail
+from weir.online.durations import Seconds
+from weir.online.errors import UNREADABLE, StateError
 
 DAY_S = 86400.0
 NEVER = math.inf

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from online.batch import FloatMatrix, FloatVector
-from online.decisions.wording import FeatureName, indicator_of
-from online.errors import UNREADABLE, StateError
+from weir.online.batch import FloatMatrix, FloatVector
+from weir.online.decisions.wording import FeatureName, indicator_of
+from weir.online.errors import UNREADABLE, StateError
 
 
 class _State(msgspec.Struct, array_like=True):

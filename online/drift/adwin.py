@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from online.jit import njit
+from weir.online.jit import njit
 
 LEVELS = 48  # a bucket of level l holds 2 ** l values: enough for ever
 PER_LEVEL = 5

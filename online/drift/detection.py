@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from online.drift.drift_policy import Detector
+from weir.online.drift.drift_policy import Detector
 
 TITLES: dict[Detector, str] = {
     "adwin": "ADWIN",

@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from online.drift import adwin, page_hinkley
-from online.drift.histograms import BINS, PSI_BINS, fill, ks_critical, ks_distance, psi
-from online.jit import njit
+from weir.online.drift import adwin, page_hinkley
+from weir.online.drift.histograms import BINS, PSI_BINS, fill, ks_critical, ks_distance, psi
+from weir.online.jit import njit
 
 CLIP = 4.0
 """A block mean further than this many standard deviations from the reference counts as this far. ADWIN's bound is for

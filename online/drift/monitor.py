@@ -7,15 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from online.drift import kernel
-from online.drift.change_point import find_change
-from online.drift.detection import Detection
-from online.drift.drift_policy import DETECTORS, Detector, DriftPolicy, StreamKind
-from online.drift.monitor_state import LEARNING, QUIET, RING, SEASON, SQUARES, TOTAL, WATCHING, DriftState, N
-from online.drift.reference import fit_reference
-from online.drift.season import fit_season, hours_of, live_on
-from online.errors import StateError
-from online.metrics.arrays import pack, unpack
+from weir.online.drift import kernel
+from weir.online.drift.change_point import find_change
+from weir.online.drift.detection import Detection
+from weir.online.drift.drift_policy import DETECTORS, Detector, DriftPolicy, StreamKind
+from weir.online.drift.monitor_state import LEARNING, QUIET, RING, SEASON, SQUARES, TOTAL, WATCHING, DriftState, N
+from weir.online.drift.reference import fit_reference
+from weir.online.drift.season import fit_season, hours_of, live_on
+from weir.online.errors import StateError
+from weir.online.metrics.arrays import pack, unpack
 
 _NOW, _BEGUN = range(2)
 DAY_S = 86_400.0

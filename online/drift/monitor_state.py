@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from online.drift import adwin, page_hinkley
-from online.drift.drift_policy import DriftPolicy
-from online.drift.histograms import BINS, EDGES, PSI_BINS
+from weir.online.drift import adwin, page_hinkley
+from weir.online.drift.drift_policy import DriftPolicy
+from weir.online.drift.histograms import BINS, EDGES, PSI_BINS
 
 RING = 512  # blocks kept to find the change point and to describe either side
 

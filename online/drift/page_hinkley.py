@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from online.jit import njit
+from weir.online.jit import njit
 
 MIN_VALUES = 30
 ALPHA = 1.0 - 0.0001

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from online.drift.histograms import BINS, PSI_BINS, fill, quantile_edges
-from online.drift.monitor_state import SQUARES, TOTAL, DriftState, N
+from weir.online.drift.histograms import BINS, PSI_BINS, fill, quantile_edges
+from weir.online.drift.monitor_state import SQUARES, TOTAL, DriftState, N
 
 FloatVector = NDArray[np.float64]
 

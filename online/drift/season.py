@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from online.drift.monitor_state import SQUARES, TOTAL, DriftState, N
+from weir.online.drift.monitor_state import SQUARES, TOTAL, DriftState, N
 
 FloatVector = NDArray[np.float64]
 

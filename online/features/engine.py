@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from online.anomaly.detector_factory import build_detector, schema_of
-from online.batch import EventBatch, FloatMatrix, FloatVector, UpdateBatch
-from online.codec.columns import no_column
-from online.codec.judge import cut
-from online.codec.wire import FEATURE_MAX
-from online.errors import TaskError
-from online.features import kernel
-from online.features.expression import Column
-from online.features.plan import AnomalyPass, EntityLayout, Plan, WindowPass
-from online.features.readings import Readings
-from online.features.store import FeatureStore
-from online.features.timecolumns import TIME_COLUMNS, time_column
-from online.features.touched_rows import Grouping, LoadedRows, Modes, group
+from weir.online.anomaly.detector_factory import build_detector, schema_of
+from weir.online.batch import EventBatch, FloatMatrix, FloatVector, UpdateBatch
+from weir.online.codec.columns import no_column
+from weir.online.codec.judge import cut
+from weir.online.codec.wire import FEATURE_MAX
+from weir.online.errors import TaskError
+from weir.online.features import kernel
+from weir.online.features.expression import Column
+from weir.online.features.plan import AnomalyPass, EntityLayout, Plan, WindowPass
+from weir.online.features.readings import Readings
+from weir.online.features.store import FeatureStore
+from weir.online.features.timecolumns import TIME_COLUMNS, time_column
+from weir.online.features.touched_rows import Grouping, LoadedRows, Modes, group
 
 _VALUE_MAX = 1e16
 """The largest value that feeds a window or a detector: ``std`` keeps sums of its square as float32."""

@@ -16,10 +16,10 @@ from zlib import crc32
 
 import numpy as np
 
-from online.batch import FloatVector
-from online.codec.wire import FEATURE_MAX
-from online.errors import TaskError
-from online.mistakes import did_you_mean, shown
+from weir.online.batch import FloatVector
+from weir.online.codec.wire import FEATURE_MAX
+from weir.online.errors import TaskError
+from weir.online.mistakes import did_you_mean, shown
 
 Text = Sequence[str | None]
 Column = FloatVector | Text

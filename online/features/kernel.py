@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from online.codec.forms.machine_words import jit_inline
-from online.jit import njit
+from weir.online.codec.forms.machine_words import jit_inline
+from weir.online.jit import njit
 
 # Row modes.
 EVENT, READ, LABEL = 0, 1, 2

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from online.anomaly.layout import COMPONENTS
-from online.durations import format_duration
-from online.errors import TaskError
-from online.features.expression import Expression
-from online.features.spec import LABEL_WINDOW_OPS, WINDOW_OPS, Aggregate, Anomaly, Entity, LabelAggregate
-from online.features.timecolumns import TIME_COLUMNS
-from online.mistakes import did_you_mean
+from weir.online.anomaly.layout import COMPONENTS
+from weir.online.durations import format_duration
+from weir.online.errors import TaskError
+from weir.online.features.expression import Expression
+from weir.online.features.spec import LABEL_WINDOW_OPS, WINDOW_OPS, Aggregate, Anomaly, Entity, LabelAggregate
+from weir.online.features.timecolumns import TIME_COLUMNS
+from weir.online.mistakes import did_you_mean
 
 
 def feature_names(entity: str, aggregate: Aggregate | LabelAggregate) -> list[tuple[str, str, float | None]]:

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from online.durations import format_duration
-from online.errors import TaskError
-from online.features import kernel
-from online.features.expression import Expression
-from online.features.levels import Levels, feature_names
-from online.features.spec import LABEL_WINDOW_OPS, RUN_OPS, WINDOW_OPS, Aggregate, Anomaly, Entity, LabelAggregate
+from weir.online.durations import format_duration
+from weir.online.errors import TaskError
+from weir.online.features import kernel
+from weir.online.features.expression import Expression
+from weir.online.features.levels import Levels, feature_names
+from weir.online.features.spec import LABEL_WINDOW_OPS, RUN_OPS, WINDOW_OPS, Aggregate, Anomaly, Entity, LabelAggregate
 
 LABELS = "labels"
 """Ends the name of a layout that labels feed."""
@@ -234,7 +234,7 @@ def _layout(entity: Entity, fed_by: int, levels: Levels) -> tuple[EntityLayout, 
 def label_feeds(entities: Sequence[Entity]) -> tuple[LabelFeed, ...]:
     """Which columns of ``Plan.label_masks`` each label layout takes, known without compiling anything.
 
-    >>> from online.features.spec import Entity
+    >>> from weir.online.features.spec import Entity
     >>> bad = {"name": "bad", "ops": ["last"], "where": "amount > 5"}
     >>> label_feeds([Entity.model_validate({"name": "shop", "key": "merchant_id", "labels": [bad]})])
     (LabelFeed(layout='shop.labels', key='merchant_id', first=0, stop=1),)

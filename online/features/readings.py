@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from online.batch import FloatVector
-from online.codec.wire import NO_DATA
+from weir.online.batch import FloatVector
+from weir.online.codec.wire import NO_DATA
 
 _ALL = "*"
 _SAME = 1e-6

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from online.durations import Seconds, format_duration
-from online.features.expression import Expression
-from online.frozen import Frozen
+from weir.online.durations import Seconds, format_duration
+from weir.online.features.expression import Expression
+from weir.online.frozen import Frozen
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 WindowOp = Literal["count", "sum", "mean", "std", "min", "max", "distinct", "over_mean"]

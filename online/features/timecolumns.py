@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from online.batch import FloatVector
+from weir.online.batch import FloatVector
 
 DAY_S = 86_400.0
 TIME_COLUMNS = ("ts", "day", "hour", "weekday", "weekend", "night")

@@ -9,10 +9,10 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import FloatMatrix, FloatVector, IntVector
-from online.features import kernel
-from online.features.plan import WindowPass
-from online.features.store import FeatureStore
+from weir.online.batch import FloatMatrix, FloatVector, IntVector
+from weir.online.features import kernel
+from weir.online.features.plan import WindowPass
+from weir.online.features.store import FeatureStore
 
 Modes = NDArray[np.uint8]
 

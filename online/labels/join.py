@@ -9,15 +9,15 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 import numpy as np
 
-from online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, LabelBatch, PredictionBatch
-from online.digests import Digests, digests
-from online.errors import UNREADABLE, StateError
-from online.labels.join_policy import JoinPolicy, JoinResult, JoinStats
-from online.labels.kernel import UNLABELLED, chain, claim, exchange, link
-from online.labels.logged_rows import FEATURES, SCORE, Columns, LoggedRows, StoredPiece
-from online.labels.upgrade import is_old, upgraded
-from online.labels.waiting import PendingLabels, StoredWaiting, unpacked
-from online.rows import NumberedRows, RowIndex
+from weir.online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, LabelBatch, PredictionBatch
+from weir.online.digests import Digests, digests
+from weir.online.errors import UNREADABLE, StateError
+from weir.online.labels.join_policy import JoinPolicy, JoinResult, JoinStats
+from weir.online.labels.kernel import UNLABELLED, chain, claim, exchange, link
+from weir.online.labels.logged_rows import FEATURES, SCORE, Columns, LoggedRows, StoredPiece
+from weir.online.labels.upgrade import is_old, upgraded
+from weir.online.labels.waiting import PendingLabels, StoredWaiting, unpacked
+from weir.online.rows import NumberedRows, RowIndex
 
 _NEVER_FULL: Final = 1 << 62
 

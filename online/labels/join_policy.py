@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from online.batch import ExampleBatch, FloatMatrix, FloatVector
-from online.durations import Seconds
+from weir.online.batch import ExampleBatch, FloatMatrix, FloatVector
+from weir.online.durations import Seconds
 
 
 class JoinPolicy(BaseModel):

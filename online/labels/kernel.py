@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import BoolVector, FloatVector, IntVector
-from online.digests import Digests
-from online.jit import njit
-from online.rows import Slots, slot_of
+from weir.online.batch import BoolVector, FloatVector, IntVector
+from weir.online.digests import Digests
+from weir.online.jit import njit
+from weir.online.rows import Slots, slot_of
 
 UNLABELLED: Final = 2
 """Value of a row: 0, 1, or this."""

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 
 SCORE, FEATURES = 0, 1
 """Columns of the numbers of a row: score, then the features, then what else was logged."""

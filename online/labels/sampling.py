@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from online.batch import BoolVector, ExampleBatch, FloatVector
+from weir.online.batch import BoolVector, ExampleBatch, FloatVector
 
 
 class NegativeSampler:

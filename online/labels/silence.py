@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from online.batch import FloatVector, IntVector, LabelBatch
-from online.durations import Seconds
-from online.errors import UNREADABLE, StateError
-from online.event_time import EventTime
+from weir.online.batch import FloatVector, IntVector, LabelBatch
+from weir.online.durations import Seconds
+from weir.online.errors import UNREADABLE, StateError
+from weir.online.event_time import EventTime
 
 SCORE, LABEL, FORGET = 0, 1, 2
 """What a timer does when it fires; also the order among timers of one moment."""

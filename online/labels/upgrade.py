@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import FloatMatrix
-from online.digests import digests
-from online.labels.kernel import UNLABELLED, States
-from online.labels.waiting import _OF_ENTITY, StoredWaiting
+from weir.online.batch import FloatMatrix
+from weir.online.digests import digests
+from weir.online.labels.kernel import UNLABELLED, States
+from weir.online.labels.waiting import _OF_ENTITY, StoredWaiting
 
 _TS, _SCORE, _MARK, _FEATURES = 0, 1, 2, 3
 

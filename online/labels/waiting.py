@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import BoolVector, FloatVector, IntVector
-from online.digests import Digests
-from online.labels.kernel import chain, expired, link
-from online.rows import NumberedRows, RowIndex
+from weir.online.batch import BoolVector, FloatVector, IntVector
+from weir.online.digests import Digests
+from weir.online.labels.kernel import chain, expired, link
+from weir.online.rows import NumberedRows, RowIndex
 
 _OF_ENTITY: Final = np.array([0x9E37_79B9_7F4A_7C15, 0], np.uint64)
 """Keeps an entity apart from an event of the same name."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from online.errors import StateError
+from weir.online.errors import StateError
 
 Numbers = Sequence[int | float]
 

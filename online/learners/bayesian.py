@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from online.jit import njit
-from online.learners.base import BoolVector, FloatMatrix, FloatVector
-from online.learners.logistic import scale_learn, scale_row, sigmoid, sigmoid_many
-from online.learners.scaled import ScaledFold
+from weir.online.jit import njit
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
+from weir.online.learners.logistic import scale_learn, scale_row, sigmoid, sigmoid_many
+from weir.online.learners.scaled import ScaledFold
 
 
 @njit(cache=True)

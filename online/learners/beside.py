@@ -1,9 +1,9 @@
 """An online learner beside the full model: one answer of both, weighed by how well each has done lately.
 
 The learner does not see the full model's logit: trained on it, it would repeat it, and a mean of the two would gain
-less (measured on the fraud handbook, docs/LOG.md). Shares are those of ``online.learners.stack``: a softmax of minus
-the recent log loss over a temperature, over the rows for which the full model was known. A row for which it was not is
-the learner's alone, so that a full model that is late, or not there yet, costs nothing.
+less (measured on the fraud handbook, docs/LOG.md). Shares are those of ``weir.online.learners.stack``: a softmax of
+minus the recent log loss over a temperature, over the rows for which the full model was known. A row for which it was
+not is the learner's alone, so that a full model that is late, or not there yet, costs nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from online.jit import njit
-from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
-from online.learners.logistic import logit_of, sigmoid_many
-from online.learners.stack import predict_learn
-from online.learners.state import copy_into, seal_with, unseal_with
+from weir.online.jit import njit
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.logistic import logit_of, sigmoid_many
+from weir.online.learners.stack import predict_learn
+from weir.online.learners.state import copy_into, seal_with, unseal_with
 
 FULL = ("full.logit", "full.known")
 """Columns of the full model that the learner is not shown; an embedding it is."""
@@ -77,7 +77,7 @@ class HedgedLearner:
 
     Examples
     --------
-    >>> from online.learners.logistic import ScaledLogistic
+    >>> from weir.online.learners.logistic import ScaledLogistic
     >>> model = HedgedLearner(("a", *FULL), members=(ScaledLogistic(("a",)),))
     >>> x = np.array([[1.0, 3.0, 1.0], [1.0, 3.0, 0.0]])
     >>> model.predict_many(x).round(2).tolist()

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from online.jit import njit
+from weir.online.jit import njit
 
 FloatVector = NDArray[np.float64]
 FloatMatrix = NDArray[np.float64]

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from online.learners.base import BoolVector, FloatMatrix, FloatVector
-from online.learners.binned import (
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
+from weir.online.learners.binned import (
     Float32Vector,
     IntVector,
     add_tree,
@@ -31,8 +31,8 @@ from online.learners.binned import (
     sum_trees,
     walk_trees,
 )
-from online.learners.logistic import sigmoid_many
-from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+from weir.online.learners.logistic import sigmoid_many
+from weir.online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "trees": (1, 4096),

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from online.jit import njit
-from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
-from online.learners.logistic import WARM_ROWS, scale_learn
-from online.learners.scaled import MOST_DEVIATIONS
-from online.learners.state import copy_into, seal_with, unseal_with
+from weir.online.jit import njit
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.logistic import WARM_ROWS, scale_learn
+from weir.online.learners.scaled import MOST_DEVIATIONS
+from weir.online.learners.state import copy_into, seal_with, unseal_with
 
 
 @njit(cache=True)
@@ -59,7 +59,7 @@ class ClippingLearner:
 
     Examples
     --------
-    >>> from online.learners.logistic import ScaledLogistic
+    >>> from weir.online.learners.logistic import ScaledLogistic
     >>> model = ClippingLearner(ScaledLogistic(("a",), lr=0.1))
     >>> x = np.array([[0.0], [1.0]] * 200)
     >>> model.learn_many(x, x[:, 0] > 0, np.ones(400))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from online.learners.base import BoolVector, FloatMatrix, FloatVector
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 
 _EDGE = 1e-6
 

@@ -10,24 +10,24 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from online.full_columns import seen_width
-from online.learners.base import Learner
-from online.learners.bayesian import BayesianLogistic
-from online.learners.beside import HedgedLearner
-from online.learners.boosted import BoostedTrees
-from online.learners.clipped import ClippingLearner
-from online.learners.column import Column
-from online.learners.guard import GuardedLearner
-from online.learners.leading import ColumnPrefix
-from online.learners.logistic import ScaledLogistic
-from online.learners.stack import Stack
-from online.mistakes import did_you_mean, shown
+from weir.online.full_columns import seen_width
+from weir.online.learners.base import Learner
+from weir.online.learners.bayesian import BayesianLogistic
+from weir.online.learners.beside import HedgedLearner
+from weir.online.learners.boosted import BoostedTrees
+from weir.online.learners.clipped import ClippingLearner
+from weir.online.learners.column import Column
+from weir.online.learners.guard import GuardedLearner
+from weir.online.learners.leading import ColumnPrefix
+from weir.online.learners.logistic import ScaledLogistic
+from weir.online.learners.stack import Stack
+from weir.online.mistakes import did_you_mean, shown
 
 REGISTRY: dict[str, Callable[..., Learner] | str] = {
     "logistic": ScaledLogistic,
     "bayesian_logistic": BayesianLogistic,
-    "adaptive_tree": "online.learners.trees:AdaptiveTree",
-    "adaptive_forest": "online.learners.forest:AdaptiveForest",
+    "adaptive_tree": "weir.online.learners.trees:AdaptiveTree",
+    "adaptive_forest": "weir.online.learners.forest:AdaptiveForest",
     "stack": Stack,
     "column": Column,
     "boosted": BoostedTrees,

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from online.jit import njit
-from online.learners.base import FloatMatrix
+from weir.online.jit import njit
+from weir.online.learners.base import FloatMatrix
 
 ROW_BOUND = 1e100
 """Values are clipped to +- this: River squares them in plain Python, which raises ``OverflowError`` past 1e154."""

@@ -15,12 +15,12 @@ from river import drift
 from river.forest import ARFClassifier
 from river.utils.random import poisson
 
-from online.learners.base import BoolVector, FloatMatrix, FloatVector
-from online.learners.flat import ROW_BOUND, FlatTree, vote
-from online.learners.foreststate import read_forest, write_forest
-from online.learners.logistic import logit_of
-from online.learners.numberstream import Reader, Writer
-from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
+from weir.online.learners.flat import ROW_BOUND, FlatTree, vote
+from weir.online.learners.foreststate import read_forest, write_forest
+from weir.online.learners.logistic import logit_of
+from weir.online.learners.numberstream import Reader, Writer
+from weir.online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 
 
 class WeightedForest(ARFClassifier):

@@ -22,10 +22,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from online.codec.wire import FEATURE_MAX
-from online.jit import njit
-from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
-from online.learners.state import copy_into, seal_with, unseal_with
+from weir.online.codec.wire import FEATURE_MAX
+from weir.online.jit import njit
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.state import copy_into, seal_with, unseal_with
 
 JUDGED_AGAIN: Final = (256, 512, 1_024, 2_048)
 _BUCKETS, _EVERY = 32, 64
@@ -104,7 +104,7 @@ class GuardedLearner:
 
     Examples
     --------
-    >>> from online.learners.logistic import ScaledLogistic
+    >>> from weir.online.learners.logistic import ScaledLogistic
     >>> model = GuardedLearner(ScaledLogistic(("a",), lr=0.1))
     >>> x = np.array([[0.0], [1.0]] * 200)
     >>> model.learn_many(x, x[:, 0] > 0, np.ones(400))

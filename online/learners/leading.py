@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
 
 
 class ColumnPrefix:
@@ -24,7 +24,7 @@ class ColumnPrefix:
 
     Examples
     --------
-    >>> from online.learners.column import Column
+    >>> from weir.online.learners.column import Column
     >>> model = ColumnPrefix(Column(("a", "b"), column="b"), ("a", "b", "logged"))
     >>> model.predict_many(np.array([[9.0, 0.25, 7.0]])).tolist(), model.contributions(np.ones((1, 3))).shape
     ([0.25], (1, 3))

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from online.jit import njit
-from online.learners.base import BoolVector, FloatMatrix, FloatVector
-from online.learners.scaled import MOST_DEVIATIONS, ScaledFold
+from weir.online.jit import njit
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
+from weir.online.learners.scaled import MOST_DEVIATIONS, ScaledFold
 
 SCALER_ROWS = 65_536.0
 """A scaler remembers about so many rows."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from online.errors import UNREADABLE, StateError
+from weir.online.errors import UNREADABLE, StateError
 
 Number = int | float
 

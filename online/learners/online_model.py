@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from online.batch import ExampleBatch
-from online.learners.base import FloatMatrix, FloatVector, Learner
-from online.learners.guard import GuardedLearner
-from online.learners.leading import ColumnPrefix
+from weir.online.batch import ExampleBatch
+from weir.online.learners.base import FloatMatrix, FloatVector, Learner
+from weir.online.learners.guard import GuardedLearner
+from weir.online.learners.leading import ColumnPrefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class OnlineModel:
     Examples
     --------
     >>> import numpy as np
-    >>> from online.learners.logistic import ScaledLogistic
+    >>> from weir.online.learners.logistic import ScaledLogistic
     >>> model = OnlineModel(ScaledLogistic(("a",)))
     >>> scores, version = model.score(np.zeros((2, 1)))
     >>> scores.tolist(), version
@@ -52,7 +52,7 @@ class OnlineModel:
 
     @property
     def refused(self) -> int:
-        """How many of them the learner was not shown (``online.learners.guard``)."""
+        """How many of them the learner was not shown (``weir.online.learners.guard``)."""
         inner = self.learner.learner if isinstance(self.learner, ColumnPrefix) else self.learner
         return inner.refused if isinstance(inner, GuardedLearner) else 0
 

@@ -20,9 +20,9 @@ from river.tree.nodes.branch import NumericBinaryBranch
 from river.tree.nodes.hatc_nodes import AdaLeafClassifier, AdaNumBinaryBranchClass
 from river.tree.splitter import GaussianSplitter
 
-from online.errors import StateError
-from online.learners import adwin
-from online.learners.numberstream import Number, Reader, Writer
+from weir.online.errors import StateError
+from weir.online.learners import adwin
+from weir.online.learners.numberstream import Number, Reader, Writer
 
 _MOST_LEVELS: Final = 150
 """Of nodes below each other, alternates included; ``max_depth`` is far lower."""

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from online.learners.base import BoolVector, FloatMatrix, FloatVector
-from online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
+from weir.online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 
 MOST_DEVIATIONS = 10.0
 """Standardised inputs are clipped to +- this."""

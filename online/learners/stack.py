@@ -17,10 +17,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from online.jit import njit
-from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
-from online.learners.logistic import log_gradient, logit_of, sigmoid_many
-from online.learners.state import copy_into, seal_with, unseal_with
+from weir.online.jit import njit
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.logistic import log_gradient, logit_of, sigmoid_many
+from weir.online.learners.state import copy_into, seal_with, unseal_with
 
 
 @runtime_checkable
@@ -115,8 +115,8 @@ class Stack:
 
     Examples
     --------
-    >>> from online.learners.bayesian import BayesianLogistic
-    >>> from online.learners.logistic import ScaledLogistic
+    >>> from weir.online.learners.bayesian import BayesianLogistic
+    >>> from weir.online.learners.logistic import ScaledLogistic
     >>> names = ("a",)
     >>> model = Stack(names, members=(ScaledLogistic(names, lr=0.5), BayesianLogistic(names)))
     >>> x = np.array([[0.0], [1.0]] * 100)

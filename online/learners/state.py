@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.errors import UNREADABLE, StateError
+from weir.online.errors import UNREADABLE, StateError
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from online.batch import ExampleBatch, IntVector
-from online.errors import WeirError
-from online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
-from online.learners.online_model import ModelSnapshot, OnlineModel
+from weir.online.batch import ExampleBatch, IntVector
+from weir.online.errors import WeirError
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
+from weir.online.learners.online_model import ModelSnapshot, OnlineModel
 
 
 class VersionNotKept(WeirError, LookupError):  # noqa: N818 - named for what happened, as the tree of errors reads
@@ -61,7 +61,7 @@ class ModelTimeline(OnlineModel):
 
     Examples
     --------
-    >>> from online.learners.logistic import ScaledLogistic
+    >>> from weir.online.learners.logistic import ScaledLogistic
     >>> model = ModelTimeline("fraud", lambda: ScaledLogistic(("a",)))
     >>> one = np.ones(1)
     >>> for y in (True, False, True):

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from river import tree
 
-from online.learners.base import BoolVector, FloatMatrix, FloatVector
-from online.learners.flat import ROW_BOUND, FlatTree, uses_naive_bayes, vote
-from online.learners.numberstream import Reader, Writer
-from online.learners.riverstate import read_random, read_tree, write_random, write_tree
-from online.learners.state import seal, unseal
+from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
+from weir.online.learners.flat import ROW_BOUND, FlatTree, uses_naive_bayes, vote
+from weir.online.learners.numberstream import Reader, Writer
+from weir.online.learners.riverstate import read_random, read_tree, write_random, write_tree
+from weir.online.learners.state import seal, unseal
 
 _NB_BOUND = 12.0
 

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.errors import UNREADABLE, StateError
+from weir.online.errors import UNREADABLE, StateError
 
 
 class _ArrayPack(msgspec.Struct, array_like=True):

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from online.jit import njit
-from online.metrics import metric as base
-from online.metrics.arrays import pack, unpack
-from online.metrics.ledger import Ledger
-from online.metrics.metric import FloatVector, Metrics, ScoredRows, ratios
-from online.metrics.ranking import rank_groups
+from weir.online.jit import njit
+from weir.online.metrics import metric as base
+from weir.online.metrics.arrays import pack, unpack
+from weir.online.metrics.ledger import Ledger
+from weir.online.metrics.metric import FloatVector, Metrics, ScoredRows, ratios
+from weir.online.metrics.ranking import rank_groups
 
 SCORE_BINS = 4096
 _LOGIT_LIMIT = 16.0

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from online.metrics import metric as base
-from online.metrics.arrays import pack, unpack
-from online.metrics.ledger import Ledger
-from online.metrics.metric import FloatVector, Metrics, ScoredRows, ratios
-from online.metrics.ranking import rank_rows
+from weir.online.metrics import metric as base
+from weir.online.metrics.arrays import pack, unpack
+from weir.online.metrics.ledger import Ledger
+from weir.online.metrics.metric import FloatVector, Metrics, ScoredRows, ratios
+from weir.online.metrics.ranking import rank_rows
 
 _TINY = float(np.finfo(np.float64).eps)
 

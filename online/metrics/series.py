@@ -8,8 +8,8 @@ from typing import TypedDict
 import msgspec
 import numpy as np
 
-from online.errors import UNREADABLE, StateError
-from online.metrics.metric import Metrics, RowSink, ScoredRows
+from weir.online.errors import UNREADABLE, StateError
+from weir.online.metrics.metric import Metrics, RowSink, ScoredRows
 
 
 class MetricPoint(TypedDict):
@@ -47,7 +47,7 @@ class MetricSeries(RowSink):
 
     Examples
     --------
-    >>> from online.metrics.binned_metrics import CumulativeMetrics
+    >>> from weir.online.metrics.binned_metrics import CumulativeMetrics
     >>> series = MetricSeries(CumulativeMetrics(), every_s=60.0)
     >>> series.update(ts=[0.0, 59.0, 61.0], score=[0.9, 0.8, 0.1], y=[1, 0, 0])
     >>> [(point["ts"], point["n"], round(point["metrics"]["accuracy"], 2)) for point in series.points()]

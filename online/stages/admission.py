@@ -13,14 +13,14 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from online.batch import EventBatch, FloatVector, IntVector
-from online.codec.decode import DecodedLabels
-from online.durations import format_duration
-from online.errors import UNREADABLE, StateError
-from online.event_time import Claim, EventTime
-from online.intake_policy import IntakePolicy
-from online.stages.dedupe import FIXED_KEY, MOST_BYTES, Deduper, OldIds, bytes_for
-from online.stages.digest_table import Rows
+from weir.online.batch import EventBatch, FloatVector, IntVector
+from weir.online.codec.decode import DecodedLabels
+from weir.online.durations import format_duration
+from weir.online.errors import UNREADABLE, StateError
+from weir.online.event_time import Claim, EventTime
+from weir.online.intake_policy import IntakePolicy
+from weir.online.stages.dedupe import FIXED_KEY, MOST_BYTES, Deduper, OldIds, bytes_for
+from weir.online.stages.digest_table import Rows
 
 _SENDERS: Final = ("user_id", "device_id")
 """Keys of the streams: whose clock an event was stamped by."""

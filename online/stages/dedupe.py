@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import BoolVector, FloatVector
-from online.digests import pair_digests
-from online.errors import StateError
-from online.stages.digest_table import LEAST_LOAD, NUMBER, ROW_BYTES, DigestTable, Rows, by_digest
+from weir.online.batch import BoolVector, FloatVector
+from weir.online.digests import pair_digests
+from weir.online.errors import StateError
+from weir.online.stages.digest_table import LEAST_LOAD, NUMBER, ROW_BYTES, DigestTable, Rows, by_digest
 
 FIXED_KEY: Final = b"Weir dedupe, v 2"
 """Of memories that are not told one: replays are the same bit for bit."""

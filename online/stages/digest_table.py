@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import BoolVector
-from online.codec.forms.machine_words import U, jit_inline
-from online.jit import njit
+from weir.online.batch import BoolVector
+from weir.online.codec.forms.machine_words import U, jit_inline
+from weir.online.jit import njit
 
 Rows = NDArray[np.uint32]
 """``(n, 5) uint32``: four words of a digest and its number, which is never 0."""

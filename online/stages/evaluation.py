@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from online.batch import ExampleBatch, FloatVector
-from online.metrics.binned_metrics import CumulativeMetrics, FadingMetrics
-from online.metrics.metric import ScoredRows
-from online.metrics.rolling import RollingMetrics
-from online.metrics.series import MetricPoint, MetricSeries
-from online.task.spec import MetricSpec
+from weir.online.batch import ExampleBatch, FloatVector
+from weir.online.metrics.binned_metrics import CumulativeMetrics, FadingMetrics
+from weir.online.metrics.metric import ScoredRows
+from weir.online.metrics.rolling import RollingMetrics
+from weir.online.metrics.series import MetricPoint, MetricSeries
+from weir.online.task.spec import MetricSpec
 
 _NO_ALERT = 2.0
 """Stands for "nothing was to alert yet" where a finite threshold is wanted: no probability reaches it."""

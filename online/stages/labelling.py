@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from online.batch import (
+from weir.online.batch import (
     ExampleBatch,
     FloatMatrix,
     FloatVector,
@@ -23,25 +23,25 @@ from online.batch import (
     ScoredBatch,
     UpdateBatch,
 )
-from online.decisions.alert_state import AlertState, Reason
-from online.decisions.alerts import AlertBook
-from online.decisions.reasons import ReasonWriter
-from online.decisions.threshold import BudgetThreshold, PrecisionThreshold, Threshold, ThresholdPolicy
-from online.decisions.typical import TypicalValues
-from online.drift.detection import Detection
-from online.drift.monitor import DriftMonitor
-from online.event_time import EventTime
-from online.features.plan import LabelFeed, label_feeds
-from online.labels.join import LabelJoiner, RowsToRead
-from online.labels.join_policy import JoinResult
-from online.labels.sampling import NegativeSampler
-from online.stages.evaluation import Evaluation
-from online.stages.reasons_full import FullReasons
-from online.stages.retrain_policy import RetrainAsked, RetrainTrigger
-from online.stages.seen import SeenPredictions
-from online.stages.stateful import Anew, Counts, Stateful, capture_parts, restore_fitting, snapshot_parts
-from online.task.column_plan import columns_of
-from online.task.spec import TaskSpec
+from weir.online.decisions.alert_state import AlertState, Reason
+from weir.online.decisions.alerts import AlertBook
+from weir.online.decisions.reasons import ReasonWriter
+from weir.online.decisions.threshold import BudgetThreshold, PrecisionThreshold, Threshold, ThresholdPolicy
+from weir.online.decisions.typical import TypicalValues
+from weir.online.drift.detection import Detection
+from weir.online.drift.monitor import DriftMonitor
+from weir.online.event_time import EventTime
+from weir.online.features.plan import LabelFeed, label_feeds
+from weir.online.labels.join import LabelJoiner, RowsToRead
+from weir.online.labels.join_policy import JoinResult
+from weir.online.labels.sampling import NegativeSampler
+from weir.online.stages.evaluation import Evaluation
+from weir.online.stages.reasons_full import FullReasons
+from weir.online.stages.retrain_policy import RetrainAsked, RetrainTrigger
+from weir.online.stages.seen import SeenPredictions
+from weir.online.stages.stateful import Anew, Counts, Stateful, capture_parts, restore_fitting, snapshot_parts
+from weir.online.task.column_plan import columns_of
+from weir.online.task.spec import TaskSpec
 
 PREDICTION = "prediction"
 """Name of the score among the streams that are watched for drift."""
@@ -73,7 +73,7 @@ class LabellingStage:
     Parameters
     ----------
     task : what to do.
-    features, masks, secondary : as in ``online.stages.scoring.TaskShape``.
+    features, masks, secondary : as in ``weir.online.stages.scoring.TaskShape``.
     contributions : explains rows that alert.
     share : of the task's alerts a day that this lane may use.
     dedupe : whether predictions may come again; a repeat (the same event, perhaps by a newer model) then counts

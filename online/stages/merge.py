@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import EventBatch, FloatVector, IntVector
-from online.features import kernel
+from weir.online.batch import EventBatch, FloatVector, IntVector
+from weir.online.features import kernel
 
 TIMER = "timer"
 """The type of a row that a timer made; it has no columns but its entity and time."""

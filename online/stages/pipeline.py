@@ -1,7 +1,7 @@
 """One task from events and labels to scores, alerts, examples and requests, in one process.
 
-It is the two stages a distributed host runs apart, ``online.stages.scoring`` and ``online.stages.labelling``, joined by
-function calls: what labelling has to say to models and to rows of features is done at once.
+It is the two stages a distributed host runs apart, ``weir.online.stages.scoring`` and ``weir.online.stages.labelling``,
+joined by function calls: what labelling has to say to models and to rows of features is done at once.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from online.batch import EventBatch, ExampleBatch, FloatVector, LabelBatch, PredictionBatch
-from online.decisions.alert_state import AlertState
-from online.drift.detection import Detection
-from online.features.store import FeatureStore
-from online.stages.labelling import LabellingStage, LabelOutput
-from online.stages.retrain_policy import RetrainAsked
-from online.stages.scoring import ScoreOutput, ScoringStage
-from online.stages.stateful import ModelPart, Stateful, restore_parts, snapshot_parts
-from online.task.full_spec import FullScorer
-from online.task.spec import TaskSpec
+from weir.online.batch import EventBatch, ExampleBatch, FloatVector, LabelBatch, PredictionBatch
+from weir.online.decisions.alert_state import AlertState
+from weir.online.drift.detection import Detection
+from weir.online.features.store import FeatureStore
+from weir.online.stages.labelling import LabellingStage, LabelOutput
+from weir.online.stages.retrain_policy import RetrainAsked
+from weir.online.stages.scoring import ScoreOutput, ScoringStage
+from weir.online.stages.stateful import ModelPart, Stateful, restore_parts, snapshot_parts
+from weir.online.task.full_spec import FullScorer
+from weir.online.task.spec import TaskSpec
 
 
 @dataclass(slots=True)

@@ -14,9 +14,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from online.batch import BoolVector, ExampleBatch, IntVector
-from online.codec.accept import accept_records
-from online.codec.wire import ExampleQuarantine
+from weir.online.batch import BoolVector, ExampleBatch, IntVector
+from weir.online.codec.accept import accept_records
+from weir.online.codec.wire import ExampleQuarantine
 
 _MARK = b'"quarantine"'
 

@@ -1,7 +1,7 @@
 """Puts the inputs behind the full model's logit in the logit's place, from what was logged with the score.
 
 The online model says what the logit added to the log-odds; the full model said, when it scored, which of its inputs
-raised the logit, and how much of the rise is due to each (``models.serving.occlusion``). Multiplied, that is what
+raised the logit, and how much of the rise is due to each (``weir.models.serving.occlusion``). Multiplied, that is what
 each input added by way of the full model. It knows columns only: the same prediction gives the same bits, wherever and
 whenever it is explained.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from online.batch import FloatMatrix, IntVector
-from online.full_columns import SEEN
-from online.task.full_spec import FullSpec
+from weir.online.batch import FloatMatrix, IntVector
+from weir.online.full_columns import SEEN
+from weir.online.task.full_spec import FullSpec
 
 
 class FullReasons:
@@ -21,7 +21,7 @@ class FullReasons:
     Parameters
     ----------
     spec : of the task; with ``reasons = 0`` nothing is handed on.
-    features : all F names that are logged (``online.task.full_spec.features_of``).
+    features : all F names that are logged (``weir.online.task.full_spec.features_of``).
 
     Examples
     --------

@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from online.drift.detection import Detection
-from online.task.spec import RetrainPolicy
+from weir.online.drift.detection import Detection
+from weir.online.task.spec import RetrainPolicy
 
 Cause = Literal["drift", "volume"]
 

@@ -2,7 +2,7 @@
 
 The path of one event: is it ours -> which timers does it make due -> features (read, then updated) -> the full model,
 where the task has one -> score. What a label needs to find later goes along in ``ScoredBatch``. It knows no topic,
-store, clock or codec, and no threshold: what follows from a score is ``online.stages.labelling``.
+store, clock or codec, and no threshold: what follows from a score is ``weir.online.stages.labelling``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from online.batch import (
+from weir.online.batch import (
     EventBatch,
     FloatMatrix,
     FloatVector,
@@ -22,20 +22,20 @@ from online.batch import (
     ScoredBatch,
     UpdateBatch,
 )
-from online.codec.judge import cut
-from online.errors import TaskError
-from online.features import kernel
-from online.features.engine import FeatureBlock
-from online.features.store import FeatureStore
-from online.features.touched_rows import Grouping, Modes
-from online.intake_policy import MAX_STEP
-from online.labels.silence import SilenceTimers, TimerOutput
-from online.learners.online_model import OnlineModel
-from online.stages.merge import insert_timers
-from online.task.column_plan import columns_of
-from online.task.full_spec import FullScorer, columns, full_matrix, logged_matrix, none, usable
-from online.task.spec import TaskSpec
-from online.task.task_shape import engine_of, model_of, shape_with
+from weir.online.codec.judge import cut
+from weir.online.errors import TaskError
+from weir.online.features import kernel
+from weir.online.features.engine import FeatureBlock
+from weir.online.features.store import FeatureStore
+from weir.online.features.touched_rows import Grouping, Modes
+from weir.online.intake_policy import MAX_STEP
+from weir.online.labels.silence import SilenceTimers, TimerOutput
+from weir.online.learners.online_model import OnlineModel
+from weir.online.stages.merge import insert_timers
+from weir.online.task.column_plan import columns_of
+from weir.online.task.full_spec import FullScorer, columns, full_matrix, logged_matrix, none, usable
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import engine_of, model_of, shape_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +205,8 @@ class ScoringStage:
     def finish(self, featured: FeaturedBatch, full: FloatMatrix | None) -> ScoreOutput:
         """Scores of rows with features.
 
-        Parameters
-        ----------
-        full : ``(k, width)``, what the full model said (``online.task.full_spec.columns``); ``None`` where it did not
-        answer.
+        Parameters ---------- full : ``(k, width)``, what the full model said (``weir.online.task.full_spec.columns``);
+        ``None`` where it did not answer.
         """
         prepared, block = featured.prepared, featured.block
         fired = prepared.fired

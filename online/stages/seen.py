@@ -12,9 +12,9 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from online.batch import BoolVector, FloatVector, IntVector, PredictionBatch
-from online.errors import UNREADABLE, StateError
-from online.stages.dedupe import Deduper, OldIds, bytes_for, is_old, old_state
+from weir.online.batch import BoolVector, FloatVector, IntVector, PredictionBatch
+from weir.online.errors import UNREADABLE, StateError
+from weir.online.stages.dedupe import Deduper, OldIds, bytes_for, is_old, old_state
 
 REMEMBERED: Final = 131_072
 """Offsets for which a prediction is known: 4 MB a partition. The most that is taken again is 50,000 records."""

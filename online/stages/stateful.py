@@ -8,8 +8,8 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
-from online.errors import UNREADABLE, StateError
-from online.learners.online_model import ModelSnapshot, OnlineModel
+from weir.online.errors import UNREADABLE, StateError
+from weir.online.learners.online_model import ModelSnapshot, OnlineModel
 
 
 class Stateful(Protocol):

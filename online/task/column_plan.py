@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from online.codec.columns import ColumnRequest
-from online.codec.wire import DeviceEvent, UserEvent
-from online.errors import TaskError
-from online.features.expression import Expression
-from online.features.timecolumns import TIME_COLUMNS
-from online.task.spec import TaskSpec
+from weir.online.codec.columns import ColumnRequest
+from weir.online.codec.wire import DeviceEvent, UserEvent
+from weir.online.errors import TaskError
+from weir.online.features.expression import Expression
+from weir.online.features.timecolumns import TIME_COLUMNS
+from weir.online.task.spec import TaskSpec
 
 WIRE_IDS = ("user_id", "merchant_id", "device_id", "session_id")
 

@@ -14,13 +14,13 @@ from typing import Literal, Protocol
 import numpy as np
 from pydantic import Field
 
-from online.batch import BoolVector, FloatMatrix, FloatVector
-from online.codec.columns import no_column
-from online.codec.wire import FEATURE_MAX
-from online.durations import Seconds
-from online.features.store import FeatureStore
-from online.frozen import Frozen
-from online.full_columns import LOGGED, SEEN
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector
+from weir.online.codec.columns import no_column
+from weir.online.codec.wire import FEATURE_MAX
+from weir.online.durations import Seconds
+from weir.online.features.store import FeatureStore
+from weir.online.frozen import Frozen
+from weir.online.full_columns import LOGGED, SEEN
 
 
 class TrainingSpec(Frozen):
@@ -44,7 +44,7 @@ class TrainingSpec(Frozen):
     """Labelled examples that a candidate is shadowed for before it serves, and that the champion it replaced shadows it
     for before it is let go."""
     encoder: dict[str, float | str | bool] = Field(default_factory=dict)
-    """Settings of the encoder other than the defaults (``models.training.EncoderSettings``), such as those that
+    """Settings of the encoder other than the defaults (``weir.models.training.EncoderSettings``), such as those that
     ``weir tune --out`` found; its width is the task's ``state``."""
     seed: int = 1
 

@@ -1,6 +1,6 @@
 """A task: everything one prediction problem declares, as it is written in a TOML file.
 
-The models here know shapes, defaults and limits; ``online.stages.pipeline`` turns a task into running stages.
+The models here know shapes, defaults and limits; ``weir.online.stages.pipeline`` turns a task into running stages.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from online.codec.wire import FEATURE_MAX, NEGATIVE_RATE_MIN, Word
-from online.decisions.alerts import AlertPolicy
-from online.decisions.reasons import ReasonPolicy
-from online.decisions.threshold import BudgetThreshold, ThresholdPolicy
-from online.drift.drift_policy import DriftPolicy
-from online.durations import Seconds, format_duration, parse_duration
-from online.errors import TaskError
-from online.features.spec import Entity, Formula, Name
-from online.frozen import Frozen
-from online.labels.join_policy import JoinPolicy
-from online.labels.silence import SilencePolicy
-from online.learners.factory import LearnerSpec
-from online.mistakes import did_you_mean, mistakes, sentence, told
-from online.task.full_spec import FullSpec
-from online.toml_text import parse_toml
+from weir.online.codec.wire import FEATURE_MAX, NEGATIVE_RATE_MIN, Word
+from weir.online.decisions.alerts import AlertPolicy
+from weir.online.decisions.reasons import ReasonPolicy
+from weir.online.decisions.threshold import BudgetThreshold, ThresholdPolicy
+from weir.online.drift.drift_policy import DriftPolicy
+from weir.online.durations import Seconds, format_duration, parse_duration
+from weir.online.errors import TaskError
+from weir.online.features.spec import Entity, Formula, Name
+from weir.online.frozen import Frozen
+from weir.online.labels.join_policy import JoinPolicy
+from weir.online.labels.silence import SilencePolicy
+from weir.online.learners.factory import LearnerSpec
+from weir.online.mistakes import did_you_mean, mistakes, sentence, told
+from weir.online.task.full_spec import FullSpec
+from weir.online.toml_text import parse_toml
 
 STREAM_KEYS: dict[str, str] = {"user-events": "user_id", "device-events": "device_id"}
 """The wire column that each stream of events is partitioned by."""

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from online.codec.wire import ID_CHARS
-from online.errors import TaskError
-from online.features.engine import FeatureEngine
-from online.features.plan import build_plan, label_feeds
-from online.features.store import FeatureStore
-from online.features.timecolumns import TIME_COLUMNS
-from online.learners.factory import build_learner
-from online.learners.online_model import OnlineModel
-from online.task.column_plan import columns_of
-from online.task.full_spec import features_of, further_inputs
-from online.task.spec import STREAM_KEYS, TaskSpec
+from weir.online.codec.wire import ID_CHARS
+from weir.online.errors import TaskError
+from weir.online.features.engine import FeatureEngine
+from weir.online.features.plan import build_plan, label_feeds
+from weir.online.features.store import FeatureStore
+from weir.online.features.timecolumns import TIME_COLUMNS
+from weir.online.learners.factory import build_learner
+from weir.online.learners.online_model import OnlineModel
+from weir.online.task.column_plan import columns_of
+from weir.online.task.full_spec import features_of, further_inputs
+from weir.online.task.spec import STREAM_KEYS, TaskSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class TaskShape:
     """Names and widths that follow from a task alone: what a prediction carries, and what labelling is told."""
 
     features: tuple[str, ...]
-    """F names: what is logged of each score, the online model's inputs first (see ``online.task.full_spec``)."""
+    """F names: what is logged of each score, the online model's inputs first (see ``weir.online.task.full_spec``)."""
     masks: int
     """E, columns of ``ScoredBatch.masks``."""
     secondary: tuple[str, ...]

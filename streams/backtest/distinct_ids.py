@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from online.batch import EventBatch
-from online.stages.admission import entities_of
-from online.stages.dedupe import Deduper
-from streams.backtest.event_files import SourceBatch
+from weir.online.batch import EventBatch
+from weir.online.stages.admission import entities_of
+from weir.online.stages.dedupe import Deduper
+from weir.streams.backtest.event_files import SourceBatch
 
 
 def distinct(batches: Iterator[SourceBatch], size: int, ids: Deduper) -> Iterator[SourceBatch]:

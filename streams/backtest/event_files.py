@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from online.batch import BoolVector, EventBatch, FloatVector, IntVector
-from online.codec.columns import ColumnRequest
-from online.codec.decode import Reject, events_from_rows
-from online.codec.wire import VERSION, DeviceEvent, UserEvent, WireModel
-from online.task.spec import SourceSpec, TaskSpec
-from streams.backtest.tables import (
+from weir.online.batch import BoolVector, EventBatch, FloatVector, IntVector
+from weir.online.codec.columns import ColumnRequest
+from weir.online.codec.decode import Reject, events_from_rows
+from weir.online.codec.wire import VERSION, DeviceEvent, UserEvent, WireModel
+from weir.online.task.spec import SourceSpec, TaskSpec
+from weir.streams.backtest.tables import (
     MISSING,
     MISSING_TEXTS,
     Cells,
@@ -31,7 +31,7 @@ from streams.backtest.tables import (
     read_numbers,
     read_times,
 )
-from streams.errors import UsageError
+from weir.streams.errors import UsageError
 
 _CHUNK_ROWS = 4096
 _YEAR_2000 = 946_684_800.0

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from online.batch import FloatVector, LabelBatch
-from online.durations import format_duration
-from online.labels.join import LabelJoiner
-from online.stages.pipeline import StepOutput
-from online.task.spec import SourceSpec, TaskSpec
-from streams.backtest.event_files import SourceBatch
-from streams.backtest.notes import DAY_S, Kind, Note, RunWatch
-from streams.backtest.wire_files import read_labels
-from streams.errors import UsageError
+from weir.online.batch import FloatVector, LabelBatch
+from weir.online.durations import format_duration
+from weir.online.labels.join import LabelJoiner
+from weir.online.stages.pipeline import StepOutput
+from weir.online.task.spec import SourceSpec, TaskSpec
+from weir.streams.backtest.event_files import SourceBatch
+from weir.streams.backtest.notes import DAY_S, Kind, Note, RunWatch
+from weir.streams.backtest.wire_files import read_labels
+from weir.streams.errors import UsageError
 
 _CUTS_A_DELAY = 8
 """A batch spans at most this part of the label delay, so that on a thin stream labels are not seen much too late."""

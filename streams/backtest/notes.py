@@ -13,9 +13,9 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from online.batch import BoolVector, EventBatch
-from online.codec.columns import ColumnRequest
-from online.task.spec import TaskSpec
+from weir.online.batch import BoolVector, EventBatch
+from weir.online.codec.columns import ColumnRequest
+from weir.online.task.spec import TaskSpec
 
 Kind = Literal[
     "types", "not scored", "no labels", "labels refused", "one class", "labels unknown", "labels without event",

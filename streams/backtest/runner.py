@@ -13,19 +13,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from online.codec.decode import Reject
-from online.stages.dedupe import Deduper, bytes_for
-from online.stages.pipeline import StepOutput, TaskPipeline
-from online.task.spec import TaskSpec
-from streams.backtest.distinct_ids import distinct, within
-from streams.backtest.event_files import FileSource
-from streams.backtest.held_labels import LabelInput
-from streams.backtest.notes import Note, RunWatch
-from streams.backtest.score_file import ScoreFile
-from streams.backtest.tables import place
-from streams.backtest.wire_files import WireSource
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.errors import TooManyRejects, UsageError
+from weir.online.codec.decode import Reject
+from weir.online.stages.dedupe import Deduper, bytes_for
+from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.distinct_ids import distinct, within
+from weir.streams.backtest.event_files import FileSource
+from weir.streams.backtest.held_labels import LabelInput
+from weir.streams.backtest.notes import Note, RunWatch
+from weir.streams.backtest.score_file import ScoreFile
+from weir.streams.backtest.tables import place
+from weir.streams.backtest.wire_files import WireSource
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.errors import TooManyRejects, UsageError
 
 _SHOWN_REJECTS, _MANY_ROWS = 20, 1_000
 

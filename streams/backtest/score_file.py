@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from online.batch import PredictionBatch
+from weir.online.batch import PredictionBatch
 
 SCHEMA = pa.schema(
     [

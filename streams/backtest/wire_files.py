@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from online.batch import LabelBatch
-from online.codec.columns import ColumnRequest
-from online.codec.decode import decode_device_events, decode_labels, decode_user_events
-from online.task.spec import TaskSpec
-from streams.backtest.event_files import SourceBatch
-from streams.backtest.tables import contents, files_of, place, readable
-from streams.errors import UsageError
+from weir.online.batch import LabelBatch
+from weir.online.codec.columns import ColumnRequest
+from weir.online.codec.decode import decode_device_events, decode_labels, decode_user_events
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.event_files import SourceBatch
+from weir.streams.backtest.tables import contents, files_of, place, readable
+from weir.streams.errors import UsageError
 
 
 class WireSource:

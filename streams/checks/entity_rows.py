@@ -13,16 +13,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from online.batch import EventBatch
-from online.features import kernel
-from online.features.engine import FeatureEngine, Table
-from online.features.plan import WindowPass
-from online.task.column_plan import columns_of
-from online.task.spec import TaskSpec
-from online.task.task_shape import engine_of
-from streams.config import topics
-from streams.offline_models.entity_state import FullRows
-from streams.redis.stored_rows import StoredRow
+from weir.online.batch import EventBatch
+from weir.online.features import kernel
+from weir.online.features.engine import FeatureEngine, Table
+from weir.online.features.plan import WindowPass
+from weir.online.task.column_plan import columns_of
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import engine_of
+from weir.streams.config import topics
+from weir.streams.offline_models.entity_state import FullRows
+from weir.streams.redis.stored_rows import StoredRow
 
 _OF_AN_EVENT: Final = frozenset({kernel.OVER_MEAN, kernel.OVER_EWMEAN})
 """Operations that set an event's own value in proportion; a row alone has none."""

@@ -6,16 +6,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from streams.checks.findings import Check
-from streams.config import topics
-from streams.errors import BrokerError, UsageError
-from streams.kafka.admin import cluster
-from streams.kafka.admin.clients import admin_client
-from streams.kafka.admin.topic_specs import ActualTopic, Difference, compare, short_of_horizons, wanted_topics
+from weir.streams.checks.findings import Check
+from weir.streams.config import topics
+from weir.streams.errors import BrokerError, UsageError
+from weir.streams.kafka.admin import cluster
+from weir.streams.kafka.admin.clients import admin_client
+from weir.streams.kafka.admin.topic_specs import ActualTopic, Difference, compare, short_of_horizons, wanted_topics
 
 if TYPE_CHECKING:
-    from online.task.spec import TaskSpec
-    from streams.config.settings import Settings
+    from weir.online.task.spec import TaskSpec
+    from weir.streams.config.settings import Settings
 
 log = logging.getLogger(__name__)
 

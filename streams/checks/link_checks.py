@@ -6,8 +6,8 @@ import ipaddress
 import logging
 from urllib.parse import parse_qs, urlsplit
 
-from streams.checks.findings import Check
-from streams.config.settings import KafkaSettings, RedisSettings, Settings
+from weir.streams.checks.findings import Check
+from weir.streams.config.settings import KafkaSettings, RedisSettings, Settings
 
 log = logging.getLogger(__name__)
 

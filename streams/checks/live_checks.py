@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from typing import Final
 
-from streams.checks.findings import Check
-from streams.config.settings import WorkerSettings
+from weir.streams.checks.findings import Check
+from weir.streams.config.settings import WorkerSettings
 
 PATIENCE_S: Final = 2.0
 _SAMPLE: Final = re.compile(r"^(weir_\w+?)(?:_total)?(?:\{(.*)\})? (\S+)$", re.MULTILINE)

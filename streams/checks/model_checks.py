@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from online.errors import WeirError
-from online.task.spec import TaskSpec
-from streams.checks.findings import Check
-from streams.config import topics
-from streams.config.settings import Settings
-from streams.offline_models.loading import full_models, require_provider
-from streams.offline_models.serving import FullModels
-from streams.offline_models.update_follower import UpdatesFollower
+from weir.online.errors import WeirError
+from weir.online.task.spec import TaskSpec
+from weir.streams.checks.findings import Check
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings
+from weir.streams.offline_models.loading import full_models, require_provider
+from weir.streams.offline_models.serving import FullModels
+from weir.streams.offline_models.update_follower import UpdatesFollower
 
 
 def check_full(settings: Settings, tasks: Sequence[TaskSpec], *, remote: bool = False) -> list[Check]:

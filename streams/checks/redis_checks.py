@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from streams.checks.findings import Check
-from streams.checks.link_checks import redis_warnings
-from streams.config.settings import RedisSettings
-from streams.errors import UsageError
+from weir.streams.checks.findings import Check
+from weir.streams.checks.link_checks import redis_warnings
+from weir.streams.config.settings import RedisSettings
+from weir.streams.errors import UsageError
 
 OLDEST: Final = (7, 0)
 HEADROOM: Final = 0.8

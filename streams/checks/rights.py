@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from streams.config import topics as t
+from weir.streams.config import topics as t
 
 if TYPE_CHECKING:
-    from streams.config.settings import Settings
+    from weir.streams.config.settings import Settings
 
 Store = Literal["none", "read", "all"]
 """What a principal may do with keys that begin with the prefix of ``[redis]``."""
@@ -130,7 +130,7 @@ def _topics(settings: Settings, own: Iterable[str]) -> list[str]:
 
 def redis_user(p: Principal, user: str, prefix: str, password: str = "><password>") -> str:
     """A principal as a line of an ACL file, without the word ``user``; empty where it needs no Redis."""
-    from streams.redis.client import COMMANDS
+    from weir.streams.redis.client import COMMANDS
 
     if p.store == "none":
         return ""

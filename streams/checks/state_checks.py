@@ -9,17 +9,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from online.stages.labelling import LabellingStage
-from online.task.spec import TaskSpec
-from online.task.task_shape import engine_of, shape_of
-from streams.checks.findings import Check
-from streams.config import topics
-from streams.config.settings import Settings
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.errors import ShellError, StateError
-from streams.redis.client import RedisClient, opened
-from streams.redis.partitions.label_journal import StepLog
-from streams.redis.topic_identity import StoredIdentity
+from weir.online.stages.labelling import LabellingStage
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import engine_of, shape_of
+from weir.streams.checks.findings import Check
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.errors import ShellError, StateError
+from weir.streams.redis.client import RedisClient, opened
+from weir.streams.redis.partitions.label_journal import StepLog
+from weir.streams.redis.topic_identity import StoredIdentity
 
 
 def check_state(settings: Settings, tasks: Sequence[TaskSpec]) -> list[Check]:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from streams.checks.rights import PRINCIPALS, Principal, kafka_commands, redis_commands
-from streams.cli.options import BootstrapOption, ConfigOption, settings_of
-from streams.errors import UsageError
+from weir.streams.checks.rights import PRINCIPALS, Principal, kafka_commands, redis_commands
+from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of
+from weir.streams.errors import UsageError
 
 acl_app = typer.Typer(
     name="acl",

@@ -1,6 +1,6 @@
 """``weir archive``: what trainings need, from the topics to Parquet files that outlive retention.
 
-It knows arguments and a progress bar; the work is in ``streams.trainer.history.parquet_archive``.
+It knows arguments and a progress bar; the work is in ``weir.streams.trainer.history.parquet_archive``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.options import (
+from weir.streams.cli.options import (
     INTERRUPTED,
     BootstrapOption,
     ConfigOption,
@@ -23,13 +23,13 @@ from streams.cli.options import (
     table,
     tasks_of,
 )
-from streams.cli.times import moment
-from streams.errors import UsageError
+from weir.streams.cli.times import moment
+from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from online.task.spec import TaskSpec
-    from streams.config.settings import Settings
-    from streams.trainer.history.parquet_archive import Archive, ArchiveCounts
+    from weir.online.task.spec import TaskSpec
+    from weir.streams.config.settings import Settings
+    from weir.streams.trainer.history.parquet_archive import Archive, ArchiveCounts
 
 
 def archive_command(
@@ -74,8 +74,8 @@ def archive_command(
 
         weir archive --task fraud.toml --log demo/log --out archive
     """
-    from streams.trainer.history.logged_tables import RecordReader
-    from streams.trainer.history.parquet_archive import Archive
+    from weir.streams.trainer.history.logged_tables import RecordReader
+    from weir.streams.trainer.history.parquet_archive import Archive
 
     settings = settings_of(config, bootstrap)
     tasks = tasks_of(task or (), settings)
@@ -101,7 +101,7 @@ async def _archive(
     since: float | None,
     until: float | None,
 ) -> None:
-    from streams.trainer.history.log_sources import EmbeddedSource, KafkaSource
+    from weir.streams.trainer.history.log_sources import EmbeddedSource, KafkaSource
 
     opened = nullcontext(EmbeddedSource.of_directory(log)) if log is not None else KafkaSource(settings, "archive")
     async with opened as source:
@@ -111,7 +111,7 @@ async def _archive(
 
 
 def _show(tasks: list[TaskSpec], archived: list[ArchiveCounts], out: Path) -> None:
-    from streams.trainer.history.logged_tables import KINDS
+    from weir.streams.trainer.history.logged_tables import KINDS
 
     shown = table("task", *(f"{kind}>" for kind in KINDS), "files>")
     for spec, made in zip(tasks, archived, strict=True):

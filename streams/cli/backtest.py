@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from streams.cli.options import INTERRUPTED, bars, notes
-from streams.cli.times import duration
-from streams.errors import UsageError
+from weir.streams.cli.options import INTERRUPTED, bars, notes
+from weir.streams.cli.times import duration
+from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from streams.backtest.runner import BacktestResult
+    from weir.streams.backtest.runner import BacktestResult
 
 SHOWN, NOTHING_SCORED = 6, 3
 """Exit status where no row was scored."""
@@ -64,8 +64,8 @@ def backtest_command(
     """
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-    from streams.backtest.runner import run_backtest
-    from streams.task_files import load_task
+    from weir.streams.backtest.runner import run_backtest
+    from weir.streams.task_files import load_task
 
     spec, console = load_task(task), notes()
     delay_s = None if label_delay is None else duration("--label-delay", label_delay)

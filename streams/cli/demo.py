@@ -1,6 +1,7 @@
 """``weir demo``: everything at once, for about a minute.
 
-It knows arguments, signals and the terminal; what runs is ``streams.demo``, what is drawn ``streams.demo.screen``.
+It knows arguments, signals and the terminal; what runs is ``weir.streams.demo``, what is drawn
+``weir.streams.demo.screen``.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.signals import StopRequest, interruptible
-from streams.errors import UsageError
+from weir.streams.cli.signals import StopRequest, interruptible
+from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from streams.demo.demo_loop import DemoResult, Pace
-    from streams.demo.scenario import Scenario
+    from weir.streams.demo.demo_loop import DemoResult, Pace
+    from weir.streams.demo.scenario import Scenario
 
 _OURS = ("log", "state", "models", "work", "scenario.json")
 _TRAINING = ("lightgbm", "onnx", "onnxruntime")
@@ -72,8 +73,8 @@ def demo_command(
     """
     from rich.console import Console
 
-    from streams.demo.demo_loop import Pace
-    from streams.demo.screen.summary import render_summary
+    from weir.streams.demo.demo_loop import Pace
+    from weir.streams.demo.screen.summary import render_summary
 
     console = Console()
     _require_extra()
@@ -103,9 +104,9 @@ def _require_extra() -> None:
 
 
 def _run(directory: Path, scenario: Scenario, pace: Pace, asked: StopRequest, console: Console) -> DemoResult:
-    from streams.demo.demo_loop import Demo
-    from streams.demo.scenario import demo_tasks
-    from streams.demo.screen.display import DemoDisplay
+    from weir.streams.demo.demo_loop import Demo
+    from weir.streams.demo.scenario import demo_tasks
+    from weir.streams.demo.screen.display import DemoDisplay
 
     tasks = demo_tasks()
     with ExitStack() as stack:
@@ -134,8 +135,8 @@ def _scenario(
     console: Console,
 ) -> Scenario:
     """The scenario to go on with, or a new one for a directory that has none or is to start over."""
-    from streams.demo.demo_warmup import planned_events, warm_up
-    from streams.demo.scenario import Scenario, demo_tasks
+    from weir.streams.demo.demo_warmup import planned_events, warm_up
+    from weir.streams.demo.scenario import Scenario, demo_tasks
 
     tasks = demo_tasks()
     stored = None if fresh else Scenario.read(directory)
@@ -167,7 +168,7 @@ def _agree(stored: Scenario, seed: int | None, events: int | None, days: int | N
 
 def _forget(directory: Path) -> None:
     """Remove what a demo wrote, and nothing else."""
-    from streams.demo.exports import FILES
+    from weir.streams.demo.exports import FILES
 
     for name in (*_OURS, *FILES):
         path = directory / name

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.dlq_pages import document, list_each, list_groups, page
-from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, confirmed, notes, settings_of, to_json
-from streams.errors import UsageError
-from streams.kafka.admin.clients import consumer, producer
-from streams.kafka.admin.dead_letters import Letter, Place, Selection, mark, read_letters, restored, send_back
+from weir.streams.cli.dlq_pages import document, list_each, list_groups, page
+from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, confirmed, notes, settings_of, to_json
+from weir.streams.errors import UsageError
+from weir.streams.kafka.admin.clients import consumer, producer
+from weir.streams.kafka.admin.dead_letters import Letter, Place, Selection, mark, read_letters, restored, send_back
 
 if TYPE_CHECKING:
-    from streams.config.settings import Settings, TopicSettings
+    from weir.streams.config.settings import Settings, TopicSettings
 
 dlq_app = typer.Typer(
     name="dlq", help="Dead letters: list, show, replay, drop.\n\nFor example: weir dlq list", no_args_is_help=True

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import orjson
 
-from streams.cli.options import notes, output, table, to_json, utc
-from streams.kafka.admin.dead_letters import Letter, Place, grouped
-from streams.kafka.admin.printed_records import TEXT_CHARS, parse
-from streams.text import printable
+from weir.streams.cli.options import notes, output, table, to_json, utc
+from weir.streams.kafka.admin.dead_letters import Letter, Place, grouped
+from weir.streams.kafka.admin.printed_records import TEXT_CHARS, parse
+from weir.streams.text import printable
 
 _ROW_CHARS: Final = 90
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from streams.checks.findings import STYLES, Check, check_codecs, checks_table
-from streams.cli.options import ConfigOption
-from streams.errors import UsageError
+from weir.streams.checks.findings import STYLES, Check, check_codecs, checks_table
+from weir.streams.cli.options import ConfigOption
+from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -62,8 +62,8 @@ def doctor_command(
     """
     from rich.console import Console
 
-    from streams.checks.live_checks import check_live
-    from streams.config.settings import load_settings
+    from weir.streams.checks.live_checks import check_live
+    from weir.streams.config.settings import load_settings
 
     checks = check_live(load_settings(config).worker) if live else run_checks(config=config)
     failed = sum(check.status == "FAIL" for check in checks)
@@ -119,9 +119,9 @@ def check_package(name: str, module: str = "", purpose: str = "") -> Check:
 
 def check_store(config: Path | None) -> list[Check]:
     """Redis as the settings name it; one that nobody named may be missing. And whether passwords go in clear."""
-    from streams.checks.link_checks import kafka_warnings
-    from streams.checks.redis_checks import check_redis
-    from streams.config.settings import RedisSettings, load_settings
+    from weir.streams.checks.link_checks import kafka_warnings
+    from weir.streams.checks.redis_checks import check_redis
+    from weir.streams.config.settings import RedisSettings, load_settings
 
     try:
         settings = load_settings(config)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 import msgspec
 import typer
 
-from online.errors import UNREADABLE
-from streams.cli.options import (
+from weir.online.errors import UNREADABLE
+from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
@@ -25,15 +25,15 @@ from streams.cli.options import (
     to_json,
     utc,
 )
-from streams.cli.options import table as new_table
-from streams.cli.times import moment
-from streams.config import topics
-from streams.errors import UsageError
-from streams.kafka.admin.clients import producer
+from weir.streams.cli.options import table as new_table
+from weir.streams.cli.times import moment
+from weir.streams.config import topics
+from weir.streams.errors import UsageError
+from weir.streams.kafka.admin.clients import producer
 
 if TYPE_CHECKING:
-    from online.stages.quarantine import Quarantine
-    from streams.config.settings import Settings
+    from weir.online.stages.quarantine import Quarantine
+    from weir.streams.config.settings import Settings
 
 _SHOWN: Final = 20
 _LOOK_S: Final = 0.5
@@ -199,8 +199,8 @@ def _choice(task: str, offsets: str | None, entity: str | None, since: str | Non
 
 
 async def _find(settings: Settings, choice: Choice) -> tuple[list[Found], list[Quarantine]]:
-    from online.stages.quarantine import Quarantine, find_quarantines
-    from streams.kafka.consume.range_reader import RangeReader  # it brings the Kafka client
+    from weir.online.stages.quarantine import Quarantine, find_quarantines
+    from weir.streams.kafka.consume.range_reader import RangeReader  # it brings the Kafka client
 
     decoder, found, quarantines = msgspec.json.Decoder(_Row), list[Found](), list[Quarantine]()
     options, limits = settings.kafka.client_options("examples"), settings.limits_of(topics.EXAMPLES)
@@ -225,9 +225,9 @@ def _held(quarantines: Sequence[Quarantine], offset: int) -> bool:
 
 def _order(settings: Settings, task: str, found: Sequence[Found], reason: str | None) -> int:
     """Write the record; its offset."""
-    from online.codec.encode import encode_model
-    from online.codec.wire import QUARANTINE_MAX, ExampleQuarantine
-    from online.stages.quarantine import ranges_of
+    from weir.online.codec.encode import encode_model
+    from weir.online.codec.wire import QUARANTINE_MAX, ExampleQuarantine
+    from weir.online.stages.quarantine import ranges_of
 
     edges = [edge for pair in ranges_of(f.offset for f in found) for edge in pair]
     if len(edges) > QUARANTINE_MAX:
@@ -246,10 +246,10 @@ def _order(settings: Settings, task: str, found: Sequence[Found], reason: str | 
 
 async def _stored(settings: Settings, file: Path, offset: int, timeout: float) -> int:
     """The version of a stored model that has read past ``offset``; waits for one."""
-    from streams.model_replicas.fold import ExampleFold
-    from streams.model_replicas.model_snapshots import ModelSnapshots
-    from streams.redis.client import opened
-    from streams.task_files import load_task
+    from weir.streams.model_replicas.fold import ExampleFold
+    from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+    from weir.streams.redis.client import opened
+    from weir.streams.task_files import load_task
 
     try:
         async with opened(settings.redis) as link, asyncio.timeout(timeout):

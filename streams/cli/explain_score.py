@@ -1,6 +1,6 @@
 """``weir explain-score``: why one event got the score it got, proved by making the score again.
 
-It knows arguments, bars and tables; the work is in ``streams.model_replicas``.
+It knows arguments, bars and tables; the work is in ``weir.streams.model_replicas``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from streams.cli.options import (
+from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
@@ -27,15 +27,15 @@ from streams.cli.options import (
     to_json,
     utc,
 )
-from streams.cli.times import duration, moment
-from streams.config import topics
-from streams.errors import UsageError, in_words
+from weir.streams.cli.times import duration, moment
+from weir.streams.config import topics
+from weir.streams.errors import UsageError, in_words
 
 if TYPE_CHECKING:
-    from streams.config.settings import Settings
-    from streams.model_replicas.fold import ExampleFold
-    from streams.model_replicas.logged_scores import LoggedScore, Search
-    from streams.model_replicas.score_explanation import Explanation
+    from weir.streams.config.settings import Settings
+    from weir.streams.model_replicas.fold import ExampleFold
+    from weir.streams.model_replicas.logged_scores import LoggedScore, Search
+    from weir.streams.model_replicas.score_explanation import Explanation
 
 _SHOWN: Final = 15
 _NEEDS: Final = (("aiokafka", "aiokafka"), ("faust", "faust-streaming"), ("redis", "redis"))
@@ -86,13 +86,13 @@ def explain_score_command(
 
         weir explain-score e-17342 --task fraud.toml --json | jq '.contributions[:3]'
     """  # fmt: skip
-    from streams.task_files import load_task
+    from weir.streams.task_files import load_task
 
     if partition is not None and entity is not None:
         raise typer.BadParameter("--entity tells the partition: give one of --entity and --partition.")
     _needed()
-    from streams.model_replicas.fold import ExampleFold  # these bring the Kafka and Redis clients
-    from streams.model_replicas.logged_scores import Search
+    from weir.streams.model_replicas.fold import ExampleFold  # these bring the Kafka and Redis clients
+    from weir.streams.model_replicas.logged_scores import Search
 
     settings, spec = settings_of(config, bootstrap), load_task(task)
     fold = ExampleFold.of(spec)
@@ -122,7 +122,7 @@ def _needed() -> None:
 async def _explain(
     settings: Settings, fold: ExampleFold, search: Search, entity: str | None, stored: bool
 ) -> tuple[Explanation, list[LoggedScore], int]:
-    from streams.model_replicas.score_explanation import explain, version_of
+    from weir.streams.model_replicas.score_explanation import explain, version_of
 
     logged, repeats = await _find(settings, search, entity)
     version = version_of(logged, fold)
@@ -133,9 +133,9 @@ async def _explain(
 async def _find(settings: Settings, search: Search, entity: str | None) -> tuple[LoggedScore, list[LoggedScore]]:
     from dataclasses import replace
 
-    from streams.kafka.consume.range_reader import RangeReader
-    from streams.kafka.partitioners import partitions_of_text
-    from streams.model_replicas.logged_scores import find_scores
+    from weir.streams.kafka.consume.range_reader import RangeReader
+    from weir.streams.kafka.partitioners import partitions_of_text
+    from weir.streams.model_replicas.logged_scores import find_scores
 
     options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.PREDICTIONS)
     async with RangeReader(options, topic, limits=settings.limits_of(topics.PREDICTIONS)) as reader:
@@ -156,10 +156,10 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
 
 
 async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: bool) -> int:
-    from streams.model_replicas.model_snapshots import ModelSnapshots
-    from streams.model_replicas.rebuild_model import rebuild
-    from streams.redis.client import RedisClient
-    from streams.redis.store_errors import StoreUnavailable
+    from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+    from weir.streams.model_replicas.rebuild_model import rebuild
+    from weir.streams.redis.client import RedisClient
+    from weir.streams.redis.store_errors import StoreUnavailable
 
     options, topic = settings.kafka.client_options("explain"), settings.topics.name(topics.EXAMPLES)
     link = RedisClient(settings.redis, patience_s=settings.redis.timeout_s, prefix=settings.redis.prefix)

@@ -1,6 +1,7 @@
 """``weir features``: what the feature store holds of an entity, and filling an emptied store again.
 
-It knows arguments and tables; rows are read by ``streams.redis`` and taken apart by ``streams.checks.entity_rows``.
+It knows arguments and tables; rows are read by ``weir.streams.redis`` and taken apart by
+``weir.streams.checks.entity_rows``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.options import (
+from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
@@ -28,16 +29,16 @@ from streams.cli.options import (
     to_json,
     utc,
 )
-from streams.cli.times import moment
-from streams.errors import UsageError
+from weir.streams.cli.times import moment
+from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from online.features.engine import Table
-    from online.task.spec import TaskSpec
-    from streams.checks.entity_rows import TableRow, TaskRows
-    from streams.config.settings import Settings
-    from streams.ops.process_status import Progress as ProgressOf
-    from streams.redis.stored_rows import StoredRow
+    from weir.online.features.engine import Table
+    from weir.online.task.spec import TaskSpec
+    from weir.streams.checks.entity_rows import TableRow, TaskRows
+    from weir.streams.config.settings import Settings
+    from weir.streams.ops.process_status import Progress as ProgressOf
+    from weir.streams.redis.stored_rows import StoredRow
 
 _HELP = "Feature rows in the store: get, rebuild.\n\nFor example: weir features get user-0007 --task fraud.toml"
 features_app = typer.Typer(name="features", help=_HELP, no_args_is_help=True)
@@ -95,8 +96,8 @@ async def _read(
     settings: Settings, wanted: Sequence[tuple[TaskRows, Table]], entity: str, at: float | None
 ) -> list[TableRow]:
     """The rows of the entity in these tables; looked for in every lane that may own one."""
-    from streams.redis.client import opened  # it brings the client of Redis
-    from streams.redis.partitions.partition_store import LaneStore
+    from weir.streams.redis.client import opened  # it brings the client of Redis
+    from weir.streams.redis.partitions.partition_store import LaneStore
 
     found: list[TableRow] = []
     async with opened(settings.redis) as link:
@@ -122,7 +123,7 @@ def _of_others(table: str, entity: str, rows: Sequence[StoredRow]) -> str:
 
 def _tables(tasks: Sequence[TaskSpec], only: str | None) -> list[tuple[TaskRows, Table]]:
     """Every table of the tasks, or the one that was asked for."""
-    from streams.checks.entity_rows import TaskRows
+    from weir.streams.checks.entity_rows import TaskRows
 
     found = [(rows, each) for rows in map(TaskRows, tasks) for each in rows.tables]
     wanted = [(rows, each) for rows, each in found if only in (None, each.name)]
@@ -208,7 +209,7 @@ def rebuild_command(
         notes().print("nothing done")
         return
     rebuild: Callable[[Settings, Sequence[TaskSpec], ProgressOf], None] = import_module(
-        "streams.worker.rebuild"
+        "weir.streams.worker.rebuild"
     ).rebuild
     with bar_of_each(MofNCompleteColumn(), TimeRemainingColumn()) as progress:
         rebuild(settings, found, progress)

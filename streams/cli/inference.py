@@ -1,6 +1,6 @@
 """``weir inference``: one process that runs full models for the scoring workers of a fleet.
 
-It knows arguments and the banner; what runs is ``streams.worker.inference.inference_worker``.
+It knows arguments and the banner; what runs is ``weir.streams.worker.inference.inference_worker``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.checks.findings import Check
-from streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
-from streams.cli.process import (
+from weir.streams.checks.findings import Check
+from weir.streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
+from weir.streams.cli.process import (
     CheckOption,
     GroupOption,
     InstanceOption,
@@ -28,8 +28,8 @@ from streams.cli.process import (
 )
 
 if TYPE_CHECKING:
-    from online.task.spec import TaskSpec
-    from streams.config.settings import Settings
+    from weir.online.task.spec import TaskSpec
+    from weir.streams.config.settings import Settings
 
 
 def inference_command(
@@ -61,7 +61,7 @@ def inference_command(
     """
     from rich.markup import escape
 
-    from streams.checks.link_checks import warn_of_links
+    from weir.streams.checks.link_checks import warn_of_links
 
     given = {
         "models.provider": provider, "worker.group": group, "worker.instance_id": instance_id, **address(web)
@@ -79,7 +79,7 @@ def inference_command(
     for line in banner(settings, found):
         notes().print(escape(line), soft_wrap=True)
     run: Callable[[Settings, Sequence[TaskSpec]], int] = import_module(
-        "streams.worker.inference.inference_worker"
+        "weir.streams.worker.inference.inference_worker"
     ).run_inference
     if status := run(settings, found):
         raise typer.Exit(status)

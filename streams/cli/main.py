@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from streams.errors import WeirError, in_words
+from weir.streams.errors import WeirError, in_words
 
 _HELP: Final = """
 Event-driven streaming ML: features, online learning from late labels, full models, explained alerts, drift.
@@ -60,8 +60,8 @@ COMMANDS: Final = {
 }
 """Every command with the first line of its help, which a test holds to its docstring.
 
-``explain-score`` is ``explain_score_command`` of ``streams.cli.explain_score``, or ``explain_score_app`` where it has
-commands of its own. Only the module of the command that was asked for is imported.
+``explain-score`` is ``explain_score_command`` of ``weir.streams.cli.explain_score``, or ``explain_score_app`` where it
+has commands of its own. Only the module of the command that was asked for is imported.
 """
 
 
@@ -94,7 +94,7 @@ class _Commands(_Group):
         if cmd_name not in COMMANDS:
             return None
         name = cmd_name.replace("-", "_")
-        module = import_module(f"streams.cli.{name}")
+        module = import_module(f"weir.streams.cli.{name}")
         made: typer.Typer | None = getattr(module, f"{name}_app", None)
         if made is None:
             made = typer.Typer()
@@ -160,7 +160,7 @@ def _usage(refused: Any) -> str:
     """What is wrong with a command line, with the value and the command that explains it."""
     message, path = refused.format_message().rstrip("."), refused.ctx.command_path if refused.ctx else "weir"
     if hasattr(refused.__cause__, "errors"):  # of pydantic, whose import would take most of the time
-        from online.mistakes import limit_words, shown
+        from weir.online.mistakes import limit_words, shown
 
         fault = refused.__cause__.errors(include_url=False)[0]
         message = f"{message.partition(': ')[0]}: got {shown(fault['input'])}; give {limit_words(fault)}"

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from online.mistakes import did_you_mean
-from streams.cli.options import settings_of
-from streams.errors import UsageError
+from weir.online.mistakes import did_you_mean
+from weir.streams.cli.options import settings_of
+from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from models.registry.registry import Registry
+    from weir.models.registry.registry import Registry
 
 RegistryOption = Annotated[
     str | None,
@@ -30,7 +30,7 @@ VersionArgument = Annotated[
 
 def open_registry(url: str | None, config: Path | None) -> Registry:
     """The registry that a command was given, else that of the settings."""
-    from models.registry.registry import Registry
+    from weir.models.registry.registry import Registry
 
     held = Registry(settings_of(config, None, {"models.registry": url}).models.registry)
     if Path(held.url).is_file():

@@ -11,17 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.model_common import RegistryOption, TaskArgument, VersionArgument, number_of, open_registry, tasks_in
-from streams.cli.options import BootstrapOption, ConfigOption, notes, output, settings_of, table
-from streams.config import topics
-from streams.errors import UsageError
-from streams.kafka.admin.clients import producer
+from weir.streams.cli.model_common import (
+    RegistryOption,
+    TaskArgument,
+    VersionArgument,
+    number_of,
+    open_registry,
+    tasks_in,
+)
+from weir.streams.cli.options import BootstrapOption, ConfigOption, notes, output, settings_of, table
+from weir.streams.config import topics
+from weir.streams.errors import UsageError
+from weir.streams.kafka.admin.clients import producer
 
 if TYPE_CHECKING:
-    from models.registry.registry import Registry
-    from models.registry.stages import Action, Stage, Stages
-    from online.codec.wire import ModelUpdate
-    from streams.config.settings import Settings
+    from weir.models.registry.registry import Registry
+    from weir.models.registry.stages import Action, Stage, Stages
+    from weir.online.codec.wire import ModelUpdate
+    from weir.streams.config.settings import Settings
 
 _ACTIONS: dict[Stage, Action] = {"shadow": "shadow", "champion": "promote", "archived": "retire"}
 _TO: dict[Action, Stage] = {"shadow": "shadow", "retire": "archived"}
@@ -136,7 +143,7 @@ def _told(held: Registry, settings: Settings, sender: Any, task: str, version: i
 
 def publish_update(sender: Any, update: ModelUpdate, topic: str) -> None:
     """Send one update with kafka-python and wait until the brokers have it."""
-    from online.codec.encode import encode_model
+    from weir.online.codec.encode import encode_model
 
     sender.send(topic, value=encode_model(update), key=update.task.encode()).get()
 

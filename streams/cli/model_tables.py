@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from streams.cli.options import size, table, utc
+from weir.streams.cli.options import size, table, utc
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from models.manifest import Manifest
-    from models.registry.stages import StageEntry, Stages
+    from weir.models.manifest import Manifest
+    from weir.models.registry.stages import StageEntry, Stages
 
 FIRST: Final = ("average_precision", "roc_auc", "log_loss")
 """Metrics that a list shows, where a version has them."""

@@ -1,4 +1,7 @@
-"""``weir models``: the versions of full models, and which of them serves. What they are is in ``models.registry``."""
+"""``weir models``: the versions of full models, and which of them serves.
+
+What a version is stands in ``weir.models.registry``.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from online.durations import format_duration
-from streams.cli.model_common import (
+from weir.online.durations import format_duration
+from weir.streams.cli.model_common import (
     RegistryOption,
     TaskArgument,
     TaskOrAll,
@@ -17,9 +20,9 @@ from streams.cli.model_common import (
     open_registry,
     tasks_in,
 )
-from streams.cli.model_moves import promote_command, rollback_command
-from streams.cli.options import ConfigOption, JsonOption, notes, output, table, to_json
-from streams.cli.times import duration
+from weir.streams.cli.model_moves import promote_command, rollback_command
+from weir.streams.cli.options import ConfigOption, JsonOption, notes, output, table, to_json
+from weir.streams.cli.times import duration
 
 models_app = typer.Typer(
     name="models",
@@ -42,8 +45,8 @@ def list_command(
 
         weir models list --json | jq '.[] | select(.stage == "champion").digest'
     """
-    from models.errors import ModelError
-    from streams.cli.model_tables import document, version_row, versions_table
+    from weir.models.errors import ModelError
+    from weir.streams.cli.model_tables import document, version_row, versions_table
 
     held = open_registry(registry, config)
     rows, documents, unusable = versions_table(), [], []
@@ -85,7 +88,7 @@ def show_command(
 
         weir models show fraud shadow --json
     """
-    from streams.cli.model_tables import document, moves_table, page
+    from weir.streams.cli.model_tables import document, moves_table, page
 
     held = open_registry(registry, config)
     stages = held.stages(task)
@@ -121,7 +124,7 @@ def diff_command(
 
         weir models diff fraud champion shadow
     """
-    from streams.cli.model_tables import differences
+    from weir.streams.cli.model_tables import differences
 
     held = open_registry(registry, config)
     a, b = (held.manifest(task, number_of(held, task, version)) for version in (old, new))
@@ -154,7 +157,7 @@ def verify_command(
 
         weir models verify fraud champion
     """
-    from models.errors import ModelError
+    from weir.models.errors import ModelError
 
     held = open_registry(registry, config)
     rows, bad = table("task", "version>", "files>", ""), 0

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from streams.errors import UsageError
+from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn, TaskID
     from rich.table import Table
 
-    from online.task.spec import TaskSpec
-    from streams.config.settings import Settings
+    from weir.online.task.spec import TaskSpec
+    from weir.streams.config.settings import Settings
 
 ConfigOption = Annotated[
     Path | None,
@@ -37,7 +37,7 @@ _PIPE_WIDTH = 200
 
 def settings_of(config: Path | None, bootstrap: str | None, given: Mapping[str, object] | None = None) -> Settings:
     """The settings that a command was given; ``given`` holds options by the path of the setting they replace."""
-    from streams.config.settings import load_settings
+    from weir.streams.config.settings import load_settings
 
     return load_settings(config, bootstrap=bootstrap, given=given)
 
@@ -47,7 +47,7 @@ def tasks_of(paths: Sequence[Path], settings: Settings) -> list[TaskSpec]:
 
     Raises ``UsageError`` where there is none, or two have one name.
     """
-    from streams.task_files import load_task
+    from weir.streams.task_files import load_task
 
     files = [file for path in (paths or settings.worker.tasks) for file in _files(path)]
     if not files:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from streams.cli.options import (
+from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
@@ -26,13 +26,13 @@ from streams.cli.options import (
     to_json,
     utc,
 )
-from streams.cli.times import moment
-from streams.config import topics
-from streams.errors import UsageError
-from streams.kafka.admin.clients import consumer, kafka_module
+from weir.streams.cli.times import moment
+from weir.streams.config import topics
+from weir.streams.errors import UsageError
+from weir.streams.kafka.admin.clients import consumer, kafka_module
 
 if TYPE_CHECKING:
-    from streams.config.settings import Settings
+    from weir.streams.config.settings import Settings
 
 _HELP: Final = """Partitions: list, pause, resume, seek, watermark.
 
@@ -176,8 +176,8 @@ def _with_orders(settings: Settings, do: Callable[[Any], Awaitable[_T]]) -> _T:
     """Do something with the orders in the store."""
 
     async def run() -> _T:
-        from streams.redis.client import opened  # it brings the client of Redis
-        from streams.redis.partition_orders import Orders
+        from weir.streams.redis.client import opened  # it brings the client of Redis
+        from weir.streams.redis.partition_orders import Orders
 
         async with opened(settings.redis) as link:
             return await do(Orders(link))
@@ -198,7 +198,7 @@ def _order(
         near = sorted({name.rpartition("-")[0] for name in known})
         raise UsageError(f"{place!r} is no partition that a worker reads; there are partitions of: {', '.join(near)}")
     by = f"{getpass.getuser()}@{socket.gethostname()}"
-    order_of = import_module("streams.redis.partition_orders").Order
+    order_of = import_module("weir.streams.redis.partition_orders").Order
     order = order_of(verb, by, time.time(), None if value is None else value(), why)
     owner, answer = _with_orders(settings, lambda orders: _give(orders, place, order, wait_s))
     if answer is not None:

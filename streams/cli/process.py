@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from streams.checks.findings import Check, check_codecs, checks_table
-from streams.cli.options import notes, output
-from streams.errors import UsageError
-from streams.text import printable
+from weir.streams.checks.findings import Check, check_codecs, checks_table
+from weir.streams.cli.options import notes, output
+from weir.streams.errors import UsageError
+from weir.streams.text import printable
 
 if TYPE_CHECKING:
-    from online.task.spec import TaskSpec
-    from streams.config.settings import Settings
+    from weir.online.task.spec import TaskSpec
+    from weir.streams.config.settings import Settings
 
 TasksArgument = Annotated[
     list[Path] | None,
@@ -84,16 +84,16 @@ def version_of(package: str) -> str:
 
 def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote: bool = False) -> None:
     """Print ``first`` and what a worker of these settings would find; raises ``Exit(2)`` when something is missing."""
-    from streams.checks.kafka_checks import check_kafka
-    from streams.checks.link_checks import kafka_warnings
-    from streams.checks.redis_checks import check_redis
+    from weir.streams.checks.kafka_checks import check_kafka
+    from weir.streams.checks.link_checks import kafka_warnings
+    from weir.streams.checks.redis_checks import check_redis
 
     links = [*check_kafka(settings, tasks), *check_redis(settings.redis)]
     checks = [first, check_codecs(), *links, *kafka_warnings(settings.kafka)]
     if links[0].status != "FAIL":  # which version serves is told by Kafka
-        checks += import_module("streams.worker.identity_checks").check_identity(settings)
-        checks += import_module("streams.checks.state_checks").check_state(settings, tasks)
-        checks += import_module("streams.checks.model_checks").check_full(
+        checks += import_module("weir.streams.worker.identity_checks").check_identity(settings)
+        checks += import_module("weir.streams.checks.state_checks").check_state(settings, tasks)
+        checks += import_module("weir.streams.checks.model_checks").check_full(
             settings, tasks, remote=remote
         )  # it brings aiokafka
     output().print(checks_table(checks))

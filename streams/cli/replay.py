@@ -1,6 +1,6 @@
 """``weir replay``: files to topics, at a rate, at a multiple of event time, or flat out.
 
-It knows arguments and pace; what the files hold is in ``streams.replay.replayed_files``.
+It knows arguments and pace; what the files hold is in ``weir.streams.replay.replayed_files``.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bars, notes, settings_of, utc
-from streams.cli.signals import interruptible
-from streams.config import topics
-from streams.errors import UsageError
-from streams.kafka.admin.clients import admin_client, producer
-from streams.replay.pace import Pace, PacePolicy
+from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bars, notes, settings_of, utc
+from weir.streams.cli.signals import interruptible
+from weir.streams.config import topics
+from weir.streams.errors import UsageError
+from weir.streams.kafka.admin.clients import admin_client, producer
+from weir.streams.replay.pace import Pace, PacePolicy
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from streams.config.settings import KafkaSettings, Settings, TopicSettings
-    from streams.replay.delivery import Delivery
-    from streams.replay.replayed_files import Outgoing, OutgoingSource
+    from weir.streams.config.settings import KafkaSettings, Settings, TopicSettings
+    from weir.streams.replay.delivery import Delivery
+    from weir.streams.replay.replayed_files import Outgoing, OutgoingSource
 
 _REFRESH = 500
 """Records between two looks at the progress bar."""
@@ -98,8 +98,8 @@ def replay_command(
 
         weir replay old.jsonl --topic user-events --bootstrap kafka-1:9092
     """  # fmt: skip
-    from streams.replay.replayed_files import STDIN, LinesSource, TableSource
-    from streams.task_files import load_task
+    from weir.streams.replay.replayed_files import STDIN, LinesSource, TableSource
+    from weir.streams.task_files import load_task
 
     if rate is not None and speed is not None:
         raise typer.BadParameter("--rate and --speed exclude each other: give one, or neither to go flat out.")
@@ -126,7 +126,7 @@ def replay_command(
 def _run(
     settings: Settings, source: OutgoingSource, limits: dict[str, int], policy: PacePolicy, event_time: bool
 ) -> tuple[Delivery, bool]:
-    from streams.replay.delivery import Delivery
+    from weir.streams.replay.delivery import Delivery
 
     with producer(settings.kafka, "replay") as client, interruptible() as stop:
         delivery = Delivery(client, limits, event_time)
@@ -164,7 +164,7 @@ def _wait(pace: Pace, number: int, record: Outgoing, delivery: Delivery, stop: E
 
 def _limits(settings: KafkaSettings, topic: str | None) -> dict[str, int]:
     """The topics that exist, with the bytes a record may have."""
-    from streams.kafka.admin.cluster import read_limits
+    from weir.streams.kafka.admin.cluster import read_limits
 
     with admin_client(settings) as admin:
         limits = read_limits(admin)

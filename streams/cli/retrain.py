@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from streams.cli.model_common import RegistryOption
-from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, output, settings_of
-from streams.cli.signals import interruptible
-from streams.config import topics
-from streams.errors import UsageError
-from streams.kafka.admin.clients import producer
+from weir.streams.cli.model_common import RegistryOption
+from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, output, settings_of
+from weir.streams.cli.signals import interruptible
+from weir.streams.config import topics
+from weir.streams.errors import UsageError
+from weir.streams.kafka.admin.clients import producer
 
 if TYPE_CHECKING:
-    from online.codec.wire import LongText, RetrainRequest
-    from streams.config.settings import Settings
+    from weir.online.codec.wire import LongText, RetrainRequest
+    from weir.streams.config.settings import Settings
 
 _LOOK_S: Final = 0.5
 _TOO_SOON: Final = "refused, the last request is too recent (cooldown); give --force"
@@ -58,8 +58,8 @@ def retrain_command(
 
         weir retrain --task fraud --wait --timeout 900
     """
-    from online.codec.encode import encode_model
-    from online.codec.wire import RetrainRequest
+    from weir.online.codec.encode import encode_model
+    from weir.online.codec.wire import RetrainRequest
 
     settings = settings_of(config, bootstrap, {"models.registry": registry})
     request = RetrainRequest(
@@ -90,9 +90,9 @@ def _wait(settings: Settings, request: RetrainRequest, timeout: float | None) ->
     """Follow the job in the trainer's journal, saying each stage once."""
     from rich.markup import escape
 
-    from models.registry.registry import open_files
-    from streams.trainer.state_journal import FilesJournal
-    from streams.trainer.task_state import Job, TaskState, decode
+    from weir.models.registry.registry import open_files
+    from weir.streams.trainer.state_journal import FilesJournal
+    from weir.streams.trainer.task_state import Job, TaskState, decode
 
     journal, said = FilesJournal(open_files(settings.models.registry)), ""
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -125,7 +125,7 @@ def _pause(stop: Event) -> None:
 
 
 def _said(job: object, state: object, request: RetrainRequest) -> str:
-    from streams.trainer.task_state import Job, TaskState
+    from weir.streams.trainer.task_state import Job, TaskState
 
     if isinstance(job, Job):
         at = _TEXT.get(job.stage, job.stage)

@@ -1,6 +1,6 @@
 """``weir simulate``: simulated streams as files or lines.
 
-It knows arguments and pace; streams come from ``streams.simulate``, formats from ``streams.simulate.sinks``.
+It knows arguments and pace; streams come from ``weir.streams.simulate``, formats from ``weir.streams.simulate.sinks``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.options import INTERRUPTED, bars, notes
-from streams.cli.signals import close_stdout, interruptible
+from weir.streams.cli.options import INTERRUPTED, bars, notes
+from weir.streams.cli.signals import close_stdout, interruptible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from streams.simulate import SimulationConfig
-    from streams.simulate.sinks import Sink
+    from weir.streams.simulate import SimulationConfig
+    from weir.streams.simulate.sinks import Sink
 
 _SLICES_PER_S = 10
 
@@ -90,7 +90,7 @@ def simulate_command(
     """
     from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    from streams.simulate import TOPICS, SimulationConfig
+    from weir.streams.simulate import TOPICS, SimulationConfig
 
     _refuse(out, form, dirty, force)
     config = SimulationConfig(
@@ -139,7 +139,7 @@ def _refuse(out: Path, form: Format, dirty: float, force: bool) -> None:
 
 
 def _sink(out: Path, form: Format, topics: tuple[str, ...]) -> Sink:
-    from streams.simulate.sinks import JsonlSink, LinesSink, ParquetSink
+    from weir.streams.simulate.sinks import JsonlSink, LinesSink, ParquetSink
 
     if str(out) == "-":
         return LinesSink(sys.stdout.buffer, name_topics=len(topics) > 1)
@@ -157,7 +157,7 @@ def _write(
     task: TaskID,
 ) -> dict[str, int]:
     """Write until the end or until ``stop``, not faster than ``rate`` records a second; records by topic."""
-    from streams.simulate import simulate
+    from weir.streams.simulate import simulate
 
     written = dict.fromkeys(topics, 0)
     started = time.monotonic()

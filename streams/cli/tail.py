@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of, utc
-from streams.cli.signals import close_stdout, interruptible
-from streams.kafka.admin.clients import consumer
-from streams.kafka.admin.printed_records import as_json, filters, line, parse
-from streams.kafka.admin.reader import Start, follow, read_present
-from streams.text import printable
+from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of, utc
+from weir.streams.cli.signals import close_stdout, interruptible
+from weir.streams.kafka.admin.clients import consumer
+from weir.streams.kafka.admin.printed_records import as_json, filters, line, parse
+from weir.streams.kafka.admin.reader import Start, follow, read_present
+from weir.streams.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,8 +6,8 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from online.durations import parse_duration
-from streams.errors import UsageError
+from weir.online.durations import parse_duration
+from weir.streams.errors import UsageError
 
 
 def duration(option: str, text: str) -> float:

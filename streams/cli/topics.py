@@ -1,6 +1,6 @@
 """``weir topics``: the topics of a deployment, made, checked and described.
 
-It knows arguments and tables; what a topic should be is in ``streams.kafka.admin.topic_specs``.
+It knows arguments and tables; what a topic should be is in ``weir.streams.kafka.admin.topic_specs``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.checks.findings import Check, checks_table
-from streams.cli.options import (
+from weir.streams.checks.findings import Check, checks_table
+from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
@@ -26,14 +26,14 @@ from streams.cli.options import (
     tasks_of,
     to_json,
 )
-from streams.config.topics import ALL
-from streams.errors import UsageError
-from streams.kafka.admin import cluster
-from streams.kafka.admin.clients import admin_client
-from streams.kafka.admin.topic_specs import Difference, TopicSpec, compare, shown, wanted_topics
+from weir.streams.config.topics import ALL
+from weir.streams.errors import UsageError
+from weir.streams.kafka.admin import cluster
+from weir.streams.kafka.admin.clients import admin_client
+from weir.streams.kafka.admin.topic_specs import Difference, TopicSpec, compare, shown, wanted_topics
 
 if TYPE_CHECKING:
-    from streams.config.settings import Settings
+    from weir.streams.config.settings import Settings
 
 _HELP = "Make, check and describe the topics of a deployment.\n\nFor example: weir topics create --dry-run"
 topics_app = typer.Typer(name="topics", help=_HELP, no_args_is_help=True)
@@ -124,7 +124,7 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
 
         weir topics check --json | jq '.differences[].fix'
     """
-    from streams.checks.kafka_checks import too_short
+    from weir.streams.checks.kafka_checks import too_short
 
     settings = settings_of(config, bootstrap)
     with admin_client(settings.kafka) as admin:
@@ -152,7 +152,7 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
 def _identity(settings: Settings) -> list[Check]:
     """What `check_identity` finds; it brings packages that a machine of operators may lack."""
     try:
-        found: list[Check] = import_module("streams.worker.identity_checks").check_identity(settings)
+        found: list[Check] = import_module("weir.streams.worker.identity_checks").check_identity(settings)
     except ImportError as error:
         return [Check("stored state", "WARN", f"not compared: {error.name} is not installed here")]
     return found
@@ -181,7 +181,7 @@ def accept_command(
     if not yes and not confirmed(f"Are the offsets of {settings.topics.name(topic)} those of the topic before it?"):
         notes().print("nothing done")
         return
-    identity = import_module("streams.worker.identity_checks").accept_topic(settings, topic)
+    identity = import_module("weir.streams.worker.identity_checks").accept_topic(settings, topic)
     notes().print(f"{settings.topics.name(topic)}: positions belong to the topic {identity.id or 'without an id'} now")
 
 

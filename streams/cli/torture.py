@@ -8,8 +8,8 @@ from typing import Annotated
 import orjson
 import typer
 
-from streams.cli.options import BootstrapOption, ConfigOption, JsonOption, notes, output, settings_of, table
-from streams.cli.process import needed
+from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, notes, output, settings_of, table
+from weir.streams.cli.process import needed
 
 
 def torture_command(
@@ -46,7 +46,7 @@ def torture_command(
 
         weir torture --seconds 20 --rate 500 --seed 7 --json
     """  # fmt: skip
-    from streams.torture.torture_run import Place, Plan, torture
+    from weir.streams.torture.torture_run import Place, Plan, torture
 
     needed()
     plan = Plan(seconds=seconds, rate=rate, share=share, workers=workers, seed=seed)

@@ -1,6 +1,6 @@
 """``weir trainer``: follows retrain requests, trains, and sees new full models through to serving.
 
-It knows arguments, the banner and the bars; what runs is ``streams.trainer``.
+It knows arguments, the banner and the bars; what runs is ``weir.streams.trainer``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.options import BootstrapOption, ConfigOption, bar_of_each, notes, settings_of, tasks_of
-from streams.cli.process import LogLevelOption, TasksArgument, WebOption, address, log_to_stderr
-from streams.errors import UsageError
+from weir.streams.cli.options import BootstrapOption, ConfigOption, bar_of_each, notes, settings_of, tasks_of
+from weir.streams.cli.process import LogLevelOption, TasksArgument, WebOption, address, log_to_stderr
+from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from streams.config.settings import Settings
+    from weir.streams.config.settings import Settings
 
 
 def trainer_command(
@@ -60,7 +60,7 @@ def trainer_command(
     from rich.markup import escape
     from rich.progress import TextColumn, TimeElapsedColumn
 
-    from streams.checks.link_checks import warn_of_links
+    from weir.streams.checks.link_checks import warn_of_links
 
     given = {"trainer.work": str(work) if work is not None else None, **address(web, "trainer")}
     settings = settings_of(config, bootstrap, given)
@@ -72,7 +72,10 @@ def trainer_command(
     # where no terminal is, the log says enough
     columns = TextColumn("{task.completed:g}/{task.total:g}"), TimeElapsedColumn()
     with bar_of_each(*columns, done=False) as advance:
-        parts, runner = import_module("streams.trainer.job.real_steps"), import_module("streams.trainer.job.job_runner")
+        parts, runner = (
+            import_module("weir.streams.trainer.job.real_steps"),
+            import_module("weir.streams.trainer.job.job_runner"),
+        )
 
         def progress(task: str, what: str, done: int, of: int) -> None:
             advance(f"{task} {what}", done, of)
@@ -98,6 +101,6 @@ def _banner(settings: Settings, names: list[str]) -> str:
 def _trainer_module() -> Any:
     """What runs; imported late, because it brings aiokafka."""
     try:
-        return import_module("streams.trainer.trainer_process")
+        return import_module("weir.streams.trainer.trainer_process")
     except ImportError as exc:
         raise UsageError(f"a trainer needs {exc.name}; run: pip install 'weir[kafka,cpu,train]'") from exc

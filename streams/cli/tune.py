@@ -1,6 +1,6 @@
 """``weir tune``: search the settings of a task's encoder on its logged history.
 
-It knows arguments, a progress bar and a table; the search is in ``models.training.search``.
+It knows arguments, a progress bar and a table; the search is in ``weir.models.training.search``.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bar, notes, output, settings_of, table
-from streams.errors import UsageError
+from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bar, notes, output, settings_of, table
+from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from models.training.search import TrialResult, Tuner
-    from models.training.training_settings import EncoderSettings
-    from models.types import TrainingSet
-    from online.task.full_spec import FullSpec
-    from online.task.spec import TaskSpec
-    from streams.config.settings import Settings
-    from streams.trainer.history.history_builder import LoggedHistory
+    from weir.models.training.search import TrialResult, Tuner
+    from weir.models.training.training_settings import EncoderSettings
+    from weir.models.types import TrainingSet
+    from weir.online.task.full_spec import FullSpec
+    from weir.online.task.spec import TaskSpec
+    from weir.streams.config.settings import Settings
+    from weir.streams.trainer.history.history_builder import LoggedHistory
 
 
 def tune_command(
@@ -65,7 +65,7 @@ def tune_command(
 
         weir tune fraud.toml --archive archive --folds 3 --out best.json
     """
-    from streams.task_files import load_task
+    from weir.streams.task_files import load_task
 
     spec = load_task(task)
     if spec.full is None:
@@ -75,7 +75,7 @@ def tune_command(
             raise UsageError(f"{package} is not installed: pip install 'weir[train]'")
     logged = asyncio.run(_read(spec, archive, log, settings_of(config, bootstrap)))
     sets = _folds(logged, spec.full, delay, folds)
-    from models.training.search import Tuner
+    from weir.models.training.search import Tuner
 
     tuner = Tuner(sets, _base(spec.full), study, spec.full.training.seed)
     best = _search(tuner, trials)
@@ -85,8 +85,8 @@ def tune_command(
 
 
 async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings: Settings) -> LoggedHistory:
-    from streams.trainer.history.log_sources import EmbeddedSource, KafkaSource
-    from streams.trainer.history.read_history import read_history
+    from weir.streams.trainer.history.log_sources import EmbeddedSource, KafkaSource
+    from weir.streams.trainer.history.read_history import read_history
 
     if log is not None:
         return await read_history(spec, source=EmbeddedSource.of_directory(log), archive=archive)
@@ -98,7 +98,7 @@ async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings
 
 def _folds(logged: LoggedHistory, full: FullSpec, delay_days: float | None, folds: int) -> list[TrainingSet]:
     """The newest period to validate on, and those before it, each with the history as it was known then."""
-    from models.dataset.cut import training_set
+    from weir.models.dataset.cut import training_set
 
     plan = full.training
     newest = float(logged.history.ts.max())
@@ -119,7 +119,7 @@ def _folds(logged: LoggedHistory, full: FullSpec, delay_days: float | None, fold
 
 
 def _base(full: FullSpec) -> EncoderSettings:
-    from models.training.training_settings import EncoderSettings
+    from weir.models.training.training_settings import EncoderSettings
 
     if full.state == 0:
         raise UsageError("[full] state is 0: the encoder carries at least 1 float for each entity")

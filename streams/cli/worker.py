@@ -1,7 +1,7 @@
 """``weir worker``: processes that score, label, or both.
 
-It knows arguments and the banner; what runs is ``streams.worker``. Of several processes each is this command again,
-with ``--child``.
+It knows arguments and the banner; what runs is ``weir.streams.worker``. Of several processes each is this command
+again, with ``--child``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from streams.checks.findings import Check
-from streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
-from streams.cli.process import (
+from weir.streams.checks.findings import Check
+from weir.streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
+from weir.streams.cli.process import (
     CheckOption,
     GroupOption,
     InstanceOption,
@@ -33,10 +33,10 @@ from streams.cli.process import (
 )
 
 if TYPE_CHECKING:
-    from online.task.spec import TaskSpec
-    from streams.config.settings import Role, Settings
+    from weir.online.task.spec import TaskSpec
+    from weir.streams.config.settings import Role, Settings
 
-WORKER: Final = (sys.executable, "-P", "-m", "streams.cli.main", "worker")
+WORKER: Final = (sys.executable, "-P", "-m", "weir.streams.cli.main", "worker")
 """This command in a process of its own; ``-P``, or a folder ``models`` of the current directory would be ours."""
 
 
@@ -95,8 +95,8 @@ def worker_command(
     """  # fmt: skip
     from rich.markup import escape
 
-    from streams.checks.link_checks import warn_of_links
-    from streams.ops.fleet import end_with_stdin
+    from weir.streams.checks.link_checks import warn_of_links
+    from weir.streams.ops.fleet import end_with_stdin
 
     given = {
         "worker.role": role, "worker.group": group, "worker.instance_id": instance_id,
@@ -128,7 +128,7 @@ def _of_child(settings: Settings, number: int) -> Settings:
 
 def _run_fleet(settings: Settings) -> int:
     """Run this command for each of its processes."""
-    from streams.ops.fleet import Fleet
+    from weir.streams.ops.fleet import Fleet
 
     numbers, given = range(1, settings.worker.processes + 1), sys.argv[2:]
     return asyncio.run(Fleet([[*WORKER, "--child", str(n), *given] for n in numbers]).run())
@@ -155,5 +155,7 @@ def banner(settings: Settings, tasks: Sequence[TaskSpec]) -> list[str]:
 
 def _runner() -> Callable[[Settings, Sequence[TaskSpec], Role], int | None]:
     """What runs a worker; imported late, because it brings Faust."""
-    run: Callable[[Settings, Sequence[TaskSpec], Role], int | None] = import_module("streams.worker.run").run_worker
+    run: Callable[[Settings, Sequence[TaskSpec], Role], int | None] = import_module(
+        "weir.streams.worker.run"
+    ).run_worker
     return run

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from streams.config.frozen_settings import SecretUrl, TlsFiles
+from weir.streams.config.frozen_settings import SecretUrl, TlsFiles
 
 _ADDRESS = re.compile(r"(?:[^\s:/@]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
 

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Secret, model_validator
 
-from streams.errors import UsageError
+from weir.streams.errors import UsageError
 
 _USER_INFO = re.compile(r"(?<=://)([^:/@]*):.*@", re.DOTALL)
 _IN_QUERY = re.compile(r"(?<=[?&]password=)[^&]*")

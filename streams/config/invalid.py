@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from online.mistakes import Mistake, Path, mistakes, name_of, sentence, told
+from weir.online.mistakes import Mistake, Path, mistakes, name_of, sentence, told
 
 _SECRET: Final = re.compile(r"password|secret|token|url|key$", re.IGNORECASE)
 

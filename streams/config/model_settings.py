@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from streams.config.frozen_settings import Concern
+from weir.streams.config.frozen_settings import Concern
 
 _SCHEMES = ("file", "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 

@@ -14,18 +14,18 @@ from typing import Any, Final, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from online.codec.limits import InputLimits
-from online.toml_text import parse_toml
-from streams.config import topics
-from streams.config.connections import KafkaSettings, RedisSettings
-from streams.config.frozen_settings import Concern, SecretUrl, TlsFiles
-from streams.config.invalid import refusal
-from streams.config.model_settings import ModelSettings
-from streams.config.text_files import read_text
-from streams.config.topic_settings import TopicOverride, TopicSettings
-from streams.config.trainer_settings import TrainerSettings
-from streams.config.worker_settings import RejectSettings, Role, WorkerSettings
-from streams.errors import UsageError
+from weir.online.codec.limits import InputLimits
+from weir.online.toml_text import parse_toml
+from weir.streams.config import topics
+from weir.streams.config.connections import KafkaSettings, RedisSettings
+from weir.streams.config.frozen_settings import Concern, SecretUrl, TlsFiles
+from weir.streams.config.invalid import refusal
+from weir.streams.config.model_settings import ModelSettings
+from weir.streams.config.text_files import read_text
+from weir.streams.config.topic_settings import TopicOverride, TopicSettings
+from weir.streams.config.trainer_settings import TrainerSettings
+from weir.streams.config.worker_settings import RejectSettings, Role, WorkerSettings
+from weir.streams.errors import UsageError
 
 __all__ = [
     "KafkaSettings",

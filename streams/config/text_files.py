@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from online.mistakes import near
-from streams.errors import UsageError
+from weir.online.mistakes import near
+from weir.streams.errors import UsageError
 
 
 def read_text(path: Path, what: str, remedy: str) -> str:

@@ -8,9 +8,9 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from online.durations import Seconds
-from streams.config import topics
-from streams.config.frozen_settings import Concern
+from weir.online.durations import Seconds
+from weir.streams.config import topics
+from weir.streams.config.frozen_settings import Concern
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from streams.config.frozen_settings import Concern
+from weir.streams.config.frozen_settings import Concern
 
 
 class TrainerSettings(Concern):

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from online.durations import Seconds
-from online.intake_policy import IntakePolicy
-from streams.config.connections import split_commas
-from streams.config.frozen_settings import Concern
+from weir.online.durations import Seconds
+from weir.online.intake_policy import IntakePolicy
+from weir.streams.config.connections import split_commas
+from weir.streams.config.frozen_settings import Concern
 
 if TYPE_CHECKING:
-    from streams.reject_limit import RejectPolicy
+    from weir.streams.reject_limit import RejectPolicy
 
 Role = Literal["score", "label", "all"]
 HIGHEST_PORT = 65_535
@@ -126,7 +126,7 @@ class WorkerSettings(Concern):
     @property
     def rejects(self) -> RejectPolicy:
         """``[worker.reject]`` as hosts take it."""
-        from streams.reject_limit import RejectPolicy  # its package brings the whole embedded host
+        from weir.streams.reject_limit import RejectPolicy  # its package brings the whole embedded host
 
         return RejectPolicy(self.reject.share, self.reject.window)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from online.stages.pipeline import StepOutput, TaskPipeline
-from online.stages.retrain_policy import RetrainAsked
-from streams.demo.screen.snapshot import DriftRow
+from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.stages.retrain_policy import RetrainAsked
+from weir.streams.demo.screen.snapshot import DriftRow
 
 MAIN_METRICS = {"fraud": "average_precision", "churn": "roc_auc", "device_failure": "average_precision"}
 """The metric of each task that the screen follows."""

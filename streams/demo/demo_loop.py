@@ -15,23 +15,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from online.stages.pipeline import StepOutput, TaskPipeline
-from online.task.spec import TaskSpec
-from streams.config.topics import INPUTS, MODEL_UPDATES
-from streams.demo.demo_journal import Journal, MetricHistories
-from streams.demo.exports import export
-from streams.demo.scenario import Scenario
-from streams.demo.screen.snapshot import DemoSnapshot
-from streams.demo.screen_snapshots import build_snapshot
-from streams.demo.story import stories
-from streams.demo.throughput import Measures
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.offline_models.loading import full_models
-from streams.offline_models.model_updates import update_record
-from streams.records import Record
-from streams.simulate import RecordBlock, simulate
-from streams.trainer.job.job_runner import Runner
+from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.config.topics import INPUTS, MODEL_UPDATES
+from weir.streams.demo.demo_journal import Journal, MetricHistories
+from weir.streams.demo.exports import export
+from weir.streams.demo.scenario import Scenario
+from weir.streams.demo.screen.snapshot import DemoSnapshot
+from weir.streams.demo.screen_snapshots import build_snapshot
+from weir.streams.demo.story import stories
+from weir.streams.demo.throughput import Measures
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.offline_models.loading import full_models
+from weir.streams.offline_models.model_updates import update_record
+from weir.streams.records import Record
+from weir.streams.simulate import RecordBlock, simulate
+from weir.streams.trainer.job.job_runner import Runner
 
 SHOW_EVERY_S = 0.25
 _SHOW_SHARE = 0.1

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from models.registry.log import STAGES
-from models.registry.registry import Registry
+from weir.models.registry.log import STAGES
+from weir.models.registry.registry import Registry
 
 
 class Marker(msgspec.Struct, frozen=True):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from online.task.spec import TaskSpec
-from streams.config.topics import INPUTS
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.records import Record
-from streams.simulate import RecordBlock, SimulationConfig, simulate
+from weir.online.task.spec import TaskSpec
+from weir.streams.config.topics import INPUTS
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.records import Record
+from weir.streams.simulate import RecordBlock, SimulationConfig, simulate
 
 LEAST_EVENTS, MOST_EVENTS = 60_000, 1_200_000
 _SHARE, _MOST_SHARE = 0.45, 0.75

@@ -10,12 +10,12 @@ from typing import Any
 
 import orjson
 
-from streams.config import topics
-from streams.demo.demo_journal import MAIN_METRICS, Journal
-from streams.demo.scenario import Scenario
-from streams.demo.screen.snapshot import DemoSnapshot
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.config import topics
+from weir.streams.demo.demo_journal import MAIN_METRICS, Journal
+from weir.streams.demo.scenario import Scenario
+from weir.streams.demo.screen.snapshot import DemoSnapshot
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
 
 FILES = ("alerts.jsonl", "predictions-sample.jsonl", "drift.jsonl", "dead-letters.jsonl", "summary.json")
 _SAMPLE = 300

@@ -17,22 +17,22 @@ from typing import Final
 
 import msgspec
 
-from models.registry.registry import Registry
-from models.types import Builder, TrainingSet
-from online.codec.wire import ModelUpdate, RetrainRequest
-from online.stages.pipeline import StepOutput
-from online.task.full_spec import FullSpec
-from online.task.spec import TaskSpec
-from streams.demo.demo_registry import Marker, keep_until
-from streams.demo.training_memory import ExampleMemory, Examples, LiveMetric
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.trainer.embedded_trainer import EmbeddedTrainer
-from streams.trainer.job.candidate_scores import score
-from streams.trainer.job.job_files import JobWorkshop
-from streams.trainer.job.job_runner import InlineRunner, Runner
-from streams.trainer.job.real_steps import cut
-from streams.trainer.state_journal import MemoryJournal
-from streams.trainer.task_state import WORKING, Cause, Job, TaskState, decode
+from weir.models.registry.registry import Registry
+from weir.models.types import Builder, TrainingSet
+from weir.online.codec.wire import ModelUpdate, RetrainRequest
+from weir.online.stages.pipeline import StepOutput
+from weir.online.task.full_spec import FullSpec
+from weir.online.task.spec import TaskSpec
+from weir.streams.demo.demo_registry import Marker, keep_until
+from weir.streams.demo.training_memory import ExampleMemory, Examples, LiveMetric
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.trainer.embedded_trainer import EmbeddedTrainer
+from weir.streams.trainer.job.candidate_scores import score
+from weir.streams.trainer.job.job_files import JobWorkshop
+from weir.streams.trainer.job.job_runner import InlineRunner, Runner
+from weir.streams.trainer.job.real_steps import cut
+from weir.streams.trainer.state_journal import MemoryJournal
+from weir.streams.trainer.task_state import WORKING, Cause, Job, TaskState, decode
 
 DAY_S: Final = 86_400.0
 TRAINS_FOR: Final = 2 * DAY_S
@@ -46,8 +46,8 @@ _LOOK_S: Final = 0.05
 def demo_trees(spec: FullSpec) -> Builder:
     """Trees that are grown in less than a second."""
     del spec
-    from models.trees.tree_builder import TreesBuilder
-    from models.trees.tree_params import TreeParams
+    from weir.models.trees.tree_builder import TreesBuilder
+    from weir.models.trees.tree_params import TreeParams
 
     return TreesBuilder(TreeParams(rounds=150, patience=25, learning_rate=0.08, min_rows=30, bins=255))
 

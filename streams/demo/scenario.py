@@ -8,9 +8,9 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from online.task.spec import TaskSpec
-from streams.errors import StateError
-from streams.simulate import SimulationConfig
+from weir.online.task.spec import TaskSpec
+from weir.streams.errors import StateError
+from weir.streams.simulate import SimulationConfig
 
 TASKS: Final = ("fraud", "churn", "device_failure")
 PERIODS: Final = 3
@@ -101,5 +101,5 @@ class Scenario(BaseModel):
 
 def demo_tasks() -> list[TaskSpec]:
     """The three tasks, read from the files that ship with the package."""
-    folder = files("streams.demo") / "tasks"
+    folder = files("weir.streams.demo") / "tasks"
     return [TaskSpec.from_toml((folder / f"{name}.toml").read_text(encoding="utf-8"), name) for name in TASKS]

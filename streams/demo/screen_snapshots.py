@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from online.decisions.alert_state import SEVERITIES, AlertState
-from online.stages.pipeline import TaskPipeline
-from streams.demo.demo_journal import MAIN_METRICS, Journal, MetricHistories
-from streams.demo.screen.snapshot import AlertRow, DemoSnapshot, FullRow, TaskRow
-from streams.demo.throughput import Measures
-from streams.embedded.embedded_host import EmbeddedHost
+from weir.online.decisions.alert_state import SEVERITIES, AlertState
+from weir.online.stages.pipeline import TaskPipeline
+from weir.streams.demo.demo_journal import MAIN_METRICS, Journal, MetricHistories
+from weir.streams.demo.screen.snapshot import AlertRow, DemoSnapshot, FullRow, TaskRow
+from weir.streams.demo.throughput import Measures
+from weir.streams.embedded.embedded_host import EmbeddedHost
 
 _SHOWN = ("average_precision", "roc_auc", "precision", "recall", "f1", "log_loss")
 _ALERTS = 60

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from online.codec.wire import ModelUpdate
-from online.stages.pipeline import TaskPipeline
-from streams.demo.demo_journal import Finding
-from streams.demo.retraining import Retraining
-from streams.demo.screen.number_words import event_time
-from streams.demo.screen.snapshot import FullRow
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.trainer.job.job_runner import Runner
-from streams.trainer.task_state import Job, TaskState
-from streams.trainer.task_trainer import training_of
+from weir.online.codec.wire import ModelUpdate
+from weir.online.stages.pipeline import TaskPipeline
+from weir.streams.demo.demo_journal import Finding
+from weir.streams.demo.retraining import Retraining
+from weir.streams.demo.screen.number_words import event_time
+from weir.streams.demo.screen.snapshot import FullRow
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.trainer.job.job_runner import Runner
+from weir.streams.trainer.task_state import Job, TaskState
+from weir.streams.trainer.task_trainer import training_of
 
 _NAMES: Final = {"average_precision": "AP", "roc_auc": "AUC"}
 

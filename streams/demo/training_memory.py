@@ -12,11 +12,11 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from models.evaluation.gate import average_precision
-from models.types import FloatVector, History, IntVector, Labels
-from online.batch import ExampleBatch
-from online.full_columns import SEEN
-from streams.trainer.history.history_builder import LoggedHistory, model_inputs
+from weir.models.evaluation.gate import average_precision
+from weir.models.types import FloatVector, History, IntVector, Labels
+from weir.online.batch import ExampleBatch
+from weir.online.full_columns import SEEN
+from weir.streams.trainer.history.history_builder import LoggedHistory, model_inputs
 
 KEPT: Final = 40_000
 """Newest examples that are kept: some 7 MB."""
@@ -82,7 +82,7 @@ class ExampleMemory:
             self._rows -= len(self._held.pop(0))
 
     def logged(self) -> LoggedHistory:
-        """History and labels for ``models.dataset``; the history is in the order of event time."""
+        """History and labels for ``weir.models.dataset``; the history is in the order of event time."""
         inputs = model_inputs(self.features)
         columns = {name: self._joined(name) for name in _SCALARS}
         x = np.frombuffer(b"".join(e.x for e in self._held), np.float32).reshape(-1, len(self.features))

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from streams.errors import StateError
+from weir.streams.errors import StateError
 
 _MAGIC = b"WCP1"
 _DIGEST = 32

@@ -14,26 +14,26 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from online.batch import FloatVector
-from online.codec.decode import DecodedEvents, decode_device_events, decode_labels, decode_user_events
-from online.codec.limits import DEFAULT_LIMITS, InputLimits
-from online.codec.wire import ModelUpdate
-from online.errors import UNREADABLE
-from online.intake_policy import IntakePolicy
-from online.stages.admission import Admission, labels_in_time
-from online.stages.pipeline import StepOutput, TaskPipeline
-from online.task.column_plan import union
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded.checkpoint import Checkpoints
-from streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.errors import StateError, UsageError
-from streams.offline_models.model_updates import decode_updates
-from streams.offline_models.serving import FullModels
-from streams.outputs import dead_letter, records_of
-from streams.records import RefusedRecord, oversized
-from streams.reject_limit import RejectLimit, RejectPolicy
+from weir.online.batch import FloatVector
+from weir.online.codec.decode import DecodedEvents, decode_device_events, decode_labels, decode_user_events
+from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
+from weir.online.codec.wire import ModelUpdate
+from weir.online.errors import UNREADABLE
+from weir.online.intake_policy import IntakePolicy
+from weir.online.stages.admission import Admission, labels_in_time
+from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.task.column_plan import union
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded.checkpoint import Checkpoints
+from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.errors import StateError, UsageError
+from weir.streams.offline_models.model_updates import decode_updates
+from weir.streams.offline_models.serving import FullModels
+from weir.streams.outputs import dead_letter, records_of
+from weir.streams.records import RefusedRecord, oversized
+from weir.streams.reject_limit import RejectLimit, RejectPolicy
 
 GROUP = "weir"
 READ = (*topics.INPUTS, topics.MODEL_UPDATES)

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from zlib import crc32
 
-from streams.embedded.log_segments import SegmentStore, StoredRecords
-from streams.errors import LogError, UsageError
-from streams.records import Record
+from weir.streams.embedded.log_segments import SegmentStore, StoredRecords
+from weir.streams.errors import LogError, UsageError
+from weir.streams.records import Record
 
 
 @dataclass(frozen=True, slots=True)

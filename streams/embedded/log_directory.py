@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from streams.embedded.embedded_log import LoggedBatch
-from streams.embedded.log_segments import FILE, SegmentReader, StoredRecords
-from streams.errors import UsageError
+from weir.streams.embedded.embedded_log import LoggedBatch
+from weir.streams.embedded.log_segments import FILE, SegmentReader, StoredRecords
+from weir.streams.errors import UsageError
 
 
 def read_directory(directory: Path) -> Iterator[LoggedBatch]:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol, overload
 
-from streams.embedded.log_frames import FrameSpan, is_torn, pack_frame, read_frame
-from streams.errors import LogError
-from streams.records import Record
+from weir.streams.embedded.log_frames import FrameSpan, is_torn, pack_frame, read_frame
+from weir.streams.errors import LogError
+from weir.streams.records import Record
 
 FILE: Final = "records.log"
 

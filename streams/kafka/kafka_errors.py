@@ -1,6 +1,6 @@
 """Errors of the transport, by the action each one causes.
 
-ShellError (streams.errors)
+ShellError (weir.streams.errors)
 ├── DeliveryError      the broker did not take records: stop the worker; it repeats the batch after its restart
 ├── RecordsDeleted     decide: go on behind the gap (`when_deleted`), or restore the records
 ├── RebalanceHookError start_offsets or on_revoked took too long: see what it waits for; the worker starts again
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
-from streams.errors import ShellError, in_words
+from weir.streams.errors import ShellError, in_words
 
 
 class DeliveryError(ShellError):
     """Records were not acknowledged, and the producer cannot tell which: the batch must not count as complete."""
 
 
-class RecordTooLarge(ShellError):  # noqa: N818 - named for what happened, as in streams.errors
+class RecordTooLarge(ShellError):  # noqa: N818 - named for what happened, as in weir.streams.errors
     """A record is larger than a batch may be; the producer is unharmed and nothing of the call was sent.
 
     ``index`` is the record's place in the call.
@@ -29,7 +29,7 @@ class RecordTooLarge(ShellError):  # noqa: N818 - named for what happened, as in
         self.index = index
 
 
-class RecordsDeleted(ShellError):  # noqa: N818 - named for what happened, as in streams.errors
+class RecordsDeleted(ShellError):  # noqa: N818 - named for what happened, as in weir.streams.errors
     """Kafka deleted records (retention) before this group had processed them."""
 
 

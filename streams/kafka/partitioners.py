@@ -12,7 +12,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from online.jit import njit
+from weir.online.jit import njit
 
 PartitionerName = Literal["murmur2", "crc32"]
 

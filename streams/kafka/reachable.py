@@ -21,8 +21,8 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
-from streams.errors import BrokerError, in_words
-from streams.kafka.security import LinkSecurity
+from weir.streams.errors import BrokerError, in_words
+from weir.streams.kafka.security import LinkSecurity
 
 
 def grant(security: LinkSecurity, what: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from streams.config import topics
-from streams.config.settings import KafkaSettings, Settings
-from streams.kafka.transport_settings import TransportSettings
+from weir.streams.config import topics
+from weir.streams.config.settings import KafkaSettings, Settings
+from weir.streams.kafka.transport_settings import TransportSettings
 
 
 @dataclass(frozen=True, slots=True)

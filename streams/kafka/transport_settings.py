@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from online.codec.limits import InputLimits
+from weir.online.codec.limits import InputLimits
 
 
 class TransportSettings(BaseModel):
@@ -50,7 +50,7 @@ class TransportSettings(BaseModel):
     """Bytes of one batch's keys and values at most; one larger record is a batch of its own."""
     max_in_flight: int = Field(3, ge=1)
     """Full batches, or as many records or bytes in smaller ones, of one partition that wait or are in work at most;
-    then its fetching pauses. Of many partitions it is less, see `streams.kafka.consume.consumer.AHEAD`."""
+    then its fetching pauses. Of many partitions it is less, see `weir.streams.kafka.consume.consumer.AHEAD`."""
     limits: InputLimits = InputLimits()
     """What a record and a compressed batch may hold; more is refused as it is fetched."""
     special_limits: dict[str, InputLimits] = Field(default_factory=dict)

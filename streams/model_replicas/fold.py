@@ -14,16 +14,16 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from online.batch import ExampleBatch, IntVector
-from online.codec.example_log import decode_example_log
-from online.errors import StateError, TaskError
-from online.learners.factory import LearnerSpec, build_learner
-from online.learners.online_model import ModelSnapshot
-from online.learners.timeline import ModelTimeline
-from online.stages.quarantine import Quarantine, between, find_quarantines, taken_back
-from online.task.spec import TaskSpec
-from online.task.task_shape import shape_of
-from streams.model_replicas.learned_ids import CAPACITY, Identities
+from weir.online.batch import ExampleBatch, IntVector
+from weir.online.codec.example_log import decode_example_log
+from weir.online.errors import StateError, TaskError
+from weir.online.learners.factory import LearnerSpec, build_learner
+from weir.online.learners.online_model import ModelSnapshot
+from weir.online.learners.timeline import ModelTimeline
+from weir.online.stages.quarantine import Quarantine, between, find_quarantines, taken_back
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import shape_of
+from weir.streams.model_replicas.learned_ids import CAPACITY, Identities
 
 ARITHMETIC: Final = 3
 """Raise it when a learner computes differently than before: stored models of other numbers are then not continued."""

@@ -14,22 +14,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from online.batch import ExampleBatch, IntVector
-from online.codec.by_task import DecodedLog
-from online.codec.example_log import TaskExamples, decode_example_log
-from online.learners.timeline import ModelTimeline
-from online.stages.quarantine import between, find_quarantines
-from streams.config import topics
-from streams.errors import StateError, UsageError
-from streams.kafka.consume.fetched_batch import Slice
-from streams.kafka.consume.range_reader import RangeReader
-from streams.kafka.kafka_errors import RecordsDeleted
-from streams.model_replicas.fold import ExampleFold
-from streams.model_replicas.model_snapshots import ModelSnapshots
-from streams.model_replicas.past_models import ModelHistory
-from streams.model_replicas.refold import fold_again
-from streams.model_replicas.replica_errors import FollowerBehind
-from streams.model_replicas.snapshot_writer import ModelKeeper
+from weir.online.batch import ExampleBatch, IntVector
+from weir.online.codec.by_task import DecodedLog
+from weir.online.codec.example_log import TaskExamples, decode_example_log
+from weir.online.learners.timeline import ModelTimeline
+from weir.online.stages.quarantine import between, find_quarantines
+from weir.streams.config import topics
+from weir.streams.errors import StateError, UsageError
+from weir.streams.kafka.consume.fetched_batch import Slice
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.kafka.kafka_errors import RecordsDeleted
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+from weir.streams.model_replicas.past_models import ModelHistory
+from weir.streams.model_replicas.refold import fold_again
+from weir.streams.model_replicas.replica_errors import FollowerBehind
+from weir.streams.model_replicas.snapshot_writer import ModelKeeper
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from online.batch import BoolVector, IntVector
-from streams.errors import StateError
+from weir.online.batch import BoolVector, IntVector
+from weir.streams.errors import StateError
 
 CAPACITY: Final = 200_000
 """Part of what a model is: replicas with different memories could learn different examples."""

@@ -13,12 +13,12 @@ from typing import Final
 
 import msgspec
 
-from online.errors import UNREADABLE
-from streams.errors import UsageError
-from streams.kafka.consume.range_reader import RangeReader
-from streams.kafka.kafka_errors import RecordsDeleted
-from streams.model_replicas.follower import Progress
-from streams.records import Record
+from weir.online.errors import UNREADABLE
+from weir.streams.errors import UsageError
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.kafka.kafka_errors import RecordsDeleted
+from weir.streams.model_replicas.follower import Progress
+from weir.streams.records import Record
 
 CHUNK_RECORDS: Final = 20_000
 REPEATS_S: Final = 3_600.0

@@ -15,12 +15,12 @@ from typing import Final
 
 import msgspec
 
-from online.errors import UNREADABLE, StateError
-from online.stages.quarantine import Quarantine
-from streams.model_replicas.fold import ExampleFold, FoldState
-from streams.model_replicas.replica_errors import ReplicaDiverged
-from streams.redis.blobs import BlobRef, get_blob, put_blob
-from streams.redis.client import RedisClient
+from weir.online.errors import UNREADABLE, StateError
+from weir.online.stages.quarantine import Quarantine
+from weir.streams.model_replicas.fold import ExampleFold, FoldState
+from weir.streams.model_replicas.replica_errors import ReplicaDiverged
+from weir.streams.redis.blobs import BlobRef, get_blob, put_blob
+from weir.streams.redis.client import RedisClient
 
 log = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from online.batch import FloatMatrix, IntVector
-from online.learners.timeline import ModelTimeline
-from streams.kafka.consume.fetched_batch import Slice
-from streams.kafka.consume.range_reader import RangeReader
-from streams.model_replicas.fold import ExampleFold
-from streams.model_replicas.model_snapshots import ModelSnapshots
-from streams.model_replicas.refold import fold_again
-from streams.model_replicas.replica_errors import FollowerBehind
+from weir.online.batch import FloatMatrix, IntVector
+from weir.online.learners.timeline import ModelTimeline
+from weir.streams.kafka.consume.fetched_batch import Slice
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+from weir.streams.model_replicas.refold import fold_again
+from weir.streams.model_replicas.replica_errors import FollowerBehind
 
 _SLICE: Final = 512
 SLACK: Final = 4096

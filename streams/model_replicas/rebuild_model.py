@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from streams.errors import UsageError
-from streams.kafka.consume.range_reader import RangeReader
-from streams.model_replicas.fold import ExampleFold
-from streams.model_replicas.follower import Progress
-from streams.model_replicas.model_snapshots import ModelSnapshots
-from streams.model_replicas.refold import fold_again
+from weir.streams.errors import UsageError
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.follower import Progress
+from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+from weir.streams.model_replicas.refold import fold_again
 
 
 async def rebuild(

@@ -1,4 +1,4 @@
-"""Folds a model again where its log takes examples back (`online.stages.quarantine`)."""
+"""Folds a model again where its log takes examples back (`weir.online.stages.quarantine`)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from online.stages.quarantine import Quarantine
-from streams.kafka.consume.range_reader import RangeReader
-from streams.model_replicas.fold import ExampleFold
-from streams.model_replicas.model_snapshots import ModelSnapshots
+from weir.online.stages.quarantine import Quarantine
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.model_snapshots import ModelSnapshots
 
 log = logging.getLogger(__name__)
 

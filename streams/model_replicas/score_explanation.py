@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streams.errors import UsageError
-from streams.model_replicas.fold import ExampleFold
-from streams.model_replicas.logged_scores import LoggedScore
+from weir.streams.errors import UsageError
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.logged_scores import LoggedScore
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from streams.errors import ShellError, in_words
-from streams.model_replicas.fold import ExampleFold, FoldState
-from streams.model_replicas.model_snapshots import ModelSnapshots
-from streams.model_replicas.replica_errors import ReplicaDiverged
+from weir.streams.errors import ShellError, in_words
+from weir.streams.model_replicas.fold import ExampleFold, FoldState
+from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+from weir.streams.model_replicas.replica_errors import ReplicaDiverged
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from models.serving.state_row import CHAMPION, SHADOW, StateLayout
-from online.features.engine import Table
-from online.task.spec import TaskSpec
-from online.task.task_shape import shape_of
-from streams.config import topics
+from weir.models.serving.state_row import CHAMPION, SHADOW, StateLayout
+from weir.online.features.engine import Table
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import shape_of
+from weir.streams.config import topics
 
 
 class FullRows:

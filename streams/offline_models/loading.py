@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from models.errors import ModelError
-from models.serving.model_runner import FullRunner
-from models.serving.session import Provider, choose_provider
-from models.types import StepModel
-from online.task.full_spec import FullSpec
-from online.task.spec import TaskSpec
-from online.task.task_shape import shape_of
-from streams.offline_models.model_updates import Ref
-from streams.offline_models.serving import FullModels, FullTask
-from streams.ops.metrics import Metrics
+from weir.models.errors import ModelError
+from weir.models.serving.model_runner import FullRunner
+from weir.models.serving.session import Provider, choose_provider
+from weir.models.types import StepModel
+from weir.online.task.full_spec import FullSpec
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import shape_of
+from weir.streams.offline_models.model_updates import Ref
+from weir.streams.offline_models.serving import FullModels, FullTask
+from weir.streams.ops.metrics import Metrics
 
 
 def full_models(
@@ -63,10 +63,10 @@ def load(
         The artefact is missing, incomplete, corrupt, truncated or another than the update means; it never left the
         stage of a candidate; its graph cannot be served; it does not fit the task; or the provider is not there.
     """
-    from models.registry.artefact import check_artefact
-    from models.registry.registry import Registry
-    from models.serving.occlusion import USUAL_FILE, Baseline
-    from models.serving.ort_model import OrtModel
+    from weir.models.registry.artefact import check_artefact
+    from weir.models.registry.registry import Registry
+    from weir.models.serving.occlusion import USUAL_FILE, Baseline
+    from weir.models.serving.ort_model import OrtModel
 
     held = Registry(_registry_of(task, ref, registries))
     artefact = held.load(task, ref.version, ref.digest)
@@ -103,7 +103,7 @@ def _registry_of(task: str, ref: Ref, registries: Sequence[str]) -> str:
     >>> _registry_of("fraud", Ref(3, "s3://bucket/models/fraud/3", ""), ["/mnt/models", "s3://bucket"])
     's3://bucket/models'
     """
-    from models.registry.registry import split_uri
+    from weir.models.registry.registry import split_uri
 
     url, *named = split_uri(ref.uri.rstrip("/"))
     if named != [task, ref.version]:

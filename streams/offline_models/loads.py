@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from streams.offline_models.model_updates import Ref
-from streams.offline_models.serving import FullModels, FullTask
+from weir.streams.offline_models.model_updates import Ref
+from weir.streams.offline_models.serving import FullModels, FullTask
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """Records of ``model-updates``, and what follows from them: which version of a task's full model serves.
 
 The topic is the truth for everybody who scores: all fold the same records in the same order, so all want the same
-versions. What cannot be loaded somewhere is that worker's trouble (`streams.offline_models.serving`), not the fold's.
+versions. What cannot be loaded somewhere is that worker's trouble (`weir.streams.offline_models.serving`), not the
+fold's.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from online.codec.accept import Reject, accept_records
-from online.codec.encode import encode_model
-from online.codec.hot_structs import UnknownFields
-from online.codec.wire import ModelUpdate
-from streams.records import Record
+from weir.online.codec.accept import Reject, accept_records
+from weir.online.codec.encode import encode_model
+from weir.online.codec.hot_structs import UnknownFields
+from weir.online.codec.wire import ModelUpdate
+from weir.streams.records import Record
 
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 

@@ -1,7 +1,7 @@
 """The full models of one process: loaded beside the old ones, then swapped in between two batches by one assignment.
 
 An artefact that cannot be used is refused, with a line in the log, a metric and a word in the status, and what served
-before goes on. Loading is the caller's thread (`streams.offline_models.update_follower`) or, embedded, its turn
+before goes on. Loading is the caller's thread (`weir.streams.offline_models.update_follower`) or, embedded, its turn
 (`apply_now`).
 """
 
@@ -15,17 +15,17 @@ from typing import Final
 
 import numpy as np
 
-from models.serving.active_models import Pair
-from models.serving.model_runner import PROVIDERS, FullRunner
-from models.types import StepModel
-from online.batch import FloatMatrix, FloatVector
-from online.codec.wire import ModelUpdate
-from online.features.store import FeatureStore
-from online.full_columns import SEEN
-from online.task.full_spec import FullScorer
-from streams.errors import in_words
-from streams.offline_models.model_updates import Ref, UpdateFold, Versions
-from streams.ops.metrics import Metrics
+from weir.models.serving.active_models import Pair
+from weir.models.serving.model_runner import PROVIDERS, FullRunner
+from weir.models.types import StepModel
+from weir.online.batch import FloatMatrix, FloatVector
+from weir.online.codec.wire import ModelUpdate
+from weir.online.features.store import FeatureStore
+from weir.online.full_columns import SEEN
+from weir.online.task.full_spec import FullScorer
+from weir.streams.errors import in_words
+from weir.streams.offline_models.model_updates import Ref, UpdateFold, Versions
+from weir.streams.ops.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

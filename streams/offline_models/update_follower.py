@@ -7,13 +7,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from streams.config import topics
-from streams.errors import UsageError
-from streams.kafka.consume.fetched_batch import Slice
-from streams.kafka.consume.range_reader import RangeReader
-from streams.offline_models.loads import BackgroundLoads
-from streams.offline_models.model_updates import decode_updates
-from streams.offline_models.serving import FullModels
+from weir.streams.config import topics
+from weir.streams.errors import UsageError
+from weir.streams.kafka.consume.fetched_batch import Slice
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.offline_models.loads import BackgroundLoads
+from weir.streams.offline_models.model_updates import decode_updates
+from weir.streams.offline_models.serving import FullModels
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from streams.ops.signals import stop_signals
+from weir.streams.ops.signals import stop_signals
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from threading import Lock
 
 import numpy as np
 
-from online.batch import FloatVector
+from weir.online.batch import FloatVector
 
 
 class Counter:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from streams.ops.instruments import Counter, Gauge, Histogram
-from streams.ops.metric_definitions import DEFINITIONS, CounterName, Definition, GaugeName, HistogramName, MetricName
+from weir.streams.ops.instruments import Counter, Gauge, Histogram
+from weir.streams.ops.metric_definitions import (
+    DEFINITIONS,
+    CounterName,
+    Definition,
+    GaugeName,
+    HistogramName,
+    MetricName,
+)
 
 Instrument = Counter | Gauge | Histogram
 _BY_NAME: Final = {d.name: d for d in DEFINITIONS}

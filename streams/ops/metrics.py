@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from online.batch import EventBatch, FloatVector
-from streams.ops.instruments import Counter, Histogram
-from streams.ops.metric_definitions import Stage
-from streams.ops.metric_registry import Registry
+from weir.online.batch import EventBatch, FloatVector
+from weir.streams.ops.instruments import Counter, Histogram
+from weir.streams.ops.metric_definitions import Stage
+from weir.streams.ops.metric_registry import Registry
 
 if TYPE_CHECKING:
-    from streams.records import RecordBatch
+    from weir.streams.records import RecordBatch
 
 LaneKind = Literal["score", "side", "label", "inference"]
 LetterClass = Literal["late", "ahead", "oversized", "unreadable", "misplaced", "out of range", "invalid"]

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from streams.errors import in_words
+from weir.streams.errors import in_words
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from typing import Self
 import orjson
 from aiohttp import web
 
-from streams.errors import UsageError
-from streams.ops.exposition import CONTENT_TYPE, Exposition
-from streams.ops.metric_registry import Registry
-from streams.ops.process_status import Status
+from weir.streams.errors import UsageError
+from weir.streams.ops.exposition import CONTENT_TYPE, Exposition
+from weir.streams.ops.metric_registry import Registry
+from weir.streams.ops.process_status import Status
 
 
 class WebServer:

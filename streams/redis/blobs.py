@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from streams.redis.client import RedisClient
+from weir.streams.redis.client import RedisClient
 
 PART_BYTES: Final = 16 << 20
 MOST_BYTES: Final = 2 << 30

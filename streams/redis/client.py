@@ -16,13 +16,13 @@ from typing import Any, Final, TypeVar
 
 from redis import exceptions as rx
 
-from streams.config.settings import RedisSettings
-from streams.ops.stall import LoopStall
-from streams.redis.aof import parse_info
-from streams.redis.error_mapping import passing, refusal
-from streams.redis.nodes import Nodes
-from streams.redis.resp import Argument, Script, command, script_arguments
-from streams.redis.store_errors import StoreRefused, StoreUnavailable
+from weir.streams.config.settings import RedisSettings
+from weir.streams.ops.stall import LoopStall
+from weir.streams.redis.aof import parse_info
+from weir.streams.redis.error_mapping import passing, refusal
+from weir.streams.redis.nodes import Nodes
+from weir.streams.redis.resp import Argument, Script, command, script_arguments
+from weir.streams.redis.store_errors import StoreRefused, StoreUnavailable
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -17,10 +17,10 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
-from streams.config.settings import RedisSettings
-from streams.redis.aof import FreshLog
-from streams.redis.error_mapping import not_primary
-from streams.redis.resp import command
+from weir.streams.config.settings import RedisSettings
+from weir.streams.redis.aof import FreshLog
+from weir.streams.redis.error_mapping import not_primary
+from weir.streams.redis.resp import command
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from streams.redis.client import RedisClient
-from streams.redis.stored_rows import Lane
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.stored_rows import Lane
 
 Verb = Literal["pause", "resume", "seek", "watermark"]
 T = TypeVar("T")

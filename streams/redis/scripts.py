@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from streams.redis.resp import Script
+from weir.streams.redis.resp import Script
 
 FLUSH: Final = Script("""
 local held = redis.call('GETRANGE', KEYS[1], 8, 23)

@@ -1,6 +1,6 @@
 """Errors of the stores, by the action each one causes.
 
-ShellError (streams.errors)
+ShellError (weir.streams.errors)
 ├── StoreUnavailable   reach Redis; nothing is lost, the worker repeats what it had not written
 │   └── StoreRefused   Redis is there and says no: correct the settings, the user's rights or the certificates
 └── LaneMoved          drop what is cached of the lane and go back to where its record is
@@ -8,10 +8,10 @@ ShellError (streams.errors)
 
 from __future__ import annotations
 
-from streams.errors import ShellError
+from weir.streams.errors import ShellError
 
 
-class StoreUnavailable(ShellError):  # noqa: N818 - named for what happened, as in streams.errors
+class StoreUnavailable(ShellError):  # noqa: N818 - named for what happened, as in weir.streams.errors
     """Redis did not answer, or could not write, for longer than our patience."""
 
 
@@ -19,7 +19,7 @@ class StoreRefused(StoreUnavailable):
     """Redis answered, and waiting will not help: a wrong password, a missing right, no TLS, too old a version."""
 
 
-class LaneMoved(ShellError):  # noqa: N818 - named for what happened, as in streams.errors
+class LaneMoved(ShellError):  # noqa: N818 - named for what happened, as in weir.streams.errors
     """The lane's record is not where this worker left it; nothing was written.
 
     Another worker owns the lane now, or Redis came back from a crash without its last second.

@@ -11,7 +11,7 @@ bytes    type   what
 4-7      u4     schema: a digest of what gives the row its meaning
 8-15     i8     offset of the last record that changed the row
 16-23    f8     event time of the last change, epoch seconds
-24-      bytes  the row, as ``online.features`` packs it
+24-      bytes  the row, as ``weir.online.features`` packs it
 =======  =====  ==============================================================
 """
 
@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from online.errors import StateError
+from weir.online.errors import StateError
 
 Lane = tuple[str, int]
 """Topic and partition."""

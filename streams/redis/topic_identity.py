@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from streams.config import topics
-from streams.errors import StateError, UsageError
-from streams.kafka.admin.cluster import TopicIdentity
-from streams.redis.client import RedisClient
-from streams.redis.stored_rows import Lane
+from weir.streams.config import topics
+from weir.streams.errors import StateError, UsageError
+from weir.streams.kafka.admin.cluster import TopicIdentity
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.stored_rows import Lane
 
 _PARTITIONS: Final = "partitions"
 _ANEW: Final = {

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
-from streams.replay.replayed_files import Outgoing
+from weir.streams.replay.replayed_files import Outgoing
 
 IN_FLIGHT: Final = 20_000
 """Records on their way at most; kafka-python itself would hold as many as it is given."""

@@ -18,14 +18,14 @@ from typing import Any, BinaryIO, Final, Protocol
 
 import orjson
 
-from online.codec.wire import TS_MAX, TS_MIN, VERSION, parse_time
-from online.stages.pipeline import TaskPipeline
-from online.task.spec import TaskSpec
-from streams.backtest.event_files import FileSource
-from streams.config import topics
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.errors import UsageError
-from streams.kafka.admin.printed_records import key_of, parse
+from weir.online.codec.wire import TS_MAX, TS_MIN, VERSION, parse_time
+from weir.online.stages.pipeline import TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.event_files import FileSource
+from weir.streams.config import topics
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.errors import UsageError
+from weir.streams.kafka.admin.printed_records import key_of, parse
 
 STDIN: Final = Path("-")
 _NAMED = re.compile(rb'\A\{"topic":"([A-Za-z0-9._-]{1,249})",')

@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.simulate.config import DAY_S, HOUR_S, SimulationConfig
-from streams.simulate.fraud import NONE, OWN_DEVICE, STOLEN, FraudPlan
-from streams.simulate.population import (
+from weir.streams.simulate.config import DAY_S, HOUR_S, SimulationConfig
+from weir.streams.simulate.fraud import NONE, OWN_DEVICE, STOLEN, FraudPlan
+from weir.streams.simulate.population import (
     CHANNELS,
     OWN_DEVICES,
     Floats,

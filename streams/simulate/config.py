@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from streams.config.topics import DEVICE_EVENTS, LABELS, USER_EVENTS
+from weir.streams.config.topics import DEVICE_EVENTS, LABELS, USER_EVENTS
 
 DAY_S: Final = 86_400.0
 HOUR_S: Final = 3_600.0

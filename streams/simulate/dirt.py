@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from streams.simulate.config import DAY_S, SimulationConfig
-from streams.simulate.wire import Records, concatenate
+from weir.streams.simulate.config import DAY_S, SimulationConfig
+from weir.streams.simulate.wire import Records, concatenate
 
 _TS: Final = re.compile(rb'"ts":[0-9.]+')
 _ID: Final = re.compile(rb'"event_id":"[^"]*"')

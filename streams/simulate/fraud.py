@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from streams.simulate.config import DAY_S, HOUR_S, SimulationConfig
-from streams.simulate.population import COUNTRIES, OWN_DEVICES, Floats, Ints, Merchants, Users
+from weir.streams.simulate.config import DAY_S, HOUR_S, SimulationConfig
+from weir.streams.simulate.population import COUNTRIES, OWN_DEVICES, Floats, Ints, Merchants, Users
 
 PATTERNS: Final = ("none", "large", "merchant", "stolen")
 NONE, LARGE, MERCHANT, STOLEN = range(4)

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streams.config.topics import DEVICE_EVENTS, LABELS, USER_EVENTS
-from streams.simulate.activity import PURCHASE_SHARE, UserEvents, user_day
-from streams.simulate.config import DAY_S, TOPICS, SimulationConfig
-from streams.simulate.dirt import make_dirty
-from streams.simulate.fraud import PATTERNS, plan_frauds
-from streams.simulate.labels import failure_labels, fraud_labels
-from streams.simulate.machines import DeviceEvents, machine_day, make_machines
-from streams.simulate.population import device_names, make_merchants, make_users
-from streams.simulate.wire import (
+from weir.streams.config.topics import DEVICE_EVENTS, LABELS, USER_EVENTS
+from weir.streams.simulate.activity import PURCHASE_SHARE, UserEvents, user_day
+from weir.streams.simulate.config import DAY_S, TOPICS, SimulationConfig
+from weir.streams.simulate.dirt import make_dirty
+from weir.streams.simulate.fraud import PATTERNS, plan_frauds
+from weir.streams.simulate.labels import failure_labels, fraud_labels
+from weir.streams.simulate.machines import DeviceEvents, machine_day, make_machines
+from weir.streams.simulate.population import device_names, make_merchants, make_users
+from weir.streams.simulate.wire import (
     DeviceEventEncoder,
     Records,
     UserEventEncoder,

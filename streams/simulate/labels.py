@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from streams.simulate.activity import PURCHASE, UserEvents
-from streams.simulate.config import DAY_S, FAILURE_TASK, FRAUD_TASK, HOUR_S, SimulationConfig
-from streams.simulate.fraud import NONE
-from streams.simulate.machines import Machines, down_or_worn
-from streams.simulate.population import Floats, Ints, Users
-from streams.simulate.wire import Records, concatenate, encode_labels, user_event_id
+from weir.streams.simulate.activity import PURCHASE, UserEvents
+from weir.streams.simulate.config import DAY_S, FAILURE_TASK, FRAUD_TASK, HOUR_S, SimulationConfig
+from weir.streams.simulate.fraud import NONE
+from weir.streams.simulate.machines import Machines, down_or_worn
+from weir.streams.simulate.population import Floats, Ints, Users
+from weir.streams.simulate.wire import Records, concatenate, encode_labels, user_event_id
 
 _INSPECTION_EVERY_S = 5.0 * DAY_S
 

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.simulate.config import DAY_S, HOUR_S, SimulationConfig
-from streams.simulate.population import Floats, Ints, Names
+from weir.streams.simulate.config import DAY_S, HOUR_S, SimulationConfig
+from weir.streams.simulate.population import Floats, Ints, Names
 
 METRICS: Final = ("temperature", "vibration", "load", "pressure")
 STATUSES: Final = ("ok", "warn")

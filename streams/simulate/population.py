@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.simulate.config import SimulationConfig
+from weir.streams.simulate.config import SimulationConfig
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from streams.config.topics import DEVICE_EVENTS, LABELS, USER_EVENTS
-from streams.simulate.activity import LOGIN, PURCHASE, VIEW, UserEvents
-from streams.simulate.machines import METRICS, MODELS, STATUSES, DeviceEvents, Machines
-from streams.simulate.population import CATEGORIES, CHANNELS, COUNTRIES, Floats, Ints, Merchants, Names, Users
+from weir.streams.config.topics import DEVICE_EVENTS, LABELS, USER_EVENTS
+from weir.streams.simulate.activity import LOGIN, PURCHASE, VIEW, UserEvents
+from weir.streams.simulate.machines import METRICS, MODELS, STATUSES, DeviceEvents, Machines
+from weir.streams.simulate.population import CATEGORIES, CHANNELS, COUNTRIES, Floats, Ints, Merchants, Names, Users
 
 _HEAD: Final = '{"v":1,"event_id":"u%04d-%07d","type":"'
 _MIDDLE: Final = '","user_id":"%s","ts":%.3f,'

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.config.settings import Settings
-from streams.kafka.admin.unpacking import VIEW_LIMITS
-from streams.kafka.consume.fetched_batch import Slice
-from streams.kafka.consume.range_reader import RangeReader
-from streams.records import Record
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings
+from weir.streams.kafka.admin.unpacking import VIEW_LIMITS
+from weir.streams.kafka.consume.fetched_batch import Slice
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.records import Record
 
 
 class StoredRecord(NamedTuple):

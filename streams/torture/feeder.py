@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from streams.config.settings import Settings
-from streams.kafka.produce.producer import BatchProducer
-from streams.kafka.security import link_security, transport_settings
-from streams.records import Record
-from streams.torture.good import GoodTraffic, Shot
-from streams.torture.hostile import CODECS, HostileTraffic
+from weir.streams.config.settings import Settings
+from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.kafka.security import link_security, transport_settings
+from weir.streams.records import Record
+from weir.streams.torture.good import GoodTraffic, Shot
+from weir.streams.torture.hostile import CODECS, HostileTraffic
 
 _TICK_S: Final = 0.05
 _LARGEST: Final = 1 << 27

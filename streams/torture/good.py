@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from streams.config import topics
+from weir.streams.config import topics
 
 TASK: Final = "torture"
 GOOD: Final = "good-"

@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from streams.config.settings import Settings
-from streams.kafka.admin import cluster
-from streams.kafka.admin.clients import admin_client
-from streams.kafka.admin.topic_specs import wanted_topics
-from streams.redis.client import opened
-from streams.redis.partitions.clear import clear_prefix
-from streams.task_files import load_task
-from streams.torture.deployment import Deployment
-from streams.torture.feeder import Feeder
-from streams.torture.good import GoodTraffic
-from streams.torture.hostile import HostileTraffic
-from streams.torture.settled import settle, started
-from streams.torture.supervisor import Chaos, Supervisor, Trouble
-from streams.torture.verdict import Verdict, judge
+from weir.streams.config.settings import Settings
+from weir.streams.kafka.admin import cluster
+from weir.streams.kafka.admin.clients import admin_client
+from weir.streams.kafka.admin.topic_specs import wanted_topics
+from weir.streams.redis.client import opened
+from weir.streams.redis.partitions.clear import clear_prefix
+from weir.streams.task_files import load_task
+from weir.streams.torture.deployment import Deployment
+from weir.streams.torture.feeder import Feeder
+from weir.streams.torture.good import GoodTraffic
+from weir.streams.torture.hostile import HostileTraffic
+from weir.streams.torture.settled import settle, started
+from weir.streams.torture.supervisor import Chaos, Supervisor, Trouble
+from weir.streams.torture.verdict import Verdict, judge
 
 TASK_FILE: Final = Path(__file__).parent / "task.toml"
 
@@ -83,7 +83,17 @@ class Place:
         """How to start a worker."""
         given = [] if self.config is None else ["--config", str(self.config)]
         name = f"{self.settings.redis.prefix}-{number}"
-        return [sys.executable, "-P", "-m", "streams.cli.main", "worker", str(TASK_FILE), "--instance-id", name, *given]
+        return [
+            sys.executable,
+            "-P",
+            "-m",
+            "weir.streams.cli.main",
+            "worker",
+            str(TASK_FILE),
+            "--instance-id",
+            name,
+            *given,
+        ]
 
 
 @contextmanager

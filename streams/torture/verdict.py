@@ -14,24 +14,24 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, ScoredBatch
-from online.codec.decode import decode_user_events
-from online.codec.example_log import decode_example_log
-from online.codec.predictions import ScoredShape, decode_scored
-from online.errors import UNREADABLE
-from online.intake_policy import IntakePolicy
-from online.metrics.ranking import rank_rows
-from online.stages.admission import Admission
-from online.stages.scoring import ScoringStage
-from online.task.column_plan import union
-from online.task.spec import TaskSpec
-from online.task.task_shape import TaskShape, model_of, shape_of
-from streams.config import topics
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.kafka.partitioners import partitions_of
-from streams.records import Record
-from streams.torture.deployment import Deployment
-from streams.torture.good import GOOD
+from weir.online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, ScoredBatch
+from weir.online.codec.decode import decode_user_events
+from weir.online.codec.example_log import decode_example_log
+from weir.online.codec.predictions import ScoredShape, decode_scored
+from weir.online.errors import UNREADABLE
+from weir.online.intake_policy import IntakePolicy
+from weir.online.metrics.ranking import rank_rows
+from weir.online.stages.admission import Admission
+from weir.online.stages.scoring import ScoringStage
+from weir.online.task.column_plan import union
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import TaskShape, model_of, shape_of
+from weir.streams.config import topics
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.kafka.partitioners import partitions_of
+from weir.streams.records import Record
+from weir.streams.torture.deployment import Deployment
+from weir.streams.torture.good import GOOD
 
 KEPT: Final = (GOOD, "moved-")
 """What the ids of entities begin with whose events must all be scored."""

@@ -1,5 +1,5 @@
 """Retraining: requests to jobs, jobs to candidates, candidates through the gate and the shadow to champions.
 
-``streams.trainer.trainer_process`` is the process on Kafka, ``streams.trainer.embedded_trainer`` the form for a host in
-one process.
+``weir.streams.trainer.trainer_process`` is the process on Kafka, ``weir.streams.trainer.embedded_trainer`` the form for
+a host in one process.
 """

@@ -18,22 +18,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from models.registry.registry import Registry
-from online.batch import ExampleBatch
-from online.codec.wire import ModelUpdate, RetrainRequest
-from online.stages.pipeline import StepOutput, TaskPipeline
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.trainer.history.log_sources import EmbeddedSource
-from streams.trainer.job.job_files import JobWorkshop
-from streams.trainer.job.job_runner import Runner, SubprocessRunner
-from streams.trainer.job.live_examples import LiveRows
-from streams.trainer.job.real_steps import SourceData, embedded_workshop
-from streams.trainer.registry_port import ModelRegistry, RegistryShelf
-from streams.trainer.state_journal import Journal, MemoryJournal
-from streams.trainer.task_state import Effect, TaskState
-from streams.trainer.task_supervisor import TaskSupervisor
+from weir.models.registry.registry import Registry
+from weir.online.batch import ExampleBatch
+from weir.online.codec.wire import ModelUpdate, RetrainRequest
+from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.trainer.history.log_sources import EmbeddedSource
+from weir.streams.trainer.job.job_files import JobWorkshop
+from weir.streams.trainer.job.job_runner import Runner, SubprocessRunner
+from weir.streams.trainer.job.live_examples import LiveRows
+from weir.streams.trainer.job.real_steps import SourceData, embedded_workshop
+from weir.streams.trainer.registry_port import ModelRegistry, RegistryShelf
+from weir.streams.trainer.state_journal import Journal, MemoryJournal
+from weir.streams.trainer.task_state import Effect, TaskState
+from weir.streams.trainer.task_supervisor import TaskSupervisor
 
 _HISTORY: Final = (topics.PREDICTIONS, topics.EXAMPLES, topics.USER_EVENTS, topics.DEVICE_EVENTS)
 _LEASE_S: Final = 365 * 86_400.0

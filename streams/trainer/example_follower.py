@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from streams.config import topics
-from streams.kafka.consume.range_reader import RangeReader
-from streams.trainer.job.live_examples import decode_live
-from streams.trainer.task_supervisor import TaskSupervisor
+from weir.streams.config import topics
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.trainer.job.live_examples import decode_live
+from weir.streams.trainer.task_supervisor import TaskSupervisor
 
 _RECORDS: Final = 2_000
 

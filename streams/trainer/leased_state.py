@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from streams.trainer.state_journal import Journal
-from streams.trainer.task_state import TaskState, decode, encode
-from streams.trainer.trainer_errors import LeaseLostError
+from weir.streams.trainer.state_journal import Journal
+from weir.streams.trainer.task_state import TaskState, decode, encode
+from weir.streams.trainer.trainer_errors import LeaseLostError
 
 Clock = Callable[[], float]
 """Epoch seconds."""

@@ -9,12 +9,12 @@ from typing import Final, Protocol
 
 import msgspec
 
-from models.manifest import DataRange
-from models.registry.registry import Registry, relative_uri
-from models.registry.registry_errors import StageConflictError
-from models.types import Built
-from online.codec.wire import ModelUpdate
-from streams.trainer.task_state import Effect, Job
+from weir.models.manifest import DataRange
+from weir.models.registry.registry import Registry, relative_uri
+from weir.models.registry.registry_errors import StageConflictError
+from weir.models.types import Built
+from weir.online.codec.wire import ModelUpdate
+from weir.streams.trainer.task_state import Effect, Job
 
 JOB_FILE: Final = "job.json"
 """In every version that a job made: by it the version is found again after a crash."""
@@ -56,7 +56,7 @@ class ModelRegistry(Protocol):
 
 
 class RegistryShelf:
-    """``ModelRegistry`` over ``models.registry``."""
+    """``ModelRegistry`` over ``weir.models.registry``."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry

@@ -9,10 +9,10 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from online.codec.why_invalid import explain
-from online.codec.wire import RetrainRequest
-from streams.errors import BrokerError, in_words
-from streams.kafka.reconnect_pacing import calm_logs
+from weir.online.codec.why_invalid import explain
+from weir.online.codec.wire import RetrainRequest
+from weir.streams.errors import BrokerError, in_words
+from weir.streams.kafka.reconnect_pacing import calm_logs
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Where the documents of tasks are kept: numbered files, each made once, of which the newest counts.
 
 Making number n + 1 is a compare-and-swap against number n: of two trainers that read the same document, one can write
-the next. It stands on ``models.registry.files``: a file is made whole, and only if there is none of its name. So it
-works in a directory and in an object store, beside the versions: ``<url>/<task>/trainer/0000000012.json``.
+the next. It stands on ``weir.models.registry.files``: a file is made whole, and only if there is none of its name. So
+it works in a directory and in an object store, beside the versions: ``<url>/<task>/trainer/0000000012.json``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from typing import Final, Protocol
 
-from models.registry.files import Files
+from weir.models.registry.files import Files
 
 FOLDER: Final = "trainer"
 _KEEP: Final = 50
@@ -53,7 +53,7 @@ class FilesJournal:
 
     Parameters
     ----------
-    files : see ``models.registry.registry.open_files``.
+    files : see ``weir.models.registry.registry.open_files``.
     """
 
     def __init__(self, files: Files) -> None:

@@ -11,10 +11,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from online.codec.wire import RetrainRequest
-from online.errors import UNREADABLE, StateError
-from streams.text import printable
-from streams.trainer.job.promotion import PhaseState
+from weir.online.codec.wire import RetrainRequest
+from weir.online.errors import UNREADABLE, StateError
+from weir.streams.text import printable
+from weir.streams.trainer.job.promotion import PhaseState
 
 Cause = Literal["drift", "schedule", "volume", "manual"]
 Action = Literal["shadow", "promote", "rollback", "retire"]

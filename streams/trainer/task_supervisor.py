@@ -6,21 +6,21 @@ import logging
 import threading
 from collections.abc import Callable
 
-from models.errors import ModelError
-from models.types import TrainingStoppedError
-from online.task.spec import TaskSpec
-from streams.errors import in_words
-from streams.ops.metric_registry import Registry
-from streams.trainer.job.job_files import JobWorkshop
-from streams.trainer.job.job_stages import JobRunner
-from streams.trainer.job.live_examples import LiveRows
-from streams.trainer.leased_state import Clock, LeasedTaskState
-from streams.trainer.registry_port import ModelRegistry
-from streams.trainer.state_journal import Journal
-from streams.trainer.task_state import WORKING, TaskState
-from streams.trainer.task_trainer import Publish, TaskTrainer
-from streams.trainer.trainer_errors import PASSING, LeaseLostError
-from streams.trainer.trainer_metrics import TaskMeasures
+from weir.models.errors import ModelError
+from weir.models.types import TrainingStoppedError
+from weir.online.task.spec import TaskSpec
+from weir.streams.errors import in_words
+from weir.streams.ops.metric_registry import Registry
+from weir.streams.trainer.job.job_files import JobWorkshop
+from weir.streams.trainer.job.job_stages import JobRunner
+from weir.streams.trainer.job.live_examples import LiveRows
+from weir.streams.trainer.leased_state import Clock, LeasedTaskState
+from weir.streams.trainer.registry_port import ModelRegistry
+from weir.streams.trainer.state_journal import Journal
+from weir.streams.trainer.task_state import WORKING, TaskState
+from weir.streams.trainer.task_trainer import Publish, TaskTrainer
+from weir.streams.trainer.trainer_errors import PASSING, LeaseLostError
+from weir.streams.trainer.trainer_metrics import TaskMeasures
 
 log = logging.getLogger(__name__)
 

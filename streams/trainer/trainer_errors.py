@@ -1,6 +1,6 @@
 """Errors of the trainer, by the action each one causes.
 
-ShellError (streams.errors)
+ShellError (weir.streams.errors)
 ├── LeaseLostError    another trainer works on the task now: leave it alone
 └── WorkDiedError     a training's process came to an end by itself: note it, and go on with other candidates
 """
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from models.registry.registry_errors import RegistryError, StageConflictError
-from streams.errors import BrokerError, ShellError
+from weir.models.registry.registry_errors import RegistryError, StageConflictError
+from weir.streams.errors import BrokerError, ShellError
 
 PASSING: Final = (OSError, BrokerError, RegistryError, StageConflictError)
 """What may be better in a while: storage or brokers that are away, somebody else who was first."""

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from streams.ops.metric_registry import Registry
-from streams.trainer.task_state import WORKING, Job, Stage, TaskState
-from streams.trainer.triggers import Answer
+from weir.streams.ops.metric_registry import Registry
+from weir.streams.trainer.task_state import WORKING, Job, Stage, TaskState
+from weir.streams.trainer.triggers import Answer
 
 _WORK: Final[Mapping[Stage, str]] = {
     "accepted": "gather", "data": "train", "trained": "judge", "gated": "register", "registered": "shadow"

@@ -15,29 +15,29 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from models.registry.registry import Registry, open_files
-from online.codec.wire import ModelUpdate, RetrainRequest
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.config.settings import Settings
-from streams.errors import UsageError, in_words
-from streams.kafka.produce.producer import BatchProducer
-from streams.kafka.security import link_security, transport_settings
-from streams.offline_models.model_updates import update_record
-from streams.ops.metrics import Metrics
-from streams.ops.signals import stop_signals
-from streams.ops.together import until_one_ends
-from streams.ops.web import WebServer
-from streams.trainer.example_follower import ExamplesFollower
-from streams.trainer.job.job_files import JobWorkshop
-from streams.trainer.job.job_runner import SubprocessRunner
-from streams.trainer.job.real_steps import kafka_workshop
-from streams.trainer.registry_port import ModelRegistry, RegistryShelf
-from streams.trainer.request_reader import RequestReader
-from streams.trainer.state_journal import FilesJournal, Journal
-from streams.trainer.task_supervisor import TaskSupervisor
-from streams.trainer.trainer_errors import PASSING
-from streams.trainer.trainer_status import TrainerStatus
+from weir.models.registry.registry import Registry, open_files
+from weir.online.codec.wire import ModelUpdate, RetrainRequest
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings
+from weir.streams.errors import UsageError, in_words
+from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.kafka.security import link_security, transport_settings
+from weir.streams.offline_models.model_updates import update_record
+from weir.streams.ops.metrics import Metrics
+from weir.streams.ops.signals import stop_signals
+from weir.streams.ops.together import until_one_ends
+from weir.streams.ops.web import WebServer
+from weir.streams.trainer.example_follower import ExamplesFollower
+from weir.streams.trainer.job.job_files import JobWorkshop
+from weir.streams.trainer.job.job_runner import SubprocessRunner
+from weir.streams.trainer.job.real_steps import kafka_workshop
+from weir.streams.trainer.registry_port import ModelRegistry, RegistryShelf
+from weir.streams.trainer.request_reader import RequestReader
+from weir.streams.trainer.state_journal import FilesJournal, Journal
+from weir.streams.trainer.task_supervisor import TaskSupervisor
+from weir.streams.trainer.trainer_errors import PASSING
+from weir.streams.trainer.trainer_status import TrainerStatus
 
 log = logging.getLogger(__name__)
 

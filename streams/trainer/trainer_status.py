@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from streams.trainer.task_state import TaskState
-from streams.trainer.task_supervisor import TaskSupervisor
+from weir.streams.trainer.task_state import TaskState
+from weir.streams.trainer.task_supervisor import TaskSupervisor
 
 
 class TrainerStatus:

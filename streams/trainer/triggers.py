@@ -13,10 +13,10 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from online.codec.wire import RetrainRequest
-from online.durations import format_duration
-from online.errors import TaskError
-from streams.trainer.task_state import RetrainAsk, TaskState
+from weir.online.codec.wire import RetrainRequest
+from weir.online.durations import format_duration
+from weir.online.errors import TaskError
+from weir.streams.trainer.task_state import RetrainAsk, TaskState
 
 Answer = Literal["accepted", "waits", "repeat", "too soon"]
 _COOLS: Final = ("drift", "volume", "manual")

@@ -10,9 +10,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from streams.config.settings import KafkaSettings
-from streams.errors import BrokerError
-from streams.kafka.kafka_errors import said
+from weir.streams.config.settings import KafkaSettings
+from weir.streams.errors import BrokerError
+from weir.streams.kafka.kafka_errors import said
 
 
 async def committed_offsets(settings: KafkaSettings, group: str) -> dict[TP, int]:

@@ -10,25 +10,25 @@ from typing import Final, Protocol
 
 from faust.types import TP
 
-from online.batch import IntVector
-from online.task.spec import TaskSpec
-from streams.config.settings import Settings
-from streams.kafka.consume.app import BatchApp
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.kafka.produce.producer import Sent
-from streams.kafka.produce.record_columns import Columns
-from streams.offline_models.serving import FullModels
-from streams.ops.metrics import Metrics
-from streams.ops.stall import LoopStall
-from streams.ops.watchdog import Watchdog
-from streams.records import Record
-from streams.redis.client import RedisClient
-from streams.redis.partitions.partition_store import Lane, LaneStore
-from streams.worker.identity import TopicCheck
-from streams.worker.inference.remote_port import RemoteScorer
-from streams.worker.links import Links
-from streams.worker.pauses import Pauses
-from streams.worker.scoring.misplaced import Placement
+from weir.online.batch import IntVector
+from weir.online.task.spec import TaskSpec
+from weir.streams.config.settings import Settings
+from weir.streams.kafka.consume.app import BatchApp
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.produce.producer import Sent
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.offline_models.serving import FullModels
+from weir.streams.ops.metrics import Metrics
+from weir.streams.ops.stall import LoopStall
+from weir.streams.ops.watchdog import Watchdog
+from weir.streams.records import Record
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.partition_store import Lane, LaneStore
+from weir.streams.worker.identity import TopicCheck
+from weir.streams.worker.inference.remote_port import RemoteScorer
+from weir.streams.worker.links import Links
+from weir.streams.worker.pauses import Pauses
+from weir.streams.worker.scoring.misplaced import Placement
 
 STORING: Final = 4
 """Lanes that store a snapshot at one time."""

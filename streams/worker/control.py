@@ -11,13 +11,13 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
-from streams.errors import ShellError, UsageError
-from streams.redis.partition_orders import Answer, Order, Orders, Told, place_of
-from streams.redis.partitions.partition_store import Lane
-from streams.worker.pauses import Host, Pauses
+from weir.streams.errors import ShellError, UsageError
+from weir.streams.redis.partition_orders import Answer, Order, Orders, Told, place_of
+from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.worker.pauses import Host, Pauses
 
 if TYPE_CHECKING:
-    from streams.worker.context import Context
+    from weir.streams.worker.context import Context
 
 log = logging.getLogger(__name__)
 TICK_S: Final = 1.0

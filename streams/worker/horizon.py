@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from online.durations import format_duration
-from online.labels.join import LabelJoiner
-from streams.ops.metrics import Metrics
+from weir.online.durations import format_duration
+from weir.online.labels.join import LabelJoiner
+from weir.streams.ops.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from streams.config.settings import KafkaSettings
-from streams.errors import BrokerError, UsageError
-from streams.kafka.admin.clients import admin_client
-from streams.kafka.admin.cluster import TopicIdentity, read_identities
-from streams.redis.partitions.partition_store import Lane
-from streams.redis.topic_identity import StoredIdentity
+from weir.streams.config.settings import KafkaSettings
+from weir.streams.errors import BrokerError, UsageError
+from weir.streams.kafka.admin.clients import admin_client
+from weir.streams.kafka.admin.cluster import TopicIdentity, read_identities
+from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.redis.topic_identity import StoredIdentity
 
 if TYPE_CHECKING:
-    from streams.worker.context import Context
+    from weir.streams.worker.context import Context
 
 log = logging.getLogger(__name__)
 AGAIN_S = 1.0

@@ -8,19 +8,19 @@ from typing import Any, Final
 
 import msgspec
 
-from online.task.spec import STREAM_KEYS
-from streams.checks.findings import Check
-from streams.config import topics
-from streams.config.settings import Settings
-from streams.errors import ShellError, UsageError
-from streams.kafka.admin.clients import admin_client, consumer
-from streams.kafka.admin.cluster import TopicIdentity, read_identities
-from streams.kafka.admin.reader import Start, read_present
-from streams.kafka.partitioners import PartitionerName, partitions_of_text
-from streams.redis.client import opened
-from streams.redis.topic_identity import StoredIdentity, differences
-from streams.worker.partitioner import stored_partitioner
-from streams.worker.scoring.misplaced import FIX
+from weir.online.task.spec import STREAM_KEYS
+from weir.streams.checks.findings import Check
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings
+from weir.streams.errors import ShellError, UsageError
+from weir.streams.kafka.admin.clients import admin_client, consumer
+from weir.streams.kafka.admin.cluster import TopicIdentity, read_identities
+from weir.streams.kafka.admin.reader import Start, read_present
+from weir.streams.kafka.partitioners import PartitionerName, partitions_of_text
+from weir.streams.redis.client import opened
+from weir.streams.redis.topic_identity import StoredIdentity, differences
+from weir.streams.worker.partitioner import stored_partitioner
+from weir.streams.worker.scoring.misplaced import FIX
 
 SAMPLED: Final = 200
 """Records looked at in each partition."""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from faust.types import TP
 
-from streams.redis.partitions.partition_store import Lane
+from weir.streams.redis.partitions.partition_store import Lane
 
 if TYPE_CHECKING:
-    from streams.worker.context import Context
+    from weir.streams.worker.context import Context
 
 
 class TimedLane(Protocol):

@@ -13,12 +13,12 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from online.batch import FloatVector
-from online.errors import StateError
-from online.labels.silence import SilenceTimers
-from online.stages.admission import Admission
-from online.stages.dedupe import OldIds, floor_of, newest_of, old_ids, rows_of
-from online.stages.digest_table import Rows
+from weir.online.batch import FloatVector
+from weir.online.errors import StateError
+from weir.online.labels.silence import SilenceTimers
+from weir.online.stages.admission import Admission
+from weir.online.stages.dedupe import OldIds, floor_of, newest_of, old_ids, rows_of
+from weir.online.stages.digest_table import Rows
 
 SNAPSHOT_ROWS: Final = 50_000
 """Events that moved timers, after which these are snapshotted; more where there are more timers than that."""

@@ -17,14 +17,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from streams.errors import StateError
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.redis.partitions.partition_store import Lane, LaneRecord, Writes
-from streams.redis.store_errors import LaneMoved
-from streams.worker.labelling.linger import Linger
+from weir.streams.errors import StateError
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.redis.partitions.partition_store import Lane, LaneRecord, Writes
+from weir.streams.redis.store_errors import LaneMoved
+from weir.streams.worker.labelling.linger import Linger
 
 if TYPE_CHECKING:
-    from streams.worker.context import Context
+    from weir.streams.worker.context import Context
 
 log = logging.getLogger(__name__)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from online.batch import LabelBatch, ScoredBatch, UpdateBatch
-from online.codec.encode import encode_labels, write_scored
-from online.codec.row_updates import encode_updates
-from online.stages.labelling import LabelOutput
-from online.stages.scoring import ScoringStage
-from streams.config import topics
-from streams.kafka.produce.record_columns import Columns
-from streams.outputs import decision_records
-from streams.records import Record
+from weir.online.batch import LabelBatch, ScoredBatch, UpdateBatch
+from weir.online.codec.encode import encode_labels, write_scored
+from weir.online.codec.row_updates import encode_updates
+from weir.online.stages.labelling import LabelOutput
+from weir.online.stages.scoring import ScoringStage
+from weir.streams.config import topics
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.outputs import decision_records
+from weir.streams.records import Record
 
 
 def prediction_columns(stage: ScoringStage, scored: ScoredBatch, now: float) -> Columns:

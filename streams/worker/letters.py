@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from streams.config import topics
-from streams.errors import TooManyRejects
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.outputs import dead_letter, letter_room
-from streams.records import RefusedRecord
-from streams.reject_limit import RejectLimit
-from streams.worker.context import Context
+from weir.streams.config import topics
+from weir.streams.errors import TooManyRejects
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.outputs import dead_letter, letter_room
+from weir.streams.records import RefusedRecord
+from weir.streams.reject_limit import RejectLimit
+from weir.streams.worker.context import Context
 
 
 def refused_of(batch: FetchedBatch, rows: Iterable[tuple[int, str]]) -> list[RefusedRecord]:

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from streams.config.settings import BROKERS_SILENT_S
+from weir.streams.config.settings import BROKERS_SILENT_S
 
 if TYPE_CHECKING:
-    from streams.worker.context import Context
+    from weir.streams.worker.context import Context
 
 ASK_S: Final = 2.0
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from online.durations import format_duration
-from streams.ops.metrics import Metrics
+from weir.online.durations import format_duration
+from weir.streams.ops.metrics import Metrics
 
 if TYPE_CHECKING:
-    from streams.worker.scoring.event_partition import ScoreLane
+    from weir.streams.worker.scoring.event_partition import ScoreLane
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from streams.config import topics
-from streams.errors import UsageError
-from streams.outputs import dead_letter
-from streams.records import Record, RefusedRecord
-from streams.worker.context import Context
-from streams.worker.labelling.label_partition import LabelLane
-from streams.worker.lane import RowLane
-from streams.worker.scoring.event_partition import ScoreLane
+from weir.streams.config import topics
+from weir.streams.errors import UsageError
+from weir.streams.outputs import dead_letter
+from weir.streams.records import Record, RefusedRecord
+from weir.streams.worker.context import Context
+from weir.streams.worker.labelling.label_partition import LabelLane
+from weir.streams.worker.lane import RowLane
+from weir.streams.worker.scoring.event_partition import ScoreLane
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

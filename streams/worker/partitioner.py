@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 import numpy as np
 
-from online.errors import UNREADABLE
-from streams.config import topics
-from streams.errors import UsageError
-from streams.kafka.consume.range_reader import RangeReader
-from streams.kafka.partitioners import PartitionerName, partitions_of_text
-from streams.redis.client import RedisClient
+from weir.online.errors import UNREADABLE
+from weir.streams.config import topics
+from weir.streams.errors import UsageError
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.kafka.partitioners import PartitionerName, partitions_of_text
+from weir.streams.redis.client import RedisClient
 
 if TYPE_CHECKING:
-    from streams.worker.context import Context
+    from weir.streams.worker.context import Context
 
 log = logging.getLogger(__name__)
 

@@ -10,40 +10,40 @@ from typing import Final
 
 from faust.types import TP
 
-from online.batch import ScoredBatch
-from online.codec.predictions import ScoredShape
-from online.features.store import FeatureStore
-from online.stages.dedupe import bytes_for
-from online.stages.labelling import LabellingStage
-from online.stages.scoring import ScoringStage
-from online.stages.seen import REMEMBERED as PREDICTIONS
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.config.settings import Role
-from streams.errors import StateError, UsageError
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.kafka.consume.log_ends import LogBounds
-from streams.kafka.consume.point_reader import PointReader
-from streams.kafka.consume.range_reader import RangeReader
-from streams.kafka.produce.producer import Sent
-from streams.model_replicas.follower import Follower
-from streams.model_replicas.past_models import ModelHistory
-from streams.redis.partitions.label_journal import StepLog
-from streams.redis.partitions.partition_store import Lane
-from streams.worker.committed import committed_offsets
-from streams.worker.context import Context
-from streams.worker.idle import IdleTime, TimedLane
-from streams.worker.labelling.label_partition import LabelLane
-from streams.worker.labelling.step_reader import LaneReader
-from streams.worker.lane import RowLane
-from streams.worker.memory import share_of
-from streams.worker.moves import seek_labels, seek_rows, set_watermark
-from streams.worker.partitioner import settle_partitioner
-from streams.worker.scoring.batch_scoring import Scoring
-from streams.worker.scoring.event_partition import ScoreLane
-from streams.worker.sizes import check_sizes
-from streams.worker.update_partition import REMEMBERED as UPDATES
-from streams.worker.update_partition import SideLane, side_layouts
+from weir.online.batch import ScoredBatch
+from weir.online.codec.predictions import ScoredShape
+from weir.online.features.store import FeatureStore
+from weir.online.stages.dedupe import bytes_for
+from weir.online.stages.labelling import LabellingStage
+from weir.online.stages.scoring import ScoringStage
+from weir.online.stages.seen import REMEMBERED as PREDICTIONS
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.config.settings import Role
+from weir.streams.errors import StateError, UsageError
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.consume.log_ends import LogBounds
+from weir.streams.kafka.consume.point_reader import PointReader
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.kafka.produce.producer import Sent
+from weir.streams.model_replicas.follower import Follower
+from weir.streams.model_replicas.past_models import ModelHistory
+from weir.streams.redis.partitions.label_journal import StepLog
+from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.worker.committed import committed_offsets
+from weir.streams.worker.context import Context
+from weir.streams.worker.idle import IdleTime, TimedLane
+from weir.streams.worker.labelling.label_partition import LabelLane
+from weir.streams.worker.labelling.step_reader import LaneReader
+from weir.streams.worker.lane import RowLane
+from weir.streams.worker.memory import share_of
+from weir.streams.worker.moves import seek_labels, seek_rows, set_watermark
+from weir.streams.worker.partitioner import settle_partitioner
+from weir.streams.worker.scoring.batch_scoring import Scoring
+from weir.streams.worker.scoring.event_partition import ScoreLane
+from weir.streams.worker.sizes import check_sizes
+from weir.streams.worker.update_partition import REMEMBERED as UPDATES
+from weir.streams.worker.update_partition import SideLane, side_layouts
 
 log = logging.getLogger(__name__)
 

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from faust.types import TP
 
-from streams.errors import BrokerError, PartitionError, StateError, TooManyRejects, UsageError, in_words
-from streams.kafka.kafka_errors import DeliveryError, RebalanceHookError, RecordsDeleted
-from streams.model_replicas.replica_errors import ReplicaDiverged
-from streams.redis.partition_orders import Order, place_of
-from streams.redis.partitions.label_journal import StepsTaken
-from streams.redis.partitions.partition_store import Lane
-from streams.redis.store_errors import StoreUnavailable
+from weir.streams.errors import BrokerError, PartitionError, StateError, TooManyRejects, UsageError, in_words
+from weir.streams.kafka.kafka_errors import DeliveryError, RebalanceHookError, RecordsDeleted
+from weir.streams.model_replicas.replica_errors import ReplicaDiverged
+from weir.streams.redis.partition_orders import Order, place_of
+from weir.streams.redis.partitions.label_journal import StepsTaken
+from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.redis.store_errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from streams.worker.context import Context
+    from weir.streams.worker.context import Context
 
 log = logging.getLogger(__name__)
 

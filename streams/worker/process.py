@@ -15,28 +15,28 @@ from typing import Any, Final, Protocol
 
 from faust.types import TP
 
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.config.settings import Settings
-from streams.errors import in_words
-from streams.kafka.admin.cluster import topic_limits
-from streams.kafka.consume.app import BatchApp
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.offline_models.loading import full_models, require_provider
-from streams.offline_models.update_follower import UpdatesFollower
-from streams.ops.deadline import Deadline
-from streams.ops.metrics import Metrics
-from streams.ops.process_status import Status
-from streams.ops.signals import stop_signals
-from streams.ops.together import until_one_ends
-from streams.ops.watchdog import Watchdog, WatchdogPolicy
-from streams.ops.web import WebServer
-from streams.redis.client import RedisClient
-from streams.redis.partitions.partition_store import Lane, LaneStore
-from streams.worker.context import Context
-from streams.worker.control import Control, Movable
-from streams.worker.store_watch import StoreWatch
-from streams.worker.warmup import warm_up_records, warm_up_structs
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings
+from weir.streams.errors import in_words
+from weir.streams.kafka.admin.cluster import topic_limits
+from weir.streams.kafka.consume.app import BatchApp
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.offline_models.loading import full_models, require_provider
+from weir.streams.offline_models.update_follower import UpdatesFollower
+from weir.streams.ops.deadline import Deadline
+from weir.streams.ops.metrics import Metrics
+from weir.streams.ops.process_status import Status
+from weir.streams.ops.signals import stop_signals
+from weir.streams.ops.together import until_one_ends
+from weir.streams.ops.watchdog import Watchdog, WatchdogPolicy
+from weir.streams.ops.web import WebServer
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.partition_store import Lane, LaneStore
+from weir.streams.worker.context import Context
+from weir.streams.worker.control import Control, Movable
+from weir.streams.worker.store_watch import StoreWatch
+from weir.streams.worker.warmup import warm_up_records, warm_up_structs
 
 log = logging.getLogger(__name__)
 _TICK_S: Final = 1.0

@@ -21,27 +21,27 @@ from typing import Any, Final
 
 from faust.types import TP
 
-from online.batch import IntVector
-from online.codec.decode import ColumnRequest
-from online.task.spec import STREAM_KEYS, TaskSpec
-from streams.config import topics
-from streams.config.settings import Settings
-from streams.errors import UsageError
-from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
-from streams.kafka.consume.offset_tracker import Ticket
-from streams.kafka.consume.range_reader import RangeReader
-from streams.kafka.produce.producer import Sent
-from streams.kafka.produce.record_columns import Columns
-from streams.records import Record
-from streams.redis.partitions.clear import clear_lane
-from streams.redis.partitions.label_journal import OffsetRange
-from streams.redis.partitions.partition_store import Lane
-from streams.worker.committed import active_members, committed_offsets
-from streams.worker.partitioner import settle_partitioner
-from streams.worker.partitions import LABELLED
-from streams.worker.run import Worker
-from streams.worker.scoring.event_partition import DECODERS
-from streams.worker.scoring.strays import StrayReader, Strays
+from weir.online.batch import IntVector
+from weir.online.codec.decode import ColumnRequest
+from weir.online.task.spec import STREAM_KEYS, TaskSpec
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings
+from weir.streams.errors import UsageError
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
+from weir.streams.kafka.consume.offset_tracker import Ticket
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.kafka.produce.producer import Sent
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.records import Record
+from weir.streams.redis.partitions.clear import clear_lane
+from weir.streams.redis.partitions.label_journal import OffsetRange
+from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.worker.committed import active_members, committed_offsets
+from weir.streams.worker.partitioner import settle_partitioner
+from weir.streams.worker.partitions import LABELLED
+from weir.streams.worker.run import Worker
+from weir.streams.worker.scoring.event_partition import DECODERS
+from weir.streams.worker.scoring.strays import StrayReader, Strays
 
 Progress = Callable[[str, int, int], None]
 """Told what is filled, how many records of it are done, and of how many."""

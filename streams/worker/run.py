@@ -1,7 +1,7 @@
 """The scoring worker, put together: lanes, online models and what full models answer elsewhere.
 
-How a process goes up and down is in ``streams.worker.process``. Here, on the way up, kernels are compiled and models
-restored and read to the end of ``examples`` before the consumer takes its first batch.
+How a process goes up and down is in ``weir.streams.worker.process``. Here, on the way up, kernels are compiled and
+models restored and read to the end of ``examples`` before the consumer takes its first batch.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import platform
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from online.task.spec import TaskSpec
-from streams.checks.kafka_checks import warn_of_retention
-from streams.config import topics
-from streams.config.settings import Role, Settings
-from streams.model_replicas.fold import ExampleFold
-from streams.model_replicas.follower import Follower, FollowPolicy
-from streams.model_replicas.model_snapshots import ModelSnapshots
-from streams.worker.inference.remote_client import RemoteClient
-from streams.worker.partitions import LaneHost
-from streams.worker.process import Process, run_process
-from streams.worker.status import WorkerStatus
-from streams.worker.warmup import warm_up
+from weir.online.task.spec import TaskSpec
+from weir.streams.checks.kafka_checks import warn_of_retention
+from weir.streams.config import topics
+from weir.streams.config.settings import Role, Settings
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.follower import Follower, FollowPolicy
+from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+from weir.streams.worker.inference.remote_client import RemoteClient
+from weir.streams.worker.partitions import LaneHost
+from weir.streams.worker.process import Process, run_process
+from weir.streams.worker.status import WorkerStatus
+from weir.streams.worker.warmup import warm_up
 
 log = logging.getLogger(__name__)
 

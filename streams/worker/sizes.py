@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from online.codec.wire import ID_CHARS, REASON_CHARS
-from online.stages.scoring import ScoringStage
-from streams.config import topics
-from streams.errors import UsageError
-from streams.worker.update_partition import side_layouts
+from weir.online.codec.wire import ID_CHARS, REASON_CHARS
+from weir.online.stages.scoring import ScoringStage
+from weir.streams.config import topics
+from weir.streams.errors import UsageError
+from weir.streams.worker.update_partition import side_layouts
 
 _AROUND: Final = 4_096
 """Bytes of a record's other fields and of its frame: ids of the largest size, times, names of fields."""

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from online.stages.labelling import LabellingStage
-from streams.config import topics
-from streams.model_replicas.follower import Follower
-from streams.worker.context import Context
-from streams.worker.horizon import Horizon
-from streams.worker.memory import IdMemory
-from streams.worker.partitions import LaneHost
-from streams.worker.scoring.event_partition import ScoreLane
+from weir.online.stages.labelling import LabellingStage
+from weir.streams.config import topics
+from weir.streams.model_replicas.follower import Follower
+from weir.streams.worker.context import Context
+from weir.streams.worker.horizon import Horizon
+from weir.streams.worker.memory import IdMemory
+from weir.streams.worker.partitions import LaneHost
+from weir.streams.worker.scoring.event_partition import ScoreLane
 
 _OUTCOMES: Final = {
     "joined": "joined", "corrections": "corrected", "repeated_labels": "repeated", "unmatched": "unmatched",

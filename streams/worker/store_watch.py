@@ -6,11 +6,11 @@ import asyncio
 import logging
 from typing import Final
 
-from online.errors import WeirError
-from streams.checks.redis_checks import known_holes, memory_of
-from streams.ops.metrics import Metrics
-from streams.redis.aof import parse_info
-from streams.redis.client import RedisClient
+from weir.online.errors import WeirError
+from weir.streams.checks.redis_checks import known_holes, memory_of
+from weir.streams.ops.metrics import Metrics
+from weir.streams.redis.aof import parse_info
+from weir.streams.redis.client import RedisClient
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from online.batch import UpdateBatch
-from online.codec.row_updates import DecodedUpdates, decode_updates
-from online.stages.scoring import ScoringStage
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.redis.partitions.partition_store import Lane, LaneRecord
-from streams.worker.context import Context
-from streams.worker.lane import PendingWrite, RowLane
-from streams.worker.letters import DeadLetters, refused_of
-from streams.worker.scoring.remembered_ids import RememberedIds
+from weir.online.batch import UpdateBatch
+from weir.online.codec.row_updates import DecodedUpdates, decode_updates
+from weir.online.stages.scoring import ScoringStage
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.redis.partitions.partition_store import Lane, LaneRecord
+from weir.streams.worker.context import Context
+from weir.streams.worker.lane import PendingWrite, RowLane
+from weir.streams.worker.letters import DeadLetters, refused_of
+from weir.streams.worker.scoring.remembered_ids import RememberedIds
 
 REMEMBERED = 262_144
 """Updates; repeats come within the few batches that a crash or a rewind repeats."""

@@ -10,29 +10,29 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from online.batch import EventBatch, LabelBatch, PredictionBatch
-from online.codec.encode import encode_scored
-from online.codec.limits import InputLimits
-from online.codec.predictions import ScoredShape, decode_scored
-from online.codec.row_updates import decode_updates, encode_updates
-from online.codec.scan import find_suspects
-from online.drift.drift_policy import DriftPolicy
-from online.drift.monitor import DriftMonitor
-from online.labels.join import LabelJoiner
-from online.labels.join_policy import JoinPolicy
-from online.learners.factory import hasty
-from online.learners.online_model import OnlineModel
-from online.stages.dedupe import Deduper, OldIds
-from online.stages.labelling import LabellingStage
-from online.stages.scoring import ScoringStage
-from online.task.spec import TaskSpec
-from online.task.task_shape import model_of
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.kafka.consume.fetched import FetchedRecords, Unpacking
-from streams.kafka.partitioners import partitions_of, partitions_of_text
-from streams.kafka.produce.record_batches import encoded_batches
-from streams.kafka.produce.record_columns import Columns
-from streams.records import Record
+from weir.online.batch import EventBatch, LabelBatch, PredictionBatch
+from weir.online.codec.encode import encode_scored
+from weir.online.codec.limits import InputLimits
+from weir.online.codec.predictions import ScoredShape, decode_scored
+from weir.online.codec.row_updates import decode_updates, encode_updates
+from weir.online.codec.scan import find_suspects
+from weir.online.drift.drift_policy import DriftPolicy
+from weir.online.drift.monitor import DriftMonitor
+from weir.online.labels.join import LabelJoiner
+from weir.online.labels.join_policy import JoinPolicy
+from weir.online.learners.factory import hasty
+from weir.online.learners.online_model import OnlineModel
+from weir.online.stages.dedupe import Deduper, OldIds
+from weir.online.stages.labelling import LabellingStage
+from weir.online.stages.scoring import ScoringStage
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import model_of
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.kafka.consume.fetched import FetchedRecords, Unpacking
+from weir.streams.kafka.partitioners import partitions_of, partitions_of_text
+from weir.streams.kafka.produce.record_batches import encoded_batches
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.records import Record
 
 _START = 1.7e9
 _LATER_S = (0.0, 3600.0, 366 * 86_400.0)

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from online.errors import WeirError
-from streams.cli.main import app
+from weir.online.errors import WeirError
+from weir.streams.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = Path(os.environ.get("WEIR_SHARED", ROOT.parent / "shared")) / "cases"

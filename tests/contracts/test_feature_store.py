@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from online.errors import StateError
-from online.features.store import FeatureStore
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.redis.client import RedisClient
-from streams.redis.partitions.partition_store import LaneStore
 from tests.integration.kafka_broker import unavailable
 from tests.integration.redis_server import NoRedis, find_redis
+from weir.online.errors import StateError
+from weir.online.features.store import FeatureStore
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.partition_store import LaneStore
 
 WIDTH, SCHEMA, TTL = 8, 7, 800.0
 

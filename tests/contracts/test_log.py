@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
-from streams.errors import LogError, UsageError
-from streams.records import Record
+from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
+from weir.streams.errors import LogError, UsageError
+from weir.streams.records import Record
 
 PARTITIONS = {"events": 3, "labels": 1}
 FILE = "records.log"

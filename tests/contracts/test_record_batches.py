@@ -15,8 +15,8 @@ from typing import Protocol
 
 import pytest
 
-from streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
-from streams.records import Record, RecordBatch
+from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
+from weir.streams.records import Record, RecordBatch
 
 PARTITIONS = 3
 T0 = float(int(time.time()) - 600)  # Kafka refuses records of the future, and retention deletes those of the past

@@ -15,11 +15,11 @@ from typing import Any
 import orjson
 import pytest
 
-from streams.demo.demo_warmup import planned_events
-from streams.demo.scenario import Scenario, demo_tasks
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.errors import UsageError
-from streams.records import Record
+from weir.streams.demo.demo_warmup import planned_events
+from weir.streams.demo.scenario import Scenario, demo_tasks
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.errors import UsageError
+from weir.streams.records import Record
 
 SIZE = ("--days", "3", "--events", "6000", "--seed", "11")
 FULL_SPEED = ("--full-speed",)
@@ -29,7 +29,7 @@ INPUTS = ("labels", "user-events", "device-events")
 
 
 def start(directory: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", "-m", "streams.cli.main", "demo", "--dir", str(directory), *SIZE, *options]
+    command = [sys.executable, "-P", "-m", "weir.streams.cli.main", "demo", "--dir", str(directory), *SIZE, *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from online.codec.decode import decode_labels, decode_user_events
-from online.codec.limits import InputLimits
-from online.intake_policy import IntakePolicy
-from online.stages.admission import Admission
-from online.stages.pipeline import TaskPipeline
-from online.task.column_plan import columns_of
-from streams.config import topics
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.task_files import load_task
-from streams.torture.good import GoodTraffic, Shot
-from streams.torture.hostile import HOSTILE, HostileTraffic
-from streams.torture.torture_run import TASK_FILE
+from weir.online.codec.decode import decode_labels, decode_user_events
+from weir.online.codec.limits import InputLimits
+from weir.online.intake_policy import IntakePolicy
+from weir.online.stages.admission import Admission
+from weir.online.stages.pipeline import TaskPipeline
+from weir.online.task.column_plan import columns_of
+from weir.streams.config import topics
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.task_files import load_task
+from weir.streams.torture.good import GoodTraffic, Shot
+from weir.streams.torture.hostile import HOSTILE, HostileTraffic
+from weir.streams.torture.torture_run import TASK_FILE
 
 NOW = 1.8e9
 BY_SIZE = ("oversized", "bombs")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from streams.config.settings import load_settings
-from streams.torture.torture_run import Place, Plan, torture
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import RedisServer
+from weir.streams.config.settings import load_settings
+from weir.streams.torture.torture_run import Place, Plan, torture
 
 pytestmark = pytest.mark.integration
 

@@ -16,9 +16,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from kafka.admin import KafkaAdminClient, NewTopic
 
-from streams.config import topics
-from streams.config.settings import KafkaSettings
-from streams.kafka.admin.clients import admin_client
 from tests.integration.kafka_broker import (
     Broker,
     DockerBroker,
@@ -32,6 +29,9 @@ from tests.integration.kafka_commands import Weir
 from tests.integration.kafka_node import JavaBroker, JavaCluster
 from tests.integration.kafka_secrets import Secrets, make_secrets
 from tests.integration.redis_server import NamedRedis, NoRedis, RedisServer, find_redis
+from weir.streams.config import topics
+from weir.streams.config.settings import KafkaSettings
+from weir.streams.kafka.admin.clients import admin_client
 
 LONGEST_FIRST = (
     "test_transport.py",

@@ -22,10 +22,10 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from streams.kafka.produce.producer import BatchProducer
-from streams.kafka.transport_settings import TransportSettings
-from streams.records import Record
 from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
+from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.records import Record
 
 PARTITIONS = 4
 LONG_SESSION = ("--session-timeout-s", "25")

@@ -9,17 +9,17 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from streams.cli.main import run
-from streams.kafka.consume.fetch_thread import BatchConsumerThread
-from streams.kafka.kafka_errors import DeliveryError
-from streams.kafka.produce.producer import BatchProducer
-from streams.model_replicas.follower import Follower
-from streams.model_replicas.replica_errors import ReplicaDiverged
-from streams.redis.client import RedisClient
-from streams.redis.partitions.partition_store import LaneStore
-from streams.redis.store_errors import StoreRefused
-from streams.worker.run import Worker
-from streams.worker.status import WorkerStatus
+from weir.streams.cli.main import run
+from weir.streams.kafka.consume.fetch_thread import BatchConsumerThread
+from weir.streams.kafka.kafka_errors import DeliveryError
+from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.model_replicas.follower import Follower
+from weir.streams.model_replicas.replica_errors import ReplicaDiverged
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.partition_store import LaneStore
+from weir.streams.redis.store_errors import StoreRefused
+from weir.streams.worker.run import Worker
+from weir.streams.worker.status import WorkerStatus
 
 
 def fail(owner: type, name: str, error: Exception, after: int) -> None:

@@ -13,20 +13,20 @@ import numpy as np
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from online.batch import ExampleBatch
-from online.codec.encode import encode_examples
-from online.learners.factory import LearnerSpec, build_learner
-from online.learners.online_model import OnlineModel
-from streams.config.settings import KafkaSettings
-from streams.kafka.produce.producer import BatchProducer
-from streams.kafka.transport_settings import TransportSettings
-from streams.model_replicas.fold import ExampleFold
-from streams.model_replicas.follower import Follower, FollowPolicy
-from streams.model_replicas.model_snapshots import ModelSnapshots
-from streams.records import Record
-from streams.redis.client import RedisClient
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
+from weir.online.batch import ExampleBatch
+from weir.online.codec.encode import encode_examples
+from weir.online.learners.factory import LearnerSpec, build_learner
+from weir.online.learners.online_model import OnlineModel
+from weir.streams.config.settings import KafkaSettings
+from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.follower import Follower, FollowPolicy
+from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+from weir.streams.records import Record
+from weir.streams.redis.client import RedisClient
 
 Server = RedisServer | NamedRedis
 NewTopic = Callable[..., str]

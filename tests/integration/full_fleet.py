@@ -9,16 +9,16 @@ from typing import Any
 
 import orjson
 
-from online.codec.wire import ModelUpdate
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.offline_models.loading import full_inputs
-from streams.offline_models.model_updates import encode_update
-from streams.task_files import load_task
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker
 from tests.integration.worker_process import Watcher, Worker
 from tests.streams.full_graphs import LOGIT, TASK, Models
+from weir.online.codec.wire import ModelUpdate
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.offline_models.loading import full_inputs
+from weir.streams.offline_models.model_updates import encode_update
+from weir.streams.task_files import load_task
 
 USERS = 5
 Row = dict[str, Any]

@@ -14,12 +14,12 @@ import orjson
 from kafka import KafkaConsumer
 from typer.testing import CliRunner
 
-from online.errors import WeirError
-from streams.cli.main import app
-from streams.config.settings import KafkaSettings
-from streams.kafka.admin.clients import admin_client, producer
-from streams.kafka.admin.reader import Start, read_present
 from tests.integration.kafka_broker import REPOSITORY
+from weir.online.errors import WeirError
+from weir.streams.cli.main import app
+from weir.streams.config.settings import KafkaSettings
+from weir.streams.kafka.admin.clients import admin_client, producer
+from weir.streams.kafka.admin.reader import Start, read_present
 
 T0 = 1_700_000_000.0
 
@@ -39,7 +39,7 @@ class Outcome:
 
 
 class Weir:
-    """Runs ``weir`` in this process, as ``streams.cli.main.run`` would."""
+    """Runs ``weir`` in this process, as ``weir.streams.cli.main.run`` would."""
 
     def __init__(self, settings: KafkaSettings, environ: dict[str, str]) -> None:
         self.settings, self.environ = settings, environ
@@ -54,7 +54,7 @@ class Weir:
 
     def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
         """A process of its own, for signals."""
-        command = [sys.executable, "-P", "-m", "streams.cli.main", *arguments]
+        command = [sys.executable, "-P", "-m", "weir.streams.cli.main", *arguments]
         environ = os.environ | self.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
         return subprocess.Popen(command, env=environ, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streams.config.settings import RedisSettings, SecretUrl
 from tests.integration.kafka_broker import eventually, free_ports
+from weir.streams.config.settings import RedisSettings, SecretUrl
 
 HOW_TO_GET_ONE = (
     "no redis-server for the integration tests: apt-get install redis-server (7.0 or newer), or, for the tests that "

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.redis.client import RedisClient
-from streams.redis.partitions.flush import Writes
-from streams.redis.partitions.partition_store import Lane, LaneRecord, LaneStore
 from tests.integration.redis_server import NamedRedis, RedisServer
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.flush import Writes
+from weir.streams.redis.partitions.partition_store import Lane, LaneRecord, LaneStore
 
 LANE, SIDE = ("user-events", 3), "entity-updates"
 WIDTH, SCHEMA, TTL_S = 16, 7, 3600.0

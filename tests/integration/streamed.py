@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import orjson
 
-from online.codec.example_log import decode_example_log
-from streams.config import topics
-from streams.model_replicas.fold import ExampleFold
-from streams.redis.stored_rows import decode_row
-from streams.simulate import SimulationConfig, simulate
 from tests.integration.chaos.deployment import Deployment
+from weir.online.codec.example_log import decode_example_log
+from weir.streams.config import topics
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.redis.stored_rows import decode_row
+from weir.streams.simulate import SimulationConfig, simulate
 
 PARTITIONS = 3
 KeyValue = tuple[bytes, bytes]

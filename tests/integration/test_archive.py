@@ -13,20 +13,20 @@ import typer
 from aiokafka import AIOKafkaProducer
 from typer.testing import CliRunner
 
-from online.task.spec import TaskSpec
-from streams.cli.archive import archive_command
-from streams.config import topics
-from streams.config.settings import KafkaSettings, Settings, TopicSettings
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.errors import BrokerError, UsageError
-from streams.records import Record
-from streams.simulate import SimulationConfig, simulate
-from streams.trainer.history.history_builder import LoggedHistory
-from streams.trainer.history.log_sources import KafkaSource
-from streams.trainer.history.read_history import read_history
 from tests.integration.kafka_broker import Broker
 from tests.streams.logged_run import read_embedded
+from weir.online.task.spec import TaskSpec
+from weir.streams.cli.archive import archive_command
+from weir.streams.config import topics
+from weir.streams.config.settings import KafkaSettings, Settings, TopicSettings
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.errors import BrokerError, UsageError
+from weir.streams.records import Record
+from weir.streams.simulate import SimulationConfig, simulate
+from weir.streams.trainer.history.history_builder import LoggedHistory
+from weir.streams.trainer.history.log_sources import KafkaSource
+from weir.streams.trainer.history.read_history import read_history
 
 pytestmark = pytest.mark.integration
 

@@ -11,16 +11,16 @@ from typing import Any
 import orjson
 import pytest
 
-from streams.config import topics
-from streams.kafka.admin.clients import admin_client
-from streams.kafka.admin.cluster import create_topics, read_topics
-from streams.kafka.admin.topic_specs import wanted_topics
-from streams.kafka.partitioners import partitions_of
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, eventually
 from tests.integration.redis_server import RedisServer
 from tests.integration.streamed import KeyValue, unique
 from tests.integration.worker_process import Watcher, Worker
+from weir.streams.config import topics
+from weir.streams.kafka.admin.clients import admin_client
+from weir.streams.kafka.admin.cluster import create_topics, read_topics
+from weir.streams.kafka.admin.topic_specs import wanted_topics
+from weir.streams.kafka.partitioners import partitions_of
 
 pytestmark = pytest.mark.integration
 HOUR, DAY = 3_600.0, 86_400.0

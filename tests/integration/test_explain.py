@@ -12,18 +12,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from online.batch import PredictionBatch
-from online.codec.encode import encode_examples, encode_predictions
-from online.learners.factory import build_learner
-from online.learners.timeline import ModelTimeline
-from online.task.spec import TaskSpec
-from online.task.task_shape import shape_of
-from streams.cli.main import app
-from streams.errors import UsageError
-from streams.model_replicas import past_models as history
-from streams.model_replicas.fold import ExampleFold
-from streams.model_replicas.replica_errors import FollowerBehind
-from streams.records import Record
 from tests.integration.follow import (
     FEATURES,
     SPECS,
@@ -36,6 +24,18 @@ from tests.integration.follow import (
     start_and_stop,
 )
 from tests.integration.kafka_broker import Broker
+from weir.online.batch import PredictionBatch
+from weir.online.codec.encode import encode_examples, encode_predictions
+from weir.online.learners.factory import build_learner
+from weir.online.learners.timeline import ModelTimeline
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import shape_of
+from weir.streams.cli.main import app
+from weir.streams.errors import UsageError
+from weir.streams.model_replicas import past_models as history
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.replica_errors import FollowerBehind
+from weir.streams.records import Record
 
 pytestmark = pytest.mark.integration
 

@@ -9,14 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from online.codec.encode import encode_examples
-from online.learners.factory import build_learner
-from online.learners.online_model import OnlineModel
-from streams.errors import StateError, UsageError
-from streams.kafka.kafka_errors import RecordsDeleted
-from streams.model_replicas.fold import ExampleFold
-from streams.model_replicas.replica_errors import FollowerBehind, ReplicaDiverged
-from streams.records import Record
 from tests.integration.follow import (
     FEATURES,
     SPECS,
@@ -34,6 +26,14 @@ from tests.integration.follow import (
     until,
 )
 from tests.integration.kafka_broker import Broker
+from weir.online.codec.encode import encode_examples
+from weir.online.learners.factory import build_learner
+from weir.online.learners.online_model import OnlineModel
+from weir.streams.errors import StateError, UsageError
+from weir.streams.kafka.kafka_errors import RecordsDeleted
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.replica_errors import FollowerBehind, ReplicaDiverged
+from weir.streams.records import Record
 
 pytestmark = pytest.mark.integration
 

@@ -15,9 +15,6 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from online.codec.wire import DeadLetter
-from streams.config import topics
-from streams.kafka.consume.codecs import NAMES
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
@@ -25,6 +22,9 @@ from tests.integration.streamed import unique
 from tests.integration.worker_process import Watcher, Worker, run_weir
 from tests.streams.kafka_batches import batch, framed
 from tests.streams.test_fetched import ENCODERS
+from weir.online.codec.wire import DeadLetter
+from weir.streams.config import topics
+from weir.streams.kafka.consume.codecs import NAMES
 
 pytestmark = pytest.mark.integration
 

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from streams.config import topics
-from streams.worker.inference.inference_wire import decode_answer, decode_request
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.full_fleet import USERS, Fleet, counts, versions
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.worker_process import TELLS_KERNELS, Watcher, Worker, run_weir
 from tests.streams.full_graphs import LOGIT, TASK
+from weir.streams.config import topics
+from weir.streams.worker.inference.inference_wire import decode_answer, decode_request
 
 pytestmark = pytest.mark.integration
 
 REMOTE = TASK + 'remote = true\ndeadline = "1s"\n'
 """Ample: the test's machine may be busy; what a missed deadline costs is measured elsewhere."""
-PROGRAM = "import typer; from streams.cli.inference import inference_command as run; typer.run(run)"
+PROGRAM = "import typer; from weir.streams.cli.inference import inference_command as run; typer.run(run)"
 
 
 @dataclasses.dataclass(frozen=True)

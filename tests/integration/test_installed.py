@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from streams.kafka.consume.codecs import NAMES
 from tests.integration.copying import read
 from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
+from weir.streams.kafka.consume.codecs import NAMES
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +59,7 @@ def test_an_installation_with_the_kafka_extra_reads_every_codec(
     copied = [r.value.split(b":", 3)[3] for r in read(kafka, target)]
     assert len(copied) == EACH * len(NAMES), said[-2_000:]
     told = subprocess.run(
-        [python, "-P", "-m", "streams.cli.main", "doctor"],
+        [python, "-P", "-m", "weir.streams.cli.main", "doctor"],
         cwd=tmp_path,
         env=env,
         capture_output=True,

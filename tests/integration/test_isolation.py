@@ -10,9 +10,6 @@ import orjson
 import pytest
 import redis
 
-from streams.config import topics
-from streams.kafka.partitioners import partitions_of
-from streams.redis.stored_rows import lane_prefix
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker
@@ -20,6 +17,9 @@ from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.streamed import DAY, KeyValue, simulated, unique
 from tests.integration.test_worker import samples
 from tests.integration.worker_process import Watcher, Worker, run_weir
+from weir.streams.config import topics
+from weir.streams.kafka.partitioners import partitions_of
+from weir.streams.redis.stored_rows import lane_prefix
 
 pytestmark = pytest.mark.integration
 

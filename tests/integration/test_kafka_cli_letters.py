@@ -8,15 +8,15 @@ import numpy as np
 import orjson
 import pytest
 
-from online.codec.columns import ColumnRequest
-from online.codec.decode import decode_user_events
-from online.intake_policy import IntakePolicy
-from online.stages.admission import Admission
-from streams.config import topics
-from streams.kafka.admin import dead_letters as letters_module
-from streams.outputs import dead_letter
-from streams.records import Record, RefusedRecord
 from tests.integration.kafka_commands import T0, Weir, event
+from weir.online.codec.columns import ColumnRequest
+from weir.online.codec.decode import decode_user_events
+from weir.online.intake_policy import IntakePolicy
+from weir.online.stages.admission import Admission
+from weir.streams.config import topics
+from weir.streams.kafka.admin import dead_letters as letters_module
+from weir.streams.outputs import dead_letter
+from weir.streams.records import Record, RefusedRecord
 
 pytestmark = pytest.mark.integration
 NOW = 1_790_000_000.0

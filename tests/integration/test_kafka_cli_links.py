@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from streams.config.settings import KafkaSettings
 from tests.integration.kafka_broker import Broker, free_ports
 from tests.integration.kafka_commands import Weir, event, lines_of
 from tests.integration.kafka_secrets import Secrets
+from weir.streams.config.settings import KafkaSettings
 
 pytestmark = pytest.mark.integration
 Secured = tuple[Broker, Secrets]

@@ -9,10 +9,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from streams.config import topics
-from streams.kafka.admin.clients import consumer
-from streams.kafka.admin.reader import Start, read_present
 from tests.integration.kafka_commands import T0, Weir, event, lines_of
+from weir.streams.config import topics
+from weir.streams.kafka.admin.clients import consumer
+from weir.streams.kafka.admin.reader import Start, read_present
 
 pytestmark = pytest.mark.integration
 

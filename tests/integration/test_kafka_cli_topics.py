@@ -8,8 +8,8 @@ import threading
 import orjson
 import pytest
 
-from streams.config import topics
 from tests.integration.kafka_commands import Weir
+from weir.streams.config import topics
 
 pytestmark = pytest.mark.integration
 

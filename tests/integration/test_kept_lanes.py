@@ -8,14 +8,14 @@ from uuid import uuid4
 
 import pytest
 
-from streams.redis.client import RedisClient
-from streams.redis.partitions.label_journal import OffsetRange as Taken
-from streams.redis.partitions.label_journal import StepLog
-from streams.redis.partitions.partition_store import LaneStore
-from streams.worker.lane import PendingWrite
 from tests.integration.redis_server import RedisServer
 from tests.streams.score_lanes import Lanes
 from tests.streams.test_worker_scoring import START, TASKS, records_of
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.label_journal import OffsetRange as Taken
+from weir.streams.redis.partitions.label_journal import StepLog
+from weir.streams.redis.partitions.partition_store import LaneStore
+from weir.streams.worker.lane import PendingWrite
 
 pytestmark = pytest.mark.integration
 

@@ -8,13 +8,13 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams.config import topics
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.streamed import DAY, PARTITIONS, simulated, unique
 from tests.integration.worker_process import Watcher, Worker
+from weir.streams.config import topics
 
 pytestmark = pytest.mark.integration
 

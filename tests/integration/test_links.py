@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from streams.kafka.reconnect_pacing import EVERY_S
-from streams.records import Record
 from tests.integration.copying import (
     PARTITIONS,
     Load,
@@ -30,6 +28,8 @@ from tests.integration.copying import (
 from tests.integration.kafka_broker import Broker, NoKafka, find_jars, free_ports, unavailable
 from tests.integration.kafka_node import JavaBroker
 from tests.integration.proxy import Proxy
+from weir.streams.kafka.reconnect_pacing import EVERY_S
+from weir.streams.records import Record
 
 pytestmark = pytest.mark.integration
 LONG = os.environ.get("WEIR_LONG") == "1"

@@ -9,13 +9,13 @@ from pathlib import Path
 import orjson
 import pytest
 
-from streams.config import topics
-from streams.kafka.partitioners import partitions_of_text
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.streamed import DAY, PARTITIONS, examples_of, simulated, unique
 from tests.integration.worker_process import Watcher, Worker, run_weir
+from weir.streams.config import topics
+from weir.streams.kafka.partitioners import partitions_of_text
 
 pytestmark = pytest.mark.integration
 

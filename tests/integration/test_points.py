@@ -10,11 +10,11 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import NodeNotReadyError
 
-from streams.errors import BrokerError
-from streams.kafka.consume import range_reader as ranges
-from streams.kafka.consume.point_reader import PointReader
 from tests.integration.follow import NewTopic, Place, Server, delete_before, options, run
 from tests.integration.kafka_broker import Broker
+from weir.streams.errors import BrokerError
+from weir.streams.kafka.consume import range_reader as ranges
+from weir.streams.kafka.consume.point_reader import PointReader
 
 pytestmark = pytest.mark.integration
 

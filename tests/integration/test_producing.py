@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from kafka.partitioner.default import murmur2
 
-from streams.errors import BrokerError, UsageError
-from streams.kafka.kafka_errors import DeliveryError, RecordTooLarge
-from streams.kafka.produce.producer import BatchProducer, Sent
-from streams.kafka.produce.record_columns import Columns
-from streams.kafka.transport_settings import TransportSettings
-from streams.records import Record
 from tests.integration.copying import produce, read, some
 from tests.integration.kafka_broker import Broker
+from weir.streams.errors import BrokerError, UsageError
+from weir.streams.kafka.kafka_errors import DeliveryError, RecordTooLarge
+from weir.streams.kafka.produce.producer import BatchProducer, Sent
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.records import Record
 
 pytestmark = pytest.mark.integration
 NewTopic = Callable[..., str]

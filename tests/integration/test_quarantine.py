@@ -10,10 +10,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from online.batch import ExampleBatch
-from streams.cli.main import app
-from streams.model_replicas.fold import ExampleFold
-from streams.model_replicas.rebuild_model import rebuild
 from tests.integration.follow import (
     FEATURES,
     SPECS,
@@ -29,6 +25,10 @@ from tests.integration.follow import (
     until,
 )
 from tests.integration.kafka_broker import Broker
+from weir.online.batch import ExampleBatch
+from weir.streams.cli.main import app
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.rebuild_model import rebuild
 
 pytestmark = pytest.mark.integration
 

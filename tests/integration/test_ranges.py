@@ -8,11 +8,6 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import NodeNotReadyError
 
-from streams.errors import BrokerError, UsageError
-from streams.kafka.consume import range_reader as ranges
-from streams.kafka.consume.log_ends import LogBounds
-from streams.kafka.consume.range_reader import RangeReader
-from streams.kafka.kafka_errors import RecordsDeleted
 from tests.integration.follow import (
     NewTopic,
     Place,
@@ -23,6 +18,11 @@ from tests.integration.follow import (
     run,
 )
 from tests.integration.kafka_broker import Broker
+from weir.streams.errors import BrokerError, UsageError
+from weir.streams.kafka.consume import range_reader as ranges
+from weir.streams.kafka.consume.log_ends import LogBounds
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.kafka.kafka_errors import RecordsDeleted
 
 pytestmark = pytest.mark.integration
 

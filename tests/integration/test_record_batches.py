@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from streams.kafka.consume.app import BatchApp
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.kafka.produce.producer import BatchProducer
-from streams.kafka.transport_settings import TransportSettings
-from streams.records import Record, RecordBatch
 from tests.contracts.test_record_batches import PARTITIONS, Reader, RecordBatchContract
 from tests.integration.kafka_broker import Broker
+from weir.streams.kafka.consume.app import BatchApp
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.records import Record, RecordBatch
 
 pytestmark = pytest.mark.integration
 

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-from streams.config.settings import RedisSettings, SecretUrl
-from streams.redis.client import RedisClient, acl_line
-from streams.redis.store_errors import StoreRefused, StoreUnavailable
 from tests.integration.redis_server import Certificates, RedisServer
 from tests.integration.row_store import (
     NewRedis,
@@ -19,6 +16,9 @@ from tests.integration.row_store import (
     run,
     with_worker,
 )
+from weir.streams.config.settings import RedisSettings, SecretUrl
+from weir.streams.redis.client import RedisClient, acl_line
+from weir.streams.redis.store_errors import StoreRefused, StoreUnavailable
 
 pytestmark = pytest.mark.integration
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from streams.checks.redis_checks import check_redis
-from streams.config.frozen_settings import SecretUrl
-from streams.config.settings import RedisSettings, Settings
-from streams.redis.client import RedisClient
-from streams.redis.store_errors import StoreUnavailable
 from tests.integration.kafka_broker import eventually, free_ports
 from tests.integration.redis_server import RedisServer
+from weir.streams.checks.redis_checks import check_redis
+from weir.streams.config.frozen_settings import SecretUrl
+from weir.streams.config.settings import RedisSettings, Settings
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.store_errors import StoreUnavailable
 
 pytestmark = pytest.mark.integration
 

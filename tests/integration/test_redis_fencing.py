@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.redis.client import RedisClient
-from streams.redis.partitions.flush import Writes
-from streams.redis.store_errors import LaneMoved
-from streams.redis.stored_rows import lane_prefix
 from tests.integration.row_store import LANE, Server, Worker, fresh_prefix, linked, run, with_worker
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.flush import Writes
+from weir.streams.redis.store_errors import LaneMoved
+from weir.streams.redis.stored_rows import lane_prefix
 
 pytestmark = pytest.mark.integration
 

@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 from redis import exceptions as rx
 
-from streams.redis.client import RedisClient
-from streams.redis.partitions.partition_store import LaneRecord
-from streams.redis.store_errors import LaneMoved, StoreUnavailable
 from tests.integration.kafka_broker import eventually
 from tests.integration.row_store import (
     LANE,
@@ -24,6 +21,9 @@ from tests.integration.row_store import (
     run,
     with_worker,
 )
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.partition_store import LaneRecord
+from weir.streams.redis.store_errors import LaneMoved, StoreUnavailable
 
 pytestmark = pytest.mark.integration
 
@@ -87,7 +87,7 @@ def test_a_frozen_server_behind_open_sockets_is_waited_for(
         assert (await worker.open()) is not None
         assert await worker.values("a") == [2]
 
-    with caplog.at_level(logging.WARNING, "streams.redis"):
+    with caplog.at_level(logging.WARNING, "weir.streams.redis"):
         with_worker(server, test, timeout_s=0.2)
     assert [r.getMessage().split(": ")[0].split("; ")[0] for r in caplog.records] == [
         f"Redis at 127.0.0.1:{server.port} is away",
@@ -128,7 +128,7 @@ def test_a_server_that_is_gone_for_three_seconds_is_waited_for(
         await worker.open()
         assert await worker.values("a", "b2", "b4") == [4, 2, 4]
 
-    with caplog.at_level(logging.WARNING, "streams.redis"):
+    with caplog.at_level(logging.WARNING, "weir.streams.redis"):
         with_worker(server, test)
     said = [r.getMessage() for r in caplog.records]
     assert len(said) == 2, said

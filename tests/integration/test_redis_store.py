@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from redis import exceptions as rx
 
-from streams.errors import StateError
-from streams.kafka.partitioners import partitions_of
-from streams.redis.client import RedisClient
-from streams.redis.partitions.clear import CLEARING, clear_lane
-from streams.redis.partitions.partition_store import LaneRecord, LaneStore
-from streams.redis.store_errors import LaneMoved
-from streams.redis.stored_rows import encode_row, row_key
 from tests.integration.row_store import LANE, SCHEMA, SIDE, TTL_S, WIDTH, NewRedis, Server, Worker, rows, with_worker
+from weir.streams.errors import StateError
+from weir.streams.kafka.partitioners import partitions_of
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.clear import CLEARING, clear_lane
+from weir.streams.redis.partitions.partition_store import LaneRecord, LaneStore
+from weir.streams.redis.store_errors import LaneMoved
+from weir.streams.redis.stored_rows import encode_row, row_key
 
 pytestmark = pytest.mark.integration
 

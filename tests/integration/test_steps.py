@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from streams.errors import StateError
-from streams.redis.client import RedisClient
-from streams.redis.partitions.label_journal import OffsetRange, StepLog, StepsLost, StepsTaken, StoredLane
-from streams.redis.resp import Argument
 from tests.integration.redis_server import NamedRedis, RedisServer
+from weir.streams.errors import StateError
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.label_journal import OffsetRange, StepLog, StepsLost, StepsTaken, StoredLane
+from weir.streams.redis.resp import Argument
 
 pytestmark = pytest.mark.integration
 Server = RedisServer | NamedRedis

@@ -7,12 +7,12 @@ import logging
 
 import pytest
 
-from streams.config.settings import RedisSettings, SecretUrl
-from streams.ops.metrics import Metrics
-from streams.redis.client import RedisClient
-from streams.redis.partitions.partition_store import LaneStore
-from streams.worker.store_watch import StoreWatch
 from tests.integration.redis_server import RedisServer
+from weir.streams.config.settings import RedisSettings, SecretUrl
+from weir.streams.ops.metrics import Metrics
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.partition_store import LaneStore
+from weir.streams.worker.store_watch import StoreWatch
 
 pytestmark = pytest.mark.integration
 LANE = ("user-events", 0)

@@ -17,17 +17,17 @@ import numpy as np
 import orjson
 import pytest
 
-from online.batch import PredictionBatch
-from online.task.spec import TaskSpec
-from streams.backtest import runner as backtest
-from streams.config import topics
-from streams.kafka.partitioners import partitions_of_text
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.chaos.replay import scored_of
 from tests.integration.kafka_broker import Broker, free_ports
 from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.streamed import KeyValue, unique
 from tests.integration.worker_process import Outcome, Watcher, Worker, run_weir
+from weir.online.batch import PredictionBatch
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest import runner as backtest
+from weir.streams.config import topics
+from weir.streams.kafka.partitioners import partitions_of_text
 
 pytestmark = pytest.mark.integration
 

@@ -11,16 +11,16 @@ from typing import Any
 import orjson
 import pytest
 
-from streams.config import topics
-from streams.kafka.admin import cluster
-from streams.kafka.admin.clients import admin_client
-from streams.kafka.admin.topic_specs import wanted_topics
-from streams.kafka.partitioners import partitions_of_text
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, eventually
 from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.streamed import unique
 from tests.integration.worker_process import Watcher, Worker, run_weir
+from weir.streams.config import topics
+from weir.streams.kafka.admin import cluster
+from weir.streams.kafka.admin.clients import admin_client
+from weir.streams.kafka.admin.topic_specs import wanted_topics
+from weir.streams.kafka.partitioners import partitions_of_text
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # see conftest

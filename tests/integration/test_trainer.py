@@ -19,24 +19,24 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from models.registry.registry import Registry
-from online.batch import ExampleBatch
-from online.codec.encode import encode_examples
-from online.codec.wire import ModelUpdate
-from online.task.spec import TaskSpec
-from streams.cli.retrain import retrain_command
-from streams.config import topics
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.kafka.admin.clients import producer
-from streams.records import Record
-from streams.simulate import SimulationConfig, simulate
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import REPOSITORY, Broker, eventually
 from tests.streams.test_trainer_embedded import TASK
+from weir.models.registry.registry import Registry
+from weir.online.batch import ExampleBatch
+from weir.online.codec.encode import encode_examples
+from weir.online.codec.wire import ModelUpdate
+from weir.online.task.spec import TaskSpec
+from weir.streams.cli.retrain import retrain_command
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.kafka.admin.clients import producer
+from weir.streams.records import Record
+from weir.streams.simulate import SimulationConfig, simulate
 
 pytestmark = pytest.mark.integration
-START = "import typer, streams.cli.trainer as t; typer.run(t.trainer_command)"
+START = "import typer, weir.streams.cli.trainer as t; typer.run(t.trainer_command)"
 TASK_SPEC = TaskSpec.from_toml(TASK)
 
 

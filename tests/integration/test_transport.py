@@ -21,7 +21,6 @@ from aiokafka import AIOKafkaProducer
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from streams.records import Record
 from tests.integration.copying import (
     LONG_SESSION,
     PARTITIONS,
@@ -40,6 +39,7 @@ from tests.integration.copying import (
     wait_copied,
 )
 from tests.integration.kafka_broker import Broker
+from weir.streams.records import Record
 
 pytestmark = pytest.mark.integration
 NewTopic = Callable[..., str]

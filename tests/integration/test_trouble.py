@@ -18,9 +18,6 @@ import pytest
 import redis
 from aiokafka import AIOKafkaProducer
 
-from streams.config import topics
-from streams.torture.settled import settle, started
-from streams.torture.supervisor import Supervisor
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.chaos.feeder import START_TS, Feeder, StreamPlan
@@ -28,6 +25,9 @@ from tests.integration.kafka_broker import Broker, NoKafka, find_jars, unavailab
 from tests.integration.kafka_node import JavaBroker
 from tests.integration.proxy import Proxy
 from tests.integration.redis_server import NamedRedis, RedisServer
+from weir.streams.config import topics
+from weir.streams.torture.settled import settle, started
+from weir.streams.torture.supervisor import Supervisor
 
 pytestmark = pytest.mark.integration
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from streams.config import topics
 from tests.integration.chaos.deployment import TASKS, Deployment
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.streamed import DAY, PARTITIONS, examples_of, simulated, unique
 from tests.integration.worker_process import Watcher, Worker, run_weir
+from weir.streams.config import topics
 
 pytestmark = pytest.mark.integration
 

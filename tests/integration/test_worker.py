@@ -16,20 +16,6 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from online.batch import PredictionBatch
-from online.codec.decode import decode_device_events, decode_labels, decode_user_events
-from online.codec.example_log import decode_example_log
-from online.intake_policy import IntakePolicy
-from online.stages.admission import Admission, AdmissionResult
-from online.stages.pipeline import TaskPipeline
-from online.stages.scoring import ScoringStage
-from online.task.column_plan import union
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.kafka.partitioners import partitions_of
-from streams.model_replicas.fold import ExampleFold
-from streams.simulate import SimulationConfig
 from tests.integration.chaos.deployment import Deployment, StoredRecord
 from tests.integration.chaos.replay import scored_of
 from tests.integration.kafka_broker import REPOSITORY, Broker
@@ -41,6 +27,20 @@ from tests.integration.streamed import (
     unique,
 )
 from tests.integration.worker_process import TELLS_KERNELS, Watcher, Worker, run_weir
+from weir.online.batch import PredictionBatch
+from weir.online.codec.decode import decode_device_events, decode_labels, decode_user_events
+from weir.online.codec.example_log import decode_example_log
+from weir.online.intake_policy import IntakePolicy
+from weir.online.stages.admission import Admission, AdmissionResult
+from weir.online.stages.pipeline import TaskPipeline
+from weir.online.stages.scoring import ScoringStage
+from weir.online.task.column_plan import union
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.kafka.partitioners import partitions_of
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.simulate import SimulationConfig
 
 pytestmark = pytest.mark.integration
 

@@ -12,10 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from streams.checks.rights import PRINCIPALS, Principal, grants, redis_user
-from streams.config import topics
-from streams.config.settings import Settings, load_settings
-from streams.kafka.admin.clients import admin_client
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, free_ports
 from tests.integration.kafka_secrets import Secrets
@@ -28,6 +24,10 @@ from tests.integration.streamed import (
     unique,
 )
 from tests.integration.worker_process import Watcher, Worker
+from weir.streams.checks.rights import PRINCIPALS, Principal, grants, redis_user
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings, load_settings
+from weir.streams.kafka.admin.clients import admin_client
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # see conftest

@@ -11,7 +11,6 @@ import psutil
 import pytest
 import redis
 
-from streams.config import topics
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, free_ports
@@ -25,6 +24,7 @@ from tests.integration.streamed import (
     unique,
 )
 from tests.integration.worker_process import Watcher, Worker
+from weir.streams.config import topics
 
 pytestmark = pytest.mark.integration
 

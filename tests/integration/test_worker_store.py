@@ -11,9 +11,6 @@ import orjson
 import pytest
 import redis
 
-from streams.config import topics
-from streams.kafka.admin.clients import admin_client
-from streams.kafka.partitioners import partitions_of
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker
@@ -28,6 +25,9 @@ from tests.integration.streamed import (
     unique,
 )
 from tests.integration.worker_process import Outcome, Watcher, Worker, run_weir
+from weir.streams.config import topics
+from weir.streams.kafka.admin.clients import admin_client
+from weir.streams.kafka.partitioners import partitions_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # see conftest
@@ -66,7 +66,7 @@ def test_partitions_of_an_emptied_store_pause_then_it_is_rebuilt_and_the_worker_
             assert refused.end() == 0
         # What was published a moment before the loss is made again; in the second round all is older than that.
         for left_s, more in ((60.0, middle), (0.0, late)):
-            monkeypatch.setattr(import_module("streams.worker.rebuild"), "LEFT_S", left_s)
+            monkeypatch.setattr(import_module("weir.streams.worker.rebuild"), "LEFT_S", left_s)
             store.send("FLUSHALL")
             built = run_weir(deployment, "features", "rebuild", "--yes")
             assert built.status == 0, built.err

@@ -18,10 +18,10 @@ from typing import Any
 import faust
 from faust.types import TP
 
-from streams.config.settings import load_settings
-from streams.kafka.consume.app import BatchApp
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.records import Record
+from weir.streams.config.settings import load_settings
+from weir.streams.kafka.consume.app import BatchApp
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.records import Record
 
 
 def say(**what: object) -> None:

@@ -24,19 +24,19 @@ import msgspec
 import orjson
 from typer.testing import CliRunner
 
-from online.errors import WeirError
-from streams.cli.main import app
-from streams.config import topics
-from streams.kafka.consume.range_reader import RangeReader
-from streams.kafka.produce.producer import BatchProducer
-from streams.kafka.transport_settings import TransportSettings
-from streams.records import Record
-from streams.redis.client import RedisClient
-from streams.redis.partitions.label_journal import StepLog
-from streams.redis.partitions.partition_record import decode_record
-from streams.redis.stored_rows import lane_prefix
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import REPOSITORY, eventually
+from weir.online.errors import WeirError
+from weir.streams.cli.main import app
+from weir.streams.config import topics
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.records import Record
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.label_journal import StepLog
+from weir.streams.redis.partitions.partition_record import decode_record
+from weir.streams.redis.stored_rows import lane_prefix
 
 PATIENCE_S = 120.0
 """For what takes a second or two on a quiet machine."""
@@ -287,7 +287,7 @@ class Outcome:
 
 
 def run_weir(deployment: Deployment, *arguments: str) -> Outcome:
-    """Run a command of ``weir`` on a deployment, in this process, as ``streams.cli.main.run`` would."""
+    """Run a command of ``weir`` on a deployment, in this process, as ``weir.streams.cli.main.run`` would."""
     result = CliRunner().invoke(app, [*arguments, "--config", str(deployment.config)])
     if isinstance(result.exception, WeirError):
         return Outcome(2, result.stdout, f"{result.stderr}error: {result.exception}")

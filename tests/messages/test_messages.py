@@ -19,16 +19,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.codec.hot_structs import UnknownFields
-from online.codec.why_invalid import explain, explain_row
-from online.codec.wire import MODELS, REASON_CHARS, DeviceEvent, Label, UserEvent, WireModel
-from online.errors import TaskError
-from online.stages.pipeline import TaskPipeline
-from online.task.spec import TaskSpec
-from streams.config.settings import load_settings
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.errors import UsageError
-from streams.task_files import load_task
+from weir.online.codec.hot_structs import UnknownFields
+from weir.online.codec.why_invalid import explain, explain_row
+from weir.online.codec.wire import MODELS, REASON_CHARS, DeviceEvent, Label, UserEvent, WireModel
+from weir.online.errors import TaskError
+from weir.online.stages.pipeline import TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.config.settings import load_settings
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.errors import UsageError
+from weir.streams.task_files import load_task
 
 EXPECTED = Path(__file__).parent / "expected"
 TASK = """name = "fraud"
@@ -281,7 +281,7 @@ def test_dead_letters() -> None:
 
 RUN_EACH = """
 import contextlib, io, json, sys
-from streams.cli.main import run
+from weir.streams.cli.main import run
 found = {}
 for command in json.load(sys.stdin):
     sys.argv = ["weir", *command.split()]

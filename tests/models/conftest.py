@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.registry.registry import Registry
+from weir.models.registry.registry import Registry
 
 
 @pytest.fixture(params=["directory", "file url", "memory"])

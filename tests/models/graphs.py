@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.types import Built
+from weir.models.types import Built
 
 INPUTS = ("amount", "gap", "count")
 STATE = 4

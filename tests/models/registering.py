@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.manifest import DataRange
-from models.registry.registry import Registry
 from tests.models.graphs import candidate
+from weir.models.manifest import DataRange
+from weir.models.registry.registry import Registry
 
 DATA = DataRange(start=1.0, end=2.0, cutoff=3.0, events=10, labels=5, positives=2)
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from models.serving.ort_model import OrtModel
-from models.types import Float32Matrix, History
+from weir.models.serving.ort_model import OrtModel
+from weir.models.types import Float32Matrix, History
 
 INPUTS = ("a", "b", "c")
 S, E = 4, 2

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.errors import ModelError
-from models.onnx.blend import BlendWeights, blend, blend_graphs, fit_weights
-from models.onnx.graph import GraphSpec, check_graph, open_session, run_graph
-from models.types import Built
 from tests.models.graphs import INPUTS, candidate, linear_graph, recurrent_graph
+from weir.models.errors import ModelError
+from weir.models.onnx.blend import BlendWeights, blend, blend_graphs, fit_weights
+from weir.models.onnx.graph import GraphSpec, check_graph, open_session, run_graph
+from weir.models.types import Built
 
 
 def trees() -> Built:

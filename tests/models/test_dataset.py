@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.dataset.batches import batches
-from models.dataset.cut import cut, training_set
-from models.dataset.sequences import sequences
-from models.dataset.split import Rows, columns_of, train_rows, validation_rows
-from models.errors import ModelError
-from models.types import History, Labels, TrainingSet
+from weir.models.dataset.batches import batches
+from weir.models.dataset.cut import cut, training_set
+from weir.models.dataset.sequences import sequences
+from weir.models.dataset.split import Rows, columns_of, train_rows, validation_rows
+from weir.models.errors import ModelError
+from weir.models.types import History, Labels, TrainingSet
 
 TIMES = st.integers(0, 12).map(float)
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.encoder import Encoder, EncoderConfig
-from models.errors import ModelError
-from models.training.normalise import fit
-from models.types import Float32Matrix
+from weir.models.encoder import Encoder, EncoderConfig
+from weir.models.errors import ModelError
+from weir.models.training.normalise import fit
+from weir.models.types import Float32Matrix
 
 torch.set_num_threads(1)
 CLOSE = 1e-5

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.errors import ModelError
-from models.onnx.graph import GraphSpec, check_graph, open_session, run_graph
 from tests.models.graphs import linear_graph, recurrent_graph, text_graph
+from weir.models.errors import ModelError
+from weir.models.onnx.graph import GraphSpec, check_graph, open_session, run_graph
 
 TWO = "(float[n, 2] x) => (float[n] logit) <int64[1] one = {1}>"
 
@@ -125,7 +125,7 @@ def test_too_wide_is_refused() -> None:
 def encoder() -> Iterator[Any]:
     import torch
 
-    from models.encoder import Encoder, EncoderConfig
+    from weir.models.encoder import Encoder, EncoderConfig
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -141,7 +141,7 @@ def encoder() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def exported(encoder: Any) -> bytes:
-    from models.onnx.export import export_encoder
+    from weir.models.onnx.export import export_encoder
 
     encoder.train()
     data = export_encoder(encoder)
@@ -168,7 +168,7 @@ def test_onnx_is_torch(encoder: Any, exported: bytes) -> None:
 
 
 def test_the_same_weights_make_the_same_bytes_in_any_opset_the_same_outputs(encoder: Any, exported: bytes) -> None:
-    from models.onnx.export import export_encoder
+    from weir.models.onnx.export import export_encoder
 
     assert export_encoder(encoder) == exported
     newer = export_encoder(encoder, opset=20)
@@ -181,7 +181,7 @@ def test_the_same_weights_make_the_same_bytes_in_any_opset_the_same_outputs(enco
 def test_a_function_without_translation_is_named(encoder: Any) -> None:
     import torch
 
-    from models.onnx.export import export_encoder
+    from weir.models.onnx.export import export_encoder
 
     class Strange(type(encoder)):  # type: ignore[misc]
         def step(self, x: Any, state: Any) -> tuple[Any, Any, Any]:
@@ -195,8 +195,8 @@ def test_a_function_without_translation_is_named(encoder: Any) -> None:
 
 
 def test_an_encoder_without_embedding_and_without_pieces() -> None:
-    from models.encoder import Encoder, EncoderConfig
-    from models.onnx.export import export_encoder
+    from weir.models.encoder import Encoder, EncoderConfig
+    from weir.models.onnx.export import export_encoder
 
     assert check_graph(export_encoder(Encoder(EncoderConfig(("a",), hidden=3, knots=0)))) == GraphSpec(1, 3, 0, 18)
 
@@ -204,7 +204,7 @@ def test_an_encoder_without_embedding_and_without_pieces() -> None:
 def test_a_graph_of_other_weights_is_found_out(encoder: Any, exported: bytes) -> None:
     import torch
 
-    from models.onnx.export import check_export
+    from weir.models.onnx.export import check_export
 
     encoder.eval()
     assert check_export(encoder, exported).state == 8

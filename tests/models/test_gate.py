@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models.errors import ModelError
-from models.evaluation.gate import Metric, average_precision, choose, compare, roc_auc
-from models.types import BoolVector, FloatVector, IntVector
+from weir.models.errors import ModelError
+from weir.models.evaluation.gate import Metric, average_precision, choose, compare, roc_auc
+from weir.models.types import BoolVector, FloatVector, IntVector
 
 METRICS: dict[Metric, Any] = {"average_precision": average_precision, "roc_auc": roc_auc}
 

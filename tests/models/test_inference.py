@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnxruntime import OrtValue
 
-from models.errors import ModelError
-from models.onnx.graph import declared
-from models.serving import session as sessions
-from models.serving.buckets import BUCKETS, Buckets
-from models.serving.entity_steps import replay
-from models.serving.ort_model import OrtModel
-from models.serving.packed_rows import rounds_of
-from models.serving.session import choose_provider
-from models.types import Float32Matrix
 from tests.models.served_graphs import INPUTS, E, S, graph, history, load, model_of, rows, stateless, value, weights
+from weir.models.errors import ModelError
+from weir.models.onnx.graph import declared
+from weir.models.serving import session as sessions
+from weir.models.serving.buckets import BUCKETS, Buckets
+from weir.models.serving.entity_steps import replay
+from weir.models.serving.ort_model import OrtModel
+from weir.models.serving.packed_rows import rounds_of
+from weir.models.serving.session import choose_provider
+from weir.models.types import Float32Matrix
 
 CPU, BOTH = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
 

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.errors import ModelError
-from models.serving.active_models import Pair
-from models.serving.entity_steps import replay
-from models.serving.model_runner import FullRunner
-from models.serving.ort_model import OrtModel
-from models.types import Float32Matrix, Float32Vector, History
-from online.batch import FloatMatrix
-from online.task.full_spec import FullScorer, FullSpec, columns
-from streams.embedded.memory_store import MemoryFeatureStore
 from tests.models.served_graphs import INPUTS, E, S, graph, history, load, stateless, weights
+from weir.models.errors import ModelError
+from weir.models.serving.active_models import Pair
+from weir.models.serving.entity_steps import replay
+from weir.models.serving.model_runner import FullRunner
+from weir.models.serving.ort_model import OrtModel
+from weir.models.types import Float32Matrix, Float32Vector, History
+from weir.online.batch import FloatMatrix
+from weir.online.task.full_spec import FullScorer, FullSpec, columns
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 SPEC = FullSpec(state=S, history=3, embedding=E)
 TABLE = "fraud.full"

@@ -7,7 +7,7 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from models.manifest import ArtefactError, DataRange, FileEntry, Manifest, Variant, inputs_digest, parse_manifest
+from weir.models.manifest import ArtefactError, DataRange, FileEntry, Manifest, Variant, inputs_digest, parse_manifest
 
 FIELDS: dict[str, Any] = {
     "task": "fraud", "version": 3, "kind": "encoder", "inputs": ("a", "b"), "inputs_digest": inputs_digest(("a", "b")),

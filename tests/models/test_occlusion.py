@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from onnx.parser import parse_model
 
-from models.errors import ModelError
-from models.serving.active_models import Pair
-from models.serving.model_runner import FullRunner
-from models.serving.occlusion import Baseline, Occlusion
-from models.serving.ort_model import OrtModel
-from models.types import Float32Matrix
-from online.task.full_spec import FullSpec, columns
-from streams.embedded.memory_store import MemoryFeatureStore
+from weir.models.errors import ModelError
+from weir.models.serving.active_models import Pair
+from weir.models.serving.model_runner import FullRunner
+from weir.models.serving.occlusion import Baseline, Occlusion
+from weir.models.serving.ort_model import OrtModel
+from weir.models.types import Float32Matrix
+from weir.online.task.full_spec import FullSpec, columns
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 INPUTS = ("a", "b", "c", "d")
 WEIGHT = (2.0, -1.0, 0.5, 0.0)

@@ -5,11 +5,11 @@ import logging
 import numpy as np
 import pytest
 
-from models.errors import ModelError
-from models.evaluation.quantise import FLOAT16, INT8, measure, variants, with_variants
-from models.onnx.graph import check_graph, open_session, run_graph
-from models.types import Built, History
 from tests.models.graphs import INPUTS, candidate, linear_graph, recurrent_graph, text_graph
+from weir.models.errors import ModelError
+from weir.models.evaluation.quantise import FLOAT16, INT8, measure, variants, with_variants
+from weir.models.onnx.graph import check_graph, open_session, run_graph
+from weir.models.types import Built, History
 
 
 def history(n: int = 1200) -> History:

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.errors import ModelError
-from models.evaluation.quantise import FLOAT16, variants
-from models.manifest import ArtefactError, Variant
-from models.registry.registry import Registry, split_uri
-from models.registry.stages import Stages
-from online.codec.accept import accept_records
-from online.codec.encode import encode_model
-from online.codec.wire import ModelUpdate
 from tests.models.graphs import candidate, linear_graph
 from tests.models.registering import DATA, register
+from weir.models.errors import ModelError
+from weir.models.evaluation.quantise import FLOAT16, variants
+from weir.models.manifest import ArtefactError, Variant
+from weir.models.registry.registry import Registry, split_uri
+from weir.models.registry.stages import Stages
+from weir.online.codec.accept import accept_records
+from weir.online.codec.encode import encode_model
+from weir.online.codec.wire import ModelUpdate
 
 
 def test_what_is_registered_is_loaded(registry: Registry) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from models.errors import ModelError
-from models.registry.registry import Registry
-from models.registry.registry_errors import StageConflictError
-from models.registry.stages import move
 from tests.models.registering import register
+from weir.models.errors import ModelError
+from weir.models.registry.registry import Registry
+from weir.models.registry.registry_errors import StageConflictError
+from weir.models.registry.stages import move
 
 
 def test_the_life_of_two_versions(registry: Registry) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from models.manifest import ArtefactError
-from models.registry.objects import ObjectFiles
-from models.registry.registry import Registry
-from models.registry.registry_errors import RegistryError
-from models.registry.stages import Stages
 from tests.models.registering import register
+from weir.models.manifest import ArtefactError
+from weir.models.registry.objects import ObjectFiles
+from weir.models.registry.registry import Registry
+from weir.models.registry.registry_errors import RegistryError
+from weir.models.registry.stages import Stages
 
 # --- directories
 

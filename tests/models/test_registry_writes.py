@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from models.errors import ModelError
-from models.manifest import ArtefactError
-from models.registry.registry import Registry
-from models.registry.registry_errors import RegistryError, StageConflictError
-from models.registry.stages import Stages, move
 from tests.models.graphs import candidate
 from tests.models.registering import DATA, register
+from weir.models.errors import ModelError
+from weir.models.manifest import ArtefactError
+from weir.models.registry.registry import Registry
+from weir.models.registry.registry_errors import RegistryError, StageConflictError
+from weir.models.registry.stages import Stages, move
 
 # --- races
 

@@ -15,17 +15,17 @@ import pytest
 import torch
 from safetensors.torch import load as tensors
 
-from models.dataset.cut import training_set
-from models.errors import ModelError
-from models.evaluation.gate import quality
-from models.onnx.graph import open_session, run_graph
-from models.training.artefact import files_of, load
-from models.training.encoder_builder import EncoderBuilder
-from models.training.loop import Loop
-from models.training.training_run import _config, _fresh, fitted, metrics_of
-from models.training.training_settings import EncoderSettings
-from models.types import TrainingSet, TrainingStoppedError
 from tests.models.training_data import DAY, INPUTS, logged, small
+from weir.models.dataset.cut import training_set
+from weir.models.errors import ModelError
+from weir.models.evaluation.gate import quality
+from weir.models.onnx.graph import open_session, run_graph
+from weir.models.training.artefact import files_of, load
+from weir.models.training.encoder_builder import EncoderBuilder
+from weir.models.training.loop import Loop
+from weir.models.training.training_run import _config, _fresh, fitted, metrics_of
+from weir.models.training.training_settings import EncoderSettings
+from weir.models.types import TrainingSet, TrainingStoppedError
 
 torch.set_num_threads(1)
 TINY = EncoderSettings(

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from models.errors import ModelError
-from models.training.encoder_builder import EncoderBuilder
-from models.training.training_settings import EncoderSettings
-from models.types import TrainingStoppedError
 from tests.models.training_data import small
+from weir.models.errors import ModelError
+from weir.models.training.encoder_builder import EncoderBuilder
+from weir.models.training.training_settings import EncoderSettings
+from weir.models.types import TrainingStoppedError
 
 pytestmark = pytest.mark.integration
 torch.set_num_threads(1)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.errors import ModelError
-from models.training.search import VARIED, TrialResult, Tuner
-from models.training.training_settings import EncoderSettings
 from tests.models.training_data import small
+from weir.models.errors import ModelError
+from weir.models.training.search import VARIED, TrialResult, Tuner
+from weir.models.training.training_settings import EncoderSettings
 
 torch.set_num_threads(1)
 BASE = EncoderSettings(hidden=3, length=32, warmup=3, batch=16, epochs=1, pretrain_epochs=0, buckets=8, negatives=2)

@@ -12,13 +12,13 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from models.dataset.split import train_rows
-from models.errors import ModelError
-from models.trees.convert import round_down, to_onnx
-from models.trees.thinned_rows import thinned
-from models.trees.tree_builder import TreesBuilder
-from models.trees.tree_params import TreeParams
-from models.types import Built, Float32Matrix, History, Labels, TrainingSet, TrainingStoppedError
+from weir.models.dataset.split import train_rows
+from weir.models.errors import ModelError
+from weir.models.trees.convert import round_down, to_onnx
+from weir.models.trees.thinned_rows import thinned
+from weir.models.trees.tree_builder import TreesBuilder
+from weir.models.trees.tree_params import TreeParams
+from weir.models.types import Built, Float32Matrix, History, Labels, TrainingSet, TrainingStoppedError
 
 DAY = 86_400.0
 SMALL = TreeParams(rounds=30, patience=10, min_rows=5, min_hessian=0.1)

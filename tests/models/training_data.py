@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.dataset.cut import training_set
-from models.types import FloatVector, History, IntVector, Labels, TrainingSet
+from weir.models.dataset.cut import training_set
+from weir.models.types import FloatVector, History, IntVector, Labels, TrainingSet
 
 DAY = 86_400.0
 INPUTS = ("drive", "since_last", "noise")

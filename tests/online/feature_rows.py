@@ -9,11 +9,11 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 
-from online.batch import EventBatch
-from online.features.engine import FeatureBlock, FeatureEngine
-from online.features.plan import build_plan
-from online.features.spec import Entity
-from streams.embedded.memory_store import MemoryFeatureStore
+from weir.online.batch import EventBatch
+from weir.online.features.engine import FeatureBlock, FeatureEngine
+from weir.online.features.plan import build_plan
+from weir.online.features.spec import Entity
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 HOUR, DAY = 3600.0, 86_400.0
 T0 = 1_700_000_000.0

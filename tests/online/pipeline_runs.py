@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from online.batch import EventBatch, ExampleBatch, LabelBatch
-from online.stages.pipeline import StepOutput, TaskPipeline
-from online.task.spec import TaskSpec
-from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.task_streams import FRAUD, Call
+from weir.online.batch import EventBatch, ExampleBatch, LabelBatch
+from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 
 def pipeline_of(toml: str = FRAUD, **changes: Any) -> TaskPipeline:

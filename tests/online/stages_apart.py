@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from online.batch import EventBatch, LabelBatch, ScoredBatch
-from online.stages.labelling import LabellingStage, LabelOutput
-from online.stages.pipeline import TaskPipeline
-from online.stages.scoring import ScoreOutput, ScoringStage
-from online.task.spec import TaskSpec
-from online.task.task_shape import shape_of
-from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.task_streams import CHURN, FRAUD, Call, script
+from weir.online.batch import EventBatch, LabelBatch, ScoredBatch
+from weir.online.stages.labelling import LabellingStage, LabelOutput
+from weir.online.stages.pipeline import TaskPipeline
+from weir.online.stages.scoring import ScoreOutput, ScoringStage
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import shape_of
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 MERCHANT = """
 [[entities]]

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 
-from online.batch import EventBatch, LabelBatch
+from weir.online.batch import EventBatch, LabelBatch
 
 HOUR, DAY = 3600.0, 86_400.0
 T0 = 1_700_000_000.0

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import IntVector, LabelBatch, PredictionBatch
-from online.codec.wire import Alert
-from online.decisions.alert_state import AlertState, Reason
-from online.decisions.alerts import AlertBook, AlertPolicy
-from online.errors import StateError
+from weir.online.batch import IntVector, LabelBatch, PredictionBatch
+from weir.online.codec.wire import Alert
+from weir.online.decisions.alert_state import AlertState, Reason
+from weir.online.decisions.alerts import AlertBook, AlertPolicy
+from weir.online.errors import StateError
 
 Row = tuple[str, str, float, float]
 """Event id, entity id, time, score."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.codec.decode import (
+from weir.online.codec.decode import (
     ColumnRequest,
     DecodedEvents,
     decode_device_events,
@@ -19,9 +19,9 @@ from online.codec.decode import (
     decode_user_events,
     events_from_rows,
 )
-from online.codec.why_invalid import explain, explain_row
-from online.codec.wire import DeviceEvent, UserEvent
-from online.errors import TaskError
+from weir.online.codec.why_invalid import explain, explain_row
+from weir.online.codec.wire import DeviceEvent, UserEvent
+from weir.online.errors import TaskError
 
 ALL = ColumnRequest(
     entities=("user_id", "merchant_id", "device_id", "session_id"),

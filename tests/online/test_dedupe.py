@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.digests import pair_digests
-from online.errors import StateError
-from online.stages.dedupe import MOST_BYTES, Deduper, bytes_for, old_ids
-from online.stages.digest_table import ROW_BYTES, DigestTable
+from weir.online.digests import pair_digests
+from weir.online.errors import StateError
+from weir.online.stages.dedupe import MOST_BYTES, Deduper, bytes_for, old_ids
+from weir.online.stages.digest_table import ROW_BYTES, DigestTable
 
 T0, WINDOW_S, LATENESS_S = 1.7e9, 30.0, 20.0
 Row = tuple[int, int, float]

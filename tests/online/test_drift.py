@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from river import drift as river_drift
 from scipy import stats  # type: ignore[import-untyped]
 
-from online.drift import adwin, histograms, page_hinkley
-from online.drift.detection import Detection
-from online.drift.drift_policy import DriftPolicy, StreamKind
-from online.drift.monitor import DriftMonitor
-from online.errors import StateError
+from weir.online.drift import adwin, histograms, page_hinkley
+from weir.online.drift.detection import Detection
+from weir.online.drift.drift_policy import DriftPolicy, StreamKind
+from weir.online.drift.monitor import DriftMonitor
+from weir.online.errors import StateError
 
 CHANGE = 40_000
 FloatVector = NDArray[np.float64]

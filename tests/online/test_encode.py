@@ -7,13 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import ExampleBatch, LabelBatch, PredictionBatch
-from online.codec.decode import decode_labels
-from online.codec.encode import encode_alerts, encode_dead_letters, encode_examples, encode_labels, encode_predictions
-from online.codec.example_log import decode_example_log
-from online.codec.why_invalid import explain
-from online.codec.wire import FEATURE_MAX, Alert, DeadLetter, Example, Prediction, Reason
-from online.errors import TaskError
+from weir.online.batch import ExampleBatch, LabelBatch, PredictionBatch
+from weir.online.codec.decode import decode_labels
+from weir.online.codec.encode import (
+    encode_alerts,
+    encode_dead_letters,
+    encode_examples,
+    encode_labels,
+    encode_predictions,
+)
+from weir.online.codec.example_log import decode_example_log
+from weir.online.codec.why_invalid import explain
+from weir.online.codec.wire import FEATURE_MAX, Alert, DeadLetter, Example, Prediction, Reason
+from weir.online.errors import TaskError
 
 NAMES = ("count_1d", "mean_1d", "caf\u00e9 ratio")
 ids = st.text(

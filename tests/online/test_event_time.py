@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.event_time import EventTime
+from weir.online.event_time import EventTime
 
 HOUR, DAY = 3_600.0, 86_400.0
 # Around the step (an hour) and around the jumps that matter: near, ahead, far ahead, of another age.

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from online.codec.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, InputBuffer, JsonTemplate, maybe_text, text
-from online.codec.why_invalid import explain_json
+from weir.online.codec.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, InputBuffer, JsonTemplate, maybe_text, text
+from weir.online.codec.why_invalid import explain_json
 
 NOTHING: Any = np.empty((1, 0), np.int64)
 ONE = JsonTemplate({"x": NUMBER})

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from online.batch import EventBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch
-from online.codec.encode import encode_predictions, encode_scored
-from online.codec.predictions import ScoredShape, decode_scored
-from online.decisions.reasons import ReasonPolicy, ReasonWriter
-from online.decisions.wording import FeatureName
-from online.errors import TaskError
-from online.features.store import FeatureStore
-from online.full_columns import seen_width
-from online.learners.factory import LearnerSpec, build_learner
-from online.learners.leading import ColumnPrefix
-from online.stages.labelling import LabellingStage
-from online.stages.scoring import ScoringStage
-from online.task.full_spec import FullSpec, columns, features_of
-from online.task.spec import TaskSpec
-from online.task.task_shape import shape_of
-from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.task_streams import CHURN, FRAUD, T0, events, plays
+from weir.online.batch import EventBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch
+from weir.online.codec.encode import encode_predictions, encode_scored
+from weir.online.codec.predictions import ScoredShape, decode_scored
+from weir.online.decisions.reasons import ReasonPolicy, ReasonWriter
+from weir.online.decisions.wording import FeatureName
+from weir.online.errors import TaskError
+from weir.online.features.store import FeatureStore
+from weir.online.full_columns import seen_width
+from weir.online.learners.factory import LearnerSpec, build_learner
+from weir.online.learners.leading import ColumnPrefix
+from weir.online.stages.labelling import LabellingStage
+from weir.online.stages.scoring import ScoringStage
+from weir.online.task.full_spec import FullSpec, columns, features_of
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import shape_of
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 PLAIN = FRAUD.replace('numbers = ["amount"]', 'numbers = ["amount", "speed"]\ninputs = ["*", "!speed", "!user.high*"]')
 FULL = PLAIN + '\n[full]\ninputs = ["speed", "user.high*", "hour"]\nstate = 2\nembedding = 2\n'

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from online.batch import PredictionBatch, ScoredBatch
-from online.codec.decode import ColumnRequest, DecodedEvents, decode_device_events, decode_user_events
-from online.codec.encode import encode_scored
-from online.codec.hot_structs import UnknownFields
-from online.codec.predictions import ScoredShape, decode_scored
-from online.codec.why_invalid import explain
-from online.codec.wire import REASON_CHARS, DeviceEvent, Prediction, UserEvent, WireModel
+from weir.online.batch import PredictionBatch, ScoredBatch
+from weir.online.codec.decode import ColumnRequest, DecodedEvents, decode_device_events, decode_user_events
+from weir.online.codec.encode import encode_scored
+from weir.online.codec.hot_structs import UnknownFields
+from weir.online.codec.predictions import ScoredShape, decode_scored
+from weir.online.codec.why_invalid import explain
+from weir.online.codec.wire import REASON_CHARS, DeviceEvent, Prediction, UserEvent, WireModel
 
 BATCH = 1_000
 TOKENS = [

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from online.learners.base import Learner
-from online.learners.beside import FULL
-from online.learners.factory import REGISTRY, LearnerSpec, build_learner
-from online.learners.guard import JUDGED_AGAIN, GuardedLearner
-from online.learners.leading import ColumnPrefix
-from online.learners.online_model import OnlineModel
+from weir.online.learners.base import Learner
+from weir.online.learners.beside import FULL
+from weir.online.learners.factory import REGISTRY, LearnerSpec, build_learner
+from weir.online.learners.guard import JUDGED_AGAIN, GuardedLearner
+from weir.online.learners.leading import ColumnPrefix
+from weir.online.learners.online_model import OnlineModel
 
 COLUMNS = ("zeta", "alpha", "mid", "beta", "still", "never")
 GOOD, HOSTILE, JUDGED, BLOCK = 20_000, 100, 5_000, 250

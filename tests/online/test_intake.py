@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import EventBatch
-from online.errors import StateError
-from online.intake_policy import IntakePolicy
-from online.stages.admission import Admission
-from online.stages.dedupe import floor_of, newest_of
+from weir.online.batch import EventBatch
+from weir.online.errors import StateError
+from weir.online.intake_policy import IntakePolicy
+from weir.online.stages.admission import Admission
+from weir.online.stages.dedupe import floor_of, newest_of
 
 T0 = 1.7e9
 POLICY = IntakePolicy(dedupe_window="1m", allowed_lateness="20s", max_ahead="10s")

@@ -77,9 +77,9 @@ def run(folder: Path) -> tuple[dict[str, float], dict[str, int]]:
     return values, hits
 
 
-@pytest.mark.parametrize(("decorator", "seen"), [("online.jit", True), ("numba", False)])
+@pytest.mark.parametrize(("decorator", "seen"), [("weir.online.jit", True), ("numba", False)])
 def test_an_edit_in_another_module_is_noticed(tmp_path: Path, decorator: str, seen: bool) -> None:
-    """numba's own cache goes on with what was compiled before: the second case says why ``online.jit`` is there."""
+    """numba's own cache keeps what was compiled before: the second case says why ``weir.online.jit`` is there."""
     other = OTHER.replace("DECORATOR", decorator)
     (tmp_path / "other.py").write_text(other)
     (tmp_path / "kernels.py").write_text(KERNELS.replace("DECORATOR", decorator))
@@ -106,4 +106,4 @@ def test_every_kernel_is_stored_so() -> None:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ImportFrom) and node.module == "numba" and "njit" in {a.name for a in node.names}:
                 direct.add(path.relative_to(ROOT).as_posix())
-    assert not direct, "import njit from online.jit: numba's own does not notice an edit in another module"
+    assert not direct, "import njit from weir.online.jit: numba's own does not notice an edit in another module"

@@ -12,23 +12,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.anomaly.detector_factory import build_detector
-from online.batch import EventBatch, ExampleBatch, UpdateBatch
-from online.codec.decode import ColumnRequest, decode_device_events, decode_labels, decode_user_events, events_from_rows
-from online.codec.encode import encode_examples
-from online.codec.example_log import decode_example_log
-from online.codec.hot_structs import limited_fields
-from online.codec.judge import OUT_OF_RANGE
-from online.codec.limits import DEFAULT_LIMITS, InputLimits
-from online.codec.row_updates import decode_updates, encode_updates
-from online.codec.why_invalid import explain
-from online.codec.wire import FEATURE_MAX, MODELS, NO_DATA, DeviceEvent, Label, UserEvent
-from online.decisions.typical import TypicalValues
-from online.errors import TaskError
-from online.task.spec import TaskSpec
-from online.task.task_shape import engine_of
-from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.task_streams import T0
+from weir.online.anomaly.detector_factory import build_detector
+from weir.online.batch import EventBatch, ExampleBatch, UpdateBatch
+from weir.online.codec.decode import (
+    ColumnRequest,
+    decode_device_events,
+    decode_labels,
+    decode_user_events,
+    events_from_rows,
+)
+from weir.online.codec.encode import encode_examples
+from weir.online.codec.example_log import decode_example_log
+from weir.online.codec.hot_structs import limited_fields
+from weir.online.codec.judge import OUT_OF_RANGE
+from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
+from weir.online.codec.row_updates import decode_updates, encode_updates
+from weir.online.codec.why_invalid import explain
+from weir.online.codec.wire import FEATURE_MAX, MODELS, NO_DATA, DeviceEvent, Label, UserEvent
+from weir.online.decisions.typical import TypicalValues
+from weir.online.errors import TaskError
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import engine_of
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 READINGS = ColumnRequest(numbers=("temp",))
 LIMIT = DEFAULT_LIMITS.number

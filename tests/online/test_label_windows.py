@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import UpdateBatch
-from online.features.spec import Entity, LabelAggregate
 from tests.online.feature_rows import DAY, HOUR, T0, Row, amounts, batch_of, column, engine_of, gaps, rows_of, run
+from weir.online.batch import UpdateBatch
+from weir.online.features.spec import Entity, LabelAggregate
 
 
 def test_labels_are_seen_only_after_they_became_known() -> None:

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import PredictionBatch, ScoredBatch, UpdateBatch
-from online.decisions.threshold import BudgetThreshold, CostThreshold, PrecisionThreshold
-from online.errors import StateError
-from online.stages.labelling import LabellingStage, LabelOutput, share_of
-from online.task.spec import TaskSpec
 from tests.online.pipeline_runs import plain_examples
 from tests.online.stages_apart import MANY, Logged, labelling_of, logged
 from tests.online.task_streams import DAY, FRAUD, T0, seeds
+from weir.online.batch import PredictionBatch, ScoredBatch, UpdateBatch
+from weir.online.decisions.threshold import BudgetThreshold, CostThreshold, PrecisionThreshold
+from weir.online.errors import StateError
+from weir.online.stages.labelling import LabellingStage, LabelOutput, share_of
+from weir.online.task.spec import TaskSpec
 
 
 def plain_labelled(made: Sequence[LabelOutput]) -> list[Any]:

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import ExampleBatch, LabelBatch, PredictionBatch
-from online.errors import StateError
-from online.labels.join import LabelJoiner, RowsToRead
-from online.labels.join_policy import JoinPolicy, JoinResult
-from online.labels.sampling import NegativeSampler
+from weir.online.batch import ExampleBatch, LabelBatch, PredictionBatch
+from weir.online.errors import StateError
+from weir.online.labels.join import LabelJoiner, RowsToRead
+from weir.online.labels.join_policy import JoinPolicy, JoinResult
+from weir.online.labels.sampling import NegativeSampler
 
 Prediction = tuple[str, str, float]
 """Event id, entity id, time."""

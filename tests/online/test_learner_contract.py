@@ -11,10 +11,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from online.batch import ExampleBatch
-from online.learners.base import Learner
-from online.learners.factory import REGISTRY, LearnerSpec, build_learner, known_parameters
-from online.learners.online_model import ModelSnapshot, OnlineModel
+from weir.online.batch import ExampleBatch
+from weir.online.learners.base import Learner
+from weir.online.learners.factory import REGISTRY, LearnerSpec, build_learner, known_parameters
+from weir.online.learners.online_model import ModelSnapshot, OnlineModel
 
 NAMES = ("zeta", "alpha", "mid", "beta")  # not sorted: River sorts some names, we must not depend on it
 STACK = LearnerSpec(

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing
 
-from online.learners.bayesian import BayesianLogistic
-from online.learners.logistic import ScaledLogistic
-from online.learners.scaled import MOST_DEVIATIONS
+from weir.online.learners.bayesian import BayesianLogistic
+from weir.online.learners.logistic import ScaledLogistic
+from weir.online.learners.scaled import MOST_DEVIATIONS
 
 Rows = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from online.errors import StateError
-from online.metrics.binned_metrics import CumulativeMetrics, FadingMetrics
-from online.metrics.metric import Metrics
-from online.metrics.rolling import RollingMetrics
-from online.metrics.series import MetricSeries
+from weir.online.errors import StateError
+from weir.online.metrics.binned_metrics import CumulativeMetrics, FadingMetrics
+from weir.online.metrics.metric import Metrics
+from weir.online.metrics.rolling import RollingMetrics
+from weir.online.metrics.series import MetricSeries
 
 Columns = dict[str, Any]
 MAKERS: list[Callable[[], Metrics]] = [

@@ -6,14 +6,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import EventBatch, LabelBatch
-from online.learners.factory import build_learner
-from online.learners.online_model import OnlineModel
-from online.stages.pipeline import TaskPipeline
-from online.task.spec import TaskSpec
-from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.pipeline_runs import all_scores, call, pipeline_of, plain, plain_examples, resumed, run, scores, state
 from tests.online.task_streams import FRAUD, Call, label, script, seeds
+from weir.online.batch import EventBatch, LabelBatch
+from weir.online.learners.factory import build_learner
+from weir.online.learners.online_model import OnlineModel
+from weir.online.stages.pipeline import TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 
 def test_the_streams_of_these_tests_reach_every_part() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from online.batch import EventBatch, LabelBatch
-from online.errors import StateError, TaskError
 from tests.online.pipeline_runs import features, pipeline_of, run, state
 from tests.online.task_streams import FRAUD, T0, label, purchase, script
+from weir.online.batch import EventBatch, LabelBatch
+from weir.online.errors import StateError, TaskError
 
 
 def test_events_of_other_types_or_without_the_entity_are_not_seen() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from online.batch import EventBatch, LabelBatch
 from tests.online.pipeline_runs import features, pipeline_of
 from tests.online.task_streams import FRAUD, T0, label, purchase
+from weir.online.batch import EventBatch, LabelBatch
 
 
 def test_a_correction_moves_the_label_to_the_other_side() -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.decisions.reasons import ReasonPolicy, ReasonWriter
-from online.decisions.typical import TypicalValues
-from online.errors import StateError, TaskError
+from weir.online.decisions.reasons import ReasonPolicy, ReasonWriter
+from weir.online.decisions.typical import TypicalValues
+from weir.online.errors import StateError, TaskError
 
 DAY = 86400.0
 

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from online.batch import FloatMatrix, IntVector, PredictionBatch, ScoredBatch
-from online.codec.encode import encode_scored
-from online.codec.predictions import decode_scored
-from online.codec.shapes import ScoredShape
-from online.decisions.alert_state import AlertState
-from online.stages.labelling import LabellingStage
-from online.stages.reasons_full import FullReasons
-from online.task.full_spec import FullSpec
-from online.task.spec import TaskSpec
-from online.task.task_shape import shape_of
+from weir.online.batch import FloatMatrix, IntVector, PredictionBatch, ScoredBatch
+from weir.online.codec.encode import encode_scored
+from weir.online.codec.predictions import decode_scored
+from weir.online.codec.shapes import ScoredShape
+from weir.online.decisions.alert_state import AlertState
+from weir.online.stages.labelling import LabellingStage
+from weir.online.stages.reasons_full import FullReasons
+from weir.online.task.full_spec import FullSpec
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import shape_of
 
 TASK = TaskSpec.from_toml("""
 name = "fraud"

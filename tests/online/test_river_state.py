@@ -16,11 +16,11 @@ import pytest
 from numpy.typing import NDArray
 from river import drift
 
-from online.errors import StateError
-from online.learners import adwin
-from online.learners.forest import AdaptiveForest
-from online.learners.state import MAX_STATE_BYTES, pack_arrays, seal, unpack_arrays, unseal
-from online.learners.trees import AdaptiveTree
+from weir.online.errors import StateError
+from weir.online.learners import adwin
+from weir.online.learners.forest import AdaptiveForest
+from weir.online.learners.state import MAX_STATE_BYTES, pack_arrays, seal, unpack_arrays, unseal
+from weir.online.learners.trees import AdaptiveTree
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("zeta", "alpha", "mid", "beta")

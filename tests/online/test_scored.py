@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import PredictionBatch, ScoredBatch
-from online.codec.encode import encode_predictions, encode_scored
-from online.codec.predictions import ScoredShape, decode_scored
-from online.codec.why_invalid import explain
-from online.codec.wire import FEATURE_MAX, Prediction
+from weir.online.batch import PredictionBatch, ScoredBatch
+from weir.online.codec.encode import encode_predictions, encode_scored
+from weir.online.codec.predictions import ScoredShape, decode_scored
+from weir.online.codec.why_invalid import explain
+from weir.online.codec.wire import FEATURE_MAX, Prediction
 
 SHAPES = {
     "fraud": ScoredShape(("count_1d", "mean_1d"), masks=2, watched=1, entities=("merchant_id", "device_id")),

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.errors import StateError
-from online.labels.silence import SilencePolicy, SilenceTimers, TimerOutput
+from weir.online.errors import StateError
+from weir.online.labels.silence import SilencePolicy, SilenceTimers, TimerOutput
 
 Event = tuple[str, float]
 FLUSH = 10_000.0

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from river import forest, tree
 
-from online.learners.base import Learner
-from online.learners.bayesian import BayesianLogistic
-from online.learners.forest import AdaptiveForest
-from online.learners.logistic import ScaledLogistic, logit_of
-from online.learners.stack import Stack, predict_learn
-from online.learners.trees import AdaptiveTree, positive_share
+from weir.online.learners.base import Learner
+from weir.online.learners.bayesian import BayesianLogistic
+from weir.online.learners.forest import AdaptiveForest
+from weir.online.learners.logistic import ScaledLogistic, logit_of
+from weir.online.learners.stack import Stack, predict_learn
+from weir.online.learners.trees import AdaptiveTree, positive_share
 
 Vector = NDArray[np.float64]
 NAMES = ("a", "b", "c")

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from online.batch import EventBatch, UpdateBatch
-from online.errors import TaskError
-from online.stages.pipeline import TaskPipeline
-from online.stages.scoring import ScoringStage
-from online.task.spec import TaskSpec
-from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.pipeline_runs import plain, plain_examples
 from tests.online.stages_apart import CHURN_OF_ALL, MANY, MERCHANTS, USERS, Apart, together
 from tests.online.task_streams import CHURN, DAY, T0, Call, events, label, plays, purchase, script, seeds
+from weir.online.batch import EventBatch, UpdateBatch
+from weir.online.errors import TaskError
+from weir.online.stages.pipeline import TaskPipeline
+from weir.online.stages.scoring import ScoringStage
+from weir.online.task.spec import TaskSpec
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 
 def tables(of: TaskPipeline | Apart) -> dict[str, bytes]:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from online.durations import format_duration, parse_duration
-from online.errors import TaskError
-from online.stages.pipeline import TaskPipeline
-from online.task.spec import TaskSpec
-from streams.embedded.memory_store import MemoryFeatureStore
+from weir.online.durations import format_duration, parse_duration
+from weir.online.errors import TaskError
+from weir.online.stages.pipeline import TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted([*ROOT.glob("benchmarks/protocols/*.toml"), *ROOT.glob("streams/**/tasks/*.toml")])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from online.batch import ScoredBatch
-from online.errors import TaskError
-from online.stages.scoring import ScoringStage
-from online.task.spec import TaskSpec
-from online.task.task_shape import shape_of
-from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.stages_apart import MANY, Apart, logged, together
 from tests.online.task_streams import FRAUD
+from weir.online.batch import ScoredBatch
+from weir.online.errors import TaskError
+from weir.online.stages.scoring import ScoringStage
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import shape_of
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 
 def test_the_shape_of_a_task_is_known_without_a_store() -> None:

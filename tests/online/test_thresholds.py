@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from online.decisions.histogram import bin_edges, bin_of
-from online.decisions.threshold import (
+from weir.online.decisions.histogram import bin_edges, bin_of
+from weir.online.decisions.threshold import (
     BudgetThreshold,
     CostThreshold,
     FixedThreshold,
@@ -22,7 +22,7 @@ from online.decisions.threshold import (
     Threshold,
     ThresholdPolicy,
 )
-from online.errors import StateError
+from weir.online.errors import StateError
 
 DAY = 86400.0
 Floats = NDArray[np.float64]

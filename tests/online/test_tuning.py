@@ -6,16 +6,16 @@ from typing import Any, Final
 
 import pytest
 
-from online.batch import LabelBatch, ScoredBatch
-from online.codec.predictions import ScoredShape, decode_scored
-from online.stages.labelling import LabellingStage, LabelOutput
-from online.stages.scoring import ScoringStage
-from online.stages.stateful import MEANING
-from online.task.spec import TaskSpec
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.worker.lane_outputs import prediction_columns
 from tests.online.stages_apart import Logged, labelling_of, logged
 from tests.online.task_streams import FRAUD
+from weir.online.batch import LabelBatch, ScoredBatch
+from weir.online.codec.predictions import ScoredShape, decode_scored
+from weir.online.stages.labelling import LabellingStage, LabelOutput
+from weir.online.stages.scoring import ScoringStage
+from weir.online.stages.stateful import MEANING
+from weir.online.task.spec import TaskSpec
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.worker.lane_outputs import prediction_columns
 
 DRIFT: Final = frozenset({"drift", "rate_drift"})
 NONE: Final = frozenset[str]()

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import UpdateBatch
-from online.codec.row_updates import Table, decode_updates, encode_updates
-from online.codec.why_invalid import explain
-from online.codec.wire import FEATURE_MAX, EntityUpdate
+from weir.online.batch import UpdateBatch
+from weir.online.codec.row_updates import Table, decode_updates, encode_updates
+from weir.online.codec.why_invalid import explain
+from weir.online.codec.wire import FEATURE_MAX, EntityUpdate
 
 WIDTHS: dict[Table, int] = {("fraud", "merchant"): 2, ("fraud", "merchant.labels"): 3, ("churn", "shop"): 0}
 ids = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=64)

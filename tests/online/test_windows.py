@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.errors import TaskError
-from online.features import kernel
-from online.features.engine import FeatureEngine
-from online.features.expression import Expression
-from online.features.levels import feature_names
-from online.features.plan import WindowPass, build_plan
-from online.features.spec import Aggregate, Entity, WindowOp
-from online.features.touched_rows import Grouping, group
-from streams.embedded.memory_store import MemoryFeatureStore
 from tests.online.feature_rows import DAY, HOUR, T0, Row, batch_of, column, engine_of, gaps, rows_of, run, streams
+from weir.online.errors import TaskError
+from weir.online.features import kernel
+from weir.online.features.engine import FeatureEngine
+from weir.online.features.expression import Expression
+from weir.online.features.levels import feature_names
+from weir.online.features.plan import WindowPass, build_plan
+from weir.online.features.spec import Aggregate, Entity, WindowOp
+from weir.online.features.touched_rows import Grouping, group
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 ALL_OPS = Aggregate(
     name="amount",
@@ -31,7 +31,7 @@ ALL_OPS = Aggregate(
 
 
 def oracle(rows: list[Row], i: int, window: float, panes: int) -> dict[str, float]:
-    """Windowed values of row i, from the definition in ``online.features.kernel``."""
+    """Windowed values of row i, from the definition in ``weir.online.features.kernel``."""
     me, pane = rows[i], window / panes
     mine = [r for r in rows[: i + 1] if r.user == me.user]
     newest = max(math.floor(r.ts / pane) for r in mine)

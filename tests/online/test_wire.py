@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from online.codec.hot_structs import decoders, struct_of
-from online.codec.why_invalid import explain
-from online.codec.wire import (
+from weir.online.codec.hot_structs import decoders, struct_of
+from weir.online.codec.why_invalid import explain
+from weir.online.codec.wire import (
     MODELS,
     DeadLetter,
     DeviceEvent,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from online.task.spec import TaskSpec
-from streams.offline_models.loading import full_inputs
-from streams.task_files import load_task
 from tests.streams.full_graphs import TASK, Models
 from tests.streams.host_runs import Straight, straight_run
+from weir.online.task.spec import TaskSpec
+from weir.streams.offline_models.loading import full_inputs
+from weir.streams.task_files import load_task
 
 
 @pytest.fixture(scope="session")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import orjson
 
-from models.serving.session import Provider
-from online.codec.wire import Prediction
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.offline_models.loading import full_models
-from streams.offline_models.serving import FullModels
-from streams.ops.metrics import Metrics
-from streams.records import Record
 from tests.streams.full_graphs import Models
+from weir.models.serving.session import Provider
+from weir.online.codec.wire import Prediction
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.offline_models.loading import full_models
+from weir.streams.offline_models.serving import FullModels
+from weir.streams.ops.metrics import Metrics
+from weir.streams.records import Record
 
 START = 1.7e9
 

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.manifest import DataRange
-from models.registry.registry import Registry, relative_uri
-from models.types import Built
-from online.codec.wire import ModelUpdate
-from online.task.spec import TaskSpec
+from weir.models.manifest import DataRange
+from weir.models.registry.registry import Registry, relative_uri
+from weir.models.types import Built
+from weir.online.codec.wire import ModelUpdate
+from weir.online.task.spec import TaskSpec
 
 TASK = """
 name = "spend"

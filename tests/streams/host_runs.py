@@ -8,12 +8,12 @@ from typing import Any
 
 import orjson
 
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.records import Record
-from streams.simulate import SimulationConfig, simulate
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.records import Record
+from weir.streams.simulate import SimulationConfig, simulate
 
 PARTITIONS = {topics.USER_EVENTS: 3, topics.DEVICE_EVENTS: 2}
 

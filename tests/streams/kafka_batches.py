@@ -10,9 +10,9 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
-from online.codec.limits import InputLimits
-from streams.kafka.consume.fetched import FetchedRecords, Unpacking
-from streams.kafka.consume.fetched_batch import Slice
+from weir.online.codec.limits import InputLimits
+from weir.streams.kafka.consume.fetched import FetchedRecords, Unpacking
+from weir.streams.kafka.consume.fetched_batch import Slice
 
 CODECS: Final = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 T0_MS: Final = 1_700_000_000_000

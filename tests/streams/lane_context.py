@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from streams.config.settings import Settings
-from streams.ops.metrics import Metrics
-from streams.worker.scoring.misplaced import Placement
+from weir.streams.config.settings import Settings
+from weir.streams.ops.metrics import Metrics
+from weir.streams.worker.scoring.misplaced import Placement
 
 
 class Context:

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from online.batch import ExampleBatch, PredictionBatch
-from online.stages.pipeline import StepOutput, TaskPipeline
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.records import Record
-from streams.simulate import SimulationConfig, simulate
-from streams.trainer.history.history_builder import LoggedHistory
-from streams.trainer.history.log_sources import EmbeddedSource
-from streams.trainer.history.logged_tables import RecordReader
-from streams.trainer.history.parquet_archive import Archive, ArchiveCounts
-from streams.trainer.history.read_history import read_history
+from weir.online.batch import ExampleBatch, PredictionBatch
+from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.records import Record
+from weir.streams.simulate import SimulationConfig, simulate
+from weir.streams.trainer.history.history_builder import LoggedHistory
+from weir.streams.trainer.history.log_sources import EmbeddedSource
+from weir.streams.trainer.history.logged_tables import RecordReader
+from weir.streams.trainer.history.parquet_archive import Archive, ArchiveCounts
+from weir.streams.trainer.history.read_history import read_history
 
 PARTITIONS = {topics.USER_EVENTS: 3, topics.PREDICTIONS: 2}
 FRAUD = """

@@ -9,24 +9,24 @@ from typing import Any, cast
 
 from faust.types import TP
 
-from online.batch import IntVector
-from online.stages.scoring import ScoringStage
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.config.settings import Settings
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.kafka.consume.offset_tracker import Ticket
-from streams.kafka.produce.producer import Sent
-from streams.kafka.produce.record_columns import Columns
-from streams.ops.metrics import Metrics
-from streams.records import Record
-from streams.redis.partitions.partition_record import POSITION_AND_NONCE
-from streams.redis.partitions.partition_store import Lane, LaneStore
-from streams.redis.store_errors import LaneMoved
-from streams.worker.lane import PendingWrite
-from streams.worker.scoring.batch_scoring import Scoring
-from streams.worker.scoring.event_partition import ScoreLane
-from streams.worker.scoring.misplaced import Placement
+from weir.online.batch import IntVector
+from weir.online.stages.scoring import ScoringStage
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.consume.offset_tracker import Ticket
+from weir.streams.kafka.produce.producer import Sent
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.ops.metrics import Metrics
+from weir.streams.records import Record
+from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE
+from weir.streams.redis.partitions.partition_store import Lane, LaneStore
+from weir.streams.redis.store_errors import LaneMoved
+from weir.streams.worker.lane import PendingWrite
+from weir.streams.worker.scoring.batch_scoring import Scoring
+from weir.streams.worker.scoring.event_partition import ScoreLane
+from weir.streams.worker.scoring.misplaced import Placement
 
 NOW = 1.8e9
 

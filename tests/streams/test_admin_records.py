@@ -14,20 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.codec.wire import DeadLetter
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.config.settings import KafkaSettings, TopicSettings
-from streams.errors import UsageError
-from streams.kafka.admin.clients import kafka_module, unreachable
-from streams.kafka.admin.dead_letters import Done, Letter, Place, Selection, grouped, letter_of, send_back
-from streams.kafka.admin.printed_records import Match, as_json, filters, key_of, line
-from streams.kafka.admin.reader import Start
-from streams.outputs import dead_letter
-from streams.records import Record, RefusedRecord
-from streams.replay.pace import Pace, PacePolicy
-from streams.replay.replayed_files import LinesSource, TableSource, time_of
-from streams.text import printable
+from weir.online.codec.wire import DeadLetter
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.config.settings import KafkaSettings, TopicSettings
+from weir.streams.errors import UsageError
+from weir.streams.kafka.admin.clients import kafka_module, unreachable
+from weir.streams.kafka.admin.dead_letters import Done, Letter, Place, Selection, grouped, letter_of, send_back
+from weir.streams.kafka.admin.printed_records import Match, as_json, filters, key_of, line
+from weir.streams.kafka.admin.reader import Start
+from weir.streams.outputs import dead_letter
+from weir.streams.records import Record, RefusedRecord
+from weir.streams.replay.pace import Pace, PacePolicy
+from weir.streams.replay.replayed_files import LinesSource, TableSource, time_of
+from weir.streams.text import printable
 
 DAY = 86_400.0
 T0 = 1_700_000_000.0
@@ -359,7 +359,7 @@ def test_grouping_many_letters_is_quick() -> None:
 def test_without_kafka_python_the_other_commands_work_and_these_say_what_to_install() -> None:
     program = (
         "import sys; sys.modules['kafka'] = None\n"
-        "from streams.cli import main\n"
+        "from weir.streams.cli import main\n"
         "for command in ('--version', 'topics check', 'tail alerts', 'dlq list'):\n"
         "    sys.argv[1:] = command.split()\n"
         "    try:\n"

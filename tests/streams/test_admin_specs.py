@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.features.spec import Entity
-from streams.config import topics
-from streams.config.settings import TopicOverride, TopicSettings
-from streams.errors import UsageError
-from streams.kafka.admin.topic_specs import ActualTopic, TopicSpec, compare, shown, wanted_topics
+from weir.online.features.spec import Entity
+from weir.streams.config import topics
+from weir.streams.config.settings import TopicOverride, TopicSettings
+from weir.streams.errors import UsageError
+from weir.streams.kafka.admin.topic_specs import ActualTopic, TopicSpec, compare, shown, wanted_topics
 
 MIB = 1_048_576
 

@@ -16,17 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from streams.cli.archive import archive_command
-from streams.config import topics
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.errors import LogError, UsageError
-from streams.records import Record
-from streams.trainer.history import parquet_archive as archive_module
-from streams.trainer.history.log_sources import EmbeddedSource, Piece
-from streams.trainer.history.logged_tables import KINDS, RecordReader
-from streams.trainer.history.parquet_archive import Archive, missing, read_archive
-from streams.trainer.history.read_history import read_history
 from tests.streams.logged_run import ALL, FRAUD, PARTITIONS, TASK, archived, read_embedded, run, same, simulated, source
+from weir.streams.cli.archive import archive_command
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.errors import LogError, UsageError
+from weir.streams.records import Record
+from weir.streams.trainer.history import parquet_archive as archive_module
+from weir.streams.trainer.history.log_sources import EmbeddedSource, Piece
+from weir.streams.trainer.history.logged_tables import KINDS, RecordReader
+from weir.streams.trainer.history.parquet_archive import Archive, missing, read_archive
+from weir.streams.trainer.history.read_history import read_history
 
 # -- the archive -------------------------------------------------------------------------------------------------------
 

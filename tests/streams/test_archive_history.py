@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.dataset.cut import cut
-from online.batch import ExampleBatch, PredictionBatch
-from online.codec.encode import encode_examples, encode_predictions
-from online.codec.wire import FEATURE_MAX
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.errors import UsageError
-from streams.records import Record
-from streams.trainer.history.history_builder import LoggedHistory, model_inputs
-from streams.trainer.history.known_at import known_times
 from tests.streams.logged_run import CHURN, FRAUD, TASK, read_embedded, run
+from weir.models.dataset.cut import cut
+from weir.online.batch import ExampleBatch, PredictionBatch
+from weir.online.codec.encode import encode_examples, encode_predictions
+from weir.online.codec.wire import FEATURE_MAX
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.errors import UsageError
+from weir.streams.records import Record
+from weir.streams.trainer.history.history_builder import LoggedHistory, model_inputs
+from weir.streams.trainer.history.known_at import known_times
 
 # -- from the log ------------------------------------------------------------------------------------------------------
 

@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-import streams.backtest.runner
-from online.batch import EventBatch, LabelBatch
-from online.stages.pipeline import StepOutput, TaskPipeline
-from online.task.spec import TaskSpec
-from streams.backtest.runner import run_backtest
-from streams.backtest.score_file import SCHEMA
-from streams.cli.main import COMMANDS, app, run
-from streams.errors import TooManyRejects
+import weir.streams.backtest.runner
+from weir.online.batch import EventBatch, LabelBatch
+from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.runner import run_backtest
+from weir.streams.backtest.score_file import SCHEMA
+from weir.streams.cli.main import COMMANDS, app, run
+from weir.streams.errors import TooManyRejects
 
 DELAY, T0 = 6 * 3600.0, 1_700_000_000.0
 TASK = """
@@ -154,7 +154,7 @@ def test_a_label_is_released_at_the_first_batch_after_its_delay(
     path = write(tmp_path_factory.mktemp("x") / "x.csv", table)
     Probe.calls = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams.backtest.runner, "TaskPipeline", Probe)
+        patch.setattr(weir.streams.backtest.runner, "TaskPipeline", Probe)
         run_backtest(spec(label_delay=delay, batch_size=size), [path], None)
     seen: list[tuple[float, str]] = []
     released: list[str] = []
@@ -267,7 +267,7 @@ class TestCommand:
     def test_ctrl_c_leaves_a_whole_file_of_the_scores_so_far(
         self, invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(streams.backtest.runner, "TaskPipeline", interrupted(4))
+        monkeypatch.setattr(weir.streams.backtest.runner, "TaskPipeline", interrupted(4))
         result = invoke("backtest", "task.toml", "--data", "x.csv", "--scores", "scores.parquet")
         assert result.exit_code == 130
         assert "stopped; the scores so far are in scores.parquet" in result.output

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pytest
 
-from online.batch import FloatVector
-from online.task.spec import TaskSpec
-from streams.backtest.runner import BacktestResult, run_backtest
+from weir.online.batch import FloatVector
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.runner import BacktestResult, run_backtest
 
 DAY = 86_400.0
 T0 = 1_767_571_200.0  # a Monday in 2026

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from models.training.ddp import _run
-from streams.cli.worker import WORKER
-from streams.trainer.job.job_runner import InlineRunner, SubprocessRunner
-from streams.trainer.job.job_steps import get
 from tests.streams.test_trainer_runner import build, silent
+from weir.models.training.ddp import _run
+from weir.streams.cli.worker import WORKER
+from weir.streams.trainer.job.job_runner import InlineRunner, SubprocessRunner
+from weir.streams.trainer.job.job_steps import get
 
 
 @pytest.fixture

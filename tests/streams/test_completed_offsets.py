@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streams.errors import UsageError
-from streams.kafka.consume.offset_tracker import CompletedOffsets, Partition, Ticket
+from weir.streams.errors import UsageError
+from weir.streams.kafka.consume.offset_tracker import CompletedOffsets, Partition, Ticket
 
 PARTITIONS: list[Partition] = [("events", 0), ("events", 1), ("labels", 0)]
 

@@ -23,14 +23,14 @@ import yaml
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from streams.checks.redis_checks import check_redis, known_holes
-from streams.checks.rights import PRINCIPALS, redis_user
-from streams.cli import main
-from streams.cli.options import tasks_of
-from streams.config.settings import RedisSettings, SecretUrl, Settings, load_settings
-from streams.ops.metrics import Metrics
-from streams.ops.web import WebServer
-from streams.redis.client import RedisClient
+from weir.streams.checks.redis_checks import check_redis, known_holes
+from weir.streams.checks.rights import PRINCIPALS, redis_user
+from weir.streams.cli import main
+from weir.streams.cli.options import tasks_of
+from weir.streams.config.settings import RedisSettings, SecretUrl, Settings, load_settings
+from weir.streams.ops.metrics import Metrics
+from weir.streams.ops.web import WebServer
+from weir.streams.redis.client import RedisClient
 
 ROOT = Path(__file__).resolve().parents[2]
 _VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::-([^}]*)|:\?[^}]*)?\}")

@@ -11,17 +11,17 @@ import numpy as np
 import orjson
 import pytest
 
-from models.registry.registry import Registry
-from online.batch import ExampleBatch
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.demo.demo_loop import Demo, Pace
-from streams.demo.demo_registry import Marker, keep_until
-from streams.demo.scenario import PERIODS, Scenario
-from streams.demo.screen.snapshot import DemoSnapshot
-from streams.demo.training_memory import ExampleMemory, Examples
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.simulate import SimulationConfig
+from weir.models.registry.registry import Registry
+from weir.online.batch import ExampleBatch
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.demo.demo_loop import Demo, Pace
+from weir.streams.demo.demo_registry import Marker, keep_until
+from weir.streams.demo.scenario import PERIODS, Scenario
+from weir.streams.demo.screen.snapshot import DemoSnapshot
+from weir.streams.demo.training_memory import ExampleMemory, Examples
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.simulate import SimulationConfig
 
 TASK = TaskSpec.from_toml("""
 name = "fraud"
@@ -78,8 +78,8 @@ class CrashedError(Exception):
 
 @pytest.fixture(autouse=True)
 def _shown_after_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.demo.demo_loop.SHOW_EVERY_S", 0.0)
-    monkeypatch.setattr("streams.demo.demo_loop._SHOW_SHARE", 1e9)
+    monkeypatch.setattr("weir.streams.demo.demo_loop.SHOW_EVERY_S", 0.0)
+    monkeypatch.setattr("weir.streams.demo.demo_loop._SHOW_SHARE", 1e9)
 
 
 def run(directory: Path, until: int | None = None, *, crash: bool = False) -> list[DemoSnapshot]:
@@ -119,8 +119,8 @@ def _value(topic: str, value: bytes) -> Any:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[DemoSnapshot]]:
     """A run without a break."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streams.demo.demo_loop.SHOW_EVERY_S", 0.0)
-        patch.setattr("streams.demo.demo_loop._SHOW_SHARE", 1e9)
+        patch.setattr("weir.streams.demo.demo_loop.SHOW_EVERY_S", 0.0)
+        patch.setattr("weir.streams.demo.demo_loop._SHOW_SHARE", 1e9)
         directory = tmp_path_factory.mktemp("whole")
         return directory, run(directory)
 

@@ -7,8 +7,8 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.kafka.consume.drained import PartitionRead, take_together
-from streams.records import Record
+from weir.streams.kafka.consume.drained import PartitionRead, take_together
+from weir.streams.records import Record
 
 
 def stretches(lengths: list[tuple[int, int, int]], epochs: list[int]) -> deque[PartitionRead]:

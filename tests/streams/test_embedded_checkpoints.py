@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.errors import StateError
-from streams.config import topics
-from streams.embedded.embedded_log import EmbeddedLog
 from tests.streams.host_runs import CHURN, FRAUD, PARTITIONS, host_on, inputs, outputs, run, straight_run
+from weir.online.errors import StateError
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_log import EmbeddedLog
 
 
 @settings(max_examples=4, deadline=None)

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import orjson
 
-from online.codec.wire import Alert, DeadLetter, Example, Prediction, RetrainRequest, WireModel
-from streams.config import topics
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.records import Record
-from streams.reject_limit import RejectPolicy
 from tests.streams.host_runs import Straight, host_on, inputs, outputs, values
+from weir.online.codec.wire import Alert, DeadLetter, Example, Prediction, RetrainRequest, WireModel
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.records import Record
+from weir.streams.reject_limit import RejectPolicy
 
 
 def records_in(log: EmbeddedLog, topic: str) -> Iterator[tuple[int, int, Record]]:

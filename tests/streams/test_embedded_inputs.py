@@ -7,16 +7,16 @@ from typing import Any
 import orjson
 import pytest
 
-from online.codec.wire import Alert, Example, Prediction
-from online.intake_policy import IntakePolicy
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.errors import TooManyRejects, UsageError
-from streams.records import Record
-from streams.reject_limit import RejectPolicy
 from tests.streams.host_runs import CHURN, FRAUD, host_on, outputs, values
+from weir.online.codec.wire import Alert, Example, Prediction
+from weir.online.intake_policy import IntakePolicy
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.errors import TooManyRejects, UsageError
+from weir.streams.records import Record
+from weir.streams.reject_limit import RejectPolicy
 
 
 def event(number: int = 1, **changes: Any) -> Record:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from streams.config import topics
-from streams.embedded.embedded_log import EmbeddedLog
 from tests.streams.host_runs import PARTITIONS, Straight, digest, host_on, inputs, outputs, run
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_log import EmbeddedLog
 
 
 def test_replaying_the_log_gives_the_same_bytes(straight: Straight) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from online.batch import EventBatch
-from online.features import kernel
-from online.task.spec import TaskSpec
-from online.task.task_shape import engine_of
-from streams.checks.entity_rows import TaskRows
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.redis.stored_rows import StoredRow, decode_row, encode_row
+from weir.online.batch import EventBatch
+from weir.online.features import kernel
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import engine_of
+from weir.streams.checks.entity_rows import TaskRows
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.redis.stored_rows import StoredRow, decode_row, encode_row
 
 TASK = TaskSpec.from_toml("""
 name = "fraud"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 
-from streams.cli.features import shown
-from streams.errors import UsageError
 from tests.streams.weir_commands import TASKS, weir
+from weir.streams.cli.features import shown
+from weir.streams.errors import UsageError
 
 
 def test_ages_are_shown_as_durations() -> None:

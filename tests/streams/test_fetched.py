@@ -15,10 +15,10 @@ from aiokafka import codec as kafka_codec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.codec.limits import InputLimits
-from streams.kafka.consume.fetched import KEPT, FetchedRecords, Unpacking
-from streams.records import Record
 from tests.streams.kafka_batches import CODECS, PARTITION, T0_MS, batch, framed, old_batch, read, values, with_crc
+from weir.online.codec.limits import InputLimits
+from weir.streams.kafka.consume.fetched import KEPT, FetchedRecords, Unpacking
+from weir.streams.records import Record
 
 SMALL = InputLimits(record_bytes=1_024, batch_bytes=1 << 20)
 PAIRS = [(b"k%d" % i, b"value-%d" % i * 9) for i in range(50)]

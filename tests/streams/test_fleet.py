@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from streams.config.settings import WorkerSettings
 from tests.integration.kafka_broker import REPOSITORY, eventually
+from weir.streams.config.settings import WorkerSettings
 
 FLEET = """
 import asyncio, logging, sys
-from streams.ops.fleet import Fleet, Pauses
+from weir.streams.ops.fleet import Fleet, Pauses
 
 logging.basicConfig(level="INFO")
 member = [sys.executable, "-c", sys.argv[1]]
@@ -26,7 +26,7 @@ sys.exit(asyncio.run(Fleet(commands, PAUSES).run()))
 MEMBER = """
 import signal, sys, time
 from pathlib import Path
-from streams.ops.fleet import end_with_stdin
+from weir.streams.ops.fleet import end_with_stdin
 
 number, status = sys.argv[1:]
 said = Path(number)

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import ExampleBatch
-from online.errors import StateError
-from online.learners.beside import FULL
-from online.learners.factory import REGISTRY, LearnerSpec, build_learner
-from online.learners.online_model import OnlineModel
-from online.learners.timeline import ModelTimeline, VersionNotKept
-from streams.model_replicas.fold import ExampleFold, FoldState
-from streams.model_replicas.learned_ids import Identities
-from streams.model_replicas.model_snapshots import ModelSnapshots, kept_versions
-from streams.model_replicas.replica_errors import ReplicaDiverged
-from streams.model_replicas.snapshot_writer import ModelKeeper
-from streams.redis.store_errors import StoreUnavailable
+from weir.online.batch import ExampleBatch
+from weir.online.errors import StateError
+from weir.online.learners.beside import FULL
+from weir.online.learners.factory import REGISTRY, LearnerSpec, build_learner
+from weir.online.learners.online_model import OnlineModel
+from weir.online.learners.timeline import ModelTimeline, VersionNotKept
+from weir.streams.model_replicas.fold import ExampleFold, FoldState
+from weir.streams.model_replicas.learned_ids import Identities
+from weir.streams.model_replicas.model_snapshots import ModelSnapshots, kept_versions
+from weir.streams.model_replicas.replica_errors import ReplicaDiverged
+from weir.streams.model_replicas.snapshot_writer import ModelKeeper
+from weir.streams.redis.store_errors import StoreUnavailable
 
 FEATURES = ("a", "b", "c")
 BOOSTED = LearnerSpec(kind="boosted", params={"every": 20, "buffer": 80, "trees": 6, "depth": 3, "min_hessian": 0.5})

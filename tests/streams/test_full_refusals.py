@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.errors import ModelError
-from online.codec.wire import ModelUpdate
-from online.task.full_spec import columns
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.offline_models.loading import full_inputs, full_models
-from streams.offline_models.model_updates import Ref, decode_updates, encode_update, update_record
 from tests.streams.full_events import START, events, feature, loaded, predictions
 from tests.streams.full_graphs import LOGIT, Models
+from weir.models.errors import ModelError
+from weir.online.codec.wire import ModelUpdate
+from weir.online.task.full_spec import columns
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.offline_models.loading import full_inputs, full_models
+from weir.streams.offline_models.model_updates import Ref, decode_updates, encode_update, update_record
 
 
 def corrupt(models: Models, version: int) -> ModelUpdate:

@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from online.batch import FloatMatrix, IntVector
-from online.task.full_spec import FullSpec, columns
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.kafka.produce.producer import Sent
-from streams.kafka.produce.record_columns import Columns
-from streams.ops.metrics import Metrics
-from streams.records import Record
-from streams.worker.inference.asking import RemoteModels
-from streams.worker.inference.batch_pool import Pool
-from streams.worker.inference.circuit import Circuit
-from streams.worker.inference.inference_wire import (
+from weir.online.batch import FloatMatrix, IntVector
+from weir.online.task.full_spec import FullSpec, columns
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.kafka.produce.producer import Sent
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.ops.metrics import Metrics
+from weir.streams.records import Record
+from weir.streams.worker.inference.asking import RemoteModels
+from weir.streams.worker.inference.batch_pool import Pool
+from weir.streams.worker.inference.circuit import Circuit
+from weir.streams.worker.inference.inference_wire import (
     BLOCK_BYTES,
     blocks,
     decode_answer,
@@ -30,7 +30,7 @@ from streams.worker.inference.inference_wire import (
     encode_answer,
     encode_request,
 )
-from streams.worker.inference.remote_port import Rows
+from weir.streams.worker.inference.remote_port import Rows
 
 SPEC = FullSpec(deadline=0.05)
 WIDTH = len(columns(SPEC))

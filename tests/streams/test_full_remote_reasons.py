@@ -10,27 +10,27 @@ import numpy as np
 import orjson
 from faust.types import TP
 
-from models.serving.active_models import Pair
-from models.serving.model_runner import FullRunner
-from models.serving.occlusion import Baseline
-from models.serving.ort_model import OrtModel
-from online.batch import FloatMatrix
-from online.task.full_spec import columns
-from online.task.spec import TaskSpec
-from online.task.task_shape import shape_of
-from streams.config import topics
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.kafka.consume.offset_tracker import Ticket
-from streams.kafka.produce.producer import Sent
-from streams.ops.metrics import Metrics
-from streams.records import Record
-from streams.worker.inference.asking import RemoteModels
-from streams.worker.inference.batch_pool import Pool
-from streams.worker.inference.inference_partition import InferenceLane
-from streams.worker.inference.inference_wire import blocks
-from streams.worker.inference.remote_port import Rows
 from tests.models.graphs import linear_graph
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
+from weir.models.serving.active_models import Pair
+from weir.models.serving.model_runner import FullRunner
+from weir.models.serving.occlusion import Baseline
+from weir.models.serving.ort_model import OrtModel
+from weir.online.batch import FloatMatrix
+from weir.online.task.full_spec import columns
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import shape_of
+from weir.streams.config import topics
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.consume.offset_tracker import Ticket
+from weir.streams.kafka.produce.producer import Sent
+from weir.streams.ops.metrics import Metrics
+from weir.streams.records import Record
+from weir.streams.worker.inference.asking import RemoteModels
+from weir.streams.worker.inference.batch_pool import Pool
+from weir.streams.worker.inference.inference_partition import InferenceLane
+from weir.streams.worker.inference.inference_wire import blocks
+from weir.streams.worker.inference.remote_port import Rows
 
 TASK = TaskSpec.from_toml("""
 name = "fraud"

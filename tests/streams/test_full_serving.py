@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.serving.active_models import ModelSlots, Pair
-from models.types import StepModel
-from online.codec.wire import Prediction
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.offline_models.loading import full_inputs, full_models
-from streams.offline_models.loads import BackgroundLoads
-from streams.offline_models.model_updates import Ref, update_record
-from streams.offline_models.serving import FullModels, FullTask
-from streams.ops.metrics import Metrics
 from tests.streams.full_events import START, events, feature, loaded, predictions
 from tests.streams.full_graphs import LOGIT, Models
+from weir.models.serving.active_models import ModelSlots, Pair
+from weir.models.types import StepModel
+from weir.online.codec.wire import Prediction
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.offline_models.loading import full_inputs, full_models
+from weir.streams.offline_models.loads import BackgroundLoads
+from weir.streams.offline_models.model_updates import Ref, update_record
+from weir.streams.offline_models.serving import FullModels, FullTask
+from weir.streams.ops.metrics import Metrics
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.codec.wire import ModelUpdate
-from streams.offline_models.model_updates import UpdateFold, decode_updates, encode_update, update_record
+from weir.online.codec.wire import ModelUpdate
+from weir.streams.offline_models.model_updates import UpdateFold, decode_updates, encode_update, update_record
 
 DIGEST = "sha256:" + "0" * 64
 

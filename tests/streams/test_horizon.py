@@ -7,12 +7,12 @@ import logging
 import numpy as np
 import pytest
 
-from online.batch import PredictionBatch
-from online.labels.join import LabelJoiner
-from online.labels.join_policy import JoinPolicy
-from streams.kafka.admin.topic_specs import ActualTopic, short_of_horizons
-from streams.ops.metrics import Metrics
-from streams.worker.horizon import Horizon
+from weir.online.batch import PredictionBatch
+from weir.online.labels.join import LabelJoiner
+from weir.online.labels.join_policy import JoinPolicy
+from weir.streams.kafka.admin.topic_specs import ActualTopic, short_of_horizons
+from weir.streams.ops.metrics import Metrics
+from weir.streams.worker.horizon import Horizon
 
 DAY = 86_400.0
 

@@ -9,17 +9,17 @@ import numpy as np
 import orjson
 import pytest
 
-import streams.demo
-from online.codec.wire import Alert, Example, Prediction, RetrainRequest, WireModel
-from streams.config import topics
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.records import Record
-from streams.reject_limit import RejectPolicy
-from streams.task_files import load_task
+import weir.streams.demo
 from tests.streams.host_runs import PARTITIONS, inputs, tasks
+from weir.online.codec.wire import Alert, Example, Prediction, RetrainRequest, WireModel
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.records import Record
+from weir.streams.reject_limit import RejectPolicy
+from weir.streams.task_files import load_task
 
-SHIPPED = [load_task(path) for path in sorted((Path(streams.demo.__file__).parent / "tasks").glob("*.toml"))]
+SHIPPED = [load_task(path) for path in sorted((Path(weir.streams.demo.__file__).parent / "tasks").glob("*.toml"))]
 READINGS = (1e15, -1e15, 1e15, 0.0, 5e-324, -5e-324, 1e8, 2.2250738585072014e-308)
 AMOUNTS = (1e12, 0.0, 5e-324, 1e-300, 1e12, 999_999_999_999.99)
 MODELS: dict[str, type[WireModel]] = {

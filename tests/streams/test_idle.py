@@ -11,14 +11,14 @@ import orjson
 import pytest
 from faust.types import TP
 
-from streams.config import topics
-from streams.config.settings import Settings
-from streams.records import Record
-from streams.redis.partitions.partition_store import Lane
-from streams.worker.idle import IdleTime
-from streams.worker.lane import PendingWrite
 from tests.streams.score_lanes import NOW, Lanes
 from tests.streams.test_worker_scoring import SILENT, SPEND
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings
+from weir.streams.records import Record
+from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.worker.idle import IdleTime
+from weir.streams.worker.lane import PendingWrite
 
 DAY = 86_400.0
 

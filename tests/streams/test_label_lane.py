@@ -12,15 +12,15 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import PredictionBatch, ScoredBatch
-from online.labels.join import RowsToRead
-from online.stages.labelling import LabelOutput
-from streams.config import topics
-from streams.kafka.produce.producer import Sent
-from streams.redis.partitions.label_journal import OffsetRange, StoredLane
-from streams.worker.labelling.label_partition import LabelLane
-from streams.worker.labelling.pending_step import PendingStep
 from tests.streams.lane_context import Context
+from weir.online.batch import PredictionBatch, ScoredBatch
+from weir.online.labels.join import RowsToRead
+from weir.online.stages.labelling import LabelOutput
+from weir.streams.config import topics
+from weir.streams.kafka.produce.producer import Sent
+from weir.streams.redis.partitions.label_journal import OffsetRange, StoredLane
+from weir.streams.worker.labelling.label_partition import LabelLane
+from weir.streams.worker.labelling.pending_step import PendingStep
 
 TASK = "t"
 

@@ -7,14 +7,14 @@ from typing import Any, cast
 
 import pytest
 
-from online.codec.encode import encode_model
-from online.codec.predictions import ScoredShape
-from online.codec.wire import Label
-from streams.config import topics
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.records import Record
-from streams.worker.labelling.step_reader import LaneReader
 from tests.streams.lane_context import Context
+from weir.online.codec.encode import encode_model
+from weir.online.codec.predictions import ScoredShape
+from weir.online.codec.wire import Label
+from weir.streams.config import topics
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.records import Record
+from weir.streams.worker.labelling.step_reader import LaneReader
 
 NOW = 1.8e9
 

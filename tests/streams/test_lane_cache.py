@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from online.errors import StateError
-from streams.redis.partitions.flush import Change, Writes, flush_arguments
-from streams.redis.partitions.partition_record import (
+from tests.streams.score_lanes import EmptyRedis
+from weir.online.errors import StateError
+from weir.streams.redis.partitions.flush import Change, Writes, flush_arguments
+from weir.streams.redis.partitions.partition_record import (
     POSITION_AND_NONCE,
     LaneRecord,
     decode_position,
     decode_record,
     encode_record,
 )
-from streams.redis.partitions.partition_store import LaneStore
-from streams.redis.partitions.row_cache import PINNED_PREFETCHES, RowCache
-from streams.redis.resp import framed_keys
-from streams.redis.store_errors import LaneMoved
-from streams.redis.stored_rows import decode_row, encode_row, unpack_rows
-from tests.streams.score_lanes import EmptyRedis
+from weir.streams.redis.partitions.partition_store import LaneStore
+from weir.streams.redis.partitions.row_cache import PINNED_PREFETCHES, RowCache
+from weir.streams.redis.resp import framed_keys
+from weir.streams.redis.store_errors import LaneMoved
+from weir.streams.redis.stored_rows import decode_row, encode_row, unpack_rows
 
 WIDTH = 8
 LANE = ("user-events", 3)

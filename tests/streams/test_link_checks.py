@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from streams.checks.link_checks import link_warnings, warn_of_links
-from streams.checks.redis_checks import check_redis
-from streams.cli.doctor import check_store
-from streams.config.settings import KafkaSettings, RedisSettings, SecretUrl, Settings
+from weir.streams.checks.link_checks import link_warnings, warn_of_links
+from weir.streams.checks.redis_checks import check_redis
+from weir.streams.cli.doctor import check_store
+from weir.streams.config.settings import KafkaSettings, RedisSettings, SecretUrl, Settings
 
 LOGIN: dict[str, Any] = {"username": "weir", "password": "hush"}
 

@@ -8,17 +8,17 @@ import numpy as np
 import orjson
 import pytest
 
-from online.batch import EventBatch
-from online.task.spec import TaskSpec
-from streams.checks.findings import Check
-from streams.checks.live_checks import check_live, odd, samples_of
-from streams.config.settings import WorkerSettings
-from streams.ops.exposition import Exposition
-from streams.ops.instruments import Counter
-from streams.ops.metrics import Metrics
-from streams.ops.web import WebServer
-from streams.records import Record
 from tests.streams.score_lanes import NOW, Lanes
+from weir.online.batch import EventBatch
+from weir.online.task.spec import TaskSpec
+from weir.streams.checks.findings import Check
+from weir.streams.checks.live_checks import check_live, odd, samples_of
+from weir.streams.config.settings import WorkerSettings
+from weir.streams.ops.exposition import Exposition
+from weir.streams.ops.instruments import Counter
+from weir.streams.ops.metrics import Metrics
+from weir.streams.ops.web import WebServer
+from weir.streams.records import Record
 
 
 def batch(n: int, amount: float = 5.0, country: str | None = "DE") -> EventBatch:

@@ -14,17 +14,17 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from docs.pages.limits import page
 from docs.pages.metrics import reference
-from online.codec.limits import InputLimits
-from online.intake_policy import IntakePolicy
-from streams.config.settings import TopicSettings
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.kafka.consume.offset_tracker import CompletedOffsets
-from streams.ops.exposition import Exposition
-from streams.ops.instruments import Histogram
-from streams.ops.metric_definitions import DEFINITIONS, CounterName, GaugeName, HistogramName, MetricName, Stage
-from streams.ops.metric_registry import Registry
-from streams.ops.metrics import Metrics, letter_class
-from streams.records import Record
+from weir.online.codec.limits import InputLimits
+from weir.online.intake_policy import IntakePolicy
+from weir.streams.config.settings import TopicSettings
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.consume.offset_tracker import CompletedOffsets
+from weir.streams.ops.exposition import Exposition
+from weir.streams.ops.instruments import Histogram
+from weir.streams.ops.metric_definitions import DEFINITIONS, CounterName, GaugeName, HistogramName, MetricName, Stage
+from weir.streams.ops.metric_registry import Registry
+from weir.streams.ops.metrics import Metrics, letter_class
+from weir.streams.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {kind: set(get_args(names)) for kind, names in

@@ -10,24 +10,24 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from online.batch import IntVector
-from online.codec.predictions import ScoredShape
-from online.stages.labelling import LabelOutput
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.config.settings import Settings
-from streams.kafka.consume.fetched_batch import Slice
-from streams.kafka.kafka_errors import RecordTooLarge
-from streams.kafka.partitioners import partitions_of
-from streams.kafka.produce.producer import Sent
-from streams.kafka.produce.record_columns import Columns
-from streams.records import Record
-from streams.redis.partitions.label_journal import OffsetRange as TakenStep
-from streams.redis.partitions.label_journal import StoredLane
-from streams.worker.labelling.publisher import Made, StepPublisher
-from streams.worker.labelling.step_reader import LaneReader
-from streams.worker.lane import PendingWrite
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
+from weir.online.batch import IntVector
+from weir.online.codec.predictions import ScoredShape
+from weir.online.stages.labelling import LabelOutput
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings
+from weir.streams.kafka.consume.fetched_batch import Slice
+from weir.streams.kafka.kafka_errors import RecordTooLarge
+from weir.streams.kafka.partitioners import partitions_of
+from weir.streams.kafka.produce.producer import Sent
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.records import Record
+from weir.streams.redis.partitions.label_journal import OffsetRange as TakenStep
+from weir.streams.redis.partitions.label_journal import StoredLane
+from weir.streams.worker.labelling.publisher import Made, StepPublisher
+from weir.streams.worker.labelling.step_reader import LaneReader
+from weir.streams.worker.lane import PendingWrite
 
 START = 1.7e9
 LANES = 3

@@ -11,15 +11,15 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from models.manifest import DataRange
-from models.registry.registry import Registry
-from online.codec.wire import ModelUpdate
-from online.errors import WeirError
-from streams.cli import model_moves
-from streams.cli.models import models_app
-from streams.config.settings import ModelSettings, load_settings
-from streams.errors import BrokerError, UsageError
 from tests.models.graphs import candidate
+from weir.models.manifest import DataRange
+from weir.models.registry.registry import Registry
+from weir.online.codec.wire import ModelUpdate
+from weir.online.errors import WeirError
+from weir.streams.cli import model_moves
+from weir.streams.cli.models import models_app
+from weir.streams.config.settings import ModelSettings, load_settings
+from weir.streams.errors import BrokerError, UsageError
 
 BEFORE = 1.7e9
 

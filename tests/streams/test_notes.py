@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from online.task.spec import TaskSpec
-from streams.backtest.runner import BacktestResult, run_backtest
-from streams.cli.main import app
-from streams.errors import UsageError
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.runner import BacktestResult, run_backtest
+from weir.streams.cli.main import app
+from weir.streams.errors import UsageError
 
 DAY, T0, N = 86_400.0, 1_767_571_200.0, 600
 TASK = """

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from streams.errors import StateError
-from streams.redis.partitions import opening
-from streams.redis.partitions.opening import PAGE_BYTES, read_lane
-from streams.redis.partitions.partition_record import POSITION_AND_NONCE, LaneRecord, encode_record
+from weir.streams.errors import StateError
+from weir.streams.redis.partitions import opening
+from weir.streams.redis.partitions.opening import PAGE_BYTES, read_lane
+from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE, LaneRecord, encode_record
 
 
 class OneLane:

@@ -10,14 +10,14 @@ from typing import Any, cast
 import pytest
 from faust.types import TP
 
-from streams.config.settings import Settings
-from streams.errors import BrokerError, StateError, TooManyRejects, UsageError
-from streams.kafka.kafka_errors import DeliveryError, RecordsDeleted
-from streams.ops.metrics import Metrics
-from streams.redis.partitions.label_journal import StepsTaken
-from streams.redis.partitions.partition_store import Lane
-from streams.redis.store_errors import StoreRefused, StoreUnavailable
-from streams.worker.pauses import QUICK_S, QUICK_TRIES, TELL_S, Pauses
+from weir.streams.config.settings import Settings
+from weir.streams.errors import BrokerError, StateError, TooManyRejects, UsageError
+from weir.streams.kafka.kafka_errors import DeliveryError, RecordsDeleted
+from weir.streams.ops.metrics import Metrics
+from weir.streams.redis.partitions.label_journal import StepsTaken
+from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.redis.store_errors import StoreRefused, StoreUnavailable
+from weir.streams.worker.pauses import QUICK_S, QUICK_TRIES, TELL_S, Pauses
 
 LANE: Lane = ("user-events", 1)
 TP1 = TP("user-events", 1)

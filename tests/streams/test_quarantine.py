@@ -10,21 +10,21 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from online.batch import ExampleBatch
-from online.codec.encode import encode_examples, encode_model
-from online.codec.example_log import decode_example_log
-from online.codec.wire import ExampleQuarantine
-from online.errors import StateError
-from online.learners.factory import build_learner
-from online.learners.online_model import OnlineModel
-from online.stages.quarantine import Quarantine, between, find_quarantines
-from streams.kafka.consume.fetched_batch import Slice
-from streams.kafka.consume.range_reader import RangeReader
-from streams.model_replicas.fold import ExampleFold, FoldState
-from streams.model_replicas.model_snapshots import ModelSnapshots
-from streams.model_replicas.refold import fold_again
-from streams.records import Record
 from tests.streams.test_following import KINDS, SPECS, examples, names_of
+from weir.online.batch import ExampleBatch
+from weir.online.codec.encode import encode_examples, encode_model
+from weir.online.codec.example_log import decode_example_log
+from weir.online.codec.wire import ExampleQuarantine
+from weir.online.errors import StateError
+from weir.online.learners.factory import build_learner
+from weir.online.learners.online_model import OnlineModel
+from weir.online.stages.quarantine import Quarantine, between, find_quarantines
+from weir.streams.kafka.consume.fetched_batch import Slice
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.model_replicas.fold import ExampleFold, FoldState
+from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+from weir.streams.model_replicas.refold import fold_again
+from weir.streams.records import Record
 
 
 class Log:

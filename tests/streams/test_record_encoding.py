@@ -10,9 +10,9 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.kafka.produce.record_batches import EncodedBatch, encoded_batches
-from streams.kafka.produce.record_columns import Columns
-from streams.records import Record
+from weir.streams.kafka.produce.record_batches import EncodedBatch, encoded_batches
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.records import Record
 
 # The sizes around which a variable-length number takes one byte more.
 sizes = st.sampled_from([0, 1, 2, 62, 63, 64, 65, 130, 8_191, 8_192])

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from streams.checks.redis_checks import check_redis, findings
-from streams.config.settings import RedisSettings, SecretUrl
+from weir.streams.checks.redis_checks import check_redis, findings
+from weir.streams.config.settings import RedisSettings, SecretUrl
 
 GOOD = {"redis_version": "7.2.11", "aof_enabled": 1, "aof_last_write_status": "ok", "maxmemory": 0}
 

@@ -10,24 +10,24 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from online.batch import UpdateBatch
-from online.codec.predictions import ScoredShape
-from online.codec.row_updates import encode_updates
-from online.codec.wire import REASON_CHARS, DeadLetter
-from streams.config import topics
-from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
-from streams.kafka.consume.offset_tracker import Ticket
-from streams.ops.metrics import Metrics
-from streams.outputs import KEY_KEPT, dead_letter, letter_room
-from streams.records import Record, RefusedRecord
-from streams.redis.partitions.label_journal import OffsetRange as Taken
-from streams.worker.inference.batch_pool import Pool
-from streams.worker.inference.inference_partition import InferenceLane
-from streams.worker.labelling.step_reader import LaneReader
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
 from tests.streams.test_full_remote_reasons import INPUTS, runner
 from tests.streams.test_worker_journal import SideMemory
 from tests.streams.test_worker_scoring import START, TASKS, records_of, run
+from weir.online.batch import UpdateBatch
+from weir.online.codec.predictions import ScoredShape
+from weir.online.codec.row_updates import encode_updates
+from weir.online.codec.wire import REASON_CHARS, DeadLetter
+from weir.streams.config import topics
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
+from weir.streams.kafka.consume.offset_tracker import Ticket
+from weir.streams.ops.metrics import Metrics
+from weir.streams.outputs import KEY_KEPT, dead_letter, letter_room
+from weir.streams.records import Record, RefusedRecord
+from weir.streams.redis.partitions.label_journal import OffsetRange as Taken
+from weir.streams.worker.inference.batch_pool import Pool
+from weir.streams.worker.inference.inference_partition import InferenceLane
+from weir.streams.worker.labelling.step_reader import LaneReader
 
 LARGE = RefusedRecord(
     1, "oversized: 3000000 bytes, allowed 1048576", Record(b"k", b"{head", NOW), None, 3_000_000, "ab" * 32

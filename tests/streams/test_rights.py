@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from docs.pages.security import DANGERS, page
-from streams.checks.rights import PRINCIPALS, READ_COMMANDS, grants, groups_of, redis_user
-from streams.cli import main
-from streams.config import topics
-from streams.config.settings import Settings, TopicSettings
-from streams.redis.client import COMMANDS, acl_line
+from weir.streams.checks.rights import PRINCIPALS, READ_COMMANDS, grants, groups_of, redis_user
+from weir.streams.cli import main
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings, TopicSettings
+from weir.streams.redis.client import COMMANDS, acl_line
 
 ROOT = Path(__file__).resolve().parents[2]
 BY_NAME = {p.name: p for p in PRINCIPALS}

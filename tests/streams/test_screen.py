@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from streams.demo.screen.display import DemoDisplay
-from streams.demo.screen.number_words import short_count, sparkline
-from streams.demo.screen.plain_lines import plain_line
-from streams.demo.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, FullRow, Severity, TaskRow
-from streams.demo.screen.summary import render_summary
-from streams.demo.screen.view import ScreenView, render_screen
+from weir.streams.demo.screen.display import DemoDisplay
+from weir.streams.demo.screen.number_words import short_count, sparkline
+from weir.streams.demo.screen.plain_lines import plain_line
+from weir.streams.demo.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, FullRow, Severity, TaskRow
+from weir.streams.demo.screen.summary import render_summary
+from weir.streams.demo.screen.view import ScreenView, render_screen
 
 SIZES = [(80, 24), (100, 30), (160, 50)]
 SEVERITIES: tuple[Severity, ...] = ("critical", "high", "medium", "low")

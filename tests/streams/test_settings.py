@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from streams.config import topics
-from streams.config.settings import (
+from weir.streams.config import topics
+from weir.streams.config.settings import (
     KafkaSettings,
     RedisSettings,
     SecretUrl,
@@ -20,7 +20,7 @@ from streams.config.settings import (
     WorkerSettings,
     load_settings,
 )
-from streams.errors import UsageError
+from weir.streams.errors import UsageError
 
 SASL = {"security_protocol": "SASL_SSL", "username": "weir", "password": "hush-hush"}
 

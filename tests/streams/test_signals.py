@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from streams.ops.signals import StopSignals
+from weir.streams.ops.signals import StopSignals
 
 
 def test_the_first_signal_stops_and_a_second_ctrl_c_does_not_wait() -> None:

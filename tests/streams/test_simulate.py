@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from online.codec.wire import DeviceEvent, Label, UserEvent
-from streams.simulate import TOPICS, RecordBlock, SimulationConfig, SimulationTruth, simulate, truth
-from streams.simulate.dirt import BREAKAGES
+from weir.online.codec.wire import DeviceEvent, Label, UserEvent
+from weir.streams.simulate import TOPICS, RecordBlock, SimulationConfig, SimulationTruth, simulate, truth
+from weir.streams.simulate.dirt import BREAKAGES
 
 CLEAN = {"malformed_share": 0.0, "duplicate_share": 0.0, "late_share": 0.0}
 USER_FIELDS = {"v", "event_id", "type", "user_id", "ts", "amount", "merchant_id", "device_id", "session_id",

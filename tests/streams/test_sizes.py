@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from online.batch import PredictionBatch, ScoredBatch
-from online.codec.encode import encode_alerts, encode_scored
-from online.codec.wire import FEATURE_MAX, REASON_CHARS, Alert, Reason
-from online.stages.scoring import ScoringStage
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.config.topics import DEFAULT_RECORD_BYTES
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.errors import UsageError
-from streams.worker.sizes import check_sizes, largest_records
+from weir.online.batch import PredictionBatch, ScoredBatch
+from weir.online.codec.encode import encode_alerts, encode_scored
+from weir.online.codec.wire import FEATURE_MAX, REASON_CHARS, Alert, Reason
+from weir.online.stages.scoring import ScoringStage
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.config.topics import DEFAULT_RECORD_BYTES
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.errors import UsageError
+from weir.streams.worker.sizes import check_sizes, largest_records
 
 TASK = TaskSpec.from_toml("""
 name = "spend"

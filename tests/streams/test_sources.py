@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.task.column_plan import columns_of
-from online.task.spec import TaskSpec
-from streams.backtest.event_files import FileSource, SourceBatch
-from streams.errors import UsageError
+from weir.online.task.column_plan import columns_of
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.event_files import FileSource, SourceBatch
+from weir.streams.errors import UsageError
 
 TASK = """
 name = "fraud"

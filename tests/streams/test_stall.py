@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from streams.config.settings import RedisSettings
-from streams.ops.stall import LoopStall
-from streams.redis.client import RedisClient
+from weir.streams.config.settings import RedisSettings
+from weir.streams.ops.stall import LoopStall
+from weir.streams.redis.client import RedisClient
 
 
 @pytest.mark.parametrize("busy", [True, False])

@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from streams.cli.main import COMMANDS, app
+from weir.streams.cli.main import COMMANDS, app
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
@@ -33,7 +33,7 @@ import contextlib, io, json, sys
 print(json.dumps(sorted(sys.modules)))
 """
 HELP_OF = """
-from streams.cli.main import app
+from weir.streams.cli.main import app
 for words in {commands!r}:
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         app([*words, "--help"], prog_name="weir", standalone_mode=False)
@@ -78,7 +78,7 @@ def test_help_imports_nothing_heavy(name: str) -> None:
 )
 def test_a_wrong_command_line_imports_nothing_heavy_but_what_prints_the_error(words: list[str]) -> None:
     code = f"""
-from streams.cli.main import run
+from weir.streams.cli.main import run
 sys.argv = ["weir", *{words!r}]
 with contextlib.redirect_stderr(io.StringIO()) as told, contextlib.suppress(SystemExit):
     run()
@@ -88,11 +88,11 @@ assert told.getvalue().startswith("error: "), told.getvalue()
 
 
 def test_settings_import_nothing_heavy() -> None:
-    assert not HEAVY & modules_after("from streams.config.settings import load_settings; load_settings()")
+    assert not HEAVY & modules_after("from weir.streams.config.settings import load_settings; load_settings()")
 
 
 def test_a_module_that_is_heavy_is_seen() -> None:
-    assert "numba" in modules_after("import online.stages.scoring")
+    assert "numba" in modules_after("import weir.online.stages.scoring")
 
 
 def test_a_worker_holds_only_what_its_tasks_need(tmp_path: Path) -> None:
@@ -102,9 +102,9 @@ def test_a_worker_holds_only_what_its_tasks_need(tmp_path: Path) -> None:
     forest = f'{head}[model]\nkind = "adaptive_forest"\n[labels.silence]{tail.partition("[labels.silence]")[2]}'
     (tmp_path / "forest.toml").write_text(forest)
     code = f"""
-import streams.worker.run
+import weir.streams.worker.run
 from pathlib import Path
-from streams.task_files import load_task
+from weir.streams.task_files import load_task
 load_task(Path({str(churn)!r}))
 """
     unwanted = NOT_IN_A_WORKER & modules_after(code)
@@ -123,7 +123,7 @@ def test_the_table_of_commands_says_what_their_help_says(name: str) -> None:
 def test_every_module_of_a_command_is_in_the_table() -> None:
     found = set()
     for path in (ROOT / "streams" / "cli").glob("*.py"):
-        held = vars(import_module(f"streams.cli.{path.stem}"))
+        held = vars(import_module(f"weir.streams.cli.{path.stem}"))
         if f"{path.stem}_command" in held or isinstance(held.get(f"{path.stem}_app"), typer.Typer):
             found.add(path.stem.replace("_", "-"))
     assert found == set(COMMANDS)

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from online.task.column_plan import columns_of
-from online.task.spec import TaskSpec
-from streams.backtest.event_files import FileSource
-from streams.backtest.runner import run_backtest
-from streams.errors import UsageError
+from weir.online.task.column_plan import columns_of
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.event_files import FileSource
+from weir.streams.backtest.runner import run_backtest
+from weir.streams.errors import UsageError
 
 TASK = """
 name = "fraud"

@@ -7,10 +7,10 @@ import logging
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.codec.wire import RetrainRequest
-from streams.cli.process import _SafeLines
-from streams.text import printable
-from streams.trainer.task_state import RetrainAsk
+from weir.online.codec.wire import RetrainRequest
+from weir.streams.cli.process import _SafeLines
+from weir.streams.text import printable
+from weir.streams.trainer.task_state import RetrainAsk
 
 FORGED = "drift\n2026-11-28 10:00:00 ERROR weir: all is lost\x1b[2J\u202etxt.exe"
 

@@ -13,12 +13,12 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
-from online.task.spec import TaskSpec
-from streams.backtest.runner import run_backtest
-from streams.config import topics
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.records import Record
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.runner import run_backtest
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.records import Record
 
 # Batches of wire dumps have the default size.
 DAY, T0, N, EACH = 86_400.0, 1_767_571_200.0, 2_048, 512

@@ -9,19 +9,19 @@ from typing import TypeVar
 
 import pytest
 
-from models.registry.registry import open_files
-from models.types import Built
-from streams.trainer.job.live_examples import LiveRows
-from streams.trainer.state_journal import FilesJournal, MemoryJournal
-from streams.trainer.trainer_errors import LeaseLostError
 from tests.streams.trainer_fakes import NOW, FakeShelf, SkillBuilder, World, spec
+from weir.models.registry.registry import open_files
+from weir.models.types import Built
+from weir.streams.trainer.job.live_examples import LiveRows
+from weir.streams.trainer.state_journal import FilesJournal, MemoryJournal
+from weir.streams.trainer.trainer_errors import LeaseLostError
 
 T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, "streams.trainer")
+    caplog.set_level(logging.CRITICAL, "weir.streams.trainer")
 
 
 @pytest.fixture

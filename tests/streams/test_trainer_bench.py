@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from models.registry.registry_errors import RegistryError
-from streams.trainer.job.job_files import JobWorkshop
-from streams.trainer.task_supervisor import TaskSupervisor
 from tests.streams.trainer_fakes import FakeShelf, World, fake_score, request, training_data
+from weir.models.registry.registry_errors import RegistryError
+from weir.streams.trainer.job.job_files import JobWorkshop
+from weir.streams.trainer.task_supervisor import TaskSupervisor
 
 
 def bench(world: World, shelf: Any = None) -> TaskSupervisor:

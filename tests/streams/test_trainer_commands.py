@@ -10,12 +10,12 @@ import typer
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from online.errors import TaskError
-from streams.cli.retrain import retrain_command
-from streams.cli.trainer import trainer_command
-from streams.config.trainer_settings import TrainerSettings
-from streams.errors import UsageError
 from tests.streams.trainer_fakes import SPEC, World, spec
+from weir.online.errors import TaskError
+from weir.streams.cli.retrain import retrain_command
+from weir.streams.cli.trainer import trainer_command
+from weir.streams.config.trainer_settings import TrainerSettings
+from weir.streams.errors import UsageError
 
 
 @pytest.mark.parametrize("command", [trainer_command, retrain_command])

@@ -8,18 +8,18 @@ from typing import Any
 import orjson
 import pytest
 
-from models.registry.registry import Registry
-from online.codec.wire import ModelUpdate, RetrainRequest
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded.embedded_host import EmbeddedHost
-from streams.embedded.embedded_log import EmbeddedLog
-from streams.offline_models.loading import full_models
-from streams.offline_models.model_updates import update_record
-from streams.records import Record
-from streams.simulate import SimulationConfig, simulate
-from streams.trainer.embedded_trainer import EmbeddedTrainer
-from streams.trainer.job.job_runner import InlineRunner
+from weir.models.registry.registry import Registry
+from weir.online.codec.wire import ModelUpdate, RetrainRequest
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.offline_models.loading import full_models
+from weir.streams.offline_models.model_updates import update_record
+from weir.streams.records import Record
+from weir.streams.simulate import SimulationConfig, simulate
+from weir.streams.trainer.embedded_trainer import EmbeddedTrainer
+from weir.streams.trainer.job.job_runner import InlineRunner
 
 TASK = """
 name = "fraud"

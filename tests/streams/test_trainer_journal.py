@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from models.registry.registry import open_files
-from online.errors import StateError
-from streams.trainer.state_journal import FilesJournal, Journal, MemoryJournal
-from streams.trainer.task_state import TaskState, decode, encode
+from weir.models.registry.registry import open_files
+from weir.online.errors import StateError
+from weir.streams.trainer.state_journal import FilesJournal, Journal, MemoryJournal
+from weir.streams.trainer.task_state import TaskState, decode, encode
 
 
 @pytest.fixture(params=["memory", "directory", "object store"])

@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from models.types import Built
-from online.batch import ExampleBatch
-from online.codec.encode import encode_examples
-from online.errors import TaskError
-from streams.trainer.job.live_examples import LiveRows, decode_live
-from streams.trainer.job.promotion import PhaseState, PromotionPhase, PromotionRules
 from tests.streams.trainer_fakes import NOW, SkillBuilder, World
+from weir.models.types import Built
+from weir.online.batch import ExampleBatch
+from weir.online.codec.encode import encode_examples
+from weir.online.errors import TaskError
+from weir.streams.trainer.job.live_examples import LiveRows, decode_live
+from weir.streams.trainer.job.promotion import PhaseState, PromotionPhase, PromotionRules
 
 FEATURES = ("amount", "full.logit", "full.known", "full.version", "full.provider", "full.shadow_logit",
             "full.shadow_version")  # fmt: skip

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from models.errors import ModelError
-from models.types import TrainingStoppedError
-from online.task.full_spec import FullSpec
-from streams.errors import UsageError
-from streams.trainer.job.job_runner import InlineRunner, SubprocessRunner
-from streams.trainer.job.job_steps import BuildWork, get, own_directory, put
-from streams.trainer.trainer_errors import WorkDiedError
 from tests.streams.trainer_fakes import DAY, NOW, SkillBuilder, World, spec, training_data
+from weir.models.errors import ModelError
+from weir.models.types import TrainingStoppedError
+from weir.online.task.full_spec import FullSpec
+from weir.streams.errors import UsageError
+from weir.streams.trainer.job.job_runner import InlineRunner, SubprocessRunner
+from weir.streams.trainer.job.job_steps import BuildWork, get, own_directory, put
+from weir.streams.trainer.trainer_errors import WorkDiedError
 
 
 def build(tmp_path: Path, mood: str, skill: float = 2.0) -> BuildWork:

@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from online.errors import TaskError
-from streams.trainer.task_state import TaskState, encode
-from streams.trainer.triggers import check_schedule, consider, due, scheduled
 from tests.streams.trainer_fakes import DAY, NOW, World, asked, spec
+from weir.online.errors import TaskError
+from weir.streams.trainer.task_state import TaskState, encode
+from weir.streams.trainer.triggers import check_schedule, consider, due, scheduled
 
 MONDAY = 1_709_521_200.0
 """2024-03-04 03:00 UTC."""

@@ -12,24 +12,24 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from models.registry.registry_errors import RegistryError
-from online.codec.wire import ModelUpdate
-from streams.ops.metric_registry import Registry
-from streams.ops.web import WebServer
-from streams.trainer.job.job_files import JobWorkshop
-from streams.trainer.job.job_runner import InlineRunner
-from streams.trainer.state_journal import Journal, MemoryJournal
-from streams.trainer.task_supervisor import TaskSupervisor
-from streams.trainer.trainer_status import TrainerStatus
 from tests.streams.trainer_fakes import NOW, Clock, FakeShelf, SkillBuilder, World, fake_score, request, spec
 from tests.streams.trainer_fakes import training_data as data
+from weir.models.registry.registry_errors import RegistryError
+from weir.online.codec.wire import ModelUpdate
+from weir.streams.ops.metric_registry import Registry
+from weir.streams.ops.web import WebServer
+from weir.streams.trainer.job.job_files import JobWorkshop
+from weir.streams.trainer.job.job_runner import InlineRunner
+from weir.streams.trainer.state_journal import Journal, MemoryJournal
+from weir.streams.trainer.task_supervisor import TaskSupervisor
+from weir.streams.trainer.trainer_status import TrainerStatus
 
 Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, "streams.trainer")
+    caplog.set_level(logging.CRITICAL, "weir.streams.trainer")
 
 
 class Away(MemoryJournal):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from online.errors import StateError
-from online.intake_policy import IntakePolicy
-from online.metrics.arrays import unpack
-from online.stages.admission import Admission
-from streams.redis.blobs import MOST_BYTES, PART_BYTES, BlobRef, _pack, _unpack
-from streams.trainer.job.live_examples import _read
-from streams.trainer.task_state import decode
-from streams.worker.inference.inference_wire import Answer, decode_answer, decode_request
+from weir.online.errors import StateError
+from weir.online.intake_policy import IntakePolicy
+from weir.online.metrics.arrays import unpack
+from weir.online.stages.admission import Admission
+from weir.streams.redis.blobs import MOST_BYTES, PART_BYTES, BlobRef, _pack, _unpack
+from weir.streams.trainer.job.live_examples import _read
+from weir.streams.trainer.task_state import decode
+from weir.streams.worker.inference.inference_wire import Answer, decode_answer, decode_request
 
 DEEP = b'{"task":"fraud","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 JSON = [b'{"task":"fra\xff\xfe","event_id":"e"}', DEEP, b"{", b""]

@@ -14,11 +14,11 @@ PROGRAM = """
 import sys
 from pathlib import Path
 
-from online.drift.drift_policy import DriftPolicy
-from online.learners.factory import LearnerSpec
-from streams.demo import demo_warmup as warmup
-from streams.task_files import load_task
-from streams.worker.warmup import warm_up, warm_up_records
+from weir.online.drift.drift_policy import DriftPolicy
+from weir.online.learners.factory import LearnerSpec
+from weir.streams.demo import demo_warmup as warmup
+from weir.streams.task_files import load_task
+from weir.streams.worker.warmup import warm_up, warm_up_records
 
 path, *kinds = sys.argv[1:]
 task = load_task(Path(path))
@@ -56,7 +56,7 @@ def test_nothing_is_compiled_or_read_from_disk_after_it(arguments: tuple[str, ..
 
 _THREADS = """
 import sys, threading, types, msgspec
-from streams.worker.warmup import warm_up_structs
+from weir.streams.worker.warmup import warm_up_structs
 sys.setswitchinterval(1e-6)
 module = sys.modules["made"] = types.ModuleType("made")
 names = module.__dict__

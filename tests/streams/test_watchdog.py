@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.ops.watchdog import EXIT_STATUS, Watchdog, WatchdogPolicy, WatchdogState
+from weir.streams.ops.watchdog import EXIT_STATUS, Watchdog, WatchdogPolicy, WatchdogState
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,7 +140,7 @@ def test_the_thread_asks_whether_work_waits_for_a_link() -> None:
 def test_a_process_that_blocks_ends_with_its_stacks_shown(block: str, words: str) -> None:
     program = f"""
     import asyncio, logging, time
-    from streams.ops.watchdog import Watchdog, WatchdogPolicy
+    from weir.streams.ops.watchdog import Watchdog, WatchdogPolicy
 
     async def stuck_here():
         dog = Watchdog(WatchdogPolicy(0.3), lambda: "batch 42")

@@ -10,9 +10,9 @@ import numpy as np
 import orjson
 import pytest
 
-from streams.errors import UsageError
-from streams.ops.metrics import Metrics
-from streams.ops.web import WebServer
+from weir.streams.errors import UsageError
+from weir.streams.ops.metrics import Metrics
+from weir.streams.ops.web import WebServer
 
 
 class FakeStatus:

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from online.batch import EventBatch, LabelBatch
-from online.stages.pipeline import StepOutput, TaskPipeline
-from online.task.spec import TaskSpec
-from streams.backtest.runner import run_backtest
-from streams.backtest.wire_files import read_labels
-from streams.errors import UsageError
+from weir.online.batch import EventBatch, LabelBatch
+from weir.online.stages.pipeline import StepOutput, TaskPipeline
+from weir.online.task.spec import TaskSpec
+from weir.streams.backtest.runner import run_backtest
+from weir.streams.backtest.wire_files import read_labels
+from weir.streams.errors import UsageError
 
 DAY, T0 = 86_400.0, 1_760_000_000.0
 TASK = """

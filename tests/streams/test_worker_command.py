@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from online.task.spec import TaskSpec
-from streams.checks.findings import Check
-from streams.cli import process as process_cli
-from streams.cli import worker as worker_cli
-from streams.cli.worker import banner
-from streams.config.settings import KafkaSettings, RedisSettings, SecretUrl, Settings, WorkerSettings
-from streams.errors import UsageError
 from tests.streams.weir_commands import TASKS, weir
+from weir.online.task.spec import TaskSpec
+from weir.streams.checks.findings import Check
+from weir.streams.cli import process as process_cli
+from weir.streams.cli import worker as worker_cli
+from weir.streams.cli.worker import banner
+from weir.streams.config.settings import KafkaSettings, RedisSettings, SecretUrl, Settings, WorkerSettings
+from weir.streams.errors import UsageError
 
 
 @pytest.fixture
@@ -85,11 +85,13 @@ def test_a_missing_package_says_what_to_install(run: list[Any], monkeypatch: pyt
 def test_a_check_runs_nothing_and_fails_when_something_is_missing(
     run: list[Any], monkeypatch: pytest.MonkeyPatch, status: Any, code: int
 ) -> None:
-    monkeypatch.setattr("streams.checks.kafka_checks.check_kafka", lambda *_: [Check("Kafka", "OK", "1 broker")])
-    monkeypatch.setattr("streams.checks.redis_checks.check_redis", lambda *_: [Check("Redis", status, "hm", "mend it")])
-    for check in ("streams.checks.model_checks.check_full", "streams.worker.identity_checks.check_identity"):
+    monkeypatch.setattr("weir.streams.checks.kafka_checks.check_kafka", lambda *_: [Check("Kafka", "OK", "1 broker")])
+    monkeypatch.setattr(
+        "weir.streams.checks.redis_checks.check_redis", lambda *_: [Check("Redis", status, "hm", "mend it")]
+    )
+    for check in ("weir.streams.checks.model_checks.check_full", "weir.streams.worker.identity_checks.check_identity"):
         monkeypatch.setattr(check, lambda *_, **__: [])
-    monkeypatch.setattr("streams.checks.state_checks.check_state", lambda *_: [])
+    monkeypatch.setattr("weir.streams.checks.state_checks.check_state", lambda *_: [])
     found, output, _ = weir("worker", str(TASKS), "--check")
     assert found == code
     assert "mend it" in output

@@ -13,26 +13,26 @@ from faust.types import TP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.batch import EventBatch, UpdateBatch
-from online.codec.row_updates import encode_updates
-from online.errors import StateError
-from online.intake_policy import IntakePolicy
-from online.labels.silence import SilencePolicy, SilenceTimers
-from online.stages.admission import Admission
-from online.stages.scoring import ScoringStage
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.kafka.consume.offset_tracker import Ticket
-from streams.records import Record
-from streams.redis.partitions.partition_store import LaneRecord
-from streams.worker import journal as journal_module
-from streams.worker import update_partition as side_module
-from streams.worker.journal import LaneJournal
-from streams.worker.scoring import remembered_ids as remembered_module
-from streams.worker.update_partition import SideLane, side_layouts
 from tests.streams.lane_context import Context
+from weir.online.batch import EventBatch, UpdateBatch
+from weir.online.codec.row_updates import encode_updates
+from weir.online.errors import StateError
+from weir.online.intake_policy import IntakePolicy
+from weir.online.labels.silence import SilencePolicy, SilenceTimers
+from weir.online.stages.admission import Admission
+from weir.online.stages.scoring import ScoringStage
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.consume.offset_tracker import Ticket
+from weir.streams.records import Record
+from weir.streams.redis.partitions.partition_store import LaneRecord
+from weir.streams.worker import journal as journal_module
+from weir.streams.worker import update_partition as side_module
+from weir.streams.worker.journal import LaneJournal
+from weir.streams.worker.scoring import remembered_ids as remembered_module
+from weir.streams.worker.update_partition import SideLane, side_layouts
 
 # -- the journal of a score lane ---------------------------------------------------------------------------------------
 

@@ -13,19 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.intake_policy import IntakePolicy
-from online.stages.admission import Admission
-from online.stages.scoring import FeaturedBatch, PreparedBatch, ScoringStage
-from online.task.full_spec import columns
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.errors import StateError
-from streams.records import Record
-from streams.redis.partitions.partition_record import LaneRecord, encode_record
-from streams.redis.store_errors import LaneMoved, StoreUnavailable
-from streams.worker.inference.remote_port import Rows
-from streams.worker.lane import MOST_REFUSALS, PendingWrite
 from tests.streams.score_lanes import NOW, Lanes
+from weir.online.intake_policy import IntakePolicy
+from weir.online.stages.admission import Admission
+from weir.online.stages.scoring import FeaturedBatch, PreparedBatch, ScoringStage
+from weir.online.task.full_spec import columns
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.errors import StateError
+from weir.streams.records import Record
+from weir.streams.redis.partitions.partition_record import LaneRecord, encode_record
+from weir.streams.redis.store_errors import LaneMoved, StoreUnavailable
+from weir.streams.worker.inference.remote_port import Rows
+from weir.streams.worker.lane import MOST_REFUSALS, PendingWrite
 
 START = 1.7e9
 LANES = 3

@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.batch import PredictionBatch, ScoredBatch
-from streams.config import topics
-from streams.redis.partitions.label_journal import OffsetRange
-from streams.worker.labelling.pending_step import PendingStep, together
+from weir.online.batch import PredictionBatch, ScoredBatch
+from weir.streams.config import topics
+from weir.streams.redis.partitions.label_journal import OffsetRange
+from weir.streams.worker.labelling.pending_step import PendingStep, together
 
 
 def scored(start: int, rows: int) -> ScoredBatch:

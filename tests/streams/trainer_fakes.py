@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import ModelError
-from models.types import (
+from weir.models.errors import ModelError
+from weir.models.types import (
     Builder,
     Built,
     Float32Vector,
@@ -26,18 +26,18 @@ from models.types import (
     TrainingSet,
     TrainingStoppedError,
 )
-from online.codec.wire import ModelUpdate, RetrainRequest
-from online.task.full_spec import FullSpec
-from online.task.spec import TaskSpec
-from streams.trainer.job.job_files import JobWorkshop
-from streams.trainer.job.job_runner import InlineRunner, Runner
-from streams.trainer.job.job_stages import JobRunner
-from streams.trainer.job.live_examples import LiveRows
-from streams.trainer.leased_state import LeasedTaskState
-from streams.trainer.registry_port import Origin
-from streams.trainer.state_journal import Journal, MemoryJournal
-from streams.trainer.task_state import Effect, Job, RetrainAsk
-from streams.trainer.task_trainer import TaskTrainer
+from weir.online.codec.wire import ModelUpdate, RetrainRequest
+from weir.online.task.full_spec import FullSpec
+from weir.online.task.spec import TaskSpec
+from weir.streams.trainer.job.job_files import JobWorkshop
+from weir.streams.trainer.job.job_runner import InlineRunner, Runner
+from weir.streams.trainer.job.job_stages import JobRunner
+from weir.streams.trainer.job.live_examples import LiveRows
+from weir.streams.trainer.leased_state import LeasedTaskState
+from weir.streams.trainer.registry_port import Origin
+from weir.streams.trainer.state_journal import Journal, MemoryJournal
+from weir.streams.trainer.task_state import Effect, Job, RetrainAsk
+from weir.streams.trainer.task_trainer import TaskTrainer
 
 DAY = 86_400.0
 NOW = 1_700_000_000.0

@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from streams.cli import worker as worker_cli
-from streams.cli.features import features_app
+from weir.streams.cli import worker as worker_cli
+from weir.streams.cli.features import features_app
 
 TASKS = Path(__file__).resolve().parents[2] / "streams" / "demo" / "tasks"
 

@@ -1,6 +1,6 @@
 """Records of one shape, written and read a batch at a time by compiled code."""
 
-from online.codec.forms.form import (
+from weir.online.codec.forms.form import (
     COUNT,
     FLAG,
     MAYBE_NUMBER,

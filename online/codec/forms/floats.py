@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from online.codec.forms.machine_words import Bytes, U, high, jit_inline, leading_zeros, put, word
-from online.jit import njit
+from weir.online.codec.forms.machine_words import Bytes, U, high, jit_inline, leading_zeros, put, word
+from weir.online.jit import njit
 
 MAX_FLOAT_CHARS = 25
 """``-2.2250738585072014e-308`` has 24."""

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import numpy as np
 
-from online.batch import BoolVector, FloatMatrix, IntVector
-from online.codec.forms import form_kernel
-from online.codec.forms.floats import MAX_FLOAT_CHARS, SLACK
-from online.codec.forms.form_kernel import Ints
+from weir.online.batch import BoolVector, FloatMatrix, IntVector
+from weir.online.codec.forms import form_kernel
+from weir.online.codec.forms.floats import MAX_FLOAT_CHARS, SLACK
+from weir.online.codec.forms.form_kernel import Ints
 
 _CHUNK_ROWS = 256
 """Records written at a time, so that they stay in the processor's cache."""

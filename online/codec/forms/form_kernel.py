@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from online.codec.forms.floats import read_float, write_float, write_whole
-from online.codec.forms.machine_words import Bytes, U, jit_inline, put, word
-from online.jit import njit
+from weir.online.codec.forms.floats import read_float, write_float, write_whole
+from weir.online.codec.forms.machine_words import Bytes, U, jit_inline, put, word
+from weir.online.jit import njit
 
 Words = NDArray[np.uint64]
 Ints = NDArray[np.int64]

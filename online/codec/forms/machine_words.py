@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from online.jit import njit
+from weir.online.jit import njit
 
 Bytes = NDArray[np.uint8]
 U = np.uint64

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from online.batch import FloatVector
-from streams.backtest.tables.texts import Cells
+from weir.online.batch import FloatVector
+from weir.streams.backtest.tables.texts import Cells
 
 _UNITS = {"unix": 1.0, "unix_ms": 1e3, "unix_us": 1e6, "unix_ns": 1e9}
 _NAMES = {"unix": "seconds", "unix_ms": "milliseconds", "unix_us": "microseconds", "unix_ns": "nanoseconds"}

@@ -21,10 +21,10 @@ import pyarrow.ipc as ipc
 import pyarrow.json as pjson
 import pyarrow.parquet as pq
 
-from streams.backtest.tables.csv_dialect import SEPARATORS, dialect_of
-from streams.backtest.tables.opening import HEAD, KINDS, contents, files_of, place, readable
-from streams.backtest.tables.texts import as_text, plain
-from streams.errors import UsageError
+from weir.streams.backtest.tables.csv_dialect import SEPARATORS, dialect_of
+from weir.streams.backtest.tables.opening import HEAD, KINDS, contents, files_of, place, readable
+from weir.streams.backtest.tables.texts import as_text, plain
+from weir.streams.errors import UsageError
 
 
 @dataclass(slots=True)

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from online.batch import IntVector
-from online.task.spec import SourceSpec
-from streams.backtest.tables.texts import Cells, as_text
+from weir.online.batch import IntVector
+from weir.online.task.spec import SourceSpec
+from weir.streams.backtest.tables.texts import Cells, as_text
 
 TRUE = frozenset({"1", "true", "t", "yes", "y", "positive", "pos", "on", "wahr", "vrai", "ja", "oui"})
 FALSE = frozenset({"0", "-1", "false", "f", "no", "n", "negative", "neg", "off", "falsch", "faux", "nein", "non"})

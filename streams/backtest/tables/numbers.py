@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.backtest.tables.texts import Cells
+from weir.streams.backtest.tables.texts import Cells
 
 _NUMBER = re.compile(
     r"(?P<open>\()?(?P<sign>[-+]?)\s*(?P<before>[A-Z]{3}|[A-Z]{0,2}\$|[^\w\s.,()+-]|kr\.?|Rs\.?|Fr\.|zł)?\s*(?P<sign2>[-+]?)"

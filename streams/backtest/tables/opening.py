@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from streams.backtest.tables.csv_dialect import encoding_of
-from streams.errors import UsageError
+from weir.streams.backtest.tables.csv_dialect import encoding_of
+from weir.streams.errors import UsageError
 
 KINDS = "give CSV, JSONL, a JSON array, Parquet or Arrow, plain or compressed by gzip or zstd"
 HEAD = 1 << 16

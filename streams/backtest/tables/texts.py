@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.errors import UsageError
+from weir.streams.errors import UsageError
 
 MISSING_TEXTS = frozenset([
     "", "#n/a n/a", "#n/a", "#na", "#value!", "#div/0!", "#ref!", "#name?", "#null!", "#num!", "-1.#ind", "-1.#qnan",

@@ -9,9 +9,9 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 
-from streams.demo.screen.plain_lines import plain_line
-from streams.demo.screen.snapshot import DemoSnapshot
-from streams.demo.screen.view import ScreenView
+from weir.streams.demo.screen.plain_lines import plain_line
+from weir.streams.demo.screen.snapshot import DemoSnapshot
+from weir.streams.demo.screen.view import ScreenView
 
 
 class DemoDisplay:

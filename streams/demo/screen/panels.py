@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from streams.demo.screen.number_words import (
+from weir.streams.demo.screen.number_words import (
     clean,
     decimals,
     event_time,
@@ -21,7 +21,7 @@ from streams.demo.screen.number_words import (
     short_count,
     sparkline,
 )
-from streams.demo.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, FullRow, Severity, TaskRow
+from weir.streams.demo.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, FullRow, Severity, TaskRow
 
 SEVERITY_STYLES: Final[dict[Severity, str]] = {
     "critical": "bold white on red",

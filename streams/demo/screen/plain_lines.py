@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from streams.demo.screen.number_words import clean, event_time, minutes
-from streams.demo.screen.snapshot import DemoSnapshot
+from weir.streams.demo.screen.number_words import clean, event_time, minutes
+from weir.streams.demo.screen.snapshot import DemoSnapshot
 
 
 def plain_line(snapshot: DemoSnapshot) -> str:

@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from streams.demo.screen.number_words import clean, milliseconds
-from streams.demo.screen.panels import alerts, cut, drift_line, framed, full, health, quiet, tasks
-from streams.demo.screen.snapshot import DemoSnapshot
+from weir.streams.demo.screen.number_words import clean, milliseconds
+from weir.streams.demo.screen.panels import alerts, cut, drift_line, framed, full, health, quiet, tasks
+from weir.streams.demo.screen.snapshot import DemoSnapshot
 
 _ALERTS = 6
 _DRIFTS = 14

@@ -8,8 +8,8 @@ from typing import Final
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 
-from streams.demo.screen.panels import alerts, drifts, footer, full, header, health, tasks, vital_lines
-from streams.demo.screen.snapshot import DemoSnapshot
+from weir.streams.demo.screen.panels import alerts, drifts, footer, full, header, health, tasks, vital_lines
+from weir.streams.demo.screen.snapshot import DemoSnapshot
 
 SIDE_BY_SIDE: Final = 130
 """From this width on, drift stands beside the alerts instead of below them."""

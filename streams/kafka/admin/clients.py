@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from streams.errors import BrokerError, UsageError
+from weir.streams.errors import BrokerError, UsageError
 
 if TYPE_CHECKING:
-    from streams.config.settings import KafkaSettings
+    from weir.streams.config.settings import KafkaSettings
 
 MAX_RECORD_BYTES: Final = 2 * 1_048_576
 _WHY = re.compile(r"(?:Bootstrap connection to \S+ failed|Connection lost|Connection failed): (?:\w+Error: )?(.*)")
@@ -43,7 +43,7 @@ def admin_client(settings: KafkaSettings) -> Iterator[Any]:
 @contextmanager
 def consumer(settings: KafkaSettings, role: str) -> Iterator[Any]:
     """A ``KafkaConsumer`` without a group: partitions are assigned by hand and nothing is ever committed."""
-    from streams.kafka.admin.unpacking import unpack_within  # it brings the workers' transport
+    from weir.streams.kafka.admin.unpacking import unpack_within  # it brings the workers' transport
 
     with _client("KafkaConsumer", settings, role, group_id=None, enable_auto_commit=False) as client:
         unpack_within(client)
@@ -99,7 +99,7 @@ def _keep(networks: list[Any]) -> Callable[..., Any]:
 def unreachable(settings: KafkaSettings, seen: Sequence[str]) -> str:
     """Why no broker answered, from what kafka-python logged meanwhile, and what to check.
 
-    >>> from streams.config.settings import KafkaSettings
+    >>> from weir.streams.config.settings import KafkaSettings
     >>> print(unreachable(KafkaSettings(timeout_s=3), ["Connection failed: KafkaConnectionError: 111 ECONNREFUSED"]))
     no broker reachable at localhost:9092 within 3 s: 111 ECONNREFUSED. Nothing listens there: start the broker, or...
     """

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
-from streams.errors import BrokerError
-from streams.kafka.admin.clients import admin_client, kafka_module
-from streams.kafka.admin.topic_specs import ActualTopic, Difference, TopicSpec
+from weir.streams.errors import BrokerError
+from weir.streams.kafka.admin.clients import admin_client, kafka_module
+from weir.streams.kafka.admin.topic_specs import ActualTopic, Difference, TopicSpec
 
 if TYPE_CHECKING:
-    from streams.config.settings import KafkaSettings
+    from weir.streams.config.settings import KafkaSettings
 
 DEFAULT_RECORD_BYTES: Final = 1_048_588
 _LIMIT: Final = "max.message.bytes"

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
 
-from streams.config import topics
-from streams.errors import UsageError
-from streams.kafka.admin.printed_records import key_of, parse
-from streams.kafka.admin.reader import Start, read_one, read_present
+from weir.streams.config import topics
+from weir.streams.errors import UsageError
+from weir.streams.kafka.admin.printed_records import key_of, parse
+from weir.streams.kafka.admin.reader import Start, read_one, read_present
 
 if TYPE_CHECKING:
-    from online.codec.wire import DeadLetter
-    from streams.config.settings import TopicSettings
+    from weir.online.codec.wire import DeadLetter
+    from weir.streams.config.settings import TopicSettings
 
 Action = Literal["replayed", "dropped"]
 REPLAYED_FROM: Final = "weir-replayed-from"
@@ -162,7 +162,7 @@ def letter_of(value: bytes | None, place: Place, ts: float) -> DeadLetter:
     """A dead letter of a record; something else that somebody wrote there becomes one that says so."""
     from pydantic import ValidationError
 
-    from online.codec.wire import DeadLetter
+    from weir.online.codec.wire import DeadLetter
 
     try:
         return DeadLetter.model_validate_json(value or b"")

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import orjson
 
-from streams.config import topics
-from streams.errors import UsageError
-from streams.text import printable
+from weir.streams.config import topics
+from weir.streams.errors import UsageError
+from weir.streams.text import printable
 
 KEY_FIELD: Final[Mapping[str, str]] = {
     topics.USER_EVENTS: "user_id",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any, Final
 
-from streams.errors import UsageError
-from streams.kafka.admin.clients import kafka_module
+from weir.streams.errors import UsageError
+from weir.streams.kafka.admin.clients import kafka_module
 
 _POLL_MS: Final = 250
 _POLL_RECORDS: Final = 2_000

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from online.durations import format_duration
-from streams.config import topics
-from streams.config.topics import DEFAULT_RECORD_BYTES, MIB
-from streams.errors import UsageError
+from weir.online.durations import format_duration
+from weir.streams.config import topics
+from weir.streams.config.topics import DEFAULT_RECORD_BYTES, MIB
+from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from streams.config.settings import TopicSettings
+    from weir.streams.config.settings import TopicSettings
 
 HOUR_S: Final = 3600.0
 DAY_S: Final = 86_400.0
@@ -105,7 +105,7 @@ def wanted_topics(
     ``max_record_bytes`` is the largest record that a worker may send, ``record_bytes`` the largest that it takes.
     Raises ``UsageError`` for what cannot be.
 
-    >>> from streams.config.topic_settings import TopicSettings
+    >>> from weir.streams.config.topic_settings import TopicSettings
     >>> [(s.name, s.partitions) for s in wanted_topics(TopicSettings(partitions=4, prefix="shop."), 1)][:2]
     [('shop.labels', 4), ('shop.user-events', 4)]
     """
@@ -150,7 +150,7 @@ def _spec(own: str, settings: TopicSettings, brokers: int, max_record_bytes: int
 def compare(wanted: Sequence[TopicSpec], actual: Mapping[str, ActualTopic]) -> list[Difference]:
     """Everything about ``actual`` that is not as ``wanted``, in the order of ``wanted``.
 
-    >>> from streams.config.topic_settings import TopicSettings
+    >>> from weir.streams.config.topic_settings import TopicSettings
     >>> compare(wanted_topics(TopicSettings(), 1)[:1], {})[0].fix
     'weir topics create'
     """

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from online.codec.limits import InputLimits
-from streams.kafka.admin.clients import kafka_module
-from streams.kafka.consume.fetched import FetchedRecords, Unpacking
-from streams.kafka.consume.fetched_batch import Slice
-from streams.records import RefusedRecord
+from weir.online.codec.limits import InputLimits
+from weir.streams.kafka.admin.clients import kafka_module
+from weir.streams.kafka.consume.fetched import FetchedRecords, Unpacking
+from weir.streams.kafka.consume.fetched_batch import Slice
+from weir.streams.records import RefusedRecord
 
 VIEW_LIMITS: Final = InputLimits(record_bytes=1 << 28, batch_bytes=64 << 20)
 """Of what a person may look at: of a record that workers refuse, too."""

@@ -26,13 +26,13 @@ from faust.types import TP, AppT, Message, StreamT, TopicT
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
-from streams.config.settings import Settings
-from streams.errors import UsageError
-from streams.kafka.consume.consumer import BatchConsumer
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.kafka.produce.producer import BatchProducer
-from streams.kafka.security import LinkSecurity, link_security, transport_settings
-from streams.kafka.transport_settings import TransportSettings
+from weir.streams.config.settings import Settings
+from weir.streams.errors import UsageError
+from weir.streams.kafka.consume.consumer import BatchConsumer
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.kafka.security import LinkSecurity, link_security, transport_settings
+from weir.streams.kafka.transport_settings import TransportSettings
 
 
 class NoProducer(Producer):

@@ -22,7 +22,7 @@ _FULL: Final = "failed to write whole buffer"
 """What Rust says when a codec's output does not fit."""
 
 
-class BatchTooLarge(ValueError):  # noqa: N818 - named for what happened, as in streams.errors
+class BatchTooLarge(ValueError):  # noqa: N818 - named for what happened, as in weir.streams.errors
     """The data would become larger than allowed."""
 
 
@@ -38,7 +38,7 @@ def decompress(codec: int, data: memoryview, most: int) -> bytes:
     True
     >>> decompress(1, memoryview(zlib.compress(b"abc" * 9, wbits=31)), 26)
     Traceback (most recent call last):
-    streams.kafka.consume.codecs.BatchTooLarge: more than 26 bytes after decompression
+    weir.streams.kafka.consume.codecs.BatchTooLarge: more than 26 bytes after decompression
     """
     if codec >= len(NAMES):
         raise ValueError(f"codec {codec} is not known; known are {', '.join(NAMES[1:])}")

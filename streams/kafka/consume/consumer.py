@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP, ConsumerMessage
 
-from streams.errors import UsageError
-from streams.kafka.consume.drained import PartitionRead, take_together
-from streams.kafka.consume.fetch_thread import BatchConsumerThread, FetchRequest
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.kafka.consume.offset_tracker import CompletedOffsets, Partition
-from streams.kafka.kafka_errors import RebalanceHookError
-from streams.kafka.security import LinkSecurity
-from streams.kafka.transport_settings import TransportSettings
+from weir.streams.errors import UsageError
+from weir.streams.kafka.consume.drained import PartitionRead, take_together
+from weir.streams.kafka.consume.fetch_thread import BatchConsumerThread, FetchRequest
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.consume.offset_tracker import CompletedOffsets, Partition
+from weir.streams.kafka.kafka_errors import RebalanceHookError
+from weir.streams.kafka.security import LinkSecurity
+from weir.streams.kafka.transport_settings import TransportSettings
 
 if TYPE_CHECKING:
-    from streams.kafka.consume.app import BatchApp
+    from weir.streams.kafka.consume.app import BatchApp
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

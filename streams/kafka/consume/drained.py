@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from streams.kafka.consume.fetched import FetchedRecords
-from streams.records import Record, RefusedRecord
+from weir.streams.kafka.consume.fetched import FetchedRecords
+from weir.streams.records import Record, RefusedRecord
 
 
 class PartitionRead(NamedTuple):

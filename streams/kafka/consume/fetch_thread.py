@@ -29,17 +29,17 @@ from faust.transport.drivers.aiokafka import (
 )
 from faust.types import TP
 
-from streams.kafka.consume.drained import PartitionRead, drain
-from streams.kafka.consume.fetched import Unpacking
-from streams.kafka.consume.membership import report_errors
-from streams.kafka.consume.offset_reset import resolve
-from streams.kafka.consume.static_leave import leave_static_member
-from streams.kafka.kafka_errors import RecordsDeleted
-from streams.kafka.reachable import check_readable
-from streams.kafka.reconnect_pacing import calm_logs, pace_connecting
+from weir.streams.kafka.consume.drained import PartitionRead, drain
+from weir.streams.kafka.consume.fetched import Unpacking
+from weir.streams.kafka.consume.membership import report_errors
+from weir.streams.kafka.consume.offset_reset import resolve
+from weir.streams.kafka.consume.static_leave import leave_static_member
+from weir.streams.kafka.kafka_errors import RecordsDeleted
+from weir.streams.kafka.reachable import check_readable
+from weir.streams.kafka.reconnect_pacing import calm_logs, pace_connecting
 
 if TYPE_CHECKING:
-    from streams.kafka.consume.consumer import BatchConsumer
+    from weir.streams.kafka.consume.consumer import BatchConsumer
 
 
 class FetchRequest(NamedTuple):

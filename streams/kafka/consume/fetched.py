@@ -19,11 +19,11 @@ import numpy as np
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.record.util import calc_crc32c
 
-from online.codec.limits import InputLimits
-from streams.kafka.consume.codecs import NAMES, BatchTooLarge, decompress
-from streams.kafka.consume.fetched_batch import Slice
-from streams.kafka.consume.unpack import HEADER_BYTES, TAKEN, Columns, Header, OldBatch, OpenBatch, old_crc_fits
-from streams.records import Record, RefusedRecord, oversized
+from weir.online.codec.limits import InputLimits
+from weir.streams.kafka.consume.codecs import NAMES, BatchTooLarge, decompress
+from weir.streams.kafka.consume.fetched_batch import Slice
+from weir.streams.kafka.consume.unpack import HEADER_BYTES, TAKEN, Columns, Header, OldBatch, OpenBatch, old_crc_fits
+from weir.streams.records import Record, RefusedRecord, oversized
 
 KEPT: Final = 64 * 1024
 """How much of a record that is too large, or of a batch that cannot be read, its dead letter holds."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-from online.batch import FloatVector
-from streams.kafka.consume.offset_tracker import Ticket
-from streams.records import Record, RefusedRecord
+from weir.online.batch import FloatVector
+from weir.streams.kafka.consume.offset_tracker import Ticket
+from weir.streams.records import Record, RefusedRecord
 
 
 class Slice(NamedTuple):
@@ -61,7 +61,7 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FetchedBatch:
-    """A `streams.records.RecordBatch` of records fetched together.
+    """A `weir.streams.records.RecordBatch` of records fetched together.
 
     ``next_offset`` can be larger than ``base_offset + len(records)``, because compaction, transaction markers and what
     was refused leave gaps. Across partitions Kafka has no order, so there is no ``seq``.

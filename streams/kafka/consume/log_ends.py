@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from streams.errors import BrokerError
-from streams.kafka.consume.range_reader import RangeReader
+from weir.streams.errors import BrokerError
+from weir.streams.kafka.consume.range_reader import RangeReader
 
 
 class LogBounds:

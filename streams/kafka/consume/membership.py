@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 
-from streams.errors import BrokerError, in_words
-from streams.kafka.reachable import grant
-from streams.kafka.security import LinkSecurity
+from weir.streams.errors import BrokerError, in_words
+from weir.streams.kafka.reachable import grant
+from weir.streams.kafka.security import LinkSecurity
 
 PUT_OUT: Final = 5
 WITHIN_S: Final = 30.0

@@ -8,8 +8,8 @@ from typing import Any
 from aiokafka.consumer.fetcher import OffsetResetStrategy
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
-from streams.kafka.kafka_errors import RecordsDeleted
-from streams.kafka.transport_settings import TransportSettings
+from weir.streams.kafka.kafka_errors import RecordsDeleted
+from weir.streams.kafka.transport_settings import TransportSettings
 
 log = logging.getLogger(__name__)
 

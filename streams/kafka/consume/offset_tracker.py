@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from streams.errors import UsageError
+from weir.streams.errors import UsageError
 
 Partition = tuple[str, int]
 """(topic, partition); Faust's and aiokafka's own named tuples are equal to it."""

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from online.batch import IntVector
-from online.codec.limits import InputLimits
-from streams.errors import BrokerError
-from streams.kafka.consume.range_reader import RangeReader
-from streams.kafka.kafka_errors import RecordsDeleted
-from streams.records import Record
+from weir.online.batch import IntVector
+from weir.online.codec.limits import InputLimits
+from weir.streams.errors import BrokerError
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.kafka.kafka_errors import RecordsDeleted
+from weir.streams.records import Record
 
 FETCH_BYTES: Final = 256 << 10
 KEEP_BYTES: Final = 32 << 20

@@ -16,11 +16,11 @@ from typing import Any, Final, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from online.codec.limits import InputLimits
-from streams.errors import BrokerError, UsageError
-from streams.kafka.consume.fetched import Unpacking
-from streams.kafka.consume.fetched_batch import Slice
-from streams.kafka.kafka_errors import RecordsDeleted, said
+from weir.online.codec.limits import InputLimits
+from weir.streams.errors import BrokerError, UsageError
+from weir.streams.kafka.consume.fetched import Unpacking
+from weir.streams.kafka.consume.fetched_batch import Slice
+from weir.streams.kafka.kafka_errors import RecordsDeleted, said
 
 log = logging.getLogger(__name__)
 

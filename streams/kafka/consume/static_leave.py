@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError, NoError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Int16, Int32, Schema, String
 
-from streams.errors import in_words
+from weir.streams.errors import in_words
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from online.jit import njit
-from streams.kafka.consume.codecs import decompress
+from weir.online.jit import njit
+from weir.streams.kafka.consume.codecs import decompress
 
 Columns = NDArray[np.int64]
 TAKEN: Final = 4_096

@@ -28,16 +28,16 @@ from aiokafka.errors import (
 )
 from numpy.typing import NDArray
 
-from streams.errors import UsageError, in_words
-from streams.kafka.kafka_errors import DeliveryError, RecordTooLarge
-from streams.kafka.partitioners import partitions_of_joined
-from streams.kafka.produce.record_batches import HEADER_BYTES, RECORD_BYTES, available, encoded_batches
-from streams.kafka.produce.record_columns import Columns
-from streams.kafka.reachable import grant, not_let_in
-from streams.kafka.reconnect_pacing import calm_logs, pace_connecting
-from streams.kafka.security import LinkSecurity
-from streams.kafka.transport_settings import TransportSettings
-from streams.records import Record
+from weir.streams.errors import UsageError, in_words
+from weir.streams.kafka.kafka_errors import DeliveryError, RecordTooLarge
+from weir.streams.kafka.partitioners import partitions_of_joined
+from weir.streams.kafka.produce.record_batches import HEADER_BYTES, RECORD_BYTES, available, encoded_batches
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.kafka.reachable import grant, not_let_in
+from weir.streams.kafka.reconnect_pacing import calm_logs, pace_connecting
+from weir.streams.kafka.security import LinkSecurity
+from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.records import Record
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from aiokafka import codec
 from aiokafka.record.util import calc_crc32c
 from numpy.typing import NDArray
 
-from online.jit import njit
-from streams.kafka.produce.record_columns import Columns
+from weir.online.jit import njit
+from weir.streams.kafka.produce.record_columns import Columns
 
 HEADER_BYTES = 61
 RECORD_BYTES = 1 + 5 + 10 + 5 + 5 + 5 + 1

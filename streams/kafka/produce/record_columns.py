@@ -9,7 +9,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.records import Record
+from weir.streams.records import Record
 
 Bytes = NDArray[np.uint8]
 Ends = NDArray[np.int64]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from streams.redis.client import RedisClient
-from streams.redis.stored_rows import Lane, lane_prefix
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.stored_rows import Lane, lane_prefix
 
 CLEARING: Final = b"\xff\xff" + b"\x00" * 6 + b"\xff" * 16
 """In the place of the record meanwhile: no version that anyone reads, and a position that no worker left."""

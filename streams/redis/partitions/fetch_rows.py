@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from streams.redis.client import RedisClient
-from streams.redis.partitions.open_partition import LaneState, Table
-from streams.redis.partitions.partition_record import POSITION_AND_NONCE, decode_position
-from streams.redis.partitions.row_cache import RowCache
-from streams.redis.resp import command, mget
-from streams.redis.store_errors import LaneMoved
-from streams.redis.stored_rows import unpack_rows
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.open_partition import LaneState, Table
+from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE, decode_position
+from weir.streams.redis.partitions.row_cache import RowCache
+from weir.streams.redis.resp import command, mget
+from weir.streams.redis.store_errors import LaneMoved
+from weir.streams.redis.stored_rows import unpack_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.redis.partitions.row_cache import RowCache
-from streams.redis.resp import argument, framed_block
-from streams.redis.stored_rows import HEADER, HEADER_BYTES, VERSION, Lane
+from weir.streams.redis.partitions.row_cache import RowCache
+from weir.streams.redis.resp import argument, framed_block
+from weir.streams.redis.stored_rows import HEADER, HEADER_BYTES, VERSION, Lane
 
 _LONGEST_TTL_MS: Final = 10 * 365 * 86_400_000
 

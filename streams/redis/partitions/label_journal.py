@@ -20,16 +20,16 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from streams.errors import ShellError, StateError
-from streams.redis.blobs import PART_BYTES, BlobRef, get_blob, put_blob
-from streams.redis.client import RedisClient
+from weir.streams.errors import ShellError, StateError
+from weir.streams.redis.blobs import PART_BYTES, BlobRef, get_blob, put_blob
+from weir.streams.redis.client import RedisClient
 
 
-class StepsTaken(ShellError):  # noqa: N818 - named for what happened, as in streams.errors
+class StepsTaken(ShellError):  # noqa: N818 - named for what happened, as in weir.streams.errors
     """Another worker claimed this lane: stop working on it, and load it again only when it is assigned again."""
 
 
-class StepsLost(ShellError):  # noqa: N818 - named for what happened, as in streams.errors
+class StepsLost(ShellError):  # noqa: N818 - named for what happened, as in weir.streams.errors
     """Redis holds an older journal than can be mended from memory: load the lane again, and go on from there."""
 
 

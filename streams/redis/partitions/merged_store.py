@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.redis.partitions.partition_store import Lane, LaneStore
+from weir.streams.redis.partitions.partition_store import Lane, LaneStore
 
 Part = tuple[int, slice | NDArray[np.int64], Sequence[str]]
 """Number of a lane, the places of its keys, and these."""

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streams.kafka.partitioners import partitions_of
-from streams.redis.partitions.flush import Change, Writes
-from streams.redis.partitions.partition_record import LaneRecord
-from streams.redis.partitions.row_cache import RowCache
-from streams.redis.resp import framed_keys
-from streams.redis.stored_rows import Lane, row_key
+from weir.streams.kafka.partitioners import partitions_of
+from weir.streams.redis.partitions.flush import Change, Writes
+from weir.streams.redis.partitions.partition_record import LaneRecord
+from weir.streams.redis.partitions.row_cache import RowCache
+from weir.streams.redis.resp import framed_keys
+from weir.streams.redis.stored_rows import Lane, row_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from streams.errors import StateError
-from streams.redis.client import RedisClient
-from streams.redis.partitions.partition_record import POSITION_AND_NONCE
+from weir.streams.errors import StateError
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE
 
 PAGE_BYTES: Final = 1 << 20
 """Of entries in one answer, more or less."""

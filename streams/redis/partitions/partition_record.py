@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from online.errors import UNREADABLE, StateError
+from weir.online.errors import UNREADABLE, StateError
 
 VERSION: Final = 1
 _HEAD: Final = struct.Struct("<HHIq8s")

@@ -22,14 +22,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.errors import StateError
-from streams.redis.client import RedisClient
-from streams.redis.partitions.clear import CLEARING
-from streams.redis.partitions.fetch_rows import Ask, fetch
-from streams.redis.partitions.flush import Change, Writes, flush_arguments
-from streams.redis.partitions.open_partition import LaneState, Table
-from streams.redis.partitions.opening import read_lane, read_position
-from streams.redis.partitions.partition_record import (
+from weir.online.errors import StateError
+from weir.streams.redis.client import RedisClient
+from weir.streams.redis.partitions.clear import CLEARING
+from weir.streams.redis.partitions.fetch_rows import Ask, fetch
+from weir.streams.redis.partitions.flush import Change, Writes, flush_arguments
+from weir.streams.redis.partitions.open_partition import LaneState, Table
+from weir.streams.redis.partitions.opening import read_lane, read_position
+from weir.streams.redis.partitions.partition_record import (
     POSITION_AND_NONCE,
     LaneRecord,
     decode_position,
@@ -37,11 +37,11 @@ from streams.redis.partitions.partition_record import (
     encode_position,
     encode_record,
 )
-from streams.redis.partitions.row_cache import RowCache
-from streams.redis.scripts import FLUSH
-from streams.redis.store_errors import LaneMoved
-from streams.redis.stored_rows import Lane, StoredRow, decode_row, lane_prefix, other_schema, row_key
-from streams.redis.topic_identity import StoredIdentity
+from weir.streams.redis.partitions.row_cache import RowCache
+from weir.streams.redis.scripts import FLUSH
+from weir.streams.redis.store_errors import LaneMoved
+from weir.streams.redis.stored_rows import Lane, StoredRow, decode_row, lane_prefix, other_schema, row_key
+from weir.streams.redis.topic_identity import StoredIdentity
 
 __all__ = ["Lane", "LaneRecord", "LaneStore", "Writes"]
 

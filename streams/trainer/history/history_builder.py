@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.types import Float32Matrix, FloatVector, History, IntVector, Labels
-from streams.errors import UsageError
-from streams.trainer.history.known_at import known_times
-from streams.trainer.history.logged_tables import FEATURE, KINDS, Kind, features_of
+from weir.models.types import Float32Matrix, FloatVector, History, IntVector, Labels
+from weir.streams.errors import UsageError
+from weir.streams.trainer.history.known_at import known_times
+from weir.streams.trainer.history.logged_tables import FEATURE, KINDS, Kind, features_of
 
 FULL: Final = "full."
 """Begins the names of the columns that the full model itself made: they are logged, and not its inputs."""
@@ -117,7 +117,7 @@ class HistoryBuilder:
         for table in usable:
             for k, name in enumerate(names):
                 values = _floats(table, name)
-                # As serving does it (``models.serving.as_inputs``): what float32 cannot hold is 0.
+                # As serving does it (``weir.models.serving.as_inputs``): what float32 cannot hold is 0.
                 x[start : start + len(values), k] = np.where(np.abs(values) <= _FLOAT32_MAX, values, 0.0)
             start += table.num_rows
         return usable, x

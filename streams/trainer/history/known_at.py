@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.types import FloatVector, IntVector
+from weir.models.types import FloatVector, IntVector
 
 
 def known_times(told_at: FloatVector, row: IntVector, ts: FloatVector, written_at: FloatVector) -> FloatVector:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from online.batch import FloatVector
-from streams.embedded.embedded_log import LoggedBatch
-from streams.embedded.log_directory import read_directory
-from streams.errors import UsageError
-from streams.records import Record
+from weir.online.batch import FloatVector
+from weir.streams.embedded.embedded_log import LoggedBatch
+from weir.streams.embedded.log_directory import read_directory
+from weir.streams.errors import UsageError
+from weir.streams.records import Record
 
 if TYPE_CHECKING:
-    from streams.config.settings import Settings
-    from streams.kafka.consume.range_reader import RangeReader
+    from weir.streams.config.settings import Settings
+    from weir.streams.kafka.consume.range_reader import RangeReader
 
 
 class Piece(NamedTuple):
@@ -160,8 +160,8 @@ class KafkaSource:
 
     async def identity(self, topic: str) -> str:
         """See `LogSource`: the id that the brokers gave the topic. Raises ``BrokerError``."""
-        from streams.kafka.admin.clients import admin_client
-        from streams.kafka.admin.cluster import read_identities
+        from weir.streams.kafka.admin.clients import admin_client
+        from weir.streams.kafka.admin.cluster import read_identities
 
         def ask() -> str:
             name = self._settings.topics.name(topic)
@@ -173,7 +173,7 @@ class KafkaSource:
 
     async def _reader(self, topic: str) -> RangeReader:
         try:
-            from streams.kafka.consume.range_reader import RangeReader
+            from weir.streams.kafka.consume.range_reader import RangeReader
         except ImportError as error:
             raise UsageError(f"reading from Kafka needs {error.name}; run: pip install 'weir[kafka]'") from error
         if topic not in self._readers:

@@ -13,16 +13,16 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from online.batch import EventBatch, FloatVector, IntVector, PredictionBatch
-from online.codec.accept import accept_records
-from online.codec.columns import ColumnRequest, event_columns
-from online.codec.limits import DEFAULT_LIMITS, InputLimits
-from online.codec.predictions import ScoredShape, decode_scored
-from online.codec.wire import DeviceEvent, Example, UserEvent
-from online.errors import UNREADABLE
-from online.task.spec import TaskSpec
-from streams.config import topics
-from streams.records import Record
+from weir.online.batch import EventBatch, FloatVector, IntVector, PredictionBatch
+from weir.online.codec.accept import accept_records
+from weir.online.codec.columns import ColumnRequest, event_columns
+from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
+from weir.online.codec.predictions import ScoredShape, decode_scored
+from weir.online.codec.wire import DeviceEvent, Example, UserEvent
+from weir.online.errors import UNREADABLE
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.records import Record
 
 Kind = Literal["predictions", "examples", "events"]
 KINDS: Final[tuple[Kind, ...]] = ("predictions", "examples", "events")

@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from online.batch import FloatVector
-from streams.errors import UsageError
-from streams.trainer.history.log_sources import Advance, LogSource, Piece, monotonic
-from streams.trainer.history.logged_tables import KINDS, Kind, RecordReader
+from weir.online.batch import FloatVector
+from weir.streams.errors import UsageError
+from weir.streams.trainer.history.log_sources import Advance, LogSource, Piece, monotonic
+from weir.streams.trainer.history.logged_tables import KINDS, Kind, RecordReader
 
 DAY_S: Final = 86_400.0
 FILE_RECORDS: Final = 250_000

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from online.codec.limits import DEFAULT_LIMITS, InputLimits
-from online.stages.quarantine import find_quarantines
-from online.task.spec import TaskSpec
-from streams.trainer.history.history_builder import HistoryBuilder, LoggedHistory
-from streams.trainer.history.log_sources import Advance, LogSource, monotonic
-from streams.trainer.history.logged_tables import KINDS, Kind, RecordReader
-from streams.trainer.history.parquet_archive import read_archive
+from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
+from weir.online.stages.quarantine import find_quarantines
+from weir.online.task.spec import TaskSpec
+from weir.streams.trainer.history.history_builder import HistoryBuilder, LoggedHistory
+from weir.streams.trainer.history.log_sources import Advance, LogSource, monotonic
+from weir.streams.trainer.history.logged_tables import KINDS, Kind, RecordReader
+from weir.streams.trainer.history.parquet_archive import read_archive
 
 EVENT_SLACK_S: Final = 3_600.0
 """How long before the predictions their events are looked for: an event is written before it is scored."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.dataset.cut import take
-from models.serving.entity_steps import replay
-from models.serving.ort_model import OrtModel
-from models.types import Built, Float32Vector, IntVector, TrainingSet
+from weir.models.dataset.cut import take
+from weir.models.serving.entity_steps import replay
+from weir.models.serving.ort_model import OrtModel
+from weir.models.types import Built, Float32Vector, IntVector, TrainingSet
 
 
 def score(built: Built, data: TrainingSet, rows: IntVector) -> Float32Vector:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from models.errors import ModelError
-from models.registry.registry_errors import RegistryError
-from models.types import Built, Progress, TrainingStoppedError
-from streams.errors import in_words
-from streams.trainer.job.job_runner import InlineRunner, Runner
-from streams.trainer.job.job_steps import (
+from weir.models.errors import ModelError
+from weir.models.registry.registry_errors import RegistryError
+from weir.models.types import Built, Progress, TrainingStoppedError
+from weir.streams.errors import in_words
+from weir.streams.trainer.job.job_runner import InlineRunner, Runner
+from weir.streams.trainer.job.job_steps import (
     AddVariants,
     Blend,
     BlendWork,
@@ -24,9 +24,9 @@ from streams.trainer.job.job_steps import (
     Score,
     put,
 )
-from streams.trainer.task_state import Job
-from streams.trainer.task_trainer import TaskTrainer, full_of
-from streams.trainer.trainer_errors import WorkDiedError
+from weir.streams.trainer.task_state import Job
+from weir.streams.trainer.task_trainer import TaskTrainer, full_of
+from weir.streams.trainer.trainer_errors import WorkDiedError
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,6 @@
-"""``python -m streams.trainer.job.job_process FOLDER``: does the work in FOLDER/work.pkl and leaves FOLDER/result.pkl.
+"""The process of one step of a job: ``python -m weir.streams.trainer.job.job_process FOLDER``.
+
+It does the work in FOLDER/work.pkl and leaves FOLDER/result.pkl.
 
 Its parent holds its standard input open: when that ends, because the parent asks for a stop or is no more, the work is
 asked to stop after a checkpoint, and the process ends after a while whatever happens. It takes less than its share of
@@ -15,9 +17,9 @@ import traceback
 from pathlib import Path
 from typing import Final
 
-from models.types import TrainingStoppedError
-from online.errors import WeirError
-from streams.trainer.job.job_steps import get, put
+from weir.models.types import TrainingStoppedError
+from weir.online.errors import WeirError
+from weir.streams.trainer.job.job_steps import get, put
 
 STOPPED: Final = 75
 FAILED: Final = 3

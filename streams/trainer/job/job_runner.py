@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
-from models.errors import ModelError
-from models.types import Progress, TrainingStoppedError
-from streams.trainer.job import job_process
-from streams.trainer.job.job_steps import JobSteps, get
-from streams.trainer.trainer_errors import WorkDiedError
+from weir.models.errors import ModelError
+from weir.models.types import Progress, TrainingStoppedError
+from weir.streams.trainer.job import job_process
+from weir.streams.trainer.job.job_steps import JobSteps, get
+from weir.streams.trainer.trainer_errors import WorkDiedError
 
 _LOOK_S: Final = 0.2
 _LAST_WORDS: Final = 1_000
@@ -69,7 +69,7 @@ class SubprocessRunner:
         (folder / "work.pkl").write_bytes(pickle.dumps(work, protocol=5))
         with (folder / "output.log").open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "streams.trainer.job.job_process", str(folder)],
+                [sys.executable, "-P", "-m", "weir.streams.trainer.job.job_process", str(folder)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
                 start_new_session=True,  # Ctrl-C is for the trainer, which asks it to stop

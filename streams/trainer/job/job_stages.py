@@ -3,7 +3,7 @@
 Each stage can be repeated: what it made is a file in the work directory, or a version that is found again by the job's
 name, and what it depends on was fixed when the job began. So a trainer that was killed anywhere, or another one in its
 place, goes on where the journal is and ends as if nothing had happened. A stage that fails ends the job and says why;
-the champion is not touched by anything before the shadow has proved itself (``streams.trainer.job.promotion``).
+the champion is not touched by anything before the shadow has proved itself (``weir.streams.trainer.job.promotion``).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Final, cast
 
 import msgspec
 
-from models.errors import ModelError
-from models.types import Built, TrainingStoppedError
-from online.errors import WeirError
-from streams.errors import in_words
-from streams.trainer.job.job_files import BLEND, BUILT, JobFiles, JobWorkshop
-from streams.trainer.job.job_steps import Judgement, JudgeWork, get
-from streams.trainer.job.transitions import begin_shadow
-from streams.trainer.leased_state import Clock
-from streams.trainer.registry_port import Origin
-from streams.trainer.task_state import WORKING, Job, Stage, TaskState
-from streams.trainer.task_trainer import TaskTrainer
-from streams.trainer.trainer_errors import PASSING, LeaseLostError
+from weir.models.errors import ModelError
+from weir.models.types import Built, TrainingStoppedError
+from weir.online.errors import WeirError
+from weir.streams.errors import in_words
+from weir.streams.trainer.job.job_files import BLEND, BUILT, JobFiles, JobWorkshop
+from weir.streams.trainer.job.job_steps import Judgement, JudgeWork, get
+from weir.streams.trainer.job.transitions import begin_shadow
+from weir.streams.trainer.leased_state import Clock
+from weir.streams.trainer.registry_port import Origin
+from weir.streams.trainer.task_state import WORKING, Job, Stage, TaskState
+from weir.streams.trainer.task_trainer import TaskTrainer
+from weir.streams.trainer.trainer_errors import PASSING, LeaseLostError
 
 log = logging.getLogger(__name__)
 

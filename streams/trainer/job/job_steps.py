@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from models.evaluation.gate import Metric, Verdict, choose, compare
-from models.serving.occlusion import USUAL_FILE, Baseline
-from models.types import BoolVector, Builder, Built, Float32Vector, FloatVector, IntVector, Progress, TrainingSet
-from streams.errors import UsageError
+from weir.models.evaluation.gate import Metric, Verdict, choose, compare
+from weir.models.serving.occlusion import USUAL_FILE, Baseline
+from weir.models.types import BoolVector, Builder, Built, Float32Vector, FloatVector, IntVector, Progress, TrainingSet
+from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from online.task.full_spec import FullSpec
-    from online.task.spec import TaskSpec  # brings the kernels of the online model, which no training needs
+    from weir.online.task.full_spec import FullSpec
+    from weir.online.task.spec import TaskSpec  # brings the kernels of the online model, which no training needs
 
 MakeBuilder = Callable[["FullSpec"], Builder]
 """A function of a module: it is sent by name, so that only the process that trains imports what trains."""
@@ -153,7 +153,7 @@ class JudgeWork:
 
 
 def with_usual(built: Built, data: TrainingSet, logit: Float32Vector, weight: FloatVector) -> Built:
-    """The candidate with what its explanations start from (``models.serving.occlusion``).
+    """The candidate with what its explanations start from (``weir.models.serving.occlusion``).
 
     ``logit (m,)`` is what it said of labelled events, each of which stands for ``weight``.
     """

@@ -9,9 +9,9 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from models.types import BoolVector, FloatVector, IntVector
-from online.batch import ExampleBatch
-from online.errors import UNREADABLE, TaskError
+from weir.models.types import BoolVector, FloatVector, IntVector
+from weir.online.batch import ExampleBatch
+from weir.online.errors import UNREADABLE, TaskError
 
 _COLUMNS: Final = ("full.logit", "full.version", "full.shadow_logit", "full.shadow_version")
 

@@ -1,8 +1,8 @@
 """Judges two models on what they said live and what came of it: a fold over labelled examples, with snapshot.
 
 *Shadow*: a candidate is scored beside the champion. After ``examples`` labelled ones it is promoted where it is not
-worse by the bootstrap (``models.evaluation.gate``), else retired. *Watch*: the champion that was replaced is scored
-beside the new one, which is rolled back when it falls behind with confidence, and kept after as many examples.
+worse by the bootstrap (``weir.models.evaluation.gate``), else retired. *Watch*: the champion that was replaced is
+scored beside the new one, which is rolled back when it falls behind with confidence, and kept after as many examples.
 
 There are ``LOOKS`` looks at a phase, at fixed counts, so that the outcome does not depend on how the log is cut into
 batches. The looks before the last may only end what is clearly worse; each has its share of the error that
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from models.evaluation.gate import MIN_OF_EACH, Metric, Verdict, compare
-from models.types import IntVector
+from weir.models.evaluation.gate import MIN_OF_EACH, Metric, Verdict, compare
+from weir.models.types import IntVector
 
 if TYPE_CHECKING:
-    from streams.trainer.job.live_examples import LiveRows
+    from weir.streams.trainer.job.live_examples import LiveRows
 
 Decision = Literal["promote", "retire", "rollback", "settle"]
 
@@ -36,7 +36,7 @@ PATIENCE: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class PromotionRules:
-    """What a task asks for (``online.task.full_spec.TrainingSpec``)."""
+    """What a task asks for (``weir.online.task.full_spec.TrainingSpec``)."""
 
     examples: int
     metric: Metric

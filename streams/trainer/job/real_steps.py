@@ -12,27 +12,27 @@ from pathlib import Path
 
 import numpy as np
 
-from models.dataset.cut import training_set
-from models.errors import ModelError
-from models.types import BoolVector, Builder, Built, IntVector, TrainingSet
-from online.task.full_spec import FullSpec
-from online.task.spec import TaskSpec
-from streams.config.settings import Settings
-from streams.errors import UsageError
-from streams.trainer.history.history_builder import LoggedHistory
-from streams.trainer.history.log_sources import KafkaSource, LogSource
-from streams.trainer.history.read_history import read_history
-from streams.trainer.job.candidate_scores import score
-from streams.trainer.job.job_files import JobWorkshop
-from streams.trainer.job.job_runner import Runner
-from streams.trainer.job.job_steps import own_directory
-from streams.trainer.task_trainer import training_of
+from weir.models.dataset.cut import training_set
+from weir.models.errors import ModelError
+from weir.models.types import BoolVector, Builder, Built, IntVector, TrainingSet
+from weir.online.task.full_spec import FullSpec
+from weir.online.task.spec import TaskSpec
+from weir.streams.config.settings import Settings
+from weir.streams.errors import UsageError
+from weir.streams.trainer.history.history_builder import LoggedHistory
+from weir.streams.trainer.history.log_sources import KafkaSource, LogSource
+from weir.streams.trainer.history.read_history import read_history
+from weir.streams.trainer.job.candidate_scores import score
+from weir.streams.trainer.job.job_files import JobWorkshop
+from weir.streams.trainer.job.job_runner import Runner
+from weir.streams.trainer.job.job_steps import own_directory
+from weir.streams.trainer.task_trainer import training_of
 
 
 def encoder_builder(spec: FullSpec) -> Builder:
     """Trains the sequence encoder; raises ``ModelError`` for settings it does not have."""
-    from models.training.encoder_builder import EncoderBuilder
-    from models.training.training_settings import EncoderSettings
+    from weir.models.training.encoder_builder import EncoderBuilder
+    from weir.models.training.training_settings import EncoderSettings
 
     shape = {"hidden": spec.state, "embedding": spec.embedding, "metric": spec.training.metric}
     try:
@@ -45,21 +45,21 @@ def encoder_builder(spec: FullSpec) -> Builder:
 def trees_builder(spec: FullSpec) -> Builder:
     """Trains boosted trees."""
     del spec
-    from models.trees.tree_builder import TreesBuilder
+    from weir.models.trees.tree_builder import TreesBuilder
 
     return TreesBuilder()
 
 
 def with_other_precisions(built: Built, data: TrainingSet, rows: IntVector, y: BoolVector) -> Built:
     """The candidate with int8 and float16 graphs among its files, and what they cost; trees have none."""
-    from models.evaluation.quantise import with_variants
+    from weir.models.evaluation.quantise import with_variants
 
     return with_variants(built, data.history, rows, y)
 
 
 def blended(parts: Sequence[Built], data: TrainingSet) -> Built:
     """The parts in one graph, weighed on the validation rows."""
-    from models.onnx.blend import blend, fit_weights
+    from weir.models.onnx.blend import blend, fit_weights
 
     kept = np.flatnonzero(data.history.ts[data.labels.row] >= data.valid_from)
     rows = data.labels.row[kept]
@@ -74,7 +74,7 @@ class KafkaData:
     settings: Settings
 
     def __call__(self, task: TaskSpec, cutoff: float) -> TrainingSet:
-        """See ``streams.trainer.job.job_steps.Data``."""
+        """See ``weir.streams.trainer.job.job_steps.Data``."""
         try:
             logged = asyncio.run(self._read(task, cutoff - training_of(task).window))
         except UsageError:  # nothing so new: old events are being replayed, so all that is kept is looked at
@@ -94,7 +94,7 @@ class SourceData:
     source: LogSource | None = None
 
     def __call__(self, task: TaskSpec, cutoff: float) -> TrainingSet:
-        """See ``streams.trainer.job.job_steps.Data``."""
+        """See ``weir.streams.trainer.job.job_steps.Data``."""
         return cut(asyncio.run(read_history(task, source=self.source)), task, cutoff)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from online.errors import StateError
-from streams.trainer.job.promotion import PhaseOutcome, PhaseState
-from streams.trainer.task_state import Action, Effect, Stage, TaskState
+from weir.online.errors import StateError
+from weir.streams.trainer.job.promotion import PhaseOutcome, PhaseState
+from weir.streams.trainer.task_state import Action, Effect, Stage, TaskState
 
 
 def conclude(state: TaskState, decided: PhaseOutcome, now: float) -> TaskState:

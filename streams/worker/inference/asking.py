@@ -1,7 +1,7 @@
 """The asking side: a score lane's rows go out, answers that come within the deadline come back, the rest is zeros.
 
 Late answers are dropped, but seen: they tell how far behind the inference workers are
-(`streams.worker.inference.circuit`).
+(`weir.streams.worker.inference.circuit`).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from online.batch import FloatMatrix
-from online.task.full_spec import columns, none
-from streams.errors import in_words
-from streams.kafka.produce.producer import Sent
-from streams.ops.metrics import Metrics
-from streams.records import Record
-from streams.worker.inference.circuit import Circuit
-from streams.worker.inference.inference_wire import blocks, decode_answer, encode_request
-from streams.worker.inference.remote_port import Rows
+from weir.online.batch import FloatMatrix
+from weir.online.task.full_spec import columns, none
+from weir.streams.errors import in_words
+from weir.streams.kafka.produce.producer import Sent
+from weir.streams.ops.metrics import Metrics
+from weir.streams.records import Record
+from weir.streams.worker.inference.circuit import Circuit
+from weir.streams.worker.inference.inference_wire import blocks, decode_answer, encode_request
+from weir.streams.worker.inference.remote_port import Rows
 
 if TYPE_CHECKING:
-    from streams.worker.context import RecordSender
+    from weir.streams.worker.context import RecordSender
 
 log = logging.getLogger(__name__)
 

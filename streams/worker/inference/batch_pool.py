@@ -14,11 +14,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.types import Float32Matrix
-from online.batch import FloatMatrix, FloatVector
-from online.task.full_spec import FullScorer
-from streams.ops.metrics import Metrics
-from streams.redis.partitions.partition_store import Lane, LaneStore
+from weir.models.types import Float32Matrix
+from weir.online.batch import FloatMatrix, FloatVector
+from weir.online.task.full_spec import FullScorer
+from weir.streams.ops.metrics import Metrics
+from weir.streams.redis.partitions.partition_store import Lane, LaneStore
 
 LINGER_S: Final = 0.001
 """How long a call waits for other lanes."""

@@ -9,15 +9,15 @@ from typing import Final
 
 from faust.types import TP
 
-from online.task.full_spec import FullSpec
-from streams.config import topics
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.offline_models.serving import FullModels
-from streams.redis.partitions.partition_store import Lane
-from streams.worker.context import Context
-from streams.worker.inference.batch_pool import Pool
-from streams.worker.inference.inference_partition import InferenceLane
-from streams.worker.moves import seek_rows, set_watermark
+from weir.online.task.full_spec import FullSpec
+from weir.streams.config import topics
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.offline_models.serving import FullModels
+from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.worker.context import Context
+from weir.streams.worker.inference.batch_pool import Pool
+from weir.streams.worker.inference.inference_partition import InferenceLane
+from weir.streams.worker.moves import seek_rows, set_watermark
 
 log = logging.getLogger(__name__)
 

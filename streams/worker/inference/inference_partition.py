@@ -13,19 +13,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from online.batch import BoolVector, FloatMatrix
-from online.durations import format_duration
-from online.task.full_spec import FullScorer
-from streams.config import topics
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.records import Record
-from streams.redis.partitions.partition_store import Lane, LaneRecord
-from streams.worker.context import Context
-from streams.worker.inference.batch_pool import Pool
-from streams.worker.inference.inference_wire import Request, decode_request, encode_answer
-from streams.worker.lane import PendingWrite, RowLane
-from streams.worker.letters import DeadLetters, refused_of
-from streams.worker.scoring.remembered_ids import RememberedIds
+from weir.online.batch import BoolVector, FloatMatrix
+from weir.online.durations import format_duration
+from weir.online.task.full_spec import FullScorer
+from weir.streams.config import topics
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.records import Record
+from weir.streams.redis.partitions.partition_store import Lane, LaneRecord
+from weir.streams.worker.context import Context
+from weir.streams.worker.inference.batch_pool import Pool
+from weir.streams.worker.inference.inference_wire import Request, decode_request, encode_answer
+from weir.streams.worker.lane import PendingWrite, RowLane
+from weir.streams.worker.letters import DeadLetters, refused_of
+from weir.streams.worker.scoring.remembered_ids import RememberedIds
 
 REMEMBERED: Final = 262_144
 """Requests, and events in them; repeats come within the few batches that a crash or a rewind repeats."""

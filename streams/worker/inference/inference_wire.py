@@ -18,12 +18,12 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from models.types import Float32Matrix
-from online.batch import FloatMatrix, FloatVector
-from online.codec.accept import in_range
-from online.codec.judge import OUT_OF_RANGE
-from online.codec.wire import FEATURE_MAX, MADE_ID_CHARS, TS_MAX, TS_MIN
-from online.errors import UNREADABLE
+from weir.models.types import Float32Matrix
+from weir.online.batch import FloatMatrix, FloatVector
+from weir.online.codec.accept import in_range
+from weir.online.codec.judge import OUT_OF_RANGE
+from weir.online.codec.wire import FEATURE_MAX, MADE_ID_CHARS, TS_MAX, TS_MIN
+from weir.online.errors import UNREADABLE
 
 VERSION: Final = 1
 _TEXT_BYTES: Final = 96
@@ -67,7 +67,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
     task: str
     rows: int
     values_bytes: bytes
-    """``(rows, width)`` float32: the columns of ``online.task.full_spec.columns``."""
+    """``(rows, width)`` float32: the columns of ``weir.online.task.full_spec.columns``."""
 
     @property
     def values(self) -> FloatMatrix:

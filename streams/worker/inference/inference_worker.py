@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from online.task.spec import TaskSpec
-from streams.config.settings import Settings
-from streams.errors import UsageError
-from streams.worker.context import Context
-from streams.worker.inference.inference_host import OWN, InferenceHost
-from streams.worker.process import Process, run_process
-from streams.worker.status import ProcessStatus
+from weir.online.task.spec import TaskSpec
+from weir.streams.config.settings import Settings
+from weir.streams.errors import UsageError
+from weir.streams.worker.context import Context
+from weir.streams.worker.inference.inference_host import OWN, InferenceHost
+from weir.streams.worker.process import Process, run_process
+from weir.streams.worker.status import ProcessStatus
 
 
 class InferenceWorker(Process):

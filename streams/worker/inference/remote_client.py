@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from online.batch import FloatMatrix
-from online.full_columns import SEEN
-from streams.config import topics
-from streams.kafka.produce.producer import Sent
-from streams.worker.inference.asking import RemoteModels
-from streams.worker.inference.remote_port import Rows
-from streams.worker.inference.result_reader import ResultsReader
+from weir.online.batch import FloatMatrix
+from weir.online.full_columns import SEEN
+from weir.streams.config import topics
+from weir.streams.kafka.produce.producer import Sent
+from weir.streams.worker.inference.asking import RemoteModels
+from weir.streams.worker.inference.remote_port import Rows
+from weir.streams.worker.inference.result_reader import ResultsReader
 
 if TYPE_CHECKING:
-    from streams.worker.context import Context
+    from weir.streams.worker.context import Context
 
 _KNOWN = SEEN.index("full.known")
 

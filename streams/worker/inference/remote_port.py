@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from online.batch import FloatMatrix, FloatVector
-from online.stages.scoring import FeaturedBatch
-from online.task.full_spec import FullSpec
-from online.task.spec import TaskSpec
-from streams.kafka.produce.producer import Sent
+from weir.online.batch import FloatMatrix, FloatVector
+from weir.online.stages.scoring import FeaturedBatch
+from weir.online.task.full_spec import FullSpec
+from weir.online.task.spec import TaskSpec
+from weir.streams.kafka.produce.producer import Sent
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams.errors import BrokerError, in_words
+from weir.streams.errors import BrokerError, in_words
 
 log = logging.getLogger(__name__)
 

@@ -20,19 +20,19 @@ from functools import partial
 import msgspec
 import numpy as np
 
-from online.batch import ScoredBatch
-from online.stages.labelling import LabellingStage
-from streams.config import topics
-from streams.errors import in_words
-from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
-from streams.kafka.produce.producer import Sent
-from streams.model_replicas.past_models import ModelHistory
-from streams.redis.partitions.label_journal import TICK, OffsetRange, StepLog, StoredLane
-from streams.worker.context import Context
-from streams.worker.labelling.linger import Linger
-from streams.worker.labelling.pending_step import PendingStep, together
-from streams.worker.labelling.publisher import MAX_WAITING, Made, StepPublisher
-from streams.worker.labelling.step_reader import LaneReader
+from weir.online.batch import ScoredBatch
+from weir.online.stages.labelling import LabellingStage
+from weir.streams.config import topics
+from weir.streams.errors import in_words
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
+from weir.streams.kafka.produce.producer import Sent
+from weir.streams.model_replicas.past_models import ModelHistory
+from weir.streams.redis.partitions.label_journal import TICK, OffsetRange, StepLog, StoredLane
+from weir.streams.worker.context import Context
+from weir.streams.worker.labelling.linger import Linger
+from weir.streams.worker.labelling.pending_step import PendingStep, together
+from weir.streams.worker.labelling.publisher import MAX_WAITING, Made, StepPublisher
+from weir.streams.worker.labelling.step_reader import LaneReader
 
 log = logging.getLogger(__name__)
 

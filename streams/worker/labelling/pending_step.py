@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from online.batch import LabelBatch, ScoredBatch
-from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
-from streams.records import RefusedRecord
-from streams.redis.partitions.label_journal import OffsetRange
-from streams.worker.scoring.misplaced import Astray
+from weir.online.batch import LabelBatch, ScoredBatch
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
+from weir.streams.records import RefusedRecord
+from weir.streams.redis.partitions.label_journal import OffsetRange
+from weir.streams.worker.scoring.misplaced import Astray
 
 
 @dataclass(slots=True)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from online.stages.labelling import LabelOutput
-from streams.records import RefusedRecord
-from streams.redis.partitions.label_journal import StepLog, StoredLane
-from streams.worker.context import Context
-from streams.worker.labelling.pending_step import PendingStep
-from streams.worker.lane_outputs import label_records
-from streams.worker.letters import DeadLetters
+from weir.online.stages.labelling import LabelOutput
+from weir.streams.records import RefusedRecord
+from weir.streams.redis.partitions.label_journal import StepLog, StoredLane
+from weir.streams.worker.context import Context
+from weir.streams.worker.labelling.pending_step import PendingStep
+from weir.streams.worker.lane_outputs import label_records
+from weir.streams.worker.letters import DeadLetters
 
 MAX_WAITING: Final = 64
 """Steps that wait for a label lane, before it computes or behind it, before whoever brings more has to wait."""

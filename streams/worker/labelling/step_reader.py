@@ -11,23 +11,23 @@ from typing import Final
 
 import numpy as np
 
-from online.batch import FloatVector, IntVector, ScoredBatch
-from online.codec.decode import DecodedLabels, decode_labels
-from online.codec.predictions import ScoredShape, decode_scored
-from online.labels.join import RowsToRead
-from online.stages.admission import labels_in_time
-from streams.config import topics
-from streams.errors import BrokerError
-from streams.kafka.consume.fetched_batch import FetchedBatch, Slice
-from streams.kafka.consume.log_ends import LogBounds
-from streams.kafka.consume.point_reader import PointReader
-from streams.kafka.consume.range_reader import RangeReader
-from streams.records import RefusedRecord
-from streams.redis.partitions.label_journal import TICK, OffsetRange
-from streams.worker.context import Context
-from streams.worker.labelling.pending_step import PendingStep
-from streams.worker.letters import in_order
-from streams.worker.scoring.misplaced import Astray
+from weir.online.batch import FloatVector, IntVector, ScoredBatch
+from weir.online.codec.decode import DecodedLabels, decode_labels
+from weir.online.codec.predictions import ScoredShape, decode_scored
+from weir.online.labels.join import RowsToRead
+from weir.online.stages.admission import labels_in_time
+from weir.streams.config import topics
+from weir.streams.errors import BrokerError
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
+from weir.streams.kafka.consume.log_ends import LogBounds
+from weir.streams.kafka.consume.point_reader import PointReader
+from weir.streams.kafka.consume.range_reader import RangeReader
+from weir.streams.records import RefusedRecord
+from weir.streams.redis.partitions.label_journal import TICK, OffsetRange
+from weir.streams.worker.context import Context
+from weir.streams.worker.labelling.pending_step import PendingStep
+from weir.streams.worker.letters import in_order
+from weir.streams.worker.scoring.misplaced import Astray
 
 log = logging.getLogger(__name__)
 

@@ -17,30 +17,30 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
-from online.batch import FloatMatrix, IntVector
-from online.codec.decode import DecodedEvents
-from online.features.store import FeatureStore
-from online.stages.scoring import ScoringStage
-from online.task.spec import STREAM_KEYS
-from streams.config import topics
-from streams.errors import in_words
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.kafka.produce.record_columns import Columns
-from streams.ops.metrics import Laps
-from streams.records import Record
-from streams.redis.partitions.merged_store import JointRows
-from streams.redis.partitions.partition_store import Lane
-from streams.redis.store_errors import LaneMoved
-from streams.worker.context import Context
-from streams.worker.inference.remote_port import RemoteScorer, rows_of
-from streams.worker.lane import PendingWrite
-from streams.worker.lane_outputs import prediction_columns, update_records
-from streams.worker.pauses import OF_THE_PROCESS
-from streams.worker.scoring.lane_batch import LaneBatch, MergedBatch, join, owners_of
-from streams.worker.scoring.misplaced import Astray
+from weir.online.batch import FloatMatrix, IntVector
+from weir.online.codec.decode import DecodedEvents
+from weir.online.features.store import FeatureStore
+from weir.online.stages.scoring import ScoringStage
+from weir.online.task.spec import STREAM_KEYS
+from weir.streams.config import topics
+from weir.streams.errors import in_words
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.produce.record_columns import Columns
+from weir.streams.ops.metrics import Laps
+from weir.streams.records import Record
+from weir.streams.redis.partitions.merged_store import JointRows
+from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.redis.store_errors import LaneMoved
+from weir.streams.worker.context import Context
+from weir.streams.worker.inference.remote_port import RemoteScorer, rows_of
+from weir.streams.worker.lane import PendingWrite
+from weir.streams.worker.lane_outputs import prediction_columns, update_records
+from weir.streams.worker.pauses import OF_THE_PROCESS
+from weir.streams.worker.scoring.lane_batch import LaneBatch, MergedBatch, join, owners_of
+from weir.streams.worker.scoring.misplaced import Astray
 
 if TYPE_CHECKING:
-    from streams.worker.scoring.event_partition import ScoreLane
+    from weir.streams.worker.scoring.event_partition import ScoreLane
 
 log = logging.getLogger(__name__)
 

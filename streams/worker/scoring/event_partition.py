@@ -15,26 +15,26 @@ from typing import Any, Final
 
 import numpy as np
 
-from online.batch import FloatVector, ScoredBatch
-from online.codec.decode import DecodedEvents, decode_device_events, decode_user_events
-from online.features.kernel import EVENT
-from online.stages.admission import Admission
-from online.stages.scoring import PreparedBatch, ScoringStage
-from online.task.column_plan import union
-from streams.config import topics
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.kafka.consume.offset_tracker import Ticket
-from streams.kafka.produce.producer import Sent
-from streams.redis.partitions.partition_store import Lane, LaneRecord, Writes
-from streams.redis.store_errors import LaneMoved
-from streams.worker.context import Context
-from streams.worker.journal import LaneJournal
-from streams.worker.lane import PendingWrite, RowLane
-from streams.worker.lane_outputs import timer_records
-from streams.worker.letters import DeadLetters, refused_of
-from streams.worker.scoring.batch_scoring import Scoring
-from streams.worker.scoring.lane_batch import LaneBatch
-from streams.worker.scoring.misplaced import Astray
+from weir.online.batch import FloatVector, ScoredBatch
+from weir.online.codec.decode import DecodedEvents, decode_device_events, decode_user_events
+from weir.online.features.kernel import EVENT
+from weir.online.stages.admission import Admission
+from weir.online.stages.scoring import PreparedBatch, ScoringStage
+from weir.online.task.column_plan import union
+from weir.streams.config import topics
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.consume.offset_tracker import Ticket
+from weir.streams.kafka.produce.producer import Sent
+from weir.streams.redis.partitions.partition_store import Lane, LaneRecord, Writes
+from weir.streams.redis.store_errors import LaneMoved
+from weir.streams.worker.context import Context
+from weir.streams.worker.journal import LaneJournal
+from weir.streams.worker.lane import PendingWrite, RowLane
+from weir.streams.worker.lane_outputs import timer_records
+from weir.streams.worker.letters import DeadLetters, refused_of
+from weir.streams.worker.scoring.batch_scoring import Scoring
+from weir.streams.worker.scoring.lane_batch import LaneBatch
+from weir.streams.worker.scoring.misplaced import Astray
 
 DECODERS: Final = {topics.USER_EVENTS: decode_user_events, topics.DEVICE_EVENTS: decode_device_events}
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from online.batch import FloatMatrix, FloatVector, ScoredBatch
-from online.stages.scoring import FeaturedBatch, PreparedBatch, ScoreOutput, ScoringStage
-from streams.kafka.consume.fetched_batch import FetchedBatch
-from streams.redis.partitions.merged_store import JointRows
-from streams.worker.scoring.misplaced import Astray
+from weir.online.batch import FloatMatrix, FloatVector, ScoredBatch
+from weir.online.stages.scoring import FeaturedBatch, PreparedBatch, ScoreOutput, ScoringStage
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.redis.partitions.merged_store import JointRows
+from weir.streams.worker.scoring.misplaced import Astray
 
 if TYPE_CHECKING:
-    from streams.worker.scoring.event_partition import ScoreLane
+    from weir.streams.worker.scoring.event_partition import ScoreLane
 
 
 @dataclass(slots=True)

@@ -11,9 +11,9 @@ from typing import Final
 
 import numpy as np
 
-from online.batch import BoolVector
-from online.stages.dedupe import FIXED_KEY, Deduper, bytes_for, floor_of, newest_of
-from streams.worker.journal import Entries, JournalEntries, ids_entry
+from weir.online.batch import BoolVector
+from weir.online.stages.dedupe import FIXED_KEY, Deduper, bytes_for, floor_of, newest_of
+from weir.streams.worker.journal import Entries, JournalEntries, ids_entry
 
 TICK: Final = 256
 """Offsets that count as one place."""

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from streams.records import Record
+from weir.streams.records import Record
 
 _HEAD: Final = struct.Struct("<dI")
 

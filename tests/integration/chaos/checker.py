@@ -16,13 +16,6 @@ import numpy as np
 import orjson
 import redis
 
-from online.batch import ExampleBatch, ScoredBatch
-from online.codec.decode import decode_labels
-from online.codec.example_log import decode_example_log
-from online.codec.wire import Alert, DeadLetter
-from online.task.task_shape import shape_of
-from streams.config import topics
-from streams.redis.stored_rows import Lane, decode_row, lane_prefix
 from tests.integration.chaos.deployment import Deployment, StoredRecord
 from tests.integration.chaos.replay import (
     EventTruth,
@@ -35,6 +28,13 @@ from tests.integration.chaos.replay import (
     replay_updates,
     scored_of,
 )
+from weir.online.batch import ExampleBatch, ScoredBatch
+from weir.online.codec.decode import decode_labels
+from weir.online.codec.example_log import decode_example_log
+from weir.online.codec.wire import Alert, DeadLetter
+from weir.online.task.task_shape import shape_of
+from weir.streams.config import topics
+from weir.streams.redis.stored_rows import Lane, decode_row, lane_prefix
 
 Log = dict[int, list[StoredRecord]]
 SHOWN = 3  # examples of what differs, in a message

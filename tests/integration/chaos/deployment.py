@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streams.config.settings import load_settings
-from streams.kafka.admin import cluster
-from streams.kafka.admin.clients import admin_client
-from streams.kafka.admin.topic_specs import wanted_topics
-from streams.task_files import load_task
-from streams.torture import deployment
-from streams.torture.deployment import StoredRecord
 from tests.integration.kafka_broker import Broker
+from weir.streams.config.settings import load_settings
+from weir.streams.kafka.admin import cluster
+from weir.streams.kafka.admin.clients import admin_client
+from weir.streams.kafka.admin.topic_specs import wanted_topics
+from weir.streams.task_files import load_task
+from weir.streams.torture import deployment
+from weir.streams.torture.deployment import StoredRecord
 
 TASKS = Path(__file__).parent / "tasks"
 __all__ = ["FAST", "TASKS", "Deployment", "StoredRecord"]
@@ -83,7 +83,7 @@ class Deployment(deployment.Deployment):
 
     def command(self, *args: str) -> list[str]:
         """How to start one worker."""
-        return [sys.executable, "-P", "-m", "streams.cli.main", "worker", "--config", str(self.config), *args]
+        return [sys.executable, "-P", "-m", "weir.streams.cli.main", "worker", "--config", str(self.config), *args]
 
 
 def _toml(tables: Mapping[str, Mapping[str, Any]]) -> str:

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from streams.config import topics
-from streams.kafka.produce.producer import BatchProducer
-from streams.kafka.transport_settings import TransportSettings
-from streams.records import Record
-from streams.simulate.dirt import BREAKAGES
+from weir.streams.config import topics
+from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.records import Record
+from weir.streams.simulate.dirt import BREAKAGES
 
 START_TS = 1_577_836_800.0  # 2020-01-01: no record may look as if its clock were ahead
 TASK = "fraud"

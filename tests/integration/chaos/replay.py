@@ -14,22 +14,22 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from online.batch import ExampleBatch, FloatVector, ScoredBatch
-from online.codec.decode import decode_labels, decode_user_events
-from online.codec.predictions import ScoredShape, decode_scored
-from online.codec.row_updates import decode_updates
-from online.decisions.alert_state import AlertState
-from online.intake_policy import IntakePolicy
-from online.learners.online_model import OnlineModel
-from online.stages.admission import Admission
-from online.stages.dedupe import Deduper, bytes_for
-from online.stages.labelling import LabellingStage
-from online.stages.scoring import ScoringStage
-from online.task.column_plan import union
-from online.task.spec import TaskSpec
-from online.task.task_shape import model_of, shape_of
-from streams.embedded.memory_store import MemoryFeatureStore
 from tests.integration.chaos.deployment import StoredRecord
+from weir.online.batch import ExampleBatch, FloatVector, ScoredBatch
+from weir.online.codec.decode import decode_labels, decode_user_events
+from weir.online.codec.predictions import ScoredShape, decode_scored
+from weir.online.codec.row_updates import decode_updates
+from weir.online.decisions.alert_state import AlertState
+from weir.online.intake_policy import IntakePolicy
+from weir.online.learners.online_model import OnlineModel
+from weir.online.stages.admission import Admission
+from weir.online.stages.dedupe import Deduper, bytes_for
+from weir.online.stages.labelling import LabellingStage
+from weir.online.stages.scoring import ScoringStage
+from weir.online.task.column_plan import union
+from weir.online.task.spec import TaskSpec
+from weir.online.task.task_shape import model_of, shape_of
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 CHUNK = 777  # no batch size of a worker's: results must not depend on cuts
 

@@ -18,26 +18,26 @@ import numpy as np
 import pytest
 import redis
 
-from online.codec.decode import decode_labels, decode_user_events
-from online.codec.encode import encode_alerts, encode_examples, encode_labels, encode_scored
-from online.codec.row_updates import encode_updates
-from online.codec.wire import Alert
-from online.intake_policy import IntakePolicy
-from online.stages.admission import Admission
-from online.stages.labelling import LabellingStage
-from online.stages.scoring import ScoringStage
-from online.task.column_plan import union
-from streams.config import topics
-from streams.config.settings import Settings
-from streams.embedded.memory_store import MemoryFeatureStore
-from streams.outputs import dead_letter
-from streams.records import Record, RefusedRecord
-from streams.redis.stored_rows import encode_row, row_key
-from streams.task_files import load_task
 from tests.integration.chaos.checker import Checker, Differs
 from tests.integration.chaos.deployment import TASKS, Deployment, StoredRecord
 from tests.integration.chaos.feeder import Made, StreamPlan
 from tests.integration.chaos.replay import replay_updates, rows_of, side_widths
+from weir.online.codec.decode import decode_labels, decode_user_events
+from weir.online.codec.encode import encode_alerts, encode_examples, encode_labels, encode_scored
+from weir.online.codec.row_updates import encode_updates
+from weir.online.codec.wire import Alert
+from weir.online.intake_policy import IntakePolicy
+from weir.online.stages.admission import Admission
+from weir.online.stages.labelling import LabellingStage
+from weir.online.stages.scoring import ScoringStage
+from weir.online.task.column_plan import union
+from weir.streams.config import topics
+from weir.streams.config.settings import Settings
+from weir.streams.embedded.memory_store import MemoryFeatureStore
+from weir.streams.outputs import dead_letter
+from weir.streams.records import Record, RefusedRecord
+from weir.streams.redis.stored_rows import encode_row, row_key
+from weir.streams.task_files import load_task
 
 NOW = time.time()
 
