@@ -88,7 +88,7 @@ def measure(path: Path) -> None:
     """Print rows, seconds to open, seconds in all, and MiB; run in a process of its own."""
     columns_of = first_of("columns_of", "weir.online.task.column_plan", "online.columnplan")
     source_of = first_of("FileSource", "weir.streams.backtest.event_files", "streams.sources")
-    task = first_of("TaskSpec", "weir.online.task.spec", "weir.online.task").from_toml(TASK)
+    task = first_of("TaskSpec", "weir.online.task.spec", "online.task").from_toml(TASK)
     start = time.perf_counter()
     source = source_of(task, columns_of(task), [path])
     opened = time.perf_counter() - start
