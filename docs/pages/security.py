@@ -22,7 +22,8 @@ DANGERS: Final[Mapping[str, Danger]] = {
     t.USER_EVENTS: Danger(
         "send events of any entity: garbage, bombs, extremes, wrong times, ids that repeat, random new entities",
         "limits before and after decoding ([limits], docs/LIMITS.md), dead letters, a pause of that partition alone; "
-        "a time is taken from the broker and the worker; weir_new_rows_total and weir_store_used_bytes show a flood",
+        "a time is taken from the broker and the worker; weir_new_rows_total and weir_store_used_bytes show a flood "
+        "of ids, and a store that is nearly full keeps no rows of new ones",
     ),
     t.LABELS: Danger(
         "label any prediction falsely, so that online models learn it",

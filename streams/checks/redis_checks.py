@@ -143,7 +143,10 @@ def memory_of(info: Mapping[str, Any]) -> Check:
         return Check(name, "FAIL", found, "Set 'maxmemory-policy noeviction': this one drops features and positions.")
     if limit and used > HEADROOM * limit:
         return Check(
-            name, "WARN", found, "Raise maxmemory, or let rows expire sooner (ttl): a full store stops workers."
+            name,
+            "WARN",
+            found,
+            "Raise maxmemory, or let rows expire sooner (ttl): from 90% on new entities are not kept.",
         )
     return Check(name, "OK", found)
 

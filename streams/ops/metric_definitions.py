@@ -51,6 +51,7 @@ CounterName = Literal[
     "weir_store_retries_total",
     "weir_cache_lookups_total",
     "weir_new_rows_total",
+    "weir_unkept_rows_total",
     "weir_lane_rewinds_total",
     "weir_rebalances_total",
     "weir_full_swaps_total",
@@ -231,6 +232,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     ),
     _gauge("weir_loop_stall_seconds", "seconds", "The longest that the event loop stood still in the last minute."),
     _counter("weir_new_rows_total", "rows", "Rows asked for of entities that the store does not know yet."),
+    _counter("weir_unkept_rows_total", "rows", "Changes of new entities' rows not written: the store is nearly full."),
     _gauge("weir_store_used_bytes", "bytes", "Memory that Redis uses (used_memory)."),
     _gauge("weir_store_limit_bytes", "bytes", "Memory that Redis may use (maxmemory); 0 without a limit."),
     # Labels and learning

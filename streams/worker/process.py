@@ -182,7 +182,7 @@ class Process:
 
     def beside(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """What runs beside the consumer; an error in it ends the process."""
-        watch = StoreWatch(self.link, self.metrics).run
+        watch = StoreWatch(self.link, self.ctx.store, self.metrics).run
         return (self.updates.run, self._tick, watch, self._control.run, self.ctx.links.run)
 
     @property

@@ -131,6 +131,7 @@ class WorkerStatus(ProcessStatus):
         m.inc("weir_cache_lookups_total", self._new("missed", store.missed), outcome="miss")
         m.inc("weir_cache_lookups_total", self._new("found", store.wanted - store.missed), outcome="hit")
         m.inc("weir_new_rows_total", self._new("new", store.new))
+        m.inc("weir_unkept_rows_total", self._new("unkept", store.unkept))
         self._measure_memory()
         for topic, rows in store.cached().items():
             m.set("weir_cached_rows", rows, topic=topic)

@@ -83,6 +83,11 @@ class LaneStore:
         self._used: LaneState | None = None
         self.wanted = self.missed = self.new = 0
         """Rows that batches asked for since the start, those that were read from Redis, and those it did not have."""
+        self.takes_new = True
+        """Whether rows that Redis does not have yet are written. In a store that is nearly full they are not: ids that
+        nobody can foresee would use up what the rows of known entities, positions and journals need."""
+        self.unkept = 0
+        """Changes of new rows since the start that were not written, because ``takes_new`` was false."""
 
     # -- tables --------------------------------------------------------------------------------------------------
 
@@ -304,6 +309,11 @@ class LaneStore:
         except KeyError as exc:
             raise LookupError(_not_prefetched(state, table, exc.args[0])) from None
         known = self._tables[table]
+        if self.takes_new:
+            cache.stored[slots] = True
+        elif not (keep := cache.stored[slots]).all():
+            self.unkept += len(slots) - int(keep.sum())
+            slots, rows = slots[keep], rows[keep]
         state.changes.append(Change(known.key, known.schema, cache, slots, rows, cache.updated[slots]))
 
     def _current(self) -> LaneState:

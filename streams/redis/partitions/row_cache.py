@@ -38,6 +38,8 @@ class RowCache:
         """Number of the prefetch that last named the row."""
         self.written = np.zeros(256, dtype=np.int64)
         """Number of the step that last changed the row."""
+        self.stored = np.zeros(256, dtype=np.bool_)
+        """Whether Redis has a row of this key, or will have it with the next flush."""
         self.clock = -np.inf
         """Newest event time saved."""
         self._frame, self._free = frame, list[int]()
@@ -49,7 +51,7 @@ class RowCache:
     @property
     def nbytes(self) -> int:
         """What it takes in memory, keys aside."""
-        return self.slab.nbytes + self.updated.nbytes + self.used.nbytes + self.written.nbytes
+        return self.slab.nbytes + self.updated.nbytes + self.used.nbytes + self.written.nbytes + self.stored.nbytes
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """The distinct keys that are not here."""
@@ -92,10 +94,11 @@ class RowCache:
                 self.slot_of[key] = self._place(frame)
         self._grow(len(self.frames))
         slots = np.fromiter(map(self.slot_of.__getitem__, keys), dtype=np.int64, count=len(keys))
+        self.stored[slots] = False
         if len(found) < len(keys):
             self.slab[slots], self.updated[slots] = 0, 0.0
             slots = slots[found]
-        self.slab[slots], self.updated[slots] = rows, updated
+        self.slab[slots], self.updated[slots], self.stored[slots] = rows, updated, True
 
     def _place(self, frame: bytes) -> int:
         if self._free:
@@ -109,7 +112,7 @@ class RowCache:
         if rows <= len(self.slab):
             return
         size = max(rows, 2 * len(self.slab))
-        for name in ("slab", "updated", "used", "written"):
+        for name in ("slab", "updated", "used", "written", "stored"):
             old = getattr(self, name)
             new = np.zeros((size, *old.shape[1:]), dtype=old.dtype)
             new[: len(old)] = old
