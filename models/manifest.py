@@ -126,6 +126,12 @@ class Manifest(_FrozenModel):
             raise ValueError(f"inputs_digest is not that of the {len(self.inputs)} inputs")
         return self
 
+    def graph(self, precision: Precision) -> str | None:
+        """Name of the file that holds the graph in this precision; ``None`` where the version has none."""
+        if precision == "float32":
+            return GRAPH
+        return next((name for name, of in sorted(self.variants.items()) if of.precision == precision), None)
+
     @property
     def name(self) -> str:
         """How people call it: ``fraud v3``."""

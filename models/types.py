@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from weir.online.errors import WeirError
 
 if TYPE_CHECKING:
-    from weir.models.manifest import Variant
+    from weir.models.manifest import Precision, Variant
 
 FloatVector = NDArray[np.float64]
 Float32Vector = NDArray[np.float32]
@@ -105,6 +105,8 @@ class StepModel(Protocol):
     version: int
     provider: str
     """``cpu`` or ``cuda``."""
+    precision: Precision
+    """Of the graph that runs."""
     inputs: tuple[str, ...]
     state: int
     """S."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 SEEN: tuple[str, ...] = ("full.logit", "full.known")
 """Columns the online model sees, before ``full.e0`` and so on; both 0 without a full model, else ``known`` is 1."""
 LOGGED: tuple[str, ...] = ("full.version", "full.provider", "full.shadow_logit", "full.shadow_version")
-"""Columns that are only logged. Versions are the registry's, 0 for none; ``provider`` is 0 for none, 1 CPU, 2 CUDA.
+"""Columns that are only logged. Versions are the registry's, 0 for none; ``provider`` is 0 for none, and on CPU and on
+CUDA 1 and 2 in float32, 3 and 4 in float16, 5 and 6 in int8.
 Behind them, by ``FullSpec.reasons``, ``full.why0``, ``full.part0`` and so on: an input that raised the logit (its
 number among the full model's inputs, from 1 on; 0 for none), and its part of all that raised it."""
 

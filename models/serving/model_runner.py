@@ -26,7 +26,15 @@ FloatMatrix = NDArray[np.float64]
 
 PROVIDERS = {"cpu": 1.0, "cuda": 2.0}
 """How ``full.provider`` says it; 0 is none."""
+PRECISIONS = {"float32": 0.0, "float16": 2.0, "int8": 4.0}
+"""What a precision adds to the provider in ``full.provider``. A column of its own would change the width of every
+prediction, and what was logged before it could not be learned from any more; so 1 and 2 still mean float32."""
 _NO_STATE = np.empty((0, 0), np.float32)
+
+
+def ran_on(model: StepModel) -> float:
+    """Provider and precision of a model as the one number that ``full.provider`` logs."""
+    return PROVIDERS[model.provider] + PRECISIONS[model.precision]
 
 
 class RowStore(Protocol):
@@ -161,7 +169,7 @@ class FullRunner:
             return
         width = min(self.embedding, model.embedding)
         out[:, 0], out[:, 1], out[:, 2 : 2 + width] = said.logit, said.finite, said.embedding[:, :width]
-        out[:, logged], out[:, logged + 1] = model.version, PROVIDERS[model.provider]
+        out[:, logged], out[:, logged + 1] = model.version, ran_on(model)
         out[:, logged + 4 : logged + 4 + said.why.shape[1]] = said.why
 
     @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from weir.models.errors import ModelError
+from weir.models.manifest import Precision
 from weir.models.onnx.graph import GraphSpec, declared
 from weir.models.serving.buckets import BUCKETS, CALL_ROWS, Buckets
 from weir.models.serving.occlusion import Baseline
@@ -50,8 +51,10 @@ class OrtModel:
     ) -> None:
         self.version, self.provider, self.inputs = version, provider, tuple(inputs)
         self.state, self.embedding = spec.state, spec.embedding
+        self.precision: Precision = "float32"
+        """Of the graph; set, like ``usual``, by whoever has the manifest."""
         self.usual: Baseline | None = None
-        """For explanations; set by who has the artefact."""
+        """For explanations."""
         self._session, self._buckets = session, buckets
         largest = buckets.sizes[-1]
         self._x = np.zeros((largest, spec.inputs), np.float32)

@@ -18,12 +18,11 @@ from weir.streams.offline_models.update_follower import UpdatesFollower
 
 def check_full(settings: Settings, tasks: Sequence[TaskSpec], *, remote: bool = False) -> list[Check]:
     """A check for each task whose full model would run here: it is loaded, as a worker would; none without one."""
-    m = settings.models
     try:
-        models = full_models(tasks, m.provider, m.threads, registry=m.registry, trusted=m.trusted, remote=remote)
+        models = full_models(tasks, settings.models, remote=remote)
         if not models.tasks:
             return []
-        require_provider(models, m.provider)
+        require_provider(models, settings.models.provider)
         return asyncio.run(_check(settings, models))
     except WeirError as error:
         return [Check("full models", "FAIL", str(error))]
@@ -47,4 +46,4 @@ def _told(task: str, said: Mapping[str, Any]) -> Check:
     if said["champion"] is None:
         return Check(name, "OK", "none serves yet")
     beside = f", version {said['shadow']} in its shadow" if said["shadow"] is not None else ""
-    return Check(name, "OK", f"version {said['champion']} on {said['provider']}{beside}")
+    return Check(name, "OK", f"version {said['champion']} on {said['provider']} in {said['precision']}{beside}")

@@ -12,7 +12,7 @@ from weir.streams.cli.options import size, table, utc
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from weir.models.manifest import Manifest
+    from weir.models.manifest import Manifest, Precision
     from weir.models.registry.stages import StageEntry, Stages
 
 FIRST: Final = ("average_precision", "roc_auc", "log_loss")
@@ -39,12 +39,13 @@ def versions_table() -> Table:
     return table("task", "version>", "stage", "kind", *(f"{n}>" for n in FIRST), "parent>", "made (UTC)", "size>")
 
 
-def page(manifest: Manifest, stages: Stages, uri: str) -> Iterator[Table]:
-    """One version for a person: what it is, its metrics, its files."""
+def page(manifest: Manifest, stages: Stages, uri: str, asked: Precision) -> Iterator[Table]:
+    """One version for a person: what it is, which graph would serve where ``asked`` is set, its metrics, its files."""
     facts = table("", "")
     facts.show_header = False
     for name, value in _facts(manifest, stages, uri):
         facts.add_row(name, value)
+    facts.add_row("graphs", _graphs(manifest, asked))
     yield facts
     if manifest.metrics:
         metrics = table("metric", "value>", title="\n")
@@ -73,6 +74,12 @@ def _facts(m: Manifest, stages: Stages, uri: str) -> list[tuple[str, str]]:
         ("inputs", f"{len(m.inputs)}: {', '.join(m.inputs)}"),
         ("state", f"{m.state} floats an entity; embedding {m.embedding}"),
     ]
+
+
+def _graphs(manifest: Manifest, asked: Precision) -> str:
+    held = ", ".join(p for p in ("float32", "float16", "int8") if manifest.graph(p) is not None)
+    serving = "that serves here" if manifest.graph(asked) is not None else "there is none, so float32 serves here"
+    return f"{held}; [models] precision is {asked}: {serving}"
 
 
 def moves_table(history: Sequence[StageEntry]) -> Table:

@@ -21,7 +21,7 @@ from weir.streams.cli.model_common import (
     tasks_in,
 )
 from weir.streams.cli.model_moves import promote_command, rollback_command
-from weir.streams.cli.options import ConfigOption, JsonOption, notes, output, table, to_json
+from weir.streams.cli.options import ConfigOption, JsonOption, notes, output, settings_of, table, to_json
 from weir.streams.cli.times import duration
 
 models_app = typer.Typer(
@@ -97,7 +97,7 @@ def show_command(
     if as_json:
         print(to_json(document(manifest, stages, uri)))
         return
-    for part in page(manifest, stages, uri):
+    for part in page(manifest, stages, uri, settings_of(config, None).models.precision):
         output().print(part)
     if moves := held.history(task):
         output().print(moves_table(moves))

@@ -17,6 +17,7 @@ from typing import Self
 
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
+from weir.streams.config.model_settings import ModelSettings
 from weir.streams.config.topics import INPUTS, MODEL_UPDATES
 from weir.streams.demo.demo_journal import Journal, MetricHistories
 from weir.streams.demo.exports import export
@@ -88,7 +89,7 @@ class Demo:
         self._log = EmbeddedLog(directory=directory / "log")
         self._host = EmbeddedHost(
             tasks, self._log, checkpoints=directory / "state", observe=self._observe,
-            full=full_models(tasks, provider="cpu", registry=str(directory / "models")),
+            full=full_models(tasks, ModelSettings(provider="cpu", registry=str(directory / "models"))),
         )  # fmt: skip
         self._journal, self._histories, self._measures = Journal(), MetricHistories(), Measures()
         self._thresholds: dict[str, float] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,36 +13,32 @@ from weir.models.types import StepModel
 from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
+from weir.streams.config.model_settings import ModelSettings
 from weir.streams.offline_models.model_updates import Ref
 from weir.streams.offline_models.serving import FullModels, FullTask
 from weir.streams.ops.metrics import Metrics
 
+log = logging.getLogger(__name__)
+
 
 def full_models(
-    tasks: Iterable[TaskSpec],
-    provider: Provider = "auto",
-    threads: int = 1,
-    metrics: Metrics | None = None,
-    *,
-    registry: str,
-    trusted: Sequence[str] = (),
-    remote: bool = False,
+    tasks: Iterable[TaskSpec], settings: ModelSettings, metrics: Metrics | None = None, *, remote: bool = False
 ) -> FullModels:
     """The full models of those tasks that have one that is run here: not loaded.
 
     Parameters
     ----------
-    provider, threads, registry, trusted : what they run on, and where they may lie; see ``[models]`` of the settings.
+    settings : where they may lie, and what they run on.
     remote : whether this is an inference worker; it runs those whose ``[full] remote`` says so, and nobody else does.
     """
     here = [(task, task.full) for task in tasks if task.full is not None and task.full.remote == remote]
-    return FullModels([full_task(task, spec, provider, threads, (registry, *trusted)) for task, spec in here], metrics)
+    return FullModels([_full_task(task, spec, settings) for task, spec in here], metrics)
 
 
-def full_task(task: TaskSpec, spec: FullSpec, provider: Provider, threads: int, registries: Sequence[str]) -> FullTask:
+def _full_task(task: TaskSpec, spec: FullSpec, settings: ModelSettings) -> FullTask:
     """One task's runner and loader; raises ``TaskError`` where the task cannot run."""
     runner = FullRunner(spec, full_inputs(task))
-    return FullTask(task.name, runner, lambda ref: load(task.name, ref, runner, registries, provider, threads))
+    return FullTask(task.name, runner, lambda ref: load(task.name, ref, runner, settings))
 
 
 def full_inputs(task: TaskSpec) -> tuple[str, ...]:
@@ -49,10 +46,8 @@ def full_inputs(task: TaskSpec) -> tuple[str, ...]:
     return shape_of(task).full_inputs
 
 
-def load(
-    task: str, ref: Ref, runner: FullRunner, registries: Sequence[str], provider: Provider, threads: int = 1
-) -> StepModel:
-    """Fetch, check and warm an artefact of the first of ``registries``; of another one where the update says so.
+def load(task: str, ref: Ref, runner: FullRunner, settings: ModelSettings) -> StepModel:
+    """Fetch, check and warm an artefact of our registry; of another that is trusted where the update says so.
 
     Whoever can write an update cannot choose what is loaded: the registry has to be one of ours, its log of stages has
     to have moved the version, and its manifest has to have the digest.
@@ -63,12 +58,13 @@ def load(
         The artefact is missing, incomplete, corrupt, truncated or another than the update means; it never left the
         stage of a candidate; its graph cannot be served; it does not fit the task; or the provider is not there.
     """
+    from weir.models.manifest import GRAPH
     from weir.models.registry.artefact import check_artefact
     from weir.models.registry.registry import Registry
     from weir.models.serving.occlusion import USUAL_FILE, Baseline
     from weir.models.serving.ort_model import OrtModel
 
-    held = Registry(_registry_of(task, ref, registries))
+    held = Registry(_registry_of(task, ref, (settings.registry, *settings.trusted)))
     artefact = held.load(task, ref.version, ref.digest)
     if held.stages(task).of(ref.version) == "candidate":
         raise ModelError(
@@ -77,7 +73,15 @@ def load(
         )
     check_artefact(artefact)
     manifest = artefact.manifest
-    model = OrtModel.load(artefact.onnx, ref.version, manifest.inputs, provider=provider, threads=threads)
+    graph, precision = manifest.graph(settings.precision), settings.precision
+    if graph is None:
+        # Once a load, so once a version: that a better graph is missing is no reason to serve none.
+        graph, precision = GRAPH, "float32"
+        log.warning("task %s: version %d has no %s graph: it serves in float32", task, ref.version, settings.precision)
+    model = OrtModel.load(
+        artefact.files[graph], ref.version, manifest.inputs, provider=settings.provider, threads=settings.threads
+    )
+    model.precision = precision
     if (usual := artefact.files.get(USUAL_FILE)) is not None:
         model.usual = Baseline.decode(usual, len(manifest.inputs))
     runner.slots.check(model)

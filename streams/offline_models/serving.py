@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S: Final = 30.0
 """After this an artefact that was refused is tried again, as long as it is wanted: a share may have been away."""
+BITS: Final = {"float32": 32, "float16": 16, "int8": 8}
 _KNOWN: Final = SEEN.index("full.known")
 
 Load = Callable[[Ref], StepModel]
@@ -179,7 +180,8 @@ class FullModels:
         for slot, ref in (("champion", champion), ("shadow", shadow)):
             self.metrics.set("weir_full_version", ref.version if ref is not None else 0, task=name, slot=slot)
         model = served.models[champion] if champion is not None else None
-        self.metrics.set("weir_full_provider", PROVIDERS.get(model.provider, 0) if model is not None else 0, task=name)
+        self.metrics.set("weir_full_provider", PROVIDERS[model.provider] if model is not None else 0, task=name)
+        self.metrics.set("weir_full_bits", BITS[model.precision] if model is not None else 0, task=name)
 
     # -- for people ------------------------------------------------------------------------------------------------
 
@@ -202,6 +204,7 @@ class FullModels:
             "shadow": number(served.shadow),
             "wanted": number(served.wanted.champion),
             "provider": model.provider if model is not None else None,
+            "precision": model.precision if model is not None else None,
             "refused": {str(ref.version): why for ref, (why, _) in served.refused.items()},
         }
 

@@ -85,6 +85,7 @@ GaugeName = Literal[
     "weir_store_used_bytes",
     "weir_store_limit_bytes",
     "weir_full_version",
+    "weir_full_bits",
     "weir_full_provider",
     "weir_full_waits",
     "weir_trainer_queue_jobs",
@@ -313,6 +314,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         "weir_full_version", "1", "Version of the full model; slot is champion or shadow, 0 is none.", "task", "slot"
     ),
     _gauge("weir_full_provider", "1", "What the champion runs on: 0 none, 1 CPU, 2 CUDA.", "task"),
+    _gauge("weir_full_bits", "1", "Precision of the champion's graph: 32 float32, 16 float16, 8 int8, 0 none.", "task"),
     _counter("weir_full_swaps_total", "times", "Changes of what serves, the first included.", "task"),
     _counter("weir_full_refused_total", "times", "Artefacts that could not be used; the old version went on.", "task"),
     _histogram("weir_full_seconds", "seconds", _STAGE_S, "One call of the full model, for one batch.", "task"),

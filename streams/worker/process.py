@@ -106,7 +106,7 @@ class Process:
         remote: bool = False,
         **fields: Any,
     ) -> None:
-        w, m, r, prefix = settings.worker, settings.models, settings.redis, settings.redis.prefix
+        w, r, prefix = settings.worker, settings.redis, settings.redis.prefix
         self.settings, self.role = settings, role
         transport = {**transport_fields(settings), **fields}
         self.app = WorkerApp.from_settings(settings, f"{w.group}-{role}", w.instance(), **transport)
@@ -114,9 +114,7 @@ class Process:
         self.metrics = Metrics(settings.topics.own)
         self.link = RedisClient(r, patience_s=w.store_patience_s, timeout_s=r.timeout_s, prefix=prefix)
         store = LaneStore(self.link, prefix=prefix, cache_rows=w.cache_rows)
-        full = full_models(
-            served, m.provider, m.threads, self.metrics, registry=m.registry, trusted=m.trusted, remote=remote
-        )
+        full = full_models(served, settings.models, self.metrics, remote=remote)
         self.ctx = Context(settings, tasks, self.app, self.link, store, self.metrics, full)
         updates = settings.topics.name(topics.MODEL_UPDATES)
         self.updates = UpdatesFollower(settings.kafka.client_options("updates"), full, updates)

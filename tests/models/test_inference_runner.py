@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.models.served_graphs import INPUTS, E, S, graph, history, load, stateless, weights
 from weir.models.errors import ModelError
+from weir.models.manifest import Precision
 from weir.models.serving.active_models import Pair
 from weir.models.serving.entity_steps import replay
 from weir.models.serving.model_runner import FullRunner
@@ -196,7 +197,7 @@ def test_a_batch_is_of_one_pair_though_it_is_swapped_meanwhile() -> None:
     lane, events = Lane(), history(50, 3)
 
     class Swapping:
-        version, provider, inputs, state, embedding = 7, "cpu", INPUTS, S, E
+        version, provider, precision, inputs, state, embedding = 7, "cpu", "float32", INPUTS, S, E
 
         def step(self, x: Float32Matrix, state: Float32Matrix) -> tuple[Float32Vector, Float32Matrix, Float32Matrix]:
             lane.swap(TWO)
@@ -246,6 +247,7 @@ class Broken:
     fails: bool = True
     limit: float = np.inf
     provider: str = "cpu"
+    precision: Precision = "float32"
     inputs: tuple[str, ...] = INPUTS
     state: int = S
     embedding: int = E

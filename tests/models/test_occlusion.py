@@ -44,6 +44,7 @@ class Counted:
     def __init__(self, model: OrtModel) -> None:
         self.model, self.rows = model, 0
         self.version, self.provider, self.inputs = model.version, model.provider, model.inputs
+        self.precision = model.precision
         self.state, self.embedding, self.usual = model.state, model.embedding, USUAL
 
     def step(self, x: Float32Matrix, state: Float32Matrix) -> tuple[Float32Matrix, Float32Matrix, Float32Matrix]:

@@ -9,6 +9,7 @@ from weir.models.serving.session import Provider
 from weir.online.codec.wire import Prediction
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
+from weir.streams.config.settings import ModelSettings
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.offline_models.loading import full_models
 from weir.streams.offline_models.serving import FullModels
@@ -19,7 +20,7 @@ START = 1.7e9
 
 
 def loaded(task: TaskSpec, own: Models, provider: Provider = "cpu") -> FullModels:
-    return full_models([task], provider, metrics=Metrics(), registry=own.registry.url)
+    return full_models([task], ModelSettings(registry=own.registry.url, provider=provider), Metrics())
 
 
 def event(i: int, user: int = 0) -> bytes:

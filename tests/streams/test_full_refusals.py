@@ -16,6 +16,7 @@ from weir.online.codec.wire import ModelUpdate
 from weir.online.task.full_spec import columns
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
+from weir.streams.config.settings import ModelSettings
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.embedded.memory_store import MemoryFeatureStore
@@ -183,12 +184,12 @@ def test_a_provider_that_is_not_there_is_an_error(task: TaskSpec, own: Models) -
 
 def test_a_task_without_a_full_model_has_none(task: TaskSpec) -> None:
     plain = task.model_copy(update={"full": None})
-    assert full_models([plain], registry="").scorer("spend") is None
+    assert full_models([plain], ModelSettings()).scorer("spend") is None
     assert full_inputs(plain) == ()
     assert task.full is not None
     remote = task.model_copy(update={"full": task.full.model_copy(update={"remote": True})})
-    assert full_models([remote], registry="").scorer("spend") is None
-    assert full_models([remote, plain], registry="", remote=True).scorer("spend") is not None
+    assert full_models([remote], ModelSettings()).scorer("spend") is None
+    assert full_models([remote, plain], ModelSettings(), remote=True).scorer("spend") is not None
 
 
 def test_rows_without_a_model_are_counted(task: TaskSpec, own: Models) -> None:

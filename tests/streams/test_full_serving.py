@@ -18,6 +18,7 @@ from weir.models.types import StepModel
 from weir.online.codec.wire import Prediction
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
+from weir.streams.config.settings import ModelSettings
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.embedded.memory_store import MemoryFeatureStore
@@ -260,6 +261,6 @@ def test_an_old_update_that_says_the_whole_address_serves_from_a_registry_that_i
     for k, whole in enumerate((own.registry.uri("spend", 1), f"{own.registry.url}/spend/1")):
         empty = str(tmp_path / f"empty{k}")
         for registry, trusted in ((own.registry.url, ()), (empty, (own.registry.url,)), (empty, (above,))):
-            full = full_models([task], "cpu", metrics=Metrics(), registry=registry, trusted=trusted)
+            full = full_models([task], ModelSettings(provider="cpu", registry=registry, trusted=trusted), Metrics())
             full.apply_now([own.update("promote", 1).model_copy(update={"uri": whole})])
             assert full.versions("spend") == (1, 0)

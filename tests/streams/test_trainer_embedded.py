@@ -12,6 +12,7 @@ from weir.models.registry.registry import Registry
 from weir.online.codec.wire import ModelUpdate, RetrainRequest
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
+from weir.streams.config.settings import ModelSettings
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.offline_models.loading import full_models
@@ -65,7 +66,7 @@ class Loop:
             [task],
             self.log,
             observe=self.trainer.observe,
-            full=full_models([task], provider="cpu", registry=self.registry.url),
+            full=full_models([task], ModelSettings(provider="cpu", registry=self.registry.url)),
         )
         self.updates: list[ModelUpdate] = []
         self.ts = 0.0
@@ -132,7 +133,7 @@ def test_alerts_name_what_the_served_trees_saw_and_do_so_again_on_a_replay(tmp_p
     log = EmbeddedLog()
     host = EmbeddedHost(
         [TaskSpec.from_toml(text)], log,
-        full=full_models([TaskSpec.from_toml(text)], provider="cpu", registry=loop.registry.url),
+        full=full_models([TaskSpec.from_toml(text)], ModelSettings(provider="cpu", registry=loop.registry.url)),
     )  # fmt: skip
     for batch in loop.log.read([*topics.INPUTS, topics.MODEL_UPDATES], 0):
         log.append(batch.topic, batch.records)
