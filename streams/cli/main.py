@@ -35,19 +35,25 @@ For example:
     weir backtest fraud.toml --data payments.parquet --scores scores.parquet
 """
 _CLIENTS: Final = ("aiokafka", "faust", "kafka")
-COMMANDS: Final = {
+_OFFLINE: Final = {
     "demo": "Simulate users, merchants and machines, and run everything on them.",
     "backtest": "Replay files through a task: features, scores, late labels, learning, alerts.",
     "simulate": "Write simulated streams of users, merchants and machines.",
-    "doctor": "Check that this machine is ready to run Weir.",
-    "topics": "Make, check and describe the topics of a deployment.",
+}
+_PROCESSES: Final = {
     "worker": "Run a worker: events in, predictions, alerts and learning out.",
     "inference": "Run an inference worker: full models for tasks with [full] remote = true.",
     "trainer": "Train full models when they are asked for, and see them through.",
+}
+_MODELS: Final = {
     "retrain": "Ask for a new full model of a task.",
     "tune": "Search the settings of a task's encoder.",
     "archive": "Keep predictions, examples and events in Parquet files, one folder a day.",
     "models": "Full models: list, show, promote, roll back, compare, verify, clear away.",
+}
+_OPERATE: Final = {
+    "doctor": "Check that this machine is ready to run Weir.",
+    "topics": "Make, check and describe the topics of a deployment.",
     "replay": "Send events from files to topics.",
     "torture": "Send hostile records among good traffic while workers are killed, and look what became of it.",
     "explain-score": "Show why an event got its score: the model of then, rebuilt, and what each feature added.",
@@ -58,10 +64,12 @@ COMMANDS: Final = {
     "features": "Feature rows in the store: get, rebuild.",
     "acl": "Rights: what each kind of user needs, as commands.",
 }
+_FOLDERS: Final = {"offline": _OFFLINE, "processes": _PROCESSES, "models": _MODELS, "operate": _OPERATE}
+COMMANDS: Final = {name: line for commands in _FOLDERS.values() for name, line in commands.items()}
 """Every command with the first line of its help, which a test holds to its docstring.
 
-``explain-score`` is ``explain_score_command`` of ``weir.streams.cli.explain_score``, or ``explain_score_app`` where it
-has commands of its own. Only the module of the command that was asked for is imported.
+``explain-score`` is ``explain_score_command`` of ``weir.streams.cli.operate.explain_score``, or ``explain_score_app``
+where it has commands of its own. Only the module of the command that was asked for is imported.
 """
 
 
@@ -94,7 +102,8 @@ class _Commands(_Group):
         if cmd_name not in COMMANDS:
             return None
         name = cmd_name.replace("-", "_")
-        module = import_module(f"weir.streams.cli.{name}")
+        folder = next(folder for folder, commands in _FOLDERS.items() if cmd_name in commands)
+        module = import_module(f"weir.streams.cli.{folder}.{name}")
         made: typer.Typer | None = getattr(module, f"{name}_app", None)
         if made is None:
             made = typer.Typer()

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from benchmarks import run_protocols
 from benchmarks.protocol_list import PROTOCOLS, Protocol
 from benchmarks.scoreformats import convert_file
-from weir.streams.cli.backtest import backtest_command
+from weir.streams.cli.offline.backtest import backtest_command
 
 ROWS = 2_000
 BY_NAME = {p.name: p for p in PROTOCOLS}

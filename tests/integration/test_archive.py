@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tests.integration.kafka_broker import Broker
 from tests.streams.logged_run import read_embedded
 from weir.online.task.spec import TaskSpec
-from weir.streams.cli.archive import archive_command
+from weir.streams.cli.models.archive import archive_command
 from weir.streams.config import topics
 from weir.streams.config.settings import KafkaSettings, Settings, TopicSettings
 from weir.streams.embedded.embedded_host import EmbeddedHost

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 REMOTE = TASK + 'remote = true\ndeadline = "1s"\n'
 """Ample: the test's machine may be busy; what a missed deadline costs is measured elsewhere."""
-PROGRAM = "import typer; from weir.streams.cli.inference import inference_command as run; typer.run(run)"
+PROGRAM = "import typer; from weir.streams.cli.processes.inference import inference_command as run; typer.run(run)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from weir.online.batch import ExampleBatch
 from weir.online.codec.encode import encode_examples
 from weir.online.codec.wire import ModelUpdate
 from weir.online.task.spec import TaskSpec
-from weir.streams.cli.retrain import retrain_command
+from weir.streams.cli.models.retrain import retrain_command
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
@@ -36,7 +36,7 @@ from weir.streams.records import Record
 from weir.streams.simulate import SimulationConfig, simulate
 
 pytestmark = pytest.mark.integration
-START = "import typer, weir.streams.cli.trainer as t; typer.run(t.trainer_command)"
+START = "import typer, weir.streams.cli.processes.trainer as t; typer.run(t.trainer_command)"
 TASK_SPEC = TaskSpec.from_toml(TASK)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tests.streams.logged_run import ALL, FRAUD, PARTITIONS, TASK, archived, read_embedded, run, same, simulated, source
-from weir.streams.cli.archive import archive_command
+from weir.streams.cli.models.archive import archive_command
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.errors import LogError, UsageError

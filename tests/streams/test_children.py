@@ -9,7 +9,7 @@ import pytest
 
 from tests.streams.test_trainer_runner import build, silent
 from weir.models.training.ddp import _run
-from weir.streams.cli.worker import WORKER
+from weir.streams.cli.processes.worker import WORKER
 from weir.streams.trainer.job.job_runner import InlineRunner, SubprocessRunner
 from weir.streams.trainer.job.job_steps import get
 

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from weir.streams.cli import doctor
-from weir.streams.cli.doctor import Check
+from weir.streams.cli.operate import doctor
+from weir.streams.cli.operate.doctor import Check
 
 
 def run(*arguments: str) -> tuple[int, str]:

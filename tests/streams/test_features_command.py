@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from tests.streams.weir_commands import TASKS, weir
-from weir.streams.cli.features import shown
+from weir.streams.cli.operate.features import shown
 from weir.streams.errors import UsageError
 
 

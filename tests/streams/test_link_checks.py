@@ -9,7 +9,7 @@ import pytest
 
 from weir.streams.checks.link_checks import link_warnings, warn_of_links
 from weir.streams.checks.redis_checks import check_redis
-from weir.streams.cli.doctor import check_store
+from weir.streams.cli.operate.doctor import check_store
 from weir.streams.config.settings import KafkaSettings, RedisSettings, SecretUrl, Settings
 
 LOGIN: dict[str, Any] = {"username": "weir", "password": "hush"}

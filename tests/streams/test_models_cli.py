@@ -16,8 +16,8 @@ from weir.models.manifest import DataRange
 from weir.models.registry.registry import Registry
 from weir.online.codec.wire import ModelUpdate
 from weir.online.errors import WeirError
-from weir.streams.cli import model_moves
-from weir.streams.cli.models import models_app
+from weir.streams.cli.models import model_moves
+from weir.streams.cli.models.models import models_app
 from weir.streams.config.settings import ModelSettings, load_settings
 from weir.streams.errors import BrokerError, UsageError
 

@@ -17,7 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from weir.streams.cli.simulate import simulate_command
+from weir.streams.cli.offline.simulate import simulate_command
 from weir.streams.simulate import TOPICS, SimulationConfig, simulate
 
 CLEAN = {"malformed_share": 0.0, "duplicate_share": 0.0, "late_share": 0.0}
@@ -99,7 +99,7 @@ def test_the_rate_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_ctrl_c_leaves_complete_files_and_exits_with_130(form: str, tmp_path: Path) -> None:
-    code = "import typer; from weir.streams.cli.simulate import simulate_command; typer.run(simulate_command)"
+    code = "import typer; from weir.streams.cli.offline.simulate import simulate_command; typer.run(simulate_command)"
     command = [sys.executable, "-c", code, "--rate", "2000", "--format", form, "--out", str(tmp_path / "out")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
         deadline = time.monotonic() + 30
@@ -121,7 +121,7 @@ def test_ctrl_c_leaves_complete_files_and_exits_with_130(form: str, tmp_path: Pa
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
-    code = "import typer; from weir.streams.cli.simulate import simulate_command; typer.run(simulate_command)"
+    code = "import typer; from weir.streams.cli.offline.simulate import simulate_command; typer.run(simulate_command)"
     with subprocess.Popen(
         [sys.executable, "-c", code, "--out", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -122,8 +122,9 @@ def test_the_table_of_commands_says_what_their_help_says(name: str) -> None:
 
 def test_every_module_of_a_command_is_in_the_table() -> None:
     found = set()
-    for path in (ROOT / "streams" / "cli").glob("*.py"):
-        held = vars(import_module(f"weir.streams.cli.{path.stem}"))
+    for path in (ROOT / "streams" / "cli").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        held = vars(import_module(f"weir.{module}"))
         if f"{path.stem}_command" in held or isinstance(held.get(f"{path.stem}_app"), typer.Typer):
             found.add(path.stem.replace("_", "-"))
     assert found == set(COMMANDS)

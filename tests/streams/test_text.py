@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weir.online.codec.wire import RetrainRequest
-from weir.streams.cli.process import _SafeLines
+from weir.streams.cli.processes.process import _SafeLines
 from weir.streams.text import printable
 from weir.streams.trainer.task_state import RetrainAsk
 

@@ -10,9 +10,9 @@ import pytest
 from tests.streams.weir_commands import TASKS, weir
 from weir.online.task.spec import TaskSpec
 from weir.streams.checks.findings import Check
-from weir.streams.cli import process as process_cli
-from weir.streams.cli import worker as worker_cli
-from weir.streams.cli.worker import banner
+from weir.streams.cli.processes import process as process_cli
+from weir.streams.cli.processes import worker as worker_cli
+from weir.streams.cli.processes.worker import banner
 from weir.streams.config.settings import KafkaSettings, RedisSettings, SecretUrl, Settings, WorkerSettings
 from weir.streams.errors import UsageError
 

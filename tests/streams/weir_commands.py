@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from weir.streams.cli import worker as worker_cli
-from weir.streams.cli.features import features_app
+from weir.streams.cli.operate.features import features_app
+from weir.streams.cli.processes import worker as worker_cli
 
 TASKS = Path(__file__).resolve().parents[2] / "streams" / "demo" / "tasks"
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from weir.online.durations import format_duration
-from weir.streams.cli.model_common import (
+from weir.streams.cli.models.model_common import (
     RegistryOption,
     TaskArgument,
     TaskOrAll,
@@ -20,7 +20,7 @@ from weir.streams.cli.model_common import (
     open_registry,
     tasks_in,
 )
-from weir.streams.cli.model_moves import promote_command, rollback_command
+from weir.streams.cli.models.model_moves import promote_command, rollback_command
 from weir.streams.cli.options import ConfigOption, JsonOption, notes, output, settings_of, table, to_json
 from weir.streams.cli.times import duration
 
@@ -46,7 +46,7 @@ def list_command(
         weir models list --json | jq '.[] | select(.stage == "champion").digest'
     """
     from weir.models.errors import ModelError
-    from weir.streams.cli.model_tables import document, version_row, versions_table
+    from weir.streams.cli.models.model_tables import document, version_row, versions_table
 
     held = open_registry(registry, config)
     rows, documents, unusable = versions_table(), [], []
@@ -88,7 +88,7 @@ def show_command(
 
         weir models show fraud shadow --json
     """
-    from weir.streams.cli.model_tables import document, moves_table, page
+    from weir.streams.cli.models.model_tables import document, moves_table, page
 
     held = open_registry(registry, config)
     stages = held.stages(task)
@@ -124,7 +124,7 @@ def diff_command(
 
         weir models diff fraud champion shadow
     """
-    from weir.streams.cli.model_tables import differences
+    from weir.streams.cli.models.model_tables import differences
 
     held = open_registry(registry, config)
     a, b = (held.manifest(task, number_of(held, task, version)) for version in (old, new))

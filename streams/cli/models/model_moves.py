@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weir.streams.cli.model_common import (
+from weir.streams.cli.models.model_common import (
     RegistryOption,
     TaskArgument,
     VersionArgument,

@@ -77,7 +77,7 @@ def doctor_command(
 
 def run_checks(root: Path | None = None, config: Path | None = None) -> list[Check]:
     """Run all checks; ``root`` is the folder that holds the packages."""
-    root = root or Path(__file__).resolve().parents[2]
+    root = root or Path(__file__).resolve().parents[3]
     checks = [Check("Python", "OK", sys.version.split()[0]), *map(check_package, REQUIRED)]
     checks += [
         check_compiles(_compile_with_numba),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weir.streams.cli.dlq_pages import document, list_each, list_groups, page
+from weir.streams.cli.operate.dlq_pages import document, list_each, list_groups, page
 from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, confirmed, notes, settings_of, to_json
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import consumer, producer

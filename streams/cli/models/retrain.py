@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from weir.streams.cli.model_common import RegistryOption
+from weir.streams.cli.models.model_common import RegistryOption
 from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, output, settings_of
 from weir.streams.cli.signals import interruptible
 from weir.streams.config import topics

@@ -18,7 +18,7 @@ import typer
 
 from weir.streams.checks.findings import Check
 from weir.streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
-from weir.streams.cli.process import (
+from weir.streams.cli.processes.process import (
     CheckOption,
     GroupOption,
     InstanceOption,

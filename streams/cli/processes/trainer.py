@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weir.streams.cli.options import BootstrapOption, ConfigOption, bar_of_each, notes, settings_of, tasks_of
-from weir.streams.cli.process import LogLevelOption, TasksArgument, WebOption, address, log_to_stderr
+from weir.streams.cli.processes.process import LogLevelOption, TasksArgument, WebOption, address, log_to_stderr
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import orjson
 import typer
 
 from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, notes, output, settings_of, table
-from weir.streams.cli.process import needed
+from weir.streams.cli.processes.process import needed
 
 
 def torture_command(

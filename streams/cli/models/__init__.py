@@ -1,0 +1,1 @@
+"""Commands about offline models: their registry, their training and its data."""

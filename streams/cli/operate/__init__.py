@@ -1,0 +1,1 @@
+"""Commands with which people look after a deployment."""
