@@ -26,8 +26,8 @@ from weir.online.mistakes import did_you_mean, shown
 REGISTRY: dict[str, Callable[..., Learner] | str] = {
     "logistic": ScaledLogistic,
     "bayesian_logistic": BayesianLogistic,
-    "adaptive_tree": "weir.online.learners.trees:AdaptiveTree",
-    "adaptive_forest": "weir.online.learners.forest:AdaptiveForest",
+    "adaptive_tree": "weir.online.learners.river_trees.adaptive_tree:AdaptiveTree",
+    "adaptive_forest": "weir.online.learners.river_trees.adaptive_forest:AdaptiveForest",
     "stack": Stack,
     "column": Column,
     "boosted": BoostedTrees,

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from river import drift
 
 from weir.online.errors import StateError
-from weir.online.learners import adwin
-from weir.online.learners.forest import AdaptiveForest
+from weir.online.learners.river_trees import adwin_numbers as adwin
+from weir.online.learners.river_trees.adaptive_forest import AdaptiveForest
+from weir.online.learners.river_trees.adaptive_tree import AdaptiveTree
 from weir.online.learners.state import MAX_STATE_BYTES, pack_arrays, seal, unpack_arrays, unseal
-from weir.online.learners.trees import AdaptiveTree
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("zeta", "alpha", "mid", "beta")

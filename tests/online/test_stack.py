@@ -13,10 +13,10 @@ from river import forest, tree
 
 from weir.online.learners.base import Learner
 from weir.online.learners.bayesian import BayesianLogistic
-from weir.online.learners.forest import AdaptiveForest
 from weir.online.learners.logistic import ScaledLogistic, logit_of
+from weir.online.learners.river_trees.adaptive_forest import AdaptiveForest
+from weir.online.learners.river_trees.adaptive_tree import AdaptiveTree, positive_share
 from weir.online.learners.stack import Stack, predict_learn
-from weir.online.learners.trees import AdaptiveTree, positive_share
 
 Vector = NDArray[np.float64]
 NAMES = ("a", "b", "c")

@@ -16,10 +16,10 @@ from river.forest import ARFClassifier
 from river.utils.random import poisson
 
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
-from weir.online.learners.flat import ROW_BOUND, FlatTree, vote
-from weir.online.learners.foreststate import read_forest, write_forest
 from weir.online.learners.logistic import logit_of
-from weir.online.learners.numberstream import Reader, Writer
+from weir.online.learners.river_trees.flat_tree import ROW_BOUND, FlatTree, vote
+from weir.online.learners.river_trees.forest_numbers import read_forest, write_forest
+from weir.online.learners.river_trees.numberstream import Reader, Writer
 from weir.online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 
 
@@ -208,7 +208,7 @@ class AdaptiveForest:
         return np.asarray(logit_of(self.predict_many(x))[:, None] - ablated)
 
     def snapshot(self) -> bytes:
-        """The whole learned state: the forest as numbers (``foreststate``), and the running means."""
+        """The whole learned state: the forest as numbers (``forest_numbers``), and the running means."""
         out = Writer(self.features)
         write_forest(out, self._model)
         body = pack_arrays({"centre": self._centre, "forest": np.frombuffer(out.encode(), np.uint8)})

@@ -7,8 +7,15 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from weir.online.learners.numberstream import Reader, Writer
-from weir.online.learners.riverstate import read_adwin, read_random, read_tree, write_adwin, write_random, write_tree
+from weir.online.learners.river_trees.numberstream import Reader, Writer
+from weir.online.learners.river_trees.tree_numbers import (
+    read_adwin,
+    read_random,
+    read_tree,
+    write_adwin,
+    write_random,
+    write_tree,
+)
 
 _ANSWERS: Final = (False, True, None)
 """Of a tree, by number; ``None`` is the answer of one that has learned nothing."""
