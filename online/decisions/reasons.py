@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from weir.online.batch import FloatMatrix, FloatVector
 from weir.online.decisions.alert_state import Reason
-from weir.online.decisions.wording import Fact, FeatureName, indicator_of, missing_sentence, sentence, shower, words
+from weir.online.decisions.feature_name import FeatureName, Subject, indicator_of, words
+from weir.online.decisions.wording import Fact, missing_sentence, sentence, shower
 from weir.online.errors import TaskError
 
 _FIELDS = ("value", "typical", "entity")
@@ -57,6 +58,7 @@ class ReasonWriter:
     templates : feature name or glob to a sentence with ``{value}``, ``{typical}`` and ``{entity}``, each with an
         optional format spec; an exact name goes before a glob, an earlier glob before a later one.
     entity : the entity that scores are about; counts of others then say whose they are.
+    subjects : what aggregates and detectors are of, by ``<entity>.<name>`` (``weir.online.task.reason_subjects``).
 
     Raises
     ------
@@ -77,15 +79,16 @@ class ReasonWriter:
         policy: ReasonPolicy | None = None,
         templates: Mapping[str, str] | None = None,
         entity: str | None = None,
+        subjects: Mapping[str, Subject] | None = None,
     ) -> None:
         self.features = features
         self.policy = policy or ReasonPolicy()
         self.entity = entity
-        self._names = [FeatureName.parse(name) for name in features]
+        self._subjects = subjects or {}
+        self._names = [FeatureName.parse(name, self._subjects) for name in features]
         self._column = {name: column for column, name in enumerate(features)}
         self._templates = self._resolve(templates or {})
         self._indicators = [indicator_of(name, self._column) for name in self._names]
-        self._nouns = [self._noun(name) for name in self._names]
         # Ranks names for ties, so the order of columns does not matter.
         self._rank = np.argsort(np.argsort(np.array(features, dtype=object), kind="stable"), kind="stable")
 
@@ -122,31 +125,42 @@ class ReasonWriter:
     def _reason(self, column: int, values: FloatVector, contribution: float, typical: float) -> Reason:
         name, value = self._names[column], float(values[column])
         template, indicator = self._templates.get(column), self._indicators[column]
+        fact = self._fact(name, values, value, contribution, typical)
         if not math.isfinite(value) or (indicator is not None and values[indicator] > 0.0):
             # A missing value is 0 in the matrix; what raises the score is that it is missing.
-            value, text = 0.0, missing_sentence(name)
+            value, text = 0.0, missing_sentence(fact)
         elif template is not None:
             text = self._fill(template, name, value, typical)
         else:
-            own = self._column.get(name.subject)
-            subject = math.nan if own is None else float(values[own])
-            other = self.entity is not None and name.entity != self.entity
-            noun, positive = self._nouns[column], self.policy.positive
-            text = sentence(Fact(name, value, contribution, typical, subject, noun, positive, other))
+            text = sentence(fact)
         return Reason(name.full, value, contribution, text)
 
-    def _noun(self, name: FeatureName) -> str:
-        """What a count counts: events, or the aggregate's own name where that is no value of the events."""
-        if not name.subject or name.subject == "events":
-            return "events"
-        prefix = f"{name.entity}.{name.subject}_"
-        siblings = [other.op for other in self._names if other.full.startswith(prefix) and not other.missing]
-        if {"share", "positives"} & set(siblings):
+    def _fact(self, name: FeatureName, values: FloatVector, value: float, contribution: float, typical: float) -> Fact:
+        declared = self._subjects.get(f"{name.entity}.{name.subject}")
+        # An aggregate called amount need not be of the column amount, so the task's word goes before the name.
+        own = self._column.get((declared.value or "") if declared else name.subject)
+        return Fact(
+            name,
+            value,
+            contribution,
+            typical,
+            math.nan if own is None else float(values[own]),
+            self._noun(name, declared),
+            self.policy.positive,
+            other=self.entity is not None and name.entity != self.entity,
+            kind=f"{words(name.subject)} " if declared and declared.chosen else "",
+            least=(declared and declared.value) or "value",
+        )
+
+    def _noun(self, name: FeatureName, declared: Subject | None) -> str:
+        """What a count counts: labels, all events, or those that the aggregate is called by."""
+        if name.of == "labels":
             return "labels"
-        is_value = name.subject in self._column or any(op not in (None, "count", "since_last") for op in siblings)
-        if is_value or name.subject in ("amount", "value"):
+        if declared is not None and declared.value is not None and not declared.chosen:
             return "events"
-        return words(name.subject) if name.subject.endswith("s") else f"{words(name.subject)} events"
+        subject = words(name.subject)
+        every = subject in ("", "value", "amount") if declared is None else not declared.chosen
+        return subject if subject.endswith("s") else "events" if every else f"{subject} events"
 
     def _resolve(self, templates: Mapping[str, str]) -> dict[int, str]:
         found: dict[int, str] = {}

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from weir.online.batch import FloatMatrix, FloatVector
-from weir.online.decisions.wording import FeatureName, indicator_of
+from weir.online.decisions.feature_name import FeatureName, indicator_of
 from weir.online.errors import UNREADABLE, StateError
 
 

@@ -1,86 +1,20 @@
-"""Sentences for features, read off their names. It knows how features are called, not how they are computed."""
+"""Sentences for features: one template for each operation. It knows what an operation means, not how it is computed."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
-WINDOW = re.compile(r"(\d+)([smhdw])$")
+import numpy as np
+
+from weir.online.decisions.feature_name import FeatureName, words
+
 _FULL = re.compile(r"full\.(logit|known|e\d+)$")
-_ADJECTIVES = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week"}
-_SHORT = {"s": "s", "m": "min", "h": "h", "d": "d", "w": "weeks"}
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONEY = ("amount", "price", "cost", "spend", "balance")
-
-# Longest first: "since_first_positive" also ends in "positive", "over_mean" in "mean".
-OPS = (
-    "since_first_positive",
-    "since_positive",
-    "over_ewmean",
-    "since_first",
-    "since_last",
-    "over_mean",
-    "positives",
-    "distinct",
-    "ewmean",
-    "count",
-    "share",
-    "last",
-    "mean",
-    "std",
-    "sum",
-    "min",
-    "max",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureName:
-    """A name taken apart: ``user.amount_over_mean_30d`` is (user, amount, over_mean, 30d)."""
-
-    full: str
-    entity: str | None
-    subject: str
-    op: str | None
-    window: str | None
-    missing: bool = False
-
-    @classmethod
-    def parse(cls, full: str) -> FeatureName:
-        """Take a name apart; what does not follow the pattern is all subject.
-
-        >>> FeatureName.parse("user.amount_over_mean_30d")
-        FeatureName(full='user.amount_over_mean_30d', entity='user', subject='amount', op='over_mean', window='30d', \
-missing=False)
-        """
-        missing = full.endswith("_missing")
-        entity, dot, rest = full.removesuffix("_missing").partition(".")
-        if not dot:
-            return cls(full, None, entity, None, None, missing)
-        stem, _, last = rest.rpartition("_")
-        window = last if stem and WINDOW.match(last) else None
-        rest = stem if window else rest
-        for op in OPS:
-            if rest == op or rest.endswith(f"_{op}"):
-                return cls(full, entity, rest.removesuffix(op).rstrip("_"), op, window, missing)
-        return cls(full, entity, rest, None, window, missing)
-
-    @property
-    def this(self) -> str:
-        """Name the entity as the one at hand: ``this user``."""
-        return f"this {words(self.entity or 'entity')}"
-
-    @property
-    def adjective(self) -> str:
-        """The window before a noun: ``30-day ``, or nothing."""
-        return f"{int(self.window[:-1])}-{_ADJECTIVES[self.window[-1]]} " if self.window else ""
-
-    @property
-    def span(self) -> str:
-        """The window after a verb: `` in 30 d``, or nothing."""
-        return f" in {int(self.window[:-1])} {_SHORT[self.window[-1]]}" if self.window else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,28 +34,16 @@ class Fact:
     """What a positive label is called: ``fraud``."""
     other: bool = False
     """Whether the feature is of another entity than the one scored, which then needs naming."""
+    kind: str = ""
+    """Before ``label`` and ``fraud``: the name of what the aggregate's ``where`` chooses, and a blank."""
+    least: str = "value"
+    """What ``run_min`` is the smallest of."""
 
     def usually(self, show: Callable[[float], str]) -> str:
         """Return `` (usually 2)``, or nothing where that is unknown or would read the same."""
         if math.isnan(self.typical) or show(self.typical) == show(self.value):
             return ""
         return f" (usually {show(self.typical)})"
-
-
-def indicator_of(name: FeatureName, columns: Mapping[str, int]) -> int | None:
-    """Column of the indicator that says a feature is missing: its own, or the one that its window shares."""
-    if name.missing or name.op in ("count", "sum", "distinct", "positives"):
-        return None
-    stem = f"{name.entity}.{name.subject}"
-    for group in (name.full, f"{stem}_{name.window}" if name.window else stem):
-        if f"{group}_missing" in columns:
-            return columns[f"{group}_missing"]
-    return None
-
-
-def words(name: str) -> str:
-    """Return a name as words."""
-    return name.replace("_", " ").replace(".", " ")
 
 
 def plain(value: float) -> str:
@@ -157,15 +79,88 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def shower(name: FeatureName) -> Callable[[float], str]:
-    """Return how values of a feature are written."""
-    if name.op == "share":
-        return percent
-    if name.op in ("since_last", "since_first", "since_positive", "since_first_positive"):
-        return duration
-    if name.op in (None, "sum", "mean", "min", "max", "std", "last", "ewmean") and name.subject in _MONEY:
-        return money
-    return plain
+def times(ratio: float) -> str:
+    """Return a ratio as a multiple: ``8.3x``."""
+    return f"{ratio:.1f}x"
+
+
+def deviations(surprise: float) -> str:
+    """Return standard deviations."""
+    return f"{surprise:.1f} standard deviations"
+
+
+class _Op(NamedTuple):
+    """How an operation is told, and how its value is written."""
+
+    text: str
+    show: Callable[[float], str] | None = None
+    """None for values in the subject's own unit: money has two decimals, others few digits."""
+    absent: str = ""
+
+
+_NO_LABEL: Final = "no {kind}label known at {this}{span_or_yet}"
+_NO_POSITIVE: Final = "no {kind}{positive} known at {this} yet"
+_NO_RUN: Final = "no run of known {kind}{positives} at {this}"
+_NO_VALUE: Final = "no {what} known of {this}{span_or_yet}"
+_NO_READING: Final = "no {subject} of {this} to judge"
+_OF_VALUE: Final = "{this}'s {adjective}%s {subject} is {shown}{usually}"
+_SURPRISE: Final = "%s of {this}'s {subject} surprises by {shown}{usually}"
+
+_EVENTS: Final = {
+    "count": _Op("{shown} {noun}{whose}{span}{usually}", plain),
+    "sum": _Op(_OF_VALUE % "total"),
+    "mean": _Op(_OF_VALUE % "mean"),
+    "std": _Op(_OF_VALUE % "spread of"),
+    "min": _Op(_OF_VALUE % "smallest"),
+    "max": _Op(_OF_VALUE % "largest"),
+    "last": _Op(_OF_VALUE % "last"),
+    "ewmean": _Op(_OF_VALUE % "running mean"),
+    "distinct": _Op("{shown} different {subjects} of {this}{span}{usually}", plain),
+    "over_mean": _Op("{subject}{own} is {shown} {this}'s {adjective}mean", times),
+    "over_ewmean": _Op("{subject}{own} is {shown} {this}'s running mean", times),
+    "since_last": _Op("{shown} since {this}'s last {one}{usually}", duration),
+    "since_first": _Op("{shown} since {this}'s first {one}{usually}", duration),
+}
+_LABELS: Final = {
+    "count": _Op("{shown} {kind}{noun} known at {this}{span}{usually}", plain),
+    "positives": _Op("{shown} {kind}{counted} known at {this}{span}{usually}", plain),
+    "share": _Op("{shown} of {kind}labels at {this}{span} are {positives}{usually}", percent),
+    "last": _Op("the last {kind}label known at {this} says {verdict}", plain),
+    "ewmean": _Op("{shown} of {kind}labels at {this} are {positives}, newer ones counting more{usually}", percent),
+    "since_last": _Op("{shown} since a {kind}label of {this} became known{usually}", duration),
+    "since_positive": _Op("{shown} since {this}'s last {kind}{positive} became known{usually}", duration, _NO_POSITIVE),
+    "since_first_positive": _Op(
+        "{shown} since {this}'s first {kind}{positive} became known{usually}", duration, _NO_POSITIVE
+    ),
+    "run_count": _Op("{shown} known {kind}{counted} in a row at {this}{usually}", plain),
+    "run_min": _Op("the smallest {least} of known {kind}{positives} in a row at {this} is {shown}{usually}"),
+    "run_since_first": _Op("known {kind}{positives} in a row at {this} for {shown}{usually}", duration),
+    "run_since_negative": _Op(
+        "{shown} since {this}'s last event known to be no {positive}{usually}",
+        duration,
+        "no event of {this} known to be no {positive} yet",
+    ),
+}
+_ANOMALIES: Final = {
+    "": _Op("{this}'s {subject} has an anomaly score of {shown} of 1{usually}", plain),
+    "expected": _Op("{this}'s {subject} was expected to be {shown}{usually}"),
+    "level": _Op(_SURPRISE % "the level", deviations),
+    "change": _Op(_SURPRISE % "the last step", deviations),
+    "spread": _Op(_SURPRISE % "the roughness", deviations),
+    "seasonal": _Op(_SURPRISE % "the distance from what is usual at this hour", deviations),
+    "pattern": _Op(_SURPRISE % "the course over the last values", deviations),
+    "context": _Op(_SURPRISE % "the course over a longer time", deviations),
+    "density": _Op(_SURPRISE % "the rarity", deviations),
+}
+_TABLES: Final = {"events": _EVENTS, "labels": _LABELS, "anomaly": _ANOMALIES}
+
+
+def shower(name: FeatureName, least: str = "") -> Callable[[float], str]:
+    """Return how values of a feature are written; ``least`` is what ``run_min`` is the smallest of."""
+    op = _TABLES[name.of].get(name.op or "")
+    if op is not None and op.show is not None:
+        return op.show
+    return money if (least if name.op == "run_min" else name.subject) in _MONEY else plain
 
 
 def sentence(fact: Fact) -> str:
@@ -174,31 +169,66 @@ def sentence(fact: Fact) -> str:
     if _FULL.match(name.full):
         return _full(fact)
     if name.missing:
-        return _missing(fact)
+        # An indicator may also raise a score by being 0.
+        return missing_sentence(fact) if fact.value > 0 else f"not so: {missing_sentence(fact)}"
     if name.entity is None:
         return _column(fact)
-    write = _SENTENCES.get(name.op or "")
-    return write(fact) if write else fallback(fact)
+    op = _TABLES[name.of].get(name.op or "")
+    return fallback(fact) if op is None else _filled(op.text, fact)
+
+
+def missing_sentence(fact: Fact) -> str:
+    """Return that a feature has no value."""
+    name = fact.name
+    if name.entity is None:
+        return f"{words(name.subject)} is missing"
+    op = _TABLES[name.of].get(name.op or "")
+    if name.of == "labels":
+        run = name.op is not None and name.op.startswith("run")
+        return _filled((op and op.absent) or (_NO_RUN if run else _NO_LABEL), fact)
+    return _filled(_NO_READING if name.of == "anomaly" else _NO_VALUE, fact)
+
+
+def _filled(template: str, fact: Fact) -> str:
+    name, value = fact.name, fact.value
+    show = shower(name, fact.least)
+    one = fact.noun.removesuffix("s")
+    own = "" if math.isnan(fact.subject_value) else f" {_in_unit_of(name.subject)(fact.subject_value)}"
+    return template.format(
+        this=name.this,
+        whose=f" of {name.this}" if fact.other else "",
+        adjective=name.adjective,
+        span=name.span,
+        span_or_yet=name.span or " yet",
+        subject=words(name.subject or name.op or "value"),
+        subjects=_plural(words(name.subject)),
+        own=own,
+        shown=show(value),
+        usually=fact.usually(show),
+        noun=one if value == 1 else fact.noun,
+        one=one,
+        what=words(name.subject or name.op or "value") if fact.noun == "events" else one,
+        kind=fact.kind,
+        least=words(fact.least),
+        positive=fact.positive,
+        positives=_plural(fact.positive),
+        counted=fact.positive if value == 1 else _plural(fact.positive),
+        verdict=fact.positive if value > 0 else f"no {fact.positive}",
+    )
+
+
+def _in_unit_of(subject: str) -> Callable[[float], str]:
+    return money if subject in _MONEY else plain
 
 
 def fallback(fact: Fact) -> str:
     """Return ``name = value (raises the odds 2.1x)``."""
     usual = "" if math.isnan(fact.typical) else f"usually {plain(fact.typical)}; "
-    return (
-        f"{fact.name.full} = {plain(fact.value)} ({usual}raises the odds {math.exp(min(fact.contribution, 50)):.1f}x)"
-    )
+    return f"{fact.name.full} = {plain(fact.value)} ({usual}raises the odds {_raised(fact)})"
 
 
-def missing_sentence(name: FeatureName) -> str:
-    """Return that a feature has no value."""
-    what = words(name.subject or name.op or "value")
-    return f"{what} is missing" if name.entity is None else f"no {name.adjective}{what} known of {name.this} yet"
-
-
-def _missing(fact: Fact) -> str:
-    """Read an indicator, which may also raise a score by being 0."""
-    absent = missing_sentence(fact.name)
-    return absent if fact.value > 0 else f"not so: {absent}"
+def _raised(fact: Fact) -> str:
+    return times(math.exp(min(fact.contribution, 50)))
 
 
 def _full(fact: Fact) -> str:
@@ -207,7 +237,7 @@ def _full(fact: Fact) -> str:
         return f"the full model gives {fact.positive} odds of {_odds(fact.value)}{fact.usually(_odds)}"
     if fact.name.subject == "known":
         return "the full model answered" if fact.value > 0 else "the full model did not answer"
-    return f"the full model sees a pattern of events that raises the odds {math.exp(min(fact.contribution, 50)):.1f}x"
+    return f"the full model sees a pattern of events that raises the odds {_raised(fact)}"
 
 
 def _odds(logit: float) -> str:
@@ -225,89 +255,19 @@ def _column(fact: Fact) -> str:
     subject, value = fact.name.subject, fact.value
     if subject == "hour":
         return f"at {int(value) % 24:02d}:{int(value % 1 * 60):02d}"
-    if subject == "night":
-        return "at night" if value > 0 else "not at night"
-    if subject == "weekend":
-        return "on a weekend" if value > 0 else "not on a weekend"
+    if subject in ("night", "weekend"):
+        when = "at night" if subject == "night" else "on a weekend"
+        return when if value > 0 else f"not {when}"
     if subject == "weekday":
         return f"on a {_WEEKDAYS[int(value) % 7]}"
+    if subject in ("day", "ts"):
+        return f"on {np.datetime64(int(value), 'D' if subject == 'day' else 's')}"
     if subject in _MONEY:
         return f"{subject} is {money(value)}{fact.usually(money)}"
     return fallback(fact)
-
-
-def _count(fact: Fact) -> str:
-    noun = fact.noun.removesuffix("s") if fact.value == 1 else fact.noun
-    whose = f" of {fact.name.this}" if fact.other else ""
-    return f"{plain(fact.value)} {noun}{whose}{fact.name.span}{fact.usually(plain)}"
-
-
-def _over_mean(fact: Fact) -> str:
-    name = fact.name
-    shown = "" if math.isnan(fact.subject_value) else f" {shower(FeatureName.parse(name.subject))(fact.subject_value)}"
-    mean = f"{name.adjective}mean" if name.op == "over_mean" else "running mean"
-    return f"{words(name.subject)}{shown} is {fact.value:.1f}x {name.this}'s {mean}"
-
-
-def _statistic(word: str) -> Callable[[Fact], str]:
-    def write(fact: Fact) -> str:
-        name, show = fact.name, shower(fact.name)
-        what = f"{name.adjective}{word} {words(name.subject)}".strip()
-        return f"{name.this}'s {what} is {show(fact.value)}{fact.usually(show)}"
-
-    return write
-
-
-def _distinct(fact: Fact) -> str:
-    name = fact.name
-    return (
-        f"{plain(fact.value)} different {_plural(words(name.subject))} of {name.this}{name.span}{fact.usually(plain)}"
-    )
-
-
-def _positives(fact: Fact) -> str:
-    name = fact.name
-    what = fact.positive if fact.value == 1 else _plural(fact.positive)
-    return f"{plain(fact.value)} {what} known at {name.this}{name.span}{fact.usually(plain)}"
-
-
-def _share(fact: Fact) -> str:
-    name = fact.name
-    return (
-        f"{percent(fact.value)} of labels at {name.this}{name.span} are {_plural(fact.positive)}{fact.usually(percent)}"
-    )
-
-
-def _since(event: str) -> Callable[[Fact], str]:
-    def write(fact: Fact) -> str:
-        what = event.format(positive=fact.positive, event=fact.noun.removesuffix("s"))
-        return f"{duration(fact.value)} since {fact.name.this}'s {what}{fact.usually(duration)}"
-
-    return write
 
 
 def _plural(word: str) -> str:
     if word.endswith("s"):
         return word
     return f"{word[:-1]}ies" if word.endswith("y") and word[-2:-1] not in "aeiou" else f"{word}s"
-
-
-_SENTENCES: dict[str, Callable[[Fact], str]] = {
-    "count": _count,
-    "sum": _statistic("total"),
-    "mean": _statistic("mean"),
-    "std": _statistic("spread of"),
-    "min": _statistic("smallest"),
-    "max": _statistic("largest"),
-    "last": _statistic("last"),
-    "ewmean": _statistic("running mean"),
-    "distinct": _distinct,
-    "over_mean": _over_mean,
-    "over_ewmean": _over_mean,
-    "positives": _positives,
-    "share": _share,
-    "since_last": _since("last {event}"),
-    "since_first": _since("first {event}"),
-    "since_positive": _since("last known {positive}"),
-    "since_first_positive": _since("first known {positive}"),
-}

@@ -41,6 +41,7 @@ from weir.online.stages.retrain_policy import RetrainAsked, RetrainTrigger
 from weir.online.stages.seen import SeenPredictions
 from weir.online.stages.stateful import Anew, Counts, Stateful, capture_parts, restore_fitting, snapshot_parts
 from weir.online.task.column_plan import columns_of
+from weir.online.task.reason_subjects import subjects_of
 from weir.online.task.spec import TaskSpec
 
 PREDICTION = "prediction"
@@ -103,7 +104,7 @@ class LabellingStage:
         """What came before."""
         self.threshold = Threshold(share_of(task.threshold, share))
         self.book = AlertBook(task.alerts, task.name)
-        self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity)
+        self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity, subjects_of(task.entities))
         self._full = FullReasons(task.full, features)
         self.typical = TypicalValues(features)
         self.evaluation = Evaluation(task.metrics)

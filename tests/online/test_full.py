@@ -13,8 +13,8 @@ from tests.online.task_streams import CHURN, FRAUD, T0, events, plays
 from weir.online.batch import EventBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch
 from weir.online.codec.encode import encode_predictions, encode_scored
 from weir.online.codec.predictions import ScoredShape, decode_scored
+from weir.online.decisions.feature_name import FeatureName
 from weir.online.decisions.reasons import ReasonPolicy, ReasonWriter
-from weir.online.decisions.wording import FeatureName
 from weir.online.errors import TaskError
 from weir.online.features.store import FeatureStore
 from weir.online.full_columns import seen_width

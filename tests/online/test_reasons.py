@@ -47,7 +47,7 @@ def say(feature: str, value: float, typical: float = math.nan, **more: float) ->
         ("merchant.risk_positives_7d", 1.0, math.nan, "1 fraud known at this merchant in 7 d"),
         ("merchant.risk_share_7d", 0.25, 0.01, "25 % of labels at this merchant in 7 d are frauds (usually 1 %)"),
         ("card.country_distinct_1d", 4.0, 1.0, "4 different countries of this card in 1 d (usually 1)"),
-        ("user.risk_since_first_positive", 3 * DAY, math.nan, "3 d since this user's first known fraud"),
+        ("user.risk_since_first_positive", 3 * DAY, math.nan, "3 d since this user's first fraud became known"),
         ("device.temperature_std_6h", 1.234, 0.2, "this device's 6-hour spread of temperature is 1.23 (usually 0.2)"),
         ("amount", 512.0, 40.0, "amount is 512.00 (usually 40.00)"),
         ("hour", 3.2, 14.0, "at 03:12"),
@@ -56,9 +56,9 @@ def say(feature: str, value: float, typical: float = math.nan, **more: float) ->
         ("weekend", 1.0, 0.0, "on a weekend"),
         ("weekday", 0.0, 3.0, "on a Monday"),
         ("amount_missing", 1.0, 0.0, "amount is missing"),
-        ("user.amount_30d_missing", 1.0, 0.0, "no 30-day amount known of this user yet"),
+        ("user.amount_30d_missing", 1.0, 0.0, "no amount known of this user in 30 d"),
         ("entropy_z", 7.5, math.nan, "entropy_z = 7.5 (raises the odds 2.7x)"),
-        ("device.heat_score", 0.97, 0.1, "device.heat_score = 0.97 (usually 0.1; raises the odds 2.7x)"),
+        ("ts", 1.7e9, math.nan, "on 2023-11-14T22:13:20"),
     ],
 )
 def test_sentences(feature: str, value: float, typical: float, text: str) -> None:
@@ -72,7 +72,7 @@ def test_a_ratio_names_the_amount_when_the_row_has_it() -> None:
 def test_a_missing_value_is_not_told_as_zero() -> None:
     features = ("user.amount_mean_30d", "user.amount_30d_missing")
     ((reason,),) = ReasonWriter(features).write(np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]))
-    assert reason.text == "no 30-day amount known of this user yet"
+    assert reason.text == "no amount known of this user in 30 d"
     ((reason,),) = ReasonWriter(("amount",)).write(np.array([[math.nan]]), np.array([[1.0]]))
     assert (reason.value, reason.text) == (0.0, "amount is missing")
 
