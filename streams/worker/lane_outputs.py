@@ -1,8 +1,13 @@
-"""Turns what lanes made into records, by Weir's own name of the topic; ``now`` is when they are published, epoch s."""
+"""What goes out of lanes: records of what they made, by Weir's own name of the topic, and dead letters.
+
+``now`` is when records are published, epoch seconds. Dead letters have a limit, which pauses the partition.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from weir.online.batch import LabelBatch, ScoredBatch, UpdateBatch
 from weir.online.codec.encode import encode_labels, write_scored
@@ -10,9 +15,13 @@ from weir.online.codec.row_updates import encode_updates
 from weir.online.stages.labelling import LabelOutput
 from weir.online.stages.scoring import ScoringStage
 from weir.streams.config import topics
+from weir.streams.errors import TooManyRejects
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.kafka.produce.record_columns import Columns
-from weir.streams.outputs import decision_records
-from weir.streams.records import Record
+from weir.streams.outputs import dead_letter, decision_records, letter_room
+from weir.streams.records import Record, RefusedRecord
+from weir.streams.reject_limit import RejectLimit
+from weir.streams.worker.context import Context
 
 
 def prediction_columns(stage: ScoringStage, scored: ScoredBatch, now: float) -> Columns:
@@ -43,3 +52,47 @@ def label_records(task: str, features: tuple[str, ...], out: LabelOutput, now: f
     for topic, records in update_records(task, out.updates, now):
         made.setdefault(topic, []).extend(records)
     return made
+
+
+def refused_of(batch: FetchedBatch, rows: Iterable[tuple[int, str]]) -> list[RefusedRecord]:
+    """Everything of a batch that is refused, in order; ``rows``: ``(index of a record, reason)``."""
+    return in_order(
+        batch.refused, [RefusedRecord(batch.offset_of(i), why, batch.records[i]) for i, why in sorted(rows)]
+    )
+
+
+def in_order(fetched: Sequence[RefusedRecord], decoded: Sequence[RefusedRecord]) -> list[RefusedRecord]:
+    """What was refused as it was fetched and as it was decoded, by offset."""
+    return sorted([*fetched, *decoded], key=lambda refused: refused.offset) if fetched else list(decoded)
+
+
+class DeadLetters:
+    """Sends what one lane refuses; raises ``TooManyRejects`` when it is most of the input, but for the first batch."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._limit = RejectLimit(ctx.settings.worker.rejects)
+        self._passed = False
+        """Whether a batch has passed: without one a partition that is tried again would never get on."""
+
+    async def send(
+        self, topic: str, partition: int, records: int, refused: list[RefusedRecord]
+    ) -> list[asyncio.Future[Any]]:
+        """Send what was refused of so many ``records``; its acknowledgement, if there is anything.
+
+        ``topic`` is what it is called on the brokers.
+        """
+        try:
+            self._limit.update(records, sum(r.offsets for r in refused), refused[-1].reason if refused else "")
+        except TooManyRejects:
+            if self._passed:
+                raise
+        self._passed = True
+        if not refused:
+            return []
+        now, ctx = self._ctx.now(), self._ctx
+        name = ctx.name(topics.DEAD_LETTERS)
+        room = letter_room(ctx.records.limit(name))
+        letters = [dead_letter(topic, partition, r, now, room) for r in refused]
+        ctx.metrics.refused(topic, [(r.reason, r.offsets) for r in refused])
+        return [await ctx.records.send(name, letters)]

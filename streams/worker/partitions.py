@@ -32,18 +32,17 @@ from weir.streams.redis.partitions.label_journal import StepLog
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.committed import committed_offsets
 from weir.streams.worker.context import Context
+from weir.streams.worker.horizon import share_of
 from weir.streams.worker.idle import IdleTime, TimedLane
 from weir.streams.worker.labelling.label_partition import LabelLane
 from weir.streams.worker.labelling.step_reader import LaneReader
 from weir.streams.worker.lane import RowLane
-from weir.streams.worker.memory import share_of
 from weir.streams.worker.moves import seek_labels, seek_rows, set_watermark
 from weir.streams.worker.partitioner import settle_partitioner
 from weir.streams.worker.scoring.batch_scoring import Scoring
 from weir.streams.worker.scoring.event_partition import ScoreLane
-from weir.streams.worker.sizes import check_sizes
 from weir.streams.worker.update_partition import REMEMBERED as UPDATES
-from weir.streams.worker.update_partition import SideLane, side_layouts
+from weir.streams.worker.update_partition import SideLane, check_sizes, side_layouts
 
 log = logging.getLogger(__name__)
 

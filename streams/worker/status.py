@@ -12,8 +12,7 @@ from weir.online.stages.labelling import LabellingStage
 from weir.streams.config import topics
 from weir.streams.model_replicas.follower import Follower
 from weir.streams.worker.context import Context
-from weir.streams.worker.horizon import Horizon
-from weir.streams.worker.memory import IdMemory
+from weir.streams.worker.horizon import Horizon, IdMemory
 from weir.streams.worker.partitions import LaneHost
 from weir.streams.worker.scoring.event_partition import ScoreLane
 

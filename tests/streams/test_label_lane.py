@@ -20,7 +20,7 @@ from weir.streams.config import topics
 from weir.streams.kafka.produce.producer import Sent
 from weir.streams.redis.partitions.label_journal import OffsetRange, StoredLane
 from weir.streams.worker.labelling.label_partition import LabelLane
-from weir.streams.worker.labelling.pending_step import PendingStep
+from weir.streams.worker.labelling.publisher import PendingStep
 
 TASK = "t"
 

@@ -8,9 +8,14 @@ from typing import Any, cast
 import pytest
 
 from weir.streams.errors import StateError
-from weir.streams.redis.partitions import opening
-from weir.streams.redis.partitions.opening import PAGE_BYTES, read_lane
-from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE, LaneRecord, encode_record
+from weir.streams.redis.partitions import partition_record
+from weir.streams.redis.partitions.partition_record import (
+    PAGE_BYTES,
+    POSITION_AND_NONCE,
+    LaneRecord,
+    encode_record,
+    read_lane,
+)
 
 
 class OneLane:
@@ -51,7 +56,7 @@ def test_a_journal_is_read_whole_in_pages_of_bounded_size(count: int, size: int)
 
 
 def test_a_journal_that_changes_while_it_is_read_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(partition_record, "_PAUSE_S", 0.0)
     redis = OneLane([b"%d" % i for i in range(40)], writes=3)
     value, journal = read(redis)
     assert (value, journal) == (redis.record, redis.journal)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from weir.online.batch import PredictionBatch, ScoredBatch
 from weir.streams.config import topics
 from weir.streams.redis.partitions.label_journal import OffsetRange
-from weir.streams.worker.labelling.pending_step import PendingStep, together
+from weir.streams.worker.labelling.publisher import PendingStep, together
 
 
 def scored(start: int, rows: int) -> ScoredBatch:

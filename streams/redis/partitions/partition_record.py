@@ -7,6 +7,7 @@ two workers that came to the same offset by other batches (Redis lost a second, 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 from typing import Final
@@ -14,6 +15,7 @@ from typing import Final
 import msgspec
 
 from weir.online.errors import UNREADABLE, StateError
+from weir.streams.redis.client import RedisClient
 
 VERSION: Final = 1
 _HEAD: Final = struct.Struct("<HHIq8s")
@@ -76,3 +78,46 @@ def decode_record(value: bytes) -> LaneRecord:
 
 
 _FIX: Final = "run 'weir features rebuild', or go back to the version of Weir that wrote it"
+
+
+PAGE_BYTES: Final = 1 << 20
+"""Of entries in one answer, more or less."""
+_FIRST_PAGE: Final = 16
+_MOST_ENTRIES: Final = 4_096
+_TRIES: Final = 50
+_PAUSE_S: Final = 0.2
+
+
+async def read_lane(link: RedisClient, base: str) -> tuple[bytes | None, list[bytes]]:
+    """The record's value, ``None`` where there is none, and the journal's entries, oldest first.
+
+    Raises ``StateError`` where somebody keeps writing meanwhile: a worker whose partition this was writes once more.
+    """
+    for _ in range(_TRIES):
+        value = await link.execute("GET", f"{base}lane")
+        journal = await _journal(link, f"{base}journal")
+        if await read_position(link, base) == (b"" if value is None else value[POSITION_AND_NONCE]):
+            return value, journal
+        await asyncio.sleep(_PAUSE_S)
+    raise StateError(
+        f"{base}lane changes while it is read, {_TRIES} times in a row: another worker writes this partition; see "
+        "'weir partitions list' and whether two fleets share redis.prefix"
+    )
+
+
+async def read_position(link: RedisClient, base: str) -> bytes:
+    """Position and nonce of the record now; empty where there is none."""
+    position = await link.execute("GETRANGE", f"{base}lane", POSITION_AND_NONCE.start, POSITION_AND_NONCE.stop - 1)
+    return bytes(position)
+
+
+async def _journal(link: RedisClient, key: str) -> list[bytes]:
+    entries: list[bytes] = []
+    page = _FIRST_PAGE
+    while True:
+        found: list[bytes] = await link.execute("LRANGE", key, len(entries), len(entries) + page - 1)
+        entries += found
+        if len(found) < page:
+            return entries
+        each = sum(map(len, found)) // len(found) + 1
+        page = min(max(PAGE_BYTES // each, 1), _MOST_ENTRIES)

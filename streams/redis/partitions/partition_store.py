@@ -25,10 +25,8 @@ from numpy.typing import NDArray
 from weir.online.errors import StateError
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.clear import CLEARING
-from weir.streams.redis.partitions.fetch_rows import Ask, fetch
-from weir.streams.redis.partitions.flush import Change, Writes, flush_arguments
-from weir.streams.redis.partitions.open_partition import LaneState, Table
-from weir.streams.redis.partitions.opening import read_lane, read_position
+from weir.streams.redis.partitions.flush import FLUSH, Change, Writes, flush_arguments
+from weir.streams.redis.partitions.open_partition import Ask, LaneState, Table, fetch
 from weir.streams.redis.partitions.partition_record import (
     POSITION_AND_NONCE,
     LaneRecord,
@@ -36,9 +34,10 @@ from weir.streams.redis.partitions.partition_record import (
     decode_record,
     encode_position,
     encode_record,
+    read_lane,
+    read_position,
 )
 from weir.streams.redis.partitions.row_cache import RowCache
-from weir.streams.redis.scripts import FLUSH
 from weir.streams.redis.store_errors import LaneMoved
 from weir.streams.redis.stored_rows import Lane, StoredRow, decode_row, lane_prefix, other_schema, row_key
 from weir.streams.redis.topic_identity import StoredIdentity

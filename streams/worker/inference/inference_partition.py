@@ -24,7 +24,7 @@ from weir.streams.worker.context import Context
 from weir.streams.worker.inference.batch_pool import Pool
 from weir.streams.worker.inference.inference_wire import Request, decode_request, encode_answer
 from weir.streams.worker.lane import PendingWrite, RowLane
-from weir.streams.worker.letters import DeadLetters, refused_of
+from weir.streams.worker.lane_outputs import DeadLetters, refused_of
 from weir.streams.worker.scoring.remembered_ids import RememberedIds
 
 REMEMBERED: Final = 262_144

@@ -29,10 +29,9 @@ from weir.streams.kafka.produce.producer import Sent
 from weir.streams.model_replicas.past_models import ModelHistory
 from weir.streams.redis.partitions.label_journal import TICK, OffsetRange, StepLog, StoredLane
 from weir.streams.worker.context import Context
-from weir.streams.worker.labelling.linger import Linger
-from weir.streams.worker.labelling.pending_step import PendingStep, together
-from weir.streams.worker.labelling.publisher import MAX_WAITING, Made, StepPublisher
+from weir.streams.worker.labelling.publisher import MAX_WAITING, Made, PendingStep, StepPublisher, together
 from weir.streams.worker.labelling.step_reader import LaneReader
+from weir.streams.worker.lane import Linger
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,7 @@ from weir.streams.redis.store_errors import LaneMoved
 from weir.streams.worker.context import Context
 from weir.streams.worker.journal import LaneJournal
 from weir.streams.worker.lane import PendingWrite, RowLane
-from weir.streams.worker.lane_outputs import timer_records
-from weir.streams.worker.letters import DeadLetters, refused_of
+from weir.streams.worker.lane_outputs import DeadLetters, refused_of, timer_records
 from weir.streams.worker.scoring.batch_scoring import Scoring
 from weir.streams.worker.scoring.lane_batch import LaneBatch
 from weir.streams.worker.scoring.misplaced import Astray
