@@ -113,8 +113,8 @@ def main() -> None:
     raw = [orjson.dumps(row) for row in rows]
     one_bad = [*raw[:-1], raw[-1].replace(b'"amount":', b'"amount":-')]
     joined, sizes = b",".join(raw), np.array([len(record) for record in raw])
-    many = decoders(UserEvent, "ignore")[1]
-    accepted = accept_records(UserEvent, raw, "ignore")
+    many = decoders(UserEvent)[1]
+    accepted = accept_records(UserEvent, raw)
     events = decode_user_events(raw, COLUMNS).batch
     predictions = predictions_of(events, seed=7)
     names = tuple(f"feature_{i:02d}" for i in range(FEATURES))
@@ -125,7 +125,7 @@ def main() -> None:
     work: dict[str, Callable[[], object]] = {
         "decode: scan bytes": lambda: find_suspects(joined, sizes),
         "decode: msgspec alone": lambda: many.decode(b"[" + joined + b"]"),
-        "decode + validate": lambda: accept_records(UserEvent, raw, "ignore"),
+        "decode + validate": lambda: accept_records(UserEvent, raw),
         "columns": lambda: event_columns(UserEvent, accepted.structs, accepted.ts, COLUMNS),
         "decode + validate + columns": lambda: decode_user_events(raw, COLUMNS),
         "the same, one bad record a batch": lambda: decode_user_events(one_bad, COLUMNS),

@@ -16,6 +16,7 @@ from weir.online.jit import njit
 
 Digests = NDArray[np.uint64]
 """``(n, 2) uint64``."""
+State = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 
 _KEY = np.array([0x5765_6972_2069_6473, 0x6F66_2065_7665_6E74], np.uint64)
 """Part of every stored state: another key would know nothing of what was stored."""
@@ -24,68 +25,16 @@ _PADDING = bytes(8)
 """The kernel reads whole words."""
 
 
-def digests(ids: Sequence[str], key: NDArray[np.uint64] = _KEY) -> Digests:
+def digests(ids: Sequence[str]) -> Digests:
     """The digest of each id's UTF-8 bytes, ``(n, 2) uint64``.
 
     >>> digests(["a", "b", "a"])[:, 0].tolist() == digests(["a", "b", "a"])[[2, 1, 0], 0].tolist()
     True
     """
-    raw = "".join(ids).encode("utf-8", "surrogatepass") + _PADDING
-    sizes = np.fromiter(map(len, ids), np.int64, len(ids))
-    if len(raw) != sizes.sum() + len(_PADDING):  # not all of them are ASCII
-        sizes = np.fromiter((len(i.encode("utf-8", "surrogatepass")) for i in ids), np.int64, len(ids))
+    raw, sizes = _joined(ids)
     out = np.empty((len(ids), 2), np.uint64)
-    _digest_rows(np.frombuffer(raw, np.uint8), sizes, key, out)
+    _digest_rows(raw, sizes, _KEY, out)
     return out
-
-
-@jit_inline
-def _rotated(x: np.uint64, by: int) -> np.uint64:
-    return (x << U(by)) | (x >> U(64 - by))
-
-
-@jit_inline
-def _round(
-    v0: np.uint64, v1: np.uint64, v2: np.uint64, v3: np.uint64
-) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
-    v0 += v1
-    v1 = _rotated(v1, 13) ^ v0
-    v0 = _rotated(v0, 32)
-    v2 += v3
-    v3 = _rotated(v3, 16) ^ v2
-    v0 += v3
-    v3 = _rotated(v3, 21) ^ v0
-    v2 += v1
-    v1 = _rotated(v1, 17) ^ v2
-    v2 = _rotated(v2, 32)
-    return v0, v1, v2, v3
-
-
-@njit(cache=True, nogil=True)
-def _digest_rows(raw: Bytes, sizes: NDArray[np.int64], key: NDArray[np.uint64], out: Digests) -> None:
-    """The digest of each of the texts that lie in ``raw`` one after the other."""
-    at = 0
-    for row in range(len(sizes)):
-        size = sizes[row]
-        v0, v1 = key[0] ^ U(0x736F6D6570736575), key[1] ^ U(0x646F72616E646F6D) ^ U(0xEE)
-        v2, v3 = key[0] ^ U(0x6C7967656E657261), key[1] ^ U(0x7465646279746573)
-        for start in range(at, at + size + 1, 8):
-            eight, left = word(raw, start), at + size - start
-            if left < 8:  # the last word ends in the size
-                eight = (eight & ((U(1) << U(8 * left)) - U(1))) | (U(size) << U(56))
-            v3 ^= eight
-            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
-            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
-            v0 ^= eight
-        v2 ^= U(0xEE)
-        for _ in range(4):
-            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
-        out[row, 0] = v0 ^ v1 ^ v2 ^ v3
-        v1 ^= U(0xDD)
-        for _ in range(4):
-            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
-        out[row, 1] = v0 ^ v1 ^ v2 ^ v3
-        at += size
 
 
 def pair_digests(first: Sequence[str | None] | None, second: Sequence[str], key: NDArray[np.uint64] = _KEY) -> Digests:
@@ -111,9 +60,73 @@ def _joined(texts: Sequence[str]) -> tuple[Bytes, NDArray[np.int64]]:
     """The UTF-8 bytes of all texts, padded, and the number of bytes of each."""
     raw = "".join(texts).encode("utf-8", "surrogatepass") + _PADDING
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-    if len(raw) != sizes.sum() + len(_PADDING):
+    if len(raw) != sizes.sum() + len(_PADDING):  # not all of them are ASCII
         sizes = np.fromiter((len(text.encode("utf-8", "surrogatepass")) for text in texts), np.int64, len(texts))
     return np.frombuffer(raw, np.uint8), sizes
+
+
+@jit_inline
+def _rotated(x: np.uint64, by: int) -> np.uint64:
+    return (x << U(by)) | (x >> U(64 - by))
+
+
+@jit_inline
+def _round(v0: np.uint64, v1: np.uint64, v2: np.uint64, v3: np.uint64) -> State:
+    v0 += v1
+    v1 = _rotated(v1, 13) ^ v0
+    v0 = _rotated(v0, 32)
+    v2 += v3
+    v3 = _rotated(v3, 16) ^ v2
+    v0 += v3
+    v3 = _rotated(v3, 21) ^ v0
+    v2 += v1
+    v1 = _rotated(v1, 17) ^ v2
+    v2 = _rotated(v2, 32)
+    return v0, v1, v2, v3
+
+
+@jit_inline
+def _begun(key: NDArray[np.uint64]) -> State:
+    """SipHash's four words before anything is taken in; the ``0xEE`` marks the variant of 128 bits."""
+    v0, v1 = key[0] ^ U(0x736F6D6570736575), key[1] ^ U(0x646F72616E646F6D) ^ U(0xEE)
+    return v0, v1, key[0] ^ U(0x6C7967656E657261), key[1] ^ U(0x7465646279746573)
+
+
+@jit_inline
+def _taken(v0: np.uint64, v1: np.uint64, v2: np.uint64, v3: np.uint64, eight: np.uint64) -> State:
+    """The state after eight more bytes: two rounds."""
+    v0, v1, v2, v3 = _round(v0, v1, v2, v3 ^ eight)
+    v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+    return v0 ^ eight, v1, v2, v3
+
+
+@jit_inline
+def _end(v0: np.uint64, v1: np.uint64, v2: np.uint64, v3: np.uint64, out: Digests, row: int) -> None:
+    """Write both halves of a digest, each after four rounds more."""
+    v2 ^= U(0xEE)
+    for _ in range(4):
+        v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+    out[row, 0] = v0 ^ v1 ^ v2 ^ v3
+    v1 ^= U(0xDD)
+    for _ in range(4):
+        v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+    out[row, 1] = v0 ^ v1 ^ v2 ^ v3
+
+
+@njit(cache=True, nogil=True)
+def _digest_rows(raw: Bytes, sizes: NDArray[np.int64], key: NDArray[np.uint64], out: Digests) -> None:
+    """The digest of each of the texts that lie in ``raw`` one after the other."""
+    at = 0
+    for row in range(len(sizes)):
+        size = sizes[row]
+        v0, v1, v2, v3 = _begun(key)
+        for start in range(at, at + size + 1, 8):
+            eight, left = word(raw, start), at + size - start
+            if left < 8:  # the last word ends in the size
+                eight = (eight & ((U(1) << U(8 * left)) - U(1))) | (U(size) << U(56))
+            v0, v1, v2, v3 = _taken(v0, v1, v2, v3, eight)
+        _end(v0, v1, v2, v3, out, row)
+        at += size
 
 
 @njit(cache=True, nogil=True)
@@ -127,8 +140,7 @@ def _digest_pairs(
 ) -> None:
     a = b = 0
     for row in range(len(sizes)):
-        v0, v1 = key[0] ^ U(0x736F6D6570736575), key[1] ^ U(0x646F72616E646F6D) ^ U(0xEE)
-        v2, v3 = key[0] ^ U(0x6C7967656E657261), key[1] ^ U(0x7465646279746573)
+        v0, v1, v2, v3 = _begun(key)
         words = (lengths[row] + 7) // 8
         total = 1 + words + (sizes[row] + 7) // 8
         for k in range(total + 1):
@@ -143,17 +155,7 @@ def _digest_pairs(
                 eight = word(first, a + start) if of_first else word(second, b + start)
                 if left < 8:
                     eight &= (U(1) << U(8 * left)) - U(1)
-            v3 ^= eight
-            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
-            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
-            v0 ^= eight
-        v2 ^= U(0xEE)
-        for _ in range(4):
-            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
-        out[row, 0] = v0 ^ v1 ^ v2 ^ v3
-        v1 ^= U(0xDD)
-        for _ in range(4):
-            v0, v1, v2, v3 = _round(v0, v1, v2, v3)
-        out[row, 1] = v0 ^ v1 ^ v2 ^ v3
+            v0, v1, v2, v3 = _taken(v0, v1, v2, v3, eight)
+        _end(v0, v1, v2, v3, out, row)
         a += lengths[row]
         b += sizes[row]

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from weir.online.batch import BoolVector, FloatVector, IntVector
-from weir.online.codec.hot_structs import UnknownFields, decoders, ids_of, list_of, struct_of, times_of
+from weir.online.codec.hot_structs import decoders, ids_of, list_of, struct_of, times_of
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
 from weir.online.codec.scan import find_suspects
 from weir.online.codec.why_invalid import explain, explain_row, finite
@@ -53,16 +53,15 @@ class AcceptedRecords:
 def accept_records(
     model: type[WireModel],
     raw: Sequence[bytes | None],
-    unknown_fields: UnknownFields,
     limits: InputLimits = DEFAULT_LIMITS,
 ) -> AcceptedRecords:
     """Judge JSON records; ``None`` (a tombstone) counts as an empty record."""
     records = [record or b"" for record in raw]
-    one, many = decoders(model, unknown_fields, limits)
-    again = decoders(model, unknown_fields, _unlimited(limits))[0]
+    one, many = decoders(model, limits)
+    again = decoders(model, _unlimited(limits))[0]
     joined = b",".join(records)
     suspects = find_odd(records, joined)
-    why = _Why(records, lambda record: explain(model, record, unknown_fields, limits))
+    why = _Why(records, lambda record: explain(model, record, limits))
     structs: list[Any]
 
     def alone(i: int) -> Any:
@@ -82,20 +81,15 @@ def accept_records(
     return _split(model, structs, why, ids_of(model))
 
 
-def accept_rows(
-    model: type[WireModel],
-    rows: Sequence[dict[str, Any]],
-    unknown_fields: UnknownFields,
-    limits: InputLimits = DEFAULT_LIMITS,
-) -> AcceptedRecords:
+def accept_rows(model: type[WireModel], rows: Sequence[dict[str, Any]]) -> AcceptedRecords:
     """Judge rows of Python values as if they had come as JSON; ``v`` may be absent."""
-    struct = struct_of(model, unknown_fields, limits, row=True)
-    why = _Why(rows, lambda row: explain_row(model, row, unknown_fields, limits))
+    struct = struct_of(model, row=True)
+    why = _Why(rows, lambda row: explain_row(model, row))
     structs: list[Any]
     try:
         structs = msgspec.convert(rows, list_of(struct))
     except UNREADABLE:
-        wide = struct_of(model, unknown_fields, _unlimited(limits), row=True)
+        wide = struct_of(model, _unlimited(DEFAULT_LIMITS), row=True)
 
         def one(i: int) -> Any:
             return _judge(

@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from weir.online.batch import IntVector
 from weir.online.codec.accept import Reject, accept_records, decode_together, find_odd
-from weir.online.codec.hot_structs import UnknownFields, fields_of, list_of, times_of
+from weir.online.codec.hot_structs import fields_of, list_of, times_of
 from weir.online.codec.wire import WireModel
 from weir.online.errors import UNREADABLE
 
@@ -59,13 +59,8 @@ class TaskDecoder:
     fields : of each known task, the fields of ``model`` that have a narrower type there: (type,) or (type, default).
     """
 
-    def __init__(
-        self,
-        model: type[WireModel],
-        fields: Mapping[str, Mapping[str, tuple[Any, ...]]],
-        unknown_fields: UnknownFields = "ignore",
-    ) -> None:
-        self._model, self._unknown_fields = model, unknown_fields
+    def __init__(self, model: type[WireModel], fields: Mapping[str, Mapping[str, tuple[Any, ...]]]) -> None:
+        self._model = model
         self._structs = {task: self._struct(task, own) for task, own in fields.items()}
         self._task_of = {struct: task for task, struct in self._structs.items()}
         # A tag is optional where there is one struct to choose from; no record can be of the second.
@@ -80,13 +75,7 @@ class TaskDecoder:
             if name != "task"
         ]
         return msgspec.defstruct(
-            f"{self._model.__name__}Of",
-            fields,
-            kw_only=True,
-            tag_field="task",
-            tag=task,
-            forbid_unknown_fields=self._unknown_fields == "reject",
-            gc=False,
+            f"{self._model.__name__}Of", fields, kw_only=True, tag_field="task", tag=task, gc=False
         )
 
     def decode(
@@ -129,7 +118,7 @@ class TaskDecoder:
         return structs
 
     def _each(self, records: list[bytes], misfit: Misfit) -> DecodedLog[TaskRecords]:
-        accepted = accept_records(self._model, records, self._unknown_fields)
+        accepted = accept_records(self._model, records)
         rejects, unknown = list(accepted.rejects), Counter[str]()
         found: dict[str, tuple[list[Any], list[int]]] = {task: ([], []) for task in self._structs}
         for i, record in zip(accepted.index.tolist(), accepted.structs, strict=True):

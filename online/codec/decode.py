@@ -15,7 +15,6 @@ import numpy as np
 from weir.online.batch import EventBatch, IntVector, LabelBatch
 from weir.online.codec.accept import Reject, accept_records, accept_rows
 from weir.online.codec.columns import ColumnRequest, bare, event_columns
-from weir.online.codec.hot_structs import UnknownFields
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
 from weir.online.codec.wire import DeviceEvent, Label, UserEvent, WireModel
 
@@ -92,7 +91,6 @@ def _decode_events(
     raw: Sequence[bytes | None],
     columns: ColumnRequest,
     *,
-    unknown_fields: UnknownFields = "ignore",
     limits: InputLimits = DEFAULT_LIMITS,
 ) -> DecodedEvents:
     """Decode the records of a stream into the columns asked for.
@@ -102,7 +100,7 @@ def _decode_events(
     >>> decoded.batch.numbers["amount"].tolist(), decoded.rejects[0].reason
     ([9.5], 'out of range: amount is 2e+12, allowed 1e+12; correct the sender, or raise [limits] amount')
     """
-    accepted = accept_records(model, raw, unknown_fields, limits)
+    accepted = accept_records(model, raw, limits)
     batch = event_columns(model, accepted.structs, accepted.ts, columns)
     return DecodedEvents(batch, accepted.rejects, accepted.index)
 
@@ -111,11 +109,9 @@ decode_user_events: Callable[..., DecodedEvents] = partial(_decode_events, UserE
 decode_device_events: Callable[..., DecodedEvents] = partial(_decode_events, DeviceEvent)
 
 
-def decode_labels(
-    raw: Sequence[bytes | None], *, unknown_fields: UnknownFields = "ignore", limits: InputLimits = DEFAULT_LIMITS
-) -> DecodedLabels:
+def decode_labels(raw: Sequence[bytes | None], *, limits: InputLimits = DEFAULT_LIMITS) -> DecodedLabels:
     """Decode ``labels`` records; an absent weight is 1."""
-    accepted = accept_records(Label, raw, unknown_fields, limits)
+    accepted = accept_records(Label, raw, limits)
     labels = accepted.structs
     batch = LabelBatch(
         label_id=[label.label_id or _made_id(label) for label in labels],
@@ -134,12 +130,7 @@ def _made_id(label: Any) -> str:
 
 
 def events_from_rows(
-    rows: Sequence[dict[str, Any]],
-    columns: ColumnRequest,
-    *,
-    model: type[WireModel] = UserEvent,
-    unknown_fields: UnknownFields = "ignore",
-    limits: InputLimits = DEFAULT_LIMITS,
+    rows: Sequence[dict[str, Any]], columns: ColumnRequest, *, model: type[WireModel] = UserEvent
 ) -> DecodedEvents:
     """Take events from rows of a file, with the verdicts that the same records would get as JSON.
 
@@ -150,6 +141,6 @@ def events_from_rows(
     >>> events_from_rows([row], ColumnRequest(texts=("page",))).batch.texts
     {'page': ['home']}
     """
-    accepted = accept_rows(model, rows, unknown_fields, limits)
+    accepted = accept_rows(model, rows)
     batch = event_columns(model, accepted.structs, accepted.ts, columns)
     return DecodedEvents(batch, accepted.rejects, accepted.index)

@@ -14,7 +14,7 @@ import numpy as np
 from weir.online.batch import ExampleBatch, FloatMatrix, IntVector
 from weir.online.codec.accept import seconds
 from weir.online.codec.by_task import DecodedLog, TaskDecoder
-from weir.online.codec.hot_structs import UnknownFields, features_struct
+from weir.online.codec.hot_structs import features_struct
 from weir.online.codec.wire import Example
 
 
@@ -28,10 +28,7 @@ class TaskExamples:
 
 
 def decode_example_log(
-    raw: Sequence[bytes | None],
-    features_of: Mapping[str, Sequence[str]],
-    *,
-    unknown_fields: UnknownFields = "ignore",
+    raw: Sequence[bytes | None], features_of: Mapping[str, Sequence[str]]
 ) -> DecodedLog[TaskExamples]:
     """Decode ``examples`` records of several tasks; floats come back bit for bit as ``encode_examples`` was given them.
 
@@ -43,7 +40,7 @@ def decode_example_log(
     features_of : the feature names of each known task, in the order of the columns of ``x``.
     """
     names_of = {task: tuple(names) for task, names in features_of.items()}
-    decoder = _decoder(tuple(names_of.items()), unknown_fields)
+    decoder = _decoder(tuple(names_of.items()))
     found = decoder.decode(raw, lambda task, record: other_features(record.features, names_of[task]))
     tasks = {
         task: TaskExamples(_examples(records.structs, len(names_of[task])), records.index)
@@ -53,9 +50,9 @@ def decode_example_log(
 
 
 @lru_cache(maxsize=16)
-def _decoder(names_of: tuple[tuple[str, tuple[str, ...]], ...], unknown_fields: UnknownFields) -> TaskDecoder:
+def _decoder(names_of: tuple[tuple[str, tuple[str, ...]], ...]) -> TaskDecoder:
     fields = {task: {"features": (features_struct(names),)} for task, names in names_of}
-    return TaskDecoder(Example, fields, unknown_fields)
+    return TaskDecoder(Example, fields)
 
 
 def _examples(structs: list[Any], width: int) -> ExampleBatch:

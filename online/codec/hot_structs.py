@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import cache, lru_cache, reduce
 from operator import or_
 from types import GenericAlias, UnionType
-from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -33,21 +33,13 @@ from weir.online.codec.wire import (
 )
 from weir.online.errors import TaskError
 
-UnknownFields: TypeAlias = Literal["ignore", "reject"]
-
 # pydantic reads a time with a validator; msgspec reads the two forms as two types.
 _TIME: Any = Annotated[float, Meta(ge=TS_MIN, le=TS_MAX)] | Annotated[datetime, Meta(tz=True)]
 _FEATURES: TypeAdapter[dict[str, float]] = TypeAdapter(Features)
 
 
 @cache
-def struct_of(
-    model: type[WireModel],
-    unknown_fields: UnknownFields = "ignore",
-    limits: InputLimits = DEFAULT_LIMITS,
-    *,
-    row: bool = False,
-) -> type[Any]:
+def struct_of(model: type[WireModel], limits: InputLimits = DEFAULT_LIMITS, *, row: bool = False) -> type[Any]:
     """The struct that decodes ``model``; with ``row`` for table rows, which need not carry the version ``v``.
 
     >>> from weir.online.codec.wire import Label
@@ -62,7 +54,6 @@ def struct_of(
         f"{model.__name__}Struct",
         fields,
         kw_only=True,
-        forbid_unknown_fields=unknown_fields == "reject",
         gc=False,  # decoded JSON holds no cycles, and the collector need not walk thousands of events
     )
 
@@ -142,23 +133,20 @@ def list_of(struct: type[Any]) -> Any:
 
 
 @cache
-def decoders(
-    model: type[WireModel], unknown_fields: UnknownFields, limits: InputLimits = DEFAULT_LIMITS
-) -> tuple[msgspec.json.Decoder[Any], ...]:
+def decoders(model: type[WireModel], limits: InputLimits = DEFAULT_LIMITS) -> tuple[msgspec.json.Decoder[Any], ...]:
     """A decoder of one record and a decoder of a JSON array of them."""
-    struct = struct_of(model, unknown_fields, limits)
+    struct = struct_of(model, limits)
     return msgspec.json.Decoder(struct), msgspec.json.Decoder(list_of(struct))
 
 
 @lru_cache(maxsize=64)
-def record_struct(model: type[WireModel], absent: frozenset[str] = frozenset()) -> type[Any]:
-    """A struct to encode ``model`` with: its fields by position but those ``absent``, unchecked; None is left out."""
+def record_struct(model: type[WireModel]) -> type[Any]:
+    """A struct to encode ``model`` with: its fields by position, unchecked; None is left out."""
     optional = False
     fields: list[Any] = []
     for name, info in model.model_fields.items():
-        if name not in absent:
-            optional = optional or (info.default is None and not info.is_required())
-            fields.append((name, Any, None) if optional else (name, Any))
+        optional = optional or (info.default is None and not info.is_required())
+        fields.append((name, Any, None) if optional else (name, Any))
     return msgspec.defstruct(model.__name__, fields, gc=False, omit_defaults=True)
 
 

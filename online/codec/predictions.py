@@ -17,7 +17,7 @@ from weir.online.codec.accept import in_range, seconds
 from weir.online.codec.by_task import DecodedLog, TaskDecoder, interleave
 from weir.online.codec.example_log import feature_matrix, other_features
 from weir.online.codec.forms import InputBuffer, ParsedColumns
-from weir.online.codec.hot_structs import UnknownFields, entities_struct, features_struct
+from weir.online.codec.hot_structs import entities_struct, features_struct
 from weir.online.codec.judge import computed
 from weir.online.codec.shapes import ScoredShape, prediction_form
 from weir.online.codec.wire import Count, Feature, Prediction
@@ -34,9 +34,7 @@ class TaskScored:
     """``(n,) int64``, the position in the input of each."""
 
 
-def decode_scored(
-    raw: Sequence[bytes | None], shapes: Mapping[str, ScoredShape], *, unknown_fields: UnknownFields = "ignore"
-) -> DecodedLog[TaskScored]:
+def decode_scored(raw: Sequence[bytes | None], shapes: Mapping[str, ScoredShape]) -> DecodedLog[TaskScored]:
     """Decode ``predictions`` records; floats come back bit for bit as ``encode_scored`` was given them.
 
     A record that does not have exactly the features and masks of its task is a reject: it was scored by another version
@@ -52,7 +50,7 @@ def decode_scored(
     rest = joined.rest()
     if not len(rest):
         return DecodedLog(tasks, [], {})
-    decoder = _decoder(tuple(shapes.items()), unknown_fields)
+    decoder = _decoder(tuple(shapes.items()))
     found = decoder.decode([raw[i] for i in rest.tolist()], lambda task, r: _misfit(r, shapes[task]), rest)
     for task, own in found.tasks.items():
         scored = _scored(own.structs, shapes[task])
@@ -84,7 +82,7 @@ def _filled(own: ParsedColumns, shape: ScoredShape) -> TaskScored:
 
 
 @lru_cache(maxsize=16)
-def _decoder(shapes: tuple[tuple[str, ScoredShape], ...], unknown_fields: UnknownFields) -> TaskDecoder:
+def _decoder(shapes: tuple[tuple[str, ScoredShape], ...]) -> TaskDecoder:
     fields: dict[str, dict[str, tuple[Any, ...]]] = {}
     for task, shape in shapes:
         fields[task] = {
@@ -94,7 +92,7 @@ def _decoder(shapes: tuple[tuple[str, ScoredShape], ...], unknown_fields: Unknow
             "masks": _values(shape.masks),
             "watched": (tuple[Feature | None, ...] | None, None),
         }
-    return TaskDecoder(Prediction, fields, unknown_fields)
+    return TaskDecoder(Prediction, fields)
 
 
 def _values(width: int) -> tuple[Any, ...]:

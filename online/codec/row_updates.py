@@ -18,7 +18,6 @@ from weir.online.codec.accept import Reject, accept_records, in_range, seconds
 from weir.online.codec.by_task import interleave
 from weir.online.codec.encode import check_missing
 from weir.online.codec.forms import InputBuffer, ParsedColumns
-from weir.online.codec.hot_structs import UnknownFields
 from weir.online.codec.judge import computed
 from weir.online.codec.shapes import update_form
 from weir.online.codec.wire import EntityUpdate
@@ -68,9 +67,7 @@ def encode_updates(batch: UpdateBatch, task: str, table: str) -> list[bytes]:
     return form.write([batch.update_id, batch.entity_id], numbers, np.empty((len(batch), 0), np.int64))
 
 
-def decode_updates(
-    raw: Sequence[bytes | None], widths: Mapping[Table, int], *, unknown_fields: UnknownFields = "ignore"
-) -> DecodedUpdates:
+def decode_updates(raw: Sequence[bytes | None], widths: Mapping[Table, int]) -> DecodedUpdates:
     """Decode ``entity-updates`` records; floats come back bit for bit as ``encode_updates`` was given them.
 
     Parameters
@@ -86,7 +83,7 @@ def decode_updates(
             tables[where] = _filled(where, own)
     rejects, unknown = list[Reject](), dict[Table, int]()
     if len(rest := joined.rest()):
-        others, rejects, unknown = _decode_others(raw, rest, widths, unknown_fields)
+        others, rejects, unknown = _decode_others(raw, rest, widths)
         for where, other in others.items():
             tables[where] = _together(tables[where], other) if where in tables else other
     return DecodedUpdates(sorted(tables.values(), key=lambda table: int(table.index[0])), rejects, unknown)
@@ -104,10 +101,10 @@ def _together(a: TableUpdates, b: TableUpdates) -> TableUpdates:
 
 
 def _decode_others(
-    raw: Sequence[bytes | None], rest: IntVector, widths: Mapping[Table, int], unknown_fields: UnknownFields
+    raw: Sequence[bytes | None], rest: IntVector, widths: Mapping[Table, int]
 ) -> tuple[dict[Table, TableUpdates], list[Reject], dict[Table, int]]:
     """Decode the records at ``rest``, which are not in the form of a table."""
-    accepted = accept_records(EntityUpdate, [raw[i] for i in rest.tolist()], unknown_fields)
+    accepted = accept_records(EntityUpdate, [raw[i] for i in rest.tolist()])
     rejects = [Reject(int(rest[r.index]), r.raw, r.reason) for r in accepted.rejects]
     tables, unknown = dict[Table, TableUpdates](), dict[Table, int]()
     for where, rows in _rows_by_table(accepted.structs).items():

@@ -119,7 +119,7 @@ def _repeats(
 
 
 @njit(cache=True, nogil=True)
-def _scan_records(buf: NDArray[np.uint8], sizes: NDArray[np.int64], gap: int) -> NDArray[np.bool_]:
+def _scan_records(buf: NDArray[np.uint8], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
     suspects = np.zeros(sizes.size, np.bool_)
     stamps = np.zeros((2, _SLOTS), np.int64)  # one table of keys for the record, one for the maps inside it
     key_starts = np.empty((2, _SLOTS), np.int64)
@@ -175,16 +175,16 @@ def _scan_records(buf: NDArray[np.uint8], sizes: NDArray[np.int64], gap: int) ->
                     i += 1
                 suspect = depth == 0 or i - start > MAX_NUMBER_CHARS
         suspects[r] = suspect or depth != 0 or objects != 1
-        begin = end + gap
+        begin = end + 1  # behind the comma
     return suspects
 
 
-def find_suspects(joined: bytes, sizes: IntVector, gap: int = 1) -> BoolVector:
+def find_suspects(joined: bytes, sizes: IntVector) -> BoolVector:
     """Mark the records that cannot be trusted to a parser of many.
 
     Parameters
     ----------
-    joined : the records one after the other with ``gap`` bytes between them (a comma).
+    joined : the records one after the other with a comma between them.
     sizes : ``(n,) int64``, bytes of each record.
 
     Returns
@@ -200,5 +200,5 @@ def find_suspects(joined: bytes, sizes: IntVector, gap: int = 1) -> BoolVector:
     """
     if sizes.size == 0:
         return np.zeros(0, np.bool_)
-    suspects: BoolVector = _scan_records(np.frombuffer(joined, np.uint8), sizes, gap)
+    suspects: BoolVector = _scan_records(np.frombuffer(joined, np.uint8), sizes)
     return suspects

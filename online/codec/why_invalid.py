@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from weir.online.codec.foreign_formats import other_name, recognise_bytes, recognise_value
-from weir.online.codec.hot_structs import UnknownFields, times_of
+from weir.online.codec.hot_structs import times_of
 from weir.online.codec.judge import out_of_range
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
 from weir.online.codec.scan import MAX_NUMBER_CHARS
@@ -32,12 +32,7 @@ _BARE = re.compile(r'"([^"\\]+)"\s*:\s*([^\s"{}\[\]][^"{}\[\]]*?)(?=\s*(?:,\s*["
 """A key, and what stands there without quotes."""
 
 
-def explain(
-    model: type[WireModel],
-    raw: bytes,
-    unknown_fields: UnknownFields = "ignore",
-    limits: InputLimits = DEFAULT_LIMITS,
-) -> str | None:
+def explain(model: type[WireModel], raw: bytes, limits: InputLimits = DEFAULT_LIMITS) -> str | None:
     """Say what is wrong with the record ``raw``, or None where it is valid.
 
     >>> from weir.online.codec.wire import Label
@@ -53,29 +48,21 @@ def explain(
         reason = f"{fault}: {known}" if known else reason
     else:
         try:
-            record = model.model_validate_json(raw, extra="forbid" if unknown_fields == "reject" else "ignore")
-            reason = out_of_range(record, limits)
+            reason = out_of_range(model.model_validate_json(raw), limits)
         except ValidationError as error:
             reason = describe(model, error, json.loads(raw))
     return reason and reason[:REASON_CHARS]
 
 
-def explain_row(
-    model: type[WireModel],
-    row: Any,
-    unknown_fields: UnknownFields = "ignore",
-    limits: InputLimits = DEFAULT_LIMITS,
-) -> str | None:
+def explain_row(model: type[WireModel], row: Any) -> str | None:
     """Say what is wrong with a row of a table (``v`` may be absent), or None where it is valid."""
     if not isinstance(row, dict):
         return f"a row is a dict of column to value, got {type(row).__name__}"
     try:
-        record = model.model_validate(
-            {"v": 1, **finite(row)}, extra="forbid" if unknown_fields == "reject" else "ignore", context={"row": True}
-        )
+        record = model.model_validate({"v": 1, **finite(row)}, context={"row": True})
     except ValidationError as error:
         return describe(model, error, row)[:REASON_CHARS]
-    return out_of_range(record, limits)
+    return out_of_range(record, DEFAULT_LIMITS)
 
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ These models are what people read, what the API and the JSON Schemas come from a
 which ``weir.online.codec.hot_structs`` generates the types that decode batches; pydantic ignores that part. Nothing
 here knows topics.
 
-Unknown fields are ignored unless a caller asks to reject them, so that a later producer can add some.
+Unknown fields are ignored, so that a later producer can add some.
 """
 
 from __future__ import annotations

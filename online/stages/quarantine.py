@@ -42,7 +42,7 @@ def find_quarantines(raw: Sequence[bytes | None], offsets: Sequence[int]) -> lis
     at = [i for i, record in enumerate(raw) if record is not None and _MARK in record]
     if not at:
         return []
-    accepted = accept_records(ExampleQuarantine, [raw[i] for i in at], "ignore")
+    accepted = accept_records(ExampleQuarantine, [raw[i] for i in at])
     found: list[Quarantine] = []
     for i, struct in zip(accepted.index.tolist(), accepted.structs, strict=True):
         offset, edges = offsets[at[i]], struct.quarantine

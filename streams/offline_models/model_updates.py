@@ -14,7 +14,6 @@ from typing import Final
 
 from weir.online.codec.accept import Reject, accept_records
 from weir.online.codec.encode import encode_model
-from weir.online.codec.hot_structs import UnknownFields
 from weir.online.codec.wire import ModelUpdate
 from weir.streams.records import Record
 
@@ -58,9 +57,9 @@ def update_record(update: ModelUpdate, now: float) -> Record:
     return Record(update.task.encode(), encode_update(update), now)
 
 
-def decode_updates(raw: Sequence[bytes | None], unknown_fields: UnknownFields = "ignore") -> UpdateRecords:
+def decode_updates(raw: Sequence[bytes | None]) -> UpdateRecords:
     """The updates among these records; a version that is no whole number from 1 on is a reject."""
-    accepted = accept_records(ModelUpdate, raw, unknown_fields)
+    accepted = accept_records(ModelUpdate, raw)
     updates: list[ModelUpdate] = []
     rejects = list(accepted.rejects)
     for i in accepted.index.tolist():

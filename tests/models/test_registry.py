@@ -108,7 +108,7 @@ def test_the_update_that_tells_workers_is_a_valid_record(registry: Registry) -> 
     update = registry.announce("fraud", 1, "promote", at=1.7e9)
     assert (update.version, update.digest) == ("1", registry.manifest("fraud", 1).digest)
     assert split_uri(update.uri) == ("", "fraud", 1), "each process knows the registry's root by its own settings"
-    assert not accept_records(ModelUpdate, [encode_model(update)], "reject").rejects
+    assert not accept_records(ModelUpdate, [encode_model(update)]).rejects
 
 
 def test_a_uri_that_names_no_version_is_refused() -> None:

@@ -53,8 +53,8 @@ def test_predictions_read_back_exactly_and_are_valid(
     records = encode_predictions(predictions(rows), NAMES, "fraud", scored_at, degraded)
     assert len(records) == len(rows)
     for record, (event_id, entity_id, ts, score, version, features) in zip(records, rows, strict=True):
-        assert explain(Prediction, record, "reject") is None
-        assert Prediction.model_validate_json(record) == Prediction(
+        assert explain(Prediction, record) is None
+        assert Prediction.model_validate_json(record, extra="forbid") == Prediction(
             event_id=event_id,
             entity_id=entity_id,
             task="fraud",
@@ -126,7 +126,7 @@ def examples() -> ExampleBatch:
 
 def test_examples_read_back_exactly() -> None:
     records = encode_examples(examples(), NAMES, "fraud")
-    assert all(explain(Example, record, "reject") is None for record in records)
+    assert all(Example.model_validate_json(record, extra="forbid") for record in records)
     log = decode_example_log(records, {"fraud": NAMES})
     assert log.rejects == []
     for name in ("event_id", "ts", "x", "score", "y", "weight", "correction", "n", "entity_id"):
@@ -176,7 +176,7 @@ def test_labels_read_back_with_ids_longer_than_an_events() -> None:
         np.array([True, False]),
         np.array([1.0, 2.5]),
     )
-    decoded = decode_labels(encode_labels(made, "churn", source="silence"), unknown_fields="reject")
+    decoded = decode_labels(encode_labels(made, "churn", source="silence"))
     assert (decoded.rejects, decoded.tasks) == ([], ["churn", "churn"])
     assert (decoded.batch.label_id, decoded.batch.event_id) == (made.label_id, made.event_id)
     for name in ("ts", "value", "weight"):

@@ -13,7 +13,6 @@ import pytest
 from weir.online.batch import PredictionBatch, ScoredBatch
 from weir.online.codec.decode import ColumnRequest, DecodedEvents, decode_device_events, decode_user_events
 from weir.online.codec.encode import encode_scored
-from weir.online.codec.hot_structs import UnknownFields
 from weir.online.codec.predictions import ScoredShape, decode_scored
 from weir.online.codec.why_invalid import explain
 from weir.online.codec.wire import REASON_CHARS, DeviceEvent, Prediction, UserEvent, WireModel
@@ -90,10 +89,9 @@ def test_every_mutated_record_is_decoded_or_rejected_with_a_reason(
     rng = random.Random(seed)
     accepted = 0
     for start in range(0, 50_000, BATCH):
-        unknown_fields: UnknownFields = "reject" if start // BATCH % 4 == 3 else "ignore"
         whole = [json.dumps(event(rng, i), ensure_ascii=i % 2 == 0).encode() for i in range(start, start + BATCH)]
         raw = [mutate(rng, record, rng.choice(whole)) for record in whole]
-        decoded = decode(raw, ColumnRequest(texts=("event_id",)), unknown_fields=unknown_fields)
+        decoded = decode(raw, ColumnRequest(texts=("event_id",)))
 
         rejected = [reject.index for reject in decoded.rejects]
         assert sorted([*rejected, *decoded.index.tolist()]) == list(range(BATCH))
@@ -107,7 +105,7 @@ def test_every_mutated_record_is_decoded_or_rejected_with_a_reason(
         ):
             contract: Any = model.model_validate_json(raw[i])
             assert (event_id, ts) == (contract.event_id.strip() or contract.event_id, contract.ts)
-        verdicts = [explain(model, record, unknown_fields) is None for record in raw]
+        verdicts = [explain(model, record) is None for record in raw]
         assert [i for i, valid in enumerate(verdicts) if valid] == decoded.index.tolist(), "the two definitions differ"
         accepted += len(decoded.index)
     assert 0.1 < accepted / 50_000 < 0.7  # else the mutations are too weak or too wild to say much

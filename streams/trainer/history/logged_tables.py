@@ -117,7 +117,7 @@ class RecordReader:
 
     def _examples(self, records: Sequence[Record], written_at: FloatVector) -> list[pa.Table]:
         values, at = self._own(records)
-        accepted = accept_records(Example, [values[i] for i in at.tolist()], "ignore")
+        accepted = accept_records(Example, [values[i] for i in at.tolist()])
         self.left_out["examples"] += len(accepted.rejects)
         mine = [k for k, struct in enumerate(accepted.structs) if struct.task == self.task.name]
         structs = [accepted.structs[k] for k in mine]
@@ -133,7 +133,7 @@ class RecordReader:
 
     def _events(self, records: Sequence[Record], written_at: FloatVector) -> list[pa.Table]:
         model = UserEvent if self.task.stream == topics.USER_EVENTS else DeviceEvent
-        accepted = accept_records(model, [record.value for record in records], "ignore", self._limits)
+        accepted = accept_records(model, [record.value for record in records], self._limits)
         self.left_out["events"] += len(accepted.rejects)
         item = "user_id" if self.task.key == "merchant_id" else "merchant_id"
         request = ColumnRequest(entities=(item,), numbers=("amount",))
