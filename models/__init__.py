@@ -1,1 +1,1 @@
-"""The full model: training, export and inference (arrives with the encoder; see docs/ARCHITECTURE.md)."""
+"""The full model: data sets, training, ONNX graphs, the registry, and inference. It knows neither topics nor tasks."""

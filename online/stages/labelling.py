@@ -74,7 +74,7 @@ class LabellingStage:
     Parameters
     ----------
     task : what to do.
-    features, masks, secondary : as in ``weir.online.stages.scoring.TaskShape``.
+    features, masks, secondary : as in ``weir.online.task.task_shape.TaskShape``.
     contributions : explains rows that alert.
     share : of the task's alerts a day that this lane may use.
     dedupe : whether predictions may come again; a repeat (the same event, perhaps by a newer model) then counts

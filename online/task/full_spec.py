@@ -44,8 +44,8 @@ class TrainingSpec(Frozen):
     """Labelled examples that a candidate is shadowed for before it serves, and that the champion it replaced shadows it
     for before it is let go."""
     encoder: dict[str, float | str | bool] = Field(default_factory=dict)
-    """Settings of the encoder other than the defaults (``weir.models.training.EncoderSettings``), such as those that
-    ``weir tune --out`` found; its width is the task's ``state``."""
+    """Settings of the encoder other than the defaults, such as those that ``weir tune --out`` found
+    (``weir.models.training.training_settings.EncoderSettings``); its width is the task's ``state``."""
     seed: int = 1
 
 

@@ -101,8 +101,8 @@ def scheduled(state: TaskState, schedule: str | None, now: float) -> tuple[TaskS
 
 
 def _croniter() -> Any:
-    """The package that reads cron expressions; it comes with the extra of the brokers."""
+    """The package that reads cron expressions; it comes with the extra ``models``."""
     try:
         return import_module("croniter").croniter
     except ImportError as exc:
-        raise TaskError("full.training.schedule needs croniter; run: pip install 'weir[kafka]'") from exc
+        raise TaskError("full.training.schedule needs croniter; run: pip install 'weir[models]'") from exc

@@ -32,8 +32,8 @@ OPTIONAL: Final = (
     ("cramjam", "cramjam", "compressed records but gzip: only for workers"),
     ("redis", "redis", "Redis client: only for the Redis feature store"),
     ("prometheus-client", "prometheus_client", "metrics: only for workers"),
-    ("onnxruntime", "onnxruntime", "ONNX Runtime: only for the sequence encoder"),
-    ("torch", "torch", "PyTorch: only to train the sequence encoder"),
+    ("onnxruntime", "onnxruntime", "ONNX Runtime: only for tasks with [full]"),
+    ("torch", "torch", "PyTorch: only to train sequence encoders"),
 )
 LEAST_DISK_MB: Final = 500
 _REDIS_PATIENCE_S: Final = 1.0

@@ -117,7 +117,7 @@ class HistoryBuilder:
         for table in usable:
             for k, name in enumerate(names):
                 values = _floats(table, name)
-                # As serving does it (``weir.models.serving.as_inputs``): what float32 cannot hold is 0.
+                # As serving does it (``weir.models.serving.entity_steps.as_inputs``): what float32 cannot hold is 0.
                 x[start : start + len(values), k] = np.where(np.abs(values) <= _FLOAT32_MAX, values, 0.0)
             start += table.num_rows
         return usable, x
