@@ -1,9 +1,8 @@
 """Trains one encoder in several processes, by ``torchrun`` and DistributedDataParallel.
 
-    torchrun --nproc-per-node 2 -m weir.models.training.ddp JOB
-
-JOB is a folder that `write_job` made and all processes see: ``data.npz``, ``job.json``, a warm start in ``warm/``.
-The result goes to ``built/``. A file ``stop`` in it asks the training to stop. Steps are printed as lines of JSON.
+``launch`` starts ``torchrun --nproc-per-node N -m weir.models.training.ddp JOB``. JOB is a folder that `write_job` made
+and all processes see: ``data.npz``, ``job.json``, a warm start in ``warm/``. The result goes to ``built/``.
+``weir.models.training.child_process`` says how the processes are stopped and how they tell their progress.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from weir.models.errors import ModelError
+from weir.models.training.child_process import read_progress, stop_with_parent, tell_progress
 from weir.models.training.encoder_builder import EncoderBuilder
 from weir.models.training.training_settings import EncoderSettings
 from weir.models.types import Built, History, Labels, Progress, TrainingSet, TrainingStoppedError
@@ -55,12 +55,11 @@ def write_job(
 def run_job(job: Path) -> None:
     """Train what is in the folder, in this process among the others; the first writes the result."""
     told: dict[str, Any] = json.loads((job / "job.json").read_text())
-    first = os.environ.get("RANK", "0") == "0"
-    shape = told["settings"] | {"time_columns": tuple(told["settings"]["time_columns"])}
+    first, stop = os.environ.get("RANK", "0") == "0", stop_with_parent()
     warm = None if told["warm"] is None else {name: (job / "warm" / name).read_bytes() for name in told["warm"]}
     try:
-        built = EncoderBuilder(EncoderSettings(**shape)).build(
-            _read_data(job, told), job, told["seed"], warm_start=warm, progress=_say, stop=(job / "stop").exists
+        built = EncoderBuilder(EncoderSettings.of(told["settings"])).build(
+            _read_data(job, told), job, told["seed"], warm_start=warm, progress=tell_progress, stop=stop.is_set
         )
     except TrainingStoppedError as stopped:
         if first:
@@ -95,7 +94,7 @@ def launch(
     """
     job = work / "job"
     write_job(job, data, settings, seed, warm_start)
-    for name in ("stop", "stopped", "failed", "built/built.json"):
+    for name in ("stopped", "failed", "built/built.json"):
         (job / name).unlink(missing_ok=True)
     status = _run(processes, job, progress, stop)
     if (job / "stopped").exists():
@@ -116,14 +115,19 @@ def _run(processes: int, job: Path, progress: Progress, stop: Callable[[], bool]
     environ = os.environ | {"PYTHONSAFEPATH": "1"}
     with (
         (job / "log").open("wb") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environ) as running,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environ) as running,
     ):
-        assert running.stdout is not None
+        stdin, stdout = running.stdin, running.stdout
+        assert stdin is not None
+        assert stdout is not None
+
+        def passed_on(what: str, done: int, of: int) -> None:
+            progress(what, done, of)
+            if stop():
+                stdin.close()
+
         try:
-            for line in running.stdout:
-                _tell(line, progress)
-                if stop():
-                    (job / "stop").touch()
+            read_progress(stdout, passed_on)
         except BaseException:  # also Ctrl-C: nothing trains on without us
             running.terminate()
             raise
@@ -137,19 +141,6 @@ def _read_data(job: Path, told: Mapping[str, Any]) -> TrainingSet:
     ids = [""] * len(of["ts"])
     history = History(inputs=tuple(told["inputs"]), types=tuple(told["types"]), event_id=ids, **of)
     return TrainingSet(history, labels, told["cutoff"], told["valid_from"])
-
-
-def _say(what: str, done: int, of: int) -> None:
-    print(json.dumps([what, done, of]), flush=True)
-
-
-def _tell(line: str, progress: Progress) -> None:
-    """Pass a line of `_say` on; other lines are of libraries."""
-    try:
-        what, done, of = json.loads(line)
-    except ValueError:
-        return
-    progress(str(what), int(done), int(of))
 
 
 def _write_built(folder: Path, built: Built) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from weir.models.errors import ModelError
 from weir.models.training.training_settings import EncoderSettings
 from weir.models.types import Built, Progress, TrainingSet
 
@@ -61,10 +63,13 @@ class EncoderBuilder:
         Raises
         ------
         ModelError
-            No labelled event to learn from, a damaged checkpoint or warm start, or a device that is not there.
+            No torch, no labelled event to learn from, a damaged checkpoint or warm start, a device that is not there,
+            or fewer GPUs than processes.
         TrainingStoppedError
             ``stop`` said so; the same call goes on from the checkpoint.
         """
+        if find_spec("torch") is None:
+            raise ModelError("the encoder needs torch, which is not installed: pip install 'weir[train]'")
         if self.processes > 1 and "RANK" not in os.environ:
             from weir.models.training.ddp import launch
 

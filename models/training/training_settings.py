@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from weir.models.errors import ModelError
 
@@ -11,6 +14,8 @@ from weir.models.errors import ModelError
 @dataclass(frozen=True, slots=True)
 class EncoderSettings:
     """Settings of ``EncoderBuilder``; the defaults were chosen on the fraud handbook's validation weeks."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     hidden: int = 64
     """H, which is also the state S a task must grant."""
@@ -61,6 +66,20 @@ class EncoderSettings:
     """Of the validation, by which training ends and weights are kept."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_steps: int = 200
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> EncoderSettings:
+        """Settings from a document; raises ``ModelError`` naming each that is unknown or has another type.
+
+        A task file's ``epochs = 8`` arrives as 8.0, because its table takes numbers of any kind; here it is 8 again.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(dict(given))
+        except ValidationError as error:
+            wrong = (f"{e['loc'][0]} = {given[str(e['loc'][0])]!r}: {e['msg']}" for e in error.errors())
+            raise ModelError(
+                f"[full.training] encoder: {'; '.join(wrong)}; models/training/training_settings.py lists the settings"
+            ) from None
 
     def __post_init__(self) -> None:
         for name in ("hidden", "length", "batch", "epochs", "patience", "warm_epochs", "buckets", "checkpoint_steps"):

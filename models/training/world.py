@@ -66,6 +66,11 @@ def join(device: str) -> Iterator[World]:
         return
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     chosen = pick(device, local)
+    if chosen.type == "cuda" and torch.cuda.device_count() < size:  # NCCL refuses two processes on one GPU
+        raise ModelError(
+            f"{size} processes for {torch.cuda.device_count()} GPUs: set [trainer] processes to at most the number of "
+            'GPUs, or device = "cpu" in [full.training] encoder'
+        )
     joined = not dist.is_initialized()
     if joined:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")

@@ -30,6 +30,9 @@ class TrainerSettings(Concern):
     """Seconds between two signs of life, and two looks at the schedule."""
     lease_s: float = Field(default=30.0, gt=0, le=3600)
     """After such a silence another trainer takes a job over. Clocks of machines may differ by half of it."""
+    processes: int = Field(default=1, ge=1, le=64)
+    """How many processes of this machine train one encoder together, by ``torchrun``: one a GPU, or on a CPU about one
+    for each core that is free. The model is that of one process but for the last bits; trees train in one."""
     web_host: str = Field(default="127.0.0.1", min_length=1)
     """Where ``/health``, ``/ready`` and ``/metrics`` listen; ``0.0.0.0`` in a container."""
     web_port: Annotated[int, Field(ge=0, le=65_535)] | Literal["auto"] = 8091

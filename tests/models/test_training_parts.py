@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from weir.models.training.feed import Feed
 from weir.models.training.nextevent import NextHeads, NextSpec, NextTargets, bucket
 from weir.models.training.phases import phases, rate_at
 from weir.models.training.training_settings import EncoderSettings
+from weir.online.task.full_spec import TrainingSpec
 
 torch.set_num_threads(1)
 
@@ -199,3 +200,18 @@ def test_a_damaged_checkpoint_says_so(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ModelError, match=next(iter(wrong))):
         EncoderSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_settings_of_a_task_file_have_their_types() -> None:
+    """Its table takes numbers of any kind, so a whole one arrives as a float."""
+    plain = asdict(EncoderSettings())
+    written = TrainingSpec(encoder={name: v for name, v in plain.items() if not isinstance(v, tuple)}).encoder
+    found = EncoderSettings.of(written)
+    assert found == EncoderSettings()
+    assert {name: type(v) for name, v in asdict(found).items()} == {name: type(v) for name, v in plain.items()}
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 2.5), ("epoch", 8), ("device", "gpu"), ("rate", "fast")])
+def test_settings_of_a_task_file_that_cannot_be_are_named(name: str, value: float | str) -> None:
+    with pytest.raises(ModelError, match=rf"\[full.training\] encoder: {name} = {value!r}: "):
+        EncoderSettings.of({name: value})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import signal
@@ -11,9 +10,10 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from weir.models.errors import ModelError
+from weir.models.training.child_process import STOPPED, read_progress
 from weir.models.types import Progress, TrainingStoppedError
 from weir.streams.trainer.job import job_process
 from weir.streams.trainer.job.job_steps import JobSteps, get
@@ -79,7 +79,7 @@ class SubprocessRunner:
 
     def _follow(self, process: subprocess.Popen[bytes], stop: Callable[[], bool], progress: Progress) -> int:
         """Pass its progress on until it ends."""
-        reader = threading.Thread(target=_pass_on, args=(process.stdout, progress), daemon=True)
+        reader = threading.Thread(target=read_progress, args=(process.stdout, progress), daemon=True)
         reader.start()
         try:
             while not stop():
@@ -91,7 +91,7 @@ class SubprocessRunner:
                 process.stdin.close()
             return process.wait(self._grace_s)
         except subprocess.TimeoutExpired:
-            return job_process.STOPPED
+            return STOPPED
         finally:
             _end(process)
             reader.join()
@@ -105,7 +105,7 @@ class SubprocessRunner:
         words = said.read_text(encoding="utf-8") if said.is_file() else ""
         if status == 0 and (folder / "result.pkl").is_file():
             return get(folder / "result.pkl")
-        if status == job_process.STOPPED:
+        if status == STOPPED:
             raise TrainingStoppedError(words or "asked to stop; it had not written a checkpoint in time")
         if status == job_process.FAILED and words:
             raise ModelError(words)
@@ -117,15 +117,6 @@ def _how(status: int) -> str:
     if status == -signal.SIGKILL:
         return "was killed: see whether the machine ran out of memory, and shorten window in [full.training]"
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-
-
-def _pass_on(lines: IO[bytes] | None, progress: Progress) -> None:
-    for line in lines or ():
-        try:
-            what, done, of = json.loads(line)
-        except ValueError:  # something a library printed
-            continue
-        progress(str(what), int(done), int(of))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from weir.models.dataset.cut import training_set
-from weir.models.errors import ModelError
 from weir.models.types import BoolVector, Builder, Built, IntVector, TrainingSet
 from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
@@ -25,21 +25,17 @@ from weir.streams.trainer.history.read_history import read_history
 from weir.streams.trainer.job.candidate_scores import score
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import Runner
-from weir.streams.trainer.job.job_steps import own_directory
+from weir.streams.trainer.job.job_steps import MakeBuilder, own_directory
 from weir.streams.trainer.task_trainer import training_of
 
 
-def encoder_builder(spec: FullSpec) -> Builder:
-    """Trains the sequence encoder; raises ``ModelError`` for settings it does not have."""
+def encoder_builder(spec: FullSpec, processes: int = 1) -> Builder:
+    """Trains the sequence encoder in so many processes; raises ``ModelError`` for settings it does not have."""
     from weir.models.training.encoder_builder import EncoderBuilder
     from weir.models.training.training_settings import EncoderSettings
 
     shape = {"hidden": spec.state, "embedding": spec.embedding, "metric": spec.training.metric}
-    try:
-        settings = EncoderSettings(**{**shape, **spec.training.encoder})  # type: ignore[arg-type] # checked by itself
-    except TypeError as error:
-        raise ModelError(f"[full.training] encoder: {error}; see models/training/training_settings.py") from error
-    return EncoderBuilder(settings)
+    return EncoderBuilder(EncoderSettings.of({**shape, **spec.training.encoder}), processes=processes)
 
 
 def trees_builder(spec: FullSpec) -> Builder:
@@ -113,7 +109,10 @@ def cut(logged: LoggedHistory, task: TaskSpec, cutoff: float) -> TrainingSet:
 
 def kafka_workshop(settings: Settings, runner: Runner) -> JobWorkshop:
     """For the trainer process."""
-    builders = {"encoder": encoder_builder, "trees": trees_builder}
+    builders: dict[str, MakeBuilder] = {
+        "encoder": partial(encoder_builder, processes=settings.trainer.processes),
+        "trees": trees_builder,
+    }
     work = own_directory(settings.trainer.work)
     return JobWorkshop(KafkaData(settings), builders, blended, score, runner, work, with_other_precisions)
 

@@ -1,0 +1,59 @@
+"""How a training process and the process that started it talk: no signals, so that it works through ``torchrun`` too.
+
+The parent holds the standard input of the child open. The input ends when the parent wants the child to stop, and also
+when the parent is killed; so no child outlives its parent for long. Progress goes to standard output, one JSON array a
+line, among whatever libraries print there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from weir.models.types import Progress
+
+STOPPED: Final = 75
+"""Exit status of a child that was asked to stop (``EX_TEMPFAIL``: the same call may succeed later)."""
+STOP_S: Final = 30.0
+"""Seconds a child may take to write its checkpoint before it ends itself."""
+
+
+def stop_with_parent() -> threading.Event:
+    """Watch the standard input of this process; returns the event that is set when the input ends.
+
+    ``STOP_S`` later the process ends with status ``STOPPED``, whatever it is doing: a step that hangs in a collective
+    operation, because the other processes are gone, would never look at the event.
+    """
+    stop = threading.Event()
+    threading.Thread(target=_watch, args=(stop,), daemon=True).start()
+    return stop
+
+
+def _watch(stop: threading.Event) -> None:
+    while os.read(0, 4096):
+        pass
+    stop.set()
+    timer = threading.Timer(STOP_S, os._exit, [STOPPED])
+    timer.daemon = True
+    timer.start()
+
+
+def tell_progress(what: str, done: int, of: int) -> None:
+    """Write one line of progress to the parent; a ``Progress``."""
+    # One unbuffered write a line: lines of several processes, or of a library, do not get mixed up within each other.
+    with suppress(BrokenPipeError):  # the parent was killed: the end of the input says so, and a checkpoint comes first
+        os.write(1, json.dumps([what, done, of]).encode() + b"\n")
+
+
+def read_progress(lines: Iterable[bytes], progress: Progress) -> None:
+    """Pass the progress among the ``lines`` of a child's standard output on, until its output ends."""
+    for line in lines:
+        try:
+            what, done, of = json.loads(line)
+        except ValueError:  # a library printed it
+            continue
+        progress(str(what), int(done), int(of))
