@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
+from pydantic import Field
+
+from weir.online.frozen import Frozen
 from weir.streams.errors import TooManyRejects
 
 
-@dataclass(frozen=True)
-class RejectPolicy:
-    """At most ``share`` of the last ``window`` records may be rejected."""
+class RejectPolicy(Frozen):
+    """``[worker.reject]``: when to pause a partition; more than ``share`` of its last ``window`` records are bad."""
 
-    share: float = 0.5
-    window: int = 10_000
+    share: float = Field(default=0.5, gt=0, le=1)
+    """1 never pauses."""
+    window: int = Field(default=10_000, ge=1)
 
 
 class RejectLimit:

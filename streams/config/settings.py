@@ -24,14 +24,13 @@ from weir.streams.config.model_settings import ModelSettings
 from weir.streams.config.text_files import read_text
 from weir.streams.config.topic_settings import TopicOverride, TopicSettings
 from weir.streams.config.trainer_settings import TrainerSettings
-from weir.streams.config.worker_settings import RejectSettings, Role, WorkerSettings
+from weir.streams.config.worker_settings import Role, WorkerSettings
 from weir.streams.errors import UsageError
 
 __all__ = [
     "KafkaSettings",
     "ModelSettings",
     "RedisSettings",
-    "RejectSettings",
     "Role",
     "SecretUrl",
     "Settings",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -13,21 +13,11 @@ from weir.online.durations import Seconds
 from weir.online.intake_policy import IntakePolicy
 from weir.streams.config.connections import split_commas
 from weir.streams.config.frozen_settings import Concern
-
-if TYPE_CHECKING:
-    from weir.streams.reject_limit import RejectPolicy
+from weir.streams.reject_limit import RejectPolicy
 
 Role = Literal["score", "label", "all"]
 HIGHEST_PORT = 65_535
 _INSTANCE = r"^[A-Za-z0-9._-]{1,200}$"
-
-
-class RejectSettings(Concern):
-    """When to pause a partition, for ``pause_retry_s``: more than ``share`` of its last ``window`` records are bad."""
-
-    share: float = Field(default=0.5, gt=0, le=1)
-    """1 never pauses."""
-    window: int = Field(default=10_000, ge=1)
 
 
 class WorkerSettings(Concern):
@@ -98,7 +88,8 @@ class WorkerSettings(Concern):
 
     intake: IntakePolicy = IntakePolicy()
     """Repeats, stragglers and broken clocks."""
-    reject: RejectSettings = RejectSettings()
+    reject: RejectPolicy = RejectPolicy()
+    """When a partition is paused, for ``pause_retry_s``."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
@@ -122,13 +113,6 @@ class WorkerSettings(Concern):
                 "web_port": port + number - 1 if isinstance(port, int) and port else port,
             }
         )
-
-    @property
-    def rejects(self) -> RejectPolicy:
-        """``[worker.reject]`` as hosts take it."""
-        from weir.streams.reject_limit import RejectPolicy  # its package brings the whole embedded host
-
-        return RejectPolicy(self.reject.share, self.reject.window)
 
     def group_id(self, role: Role | None = None) -> str:
         """The consumer group of a role; of this worker's without one."""

@@ -95,7 +95,7 @@ class Demo:
         self._thresholds: dict[str, float] = {}
         if self._host.resume():
             self._journal.restore(self._host.resumed_extra)
-        self._stories = stories(self._host.pipelines, directory, self._log, scenario.first_training_ts, runner)
+        self._stories = stories(self._host.pipelines, directory, scenario.first_training_ts, runner)
         for name, story in self._stories.items():
             story.restore(self._journal.retraining.get(name, b""))
         self.resumed_blocks = self._journal.blocks

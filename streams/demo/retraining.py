@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -25,14 +26,15 @@ from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
 from weir.streams.demo.demo_registry import Marker, keep_until
 from weir.streams.demo.training_memory import ExampleMemory, Examples, LiveMetric
-from weir.streams.embedded.embedded_log import EmbeddedLog
-from weir.streams.trainer.embedded_trainer import EmbeddedTrainer
 from weir.streams.trainer.job.candidate_scores import score
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import InlineRunner, Runner
+from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.real_steps import cut
+from weir.streams.trainer.registry_port import RegistryShelf
 from weir.streams.trainer.state_journal import MemoryJournal
 from weir.streams.trainer.task_state import WORKING, Cause, Job, TaskState, decode
+from weir.streams.trainer.task_supervisor import TaskSupervisor
 
 DAY_S: Final = 86_400.0
 TRAINS_FOR: Final = 2 * DAY_S
@@ -41,6 +43,11 @@ HOLDS_FOR: Final = 4 * DAY_S
 """How long a request that a drift led to waits: trained at once, a model would learn the world before the drift, as
 labels of the new one come days later."""
 _LOOK_S: Final = 0.05
+_STOP_S: Final = 30.0
+_OWNER: Final = "embedded"
+"""Who holds the lease, as checkpoints of before have it."""
+_LEASE_S: Final = 365 * DAY_S
+"""A demo is alone: nobody else is to take over."""
 
 
 def demo_trees(spec: FullSpec) -> Builder:
@@ -80,9 +87,7 @@ class Retraining:
     task : with ``[full]``.
     features : names of what its predictions log.
     directory : of the demo; ``models`` and ``work`` in it are this object's.
-    log : the demo's.
     first_at : event time at which a first model is asked for, epoch seconds.
-    trains_for, holds_for : see ``TRAINS_FOR`` and ``HOLDS_FOR``.
     runner : where training happens; in a thread of this process, as a few thousand rows take less than a second.
     """
 
@@ -91,18 +96,15 @@ class Retraining:
         task: TaskSpec,
         features: Sequence[str],
         directory: Path,
-        log: EmbeddedLog,
         *,
         first_at: float,
-        trains_for: float = TRAINS_FOR,
-        holds_for: float = HOLDS_FOR,
         runner: Runner | None = None,
     ) -> None:
-        self.task, self.first_at, self.trains_for, self.holds_for = task, first_at, trains_for, holds_for
+        self.task, self.first_at = task, first_at
         self._models, self._work = directory / "models", directory / "work"
         shutil.rmtree(self._work, ignore_errors=True)
         self.memory, self.live = ExampleMemory(features), LiveMetric(features)
-        self._registry, self._log, self._runner = Registry(str(self._models)), log, runner
+        self._registry, self._runner = Registry(str(self._models)), runner
         self._open(b"")
         self._waiting: list[Examples] = []
         self._asked: ScheduledRequest | None = None
@@ -117,7 +119,7 @@ class Retraining:
     def state(self) -> TaskState:
         """What the trainer is at, as far as it counts in event time: of a training under way its beginning."""
         if self._began is None:
-            return self._trainer.states()[self.task.name]
+            return self._trainer.state
         return (
             decode(self._before[0], "the state before the training") if self._before[0] else TaskState(self.task.name)
         )
@@ -144,7 +146,7 @@ class Retraining:
         """Take in what one step of the task's pipeline made."""
         for r in out.requests:
             if self._asked is None:
-                wait = self.holds_for if r.cause == "drift" else 0.0
+                wait = HOLDS_FOR if r.cause == "drift" else 0.0
                 self._asked = ScheduledRequest(r.request_id, r.cause, r.detail, r.ts + wait)
         for batch in out.examples:
             if len(batch):
@@ -162,23 +164,25 @@ class Retraining:
         self._event_ts = event_ts
         updates: list[ModelUpdate] = []
         if self._began is not None:
-            if event_ts < self._began + self.trains_for or not self._finished(self._began, updates, stop):
+            if event_ts < self._began + TRAINS_FOR or not self._finished(self._began, updates, stop):
                 return []
             self._began = None
             self._take()
-        updates += self._trainer.poll(event_ts)
+        updates += self._poll(event_ts)
         if self._ask(event_ts):
             self._before, self._began = (self._document(), self._mark()), event_ts
-            updates += self._trainer.poll(event_ts)
+            updates += self._poll(event_ts)
         return updates
 
     def _finished(self, since: float, updates: list[ModelUpdate], stop: threading.Event) -> bool:
         """Wait for the end of the training, and note for how long; whether it came."""
         began = time.perf_counter()
-        while not (done := _through(self._trainer.states()[self.task.name])) and not stop.is_set():
-            updates += self._trainer.wait(_LOOK_S)
-            updates += self._trainer.poll(since)  # one that ended for want of a disk is begun again
-        updates += self._trainer.wait() if done else []
+        while not (done := _through(self._trainer.state)) and not stop.is_set():
+            self._trainer.join(_LOOK_S)
+            updates += self._poll(since)  # one that ended for want of a disk is begun again
+        if done:
+            self._trainer.join()
+            updates += self._drained()
         self.waited_s += time.perf_counter() - began
         return done
 
@@ -186,7 +190,8 @@ class Retraining:
         """Give the trainer, and the memory, what was put aside."""
         for examples in self._waiting:
             self.memory.add(examples)
-            self._trainer.examples(self.task.name, examples.batch(), self.memory.features)
+            rows = LiveRows.of(examples.batch(), self.memory.features)
+            self._trainer.trainer.take(rows, self._trainer.trainer.offset + len(rows))
         self._waiting.clear()
 
     def _ask(self, event_ts: float) -> bool:
@@ -198,7 +203,7 @@ class Retraining:
         if self._asked is None or event_ts < self._asked.begins or (job is not None and job.active):
             return False
         asked, self._asked = self._asked, None
-        self._trainer.request(
+        self._trainer.trainer.ask(
             RetrainRequest(
                 request_id=asked.request_id, task=self.task.name, cause=asked.cause, requested_at=event_ts,
                 text=asked.text,
@@ -243,7 +248,7 @@ class Retraining:
         self._open(held.document)
         if held.began is not None:
             self._before, self._began, self._event_ts = (held.document, held.mark), held.began, held.began
-            self._trainer.poll(held.began)
+            self._poll(held.began)
 
     def _open(self, document: bytes) -> None:
         """A trainer that goes on from its ``document``."""
@@ -254,13 +259,27 @@ class Retraining:
         shop = JobWorkshop(
             data=self._data, builders={"trees": demo_trees}, blend=None, score=score, runner=runner, work=self._work
         )
-        self._trainer = EmbeddedTrainer(
-            [self.task], self._registry, self._log, self._work, shop=shop, journal=self._journal
-        )
+        self._told: deque[ModelUpdate] = deque()
+        self._trained_ts = 0.0
+        self._trainer = TaskSupervisor(
+            self.task, self._journal, RegistryShelf(self._registry), shop, self._told.append,
+            owner=_OWNER, lease_s=_LEASE_S, clock=time.time, time=lambda: self._trained_ts,
+        )  # fmt: skip
+
+    def _poll(self, event_ts: float) -> list[ModelUpdate]:
+        """Begin what the trainer has to begin at ``event_ts``; the updates that it has made."""
+        # A training sees the time at which it began, so this clock stands still while the stream goes on beside it.
+        self._trained_ts = max(event_ts, self._trained_ts)
+        self._trainer.beat()
+        self._trainer.start()
+        return self._drained()
+
+    def _drained(self) -> list[ModelUpdate]:
+        return [self._told.popleft() for _ in range(len(self._told))]
 
     def close(self) -> None:
         """Stop the training under way; the next run begins it again."""
-        self._trainer.close()
+        self._trainer.stop(_STOP_S)
         shutil.rmtree(self._work, ignore_errors=True)
 
 

@@ -13,7 +13,6 @@ from weir.streams.demo.demo_journal import Finding
 from weir.streams.demo.retraining import Retraining
 from weir.streams.demo.screen.number_words import event_time
 from weir.streams.demo.screen.snapshot import FullRow
-from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.trainer.job.job_runner import Runner
 from weir.streams.trainer.task_state import Job, TaskState
 from weir.streams.trainer.task_trainer import training_of
@@ -102,11 +101,11 @@ class Story:
 
 
 def stories(
-    pipelines: Mapping[str, TaskPipeline], directory: Path, log: EmbeddedLog, first_at: float, runner: Runner | None
+    pipelines: Mapping[str, TaskPipeline], directory: Path, first_at: float, runner: Runner | None
 ) -> dict[str, Story]:
     """By name, those of the tasks that have a full model."""
     return {
-        name: Story(Retraining(p.task, p.features, directory, log, first_at=first_at, runner=runner))
+        name: Story(Retraining(p.task, p.features, directory, first_at=first_at, runner=runner))
         for name, p in pipelines.items()
         if p.task.full is not None
     }

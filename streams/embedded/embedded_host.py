@@ -35,7 +35,6 @@ from weir.streams.outputs import dead_letter, records_of
 from weir.streams.records import RefusedRecord, oversized
 from weir.streams.reject_limit import RejectLimit, RejectPolicy
 
-GROUP = "weir"
 READ = (*topics.INPUTS, topics.MODEL_UPDATES)
 """What the host reads, in the order of the log."""
 _DECODERS = {topics.USER_EVENTS: decode_user_events, topics.DEVICE_EVENTS: decode_device_events}
@@ -129,7 +128,7 @@ class EmbeddedHost:
         return done
 
     def process(self, batch: LoggedBatch) -> None:
-        """Process one input batch to the end: outputs appended, offsets committed."""
+        """Process one input batch to the end, its outputs appended."""
         now = max(record.ts for record in batch.records)
         if batch.topic == topics.LABELS:
             self._labels(batch, now)
@@ -137,7 +136,6 @@ class EmbeddedHost:
             self._updates(batch, now)
         else:
             self._events(batch, now)
-        self.log.commit(GROUP, batch.topic, batch.partition, batch.next_offset)
         self.seq = batch.seq + 1
 
     def _events(self, batch: LoggedBatch, now: float) -> None:
@@ -179,7 +177,7 @@ class EmbeddedHost:
         self.full.apply_now(decoded.updates)
 
     def _refuse(self, batch: LoggedBatch, refused: list[tuple[int, str]], now: float) -> None:
-        """Send refused records to the dead letters, before their offset is committed."""
+        """Send refused records to the dead letters, before the host goes on."""
         letters, largest = [], self._input_limits.record_bytes
         for i, why in sorted(refused):
             r = batch.records[i]
@@ -252,11 +250,9 @@ class EmbeddedHost:
         self.stats = HostStats(**state.stats)
         self.seq, self.resumed_extra = state.done, state.extra
         updates: list[ModelUpdate] = []
-        for batch in self.log.read(READ, 0):
+        for batch in self.log.read([topics.MODEL_UPDATES], 0):
             if batch.seq < self.seq:
-                self.log.commit(GROUP, batch.topic, batch.partition, batch.next_offset)
-                if batch.topic == topics.MODEL_UPDATES:
-                    updates += decode_updates(self._raw(batch)).updates
+                updates += decode_updates(self._raw(batch)).updates
         self.full.resume(updates)
         return True
 

@@ -1,4 +1,4 @@
-"""A log with Kafka's shape in one process: topics, partitions, offsets, consumer groups, record batches.
+"""A log with Kafka's shape in one process: topics, partitions, offsets, record batches.
 
 Appends are totally ordered by a sequence number, and a reader gets record batches in that order, so a consumer that
 reads the same log again sees the same batches in the same order: replays are exact. With a directory, batches are
@@ -16,7 +16,7 @@ from types import TracebackType
 from zlib import crc32
 
 from weir.streams.embedded.log_segments import SegmentStore, StoredRecords
-from weir.streams.errors import LogError, UsageError
+from weir.streams.errors import LogError
 from weir.streams.records import Record
 
 
@@ -65,7 +65,6 @@ class EmbeddedLog:
         self.max_batch = max_batch
         self._batches: list[LoggedBatch] = []
         self._next_offset: dict[tuple[str, int], int] = defaultdict(int)
-        self._committed: dict[tuple[str, str, int], int] = {}
         self._next_seq = 0
         self._segments = SegmentStore(directory) if directory is not None else None
         self._in_memory: deque[tuple[LoggedBatch, int]] = deque()
@@ -81,10 +80,6 @@ class EmbeddedLog:
         except LogError:
             segments.close()
             raise
-
-    def partition_of(self, topic: str, key: bytes) -> int:
-        """The partition that owns a key."""
-        return crc32(key) % self._partitions.get(topic, 1)
 
     def append(self, topic: str, records: Sequence[Record]) -> list[LoggedBatch]:
         """Append records in order, each to its key's partition; returns the batches they became."""
@@ -147,18 +142,6 @@ class EmbeddedLog:
         """Next offset of each partition of a topic."""
         return {p: self._next_offset[topic, p] for p in range(self._partitions.get(topic, 1))}
 
-    def commit(self, group: str, topic: str, partition: int, offset: int) -> None:
-        """Record that a group has completed everything before ``offset``; never moves back."""
-        end = self._next_offset[topic, partition]
-        if offset > end:
-            raise UsageError(f"group {group!r}: offset {offset} of {topic}-{partition} is beyond its end {end}")
-        key = (group, topic, partition)
-        self._committed[key] = max(offset, self._committed.get(key, 0))
-
-    def committed(self, group: str, topic: str, partition: int) -> int:
-        """The group's next offset to process."""
-        return self._committed.get((group, topic, partition), 0)
-
     def truncate(self, seq: int) -> int:
         """Drop every batch with ``seq`` or a later number, as if never appended; returns how many records went."""
         at = bisect.bisect_left(self._batches, seq, key=lambda b: b.seq)
@@ -166,8 +149,6 @@ class EmbeddedLog:
         del self._batches[at:]
         for batch in reversed(dropped):
             self._next_offset[batch.topic, batch.partition] = batch.base_offset
-        for (group, topic, partition), offset in list(self._committed.items()):
-            self._committed[group, topic, partition] = min(offset, self._next_offset[topic, partition])
         if self._segments is not None:
             while self._in_memory and self._in_memory[-1][0].seq >= seq:
                 self._in_memory.pop()

@@ -1,6 +1,6 @@
 """Realistic, seeded streams of users, merchants and machines in wire format v1."""
 
 from weir.streams.simulate.config import TOPICS, SimulationConfig
-from weir.streams.simulate.generator import Record, RecordBlock, SimulationTruth, simulate, truth
+from weir.streams.simulate.generator import Record, RecordBlock, simulate
 
-__all__ = ["TOPICS", "Record", "RecordBlock", "SimulationConfig", "SimulationTruth", "simulate", "truth"]
+__all__ = ["TOPICS", "Record", "RecordBlock", "SimulationConfig", "simulate"]

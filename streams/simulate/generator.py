@@ -16,7 +16,7 @@ from weir.streams.config.topics import DEVICE_EVENTS, LABELS, USER_EVENTS
 from weir.streams.simulate.activity import PURCHASE_SHARE, UserEvents, user_day
 from weir.streams.simulate.config import DAY_S, TOPICS, SimulationConfig
 from weir.streams.simulate.dirt import make_dirty
-from weir.streams.simulate.fraud import PATTERNS, plan_frauds
+from weir.streams.simulate.fraud import plan_frauds
 from weir.streams.simulate.labels import failure_labels, fraud_labels
 from weir.streams.simulate.machines import DeviceEvents, machine_day, make_machines
 from weir.streams.simulate.population import device_names, make_merchants, make_users
@@ -26,7 +26,6 @@ from weir.streams.simulate.wire import (
     UserEventEncoder,
     concatenate,
     no_records,
-    user_event_id,
 )
 
 Record = tuple[bytes, bytes, float]
@@ -50,19 +49,7 @@ class RecordBlock:
         return heapq.merge(*lanes, key=lambda record: record[3])
 
 
-@dataclass(frozen=True, slots=True)
-class SimulationTruth:
-    """What the simulation knows and the wire does not say, for tests and for judging a demo."""
-
-    churned: dict[str, float]
-    """When the last activity of each user who left had died out."""
-    failures: list[tuple[str, float]]
-    frauds: dict[str, str]
-    """Pattern of each fraudulent event."""
-    drift_ts: float
-
-
-class _World:
+class World:
     """Everything drawn once for a simulation, and the days drawn from it."""
 
     def __init__(self, config: SimulationConfig) -> None:
@@ -95,7 +82,7 @@ def simulate(config: SimulationConfig) -> Iterator[RecordBlock]:
     >>> value[:30]
     b'{"v":1,"event_id":"u0000-00002'
     """
-    world = _World(config)
+    world = World(config)
     users = UserEventEncoder(world.users, world.merchants, device_names(config, world.plan.victims))
     devices = DeviceEventEncoder(world.machines)
     waiting = {topic: no_records(topic) for topic in TOPICS}
@@ -113,36 +100,6 @@ def simulate(config: SimulationConfig) -> Iterator[RecordBlock]:
             until = np.inf if last and topic != LABELS else config.start_ts + (day + 1) * DAY_S
             due[topic], waiting[topic] = _split(concatenate([waiting[topic], new[topic]]), until)
         yield from _blocks(config, due, day, last)
-
-
-def truth(config: SimulationConfig) -> SimulationTruth:
-    """What :func:`simulate` does not tell; draws the whole simulation again.
-
-    Examples
-    --------
-    >>> known = truth(SimulationConfig(seed=1, events=20_000, days=5, users=100, devices=5))
-    >>> sorted(set(known.frauds.values()))
-    ['large', 'merchant', 'stolen']
-    """
-    world = _World(config)
-    frauds: dict[str, str] = {}
-    for day in range(config.days):
-        events, _ = world.day(day)
-        for row in np.flatnonzero(events.pattern).tolist():
-            frauds[user_event_id(day, row)] = PATTERNS[events.pattern[row]]
-    gone = np.flatnonzero(world.users.churn_ts < config.end_ts)
-    return SimulationTruth(
-        churned=dict(zip(world.users.name[gone].tolist(), world.users.churn_ts[gone].tolist(), strict=True)),
-        failures=list(
-            zip(
-                world.machines.name[world.machines.failure_machine].tolist(),
-                world.machines.failure_ts.tolist(),
-                strict=True,
-            )
-        ),
-        frauds=frauds,
-        drift_ts=config.drift_ts,
-    )
 
 
 def _split(records: Records, until: float) -> tuple[Records, Records]:

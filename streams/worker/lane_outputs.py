@@ -71,7 +71,7 @@ class DeadLetters:
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        self._limit = RejectLimit(ctx.settings.worker.rejects)
+        self._limit = RejectLimit(ctx.settings.worker.reject)
         self._passed = False
         """Whether a batch has passed: without one a partition that is tried again would never get on."""
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
-from weir.streams.errors import LogError, UsageError
+from weir.streams.errors import LogError
 from weir.streams.records import Record
 
 PARTITIONS = {"events": 3, "labels": 1}
@@ -58,7 +58,6 @@ def test_a_key_stays_in_its_partition_and_in_order(log: EmbeddedLog) -> None:
             where[record.key].add(batch.partition)
     assert all(len(partitions) == 1 for partitions in where.values())
     assert all(times == sorted(times) for times in seen.values())
-    assert {key: {log.partition_of("events", key)} for key in where} == dict(where)
 
 
 def test_a_topic_that_was_not_named_has_one_partition(log: EmbeddedLog) -> None:
@@ -104,38 +103,14 @@ def test_a_reader_sees_what_is_appended_while_it_reads(log: EmbeddedLog) -> None
     assert next(reader).records[0].value == b"v1"
 
 
-def test_groups_are_independent(log: EmbeddedLog) -> None:
-    log.append("labels", some(9))
-    log.commit("one", "labels", 0, 4)
-    log.commit("two", "labels", 0, 9)
-    assert (log.committed("one", "labels", 0), log.committed("two", "labels", 0)) == (4, 9)
-    assert log.committed("three", "labels", 0) == 0
-
-
-def test_a_commit_never_moves_back(log: EmbeddedLog) -> None:
-    log.append("labels", some(9))
-    log.commit("g", "labels", 0, 8)
-    log.commit("g", "labels", 0, 3)
-    assert log.committed("g", "labels", 0) == 8
-
-
-@pytest.mark.parametrize(("topic", "partition"), [("labels", 0), ("labels", 5), ("nowhere", 0)])
-def test_a_commit_beyond_the_end_is_refused(log: EmbeddedLog, topic: str, partition: int) -> None:
-    log.append("labels", some(9))
-    with pytest.raises(UsageError, match="beyond its end"):
-        log.commit("g", topic, partition, 10)
-
-
 def test_a_truncated_log_is_one_to_which_the_rest_was_never_appended(log: EmbeddedLog) -> None:
     log.append("events", some(9))
     cut = log.next_seq
     before = (everything(log), log.end_offsets("events"))
     log.append("events", some(9, 9))
     log.append("labels", some(9))
-    log.commit("g", "labels", 0, 9)
     assert log.truncate(cut) == 18
     assert (everything(log), log.end_offsets("events"), log.next_seq) == (*before, cut)
-    assert log.committed("g", "labels", 0) == 0
     assert log.append("events", some(9, 30))[0].seq == cut
 
 
@@ -268,14 +243,13 @@ def test_truncate_then_append_is_as_if_never_appended(
 
 
 class LogMachine(RuleBasedStateMachine):
-    """Any order of appends, commits, cuts and restarts, against plain lists."""
+    """Any order of appends, cuts and restarts, against plain lists."""
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp()) / "log"
         self.log = EmbeddedLog(PARTITIONS, self.directory, max_batch=2)
         self.appended: list[LoggedBatch] = []
-        self.committed: dict[tuple[str, int], int] = {}
         self.count = 0
 
     @rule(topic=st.sampled_from(["events", "labels"]), held=st.lists(keys, max_size=5))
@@ -290,7 +264,6 @@ class LogMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.log.close()
         self.log = EmbeddedLog(PARTITIONS, self.directory, max_batch=2)
-        self.committed.clear()  # groups live as long as the process; a host knows its place from its checkpoint
 
     @precondition(lambda self: self.appended)
     @rule(data=st.data())
@@ -298,25 +271,11 @@ class LogMachine(RuleBasedStateMachine):
         seq = data.draw(st.integers(0, self.log.next_seq))
         self.log.truncate(seq)
         self.appended = [b for b in self.appended if b.seq < seq]
-        for (topic, partition), offset in self.committed.items():
-            self.committed[topic, partition] = min(offset, self.log.end_offsets(topic)[partition])
-
-    @rule(topic=st.sampled_from(["events", "labels"]), data=st.data())
-    def commit(self, topic: str, data: st.DataObject) -> None:
-        partition, end = data.draw(st.sampled_from(sorted(self.log.end_offsets(topic).items())))
-        offset = data.draw(st.integers(0, end))
-        self.log.commit("g", topic, partition, offset)
-        self.committed[topic, partition] = max(offset, self.committed.get((topic, partition), 0))
 
     @invariant()
     def reads_what_was_appended(self) -> None:
         assert everything(self.log) == self.appended
         assert self.log.next_seq == len(self.appended)
-
-    @invariant()
-    def commits_are_within_the_log(self) -> None:
-        for (topic, partition), offset in self.committed.items():
-            assert self.log.committed("g", topic, partition) == offset <= self.log.end_offsets(topic)[partition]
 
     def teardown(self) -> None:
         self.log.close()

@@ -94,12 +94,6 @@ def test_an_alert_comes_behind_its_events_prediction(straight: Straight) -> None
                 assert v["features"] == seen[v["task"], v["event_id"]]
 
 
-def test_everything_processed_is_committed(straight: Straight) -> None:
-    for topic in topics.INPUTS:
-        for partition, end in straight.log.end_offsets(topic).items():
-            assert straight.log.committed("weir", topic, partition) == end
-
-
 def mutated(rng: np.random.Generator, value: bytes) -> bytes:
     """A record with one to three bytes changed, dropped or doubled, or cut short."""
     out = bytearray(value)

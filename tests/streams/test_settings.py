@@ -265,7 +265,7 @@ def test_a_worker_is_set_by_file_environment_and_command_line(tmp_path: Path) ->
     worker = load_settings(path, environ, given={"worker.role": "score", "worker.group": None}).worker
     assert (worker.role, worker.group_id(), worker.group_id("label")) == ("score", "shop-score", "shop-label")
     assert (worker.web_port, worker.tasks) == (9100, (Path("a.toml"), Path("b")))
-    assert (worker.rejects.share, worker.rejects.window) == (0.1, 7)
+    assert (worker.reject.share, worker.reject.window) == (0.1, 7)
     listed = load_settings(path, {"WEIR_WORKER__TASKS": "c.toml, d.toml"})
     assert listed.worker.tasks == (Path("c.toml"), Path("d.toml"))
     assert load_settings(path, {}).worker.web_port == "auto"

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from tests.streams.simulation_truth import SimulationTruth, truth
 from weir.online.codec.wire import DeviceEvent, Label, UserEvent
-from weir.streams.simulate import TOPICS, RecordBlock, SimulationConfig, SimulationTruth, simulate, truth
+from weir.streams.simulate import TOPICS, RecordBlock, SimulationConfig, simulate
 from weir.streams.simulate.dirt import BREAKAGES
 
 CLEAN = {"malformed_share": 0.0, "duplicate_share": 0.0, "late_share": 0.0}

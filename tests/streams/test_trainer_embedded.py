@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.streams.embedded_trainer import EmbeddedTrainer
 from weir.models.registry.registry import Registry
 from weir.online.codec.wire import ModelUpdate, RetrainRequest
 from weir.online.task.spec import TaskSpec
@@ -19,7 +20,6 @@ from weir.streams.offline_models.loading import full_models
 from weir.streams.offline_models.model_updates import update_record
 from weir.streams.records import Record
 from weir.streams.simulate import SimulationConfig, simulate
-from weir.streams.trainer.embedded_trainer import EmbeddedTrainer
 from weir.streams.trainer.job.job_runner import InlineRunner
 
 TASK = """

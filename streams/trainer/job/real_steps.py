@@ -1,4 +1,4 @@
-"""What real jobs are done with: builders, the blend, histories read from Kafka, archives or the embedded log.
+"""What real jobs are done with: builders, the blend, histories read from Kafka and archives.
 
 Functions here are sent by name to the process that trains; what they import, only that process loads.
 """
@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
 from weir.streams.trainer.history.history_builder import LoggedHistory
-from weir.streams.trainer.history.log_sources import KafkaSource, LogSource
+from weir.streams.trainer.history.log_sources import KafkaSource
 from weir.streams.trainer.history.read_history import read_history
 from weir.streams.trainer.job.candidate_scores import score
 from weir.streams.trainer.job.job_files import JobWorkshop
@@ -83,17 +82,6 @@ class KafkaData:
             return await read_history(task, source=source, archive=s.trainer.archive, since=since, limits=s.limits)
 
 
-@dataclass
-class SourceData:
-    """Data sets from a log that its owner puts here before each job: the embedded host's, as it was then."""
-
-    source: LogSource | None = None
-
-    def __call__(self, task: TaskSpec, cutoff: float) -> TrainingSet:
-        """See ``weir.streams.trainer.job.job_steps.Data``."""
-        return cut(asyncio.run(read_history(task, source=self.source)), task, cutoff)
-
-
 def cut(logged: LoggedHistory, task: TaskSpec, cutoff: float) -> TrainingSet:
     """What a training may see at ``cutoff``.
 
@@ -115,8 +103,3 @@ def kafka_workshop(settings: Settings, runner: Runner) -> JobWorkshop:
     }
     work = own_directory(settings.trainer.work)
     return JobWorkshop(KafkaData(settings), builders, blended, score, runner, work, with_other_precisions)
-
-
-def embedded_workshop(data: SourceData, runner: Runner, work: Path) -> JobWorkshop:
-    """For a host in this process."""
-    return JobWorkshop(data, {"encoder": encoder_builder, "trees": trees_builder}, blended, score, runner, work)

@@ -12,24 +12,29 @@ on the machine's speed, ``background=False`` does it within ``poll``.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from weir.models.registry.registry import Registry
+from weir.models.types import TrainingSet
 from weir.online.batch import ExampleBatch
 from weir.online.codec.wire import ModelUpdate, RetrainRequest
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_log import EmbeddedLog
-from weir.streams.trainer.history.log_sources import EmbeddedSource
+from weir.streams.trainer.history.log_sources import EmbeddedSource, LogSource
+from weir.streams.trainer.history.read_history import read_history
+from weir.streams.trainer.job.candidate_scores import score
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import Runner, SubprocessRunner
 from weir.streams.trainer.job.live_examples import LiveRows
-from weir.streams.trainer.job.real_steps import SourceData, embedded_workshop
+from weir.streams.trainer.job.real_steps import blended, cut, encoder_builder, trees_builder
 from weir.streams.trainer.registry_port import ModelRegistry, RegistryShelf
 from weir.streams.trainer.state_journal import Journal, MemoryJournal
 from weir.streams.trainer.task_state import Effect, TaskState
@@ -38,6 +43,17 @@ from weir.streams.trainer.task_supervisor import TaskSupervisor
 _HISTORY: Final = (topics.PREDICTIONS, topics.EXAMPLES, topics.USER_EVENTS, topics.DEVICE_EVENTS)
 _LEASE_S: Final = 365 * 86_400.0
 """The host is alone: nobody else is to take over."""
+
+
+@dataclass
+class SourceData:
+    """Data sets from a log that its owner puts here before each job: the embedded host's, as it was then."""
+
+    source: LogSource | None = None
+
+    def __call__(self, task: TaskSpec, cutoff: float) -> TrainingSet:
+        """See ``weir.streams.trainer.job.job_steps.Data``."""
+        return cut(asyncio.run(read_history(task, source=self.source)), task, cutoff)
 
 
 class EmbeddedTrainer:
@@ -71,7 +87,14 @@ class EmbeddedTrainer:
         self._event_ts = 0.0
         self._updates: list[ModelUpdate] = []
         self._lock = threading.Lock()
-        shop = shop or embedded_workshop(self._data, runner or SubprocessRunner(), work)
+        shop = shop or JobWorkshop(
+            self._data,
+            {"encoder": encoder_builder, "trees": trees_builder},
+            blended,
+            score,
+            runner or SubprocessRunner(),
+            work,
+        )
         self._shelf: ModelRegistry = RegistryShelf(shelf) if isinstance(shelf, Registry) else shelf
         self._benches = {
             task.name: TaskSupervisor(
