@@ -14,8 +14,9 @@ class RejectPolicy(Frozen):
     """``[worker.reject]``: when to pause a partition; more than ``share`` of its last ``window`` records are bad."""
 
     share: float = Field(default=0.5, gt=0, le=1)
-    """1 never pauses."""
+    """Of bad records, from which a partition pauses; 1 never pauses."""
     window: int = Field(default=10_000, ge=1)
+    """Of how many of the newest records the share is taken."""
 
 
 class RejectLimit:

@@ -6,16 +6,14 @@ limits are those that a record beyond them gets.
 
 from __future__ import annotations
 
-import ast
-import inspect
 import json
 import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from docs.pages.model_fields import docs_of, plain, shown
 from weir.online.codec import wire
 from weir.online.codec.hot_structs import limited_fields
 from weir.online.codec.limits import InputLimits
@@ -85,21 +83,6 @@ def page() -> str:
     return f"{_HEAD}{_SET}{limits}{_INTAKE}{intake}{_FIXED}{fixed}{_LEARNERS.format(feature=wire.FEATURE_MAX)}"
 
 
-def docs_of(model: type[BaseModel]) -> dict[str, str]:
-    """The text below each field of a settings model, in one line.
-
-    >>> docs_of(InputLimits)["weight"]
-    'The largest ``weight`` of a label; more is ``out of range``.'
-    """
-    (tree,) = ast.parse(inspect.getsource(model)).body
-    assert isinstance(tree, ast.ClassDef)
-    found: dict[str, str] = {}
-    for field, below in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            found[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
-    return found
-
-
 def _set_row(name: str, info: FieldInfo) -> str:
     text = docs_of(InputLimits).get(name, "")
     holders = [
@@ -109,13 +92,13 @@ def _set_row(name: str, info: FieldInfo) -> str:
         if limit == name
     ]
     judged = f"decoding {', '.join(holders)}" if holders else "before decoding"
-    return f"| `{name}` | {_shown(info.default)} | {_range(info)} | {judged} | {_words(text)} | {_plain(text)} |\n"
+    return f"| `{name}` | {shown(info.default)} | {_range(info)} | {judged} | {_words(text)} | {plain(text)} |\n"
 
 
 def _intake_row(name: str, info: FieldInfo) -> str:
     text = docs_of(IntakePolicy).get(name, "")
     words = {"allowed_lateness": "`late`", "max_ahead": "`ahead`"}.get(name, "-")
-    return f"| `{name}` | {_shown(info.default)} | {_range(info)} | {words} | {_plain(text)} |\n"
+    return f"| `{name}` | {shown(info.default)} | {_range(info)} | {words} | {plain(text)} |\n"
 
 
 def _fixed_row(each: _Fixed) -> str:
@@ -145,23 +128,15 @@ def _fixed() -> Iterator[_Fixed]:
     yield _Fixed("a number's length", f"{MAX_NUMBER_CHARS} characters", user, {"amount": 10**MAX_NUMBER_CHARS})
 
 
-def _shown(value: object) -> str:
-    return "-" if value is None else f"{value:.10g}" if isinstance(value, float) else f"{value}"
-
-
 def _range(info: FieldInfo) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [(sign, getattr(note, name, None)) for note in info.metadata for name, sign in signs.items()]
-    return ", ".join(f"{sign} {_shown(bound)}" for sign, bound in bounds if bound is not None) or "any"
+    return ", ".join(f"{sign} {shown(bound)}" for sign, bound in bounds if bound is not None) or "any"
 
 
 def _words(text: str) -> str:
     found = re.search(r"(?:is|are) ``([a-z ]+)``", text)
     return f"`{found[1]}`" if found else "-"
-
-
-def _plain(text: str) -> str:
-    return text.replace("``", "`").replace("|", "/")
 
 
 if __name__ == "__main__":

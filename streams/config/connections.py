@@ -46,9 +46,13 @@ class KafkaSettings(TlsFiles):
     )
     """``HOST:PORT`` of one or more brokers; clients learn the others from them."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """``SSL`` encrypts, ``SASL`` logs in; ``SASL_PLAINTEXT`` sends the password in clear with ``PLAIN``."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """How to log in, where the protocol is one of ``SASL``."""
     username: str | None = None
+    """The user of ``SASL``; refused without it."""
     password: SecretStr | None = None
+    """That user's password; better given as a variable than in a file."""
     client_id: str = Field(default="weir", pattern=r"^[A-Za-z0-9._-]{1,100}$")
     """What the brokers' logs and quotas call us; each client adds what it is, such as ``weir-replay``."""
     timeout_s: float = Field(default=10.0, gt=0, le=600)
@@ -107,6 +111,7 @@ class RedisSettings(TlsFiles):
     username: str | None = None
     """ACL user; without it the password is that of Redis' ``default`` user."""
     password: SecretStr | None = None
+    """Of that user; better given as a variable than in a file."""
     prefix: str = Field(default="weir", pattern=r"^[A-Za-z0-9._-]{1,50}$")
     """Before every key, so that several deployments can share a store: ``weir:{user-events-3}:...``."""
     sentinels: Annotated[tuple[str, ...], BeforeValidator(split_commas), AfterValidator(_host_ports)] = ()

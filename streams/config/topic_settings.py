@@ -19,9 +19,13 @@ class TopicOverride(Concern):
     """What one topic has instead of the defaults; ``retention`` as ``"7d"``, or ``"forever"``."""
 
     partitions: int | None = Field(default=None, ge=1, le=10_000)
+    """Instead of ``[topics] partitions``; topics that are keyed by the same entity need the same number."""
     replication: int | None = Field(default=None, ge=1, le=100)
+    """Instead of ``[topics] replication``."""
     retention: Seconds | Literal["forever"] | None = None
+    """How long Kafka keeps a record; ``weir topics describe`` shows each topic's default."""
     min_insync_replicas: int | None = Field(default=None, ge=1, le=100)
+    """Instead of ``[topics] min_insync_replicas``."""
 
 
 class TopicSettings(Concern):
@@ -34,9 +38,9 @@ class TopicSettings(Concern):
     min_insync_replicas: int | None = Field(default=None, ge=1, le=100)
     """Copies that must have a record before it counts as written; by default one less than there are, at least 1."""
     override: dict[str, TopicOverride] = Field(default_factory=dict)
-    """By Weir's own name of the topic."""
+    """What single topics have instead, by Weir's own name of the topic."""
     misplaced: Literal["forward", "refuse", "keep"] = "forward"
-    """What happens to an event or label in a partition that does not own its key : it is passed on to the one
+    """What happens to an event or label in a partition that does not own its key: it is passed on to the one
     that does; it goes to the dead letters, where workers may not write to these topics; or it is taken where it is, for
     producers that all use a partitioner unknown here. The same in every deployment on the topics."""
     partitioner: Literal["auto", "murmur2", "crc32"] = "auto"

@@ -70,6 +70,7 @@ class WorkerSettings(Concern):
     leave_on_stop: bool = True
     """Leave the group on a clean stop also with an ``instance_id``; turn off for rolling restarts."""
     commit_interval_s: float = Field(default=0.5, gt=0, le=60)
+    """How often offsets are committed to Kafka, for tools that show lag; what a restart goes by is in Redis."""
     when_deleted: Literal["stop", "skip"] = "stop"
     """What to do when Kafka deleted records before they were processed."""
     delivery_timeout_s: float = Field(default=120.0, gt=0, le=3600)

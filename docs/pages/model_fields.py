@@ -1,0 +1,96 @@
+"""What pages tell of the fields of pydantic models: meaning, type, bounds, default."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Secret, SecretStr
+from pydantic.fields import FieldInfo
+
+
+def docs_of(model: type[BaseModel]) -> dict[str, str]:
+    """The text below each field of a model and of those it is built from, in one line.
+
+    >>> from weir.online.codec.limits import InputLimits
+    >>> docs_of(InputLimits)["weight"]
+    'The largest ``weight`` of a label; more is ``out of range``.'
+    """
+    found: dict[str, str] = {}
+    for part in reversed(model.__mro__):
+        if not issubclass(part, BaseModel) or part is BaseModel:
+            continue
+        (tree,) = ast.parse(inspect.getsource(part)).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+                found[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
+    return found
+
+
+def shown(value: object) -> str:
+    """A default or a bound as a person writes it."""
+    return "-" if value is None else f"{value:.10g}" if isinstance(value, float) else f"{value}"
+
+
+def plain(text: str) -> str:
+    """A docstring as Markdown in a cell of a table."""
+    return text.replace("``", "`").replace("|", "/")
+
+
+def type_of(schema: Mapping[str, Any], definitions: Mapping[str, Any] | None = None) -> str:
+    """The type and the bounds that a field's JSON Schema states, in words.
+
+    >>> type_of({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]})
+    'integer, >= 1; or absent'
+    """
+    if (name := schema.get("$ref")) and definitions is not None:
+        return type_of(definitions[name.rpartition("/")[2]], definitions)
+    if parts := schema.get("anyOf"):
+        told = [type_of(part, definitions) for part in parts]
+        return "; or ".join(dict.fromkeys("absent" if each == "null" else each for each in told))
+    if choices := [schema["const"]] if "const" in schema else schema.get("enum"):
+        return " or ".join(f"`{each}`" for each in choices)
+    of = schema.get("items") or schema.get("additionalProperties")
+    inner = f" of {type_of(of, definitions)}" if isinstance(of, dict) else ""
+    kind = {"array": "list", "object": "table", "string": "text"}.get(
+        schema.get("type", "any"), schema.get("type", "any")
+    )
+    if schema.get("format") in ("path", "date-time", "binary"):
+        kind = {"path": "path", "date-time": "RFC 3339", "binary": "bytes in base64"}[schema["format"]]
+    return ", ".join([f"{kind}{inner}", *_bounds(schema)])
+
+
+def _bounds(schema: Mapping[str, Any]) -> list[str]:
+    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    found = [f"{sign} {shown(schema[key])}" for key, sign in signs.items() if key in schema]
+    sizes = {"Length": "characters", "Items": "items", "Properties": "members"}
+    for what, unit in sizes.items():
+        least, most = schema.get(f"min{what}"), schema.get(f"max{what}")
+        if least is not None or most is not None:
+            found.append(f"{least or 0} to {most} {unit}" if most is not None else f"at least {least} {unit}")
+    return found
+
+
+def toml_of(value: object) -> str:
+    """A value as TOML writes it.
+
+    >>> toml_of(("a:9092",)), toml_of(2.0), toml_of(True)
+    ('["a:9092"]', '2', 'true')
+    """
+    if isinstance(value, Secret | SecretStr):
+        return toml_of(value.get_secret_value())
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(toml_of, value))}]"
+    if isinstance(value, float):
+        return f"{value:g}" if "e" in f"{value:g}" else f"{value:.15g}"
+    return json.dumps(str(value) if isinstance(value, Path) else value)
+
+
+def default_of(info: FieldInfo) -> Any:
+    """A field's default, made where a factory makes it; ``PydanticUndefined`` of one that must be given."""
+    return info.get_default(call_default_factory=True, validated_data={})
