@@ -21,8 +21,8 @@ environment, which wins. A variable has two underscores between levels: `WEIR_KA
 written with commas there, and dashes of a topic's name as underscores: `WEIR_TOPICS__NAMES__USER_EVENTS=shop.events`.
 An unknown key is an error, and so is a value out of its range; the message names the file or variable.
 
-A duration is a number with a unit, such as `"90s"`, `"15m"`, `"1h"`, `"7d"`; a bare number is seconds in the file, while a
-variable needs the unit (`0s`). Secrets are never shown.
+A duration is a number with a unit, such as `"90s"`, `"15m"`, `"1h"`, `"7d"`; a bare number is seconds in the file,
+while a variable needs the unit (`0s`). Secrets are never shown.
 
 Made by `python -m docs.pages.settings > docs/SETTINGS.md`; a test holds it to the code.
 """
