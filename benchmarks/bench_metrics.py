@@ -19,7 +19,7 @@ from river import metrics as river_metrics
 from weir.online.drift.drift_policy import StreamKind
 from weir.online.drift.monitor import DriftMonitor
 from weir.online.metrics.binned_metrics import CumulativeMetrics, FadingMetrics
-from weir.online.metrics.metric import Metrics
+from weir.online.metrics.metric import Metrics, ScoredRows
 from weir.online.metrics.rolling import RollingMetrics
 
 ROWS = 200_000
@@ -41,30 +41,28 @@ def best_us(rows: int, make: Callable[[], Callable[[], object]], runs: int = 3) 
     return min(times) / rows * 1e6
 
 
-def bench_metrics(make: Callable[[], Metrics], named: bool) -> float:
-    """Microseconds a labelled row for ``update``."""
-    rng = np.random.default_rng(1)
-    ts, score, y = np.arange(ROWS) + 0.0, rng.random(ROWS), rng.random(ROWS) < 0.05
-    names = [f"event-{i}" for i in range(ROWS)] if named else None
+def scored_rows(n: int) -> ScoredRows:
+    """Labelled scores, one positive in twenty."""
+    rng, names = np.random.default_rng(1), [f"event-{i}" for i in range(n)]
+    score, y, one = rng.random(n), rng.random(n) < 0.05, np.ones(n)
+    return ScoredRows(names, np.arange(n, dtype=np.float64), score, y, one, 0.5 * one, np.zeros(n, np.bool_))
+
+
+def bench_metrics(make: Callable[[], Metrics]) -> float:
+    """Microseconds a labelled row for ``add``."""
+    rows = scored_rows(ROWS)
 
     def prepare() -> Callable[[], object]:
         metrics = make()
-
-        def run() -> None:
-            for i in range(0, ROWS, BATCH):
-                part = slice(i, i + BATCH)
-                metrics.update(ts[part], score[part], y[part], event_id=names[part] if names else None)
-
-        return run
+        return lambda: [metrics.add(rows.slice(i, i + BATCH)) for i in range(0, ROWS, BATCH)]
 
     return best_us(ROWS, prepare)
 
 
 def bench_get(make: Callable[[], Metrics]) -> float:
     """Microseconds for one ``get``."""
-    rng = np.random.default_rng(1)
     metrics = make()
-    metrics.update(np.arange(20_000.0), rng.random(20_000), rng.random(20_000) < 0.05)
+    metrics.add(scored_rows(20_000))
     return best_us(20, lambda: lambda: [metrics.get() for _ in range(20)])
 
 
@@ -126,8 +124,7 @@ def main() -> None:
     }
     result: dict[str, float] = {}
     for name, make in makers.items():
-        result[f"metrics update, {name} (us/row)"] = bench_metrics(make, named=False)
-        result[f"metrics update, {name}, with event ids (us/row)"] = bench_metrics(make, named=True)
+        result[f"metrics update, {name} (us/row)"] = bench_metrics(make)
         result[f"metrics get, {name} (us/call)"] = bench_get(make)
     result["River: 7 metrics (us/row)"] = bench_river_metrics()
     result["drift, 15 streams, 4 detectors (us/event)"] = bench_drift()

@@ -16,8 +16,11 @@ IntVector = NDArray[np.int64]
 BoolVector = NDArray[np.bool_]
 
 
-class _Batch:
-    """Columns of equal length; ``__slots__`` of a slotted dataclass names them, the first has one entry a row."""
+class Batch:
+    """Columns of equal length: lists, arrays, other batches, dicts of any of these, or ``None`` for one that is absent.
+
+    ``__slots__`` of a slotted dataclass names them; the first has one entry a row.
+    """
 
     __slots__: tuple[str, ...] = ()
 
@@ -27,31 +30,46 @@ class _Batch:
     def take(self, rows: IntVector) -> Self:
         """The given rows, in the given order."""
         at = rows.tolist()
-        return self._map(lambda column: [column[i] for i in at] if isinstance(column, list) else column[rows])
+
+        def of(column: Any) -> Any:
+            if isinstance(column, list):
+                return [column[i] for i in at]
+            return column.take(rows) if isinstance(column, Batch) else column[rows]
+
+        return self._map(of)
 
     def slice(self, start: int, stop: int) -> Self:
         """Rows ``start`` to ``stop``; arrays are views."""
-        return self._map(lambda column: column[start:stop])
+        return self._map(lambda column: column.slice(start, stop) if isinstance(column, Batch) else column[start:stop])
 
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
         """The rows of all parts, one after the other; there is at least one, and all have the same columns."""
-
-        def join(columns: list[Any]) -> Any:
-            first = columns[0]
-            if isinstance(first, dict):
-                return {name: join([column[name] for column in columns]) for name in first}
-            return list(chain.from_iterable(columns)) if isinstance(first, list) else np.concatenate(columns)
-
-        return cls(*(join([getattr(part, name) for part in parts]) for name in cls.__slots__))
+        return cls(*(_joined([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
     def _map(self, of: Callable[[Any], Any]) -> Self:
-        parts = (getattr(self, name) for name in self.__slots__)
-        return type(self)(*({k: of(v) for k, v in p.items()} if isinstance(p, dict) else of(p) for p in parts))
+        def mapped(column: Any) -> Any:
+            if isinstance(column, dict):
+                return {name: of(each) for name, each in column.items()}
+            return None if column is None else of(column)
+
+        return type(self)(*(mapped(getattr(self, name)) for name in self.__slots__))
+
+
+def _joined(columns: list[Any]) -> Any:
+    """One column of several parts, one after the other; absent where a part lacks it."""
+    first = columns[0]
+    if any(column is None for column in columns):
+        return None
+    if isinstance(first, Batch):
+        return type(first).concat(columns)
+    if isinstance(first, dict):
+        return {name: _joined([column[name] for column in columns]) for name in first}
+    return list(chain.from_iterable(columns)) if isinstance(first, list) else np.concatenate(columns)
 
 
 @dataclass(frozen=True, slots=True)
-class EventBatch(_Batch):
+class EventBatch(Batch):
     """Valid events in arrival order, as the columns a task asked for; every column has ``len(event_id)`` entries."""
 
     event_id: list[str]
@@ -67,7 +85,7 @@ class EventBatch(_Batch):
 
 
 @dataclass(frozen=True, slots=True)
-class LabelBatch(_Batch):
+class LabelBatch(Batch):
     """Labels in the order in which they became known."""
 
     label_id: list[str]
@@ -80,7 +98,7 @@ class LabelBatch(_Batch):
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionBatch(_Batch):
+class PredictionBatch(Batch):
     """Scores of one task with the features they were made from."""
 
     event_id: list[str]
@@ -94,7 +112,7 @@ class PredictionBatch(_Batch):
 
 
 @dataclass(frozen=True, slots=True)
-class ExampleBatch(_Batch):
+class ExampleBatch(Batch):
     """What a model learns from: logged features joined with a label, in learning order."""
 
     event_id: list[str]
@@ -122,7 +140,7 @@ class ExampleBatch(_Batch):
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredBatch:
+class ScoredBatch(Batch):
     """What scoring knows of n events of one task, and labelling needs: what a ``predictions`` record carries."""
 
     predictions: PredictionBatch
@@ -136,38 +154,9 @@ class ScoredBatch:
     offsets: IntVector | None = None
     """``(n,)``: where each is in its partition of ``predictions``, to be read back; ``None`` where it cannot be."""
 
-    def __len__(self) -> int:
-        return len(self.predictions)
-
-    def take(self, rows: IntVector) -> ScoredBatch:
-        """The given rows, in the given order."""
-        at = rows.tolist()
-        entities = {name: [column[i] for i in at] for name, column in self.entities.items()}
-        offsets = None if self.offsets is None else self.offsets[rows]
-        return ScoredBatch(self.predictions.take(rows), self.masks[rows], self.watched[rows], entities, offsets)
-
-    def slice(self, start: int, stop: int) -> ScoredBatch:
-        """Rows ``start`` to ``stop``; arrays are views."""
-        entities = {name: column[start:stop] for name, column in self.entities.items()}
-        masks, watched = self.masks[start:stop], self.watched[start:stop]
-        offsets = None if self.offsets is None else self.offsets[start:stop]
-        return ScoredBatch(self.predictions.slice(start, stop), masks, watched, entities, offsets)
-
-    @classmethod
-    def concat(cls, parts: Sequence[ScoredBatch]) -> ScoredBatch:
-        """The rows of all parts of one task, one after the other; there is at least one."""
-        names, offsets = parts[0].entities, [part.offsets for part in parts if part.offsets is not None]
-        return cls(
-            PredictionBatch.concat([part.predictions for part in parts]),
-            np.concatenate([part.masks for part in parts]),
-            np.concatenate([part.watched for part in parts]),
-            {name: list(chain.from_iterable(part.entities[name] for part in parts)) for name in names},
-            np.concatenate(offsets) if len(offsets) == len(parts) else None,
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class UpdateBatch(_Batch):
+class UpdateBatch(Batch):
     """Updates of rows that another partition owns: records of ``entity-updates``, all of one table."""
 
     update_id: list[str]

@@ -6,19 +6,18 @@ up is judged record by record, by the contract first (``weir.online.codec.accept
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import attrgetter, or_
-from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
-from weir.online.batch import IntVector
+from weir.online.batch import Batch, IntVector
 from weir.online.codec.accept import Reject, accept_records, decode_together, find_odd
 from weir.online.codec.hot_structs import fields_of, list_of, times_of
 from weir.online.codec.wire import WireModel
@@ -142,13 +141,7 @@ def _records(structs: list[Any], at: Sequence[int]) -> TaskRecords:
     return TaskRecords(structs if len(index) == len(structs) else [structs[i] for i in at], index)
 
 
-Rows = TypeVar("Rows", bound="_Rows")
-
-
-class _Rows(Protocol):
-    def __len__(self) -> int: ...
-
-    def take(self, rows: IntVector) -> Self: ...
+Rows = TypeVar("Rows", bound=Batch)
 
 
 def interleave(first: Rows, at: IntVector, second: Rows, also: IntVector) -> tuple[Rows, IntVector]:
@@ -159,16 +152,4 @@ def interleave(first: Rows, at: IntVector, second: Rows, also: IntVector) -> tup
         return second, also
     index = np.concatenate([at, also])
     order = np.argsort(index)
-    return _joined(first, second).take(order), index[order]
-
-
-def _joined(a: Any, b: Any) -> Any:
-    if a is None:
-        return None
-    if isinstance(a, list):
-        return a + b
-    if isinstance(a, np.ndarray):
-        return np.concatenate([a, b])
-    if isinstance(a, dict):
-        return {name: _joined(column, b[name]) for name, column in a.items()}
-    return type(a)(*(_joined(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(a)))
+    return type(first).concat([first, second]).take(order), index[order]

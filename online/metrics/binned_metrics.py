@@ -9,16 +9,16 @@ less than .00001 and the average precision by about .001.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import FloatVector
 from weir.online.jit import njit
 from weir.online.metrics import metric as base
 from weir.online.metrics.arrays import pack, unpack
 from weir.online.metrics.ledger import Ledger
-from weir.online.metrics.metric import FloatVector, Metrics, ScoredRows, ratios
+from weir.online.metrics.metric import Metrics, ScoredRows, ratios
 from weir.online.metrics.ranking import rank_groups
 
 SCORE_BINS = 4096
@@ -118,32 +118,19 @@ class _BinnedMetrics(Metrics):
         self._reliability = np.zeros((base.RELIABILITY_BINS, 3))
         self._ledger = Ledger(memory)
 
-    def add(self, rows: ScoredRows, event_id: Sequence[str] | None = None) -> None:
-        """Add checked rows in the order in which their labels became known; see ``Metrics.update``."""
-        taken, age = self._replaced(rows, event_id)
+    def add(self, rows: ScoredRows) -> None:
+        """Add checked rows in the order in which their labels became known."""
+        taken, age = self._replaced(rows)
         _fold(
-            rows.score,
-            rows.y,
-            rows.weight,
-            rows.threshold,
-            rows.correction,
-            taken,
-            age,
-            self._factor,
-            self._clock,
-            self._sums,
-            self._hist,
-            self._reliability,
-        )
+            rows.score, rows.y, rows.weight, rows.threshold, rows.correction, taken, age,
+            self._factor, self._clock, self._sums, self._hist, self._reliability,
+        )  # fmt: skip
 
-    def _replaced(self, rows: ScoredRows, event_id: Sequence[str] | None) -> tuple[FloatVector, NDArray[np.int64]]:
+    def _replaced(self, rows: ScoredRows) -> tuple[FloatVector, NDArray[np.int64]]:
         """The weight each correction takes back and how many rows ago that was counted; counts and notes new rows."""
         taken, age = rows.weight.copy(), np.zeros(len(rows), dtype=np.int64)
-        if event_id is None:
-            self._n += int(len(rows) - np.count_nonzero(rows.correction))
-            return taken, age
         corrected = rows.correction.tolist()
-        for i, (name, weight) in enumerate(zip(event_id, rows.weight.tolist(), strict=True)):
+        for i, (name, weight) in enumerate(zip(rows.event_id, rows.weight.tolist(), strict=True)):
             if not corrected[i]:
                 self._n += 1
                 self._ledger.note(name, self._n, weight)
@@ -198,7 +185,9 @@ class CumulativeMetrics(_BinnedMetrics):
     Examples
     --------
     >>> metrics = CumulativeMetrics()
-    >>> metrics.update(ts=[0.0, 1.0, 2.0], score=[0.9, 0.2, 0.6], y=[1, 0, 0])
+    >>> one, no = np.ones(3), np.zeros(3, np.bool_)
+    >>> y = np.array([True, False, False])
+    >>> metrics.add(ScoredRows(["a", "b", "c"], one, np.array([0.9, 0.2, 0.6]), y, one, 0.5 * one, no))
     >>> {name: round(value, 3) for name, value in metrics.get().items() if name in ("precision", "roc_auc")}
     {'precision': 0.5, 'roc_auc': 1.0}
     """
@@ -218,7 +207,8 @@ class FadingMetrics(_BinnedMetrics):
     Examples
     --------
     >>> metrics = FadingMetrics(half_life=1)
-    >>> metrics.update(ts=[0.0, 1.0], score=[0.9, 0.1], y=[0, 0])
+    >>> one, no = np.ones(2), np.zeros(2, np.bool_)
+    >>> metrics.add(ScoredRows(["a", "b"], one, np.array([0.9, 0.1]), no, one, 0.5 * one, no))
     >>> round(metrics.get()["accuracy"], 3)
     0.667
     """

@@ -1,19 +1,18 @@
 """What every metric shares: the rows it is fed, what every metric offers, and how sums become numbers.
 
-Rows come in the order in which their labels became known, never earlier: whoever calls ``update`` owns the label delay.
+Rows come in the order in which their labels became known, never earlier: whoever calls ``add`` owns the label delay.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-FloatVector = NDArray[np.float64]
-BoolVector = NDArray[np.bool_]
+from weir.online.batch import Batch, BoolVector, FloatVector
 
 RELIABILITY_BINS = 15
 """Equal-width score bins of the calibration error, as in Guo et al. (2017)."""
@@ -24,73 +23,31 @@ SUMS = 9
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredRows:
-    """Checked columns of one update, each ``(n,)``."""
+class ScoredRows(Batch):
+    """Scores with their labels, in the order in which the labels became known."""
 
+    event_id: list[str]
+    """By which a correction finds the weight and the age of the row that it replaces."""
     ts: FloatVector
+    """``(n,)`` event time of the prediction, epoch seconds."""
     score: FloatVector
+    """``(n,)`` in [0, 1], as given at the time."""
     y: BoolVector
     weight: FloatVector
+    """``(n,)`` > 0, 1 / sampling rate."""
     threshold: FloatVector
+    """``(n,)``, in force when the row was scored; alert = score >= threshold."""
     correction: BoolVector
+    """Where the row's label replaces the other value told earlier of this event: the weight of the earlier row is taken
+    from the other class, and the row's own weight is given to this one."""
 
-    def __len__(self) -> int:
-        return len(self.score)
-
-    def __getitem__(self, rows: slice) -> ScoredRows:
-        return ScoredRows(
-            self.ts[rows],
-            self.score[rows],
-            self.y[rows],
-            self.weight[rows],
-            self.threshold[rows],
-            self.correction[rows],
-        )
-
-    @classmethod
-    def checked(
-        cls,
-        ts: ArrayLike,
-        score: ArrayLike,
-        y: ArrayLike,
-        weight: ArrayLike,
-        threshold: ArrayLike,
-        correction: ArrayLike,
-    ) -> ScoredRows:
-        """Bring the columns to one length (scalars are repeated) and refuse values no metric is defined on.
-
-        Raises
-        ------
-        ValueError
-            If a length differs, a score is outside [0, 1], a label is not 0 or 1, a weight is not positive, or anything
-            is not finite.
-        """
-        scores = np.ascontiguousarray(score, dtype=np.float64)
-        shape = scores.shape
-        labels = _column("y", y, shape)
-        _refuse("y", labels, (labels != 0.0) & (labels != 1.0), "give 0 or 1")
-        rows = cls(
-            _column("ts", ts, shape),
-            scores,
-            labels == 1.0,
-            _column("weight", weight, shape),
-            _column("threshold", threshold, shape),
-            _column("correction", correction, shape).astype(np.bool_),
-        )
-        _refuse("score", scores, ~((scores >= 0.0) & (scores <= 1.0)), "give a probability in [0, 1]")
-        _refuse("weight", rows.weight, ~(rows.weight > 0.0) | np.isinf(rows.weight), "give a weight > 0")
-        _refuse("ts", rows.ts, ~np.isfinite(rows.ts), "give epoch seconds")
-        _refuse("threshold", rows.threshold, ~np.isfinite(rows.threshold), "give the one the decision used")
-        return rows
-
-
-def _column(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatVector:
-    array = np.asarray(values, dtype=np.float64)
-    if array.shape == shape:
-        return np.ascontiguousarray(array)
-    if array.ndim == 0:
-        return np.ascontiguousarray(np.broadcast_to(array, shape))
-    raise ValueError(f"{name} has shape {array.shape}, score has {shape}; pass one value a row or a scalar")
+    def checked(self) -> Self:
+        """Itself; raises ``ValueError`` where a score is outside [0, 1], a weight not positive or anything infinite."""
+        _refuse("score", self.score, ~((self.score >= 0.0) & (self.score <= 1.0)), "give a probability in [0, 1]")
+        _refuse("weight", self.weight, ~(self.weight > 0.0) | np.isinf(self.weight), "give a weight > 0")
+        _refuse("ts", self.ts, ~np.isfinite(self.ts), "give epoch seconds")
+        _refuse("threshold", self.threshold, ~np.isfinite(self.threshold), "give the one the decision used")
+        return self
 
 
 def _refuse(name: str, values: FloatVector, bad: BoolVector, fix: str) -> None:
@@ -121,42 +78,12 @@ class Reliability:
         return float(np.average(np.abs(self.predicted - self.observed), weights=self.weight))
 
 
-class RowSink(ABC):
-    """Takes scores with late labels; the result does not depend on how rows are cut into calls."""
-
-    def update(
-        self,
-        ts: ArrayLike,
-        score: ArrayLike,
-        y: ArrayLike,
-        weight: ArrayLike = 1.0,
-        threshold: ArrayLike = 0.5,
-        correction: ArrayLike = False,
-        event_id: Sequence[str] | None = None,
-    ) -> None:
-        """Add rows in the order in which their labels became known.
-
-        Parameters
-        ----------
-        ts : (n,) event time of the prediction, epoch seconds.
-        score : (n,) in [0, 1], as given at the time.
-        y : (n,) 0/1 or bool.
-        weight : (n,) > 0, 1 / sampling rate; or a scalar.
-        threshold : (n,) the alert threshold that was in force when the row was scored; alert = score >= threshold.
-        correction : (n,) True where the row's label replaces the other value reported earlier for this score: the
-            weight of the earlier row is taken from the other class and the row's own weight is given to this one.
-        event_id : n names, optional. With them a correction finds the weight and the age of the row it replaces;
-            without them it is taken to have the correction's own weight, and no age.
-        """
-        self.add(ScoredRows.checked(ts, score, y, weight, threshold, correction), event_id)
+class Metrics(ABC):
+    """Metrics over a stream of scores and late labels; they do not depend on how rows are cut into calls."""
 
     @abstractmethod
-    def add(self, rows: ScoredRows, event_id: Sequence[str] | None = None) -> None:
-        """Add checked rows; what ``update`` does, for a caller that feeds several metrics and checks once."""
-
-
-class Metrics(RowSink):
-    """Metrics over a stream of scores and late labels."""
+    def add(self, rows: ScoredRows) -> None:
+        """Add checked rows in the order in which their labels became known."""
 
     @abstractmethod
     def get(self) -> dict[str, float]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatVector = NDArray[np.float64]
-BoolVector = NDArray[np.bool_]
+from weir.online.batch import BoolVector, FloatVector
 
 
 @dataclass(frozen=True, slots=True)

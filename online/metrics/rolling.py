@@ -1,16 +1,15 @@
-"""Exact metrics over the newest rows, or over the newest seconds of event time."""
+"""Exact metrics over the newest rows."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import FloatVector
 from weir.online.metrics import metric as base
 from weir.online.metrics.arrays import pack, unpack
 from weir.online.metrics.ledger import Ledger
-from weir.online.metrics.metric import FloatVector, Metrics, ScoredRows, ratios
+from weir.online.metrics.metric import Metrics, ScoredRows, ratios
 from weir.online.metrics.ranking import rank_rows
 
 _TINY = float(np.finfo(np.float64).eps)
@@ -25,50 +24,45 @@ class RollingMetrics(Metrics):
     Parameters
     ----------
     rows
-        The newest rows kept. A window in seconds that would hold more than this is cut to the newest ``rows``.
-    seconds
-        If given, only rows whose event time is within this many seconds of the newest event time seen. A label that
-        takes longer than the window to arrive is never in it.
+        How many, the newest.
 
     Notes
     -----
-    A correction changes the row it replaces in place: the one named by ``event_id``, else the newest of the window
-    with the same score and the other class. If that row has left the window nothing happens. Memory is 48 bytes a row.
+    A correction changes the row it replaces in place. If that row has left the window nothing happens. Memory is 48
+    bytes a row.
 
     Examples
     --------
     >>> metrics = RollingMetrics(rows=2)
-    >>> metrics.update(ts=[0.0, 1.0, 2.0], score=[0.9, 0.2, 0.6], y=[0, 0, 1])
+    >>> one, no = np.ones(3), np.zeros(3, np.bool_)
+    >>> y = np.array([False, False, True])
+    >>> metrics.add(ScoredRows(["a", "b", "c"], one, np.array([0.9, 0.2, 0.6]), y, one, 0.5 * one, no))
     >>> metrics.get()["accuracy"]
     1.0
     """
 
-    def __init__(self, rows: int = 10_000, seconds: float | None = None) -> None:
+    def __init__(self, rows: int = 10_000) -> None:
         if rows < 1:
             raise ValueError(f"rows is {rows}; give a window of 1 row or more")
-        if seconds is not None and not seconds > 0.0:
-            raise ValueError(f"seconds is {seconds}; give a positive window or None")
         self.rows = rows
-        self.seconds = seconds
-        self._kind = f"RollingMetrics v1 rows={rows} seconds={seconds}"
+        # Windows in seconds are gone; the words stay, for snapshots are told apart by them.
+        self._kind = f"RollingMetrics v1 rows={rows} seconds=None"
         self._n = 0  # rows seen; row number i lies in slot i % rows
         self._now = -np.inf
         self._last_y = -1.0
         self._ring = np.zeros((rows, 6))
         self._ledger = Ledger(rows)
 
-    def add(self, rows: ScoredRows, event_id: Sequence[str] | None = None) -> None:
-        """Add checked rows in the order in which their labels became known; see ``Metrics.update``."""
-        if event_id is not None and len(event_id) != len(rows):
-            raise ValueError(f"event_id has {len(event_id)} names for {len(rows)} rows; pass one a row or None")
+    def add(self, rows: ScoredRows) -> None:
+        """Add checked rows in the order in which their labels became known."""
         done = 0
         for i in np.flatnonzero(rows.correction).tolist():
-            self._append(rows[done:i], event_id[done:i] if event_id is not None else None)
-            self._correct(rows[i : i + 1], event_id[i] if event_id is not None else None)
+            self._append(rows.slice(done, i))
+            self._correct(rows.event_id[i], bool(rows.y[i]), float(rows.weight[i]))
             done = i + 1
-        self._append(rows[done:], event_id[done:] if event_id is not None else None)
+        self._append(rows.slice(done, len(rows)))
 
-    def _append(self, rows: ScoredRows, event_id: Sequence[str] | None) -> None:
+    def _append(self, rows: ScoredRows) -> None:
         n = len(rows)
         if n == 0:
             return
@@ -78,41 +72,26 @@ class RollingMetrics(Metrics):
         columns = np.column_stack((rows.ts, rows.score, label, rows.weight, rows.threshold, same))
         kept = min(n, self.rows)  # of a call longer than the window only its end can stay
         self._ring[np.arange(self._n + n - kept, self._n + n) % self.rows] = columns[n - kept :]
-        if event_id is not None:
-            for i in range(n - kept, n):
-                self._ledger.note(event_id[i], self._n + i, float(rows.weight[i]))
+        for i in range(n - kept, n):
+            self._ledger.note(rows.event_id[i], self._n + i, float(rows.weight[i]))
         self._n += n
         self._now = max(self._now, float(rows.ts.max()))
         self._last_y = float(label[-1])
 
-    def _correct(self, row: ScoredRows, event_id: str | None) -> None:
-        slot = self._named(event_id) if event_id is not None else self._matching(row)
-        if slot is not None:
-            self._ring[slot, _Y] = row.y[0]
-            self._ring[slot, _WEIGHT] = row.weight[0]
-
-    def _named(self, event_id: str) -> int | None:
+    def _correct(self, event_id: str, y: bool, weight: float) -> None:
         earlier = self._ledger.find(event_id)
-        # The ledger may remember longer than the window when not all rows are named.
-        return None if earlier is None or earlier[0] < self._n - self.rows else earlier[0] % self.rows
-
-    def _matching(self, row: ScoredRows) -> int | None:
-        window = self._slots()
-        held = self._ring[window]
-        found = np.flatnonzero((held[:, _SCORE] == row.score[0]) & (held[:, _Y] != row.y[0]))
-        return int(window[found[-1]]) if len(found) else None
+        # The ledger may remember longer than the window: an id that came again takes one place in it, not two.
+        if earlier is not None and earlier[0] >= self._n - self.rows:
+            slot = earlier[0] % self.rows
+            self._ring[slot, _Y], self._ring[slot, _WEIGHT] = y, weight
 
     def _slots(self) -> NDArray[np.int64]:
         """Ring slots of the newest rows, oldest first."""
         return np.arange(max(0, self._n - self.rows), self._n) % self.rows
 
-    def _window(self) -> NDArray[np.float64]:
-        held = self._ring[self._slots()]
-        return held if self.seconds is None else held[held[:, _TS] > self._now - self.seconds]
-
     def get(self) -> dict[str, float]:
         """The metrics by name, undefined ones absent; see ``Metrics.get``. ``n`` counts the rows in the window."""
-        held = self._window()
+        held = self._ring[self._slots()]
         out = ratios(len(held), _sums(held), _bins(held))
         rank_rows(held[:, _SCORE], held[:, _Y] > 0.0, held[:, _WEIGHT]).into(out)
         return out

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+from typing import Final, TypedDict
 
 import msgspec
 import numpy as np
 
 from weir.online.errors import UNREADABLE, StateError
-from weir.online.metrics.metric import Metrics, RowSink, ScoredRows
+from weir.online.metrics.metric import Metrics, ScoredRows
+
+_MOST_POINTS: Final = 100_000
+"""Beyond it the oldest points are dropped, so that memory is bounded."""
 
 
 class MetricPoint(TypedDict):
@@ -30,7 +32,7 @@ class _State(msgspec.Struct):
     n: int
 
 
-class MetricSeries(RowSink):
+class MetricSeries:
     """Feeds ``metrics`` and notes their values every ``every_s`` seconds of event time.
 
     Time is the newest event time among the rows fed, so an old row that is labelled late belongs to the interval in
@@ -42,29 +44,27 @@ class MetricSeries(RowSink):
         What to feed and read; do not feed it elsewhere.
     every_s
         Length of an interval; intervals start at multiples of it.
-    max_points
-        Bound on memory: beyond it the oldest points are dropped.
 
     Examples
     --------
     >>> from weir.online.metrics.binned_metrics import CumulativeMetrics
     >>> series = MetricSeries(CumulativeMetrics(), every_s=60.0)
-    >>> series.update(ts=[0.0, 59.0, 61.0], score=[0.9, 0.8, 0.1], y=[1, 0, 0])
+    >>> ts, score, y = np.array([0.0, 59.0, 61.0]), np.array([0.9, 0.8, 0.1]), np.array([True, False, False])
+    >>> series.add(ScoredRows(["a", "b", "c"], ts, score, y, np.ones(3), np.full(3, 0.5), np.zeros(3, np.bool_)))
     >>> [(point["ts"], point["n"], round(point["metrics"]["accuracy"], 2)) for point in series.points()]
     [(60.0, 2, 0.5), (120.0, 1, 0.67)]
     """
 
-    def __init__(self, metrics: Metrics, every_s: float, max_points: int = 100_000) -> None:
+    def __init__(self, metrics: Metrics, every_s: float) -> None:
         if not every_s > 0.0:
             raise ValueError(f"every_s is {every_s}; give a positive number of seconds")
         self.metrics = metrics
         self.every_s = every_s
-        self.max_points = max_points
         self._points: list[MetricPoint] = []
         self._interval: int | None = None
         self._n = 0
 
-    def add(self, rows: ScoredRows, event_id: Sequence[str] | None = None) -> None:
+    def add(self, rows: ScoredRows) -> None:
         """Add checked rows, closing each interval that event time has left."""
         if len(rows) == 0:
             return
@@ -74,15 +74,13 @@ class MetricSeries(RowSink):
         starts = np.flatnonzero(np.diff(interval, prepend=interval[0] - 1)).tolist()
         for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
             self._enter(int(interval[start]))
-            part = rows[start:end]
-            names = event_id[start:end] if event_id is not None else None
-            self.metrics.add(part, names)
+            self.metrics.add(rows.slice(start, end))
             self._n += end - start
 
     def _enter(self, interval: int) -> None:
         if self._interval is not None and interval > self._interval:
             self._points.append(self._point(self._interval))
-            del self._points[: -self.max_points]
+            del self._points[:-_MOST_POINTS]
             self._n = 0
         self._interval = interval
 

@@ -35,9 +35,9 @@ class Evaluation:
         finite = np.minimum(thresholds, _NO_ALERT)
         e = examples
         ts = np.minimum(e.ts, now) if now > -np.inf else e.ts
-        rows = ScoredRows.checked(ts, e.score, e.y, e.weight, finite, e.correction)
+        rows = ScoredRows(e.event_id, ts, e.score, e.y, e.weight, finite, e.correction).checked()
         for metrics in (self._cumulative, self._fading, self._series):
-            metrics.add(rows, e.event_id)
+            metrics.add(rows)
 
     def get(self) -> dict[str, dict[str, float]]:
         """``{"cumulative": ..., "rolling": ..., "fading": ...}``; an undefined metric is absent."""
