@@ -46,22 +46,23 @@ def type_of(schema: Mapping[str, Any], definitions: Mapping[str, Any] | None = N
     """The type and the bounds that a field's JSON Schema states, in words.
 
     >>> type_of({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]})
-    'integer, >= 1; or absent'
+    'integer, >= 1; or null'
     """
     if (name := schema.get("$ref")) and definitions is not None:
         return type_of(definitions[name.rpartition("/")[2]], definitions)
     if parts := schema.get("anyOf"):
         told = [type_of(part, definitions) for part in parts]
-        return "; or ".join(dict.fromkeys("absent" if each == "null" else each for each in told))
+        return "; or ".join(dict.fromkeys(told))
     if choices := [schema["const"]] if "const" in schema else schema.get("enum"):
         return " or ".join(f"`{each}`" for each in choices)
     of = schema.get("items") or schema.get("additionalProperties")
-    inner = f" of {type_of(of, definitions)}" if isinstance(of, dict) else ""
+    each = type_of(of, definitions) if isinstance(of, dict) else ""
+    inner = f" of ({each})" if "," in each or ";" in each else each and f" of {each}"
     kind = {"array": "list", "object": "table", "string": "text"}.get(
         schema.get("type", "any"), schema.get("type", "any")
     )
-    if schema.get("format") in ("path", "date-time", "binary"):
-        kind = {"path": "path", "date-time": "RFC 3339", "binary": "bytes in base64"}[schema["format"]]
+    formats = {"path": "path", "date-time": "RFC 3339", "base64": "bytes in base64", "base64url": "bytes in base64"}
+    kind = formats.get(schema.get("format", ""), kind)
     return ", ".join([f"{kind}{inner}", *_bounds(schema)])
 
 
@@ -73,6 +74,8 @@ def _bounds(schema: Mapping[str, Any]) -> list[str]:
         least, most = schema.get(f"min{what}"), schema.get(f"max{what}")
         if least is not None or most is not None:
             found.append(f"{least or 0} to {most} {unit}" if most is not None else f"at least {least} {unit}")
+    if not (pattern := schema.get("pattern", "^[^")).startswith("^[^"):  # those say which characters are not allowed
+        found.append(f"as `{pattern}`")
     return found
 
 

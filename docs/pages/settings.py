@@ -100,6 +100,7 @@ def _tables() -> Iterator[str]:
 def _row(key: Key) -> str:
     schema: Any = key.model.model_json_schema()
     told = type_of(schema["properties"][key.name], schema.get("$defs", {}))
+    told = told.replace("; or null", "; or absent")
     if is_duration(key):
         told = told.replace("number", "duration")
     secret = "Secret" in repr(key.info.annotation)

@@ -1,0 +1,181 @@
+"""docs/WIRE.md, made from the contract and by its encoders: ``python -m docs.pages.wire > docs/WIRE.md``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from inspect import cleandoc
+from typing import Any, Final
+
+import msgspec
+
+from docs.pages.model_fields import docs_of, plain, type_of
+from docs.pages.wire_examples import Example, examples
+from weir.online.codec import wire
+from weir.online.codec.hot_structs import limited_fields
+from weir.streams.checks.rights import PRINCIPALS
+from weir.streams.config import topics as t
+from weir.streams.config.topic_settings import TopicSettings
+from weir.streams.kafka.admin.topic_specs import shown, wanted_topics
+
+_HEAD: Final = f"""# What is in each topic
+
+Records are JSON, UTF-8, one object a record, except in the two `inference` topics. Times are epoch seconds; RFC 3339
+with an offset is read, too. Numbers are finite; NaN is `null`, or left out. Texts hold no control characters. Unknown
+fields are ignored. `v` is {wire.VERSION}: a record of another version is refused. Settings bound some numbers;
+what happens beyond a bound is in [LIMITS.md](LIMITS.md), who may write what in [SECURITY.md](SECURITY.md).
+Names of topics on a cluster, and how many partitions they have, are settings ([SETTINGS.md](SETTINGS.md), `[topics]`).
+
+The partition of a record is that of its key (murmur2 of its UTF-8 bytes). Partition n of events, predictions, labels,
+`entity-updates` and the `inference` topics belongs to one worker at a time. Topics that are keyed by task have one
+partition, so that all readers see one order.
+
+Made by `python -m docs.pages.wire > docs/WIRE.md`; a test decodes each example by the decoder that reads it at work.
+"""
+KEYS: Final[Mapping[str, str]] = {
+    t.USER_EVENTS: "`user_id`", t.DEVICE_EVENTS: "`device_id`", t.LABELS: "`entity_id`", t.PREDICTIONS: "`entity_id`",
+    t.ALERTS: "`entity_id`", t.EXAMPLES: "`task`", t.ENTITY_UPDATES: "`entity_id`", t.RETRAIN_REQUESTS: "`task`",
+    t.MODEL_UPDATES: "`task`", t.DEAD_LETTERS: "`TOPIC-PARTITION` of the record", t.INFERENCE_REQUESTS: "`task`",
+    t.DEAD_LETTERS_DONE: "`PARTITION-OFFSET` of the letter", t.INFERENCE_RESULTS: "`task`",
+}  # fmt: skip
+_WHO: Final[Mapping[str, str]] = {
+    "events": "producers", "labels": "producers", "score": "workers", "label": "workers", "all": "workers",
+    "inference": "`weir inference`", "trainer": "`weir trainer`", "operator": "operators",
+}  # fmt: skip
+_LAYOUTS: Final[Mapping[str, str]] = {
+    t.DEAD_LETTERS_DONE: "What an operator did with a dead letter. An object with `v` (1), `action` (`replayed` or "
+    "`dropped`), `at` (epoch seconds) and `origin` (`TOPIC-PARTITION-OFFSET` of the record that was refused).",
+    t.INFERENCE_REQUESTS: "MessagePack: an array of `v` (1), `id` of the block, `task`, `event_id` (n texts), "
+    "`entity_id` (n texts), `ts` (n float64, little-endian, as bytes), `x` (n rows of D float32, little-endian, row by "
+    "row, as bytes: the full model's inputs).",
+    t.INFERENCE_RESULTS: "MessagePack: an array of `v` (1), `id` and `task` of the request, `rows` (n), `values` (n "
+    "rows of float32, little-endian, as bytes: the columns that the full model adds, `full.logit` first).",
+}
+MEANINGS: Final[Mapping[str, str]] = {
+    "v": "Version of the contract.",
+    "event_id": "Which event; a repeat of it is dropped.",
+    "Label.event_id": "The event that it speaks of; absent where it speaks of the entity at a time.",
+    "Label.ts": "The time that it speaks of.",
+    "Prediction.event_id": "The event that was scored.",
+    "Example.event_id": "The event that was scored.",
+    "Example.score": "The score given at the time, for metrics.",
+    "EntityUpdate.ts": "Event time; of a label's update, when the label became known.",
+    "Alert.status": "Where it stands.",
+    "Alert.score": "The highest score so far.",
+    "ModelUpdate.metrics": "What the version was judged by.",
+    "type": "What happened, such as `purchase`.",
+    "user_id": "Who did it.",
+    "device_id": "Which device.",
+    "merchant_id": "With whom.",
+    "session_id": "In which session.",
+    "channel": "How, such as `web`.",
+    "country": "Where.",
+    "status": "What the device says of itself.",
+    "amount": "Money; negative where it goes back.",
+    "properties": "Further numbers, texts and truths, by name.",
+    "metrics": "Numbers by name; null is a missing reading.",
+    "ts": "Event time.",
+    "label_id": "Which label; a repeat of it is dropped. Without one, the same value of the same thing is a repeat.",
+    "task": "The task that it is of.",
+    "entity_id": "Whom or what it is about.",
+    "value": "1 is positive (fraud, churn, failure), 0 is not.",
+    "source": "Who says so.",
+    "weight": "How much it counts; 1 without it.",
+    "score": "Probability of the positive label.",
+    "model_version": "How many examples the online model had learned.",
+    "features": "Each feature of the task by name, as the model saw it.",
+    "scored_at": "When it was scored, by the worker's clock.",
+    "degraded": "Whether something was missing that the score should have had.",
+    "alert_id": "Which alert; its newest record counts.",
+    "severity": "How bad.",
+    "threshold": "The line that the score was over.",
+    "reasons": "Features that raised the score, the strongest first: `feature`, `value`, `contribution` (to the "
+    "log-odds), `text`.",
+    "opened_at": "When it opened.",
+    "updated_at": "When it last changed.",
+    "event_ids": "The first events over the line.",
+    "n": "How many examples of this event came before.",
+    "correction": "Whether it replaces an earlier example of the event, of the other value.",
+    "update_id": "Which update; a repeat of it is dropped.",
+    "request_id": "Which request; a repeat of it is dropped.",
+    "cause": "Why.",
+    "requested_at": "When it was asked for.",
+    "text": "The same for people.",
+    "details": "Further facts, such as `force`: asked in spite of the cooldown.",
+    "version": "Version in the registry, a whole number from 1 on.",
+    "action": "What becomes of the version.",
+    "digest": "Of the version's manifest.",
+    "created_at": "When it was decided.",
+    "topic": "Where the record was.",
+    "partition": "In which partition.",
+    "offset": "At which offset.",
+    "reason": "Why, in words.",
+    "raw": "The record's bytes, or the first of them.",
+    "failed_at": "When it was refused.",
+    "made_at": "When it was asked for.",
+}
+"""Of fields whose model does not say more."""
+
+
+def page() -> str:
+    """The whole page."""
+    return _HEAD + "".join(_topic(own, found) for own, found in examples().items())
+
+
+def _topic(own: str, found: list[Example]) -> str:
+    spec = next(s for s in wanted_topics(TopicSettings(), 3) if s.name == own)
+    by_key = "the partition of the events" if own in t.INFERENCE else "partitioned by it"
+    partitioned = "one partition" if spec.partitions == 1 else by_key
+    compacted = ", compacted" if "compact" in spec.configs["cleanup.policy"] else ""
+    kept = shown("retention.ms", spec.configs["retention.ms"])
+    lines = [
+        f"\n## {own}\n\n",
+        f"- **written by** {_who(own, 'writes')}; **read by** {_who(own, 'reads')}\n",
+        f"- **key** {KEYS[own]}, {partitioned}; **kept** {kept}{compacted}\n",
+    ]
+    for example in found:
+        lines += ["\n", *_kind(own, example)]
+    return "".join(lines)
+
+
+def _who(own: str, right: str) -> str:
+    """Those for whom the topic is there; readers and operators may look at all of them."""
+    names = [p.name for p in PRINCIPALS if own in getattr(p, right) and p.name in _WHO]
+    others = [name for name in names if right == "writes" or name != "operator"]
+    return ", ".join(dict.fromkeys(_WHO[name] for name in others)) or "operators, and whoever acts on it"
+
+
+def _kind(own: str, example: Example) -> Iterator[str]:
+    if example.model is None:
+        yield f"{_LAYOUTS[own]}\n"
+    else:
+        yield f"{plain(cleandoc(example.model.__doc__ or ''))}\n\n"
+        yield from _fields(example.model)
+    yield f"\n{example.title}, key `{example.key.decode()}`:\n\n```\n{_shown(example)}```\n"
+
+
+def _fields(model: type[wire.WireModel]) -> Iterator[str]:
+    schema: Any = model.model_json_schema()
+    docs, must = docs_of(model), schema.get("required", ())
+    yield "| field | type and bounds | | meaning |\n|---|---|---|---|\n"
+    for name, of in schema["properties"].items():
+        told = type_of(of, schema.get("$defs")).removesuffix("; or null")
+        if limit := limited_fields(model).get(name):
+            told += f"; numbers by `[limits] {limit}`"
+        meaning = plain(docs.get(name) or MEANINGS.get(f"{model.__name__}.{name}") or MEANINGS[name])
+        yield f"| `{name}` | {told} | {'required' if name in must else 'optional'} | {meaning} |\n"
+
+
+def _shown(example: Example) -> str:
+    """A JSON record as it is; a binary one as hexadecimal, and decoded."""
+    if example.value.startswith(b"{"):
+        return f"{example.value.decode()}\n"
+    found = msgspec.msgpack.decode(example.value)
+    octets = example.value.hex(" ")
+    rows = [octets[at : at + 96].rstrip() for at in range(0, len(octets), 96)]
+    parts = [f"{part.hex()}  # {len(part)} bytes" if isinstance(part, bytes) else json.dumps(part) for part in found]
+    return "\n".join([*rows, "", *parts, ""])
+
+
+if __name__ == "__main__":
+    print(page(), end="")
