@@ -19,6 +19,8 @@ from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import ShellError, StateError
 from weir.streams.redis.client import RedisClient, opened
 from weir.streams.redis.partitions.label_journal import StepLog
+from weir.streams.redis.partitions.partition_record import decode_record
+from weir.streams.redis.stored_rows import lane_prefix
 from weir.streams.redis.topic_identity import StoredIdentity
 
 
@@ -32,11 +34,22 @@ def check_state(settings: Settings, tasks: Sequence[TaskSpec]) -> list[Check]:
 
 async def _check(settings: Settings, tasks: Sequence[TaskSpec]) -> list[Check]:
     async with opened(settings.redis) as link:
-        held = await StoredIdentity(link).load()
+        held = await _recorded(link, settings) | await StoredIdentity(link).load()
         found = [check for task in tasks for check in rows_of(task, held)]
         for task, state in (await _snapshot(link, settings.topics.partitions_of(topics.LABELS))).items():
             found += [check for spec in tasks if spec.name == task for check in labels_of(spec, state)]
         return found
+
+
+async def _recorded(link: RedisClient, settings: Settings) -> dict[str, str]:
+    """Schemas of tables as partitions noted them; version 0.1.0 noted them nowhere else."""
+    found: dict[str, str] = {}
+    for own in (topics.USER_EVENTS, topics.DEVICE_EVENTS, topics.ENTITY_UPDATES):
+        for partition in range(settings.topics.partitions_of(own)):
+            value = await link.execute("GET", f"{lane_prefix(link.prefix, (own, partition))}lane")
+            schemas = decode_record(value).schemas if value is not None else {}
+            found |= {f"table:{table}": f"{schema:08x}" for table, schema in schemas.items()}
+    return found
 
 
 async def _snapshot(link: RedisClient, partitions: int) -> dict[str, bytes]:

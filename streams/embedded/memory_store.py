@@ -85,11 +85,8 @@ class MemoryFeatureStore:
         known = self._tables.get(table)
         if known is None:
             self._tables[table] = _Table(row_bytes, schema, ttl_s)
-        elif (known.row_bytes, known.schema) != (row_bytes, schema):
-            raise StateError(
-                f"table {table!r} holds rows of {known.row_bytes} B, schema {known.schema:08x}, but the task now wants "
-                f"{row_bytes} B, schema {schema:08x}: its aggregates changed; start with a fresh state"
-            )
+        else:
+            _check(table, (known.row_bytes, known.schema), (row_bytes, schema))
 
     def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
         """Copies of the rows ``(len(keys), row_bytes)``."""
@@ -120,9 +117,20 @@ class MemoryFeatureStore:
         except UNREADABLE as exc:
             raise StateError(f"not a snapshot of a feature store: {exc}; start with a fresh state") from exc
         for name, held in tables.items():
-            self.create(name, held.row_bytes, held.schema, held.ttl_s)
+            known = self._tables.setdefault(name, _Table(held.row_bytes, held.schema, held.ttl_s))
+            _check(name, (held.row_bytes, held.schema), (known.row_bytes, known.schema))
         for name, t in self._tables.items():
             self._tables[name] = _undump(tables[name]) if name in tables else _Table(t.row_bytes, t.schema, t.ttl_s)
+
+
+def _check(table: str, held: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """Raise ``StateError`` where rows have another width or schema than is wanted."""
+    if held != wanted:
+        raise StateError(
+            f"table {table!r} holds rows of {held[0]} B, schema {held[1]:08x}, but the task now wants {wanted[0]} B, "
+            f"schema {wanted[1]:08x}: its aggregates changed, or another version of Weir wrote it; start with a fresh "
+            "directory"
+        )
 
 
 class _Dump(msgspec.Struct, array_like=True):

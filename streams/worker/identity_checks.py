@@ -38,7 +38,7 @@ def check_identity(settings: Settings) -> list[Check]:
         wrong = differences(held, found, names, topics.PREDICTIONS)
         checks = [Check(f"topic {name}", "FAIL", why) for name, why in wrong]
         if not wrong:
-            checks.append(Check("stored state", "OK", "of these topics" if held else "none yet"))
+            checks.append(Check("stored state", "OK", "of these topics" if held else "no topics noted yet"))
         # Before a worker has settled it, that is what it finds out itself.
         return checks + (check_keys(settings, found, by) if by is not None else [])
     except ShellError as error:

@@ -55,6 +55,7 @@ class Deployment(deployment.Deployment):
         worker: Mapping[str, Any] | None = None,
         limits: Mapping[str, Any] | None = None,
         worker_redis_url: str | None = None,
+        redis_prefix: str | None = None,
     ) -> Deployment:
         """Write the settings file and make the topics.
 
@@ -62,11 +63,12 @@ class Deployment(deployment.Deployment):
         ----------
         tasks : names of files in tasks/, or paths.
         redis_url, worker_redis_url : where Redis is, and where workers are told that it is, if that differs.
+        redis_prefix : of keys, where it is not that of the topics.
         """
         files = [TASKS / f"{task}.toml" if isinstance(task, str) else task for task in tasks]
         tables: dict[str, dict[str, Any]] = {
             "kafka": {"bootstrap": kafka.direct},
-            "redis": {"url": redis_url, "prefix": prefix},
+            "redis": {"url": redis_url, "prefix": redis_prefix or prefix},
             "topics": {"partitions": partitions, "replication": replication, "prefix": f"{prefix}."},
             "worker": {"group": prefix, "tasks": [str(f) for f in files], "web_port": 0, **FAST, **(worker or {})},
             "limits": dict(limits or {}),
