@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,8 +102,8 @@ def compare(
         kind, few = ("positives", positives) if positives < MIN_OF_EACH else ("negatives", n - positives)
         reason = f"{few} {kind} among {n} labels; below {MIN_OF_EACH} no interval can be given"
         return Verdict("undecided", np.nan, np.nan, np.nan, n, positives, np.nan, np.nan, reason)
-    of_candidate = _measure(metric, y, candidate_logit)
-    of_champion = _constant(metric, y) if champion_logit is None else _measure(metric, y, champion_logit)
+    of_candidate = measure(metric, y, candidate_logit)
+    of_champion = _constant(metric, y) if champion_logit is None else measure(metric, y, champion_logit)
     whole = weight[None, :].astype(np.float64)
     champion, candidate = float(of_champion(whole)[0]), float(of_candidate(whole)[0])
     drawn = [of_candidate(w) - of_champion(w) for w in _resamples(weight, seed, resamples, groups)]
@@ -133,7 +133,7 @@ def choose(
     few = min(np.count_nonzero(y), len(y) - np.count_nonzero(y)) < MIN_OF_EACH
     found: dict[str, tuple[float, float]] = {}
     for name in sorted(logits):
-        of = _measure(metric, y, logits[name])
+        of = measure(metric, y, logits[name])
         value = float(of(weight[None, :].astype(np.float64))[0])
         drawn = [] if few else [of(w) for w in _resamples(weight, seed, resamples, groups)]
         low = float(np.nanpercentile(np.concatenate(drawn), 100 * (1 - confidence))) if drawn else value
@@ -146,33 +146,20 @@ def quality(y: BoolVector, logit: Logits, weight: FloatVector) -> dict[str, floa
     if not y.any() or y.all():
         return {"average_precision": np.nan, "roc_auc": np.nan}
     whole = weight[None, :].astype(np.float64)
-    return {of.__name__: float(of(y, logit, whole)[0]) for of in (average_precision, roc_auc)}
+    return {metric: float(measure(metric, y, logit)(whole)[0]) for metric in get_args(Metric)}
 
 
-def average_precision(y: BoolVector, logit: Logits, weights: _Weights) -> FloatVector:
-    """Area under the precision-recall steps, ``(R,)``, for each of ``R`` weightings ``(R, n)`` of the same rows.
+def measure(metric: Metric, y: BoolVector, logit: Logits) -> _Measure:
+    """The metric of one model as a function of weights ``(R, n)``, to ``(R,)``; the rows are sorted once.
 
-    Tied rows count as one step, as in scikit-learn. NaN where no positive has weight.
+    ``average_precision`` is the area under the precision-recall steps, where tied rows count as one step, as in
+    scikit-learn. ``roc_auc`` is the probability that a positive is above a negative, ties half. Both are NaN where
+    a class that they need has no weight.
 
-    >>> y = np.array([True, False, True])
-    >>> average_precision(y, np.array([3.0, 2.0, 1.0]), np.ones((1, 3))).round(4).tolist()
-    [0.8333]
+    >>> y, logit = np.array([True, False, True]), np.array([3.0, 2.0, 1.0])
+    >>> [measure(metric, y, logit)(np.ones((1, 3))).round(4).tolist() for metric in ("average_precision", "roc_auc")]
+    [[0.8333], [0.5]]
     """
-    return _measure("average_precision", y, logit)(weights)
-
-
-def roc_auc(y: BoolVector, logit: Logits, weights: _Weights) -> FloatVector:
-    """Probability that a positive is above a negative, ties half, ``(R,)`` for weightings ``(R, n)``; else NaN.
-
-    >>> y = np.array([True, False, True])
-    >>> roc_auc(y, np.array([3.0, 2.0, 1.0]), np.ones((1, 3))).tolist()
-    [0.5]
-    """
-    return _measure("roc_auc", y, logit)(weights)
-
-
-def _measure(metric: Metric, y: BoolVector, logit: Logits) -> _Measure:
-    """The metric of one model as a function of weights ``(R, n)``; the rows are sorted once."""
     order = np.argsort(-logit.astype(np.float64), kind="stable")
     sorted_logit, truth = logit[order], y[order]
     ends = np.flatnonzero(np.append(sorted_logit[1:] != sorted_logit[:-1], True))  # last row of each tie

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from weir.models.errors import ModelError
-from weir.models.evaluation.gate import average_precision, roc_auc
+from weir.models.evaluation.gate import quality
 from weir.models.manifest import Variant
 from weir.models.onnx.float16 import PRODUCTS, to_float16
 from weir.models.onnx.graph import check_graph, open_session, probe_rows, run_graph
@@ -110,13 +110,13 @@ def measure(
     if len(rows) != len(y) or not 0 < np.count_nonzero(y) < len(y):
         raise ModelError(f"{np.count_nonzero(y)} of {len(y)} labels of {len(rows)} rows are positive; both are needed")
     names = history.inputs if inputs is None else inputs
-    base, took = _replay(onnx, names, history), _time(onnx)
+    base, took, equal = _replay(onnx, names, history), _time(onnx), np.ones(len(rows))
+    before = quality(y, base[rows], equal)
     found = {}
     for name, data in others.items():
         logit = _replay(data, names, history)
-        measured = {
-            "average_precision_loss": _of(average_precision, base, rows, y) - _of(average_precision, logit, rows, y),
-            "roc_auc_loss": _of(roc_auc, base, rows, y) - _of(roc_auc, logit, rows, y),
+        after = quality(y, logit[rows], equal)
+        measured = {f"{metric}_loss": before[metric] - after[metric] for metric in before} | {
             "max_logit_change": float(np.max(np.abs(base - logit), initial=0.0)),
             "max_batch_effect": _batch_effect(data),
             "speed_ratio": took / _time(data),
@@ -128,10 +128,6 @@ def measure(
 
 def _replay(onnx: bytes, inputs: Sequence[str], history: History) -> Float32Vector:
     return replay(OrtModel.load(onnx, 1, tuple(inputs), provider="cpu"), history)
-
-
-def _of(metric: Any, logit: Float32Vector, rows: IntVector, y: BoolVector) -> float:
-    return float(metric(y, logit[rows], np.ones((1, len(rows))))[0])
 
 
 def _batch_effect(onnx: bytes) -> float:

@@ -11,6 +11,7 @@ record that ``announce`` makes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from weir.models.errors import ModelError
@@ -119,12 +120,18 @@ class Registry(Versions):
         now = self._log.expected(task, expect)
         return self._move(task, now, "rollback", rollback_target(now, task), at, why)
 
-    def announce(self, task: str, version: int, action: Action, *, at: float) -> ModelUpdate:
-        """The ``model-updates`` record that tells workers of a move."""
+    def announce(
+        self, task: str, version: int, action: Action, *, at: float, metrics: Mapping[str, float] | None = None
+    ) -> ModelUpdate:
+        """The ``model-updates`` record that tells workers of a move.
+
+        It says the ``metrics`` by which it was decided, or those of the version.
+        """
         manifest = self.manifest(task, version)
+        told: dict[str, float | None] = dict(manifest.metrics if metrics is None else metrics)
         return ModelUpdate(
             task=task, version=str(version), action=action, uri=relative_uri(task, version), digest=manifest.digest,
-            created_at=at, metrics=dict(manifest.metrics) or None,
+            created_at=at, metrics=told or None,
         )  # fmt: skip
 
     def _move(self, task: str, now: Stages, action: Action, version: int, at: float, why: str) -> Stages:

@@ -16,7 +16,7 @@ from weir.models.manifest import Precision
 from weir.models.onnx.graph import GraphSpec, declared
 from weir.models.serving.buckets import BUCKETS, CALL_ROWS, Buckets
 from weir.models.serving.occlusion import Baseline
-from weir.models.serving.session import GPU_MEM_LIMIT, Provider, open_session
+from weir.models.serving.session import Provider, open_session
 from weir.models.types import Float32Matrix, Float32Vector
 
 
@@ -76,7 +76,6 @@ class OrtModel:
         provider: Provider = "auto",
         threads: int = 1,
         buckets: Sequence[int] = BUCKETS,
-        gpu_mem_limit: int = GPU_MEM_LIMIT,
     ) -> OrtModel:
         """Open a graph and run every bucket once.
 
@@ -88,13 +87,12 @@ class OrtModel:
         provider : ``auto`` takes CUDA where it is; ``cuda`` without CUDA is an error.
         threads : of one operator.
         buckets : batch sizes that are run.
-        gpu_mem_limit : bytes the CUDA arena may grow to.
 
         Raises
         ------
         ModelError : no graph, one that does not fit, outputs that are not finite, or a provider that is not there.
         """
-        session, chosen = open_session(onnx, provider, threads, gpu_mem_limit=gpu_mem_limit)
+        session, chosen = open_session(onnx, provider, threads)
         spec = declared(session)
         if spec.inputs != len(inputs):
             raise ModelError(

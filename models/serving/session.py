@@ -42,9 +42,7 @@ def choose_provider(asked: str, available: Sequence[str]) -> str:
     return asked
 
 
-def open_session(
-    onnx: bytes, provider: str = "auto", threads: int = 1, *, gpu_mem_limit: int = GPU_MEM_LIMIT
-) -> tuple[Any, str]:
+def open_session(onnx: bytes, provider: str = "auto", threads: int = 1) -> tuple[Any, str]:
     """A session of a graph, and the provider it runs on.
 
     Parameters
@@ -52,7 +50,6 @@ def open_session(
     onnx : the graph.
     provider : see ``choose_provider``.
     threads : of one operator; calls come from one thread, and the machine has other work.
-    gpu_mem_limit : bytes the CUDA arena may grow to.
 
     Raises
     ------
@@ -64,15 +61,15 @@ def open_session(
         raise ModelError("onnxruntime is not installed: pip install 'weir[cpu]' or 'weir[gpu]'") from exc
     chosen = choose_provider(provider, ort.get_available_providers())
     if chosen == "cpu":
-        return _start(ort, onnx, "cpu", threads, gpu_mem_limit), "cpu"
+        return _start(ort, onnx, "cpu", threads), "cpu"
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
     try:
-        session = _start(ort, onnx, "cuda", threads, gpu_mem_limit)
+        session = _start(ort, onnx, "cuda", threads)
     except ModelError:
         if provider == "cuda":
             raise
-        return _start(ort, onnx, "cpu", threads, gpu_mem_limit), "cpu"  # no device, or no driver
+        return _start(ort, onnx, "cpu", threads), "cpu"  # no device, or no driver
     if (got := session.get_providers()[0]) == _NAMES["cuda"]:
         return session, "cuda"
     # The CUDA libraries are missing or do not fit: the runtime then takes the CPU without an error.
@@ -84,12 +81,10 @@ def open_session(
     return session, "cpu"
 
 
-def _start(ort: Any, onnx: bytes, provider: str, threads: int, gpu_mem_limit: int) -> Any:
+def _start(ort: Any, onnx: bytes, provider: str, threads: int) -> Any:
     """A session on one provider; raises ``ModelError`` where that, or the graph, does not start."""
     try:
-        return ort.InferenceSession(
-            onnx, _options(ort, threads), providers=_providers(provider, gpu_mem_limit), enable_fallback=0
-        )
+        return ort.InferenceSession(onnx, _options(ort, threads), providers=_providers(provider), enable_fallback=0)
     except Exception as exc:  # ONNX Runtime's errors have no base of their own
         raise ModelError(
             f"ONNX Runtime refused the graph ({len(onnx)} bytes) on {provider}: {first_line(exc)}"
@@ -107,13 +102,13 @@ def _options(ort: Any, threads: int) -> Any:
     return options
 
 
-def _providers(chosen: str, gpu_mem_limit: int) -> list[Any]:
+def _providers(chosen: str) -> list[Any]:
     if chosen == "cpu":
         return [_NAMES["cpu"]]
     cuda = {
         "device_id": 0,
         "arena_extend_strategy": "kSameAsRequested",
-        "gpu_mem_limit": gpu_mem_limit,
+        "gpu_mem_limit": GPU_MEM_LIMIT,
         "use_tf32": 0,  # a state is carried over thousands of steps: CPU and GPU should stay together
     }
     return [(_NAMES["cuda"], cuda), _NAMES["cpu"]]

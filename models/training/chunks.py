@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.models.dataset.sequences import sequences
+from weir.models.dataset.sequences import by_entity
 from weir.models.types import BoolVector, History, IntVector
 
 _SORTED_BATCHES = 32
@@ -31,10 +31,8 @@ class Timeline:
     @classmethod
     def of(cls, history: History) -> Timeline:
         """Group the rows of a history."""
-        found = sequences(history, 64, order="scored")
-        ends = np.cumsum(found.length)
-        begins = (ends - found.length)[found.rank == 0]
-        return cls(found.rows[found.rows >= 0], np.append(begins, len(history)).astype(np.int64))
+        rows, first = by_entity(history)
+        return cls(rows, np.append(np.flatnonzero(first), len(history)))
 
 
 @dataclass(frozen=True, slots=True)

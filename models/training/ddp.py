@@ -1,76 +1,49 @@
 """Trains one encoder in several processes, by ``torchrun`` and DistributedDataParallel.
 
-``launch`` starts ``torchrun --nproc-per-node N -m weir.models.training.ddp JOB``. JOB is a folder that `write_job` made
-and all processes see: ``data.npz``, ``job.json``, a warm start in ``warm/``. The result goes to ``built/``.
+``launch`` starts ``torchrun --nproc-per-node N -m weir.models.training.ddp JOB``. JOB is a folder that all processes
+see, with what is to be done in ``job.pkl``; the result goes to ``built.pkl``. Both are pickled, as everything in the
+trainer's work directory is, which only its user can enter.
 ``weir.models.training.child_process`` says how the processes are stopped and how they tell their progress.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from weir.models.errors import ModelError
 from weir.models.training.child_process import read_progress, stop_with_parent, tell_progress
 from weir.models.training.encoder_builder import EncoderBuilder
 from weir.models.training.training_settings import EncoderSettings
-from weir.models.types import Built, History, Labels, Progress, TrainingSet, TrainingStoppedError
+from weir.models.types import Built, Progress, TrainingSet, TrainingStoppedError
 
 _TAIL = 2_000
-_HISTORY = ("entity", "ts", "x", "score", "type", "amount", "item")
-
-
-def write_job(
-    job: Path, data: TrainingSet, settings: EncoderSettings, seed: int, warm_start: Mapping[str, bytes] | None
-) -> None:
-    """Write what `run_job` needs into the folder ``job``."""
-    (job / "warm").mkdir(parents=True, exist_ok=True)
-    arrays = {name: getattr(data.history, name) for name in _HISTORY}
-    arrays |= {f"labels.{f.name}": getattr(data.labels, f.name) for f in fields(Labels)}
-    with (job / "data.npz").open("wb") as out:
-        np.savez(out, **arrays)
-    told = {
-        "settings": asdict(settings),
-        "seed": seed,
-        "warm": sorted(warm_start) if warm_start is not None else None,
-        "inputs": data.history.inputs,
-        "types": data.history.types,
-        "cutoff": data.cutoff,
-        "valid_from": data.valid_from,
-    }
-    for name, content in (warm_start or {}).items():
-        (job / "warm" / name).write_bytes(content)
-    (job / "job.json").write_text(json.dumps(told))
+_JOB, _BUILT, _STOPPED, _FAILED = "job.pkl", "built.pkl", "stopped", "failed"
 
 
 def run_job(job: Path) -> None:
     """Train what is in the folder, in this process among the others; the first writes the result."""
-    told: dict[str, Any] = json.loads((job / "job.json").read_text())
     first, stop = os.environ.get("RANK", "0") == "0", stop_with_parent()
-    warm = None if told["warm"] is None else {name: (job / "warm" / name).read_bytes() for name in told["warm"]}
+    settings, data, seed, warm_start = pickle.loads((job / _JOB).read_bytes())
     try:
-        built = EncoderBuilder(EncoderSettings.of(told["settings"])).build(
-            _read_data(job, told), job, told["seed"], warm_start=warm, progress=tell_progress, stop=stop.is_set
+        built = EncoderBuilder(settings).build(
+            data, job, seed, warm_start=warm_start, progress=tell_progress, stop=stop.is_set
         )
     except TrainingStoppedError as stopped:
         if first:
-            (job / "stopped").write_text(str(stopped))
+            (job / _STOPPED).write_text(str(stopped))
         return
     except ModelError as failed:
         if first:
-            (job / "failed").write_text(str(failed))
+            (job / _FAILED).write_text(str(failed))
         raise
     if first:
-        _write_built(job / "built", built)
+        (job / _BUILT).write_bytes(pickle.dumps(built))
 
 
 def launch(
@@ -93,18 +66,21 @@ def launch(
         When ``stop`` said so.
     """
     job = work / "job"
-    write_job(job, data, settings, seed, warm_start)
-    for name in ("stopped", "failed", "built/built.json"):
+    job.mkdir(parents=True, exist_ok=True)
+    for name in (_STOPPED, _FAILED, _BUILT):
         (job / name).unlink(missing_ok=True)
+    warm = dict(warm_start) if warm_start is not None else None  # read-only views cannot be pickled
+    (job / _JOB).write_bytes(pickle.dumps((settings, data, seed, warm), protocol=5))
     status = _run(processes, job, progress, stop)
-    if (job / "stopped").exists():
-        raise TrainingStoppedError((job / "stopped").read_text())
-    if (job / "failed").exists():
-        raise ModelError((job / "failed").read_text())
-    if status or not (job / "built/built.json").exists():
+    if (job / _STOPPED).exists():
+        raise TrainingStoppedError((job / _STOPPED).read_text())
+    if (job / _FAILED).exists():
+        raise ModelError((job / _FAILED).read_text())
+    if status or not (job / _BUILT).exists():
         said = (job / "log").read_text(errors="replace")[-_TAIL:]
         raise ModelError(f"{processes} processes of torchrun ended with status {status}: {said}")
-    return _read_built(job / "built")
+    built: Built = pickle.loads((job / _BUILT).read_bytes())
+    return built
 
 
 def _run(processes: int, job: Path, progress: Progress, stop: Callable[[], bool]) -> int:
@@ -132,31 +108,6 @@ def _run(processes: int, job: Path, progress: Progress, stop: Callable[[], bool]
             running.terminate()
             raise
     return running.returncode
-
-
-def _read_data(job: Path, told: Mapping[str, Any]) -> TrainingSet:
-    with np.load(job / "data.npz") as arrays:
-        labels = Labels(*(arrays[f"labels.{f.name}"] for f in fields(Labels)))
-        of = {name: arrays[name] for name in _HISTORY}
-    ids = [""] * len(of["ts"])
-    history = History(inputs=tuple(told["inputs"]), types=tuple(told["types"]), event_id=ids, **of)
-    return TrainingSet(history, labels, told["cutoff"], told["valid_from"])
-
-
-def _write_built(folder: Path, built: Built) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "model.onnx").write_bytes(built.onnx)
-    for name, content in built.files.items():
-        (folder / name).write_bytes(content)
-    told = {name: getattr(built, name) for name in ("kind", "inputs", "state", "embedding", "metrics", "seed")}
-    (folder / "built.json").write_text(json.dumps(told | {"files": list(built.files)}))
-
-
-def _read_built(folder: Path) -> Built:
-    told = json.loads((folder / "built.json").read_text())
-    told["inputs"] = tuple(told["inputs"])
-    told["files"] = {name: (folder / name).read_bytes() for name in told["files"]}
-    return Built(onnx=(folder / "model.onnx").read_bytes(), **told)
 
 
 def main() -> None:

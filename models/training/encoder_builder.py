@@ -7,24 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from weir.models.errors import ModelError
 from weir.models.training.training_settings import EncoderSettings
 from weir.models.types import Built, Progress, TrainingSet
 
-if TYPE_CHECKING:
-    from weir.models.training.loop import OnEpoch
-
 WEIGHTS, CONFIG = "weights.safetensors", "encoder.json"
 
 
-def _silent(what: str, done: int, of: int) -> None:
-    del what, done, of
-
-
-def _ignored(phase: str, epoch: int, metric: float) -> None:
-    del phase, epoch, metric
+def silent(what: str, done: int, of: int) -> None:
+    """Tell nobody; a ``Progress``."""
 
 
 def _never() -> bool:
@@ -40,8 +32,6 @@ class EncoderBuilder:
     """
 
     settings: EncoderSettings = field(default_factory=EncoderSettings)
-    on_epoch: OnEpoch = _ignored
-    """Told the validation metric after each epoch; may raise to end the training. Only with one process."""
     processes: int = 1
     """How many train together on this machine, such as one a GPU; more than one are started by ``torchrun``."""
     kind: str = "encoder"
@@ -73,7 +63,7 @@ class EncoderBuilder:
         if self.processes > 1 and "RANK" not in os.environ:
             from weir.models.training.ddp import launch
 
-            return launch(self.processes, data, work, self.settings, seed, warm_start, progress or _silent, stop)
+            return launch(self.processes, data, work, self.settings, seed, warm_start, progress or silent, stop)
         from weir.models.training.training_run import train
 
-        return train(self.settings, data, work, seed, warm_start, progress or _silent, stop, self.on_epoch)
+        return train(self.settings, data, work, seed, warm_start, progress or silent, stop)

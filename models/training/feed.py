@@ -42,7 +42,7 @@ class Feed:
         self.history = history
         self.timeline = Timeline.of(history)
         self.settings = settings
-        self.targets = next_events(history, order="scored")
+        self.targets = next_events(history)
         self._type = _same_types(self.targets.type, history.types, spec.types)
         nothing = np.full(len(history), -1, np.int64)
         self._item = nothing if warm else bucket(self.targets.item, spec.buckets)  # codes are of one history only

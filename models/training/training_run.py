@@ -17,6 +17,7 @@ from weir.models.dataset.split import train_rows, validation_rows
 from weir.models.encoder import Encoder, EncoderConfig
 from weir.models.errors import ModelError
 from weir.models.training.artefact import files_of, load
+from weir.models.training.encoder_builder import silent
 from weir.models.training.feed import Feed
 from weir.models.training.loop import Loop, OnEpoch
 from weir.models.training.network import TrainableNetwork
@@ -38,13 +39,12 @@ def train(
     warm_start: Mapping[str, bytes] | None,
     progress: Progress,
     stop: Callable[[], bool],
-    on_epoch: OnEpoch,
 ) -> Built:
     """See ``EncoderBuilder.build``."""
     from weir.models.onnx.export import export_encoder
 
     began = time.perf_counter()
-    loop = fitted(settings, data, work, seed, warm_start, (progress, stop, on_epoch))
+    loop = fitted(settings, data, work, seed, warm_start, (progress, stop, lambda *_: None))
     encoder = loop.network.encoder
     return Built(
         kind="encoder",
@@ -112,13 +112,9 @@ def _loop(
     progress, stop, on_epoch = asks
     return Loop(
         network.to(world.device), feed, validation_rows(data), settings, phases(settings, warm, newest), seed, world,
-        work, _fingerprint(settings, data, seed, warm_start), progress if world.rank == 0 else _silent, stop, on_epoch,
+        work, _fingerprint(settings, data, seed, warm_start), progress if world.rank == 0 else silent, stop, on_epoch,
         warm,
     )  # fmt: skip
-
-
-def _silent(what: str, done: int, of: int) -> None:
-    del what, done, of
 
 
 def _config(settings: EncoderSettings, inputs: tuple[str, ...]) -> EncoderConfig:
@@ -136,7 +132,7 @@ def _fresh(settings: EncoderSettings, config: EncoderConfig, data: TrainingSet) 
     spec = NextSpec.of(data.history, settings.buckets, settings.negatives)
     network = TrainableNetwork(Encoder(config), NextHeads(spec, config.hidden))
     fit(network.encoder.normalise, data.history.x[data.history.ts < data.valid_from])
-    network.heads.fit(next_events(data.history, order="scored"), data.history.item)
+    network.heads.fit(next_events(data.history), data.history.item)
     return network
 
 

@@ -54,7 +54,7 @@ class TreesBuilder:
         Raises
         ------
         ModelError
-            When there are no positives or no negatives to learn from, or a monotone column does not exist.
+            When there are no positives or no negatives to learn from.
         """
         del work, warm_start
         history = data.history
@@ -75,7 +75,7 @@ class TreesBuilder:
         """A booster cut at its best number of trees; all of them where nothing can be validated."""
         import lightgbm as lgb
 
-        names, params, rounds = list(history.inputs), self.params.lightgbm(history.inputs, seed), self.params.rounds
+        names, params, rounds = list(history.inputs), self.params.lightgbm(seed), self.params.rounds
         quiet = {"verbose": -1}
         train = lgb.Dataset(history.x[learn.row], learn.y, weight=learn.weight, feature_name=names, params=quiet)
         if not _both(valid):

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from weir.models.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
 class TreeParams:
-    """What is grown, and from which rows.
-
-    >>> TreeParams(increasing=("ratio", "*.run_count")).monotone(("amount", "ratio", "shop.run_count"))
-    [0, 1, 1]
-    """
+    """What is grown, and from which rows."""
 
     rounds: int = 300
     """Most trees; fewer where the validation rows say so."""
@@ -31,16 +23,13 @@ class TreeParams:
     row_share: float = 0.7
     column_share: float = 0.6
     bins: int = 1023
-    increasing: tuple[str, ...] = ()
-    """Names or globs of columns the logit may only rise with."""
-    decreasing: tuple[str, ...] = ()
     hard_share: float = 0.1
     """Part of the negatives, those the online model scored highest, that is always learned from."""
     easy_per_positive: float = 6.0
     """The other negatives are thinned to this many for each positive, weighing the more; not below ``easy_rows``."""
     easy_rows: int = 20_000
 
-    def lightgbm(self, inputs: Sequence[str], seed: int) -> dict[str, Any]:
+    def lightgbm(self, seed: int) -> dict[str, Any]:
         """The parameters as LightGBM calls them; the same seed gives the same trees."""
         return {
             "objective": "binary",
@@ -53,7 +42,6 @@ class TreeParams:
             "bagging_freq": 1,
             "feature_fraction": self.column_share,
             "max_bin": self.bins,
-            "monotone_constraints": self.monotone(inputs),
             "metric": "binary_logloss",
             "seed": seed,
             "deterministic": True,
@@ -61,17 +49,3 @@ class TreeParams:
             "num_threads": 1,
             "verbose": -1,
         }
-
-    def monotone(self, inputs: Sequence[str]) -> list[int]:
-        """+1, -1 or 0 for each column; raises ``ModelError`` for a pattern that matches none, or a column in both."""
-        signs = dict.fromkeys(inputs, 0)
-        for sign, patterns in ((1, self.increasing), (-1, self.decreasing)):
-            for pattern in patterns:
-                hits = [name for name in inputs if fnmatch.fnmatchcase(name, pattern)]
-                if not hits:
-                    raise ModelError(f"monotone column {pattern!r} matches no input; there are: {', '.join(inputs)}")
-                for name in hits:
-                    if signs[name] == -sign:
-                        raise ModelError(f"column {name!r} is both increasing and decreasing; name it once")
-                    signs[name] = sign
-        return list(signs.values())

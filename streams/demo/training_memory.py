@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from weir.models.evaluation.gate import average_precision
+from weir.models.evaluation.gate import measure
 from weir.models.types import FloatVector, History, IntVector, Labels
 from weir.online.batch import ExampleBatch
 from weir.online.full_columns import SEEN
@@ -143,7 +143,7 @@ class LiveMetric:
             self._new = 0
             said, y, weight = map(np.array, zip(*self._rows, strict=True))
             if y.any():
-                self.history.append(float(average_precision(y, said, weight[None, :])[0]))
+                self.history.append(float(measure("average_precision", y, said)(weight[None, :])[0]))
 
 
 def _events(ids: Sequence[str], ts: FloatVector) -> tuple[IntVector, IntVector]:

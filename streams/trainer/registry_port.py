@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import msgspec
 
 from weir.models.manifest import DataRange
-from weir.models.registry.registry import Registry, relative_uri
+from weir.models.registry.registry import Registry
 from weir.models.registry.registry_errors import StageConflictError
 from weir.models.types import Built
 from weir.online.codec.wire import ModelUpdate
@@ -104,12 +103,8 @@ class RegistryShelf:
             except StageConflictError:  # somebody else moved a stage at this moment: look again
                 if not tries_left:
                     raise
-        manifest = self._registry.manifest(task, effect.version)
-        metrics: Mapping[str, float | None] = dict(sorted(effect.metrics.items()))
-        return ModelUpdate(
-            task=task, version=str(effect.version), action=effect.action, uri=relative_uri(task, effect.version),
-            digest=manifest.digest, created_at=effect.at, metrics=dict(metrics) or None,
-        )  # fmt: skip
+        metrics = dict(sorted(effect.metrics.items()))
+        return self._registry.announce(task, effect.version, effect.action, at=effect.at, metrics=metrics)
 
     def _move(self, task: str, effect: Effect, why: str) -> None:
         registry, version, at, why = self._registry, effect.version, effect.at, why[:500]

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weir.models.dataset.batches import batches
 from weir.models.dataset.cut import cut, training_set
-from weir.models.dataset.sequences import sequences
+from weir.models.dataset.sequences import next_events
 from weir.models.dataset.split import Rows, columns_of, train_rows, validation_rows
 from weir.models.errors import ModelError
+from weir.models.training.chunks import Timeline
 from weir.models.types import History, Labels, TrainingSet
 
 TIMES = st.integers(0, 12).map(float)
@@ -123,84 +123,27 @@ def test_what_is_not_known_yet_changes_nothing(data: tuple[History, Labels], cut
 
 def seen_by_training(data: TrainingSet) -> list[Any]:
     """Everything a trainer gathers for its batches."""
-    h, learned, checked = data.history, train_rows(data), validation_rows(data)
+    h, learned, checked, then = data.history, train_rows(data), validation_rows(data), next_events(data.history)
     seen: list[Any] = [[*rows.row.tolist(), *rows.y.tolist(), *rows.weight.tolist()] for rows in (learned, checked)]
-    for before in (data.valid_from, np.inf):
-        chunks = sequences(h, 3, before=before)
-        for b in batches(chunks, 2, 1):
-            rows, then = b.rows[b.there], chunks.next
-            columns = (rows, h.x[rows], h.amount[rows], h.type[rows], h.item[rows], h.entity[rows], chunks.gap[rows],
-                       then.type[rows], then.item[rows], then.log_gap[rows], then.log_amount[rows])  # fmt: skip
-            seen.append(repr([c.tolist() for c in columns]))
-    return seen
+    columns = (Timeline.of(h).order, h.x, h.amount, h.type, h.item, h.entity, then.type, then.item, then.log_gap,
+               then.log_amount)  # fmt: skip
+    return [*seen, repr([c.tolist() for c in columns])]
 
 
-@given(logged(), TIMES, st.integers(1, 4), st.sampled_from(["event_time", "scored"]))
-def test_chunks_tile_every_entity_once_in_order(
-    data: tuple[History, Labels], before: float, length: int, order: Any
-) -> None:
+@given(logged())
+def test_every_entitys_events_are_in_the_order_of_scoring_and_know_the_next(data: tuple[History, Labels]) -> None:
     h, _ = data
-    made = sequences(h, length, before=before, order=order)
-    found: dict[int, list[int]] = {}
-    for c in range(len(made)):
-        steps = made.rows[c, : made.length[c]].tolist()
-        assert len(steps) >= 1
-        assert (made.rows[c, made.length[c] :] == -1).all()
-        entity = {int(h.entity[r]) for r in steps}
-        assert len(entity) == 1
-        mine = found.setdefault(made.slot[c].item(), [])
-        assert len(mine) == made.rank[c] * length, "only the last chunk of an entity is short"
-        mine += steps
-    assert made.entities == len(found)
-    for e, steps in ((h.entity[s[0]], s) for s in found.values()):
-        mine = [i for i in range(len(h)) if h.entity[i] == e and h.ts[i] < before]
-        assert steps == (mine if order == "scored" else sorted(mine, key=lambda i: h.ts[i]))
-        for i, r in enumerate(steps):
-            gap = max(h.ts[r] - h.ts[steps[i - 1]], 0.0) if i else -1.0
-            assert made.gap[r] == gap
-            then = steps[i + 1] if i + 1 < len(steps) else -1
-            assert made.next.row[r] == then
-            assert made.next.type[r] == (h.type[then] if then >= 0 else -1)
-            assert made.next.item[r] == (h.item[then] if then >= 0 else -1)
-            wanted = np.float32(np.log1p(max(h.ts[then] - h.ts[r], 0.0))) if then >= 0 else np.nan
-            np.testing.assert_equal(made.next.log_gap[r], np.float32(wanted))
-            wanted = np.log1p(h.amount[then]) if then >= 0 else np.nan
-            np.testing.assert_equal(made.next.log_amount[r], np.float32(wanted))
-    future = h.ts >= before
-    assert (made.next.row[future] == -1).all()
-    assert not future[made.next.row[made.next.row >= 0]].any()
-
-
-@given(logged(), st.integers(1, 4), st.integers(1, 5), st.integers(0, 99), st.booleans(), st.booleans())
-def test_batches_hold_every_chunk_once_and_carry_states(
-    data: tuple[History, Labels], length: int, size: int, seed: int, carried: bool, shuffle: bool
-) -> None:
-    made = sequences(data[0], length)
-    seen: list[int] = []
-    done: dict[int, int] = {}
-    for batch in batches(made, size, (seed, 1), carried=carried, shuffle=shuffle):
-        assert 1 <= len(batch) <= size
-        assert batch.there.shape == batch.rows.shape == (len(batch), made.length[batch.chunk].max())
-        assert not carried or len(set(batch.slot.tolist())) == len(batch)
-        for k, c in enumerate(batch.chunk.tolist()):
-            assert batch.rows[k][batch.there[k]].tolist() == made.rows[c, : made.length[c]].tolist()
-            slot = int(made.slot[c])
-            assert batch.first[k] == (not carried or slot not in done)
-            assert not carried or done.get(slot, -1) == made.rank[c] - 1
-            done[slot] = int(made.rank[c])
-        seen += batch.chunk.tolist()
-    assert sorted(seen) == list(range(len(made)))
-    again = [b.chunk.tolist() for b in batches(made, size, (seed, 1), carried=carried, shuffle=shuffle)]
-    assert again == [seen[s : s + len(b)] for s, b in zip(np.cumsum([0, *map(len, again)])[:-1], again, strict=True)]
-
-
-def test_batches_differ_by_seed_and_keep_like_lengths_together() -> None:
-    events = [(e, float(k)) for e in range(64) for k in range(1 + e % 8)]
-    made = sequences(history(events), 8)
-    one, two = ([b.chunk.tolist() for b in batches(made, 8, seed)] for seed in (1, 2))
-    assert one != two
-    padded = sum(b.there.size for b in batches(made, 8, 1))
-    assert padded == len(events), "eight of each length: batches of eight need no padding"
+    timeline, then = Timeline.of(h), next_events(h)
+    groups = [g.tolist() for g in np.split(timeline.order, timeline.starts[1:-1])]
+    assert groups == [[i for i in range(len(h)) if h.entity[i] == e] for e in sorted(set(h.entity.tolist()))]
+    for group in groups:
+        for r, after in zip(group, [*group[1:], None], strict=True):
+            assert then.type[r] == (-1 if after is None else h.type[after])
+            assert then.item[r] == (-1 if after is None else h.item[after])
+            gap = np.nan if after is None else np.log1p(max(h.ts[after] - h.ts[r], 0.0))
+            amount = np.nan if after is None else np.log1p(h.amount[after])
+            np.testing.assert_equal(then.log_gap[r], np.float32(gap))
+            np.testing.assert_equal(then.log_amount[r], np.float32(amount))
 
 
 def test_the_generated_cases_reach_what_they_test() -> None:

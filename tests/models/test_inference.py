@@ -165,9 +165,9 @@ def test_a_session_that_falls_back_to_the_cpu_is_an_error_where_cuda_was_asked_f
 
 
 def test_the_cuda_arena_is_capped_and_grows_by_what_is_asked() -> None:
-    (name, options), rest = sessions._providers("cuda", 123)
+    (name, options), rest = sessions._providers("cuda")
     assert (name, rest) == tuple(BOTH)
-    assert (options["gpu_mem_limit"], options["arena_extend_strategy"]) == (123, "kSameAsRequested")
+    assert (options["gpu_mem_limit"], options["arena_extend_strategy"]) == (sessions.GPU_MEM_LIMIT, "kSameAsRequested")
 
 
 def test_the_copies_to_and_from_a_device_are_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:

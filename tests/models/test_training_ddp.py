@@ -50,7 +50,7 @@ def test_as_many_processes_as_trainer_processes_says_take_the_same_steps_to_the_
         builder = kafka_workshop(settings, InlineRunner()).builders["encoder"](SPEC)
         made.append(builder.build(data, tmp_path / str(processes), 1, progress=lambda *s, to=taken: to.append(s)))
         steps.append(taken)
-    assert (tmp_path / "2" / "job" / "built").is_dir(), "torchrun trained it"
+    assert (tmp_path / "2" / "job" / "built.pkl").is_file(), "torchrun trained it"
     assert not (tmp_path / "1" / "job").exists()
     assert steps[0] == steps[1]
     assert steps[1][-1][1] == steps[1][-1][2], "to the end"

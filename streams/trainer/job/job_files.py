@@ -45,11 +45,10 @@ class JobWorkshop:
     builders : by kind of candidate.
     blend : makes a third candidate of two; ``None`` makes none.
     score : what a candidate would have said.
-    runner : where training happens; data sets are gathered here unless ``data_apart``.
+    runner : where training happens; data sets are gathered in this process, where the links and secrets are.
     variants : adds what passed in other precisions.
     work : a directory of this trainer's; what is in it can be made again.
     progress : told how far a stage is.
-    data_apart : whether ``data`` can be sent to the runner.
     """
 
     data: Data
@@ -60,7 +59,6 @@ class JobWorkshop:
     work: Path
     variants: AddVariants | None = None
     progress: Callable[[str, str, int, int], None] = lambda *_: None
-    data_apart: bool = False
 
 
 class JobFiles:
@@ -83,7 +81,7 @@ class JobFiles:
         counts = path.with_suffix(".counts")
         if not counts.is_file():
             work = GatherWork(self._shop.data, self._task.spec, job.cutoff, path)
-            found = self.run(job, "data", work, None if self._shop.data_apart else InlineRunner())
+            found = self.run(job, "data", work, InlineRunner())
             log.info("task %s: job %s: %s", self._name, job.job_id, ", ".join(f"{found[k]:.0f} {k}" for k in _TOLD))
             put(counts, found)
         return path
