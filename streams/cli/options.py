@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,21 @@ BootstrapOption = Annotated[
     typer.Option("--bootstrap", "-b", help="HOST:PORT of a broker, instead of [kafka] bootstrap.", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+TasksOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--task", "-t", help="Task file or directory; repeat for more. Else [worker] tasks.", show_default=False
+    ),
+]
+SinceOption = Annotated[
+    str | None,
+    typer.Option("--since", help="Written since then: 2h, 7d, or 2024-05-01T12:00 (UTC).", show_default=False),
+]
+EntityOption = Annotated[str | None, typer.Option("--entity", "-e", help="Of this user or device.", show_default=False)]
+LogOption = Annotated[
+    Path | None, typer.Option("--log", help="Directory of an embedded log, instead of Kafka.", show_default=False)
+]
 
 INTERRUPTED = 130
 _PIPE_WIDTH = 200
@@ -105,7 +120,7 @@ def bars(*columns: ProgressColumn) -> Progress:
 
 
 @contextmanager
-def bar(what: str, before: str = "", elapsed: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+def bar(what: str, before: str = "", elapsed: bool = False) -> Iterator[Callable[[str, int, int | None], None]]:
     """One bar, moved by a call: what is done just now, written behind ``before``, how much of it, and of how many."""
     from rich.progress import TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -133,13 +148,19 @@ def to_json(document: object) -> str:
     return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
 
 
-def table(*columns: str, title: str | None = None) -> Table:
-    """A table without frames; a column whose name ends in ``>`` is aligned to the right."""
+def table(*columns: str, rows: Iterable[Sequence[object]] = (), title: str | None = None) -> Table:
+    """A table of ``rows`` without frames; a column whose name ends in ``>`` is aligned to the right.
+
+    Where no column has a name there is no line of names.
+    """
     from rich.table import Table
 
     made = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False, title=title, title_justify="left")
+    made.show_header = any(columns)
     for name in columns:
         made.add_column(name.removesuffix(">"), justify="right" if name.endswith(">") else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*map(str, row))
     return made
 
 

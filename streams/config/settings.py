@@ -145,10 +145,6 @@ def _overrides(env: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def _nested(path: list[str], value: object) -> dict[str, Any]:
-    return {path[0]: _nested(path[1:], value) if len(path) > 1 else value}
-
-
 def _merge(document: dict[str, Any], path: list[str], name: str, value: object) -> None:
     for key in path[:-1]:
         document = document.setdefault(key, {})

@@ -16,6 +16,9 @@ from weir.streams.cli.options import (
     INTERRUPTED,
     BootstrapOption,
     ConfigOption,
+    LogOption,
+    SinceOption,
+    TasksOption,
     bar,
     notes,
     output,
@@ -33,24 +36,13 @@ if TYPE_CHECKING:
 
 
 def archive_command(
-    task: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--task", "-t", help="Task file or a directory of them; else those of [worker].", show_default=False
-        ),
-    ] = None,
+    task: TasksOption = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the archive.")] = Path("weir-archive"),
-    since: Annotated[
-        str | None,
-        typer.Option("--since", help="Written since then: 7d, or 2024-05-01T12:00 (UTC).", show_default=False),
-    ] = None,
+    since: SinceOption = None,
     until: Annotated[
         str | None, typer.Option("--until", help="Written before then; now when left out.", show_default=False)
     ] = None,
-    log: Annotated[
-        Path | None,
-        typer.Option("--log", help="Read this directory of an embedded log instead of Kafka.", show_default=False),
-    ] = None,
+    log: LogOption = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -87,10 +79,10 @@ def archive_command(
     try:
         asyncio.run(_archive(archives, tasks, settings, log, start, stop))
     except KeyboardInterrupt:
-        _show(tasks, [a.archived for a in archives], out)
         notes().print("interrupted: run it again to go on from here")
         raise typer.Exit(INTERRUPTED) from None
-    _show(tasks, [a.archived for a in archives], out)
+    finally:
+        _show(tasks, [a.archived for a in archives], out)
 
 
 async def _archive(
@@ -113,8 +105,7 @@ async def _archive(
 def _show(tasks: list[TaskSpec], archived: list[ArchiveCounts], out: Path) -> None:
     from weir.streams.trainer.history.logged_tables import KINDS
 
-    shown = table("task", *(f"{kind}>" for kind in KINDS), "files>")
-    for spec, made in zip(tasks, archived, strict=True):
-        shown.add_row(spec.name, *(f"{made.rows[kind]:,}" for kind in KINDS), f"{made.files:,}")
-    output().print(shown)
+    made = zip(tasks, archived, strict=True)
+    rows = [(spec.name, *(f"{each.rows[kind]:,}" for kind in KINDS), f"{each.files:,}") for spec, each in made]
+    output().print(table("task", *(f"{kind}>" for kind in KINDS), "files>", rows=rows))
     notes().print(f"written to {out}", markup=False)

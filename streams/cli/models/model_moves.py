@@ -149,10 +149,8 @@ def publish_update(sender: Any, update: ModelUpdate, topic: str) -> None:
 
 
 def _report(task: str, before: Stages, after: Stages) -> None:
-    rows = table("task", "", "before>", "now>")
-    for what in ("champion", "shadow"):
-        was, now = (getattr(stages, what) for stages in (before, after))
-        rows.add_row(task, what, *(f"v{v}" if v is not None else "-" for v in (was, now)))
-    output().print(rows)
+    serve = [("champion", before.champion, after.champion), ("shadow", before.shadow, after.shadow)]
+    rows = [(task, what, *(f"v{v}" if v is not None else "-" for v in versions)) for what, *versions in serve]
+    output().print(table("task", "", "before>", "now>", rows=rows))
     if before.seq == after.seq:
         notes().print("nothing changed: it has that stage already")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FIRST: Final = ("average_precision", "roc_auc", "log_loss")
 """Metrics that a list shows, where a version has them."""
+VERSION_COLUMNS: Final = ("task", "version>", "stage", "kind", *(f"{n}>" for n in FIRST), "parent>", "made (UTC)",
+                          "size>")  # fmt: skip
 
 
 def document(manifest: Manifest, stages: Stages, uri: str) -> dict[str, Any]:
@@ -26,38 +28,29 @@ def document(manifest: Manifest, stages: Stages, uri: str) -> dict[str, Any]:
 
 
 def version_row(manifest: Manifest, stages: Stages) -> tuple[str, ...]:
-    """A line of ``weir models list``."""
+    """A line of ``weir models list``, under `VERSION_COLUMNS`."""
     m = manifest
     told = [f"{m.metrics[name]:.4f}" if name in m.metrics else "-" for name in FIRST]
     total = size(sum(entry.size for entry in m.files.values()))
-    parent = "-" if m.parent is None else f"v{m.parent}"
-    return (m.task, f"v{m.version}", stages.of(m.version), m.kind, *told, parent, utc(m.created_at), total)
+    return (m.task, f"v{m.version}", stages.of(m.version), m.kind, *told, _version(m.parent), utc(m.created_at), total)
 
 
-def versions_table() -> Table:
-    """The empty ``weir models list``."""
-    return table("task", "version>", "stage", "kind", *(f"{n}>" for n in FIRST), "parent>", "made (UTC)", "size>")
+def _version(number: int | None) -> str:
+    return "-" if number is None else f"v{number}"
 
 
 def page(manifest: Manifest, stages: Stages, uri: str, asked: Precision) -> Iterator[Table]:
     """One version for a person: what it is, which graph would serve where ``asked`` is set, its metrics, its files."""
-    facts = table("", "")
-    facts.show_header = False
-    for name, value in _facts(manifest, stages, uri):
-        facts.add_row(name, value)
-    facts.add_row("graphs", _graphs(manifest, asked))
-    yield facts
+    yield table("", "", rows=[*_facts(manifest, stages, uri), ("graphs", _graphs(manifest, asked))])
     if manifest.metrics:
-        metrics = table("metric", "value>", title="\n")
-        for name, number in sorted(manifest.metrics.items()):
-            metrics.add_row(name, f"{number:.6g}")
-        yield metrics
-    files = table("file", "size>", "sha256", "measured against model.onnx", title="\n")
+        metrics = [(name, f"{number:.6g}") for name, number in sorted(manifest.metrics.items())]
+        yield table("metric", "value>", rows=metrics, title="\n")
+    files = []
     for name, entry in sorted(manifest.files.items()):
         variant = manifest.variants.get(name)
         cost = ", ".join(f"{k} {v:.3g}" for k, v in sorted(variant.measured.items())) if variant is not None else ""
-        files.add_row(name, size(entry.size), entry.sha256[:16], cost)
-    yield files
+        files.append((name, size(entry.size), entry.sha256[:16], cost))
+    yield table("file", "size>", "sha256", "measured against model.onnx", rows=files, title="\n")
 
 
 def _facts(m: Manifest, stages: Stages, uri: str) -> list[tuple[str, str]]:
@@ -84,12 +77,12 @@ def _graphs(manifest: Manifest, asked: Precision) -> str:
 
 def moves_table(history: Sequence[StageEntry]) -> Table:
     """The log of stages, the newest last."""
-    rows = table("move>", "at (UTC)", "", "version>", "serves then>", "shadow then>", "why", title="\n")
-    for entry in history:
-        s = entry.stages
-        then = [f"v{v}" if v is not None else "-" for v in (s.champion, s.shadow)]
-        rows.add_row(str(s.seq), utc(entry.at), entry.action, f"v{entry.version}", *then, entry.why)
-    return rows
+    rows = [
+        (s.seq, utc(entry.at), entry.action, f"v{entry.version}", _version(s.champion), _version(s.shadow), entry.why)
+        for entry, s in ((entry, entry.stages) for entry in history)
+    ]
+    columns = ("move>", "at (UTC)", "", "version>", "serves then>", "shadow then>", "why")
+    return table(*columns, rows=rows, title="\n")
 
 
 def differences(old: Manifest, new: Manifest) -> list[tuple[str, str, str]]:

@@ -46,10 +46,10 @@ def list_command(
         weir models list --json | jq '.[] | select(.stage == "champion").digest'
     """
     from weir.models.errors import ModelError
-    from weir.streams.cli.models.model_tables import document, version_row, versions_table
+    from weir.streams.cli.models.model_tables import VERSION_COLUMNS, document, version_row
 
     held = open_registry(registry, config)
-    rows, documents, unusable = versions_table(), [], []
+    rows, documents, unusable = [], [], []
     for name in tasks_in(held, task):
         stages = held.stages(name)
         for version in held.versions(name):
@@ -58,12 +58,12 @@ def list_command(
             except ModelError as exc:
                 unusable.append(str(exc))
                 continue
-            rows.add_row(*version_row(manifest, stages))
+            rows.append(version_row(manifest, stages))
             documents.append(document(manifest, stages, held.uri(name, version)))
     if as_json:
         print(to_json(documents))
     elif documents:
-        output().print(rows)
+        output().print(table(*VERSION_COLUMNS, rows=rows))
     for reason in unusable:
         notes().print(f"unusable: {reason}", markup=False)
     empty = "" if documents or unusable else "; weir trainer makes them, [models] registry (or --registry) says where"
@@ -132,11 +132,8 @@ def diff_command(
     if as_json:
         print(to_json([{"field": field, "old": was, "new": now} for field, was, now in found]))
         return
-    rows = table("", f"v{a.version}", f"v{b.version}")
-    for row in found:
-        rows.add_row(*row)
     if found:
-        output().print(rows)
+        output().print(table("", f"v{a.version}", f"v{b.version}", rows=found))
     notes().print(f"{a.name} and {b.name}: {len(found)} differences")
 
 
@@ -160,19 +157,19 @@ def verify_command(
     from weir.models.errors import ModelError
 
     held = open_registry(registry, config)
-    rows, bad = table("task", "version>", "files>", ""), 0
+    rows, bad = list[tuple[object, ...]](), 0
     for name in tasks_in(held, task):
         for number in [number_of(held, name, version)] if version is not None else held.versions(name):
             try:
                 artefact = held.verify(name, number)
             except ModelError as exc:
                 bad += 1
-                rows.add_row(name, f"v{number}", "-", str(exc))
+                rows.append((name, f"v{number}", "-", exc))
             else:
-                rows.add_row(name, f"v{number}", str(len(artefact.files)), "ok")
-    if rows.row_count:
-        output().print(rows)
-    notes().print(f"{rows.row_count - bad} versions are whole, {bad} are not")
+                rows.append((name, f"v{number}", len(artefact.files), "ok"))
+    if rows:
+        output().print(table("task", "version>", "files>", "", rows=rows))
+    notes().print(f"{len(rows) - bad} versions are whole, {bad} are not")
     if bad:
         raise typer.Exit(1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from threading import Event
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -19,9 +18,11 @@ from weir.streams.kafka.admin.clients import producer
 if TYPE_CHECKING:
     from weir.online.codec.wire import LongText, RetrainRequest
     from weir.streams.config.settings import Settings
+    from weir.streams.trainer.task_state import Job, TaskState
 
 _LOOK_S: Final = 0.5
 _TOO_SOON: Final = "refused, the last request is too recent (cooldown); give --force"
+_NOBODY: Final = "waits for a trainer"
 _TEXT: Final = {
     "accepted": "begun", "data": "data set gathered", "trained": "candidates trained", "gated": "passed the gate",
     "registered": "registered", "shadowing": "in the workers' shadow; labels decide now",
@@ -92,7 +93,7 @@ def _wait(settings: Settings, request: RetrainRequest, timeout: float | None) ->
 
     from weir.models.registry.registry import open_files
     from weir.streams.trainer.state_journal import FilesJournal
-    from weir.streams.trainer.task_state import Job, TaskState, decode
+    from weir.streams.trainer.task_state import decode
 
     journal, said = FilesJournal(open_files(settings.models.registry)), ""
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -116,31 +117,21 @@ def _wait(settings: Settings, request: RetrainRequest, timeout: float | None) ->
                 raise typer.Exit(2)
             if deadline is not None and time.monotonic() > deadline:
                 raise UsageError(f"not done within {timeout:g} s: {words}; it goes on without us")
-            _pause(stop)
+            stop.wait(_LOOK_S)
     raise typer.Exit(INTERRUPTED)
 
 
-def _pause(stop: Event) -> None:
-    stop.wait(_LOOK_S)
-
-
-def _said(job: object, state: object, request: RetrainRequest) -> str:
-    from weir.streams.trainer.task_state import Job, TaskState
-
-    if isinstance(job, Job):
-        at = _TEXT.get(job.stage, job.stage)
+def _said(job: Job | None, state: TaskState | None, request: RetrainRequest) -> str:
+    if job is not None:
         more = f": {job.reason or job.verdict}" if job.reason or job.verdict else ""
-        return f"{request.task}: {at}{more}"
-    if isinstance(state, TaskState) and state.pending is not None and state.pending.request_id == request.request_id:
+        return f"{request.task}: {_TEXT.get(job.stage, job.stage)}{more}"
+    if state is not None and state.pending is not None and state.pending.request_id == request.request_id:
         return f"{request.task}: waits for the job under way"
-    if isinstance(state, TaskState) and request.request_id in state.seen:
-        return f"{request.task}: {_TOO_SOON}"
-    return f"{request.task}: waits for a trainer"
+    return f"{request.task}: {_TOO_SOON if state is not None and request.request_id in state.seen else _NOBODY}"
 
 
-def _over(job: object) -> bool:
+def _over(job: Job) -> bool:
     """Whether there is nothing left to wait for; raises ``Exit(2)`` when it did not go well."""
-    stage = getattr(job, "stage", "")
-    if stage in ("failed", "rejected", "retired", "rolled back"):
+    if job.stage in ("failed", "rejected", "retired", "rolled back"):
         raise typer.Exit(2)
-    return stage in ("shadowing", "promoted")
+    return job.stage in ("shadowing", "promoted")

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bar, notes, output, settings_of, table
+from weir.streams.cli.options import (
+    INTERRUPTED,
+    BootstrapOption,
+    ConfigOption,
+    LogOption,
+    bar,
+    notes,
+    output,
+    settings_of,
+    table,
+)
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +44,7 @@ def tune_command(
         Path | None,
         typer.Option("--archive", "-a", help="Directory that 'weir archive' wrote.", show_default=False),
     ] = None,
-    log: Annotated[Path | None, typer.Option("--log", help="Directory of an embedded log.", show_default=False)] = None,
+    log: LogOption = None,
     trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="Finished trials the study shall have.")] = 20,
     study: Annotated[Path, typer.Option("--study", help="File of the study; one that is there goes on.")] = Path(
         "weir-tune.journal"
@@ -79,7 +89,8 @@ def tune_command(
 
     tuner = Tuner(sets, _base(spec.full), study, spec.full.training.seed)
     best = _search(tuner, trials)
-    output().print(_told(best))
+    shown = [(name, f"{value:.4g}" if isinstance(value, float) else value) for name, value in best.settings.items()]
+    output().print(table("setting", "best>", rows=shown, title=f"trial {best.number}: {best.value:.4f}"))
     if out is not None:
         out.write_bytes(orjson.dumps(dict(best.settings), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
 
@@ -138,10 +149,3 @@ def _search(tuner: Tuner, trials: int) -> TrialResult:
 def _note(trial: TrialResult) -> None:
     value = "-" if trial.value is None else f"{trial.value:.4f}"
     notes().print(f"trial {trial.number}: {trial.state}, {value}", markup=False)
-
-
-def _told(best: TrialResult) -> object:
-    shown = table("setting", "best>", title=f"trial {best.number}: {best.value:.4f}")
-    for name, value in best.settings.items():
-        shown.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
-    return shown

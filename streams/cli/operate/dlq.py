@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weir.streams.cli.operate.dlq_pages import document, list_each, list_groups, page
-from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, confirmed, notes, settings_of, to_json
+from weir.streams.cli.options import (
+    BootstrapOption,
+    ConfigOption,
+    JsonOption,
+    YesOption,
+    confirmed,
+    notes,
+    settings_of,
+    to_json,
+)
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import consumer, producer
 from weir.streams.kafka.admin.dead_letters import Letter, Place, Selection, mark, read_letters, restored, send_back
@@ -37,7 +46,6 @@ IdsArgument = Annotated[
     ),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every open letter.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")]
 
 

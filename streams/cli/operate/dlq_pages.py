@@ -26,12 +26,12 @@ def list_groups(letters: Iterator[Letter], as_json: bool) -> None:
         ]
         print(to_json(told))
         return
-    rows = table("count>", "topic", "reason", "newest (UTC)", "newest id")
-    for g, newest in found:
-        at = utc(newest.content.failed_at)
-        rows.add_row(f"{g.count:,}", g.topic, printable(g.kind, _ROW_CHARS), at, _short(newest.place))
-    if found:
-        output().print(rows)
+    rows = [
+        (f"{g.count:,}", g.topic, printable(g.kind, _ROW_CHARS), utc(newest.content.failed_at), _short(newest.place))
+        for g, newest in found
+    ]
+    if rows:
+        output().print(table("count>", "topic", "reason", "newest (UTC)", "newest id", rows=rows))
     notes().print(f"{sum(g.count for g in groups):,} dead letters in {len(groups)} groups")
 
 
@@ -41,14 +41,14 @@ def list_each(letters: Iterator[Letter], as_json: bool) -> None:
         for letter in letters:
             print(orjson.dumps(document(letter)).decode())
         return
-    rows, count = table("id", "from", "at (UTC)", "", "reason"), 0
+    rows = []
     for letter in letters:
-        c, count = letter.content, count + 1
+        c = letter.content
         state = (letter.done.action if letter.done is not None else "open") + (", cut" if c.raw_bytes else "")
-        rows.add_row(_short(letter.place), str(letter.origin), utc(c.failed_at), state, printable(c.reason, _ROW_CHARS))
-    if count:
-        output().print(rows)
-    notes().print(f"{count:,} dead letters")
+        rows.append((_short(letter.place), letter.origin, utc(c.failed_at), state, printable(c.reason, _ROW_CHARS)))
+    if rows:
+        output().print(table("id", "from", "at (UTC)", "", "reason", rows=rows))
+    notes().print(f"{len(rows):,} dead letters")
 
 
 def page(letter: Letter) -> str:

@@ -17,15 +17,18 @@ from weir.online.errors import UNREADABLE
 from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
+    EntityOption,
     JsonOption,
+    SinceOption,
+    YesOption,
     confirmed,
     notes,
     output,
     settings_of,
+    table,
     to_json,
     utc,
 )
-from weir.streams.cli.options import table as new_table
 from weir.streams.cli.times import moment
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
@@ -49,11 +52,6 @@ TaskOption = Annotated[str, typer.Option("--task", "-t", help="Name of the task.
 OffsetsOption = Annotated[
     str | None,
     typer.Option("--offsets", help="Of the examples topic: 120, or 100-199, several with commas.", show_default=False),
-]
-EntityOption = Annotated[str | None, typer.Option("--entity", "-e", help="Of this user or device.", show_default=False)]
-SinceOption = Annotated[
-    str | None,
-    typer.Option("--since", help="Made since then: 2h, 7d, or 2024-05-01T12:00 (UTC).", show_default=False),
 ]
 
 
@@ -145,7 +143,7 @@ def quarantine_command(
     entity: EntityOption = None,
     since: SinceOption = None,
     reason: Annotated[str | None, typer.Option("--reason", help="Kept with the order.", show_default=False)] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     wait: Annotated[
         Path | None,
         typer.Option(
@@ -275,10 +273,12 @@ def _show(found: Sequence[Found], quarantines: Sequence[Quarantine], as_json: bo
         ]
         print(to_json(rows))
         return
-    shown = new_table("offset>", "made (UTC)", "event", "entity", "label>", "weight>", "score>", "")
-    for f in found:
-        shown.add_row(
-            str(f.offset), utc(f.written_at), f.row.event_id, f.row.entity_id or "-", str(f.row.value),
+    lines = [
+        (
+            f.offset, utc(f.written_at), f.row.event_id, f.row.entity_id or "-", f.row.value,
             f"{f.row.weight:g}", f"{f.row.score:.4f}", "taken back" if _held(quarantines, f.offset) else "",
-        )  # fmt: skip
-    output().print(shown)
+        )
+        for f in found
+    ]  # fmt: skip
+    columns = ("offset>", "made (UTC)", "event", "entity", "label>", "weight>", "score>", "")
+    output().print(table(*columns, rows=lines))

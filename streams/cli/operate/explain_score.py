@@ -6,10 +6,8 @@ It knows arguments, bars and tables; the work is in ``weir.streams.model_replica
 from __future__ import annotations
 
 import asyncio
-import sys
 from dataclasses import asdict
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -18,7 +16,9 @@ import typer
 from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
+    EntityOption,
     JsonOption,
+    SinceOption,
     bar,
     notes,
     output,
@@ -27,6 +27,7 @@ from weir.streams.cli.options import (
     to_json,
     utc,
 )
+from weir.streams.cli.processes.process import needed
 from weir.streams.cli.times import duration, moment
 from weir.streams.config import topics
 from weir.streams.errors import UsageError, in_words
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from weir.streams.model_replicas.score_explanation import Explanation
 
 _SHOWN: Final = 15
-_NEEDS: Final = (("aiokafka", "aiokafka"), ("faust", "faust-streaming"), ("redis", "redis"))
+_NEEDS: Final = ("aiokafka", "faust-streaming", "redis")
 
 
 def explain_score_command(
@@ -47,16 +48,8 @@ def explain_score_command(
     partition: Annotated[
         int | None, typer.Option("--partition", "-p", min=0, help="Look only there.", show_default=False)
     ] = None,
-    entity: Annotated[
-        str | None,
-        typer.Option(
-            "--entity", "-e", help="The event's user (or device); it tells the partition.", show_default=False
-        ),
-    ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option("--since", help="Look no further back: 2h, 7d, or 2024-05-01T12:00 (UTC).", show_default=False),
-    ] = None,
+    entity: EntityOption = None,
+    since: SinceOption = None,
     repeats_within: Annotated[
         str, typer.Option("--repeats-within", help="How far apart repeats of one event are looked for.")
     ] = "1h",
@@ -71,7 +64,7 @@ def explain_score_command(
     """Show why an event got its score: the model of then, rebuilt, and what each feature added.
 
     The score is looked up in the predictions topic, newest first; with
-    --entity, --partition or --since that is quick. Where a crash had the event
+    --entity (it tells the partition), --partition or --since that is quick. Where a crash had the event
     scored twice, the first record counts, and the others are named.
 
     The model is rebuilt at the version that made the score, from the nearest
@@ -90,7 +83,7 @@ def explain_score_command(
 
     if partition is not None and entity is not None:
         raise typer.BadParameter("--entity tells the partition: give one of --entity and --partition.")
-    _needed()
+    needed(_NEEDS, "this command")
     from weir.streams.model_replicas.fold import ExampleFold  # these bring the Kafka and Redis clients
     from weir.streams.model_replicas.logged_scores import Search
 
@@ -110,13 +103,6 @@ def explain_score_command(
         _show(explained, repeats, start, None if every else _SHOWN)
     if not explained.equal:
         raise typer.Exit(1)
-
-
-def _needed() -> None:
-    # faust puts an object without a spec in its own place, and find_spec stumbles over it once it is imported
-    lacking = [package for module, package in _NEEDS if module not in sys.modules and find_spec(module) is None]
-    if lacking:
-        raise UsageError(f"this command needs {', '.join(lacking)}; run: pip install 'weir[kafka]'")
 
 
 async def _explain(
@@ -179,25 +165,20 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
 
 def _show(e: Explanation, repeats: list[LoggedScore], start: int, most: int | None) -> None:
     logged, out = e.logged, output()
-    facts = table("", "")
-    facts.show_header = False
-    facts.add_row("event", f"of {logged.entity_id}, at {utc(logged.ts)} UTC")
-    facts.add_row(
-        "logged", f"partition {logged.partition} offset {logged.offset}, written {utc(logged.written_at)} UTC"
-    )
-    if repeats:
-        places = ", ".join(f"{r.offset} ({r.score!r} by version {r.model_version})" for r in repeats)
-        facts.add_row("repeats", f"offset {places}: they do not count")
+    places = ", ".join(f"{r.offset} ({r.score!r} by version {r.model_version})" for r in repeats)
     origin = f"rebuilt from the stored version {start:,}" if start else "rebuilt from the first example"
-    facts.add_row("model", f"version {logged.model_version:,}, {origin}")
-    facts.add_row("digest", f"sha256 {e.digest}")
-    facts.add_row("score logged", repr(logged.score))
-    facts.add_row("score again", f"{e.score!r}, {'equal bit for bit' if e.equal else 'NOT EQUAL'}")
-    out.print(facts)
-    rows = table("feature", "value>", "log-odds>")
-    for c in e.contributions[:most]:
-        rows.add_row(c.feature, f"{c.value:.6g}", f"{c.contribution:+.4f}")
-    out.print(rows)
+    facts = [
+        ("event", f"of {logged.entity_id}, at {utc(logged.ts)} UTC"),
+        ("logged", f"partition {logged.partition} offset {logged.offset}, written {utc(logged.written_at)} UTC"),
+        *([("repeats", f"offset {places}: they do not count")] if repeats else []),
+        ("model", f"version {logged.model_version:,}, {origin}"),
+        ("digest", f"sha256 {e.digest}"),
+        ("score logged", repr(logged.score)),
+        ("score again", f"{e.score!r}, {'equal bit for bit' if e.equal else 'NOT EQUAL'}"),
+    ]
+    out.print(table("", "", rows=facts))
+    rows = [(c.feature, f"{c.value:.6g}", f"{c.contribution:+.4f}") for c in e.contributions[:most]]
+    out.print(table("feature", "value>", "log-odds>", rows=rows))
     if left := e.contributions[len(e.contributions) if most is None else most :]:
         notes().print(f"{len(left)} more add {sum(c.contribution for c in left):+.4f} together; --all shows them")
     if not e.equal:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +17,8 @@ from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
+    TasksOption,
+    YesOption,
     bar_of_each,
     confirmed,
     notes,
@@ -37,16 +37,11 @@ if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
     from weir.streams.checks.entity_rows import TableRow, TaskRows
     from weir.streams.config.settings import Settings
-    from weir.streams.ops.process_status import Progress as ProgressOf
     from weir.streams.redis.stored_rows import StoredRow
 
 _HELP = "Feature rows in the store: get, rebuild.\n\nFor example: weir features get user-0007 --task fraud.toml"
 features_app = typer.Typer(name="features", help=_HELP, no_args_is_help=True)
 
-TasksOption = Annotated[
-    list[Path] | None,
-    typer.Option("--task", help="Task file or directory; repeat for more. Else [worker] tasks.", show_default=False),
-]
 _DAY_S, _HOUR_S, _MINUTE_S = 86_400.0, 3600.0, 60.0
 
 
@@ -141,10 +136,8 @@ def _print(found: TableRow) -> None:
         fix = "run 'weir features rebuild', or give the task that wrote it"
         said.print(f"  schema {row.schema:08x} is not that of this task: the values cannot be read; {fix}\n")
         return
-    rows = table("  feature", f"value at {utc(found.at)}>")
-    for name, value in found.values.items():
-        rows.add_row(f"  {name}", shown(name, value))
-    said.print(rows)
+    rows = [(f"  {name}", shown(name, value)) for name, value in found.values.items()]
+    said.print(table("  feature", f"value at {utc(found.at)}>", rows=rows))
     said.print()
 
 
@@ -183,7 +176,7 @@ def _document(found: TableRow) -> dict[str, Any]:
 @features_app.command("rebuild")
 def rebuild_command(
     tasks: TasksOption = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -202,14 +195,13 @@ def rebuild_command(
     """
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
+    from weir.streams.worker.rebuild import rebuild
+
     settings = settings_of(config, bootstrap)
     found = tasks_of(tasks or [], settings)
     question = f"Write the rows of {', '.join(task.name for task in found)} in {settings.redis.url} anew?"
     if not yes and not confirmed(question):
         notes().print("nothing done")
         return
-    rebuild: Callable[[Settings, Sequence[TaskSpec], ProgressOf], None] = import_module(
-        "weir.streams.worker.rebuild"
-    ).rebuild
     with bar_of_each(MofNCompleteColumn(), TimeRemainingColumn()) as progress:
         rebuild(settings, found, progress)

@@ -10,7 +10,6 @@ import getpass
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
@@ -33,6 +32,7 @@ from weir.streams.kafka.admin.clients import consumer, kafka_module
 
 if TYPE_CHECKING:
     from weir.streams.config.settings import Settings
+    from weir.streams.redis.partition_orders import Verb
 
 _HELP: Final = """Partitions: list, pause, resume, seek, watermark.
 
@@ -81,10 +81,8 @@ def list_command(as_json: JsonOption = False, config: ConfigOption = None, boots
         print(to_json(rows))
     else:
         columns = ("topic", "partition>", "owner", "state", "position>", "lag>", "watermark", "since", "reason")
-        shown = table(*columns)
-        for row in rows:
-            shown.add_row(*(_cell(name.rstrip(">"), row[name.rstrip(">")]) for name in columns))
-        output().print(shown)
+        cells = [[_cell(name.rstrip(">"), row[name.rstrip(">")]) for name in columns] for row in rows]
+        output().print(table(*columns, rows=cells))
     if not rows:
         notes().print(f"no worker tells of any partition under {settings.redis.prefix}:*; start one: weir worker")
     if not rows or any(row["state"] != "served" for row in rows):
@@ -190,16 +188,17 @@ async def _seen(orders: Any, places: list[str]) -> tuple[Mapping[str, Any], Mapp
 
 
 def _order(
-    settings: Settings, place: str, wait_s: float, verb: str, value: Callable[[], float] | None = None, why: str = ""
+    settings: Settings, place: str, wait_s: float, verb: Verb, value: Callable[[], float] | None = None, why: str = ""
 ) -> None:
     """Leave an order and wait for what becomes of it; exit status 1 when it could not be done, or nobody did it yet."""
+    from weir.streams.redis.partition_orders import Order
+
     known = _places(settings)
     if place not in known:
         near = sorted({name.rpartition("-")[0] for name in known})
         raise UsageError(f"{place!r} is no partition that a worker reads; there are partitions of: {', '.join(near)}")
     by = f"{getpass.getuser()}@{socket.gethostname()}"
-    order_of = import_module("weir.streams.redis.partition_orders").Order
-    order = order_of(verb, by, time.time(), None if value is None else value(), why)
+    order = Order(verb, by, time.time(), None if value is None else value(), why)
     owner, answer = _with_orders(settings, lambda orders: _give(orders, place, order, wait_s))
     if answer is not None:
         notes().print(f"{place}: {answer.text} ({answer.worker})", markup=False, soft_wrap=True)

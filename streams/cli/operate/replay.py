@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bars, notes, settings_of, utc
+from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bar, notes, settings_of, utc
 from weir.streams.cli.signals import interruptible
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
@@ -24,8 +23,6 @@ from weir.streams.kafka.admin.clients import admin_client, producer
 from weir.streams.replay.pace import Pace, PacePolicy
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from weir.streams.config.settings import KafkaSettings, Settings, TopicSettings
     from weir.streams.replay.delivery import Delivery
     from weir.streams.replay.replayed_files import Outgoing, OutgoingSource
@@ -130,8 +127,8 @@ def _run(
 
     with producer(settings.kafka, "replay") as client, interruptible() as stop:
         delivery = Delivery(client, limits, event_time)
-        with _bar(source.total) as advance:
-            pace = Pace(policy, time.monotonic())
+        with bar("") as advance:
+            pace, units = Pace(policy, time.monotonic()), 0
             for number, record in enumerate(_renamed(source, settings.topics)):
                 if record.topic not in limits:
                     delivery.finish()
@@ -139,8 +136,10 @@ def _run(
                 if not _wait(pace, number, record, delivery, stop):
                     break
                 delivery.send(record)
-                advance(number, record)
-            advance(0, None)
+                units += record.units
+                if number % _REFRESH == 0:
+                    at = f"event time {utc(record.ts)}" if record.ts is not None else ""
+                    advance(f"{number + 1:,} records  {at}", units, source.total)
             delivery.finish()
         return delivery, stop.is_set()
 
@@ -184,25 +183,3 @@ def _warn_of_labels(files: list[Path]) -> None:
             "warning: a file of labels does not say when they became known; they go out at the time they speak of",
             style="yellow",
         )
-
-
-class _Advance:
-    """Moves a progress bar now and then."""
-
-    def __init__(self, bar: Progress, total: int | None) -> None:
-        self._bar, self._row = bar, bar.add_task("", total=total)
-        self._units = 0
-
-    def __call__(self, number: int, record: Outgoing | None) -> None:
-        self._units += record.units if record is not None else 0
-        if number % _REFRESH == 0:
-            at = f"event time {utc(record.ts)}" if record is not None and record.ts is not None else ""
-            self._bar.update(self._row, completed=self._units, description=f"{number + 1:,} records  {at}")
-
-
-@contextmanager
-def _bar(total: int | None) -> Iterator[_Advance]:
-    from rich.progress import TaskProgressColumn, TimeRemainingColumn
-
-    with bars(TaskProgressColumn(), TimeRemainingColumn()) as shown:
-        yield _Advance(shown, total)

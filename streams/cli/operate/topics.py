@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from difflib import get_close_matches
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +16,7 @@ from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
+    YesOption,
     confirmed,
     notes,
     output,
@@ -84,15 +84,15 @@ def _report(
     wanted: list[TopicSpec], created: dict[str, bool], left: list[Difference], mended: list[Difference], dry_run: bool
 ) -> None:
     would = "would be " if dry_run else ""
-    rows = table("topic", "partitions>", "copies>", "min in sync>", "retention", "")
+    rows = []
     for spec in wanted:
         words = f"{would}created" if created.get(spec.name) else "exists"
         if any(d.topic == spec.name for d in mended):
             words += f", {would}altered: {', '.join(d.setting for d in mended if d.topic == spec.name)}"
         if any(d.topic == spec.name for d in left):
             words += f", differs in {', '.join(d.setting for d in left if d.topic == spec.name)}"
-        rows.add_row(spec.name, str(spec.partitions), str(spec.replication), *_held(spec), words)
-    output().print(rows)
+        rows.append((spec.name, spec.partitions, spec.replication, *_held(spec), words))
+    output().print(table("topic", "partitions>", "copies>", "min in sync>", "retention", "", rows=rows))
     count = sum(created.values())
     notes().print(
         f"{count} {would}created, {len(wanted) - count} existed" + (": see weir topics check" if left else "")
@@ -137,10 +137,8 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
         told = [asdict(each) for each in stored]
         print(to_json({"ok": not found, "differences": [asdict(d) for d in found], "stored": told}))
     elif found:
-        rows = table("topic", "setting", "wanted", "actual", "fix")
-        for d in found:
-            rows.add_row(d.topic, d.setting, d.wanted, d.actual, d.fix)
-        output().print(rows)
+        rows = [(d.topic, d.setting, d.wanted, d.actual, d.fix) for d in found]
+        output().print(table("topic", "setting", "wanted", "actual", "fix", rows=rows))
     else:
         notes().print(f"{len(wanted)} topics are as they should be")
     if stored and not as_json:
@@ -152,16 +150,16 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
 def _identity(settings: Settings) -> list[Check]:
     """What `check_identity` finds; it brings packages that a machine of operators may lack."""
     try:
-        found: list[Check] = import_module("weir.streams.worker.identity_checks").check_identity(settings)
+        from weir.streams.worker.identity_checks import check_identity
     except ImportError as error:
         return [Check("stored state", "WARN", f"not compared: {error.name} is not installed here")]
-    return found
+    return check_identity(settings)
 
 
 @topics_app.command("accept")
 def accept_command(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="By Weir's own name.", show_default=False)],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -175,13 +173,15 @@ def accept_command(
 
         weir topics accept user-events
     """
+    from weir.streams.worker.identity_checks import accept_topic
+
     settings = settings_of(config, bootstrap)
     if topic not in ALL:
         raise UsageError(f"{topic!r} is no topic of Weir's; there are: {', '.join(ALL)}")
     if not yes and not confirmed(f"Are the offsets of {settings.topics.name(topic)} those of the topic before it?"):
         notes().print("nothing done")
         return
-    identity = import_module("weir.streams.worker.identity_checks").accept_topic(settings, topic)
+    identity = accept_topic(settings, topic)
     notes().print(f"{settings.topics.name(topic)}: positions belong to the topic {identity.id or 'without an id'} now")
 
 
@@ -236,28 +236,31 @@ def _existing(admin: Any, settings: Settings, asked: list[str]) -> list[str]:
 
 
 def _partitions(found: list[cluster.PartitionState]) -> Any:
-    rows = table("topic", "partition>", "leader>", "in sync / copies", "from>", "to>", "records>", "size>")
-    last = None
+    rows, last = list[tuple[object, ...]](), None
     for p in found:
         lacking = sorted(set(p.replicas) - set(p.in_sync))
         copies = f"{len(p.in_sync)} / {len(p.replicas)}" + (f", not {lacking}" if lacking else "")
         known = p.start is not None and p.end is not None
         records = f"{(p.end or 0) - (p.start or 0):,}" if known else "-"
-        rows.add_row(
-            p.topic if p.topic != last else "", str(p.partition), "NONE" if p.leader is None else str(p.leader), copies,
+        rows.append((
+            p.topic if p.topic != last else "", p.partition, "NONE" if p.leader is None else p.leader, copies,
             _number(p.start), _number(p.end), records, size(p.size_bytes),
-        )  # fmt: skip
+        ))  # fmt: skip
         last = p.topic
-    return rows
+    columns = ("topic", "partition>", "leader>", "in sync / copies", "from>", "to>", "records>", "size>")
+    return table(*columns, rows=rows)
 
 
 def _lags(found: list[cluster.GroupLag]) -> Any:
-    rows = table("group", "state", "members>", "topic", "lag>", "worst partition>", "nothing committed in", title="\n")
-    for g in found:
-        bare = ", ".join(map(str, g.uncommitted))
-        worst = f"{g.worst}: {g.worst_lag:,}" if g.worst_lag else "-"
-        rows.add_row(g.group, g.state.lower(), str(g.members), g.topic, f"{g.lag:,}", worst, bare)
-    return rows
+    rows = [
+        (
+            g.group, g.state.lower(), g.members, g.topic, f"{g.lag:,}",
+            f"{g.worst}: {g.worst_lag:,}" if g.worst_lag else "-", ", ".join(map(str, g.uncommitted)),
+        )
+        for g in found
+    ]  # fmt: skip
+    columns = ("group", "state", "members>", "topic", "lag>", "worst partition>", "nothing committed in")
+    return table(*columns, rows=rows, title="\n")
 
 
 def _number(value: int | None) -> str:

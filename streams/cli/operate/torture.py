@@ -57,10 +57,7 @@ def torture_command(
     if as_json:
         print(orjson.dumps({"failures": verdict.failures, **verdict.numbers}).decode())
     else:
-        rows = table("what", "found")
-        for name, value in verdict.numbers.items():
-            rows.add_row(name, str(value))
-        output().print(rows)
+        output().print(table("what", "found", rows=verdict.numbers.items()))
     for failure in verdict.failures:
         notes().print(f"FAILED: {failure}", markup=False)
     if verdict.failures:

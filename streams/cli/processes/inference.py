@@ -5,8 +5,7 @@ It knows arguments and the banner; what runs is ``weir.streams.worker.inference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,10 +77,9 @@ def inference_command(
     warn_of_links(settings)
     for line in banner(settings, found):
         notes().print(escape(line), soft_wrap=True)
-    run: Callable[[Settings, Sequence[TaskSpec]], int] = import_module(
-        "weir.streams.worker.inference.inference_worker"
-    ).run_inference
-    if status := run(settings, found):
+    from weir.streams.worker.inference.inference_worker import run_inference  # it brings Faust
+
+    if status := run_inference(settings, found):
         raise typer.Exit(status)
 
 

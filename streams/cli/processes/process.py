@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -67,11 +66,11 @@ def address(web: str | None, table: str = "worker") -> dict[str, object]:
     return {f"{table}.web_host": host.strip("[]") or None, f"{table}.web_port": port if port == "auto" else int(port)}
 
 
-def needed() -> None:
-    """Everything that the extra brings is there; raises ``UsageError`` naming what is not."""
-    absent = [package for package in _NEEDS if version_of(package) == MISSING]
+def needed(packages: Sequence[str] | None = None, what: str = "a worker") -> None:
+    """Those packages of the extra are there, or all; raises ``UsageError`` naming what is not."""
+    absent = [package for package in (_NEEDS if packages is None else packages) if version_of(package) == MISSING]
     if absent:
-        raise UsageError(f"a worker needs {', '.join(absent)}, not installed here; run: pip install 'weir[kafka]'")
+        raise UsageError(f"{what} needs {', '.join(absent)}, not installed here; run: pip install 'weir[kafka]'")
 
 
 def version_of(package: str) -> str:
@@ -91,11 +90,13 @@ def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote
     links = [*check_kafka(settings, tasks), *check_redis(settings.redis)]
     checks = [first, check_codecs(), *links, *kafka_warnings(settings.kafka)]
     if links[0].status != "FAIL":  # which version serves is told by Kafka
-        checks += import_module("weir.streams.worker.identity_checks").check_identity(settings)
-        checks += import_module("weir.streams.checks.state_checks").check_state(settings, tasks)
-        checks += import_module("weir.streams.checks.model_checks").check_full(
-            settings, tasks, remote=remote
-        )  # it brings aiokafka
+        from weir.streams.checks.model_checks import check_full  # these bring aiokafka
+        from weir.streams.checks.state_checks import check_state
+        from weir.streams.worker.identity_checks import check_identity
+
+        checks += check_identity(settings)
+        checks += check_state(settings, tasks)
+        checks += check_full(settings, tasks, remote=remote)
     output().print(checks_table(checks))
     failed = sum(each.status == "FAIL" for each in checks)
     warned = sum(each.status == "WARN" for each in checks)

@@ -72,16 +72,14 @@ def trainer_command(
     # where no terminal is, the log says enough
     columns = TextColumn("{task.completed:g}/{task.total:g}"), TimeElapsedColumn()
     with bar_of_each(*columns, done=False) as advance:
-        parts, runner = (
-            import_module("weir.streams.trainer.job.real_steps"),
-            import_module("weir.streams.trainer.job.job_runner"),
-        )
+        from weir.streams.trainer.job.job_runner import SubprocessRunner
+        from weir.streams.trainer.job.real_steps import kafka_workshop
 
         def progress(task: str, what: str, done: int, of: int) -> None:
             advance(f"{task} {what}", done, of)
 
         def make() -> Any:
-            shop = parts.kafka_workshop(settings, runner.SubprocessRunner(settings.trainer.stop_s))
+            shop = kafka_workshop(settings, SubprocessRunner(settings.trainer.stop_s))
             return module.Trainer(settings, found, shop=replace(shop, progress=progress))
 
         status = module.run_trainer(make, once)

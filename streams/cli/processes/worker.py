@@ -10,7 +10,6 @@ import asyncio
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -155,7 +154,6 @@ def banner(settings: Settings, tasks: Sequence[TaskSpec]) -> list[str]:
 
 def _runner() -> Callable[[Settings, Sequence[TaskSpec], Role], int | None]:
     """What runs a worker; imported late, because it brings Faust."""
-    run: Callable[[Settings, Sequence[TaskSpec], Role], int | None] = import_module(
-        "weir.streams.worker.run"
-    ).run_worker
-    return run
+    from weir.streams.worker.run import run_worker
+
+    return run_worker
