@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from weir.online.batch import EventBatch
 from weir.online.features import kernel
@@ -21,6 +20,7 @@ from weir.online.task.column_plan import columns_of
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import engine_of
 from weir.streams.config import topics
+from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.offline_models.entity_state import FullRows
 from weir.streams.redis.stored_rows import StoredRow
 
@@ -54,7 +54,7 @@ class TaskRows:
 
     def __init__(self, task: TaskSpec) -> None:
         self.task = task
-        self._rows = _OneRowEach()
+        self._rows = MemoryFeatureStore()
         self._engine: FeatureEngine = engine_of(task, self._rows, side=True)
         self._full = FullRows(task)
         made = self._full.table
@@ -79,32 +79,11 @@ class TaskRows:
         return self._full.topic if full is not None and table.name == full.name else self.task.stream
 
     def _values(self, entity: str, table: Table, row: StoredRow, at: float) -> dict[str, float]:
-        self._rows.held = {table.name: np.frombuffer(row.row, dtype=np.uint8)}
+        # At time 0, so that the store never calls it expired. Other tables' rows of before are no part of its features.
+        self._rows.save(table.name, [entity], np.frombuffer(row.row, dtype=np.uint8)[None, :], 0.0)
         batch = _reading(self._engine, self.task, entity, table.key, at)
         columns = self._engine.process(batch, np.full(1, kernel.READ, dtype=np.uint8)).columns
         return {name: float(np.asarray(columns[name], dtype=np.float64)[0]) for name in self._names[table.name]}
-
-
-class _OneRowEach:
-    """A ``FeatureStore`` that holds one row of one table, and keeps nothing."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, NDArray[np.uint8]] = {}
-        self._widths: dict[str, int] = {}
-
-    def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:  # noqa: ARG002 - the port's
-        """Declare a table."""
-        self._widths[table] = row_bytes
-
-    def load(self, table: str, keys: Sequence[str]) -> NDArray[np.uint8]:
-        """The row held, for every key; zeros for other tables."""
-        rows = np.zeros((len(keys), self._widths[table]), dtype=np.uint8)
-        if table in self.held:
-            rows[:] = self.held[table]
-        return rows
-
-    def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
-        """Nothing is kept: reading changes nothing."""
 
 
 def _reading(engine: FeatureEngine, task: TaskSpec, entity: str, key: str, at: float) -> EventBatch:

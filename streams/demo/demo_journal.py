@@ -9,22 +9,10 @@ import msgspec
 
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.stages.retrain_policy import RetrainAsked
-from weir.streams.demo.screen.snapshot import DriftRow
+from weir.streams.demo.screen.snapshot import Finding
 
 MAIN_METRICS = {"fraud": "average_precision", "churn": "roc_auc", "device_failure": "average_precision"}
 """The metric of each task that the screen follows."""
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """A drift, or the request for a new model that it led to."""
-
-    kind: str
-    """``drift``, ``retrain_request``, or ``full``: what became of a full model."""
-    ts: float
-    """Event time, epoch seconds."""
-    task: str
-    words: str
-    detector: str = ""
 
 
 class _JournalState(msgspec.Struct):
@@ -54,10 +42,6 @@ class Journal:
         task = pipeline.task.name
         self.findings += [Finding("drift", d.ts, task, d.words, d.detector) for d in out.detections]
         self.findings += [Finding("retrain_request", r.ts, task, _request(r)) for r in out.requests]
-
-    def drift_rows(self) -> tuple[DriftRow, ...]:
-        """Findings for the screen, newest first; the detector is part of the words already."""
-        return tuple(DriftRow(f.ts, f.task, f.words, is_request=f.kind != "drift") for f in reversed(self.findings))
 
     def encode(self) -> bytes:
         """The journal for a checkpoint."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
 from weir.streams.config import topics
@@ -28,7 +29,7 @@ def export(
     alerts = _newest_alerts(host.log)
     _lines(directory / FILES[0], alerts)
     _lines(directory / FILES[1], _sample(host.log))
-    _lines(directory / FILES[2], ({"time": _time(f.ts), **_plain(f)} for f in journal.findings))
+    _lines(directory / FILES[2], ({"time": _time(f.ts), **msgspec.structs.asdict(f)} for f in journal.findings))
     _lines(directory / FILES[3], (orjson.loads(r) for r in _values(host.log, topics.DEAD_LETTERS)))
     summary = _summary(scenario, host, journal, last, state)
     (directory / FILES[4]).write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
@@ -100,10 +101,6 @@ def _lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with path.open("wb") as file:
         for row in rows:
             file.write(orjson.dumps(row) + b"\n")
-
-
-def _plain(record: Any) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in record.__struct_fields__}
 
 
 def _time(ts: float) -> str:

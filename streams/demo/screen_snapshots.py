@@ -7,7 +7,7 @@ import math
 from weir.online.decisions.alert_state import SEVERITIES, AlertState
 from weir.online.stages.pipeline import TaskPipeline
 from weir.streams.demo.demo_journal import MAIN_METRICS, Journal, MetricHistories
-from weir.streams.demo.screen.snapshot import AlertRow, DemoSnapshot, FullRow, TaskRow
+from weir.streams.demo.screen.snapshot import DemoSnapshot, FullRow, TaskRow
 from weir.streams.demo.throughput import Measures
 from weir.streams.embedded.embedded_host import EmbeddedHost
 
@@ -47,7 +47,7 @@ def build_snapshot(
             _task_row(pipeline, histories, thresholds.get(name, math.nan)) for name, pipeline in host.pipelines.items()
         ),
         alerts=_pressing(host),
-        drifts=journal.drift_rows(),
+        drifts=tuple(reversed(journal.findings)),
         dead_letters=host.stats.dead_letters,
         duplicates=sum(intake.duplicates for intake in intakes),
         late=sum(intake.late for intake in intakes),
@@ -74,25 +74,14 @@ def _task_row(pipeline: TaskPipeline, histories: MetricHistories, threshold: flo
     )
 
 
-def _pressing(host: EmbeddedHost) -> tuple[AlertRow, ...]:
+def _pressing(host: EmbeddedHost) -> tuple[AlertState, ...]:
     """The most severe open alerts, the tasks taking turns so that none hides the others."""
     ranked: list[tuple[int, int, AlertState]] = []
     for pipeline in host.pipelines.values():
         alerts = sorted(pipeline.book.open_alerts(), key=_pressure, reverse=True)[:_ALERTS]
         ranked += [(turn, -SEVERITIES.index(a.severity), a) for turn, a in enumerate(alerts)]
     ranked.sort(key=lambda item: item[:2])
-    return tuple(
-        AlertRow(
-            task=a.task,
-            entity_id=a.entity_id,
-            severity=a.severity,
-            score=a.score,
-            reasons=tuple(reason.text for reason in a.reasons),
-            opened_ts=a.opened_at,
-            events=a.events,
-        )
-        for _, _, a in ranked[:_ALERTS]
-    )
+    return tuple(alert for _, _, alert in ranked[:_ALERTS])
 
 
 def _pressure(alert: AlertState) -> tuple[int, float, float]:

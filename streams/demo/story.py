@@ -9,10 +9,9 @@ from typing import Final
 
 from weir.online.codec.wire import ModelUpdate
 from weir.online.stages.pipeline import TaskPipeline
-from weir.streams.demo.demo_journal import Finding
 from weir.streams.demo.retraining import Retraining
 from weir.streams.demo.screen.number_words import event_time
-from weir.streams.demo.screen.snapshot import FullRow
+from weir.streams.demo.screen.snapshot import Finding, FullRow
 from weir.streams.trainer.job.job_runner import Runner
 from weir.streams.trainer.task_state import Job, TaskState
 from weir.streams.trainer.task_trainer import training_of

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from zlib import crc32
 
-from weir.streams.embedded.log_segments import SegmentStore, StoredRecords
-from weir.streams.errors import LogError
+from weir.streams.embedded.log_segments import FILE, SegmentReader, SegmentStore, StoredRecords
+from weir.streams.errors import LogError, UsageError
 from weir.streams.records import Record
 
 
@@ -171,3 +171,21 @@ class EmbeddedLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def read_directory(directory: Path) -> Iterator[LoggedBatch]:
+    """Every whole batch of a log that another process may own and be writing, up to its present end, in its order.
+
+    Raises
+    ------
+    UsageError
+        There is no log.
+    LogError
+        A batch is damaged: what stands behind it would be lost in silence.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        raise UsageError(f"{path}: no such log; give the directory that the embedded host writes")
+    reader = SegmentReader(path)
+    for at, _, (seq, topic, partition, offset, records) in reader.frames():
+        yield LoggedBatch(seq, topic, partition, offset, StoredRecords(reader, at, len(records)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, Protocol, overload
+from typing import Final, overload
 
 from weir.streams.embedded.log_frames import FrameSpan, is_torn, pack_frame, read_frame
 from weir.streams.errors import LogError
@@ -17,15 +17,10 @@ from weir.streams.records import Record
 FILE: Final = "records.log"
 
 
-class _Reads(Protocol):
-    def read(self, position: int) -> list[Record]:
-        """The records of the frame at ``position``."""
-
-
 class StoredRecords(Sequence[Record]):
     """Records of a frame that are read from the file when someone asks for them."""
 
-    def __init__(self, file: _Reads, position: int, count: int) -> None:
+    def __init__(self, file: SegmentReader, position: int, count: int) -> None:
         self._file, self._position, self._count = file, position, count
 
     def __len__(self) -> int:
@@ -86,21 +81,20 @@ class SegmentReader:
         return [Record(*record) for record in found.frame[4]]
 
 
-class SegmentStore:
+class SegmentStore(SegmentReader):
     """The file in a directory, as its one owner."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / FILE
+        super().__init__(directory / FILE)
         self._file = self.path.open("ab")
-        self._reader = SegmentReader(self.path)
         self._positions: list[tuple[int, int]] = []
         """(seq, byte position) of each frame."""
 
     def recover(self) -> Iterator[FrameSpan]:
         """Every whole frame from the start; a torn one at the end is cut off."""
         end = 0
-        for placed in self._reader.frames():
+        for placed in self.frames():
             self._positions.append((placed.frame[0], placed.at))
             end = placed.end
             yield placed
@@ -115,7 +109,7 @@ class SegmentStore:
     def read(self, position: int) -> list[Record]:
         """The records of the frame at ``position``, from the disk."""
         self._file.flush()
-        return self._reader.read(position)
+        return super().read(position)
 
     def write(
         self, seq: int, topic: str, partition: int, offset: int, records: Sequence[tuple[bytes, bytes, float]]

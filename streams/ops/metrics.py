@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from weir.streams.ops.metric_registry import Registry
 if TYPE_CHECKING:
     from weir.streams.records import RecordBatch
 
+K = TypeVar("K")
+V = TypeVar("V")
 LaneKind = Literal["score", "side", "label", "inference"]
 LetterClass = Literal["late", "ahead", "oversized", "unreadable", "misplaced", "out of range", "invalid"]
 _CLASSES: Final[tuple[LetterClass, ...]] = ("late", "ahead", "oversized", "unreadable", "misplaced", "out of range")
@@ -37,7 +39,7 @@ class Laps:
 
     __slots__ = ("_at", "_clock", "_stages")
 
-    def __init__(self, stages: _Stages, clock: Callable[[], float]) -> None:
+    def __init__(self, stages: Mapping[Stage, Histogram], clock: Callable[[], float]) -> None:
         self._stages, self._clock = stages, clock
         self._at = clock()
 
@@ -66,15 +68,15 @@ class _Events:
         self.latency = registry.histogram("weir_end_to_end_seconds", topic=topic)
 
 
-class _Stages(dict[Stage, Histogram]):
-    """The histogram of each stage of one kind of lane, made when it is first needed."""
+class _Bound(dict[K, V]):
+    """Instruments bound to their labels once, when they are first needed: to find them by name each time costs more."""
 
-    def __init__(self, registry: Registry, lane: LaneKind) -> None:
+    def __init__(self, make: Callable[[K], V]) -> None:
         super().__init__()
-        self._registry, self._lane = registry, lane
+        self._make = make
 
-    def __missing__(self, stage: Stage) -> Histogram:
-        self[stage] = made = self._registry.histogram("weir_stage_seconds", lane=self._lane, stage=stage)
+    def __missing__(self, key: K) -> V:
+        self[key] = made = self._make(key)
         return made
 
 
@@ -97,21 +99,23 @@ class Metrics(Registry):
     ) -> None:
         super().__init__()
         self._own, self.now = own, clock
-        self._batches: dict[str, _Batches] = {}
-        self._events: dict[str, _Events] = {}
-        self._stages: dict[LaneKind, _Stages] = {}
-        self._inputs: dict[tuple[str, str, str], Counter] = {}
+        self._batches = _Bound[str, _Batches](lambda topic: _Batches(self, self._own(topic) or topic))
+        self._events = _Bound[str, _Events](lambda topic: _Events(self, self._own(topic) or topic))
+        self._stages = _Bound[LaneKind, _Bound[Stage, Histogram]](self._stages_of)
+        self._inputs = _Bound[tuple[str, str, str], Counter](
+            lambda at: self.counter("weir_inputs_total", task=at[0], input=at[1], outcome=at[2])
+        )
+
+    def _stages_of(self, lane: LaneKind) -> _Bound[Stage, Histogram]:
+        return _Bound(lambda stage: self.histogram("weir_stage_seconds", lane=lane, stage=stage))
 
     def stages(self, lane: LaneKind) -> Laps:
         """Begin to measure the stages of one batch."""
-        held = self._stages.get(lane)
-        if held is None:
-            held = self._stages[lane] = _Stages(self, lane)
-        return Laps(held, self.now)
+        return Laps(self._stages[lane], self.now)
 
     def scored(self, batch: RecordBatch, events: int, duplicates: int) -> None:
         """A batch of events was computed: so many were scored, so many were repeats."""
-        held = self._events_of(batch.topic)
+        held = self._events[batch.topic]
         held.scored.inc(events)
         held.duplicates.inc(duplicates)
 
@@ -122,14 +126,7 @@ class Metrics(Registry):
         for name, count in missing.items():
             for outcome, part in (("known", len(mine) - count), ("missing", count)):
                 if part:
-                    self._input(task, name, outcome).inc(part)
-
-    def _input(self, task: str, name: str, outcome: str) -> Counter:
-        found = self._inputs.get((task, name, outcome))
-        if found is None:
-            found = self.counter("weir_inputs_total", task=task, input=name, outcome=outcome)
-            self._inputs[task, name, outcome] = found
-        return found
+                    self._inputs[task, name, outcome].inc(part)
 
     def refused(self, topic: str, reasons: Iterable[tuple[str, int]]) -> None:
         """Records of a topic went to the dead letters: why, and how many."""
@@ -147,7 +144,7 @@ class Metrics(Registry):
         """
         if since is None:
             since = np.fromiter((r.ts for r in batch.records), np.float64, len(batch.records))
-        self._events_of(batch.topic).latency.observe_ages(since, now)
+        self._events[batch.topic].latency.observe_ages(since, now)
 
     def flushed(self, topic: str, started: float, steps: int) -> None:
         """``steps`` batches of a topic went into the store together; that began at ``started`` of `now`."""
@@ -160,9 +157,7 @@ class Metrics(Registry):
 
     def completed(self, topic: str, records: int) -> None:
         """A batch of so many records is complete: outputs acknowledged, state in the store."""
-        held = self._batches.get(topic)
-        if held is None:
-            held = self._batches[topic] = _Batches(self, self._own(topic) or topic)
+        held = self._batches[topic]
         held.batches.inc()
         held.records.inc(records)
         held.sizes.observe(records)
@@ -174,9 +169,3 @@ class Metrics(Registry):
             self.forget("weir_lag_records", topic=topic, partition=partition)
         for (topic, partition), lag in now.items():
             self.set("weir_lag_records", lag, topic=topic, partition=partition)
-
-    def _events_of(self, topic: str) -> _Events:
-        found = self._events.get(topic)
-        if found is None:
-            found = self._events[topic] = _Events(self, self._own(topic) or topic)
-        return found

@@ -46,46 +46,16 @@ def _broken(rng: np.random.Generator, records: Records) -> Records:
     return Records(records.topic, records.available, records.key, value)
 
 
-def _cut(raw: bytes) -> bytes:
-    return raw[: len(raw) // 2]
-
-
-def _not_utf8(raw: bytes) -> bytes:
-    return raw.replace(b'"event_id":"', b'"event_id":"\xff\xfe', 1)
-
-
-def _wrong_version(raw: bytes) -> bytes:
-    return raw.replace(b'"v":1', b'"v":99', 1)
-
-
-def _no_id(raw: bytes) -> bytes:
-    return _ID.sub(b'"comment":""', raw)
-
-
-def _long_id(raw: bytes) -> bytes:
-    return _ID.sub(b'"event_id":"' + b"x" * 500 + b'"', raw)
-
-
-def _absurd_time(raw: bytes) -> bytes:
-    return _TS.sub(b'"ts":99999999999999', raw)
-
-
-def _not_a_number(raw: bytes) -> bytes:
-    return _TS.sub(b'"ts":NaN', raw)
-
-
-def _not_an_object(raw: bytes) -> bytes:
-    return b"[" + raw + b"]"
-
-
+# What is no record of wire format v1 any more: half of one, bytes that are no UTF-8, another version, no id, a long id,
+# a time far ahead, a time that is no number, and an array instead of an object.
 BREAKAGES: Final[tuple[Callable[[bytes], bytes], ...]] = (
-    _cut,
-    _not_utf8,
-    _wrong_version,
-    _no_id,
-    _long_id,
-    _absurd_time,
-    _not_a_number,
-    _not_an_object,
+    lambda raw: raw[: len(raw) // 2],
+    lambda raw: raw.replace(b'"event_id":"', b'"event_id":"\xff\xfe', 1),
+    lambda raw: raw.replace(b'"v":1', b'"v":99', 1),
+    lambda raw: _ID.sub(b'"comment":""', raw),
+    lambda raw: _ID.sub(b'"event_id":"' + b"x" * 500 + b'"', raw),
+    lambda raw: _TS.sub(b'"ts":99999999999999', raw),
+    lambda raw: _TS.sub(b'"ts":NaN', raw),
+    lambda raw: b"[" + raw + b"]",
 )
 """The ways in which a record is broken; none leaves a record that wire format v1 accepts."""

@@ -61,26 +61,11 @@ def _about_events(
     users: Users, events: UserEvents, day: int, rows: Ints, known: Floats, value: int, source: str
 ) -> Records:
     ids = [user_event_id(day, row) for row in rows.tolist()]
-    return encode_labels(
-        available=known,
-        label_id=[f"{source}-{name}" for name in ids],
-        task=FRAUD_TASK,
-        entity=users.name[events.user[rows]].tolist(),
-        event=ids,
-        ts=events.ts[rows],
-        value=np.full(len(rows), value),
-        source=[source] * len(rows),
-    )
+    labels, names = [f"{source}-{name}" for name in ids], users.name[events.user[rows]].tolist()
+    return encode_labels(known, labels, FRAUD_TASK, names, ids, events.ts[rows], value, source)
 
 
 def _about_machines(machines: Machines, machine: Ints, ts: Floats, known: Floats, value: int, source: str) -> Records:
-    return encode_labels(
-        available=known,
-        label_id=[f"{source}-{number:07d}" for number in range(len(machine))],
-        task=FAILURE_TASK,
-        entity=machines.name[machine].tolist(),
-        event=None,
-        ts=ts,
-        value=np.full(len(machine), value),
-        source=[source] * len(machine),
-    )
+    ids = [f"{source}-{number:07d}" for number in range(len(machine))]
+    names = machines.name[machine].tolist()
+    return encode_labels(known, ids, FAILURE_TASK, names, None, ts, value, source)

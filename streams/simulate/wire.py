@@ -150,13 +150,13 @@ def encode_labels(
     entity: list[str],
     event: list[str] | None,
     ts: Floats,
-    value: Ints,
-    source: list[str],
+    value: int,
+    source: str,
 ) -> Records:
     """Encode labels of one task; ``event`` names the events they speak of, ``None`` for whole entities."""
     n = len(label_id)
     about = [""] * n if event is None else [f'"event_id":"{name}",' for name in event]
-    columns = [label_id, [task] * n, entity, about, ts.tolist(), value.tolist(), source]
+    columns = [label_id, [task] * n, entity, about, ts.tolist(), [value] * n, [source] * n]
     values = np.empty(n, dtype=object)
     values[:] = _format(_LABEL_TEMPLATE, columns)
     return Records(LABELS, available, _encoded(np.array(entity, dtype=object)), values)

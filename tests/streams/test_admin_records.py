@@ -25,7 +25,7 @@ from weir.streams.kafka.admin.printed_records import Match, as_json, filters, ke
 from weir.streams.kafka.admin.reader import Start
 from weir.streams.outputs import dead_letter
 from weir.streams.records import Record, RefusedRecord
-from weir.streams.replay.pace import Pace, PacePolicy
+from weir.streams.replay.pace import Pace
 from weir.streams.replay.replayed_files import LinesSource, TableSource, time_of
 from weir.streams.text import printable
 
@@ -153,7 +153,7 @@ def test_any_document_has_a_time_or_none(document: Any) -> None:
 def test_a_replay_at_n_times_event_time_never_runs_ahead_and_catches_up(
     times: list[float], speed: float, late: float
 ) -> None:
-    pace, now = Pace(PacePolicy(speed=speed), now=100.0), 100.0
+    pace, now = Pace(100.0, speed=speed), 100.0
     for number, ts in enumerate(times):
         now += pace.wait_s(now, number, T0 + ts)
         due = 100.0 + (ts - times[0]) / speed
@@ -164,10 +164,10 @@ def test_a_replay_at_n_times_event_time_never_runs_ahead_and_catches_up(
 
 
 def test_a_rate_is_kept_over_the_whole_replay_and_flat_out_never_waits() -> None:
-    pace = Pace(PacePolicy(rate=10.0), now=0.0)
+    pace = Pace(0.0, rate=10.0)
     assert [pace.wait_s(0.0, sent, None) for sent in (0, 10, 25)] == [0.0, 1.0, 2.5]
     assert pace.wait_s(9.0, 25, None) == 0.0
-    assert Pace(PacePolicy(), now=0.0).wait_s(0.0, 10**6, T0) == 0.0
+    assert Pace(0.0).wait_s(0.0, 10**6, T0) == 0.0
 
 
 @pytest.mark.parametrize(

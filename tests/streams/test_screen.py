@@ -4,16 +4,18 @@ import io
 import math
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
+from weir.online.decisions.alert_state import AlertState, Reason, Severity
 from weir.streams.demo.screen.display import DemoDisplay
 from weir.streams.demo.screen.number_words import short_count, sparkline
 from weir.streams.demo.screen.plain_lines import plain_line
-from weir.streams.demo.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, FullRow, Severity, TaskRow
+from weir.streams.demo.screen.snapshot import DemoSnapshot, Finding, FullRow, TaskRow
 from weir.streams.demo.screen.summary import render_summary
 from weir.streams.demo.screen.view import ScreenView, render_screen
 
@@ -21,14 +23,24 @@ SIZES = [(80, 24), (100, 30), (160, 50)]
 SEVERITIES: tuple[Severity, ...] = ("critical", "high", "medium", "low")
 
 
-def alert(number: int) -> AlertRow:
-    return AlertRow(
+def because(*texts: str) -> tuple[Reason, ...]:
+    return tuple(Reason("", 0.0, 0.0, text) for text in texts)
+
+
+def alert(number: int) -> AlertState:
+    at = 1_770_905_100.0 + number
+    return AlertState(
+        alert_id=f"a{number}",
+        status="open",
+        threshold=0.4,
+        opened_at=at,
+        updated_at=at,
+        event_ids=(),
         task=("fraud", "churn", "device_failure")[number % 3],
         entity_id=f"user-{number:04d}",
         severity=SEVERITIES[min(number // 3, 3)],
         score=0.99 - 0.01 * number,
-        reasons=("amount 8.4 times the user's usual", "first purchase from this device", "merchant risk 4.1 %"),
-        opened_ts=1_770_905_100.0 + number,
+        reasons=because("amount 8.4 times the user's usual", "first purchase from this device", "merchant risk 4.1 %"),
         events=1 + number % 3,
     )
 
@@ -50,7 +62,7 @@ FULL = DemoSnapshot(
     tasks=(task("fraud", "ap"), task("churn", "auc"), task("device_failure", "ap")),
     alerts=tuple(map(alert, range(40))),
     drifts=tuple(
-        DriftRow(1_770_905_100.0 - 9e4 * i, "fraud", f"amount rose from 1.0{i} to 1.31 (PSI 0.27)", "PSI")
+        Finding("drift", 1_770_905_100.0 - 9e4 * i, "fraud", f"amount rose from 1.0{i} to 1.31 (PSI 0.27)", "PSI")
         for i in range(7)
     ),
     full=(FullRow("fraud", 2, 3, "judged: 120/500 labels", busy=True, history=(0.2, 0.81)),),
@@ -120,18 +132,18 @@ def test_the_empty_screen_says_so_instead_of_nan() -> None:
 
 
 def test_text_in_brackets_is_shown_and_not_taken_for_markup() -> None:
-    tricky = replace(FULL, alerts=(replace(FULL.alerts[0], reasons=("[red]city[/red] [bold]",)),))
+    tricky = replace(FULL, alerts=(msgspec.structs.replace(FULL.alerts[0], reasons=because("[red]city[/red] [bold]")),))
     assert "[red]city[/red] [bold]" in text_of(render_screen(tricky, 160, 50), 160, 50)
 
 
 def test_data_cannot_steer_the_terminal() -> None:
     bad = "user\x1b[2J\x07\r\n\x9b31m"
-    row = replace(FULL.alerts[0], task=bad, entity_id=bad, reasons=(bad,))
+    row = msgspec.structs.replace(FULL.alerts[0], task=bad, entity_id=bad, reasons=because(bad))
     evil = replace(
         FULL,
         tasks=(replace(FULL.tasks[0], name=bad),),
         alerts=(row,),
-        drifts=(DriftRow(0.0, bad, bad, bad),),
+        drifts=(Finding("drift", 0.0, bad, bad, bad),),
         full=(FullRow(bad, 1, 0, bad),),
         paths=((bad, bad),),
     )
@@ -161,10 +173,12 @@ def test_no_snapshot_overflows(
 ) -> None:
     row = replace(FULL.tasks[0], name=name, scored=count, labels=count, threshold=value, metrics={name: value})
     rate = value if math.isfinite(value) else 0.0
+    pressing = msgspec.structs.replace(FULL.alerts[0], entity_id=name, reasons=because(*reasons))
+    moved = msgspec.structs.replace(FULL.drifts[0], words=name)
     snapshot = replace(
         FULL, events=count, events_per_s=rate, latency_p50_ms=value, latency_p99_ms=value, dead_letters=count,
-        tasks=(row,) * (rows // 10), alerts=(replace(FULL.alerts[0], entity_id=name, reasons=reasons),) * rows,
-        drifts=(replace(FULL.drifts[0], words=name),) * rows, full=(FullRow(name, 1, 2, name, history=(value,)),),
+        tasks=(row,) * (rows // 10), alerts=(pressing,) * rows,
+        drifts=(moved,) * rows, full=(FullRow(name, 1, 2, name, history=(value,)),),
         paths=((name, name),) * 3,
     )  # fmt: skip
     lines = text_of(render_screen(snapshot, *size), *size).splitlines()

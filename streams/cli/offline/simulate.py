@@ -17,6 +17,7 @@ import typer
 
 from weir.streams.cli.options import INTERRUPTED, bars, notes
 from weir.streams.cli.signals import close_stdout, interruptible
+from weir.streams.replay.pace import Pace
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -160,8 +161,7 @@ def _write(
     from weir.streams.simulate import simulate
 
     written = dict.fromkeys(topics, 0)
-    started = time.monotonic()
-    count = 0
+    pace, count = Pace(time.monotonic(), rate), 0
     progress.update(task, total=config.days)
     for block in simulate(config):
         records = (record for record in block.merged() if record[0] in written)
@@ -173,7 +173,7 @@ def _write(
             count += len(part)
             if rate:
                 sink.flush()
-                stop.wait(max(started + count / rate - time.monotonic(), 0.0))
+                stop.wait(pace.wait_s(time.monotonic(), count, None))
         if stop.is_set():
             break
         progress.update(task, completed=(block.end - config.start_ts) / 86_400.0)

@@ -20,7 +20,7 @@ from weir.streams.cli.signals import interruptible
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import admin_client, producer
-from weir.streams.replay.pace import Pace, PacePolicy
+from weir.streams.replay.pace import Pace
 
 if TYPE_CHECKING:
     from weir.streams.config.settings import KafkaSettings, Settings, TopicSettings
@@ -108,7 +108,8 @@ def replay_command(
     limits = _limits(settings.kafka, topic and names.resolve(topic))
     if STDIN not in files and task is None:
         _warn_of_labels(files)
-    delivery, stopped = _run(settings, source, limits, PacePolicy(rate, speed), stamp is Stamp.event)
+    pace = Pace(time.monotonic(), rate, speed)
+    delivery, stopped = _run(settings, source, limits, pace, stamp is Stamp.event)
     sent = ", ".join(f"{count:,} to {name}" for name, count in sorted(delivery.acknowledged.items())) or "nothing"
     notes().print(f"{'Interrupted: ' if stopped else ''}sent {sent}")
     if source.skipped:
@@ -121,14 +122,14 @@ def replay_command(
 
 
 def _run(
-    settings: Settings, source: OutgoingSource, limits: dict[str, int], policy: PacePolicy, event_time: bool
+    settings: Settings, source: OutgoingSource, limits: dict[str, int], pace: Pace, event_time: bool
 ) -> tuple[Delivery, bool]:
     from weir.streams.replay.delivery import Delivery
 
     with producer(settings.kafka, "replay") as client, interruptible() as stop:
         delivery = Delivery(client, limits, event_time)
         with bar("") as advance:
-            pace, units = Pace(policy, time.monotonic()), 0
+            units = 0
             for number, record in enumerate(_renamed(source, settings.topics)):
                 if record.topic not in limits:
                     delivery.finish()

@@ -20,15 +20,6 @@ _METRIC_NAMES: Final = {
 }
 
 
-def clean(text: str) -> str:
-    r"""``text`` with everything that could steer a terminal replaced: names and reasons come from events.
-
-    >>> clean("user-1\x1b[2J")
-    'user-1?[2J'
-    """
-    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
-
-
 def metric_name(name: str) -> str:
     """A metric's name as a column title.
 

@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from weir.online.decisions.alert_state import AlertState, Severity
 from weir.streams.demo.screen.number_words import (
-    clean,
     decimals,
     event_time,
     metric_name,
@@ -21,7 +21,8 @@ from weir.streams.demo.screen.number_words import (
     short_count,
     sparkline,
 )
-from weir.streams.demo.screen.snapshot import AlertRow, DemoSnapshot, DriftRow, FullRow, Severity, TaskRow
+from weir.streams.demo.screen.snapshot import DemoSnapshot, Finding, FullRow, TaskRow
+from weir.streams.text import printable
 
 SEVERITY_STYLES: Final[dict[Severity, str]] = {
     "critical": "bold white on red",
@@ -58,18 +59,16 @@ def header(snapshot: DemoSnapshot, width: int) -> RenderableType:
     first.add_column(no_wrap=True)
     first.add_column(ratio=1)
     first.add_column(no_wrap=True, justify="right")
-    done = f"{minutes(snapshot.elapsed_s)} / {minutes(snapshot.duration_s)}"
-    known = snapshot.duration_s > 0
     bar = ProgressBar(
         total=snapshot.duration_s or 1.0,
-        completed=min(snapshot.elapsed_s, snapshot.duration_s) if known else 0.0,
+        completed=min(snapshot.elapsed_s, snapshot.duration_s),
         complete_style="cyan",
         finished_style="green",
     )
     first.add_row(
         Text.assemble("event time ", (event_time(snapshot.event_ts), "bold"), (" UTC", _QUIET)),
         bar,
-        Text(done if known else minutes(snapshot.elapsed_s), style="bold"),
+        Text(f"{minutes(snapshot.elapsed_s)} / {minutes(snapshot.duration_s)}", style="bold"),
     )
     return framed("weir demo", Group(first, *vital_lines(snapshot, width)))
 
@@ -111,7 +110,7 @@ def tasks(snapshot: DemoSnapshot, width: int, rows: int) -> RenderableType:
     spark = 8 if width < _NARROW else 36 if wide else 14
     table = plain_table()
     table.add_column("task", ratio=1, min_width=min(max((len(task.name) for task in snapshot.tasks), default=0), 16))
-    for title in ("scored", "learned", *(clean(metric_name(name)) for name in metrics)):
+    for title in ("scored", "learned", *(printable(metric_name(name)) for name in metrics)):
         table.add_column(title, justify="right")
     table.add_column("trend", width=spark)
     table.add_column("model version" if wide else "model", justify="right")
@@ -138,7 +137,7 @@ def _task_cells(task: TaskRow, metrics: list[str], spark: int) -> list[Text]:
         style = "bold" if name == task.main_metric else ""
         values.append(Text(decimals(task.metrics.get(name, float("nan"))), style=style))
     return [
-        Text(clean(task.name), style="bold"),
+        Text(printable(task.name), style="bold"),
         Text(short_count(task.scored)),
         Text(short_count(task.labels)),
         *values,
@@ -163,18 +162,18 @@ def full_line(row: FullRow, spark: int) -> Text:
     beside = f", v{row.shadow} in shadow" if row.shadow else ""
     alone = f"  {row.metric} {decimals(row.history[-1], 2)} " if row.history else ""
     return Text.assemble(
-        (f"{clean(row.task)}: ", "bold magenta"),
+        (f"{printable(row.task)}: ", "bold magenta"),
         serves if row.serving else "none serves yet",
         beside,
         (alone, "bold"),
         (sparkline(row.history, spark), "green"),
-        ("  " + clean(row.words), "yellow" if row.busy else _QUIET),
+        ("  " + printable(row.words), "yellow" if row.busy else _QUIET),
         no_wrap=True,
         overflow="ellipsis",
     )
 
 
-def alerts(rows: tuple[AlertRow, ...], room: int, total: int, width: int) -> RenderableType:
+def alerts(rows: tuple[AlertState, ...], room: int, total: int, width: int) -> RenderableType:
     """The most pressing of ``total`` open alerts: how severe, who, score and why, in ``room`` lines.
 
     Where there are many lines each alert takes two: the strongest reason stands alone on the first.
@@ -197,22 +196,22 @@ def alerts(rows: tuple[AlertRow, ...], room: int, total: int, width: int) -> Ren
     return framed("Open alerts", cut(table), f"{hidden:,} more" if hidden else "", room)
 
 
-def _alert_cells(alert: AlertRow, lines: int) -> list[Text]:
-    who = clean(alert.entity_id) + (f" x{alert.events}" if alert.events > 1 else "")
-    reasons = [clean(reason) for reason in alert.reasons]
+def _alert_cells(alert: AlertState, lines: int) -> list[Text]:
+    who = printable(alert.entity_id) + (f" x{alert.events}" if alert.events > 1 else "")
+    reasons = [printable(reason.text) for reason in alert.reasons]
     cells = [
         Text(_SHORT_SEVERITY[alert.severity], style=SEVERITY_STYLES[alert.severity]),
-        Text(clean(alert.task)),
+        Text(printable(alert.task)),
         Text(who, style="bold"),
         Text(decimals(alert.score)),
     ]
     if lines == 1:
         return [*cells, Text("; ".join(reasons))]
     why = "\n".join([*reasons[:1], "; ".join(reasons[1:])])
-    return [*cells, Text(event_time(alert.opened_ts, "%d %b %H:%M"), style=_QUIET), Text(why)]
+    return [*cells, Text(event_time(alert.opened_at, "%d %b %H:%M"), style=_QUIET), Text(why)]
 
 
-def drifts(rows: tuple[DriftRow, ...], room: int, wrap: bool = False) -> RenderableType:
+def drifts(rows: tuple[Finding, ...], room: int, wrap: bool = False) -> RenderableType:
     """The newest drifts in ``room`` lines, one a line, or as many lines as each needs with ``wrap``."""
     if not rows:
         return framed("Drift", quiet("Nothing has moved."), room=room)
@@ -222,13 +221,12 @@ def drifts(rows: tuple[DriftRow, ...], room: int, wrap: bool = False) -> Rendera
     return framed("Drift", Group(*lines), f"{hidden:,} more" if hidden else "", room)
 
 
-def drift_line(row: DriftRow, wrap: bool = False) -> Text:
-    """One drift: when, where, what moved, and who noticed."""
+def drift_line(row: Finding, wrap: bool = False) -> Text:
+    """One drift: when, where, and what moved."""
     return Text.assemble(
         (event_time(row.ts, "%d %b %H:%M") + "  ", _QUIET),
-        (f"{clean(row.task)}: ", "bold magenta"),
-        clean(row.words),
-        (f"  ({clean(row.detector)})" if row.detector else "", _QUIET),
+        (f"{printable(row.task)}: ", "bold magenta"),
+        printable(row.words),
         no_wrap=not wrap,
         overflow="fold" if wrap else "ellipsis",
     )
@@ -255,7 +253,7 @@ def footer(snapshot: DemoSnapshot) -> RenderableType:
     line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     line.add_column(no_wrap=True, justify="right")
     where = "  ".join(f"{what} {path}" for what, path in snapshot.paths)
-    line.add_row(Text(clean(f" {where}"), style=_QUIET, no_wrap=True, overflow="ellipsis"), stop)
+    line.add_row(Text(printable(f" {where}"), style=_QUIET, no_wrap=True, overflow="ellipsis"), stop)
     return line
 
 

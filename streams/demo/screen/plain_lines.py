@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from weir.streams.demo.screen.number_words import clean, event_time, minutes
+from weir.streams.demo.screen.number_words import event_time, minutes
 from weir.streams.demo.screen.snapshot import DemoSnapshot
+from weir.streams.text import printable
 
 
 def plain_line(snapshot: DemoSnapshot) -> str:
@@ -27,7 +28,7 @@ def plain_line(snapshot: DemoSnapshot) -> str:
     for task in snapshot.tasks:
         value = task.metrics.get(task.main_metric, math.nan)
         if math.isfinite(value):
-            words.append(clean(f"{task.name}.{task.main_metric}={value:.3f}"))
-    words += [clean(f"{row.task}.full=v{row.serving}") for row in snapshot.full]
+            words.append(printable(f"{task.name}.{task.main_metric}={value:.3f}"))
+    words += [printable(f"{row.task}.full=v{row.serving}") for row in snapshot.full]
     words += [f"alerts={open_alerts}", f"drifts={snapshot.drifts_found}", f"dead={snapshot.dead_letters}"]
     return " ".join(words).encode("ascii", "replace").decode()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
-Severity = Literal["low", "medium", "high", "critical"]
+import msgspec
+
+from weir.online.decisions.alert_state import AlertState
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,34 +30,17 @@ class TaskRow:
     alerts_opened: int
 
 
-@dataclass(frozen=True, slots=True)
-class AlertRow:
-    """One open alert."""
+class Finding(msgspec.Struct, frozen=True):
+    """A drift, or what it led to: the request for a new model, and what became of that. Checkpoints hold them."""
 
-    task: str
-    entity_id: str
-    severity: Severity
-    score: float
-    reasons: tuple[str, ...]
-    """What moved the score, the strongest first, as words."""
-    opened_ts: float
-    """Event time, epoch seconds."""
-    events: int = 1
-    """How many events belong to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class DriftRow:
-    """One detected drift."""
-
+    kind: str
+    """``drift``, ``retrain_request``, or ``full``: what became of a full model."""
     ts: float
     """Event time, epoch seconds."""
     task: str
     words: str
-    """What moved and by how much."""
+    """What moved and by how much; the detector is named in them."""
     detector: str = ""
-    is_request: bool = False
-    """A request for a new model that a drift led to, or what became of it; not a drift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +67,7 @@ class DemoSnapshot:
 
     elapsed_s: float
     duration_s: float
-    """How long the run is meant to take, seconds; 0 where that is not known."""
+    """How long the run is meant to take, seconds."""
     events: int
     events_per_s: float
     """Over the last seconds; the average so far in the last snapshot of a run."""
@@ -93,9 +77,9 @@ class DemoSnapshot:
     latency_p95_ms: float
     latency_p99_ms: float
     tasks: tuple[TaskRow, ...] = ()
-    alerts: tuple[AlertRow, ...] = ()
+    alerts: tuple[AlertState, ...] = ()
     """Open alerts, the most pressing first."""
-    drifts: tuple[DriftRow, ...] = ()
+    drifts: tuple[Finding, ...] = ()
     """Newest first."""
     dead_letters: int = 0
     duplicates: int = 0
@@ -110,4 +94,4 @@ class DemoSnapshot:
     @property
     def drifts_found(self) -> int:
         """Drifts among ``drifts``, without the requests they led to."""
-        return sum(not row.is_request for row in self.drifts)
+        return sum(row.kind == "drift" for row in self.drifts)

@@ -8,9 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from weir.streams.demo.screen.number_words import clean, milliseconds
+from weir.streams.demo.screen.number_words import milliseconds
 from weir.streams.demo.screen.panels import alerts, cut, drift_line, framed, full, health, quiet, tasks
 from weir.streams.demo.screen.snapshot import DemoSnapshot
+from weir.streams.text import printable
 
 _ALERTS = 6
 _DRIFTS = 14
@@ -56,7 +57,7 @@ def _file_table(files: Sequence[tuple[str, str]]) -> RenderableType:
     table.add_column(style="bold")
     table.add_column()
     for what, path in files:
-        table.add_row(Text(clean(what)), Text(clean(path)))
+        table.add_row(Text(printable(what)), Text(printable(path)))
     cut(table)
     table.columns[1].no_wrap = False
     table.columns[1].overflow = "fold"

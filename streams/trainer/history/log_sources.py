@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import numpy as np
 
 from weir.online.batch import FloatVector
-from weir.streams.embedded.embedded_log import LoggedBatch
-from weir.streams.embedded.log_directory import read_directory
+from weir.streams.embedded.embedded_log import LoggedBatch, read_directory
 from weir.streams.errors import UsageError
 from weir.streams.records import Record
 
