@@ -100,14 +100,18 @@ def test_commands_and_options_that_are_named_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=named)
-def test_targets_metrics_and_settings_that_are_named_exist(path: Path) -> None:
+def test_targets_and_metrics_that_are_named_exist(path: Path) -> None:
     text = path.read_text()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {t for t in re.findall(r"`make ([a-z-]+)", text) if t not in targets} == set()
     metrics = {d.name for d in DEFINITIONS}
     told = set(re.findall(r"`(weir_[a-z_]+)(?:\{[^}]*\})?`", text))
     assert {name for name in told if name not in metrics and not name.endswith("_")} == set()
-    for table, key in re.findall(r"`\[([a-z.]+)\] ([a-z_]+)[ =`]", text):
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=named)
+def test_settings_that_are_named_exist(path: Path) -> None:
+    for table, key in re.findall(r"`\[([a-z.]+)\] ([a-z_]+)[ =`]", path.read_text()):
         model: Any = Settings
         for part in table.split("."):
             field = model.model_fields.get(part) if model else None
@@ -126,6 +130,17 @@ def test_targets_metrics_and_settings_that_are_named_exist(path: Path) -> None:
 )
 def test_the_rule_of_commands_can_fail(text: str, fault: str) -> None:
     assert [f for words in commands(text) for f in faults_of(words)] == [fault]
+
+
+def test_the_map_shows_every_package_and_its_first_file() -> None:
+    rows = [line.split(" | ") for line in (ROOT / "docs/ARCHITECTURE.md").read_text().splitlines() if line[:1] == "|"]
+    first = {name: row for row in rows if len(row) == 3 for name in re.findall(r"`(\w+)/`", row[0])}
+    for layer in ("streams", "online", "models"):
+        for folder in (ROOT / layer).iterdir():
+            if (folder / "__init__.py").is_file():
+                found = re.findall(r"`([\w/]+\.py)`", first[folder.name][2])
+                assert found, f"docs/ARCHITECTURE.md names no first file of {layer}/{folder.name}"
+                assert all((ROOT / layer / path).is_file() for path in found), found
 
 
 def test_the_rule_of_names_can_fail() -> None:

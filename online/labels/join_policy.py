@@ -30,7 +30,7 @@ class JoinPolicy(BaseModel):
     """Event time after which an event that met no label counts as a negative; a later label corrects it."""
     max_rows: int | None = Field(default=None, ge=1)
     """Predictions of one partition that wait at most, the newest; by default as many as ``keep_s`` says. A worker's
-    ``[worker] waiting_mb`` bounds what all of them take in memory."""
+    ``[worker] label_bytes`` bounds what all of them take in memory."""
     max_waiting: int = Field(default=200_000, ge=1)
     """Labels of one partition that wait for predictions at most, the newest."""
     remember_labels: int = Field(default=100_000, ge=1)
