@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from weir.online.drift import adwin, page_hinkley
 from weir.online.drift.histograms import BINS, PSI_BINS, fill, ks_critical, ks_distance, psi
+from weir.online.drift.monitor_state import SEASON, DriftState
 from weir.online.jit import njit
 
 CLIP = 4.0
@@ -34,26 +35,17 @@ def _usual_at(hour: float, usual: NDArray[np.float64], offset: NDArray[np.float6
 
 @njit(cache=True)
 def gather(
-    columns: NDArray[np.float64],
-    begun: int,
-    sample_every: int,
-    anchor: NDArray[np.float64],
-    sums: NDArray[np.float64],
-    samples: NDArray[np.float64],
-    sampled: NDArray[np.int64],
-    hours: NDArray[np.float64],
-    usual: NDArray[np.float64],
-    season: NDArray[np.float64],
-    learns: NDArray[np.bool_],
+    columns: NDArray[np.float64], begun: int, sample_every: int, hours: NDArray[np.float64], state: DriftState
 ) -> None:
     """Add rows ``columns (n, C)`` to the open block, which has ``begun`` rows; skips what is not finite.
 
     Parameters
     ----------
     hours : (n,) hours of event time since the middle of the first hour of the epoch's week; NaN where it is not known.
-    usual : (C, H), how far above its mean a stream usually is at the middle of each hour of its season.
-    season : (C, H, 3), count, sum and sum of squares of what was seen in each, of streams that ``learns (C,)``.
+    state : its open block, and the season of streams that learn theirs.
     """
+    anchor, sums, samples, sampled = state.anchor, state.sums, state.samples, state.sampled
+    phase, season = state.phase, state.season
     offset, minute = np.zeros(len(anchor)), math.nan
     nearest = 0
     for i in range(columns.shape[0]):
@@ -61,7 +53,7 @@ def gather(
         known = not math.isnan(hours[i])
         if known and math.floor(hours[i] * 60.0) != minute:  # nan is never equal
             minute = math.floor(hours[i] * 60.0)
-            nearest = _usual_at(minute / 60.0, usual, offset)
+            nearest = _usual_at(minute / 60.0, state.usual, offset)
         for c in range(columns.shape[1]):
             x = columns[i, c]
             if not math.isfinite(x):
@@ -69,7 +61,7 @@ def gather(
             if math.isnan(anchor[c]):
                 anchor[c] = x
             if known:
-                if learns[c]:
+                if phase[c] == SEASON:
                     above = x - anchor[c]
                     season[c, nearest, 0] += 1.0
                     season[c, nearest, 1] += above
@@ -140,22 +132,7 @@ def examine(
     uses: NDArray[np.bool_],
     limits: NDArray[np.float64],
     spans: NDArray[np.int64],
-    blocks: NDArray[np.int64],
-    anchor: NDArray[np.float64],
-    sums: NDArray[np.float64],
-    samples: NDArray[np.float64],
-    sampled: NDArray[np.int64],
-    centre: NDArray[np.float64],
-    spread: NDArray[np.float64],
-    inflation: NDArray[np.float64],
-    edges: NDArray[np.float64],
-    psi_bin: NDArray[np.int64],
-    psi_reference: NDArray[np.int64],
-    history: NDArray[np.int64],
-    adwin_sums: NDArray[np.float64],
-    adwin_totals: NDArray[np.float64],
-    adwin_held: NDArray[np.int64],
-    ph_state: NDArray[np.float64],
+    state: DriftState,
     verdicts: NDArray[np.float64],
 ) -> bool:
     """Show the closed block to the detectors of the ``watched`` streams; True if any raises an alarm.
@@ -170,23 +147,25 @@ def examine(
     alarm = False
     for c in watched:
         verdicts[c, :, 0], verdicts[c, :, 1] = 0.0, math.inf
-        z = (anchor[c] + sums[c, 1] / sums[c, 0] - centre[c]) / spread[c]
+        mean = state.anchor[c] + state.sums[c, 1] / state.sums[c, 0]
+        z = (mean - state.centre[c]) / state.spread[c]
         z = min(max(z, -CLIP), CLIP)
-        block = blocks[c] - 1
+        blocks, history = state.blocks[c], state.history[c]
+        block = blocks - 1
         if uses[c, 0]:
-            apart, bound = adwin.step(
-                z / (2.0 * CLIP) + 0.5, limits[0], spans[0], adwin_sums[c], adwin_totals[c], adwin_held[c]
-            )
+            held = state.adwin_sums[c], state.adwin_totals[c], state.adwin_held[c]
+            apart, bound = adwin.step(z / (2.0 * CLIP) + 0.5, limits[0], spans[0], *held)
             verdicts[c, 0, 0], verdicts[c, 0, 1] = apart * 2.0 * CLIP, bound * 2.0 * CLIP
         if uses[c, 1]:
-            verdicts[c, 1, 0] = page_hinkley.step(z, limits[1], ph_state[c])
+            verdicts[c, 1, 0] = page_hinkley.step(z, limits[1], state.page_hinkley[c])
             verdicts[c, 1, 1] = limits[2]
         if uses[c, 2] or uses[c, 3]:
-            fill(samples[c, : sampled[c]], edges[c], history[c, block % history.shape[1]])
-        if uses[c, 2] and blocks[c] >= spans[1]:
-            verdicts[c, 2] = _kswin(history[c], block, spans[1], spans[2], limits[3], limits[4], inflation[c])
-        if uses[c, 3] and blocks[c] >= spans[3]:
-            index, chance = current_psi(history[c], block, spans[3], psi_bin[c], psi_reference[c], inflation[c])
+            fill(state.samples[c, : state.sampled[c]], state.edges[c], history[block % len(history)])
+        if uses[c, 2] and blocks >= spans[1]:
+            verdicts[c, 2] = _kswin(history, block, spans[1], spans[2], limits[3], limits[4], state.inflation[c])
+        if uses[c, 3] and blocks >= spans[3]:
+            against = state.psi_bin[c], state.psi_reference[c], state.inflation[c]
+            index, chance = current_psi(history, block, spans[3], *against)
             if not math.isnan(index):
                 verdicts[c, 3, 0], verdicts[c, 3, 1] = index, max(limits[5], chance)
         for d in range(4):

@@ -63,16 +63,8 @@ class DriftMonitor:
         self._order = [self.policy.detectors(kind) for kind in self.streams.values()]
         self._uses = np.array([[name in order for name in DETECTORS] for order in self._order])
         p = self.policy
-        self._limits = np.array(
-            [
-                p.adwin_delta,
-                p.page_hinkley_delta,
-                p.page_hinkley_threshold,
-                p.kswin_alpha,
-                p.kswin_min_statistic,
-                p.psi_threshold,
-            ]
-        )
+        page_hinkley, kswin = (p.page_hinkley_delta, p.page_hinkley_threshold), (p.kswin_alpha, p.kswin_min_statistic)
+        self._limits = np.array([p.adwin_delta, *page_hinkley, *kswin, p.psi_threshold])
         self._spans = np.array([p.adwin_clock, p.kswin_window_blocks, p.kswin_recent_blocks, p.psi_window_blocks])
         self._verdicts = np.zeros((len(self._names), len(DETECTORS), 2))
         self._state = DriftState.fresh(len(self._names), self.policy)
@@ -99,19 +91,7 @@ class DriftMonitor:
         while done < len(times):
             begun = int(state.clock[_BEGUN])
             end = min(done + size - begun, len(times))
-            kernel.gather(
-                values[done:end],
-                begun,
-                self.policy.sample_every,
-                state.anchor,
-                state.sums,
-                state.samples,
-                state.sampled,
-                hours[done:end],
-                state.usual,
-                state.season,
-                state.phase == SEASON,
-            )
+            kernel.gather(values[done:end], begun, self.policy.sample_every, hours[done:end], state)
             state.clock[_NOW] = max(state.clock[_NOW], times[done:end].max())
             state.clock[_BEGUN] = begun + end - done
             done = end
@@ -161,32 +141,8 @@ class DriftMonitor:
             state.phase[stream] = WATCHING
 
     def _examine(self, watched: NDArray[np.int64]) -> bool:
-        s = self._state
-        return len(watched) > 0 and bool(
-            kernel.examine(
-                watched,
-                self._uses,
-                self._limits,
-                self._spans,
-                s.blocks,
-                s.anchor,
-                s.sums,
-                s.samples,
-                s.sampled,
-                s.centre,
-                s.spread,
-                s.inflation,
-                s.edges,
-                s.psi_bin,
-                s.psi_reference,
-                s.history,
-                s.adwin_sums,
-                s.adwin_totals,
-                s.adwin_held,
-                s.page_hinkley,
-                self._verdicts,
-            )
-        )
+        given = (watched, self._uses, self._limits, self._spans, self._state, self._verdicts)
+        return len(watched) > 0 and bool(kernel.examine(*given))
 
     def _judge(self, watched: NDArray[np.int64], now: float) -> list[Detection]:
         found = []
@@ -226,7 +182,7 @@ class DriftMonitor:
 
     def snapshot(self) -> bytes:
         """The whole state, about 80 KB a stream with the default policy."""
-        return pack(self._kind, self._state.arrays())
+        return pack(self._kind, self._state._asdict())
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when streams or policy differ."""
@@ -237,6 +193,6 @@ class DriftMonitor:
                 raise
             self._state = DriftState.fresh(len(self._names), self.policy)  # of 12015ac, which knew no hours
             return
-        if missing := self._state.arrays().keys() ^ arrays.keys():
+        if missing := set(DriftState._fields) ^ arrays.keys():
             raise StateError(f"snapshot and monitor differ in {sorted(missing)}; it was written by another version")
         self._state = DriftState(**arrays)

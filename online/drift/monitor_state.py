@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,8 @@ HOURS, WEEK = 24, 168
 N, TOTAL, SQUARES = range(3)
 
 
-@dataclass
-class DriftState:
-    """Rows for ``C`` streams; ``fresh`` gives the shapes."""
+class DriftState(NamedTuple):
+    """Rows for ``C`` streams, which the kernel changes in place; ``fresh`` gives the shapes."""
 
     clock: NDArray[np.float64]
     """(2,): newest event time, rows in the open block."""
@@ -101,10 +99,6 @@ class DriftState:
             adwin_held=np.zeros((c, adwin.LEVELS), dtype=np.int64),
             page_hinkley=np.zeros((c, page_hinkley.SLOTS)),
         )
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """By field name, for a snapshot."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def forget(self, stream: int) -> None:
         """Begin this stream's reference and its detectors anew."""
