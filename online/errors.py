@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding bytes of somebody else's making raises: no such structure, no UTF-8, or nested too deeply."""
+
+Stored = TypeVar("Stored")
 
 
 class WeirError(Exception):
@@ -20,3 +22,11 @@ class TaskError(WeirError, ValueError):
 
 class StateError(WeirError, ValueError):
     """A stored state does not belong to this task or version: rebuild it, or go back to the version that wrote it."""
+
+
+def stored(state: bytes, kind: type[Stored], what: str, remedy: str = "start it anew") -> Stored:
+    """A state in MessagePack as a ``kind``; raises ``StateError`` where the bytes are no snapshot of ``what``."""
+    try:
+        return msgspec.msgpack.decode(state, type=kind)
+    except UNREADABLE as error:
+        raise StateError(f"not a snapshot of {what}: {error}; {remedy}") from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from weir.online.anomaly.layout import COMPONENTS
+from weir.online.frozen import Frozen
 
 
-class AnomalyParams(BaseModel):
+class AnomalyParams(Frozen):
     """What an operator may change; rates and spans count values of a series, not seconds.
 
     Examples
@@ -15,8 +16,6 @@ class AnomalyParams(BaseModel):
     >>> AnomalyParams(threshold=4.0).refractory
     85
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     threshold: float = Field(default=4.5, gt=0.0)
     """Weighted surprise (standard deviations summed over components) that makes an unhabituated series score 0.5."""

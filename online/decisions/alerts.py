@@ -11,21 +11,20 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from weir.online.batch import FloatVector, IntVector, LabelBatch, PredictionBatch
 from weir.online.decisions.alert_state import SEVERITIES, AlertState, Reason, Verdict
 from weir.online.durations import Seconds
-from weir.online.errors import UNREADABLE, StateError
+from weir.online.errors import StateError, stored
+from weir.online.frozen import Frozen
 
 ReasonsOf = Callable[[IntVector], list[list[Reason]]]
 """Explains rows of the batch being decided: ``(k,) int64`` row numbers to ``k`` lists of reasons."""
 
 
-class AlertPolicy(BaseModel):
+class AlertPolicy(Frozen):
     """How one task's alerts open, escalate and end. All times are event time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     resolve_after_s: Seconds = Field(default=86400.0, gt=0.0)
     """Quiet time after which an alert resolves by itself."""
@@ -228,10 +227,7 @@ class AlertBook:
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is of another task."""
-        try:
-            held = msgspec.msgpack.decode(state, type=_State)
-        except UNREADABLE as error:
-            raise StateError(f"not a snapshot of an alert book: {error}") from error
+        held = stored(state, _State, "an alert book")
         if held.task != self.task:
             raise StateError(f"the snapshot is of task {held.task!r}, this book of {self.task!r}; start it anew")
         self.watermark, self._number, self._entries = held.watermark, held.number, held.entries

@@ -8,21 +8,20 @@ from fnmatch import fnmatchcase
 from string import Formatter
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from weir.online.batch import FloatMatrix, FloatVector
 from weir.online.decisions.alert_state import Reason
 from weir.online.decisions.feature_name import FeatureName, Subject, indicator_of, words
 from weir.online.decisions.wording import Fact, missing_sentence, sentence, shower
 from weir.online.errors import TaskError
+from weir.online.frozen import Frozen
 
 _FIELDS = ("value", "typical", "entity")
 
 
-class ReasonPolicy(BaseModel):
+class ReasonPolicy(Frozen):
     """Which contributions are worth telling."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     top: int = Field(default=3, ge=1, le=64)
     min_contribution: float = Field(default=0.05, ge=0.0)

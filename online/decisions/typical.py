@@ -7,7 +7,7 @@ import numpy as np
 
 from weir.online.batch import FloatMatrix, FloatVector
 from weir.online.decisions.feature_name import FeatureName, indicator_of
-from weir.online.errors import UNREADABLE, StateError
+from weir.online.errors import StateError, stored
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -80,10 +80,7 @@ class TypicalValues:
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is of other features or another size."""
-        try:
-            held = msgspec.msgpack.decode(state, type=_State)
-        except UNREADABLE as error:
-            raise StateError(f"not a snapshot of typical values: {error}") from error
+        held = stored(state, _State, "typical values")
         sample = np.frombuffer(held.sample)
         if held.features != self.features or sample.size != self._sample.size:
             raise StateError("the snapshot is of other features or another sample size; start the typical values anew")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatVector = NDArray[np.float64]
+from weir.online.batch import FloatVector
 
 
 @dataclass(frozen=True, slots=True)

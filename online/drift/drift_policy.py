@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from weir.online.frozen import Frozen
 
 Detector = Literal["adwin", "page_hinkley", "kswin", "psi"]
 StreamKind = Literal["feature", "score", "rate"]
@@ -13,7 +15,7 @@ StreamKind = Literal["feature", "score", "rate"]
 DETECTORS: tuple[Detector, ...] = ("adwin", "page_hinkley", "kswin", "psi")
 
 
-class DriftPolicy(BaseModel):
+class DriftPolicy(Frozen):
     """Parameters of a ``DriftMonitor``.
 
     Rows are taken in blocks of ``block_events``; that is the resolution of every detection. ADWIN and Page-Hinkley see
@@ -29,8 +31,6 @@ class DriftPolicy(BaseModel):
     450 / 700 / 1,500 / 1,900 / 6,100; spread doubled or halved 1,700, times 1.5 about 7,000 and not always, less not at
     all; a rate of .02 times 4 / 2 / 1.5 after 1,500 / 3,400 / 8,100.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     block_events: int = Field(256, ge=8)
     sample_every: int = Field(4, ge=1)

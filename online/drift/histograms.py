@@ -11,9 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import FloatVector
 from weir.online.jit import njit
-
-FloatVector = NDArray[np.float64]
 
 BINS = 40
 EDGES = 63  # BINS - 1, padded with +inf to one less than a power of 2

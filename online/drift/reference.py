@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import FloatVector
 from weir.online.drift.histograms import BINS, PSI_BINS, fill, quantile_edges
 from weir.online.drift.monitor_state import SQUARES, TOTAL, DriftState, N
-
-FloatVector = NDArray[np.float64]
 
 
 def fit_reference(state: DriftState, stream: int) -> None:

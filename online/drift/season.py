@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import FloatVector
 from weir.online.drift.monitor_state import SQUARES, TOTAL, DriftState, N
-
-FloatVector = NDArray[np.float64]
 
 SHRINK = 8.0
 """Values that speak for an hour being like all others: an hour with few of them tells little."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from weir.online.batch import ExampleBatch, FloatMatrix, FloatVector
 from weir.online.durations import Seconds
+from weir.online.frozen import Frozen
 
 
-class JoinPolicy(BaseModel):
+class JoinPolicy(Frozen):
     """How labels find predictions, and how long either waits for the other.
 
     With ``match="event"`` a label joins the prediction of its ``event_id``. With ``"entity_range"`` a label without an
     ``event_id`` joins every prediction of its entity with ``label.ts - range_s <= ts <= label.ts``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     match: Literal["event", "entity_range"] = "event"
     range_s: Seconds = Field(default=0.0, ge=0.0, allow_inf_nan=False)

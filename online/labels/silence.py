@@ -14,25 +14,24 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from weir.online.batch import FloatVector, IntVector, LabelBatch
 from weir.online.durations import Seconds
-from weir.online.errors import UNREADABLE, StateError
+from weir.online.errors import stored
 from weir.online.event_time import EventTime
+from weir.online.frozen import Frozen
 
 SCORE, LABEL, FORGET = 0, 1, 2
 """What a timer does when it fires; also the order among timers of one moment."""
 
 
-class SilencePolicy(BaseModel):
+class SilencePolicy(Frozen):
     """When an entity is scored and when its silence is known.
 
     An entity first seen at ``t`` is scored at ``due = t + observe_s``. Its label is 1 when it has no event in
     ``[due, due + horizon_s)``, 0 when it has one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     observe_s: Seconds = Field(gt=0.0, allow_inf_nan=False)
     horizon_s: Seconds = Field(gt=0.0, allow_inf_nan=False)
@@ -237,10 +236,7 @@ class SilenceTimers:
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is none."""
-        try:
-            held = msgspec.msgpack.decode(state, type=_State)
-        except UNREADABLE as error:
-            raise StateError(f"not a snapshot of silence timers: {error}; replay the events instead") from error
+        held = stored(state, _State, "silence timers", "replay the events instead")
         self.watermark, self._entities, self._timers = held.watermark, held.entities, held.timers
         self._labelled, self.stats = deque(held.labelled), SilenceStats(*held.stats)
         waiting = {number for _, kind, number, _ in held.timers if kind == SCORE}

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector
 
-FloatVector = NDArray[np.float64]
-FloatMatrix = NDArray[np.float64]
-BoolVector = NDArray[np.bool_]
+__all__ = ["BoolVector", "FloatMatrix", "FloatVector", "Learner"]
 
 
 class Learner(Protocol):

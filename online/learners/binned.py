@@ -12,18 +12,15 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector, IntVector
 from weir.online.jit import njit
 
-FloatVector = NDArray[np.float64]
-FloatMatrix = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 """Unbinned rows ``(n, F)``; compared in float32 whichever they are."""
 Float32Vector = NDArray[np.float32]
 Float32Matrix = NDArray[np.float32]
-IntVector = NDArray[np.int64]
 IntMatrix = NDArray[np.int64]
 ByteMatrix = NDArray[np.uint8]
-BoolVector = NDArray[np.bool_]
 
 _EDGE_ROWS = 8192
 """Edges come from at most about this many rows of each class; more would only move them within a bin."""

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.batch import IntVector
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.binned import (
     Float32Vector,
-    IntVector,
     add_tree,
     bin_rows,
     grow_tree,

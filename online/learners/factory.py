@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from weir.online.frozen import Frozen
 from weir.online.full_columns import seen_width
 from weir.online.learners.base import Learner
 from weir.online.learners.bayesian import BayesianLogistic
@@ -44,7 +45,7 @@ _TYPES: dict[str, tuple[type, ...]] = {"float": (float, int), "int": (int,), "bo
 """Annotations of parameters that can be checked before anything is built."""
 
 
-class LearnerSpec(BaseModel):
+class LearnerSpec(Frozen):
     """What to build: a kind of ``REGISTRY``, its parameters, and the members of a stack.
 
     Examples
@@ -53,8 +54,6 @@ class LearnerSpec(BaseModel):
     >>> build_learner(spec, ("a", "b")).features
     ('a', 'b')
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
     params: dict[str, Any] = Field(default_factory=dict)

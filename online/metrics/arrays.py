@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.errors import UNREADABLE, StateError
+from weir.online.errors import StateError, stored
 
 
 class _ArrayPack(msgspec.Struct, array_like=True):
@@ -48,10 +48,7 @@ def unpack(kind: str, state: bytes) -> tuple[dict[str, NDArray[Any]], list[str]]
     StateError (a ValueError)
         If the bytes are not a snapshot or are one of another kind.
     """
-    try:
-        snapshot = msgspec.msgpack.decode(state, type=_Snapshot)
-    except UNREADABLE as exc:
-        raise StateError(f"not a snapshot of {kind!r}: {exc}; pass bytes made by snapshot()") from exc
+    snapshot = stored(state, _Snapshot, repr(kind))
     if snapshot.kind != kind:
         raise StateError(
             f"snapshot is of {snapshot.kind!r}, this object is {kind!r}; build it with the same parameters"

@@ -7,7 +7,7 @@ from typing import Final, TypedDict
 import msgspec
 import numpy as np
 
-from weir.online.errors import UNREADABLE, StateError
+from weir.online.errors import StateError, stored
 from weir.online.metrics.metric import Metrics, ScoredRows
 
 _MOST_POINTS: Final = 100_000
@@ -98,10 +98,7 @@ class MetricSeries:
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is of another kind."""
-        try:
-            read = msgspec.msgpack.decode(state, type=_State)
-        except UNREADABLE as exc:
-            raise StateError(f"not a snapshot of a MetricSeries: {exc}; pass bytes made by snapshot()") from exc
+        read = stored(state, _State, "a MetricSeries")
         if read.every_s != self.every_s:
             raise StateError(f"snapshot has intervals of {read.every_s} s, this series {self.every_s} s; use the same")
         self.metrics.restore(read.metrics)

@@ -16,7 +16,7 @@ import numpy as np
 from weir.online.batch import EventBatch, FloatVector, IntVector
 from weir.online.codec.decode import DecodedLabels
 from weir.online.durations import format_duration
-from weir.online.errors import UNREADABLE, StateError
+from weir.online.errors import stored
 from weir.online.event_time import Claim, EventTime
 from weir.online.intake_policy import IntakePolicy
 from weir.online.stages.dedupe import FIXED_KEY, MOST_BYTES, Deduper, OldIds, bytes_for
@@ -224,10 +224,7 @@ class Admission:
 
     def resume(self, mark: bytes) -> None:
         """Replace the state, but for the memory of ids, by a ``mark``; raises ``StateError`` where it is not one."""
-        try:
-            held = msgspec.msgpack.decode(mark, type=_Mark)
-        except UNREADABLE as error:
-            raise StateError(f"not a mark of an Intake ({error}); rebuild the state") from error
+        held = stored(mark, _Mark, "an Intake", "rebuild the state")
         self._count_from(held)
 
     def rebuild(self, kept: Sequence[Rows], old: Iterable[OldIds] = ()) -> None:

@@ -56,7 +56,7 @@ def test_a_mark_is_small_and_another_bytes_are_refused() -> None:
     admit(intake, [(f"e{i}", float(i)) for i in range(1_000)], 1_000.0)
     assert len(intake.mark()) < 80
     for wrong in (b"", b"hello", b"\x80"):
-        with pytest.raises(StateError, match="not a mark of an Intake"):
+        with pytest.raises(StateError, match="not a snapshot of an Intake"):
             intake.resume(wrong)
 
 
