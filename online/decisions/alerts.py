@@ -129,7 +129,6 @@ class AlertBook:
         self._cooling: list[tuple[float, int, str]] = []
         self._open = 0
         self._number = 0
-        self._entity_of: dict[str, str] = {}
         self._seen: set[str] = set()
         self._seen_order: deque[str] = deque()
 
@@ -195,10 +194,9 @@ class AlertBook:
         if not self._open:
             return out
         rows = zip(labels.event_id, labels.entity_id, labels.ts.tolist(), labels.value.tolist(), strict=True)
-        for event_id, about, ts, value in rows:
-            entity_id = about if event_id is None else self._entity_of.get(event_id)
-            entry = None if entity_id is None else self._entries.get(entity_id)
-            if entry is None or not entry.is_open:
+        for event_id, entity_id, ts, value in rows:
+            entry = self._entries.get(entity_id)
+            if entry is None or not entry.is_open or (event_id is not None and event_id not in entry.alert.event_ids):
                 continue
             if event_id is None and ts < entry.alert.opened_at:
                 continue  # it speaks of a time before this alert
@@ -243,7 +241,6 @@ class AlertBook:
             (entry.wake_at, entry.number, entity) for entity, entry in held.entries.items() if not entry.is_open
         )
         self._open = len(opened)
-        self._entity_of = {event_id: e for e, entry in opened.items() for event_id in entry.alert.event_ids}
 
     def _take(
         self,
@@ -253,10 +250,9 @@ class AlertBook:
         changed: list[_Change],
     ) -> None:
         event_id, entity_id = predictions.event_id[row], predictions.entity_id[row]
-        if event_id in self._seen:
+        if not self._remember(f"{entity_id}\n{event_id}"):  # no id holds a control character
             self.stats.repeated_events += 1
             return
-        self._remember(event_id)
         entry = self._entries.get(entity_id)
         ts, score = float(predictions.ts[row]), float(predictions.score[row])
         if entry is None:
@@ -290,7 +286,6 @@ class AlertBook:
         self.stats.opened += 1
         self._open += 1
         self._entries[entity_id] = entry
-        self._entity_of[event_id] = entity_id
         heapq.heappush(self._quiet, (entry.wake_at, entry.number, entity_id))
         return entry
 
@@ -301,7 +296,6 @@ class AlertBook:
         listed = alert.event_ids
         if len(listed) < self.policy.max_event_ids:
             listed = (*listed, event_id)
-            self._entity_of[event_id] = alert.entity_id
         higher = score > alert.score
         entry.alert = msgspec.structs.replace(
             alert,
@@ -353,8 +347,6 @@ class AlertBook:
 
     def _resolve(self, entry: _Entry, at: float, verdict: Verdict) -> AlertState:
         entry.alert = msgspec.structs.replace(entry.alert, status="resolved", updated_at=at, verdict=verdict)
-        for event_id in entry.alert.event_ids:
-            del self._entity_of[event_id]
         self.stats.resolved += 1
         self._open -= 1
         entry.wake_at = self._reached(at) + self.policy.cooldown_s
@@ -370,11 +362,15 @@ class AlertBook:
             at = max(self.watermark, entry.alert.updated_at)
             changed.append(_Change(entry, self._resolve(entry, at, "displaced")))
 
-    def _remember(self, event_id: str) -> None:
-        self._seen.add(event_id)
-        self._seen_order.append(event_id)
+    def _remember(self, event: str) -> bool:
+        """Whether the event is new; the oldest is forgotten beyond ``remember_events``."""
+        if event in self._seen:
+            return False
+        self._seen.add(event)
+        self._seen_order.append(event)
         if len(self._seen_order) > self.policy.remember_events:
             self._seen.remove(self._seen_order.popleft())
+        return True
 
 
 def _with_reasons(changed: list[_Change], reasons: ReasonsOf | None) -> list[AlertState]:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from weir.online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, LabelBatch, PredictionBatch
-from weir.online.digests import Digests, digests
+from weir.online.digests import Digests, digests, pair_digests
 from weir.online.errors import UNREADABLE, StateError
 from weir.online.labels.join_policy import JoinPolicy, JoinResult, JoinStats
 from weir.online.labels.kernel import UNLABELLED, chain, claim, exchange, link
@@ -75,7 +75,8 @@ class LabelJoiner:
     - The set of examples does not depend on how predictions and labels interleave, as long as both stay within their
       waiting times. Labels of one event count in their own arrival order: the first gives an example, another value
       later a correction, the same value again nothing.
-    - The first prediction of an ``event_id`` counts; repeats (after a crash, perhaps by a newer model) do not.
+    - An event is known by its entity and its ``event_id``: the same id of two entities is two events.
+    - The first prediction of an event counts; repeats (after a crash, perhaps by a newer model) do not.
     - Time is the watermark: the largest prediction time so far, or what is given with each row. Expiry is exact by row,
       so results do not depend on batch cuts. A row whose clock was ahead is as old as the watermark was at its arrival.
     - With ``negative_after_s`` an event becomes a negative, in arrival order, when the watermark has moved that far
@@ -200,7 +201,7 @@ class LabelJoiner:
         n = len(predictions)
         extra = np.empty((n, 0)) if extra is None else extra
         marks = self._move(predictions.ts if marks is None else marks)
-        events = digests(predictions.event_id)
+        events = pair_digests(predictions.entity_id, predictions.event_id)
         rows = self._claim(events, predictions.ts, marks)
         if len(rows) < n:
             predictions, marks, events, extra = predictions.take(rows), marks[rows], events[rows], extra[rows]
@@ -483,7 +484,8 @@ class LabelJoiner:
 
         A row whose event is another one is left out: offsets of a topic that was made anew say something else.
         """
-        same = (digests(predictions.event_id) == self._index.at("digest", rows)).all(axis=1)
+        events = pair_digests(predictions.entity_id, predictions.event_id)
+        same = (events == self._index.at("digest", rows)).all(axis=1)
         if not same.all():
             at = np.flatnonzero(same)
             rows, predictions, extra = rows[at], predictions.take(at), extra[at]
@@ -599,7 +601,7 @@ class LabelJoiner:
 
 
 def _columns_of(unlogged: int, ranged: bool) -> dict[str, tuple[Any, int]]:
-    """The index: digest of the event, its time, the watermark at arrival, label state, where it was logged."""
+    """The index: digest of entity and event id, time, the watermark at arrival, label state, where it was logged."""
     columns: dict[str, tuple[Any, int]] = {
         "digest": (np.uint64, 2),
         "ts": (np.float64, 0),
@@ -617,4 +619,4 @@ def _columns_of(unlogged: int, ranged: bool) -> dict[str, tuple[Any, int]]:
 def _event_digests(labels: LabelBatch) -> tuple[Digests, BoolVector]:
     """Digests of the events that labels name, and which do."""
     named = np.fromiter((event_id is not None for event_id in labels.event_id), np.bool_, len(labels))
-    return digests([event_id or "" for event_id in labels.event_id]), named
+    return pair_digests(labels.entity_id, [event_id or "" for event_id in labels.event_id]), named

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weir.online.batch import FloatMatrix
-from weir.online.digests import digests
+from weir.online.digests import digests, pair_digests
 from weir.online.labels.kernel import UNLABELLED, States
 from weir.online.labels.waiting import _OF_ENTITY, StoredWaiting
 
@@ -67,8 +67,9 @@ def upgraded(state: bytes, numbers: bytes | None, unlogged: int, ranged: bool) -
     tables = [np.frombuffer(chunk.numbers).reshape(-1, _FEATURES + n_features + n_extra) for chunk in old.chunks]
     rows = np.concatenate(tables) if tables else np.empty((0, _FEATURES + n_features + n_extra))
     event_ids = [event_id for chunk in old.chunks for event_id in chunk.event_id]
+    entity_ids = [entity_id for chunk in old.chunks for entity_id in chunk.entity_id]
     columns: dict[str, NDArray[Any]] = {
-        "digest": digests(event_ids),
+        "digest": pair_digests(entity_ids, event_ids),
         "ts": rows[:, _TS],
         "mark": rows[:, _MARK],
         "state": _states(old, event_ids, numbers),
@@ -78,7 +79,7 @@ def upgraded(state: bytes, numbers: bytes | None, unlogged: int, ranged: bool) -
     if unlogged:
         columns["unlogged"] = rows[:, _FEATURES + n_features : split]
     if ranged:
-        columns["entity"] = digests([entity_id for chunk in old.chunks for entity_id in chunk.entity_id])
+        columns["entity"] = digests(entity_ids)
     last_mark = float(rows[-1, _MARK]) if len(rows) else -np.inf
     new = {
         "shape": (n_features, n_extra, unlogged, entities, ranged),
@@ -120,8 +121,9 @@ def _pieces(
 
 def _waiting(next_number: int, unmatched: int, labels: list[_OldWaiting]) -> StoredWaiting:
     named = np.array([label.event_id is not None for label in labels], np.bool_)
-    events = digests([label.event_id or "" for label in labels])
-    owners = digests([label.entity_id for label in labels]) ^ _OF_ENTITY
+    entity_ids = [label.entity_id for label in labels]
+    events = pair_digests(entity_ids, [label.event_id or "" for label in labels])
+    owners = digests(entity_ids) ^ _OF_ENTITY
     columns = {
         "digest": np.where(named[:, None], events, owners),
         "ts": np.array([label.ts for label in labels], np.float64),

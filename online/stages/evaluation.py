@@ -35,7 +35,9 @@ class Evaluation:
         finite = np.minimum(thresholds, _NO_ALERT)
         e = examples
         ts = np.minimum(e.ts, now) if now > -np.inf else e.ts
-        rows = ScoredRows(e.event_id, ts, e.score, e.y, e.weight, finite, e.correction).checked()
+        # The same event id of two entities is two events. No id holds a control character.
+        events = [f"{entity}\n{event}" for entity, event in zip(e.entity_id, e.event_id, strict=True)]
+        rows = ScoredRows(events, ts, e.score, e.y, e.weight, finite, e.correction).checked()
         for metrics in (self._cumulative, self._fading, self._series):
             metrics.add(rows)
 

@@ -8,7 +8,7 @@ its contributions, no rows of features, no topic, clock or codec; the same calls
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -140,7 +140,7 @@ class LabellingStage:
 
     def labels(self, labels: LabelBatch, known_at: FloatVector | None = None) -> LabelOutput:
         """Take in labels in the order in which they became known; at ``known_at (n,)``, now when not given."""
-        out = LabelOutput()
+        out, labels = LabelOutput(), self._keyed(labels)
         self._learn(self.joiner.label(labels, known_at), out)
         out.alerts += self.book.resolve_labels(labels)
         return out
@@ -157,7 +157,7 @@ class LabellingStage:
     def wanted(self, of: ScoredBatch | LabelBatch) -> RowsToRead:
         """Which rows ``scored`` or ``labels`` will need that have to be read back; it changes nothing."""
         if isinstance(of, LabelBatch):
-            return self.joiner.wanted(of)
+            return self.joiner.wanted(self._keyed(of))
         if self.joiner.policy.negative_after_s is None:
             return self.joiner.wanted_due(np.empty(0))
         p, time = of.predictions, EventTime()
@@ -165,6 +165,10 @@ class LabellingStage:
             p = p.take(np.flatnonzero(self.seen.absent(p, of.offsets)))
         time.restore(self.time.snapshot())
         return self.joiner.wanted_due(time.advance(p.ts, self._senders(p)))
+
+    def _keyed(self, labels: LabelBatch) -> LabelBatch:
+        """Labels with the entity of their predictions: where all events are of one entity, labels may name any."""
+        return replace(labels, entity_id=["*"] * len(labels)) if self.task.key == "*" else labels
 
     def _senders(self, p: PredictionBatch) -> Sequence[str]:
         """Who says what time it is."""

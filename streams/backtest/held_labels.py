@@ -88,12 +88,13 @@ class LabelInput:
         self.held = _LabelQueue()
         self._paths, self._refused = paths, ""
         self._given = self._positive = self._negative = 0
-        self._told: list[str | None] = []
-        """The events that labels of files name."""
+        self._told: list[tuple[str, str | None]] = []
+        """Entity and event that labels of files name; where all events are of one entity, labels may name any."""
         if paths:
             known, self._refused = read_labels(self.task.name, paths)
             self.held.add(known.ts + self.delay_s, known)
-            self._told, self._given = known.event_id, len(known)
+            owners = ["*"] * len(known) if task.key == "*" else known.entity_id
+            self._told, self._given = list(zip(owners, known.event_id, strict=True)), len(known)
         self._unscored = set(self._told)
 
     def read(self, rows: SourceBatch) -> None:
@@ -106,7 +107,7 @@ class LabelInput:
     def learned(self, out: StepOutput) -> None:
         """Note what was scored and learned."""
         if out.predictions is not None and self._unscored:
-            self._unscored.difference_update(out.predictions.event_id)
+            self._unscored.difference_update(zip(out.predictions.entity_id, out.predictions.event_id, strict=True))
         for examples in out.examples:
             positive = int(np.count_nonzero(examples.y))
             self._positive += positive
@@ -147,17 +148,16 @@ class LabelInput:
         """Labels that met nothing, by the reason; the rest came too late."""
         join, given, unscored = self.task.labels.join, self._given, self._unscored
         by_event = join.match == "event"
-        nowhere = unscored if by_event else unscored - {None}
-        unknown = [event for event in self._told if event in unscored and event is not None]
-        lost = sum(event in nowhere for event in self._told)
-        ahead = sum(event in nowhere for labels in self.held.left() for event in labels.event_id)
+        nowhere = {(owner, event) for owner, event in unscored if by_event or event is not None}
+        unknown = [told for told in self._told if told in unscored and told[1] is not None]
+        lost = sum(told in nowhere for told in self._told)
+        held = len(self._told) - sum(map(len, self.held.left()))
+        ahead = sum(told in nowhere for told in self._told[held:]) if self._told else 0
         if unknown:
-            what = f"{len(unknown):,} labels name events that are not in the data, such as {unknown[0]!r}"
-            yield (
-                "labels unknown",
-                what,
-                "give their events too by --data; those of refused rows or other types count here",
-            )
+            owner, event = unknown[0]
+            what = f"{len(unknown):,} labels name events that are not in the data, such as {event!r} of {owner!r}"
+            fix = "give their events too by --data, and with the entity_id that the label has"
+            yield "labels unknown", what, f"{fix}; those of refused rows or other types count here"
         if lost > len(unknown):
             what = f'{lost - len(unknown):,} labels have no event_id, but are matched by it (match = "event")'
             fix = 'add event_id to them, or set match = "entity_range" and range_s in [labels.join]'

@@ -122,8 +122,8 @@ def events(n: int, seed: int) -> EventBatch:
     )
 
 
-def label(number: int, event: int, value: bool, ts: float = T0) -> LabelBatch:
-    return LabelBatch([f"l{number}"], ["u1"], [f"e{event}"], np.array([ts]), np.array([value]), np.ones(1))
+def label(number: int, event: int, value: bool, ts: float = T0, user: str = "u1") -> LabelBatch:
+    return LabelBatch([f"l{number}"], [user], [f"e{event}"], np.array([ts]), np.array([value]), np.ones(1))
 
 
 def script(n: int, seed: int) -> list[Call]:
@@ -138,7 +138,8 @@ def script(n: int, seed: int) -> list[Call]:
         calls.append(("events", stream.slice(a, b)))
         for _ in range(int(rng.integers(0, 8))):
             event = int(rng.integers(max(0, b - 30), min(n, b + 5)))
-            calls.append(("labels", label(made, event, bool(rng.random() < 0.35), float(stream.ts[event]))))
+            value, ts, user = bool(rng.random() < 0.35), float(stream.ts[event]), stream.entities["user_id"][event]
+            calls.append(("labels", label(made, event, value, ts, str(user))))
             made += 1
     return calls
 

@@ -54,7 +54,7 @@ def slow(rows: list[Row], policy: AlertPolicy) -> list[tuple[Any, ...]]:
     """Every alert looked at on every row."""
     alerts: dict[str, dict[str, Any]] = {}
     out: list[tuple[Any, ...]] = []
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     mark, number = -math.inf, 0
 
     def tell(a: dict[str, Any]) -> None:
@@ -74,9 +74,9 @@ def slow(rows: list[Row], policy: AlertPolicy) -> list[tuple[Any, ...]]:
     for event, entity, ts, score in rows:
         mark = max(mark, ts)
         tidy()
-        if score < 0.5 or event in seen:
+        if score < 0.5 or (entity, event) in seen:
             continue
-        seen.add(event)
+        seen.add((entity, event))
         if entity not in alerts:
             fresh = {"id": f"t:{entity}:{event}", "open": True, "score": 0.0, "events": [], "at": -math.inf, "level": 0}
             alerts[entity] = {**fresh, "number": number}
@@ -103,7 +103,7 @@ def told(alert: AlertState) -> tuple[Any, ...]:
 
 ROWS = st.lists(
     st.tuples(
-        st.integers(0, 40).map(lambda i: f"e{i}"),
+        st.integers(0, 20).map(lambda i: f"e{i}"),
         st.sampled_from("abc"),
         st.integers(0, 60).map(float),
         st.sampled_from([0.1, 0.4, 0.5, 0.6, 0.9, 0.99]),
@@ -270,3 +270,14 @@ def test_what_a_snapshot_holds_as_muted_for_years_wakes_up() -> None:
     decide(restored, [("e3", "c", 106.0, 0.1)])
     assert len(restored) == 0
     assert [a.alert_id for a in decide(restored, [("e4", "a", 107.0, 0.9)])] == ["t:a:e4"]
+
+
+def test_an_id_that_two_entities_use_is_two_events() -> None:
+    """Whoever sent an id first kept the other's alert from opening; a label then spoke of both, or of none."""
+    book = AlertBook(AlertPolicy(), "t")
+    opened = decide(book, [("1", "a", 1.0, 0.9), ("1", "b", 2.0, 0.9)])
+    assert [alert.entity_id for alert in opened] == ["a", "b"]
+    (closed,) = book.resolve_labels(labels(("1", "b", 3.0, True)))
+    assert (closed.entity_id, closed.verdict) == ("b", "confirmed")
+    (closed,) = book.resolve_labels(labels(("1", "a", 4.0, False)))
+    assert (closed.entity_id, closed.verdict) == ("a", "false_alarm")

@@ -78,23 +78,25 @@ def rows_of(joined: JoinResult) -> list[Row]:
 
 def expected(predictions: list[Prediction], labels: list[Label], range_s: float | None) -> Counter[Row]:
     """Every label in arrival order against every prediction, with nothing bounded."""
-    value: dict[str, bool] = {}
+    value: dict[tuple[str, str], bool] = {}
     out: Counter[Row] = Counter()
     for _, entity_id, event_id, label_ts, y in labels:
         for event, entity, ts in predictions:
-            in_range = range_s is not None and entity == entity_id and label_ts - range_s <= ts <= label_ts
-            if not (event == event_id if event_id is not None else in_range) or value.get(event) == y:
+            in_range = range_s is not None and label_ts - range_s <= ts <= label_ts
+            spoken_of = entity == entity_id and (event == event_id if event_id is not None else in_range)
+            if not spoken_of or value.get((entity, event)) == y:
                 continue
-            row = (event, entity, f"m{event}", ts * 2, ts * 3, ts * 5, ts, ts / 1000, y, event in value)
+            row = (event, entity, f"m{event}", ts * 2, ts * 3, ts * 5, ts, ts / 1000, y, (entity, event) in value)
             out[row] += 1
-            value[event] = y
+            value[entity, event] = y
     return out
 
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[list[Prediction], list[Label]]:
+    """Predictions and labels; entities choose their own event ids, so two of them may use the same."""
     times = draw(st.lists(st.integers(0, 50), max_size=12))
-    made = [(f"e{i}", draw(st.sampled_from("ab")), float(ts)) for i, ts in enumerate(times)]
+    made = [(f"e{i // 2}", "ab"[i % 2], float(ts)) for i, ts in enumerate(times)]
     events = st.one_of(st.none(), st.sampled_from([f"e{i}" for i in range(len(times) + 1)]))
     count = draw(st.integers(0, 12))
     given_labels = [
@@ -171,9 +173,20 @@ def test_every_event_becomes_one_plain_example_when_silence_is_negative(
     out = run(to, steps, cuts) + rows_of(log(to, [("last", "z", 1e5)]))
     plain = Counter(row[0] for row in out if not row[-1])
     assert plain == Counter(event for event, _, _ in made)
-    final = {row[0]: row[-2] for row in out}
-    truth = {event: y for _, _, event, _, y in known if event is not None}
-    assert final == {event: truth.get(event, False) for event, _, _ in made}
+    final = {row[:2]: row[-2] for row in out if row[1] != "z"}
+    truth = {(event, entity): y for _, entity, event, _, y in known if event is not None}
+    assert final == {(event, entity): truth.get((event, entity), False) for event, entity, _ in made}
+
+
+def test_an_id_that_two_entities_use_is_two_events() -> None:
+    """The second's prediction counted as a repeat, and its label gave the first one's features a wrong value."""
+    to = joiner()
+    log(to, [("1", "a", 1.0), ("1", "b", 2.0)])
+    out = to.label(labels([("l", "b", "1", 9.0, True), ("m", "a", "1", 9.0, False), ("n", "c", "1", 9.0, True)]))
+    assert list(zip(out.entity_id, out.examples.ts.tolist(), out.examples.y.tolist(), strict=True)) == [
+        ("b", 2.0, True), ("a", 1.0, False),
+    ]  # fmt: skip
+    assert (to.stats.repeated_predictions, to.waiting) == (0, 1)
 
 
 def test_the_first_prediction_of_an_event_counts() -> None:

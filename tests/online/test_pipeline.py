@@ -16,6 +16,12 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 
 
+def user_of(calls: list[Call], event: int) -> str:
+    """Whose event it is."""
+    batches = (batch for _, batch in calls if isinstance(batch, EventBatch))
+    return next(str(b.entities["user_id"][b.event_id.index(f"e{event}")]) for b in batches if f"e{event}" in b.event_id)
+
+
 def test_the_streams_of_these_tests_reach_every_part() -> None:
     """The properties below would hold for a pipeline that does nothing: on these streams it does everything."""
     outs = run(pipeline_of(), script(400, 3))
@@ -38,7 +44,7 @@ def test_a_label_never_changes_its_own_events_score(seed: int, data: st.DataObje
     calls = script(n, seed)
     event = data.draw(st.integers(0, n - 1), "event")
     place = data.draw(st.integers(0, len(calls)), "place")
-    extra: Call = ("labels", label(99_999, event, data.draw(st.booleans(), "value")))
+    extra: Call = ("labels", label(99_999, event, data.draw(st.booleans(), "value"), user=user_of(calls, event)))
     without, with_label = pipeline_of(), pipeline_of()
     plain_outs = run(without, calls)
     outs = run(with_label, [*calls[:place], extra, *calls[place:]])
@@ -52,7 +58,7 @@ def test_a_label_does_change_later_scores() -> None:
     """The property above is not empty."""
     calls = script(60, 5)
     one, other = pipeline_of(), pipeline_of()
-    first: Call = ("labels", label(99_999, 0, True))
+    first: Call = ("labels", label(99_999, 0, True, user=user_of(calls, 0)))
     assert all_scores(run(one, calls)) != all_scores(run(other, [calls[0], first, *calls[1:]]))
 
 

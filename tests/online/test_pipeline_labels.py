@@ -84,8 +84,8 @@ def test_sampled_negatives_keep_probabilities_calibrated() -> None:
             made += out.predictions.score.tolist()
             known = pipeline.labels(
                 LabelBatch(
-                    [f"l{e}" for e in batch.event_id], ["u"] * 200, list(batch.event_id), batch.ts,
-                    y[start : start + 200], np.ones(200),
+                    [f"l{e}" for e in batch.event_id], [f"u{i % 40}" for i in range(200)], list(batch.event_id),
+                    batch.ts, y[start : start + 200], np.ones(200),
                 )
             )  # fmt: skip
             learned += sum(len(e) for e in known.examples)

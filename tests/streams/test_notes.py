@@ -207,7 +207,9 @@ def wire(folder: Path, task: str = TASK, labels: Sequence[Mapping[str, Any]] | N
 
 
 def label(**fields: Any) -> dict[str, Any]:
-    return {"v": 1, "label_id": f"x{fields}", "task": "fraud", "entity_id": "u1", "ts": T0, "value": 1, **fields}
+    number = str(fields.get("event_id", "")).removeprefix("e")
+    who = rows()["who"][int(number)] if number.isdecimal() else "u1"
+    return {"v": 1, "label_id": f"x{fields}", "task": "fraud", "entity_id": who, "ts": T0, "value": 1, **fields}
 
 
 def test_labels_that_cannot_be_used_are_told_apart(tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def test_labels_that_cannot_be_used_are_told_apart(tmp_path: Path) -> None:
     good = [label(event_id=f"e{i}", value=i % 2, ts=T0 + i * DAY / 20) for i in range(200)]
     result = wire(tmp_path, labels=good + odd)
     assert kinds(result) == ["labels refused", "labels unknown", "labels without event"]
-    assert "1 labels name events that are not in the data, such as 'gone'" in said(result, "labels unknown")
+    assert "1 labels name events that are not in the data, such as 'gone' of 'u1'" in said(result, "labels unknown")
     assert "row 203: value: " in said(result, "labels refused")
     assert 'or set match = "entity_range"' in said(result, "labels without event")
 
