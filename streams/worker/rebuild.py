@@ -17,6 +17,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from faust.types import TP
@@ -26,7 +27,7 @@ from weir.online.codec.decode import ColumnRequest
 from weir.online.task.spec import STREAM_KEYS, TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
-from weir.streams.errors import UsageError
+from weir.streams.errors import StateError, UsageError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from weir.streams.kafka.consume.offset_tracker import Ticket
 from weir.streams.kafka.consume.range_reader import RangeReader
@@ -35,7 +36,9 @@ from weir.streams.kafka.produce.record_columns import Columns
 from weir.streams.records import Record
 from weir.streams.redis.partitions.clear import clear_lane
 from weir.streams.redis.partitions.label_journal import OffsetRange
+from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE, decode_position
 from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.redis.stored_rows import lane_prefix
 from weir.streams.worker.committed import active_members, committed_offsets
 from weir.streams.worker.partitioner import settle_partitioner
 from weir.streams.worker.partitions import LABELLED
@@ -169,6 +172,7 @@ class _Rebuilder:
     async def run(self) -> None:
         """Everything."""
         read = self._host.topics
+        await self._ctx.topics.look(read)
         for topic in sorted((t for t in read if t not in LABELLED), key=lambda t: t != topics.ENTITY_UPDATES):
             async with self._reader(topic) as reader:
                 partitions = reader.partitions()
@@ -206,9 +210,17 @@ class _Rebuilder:
                 strays.add(int(owner), lane[1], batch.records[int(decoded.index[row])])
 
     async def _bounds(self, lane: Lane, reader: RangeReader) -> tuple[int, int]:
-        """The offsets of a partition to take: from the first one that is kept to where workers go on."""
+        """The offsets of a partition to take: from the first one that is kept to where workers go on.
+
+        The lane's own record tells that too, because brokers forget a group that stood still for a week.
+        """
         first, _ = await reader.bounds(lane[1])
-        return first, max(first, self._committed.get(self._ctx.topic_partition(lane), 0))
+        end = max(first, self._committed.get(self._ctx.topic_partition(lane), 0))
+        with suppress(StateError):  # the record is of a topic that is gone: its offsets mean nothing in this one
+            await self._ctx.topics.check(lane)
+            value = await self._worker.link.execute("GET", f"{lane_prefix(self._worker.link.prefix, lane)}lane")
+            end = max(end, decode_position((value or b"")[POSITION_AND_NONCE]) or 0)
+        return first, end
 
     def _reader(self, own: str) -> RangeReader:
         return RangeReader(self._options, self._ctx.name(own), limits=self._worker.settings.limits_of(own))

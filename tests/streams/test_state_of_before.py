@@ -8,14 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
 from tests.fixtures.old_state import PARTITIONS, old_state, tasks
+from weir.online.codec.example_log import decode_example_log
 from weir.online.errors import StateError
+from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.model_replicas.fold import ExampleFold
 
 KEYED = {topics.USER_EVENTS: PARTITIONS}
 
@@ -64,6 +68,20 @@ CLOCKED = "user.risk_since_positive"
 
 def without(features: dict[str, float], name: str) -> dict[str, float]:
     return {key: value for key, value in features.items() if key != name}
+
+
+@pytest.mark.parametrize("task", tasks(), ids=lambda task: str(task.name))
+def test_the_model_learned_again_from_the_examples_of_before_scores_as_it_did(task: TaskSpec) -> None:
+    state, fold = old_state().redis_and_kafka, ExampleFold.of(task)
+    examples = [value for _, value in state.topics[topics.EXAMPLES][0]]
+    found = decode_example_log(examples, {task.name: fold.features}).tasks.get(task.name)
+    if found is not None:
+        fold.take(found.batch, np.asarray(found.index, np.int64))
+    made = [orjson.loads(value) for log in state.after[topics.PREDICTIONS].values() for _, value in log]
+    scored = [p for p in made if p["task"] == task.name and p["model_version"] == fold.model.version]
+    assert len(scored) > 20
+    x = np.array([[p["features"][name] for name in fold.features] for p in scored], np.float64)
+    np.testing.assert_allclose(fold.model.score(x)[0], [p["score"] for p in scored], rtol=1e-12)
 
 
 def predictions(log: EmbeddedLog) -> dict[tuple[str, str], dict[str, Any]]:
