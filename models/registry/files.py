@@ -6,7 +6,6 @@ there is none of that name. Everything that must not be done twice or by halves 
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from weir.models.durable import write_durably
 from weir.models.registry.registry_errors import RegistryError
 
 
@@ -48,17 +48,9 @@ class LocalFiles:
             return (self.root / path).read_bytes()
 
     def create(self, path: str, data: bytes) -> None:
-        """Write beside, sync, then link into place: a link is made by one writer only, and to complete content."""
-        target = self.root / path
-        beside = target.parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
-        with _explained(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                _write_synced(beside, data)
-                os.link(beside, target)
-            finally:
-                beside.unlink(missing_ok=True)
-            _sync_directory(target.parent)
+        """See ``Files.create``."""
+        with _explained(self.root / path):
+            write_durably(self.root / path, lambda file: file.write(data), exclusive=True)
 
     def names(self, path: str) -> list[str]:
         """Sorted names of what lies directly in ``path``, unfinished files left out."""
@@ -78,6 +70,22 @@ class LocalFiles:
                 target.unlink(missing_ok=True)
 
 
+def is_exclusive(files: Files) -> bool:
+    """Try whether a storage refuses to create a file twice, by a file that is removed again.
+
+    Raises ``RegistryError`` where it cannot be reached or written to.
+    """
+    path = f"exclusive-{secrets.token_hex(8)}.probe"
+    try:
+        files.create(path, b"1")
+        files.create(path, b"2")
+    except FileExistsError:
+        return True
+    finally:
+        files.remove(path)
+    return False
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turn what the file system refuses into ``RegistryError``; whether a file is there stays an answer."""
@@ -87,19 +95,3 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except OSError as exc:
         raise RegistryError(f"{path}: {exc.strerror or exc}; check the path, its rights and the free space") from exc
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a new name last through a power failure."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,13 +2,12 @@
 
 A create is one conditional request: ``If-None-Match: *`` on S3, ``ifGenerationMatch=0`` on Google Cloud Storage,
 ``overwrite=False`` on Azure. It needs ``s3fs`` >= 2024.12 with botocore > 1.35.20, ``gcsfs`` or ``adlfs``. A store that
-ignores the condition (some that only resemble S3) would let the last writer win: ``check_exclusive`` finds that out.
+ignores the condition (some that only resemble S3) would let the last writer win: ``weir doctor`` finds that out.
 Protocols that are not known to have such a request are refused.
 """
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,18 +77,6 @@ class ObjectFiles:
         with _explained(self._at(path)):
             if self._fs.exists(self._at(path)):
                 self._fs.rm(self._at(path), recursive=True)
-
-    def check_exclusive(self) -> None:
-        """Try whether the store honours a conditional write; raises ``RegistryError`` where it does not."""
-        path = f"exclusive-{secrets.token_hex(8)}.probe"
-        try:
-            self.create(path, b"1")
-            self.create(path, b"2")
-        except FileExistsError:
-            return
-        finally:
-            self.remove(path)
-        raise RegistryError(f"{self.url}: the store overwrites in spite of If-None-Match; use one that honours it")
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root

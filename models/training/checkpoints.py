@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from weir.models.durable import write_durably
 from weir.models.errors import ModelError
 
 NAME = "checkpoint.safetensors"
@@ -54,7 +54,7 @@ class Checkpoint:
         parts = (("model", self.model), ("best", self.best), ("optimiser", self.optimiser))
         tensors = {f"{part}/{name}": v.cpu().contiguous() for part, of in parts for name, v in of.items()}
         header = {"fingerprint": self.fingerprint, "at": json.dumps(asdict(self.at))}
-        replace(folder / NAME, save(tensors, metadata=header))
+        write_durably(folder / NAME, lambda file: file.write(save(tensors, metadata=header)))
 
 
 def read(folder: Path, fingerprint: str) -> Checkpoint | None:
@@ -85,17 +85,6 @@ def read(folder: Path, fingerprint: str) -> Checkpoint | None:
 
 def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {name.partition("/")[2]: v for name, v in tensors.items() if name.startswith(f"{part}/")}
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    part.replace(path)
 
 
 def copied(module: nn.Module) -> dict[str, Tensor]:

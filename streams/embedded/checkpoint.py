@@ -1,11 +1,11 @@
-"""Checkpoint files: written beside the old one, synced, checked by digest, then put in its place."""
+"""Checkpoint files: replaced whole, and checked by their digest when they are read."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
+from weir.models.durable import write_durably
 from weir.streams.errors import StateError
 
 _MAGIC = b"WCP1"
@@ -21,17 +21,7 @@ class Checkpoints:
 
     def write(self, data: bytes) -> None:
         """Replace the checkpoint; a crash at any moment leaves the old or the new one, whole."""
-        part = self.path.with_suffix(".part")
-        with part.open("wb") as file:
-            file.write(_MAGIC + hashlib.sha256(data).digest() + data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(self.path, lambda file: file.write(_MAGIC + hashlib.sha256(data).digest() + data))
 
     def newest(self) -> bytes | None:
         """The checkpoint's data; ``None`` when there is none. Raises ``StateError`` when it is damaged."""

@@ -118,9 +118,13 @@ def check_package(name: str, module: str = "", purpose: str = "") -> Check:
 
 
 def check_store(config: Path | None) -> list[Check]:
-    """Redis as the settings name it; one that nobody named may be missing. And whether passwords go in clear."""
+    """Redis and the registry as the settings name them, and whether passwords go in clear.
+
+    A Redis that nobody named may be missing.
+    """
     from weir.streams.checks.link_checks import kafka_warnings
     from weir.streams.checks.redis_checks import check_redis
+    from weir.streams.checks.registry_check import check_registry
     from weir.streams.config.settings import RedisSettings, load_settings
 
     try:
@@ -130,7 +134,7 @@ def check_store(config: Path | None) -> list[Check]:
     found = check_redis(settings.redis, _REDIS_PATIENCE_S)
     if settings.redis == RedisSettings() and found[0].status == "FAIL":
         found = [Check("Redis", "OK", f"optional, {found[0].found} (Redis server: only for workers)")]
-    return [*found, *kafka_warnings(settings.kafka)]
+    return [*found, *kafka_warnings(settings.kafka), check_registry(settings.models.registry)]
 
 
 def check_compiles(compile_and_run: Callable[[], float]) -> Check:

@@ -8,9 +8,7 @@ what it covers, also where that is nothing: another run writes what is missing, 
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from weir.models.durable import write_durably
 from weir.online.batch import FloatVector
 from weir.streams.errors import UsageError
 from weir.streams.trainer.history.log_sources import Advance, LogSource, Piece, monotonic
@@ -32,7 +31,6 @@ DAY_S: Final = 86_400.0
 FILE_RECORDS: Final = 250_000
 """Records a file covers at most: what is in memory, and what a killed run does again."""
 _NAME: Final = re.compile(r"p(\d+)-(\d+)-(\d+)\.parquet")
-_TEMPORARY: Final = ".part-"
 
 
 @dataclass(slots=True)
@@ -143,7 +141,8 @@ class Archive:
             return
         table = pa.concat_tables(stretch.tables, promote_options="default") if stretch.tables else pa.table({})
         folder = self._root / kind / f"day={datetime.fromtimestamp(stretch.day * DAY_S, UTC):%Y-%m-%d}"
-        write_whole(folder / f"p{stretch.partition:03d}-{stretch.start:014d}-{stop:014d}.parquet", table)
+        path = folder / f"p{stretch.partition:03d}-{stretch.start:014d}-{stop:014d}.parquet"
+        write_durably(path, lambda file: pq.write_table(table, file, compression="zstd"))
         self.archived.files += 1
         self.archived.rows[kind] += table.num_rows
 
@@ -169,21 +168,6 @@ def missing(span: tuple[int, int], covered: Sequence[tuple[int, int]]) -> list[t
             gaps.append((at, min(low, stop)))
         at = max(at, high)
     return [*gaps, (at, stop)] if at < stop else gaps
-
-
-def write_whole(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file that is there as a whole or not at all, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:  # also Ctrl-C: no half file stays
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def read_archive(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from weir.models.durable import write_durably
 from weir.models.evaluation.gate import Metric, Verdict, choose, compare
 from weir.models.serving.occlusion import USUAL_FILE, Baseline
 from weir.models.types import BoolVector, Builder, Built, Float32Vector, FloatVector, IntVector, Progress, TrainingSet
@@ -165,18 +166,7 @@ def with_usual(built: Built, data: TrainingSet, logit: Float32Vector, weight: Fl
 
 def put(path: Path, value: object) -> None:
     """Keep a value in a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("wb") as file:
-        pickle.dump(_plain(value), file, protocol=5)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_durably(path, lambda file: pickle.dump(_plain(value), file, protocol=5))
 
 
 def own_directory(path: Path) -> Path:

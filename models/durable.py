@@ -1,0 +1,44 @@
+"""Writes files that are there whole or not at all, for whoever reads them, and after a power loss."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool = False) -> None:
+    """Put what ``write`` writes in the place of ``path``; a crash at any moment leaves what was there, or all of it.
+
+    Parameters
+    ----------
+    path : its folder is made where there is none.
+    write : called once with a binary file that is open for writing.
+    exclusive : only make a file that does not exist; of several writers at one moment exactly one succeeds.
+
+    Raises
+    ------
+    FileExistsError : ``exclusive``, and there is a file; it is not changed.
+    OSError : what the file system refuses; the place is then as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One name a writer: two of them must not write into each other's file before it is in its place.
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())  # before the name points to it: else a power loss leaves a name without content
+        if exclusive:
+            os.link(beside, path)  # fails where the name is taken; a rename would replace what is there
+        else:
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)  # after a rename there is none
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name is in the folder, which is written back by itself otherwise
+    finally:
+        os.close(folder)
