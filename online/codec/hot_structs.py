@@ -17,9 +17,11 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta
 from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
 from weir.online.codec.wire import (
+    FINITE_MAX,
     TS_MAX,
     TS_MIN,
     VERSION,
@@ -35,6 +37,7 @@ from weir.online.errors import TaskError
 
 # pydantic reads a time with a validator; msgspec reads the two forms as two types.
 _TIME: Any = Annotated[float, Meta(ge=TS_MIN, le=TS_MAX)] | Annotated[datetime, Meta(tz=True)]
+_BOUNDS = ("ge", "gt", "le", "lt", "min_length", "max_length")
 _FEATURES: TypeAdapter[dict[str, float]] = TypeAdapter(Features)
 
 
@@ -62,29 +65,43 @@ def struct_of(model: type[WireModel], limits: InputLimits = DEFAULT_LIMITS, *, r
 def fields_of(model: type[WireModel], limits: InputLimits = DEFAULT_LIMITS) -> tuple[Any, ...]:
     """The fields of ``model`` as ``defstruct`` takes them: (name, type) or (name, type, default)."""
     hints = get_type_hints(model, include_extras=True)
-    kinds = {name: _TIME if hints[name] == Timestamp else _narrowed(hints[name], limits) for name in model.model_fields}
+    kinds = {name: _TIME if hints[name] == Timestamp else bounded(hints[name], limits) for name in model.model_fields}
     return tuple(
         (name, kinds[name]) if info.is_required() else (name, kinds[name], info.default)
         for name, info in model.model_fields.items()
     )
 
 
-def _narrowed(kind: Any, limits: InputLimits) -> Any:
-    """``kind`` with the bounds that ``limits`` sets, wherever one is marked as ``LimitMark``."""
+def bounded(kind: Any, limits: InputLimits = DEFAULT_LIMITS) -> Any:
+    """An annotation of the contract as msgspec reads it, narrowed by ``limits`` wherever one is marked ``LimitMark``.
+
+    >>> from weir.online.codec.wire import Score
+    >>> bounded(Score)
+    typing.Annotated[float, msgspec.Meta(ge=0, le=1)]
+    """
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         inner, *notes = parts
-        mark = next((note for note in notes if isinstance(note, LimitMark)), None)
-        if mark is None:
-            return Annotated[(_narrowed(inner, limits), *notes)]
-        most = getattr(limits, mark.name)
-        positive = any(isinstance(note, Meta) and note.gt == 0 for note in notes)
-        return Annotated[inner, Meta(gt=0, le=most) if positive else Meta(ge=-most, le=most)]
+        bounds = _bounds_of(notes, limits)
+        return Annotated[bounded(inner, limits), Meta(**bounds)] if bounds else bounded(inner, limits)
     if origin in (UnionType, Union):
-        return reduce(or_, (_narrowed(part, limits) for part in parts))
+        return reduce(or_, (bounded(part, limits) for part in parts))
     if origin in (dict, tuple):
-        return GenericAlias(origin, tuple(_narrowed(part, limits) for part in parts))
+        return GenericAlias(origin, tuple(bounded(part, limits) for part in parts))
     return kind
+
+
+def _bounds_of(notes: list[Any], limits: InputLimits) -> dict[str, Any]:
+    """What pydantic's ``Field`` says among ``notes``, in msgspec's words; patterns are what ``scan`` looks for."""
+    rules = [rule for note in notes if isinstance(note, FieldInfo) for rule in note.metadata]
+    bounds = {name: getattr(rule, name) for rule in rules for name in _BOUNDS if hasattr(rule, name)}
+    if any(getattr(rule, "allow_inf_nan", True) is False for rule in rules):
+        bounds |= {"ge": -FINITE_MAX, "le": FINITE_MAX}  # msgspec has no word for it, but JSON has no other numbers
+    mark = next((note for note in notes if isinstance(note, LimitMark)), None)
+    if mark is None:
+        return bounds
+    most = getattr(limits, mark.name)
+    return {"gt": 0, "le": most} if "gt" in bounds else {"ge": -most, "le": most}
 
 
 @cache
@@ -160,7 +177,7 @@ def features_struct(names: tuple[str, ...]) -> type[Any]:
         _FEATURES.validate_python(dict.fromkeys(names, 0.0))
         if len(set(names)) < len(names):
             raise ValueError("a name is given twice")
-        return _map_struct("Features", names, Feature)
+        return _map_struct("Features", names, bounded(Feature))
     except (ValidationError, ValueError) as error:
         raise TaskError(f"feature names {names!r} cannot be keys of a record: {error}") from error
 
@@ -168,7 +185,7 @@ def features_struct(names: tuple[str, ...]) -> type[Any]:
 @lru_cache(maxsize=256)
 def entities_struct(names: tuple[str, ...]) -> type[Any]:
     """A struct for ``{name: identifier}`` with these names or some of them; None is left out."""
-    return _map_struct("Entities", names, Id, None)
+    return _map_struct("Entities", names, bounded(Id), None)
 
 
 def _map_struct(title: str, names: tuple[str, ...], kind: Any, *default: Any) -> type[Any]:

@@ -17,12 +17,14 @@ from weir.online.codec.accept import in_range, seconds
 from weir.online.codec.by_task import DecodedLog, TaskDecoder, interleave
 from weir.online.codec.example_log import feature_matrix, other_features
 from weir.online.codec.forms import InputBuffer, ParsedColumns
-from weir.online.codec.hot_structs import entities_struct, features_struct
+from weir.online.codec.hot_structs import bounded, entities_struct, features_struct
 from weir.online.codec.judge import computed
 from weir.online.codec.shapes import ScoredShape, prediction_form
 from weir.online.codec.wire import Count, Feature, Prediction
 
 __all__ = ["ScoredShape", "TaskScored", "decode_scored"]
+
+_VALUE: Any = bounded(Feature) | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +89,17 @@ def _decoder(shapes: tuple[tuple[str, ScoredShape], ...]) -> TaskDecoder:
     for task, shape in shapes:
         fields[task] = {
             "features": (features_struct(shape.features),),
-            "model_version": (Count,),
+            "model_version": (bounded(Count),),
             "entities": (entities_struct(shape.entities) | None, None),
             "masks": _values(shape.masks),
-            "watched": (tuple[Feature | None, ...] | None, None),
+            "watched": (tuple[_VALUE, ...] | None, None),
         }
     return TaskDecoder(Prediction, fields)
 
 
 def _values(width: int) -> tuple[Any, ...]:
     """The type of ``width`` values, which may be absent where there are none."""
-    values: Any = Annotated[tuple[Feature | None, ...], Meta(min_length=width, max_length=width)]
+    values: Any = Annotated[tuple[_VALUE, ...], Meta(min_length=width, max_length=width)]
     return (values,) if width else (values | None, None)
 
 

@@ -1,9 +1,8 @@
 """Wire format v1: the contract. What each JSON record on each topic may hold, as frozen pydantic models.
 
 These models are what people read, what the API and the JSON Schemas come from and what explains a rejected record
-(``weir.online.codec.why_invalid``). Each field's annotation also carries ``msgspec.Meta`` with the same bounds, from
-which ``weir.online.codec.hot_structs`` generates the types that decode batches; pydantic ignores that part. Nothing
-here knows topics.
+(``weir.online.codec.why_invalid``). From their fields and bounds ``weir.online.codec.hot_structs`` generates the types
+that decode batches. Nothing here knows topics.
 
 Unknown fields are ignored, so that a later producer can add some.
 """
@@ -74,12 +73,8 @@ def parse_time(value: object) -> object:
     return value
 
 
-Version = Annotated[int, Field(ge=VERSION, le=VERSION), Meta(ge=VERSION, le=VERSION)]
-Id = Annotated[
-    str,
-    Field(min_length=1, max_length=ID_CHARS, pattern=PRINTABLE),
-    Meta(min_length=1, max_length=ID_CHARS),
-]
+Version = Annotated[int, Field(ge=VERSION, le=VERSION)]
+Id = Annotated[str, Field(min_length=1, max_length=ID_CHARS, pattern=PRINTABLE)]
 
 
 def _known(value: str, info: ValidationInfo) -> str:
@@ -90,32 +85,24 @@ def _known(value: str, info: ValidationInfo) -> str:
 
 KnownId = Annotated[Id, AfterValidator(_known)]
 """An id that cannot be missing. Of a row of a table, validated with a context, the reader of the table decides that."""
-MadeId = Annotated[
-    str,
-    Field(min_length=1, max_length=MADE_ID_CHARS, pattern=PRINTABLE),
-    Meta(min_length=1, max_length=MADE_ID_CHARS),
-]
+MadeId = Annotated[str, Field(min_length=1, max_length=MADE_ID_CHARS, pattern=PRINTABLE)]
 """An id Weir makes of others: ``<task>:<entity>:<event>`` of an alert, ``<entity>@<time>`` of timers."""
-Word = Annotated[
-    str,
-    Field(min_length=1, max_length=WORD_CHARS, pattern=PRINTABLE),
-    Meta(min_length=1, max_length=WORD_CHARS),
-]
-Text = Annotated[str, Field(max_length=TEXT_CHARS, pattern=PRINTABLE), Meta(max_length=TEXT_CHARS)]
-LongText = Annotated[str, Field(max_length=REASON_CHARS), Meta(max_length=REASON_CHARS)]
-Finite = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX)]
-Number = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX), LimitMark("number")]
+Word = Annotated[str, Field(min_length=1, max_length=WORD_CHARS, pattern=PRINTABLE)]
+Text = Annotated[str, Field(max_length=TEXT_CHARS, pattern=PRINTABLE)]
+LongText = Annotated[str, Field(max_length=REASON_CHARS)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False), LimitMark("number")]
 """What a producer measured."""
-Amount = Annotated[float, Field(allow_inf_nan=False), Meta(ge=-FINITE_MAX, le=FINITE_MAX), LimitMark("amount")]
+Amount = Annotated[float, Field(allow_inf_nan=False), LimitMark("amount")]
 """Money; negative where it goes back, as in a refund."""
-Feature = Annotated[float, Field(ge=-FEATURE_MAX, le=FEATURE_MAX), Meta(ge=-FEATURE_MAX, le=FEATURE_MAX)]
+Feature = Annotated[float, Field(ge=-FEATURE_MAX, le=FEATURE_MAX)]
 """What Weir computed. Its bound is fixed: replicas that fold the same log must agree, whatever their settings."""
-Weight = Annotated[float, Field(gt=0, le=1e12), Meta(gt=0, le=1e12), LimitMark("weight")]
+Weight = Annotated[float, Field(gt=0, le=1e12), LimitMark("weight")]
 _EXAMPLE_WEIGHT_MAX = WEIGHT_MAX / NEGATIVE_RATE_MIN
-ExampleWeight = Annotated[float, Field(gt=0, le=_EXAMPLE_WEIGHT_MAX), Meta(gt=0, le=_EXAMPLE_WEIGHT_MAX)]
-Score = Annotated[float, Field(ge=0, le=1), Meta(ge=0, le=1)]
-Bit = Annotated[int, Field(ge=0, le=1), Meta(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0, le=INT_MAX), Meta(ge=0, le=INT_MAX)]
+ExampleWeight = Annotated[float, Field(gt=0, le=_EXAMPLE_WEIGHT_MAX)]
+Score = Annotated[float, Field(ge=0, le=1)]
+Bit = Annotated[int, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=INT_MAX)]
 Timestamp = Annotated[
     float,
     BeforeValidator(parse_time),
@@ -129,13 +116,11 @@ Timestamp = Annotated[
         }
     ),
 ]
-Properties = Annotated[
-    dict[Id, Number | Text | bool], Field(max_length=PROPERTIES_MAX), Meta(max_length=PROPERTIES_MAX)
-]
-Metrics = Annotated[dict[Id, Number | None], Field(max_length=METRICS_MAX), Meta(max_length=METRICS_MAX)]
-Features = Annotated[dict[Id, Feature], Field(max_length=FEATURES_MAX), Meta(max_length=FEATURES_MAX)]
-Ids = Annotated[dict[Id, Id], Field(max_length=PROPERTIES_MAX), Meta(max_length=PROPERTIES_MAX)]
-Values = Annotated[tuple[Feature | None, ...], Field(strict=False, max_length=VALUES_MAX), Meta(max_length=VALUES_MAX)]
+Properties = Annotated[dict[Id, Number | Text | bool], Field(max_length=PROPERTIES_MAX)]
+Metrics = Annotated[dict[Id, Number | None], Field(max_length=METRICS_MAX)]
+Features = Annotated[dict[Id, Feature], Field(max_length=FEATURES_MAX)]
+Ids = Annotated[dict[Id, Id], Field(max_length=PROPERTIES_MAX)]
+Values = Annotated[tuple[Feature | None, ...], Field(strict=False, max_length=VALUES_MAX)]
 """Numbers whose meaning their place says; null where missing."""
 
 
@@ -273,7 +258,6 @@ class ExampleQuarantine(WireModel):
     quarantine: Annotated[
         tuple[Count, ...],
         Field(strict=False, min_length=2, max_length=QUARANTINE_MAX),
-        Meta(min_length=2, max_length=QUARANTINE_MAX),
     ]
     """Offsets of the topic before this record: where each range starts and where it ends, in order."""
     by: Id
