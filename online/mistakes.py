@@ -306,7 +306,8 @@ def _text(node: dict[str, Any], given: Any) -> str:
         return "a time with its offset, as 2024-03-01T12:00:00Z"
     least, most, pattern = node.get("minLength"), node.get("maxLength"), node.get("pattern")
     plain = int(given) if isinstance(given, float) and given.is_integer() else given
-    bare = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < _HUGE
+    huge = _HUGE if isinstance(given, float) else 10**32  # whole numbers have all their digits
+    bare = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < huge
     quotes = f' in quotes, as "{plain}"' if bare else ""
     quotes += f" (it has {len(given):,})" if most and isinstance(given, str) and len(given) > most else ""
     if pattern is not None and isinstance(given, str) and given and len(given) <= (most or len(given)):

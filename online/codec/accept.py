@@ -24,10 +24,11 @@ from weir.online.codec.hot_structs import decoders, ids_of, list_of, struct_of, 
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
 from weir.online.codec.scan import find_suspects
 from weir.online.codec.why_invalid import explain, explain_row, finite
-from weir.online.codec.wire import FINITE_MAX, MISSING_IDS, TS_MAX, TS_MIN, WireModel
+from weir.online.codec.wire import FINITE_MAX, INVISIBLE, MISSING_IDS, TS_MAX, TS_MIN, WireModel
 from weir.online.errors import UNREADABLE
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NO_ID = re.compile(f"{_UNPRINTABLE.pattern}|[{INVISIBLE}]")
 _FLOAT = frozenset({float})
 
 
@@ -97,7 +98,7 @@ def accept_rows(model: type[WireModel], rows: Sequence[dict[str, Any]]) -> Accep
             )
 
         structs = list(map(one, range(len(rows))))
-    for i in _unprintable(structs):
+    for i in _unprintable(structs, ids_of(model)):
         structs[i] = None
         why.reject(i, "a text holds a control character or half a surrogate pair")
     return _split(model, structs, why)
@@ -186,8 +187,8 @@ def _split(model: type[WireModel], structs: list[Any], why: _Why, known: Sequenc
         fits &= in_range(other)
     for name in known:
         ids = list(map(attrgetter(name), structs))
-        if not MISSING_IDS.isdisjoint(ids):
-            fits &= np.array([each not in MISSING_IDS for each in ids], np.bool_)
+        if not MISSING_IDS.isdisjoint(ids) or not "".join(ids).isascii():
+            fits &= np.array([each not in MISSING_IDS and not _NO_ID.search(each) for each in ids], np.bool_)
     if not fits.all():
         for i in index[~fits].tolist():
             why.reject(i, f"ts: outside {TS_MIN:.0f} to {TS_MAX:.0f}")
@@ -208,7 +209,7 @@ def in_range(ts: FloatVector) -> BoolVector:
     return (ts >= TS_MIN) & (ts <= TS_MAX)
 
 
-def _unprintable(structs: list[Any]) -> list[int]:
+def _unprintable(structs: list[Any], ids: Sequence[str]) -> list[int]:
     """Positions of converted rows with a text that JSON cannot carry or the contract does not allow."""
     found: set[int] = set()
     kept = [i for i, struct in enumerate(structs) if struct is not None]
@@ -221,7 +222,8 @@ def _unprintable(structs: list[Any]) -> list[int]:
         elif str not in kinds:
             continue
         if not "".join(filter(None, values)).isprintable():  # quick, and stricter than the contract
-            found.update(i for i, value in zip(kept, values, strict=True) if value and _UNPRINTABLE.search(value))
+            odd = _NO_ID if name in ids else _UNPRINTABLE
+            found.update(i for i, value in zip(kept, values, strict=True) if value and odd.search(value))
     return sorted(found)
 
 

@@ -18,17 +18,6 @@ from weir.online.codec.columns import ColumnRequest, bare, event_columns
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
 from weir.online.codec.wire import DeviceEvent, Label, UserEvent, WireModel
 
-__all__ = [
-    "ColumnRequest",
-    "DecodedEvents",
-    "DecodedLabels",
-    "Reject",
-    "decode_device_events",
-    "decode_labels",
-    "decode_user_events",
-    "events_from_rows",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class DecodedEvents:

@@ -1,31 +1,80 @@
-"""What a refused record is, where another program's format is recognised: compressed, framed, wrapped, encoded twice.
+"""What a refused record or file is, where another program's format is recognised: compressed, framed, wrapped, encoded.
 
-For the words of a dead letter only: nothing here decides whether a record is valid, and nothing here raises.
+For the words of a dead letter or of a refused file only: nothing here decides whether a record is valid, and nothing
+here raises. A new format is a line in one of the tables.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from weir.online.mistakes import name_of, near, shown
 
-_PACKED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"\x82SNAPPY": "snappy"}
+_UNPACK: Final = "unpack it, and give the files"
+_MAGIC: Final = (
+    (rb"\x1f\x8b", "gzip data", _UNPACK),
+    (rb"\(\xb5/\xfd|\x04\"M\x18|\x82SNAPPY|\xff\x06..sNaP|BZh|\xfd7z", "zstd, lz4, snappy, bzip2 or xz data", _UNPACK),
+    (rb"PK\x03\x04(?s:.{,999}?)(?:xl/|\[Content|mimetype)|\xd0\xcf\x11", "a spreadsheet", "export the sheet as CSV"),
+    (rb"PK\x03\x04|7z\xbc\xaf|Rar!|(?s:.{257})ustar", "an archive (zip, 7z, rar, tar)", _UNPACK),
+    (rb"Obj\x01|\xc3\x01", "Avro", "export it as CSV or Parquet"),
+    (rb"SQLite f|\x89HDF|\x93NUMPY|ORC[^ -~\s]", "a file of SQLite, HDF5, NumPy or ORC", "export it as CSV or Parquet"),
+    (rb"\x80[\x02-\x05]|\xac\xed\x00\x05", "a pickle of Python or Java", "export it as CSV or Parquet"),
+    (rb"<[?!]|<[A-Za-z][^<>,;\t]*>(?![,;\t])", "XML or HTML", "a login page, perhaps; else export it as CSV"),
+)
+"""First bytes, what begins with them, and the remedy where it is a file."""
 _TEXT: Final = (
     (r"\{[^\n]*\}\s*\n\s*\{", "several JSON objects in one record (NDJSON)", "send each as a record of its own"),
     (r"\{\s*'|\{.*:\s*(?:None|True|False)\b", "a Python dict as text", "use json.dumps, not str or repr"),
+    (r'\{\s*\\+"', "JSON with a backslash before each quote (encoded twice)", "send it encoded once"),
     (r"\{\s*[A-Za-z_]\w*\s*[:=]", "keys without quotes (JavaScript, Java)", "write keys in double quotes"),
     (r"\{(?s:.)*,\s*[}\]]", "a comma before a closing bracket", "leave it out"),
     (
-        r"[^{}\[\]\n]*[,;\t][^{}\[\]]*$",
+        r"[^{}\[\]\n]*(?:[,;\t|]|\s\d{9,})[^{}\[\]]*$",
         "a line of a table or protocol (CSV, InfluxDB)",
         "write one JSON object a record",
     ),
+    (r"(?:---\s+)?[\w.-]+\s*[:=]", "names and values without braces (YAML, a form, logfmt)", "send one JSON object"),
 )
-_SYNONYMS: Final = {"ts": ("timestamp", "@timestamp", "time"), "user_id": ("customer_id", "account_id")}
+_ENVELOPES: Final = (
+    ({"before", "after", "op"}, "a change event of Debezium", "use its transform ExtractNewRecordState"),
+    ({"database", "table", "data"}, "a change event of Maxwell or Canal", ""),
+    ({"specversion"}, "a structured CloudEvent", "use its binary mode"),
+    ({"schema", "payload"}, "JSON with its schema, of Kafka Connect", "set value.converter.schemas.enable=false"),
+    ({"TopicArn", "Message"}, "a notification of SNS", "turn on raw message delivery"),
+    ({"message", "subscription"}, "a push message of Pub/Sub", ""),
+    ({"Records"}, "a batch of an AWS service", ""),
+    ({"detail-type", "detail"}, "an event of EventBridge", ""),
+    ({"fields", "tags"}, "a metric of Telegraf", "rename its fields to metrics"),
+    ({"resourceMetrics"}, "metrics of OpenTelemetry", ""),
+    ({"@timestamp", "@version"}, "an event of Logstash", ""),
+)
+"""Keys that all are there, what has them, and what the sender can set."""
+_SYNONYMS: Final[dict[str, str]] = {
+    "v": "version schemaversion",
+    "ts": "timestamp @timestamp time eventtime createdat occurredat date datetime unix epoch",
+    "event_id": "id uuid messageid transactionid txid",
+    "user_id": "customerid customer accountid memberid clientid",
+    "device_id": "sensorid sensor id mac serial",
+    "entity_id": "userid customerid accountid deviceid sensorid user customer",
+    "type": "event eventname action kind name",
+    "metrics": "readings values fields measurements data",
+    "value": "label target y class outcome",
+}
+"""Other names, without ``_`` and case; a label's may also begin with ``is_``."""
 _KEYS: Final = 64
+
+
+def magic(head: bytes) -> tuple[str, str] | None:
+    r"""What begins with these bytes, and the remedy where it is a file.
+
+    >>> magic(b"Rar!\x1a\x07")
+    ('an archive (zip, 7z, rar, tar)', 'unpack it, and give the files')
+    """
+    return next(((what, remedy) for mark, what, remedy in _MAGIC if re.match(mark, head)), None)
 
 
 def recognise_bytes(raw: bytes) -> str | None:
@@ -36,11 +85,11 @@ def recognise_bytes(raw: bytes) -> str | None:
     >>> recognise_bytes(b"{'v': 1}")
     'a Python dict as text; use json.dumps, not str or repr'
     """
-    for magic, codec in _PACKED.items():
-        if raw.startswith(magic):
-            return f"{codec} data; send JSON text; the producer's compression.type compresses better"
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b'{\0"' in raw[:4] or raw[:3] == b"\0{\0":
-        return "the text is in UTF-16; write UTF-8"
+    if found := magic(raw):
+        packed = found[0].endswith(" data")
+        return f"{found[0]}; send JSON text" + ("; the producer's compression.type compresses better" if packed else "")
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b'{\0"' in raw[:4] or raw[:3] == b"\0{\0" or raw[:4] == b"\0\0\0{":
+        return "the text is in UTF-16 or UTF-32; write UTF-8"
     if raw[:1] == b"\0" and len(raw) > 5:
         after = "JSON" if raw[5:].lstrip()[:1] in (b"{", b"[") else "Avro or Protobuf"
         number = int.from_bytes(raw[1:5], "big")
@@ -49,18 +98,21 @@ def recognise_bytes(raw: bytes) -> str | None:
         head = raw.decode().strip()[:512]
     except UnicodeDecodeError as error:
         letter = f"which is {raw[error.start : error.end].decode('cp1252', 'replace')!r} in Latin-1 or Windows-1252"
-        text = raw.lstrip()[:1] == b"{" and b"\0" not in raw
-        if not text:
-            return "binary data, as of Avro, Protobuf or MessagePack; send JSON text"
-        return f"byte 0x{raw[error.start]:02x} at position {error.start}, {letter}; write UTF-8"
+        if raw.lstrip()[:1] == b"{" and b"\0" not in raw:
+            return f"byte 0x{raw[error.start]:02x} at position {error.start}, {letter}; write UTF-8"
+        head = "\0"
+    if head[:1] != "{" and re.search(r"[\0-\x08\x0e-\x1f]", head):
+        return "binary data, as of Avro, Protobuf or MessagePack; send JSON text"
+    if _parsed(head if len(raw) <= 512 else raw.decode()) is not None:
+        return "base64 text; send the JSON that is in it"
     return next((f"{what}; {remedy}" for pattern, what, remedy in _TEXT if re.match(pattern, head)), None)
 
 
 def recognise_value(value: Any, fields: Collection[str]) -> str | None:
     """What JSON that is not one event is; ``fields`` are those that an event must have.
 
-    >>> recognise_value({"schema": {}, "payload": {"v": 1, "user_id": "u"}}, ["v", "user_id"])
-    'the record is inside payload; send that object alone'
+    >>> recognise_value({"data": {"v": 1, "user_id": "u"}}, ["v", "user_id"])
+    'the record is inside data; send that object alone'
     """
     if isinstance(value, list):
         return f"a JSON array of {len(value):,} items; send each as a record of its own"
@@ -70,35 +122,52 @@ def recognise_value(value: Any, fields: Collection[str]) -> str | None:
         return f"{how}; send one JSON object" + (", encoded once" if twice else "")
     if not isinstance(value, Mapping):
         return f"{shown(value)}, not a JSON object; send an object with {', '.join(fields)}"
-    if any(field in value for field in fields if field not in ("v", "type", "ts")):
+    if any(field in value for field in fields if field not in ("v", "type", "ts", "metrics")):
         return None
-    return (path := _inside(value, fields)) and f"the record is inside {path}; send that object alone"
+    path = _inside(value, fields)
+    inside = f"the record is inside {path}; send that object alone" if path else None
+    for keys, what, remedy in _ENVELOPES:
+        if keys <= value.keys():
+            told = f"{what}; {inside or 'send one object with ' + ', '.join(fields)}"
+            return told + (f", or {remedy}" if remedy else "")
+    return inside
 
 
 def other_name(field: str, document: Any, known: Collection[str]) -> str:
     """Under which name ``document`` may hold what it should hold as ``field``."""
     others = [str(key) for key in list(document)[:_KEYS] if key not in known] if isinstance(document, Mapping) else []
-    like = near(field, others) or [name for name in _SYNONYMS.get(field, ()) if name in others]
+    bare, names = {key.lower().replace("_", ""): key for key in others}, _SYNONYMS.get(field, "").split()
+    like = [bare[name] for name in names if name in bare] or list(near(field, others))
+    like = like or [key for key in others if field == "value" and key.startswith("is_")]
     return f"; rename {name_of(like[0])!r}, if that is it" if like else ""
 
 
 def _inside(value: Mapping[Any, Any], fields: Collection[str], depth: int = 3) -> str | None:
     """The path of the object inside ``value`` that has most of ``fields``, itself or as JSON in a text."""
-    for key, held in list(value.items())[:_KEYS]:
+    for key, held in _members(value):
         inner = _parsed(held) if isinstance(held, str) else held
         if not isinstance(inner, Mapping):
             continue
         if sum(field in inner for field in fields) > len(fields) // 2:
-            return name_of(key) + (" (as a text)" if inner is not held else "")
+            return key + (" (as a text)" if inner is not held else "")
         deeper = _inside(inner, fields, depth - 1) if depth else None
         if deeper is not None:
-            return f"{name_of(key)}.{deeper}"
+            return f"{key}.{deeper}"
     return None
 
 
+def _members(value: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Keys and what they hold; of a list its first item."""
+    for key, held in list(value.items())[:_KEYS]:
+        is_list = isinstance(held, list) and held
+        yield name_of(key) + ("[0]" if is_list else ""), held[0] if is_list else held
+
+
 def _parsed(text: str) -> Any:
-    """The JSON object or array that a text holds, or None."""
+    """The JSON object or array that a text holds, itself or in base64, or None."""
     try:
+        if text.lstrip()[:1] not in ("{", "["):
+            text = base64.b64decode(text + "=" * (-len(text) % 4)).decode()
         return json.loads(text) if text.lstrip()[:1] in ("{", "[") else None
     except (ValueError, RecursionError):
         return None

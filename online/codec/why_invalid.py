@@ -135,6 +135,8 @@ def _field(model: type[WireModel], mistake: Mistake, document: Any) -> str:
             words += "; or leave it out"
         elif name == "value":
             words += "; send no label where it is not known"
+    if isinstance(given, dict) and len(given) == 1 and "give an object" not in words:
+        words += f"; send alone what its {name_of(*given)} holds"
     return f"{name}: {words}"
 
 

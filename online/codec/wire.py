@@ -37,11 +37,22 @@ MADE_ID_CHARS = 256
 PROPERTIES_MAX, METRICS_MAX, FEATURES_MAX, VALUES_MAX = 64, 256, 1_024, 1_024
 QUARANTINE_MAX = 20_000
 
-MISSING = frozenset(["", "null", "none", "nil", "nan", "na", "n/a", "#n/a", "(null)", "<null>", "undefined"])
+MISSING = frozenset([
+    "", "null", "none", "nil", "nan", "na", "n/a", "#n/a", "(null)", "<null>", "undefined", "-", "--", "---", "?", ".",
+    "missing", "(missing)", "(blank)", "(empty)", "(none)", "<none>", "not set", "(not set)", "unset", "n.a.", "n. a.",
+    "n.d.", "n/d", "n\\a", "k.a.", "not available", "no data", "\u2013", "\u2014", "\u2026", "{}", "[]", "''", '""',
+    "[object object]", "00000000-0000-0000-0000-000000000000",
+])  # fmt: skip
 """Words for what is missing, in lower case and without blanks."""
-MISSING_IDS = frozenset(f(word) for word in MISSING for f in (str, str.upper, str.capitalize)) | {" ", "NaN"}
+MISSING_IDS = frozenset(f(word) for word in MISSING for f in (str, str.upper, str.capitalize, str.title)) | {
+    "NaN", "[object Object]", *(" " * n for n in range(ID_CHARS)),
+}  # fmt: skip
 """No ids, or all who have none would be one entity, and all their events one event."""
 
+INVISIBLE = "\u00ad\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+"""Characters that nobody sees or that turn the direction of a text. An id with one looks like another id and is not:
+one entity would be two, so a record with such an id is refused. The joiners U+200C and U+200D belong to words of some
+scripts and are allowed; in other texts all of them are."""
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 """No control characters (C0, DEL, C1): ids end up in logs, terminals and store keys."""
 
@@ -80,11 +91,14 @@ Id = Annotated[str, Field(min_length=1, max_length=ID_CHARS, pattern=PRINTABLE)]
 def _known(value: str, info: ValidationInfo) -> str:
     if value in MISSING_IDS and info.context is None:
         raise ValueError(f"got {value!r}, a word for a missing id; give the id, or send no record")
+    if hidden := next((f"U+{ord(c):04X}" for c in value if c in INVISIBLE), None):
+        raise ValueError(f"got {value!r}, which holds {hidden}, a character that is not seen; leave it out")
     return value
 
 
 KnownId = Annotated[Id, AfterValidator(_known)]
-"""An id that cannot be missing. Of a row of a table, validated with a context, the reader of the table decides that."""
+"""An id that is known and can be told from others. Of a row of a table, validated with a context, the reader of the
+table decides what is missing."""
 MadeId = Annotated[str, Field(min_length=1, max_length=MADE_ID_CHARS, pattern=PRINTABLE)]
 """An id Weir makes of others: ``<task>:<entity>:<event>`` of an alert, ``<entity>@<time>`` of timers."""
 Word = Annotated[str, Field(min_length=1, max_length=WORD_CHARS, pattern=PRINTABLE)]

@@ -16,11 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weir.online.batch import BoolVector, EventBatch, FloatVector, IntVector
+from weir.online.codec.accept import Reject
 from weir.online.codec.columns import ColumnRequest
-from weir.online.codec.decode import Reject, events_from_rows
+from weir.online.codec.decode import events_from_rows
 from weir.online.codec.wire import VERSION, DeviceEvent, UserEvent, WireModel
 from weir.online.task.spec import SourceSpec, TaskSpec
 from weir.streams.backtest.tables import (
+    BLANK,
     MISSING,
     MISSING_TEXTS,
     Cells,
@@ -210,7 +212,7 @@ class FileSource:
             value = self._table.column(column)[row].as_py()
             what = f"{value if value is None else str(value)!r} in column {column!r}"
             reason = f"{reason} ({what if name == 'ts' else f'column {column!r}'})"
-            if value is None or str(value).strip().lower() in {"", *self._missing}:
+            if value is None or str(value).strip(BLANK).lower() in {"", *self._missing}:
                 reason = f"{name}: missing ({what})"
             elif name == "ts" and np.isnan(self._ts[row]):
                 reason = (

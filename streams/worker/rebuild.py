@@ -23,7 +23,7 @@ from typing import Any, Final
 from faust.types import TP
 
 from weir.online.batch import IntVector
-from weir.online.codec.decode import ColumnRequest
+from weir.online.codec.columns import ColumnRequest
 from weir.online.task.spec import STREAM_KEYS, TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weir.online.codec.columns import ColumnRequest
 from weir.online.codec.decode import (
-    ColumnRequest,
     DecodedEvents,
     decode_device_events,
     decode_labels,
@@ -48,7 +48,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "the record is empty"),
     "spaces": (b" \n", "the record is empty"),
     "byte order mark": (b"\xef\xbb\xbf" + GOOD, "byte order mark"),
-    "utf-16": (GOOD.decode().encode("utf-16"), "not UTF-8: the text is in UTF-16; write UTF-8"),
+    "utf-16": (GOOD.decode().encode("utf-16"), "not UTF-8: the text is in UTF-16 or UTF-32; write UTF-8"),
     "invalid utf-8": (encoded(user_id="@").replace(b"@", b"\xff"), "not UTF-8: byte 0xff"),
     "invalid utf-8 in an unknown field": (encoded(zz="@").replace(b"@", b"\xc3"), "not UTF-8: byte 0xc3"),
     "not json": (b"hello", "not JSON"),
@@ -182,7 +182,10 @@ texts = st.one_of(
     st.text(max_size=70),
 )
 scalars = st.one_of(st.none(), st.booleans(), numbers, texts)
-keys = st.one_of(st.sampled_from(["a", "items", "note", "", "x" * 64, "x" * 65, "a\nb", "é"]), st.text(max_size=8))
+keys = st.one_of(
+    st.sampled_from(["a", "items", "note", "", "x" * 64, "x" * 65, "a\nb", "é", "a\u200bb", "\u00ad", "a\u2066"]),
+    st.text(max_size=8),
+)
 values = st.one_of(scalars, st.lists(scalars, max_size=2), st.dictionaries(keys, scalars, max_size=4))
 likely = {
     "v": st.just(1),
@@ -195,7 +198,10 @@ likely = {
 
 
 def records(model: type[UserEvent] | type[DeviceEvent]) -> st.SearchStrategy[dict[str, Any]]:
-    good = {name: likely.get(name, st.text("abc-é ", min_size=1, max_size=32)) for name in [*model.model_fields, "zz"]}
+    good = {
+        name: likely.get(name, st.text("abc-é \u200b\u2019", min_size=1, max_size=32))
+        for name in [*model.model_fields, "zz"]
+    }
     field = {name: st.one_of(strategy, strategy, strategy, strategy, values) for name, strategy in good.items()}
     required = {name: field[name] for name, info in model.model_fields.items() if info.is_required()}
     optional = {name: strategy for name, strategy in field.items() if name not in required}

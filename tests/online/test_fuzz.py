@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from weir.online.batch import PredictionBatch, ScoredBatch
-from weir.online.codec.decode import ColumnRequest, DecodedEvents, decode_device_events, decode_user_events
+from weir.online.codec.columns import ColumnRequest
+from weir.online.codec.decode import DecodedEvents, decode_device_events, decode_user_events
 from weir.online.codec.encode import encode_scored
 from weir.online.codec.predictions import ScoredShape, decode_scored
 from weir.online.codec.why_invalid import explain

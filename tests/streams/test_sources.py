@@ -292,7 +292,7 @@ def test_without_a_time_column_rows_are_an_interval_apart(tmp_path: Path) -> Non
     ("name", "content", "message"),
     [
         (None, b"", r"no such file: .*gone.csv"),
-        ("x.xlsx", b"PK\3\4", r"x.xlsx is an Excel or zip file; export the sheet as CSV"),
+        ("x.xlsx", b"PK\3\4", r"x.xlsx is an archive \(zip, 7z, rar, tar\); unpack it"),
         ("x.csv", b"", r"x.csv: cannot be read: it is empty; give CSV"),
         ("x.jsonl", b"", r"x.jsonl: cannot be read: "),
         ("x.parquet", b"", r"x.parquet: cannot be read: "),

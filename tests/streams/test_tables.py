@@ -114,6 +114,28 @@ FILES: dict[str, Callable[[], bytes]] = {
     "latin-1": lambda: text_of([[*row, "é"] for row in ROWS], names=(*NAMES, "naïf")).encode("latin-1"),
     "gzip": lambda: gzip.compress(text_of(ROWS).encode()),
     "zstd": lambda: pa.compress(text_of(ROWS).encode(), "zstd", asbytes=True),
+    "ctrl-a": lambda: text_of(ROWS, "\x01").encode(),
+    "tildes": lambda: text_of(ROWS, "~").encode(),
+    "a title": lambda: ("Payments of January\n\n" + text_of(ROWS)).encode(),
+    "two marks of a start": lambda: ("\ufeff\ufeff" + text_of(ROWS)).encode(),
+    "invisible": lambda: text_of(
+        changed(who=lambda v: f"\u200b{v}\ufeff", bad=lambda v: f"{v}\u200e"), names=("id", "\u200bat", *NAMES[2:])
+    ).encode(),
+    "blanks before quotes": lambda: b"\n".join(
+        b", ".join(b'"%b"' % c.encode() for c in row) for row in [list(NAMES), *ROWS]
+    ),
+    "json, commas at the ends": lambda: "".join(
+        f"{json.dumps(dict(zip(NAMES, row, strict=True)))},\n" for row in ROWS
+    ).encode(),
+    "json as text": lambda: "".join(
+        json.dumps(json.dumps(dict(zip(NAMES, row, strict=True)))) + "\n" for row in ROWS
+    ).encode(),
+    "json sequence": lambda: "".join(
+        f"\x1e{json.dumps(dict(zip(NAMES, row, strict=True)))}\n" for row in ROWS
+    ).encode(),
+    "latin-1 json": lambda: "".join(
+        json.dumps(dict(zip(NAMES, row, strict=True)) | {"n": "é"}, ensure_ascii=False) + "\n" for row in ROWS
+    ).encode("latin-1"),
     "json": lambda: json.dumps([dict(zip(NAMES, row, strict=True)) for row in ROWS], indent=1).encode(),
     "json lines": lambda: "".join(json.dumps(dict(zip(NAMES, row, strict=True))) + "\n" for row in ROWS).encode(),
 }
@@ -121,7 +143,8 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_formats_are_found_by_content(tmp_path: Path, plain: list[Any], name: str) -> None:
-    assert events(source(write(tmp_path, FILES[name](), "rows.data"))) == plain
+    ending = "jsonl" if "json as" in name or "sequence" in name else "data"
+    assert events(source(write(tmp_path, FILES[name](), f"rows.{ending}"))) == plain
 
 
 def test_gzip_of_several_members_and_folders(tmp_path: Path, plain: list[Any]) -> None:
@@ -154,6 +177,9 @@ SPELLINGS: dict[str, tuple[str, Callable[[str], str]]] = {
     "TRUE": ("bad", lambda v: "TRUE" if v == "1" else "FALSE"),
     "Yes": ("bad", lambda v: "Yes" if v == "1" else "no "),
     "1.00": ("bad", lambda v: f" {v}.00"),
+    "1,0": ("bad", lambda v: f"{v},0"),
+    "1.": ("bad", lambda v: f"{v}."),
+    "'1'": ("bad", lambda v: f"'{v}'"),
     "t/f": ("bad", lambda v: "t" if v == "1" else "f"),
     "BigQuery": ("at", lambda t: f"{t} UTC"),
     "zulu": ("at", lambda t: t.replace(" ", "T") + ".000000000Z"),
@@ -186,6 +212,10 @@ SPELLINGS: dict[str, tuple[str, Callable[[str], str]]] = {
     "plus": ("basket", lambda v: f"+{v}"),
     "two digits": ("at", lambda t: day_first(".")(t).replace("2026", "26")),
     "american, two digits": ("at", lambda t: am_pm(t).replace("2026", "26")),
+    "zulu, java": ("at", lambda t: f"{t.replace(' ', 'T')}Z[UTC]"),
+    "true minus": ("at", lambda t: f"{t}\u221200:00"),
+    "at": ("at", lambda t: f"January {int(t[8:10])}, 2026 at {t[11:]}"),
+    "weekday": ("at", lambda t: f"Mo {day_first('.')(t)}"),
     "zone by name": ("at", lambda t: f"{t} Etc/UTC"),
     "java": ("at", lambda t: f"{t.replace(' ', 'T')}+00:00[Etc/UTC]"),
     "javascript": ("at", lambda t: f"Mon Jan {t[8:10]} 2026 {t[11:]} GMT+0000 (Coordinated Universal Time)"),
@@ -301,7 +331,7 @@ def test_types_of_parquet_and_arrow(tmp_path: Path, plain: list[Any], kind: str)
     assert events(source(path)) == plain
 
 
-@pytest.mark.parametrize("word", ["NA", "null", "None", "#N/A", "\\N", " n/a ", "<NA>", "(null)", "NaN"])
+@pytest.mark.parametrize("word", ["NA", "null", "None", "#N/A", "\\N", " n/a ", "<NA>", "(null)", "NaN", "[NULL]"])
 def test_words_for_missing_are_the_same_in_every_column(tmp_path: Path, word: str) -> None:
     rows = [list(row) for row in ROWS]
     for at, name in enumerate(("who", "eur", "zone", "basket", "bad")):
@@ -313,6 +343,22 @@ def test_words_for_missing_are_the_same_in_every_column(tmp_path: Path, word: st
     assert (part.batch.texts["zone"][1], bool(part.labelled[3])) == (None, False)
     kept = list(source(write(tmp_path, text_of(rows)), 'missing = ["gone"]\npositive = ["1"]\n').batches(512))
     assert kept[0].batch.entities["user_id"][0] == word.strip()
+
+
+@pytest.mark.parametrize("word", ["(none)", "Not set", "\u2014", "{}", "N/D", "[object Object]", "\u200b", "\u00a0",
+                                  "00000000-0000-0000-0000-000000000000"])  # fmt: skip
+def test_words_that_are_no_id(tmp_path: Path, word: str) -> None:
+    parts = list(source(write(tmp_path, text_of([[*ROWS[0][:2], word, *ROWS[0][3:]], *ROWS[1:]]))).batches(512))
+    assert [r.reason for p in parts for r in p.rejects] == [f"user_id: missing ({word!r} in column 'who')"]
+
+
+def test_an_id_with_a_character_that_is_not_seen_is_refused(tmp_path: Path) -> None:
+    rows = changed(zone=lambda v: f"0\u200b{v[1:]}")
+    rows[3][2] = "00\u200b3"
+    [part] = source(write(tmp_path, text_of(rows))).batches(512)
+    [reject] = part.rejects
+    assert "user_id: got '00\\u200b3', which holds U+200B" in reject.reason
+    assert part.batch.texts["zone"][0] == "0\u200b0", "other texts may hold it"
 
 
 def test_ids_keep_their_digits(tmp_path: Path) -> None:
@@ -336,6 +382,7 @@ ERRORS: dict[str, tuple[list[list[str]], str, str]] = {
     "words": (changed(basket=lambda _: "many"), "", "row 1: column 'basket' is 'many', no number"),
     "units": (changed(basket=lambda v: f"{v} kg" if "3" in v else f"{v} g"), "", "column 'basket' .*units differ"),
     "marks": (changed(basket=lambda v: comma(v) if "3" in v else v), "", "column 'basket' .*the decimal mark differs"),
+    "order after a weekday": (changed(at=lambda t: f"Mo 0{int(t[8:10]) % 9 + 1}/02/2026"), "", "'at' .*set time_"),
     "order": (changed(at=lambda t: f"0{int(t[8:10]) % 9 + 1}/02/2026"), "", "column 'at' .*set time_format in"),
     "excel days": (changed(at=lambda t: f"{46000 + int(t[8:10])}.25"), "", "column 'at' is 460.*a spreadsheet's day"),
     "zone": (changed(at=lambda t: f"{t} EST"), "", "row 1: column 'at' is '2026-01-05 00:00:14 EST': EST names no"),
@@ -404,8 +451,17 @@ def test_lines_that_are_no_objects_are_refused_with_their_number(tmp_path: Path)
         (text_of(ROWS).replace("001", '"001', 1).encode(), r"line 3: a quote is opened and not closed"),
         (text_of(ROWS).replace("003", "00\0003", 1).encode(), "no text, for line 5 holds a NUL byte; give CSV"),
         (text_of(ROWS).encode() + b"\0" * 600, "no text, for line 22 holds a NUL byte"),
-        (b"Obj\1\4\x16avro.schema" + b"\0" * 50, "no text, for line 1 holds a NUL byte"),
-        (b"PK\3\4" + b"\0" * 50, "an Excel or zip file; export the sheet as CSV, or unpack it"),
+        (b"Obj\1\4\x16avro.schema" + b"\0" * 50, " is Avro; export it as CSV or Parquet"),
+        (b"PK\3\4" + b"\0" * 50, r" is an archive \(zip, 7z, rar, tar\); unpack it"),
+        (b"PK\3\4" + b"\x14\0" * 13 + b"xl/workbook.xml", " is a spreadsheet; export the sheet as CSV"),
+        (b"\xd0\xcf\x11\xe0" + b"\0" * 50, " is a spreadsheet; export the sheet as CSV"),
+        (gzip.compress(gzip.compress(text_of(ROWS).encode())), " is gzip data; unpack it"),
+        (b"SQLite format 3\0" + b"\x10\0" * 99, " is a file of SQLite, HDF5, NumPy or ORC; export it"),
+        (b"<!DOCTYPE html>\n<html><title>Sign in</title>", " is XML or HTML; a login page, perhaps"),
+        (text_of(ROWS, names=tuple(map(str.upper, NAMES))).encode(), "Write AT for at, BAD for bad"),
+        (b"id at who eur zone basket bad\n", r"one|set separator in it"),
+        (json.dumps({"data": [dict(zip(NAMES, ROWS[0], strict=True))]}).encode(), r"as by jq -c '\.data\[\]'"),
+        (json.dumps({"n": 1, "payload": dict(zip(NAMES, ROWS[0], strict=True))}).encode(), "Write payload.at for at"),
         (b"PAR1" + b"\0" * 50, "cannot be read: "),
         (b"\n \n", "it is empty; give CSV"),
     ],

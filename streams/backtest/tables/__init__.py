@@ -5,9 +5,9 @@ from weir.streams.backtest.tables.formats import FileTable, read_files
 from weir.streams.backtest.tables.label_words import read_labels
 from weir.streams.backtest.tables.numbers import NumberColumn, read_numbers
 from weir.streams.backtest.tables.opening import contents, files_of, place, readable
-from weir.streams.backtest.tables.texts import MISSING, MISSING_TEXTS, Cells, read_ids
+from weir.streams.backtest.tables.texts import BLANK, MISSING, MISSING_TEXTS, Cells, read_ids
 
 __all__ = [
-    "MISSING", "MISSING_TEXTS", "Cells", "FileTable", "NumberColumn",
+    "BLANK", "MISSING", "MISSING_TEXTS", "Cells", "FileTable", "NumberColumn",
     "contents", "files_of", "place", "read_files", "read_ids", "read_labels", "read_numbers", "read_times", "readable",
 ]  # fmt: skip

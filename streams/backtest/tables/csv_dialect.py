@@ -12,7 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
-SEPARATORS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'"}
+from weir.streams.backtest.tables.texts import BLANK
+
+SEPARATORS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'", "\x01": "Ctrl-A", "~": "'~'", "^": "'^'"}
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -53,7 +55,7 @@ def dialect_of(text: str, wanted: Collection[str], separator: str | None = None)
     >>> dialect_of("sep=;\nid;eur\n1;2,50\n", ()).names
     ['id', 'eur']
     """
-    body, skipped = text.removeprefix("\ufeff"), 0
+    body, skipped = text.lstrip("\ufeff"), 0
     while body:
         line, end, rest = body.partition("\n")
         bare = line.strip().lower()
@@ -62,19 +64,27 @@ def dialect_of(text: str, wanted: Collection[str], separator: str | None = None)
         elif bare and not (bare.startswith("#") and end):
             break
         body, skipped = rest, skipped + bool(end)
+    titles = _title_lines(body, wanted)
+    body, skipped = "\n".join(body.split("\n")[titles:]), skipped + titles
     quote = "'" if body.startswith("'") else '"'
     escape = "\\" if f"\\{quote}" in body and quote * 2 not in body.replace(f"\\{quote}", "") else None
     tried = [_rows(body, mark, quote, escape) for mark in ([separator] if separator else SEPARATORS)]
     marks = [separator] if separator else list(SEPARATORS)
     best = max(range(len(marks)), key=lambda i: _fit(tried[i][0], wanted))
     rows, header_lines = tried[best]
-    names = [name.strip() for name in rows[0]] if rows else []
+    names = [name.strip(BLANK) for name in rows[0]] if rows else []
     if rows[1:] and all(len(row) == len(names) + 1 for row in rows[1:]):  # a separator ends each line, or as R below
         names.append("")
     if names and len(rows) > 1 and all(len(r) == len(names) and r[-1].strip() for r in rows[1:]) and not names[-1]:
         names = ["", *names[:-1]]  # R's write.table gives its row names no header
     names = [name or f"column {i + 1}" for i, name in enumerate(names)]
     return CsvDialect(marks[best], quote, escape, names, skipped + header_lines)
+
+
+def _title_lines(body: str, wanted: Collection[str]) -> int:
+    """How many lines stand before the header, such as a title: those before the line that names most of ``wanted``."""
+    named = [sum(name in line for name in wanted) for line in body.split("\n", 30)[:30]]
+    return named.index(max(named)) if not named[0] and 2 * max(named) > len(wanted) else 0
 
 
 def _rows(body: str, separator: str, quote: str, escape: str | None) -> tuple[list[list[str]], int]:
@@ -94,6 +104,6 @@ def _rows(body: str, separator: str, quote: str, escape: str | None) -> tuple[li
 
 def _fit(rows: list[list[str]], wanted: Collection[str]) -> tuple[int, float, int]:
     """How well a separator fits: wanted names in the header, rows as wide as it, and its width."""
-    header = [name.strip() for name in rows[0]] if rows else []
+    header = [name.strip(BLANK) for name in rows[0]] if rows else []
     like = sum(len(row) == len(header) for row in rows) / len(rows) if len(header) > 1 else 0.0
     return len(set(header) & set(wanted)), like, len(header)

@@ -24,19 +24,19 @@ _YEAR_2000, _YEAR_2100 = 946_684_800.0, 4_102_444_800.0
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _DATES = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (
     r"(?P<y>\d{4})([-/.])(?P<m>\d{1,2})\2(?P<d>\d{1,2})",
-    r"(?P<a>\d{1,2})([-/.])(?P<b>\d{1,2})\2(?P<y>\d{4}|\d\d)(?!\d)",
+    r"(?:[^\W\d_]{2,9}\.?,? )?(?P<a>\d{1,2})([-/.])(?P<b>\d{1,2})\2(?P<y>\d{4}|\d\d)(?!\d)",
     r"(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d)",
-    r"(?:[a-z]{3,9}\.?,? )?(?P<d>\d{1,2})(?:st|nd|rd|th)?[-/. ]*(?P<m>[a-z]{3,9})[-/., ]*(?P<y>\d{4}|\d\d)(?!\d)",
+    r"(?:[^\W\d_]{2,9}\.?,? )?(?P<d>\d{1,2})(?:st|nd|rd|th)?[-/. ]*(?P<m>[^\W\d_]{3,9})[-/., ]*(?P<y>\d{4}|\d\d)(?!\d)",
     r"(?:[a-z]{3,9}\.?,? )?(?P<m>[a-z]{3,9})\.? (?P<d>\d{1,2})(?:st|nd|rd|th)?,? (?P<y>\d{4})",
 ))  # fmt: skip
 _CLOCK = re.compile(
-    r"(?:[t ,:-]*(?P<h>\d{1,2})(?:[:.h]?(?P<min>\d\d)(?:[:.]?(?P<s>\d\d)(?:[.,:](?P<f>\d+))?)?)?"
+    r"(?:(?: at )?[t ,:-]*(?P<h>\d{1,2})(?:[:.h]?(?P<min>\d\d)(?:[:.]?(?P<s>\d\d)(?:[.,:](?P<f>\d+))?)?)?"
     r" ?(?:(?P<half>[ap])\.? ?m\.?)?)? ?(?P<zone>\D.*)?",
     re.IGNORECASE,
 )
-_OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d\d?):?(\d\d)?(?: ?[(\[].*)?")
+_OFFSET = re.compile(r"(?:UTC|GMT)?([+\u2212-])(\d\d?):?(\d\d)?(?: ?[(\[].*)?")
 _UNIX_DATE = re.compile(r"(?:[A-Z][a-z]{2} )?([A-Z][a-z]{2} \d{1,2}) ([\d:]+)( [A-Z]+)? (\d{4})")
-_ORDERED = r"^(?P<a>\d{1,2})(?P<mark>[./-])(?P<b>\d{1,2})[./-](?P<y>\d{4}|\d\d)(?:\D|$)"
+_ORDERED = r"^(?:\pL{2,9}\.?,? )?(?P<a>\d{1,2})(?P<mark>[./-])(?P<b>\d{1,2})[./-](?P<y>\d{4}|\d\d)(?:\D|$)"
 _LEFT = pa.scalar(None, pa.string())
 
 
@@ -227,7 +227,7 @@ def _since_midnight(clock: re.Match[str]) -> timedelta:
 def _zoned(moment: datetime, zone: str, time_zone: str) -> tuple[datetime, str]:
     if not zone:
         return moment, time_zone
-    if zone.upper() in ("Z", "UTC", "GMT"):
+    if zone.upper() in ("Z", "UTC", "GMT", "Z[UTC"):
         return moment, "UTC"
     if offset := _OFFSET.fullmatch(zone):
         by = timedelta(hours=int(offset[2]), minutes=int(offset[3] or 0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,16 @@ import pyarrow.ipc as ipc
 import pyarrow.json as pjson
 import pyarrow.parquet as pq
 
+from weir.online.mistakes import name_of, near
 from weir.streams.backtest.tables.csv_dialect import SEPARATORS, dialect_of
 from weir.streams.backtest.tables.opening import HEAD, KINDS, contents, files_of, place, readable
-from weir.streams.backtest.tables.texts import as_text, plain
+from weir.streams.backtest.tables.texts import BLANK, as_text, plain
 from weir.streams.errors import UsageError
+
+_BLANK_THEN_QUOTE = re.compile(rb'([,;\t|]) +"')
+_NO_UTF_8 = "encoding cp1252, for it is no UTF-8"
+_LISTED = 40
+"""Names of columns in a message, at most."""
 
 
 @dataclass(slots=True)
@@ -119,22 +125,22 @@ def _read(path: Path, wanted: _ReadRequest) -> FileTable:
 
 
 def _typed(file: pq.ParquetFile, path: Path, wanted: _ReadRequest) -> FileTable:
-    there = file.schema_arrow.names
-    _check_doubled(path, there, wanted.columns)
+    names = file.schema_arrow.names
+    there = [leaf for each in file.schema_arrow for leaf in _leaves(each.name, each.type)]
     tops = {name.partition(".")[0] for name in wanted.columns} | set(wanted.columns)
-    return _made(file.read([name for name in dict.fromkeys(there) if name in tops]), path, wanted, there)
+    return _made(file.read([name for name in dict.fromkeys(names) if name in tops]), path, wanted, there)
 
 
 def _made(table: pa.Table, path: Path, wanted: _ReadRequest, there: list[str] | None = None) -> FileTable:
     """A table of plain types with the columns that are wanted; ``a.b`` is field b of a struct."""
-    there = there or table.column_names
+    there = there or [leaf for each in table.schema for leaf in _leaves(each.name, each.type)]
     _check_doubled(path, there, wanted.columns)
     columns: dict[str, pa.ChunkedArray] = {}
     for name in wanted.columns:
         top, _, inner = name.partition(".")
-        if name in there:
+        if name in table.column_names:
             columns[name] = plain(table.column(name))
-        elif inner and top in there and pa.types.is_struct(table.schema.field(top).type):
+        elif inner and top in table.column_names and pa.types.is_struct(table.schema.field(top).type):
             try:
                 columns[name] = plain(pc.struct_field(table.column(top), inner.split(".")))
             except (pa.ArrowException, KeyError):
@@ -152,12 +158,36 @@ def _check_doubled(path: Path, there: Sequence[str], wanted: Collection[str]) ->
 def _check_columns(parts: Sequence[FileTable], wanted: Sequence[str], known: Collection[str]) -> None:
     """Every wanted column is in a file; that a file lacks one that others have is told."""
     if gone := [name for name in wanted if name not in known]:
-        files, there = ", ".join(p.files for p in parts), ", ".join(parts[0].there) or "none"
-        why = f"no column {', '.join(gone)}; there are: {there}. Correct [source] in the task file"
-        raise UsageError(f"{files}: {why}")
+        there = [name_of(name) for name in parts[0].there]
+        listed = ", ".join(there[:_LISTED]) + (f" and {len(there) - _LISTED:,} more" if there[_LISTED:] else "")
+        why = f"no column {', '.join(gone)}; there are: {listed or 'none'}. {_meant(gone, parts[0].there)}"
+        raise UsageError(f"{', '.join(p.files for p in parts)}: {why}")
     for part in parts:
         if lacks := [name for name in wanted if name not in part.table.column_names]:
             part.decisions.append(f"{part.files}: no column {', '.join(lacks)}; missing in its rows")
+
+
+def _meant(gone: Sequence[str], there: Sequence[str]) -> str:
+    """What to correct, where ``gone`` are not among the columns ``there``."""
+    inside = {name.rpartition(".")[2]: name for name in there if "." in name}
+    meant = {name: inside.get(name) or next(iter(near(name, there)), None) for name in gone}
+    if lists := [found.partition("[]")[0] for found in meant.values() if found and "[]" in found]:
+        return f"The rows are a list inside {lists[0]}: write one a line, as by jq -c '.{lists[0]}[]'"
+    if likely := [f"{found} for {name}" for name, found in meant.items() if found]:
+        return f"Write {', '.join(likely)} in [source], if that is meant"
+    one = "; if that is several columns, set separator in it" if len(there) == 1 else ""
+    return f"Correct [source] in the task file{one}"
+
+
+def _leaves(name: str, kind: pa.DataType) -> Iterator[str]:
+    """Names of a column as ``[source]`` takes them, of a struct those of its fields; ``[]`` marks a list of structs."""
+    is_list = pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
+    name, kind = (f"{name}[]", kind.value_type) if is_list else (name, kind)
+    if not pa.types.is_struct(kind):
+        yield name
+        return
+    for inner in kind:
+        yield from _leaves(f"{name}.{inner.name}", inner.type)
 
 
 def _mixed(part: FileTable, names: Collection[str]) -> pa.Table:
@@ -168,6 +198,9 @@ def _mixed(part: FileTable, names: Collection[str]) -> pa.Table:
 def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest, encoding: str | None) -> FileTable:
     """A CSV as text, whose ragged rows are handed back with their number."""
     said = [] if encoding in (None, "utf-8") else [encoding.upper()]
+    if _BLANK_THEN_QUOTE.search(head.partition(b"\n")[0]):  # Arrow knows a quote only where a cell begins
+        content = pa.py_buffer(_BLANK_THEN_QUOTE.sub(rb'\1"', content.to_pybytes()))
+        head = content[:HEAD].to_pybytes()
     try:
         head[: max(head.rfind(b"\n"), 0)].decode()  # a name of the header may hold other letters too
         found = _csv_table(content, head, path, wanted)
@@ -176,7 +209,7 @@ def _csv(content: pa.Buffer, head: bytes, path: Path, wanted: _ReadRequest, enco
             raise
         content = pa.py_buffer(content.to_pybytes().decode("cp1252", "replace").encode())
         found = _csv_table(content, content[:HEAD].to_pybytes(), path, wanted)
-        said.append("encoding cp1252, for it is no UTF-8")
+        said.append(_NO_UTF_8)
     separator = found.decisions.pop()
     if separator != ",":
         said.insert(0, f"{SEPARATORS.get(separator, repr(separator))} between columns")
@@ -238,12 +271,18 @@ def _json(content: pa.Buffer, path: Path, wanted: _ReadRequest, *, array: bool) 
     if not array:
         try:
             table = pjson.read_json(pa.BufferReader(content))
-            risky = [n for n in wanted.texts if n in table.column_names and _guessed(table.schema.field(n).type)]
+            table.validate(full=True)  # Arrow does not look whether texts are UTF-8
+            kinds = [each.type for each in table.schema if each.name in wanted.texts]
+            risky = any(pa.types.is_floating(kind) or pa.types.is_temporal(kind) for kind in kinds)  # lost digits
             if not risky and len(set(table.column_names)) == table.num_columns:
                 return _made(table, path, wanted)
         except pa.ArrowException:
             pass  # a line that is no object, or a column of mixed kinds: rows are judged one by one
-    text = content.to_pybytes().decode("utf-8-sig", "replace")
+    said, raw = [], content.to_pybytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text, said = raw.decode("cp1252", "replace"), [f"{path.name}: {_NO_UTF_8}"]
     found = json.loads(text) if array else [_parsed(line) for line in text.split("\n") if line.strip()]
     rows = [row for row in found if isinstance(row, dict)]
     if found and not rows:
@@ -254,19 +293,15 @@ def _json(content: pa.Buffer, path: Path, wanted: _ReadRequest, *, array: bool) 
     made = _made(pa.table(columns) if columns else pa.table({"": pa.nulls(len(rows))}), path, wanted)
     odd = [(i, str(row)) for i, row in enumerate(found) if not isinstance(row, dict)]
     made.lost = [(row - i, f"not a JSON object: {text[:80]!r}") for i, (row, text) in enumerate(odd)]
-    made.sizes = [(path, len(found))]
+    made.sizes, made.decisions = [(path, len(found))], said
     return made
 
 
-def _guessed(kind: pa.DataType) -> bool:
-    """Whether Arrow may have taken digits off a text."""
-    return bool(pa.types.is_floating(kind) or pa.types.is_temporal(kind))
-
-
 def _parsed(line: str) -> Any:
-    """What a line holds, or itself where that is not JSON."""
+    """What a line holds, in a text again or as an item of a list perhaps, or itself where that is not JSON."""
     try:
-        return json.loads(line)
+        held = json.loads(line.strip(BLANK + "\x1e,"))
+        return json.loads(held) if isinstance(held, str) else held
     except (json.JSONDecodeError, RecursionError):
         return line
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from weir.online.batch import IntVector
 from weir.online.task.spec import SourceSpec
-from weir.streams.backtest.tables.texts import Cells, as_text
+from weir.streams.backtest.tables.texts import BLANK, Cells, as_text
 
 TRUE = frozenset({"1", "true", "t", "yes", "y", "positive", "pos", "on", "wahr", "vrai", "ja", "oui"})
 FALSE = frozenset({"0", "-1", "false", "f", "no", "n", "negative", "neg", "off", "falsch", "faux", "nein", "non"})
@@ -79,12 +79,12 @@ def _meanings(distinct: Sequence[str], words: SourceSpec, missing: Collection[st
 def _plain(text: str) -> str:
     """Without blanks and case; numbers by their value.
 
-    >>> _plain(" TRUE "), _plain("1.00"), _plain("-1")
-    ('true', '1', '-1')
+    >>> _plain(" TRUE "), _plain("1.00"), _plain("'1,0'"), _plain("-1")
+    ('true', '1', '1', '-1')
     """
-    low = text.strip().casefold()
+    low = text.strip(BLANK + "'").casefold()
     try:
-        return f"{float(low):.15g}" if low and low[-1].isdigit() else low
+        return f"{float(low.replace(',', '.')):.15g}" if low and (low[-1].isdigit() or low[-1] in ".,") else low
     except ValueError:
         return low
 

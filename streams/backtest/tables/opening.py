@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from weir.online.codec.foreign_formats import magic
 from weir.streams.backtest.tables.csv_dialect import encoding_of
 from weir.streams.errors import UsageError
 
@@ -58,8 +59,8 @@ def contents(path: Path) -> tuple[pa.Buffer, str | None]:
     else:
         content = pa.memory_map(str(path)).read_buffer() if head else pa.py_buffer(b"")
     head = content[:HEAD].to_pybytes()
-    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise UsageError(f"{path} is an Excel or zip file; export the sheet as CSV, or unpack it")
+    if not head.startswith(_BINARY) and (known := magic(head)):
+        raise UsageError(f"{path} is {known[0]}; {known[1]}")
     encoding = None if head.startswith(_BINARY) else encoding_of(head)
     if encoding not in (None, "utf-8"):
         content = pa.py_buffer(content.to_pybytes().decode(encoding).removeprefix("\ufeff").encode())

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from weir.online.codec import wire
 from weir.streams.errors import UsageError
 
 MISSING_TEXTS = frozenset([
@@ -17,10 +18,11 @@ MISSING_TEXTS = frozenset([
     "nat",
 ])  # fmt: skip
 """Words that mean missing in every column, in lower case."""
-MISSING = MISSING_TEXTS | {
-    "-", "--", "---", "?", ".", "undefined", "missing", "(missing)", "(blank)", "n.a.", "n.d.", "k.a.", "not available",
-}  # fmt: skip
+MISSING = MISSING_TEXTS | wire.MISSING
 """Words that mean missing where an id, a number, a time or a label stands; other texts may be such."""
+
+BLANK = "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + wire.INVISIBLE
+"""Characters that are not seen around a value, and do not belong to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def as_text(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
     if pa.types.is_nested(kind):
         inner = kind.field(0).name if pa.types.is_struct(kind) and kind.num_fields else ""
         more = f', or name one of its fields, such as "COLUMN.{inner}"' if inner else ""
-        raise UsageError(f"{what} is a {kind}, no single value; give a column of texts or numbers{more}")
+        raise UsageError(f"{what} is a {str(kind)[:80]}, no single value; give a column of texts or numbers{more}")
     try:
         return pc.cast(column, pa.string())
     except (pa.ArrowException, UnicodeError):
@@ -89,7 +91,8 @@ def as_text(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
 
 def without_missing(column: pa.ChunkedArray, words: Collection[str]) -> pa.ChunkedArray:
     """Texts without blanks around them; those of ``words``, in lower case, are null."""
-    trimmed = pc.utf8_trim_whitespace(column)
+    plain_letters = pc.all(pc.string_is_ascii(column)).as_py() is not False
+    trimmed = pc.utf8_trim_whitespace(column) if plain_letters else pc.utf8_trim(column, BLANK)
     if pc.starts_with(trimmed[:1], pattern='="').to_pylist() == [True]:  # a text as Excel keeps it: ="007"
         trimmed = pc.replace_substring_regex(trimmed, r'^="(.*)"$', r"\1")
     # Only short texts can be such words: the others are not looked at twice.
