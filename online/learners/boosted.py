@@ -14,8 +14,8 @@ Memory: the buffer, ``buffer * (5 F + 24)`` bytes, and ``24 * trees * 2^depth`` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 }
 
 
+@dataclass(eq=False, repr=False)
 class BoostedTrees:
     """Online gradient-boosted trees for the logistic loss.
 
@@ -82,34 +83,28 @@ class BoostedTrees:
     [0, 1]
     """
 
-    kind = "boosted"
+    features: tuple[str, ...]
+    _: KW_ONLY
+    trees: int = 64
+    depth: int = 5
+    learning_rate: float = 0.15
+    every: int = 250
+    buffer: int = 65_536
+    bins: int = 128
+    l2: float = 5.0
+    min_hessian: float = 5.0
+    row_share: float = 0.5
+    column_share: float = 0.8
+    seed: int = 0
+    kind: ClassVar[str] = "boosted"
 
-    def __init__(
-        self,
-        features: Sequence[str],
-        *,
-        trees: int = 64,
-        depth: int = 5,
-        learning_rate: float = 0.15,
-        every: int = 250,
-        buffer: int = 65_536,
-        bins: int = 128,
-        l2: float = 5.0,
-        min_hessian: float = 5.0,
-        row_share: float = 0.5,
-        column_share: float = 0.8,
-        seed: int = 0,
-    ) -> None:
-        self.features = tuple(features)
-        self.trees, self.depth, self.learning_rate = trees, depth, learning_rate
-        self.every, self.buffer, self.bins = every, buffer, bins
-        self.l2, self.min_hessian = l2, min_hessian
-        self.row_share, self.column_share, self.seed = row_share, column_share, seed
+    def __post_init__(self) -> None:
         for name, (low, high) in _LIMITS.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"boosted: {name} = {getattr(self, name)} is outside {low:g} to {high:g}")
-        if every > buffer:
-            raise ValueError(f"boosted: every = {every} is more than buffer = {buffer}: new examples would be lost")
+        if self.every > self.buffer:
+            told = f"every = {self.every} is more than buffer = {self.buffer}"
+            raise ValueError(f"boosted: {told}: new examples would be lost")
         self._reset()
 
     def _reset(self) -> None:
@@ -145,11 +140,8 @@ class BoostedTrees:
         """Log-odds that ``contributions`` start from: the ensemble's mean over the rows its trees were grown on."""
         return self._bias() + float(self._model["value"][: self._grown, 0].sum())
 
-    def logit_many(self, x: FloatMatrix) -> FloatVector:
+    def logit_many(self, x: NDArray[Any]) -> FloatVector:
         """Log-odds, ``(n, F)`` to ``(n,)``."""
-        return self._logits(x)
-
-    def _logits(self, x: NDArray[Any]) -> FloatVector:
         m = self._model
         out = np.full(len(x), self._bias())
         sum_trees(np.ascontiguousarray(x), m["feature"], m["threshold"], m["value"], self._grown, self.depth, out)
@@ -239,7 +231,7 @@ class BoostedTrees:
             bin_rows(self._x, new, self._edges, m["edge_counts"], self._binned)
         if m["counts"][1] == 0:
             m["bias"][0] = self._bias()
-        self._margin[new] = self._logits(self._x[new])
+        self._margin[new] = self.logit_many(self._x[new])
         slot, every_row = int(m["counts"][1]) % self.trees, np.arange(n)
         tree = (m["feature"][slot], m["threshold"][slot], m["value"][slot])
         add_tree(self._x, every_row, *tree, self.depth, -1.0, self._margin)  # the oldest tree; zeros where none is

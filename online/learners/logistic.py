@@ -10,7 +10,8 @@ Memory: 3 F + 2 numbers, forever.
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +115,7 @@ def _fold(
             w[j] -= rates[0] * (z_row[j] * g + rates[2] * w[j])
 
 
+@dataclass(eq=False, repr=False)
 class ScaledLogistic(ScaledFold):
     """Logistic regression on standardised features, plain SGD.
 
@@ -134,25 +136,17 @@ class ScaledLogistic(ScaledFold):
     [0.1, 0.9]
     """
 
-    kind = "logistic"
+    features: tuple[str, ...]
+    _: KW_ONLY
+    lr: float = 0.01
+    intercept_lr: float = 0.01
+    l2: float = 0.0
+    clip_gradient: float = 1e12
+    seed: int = 0
+    kind: ClassVar[str] = "logistic"
 
-    def __init__(
-        self,
-        features: tuple[str, ...],
-        *,
-        lr: float = 0.01,
-        intercept_lr: float = 0.01,
-        l2: float = 0.0,
-        clip_gradient: float = 1e12,
-        seed: int = 0,
-    ) -> None:
-        self.features = tuple(features)
-        self.lr = lr
-        self.intercept_lr = intercept_lr
-        self.l2 = l2
-        self.clip_gradient = clip_gradient
-        self.seed = seed
-        self._rates = np.array([lr, intercept_lr, l2, clip_gradient])
+    def __post_init__(self) -> None:
+        self._rates = np.array([self.lr, self.intercept_lr, self.l2, self.clip_gradient])
         n = len(self.features)
         self._state: dict[str, NDArray[Any]] = {
             "w": np.zeros(n),

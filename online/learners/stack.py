@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +100,7 @@ def _fold(
         head[1] += 1.0
 
 
+@dataclass(eq=False, repr=False)
 class Stack:
     """A weighted sum of members' log-odds.
 
@@ -125,36 +127,28 @@ class Stack:
     [False, True]
     """
 
-    kind = "stack"
+    features: tuple[str, ...]
+    _: KW_ONLY
+    members: Sequence[Learner]
+    half_life: float = 500.0
+    temperature: float = 0.02
+    combiner_lr: float = 0.0
+    combiner_l2: float = 0.0
+    logit_bound: float = 8.0
+    seed: int = 0
+    kind: ClassVar[str] = "stack"
 
-    def __init__(
-        self,
-        features: tuple[str, ...],
-        *,
-        members: Sequence[Learner],
-        half_life: float = 500.0,
-        temperature: float = 0.02,
-        combiner_lr: float = 0.0,
-        combiner_l2: float = 0.0,
-        logit_bound: float = 8.0,
-        seed: int = 0,
-    ) -> None:
-        if not members:
+    def __post_init__(self) -> None:
+        if not self.members:
             raise ValueError("a stack of 0 members: name at least one learner in members")
-        for m, member in enumerate(members):
-            if member.features != tuple(features):
-                raise ValueError(f"member {m} has {len(member.features)} features, the stack {len(features)}")
-        if half_life <= 0 or temperature <= 0:
-            raise ValueError(f"half_life {half_life} and temperature {temperature} must be > 0")
-        self.features = tuple(features)
-        self.members = tuple(members)
-        self.half_life = half_life
-        self.temperature = temperature
-        self.combiner_lr = combiner_lr
-        self.combiner_l2 = combiner_l2
-        self.logit_bound = float(logit_bound)
-        self.seed = seed
-        self._params = np.array([0.5 ** (1.0 / half_life), temperature, combiner_lr, combiner_l2])
+        for m, member in enumerate(self.members):
+            if member.features != self.features:
+                raise ValueError(f"member {m} has {len(member.features)} features, the stack {len(self.features)}")
+        if self.half_life <= 0 or self.temperature <= 0:
+            raise ValueError(f"half_life {self.half_life} and temperature {self.temperature} must be > 0")
+        self.logit_bound = float(self.logit_bound)  # compiled code would be made anew for a whole number
+        decay = 0.5 ** (1.0 / self.half_life)
+        self._params = np.array([decay, self.temperature, self.combiner_lr, self.combiner_l2])
         count = len(self.members)
         self._state: dict[str, NDArray[Any]] = {
             "loss": np.full(count, math.log(2.0)),

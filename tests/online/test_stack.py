@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,17 @@ from weir.online.learners.base import Learner
 from weir.online.learners.bayesian import BayesianLogistic
 from weir.online.learners.logistic import ScaledLogistic, logit_of
 from weir.online.learners.river_trees.adaptive_forest import AdaptiveForest
-from weir.online.learners.river_trees.adaptive_tree import AdaptiveTree, positive_share
+from weir.online.learners.river_trees.adaptive_tree import AdaptiveTree
 from weir.online.learners.stack import Stack, predict_learn
 
 Vector = NDArray[np.float64]
 NAMES = ("a", "b", "c")
+
+
+def positive_share(proba: dict[Any, float]) -> float:
+    """Probability of ``True`` from River's answer, which lacks classes not seen yet; .5 when it knows nothing."""
+    total = sum(proba.values())
+    return min(float(proba.get(True, 0.0) / total), 1.0) if total > 0 else 0.5
 
 
 class Fixed:

@@ -8,7 +8,8 @@ again before the next score. Memory is bounded by ``n_models``
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from river import drift
@@ -17,7 +18,14 @@ from river.utils.random import poisson
 
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.logistic import logit_of
-from weir.online.learners.river_trees.flat_tree import ROW_BOUND, FlatTree, vote
+from weir.online.learners.river_trees.flat_tree import (
+    NEVER,
+    ROW_BOUND,
+    FlatTree,
+    check_leaf_prediction,
+    positive_share,
+    vote,
+)
 from weir.online.learners.river_trees.forest_numbers import read_forest, write_forest
 from weir.online.learners.river_trees.numberstream import Reader, Writer
 from weir.online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
@@ -71,6 +79,13 @@ def _new_tree(forest: Any) -> Any:
     return forest._new_base_model()
 
 
+_OF_RIVER = (
+    "n_models", "lambda_value", "grace_period", "delta", "tau", "leaf_prediction", "max_features", "max_depth", "seed",
+)  # fmt: skip
+"""Parameters that River has, too."""
+
+
+@dataclass(eq=False, repr=False)
 class AdaptiveForest:
     """Adaptive random forest (Gomes et al., Machine Learning 106, 2017).
 
@@ -96,38 +111,23 @@ class AdaptiveForest:
     [True, False]
     """
 
-    kind = "adaptive_forest"
+    features: tuple[str, ...]
+    _: KW_ONLY
+    n_models: int = 10
+    lambda_value: int = 6
+    grace_period: int = 50
+    delta: float = 0.01
+    tau: float = 0.05
+    leaf_prediction: str = "nba"
+    max_features: int | str = "sqrt"
+    max_depth: int = 10
+    drift_delta: float = 0.001
+    warning_delta: float = 0.01
+    seed: int = 0
+    kind: ClassVar[str] = "adaptive_forest"
 
-    def __init__(
-        self,
-        features: tuple[str, ...],
-        *,
-        n_models: int = 10,
-        lambda_value: int = 6,
-        grace_period: int = 50,
-        delta: float = 0.01,
-        tau: float = 0.05,
-        leaf_prediction: str = "nba",
-        max_features: int | str = "sqrt",
-        max_depth: int = 10,
-        drift_delta: float = 0.001,
-        warning_delta: float = 0.01,
-        seed: int = 0,
-    ) -> None:
-        if leaf_prediction not in ("mc", "nb", "nba"):
-            raise ValueError(f"leaf_prediction {leaf_prediction!r}: want 'mc', 'nb' or 'nba'")
-        self.features = tuple(features)
-        self.n_models = n_models
-        self.lambda_value = lambda_value
-        self.grace_period = grace_period
-        self.delta = delta
-        self.tau = tau
-        self.leaf_prediction = leaf_prediction
-        self.max_features = max_features
-        self.max_depth = max_depth
-        self.drift_delta = drift_delta
-        self.warning_delta = warning_delta
-        self.seed = seed
+    def __post_init__(self) -> None:
+        check_leaf_prediction(self.leaf_prediction)
         self._column = {name: j for j, name in enumerate(self.features)}
         self._model = self._fresh()
         self._centre = np.zeros(len(self.features) + 1)  # running means, then how many rows
@@ -136,20 +136,12 @@ class AdaptiveForest:
     def _fresh(self) -> WeightedForest:
         """A forest that has learned nothing."""
         adwin: Any = drift.ADWIN  # untyped in River
-        return WeightedForest(
-            n_models=self.n_models,
-            lambda_value=self.lambda_value,
-            grace_period=self.grace_period,
-            delta=self.delta,
-            tau=self.tau,
-            leaf_prediction=self.leaf_prediction,
-            max_features=self.max_features,
-            max_depth=self.max_depth,
-            drift_detector=adwin(delta=self.drift_delta),
-            warning_detector=adwin(delta=self.warning_delta),
-            memory_estimate_period=2**62,  # measuring its own size depends on the interpreter; depth bounds it instead
-            seed=self.seed,
-        )
+        own = {name: getattr(self, name) for name in _OF_RIVER}
+        detectors = {
+            "drift_detector": adwin(delta=self.drift_delta),
+            "warning_detector": adwin(delta=self.warning_delta),
+        }
+        return WeightedForest(**own, **detectors, memory_estimate_period=NEVER)
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
@@ -158,8 +150,7 @@ class AdaptiveForest:
         for i, flat in enumerate(self._mirrors()):
             strength = self._model._metrics[i].get()
             vote(rows, flat.nodes, flat.leaves, strength if strength > 0.0 else 1.0, votes)
-        total = votes.sum(axis=1)
-        return np.asarray(np.divide(votes[:, 1], total, out=np.full(x.shape[0], 0.5), where=total > 0))
+        return positive_share(votes)
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""

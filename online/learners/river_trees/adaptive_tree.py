@@ -9,28 +9,27 @@ alternate leaf a branch).
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from river import tree
 
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
-from weir.online.learners.river_trees.flat_tree import ROW_BOUND, FlatTree, uses_naive_bayes, vote
+from weir.online.learners.river_trees.flat_tree import (
+    NEVER,
+    ROW_BOUND,
+    FlatTree,
+    check_leaf_prediction,
+    positive_share,
+    uses_naive_bayes,
+    vote,
+)
 from weir.online.learners.river_trees.numberstream import Reader, Writer
 from weir.online.learners.river_trees.tree_numbers import read_random, read_tree, write_random, write_tree
 from weir.online.learners.state import seal, unseal
 
 _NB_BOUND = 12.0
-
-
-def positive_share(proba: dict[Any, float]) -> float:
-    """Probability of ``True`` from River's answer, which lacks classes not seen yet; .5 when it knows nothing.
-
-    >>> positive_share({}), positive_share({False: 1.0}), positive_share({False: 1.0, True: 3.0})
-    (0.5, 0.0, 0.75)
-    """
-    total = sum(proba.values())
-    return min(float(proba.get(True, 0.0) / total), 1.0) if total > 0 else 0.5
 
 
 def class_log_odds(stats: dict[bool, float]) -> float:
@@ -43,6 +42,11 @@ def _bounded(x: FloatMatrix) -> list[list[float]]:
     return rows
 
 
+_OF_RIVER = ("grace_period", "delta", "tau", "leaf_prediction", "max_depth", "bootstrap_sampling", "seed")
+"""Parameters that River has, too."""
+
+
+@dataclass(eq=False, repr=False)
 class AdaptiveTree:
     """Hoeffding tree that grows alternate branches where its error drifts (Bifet & Gavalda, IDA 2009).
 
@@ -65,46 +69,27 @@ class AdaptiveTree:
     [True, False]
     """
 
-    kind = "adaptive_tree"
+    features: tuple[str, ...]
+    _: KW_ONLY
+    grace_period: int = 200
+    delta: float = 1e-7
+    tau: float = 0.05
+    leaf_prediction: str = "nba"
+    max_depth: int = 10
+    bootstrap_sampling: bool = True
+    seed: int = 0
+    kind: ClassVar[str] = "adaptive_tree"
 
-    def __init__(
-        self,
-        features: tuple[str, ...],
-        *,
-        grace_period: int = 200,
-        delta: float = 1e-7,
-        tau: float = 0.05,
-        leaf_prediction: str = "nba",
-        max_depth: int = 10,
-        bootstrap_sampling: bool = True,
-        seed: int = 0,
-    ) -> None:
-        if leaf_prediction not in ("mc", "nb", "nba"):
-            raise ValueError(f"leaf_prediction {leaf_prediction!r}: want 'mc', 'nb' or 'nba'")
-        self.features = tuple(features)
-        self.grace_period = grace_period
-        self.delta = delta
-        self.tau = tau
-        self.leaf_prediction = leaf_prediction
-        self.max_depth = max_depth
-        self.bootstrap_sampling = bootstrap_sampling
-        self.seed = seed
+    def __post_init__(self) -> None:
+        check_leaf_prediction(self.leaf_prediction)
         self._column = {name: j for j, name in enumerate(self.features)}
         self._model = self._fresh()
         self._flat: FlatTree | None = None
 
     def _fresh(self) -> Any:
         """A tree that has learned nothing; River types its nodes too narrowly."""
-        return tree.HoeffdingAdaptiveTreeClassifier(
-            grace_period=self.grace_period,
-            delta=self.delta,
-            tau=self.tau,
-            leaf_prediction=self.leaf_prediction,
-            max_depth=self.max_depth,
-            bootstrap_sampling=self.bootstrap_sampling,
-            memory_estimate_period=2**62,  # measuring its own size depends on the interpreter; depth bounds it instead
-            seed=self.seed,
-        )
+        own = {name: getattr(self, name) for name in _OF_RIVER}
+        return tree.HoeffdingAdaptiveTreeClassifier(**own, memory_estimate_period=NEVER)
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class, ``(n, F)`` to ``(n,)``; .5 before anything is learned."""
@@ -114,8 +99,7 @@ class AdaptiveTree:
         votes = np.zeros((x.shape[0], 2))
         rows = np.ascontiguousarray(np.clip(x, -ROW_BOUND, ROW_BOUND))
         vote(rows, self._flat.nodes, self._flat.leaves, 1.0, votes)
-        total = votes.sum(axis=1)
-        return np.asarray(np.divide(votes[:, 1], total, out=np.full(x.shape[0], 0.5), where=total > 0))
+        return positive_share(votes)
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn rows in order."""

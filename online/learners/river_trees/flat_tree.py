@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from weir.online.jit import njit
-from weir.online.learners.base import FloatMatrix
+from weir.online.learners.base import FloatMatrix, FloatVector
 
 ROW_BOUND = 1e100
 """Values are clipped to +- this: River squares them in plain Python, which raises ``OverflowError`` past 1e154."""
+NEVER = 2**62
+"""Rows after which River measures the size of a tree, which depends on the interpreter; ``max_depth`` bounds it."""
 _HALF_LOG_TAU = 0.5 * math.log(math.tau)
 _HEAD = 5  # of a leaf row: naive Bayes or not, two log priors (or shares), strength, monitored features
 _PER_FEATURE = 7  # column, then for each class: mean, -1 / (2 variance), log normaliser
@@ -133,6 +135,18 @@ class FlatTree:
                 if stats.get(label, 0.0) > 0:
                     first = at + (4 if label else 1)
                     out[first : first + 3] = _gaussian_terms(gaussian)
+
+
+def positive_share(votes: FloatMatrix) -> FloatVector:
+    """The second column's part of ``votes (n, 2)``, ``(n,)``; .5 where there are none."""
+    total = votes.sum(axis=1)
+    return np.asarray(np.divide(votes[:, 1], total, out=np.full(len(votes), 0.5), where=total > 0))
+
+
+def check_leaf_prediction(words: str) -> None:
+    """Raise ``ValueError`` where River has no such way to answer from a leaf."""
+    if words not in ("mc", "nb", "nba"):
+        raise ValueError(f"leaf_prediction {words!r}: want 'mc', 'nb' or 'nba'")
 
 
 def uses_naive_bayes(leaf: Any, leaf_prediction: str) -> bool:
