@@ -232,6 +232,7 @@ def test_a_split_is_the_best_one_and_leaves_are_newton_steps(seed: int, l2: floa
 def test_the_hot_path_is_compiled() -> None:
     """Python's part is the same however many rows there are; benchmarks/bench_learners.py has the seconds."""
     model, x = learned(500), rows(1_000)[0]
+    model.predict_many(x)  # compiles
     assert calls_of(lambda: model.predict_many(x[:2])) == calls_of(lambda: model.predict_many(x)) < 30
 
     def learning(every: int) -> int:
