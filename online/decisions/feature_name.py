@@ -5,36 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
-WINDOW: Final = re.compile(r"(\d+)([smhdw])$")
-WINDOWED: Final = ("over_mean", "positives", "distinct", "count", "share", "mean", "std", "sum", "min", "max")
-"""Operations whose features end in their window; names of all others end in the operation."""
-PLAIN: Final = (
-    "since_first_positive",
-    "run_since_negative",
-    "run_since_first",
-    "since_positive",
-    "over_ewmean",
-    "since_first",
-    "since_last",
-    "run_count",
-    "run_min",
-    "ewmean",
-    "last",
-)
+from weir.online.decisions.operations import OPERATIONS, Of
+
+_WINDOW: Final = re.compile(r"(\d+)([smhdw])$")
+_NAMED: Final = {op: of for of in ("anomaly", "labels", "events") for op in OPERATIONS[of] if op}
+"""What an operation is of, where only its name says so: one that both events and labels have, of events."""
+_OPS: Final = sorted(_NAMED, key=len, reverse=True)
 """Longest first: ``run_since_first`` also ends in ``since_first``."""
-PARTS: Final = ("level", "change", "spread", "seasonal", "pattern", "context", "density", "expected")
-"""What a detector says beside its score."""
-OF_LABELS: Final = ("positives", "share", *(op for op in PLAIN if "positive" in op or op.startswith("run_")))
-"""Operations that only labels have; the others are of events, unless the task says so."""
 _ALWAYS_KNOWN: Final = ("count", "sum", "distinct", "positives", "run_count")
 _ADJECTIVES: Final = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week"}
 _SHORT: Final = {"s": "s", "m": "min", "h": "h", "d": "d", "w": "weeks"}
-
-
-Of = Literal["events", "labels", "anomaly"]
-"""What a feature is computed of: ``anomaly`` is what a detector says of events."""
 
 
 class Subject(NamedTuple):
@@ -54,10 +36,11 @@ class FeatureName:
     full: str
     entity: str | None
     subject: str
-    op: str | None
-    window: str | None
+    op: str = ""
+    window: str | None = None
     missing: bool = False
     of: Of = "events"
+    declared: Subject | None = None
 
     @classmethod
     def parse(cls, full: str, subjects: Mapping[str, Subject] | None = None) -> FeatureName:
@@ -65,29 +48,26 @@ class FeatureName:
 
         ``subjects`` says what the aggregates of a task are of, by ``<entity>.<aggregate>``.
 
-        >>> FeatureName.parse("user.amount_over_mean_30d")
-        FeatureName(full='user.amount_over_mean_30d', entity='user', subject='amount', op='over_mean', window='30d', \
-missing=False, of='events')
+        >>> name = FeatureName.parse("user.amount_over_mean_30d")
+        >>> name.entity, name.subject, name.op, name.window
+        ('user', 'amount', 'over_mean', '30d')
         """
-        known = subjects or {}
-        missing = full.endswith("_missing")
-        base = full.removesuffix("_missing")
+        known, missing, base = subjects or {}, full.endswith("_missing"), full.removesuffix("_missing")
         entity, dot, rest = base.partition(".")
         if not dot:
-            return cls(full, None, entity, None, None, missing)
-        if base in known:
-            return cls(full, entity, rest, None, None, missing, known[base].of)
+            return cls(full, None, entity, missing=missing)
+        if declared := known.get(base):
+            return cls(full, entity, rest, missing=missing, of=declared.of, declared=declared)
         stem, _, last = rest.rpartition("_")
-        window = last if stem and WINDOW.match(last) else None
+        window = last if stem and _WINDOW.match(last) else None
         rest = stem if window else rest
-        # The indicator of a label run stands for three operations, and is called by what they share.
-        ops = WINDOWED if window else (*PLAIN, *PARTS, *(("run",) if missing else ()))
-        op = next((op for op in ops if rest == op or rest.endswith(f"_{op}")), None)
-        subject = rest.removesuffix(op).rstrip("_") if op else rest
-        if declared := known.get(f"{entity}.{subject}"):
-            return cls(full, entity, subject, op, window, missing, declared.of)
-        of: Of = "labels" if op in OF_LABELS else "anomaly" if op in PARTS else "events"
-        return cls(full, entity, subject, op, window, missing, of)
+        ends = {op: rest.removesuffix(op).rstrip("_") for op in _OPS if rest == op or rest.endswith(f"_{op}")}
+        ends[""] = rest
+        # The first that the task declares; without a task, the longest.
+        op = next((op for op in ends if f"{entity}.{ends[op]}" in known), next(iter(ends)))
+        declared = known.get(f"{entity}.{ends[op]}")
+        of = declared.of if declared else _NAMED.get(op, "events")
+        return cls(full, entity, ends[op], op, window, missing, of, declared)
 
     @property
     def this(self) -> str:
@@ -104,13 +84,24 @@ missing=False, of='events')
         """The window after a verb: `` in 30 d``, or nothing."""
         return f" in {int(self.window[:-1])} {_SHORT[self.window[-1]]}" if self.window else ""
 
+    @property
+    def noun(self) -> str:
+        """What a count counts: labels, all events, or those that the aggregate is called by."""
+        if self.of == "labels":
+            return "labels"
+        told, subject = self.declared, words(self.subject)
+        if told is not None and told.value is not None and not told.chosen:
+            return "events"
+        every = subject in ("", "value", "amount") if told is None else not told.chosen
+        return subject if subject.endswith("s") else "events" if every else f"{subject} events"
+
 
 def indicator_of(name: FeatureName, columns: Mapping[str, int]) -> int | None:
     """Column of the indicator that a feature is missing: its own, or that of its window, label run or detector."""
     if name.missing or name.op in _ALWAYS_KNOWN:
         return None
     stem = f"{name.entity}.{name.subject}"
-    run = f"{stem}_run" if (name.op or "").startswith("run_") else stem
+    run = f"{stem}_run" if name.op.startswith("run_") else stem
     for group in (name.full, f"{stem}_{name.window}" if name.window else run):
         if f"{group}_missing" in columns:
             return columns[f"{group}_missing"]

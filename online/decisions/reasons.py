@@ -83,8 +83,7 @@ class ReasonWriter:
         self.features = features
         self.policy = policy or ReasonPolicy()
         self.entity = entity
-        self._subjects = subjects or {}
-        self._names = [FeatureName.parse(name, self._subjects) for name in features]
+        self._names = [FeatureName.parse(name, subjects) for name in features]
         self._column = {name: column for column, name in enumerate(features)}
         self._templates = self._resolve(templates or {})
         self._indicators = [indicator_of(name, self._column) for name in self._names]
@@ -124,7 +123,11 @@ class ReasonWriter:
     def _reason(self, column: int, values: FloatVector, contribution: float, typical: float) -> Reason:
         name, value = self._names[column], float(values[column])
         template, indicator = self._templates.get(column), self._indicators[column]
-        fact = self._fact(name, values, value, contribution, typical)
+        # An aggregate called amount need not be of the column amount, so the task's word goes before the name.
+        own = self._column.get((name.declared.value or "") if name.declared else name.subject)
+        subject = math.nan if own is None else float(values[own])
+        other = self.entity is not None and name.entity != self.entity
+        fact = Fact(name, value, contribution, typical, subject, self.policy.positive, other)
         if not math.isfinite(value) or (indicator is not None and values[indicator] > 0.0):
             # A missing value is 0 in the matrix; what raises the score is that it is missing.
             value, text = 0.0, missing_sentence(fact)
@@ -133,33 +136,6 @@ class ReasonWriter:
         else:
             text = sentence(fact)
         return Reason(name.full, value, contribution, text)
-
-    def _fact(self, name: FeatureName, values: FloatVector, value: float, contribution: float, typical: float) -> Fact:
-        declared = self._subjects.get(f"{name.entity}.{name.subject}")
-        # An aggregate called amount need not be of the column amount, so the task's word goes before the name.
-        own = self._column.get((declared.value or "") if declared else name.subject)
-        return Fact(
-            name,
-            value,
-            contribution,
-            typical,
-            math.nan if own is None else float(values[own]),
-            self._noun(name, declared),
-            self.policy.positive,
-            other=self.entity is not None and name.entity != self.entity,
-            kind=f"{words(name.subject)} " if declared and declared.chosen else "",
-            least=(declared and declared.value) or "value",
-        )
-
-    def _noun(self, name: FeatureName, declared: Subject | None) -> str:
-        """What a count counts: labels, all events, or those that the aggregate is called by."""
-        if name.of == "labels":
-            return "labels"
-        if declared is not None and declared.value is not None and not declared.chosen:
-            return "events"
-        subject = words(name.subject)
-        every = subject in ("", "value", "amount") if declared is None else not declared.chosen
-        return subject if subject.endswith("s") else "events" if every else f"{subject} events"
 
     def _resolve(self, templates: Mapping[str, str]) -> dict[int, str]:
         found: dict[int, str] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from weir.online.decisions.feature_name import Of, Subject
+from weir.online.decisions.feature_name import Subject
+from weir.online.decisions.operations import Of
 from weir.online.features.spec import Aggregate, Entity
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from weir.online.anomaly.layout import COMPONENTS
-from weir.online.decisions.feature_name import PARTS, indicator_of
+from weir.online.decisions.feature_name import indicator_of
+from weir.online.decisions.operations import OPERATIONS
 from weir.online.decisions.reasons import ReasonPolicy, ReasonWriter
 from weir.online.features import spec
 from weir.online.full_columns import seen_width
@@ -151,7 +152,9 @@ def say(**values: float) -> str:
 def test_the_lists_below_hold_every_feature_of_a_task_that_names_every_operation() -> None:
     assert {name for name in SEEN if not name.endswith("_missing")} == {*TOLD}
     assert {name for name in SEEN if name.endswith("_missing")} == {f"{name}_missing" for name in ABSENT}
-    assert (*COMPONENTS, "expected") == PARTS
+    assert {*OPERATIONS["anomaly"]} == {"", *COMPONENTS, "expected"}
+    assert {*OPERATIONS["events"]} == {*EVENT_OPS}
+    assert {*OPERATIONS["labels"]} == {*LABEL_OPS, "run"}
 
 
 @pytest.mark.parametrize("name", TOLD)

@@ -1,0 +1,126 @@
+"""What each operation of a feature says, as a template, and how its value is written. It knows no task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple
+
+Of = Literal["events", "labels", "anomaly"]
+"""What a feature is computed of: ``anomaly`` is what a detector says of events."""
+
+
+def plain(value: float) -> str:
+    """Return a number in few digits.
+
+    >>> [plain(v) for v in (3.0, 0.123456, 17.26, 12345.6, 2e-7)]
+    ['3', '0.123', '17.3', '12,346', '2e-07']
+    """
+    if value == round(value) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def percent(value: float) -> str:
+    """Return a share of 1 as percent."""
+    return f"{100 * value:.0f} %" if value >= 0.095 or value <= 0 else f"{100 * value:.2g} %"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its largest fitting unit.
+
+    >>> [duration(s) for s in (4, 200, 7300, 200_000)]
+    ['4 s', '3 min', '2 h', '2 d']
+    """
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def times(ratio: float) -> str:
+    """Return a ratio as a multiple: ``8.3x``."""
+    return f"{ratio:.1f}x"
+
+
+def deviations(surprise: float) -> str:
+    """Return standard deviations."""
+    return f"{surprise:.1f} standard deviations"
+
+
+class Operation(NamedTuple):
+    """How a feature of an operation is told; the fields of templates are those of ``wording``."""
+
+    text: str
+    show: Callable[[float], str] | None = None
+    """None for values in the subject's own unit: money has two decimals, others few digits."""
+    absent: str = ""
+    """What is said where there is no value; else what ``ABSENT`` says."""
+
+
+ABSENT: Final[dict[Of, str]] = {
+    "events": "no {what} known of {this}{span_or_yet}",
+    "labels": "no {kind}label known at {this}{span_or_yet}",
+    "anomaly": "no {subject} of {this} to judge",
+}
+_NO_POSITIVE: Final = "no {kind}{positive} known at {this} yet"
+_NO_RUN: Final = "no run of known {kind}{positives} at {this}"
+_NO_NEGATIVE: Final = "no event of {this} known to be no {positive} yet"
+_OF_VALUE: Final = "{this}'s {adjective}%s {subject} is {shown}{usually}"
+_SURPRISE: Final = "%s of {this}'s {subject} surprises by {shown}{usually}"
+# Of labels: ``since_...`` counts from when a label became known, ``run_since_...`` from its event.
+OPERATIONS: Final[dict[Of, dict[str, Operation]]] = {
+    "events": {
+        "count": Operation("{shown} {noun}{whose}{span}{usually}", plain),
+        "sum": Operation(_OF_VALUE % "total"),
+        "mean": Operation(_OF_VALUE % "mean"),
+        "std": Operation(_OF_VALUE % "spread of"),
+        "min": Operation(_OF_VALUE % "smallest"),
+        "max": Operation(_OF_VALUE % "largest"),
+        "last": Operation(_OF_VALUE % "last"),
+        "ewmean": Operation(_OF_VALUE % "running mean"),
+        "distinct": Operation("{shown} different {subjects} of {this}{span}{usually}", plain),
+        "over_mean": Operation("{subject}{own} is {shown} {this}'s {adjective}mean", times),
+        "over_ewmean": Operation("{subject}{own} is {shown} {this}'s running mean", times),
+        "since_last": Operation("{shown} since {this}'s last {one}{usually}", duration),
+        "since_first": Operation("{shown} since {this}'s first {one}{usually}", duration),
+    },
+    "labels": {
+        "count": Operation("{shown} {kind}{noun} known at {this}{span}{usually}", plain),
+        "positives": Operation("{shown} {kind}{counted} known at {this}{span}{usually}", plain),
+        "share": Operation("{shown} of {kind}labels at {this}{span} are {positives}{usually}", percent),
+        "last": Operation("the last {kind}label known at {this} says {verdict}", plain),
+        "ewmean": Operation(
+            "{shown} of {kind}labels at {this} are {positives}, newer ones counting more{usually}", percent
+        ),
+        "since_last": Operation("{shown} since a {kind}label of {this} became known{usually}", duration),
+        "since_positive": Operation(
+            "{shown} since {this}'s last {kind}{positive} became known{usually}", duration, _NO_POSITIVE
+        ),
+        "since_first_positive": Operation(
+            "{shown} since {this}'s first {kind}{positive} became known{usually}", duration, _NO_POSITIVE
+        ),
+        "run": Operation("", None, _NO_RUN),
+        "run_count": Operation("{shown} known {kind}{counted} in a row at {this}{usually}", plain),
+        "run_min": Operation(
+            "the smallest {least} of known {kind}{positives} in a row at {this} is {shown}{usually}", None, _NO_RUN
+        ),
+        "run_since_first": Operation(
+            "known {kind}{positives} in a row at {this} for {shown}{usually}", duration, _NO_RUN
+        ),
+        "run_since_negative": Operation(
+            "{shown} since {this}'s last event known to be no {positive}{usually}", duration, _NO_NEGATIVE
+        ),
+    },
+    "anomaly": {
+        "": Operation("{this}'s {subject} has an anomaly score of {shown} of 1{usually}", plain),
+        "expected": Operation("{this}'s {subject} was expected to be {shown}{usually}"),
+        "level": Operation(_SURPRISE % "the level", deviations),
+        "change": Operation(_SURPRISE % "the last step", deviations),
+        "spread": Operation(_SURPRISE % "the roughness", deviations),
+        "seasonal": Operation(_SURPRISE % "the distance from what is usual at this hour", deviations),
+        "pattern": Operation(_SURPRISE % "the course over the last values", deviations),
+        "context": Operation(_SURPRISE % "the course over a longer time", deviations),
+        "density": Operation(_SURPRISE % "the rarity", deviations),
+    },
+}
+"""By what an operation is of, and by its name; ``run`` is the indicator of a label run, which three of them share."""
