@@ -20,49 +20,18 @@ HIGHEST_PORT = 65_535
 _INSTANCE = r"^[A-Za-z0-9._-]{1,200}$"
 
 
-class WorkerSettings(Concern):
-    """One worker process; the same file may serve all of them.
+class LinkSettings(Concern):
+    """How a worker reads from Kafka and writes to it: the part of ``[worker]`` that the transport goes by."""
 
-    >>> WorkerSettings(group="shop").group_id("score")
-    'shop-score'
-    """
-
-    role: Role = "all"
-    """``score`` reads events, ``label`` predictions and labels; ``all`` does both and hands predictions over inside."""
-    tasks: Annotated[tuple[Path, ...], BeforeValidator(split_commas)] = ()
-    """Task files, or directories whose ``*.toml`` are all task files."""
-    group: str = Field(default="weir", pattern=r"^[A-Za-z0-9._-]{1,200}$")
-    """Consumer groups are called ``GROUP-score``, ``GROUP-label`` and ``GROUP-all``."""
     instance_id: str | None = Field(default=None, pattern=_INSTANCE)
     """Unique among the group's workers and the same after a restart: a worker that comes back within the session
     timeout takes its partitions up again without a rebalance. ``auto`` is this machine's host name."""
-    processes: int = Field(default=1, ge=1, le=64)
-    """Of one ``weir worker``, which keeps them running: one computes on one core. Instance ids become ID-1, ID-2, ...,
-    and web ports count up from ``web_port``."""
-
-    web_host: str = Field(default="127.0.0.1", min_length=1)
-    """Where ``/health``, ``/ready`` and ``/metrics`` listen; ``0.0.0.0`` in a container."""
-    web_port: Annotated[int, Field(ge=0, le=HIGHEST_PORT)] | Literal["auto"] = 8090
-    """0 turns them off; ``auto`` takes a free port and logs it."""
-    watchdog_s: float = Field(default=60.0, ge=0, le=86_400)
-    """End the process when work is in flight and no batch was completed for so long; 0 never does."""
-
     max_batch: int = Field(default=2048, ge=1, le=65_536)
     """Records of one batch at most."""
     max_in_flight: int = Field(default=3, ge=1, le=1000)
     """Full batches, or as many records in smaller ones, of one partition that wait or are in work at most."""
-    cache_rows: int = Field(default=200_000, ge=0)
-    """Rows kept in memory, shared by all lanes and tables of the worker; others are read from the store when needed."""
-    dedupe_bytes: int = Field(default=1 << 30, ge=1 << 20)
-    """Memory for the ids of events, shared by all partitions of the worker: 24 to 31 bytes an id. Where it is too small
-    for ``intake.dedupe_window``, the oldest go first; ``weir_dedupe_window_seconds`` and a warning say so."""
-    label_bytes: int = Field(default=512 << 20, ge=1 << 20)
-    """Memory for predictions that wait for labels, shared by all tasks and partitions of the worker: some 75 bytes
-    each, and in a quarter of it the newest ones with their features. Where it is too small for a task's ``keep_s`` the
-    oldest stop waiting; ``weir_label_horizon_seconds`` and a warning say so."""
     max_record_bytes: int = Field(default=1_048_588, ge=16_384, le=1 << 30)
     """The largest record a worker may send; the topics' ``max.message.bytes`` must be no less."""
-
     session_timeout_s: float = Field(default=6.0, gt=0, le=600)
     """After a worker was killed its partitions stand still for so long; brokers accept no less than 6 by default."""
     drain_s: float = Field(default=2.0, ge=0, le=300)
@@ -75,6 +44,42 @@ class WorkerSettings(Concern):
     """What to do when Kafka deleted records before they were processed."""
     delivery_timeout_s: float = Field(default=120.0, gt=0, le=3600)
     """How long records wait for brokers that are away before the worker stops."""
+
+
+class WorkerSettings(LinkSettings):
+    """One worker process; the same file may serve all of them.
+
+    >>> WorkerSettings(group="shop").group_id("score")
+    'shop-score'
+    """
+
+    role: Role = "all"
+    """``score`` reads events, ``label`` predictions and labels; ``all`` does both and hands predictions over inside."""
+    tasks: Annotated[tuple[Path, ...], BeforeValidator(split_commas)] = ()
+    """Task files, or directories whose ``*.toml`` are all task files."""
+    group: str = Field(default="weir", pattern=r"^[A-Za-z0-9._-]{1,200}$")
+    """Consumer groups are called ``GROUP-score``, ``GROUP-label`` and ``GROUP-all``."""
+    processes: int = Field(default=1, ge=1, le=64)
+    """Of one ``weir worker``, which keeps them running: one computes on one core. Instance ids become ID-1, ID-2, ...,
+    and web ports count up from ``web_port``."""
+
+    web_host: str = Field(default="127.0.0.1", min_length=1)
+    """Where ``/health``, ``/ready`` and ``/metrics`` listen; ``0.0.0.0`` in a container."""
+    web_port: Annotated[int, Field(ge=0, le=HIGHEST_PORT)] | Literal["auto"] = 8090
+    """0 turns them off; ``auto`` takes a free port and logs it."""
+    watchdog_s: float = Field(default=60.0, ge=0, le=86_400)
+    """End the process when work is in flight and no batch was completed for so long; 0 never does."""
+
+    cache_rows: int = Field(default=200_000, ge=0)
+    """Rows kept in memory, shared by all lanes and tables of the worker; others are read from the store when needed."""
+    dedupe_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    """Memory for the ids of events, shared by all partitions of the worker: 24 to 31 bytes an id. Where it is too small
+    for ``intake.dedupe_window``, the oldest go first; ``weir_dedupe_window_seconds`` and a warning say so."""
+    label_bytes: int = Field(default=512 << 20, ge=1 << 20)
+    """Memory for predictions that wait for labels, shared by all tasks and partitions of the worker: some 75 bytes
+    each, and in a quarter of it the newest ones with their features. Where it is too small for a task's ``keep_s`` the
+    oldest stop waiting; ``weir_label_horizon_seconds`` and a warning say so."""
+
     store_patience_s: float = Field(default=60.0, gt=0, le=3600)
     """How long a batch waits for a store that fails before the worker stops."""
     pause_retry_s: float = Field(default=60.0, gt=0, le=3600)

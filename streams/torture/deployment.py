@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
@@ -14,14 +11,6 @@ from weir.streams.config.settings import Settings
 from weir.streams.kafka.admin.unpacking import VIEW_LIMITS
 from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.consume.range_reader import RangeReader
-from weir.streams.records import Record
-
-
-class StoredRecord(NamedTuple):
-    """A record and where it is."""
-
-    offset: int
-    record: Record
 
 
 @dataclass(frozen=True)
@@ -30,16 +19,6 @@ class Deployment:
 
     settings: Settings
     tasks: dict[str, TaskSpec]
-
-    def read(self, topic: str) -> dict[int, list[StoredRecord]]:
-        """Everything in one of Weir's topics now, by partition."""
-        return asyncio.run(self._read(topic))
-
-    async def _read(self, topic: str) -> dict[int, list[StoredRecord]]:
-        found: dict[int, list[StoredRecord]] = defaultdict(list)
-        async for partition, piece in self.pieces(topic):
-            found[partition] += map(StoredRecord, piece.offsets, piece.records)
-        return found
 
     async def pieces(self, topic: str) -> AsyncIterator[tuple[int, Slice]]:
         """Everything in one of Weir's topics now, partition after partition, as it is read."""
@@ -50,12 +29,8 @@ class Deployment:
                 async for piece in reader.read(partition, first, end):
                     yield partition, piece
 
-    def ends(self, *names: str) -> Mapping[tuple[str, int], int]:
-        """Where the partitions of these topics of Weir's end now; of all topics without a name."""
-        return asyncio.run(self.ends_now(*names))
-
     async def ends_now(self, *names: str) -> Mapping[tuple[str, int], int]:
-        """See `ends`."""
+        """Where the partitions of these topics of Weir's end now; of all topics without a name."""
         found: dict[tuple[str, int], int] = {}
         for name in names or topics.ALL:
             options = self.settings.kafka.client_options("check")

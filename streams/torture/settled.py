@@ -76,7 +76,7 @@ def started(deployment: Deployment, workers: Supervisor, timeout_s: float = 180.
     def scored() -> bool:
         if len(ended := workers.report()["ended"]) > 2:
             raise AssertionError(f"workers end before they score anything, with {ended}\n{workers.tail(3)}")
-        return sum(deployment.ends(topics.PREDICTIONS).values()) > 0
+        return sum(asyncio.run(deployment.ends_now(topics.PREDICTIONS)).values()) > 0
 
     workers.until(scored, "first predictions", timeout_s)
 

@@ -1,8 +1,4 @@
-"""Keeps workers running as a supervisor would, and makes trouble on a seeded schedule.
-
-`Supervisor` restarts every worker that ends; `Chaos` kills workers, Redis and brokers at random moments. Neither knows
-what the workers do.
-"""
+"""Keeps workers running as a supervisor would: every one that ends is started again. It does not know what they do."""
 
 from __future__ import annotations
 
@@ -140,10 +136,6 @@ class Supervisor:
         """Where the logs are."""
         return ", ".join(str(slot.log) for slot in self.slots)
 
-    def text(self) -> str:
-        """Every log."""
-        return "".join(slot.log.read_text(errors="replace") for slot in self.slots if slot.log.exists())
-
     def tail(self, lines: int = 25) -> str:
         """The end of each log, for a failure's message."""
         there = [slot.log for slot in self.slots if slot.log.exists()]
@@ -175,70 +167,3 @@ def _peak_bytes(pid: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Something that happens every ``every_s`` (drawn between the two numbers), or once at ``at_s``."""
-
-    name: str
-    act: Callable[[random.Random], None]
-    every_s: tuple[float, float] | None = None
-    at_s: float | None = None
-
-    def next_after(self, now: float, rng: random.Random) -> float | None:
-        """Seconds from the start at which it happens next."""
-        return now + rng.uniform(*self.every_s) if self.every_s is not None else None
-
-
-class Chaos:
-    """Acts out troubles from a thread of its own; what an act raises is raised by `stop`.
-
-    Each trouble draws from a generator of its own, so a slow one does not change what the others do.
-    """
-
-    def __init__(self, troubles: Sequence[Trouble], seed: int) -> None:
-        self._troubles = [(t, random.Random(f"{seed}/{t.name}")) for t in troubles]
-        self.done: list[tuple[float, str]] = []
-        self._enough = threading.Event()
-        self._failed: list[BaseException] = []
-        self._threads = [
-            threading.Thread(target=self._run, args=pair, name=f"chaos-{pair[0].name}") for pair in self._troubles
-        ]
-        self._started = 0.0
-
-    def __enter__(self) -> Chaos:
-        self._started = time.monotonic()
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        self._enough.set()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
-
-    def stop(self) -> None:
-        """No more trouble; waits for what is under way and raises what went wrong in it."""
-        self._end()
-        if self._failed:
-            raise self._failed[0]
-
-    def run_for(self, seconds: float) -> None:
-        """Let it go on for so long from the start, then `stop`."""
-        self._enough.wait(max(0.0, self._started + seconds - time.monotonic()))
-        self.stop()
-
-    def _run(self, trouble: Trouble, rng: random.Random) -> None:
-        due = trouble.at_s if trouble.at_s is not None else trouble.next_after(0.0, rng)
-        try:
-            while due is not None and not self._enough.wait(max(0.0, self._started + due - time.monotonic())):
-                self.done.append((time.monotonic() - self._started, trouble.name))
-                trouble.act(rng)
-                due = trouble.next_after(due, rng)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the test waits
-            self._failed.append(error)

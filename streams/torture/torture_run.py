@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from weir.streams.torture.feeder import Feeder
 from weir.streams.torture.good import GoodTraffic
 from weir.streams.torture.hostile import HostileTraffic
 from weir.streams.torture.settled import settle, started
-from weir.streams.torture.supervisor import Chaos, Supervisor, Trouble
+from weir.streams.torture.supervisor import Supervisor
 from weir.streams.torture.verdict import Verdict, judge
 
 TASK_FILE: Final = Path(__file__).parent / "task.toml"
@@ -127,9 +129,8 @@ def torture(place: Place, plan: Plan, tell: Callable[[str], None], logs: Path | 
             with feeder:
                 tell(f"{plan.workers} workers start; good events at {plan.rate:g}/s, {plan.share:.0%} hostile records")
                 started(deployment, workers)
-                with Chaos([Trouble("kill", workers.kill_random, every_s=plan.kill_every_s)], plan.seed) as chaos:
-                    tell(f"workers are killed every {plan.kill_every_s[0]:g} to {plan.kill_every_s[1]:g} s")
-                    chaos.run_for(plan.seconds)
+                tell(f"workers are killed every {plan.kill_every_s[0]:g} to {plan.kill_every_s[1]:g} s")
+                _kill(workers, plan)
                 feeder.stop()
             tell("traffic ends; waiting until everything is processed")
             took = settle(deployment, workers, 120.0 + plan.seconds)
@@ -148,3 +149,13 @@ def torture(place: Place, plan: Plan, tell: Callable[[str], None], logs: Path | 
     peak = report["peak_rss_mb"]
     verdict.hold(peak <= plan.memory_mb, f"a worker held {peak} MB, allowed {plan.memory_mb:g}")
     return verdict
+
+
+def _kill(workers: Supervisor, plan: Plan) -> None:
+    """Kill a worker now and then, for as long as the plan says."""
+    rng, until = random.Random(f"{plan.seed}/kill"), time.monotonic() + plan.seconds
+    while (left := until - time.monotonic()) > 0.0:
+        pause = rng.uniform(*plan.kill_every_s)
+        time.sleep(min(pause, left))  # the pace of the trouble, not a wait for anything
+        if pause < left:
+            workers.kill_random(rng)

@@ -18,6 +18,7 @@ from faust.types import TP
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
+from weir.streams.config.worker_settings import LinkSettings
 from weir.streams.errors import in_words
 from weir.streams.kafka.admin.cluster import topic_limits
 from weir.streams.kafka.consume.app import BatchApp
@@ -238,18 +239,8 @@ class Process:
 def transport_fields(settings: Settings) -> dict[str, Any]:
     """Fields of ``TransportSettings`` that ``[worker]`` sets."""
     w, letters = settings.worker, settings.topics.name(topics.DEAD_LETTERS)
-    return {
-        "max_batch": w.max_batch,
-        "max_in_flight": w.max_in_flight,
-        "session_timeout_s": w.session_timeout_s,
-        "drain_timeout_s": w.drain_s,
-        "leave_on_stop": w.leave_on_stop,
-        "commit_interval_s": w.commit_interval_s,
-        "when_deleted": w.when_deleted,
-        "delivery_timeout_s": w.delivery_timeout_s,
-        "max_record_bytes": w.max_record_bytes,
-        "larger": {letters: topics.largest_record(topics.DEAD_LETTERS, w.max_record_bytes)},
-    }
+    held = {name: getattr(w, name) for name in LinkSettings.model_fields if name != "instance_id"}
+    return {**held, "larger": {letters: topics.largest_record(topics.DEAD_LETTERS, w.max_record_bytes)}}
 
 
 async def run_process(process: Process) -> int:

@@ -131,9 +131,7 @@ def test_what_the_broker_refuses_is_an_error_with_a_fix(kafka: Broker, new_topic
 def test_a_topic_that_is_not_there_is_an_error(kafka: Broker) -> None:
     settings = {"request_timeout_s": 2.0, "session_timeout_s": 1.5, "rebalance_timeout_s": 1.0, "hook_timeout_s": 1.0}
     with pytest.raises(DeliveryError, match="no-such-topic"):
-        produce(
-            kafka, "no-such-topic", some(1), heartbeat_s=0.2, drain_timeout_s=0.1, delivery_timeout_s=1.0, **settings
-        )
+        produce(kafka, "no-such-topic", some(1), heartbeat_s=0.2, drain_s=0.1, delivery_timeout_s=1.0, **settings)
 
 
 def test_no_broker_is_an_error() -> None:

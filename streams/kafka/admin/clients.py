@@ -43,9 +43,10 @@ def admin_client(settings: KafkaSettings) -> Iterator[Any]:
 @contextmanager
 def consumer(settings: KafkaSettings, role: str) -> Iterator[Any]:
     """A ``KafkaConsumer`` without a group: partitions are assigned by hand and nothing is ever committed."""
-    from weir.streams.kafka.admin.unpacking import unpack_within  # it brings the workers' transport
-
     with _client("KafkaConsumer", settings, role, group_id=None, enable_auto_commit=False) as client:
+        # It brings compiled code, half of the time of a start: not before it is known that there is something to read.
+        from weir.streams.kafka.admin.unpacking import unpack_within
+
         unpack_within(client)
         yield client
 

@@ -2,7 +2,7 @@
 
 What differs from Faust's own: a message is a `FetchedBatch`; Faust's acknowledgements are ignored and
 `CompletedOffsets` says what a commit covers; a partition is fetched only while it has fewer than ``max_in_flight``
-full batches; a rebalance waits for batches in work for ``drain_timeout_s`` at most and commits what is complete.
+full batches; a rebalance waits for batches in work for ``drain_s`` at most and commits what is complete.
 Where an assigned partition starts can be told (``app.start_offsets``), and reading can go on elsewhere at any time
 (`rewind`), or stop for one partition while the others go on (`halt`, `resume`).
 Everything here runs in the app's event loop, except reading ``wanted``.
@@ -258,7 +258,7 @@ class BatchConsumer(Consumer):
     async def wait_empty(self) -> None:
         """Before partitions go: wait for batches in work, within bounds, and commit what is complete."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.settings.drain_timeout_s
+        deadline = loop.time() + self.settings.drain_s
         while (working := self.offsets.working()) and not self.should_stop:
             self._progress.clear()
             try:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.integration.kafka_broker import Broker
 from weir.streams.config.settings import load_settings
 from weir.streams.kafka.admin import cluster
 from weir.streams.kafka.admin.clients import admin_client
 from weir.streams.kafka.admin.topic_specs import wanted_topics
+from weir.streams.records import Record
 from weir.streams.task_files import load_task
 from weir.streams.torture import deployment
-from weir.streams.torture.deployment import StoredRecord
 
 TASKS = Path(__file__).parent / "tasks"
 __all__ = ["FAST", "TASKS", "Deployment", "StoredRecord"]
@@ -29,12 +31,33 @@ FAST: Mapping[str, Any] = {
 the linear pass that they are compared with knows none."""
 
 
+class StoredRecord(NamedTuple):
+    """A record and where it is."""
+
+    offset: int
+    record: Record
+
+
 @dataclass(frozen=True)
 class Deployment(deployment.Deployment):
     """Settings and tasks; the file is what workers read. ``settings`` are those of the file, but with the brokers and
     the Redis that the test itself talks to, past any proxy."""
 
     config: Path
+
+    def read(self, topic: str) -> dict[int, list[StoredRecord]]:
+        """Everything in one of Weir's topics now, by partition."""
+        return asyncio.run(self._read(topic))
+
+    async def _read(self, topic: str) -> dict[int, list[StoredRecord]]:
+        found: dict[int, list[StoredRecord]] = defaultdict(list)
+        async for partition, piece in self.pieces(topic):
+            found[partition] += map(StoredRecord, piece.offsets, piece.records)
+        return found
+
+    def ends(self, *names: str) -> Mapping[tuple[str, int], int]:
+        """Where the partitions of these topics of Weir's end now; of all topics without a name."""
+        return asyncio.run(self.ends_now(*names))
 
     @property
     def direct(self) -> str:
