@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 import numpy as np
+
+_WINDOW_S: Final = 3.0
 
 
 class Measures:
@@ -20,9 +23,8 @@ class Measures:
     (1000.0, (4.0, 4.0, 4.0), 0.04)
     """
 
-    def __init__(self, window_s: float = 3.0, batches: int = 200_000) -> None:
-        self.window_s = window_s
-        self._latencies: deque[float] = deque(maxlen=batches)
+    def __init__(self) -> None:
+        self._latencies: deque[float] = deque(maxlen=200_000)
         self._progress: deque[tuple[float, int]] = deque()
         self.busy_s = 0.0
         """Time spent on batches: what is left of a run is waiting, simulating and drawing."""
@@ -37,7 +39,7 @@ class Measures:
     def progress(self, elapsed_s: float, events: int) -> None:
         """``events`` had been processed at ``elapsed_s``, both since the start of the run."""
         self._progress.append((elapsed_s, events))
-        while self._progress[0][0] < elapsed_s - self.window_s and len(self._progress) > 2:
+        while self._progress[0][0] < elapsed_s - _WINDOW_S and len(self._progress) > 2:
             self._progress.popleft()
         if elapsed_s >= len(self.history) + 1:
             self.history.append(self.rate)

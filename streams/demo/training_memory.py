@@ -20,6 +20,10 @@ from weir.streams.trainer.history.history_builder import LoggedHistory, model_in
 
 KEPT: Final = 40_000
 """Newest examples that are kept: some 7 MB."""
+_WINDOW: Final = 1_000
+"""Labels that a value of the metric is over."""
+_EVERY: Final = 200
+"""Labels between two values."""
 _SCALARS: Final = ("ts", "score", "y", "weight", "correction", "known_at")
 
 
@@ -118,17 +122,15 @@ class LiveMetric:
     Parameters
     ----------
     features : names of the F logged columns.
-    window : labels.
-    every : labels between two values.
 
     >>> LiveMetric(("amount", "full.logit", "full.known")).history
     []
     """
 
-    def __init__(self, features: Sequence[str], window: int = 1_000, every: int = 200) -> None:
+    def __init__(self, features: Sequence[str]) -> None:
         self._logit, self._known = (list(features).index(name) for name in SEEN)
-        self._every, self._new = every, 0
-        self._rows: deque[tuple[float, bool, float]] = deque(maxlen=window)
+        self._new = 0
+        self._rows: deque[tuple[float, bool, float]] = deque(maxlen=_WINDOW)
         self.history: list[float] = []
         """Average precision, oldest first."""
 
@@ -139,7 +141,7 @@ class LiveMetric:
         rows = zip(logit[known].tolist(), batch.y[known].tolist(), batch.weight[known].tolist(), strict=True)
         self._rows.extend(rows)
         self._new += int(np.count_nonzero(known))
-        if self._new >= self._every:
+        if self._new >= _EVERY:
             self._new = 0
             said, y, weight = map(np.array, zip(*self._rows, strict=True))
             if y.any():

@@ -55,16 +55,6 @@ class FollowPolicy:
     """And when it was stored so long ago, if anything was learned since."""
 
 
-@dataclass
-class FollowerStats:
-    """Counts since the start."""
-
-    learned: int = 0
-    repeats: int = 0
-    rejected: int = 0
-    """Records that no replica can use."""
-
-
 class Follower:
     """Keeps the models of a worker's tasks.
 
@@ -95,7 +85,10 @@ class Follower:
         self._snapshots = snapshots
         self._keeper = ModelKeeper(snapshots, self._policy.snapshot_interval_s)
         self._reader = RangeReader(options, topic, wait_ms=500)
-        self.stats = FollowerStats()
+        self.learned = 0
+        """Examples, since the start."""
+        self.rejected = 0
+        """Records that no replica can use, since the start."""
         self.offset = 0
         """Of the next record to read."""
         self._end = 0
@@ -266,18 +259,17 @@ class Follower:
         self._tell_rejects(found, {q.offset for q in quarantines}, piece)
 
     def _take(self, fold: ExampleFold, batch: ExampleBatch, at: IntVector, remember: bool, *, live: bool) -> None:
-        before = fold.model.version, fold.repeats
+        before = fold.model.version
         every = self._policy.snapshot_every if live or self._keeper.due(fold) else None
         marks = fold.take(batch, at, remember=remember, mark_every=every)
-        self.stats.learned += fold.model.version - before[0]
-        self.stats.repeats += fold.repeats - before[1]
+        self.learned += fold.model.version - before
         for state in marks:
             self._keeper.put(fold, state)
 
     def _tell_rejects(self, found: DecodedLog[TaskExamples], expected: set[int], piece: Slice) -> None:
         rejects = [reject for reject in found.rejects if piece.offsets[reject.index] not in expected]
         if rejects:
-            self.stats.rejected += len(rejects)
+            self.rejected += len(rejects)
             reject = rejects[0]
             log.warning(
                 "%s: %d records cannot be learned, here and on every replica; the first, at offset %d: %s",

@@ -178,11 +178,6 @@ class ModelSnapshots:
                 return state.version
         return None
 
-    async def versions(self, fold: ExampleFold) -> list[int]:
-        """The stored versions that fit, oldest first."""
-        members = await self._link.execute("ZRANGE", self._index(fold.task), 0, -1)
-        return [version for version, fit in _split(members) if fit == fold.fit]
-
     async def _load(self, header: _Header) -> FoldState | None:
         model = await get_blob(self._link, header.model)
         identities = await get_blob(self._link, header.identities)

@@ -34,7 +34,6 @@ class ModelKeeper:
         """The last version that was stored, or is to be."""
         self._at: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
-        self.written = 0
 
     def stored(self, fold: ExampleFold, version: int) -> None:
         """Note that a version is stored."""
@@ -83,7 +82,7 @@ class ModelKeeper:
             task = next(iter(self._waiting))
             fold, state = self._waiting.pop(task)
             try:
-                self.written += await snapshots.save(fold, state)
+                await snapshots.save(fold, state)
             except ReplicaDiverged:
                 log.error("task %s: this worker's model is not that of the others", task)
                 raise

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
-
-Progress = Callable[[str, int, int], None]
-"""Told how far a long job is: what a part is called, how many of its records are done, and of how many."""
 
 
 class Status(Protocol):

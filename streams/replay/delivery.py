@@ -23,14 +23,10 @@ class Delivery:
     limits : bytes a record of each topic may have. A larger one is left out and counted: once a broker refuses one
         record for its size, kafka-python gives up everything behind it.
     event_time : whether records carry their event time as Kafka's timestamp.
-    in_flight : records on their way at most.
     """
 
-    def __init__(
-        self, producer: Any, limits: Mapping[str, int], event_time: bool = False, in_flight: int = IN_FLIGHT
-    ) -> None:
-        self._producer, self._limits = producer, limits
-        self._event_time, self._in_flight = event_time, in_flight
+    def __init__(self, producer: Any, limits: Mapping[str, int], event_time: bool = False) -> None:
+        self._producer, self._limits, self._event_time = producer, limits, event_time
         self._open: deque[tuple[str, Any]] = deque()
         self.acknowledged: dict[str, int] = {}
         """Records by topic."""
@@ -46,7 +42,7 @@ class Delivery:
         future = self._producer.send(record.topic, value=record.value, key=record.key, timestamp_ms=stamp)
         self._open.append((record.topic, future))
         self.collect()
-        while len(self._open) >= self._in_flight:
+        while len(self._open) >= IN_FLIGHT:
             self._settle()
 
     def collect(self) -> None:

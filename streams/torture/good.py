@@ -15,6 +15,11 @@ from typing import Final, NamedTuple
 from weir.streams.config import topics
 
 TASK: Final = "torture"
+_USERS: Final = 2_000
+_LABELLED: Final = 0.25
+"""Share of the payments."""
+_DELAY_S: Final = 6.0
+"""Mean time from a payment to its label."""
 GOOD: Final = "good-"
 """What good entities' ids begin with; nobody else's do."""
 
@@ -41,17 +46,10 @@ def encode(document: object) -> bytes:
 
 
 class GoodTraffic:
-    """Payments of ``users``, a share of them with a label that comes seconds later.
+    """Payments, a share of them with a label that comes seconds later; ``seed`` is that of every draw."""
 
-    Parameters
-    ----------
-    seed : of every draw.
-    labelled : share of the payments.
-    delay_s : mean time from a payment to its label.
-    """
-
-    def __init__(self, seed: int, *, users: int = 2_000, labelled: float = 0.25, delay_s: float = 6.0) -> None:
-        self._rng, self._users, self._labelled, self._delay_s = random.Random(seed), users, labelled, delay_s
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
         self._due: list[tuple[float, int, Shot]] = []
         self.events = 0
         """Payments made."""
@@ -83,11 +81,11 @@ class GoodTraffic:
         return event, rng.random() < 1.0 / (1.0 + math.exp(-odds))
 
     def _payment(self, now: float) -> Shot:
-        user = f"{GOOD}{int(self._rng.random() ** 2 * self._users):05d}"
+        user = f"{GOOD}{int(self._rng.random() ** 2 * _USERS):05d}"
         event, bad = self.event(self.events, user, now)
         self.events += 1
         made = Shot("good", topics.USER_EVENTS, user.encode(), encode(event))
-        if self._rng.random() < self._labelled:
+        if self._rng.random() < _LABELLED:
             self._label(event, user, bad, now)
         self.recent.append(made)
         if len(self.recent) > 4_000:
@@ -101,5 +99,5 @@ class GoodTraffic:
             "v": 1, "label_id": f"l-{event_id}", "task": TASK, "entity_id": user, "event_id": event_id,
             "ts": event["ts"], "value": int(bad),
         }  # fmt: skip
-        at = now + self._rng.expovariate(1.0 / self._delay_s)
+        at = now + self._rng.expovariate(1.0 / _DELAY_S)
         heapq.heappush(self._due, (at, len(self.labels), Shot("label", topics.LABELS, user.encode(), encode(label))))

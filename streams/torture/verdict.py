@@ -33,6 +33,8 @@ from weir.streams.records import Record
 from weir.streams.torture.deployment import Deployment
 from weir.streams.torture.good import GOOD
 
+AUC_MARGIN: Final = 0.02
+"""How far the AUC may be below that of a model without the hostile examples."""
 KEPT: Final = (GOOD, "moved-")
 """What the ids of entities begin with whose events must all be scored."""
 
@@ -73,23 +75,20 @@ class _Predictions:
     repeats: int
 
 
-async def judge(
-    deployment: Deployment, truth: dict[str, bool], sent: Counter[tuple[str, str]], *, auc_margin: float = 0.02
-) -> Verdict:
+async def judge(deployment: Deployment, truth: dict[str, bool], sent: Counter[tuple[str, str]]) -> Verdict:
     """Read everything back and compare.
 
     Parameters
     ----------
     truth : what the labels of good events say, by event id.
     sent : records by kind and by what has to become of them.
-    auc_margin : how far the AUC may be below that of a model without the hostile examples.
     """
     (task,) = deployment.tasks.values()
     shape, verdict = shape_of(task), Verdict()
     found = await _predictions(deployment, task, shape)
     verdict.numbers["predictions"], verdict.numbers["repeats"] = len(found.rows), found.repeats
     await _same_features(deployment, task, shape, found, verdict)
-    await _same_ranking(deployment, task, shape, found, truth, auc_margin, verdict)
+    await _same_ranking(deployment, task, shape, found, truth, verdict)
     await _letters(deployment, sent, verdict)
     return verdict
 
@@ -179,7 +178,6 @@ async def _same_ranking(
     shape: TaskShape,
     found: _Predictions,
     truth: dict[str, bool],
-    margin: float,
     verdict: Verdict,
 ) -> None:
     """Hold the AUC of the second half of the labelled events against that of a model without hostile examples."""
@@ -195,7 +193,7 @@ async def _same_ranking(
     live, without = _auc(p.score, y), _auc(clean, y)
     verdict.numbers |= {"auc": round(live, 4), "auc without hostile": round(without, 4),
                         "examples": len(examples), "hostile examples": int(np.count_nonzero(~good))}  # fmt: skip
-    verdict.hold(live >= without - margin, f"AUC {live:.4f}, and {without:.4f} without the hostile examples")
+    verdict.hold(live >= without - AUC_MARGIN, f"AUC {live:.4f}, and {without:.4f} without the hostile examples")
 
 
 async def _examples(deployment: Deployment, task: TaskSpec, shape: TaskShape) -> ExampleBatch:

@@ -80,7 +80,7 @@ def test_replicas_that_run_and_that_start_later_are_those_that_never_learned_it(
                 assert all(each == found[0] for each in found)
                 assert found[0]["fraud"] == (301, linear("fraud", [without(fraud, 100, 120)]))
                 assert found[0]["churn"] == (80, linear("churn", [churn]))
-                assert early.stats.rejected == 0
+                assert early.rejected == 0
                 for version, wanted in ((200, before), (301, found[0]["fraud"][1])):
                     for models in (None, snapshots):
                         fold = ExampleFold("fraud", SPECS["fraud"], FEATURES)

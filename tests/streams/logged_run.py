@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -112,6 +111,6 @@ def same(one: LoggedHistory, other: LoggedHistory) -> None:
             np.testing.assert_array_equal(getattr(a, f.name), getattr(b, f.name), f.name)
 
 
-async def read_embedded(task: TaskSpec, log: EmbeddedLog, inputs: Sequence[str] | None = None) -> LoggedHistory:
+async def read_embedded(task: TaskSpec, log: EmbeddedLog) -> LoggedHistory:
     """The history of a task, from a log in this process."""
-    return await read_history(task, source=source(log), inputs=inputs)
+    return await read_history(task, source=source(log))

@@ -162,14 +162,12 @@ def example(event: str, y: bool, at: float, n: int = 0) -> Record:
     return Record(b"fraud", encode_examples(batch, ("a",), "fraud")[0], 1.7e9 + at)
 
 
-def logged_of(
-    predictions: list[Record], examples: list[Record], inputs: tuple[str, ...] | None = None
-) -> LoggedHistory:
+def logged_of(predictions: list[Record], examples: list[Record]) -> LoggedHistory:
     log = EmbeddedLog()
     for topic, records in ((topics.PREDICTIONS, predictions), (topics.EXAMPLES, examples)):
         for record in records:
             log.append(topic, [record])
-    return asyncio.run(read_embedded(TASK, log, inputs))
+    return asyncio.run(read_embedded(TASK, log))
 
 
 def test_columns_are_taken_by_name_across_versions_of_a_task() -> None:
@@ -183,10 +181,8 @@ def test_columns_are_taken_by_name_across_versions_of_a_task() -> None:
     assert logged.history.inputs == ("a", "b", "c")
     assert logged.history.x.tolist() == [[3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]
     assert logged.left_out["predictions without all inputs"] == 1
-    wider = logged_of(rows, [], inputs=("b", "a"))
-    assert (wider.history.event_id, wider.history.x.tolist()) == (["old", "new", "newer"], [[2, 1], [4, 3], [7, 6]])
-    with pytest.raises(UsageError, match=r"no prediction has all 2 inputs of the full model \(missing: lunar\)"):
-        logged_of(rows, [], inputs=("a", "lunar"))
+    same = logged_of([prediction("old", ("b", "a"), [2.0, 1.0], 0), prediction("new", ("a", "b"), [3.0, 4.0], 1)], [])
+    assert (same.history.inputs, same.history.x.tolist()) == (("b", "a"), [[2, 1], [4, 3]])
 
 
 def test_of_repeats_the_first_counts() -> None:

@@ -219,7 +219,7 @@ def test_the_plain_line_is_one_line_of_ascii() -> None:
 
 def test_anything_but_a_terminal_gets_a_plain_line_now_and_then() -> None:
     out = io.StringIO()
-    with DemoDisplay(Console(file=out), plain_every_s=5.0) as display:
+    with DemoDisplay(Console(file=out)) as display:
         for elapsed in range(12):
             display.update(replace(FULL, elapsed_s=float(elapsed)))
     assert [line.split("/")[0] for line in out.getvalue().splitlines()] == ["00:00", "00:05", "00:10"]

@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,19 +27,8 @@ if TYPE_CHECKING:
 _SLICES_PER_S = 10
 
 
-class Format(StrEnum):
-    """What the files are written as."""
-
-    jsonl = "jsonl"
-    parquet = "parquet"
-
-
-class Topic(StrEnum):
-    """The topics a simulation has."""
-
-    user_events = "user-events"
-    device_events = "device-events"
-    labels = "labels"
+Format = Literal["jsonl", "parquet"]
+Topic = Literal["user-events", "device-events", "labels"]
 
 
 def simulate_command(
@@ -61,7 +49,7 @@ def simulate_command(
     dirty: Annotated[
         float, typer.Option(min=0.0, max=0.2, help="Share of malformed, of repeated and of late records, each.")
     ] = 0.0,
-    form: Annotated[Format, typer.Option("--format", "-f", help="Format of the files.")] = Format.jsonl,
+    form: Annotated[Format, typer.Option("--format", "-f", help="Format of the files.")] = "jsonl",
     topic: Annotated[
         Topic | None, typer.Option(help="Only this topic. On stdout all topics carry a field 'topic'.")
     ] = None,
@@ -108,7 +96,7 @@ def simulate_command(
         duplicate_share=dirty,
         late_share=dirty,
     )
-    topics = TOPICS if topic is None else (topic.value,)
+    topics = TOPICS if topic is None else (topic,)
     to_stdout = str(out) == "-"
     columns = MofNCompleteColumn(), TextColumn("days"), TimeRemainingColumn()
     try:
@@ -126,10 +114,10 @@ def simulate_command(
 
 def _refuse(out: Path, form: Format, dirty: float, force: bool) -> None:
     if str(out) == "-":
-        if form is Format.parquet:
+        if form == "parquet":
             raise typer.BadParameter("Parquet goes to files only: give --out DIR, or --format jsonl for lines.")
         return
-    if form is Format.parquet and dirty > 0:
+    if form == "parquet" and dirty > 0:
         raise typer.BadParameter(
             f"Parquet has no place for malformed records (--dirty {dirty:g}): give --dirty 0 or --format jsonl."
         )
@@ -145,7 +133,7 @@ def _sink(out: Path, form: Format, topics: tuple[str, ...]) -> Sink:
     if str(out) == "-":
         return LinesSink(sys.stdout.buffer, name_topics=len(topics) > 1)
     out.mkdir(parents=True, exist_ok=True)
-    return JsonlSink(out, topics) if form is Format.jsonl else ParquetSink(out, topics)
+    return JsonlSink(out, topics) if form == "jsonl" else ParquetSink(out, topics)
 
 
 def _write(

@@ -8,10 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -31,13 +30,6 @@ _REFRESH = 500
 """Records between two looks at the progress bar."""
 _SHORT_S = 0.002
 """A wait that is not worth it: the records between are sent together."""
-
-
-class Stamp(StrEnum):
-    """What the records' own timestamps say."""
-
-    now = "now"
-    event = "event"
 
 
 def replay_command(
@@ -66,9 +58,9 @@ def replay_command(
         bool, typer.Option("--labels/--no-labels", help="With --task: send labels too, label_delay after their events.")
     ] = True,
     stamp: Annotated[
-        Stamp,
+        Literal["now", "event"],
         typer.Option(help="Timestamps of the records. With 'event', Kafka deletes what is older than the retention."),
-    ] = Stamp.now,
+    ] = "now",
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -109,7 +101,7 @@ def replay_command(
     if STDIN not in files and task is None:
         _warn_of_labels(files)
     pace = Pace(time.monotonic(), rate, speed)
-    delivery, stopped = _run(settings, source, limits, pace, stamp is Stamp.event)
+    delivery, stopped = _run(settings, source, limits, pace, stamp == "event")
     sent = ", ".join(f"{count:,} to {name}" for name, count in sorted(delivery.acknowledged.items())) or "nothing"
     notes().print(f"{'Interrupted: ' if stopped else ''}sent {sent}")
     if source.skipped:

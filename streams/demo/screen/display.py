@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -12,6 +12,9 @@ from rich.live import Live
 from weir.streams.demo.screen.plain_lines import plain_line
 from weir.streams.demo.screen.snapshot import DemoSnapshot
 from weir.streams.demo.screen.view import ScreenView
+
+PLAIN_EVERY_S: Final = 5.0
+"""Between two plain lines."""
 
 
 class DemoDisplay:
@@ -23,12 +26,10 @@ class DemoDisplay:
     Parameters
     ----------
     console : where to draw; a live screen if it is a terminal.
-    plain_every_s : seconds between two plain lines.
     """
 
-    def __init__(self, console: Console, plain_every_s: float = 5.0) -> None:
+    def __init__(self, console: Console) -> None:
         self.console = console
-        self.plain_every_s = plain_every_s
         self._live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else None
         self._last_plain_s = -math.inf
 
@@ -47,7 +48,7 @@ class DemoDisplay:
         """Show ``snapshot``; a plain line only when it is due."""
         if self._live is not None:
             self._live.update(ScreenView(snapshot), refresh=True)
-        elif snapshot.elapsed_s - self._last_plain_s >= self.plain_every_s:
+        elif snapshot.elapsed_s - self._last_plain_s >= PLAIN_EVERY_S:
             self._last_plain_s = snapshot.elapsed_s
             self.console.file.write(plain_line(snapshot) + "\n")
             self.console.file.flush()

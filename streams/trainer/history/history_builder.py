@@ -46,15 +46,11 @@ class HistoryBuilder:
 
     Predictions, examples and events may come in any order and more than once: of repeats the one that was written first
     counts, as it did when they were made. A label becomes known when its example was written, on the clock of event
-    time (`known_times`); one whose prediction is not there is left out, as is a prediction without all inputs.
-
-    Parameters
-    ----------
-    inputs : names of the columns of ``x``; those of the newest prediction when not given.
+    time (`known_times`); one whose prediction is not there is left out. The columns of ``x`` are the inputs that the
+    newest prediction has; a prediction without all of them is left out, too.
     """
 
-    def __init__(self, inputs: Sequence[str] | None = None) -> None:
-        self._inputs = None if inputs is None else tuple(inputs)
+    def __init__(self) -> None:
         self._tables: dict[Kind, list[pa.Table]] = {kind: [] for kind in KINDS}
         self._taken_back: set[tuple[str, int]] = set()
 
@@ -76,7 +72,7 @@ class HistoryBuilder:
             No prediction was logged, or none has all the inputs.
         """
         left_out: Counter[str] = Counter()
-        inputs = self._inputs if self._inputs is not None else self._newest_inputs()
+        inputs = self._newest_inputs()
         usable, x = self._inputs_of(inputs, left_out)
         logged = pa.concat_tables([table.select(_LOGGED) for table in usable])
         written_at = _floats(logged, "written_at")
@@ -99,18 +95,15 @@ class HistoryBuilder:
         """The predictions that have all inputs, and these, ``(n, D)``."""
         names = [f"{FEATURE}{name}" for name in inputs]
         usable: list[pa.Table] = []
-        lacking: set[str] = set()
         for table in self._tables["predictions"]:
             absent = set(names).difference(table.column_names)
             whole = table.slice(0, 0) if absent else _without_nulls(table, names)
-            lacking |= absent
             left_out["predictions without all inputs"] += table.num_rows - whole.num_rows
             usable += [whole] if whole.num_rows else []
         if not usable:
-            shown = ", ".join(sorted(name.removeprefix(FEATURE) for name in lacking)[:3])
             raise UsageError(
-                f"no prediction has all {len(inputs)} inputs of the full model (missing: {shown or 'values'}): "
-                "they were made by another version of the task file; wait for new ones, or archive for longer"
+                f"no prediction has a value of each of the {len(inputs)} inputs of the full model; wait for new ones, "
+                "or archive for longer"
             )
         x = np.empty((sum(table.num_rows for table in usable), len(names)), np.float32)
         start = 0

@@ -170,10 +170,8 @@ def missing(span: tuple[int, int], covered: Sequence[tuple[int, int]]) -> list[t
     return [*gaps, (at, stop)] if at < stop else gaps
 
 
-def read_archive(
-    directory: Path, task: str, kind: Kind, since: float | None = None, until: float | None = None
-) -> list[pa.Table]:
-    """Tables of a kind that were written in ``[since, until)``, as they were before they were archived.
+def read_archive(directory: Path, task: str, kind: Kind, since: float | None = None) -> list[pa.Table]:
+    """Tables of a kind that were written since ``since``, as they were before they were archived.
 
     Raises
     ------
@@ -184,28 +182,25 @@ def read_archive(
     if not root.is_dir():
         raise UsageError(f"{root}: no archive of task {task}; make one with weir archive --out {directory}")
     found = []
-    for path in _files(root / kind, since, until):
+    for path in _files(root / kind, since):
         try:
             table = pq.ParquetFile(path).read()  # read_table would add a column of the day's folder
         except (pa.ArrowException, OSError) as error:
             raise UsageError(f"{path}: cannot be read ({error}); delete it and run weir archive again") from error
         if table.num_rows:
-            found.append(_between(table, since, until))
+            found.append(_since(table, since))
     return [table for table in found if table.num_rows]
 
 
-def _files(folder: Path, since: float | None, until: float | None) -> Iterator[Path]:
+def _files(folder: Path, since: float | None) -> Iterator[Path]:
     """Files of the days in question, by day, partition and offset."""
     for path in sorted(folder.glob("day=*/*.parquet")):
         day = datetime.strptime(path.parent.name, "day=%Y-%m-%d").replace(tzinfo=UTC).timestamp()
-        if (since is None or day + DAY_S > since) and (until is None or day < until):
+        if since is None or day + DAY_S > since:
             yield path
 
 
-def _between(table: pa.Table, since: float | None, until: float | None) -> pa.Table:
+def _since(table: pa.Table, since: float | None) -> pa.Table:
     written_at = table["written_at"]
-    if since is not None and pc.min(written_at).as_py() < since:
-        table = table.filter(pc.greater_equal(written_at, since))
-    if until is not None and table.num_rows and pc.max(table["written_at"]).as_py() >= until:
-        table = table.filter(pc.less(table["written_at"], until))
-    return table
+    late = since is None or pc.min(written_at).as_py() >= since
+    return table if late else table.filter(pc.greater_equal(written_at, since))

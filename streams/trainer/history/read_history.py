@@ -6,7 +6,7 @@ What lies in both counts once. It knows tables and time ranges; how a log is rea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
 from weir.online.stages.quarantine import find_quarantines
 from weir.online.task.spec import TaskSpec
 from weir.streams.trainer.history.history_builder import HistoryBuilder, LoggedHistory
-from weir.streams.trainer.history.log_sources import Advance, LogSource, monotonic
+from weir.streams.trainer.history.log_sources import LogSource, monotonic
 from weir.streams.trainer.history.logged_tables import KINDS, Kind, RecordReader
 from weir.streams.trainer.history.parquet_archive import read_archive
 
@@ -28,18 +28,14 @@ async def read_history(
     source: LogSource | None = None,
     archive: Path | None = None,
     since: float | None = None,
-    until: float | None = None,
-    inputs: Sequence[str] | None = None,
-    advance: Advance | None = None,
     limits: InputLimits = DEFAULT_LIMITS,
 ) -> LoggedHistory:
-    """Everything of ``task`` that was logged in ``[since, until)``, epoch seconds of the logs' clocks.
+    """Everything of ``task`` that was logged since ``since``, epoch seconds of the logs' clocks.
 
     Parameters
     ----------
     source : a log to read.
     archive : the directory ``weir archive`` writes; with both, each may lack what the other has.
-    inputs : see `HistoryBuilder`.
     limits : see `RecordReader`.
 
     Raises
@@ -49,15 +45,15 @@ async def read_history(
     BrokerError
         Kafka cannot be reached.
     """
-    builder = HistoryBuilder(inputs)
+    builder = HistoryBuilder()
     left_out: Counter[str] = Counter()
     if archive is not None:
         for kind in KINDS:
-            builder.add(kind, read_archive(archive, task.name, kind, _start(kind, since), until))
+            builder.add(kind, read_archive(archive, task.name, kind, _start(kind, since)))
     if source is not None:
         reader = RecordReader(task, limits)
         for kind in KINDS:
-            await _read_kind(builder, reader, source, kind, _start(kind, since), until, advance)
+            await _read_kind(builder, reader, source, kind, _start(kind, since))
         left_out.update({f"unreadable {kind}": count for kind, count in reader.left_out.items()})
     logged = builder.build()
     logged.left_out.update(left_out)
@@ -69,25 +65,15 @@ def _start(kind: Kind, since: float | None) -> float | None:
 
 
 async def _read_kind(
-    builder: HistoryBuilder,
-    reader: RecordReader,
-    source: LogSource,
-    kind: Kind,
-    since: float | None,
-    until: float | None,
-    advance: Advance | None,
+    builder: HistoryBuilder, reader: RecordReader, source: LogSource, kind: Kind, since: float | None
 ) -> None:
     topic = reader.topic(kind)
-    spans = await source.spans(topic, since, until)
+    spans = await source.spans(topic, since, None)
     if kind == "examples":
         await _take_back(builder, reader, source, topic, spans)
-    total, done = sum(stop - start for start, stop in spans.values()), 0
     for partition, (start, stop) in spans.items():
         async for piece, written_at in monotonic(source.read(topic, partition, start, stop)):
             builder.add(kind, reader.tables(kind, piece.records, written_at))
-            done += len(piece.records)
-            if advance is not None:
-                advance(kind, done, total)
 
 
 async def _take_back(
