@@ -125,23 +125,23 @@ class Encoder(nn.Module):
         v, pieces = self.normalise(x)
         e = functional.gelu(self.enter(pieces))
         h = self._cell(e, state)
-        return self._logit(h, e, v), h, self._embedding(h)
+        return self.logit(h, e, v), h, self._embedding(h)
 
-    def sequence(self, x: Tensor, state: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def sequence(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take in L events of each of b entities.
 
         Parameters
         ----------
         x : ``(b, L, D)`` float32, raw, padded on the right.
         state : ``(b, S)`` float32, before the first event.
-        lengths : ``(b,)`` int64, events of each entity, 0 to L; all L when not given.
 
         Returns
         -------
-        logit ``(b, L)``, the state after the last event ``(b, S)``, embeddings ``(b, L, E)``.
+        logit ``(b, L)``, the state after the last event ``(b, S)``, embeddings ``(b, L, E)``; of padding they are
+        outputs too, which the caller leaves out.
         """
         hidden, e, v = self.hidden(x, state)
-        return self._logit(hidden, e, v), last(hidden, state, lengths), self._embedding(hidden)
+        return self.logit(hidden, e, v), hidden[:, -1] if hidden.shape[1] else state, self._embedding(hidden)
 
     def hidden(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(b, L, D)`` to the states after each event ``(b, L, S)``, the events' codes and the normalised columns."""
@@ -149,10 +149,6 @@ class Encoder(nn.Module):
         e = functional.gelu(self.enter(pieces))
         out, _ = self.gru(e, state.unsqueeze(0).contiguous())
         return out, e, v
-
-    def logit(self, hidden: Tensor, e: Tensor, v: Tensor) -> Tensor:
-        """``(b, L)`` from what ``hidden`` returns."""
-        return self._logit(hidden, e, v)
 
     def _cell(self, e: Tensor, state: Tensor) -> Tensor:
         w_in, w_state, b_in, b_state = self.gru.all_weights[0]
@@ -164,20 +160,11 @@ class Encoder(nn.Module):
         new = torch.tanh(gn + torch.sigmoid(gr + cr) * cn)
         return new + update * (state - new)
 
-    def _logit(self, h: Tensor, e: Tensor, v: Tensor) -> Tensor:
+    def logit(self, h: Tensor, e: Tensor, v: Tensor) -> Tensor:
+        """``(b, L)`` from what ``hidden`` returns: states, the events' codes and the normalised columns."""
         mixed = functional.gelu(self.mix(torch.cat([h, e, v], -1)))
         logit: Tensor = self.out(self.drop(mixed))
         return logit.squeeze(-1)
 
     def _embedding(self, h: Tensor) -> Tensor:
         return h[..., :0] if self.embed is None else self.embed(h)
-
-
-def last(hidden: Tensor, state: Tensor, lengths: Tensor | None) -> Tensor:
-    """State after the last event of each sequence: ``(b, S)`` out of ``(b, L, S)``."""
-    if lengths is None:
-        return hidden[:, -1] if hidden.shape[1] else state
-    if hidden.shape[1] == 0:
-        return state
-    at = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, hidden.shape[2])
-    return torch.where((lengths > 0).unsqueeze(1), hidden.gather(1, at).squeeze(1), state)

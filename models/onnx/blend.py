@@ -153,7 +153,7 @@ def _files(parts: Sequence[Built]) -> dict[str, bytes]:
 def blend_graphs(graphs: Sequence[bytes], weights: Sequence[float], bias: float) -> bytes:
     """Merge graphs that keep the contract into one that does, ``logit = bias + sum(w * logit)``.
 
-    Raises ``ModelError`` for one that does not keep it, or of other inputs than the first.
+    Raises ``ModelError`` for one that does not keep it, or of other inputs or another opset than the first.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -161,9 +161,11 @@ def blend_graphs(graphs: Sequence[bytes], weights: Sequence[float], bias: float)
     specs = [check_graph(graph) for graph in graphs]
     if len({spec.inputs for spec in specs}) != 1:
         raise ModelError(f"the graphs take {[spec.inputs for spec in specs]} inputs; they must take the same x")
+    if len({spec.opset for spec in specs}) != 1:
+        raise ModelError(f"the graphs are of opsets {[spec.opset for spec in specs]}; train all with this version")
     made = _MergedGraph(specs)
     for i, (data, weight) in enumerate(zip(graphs, weights, strict=True)):
-        made.add(i, _at_opset(onnx.load_model_from_string(data), made.opset), weight)
+        made.add(i, onnx.load_model_from_string(data), weight)
     made.finish(bias)
     values = {"x": specs[0].inputs, "state": sum(s.state for s in specs)}
     ins = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", width]) for n, width in values.items() if width]
@@ -175,23 +177,12 @@ def blend_graphs(graphs: Sequence[bytes], weights: Sequence[float], bias: float)
     return data_out
 
 
-def _at_opset(model: Any, opset: int) -> Any:
-    """The same model in a newer opset, its local functions written out."""
-    from onnx import inliner, version_converter
-
-    if model.functions:
-        model = inliner.inline_local_functions(model)
-    now = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
-    return model if now == opset else version_converter.convert_version(model, opset)
-
-
 class _MergedGraph:
     """Nodes of several graphs under prefixes, with what joins them."""
 
     def __init__(self, specs: Sequence[GraphSpec]) -> None:
         self.specs = specs
-        self.opset = max(spec.opset for spec in specs)
-        self.imports = {"": self.opset}
+        self.imports = {"": specs[0].opset}
         self.ir_version = 8
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []

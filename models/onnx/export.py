@@ -18,7 +18,6 @@ from weir.models.onnx.graph import GraphSpec, check_graph, open_session, probe_r
 from weir.models.onnx.translate import translate
 from weir.models.types import Float32Matrix
 
-OPSET: Final = 18
 TOLERANCE: Final = 1e-4
 """Between torch and ONNX Runtime, of max(1, |value|)."""
 NAMES: Final = ("logit", "state_out", "embedding")
@@ -26,13 +25,12 @@ _ROWS: Final = (0, 1, 7, 129)
 _HUGE: Final = 3e38
 
 
-def export_encoder(encoder: Any, *, opset: int = OPSET) -> bytes:
+def export_encoder(encoder: Any) -> bytes:
     """Export ``encoder.step``; the module is put into eval mode for it, and back.
 
     Parameters
     ----------
     encoder : a ``torch.nn.Module`` with all that `weir.models.encoder.Encoder` has, but for its layers.
-    opset : of the standard operators.
 
     Raises
     ------
@@ -42,14 +40,14 @@ def export_encoder(encoder: Any, *, opset: int = OPSET) -> bytes:
     training = encoder.training
     encoder.eval()
     try:
-        data = _translate(encoder, opset)
+        data = _translate(encoder)
         check_export(encoder, data)
     finally:
         encoder.train(training)
     return data
 
 
-def _translate(encoder: Any, opset: int) -> bytes:
+def _translate(encoder: Any) -> bytes:
     """The graph of one step."""
     import torch
 
@@ -65,7 +63,7 @@ def _translate(encoder: Any, opset: int) -> bytes:
     widths = {"x": len(encoder.inputs), "state": encoder.state}
     outputs = {"logit": None, "state_out": encoder.state, "embedding": encoder.embedding}
     given = {name: width for name, width in outputs.items() if width != 0}
-    return translate(Step().eval(), widths, given, opset)
+    return translate(Step().eval(), widths, given)
 
 
 def check_export(encoder: Any, data: bytes) -> GraphSpec:

@@ -19,21 +19,18 @@ import numpy as np
 from weir.models.errors import ModelError
 
 IR_VERSION: Final = 10
-_PASSED: Final = ("Dropout", "Identity")
+OPSET: Final = 18
+"""Of every graph that Weir makes. Blending needs one for all parts, and float16 and int8 rewrite its operators."""
 _PLAIN: Final = {
-    "abs": "Abs", "add": "Add", "div": "Div", "erf": "Erf", "exp": "Exp", "log": "Log", "matmul": "MatMul",
-    "maximum": "Max", "minimum": "Min", "mul": "Mul", "neg": "Neg", "relu": "Relu", "sigmoid": "Sigmoid",
-    "sign": "Sign", "softplus": "Softplus", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh", "truediv": "Div",
+    "abs": "Abs", "add": "Add", "mul": "Mul", "sigmoid": "Sigmoid", "sign": "Sign", "sub": "Sub", "tanh": "Tanh",
     "where": "Where",
 }  # fmt: skip
-"""Names of functions, methods and (in small letters) modules, and the operator that does just that."""
+"""Names of functions, and the operator that does just that."""
 
 _Handler = Callable[["_Call"], Any]
 
 
-def translate(
-    module: Any, widths: dict[str, int], outputs: dict[str, int | None], opset: int, name: str = "encoder"
-) -> bytes:
+def translate(module: Any, widths: dict[str, int], outputs: dict[str, int | None]) -> bytes:
     """Translate ``module(*inputs)``.
 
     Parameters
@@ -51,13 +48,13 @@ def translate(
     device = next(module.parameters()).device
     with torch.no_grad():
         ShapeProp(traced).propagate(*(torch.zeros(2, width, device=device) for width in widths.values()))
-    made = _Translation(traced, list(widths), list(outputs), opset)
+    made = _Translation(traced, list(widths), list(outputs))
     made.run()
     ins = [helper.make_tensor_value_info(key, TensorProto.FLOAT, ["n", width]) for key, width in widths.items()]
     shapes: dict[str, list[str | int | None]] = {key: ["n"] if w is None else ["n", w] for key, w in outputs.items()}
     outs = [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in shapes.items()]
-    graph = helper.make_graph(made.nodes, name, ins, outs, list(made.constants.values()))
-    imports = [helper.make_opsetid("", opset)]
+    graph = helper.make_graph(made.nodes, "encoder", ins, outs, list(made.constants.values()))
+    imports = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="weir")
     checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString(deterministic=True)
@@ -67,8 +64,8 @@ def translate(
 class _Translation:
     """Goes through the nodes of an fx graph in order."""
 
-    def __init__(self, traced: Any, inputs: list[str], outputs: list[str], opset: int) -> None:
-        self.traced, self.outputs, self.opset = traced, outputs, opset
+    def __init__(self, traced: Any, inputs: list[str], outputs: list[str]) -> None:
+        self.traced, self.outputs = traced, outputs
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
         self.values: dict[Any, Any] = {}
@@ -92,12 +89,9 @@ class _Translation:
         if node.op == "call_module":
             module = self._attribute(node.target)
             kind = type(module).__name__
-            if kind in _PASSED:
+            if kind == "Dropout":  # in eval mode it changes nothing
                 return args[0]
-            handler = _handlers().get(kind)
-            if handler is not None:
-                return handler(_Call(self, node, [*args, (node.target, module)], kwargs))
-            word = kind.lower()
+            args, word = [*args, (node.target, module)], kind
         else:
             word = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         if (handler := _handlers().get(word)) is not None:
@@ -164,9 +158,8 @@ class _Call:
 def _handlers() -> dict[str, _Handler]:
     """Functions, methods and modules that are no single operator."""
     return {
-        "cat": _cat, "chunk": _split, "clamp": _clamp, "flatten": _reshape, "gelu": _gelu, "getitem": _item,
-        "LayerNorm": _layer_norm, "linear": _linear, "Linear": _linear_module, "log1p": _log1p, "reshape": _reshape,
-        "split": _split, "squeeze": _squeeze, "unsqueeze": _unsqueeze, "view": _reshape,
+        "cat": _cat, "chunk": _chunk, "clamp": _clamp, "flatten": _flatten, "gelu": _gelu, "getitem": _item,
+        "linear": _gemm, "Linear": _linear_module, "log1p": _log1p, "squeeze": _squeeze, "unsqueeze": _unsqueeze,
     }  # fmt: skip
 
 
@@ -175,7 +168,7 @@ def _cat(c: _Call) -> str:
     return c.to.emit("Concat", c.args[0], c.name, axis=axis % len(c.shape))
 
 
-def _split(c: _Call) -> tuple[str, ...]:
+def _chunk(c: _Call) -> tuple[str, ...]:
     from onnx import helper
 
     axis = c.kwargs.get("dim", c.args[2] if len(c.args) > 2 else 0)
@@ -192,7 +185,7 @@ def _clamp(c: _Call) -> str:
     return c.to.emit("Clip", [c.args[0], *("" if v is None else c.to.operand(v) for v in (low, high))], c.name)
 
 
-def _reshape(c: _Call) -> str:
+def _flatten(c: _Call) -> str:
     shape = c.to.array(np.array([-1, *c.shape[1:]], np.int64))  # -1 are the rows, of which there may be none
     return c.to.emit("Reshape", [c.args[0], shape], c.name)
 
@@ -201,8 +194,7 @@ def _gelu(c: _Call) -> str:
     name, x = c.name, c.args[0]
     if c.kwargs.get("approximate", "none") != "none":
         raise ModelError("gelu with an approximation has no translation to ONNX; use the exact one")
-    if c.to.opset >= 20:
-        return c.to.emit("Gelu", [x], name)
+    # Opset 18 has no Gelu: x * (1 + erf(x / sqrt 2)) / 2.
     scaled = c.to.emit("Div", [x, c.to.operand(math.sqrt(2))], f"{name}_scaled")
     risen = c.to.emit("Add", [c.to.emit("Erf", [scaled], f"{name}_erf"), c.to.operand(1.0)], f"{name}_risen")
     return c.to.emit("Mul", [c.to.emit("Mul", [x, risen], f"{name}_twice"), c.to.operand(0.5)], name)
@@ -214,26 +206,16 @@ def _item(c: _Call) -> str:
     raise ModelError(f"no translation of the index {c.args[1]!r} to ONNX is known; add it to models/onnx/translate.py")
 
 
-def _layer_norm(c: _Call) -> str:
-    x, (path, module) = c.args
-    given = [x, c.to.tensor(f"{path}.weight", module.weight), c.to.tensor(f"{path}.bias", module.bias)]
-    return c.to.emit("LayerNormalization", given, c.name, axis=-1, epsilon=module.eps)
-
-
-def _linear(c: _Call) -> str:
-    return _gemm(c, [*c.args, *(c.kwargs[key] for key in ("weight", "bias") if key in c.kwargs)])
-
-
-def _gemm(c: _Call, given: list[Any]) -> str:
+def _gemm(c: _Call) -> str:
     if len(c.shape) != 2:
         raise ModelError(f"a linear layer of shape {c.shape} has no translation to ONNX; use it on (n, width)")
-    return c.to.emit("Gemm", [name for name in given if name is not None], c.name, transB=1)
+    return c.to.emit("Gemm", c.args, c.name, transB=1)
 
 
 def _linear_module(c: _Call) -> str:
     x, (path, module) = c.args
-    bias = None if module.bias is None else c.to.tensor(f"{path}.bias", module.bias)
-    return _gemm(c, [x, c.to.tensor(f"{path}.weight", module.weight), bias])
+    given = [x, c.to.tensor(f"{path}.weight", module.weight), c.to.tensor(f"{path}.bias", module.bias)]
+    return _gemm(_Call(c.to, c.node, given, {}))
 
 
 def _log1p(c: _Call) -> str:

@@ -21,16 +21,16 @@ _MEMORY: Final = threading.Lock()
 
 
 class ObjectFiles:
-    """Objects below a URL; ``options`` go to fsspec (keys, ``endpoint_url``)."""
+    """Objects below a URL. Keys and the like come from the environment and files that each store's package reads."""
 
-    def __init__(self, url: str, **options: Any) -> None:
+    def __init__(self, url: str) -> None:
         protocol = url.partition("://")[0]
         if protocol not in EXCLUSIVE:
             raise RegistryError(
                 f"{url}: no exclusive writes are known for {protocol}://; use a directory or one of {sorted(EXCLUSIVE)}"
             )
         self.url = url.rstrip("/")
-        self._fs, self._root = _open(self.url, options)
+        self._fs, self._root = _open(self.url)
 
     def read(self, path: str) -> bytes:
         """The bytes of an object; raises ``FileNotFoundError``."""
@@ -82,13 +82,13 @@ class ObjectFiles:
         return f"{self._root}/{path}" if path else self._root
 
 
-def _open(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+def _open(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError as exc:
         raise RegistryError(f"{url}: needs fsspec; run: pip install 'weir[models]'") from exc
     try:
-        fs, root = fsspec.core.url_to_fs(url, **options)
+        fs, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError, OSError) as exc:
         raise RegistryError(f"{url}: {exc}; install its package (s3fs, gcsfs, adlfs) and check the address") from exc
     return fs, str(root).rstrip("/")

@@ -11,26 +11,30 @@ record that ``announce`` makes.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
-from typing import Any
+
+from pydantic import ValidationError
 
 from weir.models.errors import ModelError
+from weir.models.manifest import faults
 from weir.models.registry.files import Files, LocalFiles
-from weir.models.registry.log import StageLog
 from weir.models.registry.objects import ObjectFiles
-from weir.models.registry.registry_errors import RegistryError
-from weir.models.registry.stages import ACTIONS, Action, Stage, StageEntry, Stages, rollback_target
+from weir.models.registry.registry_errors import RegistryError, StageConflictError
+from weir.models.registry.stages import ACTIONS, Action, Stage, StageEntry, Stages, move, rollback_target
 from weir.models.registry.versions import Versions
 from weir.online.codec.wire import ModelUpdate
 
+STAGES = "stages"
 
-def open_files(url: str, **options: Any) -> Files:
+
+def open_files(url: str) -> Files:
     """Storage at a directory's path, ``file://``, ``memory://`` or an object store's URL."""
     if not url:
         raise RegistryError("the registry's address is empty; give a directory or a URL such as s3://bucket/models")
     if url.startswith("file://"):
         return LocalFiles(url.removeprefix("file://"))
-    return ObjectFiles(url, **options) if "://" in url else LocalFiles(url)
+    return ObjectFiles(url) if "://" in url else LocalFiles(url)
 
 
 def relative_uri(task: str, version: int) -> str:
@@ -67,29 +71,23 @@ class Registry(Versions):
     Parameters
     ----------
     url : a directory, ``file:///...``, ``memory://...``, ``s3://bucket/...`` (see ``weir.models.registry.objects``).
-    options : for fsspec.
     """
 
-    def __init__(self, url: str, **options: Any) -> None:
-        files = open_files(url, **options)
-        super().__init__(files)
-        self._log = StageLog(files)
+    def __init__(self, url: str) -> None:
+        super().__init__(open_files(url))
 
     def stages(self, task: str) -> Stages:
         """What serves and what shadows now."""
-        return self._log.stages(task)
+        names = self._moves(task)
+        return self._entry(task, names[-1]).stages if names else Stages()
 
     def champion(self, task: str) -> int | None:
         """The version that serves."""
         return self.stages(task).champion
 
-    def shadow(self, task: str) -> int | None:
-        """The version that is scored beside the champion."""
-        return self.stages(task).shadow
-
     def history(self, task: str) -> list[StageEntry]:
         """All moves, the oldest first."""
-        return self._log.history(task)
+        return [self._entry(task, name) for name in self._moves(task)]
 
     def set_stage(
         self, task: str, version: int, stage: Stage, *, at: float, expect: int | None = None, why: str = ""
@@ -112,12 +110,12 @@ class Registry(Versions):
         """
         if stage not in ACTIONS:
             raise ModelError(f"{task} v{version}: no version becomes a {stage} again; stages are {list(ACTIONS)}")
-        now = self._log.expected(task, expect)
+        now = self._expected(task, expect)
         return now if now.of(version) == stage else self._move(task, now, ACTIONS[stage], version, at, why)
 
     def rollback(self, task: str, *, at: float, expect: int | None = None, why: str = "") -> Stages:
         """Return to the champion before; raises as ``set_stage`` does."""
-        now = self._log.expected(task, expect)
+        now = self._expected(task, expect)
         return self._move(task, now, "rollback", rollback_target(now, task), at, why)
 
     def announce(
@@ -139,4 +137,35 @@ class Registry(Versions):
             self.manifest(task, version)
         else:
             self.load(task, version)
-        return self._log.append(task, now, action, version, at, why)
+        after = move(now, action, version, task)
+        entry = StageEntry(at=at, action=action, version=version, why=why, by=secrets.token_hex(8), stages=after)
+        try:
+            self._files.create(f"{task}/{STAGES}/{after.seq:08d}.json", entry.model_dump_json(indent=2).encode())
+        except FileExistsError:
+            raise _conflict(task, now.seq, self.stages(task)) from None
+        return after
+
+    def _expected(self, task: str, expect: int | None) -> Stages:
+        """The stages, if they still are those of entry ``expect``; else raises ``StageConflictError``."""
+        now = self.stages(task)
+        if expect is not None and now.seq != expect:
+            raise _conflict(task, expect, now)
+        return now
+
+    def _moves(self, task: str) -> list[str]:
+        return [name for name in self._files.names(f"{task}/{STAGES}") if name.endswith(".json")]
+
+    def _entry(self, task: str, name: str) -> StageEntry:
+        path = f"{task}/{STAGES}/{name}"
+        try:
+            return StageEntry.model_validate_json(data := self._files.read(path))
+        except ValidationError as exc:
+            why = faults(StageEntry, exc, data)
+            raise RegistryError(f"{self._files.url}/{path}: not a stage entry: {why}; restore it") from None
+
+
+def _conflict(task: str, seen: int, now: Stages) -> StageConflictError:
+    return StageConflictError(
+        f"{task}: the stages changed meanwhile (entry {now.seq} after {seen}; champion now {now.champion}, shadow "
+        f"{now.shadow}); look at them again and repeat if it still holds"
+    )

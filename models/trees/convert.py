@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weir.models.errors import ModelError
+from weir.models.onnx.translate import OPSET
 from weir.models.types import Float32Vector, FloatVector
 
-OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
+ML_OPSET, IR_VERSION = 3, 8
 _ZERO = np.float32(1e-35)
 """LightGBM's kZeroThreshold."""
 
 
-def to_onnx(booster: Any, inputs: Sequence[str], *, opset: int = OPSET) -> bytes:
+def to_onnx(booster: Any, inputs: Sequence[str]) -> bytes:
     """The graph of a ``lightgbm.Booster`` of the binary objective, up to its best iteration.
 
     Input ``x`` float32 ``(n, D)``, output ``logit`` float32 ``(n,)``. A missing value (NaN) goes where LightGBM sends
@@ -30,7 +31,6 @@ def to_onnx(booster: Any, inputs: Sequence[str], *, opset: int = OPSET) -> bytes
     Parameters
     ----------
     inputs : D names of the columns, in order.
-    opset : of the default domain, for graphs that this one is to be merged with.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def to_onnx(booster: Any, inputs: Sequence[str], *, opset: int = OPSET) -> bytes
         [logit],
         [helper.make_tensor("trees.shape", TensorProto.INT64, [1], [-1])],
     )
-    imports = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
+    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
     made = helper.make_model(graph, opset_imports=imports, producer_name="weir", ir_version=IR_VERSION)
     checker.check_model(made, full_check=True)
     data: bytes = made.SerializeToString(deterministic=True)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from weir.models.registry.log import STAGES
-from weir.models.registry.registry import Registry
+from weir.models.registry.registry import STAGES, Registry
 
 
 class Marker(msgspec.Struct, frozen=True):

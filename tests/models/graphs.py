@@ -60,7 +60,7 @@ def text_graph(body: str, header: str = '<ir_version: 10, opset_import: ["" : 18
     return data
 
 
-def linear_graph(weights: NDArray[np.float32], opset: int = 17) -> bytes:
+def linear_graph(weights: NDArray[np.float32], opset: int = 18) -> bytes:
     """No memory: ``logit = x w``."""
     row = ", ".join(f"{w:.8g}" for w in weights)
     d = len(weights)

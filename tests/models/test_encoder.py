@@ -51,19 +51,16 @@ def test_steps_are_the_sequence(
 ) -> None:
     e = encoder(width, hidden, embedding, knots, seed)
     x = torch.from_numpy(raw(b * length, width, seed + 1).reshape(b, length, width))
-    lengths = torch.from_numpy(np.random.default_rng(seed).integers(0, length + 1, b))
     state = begin = start(b, hidden, seed)
     with torch.no_grad():
-        logit, after, embedded = e.sequence(x, begin, lengths)
+        logit, after, embedded = e.sequence(x, begin)
         assert logit.shape == (b, length)
         assert after.shape == (b, hidden)
         assert embedded.shape == (b, length, embedding)
         for t in range(length):
-            one, moved, point = e.step(x[:, t], state)
-            state = torch.where((lengths > t).unsqueeze(1), moved, state)
-            on = lengths > t
-            assert torch.allclose(one[on], logit[on, t], atol=CLOSE, rtol=CLOSE)
-            assert torch.allclose(point[on], embedded[on, t], atol=CLOSE, rtol=CLOSE)
+            one, state, point = e.step(x[:, t], state)
+            assert torch.allclose(one, logit[:, t], atol=CLOSE, rtol=CLOSE)
+            assert torch.allclose(point, embedded[:, t], atol=CLOSE, rtol=CLOSE)
     assert torch.allclose(state, after, atol=CLOSE, rtol=CLOSE)
 
 

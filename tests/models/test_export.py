@@ -21,7 +21,7 @@ def refused(data: bytes) -> str:
 
 def test_a_graph_says_what_it_takes() -> None:
     assert check_graph(recurrent_graph()) == GraphSpec(inputs=3, state=4, embedding=2, opset=18)
-    assert check_graph(linear_graph(np.ones(5, np.float32))) == GraphSpec(5, 0, 0, 17)
+    assert check_graph(linear_graph(np.ones(5, np.float32))) == GraphSpec(5, 0, 0, 18)
 
 
 def test_what_is_no_graph_is_refused() -> None:
@@ -167,15 +167,10 @@ def test_onnx_is_torch(encoder: Any, exported: bytes) -> None:
             np.testing.assert_allclose(out["embedding"], embedding.numpy(), atol=1e-4)
 
 
-def test_the_same_weights_make_the_same_bytes_in_any_opset_the_same_outputs(encoder: Any, exported: bytes) -> None:
+def test_the_same_weights_make_the_same_bytes(encoder: Any, exported: bytes) -> None:
     from weir.models.onnx.export import export_encoder
 
     assert export_encoder(encoder) == exported
-    newer = export_encoder(encoder, opset=20)
-    assert check_graph(newer).opset == 20
-    x, state = np.ones((5, 3), np.float32), np.zeros((5, 8), np.float32)
-    for name, values in run_graph(open_session(newer), x, state).items():
-        np.testing.assert_allclose(values, run_graph(open_session(exported), x, state)[name], atol=1e-6)
 
 
 def test_a_function_without_translation_is_named(encoder: Any) -> None:

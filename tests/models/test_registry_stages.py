@@ -16,7 +16,7 @@ def test_the_life_of_two_versions(registry: Registry) -> None:
     assert registry.stages("fraud").of(1) == "candidate"
     registry.set_stage("fraud", 1, "champion", at=1.0)
     registry.set_stage("fraud", 2, "shadow", at=2.0)
-    assert (registry.champion("fraud"), registry.shadow("fraud")) == (1, 2)
+    assert (registry.champion("fraud"), registry.stages("fraud").shadow) == (1, 2)
     stages = registry.set_stage("fraud", 2, "champion", at=3.0, why="better")
     assert (stages.champion, stages.shadow, stages.of(1)) == (2, None, "archived")
     stages = registry.rollback("fraud", at=4.0, why="worse")

@@ -121,10 +121,10 @@ def test_any_number_of_rows_and_trees_of_one_leaf() -> None:
 def test_the_graph_states_its_contract() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 2))
-    model = onnx.load_from_string(to_onnx(booster_of(x, x[:, 0] > 0, rounds=2), ("a", "b"), opset=20))
+    model = onnx.load_from_string(to_onnx(booster_of(x, x[:, 0] > 0, rounds=2), ("a", "b")))
     assert [i.name for i in model.graph.input] == ["x"]
     assert [o.name for o in model.graph.output] == ["logit"]
-    assert {o.domain: o.version for o in model.opset_import} == {"": 20, "ai.onnx.ml": 3}
+    assert {o.domain: o.version for o in model.opset_import} == {"": 18, "ai.onnx.ml": 3}
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_promote_and_rollback_move_the_champion_and_tell_the_workers(registry: R
     assert "published promote of fraud v2" in notes
     weir("promote", "fraud", "3", "--to", "shadow", "--publish")
     weir("rollback", "fraud", "--publish", "--why", "worse")
-    assert (registry.champion("fraud"), registry.shadow("fraud")) == (1, 3)
+    assert (registry.champion("fraud"), registry.stages("fraud").shadow) == (1, 3)
     assert [(topic, key, u.action, u.version) for topic, key, u in brokers.sent] == [
         ("model-updates", b"fraud", "promote", "2"), ("model-updates", b"fraud", "shadow", "3"),
         ("model-updates", b"fraud", "rollback", "1"),

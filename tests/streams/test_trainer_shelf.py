@@ -43,7 +43,7 @@ def test_the_shelf_registers_once_and_moves_stages_once(tmp_path: Path) -> None:
         told = [shelf.tell("fraud", Effect(action, version, NOW, {"a": 1.0}), "why") for _ in range(2)]
         assert told[0] == told[1]
         assert told[0].digest == registry.manifest("fraud", version).digest
-        return shelf.champion("fraud"), registry.shadow("fraud")
+        return shelf.champion("fraud"), registry.stages("fraud").shadow
 
     assert shelf.champion("fraud") == 0
     assert tell("shadow", 1) == (0, 1)
