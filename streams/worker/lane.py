@@ -142,6 +142,16 @@ class RowLane(ABC):
         return self.next_offset
 
     @property
+    def starts(self) -> dict[Lane, int]:
+        """The next offset of the partition, where there is one."""
+        return {self.lane: self.next_offset} if self.next_offset is not None else {}
+
+    @property
+    def where(self) -> tuple[int | None, float | None] | None:
+        """Its next offset and its event time, where it has one; ``None`` where it takes nothing."""
+        return (self.next_offset, None) if self.started else None
+
+    @property
     def started(self) -> bool:
         """Whether it takes batches."""
         return bool(self._tasks)
@@ -184,7 +194,13 @@ class RowLane(ABC):
         self._steps.clear()
         return not (self.unmade or unwritten) and self.ctx.store.written(self.lane) == self.next_offset
 
-    async def drain(self, limit_s: float) -> None:
+    async def finish(self, limit_s: float) -> None:
+        """Close it; what was computed is written first, if that takes no longer than ``limit_s``."""
+        async with self.lock:  # what is computed together with other lanes is computed to its end
+            await self._drain(limit_s)
+            await self.close()
+
+    async def _drain(self, limit_s: float) -> None:
         """Wait, for so long at most, until what was computed is written."""
         if self._tasks:
             idle = asyncio.ensure_future(self._idle.wait())

@@ -21,22 +21,24 @@ from weir.streams.worker.scoring.event_partition import ScoreLane
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+PartitionLane = RowLane | LabelLane
+"""What runs one partition, whatever its records are."""
 SKIPPED: Final = "skipped"
 """The first word of the reason."""
 
 
 @asynccontextmanager
-async def _opened(lane: RowLane) -> AsyncIterator[int | None]:
+async def _opened(lane: PartitionLane) -> AsyncIterator[int | None]:
     """A lane that is open and not started; where it is."""
-    start = await lane.open()
+    await lane.open()
     try:
-        yield start
+        yield lane.starts.get(lane.lane)
     finally:
         await lane.close()
 
 
-async def seek_rows(lane: RowLane, offset: int, by: str) -> str:
-    """Have a score, side or inference lane go on at ``offset``."""
+async def seek(lane: PartitionLane, offset: int, by: str) -> str:
+    """Have a lane go on at ``offset``; of a label lane that is the next label, its predictions stay where they are."""
     async with _opened(lane) as at:
         before = at if at is not None else _stood(lane.ctx, lane.lane)
         await _letter(lane.ctx, lane.lane, before, offset, by)
@@ -44,23 +46,9 @@ async def seek_rows(lane: RowLane, offset: int, by: str) -> str:
     return _moved(before, offset)
 
 
-async def seek_labels(lane: LabelLane, offset: int, by: str) -> str:
-    """Have a label lane go on with the label at ``offset``; its predictions stay where they are."""
-    place = (topics.LABELS, lane.partition)
-    at = (await lane.open()).get(topics.LABELS)
-    before = at if at is not None else _stood(lane.ctx, place)
-    await _letter(lane.ctx, place, before, offset, by)
-    try:
-        await lane.move(topics.LABELS, offset)
-    finally:
-        await lane.close()
-    return _moved(before, offset)
-
-
-async def set_watermark(lane: RowLane, ts: float) -> str:
-    """Have a score lane take ``ts``, epoch seconds, for the newest event time; raises ``UsageError`` for another."""
-    if not isinstance(lane, ScoreLane):
-        raise UsageError(f"{lane.name} keeps no event time; give a partition of a stream of events")
+async def set_watermark(lane: PartitionLane, ts: float) -> str:
+    """Have a score lane take ``ts``, epoch seconds, for the newest event time; raises ``UsageError`` for a new one."""
+    assert isinstance(lane, ScoreLane), f"{lane.name} keeps no event time"
     async with _opened(lane) as at:
         if at is None:
             raise UsageError(f"{lane.name}: nothing of it was processed yet, so there is no event time to correct")

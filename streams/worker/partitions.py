@@ -22,7 +22,6 @@ from weir.streams.config import topics
 from weir.streams.config.settings import Role
 from weir.streams.errors import StateError, UsageError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
-from weir.streams.kafka.consume.log_ends import LogBounds
 from weir.streams.kafka.consume.point_reader import PointReader
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.produce.producer import Sent
@@ -37,7 +36,8 @@ from weir.streams.worker.idle import IdleTime, TimedLane
 from weir.streams.worker.labelling.label_partition import LabelLane
 from weir.streams.worker.labelling.step_reader import LaneReader
 from weir.streams.worker.lane import RowLane
-from weir.streams.worker.moves import seek_labels, seek_rows, set_watermark
+from weir.streams.worker.lane_table import LaneTable
+from weir.streams.worker.moves import PartitionLane
 from weir.streams.worker.partitioner import settle_partitioner
 from weir.streams.worker.scoring.batch_scoring import Scoring
 from weir.streams.worker.scoring.event_partition import ScoreLane
@@ -54,7 +54,7 @@ LABELLED: Final = (topics.PREDICTIONS, topics.LABELS)
 """Topics of which a label lane takes the partition of its number."""
 
 
-class LaneHost:
+class LaneHost(LaneTable):
     """Opens the lanes of each partition that this worker is given, and closes them when it goes.
 
     Parameters
@@ -65,15 +65,12 @@ class LaneHost:
     """
 
     def __init__(self, ctx: Context, follower: Follower, role: Role) -> None:
-        self.ctx, self.follower, self.role = ctx, follower, role
-        self.rows: dict[Lane, RowLane] = {}
-        """Score and side lanes, by Weir's own name of the topic and partition."""
-        self.labels: dict[int, LabelLane] = {}
-        self._parked: dict[Lane, RowLane | LabelLane] = {}
+        super().__init__(ctx)
+        self.follower, self.role = follower, role
+        self._parked: dict[Lane, PartitionLane] = {}
         """Of partitions that went in the rebalance under way."""
         self._scoring: dict[str, Scoring] = {}
         """By stream."""
-        self._bounds = LogBounds(ctx.settings.kafka.client_options("bounds"), ctx.name(topics.PREDICTIONS))
         logged, limits = ctx.name(topics.PREDICTIONS), ctx.settings.limits_of(topics.PREDICTIONS)
         self._points = PointReader(ctx.settings.kafka.client_options("logged"), logged, limits)
         self._waiting: list[FetchedBatch] = []
@@ -86,7 +83,6 @@ class LaneHost:
             self._of_stream.setdefault(task.stream, []).append(task)
         self._side = {task.name: self._stage(task) for task in ctx.tasks}
         self._shapes = {name: stage.shape for name, stage in self._side.items()}
-        ctx.pauses.host = self
 
     @property
     def topics(self) -> list[str]:
@@ -103,23 +99,34 @@ class LaneHost:
         return read
 
     @property
+    def labels(self) -> list[LabelLane]:
+        """The label lanes that are open."""
+        return [lane for lane in self.lanes.values() if isinstance(lane, LabelLane)]
+
+    @property
+    def rows(self) -> list[RowLane]:
+        """The others."""
+        return [lane for lane in self.lanes.values() if isinstance(lane, RowLane)]
+
+    @property
     def reserved(self) -> int:
         """Of the memory for ids, what lanes other than score lanes may take."""
-        return self._reserved([own for own, _ in self.rows], len(self.labels))
+        return self._reserved([own for own, _ in self.lanes])
 
     @staticmethod
-    def _reserved(rows: Sequence[str], labels: int) -> int:
-        return rows.count(topics.ENTITY_UPDATES) * bytes_for(UPDATES) + labels * bytes_for(PREDICTIONS)
+    def _reserved(read: Sequence[str]) -> int:
+        labels = read.count(topics.LABELS) * bytes_for(PREDICTIONS)
+        return labels + read.count(topics.ENTITY_UPDATES) * bytes_for(UPDATES)
 
     def _share(self, read: Sequence[str]) -> int:
         """What the ids of a score lane may take, where these are the topics of the partitions to be opened."""
-        reserved = self._reserved(read, read.count(topics.LABELS))
-        return share_of(self.ctx.settings.worker.dedupe_bytes, reserved, sum(own in self._of_stream for own in read))
+        lanes = sum(own in self._of_stream for own in read)
+        return share_of(self.ctx.settings.worker.dedupe_bytes, self._reserved(read), lanes)
 
     def take(self, batch: FetchedBatch) -> None:
         """Bring a batch to its lane; the first ever waits until it is settled how producers partition."""
         if self.ctx.placement.partitioner is not None:
-            self._give(batch)
+            super().take(batch)
             return
         self._waiting.append(batch)
         if self._settling is None:
@@ -133,44 +140,27 @@ class LaneHost:
             return
         waiting, self._waiting = self._waiting, []
         for batch in waiting:
-            self._give(batch)
-
-    def _give(self, batch: FetchedBatch) -> None:
-        own = self.ctx.settings.topics.own(batch.topic)
-        lane: RowLane | LabelLane | None = None
-        if own in LABELLED:
-            lane = self.labels.get(batch.partition)
-        elif own is not None:
-            lane = self.rows.get((own, batch.partition))
-        if lane is not None:  # else the partition has just gone, and its next owner reads the batch
-            lane.put(batch)
+            super().take(batch)
 
     def _timed(self) -> list[dict[Lane, TimedLane]]:
         """Lanes whose time passes together: of each stream, and of labels; none that is paused, or about to go on."""
-        paused, groups = self.ctx.pauses.paused, dict[str, dict[Lane, TimedLane]]()
-        for key, lane in self.rows.items():
-            if isinstance(lane, ScoreLane) and lane.started and key not in paused:
+        groups = dict[str, dict[Lane, TimedLane]]()
+        for key, lane in self.lanes.items():
+            if key in self.ctx.pauses.paused:
+                continue
+            if isinstance(lane, LabelLane) or (isinstance(lane, ScoreLane) and lane.started):
                 groups.setdefault(key[0], {})[key] = lane
-        labels = {(topics.LABELS, partition): lane for partition, lane in self.labels.items()}
-        return [*groups.values(), {key: lane for key, lane in labels.items() if key not in paused}]
+        return [*groups.values()]
 
     def check_sizes(self) -> None:
         """Raise ``UsageError`` where what a task makes may not fit its topic."""
         check_sizes(self._side.values(), lambda own: self.ctx.records.limit(self.ctx.name(own)))
-
-    def names(self) -> list[str]:
-        """Of the lanes that are open."""
-        return [lane.name for lane in self._lanes()]
-
-    def _lanes(self) -> list[RowLane | LabelLane]:
-        return [*self.labels.values(), *self.rows.values()]
 
     async def close(self) -> None:
         """Let go of what the lanes shared; they have to be closed."""
         await self._idle.stop()
         if self._settling is not None:
             self._settling.cancel()
-        await self._bounds.close()
         await self._points.close()
 
     # -- partitions come and go ----------------------------------------------------------------------------------
@@ -205,13 +195,11 @@ class LaneHost:
             await self.ctx.crash(error)
 
     def _begin(self, tps: set[TP]) -> None:
-        for key in self._keys(map(self.ctx.own, tps)):
+        for key in self._keys(tps):
             if key not in self.ctx.pauses.paused:
                 self.begin(key)
-        for scoring in self._scoring.values():
-            scoring.start()
         self._idle.start()
-        self.ctx.assigned, self.ctx.lanes = True, len(self._lanes())
+        self.ctx.assigned, self.ctx.lanes = True, len(self.lanes)
         log.info("%d partitions assigned: %s", len(tps), ", ".join(self.names()))
 
     async def _open(self, tps: set[TP]) -> dict[TP, int]:
@@ -221,7 +209,7 @@ class LaneHost:
         await self.ctx.store.settle(self.row_lanes())
         if self.ctx.remote is not None:
             await self.ctx.remote.own({partition for own, partition in lanes if own in self._of_stream})
-        starts = await self.ctx.pauses.open_or_pause(self._keys(lanes))
+        starts = await self.ctx.pauses.open_or_pause(self._keys(tps))
         await self._forget_parked()
         self.ctx.metrics.inc("weir_rebalances_total")
         return {tp: starts[tp] for tp in tps if tp in starts}
@@ -231,131 +219,65 @@ class LaneHost:
         if self._late is not None:
             self._late.cancel()
             self._late = None
-        gone = {self.ctx.own(tp) for tp in tps}
-        await self.ctx.pauses.forget(set(self._keys(gone)))
+        gone = set(map(self.key, tps))
+        await self.ctx.pauses.forget(gone)
         # Every partition goes in a rebalance, so no other lane is in the middle of something.
         await asyncio.gather(*(self._scoring[own].stop() for own in {own for own, _ in gone} & self._scoring.keys()))
-        rows = [self.rows.pop(lane) for lane in gone & self.rows.keys()]
-        label = [self.labels.pop(p) for p in {p for own, p in gone if own in LABELLED} & self.labels.keys()]
-        await asyncio.gather(*(self._park(lane) for lane in rows), *(self._park(lane) for lane in label))
+        lanes = [self.lanes.pop(key) for key in gone & self.lanes.keys()]
+        await asyncio.gather(*(self._park(lane) for lane in lanes))
 
-    async def _park(self, lane: RowLane | LabelLane) -> None:
+    async def _park(self, lane: PartitionLane) -> None:
         """Let go of a lane; what is as it is stored is kept, for the case that its partition comes back to us."""
         if await lane.let_go():
             self._parked[lane.lane] = lane
         else:
             await lane.close()
 
-    async def _unpark(self, lane: Lane) -> dict[Lane, int] | None:
-        """Take a lane up again that nobody else had meanwhile; where it goes on, ``None`` where it has to be opened."""
-        parked = self._parked.pop(lane, None)
-        if parked is None:
-            return None
-        if not await parked.take_up():
+    async def open_lane(self, key: Lane) -> PartitionLane:
+        """See `LaneTable`; a lane that nobody else had meanwhile is taken up again as it is."""
+        if (parked := self._parked.pop(key, None)) is not None:
+            if await parked.take_up():
+                self.lanes[key] = parked
+                return parked
             await parked.close()
-            return None
-        if isinstance(parked, LabelLane):
-            self.labels[lane[1]] = parked
-            return {(topic, lane[1]): offset for topic, offset in parked.positions.items()}
-        self.rows[lane] = parked
-        return {lane: parked.next_offset} if parked.next_offset is not None else {}
+        return await super().open_lane(key)
 
     async def _forget_parked(self) -> None:
         """Their partitions are another worker's now."""
         gone, self._parked = list(self._parked.values()), {}
-        await asyncio.gather(*(lane.close() for lane in gone))
-
-    def key(self, tp: TP) -> Lane:
-        """See `process.PartitionHost`."""
-        return self._keys([self.ctx.own(tp)])[0]
+        await self.close_all(gone)
 
     # -- one lane, while the others go on ------------------------------------------------------------------------
 
-    @staticmethod
-    def _keys(lanes: Iterable[Lane]) -> list[Lane]:
-        """What to call the lanes of some partitions: a label lane, which may have two, by that of its labels."""
-        return sorted({(topics.LABELS, lane[1]) if lane[0] in LABELLED else lane for lane in lanes})
+    def key(self, tp: TP) -> Lane:
+        """See `LaneTable`; a label lane, which may read two topics, is called by that of its labels."""
+        own = self.ctx.own(tp)
+        return (topics.LABELS, own[1]) if own[0] in LABELLED else own
 
-    def partitions_of(self, lane: Lane) -> list[TP]:
-        """See `pauses.Host`."""
-        read = [own for own in LABELLED if own in self.topics] if lane[0] in LABELLED else [lane[0]]
-        return [self.ctx.topic_partition((own, lane[1])) for own in read]
+    def _keys(self, tps: Iterable[TP]) -> list[Lane]:
+        return sorted(set(map(self.key, tps)))
 
-    async def shut(self, lane: Lane) -> None:
-        """See `pauses.Host`."""
-        if lane[0] in LABELLED:
-            if lane[1] in self.labels:
-                await self.labels[lane[1]].close()
-                self.labels.pop(lane[1], None)
-        elif lane in self.rows:
-            rows = self.rows[lane]
-            if isinstance(rows, ScoreLane):
-                self._scoring[lane[0]].drop(rows)
-            async with rows.lock:  # what is computed together with other lanes is computed to its end
-                await rows.drain(self.ctx.settings.worker.drain_s)
-                await rows.close()
-            self.rows.pop(lane, None)
+    def topics_of(self, key: Lane) -> Sequence[str]:
+        """See `LaneTable`."""
+        return LABELLED if key[0] in LABELLED else (key[0],)
 
-    async def reopen(self, lane: Lane) -> Mapping[TP, int]:
-        """See `pauses.Host`."""
-        starts: dict[Lane, int] = {}
-        for own in LABELLED if lane[0] in LABELLED else (lane[0],):
-            await self.ctx.topics.check((own, lane[1]))
-        if (taken_up := await self._unpark(lane)) is not None:
-            starts |= taken_up
-        elif lane[0] in LABELLED:
-            label = self.labels[lane[1]] = self.label_lane(lane[1])
-            starts |= {(topic, lane[1]): offset for topic, offset in (await label.open()).items()}
-        else:
-            rows = self.rows[lane] = self.row_lane(lane)
-            start = await rows.open()
-            if start is not None:
-                starts[lane] = start
-        read = {tp: self.ctx.own(tp) for tp in self.partitions_of(lane)}
-        starts |= await self._first_time([own for own in read.values() if own not in starts])
-        return {tp: starts[own] for tp, own in read.items() if own in starts}
+    def partitions_of(self, key: Lane) -> list[TP]:
+        """See `LaneTable`."""
+        return [self.ctx.topic_partition((own, key[1])) for own in self.topics_of(key) if own in self.topics]
 
-    def begin(self, lane: Lane) -> None:
-        """See `pauses.Host`."""
-        opened = self.labels.get(lane[1]) if lane[0] in LABELLED else self.rows.get(lane)
-        if opened is not None:
-            opened.start()
-        if lane[0] in self._scoring:
-            self._scoring[lane[0]].start()
+    async def reopen(self, key: Lane) -> Mapping[TP, int]:
+        """See `LaneTable`."""
+        starts = await super().reopen(key)
+        return {**starts, **await self._first_time([tp for tp in self.partitions_of(key) if tp not in starts])}
 
-    def lanes_open(self) -> list[Lane]:
-        """See `control.Movable`."""
-        return [*self.rows, *((topics.LABELS, partition) for partition in self.labels)]
-
-    def positions(self) -> Mapping[Lane, tuple[int | None, float | None]]:
-        """See `control.Movable`."""
-        found: dict[Lane, tuple[int | None, float | None]] = {}
-        for lane, rows in self.rows.items():
-            if rows.started:
-                found[lane] = rows.next_offset, rows.intake.watermark if isinstance(rows, ScoreLane) else None
-        for partition, label in self.labels.items():
-            found[topics.LABELS, partition] = label.positions.get(topics.LABELS), None
-        return found
-
-    async def seek(self, lane: Lane, offset: int, by: str) -> str:
-        """See `control.Movable`."""
-        if lane[0] in LABELLED:
-            told = await seek_labels(self.label_lane(lane[1]), offset, by)
-        else:
-            told = await seek_rows(self.row_lane(lane), offset, by)
-        await self.ctx.topics.sought(lane)
-        return told
-
-    async def set_watermark(self, lane: Lane, ts: float) -> str:
-        """See `control.Movable`."""
-        if lane[0] in LABELLED:
-            raise UsageError(f"{lane[0]}-{lane[1]} keeps no event time; give a partition of a stream of events")
-        return await set_watermark(self.row_lane(lane), ts)
+    def make(self, key: Lane) -> PartitionLane:
+        """See `LaneTable`."""
+        return self.label_lane(key[1]) if key[0] in LABELLED else self.row_lane(key)
 
     async def _hand_over(self, partition: int, sent: list[Sent], scored: dict[str, ScoredBatch]) -> None:
         """Give acknowledged predictions to the label lane; where it is paused they are in Kafka for when it is not."""
-        label = self.labels.get(partition)
-        if label is not None:
+        label = self.lanes.get((topics.LABELS, partition))
+        if isinstance(label, LabelLane):
             await label.hand_over(sent, scored)
 
     def row_lane(self, lane: Lane) -> RowLane:
@@ -383,7 +305,7 @@ class LaneHost:
             stages,
             steps,
             histories,
-            LaneReader(partition, self.ctx, shapes, self._bounds, self._points),
+            LaneReader(partition, self.ctx, shapes, self._points),
             handed_over=self.role == "all",
         )
 
@@ -435,21 +357,20 @@ class LaneHost:
                 if table.side:
                     self.ctx.store.declare_side(table.name, topics.ENTITY_UPDATES, self.ctx.partitions)
 
-    async def _first_time(self, new: list[Lane]) -> dict[Lane, int]:
-        """Where lanes of which the store has nothing begin.
+    async def _first_time(self, new: Sequence[TP]) -> dict[TP, int]:
+        """Where partitions of which the store has nothing begin.
 
         Raises ``StateError`` where their group has committed offsets all the same: it would score with empty windows.
         Unless these are so few, and all still there, that Redis lost a lane's first second: those are taken again.
         """
         if not new:
             return {}
-        group, starts = self.ctx.app.transport_settings.group, dict[Lane, int]()
+        group, starts = self.ctx.app.transport_settings.group, dict[TP, int]()
         if self._asking is None or self._asking.done():  # lanes that open together ask once
             self._asking = asyncio.ensure_future(committed_offsets(self.ctx.settings.kafka, group))
         committed = await asyncio.shield(self._asking)
-        for lane in new:
-            tp = self.ctx.topic_partition(lane)
-            offset = committed.get(tp, 0)
+        for tp in new:
+            offset, lane = committed.get(tp, 0), self.ctx.own(tp)
             if offset <= 0:
                 continue
             async with RangeReader(self.ctx.settings.kafka.client_options("bounds"), tp.topic) as reader:
@@ -461,5 +382,5 @@ class LaneHost:
                     "fill it from Kafka, or give [worker] another group to start afresh"
                 )
             log.warning("%s-%d: the store holds nothing; taking the %d records before again", *lane, offset)
-            starts[lane] = first
+            starts[tp] = first
         return starts

@@ -95,7 +95,7 @@ class WorkerStatus(ProcessStatus):
 
     def ready(self) -> list[str]:
         """See ``ProcessStatus``; a label lane first takes steps again."""
-        waiting = [f"{lane.name} is taking steps again" for lane in self._host.labels.values() if not lane.ready]
+        waiting = [f"{lane.name} is taking steps again" for lane in self._host.labels if not lane.ready]
         return super().ready() or waiting
 
     def describe(self) -> Mapping[str, object]:
@@ -113,7 +113,7 @@ class WorkerStatus(ProcessStatus):
         super().measure()
         for task in self._ctx.tasks:
             self._measure_task(task.name)
-        lanes = [lane for lane in self._host.labels.values() if lane.ready]
+        lanes = [lane for lane in self._host.labels if lane.ready]
         self._horizon.look({t.name: [lane.stages[t.name].joiner for lane in lanes] for t in self._ctx.tasks})
         self._measure_store()
         if self._ctx.remote is not None:
@@ -122,7 +122,7 @@ class WorkerStatus(ProcessStatus):
 
     def lanes(self) -> Mapping[str, int]:
         """See ``ProcessStatus``."""
-        return {**Counter(topic for topic, _ in self._host.rows), topics.LABELS: len(self._host.labels)}
+        return {topics.LABELS: 0, **Counter(topic for topic, _ in self._host.lanes)}
 
     def _measure_store(self) -> None:
         m, store = self._ctx.metrics, self._ctx.store
@@ -136,9 +136,9 @@ class WorkerStatus(ProcessStatus):
             m.set("weir_cached_rows", rows, topic=topic)
 
     def _measure_memory(self) -> None:
-        m, lanes = self._ctx.metrics, [lane for lane in self._host.rows.values() if lane.started]
+        m, lanes = self._ctx.metrics, [lane for lane in self._host.rows if lane.started]
         self._ids.look([lane for lane in lanes if isinstance(lane, ScoreLane)], self._host.reserved)
-        labels = [stage for lane in self._host.labels.values() if lane.ready for stage in lane.stages.values()]
+        labels = [stage for lane in self._host.labels if lane.ready for stage in lane.stages.values()]
         seen = sum(stage.seen.nbytes for stage in labels if stage.seen is not None)
         m.set("weir_memory_bytes", seen + sum(lane.id_bytes for lane in lanes), part="ids")
         m.set("weir_memory_bytes", self._ctx.store.cached_bytes(), part="rows")
@@ -157,7 +157,7 @@ class WorkerStatus(ProcessStatus):
         self._told.setdefault(name, version)  # what was stored was learned by others
         m.inc("weir_examples_learned_total", self._new(name, version), task=name)
         self._count_readings(name)
-        stages = [lane.stages[name] for lane in self._host.labels.values() if lane.ready]
+        stages = [lane.stages[name] for lane in self._host.labels if lane.ready]
         m.set("weir_open_alerts", sum(len(stage.book) for stage in stages), task=name)
         for stage in stages:
             self._count_labels(name, stage)
@@ -166,7 +166,7 @@ class WorkerStatus(ProcessStatus):
 
     def _count_readings(self, name: str) -> None:
         """Count the raw numbers that were taken as missing since the last look, by column."""
-        lanes = [lane for lane in self._host.rows.values() if isinstance(lane, ScoreLane) and lane.started]
+        lanes = [lane for lane in self._host.rows if isinstance(lane, ScoreLane) and lane.started]
         taken: Counter[str] = Counter()
         for stage in (stage for lane in lanes for stage in lane.stages if stage.task.name == name):
             taken.update(stage.engine.readings.taken)

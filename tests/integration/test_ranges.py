@@ -20,7 +20,7 @@ from tests.integration.follow import (
 from tests.integration.kafka_broker import Broker
 from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.consume import range_reader as ranges
-from weir.streams.kafka.consume.log_ends import LogBounds
+from weir.streams.kafka.consume.point_reader import PointReader
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.kafka_errors import RecordsDeleted
 
@@ -103,17 +103,17 @@ def test_bounds_are_asked_over_one_connection_and_over_a_new_one_after_an_error(
     monkeypatch.setattr(ranges, "AIOKafkaConsumer", Counted)
 
     async def test() -> None:
-        bounds = LogBounds(options(place.kafka), place.topic)
-        assert await bounds.of(0) == (0, 0)
+        log = PointReader(options(place.kafka), place.topic)
+        assert await log.bounds(0) == (0, 0)
         await place.send(("fraud", examples(30)))
-        assert await asyncio.gather(*(bounds.of(0) for _ in range(5))) == [(0, 30)] * 5
+        assert await asyncio.gather(*(log.bounds(0) for _ in range(5))) == [(0, 30)] * 5
         assert len(started) == 1
         started[0].away = True
         with pytest.raises(BrokerError, match=f"topic {place.topic} cannot be read"):
-            await bounds.of(0)
-        assert await bounds.of(0) == (0, 30)
+            await log.bounds(0)
+        assert await log.bounds(0) == (0, 30)
         assert len(started) == 2
-        await bounds.close()
+        await log.close()
 
     run(test())
 

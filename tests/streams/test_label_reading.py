@@ -33,7 +33,7 @@ def test_labels_of_a_task_that_does_not_run_here_are_passed_over(caplog: pytest.
             return NOW
 
     ctx = At()
-    reader = LaneReader(0, cast("Any", ctx), {"fraud": ScoredShape(("x",), 0, 0, ())}, *cast("Any", (None, None)))
+    reader = LaneReader(0, cast("Any", ctx), {"fraud": ScoredShape(("x",), 0, 0, ())}, cast("Any", None))
     with caplog.at_level(logging.WARNING):
         works = [reader.decode(labels("nobody", "fraud", "nobody")), reader.decode(labels("nobody"))]
     assert [{task: len(of) for task, of in work.labels.items()} for work in works] == [{"fraud": 1}, {}]

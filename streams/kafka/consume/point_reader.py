@@ -1,4 +1,4 @@
-"""Reads single records of a topic back by their offsets, over one connection that stays open.
+"""Reads single records of a topic back by their offsets, and says where it begins and ends, over one connection.
 
 A broker gives whole batches of records. What lies next to a record that was asked for is kept for a while: who reads
 one after the other, however slowly, reads each batch once.
@@ -125,6 +125,15 @@ class PointReader:
             raise BrokerError(f"{self._topic}-{partition}: offset {left[0]} is between {first} and {end}, and refused")
         left.clear()
         left.extend(there)
+
+    async def bounds(self, partition: int) -> tuple[int, int]:
+        """The first offset that is kept, and the one behind the last that may be read now; raises as ``read`` does."""
+        async with self._turn:
+            try:
+                return await (await self._connected()).bounds(partition)
+            except BrokerError:
+                await self.close()
+                raise
 
     async def _connected(self) -> RangeReader:
         if self._reader is None:

@@ -28,6 +28,7 @@ from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from weir.streams.kafka.produce.producer import Sent
 from weir.streams.model_replicas.past_models import ModelHistory
 from weir.streams.redis.partitions.label_journal import TICK, OffsetRange, StepLog, StoredLane
+from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
 from weir.streams.worker.labelling.publisher import MAX_WAITING, Made, PendingStep, StepPublisher, together
 from weir.streams.worker.labelling.step_reader import LaneReader
@@ -113,19 +114,28 @@ class LabelLane:
 
     # -- life ----------------------------------------------------------------------------------------------------
 
-    async def open(self) -> dict[str, int]:
-        """Claim the lane and load what is stored; the offsets to go on from, of topics that have one."""
+    @property
+    def starts(self) -> dict[Lane, int]:
+        """The next offset of each topic that it takes, where there is one."""
+        return {(topic, self.partition): offset for topic, offset in self.positions.items()}
+
+    @property
+    def where(self) -> tuple[int | None, float | None]:
+        """See `RowLane`."""
+        return self.positions.get(topics.LABELS), None
+
+    async def open(self) -> None:
+        """Claim the lane and load what is stored."""
         await self._steps.claim()
         async with self.ctx.opening:
             stored = await self._steps.load()
         self._snapshot_step = stored.snapshot_step
-        self._stored, self._blob, positions = replace(stored, snapshot=None), stored.snapshot, dict[str, int]()
+        self._stored, self._blob = replace(stored, snapshot=None), stored.snapshot
         if self._blob is not None:
-            positions = msgspec.msgpack.decode(self._blob, type=_Positions).positions
+            self.positions = msgspec.msgpack.decode(self._blob, type=_Positions).positions
         for step in self._stored.steps:
             if step.topic != TICK:
-                positions[step.topic] = step.stop
-        return positions
+                self.positions[step.topic] = step.stop
 
     async def take_up(self) -> bool:
         """Go on with a lane that was `let_go`, where nobody has had it since; else it has to be opened anew."""
@@ -145,6 +155,10 @@ class LabelLane:
 
     async def close(self) -> None:
         """Let go of the partition and of what is in memory."""
+        await self.let_go()
+
+    async def finish(self, limit_s: float) -> None:  # noqa: ARG002 - it has a limit of its own
+        """See `RowLane`."""
         await self.let_go()
 
     async def let_go(self) -> bool:
@@ -368,10 +382,10 @@ class LabelLane:
         await self._take(self._reader.decode_step(step, piece), publish=False)
         await self._steps.append(self._number, [step])
 
-    async def move(self, topic: str, offset: int) -> None:
-        """Go on at ``offset`` of a topic, where the lane is open and not started: what was taken is published first."""
+    async def move(self, offset: int) -> None:
+        """Go on with the label at ``offset``, where the lane is open and not started: what was taken is published."""
         publishing = asyncio.ensure_future(self._out.run(self._stored))
-        moving = asyncio.ensure_future(self._move(topic, offset))
+        moving = asyncio.ensure_future(self._move(offset))
         try:
             await asyncio.wait({publishing, moving}, return_when=asyncio.FIRST_COMPLETED)
             await (moving if moving.done() else publishing)  # publishing ends by an error only
@@ -380,10 +394,10 @@ class LabelLane:
             moving.cancel()
             await asyncio.gather(publishing, moving, return_exceptions=True)
 
-    async def _move(self, topic: str, offset: int) -> None:
+    async def _move(self, offset: int) -> None:
         await self._recover()
         await self._out.until(self._number)
-        self.positions[topic] = offset
+        self.positions[topics.LABELS] = offset
         await self._out.store(self._number, self._capture())
 
     async def finish_alone(self) -> None:

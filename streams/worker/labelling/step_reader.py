@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from weir.online.stages.admission import labels_in_time
 from weir.streams.config import topics
 from weir.streams.errors import BrokerError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
-from weir.streams.kafka.consume.log_ends import LogBounds
 from weir.streams.kafka.consume.point_reader import PointReader
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.records import RefusedRecord
@@ -32,6 +31,7 @@ from weir.streams.worker.scoring.misplaced import Astray
 log = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 60.0
+T = TypeVar("T")
 
 
 class LaneReader:
@@ -41,13 +41,11 @@ class LaneReader:
     ----------
     partition, ctx : the lane's.
     shapes : by task: what its predictions carry.
-    bounds, points : of the topic of predictions; all lanes ask the same.
+    points : of the topic of predictions; all lanes ask the same.
     """
 
-    def __init__(
-        self, partition: int, ctx: Context, shapes: Mapping[str, ScoredShape], bounds: LogBounds, points: PointReader
-    ) -> None:
-        self._partition, self._ctx, self._shapes, self._bounds, self._points = partition, ctx, shapes, bounds, points
+    def __init__(self, partition: int, ctx: Context, shapes: Mapping[str, ScoredShape], points: PointReader) -> None:
+        self._partition, self._ctx, self._shapes, self._points = partition, ctx, shapes, points
         self.features = {task: shape.features for task, shape in shapes.items()}
         """Names of each task's features."""
         self._told = False
@@ -145,25 +143,15 @@ class LaneReader:
 
     async def logged(self, task: str, wanted: RowsToRead) -> tuple[IntVector, ScoredBatch]:
         """Rows of a task as they were logged, ascending: those of ``wanted`` that Kafka still holds."""
-        offsets, patience = wanted.offsets.tolist(), self._patience()
-        while True:
-            try:
-                found = await self._points.read(self._partition, offsets)
-                break
-            except BrokerError as error:
-                await patience.wait(error)
+        offsets = wanted.offsets.tolist()
+        found = await self._patience().ask(lambda: self._points.read(self._partition, offsets))
         at = [i for i, offset in enumerate(offsets) if offset in found]
         decoded = decode_scored([found[offsets[i]].value for i in at], {task: self._shapes[task]}).tasks[task]
         return wanted.rows[np.array(at, np.int64)[decoded.index]], decoded.scored
 
     async def bounds(self) -> tuple[int, int]:
         """The first offset of predictions that is kept, and the one behind their last."""
-        patience = self._patience()
-        while True:
-            try:
-                return await self._bounds.of(self._partition)
-            except BrokerError as error:
-                await patience.wait(error)
+        return await self._patience().ask(lambda: self._points.bounds(self._partition))
 
     def _patience(self) -> Patience:
         return Patience(self._ctx.settings.worker.delivery_timeout_s)
@@ -185,6 +173,14 @@ class Patience:
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._began: float | None = None
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a question, asked until there is one; raises ``BrokerError`` as `wait` does."""
+        while True:
+            try:
+                return await question()
+            except BrokerError as error:
+                await self.wait(error)
 
     async def wait(self, error: BrokerError) -> None:
         """Wait a little; raises ``error`` when that has been long enough."""

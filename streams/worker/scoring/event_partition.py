@@ -82,6 +82,21 @@ class ScoreLane(RowLane):
     def _works(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         return [self._flush_steps]
 
+    def start(self) -> None:
+        """See `RowLane`."""
+        super().start()
+        self._scoring.start()
+
+    async def finish(self, limit_s: float) -> None:
+        """See `RowLane`; what waits to be computed is forgotten."""
+        self._scoring.drop(self)
+        await super().finish(limit_s)
+
+    @property
+    def where(self) -> tuple[int | None, float | None] | None:
+        """See `RowLane`."""
+        return (self.next_offset, self.intake.watermark) if self.started else None
+
     def mark(self) -> bytes:
         """Event time and counts."""
         return self.intake.mark()

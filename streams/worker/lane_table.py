@@ -1,0 +1,107 @@
+"""The lanes of the partitions that a worker has, by key: a batch to its lane, and one lane at a time shut and opened.
+
+It is what pauses and orders by hand work on. It does not know what kinds of lanes there are, nor how a rebalance goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from faust.types import TP
+
+from weir.online.task.spec import STREAM_KEYS
+from weir.streams.errors import UsageError
+from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.redis.partitions.partition_store import Lane
+from weir.streams.worker.context import Context
+from weir.streams.worker.moves import PartitionLane, seek, set_watermark
+
+
+class LaneTable(ABC):
+    """Lanes by key, which is the topic and partition that they read; see `pauses.Host` and `control.Movable`.
+
+    Parameters
+    ----------
+    ctx : what the lanes share.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+        self.lanes: dict[Lane, PartitionLane] = {}
+        ctx.pauses.host = self
+
+    @abstractmethod
+    def make(self, key: Lane) -> PartitionLane:
+        """A lane, not open."""
+
+    def key(self, tp: TP) -> Lane:
+        """The key of the lane that reads a partition."""
+        return self.ctx.own(tp)
+
+    def topics_of(self, key: Lane) -> Sequence[str]:
+        """Topics, by Weir's own names, to whose records the positions of a lane belong."""
+        return (key[0],)
+
+    def partitions_of(self, key: Lane) -> list[TP]:
+        """What the consumer reads for a lane."""
+        return [self.ctx.topic_partition(key)]
+
+    def take(self, batch: FetchedBatch) -> None:
+        """Bring a batch to its lane."""
+        lane = self.lanes.get(self.key(TP(batch.topic, batch.partition)))
+        if lane is not None:  # else the partition has just gone, and its next owner reads the batch
+            lane.put(batch)
+
+    async def open_lane(self, key: Lane) -> PartitionLane:
+        """Open a lane, and keep it also where that fails, so that it is shut."""
+        lane = self.lanes[key] = self.make(key)
+        await lane.open()
+        return lane
+
+    async def reopen(self, key: Lane) -> Mapping[TP, int]:
+        """Open a lane, not started; the offsets to go on from, where there are any."""
+        for topic in self.topics_of(key):
+            await self.ctx.topics.check((topic, key[1]))
+        starts = (await self.open_lane(key)).starts
+        return {tp: starts[own] for tp in self.partitions_of(key) if (own := self.ctx.own(tp)) in starts}
+
+    def begin(self, key: Lane) -> None:
+        """Start a lane that was opened."""
+        if key in self.lanes:
+            self.lanes[key].start()
+
+    async def shut(self, key: Lane) -> None:
+        """Close a lane whose partitions stay with us, if it is open; what it has computed is written first."""
+        if key in self.lanes:
+            await self.lanes[key].finish(self.ctx.settings.worker.drain_s)
+            self.lanes.pop(key, None)
+
+    async def close_all(self, lanes: Sequence[PartitionLane]) -> None:
+        """Close lanes that are not in the table any more."""
+        await asyncio.gather(*(lane.close() for lane in lanes))
+
+    def names(self) -> list[str]:
+        """Of the lanes that are open."""
+        return [lane.name for lane in self.lanes.values()]
+
+    def lanes_open(self) -> list[Lane]:
+        """Their keys."""
+        return [*self.lanes]
+
+    def positions(self) -> Mapping[Lane, tuple[int | None, float | None]]:
+        """Next offset and event time of the lanes that take batches."""
+        return {key: where for key, lane in self.lanes.items() if (where := lane.where) is not None}
+
+    async def seek(self, key: Lane, offset: int, by: str) -> str:
+        """Have a lane that is closed go on at ``offset``; what was done, in words."""
+        told = await seek(self.make(key), offset, by)
+        await self.ctx.topics.sought(key)
+        return told
+
+    async def set_watermark(self, key: Lane, ts: float) -> str:
+        """Have a lane that is closed take ``ts`` for the newest event time; what was done, in words."""
+        if key[0] not in STREAM_KEYS:
+            raise UsageError(f"{key[0]}-{key[1]} keeps no event time; give a partition of a stream of events")
+        return await set_watermark(self.make(key), ts)
