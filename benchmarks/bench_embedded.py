@@ -27,6 +27,7 @@ from weir.online.batch import EventBatch
 from weir.online.codec.wire import Label, UserEvent
 from weir.online.features.engine import FeatureEngine
 from weir.online.features.plan import build_plan
+from weir.online.stages.admission import DECODERS
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.embedded import embedded_host as host_module
@@ -130,12 +131,12 @@ def workload(events: int, seed: int = 7, users: int = 5_000) -> tuple[list[list[
 
 def instrument(host: EmbeddedHost, watch: Watch) -> Iterator[tuple[Any, str, Any]]:
     """Wrap every stage of a host; yields what was replaced on modules, to put it back."""
-    for name in ("decode_user_events", "decode_labels", "records_of"):
+    for name in ("decode_labels_in_time", "records_of"):
         original = getattr(host_module, name)
         stage = "encode outputs" if name == "records_of" else "decode + columns"
         setattr(host_module, name, watch.wrap(stage, original))
         yield host_module, name, original
-    decoders = host_module._DECODERS
+    decoders = DECODERS
     original = dict(decoders)
     decoders[topics.USER_EVENTS] = watch.wrap("decode + columns", original[topics.USER_EVENTS])
     yield decoders, topics.USER_EVENTS, original[topics.USER_EVENTS]

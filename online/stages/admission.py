@@ -14,7 +14,14 @@ import msgspec
 import numpy as np
 
 from weir.online.batch import EventBatch, FloatVector, IntVector
-from weir.online.codec.decode import DecodedLabels
+from weir.online.codec.decode import (
+    DecodedEvents,
+    DecodedLabels,
+    decode_device_events,
+    decode_labels,
+    decode_user_events,
+)
+from weir.online.codec.limits import InputLimits
 from weir.online.durations import format_duration
 from weir.online.errors import stored
 from weir.online.event_time import Claim, EventTime
@@ -22,6 +29,8 @@ from weir.online.intake_policy import IntakePolicy
 from weir.online.stages.dedupe import FIXED_KEY, MOST_BYTES, Deduper, OldIds, bytes_for
 from weir.online.stages.digest_table import Rows
 
+DECODERS: Final = {"user-events": decode_user_events, "device-events": decode_device_events}
+"""By stream."""
 _SENDERS: Final = ("user_id", "device_id")
 """Keys of the streams: whose clock an event was stamped by."""
 
@@ -63,18 +72,24 @@ def refuse_ahead(ts: FloatVector, arrived: FloatVector | float, max_ahead: float
     ]
 
 
-def labels_in_time(
-    labels: DecodedLabels, raw: Sequence[bytes], arrived: FloatVector | float, policy: IntakePolicy
+def decode_labels_in_time(
+    raw: Sequence[bytes], arrived: FloatVector | float, policy: IntakePolicy, limits: InputLimits
 ) -> DecodedLabels:
-    """Labels without those whose time is too far ahead; these are among the rejects.
+    """Decode labels; one whose time is too far ahead is among the rejects, as what it told would stand until then.
 
     Parameters
     ----------
-    labels, raw : decoded, and what from.
-    arrived : when they were there, of each label or of all.
+    raw : n records.
+    arrived : when they were there, of each ``(n,)`` or of all.
     """
-    refused = refuse_ahead(labels.batch.ts, arrived, policy.max_ahead)
+    labels = decode_labels(raw, limits=limits)
+    refused = refuse_ahead(labels.batch.ts, _of(arrived, labels.index), policy.max_ahead)
     return labels.without({r.row: r.reason for r in refused}, raw) if refused else labels
+
+
+def _of(arrived: FloatVector | float, index: IntVector) -> FloatVector | float:
+    """When the records at ``index`` arrived; as it is where these are all."""
+    return arrived if isinstance(arrived, float) or len(index) == len(arrived) else arrived[index]
 
 
 class _Mark(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -172,6 +187,19 @@ class Admission:
             candidate = batch.take(rows)
         self.duplicates += duplicates
         return AdmissionResult(candidate, rows, duplicates, refused)
+
+    def admit_decoded(
+        self, decoded: DecodedEvents, arrived: FloatVector | float
+    ) -> tuple[AdmissionResult, list[tuple[int, str]]]:
+        """`admit` what was decoded of a batch, whose records ``(n,)`` ``arrived`` then.
+
+        Returns
+        -------
+        What came through, and all that did not: the place of a record and why, rejects of the codec first.
+        """
+        admitted = self.admit(decoded.batch, _of(arrived, decoded.index))
+        refused = [(r.index, r.reason) for r in decoded.rejects]
+        return admitted, refused + [(int(decoded.index[r.row]), r.reason) for r in admitted.refused]
 
     def _in_time(self, ts: FloatVector, arrived: FloatVector | float) -> bool:
         """Whether nothing can be ahead or late, as nearly always; then the newest time is taken note of."""

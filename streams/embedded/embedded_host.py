@@ -15,12 +15,11 @@ import msgspec
 import numpy as np
 
 from weir.online.batch import FloatVector
-from weir.online.codec.decode import DecodedEvents, decode_device_events, decode_labels, decode_user_events
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
 from weir.online.codec.wire import ModelUpdate
 from weir.online.errors import UNREADABLE
 from weir.online.intake_policy import IntakePolicy
-from weir.online.stages.admission import Admission, labels_in_time
+from weir.online.stages.admission import DECODERS, Admission, decode_labels_in_time
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.column_plan import union
 from weir.online.task.spec import TaskSpec
@@ -37,7 +36,6 @@ from weir.streams.reject_limit import RejectLimit, RejectPolicy
 
 READ = (*topics.INPUTS, topics.MODEL_UPDATES)
 """What the host reads, in the order of the log."""
-_DECODERS = {topics.USER_EVENTS: decode_user_events, topics.DEVICE_EVENTS: decode_device_events}
 
 
 @dataclass
@@ -106,7 +104,7 @@ class EmbeddedHost:
         self.full = full or FullModels()
         self.pipelines = {t.name: TaskPipeline(t, self.store, self.full.scorer(t.name)) for t in tasks}
         self._of_stream = {
-            stream: [p for p in self.pipelines.values() if p.task.stream == stream] for stream in _DECODERS
+            stream: [p for p in self.pipelines.values() if p.task.stream == stream] for stream in DECODERS
         }
         self._columns = {s: union([p.columns for p in ps]) for s, ps in self._of_stream.items()}
         self._intake_policy = intake or IntakePolicy()
@@ -140,13 +138,10 @@ class EmbeddedHost:
 
     def _events(self, batch: LoggedBatch, now: float) -> None:
         pipelines, raw = self._of_stream[batch.topic], self._raw(batch)
-        decoded = _DECODERS[batch.topic](raw, self._columns[batch.topic], limits=self._input_limits)
-        arrived = np.array([r.ts for r in batch.records], dtype=np.float64)
+        decoded = DECODERS[batch.topic](raw, self._columns[batch.topic], limits=self._input_limits)
         lane = f"{batch.topic}-{batch.partition}"
         intake = self.intake.setdefault(lane, Admission(self._intake_policy))
-        admitted = intake.admit(decoded.batch, _rows(arrived, decoded))
-        refused = [(r.index, r.reason) for r in decoded.rejects]
-        refused += [(int(decoded.index[r.row]), r.reason) for r in admitted.refused]
+        admitted, refused = intake.admit_decoded(decoded, _arrived(batch))
         self._refuse(batch, refused, now)
         self.stats.events += len(admitted.batch)
         for pipeline in pipelines:
@@ -157,10 +152,7 @@ class EmbeddedHost:
         return [r.value if len(r.value) <= self._input_limits.record_bytes else b"" for r in batch.records]
 
     def _labels(self, batch: LoggedBatch, now: float) -> None:
-        raw = self._raw(batch)
-        arrived = np.array([r.ts for r in batch.records], dtype=np.float64)
-        decoded = decode_labels(raw, limits=self._input_limits)
-        decoded = labels_in_time(decoded, raw, arrived[decoded.index], self._intake_policy)
+        decoded = decode_labels_in_time(self._raw(batch), _arrived(batch), self._intake_policy, self._input_limits)
         self._refuse(batch, [(r.index, r.reason) for r in decoded.rejects], now)
         self.stats.labels += len(decoded.batch)
         for task, labels in decoded.by_task().items():
@@ -257,5 +249,5 @@ class EmbeddedHost:
         return True
 
 
-def _rows(arrived: FloatVector, decoded: DecodedEvents) -> FloatVector:
-    return arrived if len(decoded.index) == len(arrived) else arrived[decoded.index]
+def _arrived(batch: LoggedBatch) -> FloatVector:
+    return np.array([r.ts for r in batch.records], dtype=np.float64)

@@ -24,6 +24,7 @@ from faust.types import TP
 
 from weir.online.batch import IntVector
 from weir.online.codec.columns import ColumnRequest
+from weir.online.stages.admission import DECODERS
 from weir.online.task.spec import STREAM_KEYS, TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
@@ -43,7 +44,6 @@ from weir.streams.worker.committed import active_members, committed_offsets
 from weir.streams.worker.partitioner import settle_partitioner
 from weir.streams.worker.partitions import LABELLED
 from weir.streams.worker.run import Worker
-from weir.streams.worker.scoring.event_partition import DECODERS
 from weir.streams.worker.scoring.strays import StrayReader, Strays
 
 Progress = Callable[[str, int, int], None]
@@ -94,19 +94,12 @@ async def _nobody_runs(settings: Settings, groups: Sequence[str]) -> None:
 class Silent:
     """Stands in for producer and consumer: everything is sent, taken and complete at once, and goes nowhere."""
 
-    def limit(self, topic: str) -> int:
+    def limit(self, *_: Any, **__: Any) -> int:
         """Nothing is sent, so nothing need fit."""
-        del topic
         return 1 << 30
 
-    async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
+    async def send(self, *_: Any, **__: Any) -> asyncio.Future[list[Sent]]:
         """Acknowledged."""
-        del topic, records
-        return _done([])
-
-    async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
-        """Acknowledged."""
-        del topic, partition, records
         return _done([])
 
     async def send_parts(
@@ -116,43 +109,25 @@ class Silent:
         del topic, columns
         return [_done([]) for _ in parts]
 
-    async def partition_count(self, topic: str) -> int:
+    async def partition_count(self, *_: Any, **__: Any) -> int:
         """Nothing is passed on."""
-        del topic
         return 0
 
-    def take(self, batch: FetchedBatch) -> bool:
-        """Nobody takes it away."""
-        del batch
+    def _always(self, *_: Any, **__: Any) -> bool:
+        """Nobody takes a batch away, and nobody is told of it."""
         return True
 
-    def at_end(self, tp: TP) -> bool:
-        """Time does not pass."""
-        del tp
+    def _never(self, *_: Any, **__: Any) -> bool:
+        """Time does not pass, and there is nobody to fall behind."""
         return False
 
-    def rewind(self, tp: TP, offset: int | None) -> bool:
-        """There is nobody to fall behind."""
-        del tp, offset
-        return False
-
-    def hold(self, tp: TP) -> None:
+    def _nothing(self, *_: Any, **__: Any) -> None:
         """Nothing is fetched."""
 
-    def halt(self, tp: TP) -> int | None:
-        """Nothing is fetched."""
-        del tp
-        return None
-
-    def resume(self, tp: TP, offset: int | None) -> bool:
-        """Nothing is fetched."""
-        del tp, offset
-        return False
-
-    def complete(self, batch: FetchedBatch) -> bool:
-        """Nobody is told."""
-        del batch
-        return True
+    send_to = send
+    take = complete = _always
+    at_end = rewind = resume = _never
+    hold = halt = _nothing
 
 
 def _done(result: list[Sent]) -> asyncio.Future[list[Sent]]:

@@ -18,7 +18,7 @@ from weir.streams.config.settings import Settings
 from weir.streams.records import Record
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.idle import IdleTime
-from weir.streams.worker.lane import PendingWrite
+from weir.streams.worker.step_writer import PendingWrite
 
 DAY = 86_400.0
 
@@ -122,7 +122,7 @@ def test_silence_is_found_where_time_passes_without_events_and_nothing_is_late_b
         lane, outbox = lanes.lanes[0], lanes.ctx.records
         first = await taken(lanes, [view(1, "a", NOW - 7_200.0)])
         assert not lane.due(NOW)  # its step is not written yet
-        lane._steps.clear()
+        lane.writer.steps.clear()
         assert lane.due(NOW)
         step = await taken(lanes, [], NOW)
         assert (step.batch.base_offset, step.batch.next_offset, step.expected) == (1, 1, 1)
@@ -152,7 +152,7 @@ def test_a_lane_of_which_nothing_is_stored_has_nothing_due(started: bool) -> Non
         lanes = await Lanes([SILENT], 1).open()
         if started:
             await taken(lanes, [view(1, "a", NOW - 10.0)])
-            lanes.lanes[0]._steps.clear()
+            lanes.lanes[0].writer.steps.clear()
         assert lanes.lanes[0].due(NOW + 60.0) is started
 
     run(go())

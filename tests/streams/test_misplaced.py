@@ -27,7 +27,7 @@ from weir.streams.redis.partitions.label_journal import OffsetRange as TakenStep
 from weir.streams.redis.partitions.label_journal import StoredLane
 from weir.streams.worker.labelling.publisher import Made, StepPublisher
 from weir.streams.worker.labelling.step_reader import LaneReader
-from weir.streams.worker.lane import PendingWrite
+from weir.streams.worker.step_writer import PendingWrite
 
 START = 1.7e9
 LANES = 3
@@ -251,7 +251,7 @@ def label(number: int, user: str, task: str = "spend") -> Record:
 
 def decoded(ctx: Context, partition: int, records: Sequence[Record]) -> Any:
     shape = ScoredShape(("x",), 0, 0, ())
-    reader = LaneReader(partition, cast(Any, ctx), {"spend": shape}, *cast(Any, (None, None)))
+    reader = LaneReader(partition, cast(Any, ctx), {"spend": shape}, cast(Any, None))
     return reader.decode_step(TakenStep(topics.LABELS, 7, 7 + len(records)), Slice(range(7, 99), records))
 
 

@@ -93,7 +93,7 @@ def test_a_side_lane_and_an_inference_lane_take_a_batch_of_nothing_else() -> Non
 
 @pytest.mark.parametrize("topic", [topics.LABELS, topics.PREDICTIONS])
 def test_a_label_lane_decodes_the_rest_and_the_same_when_it_is_read_again(topic: str) -> None:
-    reader = LaneReader(0, cast(Any, Context()), {"t": ScoredShape(("a",), 0, 0, ())}, *cast(Any, (None, None)))
+    reader = LaneReader(0, cast(Any, Context()), {"t": ScoredShape(("a",), 0, 0, ())}, cast(Any, None))
     records = [Record(b"", b"{broken", NOW)] * 3
     batch = mixed(topic, records)
     work = reader.decode(batch)

@@ -11,11 +11,11 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from weir.online.batch import FloatVector, IntVector, ScoredBatch
-from weir.online.codec.decode import DecodedLabels, decode_labels
+from weir.online.batch import IntVector, ScoredBatch
+from weir.online.codec.decode import DecodedLabels
 from weir.online.codec.predictions import ScoredShape, decode_scored
 from weir.online.labels.join import RowsToRead
-from weir.online.stages.admission import labels_in_time
+from weir.online.stages.admission import decode_labels_in_time
 from weir.streams.config import topics
 from weir.streams.errors import BrokerError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
@@ -70,10 +70,10 @@ class LaneReader:
         """A step of these records."""
         raw, work = [record.value for record in piece.records], PendingStep(step, records=piece.total())
         if step.topic == topics.LABELS:
-            labels = decode_labels(raw, limits=self._ctx.settings.limits)
-            # Of a time to come: what such a label told of alerts and windows would stand until then.
-            arrived = self._arrived(piece, labels.index)
-            labels = labels_in_time(labels, raw, arrived, self._ctx.settings.worker.intake)
+            # By the broker's clock where it stamped the records, else by ours.
+            arrived = np.array([record.ts for record in piece.records]) if piece.appended else self._ctx.now()
+            settings = self._ctx.settings
+            labels = decode_labels_in_time(raw, arrived, settings.worker.intake, settings.limits)
             labels = self._own(work, piece, labels)
             by_task, rejects = labels.by_task(), labels.rejects
             work.labels = {task: of for task, of in by_task.items() if task in self._shapes}
@@ -86,10 +86,6 @@ class LaneReader:
         decoded = [RefusedRecord(piece.offsets[r.index], r.reason, piece.records[r.index]) for r in rejects]
         work.refused = in_order(piece.refused, decoded)
         return work
-
-    def _arrived(self, piece: Slice, rows: IntVector) -> FloatVector | float:
-        """When records were there at the latest, by the broker's clock where it stamped them, else by ours."""
-        return np.array([piece.records[i].ts for i in rows.tolist()]) if piece.appended else self._ctx.now()
 
     def _own(self, work: PendingStep, piece: Slice, labels: DecodedLabels) -> DecodedLabels:
         """Without those that another partition owns, which the step passes on; others' tasks are left to others."""

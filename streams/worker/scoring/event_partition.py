@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from weir.online.batch import FloatVector, ScoredBatch
-from weir.online.codec.decode import DecodedEvents, decode_device_events, decode_user_events
+from weir.online.codec.decode import DecodedEvents
 from weir.online.features.kernel import EVENT
-from weir.online.stages.admission import Admission
+from weir.online.stages.admission import DECODERS, Admission
 from weir.online.stages.scoring import PreparedBatch, ScoringStage
 from weir.online.task.column_plan import union
 from weir.streams.config import topics
@@ -29,13 +29,12 @@ from weir.streams.redis.partitions.partition_store import Lane, LaneRecord, Writ
 from weir.streams.redis.store_errors import LaneMoved
 from weir.streams.worker.context import Context
 from weir.streams.worker.journal import LaneJournal
-from weir.streams.worker.lane import PendingWrite, RowLane
+from weir.streams.worker.lane import RowLane
 from weir.streams.worker.lane_outputs import DeadLetters, refused_of, timer_records
 from weir.streams.worker.scoring.batch_scoring import Scoring
 from weir.streams.worker.scoring.lane_batch import LaneBatch
 from weir.streams.worker.scoring.misplaced import Astray
-
-DECODERS: Final = {topics.USER_EVENTS: decode_user_events, topics.DEVICE_EVENTS: decode_device_events}
+from weir.streams.worker.step_writer import PendingWrite
 
 _LOOK_EVERY: Final = 8
 """Inputs that are missing are counted in one batch of so many: ever the same columns are."""
@@ -78,9 +77,6 @@ class ScoreLane(RowLane):
             self.intake.resume(record.mark)
         self._journal = LaneJournal(self.intake, [stage.timers for stage in self.stages])
         self._journal.restore(journal)
-
-    def _works(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        return [self._flush_steps]
 
     def start(self) -> None:
         """See `RowLane`."""
@@ -126,7 +122,7 @@ class ScoreLane(RowLane):
 
     def due(self, at: float) -> bool:
         """Whether a timer fires by event time ``at``, if no event comes, and nothing waits before that."""
-        idle = self.next_offset is not None and not self._steps and not self._scoring.has(self)
+        idle = self.next_offset is not None and not self.writer.steps and not self._scoring.has(self)
         return idle and any(stage.timers is not None and stage.timers.due(at) for stage in self.stages)
 
     def pass_time(self, at: float) -> None:
@@ -155,12 +151,9 @@ class ScoreLane(RowLane):
             return self._let_pass(batch, batch.tick)
         decoded = decoded.without([a.place for a in astray])
         written = np.fromiter((record.ts for record in batch.records), np.float64, len(batch.records))
-        whole = len(decoded.index) == len(written)
         now = self.ctx.now()
-        admitted = self.intake.admit(decoded.batch, batch.arrived(written if whole else written[decoded.index], now))
+        admitted, refused = self.intake.admit_decoded(decoded, batch.arrived(written, now))
         self.live = now - self.intake.watermark <= self.intake.policy.allowed_lateness
-        refused = [(r.index, r.reason) for r in decoded.rejects]
-        refused += [(int(decoded.index[r.row]), r.reason) for r in admitted.refused]
         part = self._part(batch, written, [stage.prepare(admitted.batch) for stage in self.stages])
         part.refused, part.astray = refused, astray
         part.events, part.duplicates = len(admitted.batch), admitted.duplicates
