@@ -6,22 +6,19 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from faust.types import TP
 
-from weir.online.batch import IntVector
 from weir.online.task.spec import TaskSpec
 from weir.streams.config.settings import Settings
 from weir.streams.kafka.consume.app import BatchApp
+from weir.streams.kafka.consume.consumer import BatchConsumer
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
-from weir.streams.kafka.produce.producer import Sent
-from weir.streams.kafka.produce.record_columns import Columns
 from weir.streams.offline_models.serving import FullModels
 from weir.streams.ops.metrics import Metrics
 from weir.streams.ops.stall import LoopStall
 from weir.streams.ops.watchdog import Watchdog
-from weir.streams.records import Record
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.partition_store import Lane, LaneStore
 from weir.streams.worker.identity import TopicCheck
@@ -34,52 +31,6 @@ STORING: Final = 4
 """Lanes that store a snapshot at one time."""
 OPENED_AT_ONCE: Final = 4
 """Lanes whose journals or snapshots are in memory as bytes, besides what they are decoded to."""
-
-
-class RecordSender(Protocol):
-    """What lanes ask of a producer; see `BatchProducer`."""
-
-    def limit(self, topic: str) -> int:
-        """Bytes that a record of a topic may have, its frame included."""
-
-    async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
-        """Records to the partitions of their keys; returns their acknowledgement."""
-
-    async def send_to(self, topic: str, partition: int, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
-        """Records to one partition."""
-
-    async def send_parts(
-        self, topic: str, columns: Columns, parts: Sequence[tuple[int, IntVector]]
-    ) -> list[asyncio.Future[list[Sent]]]:
-        """To each of some partitions its rows of ``columns``; an acknowledgement for each."""
-
-    async def partition_count(self, topic: str) -> int:
-        """How many partitions a topic has."""
-
-
-class Consumer(Protocol):
-    """What lanes ask of a consumer; see `BatchConsumer`."""
-
-    def take(self, batch: FetchedBatch) -> bool:
-        """Whether a batch is still to be done: ``False`` when its partition went, or was rewound, meanwhile."""
-
-    def complete(self, batch: FetchedBatch) -> bool:
-        """Commits may pass the batch; ``False`` when it does not count any more."""
-
-    def at_end(self, tp: TP) -> bool:
-        """Whether all that a partition has is complete."""
-
-    def rewind(self, tp: TP, offset: int | None) -> bool:
-        """Fetch a partition from ``offset`` again, ``None``: from its oldest batch in flight; ``False``: not ours."""
-
-    def hold(self, tp: TP) -> None:
-        """Fetch and take nothing more of a partition; see `BatchConsumer`."""
-
-    def halt(self, tp: TP) -> int | None:
-        """Give up what is in flight of a held partition; the offset where that begins, if anything was read."""
-
-    def resume(self, tp: TP, offset: int | None) -> bool:
-        """Fetch a halted partition again; see `BatchConsumer`."""
 
 
 class Context:
@@ -106,14 +57,14 @@ class Context:
     ) -> None:
         self.settings, self.tasks = settings, list(tasks)
         self.app, self.link, self.store, self.metrics = app, link, store, metrics
-        self.records: RecordSender = app.records
+        self.records = app.records
         self.full = full or FullModels()
         self.remote: RemoteScorer | None = None
         """Asks for full models that run elsewhere; nobody is asked without."""
         self.placement = Placement(self)
         self.topics = TopicCheck(self)
         """Finds records in partitions that do not own their keys."""
-        self.silent: Consumer | None = None
+        self.silent: BatchConsumer | None = None
         """Stands in for the consumer where nothing is consumed."""
         self.watchdog: Watchdog | None = None
         self.storing = asyncio.Semaphore(STORING)
@@ -136,7 +87,7 @@ class Context:
         """Of every topic that is partitioned by entity."""
 
     @property
-    def consumer(self) -> Consumer:
+    def consumer(self) -> BatchConsumer:
         """The consumer of the app, or what stands in for it."""
         return self.silent or self.app.batch_consumer
 

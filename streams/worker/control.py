@@ -9,35 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from weir.streams.errors import ShellError, UsageError
 from weir.streams.redis.partition_orders import Answer, Order, Orders, Told, place_of
 from weir.streams.redis.partitions.partition_store import Lane
-from weir.streams.worker.pauses import Host, Pauses
+from weir.streams.worker.pauses import Pauses
 
 if TYPE_CHECKING:
     from weir.streams.worker.context import Context
+    from weir.streams.worker.lane_table import LaneTable
 
 log = logging.getLogger(__name__)
 TICK_S: Final = 1.0
 TELL_TICKS: Final = 5
-
-
-class Movable(Host, Protocol):
-    """A host whose lanes can be moved by hand."""
-
-    def lanes_open(self) -> list[Lane]:
-        """By their names."""
-
-    async def seek(self, lane: Lane, offset: int, by: str) -> str:
-        """Have a lane that is closed go on at ``offset``; what was done, in words."""
-
-    async def set_watermark(self, lane: Lane, ts: float) -> str:
-        """Have a lane that is closed take ``ts`` for the newest event time; what was done, in words."""
-
-    def positions(self) -> Mapping[Lane, tuple[int | None, float | None]]:
-        """Next offset and watermark of open lanes."""
 
 
 class Control:
@@ -49,7 +34,7 @@ class Control:
     host : their host.
     """
 
-    def __init__(self, ctx: Context, host: Movable) -> None:
+    def __init__(self, ctx: Context, host: LaneTable) -> None:
         self._ctx, self._host = ctx, host
         self._orders = Orders(ctx.link)
         self._pauses: Pauses = ctx.pauses

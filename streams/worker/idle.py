@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from faust.types import TP
 
@@ -18,27 +18,11 @@ from weir.streams.redis.partitions.partition_store import Lane
 
 if TYPE_CHECKING:
     from weir.streams.worker.context import Context
+    from weir.streams.worker.labelling.label_partition import LabelLane
+    from weir.streams.worker.scoring.event_partition import ScoreLane
 
-
-class TimedLane(Protocol):
+    TimedLane = ScoreLane | LabelLane
     """A lane in which something may be due."""
-
-    active_at: float
-    """When it last got something to do, by the loop's clock."""
-
-    @property
-    def live(self) -> bool:
-        """Whether its newest events came no later than they may be late."""
-
-    @property
-    def watermark(self) -> float:
-        """Its event time."""
-
-    def due(self, at: float) -> bool:
-        """Whether something happens by event time ``at``, if no event comes, and nothing waits before that."""
-
-    def pass_time(self, at: float) -> None:
-        """Let it happen."""
 
 
 class IdleTime:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from faust.types import TP
 
@@ -20,7 +20,7 @@ from weir.streams.worker.moves import PartitionLane, seek, set_watermark
 
 
 class LaneTable(ABC):
-    """Lanes by key, which is the topic and partition that they read; see `pauses.Host` and `control.Movable`.
+    """Lanes by key, which is the topic and partition that they read.
 
     Parameters
     ----------
@@ -31,6 +31,14 @@ class LaneTable(ABC):
         self.ctx = ctx
         self.lanes: dict[Lane, PartitionLane] = {}
         ctx.pauses.host = self
+
+    @abstractmethod
+    async def assigned(self, tps: set[TP]) -> dict[TP, int]:
+        """Open the lanes of ``tps``; the offsets to go on from, where there are any."""
+
+    @abstractmethod
+    async def revoked(self, tps: Iterable[TP]) -> None:
+        """Let go of the lanes of ``tps``."""
 
     @abstractmethod
     def make(self, key: Lane) -> PartitionLane:

@@ -32,7 +32,7 @@ from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.committed import committed_offsets
 from weir.streams.worker.context import Context
 from weir.streams.worker.horizon import share_of
-from weir.streams.worker.idle import IdleTime, TimedLane
+from weir.streams.worker.idle import IdleTime
 from weir.streams.worker.labelling.label_partition import LabelLane
 from weir.streams.worker.labelling.step_reader import LaneReader
 from weir.streams.worker.lane import RowLane
@@ -142,9 +142,9 @@ class LaneHost(LaneTable):
         for batch in waiting:
             super().take(batch)
 
-    def _timed(self) -> list[dict[Lane, TimedLane]]:
+    def _timed(self) -> list[dict[Lane, ScoreLane | LabelLane]]:
         """Lanes whose time passes together: of each stream, and of labels; none that is paused, or about to go on."""
-        groups = dict[str, dict[Lane, TimedLane]]()
+        groups = dict[str, dict[Lane, ScoreLane | LabelLane]]()
         for key, lane in self.lanes.items():
             if key in self.ctx.pauses.paused:
                 continue

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from faust.types import TP
 
@@ -30,6 +30,7 @@ from weir.streams.redis.store_errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from weir.streams.worker.context import Context
+    from weir.streams.worker.lane_table import LaneTable
 
 log = logging.getLogger(__name__)
 
@@ -51,22 +52,6 @@ QUICK_S: Final = 1.0
 LONGEST_S: Final = 3600.0
 TELL_S: Final = 60.0
 """A paused partition is in the log once in so long."""
-
-
-class Host(Protocol):
-    """Whose lanes are paused."""
-
-    def partitions_of(self, lane: Lane) -> list[TP]:
-        """What a lane reads, as the consumer knows it."""
-
-    async def shut(self, lane: Lane) -> None:
-        """Close a lane, if it is open whose partitions stay with us; what it has computed is written first."""
-
-    async def reopen(self, lane: Lane) -> Mapping[TP, int]:
-        """Open a lane, not started; the offsets to go on from, where there are any."""
-
-    def begin(self, lane: Lane) -> None:
-        """Start a lane that was opened."""
 
 
 @dataclass(slots=True)
@@ -141,7 +126,8 @@ class Pauses:
 
     def __init__(self, ctx: Context, clock: Callable[[], float] = time.monotonic) -> None:
         self._ctx, self._clock = ctx, clock
-        self.host: Host
+        self.host: LaneTable
+        """Whose lanes they are."""
         self.held: Callable[[Sequence[str]], Awaitable[Mapping[str, Order]]] | None = None
         """Asked which partitions people have paused."""
         self.paused: dict[Lane, Pause] = {}

@@ -11,9 +11,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, Protocol
-
-from faust.types import TP
+from typing import TYPE_CHECKING, Any, Final
 
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
@@ -27,17 +25,20 @@ from weir.streams.offline_models.loading import full_models, require_provider
 from weir.streams.offline_models.update_follower import UpdatesFollower
 from weir.streams.ops.deadline import Deadline
 from weir.streams.ops.metrics import Metrics
-from weir.streams.ops.process_status import Status
 from weir.streams.ops.signals import stop_signals
 from weir.streams.ops.together import until_one_ends
 from weir.streams.ops.watchdog import Watchdog, WatchdogPolicy
 from weir.streams.ops.web import WebServer
 from weir.streams.redis.client import RedisClient
-from weir.streams.redis.partitions.partition_store import Lane, LaneStore
+from weir.streams.redis.partitions.partition_store import LaneStore
 from weir.streams.worker.context import Context
-from weir.streams.worker.control import Control, Movable
+from weir.streams.worker.control import Control
+from weir.streams.worker.lane_table import LaneTable
 from weir.streams.worker.store_watch import StoreWatch
 from weir.streams.worker.warmup import warm_up_records, warm_up_structs
+
+if TYPE_CHECKING:
+    from weir.streams.worker.status import ProcessStatus
 
 log = logging.getLogger(__name__)
 _TICK_S: Final = 1.0
@@ -46,32 +47,6 @@ SWITCH_S: Final = 0.0002
 a fetch; waiting for Python's 5 ms each time was a third of an event's way."""
 STOP_S: Final = 20.0
 """How long a worker may take to stop, by a signal or after an error, before it is ended."""
-
-
-class PartitionHost(Movable, Protocol):
-    """The lanes of the partitions that this process is given."""
-
-    def take(self, batch: FetchedBatch) -> None:
-        """Bring a batch to its lane."""
-
-    async def assigned(self, tps: set[TP]) -> dict[TP, int]:
-        """Open the lanes of ``tps``; the offsets to go on from, where there are any."""
-
-    async def revoked(self, tps: Iterable[TP]) -> None:
-        """Close the lanes of ``tps``."""
-
-    def key(self, tp: TP) -> Lane:
-        """The name of the lane that reads a partition."""
-
-
-class GaugeStatus(Status, Protocol):
-    """A status that also sets the gauges, and knows what is in work."""
-
-    def measure(self) -> None:
-        """Set the gauges."""
-
-    def in_flight(self) -> object:
-        """What is being worked on, for the log of the watchdog."""
 
 
 class WorkerApp(BatchApp):
@@ -123,7 +98,7 @@ class Process:
         self._background: list[asyncio.Task[None]] = []
         self._failed: Exception | None = None
 
-    def _consume(self, names: Iterable[str], lanes: PartitionHost, status: GaugeStatus) -> None:
+    def _consume(self, names: Iterable[str], lanes: LaneTable, status: ProcessStatus) -> None:
         """Have the records of some topics, by Weir's own names, brought to lanes, and a status told."""
         self._lanes, self._status = lanes, status
         self._control = Control(self.ctx, lanes)

@@ -18,7 +18,7 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from faust.types import TP
 
@@ -67,7 +67,7 @@ async def _rebuild(settings: Settings, tasks: Sequence[TaskSpec], progress: Prog
         for tp, offset in (await committed_offsets(settings.kafka, group)).items():
             committed[tp] = max(offset, committed.get(tp, 0))
     worker = Worker(settings, tasks, "all")
-    silent = Silent()
+    silent = cast(Any, Silent())
     worker.ctx.records, worker.ctx.silent = silent, silent
     await worker.link.start()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -167,7 +167,7 @@ class Asker:
     def __init__(self) -> None:
         self.other, self.metrics = Answers(), Metrics()
         loop = asyncio.get_running_loop()
-        self.models = RemoteModels(self.other, "requests", "w", self.metrics, loop.time)
+        self.models = RemoteModels(cast(Any, self.other), "requests", "w", self.metrics, loop.time)
         self.other.models = self.models
 
     async def ask(self, *asks: Rows, partition: int = 1) -> list[FloatMatrix]:

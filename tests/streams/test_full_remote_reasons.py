@@ -86,7 +86,7 @@ class Inference(Outbox):
             InferenceLane((topics.INFERENCE_REQUESTS, p), self.ctx, scorers, {"fraud": len(INPUTS)}, pool)
             for p in range(PARTITIONS)
         ]
-        self.models = RemoteModels(self, "requests", "w", Metrics(), asyncio.get_running_loop().time)
+        self.models = RemoteModels(cast(Any, self), "requests", "w", Metrics(), asyncio.get_running_loop().time)
         self.requests = 0
         self._working: list[asyncio.Task[None]] = []
 

@@ -84,7 +84,7 @@ class World:
     def __init__(self) -> None:
         self.now, self.ctx, self.host = 1000.0, Context(), Host()
         self.pauses = Pauses(cast(Any, self.ctx), lambda: self.now)
-        self.pauses.host = self.host
+        self.pauses.host = cast(Any, self.host)
 
     async def after(self, seconds: float) -> None:
         """So much later everything that is due was done."""

@@ -26,7 +26,7 @@ from weir.streams.worker.inference.inference_wire import blocks, decode_answer, 
 from weir.streams.worker.inference.remote_port import Rows
 
 if TYPE_CHECKING:
-    from weir.streams.worker.context import RecordSender
+    from weir.streams.kafka.produce.producer import BatchProducer
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class RemoteModels:
     """
 
     def __init__(
-        self, records: RecordSender, topic: str, sender: str, metrics: Metrics, clock: Callable[[], float]
+        self, records: BatchProducer, topic: str, sender: str, metrics: Metrics, clock: Callable[[], float]
     ) -> None:
         self._records, self._topic, self._sender = records, topic, sender
         self._metrics, self._clock = metrics, clock

@@ -267,7 +267,7 @@ class LabelLane:
                 seen = end
             await asyncio.sleep(IDLE_CHECK_S)
 
-    # -- time without events; see `idle.TimedLane` ---------------------------------------------------------------
+    # -- time without events; see `IdleTime` -------------------------------------------------------------------
 
     @property
     def watermark(self) -> float:

@@ -65,7 +65,11 @@ class ScoreLane(RowLane):
         super().__init__(lane, ctx)
         self._make_stages, self._scoring, self._hand_over = stages, scoring, hand_over
         self._letters = DeadLetters(ctx)
-        self.live, self.active_at, self._looks = False, -math.inf, 0
+        self.live = False
+        """Whether its newest events came no later than they may be late."""
+        self.active_at = -math.inf
+        """When it last got something to do, by the loop's clock."""
+        self._looks = 0
 
     def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
         """Rebuild the memory of ids and the timers from the journal."""
@@ -113,7 +117,7 @@ class ScoreLane(RowLane):
         self.active_at = asyncio.get_running_loop().time()
         self._scoring.put(self, batch)
 
-    # -- time without events; see `idle.TimedLane` ---------------------------------------------------------------
+    # -- time without events; see `IdleTime` -------------------------------------------------------------------
 
     @property
     def watermark(self) -> float:
