@@ -7,7 +7,6 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -180,13 +179,6 @@ class AlertBook:
         changed: list[_Change] = []
         self._wake(max(self.watermark, at), changed)
         return [change.alert for change in changed]
-
-    def resolve(self, alert_id: str, ts: float, verdict: Literal["confirmed", "false_alarm"]) -> AlertState | None:
-        """Resolve an open alert by a person's verdict at event time ``ts``; None when it is not open."""
-        for entry in self._entries.values():
-            if entry.alert.alert_id == alert_id and entry.is_open:
-                return self._resolve(entry, max(ts, entry.alert.updated_at), verdict)
-        return None
 
     def resolve_labels(self, labels: LabelBatch) -> list[AlertState]:
         """Resolve open alerts by labels of their events or entities; returns the changed states in order."""

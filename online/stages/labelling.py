@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
@@ -148,11 +147,6 @@ class LabellingStage:
     def advance(self, now: float) -> LabelOutput:
         """Let event time move to ``now`` without a score: quiet alerts resolve."""
         return LabelOutput(alerts=self.book.advance(now))
-
-    def resolve(self, alert_id: str, ts: float, verdict: Literal["confirmed", "false_alarm"]) -> LabelOutput:
-        """A person closes an alert."""
-        closed = self.book.resolve(alert_id, ts, verdict)
-        return LabelOutput(alerts=[closed] if closed is not None else [])
 
     def wanted(self, of: ScoredBatch | LabelBatch) -> RowsToRead:
         """Which rows ``scored`` or ``labels`` will need that have to be read back; it changes nothing."""

@@ -7,7 +7,6 @@ joined by function calls: what labelling has to say to models and to rows of fea
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from weir.online.batch import EventBatch, ExampleBatch, FloatVector, LabelBatch, PredictionBatch
 from weir.online.decisions.alert_state import AlertState
@@ -82,12 +81,6 @@ class TaskPipeline:
         """Take in labels in the order in which they became known."""
         out = StepOutput()
         self._take(self.labelling.labels(labels), out)
-        return out
-
-    def resolve(self, alert_id: str, ts: float, verdict: Literal["confirmed", "false_alarm"]) -> StepOutput:
-        """A person closes an alert."""
-        out = StepOutput()
-        self._take(self.labelling.resolve(alert_id, ts, verdict), out)
         return out
 
     def _label(self, scored: ScoreOutput) -> StepOutput:

@@ -195,16 +195,6 @@ def test_a_label_of_an_earlier_time_does_not_resolve_an_entitys_alert() -> None:
     assert [a.verdict for a in book.resolve_labels(labels((None, "u", 100.0, True)))] == ["confirmed"]
 
 
-def test_a_person_resolves_once() -> None:
-    book = AlertBook(AlertPolicy(), "t")
-    decide(book, [("e1", "u:1", 1.0, 0.6)])
-    resolved = book.resolve("t:u:1:e1", 5.0, "false_alarm")
-    assert resolved is not None
-    assert (resolved.status, resolved.updated_at) == ("resolved", 5.0)
-    assert book.resolve("t:u:1:e1", 6.0, "false_alarm") is None
-    assert book.resolve("nonsense", 6.0, "confirmed") is None
-
-
 def test_the_stalest_alert_makes_room() -> None:
     book = AlertBook(AlertPolicy(max_open=2), "t")
     rows: list[Row] = [("a1", "a", 1.0, 0.6), ("b1", "b", 2.0, 0.6), ("a2", "a", 3.0, 0.6), ("c1", "c", 4.0, 0.6)]
