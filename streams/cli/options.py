@@ -1,53 +1,38 @@
-"""What the commands that talk to a broker have in common: where its settings are, and how bytes and times look."""
+"""Options that several commands have, and what they stand for: settings and tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import orjson
 import typer
 
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress, ProgressColumn, TaskID
-    from rich.table import Table
-
     from weir.online.task.spec import TaskSpec
     from weir.streams.config.settings import Settings
 
 ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Settings file; else $WEIR_CONFIG, else ./weir.toml.", show_default=False),
+    Path | None, typer.Option("--config", "-c", help="Settings file; else $WEIR_CONFIG, else ./weir.toml.")
 ]
 BootstrapOption = Annotated[
-    str | None,
-    typer.Option("--bootstrap", "-b", help="HOST:PORT of a broker, instead of [kafka] bootstrap.", show_default=False),
+    str | None, typer.Option("--bootstrap", "-b", help="HOST:PORT of a broker, instead of [kafka] bootstrap.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 TasksOption = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--task", "-t", help="Task file or directory; repeat for more. Else [worker] tasks.", show_default=False
-    ),
+    typer.Option("--task", "-t", help="Task file or directory; repeat for more. Else [worker] tasks."),
 ]
 SinceOption = Annotated[
-    str | None,
-    typer.Option("--since", help="Written since then: 2h, 7d, or 2024-05-01T12:00 (UTC).", show_default=False),
+    str | None, typer.Option("--since", help="Written since then: 2h, 7d, or 2024-05-01T12:00 (UTC).")
 ]
-EntityOption = Annotated[str | None, typer.Option("--entity", "-e", help="Of this user or device.", show_default=False)]
-LogOption = Annotated[
-    Path | None, typer.Option("--log", help="Directory of an embedded log, instead of Kafka.", show_default=False)
-]
+EntityOption = Annotated[str | None, typer.Option("--entity", "-e", help="Of this user or device.")]
+LogOption = Annotated[Path | None, typer.Option("--log", help="Directory of an embedded log, instead of Kafka.")]
 
 INTERRUPTED = 130
-_PIPE_WIDTH = 200
 
 
 def settings_of(config: Path | None, bootstrap: str | None, given: Mapping[str, object] | None = None) -> Settings:
@@ -85,105 +70,3 @@ def _files(path: Path) -> list[Path]:
     if not inside:
         raise UsageError(f"{path}: no task file (*.toml) in this directory")
     return inside
-
-
-def confirmed(question: str) -> bool:
-    """Whether a person says yes; raises ``UsageError`` where nobody is there to be asked."""
-    try:
-        return typer.confirm(question, err=True)
-    except typer.Abort:
-        raise UsageError(f"{question} Nobody there to answer: give --yes") from None
-
-
-def notes() -> Console:
-    """Where words about a command go, so that its output can be piped."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
-
-
-def output() -> Console:
-    """Where results go; wide where no terminal sets a width, so that a pipe gets whole lines."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=_PIPE_WIDTH)
-
-
-def bars(*columns: ProgressColumn) -> Progress:
-    """Progress bars with ``columns`` behind them, gone when they end; none where no terminal is."""
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    console = notes()
-    shown = (TextColumn("{task.description}"), BarColumn(), *columns)
-    return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)
-
-
-@contextmanager
-def bar(what: str, before: str = "", elapsed: bool = False) -> Iterator[Callable[[str, int, int | None], None]]:
-    """One bar, moved by a call: what is done just now, written behind ``before``, how much of it, and of how many."""
-    from rich.progress import TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    with bars(TaskProgressColumn(), TimeElapsedColumn() if elapsed else TimeRemainingColumn()) as shown:
-        row = shown.add_task(what, total=None)
-        yield lambda now, done, total: shown.update(row, description=before + now, completed=done, total=total)
-
-
-@contextmanager
-def bar_of_each(*columns: ProgressColumn, done: bool = True) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each thing that a call names, how far it is and of how many; without ``done`` it goes at its end."""
-    with bars(*columns) as shown:
-        rows: dict[str, TaskID] = {}
-
-        def update(what: str, so_far: int, total: int) -> None:
-            if what not in rows:
-                rows[what] = shown.add_task(what, total=total)
-            shown.update(rows[what], completed=so_far, total=total, visible=done or so_far < total)
-
-        yield update
-
-
-def to_json(document: object) -> str:
-    """A document for programs, laid out so that people can read it too."""
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
-
-
-def table(*columns: str, rows: Iterable[Sequence[object]] = (), title: str | None = None) -> Table:
-    """A table of ``rows`` without frames; a column whose name ends in ``>`` is aligned to the right.
-
-    Where no column has a name there is no line of names.
-    """
-    from rich.table import Table
-
-    made = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False, title=title, title_justify="left")
-    made.show_header = any(columns)
-    for name in columns:
-        made.add_column(name.removesuffix(">"), justify="right" if name.endswith(">") else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*map(str, row))
-    return made
-
-
-def utc(ts: float) -> str:
-    """Epoch seconds as people read them.
-
-    >>> utc(1.7e9)
-    '2023-11-14 22:13:20'
-    """
-    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def size(count: int | None) -> str:
-    """A number of bytes in a unit that suits it.
-
-    >>> size(512), size(2_500_000), size(None)
-    ('512 B', '2.5 MB', '-')
-    """
-    if count is None:
-        return "-"
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -160,23 +160,12 @@ def _structures(h: HostileTraffic) -> Iterator[Shot]:
     deep: Any = 1
     for _ in range(500):
         deep = {"a": deep}
-    yield h.shot(
-        encode(
-            h.rng.choice(
-                (
-                    h.event(properties=deep),
-                    h.event(properties={f"p{i}": i for i in range(3_000)}),
-                    h.event(event_id="x" * 5_000),
-                    h.event(user_id=""),
-                    h.event(user_id=7),
-                    h.event(user_id="a\u202eb\nc"),
-                    h.event(properties={"x" * 200: 1}),
-                    h.event(v=2),
-                )
-            )
-        ),
-        "letter",
-    )
+    odd = (
+        h.event(properties=deep), h.event(properties={f"p{i}": i for i in range(3_000)}), h.event(event_id="x" * 5_000),
+        h.event(user_id=""), h.event(user_id=7), h.event(user_id="a\u202eb\nc"), h.event(properties={"x" * 200: 1}),
+        h.event(v=2),
+    )  # fmt: skip
+    yield h.shot(encode(h.rng.choice(odd)), "letter")
 
 
 def _oversized(h: HostileTraffic) -> Iterator[Shot]:

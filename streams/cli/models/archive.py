@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weir.streams.cli.console import bar, notes, output, table
 from weir.streams.cli.options import (
     INTERRUPTED,
     BootstrapOption,
@@ -19,11 +20,7 @@ from weir.streams.cli.options import (
     LogOption,
     SinceOption,
     TasksOption,
-    bar,
-    notes,
-    output,
     settings_of,
-    table,
     tasks_of,
 )
 from weir.streams.cli.times import moment
@@ -39,9 +36,7 @@ def archive_command(
     task: TasksOption = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the archive.")] = Path("weir-archive"),
     since: SinceOption = None,
-    until: Annotated[
-        str | None, typer.Option("--until", help="Written before then; now when left out.", show_default=False)
-    ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Written before then; now when left out.")] = None,
     log: LogOption = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,

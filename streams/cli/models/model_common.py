@@ -16,16 +16,11 @@ if TYPE_CHECKING:
     from weir.models.registry.registry import Registry
 
 RegistryOption = Annotated[
-    str | None,
-    typer.Option("--registry", "-r", help="Directory or URL, instead of [models] registry.", show_default=False),
+    str | None, typer.Option("--registry", "-r", help="Directory or URL, instead of [models] registry.")
 ]
-TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="Name of the task.", show_default=False)]
-TaskOrAll = Annotated[
-    str | None, typer.Argument(metavar="TASK", help="Name of the task; all without it.", show_default=False)
-]
-VersionArgument = Annotated[
-    str, typer.Argument(metavar="VERSION", help="A number, or champion or shadow.", show_default=False)
-]
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="Name of the task.")]
+TaskOrAll = Annotated[str | None, typer.Argument(metavar="TASK", help="Name of the task; all without it.")]
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="A number, or champion or shadow.")]
 
 
 def open_registry(url: str | None, config: Path | None) -> Registry:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weir.streams.cli.console import notes, output, table
 from weir.streams.cli.models.model_common import (
     RegistryOption,
     TaskArgument,
@@ -19,7 +20,7 @@ from weir.streams.cli.models.model_common import (
     open_registry,
     tasks_in,
 )
-from weir.streams.cli.options import BootstrapOption, ConfigOption, notes, output, settings_of, table
+from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import producer
@@ -33,13 +34,12 @@ if TYPE_CHECKING:
 _ACTIONS: dict[Stage, Action] = {"shadow": "shadow", "champion": "promote", "archived": "retire"}
 _TO: dict[Action, Stage] = {"shadow": "shadow", "retire": "archived"}
 
-WhyOption = Annotated[str, typer.Option("--why", help="Kept in the log of moves.", show_default=False)]
+WhyOption = Annotated[str, typer.Option("--why", help="Kept in the log of moves.")]
 PublishOption = Annotated[
     bool | None,
     typer.Option(
         "--publish/--no-publish",
         help="Tell the workers; done where the settings or --bootstrap name brokers.",
-        show_default=False,
     ),
 ]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from weir.streams.cli.options import size, table, utc
+from weir.streams.cli.console import size, table, utc
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from weir.online.durations import format_duration
+from weir.streams.cli.console import notes, output, table, to_json
 from weir.streams.cli.models.model_common import (
     RegistryOption,
     TaskArgument,
@@ -21,7 +22,7 @@ from weir.streams.cli.models.model_common import (
     tasks_in,
 )
 from weir.streams.cli.models.model_moves import promote_command, rollback_command
-from weir.streams.cli.options import ConfigOption, JsonOption, notes, output, settings_of, table, to_json
+from weir.streams.cli.options import ConfigOption, JsonOption, settings_of
 from weir.streams.cli.times import duration
 
 models_app = typer.Typer(
@@ -140,9 +141,7 @@ def diff_command(
 @models_app.command("verify")
 def verify_command(
     task: TaskOrAll = None,
-    version: Annotated[
-        str | None, typer.Argument(metavar="VERSION", help="A number, or champion or shadow.", show_default=False)
-    ] = None,
+    version: Annotated[str | None, typer.Argument(metavar="VERSION", help="A number, or champion or shadow.")] = None,
     registry: RegistryOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from weir.streams.cli.console import notes, output
 from weir.streams.cli.models.model_common import RegistryOption
-from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, notes, output, settings_of
+from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of
 from weir.streams.cli.signals import interruptible
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
@@ -30,13 +31,11 @@ _TEXT: Final = {
 
 
 def retrain_command(
-    task: Annotated[str, typer.Option("--task", "-t", help="Name of the task.", show_default=False)],
+    task: Annotated[str, typer.Option("--task", "-t", help="Name of the task.")],
     reason: Annotated[str, typer.Option("--reason", help="Kept with the request and the job.")] = "asked for by hand",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the candidate is in the shadow, or is not.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also within the cooldown of the task.")] = False,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0.1, help="Seconds to wait at most.", show_default=False)
-    ] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0.1, help="Seconds to wait at most.")] = None,
     registry: RegistryOption = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,

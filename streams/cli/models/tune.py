@@ -13,17 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from weir.streams.cli.options import (
-    INTERRUPTED,
-    BootstrapOption,
-    ConfigOption,
-    LogOption,
-    bar,
-    notes,
-    output,
-    settings_of,
-    table,
-)
+from weir.streams.cli.console import bar, notes, output, table
+from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, LogOption, settings_of
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,12 +28,9 @@ if TYPE_CHECKING:
 
 
 def tune_command(
-    task: Annotated[
-        Path, typer.Argument(metavar="TASK", help="The task file (TOML), with [full].", show_default=False)
-    ],
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="The task file (TOML), with [full].")],
     archive: Annotated[
-        Path | None,
-        typer.Option("--archive", "-a", help="Directory that 'weir archive' wrote.", show_default=False),
+        Path | None, typer.Option("--archive", "-a", help="Directory that 'weir archive' wrote.")
     ] = None,
     log: LogOption = None,
     trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="Finished trials the study shall have.")] = 20,
@@ -54,9 +42,7 @@ def tune_command(
         float | None,
         typer.Option("--label-delay-days", min=0, help="Days until labels are known; found from them when left out."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the best settings to this JSON file.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the best settings to this JSON file.")] = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
@@ -84,7 +70,7 @@ def tune_command(
         if importlib.util.find_spec(package) is None:
             raise UsageError(f"{package} is not installed: pip install 'weir[train]'")
     logged = asyncio.run(_read(spec, archive, log, settings_of(config, bootstrap)))
-    sets = _folds(logged, spec.full, delay, folds)
+    sets = _folds(logged, spec, spec.full, delay, folds)
     from weir.models.training.search import Tuner
 
     tuner = Tuner(sets, _base(spec.full), study, spec.full.training.seed)
@@ -107,26 +93,14 @@ async def _read(spec: TaskSpec, archive: Path | None, log: Path | None, settings
         return await read_history(spec, source=kafka, limits=settings.limits)
 
 
-def _folds(logged: LoggedHistory, full: FullSpec, delay_days: float | None, folds: int) -> list[TrainingSet]:
+def _folds(
+    logged: LoggedHistory, spec: TaskSpec, full: FullSpec, delay_days: float | None, folds: int
+) -> list[TrainingSet]:
     """The newest period to validate on, and those before it, each with the history as it was known then."""
-    from weir.models.dataset.cut import training_set
+    from weir.streams.trainer.job.real_steps import cut
 
-    plan = full.training
-    newest = float(logged.history.ts.max())
-    delay = None if delay_days is None else delay_days * 86_400
-    return [
-        training_set(
-            logged.history,
-            logged.labels,
-            newest - k * plan.validation,
-            plan.validation,
-            delay,
-            window_s=plan.window,
-            min_labels=plan.min_labels,
-            min_positives=plan.min_positives,
-        )
-        for k in range(folds)
-    ]
+    newest, delay_s = float(logged.history.ts.max()), None if delay_days is None else delay_days * 86_400
+    return [cut(logged, spec, newest - k * full.training.validation, delay_s) for k in range(folds)]
 
 
 def _base(full: FullSpec) -> EncoderSettings:

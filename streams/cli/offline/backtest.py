@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from weir.streams.cli.options import INTERRUPTED, bars, notes
+from weir.streams.cli.console import bars, notes
+from weir.streams.cli.options import INTERRUPTED
 from weir.streams.cli.times import duration
 from weir.streams.errors import UsageError
 
@@ -24,25 +25,19 @@ _SHOWN = ("roc_auc", "average_precision", "log_loss", "brier", "ece", "accuracy"
 
 
 def backtest_command(
-    task: Annotated[Path, typer.Argument(metavar="TASK", help="The task file (TOML).", show_default=False)],
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="The task file (TOML).")],
     data: Annotated[
         list[Path],
         typer.Option("--data", help="CSV, Parquet, Arrow or JSON, plain or packed; repeat to merge files by time."),
     ],
-    scores: Annotated[
-        Path | None, typer.Option("--scores", help="Write every score to this Parquet file.", show_default=False)
-    ] = None,
+    scores: Annotated[Path | None, typer.Option("--scores", help="Write every score to this Parquet file.")] = None,
     labels: Annotated[
-        list[Path] | None,
-        typer.Option("--labels", help="Labels in wire format (JSONL), when they are not a column.", show_default=False),
+        list[Path] | None, typer.Option("--labels", help="Labels in wire format (JSONL), when they are not a column.")
     ] = None,
     label_delay: Annotated[
-        str | None,
-        typer.Option(help="How late a label becomes known, such as 7d; the task's own when left out."),
+        str | None, typer.Option(help="How late a label becomes known, such as 7d; the task's own when left out.")
     ] = None,
-    report: Annotated[
-        Path | None, typer.Option("--report", help="Write metrics over time to this JSON file.", show_default=False)
-    ] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write metrics over time to this JSON file.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Any warning ends with exit status 1.")] = False,
 ) -> None:
     """Replay files through a task: features, scores, late labels, learning, alerts.

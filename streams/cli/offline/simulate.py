@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from weir.streams.cli.options import INTERRUPTED, bars, notes
+from weir.streams.cli.console import bars, notes
+from weir.streams.cli.options import INTERRUPTED
 from weir.streams.cli.signals import close_stdout, interruptible
 from weir.streams.replay.pace import Pace
 

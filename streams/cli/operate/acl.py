@@ -18,12 +18,10 @@ acl_app = typer.Typer(
 )
 
 RoleOption = Annotated[
-    list[str] | None,
-    typer.Option("--role", help=f"{', '.join(p.name for p in PRINCIPALS)}; else all of them.", show_default=False),
+    list[str] | None, typer.Option("--role", help=f"{', '.join(p.name for p in PRINCIPALS)}; else all of them.")
 ]
 UserOption = Annotated[
-    list[str] | None,
-    typer.Option("--user", metavar="ROLE=NAME", help="The name of a role's user, else weir-ROLE.", show_default=False),
+    list[str] | None, typer.Option("--user", metavar="ROLE=NAME", help="The name of a role's user, else weir-ROLE.")
 ]
 
 

@@ -10,17 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weir.streams.cli.console import confirmed, notes, to_json
 from weir.streams.cli.operate.dlq_pages import document, list_each, list_groups, page
-from weir.streams.cli.options import (
-    BootstrapOption,
-    ConfigOption,
-    JsonOption,
-    YesOption,
-    confirmed,
-    notes,
-    settings_of,
-    to_json,
-)
+from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, YesOption, settings_of
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import consumer, producer
 from weir.streams.kafka.admin.dead_letters import Letter, Place, Selection, mark, read_letters, restored, send_back
@@ -33,17 +25,10 @@ dlq_app = typer.Typer(
 )
 
 _MARKS = 500
-TopicOption = Annotated[
-    str | None, typer.Option("--topic", "-t", help="Only records that were read from this topic.", show_default=False)
-]
-ReasonOption = Annotated[
-    str | None, typer.Option("--reason", "-r", help="Only where the reason has this text in it.", show_default=False)
-]
+TopicOption = Annotated[str | None, typer.Option("--topic", "-t", help="Only records that were read from this topic.")]
+ReasonOption = Annotated[str | None, typer.Option("--reason", "-r", help="Only where the reason has this text in it.")]
 IdsArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="ID", help="Ids: PARTITION-OFFSET of letters, or TOPIC-PARTITION-OFFSET.", show_default=False
-    ),
+    list[str] | None, typer.Argument(metavar="ID", help="Ids: PARTITION-OFFSET of letters, or TOPIC-PARTITION-OFFSET.")
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every open letter.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")]
@@ -79,9 +64,7 @@ def list_command(
 
 @dlq_app.command("show")
 def show_command(
-    letter_id: Annotated[
-        str, typer.Argument(metavar="ID", help="As dlq list says, or of the record.", show_default=False)
-    ],
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="As dlq list says, or of the record.")],
     as_json: JsonOption = False,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,

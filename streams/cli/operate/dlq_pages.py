@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from weir.streams.cli.options import notes, output, table, to_json, utc
+from weir.streams.cli.console import notes, output, table, to_json, utc
 from weir.streams.kafka.admin.dead_letters import Letter, Place, grouped
 from weir.streams.kafka.admin.printed_records import TEXT_CHARS, parse
 from weir.streams.text import printable

@@ -14,6 +14,7 @@ import msgspec
 import typer
 
 from weir.online.errors import UNREADABLE
+from weir.streams.cli.console import confirmed, notes, output, table, to_json, utc
 from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
@@ -21,13 +22,7 @@ from weir.streams.cli.options import (
     JsonOption,
     SinceOption,
     YesOption,
-    confirmed,
-    notes,
-    output,
     settings_of,
-    table,
-    to_json,
-    utc,
 )
 from weir.streams.cli.times import moment
 from weir.streams.config import topics
@@ -48,10 +43,9 @@ examples_app = typer.Typer(
     help="Show the examples that online models learned, and take some of them back.",
 )
 
-TaskOption = Annotated[str, typer.Option("--task", "-t", help="Name of the task.", show_default=False)]
+TaskOption = Annotated[str, typer.Option("--task", "-t", help="Name of the task.")]
 OffsetsOption = Annotated[
-    str | None,
-    typer.Option("--offsets", help="Of the examples topic: 120, or 100-199, several with commas.", show_default=False),
+    str | None, typer.Option("--offsets", help="Of the examples topic: 120, or 100-199, several with commas.")
 ]
 
 
@@ -142,13 +136,10 @@ def quarantine_command(
     offsets: OffsetsOption = None,
     entity: EntityOption = None,
     since: SinceOption = None,
-    reason: Annotated[str | None, typer.Option("--reason", help="Kept with the order.", show_default=False)] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Kept with the order.")] = None,
     yes: YesOption = False,
     wait: Annotated[
-        Path | None,
-        typer.Option(
-            "--wait", metavar="TASKFILE", help="Wait until a worker has stored the new model.", show_default=False
-        ),
+        Path | None, typer.Option("--wait", metavar="TASKFILE", help="Wait until a worker has stored the new model.")
     ] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait at most.")] = 300.0,
     config: ConfigOption = None,

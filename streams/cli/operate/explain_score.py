@@ -13,20 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from weir.streams.cli.options import (
-    BootstrapOption,
-    ConfigOption,
-    EntityOption,
-    JsonOption,
-    SinceOption,
-    bar,
-    notes,
-    output,
-    settings_of,
-    table,
-    to_json,
-    utc,
-)
+from weir.streams.cli.console import bar, notes, output, table, to_json, utc
+from weir.streams.cli.options import BootstrapOption, ConfigOption, EntityOption, JsonOption, SinceOption, settings_of
 from weir.streams.cli.processes.process import needed
 from weir.streams.cli.times import duration, moment
 from weir.streams.config import topics
@@ -43,11 +31,9 @@ _NEEDS: Final = ("aiokafka", "faust-streaming", "redis")
 
 
 def explain_score_command(
-    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event.", show_default=False)],
-    task: Annotated[Path, typer.Option("--task", "-t", help="The task file that scored it.", show_default=False)],
-    partition: Annotated[
-        int | None, typer.Option("--partition", "-p", min=0, help="Look only there.", show_default=False)
-    ] = None,
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event.")],
+    task: Annotated[Path, typer.Option("--task", "-t", help="The task file that scored it.")],
+    partition: Annotated[int | None, typer.Option("--partition", "-p", min=0, help="Look only there.")] = None,
     entity: EntityOption = None,
     since: SinceOption = None,
     repeats_within: Annotated[

@@ -13,21 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weir.streams.cli.console import bar_of_each, confirmed, notes, output, table, to_json, utc
 from weir.streams.cli.options import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
     TasksOption,
     YesOption,
-    bar_of_each,
-    confirmed,
-    notes,
-    output,
     settings_of,
-    table,
     tasks_of,
-    to_json,
-    utc,
 )
 from weir.streams.cli.times import moment
 from weir.streams.errors import UsageError
@@ -47,16 +41,11 @@ _DAY_S, _HOUR_S, _MINUTE_S = 86_400.0, 3600.0, 60.0
 
 @features_app.command("get")
 def get_command(
-    entity: Annotated[
-        str, typer.Argument(metavar="ENTITY", help="Such as a user's or a merchant's.", show_default=False)
-    ],
+    entity: Annotated[str, typer.Argument(metavar="ENTITY", help="Such as a user's or a merchant's.")],
     tasks: TasksOption = None,
-    only: Annotated[
-        str | None, typer.Option("--table", help="Only this table, such as fraud.user.", show_default=False)
-    ] = None,
+    only: Annotated[str | None, typer.Option("--table", help="Only this table, such as fraud.user.")] = None,
     at: Annotated[
-        str | None,
-        typer.Option("--at", help="Values at this time, or so long ago; else at the last change.", show_default=False),
+        str | None, typer.Option("--at", help="Values at this time, or so long ago; else at the last change.")
     ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,

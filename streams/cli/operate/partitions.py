@@ -14,17 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from weir.streams.cli.options import (
-    BootstrapOption,
-    ConfigOption,
-    JsonOption,
-    notes,
-    output,
-    settings_of,
-    table,
-    to_json,
-    utc,
-)
+from weir.streams.cli.console import notes, output, table, to_json, utc
+from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, settings_of
 from weir.streams.cli.times import moment
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
@@ -55,11 +46,9 @@ READ: Final = (
 POLL_S: Final = 0.2
 _T = TypeVar("_T")
 
-PlaceArgument = Annotated[
-    str, typer.Argument(metavar="TOPIC-PARTITION", help="Such as user-events-3.", show_default=False)
-]
+PlaceArgument = Annotated[str, typer.Argument(metavar="TOPIC-PARTITION", help="Such as user-events-3.")]
 WaitOption = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for the worker's answer.")]
-WhyOption = Annotated[str, typer.Option("--why", help="For the log and /ready.", show_default=False)]
+WhyOption = Annotated[str, typer.Option("--why", help="For the log and /ready.")]
 
 
 @partitions_app.command("list")
@@ -122,7 +111,7 @@ def resume_command(
 @partitions_app.command("seek")
 def seek_command(
     place: PlaceArgument,
-    offset: Annotated[str, typer.Argument(metavar="OFFSET", help="A number, earliest or latest.", show_default=False)],
+    offset: Annotated[str, typer.Argument(metavar="OFFSET", help="A number, earliest or latest.")],
     wait: WaitOption = 30.0,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
@@ -148,7 +137,7 @@ def watermark_command(
     place: PlaceArgument,
     at: Annotated[
         str,
-        typer.Argument(metavar="TIME", help="As 2024-05-01T12:00 (UTC), or how long ago as 1h.", show_default=False),
+        typer.Argument(metavar="TIME", help="As 2024-05-01T12:00 (UTC), or how long ago as 1h."),
     ],
     wait: WaitOption = 30.0,
     config: ConfigOption = None,

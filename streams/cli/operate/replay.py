@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, bar, notes, settings_of, utc
+from weir.streams.cli.console import bar, notes, utc
+from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of
 from weir.streams.cli.signals import interruptible
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
@@ -35,24 +36,17 @@ _SHORT_S = 0.002
 def replay_command(
     files: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="FILE", help="Lines of wire format, or with --task any table; - for stdin.", show_default=False
-        ),
+        typer.Argument(metavar="FILE", help="Lines of wire format, or with --task any table; - for stdin."),
     ],
     topic: Annotated[
-        str | None,
-        typer.Option(
-            "--topic", "-t", help="Topic; else the lines' field 'topic', else the file's name.", show_default=False
-        ),
+        str | None, typer.Option("--topic", "-t", help="Topic; else the lines' field 'topic', else the file's name.")
     ] = None,
     task: Annotated[
-        Path | None,
-        typer.Option("--task", help="Task file whose [source] maps the files' columns to events.", show_default=False),
+        Path | None, typer.Option("--task", help="Task file whose [source] maps the files' columns to events.")
     ] = None,
-    rate: Annotated[float | None, typer.Option(min=0.01, help="Records a second.", show_default=False)] = None,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Records a second.")] = None,
     speed: Annotated[
-        float | None,
-        typer.Option(min=0.0001, help="Times event time: 1 is as it was, 60 a minute a second.", show_default=False),
+        float | None, typer.Option(min=0.0001, help="Times event time: 1 is as it was, 60 a minute a second.")
     ] = None,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="With --task: send labels too, label_delay after their events.")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of, utc
+from weir.streams.cli.console import utc
+from weir.streams.cli.options import INTERRUPTED, BootstrapOption, ConfigOption, settings_of
 from weir.streams.cli.signals import close_stdout, interruptible
 from weir.streams.kafka.admin.clients import consumer
 from weir.streams.kafka.admin.printed_records import as_json, filters, line, parse
@@ -23,20 +24,16 @@ if TYPE_CHECKING:
 def tail_command(
     topic: Annotated[
         str,
-        typer.Argument(metavar="TOPIC", help="The topic; one of Weir's also by Weir's own name.", show_default=False),
+        typer.Argument(metavar="TOPIC", help="The topic; one of Weir's also by Weir's own name."),
     ],
     start: Annotated[
         str, typer.Option("--from", "-f", help="earliest, latest, or -N for the last N records and what follows.")
     ] = "latest",
     where: Annotated[
         list[str] | None,
-        typer.Option(
-            "--filter", help="Only records with FIELD=VALUE (or key=VALUE); repeat to narrow.", show_default=False
-        ),
+        typer.Option("--filter", help="Only records with FIELD=VALUE (or key=VALUE); repeat to narrow."),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=1, help="Stop after so many.", show_default=False)
-    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Stop after so many.")] = None,
     follows: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait for more at the end.")] = True,
     as_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the whole value.")] = False,
     config: ConfigOption = None,

@@ -12,20 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weir.streams.checks.findings import Check, checks_table
-from weir.streams.cli.options import (
-    BootstrapOption,
-    ConfigOption,
-    JsonOption,
-    YesOption,
-    confirmed,
-    notes,
-    output,
-    settings_of,
-    size,
-    table,
-    tasks_of,
-    to_json,
-)
+from weir.streams.cli.console import confirmed, notes, output, size, table, to_json
+from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, YesOption, settings_of, tasks_of
 from weir.streams.config.topics import ALL
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin import cluster
@@ -158,7 +146,7 @@ def _identity(settings: Settings) -> list[Check]:
 
 @topics_app.command("accept")
 def accept_command(
-    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="By Weir's own name.", show_default=False)],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="By Weir's own name.")],
     yes: YesOption = False,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
@@ -192,7 +180,6 @@ def describe_command(
         typer.Argument(
             metavar="TOPIC",
             help="Topics, also by Weir's own names; all of Weir's that exist without one.",
-            show_default=False,
         ),
     ] = None,
     as_json: JsonOption = False,

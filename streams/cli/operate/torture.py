@@ -8,7 +8,8 @@ from typing import Annotated
 import orjson
 import typer
 
-from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, notes, output, settings_of, table
+from weir.streams.cli.console import notes, output, table
+from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, settings_of
 from weir.streams.cli.processes.process import needed
 
 
@@ -19,8 +20,7 @@ def torture_command(
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="The same seed sends the same records.")] = 1,
     logs: Annotated[
-        Path | None,
-        typer.Option(file_okay=False, help="Keep the workers' logs in this directory.", show_default=False),
+        Path | None, typer.Option(file_okay=False, help="Keep the workers' logs in this directory.")
     ] = None,
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weir.streams.checks.findings import Check
-from weir.streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
+from weir.streams.cli.console import notes
+from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
 from weir.streams.cli.processes.process import (
     CheckOption,
     GroupOption,
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
 def inference_command(
     tasks: TasksArgument = None,
     provider: Annotated[
-        str | None,
-        typer.Option("--provider", metavar="auto|cuda|cpu", help="Else [models] provider.", show_default=False),
+        str | None, typer.Option("--provider", metavar="auto|cuda|cpu", help="Else [models] provider.")
     ] = None,
     group: GroupOption = None,
     instance_id: InstanceOption = None,

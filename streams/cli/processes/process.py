@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from weir.streams.checks.findings import Check, check_codecs, checks_table
-from weir.streams.cli.options import notes, output
+from weir.streams.cli.console import notes, output
 from weir.streams.errors import UsageError
 from weir.streams.text import printable
 
@@ -21,20 +21,13 @@ if TYPE_CHECKING:
     from weir.streams.config.settings import Settings
 
 TasksArgument = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="TASK", help="Task files or directories; else [worker] tasks.", show_default=False),
+    list[Path] | None, typer.Argument(metavar="TASK", help="Task files or directories; else [worker] tasks.")
 ]
-GroupOption = Annotated[
-    str | None, typer.Option("--group", help="First part of the consumer group's name.", show_default=False)
-]
+GroupOption = Annotated[str | None, typer.Option("--group", help="First part of the consumer group's name.")]
 InstanceOption = Annotated[
-    str | None,
-    typer.Option("--instance-id", help="The same after each restart, unique in the group.", show_default=False),
+    str | None, typer.Option("--instance-id", help="The same after each restart, unique in the group.")
 ]
-WebOption = Annotated[
-    str | None,
-    typer.Option("--web", metavar="HOST:PORT", help="Web address; :PORT, auto or off.", show_default=False),
-]
+WebOption = Annotated[str | None, typer.Option("--web", metavar="HOST:PORT", help="Web address; :PORT, auto or off.")]
 CheckOption = Annotated[bool, typer.Option("--check", help="Look whether it could run here; run nothing.")]
 LogLevelOption = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 

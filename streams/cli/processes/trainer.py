@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weir.streams.cli.options import BootstrapOption, ConfigOption, bar_of_each, notes, settings_of, tasks_of
+from weir.streams.cli.console import bar_of_each, notes
+from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
 from weir.streams.cli.processes.process import LogLevelOption, TasksArgument, WebOption, address, log_to_stderr
 from weir.streams.errors import UsageError
 
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 def trainer_command(
     tasks: TasksArgument = None,
     once: Annotated[bool, typer.Option("--once", help="Answer the requests there are, then end.")] = False,
-    work: Annotated[
-        Path | None, typer.Option("--work", help="Directory for data sets and checkpoints.", show_default=False)
-    ] = None,
+    work: Annotated[Path | None, typer.Option("--work", help="Directory for data sets and checkpoints.")] = None,
     web: WebOption = None,
     log_level: LogLevelOption = "info",
     config: ConfigOption = None,

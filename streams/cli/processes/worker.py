@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from weir.streams.checks.findings import Check
-from weir.streams.cli.options import BootstrapOption, ConfigOption, notes, settings_of, tasks_of
+from weir.streams.cli.console import notes
+from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
 from weir.streams.cli.processes.process import (
     CheckOption,
     GroupOption,
@@ -42,13 +43,12 @@ WORKER: Final = (sys.executable, "-P", "-m", "weir.streams.cli.main", "worker")
 def worker_command(
     tasks: TasksArgument = None,
     role: Annotated[
-        str | None,
-        typer.Option("--role", "-r", metavar="score|label|all", help="Else [worker] role.", show_default=False),
+        str | None, typer.Option("--role", "-r", metavar="score|label|all", help="Else [worker] role.")
     ] = None,
     group: GroupOption = None,
     instance_id: InstanceOption = None,
     processes: Annotated[
-        int | None, typer.Option("--processes", "-p", help="How many; else [worker] processes.", show_default=False)
+        int | None, typer.Option("--processes", "-p", help="How many; else [worker] processes.")
     ] = None,
     web: WebOption = None,
     only_check: CheckOption = False,

@@ -82,15 +82,15 @@ class KafkaData:
             return await read_history(task, source=source, archive=s.trainer.archive, since=since, limits=s.limits)
 
 
-def cut(logged: LoggedHistory, task: TaskSpec, cutoff: float) -> TrainingSet:
-    """What a training may see at ``cutoff``.
+def cut(logged: LoggedHistory, task: TaskSpec, cutoff: float, delay_s: float | None = None) -> TrainingSet:
+    """What a training may see at ``cutoff``, if labels take ``delay_s``; found from them where that is not given.
 
     Where what is logged ends earlier, old events are being replayed: the cutoff is then that end.
     """
     t, known = training_of(task), logged.labels.known_at
     end = max((float(times.max()) for times in (logged.history.ts, known) if len(times)), default=cutoff)
     return training_set(
-        logged.history, logged.labels, min(cutoff, end), t.validation, None,
+        logged.history, logged.labels, min(cutoff, end), t.validation, delay_s,
         window_s=t.window, min_labels=t.min_labels, min_positives=t.min_positives,
     )  # fmt: skip
 
