@@ -409,13 +409,10 @@ def test_redis_accepts_the_users_and_keeps_what_it_is_told(server: RedisSettings
     }  # fmt: skip
 
 
-def test_the_user_may_do_all_that_a_worker_does(server: RedisSettings) -> None:
-    async def run() -> None:
-        link = RedisClient(server, prefix=server.prefix)
-        await link.start()  # tries every right that the store needs
-        await link.stop()
-
-    asyncio.run(run())
+async def test_the_user_may_do_all_that_a_worker_does(server: RedisSettings) -> None:
+    link = RedisClient(server, prefix=server.prefix)
+    await link.start()  # tries every right that the store needs
+    await link.stop()
 
 
 def test_the_user_may_do_nothing_else(server: RedisSettings) -> None:

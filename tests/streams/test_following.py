@@ -305,68 +305,56 @@ def keeper(fake: FakeSnapshots | None, interval_s: float = 1e9) -> ModelKeeper:
     return ModelKeeper(cast(ModelSnapshots, fake) if fake is not None else None, interval_s)
 
 
-def test_while_one_model_is_written_only_the_newest_waits() -> None:
-    async def test() -> None:
-        fake = FakeSnapshots()
-        made, fold = keeper(fake), ExampleFold("fraud", SPECS["logistic"], FEATURES)
-        for first in range(0, 40, 10):
-            fold.take(examples(10), np.arange(10))
-            fold.next_offset = 0
-            state = replace(fold.state(), version=first)
-            made.put(fold, state)
-            await asyncio.sleep(0)
-        fake.open.set()
-        await made.stop([(fold, replace(fold.state(), version=99))])
-        assert fake.saved == [0, 99]
-
-    asyncio.run(test())
+async def test_while_one_model_is_written_only_the_newest_waits() -> None:
+    fake = FakeSnapshots()
+    made, fold = keeper(fake), ExampleFold("fraud", SPECS["logistic"], FEATURES)
+    for first in range(0, 40, 10):
+        fold.take(examples(10), np.arange(10))
+        fold.next_offset = 0
+        state = replace(fold.state(), version=first)
+        made.put(fold, state)
+        await asyncio.sleep(0)
+    fake.open.set()
+    await made.stop([(fold, replace(fold.state(), version=99))])
+    assert fake.saved == [0, 99]
 
 
-def test_learning_goes_on_when_a_model_cannot_be_stored() -> None:
-    async def test() -> None:
-        fake = FakeSnapshots(StoreUnavailable("away"))
-        fake.open.set()
-        made, fold = keeper(fake), ExampleFold("fraud", SPECS["logistic"], FEATURES)
-        made.put(fold, fold.state())
-        await made.stop([])
+async def test_learning_goes_on_when_a_model_cannot_be_stored() -> None:
+    fake = FakeSnapshots(StoreUnavailable("away"))
+    fake.open.set()
+    made, fold = keeper(fake), ExampleFold("fraud", SPECS["logistic"], FEATURES)
+    made.put(fold, fold.state())
+    await made.stop([])
+    made.check()
+    fake.error = None
+    made.put(fold, fold.state())
+    await made.stop([])
+    assert fake.saved == [0]
+
+
+async def test_a_diverged_replica_is_told_at_the_next_turn() -> None:
+    fake = FakeSnapshots(ReplicaDiverged("differs"))
+    fake.open.set()
+    made, fold = keeper(fake), ExampleFold("fraud", SPECS["logistic"], FEATURES)
+    made.check()
+    made.put(fold, fold.state())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    with pytest.raises(ReplicaDiverged, match="differs"):
         made.check()
-        fake.error = None
-        made.put(fold, fold.state())
-        await made.stop([])
-        assert fake.saved == [0]
-
-    asyncio.run(test())
 
 
-def test_a_diverged_replica_is_told_at_the_next_turn() -> None:
-    async def test() -> None:
-        fake = FakeSnapshots(ReplicaDiverged("differs"))
-        fake.open.set()
-        made, fold = keeper(fake), ExampleFold("fraud", SPECS["logistic"], FEATURES)
-        made.check()
-        made.put(fold, fold.state())
-        for _ in range(3):
-            await asyncio.sleep(0)
-        with pytest.raises(ReplicaDiverged, match="differs"):
-            made.check()
-
-    asyncio.run(test())
-
-
-def test_a_model_is_due_when_the_interval_is_over_and_something_was_learned() -> None:
-    async def test() -> None:
-        fake = FakeSnapshots()
-        made, fold = keeper(fake, interval_s=0.0), ExampleFold("fraud", SPECS["logistic"], FEATURES)
-        assert not made.due(fold)
-        fold.take(examples(3), np.arange(3))
-        assert made.due(fold)
-        made.stored(fold, 3)
-        assert not made.due(fold)
-        fold.take(examples(2, seed=1), np.arange(3, 5))
-        assert not made.due(fold), "the same event ids: repeats"
-        patient, nowhere = keeper(fake), keeper(None, interval_s=0.0)
-        assert not patient.due(fold)
-        assert patient.lacks(fold)
-        assert not nowhere.due(fold)
-
-    asyncio.run(test())
+async def test_a_model_is_due_when_the_interval_is_over_and_something_was_learned() -> None:
+    fake = FakeSnapshots()
+    made, fold = keeper(fake, interval_s=0.0), ExampleFold("fraud", SPECS["logistic"], FEATURES)
+    assert not made.due(fold)
+    fold.take(examples(3), np.arange(3))
+    assert made.due(fold)
+    made.stored(fold, 3)
+    assert not made.due(fold)
+    fold.take(examples(2, seed=1), np.arange(3, 5))
+    assert not made.due(fold), "the same event ids: repeats"
+    patient, nowhere = keeper(fake), keeper(None, interval_s=0.0)
+    assert not patient.due(fold)
+    assert patient.lacks(fold)
+    assert not nowhere.due(fold)

@@ -186,89 +186,74 @@ class Asker:
         return self.metrics.counter("weir_full_missed_total", task="fraud").value
 
 
-def test_answers_of_several_tasks_and_blocks_come_to_their_rows() -> None:
-    async def run() -> None:
-        asker = Asker()
-        many = rows(3_000, width=40)
-        first, second = await asker.ask(rows(2), many)
-        assert first[:, 0].tolist() == [0.0, 3.0]
-        assert second[:, 0].tolist() == many.x[:, 0].tolist()
-        assert (first[:, 1] == 1).all()
-        assert len(asker.other.sent) == 1 + len(list(blocks(3_000, 40))) > 2
-        assert {partition for partition, _ in asker.other.sent} == {1}
-        assert asker.missed() == 0
-
-    asyncio.run(run())
+async def test_answers_of_several_tasks_and_blocks_come_to_their_rows() -> None:
+    asker = Asker()
+    many = rows(3_000, width=40)
+    first, second = await asker.ask(rows(2), many)
+    assert first[:, 0].tolist() == [0.0, 3.0]
+    assert second[:, 0].tolist() == many.x[:, 0].tolist()
+    assert (first[:, 1] == 1).all()
+    assert len(asker.other.sent) == 1 + len(list(blocks(3_000, 40))) > 2
+    assert {partition for partition, _ in asker.other.sent} == {1}
+    assert asker.missed() == 0
 
 
-def test_silence_costs_the_deadline_a_few_times_and_then_nothing() -> None:
-    async def run() -> None:
-        asker = Asker()
-        asker.other.mute = True
-        took = [await asker.took(rows(2)) for _ in range(6)]
-        assert [known for _, known in took] == [False] * 6
-        assert all(t >= 0.04 for t, _ in took[:3])
-        assert asker.missed() == 3
-        assert asker.models.circuits() == {("fraud", 1): False}
-        assert len(asker.other.sent) == 6  # requests go out all the same: the states must not miss them
-        # The first answer that comes in time says that it is worth waiting again.
-        asker.other.mute = False
-        (values,) = await asker.ask(rows(2))
-        assert not values.any()  # it did not wait, so the answer is late
-        await asyncio.sleep(0)
-        await asyncio.sleep(0.001)
-        assert asker.models.circuits() == {("fraud", 1): True}
-        assert (await asker.took(rows(2)))[1]
-
-    asyncio.run(run())
+async def test_silence_costs_the_deadline_a_few_times_and_then_nothing() -> None:
+    asker = Asker()
+    asker.other.mute = True
+    took = [await asker.took(rows(2)) for _ in range(6)]
+    assert [known for _, known in took] == [False] * 6
+    assert all(t >= 0.04 for t, _ in took[:3])
+    assert asker.missed() == 3
+    assert asker.models.circuits() == {("fraud", 1): False}
+    assert len(asker.other.sent) == 6  # requests go out all the same: the states must not miss them
+    # The first answer that comes in time says that it is worth waiting again.
+    asker.other.mute = False
+    (values,) = await asker.ask(rows(2))
+    assert not values.any()  # it did not wait, so the answer is late
+    await asyncio.sleep(0)
+    await asyncio.sleep(0.001)
+    assert asker.models.circuits() == {("fraud", 1): True}
+    assert (await asker.took(rows(2)))[1]
 
 
-def test_late_answers_are_dropped_and_do_not_make_anybody_wait_again() -> None:
-    async def run() -> None:
-        asker = Asker()
-        asker.other.mute = True
-        made = [(await asker.ask(rows(2)))[0] for _ in range(3)]
-        for _, record in asker.other.sent:
-            await asyncio.sleep(0.02)
-            asker.other.answer(record)
-        assert not any(values.any() for values in made)
-        assert asker.models.circuits() == {("fraud", 1): False}
-        ages = asker.metrics.histogram("weir_full_answer_seconds", task="fraud")
-        assert sum(ages.counts) == 3
-
-    asyncio.run(run())
+async def test_late_answers_are_dropped_and_do_not_make_anybody_wait_again() -> None:
+    asker = Asker()
+    asker.other.mute = True
+    made = [(await asker.ask(rows(2)))[0] for _ in range(3)]
+    for _, record in asker.other.sent:
+        await asyncio.sleep(0.02)
+        asker.other.answer(record)
+    assert not any(values.any() for values in made)
+    assert asker.models.circuits() == {("fraud", 1): False}
+    ages = asker.metrics.histogram("weir_full_answer_seconds", task="fraud")
+    assert sum(ages.counts) == 3
 
 
-def test_one_task_or_partition_without_answers_does_not_hold_up_the_others() -> None:
-    async def run() -> None:
-        asker = Asker()
-        asker.other.mute = True
-        for _ in range(4):
-            await asker.ask(rows(1))
-        asker.other.mute = False
-        assert asker.models.circuits() == {("fraud", 1): False}
-        (values,) = await asker.ask(rows(1, "churn"), partition=1)
-        assert values[:, 1].all()
-        (values,) = await asker.ask(rows(1), partition=0)
-        assert values[:, 1].all()
-
-    asyncio.run(run())
+async def test_one_task_or_partition_without_answers_does_not_hold_up_the_others() -> None:
+    asker = Asker()
+    asker.other.mute = True
+    for _ in range(4):
+        await asker.ask(rows(1))
+    asker.other.mute = False
+    assert asker.models.circuits() == {("fraud", 1): False}
+    (values,) = await asker.ask(rows(1, "churn"), partition=1)
+    assert values[:, 1].all()
+    (values,) = await asker.ask(rows(1), partition=0)
+    assert values[:, 1].all()
 
 
-def test_answers_of_strangers_and_of_another_shape_are_not_taken() -> None:
-    async def run() -> None:
-        asker = Asker()
-        asker.models.answered(b"nonsense")
-        asker.models.answered(encode_answer("w-99", "fraud", np.ones((1, WIDTH))))
-        asker.other.mute = True
-        asking = asyncio.ensure_future(asker.ask(rows(2)))
-        await asyncio.sleep(0)
-        asker.models.answered(encode_answer("w-0", "fraud", np.ones((2, WIDTH + 1))))
-        (values,) = await asking
-        assert values.shape == (2, WIDTH)
-        assert not values.any()
-
-    asyncio.run(run())
+async def test_answers_of_strangers_and_of_another_shape_are_not_taken() -> None:
+    asker = Asker()
+    asker.models.answered(b"nonsense")
+    asker.models.answered(encode_answer("w-99", "fraud", np.ones((1, WIDTH))))
+    asker.other.mute = True
+    asking = asyncio.ensure_future(asker.ask(rows(2)))
+    await asyncio.sleep(0)
+    asker.models.answered(encode_answer("w-0", "fraud", np.ones((2, WIDTH + 1))))
+    (values,) = await asking
+    assert values.shape == (2, WIDTH)
+    assert not values.any()
 
 
 # -- lanes scored together ---------------------------------------------------------------------------------------------
@@ -320,19 +305,17 @@ STEPS = st.lists(st.tuples(st.integers(0, 2), st.lists(st.sampled_from(["a", "b:
 
 
 @given(STEPS)
-def test_lanes_scored_together_keep_their_rows_apart(steps: list[tuple[int, list[str]]]) -> None:
+async def test_lanes_scored_together_keep_their_rows_apart(steps: list[tuple[int, list[str]]]) -> None:
     """Whatever comes together: each entity of each lane is counted as if its lane were alone."""
     store, scorer = Lanes(3), Counting()
 
-    async def run() -> list[list[float]]:
-        pool = Pool(store, {"fraud": scorer}, Metrics(), linger_s=0.0)  # type: ignore[arg-type] # the part of it
-        made = [
-            pool.score(("t", lane), "fraud", keys, np.full(len(keys), float(i)), np.zeros((len(keys), 2), np.float32))
-            for i, (lane, keys) in enumerate(steps)
-        ]
-        return [values[:, 0].tolist() for values in await asyncio.gather(*made)]
-
-    found, counts = asyncio.run(run()), dict[tuple[int, str], int]()
+    pool = Pool(store, {"fraud": scorer}, Metrics(), linger_s=0.0)  # type: ignore[arg-type] # the part of it
+    made = [
+        pool.score(("t", lane), "fraud", keys, np.full(len(keys), float(i)), np.zeros((len(keys), 2), np.float32))
+        for i, (lane, keys) in enumerate(steps)
+    ]
+    found = [values[:, 0].tolist() for values in await asyncio.gather(*made)]
+    counts = dict[tuple[int, str], int]()
     for (lane, keys), values in zip(steps, found, strict=True):
         for key, value in zip(keys, values, strict=True):
             counts[lane, key] = counts.get((lane, key), 0) + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -131,32 +131,22 @@ def check(made: FloatMatrix, x: FloatMatrix) -> None:
     np.testing.assert_allclose(made, expected(x), atol=1e-5)
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(test, 30)
-
-    asyncio.run(bounded())
-
-
-def test_predictions_say_what_raised_the_logit_of_their_own_event() -> None:
-    async def go() -> None:
-        inference = await Inference().open()
-        lanes = await Lanes([TASK], PARTITIONS, remote=inference.models).open()
-        amounts = np.random.default_rng(2).exponential(6.0, (PARTITIONS, 30))
-        await lanes.compute([lanes.batch(p, events(p, amounts[p].tolist())) for p in range(PARTITIONS)])
-        await inference.settle()
-        found = []
-        for p in range(PARTITIONS):
-            said = [orjson.loads(record.value) for record in lanes.ctx.records.sent[topics.PREDICTIONS, p]]
-            assert [each["event_id"] for each in said] == [f"e{p}-{i}" for i in range(30)]
-            assert [each["features"]["amount"] for each in said] == amounts[p].tolist()
-            found += [each["features"] for each in said]
-        made = np.array([[each[name] for name in columns(SPEC)[WHY]] for each in found])
-        x = np.array([[each[name] for name in INPUTS] for each in found])
-        check(made, x)
-        assert len(np.unique(made[:, 0])) > 2, "some are not explained, others by different inputs"
-
-    run(go())
+async def test_predictions_say_what_raised_the_logit_of_their_own_event() -> None:
+    inference = await Inference().open()
+    lanes = await Lanes([TASK], PARTITIONS, remote=inference.models).open()
+    amounts = np.random.default_rng(2).exponential(6.0, (PARTITIONS, 30))
+    await lanes.compute([lanes.batch(p, events(p, amounts[p].tolist())) for p in range(PARTITIONS)])
+    await inference.settle()
+    found = []
+    for p in range(PARTITIONS):
+        said = [orjson.loads(record.value) for record in lanes.ctx.records.sent[topics.PREDICTIONS, p]]
+        assert [each["event_id"] for each in said] == [f"e{p}-{i}" for i in range(30)]
+        assert [each["features"]["amount"] for each in said] == amounts[p].tolist()
+        found += [each["features"] for each in said]
+    made = np.array([[each[name] for name in columns(SPEC)[WHY]] for each in found])
+    x = np.array([[each[name] for name in INPUTS] for each in found])
+    check(made, x)
+    assert len(np.unique(made[:, 0])) > 2, "some are not explained, others by different inputs"
 
 
 def events(partition: int, amounts: Sequence[float]) -> list[Record]:
@@ -170,23 +160,17 @@ def events(partition: int, amounts: Sequence[float]) -> list[Record]:
     ]  # fmt: skip
 
 
-def test_blocks_of_partitions_that_are_scored_together_keep_their_reasons_apart() -> None:
-    async def go() -> None:
-        inference, n = await Inference().open(), 5_000
-        given = [inputs(n, p) for p in range(PARTITIONS)]
-        made = await asyncio.gather(*(inference.ask(p, range(n), given[p]) for p in range(PARTITIONS)))
-        for values, x in zip(made, given, strict=True):
-            check(values, x)
-        assert inference.requests == PARTITIONS * len(list(blocks(n, len(INPUTS)))) > PARTITIONS
-
-    run(go())
+async def test_blocks_of_partitions_that_are_scored_together_keep_their_reasons_apart() -> None:
+    inference, n = await Inference().open(), 5_000
+    given = [inputs(n, p) for p in range(PARTITIONS)]
+    made = await asyncio.gather(*(inference.ask(p, range(n), given[p]) for p in range(PARTITIONS)))
+    for values, x in zip(made, given, strict=True):
+        check(values, x)
+    assert inference.requests == PARTITIONS * len(list(blocks(n, len(INPUTS)))) > PARTITIONS
 
 
-def test_events_that_are_asked_about_again_have_the_reasons_they_had() -> None:
-    async def go() -> None:
-        inference, x = await Inference().open(), inputs(60, 5)
-        check(await inference.ask(0, range(40), x[:40]), x[:40])
-        mixed = [*range(59, 40, -2), *range(0, 40, 3), *range(40, 60, 2)]  # new ones before, between and behind
-        check(await inference.ask(0, mixed, x[mixed]), x[mixed])
-
-    run(go())
+async def test_events_that_are_asked_about_again_have_the_reasons_they_had() -> None:
+    inference, x = await Inference().open(), inputs(60, 5)
+    check(await inference.ask(0, range(40), x[:40]), x[:40])
+    mixed = [*range(59, 40, -2), *range(0, 40, 3), *range(40, 60, 2)]  # new ones before, between and behind
+    check(await inference.ask(0, mixed, x[mixed]), x[mixed])

@@ -137,7 +137,7 @@ def test_a_thousand_swaps_under_load(task: TaskSpec, stored: Models) -> None:
 # -- lanes of one worker -----------------------------------------------------------------------------------------------
 
 
-def test_lanes_score_while_models_load_and_swap(task: TaskSpec, stored: Models) -> None:
+async def test_lanes_score_while_models_load_and_swap(task: TaskSpec, stored: Models) -> None:
     """Four lanes share the models, as in a worker; updates load in threads and swap between their batches."""
     full, done = loaded(task, stored), threading.Event()
     slots, scorer = counted(full), full.scorer("spend")
@@ -168,10 +168,7 @@ def test_lanes_score_while_models_load_and_swap(task: TaskSpec, stored: Models) 
         done.set()
         await loads.stop()
 
-    async def run() -> None:
-        await asyncio.gather(*(lane(at) for at in range(4)), swaps())
-
-    asyncio.run(run())
+    await asyncio.gather(*(lane(at) for at in range(4)), swaps())
     served = {champion for rows in seen for champion, _, _ in rows}
     assert served == {0, 1, 2, 3, 4}
     assert all(len(rows) > 3_000 for rows in seen)
@@ -201,42 +198,36 @@ def slow(task: TaskSpec, stored: Models) -> Iterator[tuple[FullModels, Slow]]:
         gate.set()
 
 
-def test_a_newer_update_overtakes_a_slower_load(stored: Models, slow: tuple[FullModels, Slow]) -> None:
+async def test_a_newer_update_overtakes_a_slower_load(stored: Models, slow: tuple[FullModels, Slow]) -> None:
     full, gated = slow
 
-    async def run() -> list[tuple[int, int]]:
-        loads, seen = BackgroundLoads(full), []
-        full.want([stored.update("promote", 1)])
-        loads.begin()
-        full.want([stored.update("retire", 1), stored.update("promote", 2)])
-        loads.begin()
-        gated.gates[2].set()
-        async with asyncio.timeout(30.0):
-            while full.versions("spend") != (2, 0):
-                await asyncio.sleep(0.001)
-        seen.append(full.versions("spend"))
-        gated.gates[1].set()
-        await loads.settle(30.0)
-        return [*seen, full.versions("spend")]
-
-    assert asyncio.run(run()) == [(2, 0), (2, 0)]
+    loads, seen = BackgroundLoads(full), []
+    full.want([stored.update("promote", 1)])
+    loads.begin()
+    full.want([stored.update("retire", 1), stored.update("promote", 2)])
+    loads.begin()
+    gated.gates[2].set()
+    async with asyncio.timeout(30.0):
+        while full.versions("spend") != (2, 0):
+            await asyncio.sleep(0.001)
+    seen.append(full.versions("spend"))
+    gated.gates[1].set()
+    await loads.settle(30.0)
+    assert [*seen, full.versions("spend")] == [(2, 0), (2, 0)]
 
 
-def test_scoring_begins_where_loading_takes_too_long(
+async def test_scoring_begins_where_loading_takes_too_long(
     stored: Models, slow: tuple[FullModels, Slow], caplog: pytest.LogCaptureFixture
 ) -> None:
     full, gated = slow
 
-    async def run() -> None:
-        loads = BackgroundLoads(full)
-        full.want([stored.update("promote", 1)])
-        loads.begin()
-        await loads.settle(0.01)
-        assert full.versions("spend") == (0, 0)
-        gated.gates[1].set()
-        await loads.settle(30.0)
-
-    asyncio.run(run())
+    loads = BackgroundLoads(full)
+    full.want([stored.update("promote", 1)])
+    loads.begin()
+    await loads.settle(0.01)
+    assert full.versions("spend") == (0, 0)
+    gated.gates[1].set()
+    await loads.settle(30.0)
     assert "spend version 1 not loaded within 0.01 s; scoring begins" in caplog.text
     assert full.versions("spend") == (1, 0)
 

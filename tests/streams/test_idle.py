@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -91,10 +89,6 @@ def test_no_lane_is_taken_past_the_clock() -> None:
 # -- a score lane ------------------------------------------------------------------------------------------------------
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 15))
-
-
 def view(number: int, user: str, at: float) -> Record:
     event = {"v": 1, "event_id": f"e{number}", "type": "view", "user_id": user, "ts": at, "amount": 1.0}
     return Record(user.encode(), orjson.dumps(event), at)
@@ -114,48 +108,42 @@ async def taken(lanes: Lanes, records: list[Record], tick: float | None = None) 
     return step
 
 
-def test_silence_is_found_where_time_passes_without_events_and_nothing_is_late_by_it() -> None:
+async def test_silence_is_found_where_time_passes_without_events_and_nothing_is_late_by_it() -> None:
     """A user seen once: scored after a minute, silent after five; the offset stays, the watermark, too."""
 
-    async def go() -> None:
-        lanes = await Lanes([SPEND, SILENT], 1).open()
-        lane, outbox = lanes.lanes[0], lanes.ctx.records
-        first = await taken(lanes, [view(1, "a", NOW - 7_200.0)])
-        assert not lane.due(NOW)  # its step is not written yet
-        lane.writer.steps.clear()
-        assert lane.due(NOW)
-        step = await taken(lanes, [], NOW)
-        assert (step.batch.base_offset, step.batch.next_offset, step.expected) == (1, 1, 1)
-        (scored,) = [orjson.loads(r.value) for r in outbox.sent[topics.PREDICTIONS, 0] if b"silent" in r.value]
-        assert scored["entity_id"] == "a"
-        labels = [record for (topic, _), held in outbox.sent.items() if topic == topics.LABELS for record in held]
-        (told,) = map(orjson.loads, [record.value for record in labels])
-        assert (told["event_id"], told["value"]) == (f"a@{NOW - 7_200.0:.0f}", 1)
-        assert not lane.stages[1].timers.due(NOW)  # type: ignore[union-attr] # it has some
-        # An event of before that is scored all the same, and so is who is seen in it for the first time.
-        late = await taken(lanes, [view(2, "b", NOW - 7_100.0)])
-        assert (lane.intake.late, late.batch.next_offset) == (0, 2)
-        assert lane.stages[1].timers.due(NOW)  # type: ignore[union-attr]
-        entries = [*first.journal, *step.journal, *late.journal]
-        again = await Lanes([SPEND, SILENT], 1).open()
-        again.lanes[0].restore(None, entries)
-        for stage, other in zip(lane.stages, again.lanes[0].stages, strict=True):
-            held = stage.timers.snapshot() if stage.timers is not None else None
-            assert held == (other.timers.snapshot() if other.timers is not None else None)
-
-    run(go())
+    lanes = await Lanes([SPEND, SILENT], 1).open()
+    lane, outbox = lanes.lanes[0], lanes.ctx.records
+    first = await taken(lanes, [view(1, "a", NOW - 7_200.0)])
+    assert not lane.due(NOW)  # its step is not written yet
+    lane.writer.steps.clear()
+    assert lane.due(NOW)
+    step = await taken(lanes, [], NOW)
+    assert (step.batch.base_offset, step.batch.next_offset, step.expected) == (1, 1, 1)
+    (scored,) = [orjson.loads(r.value) for r in outbox.sent[topics.PREDICTIONS, 0] if b"silent" in r.value]
+    assert scored["entity_id"] == "a"
+    labels = [record for (topic, _), held in outbox.sent.items() if topic == topics.LABELS for record in held]
+    (told,) = map(orjson.loads, [record.value for record in labels])
+    assert (told["event_id"], told["value"]) == (f"a@{NOW - 7_200.0:.0f}", 1)
+    assert not lane.stages[1].timers.due(NOW)  # type: ignore[union-attr] # it has some
+    # An event of before that is scored all the same, and so is who is seen in it for the first time.
+    late = await taken(lanes, [view(2, "b", NOW - 7_100.0)])
+    assert (lane.intake.late, late.batch.next_offset) == (0, 2)
+    assert lane.stages[1].timers.due(NOW)  # type: ignore[union-attr]
+    entries = [*first.journal, *step.journal, *late.journal]
+    again = await Lanes([SPEND, SILENT], 1).open()
+    again.lanes[0].restore(None, entries)
+    for stage, other in zip(lane.stages, again.lanes[0].stages, strict=True):
+        held = stage.timers.snapshot() if stage.timers is not None else None
+        assert held == (other.timers.snapshot() if other.timers is not None else None)
 
 
 @pytest.mark.parametrize("started", [False, True])
-def test_a_lane_of_which_nothing_is_stored_has_nothing_due(started: bool) -> None:
-    async def go() -> None:
-        lanes = await Lanes([SILENT], 1).open()
-        if started:
-            await taken(lanes, [view(1, "a", NOW - 10.0)])
-            lanes.lanes[0].writer.steps.clear()
-        assert lanes.lanes[0].due(NOW + 60.0) is started
-
-    run(go())
+async def test_a_lane_of_which_nothing_is_stored_has_nothing_due(started: bool) -> None:
+    lanes = await Lanes([SILENT], 1).open()
+    if started:
+        await taken(lanes, [view(1, "a", NOW - 10.0)])
+        lanes.lanes[0].writer.steps.clear()
+    assert lanes.lanes[0].due(NOW + 60.0) is started
 
 
 def test_what_is_wrong_with_one_lane_stops_the_time_of_no_other() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -166,10 +166,6 @@ class Partition:
         return self.steps.done_through < self.steps.first + len(self.steps.steps) - 1
 
 
-def run(work: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(cast(Any, work()))
-
-
 Part = tuple[int, int]
 """Records of somebody else, then ours."""
 
@@ -177,85 +173,73 @@ Part = tuple[int, int]
 @given(st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)), min_size=1, max_size=3), max_size=6),
        st.integers(0, 6), st.booleans())  # fmt: skip
 @settings(deadline=None, max_examples=60)
-def test_a_label_lane_takes_every_prediction_once_and_in_order_whoever_wrote_it(
+async def test_a_label_lane_takes_every_prediction_once_and_in_order_whoever_wrote_it(
     calls: list[list[Part]], reopened_at: int, clean: bool
 ) -> None:
-    async def go() -> None:
-        at = Partition()
-        at.append(2)  # of a worker that died
-        await at.open()
-        for number, parts in enumerate(calls):
-            if number == reopened_at:
-                if clean:
-                    at.append(1)
-                    await at.hand_over([at.append(1)])
-                await at.lane.close()
-                await at.open()
-            sent = []
-            for others, ours in parts:
-                at.append(others)
-                sent.append(at.append(ours))
-            await at.hand_over(sent)
-        await at.hand_over([at.append(1)])
-        await at.processed()
-        await at.lane.close()
-        assert not at.ctx.failed
-        assert at.stage.seen == at.log
-        assert [at.log[offset] for offset in at.stage.offsets] == at.log[-len(at.stage.offsets) :]
-
-    run(go)
+    at = Partition()
+    at.append(2)  # of a worker that died
+    await at.open()
+    for number, parts in enumerate(calls):
+        if number == reopened_at:
+            if clean:
+                at.append(1)
+                await at.hand_over([at.append(1)])
+            await at.lane.close()
+            await at.open()
+        sent = []
+        for others, ours in parts:
+            at.append(others)
+            sent.append(at.append(ours))
+        await at.hand_over(sent)
+    await at.hand_over([at.append(1)])
+    await at.processed()
+    await at.lane.close()
+    assert not at.ctx.failed
+    assert at.stage.seen == at.log
+    assert [at.log[offset] for offset in at.stage.offsets] == at.log[-len(at.stage.offsets) :]
 
 
-def test_what_is_handed_over_without_a_gap_is_not_read_again() -> None:
-    async def go() -> None:
-        at = Partition()
-        await at.open()
-        for _ in range(20):
-            await at.hand_over([at.append(3)])
-        await at.processed()
-        await at.lane.close()
-        assert at.stage.seen == at.log
-        assert at.reader.reads <= 1  # a lane looks once whether a dead worker left something, as it begins
-
-    run(go)
+async def test_what_is_handed_over_without_a_gap_is_not_read_again() -> None:
+    at = Partition()
+    await at.open()
+    for _ in range(20):
+        await at.hand_over([at.append(3)])
+    await at.processed()
+    await at.lane.close()
+    assert at.stage.seen == at.log
+    assert at.reader.reads <= 1  # a lane looks once whether a dead worker left something, as it begins
 
 
-def test_what_was_handed_over_to_nobody_is_found_without_a_hand_over() -> None:
-    async def go() -> None:
-        at = Partition()
-        at.append(7)
-        await at.open()
-        await at.processed()
-        await at.lane.close()
-        assert at.stage.seen == at.log
-
-    run(go)
+async def test_what_was_handed_over_to_nobody_is_found_without_a_hand_over() -> None:
+    at = Partition()
+    at.append(7)
+    await at.open()
+    await at.processed()
+    await at.lane.close()
+    assert at.stage.seen == at.log
 
 
-def test_time_that_passed_without_records_is_a_step_in_its_place() -> None:
+async def test_time_that_passed_without_records_is_a_step_in_its_place() -> None:
     """The next lane takes it again between the same predictions; no offset moves by it."""
 
-    async def go() -> None:
-        partition = Partition()
-        await partition.open()
-        await partition.hand_over([partition.append(2)])
-        await partition.processed()
-        partition.lane.pass_time(1_700_000_000.25)
-        await partition.steps.until(2)
-        await partition.hand_over([partition.append(1)])
-        await partition.steps.until(3)
-        expected = ["e0", "e1", "time 1700000000.25", "e2"]
-        assert partition.stage.seen == expected
-        assert partition.lane.positions == {topics.PREDICTIONS: 3}
-        assert [step.topic for step in partition.steps.steps] == [topics.PREDICTIONS, "tick", topics.PREDICTIONS]
-        await partition.lane.close()
-        partition.steps.blob, partition.steps.first, partition.steps.done_through = None, 1, 0
-        tick = OffsetRange("tick", 1_700_000_000_250, 1_700_000_000_250)
-        partition.steps.steps = [OffsetRange(topics.PREDICTIONS, 0, 2), tick, OffsetRange(topics.PREDICTIONS, 2, 3)]
-        await partition.open()
-        await partition.processed()
-        assert partition.stage.seen == expected
-        assert partition.lane.positions == {topics.PREDICTIONS: 3}
-        await partition.lane.close()
-
-    asyncio.run(go())
+    partition = Partition()
+    await partition.open()
+    await partition.hand_over([partition.append(2)])
+    await partition.processed()
+    partition.lane.pass_time(1_700_000_000.25)
+    await partition.steps.until(2)
+    await partition.hand_over([partition.append(1)])
+    await partition.steps.until(3)
+    expected = ["e0", "e1", "time 1700000000.25", "e2"]
+    assert partition.stage.seen == expected
+    assert partition.lane.positions == {topics.PREDICTIONS: 3}
+    assert [step.topic for step in partition.steps.steps] == [topics.PREDICTIONS, "tick", topics.PREDICTIONS]
+    await partition.lane.close()
+    partition.steps.blob, partition.steps.first, partition.steps.done_through = None, 1, 0
+    tick = OffsetRange("tick", 1_700_000_000_250, 1_700_000_000_250)
+    partition.steps.steps = [OffsetRange(topics.PREDICTIONS, 0, 2), tick, OffsetRange(topics.PREDICTIONS, 2, 3)]
+    await partition.open()
+    await partition.processed()
+    assert partition.stage.seen == expected
+    assert partition.lane.positions == {topics.PREDICTIONS: 3}
+    await partition.lane.close()

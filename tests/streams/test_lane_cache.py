@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, cast
 
 import hiredis
@@ -221,15 +220,12 @@ def test_a_row_of_another_schema_width_or_version_is_refused(value: bytes, messa
         unpack_rows("user", 7, WIDTH, [good, value, good])
 
 
-def test_a_lane_without_rows_has_nothing_to_bring_into_memory() -> None:
+async def test_a_lane_without_rows_has_nothing_to_bring_into_memory() -> None:
     """As that of an inference worker whose models keep no state, or whose first requests are all refused."""
     store = LaneStore(cast(Any, EmptyRedis()))
 
-    async def first_batch() -> None:
-        await store.open(LANE)
-        await store.prefetch(LANE, {})
-
-    asyncio.run(first_batch())
+    await store.open(LANE)
+    await store.prefetch(LANE, {})
     assert store.cached() == {"user-events": 0}
 
 

@@ -110,17 +110,14 @@ kind = "logistic"
 """
 
 
-def test_a_lane_counts_what_a_task_passes_over_and_which_inputs_are_missing() -> None:
-    async def run() -> Metrics:
-        lanes = await Lanes([TaskSpec.from_toml(TASK)], 1).open()
-        made = [{"v": 1, "event_id": f"e{i}", "type": ["purchase", "view"][i % 4 == 3], "user_id": "u",
-                 "ts": NOW - 9 + i, "amount": 5.0, "properties": {"basket": "12,50" if i % 2 else 3.5}}
-                for i in range(8)]  # fmt: skip
-        batch = lanes.batch(0, [Record(b"u", orjson.dumps(event), NOW) for event in made])
-        await lanes.compute([batch])
-        return lanes.ctx.metrics
-
-    metrics = asyncio.run(run())
+async def test_a_lane_counts_what_a_task_passes_over_and_which_inputs_are_missing() -> None:
+    lanes = await Lanes([TaskSpec.from_toml(TASK)], 1).open()
+    made = [{"v": 1, "event_id": f"e{i}", "type": ["purchase", "view"][i % 4 == 3], "user_id": "u",
+             "ts": NOW - 9 + i, "amount": 5.0, "properties": {"basket": "12,50" if i % 2 else 3.5}}
+            for i in range(8)]  # fmt: skip
+    batch = lanes.batch(0, [Record(b"u", orjson.dumps(event), NOW) for event in made])
+    await lanes.compute([batch])
+    metrics = lanes.ctx.metrics
     assert metrics.counter("weir_passed_over_total", task="fraud").value == 2
     children = metrics.children("weir_inputs_total")
     found = {key[1:]: made.value for key, made in children.items() if isinstance(made, Counter)}

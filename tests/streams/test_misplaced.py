@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import orjson
@@ -45,13 +45,6 @@ windows = ["1h"]
 [model]
 kind = "logistic"
 """)
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(test, 120)  # kernels may have to be compiled
-
-    asyncio.run(bounded())
 
 
 def event(number: int, user: str) -> Record:
@@ -107,89 +100,74 @@ def by_owner(records: Sequence[Record]) -> dict[int, list[Record]]:
     return found
 
 
-def test_events_without_keys_are_scored_once_by_their_owners_as_if_they_had_been_sent_there() -> None:
-    async def go() -> None:
-        events = [event(n, USERS[n % len(USERS)]) for n in range(48)]
-        right, spread = await lanes_of(), await lanes_of()
-        await put(right, by_owner([r._replace(key=orjson.loads(r.value)["user_id"].encode()) for r in events]))
-        for start in range(0, 48, 12):
-            part = events[start : start + 12]
-            await put(spread, {lane: part[lane::LANES] for lane in range(LANES)})
-            passed_on = copies(spread)
-            for at in range(LANES):
-                spread.ctx.records.sent.pop((topics.USER_EVENTS, at), None)
-            await put(spread, by_owner(passed_on))
-            assert not copies(spread), "what was passed on is where it belongs"
-        scored = features(spread)
-        assert scored.keys() == features(right).keys() == {f"e{n}" for n in range(48)}
-        assert all(at == owner(USERS[int(e[1:]) % len(USERS)]) for e, (at, _) in scored.items())
-        last = {e: found for e, found in features(right).items() if int(e[1:]) >= 36}
-        assert {e: scored[e] for e in last} == last, "the windows hold the same events"
-
-    run(go())
+async def test_events_without_keys_are_scored_once_by_their_owners_as_if_they_had_been_sent_there() -> None:
+    events = [event(n, USERS[n % len(USERS)]) for n in range(48)]
+    right, spread = await lanes_of(), await lanes_of()
+    await put(right, by_owner([r._replace(key=orjson.loads(r.value)["user_id"].encode()) for r in events]))
+    for start in range(0, 48, 12):
+        part = events[start : start + 12]
+        await put(spread, {lane: part[lane::LANES] for lane in range(LANES)})
+        passed_on = copies(spread)
+        for at in range(LANES):
+            spread.ctx.records.sent.pop((topics.USER_EVENTS, at), None)
+        await put(spread, by_owner(passed_on))
+        assert not copies(spread), "what was passed on is where it belongs"
+    scored = features(spread)
+    assert scored.keys() == features(right).keys() == {f"e{n}" for n in range(48)}
+    assert all(at == owner(USERS[int(e[1:]) % len(USERS)]) for e, (at, _) in scored.items())
+    last = {e: found for e, found in features(right).items() if int(e[1:]) >= 36}
+    assert {e: scored[e] for e in last} == last, "the windows hold the same events"
 
 
-def test_a_copy_has_the_value_and_the_entity_as_its_key_and_what_it_waits_for_is_waited_for() -> None:
-    async def go() -> None:
-        lanes = await lanes_of()
-        user = next(u for u in USERS if owner(u) == 1)
-        sent = event(1, user)
-        (step,) = await put(lanes, {0: [Record(b"", b"{}", START), sent]})
-        assert copies(lanes) == [Record(user.encode(), sent.value, NOW)]
-        assert await asyncio.wait_for(step.acknowledged, 1) is not None
-        assert lanes.ctx.metrics.counter("weir_misplaced_total", topic=topics.USER_EVENTS).value == 1
-        (letter,) = lanes.ctx.records.sent[topics.DEAD_LETTERS, -1]
-        assert orjson.loads(letter.value)["offset"] == 0, "what cannot be read stays where it is"
-
-    run(go())
+async def test_a_copy_has_the_value_and_the_entity_as_its_key_and_what_it_waits_for_is_waited_for() -> None:
+    lanes = await lanes_of()
+    user = next(u for u in USERS if owner(u) == 1)
+    sent = event(1, user)
+    (step,) = await put(lanes, {0: [Record(b"", b"{}", START), sent]})
+    assert copies(lanes) == [Record(user.encode(), sent.value, NOW)]
+    assert await asyncio.wait_for(step.acknowledged, 1) is not None
+    assert lanes.ctx.metrics.counter("weir_misplaced_total", topic=topics.USER_EVENTS).value == 1
+    (letter,) = lanes.ctx.records.sent[topics.DEAD_LETTERS, -1]
+    assert orjson.loads(letter.value)["offset"] == 0, "what cannot be read stays where it is"
 
 
-def test_a_batch_that_is_repeated_after_a_crash_passes_its_copy_on_again_and_it_is_a_repeat_there() -> None:
-    async def go() -> None:
-        lanes = await lanes_of()
-        user = next(u for u in USERS if owner(u) == 1)
-        for _ in range(2):  # nothing of it was written, so it comes again
-            await put(lanes, {0: [event(1, user)]})
-        await put(lanes, {1: copies(lanes)})
-        assert features(lanes).keys() == {"e1"}
-        assert lanes.ctx.metrics.counter("weir_duplicates_total", topic=topics.USER_EVENTS).value == 1
-
-    run(go())
+async def test_a_batch_that_is_repeated_after_a_crash_passes_its_copy_on_again_and_it_is_a_repeat_there() -> None:
+    lanes = await lanes_of()
+    user = next(u for u in USERS if owner(u) == 1)
+    for _ in range(2):  # nothing of it was written, so it comes again
+        await put(lanes, {0: [event(1, user)]})
+    await put(lanes, {1: copies(lanes)})
+    assert features(lanes).keys() == {"e1"}
+    assert lanes.ctx.metrics.counter("weir_duplicates_total", topic=topics.USER_EVENTS).value == 1
 
 
 @pytest.mark.parametrize(
     ("misplaced", "count", "why"),
     [("refuse", LANES, 'misplaced = "refuse"'), ("forward", 2 * LANES, f"{2 * LANES} partitions by now")],
 )
-def test_what_may_not_be_passed_on_is_a_dead_letter_that_says_why(misplaced: str, count: int, why: str) -> None:
-    async def go() -> None:
-        lanes = await lanes_of(misplaced)
-        lanes.ctx.records.partitions = count
-        user = next(u for u in USERS if owner(u) == 1)
-        await put(lanes, {0: [event(1, user)]})
-        assert not copies(lanes)
-        assert not features(lanes)
-        (letter,) = lanes.ctx.records.sent[topics.DEAD_LETTERS, -1]
-        reason = orjson.loads(letter.value)["reason"]
-        assert reason.startswith(f"misplaced: {user!r} belongs to partition 1 of user-events, not 0")
-        assert why in reason
-        refused = lanes.ctx.metrics.counter("weir_dead_letters_total", topic=topics.USER_EVENTS, reason="misplaced")
-        assert refused.value == 1
-
-    run(go())
+async def test_what_may_not_be_passed_on_is_a_dead_letter_that_says_why(misplaced: str, count: int, why: str) -> None:
+    lanes = await lanes_of(misplaced)
+    lanes.ctx.records.partitions = count
+    user = next(u for u in USERS if owner(u) == 1)
+    await put(lanes, {0: [event(1, user)]})
+    assert not copies(lanes)
+    assert not features(lanes)
+    (letter,) = lanes.ctx.records.sent[topics.DEAD_LETTERS, -1]
+    reason = orjson.loads(letter.value)["reason"]
+    assert reason.startswith(f"misplaced: {user!r} belongs to partition 1 of user-events, not 0")
+    assert why in reason
+    refused = lanes.ctx.metrics.counter("weir_dead_letters_total", topic=topics.USER_EVENTS, reason="misplaced")
+    assert refused.value == 1
 
 
-def test_producers_that_all_use_another_partitioner_can_be_left_alone() -> None:
-    async def go() -> None:
-        lanes = await lanes_of("keep")
-        await put(lanes, {0: [event(n, user) for n, user in enumerate(USERS)]})
-        assert {at for at, _ in features(lanes).values()} == {0}
-        assert not copies(lanes)
-
-    run(go())
+async def test_producers_that_all_use_another_partitioner_can_be_left_alone() -> None:
+    lanes = await lanes_of("keep")
+    await put(lanes, {0: [event(n, user) for n, user in enumerate(USERS)]})
+    assert {at for at, _ in features(lanes).values()} == {0}
+    assert not copies(lanes)
 
 
-def test_one_record_that_does_not_fit_with_its_key_keeps_no_other_back() -> None:
+async def test_one_record_that_does_not_fit_with_its_key_keeps_no_other_back() -> None:
     class Narrow(Outbox):
         async def send_parts(
             self, topic: str, columns: Columns, parts: Sequence[tuple[int, IntVector]]
@@ -199,21 +177,18 @@ def test_one_record_that_does_not_fit_with_its_key_keeps_no_other_back() -> None
                     raise RecordTooLarge("too large", index)
             return await super().send_parts(topic, columns, parts)
 
-    async def go() -> None:
-        lanes = await lanes_of()
-        lanes.ctx.records = Narrow()
-        lanes.ctx.records.partitions = LANES
-        user = next(u for u in USERS if owner(u) == 1)
-        await put(lanes, {0: [event(n, user) for n in range(4)]})
-        assert [orjson.loads(r.value)["event_id"] for r in copies(lanes)] == ["e0", "e1", "e3"]
-        (letter,) = lanes.ctx.records.sent[topics.DEAD_LETTERS, -1]
-        assert "too large" in orjson.loads(letter.value)["reason"]
-
-    run(go())
+    lanes = await lanes_of()
+    lanes.ctx.records = Narrow()
+    lanes.ctx.records.partitions = LANES
+    user = next(u for u in USERS if owner(u) == 1)
+    await put(lanes, {0: [event(n, user) for n in range(4)]})
+    assert [orjson.loads(r.value)["event_id"] for r in copies(lanes)] == ["e0", "e1", "e3"]
+    (letter,) = lanes.ctx.records.sent[topics.DEAD_LETTERS, -1]
+    assert "too large" in orjson.loads(letter.value)["reason"]
 
 
-def test_a_topic_is_warned_of_at_once_and_then_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    async def go() -> None:
+async def test_a_topic_is_warned_of_at_once_and_then_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
         lanes, clock = await lanes_of(), [100.0]
         lanes.ctx.metrics.now = lambda: clock[0]
         user = next(u for u in USERS if owner(u) == 1)
@@ -226,9 +201,6 @@ def test_a_topic_is_warned_of_at_once_and_then_once_a_minute(caplog: pytest.LogC
         assert "partition 0 and belongs to 1" in told[0]
         assert "murmur2_random" in told[0]
         assert "3 records" in told[1], "those in between are counted"
-
-    with caplog.at_level(logging.WARNING):
-        run(go())
 
 
 # -- labels ------------------------------------------------------------------------------------------------------------
@@ -261,23 +233,20 @@ def labels_context(misplaced: str = "forward") -> Context:
     return ctx
 
 
-def test_labels_in_another_partition_are_not_taken_there_and_passed_on_with_the_step() -> None:
-    async def go() -> None:
-        ctx = labels_context()
-        users = {at: next(u for u in USERS if owner(u) == at) for at in range(LANES)}
-        records = [label(n, users[n]) for n in range(LANES)]
-        work = decoded(ctx, 0, records)
-        assert work.labels["spend"].entity_id == [users[0]]
-        await published(ctx, work)
-        passed_on = [record for at in (1, 2) for record in ctx.records.sent[topics.LABELS, at]]
-        assert passed_on == [Record(users[n].encode(), records[n].value, NOW) for n in (1, 2)]
-        assert (topics.DEAD_LETTERS, -1) not in ctx.records.sent
-        for copy in passed_on:
-            again = decoded(ctx, owner(copy.key.decode()), [copy])
-            assert len(again.labels["spend"]) == 1
-            assert not again.astray
-
-    run(go())
+async def test_labels_in_another_partition_are_not_taken_there_and_passed_on_with_the_step() -> None:
+    ctx = labels_context()
+    users = {at: next(u for u in USERS if owner(u) == at) for at in range(LANES)}
+    records = [label(n, users[n]) for n in range(LANES)]
+    work = decoded(ctx, 0, records)
+    assert work.labels["spend"].entity_id == [users[0]]
+    await published(ctx, work)
+    passed_on = [record for at in (1, 2) for record in ctx.records.sent[topics.LABELS, at]]
+    assert passed_on == [Record(users[n].encode(), records[n].value, NOW) for n in (1, 2)]
+    assert (topics.DEAD_LETTERS, -1) not in ctx.records.sent
+    for copy in passed_on:
+        again = decoded(ctx, owner(copy.key.decode()), [copy])
+        assert len(again.labels["spend"]) == 1
+        assert not again.astray
 
 
 async def published(ctx: Context, work: Any) -> None:
@@ -288,16 +257,13 @@ async def published(ctx: Context, work: Any) -> None:
     running.cancel()
 
 
-def test_labels_that_may_not_be_passed_on_are_dead_letters_with_their_own_offsets() -> None:
-    async def go() -> None:
-        ctx = labels_context("refuse")
-        user = next(u for u in USERS if owner(u) == 2)
-        await published(ctx, decoded(ctx, 0, [Record(b"", b"{}", START), label(1, user)]))
-        letters = [orjson.loads(r.value) for r in ctx.records.sent[topics.DEAD_LETTERS, -1]]
-        assert sorted(letter["offset"] for letter in letters) == [7, 8]
-        assert any(letter["reason"].startswith("misplaced: ") for letter in letters)
-
-    run(go())
+async def test_labels_that_may_not_be_passed_on_are_dead_letters_with_their_own_offsets() -> None:
+    ctx = labels_context("refuse")
+    user = next(u for u in USERS if owner(u) == 2)
+    await published(ctx, decoded(ctx, 0, [Record(b"", b"{}", START), label(1, user)]))
+    letters = [orjson.loads(r.value) for r in ctx.records.sent[topics.DEAD_LETTERS, -1]]
+    assert sorted(letter["offset"] for letter in letters) == [7, 8]
+    assert any(letter["reason"].startswith("misplaced: ") for letter in letters)
 
 
 def test_labels_of_tasks_that_run_elsewhere_are_left_to_them() -> None:

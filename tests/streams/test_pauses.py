@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
@@ -97,116 +97,91 @@ class World:
         return self.ctx.metrics.gauge("weir_partitions_paused", reason=reason).value
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 10))
+async def test_a_fault_stops_its_partition_at_once_and_the_lane_is_closed() -> None:
+    w = World()
+    w.pauses.fault(LANE, TooManyRejects("6000 of the last 10000 records were rejected"))
+    assert w.ctx.consumer.halted == {TP1}
+    await w.after(0)
+    assert w.host.calls == ["shut 1"]
+    told = cast(dict[str, Any], w.pauses.describe()["user-events-1"])
+    assert (told["kind"], told["offset"], told["retry_in_s"] is not None) == ("rejects", 42, True)
+    assert "6000 of the last" in told["reason"]
+    assert (w.gauge("rejects"), w.gauge("fault")) == (1, 0)
+    assert not w.ctx.crashed
 
 
-def test_a_fault_stops_its_partition_at_once_and_the_lane_is_closed() -> None:
-    async def go() -> None:
-        w = World()
-        w.pauses.fault(LANE, TooManyRejects("6000 of the last 10000 records were rejected"))
-        assert w.ctx.consumer.halted == {TP1}
-        await w.after(0)
-        assert w.host.calls == ["shut 1"]
-        told = cast(dict[str, Any], w.pauses.describe()["user-events-1"])
-        assert (told["kind"], told["offset"], told["retry_in_s"] is not None) == ("rejects", 42, True)
-        assert "6000 of the last" in told["reason"]
-        assert (w.gauge("rejects"), w.gauge("fault")) == (1, 0)
-        assert not w.ctx.crashed
-
-    run(go())
-
-
-def test_it_is_tried_again_where_the_store_is_and_ever_more_rarely_while_it_fails() -> None:
-    async def go() -> None:
-        w = World()
-        for wait_s in (60.0, 120.0, 240.0):
-            w.pauses.fault(LANE, TooManyRejects("again"))
-            await w.after(wait_s - 1)
-            assert TP1 in w.ctx.consumer.halted
-            await w.after(2)
-            assert w.ctx.consumer.resumed[-1] == (TP1, 40)
-            assert w.host.calls[-3:] == ["shut 1", "open 1", "begin 1"]
-            assert w.gauge("rejects") == 0
-        await w.after(241)  # it went well for longer than the pause was
-        w.pauses.fault(LANE, TooManyRejects("a new burst"))
-        assert w.pauses.paused[LANE].wait_s == 60.0
-
-    run(go())
+async def test_it_is_tried_again_where_the_store_is_and_ever_more_rarely_while_it_fails() -> None:
+    w = World()
+    for wait_s in (60.0, 120.0, 240.0):
+        w.pauses.fault(LANE, TooManyRejects("again"))
+        await w.after(wait_s - 1)
+        assert TP1 in w.ctx.consumer.halted
+        await w.after(2)
+        assert w.ctx.consumer.resumed[-1] == (TP1, 40)
+        assert w.host.calls[-3:] == ["shut 1", "open 1", "begin 1"]
+        assert w.gauge("rejects") == 0
+    await w.after(241)  # it went well for longer than the pause was
+    w.pauses.fault(LANE, TooManyRejects("a new burst"))
+    assert w.pauses.paused[LANE].wait_s == 60.0
 
 
-def test_an_error_of_a_moment_is_over_in_a_second_and_one_that_stays_is_not_met_every_second() -> None:
-    async def go() -> None:
-        w = World()
-        waits = []
-        for _ in range(QUICK_TRIES + 2):
-            w.pauses.fault(LANE, ZeroDivisionError("of record 7"))
-            pause = w.pauses.paused[LANE]
-            waits.append(pause.wait_s)
-            assert pause.reason == "ZeroDivisionError: of record 7"
-            await w.after(waits[-1] or 0)
-        assert waits == [QUICK_S] * QUICK_TRIES + [60.0, 120.0]
-
-    run(go())
-
-
-def test_a_lane_that_cannot_be_opened_stays_paused_with_the_reason_of_now() -> None:
-    async def go() -> None:
-        w = World()
-        w.host.broken = StateError("its journal is not whole")
-        assert await w.pauses.open_or_pause([LANE]) == {}
-        await w.after(61)
+async def test_an_error_of_a_moment_is_over_in_a_second_and_one_that_stays_is_not_met_every_second() -> None:
+    w = World()
+    waits = []
+    for _ in range(QUICK_TRIES + 2):
+        w.pauses.fault(LANE, ZeroDivisionError("of record 7"))
         pause = w.pauses.paused[LANE]
-        assert (pause.kind, pause.tries, pause.wait_s, pause.offset) == ("state", 2, 120.0, 42)
-        w.host.broken = None
-        await w.after(121)
-        assert not w.pauses.paused
-        assert w.host.calls[-2:] == ["open 1", "begin 1"]
-
-    run(go())
+        waits.append(pause.wait_s)
+        assert pause.reason == "ZeroDivisionError: of record 7"
+        await w.after(waits[-1] or 0)
+    assert waits == [QUICK_S] * QUICK_TRIES + [60.0, 120.0]
 
 
-def test_what_was_never_stored_goes_on_where_it_stood() -> None:
-    async def go() -> None:
-        w = World()
-        w.host.stored.clear()
-        w.pauses.fault(LANE, RecordsDeleted("offset 42 is gone"))
-        assert w.pauses.paused[LANE].kind == "deleted"
-        await w.after(61)
-        assert w.ctx.consumer.resumed == [(TP1, 42)]
-
-    run(go())
-
-
-def test_what_a_person_paused_waits_for_a_person_and_what_failed_may_be_tried_at_once() -> None:
-    async def go() -> None:
-        w = World()
-        w.pauses.by_hand(LANE, "by ann: a broken producer", 1.7e9)
-        await w.after(1e6)
-        assert w.ctx.consumer.halted == {TP1}
-        w.pauses.resume(LANE)
-        await w.after(0)
-        assert w.ctx.consumer.resumed == [(TP1, 40)]
-        w.pauses.fault(LANE, StateError("still"))
-        assert w.pauses.paused[LANE].tries == 1
-        w.pauses.resume(LANE)
-        await w.after(0)
-        assert not w.pauses.paused
-
-    run(go())
+async def test_a_lane_that_cannot_be_opened_stays_paused_with_the_reason_of_now() -> None:
+    w = World()
+    w.host.broken = StateError("its journal is not whole")
+    assert await w.pauses.open_or_pause([LANE]) == {}
+    await w.after(61)
+    pause = w.pauses.paused[LANE]
+    assert (pause.kind, pause.tries, pause.wait_s, pause.offset) == ("state", 2, 120.0, 42)
+    w.host.broken = None
+    await w.after(121)
+    assert not w.pauses.paused
+    assert w.host.calls[-2:] == ["open 1", "begin 1"]
 
 
-def test_a_partition_that_goes_is_forgotten_whatever_is_under_way() -> None:
-    async def go() -> None:
-        w = World()
-        w.pauses.fault(LANE, StateError("no"))
-        w.pauses.resume(LANE)
-        await w.pauses.forget({LANE})
-        assert not w.pauses.paused
-        await w.after(1e4)
-        assert "begin 1" not in w.host.calls
+async def test_what_was_never_stored_goes_on_where_it_stood() -> None:
+    w = World()
+    w.host.stored.clear()
+    w.pauses.fault(LANE, RecordsDeleted("offset 42 is gone"))
+    assert w.pauses.paused[LANE].kind == "deleted"
+    await w.after(61)
+    assert w.ctx.consumer.resumed == [(TP1, 42)]
 
-    run(go())
+
+async def test_what_a_person_paused_waits_for_a_person_and_what_failed_may_be_tried_at_once() -> None:
+    w = World()
+    w.pauses.by_hand(LANE, "by ann: a broken producer", 1.7e9)
+    await w.after(1e6)
+    assert w.ctx.consumer.halted == {TP1}
+    w.pauses.resume(LANE)
+    await w.after(0)
+    assert w.ctx.consumer.resumed == [(TP1, 40)]
+    w.pauses.fault(LANE, StateError("still"))
+    assert w.pauses.paused[LANE].tries == 1
+    w.pauses.resume(LANE)
+    await w.after(0)
+    assert not w.pauses.paused
+
+
+async def test_a_partition_that_goes_is_forgotten_whatever_is_under_way() -> None:
+    w = World()
+    w.pauses.fault(LANE, StateError("no"))
+    w.pauses.resume(LANE)
+    await w.pauses.forget({LANE})
+    assert not w.pauses.paused
+    await w.after(1e4)
+    assert "begin 1" not in w.host.calls
 
 
 @pytest.mark.parametrize(
@@ -217,26 +192,20 @@ def test_errors_of_links_settings_and_memory_are_not_of_a_partition(error: Excep
     assert not Pauses.takes(error)
 
 
-def test_a_lane_that_another_worker_claimed_is_not_claimed_back() -> None:
-    async def go() -> None:
-        w = World()
-        w.pauses.fault(LANE, StepsTaken("by another"))
-        await w.after(1e6)
-        assert w.host.calls == ["shut 1"]
-
-    run(go())
+async def test_a_lane_that_another_worker_claimed_is_not_claimed_back() -> None:
+    w = World()
+    w.pauses.fault(LANE, StepsTaken("by another"))
+    await w.after(1e6)
+    assert w.host.calls == ["shut 1"]
 
 
-def test_a_paused_partition_is_in_the_log_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    async def go() -> None:
+async def test_a_paused_partition_is_in_the_log_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
         w = World()
         w.pauses.by_hand(LANE, "by ann", 1.7e9)
         caplog.clear()
         for _ in range(3 * int(TELL_S)):
             await w.after(1)
-
-    with caplog.at_level(logging.WARNING):
-        run(go())
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 3
     assert all(line.startswith("user-events-1 is paused at offset 42 since") for line in lines)

@@ -13,7 +13,7 @@ import pytest
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
 from tests.streams.test_full_remote_reasons import INPUTS, runner
 from tests.streams.test_worker_journal import SideMemory
-from tests.streams.test_worker_scoring import START, TASKS, records_of, run
+from tests.streams.test_worker_scoring import START, TASKS, records_of
 from weir.online.batch import UpdateBatch
 from weir.online.codec.predictions import ScoredShape
 from weir.online.codec.row_updates import encode_updates
@@ -50,45 +50,39 @@ def refused_only(topic: str) -> FetchedBatch:
     return FetchedBatch(topic, 0, 1, 42, (), Ticket((topic, 0), 1, 42, 0), refused=(LARGE, BOMB))
 
 
-def test_a_score_lane_sends_them_in_their_order_and_goes_on_behind() -> None:
-    async def test() -> None:
-        lanes = await Lanes(TASKS, 1).open()
-        lane, ctx = lanes.lanes[0], lanes.ctx
-        events = records_of([(1, (0, 1, 0.0, True)), (2, (0, 2, 1.0, True))], START)
-        records = [*events, Record(b"", b"{broken", START)]
-        step = await lane.compute(mixed(topics.USER_EVENTS, records))
-        assert step.batch.next_offset == 44
-        assert [(x.offset, x.last_offset, x.raw_bytes) for x in letters_of(ctx)] == [
-            (1, None, 3_000_000), (2, 41, None), (43, None, None)
-        ]  # fmt: skip
-        assert letters_of(ctx)[0].raw_sha256 == "ab" * 32
-        step = await lane.compute(replace(refused_only(topics.USER_EVENTS), base_offset=44, next_offset=90))
-        assert (step.batch.next_offset, len(letters_of(ctx))) == (90, 5)
-
-    run(test())
+async def test_a_score_lane_sends_them_in_their_order_and_goes_on_behind() -> None:
+    lanes = await Lanes(TASKS, 1).open()
+    lane, ctx = lanes.lanes[0], lanes.ctx
+    events = records_of([(1, (0, 1, 0.0, True)), (2, (0, 2, 1.0, True))], START)
+    records = [*events, Record(b"", b"{broken", START)]
+    step = await lane.compute(mixed(topics.USER_EVENTS, records))
+    assert step.batch.next_offset == 44
+    assert [(x.offset, x.last_offset, x.raw_bytes) for x in letters_of(ctx)] == [
+        (1, None, 3_000_000), (2, 41, None), (43, None, None)
+    ]  # fmt: skip
+    assert letters_of(ctx)[0].raw_sha256 == "ab" * 32
+    step = await lane.compute(replace(refused_only(topics.USER_EVENTS), base_offset=44, next_offset=90))
+    assert (step.batch.next_offset, len(letters_of(ctx))) == (90, 5)
 
 
-def test_a_side_lane_and_an_inference_lane_take_a_batch_of_nothing_else() -> None:
-    async def test() -> None:
-        side = SideMemory()
-        ctx: Any = side.lane.ctx
-        ctx.records, ctx.now = Outbox(), lambda: NOW
-        side.lane.restore(None, [])
-        n = 2
-        updates = UpdateBatch(["e0", "e1"], ["m"] * n, np.full(n, 1.7e9), np.ones((n, side.width)))
-        records = [Record(b"m", value, 1.7e9) for value in encode_updates(updates, "t", side.layout)]
-        await side.lane.compute(mixed(topics.ENTITY_UPDATES, records))
-        await side.lane.compute(refused_only(topics.ENTITY_UPDATES))
-        assert [x.offset for x in letters_of(ctx)] == [1, 2, 1, 2]
+async def test_a_side_lane_and_an_inference_lane_take_a_batch_of_nothing_else() -> None:
+    side = SideMemory()
+    ctx: Any = side.lane.ctx
+    ctx.records, ctx.now = Outbox(), lambda: NOW
+    side.lane.restore(None, [])
+    n = 2
+    updates = UpdateBatch(["e0", "e1"], ["m"] * n, np.full(n, 1.7e9), np.ones((n, side.width)))
+    records = [Record(b"m", value, 1.7e9) for value in encode_updates(updates, "t", side.layout)]
+    await side.lane.compute(mixed(topics.ENTITY_UPDATES, records))
+    await side.lane.compute(refused_only(topics.ENTITY_UPDATES))
+    assert [x.offset for x in letters_of(ctx)] == [1, 2, 1, 2]
 
-        far: Any = Context()
-        pool = Pool(far.store, {"fraud": runner()}, Metrics(), linger_s=0.0)
-        lane = InferenceLane((topics.INFERENCE_REQUESTS, 0), far, {"fraud": runner()}, {"fraud": len(INPUTS)}, pool)
-        await lane.open()
-        await lane.compute(refused_only(topics.INFERENCE_REQUESTS))
-        assert [x.offset for x in letters_of(far)] == [1, 2]
-
-    run(test())
+    far: Any = Context()
+    pool = Pool(far.store, {"fraud": runner()}, Metrics(), linger_s=0.0)
+    lane = InferenceLane((topics.INFERENCE_REQUESTS, 0), far, {"fraud": runner()}, {"fraud": len(INPUTS)}, pool)
+    await lane.open()
+    await lane.compute(refused_only(topics.INFERENCE_REQUESTS))
+    assert [x.offset for x in letters_of(far)] == [1, 2]
 
 
 @pytest.mark.parametrize("topic", [topics.LABELS, topics.PREDICTIONS])
@@ -104,22 +98,15 @@ def test_a_label_lane_decodes_the_rest_and_the_same_when_it_is_read_again(topic:
     assert [r.offset for r in reader.decode(refused_only(topic)).refused] == [1, 2]
 
 
-def test_the_offsets_of_a_batch_count_for_the_limit_and_for_the_metric() -> None:
-    async def test() -> None:
-        lanes = await Lanes(TASKS, 1).open()
-        await lanes.lanes[0].compute(refused_only(topics.USER_EVENTS))
-        found = {
-            k: cast(Any, child).value for k, child in lanes.ctx.metrics.children("weir_dead_letters_total").items()
-        }
-        assert list(found.values()) == [41]
-        unreadable = replace(refused_only(topics.USER_EVENTS), refused=(BOMB._replace(reason="unreadable: a batch"),))
-        await lanes.lanes[0].compute(unreadable)
-        found = {
-            k: cast(Any, child).value for k, child in lanes.ctx.metrics.children("weir_dead_letters_total").items()
-        }
-        assert sorted(found.values()) == [40, 41]
-
-    run(test())
+async def test_the_offsets_of_a_batch_count_for_the_limit_and_for_the_metric() -> None:
+    lanes = await Lanes(TASKS, 1).open()
+    await lanes.lanes[0].compute(refused_only(topics.USER_EVENTS))
+    found = {k: cast(Any, child).value for k, child in lanes.ctx.metrics.children("weir_dead_letters_total").items()}
+    assert list(found.values()) == [41]
+    unreadable = replace(refused_only(topics.USER_EVENTS), refused=(BOMB._replace(reason="unreadable: a batch"),))
+    await lanes.lanes[0].compute(unreadable)
+    found = {k: cast(Any, child).value for k, child in lanes.ctx.metrics.children("weir_dead_letters_total").items()}
+    assert sorted(found.values()) == [40, 41]
 
 
 # -- letters ---------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from weir.streams.redis.client import RedisClient
 
 
 @pytest.mark.parametrize("busy", [True, False])
-def test_a_redis_is_called_away_only_where_it_is(busy: bool, caplog: pytest.LogCaptureFixture) -> None:
-    async def go() -> None:
+async def test_a_redis_is_called_away_only_where_it_is(busy: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
         link = RedisClient(RedisSettings(), timeout_s=0.2)
         link.stall = LoopStall()
         link.stall.start()
@@ -35,24 +35,18 @@ def test_a_redis_is_called_away_only_where_it_is(busy: bool, caplog: pytest.LogC
 
         assert await link._patiently(ask) == "there"
         link.stall.stop()
-
-    with caplog.at_level(logging.WARNING):
-        asyncio.run(go())
     assert ("is away" in caplog.text) != busy
     assert ("this process stood still for 0." in caplog.text) == busy
 
 
-def test_a_stall_is_measured() -> None:
-    async def go() -> None:
-        stall = LoopStall()
-        stall.start()
-        await asyncio.sleep(0.15)
-        assert stall.longest() < 0.3
-        before = time.monotonic()
-        time.sleep(0.6)
-        await asyncio.sleep(0.1)
-        assert 0.4 < stall.since(before) == stall.longest() < 2.0
-        assert stall.since(time.monotonic()) == 0.0
-        stall.stop()
-
-    asyncio.run(go())
+async def test_a_stall_is_measured() -> None:
+    stall = LoopStall()
+    stall.start()
+    await asyncio.sleep(0.15)
+    assert stall.longest() < 0.3
+    before = time.monotonic()
+    time.sleep(0.6)
+    await asyncio.sleep(0.1)
+    assert 0.4 < stall.since(before) == stall.longest() < 2.0
+    assert stall.since(time.monotonic()) == 0.0
+    stall.stop()

@@ -77,57 +77,51 @@ def test_a_loop_that_does_not_answer_is_found_without_work_too() -> None:
     assert "the event loop has not answered for 10.5 s" in str(dog.verdict(10.5))
 
 
-def test_the_thread_ends_the_process_once_and_says_what_was_in_flight(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_thread_ends_the_process_once_and_says_what_was_in_flight(caplog: pytest.LogCaptureFixture) -> None:
     ended: list[int] = []
 
-    async def run() -> None:
-        hung, loop = asyncio.Event(), asyncio.get_running_loop()
+    hung, loop = asyncio.Event(), asyncio.get_running_loop()
 
-        def end(status: int) -> None:
-            ended.append(status)
-            loop.call_soon_threadsafe(hung.set)
+    def end(status: int) -> None:
+        ended.append(status)
+        loop.call_soon_threadsafe(hung.set)
 
-        dog = Watchdog(
-            WatchdogPolicy(0.05),
-            lambda: ["user-events-3@17"],
-            end,
-        )
-        dog.started()
-        dog.start(loop)
-        await asyncio.wait_for(hung.wait(), 10)
-        dog.stop()
-
-    asyncio.run(run())
+    dog = Watchdog(
+        WatchdogPolicy(0.05),
+        lambda: ["user-events-3@17"],
+        end,
+    )
+    dog.started()
+    dog.start(loop)
+    await asyncio.wait_for(hung.wait(), 10)
+    dog.stop()
     assert ended == [EXIT_STATUS]
     assert "user-events-3@17" in caplog.text
 
 
-def test_the_thread_asks_whether_work_waits_for_a_link() -> None:
-    async def run() -> list[int]:
-        ended: list[int] = []
-        away, over, asked = ["Redis is away"], asyncio.Event(), 0
+async def test_the_thread_asks_whether_work_waits_for_a_link() -> None:
+    ended: list[int] = []
+    away, over, asked = ["Redis is away"], asyncio.Event(), 0
 
-        def waits() -> list[str]:
-            nonlocal asked
-            asked += 1
-            if asked == 20:  # twice the limit
-                away.clear()
-            return away
+    def waits() -> list[str]:
+        nonlocal asked
+        asked += 1
+        if asked == 20:  # twice the limit
+            away.clear()
+        return away
 
-        def end(status: int) -> None:
-            ended.append(asked)
-            loop.call_soon_threadsafe(over.set)
-            assert status == EXIT_STATUS
+    def end(status: int) -> None:
+        ended.append(asked)
+        loop.call_soon_threadsafe(over.set)
+        assert status == EXIT_STATUS
 
-        loop = asyncio.get_running_loop()
-        dog = Watchdog(WatchdogPolicy(0.2), end=end, waits=waits)
-        dog.started()
-        dog.start(loop)
-        await asyncio.wait_for(over.wait(), 10)
-        dog.stop()
-        return ended
-
-    assert asyncio.run(run())[0] >= 20
+    loop = asyncio.get_running_loop()
+    dog = Watchdog(WatchdogPolicy(0.2), end=end, waits=waits)
+    dog.started()
+    dog.start(loop)
+    await asyncio.wait_for(over.wait(), 10)
+    dog.stop()
+    assert ended[0] >= 20
 
 
 @pytest.mark.parametrize(
@@ -167,17 +161,14 @@ def test_a_process_that_blocks_ends_with_its_stacks_shown(block: str, words: str
     assert "most recent call first" in done.stderr
 
 
-def test_a_process_that_works_is_left_alone() -> None:
-    async def run() -> list[int]:
-        ended: list[int] = []
-        dog = Watchdog(WatchdogPolicy(1.0), end=ended.append)
-        dog.start(asyncio.get_running_loop())
-        began = time.monotonic()
-        while time.monotonic() < began + 1.3:  # longer than the limit
-            dog.started()
-            await asyncio.sleep(0.01)  # the work
-            dog.completed()
-        dog.stop()
-        return ended
-
-    assert asyncio.run(run()) == []
+async def test_a_process_that_works_is_left_alone() -> None:
+    ended: list[int] = []
+    dog = Watchdog(WatchdogPolicy(1.0), end=ended.append)
+    dog.start(asyncio.get_running_loop())
+    began = time.monotonic()
+    while time.monotonic() < began + 1.3:  # longer than the limit
+        dog.started()
+        await asyncio.sleep(0.01)  # the work
+        dog.completed()
+    dog.stop()
+    assert ended == []

@@ -93,9 +93,6 @@ def test_a_port_in_use_is_named_with_its_setting() -> None:
     served(check)
 
 
-def test_an_address_of_another_machine_is_refused_with_a_hint() -> None:
-    async def run() -> None:
-        with pytest.raises(UsageError, match=r"web_host = '203\.0\.113\.9'.*0\.0\.0\.0"):
-            await WebServer("203.0.113.9", 8090, FakeStatus(), Metrics()).start()
-
-    asyncio.run(run())
+async def test_an_address_of_another_machine_is_refused_with_a_hint() -> None:
+    with pytest.raises(UsageError, match=r"web_host = '203\.0\.113\.9'.*0\.0\.0\.0"):
+        await WebServer("203.0.113.9", 8090, FakeStatus(), Metrics()).start()

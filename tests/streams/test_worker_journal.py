@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -204,8 +203,10 @@ class NoStore:
 
 @given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=6), min_size=1, max_size=20), st.integers(0, 19))
 @settings(deadline=None, max_examples=60)
-def test_a_side_lane_restored_from_its_journal_knows_the_same_repeats(taken: list[list[int]], at: int) -> None:
-    async def go() -> None:
+async def test_a_side_lane_restored_from_its_journal_knows_the_same_repeats(taken: list[list[int]], at: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(side_module, "REMEMBERED", 14)
+        patch.setattr(remembered_module, "TICK", 4)
         lane, stored, restored = SideMemory(), list[bytes](), None
         lane.lane.restore(None, [])
         for number, ids in enumerate(taken):
@@ -221,8 +222,3 @@ def test_a_side_lane_restored_from_its_journal_knows_the_same_repeats(taken: lis
             entries, drop = made
             assert drop <= len(stored)
             stored = (stored + entries)[drop:]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(side_module, "REMEMBERED", 14)
-        patch.setattr(remembered_module, "TICK", 4)
-        asyncio.run(go())
