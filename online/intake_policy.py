@@ -10,13 +10,13 @@ from typing import Final
 from pydantic import Field
 
 from weir.online.durations import Seconds
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 
 MAX_STEP: Final = 3600.0
 """How far one event moves the time, in seconds, unless told otherwise."""
 
 
-class IntakePolicy(Frozen):
+class IntakePolicy(FrozenModel):
     """What a stream accepts."""
 
     dedupe_window: Seconds = 7 * 86_400.0

@@ -26,13 +26,13 @@ def njit(**options: Any) -> Callable[[F], F]:
     def compiled(function: F) -> F:
         made: Any = numba.njit(**options)(function)
         if options.get("cache"):
-            made._cache = _Stored(function)  # type: ignore[no-untyped-call]
+            made._cache = _StoredFunction(function)  # type: ignore[no-untyped-call]
         return cast("F", made)
 
     return compiled
 
 
-class _Stored(FunctionCache):
+class _StoredFunction(FunctionCache):
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         return (*super()._index_key(sig, codegen), fingerprint(self._py_func))  # type: ignore[no-untyped-call]
 

@@ -6,11 +6,11 @@ from collections import deque
 
 from pydantic import Field
 
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 from weir.streams.errors import TooManyRejects
 
 
-class RejectPolicy(Frozen):
+class RejectPolicy(FrozenModel):
     """``[worker.reject]``: when to pause a partition; more than ``share`` of its last ``window`` records are bad."""
 
     share: float = Field(default=0.5, gt=0, le=1)

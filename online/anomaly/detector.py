@@ -58,19 +58,9 @@ class SeriesAnomalyDetector:
     def __init__(self, params: AnomalyParams | None = None) -> None:
         self.params = params or AnomalyParams()
         p = self.params
-        self._settings = Settings(
-            p.threshold,
-            float(p.refractory),
-            p.habituation,
-            0.5 ** (1.0 / p.habituation_half_life),
-            float(p.warm_up),
-            p.likelihood_rate,
-            p.level_rate,
-            p.season_rate,
-            p.memory_stride,
-            p.tree_window,
-            p.utc_offset_s,
-        )
+        # Those that the kernel takes go under their own names; of the half life it needs what is left after one value.
+        own = p.model_dump(include={*Settings._fields})
+        self._settings = Settings(**own, decay=0.5 ** (1.0 / p.habituation_half_life))
         self._weights = np.array(p.weights)
         self._trees = draw_trees(DENSITY_FEATURES, p.tree_seed)
 
@@ -98,18 +88,10 @@ class SeriesAnomalyDetector:
         n = len(values)
         self._check(state, slots, ts, n)
         run = AnomalyRun(np.zeros(n), np.zeros((n, len(COMPONENTS))), np.full(n, np.nan))
-        run_kernel(
-            state,
-            np.ascontiguousarray(slots, dtype=np.int64),
-            np.ascontiguousarray(ts, dtype=np.float64),
-            np.ascontiguousarray(values, dtype=np.float64),
-            self._weights,
-            self._settings,
-            self._trees,
-            run.score,
-            run.components,
-            run.expected,
-        )
+        places = np.ascontiguousarray(slots, dtype=np.int64)
+        times, xs = (np.ascontiguousarray(column, dtype=np.float64) for column in (ts, values))
+        out = (run.score, run.components, run.expected)
+        run_kernel(state, places, times, xs, self._weights, self._settings, self._trees, *out)
         return run
 
     @staticmethod

@@ -57,10 +57,10 @@ class Settings(NamedTuple):
     """Rates and limits as numba takes them; meanings as in ``AnomalyParams``."""
 
     threshold: float
-    refractory: float
+    refractory: int
     habituation: float
     decay: float
-    warm_up: float
+    warm_up: int
     likelihood_rate: float
     level_rate: float
     season_rate: float

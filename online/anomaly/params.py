@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from weir.online.anomaly.layout import COMPONENTS
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 
 
-class AnomalyParams(Frozen):
+class AnomalyParams(FrozenModel):
     """What an operator may change; rates and spans count values of a series, not seconds.
 
     Examples

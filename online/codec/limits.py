@@ -11,13 +11,13 @@ from typing import Final
 
 from pydantic import Field
 
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 
 WEIGHT_MAX: Final = 1e6
 """The largest weight of a label that may be allowed."""
 
 
-class InputLimits(Frozen):
+class InputLimits(FrozenModel):
     """``[limits]`` of the settings.
 
     >>> InputLimits(weight=20).weight

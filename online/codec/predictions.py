@@ -16,7 +16,7 @@ from weir.online.batch import FloatMatrix, IntVector, PredictionBatch, ScoredBat
 from weir.online.codec.accept import in_range, seconds
 from weir.online.codec.by_task import DecodedLog, TaskDecoder, interleave
 from weir.online.codec.example_log import feature_matrix, other_features
-from weir.online.codec.forms import InputBuffer, ParsedColumns
+from weir.online.codec.forms.form import InputBuffer, ParsedColumns
 from weir.online.codec.hot_structs import bounded, entities_struct, features_struct
 from weir.online.codec.judge import computed
 from weir.online.codec.shapes import ScoredShape, prediction_form

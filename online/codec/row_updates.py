@@ -17,7 +17,7 @@ from weir.online.batch import IntVector, UpdateBatch
 from weir.online.codec.accept import Reject, accept_records, in_range, seconds
 from weir.online.codec.by_task import interleave
 from weir.online.codec.encode import check_missing
-from weir.online.codec.forms import InputBuffer, ParsedColumns
+from weir.online.codec.forms.form import InputBuffer, ParsedColumns
 from weir.online.codec.judge import computed
 from weir.online.codec.shapes import update_form
 from weir.online.codec.wire import EntityUpdate

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from weir.online.codec.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, JsonTemplate, maybe_text, text
+from weir.online.codec.forms.form import COUNT, FLAG, MAYBE_NUMBER, NUMBER, JsonTemplate, maybe_text, text
 from weir.online.codec.hot_structs import features_struct
 from weir.online.codec.wire import ID_CHARS, MADE_ID_CHARS, VERSION
 from weir.online.full_columns import SEEN

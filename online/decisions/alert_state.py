@@ -9,7 +9,7 @@ import msgspec
 Status = Literal["open", "escalated", "resolved"]
 Severity = Literal["low", "medium", "high", "critical"]
 Verdict = Literal["confirmed", "false_alarm", "quiet", "displaced"]
-"""Why an alert was resolved: by a label or a person (the first two), by quiet time, or to make room."""
+"""Why an alert was resolved: by a label (the first two), by quiet time, or to make room."""
 
 SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
 

@@ -16,13 +16,13 @@ from weir.online.batch import FloatVector, IntVector, LabelBatch, PredictionBatc
 from weir.online.decisions.alert_state import SEVERITIES, AlertState, Reason, Verdict
 from weir.online.durations import Seconds
 from weir.online.errors import StateError, stored
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 
 ReasonsOf = Callable[[IntVector], list[list[Reason]]]
 """Explains rows of the batch being decided: ``(k,) int64`` row numbers to ``k`` lists of reasons."""
 
 
-class AlertPolicy(Frozen):
+class AlertPolicy(FrozenModel):
     """How one task's alerts open, escalate and end. All times are event time."""
 
     resolve_after_s: Seconds = Field(default=86400.0, gt=0.0)

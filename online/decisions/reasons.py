@@ -15,12 +15,12 @@ from weir.online.decisions.alert_state import Reason
 from weir.online.decisions.feature_name import FeatureName, Subject, indicator_of, words
 from weir.online.decisions.wording import Fact, missing_sentence, sentence, shower
 from weir.online.errors import TaskError
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 
 _FIELDS = ("value", "typical", "entity")
 
 
-class ReasonPolicy(Frozen):
+class ReasonPolicy(FrozenModel):
     """Which contributions are worth telling."""
 
     top: int = Field(default=3, ge=1, le=64)

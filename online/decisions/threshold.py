@@ -13,21 +13,21 @@ from weir.online.batch import BoolVector, FloatVector
 from weir.online.decisions.histogram import bin_edges, bin_of, tail
 from weir.online.durations import Seconds
 from weir.online.errors import UNREADABLE, StateError
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 
 DAY_S = 86400.0
 NEVER = math.inf
 """A threshold that no score reaches."""
 
 
-class FixedThreshold(Frozen):
+class FixedThreshold(FrozenModel):
     """A constant."""
 
     kind: Literal["fixed"] = "fixed"
     value: float = Field(ge=0.0, le=1.0)
 
 
-class CostThreshold(Frozen):
+class CostThreshold(FrozenModel):
     """Alert when that is expected to be cheaper than not to; needs calibrated probabilities.
 
     An alert costs ``review``, and ``false_positive`` when nothing is wrong; no alert costs ``false_negative`` when
@@ -55,7 +55,7 @@ class CostThreshold(Frozen):
         return (self.false_positive + self.review) / (self.false_positive + self.false_negative)
 
 
-class BudgetThreshold(Frozen):
+class BudgetThreshold(FrozenModel):
     """As many scores over the threshold as the budget allows, by a fading histogram of recent scores.
 
     Before ``min_scores`` scores and ``min_days`` of event time nothing is over it. A gap in the stream counts for a day
@@ -79,7 +79,7 @@ class BudgetThreshold(Frozen):
         return 4.0 * self.alerts_per_day + 10.0
 
 
-class PrecisionThreshold(Frozen):
+class PrecisionThreshold(FrozenModel):
     """The lowest threshold at which labelled scores, fading with event time, reach a precision.
 
     Considered are thresholds with at least ``min_labels`` labels (by faded count) over them. While there is none, the
@@ -100,7 +100,7 @@ ThresholdPolicy = Annotated[
 """What a task file may say under ``[decision.threshold]``, told apart by ``kind``."""
 
 
-class RefreshPolicy(Frozen):
+class RefreshPolicy(FrozenModel):
     """When a threshold is computed anew: at the first row after so many rows or so much event time."""
 
     every_rows: int = Field(default=512, ge=1)

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 
 Detector = Literal["adwin", "page_hinkley", "kswin", "psi"]
 StreamKind = Literal["feature", "score", "rate"]
@@ -15,7 +15,7 @@ StreamKind = Literal["feature", "score", "rate"]
 DETECTORS: tuple[Detector, ...] = ("adwin", "page_hinkley", "kswin", "psi")
 
 
-class DriftPolicy(Frozen):
+class DriftPolicy(FrozenModel):
     """Parameters of a ``DriftMonitor``.
 
     Rows are taken in blocks of ``block_events``; that is the resolution of every detection. ADWIN and Page-Hinkley see

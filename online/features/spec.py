@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from weir.online.durations import Seconds, format_duration
 from weir.online.features.expression import Expression
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 WindowOp = Literal["count", "sum", "mean", "std", "min", "max", "distinct", "over_mean"]
@@ -26,7 +26,7 @@ Formula = Annotated[str, AfterValidator(lambda source: Expression.parse(source).
 HOUR_S, MONTH_S = 3600.0, 30 * 86_400.0
 
 
-class _Aggregate(Frozen):
+class _Aggregate(FrozenModel):
     name: Name
     windows: tuple[Seconds, ...] = ()
     where: Formula | None = None
@@ -97,7 +97,7 @@ class LabelAggregate(_Aggregate):
         return self
 
 
-class Anomaly(Frozen):
+class Anomaly(FrozenModel):
     """An unsupervised detector on one value of an entity; its score and components become features."""
 
     name: Name
@@ -105,7 +105,7 @@ class Anomaly(Frozen):
     params: dict[str, Any] = Field(default_factory=dict)
 
 
-class Entity(Frozen):
+class Entity(FrozenModel):
     """Something events are about: its key column and what is remembered of it."""
 
     name: Name

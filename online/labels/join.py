@@ -133,6 +133,7 @@ class LabelJoiner:
         self._waiting = PendingLabels(policy.max_waiting)
         self._label_ids = NumberedRows({"digest": (np.uint64, 2), "ts": (np.float64, 0)})
         self._by_label = RowIndex(self._label_ids)
+        self._shape = (n_features, n_extra, unlogged, entities, self._ranged)
 
     @property
     def stats(self) -> JoinStats:
@@ -547,7 +548,6 @@ class LabelJoiner:
 
     def capture(self) -> Callable[[], bytes]:
         """Copy everything held; the call of what it returns makes a snapshot of it, in any thread."""
-        shape = (self.n_features, self.n_extra, self.unlogged, self.entities, self._ranged)
         marks = self.watermark, self._last_mark, self._cut_mark
         stats, first, pieces = list(astuple(self.stats)), self._index.first, self._logged.snapshot()
         columns, label_ids = self._index.frozen("state"), self._label_ids["digest"]
@@ -556,7 +556,7 @@ class LabelJoiner:
         def encode() -> bytes:
             packed = {name: cast("bytes", column.data) for name, column in columns.items() if name != "before"}
             return msgspec.msgpack.encode(
-                _State(shape, *marks, next_negative, stats, first, packed, pieces, label_ids.tobytes(), waiting)
+                _State(self._shape, *marks, next_negative, stats, first, packed, pieces, label_ids.tobytes(), waiting)
             )
 
         return encode
@@ -577,11 +577,10 @@ class LabelJoiner:
             held = msgspec.msgpack.decode(state, type=_State)
         except UNREADABLE as error:
             raise StateError(f"not a snapshot of a label join: {error}") from error
-        shape = (self.n_features, self.n_extra, self.unlogged, self.entities, self._ranged)
-        if held.shape != shape:
+        if held.shape != self._shape:
             raise StateError(
                 f"the snapshot holds (features, extra, unlogged, entities, by range) = {held.shape}, this join "
-                f"{shape}; log the predictions again"
+                f"{self._shape}; log the predictions again"
             )
         self.watermark, self._last_mark, self._cut_mark = held.watermark, held.last_mark, held.cut_mark
         self._next_negative, self._stats = held.next_negative, JoinStats(*held.stats)

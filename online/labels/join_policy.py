@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 
 from weir.online.batch import ExampleBatch, FloatMatrix, FloatVector
 from weir.online.durations import Seconds
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 
 
-class JoinPolicy(Frozen):
+class JoinPolicy(FrozenModel):
     """How labels find predictions, and how long either waits for the other.
 
     With ``match="event"`` a label joins the prediction of its ``event_id``. With ``"entity_range"`` a label without an

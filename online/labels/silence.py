@@ -20,13 +20,13 @@ from weir.online.batch import FloatVector, IntVector, LabelBatch
 from weir.online.durations import Seconds
 from weir.online.errors import stored
 from weir.online.event_time import EventTime
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 
 SCORE, LABEL, FORGET = 0, 1, 2
 """What a timer does when it fires; also the order among timers of one moment."""
 
 
-class SilencePolicy(Frozen):
+class SilencePolicy(FrozenModel):
     """When an entity is scored and when its silence is known.
 
     An entity first seen at ``t`` is scored at ``due = t + observe_s``. Its label is 1 when it has no event in

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +117,7 @@ def _forget(cov: FloatMatrix, keep: float, prior: float) -> None:
             cov[j, k] *= grow[j] * grow[k]
 
 
+@dataclass(eq=False, repr=False)
 class BayesianLogistic(ScaledFold):
     """Logistic regression with a running Gaussian posterior.
 
@@ -141,48 +143,36 @@ class BayesianLogistic(ScaledFold):
     True
     """
 
-    kind = "bayesian_logistic"
+    features: tuple[str, ...]
+    _: KW_ONLY
+    prior_std: float = 1.0
+    half_life: float = 0.0
+    scale_bound: float = 6.0
+    min_curvature: float = 0.01
+    intercept: float = 0.0
+    prior: Mapping[str, float] | None = None
+    seed: int = 0
+    kind: ClassVar[str] = "bayesian_logistic"
 
-    def __init__(
-        self,
-        features: tuple[str, ...],
-        *,
-        prior_std: float = 1.0,
-        half_life: float = 0.0,
-        scale_bound: float = 6.0,
-        min_curvature: float = 0.01,
-        intercept: float = 0.0,
-        prior: Mapping[str, float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        if prior_std <= 0 or half_life < 0:
-            raise ValueError(f"prior_std {prior_std} must be > 0 and half_life {half_life} >= 0 (0 never forgets)")
-        self.features = tuple(features)
-        self.prior_std = prior_std
-        self.half_life = half_life
-        self.scale_bound = scale_bound
-        self.min_curvature = min_curvature
-        self.prior = dict(prior or {})
-        self.seed = seed
-        unknown = sorted(set(self.prior) - set(self.features))
+    def __post_init__(self) -> None:
+        if self.prior_std <= 0 or self.half_life < 0:
+            told = f"prior_std {self.prior_std} must be > 0 and half_life {self.half_life} >= 0"
+            raise ValueError(f"{told} (0 never forgets)")
+        prior = dict(self.prior or {})
+        unknown = sorted(set(prior) - set(self.features))
         if unknown:
             raise ValueError(f"prior names {unknown}, which are not among the {len(self.features)} features")
-        self._prior = np.array([float(self.prior.get(name, 0.0)) for name in self.features])
-        decay = 0.5 ** (1.0 / half_life) if half_life else 1.0
-        self._params = np.array([decay, prior_std**2, scale_bound, min_curvature])
+        self._prior = np.array([float(prior.get(name, 0.0)) for name in self.features])
+        decay = 0.5 ** (1.0 / self.half_life) if self.half_life else 1.0
+        self._params = np.array([decay, self.prior_std**2, self.scale_bound, self.min_curvature])
         n = len(self.features)
         self._state: dict[str, NDArray[Any]] = {
-            "w": np.append(np.zeros(n), intercept),
-            "cov": np.eye(n + 1) * prior_std**2,
+            "w": np.append(np.zeros(n), self.intercept),
+            "cov": np.eye(n + 1) * self.prior_std**2,
             "mean": np.zeros(n),
             "var": np.zeros(n),
             "count": np.zeros(1),
         }
-
-    @property
-    def intercept(self) -> float:
-        """The log-odds at the mean of every feature, the reference point of ``contributions``."""
-        return float(self._state["w"][-1] + self._prior @ self._state["mean"])
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """Probability of the positive class at the mean coefficients, ``(n, F)`` to ``(n,)``."""
@@ -195,7 +185,7 @@ class BayesianLogistic(ScaledFold):
         _fold(x, y, weight, s["w"], s["cov"], s["mean"], s["var"], s["count"], self._params, self._prior, before)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
-        """``coefficient * scaled value`` plus the prior's part, ``(n, F)``; with ``intercept`` they add up exactly."""
+        """``coefficient * scaled value`` plus the prior's part, ``(n, F)``: log-odds above those of the mean row."""
         s = self._state
         scaled = self._scaled(x)
         learned = np.clip(scaled, -self.scale_bound, self.scale_bound) * s["w"][:-1]

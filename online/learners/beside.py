@@ -136,18 +136,9 @@ class HedgedLearner:
         """Learn rows in order and return what each was given just before it was learned, ``(n,)``."""
         own = logit_of(predict_learn(self.members[0], self._seen(x), y, weight), self.logit_bound)
         full, known = self._full(x)
-        before = np.empty(len(x))
-        _fold(
-            own,
-            full,
-            known,
-            np.ascontiguousarray(y),
-            np.ascontiguousarray(weight),
-            self._state["loss"],
-            0.5 ** (1.0 / self.half_life),
-            self.temperature,
-            before,
-        )
+        before, decay = np.empty(len(x)), 0.5 ** (1.0 / self.half_life)
+        labels, weights = np.ascontiguousarray(y), np.ascontiguousarray(weight)
+        _fold(own, full, known, labels, weights, self._state["loss"], decay, self.temperature, before)
         return np.asarray(sigmoid_many(before))
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:

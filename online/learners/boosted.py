@@ -135,11 +135,6 @@ class BoostedTrees:
         """Trees in use."""
         return min(int(self._model["counts"][1]), self.trees)
 
-    @property
-    def intercept(self) -> float:
-        """Log-odds that ``contributions`` start from: the ensemble's mean over the rows its trees were grown on."""
-        return self._bias() + float(self._model["value"][: self._grown, 0].sum())
-
     def logit_many(self, x: NDArray[Any]) -> FloatVector:
         """Log-odds, ``(n, F)`` to ``(n,)``."""
         m = self._model
@@ -152,7 +147,7 @@ class BoostedTrees:
         return sigmoid_many(self.logit_many(x))
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
-        """Change in log-odds along the paths, by feature split on, ``(n, F)``; rows sum to log-odds - ``intercept``."""
+        """Change in log-odds along the paths, by feature split on, ``(n, F)``; up from the mean row."""
         m = self._model
         out = np.zeros((len(x), len(self.features)))
         walk_trees(np.ascontiguousarray(x), m["feature"], m["threshold"], m["value"], self._grown, self.depth, out)

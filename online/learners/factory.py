@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 from weir.online.full_columns import seen_width
 from weir.online.learners.base import Learner
 from weir.online.learners.bayesian import BayesianLogistic
@@ -45,7 +45,7 @@ _TYPES: dict[str, tuple[type, ...]] = {"float": (float, int), "int": (int,), "bo
 """Annotations of parameters that can be checked before anything is built."""
 
 
-class LearnerSpec(Frozen):
+class LearnerSpec(FrozenModel):
     """What to build: a kind of ``REGISTRY``, its parameters, and the members of a stack.
 
     Examples

@@ -155,11 +155,6 @@ class ScaledLogistic(ScaledFold):
             "head": np.zeros(2),
         }
 
-    @property
-    def intercept(self) -> float:
-        """The log-odds at the mean of every feature, the reference point of ``contributions``."""
-        return float(self._state["head"][1])
-
     def logit_many(self, x: FloatMatrix) -> FloatVector:
         """Log-odds, ``(n, F)`` to ``(n,)``."""
         s = self._state
@@ -176,7 +171,7 @@ class ScaledLogistic(ScaledFold):
         _fold(x, y, weight, s["w"], s["mean"], s["var"], s["head"], self._rates, before)
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
-        """``coefficient * scaled value``, ``(n, F)``; exact: a row's sum plus ``intercept`` is its log-odds."""
+        """``coefficient * scaled value``, ``(n, F)``; exact: a row's sum is its log-odds above the intercept."""
         s = self._state
         scaled = self._scaled(x)
         return np.asarray(scaled * s["w"])

@@ -182,18 +182,9 @@ class Stack:
         logits = np.empty((x.shape[0], len(self.members)))
         for m, member in enumerate(self.members):
             logits[:, m] = logit_of(predict_learn(member, x, y, weight), self.logit_bound)
-        s = self._state
-        before = np.empty(x.shape[0])
-        _fold(
-            logits,
-            np.ascontiguousarray(y),
-            np.ascontiguousarray(weight),
-            s["loss"],
-            s["beta"],
-            s["head"],
-            self._params,
-            before,
-        )
+        s, before = self._state, np.empty(x.shape[0])
+        labels, weights = np.ascontiguousarray(y), np.ascontiguousarray(weight)
+        _fold(logits, labels, weights, s["loss"], s["beta"], s["head"], self._params, before)
         return np.asarray(sigmoid_many(before))
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:

@@ -9,11 +9,12 @@ less than .00001 and the average precision by about .001.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import FloatVector
+from weir.online.batch import FloatMatrix, FloatVector
 from weir.online.jit import njit
 from weir.online.metrics import metric as base
 from weir.online.metrics.arrays import pack, unpack
@@ -30,21 +31,27 @@ _GAIN_LIMIT = 1e9
 _GAIN, _LAST_Y = range(2)
 
 
+class _Held(NamedTuple):
+    """What is summed over rows, changed in place."""
+
+    clock: FloatVector
+    """``(2,)``: gain and last label."""
+    sums: FloatVector
+    """``(SUMS,)``."""
+    hist: FloatMatrix
+    """``(2, SCORE_BINS)``: weight of the negatives and of the positives."""
+    reliability: FloatMatrix
+    """``(RELIABILITY_BINS, 3)``: weight, weight * score, weight * y."""
+
+
 @njit(cache=True)
-def _count(
-    score: float,
-    positive: bool,
-    weight: float,
-    threshold: float,
-    sums: FloatVector,
-    hist: NDArray[np.float64],
-    reliability: NDArray[np.float64],
-) -> None:
+def _count(score: float, positive: bool, weight: float, threshold: float, held: _Held) -> None:
     """Add one unit of ``weight`` (negative to take it back) to every sum."""
+    sums, reliability = held.sums, held.reliability
     inside = min(max(score, _TINY), 1.0 - _TINY)
     logit = math.log(inside / (1.0 - inside))
     place = int((logit + _LOGIT_LIMIT) * (SCORE_BINS / (2.0 * _LOGIT_LIMIT)))
-    hist[1 if positive else 0, min(max(place, 0), SCORE_BINS - 1)] += weight
+    held.hist[1 if positive else 0, min(max(place, 0), SCORE_BINS - 1)] += weight
     share = min(int(score * base.RELIABILITY_BINS), base.RELIABILITY_BINS - 1)
     reliability[share, 0] += weight
     reliability[share, 1] += weight * score
@@ -70,31 +77,29 @@ def _fold(
     taken: FloatVector,
     age: NDArray[np.int64],
     factor: float,
-    clock: FloatVector,
-    sums: FloatVector,
-    hist: NDArray[np.float64],
-    reliability: NDArray[np.float64],
+    held: _Held,
 ) -> None:
     """Fold the rows in order.
 
     Instead of shrinking every sum by ``factor`` at each row, each new row weighs ``gain`` = factor^-rows and readers
     divide by the gain; the sums are scaled down when it grows large, at a row that no cut into calls can change.
     """
+    clock, sums = held.clock, held.sums
     for i in range(len(score)):
         if correction[i]:
             gain = clock[_GAIN] * factor ** age[i]
-            _count(score[i], not y[i], -taken[i] * gain, threshold[i], sums, hist, reliability)
-            _count(score[i], y[i], weight[i] * gain, threshold[i], sums, hist, reliability)
+            _count(score[i], not y[i], -taken[i] * gain, threshold[i], held)
+            _count(score[i], y[i], weight[i] * gain, threshold[i], held)
             continue
         clock[_GAIN] /= factor
         if clock[_GAIN] > _GAIN_LIMIT:
             scale = 1.0 / clock[_GAIN]
             sums *= scale
-            hist *= scale
-            reliability *= scale
+            held.hist[:] *= scale
+            held.reliability[:] *= scale
             clock[_GAIN] = 1.0
         added = weight[i] * clock[_GAIN]
-        _count(score[i], y[i], added, threshold[i], sums, hist, reliability)
+        _count(score[i], y[i], added, threshold[i], held)
         label = 1.0 if y[i] else 0.0
         if clock[_LAST_Y] >= 0.0:
             sums[base.LAST_W] += added
@@ -112,19 +117,15 @@ class _BinnedMetrics(Metrics):
         self._kind = kind
         self._factor = factor
         self._n = 0
-        self._clock = np.array([1.0, -1.0])
-        self._sums = np.zeros(base.SUMS)
-        self._hist = np.zeros((2, SCORE_BINS))
-        self._reliability = np.zeros((base.RELIABILITY_BINS, 3))
+        bins, reliability = np.zeros((2, SCORE_BINS)), np.zeros((base.RELIABILITY_BINS, 3))
+        self._held = _Held(np.array([1.0, -1.0]), np.zeros(base.SUMS), bins, reliability)
         self._ledger = Ledger(memory)
 
     def add(self, rows: ScoredRows) -> None:
         """Add checked rows in the order in which their labels became known."""
         taken, age = self._replaced(rows)
-        _fold(
-            rows.score, rows.y, rows.weight, rows.threshold, rows.correction, taken, age,
-            self._factor, self._clock, self._sums, self._hist, self._reliability,
-        )  # fmt: skip
+        labelled = (rows.score, rows.y, rows.weight, rows.threshold, rows.correction)
+        _fold(*labelled, taken, age, self._factor, self._held)
 
     def _replaced(self, rows: ScoredRows) -> tuple[FloatVector, NDArray[np.int64]]:
         """The weight each correction takes back and how many rows ago that was counted; counts and notes new rows."""
@@ -142,13 +143,13 @@ class _BinnedMetrics(Metrics):
         return taken, age
 
     def _faded(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return sums / float(self._clock[_GAIN])
+        return sums / float(self._held.clock[_GAIN])
 
     def get(self) -> dict[str, float]:
         """The metrics by name, undefined ones absent; see ``Metrics.get``."""
-        out = ratios(self._n, self._faded(self._sums), self._faded(self._reliability))
+        out = ratios(self._n, self._faded(self._held.sums), self._faded(self._held.reliability))
         # Taking a unit back can leave -1e-17 where it should leave nothing.
-        hist = np.maximum(self._faded(self._hist), 0.0)
+        hist = np.maximum(self._faded(self._held.hist), 0.0)
         ranking = rank_groups(hist[1], hist[0])
         ranking.into(out)
         if "roc_auc" in out:
@@ -160,17 +161,14 @@ class _BinnedMetrics(Metrics):
     def snapshot(self) -> bytes:
         """The whole state, about 70 KB plus the remembered names."""
         arrays, names = self._ledger.arrays()
-        arrays |= {"n": np.array([self._n]), "clock": self._clock, "sums": self._sums}
-        arrays |= {"hist": self._hist, "reliability": self._reliability}
-        return pack(self._kind, arrays, names)
+        return pack(self._kind, arrays | {"n": np.array([self._n])} | self._held._asdict(), names)
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``ValueError`` when it is of another kind."""
         arrays, names = unpack(self._kind, state)
         self._ledger.load(arrays, names)
         self._n = int(arrays["n"][0])
-        self._clock, self._sums = arrays["clock"], arrays["sums"]
-        self._hist, self._reliability = arrays["hist"], arrays["reliability"]
+        self._held = _Held(*(arrays[name] for name in _Held._fields))
 
 
 class CumulativeMetrics(_BinnedMetrics):

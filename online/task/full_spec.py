@@ -19,11 +19,11 @@ from weir.online.codec.columns import no_column
 from weir.online.codec.wire import FEATURE_MAX
 from weir.online.durations import Seconds
 from weir.online.features.store import FeatureStore
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 from weir.online.full_columns import LOGGED, SEEN
 
 
-class TrainingSpec(Frozen):
+class TrainingSpec(FrozenModel):
     """When the full model of a task is trained anew, and what it must show before it serves."""
 
     candidates: tuple[Literal["encoder", "trees"], ...] = ("encoder", "trees")
@@ -49,7 +49,7 @@ class TrainingSpec(Frozen):
     seed: int = 1
 
 
-class FullSpec(Frozen):
+class FullSpec(FrozenModel):
     """The full model of a task: ``[full]`` of a task file."""
 
     inputs: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from weir.online.drift.drift_policy import DriftPolicy
 from weir.online.durations import Seconds, format_duration, parse_duration
 from weir.online.errors import TaskError
 from weir.online.features.spec import Entity, Formula, Name
-from weir.online.frozen import Frozen
+from weir.online.frozen import FrozenModel
 from weir.online.labels.join_policy import JoinPolicy
 from weir.online.labels.silence import SilencePolicy
 from weir.online.learners.factory import LearnerSpec
@@ -30,7 +30,7 @@ STREAM_KEYS: dict[str, str] = {"user-events": "user_id", "device-events": "devic
 """The wire column that each stream of events is partitioned by."""
 
 
-class LabelSpec(Frozen):
+class LabelSpec(FrozenModel):
     """How labels reach predictions, and which of them the model learns."""
 
     join: JoinPolicy = JoinPolicy()
@@ -40,7 +40,7 @@ class LabelSpec(Frozen):
     """Share of negatives that become examples; each counts for 1 / rate, so probabilities stay calibrated."""
 
 
-class MetricSpec(Frozen):
+class MetricSpec(FrozenModel):
     """Which slices of prequential metrics a task keeps."""
 
     rolling: int = Field(default=2_000, ge=10)
@@ -51,7 +51,7 @@ class MetricSpec(Frozen):
     """Interval of the report's time series, in event time."""
 
 
-class RetrainPolicy(Frozen):
+class RetrainPolicy(FrozenModel):
     """When a task asks for a new full model by itself."""
 
     on_drift: bool = True
@@ -60,7 +60,7 @@ class RetrainPolicy(Frozen):
     cooldown: Seconds = 86_400.0
 
 
-class SourceSpec(Frozen):
+class SourceSpec(FrozenModel):
     """How rows of a file become wire events and labels, for ``weir backtest``."""
 
     columns: dict[str, str] = Field(default_factory=dict)
@@ -128,7 +128,7 @@ class SourceSpec(Frozen):
         return self
 
 
-class TaskSpec(Frozen):
+class TaskSpec(FrozenModel):
     """One prediction problem.
 
     >>> spec = TaskSpec.from_toml('''

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from weir.online.codec.forms import COUNT, FLAG, MAYBE_NUMBER, NUMBER, InputBuffer, JsonTemplate, maybe_text, text
+from weir.online.codec.forms.form import COUNT, FLAG, MAYBE_NUMBER, NUMBER, InputBuffer, JsonTemplate, maybe_text, text
 from weir.online.codec.why_invalid import explain_json
 
 NOTHING: Any = np.empty((1, 0), np.int64)
