@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -99,10 +98,10 @@ def source(log: EmbeddedLog) -> EmbeddedSource:
     return EmbeddedSource(log.read(ALL, 0))
 
 
-def archived(
+async def archived(
     directory: Path, log: EmbeddedLog, since: float | None = None, until: float | None = None
 ) -> ArchiveCounts:
-    return asyncio.run(Archive(directory, RecordReader(TASK)).write(source(log), since, until))
+    return await Archive(directory, RecordReader(TASK)).write(source(log), since, until)
 
 
 def same(one: LoggedHistory, other: LoggedHistory) -> None:

@@ -31,12 +31,12 @@ from weir.streams.trainer.history.read_history import read_history
 # -- the archive -------------------------------------------------------------------------------------------------------
 
 
-def test_an_archive_gives_back_what_the_log_gave(tmp_path: Path) -> None:
-    made = archived(tmp_path, run().log)
+async def test_an_archive_gives_back_what_the_log_gave(tmp_path: Path) -> None:
+    made = await archived(tmp_path, run().log)
     assert min(made.rows.values()) > 0
-    from_log = asyncio.run(read_embedded(TASK, run().log))
-    same(asyncio.run(read_history(TASK, archive=tmp_path)), from_log)
-    both = asyncio.run(read_history(TASK, archive=tmp_path, source=source(run().log)))
+    from_log = await read_embedded(TASK, run().log)
+    same(await read_history(TASK, archive=tmp_path), from_log)
+    both = await read_history(TASK, archive=tmp_path, source=source(run().log))
     same(both, from_log)
     assert both.left_out["repeated predictions"] == len(from_log.history)
     days = {path.parent.name for path in (tmp_path / "fraud" / "predictions").rglob("*.parquet")}
@@ -48,17 +48,17 @@ def test_an_archive_gives_back_what_the_log_gave(tmp_path: Path) -> None:
     assert sum(t.num_rows for t in part) == int((times >= lo).sum()) > 0
 
 
-def test_a_second_run_writes_only_what_is_missing(tmp_path: Path) -> None:
+async def test_a_second_run_writes_only_what_is_missing(tmp_path: Path) -> None:
     log = run().log
     mid = float(np.median([r.ts for b in log.read([topics.PREDICTIONS], 0) for r in b.records]))
-    first = archived(tmp_path, log, until=mid)
+    first = await archived(tmp_path, log, until=mid)
     names = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
-    second = archived(tmp_path, log)
+    second = await archived(tmp_path, log)
     assert all(path.stat().st_mtime_ns == at for path, at in names.items())
-    assert archived(tmp_path, log).files == 0
-    whole = archived(tmp_path / "whole", log)
+    assert (await archived(tmp_path, log)).files == 0
+    whole = await archived(tmp_path / "whole", log)
     assert {kind: first.rows[kind] + second.rows[kind] for kind in KINDS} == whole.rows
-    same(asyncio.run(read_history(TASK, archive=tmp_path)), asyncio.run(read_history(TASK, archive=tmp_path / "whole")))
+    same(await read_history(TASK, archive=tmp_path), await read_history(TASK, archive=tmp_path / "whole"))
 
 
 class Breaks(EmbeddedSource):
@@ -92,7 +92,7 @@ def test_a_run_that_is_broken_off_anywhere_is_taken_up(tmp_path: Path, monkeypat
         for spans in Archive(tmp_path, RecordReader(TASK)).covered(kind).values():
             ordered = sorted(spans)
             assert all(a[1] == b[0] for a, b in pairwise(ordered)), "no gap and no overlap"
-    assert rows == archived(tmp_path / "whole", run().log).rows
+    assert rows == asyncio.run(archived(tmp_path / "whole", run().log)).rows
     same(asyncio.run(read_history(TASK, archive=tmp_path)), asyncio.run(read_embedded(TASK, run().log)))
 
 
@@ -107,20 +107,20 @@ def test_missing_is_what_nothing_covers(span: tuple[int, int], covered: list[tup
     assert there == [k for k in range(*span) if not any(low <= k < high for low, high in covered)]
 
 
-def test_an_archive_of_another_log_is_refused(tmp_path: Path) -> None:
-    archived(tmp_path, run().log)
+async def test_an_archive_of_another_log_is_refused(tmp_path: Path) -> None:
+    await archived(tmp_path, run().log)
     other = EmbeddedLog(PARTITIONS)
     other.append(topics.PREDICTIONS, [Record(b"u1", b"{}", 1.7e9)])
     with pytest.raises(UsageError, match="ends at 1: it is of another log"):
-        archived(tmp_path, other)
+        await archived(tmp_path, other)
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    archived(tmp_path, run().log)
+async def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    await archived(tmp_path, run().log)
     path = next((tmp_path / "fraud" / "examples").rglob("*.parquet"))
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(UsageError, match=f"{path.name}: cannot be read"):
-        asyncio.run(read_history(TASK, archive=tmp_path))
+        await read_history(TASK, archive=tmp_path)
     with pytest.raises(UsageError, match="no archive of task churn"):
         read_archive(tmp_path, "churn", "predictions")
 
@@ -135,13 +135,13 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_a_directory_is_read_and_left_as_it_is(directory: Path, tmp_path: Path) -> None:
+async def test_a_directory_is_read_and_left_as_it_is(directory: Path, tmp_path: Path) -> None:
     content = (directory / "records.log").read_bytes()
-    read = asyncio.run(read_history(TASK, source=EmbeddedSource.of_directory(directory)))
+    read = await read_history(TASK, source=EmbeddedSource.of_directory(directory))
     torn = tmp_path / "torn"
     torn.mkdir()
     (torn / "records.log").write_bytes(content + content[: len(content) // 1000 + 11])  # being written
-    same(asyncio.run(read_history(TASK, source=EmbeddedSource.of_directory(torn))), read)
+    same(await read_history(TASK, source=EmbeddedSource.of_directory(torn)), read)
     assert (directory / "records.log").read_bytes() == content
     assert (torn / "records.log").stat().st_size > len(content)
     bad = bytearray(content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,8 @@ from weir.streams.trainer.history.known_at import known_times
 
 
 @pytest.mark.parametrize("name", ["fraud", "churn"])
-def test_the_history_is_what_was_scored(name: str) -> None:
-    logged = asyncio.run(read_embedded(TaskSpec.from_toml(FRAUD if name == "fraud" else CHURN), run().log))
+async def test_the_history_is_what_was_scored(name: str) -> None:
+    logged = await read_embedded(TaskSpec.from_toml(FRAUD if name == "fraud" else CHURN), run().log)
     h, told = logged.history, run().scored(name)
     order = {event: i for i, event in enumerate(told.event_id)}
     at = np.array([order[event] for event in h.event_id])
@@ -45,8 +44,8 @@ def test_the_history_is_what_was_scored(name: str) -> None:
         assert (np.diff(mine) > 0).all(), "an entity's events in the order in which they were scored"
 
 
-def test_types_amounts_and_items_are_those_of_the_events() -> None:
-    h = asyncio.run(read_embedded(TASK, run().log)).history
+async def test_types_amounts_and_items_are_those_of_the_events() -> None:
+    h = (await read_embedded(TASK, run().log)).history
     events: dict[str, Any] = {}
     for batch in run().log.read([topics.USER_EVENTS], 0):
         for record in batch.records:
@@ -65,15 +64,15 @@ def test_types_amounts_and_items_are_those_of_the_events() -> None:
     assert len({float(a) for a in h.amount.tolist()}) > 50
 
 
-def test_scores_on_timers_have_no_event() -> None:
-    h = asyncio.run(read_embedded(TaskSpec.from_toml(CHURN), run().log)).history
+async def test_scores_on_timers_have_no_event() -> None:
+    h = (await read_embedded(TaskSpec.from_toml(CHURN), run().log)).history
     assert set(h.type.tolist()) == {-1}
     assert np.isnan(h.amount).all()
 
 
 @pytest.mark.parametrize("name", ["fraud", "churn"])
-def test_labels_are_the_examples_and_not_known_before_them(name: str) -> None:
-    logged = asyncio.run(read_embedded(TaskSpec.from_toml(FRAUD if name == "fraud" else CHURN), run().log))
+async def test_labels_are_the_examples_and_not_known_before_them(name: str) -> None:
+    logged = await read_embedded(TaskSpec.from_toml(FRAUD if name == "fraud" else CHURN), run().log)
     h, found = logged.history, logged.labels
     told: dict[str, list[tuple[bool, float, float]]] = {}
     for mark, batch in run().examples[name]:
@@ -133,9 +132,9 @@ def test_a_replay_years_later_keeps_labels_between_the_events_they_came_between(
     assert known.tolist() == [200.0, 300.0, 301.0]
 
 
-def test_what_a_training_saw_at_a_time_is_what_was_logged_by_then() -> None:
+async def test_what_a_training_saw_at_a_time_is_what_was_logged_by_then() -> None:
     """The training set of a cut-off is the same whether the log goes on behind it or not."""
-    whole = asyncio.run(read_embedded(TASK, run().log))
+    whole = await read_embedded(TASK, run().log)
     h = whole.history
     for cutoff in np.quantile(h.ts, [0.3, 0.6, 0.9]).tolist():
         made = cut(h, whole.labels, cutoff, 86_400.0, 86_400.0)
@@ -162,32 +161,34 @@ def example(event: str, y: bool, at: float, n: int = 0) -> Record:
     return Record(b"fraud", encode_examples(batch, ("a",), "fraud")[0], 1.7e9 + at)
 
 
-def logged_of(predictions: list[Record], examples: list[Record]) -> LoggedHistory:
+async def logged_of(predictions: list[Record], examples: list[Record]) -> LoggedHistory:
     log = EmbeddedLog()
     for topic, records in ((topics.PREDICTIONS, predictions), (topics.EXAMPLES, examples)):
         for record in records:
             log.append(topic, [record])
-    return asyncio.run(read_embedded(TASK, log))
+    return await read_embedded(TASK, log)
 
 
-def test_columns_are_taken_by_name_across_versions_of_a_task() -> None:
+async def test_columns_are_taken_by_name_across_versions_of_a_task() -> None:
     full = ("a", "b", "full.logit", "full.known", "c", "full.version", "full.provider")
     rows = [
         prediction("old", ("b", "a"), [2.0, 1.0], 0),
         prediction("new", full, [3.0, 4.0, 9.0, 1.0, 5.0, 7.0, 1.0], 1),
         prediction("newer", full, [6.0, 7.0, 9.0, 1.0, 8.0, 7.0, 1.0], 2),
     ]
-    logged = logged_of(rows, [])
+    logged = await logged_of(rows, [])
     assert logged.history.inputs == ("a", "b", "c")
     assert logged.history.x.tolist() == [[3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]
     assert logged.left_out["predictions without all inputs"] == 1
-    same = logged_of([prediction("old", ("b", "a"), [2.0, 1.0], 0), prediction("new", ("a", "b"), [3.0, 4.0], 1)], [])
+    same = await logged_of(
+        [prediction("old", ("b", "a"), [2.0, 1.0], 0), prediction("new", ("a", "b"), [3.0, 4.0], 1)], []
+    )
     assert (same.history.inputs, same.history.x.tolist()) == (("b", "a"), [[2, 1], [4, 3]])
 
 
-def test_of_repeats_the_first_counts() -> None:
+async def test_of_repeats_the_first_counts() -> None:
     names = ("a",)
-    logged = logged_of(
+    logged = await logged_of(
         [prediction("e1", names, [1.0], 0, 0.1), prediction("e2", names, [2.0], 1, 0.2),
          prediction("e1", names, [1.0], 2, 0.9)],
         [example("e1", True, 5), example("e1", False, 6), example("e1", False, 7, n=1), example("gone", True, 8)],
@@ -200,24 +201,24 @@ def test_of_repeats_the_first_counts() -> None:
     }  # fmt: skip
 
 
-def test_the_largest_values_of_a_record_stay_finite() -> None:
-    logged = logged_of([prediction("e1", ("a", "b"), [FEATURE_MAX, -FEATURE_MAX], 0)], [])
+async def test_the_largest_values_of_a_record_stay_finite() -> None:
+    logged = await logged_of([prediction("e1", ("a", "b"), [FEATURE_MAX, -FEATURE_MAX], 0)], [])
     assert np.isfinite(logged.history.x).all()
     assert model_inputs(("full.e0", "a")) == ("a",)
 
 
-def test_records_of_others_and_broken_ones_are_left_out() -> None:
+async def test_records_of_others_and_broken_ones_are_left_out() -> None:
     log = EmbeddedLog()
     good = prediction("e1", ("a",), [1.0], 0)
     other = Record(b"u", good.value.replace(b'"task":"fraud"', b'"task":"fraud "'), 1.7e9)
     named = Record(b"u", good.value.replace(b'"task":"fraud"', b'"task":"churn"').replace(b'"e1"', b'"fraud"'), 1.7e9)
     torn, odd = Record(b"u", good.value[:-20], 1.7e9), Record(b"u", good.value.replace(b"0.5", b"1.5"), 1.7e9)
     log.append(topics.PREDICTIONS, [other, torn, named, odd, good, Record(b"u", b"", 1.7e9)])
-    logged = asyncio.run(read_embedded(TASK, log))
+    logged = await read_embedded(TASK, log)
     assert logged.history.event_id == ["e1"]
     assert logged.left_out["unreadable predictions"] == 2
 
 
-def test_nothing_to_read_is_an_error() -> None:
+async def test_nothing_to_read_is_an_error() -> None:
     with pytest.raises(UsageError, match="no prediction of the task"):
-        logged_of([], [])
+        await logged_of([], [])

@@ -170,7 +170,7 @@ def test_a_health_check_is_a_command_that_parses(name: str) -> None:
 
 @pytest.mark.parametrize(("service", "port"), [("worker", 8090), ("trainer", 8091)])
 @pytest.mark.parametrize("reasons", [[], ["no partitions were assigned yet"]])
-def test_a_container_is_healthy_exactly_while_it_is_ready(service: str, port: int, reasons: list[str]) -> None:
+async def test_a_container_is_healthy_exactly_while_it_is_ready(service: str, port: int, reasons: list[str]) -> None:
     class Status:
         def ready(self) -> list[str]:
             return reasons
@@ -178,15 +178,12 @@ def test_a_container_is_healthy_exactly_while_it_is_ready(service: str, port: in
         def describe(self) -> Mapping[str, object]:
             return {}
 
-    async def run() -> int:
-        async with WebServer("127.0.0.1", 0, Status(), Metrics()) as server:
-            _, program, *words = SERVICES[service]["healthcheck"]["test"]
-            assert program == "python"
-            script = [word.replace(f":{port}/", f":{server.port}/") for word in words]
-            done = await asyncio.create_subprocess_exec(sys.executable, *script, stderr=asyncio.subprocess.DEVNULL)
-            return await done.wait()
-
-    assert asyncio.run(run()) == (1 if reasons else 0)
+    async with WebServer("127.0.0.1", 0, Status(), Metrics()) as server:
+        _, program, *words = SERVICES[service]["healthcheck"]["test"]
+        assert program == "python"
+        script = [word.replace(f":{port}/", f":{server.port}/") for word in words]
+        done = await asyncio.create_subprocess_exec(sys.executable, *script, stderr=asyncio.subprocess.DEVNULL)
+        assert await done.wait() == (1 if reasons else 0)
 
 
 @pytest.mark.parametrize("name", WORKERS)

@@ -76,16 +76,13 @@ def test_events_of_no_type_of_a_task_are_warned_of() -> None:
     assert "events" in warned(Metrics())
 
 
-def test_it_asks_each_process_and_says_which_does_not_answer() -> None:
-    async def run() -> list[Check]:
-        async with WebServer("127.0.0.1", 0, Quiet(), worker(), {}) as server:
-            settings = WorkerSettings(web_host="127.0.0.1", web_port=server.port)
-            return await asyncio.to_thread(check_live, settings)
-
-    checks = asyncio.run(run())
+async def test_it_asks_each_process_and_says_which_does_not_answer() -> None:
+    async with WebServer("127.0.0.1", 0, Quiet(), worker(), {}) as server:
+        settings = WorkerSettings(web_host="127.0.0.1", web_port=server.port)
+        checks = await asyncio.to_thread(check_live, settings)
     assert [check.status for check in checks if check.name == "worker"] == ["OK"]
     assert {"dead letters", "fraud: labels"} <= {check.name for check in checks}
-    (gone,) = check_live(WorkerSettings(web_host="127.0.0.1", web_port=1))
+    (gone,) = await asyncio.to_thread(check_live, WorkerSettings(web_host="127.0.0.1", web_port=1))
     assert (gone.status, "does not answer" in gone.found) == ("FAIL", True)
 
 
