@@ -11,6 +11,9 @@ from pydantic import Secret
 from docs.pages.model_fields import default_of, docs_of
 from docs.pages.settings import Key, example, is_duration, keys, page, variable_of
 from weir.streams.config.settings import Settings, load_settings
+from weir.streams.config.worker_settings import LinkSettings
+from weir.streams.kafka.security import transport_settings
+from weir.streams.worker.process import transport_fields
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = list(keys())
@@ -59,3 +62,29 @@ def test_the_variable_sets_the_key(key: Key, tmp_path: Path) -> None:
     for part in (*key.table.split("."), key.name):
         found = getattr(found, part)
     assert found == default
+
+
+BOUNDS = [
+    (name, bound)
+    for name, of in LinkSettings.model_json_schema()["properties"].items()
+    for bound in (of.get("minimum"), of.get("maximum"), of.get("exclusiveMinimum", -1) + 0.001)
+    if bound is not None and bound > 0
+]
+
+
+@pytest.mark.parametrize(("name", "bound"), BOUNDS)
+def test_every_value_that_the_page_allows_is_taken_by_the_link_to_kafka(name: str, bound: float) -> None:
+    """``session_timeout_s = 30`` ended a worker with a traceback: the link held it against a limit of its own."""
+    settings = Settings.model_validate({"worker": {name: bound, "watchdog_s": 0}})
+    link = transport_settings(settings, "weir-score", None, **transport_fields(settings))
+    assert getattr(link, name) == bound
+    assert 3 * link.heartbeat_s <= link.session_timeout_s < link.request_timeout_s > link.rebalance_timeout_s
+    assert link.hook_timeout_s < link.session_timeout_s
+    assert 2 * link.drain_s <= link.rebalance_timeout_s
+    assert link.produce_batch_bytes <= link.max_record_bytes
+
+
+def test_what_follows_from_the_defaults_is_what_was_measured() -> None:
+    link = transport_settings(Settings(), "weir-score")
+    found = (link.heartbeat_s, link.rebalance_timeout_s, link.request_timeout_s, link.hook_timeout_s)
+    assert (*found, link.produce_batch_bytes, link.fetch_interval_s) == (1.0, 8.0, 15.0, 4.0, 1 << 18, 0.008)

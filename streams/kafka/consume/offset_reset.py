@@ -16,11 +16,10 @@ log = logging.getLogger(__name__)
 
 async def resolve(consumer: Any, tp: Any, failed: Any, settings: TransportSettings) -> None:
     """Choose where an `AIOKafkaConsumer` goes on after a `FetchError`; raises every error that is not about that."""
-    start = settings.start_at
     try:
         failed.check_raise()
     except NoOffsetForPartitionError:
-        log.info("%s-%d: the group has no offset yet, so it starts at the %s", tp.topic, tp.partition, start)
+        log.info("%s-%d: the group has no offset yet, so it starts at the earliest", tp.topic, tp.partition)
     except OffsetOutOfRangeError as error:
         offset, name = error.args[0].get(tp), f"{tp.topic}-{tp.partition}"
         end = (await consumer.end_offsets([tp]))[tp]
@@ -35,9 +34,8 @@ async def resolve(consumer: Any, tp: Any, failed: Any, settings: TransportSettin
                 f"{settings.group!r} processed them. Restore them, or set when_deleted='skip' to go on with the first "
                 "that is left; and give the topic more retention"
             ) from error
-        start = "earliest"
         log.error("%s: offset %d is not in Kafka any more: going on with the first that is left", name, offset)
     assignment = consumer._fetcher._subscriptions.subscription.assignment
     state = assignment.state_value(tp) if assignment is not None else None
     if state is not None:  # else it was revoked meanwhile
-        state.await_reset(OffsetResetStrategy.from_str(start))
+        state.await_reset(OffsetResetStrategy.EARLIEST)
