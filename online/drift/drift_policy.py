@@ -102,9 +102,5 @@ class DriftPolicy(FrozenModel):
 
     def detectors(self, kind: StreamKind) -> tuple[Detector, ...]:
         """The detectors that watch streams of this kind, in order of precedence."""
-        chosen: dict[StreamKind, tuple[Detector, ...]] = {
-            "feature": self.feature_detectors,
-            "score": self.score_detectors,
-            "rate": self.rate_detectors,
-        }
-        return chosen[kind]
+        chosen: tuple[Detector, ...] = getattr(self, f"{kind}_detectors")
+        return chosen

@@ -165,19 +165,12 @@ class _Tables:
         rings = np.array(self.rings, dtype=np.int64).reshape(-1, kernel.RING_COLUMNS)
         for column in (kernel.R_COUNT, kernel.R_M2, kernel.R_BITS):
             rings[:, column] += np.where(rings[:, column] >= 0, 2 * doubles, 0)
-        return WindowPass(
-            self.layout,
-            self.level,
-            self.fed_by,
-            tuple(self.values),
-            rings,
-            np.array(self.widths, dtype=np.float64),
-            np.array(self.priors, dtype=np.float64).reshape(-1, 2),
-            np.array(self.scalars, dtype=np.int64).reshape(-1, kernel.SCALAR_COLUMNS),
-            np.array(self.decays, dtype=np.float64).reshape(-1, 2),
-            np.array(self.table, dtype=np.int64).reshape(-1, kernel.FEATURE_COLUMNS),
-            tuple(self.features),
-        )
+        widths, priors, decays = (np.array(rows, dtype=np.float64) for rows in (self.widths, self.priors, self.decays))
+        scalars = np.array(self.scalars, dtype=np.int64).reshape(-1, kernel.SCALAR_COLUMNS)
+        table = np.array(self.table, dtype=np.int64).reshape(-1, kernel.FEATURE_COLUMNS)
+        pairs = (priors.reshape(-1, 2), scalars, decays.reshape(-1, 2))  # of no rows numpy makes one axis
+        where, values = (self.layout, self.level, self.fed_by), tuple(self.values)
+        return WindowPass(*where, values, rings, widths, *pairs, table, tuple(self.features))
 
 
 def build_plan(entities: Sequence[Entity], values: Mapping[str, str]) -> Plan:

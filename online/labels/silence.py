@@ -128,26 +128,12 @@ class _TimerOutput:
         self.order += 1
 
     def output(self) -> TimerOutput:
-        row, entity_id, due, event_id, order = _columns(self.scores, 5)
-        at, label_id, of, about, ts, value, known_at, label_order = _columns(self.labels, 8)
-        return TimerOutput(
-            before_row=np.array(row, dtype=np.int64),
-            entity_id=entity_id,
-            due_ts=np.array(due, dtype=np.float64),
-            event_id=event_id,
-            score_order=np.array(order, dtype=np.int64),
-            labels=LabelBatch(
-                label_id=label_id,
-                entity_id=of,
-                event_id=about,
-                ts=np.array(ts, dtype=np.float64),
-                value=np.array(value, dtype=np.bool_),
-                weight=np.ones(len(label_id)),
-            ),
-            label_before_row=np.array(at, dtype=np.int64),
-            known_at=np.array(known_at, dtype=np.float64),
-            label_order=np.array(label_order, dtype=np.int64),
+        row, entity_id, due, event_id, score_order = _columns(self.scores, np.int64, None, np.float64, None, np.int64)
+        at, label_id, of, about, ts, value, known_at, order = _columns(
+            self.labels, np.int64, None, None, None, np.float64, np.bool_, np.float64, np.int64
         )
+        labels = LabelBatch(label_id, of, about, ts, value, np.ones(len(label_id)))
+        return TimerOutput(row, entity_id, due, event_id, score_order, labels, at, known_at, order)
 
 
 class SilenceTimers:
@@ -310,5 +296,7 @@ def _event_id(entity_id: str, timer: EntityTimer) -> str:
     return f"{entity_id}@{timer.first_ts:.0f}"
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+def _columns(rows: Sequence[tuple[Any, ...]], *kinds: Any) -> list[Any]:
+    """Columns of ``rows``, each an array of its kind, or a list where that is ``None``."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(kinds)
+    return [list(c) if kind is None else np.array(c, dtype=kind) for c, kind in zip(columns, kinds, strict=True)]

@@ -150,13 +150,7 @@ class _BinnedMetrics(Metrics):
         out = ratios(self._n, self._faded(self._held.sums), self._faded(self._held.reliability))
         # Taking a unit back can leave -1e-17 where it should leave nothing.
         hist = np.maximum(self._faded(self._held.hist), 0.0)
-        ranking = rank_groups(hist[1], hist[0])
-        ranking.into(out)
-        if "roc_auc" in out:
-            out["roc_auc_bound"] = ranking.roc_auc_bound
-        if "average_precision" in out:
-            out["average_precision_bound"] = ranking.average_precision_bound
-        return out
+        return out | rank_groups(hist[1], hist[0])
 
     def snapshot(self) -> bytes:
         """The whole state, about 70 KB plus the remembered names."""

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from weir.online.batch import Batch, BoolVector, FloatVector
+from weir.online.batch import Batch, BoolVector, FloatMatrix, FloatVector
 
 RELIABILITY_BINS = 15
 """Equal-width score bins of the calibration error, as in Guo et al. (2017)."""
@@ -56,26 +55,13 @@ def _refuse(name: str, values: FloatVector, bad: BoolVector, fix: str) -> None:
         raise ValueError(f"{name} of row {row} is {values[row]!r}; {fix}")
 
 
-@dataclass(frozen=True, slots=True)
-class Reliability:
-    """The reliability diagram: what was predicted and what happened, per score bin that holds rows."""
+def calibration_error(bins: FloatMatrix) -> float:
+    """Expected calibration error: the weighted mean of |mean score - share of positives| (Naeini et al., 2015).
 
-    predicted: FloatVector
-    """Mean score, ``(b,)``."""
-    observed: FloatVector
-    """Share of positives, ``(b,)``."""
-    weight: FloatVector
-    """Total weight, ``(b,)``."""
-
-    @classmethod
-    def of(cls, bins: NDArray[np.float64]) -> Reliability:
-        """From ``bins (RELIABILITY_BINS, 3)``: sums of weight, weight * score and weight * y."""
-        held = bins[bins[:, 0] > 0.0]
-        return cls(held[:, 1] / held[:, 0], held[:, 2] / held[:, 0], held[:, 0])
-
-    def error(self) -> float:
-        """Expected calibration error: the weighted mean of |predicted - observed| (Naeini et al., 2015)."""
-        return float(np.average(np.abs(self.predicted - self.observed), weights=self.weight))
+    ``bins (RELIABILITY_BINS, 3)`` are sums of weight, weight * score and weight * y.
+    """
+    weight, score, positive = bins[bins[:, 0] > 0.0].T
+    return float(np.average(np.abs(score / weight - positive / weight), weights=weight))
 
 
 class Metrics(ABC):
@@ -98,7 +84,7 @@ class Metrics(ABC):
         """Replace the state by a ``snapshot``; raises ``ValueError`` when it is of another kind."""
 
 
-def ratios(n: int, sums: FloatVector, bins: NDArray[np.float64]) -> dict[str, float]:
+def ratios(n: int, sums: FloatVector, bins: FloatMatrix) -> dict[str, float]:
     """Every metric that is a function of additive sums; undefined ones are left out.
 
     Kappa is Cohen's (1960); kappa_temporal compares with the classifier that repeats the last label (Zliobaite et
@@ -123,7 +109,7 @@ def ratios(n: int, sums: FloatVector, bins: NDArray[np.float64]) -> dict[str, fl
     _ratio(out, "kappa_temporal", accuracy - last, 1.0 - last)
     out["log_loss"] = max(float(sums[LOG_LOSS]) / total, 0.0)
     out["brier"] = max(float(sums[SQUARED]) / total, 0.0)
-    out["ece"] = Reliability.of(bins).error()
+    out["ece"] = calibration_error(bins)
     return out
 
 

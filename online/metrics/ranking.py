@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from weir.online.batch import BoolVector, FloatVector
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Two rank metrics and how far binning may have moved them; ``None`` where a class is missing."""
+def rank_groups(pos: FloatVector, neg: FloatVector) -> dict[str, float]:
+    """Rank metrics of groups of tied scores, lowest score first, and how far each tie may have moved them.
 
-    roc_auc: float | None
-    average_precision: float | None
-    roc_auc_bound: float = 0.0
-    average_precision_bound: float = 0.0
-
-    def into(self, out: dict[str, float]) -> None:
-        """Add what is defined to ``out``."""
-        if self.roc_auc is not None:
-            out["roc_auc"] = self.roc_auc
-        if self.average_precision is not None:
-            out["average_precision"] = self.average_precision
-
-
-def rank_groups(pos: FloatVector, neg: FloatVector) -> Ranking:
-    """Rank metrics of groups of tied scores, lowest score first.
+    ``roc_auc``, ``average_precision`` and ``..._bound`` of both; what needs a class that is missing is absent.
 
     Parameters
     ----------
@@ -41,26 +24,26 @@ def rank_groups(pos: FloatVector, neg: FloatVector) -> Ranking:
     its positives spread out after them (a Riemann sum of x / (x + fp), so not below the integral), and highest with
     its positives ranked first.
 
-    >>> ranking = rank_groups(np.array([0.0, 1.0, 1.0]), np.array([2.0, 1.0, 0.0]))
-    >>> round(ranking.roc_auc, 4), round(ranking.roc_auc_bound, 4), round(ranking.average_precision, 4)
+    >>> found = rank_groups(np.array([0.0, 1.0, 1.0]), np.array([2.0, 1.0, 0.0]))
+    >>> round(found["roc_auc"], 4), round(found["roc_auc_bound"], 4), round(found["average_precision"], 4)
     (0.9167, 0.0833, 0.8333)
     """
     pos, neg = pos[::-1], neg[::-1]  # highest score first, as precision is read
     tp, fp = np.cumsum(pos), np.cumsum(neg)
     positives, negatives = float(tp[-1]) if len(tp) else 0.0, float(fp[-1]) if len(fp) else 0.0
     if positives <= 0.0:
-        return Ranking(None, None)
+        return {}
     tp_before, fp_before = tp - pos, fp - neg
-    auc: float | None = None
-    auc_bound = 0.0
+    out, bounds = dict[str, float](), dict[str, float]()
     if negatives > 0.0:
         pairs = positives * negatives
-        auc = float(np.dot(neg, tp_before + 0.5 * pos)) / pairs
-        auc_bound = 0.5 * float(np.dot(pos, neg)) / pairs
-    average = _average_precision(pos, tp, fp)
+        out["roc_auc"] = float(np.dot(neg, tp_before + 0.5 * pos)) / pairs
+        bounds["roc_auc_bound"] = 0.5 * float(np.dot(pos, neg)) / pairs
+    out["average_precision"] = average = _average_precision(pos, tp, fp)
     highest = _average_precision(pos, tp, fp_before)
     lowest = _lowest_precision(pos, tp_before, fp)
-    return Ranking(auc, average, auc_bound, max(highest - average, average - lowest))
+    bounds["average_precision_bound"] = max(highest - average, average - lowest)
+    return out | bounds
 
 
 def _average_precision(pos: FloatVector, tp: FloatVector, fp: FloatVector) -> float:
@@ -74,19 +57,18 @@ def _lowest_precision(pos: FloatVector, tp_before: FloatVector, fp: FloatVector)
     return 1.0 - area / float(pos.sum())
 
 
-def rank_rows(score: FloatVector, y: BoolVector, weight: FloatVector) -> Ranking:
+def rank_rows(score: FloatVector, y: BoolVector, weight: FloatVector) -> dict[str, float]:
     """Exact rank metrics of rows; equal scores are ties.
 
-    >>> result = rank_rows(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]), np.ones(4))
-    >>> round(result.roc_auc, 4), round(result.average_precision, 4)
-    (0.75, 0.8333)
+    >>> found = rank_rows(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]), np.ones(4))
+    >>> {name: round(value, 4) for name, value in found.items()}
+    {'roc_auc': 0.75, 'average_precision': 0.8333}
     """
     if len(score) == 0:
-        return Ranking(None, None)
+        return {}
     order = np.argsort(score, kind="stable")
     score, y, weight = score[order], y[order], weight[order]
     starts = np.flatnonzero(np.concatenate(([True], score[1:] > score[:-1])))
     pos = np.add.reduceat(np.where(y, weight, 0.0), starts)
     neg = np.add.reduceat(np.where(y, 0.0, weight), starts)
-    exact = rank_groups(pos, neg)
-    return Ranking(exact.roc_auc, exact.average_precision)
+    return {name: value for name, value in rank_groups(pos, neg).items() if not name.endswith("_bound")}

@@ -93,8 +93,7 @@ class RollingMetrics(Metrics):
         """The metrics by name, undefined ones absent; see ``Metrics.get``. ``n`` counts the rows in the window."""
         held = self._ring[self._slots()]
         out = ratios(len(held), _sums(held), _bins(held))
-        rank_rows(held[:, _SCORE], held[:, _Y] > 0.0, held[:, _WEIGHT]).into(out)
-        return out
+        return out | rank_rows(held[:, _SCORE], held[:, _Y] > 0.0, held[:, _WEIGHT])
 
     def snapshot(self) -> bytes:
         """The whole state, 48 bytes a row plus the remembered names."""

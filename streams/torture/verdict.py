@@ -222,7 +222,7 @@ def _scores(
 
 
 def _auc(score: FloatVector, y: BoolVector) -> float:
-    return rank_rows(score, y, np.ones(len(y))).roc_auc or 0.0
+    return rank_rows(score, y, np.ones(len(y))).get("roc_auc", 0.0)
 
 
 async def _letters(deployment: Deployment, sent: Counter[tuple[str, str]], verdict: Verdict) -> None:
