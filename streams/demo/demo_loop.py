@@ -6,14 +6,15 @@ many blocks are behind it, so a run that was stopped, or killed, goes on with th
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+import msgspec
 
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
@@ -23,7 +24,7 @@ from weir.streams.demo.demo_journal import Journal, MetricHistories
 from weir.streams.demo.exports import export
 from weir.streams.demo.scenario import Scenario
 from weir.streams.demo.screen.snapshot import DemoSnapshot
-from weir.streams.demo.screen_snapshots import build_snapshot
+from weir.streams.demo.screen_snapshots import pressing, task_row
 from weir.streams.demo.story import stories
 from weir.streams.demo.throughput import Measures
 from weir.streams.embedded.embedded_host import EmbeddedHost
@@ -63,7 +64,7 @@ class DemoResult:
 
 
 class Demo:
-    """A demo in a directory; a context, because it holds files open.
+    """A demo in a directory; to be closed, because it holds files open.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ class Demo:
         self._journal, self._histories, self._measures = Journal(), MetricHistories(), Measures()
         self._thresholds: dict[str, float] = {}
         if self._host.resume():
-            self._journal.restore(self._host.resumed_extra)
+            self._journal = msgspec.msgpack.decode(self._host.resumed_extra, type=Journal)
         self._stories = stories(self._host.pipelines, directory, scenario.first_training_ts, runner)
         for name, story in self._stories.items():
             story.restore(self._journal.retraining.get(name, b""))
@@ -185,22 +186,31 @@ class Demo:
 
     def _checkpoint(self) -> None:
         self._journal.retraining = {name: story.retraining.snapshot() for name, story in self._stories.items()}
-        self._host.checkpoint(self._journal.encode())
+        self._host.checkpoint(msgspec.msgpack.encode(self._journal))
 
     def _snapshot(self, elapsed: float, duration: float, *, final: bool = False) -> DemoSnapshot:
-        done = self._host.stats.events - self._events_before
-        return build_snapshot(
-            self._host,
-            self._journal,
-            self._histories,
-            self._measures,
-            events=done,
+        host, done = self._host, self._host.stats.events - self._events_before
+        p50, p95, p99 = self._measures.percentiles_ms
+        return DemoSnapshot(
             elapsed_s=elapsed,
             duration_s=duration,
+            events=done,
+            events_per_s=done / max(elapsed, 1e-9) if final else self._measures.rate,
             event_ts=self._event_ts,
-            thresholds=self._thresholds,
+            latency_p50_ms=p50,
+            latency_p95_ms=p95,
+            latency_p99_ms=p99,
+            tasks=tuple(
+                task_row(pipeline, self._histories, self._thresholds.get(name, math.nan))
+                for name, pipeline in host.pipelines.items()
+            ),
+            alerts=pressing(host),
+            drifts=tuple(reversed(self._journal.findings)),
+            dead_letters=host.stats.dead_letters,
+            duplicates=sum(intake.duplicates for intake in host.intake.values()),
+            late=sum(intake.late for intake in host.intake.values()),
+            rate_history=tuple(self._measures.history),
             full=tuple(story.row() for story in self._stories.values()),
-            events_per_s=done / max(elapsed, 1e-9) if final else None,
             paths=(("files", str(self.directory)),),
         )
 
@@ -216,12 +226,8 @@ class Demo:
         files = export(self.directory, self.scenario, self._host, self._journal, last, state)
         return DemoResult(last, [*files, ("log of all topics", str(self.directory / "log"))], at_end)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Stop what trains, and close the files."""
         for story in self._stories.values():
             story.retraining.close()
         self._log.close()

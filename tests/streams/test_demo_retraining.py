@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def _shown_after_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(directory: Path, until: int | None = None, *, crash: bool = False) -> list[DemoSnapshot]:
     """Go on in a directory, to the end of the period or until so many blocks were done; what was shown."""
     stop, shown = threading.Event(), list[DemoSnapshot]()
-    with Demo(directory, Small(seed=4, events=12_000, days=16), [TASK], stop) as demo:
+    with closing(Demo(directory, Small(seed=4, events=12_000, days=16), [TASK], stop)) as demo:
         demo.skip()
         done = demo.resumed_blocks
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+from contextlib import closing
 from dataclasses import replace
 
 import msgspec
@@ -12,9 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from weir.online.decisions.alert_state import AlertState, Reason, Severity
-from weir.streams.demo.screen.display import DemoDisplay
+from weir.streams.demo.screen.display import DemoDisplay, plain_line
 from weir.streams.demo.screen.number_words import short_count, sparkline
-from weir.streams.demo.screen.plain_lines import plain_line
 from weir.streams.demo.screen.snapshot import DemoSnapshot, Finding, FullRow, TaskRow
 from weir.streams.demo.screen.summary import render_summary
 from weir.streams.demo.screen.view import ScreenView, render_screen
@@ -219,7 +219,7 @@ def test_the_plain_line_is_one_line_of_ascii() -> None:
 
 def test_anything_but_a_terminal_gets_a_plain_line_now_and_then() -> None:
     out = io.StringIO()
-    with DemoDisplay(Console(file=out)) as display:
+    with closing(DemoDisplay(Console(file=out))) as display:
         for elapsed in range(12):
             display.update(replace(FULL, elapsed_s=float(elapsed)))
     assert [line.split("/")[0] for line in out.getvalue().splitlines()] == ["00:00", "00:05", "00:10"]
@@ -230,7 +230,7 @@ def test_a_terminal_gets_the_screen_and_is_left_as_it_was() -> None:
     console = Console(file=out, force_terminal=True, width=100, height=30)
 
     def show_and_fail() -> None:
-        with DemoDisplay(console) as display:
+        with closing(DemoDisplay(console)) as display:
             display.update(FULL)
             raise RuntimeError("stop")
 

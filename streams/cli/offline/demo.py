@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -110,18 +110,18 @@ def _run(directory: Path, scenario: Scenario, pace: Pace, asked: StopRequest, co
 
     tasks = demo_tasks()
     with ExitStack() as stack:
-        demo = stack.enter_context(Demo(directory, scenario, tasks, asked))
+        demo = stack.enter_context(closing(Demo(directory, scenario, tasks, asked)))
         if demo.complete:
             console.print("The stream of the earlier runs has ended: starting over.")
             stack.close()
             _forget(directory)
             scenario.write(directory)
-            demo = stack.enter_context(Demo(directory, scenario, tasks, asked))
+            demo = stack.enter_context(closing(Demo(directory, scenario, tasks, asked)))
         elif demo.resumed_blocks:
             day = demo.resumed_blocks / scenario.blocks_per_day
             console.print(f"Going on after day {day:.1f} of the earlier run (--fresh starts over) ...", highlight=False)
         demo.skip()
-        with DemoDisplay(console) as display:
+        with closing(DemoDisplay(console)) as display:
             return demo.run(pace, display.update)
 
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from weir.online.batch import EventBatch, FloatVector, IntVector, PredictionBatch
+from weir.online.batch import FloatVector, IntVector, PredictionBatch
 from weir.online.codec.accept import accept_records
 from weir.online.codec.columns import ColumnRequest, event_columns
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
@@ -138,17 +138,19 @@ class RecordReader:
         item = "user_id" if self.task.key == "merchant_id" else "merchant_id"
         request = ColumnRequest(entities=(item,), numbers=("amount",))
         events = event_columns(model, accepted.structs, accepted.ts, request)
-        return [event_table(events, written_at[accepted.index], item)]
+        columns = {
+            "event_id": pa.array(events.event_id, pa.string()),
+            "ts": events.ts,
+            "written_at": written_at[accepted.index],
+            "type": pa.array(events.type, pa.string()),
+            "amount": events.numbers["amount"],
+            "item": pa.array(events.entities[item], pa.string()),
+        }
+        return [pa.table(columns)]
 
 
 def prediction_table(batch: PredictionBatch, features: Sequence[str], written_at: FloatVector) -> pa.Table:
-    """Predictions as a table, the features ``(n, F)`` in columns of their own.
-
-    Parameters
-    ----------
-    features : F names.
-    written_at : ``(n,)`` when each was logged, epoch seconds.
-    """
+    """Predictions as a table, the features ``(n, F)`` in columns of their own; ``written_at (n,)`` in epoch seconds."""
     columns = {
         "event_id": pa.array(batch.event_id, pa.string()),
         "entity_id": pa.array(batch.entity_id, pa.string()),
@@ -159,20 +161,6 @@ def prediction_table(batch: PredictionBatch, features: Sequence[str], written_at
     }
     by_column = np.ascontiguousarray(batch.features.T)
     return pa.table(columns | {f"{FEATURE}{name}": by_column[k] for k, name in enumerate(features)})
-
-
-def event_table(batch: EventBatch, written_at: FloatVector, item: str = "merchant_id") -> pa.Table:
-    """Type, amount and item of events as a table; columns that the batch does not have are missing."""
-    n = len(batch)
-    columns = {
-        "event_id": pa.array(batch.event_id, pa.string()),
-        "ts": batch.ts,
-        "written_at": written_at,
-        "type": pa.array(batch.type, pa.string()),
-        "amount": batch.numbers.get("amount", np.full(n, np.nan)),
-        "item": pa.array(batch.entities.get(item, [None] * n), pa.string()),
-    }
-    return pa.table(columns)
 
 
 def features_of(table: pa.Table) -> tuple[str, ...]:
