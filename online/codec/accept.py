@@ -59,14 +59,15 @@ def accept_records(
     """Judge JSON records; ``None`` (a tombstone) counts as an empty record."""
     records = [record or b"" for record in raw]
     one, many = decoders(model, limits)
-    again = decoders(model, _unlimited(limits))[0]
     joined = b",".join(records)
     suspects = find_odd(records, joined)
     why = _Why(records, lambda record: explain(model, record, limits))
     structs: list[Any]
 
     def alone(i: int) -> Any:
-        return _judge(partial(one.decode, records[i]), partial(again.decode, records[i]), why, i)
+        return _judge(
+            partial(one.decode, records[i]), lambda: decoders(model, _unlimited(limits))[0].decode(records[i]), why, i
+        )
 
     if not suspects.any():
         structs = decode_together(many, joined, len(records)) or list(map(alone, range(len(records))))

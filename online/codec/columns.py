@@ -20,11 +20,9 @@ DEVICE_EVENT_TYPE = "device"
 
 _NUMBER_FIELDS = frozenset({"ts", "amount"})
 _MAP_FIELDS = frozenset({"metrics", "properties"})
+_NO_TEXTS = _NUMBER_FIELDS | _MAP_FIELDS | {"v"}
 _TEXT_FIELDS = frozenset(
-    name
-    for model in (UserEvent, DeviceEvent)
-    for name in model.model_fields
-    if name not in _NUMBER_FIELDS | _MAP_FIELDS | {"v"}
+    name for model in (UserEvent, DeviceEvent) for name in model.model_fields if name not in _NO_TEXTS
 )
 _NUMBERS, _TEXTS = frozenset({float, bool, NoneType}), frozenset({str, NoneType})
 _EMPTY: dict[str, Any] = {}
@@ -46,7 +44,7 @@ class ColumnRequest:
     def check(self, model: type[WireModel]) -> None:
         """Raise ``TaskError`` where a name is a wire field of another kind."""
         for name in (*self.entities, *self.texts):
-            if name in _NUMBER_FIELDS | _MAP_FIELDS | {"v"} and name in model.model_fields:
+            if name in _NO_TEXTS and name in model.model_fields:
                 raise TaskError(f"{name!r} is no text: no entity has it as its key, and it compares with numbers")
         for name in self.numbers:
             if name in model.model_fields and name not in _NUMBER_FIELDS:

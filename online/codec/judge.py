@@ -55,5 +55,7 @@ def cut(values: NDArray[np.float64], most: float = FEATURE_MAX) -> NDArray[np.fl
     >>> cut(np.array([np.inf, -1e300, 2.0])).tolist()
     [nan, -1e+18, 2.0]
     """
-    np.copyto(values, np.nan, where=np.isinf(values))
-    return np.clip(values, -most, most, out=values)
+    if (np.abs(values) > most).any():  # rarely: small batches pay for each call
+        np.copyto(values, np.nan, where=np.isinf(values))
+        np.clip(values, -most, most, out=values)
+    return values

@@ -29,10 +29,15 @@ def bin_of(score: FloatVector, edges: FloatVector) -> IntVector:
     """
     bins = len(edges) - 1
     guess = np.log(np.maximum(score, 1e-300)) - np.log1p(-np.minimum(score, 1.0 - 1e-16))
-    index = np.clip(((guess + LIMIT) * (bins / (2 * LIMIT))).astype(np.int64), 0, bins - 1)
+    index = _inside(((guess + LIMIT) * (bins / (2 * LIMIT))).astype(np.int64), bins)
     index -= score < edges[index]
     index += (index < bins - 1) & (score >= edges[index + 1])
-    return np.clip(index, 0, bins - 1)
+    return _inside(index, bins)
+
+
+def _inside(index: IntVector, bins: int) -> IntVector:
+    """As ``np.clip``, which costs several times as much where there are few."""
+    return np.maximum(np.minimum(index, bins - 1), 0)
 
 
 def tail(counts: NDArray[np.float64]) -> FloatVector:

@@ -179,7 +179,7 @@ class Threshold:
         marks = times[1:]
         if self._watermark == -math.inf < marks[-1]:
             self._refreshed_at = self._started_at = float(marks[marks > -math.inf][0])
-        score = np.nan_to_num(score, nan=0.0)
+        score = np.where(score == score, score, 0.0)
         index, lived = bin_of(score, self._edges), self._lived_until(times)
         start, n = 0, len(ts)
         while start < n:
@@ -243,8 +243,11 @@ class Threshold:
 
     def _lived_until(self, times: FloatVector) -> FloatVector:
         """Seconds lived at each of ``times`` but the first, a day of each gap at most; cuts change no bit of it."""
-        with np.errstate(invalid="ignore"):  # before the time is known it is infinitely early
-            gaps = np.nan_to_num(np.minimum(np.diff(times), DAY_S), nan=0.0)
+        if times[0] > -math.inf:
+            gaps = np.minimum(np.diff(times), DAY_S)
+        else:
+            with np.errstate(invalid="ignore"):  # before the time is known it is infinitely early
+                gaps = np.nan_to_num(np.minimum(np.diff(times), DAY_S), nan=0.0)
         lived = np.cumsum(np.append(self._lived_s, gaps))[1:]
         self._lived_s = float(lived[-1])
         return lived

@@ -312,5 +312,5 @@ def bytes_for(ids: int) -> int:
 
 
 def _numbers(ts: FloatVector) -> NDArray[np.uint32]:
-    numbers: NDArray[np.uint32] = np.clip(np.floor(ts) + 1, 1, _LARGEST).astype(np.uint32)
+    numbers: NDArray[np.uint32] = np.maximum(np.minimum(np.floor(ts) + 1, _LARGEST), 1).astype(np.uint32)
     return numbers

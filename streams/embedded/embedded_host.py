@@ -140,8 +140,9 @@ class EmbeddedHost:
         pipelines, raw = self._of_stream[batch.topic], self._raw(batch)
         decoded = DECODERS[batch.topic](raw, self._columns[batch.topic], limits=self._input_limits)
         lane = f"{batch.topic}-{batch.partition}"
-        intake = self.intake.setdefault(lane, Admission(self._intake_policy))
-        admitted, refused = intake.admit_decoded(decoded, _arrived(batch))
+        if lane not in self.intake:  # a memory of ids is too dear to build one for nothing with each batch
+            self.intake[lane] = Admission(self._intake_policy)
+        admitted, refused = self.intake[lane].admit_decoded(decoded, _arrived(batch))
         self._refuse(batch, refused, now)
         self.stats.events += len(admitted.batch)
         for pipeline in pipelines:
