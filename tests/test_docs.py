@@ -34,6 +34,12 @@ CODE = re.compile(r"```(?:sh|console)?\n(.*?)```|`([^`\n]+)`", re.DOTALL)
 STARTS = re.compile(r"(?:.*/)?weir (.+)")
 
 
+CLASSES = {
+    name: source for source in map(Path.read_text, SOURCES) for name in re.findall(r"^ *class (\w+)", source, re.M)
+}
+"""Every class by its name, with the text of its module."""
+
+
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -50,6 +56,8 @@ def missing_names(text: str) -> Iterator[str]:
 
 
 def missing_paths(text: str, folder: Path) -> Iterator[str]:
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    yield from (name for name in re.findall(r"`(test_\w+\.py)`", text) if name not in tests)
     places = [folder, *(ROOT / part for part in FROM)]
     for path in PATH.findall(text):
         if not any((place / path).exists() for place in places):
@@ -86,6 +94,19 @@ def test_files_and_modules_that_are_named_exist(path: Path) -> None:
     text = path.read_text()
     faults = [*missing_names(text), *missing_paths(text, path.parent)]
     assert not faults, f"{named(path)} names {faults}, which do not exist"
+
+
+def missing_classes(text: str) -> Iterator[str]:
+    """Names in backticks that look like a class, or its method, of which the code has none."""
+    for owner, method in re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:\.([a-z_]+))?`", text):
+        found = CLASSES.get(owner)
+        if found is None or (method and not re.search(rf"def {method}\b", found)):
+            yield f"{owner}.{method}" if method else owner
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if page.name != "TASKS.md"], ids=named)
+def test_classes_that_are_named_exist(path: Path) -> None:
+    assert list(missing_classes(path.read_text())) == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=named)
@@ -148,3 +169,4 @@ def test_the_rule_of_names_can_fail() -> None:
         "weir.online.stages.scoring.NoSuchThing"
     ]
     assert list(missing_paths("see streams/worker/gone.py", ROOT)) == ["streams/worker/gone.py"]
+    assert list(missing_classes("`NoSuchClass` and `LabelJoiner.nothing`")) == ["NoSuchClass", "LabelJoiner.nothing"]
