@@ -9,7 +9,7 @@ one to serve. The parts share ``x``; their states lie side by side in ``state``,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
@@ -114,7 +114,7 @@ def _descend(
     return theta, now
 
 
-def blend(parts: Sequence[Built], weights: BlendWeights, *, metrics: Mapping[str, float] | None = None) -> Built:
+def blend(parts: Sequence[Built], weights: BlendWeights) -> Built:
     """One candidate of several.
 
     A part of weight 0 is left out. Files of the parts are kept under their names, so that each can be trained on; where
@@ -137,7 +137,7 @@ def blend(parts: Sequence[Built], weights: BlendWeights, *, metrics: Mapping[str
     onnx = blend_graphs([part.onnx for part, _ in kept], [w for _, w in kept], weights.bias)
     said = {f"blend_{i}_{part.kind}": w for i, (part, w) in enumerate(kept)} | {"blend_bias": weights.bias}
     return replace(
-        first, kind="blend", onnx=onnx, files=_files([part for part, _ in kept]), metrics={**(metrics or {}), **said},
+        first, kind="blend", onnx=onnx, files=_files([part for part, _ in kept]), metrics=said,
         state=sum(part.state for part, _ in kept), embedding=sum(part.embedding for part, _ in kept),
     )  # fmt: skip
 

@@ -160,9 +160,9 @@ def _width(name: str, kind: str, shape: list[int | str | None]) -> int:
     return width
 
 
-def probe_rows(spec: GraphSpec, seed: int = 0) -> tuple[Float32Matrix, Float32Matrix]:
+def probe_rows(spec: GraphSpec) -> tuple[Float32Matrix, Float32Matrix]:
     """Rows on which to try a graph: ``x (16, D)`` from zero to ``EXTREME``, ``state (16, S)`` from zero to full."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     scale = np.array([0, 1e-30, 1e-3, 1, 1, 1, 1, 10, 10, 100, 1e3, 1e4, 1e6, 1e9, EXTREME, -EXTREME])
     x = rng.normal(size=(len(scale), spec.inputs))
     x[-2:] = 1.0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from weir.models.durable import write_durably
-from weir.models.registry.registry_errors import RegistryError
+from weir.models.errors import RegistryError
 
 
 class Files(Protocol):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from weir.models.registry.registry_errors import RegistryError
+from weir.models.errors import RegistryError
 
 EXCLUSIVE: Final = frozenset({"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 _MEMORY: Final = threading.Lock()

@@ -16,11 +16,10 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
-from weir.models.errors import ModelError
+from weir.models.errors import ModelError, RegistryError, StageConflictError
 from weir.models.manifest import faults
 from weir.models.registry.files import Files, LocalFiles
 from weir.models.registry.objects import ObjectFiles
-from weir.models.registry.registry_errors import RegistryError, StageConflictError
 from weir.models.registry.stages import ACTIONS, Action, Stage, StageEntry, Stages, move, rollback_target
 from weir.models.registry.versions import Versions
 from weir.online.codec.wire import ModelUpdate

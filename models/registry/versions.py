@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from weir.models.errors import ModelError
+from weir.models.errors import ModelError, RegistryError
 from weir.models.manifest import (
     GRAPH,
     MANIFEST,
@@ -28,7 +28,6 @@ from weir.models.manifest import (
 )
 from weir.models.registry.artefact import Artefact, check_artefact, check_file, check_graphs
 from weir.models.registry.files import Files
-from weir.models.registry.registry_errors import RegistryError
 from weir.models.types import Built
 
 CLAIM = "claim.json"

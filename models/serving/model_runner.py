@@ -77,7 +77,6 @@ class FullShape(Protocol):
 class RunnerCounts:
     """What a runner did since it was made."""
 
-    rows: int = 0
     rebuilt: int = 0
     """States made again from the newest inputs."""
     not_finite: int = 0
@@ -111,7 +110,6 @@ class FullRunner:
         pair, out = self.slots.pair, np.zeros((len(keys), self.width))
         if not len(keys):
             return out
-        self.counts.rows += len(keys)
         inputs = as_inputs(x)
         if not self.row_bytes:
             order = PackedSequence.distinct(len(keys))

@@ -86,9 +86,7 @@ class Tuner:
     study: Path
     seed: int
 
-    def run(
-        self, trials: int, progress: Progress, on_trial: OnTrial, stop: Callable[[], bool] = lambda: False
-    ) -> TrialResult:
+    def run(self, trials: int, progress: Progress, on_trial: OnTrial) -> TrialResult:
         """Run until the study has ``trials`` finished trials; returns the best.
 
         Raises
@@ -97,8 +95,8 @@ class Tuner:
             Nothing could be trained, or the study is of other data or settings.
         """
         study = self._open()
-        while _finished(study) < trials and not stop():
-            self._trial(study, progress, on_trial, stop)
+        while _finished(study) < trials:
+            self._trial(study, progress, on_trial)
         done = [t for t in study.trials if t.state == TrialState.COMPLETE]
         if not done:
             raise ModelError(f"no trial of {self.study} was completed: give it more trials, or less to train on")
@@ -131,10 +129,10 @@ class Tuner:
         told = [asdict(self.base), self.seed, len(self.folds), first.cutoff, first.valid_from, len(first.history)]
         return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()
 
-    def _trial(self, study: optuna.Study, progress: Progress, on_trial: OnTrial, stop: Callable[[], bool]) -> None:
+    def _trial(self, study: optuna.Study, progress: Progress, on_trial: OnTrial) -> None:
         trial = study.ask()
         try:
-            value = self._value(trial, suggest(trial, self.base), progress, stop)
+            value = self._value(trial, suggest(trial, self.base), progress)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
         except BaseException:  # also Ctrl-C: the trial is run again when the search goes on
@@ -144,9 +142,7 @@ class Tuner:
             study.tell(trial, value)
         on_trial(_result(study.trials[trial.number]))
 
-    def _value(
-        self, trial: optuna.Trial, settings: EncoderSettings, progress: Progress, stop: Callable[[], bool]
-    ) -> float:
+    def _value(self, trial: optuna.Trial, settings: EncoderSettings, progress: Progress) -> float:
         """Mean metric over the folds; tells the pruner after each epoch."""
         name = hashlib.sha256(json.dumps(trial.params, sort_keys=True).encode()).hexdigest()[:16]
         work = self.study.with_name(f"{self.study.name}.work") / name
@@ -162,7 +158,7 @@ class Tuner:
                         shutil.rmtree(work)
                         raise optuna.TrialPruned
 
-            loop = fitted(settings, data, work / str(fold), self.seed, None, (progress, stop, told))
+            loop = fitted(settings, data, work / str(fold), self.seed, None, (progress, lambda: False, told))
             found.append(metrics_of(loop).get(f"valid_{settings.metric}", float("nan")))
         shutil.rmtree(work)
         if not np.isfinite(found).all():

@@ -208,13 +208,6 @@ class FullModels:
             "refused": {str(ref.version): why for ref, (why, _) in served.refused.items()},
         }
 
-    def versions(self, task: str) -> tuple[int, int]:
-        """Champion and shadow of a task as they serve; 0 for none."""
-        served = self._served[task]
-        refs = (served.champion, served.shadow)
-        first, second = (ref.version if ref is not None else 0 for ref in refs)
-        return first, second
-
 
 def _said(champion: Ref | None, shadow: Ref | None) -> str:
     beside = f", version {shadow.version} in its shadow" if shadow is not None else ""
@@ -222,10 +215,15 @@ def _said(champion: Ref | None, shadow: Ref | None) -> str:
 
 
 class _TimedRunner:
-    """A runner whose calls are timed, and whose rows without a full model are counted."""
+    """A runner whose calls are timed, and whose failures and rows without a full model are counted and told."""
 
-    def __init__(self, task: str, runner: FullScorer, metrics: Metrics) -> None:
-        self._runner, self._now = runner, metrics.now
+    def __init__(self, task: str, runner: FullRunner, metrics: Metrics) -> None:
+        self._task, self._runner, self._now, self._failing = task, runner, metrics.now, False
+        self._counters = {
+            "failed": metrics.counter("weir_full_failed_total", task=task),
+            "rebuilt": metrics.counter("weir_full_rebuilt_total", task=task),
+            "not_finite": metrics.counter("weir_full_not_finite_total", task=task),
+        }
         self.width, self.row_bytes, self.schema = runner.width, runner.row_bytes, runner.schema
         self._took = metrics.histogram("weir_full_seconds", task=task)
         self._degraded = metrics.counter("weir_degraded_total", task=task)
@@ -234,9 +232,16 @@ class _TimedRunner:
         self, table: str, store: FeatureStore, keys: Sequence[str], ts: FloatVector, x: FloatMatrix
     ) -> FloatMatrix:
         """See `FullScorer.score`."""
-        began = self._now()
+        began, counts = self._now(), self._runner.counts
+        before = {name: getattr(counts, name) for name in self._counters}
         made = self._runner.score(table, store, keys, ts, x)
         self._took.observe(self._now() - began)
+        for name, counter in self._counters.items():
+            counter.inc(getattr(counts, name) - before[name])
+        failing = counts.failed > before["failed"]
+        if failing and not self._failing:  # told once, not with every batch: a GPU that went away fails all of them
+            log.error("task %s: the full model fails, scores are made without it: %s", self._task, counts.last_error)
+        self._failing = failing
         if unknown := len(made) - int(np.count_nonzero(made[:, _KNOWN])):
             self._degraded.inc(unknown)
         return made

@@ -239,6 +239,9 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     _gauge("weir_full_bits", "1", "Precision of the champion's graph: 32 float32, 16 float16, 8 int8, 0 none.", "task"),
     _counter("weir_full_swaps_total", "times", "Changes of what serves, the first included.", "task"),
     _counter("weir_full_refused_total", "times", "Artefacts that could not be used; the old version went on.", "task"),
+    _counter("weir_full_failed_total", "times", "Calls of full models that raised; the log says why.", "task"),
+    _counter("weir_full_rebuilt_total", "rows", "States made again from the newest inputs, after a swap.", "task"),
+    _counter("weir_full_not_finite_total", "records", "Rows for which a model gave no finite number.", "task"),
     _histogram("weir_full_seconds", "seconds", _STAGE_S, "One call of the full model, for one batch.", "task"),
     _histogram(
         "weir_full_rows", "records", _RECORDS, "Rows of one call in an inference worker, all partitions.", "task"

@@ -8,9 +8,9 @@ from typing import Final, Protocol
 
 import msgspec
 
+from weir.models.errors import StageConflictError
 from weir.models.manifest import DataRange
 from weir.models.registry.registry import Registry
-from weir.models.registry.registry_errors import StageConflictError
 from weir.models.types import Built
 from weir.online.codec.wire import ModelUpdate
 from weir.streams.trainer.task_state import Effect, Job

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from weir.models.registry.registry_errors import RegistryError, StageConflictError
+from weir.models.errors import RegistryError, StageConflictError
 from weir.streams.errors import BrokerError, ShellError
 
 PASSING: Final = (OSError, BrokerError, RegistryError, StageConflictError)

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from faust.types import TP
 
@@ -22,10 +22,12 @@ from weir.streams.ops.watchdog import Watchdog
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.partition_store import Lane, LaneStore
 from weir.streams.worker.identity import TopicCheck
-from weir.streams.worker.inference.remote_port import RemoteScorer
 from weir.streams.worker.links import Links
 from weir.streams.worker.pauses import Pauses
 from weir.streams.worker.scoring.misplaced import Placement
+
+if TYPE_CHECKING:
+    from weir.streams.worker.inference.remote_client import RemoteClient
 
 STORING: Final = 4
 """Lanes that store a snapshot at one time."""
@@ -59,7 +61,7 @@ class Context:
         self.app, self.link, self.store, self.metrics = app, link, store, metrics
         self.records = app.records
         self.full = full or FullModels()
-        self.remote: RemoteScorer | None = None
+        self.remote: RemoteClient | None = None
         """Asks for full models that run elsewhere; nobody is asked without."""
         self.placement = Placement(self)
         self.topics = TopicCheck(self)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.models.registering import register
-from weir.models.errors import ModelError
+from weir.models.errors import ModelError, StageConflictError
 from weir.models.registry.registry import Registry
-from weir.models.registry.registry_errors import StageConflictError
 from weir.models.registry.stages import move
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tests.models.registering import register
+from weir.models.errors import RegistryError
 from weir.models.manifest import ArtefactError
 from weir.models.registry.files import is_exclusive
 from weir.models.registry.objects import ObjectFiles
 from weir.models.registry.registry import Registry
-from weir.models.registry.registry_errors import RegistryError
 from weir.models.registry.stages import Stages
 
 # --- directories

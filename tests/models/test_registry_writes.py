@@ -12,10 +12,9 @@ import pytest
 
 from tests.models.graphs import candidate
 from tests.models.registering import DATA, register
-from weir.models.errors import ModelError
+from weir.models.errors import ModelError, RegistryError, StageConflictError
 from weir.models.manifest import ArtefactError
 from weir.models.registry.registry import Registry
-from weir.models.registry.registry_errors import RegistryError, StageConflictError
 from weir.models.registry.stages import Stages, move
 
 # --- races

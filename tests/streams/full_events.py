@@ -23,6 +23,12 @@ def loaded(task: TaskSpec, own: Models, provider: Provider = "cpu") -> FullModel
     return full_models([task], ModelSettings(registry=own.registry.url, provider=provider), Metrics())
 
 
+def serving(full: FullModels) -> tuple[int, int]:
+    """Champion and shadow of the one task as they score; 0 for none."""
+    (task,) = full.tasks
+    return task.runner.slots.pair.versions
+
+
 def event(i: int, user: int = 0) -> bytes:
     return orjson.dumps({
         "v": 1, "event_id": f"e{i}", "type": "purchase", "user_id": f"u{user}", "ts": START + i, "amount": 10.0 + i % 7

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.streams.full_events import START, events, feature, loaded, predictions
+from tests.streams.full_events import START, events, feature, loaded, predictions, serving
 from tests.streams.full_graphs import LOGIT, Models
 from weir.models.errors import ModelError
 from weir.online.codec.wire import ModelUpdate
@@ -114,7 +115,7 @@ def test_a_bad_artefact_is_refused_and_the_old_model_goes_on(
     assert full.metrics.counter("weir_full_refused_total", task="spend").value == 1
     # What follows is as if it had never been there.
     full.apply_now([own.update("rollback", 1)])
-    assert full.versions("spend") == (1, 0)
+    assert serving(full) == (1, 0)
 
 
 @pytest.mark.parametrize("place", ["{forged}", "file://{forged}", "{own}/../forged", "{own}/./../forged", "{own}-x"])
@@ -128,7 +129,7 @@ def test_an_update_cannot_name_a_registry_of_its_own(
     full = loaded(task, own)
     update = forged.update("promote", 1).model_copy(update={"uri": f"{where}/spend/1", "created_at": 1.8e9})
     full.apply_now([own.update("promote", 1), update])
-    assert full.versions("spend") == (1, 0)
+    assert serving(full) == (1, 0)
     assert list(full.describe()["spend"]["refused"]) == ["1"]  # type: ignore[call-overload] # a mapping of plain values
     assert full.outline() == {"spend": {**full.describe()["spend"], "refused": [1]}}, "who asks /ready sees no place"
     assert f"its registry {where} is not {own.registry.url}" in caplog.text
@@ -141,7 +142,7 @@ def test_a_candidate_that_no_stage_was_given_serves_nobody(
     made = own.register(stage=False)
     full = loaded(task, own)
     full.apply_now([own.update("promote", 1), own.update("promote", made)])
-    assert full.versions("spend") == (1, 0)
+    assert serving(full) == (1, 0)
     assert f"weir models promote spend {made}" in caplog.text
 
 
@@ -162,7 +163,7 @@ def test_what_was_mended_serves_after_a_while_and_not_before(task: TaskSpec, own
     assert full.missing() == []
     full.retry(after_s=0.0)
     full.resume([])
-    assert full.versions("spend") == (1, 0)
+    assert serving(full) == (1, 0)
 
 
 def test_a_bad_shadow_leaves_the_champion_alone_and_a_good_one_may_follow(task: TaskSpec, own: Models) -> None:
@@ -170,9 +171,9 @@ def test_a_bad_shadow_leaves_the_champion_alone_and_a_good_one_may_follow(task: 
     full.apply_now(
         [own.update("promote", 1), wrong_digest(own, own.register()).model_copy(update={"action": "shadow"})]
     )
-    assert full.versions("spend") == (1, 0)
+    assert serving(full) == (1, 0)
     full.apply_now([own.update("shadow", own.register())])
-    assert full.versions("spend") == (1, 3)
+    assert serving(full) == (1, 3)
 
 
 def test_a_provider_that_is_not_there_is_an_error(task: TaskSpec, own: Models) -> None:
@@ -190,6 +191,28 @@ def test_a_task_without_a_full_model_has_none(task: TaskSpec) -> None:
     remote = task.model_copy(update={"full": task.full.model_copy(update={"remote": True})})
     assert full_models([remote], ModelSettings()).scorer("spend") is None
     assert full_models([remote, plain], ModelSettings(), remote=True).scorer("spend") is not None
+
+
+def test_a_model_that_fails_is_told_once_and_counted(
+    task: TaskSpec, own: Models, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, log = loaded(task, own), EmbeddedLog()
+    host = EmbeddedHost([task], log, full=full)
+    full.apply_now([own.update("promote", 1)])
+    model = full.tasks[0].runner.slots.pair.champion
+    assert model is not None
+
+    def away(*_: object) -> Any:
+        raise ModelError("the device went away")
+
+    monkeypatch.setattr(model, "step", away)
+    for first in (0, 6):
+        log.append(topics.USER_EVENTS, events(first, 6))
+        host.run_pending()
+    told = [r.getMessage() for r in caplog.records if "went away" in r.getMessage()]
+    assert told == ["task spend: the full model fails, scores are made without it: the device went away"]
+    assert full.metrics.counter("weir_full_failed_total", task="spend").value == 3, "and the states' rebuilding"
+    assert full.metrics.counter("weir_degraded_total", task="spend").value == 12
 
 
 def test_rows_without_a_model_are_counted(task: TaskSpec, own: Models) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.streams.full_events import START, events, feature, loaded, predictions
+from tests.streams.full_events import START, events, feature, loaded, predictions, serving
 from tests.streams.full_graphs import LOGIT, Models
 from tests.work import calls_of
 from weir.models.serving.active_models import ModelSlots, Pair
@@ -106,7 +106,7 @@ def test_the_same_log_makes_the_same_predictions_and_a_resumed_host_serves_what_
             host.run_pending()
         made = predictions(log)
         log.close()
-        return made, host.full.versions("spend")
+        return made, serving(host.full)
 
     assert run(None) == run(3)
     assert run(None)[1] == (3, 1)
@@ -150,7 +150,7 @@ async def test_lanes_score_while_models_load_and_swap(task: TaskSpec, stored: Mo
         assert task.full is not None
         store.create("spend.full", scorer.row_bytes, scorer.schema, task.full.ttl)
         while not done.is_set():
-            keys, before = [f"u{k % 3}" for k in range(5)], full.versions("spend")
+            keys, before = [f"u{k % 3}" for k in range(5)], serving(full)
             made = scorer.score("spend.full", store, keys, np.full(5, START), np.ones((5, width)))
             versions = {(int(a), int(b)) for a, b in zip(made[:, -4], made[:, -1], strict=True)}
             assert versions == {before}
@@ -208,12 +208,12 @@ async def test_a_newer_update_overtakes_a_slower_load(stored: Models, slow: tupl
     loads.begin()
     gated.gates[2].set()
     async with asyncio.timeout(30.0):
-        while full.versions("spend") != (2, 0):
+        while serving(full) != (2, 0):
             await asyncio.sleep(0.001)
-    seen.append(full.versions("spend"))
+    seen.append(serving(full))
     gated.gates[1].set()
     await loads.settle(30.0)
-    assert [*seen, full.versions("spend")] == [(2, 0), (2, 0)]
+    assert [*seen, serving(full)] == [(2, 0), (2, 0)]
 
 
 async def test_scoring_begins_where_loading_takes_too_long(
@@ -225,11 +225,11 @@ async def test_scoring_begins_where_loading_takes_too_long(
     full.want([stored.update("promote", 1)])
     loads.begin()
     await loads.settle(0.01)
-    assert full.versions("spend") == (0, 0)
+    assert serving(full) == (0, 0)
     gated.gates[1].set()
     await loads.settle(30.0)
     assert "spend version 1 not loaded within 0.01 s; scoring begins" in caplog.text
-    assert full.versions("spend") == (1, 0)
+    assert serving(full) == (1, 0)
 
 
 # -- where models lie --------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_a_registry_may_be_moved_or_mounted_elsewhere(task: TaskSpec, own: Model
     own.registry.url = str(Path(own.registry.url).rename(tmp_path / "elsewhere"))
     full = loaded(task, own)
     full.apply_now([update])
-    assert full.versions("spend") == (1, 0)
+    assert serving(full) == (1, 0)
 
 
 def test_an_old_update_that_says_the_whole_address_serves_from_a_registry_that_is_trusted(
@@ -253,4 +253,4 @@ def test_an_old_update_that_says_the_whole_address_serves_from_a_registry_that_i
         for registry, trusted in ((own.registry.url, ()), (empty, (own.registry.url,)), (empty, (above,))):
             full = full_models([task], ModelSettings(provider="cpu", registry=registry, trusted=trusted), Metrics())
             full.apply_now([own.update("promote", 1).model_copy(update={"uri": whole})])
-            assert full.versions("spend") == (1, 0)
+            assert serving(full) == (1, 0)

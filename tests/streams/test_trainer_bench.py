@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.streams.trainer_fakes import FakeShelf, World, fake_score, request, training_data
-from weir.models.registry.registry_errors import RegistryError
+from weir.models.errors import RegistryError
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from tests.streams.embedded_trainer import EmbeddedTrainer
+from tests.streams.full_events import serving
 from weir.models.registry.registry import Registry
 from weir.online.codec.wire import ModelUpdate, RetrainRequest
 from weir.online.task.spec import TaskSpec
@@ -106,7 +107,7 @@ def test_a_request_ends_in_a_champion_that_is_served(tmp_path: Path, background:
     known = loop.registry.manifest("fraud", 1)
     assert known.data.labels >= 200
     assert known.metrics["gate_metric"] > known.metrics["gate_champion"]
-    assert loop.host.full.versions("fraud") == (1, 0)
+    assert serving(loop.host.full) == (1, 0)
     assert loop.trainer.catch_up({"fraud": (1, 0)}) == []
     assert [(u.action, u.version) for u in loop.trainer.catch_up({"fraud": (0, 1)})] == [("promote", "1")]
     loop.trainer.close()

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.streams.trainer_fakes import NOW, Clock, FakeShelf, SkillBuilder, World, fake_score, request, spec
 from tests.streams.trainer_fakes import training_data as data
-from weir.models.registry.registry_errors import RegistryError
+from weir.models.errors import RegistryError
 from weir.online.codec.wire import ModelUpdate
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.ops.web import WebServer

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from weir.models.errors import ModelError
-from weir.models.registry.registry_errors import RegistryError
+from weir.models.errors import ModelError, RegistryError
 from weir.models.types import Built, Progress, TrainingStoppedError
 from weir.streams.errors import in_words
 from weir.streams.trainer.job.job_runner import InlineRunner, Runner

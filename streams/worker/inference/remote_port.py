@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from weir.online.batch import FloatMatrix, FloatVector
 from weir.online.stages.scoring import FeaturedBatch
 from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
-from weir.streams.kafka.produce.producer import Sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +26,6 @@ class Rows:
         """Rows ``start`` to ``stop``."""
         ids, entities = self.event_id[start:stop], self.entity_id[start:stop]
         return Rows(self.task, self.spec, ids, entities, self.ts[start:stop], self.x[start:stop])
-
-
-class RemoteScorer(Protocol):
-    """Asks for full models that run elsewhere; see `RemoteClient`."""
-
-    async def ask(
-        self, partition: int, asks: Sequence[Rows], now: float
-    ) -> tuple[list[FloatMatrix], asyncio.Future[list[Sent]]]:
-        """What inference workers say of a batch's rows, and when the questions are safe; see `RemoteClient.ask`."""
-
-    async def own(self, partitions: Iterable[int]) -> None:
-        """These are the partitions whose answers come from now on."""
-
-    def waiting(self) -> Mapping[str, int]:
-        """By task, in how many partitions batches wait for answers."""
 
 
 def rows_of(task: TaskSpec, featured: FeaturedBatch) -> Rows:

@@ -32,7 +32,7 @@ from weir.streams.redis.partitions.merged_store import JointRows
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.redis.store_errors import LaneMoved
 from weir.streams.worker.context import Context
-from weir.streams.worker.inference.remote_port import RemoteScorer, rows_of
+from weir.streams.worker.inference.remote_port import rows_of
 from weir.streams.worker.lane_outputs import prediction_columns, update_records
 from weir.streams.worker.pauses import OF_THE_PROCESS
 from weir.streams.worker.scoring.lane_batch import LaneBatch, MergedBatch, join, owners_of
@@ -40,6 +40,7 @@ from weir.streams.worker.scoring.misplaced import Astray
 from weir.streams.worker.step_writer import PendingWrite
 
 if TYPE_CHECKING:
+    from weir.streams.worker.inference.remote_client import RemoteClient
     from weir.streams.worker.scoring.event_partition import ScoreLane
 
 log = logging.getLogger(__name__)
@@ -320,7 +321,7 @@ class Scoring:
         self,
         parts: Sequence[LaneBatch],
         joints: Sequence[MergedBatch],
-        remote: RemoteScorer,
+        remote: RemoteClient,
         asked: Sequence[Acknowledgements],
     ) -> None:
         """Let inference workers say what their full models make of each part, and finish.
