@@ -10,7 +10,7 @@ Unknown fields are ignored, so that a later producer can add some.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -342,8 +342,6 @@ class DeadLetter(WireModel):
     raw_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Of all of them, likewise."""
 
-
-Model = TypeVar("Model", bound=WireModel)
 
 MODELS: tuple[type[WireModel], ...] = (
     UserEvent,

@@ -27,8 +27,6 @@ class Detection:
     distribution functions (KSWIN), index (PSI)."""
     threshold: float
     """What the statistic exceeded, same unit."""
-    changed_at: float
-    """Event time of the most likely change point: the end of the last block before it."""
     before: float
     """Mean before the change point, since the reference began (at most the newest 512 blocks)."""
     after: float
@@ -42,7 +40,7 @@ class Detection:
     def words(self) -> str:
         """One line for a person.
 
-        >>> Detection(9.0, "amount", "adwin", 3.9, 0.6, 5.0, 31.2, 58.9, 10.0, 11.0, 2.77).words
+        >>> Detection(9.0, "amount", "adwin", 3.9, 0.6, 31.2, 58.9, 10.0, 11.0, 2.77).words
         'amount: mean moved from 31.2 to 58.9, +2.77 standard deviations (ADWIN 3.9 > 0.6)'
         """
         proof = f"({TITLES[self.detector]} {self.statistic:.3g} > {self.threshold:.3g})"

@@ -172,7 +172,6 @@ class DriftMonitor:
             detector=detector,
             statistic=statistic,
             threshold=threshold,
-            changed_at=float(ring[change.block, 3]),
             before=before,
             after=after,
             before_std=change.before_std,

@@ -15,7 +15,6 @@ RING = 512  # blocks kept to find the change point and to describe either side
 
 # Phases of a stream.
 LEARNING, WATCHING, QUIET, SEASON = range(4)
-HOURS, WEEK = 24, 168
 
 # Slots of ``sums``.
 N, TOTAL, SQUARES = range(3)

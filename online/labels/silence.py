@@ -64,10 +64,7 @@ class SilenceStats:
 
 @dataclass(frozen=True, slots=True)
 class TimerOutput:
-    """Timers that fired, each before a row of the batch (``before_row == n``: only from ``flush``, after all rows).
-
-    ``score_order`` and ``label_order`` number scores and labels together, in the order in which they fired.
-    """
+    """Timers that fired, each before a row of the batch (``before_row == n``: only from ``flush``, after all rows)."""
 
     before_row: IntVector
     """``(s,) int64``: score before the state takes in this row."""
@@ -75,13 +72,10 @@ class TimerOutput:
     due_ts: FloatVector
     event_id: list[str]
     """``<entity>@<first ts>``: the same at every replay."""
-    score_order: IntVector
     labels: LabelBatch
     """Their ``ts`` is the score's due time, their ``event_id`` the score's."""
-    label_before_row: IntVector
-    """A label that row ``i`` itself reveals (``reveal="early"``) is known before row ``i`` too."""
     known_at: FloatVector
-    label_order: IntVector
+    """``(l,) float64``, event time at which each label became known; that of the row which reveals it, if one does."""
 
 
 class EntityTimer(msgspec.Struct, array_like=True):
@@ -112,28 +106,25 @@ class _State(msgspec.Struct, array_like=True):
 class _TimerOutput:
     """Output in the making, as columns."""
 
-    order: int = 0
-    scores: list[tuple[int, str, float, str, int]] = field(default_factory=list)
-    labels: list[tuple[int, str, str, str, float, bool, float, int]] = field(default_factory=list)
+    scores: list[tuple[int, str, float, str]] = field(default_factory=list)
+    labels: list[tuple[str, str, str, float, bool, float]] = field(default_factory=list)
 
     def score(self, row: int, entity_id: str, timer: EntityTimer) -> None:
-        self.scores.append((row, entity_id, timer.due_ts, _event_id(entity_id, timer), self.order))
-        self.order += 1
+        self.scores.append((row, entity_id, timer.due_ts, _event_id(entity_id, timer)))
 
-    def label(self, row: int, entity_id: str, timer: EntityTimer, value: bool, known_at: float) -> None:
+    def label(self, entity_id: str, timer: EntityTimer, value: bool, known_at: float) -> None:
         event_id = _event_id(entity_id, timer)
         kind = "late" if timer.label is not None else "silence"
         timer.label = int(value)
-        self.labels.append((row, f"{event_id}/{kind}", entity_id, event_id, timer.due_ts, value, known_at, self.order))
-        self.order += 1
+        self.labels.append((f"{event_id}/{kind}", entity_id, event_id, timer.due_ts, value, known_at))
 
     def output(self) -> TimerOutput:
-        row, entity_id, due, event_id, score_order = _columns(self.scores, np.int64, None, np.float64, None, np.int64)
-        at, label_id, of, about, ts, value, known_at, order = _columns(
-            self.labels, np.int64, None, None, None, np.float64, np.bool_, np.float64, np.int64
+        row, entity_id, due, event_id = _columns(self.scores, np.int64, None, np.float64, None)
+        label_id, of, about, ts, value, known_at = _columns(
+            self.labels, None, None, None, np.float64, np.bool_, np.float64
         )
         labels = LabelBatch(label_id, of, about, ts, value, np.ones(len(label_id)))
-        return TimerOutput(row, entity_id, due, event_id, score_order, labels, at, known_at, order)
+        return TimerOutput(row, entity_id, due, event_id, labels, known_at)
 
 
 class SilenceTimers:
@@ -162,8 +153,8 @@ class SilenceTimers:
     >>> out = timers.advance(["a", "b", "a", "c"], np.array([0.0, 1.0, 7.0, 30.0]))
     >>> list(zip(out.before_row.tolist(), out.event_id, out.due_ts.tolist()))
     [(2, 'a@0', 5.0), (2, 'b@1', 6.0)]
-    >>> list(zip(out.label_before_row.tolist(), out.labels.event_id, out.labels.value.tolist(), out.known_at.tolist()))
-    [(2, 'a@0', False, 7.0), (3, 'b@1', True, 16.0)]
+    >>> list(zip(out.labels.event_id, out.labels.value.tolist(), out.known_at.tolist()))
+    [('a@0', False, 7.0), ('b@1', True, 16.0)]
     """
 
     def __init__(self, policy: SilencePolicy, max_step: float = math.inf) -> None:
@@ -196,7 +187,7 @@ class SilenceTimers:
             if not timer.scored and at >= timer.due_ts:
                 self._score(row, entity_id, timer, fired)
             if not timer.returned and timer.due_ts <= at < timer.due_ts + end:
-                self._return(row, entity_id, timer, watermark, fired)
+                self._return(entity_id, timer, watermark, fired)
         self.watermark = watermark
         return fired.output()
 
@@ -248,14 +239,14 @@ class SilenceTimers:
         self.stats.started += 1
         self._push(due, SCORE, timer, entity_id)
 
-    def _return(self, row: int, entity_id: str, timer: EntityTimer, watermark: float, fired: _TimerOutput) -> None:
+    def _return(self, entity_id: str, timer: EntityTimer, watermark: float, fired: _TimerOutput) -> None:
         timer.returned = True
         if timer.label is not None:
             self.stats.corrected += 1
-            fired.label(row, entity_id, timer, False, watermark)
+            fired.label(entity_id, timer, False, watermark)
         elif self.policy.reveal == "early":
             self.stats.returned += 1
-            fired.label(row, entity_id, timer, False, watermark)
+            fired.label(entity_id, timer, False, watermark)
 
     def _push(self, at: float, kind: int, timer: EntityTimer, entity_id: str) -> None:
         heapq.heappush(self._timers, (at, kind, timer.number, entity_id))
@@ -270,7 +261,7 @@ class SilenceTimers:
                 if not timer.scored:
                     self._score(row, entity_id, timer, fired)
             elif kind == LABEL:
-                self._close(row, entity_id, timer, at, fired)
+                self._close(entity_id, timer, at, fired)
             else:
                 # Labels close in order of time, and all are remembered equally long: the oldest is this one.
                 del self._entities[self._labelled.popleft()]
@@ -282,11 +273,11 @@ class SilenceTimers:
         due = timer.due_ts + self.policy.horizon_s + self.policy.lateness_s
         self._push(due, LABEL, timer, entity_id)
 
-    def _close(self, row: int, entity_id: str, timer: EntityTimer, at: float, fired: _TimerOutput) -> None:
+    def _close(self, entity_id: str, timer: EntityTimer, at: float, fired: _TimerOutput) -> None:
         if timer.label is None:
             self.stats.returned += timer.returned
             self.stats.silent += not timer.returned
-            fired.label(row, entity_id, timer, not timer.returned, at)
+            fired.label(entity_id, timer, not timer.returned, at)
         self._labelled.append(entity_id)
         if math.isfinite(self.policy.remember_s):
             self._push(at + self.policy.remember_s, FORGET, timer, entity_id)

@@ -19,14 +19,16 @@ FLUSH = 10_000.0
 
 
 def fired(out: TimerOutput, offset: int) -> list[tuple[Any, ...]]:
-    """Everything that fired, in order: (row, what, event id, value, time)."""
-    scores = zip(out.score_order, out.before_row + offset, out.event_id, out.due_ts, strict=True)
-    rows: list[tuple[Any, ...]] = [(o, int(r), "score", e, None, float(t)) for o, r, e, t in scores]
-    labels = zip(
-        out.label_order, out.label_before_row + offset, out.labels.event_id, out.labels.value, out.known_at, strict=True
-    )
-    rows += [(o, int(r), "label", e, bool(v), float(t)) for o, r, e, v, t in labels]
-    return [row[1:] for row in sorted(rows, key=lambda row: int(row[0]))]
+    """Everything that fired: (row, what, event id, value, time); of a label no row is told."""
+    scores = zip(out.before_row + offset, out.event_id, out.due_ts, strict=True)
+    labels = zip(out.labels.event_id, out.labels.value, out.known_at, strict=True)
+    rows: list[tuple[Any, ...]] = [(int(r), "score", e, None, float(t)) for r, e, t in scores]
+    return rows + [(None, "label", e, bool(v), float(t)) for e, v, t in labels]
+
+
+def by_kind(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Scores in order, then labels in order."""
+    return sorted(rows, key=lambda row: row[1] == "label")
 
 
 def run(timers: SilenceTimers, events: list[Event], cuts: set[int], snapshots: bool = False) -> list[tuple[Any, ...]]:
@@ -38,7 +40,7 @@ def run(timers: SilenceTimers, events: list[Event], cuts: set[int], snapshots: b
         if snapshots:
             state, timers = timers.snapshot(), SilenceTimers(timers.policy)
             timers.restore(state)
-    return out + fired(timers.flush(FLUSH), len(events))
+    return by_kind(out + fired(timers.flush(FLUSH), len(events)))
 
 
 def expected(events: list[Event], policy: SilencePolicy) -> list[tuple[Any, ...]]:
@@ -68,7 +70,8 @@ def expected(events: list[Event], policy: SilencePolicy) -> list[tuple[Any, ...]
         out.append(((close, 0, known, 1, row), "label", name, not open_, known))
         if back and not open_:
             out.append(((back[0], 1), "label", name, False, marks[back[0]]))
-    return [(key[0], *rest) for key, *rest in sorted(out, key=lambda item: item[0])]
+    ordered = sorted(out, key=lambda item: item[0])
+    return by_kind([(key[0] if what == "score" else None, what, *rest) for key, what, *rest in ordered])
 
 
 EVENTS = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 60).map(float)), max_size=25)
@@ -101,9 +104,8 @@ def test_forgetting_does_not_depend_on_cuts_or_snapshots(
     assert run(SilenceTimers(policy), events, other, snapshots=True) == out
     scores = [row[2] for row in out if row[1] == "score"]
     assert {row[2] for row in out if row[1] == "label"} == set(scores), "each score gets its label"
-    plain = [i for i, row in enumerate(out) if row[1] == "score"]
-    first_label = {row[2]: i for i, row in reversed(list(enumerate(out))) if row[1] == "label"}
-    assert all(first_label[out[i][2]] > i for i in plain), "no label comes before its score"
+    due = {row[2]: row[4] for row in out if row[1] == "score"}
+    assert all(row[4] >= due[row[2]] for row in out if row[1] == "label"), "no label is known before its score"
 
 
 def test_a_forgotten_entity_starts_again_and_a_remembered_one_does_not() -> None:
