@@ -18,11 +18,11 @@ Digests = NDArray[np.uint64]
 """``(n, 2) uint64``."""
 State = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 
+# Part of every stored state: another key would know nothing of what was stored.
 _KEY = np.array([0x5765_6972_2069_6473, 0x6F66_2065_7665_6E74], np.uint64)
-"""Part of every stored state: another key would know nothing of what was stored."""
 
+# The kernel reads whole words.
 _PADDING = bytes(8)
-"""The kernel reads whole words."""
 
 
 def digests(ids: Sequence[str]) -> Digests:

@@ -19,10 +19,10 @@ from weir.online.jit import njit
 Slots = NDArray[np.int32]
 """Numbers of rows, from an origin that is 1; 0 where there is none."""
 
+# Rows that columns have room for at first.
 _LEAST: Final = 64
-"""Rows that columns have room for at first."""
+# Columns grow by a quarter, and close up when a quarter has left: a row is copied some five times.
 _SLACK: Final = 4
-"""Columns grow by a quarter, and close up when a quarter has left: a row is copied some five times."""
 _FAR: Final = 1 << 30
 
 

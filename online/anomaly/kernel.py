@@ -46,8 +46,8 @@ Row = NDArray[np.float64]
 Row32 = NDArray[np.float32]
 
 _LIMIT = 1e30  # float32 blocks hold the values, so they are cut here
+# Scales from the level beyond which a value counts as this far: what is remembered of one that is absurd must fade.
 _FAR = 1e4
-"""Scales from the level beyond which a value counts as this far: what is remembered of one that is absurd must fade."""
 _LEVEL_AT, _STEP_AT, _ROUGH_AT, _CONTEXT_AT = TRACKERS, TRACKERS + 2, TRACKERS + 4, TRACKERS + 6
 DENSITY_FEATURES = 3
 _MEAN_SPANS = (3.0, 10.0, 30.0, 100.0)

@@ -15,6 +15,7 @@ from typing import Any, Final
 from weir.online.mistakes import name_of, near, shown
 
 _UNPACK: Final = "unpack it, and give the files"
+# First bytes, what begins with them, and the remedy where it is a file.
 _MAGIC: Final = (
     (rb"\x1f\x8b", "gzip data", _UNPACK),
     (rb"\(\xb5/\xfd|\x04\"M\x18|\x82SNAPPY|\xff\x06..sNaP|BZh|\xfd7z", "zstd, lz4, snappy, bzip2 or xz data", _UNPACK),
@@ -25,7 +26,6 @@ _MAGIC: Final = (
     (rb"\x80[\x02-\x05]|\xac\xed\x00\x05", "a pickle of Python or Java", "export it as CSV or Parquet"),
     (rb"<[?!]|<[A-Za-z][^<>,;\t]*>(?![,;\t])", "XML or HTML", "a login page, perhaps; else export it as CSV"),
 )
-"""First bytes, what begins with them, and the remedy where it is a file."""
 _TEXT: Final = (
     (r"\{[^\n]*\}\s*\n\s*\{", "several JSON objects in one record (NDJSON)", "send each as a record of its own"),
     (r"\{\s*'|\{.*:\s*(?:None|True|False)\b", "a Python dict as text", "use json.dumps, not str or repr"),
@@ -39,6 +39,7 @@ _TEXT: Final = (
     ),
     (r"(?:---\s+)?[\w.-]+\s*[:=]", "names and values without braces (YAML, a form, logfmt)", "send one JSON object"),
 )
+# Keys that all are there, what has them, and what the sender can set.
 _ENVELOPES: Final = (
     ({"before", "after", "op"}, "a change event of Debezium", "use its transform ExtractNewRecordState"),
     ({"database", "table", "data"}, "a change event of Maxwell or Canal", ""),
@@ -52,7 +53,7 @@ _ENVELOPES: Final = (
     ({"resourceMetrics"}, "metrics of OpenTelemetry", ""),
     ({"@timestamp", "@version"}, "an event of Logstash", ""),
 )
-"""Keys that all are there, what has them, and what the sender can set."""
+# Other names, without ``_`` and case; a label's may also begin with ``is_``.
 _SYNONYMS: Final[dict[str, str]] = {
     "v": "version schemaversion",
     "ts": "timestamp @timestamp time eventtime createdat occurredat date datetime unix epoch",
@@ -64,7 +65,6 @@ _SYNONYMS: Final[dict[str, str]] = {
     "metrics": "readings values fields measurements data",
     "value": "label target y class outcome",
 }
-"""Other names, without ``_`` and case; a label's may also begin with ``is_``."""
 _KEYS: Final = 64
 
 

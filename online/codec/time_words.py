@@ -8,13 +8,13 @@ from typing import Any, Final
 from weir.online.codec.wire import TS_MAX, TS_MIN
 from weir.online.mistakes import shown
 
+# Name, how many make a second, and seconds from its year 0 to 1970.
 _UNITS: Final = (
     ("milliseconds", 1e3, 0.0),
     ("microseconds", 1e6, 0.0),
     ("nanoseconds", 1e9, 0.0),
     ("days of a spreadsheet", 1 / 86_400, 2_209_161_600.0),
 )
-"""Name, how many make a second, and seconds from its year 0 to 1970."""
 _ENDLESS: Final = 1e30
 TIME: Final = "epoch seconds, or RFC 3339 with an offset, as 2024-03-01T12:00:00Z"
 

@@ -28,8 +28,8 @@ MAX_DEPTH = 32
 _SHOWN_ERRORS, _SHOWN_KEYS = 3, 8
 _UNREAD = ("not UTF-8", "not JSON")
 _BOM = b"\xef\xbb\xbf"
+# A key, and what stands there without quotes.
 _BARE = re.compile(r'"([^"\\]+)"\s*:\s*([^\s"{}\[\]][^"{}\[\]]*?)(?=\s*(?:,\s*["}]|[}\]]|$))')
-"""A key, and what stands there without quotes."""
 
 
 def explain(model: type[WireModel], raw: bytes, limits: InputLimits = DEFAULT_LIMITS) -> str | None:

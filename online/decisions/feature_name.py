@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 from weir.online.decisions.operations import OPERATIONS, Of
 
 _WINDOW: Final = re.compile(r"(\d+)([smhdw])$")
+# What an operation is of, where only its name says so: one that both events and labels have, of events.
 _NAMED: Final = {op: of for of in ("anomaly", "labels", "events") for op in OPERATIONS[of] if op}
-"""What an operation is of, where only its name says so: one that both events and labels have, of events."""
+# Longest first: ``run_since_first`` also ends in ``since_first``.
 _OPS: Final = sorted(_NAMED, key=len, reverse=True)
-"""Longest first: ``run_since_first`` also ends in ``since_first``."""
 _ALWAYS_KNOWN: Final = ("count", "sum", "distinct", "positives", "run_count")
 _ADJECTIVES: Final = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week"}
 _SHORT: Final = {"s": "s", "m": "min", "h": "h", "d": "d", "w": "weeks"}

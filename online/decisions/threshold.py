@@ -110,11 +110,11 @@ class RefreshPolicy(FrozenModel):
 _NUMBERS = (
     "_threshold", "_watermark", "_refreshed_at", "_rows", "_seen", "_started_at", "_exposure_days",
 )  # fmt: skip
+# What a snapshot holds of a threshold, in this order: numbers, the pending histogram, the faded ones.
 _COUNTS = ("_scores", "_positives", "_negatives", "_labels")
-"""What a snapshot holds of a threshold, in this order: numbers, the pending histogram, the faded ones."""
 _OLD = len(_NUMBERS) + 1 + len(_COUNTS)
+# What was added later, and what it is in older ones.
 _ADDED: dict[str, float] = {"_by_budget": True, "_lived_s": 0.0, "_paid_s": 0.0}
-"""What was added later, and what it is in older ones."""
 
 
 class Threshold:

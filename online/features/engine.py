@@ -25,8 +25,8 @@ from weir.online.features.store import FeatureStore
 from weir.online.features.timecolumns import TIME_COLUMNS, time_column
 from weir.online.features.touched_rows import Grouping, LoadedRows, Modes, group
 
+# The largest value that feeds a window or a detector: ``std`` keeps sums of its square as float32.
 _VALUE_MAX = 1e16
-"""The largest value that feeds a window or a detector: ``std`` keeps sums of its square as float32."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,8 +53,8 @@ _BINARY: dict[type[ast.operator], Callable[[FloatVector, FloatVector], FloatVect
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
+# The arity of a function of two arguments that takes more, from left to right.
 _MANY = -1
-"""The arity of a function of two arguments that takes more, from left to right."""
 _COMPARE: dict[type[ast.cmpop], Callable[[FloatVector, FloatVector], FloatVector]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
@@ -86,6 +86,7 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., FloatVector]]] = {
 }
 
 
+# What a source that is no expression may hold, and how to write that.
 _REMEDIES = (
     (r"(?<![=!<>])=(?!=)", "compare by =="),
     (r"&&|\|\||!(?!=)", "write and, or, not"),
@@ -93,7 +94,6 @@ _REMEDIES = (
     (r"^\w+( \w+)+$", "map a column whose name has blanks in [source.columns], as amount = 'Amount EUR'"),
     ("", 'write it as "log1p(amount) > 2"'),
 )
-"""What a source that is no expression may hold, and how to write that."""
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ FEATURE_COLUMNS = 3
     RUN_SINCE_NEGATIVE,
 ) = range(20)
 
+# A clipped mean accepts values whole until this much weight has been seen, so that one first value cannot pin it.
 _MIN_CLIP_WEIGHT = 2.0
-"""A clipped mean accepts values whole until this much weight has been seen, so that one first value cannot pin it."""
 
 
 # Functions get whole tables and the number of a row: each slice would cost two atomic counts of references.

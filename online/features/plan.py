@@ -26,6 +26,7 @@ LABELS = "labels"
 """Ends the name of a layout that labels feed."""
 EVENT_TIME = "ts"
 """The column that says when a label's event was; logged with the masks, as labels come at another time."""
+# Scalars of a row, in their order in it: which operations need each, and how many float64.
 _SLOTS = (
     (kernel.S_LAST_TS, {"last", "since_last"}, 1),
     (kernel.S_LAST, {"last"}, 1),
@@ -34,7 +35,6 @@ _SLOTS = (
     (kernel.S_POSITIVE_TS, {"since_positive"}, 1),
     (kernel.S_FIRST_POSITIVE_TS, {"since_first_positive"}, 1),
 )
-"""Scalars of a row, in their order in it: which operations need each, and how many float64."""
 _NEVER_MISSING = {"count", "sum", "distinct", "positives", "run_count"}
 
 

@@ -14,10 +14,10 @@ from weir.online.batch import FloatVector
 from weir.online.codec.wire import NO_DATA
 
 _ALL = "*"
+# Relative: a sentinel that went through float32 on its way is the same.
 _SAME = 1e-6
-"""Relative: a sentinel that went through float32 on its way is the same."""
+# Sums of squares below this hold no ``NO_DATA``.
 _MODEST = 1e72
-"""Sums of squares below this hold no ``NO_DATA``."""
 
 
 class Readings:

@@ -13,9 +13,10 @@ from weir.online.digests import Digests
 from weir.online.labels.kernel import chain, expired, link
 from weir.online.rows import NumberedRows, RowIndex
 
+# Keeps an entity apart from an event of the same name.
 _OF_ENTITY: Final = np.array([0x9E37_79B9_7F4A_7C15, 0], np.uint64)
-"""Keeps an entity apart from an event of the same name."""
 
+# ``named``: whether it names an event; ``before``: the label before it that waits for the same.
 _COLUMNS: Final[dict[str, tuple[Any, int]]] = {
     "digest": (np.uint64, 2),
     "ts": (np.float64, 0),
@@ -26,7 +27,6 @@ _COLUMNS: Final[dict[str, tuple[Any, int]]] = {
     "named": (np.bool_, 0),
     "matched": (np.bool_, 0),
 }
-"""``named``: whether it names an event; ``before``: the label before it that waits for the same."""
 
 
 class StoredWaiting(msgspec.Struct, array_like=True):

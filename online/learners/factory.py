@@ -37,12 +37,12 @@ REGISTRY: dict[str, Callable[..., Learner] | str] = {
 """By kind: the class, or where it is, for those whose import takes seconds (River's)."""
 
 
+# Kinds that one wild value would blind for all others of its column.
 _CUT_RANGES = {"adaptive_tree", "adaptive_forest"}
-"""Kinds that one wild value would blind for all others of its column."""
 
 _TYPE_WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+# Annotations of parameters that can be checked before anything is built.
 _TYPES: dict[str, tuple[type, ...]] = {"float": (float, int), "int": (int,), "bool": (bool,), "str": (str,)}
-"""Annotations of parameters that can be checked before anything is built."""
 
 
 class LearnerSpec(FrozenModel):
@@ -107,8 +107,8 @@ def _build(spec: LearnerSpec, names: tuple[str, ...]) -> Learner:
     return ClippingLearner(learner) if spec.kind in _CUT_RANGES else learner
 
 
+# Parameters of kinds that compile something only after many examples.
 _HASTY: dict[str, dict[str, int]] = {"boosted": {"every": 16, "buffer": 64}}
-"""Parameters of kinds that compile something only after many examples."""
 
 
 def hasty(spec: LearnerSpec) -> LearnerSpec:

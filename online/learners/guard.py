@@ -31,8 +31,8 @@ JUDGED_AGAIN: Final = (256, 512, 1_024, 2_048)
 _BUCKETS, _EVERY = 32, 64
 _ENOUGH, _UNKNOWN = 128.0, 2.0**36
 """Values of a column that say how large they are, and how large they may be until then."""
+# Of the mass of a new value over the one before: a value counts half after 2,048 others of its column.
 _GROWTH = 2.0 ** (1.0 / 2_048)
-"""Of the mass of a new value over the one before: a value counts half after 2,048 others of its column."""
 _SLACK, _TOP_SHARE, _WEIGHT_FACTOR, _WEIGHT_MEMORY = 256.0, 0.05, 8.0, 1_000.0
 _MUCH_HEAVIER = 4.0
 

@@ -10,8 +10,8 @@ import numpy as np
 from weir.online.errors import StateError, stored
 from weir.online.metrics.metric import Metrics, ScoredRows
 
+# Beyond it the oldest points are dropped, so that memory is bounded.
 _MOST_POINTS: Final = 100_000
-"""Beyond it the oldest points are dropped, so that memory is bounded."""
 
 
 class MetricPoint(TypedDict):

@@ -21,8 +21,8 @@ from weir.streams.backtest.notes import DAY_S, Kind, Note, RunWatch
 from weir.streams.backtest.wire_files import read_labels
 from weir.streams.errors import UsageError
 
+# A batch spans at most this part of the label delay, so that on a thin stream labels are not seen much too late.
 _CUTS_A_DELAY = 8
-"""A batch spans at most this part of the label delay, so that on a thin stream labels are not seen much too late."""
 
 
 class _LabelQueue:

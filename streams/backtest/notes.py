@@ -25,8 +25,8 @@ Kind = Literal[
 """What a note is about, the gravest first."""
 
 DAY_S: Final = 86_400.0
+# Fewer rows say nothing of what is usual.
 _MANY: Final = 50
-"""Fewer rows say nothing of what is usual."""
 
 
 @dataclass(frozen=True, slots=True)

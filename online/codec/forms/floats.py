@@ -19,8 +19,8 @@ SLACK = 24
 _MAX_DIGITS, _MAX_READ_CHARS = 19, 40
 _LOW_10, _HIGH_10 = -342, 324
 _HIGH_READ = 308
+# 5 to this power has at most 128 bits, so 10 to this power is exact.
 _EXACT_128 = 55
-"""5 to this power has at most 128 bits, so 10 to this power is exact."""
 
 
 def _power(e: int) -> int:

@@ -18,8 +18,8 @@ from weir.online.codec.forms import form_kernel
 from weir.online.codec.forms.floats import MAX_FLOAT_CHARS, SLACK
 from weir.online.codec.forms.form_kernel import Ints
 
+# Records written at a time, so that they stay in the processor's cache.
 _CHUNK_ROWS = 256
-"""Records written at a time, so that they stay in the processor's cache."""
 _MOST_CHARS = {
     form_kernel.NUMBER: MAX_FLOAT_CHARS,
     form_kernel.MAYBE_NUMBER: MAX_FLOAT_CHARS,
@@ -28,8 +28,8 @@ _MOST_CHARS = {
     form_kernel.TEXT: 2,
     form_kernel.MAYBE_TEXT: 3,
 }
+# At most, for a byte of a text.
 _ESCAPED_CHARS = 6
-"""At most, for a byte of a text."""
 _PAD = b" " * SLACK
 
 

@@ -79,10 +79,10 @@ def _new_tree(forest: Any) -> Any:
     return forest._new_base_model()
 
 
+# Parameters that River has, too.
 _OF_RIVER = (
     "n_models", "lambda_value", "grace_period", "delta", "tau", "leaf_prediction", "max_features", "max_depth", "seed",
 )  # fmt: skip
-"""Parameters that River has, too."""
 
 
 @dataclass(eq=False, repr=False)

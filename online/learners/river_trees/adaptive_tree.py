@@ -42,8 +42,8 @@ def _bounded(x: FloatMatrix) -> list[list[float]]:
     return rows
 
 
+# Parameters that River has, too.
 _OF_RIVER = ("grace_period", "delta", "tau", "leaf_prediction", "max_depth", "bootstrap_sampling", "seed")
-"""Parameters that River has, too."""
 
 
 @dataclass(eq=False, repr=False)

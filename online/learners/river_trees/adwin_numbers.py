@@ -16,13 +16,13 @@ from weir.online.errors import StateError
 
 Numbers = Sequence[int | float]
 
+# delta, clock, buckets, shortest window, grace; total, variance, width, sum of widths, four counters; rows.
 _HEAD: Final = struct.Struct("<dIQddddddiiiiQ")
-"""delta, clock, buckets, shortest window, grace; total, variance, width, sum of widths, four counters; rows."""
 _SETTINGS: Final = 5
 _ROW_HEAD: Final = struct.Struct("<QQQ")
 _TAIL: Final = struct.Struct("<dIQii")
+# Row r holds windows of 2^r elements; nobody sees 2^48 of them.
 _MOST_ROWS: Final = 48
-"""Row r holds windows of 2^r elements; nobody sees 2^48 of them."""
 
 
 def numbers_of(adwin: Any) -> list[int | float]:

@@ -17,8 +17,8 @@ from weir.online.learners.river_trees.tree_numbers import (
     write_tree,
 )
 
+# Of a tree, by number; ``None`` is the answer of one that has learned nothing.
 _ANSWERS: Final = (False, True, None)
-"""Of a tree, by number; ``None`` is the answer of one that has learned nothing."""
 
 
 def write_forest(out: Writer, forest: Any) -> None:

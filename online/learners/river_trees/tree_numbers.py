@@ -24,12 +24,12 @@ from weir.online.errors import StateError
 from weir.online.learners.river_trees import adwin_numbers as adwin
 from weir.online.learners.river_trees.numberstream import Number, Reader, Writer
 
+# Of nodes below each other, alternates included; ``max_depth`` is far lower.
 _MOST_LEVELS: Final = 150
-"""Of nodes below each other, alternates included; ``max_depth`` is far lower."""
+# Of a tree: ``max_depth`` 16 in full, with as many alternates.
 _MOST_NODES: Final = 1 << 18
-"""Of a tree: ``max_depth`` 16 in full, with as many alternates."""
+# Of a Mersenne twister.
 _WORDS: Final = 624
-"""Of a Mersenne twister."""
 
 
 class _Field(NamedTuple):
@@ -179,6 +179,7 @@ _RANDOM = _LEAF | {
 }
 _BRANCH = {"feature": _FEATURE, "threshold": _NUMBER, "depth": _COUNT, "stats": _STATS}
 _CHILDREN = {"children": _Field(_write_children, _read_children)}
+# Every class that a snapshot may hold, by its number, with its fields.
 _NODES: dict[type, dict[str, _Field]] = {
     type(None): {},
     AdaLeafClassifier: _LEAF | _BAYES | _ADAPTS | {"rng": _of_tree("_rng")},
@@ -188,7 +189,6 @@ _NODES: dict[type, dict[str, _Field]] = {
     RandomLeafNaiveBayesAdaptive: _RANDOM | _BAYES,
     NumericBinaryBranch: _BRANCH | _CHILDREN,
 }
-"""Every class that a snapshot may hold, by its number, with its fields."""
 _KINDS = tuple(_NODES)
 _TREE = {"_n_active_leaves": _INTEGER, "_n_inactive_leaves": _INTEGER, "_train_weight_seen_by_model": _NUMBER}
 _ADAPTIVE = dict.fromkeys(("_n_alternate_trees", "_n_pruned_alternate_trees", "_n_switch_alternate_trees"), _COUNT)
