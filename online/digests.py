@@ -51,6 +51,7 @@ def pair_digests(first: Sequence[str | None] | None, second: Sequence[str], key:
         before, lengths = np.zeros(len(_PADDING), np.uint8), np.zeros(len(second), np.int64)
     else:
         before, lengths = _joined([text or "" for text in first] if None in first else cast("Sequence[str]", first))
+    # The lengths go in first, or ("ab", "c") and ("a", "bc") would be the same bytes.
     out = np.empty((len(second), 2), np.uint64)
     _digest_pairs(before, lengths, raw, sizes, key, out)
     return out

@@ -62,6 +62,7 @@ class EventTime:
 
         ``False``, with nothing changed, where that is not so: call `advance`.
         """
+        # With a claim open every event may settle it, so each has to be looked at in turn.
         if self._claims or self._alone is not None:
             return False
         before = self.watermark

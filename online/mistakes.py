@@ -64,6 +64,7 @@ def mistakes(
     found: dict[Path, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         found.setdefault(_place(document, detail), []).append(detail)
+    # A mistake further inside is why the table around it does not fit either.
     outer = {path[:i] for path in found for i in range(len(path))}
     roots, schema = [path for path in found if path not in outer], _Schema(_schema_of(model), table)
     told = [_mistake(path, found[path], document, schema, path in secrets) for path in roots[:most]]

@@ -71,6 +71,7 @@ class NumberedRows:
         needed, size = len(self) + n, len(next(iter(self.buffers.values())))
         if self.stop - self.base + n <= size:
             return
+        # Where enough rows have left, closing up makes the room; the columns keep their size.
         if needed > size - size // _SLACK or needed < size // 4:
             size = max(needed + needed // _SLACK, _LEAST)
         for name, old in self.buffers.items():

@@ -143,6 +143,7 @@ def _decide(row: Row, evidence: float, settings: Settings) -> float:
     excess = max(evidence / settings.threshold - row[HABITUATION], 0.0)
     score = excess / (1.0 + excess)
     rests = row[RAISED_AT] > 0.0 and count - row[RAISED_AT] <= settings.refractory
+    # Half of a score stays below 0.5: it is told, but raises no episode.
     if rests or count < settings.warm_up:
         return float(0.5 * score)
     if score >= 0.5:

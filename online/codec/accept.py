@@ -59,6 +59,7 @@ def accept_records(
     """Judge JSON records; ``None`` (a tombstone) counts as an empty record."""
     records = [record or b"" for record in raw]
     one, many = decoders(model, limits)
+    # One parse of all is several times faster than one each, but does not say which record it failed at.
     joined = b",".join(records)
     suspects = find_odd(records, joined)
     why = _Why(records, lambda record: explain(model, record, limits))

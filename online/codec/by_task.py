@@ -97,6 +97,7 @@ class TaskDecoder:
             return self._each(records, misfit)
         kinds = set(map(type, structs))
         rows: dict[str, Any] = dict.fromkeys(self._structs, ())
+        # Mostly one task fills a batch: no loop over its records then.
         if len(kinds) == 1:
             rows[self._task_of[kinds.pop()]] = range(len(structs))
         else:

@@ -161,6 +161,7 @@ class AlertBook:
         changed: list[_Change] = []
         over = np.flatnonzero(predictions.score >= thresholds)
         marks = np.maximum.accumulate(predictions.ts if marks is None else marks)
+        # Rows under the threshold only move time, which the last one does for all of them.
         for row in over.tolist():
             self._move(float(marks[row]), changed)
             self._take(row, predictions, float(thresholds[row]), changed)

@@ -155,6 +155,7 @@ def examine(
         if uses[c, 0]:
             held = state.adwin_sums[c], state.adwin_totals[c], state.adwin_held[c]
             apart, bound = adwin.step(z / (2.0 * CLIP) + 0.5, limits[0], spans[0], *held)
+            # Back from [0, 1], for which ADWIN's bound holds, to standard deviations.
             verdicts[c, 0, 0], verdicts[c, 0, 1] = apart * 2.0 * CLIP, bound * 2.0 * CLIP
         if uses[c, 1]:
             verdicts[c, 1, 0] = page_hinkley.step(z, limits[1], state.page_hinkley[c])

@@ -367,6 +367,7 @@ class FeatureEngine:
     def _run_detector(
         self, p: AnomalyPass, columns: _Columns, ts: FloatVector, modes: Modes, grouping: Grouping, out: FloatMatrix
     ) -> None:
+        # A timer only looks: to a detector that is a missing value, from which it learns nothing.
         values = np.where(modes == kernel.EVENT, cut(np.array(p.value.evaluate(columns)), _VALUE_MAX), np.nan)
         known = np.flatnonzero(grouping.slots >= 0)
         table = self._prefix + _anomaly_table(p)

@@ -427,6 +427,7 @@ def run_rows(
             behind[r] = _behind(f64, row, rings, r, index[r])
             if reads and rings[r, R_BEFORE] == 1:
                 _totals(f64, f32, u32, row, rings, r, behind[r], stats)
+        # Read before the row feeds them: the time since the last event is not 0 at every event.
         if reads:
             for k in range(n_features):
                 op, j = features[k, F_OP], features[k, F_SOURCE]
@@ -440,6 +441,7 @@ def run_rows(
                 if x == x:
                     b = bits[rings[r, R_VALUE], i] if rings[r, R_VALUE] >= 0 else 0
                     added = _add(f64, f32, u32, row, rings, r, index[r], x, b, unit[i])
+                    # What the row itself added, which ``over_mean`` leaves out of the mean that it is compared with.
                     counted[r] = added * (1.0 - rings[r, R_BEFORE])
         for j in range(n_scalars):
             if feeds and scalars[j, S_RUN] >= 0:  # a negative ends a run whatever ``where`` says of it

@@ -217,6 +217,7 @@ def _layout(entity: Entity, fed_by: int, levels: Levels) -> tuple[EntityLayout, 
             _allocate(building.setdefault(level, _Tables(name, level, fed_by)), row, entity.name, aggregate)
         meaning = entity.model_copy(update={"labels": (), "anomalies": ()})
     words = 2 * row.doubles + row.words
+    # Of what feeds this row alone: a changed label aggregate must not make the rows of events unreadable.
     said = f"{kernel.LAYOUT} {meaning.model_dump_json()}"
     digest = hashlib.blake2b(said.encode(), digest_size=4).digest()
     schema = int.from_bytes(digest, "little")

@@ -255,6 +255,7 @@ class LabelJoiner:
     def _claim(self, events: Digests, ts: FloatVector, marks: FloatVector) -> IntVector:
         """The rows that are neither late nor repeats; they are in the index from here on."""
         index, table, n = self._index, self._by_event, len(ts)
+        # Room first: the kernel writes into the tables and the columns, and cannot make them larger.
         table.reserve(n)
         if self._by_entity is not None:
             self._by_entity.reserve(n)
@@ -312,6 +313,7 @@ class LabelJoiner:
         """Pairs with labels that had come before, and the position in the batch at which each was made."""
         numbers, counts, room = list[IntVector](), list[int](), self._waiting
         wait_s, range_s = self.policy.wait_s, self.policy.range_s
+        # Nearly no row of a batch is waited for; only those that are cost Python time.
         concerned = room.concerned(events, owners)
         for i in concerned.tolist():
             entity = None if owners is None else owners[i : i + 1]
@@ -454,6 +456,7 @@ class LabelJoiner:
         negatives = _Pairs(rows, no, np.ones(len(rows)), due, (before >> 2).astype(np.int64))
         if not len(positions):
             return negatives
+        # Even before odd: a negative comes before the pairs of the row that made it due.
         order = np.argsort(np.concatenate([2 * at, 2 * positions + 1]), kind="stable")
         return _Pairs(*(np.concatenate(both)[order] for both in zip(negatives, pairs, strict=True)))
 

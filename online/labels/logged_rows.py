@@ -140,6 +140,7 @@ class LoggedRows:
         if len(rows) == 0 or not self._pieces:
             return []
         number = np.searchsorted(self._firsts, rows, side="right") - 1
+        # All rows of a batch are mostly in one piece, and need no sorting then.
         edges, order = [0, len(rows)], None
         if number[0] != number[-1] or np.any(number != number[0]):
             order = np.argsort(number, kind="stable")

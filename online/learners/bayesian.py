@@ -79,6 +79,7 @@ def _fold(
         before[i] = sigmoid(z)
         count[0] += 1.0
         scale_learn(x[i], count[0], mean, var)
+        # Scaled again: the scale has just learned this row.
         _scaled(x[i], mean, var, params[2], row)
         z = _offset(x[i], prior)
         for j in range(n_w):
@@ -92,6 +93,7 @@ def _fold(
                 total += cov[j, k] * row[k]
             gain[j] = total
             spread += total * row[j]
+        # The rank-one form of the Kalman update (Sherman-Morrison): no matrix is inverted.
         step = weight[i] * ((1.0 if y[i] else 0.0) - p) / (1.0 + curvature * spread)
         shrink = curvature / (1.0 + curvature * spread)
         for j in range(n_w):

@@ -47,6 +47,7 @@ def _fold(
     """Move ``loss (2,)``, of the learner and of the full model, and say what each row's log-odds were before."""
     for i in range(own.size):
         before[i] = own[i]
+        # A row without the full model says nothing of how good either is where both answer.
         if not known[i]:
             continue
         before[i] += _share(loss, temperature) * (full[i] - own[i])

@@ -221,11 +221,13 @@ class BoostedTrees:
         if self.seen >= m["counts"][2]:
             self._edges, m["edge_counts"] = quantile_edges(self._x[:n], self._y[:n], self.bins)
             bin_rows(self._x, np.arange(n), self._edges, m["edge_counts"], self._binned)
+            # Ever more rarely, up to once a buffer: quantiles of a larger sample move less.
             m["counts"][2] = min(2 * self.seen, self.seen + self.buffer)
         else:
             bin_rows(self._x, new, self._edges, m["edge_counts"], self._binned)
         if m["counts"][1] == 0:
             m["bias"][0] = self._bias()
+        # Margins of older rows are kept up below, tree by tree; only new rows are scored by all trees.
         self._margin[new] = self.logit_many(self._x[new])
         slot, every_row = int(m["counts"][1]) % self.trees, np.arange(n)
         tree = (m["feature"][slot], m["threshold"][slot], m["value"][slot])
@@ -237,6 +239,7 @@ class BoostedTrees:
     def _regrow(self, n: int, feature: IntVector, threshold: Float32Vector, value: FloatVector) -> None:
         """Grow a tree in place on a draw of the first ``n`` buffered rows and of the columns that vary."""
         counts = self._model["edge_counts"]
+        # Keyed by the number of the tree, not by a running state: a restored replica draws the same rows.
         rng = np.random.Generator(np.random.Philox(key=[self.seed, int(self._model["counts"][1])]))
         rows = np.flatnonzero(rng.random(n) < self.row_share)
         columns = np.flatnonzero(counts)

@@ -79,10 +79,12 @@ def _fold(
             plausible &= size <= bound[j]  # never true of NaN
             if 0.0 < size < np.inf:
                 mass[j, _bucket(size)] += unit[j]
+                # New values weigh more in place of old ones less: no pass over the buckets at every row.
                 unit[j] *= _GROWTH
                 if unit[j] > 1e100:
                     mass[j] /= unit[j]
                     unit[j] = 1.0
+        # By the number of rows since the start, so that cuts into calls move no bound.
         if counts[0] % _EVERY == 0:
             _set_bounds(mass, unit, bound)
         used[i] = 0.0

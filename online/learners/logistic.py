@@ -53,6 +53,7 @@ def scale_learn(row: FloatVector, count: float, mean: FloatVector, var: FloatVec
     Rows are forgotten: each counts half after 45,000 others. A value further than ``MOST_DEVIATIONS`` from the mean
     counts as if it were there, once enough rows were seen to say how far that is.
     """
+    # A count that stops growing keeps the pace above 0: the scale follows a slow change for ever.
     count = min(count, SCALER_ROWS)
     for j in range(row.size):
         away = row[j] - mean[j]
@@ -102,6 +103,7 @@ def _fold(
         for j in range(z_row.size):
             z += w[j] * z_row[j]
         before[i] = sigmoid(z + head[1])
+        # As in River's pipeline, the scaler learns a row before the weights do.
         head[0] += 1.0
         scale_learn(x[i], head[0], mean, var)
         scale_row(x[i], mean, var, z_row)

@@ -37,6 +37,7 @@ def predict_learn(member: Learner, x: FloatMatrix, y: BoolVector, weight: FloatV
     """Prequential scores of ``member`` over rows it learns in order, ``(n,)``."""
     if isinstance(member, PredictsWhileLearning):
         return member.predict_learn_many(x, y, weight)
+    # Row by row, for a member that cannot tell what it would have said within a block.
     before = np.empty(len(y))
     for i in range(len(y)):
         before[i] = member.predict_many(x[i : i + 1])[0]

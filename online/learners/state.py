@@ -52,6 +52,7 @@ def unseal(state: bytes, kind: str, features: tuple[str, ...]) -> bytes:
         raise StateError(f"not a learner snapshot ({len(state)} bytes): {exc}") from exc
     if envelope.kind != kind:
         raise StateError(f"snapshot is of kind {envelope.kind!r}, this learner is {kind!r}: build the same kind")
+    # The order counts as well: weights are found by the number of the column.
     if envelope.features != features:
         odd = sorted(set(envelope.features) ^ set(features)) or "same names in another order"
         raise StateError(f"snapshot has {len(envelope.features)} features, this learner {len(features)}: {odd}")

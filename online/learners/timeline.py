@@ -102,6 +102,7 @@ class ModelTimeline(OnlineModel):
         With ``remember=False`` the past is let go: ``oldest`` becomes the version after the call. That is for reading
         a long log up to its end, where nobody will ask for the versions passed on the way.
         """
+        # A replay of millions of examples would take a snapshot every few hundred, which nobody will ask for.
         if not remember:
             super().learn(examples)
             self._forget()

@@ -161,6 +161,7 @@ def run_backtest(
         for rows in within(batches, given.span_s):
             batch = rows.events
             if len(batch):
+                # As live: what is known before the first of these rows is learned before any of them is scored.
                 for known in given.held.due(float(batch.ts[0])):
                     note(pipeline.labels(known))
                 note(pipeline.events(batch))

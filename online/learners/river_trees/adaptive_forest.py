@@ -157,6 +157,7 @@ class AdaptiveForest:
         rows = np.clip(x, -ROW_BOUND, ROW_BOUND)
         for row, label, w in zip(rows.tolist(), y.tolist(), weight.tolist(), strict=True):
             named = dict(zip(self.features, row, strict=True))
+            # Looked up before the forest learns: a leaf that splits is no longer in its tree afterwards.
             spots = [_leaf_of(tree, named) for tree in self._model.data]
             self._model.learn_one(named, label, w=w)
             self._note_changes(spots)
