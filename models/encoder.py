@@ -69,6 +69,7 @@ class Normaliser(nn.Module):
         """``(..., D)`` raw to normalised columns ``(..., D)``, and these with their pieces ``(..., D * (1 + K))``."""
         squeezed = torch.sign(x) * torch.log1p(torch.abs(x))
         v = (torch.where(self.log > 0, squeezed, x) - self.mean) * self.scale
+        # One absurd amount must not drown the other columns, nor what comes later through the state.
         v = torch.clamp(v, -self.clip, self.clip)
         if self.low.shape[1] == 0:
             return v, v
@@ -90,6 +91,7 @@ class Encoder(nn.Module):
         self.normalise = Normaliser(len(config.inputs), config.knots, config.clip)
         self.enter = nn.Linear(self.normalise.width, h)
         self.gru = nn.GRU(h, h, batch_first=True)
+        # The head sees this event's columns too: what only this event says need not fit into the state.
         self.mix = nn.Linear(2 * h + len(config.inputs), h)
         self.drop = nn.Dropout(config.dropout)
         self.out = nn.Linear(h, 1)
@@ -158,7 +160,7 @@ class Encoder(nn.Module):
         cr, cz, cn = carried.chunk(3, -1)
         update = torch.sigmoid(gz + cz)
         new = torch.tanh(gn + torch.sigmoid(gr + cr) * cn)
-        return new + update * (state - new)
+        return new + update * (state - new)  # (1 - z) * new + z * state, by one product less
 
     def logit(self, h: Tensor, e: Tensor, v: Tensor) -> Tensor:
         """``(b, L)`` from what ``hidden`` returns: states, the events' codes and the normalised columns."""

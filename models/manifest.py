@@ -39,11 +39,13 @@ class ArtefactError(ModelError):
     """An artefact is not what its manifest or digest says: corrupt, truncated, exchanged or incomplete."""
 
 
-class _FrozenModel(BaseModel):
+class FrozenModel(BaseModel):
+    """A document of the registry: immutable, no value is converted, and an unknown field is an error."""
+
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-class FileEntry(_FrozenModel):
+class FileEntry(FrozenModel):
     """One file of an artefact."""
 
     sha256: Hex
@@ -60,7 +62,7 @@ class FileEntry(_FrozenModel):
         return cls(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
-class Variant(_FrozenModel):
+class Variant(FrozenModel):
     """A graph of the same model in another precision, and what that costs."""
 
     precision: Precision
@@ -68,7 +70,7 @@ class Variant(_FrozenModel):
     """Against ``model.onnx``, as ``weir.models.evaluation.quantise.measure`` names them."""
 
 
-class DataRange(_FrozenModel):
+class DataRange(FrozenModel):
     """What the model learned from; times are event time, epoch seconds."""
 
     start: Finite
@@ -86,7 +88,7 @@ class DataRange(_FrozenModel):
         return self
 
 
-class Manifest(_FrozenModel):
+class Manifest(FrozenModel):
     """One immutable version of a task's full model."""
 
     v: Annotated[int, Field(ge=SCHEMA, le=SCHEMA)] = SCHEMA
@@ -156,7 +158,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         raise ArtefactError(
             f"{where}: not a manifest: {faults(Manifest, exc, data)}; register the model again"
         ) from None
-    if manifest.canonical() != data:
+    if manifest.canonical() != data:  # the digest is of the bytes: another spelling of the same content has another one
         raise ArtefactError(f"{where}: not in canonical form, so it was edited; versions are immutable, register anew")
     return manifest
 
@@ -187,6 +189,7 @@ def entries(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
 @cache
 def code_version() -> str:
     """Version of Weir and the first digits of a digest over the sources of ``models`` and ``online``."""
+    # Of the sources, because an edited checkout makes other models under the same version number.
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for path in sorted(p for layer in ("models", "online") for p in (root / layer).rglob("*.py")):

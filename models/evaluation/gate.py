@@ -107,7 +107,7 @@ def compare(
     whole = weight[None, :].astype(np.float64)
     champion, candidate = float(of_champion(whole)[0]), float(of_candidate(whole)[0])
     drawn = [of_candidate(w) - of_champion(w) for w in _resamples(weight, seed, resamples, groups)]
-    tail = 50 * (1 - confidence)
+    tail = 50 * (1 - confidence)  # percent, on either side
     low, high = np.nanpercentile(np.concatenate(drawn), [tail, 100 - tail])
     outcome = _outcome(candidate - champion, low, high, champion_logit is not None)
     reason = _words(outcome, metric, champion, candidate, low, high, confidence, n, positives)
@@ -202,6 +202,7 @@ def _resamples(weight: FloatVector, seed: int, resamples: int, groups: IntVector
     some = max(1, _CELLS // max(len(weight), 1))
     for start in range(0, resamples, some):
         drawn = rng.poisson(1.0, (min(some, resamples - start), units)).astype(np.float64)
+        # Rows of one group share a weight: they come or stay away together.
         yield (drawn if codes is None else drawn[:, codes]) * weight
 
 

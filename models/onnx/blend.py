@@ -79,11 +79,12 @@ def _newton(
     """Loss and ``(1 + k,)`` parameters with the parts outside ``held`` at 0."""
     design = np.column_stack([np.ones(len(y)), z[:, held]])
     prior = np.array([0.0] + [1.0 / z.shape[1]] * len(held))
-    pull = np.array([1e-9] + [PRIOR] * len(held))
+    pull = np.array([1e-9] + [PRIOR] * len(held))  # the bias is free, but for what keeps the matrix invertible
     theta, loss = prior.copy(), np.inf
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-np.clip(design @ theta, -500, 500)))
         gradient = design.T @ (w * (p - y)) + pull * (theta - prior)
+        # The floor keeps the matrix invertible where the parts are certain of every row.
         hessian = (design * (w * np.maximum(p * (1 - p), 1e-12))[:, None]).T @ design + np.diag(pull)
         theta, new = _descend(design, y, w, theta, np.linalg.solve(hessian, gradient), prior, pull)
         if loss - new <= _CONVERGED * (1 + abs(new)):

@@ -21,7 +21,7 @@ from weir.models.types import Float32Matrix
 TOLERANCE: Final = 1e-4
 """Between torch and ONNX Runtime, of max(1, |value|)."""
 NAMES: Final = ("logit", "state_out", "embedding")
-_ROWS: Final = (0, 1, 7, 129)
+_ROWS: Final = (0, 1, 7, 129)  # 0 and 1 are where an exporter takes the number of rows for a constant
 _HUGE: Final = 3e38
 
 

@@ -44,6 +44,7 @@ class _Halving:
         nodes, raw, kept = list(self.graph.node), {"x"}, {output.name for output in self.graph.output}
         for node in nodes:
             given = [name for name in node.input if name and name not in self.weights]
+            # What no product has touched yet is raw, or only scaled: it can be too large for float16.
             if node.op_type not in PRODUCTS and all(name in raw for name in given):
                 raw.update(node.output)
             if node.op_type in _HALF and not node.domain and not raw.issuperset(node.output):
@@ -104,6 +105,6 @@ class _Halving:
         import numpy as np
         from onnx import numpy_helper
 
-        largest = np.finfo(np.float16).max
+        largest = np.finfo(np.float16).max  # a weight beyond it would be infinite, and with it every logit
         values = np.clip(numpy_helper.to_array(self.weights[name]), -largest, largest).astype(np.float16)
         self.weights[target] = numpy_helper.from_array(values, target)

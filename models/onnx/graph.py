@@ -82,6 +82,7 @@ def _read(data: bytes) -> int:
     used = {node.domain for node in _nodes(model)}
     if unknown := sorted(used - DOMAINS):
         raise ModelError(f"operators of {unknown} are not available; export with those of {sorted(DOMAINS - {''})}")
+    # A path in a graph could name any file of the machine that serves it.
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _tensors(model)):
         raise ModelError("weights lie outside the graph's file; export it with external_data=False")
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
@@ -182,6 +183,7 @@ def probe(session: Any, spec: GraphSpec, independent: bool = True) -> None:
         if bad := np.flatnonzero(~np.isfinite(values.reshape(len(x), -1)).all(axis=1)).tolist():
             largest = float(np.abs(x[bad[0]]).max())
             raise ModelError(f"{name} is not finite where inputs reach {largest:.3g}; clip or scale them in the graph")
+    # A graph that was exported in training mode drops some of its inputs at random.
     if any(not np.array_equal(values, out[name]) for name, values in run_graph(session, x, state, PROBE_S).items()):
         raise ModelError("the graph gives other outputs when run twice on the same rows; export it in eval mode")
     if not independent:
@@ -204,6 +206,7 @@ def run_graph(session: Any, x: Float32Matrix, state: Float32Matrix | None = None
     feeds = {"x": x} if state is None or "state" not in takes else {"x": x, "state": state}
     names = [o.name for o in session.get_outputs()]
     options = onnxruntime.RunOptions()
+    # ONNX Runtime has no time limit of its own; it looks at the flag between two operators.
     overdue = threading.Timer(limit_s, lambda: setattr(options, "terminate", True))
     overdue.daemon = True
     overdue.start()

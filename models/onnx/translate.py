@@ -44,7 +44,7 @@ def translate(module: Any, widths: dict[str, int], outputs: dict[str, int | None
     from torch.fx.passes.shape_prop import ShapeProp
 
     traced = torch.fx.symbolic_trace(module)
-    traced.graph.eliminate_dead_code()
+    traced.graph.eliminate_dead_code()  # else every unused value would have to be translated
     device = next(module.parameters()).device
     with torch.no_grad():
         ShapeProp(traced).propagate(*(torch.zeros(2, width, device=device) for width in widths.values()))

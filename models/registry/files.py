@@ -56,6 +56,7 @@ class LocalFiles:
         """Sorted names of what lies directly in ``path``, unfinished files left out."""
         with _explained(self.root / path):
             try:
+                # Unfinished files begin with a dot.
                 return sorted(p.name for p in (self.root / path).iterdir() if not p.name.startswith("."))
             except (FileNotFoundError, NotADirectoryError):
                 return []

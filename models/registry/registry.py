@@ -132,10 +132,10 @@ class Registry(Versions):
         )  # fmt: skip
 
     def _move(self, task: str, now: Stages, action: Action, version: int, at: float, why: str) -> Stages:
-        if action == "retire":
+        if action == "retire":  # a broken version can still be retired
             self.manifest(task, version)
         else:
-            self.load(task, version)
+            self.load(task, version)  # every worker would refuse a version that is not whole
         after = move(now, action, version, task)
         entry = StageEntry(at=at, action=action, version=version, why=why, by=secrets.token_hex(8), stages=after)
         try:

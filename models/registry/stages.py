@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from weir.models.errors import ModelError
+from weir.models.manifest import FrozenModel
 
 Stage = Literal["candidate", "shadow", "champion", "archived"]
 Action = Literal["shadow", "promote", "rollback", "retire"]
@@ -21,11 +22,7 @@ ACTIONS: dict[Stage, Action] = {"shadow": "shadow", "champion": "promote", "arch
 Version = Annotated[int, Field(ge=1)]
 
 
-class _FrozenModel(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class Stages(_FrozenModel):
+class Stages(FrozenModel):
     """Where the versions of a task stand; those not named are candidates."""
 
     seq: Annotated[int, Field(ge=0)] = 0
@@ -49,7 +46,7 @@ class Stages(_FrozenModel):
         return "archived" if version in self.archived else "candidate"
 
 
-class StageEntry(_FrozenModel):
+class StageEntry(FrozenModel):
     """One move, ``stages/<seq>.json``."""
 
     at: float

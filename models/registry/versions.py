@@ -87,6 +87,7 @@ class Versions:
         _manifest(fields, 1)  # what is wrong with it is known before a number is taken
         manifest = _manifest(fields, self._claim(task, created_at))
         for name, content in sorted(files.items()):
+            # Before the manifest, which makes the version usable.
             self._files.create(_path(task, manifest.version, name), content)
         self._finish(manifest)
         return manifest
@@ -142,6 +143,7 @@ class Versions:
             No such version, an incomplete one, or a file that is missing, truncated, corrupt or exchanged.
         """
         manifest = self.manifest(task, version)
+        # Who can write to the registry cannot exchange what serves.
         if digest is not None and digest != manifest.digest:
             raise ArtefactError(f"{manifest.name}: its digest is {manifest.digest}, asked for was {digest}")
         files = {}
@@ -168,6 +170,7 @@ class Versions:
         return [v for v in self._numbers(task) if self._usable(task, v)]
 
     def _numbers(self, task: str) -> list[int]:
+        # 03 would be a second name of version 3.
         return sorted(int(name) for name in self._files.names(task) if name.isdecimal() and name[0] != "0")
 
     def _usable(self, task: str, version: int) -> bool:

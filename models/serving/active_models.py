@@ -53,6 +53,7 @@ class ModelSlots:
 
         Raises ``ModelError`` where a model does not fit, and then nothing has changed.
         """
+        # Both, before anything changes: half a swap would serve a pair nobody wanted.
         for model in (pair.champion, pair.shadow):
             if model is not None:
                 self.check(model)

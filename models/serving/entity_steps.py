@@ -76,7 +76,7 @@ def run_rounds(
             logit[part][bad], after[bad], embedding[part][bad] = 0.0, 0.0, 0.0
         if occlusion is not None and len(high := np.flatnonzero(occlusion.wanted(logit[part]) & finite[part])):
             why[start + high] = occlusion.explain(model, given[part][high], state[:m][high])
-        state[:m] = after
+        state[:m] = after  # the next round is of the same entities, or of the first of them
         start += m
     if order.in_order:
         return StepOutput(logit, embedding, finite, why)

@@ -123,7 +123,7 @@ class FullRunner:
         for place, model in pair.loaded():
             self._rebuild(place, model, record, np.flatnonzero(stale[:, place]))
             self._ask(place, model, record, order, inputs, out)
-        self.layout.push(record, order, inputs)
+        self.layout.push(record, order, inputs)  # after both models: a rebuild must not see this batch's inputs twice
         store.save(table, names, rows, float(ts.max()))
         return out
 
@@ -179,4 +179,4 @@ class FullRunner:
             self.counts.failed += 1
             self.counts.last_error = str(exc)
             if record is not None:
-                record["version"][:, place] = 0
+                record["version"][:, place] = 0  # some states are of before the failure, some of after it

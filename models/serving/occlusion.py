@@ -109,5 +109,5 @@ class Occlusion:
         whole = logit.reshape(n, d + 1)
         with np.errstate(invalid="ignore"):
             effects = whole[:, :1] - whole[:, 1:]
-        effects[~np.isfinite(effects)] = 0.0
+        effects[~np.isfinite(effects)] = 0.0  # such a difference says nothing
         return effects

@@ -139,7 +139,7 @@ class OrtModel:
         """Outputs of at least ``len(x)`` rows, in buffers that the next call overwrites."""
         n, bound = len(x), self._bound[size]
         self._x[:n] = x
-        self._x[n:size] = 0.0
+        self._x[n:size] = 0.0  # what an earlier batch left there could overflow
         if self.state:
             self._state[:n] = state
             self._state[n:size] = 0.0

@@ -79,7 +79,7 @@ class StateLayout:
                 state = record["state"]
                 state[...] = np.where(moved[:, :, None], state[:, ::-1], state)
             stale &= ~moved
-            record["state"][stale] = 0.0
+            record["state"][stale] = 0.0  # a state of another version means nothing to this one
             held[...] = wanted
         return stale
 

@@ -74,7 +74,7 @@ def read(folder: Path, fingerprint: str) -> Checkpoint | None:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as exc:
         raise ModelError(f"{path}: not a readable checkpoint ({exc}); delete it to train from the start") from exc
-    if header.get("fingerprint") != fingerprint:
+    if header.get("fingerprint") != fingerprint:  # other data or settings: going on would mix two trainings
         return None
     return Checkpoint(
         fingerprint,

@@ -76,7 +76,7 @@ def cut(timeline: Timeline, wanted: BoolVector, length: int, warmup: int) -> Chu
     new = np.r_[True, (piece[1:] != piece[:-1]) | (group[at][1:] != group[at][:-1])]
     ends = np.r_[np.flatnonzero(new)[1:], len(at)] - 1
     start = at[new]
-    return Chunks(np.maximum(start - warmup, begin[new]), start, at[ends] + 1)
+    return Chunks(np.maximum(start - warmup, begin[new]), start, at[ends] + 1)  # no warm-up in another entity's events
 
 
 def batches(chunks: Chunks, size: int, rng: np.random.Generator | None) -> Iterator[Chunks]:

@@ -132,6 +132,7 @@ class Loop:
         """Validate; without both classes in the validation the newest weights are kept."""
         found = quality(self.validation.y, self._scores(), self.validation.weight)
         metric = found[self.settings.metric]
+        # Not `>`: NaN, without both classes, keeps the newest weights.
         if self.at.best is None or not metric <= self.at.best:
             self.at.best, self.at.since_best = (None if np.isnan(metric) else metric), 0
             self.at.found = found

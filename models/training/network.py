@@ -70,4 +70,4 @@ class TrainableNetwork(nn.Module):
         share = min(max(positive_share, 1e-6), 1 - 1e-6)
         with torch.no_grad():
             self.encoder.out.bias.fill_(math.log(share / (1 - share)))
-            self.encoder.out.weight.mul_(0.1)
+            self.encoder.out.weight.mul_(0.1)  # the bias is right already, so the first steps should leave it alone

@@ -93,6 +93,7 @@ class NextHeads(nn.Module):
                 self.centre[k], self.spread[k] = float(there.mean()), max(float(there.std()), 1e-3)
         if self.spec.buckets:
             found = bucket(item, self.spec.buckets)
+            # One more of each: a bucket nobody has seen must not have the logarithm of 0.
             counts = np.bincount(found[found >= 0], minlength=self.spec.buckets) + 1.0
             self.popularity.copy_(torch.from_numpy((counts / counts.sum()).astype(np.float32)))
 
@@ -141,6 +142,7 @@ class NextHeads(nn.Module):
         log = torch.log(self.popularity)
         own = (query * self.items(right)).sum(-1) - log[right]
         others = query @ self.items(negatives).T - log[negatives]  # (p, k)
+        # A drawn item that is the right one is no wrong answer.
         others = others.masked_fill(right.unsqueeze(1) == negatives, float("-inf"))
         losses: Tensor = torch.logsumexp(torch.cat([own.unsqueeze(1), others], 1), 1) - own
         return losses.sum()

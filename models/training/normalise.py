@@ -26,10 +26,11 @@ def fit(normaliser: Normaliser, x: Float32Matrix) -> None:
     for j in range(x.shape[1] if len(sample) else 0):
         v = sample[:, j]
         squeezed = np.sign(v) * np.log1p(np.abs(v))
+        # Columns within -1 to 1 are shares or flags, whose scale is right.
         log[j] = np.abs(v).max() > 1 and abs(_skew(squeezed)) < abs(_skew(v))
         v = squeezed if log[j] else v
         mean[j], spread = v.mean(), v.std()
-        scale[j] = 1 / spread if spread > _FLAT else 0.0
+        scale[j] = 1 / spread if spread > _FLAT else 0.0  # a constant column says nothing
         v = np.clip((v - mean[j]) * scale[j], -normaliser.clip, normaliser.clip)
         low[j], slope[j] = _pieces(v, knots)
     for name, value in (("log", log), ("mean", mean), ("scale", scale), ("low", low), ("slope", slope)):

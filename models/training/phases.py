@@ -43,6 +43,7 @@ def phases(settings: EncoderSettings, warm: bool, newest: float) -> tuple[Phase,
     if s.pretrain_epochs == 0:
         return (whole,)
     first = Phase("pre-train", "pretrain", s.pretrain_epochs, s.pretrain_rate, 1.0, False)
+    # An untrained head would push noise into the layers that are pre-trained.
     head = Phase("head", "head", s.head_epochs, s.rate, 0.0, True)
     return (first, head, whole) if s.head_epochs else (first, whole)
 

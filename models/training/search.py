@@ -111,6 +111,7 @@ class Tuner:
             study_name="encoder",
             direction="maximize",
             load_if_exists=True,
+            # Another seed for each run of a study, which would else draw the same trials again.
             sampler=optuna.samplers.TPESampler(seed=self.seed + _count(self.study)),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=_WARM_TRIALS, n_warmup_steps=1),
         )

@@ -45,6 +45,7 @@ class World:
         if self.size == 1:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
+        # Buffers are set once before the training, so there is nothing to send around.
         return DistributedDataParallel(module, device_ids=ids, forward_sync_buffers=False)
 
 
@@ -54,6 +55,7 @@ def pick(device: str, local_rank: int = 0) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ModelError("device is cuda and torch finds none: install a CUDA build of torch, or set device to auto")
+    # Torchrun numbers the processes of a machine; each takes its own GPU.
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 

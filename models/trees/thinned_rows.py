@@ -37,6 +37,6 @@ def thinned(rows: Rows, score: FloatVector, params: TreeParams, seed: int) -> Ro
     if share >= 1.0:
         return rows
     weight, kept = rows.weight.copy(), np.ones(len(rows), dtype=np.bool_)
-    weight[easy] /= share
+    weight[easy] /= share  # the logit stays that of all rows
     kept[easy] = np.random.default_rng(seed).random(len(easy)) < share
     return Rows(rows.row[kept], rows.y[kept], weight[kept])

@@ -83,6 +83,7 @@ class TreesBuilder:
         held = lgb.Dataset(history.x[valid.row], valid.y, weight=valid.weight, reference=train)
         ends = lgb.early_stopping(self.params.patience, verbose=False)
         booster = lgb.train(params, train, rounds, [held], ["valid"], callbacks=[after, ends])
+        # A booster holds the trees after its best, too; written out and read again, it has only those up to it.
         return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
 
 

@@ -46,6 +46,6 @@ class TreeParams:
             "seed": seed,
             "deterministic": True,
             "force_col_wise": True,
-            "num_threads": 1,
+            "num_threads": 1,  # sums of floats are the same only in the same order
             "verbose": -1,
         }

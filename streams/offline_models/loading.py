@@ -66,6 +66,7 @@ def load(task: str, ref: Ref, runner: FullRunner, settings: ModelSettings) -> St
 
     held = Registry(_registry_of(task, ref, (settings.registry, *settings.trusted)))
     artefact = held.load(task, ref.version, ref.digest)
+    # Whoever can write model-updates may still not write the registry: its log is the second witness.
     if held.stages(task).of(ref.version) == "candidate":
         raise ModelError(
             f"{artefact.manifest.name}: the registry's own log never moved it to a stage, so this update is not of its "
@@ -129,7 +130,7 @@ def _within(url: str, root: str) -> bool:
     >>> [_within(url, "s3://b/models") for url in ("s3://b/models/eu", "s3://b/models-x", "s3://b/models/../x")]
     [True, False, False]
     """
-    if {"..", "."} & set(url.split("/")):
+    if {"..", "."} & set(url.split("/")):  # '..' could lead out of a directory that is trusted
         return False
     parts, want = (_whole(address).split("/") for address in (url, root))
     return parts[: len(want)] == want

@@ -51,7 +51,7 @@ class BackgroundLoads:
 
     async def _load(self, task: FullTask, ref: Ref) -> None:
         try:
-            model = await asyncio.to_thread(task.load, ref)
+            model = await asyncio.to_thread(task.load, ref)  # a load takes seconds; scoring goes on meanwhile
         except Exception as error:  # noqa: BLE001 - whatever is wrong with an artefact, scoring goes on
             self._models.refuse(task.name, ref, error)
         else:

@@ -47,14 +47,9 @@ class UpdateRecords:
     rejects: list[Reject]
 
 
-def encode_update(update: ModelUpdate) -> bytes:
-    """The value of an update's record."""
-    return encode_model(update)
-
-
 def update_record(update: ModelUpdate, now: float) -> Record:
     """An update as a record: key task; ``now`` is the time it is published, epoch seconds."""
-    return Record(update.task.encode(), encode_update(update), now)
+    return Record(update.task.encode(), encode_model(update), now)
 
 
 def decode_updates(raw: Sequence[bytes | None]) -> UpdateRecords:
@@ -71,11 +66,6 @@ def decode_updates(raw: Sequence[bytes | None]) -> UpdateRecords:
             why = f"version: got {update.version[:40]!r}; give a version of the registry, a whole number from 1 on"
             rejects.append(Reject(i, record, why))
     return UpdateRecords(updates, sorted(rejects, key=lambda reject: reject.index))
-
-
-def ref_of(update: ModelUpdate) -> Ref:
-    """The artefact that an update names."""
-    return Ref(int(update.version), update.uri, update.digest)
 
 
 @dataclass(slots=True)
@@ -121,7 +111,7 @@ class UpdateFold:
         known = (update.action, update.version, float(update.created_at))
         if known not in held.seen:
             held.seen.add(known)
-            held.versions = _after(held.versions, update.action, ref_of(update))
+            held.versions = _after(held.versions, update.action, Ref(int(update.version), update.uri, update.digest))
         return held.versions
 
     def apply_all(self, updates: Iterable[ModelUpdate]) -> set[str]:

@@ -72,6 +72,7 @@ class _ServedModel:
         if changed:
             self.task.runner.slots.swap(Pair(self._model(champion), self._model(shadow)))
             self.champion, self.shadow = champion, shadow
+        # What serves stays loaded, also when another is wanted and cannot be loaded.
         kept = {champion, shadow, self.wanted.champion, self.wanted.shadow}
         self.models = {ref: model for ref, model in self.models.items() if ref in kept}
         self.refused = {ref: why for ref, why in self.refused.items() if ref in kept}
@@ -133,7 +134,7 @@ class FullModels:
     def loaded(self, task: str, ref: Ref, model: StepModel) -> None:
         """An artefact is loaded; nothing happens where it is not wanted any more."""
         served = self._served[task]
-        if ref in (served.wanted.champion, served.wanted.shadow):
+        if ref in (served.wanted.champion, served.wanted.shadow):  # a newer update may have overtaken the load
             served.models[ref] = model
             self._swap(served)
 

@@ -49,6 +49,7 @@ class UpdatesFollower:
             return
         await self._reader.__aenter__()
         self._connected = True
+        # With two, workers could read a promotion and a rollback in either order.
         if len(lanes := self._reader.partitions()) != 1:
             raise UsageError(
                 f"topic {self._reader.topic} has {len(lanes)} partitions; updates need one order, so make 1"
@@ -71,7 +72,7 @@ class UpdatesFollower:
                 self._want(piece)
             self._models.retry()
             self._loads.begin()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a backlog must not keep the event loop from scoring
 
     async def stop(self) -> None:
         """Disconnect; loads under way are left alone."""

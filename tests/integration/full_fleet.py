@@ -13,11 +13,11 @@ from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker
 from tests.integration.worker_process import Watcher, Worker
 from tests.streams.full_graphs import LOGIT, TASK, Models
+from weir.online.codec.encode import encode_model
 from weir.online.codec.wire import ModelUpdate
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.offline_models.loading import full_inputs
-from weir.streams.offline_models.model_updates import encode_update
 from weir.streams.task_files import load_task
 
 USERS = 5
@@ -48,7 +48,7 @@ class Fleet:
 
     def tell(self, watcher: Watcher, *updates: ModelUpdate) -> None:
         """Publish updates."""
-        watcher.send(topics.MODEL_UPDATES, [(b"spend", encode_update(update)) for update in updates])
+        watcher.send(topics.MODEL_UPDATES, [(b"spend", encode_model(update)) for update in updates])
 
     def step(self, watcher: Watcher, worker: Worker, each: int = 3) -> list[Row]:
         """Send a few events of every user, wait, and return their predictions, by event."""

@@ -13,6 +13,7 @@ import pytest
 from tests.streams.full_events import START, events, feature, loaded, predictions, serving
 from tests.streams.full_graphs import LOGIT, Models
 from weir.models.errors import ModelError
+from weir.online.codec.encode import encode_model
 from weir.online.codec.wire import ModelUpdate
 from weir.online.task.full_spec import columns
 from weir.online.task.spec import TaskSpec
@@ -22,7 +23,7 @@ from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.offline_models.loading import full_inputs, full_models
-from weir.streams.offline_models.model_updates import Ref, decode_updates, encode_update, update_record
+from weir.streams.offline_models.model_updates import Ref, decode_updates, update_record
 
 
 def corrupt(models: Models, version: int) -> ModelUpdate:
@@ -148,7 +149,7 @@ def test_a_candidate_that_no_stage_was_given_serves_nobody(
 
 @pytest.mark.parametrize("version", ["0", "-1", "1.0", "\u0663", "1" * 10, "9" * 200, "1/../2"])
 def test_a_version_is_a_small_whole_number(own: Models, version: str) -> None:
-    decoded = decode_updates([encode_update(own.update("promote", 1).model_copy(update={"version": version}))])
+    decoded = decode_updates([encode_model(own.update("promote", 1).model_copy(update={"version": version}))])
     assert (decoded.updates, len(decoded.rejects)) == ([], 1)
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weir.online.codec.encode import encode_model
 from weir.online.codec.wire import ModelUpdate
-from weir.streams.offline_models.model_updates import UpdateFold, decode_updates, encode_update, update_record
+from weir.streams.offline_models.model_updates import UpdateFold, decode_updates, update_record
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -85,8 +86,8 @@ def test_records_come_back_as_they_were_and_bad_ones_are_told_apart() -> None:
     good, other = update("promote", 3), update("shadow", 4)
     record = update_record(good, 5.0)
     assert (record.key, record.ts) == (b"fraud", 5.0)
-    raw = [record.value, b"{", encode_update(update("promote", "latest")), None, encode_update(update("promote", 0))]
-    found = decode_updates([*raw, encode_update(other)])
+    raw = [record.value, b"{", encode_model(update("promote", "latest")), None, encode_model(update("promote", 0))]
+    found = decode_updates([*raw, encode_model(other)])
     assert found.updates == [good, other]
     assert [reject.index for reject in found.rejects] == [1, 2, 3, 4]
     assert "a version of the registry" in found.rejects[1].reason

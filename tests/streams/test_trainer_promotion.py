@@ -98,7 +98,7 @@ def test_a_busy_entity_is_one_witness_however_many_events_it_has() -> None:
     def judged(entity: list[str]) -> tuple[str, float]:
         phase = PromotionPhase(rules, PhaseState("shadow", serving=1, other=2, since=NOW))
         rows = LiveRows(
-            ids, entity, np.full(n, NOW), y, np.ones(n), np.zeros(n, np.bool_), logit, np.full(n, 1), other,
+            ids, entity, np.full(n, NOW), y, np.ones(n), logit, np.full(n, 1), other,
             np.full(n, 2),
         )  # fmt: skip
         found = phase.update(rows)

@@ -244,7 +244,7 @@ class World:
         return LiveRows(
             [f"live{k}" for k in range(first, first + n)], [f"u{k % 150}" for k in range(first, first + n)],
             np.full(n, self.clock.now), y, np.ones(n),
-            np.zeros(n, np.bool_), logits[0], np.full(n, serves), logits[1], np.full(n, shadows),
+            logits[0], np.full(n, serves), logits[1], np.full(n, shadows),
         )  # fmt: skip
 
     def live(self, n: int, block: int = 20) -> None:

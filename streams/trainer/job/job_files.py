@@ -19,6 +19,7 @@ from weir.streams.trainer.job.job_steps import (
     BuildWork,
     Data,
     GatherWork,
+    JobSteps,
     MakeBuilder,
     Score,
     put,
@@ -82,7 +83,7 @@ class JobFiles:
             work = GatherWork(self._shop.data, self._task.spec, job.cutoff, path)
             found = self.run(job, "data", work, InlineRunner())
             log.info("task %s: job %s: %s", self._name, job.job_id, ", ".join(f"{found[k]:.0f} {k}" for k in _TOLD))
-            put(counts, found)
+            put(counts, found)  # after the data set: where the counts are, it is whole
         return path
 
     def candidate(self, job: Job, kind: str) -> str:
@@ -93,24 +94,24 @@ class JobFiles:
         if kind not in self._shop.builders:
             return "no builder of this kind here; run: pip install 'weir[train]'"
         make, spec = self._shop.builders[kind], full_of(self._task.spec)
-        work = BuildWork(make, spec, self.data(job), spec.training.seed, self._warm_start(kind), to)
-        try:
-            self.run(job, kind, work)
-        except (ModelError, WorkDiedError) as error:
-            log.warning("task %s: job %s: no %s: %s", self._name, job.job_id, kind, in_words(error))
-            return str(error)
-        return BUILT
+        return self._made(
+            job, kind, BuildWork(make, spec, self.data(job), spec.training.seed, self._warm_start(kind), to)
+        )
 
     def blended(self, job: Job, made: Sequence[str]) -> str:
         """``built``, or why not."""
         to = self.built(job, BLEND)
         if self._shop.blend is None or to.is_file():
             return BUILT
-        work = BlendWork(self._shop.blend, self.data(job), tuple(self.built(job, kind) for kind in made), to)
+        parts = tuple(self.built(job, kind) for kind in made)
+        return self._made(job, BLEND, BlendWork(self._shop.blend, self.data(job), parts, to))
+
+    def _made(self, job: Job, kind: str, work: JobSteps) -> str:
+        """``built``, or why not: a candidate that cannot be made is no reason to go without the others."""
         try:
-            self.run(job, BLEND, work)
+            self.run(job, kind, work)
         except (ModelError, WorkDiedError) as error:
-            log.warning("task %s: job %s: no blend: %s", self._name, job.job_id, in_words(error))
+            log.warning("task %s: job %s: no %s: %s", self._name, job.job_id, kind, in_words(error))
             return str(error)
         return BUILT
 

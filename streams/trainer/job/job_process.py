@@ -26,7 +26,7 @@ _NICE: Final = 10
 def main(folder: Path) -> int:
     """Do the work; the exit status, 0 with a result."""
     stop = stop_with_parent()
-    os.nice(_NICE)
+    os.nice(_NICE)  # scoring on the same machine goes first
     try:
         put(folder / "result.pkl", get(folder / "work.pkl")(folder, stop.is_set, tell_progress))
     except TrainingStoppedError as stopped:

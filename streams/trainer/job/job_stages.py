@@ -102,6 +102,7 @@ class JobRunner:
         if job.tries >= TRIES:
             self._end("failed", f"stage {job.stage} was begun {job.tries} times and never ended: {job.reason}")
             return
+        # Noted before it begins: a stage that kills its process is counted, too.
         self._task.desk.change(lambda state: state.with_job(tries=job.tries + 1))
         try:
             with self._task.measures.timed(job.stage):

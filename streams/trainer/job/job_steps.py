@@ -166,7 +166,7 @@ def with_usual(built: Built, data: TrainingSet, logit: Float32Vector, weight: Fl
 
 def put(path: Path, value: object) -> None:
     """Keep a value in a file, whole or not at all."""
-    write_durably(path, lambda file: pickle.dump(_plain(value), file, protocol=5))
+    write_durably(path, lambda file: pickle.dump(value, file, protocol=5))
 
 
 def own_directory(path: Path) -> Path:
@@ -179,7 +179,7 @@ def own_directory(path: Path) -> Path:
         raise UsageError(
             f"{path} belongs to another user, who could have the trainer run code; give a directory of yours"
         )
-    path.chmod(0o700)
+    path.chmod(0o700)  # also one that was there: what lies in it is unpickled
     return path
 
 
@@ -187,12 +187,3 @@ def get(path: Path) -> Any:
     """A value that was kept; the files are the trainer's own."""
     with path.open("rb") as file:
         return pickle.load(file)
-
-
-def _plain(value: object) -> object:
-    """Mappings of a candidate as dictionaries: read-only views cannot be pickled."""
-    if isinstance(value, Built):
-        return replace(
-            value, files=dict(value.files), metrics=dict(value.metrics), variants=dict(value.variants)
-        )  # fmt: skip
-    return value

@@ -26,7 +26,6 @@ class LiveRows:
     ts: FloatVector
     y: BoolVector
     weight: FloatVector
-    correction: BoolVector
     logit: FloatVector
     version: IntVector
     """Of the model that served; 0 for none."""
@@ -51,7 +50,7 @@ class LiveRows:
             raise TaskError(f"the examples have no column {', '.join(absent)}; the task needs [full]")
         logit, version, shadow_logit, shadow_version = (batch.x[:, list(features).index(name)] for name in _COLUMNS)
         return cls(
-            batch.event_id, _owners(batch.entity_id, batch.event_id), batch.ts, batch.y, batch.weight, batch.correction,
+            batch.event_id, _owners(batch.entity_id, batch.event_id), batch.ts, batch.y, batch.weight,
             logit, version.astype(np.int64), shadow_logit, shadow_version.astype(np.int64),
         )  # fmt: skip
 
@@ -75,7 +74,6 @@ class _Example(msgspec.Struct):
     value: int
     features: _Features
     weight: float = 1.0
-    correction: bool = False
     entity_id: str | None = None
 
 
@@ -95,7 +93,6 @@ def decode_live(raw: Sequence[bytes], task: str) -> LiveRows:
         np.array([e.ts for e in found], np.float64),
         np.array([e.value == 1 for e in found], np.bool_),
         np.array([e.weight for e in found], np.float64),
-        np.array([e.correction for e in found], np.bool_),
         np.array([e.features.logit for e in found], np.float64),
         np.array([e.features.version for e in found], np.int64),
         np.array([e.features.shadow_logit for e in found], np.float64),

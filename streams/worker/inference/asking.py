@@ -135,7 +135,7 @@ class RemoteModels:
         records.append(Record(rows.task.encode(), value, now))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(circuit, rows.task, self._clock(), into, done, circuit.waits)
-        self._waiting[ident] = waiting
+        self._waiting[ident] = waiting  # before it is sent: the answer could come first
         return waiting
 
     async def _wait(self, circuit: Circuit, where: str, task: str, waiting: list[_Waiting]) -> None:

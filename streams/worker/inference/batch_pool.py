@@ -58,7 +58,7 @@ class Pool:
         done: asyncio.Future[FloatMatrix] = loop.create_future()
         parts = self._waiting.setdefault(task, [])
         if not parts:
-            loop.call_later(self._linger_s, self._run, task)
+            loop.call_later(self._linger_s, self._run, task)  # the first of a call sets its time
         parts.append(_Part(lane, keys, ts, x, done))
         return await done
 
@@ -129,6 +129,7 @@ class _Lanes:
         del now
         for lane, places, names in self._by_lane(keys):
             self._store.use(self._lanes[lane])
+            # One lane's clock must not age the rows of another.
             self._store.save(table, names, rows[places], self._now[lane])
 
     def _by_lane(self, keys: Sequence[str]) -> list[tuple[int, list[int], list[str]]]:

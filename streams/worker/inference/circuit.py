@@ -43,7 +43,7 @@ class Circuit:
 
     def answered(self, age_s: float) -> bool:
         """An answer came ``age_s`` after its request; whether it is worth waiting again, and was not before."""
-        if age_s > self.deadline_s:
+        if age_s > self.deadline_s:  # out of a backlog: the next one would be late as well
             return False
         reopened = not self.waits
         self._missed = 0

@@ -75,6 +75,7 @@ class InferenceLane(SerialLane):
         clock = self.ctx.metrics.stages("inference")
         requests, refused = self._decode(batch)
         clock.lap("decode")
+        # In order: of two equal ids the first is taken in.
         fresh = [self._fresh(request, batch.base_offset) for _, request in requests]
         wanted: dict[str, list[str]] = {}
         for task, scorer in self._scorers.items():
@@ -159,7 +160,7 @@ class InferenceLane(SerialLane):
         records = [
             Record(request.task.encode(), encode_answer(request.id, request.task, block), now)
             for (i, request), block in zip(requests, values, strict=True)
-            if now - batch.records[i].ts < STALE_S
+            if now - batch.records[i].ts < STALE_S  # nobody waits for older ones any more
         ]
         return await self.ctx.records.send_to(self.ctx.name(topics.INFERENCE_RESULTS), self.lane[1], records)
 

@@ -35,6 +35,7 @@ class RemoteClient:
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
+        # A restarted worker must not take the answers to the requests of the one before it.
         sender = f"{ctx.settings.worker.name()}-{os.urandom(6).hex()}"
         requests, results = ctx.name(topics.INFERENCE_REQUESTS), ctx.name(topics.INFERENCE_RESULTS)
         self._models = RemoteModels(ctx.records, requests, sender, ctx.metrics, time.monotonic)

@@ -38,7 +38,7 @@ class ResultsReader:
         """Connect; raises ``BrokerError`` when no broker answers."""
         self._consumer = AIOKafkaConsumer(
             **self._options,
-            group_id=None,
+            group_id=None,  # every asker reads the answers of its own partitions; no group shares them out
             enable_auto_commit=False,
             auto_offset_reset="latest",
             fetch_max_wait_ms=_POLL_MS,
