@@ -6,6 +6,7 @@ Floats are written in their shortest form that reads back as the same float64. T
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import starmap
 from typing import Any
 
 import msgspec
@@ -95,46 +96,19 @@ def write_scored(
 def encode_examples(batch: ExampleBatch, feature_names: Sequence[str], task: str) -> list[bytes]:
     """Encode examples of ``task`` as ``Example`` records, in learning order."""
     _check(batch.x, batch.score, feature_names, batch.event_id)
-    features = features_struct(tuple(feature_names))
-    columns = zip(
-        batch.event_id,
-        batch.n.tolist(),
-        batch.ts.tolist(),
-        batch.x.tolist(),
-        batch.score.tolist(),
-        batch.y.astype(np.int64).tolist(),
-        batch.weight.tolist(),
-        batch.correction.tolist(),
-        batch.entity_id,
-        strict=True,
-    )
-    new = record_struct(Example)
-    return _lines(
-        [
-            new(VERSION, event_id, n, task, ts, features(*row), score, y, weight, correction, entity)
-            for event_id, n, ts, row, score, y, weight, correction, entity in columns
-        ]
-    )
+    features, n = features_struct(tuple(feature_names)), len(batch)
+    x, y = [features(*row) for row in batch.x.tolist()], batch.y.astype(np.int64).tolist()
+    event = ([VERSION] * n, batch.event_id, batch.n.tolist(), [task] * n, batch.ts.tolist())
+    learned = (x, batch.score.tolist(), y, batch.weight.tolist(), batch.correction.tolist(), batch.entity_id)
+    return _lines(starmap(record_struct(Example), zip(*event, *learned, strict=True)))
 
 
 def encode_labels(batch: LabelBatch, task: str, source: str | None = None) -> list[bytes]:
     """Encode labels of ``task`` as ``Label`` records, in order; ``source`` says who made them."""
-    columns = zip(
-        batch.label_id,
-        batch.entity_id,
-        batch.event_id,
-        batch.ts.tolist(),
-        batch.value.astype(np.int64).tolist(),
-        batch.weight.tolist(),
-        strict=True,
-    )
-    new = record_struct(Label)
-    return _lines(
-        [
-            new(VERSION, label_id, task, entity_id, event_id, ts, value, source, weight)
-            for label_id, entity_id, event_id, ts, value, weight in columns
-        ]
-    )
+    n, value = len(batch), batch.value.astype(np.int64).tolist()
+    about = ([VERSION] * n, batch.label_id, [task] * n, batch.entity_id, batch.event_id, batch.ts.tolist())
+    columns = zip(*about, value, [source] * n, batch.weight.tolist(), strict=True)
+    return _lines(starmap(record_struct(Label), columns))
 
 
 def encode_alerts(alerts: Iterable[Alert]) -> list[bytes]:
@@ -152,10 +126,10 @@ def encode_model(record: WireModel) -> bytes:
     return record.model_dump_json(exclude_none=True).encode()
 
 
-def _lines(structs: list[Any]) -> list[bytes]:
+def _lines(structs: Iterable[Any]) -> list[bytes]:
     """Encode structs, each as a record of its own."""
     # JSON escapes newlines inside strings, so one can only be the end of a record.
-    return _ENCODER.encode_lines(structs).split(b"\n")[:-1]
+    return _ENCODER.encode_lines([*structs]).split(b"\n")[:-1]
 
 
 def _check(features: FloatMatrix, score: FloatVector, names: Sequence[str], event_id: Sequence[str]) -> None:

@@ -55,8 +55,8 @@ def decode_scored(raw: Sequence[bytes | None], shapes: Mapping[str, ScoredShape]
     decoder = _decoder(tuple(shapes.items()))
     found = decoder.decode([raw[i] for i in rest.tolist()], lambda task, r: _misfit(r, shapes[task]), rest)
     for task, own in found.tasks.items():
-        scored = _scored(own.structs, shapes[task])
-        tasks[task] = TaskScored(*interleave(tasks[task].scored, tasks[task].index, scored, own.index))
+        formed, other = tasks[task], _filled(_columns(own.structs, own.index, shapes[task]), shapes[task])
+        tasks[task] = TaskScored(*interleave(formed.scored, formed.index, other.scored, other.index))
     return DecodedLog(tasks, found.rejects, found.unknown)
 
 
@@ -115,21 +115,15 @@ def _misfit(record: Any, shape: ScoredShape) -> str | None:
     return None
 
 
-def _scored(structs: list[Any], shape: ScoredShape) -> ScoredBatch:
-    predictions = PredictionBatch(
-        event_id=[s.event_id for s in structs],
-        entity_id=[s.entity_id for s in structs],
-        ts=seconds([s.ts for s in structs]),
-        score=np.array([s.score for s in structs], np.float64),
-        model_version=np.array([s.model_version for s in structs], np.int64),
-        features=feature_matrix(structs, len(shape.features)),
-    )
-    masks, watched = _matrix(structs, "masks", shape.masks), _matrix(structs, "watched", shape.watched)
-    named = [s.entities for s in structs] if shape.entities else []
-    entities: dict[str, list[str | None]] = {
-        name: [None if ids is None else getattr(ids, f"f{k}") for ids in named] for k, name in enumerate(shape.entities)
-    }
-    return ScoredBatch(predictions, masks, watched, entities)
+def _columns(structs: list[Any], index: IntVector, shape: ScoredShape) -> ParsedColumns:
+    """Records that are not in the form, as if they had been read by it."""
+    named = [[s.entities and getattr(s.entities, f"f{k}") for s in structs] for k in range(len(shape.entities))]
+    head = [seconds([s.ts for s in structs]), np.array([s.score for s in structs], np.float64)]
+    body = [feature_matrix(structs, len(shape.features)), seconds([s.scored_at for s in structs])]
+    tail = [_matrix(structs, "masks", shape.masks), _matrix(structs, "watched", shape.watched)]
+    counts = np.array([(s.model_version, s.degraded) for s in structs], np.int64).reshape(-1, 2)
+    texts = [[s.event_id for s in structs], [s.entity_id for s in structs], *named]
+    return ParsedColumns(index, texts, np.column_stack([*head, *body, *tail]), counts)
 
 
 def _matrix(structs: list[Any], name: str, width: int) -> FloatMatrix:

@@ -204,17 +204,9 @@ class AlertBook:
 
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""
-        return msgspec.msgpack.encode(
-            _State(
-                self.task,
-                self.watermark,
-                self._number,
-                self._entries,
-                list(self._seen_order),
-                list(astuple(self.stats)),
-            ),
-            order="deterministic",  # sets have no order of their own, and equal books give equal bytes
-        )
+        seen, stats = list(self._seen_order), list(astuple(self.stats))
+        held = _State(self.task, self.watermark, self._number, self._entries, seen, stats)
+        return msgspec.msgpack.encode(held, order="deterministic")  # sets have no order, and equal books equal bytes
 
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot``; raises ``StateError`` when it is of another task."""

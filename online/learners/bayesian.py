@@ -18,16 +18,8 @@ from numpy.typing import NDArray
 
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
-from weir.online.learners.logistic import scale_learn, scale_row, sigmoid, sigmoid_many
+from weir.online.learners.logistic import dot, scale_learn, scale_row, sigmoid, sigmoid_many
 from weir.online.learners.scaled import ScaledFold
-
-
-@njit(cache=True)
-def _offset(row: FloatVector, prior: FloatVector) -> float:
-    z = 0.0
-    for j in range(row.size):
-        z += row[j] * prior[j]
-    return z
 
 
 @njit(cache=True)
@@ -47,10 +39,7 @@ def _logits(
     row = np.empty(w.size)
     for i in range(x.shape[0]):
         _scaled(x[i], mean, var, bound, row)
-        z = _offset(x[i], prior)
-        for j in range(w.size):
-            z += w[j] * row[j]
-        out[i] = z
+        out[i] = dot(dot(0.0, x[i], prior), w, row)
     return out
 
 
@@ -73,18 +62,12 @@ def _fold(
     row, gain = np.empty(n_w), np.empty(n_w)
     for i in range(x.shape[0]):
         _scaled(x[i], mean, var, params[2], row)
-        z = _offset(x[i], prior)
-        for j in range(n_w):
-            z += w[j] * row[j]
-        before[i] = sigmoid(z)
+        before[i] = sigmoid(dot(dot(0.0, x[i], prior), w, row))
         count[0] += 1.0
         scale_learn(x[i], count[0], mean, var)
         # Scaled again: the scale has just learned this row.
         _scaled(x[i], mean, var, params[2], row)
-        z = _offset(x[i], prior)
-        for j in range(n_w):
-            z += w[j] * row[j]
-        p = sigmoid(z)
+        p = sigmoid(dot(dot(0.0, x[i], prior), w, row))
         curvature = max(p * (1.0 - p), params[3]) * weight[i]
         spread = 0.0
         for j in range(n_w):

@@ -73,14 +73,19 @@ def scale_row(row: FloatVector, mean: FloatVector, var: FloatVector, out: FloatV
 
 
 @njit(cache=True)
+def dot(start: float, a: FloatVector, b: FloatVector) -> float:
+    """``start`` and the products of two vectors, summed from left to right: the bits do not depend on a library."""
+    for j in range(a.size):
+        start += a[j] * b[j]
+    return start
+
+
+@njit(cache=True)
 def _logits(x: FloatMatrix, w: FloatVector, mean: FloatVector, var: FloatVector, bias: float, out: FloatVector) -> None:
     row = np.empty(x.shape[1])
     for i in range(x.shape[0]):
         scale_row(x[i], mean, var, row)
-        z = 0.0
-        for j in range(row.size):
-            z += w[j] * row[j]
-        out[i] = z + bias
+        out[i] = dot(0.0, w, row) + bias
 
 
 @njit(cache=True)
@@ -99,18 +104,12 @@ def _fold(
     z_row = np.empty(x.shape[1])
     for i in range(x.shape[0]):
         scale_row(x[i], mean, var, z_row)
-        z = 0.0
-        for j in range(z_row.size):
-            z += w[j] * z_row[j]
-        before[i] = sigmoid(z + head[1])
+        before[i] = sigmoid(dot(0.0, w, z_row) + head[1])
         # As in River's pipeline, the scaler learns a row before the weights do.
         head[0] += 1.0
         scale_learn(x[i], head[0], mean, var)
         scale_row(x[i], mean, var, z_row)
-        z = 0.0
-        for j in range(z_row.size):
-            z += w[j] * z_row[j]
-        g = log_gradient(1.0 if y[i] else -1.0, z + head[1]) * weight[i]
+        g = log_gradient(1.0 if y[i] else -1.0, dot(0.0, w, z_row) + head[1]) * weight[i]
         g = min(max(g, -rates[3]), rates[3])
         head[1] -= rates[1] * g
         for j in range(z_row.size):

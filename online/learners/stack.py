@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
-from weir.online.learners.logistic import log_gradient, logit_of, sigmoid_many
+from weir.online.learners.logistic import dot, log_gradient, logit_of, sigmoid_many
 from weir.online.learners.state import copy_into, seal_with, unseal_with
 
 
@@ -62,10 +62,7 @@ def _shares(loss: FloatVector, temperature: float) -> FloatVector:
 def _combine(logits: FloatMatrix, slope: FloatVector, bias: float) -> FloatVector:
     out = np.empty(logits.shape[0])
     for i in range(logits.shape[0]):
-        z = 0.0
-        for m in range(slope.size):
-            z += slope[m] * logits[i, m]
-        out[i] = z + bias
+        out[i] = dot(0.0, slope, logits[i]) + bias
     return out
 
 
