@@ -36,7 +36,6 @@ from weir.streams.backtest.tables import (
 from weir.streams.errors import UsageError
 
 _CHUNK_ROWS = 4096
-_YEAR_2000 = 946_684_800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +218,10 @@ class FileSource:
                     f"ts: {what} is no time; give ISO 8601 or epoch seconds, or set time_format (and time_zone) in "
                 )
                 reason += "[source]"
-            elif name == "ts" and self._ts[row] < _YEAR_2000:
-                day = np.datetime64(int(max(self._ts[row], -6e10)), "s").astype("datetime64[D]")
-                reason = f"ts: {what} is read as {day}: times before 2000-01-01 are not taken, for clocks that are not "
-                reason += "set write them; if it is in another unit or format, set time_format in [source]"
+            elif name == "ts":  # before 2000 or after 2100
+                day = np.datetime64(int(np.clip(self._ts[row], -6e10, 2e11)), "s").astype("datetime64[D]")
+                reason = f"ts: {what} is read as {day}: only times of 2000 to 2100 are taken, for clocks that are not "
+                reason += "set write others; if it is in another unit or format, set time_format in [source]"
         return replace(reject, index=self._files.number(row), reason=reason)
 
     def _rows(self, order: IntVector) -> list[dict[str, Any]]:

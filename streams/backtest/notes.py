@@ -19,12 +19,15 @@ from weir.online.task.spec import TaskSpec
 
 Kind = Literal[
     "types", "not scored", "no labels", "labels refused", "one class", "labels unknown", "labels without event",
-    "labels late", "labels contradict", "rows refused", "no readings", "repeats",
+    "labels late", "labels contradict", "rows refused", "no readings", "sentinel", "repeats",
     "entity key", "missing", "clock", "pause", "constant", "one entity", "unlabelled start",
 ]  # fmt: skip
 """What a note is about, the gravest first."""
 
 DAY_S: Final = 86_400.0
+# What devices and databases write where they have no number.
+_SENTINELS: Final = np.array([-99, -999, -999.25, -9999, -99999, -32768, -(2.0**31), 9999, 99999, 999999, 32767, 65535,
+                              2.0**31 - 1, 2.0**32 - 1])  # fmt: skip
 # Fewer rows say nothing of what is usual.
 _MANY: Final = 50
 
@@ -59,6 +62,8 @@ class RunWatch:
         }
         """By column, how many events of each type have a value."""
         self.spread = dict.fromkeys(columns.numbers, (np.inf, -np.inf))
+        """By column, the least and the largest number; those of ``sentinels`` aside."""
+        self.sentinels: dict[str, Counter[float]] = {name: Counter() for name in columns.numbers}
         self.jumps: list[tuple[int, float, float]] = []
         """Row, time before and time after, where time moves by more than a day."""
         self.first = self.last = np.nan
@@ -94,7 +99,9 @@ class RunWatch:
         for name, numbers in batch.numbers.items():
             values = numbers[~np.isnan(numbers)]
             self.known[name][kind] += len(values)
-            low, high = self.spread[name]
+            marked = np.isin(values, _SENTINELS)
+            self.sentinels[name].update(values[marked].tolist())
+            values, (low, high) = values[~marked], self.spread[name]
             self.spread[name] = float(values.min(initial=low)), float(values.max(initial=high))
 
     def notes(self, scored: int) -> list[Note]:
@@ -137,11 +144,22 @@ class RunWatch:
                 fix = f"feed {name} in {self.where}, or remove its entity"
                 yield "entity key", f"{name} is missing in {share} rows: {lost}", fix
         for name, (low, high) in self.spread.items():
+            declared = self.task.missing.get(name, self.task.missing.get("*", ()))
+            undeclared = self.sentinels[name].keys() - set(declared) if name not in self.task.ranges else set()
+            for value in undeclared if low <= high else ():
+                if value < 0 <= low or not 2 * low - high <= value <= 2 * high - low:
+                    what = (
+                        f"{name} is {value:.15g} in {self.sentinels[name][value]:,} rows, far from all others, which "
+                    )
+                    what += f"are from {low:g} to {high:g}"
+                    yield "sentinel", what, f"if that stands for no reading, set missing = [{value:.15g}] in the task"
             if low == high and self.events >= _MANY:
                 yield "constant", f"{name} is {low:g} wherever it is known", f"drop {name}, or correct its column"
-        [(owner, most)] = self.owners.most_common(1) or [(None, 0)]
+        (owner, most), (_, second) = (*self.owners.most_common(2), (None, 0), (None, 0))[:2]
         alone = len(self.owners) == 1 and self.task.stream == "user-events"  # a file of one device is usual
-        if owner is not None and most > max(_MANY, self.events * (0.5 if alone else max(0.5, 3 / len(self.owners)))):
+        usual = self.events * (0.5 if alone else max(0.5, 3 / len(self.owners)))
+        apart = second and most > max(0.1 * self.events, 3 * second)  # as "unknown", "guest", 0 or -1 are
+        if owner is not None and most > _MANY and (most > usual or apart):
             what = f"{most / self.events:.0%} of the events are of one {self.task.key}, {owner!r}"
             yield "one entity", what, "a word for an unknown one? Leave it empty in the data"
 

@@ -537,8 +537,8 @@ def test_reasons_name_the_value(tmp_path: Path) -> None:
     rows[2][1], rows[4][1], rows[5][1] = "yesterday", "1999-03-01 00:00", "NA"
     reasons = [r.reason for part in source(write(tmp_path, text_of(rows))).batches(512) for r in part.rejects]
     assert sorted(reasons) == [
-        "ts: '1999-03-01 00:00' in column 'at' is read as 1999-03-01: times before 2000-01-01 are not taken, for "
-        "clocks that are not set write them; if it is in another unit or format, set time_format in [source]",
+        "ts: '1999-03-01 00:00' in column 'at' is read as 1999-03-01: only times of 2000 to 2100 are taken, for "
+        "clocks that are not set write others; if it is in another unit or format, set time_format in [source]",
         "ts: 'yesterday' in column 'at' is no time; give ISO 8601 or epoch seconds, "
         "or set time_format (and time_zone) in [source]",
         "ts: missing ('NA' in column 'at')",

@@ -83,7 +83,8 @@ def dialect_of(text: str, wanted: Collection[str], separator: str | None = None)
 
 def _title_lines(body: str, wanted: Collection[str]) -> int:
     """How many lines stand before the header, such as a title: those before the line that names most of ``wanted``."""
-    named = [sum(name in line for name in wanted) for line in body.split("\n", 30)[:30]]
+    cells = [[line.split(mark) for mark in SEPARATORS] for line in body.split("\n", 30)[:30]]
+    named = [max(len({cell.strip(BLANK + "\"'") for cell in row} & set(wanted)) for row in rows) for rows in cells]
     return named.index(max(named)) if not named[0] and 2 * max(named) > len(wanted) else 0
 
 
