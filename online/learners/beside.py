@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,7 @@ def _fold(
             loss[m] = keep * loss[m] + (1.0 - keep) * one
 
 
+@dataclass(eq=False, repr=False)
 class HedgedLearner:
     """A weighted mean of the log-odds of one learner and of the full model.
 
@@ -85,30 +87,25 @@ class HedgedLearner:
     [0.82, 0.5]
     """
 
-    kind = "beside_full"
+    features: tuple[str, ...]
+    _: KW_ONLY
+    members: Sequence[Learner]
+    half_life: float = 50_000.0
+    temperature: float = 0.01
+    logit_bound: float = 12.0
+    seed: int = 0
+    kind: ClassVar[str] = "beside_full"
 
-    def __init__(
-        self,
-        features: Sequence[str],
-        *,
-        members: Sequence[Learner],
-        half_life: float = 50_000.0,
-        temperature: float = 0.01,
-        logit_bound: float = 12.0,
-        seed: int = 0,
-    ) -> None:
-        self.features = tuple(features)
+    def __post_init__(self) -> None:
         if missing := [name for name in FULL if name not in self.features]:
             raise ValueError(f"beside_full needs the columns {', '.join(missing)}: give the task a [full] table")
-        if len(members) != 1:
-            raise ValueError(f"beside_full with {len(members)} members; give it one, such as boosted")
-        if members[0].features != self.member_features(self.features):
+        if len(self.members) != 1:
+            raise ValueError(f"beside_full with {len(self.members)} members; give it one, such as boosted")
+        if self.members[0].features != self.member_features(self.features):
             raise ValueError("the member of beside_full sees all columns but those of the full model, in their order")
-        for name, value in (("half_life", half_life), ("temperature", temperature), ("logit_bound", logit_bound)):
-            if value <= 0:
-                raise ValueError(f"beside_full: {name} = {value} must be > 0")
-        self.members = tuple(members)
-        self.half_life, self.temperature, self.logit_bound, self.seed = half_life, temperature, logit_bound, seed
+        for name in ("half_life", "temperature", "logit_bound"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"beside_full: {name} = {getattr(self, name)} must be > 0")
         self._logit, self._known = (self.features.index(name) for name in FULL)
         self._own = np.array([k for k, name in enumerate(self.features) if name not in FULL], dtype=np.int64)
         self._state: dict[str, NDArray[Any]] = {"loss": np.full(2, math.log(2.0))}

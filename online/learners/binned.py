@@ -7,7 +7,7 @@ The split rule is the second-order one of XGBoost (Chen & Guestrin, KDD 2016), t
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,19 @@ IntMatrix = NDArray[np.int64]
 ByteMatrix = NDArray[np.uint8]
 
 # Edges come from at most about this many rows of each class; more would only move them within a bin.
+
+
+class Trees(NamedTuple):
+    """Complete trees in heap order, changed in place: T of them ``(T, ...)``, or one, without the first axis."""
+
+    feature: IntMatrix
+    """``(T, 2^depth - 1)``, the column that each inner node splits on."""
+    threshold: Float32Matrix
+    """``(T, 2^depth - 1)``; a row goes right where its value is above."""
+    value: FloatMatrix
+    """``(T, 2^(depth + 1) - 1)``; of an inner node the mean of what lies below."""
+
+
 _EDGE_ROWS = 8192
 
 # Rows scored together: 64 rows of 30 columns fill 7.5 KB.
@@ -91,41 +104,24 @@ def bin_rows(x: Float32Matrix, rows: IntVector, edges: Float32Matrix, counts: In
 
 
 @njit(cache=True, nogil=True)
-def leaf_of(x: Rows, i: int, feature: IntVector, threshold: Float32Vector, depth: int) -> int:
+def leaf_of(x: Rows, i: int, tree: Trees, depth: int) -> int:
     """Heap index of the leaf that row ``i`` of ``x (n, F)`` ends in."""
     k = 0
     for _ in range(depth):
-        k = 2 * k + 1 + int(np.float32(x[i, feature[k]]) > threshold[k])
+        k = 2 * k + 1 + int(np.float32(x[i, tree.feature[k]]) > tree.threshold[k])
     return k
 
 
 @njit(cache=True, nogil=True)
-def add_tree(
-    x: Rows,
-    rows: IntVector,
-    feature: IntVector,
-    threshold: Float32Vector,
-    value: FloatVector,
-    depth: int,
-    sign: float,
-    out: FloatVector,
-) -> None:
+def add_tree(x: Rows, rows: IntVector, tree: Trees, depth: int, sign: float, out: FloatVector) -> None:
     """Add ``sign`` times the tree's value to ``out[i]`` for every ``i`` of ``rows``."""
     for i in rows:
-        out[i] += sign * value[leaf_of(x, i, feature, threshold, depth)]
+        out[i] += sign * tree.value[leaf_of(x, i, tree, depth)]
 
 
 @njit(cache=True, nogil=True)
-def sum_trees(
-    x: Rows,
-    feature: IntMatrix,
-    threshold: Float32Matrix,
-    value: FloatMatrix,
-    trees: int,
-    depth: int,
-    out: FloatVector,
-) -> None:
-    """Add the values of the first ``trees`` trees to ``out (n,)``, in tree order.
+def sum_trees(x: Rows, trees: Trees, count: int, depth: int, out: FloatVector) -> None:
+    """Add the values of the first ``count`` trees to ``out (n,)``, in tree order.
 
     Rows go in blocks with the trees outside: one small tree stays in the nearest cache and the walks of a block do not
     wait for one another, which halves the time. The order of additions to a row does not depend on the blocks.
@@ -136,8 +132,8 @@ def sum_trees(
         for i in range(size):
             for f in range(x.shape[1]):
                 block[i, f] = np.float32(x[start + i, f])
-        for j in range(trees):
-            splits, cuts, values = feature[j], threshold[j], value[j]
+        for j in range(count):
+            splits, cuts, values = trees.feature[j], trees.threshold[j], trees.value[j]
             for i in range(size):
                 k = 0
                 for _ in range(depth):
@@ -146,23 +142,15 @@ def sum_trees(
 
 
 @njit(cache=True, nogil=True)
-def walk_trees(
-    x: Rows,
-    feature: IntMatrix,
-    threshold: Float32Matrix,
-    value: FloatMatrix,
-    trees: int,
-    depth: int,
-    out: FloatMatrix,
-) -> None:
+def walk_trees(x: Rows, trees: Trees, count: int, depth: int, out: FloatMatrix) -> None:
     """Add to ``out (n, F)`` what each step down the path changed, booked on the feature split on (Saabas 2014)."""
     for i in range(x.shape[0]):
-        for j in range(trees):
-            k = 0
+        for j in range(count):
+            k, value = 0, trees.value[j]
             for _ in range(depth):
-                f = feature[j, k]
-                child = 2 * k + 1 + int(np.float32(x[i, f]) > threshold[j, k])
-                out[i, f] += value[j, child] - value[j, k]
+                f = trees.feature[j, k]
+                child = 2 * k + 1 + int(np.float32(x[i, f]) > trees.threshold[j, k])
+                out[i, f] += value[child] - value[k]
                 k = child
 
 
@@ -227,11 +215,9 @@ def grow_tree(
     l2: float,
     min_hessian: float,
     shrink: float,
-    feature: IntVector,
-    threshold: Float32Vector,
-    value: FloatVector,
+    tree: Trees,
 ) -> None:
-    """Grow one tree level by level and write it into ``feature``, ``threshold`` and ``value``.
+    """Grow one tree level by level and write it into ``tree``.
 
     Parameters
     ----------
@@ -239,8 +225,8 @@ def grow_tree(
     gradient, hessian : (R,) of the loss by the margin, weights included.
     cover : (R,) weight of each row in an inner node's value, which is the mean of what lies below it.
     shrink : learning rate.
-    feature, threshold : (2^depth - 1,); value : (2^(depth + 1) - 1,), in heap order.
     """
+    feature, threshold = tree.feature, tree.threshold
     inner = (1 << depth) - 1
     node = np.zeros(rows.size, np.int64)
     tables = np.empty(((inner + 1) >> 1, columns.size, edges.shape[1] + 1, 2))
@@ -257,7 +243,7 @@ def grow_tree(
         for r in range(rows.size):
             k = node[r]
             node[r] = 2 * k + int(binned[rows[r], feature[base + k]] > bins[k])
-    _set_values(node, gradient, hessian, cover, inner, l2, shrink, value)
+    _set_values(node, gradient, hessian, cover, inner, l2, shrink, tree.value)
 
 
 @njit(cache=True, nogil=True)

@@ -20,10 +20,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.batch import IntVector
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.binned import (
-    Float32Vector,
+    Trees,
     add_tree,
     bin_rows,
     grow_tree,
@@ -131,15 +130,18 @@ class BoostedTrees:
         return int(self._model["counts"][0])
 
     @property
+    def _trees(self) -> Trees:
+        return Trees(*(self._model[name] for name in Trees._fields))
+
+    @property
     def _grown(self) -> int:
         """Trees in use."""
         return min(int(self._model["counts"][1]), self.trees)
 
     def logit_many(self, x: NDArray[Any]) -> FloatVector:
         """Log-odds, ``(n, F)`` to ``(n,)``."""
-        m = self._model
         out = np.full(len(x), self._bias())
-        sum_trees(np.ascontiguousarray(x), m["feature"], m["threshold"], m["value"], self._grown, self.depth, out)
+        sum_trees(np.ascontiguousarray(x), self._trees, self._grown, self.depth, out)
         return out
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
@@ -148,9 +150,8 @@ class BoostedTrees:
 
     def contributions(self, x: FloatMatrix) -> FloatMatrix:
         """Change in log-odds along the paths, by feature split on, ``(n, F)``; up from the mean row."""
-        m = self._model
         out = np.zeros((len(x), len(self.features)))
-        walk_trees(np.ascontiguousarray(x), m["feature"], m["threshold"], m["value"], self._grown, self.depth, out)
+        walk_trees(np.ascontiguousarray(x), self._trees, self._grown, self.depth, out)
         return out
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
@@ -230,13 +231,13 @@ class BoostedTrees:
         # Margins of older rows are kept up below, tree by tree; only new rows are scored by all trees.
         self._margin[new] = self.logit_many(self._x[new])
         slot, every_row = int(m["counts"][1]) % self.trees, np.arange(n)
-        tree = (m["feature"][slot], m["threshold"][slot], m["value"][slot])
-        add_tree(self._x, every_row, *tree, self.depth, -1.0, self._margin)  # the oldest tree; zeros where none is
-        self._regrow(n, *tree)
-        add_tree(self._x, every_row, *tree, self.depth, 1.0, self._margin)
+        tree = Trees(*(of_all[slot] for of_all in self._trees))
+        add_tree(self._x, every_row, tree, self.depth, -1.0, self._margin)  # the oldest tree; zeros where none is
+        self._regrow(n, tree)
+        add_tree(self._x, every_row, tree, self.depth, 1.0, self._margin)
         m["counts"][1] += 1
 
-    def _regrow(self, n: int, feature: IntVector, threshold: Float32Vector, value: FloatVector) -> None:
+    def _regrow(self, n: int, tree: Trees) -> None:
         """Grow a tree in place on a draw of the first ``n`` buffered rows and of the columns that vary."""
         counts = self._model["edge_counts"]
         # Keyed by the number of the tree, not by a running state: a restored replica draws the same rows.
@@ -244,12 +245,12 @@ class BoostedTrees:
         rows = np.flatnonzero(rng.random(n) < self.row_share)
         columns = np.flatnonzero(counts)
         columns = np.sort(rng.permutation(columns)[: int(np.ceil(columns.size * self.column_share))])
-        feature[:], threshold[:], value[:] = 0, np.inf, 0.0
+        tree.feature[:], tree.threshold[:], tree.value[:] = 0, np.inf, 0.0
         if rows.size == 0 or columns.size == 0:
             return
         p = 1.0 / (1.0 + np.exp(-np.clip(self._margin[rows], -500.0, 500.0)))
         weight = self._weight[rows]
         grow_tree(
             self._binned, rows, columns, self._edges, counts, weight * (p - self._y[rows]), weight * p * (1.0 - p),
-            weight, self.depth, self.l2, self.min_hessian, self.learning_rate, feature, threshold, value,
+            weight, self.depth, self.l2, self.min_hessian, self.learning_rate, tree,
         )  # fmt: skip

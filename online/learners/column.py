@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 _EDGE = 1e-6
 
 
+@dataclass(eq=False, repr=False)
 class Column:
     """The score is a column, clipped to [0, 1]; nothing is learned.
 
@@ -26,13 +27,15 @@ class Column:
     [0.25, 1.0]
     """
 
-    def __init__(self, features: Sequence[str], *, column: str, seed: int = 0) -> None:
-        if column not in features:
-            raise ValueError(f"column is {column!r}, which is not among the inputs {', '.join(features)}")
-        self.features = tuple(features)
-        self.column = column
-        self.seed = seed
-        self._at = self.features.index(column)
+    features: tuple[str, ...]
+    _: KW_ONLY
+    column: str
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.column not in self.features:
+            raise ValueError(f"column is {self.column!r}, which is not among the inputs {', '.join(self.features)}")
+        self._at = self.features.index(self.column)
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """The column, ``(n,)`` in [0, 1]."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -42,15 +41,10 @@ class ScoreFile:
     def _flush(self) -> None:
         if not self._held:
             return
-        columns = [
-            pa.array([e for p in self._held for e in p.event_id], pa.string()),
-            pa.array([e for p in self._held for e in p.entity_id], pa.string()),
-            pa.array(np.concatenate([p.ts for p in self._held])),
-            pa.array([self._task] * self._rows, pa.string()),
-            pa.array(np.concatenate([p.score for p in self._held])),
-            pa.array(np.concatenate([p.model_version for p in self._held])),
-        ]
-        self._writer.write_table(pa.table(columns, schema=SCHEMA))
+        held = PredictionBatch.concat(self._held)
+        who = {"event_id": held.event_id, "entity_id": held.entity_id, "ts": held.ts}
+        said = {"task": [self._task] * len(held), "score": held.score, "model_version": held.model_version}
+        self._writer.write_table(pa.table(who | said, schema=SCHEMA))
         self._held, self._rows = [], 0
 
     def close(self) -> None:

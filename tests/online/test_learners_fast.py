@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.work import calls_of
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector, Learner
-from weir.online.learners.binned import bin_rows, grow_tree, leaf_of, quantile_edges
+from weir.online.learners.binned import Trees, bin_rows, grow_tree, leaf_of, quantile_edges
 from weir.online.learners.boosted import BoostedTrees
 
 NAMES = ("a", "b", "c", "noise")
@@ -216,10 +216,11 @@ def test_a_split_is_the_best_one_and_leaves_are_newton_steps(seed: int, l2: floa
     every = np.arange(n)
     bin_rows(x, every, edges, counts, binned)
     feature, threshold, value = np.zeros(1, np.int64), np.zeros(1, np.float32), np.zeros(3)
+    tree = Trees(feature, threshold, value)
     grow_tree(
-        binned, every, np.arange(3), edges, counts, g, h, h, 1, l2, 1e-12, 0.3, feature, threshold, value
+        binned, every, np.arange(3), edges, counts, g, h, h, 1, l2, 1e-12, 0.3, tree
     )  # fmt: skip
-    leaf = np.array([leaf_of(x, i, feature, threshold, 1) for i in range(n)])
+    leaf = np.array([leaf_of(x, i, tree, 1) for i in range(n)])
     gain = -(g.sum() ** 2) / (h.sum() + l2)
     for k in (1, 2):
         inside = leaf == k
