@@ -30,7 +30,7 @@ class EncoderConfig:
     knots: int = 0
     """K: pieces of the piecewise linear code of a column."""
     dropout: float = 0.1
-    """Of the last hidden layer, while training."""
+    """Share of the last hidden layer that is dropped, while training."""
     clip: float = 8.0
     """Standard deviations at which a normalised column is cut."""
 
@@ -109,7 +109,7 @@ class Encoder(nn.Module):
 
     @property
     def embedding(self) -> int:
-        """E."""
+        """E, the coordinates of the embedding; 0 for none."""
         return self.config.embedding
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -50,7 +50,7 @@ class FileEntry(FrozenModel):
 
     sha256: Hex
     size: Annotated[int, Field(ge=0)]
-    """Bytes."""
+    """Size of the file in bytes."""
 
     @classmethod
     def of(cls, data: bytes) -> FileEntry:
@@ -67,7 +67,7 @@ class Variant(FrozenModel):
 
     precision: Precision
     measured: Metrics = {}
-    """Against ``model.onnx``, as ``weir.models.evaluation.quantise.measure`` names them."""
+    """Costs against ``model.onnx``, as ``weir.models.evaluation.quantise.measure`` names them."""
 
 
 class DataRange(FrozenModel):
@@ -103,7 +103,7 @@ class Manifest(FrozenModel):
     embedding: Annotated[int, Field(ge=0)]
     opset: Annotated[int, Field(ge=1)]
     created_at: Finite
-    """Epoch seconds."""
+    """Time of registration, epoch seconds."""
     data: DataRange
     label_delay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """Seconds between an event and its label, as the task waits for it."""
@@ -182,7 +182,7 @@ def inputs_digest(inputs: Sequence[str]) -> str:
 
 
 def entries(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
-    """The manifest's ``files`` of some bytes."""
+    """Describe files for the manifest, by name."""
     return {name: FileEntry.of(data) for name, data in sorted(files.items())}
 
 

@@ -72,7 +72,7 @@ class TrainingSet:
     labels: Labels
     """Known at ``cutoff``, one a row: the newest where a label was corrected."""
     cutoff: float
-    """Epoch seconds."""
+    """Event time, epoch seconds."""
     valid_from: float
     """Event time from which labelled rows are validation; rows to learn from are labelled before, and their label was
     known before it."""
@@ -106,12 +106,12 @@ class StepModel(Protocol):
     provider: str
     """``cpu`` or ``cuda``."""
     precision: Precision
-    """Of the graph that runs."""
+    """Precision of the graph that runs."""
     inputs: tuple[str, ...]
     state: int
-    """S."""
+    """S, the floats of state that the model carries for an entity; 0 for none."""
     embedding: int
-    """E."""
+    """E, the coordinates of the embedding; 0 for none."""
 
     def step(self, x: Float32Matrix, state: Float32Matrix) -> tuple[Float32Vector, Float32Matrix, Float32Matrix]:
         """``x (n, D)``, ``state (n, S)`` to logit ``(n,)``, the next state ``(n, S)`` and the embedding ``(n, E)``."""

@@ -65,7 +65,7 @@ def cut(
     label_delay: float | None,
     window_s: float = math.inf,
 ) -> TrainingSet:
-    """`training_set`, however little is left."""
+    """Cut as `training_set` does, however little is left."""
     rows = _known_rows(history, cutoff, window_s)
     kept = _newest(history, labels, rows, cutoff)
     delay = _delay(history, kept) if label_delay is None else label_delay

@@ -12,7 +12,7 @@ from weir.models.types import BoolVector, Float32Vector, FloatVector, IntVector,
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Labelled rows of a history, increasing."""
+    """Labelled rows of a history, in increasing order."""
 
     row: IntVector
     """``(k,)`` index into the history."""
@@ -33,7 +33,7 @@ def train_rows(data: TrainingSet) -> Rows:
 
 
 def validation_rows(data: TrainingSet) -> Rows:
-    """Labelled events from ``valid_from`` on."""
+    """Select the labelled events from ``valid_from`` on."""
     return _rows(data, data.history.ts[data.labels.row] >= data.valid_from)
 
 

@@ -54,7 +54,7 @@ class Verdict:
     n: int
     positives: int
     champion: float
-    """Its metric; that of a constant without a champion."""
+    """Metric of the champion; that of a constant where there is none."""
     candidate: float
     reason: str
 
@@ -142,7 +142,7 @@ def choose(
 
 
 def quality(y: BoolVector, logit: Logits, weight: FloatVector) -> dict[str, float]:
-    """Both metrics of one ranking of ``(n,)`` rows; NaN without both classes."""
+    """Compute both metrics of one ranking of ``(n,)`` rows; they are NaN without both classes."""
     if not y.any() or y.all():
         return {"average_precision": np.nan, "roc_auc": np.nan}
     whole = weight[None, :].astype(np.float64)

@@ -49,7 +49,7 @@ def with_variants(built: Built, history: History, rows: IntVector, y: BoolVector
 
 
 def variants(onnx: bytes) -> dict[str, bytes]:
-    """File name to graph; none for a graph without matrix products."""
+    """Make the other graphs, by file name; a graph without matrix products has none."""
     if not _products(onnx):
         return {}
     made = {INT8: to_int8(onnx), FLOAT16: to_float16(onnx)}
@@ -65,7 +65,7 @@ def _products(onnx: bytes) -> int:
 
 
 def to_int8(onnx: bytes) -> bytes:
-    """Dynamic quantisation of matrix products, weights per channel."""
+    """Quantise the matrix products of a graph dynamically, their weights per channel."""
     from onnx import load_model_from_string
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -132,7 +132,7 @@ def _replay(onnx: bytes, inputs: Sequence[str], history: History) -> Float32Vect
 
 
 def _batch_effect(onnx: bytes) -> float:
-    """How far a row's logit moves when it is alone in its batch."""
+    """Measure how far a row's logit moves when the row is alone in its batch."""
     session = open_session(onnx)
     x, state = probe_rows(check_graph(onnx, independent=False))
     together = run_graph(session, x, state)["logit"]

@@ -236,7 +236,7 @@ class _MergedGraph:
         return {name: given for name, given in of.items() if given}
 
     def outputs(self) -> list[Any]:
-        """What the graph gives."""
+        """Describe the outputs of the merged graph."""
         from onnx import TensorProto, helper
 
         widths = {"state_out": sum(s.state for s in self.specs), "embedding": sum(s.embedding for s in self.specs)}

@@ -48,7 +48,7 @@ def export_encoder(encoder: Any) -> bytes:
 
 
 def _translate(encoder: Any) -> bytes:
-    """The graph of one step."""
+    """Translate one step into a graph."""
     import torch
 
     class Step(torch.nn.Module):

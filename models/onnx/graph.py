@@ -37,11 +37,11 @@ class GraphSpec:
     """What a graph takes and gives."""
 
     inputs: int
-    """D, columns of ``x``."""
+    """D, the number of columns of ``x``."""
     state: int
-    """S, floats of state; 0 for none."""
+    """S, the floats of state; 0 for none."""
     embedding: int
-    """E, coordinates of the embedding; 0 for none."""
+    """E, the coordinates of the embedding; 0 for none."""
     opset: int
     """Version of the standard operators it uses."""
 
@@ -220,5 +220,5 @@ def run_graph(session: Any, x: Float32Matrix, state: Float32Matrix | None = None
 
 
 def first_line(exc: Exception) -> str:
-    """What an error says first; its name when it says nothing."""
+    """Return the first line of an error; its type's name when it says nothing."""
     return (str(exc).splitlines() or [type(exc).__name__])[0][:500]

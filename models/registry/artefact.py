@@ -20,7 +20,7 @@ class Artefact:
 
     @property
     def onnx(self) -> bytes:
-        """The float32 graph."""
+        """Bytes of the float32 graph."""
         return self.files[GRAPH]
 
 

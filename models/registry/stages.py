@@ -50,7 +50,7 @@ class StageEntry(FrozenModel):
     """One move, ``stages/<seq>.json``."""
 
     at: float
-    """Epoch seconds."""
+    """Time of the move, epoch seconds."""
     action: Action
     version: Version
     """The version moved; of a rollback, the one that serves again."""
@@ -58,7 +58,7 @@ class StageEntry(FrozenModel):
     by: str
     """A token of the writer, by which it knows its own entry again."""
     stages: Stages
-    """After the move."""
+    """Where the versions stand after the move."""
 
 
 def move(now: Stages, action: Action, version: int, task: str) -> Stages:

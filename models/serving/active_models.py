@@ -21,7 +21,7 @@ class Pair:
 
     @property
     def versions(self) -> tuple[int, int]:
-        """Of champion and shadow, 0 for none."""
+        """Versions of champion and shadow, 0 for none."""
         return (self.champion.version if self.champion else 0, self.shadow.version if self.shadow else 0)
 
     def loaded(self) -> list[tuple[int, StepModel]]:
@@ -45,7 +45,7 @@ class ModelSlots:
 
     @property
     def pair(self) -> Pair:
-        """The pair in use now."""
+        """The champion and the shadow that score now."""
         return self._pair
 
     def swap(self, pair: Pair) -> Pair:
@@ -77,7 +77,7 @@ class ModelSlots:
             )
 
     def columns(self, model: StepModel) -> IntVector | None:
-        """Which of the inputs ``model`` takes, in its order; ``None`` for all as they are."""
+        """Return which of the inputs ``model`` takes, in its order; ``None`` where it takes all as they are."""
         if model.inputs == self.inputs:
             return None
         return np.array([self.inputs.index(name) for name in model.inputs], np.int64)

@@ -22,7 +22,7 @@ class StepOutput:
     """What a model said of n rows, in their order."""
 
     logit: Float32Vector
-    """0 where it was not finite."""
+    """``(n,)``; 0 where the model's logit was not finite."""
     embedding: Float32Matrix
     finite: BoolVector
     """Where logit, state and embedding were; elsewhere the entity's state began anew from zero."""

@@ -45,7 +45,7 @@ class RowStore(Protocol):
         ...
 
     def save(self, table: str, keys: Sequence[str], rows: NDArray[np.uint8], now: float) -> None:
-        """Keep the rows."""
+        """Store the rows ``(len(keys), row_bytes)``; ``now`` is event time, epoch seconds."""
         ...
 
 
@@ -54,17 +54,17 @@ class FullShape(Protocol):
 
     @property
     def state(self) -> int:
-        """S."""
+        """S, the floats a model may carry for an entity."""
         ...
 
     @property
     def history(self) -> int:
-        """K."""
+        """K, the newest inputs kept for each entity."""
         ...
 
     @property
     def embedding(self) -> int:
-        """E."""
+        """E, the coordinates of the embedding."""
         ...
 
     @property
@@ -75,7 +75,7 @@ class FullShape(Protocol):
 
 @dataclass(slots=True)
 class RunnerCounts:
-    """What a runner did since it was made."""
+    """Counts of what went another way than usual since the runner was made."""
 
     rebuilt: int = 0
     """States made again from the newest inputs."""

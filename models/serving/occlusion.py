@@ -21,15 +21,15 @@ from weir.models.errors import ModelError
 from weir.models.types import BoolVector, Float32Matrix, Float32Vector, FloatVector, StepModel
 
 USUAL_FILE: Final = "usual.json"
-"""Of an artefact."""
+"""Name of the artefact's file with the usual values of its inputs."""
 SHARE: Final = 0.05
 """Of all events, by the labelled ones: so many have a logit that is explained."""
 _CELLS: Final = 1 << 17
-"""Floats of ``x`` that are asked at once."""
+"""Floats of ``x`` that one call of the model is given, at most."""
 
 
 class Baseline(msgspec.Struct, frozen=True):
-    """What an artefact says for explanations."""
+    """What an artefact holds for explanations: usual inputs, and how high a logit has to be."""
 
     usual: tuple[float, ...]
     """``(D,)`` the median of each input in what was learned from."""
@@ -78,7 +78,7 @@ class Occlusion:
         self._usual = np.array(usual.usual, np.float32)
 
     def wanted(self, logit: Float32Vector) -> BoolVector:
-        """Which rows are worth it."""
+        """Choose the rows whose logit is high enough to be explained: ``(n,)``."""
         rows: BoolVector = logit >= self.above
         return rows
 

@@ -52,9 +52,9 @@ class OrtModel:
         self.version, self.provider, self.inputs = version, provider, tuple(inputs)
         self.state, self.embedding = spec.state, spec.embedding
         self.precision: Precision = "float32"
-        """Of the graph; set, like ``usual``, by whoever has the manifest."""
+        """Precision of the graph; whoever has the manifest sets it, as ``usual``."""
         self.usual: Baseline | None = None
-        """For explanations."""
+        """Usual values of the inputs, from which explanations start."""
         self._session, self._buckets = session, buckets
         largest = buckets.sizes[-1]
         self._x = np.zeros((largest, spec.inputs), np.float32)

@@ -29,11 +29,11 @@ class PackedSequence:
     ranks: IntVector
     """``(n,)`` how many rows of its entity come before each row."""
     counts: IntVector
-    """``(U,)`` rows of each place."""
+    """``(U,)`` how many rows each place has."""
     rows: IntVector
     """``(n,)`` the rows, round after round and in each by place."""
     sizes: IntVector
-    """``(R,)`` rows of each round."""
+    """``(R,)`` how many rows each round has."""
     in_order: bool = False
     """Whether ``rows`` is 0, 1, 2..."""
 
@@ -52,7 +52,7 @@ class PackedSequence:
 
     @classmethod
     def distinct(cls, n: int) -> PackedSequence:
-        """Of n rows of as many entities."""
+        """Order n rows of as many entities: one round."""
         each = np.arange(n)
         return cls(each, each, np.zeros(n, np.int64), np.ones(n, np.int64), each, np.full(min(n, 1), n), True)
 

@@ -50,7 +50,7 @@ class StateLayout:
         ring_at = 24 + 8 * state
         size = ring_at + 4 * self.history * len(inputs)
         self.row_bytes = -(-size // 8) * 8 if state else 0
-        """Of a row in the store; 0 for none."""
+        """Bytes of a row in the store; 0 where nothing is kept."""
         self.schema = zlib.crc32(repr((1, self.state, self.history, self.inputs)).encode())
         self.dtype = np.dtype(
             {

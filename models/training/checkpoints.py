@@ -27,11 +27,11 @@ class TrainingProgress:
     step: int = 0
     """Steps of this epoch that are done."""
     loss: float = 0.0
-    """Sum over them."""
+    """Sum of the losses of these steps."""
     best: float | None = None
     """Validation metric of the weights that are kept."""
     found: dict[str, float] = field(default_factory=dict)
-    """Every metric of them."""
+    """Every validation metric of the weights that are kept, by name."""
     since_best: int = 0
     """Epochs of this phase since then."""
     epochs: list[dict[str, float | str]] = field(default_factory=list)

@@ -24,7 +24,7 @@ class Timeline:
     """Rows of a history, grouped by entity, each group in the order in which its events were scored."""
 
     order: IntVector
-    """``(n,)`` rows."""
+    """``(n,)`` rows of the history, by position in the timeline."""
     starts: IntVector
     """``(m + 1,)`` positions where the groups begin, then n."""
 
@@ -47,7 +47,7 @@ class Chunks:
         return len(self.first)
 
     def take(self, index: NDArray[np.int64]) -> Chunks:
-        """The chunks at ``index``."""
+        """Select the chunks at ``index``."""
         return Chunks(self.first[index], self.start[index], self.stop[index])
 
     def positions(self) -> tuple[IntVector, BoolVector, BoolVector]:

@@ -22,9 +22,9 @@ class Batch:
     """b chunks of at most L events, padded on the right, as tensors."""
 
     x: Tensor
-    """``(b, L, D)`` raw."""
+    """``(b, L, D)`` float32 raw columns; 0 where there is no event."""
     counted: Tensor
-    """``(b, L)`` whose next event counts."""
+    """``(b, L)`` bool: whether the loss of the event's next event counts."""
     y: Tensor
     weight: Tensor
     """``(b, L)`` of the label; 0 where there is none or it does not count."""

@@ -33,7 +33,7 @@ OnEpoch = Callable[[str, int, float], None]
 
 @dataclass
 class Loop:
-    """One training."""
+    """One training, from its first step or from its checkpoint to the weights that are kept."""
 
     network: TrainableNetwork
     feed: Feed

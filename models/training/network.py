@@ -42,7 +42,7 @@ class TrainableNetwork(nn.Module):
         return total
 
     def _task(self, hidden: Tensor, logit: Tensor, batch: Batch) -> Tensor:
-        """Binary cross entropy; the embedding is taught by a linear probe on it."""
+        """Compute the binary cross entropy; a linear probe on the embedding teaches the embedding."""
         loss = (
             functional.binary_cross_entropy_with_logits(logit.float(), batch.y, reduction="none") * batch.weight
         ).sum()
@@ -66,7 +66,7 @@ class TrainableNetwork(nn.Module):
         return [p for p in self.parameters() if p.requires_grad]
 
     def start_at(self, positive_share: float) -> None:
-        """Let an untrained head say the share of positives."""
+        """Make an untrained head predict the share of positives, so that training need not begin by learning it."""
         share = min(max(positive_share, 1e-6), 1 - 1e-6)
         with torch.no_grad():
             self.encoder.out.bias.fill_(math.log(share / (1 - share)))

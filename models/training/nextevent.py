@@ -24,18 +24,18 @@ _ITEM_WIDTH = 16
 
 @dataclass(frozen=True, slots=True)
 class NextSpec:
-    """Which heads there are."""
+    """The shape of the heads: which there are, and how wide."""
 
     types: tuple[str, ...] = ()
-    """Names of the types; none for no head."""
+    """Names of the types that the type head tells apart; without any there is no such head."""
     amount: bool = False
     buckets: int = 0
-    """Of the item; 0 for no head."""
+    """Hash buckets of the item head; 0 for no such head."""
     negatives: int = 64
 
     @classmethod
     def of(cls, history: History, buckets: int, negatives: int) -> NextSpec:
-        """The heads that a history has targets for."""
+        """Choose the heads that a history has targets for."""
         return cls(
             types=history.types if len(history.types) > 1 else (),
             amount=bool(np.isfinite(history.amount).any()),
@@ -98,7 +98,7 @@ class NextHeads(nn.Module):
             self.popularity.copy_(torch.from_numpy((counts / counts.sum()).astype(np.float32)))
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Buckets of other items, by popularity: ``(k,)``."""
+        """Draw buckets of other items by their popularity: ``(k,)``."""
         if not self.spec.buckets:
             return np.zeros(0, np.int64)
         edges = np.cumsum(self.popularity.cpu().numpy().astype(np.float64))

@@ -14,7 +14,7 @@ _LOWEST = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What is learned, from which events, for how long."""
+    """One phase of a training: what is learned in it, from which events, for how long."""
 
     name: str
     part: Part

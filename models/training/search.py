@@ -37,7 +37,7 @@ OnTrial = Callable[["TrialResult"], None]
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """What a trial came to."""
+    """The outcome of one trial."""
 
     number: int
     state: str
@@ -45,7 +45,7 @@ class TrialResult:
     value: float | None
     """Mean validation metric over the folds; ``None`` when it failed."""
     settings: Mapping[str, Any]
-    """What was varied."""
+    """The settings that the search varied."""
 
 
 def suggest(trial: optuna.Trial, base: EncoderSettings) -> EncoderSettings:
@@ -144,7 +144,7 @@ class Tuner:
         on_trial(_result(study.trials[trial.number]))
 
     def _value(self, trial: optuna.Trial, settings: EncoderSettings, progress: Progress) -> float:
-        """Mean metric over the folds; tells the pruner after each epoch."""
+        """Train on every fold and return the mean metric; tells the pruner after each epoch."""
         name = hashlib.sha256(json.dumps(trial.params, sort_keys=True).encode()).hexdigest()[:16]
         work = self.study.with_name(f"{self.study.name}.work") / name
         found: list[float] = []

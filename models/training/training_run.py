@@ -76,7 +76,7 @@ def fitted(
 
 
 def metrics_of(loop: Loop) -> dict[str, float]:
-    """What a training came to; ``valid_*`` are of the weights that were kept."""
+    """Collect the metrics of a training; ``valid_*`` are those of the weights that were kept."""
     return {
         **{f"valid_{name}": value for name, value in loop.at.found.items() if np.isfinite(value)},
         "valid_labels": float(len(loop.validation)),
@@ -128,7 +128,7 @@ def _same_shape(served: TrainableNetwork, config: EncoderConfig) -> bool:
 
 
 def _fresh(settings: EncoderSettings, config: EncoderConfig, data: TrainingSet) -> TrainableNetwork:
-    """An untrained network that knows the scale of the history before the validation rows."""
+    """Make an untrained network that knows the scale of the history before the validation rows."""
     spec = NextSpec.of(data.history, settings.buckets, settings.negatives)
     network = TrainableNetwork(Encoder(config), NextHeads(spec, config.hidden))
     fit(network.encoder.normalise, data.history.x[data.history.ts < data.valid_from])
@@ -139,7 +139,7 @@ def _fresh(settings: EncoderSettings, config: EncoderConfig, data: TrainingSet) 
 def _fingerprint(
     settings: EncoderSettings, data: TrainingSet, seed: int, warm_start: Mapping[str, bytes] | None
 ) -> str:
-    """Of everything the result depends on."""
+    """Digest everything that the result depends on."""
     digest = hashlib.sha256(json.dumps([asdict(settings), seed, data.cutoff, data.valid_from]).encode())
     digest.update(json.dumps([data.history.inputs, data.history.types]).encode())
     h, of = data.history, data.labels

@@ -28,20 +28,20 @@ class EncoderSettings:
     warmup: int = 16
     """Events before a chunk that only bring up the state; a serving state is rebuilt from as few after a swap."""
     batch: int = 64
-    """Chunks a step, over all processes."""
+    """Chunks of one step, over all processes together."""
 
     pretrain_epochs: int = 1
-    """Over the whole history, labels unseen; 0 for none."""
+    """Epochs of pre-training over the whole history, without labels; 0 for none."""
     head_epochs: int = 1
-    """Of the task's head with the encoder frozen, before all is trained."""
+    """Epochs that train the task's head alone, with the encoder frozen, before all is trained."""
     epochs: int = 6
-    """At most, of the whole network."""
+    """Epochs that train the whole network, at most."""
     patience: int = 2
     """Epochs without a better validation before training ends."""
     warm_epochs: int = 2
-    """Instead of all the above, when going on from a serving artefact."""
+    """Epochs of a warm start, which begins with the serving artefact and has none of the phases above."""
     warm_days: float = 56.0
-    """How far back from the newest label a warm start learns."""
+    """Days before the newest label from which on a warm start learns labels."""
 
     pretrain_rate: float = 2e-3
     rate: float = 3e-3
@@ -63,7 +63,7 @@ class EncoderSettings:
     """Other items the next one is told from, drawn by how frequent they are."""
 
     metric: Literal["average_precision", "roc_auc"] = "average_precision"
-    """Of the validation, by which training ends and weights are kept."""
+    """The validation metric that ends the training and chooses the weights that are kept."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_steps: int = 200
 

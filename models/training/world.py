@@ -25,15 +25,15 @@ class World:
 
     @property
     def share(self) -> slice:
-        """Which rows of a batch are this process's."""
+        """Rows of a batch that this process takes."""
         return slice(self.rank, None, self.size)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in any process; every process must ask."""
+        """Say whether ``flag`` is true in any process; every process must ask."""
         return flag if self.size == 1 else float(self.sum(torch.tensor([float(flag)]))) > 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the processes, on the processor."""
+        """Add ``values`` up over the processes; the result is on the CPU."""
         if self.size == 1:
             return values.cpu()
         on_device = values.to(self.device)
@@ -41,7 +41,7 @@ class World:
         return on_device.cpu()
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over the processes."""
+        """Wrap a module so that its gradients are averaged over the processes."""
         if self.size == 1:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None

@@ -19,7 +19,7 @@ from weir.models.types import Float32Vector, FloatVector
 
 ML_OPSET, IR_VERSION = 3, 8
 _ZERO = np.float32(1e-35)
-"""LightGBM's kZeroThreshold."""
+"""LightGBM reads a value this close to 0 as 0; it calls this kZeroThreshold."""
 
 
 def to_onnx(booster: Any, inputs: Sequence[str]) -> bytes:
@@ -145,7 +145,7 @@ class _Nodes:
         self._children.append((0, 0))
 
     def attributes(self) -> dict[str, Any]:
-        """Attributes of ``TreeEnsembleRegressor``."""
+        """Return the attributes of ``TreeEnsembleRegressor``."""
         of, trees, leaves = self._of, [t for t, _, _ in self._leaves], [n for _, n, _ in self._leaves]
         values: NDArray[np.float32] = np.array([v for _, _, v in self._leaves], dtype=np.float32)
         return {

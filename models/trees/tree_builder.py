@@ -72,7 +72,7 @@ class TreesBuilder:
         )
 
     def _grow(self, history: History, learn: Rows, valid: Rows, seed: int, after: Callable[[Any], None]) -> Any:
-        """A booster cut at its best number of trees; all of them where nothing can be validated."""
+        """Grow a booster up to its best number of trees; it keeps all of them where nothing can be validated."""
         import lightgbm as lgb
 
         names, params, rounds = list(history.inputs), self.params.lightgbm(seed), self.params.rounds
@@ -88,12 +88,12 @@ class TreesBuilder:
 
 
 def _both(rows: Rows) -> bool:
-    """Whether there are positives and negatives."""
+    """Say whether there are positives and negatives."""
     return bool(rows.y.any() and not rows.y.all())
 
 
 def _watch(rounds: int, progress: Progress | None, stop: Callable[[], bool]) -> Callable[[Any], None]:
-    """A callback after every tree."""
+    """Make the callback that LightGBM calls after every tree."""
 
     def after(env: Any) -> None:
         if progress is not None:

@@ -11,13 +11,13 @@ class TreeParams:
     """What is grown, and from which rows."""
 
     rounds: int = 300
-    """Most trees; fewer where the validation rows say so."""
+    """At most so many trees are grown; fewer where the validation rows say so."""
     patience: int = 50
     """Trees without a better log loss on the validation rows after which growing stops."""
     learning_rate: float = 0.05
     leaves: int = 15
     min_rows: int = 60
-    """Fewest rows in a leaf."""
+    """A leaf holds at least so many rows."""
     min_hessian: float = 5.0
     l2: float = 10.0
     row_share: float = 0.7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 import select
 import signal
 import subprocess
@@ -47,7 +48,8 @@ def test_as_many_processes_as_trainer_processes_says_take_the_same_steps_to_the_
     for processes in (1, 2):
         taken: list[tuple[str, int, int]] = []
         settings = Settings.model_validate({"trainer": {"processes": processes, "work": tmp_path / "work"}})
-        builder = kafka_workshop(settings, InlineRunner()).builders["encoder"](SPEC)
+        make = pickle.loads(pickle.dumps(kafka_workshop(settings, InlineRunner()).builders["encoder"]))
+        builder = make(SPEC)  # as the process of a job gets it
         made.append(builder.build(data, tmp_path / str(processes), 1, progress=lambda *s, to=taken: to.append(s)))
         steps.append(taken)
     assert (tmp_path / "2" / "job" / "built.pkl").is_file(), "torchrun trained it"

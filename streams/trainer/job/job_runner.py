@@ -24,7 +24,7 @@ _LAST_WORDS: Final = 1_000
 
 
 class Runner(Protocol):
-    """Does work."""
+    """Port: carries out one piece of work of a job, somewhere."""
 
     def run(self, work: JobSteps, folder: Path, stop: Callable[[], bool], progress: Progress) -> Any:
         """Its result.

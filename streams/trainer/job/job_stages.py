@@ -98,7 +98,7 @@ class JobRunner:
         return job
 
     def _do(self, job: Job) -> None:
-        """One stage."""
+        """Carry out the stage that the job is at, and note how it ended."""
         if job.tries >= TRIES:
             self._end("failed", f"stage {job.stage} was begun {job.tries} times and never ended: {job.reason}")
             return

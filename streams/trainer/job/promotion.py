@@ -66,7 +66,7 @@ class PhaseState(msgspec.Struct, frozen=True):
 
 
 class PhaseOutcome(NamedTuple):
-    """How a phase ended."""
+    """The decision that ended a phase, with its reason."""
 
     decision: Decision
     reason: str
@@ -96,7 +96,7 @@ class PromotionPhase:
         return len(self._y)
 
     def snapshot(self) -> PhaseState:
-        """The whole state."""
+        """Return the whole state of the phase."""
         return msgspec.structs.replace(
             self.head, event_id=tuple(self._at), y=tuple(self._y), weight=tuple(self._weight),
             logit=tuple(self._logit), other_logit=tuple(self._other), entity=tuple(self._entity),

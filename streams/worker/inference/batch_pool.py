@@ -26,7 +26,7 @@ LINGER_S: Final = 0.001
 
 @dataclass(slots=True)
 class _Part:
-    """The rows of one lane."""
+    """Rows of one lane that wait for the next call."""
 
     lane: Lane
     keys: list[str]
@@ -106,7 +106,7 @@ class _Lanes:
         self._now = [max(float(p.ts.max()) for p in parts if p.lane == lane) for lane in self._lanes]
 
     def number(self, lane: Lane) -> int:
-        """The number of a lane."""
+        """Return the number of a lane, which its keys begin with."""
         return self._lanes.index(lane)
 
     def create(self, table: str, row_bytes: int, schema: int, ttl_s: float) -> None:

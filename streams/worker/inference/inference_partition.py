@@ -62,7 +62,7 @@ class InferenceLane(SerialLane):
         self._answers = _Answers(ANSWERS)
 
     def mark(self) -> bytes:
-        """The key of its ids."""
+        """Return the key by which ids are hashed, which is stored with the rows."""
         return self.ids.key
 
     @property

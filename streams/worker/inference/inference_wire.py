@@ -49,12 +49,12 @@ class Request(msgspec.Struct, array_like=True, frozen=True):
 
     @property
     def ts(self) -> FloatVector:
-        """``(n,)``."""
+        """``(n,)`` float64 event times, epoch seconds."""
         return np.frombuffer(self.ts_bytes, dtype="<f8")
 
     @property
     def x(self) -> Float32Matrix:
-        """``(n, D)``."""
+        """``(n, D)`` float32 inputs of the full model."""
         return np.frombuffer(self.x_bytes, dtype="<f4").reshape(len(self.event_id), -1)
 
 
@@ -63,7 +63,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
 
     v: int
     id: str
-    """Of the request."""
+    """Id of the request that this answers."""
     task: str
     rows: int
     values_bytes: bytes

@@ -50,7 +50,7 @@ class InferenceStatus(ProcessStatus):
         self._host = host
 
     def describe(self) -> Mapping[str, object]:
-        """Lanes and models."""
+        """Describe the lanes and the models, for ``/ready``."""
         lanes = [lane.name for lane in self._host.lanes.values()]
         return {**super().describe(), "lanes": lanes, "full": self._ctx.full.outline()}
 

@@ -80,7 +80,7 @@ class ResultsReader:
             self._some.set()
 
     async def run(self) -> None:
-        """Read until cancelled."""
+        """Read answers until cancelled; while the brokers are away it tries again."""
         while True:
             await self._some.wait()
             try:
