@@ -55,13 +55,11 @@ _ENVELOPES: Final = (
 )
 # Other names, without ``_`` and case; a label's may also begin with ``is_``.
 _SYNONYMS: Final[dict[str, str]] = {
-    "v": "version schemaversion",
     "ts": "timestamp @timestamp time eventtime createdat occurredat date datetime unix epoch",
     "event_id": "id uuid messageid transactionid txid",
     "user_id": "customerid customer accountid memberid clientid",
     "device_id": "sensorid sensor id mac serial",
     "entity_id": "userid customerid accountid deviceid sensorid user customer",
-    "type": "event eventname action kind name",
     "metrics": "readings values fields measurements data",
     "value": "label target y class outcome",
 }

@@ -21,18 +21,11 @@ from weir.online.codec.columns import ColumnRequest
 from weir.online.codec.decode import events_from_rows
 from weir.online.codec.wire import VERSION, DeviceEvent, UserEvent, WireModel
 from weir.online.task.spec import SourceSpec, TaskSpec
-from weir.streams.backtest.tables import (
-    BLANK,
-    MISSING,
-    MISSING_TEXTS,
-    Cells,
-    NumberColumn,
-    read_files,
-    read_ids,
-    read_labels,
-    read_numbers,
-    read_times,
-)
+from weir.streams.backtest.tables.event_times import read_times
+from weir.streams.backtest.tables.formats import read_files
+from weir.streams.backtest.tables.label_words import read_labels
+from weir.streams.backtest.tables.numbers import NumberColumn, read_numbers
+from weir.streams.backtest.tables.texts import BLANK, MISSING, MISSING_TEXTS, Cells, read_ids
 from weir.streams.errors import UsageError
 
 _CHUNK_ROWS = 4096

@@ -22,7 +22,7 @@ from weir.streams.backtest.event_files import FileSource
 from weir.streams.backtest.held_labels import LabelInput
 from weir.streams.backtest.notes import Note, RunWatch
 from weir.streams.backtest.score_file import ScoreFile
-from weir.streams.backtest.tables import place
+from weir.streams.backtest.tables.opening import place
 from weir.streams.backtest.wire_files import WireSource
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import TooManyRejects, UsageError

@@ -16,7 +16,7 @@ from weir.online.codec.columns import ColumnRequest
 from weir.online.codec.decode import decode_device_events, decode_labels, decode_user_events
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.event_files import SourceBatch
-from weir.streams.backtest.tables import contents, files_of, place, readable
+from weir.streams.backtest.tables.opening import contents, files_of, place, readable
 from weir.streams.errors import UsageError
 
 
