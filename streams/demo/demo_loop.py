@@ -22,10 +22,11 @@ from weir.streams.config.model_settings import ModelSettings
 from weir.streams.config.topics import INPUTS, MODEL_UPDATES
 from weir.streams.demo.demo_journal import Journal, MetricHistories
 from weir.streams.demo.exports import export
+from weir.streams.demo.retraining import Retraining
 from weir.streams.demo.scenario import Scenario
 from weir.streams.demo.screen.snapshot import DemoSnapshot
 from weir.streams.demo.screen_snapshots import pressing, task_row
-from weir.streams.demo.story import stories
+from weir.streams.demo.story import Story
 from weir.streams.demo.throughput import Measures
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
@@ -96,18 +97,17 @@ class Demo:
         self._thresholds: dict[str, float] = {}
         if self._host.resume():
             self._journal = msgspec.msgpack.decode(self._host.resumed_extra, type=Journal)
-        self._stories = stories(self._host.pipelines, directory, scenario.first_training_ts, runner)
+        self._stories = {
+            name: Story(Retraining(p.task, p.features, directory, first_at=scenario.first_training_ts, runner=runner))
+            for name, p in self._host.pipelines.items()
+            if p.task.full is not None
+        }
         for name, story in self._stories.items():
             story.restore(self._journal.retraining.get(name, b""))
         self.resumed_blocks = self._journal.blocks
         """Blocks that an earlier run had finished."""
         self._events_before = self._host.stats.events
         self._event_ts = self._config.start_ts + self.resumed_blocks * self._config.block_s
-
-    @property
-    def event_ts(self) -> float:
-        """How far event time has come, epoch seconds."""
-        return self._event_ts
 
     @property
     def complete(self) -> bool:

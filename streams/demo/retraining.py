@@ -33,7 +33,7 @@ from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.real_steps import cut
 from weir.streams.trainer.registry_port import RegistryShelf
 from weir.streams.trainer.state_journal import MemoryJournal
-from weir.streams.trainer.task_state import WORKING, Cause, Job, TaskState, decode
+from weir.streams.trainer.task_state import Cause, Job, TaskState, decode
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 
 DAY_S: Final = 86_400.0
@@ -289,5 +289,4 @@ def _serving(job: Job) -> int:
 
 def _through(state: TaskState) -> bool:
     """Whether nothing is left to do but to wait for labels."""
-    at_work = state.job is not None and state.job.stage in WORKING
-    return not (at_work or state.pending is not None or state.effects)
+    return not (state.at_work or state.pending is not None or state.effects)

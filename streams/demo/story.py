@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from weir.online.codec.wire import ModelUpdate
-from weir.online.stages.pipeline import TaskPipeline
 from weir.streams.demo.retraining import Retraining
 from weir.streams.demo.screen.number_words import event_time
 from weir.streams.demo.screen.snapshot import Finding, FullRow
-from weir.streams.trainer.job.job_runner import Runner
 from weir.streams.trainer.task_state import Job, TaskState
 from weir.streams.trainer.task_trainer import training_of
 
@@ -97,17 +93,6 @@ class Story:
         if job.stage == "rolled back":
             return f"v{job.version} is rolled back: {live}"
         return self._candidate(job)
-
-
-def stories(
-    pipelines: Mapping[str, TaskPipeline], directory: Path, first_at: float, runner: Runner | None
-) -> dict[str, Story]:
-    """By name, those of the tasks that have a full model."""
-    return {
-        name: Story(Retraining(p.task, p.features, directory, first_at=first_at, runner=runner))
-        for name, p in pipelines.items()
-        if p.task.full is not None
-    }
 
 
 def _live(job: Job) -> bool:

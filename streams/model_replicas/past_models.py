@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from weir.online.batch import FloatMatrix, IntVector
-from weir.online.learners.timeline import ModelTimeline
 from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.model_replicas.fold import ExampleFold
@@ -20,17 +19,12 @@ from weir.streams.model_replicas.model_snapshots import ModelSnapshots
 from weir.streams.model_replicas.refold import fold_again
 from weir.streams.model_replicas.replica_errors import FollowerBehind
 
+if TYPE_CHECKING:
+    from weir.streams.model_replicas.follower import Follower
+
 _SLICE: Final = 512
 SLACK: Final = 4096
 """Versions that are kept below the oldest asked for: scores of several workers are not in the order of versions."""
-
-
-class _Live(Protocol):
-    """What is used of the follower."""
-
-    def model(self, task: str) -> ModelTimeline: ...
-
-    async def wait_for(self, task: str, version: int, timeout_s: float) -> None: ...
 
 
 class ModelHistory:
@@ -46,7 +40,7 @@ class ModelHistory:
 
     def __init__(
         self,
-        live: _Live,
+        live: Follower,
         new_fold: Callable[[], ExampleFold],
         new_reader: Callable[[], RangeReader],
         snapshots: ModelSnapshots | None,

@@ -77,16 +77,12 @@ class WatchdogState:
         """The event loop turned."""
         self._answered_at = now
 
-    def idle_s(self, now: float) -> float:
-        """Seconds since the last completed batch, or since work came in after a pause."""
-        return now - self._moved_at
-
     def verdict(self, now: float) -> str | None:
         """Why the worker hangs; ``None`` while it does not."""
         limit_s = self.policy.limit_s
         if (silent_s := now - self._answered_at) > limit_s:
             return f"the event loop has not answered for {silent_s:.1f} s; the limit is watchdog_s = {limit_s:g}"
-        if self.in_flight and (idle_s := self.idle_s(now)) > limit_s:
+        if self.in_flight and (idle_s := now - self._moved_at) > limit_s:
             return (
                 f"no batch was completed for {idle_s:.1f} s with {self.in_flight} in flight; "
                 f"the limit is watchdog_s = {limit_s:g}"

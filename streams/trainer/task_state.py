@@ -120,6 +120,11 @@ class TaskState(msgspec.Struct, frozen=True):
     """Newest jobs that came to an end."""
 
     @property
+    def at_work(self) -> bool:
+        """Whether there is a job that the trainer itself works at."""
+        return self.job is not None and self.job.stage in WORKING
+
+    @property
     def busy(self) -> bool:
         """Whether there is something to do or to watch, for which a trainer has to hold the lease."""
         return bool(self.effects or self.pending or self.phase or (self.job is not None and self.job.active))

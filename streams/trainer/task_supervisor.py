@@ -17,7 +17,7 @@ from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.leased_state import Clock, LeasedTaskState
 from weir.streams.trainer.registry_port import ModelRegistry
 from weir.streams.trainer.state_journal import Journal
-from weir.streams.trainer.task_state import WORKING, TaskState
+from weir.streams.trainer.task_state import TaskState
 from weir.streams.trainer.task_trainer import Publish, TaskTrainer
 from weir.streams.trainer.trainer_errors import PASSING, LeaseLostError
 from weir.streams.trainer.trainer_metrics import TaskMeasures
@@ -80,8 +80,7 @@ class TaskSupervisor:
         """Whether there is a job to begin or to go on with, or something to tell."""
         s = self.state
         waits = s.job is not None and s.job.stage == "shadowing"
-        under_way = s.job is not None and s.job.stage in WORKING
-        return bool(s.effects or under_way or (s.pending is not None and not waits))
+        return bool(s.effects or s.at_work or (s.pending is not None and not waits))
 
     def beat(self) -> None:
         """Take the lease where there is something to do, or say that we are alive; see to the schedule."""

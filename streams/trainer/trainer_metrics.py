@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from weir.streams.ops.metric_registry import Registry
-from weir.streams.trainer.task_state import WORKING, Job, Stage, TaskState
+from weir.streams.trainer.task_state import Job, Stage, TaskState
 from weir.streams.trainer.triggers import Answer
 
 _WORK: Final[Mapping[Stage, str]] = {
@@ -82,5 +82,4 @@ def queue(state: TaskState) -> int:
     >>> queue(TaskState("fraud"))
     0
     """
-    at_work = state.job is not None and state.job.stage in WORKING
-    return int(at_work) + int(state.pending is not None)
+    return int(state.at_work) + int(state.pending is not None)
