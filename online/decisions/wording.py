@@ -50,16 +50,16 @@ def shower(name: FeatureName) -> Callable[[float], str]:
     op = OPERATIONS[name.of].get(name.op)
     if op is not None and op.show is not None:
         return op.show
-    return _in_unit_of(_least(name) if name.op == "run_min" else name.subject)
+    return _in_unit_of(name)
 
 
-def _in_unit_of(subject: str) -> Callable[[float], str]:
-    return money if subject in _MONEY else plain
+def _in_unit_of(name: FeatureName) -> Callable[[float], str]:
+    """How the values that an aggregate is of are written; what it is of counts more than what it is called."""
+    return money if _value_of(name, name.subject) in _MONEY else plain
 
 
-def _least(name: FeatureName) -> str:
-    """What ``run_min`` is the smallest of."""
-    return (name.declared and name.declared.value) or "value"
+def _value_of(name: FeatureName, unknown: str) -> str:
+    return (name.declared and name.declared.value) or unknown
 
 
 def sentence(fact: Fact) -> str:
@@ -89,7 +89,7 @@ def _filled(template: str, fact: Fact) -> str:
     name, value, show = fact.name, fact.value, shower(fact.name)
     one, many = name.noun.removesuffix("s"), _plural(fact.positive)
     subject = words(name.subject or name.op or "value")
-    own = "" if math.isnan(fact.subject_value) else f" {_in_unit_of(name.subject)(fact.subject_value)}"
+    own = "" if math.isnan(fact.subject_value) else f" {_in_unit_of(name)(fact.subject_value)}"
     return template.format(
         this=name.this,
         whose=f" of {name.this}" if fact.other else "",
@@ -105,7 +105,7 @@ def _filled(template: str, fact: Fact) -> str:
         noun=one if value == 1 else name.noun,
         one=one,
         kind=f"{words(name.subject)} " if name.declared and name.declared.chosen else "",
-        least=words(_least(name)),
+        least=words(_value_of(name, "value")),
         positive=fact.positive,
         positives=many,
         counted=fact.positive if value == 1 else many,
