@@ -34,7 +34,10 @@ def njit(**options: Any) -> Callable[[F], F]:
 
 class _StoredFunction(FunctionCache):
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(sig, codegen), fingerprint(self._py_func))  # type: ignore[no-untyped-call]
+        # Of a named tuple the places of its fields are compiled in; its type tells only their types.
+        fields = repr([getattr(kind, "fields", ()) for kind in sig])
+        key = super()._index_key(sig, codegen)  # type: ignore[no-untyped-call]
+        return (*key, fingerprint(self._py_func), fields)
 
 
 @cache

@@ -9,15 +9,21 @@ attention that a quiet one deserves. The detector knows series as state rows, no
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from weir.online.anomaly.half_space import draw_trees
 from weir.online.anomaly.kernel import DENSITY_FEATURES, Settings, run_kernel
 from weir.online.anomaly.layout import COMPONENTS, STATE_WIDTH
 from weir.online.anomaly.params import AnomalyParams
+from weir.online.errors import TaskError
+from weir.online.mistakes import mistakes, sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +110,23 @@ class SeriesAnomalyDetector:
             raise ValueError(f"slots ({len(slots)}), ts ({len(ts)}) and values ({n}) must have the same length")
         if n and (slots.min() < 0 or slots.max() >= len(state)):
             raise ValueError(f"slots {slots.min()}..{slots.max()} must lie in 0..{len(state) - 1}")
+
+
+def build_detector(params: Mapping[str, Any]) -> SeriesAnomalyDetector:
+    """Build the detector; raises ``TaskError`` naming a parameter that is unknown or out of its range.
+
+    >>> build_detector({"threshold": 5.0}).params.threshold
+    5.0
+    """
+    document = dict(params)
+    try:
+        return SeriesAnomalyDetector(AnomalyParams.model_validate(document))
+    except ValidationError as exc:
+        wrong = "; ".join(sentence(each, document) for each in mistakes(AnomalyParams, exc, document))
+        raise TaskError(f"anomaly params: {wrong}") from exc
+
+
+def schema_of(detector: SeriesAnomalyDetector) -> int:
+    """A digest of what gives the detector's rows their meaning."""
+    text = f"{detector.state_width} {detector.params.model_dump_json()}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")

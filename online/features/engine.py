@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from weir.online.anomaly.detector_factory import build_detector, schema_of
+from weir.online.anomaly.detector import build_detector, schema_of
 from weir.online.batch import EventBatch, FloatMatrix, FloatVector, UpdateBatch
 from weir.online.codec.columns import no_column
 from weir.online.codec.judge import cut

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.online.task_streams import T0
-from weir.online.anomaly.detector_factory import build_detector
+from weir.online.anomaly.detector import build_detector
 from weir.online.batch import EventBatch, ExampleBatch, UpdateBatch
 from weir.online.codec.columns import ColumnRequest
 from weir.online.codec.decode import (
