@@ -59,9 +59,10 @@ def pair_digests(first: Sequence[str | None] | None, second: Sequence[str], key:
 
 def _joined(texts: Sequence[str]) -> tuple[Bytes, NDArray[np.int64]]:
     """The UTF-8 bytes of all texts, padded, and the number of bytes of each."""
-    raw = "".join(texts).encode("utf-8", "surrogatepass") + _PADDING
+    joined = "".join(texts)
+    raw = joined.encode("utf-8", "surrogatepass") + _PADDING
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-    if len(raw) != sizes.sum() + len(_PADDING):  # not all of them are ASCII
+    if not joined.isascii():
         sizes = np.fromiter((len(text.encode("utf-8", "surrogatepass")) for text in texts), np.int64, len(texts))
     return np.frombuffer(raw, np.uint8), sizes
 

@@ -91,9 +91,11 @@ class EventTime:
 
     def _follow_steps(self, ts: FloatVector, marks: FloatVector) -> int:
         """Take in the events before the first that claims a time further ahead; returns how many, with their marks."""
-        newest = np.maximum.accumulate(np.append(self.watermark, ts))
-        ahead = np.diff(newest) > self.max_step
-        count = int(ahead.argmax()) if ahead.any() else len(ts)
+        newest = np.maximum.accumulate(np.concatenate(([self.watermark], ts)))
+        count = len(ts)
+        if not float(newest[-1]) - self.watermark <= self.max_step:  # else no step of them is further, as nearly always
+            ahead = np.diff(newest) > self.max_step
+            count = int(ahead.argmax()) if ahead.any() else count
         marks[:count] = newest[1 : count + 1]
         self.watermark = float(newest[count])
         return count

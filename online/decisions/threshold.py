@@ -175,7 +175,7 @@ class Threshold:
         out = np.full(len(ts), self._threshold)
         if not self._adaptive or len(ts) == 0:
             return out
-        times = np.maximum.accumulate(np.append(self._watermark, ts))
+        times = np.maximum.accumulate(np.concatenate(([self._watermark], ts)))
         marks = times[1:]
         if self._watermark == -math.inf < marks[-1]:
             self._refreshed_at = self._started_at = float(marks[marks > -math.inf][0])
@@ -248,7 +248,7 @@ class Threshold:
         else:
             with np.errstate(invalid="ignore"):  # before the time is known it is infinitely early
                 gaps = np.nan_to_num(np.minimum(np.diff(times), DAY_S), nan=0.0)
-        lived = np.cumsum(np.append(self._lived_s, gaps))[1:]
+        lived = np.cumsum(np.concatenate(([self._lived_s], gaps)))[1:]
         self._lived_s = float(lived[-1])
         return lived
 

@@ -218,7 +218,7 @@ class LabelJoiner:
 
     def _move(self, marks: FloatVector) -> FloatVector:
         """Move the watermark over a batch; the watermark at each row, the first known one where it was not known."""
-        before, marks = self.watermark, np.maximum.accumulate(np.append(self.watermark, marks))[1:]
+        before, marks = self.watermark, np.maximum.accumulate(np.concatenate(([self.watermark], marks)))[1:]
         if len(marks):
             self.watermark = float(marks[-1])
         if before == -np.inf < self.watermark:
