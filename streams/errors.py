@@ -13,7 +13,8 @@ WeirError (weir.online.errors)
     ├── of weir.streams.kafka: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
     ├── of weir.streams.redis: StoreUnavailable (reach Redis), StoreRefused (correct its settings or rights), LaneMoved
     │   (go back to where the store is), StepsTaken and StepsLost (load the lane again)
-    └── of weir.streams.model_replicas: ReplicaDiverged (restart: the stored model is taken), FollowerBehind
+    ├── ReplicaDiverged    stop the worker; after a restart it takes the stored model, as the others did
+    └── FollowerBehind     wait longer, or see why the examples do not come
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from weir.online.errors import StateError, TaskError, WeirError
 
 __all__ = [
     "BrokerError",
+    "FollowerBehind",
     "LogError",
     "PartitionError",
+    "ReplicaDiverged",
     "ShellError",
     "StateError",
     "TaskError",
@@ -68,3 +71,11 @@ class PartitionError(ShellError):
 
 class TooManyRejects(PartitionError):  # noqa: N818 - named for what happened, as the tree above reads
     """The share of bad records passed the limit: going on would bury the partition's input in dead letters."""
+
+
+class ReplicaDiverged(ShellError):  # noqa: N818 - named for what happened, as the tree above reads
+    """Two workers learned the same examples and hold different models."""
+
+
+class FollowerBehind(ShellError):  # noqa: N818 - named for what happened, as the tree above reads
+    """A version that another worker has reached did not come here in time."""

@@ -223,8 +223,6 @@ class Retraining:
     def _mark(self) -> Marker:
         return Marker.of(self._registry, self.task.name)
 
-    # -- checkpoints -----------------------------------------------------------------------------------------------
-
     def snapshot(self) -> bytes:
         """The whole state, at the end of a block."""
         document, mark = (self._document(), self._mark()) if self._began is None else self._before

@@ -20,7 +20,7 @@ from weir.online.codec.example_log import TaskExamples, decode_example_log
 from weir.online.learners.timeline import ModelTimeline
 from weir.online.stages.quarantine import between, find_quarantines
 from weir.streams.config import topics
-from weir.streams.errors import StateError, UsageError
+from weir.streams.errors import FollowerBehind, StateError, UsageError
 from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.kafka_errors import RecordsDeleted
@@ -28,7 +28,6 @@ from weir.streams.model_replicas.fold import ExampleFold
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
 from weir.streams.model_replicas.past_models import ModelHistory
 from weir.streams.model_replicas.refold import fold_again
-from weir.streams.model_replicas.replica_errors import FollowerBehind
 from weir.streams.model_replicas.snapshot_writer import ModelKeeper
 
 log = logging.getLogger(__name__)
@@ -187,8 +186,6 @@ class Follower:
             ) from None
         finally:
             self._waiting.remove(entry)
-
-    # -- the log -------------------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
         for fold in self._folds.values():

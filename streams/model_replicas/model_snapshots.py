@@ -17,8 +17,8 @@ import msgspec
 
 from weir.online.errors import UNREADABLE, StateError
 from weir.online.stages.quarantine import Quarantine
+from weir.streams.errors import ReplicaDiverged
 from weir.streams.model_replicas.fold import ExampleFold, FoldState
-from weir.streams.model_replicas.replica_errors import ReplicaDiverged
 from weir.streams.redis.blobs import BlobRef, get_blob, put_blob
 from weir.streams.redis.client import RedisClient
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from weir.online.batch import FloatMatrix, IntVector
+from weir.streams.errors import FollowerBehind
 from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.model_replicas.fold import ExampleFold
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
 from weir.streams.model_replicas.refold import fold_again
-from weir.streams.model_replicas.replica_errors import FollowerBehind
 
 if TYPE_CHECKING:
     from weir.streams.model_replicas.follower import Follower

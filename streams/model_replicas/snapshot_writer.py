@@ -7,10 +7,9 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from weir.streams.errors import ShellError, in_words
+from weir.streams.errors import ReplicaDiverged, ShellError, in_words
 from weir.streams.model_replicas.fold import ExampleFold, FoldState
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
-from weir.streams.model_replicas.replica_errors import ReplicaDiverged
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from weir.streams.ops.signals import stop_signals
 log = logging.getLogger(__name__)
 
 STDIN: Final = 0
+WEIR: Final = (sys.executable, "-P", "-m", "weir.streams.cli.main")
+"""The command in a process of its own; ``-P``, or a folder ``models`` of the current directory would be ours."""
 
 
 @dataclass(frozen=True, slots=True)

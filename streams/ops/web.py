@@ -10,7 +10,7 @@ import errno
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Self
+from typing import Protocol, Self
 
 import orjson
 from aiohttp import web
@@ -18,7 +18,18 @@ from aiohttp import web
 from weir.streams.errors import UsageError
 from weir.streams.ops.exposition import CONTENT_TYPE, Exposition
 from weir.streams.ops.metric_registry import Registry
-from weir.streams.ops.process_status import Status
+
+
+class Status(Protocol):
+    """Answers at once, without waiting for anything."""
+
+    def ready(self) -> list[str]:
+        """Why the worker does not do its work yet, a sentence each; empty when it does."""
+        ...
+
+    def describe(self) -> Mapping[str, object]:
+        """What it is and does, as JSON can hold it: lanes, models, partitions."""
+        ...
 
 
 class WebServer:

@@ -6,7 +6,6 @@ import asyncio
 import random
 import secrets
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from weir.streams.config.settings import Settings
 from weir.streams.kafka.admin import cluster
 from weir.streams.kafka.admin.clients import admin_client
 from weir.streams.kafka.admin.topic_specs import wanted_topics
+from weir.streams.ops.fleet import WEIR
 from weir.streams.redis.client import opened
 from weir.streams.redis.partitions.clear import clear_prefix
 from weir.streams.task_files import load_task
@@ -85,17 +85,7 @@ class Place:
         """How to start a worker."""
         given = [] if self.config is None else ["--config", str(self.config)]
         name = f"{self.settings.redis.prefix}-{number}"
-        return [
-            sys.executable,
-            "-P",
-            "-m",
-            "weir.streams.cli.main",
-            "worker",
-            str(TASK_FILE),
-            "--instance-id",
-            name,
-            *given,
-        ]
+        return [*WEIR, "worker", str(TASK_FILE), "--instance-id", name, *given]
 
 
 @contextmanager

@@ -69,8 +69,6 @@ class TaskTrainer:
         """The document, as far as this trainer knows it."""
         return self.desk.state
 
-    # -- requests --------------------------------------------------------------------------------------------------
-
     def ask(self, request: RetrainRequest) -> RequestOutcome:
         """Take in a request; noted in the journal when this returns. The lease is not needed."""
         asked, found = RetrainAsk.of(request), list[RequestOutcome]()
@@ -96,8 +94,6 @@ class TaskTrainer:
             return None
         self.desk.change(change, free=True)
         return None if found[0] is None else self.ask(found[0])
-
-    # -- live labels -----------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Go on from the document, after the lease was taken."""
@@ -161,8 +157,6 @@ class TaskTrainer:
             if after.phase is not before:
                 log.warning("task %s: version %d was made to serve by hand", self.spec.name, champion)
                 self._phase = None
-
-    # -- effects ---------------------------------------------------------------------------------------------------
 
     def tell(self) -> None:
         """Do what was decided: note it in the registry, tell the workers, then strike it off."""

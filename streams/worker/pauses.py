@@ -20,9 +20,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from faust.types import TP
 
-from weir.streams.errors import BrokerError, PartitionError, StateError, TooManyRejects, UsageError, in_words
+from weir.streams.errors import (
+    BrokerError,
+    PartitionError,
+    ReplicaDiverged,
+    StateError,
+    TooManyRejects,
+    UsageError,
+    in_words,
+)
 from weir.streams.kafka.kafka_errors import DeliveryError, RebalanceHookError, RecordsDeleted
-from weir.streams.model_replicas.replica_errors import ReplicaDiverged
 from weir.streams.redis.partition_orders import Order, place_of
 from weir.streams.redis.partitions.label_journal import StepsTaken
 from weir.streams.redis.partitions.partition_store import Lane

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from weir.streams.cli.main import run
+from weir.streams.errors import ReplicaDiverged
 from weir.streams.kafka.consume.fetch_thread import BatchConsumerThread
 from weir.streams.kafka.kafka_errors import DeliveryError
 from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.model_replicas.follower import Follower
-from weir.streams.model_replicas.replica_errors import ReplicaDiverged
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.partition_store import LaneStore
 from weir.streams.redis.store_errors import StoreRefused

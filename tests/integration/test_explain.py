@@ -31,10 +31,9 @@ from weir.online.learners.timeline import ModelTimeline
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
 from weir.streams.cli.main import app
-from weir.streams.errors import UsageError
+from weir.streams.errors import FollowerBehind, UsageError
 from weir.streams.model_replicas import past_models as history
 from weir.streams.model_replicas.fold import ExampleFold
-from weir.streams.model_replicas.replica_errors import FollowerBehind
 from weir.streams.records import Record
 
 pytestmark = pytest.mark.integration

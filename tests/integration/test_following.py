@@ -29,11 +29,10 @@ from tests.integration.kafka_broker import Broker
 from weir.online.codec.encode import encode_examples
 from weir.online.learners.factory import build_learner
 from weir.online.learners.online_model import OnlineModel
-from weir.streams.errors import StateError, UsageError
+from weir.streams.errors import FollowerBehind, ReplicaDiverged, StateError, UsageError
 from weir.streams.kafka.kafka_errors import RecordsDeleted
 from weir.streams.model_replicas.fold import ExampleFold
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots, _split
-from weir.streams.model_replicas.replica_errors import FollowerBehind, ReplicaDiverged
 from weir.streams.records import Record
 
 pytestmark = pytest.mark.integration

@@ -28,8 +28,7 @@ from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
-    from weir.streams.config.settings import Settings
-    from weir.streams.trainer.history.parquet_archive import Archive, ArchiveCounts
+    from weir.streams.trainer.history.parquet_archive import ArchiveCounts
 
 
 def archive_command(
@@ -61,6 +60,7 @@ def archive_command(
 
         weir archive --task fraud.toml --log demo/log --out archive
     """
+    from weir.streams.trainer.history.log_sources import EmbeddedSource, KafkaSource
     from weir.streams.trainer.history.logged_tables import RecordReader
     from weir.streams.trainer.history.parquet_archive import Archive
 
@@ -70,31 +70,23 @@ def archive_command(
     stop = None if until is None else moment("--until", until)
     if start is not None and stop is not None and start >= stop:
         raise UsageError(f"--since {since} is not before --until {until}")
-    archives = [Archive(out, RecordReader(spec, settings.limits)) for spec in tasks]
-    try:
-        asyncio.run(_archive(archives, tasks, settings, log, start, stop))
-    except KeyboardInterrupt:
-        notes().print("interrupted: run it again to go on from here")
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        _show(tasks, [a.archived for a in archives], out)
-
-
-async def _archive(
-    archives: list[Archive],
-    tasks: list[TaskSpec],
-    settings: Settings,
-    log: Path | None,
-    since: float | None,
-    until: float | None,
-) -> None:
-    from weir.streams.trainer.history.log_sources import EmbeddedSource, KafkaSource
-
     opened = nullcontext(EmbeddedSource.of_directory(log)) if log is not None else KafkaSource(settings, "archive")
-    async with opened as source:
-        for archive, spec in zip(archives, tasks, strict=True):
-            with bar(spec.name, before=f"{spec.name} ") as advance:
-                await archive.write(source, since, until, advance)
+    archives, interrupted = [Archive(out, RecordReader(spec, settings.limits)) for spec in tasks], False
+
+    async def write() -> None:
+        async with opened as source:
+            for archive, spec in zip(archives, tasks, strict=True):
+                with bar(spec.name, before=f"{spec.name} ") as advance:
+                    await archive.write(source, start, stop, advance)
+
+    try:
+        asyncio.run(write())
+    except KeyboardInterrupt:
+        interrupted = True
+    _show(tasks, [a.archived for a in archives], out)
+    if interrupted:
+        notes().print("interrupted: run it again to go on from here")
+        raise typer.Exit(INTERRUPTED)
 
 
 def _show(tasks: list[TaskSpec], archived: list[ArchiveCounts], out: Path) -> None:

@@ -156,9 +156,6 @@ def watermark_command(
     _order(settings_of(config, bootstrap), place, wait, "watermark", lambda: moment("TIME", at))
 
 
-# -- the store ---------------------------------------------------------------------------------------------------------
-
-
 def _with_orders(settings: Settings, do: Callable[[Any], Awaitable[_T]]) -> _T:
     """Do something with the orders in the store."""
 
@@ -212,9 +209,6 @@ async def _give(orders: Any, place: str, order: Any, wait_s: float) -> tuple[str
     return None if told is None else told.worker, answer
 
 
-# -- Kafka -------------------------------------------------------------------------------------------------------------
-
-
 def _places(settings: Settings) -> list[str]:
     """Every partition that a worker may own, by Weir's own name."""
     with consumer(settings.kafka, "partitions") as client:
@@ -232,9 +226,6 @@ def _offset(settings: Settings, place: str, text: str) -> float:
     if offset is None or not first <= offset <= end:
         raise UsageError(f"OFFSET {text!r}: {place} holds offsets {first} to {end}; give one, earliest or latest")
     return float(offset)
-
-
-# -- what is shown -----------------------------------------------------------------------------------------------------
 
 
 def _rows(

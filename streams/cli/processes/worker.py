@@ -31,13 +31,13 @@ from weir.streams.cli.processes.process import (
     needed,
     version_of,
 )
+from weir.streams.ops.fleet import WEIR, Fleet, end_with_stdin
 
 if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
     from weir.streams.config.settings import Role, Settings
 
-WORKER: Final = (sys.executable, "-P", "-m", "weir.streams.cli.main", "worker")
-"""This command in a process of its own; ``-P``, or a folder ``models`` of the current directory would be ours."""
+WORKER: Final = (*WEIR, "worker")
 
 
 def worker_command(
@@ -95,7 +95,6 @@ def worker_command(
     from rich.markup import escape
 
     from weir.streams.checks.link_checks import warn_of_links
-    from weir.streams.ops.fleet import end_with_stdin
 
     given = {
         "worker.role": role, "worker.group": group, "worker.instance_id": instance_id,
@@ -127,8 +126,6 @@ def _of_child(settings: Settings, number: int) -> Settings:
 
 def _run_fleet(settings: Settings) -> int:
     """Run this command for each of its processes."""
-    from weir.streams.ops.fleet import Fleet
-
     numbers, given = range(1, settings.worker.processes + 1), sys.argv[2:]
     return asyncio.run(Fleet([[*WORKER, "--child", str(n), *given] for n in numbers]).run())
 

@@ -24,18 +24,18 @@ from weir.streams.demo.screen.number_words import (
 from weir.streams.demo.screen.snapshot import DemoSnapshot, Finding, FullRow, TaskRow
 from weir.streams.text import printable
 
-SEVERITY_STYLES: Final[dict[Severity, str]] = {
-    "critical": "bold white on red",
-    "high": "bold red",
-    "medium": "yellow",
-    "low": "cyan",
+_SEVERITIES: Final[dict[Severity, tuple[str, str]]] = {
+    "critical": ("CRIT", "bold white on red"),
+    "high": ("HIGH", "bold red"),
+    "medium": ("MED", "yellow"),
+    "low": ("LOW", "cyan"),
 }
+"""What each is called where there is little room, and its style."""
 _HEADING: Final = "bold cyan"
 _QUIET: Final = "bright_black"
 _NARROW: Final = 96
 _ROOMY: Final = 20
 _WIDE: Final = 152
-_SHORT_SEVERITY: Final[dict[Severity, str]] = {"critical": "CRIT", "high": "HIGH", "medium": "MED", "low": "LOW"}
 
 
 def framed(title: str, content: RenderableType, note: str = "", room: int | None = None) -> Panel:
@@ -200,7 +200,7 @@ def _alert_cells(alert: AlertState, lines: int) -> list[Text]:
     who = printable(alert.entity_id) + (f" x{alert.events}" if alert.events > 1 else "")
     reasons = [printable(reason.text) for reason in alert.reasons]
     cells = [
-        Text(_SHORT_SEVERITY[alert.severity], style=SEVERITY_STYLES[alert.severity]),
+        Text(*_SEVERITIES[alert.severity]),
         Text(printable(alert.task)),
         Text(who, style="bold"),
         Text(decimals(alert.score)),
