@@ -19,10 +19,6 @@ def silent(what: str, done: int, of: int) -> None:
     """Tell nobody; a ``Progress``."""
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass
 class EncoderBuilder:
     """Pre-trains on the whole history, then fine-tunes on labels; with a warm start it only fine-tunes, shortly.
@@ -44,7 +40,7 @@ class EncoderBuilder:
         *,
         warm_start: Mapping[str, bytes] | None = None,
         progress: Progress | None = None,
-        stop: Callable[[], bool] = _never,
+        stop: Callable[[], bool] = lambda: False,
     ) -> Built:
         """Train on ``data``; see ``weir.models.types.Builder``.
 

@@ -31,8 +31,8 @@ class ModelSettings(Concern):
     """CPU threads of one model."""
     precision: Literal["float32", "float16", "int8"] = "float32"
     """Which graph of a version serves; a version without it (trees have no other) serves in float32, and the log says
-    so. ``int8`` is the fastest on a CPU, but a row's logit then depends a little on the other rows of its batch, so
-    that a replay need not give the same bits. ``float16`` is made for GPUs."""
+    so. ``int8`` makes an encoder a little faster on a CPU, but a row's logit then depends a little on the other rows of
+    its batch, so that a replay need not give the same bits. ``float16`` is made for GPUs. Measured: docs/LOG.md."""
 
     @field_validator("trusted")
     @classmethod
