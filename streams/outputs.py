@@ -7,8 +7,6 @@ from typing import Final, Protocol
 
 from weir.online.batch import ExampleBatch
 from weir.online.codec.encode import (
-    encode_alerts,
-    encode_dead_letters,
     encode_examples,
     encode_model,
     encode_predictions,
@@ -45,9 +43,7 @@ def decision_records(task: str, features: tuple[str, ...], out: StageOutput, now
     made: dict[str, list[Record]] = {}
     if out.alerts:
         alerts = [Alert.model_validate(a.to_wire_dict()) for a in out.alerts]
-        made[topics.ALERTS] = [
-            Record(a.entity_id.encode(), v, now) for a, v in zip(alerts, encode_alerts(alerts), strict=True)
-        ]
+        made[topics.ALERTS] = [Record(a.entity_id.encode(), encode_model(a), now) for a in alerts]
     for examples in out.examples:
         values = encode_examples(examples, features, task)
         made.setdefault(topics.EXAMPLES, []).extend(Record(task.encode(), v, now) for v in values)
@@ -92,4 +88,4 @@ def dead_letter(topic: str, partition: int, refused: RefusedRecord, now: float, 
         failed_at=now,
         key=refused.record.key[:KEY_KEPT],
     )
-    return Record(f"{topic}-{partition}".encode(), encode_dead_letters([letter])[0], now)
+    return Record(f"{topic}-{partition}".encode(), encode_model(letter), now)

@@ -8,7 +8,7 @@ import numpy as np
 
 from weir.online.batch import ExampleBatch, LabelBatch, PredictionBatch, ScoredBatch, UpdateBatch
 from weir.online.codec import wire
-from weir.online.codec.encode import encode_alerts, encode_examples, encode_labels, encode_model, encode_scored
+from weir.online.codec.encode import encode_examples, encode_labels, encode_model, encode_scored
 from weir.online.codec.row_updates import encode_updates
 from weir.online.decisions.alert_state import AlertState, Reason
 from weir.streams.config import topics as t
@@ -88,7 +88,7 @@ def _alert() -> bytes:
     state = AlertState(
         "fraud:user-7:pay-1", TASK, "user-7", "open", "high", 0.93, 0.81, (reason,), NOW, NOW, ("pay-1",)
     )
-    return encode_alerts([wire.Alert.model_validate(state.to_wire_dict())])[0]
+    return encode_model(wire.Alert.model_validate(state.to_wire_dict()))
 
 
 def _example() -> bytes:

@@ -16,7 +16,7 @@ from weir.online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch
 from weir.online.codec.forms.form import EncodedRecords
 from weir.online.codec.hot_structs import features_struct, record_struct
 from weir.online.codec.shapes import ScoredShape, known_column, prediction_form
-from weir.online.codec.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Alert, DeadLetter, Example, Label, WireModel
+from weir.online.codec.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Example, Label, WireModel
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -111,18 +111,8 @@ def encode_labels(batch: LabelBatch, task: str, source: str | None = None) -> li
     return _lines(starmap(record_struct(Label), columns))
 
 
-def encode_alerts(alerts: Iterable[Alert]) -> list[bytes]:
-    """Encode alerts one by one."""
-    return [encode_model(alert) for alert in alerts]
-
-
-def encode_dead_letters(letters: Iterable[DeadLetter]) -> list[bytes]:
-    """Encode dead letters one by one; ``raw`` becomes URL-safe base64."""
-    return [encode_model(letter) for letter in letters]
-
-
 def encode_model(record: WireModel) -> bytes:
-    """Encode any record of the contract; optional fields without a value are left out."""
+    """Encode any record of the contract; optional fields without a value are left out, bytes are URL-safe base64."""
     return record.model_dump_json(exclude_none=True).encode()
 
 

@@ -49,10 +49,9 @@ class AlertState(msgspec.Struct, frozen=True, array_like=True):
 
     def to_wire_dict(self) -> dict[str, Any]:
         """Return the fields of the wire's ``Alert``; ``events`` and ``verdict`` stay inside."""
-        fields = {name: getattr(self, name) for name in self.__struct_fields__}
-        del fields["events"], fields["verdict"]
-        fields["reasons"] = [
-            {name: getattr(reason, name) for name in reason.__struct_fields__} for reason in self.reasons
-        ]
-        fields["event_ids"] = list(self.event_ids)
-        return fields
+        held = msgspec.structs.asdict(self)
+        inside = {
+            "reasons": [msgspec.structs.asdict(reason) for reason in self.reasons],
+            "event_ids": [*self.event_ids],
+        }
+        return {name: value for name, value in (held | inside).items() if name not in ("events", "verdict")}

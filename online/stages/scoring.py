@@ -33,7 +33,7 @@ from weir.online.labels.silence import SilenceTimers, TimerOutput
 from weir.online.learners.online_model import OnlineModel
 from weir.online.stages.merge import insert_timers
 from weir.online.task.column_plan import columns_of
-from weir.online.task.full_spec import FullScorer, columns, full_matrix, logged_matrix, none, usable
+from weir.online.task.full_spec import FullScorer, columns, full_matrix, logged_matrix, usable
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import engine_of, model_of, shape_with
 
@@ -262,7 +262,7 @@ class ScoringStage:
         spec, n, inputs = self.task.full, len(featured), len(self.engine.features)
         assert spec is not None
         width = len(self.features) - featured.full_x.shape[1]
-        made = none(n, width) if full is None else usable(full)
+        made = np.zeros((n, width)) if full is None else usable(full)
         if made.shape != (n, width):
             raise ValueError(f"task {self.task.name}: the full model gave {made.shape}, expected {(n, width)}")
         return logged_matrix(spec, featured.full_x, made, inputs)

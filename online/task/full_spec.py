@@ -163,11 +163,6 @@ def logged_matrix(spec: FullSpec, full_x: FloatMatrix, made: FloatMatrix, inputs
     return np.concatenate([full_x[:, :inputs], made[:, :split], full_x[:, inputs:], made[:, split:]], axis=1)
 
 
-def none(n: int, width: int) -> FloatMatrix:
-    """The columns of ``n`` rows where there is no full model."""
-    return np.zeros((n, width))
-
-
 def usable(made: FloatMatrix) -> FloatMatrix:
     """What a full model said ``(n, width)``; where it is no number that a record can carry, as if there were no model.
 

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from weir.online.batch import ExampleBatch, LabelBatch, PredictionBatch
 from weir.online.codec.decode import decode_labels
 from weir.online.codec.encode import (
-    encode_alerts,
-    encode_dead_letters,
     encode_examples,
     encode_labels,
+    encode_model,
     encode_predictions,
 )
 from weir.online.codec.example_log import decode_example_log
@@ -205,5 +204,5 @@ def test_alerts_and_dead_letters_read_back() -> None:
         event_ids=("e1",),
     )
     letter = DeadLetter(topic="t", partition=0, offset=5, reason="line\nline", raw=b"\xff\n", failed_at=1.7e9)
-    assert [Alert.model_validate_json(record) for record in encode_alerts([alert])] == [alert]
-    assert [DeadLetter.model_validate_json(record) for record in encode_dead_letters([letter])] == [letter]
+    assert Alert.model_validate_json(encode_model(alert)) == alert
+    assert DeadLetter.model_validate_json(encode_model(letter)) == letter

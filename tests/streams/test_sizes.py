@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from weir.online.batch import PredictionBatch, ScoredBatch
-from weir.online.codec.encode import encode_alerts, encode_scored
+from weir.online.codec.encode import encode_model, encode_scored
 from weir.online.codec.wire import FEATURE_MAX, REASON_CHARS, Alert, Reason
 from weir.online.stages.scoring import ScoringStage
 from weir.online.task.spec import TaskSpec
@@ -60,7 +60,7 @@ def test_no_record_is_larger_than_what_is_said(stage: ScoringStage) -> None:
         score=1 / 3, threshold=1 / 3, reasons=(reason,) * 64, opened_at=1.7e9, updated_at=1.7e9,
         event_ids=(WIDE * 100,) * 1_000,
     )  # fmt: skip
-    assert len(encode_alerts([alert])[0]) < largest[topics.ALERTS]
+    assert len(encode_model(alert)) < largest[topics.ALERTS]
 
 
 def test_what_kafka_takes_by_default_is_enough_and_less_is_refused_at_the_start(stage: ScoringStage) -> None:

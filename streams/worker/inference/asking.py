@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from weir.online.batch import FloatMatrix
-from weir.online.task.full_spec import columns, none
+from weir.online.task.full_spec import columns
 from weir.streams.errors import in_words
 from weir.streams.kafka.produce.producer import Sent
 from weir.streams.ops.metrics import Metrics
@@ -77,7 +77,7 @@ class RemoteModels:
         ``now`` is the time the requests are sent, epoch seconds. Returns when all answers have come or are not worth
         waiting for.
         """
-        made = [none(len(rows.event_id), len(columns(rows.spec))) for rows in asks]
+        made = [np.zeros((len(rows.event_id), len(columns(rows.spec)))) for rows in asks]
         open_: list[tuple[Circuit, str, list[_Waiting]]] = []
         records: list[Record] = []
         for rows, into in zip(asks, made, strict=True):

@@ -23,7 +23,7 @@ from tests.integration.chaos.deployment import TASKS, Deployment, StoredRecord
 from tests.integration.chaos.feeder import Made, StreamPlan
 from tests.integration.chaos.replay import replay_updates, rows_of, side_widths
 from weir.online.codec.decode import decode_labels, decode_user_events
-from weir.online.codec.encode import encode_alerts, encode_examples, encode_labels, encode_scored
+from weir.online.codec.encode import encode_examples, encode_labels, encode_model, encode_scored
 from weir.online.codec.row_updates import encode_updates
 from weir.online.codec.wire import Alert
 from weir.online.intake_policy import IntakePolicy
@@ -122,7 +122,7 @@ def refuse(left: Left, topic: str, refused: list[tuple[int, str, bytes]]) -> Non
 def publish(left: Left, stage: ScoringStage, out: Any) -> None:
     name = stage.task.name
     alerts = [Alert.model_validate(a.to_wire_dict()) for a in out.alerts]
-    left.append(topics.ALERTS, encode_alerts(alerts))
+    left.append(topics.ALERTS, [encode_model(alert) for alert in alerts])
     for examples in out.examples:
         left.append(topics.EXAMPLES, encode_examples(examples, stage.features, name))
         stage.model.learn(examples)
