@@ -508,6 +508,7 @@ class LabelJoiner:
         event_id, entity_id, *entities = texts
         ts = self._index.at("ts", pairs.rows)
         split = FEATURES + self.n_features
+        unlogged = self._index.at("unlogged", pairs.rows) if self.unlogged else np.empty((len(pairs.rows), 0))
         examples = ExampleBatch(
             event_id=cast("list[str]", event_id),
             ts=ts,
@@ -522,14 +523,11 @@ class LabelJoiner:
         return JoinResult(
             examples=examples,
             entity_id=cast("list[str]", entity_id),
-            extra=np.column_stack([self._unlogged(pairs.rows), numbers[:, split:]]),
+            extra=np.column_stack([unlogged, numbers[:, split:]]),
             entities=dict(zip(self.entities, entities, strict=True)),
             # Where there is no watermark yet, not before its event.
             label_ts_known=np.where(pairs.known_at > -np.inf, pairs.known_at, ts),
         )
-
-    def _unlogged(self, rows: IntVector) -> FloatMatrix:
-        return self._index.at("unlogged", rows) if self.unlogged else np.empty((len(rows), 0))
 
     def _free(self) -> None:
         self._waiting.free(self.watermark - self.policy.wait_s)

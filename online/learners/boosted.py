@@ -14,7 +14,7 @@ Memory: the buffer, ``buffer * (5 F + 24)`` bytes, and ``24 * trees * 2^depth`` 
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -194,16 +194,13 @@ class BoostedTrees:
     def restore(self, state: bytes) -> None:
         """Replace the learned state; ``ValueError`` when of another kind, other features or another shape."""
         arrays = unpack_arrays(unseal(state, self.kind, self.features))
-        fresh = BoostedTrees(self.features, **self._parameters())
+        fresh = replace(self)  # of the same parameters, with nothing learned
         copy_into({**fresh._model, "edges": fresh._edges}, arrays)
         n = min(fresh.seen, self.buffer)
         rows = {"x": fresh._x[:n], "y": fresh._y[:n], "weight": fresh._weight[:n], "margin": fresh._margin[:n]}
         copy_into(rows, arrays)
         bin_rows(fresh._x, np.arange(n), fresh._edges, fresh._model["edge_counts"], fresh._binned)
         self.__dict__.update(fresh.__dict__)
-
-    def _parameters(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in (*_LIMITS, "seed")}
 
     def _bias(self) -> float:
         """Log-odds of the base rate: of what is buffered until the first tree, then fixed."""
