@@ -212,7 +212,7 @@ class FileSource:
                 )
                 reason += "[source]"
             elif name == "ts":  # before 2000 or after 2100
-                day = np.datetime64(int(np.clip(self._ts[row], -6e10, 2e11)), "s").astype("datetime64[D]")
+                day = np.datetime64(int(np.clip(self._ts[row], -6e10, 1e15)), "s").astype("datetime64[D]")
                 reason = f"ts: {what} is read as {day}: only times of 2000 to 2100 are taken, for clocks that are not "
                 reason += "set write others; if it is in another unit or format, set time_format in [source]"
         return replace(reject, index=self._files.number(row), reason=reason)

@@ -532,6 +532,15 @@ def test_hours_that_a_clock_skips_and_repeats_are_the_same_however_they_are_writ
     assert [row["ts"] for wire, _ in read.wire_rows(7) for row in wire] == [e[1] for e in events(read)]
 
 
+def test_times_of_a_type_that_rounds_them_are_told(tmp_path: Path) -> None:
+    table = pa.table({n: list(c) for n, c in zip(NAMES, zip(*ROWS, strict=True), strict=True)})
+    pq.write_table(table.set_column(1, "at", pa.array(np.arange(20.0) + 1.77e9, pa.float32())), tmp_path / "f.parquet")
+    assert any(
+        "'at': of type float, which holds such times to 128 only" in line
+        for line in source(tmp_path / "f.parquet").decisions
+    )
+
+
 def test_reasons_name_the_value(tmp_path: Path) -> None:
     rows = [list(row) for row in ROWS]
     rows[2][1], rows[4][1], rows[5][1] = "yesterday", "1999-03-01 00:00", "NA"

@@ -94,6 +94,8 @@ def _numbers(cells: Cells, time_format: str, time_zone: str) -> FloatVector:
         return number / _UNITS[time_format]
     known = np.abs(number[np.isfinite(number)])
     middle = float(np.median(known)) if len(known) else 0.0
+    if cells.values.type == pa.float32() and middle > 2.0**24:
+        cells.say(f"of type float, which holds such times to {np.spacing(np.float32(middle)):g} only; write double")
     if time_format != "auto" or any(19_000_101 * k <= middle < 21_001_232 * k for k in (1, 1e4, 1e6)):
         cells.say(f"year, month and day in one number, as {time_zone}")
         texts = pc.cast(pc.cast(cells.values, pa.int64(), safe=False), pa.string())
