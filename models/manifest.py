@@ -118,12 +118,13 @@ class Manifest(FrozenModel):
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        if GRAPH not in self.files:
+        if GRAPH not in self.files:  # nothing could serve it
             raise ValueError(f"files lack {GRAPH}; there are {sorted(self.files)}")
         if MANIFEST in self.files:
             raise ValueError(f"{MANIFEST} cannot be one of its own files")
         if absent := sorted(set(self.variants) - set(self.files)):
             raise ValueError(f"variants name files that are not there: {absent}; files are {sorted(self.files)}")
+        # It is compared without the names; a wrong one would let another task's model pass.
         if self.inputs_digest != inputs_digest(self.inputs):
             raise ValueError(f"inputs_digest is not that of the {len(self.inputs)} inputs")
         return self

@@ -68,6 +68,7 @@ def cut(
     """Cut as `training_set` does, however little is left."""
     rows = _known_rows(history, cutoff, window_s)
     kept = _newest(history, labels, rows, cutoff)
+    # Most of the labels: waiting for the slowest would leave nothing new to learn from.
     delay = _delay(history, kept) if label_delay is None else label_delay
     place = np.full(len(history), -1, np.int64)
     place[rows] = np.arange(len(rows))
@@ -127,7 +128,7 @@ def _newest(history: History, labels: Labels, rows: IntVector, cutoff: float) ->
     at = at[np.lexsort((labels.known_at[at], known_at[at]))]
     newest = np.full(len(history), -1, np.int64)
     newest[labels.row[at]] = np.arange(len(at))  # of equal indices the last assignment counts
-    at = at[np.sort(newest[newest >= 0])]
+    at = at[np.sort(newest[newest >= 0])]  # back into the order in which they became known
     return Labels(labels.row[at], labels.y[at], labels.weight[at], known_at[at])
 
 

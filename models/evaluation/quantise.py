@@ -53,7 +53,7 @@ def variants(onnx: bytes) -> dict[str, bytes]:
     if not _products(onnx):
         return {}
     made = {INT8: to_int8(onnx), FLOAT16: to_float16(onnx)}
-    check_graph(made[INT8], independent=False)
+    check_graph(made[INT8], independent=False)  # its activations are scaled by the whole batch
     check_graph(made[FLOAT16])
     return made
 

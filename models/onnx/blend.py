@@ -64,6 +64,7 @@ def fit_weights(logits: NDArray[Any], y: BoolVector, weight: FloatVector | None 
     if len(y) != n or not 0 < np.count_nonzero(y) < n:
         raise ModelError(f"{np.count_nonzero(y)} of {len(y)} labels are positive for {n} rows; both kinds are needed")
     best: tuple[float, NDArray[np.float64]] | None = None
+    # All sets of parts, as there are 64 at most: exact, where a solver with bounds would have to converge.
     for size in range(k + 1):
         for held in combinations(range(k), size):
             loss, theta = _newton(z, y.astype(np.float64), w, list(held))
@@ -147,7 +148,7 @@ def _files(parts: Sequence[Built]) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for part in parts:
         for name, data in part.files.items():
-            files[f"{part.kind}.{name}" if name in files else name] = data
+            files[f"{part.kind}.{name}" if name in files else name] = data  # two encoders both have weights
     return files
 
 

@@ -56,7 +56,9 @@ def translate(module: Any, widths: dict[str, int], outputs: dict[str, int | None
     graph = helper.make_graph(made.nodes, "encoder", ins, outs, list(made.constants.values()))
     imports = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="weir")
+    # Here a mistake names its operator; ONNX Runtime would only say that the graph is invalid.
     checker.check_model(model, full_check=True)
+    # The same weights have to make the same bytes, whose digest the registry keeps.
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 

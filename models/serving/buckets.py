@@ -48,7 +48,7 @@ class Buckets:
 
     def _cheapest(self, n: int) -> tuple[int, Pieces]:
         """Cost and pieces of ``n`` rows, fewer than the largest bucket."""
-        if n not in self._plans:
+        if n not in self._plans:  # sizes repeat, so each is planned once
             above = next(size for size in self.sizes if size >= n)
             best: tuple[int, Pieces] = (above + self.call_rows, ((n, above),))
             below = max((size for size in self.sizes if size < n), default=0)

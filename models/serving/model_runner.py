@@ -110,7 +110,7 @@ class FullRunner:
         pair, out = self.slots.pair, np.zeros((len(keys), self.width))
         if not len(keys):
             return out
-        inputs = as_inputs(x)
+        inputs = as_inputs(x)  # once for both models
         if not self.row_bytes:
             order = PackedSequence.distinct(len(keys))
             for place, model in pair.loaded():

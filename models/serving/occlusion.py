@@ -88,6 +88,7 @@ class Occlusion:
         ``state (n, S)`` is that from before the event. Inputs with the same effect come in the order of ``inputs``.
         """
         out = np.zeros((len(x), 2 * self.top))
+        # A batch of D + 1 copies of each row would grow with the square of the columns.
         some = max(1, _CELLS // (x.shape[1] * (x.shape[1] + 1)))
         for start in range(0, len(x), some):
             part = slice(start, start + some)

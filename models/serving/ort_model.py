@@ -99,7 +99,7 @@ class OrtModel:
                 f"the graph takes x of {spec.inputs} columns, its manifest names {len(inputs)}: not of one model"
             )
         model = cls(session, chosen, version, inputs, spec, Buckets(buckets, CALL_ROWS[chosen]))
-        model.warm_up()
+        model.warm_up()  # the first call of a size allocates: not while events wait
         return model
 
     def step(self, x: Float32Matrix, state: Float32Matrix) -> tuple[Float32Vector, Float32Matrix, Float32Matrix]:

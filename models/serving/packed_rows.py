@@ -41,6 +41,7 @@ class PackedSequence:
     def of(cls, codes: IntVector, entities: int) -> PackedSequence:
         """Of rows with codes in 0 to ``entities`` - 1; a code without rows gets no place."""
         n, per_code = len(codes), np.bincount(codes, minlength=entities)
+        # Falling, so that the entities of a round are the first places: a slice, not an index.
         by_count = np.argsort(-per_code, kind="stable")[: np.count_nonzero(per_code)]
         place = np.zeros(entities, np.int64)
         place[by_count] = np.arange(len(by_count))
@@ -65,7 +66,7 @@ def rounds_of(keys: Sequence[str]) -> tuple[list[str], PackedSequence]:
     (['a', 'b'], [2, 1])
     """
     code_of = dict(zip(dict.fromkeys(keys), range(len(keys)), strict=False))
-    if len(code_of) == len(keys):
+    if len(code_of) == len(keys):  # the usual case: every row is of another entity
         return list(keys), PackedSequence.distinct(len(keys))
     codes = np.fromiter(map(code_of.__getitem__, keys), np.int64, len(keys))
     order, known = PackedSequence.of(codes, len(code_of)), list(code_of)

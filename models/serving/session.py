@@ -63,7 +63,7 @@ def open_session(onnx: bytes, provider: str = "auto", threads: int = 1) -> tuple
     if chosen == "cpu":
         return _start(ort, onnx, "cpu", threads), "cpu"
     if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
+        ort.preload_dlls()  # finds the CUDA libraries of pip packages, which are on no path
     try:
         session = _start(ort, onnx, "cuda", threads)
     except ModelError:

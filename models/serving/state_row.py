@@ -49,8 +49,10 @@ class StateLayout:
         formats = ["(2,)i8", "<i8", f"(2,{state})f4", f"({self.history},{len(inputs)})f4"]
         ring_at = 24 + 8 * state
         size = ring_at + 4 * self.history * len(inputs)
+        # Rows lie one after the other in the store; floats of 8 bytes stay aligned.
         self.row_bytes = -(-size // 8) * 8 if state else 0
         """Bytes of a row in the store; 0 where nothing is kept."""
+        # Rows of another layout are told by it, and begin anew.
         self.schema = zlib.crc32(repr((1, self.state, self.history, self.inputs)).encode())
         self.dtype = np.dtype(
             {

@@ -50,6 +50,7 @@ def load(files: Mapping[str, bytes]) -> TrainableNetwork:
             raise ModelError(f"{CONFIG} has format {told['format']}, this version reads {_FORMAT}")
         shape = told["encoder"] | {"inputs": tuple(told["encoder"]["inputs"])}
         config, spec = EncoderConfig(**shape), NextSpec(**told["next"])
+        # Making a network draws its weights; the draws of a training must not depend on that.
         with torch.random.fork_rng():
             network = TrainableNetwork(Encoder(config), NextHeads(spec, config.hidden))
         network.load_state_dict(load_tensors(files[WEIGHTS]))

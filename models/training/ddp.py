@@ -8,7 +8,6 @@ trainer's work directory is, which only its user can enter.
 
 from __future__ import annotations
 
-import argparse
 import os
 import pickle
 import subprocess
@@ -41,7 +40,7 @@ def run_job(job: Path) -> None:
     except ModelError as failed:
         if first:
             (job / _FAILED).write_text(str(failed))
-        raise
+        raise  # torchrun then ends the other processes, which would wait for this one
     if first:
         (job / _BUILT).write_bytes(pickle.dumps(built))
 
@@ -110,12 +109,5 @@ def _run(processes: int, job: Path, progress: Progress, stop: Callable[[], bool]
     return running.returncode
 
 
-def main() -> None:
-    """Entry point of each process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", type=Path)
-    run_job(parser.parse_args().job)
-
-
 if __name__ == "__main__":
-    main()
+    run_job(Path(sys.argv[1]))

@@ -47,6 +47,7 @@ class Feed:
         nothing = np.full(len(history), -1, np.int64)
         self._item = nothing if warm else bucket(self.targets.item, spec.buckets)  # codes are of one history only
         self._y, self._weight = columns_of(rows, len(history))
+        # Jitter of amounts or counts would change what they mean.
         self._times = torch.tensor([any(t in name for t in settings.time_columns) for name in history.inputs])
 
     def labelled(self, since: float = -np.inf) -> BoolVector:

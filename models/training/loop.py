@@ -108,7 +108,9 @@ class Loop:
         return batches(chunks, self.settings.batch, np.random.default_rng([self.seed, self.at.phase, self.at.epoch]))
 
     def _step(self, phase: Phase, module: nn.Module, optimiser: torch.optim.Optimizer, part: Chunks) -> float:
+        # Step + 1: numpy takes a last 0 for nothing, and would draw what the order of the batches was drawn from.
         rng = np.random.default_rng([self.seed, self.at.phase, self.at.epoch, self.at.step + 1])
+        # Dropout differs between processes, as between rows.
         torch.manual_seed(int(rng.integers(2**62)) + self.world.rank)
         device = self.world.device
         batch = self.feed.batch(part, rng, self.network.heads, self.world.share, device)

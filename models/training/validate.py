@@ -36,7 +36,7 @@ def score_rows(
     encoder.eval()
     with torch.no_grad():
         for k, part in enumerate(batches(chunks, size, None)):
-            if k % world.size != world.rank:
+            if k % world.size != world.rank:  # every process takes each N-th batch; the sum puts them together
                 continue
             at, there, counted = part.positions()
             at = timeline.order[at]

@@ -135,6 +135,7 @@ class _Nodes:
                 "categorical columns and with zero_as_missing = false"
             )
         threshold = float(node["threshold"])
+        # Without missing values in training, LightGBM reads NaN as 0.
         left = node["default_left"] if missing == "NaN" else threshold >= 0.0
         self._add("BRANCH_LEQ", number, node["split_feature"], threshold, missing=bool(left))
 

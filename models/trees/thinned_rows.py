@@ -32,6 +32,7 @@ def thinned(rows: Rows, score: FloatVector, params: TreeParams, seed: int) -> Ro
             "wait for labels, or lengthen window or shorten validation in [full.training]"
         )
     said = score[rows.row[negatives]]
+    # Ties at the quantile are easy, so that a constant score leaves something to thin.
     easy = negatives[said <= np.quantile(said, 1.0 - params.hard_share)]
     share = max(params.easy_per_positive * positives, params.easy_rows) / max(len(easy), 1)
     if share >= 1.0:

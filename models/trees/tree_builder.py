@@ -81,6 +81,7 @@ class TreesBuilder:
         if not _both(valid):
             return lgb.train(params, train, rounds, callbacks=[after])
         held = lgb.Dataset(history.x[valid.row], valid.y, weight=valid.weight, reference=train)
+        # By log loss, which moves with every tree; a ranking would be too coarse to stop by.
         ends = lgb.early_stopping(self.params.patience, verbose=False)
         booster = lgb.train(params, train, rounds, [held], ["valid"], callbacks=[after, ends])
         # A booster holds the trees after its best, too; written out and read again, it has only those up to it.

@@ -143,7 +143,7 @@ class FullModels:
         served = self._served[task]
         goes_on = f"version {served.champion.version} goes on" if served.champion is not None else "there is none"
         log.error("task %s: full model version %d is refused, %s: %s", task, ref.version, goes_on, in_words(error))
-        served.refused[ref] = (str(error), time.monotonic())
+        served.refused[ref] = (str(error), time.monotonic())  # tried again later: see RETRY_S
         self.metrics.inc("weir_full_refused_total", task=task)
 
     def retry(self, after_s: float = RETRY_S) -> None:

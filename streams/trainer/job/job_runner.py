@@ -65,7 +65,7 @@ class SubprocessRunner:
         """See ``Runner``."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("result.pkl", "error.txt"):
-            (folder / name).unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)  # of the run before: its result is not this one's
         (folder / "work.pkl").write_bytes(pickle.dumps(work, protocol=5))
         with (folder / "output.log").open("wb") as errors:
             process = subprocess.Popen(

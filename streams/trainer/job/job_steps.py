@@ -131,6 +131,7 @@ class JudgeWork:
         """See ``JobSteps``."""
         del folder, stop, progress
         data: TrainingSet = get(self.data)
+        # No candidate was fitted to these.
         kept = np.flatnonzero(data.history.ts[data.labels.row] >= data.valid_from)
         rows = data.labels.row[kept]
         y, weight, entity = data.labels.y[kept], data.labels.weight[kept], data.history.entity[rows]
@@ -138,7 +139,7 @@ class JudgeWork:
         ranked = choose(
             y, weight, logits, metric=self.metric, confidence=self.confidence, seed=self.seed, groups=entity
         )  # fmt: skip
-        best = next(iter(ranked))
+        best = next(iter(ranked))  # by the lower bound: a candidate must not win by luck
         before = None if self.champion is None else self.score(self.champion, data, rows)
         verdict = compare(
             y, weight, before, logits[best], metric=self.metric, seed=self.seed, groups=entity,

@@ -56,6 +56,7 @@ def blended(parts: Sequence[Built], data: TrainingSet) -> Built:
     """The parts in one graph, weighed on the validation rows."""
     from weir.models.onnx.blend import blend, fit_weights
 
+    # Weights must not be fitted on what the parts learned.
     kept = np.flatnonzero(data.history.ts[data.labels.row] >= data.valid_from)
     rows = data.labels.row[kept]
     logits = np.column_stack([score(part, data, rows) for part in parts])

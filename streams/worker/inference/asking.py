@@ -92,7 +92,7 @@ class RemoteModels:
         finally:  # also when the lane is closed meanwhile
             for _, _, waiting in open_:
                 for each in waiting:
-                    each.wanted = False
+                    each.wanted = False  # a late answer still tells the circuit how late it is
         return made, sent
 
     def answered(self, raw: bytes) -> None:
@@ -103,7 +103,7 @@ class RemoteModels:
             log.warning("an answer cannot be used: %s", in_words(error))
             return
         waiting = self._waiting.pop(answer.id, None)
-        if waiting is None:
+        if waiting is None:  # answered before, forgotten, or asked by somebody else
             return
         age = self._clock() - waiting.sent_at
         self._metrics.observe("weir_full_answer_seconds", age, task=waiting.task)

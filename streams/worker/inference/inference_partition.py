@@ -108,7 +108,7 @@ class InferenceLane(SerialLane):
             except ValueError as error:
                 refused.append((i, str(error)))
                 continue
-            width = self._inputs.get(request.task)
+            width = self._inputs.get(request.task)  # another worker runs the tasks that are not known here
             if width is not None and request.x.shape[1] != width:
                 why = f"x: {request.x.shape[1]} columns, task {request.task!r} has {width} here; run one version of it"
                 refused.append((i, why))
