@@ -194,7 +194,8 @@ class Scaling:
                 since = time.monotonic()
                 workers.until(lambda: seen.flows_since(since + 2.0), "a steady flow", 60)
                 gone = time.monotonic()
-                workers.retire(1, how)
+                workers.slots[1].retired = True
+                workers.kill(1, how)
                 workers.until(lambda: group.assigned(0) == PARTITIONS, "all partitions at the other", 120)
                 over = time.monotonic()
                 workers.until(lambda: seen.flows_since(over), "all partitions flow", 60)

@@ -107,9 +107,11 @@ class Retraining:
         self._registry, self._runner = Registry(str(self._models)), runner
         self._open(b"")
         self._waiting: list[Examples] = []
-        self._asked: ScheduledRequest | None = None
+        self.asked: ScheduledRequest | None = None
+        """A request that waits."""
         self._first = True
-        self._began: float | None = None
+        self.training_since: float | None = None
+        """Event time at which the training under way began."""
         self._before: tuple[bytes, Marker] = b"", Marker()
         self._event_ts = 0.0
         self.waited_s = 0.0
@@ -118,7 +120,7 @@ class Retraining:
     @property
     def state(self) -> TaskState:
         """What the trainer is at, as far as it counts in event time: of a training under way its beginning."""
-        if self._began is None:
+        if self.training_since is None:
             return self._trainer.state
         return (
             decode(self._before[0], "the state before the training") if self._before[0] else TaskState(self.task.name)
@@ -132,27 +134,17 @@ class Retraining:
             return phase.serving, phase.other
         return next((_serving(job) for job in reversed(ended) if job.stage in ("promoted", "rolled back")), 0), 0
 
-    @property
-    def training_since(self) -> float | None:
-        """Event time at which the training under way began."""
-        return self._began
-
-    @property
-    def asked(self) -> ScheduledRequest | None:
-        """A request that waits."""
-        return self._asked
-
     def observe(self, out: StepOutput) -> None:
         """Take in what one step of the task's pipeline made."""
         for r in out.requests:
-            if self._asked is None:
+            if self.asked is None:
                 wait = HOLDS_FOR if r.cause == "drift" else 0.0
-                self._asked = ScheduledRequest(r.request_id, r.cause, r.detail, r.ts + wait)
+                self.asked = ScheduledRequest(r.request_id, r.cause, r.detail, r.ts + wait)
         for batch in out.examples:
             if len(batch):
                 self._waiting.append(Examples.of(batch, max(self._event_ts, float(batch.ts.max()))))
                 self.live.add(self._waiting[-1])
-        if self._began is None:
+        if self.training_since is None:
             self._take()
 
     def step(self, event_ts: float, stop: threading.Event) -> list[ModelUpdate]:
@@ -163,14 +155,14 @@ class Retraining:
         """
         self._event_ts = event_ts
         updates: list[ModelUpdate] = []
-        if self._began is not None:
-            if event_ts < self._began + TRAINS_FOR or not self._finished(self._began, updates, stop):
+        if self.training_since is not None:
+            if event_ts < self.training_since + TRAINS_FOR or not self._finished(self.training_since, updates, stop):
                 return []
-            self._began = None
+            self.training_since = None
             self._take()
         updates += self._poll(event_ts)
         if self._ask(event_ts):
-            self._before, self._began = (self._document(), self._mark()), event_ts
+            self._before, self.training_since = (self._document(), self._mark()), event_ts
             updates += self._poll(event_ts)
         return updates
 
@@ -198,11 +190,11 @@ class Retraining:
         """Give the trainer the request that waits, when its time has come; whether that begins a training."""
         if self._first and event_ts >= self.first_at:
             self._first = False
-            self._asked = self._asked or ScheduledRequest("first", "manual", "the first model", event_ts)
+            self.asked = self.asked or ScheduledRequest("first", "manual", "the first model", event_ts)
         job = self.state.job
-        if self._asked is None or event_ts < self._asked.begins or (job is not None and job.active):
+        if self.asked is None or event_ts < self.asked.begins or (job is not None and job.active):
             return False
-        asked, self._asked = self._asked, None
+        asked, self.asked = self.asked, None
         self._trainer.trainer.ask(
             RetrainRequest(
                 request_id=asked.request_id, task=self.task.name, cause=asked.cause, requested_at=event_ts,
@@ -214,7 +206,7 @@ class Retraining:
     def _data(self, task: TaskSpec, cutoff: float) -> TrainingSet:
         """What is known; the memory stands still while a training is under way."""
         del cutoff
-        return cut(self.memory.logged(), task, self._event_ts if self._began is None else self._began)
+        return cut(self.memory.logged(), task, self._event_ts if self.training_since is None else self.training_since)
 
     def _document(self) -> bytes:
         found = self._journal.newest(self.task.name)
@@ -225,9 +217,9 @@ class Retraining:
 
     def snapshot(self) -> bytes:
         """The whole state, at the end of a block."""
-        document, mark = (self._document(), self._mark()) if self._began is None else self._before
+        document, mark = (self._document(), self._mark()) if self.training_since is None else self._before
         saved = _RetrainingState(
-            document, mark, self._began, self._asked, self._first, self.memory.snapshot(), list(self._waiting)
+            document, mark, self.training_since, self.asked, self._first, self.memory.snapshot(), list(self._waiting)
         )
         return msgspec.msgpack.encode(saved)
 
@@ -240,12 +232,12 @@ class Retraining:
         )
         keep_until(self._models, self.task.name, held.mark)
         self.memory.restore(held.newest)
-        self._waiting, self._asked, self._first = held.waiting, held.asked, held.first
+        self._waiting, self.asked, self._first = held.waiting, held.asked, held.first
         for examples in (*held.newest, *held.waiting):
             self.live.add(examples)
         self._open(held.document)
         if held.began is not None:
-            self._before, self._began, self._event_ts = (held.document, held.mark), held.began, held.began
+            self._before, self.training_since, self._event_ts = (held.document, held.mark), held.began, held.began
             self._poll(held.began)
 
     def _open(self, document: bytes) -> None:

@@ -24,7 +24,6 @@ def task_row(pipeline: TaskPipeline, histories: MetricHistories, threshold: floa
         metrics={key: metrics.get(key, math.nan) for key in _SHOWN},
         main_metric=MAIN_METRICS[name],
         history=history,
-        model_version=pipeline.model.version,
         threshold=threshold if math.isfinite(threshold) else math.nan,
         alerts_open=len(pipeline.book),
         alerts_opened=pipeline.book.stats.opened,

@@ -90,8 +90,7 @@ class EmbeddedLog:
                 offset = self._next_offset[topic, partition]
                 batch = LoggedBatch(self._next_seq, topic, partition, offset, part)
                 if self._segments is not None:
-                    self._segments.write(batch.seq, topic, partition, offset, part)
-                    self._in_memory.append((batch, self._segments.last_position))
+                    self._in_memory.append((batch, self._segments.write(batch.seq, topic, partition, offset, part)))
                 self._admit(batch)
                 made.append(batch)
         return made

@@ -168,11 +168,6 @@ class SegmentStore(SegmentReader):
         if end < self.path.stat().st_size:
             self._cut(end)
 
-    @property
-    def last_position(self) -> int:
-        """Where the newest frame begins, recovered or written."""
-        return self._positions[-1][1]
-
     def read(self, position: int) -> list[Record]:
         """The records of the frame at ``position``, from the disk."""
         self._file.flush()
@@ -180,10 +175,12 @@ class SegmentStore(SegmentReader):
 
     def write(
         self, seq: int, topic: str, partition: int, offset: int, records: Sequence[tuple[bytes, bytes, float]]
-    ) -> None:
-        """Append one batch."""
-        self._positions.append((seq, self._file.tell()))
+    ) -> int:
+        """Append one batch; where its frame begins."""
+        at = self._file.tell()
+        self._positions.append((seq, at))
         self._file.write(pack_frame((seq, topic, partition, offset, list(records))))
+        return at
 
     def truncate(self, seq: int) -> None:
         """Drop every frame from ``seq`` on."""

@@ -101,11 +101,6 @@ class Supervisor:
                 slot.killed, slot.kills = True, slot.kills + 1
                 slot.process.send_signal(how)
 
-    def retire(self, number: int, how: signal.Signals) -> None:
-        """End a worker for good."""
-        self.slots[number].retired = True
-        self.kill(number, how)
-
     def kill_random(self, rng: random.Random) -> None:
         """Kill one of them."""
         self.kill(rng.randrange(len(self.slots)))

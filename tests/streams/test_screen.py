@@ -47,7 +47,7 @@ def alert(number: int) -> AlertState:
 
 def task(name: str, main: str) -> TaskRow:
     metrics = {"auc": 0.9312, "ap": 0.7123, "log_loss": 0.0412, "brier": 0.0061, "f1": math.nan}
-    return TaskRow(name, 812_034, 9_120, metrics, main, (0.2, 0.5, 0.7), 9_120, 0.412, 37, 512)
+    return TaskRow(name, 812_034, 9_120, metrics, main, (0.2, 0.5, 0.7), 0.412, 37, 512)
 
 
 FULL = DemoSnapshot(

@@ -142,7 +142,7 @@ def _task_cells(task: TaskRow, metrics: list[str], spark: int) -> list[Text]:
         Text(short_count(task.labels)),
         *values,
         Text(sparkline(task.history, spark), style="green"),
-        Text(f"v{short_count(task.model_version)}"),
+        Text(f"v{short_count(task.labels)}"),
         Text(decimals(task.threshold)),
         Text.assemble((short_count(task.alerts_open), "bold yellow" if task.alerts_open else ""),
                       (f"/{short_count(task.alerts_opened)}", _QUIET)),

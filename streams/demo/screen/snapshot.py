@@ -16,14 +16,13 @@ class TaskRow:
     name: str
     scored: int
     labels: int
-    """Examples learned so far."""
+    """Examples learned so far: the version of its model."""
     metrics: dict[str, float]
     """Prequential metrics by name (``auc``, ``ap``, ``log_loss``...); NaN while there are too few labels."""
     main_metric: str
     """The metric of ``metrics`` that ``history`` follows; shown first."""
     history: tuple[float, ...]
     """The main metric over time, oldest first."""
-    model_version: int
     threshold: float
     """Score from which an alert opens; NaN while it is not known yet."""
     alerts_open: int
