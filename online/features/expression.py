@@ -103,7 +103,8 @@ class Expression:
     >>> e = Expression.parse("where(amount > 2 * user.amount_mean_1d and type == 'purchase', 1, 0)")
     >>> sorted(e.names)
     ['amount', 'type', 'user.amount_mean_1d']
-    >>> e({"amount": np.array([9.0, 1.0]), "user.amount_mean_1d": np.array([2.0, 2.0]), "type": ["purchase"] * 2})
+    >>> bought = ["purchase"] * 2
+    >>> e.evaluate({"amount": np.array([9.0, 1.0]), "user.amount_mean_1d": np.array([2.0, 2.0]), "type": bought})
     array([1., 0.])
     """
 
@@ -126,13 +127,11 @@ class Expression:
         evaluate = compiler.compile(tree.body)
         return cls(source, frozenset(compiler.names), frozenset(compiler.texts), evaluate)
 
-    def __call__(self, columns: Mapping[str, Column]) -> FloatVector:
-        """Evaluate on columns of n rows, ``(n,) float64``; what is undefined (0 / 0, log of -1) is NaN."""
-        with np.errstate(all="ignore"):
-            return self.evaluate(columns)
-
     def evaluate(self, columns: Mapping[str, Column]) -> FloatVector:
-        """The same for a caller that has set ``np.errstate`` for many expressions at once."""
+        """Evaluate on columns of n rows, ``(n,) float64``; what is undefined (0 / 0, log of -1) is NaN.
+
+        The caller sets ``np.errstate``, once for many expressions.
+        """
         out = np.asarray(self._evaluate(columns), dtype=np.float64)
         return np.where(np.isinf(out), np.nan, out) if np.isinf(out).any() else out
 

@@ -27,6 +27,10 @@ _LOGIT_LIMIT = 16.0
 _TINY = float(np.finfo(np.float64).eps)  # the clip scikit-learn's log_loss uses
 _GAIN_LIMIT = 1e9
 
+# Newest rows of which the weight is known, so that a correction takes back what they were counted with: a sampled
+# negative weighs more than the positive that replaces it.
+_REMEMBERED = 65_536
+
 # Slots of the clock vector.
 _GAIN, _LAST_Y = range(2)
 
@@ -111,8 +115,6 @@ class _BinnedMetrics(Metrics):
     """The shared fold; a factor of 1 never forgets."""
 
     def __init__(self, kind: str, factor: float, memory: int) -> None:
-        if memory < 0:
-            raise ValueError(f"memory is {memory}; give the number of named rows to remember, 0 or more")
         self.memory = memory
         self._kind = kind
         self._factor = factor
@@ -168,12 +170,6 @@ class _BinnedMetrics(Metrics):
 class CumulativeMetrics(_BinnedMetrics):
     """Metrics over everything seen since the start.
 
-    Parameters
-    ----------
-    memory
-        How many of the newest named rows are remembered, so that a correction takes back the weight they were
-        counted with (a sampled negative weighs more than the positive that replaces it).
-
     Examples
     --------
     >>> metrics = CumulativeMetrics()
@@ -184,8 +180,8 @@ class CumulativeMetrics(_BinnedMetrics):
     {'precision': 0.5, 'roc_auc': 1.0}
     """
 
-    def __init__(self, memory: int = 65_536) -> None:
-        super().__init__(f"CumulativeMetrics v1 memory={memory}", 1.0, memory)
+    def __init__(self) -> None:
+        super().__init__(f"CumulativeMetrics v1 memory={_REMEMBERED}", 1.0, _REMEMBERED)
 
 
 class FadingMetrics(_BinnedMetrics):
