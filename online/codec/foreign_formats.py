@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from weir.online.mistakes import name_of, near, shown
@@ -142,23 +142,18 @@ def other_name(field: str, document: Any, known: Collection[str]) -> str:
 
 def _inside(value: Mapping[Any, Any], fields: Collection[str], depth: int = 3) -> str | None:
     """The path of the object inside ``value`` that has most of ``fields``, itself or as JSON in a text."""
-    for key, held in _members(value):
+    for key, held in list(value.items())[:_KEYS]:
+        first = isinstance(held, list) and bool(held)  # a batch: its first item is like the others
+        name, held = name_of(key) + ("[0]" if first else ""), held[0] if first else held
         inner = _parsed(held) if isinstance(held, str) else held
         if not isinstance(inner, Mapping):
             continue
         if sum(field in inner for field in fields) > len(fields) // 2:
-            return key + (" (as a text)" if inner is not held else "")
+            return name + (" (as a text)" if inner is not held else "")
         deeper = _inside(inner, fields, depth - 1) if depth else None
         if deeper is not None:
-            return f"{key}.{deeper}"
+            return f"{name}.{deeper}"
     return None
-
-
-def _members(value: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys and what they hold; of a list its first item."""
-    for key, held in list(value.items())[:_KEYS]:
-        is_list = isinstance(held, list) and held
-        yield name_of(key) + ("[0]" if is_list else ""), held[0] if is_list else held
 
 
 def _parsed(text: str) -> Any:
