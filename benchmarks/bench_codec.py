@@ -17,17 +17,19 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from weir.online.batch import EventBatch, PredictionBatch
+from weir.online.batch import EventBatch, PredictionBatch, UpdateBatch
 from weir.online.codec.accept import accept_records
 from weir.online.codec.columns import ColumnRequest, event_columns
 from weir.online.codec.decode import decode_user_events, events_from_rows
 from weir.online.codec.encode import encode_predictions
 from weir.online.codec.hot_structs import decoders
+from weir.online.codec.row_updates import decode_updates, encode_updates
 from weir.online.codec.scan import find_suspects
 from weir.online.codec.wire import UserEvent
 from weir.online.stages.dedupe import Deduper, bytes_for
 
 COLUMNS = ColumnRequest(entities=("user_id", "merchant_id", "device_id"), numbers=("amount",), texts=("channel",))
+UPDATE_VALUES = 3
 FEATURES = 12
 
 
@@ -100,6 +102,23 @@ def orjson_predictions(batch: PredictionBatch, names: tuple[str, ...]) -> list[b
     ]
 
 
+def updates_of(events: EventBatch, seed: int) -> UpdateBatch:
+    """An update of a row of another partition for each event."""
+    values = np.random.default_rng(seed).lognormal(3.0, 1.0, (len(events), UPDATE_VALUES))
+    return UpdateBatch(events.event_id, [f"shop-{i % 500}" for i in range(len(events))], events.ts, values)
+
+
+def updates_json(updates: UpdateBatch) -> list[bytes]:
+    """Updates as versions before blocks wrote them, one a record."""
+    rows = zip(updates.update_id, updates.entity_id, updates.ts.tolist(), updates.values.tolist(), strict=True)
+    return [
+        orjson.dumps(
+            {"v": 1, "update_id": u, "task": "fraud", "table": "merchant", "entity_id": e, "ts": t, "values": v}
+        )
+        for u, e, t, v in rows
+    ]
+
+
 def main() -> None:
     """Measure, then print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -137,6 +156,16 @@ def main() -> None:
         "orjson.loads, no checks": lambda: [orjson.loads(record) for record in raw],
         "orjson.dumps of prediction dicts": lambda: orjson_predictions(predictions, names),
     }
+    of_json = updates_json(updates := updates_of(events, seed=7))
+    block, widths = encode_updates(updates, "fraud", "merchant", 1 << 30), {("fraud", "merchant"): UPDATE_VALUES}
+    work |= {
+        "encode updates, blocks": lambda: encode_updates(updates, "fraud", "merchant", 1 << 30),
+        "decode updates, blocks": lambda: decode_updates(block, widths),
+        "decode updates, JSON of before": lambda: decode_updates(of_json, widths),
+        "orjson.dumps of updates": lambda: updates_json(updates),
+    }
+    sizes_b = {"block": sum(map(len, block)) / count, "json": sum(map(len, of_json)) / count}
+    print(f"an update takes {sizes_b['block']:.0f} B in a block, {sizes_b['json']:.0f} B as JSON")
     report(best_us(work, args.repeats, count), count, len(joined) / count)
 
 

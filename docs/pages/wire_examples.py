@@ -48,7 +48,10 @@ def examples() -> dict[str, list[Example]]:
             Example("What a model learns", b"fraud", _example(), wire.Example),
             Example("Examples taken back", b"fraud", _quarantine(), wire.ExampleQuarantine),
         ],
-        t.ENTITY_UPDATES: [Example("A change of a merchant's row", b"shop-1", _update(), wire.EntityUpdate)],
+        t.ENTITY_UPDATES: [
+            Example("A block of one change of a merchant's row", b"shop-1", _update(), None),
+            Example("The same, as versions before blocks wrote it", b"shop-1", _old_update(), wire.EntityUpdate),
+        ],
         t.RETRAIN_REQUESTS: [Example("A person asks", b"fraud", _request(), wire.RetrainRequest)],
         t.MODEL_UPDATES: [Example("Version 2 serves", b"fraud", _model_update(), wire.ModelUpdate)],
         t.DEAD_LETTERS: [_dead_letter()],
@@ -105,6 +108,14 @@ def _quarantine() -> bytes:
 
 def _update() -> bytes:
     return encode_updates(UpdateBatch(["pay-1"], ["shop-1"], _AT, np.array([[512.0, np.nan]])), TASK, "merchant")[0]
+
+
+def _old_update() -> bytes:
+    return encode_model(
+        wire.EntityUpdate(
+            update_id="pay-1", task=TASK, table="merchant", entity_id="shop-1", ts=NOW, values=(512.0, None)
+        )
+    )
 
 
 def _request() -> bytes:

@@ -1,4 +1,4 @@
-"""What the records of one task look like: the forms of ``predictions`` and ``entity-updates``.
+"""What the records of one task look like: the form of ``predictions``.
 
 A record that is not exactly its form is still a record; it is only not one that Weir writes.
 """
@@ -55,19 +55,3 @@ def prediction_form(task: str, shape: ScoredShape) -> JsonTemplate:
 def known_column(features: tuple[str, ...]) -> int | None:
     """Where the column is that says whether the full model answered; ``None`` where a task has none."""
     return features.index(KNOWN) if KNOWN in features else None
-
-
-@lru_cache(maxsize=256)
-def update_form(task: str, table: str, width: int) -> JsonTemplate:
-    """An ``EntityUpdate`` of one table with ``width`` values."""
-    return JsonTemplate(
-        {
-            "v": VERSION,
-            "update_id": text(MADE_ID_CHARS),
-            "task": task,
-            "table": table,
-            "entity_id": text(ID_CHARS),
-            "ts": NUMBER,
-            "values": [MAYBE_NUMBER] * width,
-        }
-    )

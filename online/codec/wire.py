@@ -283,7 +283,8 @@ class ExampleQuarantine(WireModel):
 class EntityUpdate(WireModel):
     """What an event or a label changes in a row of another partition. Topic ``entity-updates``, key ``entity_id``.
 
-    ``update_id``, ``task`` and ``table`` identify an update.
+    ``update_id``, ``task`` and ``table`` identify an update. Versions before blocks (``weir.online.codec.row_updates``)
+    wrote each as a record of its own, which is still read.
     """
 
     v: Version = VERSION

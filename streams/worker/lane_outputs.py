@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
 
 from weir.online.batch import LabelBatch, ScoredBatch, UpdateBatch
 from weir.online.codec.encode import encode_labels, write_scored
-from weir.online.codec.row_updates import encode_updates
+from weir.online.codec.row_updates import BLOCK_BYTES, encode_updates
 from weir.online.stages.labelling import LabelOutput
 from weir.online.stages.scoring import ScoringStage
 from weir.streams.config import topics
 from weir.streams.errors import TooManyRejects
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.kafka.partitioners import partitions_of_text
 from weir.streams.kafka.produce.record_columns import Columns
 from weir.streams.outputs import dead_letter, decision_records, letter_room
 from weir.streams.records import Record, RefusedRecord
 from weir.streams.reject_limit import RejectLimit
 from weir.streams.worker.context import Context
+
+_AROUND: Final = 4_096
+"""Bytes of a record besides its value, amply: its key and its frame."""
 
 
 def prediction_columns(stage: ScoringStage, scored: ScoredBatch, now: float) -> Columns:
@@ -30,13 +36,16 @@ def prediction_columns(stage: ScoringStage, scored: ScoredBatch, now: float) -> 
     return Columns.written(scored.predictions.entity_id, values.joined, values.ends, now)
 
 
-def update_records(task: str, updates: Mapping[str, UpdateBatch], now: float) -> list[tuple[str, list[Record]]]:
-    """Updates of other entities' rows, by layout."""
-    made: list[tuple[str, list[Record]]] = []
+def update_records(ctx: Context, task: str, updates: Mapping[str, UpdateBatch], now: float) -> list[Record]:
+    """Updates of other entities' rows: blocks of the updates that one partition owns, each under one of its keys."""
+    room = ctx.records.limit(ctx.name(topics.ENTITY_UPDATES)) - _AROUND
+    made: list[Record] = []
     for layout, batch in updates.items():
-        values = encode_updates(batch, task, layout)
-        records = [Record(key.encode(), value, now) for key, value in zip(batch.entity_id, values, strict=True)]
-        made.append((topics.ENTITY_UPDATES, records))
+        owners = partitions_of_text(batch.entity_id, ctx.partitions)
+        for owner in np.unique(owners).tolist():
+            own = batch.take(np.flatnonzero(owners == owner))
+            key = own.entity_id[0].encode()  # any of them leads to the partition that owns all
+            made += [Record(key, block, now) for block in encode_updates(own, task, layout, min(BLOCK_BYTES, room))]
     return made
 
 
@@ -46,11 +55,13 @@ def timer_records(task: str, labels: LabelBatch, now: float) -> list[Record]:
     return [Record(key.encode(), value, now) for key, value in zip(labels.entity_id, values, strict=True)]
 
 
-def label_records(task: str, features: tuple[str, ...], out: LabelOutput, now: float) -> dict[str, list[Record]]:
-    """What one step of a label lane made of one task."""
+def label_records(
+    ctx: Context, task: str, features: tuple[str, ...], out: LabelOutput, now: float
+) -> dict[str, list[Record]]:
+    """What one step of a label lane made of one task, by topic."""
     made = decision_records(task, features, out, now)
-    for topic, records in update_records(task, out.updates, now):
-        made.setdefault(topic, []).extend(records)
+    if updates := update_records(ctx, task, out.updates, now):
+        made[topics.ENTITY_UPDATES] = updates
     return made
 
 

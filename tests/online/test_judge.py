@@ -128,10 +128,12 @@ def test_forged_internal_records_are_held_to_what_weir_computes(value: float, sp
         forged = record.replace(old, repr(value).encode())
         return forged.replace(b'"v":1,', b'"v": 1,') if spaced else forged  # so that no compiled form reads it
 
-    update = encode_updates(UpdateBatch(["e1"], ["m1"], np.array([1.7e9]), np.array([[12.5]])), "fraud", "merchant")
-    updates = decode_updates([forge(update[0], b"12.5"), update[0]], {("fraud", "merchant"): 1})
-    assert [r.index for r in updates.rejects] == [0]
-    assert updates.tables[0].batch.values.tolist() == [[12.5]]
+    [block] = encode_updates(UpdateBatch(["e1"], ["m1"], np.array([1.7e9]), np.array([[12.5]])), "fraud", "merchant")
+    old = b'{"v":1,"update_id":"e0","task":"fraud","table":"merchant","entity_id":"m1","ts":1.7e9,"values":[12.5]}'
+    forged = block.replace(np.float64(12.5).tobytes(), np.float64(value).tobytes())
+    updates = decode_updates([forge(old, b"12.5"), forged, old, block], {("fraud", "merchant"): 1})
+    assert [r.index for r in updates.rejects] == [0, 1]
+    assert updates.tables[0].batch.values.tolist() == [[12.5], [12.5]]
 
     one = np.ones(1)
     made = ExampleBatch(["e1"], 1.7e9 * one, np.array([[12.5]]), 0.5 * one, one == 1, 3.25 * one, one == 0)

@@ -63,10 +63,13 @@ READ: dict[tuple[str, int], tuple[Reads, Any]] = {
     (t.ALERTS, 0): (lambda raw: wire.Alert.model_validate_json(raw).reasons[0].text, "17 events in 1 h (usually 2)"),
     (t.EXAMPLES, 0): (lambda raw: decode_example_log([raw], {TASK: FEATURES}).tasks[TASK].batch.x, [[512.0, 17.0]]),
     (t.EXAMPLES, 1): (lambda raw: find_quarantines([raw], [130])[0].ranges, ((120, 122),)),
-    (t.ENTITY_UPDATES, 0): (
-        lambda raw: decode_row_updates([raw], {(TASK, "merchant"): 2}).tables[0].batch.entity_id,
-        ["shop-1"],
-    ),
+    **{
+        (t.ENTITY_UPDATES, k): (
+            lambda raw: decode_row_updates([raw], {(TASK, "merchant"): 2}).tables[0].batch.entity_id,
+            ["shop-1"],
+        )
+        for k in range(2)
+    },
     (t.RETRAIN_REQUESTS, 0): (cause, "manual"),
     (t.MODEL_UPDATES, 0): (lambda raw: decode_updates([raw]).updates[0].uri, "fraud/2"),
     (t.DEAD_LETTERS, 0): (lambda raw: letter_of(raw, Place(t.DEAD_LETTERS, 0, 17), NOW).raw, b"{}"),

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 
+from weir.online.codec.row_updates import block_as_json
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.text import printable
@@ -45,11 +46,11 @@ LINE_CHARS: Final = 2_000
 
 
 def parse(value: bytes | None) -> Any:
-    """The JSON that a record holds; ``None`` for what is no JSON."""
+    """What a record holds, JSON or a block of ``entity-updates``; ``None`` for what is neither."""
     try:
         return orjson.loads(value or b"")
     except orjson.JSONDecodeError:
-        return None
+        return block_as_json(value)
 
 
 def key_of(topic: str, document: Any) -> bytes | None:
@@ -110,7 +111,9 @@ def _count(name: str, value: dict[str, Any] | list[Any]) -> str:
 def as_json(topic: str, partition: int, offset: int, ts: float, key: bytes | None, value: bytes | None) -> bytes:
     """A record as one line of JSON; a value or key that is none becomes ``{"base64": ...}``."""
     document = parse(value)
-    held: Any = orjson.Fragment(value) if document is not None and value is not None else _opaque(value)
+    held: Any = _opaque(value) if document is None else document
+    if document is not None and value and value[0] < 0x80:  # JSON: its numbers stay as they were written
+        held = orjson.Fragment(value)
     record = {"topic": topic, "partition": partition, "offset": offset, "ts": ts, "key": _text(key), "value": held}
     return orjson.dumps(record)
 

@@ -161,7 +161,7 @@ class StepPublisher:
         now, pending = ctx.now(), list[asyncio.Future[Any]]()
         for task, out in made.outputs.items():
             self._count(task, out)
-            for topic, records in label_records(task, self._features[task], out, now).items():
+            for topic, records in label_records(ctx, task, self._features[task], out, now).items():
                 pending.append(await ctx.records.send(ctx.name(topic), records))
         if work.records:
             topic, refused = ctx.name(work.step.topic), list(work.refused)

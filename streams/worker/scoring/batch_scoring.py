@@ -310,7 +310,7 @@ class Scoring:
         records, name = self.ctx.records, self.ctx.name
         places = [(part.lane.lane[1], own) for part, own in zip(parts, rows, strict=True)]
         sent = await records.send_parts(name(topics.PREDICTIONS), columns, places)
-        shared = [await records.send(name(topic), updates) for topic, updates in others]
+        shared = [await records.send(name(topics.ENTITY_UPDATES), others)] if others else []
         for part, predictions, own, written in zip(parts, sent, asked, writes, strict=True):
             # A lane that closes cancels what it waits for, which the others still want.
             own += map(asyncio.shield, shared) if len(parts) > 1 else shared
@@ -347,12 +347,12 @@ class Scoring:
 
     def _hand_out(
         self, parts: Sequence[LaneBatch], joints: Sequence[MergedBatch]
-    ) -> tuple[Columns, list[IntVector], list[tuple[str, list[Record]]]]:
+    ) -> tuple[Columns, list[IntVector], list[Record]]:
         """Give each part its scores.
 
-        Returns all predictions, which of them are of each part, and records that belong to no lane, by topic.
+        Returns all predictions, which of them are of each part, and updates of rows that belong to no part.
         """
-        now, made, others = self.ctx.now(), list[Columns](), list[tuple[str, list[Record]]]()
+        now, made, others = self.ctx.now(), list[Columns](), list[Record]()
         rows: list[list[IntVector]] = [[np.empty(0, np.int64)] for _ in parts]
         for joint in joints:
             name, scored = joint.stage.task.name, joint.out.scored
@@ -362,5 +362,5 @@ class Scoring:
                 for i, start, stop in joint.scored_rows():
                     parts[i].scored[name] = scored if len(parts) == 1 else scored.slice(start, stop)
                     rows[i].append(np.arange(first + start, first + stop))
-            others += update_records(name, joint.out.updates, now)
+            others += update_records(self.ctx, name, joint.out.updates, now)
         return Columns.concat(made), [np.concatenate(own) for own in rows], others
