@@ -23,7 +23,8 @@ _HEAD: Final = f"""# What is in each topic
 Records are JSON, UTF-8, one object a record, except in `entity-updates` and the two `inference` topics. Times are epoch
 seconds; RFC 3339 with an offset is read, too. Numbers are finite; NaN is `null`, or left out. Texts hold no control
 characters. Unknown fields are ignored. `v` is {wire.VERSION}: a record of another version is refused. Settings bound
-some numbers; what happens beyond a bound is in [LIMITS.md](LIMITS.md), who may write what in [SECURITY.md](SECURITY.md).
+some numbers; what happens beyond a bound is in [LIMITS.md](LIMITS.md), who may write what in
+[SECURITY.md](SECURITY.md).
 Names of topics on a cluster, and how many partitions they have, are settings ([SETTINGS.md](SETTINGS.md), `[topics]`).
 
 The partition of a record is that of its key (murmur2 of its UTF-8 bytes). Partition n of events, predictions, labels,
@@ -47,8 +48,8 @@ _LAYOUTS: Final[Mapping[str, str]] = {
     "`dropped`), `at` (epoch seconds) and `origin` (`TOPIC-PARTITION-OFFSET` of the record that was refused).",
     t.ENTITY_UPDATES: "MessagePack: an array of `v` (2), `task`, `table`, `update_id` (n texts), `entity_id` (n texts, "
     "all of one partition; the key is one of them), `ts` (n float64, little-endian, as bytes), `values` (n rows of "
-    "float64, little-endian, row by row, as bytes; NaN where missing). Versions before wrote each update as JSON, which "
-    "is read, too.",
+    "float64, little-endian, row by row, as bytes; NaN where missing). Versions before wrote each update as JSON, "
+    "which is read, too.",
     t.INFERENCE_REQUESTS: "MessagePack: an array of `v` (1), `id` of the block, `task`, `event_id` (n texts), "
     "`entity_id` (n texts), `ts` (n float64, little-endian, as bytes), `x` (n rows of D float32, little-endian, row by "
     "row, as bytes: the full model's inputs).",
