@@ -19,10 +19,9 @@ from redis import exceptions as rx
 from weir.streams.config.settings import RedisSettings
 from weir.streams.ops.stall import LoopStall
 from weir.streams.redis.aof import parse_info
-from weir.streams.redis.error_mapping import passing, refusal
 from weir.streams.redis.nodes import Nodes
 from weir.streams.redis.resp import Argument, Script, command, script_arguments
-from weir.streams.redis.store_errors import StoreRefused, StoreUnavailable
+from weir.streams.redis.store_errors import StoreRefused, StoreUnavailable, passing, refusal
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")

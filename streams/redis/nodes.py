@@ -19,8 +19,8 @@ from redis.crc import key_slot
 
 from weir.streams.config.settings import RedisSettings
 from weir.streams.redis.aof import FreshLog
-from weir.streams.redis.error_mapping import not_primary
 from weir.streams.redis.resp import command
+from weir.streams.redis.store_errors import not_primary
 
 log = logging.getLogger(__name__)
 

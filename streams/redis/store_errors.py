@@ -8,6 +8,12 @@ ShellError (weir.streams.errors)
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Iterator
+from typing import Final
+
+from redis import exceptions as rx
+
 from weir.streams.errors import ShellError
 
 
@@ -38,3 +44,89 @@ class LaneMoved(ShellError):  # noqa: N818 - named for what happened, as in weir
 
 def _say(offset: int | None) -> str:
     return "none" if offset is None else str(offset)
+
+
+_LATER: Final = (
+    rx.ConnectionError,  # also LOADING
+    rx.TimeoutError,
+    rx.ReadOnlyError,
+    rx.MasterDownError,
+    rx.AskError,  # also MOVED
+    rx.TryAgainError,
+    rx.ClusterDownError,
+    OSError,
+    TimeoutError,
+)
+_LATER_CODES: Final = ("MISCONF", "OOM", "BUSY", "NOREPLICAS", "LOADING", "READONLY", "MASTERDOWN")
+_NOT_PRIMARY_CODES: Final = ("READONLY", "MASTERDOWN", "LOADING")
+_NO_RIGHT_IN_SCRIPT: Final = ("-NOPERM", "The user executing the script can't")
+_TLS_FIXES: Final = {
+    "WRONG_VERSION_NUMBER": "the server speaks no TLS: write redis:// in redis.url, or give its TLS port",
+    "RECORD_LAYER_FAILURE": "the server speaks no TLS: write redis:// in redis.url, or give its TLS port",
+    "CERTIFICATE_REQUIRED": "the server wants a certificate of ours: set redis.cert_file and redis.key_file",
+    "UNKNOWN_CA": "the server does not trust our certificate: correct redis.cert_file, or its tls-ca-cert-file",
+    "BAD_CERTIFICATE": "the server does not accept our certificate: correct redis.cert_file",
+}
+
+
+def refusal(exc: BaseException, acl: str) -> str | None:
+    """Why waiting will not help, in a sentence without secrets; ``None`` where it may.
+
+    ``acl`` is the line that gives the user its rights.
+    """
+    text = str(exc)
+    if isinstance(exc, rx.AuthenticationError | rx.AuthenticationWrongNumberOfArgsError):
+        return f"it did not accept our login ({text}): correct redis.username and redis.password"
+    if isinstance(exc, rx.NoPermissionError) or any(sign in text for sign in _NO_RIGHT_IN_SCRIPT):
+        return f"our user lacks a right ({text}): in the ACL file it needs: {acl}"
+    for cause in _causes(exc):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            why = cause.verify_message
+            return f"its certificate is not one we trust ({why}): set redis.ca_file, or the right host"
+        if isinstance(cause, ssl.SSLError):
+            fix = next((fix for reason, fix in _TLS_FIXES.items() if reason in (cause.reason or "")), None)
+            if fix is not None:
+                return fix
+    return None
+
+
+def passing(exc: BaseException) -> str | None:
+    """What is the matter where waiting may help; ``None`` for what is a mistake of ours."""
+    text = str(exc)
+    code = _code(exc, text)
+    if code == "MISCONF":
+        return "it cannot write to its disk (MISCONF): look at its log and free space"
+    if code == "OOM":
+        return "it is out of memory (OOM): raise maxmemory, or give rows a shorter time to live"
+    if code is not None or isinstance(exc, _LATER):
+        return text.rstrip(".") or type(exc).__name__
+    return None
+
+
+def not_primary(exc: BaseException) -> bool:
+    """Whether the server that answered is not, or not yet, the one to write to: connections to it lead nowhere.
+
+    >>> not_primary(rx.ResponseError("READONLY You can't write against a read only replica."))
+    True
+    """
+    return isinstance(exc, rx.BusyLoadingError) or _code(exc, str(exc)) in _NOT_PRIMARY_CODES
+
+
+def _code(exc: BaseException, text: str) -> str | None:
+    if isinstance(exc, rx.OutOfMemoryError):
+        return "OOM"
+    if isinstance(exc, rx.ReadOnlyError | rx.MasterDownError):  # redis-py takes the code off the text
+        return "READONLY" if isinstance(exc, rx.ReadOnlyError) else "MASTERDOWN"
+    if not isinstance(exc, rx.ResponseError):
+        return None
+    # Before version 7 an error inside a script stands at the end of one about the script.
+    return next((code for code in _LATER_CODES if text.startswith(code) or f"-{code}" in text), None)
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = exc
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__

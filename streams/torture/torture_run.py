@@ -20,7 +20,7 @@ from weir.streams.kafka.admin.clients import admin_client
 from weir.streams.kafka.admin.topic_specs import wanted_topics
 from weir.streams.ops.fleet import WEIR
 from weir.streams.redis.client import opened
-from weir.streams.redis.partitions.clear import clear_prefix
+from weir.streams.redis.partitions.partition_record import clear_prefix
 from weir.streams.task_files import load_task
 from weir.streams.torture.deployment import Deployment
 from weir.streams.torture.feeder import Feeder

@@ -34,7 +34,7 @@ from weir.streams.redis.partitions.partition_store import LaneStore
 from weir.streams.worker.context import Context
 from weir.streams.worker.control import Control
 from weir.streams.worker.lane_table import LaneTable
-from weir.streams.worker.store_watch import StoreWatch
+from weir.streams.worker.links import StoreWatch
 from weir.streams.worker.warmup import warm_up_records, warm_up_structs
 
 if TYPE_CHECKING:

@@ -35,9 +35,8 @@ from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.produce.producer import Sent
 from weir.streams.kafka.produce.record_columns import Columns
 from weir.streams.records import Record
-from weir.streams.redis.partitions.clear import clear_lane
 from weir.streams.redis.partitions.label_journal import OffsetRange
-from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE, decode_position
+from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE, clear_lane, decode_position
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.redis.stored_rows import lane_prefix
 from weir.streams.worker.committed import active_members, committed_offsets

@@ -21,9 +21,9 @@ from weir.streams.errors import UsageError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.redis.partitions.partition_store import Lane, LaneRecord
 from weir.streams.worker.context import Context
+from weir.streams.worker.journal import RememberedIds
 from weir.streams.worker.lane import SerialLane
 from weir.streams.worker.lane_outputs import DeadLetters, refused_of
-from weir.streams.worker.scoring.remembered_ids import RememberedIds
 from weir.streams.worker.step_writer import PendingWrite
 
 REMEMBERED = 262_144

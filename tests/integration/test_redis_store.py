@@ -12,7 +12,7 @@ from tests.integration.row_store import LANE, SCHEMA, SIDE, TTL_S, WIDTH, NewRed
 from weir.streams.errors import StateError
 from weir.streams.kafka.partitioners import partitions_of
 from weir.streams.redis.client import RedisClient
-from weir.streams.redis.partitions.clear import CLEARING, clear_lane
+from weir.streams.redis.partitions.partition_record import CLEARING, clear_lane
 from weir.streams.redis.partitions.partition_store import LaneRecord, LaneStore
 from weir.streams.redis.store_errors import LaneMoved
 from weir.streams.redis.stored_rows import encode_row, row_key

@@ -13,7 +13,7 @@ from weir.streams.config.settings import RedisSettings, SecretUrl
 from weir.streams.ops.metrics import Metrics
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.partition_store import LaneStore
-from weir.streams.worker.store_watch import StoreWatch
+from weir.streams.worker.links import StoreWatch
 
 pytestmark = pytest.mark.integration
 LANE = ("user-events", 0)

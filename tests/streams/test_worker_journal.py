@@ -30,7 +30,7 @@ from weir.streams.redis.partitions.partition_store import LaneRecord
 from weir.streams.worker import journal as journal_module
 from weir.streams.worker import update_partition as side_module
 from weir.streams.worker.journal import LaneJournal
-from weir.streams.worker.scoring import remembered_ids as remembered_module
+from weir.streams.worker import journal as remembered_module
 from weir.streams.worker.update_partition import SideLane, side_layouts
 
 # -- the journal of a score lane ---------------------------------------------------------------------------------------

@@ -31,8 +31,7 @@ from faust.types import TP
 
 from weir.streams.kafka.consume.drained import PartitionRead, drain
 from weir.streams.kafka.consume.fetched import Unpacking
-from weir.streams.kafka.consume.membership import leave_static_member, report_errors
-from weir.streams.kafka.consume.offset_reset import resolve
+from weir.streams.kafka.consume.membership import leave_static_member, report_errors, resolve
 from weir.streams.kafka.kafka_errors import RecordsDeleted
 from weir.streams.kafka.reachable import check_readable
 from weir.streams.kafka.reconnect_pacing import calm_logs, pace_connecting

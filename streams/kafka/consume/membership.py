@@ -13,13 +13,24 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Final
 
-from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, NoError, TopicAuthorizationFailedError, for_code
+from aiokafka.consumer.fetcher import OffsetResetStrategy
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaError,
+    NoError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Int16, Int32, Schema, String
 
 from weir.streams.errors import BrokerError, in_words
+from weir.streams.kafka.kafka_errors import RecordsDeleted
 from weir.streams.kafka.reachable import grant
 from weir.streams.kafka.security import LinkSecurity
+from weir.streams.kafka.transport_settings import TransportSettings
 
 PUT_OUT: Final = 5
 WITHIN_S: Final = 30.0
@@ -125,3 +136,30 @@ async def leave_static_member(coordinator: Any) -> None:
             if verdict is not NoError:
                 log.warning("could not leave group %s: %s", coordinator.group_id, verdict.__name__)
     coordinator.reset_generation()
+
+
+async def resolve(consumer: Any, tp: Any, failed: Any, settings: TransportSettings) -> None:
+    """Choose where an `AIOKafkaConsumer` goes on after a `FetchError`; raises every error that is not about that."""
+    try:
+        failed.check_raise()
+    except NoOffsetForPartitionError:
+        log.info("%s-%d: the group has no offset yet, so it starts at the earliest", tp.topic, tp.partition)
+    except OffsetOutOfRangeError as error:
+        offset, name = error.args[0].get(tp), f"{tp.topic}-{tp.partition}"
+        end = (await consumer.end_offsets([tp]))[tp]
+        if offset > end:
+            raise RecordsDeleted(
+                f"{name}: the log ends at offset {end}, and we are at {offset}: somebody made the topic anew, or Kafka "
+                "lost records. Restore them, or clear what was stored about the old ones"
+            ) from error
+        if settings.when_deleted == "stop":
+            raise RecordsDeleted(
+                f"{name}: offset {offset} is not in Kafka any more: retention deleted records before group "
+                f"{settings.group!r} processed them. Restore them, or set when_deleted='skip' to go on with the first "
+                "that is left; and give the topic more retention"
+            ) from error
+        log.error("%s: offset %d is not in Kafka any more: going on with the first that is left", name, offset)
+    assignment = consumer._fetcher._subscriptions.subscription.assignment
+    state = assignment.state_value(tp) if assignment is not None else None
+    if state is not None:  # else it was revoked meanwhile
+        state.await_reset(OffsetResetStrategy.EARLIEST)

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from weir.online.errors import StateError
 from weir.streams.redis.client import RedisClient
-from weir.streams.redis.partitions.clear import CLEARING
 from weir.streams.redis.partitions.flush import FLUSH, Change, Writes, flush_arguments
 from weir.streams.redis.partitions.open_partition import Ask, LaneState, Table, fetch
 from weir.streams.redis.partitions.partition_record import (
+    CLEARING,
     POSITION_AND_NONCE,
     LaneRecord,
     decode_position,

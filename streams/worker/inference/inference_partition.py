@@ -23,9 +23,9 @@ from weir.streams.redis.partitions.partition_store import Lane, LaneRecord
 from weir.streams.worker.context import Context
 from weir.streams.worker.inference.batch_pool import Pool
 from weir.streams.worker.inference.inference_wire import Request, decode_request, encode_answer
+from weir.streams.worker.journal import RememberedIds
 from weir.streams.worker.lane import SerialLane
 from weir.streams.worker.lane_outputs import DeadLetters, refused_of
-from weir.streams.worker.scoring.remembered_ids import RememberedIds
 from weir.streams.worker.step_writer import PendingWrite
 
 REMEMBERED: Final = 262_144
