@@ -98,11 +98,13 @@ def batch_app(address: str, topic: str, total: int) -> Any:
     count = Count(app, total)
 
     async def agent(stream: Any) -> None:
-        async for batch in app.batches(stream):
+        async for batch in stream:
+            if not app.batch_consumer.take(batch):
+                continue
             count.begin()
             count.seen += len(batch.records)
             count.bytes += sum(len(record.value) for record in batch.records)
-            app.complete(batch)
+            app.batch_consumer.complete(batch)
             await count.end()
 
     app.agent(app.batch_topic(topic))(agent)

@@ -111,7 +111,7 @@ class Process:
 
         @self.app.agent(topic, name="lanes")
         async def read(stream: Any) -> None:
-            async for batch in stream:  # not `app.batches`: until a lane takes one, what follows it is gathered
+            async for batch in stream:  # none is taken here: until a lane takes one, what follows it is gathered
                 self._take(batch)
 
     def _take(self, batch: FetchedBatch) -> None:

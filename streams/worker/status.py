@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Final
 
 from weir.online.stages.labelling import LabellingStage
@@ -88,10 +88,8 @@ class WorkerStatus(ProcessStatus):
         self._host, self._follower = host, follower
         self._ids = IdMemory(ctx.settings.worker.dedupe_bytes, ctx.metrics)
         self._horizon = Horizon(ctx.settings.worker.label_bytes, ctx.metrics)
-        self._counted: dict[tuple[LabellingStage, str], int] = {}
-        """What was counted already, of each lane's join."""
-        self._told: dict[str, float] = {}
-        """What was counted already, of other counts that somebody else keeps."""
+        self._told: dict[Hashable, float] = {}
+        """What was counted already, of counts that somebody else keeps."""
 
     def ready(self) -> list[str]:
         """See ``ProcessStatus``; a label lane first takes steps again."""
@@ -144,10 +142,10 @@ class WorkerStatus(ProcessStatus):
         m.set("weir_memory_bytes", self._ctx.store.cached_bytes(), part="rows")
         m.set("weir_memory_bytes", sum(stage.joiner.nbytes for stage in labels), part="label_rows")
 
-    def _new(self, name: str, total: float) -> float:
-        """By how much a count has grown since the last look."""
-        before, self._told[name] = self._told.get(name, 0.0), total
-        return max(total - before, 0.0)
+    def _new(self, of: Hashable, total: float, before: float = 0.0) -> float:
+        """By how much a count has grown since the last look, or since it was ``before``, at the first."""
+        last, self._told[of] = self._told.get(of, before), total
+        return max(total - last, 0.0)
 
     def _measure_task(self, name: str) -> None:
         m = self._ctx.metrics
@@ -177,17 +175,12 @@ class WorkerStatus(ProcessStatus):
     def _count_labels(self, name: str, stage: LabellingStage) -> None:
         """Count what became of labels since the last look; what a lane brought along was counted elsewhere."""
         for field, outcome in _OUTCOMES.items():
-            if new := self._grown(stage, field):
-                self._ctx.metrics.inc("weir_labels_total", new, task=name, outcome=outcome)
-        if new := self._grown(stage, "evicted"):
-            self._ctx.metrics.inc("weir_predictions_evicted_total", new, task=name)
+            self._ctx.metrics.inc("weir_labels_total", self._joined(stage, field), task=name, outcome=outcome)
+        self._ctx.metrics.inc("weir_predictions_evicted_total", self._joined(stage, "evicted"), task=name)
 
-    def _grown(self, stage: LabellingStage, field: str) -> int:
-        """By how much a count of a join has grown since the last look."""
-        total = int(getattr(stage.joiner.stats, field))
-        before = self._counted.setdefault((stage, field), total)
-        self._counted[stage, field] = total
-        return max(total - before, 0)
+    def _joined(self, stage: LabellingStage, field: str) -> float:
+        total = getattr(stage.joiner.stats, field)
+        return self._new((stage, field), total, total)
 
 
 def together(lanes: Sequence[Mapping[str, float]]) -> dict[str, float]:

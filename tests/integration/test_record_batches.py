@@ -44,7 +44,9 @@ class KafkaReader:
         app = self._app = BatchApp(settings, loop=self._loop)
 
         async def take(stream: Any) -> None:
-            async for batch in app.batches(stream):
+            async for batch in stream:
+                if not app.batch_consumer.take(batch):
+                    continue
                 self._batches.put(batch)
 
         app.agent(app.batch_topic(self._topic))(take)
@@ -77,10 +79,10 @@ class KafkaReader:
 
     def complete(self, batch: RecordBatch) -> bool:
         assert isinstance(batch, FetchedBatch)
-        return self._call(lambda: self._app.complete(batch))
+        return self._call(lambda: self._app.batch_consumer.complete(batch))
 
     def rewind(self, partition: int, offset: int) -> None:
-        assert self._call(lambda: self._app.rewind(TP(self._topic, partition), offset))
+        assert self._call(lambda: self._app.batch_consumer.rewind(TP(self._topic, partition), offset))
 
     def _call(self, what: Callable[[], bool]) -> bool:
         async def call() -> bool:

@@ -42,7 +42,7 @@ async def complete_after(app: BatchApp, batch: FetchedBatch, delivery: asyncio.F
     except Exception as error:  # noqa: BLE001 - whatever it is, it stops the worker
         await app.crash(error)
     else:
-        app.complete(batch)
+        app.batch_consumer.complete(batch)
 
 
 class Rewinds:
@@ -56,7 +56,7 @@ class Rewinds:
             self._left -= 1
             tp = self._random.choice(sorted(app.batch_consumer.assignment()))
             offset = self._random.randrange(self._within)
-            assert app.rewind(tp, offset)
+            assert app.batch_consumer.rewind(tp, offset)
             say(rewound=[tp.partition, offset])
 
 
@@ -74,7 +74,9 @@ def build(args: argparse.Namespace) -> BatchApp:
     waiting: set[asyncio.Future[None]] = set()
 
     async def copy(stream: Any) -> None:
-        async for batch in app.batches(stream):
+        async for batch in stream:
+            if not app.batch_consumer.take(batch):
+                continue
             in_flight = app.batch_consumer.offsets.in_flight((batch.topic, batch.partition))
             say(batch=[batch.partition, batch.base_offset, len(batch.records)], in_flight=in_flight)
             if any(r.value == b"poison" for r in batch.records):

@@ -4,10 +4,11 @@
 
     @app.agent(app.batch_topic("user-events"))
     async def score(stream):
-        async for batch in app.batches(stream):
-            delivery = await app.records.send("predictions", compute(batch))
-            await delivery
-            app.complete(batch)
+        async for batch in stream:
+            if app.batch_consumer.take(batch):  # else a rebalance or rewind took it away as it waited
+                delivery = await app.records.send("predictions", compute(batch))
+                await delivery
+                app.batch_consumer.complete(batch)
 
 An agent that raises stops the worker: its batch is not complete, so it comes again after the restart.
 """
@@ -15,14 +16,14 @@ An agent that raises stops the worker: its batch is not complete, so it comes ag
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import faust
 from faust.serializers.schemas import Schema
 from faust.transport.drivers.aiokafka import Producer, Transport
-from faust.types import TP, AppT, Message, StreamT, TopicT
+from faust.types import TP, AppT, Message, TopicT
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
@@ -136,17 +137,3 @@ class BatchApp(faust.App):
     def batch_consumer(self) -> BatchConsumer:
         """The consumer of this app."""
         return cast("BatchConsumer", self.consumer)
-
-    async def batches(self, stream: StreamT[FetchedBatch]) -> AsyncIterator[FetchedBatch]:
-        """The batches of an agent's stream, without those that a rebalance or rewind took away as they waited."""
-        async for batch in stream:
-            if self.batch_consumer.take(batch):
-                yield batch
-
-    def rewind(self, tp: TP, offset: int) -> bool:
-        """Go on reading a partition at ``offset``; see `BatchConsumer.rewind`."""
-        return self.batch_consumer.rewind(tp, offset)
-
-    def complete(self, batch: FetchedBatch) -> bool:
-        """The batch is complete now; see `BatchConsumer.complete`."""
-        return self.batch_consumer.complete(batch)
