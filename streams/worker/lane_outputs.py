@@ -38,14 +38,14 @@ def prediction_columns(stage: ScoringStage, scored: ScoredBatch, now: float) -> 
 
 def update_records(ctx: Context, task: str, updates: Mapping[str, UpdateBatch], now: float) -> list[Record]:
     """Updates of other entities' rows: blocks of the updates that one partition owns, each under one of its keys."""
-    room = ctx.records.limit(ctx.name(topics.ENTITY_UPDATES)) - _AROUND
     made: list[Record] = []
     for layout, batch in updates.items():
+        most = min(BLOCK_BYTES, ctx.records.limit(ctx.name(topics.ENTITY_UPDATES)) - _AROUND)
         owners = partitions_of_text(batch.entity_id, ctx.partitions)
         for owner in np.unique(owners).tolist():
             own = batch.take(np.flatnonzero(owners == owner))
             key = own.entity_id[0].encode()  # any of them leads to the partition that owns all
-            made += [Record(key, block, now) for block in encode_updates(own, task, layout, min(BLOCK_BYTES, room))]
+            made += [Record(key, block, now) for block in encode_updates(own, task, layout, most)]
     return made
 
 
