@@ -18,13 +18,13 @@ from typing import Any, Final
 OURS: Final = ("streams.", "online.", "models.")
 ENDS: Final = {("latency", "user-events"), ("completed", "labels"), ("completed", "predictions")}
 """Methods of `ops.metrics`, and the topics whose way ends there."""
-BESIDE: Final = (
-    "streams.model_replicas", "streams.following", "streams.ops", "streams.kafka.reconnect_pacing",
-    "streams.transport.outage",
+BESIDE: Final = ("streams.ops", "streams.kafka.reconnect_pacing", "streams.transport.outage")
+"""Where tasks begin that run beside every way: watchdog, reconnection."""
+APART: Final = (
+    "streams.worker.update_partition", "streams.worker.side", "streams.model_replicas.follower",
+    "streams.following.follower",
 )  # fmt: skip
-"""Where tasks begin that run beside every way: replicas of online models, watchdog, reconnection."""
-SIDE_LANE: Final = ("streams.worker.update_partition", "streams.worker.side")
-"""What takes the updates that the record before led to."""
+"""What takes the updates, and learns from the examples, that the record before led to."""
 
 
 class Probe:
@@ -43,7 +43,7 @@ class Probe:
         if name == "drain" and (fetched := frame.f_locals.get("result")) is not None and frame.f_back is not None:
             self._ways[_own(fetched._topic_partition.topic)] = {_module(frame.f_back): None}
         stack = _stack(frame)
-        if not stack[-1].startswith(BESIDE) and not any(module in SIDE_LANE for module in stack):
+        if not stack[-1].startswith(BESIDE) and not any(module in APART for module in stack):
             for way in list(self._ways.values()):
                 way.setdefault(module)
             if module == "streams.ops.metrics":
