@@ -6,7 +6,7 @@ It knows numbers of rows and what they hold, not which of them a label finds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -61,15 +61,6 @@ class _Piece:
 Group = tuple[_Piece, IntVector, IntVector]
 
 
-@dataclass(slots=True)
-class _Lent:
-    """Rows that were read back."""
-
-    rows: IntVector = field(default_factory=lambda: np.empty(0, np.int64))
-    """Ascending."""
-    columns: Columns | None = None
-
-
 class LoggedRows:
     """Pieces of consecutive rows, which leave from the front; those that can be read back may leave earlier.
 
@@ -86,7 +77,7 @@ class LoggedRows:
         """What they take in memory, more or less."""
         self._pieces: list[_Piece] = []
         self._firsts = np.empty(0, np.int64)
-        self._lent = _Lent()
+        self._lent: tuple[IntVector, Columns] | None = None  # rows that were read back, by ascending number
         # Buffers of pieces that left, used again: fresh pages cost more than the copy into them.
         self._spare: list[FloatMatrix] = []
 
@@ -166,7 +157,7 @@ class LoggedRows:
 
     def lend(self, rows: IntVector, columns: Columns) -> None:
         """Hold rows that were read back until ``trim``; ``rows`` ascend."""
-        self._lent = _Lent(rows, columns)
+        self._lent = (rows, columns) if len(rows) else None
 
     def gather(self, rows: IntVector) -> tuple[Columns, BoolVector]:
         """Copy what was logged with ``rows``; and which of them there are, the others being left blank."""
@@ -176,10 +167,10 @@ class LoggedRows:
         for piece, at, offset in self.groups(rows):
             numbers[at], found[at] = piece.numbers[offset], True
             _copy(piece.texts, offset, texts, at)
-        if not found.all() and self._lent.columns is not None and len(self._lent.rows):
-            lent, left = self._lent.columns, np.flatnonzero(~found)
-            offset = np.minimum(np.searchsorted(self._lent.rows, rows[left]), len(self._lent.rows) - 1)
-            known = self._lent.rows[offset] == rows[left]
+        if self._lent is not None and not found.all():
+            (held, lent), left = self._lent, np.flatnonzero(~found)
+            offset = np.minimum(np.searchsorted(held, rows[left]), len(held) - 1)
+            known = held[offset] == rows[left]
             at, offset = left[known], offset[known]
             numbers[at], found[at] = lent.numbers[offset], True
             _copy(lent.texts, offset, texts, at)
@@ -192,7 +183,7 @@ class LoggedRows:
 
     def trim(self, limit: int) -> None:
         """Give back what was lent, and the oldest pieces that can be read back, down to ``limit`` bytes."""
-        self._lent = _Lent()
+        self._lent = None
         surplus, gone = self.nbytes - limit, list[_Piece]()
         for piece in self._pieces[:-1]:
             if surplus <= 0:
@@ -222,7 +213,7 @@ class LoggedRows:
     def restore(self, pieces: Sequence[StoredPiece]) -> None:
         """Replace everything by a snapshot."""
         self._set([])
-        self._lent, self.nbytes = _Lent(), 0
+        self._lent, self.nbytes = None, 0
         for stored in pieces:
             numbers = np.frombuffer(stored.numbers).reshape(-1, self.width)
             self.append(stored.first, [numbers], stored.texts, again=False)
