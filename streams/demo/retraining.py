@@ -92,13 +92,7 @@ class Retraining:
     """
 
     def __init__(
-        self,
-        task: TaskSpec,
-        features: Sequence[str],
-        directory: Path,
-        *,
-        first_at: float,
-        runner: Runner | None = None,
+        self, task: TaskSpec, features: Sequence[str], directory: Path, *, first_at: float, runner: Runner | None = None
     ) -> None:
         self.task, self.first_at = task, first_at
         self._models, self._work = directory / "models", directory / "work"

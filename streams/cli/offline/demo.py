@@ -11,7 +11,7 @@ import gc
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,7 +81,8 @@ def demo_command(
     directory = directory.absolute()
     with _only_one(directory):
         try:
-            scenario = _scenario(directory, fresh, seed, events, days, seconds, console)
+            given = {"seed": seed, "events": events, "days": days}
+            scenario = _scenario(directory, fresh, given, seconds, console)
         except KeyboardInterrupt:
             console.print("Stopped before anything was run.")
             raise typer.Exit(128 + signal.SIGINT) from None
@@ -126,19 +127,16 @@ def _run(directory: Path, scenario: Scenario, pace: Pace, asked: StopRequest, co
 
 
 def _scenario(
-    directory: Path,
-    fresh: bool,
-    seed: int | None,
-    events: int | None,
-    days: int | None,
-    seconds: float,
-    console: Console,
+    directory: Path, fresh: bool, given: Mapping[str, int | None], seconds: float, console: Console
 ) -> Scenario:
-    """The scenario to go on with, or a new one for a directory that has none or is to start over."""
+    """The scenario to go on with, or a new one for a directory that has none or is to start over.
+
+    ``given`` holds the numbers that options may say; what they do not say is the scenario's own choice.
+    """
     from weir.streams.demo.demo_warmup import planned_events, warm_up
     from weir.streams.demo.scenario import Scenario, demo_tasks
 
-    tasks = demo_tasks()
+    tasks, said = demo_tasks(), {name: value for name, value in given.items() if value is not None}
     stored = None if fresh else Scenario.read(directory)
     if fresh:
         _forget(directory)
@@ -149,21 +147,14 @@ def _scenario(
     gc.freeze()  # modules and kernels stay; the collector need not look at them again
     console.print(f"Ready after {time.perf_counter() - began:.1f} s.", highlight=False)
     if stored is not None:
-        _agree(stored, seed, events, days)
+        for name, value in said.items():
+            if value != (held := getattr(stored, name)):
+                raise UsageError(f"--{name} {value}: the run in this directory has {held}; add --fresh to start over")
         console.print("Reading the log and the state of the earlier run ...")
         return stored
-    scenario = Scenario(
-        seed=7 if seed is None else seed, events=events or planned_events(rate, seconds), days=days or 60
-    )
+    scenario = Scenario(**{"events": planned_events(rate, seconds), **said})
     scenario.write(directory)
     return scenario
-
-
-def _agree(stored: Scenario, seed: int | None, events: int | None, days: int | None) -> None:
-    for name, given in (("seed", seed), ("events", events), ("days", days)):
-        held = getattr(stored, name)
-        if given is not None and given != held:
-            raise UsageError(f"--{name} {given}: the run in this directory has {held}; add --fresh to start over")
 
 
 def _forget(directory: Path) -> None:

@@ -6,10 +6,11 @@ It knows arguments and pace; streams come from ``weir.streams.simulate``, format
 from __future__ import annotations
 
 import sys
-import threading
 import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -20,14 +21,14 @@ from weir.streams.cli.signals import close_stdout, interruptible
 from weir.streams.replay.pace import Pace
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from weir.streams.simulate import SimulationConfig
     from weir.streams.simulate.sinks import Sink
 
 _SLICES_PER_S = 10
 
 
+Advance = Callable[[float], None]
+"""Told how many days of event time are written."""
 Format = Literal["jsonl", "parquet"]
 Topic = Literal["user-events", "device-events", "labels"]
 
@@ -102,7 +103,8 @@ def simulate_command(
     columns = MofNCompleteColumn(), TextColumn("days"), TimeRemainingColumn()
     try:
         with interruptible() as stop, _sink(out, form, topics) as sink, bars(*columns) as progress:
-            written = _write(config, topics, sink, rate, stop, progress, progress.add_task("simulating"))
+            row = progress.add_task("simulating", total=days)
+            written = _write(config, topics, sink, rate, stop, lambda done: progress.update(row, completed=done))
     except BrokenPipeError:
         close_stdout()
         raise typer.Exit(0) from None
@@ -138,20 +140,13 @@ def _sink(out: Path, form: Format, topics: tuple[str, ...]) -> Sink:
 
 
 def _write(
-    config: SimulationConfig,
-    topics: tuple[str, ...],
-    sink: Sink,
-    rate: float | None,
-    stop: threading.Event,
-    progress: Progress,
-    task: TaskID,
+    config: SimulationConfig, topics: tuple[str, ...], sink: Sink, rate: float | None, stop: Event, advance: Advance
 ) -> dict[str, int]:
     """Write until the end or until ``stop``, not faster than ``rate`` records a second; records by topic."""
     from weir.streams.simulate import simulate
 
     written = dict.fromkeys(topics, 0)
     pace, count = Pace(time.monotonic(), rate), 0
-    progress.update(task, total=config.days)
     for block in simulate(config):
         records = (record for record in block.merged() if record[0] in written)
         size = max(int(rate / _SLICES_PER_S), 1) if rate else len(block) or 1
@@ -165,5 +160,5 @@ def _write(
                 stop.wait(pace.wait_s(time.monotonic(), count, None))
         if stop.is_set():
             break
-        progress.update(task, completed=(block.end - config.start_ts) / 86_400.0)
+        advance((block.end - config.start_ts) / 86_400.0)
     return written
