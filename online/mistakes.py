@@ -289,7 +289,7 @@ def number_in(text: str) -> str | None:
         bare = re.sub(r"[.,]", "", bare[:last]) + "." + bare[last + 1 :]
     elif "," in bare:
         bare = "" if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+", bare) else bare.replace(",", ".")
-    return bare if _is_number(bare) else None
+    return bare if re.fullmatch(r"[+-]?\d*\.?\d+(?:[eE][+-]?\d+)?", bare) else None
 
 
 def limit_words(detail: ErrorDetails) -> str:
@@ -381,14 +381,6 @@ def _place(document: Any, detail: ErrorDetails) -> Path:
 
 def _is_item(document: Any, part: object) -> bool:
     return isinstance(document, list | tuple) and isinstance(part, int) and part < len(document)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return bool(text[-1:].isdigit())
 
 
 def _bare(name: str) -> str:

@@ -137,16 +137,8 @@ def find_odd(records: list[bytes], joined: bytes) -> BoolVector:
         try:
             joined.decode()  # the parser does not look inside the fields that it ignores
         except UnicodeDecodeError:
-            suspects |= np.array([not _is_utf8(record) for record in records], np.bool_)
+            suspects |= np.array([record.decode(errors="ignore").encode() != record for record in records], np.bool_)
     return suspects
-
-
-def _is_utf8(record: bytes) -> bool:
-    try:
-        record.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def decode_together(many: msgspec.json.Decoder[Any], joined: bytes, count: int) -> list[Any] | None:
