@@ -6,7 +6,6 @@ imported or called. River's trees are numbers too (``river_trees.tree_numbers``)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -15,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weir.online.errors import UNREADABLE, StateError
+from weir.online.metrics.arrays import array_of
 
 Arrays = dict[str, NDArray[Any]]
 
 MAX_STATE_BYTES: Final = 256 << 20
 """Of one learner's snapshot; a forest of 100 full trees over 64 features has some 70 MB."""
-_DTYPE: Final = re.compile(r"\|[bu?]1|<[iuf][248]")
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -93,15 +92,9 @@ def unpack_arrays(body: bytes) -> Arrays:
     """Decode ``pack_arrays``; the arrays are writable copies."""
     try:
         packed = msgspec.msgpack.decode(body, type=dict[str, _PackedArray])
-        return {name: _array_of(array) for name, array in packed.items()}
+        return {name: array_of(*msgspec.structs.astuple(each)) for name, each in packed.items()}
     except (*UNREADABLE, ValueError) as exc:
         raise StateError(f"not packed arrays ({len(body)} bytes): {exc}") from exc
-
-
-def _array_of(packed: _PackedArray) -> NDArray[Any]:
-    if _DTYPE.fullmatch(packed.dtype) is None:  # numpy reads more than names of numbers in such a text
-        raise StateError(f"dtype {packed.dtype[:40]!r} is not a plain number")
-    return np.frombuffer(packed.data, np.dtype(packed.dtype)).reshape(packed.shape).copy()
 
 
 def copy_into(target: Mapping[str, NDArray[Any]], source: Mapping[str, NDArray[Any]]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from weir.online.errors import StateError, stored
+
+_DTYPE: Final = re.compile(r"\|[bu?]1|<[iuf][248]")
 
 
 class _ArrayPack(msgspec.Struct, array_like=True):
@@ -53,8 +56,11 @@ def unpack(kind: str, state: bytes) -> tuple[dict[str, NDArray[Any]], list[str]]
         raise StateError(
             f"snapshot is of {snapshot.kind!r}, this object is {kind!r}; build it with the same parameters"
         )
-    arrays = {
-        name: np.frombuffer(packed.data, dtype=np.dtype(packed.dtype)).reshape(packed.shape).copy()
-        for name, packed in snapshot.arrays.items()
-    }
-    return arrays, snapshot.names
+    return {name: array_of(*msgspec.structs.astuple(each)) for name, each in snapshot.arrays.items()}, snapshot.names
+
+
+def array_of(dtype: str, shape: tuple[int, ...], data: bytes) -> NDArray[Any]:
+    """A stored array, writable; raises ``ValueError`` where the three do not fit, or it is not of plain numbers."""
+    if _DTYPE.fullmatch(dtype) is None:  # numpy reads more than names of numbers in such a text
+        raise StateError(f"dtype {dtype[:40]!r} is not a plain number")
+    return np.frombuffer(data, np.dtype(dtype)).reshape(shape).copy()

@@ -343,3 +343,9 @@ def test_snapshots_of_another_kind_are_refused() -> None:
         CumulativeMetrics().restore(b"junk")
     with pytest.raises(StateError, match="not a snapshot"):
         MetricSeries(CumulativeMetrics(), 1.0).restore(b"junk")
+
+
+def test_a_snapshot_of_what_is_no_number_is_refused() -> None:
+    for make in MAKERS:
+        with pytest.raises(StateError, match="is not a plain number"):
+            make().restore(make().snapshot().replace(b"<f8", b"|O8"))
