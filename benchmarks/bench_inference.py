@@ -25,6 +25,7 @@ from weir.models.serving.entity_steps import replay
 from weir.models.serving.model_runner import FullRunner
 from weir.models.serving.ort_model import OrtModel
 from weir.models.serving.session import open_session
+from weir.models.serving.state_row import StateLayout
 from weir.models.types import History
 from weir.online.task.full_spec import FullSpec
 from weir.streams.embedded.memory_store import MemoryFeatureStore
@@ -114,9 +115,9 @@ class Lane:
     """A runner and its store, with entities that were seen."""
 
     def __init__(self, history: int, entities: int) -> None:
-        spec = FullSpec(state=HIDDEN, history=history)
-        self.runner, self.store, self.entities = FullRunner(spec, NAMES), MemoryFeatureStore(), entities
-        self.store.create("t.full", self.runner.row_bytes, self.runner.schema, spec.ttl)
+        self.runner = FullRunner(StateLayout(HIDDEN, history, NAMES), 0, 0)
+        self.store, self.entities = MemoryFeatureStore(), entities
+        self.store.create("t.full", self.runner.row_bytes, self.runner.schema, FullSpec().ttl)
         self.rng, self.ts = np.random.default_rng(1), 1.7e9
         self.x = self.rng.normal(size=(BATCH, INPUTS))
 

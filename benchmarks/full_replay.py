@@ -19,6 +19,7 @@ from weir.models.errors import ModelError
 from weir.models.serving.active_models import Pair
 from weir.models.serving.model_runner import FullRunner
 from weir.models.serving.ort_model import OrtModel
+from weir.models.serving.state_row import StateLayout
 from weir.models.types import Builder, Built, Float32Matrix, FloatVector, History, IntVector, Labels, TrainingSet
 from weir.online.batch import LabelBatch, PredictionBatch
 from weir.online.stages.pipeline import TaskPipeline
@@ -137,7 +138,10 @@ class Replay:
         assert task.source is not None, "the task needs a [source]"
         self._delay_s = task.source.label_delay
         shape = TaskPipeline(task, MemoryFeatureStore()).scoring.shape  # says what the full model will be given
-        self._runner = None if task.full is None else FullRunner(task.full, shape.full_inputs)
+        self._runner = None
+        if (full := task.full) is not None:
+            layout = StateLayout(full.state, full.history, shape.full_inputs)
+            self._runner = FullRunner(layout, full.embedding, full.reasons)
         self._pipeline = TaskPipeline(task, MemoryFeatureStore(), full=self._runner)
         self._source = FileSource(task, self._pipeline.columns, [self.path])
         inputs = shape.full_inputs or self._pipeline.features

@@ -49,30 +49,6 @@ class RowStore(Protocol):
         ...
 
 
-class FullShape(Protocol):
-    """What is used of ``weir.online.task.full_spec.FullSpec``."""
-
-    @property
-    def state(self) -> int:
-        """S, the floats a model may carry for an entity."""
-        ...
-
-    @property
-    def history(self) -> int:
-        """K, the newest inputs kept for each entity."""
-        ...
-
-    @property
-    def embedding(self) -> int:
-        """E, the coordinates of the embedding."""
-        ...
-
-    @property
-    def reasons(self) -> int:
-        """How many inputs are told behind a high logit."""
-        ...
-
-
 @dataclass(slots=True)
 class RunnerCounts:
     """Counts of what went another way than usual since the runner was made."""
@@ -91,17 +67,17 @@ class FullRunner:
 
     Parameters
     ----------
-    spec : how much is kept, and how wide the embedding is: a ``FullSpec``.
-    inputs : D names of the columns of x.
+    layout : what is kept of an entity, and the D names of the columns of x.
+    embedding : E, the coordinates that the online model sees.
+    reasons : how many inputs are told for a high logit.
     """
 
-    def __init__(self, spec: FullShape, inputs: Sequence[str]) -> None:
-        self.embedding, self.inputs = spec.embedding, tuple(inputs)
-        self.layout = StateLayout(spec.state, spec.history, inputs)
-        self.slots = ModelSlots(inputs, spec.state)
+    def __init__(self, layout: StateLayout, embedding: int, reasons: int) -> None:
+        self.layout, self.inputs, self.embedding = layout, layout.inputs, embedding
+        self.slots = ModelSlots(layout.inputs, layout.state)
         self.counts = RunnerCounts()
-        self._logged, self._reasons = 2 + spec.embedding, spec.reasons
-        self.width = self._logged + 4 + 2 * spec.reasons
+        self._logged, self._reasons = 2 + embedding, reasons
+        self.width = self._logged + 4 + 2 * reasons
         """Columns that ``score`` returns, as ``weir.online.task.full_spec.columns`` names them."""
         self.row_bytes, self.schema = self.layout.row_bytes, self.layout.schema
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from weir.models.errors import ModelError
 from weir.models.serving.model_runner import FullRunner
 from weir.models.serving.session import Provider, choose_provider
+from weir.models.serving.state_row import StateLayout
 from weir.models.types import StepModel
 from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
@@ -37,7 +38,7 @@ def full_models(
 
 def _full_task(task: TaskSpec, spec: FullSpec, settings: ModelSettings) -> FullTask:
     """One task's runner and loader; raises ``TaskError`` where the task cannot run."""
-    runner = FullRunner(spec, full_inputs(task))
+    runner = FullRunner(StateLayout(spec.state, spec.history, full_inputs(task)), spec.embedding, spec.reasons)
     return FullTask(task.name, runner, lambda ref: load(task.name, ref, runner, settings))
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from weir.models.serving.model_runner import FullRunner
 from weir.models.serving.ort_model import OrtModel
+from weir.models.serving.state_row import StateLayout
 from weir.models.types import Float32Matrix, History
+from weir.online.task.full_spec import FullSpec
 
 INPUTS = ("a", "b", "c")
 S, E = 4, 2
+
+
+def runner_of(spec: FullSpec, inputs: Sequence[str]) -> FullRunner:
+    return FullRunner(StateLayout(spec.state, spec.history, inputs), spec.embedding, spec.reasons)
 
 
 def weights(seed: int = 0) -> dict[str, Float32Matrix]:

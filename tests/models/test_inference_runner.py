@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.models.served_graphs import INPUTS, E, S, graph, history, load, stateless, weights
+from tests.models.served_graphs import INPUTS, E, S, graph, history, load, runner_of, stateless, weights
 from weir.models.errors import ModelError
 from weir.models.manifest import Precision
 from weir.models.serving.active_models import Pair
 from weir.models.serving.entity_steps import replay
-from weir.models.serving.model_runner import FullRunner
 from weir.models.serving.ort_model import OrtModel
 from weir.models.types import Float32Matrix, Float32Vector, History
 from weir.online.batch import FloatMatrix
@@ -36,7 +35,7 @@ class Lane:
     """A runner over a store of its own."""
 
     def __init__(self, spec: FullSpec = SPEC, inputs: Sequence[str] = INPUTS) -> None:
-        self.runner, self.store = FullRunner(spec, inputs), MemoryFeatureStore()
+        self.runner, self.store = runner_of(spec, inputs), MemoryFeatureStore()
         self.scorer: FullScorer = self.runner
         if self.scorer.row_bytes:
             self.store.create(TABLE, self.scorer.row_bytes, self.scorer.schema, spec.ttl)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from onnx.parser import parse_model
 
+from tests.models.served_graphs import runner_of
 from weir.models.errors import ModelError
 from weir.models.serving.active_models import Pair
-from weir.models.serving.model_runner import FullRunner
 from weir.models.serving.occlusion import Baseline, Occlusion
 from weir.models.serving.ort_model import OrtModel
 from weir.models.types import Float32Matrix
@@ -70,7 +70,7 @@ def test_numbers_are_those_of_the_tasks_inputs_whatever_order_the_model_takes_th
 
 def test_an_event_is_explained_with_the_state_from_before_it() -> None:
     """The second event of an entity in one batch: its own ``a`` is what counts, not that of the first."""
-    store, runner = MemoryFeatureStore(), FullRunner(FullSpec(state=1, history=0, reasons=1), ("a", "b"))
+    store, runner = MemoryFeatureStore(), runner_of(FullSpec(state=1, history=0, reasons=1), ("a", "b"))
     store.create("t", runner.row_bytes, runner.schema, 60.0)
     model = summing()
     model.usual = Baseline((0.0, 0.0), above=4.0)
@@ -85,7 +85,7 @@ def test_only_a_high_logit_is_explained_and_only_where_it_is_asked_for() -> None
     store, x = MemoryFeatureStore(), np.zeros((100, 4))
     x[:, 0] = np.where(np.arange(100) < 3, 2.0, 0.5)
     for reasons, rows in ((0, 100), (2, 100 + 3 * 5)):
-        runner = FullRunner(FullSpec(state=0, reasons=reasons), INPUTS)
+        runner = runner_of(FullSpec(state=0, reasons=reasons), INPUTS)
         model = Counted(linear())
         runner.slots.swap(Pair(model))
         made = runner.score("t", store, [f"u{k}" for k in range(100)], np.ones(100), x)
@@ -99,7 +99,7 @@ def test_explaining_does_not_change_what_is_said_nor_a_shadow_what_is_told() -> 
     store, x = MemoryFeatureStore(), np.random.default_rng(1).normal(0, 3, (200, 4))
     said = []
     for reasons, shadow in ((0, False), (3, False), (3, True)):
-        runner, model, other = FullRunner(FullSpec(state=0, reasons=reasons), INPUTS), linear(), linear()
+        runner, model, other = runner_of(FullSpec(state=0, reasons=reasons), INPUTS), linear(), linear()
         model.usual = other.usual = USUAL
         runner.slots.swap(Pair(model, other if shadow else None))
         said.append(runner.score("t", store, ["u"] * 200, np.ones(200), x))

@@ -11,6 +11,7 @@ import orjson
 from faust.types import TP
 
 from tests.models.graphs import linear_graph
+from tests.models.served_graphs import runner_of
 from tests.streams.score_lanes import NOW, Context, Lanes, Outbox
 from weir.models.serving.active_models import Pair
 from weir.models.serving.model_runner import FullRunner
@@ -62,7 +63,7 @@ def runner() -> FullRunner:
     """Of a model whose logit is a sum, so that what raised it is known."""
     model = OrtModel.load(linear_graph(WEIGHT), 7, INPUTS, provider="cpu")
     model.usual = Baseline(tuple(USUAL.tolist()), above=ABOVE)
-    found = FullRunner(SPEC, INPUTS)
+    found = runner_of(SPEC, INPUTS)
     found.slots.swap(Pair(model))
     return found
 
