@@ -1,16 +1,25 @@
-"""Holds the topics that there are against those that the stored state belongs to, whenever partitions are assigned."""
+"""Holds the topics that there are against those that the stored state belongs to, whenever partitions are assigned.
+
+And asks the brokers, outside of the group, what it has committed and who is in it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from faust.types import TP
 
 from weir.streams.config.settings import KafkaSettings
 from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.admin.clients import admin_client
 from weir.streams.kafka.admin.cluster import TopicIdentity, read_identities
+from weir.streams.kafka.kafka_errors import said
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.redis.topic_identity import StoredIdentity
 
@@ -89,3 +98,31 @@ async def identities(settings: KafkaSettings, names: list[str], patience_s: floa
                 raise
             log.warning("%s; trying again", error)
             await asyncio.sleep(AGAIN_S)
+
+
+async def committed_offsets(settings: KafkaSettings, group: str) -> dict[TP, int]:
+    """Committed offset of each partition that the group ever committed; raises `BrokerError` when nobody answers."""
+    async with _admin(settings, group) as admin:
+        held = await admin.list_consumer_group_offsets(group)
+    return {TP(tp.topic, tp.partition): int(meta.offset) for tp, meta in held.items()}
+
+
+async def active_members(settings: KafkaSettings, group: str) -> int:
+    """How many workers are in the group now; raises `BrokerError` when nobody answers."""
+    async with _admin(settings, group) as admin:
+        (response,) = await admin.describe_consumer_groups([group])
+    # (error code, group, state, protocol type, protocol, members, ...)
+    return sum(len(described[5]) for described in response.groups)
+
+
+@asynccontextmanager
+async def _admin(settings: KafkaSettings, group: str) -> AsyncIterator[Any]:
+    admin = AIOKafkaAdminClient(**settings.client_options("group"))
+    try:
+        await admin.start()
+        yield admin
+    except KafkaError as error:
+        where = ", ".join(settings.bootstrap)
+        raise BrokerError(f"{where}: group {group!r} cannot be looked at: {said(error)}") from error
+    finally:
+        await admin.close()

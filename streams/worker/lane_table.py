@@ -1,22 +1,88 @@
 """The lanes of the partitions that a worker has, by key: a batch to its lane, and one lane at a time shut and opened.
 
-It is what pauses and orders by hand work on. It does not know what kinds of lanes there are, nor how a rebalance goes.
+It is what pauses and orders by hand work on. A lane that is moved by hand, to another offset or another time, is closed.
+What is skipped becomes one dead letter that names the offsets, acknowledged before the lane moves: nothing is passed
+over without a trace. It does not know how a rebalance goes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
 
 from faust.types import TP
 
 from weir.online.task.spec import STREAM_KEYS
+from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
+from weir.streams.outputs import dead_letter
+from weir.streams.records import Record, RefusedRecord
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
-from weir.streams.worker.moves import PartitionLane, seek, set_watermark
+from weir.streams.worker.labelling.label_partition import LabelLane
+from weir.streams.worker.lane import RowLane
+from weir.streams.worker.scoring.event_partition import ScoreLane
+
+PartitionLane = RowLane | LabelLane
+"""What runs one partition, whatever its records are."""
+SKIPPED: Final = "skipped"
+"""The first word of the reason."""
+
+
+@asynccontextmanager
+async def _opened(lane: PartitionLane) -> AsyncIterator[int | None]:
+    """A lane that is open and not started; where it is."""
+    await lane.open()
+    try:
+        yield lane.starts.get(lane.lane)
+    finally:
+        await lane.close()
+
+
+async def seek(lane: PartitionLane, offset: int, by: str) -> str:
+    """Have a lane go on at ``offset``; of a label lane that is the next label, its predictions stay where they are."""
+    async with _opened(lane) as at:
+        before = at if at is not None else _stood(lane.ctx, lane.lane)
+        await _letter(lane.ctx, lane.lane, before, offset, by)
+        await lane.move(offset)
+    return _moved(before, offset)
+
+
+async def set_watermark(lane: PartitionLane, ts: float) -> str:
+    """Have a score lane take ``ts``, epoch seconds, for the newest event time; raises ``UsageError`` for a new one."""
+    assert isinstance(lane, ScoreLane), f"{lane.name} keeps no event time"
+    async with _opened(lane) as at:
+        if at is None:
+            raise UsageError(f"{lane.name}: nothing of it was processed yet, so there is no event time to correct")
+        before = lane.intake.watermark
+        await lane.set_watermark(ts)
+    return f"its event time was {before:.3f} and is {ts:.3f}"
+
+
+def _stood(ctx: Context, lane: tuple[str, int]) -> int | None:
+    pause = ctx.pauses.paused.get(lane)
+    return pause.offset if pause is not None else None
+
+
+def _moved(before: int | None, offset: int) -> str:
+    if before is None:
+        return f"goes on at {offset}; where it was is not known"
+    if offset > before:
+        return f"{offset - before} offsets skipped, {before} to {offset - 1}, told in one dead letter"
+    return f"back from {before} to {offset}"
+
+
+async def _letter(ctx: Context, lane: tuple[str, int], before: int | None, offset: int, by: str) -> None:
+    if before is None or offset <= before:
+        return
+    why = f"{SKIPPED}: by hand, offsets {before} to {offset - 1} ({offset - before}), by {by}"
+    skipped = RefusedRecord(before, why, Record(b"", b"", 0.0), offset - 1)
+    letter = dead_letter(ctx.name(lane[0]), lane[1], skipped, ctx.now(), 0)
+    await (await ctx.records.send(ctx.name(topics.DEAD_LETTERS), [letter]))
 
 
 class LaneTable(ABC):

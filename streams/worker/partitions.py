@@ -29,15 +29,14 @@ from weir.streams.model_replicas.follower import Follower
 from weir.streams.model_replicas.past_models import ModelHistory
 from weir.streams.redis.partitions.label_journal import StepLog
 from weir.streams.redis.partitions.partition_store import Lane
-from weir.streams.worker.committed import committed_offsets
 from weir.streams.worker.context import Context
 from weir.streams.worker.horizon import share_of
+from weir.streams.worker.identity import committed_offsets
 from weir.streams.worker.idle import IdleTime
 from weir.streams.worker.labelling.label_partition import LabelLane
 from weir.streams.worker.labelling.step_reader import LaneReader
 from weir.streams.worker.lane import RowLane
-from weir.streams.worker.lane_table import LaneTable
-from weir.streams.worker.moves import PartitionLane
+from weir.streams.worker.lane_table import LaneTable, PartitionLane
 from weir.streams.worker.partitioner import settle_partitioner
 from weir.streams.worker.scoring.batch_scoring import Scoring
 from weir.streams.worker.scoring.event_partition import ScoreLane
