@@ -1,8 +1,8 @@
 """The lanes of the partitions that a worker has, by key: a batch to its lane, and one lane at a time shut and opened.
 
-It is what pauses and orders by hand work on. A lane that is moved by hand, to another offset or another time, is closed.
-What is skipped becomes one dead letter that names the offsets, acknowledged before the lane moves: nothing is passed
-over without a trace. It does not know how a rebalance goes.
+It is what pauses and orders by hand work on. A lane that is moved by hand, to another offset or time, is closed. What
+is skipped becomes one dead letter that names the offsets, acknowledged before the lane moves: nothing is passed over
+without a trace. It does not know how a rebalance goes.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import orjson
 
-from weir.online.codec.row_updates import block_as_json
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.text import printable
@@ -50,6 +49,8 @@ def parse(value: bytes | None) -> Any:
     try:
         return orjson.loads(value or b"")
     except orjson.JSONDecodeError:
+        from weir.online.codec.row_updates import block_as_json  # heavy, and help needs none of it
+
         return block_as_json(value)
 
 
