@@ -212,17 +212,15 @@ def _unprintable(structs: list[Any], ids: Sequence[str]) -> list[int]:
         values = list(map(attrgetter(name), present))
         kinds = set(map(type, values))
         if dict in kinds:
-            values = ["".join(_texts_of(value)) if value else "" for value in values]
+            values = [
+                "".join([*v, *(each for each in v.values() if each.__class__ is str)]) if v else "" for v in values
+            ]
         elif str not in kinds:
             continue
         if not "".join(filter(None, values)).isprintable():  # quick, and stricter than the contract
             odd = _NO_ID if name in ids else _UNPRINTABLE
             found.update(i for i, value in zip(kept, values, strict=True) if value and odd.search(value))
     return sorted(found)
-
-
-def _texts_of(members: dict[str, Any]) -> list[str]:
-    return [*members, *(value for value in members.values() if value.__class__ is str)]
 
 
 def _as_bytes(record: Any) -> bytes:

@@ -207,10 +207,8 @@ class FileSource:
             if value is None or str(value).strip(BLANK).lower() in {"", *self._missing}:
                 reason = f"{name}: missing ({what})"
             elif name == "ts" and np.isnan(self._ts[row]):
-                reason = (
-                    f"ts: {what} is no time; give ISO 8601 or epoch seconds, or set time_format (and time_zone) in "
-                )
-                reason += "[source]"
+                fix = "give ISO 8601 or epoch seconds, or set time_format (and time_zone) in [source]"
+                reason = f"ts: {what} is no time; {fix}"
             elif name == "ts":  # before 2000 or after 2100
                 day = np.datetime64(int(np.clip(self._ts[row], -6e10, 1e15)), "s").astype("datetime64[D]")
                 reason = f"ts: {what} is read as {day}: only times of 2000 to 2100 are taken, for clocks that are not "
