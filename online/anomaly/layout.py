@@ -12,13 +12,7 @@ from typing import Final
 
 COMPONENTS: Final = ("level", "change", "spread", "seasonal", "pattern", "context", "density")
 """In the order of the columns of every components matrix."""
-LEVEL: Final = 0
-CHANGE: Final = 1
-SPREAD: Final = 2
-SEASONAL: Final = 3
-PATTERN: Final = 4
-CONTEXT: Final = 5
-DENSITY: Final = 6
+LEVEL, CHANGE, SPREAD, SEASONAL, PATTERN, CONTEXT, DENSITY = range(7)
 N_COMPONENTS: Final = 7
 
 RECENT: Final = 10
