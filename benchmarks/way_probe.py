@@ -18,7 +18,7 @@ from typing import Any, Final
 OURS: Final = ("streams.", "online.", "models.")
 ENDS: Final = {("latency", "user-events"), ("completed", "labels"), ("completed", "predictions")}
 """Methods of `ops.metrics`, and the topics whose way ends there."""
-BESIDE: Final = ("streams.ops", "streams.kafka.reconnect_pacing", "streams.transport.outage")
+BESIDE: Final = ("streams.ops", "streams.kafka.reachable", "streams.transport.outage")
 """Where tasks begin that run beside every way: watchdog, reconnection."""
 APART: Final = (
     "streams.worker.update_partition", "streams.worker.side", "streams.model_replicas.follower",

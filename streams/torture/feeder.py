@@ -13,7 +13,7 @@ import numpy as np
 
 from weir.streams.config.settings import Settings
 from weir.streams.kafka.produce.producer import BatchProducer
-from weir.streams.kafka.security import link_security, transport_settings
+from weir.streams.kafka.transport_settings import link_security, transport_settings
 from weir.streams.records import Record
 from weir.streams.torture.good import GoodTraffic, Shot
 from weir.streams.torture.hostile import CODECS, HostileTraffic

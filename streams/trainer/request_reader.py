@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from weir.online.codec.why_invalid import explain
 from weir.online.codec.wire import RetrainRequest
 from weir.streams.errors import BrokerError, in_words
-from weir.streams.kafka.reconnect_pacing import calm_logs
+from weir.streams.kafka.reachable import calm_logs
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError, in_words
 from weir.streams.kafka.produce.producer import BatchProducer
-from weir.streams.kafka.security import link_security, transport_settings
+from weir.streams.kafka.transport_settings import link_security, transport_settings
 from weir.streams.offline_models.model_updates import update_record
 from weir.streams.ops.metrics import Metrics
 from weir.streams.ops.signals import stop_signals

@@ -28,7 +28,7 @@ from tests.integration.copying import (
 from tests.integration.kafka_broker import Broker, NoKafka, find_jars, free_ports, unavailable
 from tests.integration.kafka_node import JavaBroker
 from tests.integration.proxy import Proxy
-from weir.streams.kafka.reconnect_pacing import EVERY_S
+from weir.streams.kafka.reachable import EVERY_S
 from weir.streams.records import Record
 
 pytestmark = pytest.mark.integration

@@ -12,7 +12,7 @@ from docs.pages.model_fields import default_of, docs_of
 from docs.pages.settings import Key, example, is_duration, keys, page, variable_of
 from weir.streams.config.settings import Settings, load_settings
 from weir.streams.config.worker_settings import LinkSettings
-from weir.streams.kafka.security import transport_settings
+from weir.streams.kafka.transport_settings import transport_settings
 from weir.streams.worker.process import transport_fields
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -32,8 +32,7 @@ from weir.streams.errors import UsageError
 from weir.streams.kafka.consume.consumer import BatchConsumer
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.kafka.produce.producer import BatchProducer
-from weir.streams.kafka.security import LinkSecurity, link_security, transport_settings
-from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.kafka.transport_settings import LinkSecurity, TransportSettings, link_security, transport_settings
 
 
 class NoProducer(Producer):

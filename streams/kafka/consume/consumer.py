@@ -26,8 +26,7 @@ from weir.streams.kafka.consume.fetch_thread import BatchConsumerThread, FetchRe
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.kafka.consume.offset_tracker import CompletedOffsets, Partition
 from weir.streams.kafka.kafka_errors import RebalanceHookError
-from weir.streams.kafka.security import LinkSecurity
-from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.kafka.transport_settings import LinkSecurity, TransportSettings
 
 if TYPE_CHECKING:
     from weir.streams.kafka.consume.app import BatchApp

@@ -33,8 +33,7 @@ from weir.streams.kafka.consume.drained import PartitionRead, drain
 from weir.streams.kafka.consume.fetched import Unpacking
 from weir.streams.kafka.consume.membership import leave_static_member, report_errors, resolve
 from weir.streams.kafka.kafka_errors import RecordsDeleted
-from weir.streams.kafka.reachable import check_readable
-from weir.streams.kafka.reconnect_pacing import calm_logs, pace_connecting
+from weir.streams.kafka.reachable import calm_logs, check_readable, pace_connecting
 
 if TYPE_CHECKING:
     from weir.streams.kafka.consume.consumer import BatchConsumer

@@ -29,8 +29,7 @@ from aiokafka.protocol.types import Array, Int16, Int32, Schema, String
 from weir.streams.errors import BrokerError, in_words
 from weir.streams.kafka.kafka_errors import RecordsDeleted
 from weir.streams.kafka.reachable import grant
-from weir.streams.kafka.security import LinkSecurity
-from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.kafka.transport_settings import LinkSecurity, TransportSettings
 
 PUT_OUT: Final = 5
 WITHIN_S: Final = 30.0

@@ -33,10 +33,8 @@ from weir.streams.kafka.kafka_errors import DeliveryError, RecordTooLarge
 from weir.streams.kafka.partitioners import partitions_of_joined
 from weir.streams.kafka.produce.record_batches import HEADER_BYTES, RECORD_BYTES, available, encoded_batches
 from weir.streams.kafka.produce.record_columns import Columns
-from weir.streams.kafka.reachable import grant, not_let_in
-from weir.streams.kafka.reconnect_pacing import calm_logs, pace_connecting
-from weir.streams.kafka.security import LinkSecurity
-from weir.streams.kafka.transport_settings import TransportSettings
+from weir.streams.kafka.reachable import calm_logs, grant, not_let_in, pace_connecting
+from weir.streams.kafka.transport_settings import LinkSecurity, TransportSettings
 from weir.streams.records import Record
 
 log = logging.getLogger(__name__)
