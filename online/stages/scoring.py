@@ -216,13 +216,6 @@ class ScoringStage:
         scored = self._score(featured, block, full) if len(featured) else None
         return ScoreOutput(scored, labels, known_at, self._updates(prepared, block))
 
-    def follow(self, keys: list[str], ts: FloatVector) -> None:
-        """Let events that were scored before move the timers again, after a restart; what fires was told already."""
-        if self.timers is not None and keys:
-            self.timers.advance(keys, ts)
-        elif self.timers is not None and len(ts):
-            self.timers.flush(float(ts[-1]))
-
     def ask(self, featured: FeaturedBatch) -> FloatMatrix | None:
         """What the full model of this process says of rows with features, for ``finish``; ``None`` without one."""
         if self.full is None or not len(featured):

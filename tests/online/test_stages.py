@@ -202,11 +202,11 @@ def test_timers_are_rebuilt_from_what_moved_them() -> None:
     rng = np.random.default_rng(4)
     times = np.cumsum(rng.integers(0, 3000, 200)).astype(float).tolist()
     stream = plays([(f"u{i}", t) for i, t in zip(rng.integers(0, 30, 200).tolist(), times, strict=True)])
+    assert stage.timers is not None
+    assert again.timers is not None
     for a, b in pairwise(range(0, 201, 20)):
         prepared = stage.prepare(replace(stream, type=["view"] * 10 + ["play"] * 190).slice(a, b))
         stage.score(prepared)
         if prepared.moved is not None:
-            again.follow(*prepared.moved)
-    assert stage.timers is not None
-    assert again.timers is not None
+            again.timers.advance(*prepared.moved)
     assert again.timers.snapshot() == stage.timers.snapshot()
