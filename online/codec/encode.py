@@ -15,7 +15,7 @@ import numpy as np
 from weir.online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch, ScoredBatch
 from weir.online.codec.forms.form import EncodedRecords
 from weir.online.codec.hot_structs import features_struct, record_struct
-from weir.online.codec.shapes import ScoredShape, known_column, prediction_form
+from weir.online.codec.shapes import KNOWN, ScoredShape, prediction_form
 from weir.online.codec.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Example, Label, WireModel
 
 _ENCODER = msgspec.json.Encoder()
@@ -87,8 +87,8 @@ def write_scored(
         [batch.ts, batch.score, batch.features, np.full(n, scored_at), scored.masks, scored.watched]
     )
     flags = np.full(n, degraded, np.int64)
-    if (known := known_column(form_shape.features)) is not None:
-        flags |= batch.features[:, known] == 0.0
+    if KNOWN in form_shape.features:  # 0 where the full model did not answer
+        flags |= batch.features[:, form_shape.features.index(KNOWN)] == 0.0
     counts = np.column_stack([batch.model_version, flags])
     return form.fill([batch.event_id, batch.entity_id, *entities.values()], numbers, counts)
 

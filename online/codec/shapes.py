@@ -49,9 +49,3 @@ def prediction_form(task: str, shape: ScoredShape) -> JsonTemplate:
         "watched": [MAYBE_NUMBER] * shape.watched,
     }
     return JsonTemplate({name: part for name, part in record.items() if part or name == "features"})
-
-
-@lru_cache(maxsize=64)
-def known_column(features: tuple[str, ...]) -> int | None:
-    """Where the column is that says whether the full model answered; ``None`` where a task has none."""
-    return features.index(KNOWN) if KNOWN in features else None

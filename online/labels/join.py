@@ -32,11 +32,6 @@ class _Pairs(NamedTuple):
     before: IntVector
     """How many examples the row had made."""
 
-    @classmethod
-    def none(cls) -> _Pairs:
-        """No pair."""
-        return cls(_NO_ROWS, np.empty(0, np.bool_), np.empty(0), np.empty(0), _NO_ROWS)
-
     def take(self, at: IntVector | BoolVector) -> _Pairs:
         """Some of them."""
         return _Pairs(self.rows[at], self.y[at], self.weight[at], self.known_at[at], self.before[at])
@@ -320,7 +315,7 @@ class LabelJoiner:
             numbers.append(room.meet(events[i : i + 1], entity, float(ts[i]), float(marks[i]) - wait_s, range_s))
             counts.append(len(numbers[-1]))
         if not sum(counts):
-            return _Pairs.none(), _NO_ROWS
+            return _Pairs(_NO_ROWS, np.empty(0, np.bool_), np.empty(0), np.empty(0), _NO_ROWS), _NO_ROWS
         positions = np.repeat(concerned, counts)
         value, weight, known_at = room.columns(np.concatenate(numbers))
         arrived = np.where(marks > -np.inf, np.minimum(ts, marks), ts)[positions]
