@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -83,20 +82,10 @@ def rows(*fill: int) -> NDArray[np.uint8]:
     return np.repeat(np.array(fill, dtype=np.uint8)[:, None], WIDTH, axis=1)
 
 
-def run(test: Awaitable[None]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(test, 60)
-
-    asyncio.run(bounded())
-
-
-def with_worker(server: Server, test: Callable[[Worker], Awaitable[None]], **options: Any) -> None:
-    """Run a test with a worker on a new lane."""
-
-    async def body() -> None:
-        async with linked(server, **options) as link:
-            worker = Worker(link, fresh_prefix())
-            assert await worker.open() is None
-            await test(worker)
-
-    run(body())
+@asynccontextmanager
+async def worker_on(server: Server, **options: Any) -> AsyncIterator[Worker]:
+    """A worker on a new lane."""
+    async with linked(server, **options) as link:
+        worker = Worker(link, fresh_prefix())
+        assert await worker.open() is None
+        yield worker

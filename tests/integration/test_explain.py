@@ -20,7 +20,6 @@ from tests.integration.follow import (
     Server,
     examples,
     following,
-    run,
     start_and_stop,
 )
 from tests.integration.kafka_broker import Broker
@@ -206,26 +205,25 @@ def test_without_redis_all_examples_are_learned_again(scored: Scored) -> None:
     assert (status, found["model"]["rebuilt_from"]) == (0, 0)
 
 
-def test_the_timeline_of_a_follower_explains_what_others_scored(place: Place) -> None:
+async def test_the_timeline_of_a_follower_explains_what_others_scored(place: Place) -> None:
     """What a label lane does: the reasons of a score of another worker, by the version that made it."""
     batch = examples(200)
 
-    async def test() -> None:
-        follower = place.follower(turn_records=32)
-        async with following(follower):
-            await place.send(("fraud", batch))
-            await follower.wait_for("fraud", 200, 20)
-            versions = np.array([200, 60, 130])
-            found = follower.model("fraud").contributions(batch.x[:3], versions)
-        for row, version in enumerate(versions.tolist()):
-            then = ModelTimeline("fraud", lambda: build_learner(SPECS["fraud"], FEATURES))
-            then.learn(batch.slice(0, version))
-            assert found[row].tobytes() == then.learner.contributions(batch.x[row : row + 1])[0].tobytes()
-
-    run(test())
+    follower = place.follower(turn_records=32)
+    async with following(follower):
+        await place.send(("fraud", batch))
+        await follower.wait_for("fraud", 200, 20)
+        versions = np.array([200, 60, 130])
+        found = follower.model("fraud").contributions(batch.x[:3], versions)
+    for row, version in enumerate(versions.tolist()):
+        then = ModelTimeline("fraud", lambda: build_learner(SPECS["fraud"], FEATURES))
+        then.learn(batch.slice(0, version))
+        assert found[row].tobytes() == then.learner.contributions(batch.x[row : row + 1])[0].tobytes()
 
 
-def test_a_lane_that_is_far_behind_gets_every_version_exactly(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lane_that_is_far_behind_gets_every_version_exactly(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a restart the live model has no past; what a lane asks for is older, jumps about, and catches up."""
     monkeypatch.setattr(history, "SLACK", 40)
     batch = examples(900)
@@ -233,23 +231,20 @@ def test_a_lane_that_is_far_behind_gets_every_version_exactly(place: Place, monk
     then.learn(batch)
     asked = [(0, 0), (90, 130), (100, 220), (70, 75), (500, 620), (640, 640), (899, 900), (900, 900), (10, 890)]
 
-    async def test() -> None:
-        async with place.snapshots() as snapshots:
-            await place.send(("fraud", batch.slice(0, 450)), ("churn", batch.slice(0, 30)))
-            await start_and_stop(place.follower(snapshots))
-            await place.send(("fraud", batch.slice(300, 900)))
-            await start_and_stop(place.follower(snapshots))
-            follower = place.follower(snapshots)
-            async with following(follower):
-                assert follower.model("fraud").oldest == 900
-                past = follower.history("fraud")
-                for oldest, newest in asked:
-                    versions = np.array([newest, oldest, (oldest + newest) // 2])
-                    await past.cover(versions, 20.0)
-                    found = past.contributions(batch.x[:3], versions)
-                    assert found.tobytes() == then.contributions(batch.x[:3], versions).tobytes(), (oldest, newest)
-                await past.close()
-                with pytest.raises(FollowerBehind, match="version 901 was not reached"):
-                    await past.cover(np.array([20, 901]), 0.1)
-
-    run(test())
+    async with place.snapshots() as snapshots:
+        await place.send(("fraud", batch.slice(0, 450)), ("churn", batch.slice(0, 30)))
+        await start_and_stop(place.follower(snapshots))
+        await place.send(("fraud", batch.slice(300, 900)))
+        await start_and_stop(place.follower(snapshots))
+        follower = place.follower(snapshots)
+        async with following(follower):
+            assert follower.model("fraud").oldest == 900
+            past = follower.history("fraud")
+            for oldest, newest in asked:
+                versions = np.array([newest, oldest, (oldest + newest) // 2])
+                await past.cover(versions, 20.0)
+                found = past.contributions(batch.x[:3], versions)
+                assert found.tobytes() == then.contributions(batch.x[:3], versions).tobytes(), (oldest, newest)
+            await past.close()
+            with pytest.raises(FollowerBehind, match="version 901 was not reached"):
+                await past.cover(np.array([20, 901]), 0.1)

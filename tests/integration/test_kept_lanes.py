@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
@@ -20,18 +20,16 @@ from weir.streams.worker.step_writer import PendingWrite
 pytestmark = pytest.mark.integration
 
 
-def with_lanes(server: RedisServer, test: Callable[[Lanes], Awaitable[None]]) -> None:
-    async def go() -> None:
-        link = RedisClient(server.settings(), patience_s=10.0, prefix=f"w{uuid4().hex[:8]}")
-        await link.start()
-        try:
-            lanes = Lanes(TASKS[:1], 2, link=link)
-            lanes.ctx.store.prefix = link.prefix
-            await test(await lanes.open())
-        finally:
-            await link.stop()
-
-    asyncio.run(go())
+@asynccontextmanager
+async def lanes_on(server: RedisServer) -> AsyncIterator[Lanes]:
+    link = RedisClient(server.settings(), patience_s=10.0, prefix=f"w{uuid4().hex[:8]}")
+    await link.start()
+    try:
+        lanes = Lanes(TASKS[:1], 2, link=link)
+        lanes.ctx.store.prefix = link.prefix
+        yield await lanes.open()
+    finally:
+        await link.stop()
 
 
 async def process(lanes: Lanes, *numbers: int) -> None:
@@ -40,8 +38,8 @@ async def process(lanes: Lanes, *numbers: int) -> None:
         await lane.run_alone(lanes.batch(lane.lane[1], records_of(events, START)))
 
 
-def test_a_lane_that_comes_back_goes_on_without_reading_its_journal(redis_server: RedisServer) -> None:
-    async def test(lanes: Lanes) -> None:
+async def test_a_lane_that_comes_back_goes_on_without_reading_its_journal(redis_server: RedisServer) -> None:
+    async with lanes_on(redis_server) as lanes:
         lane = lanes.lanes[0]
         assert await lane.let_go()  # of which nothing was ever stored
         assert await lane.take_up()
@@ -54,11 +52,9 @@ def test_a_lane_that_comes_back_goes_on_without_reading_its_journal(redis_server
         assert lane.intake.duplicates == 1
         assert lanes.ctx.store.written(lane.lane) == lane.next_offset == 4
 
-    with_lanes(redis_server, test)
 
-
-def test_a_lane_that_another_worker_wrote_meanwhile_is_opened_anew(redis_server: RedisServer) -> None:
-    async def test(lanes: Lanes) -> None:
+async def test_a_lane_that_another_worker_wrote_meanwhile_is_opened_anew(redis_server: RedisServer) -> None:
+    async with lanes_on(redis_server) as lanes:
         lane = lanes.lanes[0]
         await process(lanes, 1, 2)
         assert await lane.let_go()
@@ -68,11 +64,9 @@ def test_a_lane_that_another_worker_wrote_meanwhile_is_opened_anew(redis_server:
         await other.flush(lane.lane, [], other.record(lane.lane, 2, record.mark), 2)  # the very same position
         assert not await lane.take_up()
 
-    with_lanes(redis_server, test)
 
-
-def test_a_lane_that_had_computed_what_is_not_written_is_opened_anew(redis_server: RedisServer) -> None:
-    async def test(lanes: Lanes) -> None:
+async def test_a_lane_that_had_computed_what_is_not_written_is_opened_anew(redis_server: RedisServer) -> None:
+    async with lanes_on(redis_server) as lanes:
         await process(lanes, 1, 2)
         unwritten, half = lanes.lanes
         (step,) = await lanes.compute([lanes.batch(0, records_of([(3, (0, 0, 1.0, True))], START))])
@@ -85,22 +79,17 @@ def test_a_lane_that_had_computed_what_is_not_written_is_opened_anew(redis_serve
         assert await half.open() == 2
         assert await half.let_go()
 
-    with_lanes(redis_server, test)
 
-
-def test_a_label_lane_knows_whether_anybody_else_had_it(redis_server: RedisServer) -> None:
-    async def go() -> None:
-        link = RedisClient(redis_server.settings(), patience_s=10.0, prefix=f"w{uuid4().hex[:8]}")
-        await link.start()
-        mine, other = StepLog(link, "label-0"), StepLog(link, "label-0")
-        assert not await mine.claim()
-        await mine.load()
-        await mine.append(1, [Taken("labels", 0, 5)])
-        assert await mine.claim()
-        await mine.append(2, [Taken("labels", 5, 9)])
-        assert not await other.claim()
-        assert not await mine.claim()
-        assert len((await mine.load()).steps) == 2
-        await link.stop()
-
-    asyncio.run(go())
+async def test_a_label_lane_knows_whether_anybody_else_had_it(redis_server: RedisServer) -> None:
+    link = RedisClient(redis_server.settings(), patience_s=10.0, prefix=f"w{uuid4().hex[:8]}")
+    await link.start()
+    mine, other = StepLog(link, "label-0"), StepLog(link, "label-0")
+    assert not await mine.claim()
+    await mine.load()
+    await mine.append(1, [Taken("labels", 0, 5)])
+    assert await mine.claim()
+    await mine.append(2, [Taken("labels", 5, 9)])
+    assert not await other.claim()
+    assert not await mine.claim()
+    assert len((await mine.load()).steps) == 2
+    await link.stop()

@@ -15,7 +15,7 @@ from tests.integration.copying import produce, read, some
 from tests.integration.kafka_broker import Broker
 from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.kafka_errors import DeliveryError, RecordTooLarge
-from weir.streams.kafka.produce.producer import BatchProducer, Sent
+from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.produce.record_columns import Columns
 from weir.streams.kafka.transport_settings import TransportSettings
 from weir.streams.records import Record
@@ -37,36 +37,30 @@ def test_batches_are_in_order_and_where_kafkas_partitioner_puts_them(kafka: Brok
     assert got == expected
 
 
-def test_a_send_tells_where_its_records_are(kafka: Broker, new_topic: NewTopic) -> None:
+async def test_a_send_tells_where_its_records_are(kafka: Broker, new_topic: NewTopic) -> None:
     topic = new_topic(3)
 
-    async def run() -> list[tuple[int | None, list[Record], list[Sent]]]:
-        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests", produce_batch_bytes=1_024))
-        await producer.start()
-        assert await producer.partition_count(topic) == 3
-        calls: list[tuple[int | None, list[Record]]] = [(None, some(300)), (1, some(200, 300)), (None, some(100, 500))]
-        futures = [
-            await (producer.send(topic, records) if p is None else producer.send_to(topic, p, records))
-            for p, records in calls
-        ]
-        assert await (await producer.send(topic, [])) == await (await producer.send_to(topic, 2, [])) == []
-        with pytest.raises(UsageError, match="has partitions 0 to 2, so none is 3"):
-            await producer.send_to(topic, 3, some(1))
-        with pytest.raises(UsageError, match="has partitions 0 to 2, so none is 7"):
-            await producer.send_parts(topic, Columns.of(some(2)), [(0, np.arange(1)), (7, np.arange(1, 2))])
-        parts = [(2, some(200, 600)), (0, some(200, 800)), (2, some(200, 1_000))]
-        together = Columns.concat([Columns.of(records) for _, records in parts])
-        rows = np.split(np.arange(600), 3)
-        futures += await producer.send_parts(
-            topic, together, [(p, own) for (p, _), own in zip(parts, rows, strict=True)]
-        )
-        sent = await asyncio.gather(*futures)
-        await producer.stop()
-        return [(*call, where) for call, where in zip([*calls, *parts], sent, strict=True)]
-
-    calls = asyncio.run(run())
+    producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests", produce_batch_bytes=1_024))
+    await producer.start()
+    assert await producer.partition_count(topic) == 3
+    calls: list[tuple[int | None, list[Record]]] = [(None, some(300)), (1, some(200, 300)), (None, some(100, 500))]
+    futures = [
+        await (producer.send(topic, records) if p is None else producer.send_to(topic, p, records))
+        for p, records in calls
+    ]
+    assert await (await producer.send(topic, [])) == await (await producer.send_to(topic, 2, [])) == []
+    with pytest.raises(UsageError, match="has partitions 0 to 2, so none is 3"):
+        await producer.send_to(topic, 3, some(1))
+    with pytest.raises(UsageError, match="has partitions 0 to 2, so none is 7"):
+        await producer.send_parts(topic, Columns.of(some(2)), [(0, np.arange(1)), (7, np.arange(1, 2))])
+    parts = [(2, some(200, 600)), (0, some(200, 800)), (2, some(200, 1_000))]
+    together = Columns.concat([Columns.of(records) for _, records in parts])
+    rows = np.split(np.arange(600), 3)
+    futures += await producer.send_parts(topic, together, [(p, own) for (p, _), own in zip(parts, rows, strict=True)])
+    placed = await asyncio.gather(*futures)
+    await producer.stop()
     there = {(r.partition, r.offset): r.value for r in read(kafka, topic)}
-    for partition, records, sent in calls:
+    for (partition, records), sent in zip([*calls, *parts], placed, strict=True):
         places = [(s.partition, offset) for s in sent for offset in range(s.base_offset, s.base_offset + s.count)]
         assert len(sent) >= 3
         assert places == sorted(places), "by partition, in order"
@@ -77,17 +71,14 @@ def test_a_send_tells_where_its_records_are(kafka: Broker, new_topic: NewTopic) 
     assert len(there) == 1_200
 
 
-def test_calls_keep_their_order(kafka: Broker, new_topic: NewTopic) -> None:
+async def test_calls_keep_their_order(kafka: Broker, new_topic: NewTopic) -> None:
     topic = new_topic(2)
 
-    async def run() -> None:
-        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests", produce_batch_bytes=4_096))
-        await producer.start()
-        sends = [asyncio.ensure_future(producer.send(topic, some(100, i * 100))) for i in range(60)]
-        await asyncio.gather(*[await send for send in sends])
-        await producer.stop()
-
-    asyncio.run(run())
+    producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests", produce_batch_bytes=4_096))
+    await producer.start()
+    sends = [asyncio.ensure_future(producer.send(topic, some(100, i * 100))) for i in range(60)]
+    await asyncio.gather(*[await send for send in sends])
+    await producer.stop()
     by_partition = defaultdict(list)
     for r in read(kafka, topic):
         by_partition[r.partition].append(int(r.value[1:]))
@@ -95,36 +86,30 @@ def test_calls_keep_their_order(kafka: Broker, new_topic: NewTopic) -> None:
     assert all(values == sorted(values) for values in by_partition.values())
 
 
-def test_a_record_that_is_too_large_is_the_callers_and_harms_nothing(kafka: Broker, new_topic: NewTopic) -> None:
+async def test_a_record_that_is_too_large_is_the_callers_and_harms_nothing(kafka: Broker, new_topic: NewTopic) -> None:
     topic = new_topic(2)
 
-    async def run() -> None:
-        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests"))
-        await producer.start()
-        with pytest.raises(RecordTooLarge, match=r"record 1 for topic .* at most 1048495 fit") as caught:
-            await producer.send(topic, [Record(b"a", b"1", time.time()), Record(b"b", bytes(1_048_495), time.time())])
-        assert caught.value.index == 1
-        # The largest that fits does fit, and the producer still works.
-        await producer.send_and_wait(topic, [Record(b"b", bytes(1_048_494), time.time())])
-        await producer.stop()
-
-    asyncio.run(run())
+    producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests"))
+    await producer.start()
+    with pytest.raises(RecordTooLarge, match=r"record 1 for topic .* at most 1048495 fit") as caught:
+        await producer.send(topic, [Record(b"a", b"1", time.time()), Record(b"b", bytes(1_048_495), time.time())])
+    assert caught.value.index == 1
+    # The largest that fits does fit, and the producer still works.
+    await producer.send_and_wait(topic, [Record(b"b", bytes(1_048_494), time.time())])
+    await producer.stop()
     assert [len(r.value) for r in read(kafka, topic)] == [1_048_494]
 
 
-def test_what_the_broker_refuses_is_an_error_with_a_fix(kafka: Broker, new_topic: NewTopic) -> None:
+async def test_what_the_broker_refuses_is_an_error_with_a_fix(kafka: Broker, new_topic: NewTopic) -> None:
     topic, other = new_topic(1, max_message_bytes="2000"), new_topic(1)
 
-    async def run() -> None:
-        producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests"))
-        await producer.start()
-        with pytest.raises(DeliveryError, match=r"max\.message\.bytes is smaller than max_record_bytes"):
-            await producer.send_and_wait(topic, some(1_000))
-        with pytest.raises(DeliveryError, match="an earlier send failed"):
-            await producer.send(other, some(1))
-        await producer.stop()
-
-    asyncio.run(run())
+    producer = BatchProducer(TransportSettings(bootstrap=kafka.address, group="tests"))
+    await producer.start()
+    with pytest.raises(DeliveryError, match=r"max\.message\.bytes is smaller than max_record_bytes"):
+        await producer.send_and_wait(topic, some(1_000))
+    with pytest.raises(DeliveryError, match="an earlier send failed"):
+        await producer.send(other, some(1))
+    await producer.stop()
     assert read(kafka, topic) == []
 
 

@@ -53,41 +53,40 @@ def without(batch: ExampleBatch, first: int, stop: int) -> ExampleBatch:
     return batch.take(np.array([i for i in range(len(batch)) if not first <= i < stop]))
 
 
-def test_replicas_that_run_and_that_start_later_are_those_that_never_learned_it(place: Place, tmp_path: Path) -> None:
+async def test_replicas_that_run_and_that_start_later_are_those_that_never_learned_it(
+    place: Place, tmp_path: Path
+) -> None:
     fraud, churn = examples(300), examples(80, first=1000)
 
-    async def test() -> None:
-        async with place.snapshots() as snapshots:
-            early, other = place.follower(snapshots, snapshot_every=64), place.follower()
-            async with following(early), following(other):
-                await place.send(("fraud", fraud.slice(0, 200)), ("churn", churn))
-                for follower in (early, other):
-                    await follower.wait_for("fraud", 200, 20)
-                    await follower.wait_for("churn", 80, 20)
-                before = early.model("fraud").snapshot().digest
-                order = ("quarantine", "--task", "fraud", "--offsets", "100-119", "--yes")
-                await asyncio.to_thread(command, place, tmp_path, *order)
-                await place.send(("fraud", fraud.slice(200, 300)))
-                for follower in (early, other):
-                    await follower.wait_for("fraud", 301, 20)
-                late, stored = place.follower(), place.follower(snapshots)
-                await late.catch_up()
-                await until(lambda: early.lag() == other.lag() == 0)
-                await stored.catch_up()
-                found = [digests(follower) for follower in (early, other, late, stored)]
-                await late.stop()
-                await stored.stop()
-                assert all(each == found[0] for each in found)
-                assert found[0]["fraud"] == (301, linear("fraud", [without(fraud, 100, 120)]))
-                assert found[0]["churn"] == (80, linear("churn", [churn]))
-                assert early.rejected == 0
-                for version, wanted in ((200, before), (301, found[0]["fraud"][1])):
-                    for models in (None, snapshots):
-                        fold = ExampleFold("fraud", SPECS["fraud"], FEATURES)
-                        await rebuild(options(place.kafka), place.topic, fold, version, snapshots=models)
-                        assert fold.model.snapshot().digest == wanted, f"version {version} can be made again"
-
-    run(test())
+    async with place.snapshots() as snapshots:
+        early, other = place.follower(snapshots, snapshot_every=64), place.follower()
+        async with following(early), following(other):
+            await place.send(("fraud", fraud.slice(0, 200)), ("churn", churn))
+            for follower in (early, other):
+                await follower.wait_for("fraud", 200, 20)
+                await follower.wait_for("churn", 80, 20)
+            before = early.model("fraud").snapshot().digest
+            order = ("quarantine", "--task", "fraud", "--offsets", "100-119", "--yes")
+            await asyncio.to_thread(command, place, tmp_path, *order)
+            await place.send(("fraud", fraud.slice(200, 300)))
+            for follower in (early, other):
+                await follower.wait_for("fraud", 301, 20)
+            late, stored = place.follower(), place.follower(snapshots)
+            await late.catch_up()
+            await until(lambda: early.lag() == other.lag() == 0)
+            await stored.catch_up()
+            found = [digests(follower) for follower in (early, other, late, stored)]
+            await late.stop()
+            await stored.stop()
+            assert all(each == found[0] for each in found)
+            assert found[0]["fraud"] == (301, linear("fraud", [without(fraud, 100, 120)]))
+            assert found[0]["churn"] == (80, linear("churn", [churn]))
+            assert early.rejected == 0
+            for version, wanted in ((200, before), (301, found[0]["fraud"][1])):
+                for models in (None, snapshots):
+                    fold = ExampleFold("fraud", SPECS["fraud"], FEATURES)
+                    await rebuild(options(place.kafka), place.topic, fold, version, snapshots=models)
+                    assert fold.model.snapshot().digest == wanted, f"version {version} can be made again"
 
 
 def test_the_command_says_what_is_meant_and_what_is_taken_back(place: Place, tmp_path: Path) -> None:

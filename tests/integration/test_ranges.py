@@ -15,7 +15,6 @@ from tests.integration.follow import (
     delete_before,
     examples,
     options,
-    run,
 )
 from tests.integration.kafka_broker import Broker
 from weir.streams.errors import BrokerError, UsageError
@@ -40,51 +39,45 @@ async def _numbers(kafka: Broker, topic: str, start: int, stop: int) -> list[tup
     return found
 
 
-def test_a_range_is_exact_and_may_have_gaps(kafka: Broker, new_topic: NewTopic) -> None:
+async def test_a_range_is_exact_and_may_have_gaps(kafka: Broker, new_topic: NewTopic) -> None:
     """Transactions leave markers, and records that were taken back: offsets without a record, also at the ends."""
     topic = new_topic()
 
-    async def test() -> None:
-        made = AIOKafkaProducer(bootstrap_servers=kafka.address, transactional_id=f"t-{topic}")
-        await made.start()
-        expected: list[tuple[int, int]] = []
-        offset = 0
-        for number in range(6):
-            await made.begin_transaction()
-            for part in range(3):
-                await made.send_and_wait(topic, b"%d" % (10 * number + part))
-                if number % 2 == 0:
-                    expected.append((offset, 10 * number + part))
-                offset += 1
-            await (made.commit_transaction() if number % 2 == 0 else made.abort_transaction())
+    made = AIOKafkaProducer(bootstrap_servers=kafka.address, transactional_id=f"t-{topic}")
+    await made.start()
+    expected: list[tuple[int, int]] = []
+    offset = 0
+    for number in range(6):
+        await made.begin_transaction()
+        for part in range(3):
+            await made.send_and_wait(topic, b"%d" % (10 * number + part))
+            if number % 2 == 0:
+                expected.append((offset, 10 * number + part))
             offset += 1
-        await made.stop()
-        for start, stop in ((0, offset), (1, 2), (2, 9), (3, 8), (4, 8), (7, 8), (5, 5), (9, 22)):
-            wanted = [pair for pair in expected if start <= pair[0] < stop]
-            assert await _numbers(kafka, topic, start, stop) == wanted, (start, stop)
-
-    run(test())
-
-
-def test_a_range_that_is_not_there_is_an_error(place: Place) -> None:
-    async def test() -> None:
-        await place.send(("fraud", examples(30)))
-        delete_before(place, 10)
-        with pytest.raises(
-            RecordsDeleted, match="from offset 9 on were deleted by retention: the first that is left is 10"
-        ):
-            await _read(place, 9, 20)
-        assert await _read(place, 10, 30) == 20
-        with pytest.raises(BrokerError, match="ends at 30, wanted up to 31: the topic was made anew"):
-            await _read(place, 25, 31)
-        place.topic = "no-such-topic"
-        with pytest.raises(UsageError, match="no topic no-such-topic"):
-            await _read(place, 0, 1)
-
-    run(test())
+        await (made.commit_transaction() if number % 2 == 0 else made.abort_transaction())
+        offset += 1
+    await made.stop()
+    for start, stop in ((0, offset), (1, 2), (2, 9), (3, 8), (4, 8), (7, 8), (5, 5), (9, 22)):
+        wanted = [pair for pair in expected if start <= pair[0] < stop]
+        assert await _numbers(kafka, topic, start, stop) == wanted, (start, stop)
 
 
-def test_bounds_are_asked_over_one_connection_and_over_a_new_one_after_an_error(
+async def test_a_range_that_is_not_there_is_an_error(place: Place) -> None:
+    await place.send(("fraud", examples(30)))
+    delete_before(place, 10)
+    with pytest.raises(
+        RecordsDeleted, match="from offset 9 on were deleted by retention: the first that is left is 10"
+    ):
+        await _read(place, 9, 20)
+    assert await _read(place, 10, 30) == 20
+    with pytest.raises(BrokerError, match="ends at 30, wanted up to 31: the topic was made anew"):
+        await _read(place, 25, 31)
+    place.topic = "no-such-topic"
+    with pytest.raises(UsageError, match="no topic no-such-topic"):
+        await _read(place, 0, 1)
+
+
+async def test_bounds_are_asked_over_one_connection_and_over_a_new_one_after_an_error(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Counted(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka has no types
@@ -102,20 +95,17 @@ def test_bounds_are_asked_over_one_connection_and_over_a_new_one_after_an_error(
     started: list[Counted] = []
     monkeypatch.setattr(ranges, "AIOKafkaConsumer", Counted)
 
-    async def test() -> None:
-        log = PointReader(options(place.kafka), place.topic)
-        assert await log.bounds(0) == (0, 0)
-        await place.send(("fraud", examples(30)))
-        assert await asyncio.gather(*(log.bounds(0) for _ in range(5))) == [(0, 30)] * 5
-        assert len(started) == 1
-        started[0].away = True
-        with pytest.raises(BrokerError, match=f"topic {place.topic} cannot be read"):
-            await log.bounds(0)
-        assert await log.bounds(0) == (0, 30)
-        assert len(started) == 2
-        await log.close()
-
-    run(test())
+    log = PointReader(options(place.kafka), place.topic)
+    assert await log.bounds(0) == (0, 0)
+    await place.send(("fraud", examples(30)))
+    assert await asyncio.gather(*(log.bounds(0) for _ in range(5))) == [(0, 30)] * 5
+    assert len(started) == 1
+    started[0].away = True
+    with pytest.raises(BrokerError, match=f"topic {place.topic} cannot be read"):
+        await log.bounds(0)
+    assert await log.bounds(0) == (0, 30)
+    assert len(started) == 2
+    await log.close()
 
 
 async def _read(place: Place, start: int, stop: int) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,10 +22,6 @@ from weir.streams.redis.store_errors import StoreUnavailable
 pytestmark = pytest.mark.integration
 
 PATIENCE_S = 20.0
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 90))
 
 
 def replicate(new_redis: Callable[..., RedisServer]) -> tuple[RedisServer, RedisServer]:
@@ -64,29 +59,26 @@ class Address:
         await asyncio.gather(pump(reader, back), pump(there, writer), return_exceptions=True)
 
 
-def test_behind_one_address_connections_to_the_old_primary_are_dropped(
+async def test_behind_one_address_connections_to_the_old_primary_are_dropped(
     new_redis: Callable[..., RedisServer],
 ) -> None:
     old, new = replicate(new_redis)
 
-    async def go() -> None:
-        address = Address(old.port)
-        async with address.listening() as port:
-            settings = RedisSettings(url=SecretUrl(f"redis://127.0.0.1:{port}/0"))
-            link = RedisClient(settings, patience_s=PATIENCE_S)
-            await link.start()
-            await asyncio.gather(*(link.execute("SET", f"weir:{i}", "before") for i in range(8)))  # many connections
-            new.send("REPLICAOF NO ONE")
-            address.target = new.port
-            old.send(f"REPLICAOF 127.0.0.1 {new.port}")
-            began = time.monotonic()
-            await asyncio.gather(*(link.execute("SET", f"weir:{i}", "after") for i in range(8)))
-            assert time.monotonic() - began < 5.0
-            assert link.away is None
-            await link.stop()
-        assert b"after" in new.send("GET weir:3")
-
-    run(go())
+    address = Address(old.port)
+    async with address.listening() as port:
+        settings = RedisSettings(url=SecretUrl(f"redis://127.0.0.1:{port}/0"))
+        link = RedisClient(settings, patience_s=PATIENCE_S)
+        await link.start()
+        await asyncio.gather(*(link.execute("SET", f"weir:{i}", "before") for i in range(8)))  # many connections
+        new.send("REPLICAOF NO ONE")
+        address.target = new.port
+        old.send(f"REPLICAOF 127.0.0.1 {new.port}")
+        began = time.monotonic()
+        await asyncio.gather(*(link.execute("SET", f"weir:{i}", "after") for i in range(8)))
+        assert time.monotonic() - began < 5.0
+        assert link.away is None
+        await link.stop()
+    assert b"after" in new.send("GET weir:3")
 
 
 # -- sentinels ---------------------------------------------------------------------------------------------------------
@@ -126,54 +118,48 @@ def settings_of(port: int, dead: int) -> RedisSettings:
 
 
 @pytest.mark.parametrize("how", ["killed", "asked"])
-def test_behind_sentinels_the_link_follows_the_primary(
+async def test_behind_sentinels_the_link_follows_the_primary(
     new_redis: Callable[..., RedisServer], sentinel: Callable[[int], int], how: str
 ) -> None:
     old, new = replicate(new_redis)
     port = sentinel(old.port)
     settings = settings_of(port, free_ports(1)[0])
 
-    async def go() -> None:
-        link = RedisClient(settings, patience_s=PATIENCE_S, timeout_s=2.0)
-        await link.start()
-        assert f":{old.port} (shop)" in link.address
-        await link.execute("SET", "weir:a", "before")
-        assert await link.execute("WAIT", 1, 5000) == 1
-        if how == "killed":
-            old.kill()
-        else:
-            asking = RedisServer.__new__(RedisServer)
-            asking._tls, asking.port = None, port
-            assert asking.send("SENTINEL FAILOVER shop").startswith(b"+OK")
-        writes, until = 0, time.monotonic() + 45.0
-        while f":{new.port} (shop)" not in link.address:  # a command every now and then, each of which is answered
-            assert time.monotonic() < until, "it does not follow"
-            await link.execute("SET", "weir:b", str(writes := writes + 1))
-            await asyncio.sleep(0.05)
-        await link.execute("SET", "weir:b", "after")
-        assert await link.execute("GET", "weir:a") == b"before"
-        await link.stop()
-        assert b"after" in new.send("GET weir:b")
-        (check, *_) = check_redis(settings)
-        assert check.status == "OK"
-        assert "primary of shop" in check.found
-
-    run(go())
+    link = RedisClient(settings, patience_s=PATIENCE_S, timeout_s=2.0)
+    await link.start()
+    assert f":{old.port} (shop)" in link.address
+    await link.execute("SET", "weir:a", "before")
+    assert await link.execute("WAIT", 1, 5000) == 1
+    if how == "killed":
+        old.kill()
+    else:
+        asking = RedisServer.__new__(RedisServer)
+        asking._tls, asking.port = None, port
+        assert asking.send("SENTINEL FAILOVER shop").startswith(b"+OK")
+    writes, until = 0, time.monotonic() + 45.0
+    while f":{new.port} (shop)" not in link.address:  # a command every now and then, each of which is answered
+        assert time.monotonic() < until, "it does not follow"
+        await link.execute("SET", "weir:b", str(writes := writes + 1))
+        await asyncio.sleep(0.05)
+    await link.execute("SET", "weir:b", "after")
+    assert await link.execute("GET", "weir:a") == b"before"
+    await link.stop()
+    assert b"after" in new.send("GET weir:b")
+    (check, *_) = check_redis(settings)
+    assert check.status == "OK"
+    assert "primary of shop" in check.found
 
 
-def test_a_service_that_no_sentinel_knows_is_waited_for_and_then_named(
+async def test_a_service_that_no_sentinel_knows_is_waited_for_and_then_named(
     new_redis: Callable[..., RedisServer], sentinel: Callable[[int], int]
 ) -> None:
     old, _ = replicate(new_redis)
     settings = settings_of(sentinel(old.port), free_ports(1)[0]).model_copy(update={"service": "other"})
 
-    async def go() -> None:
-        link = RedisClient(settings, patience_s=1.0, timeout_s=1.0)
-        with pytest.raises(StoreUnavailable, match="No master found for 'other'"):
-            await link.start()
-        await link.stop()
-
-    run(go())
+    link = RedisClient(settings, patience_s=1.0, timeout_s=1.0)
+    with pytest.raises(StoreUnavailable, match="No master found for 'other'"):
+        await link.start()
+    await link.stop()
 
 
 def test_settings_of_sentinels_are_checked() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.integration.row_store import LANE, Server, Worker, fresh_prefix, linked, run, with_worker
+from tests.integration.row_store import LANE, Server, Worker, fresh_prefix, linked, worker_on
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.flush import Writes
 from weir.streams.redis.store_errors import LaneMoved
@@ -18,8 +18,10 @@ from weir.streams.redis.stored_rows import lane_prefix
 pytestmark = pytest.mark.integration
 
 
-def test_of_two_workers_at_the_same_position_one_writes_and_nothing_of_the_other_is_seen(redis_server: Server) -> None:
-    async def test(first: Worker) -> None:
+async def test_of_two_workers_at_the_same_position_one_writes_and_nothing_of_the_other_is_seen(
+    redis_server: Server,
+) -> None:
+    async with worker_on(redis_server) as first:
         await first.write(a=1)
         second = Worker(first.link, first.store.prefix)
         await second.open()
@@ -35,13 +37,11 @@ def test_of_two_workers_at_the_same_position_one_writes_and_nothing_of_the_other
         assert await reader.values("a", "b", "c") == [[2, 2, 0], [3, 0, 3]][won]
         assert await reader.store.load_journal(LANE) == [[b"first"], [b"second"]][won]
 
-    with_worker(redis_server, test)
 
-
-def test_the_same_position_reached_by_another_worker_is_not_ours(redis_server: Server) -> None:
+async def test_the_same_position_reached_by_another_worker_is_not_ours(redis_server: Server) -> None:
     """Redis lost its last second, and the lane's new owner came to the offset of the old one by other batches."""
 
-    async def test(old: Worker) -> None:
+    async with worker_on(redis_server) as old:
         await old.write(a=1)
         keys = [f"{lane_prefix(old.store.prefix, LANE)}{name}" for name in ("lane", "journal")]
         before = [await old.link.execute("DUMP", key) for key in keys]
@@ -63,11 +63,9 @@ def test_the_same_position_reached_by_another_worker_is_not_ours(redis_server: S
         assert await reader.values("a", "b") == [3, 0]
         assert await reader.store.load_journal(LANE) == [b"one", b"two"]
 
-    with_worker(redis_server, test)
 
-
-def test_a_worker_behind_or_ahead_of_the_record_is_refused_and_can_go_on_from_it(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_a_worker_behind_or_ahead_of_the_record_is_refused_and_can_go_on_from_it(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         await worker.write(a=1)
         for wrong in (None, 0, 7):
             step = await worker.step(a=9)
@@ -80,21 +78,17 @@ def test_a_worker_behind_or_ahead_of_the_record_is_refused_and_can_go_on_from_it
         await worker.open()
         assert await worker.values("a") == [2]
 
-    with_worker(redis_server, test)
 
-
-def test_a_lane_that_redis_lost_is_refused(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_a_lane_that_redis_lost_is_refused(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         await worker.write(a=1)
         await worker.link.execute("DEL", f"{worker.store.prefix}:{{user-events-3}}:lane")
         with pytest.raises(LaneMoved, match="next offset none, this worker left it at 1"):
             await worker.write(a=2)
 
-    with_worker(redis_server, test)
 
-
-def test_a_worker_that_lost_the_lane_learns_it_at_its_next_read(redis_server: Server) -> None:
-    async def test(zombie: Worker) -> None:
+async def test_a_worker_that_lost_the_lane_learns_it_at_its_next_read(redis_server: Server) -> None:
+    async with worker_on(redis_server) as zombie:
         await zombie.write(a=1)
         heir = Worker(zombie.link, zombie.store.prefix)
         await heir.open()
@@ -103,14 +97,12 @@ def test_a_worker_that_lost_the_lane_learns_it_at_its_next_read(redis_server: Se
         with pytest.raises(LaneMoved, match="next offset 2, this worker left it at 1"):
             await zombie.values("b")
 
-    with_worker(redis_server, test)
-
 
 @pytest.mark.parametrize("flushes", [1, 2, 3])
-def test_a_read_overtaken_by_our_own_flushes_does_not_take_them_for_anothers(
+async def test_a_read_overtaken_by_our_own_flushes_does_not_take_them_for_anothers(
     redis_server: Server, monkeypatch: pytest.MonkeyPatch, flushes: int
 ) -> None:
-    async def test(worker: Worker) -> None:
+    async with worker_on(redis_server) as worker:
         packed, flushed = worker.link.packed, asyncio.Event()
 
         async def late(payload: bytes, *rest: Any) -> list[Any]:
@@ -132,8 +124,6 @@ def test_a_read_overtaken_by_our_own_flushes_does_not_take_them_for_anothers(
         flushed.set()
         await read
         assert await worker.values("a", "b") == [1, 0]
-
-    with_worker(redis_server, test)
 
 
 # -- any interleaving ----------------------------------------------------------------------------------------------
@@ -200,11 +190,8 @@ async def play(link: RedisClient, moves: list[tuple[str, Any]]) -> None:
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moves=actions)
-def test_any_interleaving_of_steps_flushes_crashes_and_thefts_is_a_dict(
+async def test_any_interleaving_of_steps_flushes_crashes_and_thefts_is_a_dict(
     redis_server: Server, moves: list[tuple[str, Any]]
 ) -> None:
-    async def body() -> None:
-        async with linked(redis_server) as link:
-            await play(link, moves)
-
-    run(body())
+    async with linked(redis_server) as link:
+        await play(link, moves)

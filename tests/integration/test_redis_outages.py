@@ -18,8 +18,7 @@ from tests.integration.row_store import (
     NewRedis,
     Server,
     Worker,
-    run,
-    with_worker,
+    worker_on,
 )
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.partition_store import LaneRecord
@@ -31,8 +30,8 @@ pytestmark = pytest.mark.integration
 # -- answers that do not come --------------------------------------------------------------------------------------
 
 
-def test_a_flush_whose_answer_is_lost_counts_once(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test(worker: Worker) -> None:
+async def test_a_flush_whose_answer_is_lost_counts_once(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with worker_on(redis_server) as worker:
         await worker.write(a=1)
         ask, lost = worker.link._nodes.ask, 0
 
@@ -53,13 +52,11 @@ def test_a_flush_whose_answer_is_lost_counts_once(redis_server: Server, monkeypa
         assert record.next_offset == 3
         assert await worker.store.load_journal(LANE) == [b"j1"]
 
-    with_worker(redis_server, test)
 
-
-def test_a_server_that_stalls_longer_than_the_timeout_applies_a_flush_once(new_redis: NewRedis) -> None:
+async def test_a_server_that_stalls_longer_than_the_timeout_applies_a_flush_once(new_redis: NewRedis) -> None:
     server = new_redis()
 
-    async def test(worker: Worker) -> None:
+    async with worker_on(server, timeout_s=0.3) as worker:
         await worker.write(a=1)
         stall = asyncio.create_task(asyncio.to_thread(server.send, "DEBUG SLEEP 0.8"))
         await asyncio.sleep(0.05)  # it must have begun; if it has not, the flush is merely quick
@@ -71,45 +68,39 @@ def test_a_server_that_stalls_longer_than_the_timeout_applies_a_flush_once(new_r
         assert await worker.store.load_journal(LANE) == [b"once"]
         assert await worker.values("a") == [2]
 
-    with_worker(server, test, timeout_s=0.3)
 
-
-def test_a_frozen_server_behind_open_sockets_is_waited_for(
+async def test_a_frozen_server_behind_open_sockets_is_waited_for(
     new_redis: NewRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = new_redis()
 
-    async def test(worker: Worker) -> None:
-        await worker.write(a=1)
-        server.freeze()
-        asyncio.get_running_loop().call_later(1.0, server.thaw)
-        await asyncio.gather(worker.write(a=2), worker.link.execute("GET", "x"), worker.link.execute("GET", "y"))
-        assert (await worker.open()) is not None
-        assert await worker.values("a") == [2]
-
     with caplog.at_level(logging.WARNING, "weir.streams.redis"):
-        with_worker(server, test, timeout_s=0.2)
+        async with worker_on(server, timeout_s=0.2) as worker:
+            await worker.write(a=1)
+            server.freeze()
+            asyncio.get_running_loop().call_later(1.0, server.thaw)
+            await asyncio.gather(worker.write(a=2), worker.link.execute("GET", "x"), worker.link.execute("GET", "y"))
+            assert (await worker.open()) is not None
+            assert await worker.values("a") == [2]
     assert [r.getMessage().split(": ")[0].split("; ")[0] for r in caplog.records] == [
         f"Redis at 127.0.0.1:{server.port} is away",
         f"Redis at 127.0.0.1:{server.port} is back",
     ]
 
 
-def test_a_paused_server_is_merely_slow(new_redis: NewRedis, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_paused_server_is_merely_slow(new_redis: NewRedis, caplog: pytest.LogCaptureFixture) -> None:
     server = new_redis()
 
-    async def test(worker: Worker) -> None:
+    async with worker_on(server) as worker:
         await worker.write(a=1)
         await worker.link.execute("CLIENT", "PAUSE", 300, "WRITE")
         await worker.write(a=2)
         assert await worker.open() is not None
         assert await worker.values("a") == [2]
-
-    with_worker(server, test)
     assert not [r for r in caplog.records if r.name.startswith("streams")]
 
 
-def test_a_server_that_is_gone_for_three_seconds_is_waited_for(
+async def test_a_server_that_is_gone_for_three_seconds_is_waited_for(
     new_redis: NewRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = new_redis(aof=True)
@@ -118,49 +109,43 @@ def test_a_server_that_is_gone_for_three_seconds_is_waited_for(
         await asyncio.sleep(3)
         await asyncio.to_thread(server.start)
 
-    async def test(worker: Worker) -> None:
-        await worker.write(a=1)
-        server.kill_written()
-        back = asyncio.create_task(come_back())
-        for k in range(2, 5):
-            await worker.write(a=k, **{f"b{k}": k})
-        await back
-        await worker.open()
-        assert await worker.values("a", "b2", "b4") == [4, 2, 4]
-
     with caplog.at_level(logging.WARNING, "weir.streams.redis"):
-        with_worker(server, test)
+        async with worker_on(server) as worker:
+            await worker.write(a=1)
+            server.kill_written()
+            back = asyncio.create_task(come_back())
+            for k in range(2, 5):
+                await worker.write(a=k, **{f"b{k}": k})
+            await back
+            await worker.open()
+            assert await worker.values("a", "b2", "b4") == [4, 2, 4]
     said = [r.getMessage() for r in caplog.records]
     assert len(said) == 2, said
     assert "is away" in said[0]
     assert "is back; a command waited" in said[1]
 
 
-def test_patience_ends_with_what_to_do(new_redis: NewRedis) -> None:
+async def test_patience_ends_with_what_to_do(new_redis: NewRedis) -> None:
     server = new_redis()
 
-    async def test(worker: Worker) -> None:
+    async with worker_on(server, patience_s=0.5) as worker:
         step = await worker.step(a=1)
         server.kill()
         with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:\d+ did not take a command for 0\.5 s.*redis\.url"):
             await worker.flush(step)
 
-    with_worker(server, test, patience_s=0.5)
 
-
-def test_scripts_that_redis_forgot_are_sent_again(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_scripts_that_redis_forgot_are_sent_again(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         await worker.write(a=1)
         await worker.link.execute("SCRIPT", "FLUSH")
         await worker.write(a=2)
         await worker.open()
         assert await worker.values("a") == [2]
 
-    with_worker(redis_server, test)
 
-
-def test_a_cancelled_command_leaves_no_answer_for_the_next(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_a_cancelled_command_leaves_no_answer_for_the_next(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         await worker.link.execute("SET", f"{worker.store.prefix}:x", "right")
         for _ in range(20):
             task = asyncio.create_task(worker.link.execute("INFO"))
@@ -169,8 +154,6 @@ def test_a_cancelled_command_leaves_no_answer_for_the_next(redis_server: Server)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             assert await worker.link.execute("GET", f"{worker.store.prefix}:x") == b"right"
-
-    with_worker(redis_server, test)
 
 
 # -- crashes of Redis ----------------------------------------------------------------------------------------------
@@ -190,12 +173,17 @@ async def assert_whole(link: RedisClient, prefix: str, history: list[dict[str, i
     return position
 
 
-def test_after_kills_of_redis_position_rows_and_journal_agree(new_redis: NewRedis) -> None:
+async def test_after_kills_of_redis_position_rows_and_journal_agree(new_redis: NewRedis) -> None:
     server = new_redis(aof=True)
     history: list[dict[str, int]] = []
     rng = np.random.default_rng(5)
 
-    async def test(worker: Worker) -> None:
+    async def kill_later() -> None:
+        await asyncio.sleep(float(rng.uniform(0.02, 0.1)))
+        server.kill_written()
+        await asyncio.to_thread(server.start)
+
+    async with worker_on(server) as worker:
         for _ in range(4):
             killed = asyncio.create_task(kill_later())
             while not killed.done():
@@ -204,25 +192,18 @@ def test_after_kills_of_redis_position_rows_and_journal_agree(new_redis: NewRedi
                 await worker.flush(await worker.step(**fill), journal=[b"%d" % (len(history) - 1)])
             await killed
             assert await assert_whole(worker.link, worker.store.prefix, history) == len(history)
-
-    async def kill_later() -> None:
-        await asyncio.sleep(float(rng.uniform(0.02, 0.1)))
-        server.kill_written()
-        await asyncio.to_thread(server.start)
-
-    with_worker(server, test)
     assert len(history) > 20
 
 
 @pytest.mark.parametrize("lost_share", [0.01, 0.3, 0.77])
-def test_when_a_crash_takes_the_end_of_the_log_what_is_left_is_whole_and_older(
+async def test_when_a_crash_takes_the_end_of_the_log_what_is_left_is_whole_and_older(
     new_redis: NewRedis, lost_share: float
 ) -> None:
     """What ``everysec`` may lose: the file ends anywhere. The worker sees it, goes back, and repeats."""
     server = new_redis(aof=True)
     history = [{f"u{k}": i + 1 for k in range(i % 3, 12, 3)} for i in range(40)]
 
-    async def test(worker: Worker) -> None:
+    async with worker_on(server) as worker:
         for i, fill in enumerate(history):
             await worker.flush(await worker.step(**fill), journal=[b"%d" % i])
         server.kill_written()
@@ -240,12 +221,10 @@ def test_when_a_crash_takes_the_end_of_the_log_what_is_left_is_whole_and_older(
             await worker.flush(await worker.step(**fill), journal=[b"%d" % i])
         assert await assert_whole(worker.link, worker.store.prefix, history) == 40
 
-    with_worker(server, test)
-
 
 @pytest.mark.parametrize("rewritten", [True, False], ids=["rewritten", "killed while it rewrites"])
 @pytest.mark.parametrize("lost_bytes", [30, 60, 400, 800])
-def test_a_write_that_a_crash_cut_in_half_does_not_come_back_at_the_next(
+async def test_a_write_that_a_crash_cut_in_half_does_not_come_back_at_the_next(
     new_redis: NewRedis, lost_bytes: int, rewritten: bool
 ) -> None:
     """Redis keeps the half in its file, and would run it at the second restart."""
@@ -257,7 +236,7 @@ def test_a_write_that_a_crash_cut_in_half_does_not_come_back_at_the_next(
         for i in range(start, stop):
             await worker.flush(await worker.step(**history[i]), journal=[b"%d" % i])
 
-    async def test(worker: Worker) -> None:
+    async with worker_on(server) as worker:
         await write(worker, 0, 6)
         server.kill_written()
         log = server.appended
@@ -276,15 +255,13 @@ def test_a_write_that_a_crash_cut_in_half_does_not_come_back_at_the_next(
         server.start()
         assert await assert_whole(worker.link, worker.store.prefix, history) == 7
 
-    with_worker(server, test)
 
-
-def test_a_write_waits_until_a_rewrite_of_the_log_could_begin(
+async def test_a_write_waits_until_a_rewrite_of_the_log_could_begin(
     new_redis: NewRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = new_redis(aof=True, options={"rdb-key-save-delay": "100000"})
 
-    async def test(worker: Worker) -> None:
+    async with worker_on(server, timeout_s=0.3) as worker:
         await worker.write(**{f"u{k}": 1 for k in range(8)})
         server.kill_written()
         server.start()
@@ -294,31 +271,26 @@ def test_a_write_waits_until_a_rewrite_of_the_log_could_begin(
         facts = server.send("INFO persistence")
         assert b"aof_rewrites:1" in facts
         assert b"rdb_saves:1" in facts
-
-    with_worker(server, test, timeout_s=0.3)
     assert "waits for a BGSAVE to end" in caplog.text
 
 
-def test_who_only_reads_asks_for_no_rewrite(new_redis: NewRedis) -> None:
+async def test_who_only_reads_asks_for_no_rewrite(new_redis: NewRedis) -> None:
     server = new_redis(aof=True)
 
-    async def body() -> None:
-        link = RedisClient(server.settings())
-        await link.start(writes=False)
-        await link.execute("GET", "weir:x")
-        await link.stop()
-
-    run(body())
+    link = RedisClient(server.settings())
+    await link.start(writes=False)
+    await link.execute("GET", "weir:x")
+    await link.stop()
     assert b"aof_rewrites:0" in server.send("INFO persistence")
 
 
 # -- a Redis that cannot write -------------------------------------------------------------------------------------
 
 
-def test_a_full_redis_takes_nothing_of_a_flush_and_the_flush_waits(new_redis: NewRedis) -> None:
+async def test_a_full_redis_takes_nothing_of_a_flush_and_the_flush_waits(new_redis: NewRedis) -> None:
     server = new_redis()
 
-    async def test(worker: Worker) -> None:
+    async with worker_on(server) as worker:
         await worker.write(a=1)
         await worker.link.execute("CONFIG", "SET", "maxmemory", "1mb")
         step = await worker.step(a=2, b=2)
@@ -334,14 +306,12 @@ def test_a_full_redis_takes_nothing_of_a_flush_and_the_flush_waits(new_redis: Ne
         await worker.link.execute("CONFIG", "SET", "maxmemory", "0")
         await write
 
-    with_worker(server, test)
 
-
-def test_a_redis_that_cannot_save_says_so(new_redis: NewRedis) -> None:
+async def test_a_redis_that_cannot_save_says_so(new_redis: NewRedis) -> None:
     server = new_redis(options={"save": "3600 1"})
     (server.directory / "dump.rdb").mkdir()
 
-    async def test(worker: Worker) -> None:
+    async with worker_on(server, patience_s=0.3) as worker:
         await worker.write(a=1)
         await worker.link.execute("BGSAVE")
         while b"rdb_last_bgsave_status:err" not in await worker.link.execute("INFO", "persistence"):
@@ -351,16 +321,14 @@ def test_a_redis_that_cannot_save_says_so(new_redis: NewRedis) -> None:
             await worker.flush(step)
         await worker.open()
         assert await worker.values("a") == [1]
-
-    with_worker(server, test, patience_s=0.3)
     server.kill()  # it does not end politely while it cannot save
 
 
-def test_a_redis_that_drops_keys_by_itself_is_warned_of(new_redis: NewRedis, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_redis_that_drops_keys_by_itself_is_warned_of(
+    new_redis: NewRedis, caplog: pytest.LogCaptureFixture
+) -> None:
     server = new_redis(options={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"})
 
-    async def nothing(worker: Worker) -> None:
-        """Starting is enough."""
-
-    with_worker(server, nothing)
+    async with worker_on(server):
+        pass  # starting is enough
     assert "allkeys-lru" in caplog.text

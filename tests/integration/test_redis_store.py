@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from redis import exceptions as rx
 
-from tests.integration.row_store import LANE, SCHEMA, SIDE, TTL_S, WIDTH, NewRedis, Server, Worker, rows, with_worker
+from tests.integration.row_store import LANE, SCHEMA, SIDE, TTL_S, WIDTH, NewRedis, Server, Worker, rows, worker_on
 from weir.streams.errors import StateError
 from weir.streams.kafka.partitioners import partitions_of
 from weir.streams.redis.client import RedisClient
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.integration
 # -- what a flush leaves -------------------------------------------------------------------------------------------
 
 
-def test_rows_record_and_journal_come_back_to_another_worker(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_rows_record_and_journal_come_back_to_another_worker(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         steps = [await worker.step(a=1, b=2), await worker.step(b=3)]
         await worker.flush(*steps, journal=[b"one", b"two", b"three"], mark=b"m")
         await worker.flush(await worker.step(c=4), journal=[b"four"], drop=2, mark=b"n")
@@ -34,11 +34,9 @@ def test_rows_record_and_journal_come_back_to_another_worker(redis_server: Serve
         assert await other.store.load_journal(LANE) == [b"three", b"four"]
         assert await other.values("a", "b", "c", "d") == [1, 3, 4, 0]
 
-    with_worker(redis_server, test)
 
-
-def test_a_row_says_when_and_by_which_record_it_was_changed(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_a_row_says_when_and_by_which_record_it_was_changed(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         await worker.flush(await worker.step(a=1), await worker.step(b=2))
         await worker.write(b=3)
         lanes = [("user-events", p) for p in range(6)]
@@ -48,11 +46,9 @@ def test_a_row_says_when_and_by_which_record_it_was_changed(redis_server: Server
         assert (b.offset, b.updated_at, b.row) == (2, 2.0, bytes([3] * WIDTH))
         assert await worker.store.read_rows("user", "nobody", lanes) == []
 
-    with_worker(redis_server, test)
 
-
-def test_rows_expire_and_a_write_starts_their_life_anew_but_the_lane_stays(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_rows_expire_and_a_write_starts_their_life_anew_but_the_lane_stays(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         await worker.flush(await worker.step(a=1), journal=[b"entry"])
         base = f"{worker.store.prefix}:{{user-events-3}}:"
         key = f"{base}user:a"
@@ -63,11 +59,9 @@ def test_rows_expire_and_a_write_starts_their_life_anew_but_the_lane_stays(redis
         assert await worker.link.execute("TTL", f"{base}lane") == -1
         assert await worker.link.execute("TTL", f"{base}journal") == -1
 
-    with_worker(redis_server, test)
 
-
-def test_nothing_of_a_step_is_in_redis_before_its_flush(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_nothing_of_a_step_is_in_redis_before_its_flush(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         await worker.write(a=1)
         await worker.step(a=2, b=2)
         other = Worker(worker.link, worker.store.prefix)
@@ -75,11 +69,9 @@ def test_nothing_of_a_step_is_in_redis_before_its_flush(redis_server: Server) ->
         assert await other.values("a", "b") == [1, 0]
         assert await worker.values("a", "b") == [2, 2]
 
-    with_worker(redis_server, test)
 
-
-def test_thousands_of_rows_of_several_tables_in_one_flush(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_thousands_of_rows_of_several_tables_in_one_flush(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         store, keys = worker.store, [f"u{i}" for i in range(4000)]
         store.create("device", 656, 9, 60.0)
         wide = np.arange(4000, dtype=np.float64).repeat(82).reshape(4000, 82).view(np.uint8)
@@ -92,8 +84,6 @@ def test_thousands_of_rows_of_several_tables_in_one_flush(redis_server: Server) 
         assert set(await worker.values(*keys)) == {7}
         await store.prefetch(LANE, {"device": keys})
         assert store.load("device", keys).tobytes() == wide.tobytes()
-
-    with_worker(redis_server, test)
 
 
 # -- tables that others own ----------------------------------------------------------------------------------------
@@ -118,10 +108,10 @@ async def feed(link: RedisClient, prefix: str, fill: int) -> None:
 
 
 @pytest.mark.parametrize("cluster", [False, True], ids=["one server", "cluster"])
-def test_rows_of_other_lanes_are_read_fresh_and_only_read(
+async def test_rows_of_other_lanes_are_read_fresh_and_only_read(
     redis_server: Server, new_redis: NewRedis, cluster: bool
 ) -> None:
-    async def test(worker: Worker) -> None:
+    async with worker_on(new_redis(cluster=True) if cluster else redis_server) as worker:
         assert worker.link.cluster == cluster
         store = worker.store
         store.create("merchant", WIDTH, SCHEMA, TTL_S)
@@ -140,51 +130,43 @@ def test_rows_of_other_lanes_are_read_fresh_and_only_read(
         await worker.write(b=6)
         assert await worker.values("a", "b") == [5, 6]
 
-    with_worker(new_redis(cluster=True) if cluster else redis_server, test)
 
-
-def test_a_cluster_refuses_two_lanes_in_one_command(new_redis: NewRedis) -> None:
+async def test_a_cluster_refuses_two_lanes_in_one_command(new_redis: NewRedis) -> None:
     """What the hash tags are for; the tests above could not fail if the server let this pass."""
 
-    async def test(worker: Worker) -> None:
+    async with worker_on(new_redis(cluster=True)) as worker:
         keys = [row_key("p", ("user-events", p), "user", "a") for p in (1, 2)]
         with pytest.raises(rx.ClusterCrossSlotError):
             await worker.link.execute("MGET", *keys)
         assert await worker.link.execute("MGET", keys[0], row_key("p", ("user-events", 1), "user", "b")) == [None, None]
 
-    with_worker(new_redis(cluster=True), test)
-
 
 # -- what does not fit ---------------------------------------------------------------------------------------------
 
 
-def test_a_task_whose_rows_mean_something_else_is_refused(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_a_task_whose_rows_mean_something_else_is_refused(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         await worker.write(a=1)
         changed = LaneStore(worker.link, prefix=worker.store.prefix)
         changed.create("user", WIDTH, SCHEMA + 1, TTL_S)
         with pytest.raises(StateError, match=r"'user'.*schema 00000007.*schema 00000008.*weir features rebuild"):
             await changed.open(LANE)
 
-    with_worker(redis_server, test)
 
-
-def test_a_row_of_another_schema_is_refused_when_it_is_read(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_a_row_of_another_schema_is_refused_when_it_is_read(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         await worker.write(a=1)
         alien = encode_row(SCHEMA + 1, 0, 0.0, bytes(WIDTH))
         await worker.link.execute("SET", row_key(worker.store.prefix, LANE, "user", "b"), alien)
         with pytest.raises(StateError, match=r"schema 00000008.*schema 00000007.*weir features rebuild"):
             await worker.values("a", "b")
 
-    with_worker(redis_server, test)
-
 
 @pytest.mark.parametrize("cluster", [False, True], ids=["one server", "cluster"])
-def test_clearing_a_lane_takes_all_of_it_and_nothing_else(
+async def test_clearing_a_lane_takes_all_of_it_and_nothing_else(
     redis_server: Server, new_redis: NewRedis, cluster: bool
 ) -> None:
-    async def test(worker: Worker) -> None:
+    async with worker_on(new_redis(cluster=True) if cluster else redis_server) as worker:
         prefix = worker.store.prefix
         neighbour = Worker(worker.link, prefix, ("user-events", 30))
         await neighbour.open()
@@ -198,11 +180,9 @@ def test_clearing_a_lane_takes_all_of_it_and_nothing_else(
         assert await neighbour.open() is not None
         assert await neighbour.values("k0", "k2499") == [7, 7]
 
-    with_worker(new_redis(cluster=True) if cluster else redis_server, test)
 
-
-def test_a_lane_whose_clearing_was_cut_short_is_not_opened_or_written(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_a_lane_whose_clearing_was_cut_short_is_not_opened_or_written(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         await worker.write(a=1)
         await worker.link.execute("SET", f"{worker.store.prefix}:{{user-events-3}}:lane", CLEARING)
         with pytest.raises(LaneMoved):
@@ -212,21 +192,17 @@ def test_a_lane_whose_clearing_was_cut_short_is_not_opened_or_written(redis_serv
         await clear_lane(worker.link, worker.store.prefix, LANE)
         assert await worker.open() is None
 
-    with_worker(redis_server, test)
 
-
-def test_a_journal_that_someone_deleted_is_noticed(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_a_journal_that_someone_deleted_is_noticed(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         await worker.flush(await worker.step(a=1), journal=[b"x"])
         await worker.link.execute("DEL", f"{worker.store.prefix}:{{user-events-3}}:journal")
         with pytest.raises(StateError, match=r"0 entries, its record says 1.*features rebuild"):
             await worker.open()
 
-    with_worker(redis_server, test)
 
-
-def test_computing_on_what_was_not_prefetched_or_opened_is_an_error(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_computing_on_what_was_not_prefetched_or_opened_is_an_error(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         store = worker.store
         with pytest.raises(LookupError, match="no lane is in use"):
             store.load("user", ["a"])
@@ -241,16 +217,12 @@ def test_computing_on_what_was_not_prefetched_or_opened_is_an_error(redis_server
         with pytest.raises(LookupError, match="no lane is in use"):
             store.load("user", ["a"])
 
-    with_worker(redis_server, test)
 
-
-def test_one_flush_at_a_time(redis_server: Server) -> None:
-    async def test(worker: Worker) -> None:
+async def test_one_flush_at_a_time(redis_server: Server) -> None:
+    async with worker_on(redis_server) as worker:
         step = await worker.step(a=1)
         first = asyncio.create_task(worker.flush(step))
         await asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="a flush is under way"):
             await worker.flush(step)
         await first
-
-    with_worker(redis_server, test)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -44,16 +43,14 @@ async def opened(link: RedisClient, name: str) -> tuple[StepLog, StoredLane]:
     return log, await log.load()
 
 
-def on(server: Server, test: Callable[[RedisClient, str], Awaitable[None]]) -> None:
-    async def run() -> None:
-        async with linked(server) as link:
-            await test(link, lane())
-
-    asyncio.run(run())
+@asynccontextmanager
+async def lane_on(server: Server) -> AsyncIterator[tuple[RedisClient, str]]:
+    async with linked(server) as link:
+        yield link, lane()
 
 
-def test_a_new_lane_is_empty_and_steps_come_back_in_order(redis_server: Server) -> None:
-    async def test(link: RedisClient, name: str) -> None:
+async def test_a_new_lane_is_empty_and_steps_come_back_in_order(redis_server: Server) -> None:
+    async with lane_on(redis_server) as (link, name):
         log, stored = await opened(link, name)
         assert stored == StoredLane(None, 0, [], 0)
         await log.append(1, steps(1, 3))
@@ -63,11 +60,9 @@ def test_a_new_lane_is_empty_and_steps_come_back_in_order(redis_server: Server) 
         assert stored == StoredLane(None, 0, steps(1, 4), 3)
         assert stored.next_step == 5
 
-    on(redis_server, test)
 
-
-def test_a_snapshot_takes_the_place_of_its_steps_and_of_the_one_before(redis_server: Server) -> None:
-    async def test(link: RedisClient, name: str) -> None:
+async def test_a_snapshot_takes_the_place_of_its_steps_and_of_the_one_before(redis_server: Server) -> None:
+    async with lane_on(redis_server) as (link, name):
         log, _ = await opened(link, name)
         await log.append(1, steps(1, 5))
         await log.snapshot(3, b"three")
@@ -83,14 +78,12 @@ def test_a_snapshot_takes_the_place_of_its_steps_and_of_the_one_before(redis_ser
         held = await link.execute("KEYS", f"{link.prefix}:{{{name}}}:*")
         assert len(held) == 2, "the hash and one part: nothing of the older snapshot is left"
 
-    on(redis_server, test)
-
 
 @pytest.mark.parametrize("zeros", [True, False], ids=["compressible", "random"])
-def test_a_large_snapshot_is_cut_into_parts(redis_server: Server, zeros: bool) -> None:
+async def test_a_large_snapshot_is_cut_into_parts(redis_server: Server, zeros: bool) -> None:
     blob = bytes(1_000_000) if zeros else os.urandom(1_000_000)
 
-    async def test(link: RedisClient, name: str) -> None:
+    async with lane_on(redis_server) as (link, name):
         log = StepLog(link, name, part_bytes=1 << 16)
         await log.claim()
         await log.load()
@@ -107,11 +100,9 @@ def test_a_large_snapshot_is_cut_into_parts(redis_server: Server, zeros: bool) -
         with pytest.raises(StateError, match="gone or damaged"):
             await opened(link, name)
 
-    on(redis_server, test)
 
-
-def test_a_zombie_is_refused_in_everything(redis_server: Server) -> None:
-    async def test(link: RedisClient, name: str) -> None:
+async def test_a_zombie_is_refused_in_everything(redis_server: Server) -> None:
+    async with lane_on(redis_server) as (link, name):
         zombie, _ = await opened(link, name)
         await zombie.append(1, steps(1, 2))
         owner, stored = await opened(link, name)
@@ -123,10 +114,8 @@ def test_a_zombie_is_refused_in_everything(redis_server: Server) -> None:
         _, stored = await opened(link, name)
         assert stored == StoredLane(None, 0, steps(1, 4), 0)
 
-    on(redis_server, test)
 
-
-def test_an_answer_that_got_lost_does_no_harm(redis_server: Server) -> None:
+async def test_an_answer_that_got_lost_does_no_harm(redis_server: Server) -> None:
     """The link sends a script again when it did not hear the answer to the first time."""
 
     class Twice(RedisClient):
@@ -134,30 +123,25 @@ def test_an_answer_that_got_lost_does_no_harm(redis_server: Server) -> None:
             await super().script(source, keys, args)
             return await super().script(source, keys, args)
 
-    async def test() -> None:
-        link = Twice(redis_server.settings())
-        name = lane()
-        log, _ = await opened(link, name)
-        await log.append(1, steps(1, 3))
-        await log.snapshot(2, b"two")
-        await log.append(4, steps(4, 2))
-        await log.done(4)
-        _, stored = await opened(link, name)
-        assert stored == StoredLane(b"two", 2, steps(3, 3), 4)
-        await link.stop()
-
-    asyncio.run(test())
+    link = Twice(redis_server.settings())
+    name = lane()
+    log, _ = await opened(link, name)
+    await log.append(1, steps(1, 3))
+    await log.snapshot(2, b"two")
+    await log.append(4, steps(4, 2))
+    await log.done(4)
+    _, stored = await opened(link, name)
+    assert stored == StoredLane(b"two", 2, steps(3, 3), 4)
+    await link.stop()
 
 
-def test_steps_are_appended_in_order_only(redis_server: Server) -> None:
-    async def test(link: RedisClient, name: str) -> None:
+async def test_steps_are_appended_in_order_only(redis_server: Server) -> None:
+    async with lane_on(redis_server) as (link, name):
         log, _ = await opened(link, name)
         with pytest.raises(ValueError, match="step 2 follows 0"):
             await log.append(2, steps(2, 1))
         with pytest.raises(ValueError, match="a snapshot at step 1"):
             await log.snapshot(1, b"")
-
-    on(redis_server, test)
 
 
 async def _lose(link: RedisClient, name: str, keep: dict[str, bytes]) -> None:
@@ -174,8 +158,8 @@ async def _image(link: RedisClient, name: str) -> dict[str, bytes]:
     return {key.decode(): await link.execute("DUMP", key) for key in held}
 
 
-def test_what_redis_lost_is_written_again(redis_server: Server) -> None:
-    async def test(link: RedisClient, name: str) -> None:
+async def test_what_redis_lost_is_written_again(redis_server: Server) -> None:
+    async with lane_on(redis_server) as (link, name):
         log, _ = await opened(link, name)
         await log.append(1, steps(1, 4))
         await log.snapshot(2, b"two")
@@ -196,11 +180,9 @@ def test_what_redis_lost_is_written_again(redis_server: Server) -> None:
         with pytest.raises(StepsLost, match="snapshot at step 2, this worker remembers steps 7 and on"):
             await log.append(10, steps(10, 1))
 
-    on(redis_server, test)
 
-
-def test_a_claim_that_redis_lost_counts_all_the_same(redis_server: Server) -> None:
-    async def test(link: RedisClient, name: str) -> None:
+async def test_a_claim_that_redis_lost_counts_all_the_same(redis_server: Server) -> None:
+    async with lane_on(redis_server) as (link, name):
         zombie, _ = await opened(link, name)
         await zombie.append(1, steps(1, 2))
         before = await _image(link, name)
@@ -213,8 +195,6 @@ def test_a_claim_that_redis_lost_counts_all_the_same(redis_server: Server) -> No
             await zombie.append(4, steps(31, 1))
         assert await StepLog(link, name).load() == StoredLane(None, 0, steps(1, 5), 0)
 
-    on(redis_server, test)
-
 
 def _cut_log(server: RedisServer, count: int) -> None:
     """Take the newest bytes off the append-only file of a server that does not run, as the crash of a machine does."""
@@ -223,31 +203,28 @@ def _cut_log(server: RedisServer, count: int) -> None:
 
 
 @pytest.mark.parametrize("lost_bytes", [0, 1_000, 3_000])
-def test_a_lane_survives_the_crash_of_redis(new_redis: Callable[..., RedisServer], lost_bytes: int) -> None:
+async def test_a_lane_survives_the_crash_of_redis(new_redis: Callable[..., RedisServer], lost_bytes: int) -> None:
     """SIGKILL between appends, and a second of the log on disk gone: the journal is whole after the next step."""
     server = new_redis(aof=True)
 
-    async def test() -> None:
-        async with linked(server) as link:
-            name = lane()
-            log, _ = await opened(link, name)
-            number = 1
-            for crash in range(3):
-                for _ in range(55):
-                    await log.append(number, steps(number, 2))
-                    number += 2
-                    if number % 30 < 2:
-                        await log.snapshot(number - 5, b"%d" % (number - 5) * 10_000)
-                server.kill_written()  # only the cut is to be lost
-                _cut_log(server, lost_bytes)
-                server.start()
-                before = await StepLog(link, name).load()
-                assert (before.next_step < number) == (lost_bytes > 0), "the crash lost what it was told to"
-                await log.append(number, steps(number, 1))
-                number += 1
-                stored = await StepLog(link, name).load()
-                assert stored.steps == steps(stored.snapshot_step + 1, number - 1 - stored.snapshot_step), crash
-                assert stored.next_step == number
-                assert stored.snapshot == b"%d" % stored.snapshot_step * 10_000
-
-    asyncio.run(test())
+    async with linked(server) as link:
+        name = lane()
+        log, _ = await opened(link, name)
+        number = 1
+        for crash in range(3):
+            for _ in range(55):
+                await log.append(number, steps(number, 2))
+                number += 2
+                if number % 30 < 2:
+                    await log.snapshot(number - 5, b"%d" % (number - 5) * 10_000)
+            server.kill_written()  # only the cut is to be lost
+            _cut_log(server, lost_bytes)
+            server.start()
+            before = await StepLog(link, name).load()
+            assert (before.next_step < number) == (lost_bytes > 0), "the crash lost what it was told to"
+            await log.append(number, steps(number, 1))
+            number += 1
+            stored = await StepLog(link, name).load()
+            assert stored.steps == steps(stored.snapshot_step + 1, number - 1 - stored.snapshot_step), crash
+            assert stored.next_step == number
+            assert stored.snapshot == b"%d" % stored.snapshot_step * 10_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 import pytest
@@ -19,10 +18,10 @@ pytestmark = pytest.mark.integration
 LANE = ("user-events", 0)
 
 
-def test_a_store_that_fills_is_measured_and_warned_of_once(
+async def test_a_store_that_fills_is_measured_and_warned_of_once(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def run() -> None:
+    with caplog.at_level(logging.WARNING):
         link = RedisClient(RedisSettings(url=SecretUrl(redis_server.url)), prefix="watched")
         await link.start()
         used = int((await link.execute("INFO", "memory")).split(b"used_memory:")[1].split(b"\r")[0])
@@ -41,58 +40,51 @@ def test_a_store_that_fills_is_measured_and_warned_of_once(
         assert metrics.gauge("weir_store_limit_bytes").value == limit
         assert 0.8 * limit < metrics.gauge("weir_store_used_bytes").value < limit
         await link.stop()
-
-    with caplog.at_level(logging.WARNING):
-        asyncio.run(run())
     assert [r.message.count("new entities are not kept") for r in caplog.records].count(1) == 1
     assert caplog.text.count("CVE-") <= 3, "known holes are said once"
 
 
-def test_entities_that_nobody_knew_are_counted(redis_server: RedisServer) -> None:
-    async def run() -> None:
-        link = RedisClient(RedisSettings(url=SecretUrl(redis_server.url)), prefix="fresh")
-        await link.start()
-        store = LaneStore(link, prefix="fresh")
-        store.create("t", 16, 1, 60.0)
-        await store.open(LANE)
-        await store.prefetch(LANE, {"t": [f"random-{i}" for i in range(500)]})
-        await store.prefetch(LANE, {"t": ["random-1", "one-more"]})
-        assert store.new == 501
-        await link.stop()
-
-    asyncio.run(run())
+async def test_entities_that_nobody_knew_are_counted(redis_server: RedisServer) -> None:
+    link = RedisClient(RedisSettings(url=SecretUrl(redis_server.url)), prefix="fresh")
+    await link.start()
+    store = LaneStore(link, prefix="fresh")
+    store.create("t", 16, 1, 60.0)
+    await store.open(LANE)
+    await store.prefetch(LANE, {"t": [f"random-{i}" for i in range(500)]})
+    await store.prefetch(LANE, {"t": ["random-1", "one-more"]})
+    assert store.new == 501
+    await link.stop()
 
 
-def test_in_a_store_that_is_nearly_full_known_entities_are_kept_and_new_ones_are_not(redis_server: RedisServer) -> None:
+async def test_in_a_store_that_is_nearly_full_known_entities_are_kept_and_new_ones_are_not(
+    redis_server: RedisServer,
+) -> None:
     """A flood of random ids filled Redis; then no row, position or journal could be written, and workers ended."""
 
-    async def run() -> None:
-        link = RedisClient(RedisSettings(url=SecretUrl(redis_server.url)), prefix="full")
-        await link.start()
-        worker = Worker(link, "full")
-        await worker.open()
-        await worker.write(known=1)
-        watch = StoreWatch(link, worker.store, Metrics())
-        used = int((await link.execute("INFO", "memory")).split(b"used_memory:")[1].split(b"\r")[0])
-        await link.execute("CONFIG", "SET", "maxmemory", str(int(used / 0.95)))
-        try:
-            await watch.look()
-            for flood in range(20):
-                await worker.write(**{"known": 2 + flood, f"random-{flood}": 7})
-            assert await worker.values("known", "random-0") == [21, 7], "what is cached still counts"
-        finally:
-            await link.execute("CONFIG", "SET", "maxmemory", "0")
-        assert worker.store.unkept == 20
-        other = Worker(link, "full")
-        record = await other.open()
-        assert record is not None
-        assert record.next_offset == 21, "the position goes on"
-        assert await other.values("known", "random-0") == [21, 0]
+    link = RedisClient(RedisSettings(url=SecretUrl(redis_server.url)), prefix="full")
+    await link.start()
+    worker = Worker(link, "full")
+    await worker.open()
+    await worker.write(known=1)
+    watch = StoreWatch(link, worker.store, Metrics())
+    used = int((await link.execute("INFO", "memory")).split(b"used_memory:")[1].split(b"\r")[0])
+    await link.execute("CONFIG", "SET", "maxmemory", str(int(used / 0.95)))
+    try:
         await watch.look()
-        await worker.write(late=5)
-        third = Worker(link, "full")
-        await third.open()
-        assert await third.values("late") == [5]
-        await link.stop()
-
-    asyncio.run(run())
+        for flood in range(20):
+            await worker.write(**{"known": 2 + flood, f"random-{flood}": 7})
+        assert await worker.values("known", "random-0") == [21, 7], "what is cached still counts"
+    finally:
+        await link.execute("CONFIG", "SET", "maxmemory", "0")
+    assert worker.store.unkept == 20
+    other = Worker(link, "full")
+    record = await other.open()
+    assert record is not None
+    assert record.next_offset == 21, "the position goes on"
+    assert await other.values("known", "random-0") == [21, 0]
+    await watch.look()
+    await worker.write(late=5)
+    third = Worker(link, "full")
+    await third.open()
+    assert await third.values("late") == [5]
+    await link.stop()
