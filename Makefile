@@ -41,7 +41,7 @@ type: $(VENV)/.dev ## mypy --strict
 	$(BIN)/mypy --num-workers 2
 
 test: lint type ## Lint, types, doctests and tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(CI),--durations=25)
 
 format: $(VENV)/.dev ## Let ruff correct what it can
 	$(BIN)/ruff check --fix .
