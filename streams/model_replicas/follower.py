@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,13 +27,11 @@ from weir.streams.kafka.kafka_errors import RecordsDeleted
 from weir.streams.model_replicas.fold import ExampleFold
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
 from weir.streams.model_replicas.past_models import ModelHistory
-from weir.streams.model_replicas.refold import fold_again
+from weir.streams.model_replicas.refold import Progress, fold_again
 from weir.streams.model_replicas.snapshot_writer import ModelKeeper
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-"""Told how many records were read, and of how many."""
 _CATCH_UP_RECORDS: Final = 4096
 _LEAST_TURN: Final = 8
 _HISTORY_BYTES: Final = 16 << 20

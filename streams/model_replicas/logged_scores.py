@@ -17,7 +17,7 @@ from weir.online.errors import UNREADABLE
 from weir.streams.errors import UsageError
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.kafka_errors import RecordsDeleted
-from weir.streams.model_replicas.follower import Progress
+from weir.streams.model_replicas.refold import Progress
 from weir.streams.records import Record
 
 CHUNK_RECORDS: Final = 20_000

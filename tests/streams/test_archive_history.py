@@ -20,8 +20,7 @@ from weir.streams.config import topics
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.errors import UsageError
 from weir.streams.records import Record
-from weir.streams.trainer.history.history_builder import LoggedHistory, model_inputs
-from weir.streams.trainer.history.known_at import known_times
+from weir.streams.trainer.history.history_builder import LoggedHistory, known_times, model_inputs
 
 # -- from the log ------------------------------------------------------------------------------------------------------
 
