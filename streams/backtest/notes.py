@@ -157,7 +157,7 @@ class RunWatch:
                 yield "constant", f"{name} is {low:g} wherever it is known", f"drop {name}, or correct its column"
         (owner, most), (_, second) = (*self.owners.most_common(2), (None, 0), (None, 0))[:2]
         alone = len(self.owners) == 1 and self.task.stream == "user-events"  # a file of one device is usual
-        usual = self.events * (0.5 if alone else max(0.5, 3 / len(self.owners)))
+        usual = self.events * (0.5 if alone else max(0.5, 3 / max(len(self.owners), 1)))
         apart = second and most > max(0.1 * self.events, 3 * second)  # as "unknown", "guest", 0 or -1 are
         if owner is not None and most > _MANY and (most > usual or apart):
             what = f"{most / self.events:.0%} of the events are of one {self.task.key}, {owner!r}"
