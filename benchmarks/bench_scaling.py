@@ -37,13 +37,13 @@ if __name__ == "__main__":
 from benchmarks.arrivals import Arrivals
 from benchmarks.scrape import samples
 from benchmarks.servers import start_broker, start_redis
+from benchmarks.torture.supervisor import Supervisor
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, free_ports
 from weir.streams.config import topics
 from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.transport_settings import TransportSettings
 from weir.streams.records import Record
-from weir.streams.torture.supervisor import Supervisor
 
 PARTITIONS, USERS, DAY_S = 4, 5_000, 86_400.0
 TASK = Path(__file__).resolve().parent / "peers" / "fraud.toml"

@@ -55,7 +55,6 @@ _OPERATE: Final = {
     "doctor": "Check that this machine is ready to run Weir.",
     "topics": "Make, check and describe the topics of a deployment.",
     "replay": "Send events from files to topics.",
-    "torture": "Send hostile records among good traffic while workers are killed, and look what became of it.",
     "explain-score": "Show why an event got its score: the model of then, rebuilt, and what each feature added.",
     "tail": "Show the records of a topic, one line each, and follow it until Ctrl-C.",
     "examples": "Show the examples that online models learned, and take some of them back.",

@@ -1,10 +1,13 @@
-"""What `weir torture` calls a record that nobody can use is refused, and what it calls usable is not."""
+"""What `benchmarks/torture` calls a record that nobody can use is refused, and what it calls usable is not."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from benchmarks.torture.good import GoodTraffic, Shot
+from benchmarks.torture.hostile import HOSTILE, HostileTraffic
+from benchmarks.torture.torture_run import TASK_FILE
 from weir.online.codec.decode import decode_labels, decode_user_events
 from weir.online.codec.limits import InputLimits
 from weir.online.intake_policy import IntakePolicy
@@ -14,9 +17,6 @@ from weir.online.task.column_plan import columns_of
 from weir.streams.config import topics
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.task_files import load_task
-from weir.streams.torture.good import GoodTraffic, Shot
-from weir.streams.torture.hostile import HOSTILE, HostileTraffic
-from weir.streams.torture.torture_run import TASK_FILE
 
 NOW = 1.8e9
 BY_SIZE = ("oversized", "bombs")

@@ -1,4 +1,4 @@
-"""`weir torture` on a real Kafka and Redis: hostile records among good traffic while workers are killed.
+"""`benchmarks/torture` on a real Kafka and Redis: hostile records among good traffic while workers are killed.
 
 40 s in CI; ``WEIR_TORTURE_SECONDS=300`` for the long run, ``WEIR_TORTURE_SEED`` for another one.
 """
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.torture.torture_run import Place, Plan, torture
 from tests.integration.kafka_broker import Broker
 from tests.integration.redis_server import RedisServer
 from weir.streams.config.settings import load_settings
-from weir.streams.torture.torture_run import Place, Plan, torture
 
 pytestmark = pytest.mark.integration
 

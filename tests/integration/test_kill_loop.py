@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from benchmarks.torture.settled import settle, started
+from benchmarks.torture.supervisor import Supervisor
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.chaos.feeder import Feeder, StreamPlan
@@ -23,8 +25,6 @@ from tests.integration.chaos.troubles import Chaos, Trouble
 from tests.integration.kafka_broker import Broker
 from tests.integration.kafka_node import JavaCluster
 from tests.integration.redis_server import RedisServer
-from weir.streams.torture.settled import settle, started
-from weir.streams.torture.supervisor import Supervisor
 
 # The harness' own clients (kafka-python) leave a socket to the garbage collector when a broker goes away under them.
 pytestmark = [

@@ -18,6 +18,8 @@ import pytest
 import redis
 from aiokafka import AIOKafkaProducer
 
+from benchmarks.torture.settled import settle, started
+from benchmarks.torture.supervisor import Supervisor
 from tests.integration.chaos.checker import Checker
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.chaos.feeder import START_TS, Feeder, StreamPlan
@@ -26,8 +28,6 @@ from tests.integration.kafka_node import JavaBroker
 from tests.integration.proxy import Proxy
 from tests.integration.redis_server import NamedRedis, RedisServer
 from weir.streams.config import topics
-from weir.streams.torture.settled import settle, started
-from weir.streams.torture.supervisor import Supervisor
 
 pytestmark = pytest.mark.integration
 

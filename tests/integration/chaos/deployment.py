@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.torture import deployment
 from tests.integration.kafka_broker import Broker
 from weir.streams.config.settings import load_settings
 from weir.streams.kafka.admin import cluster
@@ -18,7 +19,6 @@ from weir.streams.kafka.admin.clients import admin_client
 from weir.streams.kafka.admin.topic_specs import wanted_topics
 from weir.streams.records import Record
 from weir.streams.task_files import load_task
-from weir.streams.torture import deployment
 
 TASKS = Path(__file__).parent / "tasks"
 __all__ = ["FAST", "TASKS", "Deployment", "StoredRecord"]

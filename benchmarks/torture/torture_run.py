@@ -14,6 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.torture.deployment import Deployment
+from benchmarks.torture.feeder import Feeder
+from benchmarks.torture.good import GoodTraffic
+from benchmarks.torture.hostile import HostileTraffic
+from benchmarks.torture.settled import settle, started
+from benchmarks.torture.supervisor import Supervisor
+from benchmarks.torture.verdict import Verdict, judge
 from weir.streams.config.settings import Settings
 from weir.streams.kafka.admin import cluster
 from weir.streams.kafka.admin.clients import admin_client
@@ -22,13 +29,6 @@ from weir.streams.ops.fleet import WEIR
 from weir.streams.redis.client import opened
 from weir.streams.redis.partitions.partition_record import clear_prefix
 from weir.streams.task_files import load_task
-from weir.streams.torture.deployment import Deployment
-from weir.streams.torture.feeder import Feeder
-from weir.streams.torture.good import GoodTraffic
-from weir.streams.torture.hostile import HostileTraffic
-from weir.streams.torture.settled import settle, started
-from weir.streams.torture.supervisor import Supervisor
-from weir.streams.torture.verdict import Verdict, judge
 
 TASK_FILE: Final = Path(__file__).parent / "task.toml"
 

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 
 import msgspec
 
+from benchmarks.torture.deployment import Deployment
+from benchmarks.torture.supervisor import Supervisor
 from weir.online.errors import StateError
 from weir.streams.config import topics
 from weir.streams.redis.client import RedisClient, opened
 from weir.streams.redis.partitions.label_journal import StepLog
 from weir.streams.redis.partitions.partition_record import decode_record
 from weir.streams.redis.stored_rows import lane_prefix
-from weir.streams.torture.deployment import Deployment
-from weir.streams.torture.supervisor import Supervisor
 
 Place = tuple[str, int]
 LANES = (topics.USER_EVENTS, topics.ENTITY_UPDATES, topics.LABELS, topics.PREDICTIONS)

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.torture.good import GoodTraffic, Shot
+from benchmarks.torture.hostile import CODECS, HostileTraffic
 from weir.streams.config.settings import Settings
 from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.transport_settings import link_security, transport_settings
 from weir.streams.records import Record
-from weir.streams.torture.good import GoodTraffic, Shot
-from weir.streams.torture.hostile import CODECS, HostileTraffic
 
 _TICK_S: Final = 0.05
 _LARGEST: Final = 1 << 27

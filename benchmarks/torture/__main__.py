@@ -1,16 +1,19 @@
-"""``weir torture``: hostile records among good traffic, on somebody's own brokers and Redis."""
+"""Hostile records among good traffic, on somebody's own brokers and Redis: ``python -m benchmarks.torture``."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import orjson
 import typer
 
+from benchmarks.torture.torture_run import Place, Plan, torture
 from weir.streams.cli.console import notes, output, table
 from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, settings_of
 from weir.streams.cli.processes.process import needed
+from weir.streams.errors import WeirError
 
 
 def torture_command(
@@ -42,12 +45,10 @@ def torture_command(
 
     For example:
 
-        weir torture --bootstrap kafka-1:9092 --seconds 300
+        python -m benchmarks.torture --bootstrap kafka-1:9092 --seconds 300
 
-        weir torture --seconds 20 --rate 500 --seed 7 --json
+        python -m benchmarks.torture --seconds 20 --rate 500 --seed 7 --json
     """  # fmt: skip
-    from weir.streams.torture.torture_run import Place, Plan, torture
-
     needed()
     plan = Plan(seconds=seconds, rate=rate, share=share, workers=workers, seed=seed)
     place = Place.beside(settings_of(config, bootstrap), config, plan)
@@ -63,3 +64,12 @@ def torture_command(
     if verdict.failures:
         raise typer.Exit(1)
     notes().print("everything held")
+
+
+if __name__ == "__main__":
+    app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command()(torture_command)
+    try:
+        app()
+    except WeirError as error:
+        sys.exit(f"error: {error}")

@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from benchmarks.torture.good import TASK, GoodTraffic, Shot, encode
 from weir.streams.config import topics
-from weir.streams.torture.good import TASK, GoodTraffic, Shot, encode
 
 CODECS: Final = (None, "gzip", "snappy", "lz4", "zstd")
 DAY_S: Final = 86_400.0

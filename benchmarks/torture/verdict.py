@@ -14,6 +14,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from benchmarks.torture.deployment import Deployment
+from benchmarks.torture.good import GOOD
 from weir.online.batch import BoolVector, ExampleBatch, FloatMatrix, FloatVector, IntVector, ScoredBatch
 from weir.online.codec.decode import decode_user_events
 from weir.online.codec.example_log import decode_example_log
@@ -30,8 +32,6 @@ from weir.streams.config import topics
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.kafka.partitioners import partitions_of
 from weir.streams.records import Record
-from weir.streams.torture.deployment import Deployment
-from weir.streams.torture.good import GOOD
 
 AUC_MARGIN: Final = 0.02
 """How far the AUC may be below that of a model without the hostile examples."""
