@@ -43,6 +43,7 @@ _OFFLINE: Final = {
 _PROCESSES: Final = {
     "worker": "Run a worker: events in, predictions, alerts and learning out.",
     "inference": "Run an inference worker: full models for tasks with [full] remote = true.",
+    "serve": "Serve tasks over HTTP: events and labels in, decisions, alerts and a live feed out.",
     "trainer": "Train full models when they are asked for, and see them through.",
 }
 _MODELS: Final = {

@@ -21,6 +21,7 @@ from weir.streams.config.connections import KafkaSettings, RedisSettings
 from weir.streams.config.frozen_settings import Concern, SecretUrl, TlsFiles
 from weir.streams.config.invalid import refusal
 from weir.streams.config.model_settings import ModelSettings
+from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.config.text_files import read_text
 from weir.streams.config.topic_settings import TopicOverride, TopicSettings
 from weir.streams.config.trainer_settings import TrainerSettings
@@ -33,6 +34,7 @@ __all__ = [
     "RedisSettings",
     "Role",
     "SecretUrl",
+    "ServeSettings",
     "Settings",
     "TlsFiles",
     "TopicOverride",
@@ -57,6 +59,7 @@ class Settings(Concern):
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
+    serve: ServeSettings = Field(default_factory=ServeSettings)
     limits: InputLimits = Field(default_factory=InputLimits)
 
     def limits_of(self, own: str) -> InputLimits:

@@ -1,0 +1,1 @@
+"""Talks to a service: send, decide, follow the feed, work alerts."""

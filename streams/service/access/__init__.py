@@ -1,0 +1,1 @@
+"""Who may do what: keys, sessions, roles, the audit trail."""

@@ -1,0 +1,1 @@
+"""The service without a broker: the tasks run in this process, on a log in a directory."""

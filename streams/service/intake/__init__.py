@@ -1,0 +1,1 @@
+"""Events and labels in, decisions out."""

@@ -1,0 +1,60 @@
+"""Errors of the API: problem+json (RFC 9457) that names the value, the limit and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from weir.streams.errors import ShellError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(ShellError):  # noqa: N818 - RFC 9457 calls it so
+    """A request that cannot be served.
+
+    Parameters
+    ----------
+    status : HTTP status.
+    title : what kind of problem it is, the same words each time.
+    detail : what is wrong this time, and how to correct it.
+    facts : members of the document beside these, such as ``value``, ``limit`` and ``fix``.
+    headers : such as ``Retry-After``.
+    """
+
+    def __init__(
+        self, status: int, title: str, detail: str, *, headers: Mapping[str, str] | None = None, **facts: Any
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.detail, self.facts = status, title, detail, facts
+        self.headers = dict(headers or {})
+
+    def response(self) -> Response:
+        """The answer."""
+        kind = self.title.lower().replace(" ", "-").replace("'", "")
+        document = {"type": f"urn:weir:problem:{kind}", "title": self.title, "status": self.status}
+        body = msgspec.json.encode({**document, "detail": self.detail, **self.facts})
+        return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+class Overloaded(Problem):
+    """More waits than this process can hold; the caller waits and sends again."""
+
+    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
+        super().__init__(503, "Overloaded", detail, headers={"Retry-After": str(retry_after_s)})
+
+
+class NoLongerKept(Problem):
+    """Records that retention has removed."""
+
+    def __init__(self, topic: str, partition: int, offset: int, first: int) -> None:
+        super().__init__(
+            410,
+            "No longer kept",
+            f"{topic}-{partition}: offset {offset} is no longer kept; the first that is has offset {first}",
+            value=offset,
+            limit=first,
+        )

@@ -1,0 +1,60 @@
+"""One process of the service: its parts, and the order in which they start and stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Protocol, Self
+
+from fastapi import APIRouter
+
+from weir.online.task.spec import TaskSpec
+from weir.streams.config.settings import Settings
+from weir.streams.service.access.access import Access
+from weir.streams.service.intake.door import Door
+from weir.streams.service.ports import ServiceLog, Serving
+
+
+class Part(Protocol):
+    """Something with routes that runs while the service does."""
+
+    @property
+    def router(self) -> APIRouter:
+        """Its routes, without ``/v1``."""
+
+    async def start(self) -> None:
+        """Begin; the log is not open yet, so that no record passes a listener by."""
+
+    async def stop(self) -> None:
+        """End; what waits is answered first."""
+
+
+class Service:
+    """The service: a log, the tasks on it, and the parts that programs and people talk to.
+
+    Parameters
+    ----------
+    settings : all of them; ``[serve]`` is this process's.
+    tasks : the tasks that run, here or in the fleet.
+    log, serving : the system behind the service.
+    """
+
+    def __init__(self, settings: Settings, tasks: Sequence[TaskSpec], log: ServiceLog, serving: Serving) -> None:
+        self.settings, self.tasks, self.log, self.serving = settings, tasks, log, serving
+        self.access = Access()
+        self.door = Door(self)
+        self.parts: list[Part] = [self.door]
+        self._running = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as starting:
+            for part in self.parts:
+                await part.start()
+                starting.push_async_callback(part.stop)
+            await self.log.start()
+            starting.push_async_callback(self.log.stop)
+            self._running = starting.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._running.aclose()

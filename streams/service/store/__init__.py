@@ -1,0 +1,1 @@
+"""Alerts, their history, verdicts and cases in SQL: a projection of the topics."""
