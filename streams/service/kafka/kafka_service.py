@@ -1,0 +1,17 @@
+"""Puts the service beside a Kafka fleet together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from weir.online.task.spec import TaskSpec
+from weir.streams.config.settings import Settings
+from weir.streams.service.kafka.kafka_service_log import KafkaServiceLog
+from weir.streams.service.kafka.kafka_serving import KafkaServing
+from weir.streams.service.service import Service
+
+
+def kafka_service(settings: Settings, tasks: Sequence[TaskSpec]) -> Service:
+    """A replica of the service of these tasks; workers of the same settings run them."""
+    log = KafkaServiceLog(settings)
+    return Service(settings, tasks, log, KafkaServing(log, tasks))
