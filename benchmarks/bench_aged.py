@@ -40,7 +40,7 @@ from weir.streams.config import topics
 from weir.streams.records import Record
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.partition_store import LaneStore
-from weir.streams.worker.journal import ids_entry
+from weir.streams.worker.lanes.journal import ids_entry
 
 BATCH: Final = 500
 """Ids of one entry: what a busy lane has in a batch."""

@@ -26,7 +26,7 @@ from tests.streams.score_lanes import NOW, Lanes
 from weir.online.task.spec import TaskSpec
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.records import Record
-from weir.streams.worker.step_writer import PendingWrite
+from weir.streams.worker.lanes.step_writer import PendingWrite
 
 SIZES = (5, 20, 100, 500)
 USERS = 200

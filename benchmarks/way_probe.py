@@ -21,7 +21,7 @@ ENDS: Final = {("latency", "user-events"), ("completed", "labels"), ("completed"
 BESIDE: Final = ("streams.ops", "streams.kafka.reachable", "streams.transport.outage")
 """Where tasks begin that run beside every way: watchdog, reconnection."""
 APART: Final = (
-    "streams.worker.update_partition", "streams.worker.side", "streams.model_replicas.follower",
+    "streams.worker.lanes.update_partition", "streams.worker.side", "streams.model_replicas.follower",
     "streams.following.follower",
 )  # fmt: skip
 """What takes the updates, and learns from the examples, that the record before led to."""

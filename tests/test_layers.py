@@ -153,7 +153,9 @@ def test_every_room_is_in_the_order() -> None:
 
 def test_the_order_of_rooms_can_fail() -> None:
     assert backwards("streams.kafka.transport_settings", ["streams.worker.run.Worker"]) == ["worker"]
-    assert not backwards("streams.worker.run", ["streams.kafka.transport_settings.LinkSecurity", "streams.worker.lane"])
+    assert not backwards(
+        "streams.worker.run", ["streams.kafka.transport_settings.LinkSecurity", "streams.worker.lanes.lane"]
+    )
 
 
 def test_a_bare_name_is_refused() -> None:

@@ -21,7 +21,7 @@ from weir.streams.ops.stall import LoopStall
 from weir.streams.ops.watchdog import Watchdog
 from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.partition_store import Lane, LaneStore
-from weir.streams.worker.identity import TopicCheck
+from weir.streams.worker.identity.topic_check import TopicCheck
 from weir.streams.worker.links import Links
 from weir.streams.worker.pauses import Pauses
 from weir.streams.worker.scoring.misplaced import Placement

@@ -24,7 +24,7 @@ from weir.streams.records import Record, RefusedRecord
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
 from weir.streams.worker.labelling.label_partition import LabelLane
-from weir.streams.worker.lane import RowLane
+from weir.streams.worker.lanes.lane import RowLane
 from weir.streams.worker.scoring.event_partition import ScoreLane
 
 PartitionLane = RowLane | LabelLane

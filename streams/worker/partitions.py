@@ -31,17 +31,17 @@ from weir.streams.redis.partitions.label_journal import StepLog
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
 from weir.streams.worker.horizon import share_of
-from weir.streams.worker.identity import committed_offsets
+from weir.streams.worker.identity.partitioner import settle_partitioner
+from weir.streams.worker.identity.topic_check import committed_offsets
 from weir.streams.worker.idle import IdleTime
 from weir.streams.worker.labelling.label_partition import LabelLane
 from weir.streams.worker.labelling.step_reader import LaneReader
-from weir.streams.worker.lane import RowLane
 from weir.streams.worker.lane_table import LaneTable, PartitionLane
-from weir.streams.worker.partitioner import settle_partitioner
+from weir.streams.worker.lanes.lane import RowLane
+from weir.streams.worker.lanes.update_partition import REMEMBERED as UPDATES
+from weir.streams.worker.lanes.update_partition import SideLane, check_sizes, side_layouts
 from weir.streams.worker.scoring.batch_scoring import Scoring
 from weir.streams.worker.scoring.event_partition import ScoreLane
-from weir.streams.worker.update_partition import REMEMBERED as UPDATES
-from weir.streams.worker.update_partition import SideLane, check_sizes, side_layouts
 
 log = logging.getLogger(__name__)
 

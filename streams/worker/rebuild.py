@@ -39,8 +39,8 @@ from weir.streams.redis.partitions.label_journal import OffsetRange
 from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE, clear_lane, decode_position
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.redis.stored_rows import lane_prefix
-from weir.streams.worker.identity import active_members, committed_offsets
-from weir.streams.worker.partitioner import settle_partitioner
+from weir.streams.worker.identity.partitioner import settle_partitioner
+from weir.streams.worker.identity.topic_check import active_members, committed_offsets
 from weir.streams.worker.partitions import LABELLED
 from weir.streams.worker.run import Worker
 from weir.streams.worker.scoring.strays import StrayReader, Strays

@@ -15,7 +15,7 @@ from weir.streams.redis.client import RedisClient
 from weir.streams.redis.partitions.label_journal import OffsetRange as Taken
 from weir.streams.redis.partitions.label_journal import StepLog
 from weir.streams.redis.partitions.partition_store import LaneStore
-from weir.streams.worker.step_writer import PendingWrite
+from weir.streams.worker.lanes.step_writer import PendingWrite
 
 pytestmark = pytest.mark.integration
 

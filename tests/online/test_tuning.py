@@ -15,7 +15,7 @@ from weir.online.stages.scoring import ScoringStage
 from weir.online.stages.stateful import MEANING
 from weir.online.task.spec import TaskSpec
 from weir.streams.embedded.memory_store import MemoryFeatureStore
-from weir.streams.worker.lane_outputs import prediction_columns
+from weir.streams.worker.lanes.lane_outputs import prediction_columns
 
 DRIFT: Final = frozenset({"drift", "rate_drift"})
 NONE: Final = frozenset[str]()

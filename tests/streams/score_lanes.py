@@ -23,10 +23,10 @@ from weir.streams.records import Record
 from weir.streams.redis.partitions.partition_record import POSITION_AND_NONCE
 from weir.streams.redis.partitions.partition_store import Lane, LaneStore
 from weir.streams.redis.store_errors import LaneMoved
+from weir.streams.worker.lanes.step_writer import PendingWrite
 from weir.streams.worker.scoring.batch_scoring import Scoring
 from weir.streams.worker.scoring.event_partition import ScoreLane
 from weir.streams.worker.scoring.misplaced import Placement
-from weir.streams.worker.step_writer import PendingWrite
 
 NOW = 1.8e9
 

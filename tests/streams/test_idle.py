@@ -16,7 +16,7 @@ from weir.streams.config.settings import Settings
 from weir.streams.records import Record
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.idle import IdleTime
-from weir.streams.worker.step_writer import PendingWrite
+from weir.streams.worker.lanes.step_writer import PendingWrite
 
 DAY = 86_400.0
 

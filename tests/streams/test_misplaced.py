@@ -27,7 +27,7 @@ from weir.streams.redis.partitions.label_journal import OffsetRange as TakenStep
 from weir.streams.redis.partitions.label_journal import StoredLane
 from weir.streams.worker.labelling.publisher import Made, StepPublisher
 from weir.streams.worker.labelling.step_reader import LaneReader
-from weir.streams.worker.step_writer import PendingWrite
+from weir.streams.worker.lanes.step_writer import PendingWrite
 
 START = 1.7e9
 LANES = 3

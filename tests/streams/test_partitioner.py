@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
 from weir.streams.kafka.partitioners import PartitionerName, partitions_of, partitions_of_text
-from weir.streams.worker import partitioner
-from weir.streams.worker.partitioner import settle_partitioner, which
+from weir.streams.worker.identity import partitioner
+from weir.streams.worker.identity.partitioner import settle_partitioner, which
 
 
 @given(st.lists(st.text(max_size=40), max_size=20), st.integers(2, 64))

@@ -14,7 +14,7 @@ from weir.streams.config import topics
 from weir.streams.config.topics import DEFAULT_RECORD_BYTES
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import UsageError
-from weir.streams.worker.update_partition import check_sizes, largest_records
+from weir.streams.worker.lanes.update_partition import check_sizes, largest_records
 
 TASK = TaskSpec.from_toml("""
 name = "spend"

@@ -89,7 +89,10 @@ def test_a_check_runs_nothing_and_fails_when_something_is_missing(
     monkeypatch.setattr(
         "weir.streams.checks.redis_checks.check_redis", lambda *_: [Check("Redis", status, "hm", "mend it")]
     )
-    for check in ("weir.streams.checks.model_checks.check_full", "weir.streams.worker.identity_checks.check_identity"):
+    for check in (
+        "weir.streams.checks.model_checks.check_full",
+        "weir.streams.worker.identity.identity_checks.check_identity",
+    ):
         monkeypatch.setattr(check, lambda *_, **__: [])
     monkeypatch.setattr("weir.streams.checks.state_checks.check_state", lambda *_: [])
     found, output, _ = weir("worker", str(TASKS), "--check")

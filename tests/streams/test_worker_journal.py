@@ -27,11 +27,11 @@ from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.kafka.consume.offset_tracker import Ticket
 from weir.streams.records import Record
 from weir.streams.redis.partitions.partition_store import LaneRecord
-from weir.streams.worker import journal as journal_module
-from weir.streams.worker import journal as remembered_module
-from weir.streams.worker import update_partition as side_module
-from weir.streams.worker.journal import LaneJournal
-from weir.streams.worker.update_partition import SideLane, side_layouts
+from weir.streams.worker.lanes import journal as journal_module
+from weir.streams.worker.lanes import journal as remembered_module
+from weir.streams.worker.lanes import update_partition as side_module
+from weir.streams.worker.lanes.journal import LaneJournal
+from weir.streams.worker.lanes.update_partition import SideLane, side_layouts
 
 # -- the journal of a score lane ---------------------------------------------------------------------------------------
 

@@ -26,8 +26,8 @@ from weir.streams.records import Record
 from weir.streams.redis.partitions.partition_record import LaneRecord, encode_record
 from weir.streams.redis.store_errors import LaneMoved, StoreUnavailable
 from weir.streams.worker.inference.remote_port import Rows
-from weir.streams.worker.lane import MOST_REFUSALS
-from weir.streams.worker.step_writer import PendingWrite
+from weir.streams.worker.lanes.lane import MOST_REFUSALS
+from weir.streams.worker.lanes.step_writer import PendingWrite
 
 START = 1.7e9
 LANES = 3

@@ -138,7 +138,7 @@ def check_command(as_json: JsonOption = False, config: ConfigOption = None, boot
 def _identity(settings: Settings) -> list[Check]:
     """What `check_identity` finds; it brings packages that a machine of operators may lack."""
     try:
-        from weir.streams.worker.identity_checks import check_identity
+        from weir.streams.worker.identity.identity_checks import check_identity
     except ImportError as error:
         return [Check("stored state", "WARN", f"not compared: {error.name} is not installed here")]
     return check_identity(settings)
@@ -161,7 +161,7 @@ def accept_command(
 
         weir topics accept user-events
     """
-    from weir.streams.worker.identity_checks import accept_topic
+    from weir.streams.worker.identity.identity_checks import accept_topic
 
     settings = settings_of(config, bootstrap)
     if topic not in ALL:

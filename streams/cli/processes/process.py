@@ -85,7 +85,7 @@ def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote
     if links[0].status != "FAIL":  # which version serves is told by Kafka
         from weir.streams.checks.model_checks import check_full  # these bring aiokafka
         from weir.streams.checks.state_checks import check_state
-        from weir.streams.worker.identity_checks import check_identity
+        from weir.streams.worker.identity.identity_checks import check_identity
 
         checks += check_identity(settings)
         checks += check_state(settings, tasks)

@@ -23,10 +23,10 @@ from weir.streams.redis.partitions.partition_store import Lane, LaneRecord
 from weir.streams.worker.context import Context
 from weir.streams.worker.inference.batch_pool import Pool
 from weir.streams.worker.inference.inference_wire import Request, decode_request, encode_answer
-from weir.streams.worker.journal import RememberedIds
-from weir.streams.worker.lane import SerialLane
-from weir.streams.worker.lane_outputs import DeadLetters, refused_of
-from weir.streams.worker.step_writer import PendingWrite
+from weir.streams.worker.lanes.journal import RememberedIds
+from weir.streams.worker.lanes.lane import SerialLane
+from weir.streams.worker.lanes.lane_outputs import DeadLetters, refused_of
+from weir.streams.worker.lanes.step_writer import PendingWrite
 
 REMEMBERED: Final = 262_144
 """Requests, and events in them; repeats come within the few batches that a crash or a rewind repeats."""

@@ -32,7 +32,7 @@ from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
 from weir.streams.worker.labelling.publisher import MAX_WAITING, Made, PendingStep, StepPublisher, together
 from weir.streams.worker.labelling.step_reader import LaneReader
-from weir.streams.worker.step_writer import Linger
+from weir.streams.worker.lanes.step_writer import Linger
 
 log = logging.getLogger(__name__)
 

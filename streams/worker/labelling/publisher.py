@@ -16,7 +16,7 @@ from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from weir.streams.records import RefusedRecord
 from weir.streams.redis.partitions.label_journal import OffsetRange, StepLog, StoredLane
 from weir.streams.worker.context import Context
-from weir.streams.worker.lane_outputs import DeadLetters, label_records
+from weir.streams.worker.lanes.lane_outputs import DeadLetters, label_records
 from weir.streams.worker.scoring.misplaced import Astray
 
 

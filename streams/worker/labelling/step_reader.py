@@ -25,7 +25,7 @@ from weir.streams.records import RefusedRecord
 from weir.streams.redis.partitions.label_journal import TICK, OffsetRange
 from weir.streams.worker.context import Context
 from weir.streams.worker.labelling.publisher import PendingStep
-from weir.streams.worker.lane_outputs import in_order
+from weir.streams.worker.lanes.lane_outputs import in_order
 from weir.streams.worker.scoring.misplaced import Astray
 
 log = logging.getLogger(__name__)

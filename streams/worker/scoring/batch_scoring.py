@@ -33,11 +33,11 @@ from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.redis.store_errors import LaneMoved
 from weir.streams.worker.context import Context
 from weir.streams.worker.inference.remote_port import rows_of
-from weir.streams.worker.lane_outputs import prediction_columns, update_records
+from weir.streams.worker.lanes.lane_outputs import prediction_columns, update_records
+from weir.streams.worker.lanes.step_writer import PendingWrite
 from weir.streams.worker.pauses import OF_THE_PROCESS
 from weir.streams.worker.scoring.lane_batch import LaneBatch, MergedBatch, join, owners_of
 from weir.streams.worker.scoring.misplaced import Astray
-from weir.streams.worker.step_writer import PendingWrite
 
 if TYPE_CHECKING:
     from weir.streams.worker.inference.remote_client import RemoteClient

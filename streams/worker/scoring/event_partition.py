@@ -28,13 +28,13 @@ from weir.streams.kafka.produce.producer import Sent
 from weir.streams.redis.partitions.partition_store import Lane, LaneRecord, Writes
 from weir.streams.redis.store_errors import LaneMoved
 from weir.streams.worker.context import Context
-from weir.streams.worker.journal import LaneJournal
-from weir.streams.worker.lane import RowLane
-from weir.streams.worker.lane_outputs import DeadLetters, refused_of, timer_records
+from weir.streams.worker.lanes.journal import LaneJournal
+from weir.streams.worker.lanes.lane import RowLane
+from weir.streams.worker.lanes.lane_outputs import DeadLetters, refused_of, timer_records
+from weir.streams.worker.lanes.step_writer import PendingWrite
 from weir.streams.worker.scoring.batch_scoring import Scoring
 from weir.streams.worker.scoring.lane_batch import LaneBatch
 from weir.streams.worker.scoring.misplaced import Astray
-from weir.streams.worker.step_writer import PendingWrite
 
 _LOOK_EVERY: Final = 8
 """Inputs that are missing are counted in one batch of so many: ever the same columns are."""

@@ -1,13 +1,13 @@
 """Records in a partition that does not own their key, and how they get to the one that does.
 
 The owner of an entity is the partition that the deployment's partitioner gives its id as a key
-(`weir.streams.worker.partitioner`). Where producers differ, or set no key, an entity would have a row in each of
-several partitions, and a label would wait where its prediction never comes.
+(`weir.streams.worker.identity.partitioner`). Where producers differ, or set no key, an entity would have a row in each
+of several partitions, and a label would wait where its prediction never comes.
 
 A copy of such a record, under its entity's id as the key, goes to the owner. It is exactly once in effect: the
 partition that passes it on never admits it, and the owner knows a second copy by its event or label id. A copy cannot
-travel in circles, because every worker of a store counts the same partitions (`weir.streams.worker.identity`), and
-nothing is passed on while the brokers count others.
+travel in circles, because every worker of a store counts the same partitions
+(`weir.streams.worker.identity.topic_check`), and nothing is passed on while the brokers count others.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ from weir.streams.errors import UsageError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.redis.partitions.partition_store import Lane, LaneRecord
 from weir.streams.worker.context import Context
-from weir.streams.worker.journal import RememberedIds
-from weir.streams.worker.lane import SerialLane
-from weir.streams.worker.lane_outputs import DeadLetters, refused_of
-from weir.streams.worker.step_writer import PendingWrite
+from weir.streams.worker.lanes.journal import RememberedIds
+from weir.streams.worker.lanes.lane import SerialLane
+from weir.streams.worker.lanes.lane_outputs import DeadLetters, refused_of
+from weir.streams.worker.lanes.step_writer import PendingWrite
 
 REMEMBERED = 262_144
 """Updates; repeats come within the few batches that a crash or a rewind repeats."""

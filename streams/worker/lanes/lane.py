@@ -20,7 +20,7 @@ from weir.streams.errors import StateError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.redis.partitions.partition_store import Lane, LaneRecord
 from weir.streams.redis.store_errors import LaneMoved
-from weir.streams.worker.step_writer import PendingWrite, StepWriter
+from weir.streams.worker.lanes.step_writer import PendingWrite, StepWriter
 
 if TYPE_CHECKING:
     from weir.streams.worker.context import Context

@@ -19,7 +19,7 @@ from weir.streams.kafka.admin.reader import Start, read_present
 from weir.streams.kafka.partitioners import PartitionerName, partitions_of_text
 from weir.streams.redis.client import opened
 from weir.streams.redis.topic_identity import StoredIdentity, differences
-from weir.streams.worker.partitioner import stored_partitioner
+from weir.streams.worker.identity.partitioner import stored_partitioner
 from weir.streams.worker.scoring.misplaced import FIX
 
 SAMPLED: Final = 200

@@ -1,0 +1,1 @@
+"""Which topics and which partitioner the stored state belongs to."""
