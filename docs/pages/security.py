@@ -43,6 +43,10 @@ DANGERS: Final[Mapping[str, Danger]] = {
         "as for labels; all replicas learn the same, and weir examples quarantine undoes it. Give it to workers alone",
     ),
     t.ALERTS: Danger("raise or resolve alerts before whoever acts on them", "nothing in Weir reads alerts"),
+    t.CASE_EVENTS: Danger(
+        "close, claim or annotate any alert in anybody's name",
+        "nothing is learned from it: labels are records of their own. Give it to `weir serve` alone",
+    ),
     t.RETRAIN_REQUESTS: Danger(
         "have the trainer train again and again",
         "one job at a time and the gate; the cooldown of each task, unless the request says force, as a person's may; "

@@ -38,10 +38,12 @@ KEYS: Final[Mapping[str, str]] = {
     t.ALERTS: "`entity_id`", t.EXAMPLES: "`task`", t.ENTITY_UPDATES: "`entity_id`", t.RETRAIN_REQUESTS: "`task`",
     t.MODEL_UPDATES: "`task`", t.DEAD_LETTERS: "`TOPIC-PARTITION` of the record", t.INFERENCE_REQUESTS: "`task`",
     t.DEAD_LETTERS_DONE: "`PARTITION-OFFSET` of the letter", t.INFERENCE_RESULTS: "`task`",
+    t.CASE_EVENTS: "`alert_id`",
 }  # fmt: skip
 _WHO: Final[Mapping[str, str]] = {
     "events": "producers", "labels": "producers", "score": "workers", "label": "workers", "all": "workers",
     "inference": "`weir inference`", "trainer": "`weir trainer`", "operator": "operators",
+    "serve": "`weir serve`",
 }  # fmt: skip
 _LAYOUTS: Final[Mapping[str, str]] = {
     t.DEAD_LETTERS_DONE: "What an operator did with a dead letter. An object with `v` (1), `action` (`replayed` or "
@@ -109,6 +111,9 @@ MEANINGS: Final[Mapping[str, str]] = {
     "details": "Further facts, such as `force`: asked in spite of the cooldown.",
     "version": "Version in the registry, a whole number from 1 on.",
     "action": "What becomes of the version.",
+    "CaseEvent.action": "What was done.",
+    "verdict": "What the alert was.",
+    "note": "What its author says, in words.",
     "digest": "Of the version's manifest.",
     "created_at": "When it was decided.",
     "topic": "Where the record was.",

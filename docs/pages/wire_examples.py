@@ -56,6 +56,7 @@ def examples() -> dict[str, list[Example]]:
         t.MODEL_UPDATES: [Example("Version 2 serves", b"fraud", _model_update(), wire.ModelUpdate)],
         t.DEAD_LETTERS: [_dead_letter()],
         t.DEAD_LETTERS_DONE: [_marker()],
+        t.CASE_EVENTS: [Example("A confirmed alert", b"fraud:user-7:pay-1", _case_event(), wire.CaseEvent)],
         t.INFERENCE_REQUESTS: [Example("Two rows of two columns", b"fraud", inference_request(), None)],
         t.INFERENCE_RESULTS: [Example("What a model says of them", b"fraud", inference_answer(), None)],
     }
@@ -92,6 +93,15 @@ def _alert() -> bytes:
         "fraud:user-7:pay-1", TASK, "user-7", "open", "high", 0.93, 0.81, (reason,), NOW, NOW, ("pay-1",)
     )
     return encode_model(wire.Alert.model_validate(state.to_wire_dict()))
+
+
+def _case_event() -> bytes:
+    return encode_model(
+        wire.CaseEvent(
+            case_event_id="5f0c", alert_id="fraud:user-7:pay-1", task=TASK, entity_id="user-7", action="verdict",
+            by="ana", at=NOW + 60.0, verdict="confirmed", note="stolen card", expects=0, examples_before=41_200,
+        )
+    )  # fmt: skip
 
 
 def _example() -> bytes:

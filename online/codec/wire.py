@@ -244,6 +244,38 @@ class Alert(WireModel):
     event_ids: Annotated[tuple[MadeId, ...], Field(strict=False, min_length=1, max_length=1_000)]
 
 
+class CaseEvent(WireModel):
+    """What a person did with an alert. Topic ``case-events``, key ``alert_id``.
+
+    An event counts if the alert is as its author saw it (``expects``), and if nobody else has claimed it where it
+    claims it; else it stays in the history of the alert as refused.
+    """
+
+    v: Version = VERSION
+    case_event_id: MadeId
+    """Which event; a repeat of it is dropped."""
+    alert_id: MadeId
+    task: Id
+    entity_id: Id
+    action: Literal["verdict", "undo", "assign", "release", "note", "snooze"]
+    by: Id
+    """Who did it."""
+    at: Timestamp
+    """When, by the clock of the service."""
+    verdict: Literal["confirmed", "false_alarm", "unsure"] | None = None
+    reason: Word | None = None
+    """One of a list that the deployment keeps."""
+    note: LongText | None = None
+    assignee: Id | None = None
+    """Whose the alert is from now on."""
+    until: Timestamp | None = None
+    """When a claim or a snooze ends."""
+    expects: Count | None = None
+    """The version of the case that its author saw."""
+    examples_before: Count | None = None
+    """Where the topic ``examples`` ended before a verdict: what is learned of it comes after."""
+
+
 class Example(WireModel):
     """Logged features joined with a label: what online models fold over. Topic ``examples``, 1 partition a task.
 
@@ -350,6 +382,7 @@ MODELS: tuple[type[WireModel], ...] = (
     Label,
     Prediction,
     Alert,
+    CaseEvent,
     Example,
     ExampleQuarantine,
     EntityUpdate,

@@ -75,6 +75,10 @@ PRINCIPALS: Final = (
         (t.RETRAIN_REQUESTS, t.EXAMPLES, t.PREDICTIONS, t.USER_EVENTS, t.DEVICE_EVENTS), (t.MODEL_UPDATES,),
         "trainer", registry="write",
     ),
+    Principal(
+        "serve", "`weir serve --kafka`", t.ALL,
+        (*t.INPUTS, t.CASE_EVENTS, t.RETRAIN_REQUESTS, t.MODEL_UPDATES, t.DEAD_LETTERS_DONE), registry="read",
+    ),
     Principal("reader", "dashboards, `weir tail`, `weir archive`, who acts on alerts", t.ALL, store="read"),
     Principal(
         "operator", "people with `weir topics`, `dlq`, `examples`, `retrain`, `models`, `features`",

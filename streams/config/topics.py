@@ -15,6 +15,8 @@ MODEL_UPDATES: Final = "model-updates"
 DEAD_LETTERS: Final = "dead-letters"
 DEAD_LETTERS_DONE: Final = "dead-letters-done"
 """Which dead letters were replayed or dropped (compacted; key = the letter's partition and offset)."""
+CASE_EVENTS: Final = "case-events"
+"""What people did with alerts: verdicts, claims, notes (key = alert id)."""
 ENTITY_UPDATES: Final = "entity-updates"
 """Between workers (key = entity id): what an event or a label changes in a row that another partition owns."""
 
@@ -33,7 +35,7 @@ INFERENCE: Final = (INFERENCE_REQUESTS, INFERENCE_RESULTS)
 """Where a task's full model is ``remote``."""
 PRODUCED: Final = (*OUTPUTS, LABELS, ENTITY_UPDATES)
 """What workers write; labels only where silence is one."""
-ALL: Final = (*INPUTS, *OUTPUTS, ENTITY_UPDATES, MODEL_UPDATES, DEAD_LETTERS_DONE, *INFERENCE)
+ALL: Final = (*INPUTS, *OUTPUTS, ENTITY_UPDATES, MODEL_UPDATES, DEAD_LETTERS_DONE, CASE_EVENTS, *INFERENCE)
 
 
 def largest_record(own: str, max_record_bytes: int = DEFAULT_RECORD_BYTES) -> int:

@@ -25,6 +25,23 @@ from weir.online.codec.wire import (
 DIGEST = "sha256:" + "0a" * 32
 DECODED: tuple[type[WireModel], ...] = (UserEvent, DeviceEvent, Label, Prediction, Example, EntityUpdate)
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "CaseEvent": {
+        "v": 1,
+        "case_event_id": "c1",
+        "alert_id": "fraud:u1:e1",
+        "task": "fraud",
+        "entity_id": "u1",
+        "action": "verdict",
+        "by": "ana",
+        "at": 1.7e9,
+        "verdict": "confirmed",
+        "reason": "stolen card",
+        "note": "called the customer",
+        "assignee": "ben",
+        "until": 1.8e9,
+        "expects": 2,
+        "examples_before": 7,
+    },
     "UserEvent": {
         "v": 1,
         "event_id": "e1",

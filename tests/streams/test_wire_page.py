@@ -74,6 +74,7 @@ READ: dict[tuple[str, int], tuple[Reads, Any]] = {
     (t.MODEL_UPDATES, 0): (lambda raw: decode_updates([raw]).updates[0].uri, "fraud/2"),
     (t.DEAD_LETTERS, 0): (lambda raw: letter_of(raw, Place(t.DEAD_LETTERS, 0, 17), NOW).raw, b"{}"),
     (t.DEAD_LETTERS_DONE, 0): (done, {Place(t.DEAD_LETTERS, 0, 17): Done("replayed", NOW)}),
+    (t.CASE_EVENTS, 0): (lambda raw: wire.CaseEvent.model_validate_json(raw).verdict, "confirmed"),
     (t.INFERENCE_REQUESTS, 0): (lambda raw: decode_request(raw).x, [[1.0, 0.0], [0.0, 1.0]]),
     (t.INFERENCE_RESULTS, 0): (lambda raw: decode_answer(raw).values, [[2.0, 1.0], [-3.0, 1.0]]),
 }

@@ -23,6 +23,7 @@ KEY_FIELD: Final[Mapping[str, str]] = {
     topics.EXAMPLES: "task",
     topics.RETRAIN_REQUESTS: "task",
     topics.MODEL_UPDATES: "task",
+    topics.CASE_EVENTS: "alert_id",
 }
 """The field that is a record's key: the entity (or task) that owns the partition."""
 _FIRST: Final[Mapping[str, tuple[str, ...]]] = {
@@ -34,6 +35,7 @@ _FIRST: Final[Mapping[str, tuple[str, ...]]] = {
     topics.EXAMPLES: ("value", "score", "weight"),
     topics.RETRAIN_REQUESTS: ("cause", "text"),
     topics.MODEL_UPDATES: ("action", "version"),
+    topics.CASE_EVENTS: ("action", "verdict", "by"),
     topics.DEAD_LETTERS: ("topic", "partition", "offset", "reason"),
 }
 _BARE: Final = frozenset({"type", "task", "status", "severity", "cause", "action", "reason", "text"})
