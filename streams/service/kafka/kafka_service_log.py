@@ -24,8 +24,8 @@ from weir.streams.records import Record, RecordBatch
 from weir.streams.redis.client import opened
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span
 from weir.streams.service.problems import NoLongerKept, Overloaded
-from weir.streams.worker.identity import identities
-from weir.streams.worker.partitioner import stored_partitioner
+from weir.streams.worker.identity.partitioner import stored_partitioner
+from weir.streams.worker.identity.topic_check import identities
 
 log = logging.getLogger(__name__)
 
