@@ -75,14 +75,21 @@ def refuse_ahead(ts: FloatVector, arrived: FloatVector | float, max_ahead: float
 def decode_labels_in_time(
     raw: Sequence[bytes], arrived: FloatVector | float, policy: IntakePolicy, limits: InputLimits
 ) -> DecodedLabels:
-    """Decode labels; one whose time is too far ahead is among the rejects, as what it told would stand until then.
+    """Decode labels; those too far ahead of their arrival are among the rejects, see `labels_in_time`."""
+    return labels_in_time(decode_labels(raw, limits=limits), raw, arrived, policy)
+
+
+def labels_in_time(
+    labels: DecodedLabels, raw: Sequence[bytes], arrived: FloatVector | float, policy: IntakePolicy
+) -> DecodedLabels:
+    """The same with each label whose time is too far ahead among the rejects: what it told would stand until then.
 
     Parameters
     ----------
+    labels : what decoding ``raw`` gave.
     raw : n records.
     arrived : when they were there, of each ``(n,)`` or of all.
     """
-    labels = decode_labels(raw, limits=limits)
     refused = refuse_ahead(labels.batch.ts, _of(arrived, labels.index), policy.max_ahead)
     return labels.without({r.row: r.reason for r in refused}, raw) if refused else labels
 

@@ -25,6 +25,9 @@ INFERENCE_REQUESTS: Final = "inference-requests"
 INFERENCE_RESULTS: Final = "inference-results"
 """Back, in the partition of the same number."""
 
+TICKS: Final = "ticks"
+"""Embedded only, so not among ``ALL``: event time to move to where no event comes (`weir.streams.embedded.ticks`)."""
+
 MIB: Final = 1_048_576
 DEFAULT_RECORD_BYTES: Final = MIB + 12
 """Kafka's own default of ``max.message.bytes``: one MiB and a batch header."""

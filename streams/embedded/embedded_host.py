@@ -2,67 +2,44 @@
 
 Record batches are processed in the order in which they were appended, so a run can be repeated bit for bit. With a
 state directory the host writes checkpoints (state of every stage, the place in the log) and a later host resumes from
-the newest one: what the old one appended after it is cut off and made again, so nothing is lost or doubled.
+the newest one. What the old one appended after it is cut off: in one log for both, inputs too, which the caller makes
+again; with a log of their own only outputs, which follow from the inputs that are kept. Nothing is lost or doubled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from weir.online.batch import FloatVector
+from weir.online.codec.decode import DecodedEvents, DecodedLabels, decode_labels
 from weir.online.codec.limits import DEFAULT_LIMITS, InputLimits
-from weir.online.codec.wire import ModelUpdate
-from weir.online.errors import UNREADABLE
 from weir.online.intake_policy import IntakePolicy
-from weir.online.stages.admission import DECODERS, Admission, decode_labels_in_time
+from weir.online.stages.admission import DECODERS, Admission, labels_in_time
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.column_plan import union
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.embedded.checkpoint import Checkpoints
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
+from weir.streams.embedded.host_state import HostState, HostStats, Outcome, decode_state
 from weir.streams.embedded.memory_store import MemoryFeatureStore
-from weir.streams.errors import StateError, UsageError
+from weir.streams.embedded.ticks import tick_times
+from weir.streams.errors import UsageError
 from weir.streams.offline_models.model_updates import decode_updates
 from weir.streams.offline_models.serving import FullModels
 from weir.streams.outputs import dead_letter, records_of
 from weir.streams.records import RefusedRecord, oversized
 from weir.streams.reject_limit import RejectLimit, RejectPolicy
 
-READ = (*topics.INPUTS, topics.MODEL_UPDATES)
+READ = (*topics.INPUTS, topics.MODEL_UPDATES, topics.TICKS)
 """What the host reads, in the order of the log."""
 
-
-@dataclass
-class HostStats:
-    """Counts since the start (of the first run, when resumed)."""
-
-    events: int = 0
-    labels: int = 0
-    predictions: int = 0
-    alerts: int = 0
-    examples: int = 0
-    detections: int = 0
-    requests: int = 0
-    dead_letters: int = 0
-    unknown_task_labels: int = 0
-
-
-class _State(msgspec.Struct):
-    seq: int
-    """Where the log ended."""
-    done: int
-    """Up to where inputs were processed; what lies between was waiting."""
-    stats: dict[str, int]
-    intake: dict[str, bytes]
-    tasks: dict[str, bytes]
-    store: bytes
-    extra: bytes
+Decoded = DecodedEvents | DecodedLabels
 
 
 Observer = Callable[[TaskPipeline, StepOutput], None]
@@ -74,7 +51,9 @@ class EmbeddedHost:
     Parameters
     ----------
     tasks : the tasks, each with a name of its own.
-    log : where inputs are read and outputs appended.
+    log : where inputs are read; and outputs appended, unless ``outputs`` is given.
+    outputs : a log for outputs alone. Inputs are then never cut, and outputs are what follows from them: a crash
+        changes neither the offset nor a byte of any of them.
     intake : what event streams accept.
     rejects : when bad input stops the host.
     checkpoints : directory of checkpoints; ``None`` keeps no state.
@@ -88,6 +67,7 @@ class EmbeddedHost:
         self,
         tasks: Sequence[TaskSpec],
         log: EmbeddedLog,
+        outputs: EmbeddedLog | None = None,
         *,
         intake: IntakePolicy | None = None,
         rejects: RejectPolicy | None = None,
@@ -99,7 +79,7 @@ class EmbeddedHost:
         names = [t.name for t in tasks]
         if not tasks or len(set(names)) != len(names):
             raise UsageError(f"tasks {names}: give at least one, each with a name of its own")
-        self.log, self.stats = log, HostStats()
+        self.log, self.outputs, self.stats = log, log if outputs is None else outputs, HostStats()
         self.store = MemoryFeatureStore()
         self.full = full or FullModels()
         self.pipelines = {t.name: TaskPipeline(t, self.store, self.full.scorer(t.name)) for t in tasks}
@@ -115,6 +95,8 @@ class EmbeddedHost:
         self._observe = observe
         self.seq = 0
         """Sequence number of the next batch to process."""
+        self._swaps: list[bytes] = []
+        """Every record of ``model-updates`` that was processed: the log may drop them before they stop to matter."""
         self.resumed_extra: bytes = b""
 
     def run_pending(self) -> int:
@@ -125,66 +107,100 @@ class EmbeddedHost:
             done += len(batch.records)
         return done
 
-    def process(self, batch: LoggedBatch) -> None:
-        """Process one input batch to the end, its outputs appended."""
+    def decode(self, topic: str, raw: Sequence[bytes]) -> Decoded:
+        """Decode records of an events topic, or of ``labels``, as `process` wants them; from any thread."""
+        raw = self._sized(raw)
+        if topic == topics.LABELS:
+            return decode_labels(raw, limits=self._input_limits)
+        return DECODERS[topic](raw, self._columns[topic], limits=self._input_limits)
+
+    def _sized(self, raw: Sequence[bytes]) -> list[bytes]:
+        """The records to decode; nothing of one that is too large, which `_refuse` says."""
+        return [value if len(value) <= self._input_limits.record_bytes else b"" for value in raw]
+
+    def process(self, batch: LoggedBatch, decoded: Decoded | None = None) -> Outcome:
+        """Process one input batch to the end, its outputs appended; what became of its records.
+
+        ``decoded`` is what `decode` gave for exactly these records, where the caller has it already.
+        """
         now = max(record.ts for record in batch.records)
         if batch.topic == topics.LABELS:
-            self._labels(batch, now)
+            outcome = self._labels(batch, now, decoded)
         elif batch.topic == topics.MODEL_UPDATES:
-            self._updates(batch, now)
+            outcome = self._updates(batch, now)
+        elif batch.topic == topics.TICKS:
+            outcome = self._ticks(batch, now)
         else:
-            self._events(batch, now)
+            outcome = self._events(batch, now, decoded)
         self.seq = batch.seq + 1
+        return outcome
 
-    def _events(self, batch: LoggedBatch, now: float) -> None:
-        pipelines, raw = self._of_stream[batch.topic], self._raw(batch)
-        decoded = DECODERS[batch.topic](raw, self._columns[batch.topic], limits=self._input_limits)
+    def _events(self, batch: LoggedBatch, now: float, decoded: Decoded | None) -> Outcome:
+        if decoded is None:
+            decoded = self.decode(batch.topic, _values(batch))
+        assert isinstance(decoded, DecodedEvents)
         lane = f"{batch.topic}-{batch.partition}"
         if lane not in self.intake:  # a memory of ids is too dear to build one for nothing with each batch
             self.intake[lane] = Admission(self._intake_policy)
         admitted, refused = self.intake[lane].admit_decoded(decoded, _arrived(batch))
-        self._refuse(batch, refused, now)
+        outcome = self._refuse(batch, refused, now)
+        if admitted.duplicates:
+            outcome = outcome.with_admitted(decoded.index[admitted.rows])
         self.stats.events += len(admitted.batch)
-        for pipeline in pipelines:
+        for pipeline in self._of_stream[batch.topic]:
             self._publish(pipeline, pipeline.events(admitted.batch), now)
+        return outcome
 
-    def _raw(self, batch: LoggedBatch) -> list[bytes]:
-        """The records to decode; nothing of one that is too large, which `_refuse` says."""
-        return [r.value if len(r.value) <= self._input_limits.record_bytes else b"" for r in batch.records]
-
-    def _labels(self, batch: LoggedBatch, now: float) -> None:
-        decoded = decode_labels_in_time(self._raw(batch), _arrived(batch), self._intake_policy, self._input_limits)
-        self._refuse(batch, [(r.index, r.reason) for r in decoded.rejects], now)
-        self.stats.labels += len(decoded.batch)
-        for task, labels in decoded.by_task().items():
+    def _labels(self, batch: LoggedBatch, now: float, decoded: Decoded | None) -> Outcome:
+        raw = _values(batch)
+        labels = self.decode(batch.topic, raw) if decoded is None else decoded
+        assert isinstance(labels, DecodedLabels)
+        labels = labels_in_time(labels, raw, _arrived(batch), self._intake_policy)
+        outcome = self._refuse(batch, [(r.index, r.reason) for r in labels.rejects], now)
+        self.stats.labels += len(labels.batch)
+        for task, known in labels.by_task().items():
             if task not in self.pipelines:
-                self.stats.unknown_task_labels += len(labels)
+                self.stats.unknown_task_labels += len(known)
                 continue
             pipeline = self.pipelines[task]
-            self._publish(pipeline, pipeline.labels(labels), now)
+            self._publish(pipeline, pipeline.labels(known), now)
+        return outcome
 
-    def _updates(self, batch: LoggedBatch, now: float) -> None:
+    def _updates(self, batch: LoggedBatch, now: float) -> Outcome:
         """Swap models; what comes behind this place in the log is scored by them, here and in every repetition."""
-        decoded = decode_updates(self._raw(batch))
-        self._refuse(batch, [(r.index, r.reason) for r in decoded.rejects], now)
+        raw = self._sized(_values(batch))
+        decoded = decode_updates(raw)
+        outcome = self._refuse(batch, [(r.index, r.reason) for r in decoded.rejects], now)
         self.full.apply_now(decoded.updates)
+        self._swaps += raw
+        return outcome
 
-    def _refuse(self, batch: LoggedBatch, refused: list[tuple[int, str]], now: float) -> None:
-        """Send refused records to the dead letters, before the host goes on."""
-        letters, largest = [], self._input_limits.record_bytes
+    def _ticks(self, batch: LoggedBatch, now: float) -> Outcome:
+        """Let time pass in every task; no stream's watermark moves, so no event that comes later is late by it."""
+        times, refused = tick_times(batch.records, self._intake_policy.max_ahead)
+        outcome = self._refuse(batch, refused, now)
+        for at in times:
+            for pipeline in self.pipelines.values():
+                self._publish(pipeline, pipeline.advance(at), now)
+        return outcome
+
+    def _refuse(self, batch: LoggedBatch, refused: list[tuple[int, str]], now: float) -> Outcome:
+        """Send refused records to the dead letters, before the host goes on; the outcome, with no repeat as yet."""
+        letters, reasons, largest = [], {}, self._input_limits.record_bytes
         for i, why in sorted(refused):
             r = batch.records[i]
-            reason = oversized(len(r.value), largest) if len(r.value) > largest else why
-            one = RefusedRecord(batch.base_offset + i, reason, r)
+            reasons[i] = oversized(len(r.value), largest) if len(r.value) > largest else why
+            one = RefusedRecord(batch.base_offset + i, reasons[i], r)
             letters.append(dead_letter(batch.topic, batch.partition, one, now, largest))
         if letters:
-            self.log.append(topics.DEAD_LETTERS, letters)
+            self.outputs.append(topics.DEAD_LETTERS, letters)
             self.stats.dead_letters += len(letters)
         self._limit.update(len(batch.records), len(refused), refused[-1][1] if refused else "")
+        return Outcome(len(batch.records), reasons)
 
     def _publish(self, pipeline: TaskPipeline, out: StepOutput, now: float) -> None:
         for topic, records in records_of(out, pipeline, now).items():
-            self.log.append(topic, records)
+            self.outputs.append(topic, records)
         s = self.stats
         s.predictions += len(out.predictions) if out.predictions is not None else 0
         s.alerts += len(out.alerts)
@@ -199,41 +215,39 @@ class EmbeddedHost:
         if self._checkpoints is None:
             return
         self.log.sync()
-        state = _State(
+        self.outputs.sync()
+        state = HostState(
             self.log.next_seq,
             self.seq,
-            {f.name: getattr(self.stats, f.name) for f in fields(self.stats)},
+            asdict(self.stats),
             {lane: intake.snapshot() for lane, intake in self.intake.items()},
             {name: p.snapshot() for name, p in self.pipelines.items()},
             self.store.snapshot(),
             extra,
+            self.outputs.next_seq if self._apart else None,
+            self._swaps,
         )
         self._checkpoints.write(msgspec.msgpack.encode(state))
 
-    def resume(self) -> bool:
-        """Continue from the newest checkpoint, if there is one; raises ``StateError`` when it is of other tasks.
+    @property
+    def _apart(self) -> bool:
+        """Whether outputs have a log of their own."""
+        return self.outputs is not self.log
 
-        Everything appended to the log after the checkpoint, input too, is cut off: the caller produces it again.
+    def resume(self) -> bool:
+        """Continue from the newest checkpoint, if there is one; raises ``StateError`` where it is of others.
+
+        Others are other tasks or other logs. In one log everything appended after the checkpoint, input too, is cut
+        off: the caller produces it again. With a log of their own only outputs are cut, and `run_pending` makes them
+        again from the inputs.
         """
         data = self._checkpoints.newest() if self._checkpoints is not None else None
         if data is None:
-            self.log.truncate(0)
+            self.outputs.truncate(0)
             return False
-        try:
-            state = msgspec.msgpack.decode(data, type=_State)
-        except UNREADABLE as exc:
-            raise StateError(f"the checkpoint cannot be read: {exc}; start with a fresh directory") from exc
-        if set(state.tasks) != set(self.pipelines):
-            raise StateError(
-                f"the checkpoint is of the tasks {sorted(state.tasks)}, now there are {sorted(self.pipelines)}; "
-                "start with a fresh directory"
-            )
-        if state.seq > self.log.next_seq:
-            raise StateError(
-                f"the checkpoint was written at batch {state.seq} of the log, which ends at {self.log.next_seq}: it is "
-                "of another log; start with a fresh directory"
-            )
-        self.log.truncate(state.seq)
+        ends = self.log.next_seq, self.outputs.next_seq if self._apart else None
+        state = decode_state(data, self.pipelines, *ends)
+        self.outputs.truncate(state.seq if state.outputs is None else state.outputs)
         self.store.restore(state.store)
         for name, held in state.tasks.items():
             self.pipelines[name].restore(held)
@@ -242,12 +256,21 @@ class EmbeddedHost:
             self.intake[lane].restore(held)
         self.stats = HostStats(**state.stats)
         self.seq, self.resumed_extra = state.done, state.extra
-        updates: list[ModelUpdate] = []
-        for batch in self.log.read([topics.MODEL_UPDATES], 0):
-            if batch.seq < self.seq:
-                updates += decode_updates(self._raw(batch)).updates
-        self.full.resume(updates)
+        self._swaps = self._swaps_before(state.done) if state.swaps is None else state.swaps
+        self.full.resume(decode_updates(self._swaps).updates)
         return True
+
+    def _swaps_before(self, seq: int) -> list[bytes]:
+        """Of a checkpoint that does not hold them: it is of before logs dropped anything."""
+        found: list[bytes] = []
+        for batch in self.log.read([topics.MODEL_UPDATES], 0):
+            if batch.seq < seq:
+                found += self._sized(_values(batch))
+        return found
+
+
+def _values(batch: LoggedBatch) -> list[bytes]:
+    return [record.value for record in batch.records]
 
 
 def _arrived(batch: LoggedBatch) -> FloatVector:
