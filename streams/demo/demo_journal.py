@@ -1,12 +1,22 @@
-"""What a demo notes besides the log: drifts and requests as they are found, and how each task did over event time."""
+"""What a demo notes besides the log: drifts and requests as they are found, how each task did, and how fast it went.
+
+And what of that the screen shows. It reads no clock and changes nothing.
+"""
 
 from __future__ import annotations
 
-import msgspec
+import math
+from collections import deque
+from typing import Final
 
+import msgspec
+import numpy as np
+
+from weir.online.decisions.alert_state import SEVERITIES, AlertState
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.stages.retrain_policy import RetrainAsked
-from weir.streams.demo.screen.snapshot import Finding
+from weir.streams.demo.screen.snapshot import Finding, TaskRow
+from weir.streams.embedded.embedded_host import EmbeddedHost
 
 MAIN_METRICS = {"fraud": "average_precision", "churn": "roc_auc", "device_failure": "average_precision"}
 """The metric of each task that the screen follows."""
@@ -49,3 +59,91 @@ class MetricHistories:
             history = tuple(value for value in points if value is not None)
             self._read[name] = labelled, pipeline.evaluation.rolling(), history
         return self._read[name][1:]
+
+
+_WINDOW_S: Final = 3.0
+
+
+class Measures:
+    """Latency percentiles over batches, and the rate of events over the last seconds.
+
+    Examples
+    --------
+    >>> m = Measures()
+    >>> for second in range(10):
+    ...     m.batch(0.004)
+    ...     m.progress(float(second), 1000 * second)
+    >>> m.rate, m.percentiles_ms, round(m.busy_s, 3)
+    (1000.0, (4.0, 4.0, 4.0), 0.04)
+    """
+
+    def __init__(self) -> None:
+        self._latencies: deque[float] = deque(maxlen=200_000)
+        self._progress: deque[tuple[float, int]] = deque()
+        self.busy_s = 0.0
+        """Time spent on batches: what is left of a run is waiting, simulating and drawing."""
+        self.history: list[float] = []
+        """Events per second, one value a second."""
+
+    def batch(self, seconds: float) -> None:
+        """One batch took this long from its append until its outputs were published."""
+        self._latencies.append(seconds)
+        self.busy_s += seconds
+
+    def progress(self, elapsed_s: float, events: int) -> None:
+        """``events`` had been processed at ``elapsed_s``, both since the start of the run."""
+        self._progress.append((elapsed_s, events))
+        while self._progress[0][0] < elapsed_s - _WINDOW_S and len(self._progress) > 2:
+            self._progress.popleft()
+        if elapsed_s >= len(self.history) + 1:
+            self.history.append(self.rate)
+
+    @property
+    def rate(self) -> float:
+        """Events per second over the window."""
+        if len(self._progress) < 2:
+            return 0.0
+        (first_s, first), (last_s, last) = self._progress[0], self._progress[-1]
+        return (last - first) / (last_s - first_s) if last_s > first_s else 0.0
+
+    @property
+    def percentiles_ms(self) -> tuple[float, float, float]:
+        """p50, p95 and p99 of the latency of a batch, milliseconds; NaN before the first."""
+        if not self._latencies:
+            return (float("nan"),) * 3
+        p50, p95, p99 = np.percentile(np.array(self._latencies) * 1e3, [50, 95, 99]).tolist()
+        return p50, p95, p99
+
+
+_SHOWN = ("average_precision", "roc_auc", "precision", "recall", "f1", "log_loss")
+_ALERTS = 60
+
+
+def task_row(pipeline: TaskPipeline, histories: MetricHistories, threshold: float) -> TaskRow:
+    """A task's line."""
+    name, (metrics, history) = pipeline.task.name, histories.of(pipeline)
+    return TaskRow(
+        name=name,
+        scored=pipeline.scored,
+        labels=pipeline.model.version,
+        metrics={key: metrics.get(key, math.nan) for key in _SHOWN},
+        main_metric=MAIN_METRICS[name],
+        history=history,
+        threshold=threshold if math.isfinite(threshold) else math.nan,
+        alerts_open=len(pipeline.book),
+        alerts_opened=pipeline.book.stats.opened,
+    )
+
+
+def pressing(host: EmbeddedHost) -> tuple[AlertState, ...]:
+    """The most severe open alerts, the tasks taking turns so that none hides the others."""
+    ranked: list[tuple[int, int, AlertState]] = []
+    for pipeline in host.pipelines.values():
+        alerts = sorted(pipeline.book.open_alerts(), key=_pressure, reverse=True)[:_ALERTS]
+        ranked += [(turn, -SEVERITIES.index(a.severity), a) for turn, a in enumerate(alerts)]
+    ranked.sort(key=lambda item: item[:2])
+    return tuple(alert for _, _, alert in ranked[:_ALERTS])
+
+
+def _pressure(alert: AlertState) -> tuple[int, float, float]:
+    return SEVERITIES.index(alert.severity), alert.score, alert.updated_at

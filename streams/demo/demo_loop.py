@@ -20,14 +20,12 @@ from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.config.model_settings import ModelSettings
 from weir.streams.config.topics import INPUTS, MODEL_UPDATES
-from weir.streams.demo.demo_journal import Journal, MetricHistories
+from weir.streams.demo.demo_journal import Journal, Measures, MetricHistories, pressing, task_row
 from weir.streams.demo.exports import export
 from weir.streams.demo.retraining import Retraining
 from weir.streams.demo.scenario import Scenario
 from weir.streams.demo.screen.snapshot import DemoSnapshot
-from weir.streams.demo.screen_snapshots import pressing, task_row
 from weir.streams.demo.story import Story
-from weir.streams.demo.throughput import Measures
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.offline_models.loading import full_models

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 import numpy as np
 
 from weir.online.batch import EventBatch, FloatVector
-from weir.streams.ops.instruments import Counter, Histogram
 from weir.streams.ops.metric_definitions import Stage
-from weir.streams.ops.metric_registry import Registry
+from weir.streams.ops.metric_registry import Counter, Histogram, Registry
 
 if TYPE_CHECKING:
     from weir.streams.records import RecordBatch

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks for a clean stop, a second Ctrl-C ends the process at once."""
+"""How a process ends: the first Ctrl-C or SIGTERM asks for a clean stop, a second Ctrl-C, or a deadline, does not."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 log = logging.getLogger(__name__)
+
 
 IMMEDIATE: Final = 128 + signal.SIGINT
 
@@ -51,3 +53,55 @@ def stop_signals(
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+# A process may not manage to stop: after a crash of a library's thread, say, or while brokers are away.
+
+
+EXIT_STATUS: Final = 75
+"""EX_TEMPFAIL of sysexits.h: start it again."""
+
+
+class Deadline:
+    """Once begun, the process ends after ``limit_s``, stopped or not; nothing is lost, batches in work are repeated.
+
+    Parameters
+    ----------
+    limit_s : seconds.
+    why : why it ends at all, if there is a reason: the last line says that.
+    """
+
+    def __init__(self, limit_s: float, why: Callable[[], object] = lambda: None) -> None:
+        self._limit_s, self._why = limit_s, why
+        self._timer: threading.Timer | None = None
+
+    def begin(self) -> None:
+        """Start the clock, unless it runs."""
+        if self._timer is None:
+            self._timer = threading.Timer(self._limit_s, self._end)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def cancel(self) -> None:
+        """The process has stopped by itself."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _end(self) -> None:
+        why = self._why()
+        after = "" if why is None else f" after {type(why).__name__}: {why}"
+        log.critical("stopping took longer than %g s; ending with status %d%s", self._limit_s, EXIT_STATUS, after)
+        os._exit(EXIT_STATUS)
+
+
+async def until_one_ends(*works: Coroutine[Any, Any, object]) -> None:
+    """Run all until the first ends, end the others, and raise what it raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

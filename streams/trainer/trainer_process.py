@@ -25,8 +25,7 @@ from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.transport_settings import link_security, transport_settings
 from weir.streams.offline_models.model_updates import update_record
 from weir.streams.ops.metrics import Metrics
-from weir.streams.ops.signals import stop_signals
-from weir.streams.ops.together import until_one_ends
+from weir.streams.ops.signals import stop_signals, until_one_ends
 from weir.streams.ops.web import WebServer
 from weir.streams.trainer.example_follower import ExamplesFollower
 from weir.streams.trainer.job.job_files import JobWorkshop

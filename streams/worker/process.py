@@ -23,10 +23,8 @@ from weir.streams.kafka.consume.app import BatchApp
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.offline_models.loading import full_models, require_provider
 from weir.streams.offline_models.update_follower import UpdatesFollower
-from weir.streams.ops.deadline import Deadline
 from weir.streams.ops.metrics import Metrics
-from weir.streams.ops.signals import stop_signals
-from weir.streams.ops.together import until_one_ends
+from weir.streams.ops.signals import Deadline, stop_signals, until_one_ends
 from weir.streams.ops.watchdog import Watchdog, WatchdogPolicy
 from weir.streams.ops.web import WebServer
 from weir.streams.redis.client import RedisClient

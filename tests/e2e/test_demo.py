@@ -15,8 +15,7 @@ from typing import Any
 import orjson
 import pytest
 
-from weir.streams.demo.demo_warmup import planned_events
-from weir.streams.demo.scenario import Scenario, demo_tasks
+from weir.streams.demo.scenario import Scenario, demo_tasks, planned_events
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.errors import UsageError
 from weir.streams.records import Record

@@ -28,7 +28,7 @@ from tests.integration.kafka_broker import Broker
 from weir.online.batch import ExampleBatch
 from weir.streams.cli.main import app
 from weir.streams.model_replicas.fold import ExampleFold
-from weir.streams.model_replicas.refold import rebuild
+from weir.streams.model_replicas.past_models import rebuild
 
 pytestmark = pytest.mark.integration
 

@@ -23,9 +23,9 @@ from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.offline_models.loading import full_inputs, full_models
-from weir.streams.offline_models.loads import BackgroundLoads
 from weir.streams.offline_models.model_updates import Ref, update_record
 from weir.streams.offline_models.serving import FullModels, FullTask
+from weir.streams.offline_models.update_follower import BackgroundLoads
 from weir.streams.ops.metrics import Metrics
 
 

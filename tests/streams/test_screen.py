@@ -13,11 +13,9 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from weir.online.decisions.alert_state import AlertState, Reason, Severity
-from weir.streams.demo.screen.display import DemoDisplay, plain_line
+from weir.streams.demo.screen.display import DemoDisplay, ScreenView, plain_line, render_screen, render_summary
 from weir.streams.demo.screen.number_words import short_count, sparkline
 from weir.streams.demo.screen.snapshot import DemoSnapshot, Finding, FullRow, TaskRow
-from weir.streams.demo.screen.summary import render_summary
-from weir.streams.demo.screen.view import ScreenView, render_screen
 
 SIZES = [(80, 24), (100, 30), (160, 50)]
 SEVERITIES: tuple[Severity, ...] = ("critical", "high", "medium", "low")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from weir.online.drift.drift_policy import DriftPolicy
 from weir.online.learners.factory import LearnerSpec
-from weir.streams.demo import demo_warmup as warmup
+from weir.streams.demo import scenario as warmup
 from weir.streams.task_files import load_task
 from weir.streams.worker.warmup import warm_up, warm_up_records
 

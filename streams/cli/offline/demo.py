@@ -74,7 +74,7 @@ def demo_command(
     from rich.console import Console
 
     from weir.streams.demo.demo_loop import Pace
-    from weir.streams.demo.screen.summary import render_summary
+    from weir.streams.demo.screen.display import render_summary
 
     console = Console()
     _require_extra()
@@ -133,8 +133,7 @@ def _scenario(
 
     ``given`` holds the numbers that options may say; what they do not say is the scenario's own choice.
     """
-    from weir.streams.demo.demo_warmup import planned_events, warm_up
-    from weir.streams.demo.scenario import Scenario, demo_tasks
+    from weir.streams.demo.scenario import Scenario, demo_tasks, planned_events, warm_up
 
     tasks, said = demo_tasks(), {name: value for name, value in given.items() if value is not None}
     stored = None if fresh else Scenario.read(directory)

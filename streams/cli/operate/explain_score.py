@@ -23,8 +23,7 @@ from weir.streams.errors import UsageError, in_words
 if TYPE_CHECKING:
     from weir.streams.config.settings import Settings
     from weir.streams.model_replicas.fold import ExampleFold
-    from weir.streams.model_replicas.logged_scores import LoggedScore, Search
-    from weir.streams.model_replicas.score_explanation import Explanation
+    from weir.streams.model_replicas.logged_scores import Explanation, LoggedScore, Search
 
 _SHOWN: Final = 15
 _NEEDS: Final = ("aiokafka", "faust-streaming", "redis")
@@ -94,7 +93,7 @@ def explain_score_command(
 async def _explain(
     settings: Settings, fold: ExampleFold, search: Search, entity: str | None, stored: bool
 ) -> tuple[Explanation, list[LoggedScore], int]:
-    from weir.streams.model_replicas.score_explanation import explain, version_of
+    from weir.streams.model_replicas.logged_scores import explain, version_of
 
     logged, repeats = await _find(settings, search, entity)
     version = version_of(logged, fold)
@@ -129,7 +128,7 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
 
 async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: bool) -> int:
     from weir.streams.model_replicas.model_snapshots import ModelSnapshots
-    from weir.streams.model_replicas.refold import rebuild
+    from weir.streams.model_replicas.past_models import rebuild
     from weir.streams.redis.client import RedisClient
     from weir.streams.redis.store_errors import StoreUnavailable
 

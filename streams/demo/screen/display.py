@@ -1,17 +1,86 @@
-"""Shows snapshots while a demo runs: a live screen on a terminal, a plain line now and then anywhere else."""
+"""Shows snapshots while a demo runs: a live screen on a terminal, a plain line now and then anywhere else.
+
+It decides what gets which lines of the screen, and what remains on it in the end; the panels draw themselves.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
-from weir.streams.demo.screen.number_words import event_time, minutes
+from weir.streams.demo.screen.number_words import event_time, milliseconds, minutes
+from weir.streams.demo.screen.panels import (
+    alerts,
+    cut,
+    drift_line,
+    drifts,
+    footer,
+    framed,
+    full,
+    header,
+    health,
+    quiet,
+    tasks,
+    vital_lines,
+)
 from weir.streams.demo.screen.snapshot import DemoSnapshot
-from weir.streams.demo.screen.view import ScreenView
 from weir.streams.text import printable
+
+SIDE_BY_SIDE: Final = 130
+"""From this width on, drift stands beside the alerts instead of below them."""
+_FRAME: Final = 2
+_FOOT: Final = 2
+
+
+def render_screen(snapshot: DemoSnapshot, width: int = 100, height: int = 30) -> RenderableType:
+    """Draw ``snapshot`` in ``width`` columns and at most ``height`` lines (80 by 24 or more).
+
+    Lines go to the tasks first, then a few to drift, and what is left to the alerts.
+    """
+    head = header(snapshot, width)
+    head_lines = _FRAME + 1 + len(vital_lines(snapshot, width))
+    task_rows = min(max(len(snapshot.tasks), 1), max(height // 5, 2))
+    task_lines = task_rows + _FRAME + (1 if snapshot.tasks else 0)
+    full_lines = len(snapshot.full) + _FRAME if snapshot.full else 0
+    left = max(height - head_lines - task_lines - full_lines - _FOOT, 6)
+    parts = [tasks(snapshot, width, task_rows), *([full(snapshot.full, width)] if snapshot.full else [])]
+    return Group(head, *parts, _middle(snapshot, width, left), health(snapshot), footer(snapshot))
+
+
+def _middle(snapshot: DemoSnapshot, width: int, lines: int) -> RenderableType:
+    total = sum(task.alerts_open for task in snapshot.tasks)
+    if width >= SIDE_BY_SIDE:
+        room = lines - _FRAME
+        grid = Table.grid(expand=True)
+        grid.add_column(ratio=3)
+        grid.add_column(ratio=2)
+        left = width * 3 // 5
+        grid.add_row(alerts(snapshot.alerts, room, total, left), drifts(snapshot.drifts, room, wrap=True))
+        return grid
+    most = 1 if lines < 10 else 2 if lines < 14 else 3 if lines < 20 else 6
+    drift_room = min(max(len(snapshot.drifts), 1), most)
+    alert_room = max(lines - drift_room - 2 * _FRAME, 2)
+    return Group(alerts(snapshot.alerts, alert_room, total, width), drifts(snapshot.drifts, drift_room))
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenView:
+    """A snapshot that draws itself in whatever size the console has at the moment."""
+
+    snapshot: DemoSnapshot
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw for the size in ``options``."""
+        height = options.height or console.height
+        yield render_screen(self.snapshot, options.max_width, height)
+
 
 PLAIN_EVERY_S: Final = 5.0
 """Between two plain lines."""
@@ -73,3 +142,54 @@ def plain_line(snapshot: DemoSnapshot) -> str:
     words += [printable(f"{row.task}.full=v{row.serving}") for row in snapshot.full]
     words += [f"alerts={open_alerts}", f"drifts={snapshot.drifts_found}", f"dead={snapshot.dead_letters}"]
     return " ".join(words).encode("ascii", "replace").decode()
+
+
+_ALERTS = 6
+_DRIFTS = 14
+
+
+def render_summary(snapshot: DemoSnapshot, files: Sequence[tuple[str, str]], width: int = 100) -> RenderableType:
+    """Draw the last ``snapshot`` and the ``files`` (what, path) in ``width`` columns; paths are never cut."""
+    total = sum(task.alerts_open for task in snapshot.tasks)
+    return Group(
+        framed("weir demo: done", _headline(snapshot)),
+        tasks(snapshot, width, max(len(snapshot.tasks), 1)),
+        *([full(snapshot.full, width)] if snapshot.full else []),
+        alerts(snapshot.alerts, min(len(snapshot.alerts), _ALERTS) + 1, total, width),
+        framed("Drift", _drift_lines(snapshot)),
+        health(snapshot),
+        framed("Files", _file_table(files)),
+    )
+
+
+def _headline(snapshot: DemoSnapshot) -> RenderableType:
+    learned = sum(task.labels for task in snapshot.tasks)
+    opened = sum(task.alerts_opened for task in snapshot.tasks)
+    found = snapshot.drifts_found
+    return Text.assemble(
+        (f"{snapshot.events:,}", "bold green"),
+        f" events in {snapshot.elapsed_s:.0f} s ",
+        (f"({snapshot.events_per_s:,.0f} a second", "bold green"),
+        f", p99 {milliseconds(snapshot.latency_p99_ms)}), {learned:,} labels learned, ",
+        f"{opened:,} alerts opened, {found} drift{'' if found == 1 else 's'} noticed.",
+    )
+
+
+def _drift_lines(snapshot: DemoSnapshot) -> RenderableType:
+    if not snapshot.drifts:
+        return quiet("Nothing has moved.")
+    return Group(*(drift_line(row) for row in snapshot.drifts[:_DRIFTS]))
+
+
+def _file_table(files: Sequence[tuple[str, str]]) -> RenderableType:
+    if not files:
+        return quiet("Nothing was written.")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    for what, path in files:
+        table.add_row(Text(printable(what)), Text(printable(path)))
+    cut(table)
+    table.columns[1].no_wrap = False
+    table.columns[1].overflow = "fold"
+    return table
