@@ -102,6 +102,12 @@ class MemoryFeatureStore:
         t.updated[slots] = np.maximum(t.updated[slots], now)  # a late batch does not shorten a life
         t.sweep(now)
 
+    def row(self, table: str, key: str) -> tuple[bytes, float] | None:
+        """One row and the event time of its last change; ``None`` without one."""
+        t = self._tables[table]
+        slot = t.slot_of.get(key)
+        return None if slot is None else (t.slab[slot].tobytes(), float(t.updated[slot]))
+
     def count(self, table: str) -> int:
         """Keys a table holds."""
         return len(self._tables[table].slot_of)

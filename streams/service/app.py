@@ -26,8 +26,8 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title="Weir", version=version("weir"), lifespan=lifespan)
     app.state.service = service
-    for part in service.parts:
-        app.include_router(part.router, prefix="/v1")
+    for routed in (*service.parts, *service.views):
+        app.include_router(routed.router, prefix="/v1")
     app.add_api_route("/health", _health, include_in_schema=False)
     app.add_api_route("/ready", _ready, include_in_schema=False)
     app.add_exception_handler(Problem, _problem)

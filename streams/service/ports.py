@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from weir.online.codec.decode import DecodedEvents, DecodedLabels
+from weir.streams.checks.entity_rows import TableRow
 from weir.streams.records import Record, RecordBatch
 
 Decoded = DecodedEvents | DecodedLabels
@@ -91,3 +92,9 @@ class Serving(Protocol):
 
     def describe(self) -> Mapping[str, object]:
         """What runs, as JSON can hold it."""
+
+    async def metrics(self, task: str) -> Mapping[str, Mapping[str, float]]:
+        """Prequential metrics now: ``cumulative``, ``rolling`` and ``fading``; an undefined one is absent."""
+
+    async def rows(self, task: str, entity: str) -> Sequence[TableRow]:
+        """What the store holds of an entity, by table."""

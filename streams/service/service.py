@@ -13,14 +13,21 @@ from weir.streams.config.settings import Settings
 from weir.streams.service.access.access import Access
 from weir.streams.service.intake.door import Door
 from weir.streams.service.ports import ServiceLog, Serving
+from weir.streams.service.views.dead_letters import DeadLetters
+from weir.streams.service.views.entities import Entities
+from weir.streams.service.views.models import Models
 
 
-class Part(Protocol):
-    """Something with routes that runs while the service does."""
+class View(Protocol):
+    """Something with routes."""
 
     @property
     def router(self) -> APIRouter:
         """Its routes, without ``/v1``."""
+
+
+class Part(View, Protocol):
+    """Something with routes that runs while the service does."""
 
     async def start(self) -> None:
         """Begin; the log is not open yet, so that no record passes a listener by."""
@@ -44,6 +51,7 @@ class Service:
         self.access = Access()
         self.door = Door(self)
         self.parts: list[Part] = [self.door]
+        self.views: list[View] = [Models(self), Entities(self), DeadLetters(self)]
         self._running = AsyncExitStack()
 
     async def __aenter__(self) -> Self:

@@ -200,21 +200,30 @@ def send_back(
     names : what Weir's topics are called on the cluster.
     restore : gives a letter with all of its record.
     """
+    inputs = [names.name(own) for own in topics.INPUTS]
     for letter in letters:
-        _check(letter, known, names)
+        refuse_replay(letter, inputs)
+        if letter.content.topic not in known:
+            raise UsageError(
+                f"{letter.place}: its topic {letter.content.topic} does not exist here; create it, or weir dlq drop "
+                "the letter"
+            )
     rest = iter(letters)
     while chunk := list(islice(rest, _CHUNK)):
         _await([_send(producer, restore(letter), names) for letter in chunk])
         yield mark(producer, chunk, "replayed", now, names)
 
 
-def _check(letter: Letter, known: Container[str], names: TopicSettings) -> None:
-    """Only what comes from outside is sent again: whoever can write a letter could else write to every topic."""
+def refuse_replay(letter: Letter, inputs: Sequence[str]) -> None:
+    """Raise ``UsageError`` where a letter's record cannot be sent again.
+
+    Only what comes from outside, to one of ``inputs``, may be: whoever can write a letter could else write to every
+    topic.
+    """
     topic = letter.content.topic
-    if names.own(topic) not in topics.INPUTS:
-        inputs = ", ".join(names.name(own) for own in topics.INPUTS)
+    if topic not in inputs:
         raise UsageError(
-            f"{letter.place}: it is of {topic}, and letters go back to {inputs} only: what Weir writes, it "
+            f"{letter.place}: it is of {topic}, and letters go back to {', '.join(inputs)} only: what Weir writes, it "
             "writes again itself; choose others with --topic, and drop this one with weir dlq drop"
         )
     if letter.content.reason.startswith("skipped:"):
@@ -227,10 +236,6 @@ def _check(letter: Letter, known: Container[str], names: TopicSettings) -> None:
             f"{letter.place}: it stands for offsets {letter.content.offset} to {letter.content.last_offset}, whose "
             "batch no worker can read; see weir dlq show, raise the limit that it names, take them again by weir "
             "partitions seek, and drop this one with weir dlq drop"
-        )
-    if topic not in known:
-        raise UsageError(
-            f"{letter.place}: its topic {topic} does not exist here; create it, or weir dlq drop the letter"
         )
 
 

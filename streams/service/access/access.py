@@ -12,6 +12,8 @@ class Caller:
     """Who asks."""
 
     name: str
+    tasks: frozenset[str] | None = None
+    """The tasks that the caller may see; all where ``None``."""
 
 
 class Access:

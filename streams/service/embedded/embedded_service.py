@@ -26,4 +26,5 @@ def embedded_service(settings: Settings, tasks: Sequence[TaskSpec]) -> Service:
         full=full_models(tasks, settings.models),
         limits=settings.limits,
     )
-    return Service(settings, tasks, EmbeddedServiceLog(host, log), EmbeddedServing(host))
+    service_log = EmbeddedServiceLog(host, log)
+    return Service(settings, tasks, service_log, EmbeddedServing(host, service_log))

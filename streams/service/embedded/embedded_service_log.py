@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_host import READ, EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span
+
+_T = TypeVar("_T")
 
 
 class EmbeddedServiceLog:
@@ -39,11 +42,16 @@ class EmbeddedServiceLog:
         del decoded
         before = self._log.next_seq
         for batch in self._log.append(topic, records):
-            self._host.process(batch)
+            if topic in READ:
+                self._host.process(batch)
         for made in self._log.read(list(self._listeners), before):
             for listener in self._listeners[made.topic]:
                 listener(made)
         return [Outcome("accepted")] * len(records)
+
+    async def call(self, ask: Callable[[], _T]) -> _T:
+        """What ``ask`` gives, between two batches: nothing changes what it looks at meanwhile."""
+        return ask()
 
     def subscribe(self, topics: Sequence[str], listener: Listener) -> Callable[[], None]:
         """See ``ServiceLog``."""

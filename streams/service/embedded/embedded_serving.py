@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from weir.streams.checks.entity_rows import TableRow, TaskRows
 from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.redis.stored_rows import StoredRow
+from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
 
 
 class EmbeddedServing:
@@ -13,10 +16,12 @@ class EmbeddedServing:
     Parameters
     ----------
     host : runs the tasks.
+    log : which the host reads.
     """
 
-    def __init__(self, host: EmbeddedHost) -> None:
-        self._host = host
+    def __init__(self, host: EmbeddedHost, log: EmbeddedServiceLog) -> None:
+        self._host, self._log = host, log
+        self._tables = {name: TaskRows(pipeline.task) for name, pipeline in host.pipelines.items()}
 
     def ready(self) -> list[str]:
         """Nothing is in the way once the log is open."""
@@ -25,3 +30,19 @@ class EmbeddedServing:
     def describe(self) -> Mapping[str, object]:
         """The tasks, and how much they have seen."""
         return {"mode": "embedded", "tasks": sorted(self._host.pipelines), "events": self._host.stats.events}
+
+    async def metrics(self, task: str) -> Mapping[str, Mapping[str, float]]:
+        """See ``Serving``."""
+        return await self._log.call(self._host.pipelines[task].evaluation.get)
+
+    async def rows(self, task: str, entity: str) -> Sequence[TableRow]:
+        """See ``Serving``."""
+        return await self._log.call(lambda: self._rows(task, entity))
+
+    def _rows(self, task: str, entity: str) -> list[TableRow]:
+        tables, found = self._tables[task], []
+        for table in tables.tables:
+            if (held := self._host.store.row(table.name, entity)) is not None:
+                stored = StoredRow((tables.topic(table), 0), table.schema, -1, held[1], held[0])
+                found.append(tables.read(entity, table, stored))
+        return found

@@ -14,4 +14,4 @@ from weir.streams.service.service import Service
 def kafka_service(settings: Settings, tasks: Sequence[TaskSpec]) -> Service:
     """A replica of the service of these tasks; workers of the same settings run them."""
     log = KafkaServiceLog(settings)
-    return Service(settings, tasks, log, KafkaServing(log, tasks))
+    return Service(settings, tasks, log, KafkaServing(settings, log, tasks))

@@ -1,0 +1,79 @@
+"""One entity over HTTP: its features as the store has them, and its newest scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Query
+
+from weir.streams.checks.entity_rows import TableRow
+from weir.streams.config import topics
+from weir.streams.service.access.access import Caller
+from weir.streams.service.access.scopes import needs
+from weir.streams.service.log_reading import every_record
+from weir.streams.service.problems import Problem
+
+if TYPE_CHECKING:
+    from weir.streams.service.service import Service
+
+LOOKED_AT: Final = 20_000
+"""Newest predictions of each partition in which an entity's scores are looked for."""
+
+
+class _Scored(msgspec.Struct):
+    task: str
+    entity_id: str
+    event_id: str
+    ts: float
+    score: float
+    model_version: int | str
+    features: dict[str, float | None]
+    degraded: bool = False
+
+
+class Entities:
+    """Routes of entities.
+
+    Parameters
+    ----------
+    service : whose tasks know them.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.router = APIRouter(tags=["entities"])
+        self.router.get("/entities/{entity}")(self.entity)
+
+    async def entity(
+        self,
+        entity: str,
+        task: str | None = None,
+        scores: Annotated[int, Query(ge=0, le=500)] = 50,
+        caller: Caller = needs("entities:read"),
+    ) -> dict[str, Any]:
+        """Features of an entity in every table of the tasks, and its newest scores with the features of then.
+
+        Values are as of the row's last change. Scores are looked for among the newest 20,000 predictions of each
+        partition. Its alerts are at ``/v1/alerts?entity=``.
+        """
+        names = {t.name for t in self._service.tasks if caller.tasks is None or t.name in caller.tasks}
+        wanted = {task} & names if task is not None else names
+        rows = [row for name in sorted(wanted) for row in await self._service.serving.rows(name, entity)]
+        found = [score for score in await self._scores(entity) if score.task in wanted]
+        if not rows and not found:
+            raise Problem(404, "Not found", f"no task knows {entity!r}", value=entity)
+        newest = sorted(found, key=lambda score: -score.ts)[:scores]
+        return {"entity": entity, "tables": [_table(row) for row in rows], "scores": msgspec.to_builtins(newest)}
+
+    async def _scores(self, entity: str) -> list[_Scored]:
+        key = entity.encode()
+        newest = every_record(self._service.log, topics.PREDICTIONS, newest=LOOKED_AT)
+        return [msgspec.json.decode(p.record.value, type=_Scored) async for p in newest if p.record.key == key]
+
+
+def _table(row: TableRow) -> Mapping[str, Any]:
+    values = {name: None if math.isnan(value) else value for name, value in row.values.items()}
+    return {"table": row.table, "key": row.key, "updated_at": row.row.updated_at, "fits": row.fits, "features": values}

@@ -1,0 +1,239 @@
+"""Tasks, models, drift and retraining over HTTP: what runs, what it is worth, and how a person changes it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+import msgspec
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from weir.models.errors import ModelError, StageConflictError
+from weir.models.registry.registry import Registry, open_files
+from weir.models.registry.stages import ACTIONS, Action
+from weir.online.codec.encode import encode_model
+from weir.online.codec.wire import RetrainRequest
+from weir.online.mistakes import did_you_mean
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.records import Record
+from weir.streams.service.access.access import Caller
+from weir.streams.service.access.scopes import needs
+from weir.streams.service.log_reading import every_record
+from weir.streams.service.problems import Problem
+from weir.streams.trainer.state_journal import FilesJournal
+from weir.streams.trainer.task_state import decode
+
+if TYPE_CHECKING:
+    from weir.streams.service.service import Service
+
+_T = TypeVar("_T")
+_SHOWN: Final = 100
+"""Requests that are listed: the newest."""
+
+
+class RetrainOrder(BaseModel):
+    """Asks for a new full model."""
+
+    task: str = Field(max_length=64, examples=["fraud"])
+    reason: str = Field(default="asked for by hand", max_length=2_000)
+    force: bool = False
+    """Also within the cooldown of the task."""
+
+
+class StageOrder(BaseModel):
+    """Where a version is to go."""
+
+    to: Literal["champion", "shadow", "archived"] = "champion"
+    why: str = Field(default="", max_length=2_000)
+
+
+class RollbackOrder(BaseModel):
+    """Returns to the champion before."""
+
+    why: str = Field(default="", max_length=2_000)
+
+
+class Models:
+    """Routes of tasks and their models.
+
+    Parameters
+    ----------
+    service : whose tasks they are.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._registry = service.settings.models.registry
+        self.router = APIRouter(tags=["tasks and models"])
+        get, post = self.router.get, self.router.post
+        get("/tasks")(self.tasks)
+        get("/tasks/{task}")(self.task)
+        get("/models")(self.models)
+        get("/models/{task}/{version}")(self.model)
+        post("/models/{task}/rollback")(self.rollback)
+        post("/models/{task}/{version}/stage")(self.move)
+        get("/drift")(self.drift)
+        get("/retraining")(self.retraining)
+        post("/retrain", status_code=202)(self.retrain)
+
+    async def tasks(self, caller: Caller = needs("tasks:read")) -> dict[str, Any]:
+        """The tasks that run, and their metrics now."""
+        return {"tasks": [await self._outline(task) for task in self._seen_by(caller)]}
+
+    async def task(self, task: str, caller: Caller = needs("tasks:read")) -> dict[str, Any]:
+        """One task: what its file says, and its metrics now."""
+        found = self._task(caller, task)
+        return {**await self._outline(found), "file": found.model_dump(mode="json", exclude_defaults=True)}
+
+    async def _outline(self, task: TaskSpec) -> dict[str, Any]:
+        return {
+            "task": task.name, "stream": task.stream, "entity": task.entity, "full_model": task.full is not None,
+            "metrics": await self._service.serving.metrics(task.name),
+        }  # fmt: skip
+
+    async def models(self, task: str | None = None, caller: Caller = needs("models:read")) -> dict[str, Any]:
+        """Versions of the full models, with their stages and what the gate measured."""
+        names = [t.name for t in self._seen_by(caller) if task in (None, t.name)]
+
+        def find() -> list[dict[str, Any]]:
+            held = Registry(self._registry)
+            found: list[dict[str, Any]] = []
+            for name in names:
+                stages = held.stages(name)
+                for version in held.versions(name):
+                    try:
+                        found.append(_version(held, name, version, stages.of(version)))
+                    except ModelError as error:
+                        found.append({"task": name, "version": version, "unusable": str(error)})
+            return found
+
+        return {"models": await _in_thread(find)}
+
+    async def model(self, task: str, version: int, caller: Caller = needs("models:read")) -> dict[str, Any]:
+        """One version: its manifest, and the moves of its task's stages."""
+        self._task(caller, task)
+
+        def find() -> dict[str, Any]:
+            held = Registry(self._registry)
+            if version not in held.versions(task):
+                raise Problem(404, "Not found", f"{task} has no version {version}; it has {held.versions(task)}")
+            moves = [entry.model_dump(mode="json", exclude={"by"}) for entry in held.history(task)]
+            return {**_version(held, task, version, held.stages(task).of(version)), "moves": moves}
+
+        return await _in_thread(find)
+
+    async def move(
+        self, task: str, version: int, order: StageOrder, caller: Caller = needs("models:write")
+    ) -> dict[str, Any]:
+        """Make a version serve, be scored beside the one that serves, or go; workers are told."""
+        self._task(caller, task)
+        why = f"{order.why} ({caller.name})".strip()
+
+        def change(held: Registry) -> tuple[int, Action]:
+            before = held.stages(task)
+            if order.to != "archived":
+                held.verify(task, version)
+            held.set_stage(task, version, order.to, at=time.time(), expect=before.seq, why=why)
+            return version, ACTIONS[order.to]
+
+        return await self._moved(task, change)
+
+    async def rollback(self, task: str, order: RollbackOrder, caller: Caller = needs("models:write")) -> dict[str, Any]:
+        """Return to the champion before; the one that serves now is archived."""
+        self._task(caller, task)
+        why = f"{order.why} ({caller.name})".strip()
+
+        def change(held: Registry) -> tuple[int, Action]:
+            after = held.rollback(task, at=time.time(), expect=held.stages(task).seq, why=why)
+            assert after.champion is not None, "a rollback ends with a champion"
+            return after.champion, "rollback"
+
+        return await self._moved(task, change)
+
+    async def _moved(self, task: str, change: Callable[[Registry], tuple[int, Action]]) -> dict[str, Any]:
+        """Change a stage and tell the workers; what was not told is told by the same request again."""
+
+        def act() -> tuple[Record, dict[str, Any]]:
+            held = Registry(self._registry)
+            try:
+                version, action = change(held)
+            except StageConflictError as error:
+                raise Problem(409, "Conflict", str(error)) from error
+            now = time.time()
+            record = Record(task.encode(), encode_model(held.announce(task, version, action, at=now)), now)
+            stages = held.stages(task)
+            return record, {"task": task, "champion": stages.champion, "shadow": stages.shadow}
+
+        record, document = await _in_thread(act)
+        await self._service.log.append(topics.MODEL_UPDATES, [record])
+        return document
+
+    async def drift(self, task: str | None = None, caller: Caller = needs("models:read")) -> dict[str, Any]:
+        """What drifted: the newest requests for a new model that a drift caused."""
+        return {"drift": [r for r in await self._requests(caller, task) if r["cause"] == "drift"]}
+
+    async def retraining(self, task: str | None = None, caller: Caller = needs("models:read")) -> dict[str, Any]:
+        """Requests for new models, and the trainer's jobs: what they are at, how they ended and why."""
+        requests = await self._requests(caller, task)
+        names = [t.name for t in self._seen_by(caller) if t.full is not None and task in (None, t.name)]
+
+        def find() -> list[dict[str, Any]]:
+            journal = FilesJournal(open_files(self._registry))
+            found: list[dict[str, Any]] = []
+            for name in names:
+                if (entry := journal.newest(name)) is None:
+                    continue
+                state = decode(entry[1], f"the trainer's journal of {name}")
+                jobs = {job.job_id: job for job in (*state.ended, *([state.job] if state.job else ()))}
+                found += [{"task": name, **msgspec.to_builtins(job)} for job in jobs.values()]
+            return sorted(found, key=lambda job: -job["began_at"])
+
+        return {"requests": requests, "jobs": await _in_thread(find)}
+
+    async def _requests(self, caller: Caller, task: str | None) -> list[dict[str, Any]]:
+        names = {t.name for t in self._seen_by(caller)} if task is None else {self._task(caller, task).name}
+        found = []
+        async for placed in every_record(self._service.log, topics.RETRAIN_REQUESTS):
+            said: dict[str, Any] = msgspec.json.decode(placed.record.value)
+            if said.get("task") in names:
+                found.append(said)
+        return found[::-1][:_SHOWN]
+
+    async def retrain(self, order: RetrainOrder, caller: Caller = needs("retrain:write")) -> dict[str, Any]:
+        """Ask for a new full model; ``GET /v1/retraining`` tells what becomes of it."""
+        task = self._task(caller, order.task)
+        if task.full is None:
+            raise Problem(409, "No full model", f"task {task.name} has no [full] model; add the table to its file")
+        now = time.time()
+        request = RetrainRequest(
+            request_id=f"manual-{secrets.token_hex(6)}", task=task.name, cause="manual", requested_at=now,
+            text=f"{order.reason} ({caller.name})"[:2_000], details={"force": True} if order.force else None,
+        )  # fmt: skip
+        record = Record(task.name.encode(), encode_model(request), now)
+        await self._service.log.append(topics.RETRAIN_REQUESTS, [record])
+        return {"request_id": request.request_id}
+
+    def _seen_by(self, caller: Caller) -> list[TaskSpec]:
+        return [task for task in self._service.tasks if caller.tasks is None or task.name in caller.tasks]
+
+    def _task(self, caller: Caller, name: str) -> TaskSpec:
+        seen = {task.name: task for task in self._seen_by(caller)}
+        if name not in seen:
+            raise Problem(404, "Not found", f"no task {name!r}; {did_you_mean(name, list(seen))}", value=name)
+        return seen[name]
+
+
+def _version(held: Registry, task: str, version: int, stage: str) -> dict[str, Any]:
+    manifest = held.manifest(task, version)
+    document: dict[str, Any] = msgspec.json.decode(manifest.canonical())
+    return {"stage": stage, "digest": manifest.digest, **document}
+
+
+async def _in_thread(find: Callable[[], _T]) -> _T:
+    """The registry may be an object store, so nothing waits for it in the event loop."""
+    return await asyncio.to_thread(find)
