@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,14 @@ from rich.table import Table
 from weir.online.batch import EventBatch, PredictionBatch, UpdateBatch
 from weir.online.codec.accept import accept_records
 from weir.online.codec.columns import ColumnRequest, event_columns
+from weir.online.codec.decision_blocks import DecisionBatch, decisions_on, decode_decisions, encode_decisions
 from weir.online.codec.decode import decode_user_events, events_from_rows
 from weir.online.codec.encode import encode_predictions
 from weir.online.codec.hot_structs import decoders
 from weir.online.codec.row_updates import decode_updates, encode_updates
 from weir.online.codec.scan import find_suspects
 from weir.online.codec.wire import UserEvent
+from weir.online.decisions.alert_state import AlertState, Reason
 from weir.online.stages.dedupe import Deduper, bytes_for
 
 COLUMNS = ColumnRequest(entities=("user_id", "merchant_id", "device_id"), numbers=("amount",), texts=("channel",))
@@ -119,6 +121,14 @@ def updates_json(updates: UpdateBatch) -> list[bytes]:
     ]
 
 
+def decisions_of(predictions: PredictionBatch, names: Sequence[str]) -> DecisionBatch:
+    """A decision on each prediction, of which one in a hundred belongs to an alert."""
+    line, reason = 0.8, Reason(names[0], 17.0, 2.1, "17 events in 1 h (usually 2)")
+    alert = AlertState("fraud:u:e", "fraud", "u", "open", "high", 0.9, line, (reason,) * 4, 1.7e9, 1.7e9, ("e",))
+    alerts = dict.fromkeys(range(0, len(predictions), 100), alert)
+    return decisions_on(predictions, np.full(len(predictions), line), alerts, names)
+
+
 def main() -> None:
     """Measure, then print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -164,6 +174,14 @@ def main() -> None:
         "decode updates, JSON of before": lambda: decode_updates(of_json, widths),
         "orjson.dumps of updates": lambda: updates_json(updates),
     }
+    decided = decisions_of(predictions, names)
+    blocks = encode_decisions(decided, "fraud", 1.7e9)
+    work |= {
+        "encode decisions": lambda: encode_decisions(decisions_of(predictions, names), "fraud", 1.7e9),
+        "decode decisions": lambda: [decode_decisions(each) for each in blocks],
+        "decode decisions, to rows": lambda: [[*decode_decisions(each).batch.rows()] for each in blocks],
+    }
+    print(f"a decision takes {sum(map(len, blocks)) / count:.0f} B")
     sizes_b = {"block": sum(map(len, block)) / count, "json": sum(map(len, of_json)) / count}
     print(f"an update takes {sizes_b['block']:.0f} B in a block, {sizes_b['json']:.0f} B as JSON")
     report(best_us(work, args.repeats, count), count, len(joined) / count)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Final, Protocol
 
-from weir.online.batch import ExampleBatch
+from weir.online.batch import ExampleBatch, FloatVector, PredictionBatch
+from weir.online.codec.decision_blocks import BLOCK_BYTES, decisions_on, encode_decisions
 from weir.online.codec.encode import (
     encode_examples,
     encode_model,
@@ -19,15 +20,23 @@ from weir.streams.config import topics
 from weir.streams.records import Record, RefusedRecord
 
 
-def records_of(out: StepOutput, pipeline: TaskPipeline, now: float) -> dict[str, list[Record]]:
-    """Encoded outputs by topic; ``now`` is the time they are published, epoch seconds."""
+def records_of(
+    out: StepOutput, pipeline: TaskPipeline, now: float, *, decisions: bool = False
+) -> dict[str, list[Record]]:
+    """Encoded outputs by topic; ``now`` is the time they are published, epoch seconds.
+
+    ``decisions`` : whether somebody reads what was decided on each prediction.
+    """
     task = pipeline.task.name
     made: dict[str, list[Record]] = {}
     p = out.predictions
     if p is not None:
         values = encode_predictions(p, pipeline.features, task, now)
         made[topics.PREDICTIONS] = [Record(k.encode(), v, now) for k, v in zip(p.entity_id, values, strict=True)]
-    return made | decision_records(task, pipeline.features, out, now)
+    made |= decision_records(task, pipeline.features, out, now)
+    if decisions and p is not None:
+        made[topics.DECISIONS] = decision_blocks(task, pipeline.features, p, out, now)
+    return made
 
 
 class StageOutput(Protocol):
@@ -53,6 +62,25 @@ def decision_records(task: str, features: tuple[str, ...], out: StageOutput, now
         )
         made.setdefault(topics.RETRAIN_REQUESTS, []).append(Record(task.encode(), encode_model(request), now))
     return made
+
+
+class StageDecisions(Protocol):
+    """What a pipeline or a labelling stage decided on its predictions."""
+
+    thresholds: FloatVector | None
+    decided: dict[int, AlertState]
+
+
+def decision_blocks(
+    task: str, features: tuple[str, ...], p: PredictionBatch, out: StageDecisions, now: float, most: int = BLOCK_BYTES
+) -> list[Record]:
+    """What was decided on each of the predictions ``p`` of one step, as blocks of at most ``most`` bytes.
+
+    Their key is the task: rows of many entities are in one, so whoever sends it chooses the partition.
+    """
+    assert out.thresholds is not None  # it is noted with every prediction
+    batch = decisions_on(p, out.thresholds, out.decided, features)
+    return [Record(task.encode(), block, now) for block in encode_decisions(batch, task, now, most)]
 
 
 KEY_KEPT: Final = 1_024

@@ -47,6 +47,10 @@ DANGERS: Final[Mapping[str, Danger]] = {
         "close, claim or annotate any alert in anybody's name",
         "nothing is learned from it: labels are records of their own. Give it to `weir serve` alone",
     ),
+    t.DECISIONS: Danger(
+        "answer for a host of tasks: tell whoever asked for a decision anything",
+        "no task reads decisions; bounds are checked. Give it to workers alone",
+    ),
     t.RETRAIN_REQUESTS: Danger(
         "have the trainer train again and again",
         "one job at a time and the gate; the cooldown of each task, unless the request says force, as a person's may; "

@@ -20,16 +20,16 @@ from weir.streams.kafka.admin.topic_specs import shown, wanted_topics
 
 _HEAD: Final = f"""# What is in each topic
 
-Records are JSON, UTF-8, one object a record, except in `entity-updates` and the two `inference` topics. Times are epoch
-seconds; RFC 3339 with an offset is read, too. Numbers are finite; NaN is `null`, or left out. Texts hold no control
-characters. Unknown fields are ignored. `v` is {wire.VERSION}: a record of another version is refused. Settings bound
-some numbers; what happens beyond a bound is in [LIMITS.md](LIMITS.md), who may write what in
+Records are JSON, UTF-8, one object a record, except in `decisions`, `entity-updates` and the two `inference` topics.
+Times are epoch seconds; RFC 3339 with an offset is read, too. Numbers are finite; NaN is `null`, or left out. Texts
+hold no control characters. Unknown fields are ignored. `v` is {wire.VERSION}: a record of another version is refused.
+Settings bound some numbers; what happens beyond a bound is in [LIMITS.md](LIMITS.md), who may write what in
 [SECURITY.md](SECURITY.md).
 Names of topics on a cluster, and how many partitions they have, are settings ([SETTINGS.md](SETTINGS.md), `[topics]`).
 
 The partition of a record is that of its key (murmur2 of its UTF-8 bytes). Partition n of events, predictions, labels,
-`entity-updates` and the `inference` topics belongs to one worker at a time. Topics that are keyed by task have one
-partition, so that all readers see one order.
+`decisions`, `entity-updates` and the `inference` topics belongs to one worker at a time. Other topics that are keyed
+by task have one partition, so that all readers see one order.
 
 Made by `python -m docs.pages.wire > docs/WIRE.md`; a test decodes each example by the decoder that reads it at work.
 """
@@ -37,7 +37,7 @@ KEYS: Final[Mapping[str, str]] = {
     t.USER_EVENTS: "`user_id`", t.DEVICE_EVENTS: "`device_id`", t.LABELS: "`entity_id`", t.PREDICTIONS: "`entity_id`",
     t.ALERTS: "`entity_id`", t.EXAMPLES: "`task`", t.ENTITY_UPDATES: "`entity_id`", t.RETRAIN_REQUESTS: "`task`",
     t.MODEL_UPDATES: "`task`", t.DEAD_LETTERS: "`TOPIC-PARTITION` of the record", t.INFERENCE_REQUESTS: "`task`",
-    t.DEAD_LETTERS_DONE: "`PARTITION-OFFSET` of the letter", t.INFERENCE_RESULTS: "`task`",
+    t.DEAD_LETTERS_DONE: "`PARTITION-OFFSET` of the letter", t.INFERENCE_RESULTS: "`task`", t.DECISIONS: "`task`",
     t.CASE_EVENTS: "`alert_id`",
 }  # fmt: skip
 _WHO: Final[Mapping[str, str]] = {
@@ -48,6 +48,13 @@ _WHO: Final[Mapping[str, str]] = {
 _LAYOUTS: Final[Mapping[str, str]] = {
     t.DEAD_LETTERS_DONE: "What an operator did with a dead letter. An object with `v` (1), `action` (`replayed` or "
     "`dropped`), `at` (epoch seconds) and `origin` (`TOPIC-PARTITION-OFFSET` of the record that was refused).",
+    t.DECISIONS: "MessagePack: an array of `v` (1), `task`, `made_at` (epoch seconds), `event_id` and `entity_id` (n "
+    "texts each), `ts`, `score` and `threshold` (n float64 each, little-endian, as bytes; the threshold is infinite "
+    "where nothing was to alert), `model_version` (one for all, or n int64 as bytes), `degraded` (n bits as bytes, the "
+    "first the highest of its byte; nil where no row is), `row` (which rows, from 0 on, are over the threshold and of "
+    "an alert), `alert` (of each of them an array of `alert_id`, `status`, `severity` and `reasons`, as in `alerts`; "
+    "`resolved` is a row in the cooldown after that alert). A repeat of an event has no row. Workers write it where "
+    "`[worker] decisions` is set.",
     t.ENTITY_UPDATES: "MessagePack: an array of `v` (2), `task`, `table`, `update_id` (n texts), `entity_id` (n texts, "
     "all of one partition; the key is one of them), `ts` (n float64, little-endian, as bytes), `values` (n rows of "
     "float64, little-endian, row by row, as bytes; NaN where missing). Versions before wrote each update as JSON, "
@@ -134,7 +141,7 @@ def page() -> str:
 
 def _topic(own: str, found: list[Example]) -> str:
     spec = next(s for s in wanted_topics(TopicSettings(), 3) if s.name == own)
-    by_key = "the partition of the events" if own in t.INFERENCE else "partitioned by it"
+    by_key = "the partition of the events" if own in (t.DECISIONS, *t.INFERENCE) else "partitioned by it"
     partitioned = "one partition" if spec.partitions == 1 else by_key
     compacted = ", compacted" if "compact" in spec.configs["cleanup.policy"] else ""
     kept = shown("retention.ms", spec.configs["retention.ms"])

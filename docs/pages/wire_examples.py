@@ -8,6 +8,7 @@ import numpy as np
 
 from weir.online.batch import ExampleBatch, LabelBatch, PredictionBatch, ScoredBatch, UpdateBatch
 from weir.online.codec import wire
+from weir.online.codec.decision_blocks import decisions_on, encode_decisions
 from weir.online.codec.encode import encode_examples, encode_labels, encode_model, encode_scored
 from weir.online.codec.row_updates import encode_updates
 from weir.online.decisions.alert_state import AlertState, Reason
@@ -44,6 +45,7 @@ def examples() -> dict[str, list[Example]]:
         t.LABELS: [Example("A chargeback", b"user-7", _label(), wire.Label)],
         t.PREDICTIONS: [Example("A score", b"user-7", _prediction(), wire.Prediction)],
         t.ALERTS: [Example("An alert", b"user-7", _alert(), wire.Alert)],
+        t.DECISIONS: [Example("Two scores, one of which alerts", b"fraud", decision_block(), None)],
         t.EXAMPLES: [
             Example("What a model learns", b"fraud", _example(), wire.Example),
             Example("Examples taken back", b"fraud", _quarantine(), wire.ExampleQuarantine),
@@ -87,12 +89,21 @@ def _prediction() -> bytes:
     return encode_scored(scored, FEATURES, TASK, NOW + 0.02)[0]
 
 
-def _alert() -> bytes:
+def _alert_state() -> AlertState:
     reason = Reason(FEATURES[1], 17.0, 2.1, "17 events in 1 h (usually 2)")
-    state = AlertState(
-        "fraud:user-7:pay-1", TASK, "user-7", "open", "high", 0.93, 0.81, (reason,), NOW, NOW, ("pay-1",)
-    )
-    return encode_model(wire.Alert.model_validate(state.to_wire_dict()))
+    return AlertState("fraud:user-7:pay-1", TASK, "user-7", "open", "high", 0.93, 0.81, (reason,), NOW, NOW, ("pay-1",))
+
+
+def _alert() -> bytes:
+    return encode_model(wire.Alert.model_validate(_alert_state().to_wire_dict()))
+
+
+def decision_block() -> bytes:
+    """Two decisions."""
+    two, scores = np.repeat(_AT, 2), np.array([0.93, 0.12])
+    made = PredictionBatch(["pay-1", "pay-2"], ["user-7", "user-9"], two, scores, np.full(2, 41_200), np.zeros((2, 2)))
+    batch = decisions_on(made, np.full(2, 0.81), {0: _alert_state()}, FEATURES)
+    return encode_decisions(batch, TASK, NOW + 0.02)[0]
 
 
 def _case_event() -> bytes:

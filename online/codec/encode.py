@@ -15,7 +15,7 @@ import numpy as np
 from weir.online.batch import ExampleBatch, FloatMatrix, FloatVector, LabelBatch, PredictionBatch, ScoredBatch
 from weir.online.codec.forms.form import EncodedRecords
 from weir.online.codec.hot_structs import features_struct, record_struct
-from weir.online.codec.shapes import KNOWN, ScoredShape, prediction_form
+from weir.online.codec.shapes import ScoredShape, degraded_rows, prediction_form
 from weir.online.codec.wire import FEATURE_MAX, TS_MAX, TS_MIN, VERSION, Example, Label, WireModel
 
 _ENCODER = msgspec.json.Encoder()
@@ -86,9 +86,7 @@ def write_scored(
     numbers = np.column_stack(
         [batch.ts, batch.score, batch.features, np.full(n, scored_at), scored.masks, scored.watched]
     )
-    flags = np.full(n, degraded, np.int64)
-    if KNOWN in form_shape.features:  # 0 where the full model did not answer
-        flags |= batch.features[:, form_shape.features.index(KNOWN)] == 0.0
+    flags = degraded_rows(batch.features, form_shape.features) | degraded
     counts = np.column_stack([batch.model_version, flags])
     return form.fill([batch.event_id, batch.entity_id, *entities.values()], numbers, counts)
 

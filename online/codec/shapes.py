@@ -5,15 +5,20 @@ A record that is not exactly its form is still a record; it is only not one that
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
+from weir.online.batch import BoolVector, FloatMatrix
 from weir.online.codec.forms.form import COUNT, FLAG, MAYBE_NUMBER, NUMBER, JsonTemplate, maybe_text, text
 from weir.online.codec.hot_structs import features_struct
 from weir.online.codec.wire import ID_CHARS, MADE_ID_CHARS, VERSION
 from weir.online.full_columns import SEEN
 
 KNOWN = SEEN[-1]
+"""The column that is 0 where the full model did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,11 @@ class ScoredShape:
     """W, how many columns it watches."""
     entities: tuple[str, ...] = ()
     """Wire columns of its secondary entities."""
+
+
+def degraded_rows(x: FloatMatrix, features: Sequence[str]) -> BoolVector:
+    """Which rows of ``x (n, F)`` were scored without the full model that their task has, ``(n,)``."""
+    return x[:, features.index(KNOWN)] == 0.0 if KNOWN in features else np.zeros(len(x), np.bool_)
 
 
 @lru_cache(maxsize=64)

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -69,11 +70,26 @@ class _Entry(msgspec.Struct, array_like=True):
 
 
 class _Change(msgspec.Struct):
-    """A state to be returned; ``row`` is the row whose reasons it carries, -1 when it keeps those it had."""
+    """A state to be returned."""
 
     entry: _Entry
     alert: AlertState
     row: int = -1
+    """Whose outcome it is, where it is that of a row."""
+    raised: bool = False
+    """Whether it carries the reasons of ``row``; else it keeps those it had."""
+    told: bool = True
+    """Whether it differs from the state before: one that does not is only for the row."""
+
+
+class Decided(NamedTuple):
+    """What one call of ``AlertBook.decide`` made."""
+
+    alerts: list[AlertState]
+    """Every changed state, in order."""
+    of_rows: dict[int, AlertState]
+    """By row over its threshold, the alert that it opened or belongs to, as it was after the row. In a cooldown that is
+    the resolved alert before it. A repeated event whose entity has no alert any more is left out."""
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -113,7 +129,7 @@ class AlertBook:
     >>> book = AlertBook(AlertPolicy(), task="fraud")
     >>> ts, score, version = np.array([1.0, 2.0]), np.array([0.9, 0.1]), np.zeros(2, np.int64)
     >>> batch = PredictionBatch(["e1", "e2"], ["u1", "u1"], ts, score, version, np.zeros((2, 1)))
-    >>> [(a.alert_id, a.status, a.severity) for a in book.decide(batch, np.full(2, 0.5))]
+    >>> [(a.alert_id, a.status, a.severity) for a in book.decide(batch, np.full(2, 0.5)).alerts]
     [('fraud:u1:e1', 'open', 'medium')]
     """
 
@@ -146,8 +162,8 @@ class AlertBook:
         thresholds: FloatVector,
         reasons: ReasonsOf | None = None,
         marks: FloatVector | None = None,
-    ) -> list[AlertState]:
-        """Return every changed alert state in order.
+    ) -> Decided:
+        """Take in scored rows, in order.
 
         Parameters
         ----------
@@ -157,7 +173,7 @@ class AlertBook:
         marks : ``(n,)`` watermark at each row; the largest event time so far when not given.
         """
         if len(predictions) == 0:
-            return []
+            return Decided([], {})
         changed: list[_Change] = []
         over = np.flatnonzero(predictions.score >= thresholds)
         marks = np.maximum.accumulate(predictions.ts if marks is None else marks)
@@ -237,6 +253,8 @@ class AlertBook:
         event_id, entity_id = predictions.event_id[row], predictions.entity_id[row]
         if not self._remember(f"{entity_id}\n{event_id}"):  # no id holds a control character
             self.stats.repeated_events += 1
+            if (known := self._entries.get(entity_id)) is not None:
+                changed.append(_Change(known, known.alert, row, told=False))
             return
         entry = self._entries.get(entity_id)
         ts, score = float(predictions.ts[row]), float(predictions.score[row])
@@ -249,8 +267,9 @@ class AlertBook:
             self._repeat(entry, event_id, ts, score, threshold)
         else:
             self.stats.suppressed += 1
+            changed.append(_Change(entry, entry.alert, row, told=False))
             return
-        changed.append(_Change(entry, entry.alert, row if raised else -1))
+        changed.append(_Change(entry, entry.alert, row, raised))
 
     def _start(self, event_id: str, entity_id: str, ts: float, score: float, threshold: float) -> _Entry:
         alert = AlertState(
@@ -358,21 +377,23 @@ class AlertBook:
         return True
 
 
-def _with_reasons(changed: list[_Change], reasons: ReasonsOf | None) -> list[AlertState]:
+def _with_reasons(changed: list[_Change], reasons: ReasonsOf | None) -> Decided:
     """Ask for all reasons at once and put them into the states, in order."""
-    rows = [change.row for change in changed if change.row >= 0]
-    if reasons is None or not rows:
-        return [change.alert for change in changed]
-    found = dict(zip(rows, reasons(np.array(rows, dtype=np.int64)), strict=True))
+    rows = [change.row for change in changed if change.raised]
+    found = dict(zip(rows, reasons(np.array(rows, dtype=np.int64)), strict=True)) if reasons and rows else {}
     current: dict[int, tuple[Reason, ...]] = {}
-    out: list[AlertState] = []
+    out = Decided([], {})
     for change in changed:
         number = change.entry.number
-        if change.row >= 0:
+        if change.row in found:
             current[number] = tuple(found[change.row])
-        kept = current.get(number, change.alert.reasons)
-        out.append(msgspec.structs.replace(change.alert, reasons=kept))
-        change.entry.alert = msgspec.structs.replace(change.entry.alert, reasons=kept)
+        state = msgspec.structs.replace(change.alert, reasons=current.get(number, change.alert.reasons))
+        # What came later in this call may have left the entry in a newer state, which lacks the reasons yet.
+        change.entry.alert = msgspec.structs.replace(change.entry.alert, reasons=state.reasons)
+        if change.told:
+            out.alerts.append(state)
+        if change.row >= 0:
+            out.of_rows[change.row] = state
     return out
 
 

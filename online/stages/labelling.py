@@ -59,6 +59,8 @@ class LabelOutput:
     thresholds: FloatVector | None = None
     """``(n,)`` in force at each of them; infinite while nothing was to alert."""
     alerts: list[AlertState] = field(default_factory=list)
+    decided: dict[int, AlertState] = field(default_factory=dict)
+    """By row of ``scored`` that was over its threshold: its alert as it was then; see `Decided.of_rows`."""
     examples: list[ExampleBatch] = field(default_factory=list)
     """What models are to learn, in this order: the records of the ``examples`` topic."""
     updates: dict[str, UpdateBatch] = field(default_factory=dict)
@@ -130,7 +132,8 @@ class LabellingStage:
         self.typical.update(p.features)
         out.scored, out.thresholds = scored, thresholds
         if self.task.alerting:
-            out.alerts += self.book.decide(p, thresholds, lambda at: self._explain(scored, at), marks)
+            made = self.book.decide(p, thresholds, lambda at: self._explain(scored, at), marks)
+            out.alerts, out.decided = made.alerts, made.of_rows
         self.counts.scored += len(scored)
         if self.drift is not None:
             out.detections += self.drift.update(marks, np.column_stack([scored.watched, p.score]))

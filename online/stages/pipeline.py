@@ -28,6 +28,8 @@ class StepOutput:
     thresholds: FloatVector | None = None
     """``(n,)`` in force at each prediction; infinite while nothing was to alert."""
     alerts: list[AlertState] = field(default_factory=list)
+    decided: dict[int, AlertState] = field(default_factory=dict)
+    """By row of ``predictions`` that was over its threshold: its alert as it was then; see `Decided.of_rows`."""
     examples: list[ExampleBatch] = field(default_factory=list)
     """What the model learned, in its order: the records of the ``examples`` topic."""
     detections: list[Detection] = field(default_factory=list)
@@ -88,6 +90,7 @@ class TaskPipeline:
         if scored.scored is not None:
             labelled = self.labelling.scored(scored.scored)
             out.predictions, out.thresholds = scored.scored.predictions, labelled.thresholds
+            out.decided = labelled.decided
             self._take(labelled, out)
         if scored.timer_labels is not None:
             self._take(self.labelling.labels(scored.timer_labels, scored.known_at), out)

@@ -19,6 +19,8 @@ CASE_EVENTS: Final = "case-events"
 """What people did with alerts: verdicts, claims, notes (key = alert id)."""
 ENTITY_UPDATES: Final = "entity-updates"
 """Between workers (key = entity id): what an event or a label changes in a row that another partition owns."""
+DECISIONS: Final = "decisions"
+"""What was decided on each prediction: blocks of rows of one task, in the partition of their predictions."""
 
 INFERENCE_REQUESTS: Final = "inference-requests"
 """From scoring workers to inference workers: blocks of rows, in the partition of their events' number."""
@@ -36,9 +38,9 @@ INPUTS: Final = (LABELS, USER_EVENTS, DEVICE_EVENTS)
 OUTPUTS: Final = (PREDICTIONS, ALERTS, EXAMPLES, RETRAIN_REQUESTS, DEAD_LETTERS)
 INFERENCE: Final = (INFERENCE_REQUESTS, INFERENCE_RESULTS)
 """Where a task's full model is ``remote``."""
-PRODUCED: Final = (*OUTPUTS, LABELS, ENTITY_UPDATES)
-"""What workers write; labels only where silence is one."""
-ALL: Final = (*INPUTS, *OUTPUTS, ENTITY_UPDATES, MODEL_UPDATES, DEAD_LETTERS_DONE, CASE_EVENTS, *INFERENCE)
+PRODUCED: Final = (*OUTPUTS, LABELS, ENTITY_UPDATES, DECISIONS)
+"""What workers write; labels only where silence is one, decisions where somebody reads them."""
+ALL: Final = (*INPUTS, *OUTPUTS, DECISIONS, ENTITY_UPDATES, MODEL_UPDATES, DEAD_LETTERS_DONE, CASE_EVENTS, *INFERENCE)
 
 
 def largest_record(own: str, max_record_bytes: int = DEFAULT_RECORD_BYTES) -> int:

@@ -83,6 +83,11 @@ class WorkerSettings(LinkSettings):
     each, and in a quarter of it the newest ones with their features. Where it is too small for a task's ``keep_s`` the
     oldest stop waiting; ``weir_label_horizon_seconds`` and a warning say so."""
 
+    decisions: bool = False
+    """Whether what was decided on each prediction (threshold, alert, reasons) is written to the topic ``decisions``,
+    for services that answer by it. ``weir topics create`` makes the topic, and the worker needs the right to write to
+    it (``weir acl kafka``). The same in every worker that labels."""
+
     store_patience_s: float = Field(default=60.0, gt=0, le=3600)
     """How long a batch waits for a store that fails before the worker stops."""
     pause_retry_s: float = Field(default=60.0, gt=0, le=3600)

@@ -61,6 +61,7 @@ class EmbeddedHost:
     full : the full models, which ``model-updates`` records of the log swap, each at its place in the log; without them
         such records change nothing.
     limits : what numbers records may hold.
+    decisions : whether what was decided on each prediction is appended to ``decisions``, too.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class EmbeddedHost:
         observe: Observer | None = None,
         full: FullModels | None = None,
         limits: InputLimits = DEFAULT_LIMITS,
+        decisions: bool = False,
     ) -> None:
         names = [t.name for t in tasks]
         if not tasks or len(set(names)) != len(names):
@@ -92,7 +94,7 @@ class EmbeddedHost:
         self._input_limits = limits
         self._limit = RejectLimit(rejects or RejectPolicy())
         self._checkpoints = Checkpoints(checkpoints) if checkpoints is not None else None
-        self._observe = observe
+        self._observe, self._decisions = observe, decisions
         self.seq = 0
         """Sequence number of the next batch to process."""
         self._swaps: list[bytes] = []
@@ -199,7 +201,7 @@ class EmbeddedHost:
         return Outcome(len(batch.records), reasons)
 
     def _publish(self, pipeline: TaskPipeline, out: StepOutput, now: float) -> None:
-        for topic, records in records_of(out, pipeline, now).items():
+        for topic, records in records_of(out, pipeline, now, decisions=self._decisions).items():
             self.outputs.append(topic, records)
         s = self.stats
         s.predictions += len(out.predictions) if out.predictions is not None else 0

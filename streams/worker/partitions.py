@@ -152,8 +152,15 @@ class LaneHost(LaneTable):
         return [*groups.values()]
 
     def check_sizes(self) -> None:
-        """Raise ``UsageError`` where what a task makes may not fit its topic."""
-        check_sizes(self._side.values(), lambda own: self.ctx.records.limit(self.ctx.name(own)))
+        """Raise ``UsageError`` where what a task makes may not fit its topic, or has none."""
+        records, name = self.ctx.records, self.ctx.name(topics.DECISIONS)
+        if self.ctx.settings.worker.decisions and self.role != "score" and name not in records.limits:
+            # A deployment of before [worker] decisions has no such topic, and sending to it would wait for minutes.
+            raise UsageError(
+                f"[worker] decisions is set, and there is no topic {name} that this worker may write to: run weir "
+                "topics create and weir acl kafka, or unset it"
+            )
+        check_sizes(self._side.values(), lambda own: records.limit(self.ctx.name(own)))
 
     async def close(self) -> None:
         """Let go of what the lanes shared; they have to be closed."""

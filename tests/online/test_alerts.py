@@ -47,7 +47,7 @@ def decide(book: AlertBook, rows: list[Row], threshold: float = 0.5) -> list[Ale
     def reasons(at: IntVector) -> list[list[Reason]]:
         return [[Reason("x", rows[i][3], 1.0, f"because of {rows[i][0]}")] for i in at.tolist()]
 
-    return book.decide(batch(rows), np.full(len(rows), threshold), reasons)
+    return book.decide(batch(rows), np.full(len(rows), threshold), reasons).alerts
 
 
 def slow(rows: list[Row], policy: AlertPolicy) -> list[tuple[Any, ...]]:
@@ -245,7 +245,7 @@ def test_a_row_of_a_clock_ahead_mutes_nobody_until_then() -> None:
         ("a", "resolved", "quiet"),
         ("b", "resolved", "quiet"),
     ]
-    later = book.decide(batch([("e4", "a", 120.0, 0.9)]), np.full(1, 0.5), None, np.full(1, 120.0))
+    later = book.decide(batch([("e4", "a", 120.0, 0.9)]), np.full(1, 0.5), None, np.full(1, 120.0)).alerts
     assert [a.alert_id for a in later] == ["t:a:e4"]
 
 

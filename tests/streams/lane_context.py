@@ -26,7 +26,7 @@ class Context:
         self.failed: list[Exception] = []
 
     def now(self) -> float:
-        return 0.0
+        return 1.7e9
 
     def new_key(self) -> bytes:
         return bytes(16)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from docs.pages.wire_examples import decision_block
 from tests.work import calls_of
 from weir.online.codec.wire import DeadLetter
 from weir.online.task.spec import TaskSpec
@@ -222,6 +223,23 @@ def test_any_object_is_one_line_and_its_json_holds_it_whole(topic: str, document
     assert "\n" not in line(topic, value)
     if not any("\ud800" <= c <= "\udfff" for c in json.dumps(document, ensure_ascii=False)):
         assert json.loads(as_json(topic, 0, 1, 2.0, b"k", value))["value"] == document
+
+
+def test_a_block_of_decisions_is_shown_row_by_row_and_found_by_what_a_row_says() -> None:
+    block = decision_block()
+    assert line(topics.DECISIONS, block).startswith(
+        'made_at=1.7e+09 decisions=[{"event_id":"pay-1","entity_id":"user-7"'
+    )
+    shown = json.loads(as_json(topics.DECISIONS, 2, 7, T0, b"fraud", block))["value"]
+    assert key_of(topics.DECISIONS, shown) == b"fraud"
+    alerted, other = shown["decisions"]
+    assert (alerted["score"], alerted["threshold"], alerted["severity"]) == (0.93, 0.81, "high")
+    assert alerted["reasons"][0]["text"] == "17 events in 1 h (usually 2)"
+    assert other == {"event_id": "pay-2", "entity_id": "user-9", "ts": T0, "score": 0.12, "threshold": 0.81,
+                     "model_version": 41_200}  # fmt: skip
+    accepts = filters(["decisions.event_id=pay-2", "task=fraud"])
+    assert accepts(b"fraud", shown)
+    assert not filters(["decisions.alert_id=fraud:user-9:pay-2"])(b"fraud", shown)
 
 
 def test_lines_start_with_what_tells_most() -> None:

@@ -15,6 +15,7 @@ from tests.streams.full_graphs import LOGIT, Models
 from tests.work import calls_of
 from weir.models.serving.active_models import ModelSlots, Pair
 from weir.models.types import StepModel
+from weir.online.codec.decision_blocks import decode_decisions
 from weir.online.codec.wire import Prediction
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
@@ -62,7 +63,7 @@ def counted(full: FullModels) -> CountedSlots:
 
 def test_an_update_takes_effect_at_its_place_in_the_log(task: TaskSpec, stored: Models) -> None:
     log = EmbeddedLog()
-    host = EmbeddedHost([task], log, full=loaded(task, stored))
+    host = EmbeddedHost([task], log, full=loaded(task, stored), decisions=True)
     log.append(topics.USER_EVENTS, events(0, 6))
     steps = [("shadow", 1), ("promote", 1), ("shadow", 2), ("promote", 2), ("rollback", 1), ("retire", 1)]
     for k, (action, version) in enumerate(steps, start=1):
@@ -75,6 +76,8 @@ def test_an_update_takes_effect_at_its_place_in_the_log(task: TaskSpec, stored: 
     pairs = [tuple(int(feature(p, name)) for name in names) for p in found]
     assert pairs == [pair for pair in [(0, 0), (0, 1), (1, 0), (1, 2), (2, 1), (1, 0), (0, 0)] for _ in range(6)]
     assert [p.degraded for p in found] == [version == 0 for version, _ in pairs]
+    decided = [decode_decisions(r.value) for b in log.read([topics.DECISIONS], 0) for r in b.records]
+    assert [d.degraded for block in decided for d in block.batch.rows()] == [p.degraded for p in found]
     assert {feature(p, "full.known") for p in found if p.degraded} == {0.0}
     # A state that is not there yet is made again from the last 3 events; then every event adds one, up to 8.
     for p, (champion, shadow) in zip(found, pairs, strict=True):

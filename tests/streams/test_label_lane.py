@@ -13,10 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.streams.lane_context import Context
+from tests.streams.score_lanes import Outbox
 from weir.online.batch import PredictionBatch, ScoredBatch
+from weir.online.codec.decision_blocks import decode_decisions
 from weir.online.labels.join import RowsToRead
 from weir.online.stages.labelling import LabelOutput
 from weir.streams.config import topics
+from weir.streams.config.settings import Settings
 from weir.streams.kafka.produce.producer import Sent
 from weir.streams.redis.partitions.label_journal import OffsetRange, StoredLane
 from weir.streams.worker.labelling.label_partition import LabelLane
@@ -27,8 +30,8 @@ TASK = "t"
 
 def scored_of(ids: Sequence[str]) -> dict[str, ScoredBatch]:
     n = len(ids)
-    p = PredictionBatch(list(ids), ["u"] * n, np.arange(n, dtype=np.float64), np.full(n, 0.5), np.zeros(n, np.int64),
-                        np.zeros((n, 1)))  # fmt: skip
+    times = 1.7e9 + np.arange(n, dtype=np.float64)
+    p = PredictionBatch(list(ids), ["u"] * n, times, np.full(n, 0.5), np.zeros(n, np.int64), np.zeros((n, 1)))
     return {TASK: ScoredBatch(p, np.empty((n, 0)), np.empty((n, 0)), {})} if n else {}
 
 
@@ -43,8 +46,10 @@ class Stage:
         self.offsets: list[int] = []
 
     def scored(self, scored: ScoredBatch) -> LabelOutput:
+        """The threshold of each is how many came before: an answer that a lane can give in one order only."""
+        before = len(self.seen)
         self.seen += scored.predictions.event_id
-        return LabelOutput()
+        return LabelOutput(scored, np.arange(before, len(self.seen), dtype=np.float64))
 
     def advance(self, at: float) -> LabelOutput:
         self.seen.append(f"time {at}")
@@ -134,6 +139,7 @@ class Partition:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.steps, self.reader, self.ctx = Steps(), Reader(self.log), Context()
+        self.ctx.records = Outbox()
 
     async def open(self) -> None:
         self.stage = Stage()
@@ -143,6 +149,19 @@ class Partition:
         )  # fmt: skip
         await self.lane.open()
         self.lane.start()
+
+    async def kill(self) -> None:
+        """What is not journalled or sent by now never is."""
+        for task in self.lane._tasks:
+            task.cancel()
+        await asyncio.gather(*self.lane._tasks, return_exceptions=True)
+
+    def decided(self) -> list[tuple[str, float]]:
+        """Events and thresholds of the decisions that were sent, in order."""
+        sent = self.ctx.records.sent.get((topics.DECISIONS, 0), [])
+        rows = [row for record in sent for row in decode_decisions(record.value).batch.rows()]
+        assert {record.key for record in sent} <= {TASK.encode()}
+        return [(row.event_id, row.threshold) for row in rows]
 
     def append(self, count: int) -> Sent:
         """So many records reach the log; where they are."""
@@ -197,6 +216,41 @@ async def test_a_label_lane_takes_every_prediction_once_and_in_order_whoever_wro
     assert not at.ctx.failed
     assert at.stage.seen == at.log
     assert [at.log[offset] for offset in at.stage.offsets] == at.log[-len(at.stage.offsets) :]
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.booleans(), st.integers(0, 12)), min_size=1, max_size=8))
+@settings(deadline=None, max_examples=60)
+async def test_every_decision_is_sent_and_repeats_after_a_kill_say_what_the_first_said(
+    calls: list[tuple[int, bool, int]],
+) -> None:
+    """Killed after any number of turns of the loop: before the journal, between it and sending, or after both."""
+    at = Partition()
+    at.ctx.settings = Settings.model_validate({"worker": {"decisions": True, "snapshot_every_s": 0.001}})
+    await at.open()
+    for count, killed, turns in calls:
+        await at.hand_over([at.append(count)])
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if killed:
+            await at.kill()
+            await at.open()
+    await at.hand_over([at.append(1)])
+    await at.processed()
+    await at.lane.close()
+    found = at.decided()
+    assert list(dict(found).items()) == [(event, float(i)) for i, event in enumerate(at.log)]
+    assert set(found) == {*dict(found).items()}
+    if not any(killed for _, killed, _ in calls):
+        assert len(found) == len(at.log)
+
+
+async def test_nothing_is_sent_to_a_topic_that_a_deployment_of_before_lacks() -> None:
+    at = Partition()
+    await at.open()
+    await at.hand_over([at.append(3)])
+    await at.processed()
+    await at.lane.close()
+    assert at.ctx.records.sent == {}
 
 
 async def test_what_is_handed_over_without_a_gap_is_not_read_again() -> None:

@@ -15,6 +15,7 @@ from docs.pages import wire as page_of_wire
 from docs.pages.wire_examples import FEATURES, NOW, TASK, examples
 from weir.online.codec import wire
 from weir.online.codec.columns import ColumnRequest
+from weir.online.codec.decision_blocks import decode_decisions
 from weir.online.codec.decode import decode_device_events, decode_labels, decode_user_events
 from weir.online.codec.example_log import decode_example_log
 from weir.online.codec.predictions import ScoredShape, decode_scored
@@ -61,6 +62,10 @@ READ: dict[tuple[str, int], tuple[Reads, Any]] = {
     (t.LABELS, 0): (lambda raw: decode_labels([raw]).batch.value, [True]),
     (t.PREDICTIONS, 0): (lambda raw: decode_scored([raw], {TASK: SHAPE}).tasks[TASK].scored.predictions.score, [0.93]),
     (t.ALERTS, 0): (lambda raw: wire.Alert.model_validate_json(raw).reasons[0].text, "17 events in 1 h (usually 2)"),
+    (t.DECISIONS, 0): (
+        lambda raw: [(d.threshold, d.alert and d.alert.alert_id) for d in decode_decisions(raw).batch.rows()],
+        [(0.81, "fraud:user-7:pay-1"), (0.81, None)],
+    ),
     (t.EXAMPLES, 0): (lambda raw: decode_example_log([raw], {TASK: FEATURES}).tasks[TASK].batch.x, [[512.0, 17.0]]),
     (t.EXAMPLES, 1): (lambda raw: find_quarantines([raw], [130])[0].ranges, ((120, 122),)),
     **{

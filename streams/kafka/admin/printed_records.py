@@ -20,6 +20,7 @@ KEY_FIELD: Final[Mapping[str, str]] = {
     topics.LABELS: "entity_id",
     topics.PREDICTIONS: "entity_id",
     topics.ALERTS: "entity_id",
+    topics.DECISIONS: "task",
     topics.EXAMPLES: "task",
     topics.RETRAIN_REQUESTS: "task",
     topics.MODEL_UPDATES: "task",
@@ -47,13 +48,14 @@ LINE_CHARS: Final = 2_000
 
 
 def parse(value: bytes | None) -> Any:
-    """What a record holds, JSON or a block of ``entity-updates``; ``None`` for what is neither."""
+    """What a record holds, JSON or a block of ``entity-updates`` or ``decisions``; ``None`` for what is neither."""
     try:
         return orjson.loads(value or b"")
     except orjson.JSONDecodeError:
-        from weir.online.codec.row_updates import block_as_json  # heavy, and help needs none of it
+        from weir.online.codec.decision_blocks import decisions_as_json  # heavy, and help needs none of them
+        from weir.online.codec.row_updates import block_as_json
 
-        return block_as_json(value)
+        return block_as_json(value) or decisions_as_json(value)
 
 
 def key_of(topic: str, document: Any) -> bytes | None:

@@ -21,8 +21,8 @@ FOREVER: Final = "forever"
 Retention = float | Literal["forever"]
 
 _LANES: Final = (
-    topics.LABELS, topics.USER_EVENTS, topics.DEVICE_EVENTS, topics.PREDICTIONS, topics.ENTITY_UPDATES,
-    *topics.INFERENCE,
+    topics.LABELS, topics.USER_EVENTS, topics.DEVICE_EVENTS, topics.PREDICTIONS, topics.DECISIONS,
+    topics.ENTITY_UPDATES, *topics.INFERENCE,
 )  # fmt: skip
 """Partition n of each belongs to one worker: there an event's prediction goes, and a label meets it."""
 _KEYED: Final = (*_LANES, topics.ALERTS)
@@ -33,6 +33,7 @@ _RETENTION: Final[Mapping[str, Retention]] = {
     topics.LABELS: 30 * DAY_S,
     topics.PREDICTIONS: 30 * DAY_S,  # a label joins the features that were logged here
     topics.ALERTS: 30 * DAY_S,
+    topics.DECISIONS: DAY_S,  # who asked for one waits for it; alerts and predictions say the same for longer
     topics.EXAMPLES: FOREVER,  # an online model is a fold over all of them
     topics.RETRAIN_REQUESTS: 30 * DAY_S,
     # What fills an emptied store again: a row lives for 60 days after its last update (the default `ttl` of an entity),

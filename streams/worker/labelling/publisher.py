@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from weir.online.batch import LabelBatch, ScoredBatch
 from weir.online.stages.labelling import LabelOutput
+from weir.streams.config import topics
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch, Slice
 from weir.streams.records import RefusedRecord
 from weir.streams.redis.partitions.label_journal import OffsetRange, StepLog, StoredLane
 from weir.streams.worker.context import Context
-from weir.streams.worker.lanes.lane_outputs import DeadLetters, label_records
+from weir.streams.worker.lanes.lane_outputs import DeadLetters, decided_records, label_records
 from weir.streams.worker.scoring.misplaced import Astray
 
 
@@ -163,6 +164,10 @@ class StepPublisher:
             self._count(task, out)
             for topic, records in label_records(ctx, task, self._features[task], out, now).items():
                 pending.append(await ctx.records.send(ctx.name(topic), records))
+            if ctx.settings.worker.decisions and out.scored is not None:
+                blocks = decided_records(ctx, task, self._features[task], out, out.scored.predictions, now)
+                # A block holds many entities: it goes where their predictions are, so that each has one order.
+                pending.append(await ctx.records.send_to(ctx.name(topics.DECISIONS), self._partition, blocks))
         if work.records:
             topic, refused = ctx.name(work.step.topic), list(work.refused)
             if (source := work.source) is not None:

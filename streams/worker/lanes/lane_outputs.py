@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from weir.online.batch import LabelBatch, ScoredBatch, UpdateBatch
+from weir.online.batch import LabelBatch, PredictionBatch, ScoredBatch, UpdateBatch
+from weir.online.codec.decision_blocks import BLOCK_BYTES as DECISION_BYTES
 from weir.online.codec.encode import encode_labels, write_scored
 from weir.online.codec.row_updates import BLOCK_BYTES, encode_updates
 from weir.online.stages.labelling import LabelOutput
@@ -21,7 +22,7 @@ from weir.streams.errors import TooManyRejects
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.kafka.partitioners import partitions_of_text
 from weir.streams.kafka.produce.record_columns import Columns
-from weir.streams.outputs import dead_letter, decision_records, letter_room
+from weir.streams.outputs import dead_letter, decision_blocks, decision_records, letter_room
 from weir.streams.records import Record, RefusedRecord
 from weir.streams.reject_limit import RejectLimit
 from weir.streams.worker.context import Context
@@ -63,6 +64,14 @@ def label_records(
     if updates := update_records(ctx, task, out.updates, now):
         made[topics.ENTITY_UPDATES] = updates
     return made
+
+
+def decided_records(
+    ctx: Context, task: str, features: tuple[str, ...], out: LabelOutput, p: PredictionBatch, now: float
+) -> list[Record]:
+    """What one step of a label lane decided on the predictions that counted, as blocks that the topic takes."""
+    most = min(DECISION_BYTES, ctx.records.limit(ctx.name(topics.DECISIONS)) - _AROUND)
+    return decision_blocks(task, features, p, out, now, most)
 
 
 def refused_of(batch: FetchedBatch, rows: Iterable[tuple[int, str]]) -> list[RefusedRecord]:

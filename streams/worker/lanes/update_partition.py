@@ -130,6 +130,7 @@ def largest_records(stage: ScoringStage) -> dict[str, int]:
     if stage.task.alerting:
         reason = (REASON_CHARS + ID_CHARS) * _CHARACTER + 2 * _NUMBER + 64
         found[topics.ALERTS] = _AROUND + _REASONS * reason + _EVENTS * (_EVENT_CHARS * _CHARACTER + 3)
+        found[topics.DECISIONS] = _AROUND + _REASONS * reason  # a block of one row
     return found
 
 
