@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -41,7 +42,7 @@ PASSWORD = "drawn-by-init"
 def compose(**variables: str) -> dict[str, Any]:
     """The file as Compose reads it: anchors merged, variables replaced."""
     text = (ROOT / "docker-compose.yml").read_text()
-    given = {"REDIS_PASSWORD": PASSWORD, **variables}
+    given = {"REDIS_PASSWORD": PASSWORD, "POSTGRES_PASSWORD": PASSWORD, **variables}
     found: dict[str, Any] = yaml.safe_load(_VARIABLE.sub(lambda m: given.get(m[1], m[2] or ""), text))
     return found
 
@@ -67,7 +68,9 @@ def test_there_is_everything_a_deployment_needs() -> None:
     assert {"kafka", "redis", "topics", "worker", "worker-score", "worker-label", "prometheus"} <= set(SERVICES)
     assert {name for name, s in SERVICES.items() if "profiles" not in s} == {
         "kafka",
+        "postgres",
         "redis",
+        "serve",
         "topics",
         "trainer",
         "worker",
@@ -77,7 +80,7 @@ def test_there_is_everything_a_deployment_needs() -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_an_image_has_a_version_of_its_own(name: str) -> None:
     image = SERVICES[name]["image"]
-    assert re.fullmatch(r"[a-z./-]+:v?\d+\.\d+\.\d+(-[a-z]+)?", image), image
+    assert re.fullmatch(r"[a-z./-]+:v?\d+\.\d+(\.\d+)?(-[a-z]+)?", image), image
     if name in OURS:
         assert image == f"weir:{tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}"
 
@@ -152,7 +155,7 @@ def test_workers_can_be_many_and_no_port_is_open_beyond_this_machine() -> None:
 
 
 def test_long_lived_services_are_restarted_and_watched() -> None:
-    for name in ("kafka", "redis", *WORKERS, "trainer", "prometheus"):
+    for name in ("kafka", "redis", "postgres", *WORKERS, "trainer", "serve", "prometheus"):
         assert SERVICES[name]["restart"] == "unless-stopped"
         assert "healthcheck" in SERVICES[name]
 
@@ -168,7 +171,7 @@ def test_a_health_check_is_a_command_that_parses(name: str) -> None:
         compile(words[-1], name, "exec")
 
 
-@pytest.mark.parametrize(("service", "port"), [("worker", 8090), ("trainer", 8091)])
+@pytest.mark.parametrize(("service", "port"), [("worker", 8090), ("trainer", 8091), ("serve", 8080)])
 @pytest.mark.parametrize("reasons", [[], ["no partitions were assigned yet"]])
 async def test_a_container_is_healthy_exactly_while_it_is_ready(service: str, port: int, reasons: list[str]) -> None:
     class Status:
@@ -204,6 +207,21 @@ def test_the_trainer_is_watched_where_it_listens() -> None:
     assert SERVICES["trainer"]["expose"] == ["8091"]
     assert "127.0.0.1:8091/ready" in SERVICES["trainer"]["healthcheck"]["test"][-1]
     assert watched("weir-trainer") == {"names": ["trainer"], "type": "A", "port": 8091, "refresh_interval": "10s"}
+
+
+def test_the_service_listens_where_its_port_and_its_health_check_say() -> None:
+    serve = settings_of("serve").serve
+    assert (serve.host, serve.port) == ("0.0.0.0", 8080)
+    assert SERVICES["serve"]["ports"] == ["127.0.0.1:8080:8080"]
+    assert serve.database is not None
+    url = urlsplit(serve.database.get_secret_value())
+    assert watched("weir-serve") == {"names": ["serve"], "type": "A", "port": 8080, "refresh_interval": "10s"}
+    postgres = SERVICES["postgres"]["environment"]
+    assert (url.hostname, url.username, url.path) == (
+        "postgres",
+        postgres["POSTGRES_USER"],
+        f"/{postgres['POSTGRES_DB']}",
+    )
 
 
 def watched(job: str) -> dict[str, Any]:
@@ -269,7 +287,7 @@ def unit_of(path: Path) -> configparser.ConfigParser:
 
 def test_there_is_a_unit_for_everything_that_runs() -> None:
     commands = {shlex.split(unit_of(path)["Service"]["ExecStart"])[1] for path in UNITS}
-    assert commands == {"worker", "inference", "trainer", "archive"}
+    assert commands == {"worker", "inference", "trainer", "archive", "serve"}
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
@@ -309,8 +327,8 @@ def test_a_container_has_no_rights_it_does_not_need_and_a_limit_of_memory(name: 
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert re.fullmatch(r"\d+g", service["mem_limit"])
     assert service.get("read_only", False) or name == "kafka", "Kafka's image writes its configuration"
-    assert set(service.get("cap_add", ())) <= {"CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"}
-    assert "cap_add" not in service or name == "redis"
+    assert set(service.get("cap_add", ())) <= {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"}
+    assert "cap_add" not in service or name in ("redis", "postgres")
 
 
 # Redis
@@ -331,7 +349,8 @@ def password_of(root: Path) -> str:
 
 
 def test_no_password_is_in_the_repository_and_compose_asks_for_one(made: Path) -> None:
-    assert "${REDIS_PASSWORD:?run deploy/init first}" in (ROOT / "docker-compose.yml").read_text()
+    for name in ("REDIS_PASSWORD", "POSTGRES_PASSWORD"):
+        assert f"${{{name}:?run deploy/init first}}" in (ROOT / "docker-compose.yml").read_text()
     assert "#<sha256>" in (ROOT / "deploy/redis-users.acl").read_text()
     assert re.fullmatch("[0-9a-f]{48}", password_of(made))
     assert (made / ".env").stat().st_mode & 0o077 == 0
