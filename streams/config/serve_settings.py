@@ -26,6 +26,8 @@ class IntakeSettings(Concern):
     """The largest body, before and after decompression."""
     body_records: int = Field(default=10_000, ge=1, le=1_000_000)
     """Records of a body at most."""
+    body_timeout_s: float = Field(default=10.0, gt=0, le=600)
+    """Seconds that a body may take to arrive."""
     waiting_records: int = Field(default=50_000, ge=1)
     """Records that wait to be processed, of all callers; more are answered by 503."""
     deadline_ms: int = Field(default=250, ge=1, le=60_000)

@@ -1,4 +1,4 @@
-"""Every metric of a worker and of a trainer: name, kind, meaning, labels and buckets, in one list.
+"""Every metric of a worker, a trainer and a service: name, kind, meaning, labels and buckets, in one list.
 
 The registry refuses a name that is not declared here, or is of another kind; a test holds every name in the code and
 docs/METRICS.md to the list.
@@ -308,6 +308,21 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     ),
     _gauge(
         "weir_trainer_held", "1", "1 while this trainer holds the task's lease: it works or judges, or will.", "task"
+    ),
+    # The service
+    _counter(
+        "weir_http_requests_total",
+        "requests",
+        "Requests answered; route is its pattern, or none where there is no such path.",
+        "route",
+        "status",
+    ),
+    _counter(
+        "weir_intake_records_total",
+        "records",
+        "Records sent over HTTP; route is events, labels or decisions, outcome is accepted, repeat or refused.",
+        "route",
+        "outcome",
     ),
     # The process
     _gauge("weir_info", "1", "Always 1; the labels say what runs.", "version", "role", "worker"),

@@ -1,19 +1,29 @@
-"""The HTTP application of a service: its routes, health, and errors as problem+json."""
+"""The HTTP application of a service: its routes, health, metrics, and errors as problem+json."""
 
 from __future__ import annotations
 
+import logging
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from importlib.metadata import version
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weir.streams.errors import WeirError
-from weir.streams.service.problems import Problem
+from weir.streams.errors import BrokerError, WeirError
+from weir.streams.ops.metric_registry import Registry
+from weir.streams.ops.web import CONTENT_TYPE, Exposition
+from weir.streams.service.problems import Overloaded, Problem
 from weir.streams.service.service import Service
+
+logger = logging.getLogger(__name__)
 
 
 def create_app(service: Service) -> FastAPI:
@@ -24,16 +34,61 @@ def create_app(service: Service) -> FastAPI:
         async with service:
             yield
 
-    app = FastAPI(title="Weir", version=version("weir"), lifespan=lifespan)
-    app.state.service = service
+    # No pages of documentation: theirs would load scripts from elsewhere.
+    app = FastAPI(title="Weir", version=version("weir"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service, app.state.exposition = service, Exposition(service.metrics)
     for routed in (*service.parts, *service.views):
         app.include_router(routed.router, prefix="/v1")
-    app.add_api_route("/health", _health, include_in_schema=False)
-    app.add_api_route("/ready", _ready, include_in_schema=False)
+    for path, answer in (("/health", _health), ("/ready", _ready), ("/metrics", _metrics)):
+        app.add_api_route(path, answer, include_in_schema=False)
     app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(BrokerError, _unreachable)
     app.add_exception_handler(WeirError, _mistake)
+    app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_middleware(RequestGuard, registry=service.metrics)
     return app
+
+
+class RequestGuard:
+    """Names each request, counts it, and answers 500 for what nobody expected, without a word of its inside.
+
+    Parameters
+    ----------
+    app : the application within.
+    registry : where requests are counted.
+    """
+
+    def __init__(self, app: ASGIApp, registry: Registry) -> None:
+        self._app, self._registry = app, registry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or pass on what is none."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id, status = secrets.token_hex(8), 0
+
+        async def named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        scope.setdefault("state", {})["request_id"] = request_id
+        try:
+            await self._app(scope, receive, named)
+        except Exception:
+            logger.exception("request %s: %s %s", request_id, scope["method"], scope["path"])
+            if status:  # the answer has begun: only the end of the connection says that it is not whole
+                raise
+            detail = f"the service failed at this request; its log says why, under {request_id}"
+            problem = Problem(500, "Internal error", detail, request_id=request_id)
+            await problem.response()(scope, receive, named)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._registry.inc("weir_http_requests_total", route=route, status=str(status))
 
 
 def _health() -> Response:
@@ -43,8 +98,15 @@ def _health() -> Response:
 def _ready(request: Request) -> Response:
     service: Service = request.app.state.service
     reasons = service.serving.ready()
+    service.metrics.set("weir_ready", not reasons)
     document = {"ready": not reasons, "reasons": reasons, **service.serving.describe()}
     return _json(document, 503 if reasons else 200)
+
+
+def _metrics(request: Request) -> Response:
+    service: Service = request.app.state.service
+    service.metrics.set("weir_ready", not service.serving.ready())
+    return Response(request.app.state.exposition.render(), media_type=CONTENT_TYPE)
 
 
 def _json(document: object, status: int = 200) -> Response:
@@ -55,12 +117,26 @@ async def _problem(_: Request, error: Exception) -> Response:
     return cast(Problem, error).response()
 
 
+async def _unreachable(_: Request, error: Exception) -> Response:
+    return Overloaded(str(error)).response()
+
+
 async def _mistake(_: Request, error: Exception) -> Response:
     return Problem(422, "Not usable", str(error)).response()
 
 
+async def _refused(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: no such path, another method."""
+    refused = cast(HTTPException, error)
+    detail = f"{request.method} {request.url.path[:256]}: {refused.detail}"
+    if refused.status_code == 404:
+        detail += "; GET /openapi.json lists what there is"
+    title = HTTPStatus(refused.status_code).phrase.capitalize()
+    return Problem(refused.status_code, title, detail, headers=refused.headers).response()
+
+
 async def _invalid(_: Request, error: Exception) -> Response:
-    first = cast(RequestValidationError, error).errors()[0]
+    first: dict[str, Any] = cast(RequestValidationError, error).errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
     value = first.get("input")
     shown = value if isinstance(value, str | int | float | bool) else None

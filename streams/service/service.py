@@ -10,6 +10,7 @@ from fastapi import APIRouter
 
 from weir.online.task.spec import TaskSpec
 from weir.streams.config.settings import Settings
+from weir.streams.ops.metric_registry import Registry
 from weir.streams.service.access.access import Access
 from weir.streams.service.intake.door import Door
 from weir.streams.service.ports import ServiceLog, Serving
@@ -48,6 +49,7 @@ class Service:
 
     def __init__(self, settings: Settings, tasks: Sequence[TaskSpec], log: ServiceLog, serving: Serving) -> None:
         self.settings, self.tasks, self.log, self.serving = settings, tasks, log, serving
+        self.metrics = Registry()
         self.access = Access()
         self.door = Door(self)
         self.parts: list[Part] = [self.door]

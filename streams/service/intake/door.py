@@ -1,19 +1,36 @@
-"""Takes events and labels: splits bodies into records, refuses what cannot be used, and appends the rest."""
+"""``POST /v1/events`` and ``/v1/labels``: takes records in, and says of each what became of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from weir.streams.config import topics
-from weir.streams.records import Record
 from weir.streams.service.access.scopes import needs
+from weir.streams.service.intake import cloud_events
+from weir.streams.service.intake.bodies import read_body
+from weir.streams.service.intake.decoding import Group, InputDecoder
+from weir.streams.service.intake.examples import EVENTS, LABELS
+from weir.streams.service.intake.splitting import split_array, split_body, warm_up
+from weir.streams.service.ports import Outcome
+from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
+
+Stream = Literal["user-events", "device-events"]
+
+
+class RecordResult(msgspec.Struct, omit_defaults=True):
+    """What became of one record of a body."""
+
+    index: int
+    status: str
+    reason: str = ""
 
 
 class Door:
@@ -25,24 +42,85 @@ class Door:
     """
 
     def __init__(self, service: Service) -> None:
-        self._service = service
-        self.router = APIRouter()
-        self.router.post("/events", dependencies=[needs("events:write")])(self.events)
+        self._service, self._limits = service, service.settings.serve.intake
+        self.decoder = InputDecoder(service.settings, service.tasks)
+        self.router = APIRouter(tags=["intake"])
+        writes = [needs("events:write")]
+        self.router.post("/events", dependencies=writes, summary="Send events", **EVENTS)(self.events)
+        self.router.post("/labels", dependencies=writes, summary="Send labels", **LABELS)(self.labels)
 
     async def start(self) -> None:
-        """Nothing to begin."""
+        """Make ready for the first caller."""
+        warm_up()
 
     async def stop(self) -> None:
-        """Nothing to end."""
+        """Nothing to end: the server has answered everybody by now."""
 
-    async def events(self, request: Request) -> Response:
-        """Append one user event."""
-        outcomes = await self.append(topics.USER_EVENTS, [await request.body()])
-        return Response(msgspec.json.encode(outcomes), media_type="application/json")
+    async def events(self, request: Request, stream: Stream | None = None, each: bool = False) -> Response:
+        """Append events: one JSON object, an array, NDJSON or CloudEvents 1.0, each also as gzip or zstd.
 
-    async def append(self, topic: str, values: Sequence[bytes]) -> list[tuple[str, str]]:
-        """Append records as they came; what became of each."""
-        import time
+        The stream of a record is told by its fields, or for all of them by ``stream``. Records that are refused, each
+        with its reason, do not hold up the others. ``each`` lists the accepted ones too.
+        """
+        values, outcomes = await self.receive(request)
+        groups = self.decoder.events(values, stream, time.time(), outcomes)
+        await self.append("events", groups, outcomes)
+        return _answer(outcomes, len(values), each)
 
-        outcomes = await self._service.log.append(topic, [Record(b"", value, time.time()) for value in values])
-        return [(outcome.status, outcome.reason) for outcome in outcomes]
+    async def labels(self, request: Request, each: bool = False) -> Response:
+        """Append labels, in the forms that events have."""
+        values, outcomes = await self.receive(request, label=True)
+        groups = self.decoder.labels(values, time.time(), outcomes)
+        await self.append("labels", groups, outcomes)
+        return _answer(outcomes, len(values), each)
+
+    async def receive(self, request: Request, *, label: bool = False) -> tuple[list[bytes], dict[int, Outcome]]:
+        """The records of a body, and what is refused before it is decoded: its record is ``b""``."""
+        body, most = await read_body(request, self._limits), self._limits.body_records
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type == cloud_events.ONE:
+            return _from_cloud_events([body], None, label)
+        if media_type == cloud_events.BATCH:
+            return _from_cloud_events(split_array(body, most), None, label)
+        if "ce-specversion" in request.headers or "ce-id" in request.headers:
+            return _from_cloud_events([body], request.headers, label)
+        return split_body(body, media_type, most), {}
+
+    async def append(self, route: str, groups: Sequence[Group], outcomes: dict[int, Outcome]) -> None:
+        """Append what is valid; ``outcomes`` takes what became of it."""
+        for group in groups:
+            told = await self._service.log.append(group.topic, group.records, group.decoded)
+            outcomes.update(zip(group.places, told, strict=True))
+        for status, count in Counter(outcome.status for outcome in outcomes.values()).items():
+            self._service.metrics.inc("weir_intake_records_total", count, route=route, outcome=status)
+
+
+def _answer(outcomes: Mapping[int, Outcome], count: int, each: bool) -> Response:
+    """What became of ``count`` records; raises ``Problem`` (422) where none was taken."""
+    shown = [RecordResult(i, *outcomes[i]) for i in range(count) if each or outcomes[i].status != "accepted"]
+    tally = Counter(outcome.status for outcome in outcomes.values())
+    answer: dict[str, Any] = {
+        "accepted": tally["accepted"],
+        "repeats": tally["repeat"],
+        "refused": tally["refused"],
+        "results": shown,
+    }
+    if tally["refused"] == count:
+        raise Problem(422, "All refused", shown[0].reason, **answer)
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+def _from_cloud_events(
+    values: Sequence[bytes], headers: Mapping[str, str] | None, label: bool
+) -> tuple[list[bytes], dict[int, Outcome]]:
+    records, outcomes = list[bytes](), dict[int, Outcome]()
+    for i, value in enumerate(values):
+        try:
+            event = cloud_events.structured(value) if headers is None else cloud_events.binary(headers, value)
+            records.append(cloud_events.record_of(event, label=label))
+        except ValueError as error:
+            records.append(b"")
+            outcomes[i] = Outcome("refused", str(error))
+    if not records:
+        raise Problem(400, "No records", "the batch holds no CloudEvent")
+    return records, outcomes

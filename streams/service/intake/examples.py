@@ -1,0 +1,89 @@
+"""What OpenAPI says of the intake's routes beyond their parameters: bodies, answers, and an example of each."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from weir.online.codec.wire import DeviceEvent, Label, UserEvent, WireModel
+from weir.streams.service.problems import MEDIA_TYPE
+
+_EVENT: Final = {
+    "v": 1, "event_id": "e-1", "type": "purchase", "user_id": "u-7", "ts": "2026-11-28T12:00:00Z", "amount": 42.5
+}  # fmt: skip
+_LABEL: Final = {"v": 1, "task": "fraud", "entity_id": "u-7", "event_id": "e-1", "ts": "2026-11-29T09:00:00Z",
+                 "value": 1}  # fmt: skip
+_CLOUD_EVENT: Final = {
+    "specversion": "1.0", "id": "e-1", "source": "/shop", "type": "purchase", "subject": "u-7",
+    "time": "2026-11-28T12:00:00Z", "data": {"amount": 42.5},
+}  # fmt: skip
+_REFUSED: Final = {"index": 1, "status": "refused", "reason": "amount: got 'nine', give a number"}
+_COUNTS: Final = {name: {"type": "integer", "minimum": 0} for name in ("accepted", "repeats", "refused")}
+_RESULT: Final = {
+    "type": "object",
+    "required": ["index", "status"],
+    "properties": {
+        "index": {"type": "integer", "minimum": 0, "description": "Place of the record in the body."},
+        "status": {"enum": ["accepted", "repeat", "refused"]},
+        "reason": {"type": "string", "description": "Of a refused one: the words of its dead letter."},
+    },
+}
+_PROBLEM: Final = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What is wrong, and how to correct it."},
+        "value": {"description": "What was given."},
+        "limit": {"description": "What is allowed."},
+        "fix": {"type": "string"},
+    },
+}
+_WORDS: Final = {
+    400: "The body holds no records, or cannot be read.",
+    408: "The body did not arrive in time.",
+    413: "The body, or the number of its records, is too large.",
+    415: "The Content-Encoding is not known.",
+    422: "Every record was refused, or a parameter is not valid.",
+    429: "The caller sends more than it may; Retry-After says when to go on.",
+    503: "Too much waits; send again after Retry-After.",
+    507: "The disk has no room; nothing of it was taken.",
+}
+
+
+def _content(schema: dict[str, Any], example: object) -> dict[str, Any]:
+    return {"application/json": {"schema": schema, "example": example}}
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {MEDIA_TYPE: {"schema": _PROBLEM}}
+    return {status: {"description": _WORDS[status], "content": content} for status in statuses}
+
+
+def _body(models: tuple[type[WireModel], ...], example: dict[str, Any]) -> dict[str, Any]:
+    one = {"anyOf": [model.model_json_schema() for model in models]}
+    content = _content({"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}, [example])
+    text: dict[str, Any] = {"schema": {"type": "string"}}
+    content["application/x-ndjson"] = {**text, "example": "{...}\n{...}\n"}
+    content["application/cloudevents+json"] = {"schema": {"type": "object"}, "example": _CLOUD_EVENT}
+    content["application/cloudevents-batch+json"] = {"schema": {"type": "array"}, "example": [_CLOUD_EVENT]}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _intake(models: tuple[type[WireModel], ...], example: dict[str, Any]) -> dict[str, Any]:
+    answer = {
+        "type": "object",
+        "required": [*_COUNTS, "results"],
+        "properties": {**_COUNTS, "results": {"type": "array", "items": _RESULT}},
+    }
+    shown = {"accepted": 1, "repeats": 0, "refused": 1, "results": [_REFUSED]}
+    taken = {"description": "All records, or some of them, were taken.", "content": _content(answer, shown)}
+    return {
+        "openapi_extra": _body(models, example),
+        "responses": {200: taken, **_problems(400, 408, 413, 415, 422, 429, 503, 507)},
+    }
+
+
+EVENTS: Final = _intake((UserEvent, DeviceEvent), _EVENT)
+LABELS: Final = _intake((Label,), _LABEL)

@@ -1,0 +1,84 @@
+"""What every answer has: problems with a name, request ids, metrics; health apart from readiness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.service.running import EVENT, running
+from weir.streams.errors import BrokerError
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "title"),
+    [("GET", "/v1/none", 404, "Not found"), ("DELETE", "/v1/events", 405, "Method not allowed")],
+)
+async def test_the_routers_own_refusals_are_problems(
+    method: str, path: str, status: int, title: str, tmp_path: Path
+) -> None:
+    async with running(tmp_path) as (_, client):
+        answer = await client.request(method, path)
+    assert (answer.status_code, answer.json()["title"]) == (status, title)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["X-Request-Id"]
+
+
+async def test_a_fault_is_told_by_its_request_id_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("secret inside")
+
+    async with running(tmp_path) as (service, client):
+        monkeypatch.setattr(service.log, "append", broken)
+        answer = await client.post("/v1/events", json=EVENT)
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert answer.json()["request_id"] == answer.headers["X-Request-Id"]
+    assert answer.headers["X-Request-Id"] in caplog.text
+    assert "secret inside" in caplog.text
+
+
+async def test_brokers_that_do_not_answer_are_503_and_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise BrokerError("localhost:9092 does not answer")
+
+    async with running(tmp_path) as (service, client):
+        monkeypatch.setattr(service.log, "append", away)
+        answer = await client.post("/v1/events", json=EVENT)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert "localhost:9092" in answer.json()["detail"]
+
+
+async def test_requests_and_records_are_counted(tmp_path: Path) -> None:
+    async with running(tmp_path) as (_, client):
+        await client.post("/v1/events", json=[EVENT, {}])
+        await client.get("/nowhere")
+        text = (await client.get("/metrics")).text
+    assert 'weir_http_requests_total{route="none",status="404"} 1.0' in text
+    for outcome in ("accepted", "refused"):
+        assert f'weir_intake_records_total{{outcome="{outcome}",route="events"}} 1.0' in text
+
+
+async def test_a_service_that_is_alive_may_not_be_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path) as (service, client):
+        assert (await client.get("/ready")).status_code == 200
+        monkeypatch.setattr(service.serving, "ready", lambda: ["the engine stopped"])
+        ready = await client.get("/ready")
+        assert (ready.status_code, ready.json()["reasons"]) == (503, ["the engine stopped"])
+        assert (await client.get("/health")).json()["status"] == "alive"
+        assert "weir_ready 0.0" in (await client.get("/metrics")).text
+
+
+async def test_the_document_of_the_api_shows_an_example_of_each_body(tmp_path: Path) -> None:
+    async with running(tmp_path) as (_, client):
+        paths = (await client.get("/openapi.json")).json()["paths"]
+        assert (await client.get("/docs")).status_code == 404
+    for path in ("/v1/events", "/v1/labels"):
+        for content in (paths[path]["post"]["requestBody"], paths[path]["post"]["responses"]["200"]):
+            assert all("example" in form for form in content["content"].values())
