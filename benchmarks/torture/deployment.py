@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
-from weir.streams.kafka.admin.clients import VIEW_LIMITS
+from weir.streams.kafka.admin.unpacking import VIEW_LIMITS
 from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.consume.range_reader import RangeReader
 

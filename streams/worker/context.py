@@ -26,7 +26,7 @@ from weir.streams.worker.pauses import Pauses
 from weir.streams.worker.scoring.misplaced import Placement
 
 if TYPE_CHECKING:
-    from weir.streams.worker.inference.remote_client import RemoteClient
+    from weir.streams.worker.inference.remote_models import RemoteClient
 
 STORING: Final = 4
 """Lanes that store a snapshot at one time."""

@@ -43,27 +43,12 @@ class IdleTime:
     ) -> None:
         self._ctx, self._groups, self._partitions_of = ctx, groups, partitions_of
         self._after = ctx.settings.worker.idle_after
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin, where that is wanted and has not begun."""
-        if self._after and self._task is None:
-            self._task = asyncio.ensure_future(self._run())
-
-    async def stop(self) -> None:
-        """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-
-    async def _run(self) -> None:
-        while True:
+    async def run(self) -> None:
+        """Look for ever, where that is wanted."""
+        while self._after:
             await asyncio.sleep(self._after / 2)
-            try:
-                self.look(asyncio.get_running_loop().time())
-            except Exception as error:  # noqa: BLE001 - it is no lane's own
-                await self._ctx.crash(error)
+            self.look(asyncio.get_running_loop().time())
 
     def look(self, at: float) -> None:
         """Let time pass wherever a lane has had nothing to do for long, ``at`` the loop's clock."""

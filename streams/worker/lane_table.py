@@ -43,31 +43,6 @@ async def _opened(lane: PartitionLane) -> AsyncIterator[int | None]:
         await lane.close()
 
 
-async def seek(lane: PartitionLane, offset: int, by: str) -> str:
-    """Have a lane go on at ``offset``; of a label lane that is the next label, its predictions stay where they are."""
-    async with _opened(lane) as at:
-        before = at if at is not None else _stood(lane.ctx, lane.lane)
-        await _letter(lane.ctx, lane.lane, before, offset, by)
-        await lane.move(offset)
-    return _moved(before, offset)
-
-
-async def set_watermark(lane: PartitionLane, ts: float) -> str:
-    """Have a score lane take ``ts``, epoch seconds, for the newest event time; raises ``UsageError`` for a new one."""
-    assert isinstance(lane, ScoreLane), f"{lane.name} keeps no event time"
-    async with _opened(lane) as at:
-        if at is None:
-            raise UsageError(f"{lane.name}: nothing of it was processed yet, so there is no event time to correct")
-        before = lane.intake.watermark
-        await lane.set_watermark(ts)
-    return f"its event time was {before:.3f} and is {ts:.3f}"
-
-
-def _stood(ctx: Context, lane: tuple[str, int]) -> int | None:
-    pause = ctx.pauses.paused.get(lane)
-    return pause.offset if pause is not None else None
-
-
 def _moved(before: int | None, offset: int) -> str:
     if before is None:
         return f"goes on at {offset}; where it was is not known"
@@ -169,13 +144,28 @@ class LaneTable(ABC):
         return {key: where for key, lane in self.lanes.items() if (where := lane.where) is not None}
 
     async def seek(self, key: Lane, offset: int, by: str) -> str:
-        """Have a lane that is closed go on at ``offset``; what was done, in words."""
-        told = await seek(self.make(key), offset, by)
+        """Have a lane that is closed go on at ``offset``; what was done, in words.
+
+        Of a label lane that is the next label; its predictions stay where they are.
+        """
+        lane, pause = self.make(key), self.ctx.pauses.paused.get(key)
+        async with _opened(lane) as before:
+            if before is None and pause is not None:
+                before = pause.offset
+            await _letter(self.ctx, lane.lane, before, offset, by)
+            await lane.move(offset)
         await self.ctx.topics.sought(key)
-        return told
+        return _moved(before, offset)
 
     async def set_watermark(self, key: Lane, ts: float) -> str:
-        """Have a lane that is closed take ``ts`` for the newest event time; what was done, in words."""
+        """Have a lane that is closed take ``ts``, epoch seconds, for the newest event time; what was done, in words."""
         if key[0] not in STREAM_KEYS:
             raise UsageError(f"{key[0]}-{key[1]} keeps no event time; give a partition of a stream of events")
-        return await set_watermark(self.make(key), ts)
+        lane = self.make(key)
+        assert isinstance(lane, ScoreLane), f"{lane.name} keeps no event time"
+        async with _opened(lane) as at:
+            if at is None:
+                raise UsageError(f"{lane.name}: nothing of it was processed yet, so there is no event time to correct")
+            before = lane.intake.watermark
+            await lane.set_watermark(ts)
+        return f"its event time was {before:.3f} and is {ts:.3f}"

@@ -37,8 +37,8 @@ from weir.streams.worker.idle import IdleTime
 from weir.streams.worker.labelling.label_partition import LabelLane
 from weir.streams.worker.labelling.step_reader import LaneReader
 from weir.streams.worker.lane_table import LaneTable, PartitionLane
+from weir.streams.worker.lanes.lane import REMEMBERED as UPDATES
 from weir.streams.worker.lanes.lane import RowLane
-from weir.streams.worker.lanes.update_partition import REMEMBERED as UPDATES
 from weir.streams.worker.lanes.update_partition import SideLane, check_sizes, side_layouts
 from weir.streams.worker.scoring.batch_scoring import Scoring
 from weir.streams.worker.scoring.event_partition import ScoreLane
@@ -75,7 +75,7 @@ class LaneHost(LaneTable):
         self._waiting: list[FetchedBatch] = []
         self._settling: asyncio.Future[None] | None = None
         self._late: asyncio.Future[None] | None = None
-        self._idle = IdleTime(ctx, self._timed, self.partitions_of)
+        self.idle = IdleTime(ctx, self._timed, self.partitions_of)
         self._asking: asyncio.Future[dict[TP, int]] | None = None
         self._of_stream: dict[str, list[TaskSpec]] = {}
         for task in ctx.tasks:
@@ -164,7 +164,6 @@ class LaneHost(LaneTable):
 
     async def close(self) -> None:
         """Let go of what the lanes shared; they have to be closed."""
-        await self._idle.stop()
         if self._settling is not None:
             self._settling.cancel()
         await self._points.close()
@@ -204,7 +203,6 @@ class LaneHost(LaneTable):
         for key in self._keys(tps):
             if key not in self.ctx.pauses.paused:
                 self.begin(key)
-        self._idle.start()
         self.ctx.assigned, self.ctx.lanes = True, len(self.lanes)
         log.info("%d partitions assigned: %s", len(tps), ", ".join(self.names()))
 

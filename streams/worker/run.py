@@ -21,7 +21,7 @@ from weir.streams.config.settings import Role, Settings
 from weir.streams.model_replicas.fold import ExampleFold
 from weir.streams.model_replicas.follower import Follower, FollowPolicy
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
-from weir.streams.worker.inference.remote_client import RemoteClient
+from weir.streams.worker.inference.remote_models import RemoteClient
 from weir.streams.worker.partitions import LaneHost
 from weir.streams.worker.process import Process, run_process
 from weir.streams.worker.status import WorkerStatus
@@ -86,7 +86,7 @@ class Worker(Process):
 
     def beside(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """See ``Process``."""
-        return (self.follower.run, _trim_memory, *super().beside())
+        return (self.follower.run, self.host.idle.run, _trim_memory, *super().beside())
 
     async def conclude(self) -> None:
         """Store what the models have learned, and let go."""

@@ -19,7 +19,6 @@ from weir.streams.kafka.produce.producer import Sent
 from weir.streams.kafka.produce.record_columns import Columns
 from weir.streams.ops.metrics import Metrics
 from weir.streams.records import Record
-from weir.streams.worker.inference.asking import RemoteModels
 from weir.streams.worker.inference.batch_pool import Pool
 from weir.streams.worker.inference.circuit import Circuit
 from weir.streams.worker.inference.inference_wire import (
@@ -30,7 +29,7 @@ from weir.streams.worker.inference.inference_wire import (
     encode_answer,
     encode_request,
 )
-from weir.streams.worker.inference.remote_port import Rows
+from weir.streams.worker.inference.remote_models import RemoteModels, Rows
 
 SPEC = FullSpec(deadline=0.05)
 WIDTH = len(columns(SPEC))
@@ -205,7 +204,7 @@ async def test_silence_costs_the_deadline_a_few_times_and_then_nothing() -> None
     assert [known for _, known in took] == [False] * 6
     assert all(t >= 0.04 for t, _ in took[:3])
     assert asker.missed() == 3
-    assert asker.models.circuits() == {("fraud", 1): False}
+    assert asker.models.waiting() == {"fraud": 0}
     assert len(asker.other.sent) == 6  # requests go out all the same: the states must not miss them
     # The first answer that comes in time says that it is worth waiting again.
     asker.other.mute = False
@@ -213,7 +212,7 @@ async def test_silence_costs_the_deadline_a_few_times_and_then_nothing() -> None
     assert not values.any()  # it did not wait, so the answer is late
     await asyncio.sleep(0)
     await asyncio.sleep(0.001)
-    assert asker.models.circuits() == {("fraud", 1): True}
+    assert asker.models.waiting() == {"fraud": 1}
     assert (await asker.took(rows(2)))[1]
 
 
@@ -225,7 +224,7 @@ async def test_late_answers_are_dropped_and_do_not_make_anybody_wait_again() -> 
         await asyncio.sleep(0.02)
         asker.other.answer(record)
     assert not any(values.any() for values in made)
-    assert asker.models.circuits() == {("fraud", 1): False}
+    assert asker.models.waiting() == {"fraud": 0}
     ages = asker.metrics.histogram("weir_full_answer_seconds", task="fraud")
     assert sum(ages.counts) == 3
 
@@ -236,7 +235,7 @@ async def test_one_task_or_partition_without_answers_does_not_hold_up_the_others
     for _ in range(4):
         await asker.ask(rows(1))
     asker.other.mute = False
-    assert asker.models.circuits() == {("fraud", 1): False}
+    assert asker.models.waiting() == {"fraud": 0}
     (values,) = await asker.ask(rows(1, "churn"), partition=1)
     assert values[:, 1].all()
     (values,) = await asker.ask(rows(1), partition=0)

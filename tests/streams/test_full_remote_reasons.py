@@ -27,11 +27,10 @@ from weir.streams.kafka.consume.offset_tracker import Ticket
 from weir.streams.kafka.produce.producer import Sent
 from weir.streams.ops.metrics import Metrics
 from weir.streams.records import Record
-from weir.streams.worker.inference.asking import RemoteModels
 from weir.streams.worker.inference.batch_pool import Pool
 from weir.streams.worker.inference.inference_partition import InferenceLane
 from weir.streams.worker.inference.inference_wire import blocks
-from weir.streams.worker.inference.remote_port import Rows
+from weir.streams.worker.inference.remote_models import RemoteModels, Rows
 
 TASK = TaskSpec.from_toml("""
 name = "fraud"

@@ -29,7 +29,7 @@ from weir.streams.records import Record
 from weir.streams.redis.partitions.partition_store import LaneRecord
 from weir.streams.worker.lanes import journal as journal_module
 from weir.streams.worker.lanes import journal as remembered_module
-from weir.streams.worker.lanes import update_partition as side_module
+from weir.streams.worker.lanes import lane as side_module
 from weir.streams.worker.lanes.journal import LaneJournal
 from weir.streams.worker.lanes.update_partition import SideLane, side_layouts
 

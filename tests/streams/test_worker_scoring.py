@@ -25,7 +25,7 @@ from weir.streams.errors import StateError
 from weir.streams.records import Record
 from weir.streams.redis.partitions.partition_record import LaneRecord, encode_record
 from weir.streams.redis.store_errors import LaneMoved, StoreUnavailable
-from weir.streams.worker.inference.remote_port import Rows
+from weir.streams.worker.inference.remote_models import Rows
 from weir.streams.worker.lanes.lane import MOST_REFUSALS
 from weir.streams.worker.lanes.step_writer import PendingWrite
 

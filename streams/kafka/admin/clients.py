@@ -12,15 +12,10 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from weir.online.codec.limits import InputLimits
 from weir.streams.errors import BrokerError, UsageError
-from weir.streams.kafka.consume.fetched import FetchedRecords, Unpacking
-from weir.streams.kafka.consume.fetched_batch import Slice
-from weir.streams.records import RefusedRecord
 
 if TYPE_CHECKING:
     from weir.streams.config.settings import KafkaSettings
-
 
 MAX_RECORD_BYTES: Final = 2 * 1_048_576
 _WHY = re.compile(r"(?:Bootstrap connection to \S+ failed|Connection lost|Connection failed): (?:\w+Error: )?(.*)")
@@ -50,7 +45,7 @@ def consumer(settings: KafkaSettings, role: str) -> Iterator[Any]:
     """A ``KafkaConsumer`` without a group: partitions are assigned by hand and nothing is ever committed."""
     with _client("KafkaConsumer", settings, role, group_id=None, enable_auto_commit=False) as client:
         # It brings compiled code, half of the time of a start: not before it is known that there is something to read.
-        from weir.streams.kafka.admin.clients import unpack_within
+        from weir.streams.kafka.admin.unpacking import unpack_within
 
         unpack_within(client)
         yield client
@@ -173,42 +168,3 @@ def _kafka_log() -> Iterator[list[str]]:
 
 def _ms(settings: KafkaSettings) -> int:
     return round(settings.timeout_s * 1000)
-
-
-# Lets a consumer of kafka-python unpack what it fetches as workers do: every codec, and within the same bounds.
-#
-# kafka-python itself reads zstd, lz4 and snappy with packages of its own only, and decompresses without a bound.
-
-VIEW_LIMITS: Final = InputLimits(record_bytes=1 << 28, batch_bytes=64 << 20)
-"""Of what a person may look at: of a record that workers refuse, too."""
-
-
-def unpack_within(consumer: Any, limits: InputLimits = VIEW_LIMITS) -> None:
-    """Have a ``KafkaConsumer`` give what was refused as a record too, whose value says why."""
-    module, unpacking = kafka_module("kafka.consumer.fetcher"), Unpacking(limits)
-    theirs = consumer._fetcher.PartitionRecords
-
-    class BoundedRecords(theirs):  # type: ignore[misc, valid-type] # kafka-python has no types
-        def _unpack_records(self, tp: Any, records: Any, *_: Any) -> Iterator[Any]:
-            aborted = [(each.producer_id, each.first_offset) for each in self.aborted_transactions]
-            fetched = FetchedRecords(unpacking, tp, bytes(records._buffer), self.fetch_offset, aborted)
-            for piece in fetched:
-                for offset, ts, key, value in _shown(piece):
-                    self.next_fetch_offset = offset + 1
-                    sizes = (len(key or b""), len(value or b""), -1)
-                    yield module.ConsumerRecord(*tp, -1, offset, round(ts * 1000), 0, key, value, [], None, *sizes)
-            self.next_fetch_offset = fetched.next_fetch_offset
-            self.drain()
-
-    consumer._fetcher.PartitionRecords = BoundedRecords
-
-
-def _shown(piece: Slice) -> Iterator[tuple[int, float, bytes | None, bytes | None]]:
-    """Everything in the order of its offsets: offset, time, key, value; what has none has ``None``."""
-    held: list[tuple[int, Any]] = [*zip(piece.offsets, piece.records, strict=True)]
-    held += [(refused.offset, refused) for refused in piece.refused]
-    for offset, each in sorted(held, key=lambda pair: pair[0]):
-        if isinstance(each, RefusedRecord):
-            yield offset, each.record.ts, each.record.key or None, each.reason.encode()
-        else:
-            yield offset, each.ts, each.key or None, each.value or None

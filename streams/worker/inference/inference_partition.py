@@ -23,13 +23,10 @@ from weir.streams.redis.partitions.partition_store import Lane, LaneRecord
 from weir.streams.worker.context import Context
 from weir.streams.worker.inference.batch_pool import Pool
 from weir.streams.worker.inference.inference_wire import Request, decode_request, encode_answer
-from weir.streams.worker.lanes.journal import RememberedIds
 from weir.streams.worker.lanes.lane import SerialLane
-from weir.streams.worker.lanes.lane_outputs import DeadLetters, refused_of
+from weir.streams.worker.lanes.lane_outputs import refused_of
 from weir.streams.worker.lanes.step_writer import PendingWrite
 
-REMEMBERED: Final = 262_144
-"""Requests, and events in them; repeats come within the few batches that a crash or a rewind repeats."""
 ANSWERS: Final = 20_000
 """Answered rows that are remembered for repeats."""
 STALE_S: Final = 60.0
@@ -52,23 +49,11 @@ class InferenceLane(SerialLane):
     ) -> None:
         super().__init__(lane, ctx)
         self._scorers, self._inputs, self._pool = scorers, inputs, pool
-        self._letters = DeadLetters(ctx)
 
     def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
-        """Rebuild the memory of ids."""
-        key, next_offset = (record.mark, record.next_offset) if record is not None else (b"", 0)
-        self.ids = RememberedIds(REMEMBERED, REMEMBERED, key or self.ctx.new_key(), journal=True)
-        self.ids.restore(journal, next_offset)
+        """Rebuild the memory of ids, which is that of requests and of the events in them."""
+        super().restore(record, journal)
         self._answers = _Answers(ANSWERS)
-
-    def mark(self) -> bytes:
-        """Return the key by which ids are hashed, which is stored with the rows."""
-        return self.ids.key
-
-    @property
-    def id_bytes(self) -> int:
-        """See `RowLane`."""
-        return self.ids.nbytes
 
     async def compute(self, batch: FetchedBatch) -> PendingWrite:
         """Answer the requests of one batch."""

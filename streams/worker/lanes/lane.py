@@ -20,6 +20,8 @@ from weir.streams.errors import StateError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.redis.partitions.partition_store import Lane, LaneRecord
 from weir.streams.redis.store_errors import LaneMoved
+from weir.streams.worker.lanes.journal import RememberedIds
+from weir.streams.worker.lanes.lane_outputs import DeadLetters
 from weir.streams.worker.lanes.step_writer import PendingWrite, StepWriter
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 MOST_REFUSALS: Final = 5
 """The same refusal, this often in a row, is more than the few that one loss causes: the partition pauses."""
+REMEMBERED: Final = 262_144
+"""Ids that a `SerialLane` remembers; repeats come within the few batches that a crash or a rewind repeats."""
 
 
 class RowLane(ABC):
@@ -208,11 +212,27 @@ class RowLane(ABC):
 
 
 class SerialLane(RowLane):
-    """A lane that computes by itself, one batch after the other."""
+    """A lane that computes by itself, one batch after the other, and remembers which ids it has taken in."""
 
     def __init__(self, lane: Lane, ctx: Context) -> None:
         super().__init__(lane, ctx)
         self._inbox: asyncio.Queue[FetchedBatch] = asyncio.Queue()
+        self._letters = DeadLetters(ctx)
+
+    def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
+        """Rebuild the memory of ids."""
+        key, next_offset = (record.mark, record.next_offset) if record is not None else (b"", 0)
+        self.ids = RememberedIds(REMEMBERED, REMEMBERED, key or self.ctx.new_key(), journal=True)
+        self.ids.restore(journal, next_offset)
+
+    def mark(self) -> bytes:
+        """The key by which ids are hashed, which is stored with the rows."""
+        return self.ids.key
+
+    @property
+    def id_bytes(self) -> int:
+        """See `RowLane`."""
+        return self.ids.nbytes
 
     def put(self, batch: FetchedBatch) -> None:
         """Take a batch; the consumer bounds how many wait."""

@@ -19,15 +19,11 @@ from weir.online.stages.scoring import ScoringStage
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
-from weir.streams.redis.partitions.partition_store import Lane, LaneRecord
+from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
-from weir.streams.worker.lanes.journal import RememberedIds
 from weir.streams.worker.lanes.lane import SerialLane
-from weir.streams.worker.lanes.lane_outputs import DeadLetters, refused_of
+from weir.streams.worker.lanes.lane_outputs import refused_of
 from weir.streams.worker.lanes.step_writer import PendingWrite
-
-REMEMBERED = 262_144
-"""Updates; repeats come within the few batches that a crash or a rewind repeats."""
 
 
 class SideLane(SerialLane):
@@ -47,24 +43,8 @@ class SideLane(SerialLane):
             for task, stage in stages.items()
             for layout in side_layouts(stage)
         }
-        self._letters = DeadLetters(ctx)
         self._nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._nothing.set_result(None)
-
-    def restore(self, record: LaneRecord | None, journal: list[bytes]) -> None:
-        """Rebuild the memory of ids."""
-        key, next_offset = (record.mark, record.next_offset) if record is not None else (b"", 0)
-        self.ids = RememberedIds(REMEMBERED, REMEMBERED, key or self.ctx.new_key(), journal=True)
-        self.ids.restore(journal, next_offset)
-
-    def mark(self) -> bytes:
-        """The key of its ids."""
-        return self.ids.key
-
-    @property
-    def id_bytes(self) -> int:
-        """See `RowLane`."""
-        return self.ids.nbytes
 
     async def compute(self, batch: FetchedBatch) -> PendingWrite:
         """Apply one batch of updates."""

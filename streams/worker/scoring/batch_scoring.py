@@ -32,7 +32,7 @@ from weir.streams.redis.partitions.merged_store import JointRows
 from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.redis.store_errors import LaneMoved
 from weir.streams.worker.context import Context
-from weir.streams.worker.inference.remote_port import rows_of
+from weir.streams.worker.inference.remote_models import rows_of
 from weir.streams.worker.lanes.lane_outputs import prediction_columns, update_records
 from weir.streams.worker.lanes.step_writer import PendingWrite
 from weir.streams.worker.pauses import OF_THE_PROCESS
@@ -40,7 +40,7 @@ from weir.streams.worker.scoring.lane_batch import LaneBatch, MergedBatch, join,
 from weir.streams.worker.scoring.misplaced import Astray
 
 if TYPE_CHECKING:
-    from weir.streams.worker.inference.remote_client import RemoteClient
+    from weir.streams.worker.inference.remote_models import RemoteClient
     from weir.streams.worker.scoring.event_partition import ScoreLane
 
 log = logging.getLogger(__name__)

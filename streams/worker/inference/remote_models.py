@@ -9,26 +9,60 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from weir.online.batch import FloatMatrix
-from weir.online.task.full_spec import columns
+from weir.online.batch import FloatMatrix, FloatVector
+from weir.online.full_columns import SEEN
+from weir.online.stages.scoring import FeaturedBatch
+from weir.online.task.full_spec import FullSpec, columns
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
 from weir.streams.errors import in_words
 from weir.streams.kafka.produce.producer import Sent
 from weir.streams.ops.metrics import Metrics
 from weir.streams.records import Record
 from weir.streams.worker.inference.circuit import Circuit
 from weir.streams.worker.inference.inference_wire import blocks, decode_answer, encode_request
-from weir.streams.worker.inference.remote_port import Rows
+from weir.streams.worker.inference.result_reader import ResultsReader
 
 if TYPE_CHECKING:
     from weir.streams.kafka.produce.producer import BatchProducer
+    from weir.streams.worker.context import Context
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What one task wants to know of one batch."""
+
+    task: str
+    spec: FullSpec
+    event_id: list[str]
+    entity_id: list[str]
+    ts: FloatVector
+    x: FloatMatrix
+    """``(n, D)``: the full model's columns."""
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Rows ``start`` to ``stop``."""
+        ids, entities = self.event_id[start:stop], self.entity_id[start:stop]
+        return Rows(self.task, self.spec, ids, entities, self.ts[start:stop], self.x[start:stop])
+
+
+def rows_of(task: TaskSpec, featured: FeaturedBatch) -> Rows:
+    """What a task with ``[full]`` asks of its rows."""
+    assert task.full is not None
+    batch = featured.batch
+    return Rows(task.name, task.full, list(batch.event_id), featured.keys, batch.ts, featured.full_x)
+
 
 REMEMBERED: Final = 4_000
 """Requests without an answer that are remembered, to know how old an answer is."""
@@ -93,6 +127,9 @@ class RemoteModels:
             for _, _, waiting in open_:
                 for each in waiting:
                     each.wanted = False  # a late answer still tells the circuit how late it is
+        for rows, values in zip(asks, made, strict=True):
+            if unknown := len(values) - int(np.count_nonzero(values[:, _KNOWN])):
+                self._metrics.inc("weir_degraded_total", unknown, task=rows.task)
         return made, sent
 
     def answered(self, raw: bytes) -> None:
@@ -115,9 +152,11 @@ class RemoteModels:
                 waiting.into[:] = values
             waiting.done.set_result(None)
 
-    def circuits(self) -> dict[tuple[str, int], bool]:
-        """Of each task and partition, whether batches wait for answers."""
-        return {key: circuit.waits for key, circuit in self._circuits.items()}
+    def waiting(self) -> Mapping[str, int]:
+        """By task, in how many partitions batches wait for answers."""
+        found = Counter({task: 0 for task, _ in self._circuits})
+        found.update(task for (task, _), circuit in self._circuits.items() if circuit.waits)
+        return found
 
     def _circuit(self, rows: Rows, partition: int) -> Circuit:
         key = (rows.task, partition)
@@ -158,3 +197,46 @@ class RemoteModels:
         for ident in list(old):
             if not self._waiting[ident].wanted:
                 del self._waiting[ident]
+
+
+_KNOWN = SEEN.index("full.known")
+
+
+class RemoteClient(RemoteModels):
+    """`RemoteModels` of one worker, with the reader of the answers.
+
+    Parameters
+    ----------
+    ctx : of the worker.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        # A restarted worker must not take the answers to the requests of the one before it.
+        sender = f"{ctx.settings.worker.name()}-{os.urandom(6).hex()}"
+        requests, results = ctx.name(topics.INFERENCE_REQUESTS), ctx.name(topics.INFERENCE_RESULTS)
+        super().__init__(ctx.records, requests, sender, ctx.metrics, time.monotonic)
+        self._reader = ResultsReader(ctx.settings.kafka.client_options("results"), results, self.answered)
+        self._running: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Connect; raises ``BrokerError`` when no broker answers."""
+        await self._reader.start()
+        self._running = asyncio.ensure_future(self._run())
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        await self._reader.stop()
+
+    async def _run(self) -> None:
+        try:
+            await self._reader.run()
+        except Exception as error:  # noqa: BLE001 - whatever it is, no answer would come any more
+            await self._ctx.crash(error)
+
+    async def own(self, partitions: Iterable[int]) -> None:
+        """These are the partitions whose answers come from now on."""
+        await self._reader.own(partitions)
