@@ -130,6 +130,8 @@ def _written(key: Key) -> str:
 
 
 def _unit(key: Key) -> str:
+    if key.name.endswith("_per_s"):
+        return "a second"
     if key.name.endswith("_s") or is_duration(key):
         return "seconds"
     return "bytes" if key.name.endswith("bytes") else _UNITS.get(key.name, "-")

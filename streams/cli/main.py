@@ -62,6 +62,7 @@ _OPERATE: Final = {
     "dlq": "Dead letters: list, show, replay, drop.",
     "partitions": "Partitions: list, pause, resume, seek, watermark.",
     "features": "Feature rows in the store: get, rebuild.",
+    "keys": "API keys of `weir serve`: create, list, revoke.",
     "acl": "Rights: what each kind of user needs, as commands.",
 }
 _FOLDERS: Final = {"offline": _OFFLINE, "processes": _PROCESSES, "models": _MODELS, "operate": _OPERATE}

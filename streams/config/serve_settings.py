@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from weir.online.durations import Seconds
 from weir.streams.config.frozen_settings import Concern, SecretUrl
@@ -45,8 +47,52 @@ class FeedSettings(Concern):
     """Seconds between two comments on a feed without news."""
 
 
+class Grant(Concern):
+    """What the members of a group of the identity provider may do."""
+
+    role: Literal["viewer", "analyst", "operator", "admin"]
+    """A named set of scopes; docs/SECURITY.md has the table."""
+    tasks: tuple[str, ...] | None = None
+    """Only these tasks; all where it is absent."""
+
+
+class OidcSettings(Concern):
+    """Sign-on by OpenID Connect: the code flow with PKCE. It needs ``[serve] public_url``, or a loopback address."""
+
+    issuer: str | None = Field(default=None, pattern=r"^https?://")
+    """URL of the identity provider, under which ``/.well-known/openid-configuration`` lies; none without it."""
+    client_id: str = "weir"
+    """What the provider calls this service."""
+    client_secret: SecretStr | None = None
+    """What proves that; a public client has none."""
+    scope: str = "openid profile email groups"
+    """What the provider is asked for."""
+    groups_claim: str = "groups"
+    """Where the token names the groups of a person."""
+    groups: dict[str, Grant] = Field(default_factory=dict)
+    """What each group may do; who is in none of them may not enter."""
+
+    @model_validator(mode="after")
+    def _someone_may_enter(self) -> Self:
+        if self.issuer is not None and not self.groups:
+            raise ValueError("oidc.issuer is set and oidc.groups is empty: nobody could enter; give groups a role")
+        return self
+
+
 class AccessSettings(Concern):
-    """Who may use the service."""
+    """Who may use the service: ``weir keys`` makes keys of programs, people sign on by OpenID Connect."""
+
+    open: bool = False
+    """Whether anyone who reaches the port may do everything. For a network that you trust, or a test."""
+    token: SecretStr | None = Field(default=None, min_length=32)
+    """A token of the administrator, of 32 characters or more; on loopback without users one is made."""
+    session_age: Seconds = Field(default=43_200.0, ge=60.0, le=2_592_000.0)
+    """How long a person stays signed on."""
+    requests_per_s: float = Field(default=2_000.0, gt=0)
+    """Of one key or person; more are answered by 429. A key may have a limit of its own."""
+    records_per_s: float = Field(default=200_000.0, gt=0)
+    """Events and labels of one key or person, likewise."""
+    oidc: OidcSettings = Field(default_factory=OidcSettings)
 
 
 class ServeSettings(Concern):
@@ -60,6 +106,14 @@ class ServeSettings(Concern):
     """The log, checkpoints, alerts and models of the service without Kafka."""
     database: SecretUrl | None = None
     """SQLAlchemy URL of the alerts, such as ``postgresql+psycopg://weir:...@db/weir``; else SQLite in ``directory``."""
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^/]+$")
+    """What people write in the browser, such as ``https://weir.example.com``; sign-on comes back to it."""
+    tls_cert: Path | None = None
+    """PEM file of the certificate; with it the service speaks https."""
+    tls_key: Path | None = None
+    """PEM file of its key."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks (``10.0.0.0/8``) whose ``X-Forwarded-For`` and ``-Proto`` are believed; no others are."""
     fsync: bool = True
     """Whether an acknowledged record survives a power cut; without it, it survives the end of the process only."""
     checkpoint_every_s: float = Field(default=30.0, gt=0, le=3600)
@@ -68,3 +122,36 @@ class ServeSettings(Concern):
     intake: IntakeSettings = Field(default_factory=IntakeSettings)
     feed: FeedSettings = Field(default_factory=FeedSettings)
     access: AccessSettings = Field(default_factory=AccessSettings)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for text in given:
+            try:
+                ip_network(text)
+            except ValueError as exc:
+                raise ValueError(f"{text!r}: {exc}; give an address or a network, as 10.0.0.0/8") from exc
+        return given
+
+    @model_validator(mode="after")
+    def _key_and_certificate(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together; give both or neither")
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own.
+
+    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "weir.example.com")]
+    [True, True, True, False, False]
+    """
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from weir.streams.errors import BrokerError, WeirError
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.ops.web import CONTENT_TYPE, Exposition
+from weir.streams.service.access.guard import Guard
 from weir.streams.service.problems import Overloaded, Problem
 from weir.streams.service.service import Service
 
@@ -47,6 +48,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_middleware(RequestGuard, registry=service.metrics)
+    app.add_middleware(Guard, access=service.access)  # the outermost: its headers are on every answer
     return app
 
 

@@ -50,9 +50,9 @@ class Service:
     def __init__(self, settings: Settings, tasks: Sequence[TaskSpec], log: ServiceLog, serving: Serving) -> None:
         self.settings, self.tasks, self.log, self.serving = settings, tasks, log, serving
         self.metrics = Registry()
-        self.access = Access()
+        self.access = Access(self)
         self.door = Door(self)
-        self.parts: list[Part] = [self.door]
+        self.parts: list[Part] = [self.access, self.door]
         self.views: list[View] = [Models(self), Entities(self), DeadLetters(self)]
         self._running = AsyncExitStack()
 

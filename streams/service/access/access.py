@@ -1,25 +1,229 @@
-"""Decides whether a request may do what it asks for."""
+"""Decides who may do what: who a request is from, and whether that allows it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import hmac
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
 
+from weir.streams.config.serve_settings import is_loopback
+from weir.streams.errors import UsageError
+from weir.streams.service.access.api_keys import KeyStore, digest, parts_of
+from weir.streams.service.access.caller import Caller, administrator
+from weir.streams.service.access.cookies import Cookies
+from weir.streams.service.access.database import access_database
+from weir.streams.service.access.guard import Visit
+from weir.streams.service.access.login_routes import LoginRoutes
+from weir.streams.service.access.rates import FailedLogins, Rates
+from weir.streams.service.access.recently_read import RecentlyRead
+from weir.streams.service.access.sessions import Session, SessionStore, csrf_token_of
+from weir.streams.service.access.token_file import token_in
+from weir.streams.service.problems import Problem
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks."""
+if TYPE_CHECKING:
+    from weir.streams.service.service import Service
 
-    name: str
-    tasks: frozenset[str] | None = None
-    """The tasks that the caller may see; all where ``None``."""
+logger = logging.getLogger(__name__)
+CSRF_HEADER: Final = "x-csrf-token"
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_BEARER: Final = {"WWW-Authenticate": "Bearer"}
 
 
 class Access:
-    """The rights of callers."""
+    """The rights of callers; a part of the service.
+
+    Parameters
+    ----------
+    service : whose settings say who may enter, and whose log holds the audit.
+
+    Raises
+    ------
+    UsageError
+        Other machines can reach the service, and there are no users; or the database cannot be used.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._serve = service.settings.serve
+        self._settings = self._serve.access
+        self._engine = access_database(self._serve)
+        self.keys = KeyStore(self._engine)
+        self.sessions = SessionStore(self._engine)
+        self.token = self._token()
+        """Of the administrator, where there is one."""
+        self._refuse_nobody()
+        self._known_keys = RecentlyRead(self.keys.find)
+        self._known_sessions = RecentlyRead(self.sessions.find)
+        self.cookies = Cookies()
+        self.rates = Rates(self._settings)
+        self._failed = FailedLogins()
+        self.router = LoginRoutes(self).router
+
+    async def start(self) -> None:
+        """Nothing to begin."""
+
+    async def stop(self) -> None:
+        """Close the database."""
+        self._engine.dispose()
+
+    def _token(self) -> str | None:
+        settings = self._settings
+        if settings.token is not None:
+            return settings.token.get_secret_value()
+        alone = self._serve.loopback and settings.oidc.issuer is None and not settings.open
+        return token_in(self._serve.directory) if alone else None
+
+    def _refuse_nobody(self) -> None:
+        """What the network reaches has users: nobody is to find out later that everyone could read everything."""
+        where = f"{self._serve.host}:{self._serve.port}"
+        if self._settings.open:
+            logger.warning("ANYONE who reaches %s may read and change everything: [serve.access] open = true", where)
+            return
+        if self._serve.loopback or self.token is not None or self._settings.oidc.issuer is not None:
+            return
+        if not any(key.state(time.time()) == "active" for key in self.keys.all()):
+            raise UsageError(
+                f"[serve] host = {self._serve.host!r} can be reached from other machines, and there are no users: make "
+                "a key (weir keys create NAME --role admin), or set [serve.access] token or [serve.access.oidc] "
+                "issuer; or listen on 127.0.0.1. For a network that you trust: [serve.access] open = true"
+            )
+
+    def link(self, port: int | None = None) -> str:
+        """Where a person enters; with the token that the service made, which is as good as a password."""
+        scheme = "https" if self._serve.tls_cert is not None else "http"
+        host = f"[{self._serve.host}]" if ":" in self._serve.host else self._serve.host
+        base = self._serve.public_url or f"{scheme}://{host}:{port or self._serve.port}"
+        made = self.token is not None and self._settings.token is None  # one that was set is not printed anywhere
+        return f"{base}/?token={self.token}" if made else f"{base}/"
 
     async def check(self, request: Request, scope: str) -> Caller:
-        """Who sent the request; raises ``Problem`` (401, 403) where the caller may not do what needs ``scope``."""
-        del request, scope
-        return Caller("admin")
+        """Who sent the request; raises ``Problem`` (401, 403, 429) where it may not do what needs ``scope``.
+
+        ``""`` is what everyone may who is known.
+        """
+        visit: Visit = request.scope["weir"]
+        visit.scope = scope
+        visit.caller = caller = await self.identify(request)
+        if scope and scope not in caller.scopes:
+            raise Problem(
+                403, "Not allowed", f"{caller.name} may not do what needs {scope}", scope=scope, fix="ask for a role"
+            )
+        self.rates.take_request(caller)
+        return caller
+
+    async def identify(self, request: Request) -> Caller:
+        """Who sent the request, whatever it is for; raises ``Problem`` (401, 403, 429) where nobody known did."""
+        self._refuse_rebinding(request)
+        if (header := request.headers.get("authorization")) is not None:
+            return await self._by_secret(request, header)
+        if (cookie := self.cookies.get(request)) is not None:
+            return await self._by_cookie(request, cookie)
+        if self._settings.open:
+            _refuse_other_sites(request)
+            return administrator("open")
+        raise Problem(
+            401, "Who are you", "send Authorization: Bearer and a key (weir keys create), or sign on", headers=_BEARER
+        )
+
+    def _refuse_rebinding(self, request: Request) -> None:
+        """A page of another site may have its name point to this machine; the name it was reached by tells that."""
+        name = request.url.hostname or ""
+        ours = urlsplit(self._serve.public_url or "").hostname
+        if self._serve.loopback and not is_loopback(name) and name != ours:
+            raise Problem(
+                403,
+                "Wrong host",
+                f"the service listens on {self._serve.host} and was asked for as {name!r}",
+                value=name,
+                fix="use http://127.0.0.1, or set [serve] public_url to the name that people use",
+            )
+
+    async def _by_secret(self, request: Request, header: str) -> Caller:
+        kind, _, secret = header.partition(" ")
+        parts = parts_of(secret.strip())
+        if kind.lower() == "bearer" and parts is not None:
+            if (known := self._known_keys.peek(parts[0])) is None:
+                self._failed.allow(_address(request))  # so that guesses do not ask the database
+                known = await self._known_keys.get(parts[0])
+            if known is not None and known.proved_by(parts[1]) and known.state(time.time()) == "active":
+                return known.caller()
+        elif kind.lower() == "bearer" and self._is_token(secret.strip()):
+            return administrator("token")
+        self._wrong_secret(request)
+        raise Problem(401, "Not known", "this key is wrong, expired or revoked; see weir keys list", headers=_BEARER)
+
+    def _is_token(self, secret: str) -> bool:
+        return self.token is not None and hmac.compare_digest(self.token.encode(), secret.encode())
+
+    def _wrong_secret(self, request: Request) -> None:
+        """Count a wrong secret; raises ``Problem`` (429) where there were too many from its address."""
+        self._failed.allow(_address(request))
+        self._failed.failed(_address(request))
+
+    async def _by_cookie(self, request: Request, cookie: str) -> Caller:
+        session = await self._known_sessions.get(digest(cookie))
+        caller = None if session is None or session.expires_at <= time.time() else self._caller_of(session)
+        if caller is None:
+            raise Problem(401, "Signed off", "this session has ended; sign on again", headers=_BEARER)
+        if request.method not in _SAFE:
+            sent = request.headers.get(CSRF_HEADER, "")
+            if not hmac.compare_digest(sent.encode(), csrf_token_of(cookie).encode()):
+                raise Problem(
+                    403, "Not from our page", f"a change by a browser needs {CSRF_HEADER}, which GET /v1/me tells"
+                )
+        return caller
+
+    def _caller_of(self, session: Session) -> Caller | None:
+        """What a session allows now; ``None`` where that is nothing any more."""
+        if session.via == "token":  # it ends when the token is another one
+            same = self.token is not None and session.subject == digest(self.token)
+            return administrator("session") if same else None
+        return None
+
+    async def enter_by_token(self, request: Request, response: Response, token: str) -> None:
+        """Begin a session for who has the administrator's token; raises ``Problem`` (401, 403, 429) for others."""
+        self._refuse_rebinding(request)
+        if not self._is_token(token):
+            self._wrong_secret(request)
+            raise Problem(401, "Not known", "this is not the service's token; it is printed when the service starts")
+        await self.enter(request, response, Session(digest(token), "admin", "token", (), 0.0))
+
+    async def enter(self, request: Request, response: Response, who: Session) -> None:
+        """Begin a session: its cookie is set on ``response``. The session the browser had ends."""
+        age_s = self._settings.session_age
+        old = self.cookies.get(request)
+        now = time.time()
+        cookie = await asyncio.to_thread(
+            self.sessions.begin, who.subject, who.name, who.via, who.groups, now, now + age_s, old
+        )
+        self.cookies.put(request, response, cookie, age_s)
+        if old is not None:
+            self._known_sessions.forget(digest(old))
+
+    async def leave(self, request: Request, response: Response) -> None:
+        """End the session of a browser."""
+        if (cookie := self.cookies.get(request)) is not None:
+            await asyncio.to_thread(self.sessions.end, cookie)
+            self._known_sessions.forget(digest(cookie))
+        self.cookies.drop(request, response)
+
+    def visited(self, scope: Scope, visit: Visit, status: int) -> None:
+        """A request was answered."""
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """Where nobody has to prove anything, a page of any site could have a browser make changes."""
+    site = request.headers.get("sec-fetch-site", "none")
+    if request.method not in _SAFE and site not in ("same-origin", "none"):
+        raise Problem(403, "Not from our page", f"a page of another site ({site}) asked for a change", value=site)
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""

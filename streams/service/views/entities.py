@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 
 from weir.streams.checks.entity_rows import TableRow
 from weir.streams.config import topics
-from weir.streams.service.access.access import Caller
+from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.log_reading import every_record
 from weir.streams.service.problems import Problem

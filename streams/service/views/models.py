@@ -21,7 +21,7 @@ from weir.online.mistakes import did_you_mean
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.records import Record
-from weir.streams.service.access.access import Caller
+from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.log_reading import every_record
 from weir.streams.service.problems import Problem

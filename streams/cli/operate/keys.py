@@ -1,0 +1,118 @@
+"""``weir keys``: API keys of the HTTP service."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weir.streams.cli.console import notes, output, table, to_json, utc
+from weir.streams.cli.options import ConfigOption, JsonOption, settings_of
+from weir.streams.cli.processes.process import needed
+from weir.streams.cli.times import duration
+
+if TYPE_CHECKING:
+    from weir.streams.service.access.api_keys import ApiKey, KeyStore
+
+keys_app = typer.Typer(name="keys", no_args_is_help=True, help="API keys of `weir serve`: create, list, revoke.")
+DirectoryOption = Annotated[
+    Path | None, typer.Option("--dir", help="Where data lies, as of weir serve; else [serve] directory.")
+]
+
+
+def _store(config: Path | None, directory: Path | None) -> KeyStore:
+    settings = settings_of(config, None, {"serve.directory": directory})
+    needed(("sqlalchemy", "fastapi"), "weir keys", "serve")
+    from weir.streams.service.access.api_keys import KeyStore
+    from weir.streams.service.access.database import access_database
+
+    return KeyStore(access_database(settings.serve))
+
+
+@keys_app.command("create")
+def create_command(
+    name: Annotated[str, typer.Argument(help="What people call the program that gets the key.")],
+    role: Annotated[str | None, typer.Option("--role", "-r", help="viewer, analyst, operator or admin.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option("--scope", "-s", help="Instead of a role, such as events:write; repeat.")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task; repeat for more.")] = None,
+    expires: Annotated[str | None, typer.Option("--expires", help="After how long it ends: 90d; else never.")] = None,
+    requests: Annotated[
+        float | None, typer.Option("--requests-per-s", min=0.01, help="Instead of [serve.access] requests_per_s.")
+    ] = None,
+    records: Annotated[
+        float | None, typer.Option("--records-per-s", min=0.01, help="Instead of [serve.access] records_per_s.")
+    ] = None,
+    as_json: JsonOption = False,
+    directory: DirectoryOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a key, and show it, this once: only a digest of it is kept.
+
+    It works at once, whether the service runs or not.
+
+    For example:
+
+        weir keys create shop --scope events:write --scope decisions:write
+
+        weir keys create "fraud desk" --role analyst --task fraud --expires 90d
+    """
+    now = time.time()
+    key, text = _store(config, directory).create(
+        name,
+        role=role,
+        scopes=scope or (),
+        tasks=task,
+        expires_at=None if expires is None else now + duration("--expires", expires),
+        requests_per_s=requests,
+        records_per_s=records,
+        by=f"{getpass.getuser()} (weir keys)",
+        now=now,
+    )
+    if as_json:
+        print(to_json({**key.shown(now), "key": text}))
+        return
+    print(text)
+    notes().print("Keep it: it is shown this once. Send it as Authorization: Bearer.")
+
+
+@keys_app.command("list")
+def list_command(as_json: JsonOption = False, directory: DirectoryOption = None, config: ConfigOption = None) -> None:
+    """Show the keys there are and were, without their secrets.
+
+    For example:
+
+        weir keys list
+    """
+    now, keys = time.time(), _store(config, directory).all()
+    if as_json:
+        print(to_json([key.shown(now) for key in keys]))
+        return
+    columns = ("id", "name", "state", "allows", "tasks", "made", "ends")
+    output().print(table(*columns, rows=[_row(key, now) for key in keys]))
+
+
+def _row(key: ApiKey, now: float) -> tuple[str, ...]:
+    ends = "never" if key.expires_at is None else utc(key.expires_at)
+    tasks = "all" if key.tasks is None else " ".join(key.tasks)
+    return key.id, key.name, key.state(now), key.role or " ".join(key.scopes), tasks, utc(key.created_at), ends
+
+
+@keys_app.command("revoke")
+def revoke_command(
+    key: Annotated[str, typer.Argument(metavar="ID", help="As weir keys list shows it.")],
+    directory: DirectoryOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """End a key for good; a running service refuses it within 5 seconds.
+
+    For example:
+
+        weir keys revoke 1f2e3d4c5b6a
+    """
+    ended = _store(config, directory).revoke(key, time.time())
+    notes().print(f"{ended.name} ({ended.id}) is revoked")

@@ -1,0 +1,59 @@
+"""The cookie of a session: its name, and how a browser is to keep it."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from weir.streams.config.serve_settings import is_loopback
+from weir.streams.service.problems import Problem
+
+_LOGIN_S: Final = 600
+Kind = Literal["session", "login"]
+"""Of who signed on, and of a sign-on that goes on at the identity provider."""
+
+
+class Cookies:
+    """Cookies of this service.
+
+    With https they are ``__Host-weir``: the browser sends those back to this host alone, over https alone, and no other
+    host of the domain can set one. Without it, which only this machine's own addresses may be, browsers refuse that
+    name, so there it is ``weir-PORT``: cookies do not know ports, and two services of one machine would sign each other
+    out.
+    """
+
+    def get(self, request: Request, kind: Kind = "session") -> str | None:
+        """The cookie that came with a request."""
+        return request.cookies.get(self._name(request, kind))
+
+    def put(self, request: Request, response: Response, value: str, age_s: float, kind: Kind = "session") -> None:
+        """Set it; raises ``Problem`` (403) where the way to the browser is not encrypted."""
+        secure = self._secure(request)
+        if not secure and not is_loopback(request.url.hostname or ""):
+            raise Problem(
+                403,
+                "Not encrypted",
+                "nobody signs on over plain http, where others on the way could read the cookie; give tls_cert and "
+                "tls_key in [serve], or an encrypting proxy with trusted_proxies",
+            )
+        kept: Any = {"httponly": True, "samesite": "lax", "path": "/", "secure": secure}
+        response.set_cookie(self._name(request, kind), value, max_age=int(age_s), **kept)
+
+    def begin_login(self, request: Request, response: Response, value: str) -> None:
+        """Remember what a sign-on has to come back with."""
+        self.put(request, response, value, _LOGIN_S, "login")
+
+    def drop(self, request: Request, response: Response, kind: Kind = "session") -> None:
+        """Have the browser forget it."""
+        response.delete_cookie(
+            self._name(request, kind), path="/", secure=self._secure(request), httponly=True, samesite="lax"
+        )
+
+    def _secure(self, request: Request) -> bool:
+        return request.url.scheme == "https"
+
+    def _name(self, request: Request, kind: Kind) -> str:
+        suffix = "" if kind == "session" else f"-{kind}"
+        return f"__Host-weir{suffix}" if self._secure(request) else f"weir-{request.url.port or 80}{suffix}"

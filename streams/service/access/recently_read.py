@@ -1,0 +1,68 @@
+"""Values of the database that are believed for some seconds, so that a request seldom waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from weir.streams.service.problems import Problem
+
+V = TypeVar("V")
+BELIEVED_S: Final = 3.0
+"""A key that was revoked elsewhere works for so long at most; 5 s are promised."""
+
+
+class RecentlyRead(Generic[V]):
+    """The last values of a reader, of keys that exist and of keys that do not.
+
+    Parameters
+    ----------
+    read : asks the database; it runs in a thread.
+    size : values kept at most; the oldest goes, so that made-up keys cannot fill memory.
+    clock : seconds that only grow.
+    """
+
+    def __init__(
+        self, read: Callable[[str], V | None], size: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._read = read
+        self._size = size
+        self._clock = clock
+        self._known: dict[str, tuple[float, V | None]] = {}
+
+    def peek(self, key: str) -> V | None:
+        """What is believed of ``key`` without asking; ``None`` where that is nothing, or too old."""
+        found = self._known.get(key)
+        return found[1] if found is not None and self._clock() - found[0] < BELIEVED_S else None
+
+    async def get(self, key: str) -> V | None:
+        """The value of ``key``; raises ``Problem`` (503) where the database does not answer.
+
+        A database that is away lets nobody in: a key may have been revoked since.
+        """
+        found = self._known.get(key)
+        now = self._clock()  # from before the question: the answer may be as old as that
+        if found is not None and now - found[0] < BELIEVED_S:
+            return found[1]
+        try:
+            value = await asyncio.to_thread(self._read, key)
+        except SQLAlchemyError as exc:
+            raise Problem(
+                503,
+                "Database away",
+                f"who may do what is not known now: {type(exc).__name__}; see that [serve] database can be reached",
+                headers={"Retry-After": "2"},
+            ) from exc
+        self._known.pop(key, None)
+        while len(self._known) >= self._size:
+            self._known.pop(next(iter(self._known)))
+        self._known[key] = (now, value)
+        return value
+
+    def forget(self, key: str) -> None:
+        """Ask again next time."""
+        self._known.pop(key, None)

@@ -1,0 +1,23 @@
+"""Tests of the service's other parts talk to it as anyone on this machine may who has its token."""
+
+from __future__ import annotations
+
+import pytest
+
+from weir.streams.service.access.access import Access
+from weir.streams.service.access.caller import Caller, administrator
+
+
+@pytest.fixture(autouse=True)
+def as_administrator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends nothing is the administrator; ``tests/service/access`` has the real rule."""
+    if request.path.parent.name == "access":
+        return
+    real = Access.identify
+
+    async def identify(self: Access, asked: object) -> Caller:
+        if "authorization" in asked.headers or asked.headers.get("cookie"):  # type: ignore[attr-defined]
+            return await real(self, asked)  # type: ignore[arg-type]
+        return administrator("token")
+
+    monkeypatch.setattr(Access, "identify", identify)
