@@ -28,7 +28,7 @@ async def test_the_link_becomes_a_session_and_the_token_leaves_the_address(tmp_p
         assert cookie.startswith("weir-8080=")
         assert "HttpOnly" in cookie
         assert "SameSite=lax" in cookie
-        assert service.access.token not in cookie
+        assert str(service.access.token) not in cookie
         me = (await client.get("/v1/me")).json()
         assert (me["name"], me["via"]) == ("admin", "session")
 
