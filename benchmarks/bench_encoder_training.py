@@ -29,11 +29,11 @@ from benchmarks.protocol_list import HERE
 from weir.models.dataset.cut import training_set
 from weir.models.dataset.split import Rows
 from weir.models.evaluation.gate import quality
-from weir.models.training.artefact import load
 from weir.models.training.chunks import Timeline
 from weir.models.training.encoder_builder import EncoderBuilder
+from weir.models.training.loop import score_rows
+from weir.models.training.training_run import load
 from weir.models.training.training_settings import EncoderSettings
-from weir.models.training.validate import score_rows
 from weir.models.training.world import World
 from weir.models.types import Built, History, Labels
 from weir.online.batch import LabelBatch

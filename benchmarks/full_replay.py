@@ -27,8 +27,7 @@ from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.event_files import FileSource, SourceBatch
 from weir.streams.embedded.memory_store import MemoryFeatureStore
-from weir.streams.trainer.job.candidate_scores import score
-from weir.streams.trainer.job.real_steps import blended, encoder_builder, trees_builder
+from weir.streams.trainer.job.real_steps import blended, encoder_builder, score, trees_builder
 from weir.streams.trainer.task_trainer import full_of, training_of
 
 BUILDERS: Mapping[str, Callable[[FullSpec], Builder]] = {"trees": trees_builder, "encoder": encoder_builder}

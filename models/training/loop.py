@@ -15,17 +15,53 @@ import torch
 from torch import nn
 
 from weir.models.dataset.split import Rows
+from weir.models.encoder import Encoder
 from weir.models.evaluation.gate import quality
 from weir.models.training import checkpoints
 from weir.models.training.checkpoints import Checkpoint, TrainingProgress
-from weir.models.training.chunks import Chunks, batches, cut
+from weir.models.training.chunks import Chunks, Timeline, batches, cut
 from weir.models.training.feed import Feed
 from weir.models.training.network import TrainableNetwork
 from weir.models.training.phases import Phase, rate_at
 from weir.models.training.training_settings import EncoderSettings
-from weir.models.training.validate import score_rows
 from weir.models.training.world import World
-from weir.models.types import Progress, TrainingStoppedError
+from weir.models.types import FloatVector, History, Progress, TrainingStoppedError
+
+
+def score_rows(
+    encoder: Encoder,
+    history: History,
+    timeline: Timeline,
+    rows: Rows,
+    length: int,
+    warmup: int,
+    size: int,
+    world: World,
+) -> FloatVector:
+    """Logit of each of ``rows``, in their order; the work is shared among the processes.
+
+    Parameters
+    ----------
+    length, warmup : each chunk of ``length`` events begins with a zero state ``warmup`` events before.
+    size : chunks at a time.
+    """
+    wanted_row = np.zeros(len(history), np.bool_)
+    wanted_row[rows.row] = True
+    out = np.zeros(len(history))
+    chunks = cut(timeline, wanted_row[timeline.order], length, warmup)
+    encoder.eval()
+    with torch.no_grad():
+        for k, part in enumerate(batches(chunks, size, None)):
+            if k % world.size != world.rank:  # every process takes each N-th batch; the sum puts them together
+                continue
+            at, there, counted = part.positions()
+            at = timeline.order[at]
+            x = torch.from_numpy(history.x[at] * there[..., None]).to(world.device)
+            logit, _, _ = encoder.sequence(x, x.new_zeros((len(at), encoder.state)))
+            out[at[counted]] = logit.float().cpu().numpy()[counted]
+    found: FloatVector = world.sum(torch.from_numpy(out)).numpy()[rows.row]
+    return found
+
 
 OnEpoch = Callable[[str, int, float], None]
 """``on_epoch(phase, epoch, validation metric)``, on every process; it may raise to end the training."""

@@ -8,16 +8,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
 
 from weir.models.dataset.sequences import next_events
 from weir.models.dataset.split import train_rows, validation_rows
 from weir.models.encoder import Encoder, EncoderConfig
 from weir.models.errors import ModelError
-from weir.models.training.artefact import files_of, load
-from weir.models.training.encoder_builder import silent
+from weir.models.training.encoder_builder import CONFIG, WEIGHTS, silent
 from weir.models.training.feed import Feed
 from weir.models.training.loop import Loop, OnEpoch
 from weir.models.training.network import TrainableNetwork
@@ -148,3 +151,44 @@ def _fingerprint(
     for name, content in sorted((warm_start or {}).items()):
         digest.update(name.encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()
+
+
+_FORMAT = 1
+
+
+def files_of(network: TrainableNetwork, more: Mapping[str, Any]) -> dict[str, bytes]:
+    """Files from which training can go on; ``more`` is kept in the JSON for readers."""
+    told = {
+        "format": _FORMAT,
+        "encoder": asdict(network.encoder.config),
+        "next": asdict(network.heads.spec),
+        **more,
+    }
+    weights = {name: v.cpu().contiguous() for name, v in network.state_dict().items()}
+    return {WEIGHTS: save(weights), CONFIG: json.dumps(told, indent=2, sort_keys=True).encode()}
+
+
+def load(files: Mapping[str, bytes]) -> TrainableNetwork:
+    """The network that `files_of` wrote.
+
+    Raises
+    ------
+    ModelError
+        A file is missing or damaged, or of another format.
+    """
+    missing = [name for name in (WEIGHTS, CONFIG) if name not in files]
+    if missing:
+        raise ModelError(f"this artefact lacks {', '.join(missing)}: train without a warm start")
+    try:
+        told = json.loads(files[CONFIG])
+        if told["format"] != _FORMAT:
+            raise ModelError(f"{CONFIG} has format {told['format']}, this version reads {_FORMAT}")
+        shape = told["encoder"] | {"inputs": tuple(told["encoder"]["inputs"])}
+        config, spec = EncoderConfig(**shape), NextSpec(**told["next"])
+        # Making a network draws its weights; the draws of a training must not depend on that.
+        with torch.random.fork_rng():
+            network = TrainableNetwork(Encoder(config), NextHeads(spec, config.hidden))
+        network.load_state_dict(load_tensors(files[WEIGHTS]))
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as exc:
+        raise ModelError(f"this artefact cannot be read ({exc}): train without a warm start") from exc
+    return network

@@ -1,18 +1,23 @@
-"""Options that several commands have, and what they stand for: settings and tasks."""
+"""Options that several commands have, and what they stand for: settings, tasks, times and durations."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weir.online.durations import parse_duration
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
     from weir.streams.config.settings import Settings
+
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="Settings file; else $WEIR_CONFIG, else ./weir.toml.")
@@ -70,3 +75,32 @@ def _files(path: Path) -> list[Path]:
     if not inside:
         raise UsageError(f"{path}: no task file (*.toml) in this directory")
     return inside
+
+
+def duration(option: str, text: str) -> float:
+    """Seconds of ``7d``; raises ``UsageError`` naming the option.
+
+    >>> duration("--older-than", "6h")
+    21600.0
+    """
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def moment(option: str, text: str) -> float:
+    """Epoch seconds of a time (UTC without an offset), of epoch seconds, or of a duration ago.
+
+    >>> moment("--since", "2023-11-14T22:13:20"), moment("--since", "1700000000")
+    (1700000000.0, 1700000000.0)
+    """
+    with suppress(ValueError):
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    if text.replace(".", "", 1).isdecimal():
+        return float(text)
+    try:
+        return time.time() - parse_duration(text)
+    except ValueError:
+        raise UsageError(f"{option} {text!r}: give a time as 2024-05-01T12:00 (UTC), or how long ago as 7d") from None

@@ -20,11 +20,10 @@ from weir.streams.config import topics
 from weir.streams.config.connections import KafkaSettings, RedisSettings
 from weir.streams.config.frozen_settings import Concern, SecretUrl, TlsFiles
 from weir.streams.config.invalid import refusal
-from weir.streams.config.model_settings import ModelSettings
+from weir.streams.config.model_settings import ModelSettings, TrainerSettings
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.config.text_files import read_text
 from weir.streams.config.topic_settings import TopicOverride, TopicSettings
-from weir.streams.config.trainer_settings import TrainerSettings
 from weir.streams.config.worker_settings import Role, WorkerSettings
 from weir.streams.errors import UsageError
 

@@ -19,12 +19,11 @@ from weir.online.task.full_spec import FullSpec, TrainingSpec
 from weir.online.task.spec import TaskSpec
 from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.promotion import PhaseState, PromotionPhase, PromotionRules
-from weir.streams.trainer.job.transitions import conclude, overtaken
 from weir.streams.trainer.leased_state import Clock, LeasedTaskState
 from weir.streams.trainer.registry_port import ModelRegistry
 from weir.streams.trainer.task_state import Effect, RetrainAsk, TaskState
 from weir.streams.trainer.trainer_metrics import TaskMeasures
-from weir.streams.trainer.triggers import RequestOutcome, check_schedule, consider, scheduled
+from weir.streams.trainer.triggers import RequestOutcome, check_schedule, conclude, consider, overtaken, scheduled
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,8 @@ from tests.models.served_graphs import INPUTS, E, S, graph, history, load, model
 from weir.models.errors import ModelError
 from weir.models.onnx.graph import declared
 from weir.models.serving import session as sessions
-from weir.models.serving.buckets import BUCKETS, Buckets
 from weir.models.serving.entity_steps import replay
-from weir.models.serving.ort_model import OrtModel
+from weir.models.serving.ort_model import BUCKETS, Buckets, OrtModel
 from weir.models.serving.packed_rows import rounds_of
 from weir.models.serving.session import choose_provider
 from weir.models.types import Float32Matrix

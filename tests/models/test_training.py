@@ -20,10 +20,9 @@ from weir.models.dataset.cut import training_set
 from weir.models.errors import ModelError
 from weir.models.evaluation.gate import quality
 from weir.models.onnx.graph import open_session, run_graph
-from weir.models.training.artefact import files_of, load
 from weir.models.training.encoder_builder import EncoderBuilder
 from weir.models.training.loop import Loop
-from weir.models.training.training_run import _config, _fresh, fitted, metrics_of
+from weir.models.training.training_run import _config, _fresh, files_of, fitted, load, metrics_of
 from weir.models.training.training_settings import EncoderSettings
 from weir.models.types import TrainingSet, TrainingStoppedError
 

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from weir.models.dataset.split import train_rows
 from weir.models.errors import ModelError
 from weir.models.trees.convert import round_down, to_onnx
-from weir.models.trees.thinned_rows import thinned
-from weir.models.trees.tree_builder import TreesBuilder
+from weir.models.trees.tree_builder import TreesBuilder, thinned
 from weir.models.trees.tree_params import TreeParams
 from weir.models.types import Built, Float32Matrix, History, Labels, TrainingSet, TrainingStoppedError
 

@@ -30,11 +30,10 @@ from weir.streams.config import topics
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.trainer.history.log_sources import EmbeddedSource, LogSource
 from weir.streams.trainer.history.read_history import read_history
-from weir.streams.trainer.job.candidate_scores import score
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import Runner, SubprocessRunner
 from weir.streams.trainer.job.live_examples import LiveRows
-from weir.streams.trainer.job.real_steps import blended, cut, encoder_builder, trees_builder
+from weir.streams.trainer.job.real_steps import blended, cut, encoder_builder, score, trees_builder
 from weir.streams.trainer.registry_port import ModelRegistry, RegistryShelf
 from weir.streams.trainer.state_journal import Journal, MemoryJournal
 from weir.streams.trainer.task_state import Effect, TaskState

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from tests.streams.simulation_truth import SimulationTruth, truth
 from weir.online.codec.wire import DeviceEvent, Label, UserEvent
 from weir.streams.simulate import TOPICS, RecordBlock, SimulationConfig, simulate
-from weir.streams.simulate.dirt import BREAKAGES
+from weir.streams.simulate.generator import BREAKAGES
 
 CLEAN = {"malformed_share": 0.0, "duplicate_share": 0.0, "late_share": 0.0}
 USER_FIELDS = {"v", "event_id", "type", "user_id", "ts", "amount", "merchant_id", "device_id", "session_id",

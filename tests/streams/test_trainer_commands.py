@@ -14,7 +14,7 @@ from tests.streams.trainer_fakes import SPEC, World, spec
 from weir.online.errors import TaskError
 from weir.streams.cli.models.retrain import retrain_command
 from weir.streams.cli.processes.trainer import trainer_command
-from weir.streams.config.trainer_settings import TrainerSettings
+from weir.streams.config.model_settings import TrainerSettings
 from weir.streams.errors import UsageError
 
 

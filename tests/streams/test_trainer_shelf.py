@@ -13,8 +13,8 @@ from tests.streams.trainer_fakes import NOW, asked, spec, training_data
 from weir.models.manifest import Variant
 from weir.models.registry.registry import Registry
 from weir.models.types import BoolVector, Built, IntVector, TrainingSet
-from weir.streams.trainer.job.candidate_scores import score
 from weir.streams.trainer.job.job_steps import JudgeWork, get, put
+from weir.streams.trainer.job.real_steps import score
 from weir.streams.trainer.registry_port import JOB_FILE, Origin, RegistryShelf
 from weir.streams.trainer.task_state import Effect, Job
 

@@ -22,7 +22,7 @@ from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import InlineRunner
 from weir.streams.trainer.state_journal import Journal, MemoryJournal
 from weir.streams.trainer.task_supervisor import TaskSupervisor
-from weir.streams.trainer.trainer_status import TrainerStatus
+from weir.streams.trainer.trainer_process import TrainerStatus
 
 Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -22,8 +22,7 @@ from weir.streams.cli.models.model_common import (
     tasks_in,
 )
 from weir.streams.cli.models.model_moves import promote_command, rollback_command
-from weir.streams.cli.options import ConfigOption, JsonOption, settings_of
-from weir.streams.cli.times import duration
+from weir.streams.cli.options import ConfigOption, JsonOption, duration, settings_of
 
 models_app = typer.Typer(
     name="models",

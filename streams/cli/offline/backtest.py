@@ -9,8 +9,7 @@ import orjson
 import typer
 
 from weir.streams.cli.console import bars, notes
-from weir.streams.cli.options import INTERRUPTED
-from weir.streams.cli.times import duration
+from weir.streams.cli.options import INTERRUPTED, duration
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:

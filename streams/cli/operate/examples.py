@@ -22,9 +22,9 @@ from weir.streams.cli.options import (
     JsonOption,
     SinceOption,
     YesOption,
+    moment,
     settings_of,
 )
-from weir.streams.cli.times import moment
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import producer

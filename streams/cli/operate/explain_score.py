@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from weir.streams.cli.console import bar, notes, output, table, to_json, utc
-from weir.streams.cli.options import BootstrapOption, ConfigOption, EntityOption, JsonOption, SinceOption, settings_of
+from weir.streams.cli.options import (
+    BootstrapOption,
+    ConfigOption,
+    EntityOption,
+    JsonOption,
+    SinceOption,
+    duration,
+    moment,
+    settings_of,
+)
 from weir.streams.cli.processes.process import needed
-from weir.streams.cli.times import duration, moment
 from weir.streams.config import topics
 from weir.streams.errors import UsageError, in_words
 

@@ -20,10 +20,10 @@ from weir.streams.cli.options import (
     JsonOption,
     TasksOption,
     YesOption,
+    moment,
     settings_of,
     tasks_of,
 )
-from weir.streams.cli.times import moment
 from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weir.streams.cli.console import notes, output, table, to_json, utc
-from weir.streams.cli.options import ConfigOption, JsonOption, settings_of
+from weir.streams.cli.options import ConfigOption, JsonOption, duration, settings_of
 from weir.streams.cli.processes.process import needed
-from weir.streams.cli.times import duration
 
 if TYPE_CHECKING:
     from weir.streams.service.access.api_keys import ApiKey, KeyStore

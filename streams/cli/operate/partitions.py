@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from weir.streams.cli.console import notes, output, table, to_json, utc
-from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, settings_of
-from weir.streams.cli.times import moment
+from weir.streams.cli.options import BootstrapOption, ConfigOption, JsonOption, moment, settings_of
 from weir.streams.config import topics
 from weir.streams.errors import UsageError
 from weir.streams.kafka.admin.clients import consumer, kafka_module

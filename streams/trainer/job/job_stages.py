@@ -21,12 +21,12 @@ from weir.online.errors import WeirError
 from weir.streams.errors import in_words
 from weir.streams.trainer.job.job_files import BLEND, BUILT, JobFiles, JobWorkshop
 from weir.streams.trainer.job.job_steps import Judgement, JudgeWork, get
-from weir.streams.trainer.job.transitions import begin_shadow
 from weir.streams.trainer.leased_state import Clock
 from weir.streams.trainer.registry_port import Origin
 from weir.streams.trainer.task_state import WORKING, Job, Stage, TaskState
 from weir.streams.trainer.task_trainer import TaskTrainer
 from weir.streams.trainer.trainer_errors import PASSING, LeaseLostError
+from weir.streams.trainer.triggers import begin_shadow
 
 log = logging.getLogger(__name__)
 

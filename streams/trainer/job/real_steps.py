@@ -12,8 +12,10 @@ from functools import partial
 
 import numpy as np
 
-from weir.models.dataset.cut import training_set
-from weir.models.types import BoolVector, Builder, Built, IntVector, TrainingSet
+from weir.models.dataset.cut import take, training_set
+from weir.models.serving.entity_steps import replay
+from weir.models.serving.ort_model import OrtModel
+from weir.models.types import BoolVector, Builder, Built, Float32Vector, IntVector, TrainingSet
 from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
 from weir.streams.config.settings import Settings
@@ -21,11 +23,22 @@ from weir.streams.errors import UsageError
 from weir.streams.trainer.history.history_builder import LoggedHistory
 from weir.streams.trainer.history.log_sources import KafkaSource
 from weir.streams.trainer.history.read_history import read_history
-from weir.streams.trainer.job.candidate_scores import score
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import Runner
 from weir.streams.trainer.job.job_steps import MakeBuilder, own_directory
 from weir.streams.trainer.task_trainer import training_of
+
+
+def score(built: Built, data: TrainingSet, rows: IntVector) -> Float32Vector:
+    """Logits ``(k,)`` of ``rows`` of the history; with a state every event before them is stepped through.
+
+    Raises ``ModelError`` for a model that takes columns the history does not have, or gives no finite numbers.
+    """
+    model = OrtModel.load(built.onnx, 1, built.inputs, provider="cpu", buckets=(1, 32, 512))
+    if model.state:
+        return replay(model, data.history)[rows]
+    wanted, back = np.unique(rows, return_inverse=True)
+    return replay(model, take(data.history, wanted))[back]
 
 
 def encoder_builder(spec: FullSpec, processes: int = 1) -> Builder:

@@ -22,7 +22,7 @@ from weir.streams.config import topics
 from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.transport_settings import TransportSettings
 from weir.streams.records import Record
-from weir.streams.simulate.dirt import BREAKAGES
+from weir.streams.simulate.generator import BREAKAGES
 
 START_TS = 1_577_836_800.0  # 2020-01-01: no record may look as if its clock were ahead
 TASK = "fraud"
