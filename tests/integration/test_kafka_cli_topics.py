@@ -44,7 +44,7 @@ def test_partitions_that_differ_are_said_with_what_to_do(weir: Weir) -> None:
     assert found.status == 1
     differences = orjson.loads(found.out)["differences"]
     assert {d["topic"] for d in differences} == {
-        "user-events", "device-events", "labels", "predictions", "alerts", "entity-updates",
+        "user-events", "device-events", "labels", "predictions", "alerts", "decisions", "entity-updates",
         "inference-requests", "inference-results",
     }  # fmt: skip
     assert all("partitions = 6" in d["fix"] for d in differences)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 import pytest
@@ -24,10 +25,14 @@ from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.streamed import KeyValue, unique
 from tests.integration.worker_process import Outcome, Watcher, Worker, run_weir
 from weir.online.batch import PredictionBatch
+from weir.online.codec.decision_blocks import Decision, decode_decisions
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest import runner as backtest
 from weir.streams.config import topics
+from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.kafka.partitioners import partitions_of_text
+from weir.streams.records import Record
 
 pytestmark = pytest.mark.integration
 
@@ -50,6 +55,12 @@ windows = ["1h", "7d"]
 half_life = "1d"
 [model]
 kind = "logistic"
+[threshold]
+kind = "fixed"
+value = 0.4
+[alerts]
+cooldown_s = 0
+escalate_at = [2, 4, 6]
 """
 SOURCE = f"""
 [source]
@@ -180,6 +191,7 @@ class Lived:
     versions: int
     doctor: Outcome
     letters: list[str]
+    decisions: list[Decision]
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +201,7 @@ def lived(kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path_factor
     (folder / "fraud.toml").write_text(TASK)
     deployment = Deployment.create(
         folder, kafka, redis_server.url, prefix=unique("ways"), partitions=PARTITIONS, tasks=(folder / "fraud.toml",),
-        worker={"web_port": port},
+        worker={"web_port": port, "decisions": True},
     )  # fmt: skip
     with Watcher(deployment) as watcher, Worker(deployment, folder / "worker.log") as worker:
         examples, every = 0, rows()
@@ -215,7 +227,9 @@ def lived(kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path_factor
     for records in deployment.read(topics.PREDICTIONS).values():
         made |= made_of(scored_of(deployment.tasks, records)["fraud"].predictions)
     held = [s.record.value for records in deployment.read(topics.DEAD_LETTERS).values() for s in records]
-    return Lived(made, examples, doctor, [orjson.loads(value)["reason"] for value in held])
+    blocks = [s.record.value for records in deployment.read(topics.DECISIONS).values() for s in records]
+    decisions = [row for block in blocks for row in decode_decisions(block).batch.rows()]
+    return Lived(made, examples, doctor, [orjson.loads(value)["reason"] for value in held], decisions)
 
 
 def learned(worker: Worker, examples: int) -> bool:
@@ -257,6 +271,32 @@ def test_dumps_of_topics_give_what_the_worker_gave(lived: Lived, kept: type[Kept
     by_dumps(tmp_path)
     assert kept.made.keys() == lived.made.keys()
     assert kept.made == lived.made
+
+
+def test_an_embedded_host_decides_as_the_worker_did(lived: Lived) -> None:
+    """Once for each event. Reasons depend on what is typical, of which each partition knows its own."""
+    log = EmbeddedLog()
+    host = EmbeddedHost([TaskSpec.from_toml(TASK)], log, decisions=True)
+    for chunk in range(CHUNKS):
+        part = rows()[chunk * EACH : (chunk + 1) * EACH]
+        for topic, made in (
+            (topics.USER_EVENTS, [event(row) for row in part]),
+            (topics.LABELS, [label(row) for row in part if row["bad"] is not None and row["told"] == "number"]),
+        ):
+            log.append(topic, [Record(*keyed(each), each["ts"]) for each in made])
+            host.run_pending()
+    records = [r.value for batch in log.read([topics.DECISIONS], 0) for r in batch.records]
+    mine = [row for record in records for row in decode_decisions(record).batch.rows()]
+    assert len(lived.decisions) == len(mine) == EACH * CHUNKS
+    found, wanted = ({d.event_id: without_reasons(d) for d in made} for made in (lived.decisions, mine))
+    assert found == wanted
+    alerts = [row.alert for row in mine if row.alert is not None]
+    assert {(a.status, a.severity) for a in alerts} >= {("open", "low"), ("escalated", "critical")}
+    assert 100 < len(alerts) < len(mine) - 100
+
+
+def without_reasons(d: Decision) -> Decision:
+    return d if d.alert is None else d._replace(alert=msgspec.structs.replace(d.alert, reasons=()))
 
 
 def test_it_learned_and_every_event_was_scored(lived: Lived) -> None:

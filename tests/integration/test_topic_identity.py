@@ -120,7 +120,9 @@ def test_examples_made_anew_are_not_taken_for_the_rest_of_the_old_ones(deploymen
     assert "weir topics accept examples" in worker.log
 
 
-RAISED = (*topics.INPUTS, topics.PREDICTIONS, topics.ALERTS, topics.ENTITY_UPDATES, *topics.INFERENCE)
+RAISED = (
+    *topics.INPUTS, topics.PREDICTIONS, topics.ALERTS, topics.DECISIONS, topics.ENTITY_UPDATES, *topics.INFERENCE,
+)  # fmt: skip
 
 
 def more_partitions(deployment: Deployment) -> None:

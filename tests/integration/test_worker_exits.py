@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.integration.chaos.deployment import Deployment
-from tests.integration.kafka_broker import Broker
+from tests.integration.kafka_broker import Broker, eventually
 from tests.integration.redis_server import NamedRedis, RedisServer
 from tests.integration.streamed import DAY, PARTITIONS, simulated, unique
 from tests.integration.worker_process import Watcher, Worker
 from weir.streams.config import topics
+from weir.streams.kafka.admin.clients import admin_client
 
 pytestmark = pytest.mark.integration
 
@@ -85,3 +86,25 @@ def test_a_port_in_use_is_the_last_line(kafka: Broker, redis_server: RedisServer
             assert worker.wait() == 2
             last = worker.log.rstrip().splitlines()[-1]
             assert last.startswith(f"error: [worker] web_host = '127.0.0.1', web_port = {port}: the port is in use")
+
+
+def test_a_deployment_of_before_lacks_the_topic_of_decisions(
+    kafka: Broker, redis_server: RedisServer | NamedRedis, tmp_path: Path
+) -> None:
+    deployment = Deployment.create(tmp_path, kafka, redis_server.url, prefix=unique("before"), tasks=("spend",))
+    name = deployment.settings.topics.name(topics.DECISIONS)
+    with admin_client(deployment.settings.kafka) as admin:
+        admin.delete_topics([name])
+        eventually(lambda: name not in admin.list_topics(), 30, "it is gone")
+    with Worker(deployment, tmp_path / "told.log") as worker:
+        assert worker.wait() == 2
+        last = worker.log.rstrip().splitlines()[-1]
+    assert last.startswith(f"error: [worker] decisions is set, and there is no topic {name} that this worker may write")
+    assert "weir topics create" in last
+    with (
+        Watcher(deployment) as watcher,
+        Worker(deployment, tmp_path / "untold.log", WEIR_WORKER__DECISIONS="false") as worker,
+    ):
+        watcher.send(topics.USER_EVENTS, simulated(DAY)[topics.USER_EVENTS])
+        watcher.settle(worker)
+        assert worker.end() == 0

@@ -29,6 +29,7 @@ from tests.integration.chaos.replay import (
     scored_of,
 )
 from weir.online.batch import ExampleBatch, ScoredBatch
+from weir.online.codec.decision_blocks import Decision, decode_decisions
 from weir.online.codec.decode import decode_labels
 from weir.online.codec.example_log import decode_example_log
 from weir.online.codec.wire import Alert, DeadLetter
@@ -133,6 +134,7 @@ class Checker:
             self.timers_told_their_labels,
             self.examples_are_those_of_the_first_predictions,
             self.alerts_equal_the_embedded_ones,
+            self.decisions_are_those_on_the_first_predictions,
         ]
         failed = []
         for check in checks:
@@ -300,6 +302,28 @@ class Checker:
         same("last alerts", {i: _say(s[-1]) for i, s in mine.items()}, {i: _say(s[-1]) for i, s in wanted.items()})
         self.notes["alerts"] = {"of label-free tasks": len(mine), "all": len(found), "records": records}
 
+    def decisions_are_those_on_the_first_predictions(self) -> None:
+        """One a prediction, in its partition and order; thresholds follow from scores alone, alerts not where labels
+        resolve them. A repeat says what the first said."""
+        count, repeats = 0, 0
+        found: dict[tuple[int, str], dict[str, Decision]] = {}
+        for p, log in self.deployment.read(topics.DECISIONS).items():
+            for block in (decode_decisions(stored.record.value) for stored in log):
+                firsts = found.setdefault((p, block.task), {})
+                for row in block.batch.rows():
+                    if (first := firsts.setdefault(row.event_id, row)) != row:
+                        raise Differs(f"a repeat of a decision says {row}, and the first {first}")
+                    repeats += first is not row
+                    count += 1
+        for (p, name), truth in self.label_truths.items():
+            mine, wanted = found.get((p, name), {}), {row.event_id: row for row in truth.decisions}
+            free = not len(self.examples[name])
+            same(f"decisions on {name}, partition {p}", {i: _decided(row, free) for i, row in mine.items()},
+                 {i: _decided(row, free) for i, row in wanted.items()})  # fmt: skip
+            if [*mine] != [*wanted]:
+                raise Differs(f"decisions on {name}, partition {p}, are not in the order of their predictions")
+        self.notes["decisions"] = (count - repeats, repeats)
+
     # -- Redis ---------------------------------------------------------------------------------------------------
 
     def _rows(self, lane: Lane, table: str) -> dict[str, bytes]:
@@ -311,6 +335,12 @@ class Checker:
             for key, value in zip(keys, values, strict=True)
             if value is not None
         }
+
+
+def _decided(row: Decision, with_alert: bool) -> tuple[Any, ...]:
+    """What of a decision must not differ; of its alert what `_say` says."""
+    alert = row.alert
+    return (*row[:7], alert is not None, with_alert and alert and (alert.alert_id, alert.status, alert.severity))
 
 
 def _say(alert: Any) -> tuple[Any, ...]:

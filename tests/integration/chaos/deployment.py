@@ -25,6 +25,7 @@ __all__ = ["FAST", "TASKS", "Deployment", "StoredRecord"]
 
 FAST: Mapping[str, Any] = {
     "commit_interval_s": 0.2, "snapshot_every_s": 3.0, "idle_after": 0,
+    "decisions": True,
     "label_bytes": 1 << 20,  # so that labels meet predictions that have to be read back
 }  # fmt: skip
 """Settings of workers under test: often enough to happen many times in a minute; and no time passes without events, as

@@ -16,6 +16,7 @@ import numpy as np
 
 from tests.integration.chaos.deployment import StoredRecord
 from weir.online.batch import ExampleBatch, FloatVector, ScoredBatch
+from weir.online.codec.decision_blocks import Decision, decisions_on
 from weir.online.codec.decode import decode_labels, decode_user_events
 from weir.online.codec.predictions import ScoredShape, decode_scored
 from weir.online.codec.row_updates import decode_updates
@@ -162,6 +163,7 @@ class LabelTruth:
     examples: dict[tuple[str, int], tuple[bytes, float, bool, float, bool]] = field(default_factory=dict)
     """By event id and number: features, score, value, weight, correction."""
     alerts: list[AlertState] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
     updates: dict[str, set[str]] = field(default_factory=dict)
     """Update ids by table."""
 
@@ -181,6 +183,9 @@ def replay_labels(task: TaskSpec, firsts: ScoredBatch, labels: Sequence[StoredRe
         outputs.append(stage.labels(mine))
     for out in outputs:
         truth.alerts += out.alerts
+        if out.scored is not None and out.thresholds is not None:
+            made = decisions_on(out.scored.predictions, out.thresholds, out.decided, shape.features)
+            truth.decisions += made.rows()
         for batch in out.examples:
             truth.examples |= example_values(batch)
         for table, updates in out.updates.items():

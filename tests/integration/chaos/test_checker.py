@@ -34,7 +34,7 @@ from weir.online.task.column_plan import union
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.embedded.memory_store import MemoryFeatureStore
-from weir.streams.outputs import dead_letter
+from weir.streams.outputs import dead_letter, decision_blocks
 from weir.streams.records import Record, RefusedRecord
 from weir.streams.redis.stored_rows import encode_row, row_key
 from weir.streams.task_files import load_task
@@ -123,6 +123,9 @@ def publish(left: Left, stage: ScoringStage, out: Any) -> None:
     name = stage.task.name
     alerts = [Alert.model_validate(a.to_wire_dict()) for a in out.alerts]
     left.append(topics.ALERTS, [encode_model(alert) for alert in alerts])
+    if out.scored is not None:
+        decided = decision_blocks(name, stage.features, out.scored.predictions, out, NOW)
+        left.append(topics.DECISIONS, [record.value for record in decided])
     for examples in out.examples:
         left.append(topics.EXAMPLES, encode_examples(examples, stage.features, name))
         stage.model.learn(examples)
@@ -164,14 +167,16 @@ def test_what_undisturbed_stages_leave_is_accepted(left: Left) -> None:
     assert notes["examples"]["quiet"][0] > 20
     assert notes["alerts"]["of label-free tasks"] > 5
     assert notes["side rows"] > 20
+    assert notes["decisions"][0] == sum(notes["events"].values())
 
 
 @pytest.mark.parametrize(
-    "topic", [topics.PREDICTIONS, topics.ENTITY_UPDATES, topics.DEAD_LETTERS, topics.EXAMPLES, topics.ALERTS]
+    "topic",
+    [topics.PREDICTIONS, topics.ENTITY_UPDATES, topics.DEAD_LETTERS, topics.EXAMPLES, topics.ALERTS, topics.DECISIONS],
 )
 def test_records_that_a_crash_repeated_are_accepted(left: Left, topic: str) -> None:
     log = left.logs[topic]
-    log[200:200] = log[100:200] if topic != topics.ALERTS else []
+    log[200:200] = log[100:200] if topic not in (topics.ALERTS, topics.DECISIONS) else []
     log += log[-5:]
     left.check()
 
@@ -205,6 +210,8 @@ def _replace(left: Left, topic: str, old: bytes, new: bytes) -> None:
         (_without(topics.ENTITY_UPDATES, 0), "updates_are_complete"),
         (_without(topics.EXAMPLES), "examples_are_those_of_the_first_predictions"),
         (_without(topics.ALERTS), "alerts_equal_the_embedded_ones"),
+        (_without(topics.DECISIONS, 3), "decisions_are_those_on_the_first"),
+        (lambda left: left.logs[topics.DECISIONS].reverse(), "not in the order of their predictions"),
         (lambda left: _flip(left, "user-events-0"), "rows_equal_a_linear_replay"),
         (lambda left: _flip(left, "entity-updates-0"), "side_rows_equal_a_linear_replay"),
         (lambda left: left.redis.values.pop(_row(left, "user-events-0")), "rows_equal_a_linear_replay"),
