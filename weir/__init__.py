@@ -4,11 +4,12 @@ The few public names, each imported when it is first asked for:
 
 >>> import weir
 >>> sorted(name for name in dir(weir) if name[0].isupper() or name.startswith("run"))
-['Settings', 'TaskPipeline', 'TaskSpec', 'WeirError', 'run_backtest']
+['AsyncClient', 'Client', 'Settings', 'TaskPipeline', 'TaskSpec', 'WeirError', 'run_backtest']
 >>> issubclass(weir.TaskSpec, object)
 True
 
-``load_task`` and ``run_backtest`` are ``weir backtest`` in two calls; ``TaskPipeline`` takes batches one by one.
+`Client` talks to a running ``weir serve``. ``load_task`` and
+``run_backtest`` are ``weir backtest`` in two calls; ``TaskPipeline`` takes batches one by one.
 """
 
 from __future__ import annotations
@@ -21,12 +22,25 @@ if TYPE_CHECKING:
     from weir.online.stages.pipeline import TaskPipeline
     from weir.online.task.spec import TaskSpec
     from weir.streams.backtest.runner import run_backtest
+    from weir.streams.client.client import AsyncClient, Client
     from weir.streams.config.settings import Settings, load_settings
     from weir.streams.task_files import load_task
 
-__all__ = ["Settings", "TaskPipeline", "TaskSpec", "WeirError", "load_settings", "load_task", "run_backtest"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Settings",
+    "TaskPipeline",
+    "TaskSpec",
+    "WeirError",
+    "load_settings",
+    "load_task",
+    "run_backtest",
+]
 
 _HOMES = {
+    "AsyncClient": "weir.streams.client.client",
+    "Client": "weir.streams.client.client",
     "Settings": "weir.streams.config.settings",
     "TaskPipeline": "weir.online.stages.pipeline",
     "TaskSpec": "weir.online.task.spec",

@@ -65,7 +65,15 @@ _OPERATE: Final = {
     "keys": "API keys of `weir serve`: create, list, revoke.",
     "acl": "Rights: what each kind of user needs, as commands.",
 }
-_FOLDERS: Final = {"offline": _OFFLINE, "processes": _PROCESSES, "models": _MODELS, "operate": _OPERATE}
+_SERVICE: Final = {
+    "send": "Send events (or labels) to a running weir serve, from files of JSON lines.",
+    "decide": "Send events and print what each task decides of them: score, threshold, alert or not, and why.",
+    "feed": "Follow alerts, drift, model updates and dead letters (and predictions, where asked for) until Ctrl-C.",
+    "alerts": "Alerts of a running service: list, show, verdict, undo.",
+}
+_FOLDERS: Final = {
+    "offline": _OFFLINE, "processes": _PROCESSES, "service": _SERVICE, "models": _MODELS, "operate": _OPERATE
+}  # fmt: skip
 COMMANDS: Final = {name: line for commands in _FOLDERS.values() for name, line in commands.items()}
 """Every command with the first line of its help, which a test holds to its docstring.
 

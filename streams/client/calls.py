@@ -1,0 +1,124 @@
+"""Requests and answers of the service without the sending, which a synchronous and an asynchronous client share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Literal, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from weir.streams.client.answers import AlertPage, Taken
+from weir.streams.errors import ShellError
+
+T = TypeVar("T")
+Verdict = Literal["confirmed", "false_alarm", "unsure"]
+Records = bytes | Iterable[Mapping[str, Any]]
+"""NDJSON, or records that become NDJSON."""
+
+RETRIED: Final = frozenset({429, 503})
+"""Answers that say: the same again, later. Records are known by their ids, so that none counts twice."""
+_LONGEST_WAIT_S: Final = 30.0
+
+
+class ServiceError(ShellError):
+    """The service refused a request; its words say how to correct it.
+
+    Parameters
+    ----------
+    problem : the problem document; ``status``, ``title``, ``detail`` and what else it says.
+    """
+
+    def __init__(self, problem: Mapping[str, Any]) -> None:
+        super().__init__(f"{problem.get('title', 'refused')} ({problem.get('status')}): {problem.get('detail', '')}")
+        self.problem = dict(problem)
+        self.status = int(problem.get("status", 0))
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request, and the type of its answer."""
+
+    method: str
+    path: str
+    answer: type[T]
+    params: dict[str, Any] = field(default_factory=dict)
+    content: bytes | None = None
+    content_type: str = "application/json"
+
+    def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        """For ``client`` to send."""
+        headers = {} if self.content is None else {"Content-Type": self.content_type}
+        params = {name: value for name, value in self.params.items() if value is not None}
+        return client.build_request(self.method, self.path, params=params, content=self.content, headers=headers)
+
+    def read(self, response: httpx.Response) -> T:
+        """The answer; raises ``ServiceError``."""
+        error = None if response.is_success else refusal(response)
+        # That every record was refused is told as a problem, with the same members.
+        if error is not None and not (self.answer is Taken and "results" in error.problem):
+            raise error
+        return msgspec.json.decode(response.content, type=self.answer)
+
+
+def refusal(response: httpx.Response) -> ServiceError:
+    """What a response that is no success says."""
+    try:
+        problem = msgspec.json.decode(response.content, type=dict[str, Any])
+    except msgspec.DecodeError:  # of a proxy, say
+        problem = {"title": response.reason_phrase, "detail": response.text[:200]}
+    return ServiceError({**problem, "status": response.status_code})
+
+
+def wait_s(response: httpx.Response) -> float:
+    """How long to wait before the same again."""
+    said = response.headers.get("retry-after", "")
+    return min(float(said) if said.isdecimal() else 1.0, _LONGEST_WAIT_S)
+
+
+def options(url: str | None, key: str | None, timeout_s: float) -> dict[str, Any]:
+    """Arguments of httpx's clients; ``WEIR_URL`` and ``WEIR_KEY`` stand in for what is not given."""
+    key = key or os.environ.get("WEIR_KEY")
+    return {
+        "base_url": url or os.environ.get("WEIR_URL") or "http://127.0.0.1:8080",
+        "headers": {"Authorization": f"Bearer {key}"} if key else {},
+        "timeout": timeout_s,
+    }
+
+
+def send(path: str, records: Records) -> Call[Taken]:
+    """Append records."""
+    return Call("POST", path, Taken, content=_ndjson(records), content_type="application/x-ndjson")
+
+
+def decide(events: Records, deadline_ms: int | None) -> Call[dict[str, Any]]:
+    """Append events, and wait for what is decided of them."""
+    body, params = _ndjson(events), {"deadline_ms": deadline_ms}
+    return Call("POST", "/v1/decisions", dict[str, Any], params, body, "application/x-ndjson")
+
+
+def get(path: str, **params: Any) -> Call[dict[str, Any]]:
+    """Look something up."""
+    return Call("GET", path, dict[str, Any], params)
+
+
+def post(path: str, document: Mapping[str, Any]) -> Call[dict[str, Any]]:
+    """Do something."""
+    return Call("POST", path, dict[str, Any], content=msgspec.json.encode(document))
+
+
+def alerts(cursor: str | None, **filters: Any) -> Call[AlertPage]:
+    """A page of alerts."""
+    return Call("GET", "/v1/alerts", AlertPage, {"cursor": cursor, **filters})
+
+
+def alert_path(alert_id: str, *rest: str) -> str:
+    """Where an alert is: its id may hold any character."""
+    return "/".join(["/v1/alerts", quote(alert_id, safe=""), *rest])
+
+
+def _ndjson(records: Records) -> bytes:
+    return records if isinstance(records, bytes) else b"\n".join(map(msgspec.json.encode, records))

@@ -1,0 +1,235 @@
+"""`Client` and `AsyncClient`: the service's routes as methods.
+
+>>> client = Client("http://weir.example:8080", key="weir_...")     # or WEIR_URL and WEIR_KEY
+>>> client.close()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Final, Self
+
+import httpx
+
+from weir.streams.client import calls
+from weir.streams.client.answers import FeedEvent, Taken
+from weir.streams.client.calls import RETRIED, Call, Records, ServiceError, T, Verdict, refusal, wait_s
+from weir.streams.client.server_sent import EventLines
+
+_TRIES: Final = 5
+_SILENT_S: Final = 60.0
+"""A feed that has not even a heartbeat for so long is opened anew."""
+
+
+class Client:
+    """The service, from code that waits.
+
+    Parameters
+    ----------
+    url : where it is; else ``WEIR_URL``, else this machine.
+    key : an API key; else ``WEIR_KEY``.
+    timeout_s : how long one answer may take.
+
+    Methods raise ``ServiceError`` where the service refuses, ``httpx.HTTPError`` where it is not reached. What it has
+    no room for now (429, 503) is sent again after the time that it asks for, up to five times.
+    """
+
+    def __init__(self, url: str | None = None, key: str | None = None, timeout_s: float = 30.0) -> None:
+        self._http = httpx.Client(**calls.options(url, key, timeout_s))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """Where the service is."""
+        return str(self._http.base_url)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def _do(self, call: Call[T]) -> T:
+        for _ in range(_TRIES):
+            response = self._http.send(call.request(self._http))
+            if response.status_code not in RETRIED:
+                break
+            time.sleep(wait_s(response))
+        return call.read(response)
+
+    def send_events(self, records: Records) -> Taken:
+        """Append events: records, or NDJSON as bytes. What is refused does not hold up the others."""
+        return self._do(calls.send("/v1/events", records))
+
+    def send_labels(self, records: Records) -> Taken:
+        """Append labels, as ``send_events`` does."""
+        return self._do(calls.send("/v1/labels", records))
+
+    def decide(self, events: Records, deadline_ms: int | None = None) -> dict[str, Any]:
+        """Append 1 to 1,000 events and wait for the decision of each task; ``ServiceError`` 504 where it is late."""
+        return self._do(calls.decide(events, deadline_ms))
+
+    def alerts(self, **filters: Any) -> Iterator[dict[str, Any]]:
+        """Alerts by the filters of ``GET /v1/alerts``, page after page."""
+        page = self._do(calls.alerts(None, **filters))
+        yield from page.alerts
+        while page.next is not None:
+            page = self._do(calls.alerts(page.next, **filters))
+            yield from page.alerts
+
+    def alert(self, alert_id: str) -> dict[str, Any]:
+        """One alert, with its history."""
+        return self._do(calls.get(calls.alert_path(alert_id)))
+
+    def verdict(self, alert_id: str, verdict: Verdict, *, reason: str = "", note: str = "") -> dict[str, Any]:
+        """Say whether an alert was right: it resolves, and the model learns."""
+        document = {"verdict": verdict, "reason": reason, "note": note}
+        return self._do(calls.post(calls.alert_path(alert_id, "verdict"), document))
+
+    def undo(self, alert_id: str) -> dict[str, Any]:
+        """Take the newest verdict back."""
+        return self._do(calls.post(calls.alert_path(alert_id, "undo"), {}))
+
+    def retrain(self, task: str, reason: str = "asked for by a program", *, force: bool = False) -> dict[str, Any]:
+        """Ask for a new full model."""
+        return self._do(calls.post("/v1/retrain", {"task": task, "reason": reason, "force": force}))
+
+    def get(self, path: str, **params: Any) -> dict[str, Any]:
+        """Anything else that can be looked up, such as ``/v1/tasks`` or ``/v1/entities/u7``."""
+        return self._do(calls.get(path, **params))
+
+    def feed(self, *, last_id: str | None = None, since: str | None = None, **filters: Any) -> Iterator[FeedEvent]:
+        """Follow the live feed for ever; it resumes by itself, without a gap or a repeat.
+
+        Parameters
+        ----------
+        last_id : ``FeedEvent.id`` after which to go on.
+        since : a time, such as ``15m``, where there is no id.
+        filters : of ``GET /v1/feed``: type, task, entity, min_score, severity.
+
+        Raises ``ServiceError`` (410) where the log does not hold the next record any more.
+        """
+        lines = EventLines(last_id)
+        while True:
+            try:
+                with self._http.stream("GET", "/v1/feed", **_resume(lines, since, filters)) as response:
+                    if response.status_code not in RETRIED:
+                        if not response.is_success:
+                            response.read()
+                            raise refusal(response)
+                        for line in response.iter_lines():
+                            if (event := lines.take(line)) and (found := lines.record(event)):
+                                yield found
+            except httpx.TransportError as error:
+                if lines.last_id is None and since is None and isinstance(error, httpx.ConnectError):
+                    raise
+            time.sleep(lines.retry_s)
+
+
+class AsyncClient:
+    """The service, from a coroutine: see `Client` for the parameters and what the methods raise."""
+
+    def __init__(self, url: str | None = None, key: str | None = None, timeout_s: float = 30.0) -> None:
+        self._http = httpx.AsyncClient(**calls.options(url, key, timeout_s))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._http.aclose()
+
+    async def _do(self, call: Call[T]) -> T:
+        for _ in range(_TRIES):
+            response = await self._http.send(call.request(self._http))
+            if response.status_code not in RETRIED:
+                break
+            await asyncio.sleep(wait_s(response))
+        return call.read(response)
+
+    async def send_events(self, records: Records) -> Taken:
+        """See `Client.send_events`."""
+        return await self._do(calls.send("/v1/events", records))
+
+    async def send_labels(self, records: Records) -> Taken:
+        """See `Client.send_labels`."""
+        return await self._do(calls.send("/v1/labels", records))
+
+    async def decide(self, events: Records, deadline_ms: int | None = None) -> dict[str, Any]:
+        """See `Client.decide`."""
+        return await self._do(calls.decide(events, deadline_ms))
+
+    async def alerts(self, **filters: Any) -> AsyncIterator[dict[str, Any]]:
+        """See `Client.alerts`."""
+        cursor: str | None = None
+        while True:
+            page = await self._do(calls.alerts(cursor, **filters))
+            for alert in page.alerts:
+                yield alert
+            if (cursor := page.next) is None:
+                return
+
+    async def alert(self, alert_id: str) -> dict[str, Any]:
+        """See `Client.alert`."""
+        return await self._do(calls.get(calls.alert_path(alert_id)))
+
+    async def verdict(self, alert_id: str, verdict: Verdict, *, reason: str = "", note: str = "") -> dict[str, Any]:
+        """See `Client.verdict`."""
+        document = {"verdict": verdict, "reason": reason, "note": note}
+        return await self._do(calls.post(calls.alert_path(alert_id, "verdict"), document))
+
+    async def undo(self, alert_id: str) -> dict[str, Any]:
+        """See `Client.undo`."""
+        return await self._do(calls.post(calls.alert_path(alert_id, "undo"), {}))
+
+    async def retrain(
+        self, task: str, reason: str = "asked for by a program", *, force: bool = False
+    ) -> dict[str, Any]:
+        """See `Client.retrain`."""
+        return await self._do(calls.post("/v1/retrain", {"task": task, "reason": reason, "force": force}))
+
+    async def get(self, path: str, **params: Any) -> dict[str, Any]:
+        """See `Client.get`."""
+        return await self._do(calls.get(path, **params))
+
+    async def feed(
+        self, *, last_id: str | None = None, since: str | None = None, **filters: Any
+    ) -> AsyncIterator[FeedEvent]:
+        """See `Client.feed`."""
+        lines = EventLines(last_id)
+        while True:
+            try:
+                async with self._http.stream("GET", "/v1/feed", **_resume(lines, since, filters)) as response:
+                    if response.status_code not in RETRIED:
+                        if not response.is_success:
+                            await response.aread()
+                            raise refusal(response)
+                        async for line in response.aiter_lines():
+                            if (event := lines.take(line)) and (found := lines.record(event)):
+                                yield found
+            except httpx.TransportError as error:
+                if lines.last_id is None and since is None and isinstance(error, httpx.ConnectError):
+                    raise
+            await asyncio.sleep(lines.retry_s)
+
+
+def _resume(lines: EventLines, since: str | None, filters: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the request that goes on where ``lines`` is."""
+    headers = {"Accept": "text/event-stream"}
+    if lines.last_id is not None:
+        headers["Last-Event-ID"] = lines.last_id
+    params = {name: value for name, value in filters.items() if value is not None}
+    if since is not None and lines.last_id is None:
+        params["since"] = since
+    return {"params": params, "headers": headers, "timeout": httpx.Timeout(30.0, read=_SILENT_S)}
+
+
+__all__ = ["AsyncClient", "Client", "ServiceError"]
