@@ -24,7 +24,7 @@ DirectoryOption = Annotated[
 
 def _store(config: Path | None, directory: Path | None) -> KeyStore:
     settings = settings_of(config, None, {"serve.directory": directory})
-    needed(("sqlalchemy", "fastapi"), "weir keys", "serve")
+    needed(("sqlalchemy", "fastapi"), "weir keys", "weir[serve]")
     from weir.streams.service.access.api_keys import KeyStore
     from weir.streams.service.access.database import access_database
 

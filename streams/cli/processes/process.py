@@ -59,11 +59,11 @@ def address(web: str | None, table: str = "worker") -> dict[str, object]:
     return {f"{table}.web_host": host.strip("[]") or None, f"{table}.web_port": port if port == "auto" else int(port)}
 
 
-def needed(packages: Sequence[str] | None = None, what: str = "a worker", extra: str = "kafka") -> None:
-    """Those packages of ``extra`` are there, or all; raises ``UsageError`` naming what is not."""
+def needed(packages: Sequence[str] | None = None, what: str = "a worker", hint: str = "weir[kafka]") -> None:
+    """Those packages of the extra are there, or all; raises ``UsageError`` naming what is not."""
     absent = [package for package in (_NEEDS if packages is None else packages) if version_of(package) == MISSING]
     if absent:
-        raise UsageError(f"{what} needs {', '.join(absent)}, not installed here; run: pip install 'weir[{extra}]'")
+        raise UsageError(f"{what} needs {', '.join(absent)}, not installed here; run: pip install '{hint}'")
 
 
 def version_of(package: str) -> str:

@@ -35,7 +35,7 @@ def serve_command(
     given = {"serve.host": host, "serve.port": port, "serve.directory": directory}
     settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
-    needed(_NEEDS, "weir serve", "serve")
+    needed(_NEEDS, "weir serve", "weir[serve]")
     log_to_stderr(log_level)
     from weir.streams.service.run import run_service
 

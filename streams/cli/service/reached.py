@@ -27,7 +27,7 @@ KeyOption = Annotated[str | None, typer.Option("--key", "-k", help="API key; bet
 @contextmanager
 def service_at(url: str | None, key: str | None) -> Iterator[Client]:
     """A client; a service that is not reached is a ``UsageError`` that names its address."""
-    needed(("httpx",), "a command that talks to weir serve", "serve")
+    needed(("httpx",), "a command that talks to weir serve", "weir[serve]")
     import httpx
 
     from weir.streams.client.client import Client

@@ -1,0 +1,71 @@
+"""`weir.client` and the commands on it, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.service.running import EVENT, listening, make_service
+from weir.client import AsyncClient, Client, ServiceError
+
+pytestmark = pytest.mark.anyio
+BAD = {**EVENT, "event_id": "e2", "amount": "nine"}
+
+
+async def test_records_are_sent_and_each_is_told(tmp_path: Path) -> None:
+    async with listening(make_service(tmp_path)) as port, AsyncClient(f"http://127.0.0.1:{port}") as client:
+        told = await client.send_events([EVENT, BAD, EVENT])
+        assert (told.accepted, told.repeats, told.refused) == (1, 1, 1)
+        assert [(one.index, one.status) for one in told.results] == [(1, "refused"), (2, "repeat")]
+        assert told.results[0].reason.startswith("amount: got 'nine'")
+        assert (await client.send_events([BAD])).refused == 1  # a problem of the API, and an answer here
+        label = {"v": 1, "task": "fraud", "entity_id": "u1", "event_id": "e1", "ts": 1.7e9, "value": 1}
+        assert (await client.send_labels([label])).accepted == 1
+
+
+async def test_a_refusal_is_an_error_with_the_problem(tmp_path: Path) -> None:
+    async with listening(make_service(tmp_path)) as port:
+        with Client(f"http://127.0.0.1:{port}") as client:
+            with pytest.raises(ServiceError, match="no task 'fruad'") as refused:
+                await asyncio.to_thread(client.get, "/v1/tasks/fruad")
+            assert (refused.value.status, refused.value.problem["value"]) == (404, "fruad")
+
+
+class Ended(NamedTuple):
+    status: int
+    output: str
+    errors: str
+
+
+async def command(*arguments: str, stdin: bytes = b"") -> Ended:
+    """``weir`` in a process of its own."""
+    pipe = asyncio.subprocess.PIPE
+    words = [sys.executable, "-m", "weir.streams.cli.main", *arguments]
+    process = await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe, stderr=pipe)
+    output, errors = await process.communicate(stdin)
+    assert process.returncode is not None
+    return Ended(process.returncode, output.decode(), " ".join(errors.decode().split()))
+
+
+async def test_weir_send_says_what_became_of_the_lines(tmp_path: Path) -> None:
+    lines, good = tmp_path / "events.jsonl", [{**EVENT, "event_id": f"e{n}"} for n in range(600)]
+    lines.write_text("\n".join(map(json.dumps, [*good, BAD | {"event_id": "x"}, good[0]])))
+    async with listening(make_service(tmp_path / "data")) as port:
+        sent = await command("send", str(lines), "--url", f"http://127.0.0.1:{port}")
+        assert sent.status == 1
+        assert "600 accepted, 1 repeats, 1 refused" in sent.errors
+        assert f"{lines}, record 601: amount: got 'nine'" in sent.errors
+        piped = await command("send", "-", "--url", f"http://127.0.0.1:{port}", stdin=lines.read_bytes())
+        assert "0 accepted, 601 repeats, 1 refused" in piped.errors
+
+
+async def test_a_service_that_is_not_there_is_named() -> None:
+    found = await command("alerts", "list", "--url", "http://127.0.0.1:9")
+    assert found.status == 2
+    assert "http://127.0.0.1:9: " in found.errors
+    assert "start weir serve there, or give --url" in found.errors
