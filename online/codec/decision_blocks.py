@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -158,12 +158,12 @@ def encode_decisions(batch: DecisionBatch, task: str, made_at: float, most: int 
 
 def _blocks(batch: DecisionBatch, task: str, made_at: float, most: int) -> list[bytes]:
     n, version = len(batch), batch.model_version
-    alerts = {row: alert for row, alert in enumerate(batch.alert) if alert is not None}
+    rows = [*compress(range(n), batch.alert)]  # most rows are under the line: nothing of Python is done for them
     ts, score, threshold = (column.astype("<f8").tobytes() for column in (batch.ts, batch.score, batch.threshold))
     versions = int(version[0]) if (version == version[0]).all() else version.astype("<i8").tobytes()
     degraded = np.packbits(batch.degraded).tobytes() if batch.degraded.any() else None
     columns = (batch.event_id, batch.entity_id, ts, score, threshold, versions, degraded)
-    block = _ENCODE(_Block(VERSION, task, made_at, *columns, [*alerts], [*alerts.values()]))
+    block = _ENCODE(_Block(VERSION, task, made_at, *columns, rows, [*filter(None, batch.alert)]))
     if len(block) <= most or n == 1:
         return [block]
     parts = batch.slice(0, n // 2), batch.slice(n // 2, n)  # ids differ in length, so that only trying tells
