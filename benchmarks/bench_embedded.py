@@ -152,8 +152,8 @@ def instrument(host: EmbeddedHost, watch: Watch) -> Iterator[tuple[Any, str, Any
             (pipeline.joiner, "label", "join labels"),
             (pipeline.threshold, "thresholds", "threshold"),
             (pipeline.book, "decide", "alerts + reasons"),
-            (pipeline._typical, "update", "alerts + reasons"),
-            (pipeline._drift, "update", "drift"),
+            (pipeline.labelling.typical, "update", "alerts + reasons"),
+            (pipeline.labelling.drift, "update", "drift"),
             (pipeline.evaluation, "update", "metrics"),
         ]
         for owner, name, stage in places:

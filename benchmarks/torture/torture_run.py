@@ -27,7 +27,6 @@ from weir.streams.kafka.admin.clients import admin_client
 from weir.streams.kafka.admin.topic_specs import wanted_topics
 from weir.streams.ops.fleet import WEIR
 from weir.streams.redis.client import opened
-from weir.streams.redis.partitions.partition_record import clear_prefix
 from weir.streams.task_files import load_task
 
 TASK_FILE: Final = Path(__file__).parent / "task.toml"
@@ -106,7 +105,13 @@ def prepared(place: Place) -> Iterator[Deployment]:
 
 async def _forget(settings: Settings) -> None:
     async with opened(settings.redis, patience_s=10.0) as link:
-        await clear_prefix(link)
+        cursor = b"0"
+        while True:  # of one Redis, not of a cluster
+            cursor, keys = await link.execute("SCAN", cursor, "MATCH", f"{link.prefix}:*", "COUNT", 1_000, route=b"")
+            if keys:
+                await link.execute("UNLINK", *keys)
+            if cursor == b"0":
+                return
 
 
 def torture(place: Place, plan: Plan, tell: Callable[[str], None], logs: Path | None = None) -> Verdict:

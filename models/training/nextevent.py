@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weir.models.dataset.sequences import NextEvent
-from weir.models.errors import ModelError
 from weir.models.types import History, IntVector
 
 _ITEM_WIDTH = 16
@@ -119,14 +118,6 @@ class NextHeads(nn.Module):
         if self.items is not None:
             total = total + self._item(hidden, torch.where(counted, targets.item, -1), targets.negatives)
         return total
-
-    def recommend(self, hidden: Tensor, item: IntVector) -> Tensor:
-        """Score of each candidate ``(c,)`` as the next item of each state ``(n, S)``: ``(n, c)``, in logits."""
-        if self.query is None or self.items is None:
-            raise ModelError("this encoder has no item head: no event of its history named a merchant or item")
-        at = torch.from_numpy(bucket(item, self.spec.buckets)).to(hidden.device)
-        scores: Tensor = self.query(hidden) @ self.items(at).T
-        return scores
 
     def _number(self, numbers: Tensor, k: int, target: Tensor, counted: Tensor) -> Tensor:
         there = counted & torch.isfinite(target)

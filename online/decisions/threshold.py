@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 
 from weir.online.batch import BoolVector, FloatVector
 from weir.online.decisions.histogram import bin_edges, bin_of, tail
-from weir.online.durations import Seconds
 from weir.online.errors import UNREADABLE, StateError
 from weir.online.frozen import FrozenModel
 
@@ -100,13 +99,6 @@ ThresholdPolicy = Annotated[
 """What a task file may say under ``[decision.threshold]``, told apart by ``kind``."""
 
 
-class RefreshPolicy(FrozenModel):
-    """When a threshold is computed anew: at the first row after so many rows or so much event time."""
-
-    every_rows: int = Field(default=512, ge=1)
-    every_s: Seconds = Field(default=3600.0, gt=0.0)
-
-
 _NUMBERS = (
     "_threshold", "_watermark", "_refreshed_at", "_rows", "_seen", "_started_at", "_exposure_days",
 )  # fmt: skip
@@ -120,8 +112,13 @@ _ADDED: dict[str, float] = {"_by_budget": True, "_lived_s": 0.0, "_paid_s": 0.0}
 class Threshold:
     """A policy's threshold over a stream of scores.
 
-    It is computed anew at boundaries that depend on the rows alone (see ``RefreshPolicy``), from what came before
-    the boundary. So the threshold of a row never depends on how rows were cut into calls, nor on its own score.
+    It is computed anew at boundaries that depend on the rows alone, from what came before the boundary. So the
+    threshold of a row never depends on how rows were cut into calls, nor on its own score.
+
+    Parameters
+    ----------
+    policy : of the task.
+    every_rows, every_s : a boundary is the first row after so many rows or so many seconds of event time.
 
     Examples
     --------
@@ -133,10 +130,11 @@ class Threshold:
     def __init__(
         self,
         policy: FixedThreshold | CostThreshold | BudgetThreshold | PrecisionThreshold,
-        refresh: RefreshPolicy | None = None,
+        *,
+        every_rows: int = 512,
+        every_s: float = 3600.0,
     ) -> None:
-        self.policy = policy
-        self.refresh = refresh or RefreshPolicy()
+        self.policy, self.every_rows, self.every_s = policy, every_rows, every_s
         self._budget = policy if isinstance(policy, BudgetThreshold) else getattr(policy, "fallback", None)
         self._adaptive = isinstance(policy, BudgetThreshold | PrecisionThreshold)
         self._threshold = policy.value if isinstance(policy, FixedThreshold | CostThreshold) else NEVER
@@ -185,8 +183,8 @@ class Threshold:
         while start < n:
             if self._due(float(marks[start])):
                 self._fade_in(float(marks[start]))
-            by_time = int(np.searchsorted(marks, self._refreshed_at + self.refresh.every_s))
-            by_rows = start + self.refresh.every_rows - self._rows
+            by_time = int(np.searchsorted(marks, self._refreshed_at + self.every_s))
+            by_rows = start + self.every_rows - self._rows
             end = min(n, max(min(by_rows, by_time), start + 1))
             out[start:end] = self._threshold
             if self._by_budget:
@@ -263,8 +261,8 @@ class Threshold:
                 self._paid_s = max(self._paid_s, float(lived[i])) + a_row
 
     def _due(self, mark: float) -> bool:
-        full = self._rows >= self.refresh.every_rows
-        return mark > -math.inf and (full or mark >= self._refreshed_at + self.refresh.every_s)
+        full = self._rows >= self.every_rows
+        return mark > -math.inf and (full or mark >= self._refreshed_at + self.every_s)
 
     def _fade_in(self, mark: float) -> None:
         """Close the rows since the last boundary at time ``mark`` and compute the threshold anew."""
@@ -289,7 +287,7 @@ class Threshold:
         before the first row is no day of experience.
         """
         seen = self._exposure_days * DAY_S if self._budget is not None else DAY_S
-        lived = min(seconds, max(min(DAY_S, seen), self.refresh.every_s))
+        lived = min(seconds, max(min(DAY_S, seen), self.every_s))
         self._started_at += seconds - lived
         return lived
 

@@ -57,7 +57,6 @@ class TaskPipeline:
         )
         self.joiner, self.threshold, self.book = self.labelling.joiner, self.labelling.threshold, self.labelling.book
         self.evaluation = self.labelling.evaluation
-        self._typical, self._drift = self.labelling.typical, self.labelling.drift
 
     @property
     def scored(self) -> int:

@@ -22,6 +22,7 @@ from weir.models.evaluation.gate import quality
 from weir.models.onnx.graph import open_session, run_graph
 from weir.models.training.encoder_builder import EncoderBuilder
 from weir.models.training.loop import Loop
+from weir.models.training.nextevent import bucket
 from weir.models.training.training_run import _config, _fresh, files_of, fitted, load, metrics_of
 from weir.models.training.training_settings import EncoderSettings
 from weir.models.types import TrainingSet, TrainingStoppedError
@@ -157,7 +158,11 @@ def test_recommendations_follow_the_circle_of_items(tmp_path: Path) -> None:
     rows = np.flatnonzero(history.entity == 0)[:15]
     with torch.no_grad():
         states, _, _ = loop.network.encoder.hidden(torch.from_numpy(history.x[rows])[None], torch.zeros(1, 12))
-        scores = loop.network.heads.recommend(states[0], np.arange(4))
+        heads = loop.network.heads
+        assert heads.query is not None
+        assert heads.items is not None
+        at = torch.from_numpy(bucket(np.arange(4), settings.buckets))
+        scores = heads.query(states[0]) @ heads.items(at).T
     assert (scores.argmax(1).numpy() == (history.item[rows] + 1) % 4).mean() > 0.9
 
 

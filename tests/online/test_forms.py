@@ -30,7 +30,7 @@ FORM = JsonTemplate(
 
 
 def written(values: NDArray[np.float64]) -> list[bytes]:
-    return ONE.write([], values[:, None], np.empty((len(values), 0), np.int64))
+    return ONE.fill([], values[:, None], np.empty((len(values), 0), np.int64)).records()
 
 
 def check_floats(values: NDArray[np.float64]) -> None:
@@ -127,7 +127,7 @@ def expected_record(texts: list[list[str | None]], values: Any, counts: Any, i: 
 @given(rows(any_text))
 @settings(max_examples=200)
 def test_a_filled_in_form_is_what_msgspec_writes(row: tuple[list[list[str | None]], Any, Any]) -> None:
-    records = FORM.write(*row)
+    records = FORM.fill(*row).records()
     assert records == [msgspec.json.encode(expected_record(*row, i)) for i in range(len(records))]
 
 
@@ -135,7 +135,7 @@ def test_a_filled_in_form_is_what_msgspec_writes(row: tuple[list[list[str | None
 @settings(max_examples=200)
 def test_a_filled_in_form_reads_back_exactly(row: tuple[list[list[str | None]], Any, Any]) -> None:
     texts, values, counts = row
-    joined = InputBuffer([b"", *FORM.write(*row)])
+    joined = InputBuffer([b"", *FORM.fill(*row).records()])
     filled = FORM.read(joined)
     large = (np.abs(values) > 1e-250) | (values == 0) | np.isnan(values)
     few = counts[:, 0] < 10**18
@@ -158,7 +158,7 @@ JUNK = [b"", b'"', b",", b"}", b"0", b"e1", b"\\", b"\x7f", b"\xc3", b" ", b"x" 
 def test_what_is_read_of_a_mutated_record_is_what_it_says(
     data: st.DataObject, row: tuple[list[list[str | None]], Any, Any]
 ) -> None:
-    records = FORM.write(*row)
+    records = FORM.fill(*row).records()
     for i, record in enumerate(records):
         at = data.draw(st.integers(0, len(record)))
         junk = data.draw(
@@ -202,9 +202,9 @@ def test_what_one_form_has_read_another_does_not() -> None:
 def test_what_cannot_be_filled_in_is_refused() -> None:
     form = JsonTemplate({"a": text(3), "x": NUMBER})
     with pytest.raises(ValueError, match=r"0 texts, numbers \(1, 1\), counts \(1, 0\); this form takes 1 texts"):
-        form.write([], np.ones((1, 1)), NOTHING)
+        form.fill([], np.ones((1, 1)), NOTHING).records()
     for column in (["a\0b"], ["a", "b"], []):
         with pytest.raises(ValueError, match="give 1, none with the character 0"):
-            form.write([column], np.ones((1, 1)), NOTHING)
-    assert form.write([[]], np.ones((0, 1)), np.empty((0, 0), np.int64)) == []
+            form.fill([column], np.ones((1, 1)), NOTHING).records()
+    assert form.fill([[]], np.ones((0, 1)), np.empty((0, 0), np.int64)).records() == []
     assert form.read(InputBuffer([])).texts == [[]]

@@ -18,7 +18,6 @@ from weir.online.decisions.threshold import (
     CostThreshold,
     FixedThreshold,
     PrecisionThreshold,
-    RefreshPolicy,
     Threshold,
     ThresholdPolicy,
 )
@@ -70,7 +69,7 @@ def test_the_budget_is_met_after_the_warm_up_and_after_a_shift() -> None:
 def test_without_fading_the_budget_threshold_is_the_lowest_edge_that_fits() -> None:
     ts, score = minutes(3000), scores(3000)
     policy = BudgetThreshold(alerts_per_day=25, half_life_days=1e12, min_scores=1, min_days=0.0, bins=256)
-    thresholds = Threshold(policy, RefreshPolicy(every_rows=100, every_s=1e9)).thresholds(ts, score)
+    thresholds = Threshold(policy, every_rows=100, every_s=1e9).thresholds(ts, score)
     edges = bin_edges(256)
     for start in range(100, 3000, 100):
         allowed = 25 * (ts[start] - ts[0]) / DAY
@@ -105,7 +104,7 @@ def test_precision_counts_sampled_negatives_by_weight_and_takes_corrections_back
     policy = PrecisionThreshold(precision=0.5, min_labels=1, bins=64)
 
     def after(y: list[bool], weight: list[float], correction: list[bool]) -> float:
-        at = Threshold(policy, RefreshPolicy(every_rows=1))
+        at = Threshold(policy, every_rows=1)
         score = np.full(len(y), 0.8)
         at.update_labels(score, np.array(y), np.array(weight), np.array(correction))
         at.thresholds(np.arange(2.0), np.full(2, 0.5))
@@ -152,7 +151,7 @@ def test_thresholds_do_not_depend_on_cuts_or_snapshots(
     weight = 0.1 + score * 7
 
     def run(edges: list[int], snapshots: bool) -> tuple[list[float], bytes]:
-        at = Threshold(policy, RefreshPolicy(every_rows=7, every_s=5000))
+        at = Threshold(policy, every_rows=7, every_s=5000)
         # Labels first, cut apart by themselves; then the scores they are to decide on, cut apart.
         for a, b in itertools.pairwise(edges):
             at.update_labels(score[a:b], y[a:b], weight[a:b], correction[a:b])
@@ -160,7 +159,7 @@ def test_thresholds_do_not_depend_on_cuts_or_snapshots(
         for a, b in itertools.pairwise(edges):
             out += at.thresholds(ts[a:b], score[a:b]).tolist()
             if snapshots:
-                state, at = at.snapshot(), Threshold(policy, at.refresh)
+                state, at = at.snapshot(), Threshold(policy, every_rows=at.every_rows, every_s=at.every_s)
                 at.restore(state)
         return out, at.snapshot()
 
@@ -282,7 +281,7 @@ def test_a_flood_of_certain_scores_is_held_back_and_what_comes_later_is_let_thro
 def test_rows_before_the_time_is_known_count_and_alert_nobody() -> None:
     score = np.full(40, 0.9)
     ts = np.concatenate([np.full(10, -np.inf), minutes(30)])
-    at = Threshold(BudgetThreshold(alerts_per_day=9, min_scores=20, min_days=0.0), RefreshPolicy(every_rows=5))
+    at = Threshold(BudgetThreshold(alerts_per_day=9, min_scores=20, min_days=0.0), every_rows=5)
     thresholds = np.concatenate([at.thresholds(ts[:4], score[:4]), at.thresholds(ts[4:], score[4:])])
     assert thresholds[:20].tolist() == [np.inf] * 20
     assert np.isfinite(thresholds[-5:]).all()

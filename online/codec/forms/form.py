@@ -122,8 +122,8 @@ class JsonTemplate:
     --------
     >>> fields = {"v": 1, "id": text(8), "x": [NUMBER, MAYBE_NUMBER], "of": {"a": maybe_text(8)}, "ok": FLAG}
     >>> form = JsonTemplate(fields)
-    >>> records = form.write([["e1", "e2"], [None, "u"]], np.array([[0.5, 2.0], [1e9, np.nan]]), np.array([[1], [0]]))
-    >>> records[1]
+    >>> filled = form.fill([["e1", "e2"], [None, "u"]], np.array([[0.5, 2.0], [1e9, np.nan]]), np.array([[1], [0]]))
+    >>> (records := filled.records())[1]
     b'{"v":1,"id":"e2","x":[1000000000.0,null],"of":{"a":"u"},"ok":false}'
     >>> form.read(InputBuffer([b"hello", *records])).texts
     [['e1', 'e2'], [None, 'u']]
@@ -146,10 +146,6 @@ class JsonTemplate:
         self.numbers = sum(kind in (form_kernel.NUMBER, form_kernel.MAYBE_NUMBER) for kind in kinds)
         self.counts = sum(kind in (form_kernel.COUNT, form_kernel.FLAG) for kind in kinds)
         self._most = len(literals) + sum(_MOST_CHARS.get(kind, 0) for kind in kinds)
-
-    def write(self, texts: Sequence[Sequence[str | None]], numbers: FloatMatrix, counts: Ints) -> list[bytes]:
-        """The records of ``fill``, one by one."""
-        return self.fill(texts, numbers, counts).records()
 
     def fill(self, texts: Sequence[Sequence[str | None]], numbers: FloatMatrix, counts: Ints) -> EncodedRecords:
         """Fill in ``n`` forms.
@@ -188,7 +184,7 @@ class JsonTemplate:
     def read(self, joined: InputBuffer) -> ParsedColumns:
         """Read those records that are this form filled in, and were not taken by another form before.
 
-        Whatever is read could have come from ``write``, but for how numbers are written. Records with texts that need
+        Whatever is read could have come from ``fill``, but for how numbers are written. Records with texts that need
         escapes or are not ASCII, or with numbers of more than 19 digits, are never read.
         """
         n = len(joined.sizes)

@@ -89,17 +89,43 @@ def show_command(
         print(to_json(document(letter)) if as_json else page(letter))
 
 
+Work = Callable[[Any, Any, list[Letter], "Settings"], Iterator[int]]
+"""Does something with letters, given a consumer and a producer; yields how many are just done."""
+
+
+def _on_letters(verb: str, past: str) -> Callable[[Work], Callable[..., None]]:
+    """Makes a command of ``Work``: options say which letters are meant, and a person agrees."""
+
+    def made(work: Work) -> Callable[..., None]:
+        def command(
+            ids: IdsArgument = None,
+            topic: TopicOption = None,
+            reason: ReasonOption = None,
+            every: AllOption = False,
+            dry_run: DryRunOption = False,
+            yes: YesOption = False,
+            config: ConfigOption = None,
+            bootstrap: BootstrapOption = None,
+        ) -> None:
+            settings = settings_of(config, bootstrap)
+            selection = _selection(ids, _actual(settings, topic), reason, every)
+            with consumer(settings.kafka, "dlq") as client:
+                letters = _open(client, selection, settings.topics)
+                if not _agreed(letters, selection, verb, dry_run, yes):
+                    return
+                with producer(settings.kafka, "dlq") as sender, _counting(past) as count:
+                    for part in work(client, sender, letters, settings):
+                        count(part)
+
+        command.__doc__ = work.__doc__
+        return command
+
+    return made
+
+
 @dlq_app.command("replay")
-def replay_command(
-    ids: IdsArgument = None,
-    topic: TopicOption = None,
-    reason: ReasonOption = None,
-    every: AllOption = False,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    config: ConfigOption = None,
-    bootstrap: BootstrapOption = None,
-) -> None:
+@_on_letters("replay", "replayed")
+def replay_command(client: Any, sender: Any, letters: list[Letter], settings: Settings) -> Iterator[int]:
     """Send refused records to their topics again, the same bytes under the same key.
 
     Do it once the cause is mended; a record that is refused again becomes a
@@ -119,29 +145,12 @@ def replay_command(
 
         weir dlq replay --all --yes
     """
-    settings = settings_of(config, bootstrap)
-    selection = _selection(ids, _actual(settings, topic), reason, every)
-    with consumer(settings.kafka, "dlq") as client:
-        letters, known = _open(client, selection, settings.topics), client.topics()
-        if not _agreed(letters, selection, "replay", dry_run, yes):
-            return
-        with producer(settings.kafka, "dlq") as sender, _counting("replayed") as count:
-            restore = partial(restored, client)
-            for part in send_back(sender, letters, known, time.time(), settings.topics, restore):
-                count(part)
+    yield from send_back(sender, letters, client.topics(), time.time(), settings.topics, partial(restored, client))
 
 
 @dlq_app.command("drop")
-def drop_command(
-    ids: IdsArgument = None,
-    topic: TopicOption = None,
-    reason: ReasonOption = None,
-    every: AllOption = False,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    config: ConfigOption = None,
-    bootstrap: BootstrapOption = None,
-) -> None:
+@_on_letters("drop", "dropped")
+def drop_command(_client: Any, sender: Any, letters: list[Letter], settings: Settings) -> Iterator[int]:
     """Mark dead letters as done without sending anything.
 
     They stay readable (dlq list --done) until the topic's retention ends.
@@ -152,15 +161,8 @@ def drop_command(
 
         weir dlq drop --topic device-events --reason "not JSON" --yes
     """
-    settings = settings_of(config, bootstrap)
-    selection = _selection(ids, _actual(settings, topic), reason, every)
-    with consumer(settings.kafka, "dlq") as client:
-        letters = _open(client, selection, settings.topics)
-    if not _agreed(letters, selection, "drop", dry_run, yes):
-        return
-    with producer(settings.kafka, "dlq") as sender, _counting("dropped") as count:
-        for at in range(0, len(letters), _MARKS):
-            count(mark(sender, letters[at : at + _MARKS], "dropped", time.time(), settings.topics))
+    for at in range(0, len(letters), _MARKS):
+        yield mark(sender, letters[at : at + _MARKS], "dropped", time.time(), settings.topics)
 
 
 def _selection(ids: list[str] | None, topic: str | None, reason: str | None, every: bool) -> Selection:

@@ -25,7 +25,7 @@ RECORD_BYTES = 1 + 5 + 10 + 5 + 5 + 5 + 1
 # Base offset, length, leader epoch, magic, CRC | attributes, last offset, first and last time, producer id and epoch,
 # sequence, records. The CRC covers what is behind it.
 _HEADER = struct.Struct(">qiibIhiqqqhii")
-_CRC_AT, _CRC_FROM, _LENGTH_FROM, _TRANSACTIONAL = 17, 21, 12, 0x10
+_CRC_AT, _CRC_FROM, _LENGTH_FROM = 17, 21, 12
 _CODECS: dict[str | None, tuple[int, Callable[[bytes], bytes] | None]] = {
     None: (0, None),
     "gzip": (1, codec.gzip_encode),
@@ -96,11 +96,8 @@ def _encode(
 class EncodedBatch:
     """One record batch, with the methods of aiokafka's `BatchBuilder` that its producer calls."""
 
-    def __init__(
-        self, buffer: bytearray, count: int, times: tuple[int, int], compression: str | None, txn: bool
-    ) -> None:
-        self._buffer, self._count, self._times = buffer, count, times
-        self._compression, self._transactional = compression, txn
+    def __init__(self, buffer: bytearray, count: int, times: tuple[int, int], compression: str | None) -> None:
+        self._buffer, self._count, self._times, self._compression = buffer, count, times, compression
         self._producer: tuple[int, int, int] = (-1, -1, 0)
         self._built = False
 
@@ -141,14 +138,13 @@ class EncodedBatch:
 
     def _write_header(self, attributes: int) -> None:
         buffer, last = self._buffer, self._count - 1
-        attributes |= _TRANSACTIONAL if self._transactional else 0
         behind = len(buffer) - _LENGTH_FROM
         _HEADER.pack_into(buffer, 0, 0, behind, -1, 2, 0, attributes, last, *self._times, *self._producer, self._count)
         struct.pack_into(">I", buffer, _CRC_AT, calc_crc32c(memoryview(buffer)[_CRC_FROM:]))
 
 
 def encoded_batches(
-    columns: Columns, rows: NDArray[np.int64], limit: int, compression: str | None = None, transactional: bool = False
+    columns: Columns, rows: NDArray[np.int64], limit: int, compression: str | None = None
 ) -> Iterator[EncodedBatch]:
     """The chosen records in batches of at most ``limit`` bytes; a larger single record has one to itself.
 
@@ -161,5 +157,5 @@ def encoded_batches(
     while first < len(rows):
         count, end, newest = _encode(c.keys, c.key_ends, c.values, c.value_ends, c.times_ms, rows, first, limit, out)
         times = int(c.times_ms[rows[first]]), int(newest)
-        yield EncodedBatch(bytearray(out[:end].data), count, times, compression, transactional)
+        yield EncodedBatch(bytearray(out[:end].data), count, times, compression)
         first += count

@@ -147,14 +147,3 @@ async def clear_lane(link: RedisClient, prefix: str, lane: Lane) -> int:
             deleted += await link.execute("UNLINK", *rest)
         if cursor == b"0":
             return deleted + int(await link.execute("UNLINK", f"{base}lane"))
-
-
-async def clear_prefix(link: RedisClient) -> int:
-    """Delete every key under the link's prefix, of one Redis (not of a cluster); returns how many."""
-    cursor, deleted = b"0", 0
-    while True:
-        cursor, keys = await link.execute("SCAN", cursor, "MATCH", f"{link.prefix}:*", "COUNT", _PAGE, route=b"")
-        if keys:
-            deleted += await link.execute("UNLINK", *keys)
-        if cursor == b"0":
-            return deleted
