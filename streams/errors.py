@@ -8,6 +8,7 @@ WeirError (weir.online.errors)
     ├── UsageError     correct the command, the settings or the input file; exit status 2
     ├── BrokerError    reach the brokers, or get the right that they refused; exit status 2
     ├── LogError       the log on disk is not one we can read; nothing was changed
+    │   └── LogFull    make room on the disk; what could not be appended is as if it had never been tried
     ├── PartitionError pause this partition, say why, and serve the others
     │   └── TooManyRejects  most of its input is bad, and going on would only fill the dead letters
     ├── of weir.streams.kafka: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
@@ -25,6 +26,7 @@ __all__ = [
     "BrokerError",
     "FollowerBehind",
     "LogError",
+    "LogFull",
     "PartitionError",
     "ReplicaDiverged",
     "ShellError",
@@ -63,6 +65,10 @@ class BrokerError(ShellError):
 
 class LogError(ShellError):
     """A log directory holds something this version cannot read."""
+
+
+class LogFull(LogError):  # noqa: N818 - named for what happened, as the tree above reads
+    """The disk has no room for what was to be appended."""
 
 
 class PartitionError(ShellError):

@@ -72,6 +72,10 @@ class TaskPipeline:
         """Score events in arrival order, after whatever timers they make due."""
         return self._label(self.scoring.events(batch))
 
+    def due(self, at: float) -> bool:
+        """Whether a timer fires or a quiet alert resolves by event time ``at``, if no event comes."""
+        return self.book.due(at) or (self.timers is not None and self.timers.due(at))
+
     def advance(self, now: float) -> StepOutput:
         """Let event time move to ``now`` without an event: timers fire, quiet alerts resolve."""
         out = self._label(self.scoring.advance(now))

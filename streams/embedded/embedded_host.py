@@ -178,13 +178,18 @@ class EmbeddedHost:
         return outcome
 
     def _ticks(self, batch: LoggedBatch, now: float) -> Outcome:
-        """Let time pass in every task; no stream's watermark moves, so no event that comes later is late by it."""
+        """Let time pass in the tasks of a stream; its watermark stays, so no event that comes later is late by it."""
         times, refused = tick_times(batch.records, self._intake_policy.max_ahead)
         outcome = self._refuse(batch, refused, now)
-        for at in times:
-            for pipeline in self.pipelines.values():
+        for stream, at in times:
+            for pipeline in self._of_stream[stream] if stream else self.pipelines.values():
                 self._publish(pipeline, pipeline.advance(at), now)
         return outcome
+
+    def put_aside(self, batch: LoggedBatch, why: str) -> Outcome:
+        """Send a whole batch to the dead letters instead of processing it."""
+        self.seq = batch.seq + 1
+        return self._refuse(batch, [(i, why) for i in range(len(batch.records))], batch.records[-1].ts)
 
     def _refuse(self, batch: LoggedBatch, refused: list[tuple[int, str]], now: float) -> Outcome:
         """Send refused records to the dead letters, before the host goes on; the outcome, with no repeat as yet."""

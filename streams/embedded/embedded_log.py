@@ -141,6 +141,10 @@ class EmbeddedLog:
         """Next offset of each partition of a topic."""
         return {p: self._next_offset[topic, p] for p in range(self._partitions.get(topic, 1))}
 
+    def ends(self) -> dict[tuple[str, int], int]:
+        """Next offset of each topic and partition that has records."""
+        return dict(self._next_offset)
+
     def truncate(self, seq: int) -> int:
         """Drop every batch with ``seq`` or a later number, as if never appended; returns how many records went."""
         at = bisect.bisect_left(self._batches, seq, key=lambda b: b.seq)

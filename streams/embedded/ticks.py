@@ -15,16 +15,19 @@ from weir.online.stages.admission import refuse_ahead
 from weir.streams.records import Record
 
 
-def tick_record(to: float, now: float) -> Record:
-    """Let event time move to ``to``; ``now`` is when the record is written. Both are epoch seconds."""
-    return Record(b"", repr(float(to)).encode(), now)
+def tick_record(to: float, now: float, stream: str = "") -> Record:
+    """Let event time move to ``to``; ``now`` is when the record is written. Both are epoch seconds.
+
+    ``stream`` is whose time that is; of all where none is named: one may stand still while a history fills another.
+    """
+    return Record(stream.encode(), repr(float(to)).encode(), now)
 
 
-def tick_times(records: Sequence[Record], max_ahead: float) -> tuple[list[float], list[tuple[int, str]]]:
-    """The times that records of ``ticks`` say, in order; and the place of each that says none, with the reason.
+def tick_times(records: Sequence[Record], max_ahead: float) -> tuple[list[tuple[str, float]], list[tuple[int, str]]]:
+    """The streams and times of ``ticks``, in order; and the place of each record that says none, with the reason.
 
     >>> tick_times([tick_record(1.7e9, 1.7e9), Record(b"", b"soon", 1.7e9)], 3600.0)
-    ([1700000000.0], [(1, "tick: got 'soon'; give the time to move to, in epoch seconds")])
+    ([('', 1700000000.0)], [(1, "tick: got 'soon'; give the time to move to, in epoch seconds")])
     """
     said = [_time(record.value) for record in records]
     bad = [
@@ -35,7 +38,8 @@ def tick_times(records: Sequence[Record], max_ahead: float) -> tuple[list[float]
     rows = [i for i, at in enumerate(said) if at is not None]
     times = np.array([said[i] for i in rows], np.float64)
     ahead = {r.row: r.reason for r in refuse_ahead(times, np.array([records[i].ts for i in rows]), max_ahead)}
-    good = [at for row, at in enumerate(times.tolist()) if row not in ahead]
+    named = [records[i].key.decode(errors="replace") for i in rows]
+    good = [(name, at) for row, (name, at) in enumerate(zip(named, times.tolist(), strict=True)) if row not in ahead]
     return good, sorted([*bad, *((rows[row], why) for row, why in ahead.items())])
 
 

@@ -55,14 +55,22 @@ class Service:
         self.parts: list[Part] = [self.access, self.door]
         self.views: list[View] = [Models(self), Entities(self), DeadLetters(self)]
         self._running = AsyncExitStack()
+        self.fault = ""
+        """Why the process has to end, where it has."""
+
+    def fail(self, why: str) -> None:
+        """Ask for the end of the process: nothing that it answers could be believed any more."""
+        self.fault = self.fault or why
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as starting:
+            # The log opens last and closes last: a part that stops may still have something to append.
+            last = await starting.enter_async_context(AsyncExitStack())
             for part in self.parts:
                 await part.start()
                 starting.push_async_callback(part.stop)
             await self.log.start()
-            starting.push_async_callback(self.log.stop)
+            last.push_async_callback(self.log.stop)
             self._running = starting.pop_all()
         return self
 

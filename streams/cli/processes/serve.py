@@ -47,4 +47,5 @@ def serve_command(
         from weir.streams.service.embedded.embedded_service import embedded_service
 
         service = embedded_service(settings, found)
-    run_service(service, settings)
+    if status := run_service(service, settings):
+        raise typer.Exit(status)

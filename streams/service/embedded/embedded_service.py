@@ -2,29 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from weir.online.task.spec import TaskSpec
+from weir.streams.config.model_settings import ModelSettings
 from weir.streams.config.settings import Settings
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.offline_models.loading import full_models
+from weir.streams.reject_limit import RejectPolicy
+from weir.streams.service.embedded.data_directory import DataDirectory
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
 from weir.streams.service.embedded.embedded_serving import EmbeddedServing
+from weir.streams.service.embedded.engine import Engine
+from weir.streams.service.embedded.group_commit import Step
 from weir.streams.service.service import Service
 
 
 def embedded_service(settings: Settings, tasks: Sequence[TaskSpec]) -> Service:
-    """The service of these tasks in ``[serve] directory``."""
-    directory = settings.serve.directory
-    log = EmbeddedLog(directory=directory / "log")
-    host = EmbeddedHost(
-        tasks,
-        log,
-        intake=settings.worker.intake,
-        checkpoints=directory / "state",
-        full=full_models(tasks, settings.models),
-        limits=settings.limits,
-    )
-    service_log = EmbeddedServiceLog(host, log)
-    return Service(settings, tasks, service_log, EmbeddedServing(host, service_log))
+    """The service of these tasks in ``[serve] directory``, which this process has from now on.
+
+    Raises
+    ------
+    UsageError
+        Another process has the directory, or it cannot be written.
+    StateError
+        It is of other tasks.
+    """
+    settings = settings.model_copy(update={"models": _models(settings)})
+    log = EmbeddedServiceLog(lambda show, fault: _engine(settings, tasks, show, fault))
+    service = Service(settings, tasks, log, EmbeddedServing(log))
+    log.on_fault = service.fail
+    return service
+
+
+def _engine(
+    settings: Settings, tasks: Sequence[TaskSpec], show: Callable[[list[Step]], None], fault: Callable[[str], None]
+) -> Engine:
+    directory = DataDirectory(settings.serve.directory, [task.name for task in tasks])
+    inputs, outputs = (EmbeddedLog(directory=directory.path / name) for name in ("inputs", "outputs"))
+
+    def host() -> EmbeddedHost:
+        return EmbeddedHost(
+            tasks,
+            inputs,
+            outputs,
+            intake=settings.worker.intake,
+            # A caller is told what is wrong with its records; bad ones must not stop those of the others.
+            rejects=RejectPolicy(share=1.0),
+            checkpoints=directory.path / "state",
+            full=full_models(tasks, settings.models),
+            limits=settings.limits,
+            decisions=True,
+        )
+
+    return Engine(
+        directory, inputs, outputs, host,
+        lateness=settings.worker.intake.allowed_lateness, fsync=settings.serve.fsync,
+        waiting=settings.serve.intake.waiting_records, checkpoint_every_s=settings.serve.checkpoint_every_s,
+        show=show, fault=fault,
+    )  # fmt: skip
+
+
+def _models(settings: Settings) -> ModelSettings:
+    """``[models]``, with the registry in the service's directory where the settings name none."""
+    if "registry" in settings.models.model_fields_set:
+        return settings.models
+    return settings.models.model_copy(update={"registry": str(settings.serve.directory.absolute() / "models")})

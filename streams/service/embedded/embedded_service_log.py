@@ -1,57 +1,95 @@
-"""The embedded log as the service's: tasks run where records are appended."""
+"""The embedded logs as the service's: tasks run in a thread where records are appended."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from weir.streams.embedded.embedded_host import READ, EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.records import Record, RecordBatch
+from weir.streams.service.embedded.appends import Append
+from weir.streams.service.embedded.engine import OUTPUTS, Engine
+from weir.streams.service.embedded.group_commit import Step
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span
 
 _T = TypeVar("_T")
+log = logging.getLogger(__name__)
 
 
 class EmbeddedServiceLog:
-    """A first form: everything happens in the event loop.
+    """See ``ServiceLog``: inputs and outputs are two logs, and one to the service.
 
     Parameters
     ----------
-    host : runs the tasks.
-    log : what it reads and writes.
+    make_engine : the engine, given what shows its steps and what is told a fault; both are called by its threads.
     """
 
-    def __init__(self, host: EmbeddedHost, log: EmbeddedLog) -> None:
-        self._host, self._log = host, log
+    def __init__(self, make_engine: Callable[[Callable[[list[Step]], None], Callable[[str], None]], Engine]) -> None:
+        self.engine = make_engine(self._from_thread, self._fault_from_thread)
+        self.epoch = self.engine.directory.epoch
+        self.on_fault: Callable[[str], None] = log.error
+        """Called in the event loop with why the engine ended by itself; the process must end then."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: dict[str, list[Listener]] = defaultdict(list)
-        self.epoch = "embedded"
+        self._ends: dict[tuple[str, int], int] = {}
+        """Offsets behind what was shown: what may not be durable yet is not to be read either."""
 
     async def start(self) -> None:
-        """Go on from the newest checkpoint."""
-        self._host.resume()
+        """Open the logs, and compute again what came after the newest checkpoint."""
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self.engine.start)
+        for log_ in (self.engine.inputs, self.engine.outputs):
+            self._ends.update(log_.ends())
 
     async def stop(self) -> None:
-        """Write a checkpoint, and close."""
-        self._host.checkpoint()
-        self._log.close()
+        """Finish what was appended, write a checkpoint, and close."""
+        await asyncio.to_thread(self.engine.stop)
 
     async def append(self, topic: str, records: Sequence[Record], decoded: Decoded | None = None) -> list[Outcome]:
-        """Append and process."""
-        del decoded
-        before = self._log.next_seq
-        for batch in self._log.append(topic, records):
-            if topic in READ:
-                self._host.process(batch)
-        for made in self._log.read(list(self._listeners), before):
-            for listener in self._listeners[made.topic]:
-                listener(made)
-        return [Outcome("accepted")] * len(records)
+        """See ``ServiceLog``; ``Problem`` 500 after a fault of the tasks."""
+        if not records:
+            return []
+        answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self.engine.submit(Append(topic, records, decoded, answer))
+        return await answer
 
     async def call(self, ask: Callable[[], _T]) -> _T:
-        """What ``ask`` gives, between two batches: nothing changes what it looks at meanwhile."""
-        return ask()
+        """What ``ask`` gives, between two steps: nothing changes what it looks at meanwhile."""
+        return await asyncio.wrap_future(self.engine.ask(ask))
+
+    def _from_thread(self, steps: list[Step]) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._show, steps)
+
+    def _fault_from_thread(self, why: str) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.on_fault, why)
+
+    def _show(self, steps: list[Step]) -> None:
+        """Answer the callers, and hand new batches to the listeners."""
+        for step in steps:
+            for batch in step.batches:
+                self._ends[batch.topic, batch.partition] = batch.next_offset
+                for listener in tuple(self._listeners[batch.topic]):
+                    self._tell(listener, batch)
+            for append, answer in step.answers:
+                # Of a caller that went away the future is cancelled.
+                if append.answer is None or append.answer.done():
+                    continue
+                if isinstance(answer, Exception):
+                    append.answer.set_exception(answer)
+                else:
+                    append.answer.set_result(answer)
+
+    @staticmethod
+    def _tell(listener: Listener, batch: RecordBatch) -> None:
+        try:
+            listener(batch)
+        except Exception:  # one part's mistake must not keep the others, or callers, from their batches
+            log.exception("a listener of %s failed", batch.topic)
 
     def subscribe(self, topics: Sequence[str], listener: Listener) -> Callable[[], None]:
         """See ``ServiceLog``."""
@@ -64,21 +102,27 @@ class EmbeddedServiceLog:
 
         return end
 
+    def _log_of(self, topic: str) -> EmbeddedLog:
+        return self.engine.outputs if topic in OUTPUTS else self.engine.inputs
+
     async def spans(self, topic: str) -> Mapping[int, Span]:
         """See ``ServiceLog``."""
-        return {p: Span(0, end) for p, end in self._log.end_offsets(topic).items()}
+        return {p: Span(0, self._end(topic, p)) for p in self._log_of(topic).end_offsets(topic)}
+
+    def _end(self, topic: str, partition: int) -> int:
+        return self._ends.get((topic, partition), 0)
 
     async def offsets_at(self, topic: str, ts: float) -> Mapping[int, int]:
         """See ``ServiceLog``."""
-        found = dict(self._log.end_offsets(topic))
-        for batch in reversed(list(self._log.read([topic], 0))):
-            for i, record in enumerate(batch.records):
+        found = {p: self._end(topic, p) for p in self._log_of(topic).end_offsets(topic)}
+        for batch in reversed([b for p in found for b in await self.read(topic, p, 0)]):
+            for i, record in reversed(list(enumerate(batch.records))):
                 if record.ts >= ts:
                     found[batch.partition] = batch.base_offset + i
-                    break
         return found
 
     async def read(self, topic: str, partition: int, offset: int, max_bytes: int = 1 << 20) -> Sequence[RecordBatch]:
         """See ``ServiceLog``."""
         del max_bytes
-        return [b for b in self._log.read([topic], 0) if b.partition == partition and b.next_offset > offset]
+        end, batches = self._end(topic, partition), self._log_of(topic).read([topic], 0)
+        return [b for b in batches if b.partition == partition and offset < b.next_offset <= end]

@@ -15,17 +15,20 @@ class EmbeddedServing:
 
     Parameters
     ----------
-    host : runs the tasks.
-    log : which the host reads.
+    log : whose engine runs the tasks.
     """
 
-    def __init__(self, host: EmbeddedHost, log: EmbeddedServiceLog) -> None:
-        self._host, self._log = host, log
-        self._tables = {name: TaskRows(pipeline.task) for name, pipeline in host.pipelines.items()}
+    def __init__(self, log: EmbeddedServiceLog) -> None:
+        self._log = log
+        self._tables = {name: TaskRows(pipeline.task) for name, pipeline in self._host.pipelines.items()}
+
+    @property
+    def _host(self) -> EmbeddedHost:
+        return self._log.engine.host
 
     def ready(self) -> list[str]:
-        """Nothing is in the way once the log is open."""
-        return []
+        """Why nothing is taken now: it starts, or the tasks crashed."""
+        return self._log.engine.troubles()
 
     def describe(self) -> Mapping[str, object]:
         """The tasks, and how much they have seen."""

@@ -1,0 +1,106 @@
+"""What callers append, and how appends of one topic become one batch: a batch costs about a millisecond, not a record.
+
+Pure: it knows neither threads nor files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from weir.online.codec.decode import DecodedEvents, DecodedLabels
+from weir.streams.embedded.host_state import Outcome as HostOutcome
+from weir.streams.records import Record
+from weir.streams.service.ports import Decoded, Outcome
+
+ACCEPTED = Outcome("accepted")
+REPEAT = Outcome("repeat")
+
+
+@dataclass(slots=True)
+class Append:
+    """Records of one caller, and where their outcomes go."""
+
+    topic: str
+    records: Sequence[Record]
+    decoded: Decoded | None
+    answer: asyncio.Future[list[Outcome]] | None
+    """Of the event loop: set there, and nowhere else. ``None`` where nobody waits."""
+
+
+@dataclass(slots=True)
+class MergedAppends:
+    """Appends that become one batch."""
+
+    topic: str
+    appends: list[Append]
+
+    @property
+    def records(self) -> list[Record]:
+        """Of all of them, in order."""
+        return [record for append in self.appends for record in append.records]
+
+    @property
+    def decoded(self) -> Decoded | None:
+        """Of all of them; ``None`` where one was not decoded, as then all are decoded at once."""
+        parts = [append.decoded for append in self.appends if append.decoded is not None]
+        whole = len(parts) == len(self.appends)
+        return joined(parts, [len(append.records) for append in self.appends]) if whole else None
+
+    def answers(self, made: Sequence[tuple[int, HostOutcome | None]]) -> Iterator[tuple[Append, list[Outcome]]]:
+        """Each append with the outcomes of its records.
+
+        ``made`` has the number of records of each batch that this became, and what the host said of them: nothing where
+        it takes no such input, all of which is accepted.
+        """
+        outcomes: list[Outcome] = []
+        for records, outcome in made:
+            part = [ACCEPTED] * records
+            if outcome is not None:
+                for at in outcome.repeats.tolist():
+                    part[at] = REPEAT
+                for at, why in outcome.refused.items():
+                    part[at] = Outcome("refused", why)
+            outcomes += part
+        start = 0
+        for append in self.appends:
+            yield append, outcomes[start : start + len(append.records)]
+            start += len(append.records)
+
+
+def merged(appends: Iterable[Append], most: int) -> list[MergedAppends]:
+    """Appends by topic, in the order in which they came; a batch has at most ``most`` records, or is of one append."""
+    found: list[MergedAppends] = []
+    open_of: dict[str, tuple[MergedAppends, int]] = {}
+    for append in appends:
+        group, size = open_of.get(append.topic, (None, 0))
+        if group is None or size + len(append.records) > most:
+            group, size = MergedAppends(append.topic, []), 0
+            found.append(group)
+        group.appends.append(append)
+        open_of[append.topic] = group, size + len(append.records)
+    return found
+
+
+def joined(parts: Sequence[Decoded], sizes: Sequence[int]) -> Decoded:
+    """What several inputs of ``sizes`` records gave, as if they had been decoded as one.
+
+    The inputs are of one topic, and were decoded into the same columns.
+    """
+    first, *others = parts
+    if not others:
+        return first
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    index = np.concatenate([part.index + start for part, start in zip(parts, starts, strict=True)])
+    rejects = [
+        replace(r, index=r.index + start) for part, start in zip(parts, starts, strict=True) for r in part.rejects
+    ]
+    if isinstance(first, DecodedEvents):
+        batch = type(first.batch).concat([part.batch for part in parts if isinstance(part, DecodedEvents)])
+        return DecodedEvents(batch, rejects, index)
+    labels = [part for part in parts if not isinstance(part, DecodedEvents)]
+    whole = type(first.batch).concat([part.batch for part in labels])
+    return DecodedLabels(whole, rejects, index, [task for part in labels for task in part.tasks])

@@ -1,0 +1,319 @@
+"""The thread that runs the tasks of an embedded service: takes what callers appended, and answers when it is durable.
+
+It takes all that waits, makes one batch a topic of it, and appends that to the log of inputs. While another thread
+syncs that log, it computes; then both the answers and the outputs are handed to the event loop by one call. A crash at
+any moment loses nothing that was answered: at the next start inputs after the checkpoint are computed again.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_host import READ, EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
+from weir.streams.embedded.host_state import Outcome as HostOutcome
+from weir.streams.errors import LogError, LogFull, in_words
+from weir.streams.service.embedded.appends import Append, MergedAppends, merged
+from weir.streams.service.embedded.data_directory import DataDirectory
+from weir.streams.service.embedded.group_commit import GroupCommit, Step
+from weir.streams.service.embedded.idle_streams import IDLE_S, IdleStreams
+from weir.streams.service.ports import Decoded
+from weir.streams.service.problems import Overloaded, Problem
+
+_T = TypeVar("_T")
+log = logging.getLogger(__name__)
+
+OUTPUTS: Final = (*topics.OUTPUTS, topics.DECISIONS)
+"""Topics of the log of outputs; a record of one that comes from outside is an input first, and copied when its turn
+comes, so that its offset too follows from the inputs."""
+_MOST: Final = 2048
+"""Records of a step, so that a caller waits for a few milliseconds of others' work, not for all of it."""
+_REPLAY_S: Final = 1.5
+"""After so much computing a checkpoint is due: a start would have to do it again."""
+_ROOM: Final = 64 << 20
+"""Bytes of the disk that stay free: a full one must stop new inputs, before outputs or a checkpoint find no room."""
+
+
+class Engine:
+    """See the module.
+
+    Parameters
+    ----------
+    directory : of the service.
+    inputs, outputs : its logs.
+    make_host : a fresh host of the tasks on these logs.
+    lateness : what an event may be late, seconds.
+    fsync : whether an answer waits for the disk.
+    waiting : records that may wait at most.
+    checkpoint_every_s : between two checkpoints, if something came.
+    show : see ``GroupCommit``.
+    fault : called once, by any thread, with why the engine ended by itself.
+    clock : epoch seconds.
+    """
+
+    def __init__(
+        self,
+        directory: DataDirectory,
+        inputs: EmbeddedLog,
+        outputs: EmbeddedLog,
+        make_host: Callable[[], EmbeddedHost],
+        *,
+        lateness: float,
+        fsync: bool,
+        waiting: int,
+        checkpoint_every_s: float,
+        show: Callable[[list[Step]], None],
+        fault: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.directory, self.inputs, self.outputs = directory, inputs, outputs
+        self._make_host, self._lateness, self._clock = make_host, lateness, clock
+        self.host = make_host()
+        self._idle = IdleStreams(self.host, lateness)
+        self._every_s, self._most_waiting = checkpoint_every_s, waiting
+        self._saved_at, self._saved_seq = time.monotonic(), 0
+        self._busy_s = 0.0
+        """Computed since the newest checkpoint."""
+        self._queue: deque[Append] = deque()
+        self._asks: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._waiting = 0
+        """Records that were appended by callers and not shown."""
+        self._fault = ""
+        self._tell_fault = fault
+        self._stopping = False
+        self._wake = threading.Condition()
+        self._show = show
+        self._commit = GroupCommit(inputs.sync if fsync else None, self._shown, self._fail)
+        self._thread = threading.Thread(target=self._run, name="weir-engine", daemon=True)
+
+    # -- start and stop ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Go on from the newest checkpoint, and compute again what came after it; blocks until that is done."""
+        while not self._resumed():
+            log.error("starting once more, without the inputs that crashed the tasks twice")
+            self.host = self._make_host()  # what crashed is half done
+            self._idle = IdleStreams(self.host, self._lateness)
+        self._thread.start()
+
+    def _resumed(self) -> bool:
+        """Whether the inputs after the checkpoint could be computed; raises what tasks raise the first time."""
+        self.host.resume()
+        first, end, told = self.host.seq, self.inputs.next_seq, time.monotonic()
+        for batch in self.inputs.read((*READ, *OUTPUTS), first):
+            try:
+                self._process(batch, None)
+            except Exception as error:
+                if self._is_new(error, batch.seq):
+                    raise
+                return False
+            if time.monotonic() - told > 1.0:
+                told = time.monotonic()
+                log.info(
+                    "computing again what came after the checkpoint: batch %d of %d", batch.seq - first, end - first
+                )
+        self._saved_seq = first
+        return True
+
+    def stop(self) -> None:
+        """Finish what waits, write a checkpoint and close the logs; blocks."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._commit.close()
+        if not self._fault:
+            self._checkpoint()
+        self.inputs.close()
+        self.outputs.close()
+        self.directory.close()
+
+    # -- for callers, in the event loop -----------------------------------------------------------------------------
+
+    def submit(self, append: Append) -> None:
+        """Queue records; raises ``Overloaded``, and ``Problem`` after a fault."""
+        size = len(append.records)
+        with self._wake:
+            if self._fault or self._stopping:
+                raise _stopped(self._fault)
+            # One append alone may be larger than the limit: it can not wait for less.
+            if self._waiting and self._waiting + size > self._most_waiting:
+                raise Overloaded(
+                    f"{self._waiting} records wait to be processed, at most {self._most_waiting} may "
+                    "([serve.intake] waiting_records); send again in a while"
+                )
+            self._waiting += size
+            self._queue.append(append)
+            self._wake.notify()
+
+    def ask(self, what: Callable[[], _T]) -> Future[_T]:
+        """What ``what`` gives between two steps, in the engine's thread; raises ``Problem`` after a fault."""
+        answer: Future[_T] = Future()
+        with self._wake:
+            if self._fault or self._stopping:
+                raise _stopped(self._fault)
+            self._asks.append((what, answer))
+            self._wake.notify()
+        return answer
+
+    def troubles(self) -> list[str]:
+        """Why nothing is taken now."""
+        if self._fault:
+            return [f"the tasks crashed: {self._fault}; the service has to start again"]
+        return [] if self._thread.is_alive() else ["inputs after the newest checkpoint are computed again"]
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while (taken := self._take()) is not None:
+                self._answer_asks()
+                if taken:
+                    self._step(taken)
+                if ticks := self._idle.ticks(self._clock()):
+                    self._step([Append(topics.TICKS, ticks, None, None)])
+                self._keep()
+        except Exception as error:
+            log.exception("the embedded service ends")
+            self._fail(error)
+        if self._fault:
+            self._refuse_all()
+
+    def _take(self) -> list[Append] | None:
+        """Appends for one step; none after a second without any, ``None`` at the end."""
+        with self._wake:
+            if not (self._queue or self._asks or self._stopping or self._fault):
+                self._wake.wait(IDLE_S)
+            if self._fault or (self._stopping and not self._queue and not self._asks):
+                return None
+            taken, size = list[Append](), 0
+            while self._queue and (not taken or size + len(self._queue[0].records) <= _MOST):
+                taken.append(self._queue.popleft())
+                size += len(taken[-1].records)
+            return taken
+
+    def _answer_asks(self) -> None:
+        while self._asks:
+            what, answer = self._asks.popleft()
+            if answer.set_running_or_notify_cancel():
+                try:
+                    answer.set_result(what())
+                except Exception as error:  # noqa: BLE001 - it is the asker's
+                    answer.set_exception(error)
+
+    def _step(self, appends: list[Append]) -> None:
+        """Append, and compute while the disk syncs."""
+        step, before = Step(appends), self.outputs.next_seq
+        began = time.thread_time()
+        logged = [(group, self._logged(group, step)) for group in merged(appends, _MOST)]
+        self._commit.appended(step)
+        for group, batches in logged:
+            # Several batches where one append is longer than a batch: each is decoded by itself.
+            decoded = group.decoded if len(batches) == 1 else None
+            made = [(len(batch.records), self._live(batch, decoded)) for batch in batches]
+            step.answers += group.answers(made) if batches else ()
+            step.batches += [batch for batch in batches if batch.topic not in OUTPUTS]
+        step.batches += self.outputs.read(OUTPUTS, before)
+        self._commit.processed(step)
+        self._busy_s += time.thread_time() - began
+
+    def _logged(self, group: MergedAppends, step: Step) -> list[LoggedBatch]:
+        """The batches that a group became; none where the disk is full, which its callers are then told."""
+        seq = self.inputs.next_seq
+        try:
+            self._check_room()
+            return self.inputs.append(group.topic, group.records)
+        except LogFull as full:
+            self.inputs.truncate(seq)  # of several batches the first may have found room
+            problem = Problem(507, "Insufficient storage", f"{full}; nothing of this was kept: send it again")
+            step.answers += [(append, problem) for append in group.appends]
+            return []
+
+    def _check_room(self) -> None:
+        free = shutil.disk_usage(self.directory.path).free
+        if free < _ROOM:
+            raise LogFull(f"{self.directory.path}: {free >> 20} MiB are free, {_ROOM >> 20} have to stay so; make room")
+
+    def _live(self, batch: LoggedBatch, decoded: Decoded | None) -> HostOutcome | None:
+        try:
+            return self._process(batch, decoded)
+        except Exception as error:
+            self._is_new(error, batch.seq)
+            raise
+
+    def _process(self, batch: LoggedBatch, decoded: Decoded | None) -> HostOutcome | None:
+        """Let the tasks see a batch; its outcome, of topics that they read."""
+        if batch.seq in self.directory.aside:
+            return self.host.put_aside(batch, "the tasks crashed at this batch twice; see the service's log")
+        if batch.topic in OUTPUTS:
+            self.outputs.append(batch.topic, batch.records)
+            self.host.seq = batch.seq + 1
+            return None
+        if batch.topic not in READ:
+            return None
+        outcome = self.host.process(batch, decoded)
+        self._idle.came(batch.topic, batch.records[-1].ts)
+        return outcome
+
+    def _is_new(self, error: Exception, seq: int) -> bool:
+        """Note a crash of the tasks; whether the next start meets it again, as it is not put aside."""
+        if isinstance(error, LogError | OSError | MemoryError):  # the machine's, not that of an input
+            return True
+        aside = self.directory.crashed(seq, in_words(error))
+        log.error(
+            "input batch %d crashed the tasks%s: %s", seq, " again; it is put aside" if aside else "", in_words(error)
+        )
+        return not aside
+
+    def _shown(self, steps: list[Step]) -> None:
+        with self._wake:
+            self._waiting -= sum(len(append.records) for step in steps for append, _ in step.answers)
+        self._show(steps)
+
+    def _fail(self, error: Exception) -> None:
+        """The first error ends the thread; called by any thread."""
+        with self._wake:
+            self._fault = self._fault or in_words(error)
+            self._wake.notify()
+
+    def _refuse_all(self) -> None:
+        """Answer everybody who waits: what is durable will be computed after the restart, but nobody knows how."""
+        unshown = self._commit.close()
+        with self._wake:
+            waiting = [*(append for step in unshown for append in step.appends), *self._queue]
+            self._queue.clear()
+            asks = list(self._asks)
+        problem = _stopped(self._fault)
+        for _, answer in asks:
+            answer.set_exception(problem)
+        self._tell_fault(self._fault)
+        self._show([Step([], [(append, problem) for append in waiting])])
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        """Write a checkpoint when it is time, or when what came since would take long to compute again."""
+        due = time.monotonic() - self._saved_at >= self._every_s or self._busy_s >= _REPLAY_S
+        if due and self.host.seq > self._saved_seq:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        self.host.checkpoint()
+        self._saved_at, self._saved_seq, self._busy_s = time.monotonic(), self.host.seq, 0.0
+
+
+def _stopped(fault: str) -> Problem:
+    if not fault:
+        return Problem(503, "Stopping", "the service stops; send again when it is back", headers={"Retry-After": "5"})
+    return Problem(
+        500, "Tasks crashed", f"{fault}; the service starts again, send again then: what it has taken is a repeat"
+    )
