@@ -21,7 +21,7 @@ from weir.streams.errors import BrokerError, WeirError
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.ops.web import CONTENT_TYPE, Exposition
 from weir.streams.service.access.guard import Guard
-from weir.streams.service.problems import Overloaded, Problem
+from weir.streams.service.problems import ANSWERS, Overloaded, Problem
 from weir.streams.service.service import Service
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="Weir", version=version("weir"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.exposition = service, Exposition(service.metrics)
     for routed in (*service.parts, *service.views):
-        app.include_router(routed.router, prefix="/v1")
+        app.include_router(routed.router, prefix="/v1", responses=ANSWERS)
     for path, answer in (("/health", _health), ("/ready", _ready), ("/metrics", _metrics)):
         app.add_api_route(path, answer, include_in_schema=False)
     app.add_exception_handler(Problem, _problem)

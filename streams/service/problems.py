@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
 
 from weir.streams.errors import ShellError
 
-MEDIA_TYPE = "application/problem+json"
+MEDIA_TYPE: Final = "application/problem+json"
+SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What is wrong, and how to correct it."},
+        "value": {"description": "What was given."},
+        "limit": {"description": "What is allowed."},
+        "fix": {"type": "string"},
+    },
+}
+_CONTENT: Final = {MEDIA_TYPE: {"schema": SCHEMA}}
+ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {
+        "description": "The request is wrong, or not allowed; its words say how to correct it.",
+        "content": _CONTENT,
+    },
+    422: {"description": "A parameter or the body is not valid.", "content": _CONTENT},
+    "5XX": {"description": "The service cannot serve it now; Retry-After says when, if it knows.", "content": _CONTENT},
+}
+"""What OpenAPI says of every route's problems."""
 
 
 class Problem(ShellError):  # noqa: N818 - RFC 9457 calls it so

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from weir.online.codec.wire import DeviceEvent, Label, UserEvent, WireModel
-from weir.streams.service.problems import MEDIA_TYPE
+from weir.streams.service.problems import MEDIA_TYPE, SCHEMA
 
 _EVENT: Final = {
     "v": 1, "event_id": "e-1", "type": "purchase", "user_id": "u-7", "ts": "2026-11-28T12:00:00Z", "amount": 42.5
@@ -27,19 +27,6 @@ _RESULT: Final = {
         "reason": {"type": "string", "description": "Of a refused one: the words of its dead letter."},
     },
 }
-_PROBLEM: Final = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "What is wrong, and how to correct it."},
-        "value": {"description": "What was given."},
-        "limit": {"description": "What is allowed."},
-        "fix": {"type": "string"},
-    },
-}
 _WORDS: Final = {
     400: "The body holds no records, or cannot be read.",
     408: "The body did not arrive in time.",
@@ -57,7 +44,7 @@ def _content(schema: dict[str, Any], example: object) -> dict[str, Any]:
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {MEDIA_TYPE: {"schema": _PROBLEM}}
+    content = {MEDIA_TYPE: {"schema": SCHEMA}}
     return {status: {"description": _WORDS[status], "content": content} for status in statuses}
 
 
