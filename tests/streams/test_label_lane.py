@@ -105,6 +105,20 @@ class Steps:
         self.blob, self.first = blob, number + 1
 
 
+class FarSteps(Steps):
+    """Takes turns of the loop to answer, so that a kill can come between what is stored and what follows from it."""
+
+    async def append(self, first_number: int, steps: Sequence[OffsetRange]) -> None:
+        await asyncio.sleep(0)
+        await super().append(first_number, steps)
+        await asyncio.sleep(0)
+
+    async def done(self, number: int) -> None:
+        await asyncio.sleep(0)
+        await super().done(number)
+        await asyncio.sleep(0)
+
+
 class Reader:
     """The log of predictions, read in pieces of three records."""
 
@@ -136,9 +150,9 @@ class Reader:
 class Partition:
     """One partition of predictions, with the lane that takes them; the lane can be replaced by another."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Steps | None = None) -> None:
         self.log: list[str] = []
-        self.steps, self.reader, self.ctx = Steps(), Reader(self.log), Context()
+        self.steps, self.reader, self.ctx = steps or Steps(), Reader(self.log), Context()
         self.ctx.records = Outbox()
 
     async def open(self) -> None:
@@ -224,7 +238,7 @@ async def test_every_decision_is_sent_and_repeats_after_a_kill_say_what_the_firs
     calls: list[tuple[int, bool, int]],
 ) -> None:
     """Killed after any number of turns of the loop: before the journal, between it and sending, or after both."""
-    at = Partition()
+    at = Partition(FarSteps())
     at.ctx.settings = Settings.model_validate({"worker": {"decisions": True, "snapshot_every_s": 0.001}})
     await at.open()
     for count, killed, turns in calls:
