@@ -51,6 +51,11 @@ DANGERS: Final[Mapping[str, Danger]] = {
         "answer for a host of tasks: tell whoever asked for a decision anything",
         "no task reads decisions; bounds are checked. Give it to workers alone",
     ),
+    t.AUDIT: Danger(
+        "write down what nobody did, or hide what somebody did among it",
+        "each record holds the digest of the one before, and the database where a chain has come to: weir audit "
+        "verify. Give it to `weir serve` alone",
+    ),
     t.RETRAIN_REQUESTS: Danger(
         "have the trainer train again and again",
         "one job at a time and the gate; the cooldown of each task, unless the request says force, as a person's may; "

@@ -38,7 +38,7 @@ KEYS: Final[Mapping[str, str]] = {
     t.ALERTS: "`entity_id`", t.EXAMPLES: "`task`", t.ENTITY_UPDATES: "`entity_id`", t.RETRAIN_REQUESTS: "`task`",
     t.MODEL_UPDATES: "`task`", t.DEAD_LETTERS: "`TOPIC-PARTITION` of the record", t.INFERENCE_REQUESTS: "`task`",
     t.DEAD_LETTERS_DONE: "`PARTITION-OFFSET` of the letter", t.INFERENCE_RESULTS: "`task`", t.DECISIONS: "`task`",
-    t.CASE_EVENTS: "`alert_id`",
+    t.CASE_EVENTS: "`alert_id`", t.AUDIT: "`writer`",
 }  # fmt: skip
 _WHO: Final[Mapping[str, str]] = {
     "events": "producers", "labels": "producers", "score": "workers", "label": "workers", "all": "workers",
@@ -46,6 +46,12 @@ _WHO: Final[Mapping[str, str]] = {
     "serve": "`weir serve`",
 }  # fmt: skip
 _LAYOUTS: Final[Mapping[str, str]] = {
+    t.AUDIT: "Who changed what, or looked at whom. An object whose keys are in order: `v` (1), `writer` (the process), "
+    "`seq` (from 0 on), `at` (epoch seconds), `action`, `who` (`id`, `name` and `via`), `prev` (the `hash` of the "
+    "writer's record before, 64 zeros in its first) and `hash` (SHA-256 in hex of the object without it, encoded as it "
+    "is here); of an answered request also `object` (its path), `outcome` (the status), `request_id`, `address` and, "
+    "where there is one, `task`, `subject` and `reason`; of what programs do all the time `requests` and `records` of "
+    "a minute. `weir audit verify` checks the chains.",
     t.DEAD_LETTERS_DONE: "What an operator did with a dead letter. An object with `v` (1), `action` (`replayed` or "
     "`dropped`), `at` (epoch seconds) and `origin` (`TOPIC-PARTITION-OFFSET` of the record that was refused).",
     t.DECISIONS: "MessagePack: an array of `v` (1), `task`, `made_at` (epoch seconds), `event_id` and `entity_id` (n "

@@ -18,6 +18,7 @@ from weir.streams.kafka.admin.dead_letters import Letter, Place, mark
 from weir.streams.offline_models.model_updates import update_record
 from weir.streams.outputs import dead_letter
 from weir.streams.records import Record, RefusedRecord
+from weir.streams.service.access.audit_chain import chained
 from weir.streams.worker.inference.inference_wire import encode_answer, encode_request
 
 NOW: Final = 1_700_000_000.0
@@ -59,6 +60,7 @@ def examples() -> dict[str, list[Example]]:
         t.DEAD_LETTERS: [_dead_letter()],
         t.DEAD_LETTERS_DONE: [_marker()],
         t.CASE_EVENTS: [Example("A confirmed alert", b"fraud:user-7:pay-1", _case_event(), wire.CaseEvent)],
+        t.AUDIT: [Example("Somebody opens an alert", b"weir-1:8080", _audit(), None)],
         t.INFERENCE_REQUESTS: [Example("Two rows of two columns", b"fraud", inference_request(), None)],
         t.INFERENCE_RESULTS: [Example("What a model says of them", b"fraud", inference_answer(), None)],
     }
@@ -113,6 +115,12 @@ def _case_event() -> bytes:
             by="ana", at=NOW + 60.0, verdict="confirmed", note="stolen card", expects=0, examples_before=41_200,
         )
     )  # fmt: skip
+
+
+def _audit() -> bytes:
+    who = {"id": "person:ana", "name": "Ana", "via": "session"}
+    facts = {"object": "/v1/alerts/fraud:user-7:pay-1", "request_id": "5f0c", "address": "10.0.0.7", "outcome": 200}
+    return chained({"at": NOW, "action": "GET /alerts/{alert_id}", "who": who, **facts}, "weir-1:8080", None)[0]
 
 
 def _example() -> bytes:

@@ -63,6 +63,7 @@ _OPERATE: Final = {
     "partitions": "Partitions: list, pause, resume, seek, watermark.",
     "features": "Feature rows in the store: get, rebuild.",
     "keys": "API keys of `weir serve`: create, list, revoke.",
+    "audit": "Who did what in `weir serve`: show, verify.",
     "acl": "Rights: what each kind of user needs, as commands.",
 }
 _SERVICE: Final = {

@@ -17,6 +17,8 @@ DEAD_LETTERS_DONE: Final = "dead-letters-done"
 """Which dead letters were replayed or dropped (compacted; key = the letter's partition and offset)."""
 CASE_EVENTS: Final = "case-events"
 """What people did with alerts: verdicts, claims, notes (key = alert id)."""
+AUDIT: Final = "audit"
+"""Who changed what, and who looked at whom, in `weir serve` (key = the process that wrote it): a chain of digests."""
 ENTITY_UPDATES: Final = "entity-updates"
 """Between workers (key = entity id): what an event or a label changes in a row that another partition owns."""
 DECISIONS: Final = "decisions"
@@ -40,7 +42,17 @@ INFERENCE: Final = (INFERENCE_REQUESTS, INFERENCE_RESULTS)
 """Where a task's full model is ``remote``."""
 PRODUCED: Final = (*OUTPUTS, LABELS, ENTITY_UPDATES, DECISIONS)
 """What workers write; labels only where silence is one, decisions where somebody reads them."""
-ALL: Final = (*INPUTS, *OUTPUTS, DECISIONS, ENTITY_UPDATES, MODEL_UPDATES, DEAD_LETTERS_DONE, CASE_EVENTS, *INFERENCE)
+ALL: Final = (
+    *INPUTS,
+    *OUTPUTS,
+    DECISIONS,
+    ENTITY_UPDATES,
+    MODEL_UPDATES,
+    DEAD_LETTERS_DONE,
+    CASE_EVENTS,
+    AUDIT,
+    *INFERENCE,
+)
 
 
 def largest_record(own: str, max_record_bytes: int = DEFAULT_RECORD_BYTES) -> int:

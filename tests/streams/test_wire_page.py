@@ -27,6 +27,7 @@ from weir.streams.config.topic_settings import TopicSettings
 from weir.streams.kafka.admin import dead_letters
 from weir.streams.kafka.admin.dead_letters import Done, Place, letter_of, read_done
 from weir.streams.offline_models.model_updates import decode_updates
+from weir.streams.service.access.audit_chain import verify
 from weir.streams.trainer import request_reader
 from weir.streams.worker.inference.inference_wire import decode_answer, decode_request
 
@@ -80,6 +81,7 @@ READ: dict[tuple[str, int], tuple[Reads, Any]] = {
     (t.DEAD_LETTERS, 0): (lambda raw: letter_of(raw, Place(t.DEAD_LETTERS, 0, 17), NOW).raw, b"{}"),
     (t.DEAD_LETTERS_DONE, 0): (done, {Place(t.DEAD_LETTERS, 0, 17): Done("replayed", NOW)}),
     (t.CASE_EVENTS, 0): (lambda raw: wire.CaseEvent.model_validate_json(raw).verdict, "confirmed"),
+    (t.AUDIT, 0): (lambda raw: [(r.writer, r.fault) for r in verify([("here", raw)])], [("weir-1:8080", "")]),
     (t.INFERENCE_REQUESTS, 0): (lambda raw: decode_request(raw).x, [[1.0, 0.0], [0.0, 1.0]]),
     (t.INFERENCE_RESULTS, 0): (lambda raw: decode_answer(raw).values, [[2.0, 1.0], [-3.0, 1.0]]),
 }

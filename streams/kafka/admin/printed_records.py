@@ -25,6 +25,7 @@ KEY_FIELD: Final[Mapping[str, str]] = {
     topics.RETRAIN_REQUESTS: "task",
     topics.MODEL_UPDATES: "task",
     topics.CASE_EVENTS: "alert_id",
+    topics.AUDIT: "writer",
 }
 """The field that is a record's key: the entity (or task) that owns the partition."""
 _FIRST: Final[Mapping[str, tuple[str, ...]]] = {
@@ -37,6 +38,7 @@ _FIRST: Final[Mapping[str, tuple[str, ...]]] = {
     topics.RETRAIN_REQUESTS: ("cause", "text"),
     topics.MODEL_UPDATES: ("action", "version"),
     topics.CASE_EVENTS: ("action", "verdict", "by"),
+    topics.AUDIT: ("action", "who", "object", "outcome"),
     topics.DEAD_LETTERS: ("topic", "partition", "offset", "reason"),
 }
 _BARE: Final = frozenset({"type", "task", "status", "severity", "cause", "action", "reason", "text"})

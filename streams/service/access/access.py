@@ -16,6 +16,7 @@ from starlette.types import Scope
 from weir.streams.config.serve_settings import is_loopback
 from weir.streams.errors import UsageError
 from weir.streams.service.access.api_keys import KeyStore, digest, parts_of
+from weir.streams.service.access.audit import Audit
 from weir.streams.service.access.caller import Caller, administrator
 from weir.streams.service.access.cookies import Cookies
 from weir.streams.service.access.database import access_database
@@ -23,6 +24,7 @@ from weir.streams.service.access.guard import Visit
 from weir.streams.service.access.login_routes import LoginRoutes
 from weir.streams.service.access.rates import FailedLogins, Rates
 from weir.streams.service.access.recently_read import RecentlyRead
+from weir.streams.service.access.roles import INGEST
 from weir.streams.service.access.sessions import Session, SessionStore, csrf_token_of
 from weir.streams.service.access.token_file import token_in
 from weir.streams.service.problems import Problem
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 CSRF_HEADER: Final = "x-csrf-token"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_ABOUT_PEOPLE: Final = frozenset({"alerts:read", "entities:read"})
 _BEARER: Final = {"WWW-Authenticate": "Bearer"}
 
 
@@ -63,14 +66,17 @@ class Access:
         self._known_sessions = RecentlyRead(self.sessions.find)
         self.cookies = Cookies()
         self.rates = Rates(self._settings)
+        self.audit = Audit(service, self._engine)
         self._failed = FailedLogins()
         self.router = LoginRoutes(self).router
 
     async def start(self) -> None:
-        """Nothing to begin."""
+        """Begin to write the audit."""
+        await self.audit.start()
 
     async def stop(self) -> None:
-        """Close the database."""
+        """Write the rest of the audit, and close the database."""
+        await self.audit.stop()
         self._engine.dispose()
 
     def _token(self) -> str | None:
@@ -114,6 +120,13 @@ class Access:
         if scope and scope not in caller.scopes:
             raise Problem(
                 403, "Not allowed", f"{caller.name} may not do what needs {scope}", scope=scope, fix="ask for a role"
+            )
+        if scope not in INGEST and self.audit.full:
+            raise Problem(
+                503,
+                "Audit not written",
+                "who does what cannot be written down now, so nothing is done; see the service's log",
+                headers={"Retry-After": "5"},
             )
         self.rates.take_request(caller)
         return caller
@@ -204,6 +217,7 @@ class Access:
             self.sessions.begin, who.subject, who.name, who.via, who.groups, now, now + age_s, old
         )
         self.cookies.put(request, response, cookie, age_s)
+        self._note(request.scope, "login", self._caller_of(who), 200)
         if old is not None:
             self._known_sessions.forget(digest(old))
 
@@ -215,7 +229,28 @@ class Access:
         self.cookies.drop(request, response)
 
     def visited(self, scope: Scope, visit: Visit, status: int) -> None:
-        """A request was answered."""
+        """A request was answered: a change, or a look at a person's page, goes to the audit; refused ones do, too."""
+        if visit.caller is None:
+            return
+        if visit.scope in INGEST:
+            self.audit.count(visit.caller, visit.scope)
+        elif scope["method"] not in _SAFE or _of_a_person(scope, visit):
+            path = scope.get("path_params", {})
+            route = getattr(scope.get("route"), "path", scope["path"])
+            facts = {"task": path.get("task"), "subject": path.get("entity"), "object": scope["path"], **visit.facts}
+            self._note(scope, f"{scope['method']} {route}", visit.caller, status, **facts)
+
+    def _note(self, scope: Scope, action: str, caller: Caller | None, status: int, **facts: str | None) -> None:
+        client = scope.get("client")
+        request_id = scope.get("state", {}).get("request_id")
+        address = client[0] if client else None
+        self.audit.note(action, caller, outcome=status, request_id=request_id, address=address, **facts)
+
+
+def _of_a_person(scope: Scope, visit: Visit) -> bool:
+    """Whether a page is about somebody: one alert, one entity, or a list of what one entity has."""
+    one = visit.scope in _ABOUT_PEOPLE and bool(scope.get("path_params"))
+    return one or (visit.scope in _ABOUT_PEOPLE and b"entity=" in scope["query_string"])
 
 
 def _refuse_other_sites(request: Request) -> None:

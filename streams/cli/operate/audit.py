@@ -1,0 +1,144 @@
+"""``weir audit``: who did what in the HTTP service, and whether somebody changed that since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from weir.online.errors import UNREADABLE
+from weir.streams.cli.console import notes, output, table, to_json, utc
+from weir.streams.cli.operate.keys import DirectoryOption
+from weir.streams.cli.options import BootstrapOption, ConfigOption, EntityOption, JsonOption, SinceOption, settings_of
+from weir.streams.cli.processes.process import needed
+from weir.streams.cli.times import moment
+from weir.streams.config import topics
+from weir.streams.text import printable
+
+if TYPE_CHECKING:
+    from weir.streams.config.settings import Settings
+
+audit_app = typer.Typer(name="audit", no_args_is_help=True, help="Who did what in `weir serve`: show, verify.")
+KafkaOption = Annotated[bool, typer.Option("--kafka", help="Of a service beside Kafka; else of the directory.")]
+
+
+@audit_app.command("verify")
+def verify_command(
+    kafka: KafkaOption = False,
+    directory: DirectoryOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Check that no record was changed, added or removed; the exit status is 1 where one was.
+
+    Each record holds the digest of the one before, and the database of the
+    service where each chain has come to. What retention removed from the
+    beginning is told, and is no fault.
+
+    For example:
+
+        weir audit verify --dir /var/lib/weir
+    """
+    settings = settings_of(config, bootstrap, {"serve.directory": directory})
+    needed(("sqlalchemy", "fastapi"), "weir audit verify", "serve")
+    from weir.streams.service.access.audit import anchors_in
+    from weir.streams.service.access.audit_chain import verify
+    from weir.streams.service.access.database import access_database
+
+    anchors = anchors_in(access_database(settings.serve))
+    found = verify(_records(settings, kafka), anchors)
+    if as_json:
+        print(to_json([msgspec.to_builtins(report) for report in found]))
+    else:
+        rows = [
+            (r.writer, r.records, "-" if r.first is None else r.first.seq, "-" if r.last is None else r.last.seq,
+             "-" if r.last is None else r.last.hash, r.fault or "whole")
+            for r in found
+        ]  # fmt: skip
+        output().print(table("writer", "records>", "first>", "last>", "hash of the last", "chain", rows=rows))
+    if any(report.fault for report in found):
+        raise typer.Exit(1)
+
+
+@audit_app.command("show")
+def show_command(
+    who: Annotated[str | None, typer.Option("--who", help="Of a caller whose id or name has this in it.")] = None,
+    action: Annotated[str | None, typer.Option("--action", help="Whose action has this in it: verdict.")] = None,
+    entity: EntityOption = None,
+    since: SinceOption = None,
+    kafka: KafkaOption = False,
+    directory: DirectoryOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    bootstrap: BootstrapOption = None,
+) -> None:
+    """Show who did what, oldest first.
+
+    For example:
+
+        weir audit show --since 2h --who ana
+
+        weir audit show --entity user-7 --json
+    """
+    settings = settings_of(config, bootstrap, {"serve.directory": directory})
+    least = 0.0 if since is None else moment("--since", since)
+    found = [
+        record
+        for _, value in _records(settings, kafka)
+        if isinstance(record := _document(value), dict)
+        and record.get("at", 0.0) >= least
+        and (who is None or who in f"{record.get('who', {}).get('id')} {record.get('who', {}).get('name')}")
+        and (action is None or action in str(record.get("action")))
+        and (entity is None or entity in (record.get("subject"), *str(record.get("object")).split("/")))
+    ]
+    if as_json:
+        for record in found:
+            print(msgspec.json.encode(record).decode())
+        return
+    columns = ("time", "who", "via", "action", "object", "outcome", "address")
+    output().print(table(*columns, rows=[_row(record) for record in found]))
+    if not found:
+        notes().print("no record is like that")
+
+
+def _row(record: dict[str, Any]) -> tuple[str, ...]:
+    who = record.get("who", {})
+    count = f"{record['requests']} requests" if "requests" in record else ""
+    told = (who.get("name"), who.get("via"), record.get("action"), record.get("object", count), record.get("outcome"))
+    words = [printable("-" if word is None else str(word), 100) for word in (*told, record.get("address"))]
+    return utc(record.get("at", 0.0)), *words
+
+
+def _document(value: bytes) -> Any:
+    try:
+        return msgspec.json.decode(value)
+    except UNREADABLE:
+        return None
+
+
+def _records(settings: Settings, kafka: bool) -> Iterator[tuple[str, bytes]]:
+    """Where each record of the audit is, and its value."""
+    if kafka:
+        from weir.streams.kafka.admin.clients import consumer
+        from weir.streams.kafka.admin.reader import Start, read_present
+
+        with consumer(settings.kafka, "audit") as client:
+            for record in read_present(client, settings.topics.name(topics.AUDIT), Start(None)):
+                yield f"{record.topic}-{record.partition} at {record.offset}", record.value or b""
+        return
+    from weir.streams.embedded.embedded_log import read_directory
+
+    for batch in read_directory(_log_in(settings.serve.directory)):
+        if batch.topic == topics.AUDIT:
+            for index, logged in enumerate(batch.records):
+                yield f"{batch.topic}-{batch.partition} at {batch.offset_of(index)}", logged.value
+
+
+def _log_in(directory: Path) -> Path:
+    """The log of what came from outside."""
+    inputs = directory / "inputs"
+    return inputs if inputs.is_dir() else directory / "log"

@@ -1,0 +1,179 @@
+"""Writes the audit: who changed what, and who looked at whom, into a topic that is only ever added to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from sqlalchemy import Engine, delete, insert, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from weir.streams.config import topics
+from weir.streams.errors import WeirError, in_words
+from weir.streams.records import Record
+from weir.streams.service.access.access_tables import AUDIT_ANCHORS
+from weir.streams.service.access.audit_chain import Link, chained
+from weir.streams.service.access.caller import Caller
+from weir.streams.service.log_reading import every_record
+
+if TYPE_CHECKING:
+    from weir.streams.service.service import Service
+
+logger = logging.getLogger(__name__)
+_MOST_WAITING: Final = 20_000
+_BATCH: Final = 500
+_COUNTED_S: Final = 60.0
+_RETRY_S: Final = 1.0
+_LAST_S: Final = 5.0
+_DAY_S: Final = 86_400.0
+_BACK: Final = (1_000, 50_000, None)
+"""How many of the newest records are looked through for our own last one, if the fewer did not hold it."""
+
+
+class Audit:
+    """One writer of the audit, and its chain.
+
+    Records wait here for their turn and go out many at a time, so that nobody waits for the audit. While they cannot be
+    written, changes are refused once ``full``.
+
+    Parameters
+    ----------
+    service : whose log takes the records.
+    engine : of the database, which keeps where the chain has come to.
+    """
+
+    def __init__(self, service: Service, engine: Engine) -> None:
+        self._service = service
+        self._engine = engine
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._counts: dict[tuple[str, str, str, str], list[int]] = {}
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._writing: asyncio.Task[None] | None = None
+        self._begun = False
+        self._last: Link | None = None
+        self._anchored_at = 0.0
+
+    @property
+    def writer(self) -> str:
+        """Whose chain it is: no two processes listen at one address, so no two write one chain."""
+        return f"{socket.gethostname()}:{self._service.settings.serve.port}"
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that nothing more may be done that has to be written down."""
+        return len(self._waiting) >= _MOST_WAITING
+
+    def note(self, action: str, caller: Caller | None, **facts: Any) -> None:
+        """Write down what somebody did; ``facts`` without a value are left out."""
+        who = None if caller is None else {"id": caller.id, "name": caller.name, "via": caller.via}
+        body = {"at": time.time(), "action": action, "who": who, **facts}
+        self._waiting.append({name: value for name, value in body.items() if value not in (None, "")})
+        self._wake.set()
+
+    def count(self, caller: Caller, scope: str, requests: int = 1, records: int = 0) -> None:
+        """Count what programs do all the time: a caller's minute is one record."""
+        counts = self._counts.setdefault((caller.id, caller.name, caller.via, scope), [0, 0])
+        counts[0] += requests
+        counts[1] += records
+
+    async def start(self) -> None:
+        """Begin to write."""
+        self._writing = asyncio.create_task(self._write_on())
+
+    async def stop(self) -> None:
+        """Write what waits; no longer than some seconds."""
+        self._stopping = True
+        self._wake.set()
+        if self._writing is not None:
+            done, _ = await asyncio.wait([self._writing], timeout=_LAST_S)
+            if not done:
+                self._writing.cancel()
+                logger.error("%d records of the audit were not written", len(self._waiting))
+
+    async def _write_on(self) -> None:
+        counted_at = time.monotonic()
+        while not self._stopping:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _COUNTED_S)
+            self._wake.clear()
+            if self._stopping or time.monotonic() - counted_at >= _COUNTED_S:
+                self._note_counts()
+                counted_at = time.monotonic()
+            await self._write_waiting()
+
+    def _note_counts(self) -> None:
+        counts, self._counts = self._counts, {}
+        for (id_, name, via, scope), (requests, records) in counts.items():
+            who = {"id": id_, "name": name, "via": via}
+            self._waiting.append(
+                {"at": time.time(), "action": scope, "who": who, "requests": requests, "records": records}
+            )
+
+    async def _write_waiting(self) -> None:
+        """Everything that waits now; tried again until it is written."""
+        while self._waiting:
+            try:
+                if not self._begun:
+                    self._last = await self._end()
+                    self._waiting.appendleft({"at": time.time(), "action": "audit.started"})
+                    self._begun = True
+                await self._write([self._waiting[i] for i in range(min(_BATCH, len(self._waiting)))])
+            except WeirError as exc:
+                logger.warning("the audit is not written: %s; %d records wait", in_words(exc), len(self._waiting))
+                await asyncio.sleep(_RETRY_S)
+
+    async def _write(self, bodies: Sequence[dict[str, Any]]) -> None:
+        last, records = self._last, []
+        for body in bodies:
+            value, last = chained(body, self.writer, last)
+            records.append(Record(self.writer.encode(), value, time.time()))
+        await self._service.log.append(topics.AUDIT, records)
+        self._last = last
+        for _ in bodies:
+            self._waiting.popleft()
+        if last is not None:
+            await self._anchor(last)
+
+    async def _anchor(self, last: Link) -> None:
+        """Keep where the chain has come to outside of it: an end that is cut off leaves no other trace."""
+        row = {"writer": self.writer, "seq": last.seq, "hash": last.hash, "at": time.time()}
+        try:
+            await asyncio.to_thread(_keep, self._engine, row)
+        except SQLAlchemyError as exc:
+            logger.warning("the audit's anchor is not kept (%s): record %s", type(exc).__name__, last)
+        if time.monotonic() - self._anchored_at >= _DAY_S or not self._anchored_at:
+            self._anchored_at = time.monotonic()
+            logger.info("audit of %s: record %d is %s", self.writer, last.seq, last.hash)
+
+    async def _end(self) -> Link | None:
+        """Where our chain has come to in the log; ``None`` where it has not begun."""
+        for newest in _BACK:
+            found = None
+            async for placed in every_record(self._service.log, topics.AUDIT, newest=newest):
+                if placed.record.key == self.writer.encode():
+                    document = msgspec.json.decode(placed.record.value, type=dict[str, Any])
+                    found = Link(document["seq"], document["hash"])
+            if found is not None:
+                return found
+        return None
+
+
+def _keep(engine: Engine, row: dict[str, Any]) -> None:
+    with engine.begin() as connection:
+        connection.execute(delete(AUDIT_ANCHORS).where(AUDIT_ANCHORS.c.writer == row["writer"]))
+        connection.execute(insert(AUDIT_ANCHORS).values(row))
+
+
+def anchors_in(engine: Engine) -> dict[str, Link]:
+    """Where each writer's chain has come to, as the database says."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(AUDIT_ANCHORS.c.writer, AUDIT_ANCHORS.c.seq, AUDIT_ANCHORS.c.hash))
+        return {writer: Link(seq, own) for writer, seq, own in rows}

@@ -1,0 +1,210 @@
+"""The audit: what people do is in it, its chain shows every change of it, and no secret is anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from httpx import AsyncClient
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from tests.service.access.served import EVENT, bearer, served
+from weir.streams.cli.operate.audit import audit_app
+from weir.streams.config import topics
+from weir.streams.records import Record
+from weir.streams.service.access import audit
+from weir.streams.service.access.audit_chain import GENESIS, Link, chained, verify
+from weir.streams.service.log_reading import every_record
+from weir.streams.service.problems import Overloaded
+from weir.streams.service.service import Service
+
+pytestmark = pytest.mark.anyio
+
+
+def chain(count: int, writer: str = "a:80", last: Link | None = None) -> list[bytes]:
+    made = []
+    for k in range(count):
+        value, last = chained({"at": 1.7e9 + k, "action": "login", "who": {"name": "ána"}}, writer, last)
+        made.append(value)
+    return made
+
+
+def places(values: Sequence[bytes]) -> list[tuple[str, bytes]]:
+    return [(f"audit-0 at {k}", value) for k, value in enumerate(values)]
+
+
+def links(values: Sequence[bytes]) -> list[Link]:
+    return [Link(document["seq"], document["hash"]) for document in map(msgspec.json.decode, values)]
+
+
+def test_a_whole_chain_is_whole_also_with_repeats_other_writers_and_an_end_that_was_kept() -> None:
+    ours, theirs = chain(4), chain(2, "b:80")
+    mixed = [ours[0], theirs[0], ours[1], ours[1], theirs[1], ours[2], ours[3]]
+    found = verify(places(mixed), {"a:80": links(ours)[3], "b:80": links(theirs)[1]})
+    assert [(r.writer, r.records, r.fault) for r in found] == [("a:80", 4, ""), ("b:80", 2, "")]
+    later = verify(places(ours[2:]))  # retention removed the first
+    assert (later[0].fault, later[0].first) == ("", links(ours)[2])
+
+
+@given(st.data())
+def test_every_change_of_a_chain_is_found_and_named(data: st.DataObject) -> None:
+    values = chain(6)
+    anchor = {"a:80": links(values)[5]}
+    k = data.draw(st.integers(0, 5))
+    document: dict[str, Any] = msgspec.json.decode(values[k])
+    how = data.draw(st.sampled_from(["change", "remove", "swap", "cut", "again"]))
+    if how == "change":
+        field = data.draw(st.sampled_from(sorted(document)))
+        document[field] = data.draw(st.sampled_from(["x", 77, None, ["a"]]))
+        values[k] = json.dumps(document).encode()
+    elif how == "remove":
+        if k == 0:  # as retention does: only the anchor of another writer could tell
+            return
+        del values[k]
+    elif how == "swap":
+        values[k], values[k - 5] = values[k - 5], values[k]
+    elif how == "cut":
+        values = values[:k]
+    else:  # everything after record k is made anew, as who can write the topic could
+        last = links(values)[k - 1] if k else None
+        values = values[:k] + chain(6 - k, last=last)
+        value, _ = chained({"action": "other"}, "a:80", last)
+        values[k] = value
+    faults = [r.fault for r in verify(places(values), anchor) if r.fault]
+    assert faults, (how, k)
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        (lambda v: [v[0], v[2]], "audit-0 at 1: record 2 comes after 0: records between them were removed"),
+        (lambda v: [v[0], v[1].replace(b"login", b"logon")], "audit-0 at 1: record 1 was changed"),
+        (lambda v: v[:2], "it ends at record 1, and the database knows of 2: the end was removed"),
+        (lambda v: v[:0], "no record is left, and the database knows of record 2"),
+    ],
+)
+def test_the_first_broken_record_is_named(values: Any, fault: str) -> None:
+    whole = chain(3)
+    found = verify(places(values(whole)), {"a:80": links(whole)[2]})
+    assert found[0].fault.startswith(fault)
+
+
+async def audited(service: Service) -> list[dict[str, Any]]:
+    """What the topic holds, once all that waited is written."""
+    while service.access.audit._waiting:
+        await asyncio.sleep(0)
+    return [msgspec.json.decode(p.record.value) async for p in every_record(service.log, topics.AUDIT)]
+
+
+async def sign_on(service: Service, client: AsyncClient) -> dict[str, str]:
+    await client.get(f"/?token={service.access.token}")
+    return {"x-csrf-token": (await client.get("/v1/me")).json()["csrf_token"]}
+
+
+async def test_changes_and_looks_at_people_are_written_with_who_what_and_how_it_ended(tmp_path: Path) -> None:
+    async with served(tmp_path) as (service, client):
+        csrf = await sign_on(service, client)
+        answer = await client.get("/v1/entities/u1?task=fraud")
+        await client.get("/v1/tasks")
+        viewer = service.access.keys.create("eve", role="viewer", by="test", now=1.0)[1]
+        await client.get("/v1/entities/u1", headers=bearer(viewer))
+        await client.post("/v1/logout", headers=csrf)
+        found = await audited(service)
+        assert found[0]["action"] == "audit.started"
+        assert [(r["action"], r["who"]["name"], r.get("subject"), r["outcome"]) for r in found[1:]] == [
+            ("login", "admin", None, 200),
+            ("GET /entities/{entity}", "admin", "u1", 404),
+            ("GET /entities/{entity}", "eve", "u1", 403),
+            ("POST /logout", "admin", None, 204),
+        ]
+        assert found[2]["request_id"] == answer.headers["x-request-id"]
+        assert (found[2]["address"], found[2]["object"]) == ("127.0.0.1", "/v1/entities/u1")
+
+
+async def test_what_programs_send_is_counted(tmp_path: Path) -> None:
+    async with served(tmp_path) as (service, client):
+        _, key = service.access.keys.create("shop", role="operator", by="test", now=1.0)
+        for _ in range(3):
+            await client.post("/v1/events", json=EVENT, headers=bearer(key))
+        assert not await audited(service)
+        service.access.audit._note_counts()
+        service.access.audit._wake.set()
+        found = await audited(service)
+    assert [(r["action"], r["who"]["name"], r["requests"]) for r in found[1:]] == [("events:write", "shop", 3)]
+
+
+async def test_a_restart_goes_on_with_the_chain_and_the_command_verifies_it(tmp_path: Path) -> None:
+    for _ in range(3):
+        async with served(tmp_path) as (service, client):
+            await sign_on(service, client)
+    here = ["--dir", str(tmp_path)]
+    checked = CliRunner().invoke(audit_app, ["verify", "--json", *here])
+    assert checked.exit_code == 0, checked.output
+    report = json.loads(checked.stdout)[0]
+    assert (report["records"], report["first"]["seq"], report["last"]["seq"]) == (6, 0, 5)  # started, login; thrice
+    shown = CliRunner().invoke(audit_app, ["show", "--who", "admin", "--json", *here]).stdout.splitlines()
+    assert [json.loads(line)["action"] for line in shown] == ["login"] * 3
+    assert json.loads(shown[0])["prev"] != GENESIS
+    assert "login" in CliRunner().invoke(audit_app, ["show", *here]).stdout
+
+
+async def test_what_cannot_be_written_waits_and_is_then_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_RETRY_S", 0.0)
+    async with served(tmp_path) as (service, client):
+        real, refused = service.log.append, 3
+
+        async def append(topic: str, records: Sequence[Record], decoded: Any = None) -> Any:
+            nonlocal refused
+            if topic == topics.AUDIT and refused:
+                refused -= 1
+                raise Overloaded("too much waits")
+            return await real(topic, records, decoded)
+
+        monkeypatch.setattr(service.log, "append", append)
+        await sign_on(service, client)
+        found = await audited(service)
+        assert [r["action"] for r in found] == ["audit.started", "login"]
+        assert not refused
+
+
+async def test_nothing_is_done_that_cannot_be_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "_MOST_WAITING", 0)
+    async with served(tmp_path) as (service, client):
+        token = bearer(service.access.token)
+        refused = await client.get("/v1/tasks", headers=token)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert (await client.post("/v1/events", json=EVENT, headers=token)).status_code == 200
+
+
+async def test_no_secret_is_in_a_log_a_topic_or_an_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    secrets = ["k" * 43]
+    async with served(tmp_path) as (service, client):
+        answers = []
+        key, text = service.access.keys.create("shop", role="admin", by="test", now=1.0)
+        csrf = await sign_on(service, client)
+        secrets += [text.split("_", 2)[2], str(service.access.token), client.cookies["weir-8080"], *csrf.values()]
+        for headers in (bearer(text), bearer(f"weir_{key.id}_{'k' * 43}"), bearer(service.access.token), csrf):
+            answers += [
+                await client.get(path, headers=headers) for path in ("/v1/tasks", "/v1/entities/u1", "/metrics")
+            ]
+            answers.append(await client.post("/v1/events", json=EVENT, headers=headers))
+        answers.append(await client.get(f"/?token={'k' * 43}"))
+        await audited(service)
+    logged = "".join(record.getMessage() for record in caplog.records if record.name != "httpx")  # the client's own
+    told = logged + "".join(f"{answer.headers}{answer.text}" for answer in answers)
+    kept = b"".join(p.read_bytes() for folder in ("log", "inputs", "outputs") for p in (tmp_path / folder).rglob("*.*"))
+    assert b"audit.started" in kept
+    for secret in secrets:
+        assert secret not in told
+        assert secret.encode() not in kept
