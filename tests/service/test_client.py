@@ -20,8 +20,8 @@ BAD = {**EVENT, "event_id": "e2", "amount": "nine"}
 async def test_records_are_sent_and_each_is_told(tmp_path: Path) -> None:
     async with listening(make_service(tmp_path)) as port, AsyncClient(f"http://127.0.0.1:{port}") as client:
         told = await client.send_events([EVENT, BAD, EVENT])
-        assert (told.accepted + told.repeats, told.refused) == (2, 1)
-        assert (told.results[0].index, told.results[0].status) == (1, "refused")
+        assert (told.accepted, told.repeats, told.refused) == (1, 1, 1)
+        assert [(one.index, one.status) for one in told.results] == [(1, "refused"), (2, "repeat")]
         assert told.results[0].reason.startswith("amount: got 'nine'")
         assert (await client.send_events([BAD])).refused == 1  # a problem of the API, and an answer here
         label = {"v": 1, "task": "fraud", "entity_id": "u1", "event_id": "e1", "ts": 1.7e9, "value": 1}
@@ -58,10 +58,10 @@ async def test_weir_send_says_what_became_of_the_lines(tmp_path: Path) -> None:
     async with listening(make_service(tmp_path / "data")) as port:
         sent = await command("send", str(lines), "--url", f"http://127.0.0.1:{port}")
         assert sent.status == 1
-        assert "1 refused" in sent.errors
+        assert "600 accepted, 1 repeats, 1 refused" in sent.errors
         assert f"{lines}, record 601: amount: got 'nine'" in sent.errors
         piped = await command("send", "-", "--url", f"http://127.0.0.1:{port}", stdin=lines.read_bytes())
-        assert "1 refused" in piped.errors
+        assert "0 accepted, 601 repeats, 1 refused" in piped.errors
 
 
 async def test_a_service_that_is_not_there_is_named() -> None:

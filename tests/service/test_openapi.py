@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.service.running import listening, make_service
@@ -47,7 +48,7 @@ def test_no_request_is_answered_but_as_the_document_says(tmp_path: Path, subtest
     with served(tmp_path) as (url, token):
         key = {"Authorization": f"Bearer {token}"}
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json", headers=key)
-        operations = [found.ok() for found in schema.get_all_operations()]
+        operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
         assert len(operations) > 10
         for operation in (each for each in operations if each.path not in ENDLESS):
             with subtests.test(f"{operation.method} {operation.path}"):
