@@ -45,6 +45,8 @@ class FeedSettings(Concern):
     """What may wait for one client; one that is slower is told to resume."""
     heartbeat_s: float = Field(default=15.0, gt=0, le=300)
     """Seconds between two comments on a feed without news."""
+    clients: int = Field(default=5000, ge=1)
+    """How many may follow at once; more are answered by 503."""
 
 
 class Grant(Concern):

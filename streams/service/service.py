@@ -12,6 +12,7 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.config.settings import Settings
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.service.access.access import Access
+from weir.streams.service.feed.feed import Feed
 from weir.streams.service.intake.door import Door
 from weir.streams.service.ports import ServiceLog, Serving
 from weir.streams.service.views.dead_letters import DeadLetters
@@ -52,7 +53,8 @@ class Service:
         self.metrics = Registry()
         self.access = Access(self)
         self.door = Door(self)
-        self.parts: list[Part] = [self.access, self.door]
+        self.feed = Feed(self)
+        self.parts: list[Part] = [self.access, self.door, self.feed]
         self.views: list[View] = [Models(self), Entities(self), DeadLetters(self)]
         self._running = AsyncExitStack()
         self.fault = ""

@@ -1,0 +1,98 @@
+"""Records as the feed sends them: each is encoded once, and decoded only where a filter or its type asks for that."""
+
+from __future__ import annotations
+
+import base64
+from typing import Final, Literal, get_args
+
+import msgspec
+
+from weir.streams.config import topics
+from weir.streams.records import Record
+from weir.streams.service.feed.place import Shard
+
+Kind = Literal["prediction", "alert", "drift", "retrain", "model-update", "dead-letter", "case-event"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+TOPIC_OF: Final[dict[Kind, str]] = {
+    "prediction": topics.PREDICTIONS,
+    "alert": topics.ALERTS,
+    "drift": topics.RETRAIN_REQUESTS,
+    "retrain": topics.RETRAIN_REQUESTS,
+    "model-update": topics.MODEL_UPDATES,
+    "dead-letter": topics.DEAD_LETTERS,
+    "case-event": topics.CASE_EVENTS,
+}
+_KIND_OF: Final[dict[str, Kind]] = {topic: kind for kind, topic in TOPIC_OF.items()}
+
+
+class Facts(msgspec.Struct):
+    """What filters look at; a record has some of it."""
+
+    task: str | None = None
+    entity_id: str | None = None
+    score: float | None = None
+    severity: str | None = None
+    cause: str | None = None
+
+
+class FeedItem:
+    """One record of the feed.
+
+    Parameters
+    ----------
+    shard, offset : its place in the log.
+    record : as it is there.
+    """
+
+    __slots__ = ("_data", "_facts", "_kind", "offset", "record", "shard")
+
+    def __init__(self, shard: Shard, offset: int, record: Record) -> None:
+        self.shard, self.offset, self.record = shard, offset, record
+        self._facts: Facts | None = None
+        self._kind: Kind | None = None
+        self._data: bytes | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What filters look at, decoded once; nothing where the record is not what its topic holds."""
+        if self._facts is None:
+            try:
+                self._facts = msgspec.json.decode(self.record.value, type=Facts)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                self._facts = Facts()
+        return self._facts
+
+    @property
+    def kind(self) -> Kind:
+        """The type of its event."""
+        if self._kind is None:
+            self._kind = _KIND_OF[self.shard.topic]
+            if self.shard.topic == topics.RETRAIN_REQUESTS:
+                self._kind = "drift" if self.facts.cause == "drift" else "retrain"
+        return self._kind
+
+    @property
+    def data(self) -> bytes:
+        """The record and where it is in the log, as JSON of one line; encoded once."""
+        if self._data is None:
+            topic, partition = self.shard
+            known = {"type": self.kind, "topic": topic, "partition": partition}
+            head = msgspec.json.encode({**known, "offset": self.offset, "ts": self.record.ts})
+            self._data = b"%b,%b}" % (head[:-1], _member(self.record.value))
+        return self._data
+
+    def frame(self, before: bytes, after: bytes) -> bytes:
+        """The server-sent event; its id is the next offset between ``before`` and ``after``."""
+        kind, following = self.kind.encode(), self.offset + 1
+        return b"event: %b\nid: %b%d%b\ndata: %b\n\n" % (kind, before, following, after, self.data)
+
+
+def _member(value: bytes) -> bytes:
+    """``"record":...``; where the bytes are no JSON, ``"raw":...`` in base64, so that no record is left out."""
+    try:
+        msgspec.json.decode(value, type=msgspec.Raw)
+        value.decode()  # msgspec passes over texts without a look at their encoding
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return b'"raw":"%b"' % base64.b64encode(value)
+    # A line break would end the event's data early; in JSON it can only be a blank between two tokens.
+    return b'"record":' + value.replace(b"\n", b" ").replace(b"\r", b" ")

@@ -1,0 +1,356 @@
+"""The live feed: types, filters, places, heartbeats, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.service.feed_reader import turns
+from tests.service.feed_service import alert, feed_service, ids
+from tests.service.memory_log import MemoryServiceLog
+from weir.streams.records import Record
+from weir.streams.service.access.caller import administrator
+from weir.streams.service.feed import feed_item
+
+pytestmark = pytest.mark.anyio
+
+
+def record(**fields: Any) -> Record:
+    return Record(b"k", json.dumps(fields).encode(), 1.7e9)
+
+
+async def test_what_happens_after_the_beginning_is_sent_with_its_place() -> None:
+    async with feed_service() as feed:
+        feed.log.add("alerts", [alert(0)])
+        await feed.flush()
+        reader = await feed.connect()
+        feed.log.add("alerts", [alert(1), alert(2)])
+        await feed.flush()
+        assert reader.status == 200
+        assert reader.headers["content-type"].startswith("text/event-stream")
+        assert reader.headers["cache-control"] == "no-store"
+        assert reader.headers["x-accel-buffering"] == "no"
+        assert not [name for name in reader.headers if name.startswith("access-control")]
+        assert [event.type for event in reader.events] == ["alert", "alert"]
+        first = reader.events[0].data
+        assert {k: first[k] for k in ("type", "topic", "partition", "offset", "ts")} == {
+            "type": "alert", "topic": "alerts", "partition": 0, "offset": 1, "ts": 1.7e9 + 1,
+        }  # fmt: skip
+        assert first["record"] == json.loads(alert(1).value)
+        await reader.hang_up()
+
+
+async def test_types_and_predictions_only_for_who_asks() -> None:
+    async with feed_service() as feed:
+        usual, asked = await feed.connect(), await feed.connect("?type=prediction&type=drift")
+        feed.log.add("predictions", [record(task="fraud", entity_id="u", score=0.2)])
+        feed.log.add("retrain-requests", [record(task="fraud", cause="drift"), record(task="fraud", cause="manual")])
+        feed.log.add("model-updates", [record(task="fraud", action="promote")])
+        feed.log.add("dead-letters", [record(topic="user-events", reason="no")])
+        feed.log.add("case-events", [record(alert_id="a", task="fraud")])
+        feed.log.add("user-events", [record(event_id="e")])
+        await feed.flush()
+        assert [e.type for e in usual.events] == ["drift", "retrain", "model-update", "dead-letter", "case-event"]
+        assert [e.type for e in asked.events] == ["prediction", "drift"]
+        assert not feed.log.reads
+
+
+async def test_filters() -> None:
+    asked = {
+        "?task=churn": [1, 4],
+        "?task=churn&task=fraud": [0, 1, 2, 3, 4],
+        "?entity=user-2": [2],
+        "?min_score=0.8": [0, 4],
+        "?severity=high": [0, 3],
+        "?task=fraud&severity=medium&min_score=0.5": [0, 2, 3],
+        "?type=drift": [],
+    }
+    async with feed_service() as feed:
+        readers = {query: await feed.connect(query) for query in asked}
+        same = await feed.connect("?severity=high")
+        values = [("fraud", 0.9, "critical"), ("churn", 0.1, "low"), ("fraud", 0.5, "medium"), ("fraud", 0.7, "high"),
+                  ("churn", 0.8, "low")]  # fmt: skip
+        feed.log.add("alerts", [alert(i, *value) for i, value in enumerate(values)])
+        feed.log.add("model-updates", [record(task="fraud", action="promote")])
+        feed.log.add("dead-letters", [record(topic="user-events", reason="no task, no entity")])
+        await feed.flush()
+        for query, expected in asked.items():
+            alerts = [r for r in readers[query].records if r["type"] == "alert"]
+            assert ids(alerts) == [f"user-{i}" for i in expected], query
+        others = {
+            query: [r["type"] for r in reader.records if r["type"] != "alert"] for query, reader in readers.items()
+        }
+        assert others["?min_score=0.8"] == ["model-update", "dead-letter"], "what has no score passes"
+        assert others["?task=churn"] == others["?entity=user-2"] == [], "what is of nobody is not of this one"
+        assert same.body[same.body.index(b"event") :] == readers["?severity=high"].body[same.body.index(b"event") :]
+
+
+async def test_a_record_is_encoded_once_and_decoded_for_filters_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with feed_service() as feed:
+        readers = [await feed.connect() for _ in range(5)]
+        monkeypatch.setattr(feed_item, "Facts", None)  # no type to decode to: who tries fails
+        feed.log.add("alerts", [alert(1)])
+        await feed.flush()
+        assert [ids(r.records) for r in readers] == [["user-1"]] * 5
+        (batch,) = feed.fan_out.ring.after(feed.fan_out.ring.first, ["alerts"])
+        assert batch.items[0].data is batch.items[0].data
+        assert len(feed.fan_out._groups) == 1
+
+
+async def test_what_is_no_json_is_sent_as_it_is_and_breaks_no_event() -> None:
+    values = [
+        b"not json",
+        b"",
+        b'{"a":1}\n\nevent: fake\ndata: {}\n\n',
+        b'{\r\n"a":\n1}',
+        b'"\xff\xfe"',
+        b"[1,2]",
+        b"\x00",
+    ]
+    async with feed_service() as feed:
+        reader = await feed.connect("?type=alert&type=retrain")
+        feed.log.add("alerts", [Record(b"", value, 1.7e9) for value in values])
+        feed.log.add("retrain-requests", [Record(b"", value, 1.7e9) for value in values])
+        await feed.flush()
+        assert [event.type for event in reader.events] == ["alert"] * 7 + ["retrain"] * 7
+        assert [set(event.data) & {"record", "raw"} for event in reader.events[:7]] == [
+            {"raw"}, {"raw"}, {"raw"}, {"record"}, {"raw"}, {"record"}, {"raw"},
+        ]  # fmt: skip
+        assert reader.events[3].data["record"] == {"a": 1}
+
+
+async def test_a_browser_resumes_by_itself_and_is_told_how_long_to_wait() -> None:
+    async with feed_service() as feed:
+        reader = await feed.connect()
+        assert reader.retry_ms is not None
+        assert 1_000 <= reader.retry_ms <= 5_000
+        assert reader.last_id, "a place before the first event"
+        feed.log.add("alerts", [alert(1)])
+        await feed.flush()
+        await reader.hang_up()
+        feed.log.add("alerts", [alert(2), alert(3)])
+        await feed.flush()
+        # The page's URL is as it was: the header counts.
+        resumed = await feed.connect("?since=1h&last_event_id=" + "0" * 8, last_event_id=reader.last_id)
+        await turns()
+        assert ids(resumed.records) == ["user-2", "user-3"]
+        assert feed.log.reads == 0, "from the ring"
+        await resumed.hang_up()
+        by_query = await feed.connect(f"?last_event_id={resumed.events[0].id}")
+        await turns()
+        assert ids(by_query.records) == ["user-3"]
+
+
+async def test_resume_after_a_restart_reads_the_log_and_joins_the_live_feed() -> None:
+    log = MemoryServiceLog()
+    async with feed_service(log) as feed:
+        reader = await feed.connect("?type=alert&type=model-update")
+        log.add("alerts", [alert(0)])
+        await feed.flush()
+    assert reader.events[-1].type == "drain"
+    for n in range(1, 1200):
+        log.add("alerts", [alert(n)], partition=n % 3, gap=n % 2)
+    log.add("model-updates", [record(task="fraud", action="promote")])
+    async with feed_service(log) as feed:
+        resumed = await feed.connect("?type=alert&type=model-update", last_event_id=reader.last_id)
+        await turns(most=3000)
+        log.add("alerts", [alert(1200)])
+        await feed.flush()
+        alerts = [r for r in resumed.records if r["type"] == "alert"]
+        assert ids(alerts) == [f"user-{n}" for n in range(1, 1201)], "merged by time"
+        assert len(resumed.records) == 1201
+
+
+async def test_since_a_time() -> None:
+    log = MemoryServiceLog()
+    now = time.time()
+    for n in range(5):
+        log.add("alerts", [alert(n, ts=now - 500 + 100 * n)], partition=n % 2)
+    async with feed_service(log) as feed:
+        for since, expected in {
+            "250s": {3, 4},
+            f"{now - 250}": {3, 4},
+            "2000-01-01T00:00:00Z": {0, 1, 2, 3, 4},
+            "1s": set(),
+        }.items():
+            reader = await feed.connect(f"?since={since}")
+            await turns()
+            assert set(ids(reader.records)) == {f"user-{n}" for n in expected}, since
+        assert (await feed.connect("?since=yesterday")).status == 422
+
+
+@pytest.mark.parametrize(
+    "place", ["x", "0000000", "../..", "00000000.z", "00000000.a-1", "a" * 200_000, "00000000.a\x00"]
+)
+async def test_what_is_no_place_is_refused(place: str) -> None:
+    async with feed_service() as feed:
+        reader = await feed.connect(last_event_id=place)
+        assert reader.status == 422
+        assert json.loads(reader.body)["title"] == "No place of the feed"
+
+
+async def test_a_place_of_another_log_or_before_retention_is_gone() -> None:
+    log = MemoryServiceLog()
+    for n in range(4):
+        log.add("alerts", [alert(n)])
+    async with feed_service(log) as feed:
+        start = await feed.connect("?since=1d&type=alert")
+        log.forget("alerts", 0, 2)
+        here = feed.fan_out.ring.end.text()
+        before = await feed.connect(last_event_id=here.replace(".a4", ".a1"))
+        assert before.status == 410
+        problem = json.loads(before.body)
+        assert problem["links"] == {"alerts": "/v1/alerts", "feed": f"/v1/feed?since={1.7e9 + 2}"}
+        oldest = await feed.connect(problem["links"]["feed"].removeprefix("/v1/feed"))
+        await turns()
+        assert ids(oldest.records) == ["user-2", "user-3"]
+        assert (await feed.connect(last_event_id=here.replace(".a4", ".a9"))).status == 410, "the log was cut"
+        await start.hang_up()
+    async with feed_service(MemoryServiceLog("another")) as feed:
+        other = await feed.connect(last_event_id=here)
+        assert other.status == 410
+        assert json.loads(other.body)["title"] == "Another log"
+
+
+async def test_retention_that_is_faster_than_a_client_is_told() -> None:
+    log = MemoryServiceLog()
+    for n in range(4000):
+        log.add("alerts", [alert(n)])
+    async with feed_service(log) as feed:
+        reader = await feed.connect("?since=2000-01-01T00:00:00Z")
+        reader.stall()
+        await turns()
+        log.forget("alerts", 0, 3000)
+        reader.go_on()
+        await turns(reader.task.done, most=5000)
+        seen = len(reader.records)
+        assert 0 < seen < 3000
+        assert reader.events[-1].type == "resync"
+        assert (await feed.connect(last_event_id=reader.last_id)).status == 410
+
+
+async def test_a_client_that_is_too_slow_is_told_and_others_do_not_notice() -> None:
+    async with feed_service(client_bytes=16_384) as feed:
+        slow, other = await feed.connect(), await feed.connect()
+        feed.log.add("alerts", [alert(0)])
+        await feed.flush()
+        slow.stall()
+        for n in range(1, 200):
+            feed.log.add("alerts", [alert(n)])
+            await feed.flush()
+        assert len(other.records) == 200
+        (waiting,) = [c for c in feed.fan_out.clients if c.last is not None]
+        assert waiting.idle, "what waited is given back before the client reads on"
+        slow.go_on()
+        await turns(slow.task.done)
+        *_, last = slow.events
+        assert last.type == "resync"
+        assert last.data["next"] == last.id
+        resumed = await feed.connect(last_event_id=slow.last_id)
+        await turns()
+        assert ids(slow.records + resumed.records) == [f"user-{n}" for n in range(200)]
+
+
+async def test_heartbeats_move_the_place_on() -> None:
+    async with feed_service(heartbeat_s=0.001) as feed:
+        reader = await feed.connect("?type=drift")
+        at = reader.last_id
+        feed.log.add("alerts", [alert(1)])
+        await feed.flush()
+        time.sleep(0.002)  # the least heartbeat passes
+        feed.fan_out.beat(time.time())
+        await turns()
+        assert reader.comments
+        assert reader.events == []
+        assert reader.last_id == feed.fan_out.ring.end.text() != at
+
+
+async def test_rights_of_the_caller() -> None:
+    async with feed_service() as feed:
+        feed.access.caller = replace(
+            administrator("key"), scopes=frozenset({"feed:read"}), tasks=frozenset({"churn"}), expires_at=2e9
+        )
+        assert (await feed.connect("?task=fraud")).status == 422
+        assert (await feed.connect("?type=dead-letter")).status == 403
+        reader = await feed.connect()
+        feed.log.add("alerts", [alert(1, "fraud"), alert(2, "churn")])
+        feed.log.add("dead-letters", [record(task="churn")])
+        await feed.flush()
+        assert ids(reader.records) == ["user-2"]
+        feed.fan_out.beat(2e9 - 1)
+        assert not reader.task.done()
+        feed.fan_out.beat(2e9)
+        await turns(reader.task.done)
+        assert reader.events[-1].type == "expired"
+        assert not feed.fan_out.clients
+
+
+async def test_nobody_is_left_behind_in_memory() -> None:
+    async with feed_service() as feed:
+        readers = [await feed.connect(f"?entity=user-{n}") for n in range(10)]
+        assert len(feed.fan_out.clients) == 10
+        readers[0].stall()
+        feed.log.add("alerts", [alert(n) for n in range(10)])
+        await feed.flush()
+        for reader in readers:
+            await reader.hang_up()
+        assert not feed.fan_out.clients
+        assert not feed.fan_out._groups
+
+
+async def test_no_more_clients_than_allowed() -> None:
+    async with feed_service(clients=1) as feed:
+        first = await feed.connect()
+        second = await feed.connect()
+        assert (second.status, second.headers["retry-after"]) == (503, "5")
+        await first.hang_up()
+        assert (await feed.connect()).status == 200
+
+
+async def test_stop_tells_everyone_where_to_go_on() -> None:
+    log = MemoryServiceLog()
+    async with feed_service(log) as feed:
+        reader = await feed.connect()
+        log.add("alerts", [alert(1)])
+        await feed.flush()
+        await feed.feed.stop()
+        assert (await feed.connect()).status == 503
+    assert [event.type for event in reader.events] == ["alert", "drain"]
+    assert reader.task.done()
+    async with feed_service(log) as feed:
+        assert (await feed.connect(last_event_id=reader.last_id)).records == []
+
+
+async def test_a_client_that_was_at_a_faster_process_waits_for_this_one() -> None:
+    log = MemoryServiceLog()
+    log.add("alerts", [alert(0)])
+    async with feed_service(log) as feed:
+        ahead = (await feed.connect()).last_id.replace(".a1", ".a3")
+        log.write("alerts", [alert(1), alert(2), alert(3)])
+        reader = await feed.connect(last_event_id=ahead)
+        assert (reader.status, reader.records) == (200, [])
+        log.hand_out()
+        await feed.flush()
+        log.add("alerts", [alert(4)])
+        await feed.flush()
+        assert ids(reader.records) == ["user-3", "user-4"]
+
+
+async def test_once_gives_what_there_is_and_where_to_go_on() -> None:
+    log = MemoryServiceLog()
+    log.add("alerts", [alert(n) for n in range(3)])
+    async with feed_service(log) as feed:
+        nothing = await feed.connect("?once=1", path="/v1/feed.ndjson")
+        assert [*json.loads(nothing.body)] == ["next"]
+        answer = await feed.connect("?once=1&since=2000-01-01T00:00:00Z", path="/v1/feed.ndjson")
+        *lines, last = [json.loads(line) for line in answer.body.splitlines()]
+        assert ids(lines) == ["user-0", "user-1", "user-2"]
+        log.add("alerts", [alert(3)])
+        await feed.flush()
+        later = await feed.connect("?once=1", last_event_id=last["next"], path="/v1/feed.ndjson")
+        assert ids([json.loads(line) for line in later.body.splitlines()[:-1]]) == ["user-3"]
+        assert (await feed.connect("?since=1h", path="/v1/feed.ndjson")).status == 422
