@@ -8,7 +8,8 @@ WeirError (weir.online.errors)
     ├── UsageError     correct the command, the settings or the input file; exit status 2
     ├── BrokerError    reach the brokers, or get the right that they refused; exit status 2
     ├── LogError       the log on disk is not one we can read; nothing was changed
-    │   └── LogFull    make room on the disk; what could not be appended is as if it had never been tried
+    │   ├── LogFull    make room; the log is as it was, and goes on when there is room
+    │   └── RecordsDropped  read from the first record that is kept
     ├── PartitionError pause this partition, say why, and serve the others
     │   └── TooManyRejects  most of its input is bad, and going on would only fill the dead letters
     ├── of weir.streams.kafka: DeliveryError (restart the worker), RecordTooLarge, RecordsDeleted
@@ -28,6 +29,7 @@ __all__ = [
     "LogError",
     "LogFull",
     "PartitionError",
+    "RecordsDropped",
     "ReplicaDiverged",
     "ShellError",
     "StateError",
@@ -68,7 +70,21 @@ class LogError(ShellError):
 
 
 class LogFull(LogError):  # noqa: N818 - named for what happened, as the tree above reads
-    """The disk has no room for what was to be appended."""
+    """There is no room for what was to be appended: nothing of it was."""
+
+
+class RecordsDropped(LogError):  # noqa: N818 - named for what happened, as the tree above reads
+    """Retention took what was to be read.
+
+    Parameters
+    ----------
+    what : topic and partition, and the offset that was wanted.
+    first : offset of the first record that is kept.
+    """
+
+    def __init__(self, what: str, first: int) -> None:
+        super().__init__(f"{what} is no longer kept; the first record that is has offset {first}")
+        self.first = first
 
 
 class PartitionError(ShellError):

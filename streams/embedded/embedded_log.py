@@ -3,52 +3,46 @@
 Appends are totally ordered by a sequence number, and a reader gets record batches in that order, so a consumer that
 reads the same log again sees the same batches in the same order: replays are exact. With a directory, batches are
 written to segment files and the log resumes from them. It does not know what records mean.
+
+One thread appends and cuts. Any thread may read, by sequence or by place, and sync; nobody waits for a reader.
 """
 
 from __future__ import annotations
 
-import bisect
-from collections import defaultdict, deque
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 from zlib import crc32
 
-from weir.streams.embedded.log_segments import FILE, SegmentReader, SegmentStore, StoredRecords
-from weir.streams.errors import LogError, UsageError
+from weir.streams.embedded.log_frames import LoggedBatch
+from weir.streams.embedded.log_segments import read_directory
+from weir.streams.embedded.memory_batches import MemoryBatches
+from weir.streams.embedded.segment_store import SegmentStore
+from weir.streams.errors import RecordsDropped
 from weir.streams.records import Record
 
+__all__ = ["EmbeddedLog", "LoggedBatch", "read_directory"]
 
-@dataclass(frozen=True, slots=True)
-class LoggedBatch:
-    """A `RecordBatch` of records appended together, and its place among all batches of the log."""
-
-    seq: int
-    """Position of this batch among all batches of the log."""
-    topic: str
-    partition: int
-    base_offset: int
-    records: Sequence[Record]
-
-    @property
-    def next_offset(self) -> int:
-        """Offset of the first record behind this batch."""
-        return self.base_offset + len(self.records)
-
-    def offset_of(self, index: int) -> int:
-        """Offset of ``records[index]``."""
-        return self.base_offset + index
+SEGMENT_BYTES: Final = 64 << 20
 
 
 class EmbeddedLog:
-    """Topics in memory, and on disk when a directory is given.
+    """Topics in memory, or on disk when a directory is given.
 
     Parameters
     ----------
     partitions : partitions of each topic; a topic that is not named has one.
     directory : where segments live; ``None`` keeps everything in memory.
     max_batch : records a batch holds at most; a longer append becomes several batches.
+    segment_bytes : size of a file from which the next append begins another one.
+
+    Raises
+    ------
+    LogError
+        A file in the directory is damaged; nothing was changed.
 
     Examples
     --------
@@ -59,40 +53,38 @@ class EmbeddedLog:
     """
 
     def __init__(
-        self, partitions: Mapping[str, int] | None = None, directory: Path | None = None, max_batch: int = 2048
+        self,
+        partitions: Mapping[str, int] | None = None,
+        directory: Path | None = None,
+        max_batch: int = 2048,
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self._partitions = dict(partitions or {})
         self.max_batch = max_batch
-        self._batches: list[LoggedBatch] = []
-        self._next_offset: dict[tuple[str, int], int] = defaultdict(int)
-        self._next_seq = 0
-        self._segments = SegmentStore(directory) if directory is not None else None
-        self._in_memory: deque[tuple[LoggedBatch, int]] = deque()
-        """Batches whose records are in memory although the directory has them, with their place there."""
-        if self._segments is not None:
-            self._recover(self._segments)
+        self._store = MemoryBatches() if directory is None else SegmentStore(directory, segment_bytes)
 
-    def _recover(self, segments: SegmentStore) -> None:
-        try:
-            for at, _, (seq, topic, partition, offset, records) in segments.recover():
-                stored = StoredRecords(segments, at, len(records))
-                self._admit(LoggedBatch(seq, topic, partition, offset, stored))
-        except LogError:
-            segments.close()
-            raise
+    # -- the appending thread --------------------------------------------------------------------------------------
 
     def append(self, topic: str, records: Sequence[Record]) -> list[LoggedBatch]:
-        """Append records in order, each to its key's partition; returns the batches they became."""
-        made = []
+        """Append records in order, each to its key's partition; returns the batches they became.
+
+        They are with the operating system then, and on the disk after `sync`.
+
+        Raises
+        ------
+        LogFull
+            The disk has no room; nothing was appended.
+        LogError
+            The log cannot be written any more; the message says what to do.
+        """
+        made: list[LoggedBatch] = []
         for partition, lane in enumerate(self._lanes(topic, records)):
+            base = self.end_offset(topic, partition)
             for start in range(0, len(lane), self.max_batch):
                 part = tuple(lane[start : start + self.max_batch])
-                offset = self._next_offset[topic, partition]
-                batch = LoggedBatch(self._next_seq, topic, partition, offset, part)
-                if self._segments is not None:
-                    self._in_memory.append((batch, self._segments.write(batch.seq, topic, partition, offset, part)))
-                self._admit(batch)
-                made.append(batch)
+                made.append(LoggedBatch(self.next_seq + len(made), topic, partition, base + start, part))
+        if made:
+            self._store.add(made)
         return made
 
     def _lanes(self, topic: str, records: Sequence[Record]) -> list[Sequence[Record]]:
@@ -105,90 +97,122 @@ class EmbeddedLog:
             lanes[crc32(record.key) % partitions].append(record)
         return list(lanes)
 
-    def _admit(self, batch: LoggedBatch) -> None:
-        self._batches.append(batch)
-        self._next_offset[batch.topic, batch.partition] = batch.next_offset
-        self._next_seq = batch.seq + 1
+    def truncate(self, seq: int) -> int:
+        """Drop every batch with ``seq`` or a later number, as if never appended; returns how many records went.
+
+        Raises ``LogError`` where batches before ``seq`` are no longer kept.
+        """
+        return self._store.truncate(seq)
+
+    def forget(self, before_seq: int) -> None:
+        """Drop batches before ``before_seq`` from memory: bounds a long run. Those in a directory stay."""
+        if isinstance(self._store, MemoryBatches):
+            self._store.forget(before_seq)
+
+    def retain(self, keep_from: int, older_than: float = -math.inf, max_bytes: float = math.inf) -> int:
+        """Delete full files from the front, as far as one is too old or all are too much; returns the bytes freed.
+
+        Offsets and sequence numbers go on as if nothing had happened. Only what `sync` has seen is deleted.
+
+        Parameters
+        ----------
+        keep_from : this batch and those after it stay, whatever else is asked.
+        older_than : epoch seconds; files without a record of then or later go.
+        max_bytes : while the log is larger, its first file goes.
+        """
+        return 0 if isinstance(self._store, MemoryBatches) else self._store.retain(keep_from, older_than, max_bytes)
+
+    # -- any thread ------------------------------------------------------------------------------------------------
+
+    def sync(self) -> int:
+        """Make everything appended so far survive a power cut; returns the batch up to which that is so.
+
+        Raises ``LogError`` where the disk fails: nothing is taken any more then, as nobody can say what was lost.
+        """
+        return self.next_seq if isinstance(self._store, MemoryBatches) else self._store.sync()
 
     def read(self, topics: Sequence[str], from_seq: int) -> Iterator[LoggedBatch]:
         """Batches of ``topics`` with ``seq >= from_seq``, in the order in which they were appended."""
-        wanted = set(topics)
-        at = bisect.bisect_left(self._batches, from_seq, key=lambda b: b.seq)
-        while at < len(self._batches):
-            if self._batches[at].topic in wanted:
-                yield self._batches[at]
-            at += 1
+        wanted, at = frozenset(topics), from_seq
+        while at < self.next_seq:
+            found, at = self._store.read(wanted, at)
+            yield from found
 
-    def forget(self, before_seq: int) -> None:
-        """Drop batches before ``before_seq`` from memory: bounds a long run.
+    def read_from(self, topic: str, partition: int, offset: int, max_bytes: int = 1 << 20) -> list[LoggedBatch]:
+        """Batches of a partition that reach behind ``offset``, in memory; none at its end.
 
-        With a directory they stay readable, from there; without one they are gone.
+        The first may begin before ``offset``. It is there however large it is; others as far as all keys and values
+        together stay within ``max_bytes``.
+
+        Raises
+        ------
+        RecordsDropped
+            ``offset`` is before what is kept; ``first`` says what is.
         """
-        if self._segments is None:
-            del self._batches[: bisect.bisect_left(self._batches, before_seq, key=lambda b: b.seq)]
-            return
-        while self._in_memory and self._in_memory[0][0].seq < before_seq:
-            batch, position = self._in_memory.popleft()
-            at = bisect.bisect_left(self._batches, batch.seq, key=lambda b: b.seq)
-            self._batches[at] = replace(batch, records=StoredRecords(self._segments, position, len(batch.records)))
+        found: list[LoggedBatch] = []
+        self._check_kept(topic, partition, offset)
+        try:
+            for batch in self._store.lane(topic, partition, offset, -math.inf):
+                records = tuple(batch.records)
+                max_bytes -= sum(len(r.key) + len(r.value) for r in records)
+                if found and max_bytes < 0:
+                    break
+                found.append(replace(batch, records=records))
+        except FileNotFoundError:  # retention took the file while it was read
+            self._check_kept(topic, partition, offset)
+            raise
+        return found
+
+    def _check_kept(self, topic: str, partition: int, offset: int) -> None:
+        first = self.first_offset(topic, partition)
+        if offset < first:
+            raise RecordsDropped(f"{topic}-{partition}: offset {offset}", first)
+
+    def offset_at(self, topic: str, partition: int, ts: float) -> int:
+        """Offset of the first kept record with a time of ``ts`` (epoch seconds) or later; the end where none has."""
+        end = self.end_offset(topic, partition)  # before looking: what is appended meanwhile comes behind it
+        try:
+            for batch in self._store.lane(topic, partition, -1, ts):
+                for i, record in enumerate(batch.records):
+                    if record.ts >= ts:
+                        return batch.offset_of(i)
+        except FileNotFoundError:  # retention took the file while it was read
+            return self.offset_at(topic, partition, ts)
+        return end
+
+    @property
+    def first_seq(self) -> int:
+        """Sequence number of the first batch that is kept; of the next append, where none is."""
+        return self._store.first_seq
 
     @property
     def next_seq(self) -> int:
         """Sequence number of the next append."""
-        return self._next_seq
+        return self._store.next_seq
+
+    def first_offset(self, topic: str, partition: int) -> int:
+        """Offset of the first record that is kept of a partition; its end where none is."""
+        return self._store.first_offset(topic, partition)
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        """Next offset of a partition."""
+        return self._store.lanes.get((topic, partition), (0, 0.0))[0]
 
     def end_offsets(self, topic: str) -> dict[int, int]:
         """Next offset of each partition of a topic."""
-        return {p: self._next_offset[topic, p] for p in range(self._partitions.get(topic, 1))}
+        return {p: self.end_offset(topic, p) for p in range(self._partitions.get(topic, 1))}
 
     def ends(self) -> dict[tuple[str, int], int]:
         """Next offset of each topic and partition that has records."""
-        return dict(self._next_offset)
-
-    def truncate(self, seq: int) -> int:
-        """Drop every batch with ``seq`` or a later number, as if never appended; returns how many records went."""
-        at = bisect.bisect_left(self._batches, seq, key=lambda b: b.seq)
-        dropped = self._batches[at:]
-        del self._batches[at:]
-        for batch in reversed(dropped):
-            self._next_offset[batch.topic, batch.partition] = batch.base_offset
-        if self._segments is not None:
-            while self._in_memory and self._in_memory[-1][0].seq >= seq:
-                self._in_memory.pop()
-            self._segments.truncate(seq)
-        self._next_seq = min(self._next_seq, seq)
-        return sum(len(b.records) for b in dropped)
-
-    def sync(self) -> None:
-        """Make everything appended so far survive a power cut."""
-        if self._segments is not None:
-            self._segments.sync()
+        return {lane: end for lane, (end, _) in self._store.lanes.items()}
 
     def close(self) -> None:
         """Sync and close the files."""
-        if self._segments is not None:
-            self._segments.close()
+        if isinstance(self._store, SegmentStore):
+            self._store.close()
 
     def __enter__(self) -> EmbeddedLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-
-def read_directory(directory: Path) -> Iterator[LoggedBatch]:
-    """Every whole batch of a log that another process may own and be writing, up to its present end, in its order.
-
-    Raises
-    ------
-    UsageError
-        There is no log.
-    LogError
-        A batch is damaged: what stands behind it would be lost in silence.
-    """
-    path = directory / FILE
-    if not path.is_file():
-        raise UsageError(f"{path}: no such log; give the directory that the embedded host writes")
-    reader = SegmentReader(path)
-    for at, _, (seq, topic, partition, offset, records) in reader.frames():
-        yield LoggedBatch(seq, topic, partition, offset, StoredRecords(reader, at, len(records)))

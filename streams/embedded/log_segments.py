@@ -1,208 +1,185 @@
-"""The file of an embedded log: read by anybody, written by one. Checksummed record batches, one behind the other.
+"""The files of an embedded log: which there are, what stands in each, and how they follow one another.
 
-A frame is a little-endian header (magic, length, CRC-32 of the payload) and a msgpack payload
-``[seq, topic, partition, base_offset, [[key, value, ts], ...]]``. A crash can leave a torn frame at the end: a reader
-takes what is whole at the moment it looks, and the owner cuts the rest off when it opens the file again. Other damage
-is an error, because records behind it would be lost in silence.
+The first is ``records.log``, which is the whole log of versions before there were several. Each further one is named
+for its first batch and begins with a head: where every partition stood before it, and which file it follows. So a
+start reads heads alone, but for the files without an index: those that were written since the last sync.
 """
 
 from __future__ import annotations
 
-import os
-import struct
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, overload
-from zlib import crc32
+from typing import Final, Self
 
 import msgspec
+import numpy as np
 
-from weir.streams.errors import LogError
-from weir.streams.records import Record
+from weir.online.batch import IntVector
+from weir.streams.embedded.log_frames import HEADER, LoggedBatch, StoredRecords, frames, is_torn, pack, read_payload
+from weir.streams.embedded.log_index import FrameIndex, Lanes
+from weir.streams.errors import LogError, UsageError
 
-FILE: Final = "records.log"
-_HEADER: Final = struct.Struct("<4sII")
-_MAGIC: Final = b"WLG1"
-
-Frame = tuple[int, str, int, int, list[tuple[bytes, bytes, float]]]
-"""seq, topic, partition, base offset, records."""
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Frame)
+FIRST: Final = "records.log"
+_LATER: Final = re.compile(r"records-(\d{20})\.log")
+_MAGIC: Final = b"WLH1"
 
 
-class FrameSpan(NamedTuple):
-    """A frame, and the bytes ``[at, end)`` of the file that it takes."""
-
-    at: int
-    end: int
-    frame: Frame
-
-
-def pack_frame(frame: Frame) -> bytes:
-    """The bytes of a frame."""
-    payload = _encoder.encode(frame)
-    return _HEADER.pack(_MAGIC, len(payload), crc32(payload)) + payload
+class _Head(msgspec.Struct, array_like=True):
+    lanes: list[tuple[str, int, int, float]]
+    """topic, partition, next offset, newest time so far."""
+    previous: str
+    """Name of the file before."""
+    previous_size: int
+    """And its bytes."""
 
 
-def read_frame(file: BinaryIO, at: int, size: int) -> FrameSpan | None:
-    """The frame at ``at``, or ``None`` when no whole one lies there within the first ``size`` bytes."""
-    payload = _payload(file, at, size)
-    return None if payload is None else FrameSpan(at, file.tell(), _decoder.decode(payload))
+@dataclass(slots=True, eq=False)
+class Segment:
+    """One file."""
+
+    path: Path
+    first_seq: int
+    lanes: Lanes
+    """Before its first batch."""
+    start: int = 0
+    """Byte of its first frame."""
+    previous: tuple[str, int] | None = None
+    """Name and bytes of the file before it."""
+    index: FrameIndex | None = None
+    """While it is not stored beside the file."""
+
+    @property
+    def index_path(self) -> Path:
+        """Where its index is stored when it is full."""
+        return self.path.with_suffix(".idx")
+
+    @property
+    def stored(self) -> bool:
+        """Whether there is an index: it was full and synced."""
+        return self.index_path.exists()
+
+    @classmethod
+    def open(cls, path: Path) -> Self | None:
+        """The file there, its frames not looked at; ``None`` when its head was not written to the end."""
+        if path.name == FIRST:
+            return cls(path, 0, {})
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            payload = read_payload(file, 0, size, _MAGIC)
+            torn = payload is None and is_torn(file, 0, size, _MAGIC)
+        if torn:
+            return None
+        if payload is None:
+            raise LogError(f"{path}: its head is damaged; restore the file, or remove it and those after it")
+        head = msgspec.msgpack.decode(payload, type=_Head)
+        lanes = {(topic, partition): (end, newest) for topic, partition, end, newest in head.lanes}
+        previous = (head.previous, head.previous_size)
+        return cls(path, _first_seq(path), lanes, HEADER.size + len(payload), previous)
+
+    @classmethod
+    def after(cls, previous: Path, size: int, seq: int, lanes: Lanes) -> tuple[Self, bytes]:
+        """The one that follows a file of ``size`` bytes, from batch ``seq`` on; and its head, to be written."""
+        held = [(*lane, *ends) for lane, ends in lanes.items()]
+        head = pack(_MAGIC, msgspec.msgpack.encode(_Head(held, previous.name, size)))
+        path = previous.with_name(f"records-{seq:020d}.log")
+        return cls(path, seq, dict(lanes), len(head), (previous.name, size), FrameIndex(len(head))), head
+
+    def follows(self, previous: Segment) -> bool:
+        """Whether that is the file before it, and as long as it was."""
+        return self.previous == (previous.path.name, previous.path.stat().st_size)
+
+    def scan(self) -> FrameIndex:
+        """What stands in it, a torn frame at its end left out; raises ``LogError`` at other damage."""
+        index = FrameIndex(self.start)
+        for span in frames(self.path, self.start):
+            seq, topic, partition, base, records = span.frame
+            if seq != self.first_seq + len(index):
+                raise LogError(f"{self.path}: batch {seq} at byte {span.at}, not {self.first_seq + len(index)}")
+            index.add(topic, partition, base, len(records), max(r[2] for r in records), span.end - span.at)
+        return index
+
+    def load(self) -> FrameIndex:
+        """What stands in it, from the index beside it; by a scan where that is lost."""
+        index = self.index
+        if index is None:
+            index = FrameIndex.read(self.index_path, self.path.stat().st_size)
+        return self.scan() if index is None else index
+
+    def batches(self, index: FrameIndex, rows: IntVector) -> Iterator[LoggedBatch]:
+        """The batches at these rows of its index; their records are read when someone asks for them."""
+        held = index.rows[rows]
+        columns = (held[name].tolist() for name in ("partition", "base", "at", "count"))
+        for row, partition, base, at, count in zip(rows.tolist(), *columns, strict=True):
+            records = StoredRecords(self.path, at, count)
+            yield LoggedBatch(self.first_seq + row, index.topic(row), partition, base, records)
+
+    def remove(self) -> None:
+        """Delete it."""
+        self.path.unlink(missing_ok=True)  # first: an index alone is nothing, a file without one is scanned at a start
+        self.index_path.unlink(missing_ok=True)
 
 
-def is_torn(file: BinaryIO, at: int, size: int) -> bool:
-    """Whether what ``read_frame`` found not whole is the last frame, half written, rather than a damaged one.
+def _first_seq(path: Path) -> int:
+    found = _LATER.fullmatch(path.name)
+    return int(found[1]) if found else 0
 
-    It is the beginning of a frame, or the zeros of a block that was allotted and never written; and no whole frame
-    follows, for then the one at ``at`` is damaged (perhaps its length).
+
+def segment_paths(directory: Path) -> list[Path]:
+    """The files of a log in a directory, in their order."""
+    return sorted((p for p in directory.glob("*.log") if p.name == FIRST or _LATER.fullmatch(p.name)), key=_first_seq)
+
+
+def chain(paths: Sequence[Path]) -> tuple[list[Segment], list[Path]]:
+    """The segments of a log, and the files behind them that a power cut left half of.
+
+    What was not synced may be there in part, later files more than earlier ones. A file gets its index only when it and
+    all before it are synced, so one with an index is never cut off.
+
+    Raises
+    ------
+    LogError
+        A file is damaged, or missing.
     """
-    file.seek(at)
-    rest = file.read(size - at)
-    begun = rest.startswith(_MAGIC[: len(rest)]) or (at > 0 and not rest.strip(b"\0"))
-    return begun and not _any_behind(file, at, size, rest)
+    made: list[Segment] = []
+    for at, path in enumerate(paths):
+        segment = Segment.open(path)
+        if segment is None and not made:
+            raise LogError(f"{path}: its head is torn, and nothing is before it; restore the file")
+        apart = segment is not None and made and not segment.follows(made[-1])
+        if segment is None or apart:
+            if any(later.with_suffix(".idx").exists() for later in paths[at:]) or (apart and made[-1].stored):
+                raise LogError(f"{path}: the file before it is missing or was changed; restore it")
+            return made, list(paths[at:])
+        made.append(segment)
+    return made, []
 
 
-def _any_behind(file: BinaryIO, at: int, size: int, rest: bytes) -> bool:
-    found = rest.find(_MAGIC, 1)
-    while found >= 0:
-        if _payload(file, at + found, size) is not None:
-            return True
-        found = rest.find(_MAGIC, found + 1)
-    return False
+def contents(segments: Sequence[Segment]) -> Iterator[tuple[Segment, FrameIndex]]:
+    """What stands in each, up to the first whose end was lost; raises ``LogError`` where that one had been synced."""
+    for segment, after in zip(segments, (*segments[1:], None), strict=True):
+        index = segment.load()
+        yield segment, index
+        if after is not None and after.first_seq != segment.first_seq + len(index):
+            if segment.stored:
+                raise LogError(f"{segment.path}: ends before batch {after.first_seq}; restore the file")
+            return
 
 
-def _payload(file: BinaryIO, at: int, size: int) -> bytes | None:
-    """The payload of the frame at ``at``, the file then standing behind it; ``None`` when there is no whole one."""
-    file.seek(at)
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        return None
-    magic, length, checksum = _HEADER.unpack(header)
-    if magic != _MAGIC or at + _HEADER.size + length > size:
-        return None
-    payload = file.read(length)
-    return payload if crc32(payload) == checksum else None
+def read_directory(directory: Path) -> Iterator[LoggedBatch]:
+    """Every whole batch of a log that another process may own and be writing, up to its present end, in its order.
 
-
-class StoredRecords(Sequence[Record]):
-    """Records of a frame that are read from the file when someone asks for them."""
-
-    def __init__(self, file: SegmentReader, position: int, count: int) -> None:
-        self._file, self._position, self._count = file, position, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self._file.read(self._position))
-
-    @overload
-    def __getitem__(self, at: int) -> Record: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Record]: ...
-
-    def __getitem__(self, at: int | slice) -> Record | Sequence[Record]:
-        return list(self)[at]
-
-
-class SegmentReader:
-    """Reads a log file without owning it: nothing is cut off, nothing is locked.
-
-    Parameters
-    ----------
-    path : the file.
+    Raises
+    ------
+    UsageError
+        There is no log.
+    LogError
+        A batch is damaged: what stands behind it would be lost in silence.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def frames(self) -> Iterator[FrameSpan]:
-        """Every whole frame up to the present end; a torn one there is left out.
-
-        Raises
-        ------
-        LogError
-            A frame is damaged: what stands behind it would be lost in silence.
-        """
-        size, at = self.path.stat().st_size, 0
-        with self.path.open("rb") as file:
-            while at < size:
-                found = read_frame(file, at, size)
-                if found is None:
-                    if is_torn(file, at, size):
-                        return
-                    raise LogError(
-                        f"{self.path}: damaged at byte {at} of {size}; restore the file, or cut it there to lose what "
-                        "is behind"
-                    )
-                yield found
-                at = found.end
-
-    def read(self, position: int) -> list[Record]:
-        """The records of the frame at ``position``."""
-        with self.path.open("rb") as file:
-            found = read_frame(file, position, os.fstat(file.fileno()).st_size)
-        if found is None:
-            raise LogError(f"{self.path}: no whole batch at byte {position}; the file was changed while in use")
-        return [Record(*record) for record in found.frame[4]]
-
-
-class SegmentStore(SegmentReader):
-    """The file in a directory, as its one owner."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        super().__init__(directory / FILE)
-        self._file = self.path.open("ab")
-        self._positions: list[tuple[int, int]] = []
-        """(seq, byte position) of each frame."""
-
-    def recover(self) -> Iterator[FrameSpan]:
-        """Every whole frame from the start; a torn one at the end is cut off."""
-        end = 0
-        for placed in self.frames():
-            self._positions.append((placed.frame[0], placed.at))
-            end = placed.end
-            yield placed
-        if end < self.path.stat().st_size:
-            self._cut(end)
-
-    def read(self, position: int) -> list[Record]:
-        """The records of the frame at ``position``, from the disk."""
-        self._file.flush()
-        return super().read(position)
-
-    def write(
-        self, seq: int, topic: str, partition: int, offset: int, records: Sequence[tuple[bytes, bytes, float]]
-    ) -> int:
-        """Append one batch; where its frame begins."""
-        at = self._file.tell()
-        self._positions.append((seq, at))
-        self._file.write(pack_frame((seq, topic, partition, offset, list(records))))
-        return at
-
-    def truncate(self, seq: int) -> None:
-        """Drop every frame from ``seq`` on."""
-        keep = len(self._positions)
-        while keep and self._positions[keep - 1][0] >= seq:
-            keep -= 1
-        if keep < len(self._positions):
-            self._cut(self._positions[keep][1])
-            del self._positions[keep:]
-
-    def _cut(self, position: int) -> None:
-        self._file.flush()
-        os.truncate(self.path, position)
-        self._file.seek(0, os.SEEK_END)
-
-    def sync(self) -> None:
-        """Flush to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Flush and close."""
-        if not self._file.closed:
-            self.sync()
-            self._file.close()
+    paths = segment_paths(directory)
+    if not paths:
+        raise UsageError(f"{directory / FIRST}: no such log; give the directory that the embedded host writes")
+    segments, _ = chain(paths)
+    for segment, index in contents(segments):
+        yield from segment.batches(index, np.arange(len(index)))

@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
-from weir.streams.errors import LogError
+from weir.streams.errors import LogError, RecordsDropped
 from weir.streams.records import Record
 
 PARTITIONS = {"events": 3, "labels": 1}
 FILE = "records.log"
 
 
-@pytest.fixture(params=["memory", "directory"])
+@pytest.fixture(params=["memory", "directory", "segments"])
 def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedLog]:
-    directory = tmp_path / "log" if request.param == "directory" else None
-    with EmbeddedLog(PARTITIONS, directory, max_batch=4) as made:
+    directory = None if request.param == "memory" else tmp_path / "log"
+    segment_bytes = 200 if request.param == "segments" else 1 << 20
+    with EmbeddedLog(PARTITIONS, directory, max_batch=4, segment_bytes=segment_bytes) as made:
         yield made
 
 
@@ -120,6 +121,31 @@ def test_forgetting_frees_memory_but_not_numbers(log: EmbeddedLog) -> None:
     log.forget(2)
     assert everything(log) in (before, before[2:])  # a directory still has them
     assert log.append("labels", some(1))[0].base_offset == 9
+
+
+def test_a_partition_is_read_from_any_offset_and_no_further_than_asked(log: EmbeddedLog) -> None:
+    for start in range(0, 60, 10):
+        log.append("events", some(10, start))
+        log.append("labels", some(1, start))
+    for partition, end in log.end_offsets("events").items():
+        own = [b for b in everything(log) if (b.topic, b.partition) == ("events", partition)]
+        for offset in range(end + 1):
+            assert log.read_from("events", partition, offset) == [b for b in own if b.next_offset > offset]
+        assert log.read_from("events", partition, 0, max_bytes=0) == own[:1]
+        most = sum(len(r.key) + len(r.value) for b in own[:3] for r in b.records)
+        assert log.read_from("events", partition, 0, max_bytes=most) == own[:3]
+    assert log.read_from("other", 0, 0) == []
+
+
+def test_a_time_has_an_offset(log: EmbeddedLog) -> None:
+    """That of the first record with that time or a later one, though times go back now and then."""
+    for start in (0, 40, 20, 60, 50):
+        log.append("labels", some(10, start))
+    times = [r.ts for b in everything(log) for r in b.records]
+    for ts in (-1.0, 0.0, 5.5, 9.0, 10.0, 39.0, 45.0, 59.5, 69.0, 70.0):
+        first = next((i for i, at in enumerate(times) if at >= ts), len(times))
+        assert log.offset_at("labels", 0, ts) == first
+    assert log.offset_at("other", 0, 0.0) == 0
 
 
 class TestDirectory:
@@ -248,9 +274,14 @@ class LogMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp()) / "log"
-        self.log = EmbeddedLog(PARTITIONS, self.directory, max_batch=2)
+        self.log = self.opened()
         self.appended: list[LoggedBatch] = []
+        self.dropped = 0
+        """Batches that retention took."""
         self.count = 0
+
+    def opened(self) -> EmbeddedLog:
+        return EmbeddedLog(PARTITIONS, self.directory, max_batch=2, segment_bytes=180)
 
     @rule(topic=st.sampled_from(["events", "labels"]), held=st.lists(keys, max_size=5))
     def append(self, topic: str, held: list[bytes]) -> None:
@@ -263,19 +294,48 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.log.close()
-        self.log = EmbeddedLog(PARTITIONS, self.directory, max_batch=2)
+        self.log = self.opened()
+
+    @rule(drop_index=st.booleans())
+    def sync(self, drop_index: bool) -> None:
+        assert self.log.sync() == self.log.next_seq
+        for index in sorted(self.directory.glob("*.idx"))[:drop_index]:
+            index.unlink()
+
+    @rule(data=st.data())
+    def retain(self, data: st.DataObject) -> None:
+        keep_from = data.draw(st.integers(0, self.log.next_seq))
+        before = self.log.first_seq
+        self.log.retain(keep_from, older_than=data.draw(st.integers(0, self.count + 1)))
+        assert before <= self.log.first_seq <= max(keep_from, before)
+        del self.appended[: self.log.first_seq - before]
+        self.dropped = self.log.first_seq
 
     @precondition(lambda self: self.appended)
     @rule(data=st.data())
     def truncate(self, data: st.DataObject) -> None:
-        seq = data.draw(st.integers(0, self.log.next_seq))
+        seq = data.draw(st.integers(self.dropped, self.log.next_seq))
         self.log.truncate(seq)
         self.appended = [b for b in self.appended if b.seq < seq]
 
     @invariant()
     def reads_what_was_appended(self) -> None:
         assert everything(self.log) == self.appended
-        assert self.log.next_seq == len(self.appended)
+        assert self.log.next_seq == self.dropped + len(self.appended)
+
+    @invariant()
+    def reads_by_place(self) -> None:
+        for lane in (("events", 0), ("events", 1), ("events", 2), ("labels", 0)):
+            own = [b for b in self.appended if (b.topic, b.partition) == lane]
+            first = self.log.first_offset(*lane)
+            assert self.log.read_from(*lane, first) == own
+            assert first == (own[0].base_offset if own else self.log.end_offset(*lane))
+            assert self.log.end_offset(*lane) == (own[-1].next_offset if own else first)
+            if first:
+                with pytest.raises(
+                    RecordsDropped, match=f"no longer kept; the first record that is has offset {first}"
+                ):
+                    self.log.read_from(*lane, first - 1)
 
     def teardown(self) -> None:
         self.log.close()
