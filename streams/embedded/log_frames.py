@@ -77,7 +77,8 @@ def read_payload(file: BinaryIO, at: int, size: int, magic: bytes = _MAGIC) -> b
     if len(header) < HEADER.size:
         return None
     found, length, checksum = HEADER.unpack(header)
-    if found != magic or at + HEADER.size + length > size:
+    # Zeros behind a magic are no empty frame, whose checksum would be right: they are a torn one.
+    if found != magic or not length or at + HEADER.size + length > size:
         return None
     payload = file.read(length)
     return payload if crc32(payload) == checksum else None

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.errors import RecordsDropped
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.embedded.appends import Append
 from weir.streams.service.embedded.engine import OUTPUTS, Engine
 from weir.streams.service.embedded.group_commit import Step
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span
+from weir.streams.service.problems import NoLongerKept
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
@@ -107,22 +109,23 @@ class EmbeddedServiceLog:
 
     async def spans(self, topic: str) -> Mapping[int, Span]:
         """See ``ServiceLog``."""
-        return {p: Span(0, self._end(topic, p)) for p in self._log_of(topic).end_offsets(topic)}
+        log_ = self._log_of(topic)
+        return {p: Span(log_.first_offset(topic, p), self._end(topic, p)) for p in log_.end_offsets(topic)}
 
     def _end(self, topic: str, partition: int) -> int:
         return self._ends.get((topic, partition), 0)
 
     async def offsets_at(self, topic: str, ts: float) -> Mapping[int, int]:
         """See ``ServiceLog``."""
-        found = {p: self._end(topic, p) for p in self._log_of(topic).end_offsets(topic)}
-        for batch in reversed([b for p in found for b in await self.read(topic, p, 0)]):
-            for i, record in reversed(list(enumerate(batch.records))):
-                if record.ts >= ts:
-                    found[batch.partition] = batch.base_offset + i
-        return found
+        log_ = self._log_of(topic)
+        found = {p: await asyncio.to_thread(log_.offset_at, topic, p, ts) for p in log_.end_offsets(topic)}
+        return {p: min(offset, self._end(topic, p)) for p, offset in found.items()}
 
     async def read(self, topic: str, partition: int, offset: int, max_bytes: int = 1 << 20) -> Sequence[RecordBatch]:
         """See ``ServiceLog``."""
-        del max_bytes
-        end, batches = self._end(topic, partition), self._log_of(topic).read([topic], 0)
-        return [b for b in batches if b.partition == partition and offset < b.next_offset <= end]
+        end, read_from = self._end(topic, partition), self._log_of(topic).read_from
+        try:
+            batches = await asyncio.to_thread(read_from, topic, partition, offset, max_bytes)
+        except RecordsDropped as error:
+            raise NoLongerKept(topic, partition, offset, error.first) from error
+        return [b for b in batches if b.next_offset <= end]

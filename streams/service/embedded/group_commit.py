@@ -39,7 +39,7 @@ class GroupCommit:
     """
 
     def __init__(
-        self, sync: Callable[[], None] | None, show: Callable[[list[Step]], None], fail: Callable[[Exception], None]
+        self, sync: Callable[[], object] | None, show: Callable[[list[Step]], None], fail: Callable[[Exception], None]
     ) -> None:
         self._sync, self._show, self._fail = sync, show, fail
         self._steps: deque[Step] = deque()
