@@ -12,9 +12,16 @@ import typer
 from weir.online.errors import UNREADABLE
 from weir.streams.cli.console import notes, output, table, to_json, utc
 from weir.streams.cli.operate.keys import DirectoryOption
-from weir.streams.cli.options import BootstrapOption, ConfigOption, EntityOption, JsonOption, SinceOption, settings_of
+from weir.streams.cli.options import (
+    BootstrapOption,
+    ConfigOption,
+    EntityOption,
+    JsonOption,
+    SinceOption,
+    moment,
+    settings_of,
+)
 from weir.streams.cli.processes.process import needed
-from weir.streams.cli.times import moment
 from weir.streams.config import topics
 from weir.streams.text import printable
 
