@@ -2,52 +2,95 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Final
 
 import uvicorn
+import uvloop
 
-from weir.streams.config.settings import Settings
+from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import UsageError
+from weir.streams.ops.signals import stop_signals
 from weir.streams.service.app import create_app
 from weir.streams.service.service import Service
 
+_FAULT: Final = 1
+"""Exit status after a fault of the tasks: a supervisor starts the process again."""
+_DRAIN_S: Final = 10
+"""So long requests may take to end when the service stops."""
+
 
 class _Server(uvicorn.Server):
-    """Also ends when the service can not go on."""
+    """Ends also when the service can not go on, and lets its parts end long answers first."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
 
+    def stop(self) -> None:
+        """Ask for a clean stop."""
+        self.should_exit = True
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Signals are caught around the start and the stop of the service, too: see `serving`."""
+        return nullcontext()
+
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; whether to end."""
         return await super().on_tick(counter) or bool(self._service.fault)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no new connection, end what would never end by itself, wait for the rest."""
+        for server in self.servers:
+            server.close()
+        await self._service.drain()
+        await super().shutdown(sockets)
 
-def run_service(service: Service, settings: Settings) -> int:
-    """Serve until SIGTERM or Ctrl-C, once for a clean stop; the exit status. Raises ``UsageError`` for the address."""
-    serve = settings.serve
-    config = uvicorn.Config(
-        create_app(service), loop="uvloop", http="httptools", log_config=None, log_level="warning", lifespan="on",
+
+def run_service(service: Service, settings: ServeSettings) -> int:
+    """Serve until SIGTERM or Ctrl-C, once for a clean stop, twice for the end; the exit status.
+
+    Raises ``UsageError`` where the address can not be had, and what the log says when it cannot be opened.
+    """
+    with listening(settings.host, settings.port) as bound, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(service, settings, bound))
+
+
+async def _serve(service: Service, settings: ServeSettings, bound: socket.socket) -> int:
+    server = _Server(configured(service, settings), service)
+    with stop_signals(asyncio.get_running_loop(), server.stop) as caught:
+        # Not by the application's lifespan: an error at the start is told in words, not by a traceback of the server.
+        async with service:
+            print(f"ready: {service.access.link(bound.getsockname()[1])}", file=sys.stderr, flush=True)
+            await server.serve([bound])
+    return _FAULT if service.fault else caught.status
+
+
+def configured(service: Service, settings: ServeSettings) -> uvicorn.Config:
+    """The server: uvloop and httptools, TLS where it is set, ``X-Forwarded-*`` from trusted proxies alone."""
+    return uvicorn.Config(
+        create_app(service), http="httptools", ws="none", lifespan="off", log_config=None,
+        log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_DRAIN_S,
+        ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
+        proxy_headers=bool(settings.trusted_proxies), forwarded_allow_ips=list(settings.trusted_proxies),
     )  # fmt: skip
-    with listening(serve.host, serve.port) as bound:
-        print(f"Weir: {service.access.link(bound.getsockname()[1])}", file=sys.stderr)
-        server = _Server(config, service)
-        server.run([bound])
-    return 0 if server.started and not service.fault else 1
 
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket bound to the address; raises ``UsageError`` where that can not be had."""
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, proto)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen at {host}:{port}: {error.strerror}; give another address by --host and --port (0 takes a "
-            "free port), or stop what listens there"
-        ) from error
-    return bound
+    with ExitStack() as undo:
+        try:
+            family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            bound = undo.enter_context(socket.socket(family, kind, proto))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen at {host}:{port}: {error.strerror}; give another address by --host and --port (0 takes "
+                "a free port), or stop what listens there"
+            ) from error
+        undo.pop_all()
+        return bound

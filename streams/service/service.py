@@ -56,7 +56,7 @@ class Service:
         self.feed = Feed(self)
         self.parts: list[Part] = [self.access, self.door, self.feed]
         self.views: list[View] = [Models(self), Entities(self), DeadLetters(self)]
-        self._running = AsyncExitStack()
+        self._parts, self._running = AsyncExitStack(), AsyncExitStack()
         self.fault = ""
         """Why the process has to end, where it has."""
 
@@ -68,13 +68,18 @@ class Service:
         async with AsyncExitStack() as starting:
             # The log opens last and closes last: a part that stops may still have something to append.
             last = await starting.enter_async_context(AsyncExitStack())
+            parts = await starting.enter_async_context(AsyncExitStack())
             for part in self.parts:
                 await part.start()
-                starting.push_async_callback(part.stop)
+                parts.push_async_callback(part.stop)
             await self.log.start()
             last.push_async_callback(self.log.stop)
-            self._running = starting.pop_all()
+            self._parts, self._running = parts, starting.pop_all()
         return self
+
+    async def drain(self) -> None:
+        """Stop the parts, so that long answers such as feeds end; the log stays open for what is being answered."""
+        await self._parts.aclose()
 
     async def __aexit__(self, *_: object) -> None:
         await self._running.aclose()

@@ -74,8 +74,10 @@ def version_of(package: str) -> str:
         return MISSING
 
 
-def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote: bool = False) -> None:
-    """Print ``first`` and what a worker of these settings would find; raises ``Exit(2)`` when something is missing."""
+def check(
+    settings: Settings, tasks: Sequence[TaskSpec], first: Check, own: Sequence[Check] = (), *, remote: bool = False
+) -> None:
+    """Print ``first``, what a worker of these settings would find, and ``own``, as `report` does."""
     from weir.streams.checks.kafka_checks import check_kafka
     from weir.streams.checks.link_checks import kafka_warnings
     from weir.streams.checks.redis_checks import check_redis
@@ -90,6 +92,11 @@ def check(settings: Settings, tasks: Sequence[TaskSpec], first: Check, *, remote
         checks += check_identity(settings)
         checks += check_state(settings, tasks)
         checks += check_full(settings, tasks, remote=remote)
+    report([*checks, *own])
+
+
+def report(checks: Sequence[Check]) -> None:
+    """Print what was found; raises ``Exit(2)`` when something is missing."""
     output().print(checks_table(checks))
     failed = sum(each.status == "FAIL" for each in checks)
     warned = sum(each.status == "WARN" for each in checks)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weir.streams.checks.findings import Check, check_codecs
+from weir.streams.cli.console import notes
 from weir.streams.cli.options import BootstrapOption, ConfigOption, settings_of, tasks_of
-from weir.streams.cli.processes.process import LogLevelOption, TasksArgument, log_to_stderr, needed
+from weir.streams.cli.processes.process import (
+    CheckOption,
+    LogLevelOption,
+    TasksArgument,
+    check,
+    log_to_stderr,
+    needed,
+    report,
+)
+
+if TYPE_CHECKING:
+    from weir.online.task.spec import TaskSpec
+    from weir.streams.config.settings import Settings
 
 _NEEDS = ("fastapi", "uvicorn", "sqlalchemy", "alembic")
 
@@ -18,11 +34,23 @@ def serve_command(
     port: Annotated[int | None, typer.Option("--port", help="0 takes a free one; else [serve] port.")] = None,
     directory: Annotated[str | None, typer.Option("--dir", help="Where data lies; else [serve] directory.")] = None,
     kafka: Annotated[bool, typer.Option("--kafka", help="Beside a fleet of workers on Kafka; run any number.")] = False,
+    only_check: CheckOption = False,
     log_level: LogLevelOption = "info",
     config: ConfigOption = None,
     bootstrap: BootstrapOption = None,
 ) -> None:
     """Serve tasks over HTTP: events and labels in, decisions, alerts and a live feed out.
+
+    Without a broker everything is in this process and in one directory (--dir,
+    [serve] directory). What was acknowledged survives kill -9 and power cuts;
+    a start goes on where the process before ended, with the same outputs.
+
+    With --kafka it serves a fleet of workers, and any number may run.
+
+    Ctrl-C or SIGTERM answers what was asked and writes a checkpoint, a second
+    Ctrl-C does not wait; nothing is lost by it. Exit status: 0 told to stop,
+    130 by Ctrl-C; 2 an address, a directory or the like that a person can
+    mend; 1 the tasks crashed: start it again (a supervisor does).
 
     For example:
 
@@ -30,13 +58,22 @@ def serve_command(
 
         weir serve fraud.toml --port 9000 --dir /var/lib/weir
 
+        weir serve tasks/ --check
+
         weir serve tasks/ --kafka --config /etc/weir/weir.toml
     """
+    from rich.markup import escape
+
     given = {"serve.host": host, "serve.port": port, "serve.directory": directory}
     settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
-    needed(_NEEDS, "weir serve", "weir[serve]")
+    needed(_NEEDS, "weir serve", "serve")
+    if only_check:
+        _check(settings, found, kafka)
+        return
     log_to_stderr(log_level)
+    for line in _banner(settings, found, kafka):
+        notes().print(escape(line), soft_wrap=True)
     from weir.streams.service.run import run_service
 
     if kafka:
@@ -47,5 +84,30 @@ def serve_command(
         from weir.streams.service.embedded.embedded_service import embedded_service
 
         service = embedded_service(settings, found)
-    if status := run_service(service, settings):
+    if status := run_service(service, settings.serve):
         raise typer.Exit(status)
+
+
+def _check(settings: Settings, tasks: Sequence[TaskSpec], kafka: bool) -> None:
+    from weir.streams.service.serve_checks import check_serve
+
+    first = Check("tasks", "OK", ", ".join(task.name for task in tasks))
+    checks = check_serve(settings, tasks, embedded=not kafka)
+    if kafka:
+        check(settings, tasks, first, checks)
+    else:
+        report([first, check_codecs(), *checks])
+
+
+def _banner(settings: Settings, tasks: Sequence[TaskSpec], kafka: bool) -> list[str]:
+    """What starts here, in a few lines without a secret."""
+    serve = settings.serve
+    mode = f"beside Kafka, {', '.join(settings.kafka.bootstrap)}" if kafka else "embedded, without a broker"
+    safe = "survives a power cut" if serve.fsync else "survives the end of the process, not a power cut: fsync = false"
+    where = [] if kafka else [f"directory {serve.directory.absolute()}; what is acknowledged {safe}"]
+    return [
+        f"weir serve {version('weir')}: {mode}",
+        f"tasks     {', '.join(task.name for task in tasks)}",
+        *where,
+        f"database  {serve.database if serve.database is not None else 'SQLite in the directory'}",
+    ]

@@ -15,11 +15,12 @@ from weir.models.durable import write_durably
 from weir.online.errors import UNREADABLE
 from weir.streams.errors import StateError, UsageError
 
+FILE: Final = "service.json"
 _FORMAT: Final = 1
 
 
 class _About(msgspec.Struct):
-    """``service.json``."""
+    """The file."""
 
     v: int
     epoch: str
@@ -48,7 +49,7 @@ class DataDirectory:
     """
 
     def __init__(self, path: Path, tasks: Sequence[str]) -> None:
-        self.path, self._file = path, path / "service.json"
+        self.path, self._file = path, path / FILE
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -30,6 +30,8 @@ def embedded_service(settings: Settings, tasks: Sequence[TaskSpec]) -> Service:
         It is of other tasks.
     """
     settings = settings.model_copy(update={"models": _models(settings)})
+    # Outputs of one batch have the order of the tasks: it must not depend on how they were named this time.
+    tasks = sorted(tasks, key=lambda task: task.name)
     log = EmbeddedServiceLog(lambda show, fault: _engine(settings, tasks, show, fault))
     service = Service(settings, tasks, log, EmbeddedServing(log))
     log.on_fault = service.fail

@@ -1,0 +1,194 @@
+"""``weir serve`` under load over HTTP, killed with -9 at random moments: what it acknowledged is there, once.
+
+``WEIR_KILL_S`` says for how long, 25 seconds without.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from tests.integration.kafka_broker import REPOSITORY
+from tests.streams.host_runs import CHURN, FRAUD, tasks
+from weir.streams.config import topics
+from weir.streams.embedded.embedded_host import READ, EmbeddedHost
+from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch, read_directory
+from weir.streams.records import Record
+from weir.streams.simulate import SimulationConfig, simulate
+
+pytestmark = pytest.mark.integration
+RUNS_S = float(os.environ.get("WEIR_KILL_S", "25"))
+TOKEN = "t" * 40
+OUTPUTS = (*topics.OUTPUTS, topics.DECISIONS)
+BODY = 40
+"""Records of one request."""
+
+
+class Served:
+    """``weir serve`` as a process that is killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.directory = folder / "data"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        for name, text in (("fraud", FRAUD), ("churn", CHURN)):
+            (folder / f"{name}.toml").write_text(text)
+        self.url = ""
+        self.up = threading.Event()
+        self.starts = 0
+
+    def start(self) -> None:
+        log = self._folder / f"serve-{self.starts}.log"
+        self.starts += 1
+        command = [sys.executable, "-m", "weir.streams.cli.main", "serve", "fraud.toml", "churn.toml", "--port", "0"]
+        environment = {
+            **os.environ, "PYTHONPATH": str(REPOSITORY), "WEIR_SERVE__ACCESS__TOKEN": TOKEN,
+            "WEIR_SERVE__DIRECTORY": str(self.directory), "WEIR_SERVE__CHECKPOINT_EVERY_S": "1.5",
+        }  # fmt: skip
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(command, cwd=self._folder, env=environment, stderr=file)
+        while not (found := re.search(r"ready: (http://[^/]+)/", log.read_text())):
+            assert self._process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        self.url = found[1]
+        self.up.set()
+
+    def end(self, how: signal.Signals) -> int:
+        """Send the signal; the exit status."""
+        assert self._process is not None
+        self.up.clear()
+        self._process.send_signal(how)
+        return self._process.wait(30)
+
+
+class Load:
+    """Clients that send until each of their requests was answered, and note what was acknowledged."""
+
+    def __init__(self, served: Served) -> None:
+        self._served, self._waiting = served, queue.Queue[tuple[str, list[bytes]]](maxsize=8)
+        self._over = threading.Event()
+        self.acknowledged: dict[str, list[bytes]] = {"events": [], "labels": []}
+        self.errors: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._feed), *(threading.Thread(target=self._run) for _ in range(3))]
+
+    def _feed(self) -> None:
+        seed = 0
+        while True:
+            seed += 1
+            # No dead letters: that they are made again alike is for the equality below, which a few late ones show.
+            config = SimulationConfig(
+                seed=seed, events=20_000, days=20, users=300, merchants=20, devices=0, malformed_share=0.0,
+                fraud_share=0.05, label_delay_days=0.5, start_ts=1_767_571_200.0 + 20 * 86_400 * seed,
+            )  # fmt: skip
+            for block in simulate(config):
+                for topic, records in block.topics.items():
+                    values = [r[1].replace(b'"event_id":"', b'"event_id":"%d-' % seed) for r in records]
+                    for start in range(0, len(values), BODY):
+                        if self._over.is_set():
+                            return
+                        self._waiting.put((topic, values[start : start + BODY]))
+
+    def _run(self) -> None:
+        try:
+            with httpx.Client(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=20) as client:
+                while not (self._over.is_set() and self._waiting.empty()):
+                    try:
+                        topic, values = self._waiting.get(timeout=0.2)
+                    except queue.Empty:
+                        continue
+                    route = "labels" if topic == topics.LABELS else "events"
+                    answer = self._send(client, route, values)
+                    kept = {each["index"] for each in answer["results"] if each["status"] != "refused"}
+                    self.acknowledged[route] += [value for i, value in enumerate(values) if i in kept]
+        except BaseException as error:
+            self.errors.append(error)
+            raise
+
+    def _send(self, client: httpx.Client, route: str, values: list[bytes]) -> Any:
+        """The answer, however often the service dies before it gives one."""
+        while True:
+            self._served.up.wait(60)
+            try:
+                answer = client.post(
+                    f"{self._served.url}/v1/{route}?each=true", content=b"\n".join(values),
+                    headers={"Content-Type": "application/x-ndjson"},
+                )  # fmt: skip
+            except httpx.TransportError:
+                continue  # it was killed: nobody knows whether it took them
+            if answer.status_code in (500, 503):
+                continue
+            assert answer.status_code in (200, 422), answer.text
+            return answer.json()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            for thread in self._threads:
+                thread.join(60)
+
+
+def made(batches: Iterator[LoggedBatch]) -> dict[str, list[tuple[int, Record]]]:
+    found: dict[str, list[tuple[int, Record]]] = {topic: [] for topic in OUTPUTS}
+    for batch in batches:
+        found[batch.topic] += [(batch.offset_of(i), record) for i, record in enumerate(batch.records)]
+    return found
+
+
+def undisturbed(directory: Path) -> dict[str, list[tuple[int, Record]]]:
+    """What one run that nothing disturbs makes of the inputs in a directory."""
+    outputs = EmbeddedLog()
+    with EmbeddedLog(directory=directory / "inputs") as inputs:
+        host = EmbeddedHost(tasks(CHURN, FRAUD), inputs, outputs, decisions=True)
+        for batch in inputs.read(READ, 0):
+            host.process(batch)
+    return made(outputs.read(OUTPUTS, 0))
+
+
+def test_what_was_acknowledged_survives_kills_once(tmp_path: Path) -> None:
+    served, chance = Served(tmp_path), random.Random(7)
+    served.start()
+    load, end = Load(served), time.monotonic() + RUNS_S
+    with load.running():
+        while time.monotonic() < end:
+            time.sleep(chance.uniform(0.05, 2.5))  # under load: there is nothing to wait for but the moment
+            assert served.end(signal.SIGKILL) == -signal.SIGKILL
+            served.start()
+    assert not load.errors
+    assert served.end(signal.SIGTERM) == 0
+    held = made(read_directory(served.directory / "outputs"))
+    assert held == undisturbed(served.directory)
+
+    told = [msgspec.json.decode(value) for value in load.acknowledged["events"]]
+    purchases = {event["event_id"] for event in told if event["type"] == "purchase"}
+    scored = Counter(
+        prediction["event_id"]
+        for _, record in held[topics.PREDICTIONS]
+        if (prediction := msgspec.json.decode(record.value))["task"] == "fraud"
+    )
+    assert len(purchases) > 200
+    assert purchases <= set(scored), "an acknowledged event has no prediction"
+    assert set(scored.values()) == {1}, "an event was counted twice"
+    kept = Counter(r.value for b in read_directory(served.directory / "inputs") for r in b.records)
+    assert set(load.acknowledged["labels"]) <= set(kept)
+    print(f"{served.starts} starts, {len(told)} events and {len(load.acknowledged['labels'])} labels acknowledged")
