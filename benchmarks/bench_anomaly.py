@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from river.anomaly import HalfSpaceTrees
 
-from weir.online.anomaly.detector import SeriesAnomalyDetector
+from weir.online.anomaly.detector import AnomalyParams, SeriesAnomalyDetector
 from weir.online.anomaly.layout import COMPONENTS
-from weir.online.anomaly.params import AnomalyParams
 
 Floats = NDArray[np.float64]
 

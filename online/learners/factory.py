@@ -17,9 +17,8 @@ from weir.online.learners.bayesian import BayesianLogistic
 from weir.online.learners.beside import HedgedLearner
 from weir.online.learners.boosted import BoostedTrees
 from weir.online.learners.clipped import ClippingLearner
-from weir.online.learners.column import Column
+from weir.online.learners.column import Column, ColumnPrefix
 from weir.online.learners.guard import GuardedLearner
-from weir.online.learners.leading import ColumnPrefix
 from weir.online.learners.logistic import ScaledLogistic
 from weir.online.learners.stack import Stack
 from weir.online.mistakes import did_you_mean, shown

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from weir.online.batch import ExampleBatch
 from weir.online.learners.base import FloatMatrix, FloatVector, Learner
+from weir.online.learners.column import ColumnPrefix
 from weir.online.learners.guard import GuardedLearner
-from weir.online.learners.leading import ColumnPrefix
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,20 @@ shown by ``repr``, ``str`` or an error. Nothing here connects anywhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from weir.online.codec.limits import InputLimits
+from weir.online.mistakes import Mistake, mistakes, name_of, sentence, told
+from weir.online.mistakes import Path as Place
 from weir.online.toml_text import parse_toml
 from weir.streams.config import topics
 from weir.streams.config.connections import KafkaSettings, RedisSettings
 from weir.streams.config.frozen_settings import Concern, SecretUrl, TlsFiles
-from weir.streams.config.invalid import refusal
 from weir.streams.config.model_settings import ModelSettings, TrainerSettings
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.config.text_files import read_text
@@ -47,6 +49,7 @@ BROKERS_SILENT_S: Final = 5.0
 """Brokers that did not answer, or acknowledge, for so long count as away."""
 DEFAULT_FILE: Final = "weir.toml"
 PREFIX: Final = "WEIR_"
+_SECRET: Final = re.compile(r"password|secret|token|url|key$", re.IGNORECASE)
 
 
 class Settings(Concern):
@@ -153,3 +156,42 @@ def _merge(document: dict[str, Any], path: list[str], name: str, value: object) 
         if not isinstance(document, dict):
             raise UsageError(f"{name}: {key!r} is a value, not a table; remove the variable's last part")
     document[path[-1]] = value
+
+
+def refusal(
+    model: type[BaseModel], error: ValidationError, document: Any, where: str, origins: Mapping[Place, str]
+) -> str:
+    """Every mistake in ``document``.
+
+    ``where`` is the file; ``origins`` has, by path, the variable that set a value, or nothing for an option.
+    """
+    secrets = [path for path, value in _leaves(document, ()) if _is_secret(path, value)]
+    found, files = [], set()
+    for each in mistakes(model, error, document, secrets):
+        origin = next((path for path in origins if path[: len(each.path)] == each.path), None)
+        variable = origins[origin] if origin is not None else ""
+        own = origin is None or (len(origin) > len(each.path) and not each.meant)
+        files.add(where if own else "the environment" if variable else "the command line")
+        if not own and variable and each.meant:
+            found.append(f"unknown variable {variable}; {_variables(each)}")
+        else:
+            named = f"{variable}, which is " if not own and variable else ""
+            found.append(named + sentence(each, document))
+    return told(" and ".join(sorted(files)), list(dict.fromkeys(found)))
+
+
+def _variables(unknown: Mistake) -> str:
+    names = ["WEIR_" + "__".join(map(str, (*unknown.path[:-1], name))).upper() for name in unknown.meant]
+    return f"did you mean {names[0]}?" if len(names) == 1 else f"known are {', '.join(names)}"
+
+
+def _is_secret(path: Place, value: object) -> bool:
+    return any(_SECRET.search(name_of(part)) for part in path) or "@" in str(value)
+
+
+def _leaves(held: Any, path: Place) -> Iterator[tuple[Place, Any]]:
+    """Every value at any depth, tables and lists too."""
+    yield path, held
+    inside = held.items() if isinstance(held, Mapping) else enumerate(held) if isinstance(held, list) else ()
+    for part, value in inside:
+        yield from _leaves(value, (*path, part))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from weir.models.encoder import Encoder, EncoderConfig
 from weir.models.errors import ModelError
-from weir.models.training.normalise import fit
+from weir.models.training.training_run import fit
 from weir.models.types import Float32Matrix
 
 torch.set_num_threads(1)

@@ -18,8 +18,8 @@ from weir.online.decisions.reasons import ReasonPolicy, ReasonWriter
 from weir.online.errors import TaskError
 from weir.online.features.store import FeatureStore
 from weir.online.full_columns import seen_width
+from weir.online.learners.column import ColumnPrefix
 from weir.online.learners.factory import LearnerSpec, build_learner
-from weir.online.learners.leading import ColumnPrefix
 from weir.online.stages.labelling import LabellingStage
 from weir.online.stages.scoring import ScoringStage
 from weir.online.task.full_spec import FullSpec, columns, features_of

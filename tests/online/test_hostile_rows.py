@@ -13,9 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from weir.online.learners.base import Learner
 from weir.online.learners.beside import FULL
+from weir.online.learners.column import ColumnPrefix
 from weir.online.learners.factory import REGISTRY, LearnerSpec, build_learner
 from weir.online.learners.guard import JUDGED_AGAIN, GuardedLearner
-from weir.online.learners.leading import ColumnPrefix
 from weir.online.learners.online_model import OnlineModel
 
 COLUMNS = ("zeta", "alpha", "mid", "beta", "still", "never")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from weir.models.registry.files import LocalFiles
-from weir.streams.checks import registry_check
-from weir.streams.checks.registry_check import check_registry
+from weir.streams.checks import live_checks
+from weir.streams.checks.live_checks import check_registry
 from weir.streams.cli.operate.doctor import check_store
 
 
@@ -44,7 +44,7 @@ def test_a_store_that_overwrites_fails(tmp_path: Path, monkeypatch: pytest.Monke
     def opened(url: str) -> Any:
         return Overwrites(url)
 
-    monkeypatch.setattr(registry_check, "open_files", opened)
+    monkeypatch.setattr(live_checks, "open_files", opened)
     found = check_registry(str(tmp_path))
     assert found.status == "FAIL"
     assert "If-None-Match" in found.fix

@@ -123,8 +123,8 @@ def check_store(config: Path | None) -> list[Check]:
     A Redis that nobody named may be missing.
     """
     from weir.streams.checks.link_checks import kafka_warnings
+    from weir.streams.checks.live_checks import check_registry
     from weir.streams.checks.redis_checks import check_redis
-    from weir.streams.checks.registry_check import check_registry
     from weir.streams.config.settings import RedisSettings, load_settings
 
     try:
