@@ -1,0 +1,152 @@
+"""What the service answers over HTTP: the same without a broker and beside a Kafka fleet.
+
+The one difference: without a broker an append has been processed when it is answered, so that a repeat is told of any
+event. Beside a fleet it is told of what this process has seen decided (`test_a_repeat_is_told`), and outputs follow.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.contracts.service_modes import Served, deployed, embedded, fleet, label, purchase
+
+
+@pytest.fixture(scope="module", params=["embedded", pytest.param("kafka", marks=pytest.mark.integration)])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "embedded":
+        with embedded(folder) as made:
+            yield made
+        return
+    with fleet(deployed(request, folder), folder) as (made,):
+        yield made
+
+
+def scores(served: Served, user: str, n: int) -> list[dict[str, Any]]:
+    """The scores of a user, once there are so many."""
+
+    def ask() -> list[dict[str, Any]]:
+        found = served.http.get(f"/v1/entities/{user}")
+        assert found.status_code in (200, 404), found.text
+        return list(found.json().get("scores", []))
+
+    return served.soon(ask, lambda found: len(found) >= n)
+
+
+# In
+
+
+@pytest.mark.parametrize("form", ["one", "array", "lines", "gzip", "cloud event"])
+def test_events_are_taken_in_every_form(served: Served, form: str) -> None:
+    user, headers = served.user(), {"Content-Type": "application/json"}
+    events = [purchase(user, n) for n in range(1 if form in ("one", "cloud event") else 3)]
+    body = json.dumps(events[0] if form == "one" else events).encode()
+    if form == "lines":
+        body, headers = "\n".join(map(json.dumps, events)).encode(), {"Content-Type": "application/x-ndjson"}
+    if form == "gzip":
+        body, headers["Content-Encoding"] = gzip.compress(body), "gzip"
+    if form == "cloud event":
+        cloud = {"specversion": "1.0", "source": "/shop", "type": "purchase", "id": f"{user}-0", "subject": user}
+        body = json.dumps({**cloud, "data": events[0]}).encode()
+        headers["Content-Type"] = "application/cloudevents+json"
+    answer = served.http.post("/v1/events", content=body, headers=headers)
+    assert answer.json() == {"accepted": len(events), "repeats": 0, "refused": 0, "results": []}
+    assert {s["event_id"] for s in scores(served, user, len(events))} == {e["event_id"] for e in events}
+
+
+def test_each_record_of_a_body_is_told(served: Served) -> None:
+    user = served.user()
+    told = served.client.send_events([purchase(user, 0), purchase(user, 1, amount="nine"), {"v": 1}])
+    assert (told.accepted, told.refused) == (1, 2)
+    assert [(one.index, one.status) for one in told.results] == [(1, "refused"), (2, "refused")]
+    assert told.results[0].reason.startswith("amount: got 'nine'")
+    assert [s["event_id"] for s in scores(served, user, 1)] == [f"{user}-0"]
+
+
+def test_a_label_is_learned(served: Served) -> None:
+    user = served.user()
+    served.client.send_events([purchase(user, 0)])
+    scores(served, user, 1)
+
+    def metrics() -> Any:
+        return served.client.get("/v1/tasks/card")["metrics"]["cumulative"]
+
+    before = metrics()
+    assert served.client.send_labels([label(user, 0)]).accepted == 1
+    wrong = served.client.send_labels([label(user, 0, task="crad")])
+    assert "did you mean 'card'?" in wrong.results[0].reason
+    served.soon(metrics, lambda found: found != before)
+
+
+# Looked up
+
+
+def test_an_entity_has_its_features_and_scores(served: Served) -> None:
+    user = served.user()
+    served.client.send_events([purchase(user, n) for n in range(3)])
+    found = served.soon(
+        lambda: served.http.get(f"/v1/entities/{user}").json(),
+        lambda body: len(body.get("scores", ())) == 3 and body["tables"],
+    )
+    (table,) = found["tables"]
+    assert (table["table"], table["key"], table["fits"]) == ("card.user", "user_id", True)
+    assert 3.0 in table["features"].values()
+    assert 33.0 in table["features"].values()
+
+
+def test_tasks_are_told(served: Served) -> None:
+    (task,) = served.client.get("/v1/tasks")["tasks"]
+    assert (task["task"], task["full_model"]) == ("card", True)
+    assert set(task["metrics"]) == {"cumulative", "rolling", "fading"}
+    assert served.client.get("/v1/tasks/card")["file"]["threshold"]["kind"] == "fixed"
+
+
+def test_a_new_model_is_asked_for(served: Served) -> None:
+    asked = served.client.retrain("card", "new cards")["request_id"]
+    found = served.soon(
+        lambda: served.client.get("/v1/retraining")["requests"],
+        lambda requests: any(r["request_id"] == asked for r in requests),
+    )
+    assert "new cards" in next(r["text"] for r in found if r["request_id"] == asked)
+    assert served.client.get("/v1/drift") == {"drift": []}
+    assert served.client.get("/v1/models") == {"models": []}
+
+
+# Problems
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "words"),
+    [
+        ("GET", "/v1/nothing", None, 404, "GET /openapi.json lists what there is"),
+        ("GET", "/v1/tasks/crad", None, 404, "did you mean 'card'?"),
+        ("GET", "/v1/entities/nobody", None, 404, "no task knows 'nobody'"),
+        ("PUT", "/v1/events", "{}", 405, "Method Not Allowed"),
+        ("POST", "/v1/events", "nothing", 400, "the body holds no records"),
+        ("POST", "/v1/events", "[{}]", 422, "missing"),
+        ("POST", "/v1/dead-letters/replay", '{"ids":["0-999999"]}', 404, "no open dead letter"),
+        ("POST", "/v1/retrain", '{"task":7}', 422, "task"),
+    ],
+)
+def test_a_problem_says_what_is_wrong(
+    served: Served, method: str, path: str, body: str | None, status: int, words: str
+) -> None:
+    answer = served.http.request(method, path, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json"), answer.text
+    assert words in answer.json()["detail"]
+    assert answer.headers["X-Request-Id"]
+
+
+def test_nobody_gets_in_without_a_key(served: Served) -> None:
+    assert served.http.get("/v1/tasks", headers={"Authorization": "Bearer weir_none_wrong"}).status_code == 401
+
+
+def test_it_is_ready_and_counts(served: Served) -> None:
+    assert served.http.get("/ready").json()["ready"] is True
+    assert served.http.get("/health").json()["status"] == "alive"
+    assert "weir_http_requests_total" in served.http.get("/metrics").text
