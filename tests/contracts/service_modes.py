@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import msgspec
 import pytest
 from anyio.from_thread import start_blocking_portal
 
@@ -19,16 +20,17 @@ from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_node import eventually
 from tests.integration.worker_process import Worker
 from tests.service.running import listening
-from weir.client import Client
+from weir.client import Client, FeedEvent
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.config.settings import Settings
 from weir.streams.service.embedded.embedded_service import embedded_service
 from weir.streams.service.kafka.kafka_service import kafka_service
+from weir.streams.service.kafka.kafka_service_log import KafkaServiceLog
 from weir.streams.service.service import Service
 from weir.streams.task_files import load_task
 
 TASK = Path(__file__).parent / "tasks" / "card.toml"
-TOKEN = "the-token-of-the-administrator-of-tests"  # noqa: S105 - of a service that nobody else reaches
+TOKEN = "the-token-of-the-administrator-of-tests"
 PATIENCE_S = 60.0
 _T = TypeVar("_T")
 
@@ -39,6 +41,7 @@ class Served:
 
     service: Service
     url: str
+    embedded: bool
     names: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
@@ -53,6 +56,15 @@ class Served:
     def user(self) -> str:
         """A user that no other test has."""
         return f"u{next(self.names)}"
+
+    def now(self) -> str:
+        """The place at the end of the feed."""
+        last = self.http.get("/v1/feed.ndjson?once=1").text.splitlines()[-1]
+        return str(msgspec.json.decode(last)["next"])
+
+    def feed(self, n: int, last_id: str, **filters: Any) -> list[FeedEvent]:
+        """The next ``n`` events after a place."""
+        return list(itertools.islice(self.client.feed(last_id=last_id, **filters), n))
 
     def soon(self, ask: Callable[[], _T], holds: Callable[[_T], object]) -> _T:
         """What ``ask`` gives once it is so: outputs follow inputs, at once or after a while."""
@@ -91,7 +103,7 @@ def _settings(base: Settings, folder: Path) -> Settings:
 def running(service: Service) -> Iterator[Served]:
     """A service that listens, in a thread of its own."""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(listening(service)) as port:
-        made = Served(service, f"http://127.0.0.1:{port}")
+        made = Served(service, f"http://127.0.0.1:{port}", not isinstance(service.log, KafkaServiceLog))
         try:
             yield made
         finally:
