@@ -97,6 +97,21 @@ class FeaturedBatch:
         return len(self.rows)
 
 
+def keys_of(task: TaskSpec, batch: EventBatch) -> Sequence[str | None]:
+    """The entity that each event is about, if it names one."""
+    return ["*"] * len(batch) if task.key == "*" else batch.entities[task.key]
+
+
+def seen_by(task: TaskSpec, batch: EventBatch) -> list[tuple[int, str]]:
+    """The events a task is about, of its types and naming its entity: the row of each, and that entity."""
+    types = task.types
+    return [
+        (row, key)
+        for row, key in enumerate(keys_of(task, batch))
+        if key is not None and (not types or batch.type[row] in types)
+    ]
+
+
 class ScoringStage:
     """Scores the events of one task; each lane has one of its own.
 
@@ -295,10 +310,9 @@ class ScoringStage:
     def _mine(self, batch: EventBatch) -> EventBatch:
         """The events this task is about, of its types and naming its entity, and its own columns of them."""
         batch = self._own_columns(batch)
-        keys, types = self._keys(batch), self.task.types
-        if not types and None not in keys:
+        if not self.task.types and None not in self._keys(batch):
             return batch
-        rows = [i for i, key in enumerate(keys) if key is not None and (not types or batch.type[i] in types)]
+        rows = [row for row, _ in seen_by(self.task, batch)]
         return batch if len(rows) == len(batch) else batch.take(np.array(rows, dtype=np.int64))
 
     def _own_columns(self, batch: EventBatch) -> EventBatch:
@@ -316,7 +330,7 @@ class ScoringStage:
         )
 
     def _keys(self, batch: EventBatch) -> Sequence[str | None]:
-        return ["*"] * len(batch) if self.task.key == "*" else batch.entities[self.task.key]
+        return keys_of(self.task, batch)
 
     def _empty(self) -> EventBatch:
         c, none = self.columns, np.empty(0)

@@ -34,6 +34,8 @@ class IntakeSettings(Concern):
     """Records that wait to be processed, of all callers; more are answered by 503."""
     deadline_ms: int = Field(default=250, ge=1, le=60_000)
     """How long a decision is waited for, where the caller does not say."""
+    remembered_bytes: int = Field(default=64 << 20, ge=1 << 20)
+    """Memory of decisions, so that an event that is asked again gets its first answer: some 100,000 of them."""
 
 
 class FeedSettings(Concern):

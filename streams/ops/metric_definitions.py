@@ -324,6 +324,13 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         "route",
         "outcome",
     ),
+    _histogram(
+        "weir_decision_seconds",
+        "seconds",
+        _LATENCY_S,
+        "From a request for decisions until its answer; outcome is answered or late.",
+        "outcome",
+    ),
     # The process
     _gauge("weir_info", "1", "Always 1; the labels say what runs.", "version", "role", "worker"),
     _gauge("weir_ready", "1", "1 while /ready answers 200."),

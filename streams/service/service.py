@@ -13,6 +13,7 @@ from weir.streams.config.settings import Settings
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.service.access.access import Access
 from weir.streams.service.feed.feed import Feed
+from weir.streams.service.intake.decisions import Decisions
 from weir.streams.service.intake.door import Door
 from weir.streams.service.ports import ServiceLog, Serving
 from weir.streams.service.views.dead_letters import DeadLetters
@@ -53,8 +54,9 @@ class Service:
         self.metrics = Registry()
         self.access = Access(self)
         self.door = Door(self)
+        self.decisions = Decisions(self)
         self.feed = Feed(self)
-        self.parts: list[Part] = [self.access, self.door, self.feed]
+        self.parts: list[Part] = [self.access, self.door, self.decisions, self.feed]
         self.views: list[View] = [Models(self), Entities(self), DeadLetters(self)]
         self._parts, self._running = AsyncExitStack(), AsyncExitStack()
         self.fault = ""
@@ -74,6 +76,7 @@ class Service:
                 parts.push_async_callback(part.stop)
             await self.log.start()
             last.push_async_callback(self.log.stop)
+            await self.decisions.recent.fill(self.log)
             self._parts, self._running = parts, starting.pop_all()
         return self
 

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from httpx import ASGITransport, AsyncClient
 
+from weir.online.task.spec import TaskSpec
 from weir.streams.config.settings import Settings
 from weir.streams.service.app import create_app
 from weir.streams.service.embedded.embedded_service import embedded_service
@@ -22,15 +23,17 @@ EVENT = {"v": 1, "event_id": "e1", "type": "purchase", "user_id": "u1", "ts": 1.
 READING = {"v": 1, "event_id": "d1", "device_id": "p1", "ts": 1.7e9, "metrics": {"temp": 21.5}}
 
 
-def make_service(directory: Path, *tasks: str, **settings: Any) -> Service:
-    """The embedded service of some of the demo's tasks; ``settings`` are tables of the file."""
+def make_service(directory: Path, *tasks: str | TaskSpec, **settings: Any) -> Service:
+    """The embedded service of some tasks, the demo's by name; ``settings`` are tables of the file."""
     serve = {"directory": str(directory), **settings.pop("serve", {})}
-    loaded = [load_task(TASKS / f"{name}.toml") for name in tasks or ("fraud",)]
+    loaded = [load_task(TASKS / f"{task}.toml") if isinstance(task, str) else task for task in tasks or ("fraud",)]
     return embedded_service(Settings.model_validate({"serve": serve, **settings}), loaded)
 
 
 @asynccontextmanager
-async def running(directory: Path, *tasks: str, **settings: Any) -> AsyncIterator[tuple[Service, AsyncClient]]:
+async def running(
+    directory: Path, *tasks: str | TaskSpec, **settings: Any
+) -> AsyncIterator[tuple[Service, AsyncClient]]:
     """A service that runs, and a client of it."""
     service = make_service(directory, *tasks, **settings)
     transport = ASGITransport(create_app(service), raise_app_exceptions=False)

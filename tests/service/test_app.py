@@ -57,11 +57,11 @@ async def test_brokers_that_do_not_answer_are_503_and_may_be_tried_again(
 
 async def test_requests_and_records_are_counted(tmp_path: Path) -> None:
     async with running(tmp_path) as (_, client):
-        await client.post("/v1/events", json=[EVENT, {}])
+        await client.post("/v1/events", json=[EVENT, EVENT, {}])
         await client.get("/nowhere")
         text = (await client.get("/metrics")).text
     assert 'weir_http_requests_total{route="none",status="404"} 1.0' in text
-    for outcome in ("accepted", "refused"):
+    for outcome in ("accepted", "repeat", "refused"):
         assert f'weir_intake_records_total{{outcome="{outcome}",route="events"}} 1.0' in text
 
 

@@ -173,6 +173,17 @@ async def test_a_bad_record_does_not_hold_up_the_others(tmp_path: Path, monkeypa
     assert sorted((topic, len(records)) for topic, records, _ in appended) == [("device-events", 2), ("user-events", 2)]
 
 
+async def test_repeats_and_what_a_host_refuses_are_told_in_their_place(tmp_path: Path) -> None:
+    late = event("e0", ts=1.6e9)
+    async with running(tmp_path) as (_, client):
+        await client.post("/v1/events", json=event("e1"))
+        answer = (await client.post("/v1/events", json=[event("e2"), event("e1"), late])).json()
+    assert (answer["accepted"], answer["repeats"], answer["refused"]) == (1, 1, 1)
+    assert [(r["index"], r["status"], r.get("reason", "")[:5]) for r in answer["results"]] == [
+        (1, "repeat", ""), (2, "refused", "late:")
+    ]  # fmt: skip
+
+
 async def test_a_body_of_nothing_but_bad_records_is_422_and_appends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

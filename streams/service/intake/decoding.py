@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from weir.online.codec.decode import DecodedEvents
+from weir.online.codec.decode import DecodedEvents, DecodedLabels
 from weir.online.errors import UNREADABLE
 from weir.online.mistakes import did_you_mean
 from weir.online.stages.admission import DECODERS, decode_labels_in_time
@@ -31,6 +31,17 @@ class Group:
     """Of exactly these records."""
     places: list[int]
     """Where each of them was in the body."""
+
+    def take(self, rows: list[int]) -> Group:
+        """Only these records, by ascending position."""
+        if len(rows) == len(self.records):
+            return self
+        kept, index = np.array(rows, np.int64), np.arange(len(rows))
+        if isinstance(self.decoded, DecodedLabels):
+            decoded: Decoded = replace(self.decoded.take(kept), index=index)
+        else:
+            decoded = DecodedEvents(self.decoded.batch.take(kept), [], index)
+        return Group(self.topic, [self.records[r] for r in rows], decoded, [self.places[r] for r in rows])
 
 
 class _Fields(msgspec.Struct, gc=False):
@@ -78,14 +89,17 @@ class InputDecoder:
                 groups.append(_group(topic, values, places, decoded, _senders(topic, decoded, raw), now))
         return groups
 
-    def labels(self, values: Sequence[bytes], now: float, outcomes: dict[int, Outcome]) -> list[Group]:
-        """The valid labels of tasks that run; as ``events``."""
+    def labels(
+        self, values: Sequence[bytes], now: float, outcomes: dict[int, Outcome], allowed: frozenset[str] | None = None
+    ) -> list[Group]:
+        """The valid labels of tasks that run and are ``allowed``; as ``events``."""
+        tasks = [task for task in self._tasks if allowed is None or task in allowed]
         places = list(range(len(values)))
         decoded = decode_labels_in_time(self._sized(values, places, outcomes), now, self._policy, self._limits)
         _refuse(decoded, places, outcomes)
-        unknown = [row for row, task in enumerate(decoded.tasks) if task not in self._tasks]
+        unknown = [row for row, task in enumerate(decoded.tasks) if task not in tasks]
         for row in unknown:
-            reason = f"task: no {decoded.tasks[row]!r} runs here; {did_you_mean(decoded.tasks[row], self._tasks)}"
+            reason = f"task: no {decoded.tasks[row]!r} runs here; {did_you_mean(decoded.tasks[row], tasks)}"
             outcomes[int(decoded.index[row])] = Outcome("refused", reason)
         if unknown:
             decoded = decoded.take(np.delete(np.arange(len(decoded.batch)), unknown))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.intake import cloud_events
 from weir.streams.service.intake.bodies import read_body
@@ -45,9 +46,8 @@ class Door:
         self._service, self._limits = service, service.settings.serve.intake
         self.decoder = InputDecoder(service.settings, service.tasks)
         self.router = APIRouter(tags=["intake"])
-        writes = [needs("events:write")]
-        self.router.post("/events", dependencies=writes, summary="Send events", **EVENTS)(self.events)
-        self.router.post("/labels", dependencies=writes, summary="Send labels", **LABELS)(self.labels)
+        self.router.post("/events", summary="Send events", **EVENTS)(self.events)
+        self.router.post("/labels", summary="Send labels", **LABELS)(self.labels)
 
     async def start(self) -> None:
         """Make ready for the first caller."""
@@ -56,35 +56,41 @@ class Door:
     async def stop(self) -> None:
         """Nothing to end: the server has answered everybody by now."""
 
-    async def events(self, request: Request, stream: Stream | None = None, each: bool = False) -> Response:
+    async def events(
+        self,
+        request: Request,
+        stream: Stream | None = None,
+        each: bool = False,
+        caller: Caller = needs("events:write"),
+    ) -> Response:
         """Append events: one JSON object, an array, NDJSON or CloudEvents 1.0, each also as gzip or zstd.
 
         The stream of a record is told by its fields, or for all of them by ``stream``. Records that are refused, each
         with its reason, do not hold up the others. ``each`` lists the accepted ones too.
         """
-        values, outcomes = await self.receive(request)
+        values, outcomes = await self.receive(request, caller)
         groups = self.decoder.events(values, stream, time.time(), outcomes)
         await self.append("events", groups, outcomes)
         return _answer(outcomes, len(values), each)
 
-    async def labels(self, request: Request, each: bool = False) -> Response:
+    async def labels(self, request: Request, each: bool = False, caller: Caller = needs("labels:write")) -> Response:
         """Append labels, in the forms that events have."""
-        values, outcomes = await self.receive(request, label=True)
-        groups = self.decoder.labels(values, time.time(), outcomes)
+        values, outcomes = await self.receive(request, caller, label=True)
+        groups = self.decoder.labels(values, time.time(), outcomes, caller.tasks)
         await self.append("labels", groups, outcomes)
         return _answer(outcomes, len(values), each)
 
-    async def receive(self, request: Request, *, label: bool = False) -> tuple[list[bytes], dict[int, Outcome]]:
-        """The records of a body, and what is refused before it is decoded: its record is ``b""``."""
-        body, most = await read_body(request, self._limits), self._limits.body_records
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type == cloud_events.ONE:
-            return _from_cloud_events([body], None, label)
-        if media_type == cloud_events.BATCH:
-            return _from_cloud_events(split_array(body, most), None, label)
-        if "ce-specversion" in request.headers or "ce-id" in request.headers:
-            return _from_cloud_events([body], request.headers, label)
-        return split_body(body, media_type, most), {}
+    async def receive(
+        self, request: Request, caller: Caller, *, label: bool = False, most: int = 1_000_000
+    ) -> tuple[list[bytes], dict[int, Outcome]]:
+        """The records of a body, and what is refused before it is decoded: its record is ``b""``.
+
+        Raises ``Problem`` where the body is none, too large, too slow, or has more records than ``caller`` may send.
+        """
+        body = await read_body(request, self._limits)
+        values, outcomes = _split(request.headers, body, min(most, self._limits.body_records), label)
+        self._service.access.rates.take_records(caller, len(values))
+        return values, outcomes
 
     async def append(self, route: str, groups: Sequence[Group], outcomes: dict[int, Outcome]) -> None:
         """Append what is valid; ``outcomes`` takes what became of it."""
@@ -108,6 +114,17 @@ def _answer(outcomes: Mapping[int, Outcome], count: int, each: bool) -> Response
     if tally["refused"] == count:
         raise Problem(422, "All refused", shown[0].reason, **answer)
     return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+def _split(headers: Mapping[str, str], body: bytes, most: int, label: bool) -> tuple[list[bytes], dict[int, Outcome]]:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == cloud_events.ONE:
+        return _from_cloud_events([body], None, label)
+    if media_type == cloud_events.BATCH:
+        return _from_cloud_events(split_array(body, most), None, label)
+    if "ce-specversion" in headers or "ce-id" in headers:
+        return _from_cloud_events([body], headers, label)
+    return split_body(body, media_type, most), {}
 
 
 def _from_cloud_events(

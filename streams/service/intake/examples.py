@@ -18,7 +18,7 @@ _CLOUD_EVENT: Final = {
 }  # fmt: skip
 _REFUSED: Final = {"index": 1, "status": "refused", "reason": "amount: got 'nine', give a number"}
 _COUNTS: Final = {name: {"type": "integer", "minimum": 0} for name in ("accepted", "repeats", "refused")}
-_RESULT: Final = {
+_RESULT: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["index", "status"],
     "properties": {
@@ -34,6 +34,7 @@ _WORDS: Final = {
     415: "The Content-Encoding is not known.",
     422: "Every record was refused, or a parameter is not valid.",
     429: "The caller sends more than it may; Retry-After says when to go on.",
+    504: "Some decisions are late: the problem has `results` with those that are known.",
     503: "Too much waits; send again after Retry-After.",
     507: "The disk has no room; nothing of it was taken.",
 }
@@ -74,3 +75,49 @@ def _intake(models: tuple[type[WireModel], ...], example: dict[str, Any]) -> dic
 
 EVENTS: Final = _intake((UserEvent, DeviceEvent), _EVENT)
 LABELS: Final = _intake((Label,), _LABEL)
+
+
+def _decisions() -> dict[str, Any]:
+    number, text = {"type": ["number", "null"]}, {"type": ["string", "null"]}
+    decision = {
+        "type": "object",
+        "required": ["task", "decision", "repeat"],
+        "properties": {
+            "task": {"type": "string"},
+            "decision": {"enum": ["alert", "pass", "repeat"]},
+            "score": number,
+            "threshold": {**number, "description": "Null while nothing was to alert."},
+            "severity": text,
+            "alert_id": text,
+            "reasons": {"type": "array", "items": {"type": "object"}},
+            "model_version": {"type": ["integer", "null"]},
+            "degraded": {"type": "boolean"},
+            "repeat": {"type": "boolean", "description": "Whether the event had been sent before."},
+        },
+    }
+    result = {
+        "type": "object",
+        "required": ["index", "event_id", "status", "reason", "decisions"],
+        "properties": {
+            "index": _RESULT["properties"]["index"],
+            "event_id": text,
+            "status": {"enum": ["accepted", "repeat", "refused", "late"]},
+            "reason": {"type": "string"},
+            "decisions": {"type": "array", "items": decision, "description": "Of each task that sees the event."},
+        },
+    }
+    reason = {"feature": "amount", "value": 42.5, "contribution": 1.2, "text": "amount is 42.50, usually 9.10"}
+    alerted = {
+        "task": "fraud", "decision": "alert", "score": 0.91, "threshold": 0.83, "severity": "high",
+        "alert_id": "fraud:u-7:e-1", "reasons": [reason], "model_version": 12_400, "degraded": False, "repeat": False,
+    }  # fmt: skip
+    shown = {"results": [{"index": 0, "event_id": "e-1", "status": "accepted", "reason": "", "decisions": [alerted]}]}
+    answer = {"type": "object", "required": ["results"], "properties": {"results": {"type": "array", "items": result}}}
+    decided = {"description": "All is decided, or refused with its reason.", "content": _content(answer, shown)}
+    return {
+        "openapi_extra": _body((UserEvent, DeviceEvent), _EVENT),
+        "responses": {200: decided, **_problems(400, 408, 413, 415, 422, 429, 503, 504, 507)},
+    }
+
+
+DECISIONS: Final = _decisions()

@@ -90,9 +90,8 @@ def split_array(body: bytes, most: int) -> list[bytes]:
 
 
 def _too_many(most: int) -> Problem:
-    fix = "send smaller bodies, or raise [serve.intake] body_records"
-    detail = f"the body holds more than {most:,} records; {fix}"
-    return Problem(413, "Too many records", detail, limit=most, fix=fix)
+    fix = "send smaller bodies; for events and labels [serve.intake] body_records says how many"
+    return Problem(413, "Too many records", f"the body holds more than {most:,}; {fix}", limit=most, fix=fix)
 
 
 @njit(cache=True, nogil=True)

@@ -1,0 +1,303 @@
+"""``POST /v1/decisions``: events in, and for each task that sees them what was decided on them.
+
+It knows the ``decisions`` topic alone, so that it does not matter who decides: the host in this process, or workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from msgspec import UNSET, UnsetType
+from msgspec.structs import asdict
+
+from weir.online.codec.decision_blocks import Decision
+from weir.online.codec.decode import DecodedEvents
+from weir.online.stages.scoring import seen_by
+from weir.streams.config import topics
+from weir.streams.records import RecordBatch
+from weir.streams.service.access.caller import Caller
+from weir.streams.service.access.scopes import needs
+from weir.streams.service.intake.decoding import Group
+from weir.streams.service.intake.door import Stream
+from weir.streams.service.intake.examples import DECISIONS
+from weir.streams.service.intake.recent_decisions import Key, RecentDecisions
+from weir.streams.service.ports import Outcome
+from weir.streams.service.problems import Problem
+
+if TYPE_CHECKING:
+    from weir.streams.service.service import Service
+
+MOST_EVENTS: Final = 1_000
+"""Of one request."""
+
+
+_FORGOTTEN: Final = "sent before, and its first answer is no longer in memory; it is in the topic predictions"
+
+
+class TaskDecision(msgspec.Struct):
+    """What one task decided on one event."""
+
+    task: str
+    decision: Literal["alert", "pass", "repeat"]
+    """``alert`` where the score is at or over the threshold, also in the cooldown after an alert."""
+    score: float | None = None
+    threshold: float | None = None
+    """``None`` while nothing was to alert: the task has not seen enough."""
+    severity: str | None = None
+    alert_id: str | None = None
+    reasons: list[dict[str, Any]] | UnsetType = UNSET
+    model_version: int | None = None
+    degraded: bool = False
+    repeat: bool = False
+
+
+class EventResult(msgspec.Struct):
+    """What was decided on one event."""
+
+    index: int
+    event_id: str | None
+    status: Literal["accepted", "repeat", "refused", "late"]
+    reason: str
+    decisions: list[TaskDecision]
+
+
+class _Letter(msgspec.Struct):
+    """What matters of a dead letter here."""
+
+    topic: str
+    raw: bytes
+    reason: str
+
+
+_letter_decoder: Final = msgspec.json.Decoder(_Letter)
+
+
+class _Request:
+    """What one request waits for."""
+
+    def __init__(self, now: float) -> None:
+        self.began = now
+        self.outcomes: dict[int, Outcome] = {}
+        """By place in the body."""
+        self.keys: dict[int, list[Key]] = defaultdict(list)
+        """By place, the decisions that are to be answered."""
+        self.event_ids: dict[int, str] = {}
+        self.values: dict[bytes, int] = {}
+        """Places of what was appended, to know a dead letter by."""
+        self.letters: dict[int, Outcome] = {}
+        """What dead letters said, which may come before the brokers' acknowledgement."""
+        self.known: dict[Key, Decision] = {}
+        self.repeats: set[Key] = set()
+        """Of them, those that were decided before this request came."""
+        self.missing: set[Key] = set()
+        self.complete = asyncio.Event()
+
+    def arrived(self, key: Key, decision: Decision) -> None:
+        """A decision is known."""
+        self.known[key] = decision
+        self.give_up([key])
+
+    def give_up(self, keys: Sequence[Key]) -> None:
+        """Do not wait for these any longer."""
+        self.missing.difference_update(keys)
+        if not self.missing:
+            self.complete.set()
+
+
+class Decisions:
+    """Asks for decisions and waits for them.
+
+    Parameters
+    ----------
+    service : whose door decodes and appends, and whose log tells what was decided.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._limits = service, service.settings.serve.intake
+        self.recent = RecentDecisions(self._limits.remembered_bytes)
+        self._waiting: dict[Key, list[_Request]] = {}
+        self._requests: set[_Request] = set()
+        self._appends: set[asyncio.Task[None]] = set()
+        self.router = APIRouter(tags=["intake"])
+        self.router.post("/decisions", summary="Ask for decisions", **DECISIONS)(self.decide)
+
+    async def start(self) -> None:
+        """Listen, before the first record can come."""
+        self._service.log.subscribe([topics.DECISIONS], self._decided)
+        self._service.log.subscribe([topics.DEAD_LETTERS], self._refused)
+
+    async def stop(self) -> None:
+        """Finish what was asked: an event is processed, also where its caller was told that it is late."""
+        await asyncio.gather(*self._appends, return_exceptions=True)
+
+    async def decide(
+        self,
+        request: Request,
+        stream: Stream | None = None,
+        deadline_ms: Annotated[int | None, Query(ge=1, le=60_000)] = None,
+        explain: bool = True,
+        caller: Caller = needs("decisions:write"),
+    ) -> Response:
+        """Append up to 1,000 events, and answer what each task that sees them decided.
+
+        ``deadline_ms`` is how long to wait, by default ``[serve.intake] deadline_ms``; what is late is 504 with what
+        is known by then, and its events are processed all the same. An event that was sent before gets its first
+        answer, marked ``repeat``; where that is no longer in memory, the decision is ``repeat``, without a score.
+        ``explain=false`` leaves the reasons out.
+        """
+        waits = _Request(time.perf_counter())
+        deadline = asyncio.get_running_loop().time() + (deadline_ms or self._limits.deadline_ms) / 1000
+        values, waits.outcomes = await self._service.door.receive(request, caller, most=MOST_EVENTS)
+        groups = self._service.door.decoder.events(values, stream, time.time(), waits.outcomes)
+        new = [self._ask(waits, group, caller.tasks) for group in groups]
+        try:
+            on_time = await self._done(waits, [group for group in new if group.records], deadline)
+        finally:
+            self._leave(waits)
+        results = [_result(waits, place, explain) for place in range(len(values))]
+        self._count(waits, "answered" if on_time else "late")
+        if not on_time:
+            fix = "raise deadline_ms; ask again for the same events to have the rest"
+            limit = deadline_ms or self._limits.deadline_ms
+            detail = f"after {limit} ms {len(waits.known)} decisions are known, others are late; {fix}"
+            raise Problem(504, "Late", detail, limit=limit, fix=fix, results=results)
+        return Response(msgspec.json.encode({"results": results}), media_type="application/json")
+
+    def _ask(self, waits: _Request, group: Group, allowed: frozenset[str] | None) -> Group:
+        """Note what is to be waited for; what has to be appended for it."""
+        assert isinstance(group.decoded, DecodedEvents)
+        batch = group.decoded.batch
+        ids = batch.event_id
+        for task in self._service.tasks:
+            # A task that scores on timers decides nothing on an event itself.
+            mine = task.stream == group.topic and task.labels.silence is None
+            if mine and (allowed is None or task.name in allowed):
+                for row, entity in seen_by(task, batch):
+                    waits.keys[group.places[row]].append((task.name, entity, ids[row]))
+        fresh = []
+        for row, place in enumerate(group.places):
+            waits.event_ids[place] = ids[row]
+            known = [key for key in waits.keys[place] if key in self.recent.places]
+            for key in known:
+                waits.known[key] = self.recent.places[key].decision()
+            waits.repeats.update(known)
+            if known and len(known) == len(waits.keys[place]):
+                waits.outcomes[place] = Outcome("repeat")
+                continue
+            fresh.append(row)
+            waits.values[group.records[row].value] = place
+            for key in waits.keys[place]:
+                if key not in waits.known and key not in waits.missing:
+                    waits.missing.add(key)
+                    self._waiting.setdefault(key, []).append(waits)
+        return group.take(fresh)
+
+    async def _done(self, waits: _Request, groups: Sequence[Group], deadline: float) -> bool:
+        """Append, and wait until all is decided; whether that was in time."""
+        self._requests.add(waits)
+        clock = asyncio.get_running_loop().time
+        if groups:
+            # A task of its own, as the events are to be processed even where nobody waits for them any longer.
+            append = asyncio.create_task(self._append(waits, groups))
+            self._appends.add(append)
+            append.add_done_callback(self._appends.discard)
+            done, _ = await asyncio.wait([append], timeout=max(deadline - clock(), 0))
+            if not done:
+                append.add_done_callback(_note)
+                return False
+            append.result()
+        if waits.missing:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await waits.complete.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    async def _append(self, waits: _Request, groups: Sequence[Group]) -> None:
+        await self._service.door.append("decisions", groups, waits.outcomes)
+        taken = {place for place in waits.event_ids if waits.outcomes[place].status == "accepted"}
+        coming = {key for place in taken for key in waits.keys[place]}
+        # Nothing will be decided on the others, unless a body holds an event twice.
+        waits.give_up([key for key in waits.missing if key not in coming])
+
+    def _leave(self, waits: _Request) -> None:
+        self._requests.discard(waits)
+        for key in {key for keys in waits.keys.values() for key in keys}:
+            others = [other for other in self._waiting.get(key, ()) if other is not waits]
+            if others:
+                self._waiting[key] = others
+            else:
+                self._waiting.pop(key, None)
+
+    def _decided(self, batch: RecordBatch) -> None:
+        for record in batch.records:
+            keys = self.recent.add(record.value)
+            if self._waiting:
+                for key in self._waiting.keys() & keys:
+                    decision = self.recent.places[key].decision()
+                    for waits in self._waiting.pop(key):
+                        waits.arrived(key, decision)
+
+    def _refused(self, batch: RecordBatch) -> None:
+        """A worker refuses late events by a dead letter alone."""
+        if not self._requests:
+            return
+        for record in batch.records:
+            letter = _letter_decoder.decode(record.value)
+            for waits in self._requests:
+                place = waits.values.get(letter.raw)
+                if place is not None:
+                    waits.letters[place] = Outcome("refused", letter.reason)
+                    waits.give_up(waits.keys[place])
+
+    def _count(self, waits: _Request, outcome: str) -> None:
+        took = time.perf_counter() - waits.began
+        self._service.metrics.observe("weir_decision_seconds", took, outcome=outcome)
+
+
+def _result(waits: _Request, place: int, explain: bool) -> EventResult:
+    outcome = waits.letters.get(place) or waits.outcomes.get(place, Outcome("accepted"))
+    event_id = waits.event_ids.get(place)
+    if outcome.status == "refused":
+        return EventResult(place, event_id, "refused", outcome.reason, [])
+    keys, again = waits.keys[place], outcome.status == "repeat"
+    made = [_decision(waits, key, again, explain) for key in keys if key not in waits.missing]
+    if len(made) < len(keys) or place not in waits.outcomes:
+        return EventResult(place, event_id, "late", "not decided by the deadline; it is processed all the same", made)
+    return EventResult(place, event_id, outcome.status, _FORGOTTEN if _forgotten(made) else "", made)
+
+
+def _forgotten(made: Sequence[TaskDecision]) -> bool:
+    return any(decision.decision == "repeat" for decision in made)
+
+
+def _decision(waits: _Request, key: Key, again: bool, explain: bool) -> TaskDecision:
+    known = waits.known.get(key)
+    if known is None:
+        return TaskDecision(key[0], "repeat", repeat=True)
+    alert = known.alert
+    return TaskDecision(
+        task=key[0],
+        decision="alert" if known.score >= known.threshold else "pass",
+        score=known.score,
+        threshold=known.threshold,
+        severity=alert.severity if alert is not None else None,
+        alert_id=alert.alert_id if alert is not None else None,
+        reasons=([asdict(reason) for reason in alert.reasons] if alert is not None else []) if explain else UNSET,
+        model_version=known.model_version,
+        degraded=known.degraded,
+        repeat=again or key in waits.repeats,
+    )
+
+
+def _note(append: asyncio.Task[None]) -> None:
+    """Look at what became of an append that nobody waits for: its caller knows that it must ask again."""
+    if not append.cancelled():
+        append.exception()

@@ -1,0 +1,103 @@
+"""The newest decisions in memory, so that an event that is sent again gets its first answer."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Final, NamedTuple
+
+from weir.online.codec.decision_blocks import Decision, DecisionBlock, decode_decisions
+from weir.streams.config import topics
+from weir.streams.service.ports import ServiceLog
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str, str]
+"""Task, entity and event."""
+_ROW_BYTES: Final = 400
+"""Of Python objects that a row takes beside its share of the block: key, place, and its two texts."""
+
+
+class Place(NamedTuple):
+    """A row of a block."""
+
+    block: DecisionBlock
+    row: int
+
+    def decision(self) -> Decision:
+        """The row by itself."""
+        return next(self.block.batch.slice(self.row, self.row + 1).rows())
+
+
+class RecentDecisions:
+    """Remembers as many blocks as fit; the oldest go first.
+
+    Parameters
+    ----------
+    most_bytes : of all together, about.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._blocks: deque[tuple[DecisionBlock, int]] = deque()
+        self._bytes = 0
+        self.places: dict[Key, Place] = {}
+
+    def add(self, value: bytes, *, older: bool = False) -> list[Key]:
+        """Take in one record, which is ``older`` than all others or newer; the keys of its rows."""
+        try:
+            block = decode_decisions(value)
+        except ValueError as error:  # nobody's caller is to suffer for it
+            log.warning("a record of %s is passed over: %s", topics.DECISIONS, error)
+            return []
+        keys = keys_of(block)
+        places = zip(keys, map(Place, repeat(block), range(len(keys))), strict=False)
+        size = len(value) + _ROW_BYTES * len(keys)
+        self._bytes += size
+        if older:
+            self._blocks.appendleft((block, size))
+            self.places.update((key, place) for key, place in places if key not in self.places)
+        else:
+            self._blocks.append((block, size))
+            self.places.update(places)
+        while self._bytes > self._most_bytes:
+            self._forget_oldest()
+        return keys
+
+    def _forget_oldest(self) -> None:
+        block, size = self._blocks.popleft()
+        self._bytes -= size
+        for key in keys_of(block):
+            held = self.places.get(key)
+            if held is not None and held.block is block:
+                del self.places[key]
+
+    async def fill(self, service_log: ServiceLog) -> None:
+        """Take in the newest records of the log, from its end backwards until memory is full."""
+        for partition, span in (await service_log.spans(topics.DECISIONS)).items():
+            # A record may hold one row or thousands: only reading tells how many of them fit.
+            end, step = span.end, 64
+            while end > span.first and self._bytes < self._most_bytes:
+                start = max(span.first, end - step)
+                for value in reversed(await _values(service_log, partition, start, end)):
+                    if self._bytes < self._most_bytes:
+                        self.add(value, older=True)
+                end, step = start, 2 * step
+
+
+async def _values(service_log: ServiceLog, partition: int, start: int, end: int) -> Sequence[bytes]:
+    values, at = list[bytes](), start
+    while at < end:
+        batches = await service_log.read(topics.DECISIONS, partition, at)
+        for batch in batches:
+            inside = (i for i in range(len(batch.records)) if at <= batch.offset_of(i) < end)
+            values += [batch.records[i].value for i in inside]
+        at = batches[-1].next_offset if batches else end
+    return values
+
+
+def keys_of(block: DecisionBlock) -> list[Key]:
+    """The keys of a block's rows."""
+    return list(zip(repeat(block.task), block.batch.entity_id, block.batch.event_id, strict=False))
