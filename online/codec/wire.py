@@ -104,6 +104,8 @@ MadeId = Annotated[str, Field(min_length=1, max_length=MADE_ID_CHARS, pattern=PR
 Word = Annotated[str, Field(min_length=1, max_length=WORD_CHARS, pattern=PRINTABLE)]
 Text = Annotated[str, Field(max_length=TEXT_CHARS, pattern=PRINTABLE)]
 LongText = Annotated[str, Field(max_length=REASON_CHARS)]
+Note = Annotated[str, Field(max_length=REASON_CHARS, pattern=r"^[^\x00]*$")]
+"""What a person writes, in lines; databases hold no NUL."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False), LimitMark("number")]
 """What a producer measured."""
@@ -265,13 +267,15 @@ class CaseEvent(WireModel):
     verdict: Literal["confirmed", "false_alarm", "unsure"] | None = None
     reason: Word | None = None
     """One of a list that the deployment keeps."""
-    note: LongText | None = None
+    note: Note | None = None
     assignee: Id | None = None
     """Whose the alert is from now on."""
     until: Timestamp | None = None
     """When a claim or a snooze ends."""
     expects: Count | None = None
     """The version of the case that its author saw."""
+    state: Literal["open", "escalated", "resolved"] | None = None
+    """Where the alert stood when a verdict was given: an undo brings it back there."""
     examples_before: Count | None = None
     """Where the topic ``examples`` ended before a verdict: what is learned of it comes after."""
 

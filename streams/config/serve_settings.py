@@ -118,6 +118,10 @@ class ServeSettings(Concern):
     """PEM file of its key."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks (``10.0.0.0/8``) whose ``X-Forwarded-For`` and ``-Proto`` are believed; no others are."""
+    alerts_kept: Seconds = Field(default=400 * 86_400.0, ge=86_400.0)
+    """How long an alert that is resolved stays in the database."""
+    rebuild: bool = False
+    """Whether the tables of alerts are made anew from the log at the start, as ``--rebuild`` asks for once."""
     fsync: bool = True
     """Whether an acknowledged record survives a power cut; without it, it survives the end of the process only."""
     checkpoint_every_s: float = Field(default=30.0, gt=0, le=3600)

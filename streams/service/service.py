@@ -16,6 +16,7 @@ from weir.streams.service.feed.feed import Feed
 from weir.streams.service.intake.decisions import Decisions
 from weir.streams.service.intake.door import Door
 from weir.streams.service.ports import ServiceLog, Serving
+from weir.streams.service.store.store import Store
 from weir.streams.service.views.dead_letters import DeadLetters
 from weir.streams.service.views.entities import Entities
 from weir.streams.service.views.models import Models
@@ -55,8 +56,8 @@ class Service:
         self.access = Access(self)
         self.door = Door(self)
         self.decisions = Decisions(self)
-        self.feed = Feed(self)
-        self.parts: list[Part] = [self.access, self.door, self.decisions, self.feed]
+        self.feed, self.store = Feed(self), Store(self)
+        self.parts: list[Part] = [self.access, self.door, self.decisions, self.feed, self.store]
         self.views: list[View] = [Models(self), Entities(self), DeadLetters(self)]
         self._parts, self._running = AsyncExitStack(), AsyncExitStack()
         self.fault = ""
@@ -77,6 +78,7 @@ class Service:
             await self.log.start()
             last.push_async_callback(self.log.stop)
             await self.decisions.recent.fill(self.log)
+            self.store.follow()
             self._parts, self._running = parts, starting.pop_all()
         return self
 

@@ -40,6 +40,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "assignee": "ben",
         "until": 1.8e9,
         "expects": 2,
+        "state": "open",
         "examples_before": 7,
     },
     "UserEvent": {

@@ -1,0 +1,101 @@
+"""What a record makes of an alert's row, and when it may not: pure functions of the row and the record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from weir.online.codec.wire import Alert, CaseEvent
+from weir.online.decisions.alert_state import SEVERITIES
+
+VALUES: Final = {"confirmed": 1, "false_alarm": 0}
+"""The label of each verdict; who is unsure says nothing that could be learned."""
+
+
+@dataclass
+class AlertRow:
+    """A row of ``alerts``."""
+
+    alert_id: str
+    task: str
+    entity_id: str
+    status: str = "open"
+    severity: int = 0
+    score: float = 0.0
+    threshold: float = 0.0
+    expected_loss: float = 0.0
+    opened_at: float = 0.0
+    updated_at: float = 0.0
+    reasons: str = "[]"
+    event_ids: str = "[]"
+    version: int = 0
+    state: str = "open"
+    verdict: str | None = None
+    verdict_by: str | None = None
+    verdict_at: float | None = None
+    generation: int = 0
+    reopened: str | None = None
+    assignee: str | None = None
+    claimed_until: float | None = None
+    snoozed_until: float | None = None
+    changed_by: str | None = None
+    changed_at: float | None = None
+
+    def settle(self) -> None:
+        """Set the state: what a person said counts before what the stream says."""
+        self.state = "resolved" if self.verdict in VALUES else self.reopened or self.status
+
+
+def take_alert(row: AlertRow, alert: Alert) -> None:
+    """Make ``row`` what the stream says of its alert now."""
+    row.status, row.severity = alert.status, SEVERITIES.index(alert.severity)
+    row.score, row.threshold = alert.score, alert.threshold
+    amount = next((reason.value for reason in alert.reasons if reason.feature == "amount"), 1.0)
+    row.expected_loss = alert.score * max(amount, 0.0)
+    row.opened_at, row.updated_at = alert.opened_at, alert.updated_at
+    row.reasons = msgspec.json.encode([reason.model_dump() for reason in alert.reasons]).decode()
+    row.event_ids = msgspec.json.encode(alert.event_ids).decode()
+    row.settle()
+
+
+def refusal(row: AlertRow, event: CaseEvent) -> str | None:
+    """Why an event may not count; only what earlier case events made of the row matters."""
+    if event.expects is not None and event.expects != row.version:
+        return f"{row.changed_by or 'nobody'} has changed it: it is at version {row.version}, not {event.expects}"
+    others = row.assignee not in (None, event.by) and (row.claimed_until or 0.0) > event.at
+    if event.action in ("assign", "release") and others:
+        return f"{row.assignee} has claimed it"
+    if event.action == "undo" and row.verdict is None:
+        return "it has no verdict that could be undone"
+    return None
+
+
+def take_case_event(row: AlertRow, event: CaseEvent, before: tuple[str | None, str | None] = (None, None)) -> None:
+    """Make ``row`` what a person did.
+
+    Parameters
+    ----------
+    before : of an undo, the verdict that counts again (none where it was the only one), and the state before the one
+        that is undone.
+    """
+    match event.action:
+        case "verdict" if event.verdict != row.verdict:
+            row.verdict, row.verdict_by, row.verdict_at = event.verdict, event.by, event.at
+            row.generation += 1
+        case "undo":
+            if row.verdict in VALUES:
+                # The stream has resolved the alert by the label, and does not open it again: the person does.
+                row.reopened = before[1]
+            row.verdict, row.generation = before[0], row.generation + 1
+            row.verdict_by, row.verdict_at = (event.by, event.at) if before[0] else (None, None)
+        case "assign":
+            row.assignee, row.claimed_until = event.assignee, event.until
+        case "release":
+            row.assignee = row.claimed_until = None
+        case "snooze":
+            row.snoozed_until = event.until
+    row.version += 1
+    row.changed_by, row.changed_at = event.by, event.at
+    row.settle()

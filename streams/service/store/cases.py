@@ -1,0 +1,140 @@
+"""What people do with alerts: a case event, its effect, and the labels that follow from a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Engine
+
+from weir.online.codec.encode import encode_model
+from weir.online.codec.wire import ID_CHARS, CaseEvent
+from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
+from weir.streams.records import Record
+from weir.streams.service.ports import ServiceLog
+from weir.streams.service.problems import Problem
+from weir.streams.service.store.alert_queries import find_rows, outcomes_of, standing_values
+from weir.streams.service.store.case_rules import VALUES, AlertRow
+from weir.streams.service.store.projector import Projector
+from weir.streams.service.store.verdict_labels import undone_labels, verdict_labels
+
+_T = TypeVar("_T")
+PATIENCE_S: Final = 1.0
+"""So long an answer waits for its own effect."""
+_LOOK_EVERY_S: Final = 0.05
+"""Where another process writes the database, it cannot wake this one."""
+
+
+class Cases:
+    """See the module.
+
+    Parameters
+    ----------
+    log : takes case events and labels.
+    engine : the database; it is only read here, and written by the projector.
+    projector : tells when something was written.
+    tasks : those whose labels are wanted.
+    """
+
+    def __init__(self, log: ServiceLog, engine: Engine, projector: Projector, tasks: Sequence[TaskSpec]) -> None:
+        self._log, self._engine, self._projector = log, engine, projector
+        self._tasks = {task.name: task for task in tasks}
+
+    async def ask(self, what: Callable[..., _T], *given: Any) -> _T:
+        """What a function of a connection gives, in a thread."""
+
+        def run() -> _T:
+            with self._engine.connect() as connection:
+                return what(connection, *given)
+
+        return await asyncio.to_thread(run)
+
+    async def judge(
+        self, rows: Sequence[AlertRow], by: str, verdict: str, said: Mapping[str, Any], expects: int | None = None
+    ) -> dict[str, str | None]:
+        """Give alerts a verdict: by id, why it did not count, ``None`` where it did. An id may be absent for now.
+
+        The case event goes out first, and labels only of what counted. A process that dies in between leaves a verdict
+        without labels; the caller has no answer then, and the same verdict given again sends the same labels.
+        """
+        value, now = VALUES.get(verdict), time.time()
+        for row in rows if value is not None else ():
+            self._task_of(row)
+        ends = await self._log.spans(topics.EXAMPLES)
+        mark = max((span.end for span in ends.values()), default=0)
+        made = [
+            self._event(row, "verdict", by, now, verdict=verdict, state=row.state, examples_before=mark,
+                        expects=expects, **said)
+            for row in rows
+        ]  # fmt: skip
+        outcomes = await self.happen(made)
+        labels: list[Record] = []
+        for row in rows:
+            if value is not None and outcomes.get(row.alert_id) is None:
+                # The same verdict again changes nothing, so it has the labels of the one that stands.
+                generation = row.generation + (row.verdict != verdict)
+                labels += verdict_labels(row, self._task_of(row), value, generation, f"case:{by}", time.time())
+        await self._say(labels)
+        return outcomes
+
+    async def undo(self, row: AlertRow, by: str, expects: int | None) -> dict[str, str | None]:
+        """Take the newest verdict of an alert back."""
+        standing = await self.ask(standing_values, row.alert_id)
+        outcomes = await self.happen([self._event(row, "undo", by, time.time(), expects=expects)])
+        if standing and outcomes.get(row.alert_id) is None:
+            await self._say(undone_labels(row, self._task_of(row), standing, by, time.time()))
+        return outcomes
+
+    async def act(self, row: AlertRow, action: str, by: str, **said: Any) -> dict[str, str | None]:
+        """Do anything else with an alert."""
+        return await self.happen([self._event(row, action, by, time.time(), **said)])
+
+    async def happen(self, made: Sequence[CaseEvent]) -> dict[str, str | None]:
+        """Append case events, and wait for what became of them; those that are not written in time are absent.
+
+        Raises ``Problem`` (503) for one with ``expects``, as it is not known whether it counts.
+        """
+        records = [Record(event.alert_id.encode(), encode_model(event), event.at) for event in made]
+        await self._log.append(topics.CASE_EVENTS, records)
+        alert_of, deadline = {event.case_event_id: event.alert_id for event in made}, time.monotonic() + PATIENCE_S
+        while True:
+            wrote = self._projector.wrote
+            found = await self.ask(outcomes_of, list(alert_of))
+            left = deadline - time.monotonic()
+            if len(found) == len(alert_of) or left <= 0:
+                break
+            with suppress(TimeoutError):
+                await asyncio.wait_for(wrote.wait(), min(left, _LOOK_EVERY_S))
+        if any(event.expects is not None and event.case_event_id not in found for event in made):
+            raise Problem(
+                503, "Not known yet", "the database is behind; look at the alert before you try again",
+                headers={"Retry-After": "2"},
+            )  # fmt: skip
+        return {alert_of[case_event_id]: refused for case_event_id, refused in found.items()}
+
+    async def rows(self, ids: Sequence[str], tasks: frozenset[str] | None) -> dict[str, AlertRow]:
+        """Alerts by id that a caller may see."""
+        return await self.ask(find_rows, list(ids), tasks)
+
+    def _task_of(self, row: AlertRow) -> TaskSpec:
+        if (task := self._tasks.get(row.task)) is None:
+            known = ", ".join(self._tasks)
+            raise Problem(
+                409, "No labels", f"alert {row.alert_id} is of task {row.task}, which does not run here: nobody would "
+                f"learn from the verdict; tasks are {known}", value=row.task,
+            )  # fmt: skip
+        return task
+
+    def _event(self, row: AlertRow, action: str, by: str, at: float, **said: Any) -> CaseEvent:
+        about = {"alert_id": row.alert_id, "task": row.task, "entity_id": row.entity_id}
+        known = {"case_event_id": secrets.token_hex(16), "action": action, "by": by[:ID_CHARS], "at": at}
+        return CaseEvent.model_validate(about | known | said)
+
+    async def _say(self, labels: Sequence[Record]) -> None:
+        if labels:
+            await self._log.append(topics.LABELS, labels)

@@ -1,0 +1,99 @@
+"""The service's database: SQLite in the directory, or PostgreSQL. Opening it brings its tables up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, Table, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from weir.streams.config.serve_settings import ServeSettings
+from weir.streams.errors import StateError, UsageError
+from weir.streams.service.store.tables import metadata
+
+_MIGRATIONS: Final = str(Path(__file__).parent / "migrations")
+_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "mmap_size=268435456")
+"""With a write-ahead log readers never wait for the writer; after a power cut the newest transactions may be missing,
+which the projector makes again from the log."""
+_MIGRATING: Final = 0x77656972
+"""Key of PostgreSQL's advisory lock: two replicas that start together bring the tables up to date one by one."""
+
+
+def open_database(settings: ServeSettings) -> Engine:
+    """The database of ``[serve]``, its tables up to date.
+
+    Raises
+    ------
+    UsageError
+        ``[serve] database`` is no URL of a database that is supported, or the database cannot be reached.
+    StateError
+        A newer version of Weir has made its tables.
+    """
+    url = _url(settings)
+    try:
+        engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", _tune)
+        migrate(engine)
+    except DBAPIError as exc:
+        why = str(exc.orig).strip().splitlines()[0]
+        raise UsageError(f"[serve] database {url.render_as_string()}: {why}; correct it, or start it") from exc
+    return engine
+
+
+def _url(settings: ServeSettings) -> URL:
+    if settings.database is None:
+        settings.directory.mkdir(parents=True, exist_ok=True)
+        return URL.create("sqlite", database=str(settings.directory / "alerts.db"))
+    try:
+        url = make_url(settings.database.get_secret_value())
+        if url.get_backend_name() in ("sqlite", "postgresql"):
+            url.get_dialect().import_dbapi()
+            return url
+    except (ArgumentError, NoSuchModuleError, ImportError):
+        pass
+    raise UsageError(
+        "[serve] database: give postgresql+psycopg://USER:PASSWORD@HOST/NAME, or leave it out: SQLite in the directory"
+    )
+
+
+def _tune(connection: Any, _: object) -> None:
+    for pragma in _PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the tables up to date; without Alembic's environment file, as the connection is already there."""
+    script = ScriptDirectory(_MIGRATIONS, version_locations=[_MIGRATIONS])
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
+        context = EnvironmentContext(Config(), script, fn=lambda rev, _: script._upgrade_revs("head", rev))
+        with context:
+            context.configure(connection=connection, target_metadata=metadata)
+            try:
+                with context.begin_transaction():
+                    context.run_migrations()
+            except CommandError as exc:
+                raise StateError(f"[serve] database: {exc}; a newer Weir has written it: start that version") from exc
+
+
+def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], *, replace: bool = True) -> None:
+    """Insert rows; of a key that is there already, replace the row, or leave it as it is."""
+    if not rows:
+        return
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    made = insert(table)
+    key = [column.name for column in table.primary_key]
+    others = {name: made.excluded[name] for name in rows[0] if name not in key}
+    if replace and others:
+        connection.execute(made.on_conflict_do_update(index_elements=key, set_=others), rows)
+    else:
+        connection.execute(made.on_conflict_do_nothing(), rows)

@@ -1,0 +1,208 @@
+"""Writes records into the tables: some of one partition at a time, together with the place up to which they reach."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+
+from weir.online.codec.wire import Alert, CaseEvent, ModelUpdate, RetrainRequest, WireModel
+from weir.streams.config import topics
+from weir.streams.records import Record
+from weir.streams.service.store import tables as t
+from weir.streams.service.store.case_rules import AlertRow, refusal, take_alert, take_case_event
+from weir.streams.service.store.database import upsert
+from weir.streams.service.store.learned import RecentExamples, read_examples
+
+log = logging.getLogger(__name__)
+_M = TypeVar("_M", bound=WireModel)
+
+
+class Piece(NamedTuple):
+    """Records of one partition: those from ``start`` to before ``end``."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    records: Sequence[tuple[int, Record]]
+    """With their offsets. None at all: what was there is no longer kept."""
+
+
+class Projection:
+    """The tables, for the process that writes them.
+
+    Parameters
+    ----------
+    engine : the database.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def begin(self, epoch: str, rebuild: bool = False) -> None:
+        """Make sure that the tables are of the log ``epoch``; where they are not, or on demand, empty them."""
+        state = t.projection_state
+        with self._engine.begin() as c:
+            upsert(c, state, [{"id": 1, "epoch": epoch}], replace=False)
+            held = c.execute(select(state.c.epoch).with_for_update()).scalar_one()
+            if held == epoch and not rebuild:
+                return
+            why = "as asked" if held == epoch else f"they are of another log ({held}, this is {epoch})"
+            log.warning("alerts are made anew from the log: %s", why)
+            for table in t.PROJECTED:
+                c.execute(delete(table))
+            c.execute(update(state).values(epoch=epoch))
+
+    def lease(self, writer: str, now: float, for_s: float) -> bool:
+        """Whether ``writer`` may write until ``now + for_s``: nobody else does.
+
+        A file of SQLite has one process, whose directory is locked: after a crash nobody waits for a lease to end.
+        """
+        state, other = t.projection_state, self._engine.dialect.name == "postgresql"
+        free = (state.c.writer == writer) | state.c.writer.is_(None) | (state.c.writer_until < now)
+        taken = update(state).values(writer=writer, writer_until=now + for_s)
+        with self._engine.begin() as c:
+            return c.execute(taken.where(free) if other else taken).rowcount == 1
+
+    def release(self, writer: str) -> None:
+        """Let another process write."""
+        state = t.projection_state
+        with self._engine.begin() as c:
+            c.execute(update(state).where(state.c.writer == writer).values(writer=None))
+
+    def position(self, topic: str, partition: int) -> int:
+        """Up to where a partition is in the tables."""
+        at = select(t.positions.c.next_offset).filter_by(topic=topic, partition=partition)
+        with self._engine.connect() as c:
+            return c.execute(at).scalar() or 0
+
+    def write(self, piece: Piece, recent: RecentExamples) -> bool:
+        """Add records, all or none; false where another process was faster, and nothing was written.
+
+        The position moves only from ``piece.start``: two writers, as there may be for a moment when a lease passes
+        from one to the other, cannot count a record twice.
+        """
+        with self._engine.begin() as c:
+            place = {"topic": piece.topic, "partition": piece.partition}
+            upsert(c, t.positions, [{**place, "next_offset": 0}], replace=False)
+            moved = update(t.positions).filter_by(**place, next_offset=piece.start).values(next_offset=piece.end)
+            if c.execute(moved).rowcount == 0:
+                return False
+            if piece.topic == topics.EXAMPLES:
+                read_examples(c, recent, piece.records)
+            else:
+                _WRITERS[piece.topic](c, piece)
+        return True
+
+    def forget(self, before: float, most: int = 1_000) -> int:
+        """Drop at most so many alerts that were resolved, and not touched since ``before``; how many these were."""
+        a = t.alerts.c
+        closed = select(a.alert_id).where(a.state == "resolved", a.opened_at < before, a.updated_at < before)
+        untouched = closed.where((a.changed_at < before) | a.changed_at.is_(None)).order_by(a.opened_at).limit(most)
+        with self._engine.begin() as c:
+            gone = list(c.execute(untouched).scalars())
+            for table in (t.alert_events, t.alert_changes, t.verdicts, t.alerts):
+                c.execute(delete(table).where(table.c.alert_id.in_(gone)))
+            c.execute(delete(t.happenings).where(t.happenings.c.at < before))
+        return len(gone)
+
+
+def _write_alerts(c: Connection, piece: Piece) -> None:
+    found = list(_decoded(Alert, piece))
+    rows = _rows(c, {alert.alert_id for _, _, alert in found})
+    changes, listed = [], dict[tuple[str, str], dict[str, Any]]()
+    for offset, record, alert in found:
+        row = rows.setdefault(alert.alert_id, AlertRow(alert.alert_id, alert.task, alert.entity_id))
+        take_alert(row, alert)
+        said = alert.model_dump_json(include={"status", "severity", "score", "updated_at"})
+        changes.append(_change(piece, offset, alert.alert_id, record.ts, "status", said))
+        listed |= {(e, row.alert_id): {"event_id": e, "alert_id": row.alert_id} for e in alert.event_ids}
+    upsert(c, t.alerts, [vars(row) for row in rows.values()])
+    upsert(c, t.alert_events, list(listed.values()), replace=False)
+    upsert(c, t.alert_changes, changes)
+
+
+def _write_case_events(c: Connection, piece: Piece) -> None:
+    found = list(_decoded(CaseEvent, piece))
+    rows = _rows(c, {event.alert_id for _, _, event in found})
+    ids = t.alert_changes.c.case_event_id
+    known = set(c.execute(select(ids).where(ids.in_([event.case_event_id for _, _, event in found]))).scalars())
+    changes = []
+    for offset, _, event in found:
+        row = rows.get(event.alert_id)
+        if row is None or event.case_event_id in known:  # its alert is no longer kept, or it comes again
+            continue
+        known.add(event.case_event_id)
+        if (refused := refusal(row, event)) is None:
+            take_case_event(row, event, _judge(c, row, event, offset))
+        said = event.model_dump_json(exclude_none=True, include={"verdict", "reason", "note", "assignee", "until"})
+        change = _change(piece, offset, row.alert_id, event.at, event.action, said)
+        changes.append({**change, "by": event.by, "case_event_id": event.case_event_id, "refused": refused})
+    upsert(c, t.alerts, [vars(row) for row in rows.values()])
+    upsert(c, t.alert_changes, changes)
+
+
+def _judge(c: Connection, row: AlertRow, event: CaseEvent, offset: int) -> tuple[str | None, str | None]:
+    """Keep a verdict, or take the newest back; of the latter, what counts again and the state before what does not."""
+    v = t.verdicts.c
+    if event.action == "verdict" and event.verdict != row.verdict:
+        kept = {"case_event_id", "alert_id", "verdict", "by", "at", "reason", "note", "state", "examples_before"}
+        c.execute(insert(t.verdicts).values(**event.model_dump(include=kept), offset=offset))
+    if event.action != "undo":
+        return None, None
+    standing = select(v.case_event_id, v.verdict, v.state).where(v.alert_id == row.alert_id, v.undone_at.is_(None))
+    newest, *before = c.execute(standing.order_by(v.offset.desc()).limit(2)).all()
+    undone = update(t.verdicts).where(v.case_event_id == newest.case_event_id)
+    c.execute(undone.values(undone_by=event.by, undone_at=event.at))
+    return before[0].verdict if before else None, newest.state
+
+
+def _write_requests(c: Connection, piece: Piece) -> None:
+    _write_happenings(c, piece, RetrainRequest)
+
+
+def _write_updates(c: Connection, piece: Piece) -> None:
+    _write_happenings(c, piece, ModelUpdate)
+
+
+def _write_happenings(c: Connection, piece: Piece, model: type[RetrainRequest] | type[ModelUpdate]) -> None:
+    place = {"topic": piece.topic, "partition": piece.partition}
+    rows = [
+        {**place, "offset": offset, "task": found.task, "at": record.ts, "record": found.model_dump_json()}
+        for offset, record, found in _decoded(model, piece)
+    ]
+    upsert(c, t.happenings, rows)
+
+
+_WRITERS: Final[Mapping[str, Callable[[Connection, Piece], None]]] = {
+    topics.ALERTS: _write_alerts,
+    topics.CASE_EVENTS: _write_case_events,
+    topics.RETRAIN_REQUESTS: _write_requests,
+    topics.MODEL_UPDATES: _write_updates,
+}
+ORDER: Final = (*_WRITERS, topics.EXAMPLES)
+"""An alert is there before what people do with it, and a verdict before its example."""
+
+
+def _decoded(model: type[_M], piece: Piece) -> Iterator[tuple[int, Record, _M]]:
+    """The records with their offsets; one that cannot be read is told and left out."""
+    for offset, record in piece.records:
+        try:
+            yield offset, record, model.model_validate_json(record.value)
+        except ValidationError as exc:
+            why = exc.errors()[0]["msg"]
+            log.error("%s-%d, offset %d: left out of the database: %s", piece.topic, piece.partition, offset, why)
+
+
+def _rows(c: Connection, ids: Collection[str]) -> dict[str, AlertRow]:
+    found = c.execute(select(t.alerts).where(t.alerts.c.alert_id.in_(ids)))
+    return {row["alert_id"]: AlertRow(**row) for row in found.mappings()}
+
+
+def _change(piece: Piece, offset: int, alert_id: str, at: float, kind: str, details: str) -> dict[str, Any]:
+    about = {"alert_id": alert_id, "at": at, "kind": kind, "details": details}
+    return {"topic": piece.topic, "partition": piece.partition, "offset": offset, **about}

@@ -1,0 +1,161 @@
+"""Keeps the tables up with the log: reads what is new, and has it written in a thread.
+
+It reads the log from its own place rather than taking what listeners are handed, which only wake it: so a start, a
+rebuild and a moment's work are the same thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from weir.streams.errors import ShellError, WeirError, in_words
+from weir.streams.records import Record, RecordBatch
+from weir.streams.service.ports import ServiceLog, Span
+from weir.streams.service.problems import NoLongerKept
+from weir.streams.service.store.learned import REMEMBERED, RecentExamples
+from weir.streams.service.store.projection import ORDER, Piece, Projection
+
+log = logging.getLogger(__name__)
+PIECE: Final = 500
+"""Records of a transaction."""
+_LEASE_S: Final = 10.0
+_PAUSE_S: Final = 1.0
+"""Without news it looks again after so long: for its lease, and for records of before it listened."""
+_FORGET_EVERY_S: Final = 600.0
+
+
+class Projector:
+    """See the module.
+
+    Parameters
+    ----------
+    service_log : what is projected.
+    engine : where to.
+    keep_s : for how long resolved alerts are kept.
+    rebuild : whether the tables are made anew.
+    """
+
+    def __init__(self, service_log: ServiceLog, engine: Engine, keep_s: float, rebuild: bool = False) -> None:
+        self._log, self._projection = service_log, Projection(engine)
+        self._keep_s, self._rebuild = keep_s, rebuild
+        self._writer = secrets.token_hex(8)
+        self._lease_until = self._forgot_at = 0.0
+        self._at: dict[tuple[str, int], int] = {}
+        self._recent: RecentExamples | None = None
+        self._news, self.wrote = asyncio.Event(), asyncio.Event()
+        """The latter is set, and replaced, when something was written here."""
+        self.trouble: str | None = None
+        """Why nothing is written now."""
+
+    def listen(self) -> None:
+        """Be woken by new records."""
+        self._log.subscribe(ORDER, lambda _: self._news.set())
+
+    async def run(self) -> None:
+        """Keep up until cancelled; where log or database do not answer, try again."""
+        begun = False
+        while True:
+            try:
+                if not begun:
+                    await asyncio.to_thread(self._projection.begin, self._log.epoch, self._rebuild)
+                    begun = True
+                if await self._leads():
+                    await self.catch_up()
+                self.trouble = None
+            except (DBAPIError, WeirError) as exc:
+                self._forget_places()
+                self.trouble = f"alerts are not written to the database: {in_words(exc).splitlines()[0]}"
+                log.error("%s; trying again", self.trouble)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), _PAUSE_S)
+            self._news.clear()
+
+    async def stop(self) -> None:
+        """Let another process write."""
+        with suppress(DBAPIError):
+            await asyncio.to_thread(self._projection.release, self._writer)
+
+    async def catch_up(self) -> None:
+        """Write all that is in the log now.
+
+        Ends are looked up in the opposite order of reading: whatever an example answers was in the log before it, so
+        it lies before the end that is read to first.
+        """
+        ends: dict[str, Mapping[int, Span]] = {topic: await self._log.spans(topic) for topic in reversed(ORDER)}
+        for topic in ORDER:
+            for partition, span in ends[topic].items():
+                await self._read(topic, partition, span)
+        if time.monotonic() - self._forgot_at > _FORGET_EVERY_S:
+            self._forgot_at = time.monotonic()
+            while await asyncio.to_thread(self._projection.forget, time.time() - self._keep_s):
+                pass
+
+    async def _leads(self) -> bool:
+        """Whether this process is the one that writes; half of the lease before its end it is renewed."""
+        if time.time() > self._lease_until - _LEASE_S / 2:
+            now = time.time()
+            leads = await asyncio.to_thread(self._projection.lease, self._writer, now, _LEASE_S)
+            if not leads or self._lease_until < now:
+                self._forget_places()  # another one may have written meanwhile
+            self._lease_until = now + _LEASE_S if leads else 0.0
+        return self._lease_until > 0.0
+
+    def _forget_places(self) -> None:
+        self._at.clear()
+        self._recent = None
+
+    async def _read(self, topic: str, partition: int, span: Span) -> None:
+        """Write what one partition holds."""
+        place = (topic, partition)
+        if place not in self._at:
+            self._at[place] = await asyncio.to_thread(self._projection.position, topic, partition)
+        if topic == ORDER[-1] and self._recent is None:
+            self._recent = await self._remembered(topic, partition, max(span.first, self._at[place] - REMEMBERED))
+        while self._at[place] < span.end:
+            start = self._at[place]
+            try:
+                found = within(await self._log.read(topic, partition, start), start, span.end)
+            except NoLongerKept as gone:
+                log.warning("%s; alerts are told from there on", gone.detail)
+                await self._write(Piece(topic, partition, start, int(gone.facts["limit"]), []))
+                continue
+            if not found:
+                return
+            for at in range(0, len(found), PIECE):
+                some = found[at : at + PIECE]
+                await self._write(Piece(topic, partition, self._at[place], some[-1][0] + 1, some))
+
+    async def _remembered(self, topic: str, partition: int, at: int) -> RecentExamples:
+        """What the records before the place hold, from ``at`` on."""
+        recent, end = RecentExamples(), self._at[topic, partition]
+        while at < end and (found := within(await self._log.read(topic, partition, at), at, end)):
+            recent.fresh(found)
+            at = found[-1][0] + 1
+        return recent
+
+    async def _write(self, piece: Piece) -> None:
+        recent = self._recent or RecentExamples()
+        if not await asyncio.to_thread(self._projection.write, piece, recent):
+            raise Overtaken(f"{piece.topic}-{piece.partition}: another process has written offset {piece.start}")
+        self._at[piece.topic, piece.partition] = piece.end
+        self.wrote.set()
+        self.wrote = asyncio.Event()
+
+
+class Overtaken(ShellError):  # noqa: N818 - named for what happened
+    """Another process writes the projection: look up how far it is."""
+
+
+def within(batches: Sequence[RecordBatch], start: int, end: int) -> list[tuple[int, Record]]:
+    """The records from ``start`` to before ``end``, with their offsets."""
+    placed = ((batch.offset_of(i), record) for batch in batches for i, record in enumerate(batch.records))
+    return [(offset, record) for offset, record in placed if start <= offset < end]

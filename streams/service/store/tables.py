@@ -1,0 +1,155 @@
+"""Tables of the service's database. Each row of the projection is made of records, and can be made again from them.
+
+Columns of ``alerts`` before ``version`` come from the topic ``alerts``, those from there on from ``case-events``: the
+two topics have no common order, and what a row becomes must not depend on which one was read first.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    UniqueConstraint,
+)
+from sqlalchemy import Text as AnyText
+
+metadata: Final = MetaData()
+Text: Final = AnyText().with_variant(AnyText(collation="C"), "postgresql")
+"""By bytes, as SQLite compares it: the same order and the same search in both, whatever the database's language."""
+
+alerts: Final = Table(
+    "alerts",
+    metadata,
+    Column("alert_id", Text, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("entity_id", Text, nullable=False),
+    Column("status", Text, nullable=False),  # as the stream says
+    Column("severity", SmallInteger, nullable=False),  # place in SEVERITIES, so that "at least" is a comparison
+    Column("score", Double, nullable=False),
+    Column("threshold", Double, nullable=False),
+    Column("expected_loss", Double, nullable=False),
+    Column("opened_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("reasons", Text, nullable=False),  # JSON
+    Column("event_ids", Text, nullable=False),  # JSON
+    Column("version", Integer, nullable=False),  # of the case: events that counted
+    Column("state", Text, nullable=False),  # status, unless people say otherwise
+    Column("verdict", Text),
+    Column("verdict_by", Text),
+    Column("verdict_at", Double),
+    Column("generation", Integer, nullable=False),  # how often the verdict changed: part of the ids of its labels
+    Column("reopened", Text),  # the state that an undo brought back
+    Column("assignee", Text),
+    Column("claimed_until", Double),
+    Column("snoozed_until", Double),
+    Column("changed_by", Text),
+    Column("changed_at", Double),
+)
+SORTS: Final = {
+    "newest": ("opened_at",),
+    "score": ("score",),
+    "severity": ("severity", "score"),
+    "expected_loss": ("expected_loss",),
+}
+"""Columns by which a list may be sorted, all descending; the id is the last of them."""
+for _sort, _columns in SORTS.items():
+    Index(f"alerts_{_sort}", *(alerts.c[name] for name in (*_columns, "alert_id")))
+    Index(f"alerts_state_{_sort}", *(alerts.c[name] for name in ("state", *_columns, "alert_id")))
+for _filter in ("task", "entity_id", "assignee", "verdict"):
+    Index(f"alerts_{_filter}", alerts.c[_filter], alerts.c.opened_at, alerts.c.alert_id)
+
+alert_events: Final = Table(
+    "alert_events",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("alert_id", Text, primary_key=True, index=True),
+)
+"""Which alerts list an event."""
+
+alert_changes: Final = Table(
+    "alert_changes",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    Column("alert_id", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("kind", Text, nullable=False),  # status, or the action of a case event
+    Column("by", Text),
+    Column("case_event_id", Text),
+    Column("refused", Text),  # why it did not count
+    Column("details", Text, nullable=False),  # JSON
+    UniqueConstraint("case_event_id", name="alert_changes_case_event_id"),
+    Index("alert_changes_alert_id", "alert_id", "at"),
+)
+"""History of every alert."""
+
+verdicts: Final = Table(
+    "verdicts",
+    metadata,
+    Column("case_event_id", Text, primary_key=True),
+    Column("alert_id", Text, nullable=False, index=True),
+    Column("offset", BigInteger, nullable=False),  # their order
+    Column("verdict", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("reason", Text),
+    Column("note", Text),
+    Column("state", Text),  # of the alert, before
+    Column("examples_before", BigInteger),
+    Column("undone_by", Text),
+    Column("undone_at", Double),
+    Column("learned_at", Double),
+    Column("learned_version", BigInteger),  # of the online model; NULL also where earlier examples are not kept
+)
+
+happenings: Final = Table(
+    "happenings",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("record", Text, nullable=False),  # JSON
+    Index("happenings_topic", "topic", "at"),
+)
+"""Model updates and retrain requests, as they are in their topics."""
+
+examples: Final = Table(
+    "examples",
+    metadata,
+    Column("task", Text, primary_key=True),
+    Column("version", BigInteger),  # of its online model; NULL where the first examples are no longer kept
+)
+"""How far each task's model has learned, as far as ``examples`` was read."""
+
+positions: Final = Table(
+    "positions",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("next_offset", BigInteger, nullable=False),
+)
+"""Up to where each partition is in the projection; written together with what its records made."""
+
+projection_state: Final = Table(
+    "projection_state",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("epoch", Text, nullable=False),  # of the log
+    Column("writer", Text),
+    Column("writer_until", Double),
+)
+"""One row: which log this is the projection of, and which process writes it now."""
+
+PROJECTED: Final = (alerts, alert_events, alert_changes, verdicts, happenings, examples, positions)
+"""What a rebuild empties."""

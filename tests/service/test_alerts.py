@@ -1,0 +1,266 @@
+"""Alerts over HTTP on the embedded service: what people do with them, and what the model makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import pytest
+from httpx import ASGITransport, AsyncClient, Response
+
+from tests.service.test_thin import TASK
+from weir.online.task.spec import TaskSpec
+from weir.streams.config.settings import Settings
+from weir.streams.records import RecordBatch
+from weir.streams.service.app import create_app
+from weir.streams.service.embedded.embedded_service import embedded_service
+from weir.streams.task_files import load_task
+
+pytestmark = pytest.mark.anyio
+ODD = "a/b:c %2F?#ü&=/verdict"
+"""An id of a user that does everything to a path."""
+
+
+def every_event_alerts() -> TaskSpec:
+    document = load_task(TASK).model_dump() | {"threshold": {"kind": "fixed", "value": 0.0}}
+    document["labels"]["negative_rate"] = 1.0  # all that is labelled is learned
+    return TaskSpec.model_validate(document)
+
+
+def event(user: str, n: int, **more: Any) -> dict[str, Any]:
+    ts = time.time() - 3600 + n
+    return {
+        "v": 1, "event_id": f"{user[:4]}-{n}", "type": "purchase", "user_id": user, "ts": ts, "amount": 10.0 + n,
+        "merchant_id": "m", **more,
+    }  # fmt: skip
+
+
+@asynccontextmanager
+async def service(directory: Path, **serve: Any) -> AsyncIterator[AsyncClient]:
+    settings = Settings.model_validate({"serve": {"directory": str(directory), **serve}})
+    made = embedded_service(settings, [every_event_alerts()])
+    async with made, AsyncClient(transport=ASGITransport(create_app(made)), base_url="http://weir") as client:
+        client.log = made.log  # type: ignore[attr-defined]
+        client.store = made.store  # type: ignore[attr-defined]
+        yield client
+
+
+async def send(client: AsyncClient, *events: dict[str, Any]) -> None:
+    answer = await client.post("/v1/events", json=list(events))
+    assert answer.json()["accepted"] == len(events), answer.text
+
+
+async def until(client: AsyncClient, path: str, holds: Any) -> Any:
+    """What a route answers once it is so; each record that is written is a new look."""
+    while True:
+        wrote = client.store.projector.wrote  # type: ignore[attr-defined]
+        answer = await client.get(path)
+        if answer.status_code == 200 and holds(answer.json()):
+            return answer.json()
+        await wrote.wait()
+
+
+async def alerts(client: AsyncClient, n: int, **query: Any) -> list[dict[str, Any]]:
+    path = "/v1/alerts?" + "&".join(f"{name}={quote(str(value))}" for name, value in query.items())
+    found: list[dict[str, Any]] = (await until(client, path, lambda body: len(body["alerts"]) == n))["alerts"]
+    return found
+
+
+def at(alert_id: str, action: str = "") -> str:
+    return f"/v1/alerts/{quote(alert_id, safe='')}" + (f"/{action}" if action else "")
+
+
+async def topic(client: AsyncClient, name: str) -> list[dict[str, Any]]:
+    batches: list[RecordBatch] = await client.log.read(name, 0, 0)  # type: ignore[attr-defined]
+    return [msgspec.json.decode(record.value) for batch in batches for record in batch.records]
+
+
+async def test_a_verdict_becomes_a_label_an_example_and_a_version_of_the_model(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, event("u1", 1), event("u1", 2), event("u2", 3))
+        first, second = sorted(await alerts(client, 2), key=lambda alert: alert["entity_id"])
+        assert (first["state"], first["event_ids"], first["version"]) == ("open", ["u1-1", "u1-2"], 0)
+        answer = await client.post(
+            at(first["alert_id"], "verdict"), json={"verdict": "confirmed", "reason": "stolen card", "note": "called"}
+        )
+        assert (answer.status_code, answer.headers["etag"]) == (200, '"1"')
+        assert (answer.json()["state"], answer.json()["verdict_by"]) == ("resolved", "admin")
+        learned = await until(
+            client, at(first["alert_id"]), lambda body: body["verdicts"][0]["learned_version"] is not None
+        )
+        (example, again) = await topic(client, "examples")
+        assert (example["event_id"], example["value"], again["event_id"]) == ("u1-1", 1, "u1-2")
+        assert learned["verdicts"][0]["learned_version"] == 1
+        assert [change["kind"] for change in learned["history"]] == ["status", "verdict", "status", "status"]
+        assert learned["status"] == "resolved", "the label resolves the alert in the stream too"
+        # The model that scores now has learned both labels: it is at the version that the last of them made.
+        await send(client, event("u3", 9))
+        assert (await topic(client, "predictions"))[-1]["model_version"] == 2
+        assert [label["source"] for label in await topic(client, "labels")] == ["case:admin"] * 2
+        # The same verdict again is the same labels, which nobody learns twice.
+        await client.post(at(first["alert_id"], "verdict"), json={"verdict": "confirmed"})
+        ids = [label["label_id"] for label in await topic(client, "labels")]
+        assert (len(ids), len(set(ids)), len(await topic(client, "examples"))) == (4, 2, 2)
+        # Who is unsure says nothing that could be learned, and leaves the alert as it is.
+        answer = await client.post(at(second["alert_id"], "verdict"), json={"verdict": "unsure"})
+        assert (answer.json()["state"], answer.json()["verdict"]) == ("open", "unsure")
+        assert len(await topic(client, "labels")) == 4
+
+
+async def test_undo_brings_the_alert_back_and_corrects_the_model(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, event("u1", 1))
+        (alert,) = await alerts(client, 1)
+        path = alert["alert_id"]
+        assert (await client.post(at(path, "undo"))).status_code == 409
+        await client.post(at(path, "verdict"), json={"verdict": "false_alarm"})
+        await client.post(at(path, "verdict"), json={"verdict": "confirmed"})
+        back = (await client.post(at(path, "undo"))).json()
+        assert (back["state"], back["verdict"]) == ("resolved", "false_alarm")
+        gone = (await client.post(at(path, "undo"))).json()
+        assert (gone["state"], gone["verdict"], len(gone["verdicts"])) == ("open", None, 2)
+        assert (await client.post(at(path, "undo"))).status_code == 409
+        again = (await client.post(at(path, "verdict"), json={"verdict": "false_alarm"})).json()
+        assert again["state"] == "resolved"
+        examples = [(e["value"], e.get("correction", False)) for e in await topic(client, "examples")]
+        assert examples == [(0, False), (1, True), (0, True), (1, True), (0, True)]
+        sources = {label["source"] for label in await topic(client, "labels")}
+        assert sources == {"case:admin", "undo:admin"}
+
+
+async def test_a_false_alarm_of_more_events_than_are_listed_resolves_in_the_stream(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, *(event("u1", n) for n in range(30)))
+        worst = lambda body: body["alerts"] and body["alerts"][0]["severity"] == "critical"  # noqa: E731
+        (alert,) = (await until(client, "/v1/alerts", worst))["alerts"]
+        await client.post(at(alert["alert_id"], "verdict"), json={"verdict": "false_alarm"})
+        await until(client, at(alert["alert_id"]), lambda body: body["status"] == "resolved")
+        assert len(await topic(client, "examples")) == 20
+
+
+async def test_who_has_claimed_an_alert_is_told_to_others(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, event("u1", 1))
+        (alert,) = await alerts(client, 1)
+        path = at(alert["alert_id"], "assign")
+        claimed = (await client.post(path, json={"assignee": "ben", "for_s": "1h"})).json()
+        assert (claimed["assignee"], claimed["claimed_until"] > time.time() + 3500) == ("ben", True)
+        answer = await client.post(path, json={})
+        assert (answer.status_code, answer.json()["changed_by"]) == (409, "admin")
+        assert "ben has claimed it" in answer.json()["detail"]
+        assert [a["entity_id"] for a in await alerts(client, 1, assignee="ben")] == ["u1"]
+        assert await alerts(client, 0, assignee="") == []
+
+
+async def test_of_two_who_saw_the_same_version_one_is_told_of_the_other(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, event("u1", 1))
+        (alert,) = await alerts(client, 1)
+        path, seen = at(alert["alert_id"], "verdict"), {"If-Match": '"0"'}
+        said = [{"verdict": "confirmed"}, {"verdict": "false_alarm"}]
+        answers = await asyncio.gather(*(client.post(path, json=each, headers=seen) for each in said))
+        assert sorted(answer.status_code for answer in answers) == [200, 409]
+        (refused,) = [answer.json() for answer in answers if answer.status_code == 409]
+        assert (refused["changed_by"], refused["version"]) == ("admin", 1)
+        assert "admin has changed it: it is at version 1, not 0" in refused["detail"]
+        assert len(await topic(client, "labels")) in (1, 2), "labels of the one that counts alone"
+        assert (await client.post(path, json=said[0], headers={"If-Match": "x"})).status_code == 422
+
+
+@pytest.mark.parametrize("user", [ODD, "x/undo", "..", "/", "//"])
+async def test_an_id_may_hold_anything(tmp_path: Path, user: str) -> None:
+    async with service(tmp_path) as client:
+        await send(client, event(user, 1))
+        (alert,) = await alerts(client, 1)
+        assert alert["entity_id"] == user
+        for action, said in (
+            ("notes", {"note": "a\nb"}),
+            ("snooze", {"for_s": "4h"}),
+            ("verdict", {"verdict": "unsure"}),
+        ):
+            answer = await client.post(at(alert["alert_id"], action), json=said)
+            assert answer.status_code == 200, answer.text
+        answer = await client.post(at(alert["alert_id"], "undo"))
+        assert (answer.json()["alert_id"], answer.json()["verdict"]) == (alert["alert_id"], None)
+        assert [c["kind"] for c in answer.json()["history"]] == ["undo", "verdict", "snooze", "note", "status"]
+
+
+async def test_many_alerts_get_one_verdict(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, *(event(f"u{n}", n) for n in range(40)))
+        ids = [alert["alert_id"] for alert in await alerts(client, 40)]
+        answer = await client.post("/v1/alerts/verdicts", json={"verdict": "false_alarm", "alert_ids": [*ids, "none"]})
+        results = {each["alert_id"]: each["status"] for each in answer.json()["results"]}
+        assert results == {**dict.fromkeys(ids, "done"), "none": "unknown"}
+        assert len(await alerts(client, 40, state="resolved", verdict="false_alarm")) == 40
+
+
+async def problem(answer: Response, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    detail: str = answer.json()["detail"]
+    return detail
+
+
+async def test_what_cannot_be_is_told(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        assert "no alert nix" in await problem(await client.get("/v1/alerts/nix"), 404)
+        assert "no alert nix" in await problem(await client.post("/v1/alerts/nix/undo"), 404)
+        assert "cursor" in await problem(await client.get("/v1/alerts?cursor=%20x"), 422)
+        assert "limit" in await problem(await client.get("/v1/alerts?limit=501"), 422)
+        assert "sort" in await problem(await client.get("/v1/alerts?sort=x"), 422)
+        assert "verdict" in await problem(await client.post("/v1/alerts/x/verdict", json={"verdict": "maybe"}), 422)
+        assert "note" in await problem(await client.post("/v1/alerts/x/notes", json={"note": "\0"}), 422)
+        await send(client, event("u1", 1))
+        (alert,) = await alerts(client, 1)
+    other = Settings.model_validate({"serve": {"directory": str(tmp_path)}})
+    made = embedded_service(other, [every_event_alerts()])
+    made.store._cases._tasks = {}
+    async with made, AsyncClient(transport=ASGITransport(create_app(made)), base_url="http://weir") as client:
+        answer = await client.post(at(alert["alert_id"], "verdict"), json={"verdict": "confirmed"})
+        assert "task fraud, which does not run here" in await problem(answer, 409)
+
+
+async def test_alerts_are_there_after_a_restart_and_after_a_rebuild(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, event("u1", 1), event("u2", 2))
+        first, _ = await alerts(client, 2)
+        await client.post(at(first["alert_id"], "verdict"), json={"verdict": "confirmed", "note": "n"})
+        before = await until(client, at(first["alert_id"]), lambda body: body["verdicts"][0]["learned_at"])
+    for options in ({}, {"rebuild": True}):
+        async with service(tmp_path, **options) as client:
+            after = await until(
+                client, at(first["alert_id"]), lambda b: b["verdicts"] and b["verdicts"][0]["learned_at"]
+            )
+            assert after == before
+
+
+async def test_lists_are_sorted_filtered_searched_and_cut_into_pages(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, *(event(f"u{n}", n, amount=float(97 * n % 50 + 1)) for n in range(23)))
+        everything = await alerts(client, 23, limit=100)
+        keys = {"newest": "opened_at", "score": "score", "expected_loss": "expected_loss", "severity": "score"}
+        for sort, key in keys.items():
+            got: list[dict[str, Any]] = []
+            cursor = ""
+            while True:
+                page = (await client.get(f"/v1/alerts?sort={sort}&limit=5{cursor}")).json()
+                assert page["total"] == (None if cursor else 23)
+                got += page["alerts"]
+                if page["next"] is None:
+                    break
+                cursor = f"&cursor={page['next']}"
+            assert len({alert["alert_id"] for alert in got}) == 23
+            assert [a[key] for a in got] == sorted((a[key] for a in everything), reverse=True)
+        assert [a["entity_id"] for a in await alerts(client, 1, q="u7")] == ["u7"]
+        assert [a["entity_id"] for a in await alerts(client, 1, q="u7-7")] == ["u7"]
+        middle = everything[11]["opened_at"]
+        assert len(await alerts(client, 12, since=middle)) == 12
+        assert len(await alerts(client, 11, until=middle)) == 11
+        assert await alerts(client, 0, min_score=1.0) == []
+        assert len(await alerts(client, 23, task="fraud", severity="low", verdict="none", limit=500)) == 23

@@ -1,0 +1,49 @@
+"""The tables: those of the code are those that the migrations make, and a wrong address is told in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+
+from weir.streams.config.serve_settings import ServeSettings
+from weir.streams.errors import StateError, UsageError
+from weir.streams.service.store.database import migrate, open_database
+from weir.streams.service.store.tables import metadata
+
+
+def settings(directory: Path, database: str | None = None) -> ServeSettings:
+    return ServeSettings.model_validate({"directory": directory, "database": database})
+
+
+def test_migrations_make_the_tables_of_the_code_and_may_be_run_again(tmp_path: Path) -> None:
+    engine = open_database(settings(tmp_path))
+    migrate(engine)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+    engine.dispose()
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    engine = open_database(settings(tmp_path))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(StateError, match="a newer Weir has written it"):
+        open_database(settings(tmp_path))
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "no url", "nosuch://x", "postgresql+nosuch://x/y"])
+def test_what_is_no_address_of_a_database_says_what_is(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UsageError, match=r"\[serve\] database: give postgresql\+psycopg"):
+        open_database(settings(tmp_path, url))
+
+
+def test_a_database_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"postgresql\+psycopg://weir:\*\*\*@127.0.0.1:1/db.*correct it") as told:
+        open_database(settings(tmp_path, "postgresql+psycopg://weir:secret@127.0.0.1:1/db"))
+    assert "secret" not in str(told.value)
