@@ -37,8 +37,13 @@ def write_durably(path: Path, write: Callable[[Any], object], *, exclusive: bool
             beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)  # after a rename there is none
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_names(path.parent)
+
+
+def sync_names(folder: Path) -> None:
+    """Make new and changed names in a folder survive a power loss: it is written back by itself."""
+    held = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name is in the folder, which is written back by itself otherwise
+        os.fsync(held)
     finally:
-        os.close(folder)
+        os.close(held)

@@ -8,7 +8,9 @@ again; with a log of their own only outputs, which follow from the inputs that a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 
@@ -223,6 +225,33 @@ class EmbeddedHost:
             return
         self.log.sync()
         self.outputs.sync()
+        self._checkpoints.write(self._state(extra))
+
+    def begin_checkpoint(self, extra: bytes = b"") -> Future[None]:
+        """Write the state as it is now while the host goes on; one at a time.
+
+        The future is done when the checkpoint is in place, and raises ``StateError`` or ``LogError`` where that fails:
+        the one before it is then the newest.
+        """
+        if self._checkpoints is None:
+            raise UsageError("the host keeps no state; give it a directory of checkpoints")
+        done: Future[None] = Future()
+        put_in_place = self._checkpoints.fork(lambda: self._state(extra))
+
+        def finish() -> None:
+            try:
+                self.log.sync()  # first: a checkpoint must not be of records that a power cut can take
+                self.outputs.sync()
+                put_in_place()
+            except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        threading.Thread(target=finish, name="weir-checkpoint").start()
+        return done
+
+    def _state(self, extra: bytes) -> bytes:
         state = HostState(
             self.log.next_seq,
             self.seq,
@@ -234,7 +263,7 @@ class EmbeddedHost:
             self.outputs.next_seq if self._apart else None,
             self._swaps,
         )
-        self._checkpoints.write(msgspec.msgpack.encode(state))
+        return msgspec.msgpack.encode(state)
 
     @property
     def _apart(self) -> bool:

@@ -146,8 +146,8 @@ class _Dump(msgspec.Struct, array_like=True):
     schema: int
     ttl_s: float
     keys: list[str]
-    rows: bytes
-    updated: bytes
+    rows: memoryview
+    updated: memoryview
     clock: float
     swept: float
 
@@ -155,7 +155,7 @@ class _Dump(msgspec.Struct, array_like=True):
 def _dump(t: _Table) -> _Dump:
     keys = sorted(t.slot_of)
     slots = np.array([t.slot_of[k] for k in keys], dtype=np.int64)
-    rows, updated = t.slab[slots].tobytes(), t.updated[slots].tobytes()
+    rows, updated = t.slab[slots].reshape(-1).data, t.updated[slots].view(np.uint8).data
     return _Dump(t.row_bytes, t.schema, t.ttl_s, keys, rows, updated, t.clock, t.swept)
 
 

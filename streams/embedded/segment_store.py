@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from weir.models.durable import sync_names
 from weir.streams.embedded.log_frames import LoggedBatch, pack_frame
 from weir.streams.embedded.log_index import FrameIndex, Lanes
 from weir.streams.embedded.log_segments import FIRST, Segment, chain, contents, segment_paths
@@ -219,7 +220,7 @@ class SegmentStore:
                 for path in full:
                     self._seal(segments[path])
                 os.fsync(self._files[last])
-                self._sync_directory()
+                sync_names(self.directory)
             except OSError as error:
                 # The kernel may have dropped the pages that it could not write and call them clean: no second try.
                 self._failed = (
@@ -242,14 +243,6 @@ class SegmentStore:
             raise
         segment.index = None
         os.close(self._files.pop(segment.path))
-
-    def _sync_directory(self) -> None:
-        """The names of new files are in the directory, which is written back by itself."""
-        folder = os.open(self.directory, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def close(self) -> None:
         """Sync and close; once."""
