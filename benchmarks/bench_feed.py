@@ -18,6 +18,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple, cast
@@ -125,6 +126,10 @@ class Everyone:
         """An administrator."""
         return administrator("open")
 
+    async def identify(self, *_: object) -> Caller:
+        """An administrator."""
+        return administrator("open")
+
     def visited(self, *_: object) -> None:
         """Nobody notes it."""
 
@@ -202,7 +207,7 @@ def follow(port: int, clients: int, pipe: Connection) -> None:
         made = []
         for n in range(clients):
             note = delays if n % SAMPLED == 0 else None
-            made.append((await loop.create_connection(lambda note=note: FeedSocket(note), "127.0.0.1", port))[1])
+            made.append((await loop.create_connection(partial(FeedSocket, note), "127.0.0.1", port))[1])
         while not all(client.connected for client in made):
             await asyncio.sleep(0.05)
         pipe.send(len(made))
@@ -213,7 +218,7 @@ def follow(port: int, clients: int, pipe: Connection) -> None:
                 raw = socket.socket()
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 raw.connect(("127.0.0.1", port))
-                stuck, _ = await loop.create_connection(lambda: FeedSocket(stalled=True), sock=raw)
+                stuck, _ = await loop.create_connection(partial(FeedSocket, stalled=True), sock=raw)
             delays.clear()
             before, busy = sum(client.newest for client in made), time.process_time()
             await asyncio.sleep(seconds)

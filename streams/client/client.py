@@ -223,6 +223,7 @@ class AsyncClient:
 
 def _resume(lines: EventLines, since: str | None, filters: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the request that goes on where ``lines`` is."""
+    lines.begin()
     headers = {"Accept": "text/event-stream"}
     if lines.last_id is not None:
         headers["Last-Event-ID"] = lines.last_id

@@ -18,11 +18,18 @@ class ServerEvent(NamedTuple):
 
 
 class EventLines:
-    """Puts events together from lines (WHATWG HTML, 9.2.6), and knows where to resume."""
+    """Puts events together from lines (WHATWG HTML, 9.2.6), and knows where to resume.
+
+    An id counts once its event is whole: a connection may break between the two.
+    """
 
     def __init__(self, last_id: str | None = None) -> None:
         self.last_id, self.retry_s = last_id, 1.0
-        self._name, self._data = "", list[str]()
+        self.begin()
+
+    def begin(self) -> None:
+        """A new connection: what was left of the old one's last event is none."""
+        self._id, self._name, self._data = self.last_id, "", list[str]()
 
     def take(self, line: str) -> ServerEvent | None:
         """The event that this line ends; ``None`` within one, and for comments.
@@ -33,6 +40,7 @@ class EventLines:
         """
         if not line:
             made = ServerEvent(self._name or "message", "\n".join(self._data)) if self._data else None
+            self.last_id = self._id
             self._name, self._data = "", []
             return made
         field, _, value = line.partition(":")
@@ -42,7 +50,7 @@ class EventLines:
         elif field == "data":
             self._data.append(value)
         elif field == "id" and "\0" not in value:
-            self.last_id = value
+            self._id = value
         elif field == "retry" and value.isdecimal():
             self.retry_s = int(value) / 1000
         return None

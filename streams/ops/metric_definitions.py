@@ -331,6 +331,14 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         "From a request for decisions until its answer; outcome is answered or late.",
         "outcome",
     ),
+    _gauge("weir_feed_clients", "requests", "Clients that follow the live feed now."),
+    _counter(
+        "weir_feed_ended_total",
+        "requests",
+        "Feeds that ended; why is left (the client hung up), resync (it read too slowly, or the log no longer has its "
+        "place), drain (the process ends) or expired (it may no longer read).",
+        "why",
+    ),
     # The process
     _gauge("weir_info", "1", "Always 1; the labels say what runs.", "version", "role", "worker"),
     _gauge("weir_ready", "1", "1 while /ready answers 200."),

@@ -19,6 +19,8 @@ from weir.streams.service.service import Service
 
 _FAULT: Final = 1
 """Exit status after a fault of the tasks: a supervisor starts the process again."""
+_STALLED_S: Final = 60.0
+"""After so long without reading, a peer that has something to read is cut off."""
 _DRAIN_S: Final = 10
 """So long requests may take to end when the service stops."""
 
@@ -86,6 +88,9 @@ def listening(host: str, port: int) -> socket.socket:
             family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             bound = undo.enter_context(socket.socket(family, kind, proto))
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sys.platform == "linux":
+                # What is accepted inherits it: a peer that reads nothing for so long holds no buffer of ours any more.
+                bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_STALLED_S * 1000))
             bound.bind(address)
         except OSError as error:
             raise UsageError(

@@ -47,6 +47,9 @@ class Everyone:
         assert scope == "feed:read"
         return self.caller
 
+    async def identify(self, request: Request) -> Any:
+        return self.caller
+
     def visited(self, *_: object) -> None:
         pass
 
@@ -56,12 +59,14 @@ class FeedService:
 
     def __init__(self, log: MemoryServiceLog, **feed: Any) -> None:
         self.log, self.access = log, Everyone()
+        self.metrics, self.faults = Registry(), list[str]()
         parts = SimpleNamespace(
             settings=Settings.model_validate({"serve": {"feed": feed}}),
             tasks=TASKS,
             log=log,
             access=self.access,
-            metrics=Registry(),
+            metrics=self.metrics,
+            fail=self.faults.append,
             views=[],
         )
         self.service = cast(Service, parts)

@@ -14,7 +14,8 @@ from tests.service.feed_service import alert, feed_service, ids
 from tests.service.memory_log import MemoryServiceLog
 from weir.streams.records import Record
 from weir.streams.service.access.caller import administrator
-from weir.streams.service.feed import feed_item
+from weir.streams.service.feed import fan_out, feed_item
+from weir.streams.service.problems import Problem
 
 pytestmark = pytest.mark.anyio
 
@@ -121,6 +122,16 @@ async def test_what_is_no_json_is_sent_as_it_is_and_breaks_no_event() -> None:
             {"raw"}, {"raw"}, {"raw"}, {"record"}, {"raw"}, {"record"}, {"raw"},
         ]  # fmt: skip
         assert reader.events[3].data["record"] == {"a": 1}
+
+
+async def test_texts_end_no_line_of_any_client() -> None:
+    note = "one\x85two\u2028three\u2029four\nfive"
+    async with feed_service() as feed:
+        reader = await feed.connect()
+        feed.log.add("case-events", [Record(b"", json.dumps({"note": note}, ensure_ascii=False).encode(), 1.7e9)])
+        await feed.flush()
+        assert len(reader.body.decode().splitlines()) == reader.body.count(b"\n")
+        assert reader.events[0].data["record"]["note"] == note
 
 
 async def test_a_browser_resumes_by_itself_and_is_told_how_long_to_wait() -> None:
@@ -287,6 +298,40 @@ async def test_rights_of_the_caller() -> None:
         await turns(reader.task.done)
         assert reader.events[-1].type == "expired"
         assert not feed.fan_out.clients
+
+
+async def test_who_is_no_longer_known_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fan_out, "_KNOWN_S", 0.0)
+    async with feed_service() as feed:
+        reader = await feed.connect()
+
+        async def unknown(request: object) -> None:
+            raise Problem(401, "Not known", "revoked")
+
+        monkeypatch.setattr(feed.access, "identify", unknown)
+        await turns(reader.task.done)
+        assert reader.events[-1].type == "expired"
+
+
+async def test_clients_and_ends_are_counted() -> None:
+    async with feed_service() as feed:
+        left, told = await feed.connect(), await feed.connect()
+        await left.hang_up()
+        assert feed.metrics.gauge("weir_feed_clients").value == 1
+    assert told.events[-1].type == "drain"
+    assert feed.metrics.counter("weir_feed_ended_total", why="left").value == 1
+    assert feed.metrics.counter("weir_feed_ended_total", why="drain").value == 1
+
+
+async def test_a_feed_that_fails_is_told_to_all(caplog: pytest.LogCaptureFixture) -> None:
+    async with feed_service() as feed:
+        reader = await feed.connect()
+        feed.fan_out.arrived(None)
+        await reader.task
+        assert reader.events[-1].type == "resync"
+        assert (await feed.connect()).status == 503
+        assert feed.faults
+        assert "the feed has failed" in caplog.text
 
 
 async def test_nobody_is_left_behind_in_memory() -> None:

@@ -22,6 +22,9 @@ from weir.streams.service.feed.place import Place
 
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Nobody on the way may keep the feed, or hold it back until a buffer is full."""
+_CLOSE: Final = {"Connection": "close"}
+"""A browser comes back by a new connection then: to another process where this one ends. One that is kept alive would
+be answered here by an error, after which a browser gives up."""
 _PIECE: Final = 1 << 16
 """Bytes written at once: with a full buffer before it, so much of a stalled client stays in the transport."""
 
@@ -44,7 +47,7 @@ class EventStream(Response):
     def __init__(self, fan_out: FanOut, client: FeedClient, place: Place, heartbeat_s: float) -> None:
         self._fan_out, self._client, self._place, self._heartbeat_s = fan_out, client, place, heartbeat_s
         self.status_code, self.background = 200, None
-        self.init_headers(HEADERS)
+        self.init_headers({**HEADERS, **_CLOSE})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write until the client hangs up or its feed is ended."""

@@ -7,6 +7,7 @@ import time
 from typing import Final
 
 from weir.streams.config.serve_settings import FeedSettings
+from weir.streams.ops.metric_registry import Registry
 from weir.streams.records import RecordBatch
 from weir.streams.service.feed.feed_client import End, FeedClient, heartbeat
 from weir.streams.service.feed.feed_filter import FeedFilter
@@ -14,10 +15,14 @@ from weir.streams.service.feed.place import LETTERS, Place, Shard
 from weir.streams.service.feed.replay import Replay
 from weir.streams.service.feed.ring import Ring
 from weir.streams.service.ports import ServiceLog
+from weir.streams.service.problems import Problem
 
 _PAUSE_S: Final = (0.005, 0.1)
 _WOKEN: Final = 64
 """Clients that are woken in a row; others of the event loop are served then."""
+
+_KNOWN_S: Final = 5.0
+"""Seconds between two looks at whether clients are still known."""
 
 
 class FanOut:
@@ -27,14 +32,16 @@ class FanOut:
     ----------
     log : where records come from.
     settings : ``[serve.feed]``.
+    metrics : where clients are counted.
     """
 
-    def __init__(self, log: ServiceLog, settings: FeedSettings) -> None:
-        self._log, self._settings = log, settings
+    def __init__(self, log: ServiceLog, settings: FeedSettings, metrics: Registry) -> None:
+        self._log, self._settings, self._metrics = log, settings, metrics
         self.ring = Ring(settings.ring_bytes)
         self.replay = Replay(log, self.ring)
         self.clients: set[FeedClient] = set()
         """Everyone who is connected; those that have caught up are in a group, too."""
+        metrics.gauge("weir_feed_clients").follow(lambda: len(self.clients))
         self._groups: dict[FeedFilter, set[FeedClient]] = {}
         self._arrived: list[RecordBatch] = []
         self._news, self._flushed = asyncio.Event(), asyncio.Event()
@@ -82,6 +89,7 @@ class FanOut:
         """Forget a client."""
         self.clients.discard(client)
         self._left.set()
+        self._metrics.inc("weir_feed_ended_total", why=client.why or "left")
         if group := self._groups.get(client.wanted):
             group.discard(client)
             if not group:
@@ -155,6 +163,18 @@ class FanOut:
         while True:
             await asyncio.sleep(min(1.0, self._settings.heartbeat_s / 2))
             self.beat(time.time())
+
+    async def watch(self) -> None:
+        """For ever: end the feeds of those who are no longer known, as a revoked key is within seconds elsewhere."""
+        while True:
+            await asyncio.sleep(_KNOWN_S)
+            for number, client in enumerate(list(self.clients)):
+                try:
+                    await client.still_known()
+                except Problem:
+                    client.end("expired")
+                if number % _WOKEN == 0:
+                    await asyncio.sleep(0)
 
     def beat(self, now: float) -> None:
         """One of these rounds, at ``now`` (epoch seconds)."""

@@ -87,7 +87,7 @@ class Feed:
 
     def __init__(self, service: Service) -> None:
         self._service, self._settings = service, service.settings.serve.feed
-        self.fan_out = FanOut(service.log, self._settings)
+        self.fan_out = FanOut(service.log, self._settings, service.metrics)
         self._ends: list[Callable[[], object]] = []
         self._closed = "the feed is not open yet"
         self.router = APIRouter(tags=["feed"])
@@ -104,7 +104,7 @@ class Feed:
         """Listen to the log."""
         self._ends.append(self._service.log.subscribe(list(LETTERS), self.fan_out.arrived))
         self._closed = ""
-        for forever in (self.fan_out.run(), self.fan_out.tick()):
+        for forever in (self.fan_out.run(), self.fan_out.tick(), self.fan_out.watch()):
             task = asyncio.create_task(forever)
             task.add_done_callback(self._broken)
             self._ends.append(task.cancel)
@@ -122,6 +122,7 @@ class Feed:
             _log.error("the feed has failed", exc_info=error)
             self._closed = "the feed has failed; the log of this process says why"
             self.fan_out.end_all("resync", self._closed)
+            self._service.fail(f"the feed has failed: {error!r}")
 
     async def follow(
         self,
@@ -137,9 +138,9 @@ class Feed:
         are the events `resync` (you read too slowly), `drain` (the process ends) and `expired` (sign in again): the
         feed ends after them, and its `id` is where to go on. A comment comes where nothing else does.
         """
-        del request
         wanted, place = await self._begin(query, caller, last_event_id)
-        client = FeedClient(wanted, self._settings.client_bytes, place.text(), caller.expires_at)
+        access, most = self._service.access, self._settings.client_bytes
+        client = FeedClient(wanted, most, place.text(), caller.expires_at, lambda: access.identify(request))
         return EventStream(self.fan_out, client, place, self._settings.heartbeat_s)
 
     async def once(

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
 import msgspec
@@ -31,14 +32,24 @@ class FeedClient:
     max_bytes : what may wait.
     taken : the place (an id) before which it has been given everything.
     expires_at : when it may no longer read, epoch seconds.
+    still_known : raises ``Problem`` once it may no longer read for another reason, such as a key that was revoked.
     """
 
-    def __init__(self, wanted: FeedFilter, max_bytes: int, taken: str, expires_at: float | None = None) -> None:
+    def __init__(
+        self,
+        wanted: FeedFilter,
+        max_bytes: int,
+        taken: str,
+        expires_at: float | None,
+        still_known: Callable[[], Awaitable[object]],
+    ) -> None:
         self.wanted, self._max_bytes, self.taken, self.expires_at = wanted, max_bytes, taken, expires_at
+        self.still_known = still_known
         self.retry_ms = random.randint(*_RETRY_MS)
         self.news = asyncio.Event()
         self.last: bytes | None = None
-        """The event that ends the feed, once that is decided."""
+        """The event that ends the feed, once that is decided, and why it does."""
+        self.why: End | None = None
         self.gone = False
         """Whether it has hung up."""
         self.sent_at = time.monotonic()
@@ -73,6 +84,7 @@ class FeedClient:
     def end(self, why: End, detail: str = "") -> None:
         """End the feed: what waits is dropped, and the last event says so, with the id from which it can be had."""
         if self.last is None:
+            self.why = why
             data = msgspec.json.encode({"reason": detail or _REASONS[why], "next": self.taken})
             self.last = b"event: %b\nid: %b\nretry: %d\ndata: %b\n\n" % (
                 why.encode(), self.taken.encode(), self.retry_ms, data,

@@ -22,6 +22,8 @@ TOPIC_OF: Final[dict[Kind, str]] = {
     "dead-letter": topics.DEAD_LETTERS,
     "case-event": topics.CASE_EVENTS,
 }
+_LINE_ENDS: Final = "\x85\u2028\u2029"
+"""Ends of lines to Python's ``splitlines``, and so to many a client; JSON has another way to write them in a text."""
 _KIND_OF: Final[dict[str, Kind]] = {topic: kind for kind, topic in TOPIC_OF.items()}
 
 
@@ -94,5 +96,8 @@ def _member(value: bytes) -> bytes:
         value.decode()  # msgspec passes over texts without a look at their encoding
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return b'"raw":"%b"' % base64.b64encode(value)
+    if not value.isascii():
+        for character in _LINE_ENDS:
+            value = value.replace(character.encode(), b"\\u%04x" % ord(character))
     # A line break would end the event's data early; in JSON it can only be a blank between two tokens.
     return b'"record":' + value.replace(b"\n", b" ").replace(b"\r", b" ")
