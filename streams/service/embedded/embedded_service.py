@@ -9,7 +9,7 @@ from weir.streams.config.model_settings import ModelSettings
 from weir.streams.config.settings import Settings
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog
-from weir.streams.offline_models.loading import full_models
+from weir.streams.offline_models.loading import full_models, require_provider
 from weir.streams.reject_limit import RejectPolicy
 from weir.streams.service.embedded.data_directory import DataDirectory
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
@@ -35,6 +35,11 @@ def embedded_service(settings: Settings, tasks: Sequence[TaskSpec]) -> Service:
     log = EmbeddedServiceLog(lambda show, fault: _engine(settings, tasks, show, fault))
     service = Service(settings, tasks, log, EmbeddedServing(log))
     log.on_fault = service.fail
+    if any(task.full is not None for task in tasks):
+        # What trains is not imported where nothing is trained.
+        from weir.streams.service.embedded.embedded_trainer import EmbeddedTrainer
+
+        service.parts.append(EmbeddedTrainer(settings, tasks, log, service.metrics))
     return service
 
 
@@ -43,6 +48,9 @@ def _engine(
 ) -> Engine:
     directory = DataDirectory(settings.serve.directory, [task.name for task in tasks])
     inputs, outputs = (EmbeddedLog(directory=directory.path / name) for name in ("inputs", "outputs"))
+
+    full = full_models(tasks, settings.models)
+    require_provider(full, settings.models.provider)
 
     def host() -> EmbeddedHost:
         return EmbeddedHost(

@@ -34,6 +34,8 @@ class EmbeddedServiceLog:
         self.epoch = self.engine.directory.epoch
         self.on_fault: Callable[[str], None] = log.error
         """Called in the event loop with why the engine ended by itself; the process must end then."""
+        self.opened = asyncio.Event()
+        """Set once ``start`` is through."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: dict[str, list[Listener]] = defaultdict(list)
         self._ends: dict[tuple[str, int], int] = {}
@@ -45,6 +47,7 @@ class EmbeddedServiceLog:
         await asyncio.to_thread(self.engine.start)
         for log_ in (self.engine.inputs, self.engine.outputs):
             self._ends.update(log_.ends())
+        self.opened.set()
 
     async def stop(self) -> None:
         """Finish what was appended, write a checkpoint, and close."""

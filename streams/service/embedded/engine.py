@@ -228,12 +228,10 @@ class Engine:
 
     def _logged(self, group: MergedAppends, step: Step) -> list[LoggedBatch]:
         """The batches that a group became; none where the disk is full, which its callers are then told."""
-        seq = self.inputs.next_seq
         try:
             self._check_room()
             return self.inputs.append(group.topic, group.records)
         except LogFull as full:
-            self.inputs.truncate(seq)  # of several batches the first may have found room
             problem = Problem(507, "Insufficient storage", f"{full}; nothing of this was kept: send it again")
             step.answers += [(append, problem) for append in group.appends]
             return []

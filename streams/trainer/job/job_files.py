@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -45,7 +45,8 @@ class JobWorkshop:
     builders : by kind of candidate.
     blend : makes a third candidate of two; ``None`` makes none.
     score : what a candidate would have said.
-    runner : where training happens; data sets are gathered in this process, where the links and secrets are.
+    runner : where training happens.
+    gather : where data sets are gathered; in this process when not given, as it has the links and the secrets.
     variants : adds what passed in other precisions.
     work : a directory of this trainer's; what is in it can be made again.
     progress : told how far a stage is.
@@ -59,6 +60,7 @@ class JobWorkshop:
     work: Path
     variants: AddVariants | None = None
     progress: Callable[[str, str, int, int], None] = lambda *_: None
+    gather: Runner = field(default_factory=InlineRunner)
 
 
 class JobFiles:
@@ -81,7 +83,7 @@ class JobFiles:
         counts = path.with_suffix(".counts")
         if not counts.is_file():
             work = GatherWork(self._shop.data, self._task.spec, job.cutoff, path)
-            found = self.run(job, "data", work, InlineRunner())
+            found = self.run(job, "data", work, self._shop.gather)
             log.info("task %s: job %s: %s", self._name, job.job_id, ", ".join(f"{found[k]:.0f} {k}" for k in _TOLD))
             put(counts, found)  # after the data set: where the counts are, it is whole
         return path

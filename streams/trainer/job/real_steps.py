@@ -6,9 +6,10 @@ Functions here are sent by name to the process that trains; what they import, on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -16,12 +17,14 @@ from weir.models.dataset.cut import take, training_set
 from weir.models.serving.entity_steps import replay
 from weir.models.serving.ort_model import OrtModel
 from weir.models.types import BoolVector, Builder, Built, Float32Vector, IntVector, TrainingSet
+from weir.online.codec.limits import InputLimits
 from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
 from weir.streams.trainer.history.history_builder import LoggedHistory
-from weir.streams.trainer.history.log_sources import KafkaSource
+from weir.streams.trainer.history.log_sources import EmbeddedSource, KafkaSource, LogSource, Piece
 from weir.streams.trainer.history.read_history import read_history
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import Runner
@@ -96,6 +99,54 @@ class KafkaData:
             return await read_history(task, source=source, archive=s.trainer.archive, since=since, limits=s.limits)
 
 
+@dataclass(frozen=True)
+class DirectoryData:
+    """Data sets from the logs of an embedded service, which may be writing them; it is sent to the child that reads.
+
+    Parameters
+    ----------
+    directory : of the service, with ``inputs`` and ``outputs``.
+    limits : what its tasks take.
+    """
+
+    directory: Path
+    limits: InputLimits
+
+    def __call__(self, task: TaskSpec, cutoff: float) -> TrainingSet:
+        """See ``weir.streams.trainer.job.job_steps.Data``."""
+        source = _TwoLogs(*(EmbeddedSource.of_directory(self.directory / name) for name in ("inputs", "outputs")))
+        try:
+            logged = self._read(task, source, cutoff - training_of(task).window)
+        except UsageError:  # as in `KafkaData`
+            logged = self._read(task, source, None)
+        return cut(logged, task, cutoff)
+
+    def _read(self, task: TaskSpec, source: LogSource, since: float | None) -> LoggedHistory:
+        return asyncio.run(read_history(task, source=source, since=since, limits=self.limits))
+
+
+class _TwoLogs:
+    """Events in one log, what tasks made of them in another: a ``LogSource`` of both."""
+
+    def __init__(self, inputs: EmbeddedSource, outputs: EmbeddedSource) -> None:
+        self._inputs, self._outputs = inputs, outputs
+
+    def _of(self, topic: str) -> EmbeddedSource:
+        return self._inputs if topic in topics.INPUTS else self._outputs
+
+    async def spans(self, topic: str, since: float | None, until: float | None) -> dict[int, tuple[int, int]]:
+        """See ``LogSource``."""
+        return await self._of(topic).spans(topic, since, until)
+
+    def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncIterator[Piece]:
+        """See ``LogSource``."""
+        return self._of(topic).read(topic, partition, start, stop)
+
+    async def identity(self, topic: str) -> str:
+        """See ``LogSource``."""
+        return await self._of(topic).identity(topic)
+
+
 def cut(logged: LoggedHistory, task: TaskSpec, cutoff: float, delay_s: float | None = None) -> TrainingSet:
     """What a training may see at ``cutoff``, if labels take ``delay_s``; found from them where that is not given.
 
@@ -110,10 +161,17 @@ def cut(logged: LoggedHistory, task: TaskSpec, cutoff: float, delay_s: float | N
 
 
 def kafka_workshop(settings: Settings, runner: Runner) -> JobWorkshop:
-    """For the trainer process."""
-    builders: dict[str, MakeBuilder] = {
-        "encoder": partial(encoder_builder, processes=settings.trainer.processes),
-        "trees": trees_builder,
-    }
+    """For the trainer process; it reads data sets itself, as it has the links and the secrets."""
     work = own_directory(settings.trainer.work)
-    return JobWorkshop(KafkaData(settings), builders, blended, score, runner, work, with_other_precisions)
+    return JobWorkshop(KafkaData(settings), _builders(settings), blended, score, runner, work, with_other_precisions)
+
+
+def directory_workshop(settings: Settings, directory: Path, runner: Runner) -> JobWorkshop:
+    """For an embedded service, whose trainings read its directory by themselves."""
+    data, work = DirectoryData(directory.absolute(), settings.limits), own_directory(directory / "work")
+    return JobWorkshop(data, _builders(settings), blended, score, runner, work, with_other_precisions, gather=runner)
+
+
+def _builders(settings: Settings) -> dict[str, MakeBuilder]:
+    encoder = partial(encoder_builder, processes=settings.trainer.processes)
+    return {"encoder": encoder, "trees": trees_builder}
