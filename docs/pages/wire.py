@@ -50,8 +50,8 @@ _LAYOUTS: Final[Mapping[str, str]] = {
     "`seq` (from 0 on), `at` (epoch seconds), `action`, `who` (`id`, `name` and `via`), `prev` (the `hash` of the "
     "writer's record before, 64 zeros in its first) and `hash` (SHA-256 in hex of the object without it, encoded as it "
     "is here); of an answered request also `object` (its path), `outcome` (the status), `request_id`, `address` and, "
-    "where there is one, `task`, `subject` and `reason`; of what programs do all the time `requests` and `records` of "
-    "a minute. `weir audit verify` checks the chains.",
+    "where there is one, `task`, `subject` and `reason`; of what programs `sent` in a minute `requests` "
+    "(how many by scope) and `records`. `weir audit verify` checks the chains.",
     t.DEAD_LETTERS_DONE: "What an operator did with a dead letter. An object with `v` (1), `action` (`replayed` or "
     "`dropped`), `at` (epoch seconds) and `origin` (`TOPIC-PARTITION-OFFSET` of the record that was refused).",
     t.DECISIONS: "MessagePack: an array of `v` (1), `task`, `made_at` (epoch seconds), `event_id` and `entity_id` (n "

@@ -114,7 +114,7 @@ def show_command(
 
 def _row(record: dict[str, Any]) -> tuple[str, ...]:
     who = record.get("who", {})
-    count = f"{record['requests']} requests" if "requests" in record else ""
+    count = f"{record['records']} records" if "records" in record else ""
     told = (who.get("name"), who.get("via"), record.get("action"), record.get("object", count), record.get("outcome"))
     words = [printable("-" if word is None else str(word), 100) for word in (*told, record.get("address"))]
     return utc(record.get("at", 0.0)), *words

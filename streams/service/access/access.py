@@ -17,25 +17,26 @@ from weir.streams.config.serve_settings import is_loopback
 from weir.streams.errors import UsageError
 from weir.streams.service.access.api_keys import KeyStore, digest, parts_of
 from weir.streams.service.access.audit import Audit
-from weir.streams.service.access.caller import Caller, administrator
+from weir.streams.service.access.caller import Caller, administrator, limited
 from weir.streams.service.access.cookies import Cookies
 from weir.streams.service.access.database import access_database
 from weir.streams.service.access.guard import Visit
 from weir.streams.service.access.login_routes import LoginRoutes
 from weir.streams.service.access.rates import FailedLogins, Rates
 from weir.streams.service.access.recently_read import RecentlyRead
-from weir.streams.service.access.roles import INGEST
+from weir.streams.service.access.roles import INGEST, ROLES
 from weir.streams.service.access.sessions import Session, SessionStore, csrf_token_of
 from weir.streams.service.access.token_file import token_in
 from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:
+    from weir.streams.service.access.oidc import SignOn
     from weir.streams.service.service import Service
 
 logger = logging.getLogger(__name__)
 CSRF_HEADER: Final = "x-csrf-token"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_ABOUT_PEOPLE: Final = frozenset({"alerts:read", "entities:read"})
+_ABOUT_PEOPLE: Final = frozenset({"alerts:read", "entities:read", "deadletters:read"})
 _BEARER: Final = {"WWW-Authenticate": "Bearer"}
 
 
@@ -66,8 +67,10 @@ class Access:
         self._known_sessions = RecentlyRead(self.sessions.find)
         self.cookies = Cookies()
         self.rates = Rates(self._settings)
-        self.audit = Audit(service, self._engine)
+        self.audit = Audit(service, self._engine, self.rates.taken)
         self._failed = FailedLogins()
+        self.sign_on = self._provider()
+        """People's identity provider, where there is one."""
         self.router = LoginRoutes(self).router
 
     async def start(self) -> None:
@@ -77,6 +80,8 @@ class Access:
     async def stop(self) -> None:
         """Write the rest of the audit, and close the database."""
         await self.audit.stop()
+        if self.sign_on is not None:
+            await self.sign_on.close()
         self._engine.dispose()
 
     def _token(self) -> str | None:
@@ -85,6 +90,18 @@ class Access:
             return settings.token.get_secret_value()
         alone = self._serve.loopback and settings.oidc.issuer is None and not settings.open
         return token_in(self._serve.directory) if alone else None
+
+    def _provider(self) -> SignOn | None:
+        if self._settings.oidc.issuer is None:
+            return None
+        if self._serve.public_url is None and not self._serve.loopback:
+            raise UsageError(
+                "[serve.access.oidc] issuer is set and [serve] public_url is not: sign-on has to know where to come "
+                "back to; set it to what people write, such as https://weir.example.com"
+            )
+        from weir.streams.service.access.oidc import SignOn  # its libraries are heavy, and most have no provider
+
+        return SignOn(self._settings.oidc)
 
     def _refuse_nobody(self) -> None:
         """What the network reaches has users: nobody is to find out later that everyone could read everything."""
@@ -100,6 +117,11 @@ class Access:
                 "a key (weir keys create NAME --role admin), or set [serve.access] token or [serve.access.oidc] "
                 "issuer; or listen on 127.0.0.1. For a network that you trust: [serve.access] open = true"
             )
+
+    @property
+    def public_url(self) -> str | None:
+        """What people write to reach the service, where it was set."""
+        return self._serve.public_url
 
     def link(self, port: int | None = None) -> str:
         """Where a person enters; with the token that the service made, which is as good as a password."""
@@ -198,7 +220,16 @@ class Access:
         if session.via == "token":  # it ends when the token is another one
             same = self.token is not None and session.subject == digest(self.token)
             return administrator("session") if same else None
-        return None
+        grants = [grant for group, grant in self._settings.oidc.groups.items() if group in session.groups]
+        if self.sign_on is None or not grants:
+            return None
+        # Of several groups the strongest role counts, for the tasks of the groups that have it: never more than one
+        # group gives. Roles are in their order.
+        role = max((grant.role for grant in grants), key=list(ROLES).index)
+        of_role = [grant.tasks for grant in grants if grant.role == role]
+        every = None if None in of_role else {task for tasks in of_role if tasks is not None for task in tasks}
+        scopes, tasks = limited(ROLES[role], every)
+        return Caller(session.subject, session.name, "session", scopes, tasks, session.expires_at)
 
     async def enter_by_token(self, request: Request, response: Response, token: str) -> None:
         """Begin a session for who has the administrator's token; raises ``Problem`` (401, 403, 429) for others."""
@@ -209,7 +240,20 @@ class Access:
         await self.enter(request, response, Session(digest(token), "admin", "token", (), 0.0))
 
     async def enter(self, request: Request, response: Response, who: Session) -> None:
-        """Begin a session: its cookie is set on ``response``. The session the browser had ends."""
+        """Begin a session: its cookie is set on ``response``. The session the browser had ends.
+
+        Raises ``Problem`` (403) for who may do nothing.
+        """
+        caller = self._caller_of(who)
+        if caller is None:
+            self._note(request.scope, "login", Caller(who.subject, who.name, "session", frozenset()), 403)
+            raise Problem(
+                403,
+                "Not allowed",
+                f"{who.name} is known and may do nothing: no group of theirs has a role",
+                value=list(who.groups),
+                fix="give one of these groups a role in [serve.access.oidc.groups]",
+            )
         age_s = self._settings.session_age
         old = self.cookies.get(request)
         now = time.time()
@@ -217,7 +261,7 @@ class Access:
             self.sessions.begin, who.subject, who.name, who.via, who.groups, now, now + age_s, old
         )
         self.cookies.put(request, response, cookie, age_s)
-        self._note(request.scope, "login", self._caller_of(who), 200)
+        self._note(request.scope, "login", caller, 200)
         if old is not None:
             self._known_sessions.forget(digest(old))
 

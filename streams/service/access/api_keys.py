@@ -14,7 +14,7 @@ from sqlalchemy import Engine, insert, select, update
 
 from weir.streams.errors import UsageError
 from weir.streams.service.access.access_tables import API_KEYS
-from weir.streams.service.access.caller import Caller
+from weir.streams.service.access.caller import Caller, limited
 from weir.streams.service.access.roles import ROLES, SCOPES
 
 _KEY: Final = re.compile(r"weir_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
@@ -60,16 +60,10 @@ class ApiKey:
 
     def caller(self) -> Caller:
         """Who holds it."""
-        return Caller(
-            f"key:{self.id}",
-            self.name,
-            "key",
-            ROLES[self.role] if self.role is not None else frozenset(self.scopes),
-            None if self.tasks is None else frozenset(self.tasks),
-            self.expires_at,
-            self.requests_per_s,
-            self.records_per_s,
-        )
+        given = ROLES[self.role] if self.role is not None else frozenset(self.scopes)
+        scopes, tasks = limited(given, self.tasks)
+        limits = (self.requests_per_s, self.records_per_s)
+        return Caller(f"key:{self.id}", self.name, "key", scopes, tasks, self.expires_at, *limits)
 
     def shown(self, now: float) -> dict[str, Any]:
         """What people and programs are told: all but the digest."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -47,13 +47,15 @@ class Audit:
     ----------
     service : whose log takes the records.
     engine : of the database, which keeps where the chain has come to.
+    taken : records of each caller's id; emptied with each minute.
     """
 
-    def __init__(self, service: Service, engine: Engine) -> None:
+    def __init__(self, service: Service, engine: Engine, taken: Counter[str]) -> None:
         self._service = service
+        self._taken = taken
         self._engine = engine
         self._waiting: deque[dict[str, Any]] = deque()
-        self._counts: dict[tuple[str, str, str, str], list[int]] = {}
+        self._counts: dict[tuple[str, str, str], Counter[str]] = {}
         self._wake = asyncio.Event()
         self._stopping = False
         self._writing: asyncio.Task[None] | None = None
@@ -78,11 +80,9 @@ class Audit:
         self._waiting.append({name: value for name, value in body.items() if value not in (None, "")})
         self._wake.set()
 
-    def count(self, caller: Caller, scope: str, requests: int = 1, records: int = 0) -> None:
-        """Count what programs do all the time: a caller's minute is one record."""
-        counts = self._counts.setdefault((caller.id, caller.name, caller.via, scope), [0, 0])
-        counts[0] += requests
-        counts[1] += records
+    def count(self, caller: Caller, scope: str) -> None:
+        """Count a request of those that programs make all the time: a caller's minute is one record."""
+        self._counts.setdefault((caller.id, caller.name, caller.via), Counter())[scope] += 1
 
     async def start(self) -> None:
         """Begin to write."""
@@ -111,11 +111,10 @@ class Audit:
 
     def _note_counts(self) -> None:
         counts, self._counts = self._counts, {}
-        for (id_, name, via, scope), (requests, records) in counts.items():
+        for (id_, name, via), requests in counts.items():
             who = {"id": id_, "name": name, "via": via}
-            self._waiting.append(
-                {"at": time.time(), "action": scope, "who": who, "requests": requests, "records": records}
-            )
+            body = {"at": time.time(), "action": "sent", "who": who, "requests": requests}
+            self._waiting.append({**body, "records": self._taken.pop(id_, 0)})
 
     async def _write_waiting(self) -> None:
         """Everything that waits now; tried again until it is written."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from weir.streams.service.access.roles import ROLES
+from weir.streams.service.access.roles import OF_ALL_TASKS, ROLES
 from weir.streams.service.problems import Problem
 
 Via = Literal["key", "session", "token", "open"]
@@ -50,6 +51,11 @@ class Caller:
                 value=task,
                 fix="use a key or group that has this task, or none of its own",
             )
+
+
+def limited(scopes: frozenset[str], tasks: Iterable[str] | None) -> tuple[frozenset[str], frozenset[str] | None]:
+    """Scopes and tasks of a caller; without the scopes that are of all tasks, where it has only some."""
+    return (scopes, None) if tasks is None else (scopes - OF_ALL_TASKS, frozenset(tasks))
 
 
 def administrator(via: Via) -> Caller:

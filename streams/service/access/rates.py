@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -57,6 +57,8 @@ class Rates:
         self._settings = settings
         self._clock = clock
         self._buckets: OrderedDict[tuple[str, str], Bucket] = OrderedDict()
+        self.taken: Counter[str] = Counter()
+        """Records of each caller's id, since somebody counted them last."""
 
     def take_request(self, caller: Caller) -> None:
         """Count a request; raises ``Problem`` (429) where there were too many."""
@@ -64,6 +66,7 @@ class Rates:
 
     def take_records(self, caller: Caller, records: int) -> None:
         """Count events or labels; raises ``Problem`` (429), before any of them is taken."""
+        self.taken[caller.id] += records
         self._take("records", caller, records, caller.records_per_s or self._settings.records_per_s)
 
     def _take(self, what: str, caller: Caller, amount: int, per_s: float) -> None:

@@ -41,5 +41,8 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
     "admin": frozenset(SCOPES),
 }
 """Each role has what the one before it has, and more."""
+OF_ALL_TASKS: Final = frozenset({"deadletters:read", "deadletters:write", "keys:write", "audit:read"})
+"""What no caller has that is limited to tasks: dead letters are of no task yet, and keys could be made that have no
+limit."""
 INGEST: Final = frozenset({"events:write", "labels:write", "decisions:write"})
 """What programs do thousands of times a second: the audit counts it, a caller and minute together."""

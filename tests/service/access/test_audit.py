@@ -138,7 +138,9 @@ async def test_what_programs_send_is_counted(tmp_path: Path) -> None:
         service.access.audit._note_counts()
         service.access.audit._wake.set()
         found = await audited(service)
-    assert [(r["action"], r["who"]["name"], r["requests"]) for r in found[1:]] == [("events:write", "shop", 3)]
+    assert [(r["action"], r["who"]["name"], r["requests"]) for r in found[1:]] == [
+        ("sent", "shop", {"events:write": 3})
+    ]
 
 
 async def test_a_restart_goes_on_with_the_chain_and_the_command_verifies_it(tmp_path: Path) -> None:
