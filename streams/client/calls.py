@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from weir.online.errors import UNREADABLE
 from weir.streams.client.answers import AlertPage, Taken
 from weir.streams.errors import ShellError
 
@@ -68,7 +69,7 @@ def refusal(response: httpx.Response) -> ServiceError:
     """What a response that is no success says."""
     try:
         problem = msgspec.json.decode(response.content, type=dict[str, Any])
-    except msgspec.DecodeError:  # of a proxy, say
+    except UNREADABLE:  # of a proxy, say
         problem = {"title": response.reason_phrase, "detail": response.text[:200]}
     return ServiceError({**problem, "status": response.status_code})
 

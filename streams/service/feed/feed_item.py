@@ -7,6 +7,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
+from weir.online.errors import UNREADABLE
 from weir.streams.config import topics
 from weir.streams.records import Record
 from weir.streams.service.feed.place import Shard
@@ -60,7 +61,7 @@ class FeedItem:
         if self._facts is None:
             try:
                 self._facts = msgspec.json.decode(self.record.value, type=Facts)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except UNREADABLE:
                 self._facts = Facts()
         return self._facts
 
@@ -94,7 +95,7 @@ def _member(value: bytes) -> bytes:
     try:
         msgspec.json.decode(value, type=msgspec.Raw)
         value.decode()  # msgspec passes over texts without a look at their encoding
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return b'"raw":"%b"' % base64.b64encode(value)
     if not value.isascii():
         for character in _LINE_ENDS:
