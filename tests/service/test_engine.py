@@ -17,13 +17,14 @@ from tests.streams.host_runs import FRAUD, tasks
 from weir.online.codec.columns import ColumnRequest
 from weir.online.codec.decode import DecodedEvents, DecodedLabels, decode_labels, decode_user_events
 from weir.streams.config import topics
+from weir.streams.config.serve_settings import RetentionSettings
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
 from weir.streams.errors import LogFull, StateError, UsageError
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.embedded.appends import joined
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
-from weir.streams.service.problems import Overloaded, Problem
+from weir.streams.service.problems import NoLongerKept, Overloaded, Problem
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400.0
@@ -190,6 +191,27 @@ async def test_a_kill_at_any_moment_changes_no_output(tmp_path: Path, checkpoint
             assert await all_rows(log) == before
     async with opened(tmp_path / "whole") as log:
         assert await all_rows(log) == whole
+
+
+async def test_retention_takes_what_no_start_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of both logs; a place that is gone is told with the first that is kept, and offsets go on."""
+    monkeypatch.setattr(EmbeddedLog.__init__, "__defaults__", (None, None, 2048, 9_000))  # bytes of a segment
+    async with opened(tmp_path, checkpoint_every_s=0.001) as log:
+        log.engine._retention = RetentionSettings.model_construct(age=DAY, bytes=30_000)
+        for topic, records in calls():
+            await log.append(topic, records)
+        log.engine._every_s = 1e9  # no further checkpoint, and so no deletion, while we look
+        while (saving := await log.call(lambda: log.engine._saving)) is not None:
+            await asyncio.wrap_future(saving)
+        before = await all_rows(log)
+        for topic in (topics.USER_EVENTS, topics.PREDICTIONS):
+            first = (await log.spans(topic))[0].first
+            assert 0 < first == before[topic][0][0]
+            with pytest.raises(NoLongerKept, match=f"the first that is has offset {first}"):
+                await log.read(topic, 0, first - 1)
+        left = await killed(log, tmp_path / "left")
+    async with opened(left) as log:
+        assert await all_rows(log) == before
 
 
 async def test_requests_by_hand_are_inputs_and_have_one_place(tmp_path: Path) -> None:

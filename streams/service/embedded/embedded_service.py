@@ -70,6 +70,7 @@ def _engine(
         directory, inputs, outputs, host,
         lateness=settings.worker.intake.allowed_lateness, fsync=settings.serve.fsync,
         waiting=settings.serve.intake.waiting_records, checkpoint_every_s=settings.serve.checkpoint_every_s,
+        retention=settings.serve.retention,
         show=show, fault=fault,
     )  # fmt: skip
 

@@ -13,10 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Final, TypeVar
 
 from weir.streams.config import topics
+from weir.streams.config.serve_settings import RetentionSettings
 from weir.streams.embedded.embedded_host import READ, EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
 from weir.streams.embedded.host_state import Outcome as HostOutcome
@@ -54,6 +55,7 @@ class Engine:
     fsync : whether an answer waits for the disk.
     waiting : records that may wait at most.
     checkpoint_every_s : between two checkpoints, if something came.
+    retention : what the logs keep besides what a start needs.
     show : see ``GroupCommit``.
     fault : called once, by any thread, with why the engine ended by itself.
     clock : epoch seconds.
@@ -70,6 +72,7 @@ class Engine:
         fsync: bool,
         waiting: int,
         checkpoint_every_s: float,
+        retention: RetentionSettings,
         show: Callable[[list[Step]], None],
         fault: Callable[[str], None],
         clock: Callable[[], float] = time.time,
@@ -79,7 +82,10 @@ class Engine:
         self.host = make_host()
         self._idle = IdleStreams(self.host, lateness)
         self._every_s, self._most_waiting = checkpoint_every_s, waiting
-        self._saved_at, self._saved_seq = time.monotonic(), 0
+        self._retention = retention
+        self._saving: Future[None] | None = None
+        """The checkpoint that is being written."""
+        self._saved_at, self._saved_seq, self._saved_outputs = time.monotonic(), 0, 0
         self._busy_s = 0.0
         """Computed since the newest checkpoint."""
         self._queue: deque[Append] = deque()
@@ -131,8 +137,10 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
         self._commit.close()
+        if self._saving is not None:
+            wait([self._saving])
         if not self._fault:
-            self._checkpoint()
+            self.host.checkpoint()
         self.inputs.close()
         self.outputs.close()
         self.directory.close()
@@ -299,14 +307,26 @@ class Engine:
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        """Write a checkpoint when it is time, or when what came since would take long to compute again."""
+        """Begin a checkpoint when it is time, or when what came since would take long to compute again."""
+        if self._saving is not None:
+            if not self._saving.done():
+                return
+            self._saved(self._saving)
+            self._saving = None
         due = time.monotonic() - self._saved_at >= self._every_s or self._busy_s >= _REPLAY_S
         if due and self.host.seq > self._saved_seq:
-            self._checkpoint()
+            self._saving = self.host.begin_checkpoint()
+            self._saved_at, self._saved_seq, self._busy_s = time.monotonic(), self.host.seq, 0.0
+            self._saved_outputs = self.outputs.next_seq
 
-    def _checkpoint(self) -> None:
-        self.host.checkpoint()
-        self._saved_at, self._saved_seq, self._busy_s = time.monotonic(), self.host.seq, 0.0
+    def _saved(self, saving: Future[None]) -> None:
+        """Delete what is too old or too much, up to where the checkpoint that is in place now resumes."""
+        if (error := saving.exception()) is not None:  # the one before stays: more will be computed again
+            log.error("no checkpoint: %s", in_words(error))
+            return
+        age, size = self._clock() - self._retention.age, self._retention.bytes
+        self.inputs.retain(self._saved_seq, age, size)
+        self.outputs.retain(self._saved_outputs, age, size)
 
 
 def _stopped(fault: str) -> Problem:
