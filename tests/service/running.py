@@ -42,20 +42,24 @@ async def running(
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self.listens = asyncio.Event()
+        self.listens, self._service = asyncio.Event(), service
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         self.listens.set()
 
+    async def shutdown(self, sockets: Any = None) -> None:
+        await self._service.drain()  # feeds would never end by themselves
+        await super().shutdown(sockets)
+
 
 @asynccontextmanager
-async def listening(service: Service) -> AsyncIterator[int]:
+async def listening(service: Service, port: int = 0) -> AsyncIterator[int]:
     """The service behind a real socket; its port."""
-    config = uvicorn.Config(create_app(service), "127.0.0.1", 0, log_level="warning", lifespan="on")
-    server = _Server(config)
+    config = uvicorn.Config(create_app(service), "127.0.0.1", port, log_level="warning", lifespan="on")
+    server = _Server(config, service)
     serving = asyncio.create_task(server.serve())
     try:
         await server.listens.wait()

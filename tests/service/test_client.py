@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.integration.kafka_node import free_ports
 from tests.service.running import EVENT, listening, make_service
 from weir.client import AsyncClient, Client, ServiceError
 
@@ -69,3 +70,48 @@ async def test_a_service_that_is_not_there_is_named() -> None:
     assert found.status == 2
     assert "http://127.0.0.1:9: " in found.errors
     assert "start weir serve there, or give --url" in found.errors
+
+
+async def test_the_feed_goes_on_where_it_was_when_the_service_starts_again(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    seen: list[str] = []
+    came = asyncio.Event()
+
+    async def follow(client: AsyncClient) -> None:
+        async for event in client.feed(type="prediction", since="1h"):
+            seen.append(event.record["event_id"])
+            came.set()
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(30):
+            while len(seen) < count:
+                came.clear()
+                await came.wait()
+
+    async with AsyncClient(f"http://127.0.0.1:{port}") as client:
+        following = None
+        for start in (0, 5, 10):
+            async with listening(make_service(tmp_path), port):
+                await client.send_events([{**EVENT, "event_id": f"e{n}"} for n in range(start, start + 5)])
+                following = following or asyncio.create_task(follow(client))
+                await until(start + 5)
+        assert following is not None
+        following.cancel()
+    assert seen == [f"e{n}" for n in range(15)]
+
+
+async def test_a_place_that_is_no_longer_known_is_an_error_and_not_a_gap(tmp_path: Path) -> None:
+    async with listening(make_service(tmp_path)) as port, AsyncClient(f"http://127.0.0.1:{port}") as client:
+        with pytest.raises(ServiceError) as refused:
+            await anext(aiter(client.feed(last_id="00000000.p7")))
+        assert refused.value.status == 410
+
+
+async def test_weir_feed_prints_a_line_for_each_record(tmp_path: Path) -> None:
+    async with listening(make_service(tmp_path)) as port, AsyncClient(f"http://127.0.0.1:{port}") as client:
+        await client.send_events([EVENT])
+        where = ("--url", f"http://127.0.0.1:{port}", "--type", "prediction", "--since", "1h", "--limit", "1")
+        shown = await command("feed", *where)
+        assert (shown.status, "prediction   task=fraud  entity_id=u1" in shown.output) == (0, True), shown
+        (line,) = (await command("feed", *where, "--json")).output.splitlines()
+        assert json.loads(line)["record"]["event_id"] == "e1"
