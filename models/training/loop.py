@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from weir.models.dataset.split import Rows
+from weir.models.dataset.cut import Rows
 from weir.models.encoder import Encoder
 from weir.models.evaluation.gate import quality
 from weir.models.training import checkpoints

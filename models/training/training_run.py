@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
+from weir.models.dataset.cut import train_rows, validation_rows
 from weir.models.dataset.sequences import next_events
-from weir.models.dataset.split import train_rows, validation_rows
 from weir.models.encoder import Encoder, EncoderConfig, Normaliser
 from weir.models.errors import ModelError
 from weir.models.training.encoder_builder import CONFIG, WEIGHTS, silent

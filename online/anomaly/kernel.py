@@ -10,6 +10,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.anomaly.components import (
+    deviation,
+    nearest,
+    remember,
+    season_cell,
+    season_deviation,
+    season_level,
+    season_track,
+    surprise,
+    track,
+)
 from weir.online.anomaly.half_space import HalfSpaces, emptiness, turn_window, unit
 from weir.online.anomaly.layout import (
     ANCHOR,
@@ -36,10 +47,6 @@ from weir.online.anomaly.layout import (
     SPREAD,
     TRACKERS,
 )
-from weir.online.anomaly.likelihood import surprise
-from weir.online.anomaly.neighbours import nearest, remember
-from weir.online.anomaly.robust import deviation, track
-from weir.online.anomaly.seasonal import season_cell, season_deviation, season_level, season_track
 from weir.online.jit import njit
 
 Row = NDArray[np.float64]

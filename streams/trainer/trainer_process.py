@@ -27,12 +27,11 @@ from weir.streams.offline_models.model_updates import update_record
 from weir.streams.ops.metrics import Metrics
 from weir.streams.ops.signals import stop_signals, until_one_ends
 from weir.streams.ops.web import WebServer
-from weir.streams.trainer.example_follower import ExamplesFollower
+from weir.streams.trainer.inputs import ExamplesFollower, RequestReader
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import SubprocessRunner
 from weir.streams.trainer.job.real_steps import kafka_workshop
 from weir.streams.trainer.registry_port import ModelRegistry, RegistryShelf
-from weir.streams.trainer.request_reader import RequestReader
 from weir.streams.trainer.state_journal import FilesJournal, Journal
 from weir.streams.trainer.task_state import TaskState
 from weir.streams.trainer.task_supervisor import TaskSupervisor

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tests.models.training_data import logged, small
+from weir.models.dataset.cut import train_rows
 from weir.models.dataset.sequences import next_events
-from weir.models.dataset.split import train_rows
 from weir.models.errors import ModelError
 from weir.models.evaluation.gate import quality
 from weir.models.training.checkpoints import Checkpoint, TrainingProgress, read

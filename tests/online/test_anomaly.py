@@ -11,13 +11,21 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from river import anomaly as river_anomaly
 
+from weir.online.anomaly.components import (
+    CAP,
+    deviation,
+    nearest,
+    season_cell,
+    season_deviation,
+    season_level,
+    season_track,
+    slot_of,
+    surprise,
+    track,
+)
 from weir.online.anomaly.detector import AnomalyParams, AnomalyRun, SeriesAnomalyDetector
 from weir.online.anomaly.half_space import draw_trees, emptiness, turn_window
 from weir.online.anomaly.layout import COMPONENTS, LATEST_MASS, MEMORY, SEASON, STATE_WIDTH, TREE_NODES, TREES
-from weir.online.anomaly.likelihood import CAP, surprise
-from weir.online.anomaly.neighbours import nearest, slot_of
-from weir.online.anomaly.robust import deviation, track
-from weir.online.anomaly.seasonal import season_cell, season_deviation, season_level, season_track
 
 Floats = NDArray[np.float64]
 

@@ -28,7 +28,7 @@ from weir.streams.kafka.admin import dead_letters
 from weir.streams.kafka.admin.dead_letters import Done, Place, letter_of, read_done
 from weir.streams.offline_models.model_updates import decode_updates
 from weir.streams.service.access.audit_chain import verify
-from weir.streams.trainer import request_reader
+from weir.streams.trainer import inputs
 from weir.streams.worker.inference.inference_wire import decode_answer, decode_request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ def done(raw: bytes) -> Any:
 
 
 def cause(raw: bytes) -> str:
-    request = request_reader._parse(SimpleNamespace(value=raw))
+    request = inputs._parse(SimpleNamespace(value=raw))
     assert request is not None
     return request.cause
 
