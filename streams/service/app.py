@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from weir.streams.errors import BrokerError, WeirError
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.ops.web import CONTENT_TYPE, Exposition
+from weir.streams.redis.store_errors import StoreUnavailable
 from weir.streams.service.access.guard import Guard
 from weir.streams.service.problems import ANSWERS, Overloaded, Problem
 from weir.streams.service.service import Service
@@ -43,7 +44,8 @@ def create_app(service: Service) -> FastAPI:
     for path, answer in (("/health", _health), ("/ready", _ready), ("/metrics", _metrics)):
         app.add_api_route(path, answer, include_in_schema=False)
     app.add_exception_handler(Problem, _problem)
-    app.add_exception_handler(BrokerError, _unreachable)
+    for away in (BrokerError, StoreUnavailable):
+        app.add_exception_handler(away, _unreachable)
     app.add_exception_handler(WeirError, _mistake)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -1,7 +1,8 @@
 """What the service answers over HTTP: the same without a broker and beside a Kafka fleet.
 
-The one difference: without a broker an append has been processed when it is answered, so that an event that is late is
-told as refused. Beside a fleet it is accepted, and its dead letter follows (`test_a_late_event_is_a_dead_letter`).
+The one difference: without a broker an append has been processed when it is answered. Beside a fleet a late event is
+accepted, and its dead letter follows (`test_a_late_event_is_a_dead_letter`); and a repeat is told of an event whose
+decisions this process has seen (`test_a_repeat_is_told`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any
 import pytest
 
 from tests.contracts.service_modes import Served, deployed, embedded, fleet, label, purchase
+
+PATIENT = 60_000
+"""Milliseconds for a decision: what it takes on a busy machine."""
 
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("kafka", marks=pytest.mark.integration)])
@@ -81,6 +85,102 @@ def test_a_label_is_learned(served: Served) -> None:
     wrong = served.client.send_labels([label(user, 0, task="crad")])
     assert "did you mean 'card'?" in wrong.results[0].reason
     served.soon(metrics, lambda found: found != before)
+
+
+def test_a_repeat_is_told(served: Served) -> None:
+    user = served.user()
+    events = [purchase(user, 0), purchase(user, 1)]
+    assert served.client.send_events(events).accepted == 2
+    if not served.embedded:
+        served.client.decide(events, PATIENT)  # so that this process has seen the decisions
+    told = served.client.send_events([*events, purchase(user, 2)])
+    assert (told.accepted, told.repeats) == (1, 2)
+    assert [(one.index, one.status) for one in told.results] == [(0, "repeat"), (1, "repeat")]
+    assert sorted(s["event_id"] for s in scores(served, user, 3)) == [f"{user}-{n}" for n in range(3)]
+
+
+# Decisions
+
+
+def test_decisions_are_asked_and_answered(served: Served) -> None:
+    user = served.user()
+    first, wrong, second = served.client.decide([purchase(user, 0), {"v": 1}, purchase(user, 1)], PATIENT)["results"]
+    assert [one["status"] for one in (first, wrong, second)] == ["accepted", "refused", "accepted"]
+    assert "event_id: missing" in wrong["reason"]
+    (decision,) = first["decisions"]
+    assert (decision["task"], decision["decision"], decision["threshold"]) == ("card", "alert", 0.0)
+    assert (decision["repeat"], decision["degraded"]) == (False, True), "there is no full model yet"
+    assert decision["score"] == next(s["score"] for s in scores(served, user, 2) if s["event_id"] == f"{user}-0")
+    (other,) = second["decisions"]
+    assert other["alert_id"] == decision["alert_id"] is not None, "one alert of the user, which is open"
+
+
+def test_the_same_question_has_the_first_answer(served: Served) -> None:
+    user = served.user()
+    (first,) = served.client.decide([purchase(user, 0)], PATIENT)["results"]
+    (again,) = served.client.decide([purchase(user, 0, amount=5e4)], PATIENT)["results"]
+    assert again["status"] == "repeat"
+    assert again["decisions"] == [{**d, "repeat": True} for d in first["decisions"]]
+
+
+def test_what_is_late_is_told_and_decided_all_the_same(served: Served) -> None:
+    events = [purchase(served.user(), n) for n in range(200)]
+    late = served.http.post("/v1/decisions?deadline_ms=1", json=events)
+    assert (late.status_code, late.json()["title"], late.json()["limit"]) == (504, "Late", 1)
+    assert {one["status"] for one in late.json()["results"]} <= {"accepted", "late"}
+    again = served.client.decide(events, PATIENT)["results"]
+    assert all(len(one["decisions"]) == 1 for one in again)
+    assert all(one["decisions"][0]["score"] is not None for one in again)
+
+
+# Alerts
+
+
+def alert_of(served: Served, user: str) -> dict[str, Any]:
+    """The alert of a user, once it is there."""
+    return served.soon(lambda: list(served.client.alerts(entity=user)), lambda found: found)[0]
+
+
+def test_alerts_are_listed_and_one_is_shown(served: Served) -> None:
+    user = served.user()
+    served.client.send_events([purchase(user, 0)])
+    alert = alert_of(served, user)
+    assert (alert["task"], alert["entity_id"], alert["state"]) == ("card", user, "open")
+    shown = served.client.alert(alert["alert_id"])
+    assert (shown["event_ids"], [change["kind"] for change in shown["history"]]) == ([f"{user}-0"], ["status"])
+    assert not list(served.client.alerts(entity=user, state="resolved"))
+    pages = list(served.client.alerts(limit=1))
+    assert len({one["alert_id"] for one in pages}) == len(pages) > 1
+
+
+def test_a_verdict_resolves_an_alert_and_is_learned_and_undone(served: Served) -> None:
+    user = served.user()
+    served.client.send_events([purchase(user, 0)])
+    alert = alert_of(served, user)["alert_id"]
+    now = served.now()
+    assert served.client.verdict(alert, "confirmed", reason="stolen card")["state"] == "resolved"
+    learned = served.soon(
+        lambda: served.client.alert(alert), lambda found: found["verdicts"][0]["learned_version"] is not None
+    )
+    assert (learned["verdict"], learned["state"]) == ("confirmed", "resolved")
+    served.soon(lambda: served.client.alert(alert), lambda found: found["status"] == "resolved")  # in the stream too
+    (said,) = served.feed(1, now, type="case-event")
+    assert said.record["alert_id"] == alert
+    undone = served.client.undo(alert)
+    assert (undone["state"], undone["verdict"]) == ("open", None)
+    assert served.http.post(f"/v1/alerts/{alert}/undo").status_code == 409
+
+
+def test_an_alert_is_claimed_noted_and_snoozed(served: Served) -> None:
+    user = served.user()
+    served.client.send_events([purchase(user, 0)])
+    at = f"/v1/alerts/{alert_of(served, user)['alert_id']}"
+    assert served.http.post(f"{at}/assign", json={"assignee": "ben"}).json()["assignee"] == "ben"
+    assert served.http.post(f"{at}/notes", json={"note": "waits for the bank"}).status_code == 200
+    snoozed = served.http.post(f"{at}/snooze", json={"for_s": "4h"})
+    assert (snoozed.status_code, snoozed.headers["ETag"]) == (200, '"3"')
+    stale = served.http.post(f"{at}/notes", json={"note": "mine"}, headers={"If-Match": '"1"'})
+    assert (stale.status_code, stale.json()["version"]) == (409, 3)
 
 
 # Looked up

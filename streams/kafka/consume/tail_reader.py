@@ -65,8 +65,9 @@ class TailReader:
             raise BrokerError(f"{self._where}: {said(error)}") from error
 
     async def stop(self) -> None:
-        """Disconnect."""
-        await self._consumer.stop()
+        """Disconnect, where it is connected."""
+        if self._consumer is not None:
+            await self._consumer.stop()
 
     async def follow(self, topics: Iterable[str]) -> None:
         """Follow these topics only: those that are new from their present end, the others from where they are.
@@ -76,12 +77,13 @@ class TailReader:
         UsageError
             There is no such topic, or this user may not read it.
         """
+        wanted = list(topics)
         try:
             there = await self._consumer.topics()
-            if absent := sorted(set(topics) - set(there)):
+            if absent := sorted(set(wanted) - set(there)):
                 raise UsageError(f"{self._where}: no topic {', '.join(absent)} that you may read; weir topics create")
-            await self._consumer._client.set_topics(list(topics))  # else their partitions are not known
-            lanes = [TopicPartition(t, p) for t in topics for p in sorted(self._consumer.partitions_for_topic(t) or ())]
+            await self._consumer._client.set_topics(wanted)  # else their partitions are not known
+            lanes = [TopicPartition(t, p) for t in wanted for p in sorted(self._consumer.partitions_for_topic(t) or ())]
             new = [lane for lane in lanes if lane not in self._positions]
             ends = await self._consumer.end_offsets(new) if new else {}
         except KafkaError as error:

@@ -112,11 +112,16 @@ class BatchProducer:
             await self.stop()
             raise await not_let_in(s.bootstrap, self._security, s.request_timeout_s, error) from error
 
-    async def stop(self) -> None:
-        """Deliver what was sent, then disconnect."""
+    async def stop(self, within_s: float | None = None) -> None:
+        """Deliver what was sent, then disconnect; what no broker takes ``within_s`` seconds is given up."""
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            await producer.stop()
+            try:
+                async with asyncio.timeout(within_s):
+                    await producer.stop()
+            except TimeoutError:
+                await producer._sender.close()
+                await producer.client.close()
 
     async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         """Send records; returns when they are queued, with a future that ends when all in-sync replicas have them.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ from weir.streams.records import Record, RecordBatch
 from weir.streams.service.embedded.appends import Append
 from weir.streams.service.embedded.engine import OUTPUTS, Engine
 from weir.streams.service.embedded.group_commit import Step
+from weir.streams.service.listeners import Listeners
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span
 from weir.streams.service.problems import NoLongerKept
 
@@ -37,7 +37,7 @@ class EmbeddedServiceLog:
         self.opened = asyncio.Event()
         """Set once ``start`` is through."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._listeners: dict[str, list[Listener]] = defaultdict(list)
+        self._listeners = Listeners()
         self._ends: dict[tuple[str, int], int] = {}
         """Offsets behind what was shown: what may not be durable yet is not to be read either."""
 
@@ -78,8 +78,7 @@ class EmbeddedServiceLog:
         for step in steps:
             for batch in step.batches:
                 self._ends[batch.topic, batch.partition] = batch.next_offset
-                for listener in tuple(self._listeners[batch.topic]):
-                    self._tell(listener, batch)
+                self._listeners.tell(batch)
             for append, answer in step.answers:
                 # Of a caller that went away the future is cancelled.
                 if append.answer is None or append.answer.done():
@@ -89,23 +88,9 @@ class EmbeddedServiceLog:
                 else:
                     append.answer.set_result(answer)
 
-    @staticmethod
-    def _tell(listener: Listener, batch: RecordBatch) -> None:
-        try:
-            listener(batch)
-        except Exception:  # one part's mistake must not keep the others, or callers, from their batches
-            log.exception("a listener of %s failed", batch.topic)
-
     def subscribe(self, topics: Sequence[str], listener: Listener) -> Callable[[], None]:
         """See ``ServiceLog``."""
-        for topic in topics:
-            self._listeners[topic].append(listener)
-
-        def end() -> None:
-            for topic in topics:
-                self._listeners[topic].remove(listener)
-
-        return end
+        return self._listeners.add(topics, listener)
 
     def _log_of(self, topic: str) -> EmbeddedLog:
         return self.engine.outputs if topic in OUTPUTS else self.engine.inputs

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
@@ -16,6 +16,7 @@ from fastapi import APIRouter, Query, Request, Response
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
+from weir.online.batch import EventBatch
 from weir.online.codec.decision_blocks import Decision
 from weir.online.codec.decode import DecodedEvents
 from weir.online.stages.scoring import seen_by
@@ -174,12 +175,9 @@ class Decisions:
         assert isinstance(group.decoded, DecodedEvents)
         batch = group.decoded.batch
         ids = batch.event_id
-        for task in self._service.tasks:
-            # A task that scores on timers decides nothing on an event itself.
-            mine = task.stream == group.topic and task.labels.silence is None
-            if mine and (allowed is None or task.name in allowed):
-                for row, entity in seen_by(task, batch):
-                    waits.keys[group.places[row]].append((task.name, entity, ids[row]))
+        for row, key in self._keys(group.topic, batch):
+            if allowed is None or key[0] in allowed:
+                waits.keys[group.places[row]].append(key)
         fresh = []
         for row, place in enumerate(group.places):
             waits.event_ids[place] = ids[row]
@@ -197,6 +195,21 @@ class Decisions:
                     waits.missing.add(key)
                     self._waiting.setdefault(key, []).append(waits)
         return group.take(fresh)
+
+    def _keys(self, topic: str, batch: EventBatch) -> Iterator[tuple[int, Key]]:
+        """Rows and the decisions that each task will make on them."""
+        for task in self._service.tasks:
+            # A task that scores on timers decides nothing on an event itself.
+            if task.stream == topic and task.labels.silence is None:
+                for row, entity in seen_by(task, batch):
+                    yield row, (task.name, entity, batch.event_id[row])
+
+    def repeats(self, topic: str, batch: EventBatch) -> set[int]:
+        """The rows of a batch on which all decisions are in memory."""
+        known, places, missing = set[int](), self.recent.places, set[int]()
+        for row, key in self._keys(topic, batch) if places else ():
+            (known if key in places else missing).add(row)
+        return known - missing
 
     async def _done(self, waits: _Request, groups: Sequence[Group], deadline: float) -> bool:
         """Append, and wait until all is decided; whether that was in time."""

@@ -14,4 +14,6 @@ from weir.streams.service.service import Service
 def kafka_service(settings: Settings, tasks: Sequence[TaskSpec]) -> Service:
     """A replica of the service of these tasks; workers of the same settings run them."""
     log = KafkaServiceLog(settings)
-    return Service(settings, tasks, log, KafkaServing(settings, log, tasks))
+    service = Service(settings, tasks, log, KafkaServing(settings, log, tasks))
+    log.on_fault, log.repeats = service.fail, service.decisions.repeats
+    return service

@@ -6,14 +6,16 @@ import asyncio
 import hashlib
 import logging
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+from weir.online.batch import EventBatch
+from weir.online.codec.decode import DecodedEvents
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
-from weir.streams.errors import BrokerError, WeirError
+from weir.streams.errors import BrokerError, UsageError, WeirError, in_words
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.consume.tail_reader import TailedBatch, TailReader
 from weir.streams.kafka.kafka_errors import DeliveryError, RecordsDeleted
@@ -21,7 +23,8 @@ from weir.streams.kafka.partitioners import PartitionerName, partitions_of_text
 from weir.streams.kafka.produce.producer import BatchProducer
 from weir.streams.kafka.transport_settings import link_security, transport_settings
 from weir.streams.records import Record, RecordBatch
-from weir.streams.redis.client import opened
+from weir.streams.redis.client import RedisClient
+from weir.streams.service.listeners import Listeners
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span
 from weir.streams.service.problems import NoLongerKept, Overloaded
 from weir.streams.worker.identity.partitioner import stored_partitioner
@@ -30,8 +33,15 @@ from weir.streams.worker.identity.topic_check import identities
 log = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 10.0
-"""How long brokers may take to acknowledge what a caller sent, before the caller is told to send it again."""
+"""How long brokers may take to acknowledge what a caller sent, or to answer what one asks, before that is an error."""
 _AGAIN_S: Final = 1.0
+_STOP_S: Final = 3.0
+"""How long a stop waits for brokers to take what waits."""
+_NEEDED: Final = (
+    *topics.INPUTS, *topics.OUTPUTS, topics.DECISIONS, topics.MODEL_UPDATES, topics.DEAD_LETTERS_DONE,
+    topics.CASE_EVENTS, topics.AUDIT,
+)  # fmt: skip
+"""What the service reads or writes."""
 
 
 class _Waiting(NamedTuple):
@@ -54,14 +64,19 @@ class KafkaServiceLog:
         self._tail = TailReader(self._options, special)
         self._producer: BatchProducer | None = None
         self._partitioner: PartitionerName | None = None
-        self._listeners: dict[str, list[Listener]] = defaultdict(list)
+        self._redis: RedisClient | None = None
+        self._listeners = Listeners()
         self._outbox: dict[str, deque[_Waiting]] = defaultdict(deque)
         self._waiting_records = 0
-        self._news = asyncio.Event()
         self._readers: dict[str, RangeReader] = {}
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._senders: dict[str, asyncio.Task[None]] = {}
+        self._following: asyncio.Task[None] | None = None
         self.epoch = ""
+        self.on_fault: Callable[[str], None] = log.error
+        """Called with why listeners get no batches any more; the process must end then."""
+        self.repeats: Callable[[str, EventBatch], Collection[int]] | None = None
+        """The rows of a batch of events on which this process has seen decisions already."""
         self._not_sent: str | None = None
         self._not_read: str | None = None
 
@@ -71,17 +86,26 @@ class KafkaServiceLog:
 
     async def start(self) -> None:
         """Connect; raises ``BrokerError`` where no broker answers, ``UsageError`` where a topic is not there."""
-        self.epoch = await self._identity()
-        await self._open_producer()
-        await self._tail.start()
-        await self._tail.follow([self._name(own) for own in self._followed()])
-        self._tasks = [asyncio.create_task(self._send_for_ever()), asyncio.create_task(self._tail_for_ever())]
+        try:
+            self.epoch = await self._identity()
+            await self._open_producer()
+            await self._tail.start()
+            followed = self._listeners.topics()
+            await self._tail.follow(map(self._name, followed))
+        except BaseException:
+            await self.stop()
+            raise
+        self._following = asyncio.create_task(self._follow(followed))
+        self._following.add_done_callback(self._ended)
 
     async def _identity(self) -> str:
         """Digest of the topics' ids: topics that are made anew begin at offset 0 again, with other records."""
+        found = await identities(self._settings.kafka, [self._name(own) for own in _NEEDED], PATIENCE_S)
+        if absent := [self._name(own) for own in _NEEDED if self._name(own) not in found]:
+            where = ", ".join(self._settings.kafka.bootstrap)
+            raise UsageError(f"{where}: no topic {', '.join(absent)} that you may see; run weir topics create")
         names = [self._name(own) for own in (*topics.INPUTS, *topics.OUTPUTS)]
-        found = await identities(self._settings.kafka, names, PATIENCE_S)
-        ids = sorted(f"{name}={identity.id}" for name, identity in found.items())
+        ids = sorted(f"{name}={found[name].id}" for name in names)
         return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:12]
 
     async def _open_producer(self) -> None:
@@ -90,72 +114,100 @@ class KafkaServiceLog:
         await self._producer.start()
 
     async def stop(self) -> None:
-        """Send what waits, then disconnect."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for own in list(self._outbox):
-            await self._send(own)
+        """Send what waits, then disconnect; brokers that are away are not waited for."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+        if self._senders:
+            await asyncio.wait(self._senders.values(), timeout=_STOP_S)
+        for sender in self._senders.values():
+            sender.cancel()
+        await asyncio.gather(*self._senders.values(), return_exceptions=True)
         if self._producer is not None:
-            await self._producer.stop()
+            await self._producer.stop(_STOP_S)
         for reader in self._readers.values():
             await reader.__aexit__(None, None, None)
         await self._tail.stop()
+        if self._redis is not None:
+            await self._redis.stop()
+
+    async def redis(self) -> RedisClient:
+        """The link to Redis, where workers keep rows; it stays open. ``StoreUnavailable`` where nobody answers."""
+        async with self._turns["redis"]:
+            if self._redis is None:
+                held = self._settings.redis
+                link = RedisClient(held, patience_s=held.timeout_s, prefix=held.prefix)
+                try:
+                    await link.start(writes=False)
+                except BaseException:
+                    await link.stop()
+                    raise
+                self._redis = link
+        return self._redis
 
     async def append(self, topic: str, records: Sequence[Record], decoded: Decoded | None = None) -> list[Outcome]:
-        """See ``ServiceLog``: acknowledged by all in-sync replicas; whether one is a repeat its worker finds out."""
-        del decoded
+        """See ``ServiceLog``: acknowledged by all in-sync replicas.
+
+        A repeat is told of an event on which this process has seen decisions; it is sent all the same, as workers
+        know of more.
+        """
         room = self._settings.serve.intake.waiting_records
         if self._waiting_records + len(records) > room:
             raise Overloaded(f"{self._waiting_records} records wait for the brokers, allowed {room}; send again later")
+        repeats: Collection[int] = ()
+        if self.repeats is not None and isinstance(decoded, DecodedEvents):
+            repeats = self.repeats(topic, decoded.batch)
         waiting = _Waiting(records, asyncio.get_running_loop().create_future())
         self._waiting_records += len(records)
         self._outbox[topic].append(waiting)
-        self._news.set()
+        if topic not in self._senders:
+            self._senders[topic] = asyncio.create_task(self._send_all(topic))
         try:
             await asyncio.wait_for(waiting.sent, PATIENCE_S)
         except TimeoutError:
-            raise BrokerError(
+            self._not_sent = (
                 f"the brokers did not acknowledge within {PATIENCE_S:g} s; send the records again: repeats are known"
-            ) from None
-        return [Outcome("accepted")] * len(records)
+            )
+            raise BrokerError(self._not_sent) from None
+        return [Outcome("repeat" if row in repeats else "accepted") for row in range(len(records))]
 
-    async def _send_for_ever(self) -> None:
-        """Send all that waits as one call for each topic: what comes while brokers answer goes out together."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            await asyncio.gather(*(self._send(own) for own in list(self._outbox)))
+    async def _send_all(self, own: str) -> None:
+        """Send what waits for a topic, all of it as one call: what comes while brokers answer goes out together.
 
-    async def _send(self, own: str) -> None:
-        waiting = list(self._outbox.pop(own, ()))
-        if not waiting:
-            return
+        Topics do not wait for each other: a partition without a leader holds up its own topic alone.
+        """
+        try:
+            while waiting := self._outbox.pop(own, None):
+                await self._send(own, list(waiting))
+        finally:
+            del self._senders[own]
+
+    async def _send(self, own: str, waiting: list[_Waiting]) -> None:
         records = [record for each in waiting for record in each.records]
-        error: BaseException | None = None
+        error: BrokerError | None = BrokerError("the service stops; send the records again: repeats are known")
         try:
             await self._publish(own, records)
+            error = self._not_sent = None
         except WeirError as failed:
-            error = failed
-            self._not_sent = str(failed)
+            why = in_words(failed.__cause__) if failed.__cause__ is not None else str(failed)
+            self._not_sent = f"the brokers did not take records of {self._name(own)}: {why}"
+            error = BrokerError(f"{self._not_sent}; send them again: repeats are known")
             if isinstance(failed, DeliveryError):
                 await self._renew_producer()
-        else:
-            self._not_sent = None
-        self._waiting_records -= len(records)
-        for each in waiting:
-            if each.sent.done():  # its caller has gone
-                continue
-            if error is None:
-                each.sent.set_result(None)
-            else:
-                each.sent.set_exception(BrokerError(str(error)))
+        finally:
+            self._waiting_records -= len(records)
+            for each in waiting:
+                if each.sent.done():  # its caller has gone
+                    continue
+                if error is None:
+                    each.sent.set_result(None)
+                else:
+                    each.sent.set_exception(error)
 
     async def _publish(self, own: str, records: Sequence[Record]) -> None:
         assert self._producer is not None
         if self._partitioner is None and own in topics.INPUTS:
-            async with opened(self._settings.redis) as link:
-                self._partitioner = await stored_partitioner(link)
+            self._partitioner = await stored_partitioner(await self.redis())
         if self._partitioner != "crc32" or own not in topics.INPUTS:
             await self._producer.send_and_wait(self._name(own), records)
             return
@@ -172,47 +224,32 @@ class KafkaServiceLog:
         """A producer refuses everything after it lost a batch, as a worker's order depends on it; ours does not."""
         with suppress(WeirError):
             if self._producer is not None:
-                await self._producer.stop()
+                await self._producer.stop(_STOP_S)
             await self._open_producer()
 
     def subscribe(self, topics: Sequence[str], listener: Listener) -> Callable[[], None]:
         """See ``ServiceLog``; a topic that nobody listens to is not read."""
-        for topic in topics:
-            self._listeners[topic].append(listener)
+        return self._listeners.add(topics, listener)
 
-        def end() -> None:
-            for topic in topics:
-                self._listeners[topic].remove(listener)
-
-        return end
-
-    def _followed(self) -> list[str]:
-        return [own for own, listeners in self._listeners.items() if listeners]
-
-    async def _tail_for_ever(self) -> None:
-        followed = set(self._followed())
+    async def _follow(self, followed: set[str]) -> None:
         while True:
             try:
-                if (now := set(self._followed())) != followed:
-                    await self._tail.follow([self._name(own) for own in now])
+                if (now := self._listeners.topics()) != followed:
+                    await self._tail.follow(map(self._name, now))
                     followed = now
                 for batch in await self._tail.fetch():
-                    self._hand_out(batch)
+                    self._listeners.tell(replace(batch, topic=self._settings.topics.own(batch.topic) or batch.topic))
                 self._not_read = None
-            except RecordsDeleted as error:
-                # Listeners would miss records and not know it: who looks after this process starts it again.
-                self._not_read = f"{error}; start this process again"
-                log.error("%s", self._not_read)
-                return
             except BrokerError as error:
                 self._not_read = str(error)
                 log.error("%s; trying again", error)
                 await asyncio.sleep(_AGAIN_S)
 
-    def _hand_out(self, batch: TailedBatch) -> None:
-        own = self._settings.topics.own(batch.topic) or batch.topic
-        for listener in self._listeners[own]:
-            listener(replace(batch, topic=own))
+    def _ended(self, following: asyncio.Task[None]) -> None:
+        """Listeners would miss records and not know it: a process that is started again reads on from its places."""
+        if not following.cancelled() and (error := following.exception()):
+            self._not_read = f"outputs are not read any more: {in_words(error)}; start this process again"
+            self.on_fault(self._not_read)
 
     async def spans(self, topic: str) -> Mapping[int, Span]:
         """See ``ServiceLog``."""
@@ -247,12 +284,16 @@ class KafkaServiceLog:
     @asynccontextmanager
     async def _reader(self, own: str) -> AsyncIterator[RangeReader]:
         """The reader of a topic; its callers take turns, and after an error it connects anew."""
-        async with self._turns[own]:
-            if own not in self._readers:
-                reader = RangeReader(self._options, self._name(own), limits=self._settings.limits_of(own))
-                self._readers[own] = await reader.__aenter__()
-            try:
-                yield self._readers[own]
-            except BrokerError:
-                await self._readers.pop(own).__aexit__(None, None, None)
-                raise
+        try:
+            # Also where brokers are away, when a reader only sees that nothing comes.
+            async with asyncio.timeout(PATIENCE_S), self._turns[own]:
+                if own not in self._readers:
+                    reader = RangeReader(self._options, self._name(own), limits=self._settings.limits_of(own))
+                    self._readers[own] = await reader.__aenter__()
+                try:
+                    yield self._readers[own]
+                except (BrokerError, asyncio.CancelledError):
+                    await self._readers.pop(own).__aexit__(None, None, None)
+                    raise
+        except TimeoutError:
+            raise BrokerError(f"the brokers did not answer within {PATIENCE_S:g} s; ask again later") from None

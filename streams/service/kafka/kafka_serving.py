@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -15,13 +16,14 @@ from weir.streams.checks.entity_rows import TableRow, TaskRows
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.records import RecordBatch
-from weir.streams.redis.client import opened
 from weir.streams.redis.partitions.partition_store import LaneStore
 from weir.streams.service.kafka.kafka_service_log import KafkaServiceLog
 from weir.streams.service.log_reading import every_record
 
 _BACK: Final = 5_000
 """Newest examples of each partition from which the metrics of a process that starts are made."""
+_AT_ONCE: Final = 500
+"""Of them, those that are evaluated without a pause for others of the event loop."""
 
 
 class KafkaServing:
@@ -38,9 +40,14 @@ class KafkaServing:
         self._settings, self._log = settings, log
         self._tables = {task.name: TaskRows(task) for task in tasks}
         self._features = {task.name: shape_of(task).features for task in tasks}
-        self._evaluations = {task.name: Evaluation(task.metrics) for task in tasks}
-        self._filled = False
-        self._end = log.subscribe([topics.EXAMPLES], self._examples)
+        self._metrics = {task.name: task.metrics for task in tasks}
+        self._evaluations: dict[str, Evaluation] = {}
+        self._filling = asyncio.Lock()
+        self._places: dict[int, int] | None = None
+        """Offsets behind the examples that were counted, by partition; ``None`` until they are asked for."""
+        self._arrived: list[RecordBatch] = []
+        """While the newest are read: what comes in between may be among them, and counts once."""
+        log.subscribe([topics.EXAMPLES], self._examples)
 
     def ready(self) -> list[str]:
         """Whether brokers take and give records; what workers do is for ``/ready`` of theirs."""
@@ -52,15 +59,34 @@ class KafkaServing:
 
     async def metrics(self, task: str) -> Mapping[str, Mapping[str, float]]:
         """See ``Serving``: over the newest examples, as workers keep the rest; without what depends on a threshold."""
-        if not self._filled:
-            self._filled = True
-            async for placed in every_record(self._log, topics.EXAMPLES, newest=_BACK):
-                self._evaluate([placed.record.value])
+        async with self._filling:
+            if self._places is None:
+                self._places = await self._fill()
+                for batch in self._arrived:
+                    self._examples(batch)
         return self._evaluations[task].get()
 
+    async def _fill(self) -> dict[int, int]:
+        self._evaluations = {name: Evaluation(metrics) for name, metrics in self._metrics.items()}
+        self._arrived, places, values = [], dict[int, int](), list[bytes]()
+        async for placed in every_record(self._log, topics.EXAMPLES, newest=_BACK):
+            places[placed.partition] = placed.offset + 1
+            values.append(placed.record.value)
+            if len(values) == _AT_ONCE:
+                self._evaluate(values)
+                values = []
+                await asyncio.sleep(0)
+        self._evaluate(values)
+        return places
+
     def _examples(self, batch: RecordBatch) -> None:
-        if self._filled:
-            self._evaluate([record.value for record in batch.records])
+        if self._places is None:
+            if self._filling.locked():
+                self._arrived.append(batch)
+            return
+        counted = self._places.get(batch.partition, 0)
+        self._evaluate([record.value for i, record in enumerate(batch.records) if batch.offset_of(i) >= counted])
+        self._places[batch.partition] = max(counted, batch.next_offset)
 
     def _evaluate(self, values: Sequence[bytes]) -> None:
         for task, found in decode_example_log(values, self._features).tasks.items():
@@ -69,12 +95,11 @@ class KafkaServing:
     async def rows(self, task: str, entity: str) -> Sequence[TableRow]:
         """See ``Serving``; looked for in every partition that may own the entity."""
         tables, found = self._tables[task], []
-        async with opened(self._settings.redis) as link:
-            store = LaneStore(link, prefix=self._settings.redis.prefix)
-            for table in tables.tables:
-                topic = tables.topic(table)
-                lanes = [(topic, p) for p in range(self._settings.topics.partitions_of(topic))]
-                store.create(table.name, table.row_bytes, table.schema, table.ttl_s)
-                stored = await store.read_rows(table.name, entity, lanes)
-                found += [tables.read(entity, table, row) for row in stored[:1]]
+        store = LaneStore(await self._log.redis(), prefix=self._settings.redis.prefix)
+        for table in tables.tables:
+            topic = tables.topic(table)
+            lanes = [(topic, p) for p in range(self._settings.topics.partitions_of(topic))]
+            store.create(table.name, table.row_bytes, table.schema, table.ttl_s)
+            stored = await store.read_rows(table.name, entity, lanes)
+            found += [tables.read(entity, table, row) for row in stored[:1]]
         return found
