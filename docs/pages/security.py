@@ -8,6 +8,7 @@ from typing import Final
 
 from weir.streams.checks.rights import PRINCIPALS, Principal
 from weir.streams.config import topics as t
+from weir.streams.service.access.roles import OF_ALL_TASKS, ROLES, SCOPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ REGISTRY: Final = Danger(
 
 def page() -> str:
     """docs/SECURITY.md."""
-    return "\n".join([*_HEAD, *_matrix(), "", *_writers(), *_TAIL])
+    return "\n".join([*_HEAD, *_matrix(), "", *_writers(), *_TAIL, *_SERVICE, *_roles(), *_SERVICE_TAIL])
 
 
 def _matrix() -> Sequence[str]:
@@ -114,6 +115,14 @@ def _writers() -> Sequence[str]:
     rows = [[f"`{own}`", danger.could, danger.stops] for own, danger in DANGERS.items()]
     rows += [["Redis", STORE.could, STORE.stops], ["registry", REGISTRY.could, REGISTRY.stops]]
     return _table(["who may write", "could", "what stops it"], rows)
+
+
+def _roles() -> Sequence[str]:
+    rows = [
+        [f"`{scope}`", what, *("x" if scope in scopes else "" for scopes in ROLES.values())]
+        for scope, what in SCOPES.items()
+    ]
+    return _table(["scope", "allows to", *ROLES], rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -138,6 +147,34 @@ _TAIL: Final = (
     "",
     "What is said at the start, by `weir doctor` and by `--check`: passwords in clear, certificates that are not",
     "checked, versions of Redis with known holes, a Redis that drops keys by itself or is nearly full.",
+    "",
+)
+_SERVICE: Final = (
+    "## The HTTP service",
+    "",
+    "Each route of `weir serve` needs one scope. A role is a set of them, of a key (`weir keys create NAME --role`) or",
+    "of a group of the identity provider (`[serve.access.oidc.groups]`); a key may also have single scopes. From",
+    "`streams/service/access/roles.py`:",
+    "",
+)
+_OF_ALL_TASKS: Final = ", ".join(f"`{scope}`" for scope in sorted(OF_ALL_TASKS))
+_SERVICE_TAIL: Final = (
+    "",
+    "A key or group may be limited to tasks. It sees alerts, models and records of those alone, and never has the",
+    f"scopes that are of all tasks: {_OF_ALL_TASKS}. Events are of no task: who may send them sends them to all.",
+    "Of several groups of a person the strongest role counts, for the tasks of the groups that have it.",
+    "",
+    "Where only this machine reaches the service and nobody is set up, a link with a token is printed; the token is",
+    "in `[serve] directory`, readable by its user alone. Any other address needs users, unless `[serve.access]",
+    "open`. Keys and sessions are kept as digests. A browser's session is a cookie that no script reads; its",
+    "changes need a token that only our pages know. `/health`, `/ready` and `/metrics` are for everybody who",
+    "reaches the port, and name no entity.",
+    "",
+    "Every change, every look at an alert, an entity or a refused record, and every refusal of these to somebody",
+    "known is in the topic `audit`, with who, what, when, from where and how it ended; what programs send is",
+    "counted by the minute. Records are a chain of digests for each process; `weir audit verify` names the first",
+    "that was changed, added or removed. Who may write the topic and the database, and reads no log of the service,",
+    "can make a chain anew: the last digest is logged each day for that.",
     "",
 )
 

@@ -57,8 +57,8 @@ class Service:
         self.door = Door(self)
         self.decisions = Decisions(self)
         self.feed, self.store = Feed(self), Store(self)
-        self.parts: list[Part] = [self.access, self.door, self.decisions, self.feed, self.store]
-        self.views: list[View] = [Models(self), Entities(self), DeadLetters(self)]
+        self.parts: list[Part] = [self.door, self.decisions, self.feed, self.store]
+        self.views: list[View] = [self.access, Models(self), Entities(self), DeadLetters(self)]
         self._parts, self._running = AsyncExitStack(), AsyncExitStack()
         self.fault = ""
         """Why the process has to end, where it has."""
@@ -77,6 +77,8 @@ class Service:
                 parts.push_async_callback(part.stop)
             await self.log.start()
             last.push_async_callback(self.log.stop)
+            await self.access.start()
+            last.push_async_callback(self.access.stop)  # what is answered while the parts stop is in the audit, too
             await self.decisions.recent.fill(self.log)
             self.store.follow()
             self._parts, self._running = parts, starting.pop_all()

@@ -41,7 +41,7 @@ _BEARER: Final = {"WWW-Authenticate": "Bearer"}
 
 
 class Access:
-    """The rights of callers; a part of the service.
+    """The rights of callers.
 
     Parameters
     ----------

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Double, MetaData, String, Table
+from sqlalchemy import JSON, BigInteger, Column, Double, String, Table
 
-METADATA = MetaData()
+from weir.streams.service.store.tables import metadata
 
 API_KEYS = Table(
     "api_keys",
-    METADATA,
+    metadata,
     Column("id", String(12), primary_key=True),
     Column("name", String(200), nullable=False),
     Column("secret_sha256", String(64), nullable=False),
@@ -24,7 +24,7 @@ API_KEYS = Table(
 )
 SESSIONS = Table(
     "sessions",
-    METADATA,
+    metadata,
     Column("token_sha256", String(64), primary_key=True),
     Column("subject", String(300), nullable=False),
     Column("name", String(300), nullable=False),
@@ -35,7 +35,7 @@ SESSIONS = Table(
 )
 AUDIT_ANCHORS = Table(
     "audit_anchors",
-    METADATA,
+    metadata,
     Column("writer", String(300), primary_key=True),
     Column("seq", BigInteger, nullable=False),
     Column("hash", String(64), nullable=False),

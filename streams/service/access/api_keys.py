@@ -12,10 +12,12 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, insert, select, update
 
+from weir.online.codec.wire import ID_CHARS
 from weir.streams.errors import UsageError
 from weir.streams.service.access.access_tables import API_KEYS
 from weir.streams.service.access.caller import Caller, limited
 from weir.streams.service.access.roles import ROLES, SCOPES
+from weir.streams.text import printable
 
 _KEY: Final = re.compile(r"weir_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
@@ -117,6 +119,8 @@ class KeyStore:
             raise UsageError(f"role {role!r}: give {', '.join(ROLES)}")
         if unknown := sorted(set(scopes) - set(SCOPES)):
             raise UsageError(f"scope {unknown[0]!r}: give some of {', '.join(SCOPES)}")
+        if not (0 < len(name) <= ID_CHARS and name.isprintable()):
+            raise UsageError(f"name {printable(name, 80)!r}: give 1 to {ID_CHARS} characters that print")
         if expires_at is not None and expires_at <= now:
             raise UsageError("the key would have expired already; give a time to come")
         secret = secrets.token_urlsafe(32)

@@ -1,43 +1,27 @@
-"""The database of keys and sessions: that of ``[serve] database``, else a file in the directory."""
+"""The database of keys and sessions: the service's own."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine, event
 
 from weir.streams.config.serve_settings import ServeSettings
-from weir.streams.errors import UsageError
-from weir.streams.service.access.access_tables import METADATA
-
-_FILE = "access.db"
+from weir.streams.service.store.database import SQLITE_FILE, open_database
 
 
 def access_database(serve: ServeSettings) -> Engine:
-    """The database, with its tables; raises ``UsageError`` where it cannot be reached.
-
-    SQLite has a file of its own beside the alerts': their projection may be thrown away, keys may not, and nobody who
-    signs on waits for a projector that writes.
-    """
-    if serve.database is not None:
-        engine = create_engine(serve.database.get_secret_value(), pool_pre_ping=True)
-    else:
+    """The database, its tables up to date; raises what ``open_database`` does."""
+    if serve.database is None:
         serve.directory.mkdir(parents=True, exist_ok=True)
-        path = serve.directory / _FILE
-        path.touch(mode=0o600)  # digests and names of people: of nobody else on this machine
-        engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10.0})
-        event.listen(engine, "connect", _wal)
-    try:
-        METADATA.create_all(engine)
-    except SQLAlchemyError as exc:
-        where = repr(serve.database) if serve.database is not None else str(serve.directory / _FILE)
-        reason = str(getattr(exc, "orig", exc)).strip().splitlines()[0]
-        raise UsageError(f"{where}: cannot be used ({reason}); correct [serve] database or the directory") from exc
+        (serve.directory / SQLITE_FILE).touch(mode=0o600)  # people and alerts: of nobody else on this machine
+    engine = open_database(serve)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _durable)
+        engine.dispose()  # the connection that brought the tables up to date is without it
     return engine
 
 
-def _wal(connection: Any, _: Any) -> None:
-    """Readers and the one writer do not wait for each other; and a commit is on disk."""
-    connection.execute("PRAGMA journal_mode=WAL")
+def _durable(connection: Any, _: object) -> None:
+    """A commit is on disk: alerts can be made again from the log, and a key that was revoked must stay so."""
     connection.execute("PRAGMA synchronous=FULL")

@@ -15,10 +15,12 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
+from weir.online.codec.wire import ID_CHARS
 from weir.streams.errors import in_words
 from weir.streams.service.access.login_state import LoginState, local
 from weir.streams.service.access.sessions import Session
 from weir.streams.service.problems import Problem
+from weir.streams.text import printable
 
 if TYPE_CHECKING:
     from weir.streams.config.serve_settings import OidcSettings
@@ -77,7 +79,8 @@ class SignOn:
         name = claims.get("preferred_username") or claims.get("email") or claims.get("name") or claims["sub"]
         groups = claims.get(self._settings.groups_claim) or ()
         listed = [groups] if isinstance(groups, str) else groups
-        return Session(f"person:{claims['sub']}", str(name)[:64], "oidc", tuple(map(str, listed)), 0.0)
+        subject = f"person:{str(claims['sub'])[:255]}"
+        return Session(subject, printable(str(name), ID_CHARS), "oidc", tuple(map(str, listed)), 0.0)
 
     async def _claims(self, answer: dict[str, Any], keys: KeySet, nonce: str) -> dict[str, Any]:
         """What the provider says of the person, once it is proved that it says so, to us, now and for this sign-on."""

@@ -19,6 +19,7 @@ from weir.streams.errors import StateError, UsageError
 from weir.streams.service.store.tables import metadata
 
 _MIGRATIONS: Final = str(Path(__file__).parent / "migrations")
+SQLITE_FILE: Final = "alerts.db"
 _PRAGMAS: Final = ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "mmap_size=268435456")
 """With a write-ahead log readers never wait for the writer; after a power cut the newest transactions may be missing,
 which the projector makes again from the log."""
@@ -51,7 +52,7 @@ def open_database(settings: ServeSettings) -> Engine:
 def _url(settings: ServeSettings) -> URL:
     if settings.database is None:
         settings.directory.mkdir(parents=True, exist_ok=True)
-        return URL.create("sqlite", database=str(settings.directory / "alerts.db"))
+        return URL.create("sqlite", database=str(settings.directory / SQLITE_FILE))
     try:
         url = make_url(settings.database.get_secret_value())
         if url.get_backend_name() in ("sqlite", "postgresql"):

@@ -84,13 +84,14 @@ def test_the_database_holds_no_secret(tmp_path: Path) -> None:
         held = repr(connection.execute(text("select * from api_keys")).all())
     assert key.split("_", 2)[2] not in held
     assert key.split("_", 2)[2].encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
-    assert not (tmp_path / "access.db").stat().st_mode & 0o077
+    assert not (tmp_path / "alerts.db").stat().st_mode & 0o077
     engine.dispose()
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        ({"role": "admin", "name": "a\nb"}, r"name 'a\\\\x0ab': give 1 to 64 characters"),
         ({"role": "boss"}, "role 'boss': give viewer, analyst, operator, admin"),
         ({"role": None, "scopes": ["alerts:raed"]}, "scope 'alerts:raed': give some of"),
         ({"role": None}, "a key has a role, or scopes"),
@@ -101,7 +102,7 @@ def test_the_database_holds_no_secret(tmp_path: Path) -> None:
 def test_a_key_that_cannot_be_is_refused_in_words(tmp_path: Path, given: dict[str, object], words: str) -> None:
     engine = access_database(ServeSettings(directory=tmp_path))
     with pytest.raises(UsageError, match=words):
-        KeyStore(engine).create("shop", **{"by": "me", "now": 2.0, **given})  # type: ignore[arg-type]
+        KeyStore(engine).create(**{"name": "shop", "by": "me", "now": 2.0, **given})  # type: ignore[arg-type]
     engine.dispose()
 
 
