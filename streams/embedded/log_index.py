@@ -5,6 +5,7 @@ The rows of a file that is full are kept beside it; those of the file that is be
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -48,6 +49,8 @@ class FrameIndex:
         self._rows = np.zeros(64, _ROW)
         self._count = 0
         self._topics: list[str] = []
+        self._lanes: dict[tuple[str, int], tuple[int, IntVector]] = {}
+        """Of partitions that were asked for, the rows among the first so many."""
 
     def __len__(self) -> int:
         return self._count
@@ -75,6 +78,7 @@ class FrameIndex:
         """Keep the first ``count``."""
         if count < self._count:
             self._count, self.end = count, int(self._rows["at"][count])
+            self._lanes.clear()
 
     def of_topics(self, topics: Collection[str]) -> IntVector:
         """The rows of these topics, ascending."""
@@ -83,8 +87,21 @@ class FrameIndex:
 
     def of_lane(self, topic: str, partition: int) -> IntVector:
         """The rows of one partition, ascending."""
-        rows = self.of_topics((topic,))
-        return np.extract(self.rows["partition"][rows] == partition, rows)
+        held = self.rows  # before the topics: that of each of these rows is there
+        seen, rows = self._lanes.get((topic, partition), (0, np.empty(0, np.int64)))
+        if seen < len(held):
+            new, number = held[seen:], self._topics.index(topic) if topic in self._topics else -1
+            found = seen + np.flatnonzero((new["topic"] == number) & (new["partition"] == partition))
+            rows = np.concatenate([rows, found])
+            self._lanes[topic, partition] = len(held), rows
+        return rows
+
+    def place(self, topic: str, partition: int, offset: int, newest: float) -> IntVector:
+        """Of these the rows that reach behind ``offset``, from the first with a time of ``newest`` or later on."""
+        rows, held = self.of_lane(topic, partition), self.rows
+        rows = rows[bisect.bisect_right(rows, offset, key=lambda row: held["base"][row] + held["count"][row]) :]
+        late = held["newest"][rows] >= newest if newest > -np.inf else np.ones(1, np.bool_)
+        return rows[int(late.argmax()) :] if late.any() else rows[:0]
 
     def topic(self, row: int) -> str:
         """Of one frame."""

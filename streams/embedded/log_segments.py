@@ -24,6 +24,7 @@ from weir.streams.errors import LogError, UsageError
 FIRST: Final = "records.log"
 _LATER: Final = re.compile(r"records-(\d{20})\.log")
 _MAGIC: Final = b"WLH1"
+_AT_ONCE: Final = 256
 
 
 class _Head(msgspec.Struct, array_like=True):
@@ -109,11 +110,13 @@ class Segment:
 
     def batches(self, index: FrameIndex, rows: IntVector) -> Iterator[LoggedBatch]:
         """The batches at these rows of its index; their records are read when someone asks for them."""
-        held = index.rows[rows]
-        columns = (held[name].tolist() for name in ("partition", "base", "at", "count"))
-        for row, partition, base, at, count in zip(rows.tolist(), *columns, strict=True):
-            records = StoredRecords(self.path, at, count)
-            yield LoggedBatch(self.first_seq + row, index.topic(row), partition, base, records)
+        for first in range(0, len(rows), _AT_ONCE):  # most readers want a few alone
+            some = rows[first : first + _AT_ONCE]
+            held = index.rows[some]
+            columns = (held[name].tolist() for name in ("partition", "base", "at", "count"))
+            for row, partition, base, at, count in zip(some.tolist(), *columns, strict=True):
+                records = StoredRecords(self.path, at, count)
+                yield LoggedBatch(self.first_seq + row, index.topic(row), partition, base, records)
 
     def remove(self) -> None:
         """Delete it."""

@@ -286,10 +286,7 @@ class SegmentStore:
                 if end <= offset or time < newest:
                     continue
             index = self._index(segment)
-            rows = index.of_lane(topic, partition)
-            held = index.rows[rows]
-            rows = rows[(held["base"] + held["count"] > offset) & (np.maximum.accumulate(held["newest"]) >= newest)]
-            yield from segment.batches(index, rows)
+            yield from segment.batches(index, index.place(topic, partition, offset, newest))
 
 
 def _open(path: Path) -> int:
