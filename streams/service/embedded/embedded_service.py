@@ -16,6 +16,7 @@ from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLo
 from weir.streams.service.embedded.embedded_serving import EmbeddedServing
 from weir.streams.service.embedded.engine import Engine
 from weir.streams.service.embedded.group_commit import Step
+from weir.streams.service.embedded.output_log import OutputLog
 from weir.streams.service.service import Service
 
 
@@ -47,7 +48,7 @@ def _engine(
     settings: Settings, tasks: Sequence[TaskSpec], show: Callable[[list[Step]], None], fault: Callable[[str], None]
 ) -> Engine:
     directory = DataDirectory(settings.serve.directory, [task.name for task in tasks])
-    inputs, outputs = (EmbeddedLog(directory=directory.path / name) for name in ("inputs", "outputs"))
+    inputs, outputs = EmbeddedLog(directory=directory.path / "inputs"), OutputLog(directory.path / "outputs")
 
     full = full_models(tasks, settings.models)
     require_provider(full, settings.models.provider)

@@ -26,6 +26,7 @@ from weir.streams.service.embedded.appends import Append, MergedAppends, merged
 from weir.streams.service.embedded.data_directory import DataDirectory
 from weir.streams.service.embedded.group_commit import GroupCommit, Step
 from weir.streams.service.embedded.idle_streams import IDLE_S, IdleStreams
+from weir.streams.service.embedded.output_log import OutputLog
 from weir.streams.service.ports import Decoded
 from weir.streams.service.problems import Overloaded, Problem
 
@@ -65,7 +66,7 @@ class Engine:
         self,
         directory: DataDirectory,
         inputs: EmbeddedLog,
-        outputs: EmbeddedLog,
+        outputs: OutputLog,
         make_host: Callable[[], EmbeddedHost],
         *,
         lateness: float,
@@ -121,6 +122,7 @@ class Engine:
                 if self._is_new(error, batch.seq):
                     raise
                 return False
+            self.outputs.take()  # these were shown by the process before, or can be read
             if time.monotonic() - told > 1.0:
                 told = time.monotonic()
                 log.info(
@@ -220,7 +222,7 @@ class Engine:
 
     def _step(self, appends: list[Append]) -> None:
         """Append, and compute while the disk syncs."""
-        step, before = Step(appends), self.outputs.next_seq
+        step = Step(appends)
         began = time.thread_time()
         logged = [(group, self._logged(group, step)) for group in merged(appends, _MOST)]
         self._commit.appended(step)
@@ -230,7 +232,7 @@ class Engine:
             made = [(len(batch.records), self._live(batch, decoded)) for batch in batches]
             step.answers += group.answers(made) if batches else ()
             step.batches += [batch for batch in batches if batch.topic not in OUTPUTS]
-        step.batches += self.outputs.read(OUTPUTS, before)
+        step.batches += self.outputs.take()
         self._commit.processed(step)
         self._busy_s += time.thread_time() - began
 
