@@ -34,6 +34,7 @@ def serve_command(
     port: Annotated[int | None, typer.Option("--port", help="0 takes a free one; else [serve] port.")] = None,
     directory: Annotated[str | None, typer.Option("--dir", help="Where data lies; else [serve] directory.")] = None,
     kafka: Annotated[bool, typer.Option("--kafka", help="Beside a fleet of workers on Kafka; run any number.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the tables of alerts anew from the log.")] = False,
     only_check: CheckOption = False,
     log_level: LogLevelOption = "info",
     config: ConfigOption = None,
@@ -64,7 +65,9 @@ def serve_command(
     """
     from rich.markup import escape
 
-    given = {"serve.host": host, "serve.port": port, "serve.directory": directory}
+    given = {
+        "serve.host": host, "serve.port": port, "serve.directory": directory, "serve.rebuild": rebuild or None,
+    }  # fmt: skip
     settings = settings_of(config, bootstrap, given)
     found = tasks_of(tasks or [], settings)
     needed(_NEEDS, "weir serve", "serve")
