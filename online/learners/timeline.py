@@ -21,14 +21,7 @@ from weir.online.learners.online_model import ModelSnapshot, OnlineModel
 
 
 class VersionNotKept(WeirError, LookupError):  # noqa: N818 - named for what happened, as the tree of errors reads
-    """A version that this process cannot give: too old, or not reached yet.
-
-    ``oldest`` and ``newest`` are the versions it can give.
-    """
-
-    def __init__(self, message: str, oldest: int, newest: int) -> None:
-        super().__init__(message)
-        self.oldest, self.newest = oldest, newest
+    """A version that this process cannot give: too old, or not reached yet."""
 
 
 class _Mark(NamedTuple):
@@ -167,7 +160,7 @@ class ModelTimeline(OnlineModel):
             why = f"{where} was not reached yet, this process has learned {self._version} examples; wait for it"
         else:
             why = f"{where} is not kept, the oldest is {self.oldest}; rebuild it from a stored snapshot and the log"
-        raise VersionNotKept(why, self.oldest, self._version)
+        raise VersionNotKept(why)
 
     def _rebuild(self, version: int) -> Learner:
         learner = self._build()

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final
 
 import orjson
 
@@ -45,19 +45,6 @@ class Outgoing:
     """How much of the source it was, for a progress bar."""
 
 
-class OutgoingSource(Protocol):
-    """Records in the order of their time."""
-
-    total: int | None
-    """All units there are; ``None`` where nobody knows."""
-    skipped: int
-    """Lines that were left out so far."""
-
-    def __iter__(self) -> Iterator[Outgoing]:
-        """Every record once."""
-        ...
-
-
 class LinesSource:
     """Wire records from files of lines, merged by time; ``-`` is standard input.
 
@@ -74,7 +61,9 @@ class LinesSource:
         self._files = [(path, topic or _topic_of(path)) for path in paths]
         self._only = topic
         self.total = None if STDIN in paths else sum(path.stat().st_size for path in paths)
+        """All units there are; ``None`` where nobody knows."""
         self.skipped = 0
+        """Lines that were left out so far."""
 
     def __iter__(self) -> Iterator[Outgoing]:
         """Every line that has a topic."""
@@ -137,6 +126,10 @@ class TableSource:
             "event_id": row["event_id"], "ts": row["ts"], "value": int(value), "source": "replay",
         }  # fmt: skip
         return Outgoing(topics.LABELS, entity.encode(), orjson.dumps(record), at, 0)
+
+
+OutgoingSource = LinesSource | TableSource
+"""Records in the order of their time, each once."""
 
 
 def time_of(document: Any) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -34,44 +34,24 @@ class Origin:
     """Seconds."""
 
 
-class ModelRegistry(Protocol):
-    """Versions of full models, and which of them serves."""
-
-    def champion(self, task: str) -> int:
-        """The version that serves; 0 for none."""
-        ...
-
-    def built(self, task: str, version: int) -> Built:
-        """A version as it was registered; raises ``ModelError`` for one that is not whole."""
-        ...
-
-    def register(self, task: str, built: Built, job: Job, origin: Origin, now: float) -> int:
-        """Keep a job's candidate; the same version when it is there already."""
-        ...
-
-    def tell(self, task: str, effect: Effect, why: str) -> ModelUpdate:
-        """Note in the registry what serves now; what to tell the workers. Repeating it changes nothing."""
-        ...
-
-
 class RegistryShelf:
-    """``ModelRegistry`` over ``weir.models.registry``."""
+    """Versions of full models, and which of them serves."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     def champion(self, task: str) -> int:
-        """See ``ModelRegistry``."""
+        """The version that serves; 0 for none."""
         return self._registry.champion(task) or 0
 
     def built(self, task: str, version: int) -> Built:
-        """See ``ModelRegistry``."""
+        """A version as it was registered; raises ``ModelError`` for one that is not whole."""
         artefact = self._registry.load(task, version)
         m = artefact.manifest
         return Built(m.kind, artefact.onnx, m.inputs, m.state, m.embedding, dict(artefact.files), m.metrics, m.seed)
 
     def register(self, task: str, built: Built, job: Job, origin: Origin, now: float) -> int:
-        """See ``ModelRegistry``."""
+        """Keep a job's candidate; the same version when it is there already."""
         mark = _mark(job)
         if (found := self._of_job(task, mark)) is not None:
             return found
@@ -95,7 +75,7 @@ class RegistryShelf:
         return None
 
     def tell(self, task: str, effect: Effect, why: str) -> ModelUpdate:
-        """See ``ModelRegistry``."""
+        """Note in the registry what serves now; what to tell the workers. Repeating it changes nothing."""
         for tries_left in reversed(range(_TRIES)):
             try:
                 self._move(task, effect, why)

@@ -15,7 +15,7 @@ from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_stages import JobRunner
 from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.leased_state import Clock, LeasedTaskState
-from weir.streams.trainer.registry_port import ModelRegistry
+from weir.streams.trainer.registry_port import RegistryShelf
 from weir.streams.trainer.state_journal import Journal
 from weir.streams.trainer.task_state import TaskState
 from weir.streams.trainer.task_trainer import Publish, TaskTrainer
@@ -41,7 +41,7 @@ class TaskSupervisor:
         self,
         spec: TaskSpec,
         journal: Journal,
-        shelf: ModelRegistry,
+        shelf: RegistryShelf,
         shop: JobWorkshop,
         publish: Publish,
         *,

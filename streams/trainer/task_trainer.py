@@ -20,7 +20,7 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.promotion import PhaseState, PromotionPhase, PromotionRules
 from weir.streams.trainer.leased_state import Clock, LeasedTaskState
-from weir.streams.trainer.registry_port import ModelRegistry
+from weir.streams.trainer.registry_port import RegistryShelf
 from weir.streams.trainer.task_state import Effect, RetrainAsk, TaskState
 from weir.streams.trainer.trainer_metrics import TaskMeasures
 from weir.streams.trainer.triggers import RequestOutcome, check_schedule, conclude, consider, overtaken, scheduled
@@ -45,7 +45,7 @@ class TaskTrainer:
     """
 
     def __init__(
-        self, spec: TaskSpec, desk: LeasedTaskState, shelf: ModelRegistry, publish: Publish, clock: Clock,
+        self, spec: TaskSpec, desk: LeasedTaskState, shelf: RegistryShelf, publish: Publish, clock: Clock,
         measures: TaskMeasures | None = None,
     ) -> None:  # fmt: skip
         self.spec, self.desk, self.shelf = spec, desk, shelf

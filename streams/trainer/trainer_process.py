@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from weir.models.registry.registry import Registry, open_files
@@ -28,16 +29,17 @@ from weir.streams.ops.metrics import Metrics
 from weir.streams.ops.signals import stop_signals, until_one_ends
 from weir.streams.ops.web import WebServer
 from weir.streams.trainer.inputs import ExamplesFollower, RequestReader
-from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import SubprocessRunner
 from weir.streams.trainer.job.real_steps import kafka_workshop
-from weir.streams.trainer.registry_port import ModelRegistry, RegistryShelf
-from weir.streams.trainer.state_journal import FilesJournal, Journal
+from weir.streams.trainer.registry_port import RegistryShelf
+from weir.streams.trainer.state_journal import FilesJournal
 from weir.streams.trainer.task_state import TaskState
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 from weir.streams.trainer.trainer_errors import PASSING
 
 log = logging.getLogger(__name__)
+
+JobProgress = Callable[[str, str, int, int], None]
 
 
 class TrainerStatus:
@@ -108,26 +110,18 @@ class Trainer:
     ----------
     settings : where everything is.
     tasks : those with ``[full]`` are trained.
-    shop, shelf, journal : instead of the real ones, for tests.
+    progress : told how far a job's parts are: task, part, how much is done, of how much.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        tasks: Sequence[TaskSpec],
-        *,
-        shop: JobWorkshop | None = None,
-        shelf: ModelRegistry | None = None,
-        journal: Journal | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, tasks: Sequence[TaskSpec], progress: JobProgress) -> None:
         t, options = settings.trainer, settings.kafka.client_options("trainer")
         trained = [task for task in tasks if task.full is not None]
         if not trained:
             raise UsageError(f"none of {[task.name for task in tasks]} has a full model; add a [full] table to a task")
         self._settings, self.name = settings, t.name()
-        shop = shop or kafka_workshop(settings, SubprocessRunner(t.stop_s))
-        shelf = shelf or RegistryShelf(Registry(settings.models.registry))
-        journal = journal or FilesJournal(open_files(settings.models.registry))
+        shop = replace(kafka_workshop(settings, SubprocessRunner(t.stop_s)), progress=progress)
+        shelf = RegistryShelf(Registry(settings.models.registry))
+        journal = FilesJournal(open_files(settings.models.registry))
         self.metrics = Metrics(settings.topics.own)
         self.benches = [
             TaskSupervisor(
@@ -255,13 +249,9 @@ class Trainer:
         asyncio.run_coroutine_threadsafe(sending, self._loop).result(_SEND_S)
 
 
-def run_trainer(make: Callable[[], Trainer], once: bool = False) -> int:
+async def run_trainer(settings: Settings, tasks: Sequence[TaskSpec], progress: JobProgress, once: bool = False) -> int:
     """Run a trainer until it is told to stop; the exit status. Raises ``WeirError`` for what a person can mend."""
-    return asyncio.run(_run(make, once))
-
-
-async def _run(make: Callable[[], Trainer], once: bool) -> int:
-    trainer = make()
+    trainer = Trainer(settings, tasks, progress)
     with stop_signals(asyncio.get_running_loop(), trainer.stop) as caught:
         await trainer.run(once)
     return caught.status

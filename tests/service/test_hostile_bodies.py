@@ -126,11 +126,11 @@ async def test_a_bomb_is_refused_before_it_is_unpacked(encoding: str, tmp_path: 
     ("encoding", "body", "status", "words"),
     [
         ("gzip", b"no gzip", 400, "not gzip"),
-        ("gzip", gzip.compress(GOOD)[:-9], 400, "ends early"),
+        ("gzip", gzip.compress(GOOD, mtime=0)[:-9], 400, "ends early"),
         ("zstd", b"no zstd", 400, "not zstd"),
         ("zstd", bytes(cramjam.zstd.compress(GOOD))[:-3], 400, "zstd"),
         ("br", GOOD, 415, "gzip or zstd"),
-        ("gzip, gzip", gzip.compress(gzip.compress(GOOD)), 415, "one of them"),
+        ("gzip, gzip", gzip.compress(gzip.compress(GOOD, mtime=0), mtime=0), 415, "one of them"),
     ],
 )
 async def test_a_body_that_is_not_what_its_encoding_says(

@@ -34,7 +34,7 @@ from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import Runner, SubprocessRunner
 from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.real_steps import blended, cut, encoder_builder, score, trees_builder
-from weir.streams.trainer.registry_port import ModelRegistry, RegistryShelf
+from weir.streams.trainer.registry_port import RegistryShelf
 from weir.streams.trainer.state_journal import Journal, MemoryJournal
 from weir.streams.trainer.task_state import Effect, TaskState
 from weir.streams.trainer.task_supervisor import TaskSupervisor
@@ -73,7 +73,7 @@ class EmbeddedTrainer:
     def __init__(
         self,
         tasks: Sequence[TaskSpec],
-        shelf: Registry | ModelRegistry,
+        shelf: Registry | RegistryShelf,
         log: EmbeddedLog,
         work: Path,
         *,
@@ -94,7 +94,7 @@ class EmbeddedTrainer:
             runner or SubprocessRunner(),
             work,
         )
-        self._shelf: ModelRegistry = RegistryShelf(shelf) if isinstance(shelf, Registry) else shelf
+        self._shelf: RegistryShelf = RegistryShelf(shelf) if isinstance(shelf, Registry) else shelf
         self._benches = {
             task.name: TaskSupervisor(
                 task, journal or MemoryJournal(), self._shelf, shop, self._publish,

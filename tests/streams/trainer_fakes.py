@@ -34,7 +34,7 @@ from weir.streams.trainer.job.job_runner import InlineRunner, Runner
 from weir.streams.trainer.job.job_stages import JobRunner
 from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.leased_state import LeasedTaskState
-from weir.streams.trainer.registry_port import Origin
+from weir.streams.trainer.registry_port import Origin, RegistryShelf
 from weir.streams.trainer.state_journal import Journal, MemoryJournal
 from weir.streams.trainer.task_state import Effect, Job, RetrainAsk
 from weir.streams.trainer.task_trainer import TaskTrainer
@@ -131,7 +131,7 @@ class SkillBuilder:
 
 
 @dataclass
-class FakeShelf:
+class FakeShelf(RegistryShelf):
     """A registry in memory. ``told`` is every effect in order, repeats too."""
 
     models: list[tuple[str, Built]] = field(default_factory=list)

@@ -5,7 +5,7 @@ It knows arguments, the banner and the bars; what runs is ``weir.streams.trainer
 
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -71,17 +71,11 @@ def trainer_command(
     # where no terminal is, the log says enough
     columns = TextColumn("{task.completed:g}/{task.total:g}"), TimeElapsedColumn()
     with bar_of_each(*columns, done=False) as advance:
-        from weir.streams.trainer.job.job_runner import SubprocessRunner
-        from weir.streams.trainer.job.real_steps import kafka_workshop
 
         def progress(task: str, what: str, done: int, of: int) -> None:
             advance(f"{task} {what}", done, of)
 
-        def make() -> Any:
-            shop = kafka_workshop(settings, SubprocessRunner(settings.trainer.stop_s))
-            return module.Trainer(settings, found, shop=replace(shop, progress=progress))
-
-        status = module.run_trainer(make, once)
+        status = asyncio.run(module.run_trainer(settings, found, progress, once))
     if status:
         raise typer.Exit(status)
 
