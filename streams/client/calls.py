@@ -111,6 +111,12 @@ def post(path: str, document: Mapping[str, Any]) -> Call[dict[str, Any]]:
     return Call("POST", path, dict[str, Any], content=msgspec.json.encode(document))
 
 
+def verdict(alert_id: str, verdict: Verdict, reason: str, note: str) -> Call[dict[str, Any]]:
+    """Judge an alert."""
+    said = {"verdict": verdict, "reason": reason, "note": note}
+    return post(alert_path(alert_id, "verdict"), {name: text for name, text in said.items() if text})
+
+
 def alerts(cursor: str | None, **filters: Any) -> Call[AlertPage]:
     """A page of alerts."""
     return Call("GET", "/v1/alerts", AlertPage, {"cursor": cursor, **filters})

@@ -88,8 +88,7 @@ class Client:
 
     def verdict(self, alert_id: str, verdict: Verdict, *, reason: str = "", note: str = "") -> dict[str, Any]:
         """Say whether an alert was right: it resolves, and the model learns."""
-        document = {"verdict": verdict, "reason": reason, "note": note}
-        return self._do(calls.post(calls.alert_path(alert_id, "verdict"), document))
+        return self._do(calls.verdict(alert_id, verdict, reason, note))
 
     def undo(self, alert_id: str) -> dict[str, Any]:
         """Take the newest verdict back."""
@@ -183,8 +182,7 @@ class AsyncClient:
 
     async def verdict(self, alert_id: str, verdict: Verdict, *, reason: str = "", note: str = "") -> dict[str, Any]:
         """See `Client.verdict`."""
-        document = {"verdict": verdict, "reason": reason, "note": note}
-        return await self._do(calls.post(calls.alert_path(alert_id, "verdict"), document))
+        return await self._do(calls.verdict(alert_id, verdict, reason, note))
 
     async def undo(self, alert_id: str) -> dict[str, Any]:
         """See `Client.undo`."""

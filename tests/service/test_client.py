@@ -115,3 +115,10 @@ async def test_weir_feed_prints_a_line_for_each_record(tmp_path: Path) -> None:
         assert (shown.status, "prediction   task=fraud  entity_id=u1" in shown.output) == (0, True), shown
         (line,) = (await command("feed", *where, "--json")).output.splitlines()
         assert json.loads(line)["record"]["event_id"] == "e1"
+
+
+async def test_a_verdict_without_a_reason_leaves_the_reason_out(tmp_path: Path) -> None:
+    async with listening(make_service(tmp_path)) as port, AsyncClient(f"http://127.0.0.1:{port}") as client:
+        with pytest.raises(ServiceError) as refused:
+            await client.verdict("fraud:u1:e1", "confirmed")
+        assert refused.value.status == 404  # and not 422: the request was as the service wants it
