@@ -106,13 +106,12 @@ def host_of(users: int, folder: Path) -> tuple[EmbeddedHost, float]:
     inputs, outputs = EmbeddedLog(), EmbeddedLog()
     host = EmbeddedHost(tasks, inputs, outputs, checkpoints=folder)
     order = np.random.default_rng(0).permutation(np.tile(np.arange(users), 2)).tolist()
-    events = [purchase(number, user) for number, user in enumerate(order)]
-    for at in range(0, len(events), 2048):
-        for batch in inputs.append(topics.USER_EVENTS, events[at : at + 2048]):
+    for at in range(0, len(order), 2048):
+        events = [purchase(at + i, user) for i, user in enumerate(order[at : at + 2048])]
+        for batch in inputs.append(topics.USER_EVENTS, events):
             host.process(batch)
         inputs.forget(inputs.next_seq)
         outputs.forget(outputs.next_seq)
-    del events
     return host, rss_mb() - before
 
 
@@ -157,10 +156,10 @@ def main() -> None:
     args = parser.parse_args()
     result: dict[str, object] = {"benchmark": "embedded_log", "mib": args.mib, "load": os.getloadavg()[0]}
     for name, run in (
+        ("checkpoint", lambda folder: checkpoints(args.users, folder)),  # first: memory is then its own
         ("frames_of_64", lambda folder: opening(folder, args.mib, 64)),
         ("frames_of_1", lambda folder: opening(folder, args.mib, 1)),
         ("append", appending),
-        ("checkpoint", lambda folder: checkpoints(args.users, folder)),
     ):
         with tempfile.TemporaryDirectory() as folder:
             measured = run(Path(folder))

@@ -28,7 +28,7 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.embedded.checkpoint import Checkpoints
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
-from weir.streams.embedded.host_state import HostState, HostStats, Outcome, decode_state
+from weir.streams.embedded.host_state import HostState, HostStats, Outcome, check_kept, decode_state
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.embedded.ticks import tick_times
 from weir.streams.errors import UsageError
@@ -279,9 +279,10 @@ class EmbeddedHost:
         """
         data = self._checkpoints.newest() if self._checkpoints is not None else None
         if data is None:
+            check_kept(0, self.log.first_seq)
             self.outputs.truncate(0)
             return False
-        ends = self.log.next_seq, self.outputs.next_seq if self._apart else None
+        ends = self.log.first_seq, self.log.next_seq, self.outputs.next_seq if self._apart else None
         state = decode_state(data, self.pipelines, *ends)
         self.outputs.truncate(state.seq if state.outputs is None else state.outputs)
         self.store.restore(state.store)

@@ -64,13 +64,23 @@ class HostState(msgspec.Struct):
     """All records of ``model-updates`` up to ``done``; ``None`` in checkpoints of before: they are in the log."""
 
 
-def decode_state(data: bytes, tasks: Iterable[str], end: int, outputs_end: int | None) -> HostState:
+def check_kept(wanted: int, first: int) -> None:
+    """Raise ``StateError`` where a log that keeps batches from ``first`` on does not hold what is ``wanted``."""
+    if wanted < first:
+        raise StateError(
+            f"the log begins at batch {first}, and batches from {wanted} on are needed to go on: restore them and the "
+            "checkpoint, or start with a fresh directory"
+        )
+
+
+def decode_state(data: bytes, tasks: Iterable[str], first: int, end: int, outputs_end: int | None) -> HostState:
     """A checkpoint's content.
 
     Parameters
     ----------
     data : of the checkpoint.
     tasks : names of those that run now.
+    first : sequence number of the first batch that the log (of inputs) keeps.
     end, outputs_end : sequence numbers at which the logs end now; no ``outputs_end`` where there is one log for both.
 
     Raises
@@ -90,6 +100,7 @@ def decode_state(data: bytes, tasks: Iterable[str], end: int, outputs_end: int |
     if (state.outputs is None) != (outputs_end is None):
         had, has = ("one log", "two logs") if state.outputs is None else ("two logs", "one log")
         raise StateError(f"the checkpoint is of {had}, and this is a host with {has}; start with a fresh directory")
+    check_kept(state.done, first)
     for what, written, now in (("log", state.seq, end), ("log of outputs", state.outputs or 0, outputs_end or 0)):
         if written > now:
             raise StateError(

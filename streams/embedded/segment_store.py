@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import threading
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,10 @@ from weir.streams.errors import LogError, LogFull
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _KEPT: Final = 8
 """Indexes of full files in memory: those that were asked for last."""
+
+
+_RECENT: Final = 32
+"""Batches in memory although the disk has them: who has just appended some hands them to many."""
 
 
 class SegmentStore:
@@ -52,6 +57,7 @@ class SegmentStore:
         """Descriptors of the files that may hold what is not synced; the last is written to."""
         self._synced = -1
         """Up to which batch; -1 where that is not known."""
+        self._recent: deque[LoggedBatch] = deque(maxlen=_RECENT)
         self._failed = ""
         self.segments: tuple[Segment, ...] = ()
         self.lanes: Lanes = {}
@@ -108,6 +114,7 @@ class SegmentStore:
             lane = batch.topic, batch.partition
             index.add(*lane, batch.base_offset, len(batch.records), newest, len(frame))
             self.lanes[lane] = batch.next_offset, max(newest, self.lanes.get(lane, (0, -np.inf))[1])
+            self._recent.append(batch)
             self.next_seq = batch.seq + 1
 
     def _room(self) -> FrameIndex:
@@ -121,7 +128,10 @@ class SegmentStore:
             return last.index
         segment, head = Segment.after(last.path, last.index.end, self.next_seq, self.lanes)
         assert segment.index is not None
-        file = self._create(segment.path)
+        try:
+            file = _open(segment.path)
+        except OSError as error:
+            raise self._refusal(error) from error
         try:
             self._write(file, head, 0)
         except LogError:
@@ -131,12 +141,6 @@ class SegmentStore:
         self._files[segment.path] = file  # only now: a sync takes the files before the last for full
         self.segments = (*self.segments, segment)
         return segment.index
-
-    def _create(self, path: Path) -> int:
-        try:
-            return _open(path)
-        except OSError as error:
-            raise self._refusal(error) from error
 
     def _write(self, file: int, data: bytes, end: int) -> None:
         """Append to a file of ``end`` bytes, all or nothing."""
@@ -188,6 +192,7 @@ class SegmentStore:
             index.cut(row)
             last.index = index
             self._load.cache_clear()
+            self._recent.clear()
             self._settle(self.segments[: at + 1])
         return dropped
 
@@ -220,7 +225,8 @@ class SegmentStore:
                 for path in full:
                     self._seal(segments[path])
                 os.fsync(self._files[last])
-                sync_names(self.directory)
+                if full or self._synced < 0:  # a name is new: the directory is written back by itself
+                    sync_names(self.directory)
             except OSError as error:
                 # The kernel may have dropped the pages that it could not write and call them clean: no second try.
                 self._failed = (
@@ -275,7 +281,8 @@ class SegmentStore:
         end = len(index)  # before the rows: more may be added while we look
         rows = index.of_topics(topics)
         rows = rows[(rows >= seq - segment.first_seq) & (rows < end)]
-        return list(segment.batches(index, rows)), segment.first_seq + end
+        recent = {batch.seq: batch for batch in list(self._recent)}
+        return [recent.get(b.seq, b) for b in segment.batches(index, rows)], segment.first_seq + end
 
     def lane(self, topic: str, partition: int, offset: int, newest: float) -> Iterator[LoggedBatch]:
         """Batches of a partition that reach behind ``offset``, from the first with a time of ``newest`` or later on."""

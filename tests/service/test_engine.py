@@ -200,6 +200,9 @@ async def test_retention_takes_what_no_start_needs(tmp_path: Path, monkeypatch: 
         log.engine._retention = RetentionSettings.model_construct(age=DAY, bytes=30_000)
         for topic, records in calls():
             await log.append(topic, records)
+        async with asyncio.timeout(60):
+            while not (log.engine.inputs.first_seq and log.engine.outputs.first_seq):
+                await log.append(topics.USER_EVENTS, [event(1)])  # so that a later checkpoint is due
         log.engine._every_s = 1e9  # no further checkpoint, and so no deletion, while we look
         while (saving := await log.call(lambda: log.engine._saving)) is not None:
             await asyncio.wrap_future(saving)

@@ -145,6 +145,31 @@ def test_a_lost_log_of_outputs_is_told(tmp_path: Path) -> None:
         host_on(log, outputs=EmbeddedLog(), checkpoints=tmp_path).resume()
 
 
+def test_inputs_that_retention_took_are_needed_or_not(tmp_path: Path) -> None:
+    def opened() -> EmbeddedLog:
+        return EmbeddedLog(PARTITIONS, tmp_path / "inputs", segment_bytes=2_000)
+
+    outputs_of = EmbeddedLog()
+    with opened() as log:
+        host = host_on(log, outputs=outputs_of, checkpoints=tmp_path)
+        run(log, host, inputs()[:20])
+        host.checkpoint()
+        old = (tmp_path / "checkpoint.bin").read_bytes()
+        run(log, host, inputs()[20:30])
+        host.checkpoint()
+        log.retain(host.seq, max_bytes=0)
+        assert log.first_seq > 20
+    with opened() as log:
+        host = host_on(log, outputs=outputs_of, checkpoints=tmp_path)
+        assert host.resume()
+        (tmp_path / "checkpoint.bin").write_bytes(old)
+        with pytest.raises(StateError, match=r"the log begins at batch \d+, and batches from \d+ on are needed"):
+            host.resume()
+        (tmp_path / "checkpoint.bin").unlink()
+        with pytest.raises(StateError, match=r"the log begins at batch \d+, and batches from 0 on are needed"):
+            host.resume()
+
+
 # -- what process says -------------------------------------------------------------------------------------------------
 
 
