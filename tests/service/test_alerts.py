@@ -214,13 +214,16 @@ async def test_what_cannot_be_is_told(tmp_path: Path) -> None:
         assert "cursor" in await problem(await client.get("/v1/alerts?cursor=%20x"), 422)
         assert "limit" in await problem(await client.get("/v1/alerts?limit=501"), 422)
         assert "sort" in await problem(await client.get("/v1/alerts?sort=x"), 422)
-        assert "verdict" in await problem(await client.post("/v1/alerts/x/verdict", json={"verdict": "maybe"}), 422)
-        assert "note" in await problem(await client.post("/v1/alerts/x/notes", json={"note": "\0"}), 422)
         await send(client, event("u1", 1))
         (alert,) = await alerts(client, 1)
+        path = alert["alert_id"]
+        assert "verdict" in await problem(await client.post(at(path, "verdict"), json={"verdict": "maybe"}), 422)
+        assert "note" in await problem(await client.post(at(path, "notes"), json={"note": "\0"}), 422)
+        assert "no alert" in await problem(await client.get("/v1/alerts/%00"), 404)
+        assert "entity" in await problem(await client.get("/v1/alerts?entity=%00"), 422)
     other = Settings.model_validate({"serve": {"directory": str(tmp_path)}})
     made = embedded_service(other, [every_event_alerts()])
-    made.store._cases._tasks = {}
+    made.store.cases._tasks = {}
     async with made, AsyncClient(transport=ASGITransport(create_app(made)), base_url="http://weir") as client:
         answer = await client.post(at(alert["alert_id"], "verdict"), json={"verdict": "confirmed"})
         assert "task fraud, which does not run here" in await problem(answer, 409)

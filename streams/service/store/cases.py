@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -55,7 +55,13 @@ class Cases:
         return await asyncio.to_thread(run)
 
     async def judge(
-        self, rows: Sequence[AlertRow], by: str, verdict: str, said: Mapping[str, Any], expects: int | None = None
+        self,
+        rows: Sequence[AlertRow],
+        by: str,
+        verdict: str,
+        reason: str = "",
+        note: str = "",
+        expects: int | None = None,
     ) -> dict[str, str | None]:
         """Give alerts a verdict: by id, why it did not count, ``None`` where it did. An id may be absent for now.
 
@@ -68,8 +74,8 @@ class Cases:
         ends = await self._log.spans(topics.EXAMPLES)
         mark = max((span.end for span in ends.values()), default=0)
         made = [
-            self._event(row, "verdict", by, now, verdict=verdict, state=row.state, examples_before=mark,
-                        expects=expects, **said)
+            self._event(row, "verdict", by, now, expects, verdict=verdict, state=row.state, examples_before=mark,
+                        reason=reason or None, note=note or None)
             for row in rows
         ]  # fmt: skip
         outcomes = await self.happen(made)
@@ -85,14 +91,16 @@ class Cases:
     async def undo(self, row: AlertRow, by: str, expects: int | None) -> dict[str, str | None]:
         """Take the newest verdict of an alert back."""
         standing = await self.ask(standing_values, row.alert_id)
-        outcomes = await self.happen([self._event(row, "undo", by, time.time(), expects=expects)])
+        outcomes = await self.happen([self._event(row, "undo", by, time.time(), expects)])
         if standing and outcomes.get(row.alert_id) is None:
             await self._say(undone_labels(row, self._task_of(row), standing, by, time.time()))
         return outcomes
 
-    async def act(self, row: AlertRow, action: str, by: str, **said: Any) -> dict[str, str | None]:
+    async def act(
+        self, row: AlertRow, action: str, by: str, expects: int | None = None, **said: Any
+    ) -> dict[str, str | None]:
         """Do anything else with an alert."""
-        return await self.happen([self._event(row, action, by, time.time(), **said)])
+        return await self.happen([self._event(row, action, by, time.time(), expects, **said)])
 
     async def happen(self, made: Sequence[CaseEvent]) -> dict[str, str | None]:
         """Append case events, and wait for what became of them; those that are not written in time are absent.
@@ -119,7 +127,13 @@ class Cases:
 
     async def rows(self, ids: Sequence[str], tasks: frozenset[str] | None) -> dict[str, AlertRow]:
         """Alerts by id that a caller may see."""
-        return await self.ask(find_rows, list(ids), tasks)
+        return await self.ask(find_rows, [i for i in ids if "\0" not in i], tasks)  # no id has one, nor a database
+
+    async def row(self, alert_id: str, tasks: frozenset[str] | None) -> AlertRow:
+        """One of them; raises ``Problem`` (404)."""
+        if row := (await self.rows([alert_id], tasks)).get(alert_id):
+            return row
+        raise Problem(404, "Not found", f"no alert {alert_id}; GET /v1/alerts lists them", value=alert_id)
 
     def _task_of(self, row: AlertRow) -> TaskSpec:
         if (task := self._tasks.get(row.task)) is None:
@@ -130,9 +144,15 @@ class Cases:
             )  # fmt: skip
         return task
 
-    def _event(self, row: AlertRow, action: str, by: str, at: float, **said: Any) -> CaseEvent:
+    def _event(self, row: AlertRow, action: str, by: str, at: float, expects: int | None, **said: Any) -> CaseEvent:
         about = {"alert_id": row.alert_id, "task": row.task, "entity_id": row.entity_id}
-        known = {"case_event_id": secrets.token_hex(16), "action": action, "by": by[:ID_CHARS], "at": at}
+        known = {
+            "case_event_id": secrets.token_hex(16),
+            "action": action,
+            "by": by[:ID_CHARS],
+            "at": at,
+            "expects": expects,
+        }
         return CaseEvent.model_validate(about | known | said)
 
     async def _say(self, labels: Sequence[Record]) -> None:

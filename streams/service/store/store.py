@@ -9,13 +9,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from weir.online.codec.wire import Id, MadeId, Note, Word
+from weir.online.codec.wire import PRINTABLE, WORD_CHARS, Id, MadeId, Note
 from weir.online.decisions.alert_state import Severity
 from weir.online.durations import Seconds
 from weir.streams.service.access.caller import Caller
+from weir.streams.service.access.guard import tell_audit
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_queries import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 BULK: Final = 500
 State = Literal["open", "escalated", "resolved"]
 Verdict = Literal["confirmed", "false_alarm", "unsure"]
+Asks = Annotated[str | None, Query(max_length=256, pattern=PRINTABLE)]
 Version = Annotated[str | None, Header(alias="If-Match", pattern=r'^"?\d+"?$')]
 """The ``ETag`` of the alert that the caller looked at: where somebody has changed it since, the answer is 409."""
 
@@ -51,8 +53,8 @@ class VerdictSaid(Said):
     """A verdict on an alert."""
 
     verdict: Verdict = Field(examples=["confirmed"])
-    reason: Word | None = Field(None, examples=["stolen card"])
-    note: Note | None = Field(None, examples=["called the customer"])
+    reason: str = Field("", max_length=WORD_CHARS, pattern=PRINTABLE, examples=["stolen card"])
+    note: Note = Field("", examples=["called the customer"])
 
 
 class VerdictsSaid(VerdictSaid):
@@ -84,6 +86,23 @@ class SnoozeSaid(Said):
     for_s: Seconds = Field(ge=0, le=365 * 86_400.0, examples=["4h"])
 
 
+async def _caller(request: Request) -> Caller:
+    caller: Caller = request.scope["weir"].caller
+    return caller
+
+
+async def _alert(alert_id: str, request: Request) -> AlertRow:
+    """The alert of a path, which the audit then tells; a problem (404) where there is none that the caller may see."""
+    cases: Cases = request.app.state.service.store.cases
+    row = await cases.row(alert_id, (await _caller(request)).tasks)
+    tell_audit(request, task=row.task, subject=row.entity_id)
+    return row
+
+
+By: Any = Depends(_caller)
+Asked: Any = Depends(_alert)
+
+
 class Store:
     """Alerts as data: the tables, what keeps them up with the log, and their routes.
 
@@ -93,20 +112,23 @@ class Store:
     """
 
     def __init__(self, service: Service) -> None:
-        self._service = service
         serve = service.settings.serve
         self.engine = open_database(serve)
         self.projector = Projector(service.log, self.engine, serve.alerts_kept, serve.rebuild)
-        self._cases = Cases(service.log, self.engine, self.projector, service.tasks)
+        self.cases = Cases(service.log, self.engine, self.projector, service.tasks)
         self._running: asyncio.Task[None] | None = None
         self.router = APIRouter(tags=["alerts"])
-        self.router.get("/alerts")(self.find)
-        self.router.get("/happenings")(self.happenings)
-        self.router.post("/alerts/verdicts")(self.verdicts)
+        read, judge, work = ([needs(scope)] for scope in ("alerts:read", "alerts:write", "cases:write"))
+        self.router.get("/alerts", dependencies=read)(self.find)
+        self.router.get("/happenings", dependencies=read)(self.happenings)
+        self.router.post("/alerts/verdicts", dependencies=judge)(self.verdicts)
         # An alert's id holds the ids of others, and those may hold anything: a path of slashes too.
-        self.router.get("/alerts/{alert_id:path}")(self.show)
-        for action in (self.verdict, self.undo, self.assign, self.notes, self.snooze):
-            self.router.post(f"/alerts/{{alert_id:path}}/{action.__name__}")(action)
+        self.router.get("/alerts/{alert_id:path}", dependencies=read)(self.show)
+        self.router.post("/alerts/{alert_id:path}/verdict", dependencies=judge)(self.verdict)
+        self.router.post("/alerts/{alert_id:path}/undo", dependencies=judge)(self.undo)
+        self.router.post("/alerts/{alert_id:path}/assign", dependencies=work)(self.assign)
+        self.router.post("/alerts/{alert_id:path}/notes", dependencies=work)(self.notes)
+        self.router.post("/alerts/{alert_id:path}/snooze", dependencies=work)(self.snooze)
 
     async def start(self) -> None:
         """Nothing passes by from now on."""
@@ -127,102 +149,83 @@ class Store:
 
     async def find(
         self,
-        task: str | None = None,
+        task: Asks = None,
         state: State | None = None,
         severity: Annotated[Severity | None, Query(description="At least.")] = None,
-        entity: str | None = None,
-        assignee: Annotated[str | None, Query(description="Empty for alerts that nobody has claimed.")] = None,
+        entity: Asks = None,
+        assignee: Annotated[Asks, Query(description="Empty for alerts that nobody has claimed.")] = None,
         since: Annotated[float | None, Query(description="Opened then or later, epoch seconds.")] = None,
         until: Annotated[float | None, Query(description="Opened before.")] = None,
         min_score: Annotated[float | None, Query(ge=0, le=1)] = None,
         verdict: Verdict | Literal["none"] | None = None,
-        q: Annotated[str | None, Query(max_length=256, description="A whole id, or a part of a reason.")] = None,
+        q: Annotated[Asks, Query(description="A whole id, or a part of a reason.")] = None,
         sort: Sort = "newest",
         cursor: str | None = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        caller: Caller = needs("alerts:read"),
+        caller: Caller = By,
     ) -> Response:
         """Alerts, the newest or the largest first; ``next`` is the cursor of the next page."""
         of = AlertFilter(
-            caller.tasks, task, state, severity, entity, assignee, since, until, min_score, verdict, q and clean(q)
+            caller.tasks, task, state, severity, entity, assignee, since, until, min_score, verdict, q and q.strip()
         )
         now = time.time()
-        page = await self._cases.ask(list_alerts, of, sort, cursor, limit, now)
+        page = await self.cases.ask(list_alerts, of, sort, cursor, limit, now)
         return _json({"alerts": [shown(row, now) for row in page.rows], "next": page.next, "total": page.total})
 
-    async def show(self, alert_id: str, caller: Caller = needs("alerts:read")) -> Response:
+    async def show(self, row: AlertRow = Asked) -> Response:
         """One alert with its history; of each verdict, when the online model learned it and which version that made."""
-        return await self._answer(await self._row(alert_id, caller))
+        return await self._answer(row)
 
     async def happenings(
-        self,
-        task: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        caller: Caller = needs("alerts:read"),
+        self, task: Asks = None, limit: Annotated[int, Query(ge=1, le=500)] = 50, caller: Caller = By
     ) -> Response:
         """Model updates and retrain requests, the newest first: what alerts before and after differ by."""
-        return _json({"happenings": await self._cases.ask(happenings_of, caller.tasks, task, limit)})
+        return _json({"happenings": await self.cases.ask(happenings_of, caller.tasks, task, limit)})
 
     async def verdict(
-        self, alert_id: str, said: VerdictSaid, version: Version = None, caller: Caller = needs("alerts:write")
+        self, said: VerdictSaid, version: Version = None, row: AlertRow = Asked, caller: Caller = By
     ) -> Response:
         """Say what an alert was: it resolves, and the label goes to the model (none where you are unsure)."""
-        row, told = await self._row(alert_id, caller), said.model_dump(exclude={"verdict"})
-        done = await self._cases.judge([row], caller.name, said.verdict, told, _number(version))
-        return await self._done(row, caller, done)
+        done = await self.cases.judge([row], caller.name, said.verdict, said.reason, said.note, _number(version))
+        return await self._done(row, done)
 
-    async def verdicts(self, said: VerdictsSaid, caller: Caller = needs("alerts:write")) -> Response:
+    async def verdicts(self, said: VerdictsSaid, caller: Caller = By) -> Response:
         """Say the same of up to 500 alerts; ``results`` tells of each whether it counted."""
         ids = list(dict.fromkeys(said.alert_ids))
-        rows = await self._cases.rows(ids, caller.tasks)
-        told = said.model_dump(include={"reason", "note"})
-        done = await self._cases.judge(list(rows.values()), caller.name, said.verdict, told)
+        rows = await self.cases.rows(ids, caller.tasks)
+        done = await self.cases.judge(list(rows.values()), caller.name, said.verdict, said.reason, said.note)
         found = {i: {"status": "refused", "reason": done[i]} if done.get(i) else {"status": "done"} for i in rows}
         unknown = {"status": "unknown", "reason": "no such alert"}
         return _json({"results": [{"alert_id": i, **found.get(i, unknown)} for i in ids]})
 
-    async def undo(self, alert_id: str, version: Version = None, caller: Caller = needs("alerts:write")) -> Response:
+    async def undo(self, version: Version = None, row: AlertRow = Asked, caller: Caller = By) -> Response:
         """Take the newest verdict back: the alert is as before it, and another label corrects the model."""
-        row = await self._row(alert_id, caller)
-        if row.verdict is None:
-            raise Problem(409, "Conflict", f"alert {alert_id} has no verdict that could be undone", value=alert_id)
-        return await self._done(row, caller, await self._cases.undo(row, caller.name, _number(version)))
+        return await self._done(row, await self.cases.undo(row, caller.name, _number(version)))
 
     async def assign(
-        self, alert_id: str, said: AssignSaid, version: Version = None, caller: Caller = needs("cases:write")
+        self, said: AssignSaid, version: Version = None, row: AlertRow = Asked, caller: Caller = By
     ) -> Response:
         """Claim an alert for a while, hand it over, or release it; 409 where somebody else has claimed it."""
         whose = {"assignee": said.assignee or caller.name, "until": time.time() + said.for_s}
-        action = ("release", {}) if said.release else ("assign", whose)
-        return await self._act(alert_id, caller, version, *action)
+        action, whose = ("release", {}) if said.release else ("assign", whose)
+        return await self._done(row, await self.cases.act(row, action, caller.name, _number(version), **whose))
 
     async def notes(
-        self, alert_id: str, said: NoteSaid, version: Version = None, caller: Caller = needs("cases:write")
+        self, said: NoteSaid, version: Version = None, row: AlertRow = Asked, caller: Caller = By
     ) -> Response:
         """Write a note into the history of an alert."""
-        return await self._act(alert_id, caller, version, "note", {"note": said.note})
+        return await self._done(row, await self.cases.act(row, "note", caller.name, _number(version), note=said.note))
 
     async def snooze(
-        self, alert_id: str, said: SnoozeSaid, version: Version = None, caller: Caller = needs("cases:write")
+        self, said: SnoozeSaid, version: Version = None, row: AlertRow = Asked, caller: Caller = By
     ) -> Response:
         """Put an alert aside for a while."""
-        return await self._act(alert_id, caller, version, "snooze", {"until": time.time() + said.for_s})
+        until = time.time() + said.for_s
+        return await self._done(row, await self.cases.act(row, "snooze", caller.name, _number(version), until=until))
 
-    async def _act(
-        self, alert_id: str, caller: Caller, version: str | None, action: str, said: Mapping[str, Any]
-    ) -> Response:
-        row = await self._row(alert_id, caller)
-        done = await self._cases.act(row, action, caller.name, expects=_number(version), **said)
-        return await self._done(row, caller, done)
-
-    async def _row(self, alert_id: str, caller: Caller) -> AlertRow:
-        if row := (await self._cases.rows([alert_id], caller.tasks)).get(alert_id):
-            return row
-        raise Problem(404, "Not found", f"no alert {alert_id}; GET /v1/alerts lists them", value=alert_id)
-
-    async def _done(self, row: AlertRow, caller: Caller, done: Mapping[str, str | None]) -> Response:
+    async def _done(self, row: AlertRow, done: Mapping[str, str | None]) -> Response:
         """The alert after a change; 409 where that did not count, 202 where its effect is not to be seen yet."""
-        row = await self._row(row.alert_id, caller)
+        row = await self.cases.row(row.alert_id, None)
         if refused := done.get(row.alert_id):
             raise Problem(
                 409, "Conflict", f"alert {row.alert_id}: {refused}; look at it again",
@@ -231,13 +234,8 @@ class Store:
         return await self._answer(row, 200 if row.alert_id in done else 202)
 
     async def _answer(self, row: AlertRow, status: int = 200) -> Response:
-        document = shown(row, time.time()) | await self._cases.ask(history_of, row.alert_id)
+        document = shown(row, time.time()) | await self.cases.ask(history_of, row.alert_id)
         return _json(document, status, {"ETag": f'"{row.version}"'})
-
-
-def clean(q: str) -> str:
-    """A text to search for, without what no database holds."""
-    return q.replace("\0", "").strip()
 
 
 def _number(version: str | None) -> int | None:

@@ -1,0 +1,176 @@
+"""The database of alerts on a real PostgreSQL: the same tables, the same rows and the same answers as on SQLite."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, text
+
+from tests.service.store_records import NOW, contents, project, some
+from weir.streams.config import topics
+from weir.streams.config.serve_settings import ServeSettings
+from weir.streams.service.store.alert_queries import (
+    AlertFilter,
+    Sort,
+    happenings_of,
+    history_of,
+    list_alerts,
+    outcomes_of,
+    shown,
+    standing_values,
+)
+from weir.streams.service.store.database import open_database
+from weir.streams.service.store.learned import RecentExamples
+from weir.streams.service.store.projection import Piece, Projection
+from weir.streams.service.store.tables import metadata
+
+pytestmark = pytest.mark.integration
+BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+ALERTS = 400
+
+
+def _run(*command: str | Path) -> None:
+    """As the user of Debian's package where we are root, which PostgreSQL refuses to be."""
+    head = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    subprocess.run([*head, *command], check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server of its own."""
+    assert BIN is not None, "install Debian's postgresql"
+    directory = Path(subprocess.check_output(["mktemp", "-d", "/tmp/weir-postgres-XXXXXX"], text=True).strip())
+    if os.geteuid() == 0:
+        shutil.chown(directory, "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = directory / "data"
+    _run(BIN / "initdb", "-D", data, "-U", "weir", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={directory} -c fsync=off"
+    _run(BIN / "pg_ctl", "-D", data, "-o", options, "-l", directory / "log", "-w", "start")
+    try:
+        yield f"postgresql+psycopg://weir@127.0.0.1:{port}/postgres"
+    finally:
+        _run(BIN / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(directory)
+
+
+def opened(directory: Path, url: str | None) -> Engine:
+    return open_database(ServeSettings.model_validate({"directory": directory, "database": url}))
+
+
+@pytest.fixture
+def postgres(server: str, tmp_path: Path) -> Iterator[Engine]:
+    """An empty database on it."""
+    engine = opened(tmp_path, server)
+    yield engine
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+
+
+def queries() -> Iterator[tuple[AlertFilter, Sort, int]]:
+    filters = [
+        {}, {"state": "open"}, {"state": "resolved", "task": "fraud"}, {"severity": "high"}, {"entity": "u7"},
+        {"assignee": "ben"}, {"assignee": ""}, {"verdict": "none"}, {"verdict": "confirmed", "min_score": 0.5},
+        {"since": NOW + 100, "until": NOW + 300}, {"q": "u9"}, {"q": "e17"}, {"q": "7 eur"}, {"q": "100% über_"},
+        {"q": "100% Über_"}, {"q": "\\"}, {"tasks": frozenset({"churn"})}, {"tasks": frozenset()},
+    ]  # fmt: skip
+    sorts: tuple[Sort, ...] = ("newest", "score", "severity", "expected_loss")
+    for at, (of, sort) in enumerate(itertools.product(filters, sorts)):
+        yield AlertFilter(**of), sort, (7, 50, 500)[at % 3]  # type: ignore[arg-type]
+
+
+def answers(engine: Engine) -> list[bytes]:
+    """Every page of each query; of each alert its history; all as the API sends them."""
+    found: list[Any] = []
+    with engine.connect() as c:
+        for of, sort, limit in queries():
+            cursor, now = None, NOW + 1300
+            while True:
+                page = list_alerts(c, of, sort, cursor, limit, now)
+                found.append(([shown(row, now) for row in page.rows], page.next, page.total))
+                if (cursor := page.next) is None:
+                    break
+        for n in range(0, ALERTS, 5):
+            alert_id = f"fraud:u{n % 100}:e{n}"
+            found.append((history_of(c, alert_id), standing_values(c, alert_id)))
+        found.append(sorted(outcomes_of(c, [f"c{n}" for n in range(2 * ALERTS)]).items()))
+        found.append(happenings_of(c, frozenset({"fraud"}), None, 100))
+    return [msgspec.json.encode(each) for each in found]
+
+
+def test_both_databases_hold_the_same_rows_and_give_the_same_answers(postgres: Engine, tmp_path: Path) -> None:
+    sqlite, records = opened(tmp_path, None), some(1, ALERTS)
+    for engine in (sqlite, postgres):
+        project(engine, records)
+    assert contents(postgres) == contents(sqlite)
+    assert len(list(queries())) >= 50
+    here, there = answers(sqlite), answers(postgres)
+    assert len(here) > 200
+    assert here == there
+    sqlite.dispose()
+
+
+def test_migrations_make_the_tables_of_the_code(postgres: Engine) -> None:
+    with postgres.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_replicas_that_start_together_make_the_tables_once(postgres: Engine, server: str, tmp_path: Path) -> None:
+    with postgres.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    with ThreadPoolExecutor(4) as pool:
+        for engine in pool.map(lambda _: opened(tmp_path, server), range(4)):
+            engine.dispose()
+
+
+def test_two_writers_count_each_record_once(postgres: Engine) -> None:
+    records = some(2, 200)
+    found = list(enumerate(records[topics.ALERTS]))
+    Projection(postgres).begin("log")
+
+    def write(_: int) -> int:
+        projection, at, done = Projection(postgres), 0, 0
+        while at < len(found):
+            piece = Piece(topics.ALERTS, 0, at, min(at + 20, len(found)), found[at : at + 20])
+            done += projection.write(piece, RecentExamples())
+            at = projection.position(topics.ALERTS, 0)
+        return done
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sum(pool.map(write, range(3))) == -(-len(found) // 20)
+    written = contents(postgres)
+    Projection(postgres).begin("log", rebuild=True)
+    project(postgres, {topics.ALERTS: records[topics.ALERTS]})
+    assert contents(postgres) == written
+
+
+def test_one_replica_has_the_lease_until_it_ends_or_is_given_back(postgres: Engine) -> None:
+    one, two, now = Projection(postgres), Projection(postgres), time.time()
+    one.begin("log")
+    two.begin("log")
+    assert one.lease("one", now, 10.0)
+    assert not two.lease("two", now + 9.0, 10.0)
+    assert one.lease("one", now + 9.0, 10.0), "renewed"
+    assert not two.lease("two", now + 15.0, 10.0)
+    assert two.lease("two", now + 20.0, 10.0)
+    assert not one.lease("one", now + 21.0, 10.0)
+    two.release("two")
+    assert one.lease("one", now + 22.0, 10.0)
