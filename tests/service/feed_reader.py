@@ -25,11 +25,16 @@ class EventSource:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.last_id = ""
+        self.first_id = self.last_id = ""
         self.retry_ms: int | None = None
         self.comments = 0
         self._rest = b""
         self._fields: dict[str, str] = {}
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Data of events that are records."""
+        return [event.data for event in self.events if "topic" in event.data]
 
     def feed(self, chunk: bytes) -> None:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
@@ -55,6 +60,7 @@ class EventSource:
     def _dispatch(self) -> None:
         fields, self._fields = self._fields, {}
         self.last_id = fields.get("id", self.last_id)
+        self.first_id = self.first_id or self.last_id
         if "data" in fields:
             self.events.append(Event(fields.get("event", "message"), self.last_id, json.loads(fields["data"])))
 
@@ -108,11 +114,6 @@ class FeedReader(EventSource):
         self._hung_up.set()
         self._may_send.set()
         await self.task
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """Data of events that are records."""
-        return [event.data for event in self.events if "topic" in event.data]
 
 
 async def turns(until: Callable[[], bool] = lambda: False, most: int = 60) -> None:

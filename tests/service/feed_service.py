@@ -99,9 +99,17 @@ async def feed_service(log: MemoryServiceLog | None = None, **feed: Any) -> Asyn
         await made.feed.stop()
 
 
-def alert(n: int, task: str = "fraud", score: float = 0.9, severity: str = "high", ts: float = 1.7e9) -> Record:
+def alert(
+    n: int, task: str = "fraud", score: float = 0.9, severity: str = "high", ts: float = 1.7e9, filler: int = 0
+) -> Record:
     """An alert as its topic has it, as far as the feed looks at it."""
-    known = {"v": 1, "alert_id": f"{task}:user-{n}:e{n}", "task": task, "entity_id": f"user-{n}"}
+    known = {
+        "v": 1,
+        "alert_id": f"{task}:user-{n}:e{n}",
+        "task": task,
+        "entity_id": f"user-{n}",
+        "filler": "." * filler,
+    }
     return Record(b"k", json.dumps({**known, "score": score, "severity": severity}).encode(), ts + n)
 
 

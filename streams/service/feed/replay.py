@@ -82,8 +82,10 @@ class Replay:
         batches = self._ring.after(place, wanted.topics)
         size = 0
         for batch in takewhile(lambda batch: until is None or batch.seq <= until, batches):
-            chunk += [item for item in batch.items if item.offset >= place[batch.shard]]
-            size += batch.bytes
+            # None where the place is in the gap at the end of a batch: that must not look like the end of the ring.
+            if fresh := [item for item in batch.items if item.offset >= place[batch.shard]]:
+                chunk += fresh
+                size += batch.bytes
             if len(chunk) >= _CHUNK or size >= _CHUNK_BYTES:
                 break
         return chunk
