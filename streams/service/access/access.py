@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import logging
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -28,6 +29,7 @@ from weir.streams.service.access.roles import INGEST, ROLES
 from weir.streams.service.access.sessions import Session, SessionStore, csrf_token_of
 from weir.streams.service.access.token_file import token_in
 from weir.streams.service.problems import Problem
+from weir.streams.text import printable
 
 if TYPE_CHECKING:
     from weir.streams.service.access.oidc import SignOn
@@ -57,6 +59,7 @@ class Access:
         self._service = service
         self._serve = service.settings.serve
         self._settings = self._serve.access
+        self._only_here = self._serve.loopback
         self._engine = access_database(self._serve)
         self.keys = KeyStore(self._engine)
         self.sessions = SessionStore(self._engine)
@@ -169,14 +172,13 @@ class Access:
 
     def _refuse_rebinding(self, request: Request) -> None:
         """A page of another site may have its name point to this machine; the name it was reached by tells that."""
-        name = request.url.hostname or ""
-        ours = urlsplit(self._serve.public_url or "").hostname
-        if self._serve.loopback and not is_loopback(name) and name != ours:
+        host = request.headers.get("host", "")
+        if self._only_here and not _is_ours(host, self._serve.public_url):
             raise Problem(
                 403,
                 "Wrong host",
-                f"the service listens on {self._serve.host} and was asked for as {name!r}",
-                value=name,
+                f"the service listens on {self._serve.host} and was asked for as {printable(host, 100)!r}",
+                value=host[:100],
                 fix="use http://127.0.0.1, or set [serve] public_url to the name that people use",
             )
 
@@ -289,6 +291,16 @@ class Access:
         request_id = scope.get("state", {}).get("request_id")
         address = client[0] if client else None
         self.audit.note(action, caller, outcome=status, request_id=request_id, address=address, **facts)
+
+
+@lru_cache(maxsize=1024)
+def _is_ours(host: str, public_url: str | None) -> bool:
+    """Whether a ``Host`` header is a name of this machine, or the one that was set."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(name) or name == urlsplit(public_url or "").hostname
 
 
 def _of_a_person(scope: Scope, visit: Visit) -> bool:

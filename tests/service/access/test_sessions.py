@@ -122,7 +122,15 @@ async def test_nobody_signs_on_over_a_network_in_clear(tmp_path: Path) -> None:
 async def test_a_name_that_was_pointed_at_this_machine_is_refused(tmp_path: Path) -> None:
     async with served(tmp_path) as (service, client):
         headers = bearer(service.access.token)
-        for host, status in (("evil.example", 403), ("localhost:9", 200), ("[::1]:8080", 200), ("127.0.0.1", 200)):
+        for host, status in (
+            ("evil.example", 403),
+            ("127.0.0.1.evil.example", 403),
+            ("[::", 403),
+            ("", 403),
+            ("localhost:9", 200),
+            ("[::1]:8080", 200),
+            ("127.0.0.1", 200),
+        ):
             assert (await client.get("/v1/me", headers={**headers, "host": host})).status_code == status, host
     async with served(tmp_path, public_url="https://weir.example.com") as (service, client):
         answer = await client.get("/v1/me", headers={**bearer(service.access.token), "host": "weir.example.com"})
