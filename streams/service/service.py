@@ -12,6 +12,7 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.config.settings import Settings
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.service.access.access import Access
+from weir.streams.service.access.admin_routes import AdminRoutes
 from weir.streams.service.feed.feed import Feed
 from weir.streams.service.intake.decisions import Decisions
 from weir.streams.service.intake.door import Door
@@ -58,7 +59,7 @@ class Service:
         self.decisions = Decisions(self)
         self.feed, self.store = Feed(self), Store(self)
         self.parts: list[Part] = [self.door, self.decisions, self.feed, self.store]
-        self.views: list[View] = [self.access, Models(self), Entities(self), DeadLetters(self)]
+        self.views: list[View] = [self.access, AdminRoutes(self), Models(self), Entities(self), DeadLetters(self)]
         self._parts, self._running = AsyncExitStack(), AsyncExitStack()
         self.fault = ""
         """Why the process has to end, where it has."""

@@ -14,6 +14,8 @@ from weir.streams.cli.options import ConfigOption, JsonOption, duration, setting
 from weir.streams.cli.processes.process import needed
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from weir.streams.service.access.api_keys import ApiKey, KeyStore
 
 keys_app = typer.Typer(name="keys", no_args_is_help=True, help="API keys of `weir serve`: create, list, revoke.")
@@ -22,13 +24,14 @@ DirectoryOption = Annotated[
 ]
 
 
-def _store(config: Path | None, directory: Path | None) -> KeyStore:
+def _store(config: Path | None, directory: Path | None) -> tuple[KeyStore, Engine]:
     settings = settings_of(config, None, {"serve.directory": directory})
     needed(("sqlalchemy", "fastapi"), "weir keys", "weir[serve]")
     from weir.streams.service.access.api_keys import KeyStore
     from weir.streams.service.access.database import access_database
 
-    return KeyStore(access_database(settings.serve))
+    engine = access_database(settings.serve)
+    return KeyStore(engine), engine
 
 
 @keys_app.command("create")
@@ -60,8 +63,8 @@ def create_command(
 
         weir keys create "fraud desk" --role analyst --task fraud --expires 90d
     """
-    now = time.time()
-    key, text = _store(config, directory).create(
+    now, (store, engine) = time.time(), _store(config, directory)
+    key, text = store.create(
         name,
         role=role,
         scopes=scope or (),
@@ -72,6 +75,7 @@ def create_command(
         by=f"{getpass.getuser()} (weir keys)",
         now=now,
     )
+    _audited(engine, "weir keys create", key)
     if as_json:
         print(to_json({**key.shown(now), "key": text}))
         return
@@ -87,12 +91,18 @@ def list_command(as_json: JsonOption = False, directory: DirectoryOption = None,
 
         weir keys list
     """
-    now, keys = time.time(), _store(config, directory).all()
+    now, keys = time.time(), _store(config, directory)[0].all()
     if as_json:
         print(to_json([key.shown(now) for key in keys]))
         return
     columns = ("id", "name", "state", "allows", "tasks", "made", "ends")
     output().print(table(*columns, rows=[_row(key, now) for key in keys]))
+
+
+def _audited(engine: Engine, action: str, key: ApiKey) -> None:
+    from weir.streams.service.access.audit import leave
+
+    leave(engine, action, f"key:{key.id}")
 
 
 def _row(key: ApiKey, now: float) -> tuple[str, ...]:
@@ -113,5 +123,7 @@ def revoke_command(
 
         weir keys revoke 1f2e3d4c5b6a
     """
-    ended = _store(config, directory).revoke(key, time.time())
+    store, engine = _store(config, directory)
+    ended = store.revoke(key, time.time())
+    _audited(engine, "weir keys revoke", ended)
     notes().print(f"{ended.name} ({ended.id}) is revoked")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Double, String, Table
+from sqlalchemy import JSON, BigInteger, Column, Double, Integer, String, Table
 
 from weir.streams.service.store.tables import metadata
 
@@ -41,3 +41,10 @@ AUDIT_ANCHORS = Table(
     Column("hash", String(64), nullable=False),
     Column("at", Double, nullable=False),
 )
+AUDIT_OUTBOX = Table(
+    "audit_outbox",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("body", JSON, nullable=False),
+)
+"""What commands did beside the service, which alone writes the audit: it takes them from here."""

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -62,8 +62,7 @@ class ApiKey:
 
     def caller(self) -> Caller:
         """Who holds it."""
-        given = ROLES[self.role] if self.role is not None else frozenset(self.scopes)
-        scopes, tasks = limited(given, self.tasks)
+        scopes, tasks = limits_of(self.role, self.scopes, self.tasks)
         limits = (self.requests_per_s, self.records_per_s)
         return Caller(f"key:{self.id}", self.name, "key", scopes, tasks, self.expires_at, *limits)
 
@@ -71,6 +70,20 @@ class ApiKey:
         """What people and programs are told: all but the digest."""
         told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "secret_sha256"}
         return {**told, "state": self.state(now)}
+
+
+def limits_of(
+    role: str | None, scopes: Iterable[str], tasks: Iterable[str] | None
+) -> tuple[frozenset[str], frozenset[str] | None]:
+    """Scopes and tasks of a key of this role, or these scopes; raises ``UsageError`` for what is none."""
+    scopes = frozenset(scopes)
+    if (role is None) == (not scopes):
+        raise UsageError("a key has a role, or scopes: give one of them")
+    if role is not None and role not in ROLES:
+        raise UsageError(f"role {printable(role, 80)!r}: give {', '.join(ROLES)}")
+    if unknown := sorted(scopes - set(SCOPES)):
+        raise UsageError(f"scope {printable(unknown[0], 80)!r}: give some of {', '.join(SCOPES)}")
+    return limited(scopes if role is None else ROLES[role], tasks)
 
 
 def digest(secret: str) -> str:
@@ -113,12 +126,7 @@ class KeyStore:
         now: float,
     ) -> tuple[ApiKey, str]:
         """A new key, and its text, which is nowhere else; raises ``UsageError`` for a role or scope that is none."""
-        if (role is None) == (not scopes):
-            raise UsageError("a key has a role, or scopes: give one of them")
-        if role is not None and role not in ROLES:
-            raise UsageError(f"role {role!r}: give {', '.join(ROLES)}")
-        if unknown := sorted(set(scopes) - set(SCOPES)):
-            raise UsageError(f"scope {unknown[0]!r}: give some of {', '.join(SCOPES)}")
+        limits_of(role, scopes, tasks)
         if not (0 < len(name) <= ID_CHARS and name.isprintable()):
             raise UsageError(f"name {printable(name, 80)!r}: give 1 to {ID_CHARS} characters that print")
         if expires_at is not None and expires_at <= now:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import logging
 import socket
 import time
@@ -18,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from weir.streams.config import topics
 from weir.streams.errors import WeirError, in_words
 from weir.streams.records import Record
-from weir.streams.service.access.access_tables import AUDIT_ANCHORS
+from weir.streams.service.access.access_tables import AUDIT_ANCHORS, AUDIT_OUTBOX
 from weir.streams.service.access.audit_chain import Link, chained
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.log_reading import every_record
@@ -100,12 +101,15 @@ class Audit:
 
     async def _write_on(self) -> None:
         counted_at = time.monotonic()
+        await self._note_left()
+        self._wake.set()
         while not self._stopping:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _COUNTED_S)
             self._wake.clear()
             if self._stopping or time.monotonic() - counted_at >= _COUNTED_S:
                 self._note_counts()
+                await self._note_left()
                 counted_at = time.monotonic()
             await self._write_waiting()
 
@@ -115,6 +119,13 @@ class Audit:
             who = {"id": id_, "name": name, "via": via}
             body = {"at": time.time(), "action": "sent", "who": who, "requests": requests}
             self._waiting.append({**body, "records": self._taken.pop(id_, 0)})
+
+    async def _note_left(self) -> None:
+        """What commands did to the database meanwhile."""
+        try:
+            self._waiting.extend(await asyncio.to_thread(_taken_from, self._engine))
+        except SQLAlchemyError as exc:
+            logger.warning("what commands did is not in the audit yet: %s", type(exc).__name__)
 
     async def _write_waiting(self) -> None:
         """Everything that waits now; tried again until it is written."""
@@ -169,6 +180,20 @@ def _keep(engine: Engine, row: dict[str, Any]) -> None:
     with engine.begin() as connection:
         connection.execute(delete(AUDIT_ANCHORS).where(AUDIT_ANCHORS.c.writer == row["writer"]))
         connection.execute(insert(AUDIT_ANCHORS).values(row))
+
+
+def leave(engine: Engine, action: str, subject: str) -> None:
+    """Have the service write down what a command did; it takes it within a minute, or when it starts."""
+    who = {"id": f"user:{getpass.getuser()}", "name": getpass.getuser(), "via": "command"}
+    body = {"at": time.time(), "action": action, "who": who, "subject": subject}
+    with engine.begin() as connection:
+        connection.execute(insert(AUDIT_OUTBOX).values(body=body))
+
+
+def _taken_from(engine: Engine) -> list[dict[str, Any]]:
+    with engine.begin() as connection:
+        taken = connection.execute(delete(AUDIT_OUTBOX).returning(AUDIT_OUTBOX.c.id, AUDIT_OUTBOX.c.body)).all()
+    return [body for _, body in sorted((row.id, row.body) for row in taken)]
 
 
 def anchors_in(engine: Engine) -> dict[str, Link]:

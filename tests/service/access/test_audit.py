@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from tests.service.access.served import EVENT, bearer, served
 from weir.streams.cli.operate.audit import audit_app
+from weir.streams.cli.operate.keys import keys_app
 from weir.streams.config import topics
 from weir.streams.records import Record
 from weir.streams.service.access import audit
@@ -141,6 +142,17 @@ async def test_what_programs_send_is_counted(tmp_path: Path) -> None:
     assert [(r["action"], r["who"]["name"], r["requests"]) for r in found[1:]] == [
         ("sent", "shop", {"events:write": 3})
     ]
+
+
+async def test_keys_made_beside_the_service_are_in_its_audit(tmp_path: Path) -> None:
+    run, here = CliRunner(), ["--dir", str(tmp_path)]
+    made = json.loads(run.invoke(keys_app, ["create", "shop", "--role", "viewer", "--json", *here]).stdout)["id"]
+    run.invoke(keys_app, ["revoke", made, *here])
+    async with served(tmp_path) as (service, client):
+        await sign_on(service, client)
+        found = await audited(service)
+    told = [(r["action"], r["subject"]) for r in found if "subject" in r]
+    assert told == [("weir keys create", f"key:{made}"), ("weir keys revoke", f"key:{made}")]
 
 
 async def test_a_restart_goes_on_with_the_chain_and_the_command_verifies_it(tmp_path: Path) -> None:

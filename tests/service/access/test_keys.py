@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -123,6 +124,38 @@ def test_weir_keys_makes_lists_and_revokes(tmp_path: Path) -> None:
     shown = run.invoke(keys_app, ["list", *here]).stdout
     assert "feed:read" in shown
     assert made["key"].split("_", 2)[2] not in shown
+
+
+async def test_administrators_make_and_end_keys_over_http_and_the_audit_tells_it_without_the_key(
+    tmp_path: Path,
+) -> None:
+    async with served(tmp_path) as (service, client):
+        token = bearer(service.access.token)
+        made = (await client.post("/v1/keys", json={"name": "desk", "role": "analyst"}, headers=token)).json()
+        assert (await client.get("/v1/me", headers=bearer(made["key"]))).json()["name"] == "desk"
+        listed = (await client.get("/v1/keys", headers=token)).json()["keys"]
+        assert [(key["id"], key["state"], key["created_by"]) for key in listed] == [(made["id"], "active", "admin")]
+        assert "key" not in listed[0]
+        ended = await client.delete(f"/v1/keys/{made['id']}", headers=token)
+        assert ended.json()["state"] == "revoked"
+        assert (await client.delete("/v1/keys/none", headers=token)).status_code == 422
+        assert (await client.post("/v1/keys", json={"name": "x"}, headers=token)).status_code == 422
+        while service.access.audit._waiting:
+            await asyncio.sleep(0)
+        answer = await client.get("/v1/audit?limit=100", headers=token)
+        told = [(r["action"], r.get("subject"), r.get("outcome")) for r in answer.json()["records"]]
+        assert ("POST /keys", f"key:{made['id']}", 201) in told
+        assert ("DELETE /keys/{key_id}", None, 200) in told
+        assert made["key"].split("_", 2)[2] not in answer.text
+
+
+async def test_nobody_gives_what_they_may_not_do(tmp_path: Path) -> None:
+    async with served(tmp_path) as (service, client):
+        maker = bearer(key_of(service.access, role=None, scopes=["keys:write", "feed:read"]))
+        refused = await client.post("/v1/keys", json={"name": "x", "role": "admin"}, headers=maker)
+        assert (refused.status_code, "alerts:write" in refused.json()["value"]) == (403, True)
+        made = await client.post("/v1/keys", json={"name": "x", "scopes": ["feed:read"]}, headers=maker)
+        assert made.status_code == 201
 
 
 async def test_rates_are_of_each_caller_and_say_when_to_come_again(tmp_path: Path) -> None:

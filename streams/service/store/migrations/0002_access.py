@@ -44,3 +44,8 @@ def upgrade() -> None:
         sa.Column("hash", sa.String(64), nullable=False),
         sa.Column("at", sa.Double, nullable=False),
     )
+    op.create_table(
+        "audit_outbox",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("body", sa.JSON, nullable=False),
+    )

@@ -1,0 +1,79 @@
+"""Routes of administrators: API keys, and the audit."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+
+from weir.streams.config import topics
+from weir.streams.service.access.api_keys import limits_of
+from weir.streams.service.access.caller import Caller
+from weir.streams.service.access.guard import tell_audit
+from weir.streams.service.access.scopes import needs
+from weir.streams.service.log_reading import every_record
+from weir.streams.service.problems import Problem
+
+if TYPE_CHECKING:
+    from weir.streams.service.service import Service
+
+_Maker = Annotated[Caller, needs("keys:write")]
+
+
+class KeyOrder(BaseModel):
+    """Asks for a key: with a role, or with scopes."""
+
+    name: str = Field(min_length=1, max_length=64, examples=["shop"])
+    role: str | None = Field(default=None, max_length=20, examples=["operator"])
+    scopes: list[str] = Field(default=[], max_length=50)
+    tasks: list[str] | None = Field(default=None, max_length=1_000)
+    """Only these; all where it is absent."""
+    expires_at: float | None = Field(default=None, gt=0, le=4_102_444_800)
+    """Epoch seconds; never where it is absent."""
+
+
+class AdminRoutes:
+    """Keys and the audit.
+
+    Parameters
+    ----------
+    service : whose they are.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.router = APIRouter(tags=["access"])
+        self.router.get("/keys", dependencies=[needs("keys:write")])(self.keys)
+        self.router.post("/keys", status_code=201)(self.create)
+        self.router.delete("/keys/{key_id}", dependencies=[needs("keys:write")])(self.revoke)
+        self.router.get("/audit", dependencies=[needs("audit:read")])(self.audit)
+
+    async def keys(self) -> dict[str, Any]:
+        """Every key there is and was, without its secret."""
+        now = time.time()
+        return {"keys": [key.shown(now) for key in await asyncio.to_thread(self._service.access.keys.all)]}
+
+    async def create(self, request: Request, order: KeyOrder, caller: _Maker) -> dict[str, Any]:
+        """Make a key; the answer holds it, this once. Nobody gives what they may not do themselves."""
+        if more := limits_of(order.role, order.scopes, order.tasks)[0] - caller.scopes:
+            raise Problem(
+                403, "Not allowed", f"{caller.name} may not give {', '.join(sorted(more))}", value=sorted(more)
+            )
+        now, make = time.time(), self._service.access.keys.create
+        key, text = await asyncio.to_thread(lambda: make(**order.model_dump(), by=caller.name, now=now))
+        tell_audit(request, subject=f"key:{key.id}")
+        return {**key.shown(now), "key": text}
+
+    async def revoke(self, key_id: str) -> dict[str, Any]:
+        """End a key for good; every process refuses it within 5 seconds."""
+        now = time.time()
+        return (await asyncio.to_thread(self._service.access.keys.revoke, key_id, now)).shown(now)
+
+    async def audit(self, limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000) -> dict[str, Any]:
+        """The newest records of who did what, oldest first; ``weir audit`` has them all, and verifies them."""
+        newest = every_record(self._service.log, topics.AUDIT, newest=limit)
+        return {"records": [msgspec.json.decode(placed.record.value) async for placed in newest]}
