@@ -201,7 +201,7 @@ async def test_retention_takes_what_no_start_needs(tmp_path: Path, monkeypatch: 
         for topic, records in calls():
             await log.append(topic, records)
         async with asyncio.timeout(60):
-            while not (log.engine.inputs.first_seq and log.engine.outputs.first_seq):
+            while not all([(await log.spans(topic))[0].first for topic in (topics.USER_EVENTS, topics.PREDICTIONS)]):
                 await log.append(topics.USER_EVENTS, [event(1)])  # so that a later checkpoint is due
         log.engine._every_s = 1e9  # no further checkpoint, and so no deletion, while we look
         while (saving := await log.call(lambda: log.engine._saving)) is not None:
