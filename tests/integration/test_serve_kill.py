@@ -1,5 +1,6 @@
 """``weir serve`` under load over HTTP, killed with -9 at random moments: what it acknowledged is there, once.
 
+A client of the feed that resumes sees every alert once, and the tables of alerts are those that a rebuild makes.
 ``WEIR_KILL_S`` says for how long, 25 seconds without.
 """
 
@@ -8,15 +9,15 @@ from __future__ import annotations
 import os
 import queue
 import random
-import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,17 @@ import httpx
 import msgspec
 import pytest
 
-from tests.integration.kafka_broker import REPOSITORY
+from tests.integration.kafka_broker import REPOSITORY, eventually
 from tests.streams.host_runs import CHURN, FRAUD, tasks
+from weir.streams.client.answers import FeedEvent
+from weir.streams.client.client import Client
 from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import READ, EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch, read_directory
 from weir.streams.records import Record
+from weir.streams.service.run import listening
+from weir.streams.service.store.database import SQLITE_FILE
+from weir.streams.service.store.tables import PROJECTED
 from weir.streams.simulate import SimulationConfig, simulate
 
 pytestmark = pytest.mark.integration
@@ -49,24 +55,26 @@ class Served:
         self._process: subprocess.Popen[bytes] | None = None
         for name, text in (("fraud", FRAUD), ("churn", CHURN)):
             (folder / f"{name}.toml").write_text(text)
-        self.url = ""
+        with listening("127.0.0.1", 0) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         self.up = threading.Event()
         self.starts = 0
 
-    def start(self) -> None:
-        log = self._folder / f"serve-{self.starts}.log"
+    def start(self, *options: str) -> None:
+        self.log = log = self._folder / f"serve-{self.starts}.log"
         self.starts += 1
-        command = [sys.executable, "-m", "weir.streams.cli.main", "serve", "fraud.toml", "churn.toml", "--port", "0"]
+        command = [sys.executable, "-m", "weir.streams.cli.main", "serve", "fraud.toml", "churn.toml"]
+        command += ["--port", str(self.port), *options]
         environment = {
             **os.environ, "PYTHONPATH": str(REPOSITORY), "WEIR_SERVE__ACCESS__TOKEN": TOKEN,
             "WEIR_SERVE__DIRECTORY": str(self.directory), "WEIR_SERVE__CHECKPOINT_EVERY_S": "1.5",
         }  # fmt: skip
         with log.open("wb") as file:
             self._process = subprocess.Popen(command, cwd=self._folder, env=environment, stderr=file)
-        while not (found := re.search(r"ready: (http://[^/]+)/", log.read_text())):
+        while "ready: " not in log.read_text():
             assert self._process.poll() is None, log.read_text()
             time.sleep(0.02)
-        self.url = found[1]
         self.up.set()
 
     def end(self, how: signal.Signals) -> int:
@@ -165,16 +173,51 @@ def undisturbed(directory: Path) -> dict[str, list[tuple[int, Record]]]:
     return made(outputs.read(OUTPUTS, 0))
 
 
+class Follower:
+    """Follows the feed of alerts over every kill."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self.seen: list[FeedEvent] = []
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        with Client(self._served.url, TOKEN) as client:
+            for event in client.feed(since="1h", type="alert"):
+                self.seen.append(event)
+
+
+def tables(directory: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Everything that the projection holds."""
+    with closing(sqlite3.connect(directory / SQLITE_FILE)) as held:
+        return {table.name: sorted(held.execute(f"SELECT * FROM {table.name}"), key=repr) for table in PROJECTED}
+
+
+def until_projected(served: Served) -> None:
+    """Wait until the tables are at the end of the log."""
+    ends = Counter[str]()
+    for batch in read_directory(served.directory / "outputs"):
+        ends[batch.topic] = batch.next_offset
+    wanted = {topic: ends[topic] for topic in (topics.ALERTS, topics.EXAMPLES, topics.RETRAIN_REQUESTS) if ends[topic]}
+    eventually(
+        lambda: {topic: at for topic, _, at in tables(served.directory)["positions"]} == wanted, 30, "the projection"
+    )
+
+
 def test_what_was_acknowledged_survives_kills_once(tmp_path: Path) -> None:
     served, chance = Served(tmp_path), random.Random(7)
     served.start()
-    load, end = Load(served), time.monotonic() + RUNS_S
+    load, follower, end = Load(served), Follower(served), time.monotonic() + RUNS_S
+    follower.thread.start()
     with load.running():
         while time.monotonic() < end:
             time.sleep(chance.uniform(0.05, 2.5))  # under load: there is nothing to wait for but the moment
             assert served.end(signal.SIGKILL) == -signal.SIGKILL
             served.start()
     assert not load.errors
+    until_projected(served)
+    opened = len(made(read_directory(served.directory / "outputs"))[topics.ALERTS])
+    eventually(lambda: len(follower.seen) >= opened, 30, "the feed")
     assert served.end(signal.SIGTERM) == 0
     held = made(read_directory(served.directory / "outputs"))
     assert held == undisturbed(served.directory)
@@ -189,6 +232,15 @@ def test_what_was_acknowledged_survives_kills_once(tmp_path: Path) -> None:
     assert len(purchases) > 200
     assert purchases <= set(scored), "an acknowledged event has no prediction"
     assert set(scored.values()) == {1}, "an event was counted twice"
+    alerts = [(offset, msgspec.json.decode(record.value)) for offset, record in held[topics.ALERTS]]
+    assert [(event.offset, event.record) for event in follower.seen] == alerts, "the feed has a gap or a repeat"
+
     kept = Counter(r.value for b in read_directory(served.directory / "inputs") for r in b.records)
     assert set(load.acknowledged["labels"]) <= set(kept)
+    projected = tables(served.directory)
+    served.start("--rebuild")
+    eventually(lambda: "alerts are made anew" in served.log.read_text(), 30, "the rebuild")
+    until_projected(served)
+    served.end(signal.SIGTERM)
+    assert tables(served.directory) == projected
     print(f"{served.starts} starts, {len(told)} events and {len(load.acknowledged['labels'])} labels acknowledged")
