@@ -18,7 +18,7 @@ from weir.online.decisions.threshold import FixedThreshold
 from weir.online.learners.factory import LearnerSpec
 from weir.streams.config import topics
 from weir.streams.records import Record, RecordBatch
-from weir.streams.service.intake.recent_decisions import RecentDecisions
+from weir.streams.service.intake.recent_decisions import RecentDecisions, key_of
 from weir.streams.service.ports import Decoded, Outcome
 from weir.streams.task_files import load_task
 
@@ -30,11 +30,18 @@ def event(event_id: str, **fields: Any) -> dict[str, Any]:
     return {**EVENT, "event_id": event_id, **fields}
 
 
-def block(task: str, *ids: str) -> bytes:
+def block(task: str, *ids: str, score: float = 0.7, entities: Sequence[str] = ()) -> bytes:
     n = len(ids)
     ones = np.ones(n)
     batch = DecisionBatch(
-        list(ids), ["u1"] * n, 1.7e9 * ones, 0.7 * ones, 0.8 * ones, np.ones(n, np.int64), ones < 0, [None] * n
+        list(ids),
+        list(entities) or ["u1"] * n,
+        1.7e9 * ones,
+        score * ones,
+        0.8 * ones,
+        np.ones(n, np.int64),
+        ones < 0,
+        [None] * n,
     )
     (one,) = encode_decisions(batch, task, 1.7e9)
     return one
@@ -207,17 +214,21 @@ def test_memory_of_decisions_is_bounded_and_the_oldest_go_first() -> None:
     recent = RecentDecisions(1 << 20)
     for i in range(20_000):
         recent.add(block("fraud", f"e{i}"))
-    assert ("fraud", "u1", "e19999") in recent.places
-    assert ("fraud", "u1", "e0") not in recent.places
-    assert 500 < len(recent.places) < (1 << 20) / 400
+    assert key_of("fraud", "u1", "e19999") in recent
+    assert key_of("fraud", "u1", "e0") not in recent
+    assert 500 < len(recent) < (1 << 20) / 400
     recent.add(b"no block")  # said in the log, and passed over
 
 
 def test_an_older_block_does_not_replace_a_newer_answer() -> None:
     recent = RecentDecisions(1 << 20)
-    recent.add(newer := block("fraud", "e1", "e2"))
-    recent.add(block("fraud", "e0", "e1"), older=True)
-    assert len(recent.places) == 3
-    assert recent.places["fraud", "u1", "e1"].row == 0
-    assert recent.places["fraud", "u1", "e0"].decision().event_id == "e0"
-    assert decode_decisions(newer).batch.event_id == ["e1", "e2"]
+    recent.add(block("fraud", "e1", "e2", score=0.9))
+    recent.add(block("fraud", "e0", "e1", score=0.1), older=True)
+    scores = {event: recent[key_of("fraud", "u1", event)].score for event in ("e0", "e1", "e2")}
+    assert scores == {"e0": 0.1, "e1": 0.9, "e2": 0.9}
+
+
+def test_ids_of_events_are_an_entitys_own() -> None:
+    recent = RecentDecisions(1 << 20)
+    recent.add(block("fraud", "e1", "e1", entities=("u1", "u2")))
+    assert [recent[key_of("fraud", entity, "e1")].entity_id for entity in ("u1", "u2")] == ["u1", "u2"]

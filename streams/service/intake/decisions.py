@@ -27,7 +27,7 @@ from weir.streams.service.access.scopes import needs
 from weir.streams.service.intake.decoding import Group
 from weir.streams.service.intake.door import Stream
 from weir.streams.service.intake.examples import DECISIONS
-from weir.streams.service.intake.recent_decisions import Key, RecentDecisions
+from weir.streams.service.intake.recent_decisions import RecentDecisions, key_of
 from weir.streams.service.ports import Outcome
 from weir.streams.service.problems import Problem
 
@@ -86,25 +86,25 @@ class _Request:
         self.began = now
         self.outcomes: dict[int, Outcome] = {}
         """By place in the body."""
-        self.keys: dict[int, list[Key]] = defaultdict(list)
+        self.keys: dict[int, list[str]] = defaultdict(list)
         """By place, the decisions that are to be answered."""
         self.event_ids: dict[int, str] = {}
         self.values: dict[bytes, int] = {}
         """Places of what was appended, to know a dead letter by."""
         self.letters: dict[int, Outcome] = {}
         """What dead letters said, which may come before the brokers' acknowledgement."""
-        self.known: dict[Key, Decision] = {}
-        self.repeats: set[Key] = set()
+        self.known: dict[str, Decision] = {}
+        self.repeats: set[str] = set()
         """Of them, those that were decided before this request came."""
-        self.missing: set[Key] = set()
+        self.missing: set[str] = set()
         self.complete = asyncio.Event()
 
-    def arrived(self, key: Key, decision: Decision) -> None:
+    def arrived(self, key: str, decision: Decision) -> None:
         """A decision is known."""
         self.known[key] = decision
         self.give_up([key])
 
-    def give_up(self, keys: Sequence[Key]) -> None:
+    def give_up(self, keys: Sequence[str]) -> None:
         """Do not wait for these any longer."""
         self.missing.difference_update(keys)
         if not self.missing:
@@ -122,7 +122,7 @@ class Decisions:
     def __init__(self, service: Service) -> None:
         self._service, self._limits = service, service.settings.serve.intake
         self.recent = RecentDecisions(self._limits.remembered_bytes)
-        self._waiting: dict[Key, list[_Request]] = {}
+        self._waiting: dict[str, list[_Request]] = {}
         self._requests: set[_Request] = set()
         self._appends: set[asyncio.Task[None]] = set()
         self.router = APIRouter(tags=["intake"])
@@ -181,9 +181,9 @@ class Decisions:
         fresh = []
         for row, place in enumerate(group.places):
             waits.event_ids[place] = ids[row]
-            known = [key for key in waits.keys[place] if key in self.recent.places]
+            known = [key for key in waits.keys[place] if key in self.recent]
             for key in known:
-                waits.known[key] = self.recent.places[key].decision()
+                waits.known[key] = self.recent[key]
             waits.repeats.update(known)
             if known and len(known) == len(waits.keys[place]):
                 waits.outcomes[place] = Outcome("repeat")
@@ -196,19 +196,19 @@ class Decisions:
                     self._waiting.setdefault(key, []).append(waits)
         return group.take(fresh)
 
-    def _keys(self, topic: str, batch: EventBatch) -> Iterator[tuple[int, Key]]:
+    def _keys(self, topic: str, batch: EventBatch) -> Iterator[tuple[int, str]]:
         """Rows and the decisions that each task will make on them."""
         for task in self._service.tasks:
             # A task that scores on timers decides nothing on an event itself.
             if task.stream == topic and task.labels.silence is None:
                 for row, entity in seen_by(task, batch):
-                    yield row, (task.name, entity, batch.event_id[row])
+                    yield row, key_of(task.name, entity, batch.event_id[row])
 
     def repeats(self, topic: str, batch: EventBatch) -> set[int]:
         """The rows of a batch on which all decisions are in memory."""
-        known, places, missing = set[int](), self.recent.places, set[int]()
-        for row, key in self._keys(topic, batch) if places else ():
-            (known if key in places else missing).add(row)
+        known, missing = set[int](), set[int]()
+        for row, key in self._keys(topic, batch) if len(self.recent) else ():
+            (known if key in self.recent else missing).add(row)
         return known - missing
 
     async def _done(self, waits: _Request, groups: Sequence[Group], deadline: float) -> bool:
@@ -254,7 +254,7 @@ class Decisions:
             keys = self.recent.add(record.value)
             if self._waiting:
                 for key in self._waiting.keys() & keys:
-                    decision = self.recent.places[key].decision()
+                    decision = self.recent[key]
                     for waits in self._waiting.pop(key):
                         waits.arrived(key, decision)
 
@@ -291,13 +291,13 @@ def _forgotten(made: Sequence[TaskDecision]) -> bool:
     return any(decision.decision == "repeat" for decision in made)
 
 
-def _decision(waits: _Request, key: Key, again: bool, explain: bool) -> TaskDecision:
-    known = waits.known.get(key)
+def _decision(waits: _Request, key: str, again: bool, explain: bool) -> TaskDecision:
+    known, task = waits.known.get(key), key.partition("\0")[0]
     if known is None:
-        return TaskDecision(key[0], "repeat", repeat=True)
+        return TaskDecision(task, "repeat", repeat=True)
     alert = known.alert
     return TaskDecision(
-        task=key[0],
+        task=task,
         decision="alert" if known.score >= known.threshold else "pass",
         score=known.score,
         threshold=known.threshold,

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Final, NamedTuple
+from typing import Final
 
 from weir.online.codec.decision_blocks import Decision, DecisionBlock, decode_decisions
 from weir.streams.config import topics
@@ -14,21 +14,13 @@ from weir.streams.service.ports import ServiceLog
 
 log = logging.getLogger(__name__)
 
-Key = tuple[str, str, str]
-"""Task, entity and event."""
 _ROW_BYTES: Final = 400
-"""Of Python objects that a row takes beside its share of the block: key, place, and its two texts."""
+"""Of Python objects that a row takes beside its share of the block: its key, and its two texts."""
 
 
-class Place(NamedTuple):
-    """A row of a block."""
-
-    block: DecisionBlock
-    row: int
-
-    def decision(self) -> Decision:
-        """The row by itself."""
-        return next(self.block.batch.slice(self.row, self.row + 1).rows())
+def key_of(task: str, entity: str, event: str) -> str:
+    """The key of a decision. A text, not a tuple: the garbage collector would have to look at a million of those."""
+    return f"{task}\0{entity}\0{event}"
 
 
 class RecentDecisions:
@@ -43,9 +35,23 @@ class RecentDecisions:
         self._most_bytes = most_bytes
         self._blocks: deque[tuple[DecisionBlock, int]] = deque()
         self._bytes = 0
-        self.places: dict[Key, Place] = {}
+        self._block_of: dict[str, DecisionBlock] = {}
 
-    def add(self, value: bytes, *, older: bool = False) -> list[Key]:
+    def __contains__(self, key: str) -> bool:
+        return key in self._block_of
+
+    def __len__(self) -> int:
+        return len(self._block_of)
+
+    def __getitem__(self, key: str) -> Decision:
+        """The decision of a key that is here."""
+        batch, (_, entity, event) = self._block_of[key].batch, key.split("\0")
+        row = batch.event_id.index(event)
+        while batch.entity_id[row] != entity:  # ids of events are an entity's own
+            row = batch.event_id.index(event, row + 1)
+        return next(batch.slice(row, row + 1).rows())
+
+    def add(self, value: bytes, *, older: bool = False) -> list[str]:
         """Take in one record, which is ``older`` than all others or newer; the keys of its rows."""
         try:
             block = decode_decisions(value)
@@ -53,15 +59,14 @@ class RecentDecisions:
             log.warning("a record of %s is passed over: %s", topics.DECISIONS, error)
             return []
         keys = keys_of(block)
-        places = zip(keys, map(Place, repeat(block), range(len(keys))), strict=False)
         size = len(value) + _ROW_BYTES * len(keys)
         self._bytes += size
         if older:
             self._blocks.appendleft((block, size))
-            self.places.update((key, place) for key, place in places if key not in self.places)
+            self._block_of.update(dict.fromkeys([key for key in keys if key not in self._block_of], block))
         else:
             self._blocks.append((block, size))
-            self.places.update(places)
+            self._block_of.update(dict.fromkeys(keys, block))
         while self._bytes > self._most_bytes:
             self._forget_oldest()
         return keys
@@ -70,9 +75,8 @@ class RecentDecisions:
         block, size = self._blocks.popleft()
         self._bytes -= size
         for key in keys_of(block):
-            held = self.places.get(key)
-            if held is not None and held.block is block:
-                del self.places[key]
+            if self._block_of.get(key) is block:
+                del self._block_of[key]
 
     async def fill(self, service_log: ServiceLog) -> None:
         """Take in the newest records of the log, from its end backwards until memory is full."""
@@ -98,6 +102,6 @@ async def _values(service_log: ServiceLog, partition: int, start: int, end: int)
     return values
 
 
-def keys_of(block: DecisionBlock) -> list[Key]:
+def keys_of(block: DecisionBlock) -> list[str]:
     """The keys of a block's rows."""
-    return list(zip(repeat(block.task), block.batch.entity_id, block.batch.event_id, strict=False))
+    return list(map("\0".join, zip(repeat(block.task), block.batch.entity_id, block.batch.event_id, strict=False)))
