@@ -16,6 +16,7 @@ from weir.streams.service.embedded.group_commit import Step
 from weir.streams.service.listeners import Listeners
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span
 from weir.streams.service.problems import NoLongerKept
+from weir.streams.worker.warmup import warm_up
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
@@ -44,10 +45,15 @@ class EmbeddedServiceLog:
     async def start(self) -> None:
         """Open the logs, and compute again what came after the newest checkpoint."""
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self.engine.start)
+        await asyncio.to_thread(self._open)
         for log_ in (self.engine.inputs, self.engine.outputs):
             self._ends.update(log_.ends())
         self.opened.set()
+
+    def _open(self) -> None:
+        for pipeline in self.engine.host.pipelines.values():
+            warm_up(pipeline.task)  # else the first caller would wait for what is compiled at the first event
+        self.engine.start()
 
     async def stop(self) -> None:
         """Finish what was appended, write a checkpoint, and close."""

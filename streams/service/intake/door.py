@@ -19,6 +19,7 @@ from weir.streams.service.intake.examples import EVENTS, LABELS
 from weir.streams.service.intake.splitting import split_array, split_body, warm_up
 from weir.streams.service.ports import Outcome
 from weir.streams.service.problems import Problem
+from weir.streams.worker.warmup import warm_up_structs
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -51,6 +52,7 @@ class Door:
 
     async def start(self) -> None:
         """Make ready for the first caller."""
+        warm_up_structs()  # before other threads decode: msgspec does not survive two that meet a struct first
         warm_up()
 
     async def stop(self) -> None:
