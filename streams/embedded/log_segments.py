@@ -88,8 +88,9 @@ class Segment:
         return cls(path, seq, dict(lanes), len(head), (previous.name, size), FrameIndex(len(head))), head
 
     def follows(self, previous: Segment) -> bool:
-        """Whether that is the file before it, and as long as it was."""
-        return self.previous == (previous.path.name, previous.path.stat().st_size)
+        """Whether that is the file before it, as long as it was, with all that it held."""
+        whole = previous.index is None or self.first_seq == previous.first_seq + len(previous.index)
+        return whole and self.previous == (previous.path.name, previous.path.stat().st_size)
 
     def scan(self) -> FrameIndex:
         """What stands in it, a torn frame at its end left out; raises ``LogError`` at other damage."""
@@ -134,11 +135,12 @@ def segment_paths(directory: Path) -> list[Path]:
     return sorted((p for p in directory.glob("*.log") if p.name == FIRST or _LATER.fullmatch(p.name)), key=_first_seq)
 
 
-def chain(paths: Sequence[Path]) -> tuple[list[Segment], list[Path]]:
-    """The segments of a log, and the files behind them that a power cut left half of.
+def chain(paths: Sequence[Path]) -> list[Segment]:
+    """The segments of a log; those that have no index beside them, and the last, are scanned.
 
-    What was not synced may be there in part, later files more than earlier ones. A file gets its index only when it and
-    all before it are synced, so one with an index is never cut off.
+    What was not synced may be there in part after a power cut, later files more than earlier ones: the files behind
+    the first that lost its end are left out. A file gets its index only when it and all before it are synced, so one
+    with an index is never left out.
 
     Raises
     ------
@@ -147,27 +149,18 @@ def chain(paths: Sequence[Path]) -> tuple[list[Segment], list[Path]]:
     """
     made: list[Segment] = []
     for at, path in enumerate(paths):
-        segment = Segment.open(path)
-        if segment is None and not made:
-            raise LogError(f"{path}: its head is torn, and nothing is before it; restore the file")
-        apart = segment is not None and made and not segment.follows(made[-1])
-        if segment is None or apart:
-            if any(later.with_suffix(".idx").exists() for later in paths[at:]) or (apart and made[-1].stored):
-                raise LogError(f"{path}: the file before it is missing or was changed; restore it")
-            return made, list(paths[at:])
+        segment, before = Segment.open(path), made[-1] if made else None
+        if segment is None or (before is not None and not segment.follows(before)):
+            later = any(path.with_suffix(".idx").exists() for path in paths[at:])
+            if before is None or later or (segment is not None and before.stored):
+                raise LogError(f"{path}: its head, or the file before it, is missing or was changed; restore it")
+            break
+        if not segment.stored:
+            segment.index = segment.scan()
         made.append(segment)
-    return made, []
-
-
-def contents(segments: Sequence[Segment]) -> Iterator[tuple[Segment, FrameIndex]]:
-    """What stands in each, up to the first whose end was lost; raises ``LogError`` where that one had been synced."""
-    for segment, after in zip(segments, (*segments[1:], None), strict=True):
-        index = segment.load()
-        yield segment, index
-        if after is not None and after.first_seq != segment.first_seq + len(index):
-            if segment.stored:
-                raise LogError(f"{segment.path}: ends before batch {after.first_seq}; restore the file")
-            return
+    if made[-1].index is None:
+        made[-1].index = made[-1].scan()
+    return made
 
 
 def read_directory(directory: Path) -> Iterator[LoggedBatch]:
@@ -183,6 +176,6 @@ def read_directory(directory: Path) -> Iterator[LoggedBatch]:
     paths = segment_paths(directory)
     if not paths:
         raise UsageError(f"{directory / FIRST}: no such log; give the directory that the embedded host writes")
-    segments, _ = chain(paths)
-    for segment, index in contents(segments):
+    for segment in chain(paths):
+        index = segment.load()
         yield from segment.batches(index, np.arange(len(index)))

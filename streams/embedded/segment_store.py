@@ -21,7 +21,7 @@ import numpy as np
 from weir.models.durable import sync_names
 from weir.streams.embedded.log_frames import LoggedBatch, pack_frame
 from weir.streams.embedded.log_index import FrameIndex, Lanes
-from weir.streams.embedded.log_segments import FIRST, Segment, chain, contents, segment_paths
+from weir.streams.embedded.log_segments import FIRST, Segment, chain, segment_paths
 from weir.streams.errors import LogError, LogFull
 
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -67,20 +67,13 @@ class SegmentStore:
     def _recover(self) -> None:
         paths = segment_paths(self.directory) or [self.directory / FIRST]
         paths[0].touch()
-        segments, lost = chain(paths)
-        segments[-1].index_path.unlink(missing_ok=True)
-        first = next(i for i, segment in enumerate(segments) if not segment.stored)
-        whole = segments[:first]
-        for segment, index in contents(segments[first:]):
-            segment.index = index
-            whole.append(segment)
-        for path in reversed([s.path for s in segments[len(whole) :]] + lost):
+        segments = chain(paths)
+        for path in reversed(paths[len(segments) :]):
             path.unlink()
-        for segment in whole[first:]:
-            self._files[segment.path] = _open(segment.path)
-        self._settle(whole)
-        for orphan in {*self.directory.glob("records*.idx")} - {s.index_path for s in whole}:
-            orphan.unlink()
+        for left in {*self.directory.glob("records*.idx")} - {s.index_path for s in segments[:-1]}:
+            left.unlink()
+        self._files = {segment.path: _open(segment.path) for segment in segments if segment.index is not None}
+        self._settle(segments)
 
     def _settle(self, segments: Sequence[Segment]) -> None:
         """Go on behind the last frame of these; what is there is cut off."""
