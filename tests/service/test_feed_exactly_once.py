@@ -196,6 +196,7 @@ def offsets(place: str) -> dict[tuple[str, int], int]:
 
 IN_A_GAP = [
     ("append", "predictions", 1, ["churn", "fraud", "churn"], 2, True),
+    ("append", "alerts", 1, ["fraud", "fraud", "fraud"], 1, True),
     ("append", "predictions", 0, ["churn", "fraud", "churn", "churn"], 1, True),
     ("append", "predictions", 0, ["churn", "churn"], 2, False),
 ]
