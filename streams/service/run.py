@@ -71,6 +71,7 @@ async def _serve(service: Service, settings: ServeSettings, bound: socket.socket
             gc.collect()
             gc.freeze()
             gc.set_threshold(200_000, 20, 20)
+            bound.listen(server.config.backlog)  # who reads the line may connect at once
             print(f"ready: {service.access.link(bound.getsockname()[1])}", file=sys.stderr, flush=True)
             await server.serve([bound])
     return _FAULT if service.fault else caught.status

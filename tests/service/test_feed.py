@@ -306,9 +306,13 @@ async def test_who_is_no_longer_known_is_told(monkeypatch: pytest.MonkeyPatch) -
         reader = await feed.connect()
 
         async def unknown(request: object) -> None:
-            raise Problem(401, "Not known", "revoked")
+            raise problem
 
+        problem = Problem(429, "Too many", "of others at this address")
         monkeypatch.setattr(feed.access, "identify", unknown)
+        await turns()
+        assert not reader.task.done()
+        problem = Problem(401, "Not known", "revoked")
         await turns(reader.task.done)
         assert reader.events[-1].type == "expired"
 

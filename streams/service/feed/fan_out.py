@@ -21,6 +21,7 @@ _PAUSE_S: Final = (0.005, 0.1)
 _WOKEN: Final = 64
 """Clients that are woken in a row; others of the event loop are served then."""
 
+_REFUSED: Final = (401, 403)
 _KNOWN_S: Final = 5.0
 """Seconds between two looks at whether clients are still known."""
 
@@ -171,8 +172,9 @@ class FanOut:
             for number, client in enumerate(list(self.clients)):
                 try:
                     await client.still_known()
-                except Problem:
-                    client.end("expired")
+                except Problem as problem:
+                    if problem.status in _REFUSED:  # and not 429: others at its address may have been wrong
+                        client.end("expired")
                 if number % _WOKEN == 0:
                     await asyncio.sleep(0)
 

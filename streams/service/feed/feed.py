@@ -97,7 +97,6 @@ class Feed:
         add = self.router.add_api_route
         events, lines = _responses("text/event-stream", _EXAMPLE), _responses("application/x-ndjson", _LINES)
         add("/feed", self.follow, methods=["GET"], response_class=Response, responses=events)
-        add("/feed", _head, methods=["HEAD"], dependencies=[needs("feed:read")], include_in_schema=False)
         add("/feed.ndjson", self.once, methods=["GET"], response_class=Response, responses=lines)
 
     async def start(self) -> None:
@@ -212,10 +211,6 @@ def _responses(media_type: str, example: str) -> dict[int | str, dict[str, Any]]
         200: {"description": _RECORD, "content": {media_type: {"example": example}}},
         410: {"description": lost},
     }
-
-
-def _head() -> Response:
-    return Response(headers=HEADERS, media_type=EventStream.media_type)
 
 
 def _time(text: str, now: float) -> float:
