@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weir.streams.errors import BrokerError, WeirError
@@ -41,6 +42,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service, app.state.exposition = service, Exposition(service.metrics)
     for routed in (*service.parts, *service.views):
         app.include_router(routed.router, prefix="/v1", responses=ANSWERS)
+    app.add_api_route("/", lambda: RedirectResponse("/v1/me", 303), include_in_schema=False)
     for path, answer in (("/health", _health), ("/ready", _ready), ("/metrics", _metrics)):
         app.add_api_route(path, answer, include_in_schema=False)
     app.add_exception_handler(Problem, _problem)

@@ -12,9 +12,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.contracts.service_modes import Served, deployed, embedded, fleet, label, purchase
+from weir.streams.service.access.audit_chain import verify
 
 PATIENT = 60_000
 """Milliseconds for a decision: what it takes on a busy machine."""
@@ -294,6 +296,22 @@ def test_a_problem_says_what_is_wrong(
 
 def test_nobody_gets_in_without_a_key(served: Served) -> None:
     assert served.http.get("/v1/tasks", headers={"Authorization": "Bearer weir_none_wrong"}).status_code == 401
+
+
+def test_a_change_is_in_the_audit_whose_chain_is_whole(served: Served) -> None:
+    made = served.http.post("/v1/keys", json={"name": "desk", "role": "viewer"}).json()
+    answer = served.http.get("/v1/me", headers={"Authorization": f"Bearer {made['key']}"})
+    assert answer.json()["name"] == "desk"
+    assert served.http.delete(f"/v1/keys/{made['id']}").json()["state"] == "revoked"
+
+    def records() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = served.http.get("/v1/audit", params={"limit": 10_000}).json()["records"]
+        return found
+
+    found = served.soon(records, lambda told: any(r["action"] == "DELETE /keys/{key_id}" for r in told))
+    assert [r["outcome"] for r in found if r.get("subject") == f"key:{made['id']}"] == [201]
+    chains = verify((str(i), msgspec.json.encode(r, order="sorted")) for i, r in enumerate(found))
+    assert [(chain.fault, chain.records) for chain in chains] == [("", len(found))]
 
 
 def test_it_is_ready_and_counts(served: Served) -> None:

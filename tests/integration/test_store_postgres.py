@@ -22,6 +22,11 @@ from sqlalchemy import Engine, text
 from tests.service.store_records import NOW, contents, project, some
 from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
+from weir.streams.service.access.api_keys import KeyStore, digest
+from weir.streams.service.access.audit import _keep, _taken_from, anchors_in, leave
+from weir.streams.service.access.audit_chain import Link
+from weir.streams.service.access.database import access_database
+from weir.streams.service.access.sessions import Session, SessionStore
 from weir.streams.service.store.alert_queries import (
     AlertFilter,
     Sort,
@@ -174,3 +179,24 @@ def test_one_replica_has_the_lease_until_it_ends_or_is_given_back(postgres: Engi
     assert not one.lease("one", now + 21.0, 10.0)
     two.release("two")
     assert one.lease("one", now + 22.0, 10.0)
+
+
+def test_keys_sessions_and_anchors_are_the_same_on_it(tmp_path: Path, server: str) -> None:
+    engine = access_database(ServeSettings.model_validate({"directory": tmp_path, "database": server}))
+    keys, sessions = KeyStore(engine), SessionStore(engine)
+    made, key = keys.create("shop", role="viewer", tasks=["fraud"], expires_at=NOW + 9.0, by="test", now=NOW)
+    assert keys.find(made.id) == made
+    assert keys.revoke(made.id, NOW + 1.0).state(NOW + 2.0) == "revoked"
+    assert [found.id for found in keys.all()] == [made.id]
+    old = sessions.begin("person:7", "ana", "oidc", ["desk"], NOW, NOW + 9.0, None)
+    new = sessions.begin("person:7", "ana", "oidc", ["desk"], NOW, NOW + 9.0, old)
+    assert sessions.find(digest(old)) is None
+    assert sessions.find(digest(new)) == Session("person:7", "ana", "oidc", ("desk",), NOW + 9.0)
+    leave(engine, "weir keys create", f"key:{made.id}")
+    leave(engine, "weir keys revoke", f"key:{made.id}")
+    assert [body["action"] for body in _taken_from(engine)] == ["weir keys create", "weir keys revoke"]
+    for seq in (1, 2):
+        _keep(engine, {"writer": "a:80", "seq": seq, "hash": "0" * 64, "at": NOW})
+    assert anchors_in(engine) == {"a:80": Link(2, "0" * 64)}
+    assert key.split("_", 2)[2] not in repr(keys.all())
+    engine.dispose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import logging
+import os
 import socket
 import time
 from collections import Counter, deque
@@ -67,7 +68,7 @@ class Audit:
     @property
     def writer(self) -> str:
         """Whose chain it is: no two processes listen at one address, so no two write one chain."""
-        return f"{socket.gethostname()}:{self._service.settings.serve.port}"
+        return f"{socket.gethostname()}:{self._service.settings.serve.port or f'pid-{os.getpid()}'}"
 
     @property
     def full(self) -> bool:
@@ -164,7 +165,7 @@ class Audit:
             logger.info("audit of %s: record %d is %s", self.writer, last.seq, last.hash)
 
     async def _end(self) -> Link | None:
-        """Where our chain has come to in the log; ``None`` where it has not begun."""
+        """Where our chain has come to; ``None`` where it has not begun."""
         for newest in _BACK:
             found = None
             async for placed in every_record(self._service.log, topics.AUDIT, newest=newest):
@@ -173,7 +174,7 @@ class Audit:
                     found = Link(document["seq"], document["hash"])
             if found is not None:
                 return found
-        return None
+        return anchors_in(self._engine).get(self.writer)  # retention removed it from the log, and it goes on
 
 
 def _keep(engine: Engine, row: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import StateError, UsageError
+from weir.streams.service.access import access_tables  # noqa: F401 - metadata holds its tables, too
 from weir.streams.service.store.tables import metadata
 
 _MIGRATIONS: Final = str(Path(__file__).parent / "migrations")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,19 @@ async def test_a_restart_goes_on_with_the_chain_and_the_command_verifies_it(tmp_
     assert [json.loads(line)["action"] for line in shown] == ["login"] * 3
     assert json.loads(shown[0])["prev"] != GENESIS
     assert "login" in CliRunner().invoke(audit_app, ["show", *here]).stdout
+
+
+async def test_a_chain_whose_records_are_no_longer_kept_goes_on(tmp_path: Path) -> None:
+    async with served(tmp_path) as (service, client):
+        await sign_on(service, client)
+        await audited(service)
+    shutil.rmtree(tmp_path / "inputs")
+    shutil.rmtree(tmp_path / "outputs")
+    shutil.rmtree(tmp_path / "state")
+    async with served(tmp_path) as (service, client):
+        await sign_on(service, client)
+        assert [record["seq"] for record in await audited(service)] == [2, 3]
+    assert CliRunner().invoke(audit_app, ["verify", "--dir", str(tmp_path)]).exit_code == 0
 
 
 async def test_what_cannot_be_written_waits_and_is_then_written_once(

@@ -24,7 +24,7 @@ from weir.streams.service.problems import Problem
 from weir.streams.service.service import Service
 
 pytestmark = pytest.mark.anyio
-PUBLIC = {"/health", "/ready", "/metrics", "/openapi.json", "/v1/login", "/v1/login/callback"}
+PUBLIC = {"/", "/health", "/ready", "/metrics", "/openapi.json", "/v1/login", "/v1/login/callback"}
 """Routes for everybody: they tell nothing of anybody, and are how somebody becomes known."""
 ALLOWED = 418
 
