@@ -63,8 +63,9 @@ class Context:
         self.remote: RemoteClient | None = None
         """Asks for full models that run elsewhere; nobody is asked without."""
         self.placement = Placement(self)
-        self.topics = TopicCheck(self)
         """Finds records in partitions that do not own their keys."""
+        self.topics = TopicCheck(self)
+        """Holds the topics there are against those that the stored state belongs to."""
         self.silent: BatchConsumer | None = None
         """Stands in for the consumer where nothing is consumed."""
         self.watchdog: Watchdog | None = None

@@ -149,8 +149,6 @@ class RowLane(ABC):
     async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
-        except asyncio.CancelledError:
-            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, going on would skip a batch
             self.ctx.fail(self.lane, error)
 

@@ -128,8 +128,6 @@ class Scoring:
     async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
-        except asyncio.CancelledError:
-            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, going on would skip a batch
             await self.ctx.crash(error)
 
