@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 from httpx import ASGITransport, AsyncClient, Response
+from sqlalchemy.exc import OperationalError
 
 from tests.service.test_thin import TASK
 from weir.online.task.spec import TaskSpec
@@ -267,3 +269,35 @@ async def test_lists_are_sorted_filtered_searched_and_cut_into_pages(tmp_path: P
         assert len(await alerts(client, 11, until=middle)) == 11
         assert await alerts(client, 0, min_score=1.0) == []
         assert len(await alerts(client, 23, task="fraud", severity="low", verdict="none", limit=500)) == 23
+
+
+async def test_what_keeps_the_database_from_being_written_is_told_until_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with service(tmp_path) as client:
+        projector = client.store.projector  # type: ignore[attr-defined]
+        real, told = projector._projection.write, list[str | None]()
+
+        def write(*given: Any) -> bool:
+            told.append(projector.trouble)
+            if len(told) < 3:
+                raise OperationalError("INSERT", {}, sqlite3.OperationalError("disk I/O error"))
+            return bool(real(*given))
+
+        monkeypatch.setattr(projector._projection, "write", write)
+        await send(client, event("u1", 1))
+        await alerts(client, 1)
+        assert told[0] is None
+        assert told[2] == told[1]
+        assert "alerts are not written to the database" in str(told[2])
+        assert "disk I/O error" in str(told[2])
+
+
+async def test_what_nobody_thought_of_ends_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = embedded_service(Settings.model_validate({"serve": {"directory": str(tmp_path)}}), [every_event_alerts()])
+    monkeypatch.setattr(made.store.projector, "catch_up", lambda: 1 / 0)
+    async with made:
+        running = made.store._running
+        assert running is not None
+        await asyncio.wait([running])
+        assert made.fault == "alerts are not written any more: ZeroDivisionError: division by zero"

@@ -16,27 +16,38 @@ VALUES: Final = {"confirmed": 1, "false_alarm": 0}
 
 @dataclass
 class AlertRow:
-    """A row of ``alerts``."""
+    """A row of ``alerts``.
+
+    Fields before ``version`` come from the topic ``alerts``, those from there on from ``case-events``: the two topics
+    have no common order, and what a row becomes must not depend on which one was read first.
+    """
 
     alert_id: str
     task: str
     entity_id: str
     status: str = "open"
+    """As the stream says."""
     severity: int = 0
+    """Its place in ``SEVERITIES``, so that "at least" is a comparison."""
     score: float = 0.0
     threshold: float = 0.0
     expected_loss: float = 0.0
     opened_at: float = 0.0
     updated_at: float = 0.0
     reasons: str = "[]"
+    """JSON, as ``event_ids``."""
     event_ids: str = "[]"
     version: int = 0
+    """Of the case: how many events counted."""
     state: str = "open"
+    """``status``, unless people say otherwise."""
     verdict: str | None = None
     verdict_by: str | None = None
     verdict_at: float | None = None
     generation: int = 0
+    """How often the verdict changed: part of the ids of its labels."""
     reopened: str | None = None
+    """The state that an undo brought back."""
     assignee: str | None = None
     claimed_until: float | None = None
     snoozed_until: float | None = None

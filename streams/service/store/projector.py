@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Final
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from weir.streams.errors import ShellError, WeirError, in_words
 from weir.streams.records import Record, RecordBatch
@@ -71,7 +71,7 @@ class Projector:
                 if await self._leads():
                     await self.catch_up()
                 self.trouble = None
-            except (DBAPIError, WeirError) as exc:
+            except (SQLAlchemyError, WeirError) as exc:
                 self._forget_places()
                 self.trouble = f"alerts are not written to the database: {in_words(exc).splitlines()[0]}"
                 log.error("%s; trying again", self.trouble)
@@ -81,7 +81,7 @@ class Projector:
 
     async def stop(self) -> None:
         """Let another process write."""
-        with suppress(DBAPIError):
+        with suppress(SQLAlchemyError):
             await asyncio.to_thread(self._projection.release, self._writer)
 
     async def catch_up(self) -> None:

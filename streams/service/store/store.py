@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from weir.online.codec.wire import PRINTABLE, WORD_CHARS, Id, MadeId, Note
 from weir.online.decisions.alert_state import Severity
 from weir.online.durations import Seconds
+from weir.streams.errors import in_words
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.guard import tell_audit
 from weir.streams.service.access.scopes import needs
@@ -112,7 +112,7 @@ class Store:
     """
 
     def __init__(self, service: Service) -> None:
-        serve = service.settings.serve
+        self._service, serve = service, service.settings.serve
         self.engine = open_database(serve)
         self.projector = Projector(service.log, self.engine, serve.alerts_kept, serve.rebuild)
         self.cases = Cases(service.log, self.engine, self.projector, service.tasks)
@@ -137,13 +137,18 @@ class Store:
     def follow(self) -> None:
         """Write what is in the log, which is open now."""
         self._running = asyncio.create_task(self.projector.run())
+        self._running.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """What the projector cannot deal with ends the process: alerts would be missing, and nobody would know it."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._service.fail(f"alerts are not written any more: {in_words(error)}")
 
     async def stop(self) -> None:
         """Close the database; what is not written yet is in the log."""
         if self._running is not None:
             self._running.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._running
+            await asyncio.wait([self._running])
         await self.projector.stop()
         self.engine.dispose()
 
@@ -164,13 +169,17 @@ class Store:
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
         caller: Caller = By,
     ) -> Response:
-        """Alerts, the newest or the largest first; ``next`` is the cursor of the next page."""
+        """Alerts, the newest or the largest first; ``next`` is the cursor of the next page.
+
+        ``trouble`` says why the list is not up to date, where it is not.
+        """
         of = AlertFilter(
             caller.tasks, task, state, severity, entity, assignee, since, until, min_score, verdict, q and q.strip()
         )
         now = time.time()
         page = await self.cases.ask(list_alerts, of, sort, cursor, limit, now)
-        return _json({"alerts": [shown(row, now) for row in page.rows], "next": page.next, "total": page.total})
+        rows, trouble = [shown(row, now) for row in page.rows], self.projector.trouble
+        return _json({"alerts": rows, "next": page.next, "total": page.total, "trouble": trouble})
 
     async def show(self, row: AlertRow = Asked) -> Response:
         """One alert with its history; of each verdict, when the online model learned it and which version that made."""

@@ -1,58 +1,27 @@
-"""Tables of the service's database. Each row of the projection is made of records, and can be made again from them.
-
-Columns of ``alerts`` before ``version`` come from the topic ``alerts``, those from there on from ``case-events``: the
-two topics have no common order, and what a row becomes must not depend on which one was read first.
-"""
+"""Tables of the service's database. Each row of the projection is made of records, and can be made again from them."""
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import fields
+from typing import Any, Final
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Double,
-    Index,
-    Integer,
-    MetaData,
-    SmallInteger,
-    Table,
-    UniqueConstraint,
-)
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, Table, UniqueConstraint
 from sqlalchemy import Text as AnyText
+
+from weir.streams.service.store.case_rules import AlertRow
 
 metadata: Final = MetaData()
 Text: Final = AnyText().with_variant(AnyText(collation="C"), "postgresql")
 """By bytes, as SQLite compares it: the same order and the same search in both, whatever the database's language."""
+_TYPES: Final[dict[str, Any]] = {"str": Text, "float": Double(), "int": Integer()}
 
-alerts: Final = Table(
-    "alerts",
-    metadata,
-    Column("alert_id", Text, primary_key=True),
-    Column("task", Text, nullable=False),
-    Column("entity_id", Text, nullable=False),
-    Column("status", Text, nullable=False),  # as the stream says
-    Column("severity", SmallInteger, nullable=False),  # place in SEVERITIES, so that "at least" is a comparison
-    Column("score", Double, nullable=False),
-    Column("threshold", Double, nullable=False),
-    Column("expected_loss", Double, nullable=False),
-    Column("opened_at", Double, nullable=False),
-    Column("updated_at", Double, nullable=False),
-    Column("reasons", Text, nullable=False),  # JSON
-    Column("event_ids", Text, nullable=False),  # JSON
-    Column("version", Integer, nullable=False),  # of the case: events that counted
-    Column("state", Text, nullable=False),  # status, unless people say otherwise
-    Column("verdict", Text),
-    Column("verdict_by", Text),
-    Column("verdict_at", Double),
-    Column("generation", Integer, nullable=False),  # how often the verdict changed: part of the ids of its labels
-    Column("reopened", Text),  # the state that an undo brought back
-    Column("assignee", Text),
-    Column("claimed_until", Double),
-    Column("snoozed_until", Double),
-    Column("changed_by", Text),
-    Column("changed_at", Double),
-)
+
+def _column(name: str, kind: str) -> Column[Any]:
+    base, _, optional = kind.partition(" | ")
+    return Column(name, _TYPES[base], primary_key=name == "alert_id", nullable=bool(optional))
+
+
+alerts: Final = Table("alerts", metadata, *(_column(f.name, str(f.type)) for f in fields(AlertRow)))
 SORTS: Final = {
     "newest": ("opened_at",),
     "score": ("score",),

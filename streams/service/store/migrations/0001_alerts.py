@@ -25,7 +25,7 @@ def upgrade() -> None:
         [("alert_id", _TEXT)],
         [(name, _TEXT) for name in ("task", "entity_id", "status", "reasons", "event_ids", "state")]
         + [(name, _REAL) for name in ("score", "threshold", "expected_loss", "opened_at", "updated_at")]
-        + [("severity", sa.SmallInteger()), ("version", _WHOLE), ("generation", _WHOLE)],
+        + [(name, _WHOLE) for name in ("severity", "version", "generation")],
         [(name, _TEXT) for name in ("verdict", "verdict_by", "reopened", "assignee", "changed_by")]
         + [(name, _REAL) for name in ("verdict_at", "claimed_until", "snoozed_until", "changed_at")],
     )
