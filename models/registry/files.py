@@ -1,4 +1,4 @@
-"""The port to storage, and the adapter for a local directory.
+"""The port to storage, and the adapters for a local directory and for object stores.
 
 The registry asks one thing of a storage beside reading and listing: to create a file whole or not at all, and only if
 there is none of that name. Everything that must not be done twice or by halves rests on it.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from weir.models.durable import write_durably
 from weir.models.errors import RegistryError
@@ -96,3 +97,100 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except OSError as exc:
         raise RegistryError(f"{path}: {exc.strerror or exc}; check the path, its rights and the free space") from exc
+
+
+EXCLUSIVE: Final = frozenset({"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+_MEMORY: Final = threading.Lock()
+"""fsspec's memory looks whether a file is there and then writes it: two steps, for the threads of one process."""
+
+
+class ObjectFiles:
+    """The adapter for what fsspec reaches: object stores with conditional writes, and ``memory://``.
+
+    A create is one conditional request: ``If-None-Match: *`` on S3, ``ifGenerationMatch=0`` on Google Cloud Storage,
+    ``overwrite=False`` on Azure. It needs ``s3fs`` >= 2024.12 with botocore > 1.35.20, ``gcsfs`` or ``adlfs``. A store
+    that ignores the condition (some that only resemble S3) would let the last writer win: ``weir doctor`` finds that
+    out. Protocols that are not known to have such a request are refused. Keys and the like come from the environment
+    and files that each store's package reads.
+    """
+
+    def __init__(self, url: str) -> None:
+        protocol = url.partition("://")[0]
+        if protocol not in EXCLUSIVE:
+            raise RegistryError(
+                f"{url}: no exclusive writes are known for {protocol}://; use a directory or one of {sorted(EXCLUSIVE)}"
+            )
+        self.url = url.rstrip("/")
+        self._fs, self._root = _open(self.url)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of an object; raises ``FileNotFoundError``."""
+        with _store_explained(self._at(path)):
+            data: bytes = self._fs.cat_file(self._at(path))
+            return bytes(data)
+
+    def create(self, path: str, data: bytes) -> None:
+        """One conditional write.
+
+        A client that lost the answer to its first attempt is told by its second that the object exists, so what is
+        there is compared: our own bytes mean that we were the first.
+        """
+        where = self._at(path)
+        with _store_explained(where):
+            try:
+                if self._fs.protocol == "memory":
+                    with _MEMORY:
+                        self._fs.pipe_file(where, data, mode="create")
+                else:
+                    self._fs.pipe_file(where, data, mode="create")
+            except FileNotFoundError as exc:
+                raise RegistryError(f"{self.url}: {exc}; create the bucket or container first") from exc
+            except OSError as exc:
+                self._fs.invalidate_cache(where)  # a listing from before knows nothing of the other writer
+                if not isinstance(exc, FileExistsError) and not self._fs.exists(where):
+                    raise
+                if self._fs.protocol == "memory" or self._fs.cat_file(where) != data:
+                    raise FileExistsError(where) from exc
+
+    def names(self, path: str) -> list[str]:
+        """Sorted names of what lies directly under ``path``."""
+        where = self._at(path)
+        with _store_explained(where):
+            self._fs.invalidate_cache(where)
+            try:
+                found = self._fs.ls(where, detail=False)
+            except FileNotFoundError:
+                return []
+        return sorted({name.rstrip("/").rpartition("/")[2] for name in found if name.rstrip("/") != where})
+
+    def remove(self, path: str) -> None:
+        """Remove an object, or all of a directory, if it is there."""
+        with _store_explained(self._at(path)):
+            if self._fs.exists(self._at(path)):
+                self._fs.rm(self._at(path), recursive=True)
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+
+def _open(url: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+    except ImportError as exc:
+        raise RegistryError(f"{url}: needs fsspec; run: pip install 'weir[models]'") from exc
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError, OSError) as exc:
+        raise RegistryError(f"{url}: {exc}; install its package (s3fs, gcsfs, adlfs) and check the address") from exc
+    return fs, str(root).rstrip("/")
+
+
+@contextmanager
+def _store_explained(path: str) -> Iterator[None]:
+    """Turn what a store refuses into ``RegistryError``; whether an object is there stays an answer."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, RegistryError):
+        raise
+    except Exception as exc:  # each store's package has errors of its own
+        raise RegistryError(f"{path}: {type(exc).__name__}: {exc}; check address, credentials and rights") from exc

@@ -18,8 +18,7 @@ from pydantic import ValidationError
 
 from weir.models.errors import ModelError, RegistryError, StageConflictError
 from weir.models.manifest import faults
-from weir.models.registry.files import Files, LocalFiles
-from weir.models.registry.objects import ObjectFiles
+from weir.models.registry.files import Files, LocalFiles, ObjectFiles
 from weir.models.registry.stages import ACTIONS, Action, Stage, StageEntry, Stages, move, rollback_target
 from weir.models.registry.versions import Versions
 from weir.online.codec.wire import ModelUpdate
@@ -69,7 +68,7 @@ class Registry(Versions):
 
     Parameters
     ----------
-    url : a directory, ``file:///...``, ``memory://...``, ``s3://bucket/...`` (see ``weir.models.registry.objects``).
+    url : a directory, ``file:///...``, ``memory://...``, ``s3://bucket/...`` (see ``weir.models.registry.files``).
     """
 
     def __init__(self, url: str) -> None:

@@ -52,8 +52,7 @@ _LEASE_S: Final = 365 * DAY_S
 def demo_trees(spec: FullSpec) -> Builder:
     """Trees that are grown in less than a second."""
     del spec
-    from weir.models.trees.tree_builder import TreesBuilder
-    from weir.models.trees.tree_params import TreeParams
+    from weir.models.trees.tree_builder import TreeParams, TreesBuilder
 
     return TreesBuilder(TreeParams(rounds=150, patience=25, learning_rate=0.08, min_rows=30, bins=255))
 

@@ -10,8 +10,7 @@ import pytest
 from tests.models.registering import register
 from weir.models.errors import RegistryError
 from weir.models.manifest import ArtefactError
-from weir.models.registry.files import is_exclusive
-from weir.models.registry.objects import ObjectFiles
+from weir.models.registry.files import ObjectFiles, is_exclusive
 from weir.models.registry.registry import Registry
 from weir.models.registry.stages import Stages
 

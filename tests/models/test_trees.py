@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from weir.models.dataset.cut import train_rows
 from weir.models.errors import ModelError
 from weir.models.trees.convert import round_down, to_onnx
-from weir.models.trees.tree_builder import TreesBuilder, thinned
-from weir.models.trees.tree_params import TreeParams
+from weir.models.trees.tree_builder import TreeParams, TreesBuilder, thinned
 from weir.models.types import Built, Float32Matrix, History, Labels, TrainingSet, TrainingStoppedError
 
 DAY = 86_400.0
