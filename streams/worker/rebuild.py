@@ -43,7 +43,7 @@ from weir.streams.worker.identity.partitioner import settle_partitioner
 from weir.streams.worker.identity.topic_check import active_members, committed_offsets
 from weir.streams.worker.partitions import LABELLED
 from weir.streams.worker.run import Worker
-from weir.streams.worker.scoring.strays import StrayReader, Strays
+from weir.streams.worker.scoring.misplaced import StrayReader, Strays
 
 Progress = Callable[[str, int, int], None]
 """Told what is filled, how many records of it are done, and of how many."""
