@@ -15,7 +15,7 @@ from weir.online.features.store import FeatureStore
 from weir.online.stages.labelling import LabellingStage, LabelOutput
 from weir.online.stages.retrain_policy import RetrainAsked
 from weir.online.stages.scoring import ScoreOutput, ScoringStage
-from weir.online.stages.stateful import ModelPart, Stateful, restore_parts, snapshot_parts
+from weir.online.stages.stateful import Anew, ModelPart, Stateful, restore_fitting, restore_parts, snapshot_parts
 from weir.online.task.full_spec import FullScorer
 from weir.online.task.spec import TaskSpec
 
@@ -117,6 +117,10 @@ class TaskPipeline:
     def restore(self, state: bytes) -> None:
         """Replace the state by a ``snapshot`` of the same task; raises ``StateError`` where it does not fit."""
         restore_parts(self.task.name, self._parts(), state, self.labelling.upgrade)
+
+    def restore_fitting(self, state: bytes) -> list[Anew]:
+        """Take of a ``snapshot`` what fits the task as it is now; the parts that begin anew."""
+        return restore_fitting(self.task.name, self._parts(), state, self.labelling.upgrade)
 
     def _parts(self) -> dict[str, Stateful]:
         parts: dict[str, Stateful] = {**self.labelling.parts(), "model": ModelPart(self.model)}

@@ -79,6 +79,8 @@ MEANING: Final = {
     "rate_drift": "drift of the label rate is judged against a new reference",
     "trigger": "labels until the next retraining count from now on",
     "counts": "counts begin at 0",
+    "model": "it has learned nothing yet",
+    "timers": "silence counts from each entity's next event",
     "time": "event time begins with the next record",
 }
 """What it means where a part begins anew."""

@@ -64,6 +64,7 @@ class EmbeddedHost:
         such records change nothing.
     limits : what numbers records may hold.
     decisions : whether what was decided on each prediction is appended to ``decisions``, too.
+    fitting : whether `resume` takes of a checkpoint what fits the tasks as they are now, instead of refusing it.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class EmbeddedHost:
         full: FullModels | None = None,
         limits: InputLimits = DEFAULT_LIMITS,
         decisions: bool = False,
+        fitting: bool = False,
     ) -> None:
         names = [t.name for t in tasks]
         if not tasks or len(set(names)) != len(names):
@@ -96,12 +98,14 @@ class EmbeddedHost:
         self._input_limits = limits
         self._limit = RejectLimit(rejects or RejectPolicy())
         self._checkpoints = Checkpoints(checkpoints) if checkpoints is not None else None
-        self._observe, self._decisions = observe, decisions
+        self._observe, self._decisions, self._fitting = observe, decisions, fitting
         self.seq = 0
         """Sequence number of the next batch to process."""
         self._swaps: list[bytes] = []
         """Every record of ``model-updates`` that was processed: the log may drop them before they stop to matter."""
         self.resumed_extra: bytes = b""
+        self.anew: list[str] = []
+        """What `resume` began anew, a sentence each."""
 
     def run_pending(self) -> int:
         """Process every batch that has been appended; returns how many records that were."""
@@ -283,11 +287,9 @@ class EmbeddedHost:
             self.outputs.truncate(0)
             return False
         ends = self.log.first_seq, self.log.next_seq, self.outputs.next_seq if self._apart else None
-        state = decode_state(data, self.pipelines, *ends)
+        state = decode_state(data, None if self._fitting else self.pipelines, *ends)
         self.outputs.truncate(state.seq if state.outputs is None else state.outputs)
-        self.store.restore(state.store)
-        for name, held in state.tasks.items():
-            self.pipelines[name].restore(held)
+        self._restore_tasks(state)
         for lane, held in state.intake.items():
             self.intake[lane] = Admission(self._intake_policy)
             self.intake[lane].restore(held)
@@ -296,6 +298,21 @@ class EmbeddedHost:
         self._swaps = self._swaps_before(state.done) if state.swaps is None else state.swaps
         self.full.resume(decode_updates(self._swaps).updates)
         return True
+
+    def _restore_tasks(self, state: HostState) -> None:
+        if not self._fitting:
+            self.store.restore(state.store)
+            for name, held in state.tasks.items():
+                self.pipelines[name].restore(held)
+            return
+        tables = self.store.restore_fitting(state.store)
+        self.anew = [f"table {name}: its rows begin anew, as its aggregates changed" for name in tables]
+        for name, pipeline in self.pipelines.items():
+            if name not in state.tasks:
+                self.anew.append(f"task {name}: it is new")
+                continue
+            self.anew += [f"task {name}: {part}" for part in pipeline.restore_fitting(state.tasks[name])]
+        self.anew += [f"task {name}: it is gone, and its state with it" for name in state.tasks.keys() - self.pipelines]
 
     def _swaps_before(self, seq: int) -> list[bytes]:
         """Of a checkpoint that does not hold them: it is of before logs dropped anything."""

@@ -73,13 +73,13 @@ def check_kept(wanted: int, first: int) -> None:
         )
 
 
-def decode_state(data: bytes, tasks: Iterable[str], first: int, end: int, outputs_end: int | None) -> HostState:
+def decode_state(data: bytes, tasks: Iterable[str] | None, first: int, end: int, outputs_end: int | None) -> HostState:
     """A checkpoint's content.
 
     Parameters
     ----------
     data : of the checkpoint.
-    tasks : names of those that run now.
+    tasks : names of those that run now; ``None`` where they may be others.
     first : sequence number of the first batch that the log (of inputs) keeps.
     end, outputs_end : sequence numbers at which the logs end now; no ``outputs_end`` where there is one log for both.
 
@@ -92,7 +92,7 @@ def decode_state(data: bytes, tasks: Iterable[str], first: int, end: int, output
         state = msgspec.msgpack.decode(data, type=HostState)
     except UNREADABLE as exc:
         raise StateError(f"the checkpoint cannot be read: {exc}; start with a fresh directory") from exc
-    if set(state.tasks) != set(tasks):
+    if tasks is not None and set(state.tasks) != set(tasks):
         raise StateError(
             f"the checkpoint is of the tasks {sorted(state.tasks)}, now there are {sorted(tasks)}; "
             "start with a fresh directory"

@@ -118,15 +118,30 @@ class MemoryFeatureStore:
 
     def restore(self, state: bytes) -> None:
         """Replace everything by a ``snapshot``; tables declared before must fit it."""
+        self._restore(state, fitting=False)
+
+    def restore_fitting(self, state: bytes) -> list[str]:
+        """Take of a ``snapshot`` the declared tables that fit; those that do not begin anew, which are returned."""
+        return self._restore(state, fitting=True)
+
+    def _restore(self, state: bytes, *, fitting: bool) -> list[str]:
         try:
             tables = msgspec.msgpack.decode(state, type=dict[str, _Dump])
         except UNREADABLE as exc:
             raise StateError(f"not a snapshot of a feature store: {exc}; start with a fresh state") from exc
-        for name, held in tables.items():
+        anew = []
+        for name, held in list(tables.items()):
+            if fitting and name not in self._tables:
+                continue  # of a task that runs no longer
             known = self._tables.setdefault(name, _Table(held.row_bytes, held.schema, held.ttl_s))
+            if fitting and (held.row_bytes, held.schema) != (known.row_bytes, known.schema):
+                anew.append(name)
+                continue
             _check(name, (held.row_bytes, held.schema), (known.row_bytes, known.schema))
         for name, t in self._tables.items():
-            self._tables[name] = _undump(tables[name]) if name in tables else _Table(t.row_bytes, t.schema, t.ttl_s)
+            kept = name in tables and name not in anew
+            self._tables[name] = _undump(tables[name]) if kept else _Table(t.row_bytes, t.schema, t.ttl_s)
+        return anew
 
 
 def _check(table: str, held: tuple[int, int], wanted: tuple[int, int]) -> None:

@@ -61,7 +61,7 @@ def _directory(serve: ServeSettings, tasks: Sequence[TaskSpec]) -> Check:
     path = serve.directory.absolute()
     if (path / FILE).exists():
         try:
-            with DataDirectory(path, [task.name for task in tasks]) as held:
+            with DataDirectory(path, tasks) as held:
                 return Check("directory", "OK", f"{path}, epoch {held.epoch}")
         except WeirError as error:
             return Check("directory", "FAIL", str(error))

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.service.engine_runs import all_rows, calls, event, killed, log_in, opened, rows, service_in
-from tests.streams.host_runs import FRAUD, tasks
+from tests.streams.host_runs import CHURN, FRAUD, tasks
 from weir.online.codec.columns import ColumnRequest
 from weir.online.codec.decode import DecodedEvents, DecodedLabels, decode_labels, decode_user_events
 from weir.streams.config import topics
 from weir.streams.config.serve_settings import RetentionSettings
 from weir.streams.embedded.embedded_host import EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch
-from weir.streams.errors import LogFull, StateError, UsageError
+from weir.streams.errors import LogFull, UsageError
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.embedded.appends import joined
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
@@ -300,17 +300,68 @@ async def test_a_listener_that_fails_keeps_nobody_else_from_its_batches(tmp_path
         assert len(heard) == 1
 
 
-def test_a_directory_is_of_one_process_and_of_its_tasks(tmp_path: Path) -> None:
+def test_a_directory_is_of_one_process(tmp_path: Path) -> None:
     service = service_in(tmp_path)
     with pytest.raises(UsageError, match=r"is in use by process \d+; stop that one, or give another"):
         service_in(tmp_path)
     epoch = service.log.epoch
     service.log.engine.directory.close()  # type: ignore[attr-defined]
-    with pytest.raises(StateError, match="is of the tasks churn, fraud, now there are fraud; give those, or another"):
-        service_in(tmp_path, tasks(FRAUD))
     again = service_in(tmp_path)
     assert again.log.epoch == epoch
     assert service_in(tmp_path / "other").log.epoch != epoch
+
+
+OTHER_AGGREGATES = FRAUD.replace("windows = [", 'windows = ["3h", ', 1)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ((FRAUD, CHURN), []),
+        ((FRAUD,), ["task churn: it is gone, and its state with it"]),
+        ((FRAUD, CHURN, FRAUD.replace('"fraud"', '"theft"', 1)), ["task theft: it is new"]),
+        ((OTHER_AGGREGATES, CHURN), ["table fraud.user: its rows begin anew", "task fraud: model begins anew"]),
+        ((FRAUD, CHURN.replace('"1d", "7d"', '"1d"', 1)), ["table churn.user: its rows"]),
+    ],
+)
+async def test_tasks_may_change_while_the_service_is_stopped(
+    tmp_path: Path, files: tuple[str, ...], told: list[str]
+) -> None:
+    log = service_in(tmp_path).log
+    assert isinstance(log, EmbeddedServiceLog)
+    await log.start()
+    await log.append(topics.USER_EVENTS, FEW)
+    before = await rows(log, topics.PREDICTIONS)
+    await log.stop()
+    log = service_in(tmp_path, tasks(*files)).log
+    assert isinstance(log, EmbeddedServiceLog)
+    await log.start()
+    try:
+        anew = log.engine.host.anew
+        assert all(any(words.startswith(each) for words in anew) for each in told), anew
+        assert bool(anew) == bool(told)
+        assert [o.status for o in await log.append(topics.USER_EVENTS, [event(0, user="u0"), event(9, 1.7e9 + 9)])] == [
+            "repeat", "accepted",
+        ]  # fmt: skip
+        assert (await rows(log, topics.PREDICTIONS))[: len(before)] == before
+    finally:
+        await log.stop()
+
+
+async def test_after_a_crash_the_tasks_of_then_come_first(tmp_path: Path) -> None:
+    async with opened(tmp_path / "first") as log:
+        await log.append(topics.USER_EVENTS, FEW)
+        left = await killed(log, tmp_path / "left")
+    changed = service_in(left, tasks(OTHER_AGGREGATES, CHURN)).log
+    assert isinstance(changed, EmbeddedServiceLog)
+    with pytest.raises(UsageError, match="did not stop cleanly, and since then fraud changed: start it once with the"):
+        await changed.start()
+    changed.engine.directory.close()
+    async with opened(left):  # as they were
+        pass
+    changed = service_in(left, tasks(OTHER_AGGREGATES, CHURN)).log
+    await changed.start()
+    await changed.stop()
 
 
 RAW = [

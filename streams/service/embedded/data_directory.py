@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import msgspec
 
 from weir.models.durable import write_durably
 from weir.online.errors import UNREADABLE
+from weir.online.task.spec import TaskSpec
 from weir.streams.errors import StateError, UsageError
 
 FILE: Final = "service.json"
@@ -25,7 +27,10 @@ class _About(msgspec.Struct):
     v: int
     epoch: str
     """Made with the directory: offsets of another epoch mean nothing here."""
-    tasks: list[str]
+    tasks: dict[str, str]
+    """Name and digest of each task."""
+    stopped_at: int | None = None
+    """End of the log of inputs when the process before stopped cleanly; ``None`` while one runs, and after a crash."""
     crashes: dict[int, str] = {}
     """By sequence number of an input batch, what the tasks raised at it the last time."""
     aside: list[int] = []
@@ -38,26 +43,26 @@ class DataDirectory:
     Parameters
     ----------
     path : made where it is not there.
-    tasks : names of the tasks that are to run.
+    tasks : that are to run.
 
     Raises
     ------
     UsageError
         Another process has it, or it cannot be written.
     StateError
-        It is of other tasks, or another version made it.
+        Another version made it.
     """
 
-    def __init__(self, path: Path, tasks: Sequence[str]) -> None:
+    def __init__(self, path: Path, tasks: Sequence[TaskSpec]) -> None:
         self.path, self._file = path, path / FILE
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)  # what people did is in it
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}; give a directory that can be written, by --dir") from error
         try:
             self._acquire()
-            self._about = self._read(sorted(tasks))
+            self._about = self._read({task.name: _digest(task) for task in tasks})
         except BaseException:
             os.close(self._lock)
             raise
@@ -74,10 +79,11 @@ class DataDirectory:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
-    def _read(self, tasks: list[str]) -> _About:
+    def _read(self, tasks: dict[str, str]) -> _About:
         if not self._file.exists():
             about = _About(_FORMAT, secrets.token_hex(6), tasks)
             self._write(about)
+            self._wanted = tasks
             return about
         try:
             about = msgspec.json.decode(self._file.read_bytes(), type=_About)
@@ -85,12 +91,28 @@ class DataDirectory:
             raise StateError(f"{self._file}: damaged: {error}; give another directory by --dir") from error
         if about.v != _FORMAT:
             raise StateError(f"{self._file}: of format {about.v}, this version reads {_FORMAT}; use what wrote it")
-        if about.tasks != tasks:
-            raise StateError(
-                f"{self.path} is of the tasks {', '.join(about.tasks)}, now there are {', '.join(tasks)}; give those, "
-                "or another directory by --dir"
-            )
+        self._wanted = tasks
         return about
+
+    def begin(self, end: int) -> None:
+        """A process goes on, with the log of inputs ending at ``end``; raises ``UsageError`` where it must not.
+
+        After a crash inputs are computed again, to outputs that others may have seen: by the tasks of then.
+        """
+        about = self._about
+        if about.tasks != self._wanted and about.stopped_at != end and end:
+            changed = sorted({name for name, _ in about.tasks.items() ^ self._wanted.items()})
+            raise UsageError(
+                f"{self.path}: the service did not stop cleanly, and since then {', '.join(changed)} changed: start it "
+                "once with the task files as they were, stop it, and change them then"
+            )
+        about.tasks, about.stopped_at = self._wanted, None
+        self._write(about)
+
+    def stopped(self, end: int) -> None:
+        """The process has written a checkpoint of everything up to ``end``."""
+        self._about.stopped_at = end
+        self._write(self._about)
 
     def _write(self, about: _About) -> None:
         document = msgspec.json.format(msgspec.json.encode(about), indent=1)
@@ -124,3 +146,8 @@ class DataDirectory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _digest(task: TaskSpec) -> str:
+    """Of all that a task's file says."""
+    return hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:16]

@@ -28,7 +28,7 @@ def embedded_service(settings: Settings, tasks: Sequence[TaskSpec]) -> Service:
     UsageError
         Another process has the directory, or it cannot be written.
     StateError
-        It is of other tasks.
+        Another version made it.
     """
     settings = settings.model_copy(update={"models": _models(settings)})
     # Outputs of one batch have the order of the tasks: it must not depend on how they were named this time.
@@ -47,7 +47,7 @@ def embedded_service(settings: Settings, tasks: Sequence[TaskSpec]) -> Service:
 def _engine(
     settings: Settings, tasks: Sequence[TaskSpec], show: Callable[[list[Step]], None], fault: Callable[[str], None]
 ) -> Engine:
-    directory = DataDirectory(settings.serve.directory, [task.name for task in tasks])
+    directory = DataDirectory(settings.serve.directory, tasks)
     inputs, outputs = EmbeddedLog(directory=directory.path / "inputs"), OutputLog(directory.path / "outputs")
 
     full = full_models(tasks, settings.models)
@@ -65,6 +65,7 @@ def _engine(
             full=full_models(tasks, settings.models),
             limits=settings.limits,
             decisions=True,
+            fitting=True,
         )
 
     return Engine(

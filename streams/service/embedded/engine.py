@@ -105,6 +105,7 @@ class Engine:
 
     def start(self) -> None:
         """Go on from the newest checkpoint, and compute again what came after it; blocks until that is done."""
+        self.directory.begin(self.inputs.next_seq)
         while not self._resumed():
             log.error("starting once more, without the inputs that crashed the tasks twice")
             self.host = self._make_host()  # what crashed is half done
@@ -114,6 +115,8 @@ class Engine:
     def _resumed(self) -> bool:
         """Whether the inputs after the checkpoint could be computed; raises what tasks raise the first time."""
         self.host.resume()
+        for words in self.host.anew:
+            log.warning("%s", words)
         first, end, told = self.host.seq, self.inputs.next_seq, time.monotonic()
         for batch in self.inputs.read((*READ, *OUTPUTS), first):
             try:
@@ -143,6 +146,7 @@ class Engine:
             wait([self._saving])
         if not self._fault:
             self.host.checkpoint()
+            self.directory.stopped(self.inputs.next_seq)
         self.inputs.close()
         self.outputs.close()
         self.directory.close()
