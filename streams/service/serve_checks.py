@@ -13,9 +13,17 @@ from weir.streams.errors import WeirError
 
 
 def check_serve(settings: Settings, tasks: Sequence[TaskSpec], *, embedded: bool) -> list[Check]:
-    """The address, TLS, the database; and the directory where there is no broker."""
+    """The address, TLS, the database; and the directory where there is no broker, or who writes decisions."""
     checks = [_address(settings.serve), *_tls(settings.serve), *_database(settings.serve)]
-    return [*checks, _directory(settings.serve, tasks)] if embedded else checks
+    return [*checks, _directory(settings.serve, tasks) if embedded else check_decisions(settings)]
+
+
+def check_decisions(settings: Settings) -> Check:
+    """Whether workers tell what they decide."""
+    if settings.worker.decisions:
+        return Check("decisions", "OK", "workers of these settings write them")
+    fix = "set [worker] decisions = true, and start the workers again"
+    return Check("decisions", "WARN", "workers of these settings write none: POST /v1/decisions is always late", fix)
 
 
 def _address(serve: ServeSettings) -> Check:

@@ -212,6 +212,7 @@ def test_the_trainer_is_watched_where_it_listens() -> None:
 def test_the_service_listens_where_its_port_and_its_health_check_say() -> None:
     serve = settings_of("serve").serve
     assert (serve.host, serve.port) == ("0.0.0.0", 8080)
+    assert settings_of("worker").worker.decisions, "the service answers by what workers decide"
     assert SERVICES["serve"]["ports"] == ["127.0.0.1:8080:8080"]
     assert serve.database is not None
     url = urlsplit(serve.database.get_secret_value())

@@ -77,14 +77,14 @@ class RangeReader:
                     raise UsageError(f"{self._where}: no topic {self.topic} that you may read; weir topics create")
                 await self._consumer._client.set_topics([self.topic])  # else its partitions are not known
         except BaseException:
-            await self._consumer.stop()
+            await disconnect(self._consumer)
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._consumer.stop()
+        await disconnect(self._consumer)
         self._consumer._fetcher._records.clear()  # megabytes, and cycles of aiokafka's hold them for minutes
 
     def partitions(self) -> list[int]:
@@ -211,3 +211,13 @@ class RangeReader:
             yield
         except KafkaError as error:
             raise BrokerError(f"{self._where}: topic {self.topic} cannot be read: {said(error)}") from error
+
+
+async def disconnect(consumer: Any) -> None:
+    """Close a consumer. While brokers are away aiokafka's own ``stop`` ends half-way, by the cancelling of a fetch."""
+    stopping = asyncio.ensure_future(consumer.stop())
+    await asyncio.wait([stopping])
+    if stopping.cancelled():
+        await consumer._client.close()
+    else:
+        stopping.result()

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from weir.online.codec.limits import InputLimits
 from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.consume.fetched import Unpacking
+from weir.streams.kafka.consume.range_reader import disconnect
 from weir.streams.kafka.kafka_errors import RecordsDeleted, said
 from weir.streams.records import Record
 
@@ -61,13 +62,13 @@ class TailReader:
             await self._consumer.start()
             self._unpacking.watch(self._consumer._fetcher)
         except KafkaError as error:
-            await self._consumer.stop()
+            await disconnect(self._consumer)
             raise BrokerError(f"{self._where}: {said(error)}") from error
 
     async def stop(self) -> None:
         """Disconnect, where it is connected."""
         if self._consumer is not None:
-            await self._consumer.stop()
+            await disconnect(self._consumer)
 
     async def follow(self, topics: Iterable[str]) -> None:
         """Follow these topics only: those that are new from their present end, the others from where they are.

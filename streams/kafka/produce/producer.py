@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from aiokafka import AIOKafkaProducer
@@ -38,6 +38,9 @@ from weir.streams.kafka.transport_settings import LinkSecurity, TransportSetting
 from weir.streams.records import Record
 
 log = logging.getLogger(__name__)
+
+AGAIN: Final = "restart the worker, which repeats the batch"
+"""What to do after most errors of a send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +123,10 @@ class BatchProducer:
                 async with asyncio.timeout(within_s):
                     await producer.stop()
             except TimeoutError:
-                await producer._sender.close()
+                sender = producer._sender.sender_task
+                sender.cancel()  # then it waits for what is under way, which ends with the connections
                 await producer.client.close()
+                await asyncio.wait([sender], timeout=1.0)
 
     async def send(self, topic: str, records: Sequence[Record]) -> asyncio.Future[list[Sent]]:
         """Send records; returns when they are queued, with a future that ends when all in-sync replicas have them.
@@ -293,4 +298,4 @@ class BatchProducer:
             return grant(self._security, "write it")
         if isinstance(error, InvalidTimestampError):
             return "a record's time is too far from the broker's clock (message.timestamp.after.max.ms): correct either"
-        return "restart the worker, which repeats the batch"
+        return AGAIN

@@ -20,7 +20,7 @@ from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.consume.tail_reader import TailedBatch, TailReader
 from weir.streams.kafka.kafka_errors import DeliveryError, RecordsDeleted
 from weir.streams.kafka.partitioners import PartitionerName, partitions_of_text
-from weir.streams.kafka.produce.producer import BatchProducer
+from weir.streams.kafka.produce.producer import AGAIN, BatchProducer
 from weir.streams.kafka.transport_settings import link_security, transport_settings
 from weir.streams.records import Record, RecordBatch
 from weir.streams.redis.client import RedisClient
@@ -189,8 +189,7 @@ class KafkaServiceLog:
             await self._publish(own, records)
             error = self._not_sent = None
         except WeirError as failed:
-            why = in_words(failed.__cause__) if failed.__cause__ is not None else str(failed)
-            self._not_sent = f"the brokers did not take records of {self._name(own)}: {why}"
+            self._not_sent = f"the brokers did not take records: {str(failed).removesuffix(f'; {AGAIN}')}"
             error = BrokerError(f"{self._not_sent}; send them again: repeats are known")
             if isinstance(failed, DeliveryError):
                 await self._renew_producer()
