@@ -70,6 +70,9 @@ def _directory(serve: ServeSettings, tasks: Sequence[TaskSpec]) -> Check:
     if (path / FILE).exists():
         try:
             with DataDirectory(path, tasks) as held:
+                if held.changed:
+                    words = f"{path}, epoch {held.epoch}; changed since: {', '.join(held.changed)}"
+                    return Check("directory", "WARN", words, "what does not fit begins anew; the start says what")
                 return Check("directory", "OK", f"{path}, epoch {held.epoch}")
         except WeirError as error:
             return Check("directory", "FAIL", str(error))

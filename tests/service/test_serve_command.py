@@ -44,7 +44,7 @@ def test_the_check_makes_nothing_and_tells_whose_directory_it_is(tmp_path: Path)
     assert "is in use by process" in check_serve(held, tasks(FRAUD), embedded=True)[-1].found
     service.log.engine.directory.close()  # type: ignore[attr-defined]
     assert f"epoch {service.log.epoch}" in check_serve(held, tasks(FRAUD), embedded=True)[-1].found
-    assert "is of the tasks fraud" in check_serve(held, tasks(CHURN), embedded=True)[-1].found
+    assert "changed since: churn, fraud" in check_serve(held, tasks(CHURN), embedded=True)[-1].found
 
 
 def test_what_others_can_reach_without_encryption_is_a_warning() -> None:

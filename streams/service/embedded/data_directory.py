@@ -94,16 +94,20 @@ class DataDirectory:
         self._wanted = tasks
         return about
 
+    @property
+    def changed(self) -> list[str]:
+        """Tasks that are new, gone, or other than those of the process before."""
+        return sorted({name for name, _ in self._about.tasks.items() ^ self._wanted.items()})
+
     def begin(self, end: int) -> None:
         """A process goes on, with the log of inputs ending at ``end``; raises ``UsageError`` where it must not.
 
         After a crash inputs are computed again, to outputs that others may have seen: by the tasks of then.
         """
         about = self._about
-        if about.tasks != self._wanted and about.stopped_at != end and end:
-            changed = sorted({name for name, _ in about.tasks.items() ^ self._wanted.items()})
+        if self.changed and about.stopped_at != end and end:
             raise UsageError(
-                f"{self.path}: the service did not stop cleanly, and since then {', '.join(changed)} changed: start it "
+                f"{self.path}: the service did not stop cleanly, and since then {', '.join(self.changed)} changed: start it "
                 "once with the task files as they were, stop it, and change them then"
             )
         about.tasks, about.stopped_at = self._wanted, None
