@@ -113,7 +113,11 @@ async def decisions_one_by_one(port: int, events: Sequence[bytes], rate: float) 
         due = start + i / rate
         await asyncio.sleep(due - clock())
         connection = await Connection.open(port) if free.empty() else free.get_nowait()
-        await connection.post("/v1/decisions?deadline_ms=5000", event)
+        try:
+            await connection.post("/v1/decisions?deadline_ms=5000", event)
+        except asyncio.IncompleteReadError:  # it was idle for so long that the server closed it
+            connection = await Connection.open(port)
+            await connection.post("/v1/decisions?deadline_ms=5000", event)
         took.append(clock() - due)
         free.put_nowait(connection)
 
