@@ -9,11 +9,11 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from msgspec.structs import asdict
 
 from weir.online.batch import EventBatch
@@ -24,9 +24,9 @@ from weir.streams.config import topics
 from weir.streams.records import RecordBatch
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
+from weir.streams.service.intake.answers import DECISIONS, DecisionAnswer, EventResult, TaskDecision
 from weir.streams.service.intake.decoding import Group
 from weir.streams.service.intake.door import Stream
-from weir.streams.service.intake.examples import DECISIONS
 from weir.streams.service.intake.recent_decisions import RecentDecisions, key_of
 from weir.streams.service.ports import Outcome
 from weir.streams.service.problems import Problem
@@ -39,33 +39,6 @@ MOST_EVENTS: Final = 1_000
 
 
 _FORGOTTEN: Final = "sent before, and its first answer is no longer in memory; it is in the topic predictions"
-
-
-class TaskDecision(msgspec.Struct):
-    """What one task decided on one event."""
-
-    task: str
-    decision: Literal["alert", "pass", "repeat"]
-    """``alert`` where the score is at or over the threshold, also in the cooldown after an alert."""
-    score: float | None = None
-    threshold: float | None = None
-    """``None`` while nothing was to alert: the task has not seen enough."""
-    severity: str | None = None
-    alert_id: str | None = None
-    reasons: list[dict[str, Any]] | UnsetType = UNSET
-    model_version: int | None = None
-    degraded: bool = False
-    repeat: bool = False
-
-
-class EventResult(msgspec.Struct):
-    """What was decided on one event."""
-
-    index: int
-    event_id: str | None
-    status: Literal["accepted", "repeat", "refused", "late"]
-    reason: str
-    decisions: list[TaskDecision]
 
 
 class _Letter(msgspec.Struct):
@@ -168,7 +141,7 @@ class Decisions:
             limit = deadline_ms or self._limits.deadline_ms
             detail = f"after {limit} ms {len(waits.known)} decisions are known, others are late; {fix}"
             raise Problem(504, "Late", detail, limit=limit, fix=fix, results=results)
-        return Response(msgspec.json.encode({"results": results}), media_type="application/json")
+        return Response(msgspec.json.encode(DecisionAnswer(results)), media_type="application/json")
 
     def _ask(self, waits: _Request, group: Group, allowed: frozenset[str] | None) -> Group:
         """Note what is to be waited for; what has to be appended for it."""

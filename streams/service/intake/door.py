@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from fastapi import APIRouter, Request, Response
+from msgspec.structs import asdict
 
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.intake import cloud_events
+from weir.streams.service.intake.answers import EVENTS, LABELS, IntakeAnswer, RecordResult
 from weir.streams.service.intake.bodies import read_body
 from weir.streams.service.intake.decoding import Group, InputDecoder
-from weir.streams.service.intake.examples import EVENTS, LABELS
 from weir.streams.service.intake.splitting import split_array, split_body, warm_up
 from weir.streams.service.ports import Outcome
 from weir.streams.service.problems import Problem
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
     from weir.streams.service.service import Service
 
 Stream = Literal["user-events", "device-events"]
-
-
-class RecordResult(msgspec.Struct, omit_defaults=True):
-    """What became of one record of a body."""
-
-    index: int
-    status: str
-    reason: str = ""
 
 
 class Door:
@@ -107,14 +100,9 @@ def _answer(outcomes: Mapping[int, Outcome], count: int, each: bool) -> Response
     """What became of ``count`` records; raises ``Problem`` (422) where none was taken."""
     shown = [RecordResult(i, *outcomes[i]) for i in range(count) if each or outcomes[i].status != "accepted"]
     tally = Counter(outcome.status for outcome in outcomes.values())
-    answer: dict[str, Any] = {
-        "accepted": tally["accepted"],
-        "repeats": tally["repeat"],
-        "refused": tally["refused"],
-        "results": shown,
-    }
-    if tally["refused"] == count:
-        raise Problem(422, "All refused", shown[0].reason, **answer)
+    answer = IntakeAnswer(tally["accepted"], tally["repeat"], tally["refused"], shown)
+    if answer.refused == count:
+        raise Problem(422, "All refused", shown[0].reason, **asdict(answer))
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
