@@ -19,7 +19,7 @@ from weir.streams.service.store.tables import SORTS, alert_changes, alert_events
 Sort = Literal["newest", "score", "severity", "expected_loss"]
 COUNTED: Final = 10_000
 """A list says how many alerts there are up to this number."""
-SEARCHED: Final = 20_000
+SEARCHED: Final = 10_000
 """Reasons are searched in so many of the newest alerts; ids, in all of them."""
 _SHOWN_CHANGES: Final = 1_000
 _A: Final = alerts.c
@@ -91,8 +91,8 @@ def list_alerts(c: Connection, of: AlertFilter, sort: Sort, cursor: str | None, 
     if cursor is not None:
         page = page.where(tuple_(*columns) < tuple_(*_place(cursor, sort)))
     rows = [AlertRow(**cast(Mapping[str, Any], row)) for row in c.execute(page).mappings()]
-    total = None
-    if cursor is None:
+    total = len(rows) if cursor is None else None
+    if cursor is None and len(rows) > limit:
         some = select(_A.alert_id).where(*where).limit(COUNTED).subquery()
         total = c.execute(select(func.count()).select_from(some)).scalar_one()
     more = _cursor(rows[limit - 1], sort) if len(rows) > limit else None

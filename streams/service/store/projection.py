@@ -99,7 +99,10 @@ class Projection:
         return True
 
     def forget(self, before: float, most: int = 1_000) -> int:
-        """Drop at most so many alerts that were resolved, and not touched since ``before``; how many these were."""
+        """Drop at most so many alerts that were resolved, and not touched since ``before``; how many these were.
+
+        Then have the database look at what is left, by which it chooses among indices.
+        """
         a = t.alerts.c
         closed = select(a.alert_id).where(a.state == "resolved", a.opened_at < before, a.updated_at < before)
         untouched = closed.where((a.changed_at < before) | a.changed_at.is_(None)).order_by(a.opened_at).limit(most)
@@ -108,6 +111,9 @@ class Projection:
             for table in (t.alert_events, t.alert_changes, t.verdicts, t.alerts):
                 c.execute(delete(table).where(table.c.alert_id.in_(gone)))
             c.execute(delete(t.happenings).where(t.happenings.c.at < before))
+            if c.dialect.name == "sqlite":  # PostgreSQL does so by itself
+                c.exec_driver_sql("PRAGMA analysis_limit = 1000")
+                c.exec_driver_sql("ANALYZE")
         return len(gone)
 
 
