@@ -245,6 +245,8 @@ def main() -> None:
         raise SystemExit(f"{given.clients} clients need {needed} open files, allowed {hard}; raise it: ulimit -Hn")
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     bound = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    # Small enough that a client that does not read is told within a round: the kernel would take megabytes for it.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("fork")
     server = context.Process(target=serve, args=(given.rate, bound), daemon=True)

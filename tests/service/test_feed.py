@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from dataclasses import replace
@@ -372,6 +373,26 @@ async def test_stop_tells_everyone_where_to_go_on() -> None:
     assert reader.task.done()
     async with feed_service(log) as feed:
         assert (await feed.connect(last_event_id=reader.last_id)).records == []
+
+
+async def test_an_end_while_a_client_is_behind_names_the_place_after_what_is_being_sent() -> None:
+    log = MemoryServiceLog()
+    for n in range(600):
+        log.add("alerts", [alert(n)], partition=n % 2)
+    async with feed_service(log) as feed:
+        reader = await feed.connect("?since=2000-01-01T00:00:00Z")
+        reader.stall()
+        await turns()
+        stopping = asyncio.ensure_future(feed.feed.stop())
+        await turns()
+        reader.go_on()
+        await stopping
+    assert 0 < len(reader.records) < 600
+    assert reader.events[-1].type == "drain"
+    async with feed_service(log) as feed:
+        resumed = await feed.connect(last_event_id=reader.last_id)
+        await turns(most=3000)
+    assert ids(reader.records + resumed.records) == [f"user-{n}" for n in range(600)]
 
 
 async def test_a_client_that_was_at_a_faster_process_waits_for_this_one() -> None:

@@ -138,18 +138,23 @@ class World:
                 feed.fan_out.ring._max_bytes = self.ring_bytes
                 for step in life:
                     await self.act(feed, step)
-                if life is lives[-1] or (life and life[-1][0] == "drain"):
+                if life is lives[-1]:
                     await self.settle(feed)
                     for lost in (4, 3, 2, 1):  # each breaks what the one before brought again
                         for client in self.clients:
                             await self.bounce(feed, client, lost)
                     await self.settle(feed)
+                elif life[-1][0] == "restart":
+                    for client in self.clients:
+                        if client.reader is not None:
+                            await client.reader.hang_up()
+                # Else some do not read when they are told to go elsewhere, and do a little later.
+                stopping = asyncio.ensure_future(feed.feed.stop())
+                await turns(most=5)
                 for client in self.clients:
                     if client.reader is not None:
-                        if life is not lives[-1] and life[-1][0] == "restart":
-                            await client.reader.hang_up()
-                        else:
-                            client.reader.go_on()
+                        client.reader.go_on()
+                await stopping
                 self.log.hand_out()
             for client in self.clients:
                 client.collect()

@@ -93,13 +93,11 @@ class EventStream(Response):
     async def _show(self, found: Sequence[FeedItem], put: _Put) -> None:
         """Send what was found before the present place; without any, that place now and then."""
         client, now = self._client, self._place.text()
-        if found:
-            await put(frames(found, Place.parse(client.taken, self._place.epoch)))
-        elif time.monotonic() - client.sent_at < self._heartbeat_s:
+        if not found and time.monotonic() - client.sent_at < self._heartbeat_s:
             return
-        else:
-            await put(heartbeat(now))
-        client.taken = now
+        payload = frames(found, Place.parse(client.taken, self._place.epoch)) if found else heartbeat(now)
+        client.taken = now  # before it is sent, which may take long: an end that is decided meanwhile comes after it
+        await put(payload)
 
     async def _follow(self, put: _Put) -> None:
         """Send what is new, until the end of the feed is decided."""

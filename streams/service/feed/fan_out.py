@@ -20,7 +20,6 @@ from weir.streams.service.problems import Problem
 _PAUSE_S: Final = (0.005, 0.1)
 _WOKEN: Final = 64
 """Clients that are woken in a row; others of the event loop are served then."""
-
 _REFUSED: Final = (401, 403)
 _KNOWN_S: Final = 5.0
 """Seconds between two looks at whether clients are still known."""
