@@ -108,8 +108,8 @@ class DataDirectory:
         if self.changed and about.stopped_at != end and end:
             changed = ", ".join(self.changed)
             raise UsageError(
-                f"{self.path}: the service did not stop cleanly, and since then {changed} changed: start it once with the "
-                "task files as they were, stop it, and change them then"
+                f"{self.path}: the service did not stop cleanly, and since then {changed} changed: start it once with "
+                "the task files as they were, stop it, and change them then"
             )
         about.tasks, about.stopped_at = self._wanted, None
         self._write(about)
