@@ -192,7 +192,8 @@ class SegmentStore:
     def retain(self, keep_from: int, older_than: float, max_bytes: float) -> int:
         """See `EmbeddedLog.retain`."""
         freed, held = 0, sum(segment.path.stat().st_size for segment in self.segments)
-        keep_from = min(keep_from, self._synced)  # the head of the next file holds the offsets: it has to last
+        # The head of the next file holds the offsets: it is on the disk when a sync has seen a batch behind it.
+        keep_from = min(keep_from, self._synced - 1)
         while len(self.segments) > 1 and self.segments[0].stored and self.segments[1].first_seq <= keep_from:
             oldest = self.segments[0]
             if held - freed <= max_bytes and float(self._index(oldest).rows["newest"].max()) >= older_than:
