@@ -59,7 +59,8 @@ def verify_command(
     anchors = anchors_in(access_database(settings.serve))
     found = verify(_records(settings, kafka), anchors)
     if as_json:
-        print(to_json([msgspec.to_builtins(report) for report in found]))
+        told = [msgspec.to_builtins(report) for report in found]
+        print(to_json([{name: report[name] for name in report if name != "recent"} for report in told]))
     else:
         rows = [
             (r.writer, r.records, "-" if r.first is None else r.first.seq, "-" if r.last is None else r.last.seq,

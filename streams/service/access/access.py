@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -15,7 +14,6 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from weir.streams.config.serve_settings import is_loopback
-from weir.streams.errors import UsageError
 from weir.streams.service.access.api_keys import KeyStore, digest, parts_of
 from weir.streams.service.access.audit import Audit
 from weir.streams.service.access.caller import Caller, administrator, limited
@@ -27,15 +25,13 @@ from weir.streams.service.access.rates import FailedLogins, Rates
 from weir.streams.service.access.recently_read import RecentlyRead
 from weir.streams.service.access.roles import INGEST, ROLES
 from weir.streams.service.access.sessions import Session, SessionStore, csrf_token_of
-from weir.streams.service.access.token_file import token_in
+from weir.streams.service.access.users import administrators_token, link_to, refuse_nobody, sign_on_of
 from weir.streams.service.problems import Problem
 from weir.streams.text import printable
 
 if TYPE_CHECKING:
-    from weir.streams.service.access.oidc import SignOn
     from weir.streams.service.service import Service
 
-logger = logging.getLogger(__name__)
 CSRF_HEADER: Final = "x-csrf-token"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _ABOUT_PEOPLE: Final = frozenset({"alerts:read", "entities:read", "deadletters:read"})
@@ -63,16 +59,16 @@ class Access:
         self._engine = access_database(self._serve)
         self.keys = KeyStore(self._engine)
         self.sessions = SessionStore(self._engine)
-        self.token = self._token()
+        self.token = administrators_token(self._serve)
         """Of the administrator, where there is one."""
-        self._refuse_nobody()
+        refuse_nobody(self._serve, self.keys, self.token)
         self._known_keys = RecentlyRead(self.keys.find)
         self._known_sessions = RecentlyRead(self.sessions.find)
         self.cookies = Cookies()
         self.rates = Rates(self._settings)
         self.audit = Audit(service, self._engine, self.rates.taken)
         self._failed = FailedLogins()
-        self.sign_on = self._provider()
+        self.sign_on = sign_on_of(self._serve)
         """People's identity provider, where there is one."""
         self.router = LoginRoutes(self).router
 
@@ -87,40 +83,6 @@ class Access:
             await self.sign_on.close()
         self._engine.dispose()
 
-    def _token(self) -> str | None:
-        settings = self._settings
-        if settings.token is not None:
-            return settings.token.get_secret_value()
-        alone = self._serve.loopback and settings.oidc.issuer is None and not settings.open
-        return token_in(self._serve.directory) if alone else None
-
-    def _provider(self) -> SignOn | None:
-        if self._settings.oidc.issuer is None:
-            return None
-        if self._serve.public_url is None and not self._serve.loopback:
-            raise UsageError(
-                "[serve.access.oidc] issuer is set and [serve] public_url is not: sign-on has to know where to come "
-                "back to; set it to what people write, such as https://weir.example.com"
-            )
-        from weir.streams.service.access.oidc import SignOn  # its libraries are heavy, and most have no provider
-
-        return SignOn(self._settings.oidc)
-
-    def _refuse_nobody(self) -> None:
-        """What the network reaches has users: nobody is to find out later that everyone could read everything."""
-        where = f"{self._serve.host}:{self._serve.port}"
-        if self._settings.open:
-            logger.warning("ANYONE who reaches %s may read and change everything: [serve.access] open = true", where)
-            return
-        if self._serve.loopback or self.token is not None or self._settings.oidc.issuer is not None:
-            return
-        if not any(key.state(time.time()) == "active" for key in self.keys.all()):
-            raise UsageError(
-                f"[serve] host = {self._serve.host!r} can be reached from other machines, and there are no users: make "
-                "a key (weir keys create NAME --role admin), or set [serve.access] token or [serve.access.oidc] "
-                "issuer; or listen on 127.0.0.1. For a network that you trust: [serve.access] open = true"
-            )
-
     @property
     def public_url(self) -> str | None:
         """What people write to reach the service, where it was set."""
@@ -128,11 +90,8 @@ class Access:
 
     def link(self, port: int | None = None) -> str:
         """Where a person enters; with the token that the service made, which is as good as a password."""
-        scheme = "https" if self._serve.tls_cert is not None else "http"
-        host = f"[{self._serve.host}]" if ":" in self._serve.host else self._serve.host
-        base = self._serve.public_url or f"{scheme}://{host}:{port or self._serve.port}"
-        made = self.token is not None and self._settings.token is None  # one that was set is not printed anywhere
-        return f"{base}/?token={self.token}" if made else f"{base}/"
+        made = self._settings.token is None  # one that was set is not printed anywhere
+        return link_to(self._serve, port or self._serve.port, self.token if made else None)
 
     async def check(self, request: Request, scope: str) -> Caller:
         """Who sent the request; raises ``Problem`` (401, 403, 429) where it may not do what needs ``scope``.

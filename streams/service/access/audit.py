@@ -21,7 +21,7 @@ from weir.streams.config import topics
 from weir.streams.errors import WeirError, in_words
 from weir.streams.records import Record
 from weir.streams.service.access.access_tables import AUDIT_ANCHORS, AUDIT_OUTBOX
-from weir.streams.service.access.audit_chain import Link, chained
+from weir.streams.service.access.audit_chain import AT_ONCE, Link, chained
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.log_reading import every_record
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _MOST_WAITING: Final = 20_000
-_BATCH: Final = 500
 _COUNTED_S: Final = 60.0
-_RETRY_S: Final = 1.0
+_RETRY_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""After so many seconds a write that failed is tried again, the last of them on and on."""
 _LAST_S: Final = 5.0
 _DAY_S: Final = 86_400.0
 _BACK: Final = (1_000, 50_000, None)
@@ -130,16 +130,18 @@ class Audit:
 
     async def _write_waiting(self) -> None:
         """Everything that waits now; tried again until it is written."""
+        failures = 0
         while self._waiting:
             try:
                 if not self._begun:
                     self._last = await self._end()
                     self._waiting.appendleft({"at": time.time(), "action": "audit.started"})
                     self._begun = True
-                await self._write([self._waiting[i] for i in range(min(_BATCH, len(self._waiting)))])
+                await self._write([self._waiting[i] for i in range(min(AT_ONCE, len(self._waiting)))])
             except WeirError as exc:
                 logger.warning("the audit is not written: %s; %d records wait", in_words(exc), len(self._waiting))
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                failures += 1
 
     async def _write(self, bodies: Sequence[dict[str, Any]]) -> None:
         last, records = self._last, []

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
 from weir.online.errors import UNREADABLE
 
+AT_ONCE: Final = 500
+"""Records that are sent together at most, and so are there twice where the sender did not hear that they were taken."""
 GENESIS: Final = "0" * 64
 """What a writer's first record has instead of the digest of one before it."""
 
@@ -64,6 +66,8 @@ class ChainReport:
     last: Link | None = None
     records: int = 0
     fault: str = ""
+    recent: dict[int, str] = field(default_factory=dict, repr=False)
+    """Digests of the last ones."""
 
 
 def verify(records: Iterable[tuple[str, bytes]], anchors: Mapping[str, Link] | None = None) -> list[ChainReport]:
@@ -87,12 +91,14 @@ def verify(records: Iterable[tuple[str, bytes]], anchors: Mapping[str, Link] | N
             unread.fault = unread.fault or f"{place}: no record of the audit ({type(exc).__name__})"
             continue
         report = found.setdefault(writer, ChainReport(writer))
-        if report.fault or link == report.last:  # a sender that heard no answer sent it twice
+        if report.fault or report.recent.get(link.seq) == link.hash:  # a sender that heard no answer sent it twice
             continue
         report.fault = _fault(place, report.last, link, prev, _digest(document))
         if report.fault:
             continue
         report.first, report.last, report.records = report.first or link, link, report.records + 1
+        report.recent[link.seq] = link.hash
+        report.recent.pop(link.seq - AT_ONCE, None)
         if (anchor := anchors.get(writer)) is not None and link.seq == anchor.seq:
             met.add(writer)
             if link != anchor:

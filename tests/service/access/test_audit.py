@@ -49,7 +49,7 @@ def links(values: Sequence[bytes]) -> list[Link]:
 
 def test_a_whole_chain_is_whole_also_with_repeats_other_writers_and_an_end_that_was_kept() -> None:
     ours, theirs = chain(4), chain(2, "b:80")
-    mixed = [ours[0], theirs[0], ours[1], ours[1], theirs[1], ours[2], ours[3]]
+    mixed = [ours[0], theirs[0], ours[1], ours[0], ours[1], theirs[1], ours[2], ours[3]]
     found = verify(places(mixed), {"a:80": links(ours)[3], "b:80": links(theirs)[1]})
     assert [(r.writer, r.records, r.fault) for r in found] == [("a:80", 4, ""), ("b:80", 2, "")]
     later = verify(places(ours[2:]))  # retention removed the first
@@ -187,7 +187,7 @@ async def test_a_chain_whose_records_are_no_longer_kept_goes_on(tmp_path: Path) 
 async def test_what_cannot_be_written_waits_and_is_then_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "_RETRY_S", 0.0)
+    monkeypatch.setattr(audit, "_RETRY_S", (0.0,))
     async with served(tmp_path) as (service, client):
         real, refused = service.log.append, 3
 
