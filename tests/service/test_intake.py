@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -198,6 +199,28 @@ async def test_a_body_of_nothing_but_bad_records_is_422_and_appends_nothing(
     assert "no 'fraudd' runs here; did you mean 'fraud'?" in reasons[0]
     assert reasons[1].startswith("ahead: ")
     assert not appended
+
+
+async def test_a_large_body_is_decoded_beside_the_event_loop_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+    async with running(tmp_path) as (service, client):
+        judge = service.door.decoder.events
+
+        def seen(*arguments: Any) -> Any:
+            threads.add(threading.get_ident())
+            return judge(*arguments)
+
+        monkeypatch.setattr(service.door.decoder, "events", seen)
+        body = [event(f"e{i}", properties={"note": "x" * 100}) for i in range(2_000)]
+        body[7]["amount"] = "nine"
+        answer = (await client.post("/v1/events", content=gzip.compress(json.dumps(body).encode()),
+                                    headers={"Content-Encoding": "gzip"})).json()  # fmt: skip
+        decided = await client.post("/v1/decisions?deadline_ms=60000", json=body[:3])
+    assert (answer["accepted"], [r["index"] for r in answer["results"]]) == (1_999, [7])
+    assert [r["status"] for r in decided.json()["results"]] == ["repeat"] * 3
+    assert len(threads) == 2
 
 
 async def test_the_stream_can_be_said(tmp_path: Path) -> None:

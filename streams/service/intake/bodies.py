@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +14,9 @@ from weir.streams.service.problems import Problem
 
 CODECS: Final = {"gzip": 1, "x-gzip": 1, "zstd": 4}
 """Kafka's numbers of the codecs, by the names that HTTP has for them."""
+LARGE: Final = 256 << 10
+"""Bytes of records that are decoded in a thread, if there are more."""
+_QUICK: Final = 2 << 10
 # The rest of the body would otherwise still have to be read before the connection can serve another request.
 _CLOSE: Final = {"Connection": "close"}
 
@@ -27,7 +31,7 @@ async def read_body(request: Request, limits: IntakeSettings) -> bytes:
         not known (415).
     """
     said = request.headers.get("content-length", "")
-    if said.isdigit() and int(said) > limits.body_bytes:
+    if said.isdecimal() and int(said) > limits.body_bytes:
         raise _too_large(limits, f"{int(said):,} bytes")
     body, encoding = await _received(request, limits), request.headers.get("content-encoding", "").strip().lower()
     if encoding in ("", "identity"):
@@ -36,8 +40,10 @@ async def read_body(request: Request, limits: IntakeSettings) -> bytes:
         fix = "send gzip or zstd, one of them, or no Content-Encoding"
         headers = {"Accept-Encoding": "gzip, zstd"}
         raise Problem(415, "Unknown encoding", f"Content-Encoding: {encoding[:64]!r}; {fix}", headers=headers)
+    unpack = partial(decompress, CODECS[encoding], memoryview(body), limits.body_bytes)
     try:
-        return decompress(CODECS[encoding], memoryview(body), limits.body_bytes)
+        # In a thread, unless it is quick for sure: a small body may hold a thousand times its size.
+        return unpack() if len(body) <= _QUICK else await asyncio.to_thread(unpack)
     except BatchTooLarge:
         raise _too_large(limits, f"more than {limits.body_bytes:,} bytes after decompression") from None
     except ValueError as error:

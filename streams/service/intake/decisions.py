@@ -26,7 +26,7 @@ from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.intake.answers import DECISIONS, DecisionAnswer, EventResult, TaskDecision
 from weir.streams.service.intake.decoding import Group
-from weir.streams.service.intake.door import Stream
+from weir.streams.service.intake.door import Stream, beside
 from weir.streams.service.intake.recent_decisions import RecentDecisions, key_of
 from weir.streams.service.ports import Outcome
 from weir.streams.service.problems import Problem
@@ -128,7 +128,7 @@ class Decisions:
         waits = _Request(time.perf_counter())
         deadline = asyncio.get_running_loop().time() + (deadline_ms or self._limits.deadline_ms) / 1000
         values, waits.outcomes = await self._service.door.receive(request, caller, most=MOST_EVENTS)
-        groups = self._service.door.decoder.events(values, stream, time.time(), waits.outcomes)
+        groups = await beside(self._service.door.decoder.events, values, stream, time.time(), waits.outcomes)
         new = [self._ask(waits, group, caller.tasks) for group in groups]
         try:
             on_time = await self._done(waits, [group for group in new if group.records], deadline)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -15,7 +16,7 @@ from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.intake import cloud_events
 from weir.streams.service.intake.answers import EVENTS, LABELS, IntakeAnswer, RecordResult
-from weir.streams.service.intake.bodies import read_body
+from weir.streams.service.intake.bodies import LARGE, read_body
 from weir.streams.service.intake.decoding import Group, InputDecoder
 from weir.streams.service.intake.splitting import split_array, split_body, warm_up
 from weir.streams.service.ports import Outcome
@@ -64,14 +65,14 @@ class Door:
         with its reason, do not hold up the others. ``each`` lists the accepted ones too.
         """
         values, outcomes = await self.receive(request, caller)
-        groups = self.decoder.events(values, stream, time.time(), outcomes)
+        groups = await beside(self.decoder.events, values, stream, time.time(), outcomes)
         await self.append("events", groups, outcomes)
         return _answer(outcomes, len(values), each)
 
     async def labels(self, request: Request, each: bool = False, caller: Caller = needs("labels:write")) -> Response:
         """Append labels, in the forms that events have."""
         values, outcomes = await self.receive(request, caller, label=True)
-        groups = self.decoder.labels(values, time.time(), outcomes, caller.tasks)
+        groups = await beside(self.decoder.labels, values, time.time(), outcomes, caller.tasks)
         await self.append("labels", groups, outcomes)
         return _answer(outcomes, len(values), each)
 
@@ -94,6 +95,13 @@ class Door:
             outcomes.update(zip(group.places, told, strict=True))
         for status, count in Counter(outcome.status for outcome in outcomes.values()).items():
             self._service.metrics.inc("weir_intake_records_total", count, route=route, outcome=status)
+
+
+async def beside(decode: Callable[..., list[Group]], values: Sequence[bytes], *rest: object) -> list[Group]:
+    """Decode; a large body in a thread, as nobody's decision is to wait for what others send in bulk."""
+    if sum(map(len, values)) <= LARGE:
+        return decode(values, *rest)
+    return await asyncio.to_thread(decode, values, *rest)
 
 
 def _answer(outcomes: Mapping[int, Outcome], count: int, each: bool) -> Response:
