@@ -87,13 +87,15 @@ def list_alerts(c: Connection, of: AlertFilter, sort: Sort, cursor: str | None, 
     if of.q:
         where.append(_matching(c, of.q))
     columns = [_A[name] for name in (*SORTS[sort], "alert_id")]
-    page: Select[Any] = select(alerts).where(*where).order_by(*(column.desc() for column in columns)).limit(limit + 1)
+    order = [column.desc() for column in columns]
+    page: Select[Any] = select(alerts).where(*where).order_by(*order).limit(limit + 1)
     if cursor is not None:
         page = page.where(tuple_(*columns) < tuple_(*_place(cursor, sort)))
     rows = [AlertRow(**cast(Mapping[str, Any], row)) for row in c.execute(page).mappings()]
     total = len(rows) if cursor is None else None
     if cursor is None and len(rows) > limit:
-        some = select(_A.alert_id).where(*where).limit(COUNTED).subquery()
+        # In the same order, so that the database takes the same index as for the page.
+        some = select(_A.alert_id).where(*where).order_by(*order).limit(COUNTED).subquery()
         total = c.execute(select(func.count()).select_from(some)).scalar_one()
     more = _cursor(rows[limit - 1], sort) if len(rows) > limit else None
     return AlertPage(rows[:limit], more, total)

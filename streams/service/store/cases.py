@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Engine
 
 from weir.online.codec.encode import encode_model
-from weir.online.codec.wire import ID_CHARS, CaseEvent
+from weir.online.codec.wire import CaseEvent
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.records import Record
@@ -89,11 +89,18 @@ class Cases:
         return outcomes
 
     async def undo(self, row: AlertRow, by: str, expects: int | None) -> dict[str, str | None]:
-        """Take the newest verdict of an alert back."""
+        """Take the newest verdict of an alert back.
+
+        Who expects no version cannot be refused while there is a verdict: then the labels go out first, so that a
+        process that dies in between leaves a verdict that can be undone once more, by the same labels.
+        """
         standing = await self.ask(standing_values, row.alert_id)
+        labels = undone_labels(row, self._task_of(row), standing, by, time.time()) if standing else []
+        if expects is None:
+            await self._say(labels)
         outcomes = await self.happen([self._event(row, "undo", by, time.time(), expects)])
-        if standing and outcomes.get(row.alert_id) is None:
-            await self._say(undone_labels(row, self._task_of(row), standing, by, time.time()))
+        if expects is not None and outcomes.get(row.alert_id) is None:
+            await self._say(labels)
         return outcomes
 
     async def act(
@@ -146,13 +153,7 @@ class Cases:
 
     def _event(self, row: AlertRow, action: str, by: str, at: float, expects: int | None, **said: Any) -> CaseEvent:
         about = {"alert_id": row.alert_id, "task": row.task, "entity_id": row.entity_id}
-        known = {
-            "case_event_id": secrets.token_hex(16),
-            "action": action,
-            "by": by[:ID_CHARS],
-            "at": at,
-            "expects": expects,
-        }
+        known = {"case_event_id": secrets.token_hex(16), "action": action, "by": by, "at": at, "expects": expects}
         return CaseEvent.model_validate(about | known | said)
 
     async def _say(self, labels: Sequence[Record]) -> None:

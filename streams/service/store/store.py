@@ -11,7 +11,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from weir.online.codec.wire import PRINTABLE, WORD_CHARS, Id, MadeId, Note
+from weir.online.codec.wire import ID_CHARS, PRINTABLE, WORD_CHARS, Id, MadeId, Note
 from weir.online.decisions.alert_state import Severity
 from weir.online.durations import Seconds
 from weir.streams.errors import in_words
@@ -86,20 +86,27 @@ class SnoozeSaid(Said):
     for_s: Seconds = Field(ge=0, le=365 * 86_400.0, examples=["4h"])
 
 
-async def _caller(request: Request) -> Caller:
+async def _sees(request: Request) -> frozenset[str] | None:
     caller: Caller = request.scope["weir"].caller
-    return caller
+    return caller.tasks
+
+
+async def _name(request: Request) -> str:
+    """Who asks, as an id of a record."""
+    caller: Caller = request.scope["weir"].caller
+    return "".join(filter(str.isprintable, caller.name))[:ID_CHARS] or "unknown"
 
 
 async def _alert(alert_id: str, request: Request) -> AlertRow:
     """The alert of a path, which the audit then tells; a problem (404) where there is none that the caller may see."""
     cases: Cases = request.app.state.service.store.cases
-    row = await cases.row(alert_id, (await _caller(request)).tasks)
+    row = await cases.row(alert_id, await _sees(request))
     tell_audit(request, task=row.task, subject=row.entity_id)
     return row
 
 
-By: Any = Depends(_caller)
+By: Any = Depends(_name)
+Sees: Any = Depends(_sees)
 Asked: Any = Depends(_alert)
 
 
@@ -167,14 +174,14 @@ class Store:
         sort: Sort = "newest",
         cursor: str | None = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        caller: Caller = By,
+        sees: frozenset[str] | None = Sees,
     ) -> Response:
         """Alerts, the newest or the largest first; ``next`` is the cursor of the next page.
 
         ``trouble`` says why the list is not up to date, where it is not.
         """
         of = AlertFilter(
-            caller.tasks, task, state, severity, entity, assignee, since, until, min_score, verdict, q and q.strip()
+            sees, task, state, severity, entity, assignee, since, until, min_score, verdict, q and q.strip()
         )
         now = time.time()
         page = await self.cases.ask(list_alerts, of, sort, cursor, limit, now)
@@ -186,51 +193,45 @@ class Store:
         return await self._answer(row)
 
     async def happenings(
-        self, task: Asks = None, limit: Annotated[int, Query(ge=1, le=500)] = 50, caller: Caller = By
+        self, task: Asks = None, limit: Annotated[int, Query(ge=1, le=500)] = 50, sees: frozenset[str] | None = Sees
     ) -> Response:
         """Model updates and retrain requests, the newest first: what alerts before and after differ by."""
-        return _json({"happenings": await self.cases.ask(happenings_of, caller.tasks, task, limit)})
+        return _json({"happenings": await self.cases.ask(happenings_of, sees, task, limit)})
 
     async def verdict(
-        self, said: VerdictSaid, version: Version = None, row: AlertRow = Asked, caller: Caller = By
+        self, said: VerdictSaid, version: Version = None, row: AlertRow = Asked, by: str = By
     ) -> Response:
         """Say what an alert was: it resolves, and the label goes to the model (none where you are unsure)."""
-        done = await self.cases.judge([row], caller.name, said.verdict, said.reason, said.note, _number(version))
+        done = await self.cases.judge([row], by, said.verdict, said.reason, said.note, _number(version))
         return await self._done(row, done)
 
-    async def verdicts(self, said: VerdictsSaid, caller: Caller = By) -> Response:
+    async def verdicts(self, said: VerdictsSaid, by: str = By, sees: frozenset[str] | None = Sees) -> Response:
         """Say the same of up to 500 alerts; ``results`` tells of each whether it counted."""
         ids = list(dict.fromkeys(said.alert_ids))
-        rows = await self.cases.rows(ids, caller.tasks)
-        done = await self.cases.judge(list(rows.values()), caller.name, said.verdict, said.reason, said.note)
+        rows = await self.cases.rows(ids, sees)
+        done = await self.cases.judge(list(rows.values()), by, said.verdict, said.reason, said.note)
         found = {i: {"status": "refused", "reason": done[i]} if done.get(i) else {"status": "done"} for i in rows}
         unknown = {"status": "unknown", "reason": "no such alert"}
         return _json({"results": [{"alert_id": i, **found.get(i, unknown)} for i in ids]})
 
-    async def undo(self, version: Version = None, row: AlertRow = Asked, caller: Caller = By) -> Response:
+    async def undo(self, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
         """Take the newest verdict back: the alert is as before it, and another label corrects the model."""
-        return await self._done(row, await self.cases.undo(row, caller.name, _number(version)))
+        return await self._done(row, await self.cases.undo(row, by, _number(version)))
 
-    async def assign(
-        self, said: AssignSaid, version: Version = None, row: AlertRow = Asked, caller: Caller = By
-    ) -> Response:
+    async def assign(self, said: AssignSaid, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
         """Claim an alert for a while, hand it over, or release it; 409 where somebody else has claimed it."""
-        whose = {"assignee": said.assignee or caller.name, "until": time.time() + said.for_s}
+        whose = {"assignee": said.assignee or by, "until": time.time() + said.for_s}
         action, whose = ("release", {}) if said.release else ("assign", whose)
-        return await self._done(row, await self.cases.act(row, action, caller.name, _number(version), **whose))
+        return await self._done(row, await self.cases.act(row, action, by, _number(version), **whose))
 
-    async def notes(
-        self, said: NoteSaid, version: Version = None, row: AlertRow = Asked, caller: Caller = By
-    ) -> Response:
+    async def notes(self, said: NoteSaid, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
         """Write a note into the history of an alert."""
-        return await self._done(row, await self.cases.act(row, "note", caller.name, _number(version), note=said.note))
+        return await self._done(row, await self.cases.act(row, "note", by, _number(version), note=said.note))
 
-    async def snooze(
-        self, said: SnoozeSaid, version: Version = None, row: AlertRow = Asked, caller: Caller = By
-    ) -> Response:
+    async def snooze(self, said: SnoozeSaid, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
         """Put an alert aside for a while."""
         until = time.time() + said.for_s
-        return await self._done(row, await self.cases.act(row, "snooze", caller.name, _number(version), until=until))
+        return await self._done(row, await self.cases.act(row, "snooze", by, _number(version), until=until))
 
     async def _done(self, row: AlertRow, done: Mapping[str, str | None]) -> Response:
         """The alert after a change; 409 where that did not count, 202 where its effect is not to be seen yet."""

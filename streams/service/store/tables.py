@@ -30,10 +30,13 @@ SORTS: Final = {
 }
 """Columns by which a list may be sorted, all descending; the id is the last of them."""
 for _sort, _columns in SORTS.items():
-    Index(f"alerts_{_sort}", *(alerts.c[name] for name in (*_columns, "alert_id")))
-    Index(f"alerts_state_{_sort}", *(alerts.c[name] for name in ("state", *_columns, "alert_id")))
+    # What else a list is filtered by stands at the end of its index: a row that does not match is never looked up.
+    Index(f"alerts_{_sort}", *(alerts.c[name] for name in dict.fromkeys((*_columns, "alert_id", "score", "task"))))
+    Index(f"alerts_state_{_sort}", *(alerts.c[name] for name in ("state", *_columns, "alert_id", "task", "verdict")))
 for _filter in ("task", "entity_id", "assignee", "verdict"):
-    Index(f"alerts_{_filter}", alerts.c[_filter], alerts.c.opened_at, alerts.c.alert_id)
+    _some: Any = {f"{dialect}_where": alerts.c[_filter].is_not(None) for dialect in ("sqlite", "postgresql")}
+    # Nearly all alerts have no assignee: without those, the database sees how few each one has.
+    Index(f"alerts_{_filter}", alerts.c[_filter], alerts.c.opened_at, alerts.c.alert_id, **_some)
 
 alert_events: Final = Table(
     "alert_events",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -23,28 +23,27 @@ def verdict_labels(row: AlertRow, task: TaskSpec, value: int, generation: int, s
     Where labels are of events, a false alarm comes with one more, of the entity, which no prediction joins: it resolves
     the alert in the stream, where otherwise each event of it would have to be cleared, also those that are not listed.
     """
+    events = _events(row, task)
+    resolving = [None] if not value and None not in events else []
+    return _labels(row, [*resolving, *events], value, generation, source, now)
+
+
+def _events(row: AlertRow, task: TaskSpec) -> list[str | None]:
+    """What labels name; ``None`` where they are of entities."""
     ranged = task.labels.join.match == "entity_range"
-    events: Sequence[str | None] = msgspec.json.decode(row.event_ids, type=list[str])
-    events = [None] if ranged else events if value else [None, *events]
-    return list(_labels(row, events, value, f"{row.alert_id}\0{generation}\0{value}", source, now))
+    return [None] if ranged else msgspec.json.decode(row.event_ids, type=list[str | None])
 
 
 def _labels(
-    row: AlertRow, events: Sequence[str | None], value: int, said: str, source: str, now: float
-) -> Iterator[Record]:
+    row: AlertRow, events: Sequence[str | None], value: int, generation: int, source: str, now: float
+) -> list[Record]:
+    made, about = [], {"task": row.task, "entity_id": row.entity_id, "ts": row.updated_at, "value": value}
     for event_id in events:
-        digest = hashlib.sha256(f"{said}\0{event_id or ''}".encode()).hexdigest()[:32]
-        label = Label(
-            v=VERSION,
-            label_id=f"case:{digest}",
-            task=row.task,
-            entity_id=row.entity_id,
-            event_id=event_id,
-            ts=row.updated_at,
-            value=value,
-            source=source[:ID_CHARS],
-        )
-        yield Record(row.entity_id.encode(), encode_model(label), now)
+        said = f"{row.alert_id}\0{generation}\0{value}\0{event_id or ''}"
+        ids = {"label_id": f"case:{hashlib.sha256(said.encode()).hexdigest()[:32]}", "event_id": event_id}
+        label = Label.model_validate(about | ids | {"v": VERSION, "source": source[:ID_CHARS]})
+        made.append(Record(row.entity_id.encode(), encode_model(label), now))
+    return made
 
 
 def undone_labels(row: AlertRow, task: TaskSpec, standing: Sequence[str], by: str, now: float) -> list[Record]:
@@ -64,5 +63,4 @@ def undone_labels(row: AlertRow, task: TaskSpec, standing: Sequence[str], by: st
     value = next((VALUES[verdict] for verdict in before if verdict in VALUES), 1 - VALUES[undone])
     if value == VALUES[undone]:
         return []
-    found = verdict_labels(row, task, value, row.generation + 1, f"undo:{by}", now)
-    return [record for record in found if b'"event_id"' in record.value or len(found) == 1]
+    return _labels(row, _events(row, task), value, row.generation + 1, f"undo:{by}", now)
