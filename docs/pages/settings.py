@@ -117,11 +117,13 @@ def variable_of(key: Key) -> str:
 
 
 def is_duration(key: Key) -> bool:
-    """Whether ``"1d"`` is a number to it."""
-    try:
-        return isinstance(getattr(key.model.model_validate({key.name: "1h"}), key.name), float)
-    except ValidationError:
-        return False
+    """Whether a text with a unit is a number to it; some take no less than a day, others less than that."""
+    for text in ("1h", "1d"):
+        try:
+            return isinstance(getattr(key.model.model_validate({key.name: text}), key.name), float)
+        except ValidationError:
+            continue
+    return False
 
 
 def _written(key: Key) -> str:

@@ -49,9 +49,9 @@ def test_the_check_makes_nothing_and_tells_whose_directory_it_is(tmp_path: Path)
 
 def test_what_others_can_reach_without_encryption_is_a_warning() -> None:
     open_ = check_serve(settings_of(host="0.0.0.0", port=0), tasks(FRAUD), embedded=False)
-    assert [(c.name, c.status) for c in open_] == [("address", "OK"), ("tls", "WARN")]
+    assert [(c.name, c.status) for c in open_] == [("address", "OK"), ("tls", "WARN"), ("decisions", "WARN")]
     behind = settings_of(host="0.0.0.0", port=0, trusted_proxies=["10.0.0.0/8"])
-    assert [c.status for c in check_serve(behind, tasks(FRAUD), embedded=False)] == ["OK"]
+    assert [c.status for c in check_serve(behind, tasks(FRAUD), embedded=False)] == ["OK", "WARN"]
     files = settings_of(port=0, tls_cert="/none/cert.pem", tls_key="/none/key.pem")
     assert "no such file: /none/cert.pem, /none/key.pem" in check_serve(files, tasks(FRAUD), embedded=False)[1].found
 
