@@ -190,7 +190,7 @@ class Store:
 
     async def show(self, row: AlertRow = Asked) -> Response:
         """One alert with its history; of each verdict, when the online model learned it and which version that made."""
-        return await self._answer(row)
+        return await self._answer(row.alert_id)
 
     async def happenings(
         self, task: Asks = None, limit: Annotated[int, Query(ge=1, le=500)] = 50, sees: frozenset[str] | None = Sees
@@ -235,17 +235,19 @@ class Store:
 
     async def _done(self, row: AlertRow, done: Mapping[str, str | None]) -> Response:
         """The alert after a change; 409 where that did not count, 202 where its effect is not to be seen yet."""
-        row = await self.cases.row(row.alert_id, None)
         if refused := done.get(row.alert_id):
+            row = await self.cases.row(row.alert_id, None)
             raise Problem(
                 409, "Conflict", f"alert {row.alert_id}: {refused}; look at it again",
                 changed_by=row.changed_by, changed_at=row.changed_at, version=row.version,
             )  # fmt: skip
-        return await self._answer(row, 200 if row.alert_id in done else 202)
+        return await self._answer(row.alert_id, 200 if row.alert_id in done else 202)
 
-    async def _answer(self, row: AlertRow, status: int = 200) -> Response:
-        document = shown(row, time.time()) | await self.cases.ask(history_of, row.alert_id)
-        return _json(document, status, {"ETag": f'"{row.version}"'})
+    async def _answer(self, alert_id: str, status: int = 200) -> Response:
+        # The history first: what it tells, such as that a label was learned, the row then holds as well.
+        history = await self.cases.ask(history_of, alert_id)
+        row = await self.cases.row(alert_id, None)
+        return _json(shown(row, time.time()) | history, status, {"ETag": f'"{row.version}"'})
 
 
 def _number(version: str | None) -> int | None:
