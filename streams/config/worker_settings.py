@@ -86,7 +86,8 @@ class WorkerSettings(LinkSettings):
     decisions: bool = False
     """Whether what was decided on each prediction (threshold, alert, reasons) is written to the topic ``decisions``,
     for services that answer by it. ``weir topics create`` makes the topic, and the worker needs the right to write to
-    it (``weir acl kafka``). The same in every worker that labels."""
+    it (``weir acl kafka``). The same in every worker that labels. Small batches are not gathered for long then, so that
+    a decision takes some 10 ms instead of some 200, and its worker does more for each event."""
 
     store_patience_s: float = Field(default=60.0, gt=0, le=3600)
     """How long a batch waits for a store that fails before the worker stops."""

@@ -32,7 +32,7 @@ from weir.streams.redis.partitions.partition_store import Lane
 from weir.streams.worker.context import Context
 from weir.streams.worker.labelling.publisher import MAX_WAITING, Made, PendingStep, StepPublisher, together
 from weir.streams.worker.labelling.step_reader import LaneReader
-from weir.streams.worker.lanes.step_writer import Linger
+from weir.streams.worker.lanes.step_writer import DECIDED_S, MOST_S, Linger
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class LabelLane:
         """Next offset of predictions, as of the steps that wait."""
         self._snapshot_step = 0
         """The last step in a snapshot that is stored, as far as is known."""
-        self._linger = Linger()
+        self._linger = Linger(DECIDED_S if ctx.settings.worker.decisions else MOST_S)
         self._empty()
         self._tasks: list[asyncio.Task[None]] = []
         self._publishing: asyncio.Task[None] | None = None

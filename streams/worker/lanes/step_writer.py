@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,12 +24,18 @@ MAX_ROWS: Final = 4_000
 SHARE: Final = 0.05
 """Of the time, for all lanes of a worker together."""
 MOST_S: Final = 0.2
+DECIDED_S: Final = 0.003
+"""Instead of that, where somebody waits for decisions."""
 _NEWEST: Final = 0.2
 """Weight of the newest measurement."""
 
 
 class Linger:
     """As long as keeps the work of all lanes at a small share of the time, whatever it costs here and now.
+
+    Parameters
+    ----------
+    most_s : no longer than that.
 
     Small batches cost nearly as much as large ones: calls and round trips, not rows. A worker of a few lanes is quick;
     one of many, or on a machine that is busy, where everything takes longer, does less of what nobody waits for.
@@ -42,8 +49,8 @@ class Linger:
     (0.04, 0.2)
     """
 
-    def __init__(self) -> None:
-        self._took_s = 0.0
+    def __init__(self, most_s: float = MOST_S) -> None:
+        self._took_s, self._most_s = 0.0, most_s
 
     def took(self, seconds: float) -> None:
         """Tell what the work of one lane took once."""
@@ -51,10 +58,10 @@ class Linger:
 
     def pause_s(self, lanes: int) -> float:
         """Seconds to gather for, where so many lanes do the same."""
-        return min(lanes * self._took_s / SHARE, MOST_S)
+        return min(lanes * self._took_s / SHARE, self._most_s)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PendingWrite:
     """What one batch made, on its way into the store."""
 
@@ -70,7 +77,7 @@ class PendingWrite:
     drop: int
     """Journal entries at the front that nobody needs any more."""
     after: Callable[[], Awaitable[None]] | None = None
-    """Called once acknowledged, in order."""
+    """Called once acknowledged, in order; ``None`` once that is done."""
 
 
 class StepWriter:
@@ -117,12 +124,32 @@ class StepWriter:
                 self.idle.set()
                 self._wake.clear()
                 await self._wake.wait()
-            await asyncio.sleep(self._linger.pause_s(self._ctx.lanes))  # outputs are out; only completion waits
+            await self._gather(self._linger.pause_s(self._ctx.lanes))  # outputs are out; only completion waits
             steps = await self._acknowledged()
             try:
                 await self.flush(steps)
             except LaneMoved as moved:
                 await self._rewind(moved)
+
+    async def _gather(self, pause_s: float) -> None:
+        """Wait for more to write. Where decisions are waited for, what is acknowledged goes on to them meanwhile."""
+        if not self._ctx.settings.worker.decisions:
+            await asyncio.sleep(pause_s)
+            return
+        clock = asyncio.get_running_loop().time
+        until = clock() + pause_s
+        while (left_s := until - clock()) > 0:
+            step = next((step for step in self.steps if step.after is not None), None)
+            if step is None:
+                self._wake.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), left_s)
+                continue
+            await asyncio.wait([step.acknowledged], timeout=left_s)
+            if not _succeeded(step.acknowledged):
+                await asyncio.sleep(until - clock())
+                return
+            await _hand_on(step)
 
     async def _acknowledged(self) -> list[PendingWrite]:
         """The steps in front whose outputs are acknowledged; waits for the first."""
@@ -134,8 +161,7 @@ class StepWriter:
             if not self.steps or self.steps[0] is not step:  # rewound meanwhile
                 return []
             self.steps.popleft()
-            if step.after is not None:
-                await step.after()
+            await _hand_on(step)
             steps.append(step)
             rows += step.writes.rows
         return steps
@@ -157,3 +183,13 @@ class StepWriter:
             if step.batch.tick is None:
                 self._ctx.consumer.complete(step.batch)
                 self._ctx.completed(step.batch)
+
+
+async def _hand_on(step: PendingWrite) -> None:
+    after, step.after = step.after, None
+    if after is not None:
+        await after()
+
+
+def _succeeded(acknowledged: asyncio.Future[Any]) -> bool:
+    return acknowledged.done() and not acknowledged.cancelled() and acknowledged.exception() is None
