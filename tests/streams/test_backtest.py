@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,8 @@ class TestCommand:
     @pytest.fixture
     def invoke(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         monkeypatch.chdir(tmp_path)
+        # With threads that others left, an error would end this process at once, and with it the tests behind this one.
+        monkeypatch.setattr(threading, "active_count", lambda: 1)
         (tmp_path / "task.toml").write_text(TASK)
         write(tmp_path / "x.csv", columns())
         runner = CliRunner()
@@ -322,6 +325,7 @@ class TestCommand:
     def test_what_the_file_system_refuses_is_one_line_and_exit_status_2(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
+        monkeypatch.setattr(threading, "active_count", lambda: 1)
         monkeypatch.setattr(sys, "argv", ["weir", "simulate", "--events", "10", "--out", "/proc/no/such"])
         with pytest.raises(SystemExit) as stopped:
             run()
