@@ -7,7 +7,7 @@ import hmac
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -237,12 +237,12 @@ class Access:
         """A request was answered: a change, or a look at a person's page, goes to the audit; refused ones do, too."""
         if visit.caller is None:
             return
+        path = scope.get("path_params", {})
         if visit.scope in INGEST:
             self.audit.count(visit.caller, visit.scope)
-        elif scope["method"] not in _SAFE or _of_a_person(scope, visit):
-            path = scope.get("path_params", {})
+        elif scope["method"] not in _SAFE or _subject(scope) or (path and visit.scope in _ABOUT_PEOPLE):
             route = getattr(scope.get("route"), "path", scope["path"])
-            facts = {"task": path.get("task"), "subject": path.get("entity"), "object": scope["path"], **visit.facts}
+            facts = {"task": path.get("task"), "subject": _subject(scope), "object": scope["path"], **visit.facts}
             self._note(scope, f"{scope['method']} {route}", visit.caller, status, **facts)
 
     def _note(self, scope: Scope, action: str, caller: Caller | None, status: int, **facts: str | None) -> None:
@@ -262,10 +262,12 @@ def _is_ours(host: str, public_url: str | None) -> bool:
     return is_loopback(name) or name == urlsplit(public_url or "").hostname
 
 
-def _of_a_person(scope: Scope, visit: Visit) -> bool:
-    """Whether a page is about somebody: one alert, one entity, or a list of what one entity has."""
-    one = visit.scope in _ABOUT_PEOPLE and bool(scope.get("path_params"))
-    return one or (visit.scope in _ABOUT_PEOPLE and b"entity=" in scope["query_string"])
+def _subject(scope: Scope) -> str | None:
+    """The entity that a request is about, by its path or its filter."""
+    named: str | None = scope.get("path_params", {}).get("entity")
+    if named is None and b"entity=" in scope["query_string"]:
+        named = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("entity")
+    return named
 
 
 def _refuse_other_sites(request: Request) -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse
 
 from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.login_state import state_in
+from weir.streams.service.access.login_state import local, state_in
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.access.sessions import csrf_token_of
 from weir.streams.service.problems import Problem
@@ -51,7 +51,7 @@ class LoginRoutes:
         if error or not code:
             raise Problem(401, "Not signed on", f"the identity provider says {printable(error or 'nothing', 100)}")
         who = await sign_on.finish(self._back(request), made, state, code)
-        answer = RedirectResponse(made.next, 303)
+        answer = RedirectResponse(local(made.next), 303)
         self._access.cookies.drop(request, answer, "login")
         await self._access.enter(request, answer, who)
         return answer

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+from typing import Final
 
 import msgspec
 
 from weir.online.errors import UNREADABLE
 from weir.streams.service.problems import Problem
+
+_LONGEST: Final = 1_000
+"""Of an address that we return to: browsers keep no cookie beyond 4 kB."""
 
 
 class LoginState(msgspec.Struct):
@@ -45,5 +49,11 @@ def local(page: str) -> str:
     >>> local("/alerts?a=1"), local("//evil.example"), local("/\\evil.example"), local("https://evil.example")
     ('/alerts?a=1', '/', '/', '/')
     """
-    plain = page.startswith("/") and not page.startswith("//") and "\\" not in page and page.isprintable()
+    plain = (
+        page.startswith("/")
+        and not page.startswith("//")
+        and "\\" not in page
+        and page.isprintable()
+        and len(page) <= _LONGEST
+    )
     return page if plain else "/"

@@ -6,7 +6,7 @@ import hmac
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode
+from urllib.parse import quote_plus, urlencode
 
 import httpx
 from authlib.oauth2.rfc7636 import create_s256_code_challenge  # type: ignore[import-untyped]
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _KNOWN_S: Final = 3600.0
 _LEEWAY_S: Final = 60
+_METHODS: Final = "token_endpoint_auth_methods_supported"
 _ALGORITHMS: Final = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"]
 """Never ``none``, and nothing whose key is a shared secret."""
 
@@ -70,10 +71,13 @@ class SignOn:
             raise Problem(400, "Sign on again", "this answer is of another sign-on than this browser began")
         provider, keys = await self._known()
         sent = {"grant_type": "authorization_code", "code": code, "redirect_uri": back, "code_verifier": made.verifier}
-        secret = self._settings.client_secret
-        login = None if secret is None else httpx.BasicAuth(self._settings.client_id, secret.get_secret_value())
-        if login is None:
+        secret, login = self._settings.client_secret, None
+        if secret is None or "client_secret_basic" not in provider.get(_METHODS, ["client_secret_basic"]):
             sent["client_id"] = self._settings.client_id
+            sent |= {} if secret is None else {"client_secret": secret.get_secret_value()}
+        else:
+            # Encoded as in a form (RFC 6749, 2.3.1): a secret may hold a colon.
+            login = httpx.BasicAuth(quote_plus(self._settings.client_id), quote_plus(secret.get_secret_value()))
         answer = await self._ask("POST", provider["token_endpoint"], data=sent, auth=login)
         claims = await self._claims(answer, keys, made.nonce)
         name = claims.get("preferred_username") or claims.get("email") or claims.get("name") or claims["sub"]

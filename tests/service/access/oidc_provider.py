@@ -9,7 +9,7 @@ from base64 import b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote_plus, urlencode
 
 import uvicorn
 from joserfc import jwt
@@ -33,6 +33,7 @@ class Provider:
         self.changes: dict[str, Any] = {}
         self.codes: dict[str, dict[str, str]] = {}
         self.tokens = 0
+        self.methods = ["client_secret_basic"]
 
     def app(self) -> Starlette:
         return Starlette(
@@ -46,7 +47,8 @@ class Provider:
 
     async def discovery(self, _: Request) -> Response:
         found = {"authorization_endpoint": "authorize", "token_endpoint": "token", "jwks_uri": "jwks"}
-        return JSONResponse({"issuer": self.issuer} | {name: f"{self.issuer}/{at}" for name, at in found.items()})
+        how = {"token_endpoint_auth_methods_supported": self.methods}
+        return JSONResponse({"issuer": self.issuer} | how | {name: f"{self.issuer}/{at}" for name, at in found.items()})
 
     async def jwks(self, _: Request) -> Response:
         return JSONResponse({"keys": [self.key.as_dict(private=False)]})
@@ -65,7 +67,9 @@ class Provider:
         self.tokens += 1
         sent = dict(parse_qsl((await request.body()).decode()))
         asked = self.codes.pop(sent["code"], None)  # a code is good once
-        login = b64decode(request.headers["authorization"].removeprefix("Basic ")).decode()
+        login = f"{sent.get('client_id')}:{sent.get('client_secret')}"
+        if self.methods == ["client_secret_basic"]:
+            login = unquote_plus(b64decode(request.headers["authorization"].removeprefix("Basic ")).decode())
         challenge = urlsafe_b64encode(hashlib.sha256(sent["code_verifier"].encode()).digest()).rstrip(b"=").decode()
         good = asked is not None and (challenge, sent["redirect_uri"]) == (
             asked["code_challenge"],

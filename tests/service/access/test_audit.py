@@ -116,6 +116,8 @@ async def test_changes_and_looks_at_people_are_written_with_who_what_and_how_it_
         csrf = await sign_on(service, client)
         answer = await client.get("/v1/entities/u1?task=fraud")
         await client.get("/v1/tasks")
+        await client.get("/v1/alerts?entity=u%2F1&limit=1")
+        await client.get("/v1/alerts?limit=1")
         viewer = service.access.keys.create("eve", role="viewer", by="test", now=1.0)[1]
         await client.get("/v1/entities/u1", headers=bearer(viewer))
         await client.post("/v1/logout", headers=csrf)
@@ -124,6 +126,7 @@ async def test_changes_and_looks_at_people_are_written_with_who_what_and_how_it_
         assert [(r["action"], r["who"]["name"], r.get("subject"), r["outcome"]) for r in found[1:]] == [
             ("login", "admin", None, 200),
             ("GET /entities/{entity}", "admin", "u1", 404),
+            ("GET /alerts", "admin", "u/1", 200),
             ("GET /entities/{entity}", "eve", "u1", 403),
             ("POST /logout", "admin", None, 204),
         ]

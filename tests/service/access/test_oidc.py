@@ -146,6 +146,12 @@ async def test_a_refusal_of_the_provider_is_told(tmp_path: Path) -> None:
         assert (answer.status_code, "access_denied" in answer.text) == (401, True)
 
 
+async def test_a_provider_that_wants_the_secret_in_the_form(tmp_path: Path) -> None:
+    async with signing_on(tmp_path) as (there, _, browser):
+        there.methods = ["client_secret_post"]
+        assert (await through(browser)).status_code == 303
+
+
 async def test_a_wrong_client_secret_is_told(tmp_path: Path) -> None:
     async with signing_on(tmp_path, client_secret="another") as (_, _, browser):
         answer = await through(browser)
@@ -161,6 +167,7 @@ async def test_a_provider_that_is_away_is_told(tmp_path: Path) -> None:
 async def test_sign_on_leads_to_no_other_site(tmp_path: Path) -> None:
     async with signing_on(tmp_path) as (_, _, browser):
         assert (await through(browser, "//evil.example/x")).headers["location"] == "/"
+        assert (await through(browser, "/" + "x" * 5_000)).headers["location"] == "/"  # no cookie would hold it
 
 
 async def test_a_group_that_loses_its_role_is_out_though_it_signed_on(tmp_path: Path) -> None:
