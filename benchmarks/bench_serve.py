@@ -29,7 +29,8 @@ from benchmarks.bench_embedded import TASK, workload
 
 RATE: Final = 300
 BODY: Final = 500
-CONNECTIONS: Final = 4
+CONNECTIONS: Final = 8
+"""Of the sender in bulk: with fewer, the door and the tasks wait for each other in turn."""
 TOKEN: Final = "benchmark-" * 4
 LATENESS: Final = "60d"
 """Bodies on several connections overtake each other, and an hour of the workload is a second of the run."""

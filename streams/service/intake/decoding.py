@@ -111,7 +111,7 @@ class InputDecoder:
         if stream is not None:
             return {stream: list(range(len(values)))}
         # Only a device event must have metrics, and most bodies hold events of users alone.
-        if not any(b'"metrics"' in value for value in values):
+        if b'"metrics"' not in b"\n".join(values):
             return {topics.USER_EVENTS: list(range(len(values)))}
         found: dict[str, list[int]] = {}
         for place, value in enumerate(values):
@@ -121,7 +121,7 @@ class InputDecoder:
     def _sized(self, values: Sequence[bytes], places: list[int], outcomes: dict[int, Outcome]) -> list[bytes]:
         """The records to decode; nothing of one that is too large, which is refused for that."""
         most, raw = self._limits.record_bytes, [values[place] for place in places]
-        for i, value in enumerate(raw):
+        for i, value in enumerate(raw) if max(map(len, raw)) > most else ():
             if len(value) > most:
                 outcomes[places[i]] = Outcome("refused", oversized(len(value), most))
                 raw[i] = b""
