@@ -21,9 +21,12 @@ from weir.streams.service.store.tables import metadata
 
 _MIGRATIONS: Final = str(Path(__file__).parent / "migrations")
 SQLITE_FILE: Final = "alerts.db"
-_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "mmap_size=268435456")
+_PRAGMAS: Final = (
+    "journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "mmap_size=268435456", "wal_autocheckpoint=8000",
+)  # fmt: skip
 """With a write-ahead log readers never wait for the writer; after a power cut the newest transactions may be missing,
-which the projector makes again from the log."""
+which the projector makes again from the log. It is written back at 32 MB, as that waits for the
+disk."""
 _MIGRATING: Final = 0x77656972
 """Key of PostgreSQL's advisory lock: two replicas that start together bring the tables up to date one by one."""
 

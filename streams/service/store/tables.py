@@ -31,12 +31,14 @@ SORTS: Final = {
 """Columns by which a list may be sorted, all descending; the id is the last of them."""
 for _sort, _columns in SORTS.items():
     # What else a list is filtered by stands at the end of its index: a row that does not match is never looked up.
-    Index(f"alerts_{_sort}", *(alerts.c[name] for name in dict.fromkeys((*_columns, "alert_id", "score", "task"))))
+    _also = dict.fromkeys((*_columns, "alert_id", "score", "severity", "task"))
+    Index(f"alerts_{_sort}", *(alerts.c[name] for name in _also))
     Index(f"alerts_state_{_sort}", *(alerts.c[name] for name in ("state", *_columns, "alert_id", "task", "verdict")))
-for _filter in ("task", "entity_id", "assignee", "verdict"):
-    _some: Any = {f"{dialect}_where": alerts.c[_filter].is_not(None) for dialect in ("sqlite", "postgresql")}
-    # Nearly all alerts have no assignee: without those, the database sees how few each one has.
-    Index(f"alerts_{_filter}", alerts.c[_filter], alerts.c.opened_at, alerts.c.alert_id, **_some)
+for _filter in ("task", "entity_id", "verdict"):
+    Index(f"alerts_{_filter}", alerts.c[_filter], alerts.c.opened_at, alerts.c.alert_id)
+# Nearly all alerts have no assignee: without those, the database sees how few each one has.
+_claimed: Final[dict[str, Any]] = {f"{name}_where": alerts.c.assignee.is_not(None) for name in ("sqlite", "postgresql")}
+Index("alerts_assignee", alerts.c.assignee, alerts.c.opened_at, alerts.c.alert_id, **_claimed)
 
 alert_events: Final = Table(
     "alert_events",

@@ -32,13 +32,12 @@ def upgrade() -> None:
     for sort in ("opened_at", "score", "severity", "expected_loss"):
         name = {"opened_at": "newest"}.get(sort, sort)
         columns = [sort, "score", "alert_id"] if sort == "severity" else [sort, "alert_id"]
-        op.create_index(f"alerts_{name}", "alerts", list(dict.fromkeys([*columns, "score", "task"])))
+        op.create_index(f"alerts_{name}", "alerts", list(dict.fromkeys([*columns, "score", "severity", "task"])))
         op.create_index(f"alerts_state_{name}", "alerts", ["state", *columns, "task", "verdict"])
-    for column in ("task", "entity_id", "assignee", "verdict"):
-        there: dict[str, Any] = {
-            f"{dialect}_where": sa.text(f"{column} IS NOT NULL") for dialect in ("sqlite", "postgresql")
-        }
-        op.create_index(f"alerts_{column}", "alerts", [column, "opened_at", "alert_id"], **there)
+    for column in ("task", "entity_id", "verdict"):
+        op.create_index(f"alerts_{column}", "alerts", [column, "opened_at", "alert_id"])
+    claimed: dict[str, Any] = {f"{name}_where": sa.text("assignee IS NOT NULL") for name in ("sqlite", "postgresql")}
+    op.create_index("alerts_assignee", "alerts", ["assignee", "opened_at", "alert_id"], **claimed)
     _table("alert_events", [("event_id", _TEXT), ("alert_id", _TEXT)])
     op.create_index("ix_alert_events_alert_id", "alert_events", ["alert_id"])
     _table(
