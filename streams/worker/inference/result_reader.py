@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from weir.streams.errors import BrokerError, in_words
+from weir.streams.kafka.consume.range_reader import disconnect
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class ResultsReader:
         try:
             await self._consumer.start()
         except KafkaError as error:
-            await self._consumer.stop()
+            await disconnect(self._consumer)
             self._consumer = None
             where = ", ".join(self._options["bootstrap_servers"])
             raise BrokerError(f"{where}: {self.topic} cannot be read: {in_words(error)}; see [kafka]") from error
@@ -55,7 +56,7 @@ class ResultsReader:
         """Disconnect."""
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
-            await consumer.stop()
+            await disconnect(consumer)
 
     async def own(self, partitions: Iterable[int]) -> None:
         """Read these partitions from now on: those that are new from their end, the others where they are."""
