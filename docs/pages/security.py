@@ -175,7 +175,7 @@ _SERVICE_TAIL: Final = (
     "counted by the minute. Records are a chain of digests for each process; `weir audit verify` names the first",
     "that was changed, added or removed. Who may write the topic and the database, and reads no log of the service,",
     "can make a chain anew: the last digest is logged each day for that. The topic is kept for 400 days on Kafka, and",
-    "without it as long as `[serve.retention]` keeps what came in: write `weir audit show --json` to a file before.",
+    "without it as long as `[serve] alerts_kept` says: write `weir audit show --json` to a file before.",
     "",
 )
 

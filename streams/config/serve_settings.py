@@ -119,7 +119,7 @@ class ServeSettings(Concern):
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks (``10.0.0.0/8``) whose ``X-Forwarded-For`` and ``-Proto`` are believed; no others are."""
     alerts_kept: Seconds = Field(default=400 * 86_400.0, ge=86_400.0)
-    """How long an alert that is resolved stays in the database."""
+    """How long an alert that is resolved stays in the database; without Kafka also what people did, and the audit."""
     rebuild: bool = False
     """Whether the tables of alerts are made anew from the log at the start, as ``--rebuild`` asks for once."""
     fsync: bool = True

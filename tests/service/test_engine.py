@@ -311,6 +311,21 @@ def test_a_directory_is_of_one_process(tmp_path: Path) -> None:
     assert service_in(tmp_path / "other").log.epoch != epoch
 
 
+async def test_what_people_did_is_kept_for_longer_than_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EmbeddedLog.__init__, "__defaults__", (None, None, 2048, 1))  # each batch is a file of its own
+    async with opened(tmp_path, retention={"age": 60.0}) as log:
+        for n in range(4):
+            await log.append(topics.USER_EVENTS, [event(n, 1.7e9 + n)])
+            await log.append(topics.AUDIT, [Record(b"w", b"{%d}" % n, 1.7e9 + n)])
+        log.engine._clock = lambda: 1.7e9 + DAY
+        saving = await log.call(log.engine.host.begin_checkpoint)
+        await asyncio.wrap_future(saving)
+        log.engine._saved_seq = await log.call(lambda: log.engine.host.seq)
+        await log.call(lambda: log.engine._saved(saving))
+        assert (await log.spans(topics.USER_EVENTS))[0].first > 0
+        assert [record.value for _, record in await rows(log, topics.AUDIT)] == [b"{%d}" % n for n in range(4)]
+
+
 OTHER_AGGREGATES = FRAUD.replace("windows = [", 'windows = ["3h", ', 1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -140,13 +139,7 @@ def _records(settings: Settings, kafka: bool) -> Iterator[tuple[str, bytes]]:
         return
     from weir.streams.embedded.embedded_log import read_directory
 
-    for batch in read_directory(_log_in(settings.serve.directory)):
+    for batch in read_directory(settings.serve.directory / "kept"):
         if batch.topic == topics.AUDIT:
             for index, logged in enumerate(batch.records):
                 yield f"{batch.topic}-{batch.partition} at {batch.offset_of(index)}", logged.value
-
-
-def _log_in(directory: Path) -> Path:
-    """The log of what came from outside."""
-    inputs = directory / "inputs"
-    return inputs if inputs.is_dir() else directory / "log"

@@ -49,6 +49,7 @@ def _engine(
 ) -> Engine:
     directory = DataDirectory(settings.serve.directory, tasks)
     inputs, outputs = EmbeddedLog(directory=directory.path / "inputs"), OutputLog(directory.path / "outputs")
+    kept = EmbeddedLog(directory=directory.path / "kept")
 
     full = full_models(tasks, settings.models)
     require_provider(full, settings.models.provider)
@@ -69,10 +70,10 @@ def _engine(
         )
 
     return Engine(
-        directory, inputs, outputs, host,
+        directory, inputs, outputs, kept, host,
         lateness=settings.worker.intake.allowed_lateness, fsync=settings.serve.fsync,
         waiting=settings.serve.intake.waiting_records, checkpoint_every_s=settings.serve.checkpoint_every_s,
-        retention=settings.serve.retention,
+        retention=settings.serve.retention, people_kept_s=settings.serve.alerts_kept,
         show=show, fault=fault,
     )  # fmt: skip
 

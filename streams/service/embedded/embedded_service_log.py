@@ -11,7 +11,7 @@ from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.errors import RecordsDropped
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.embedded.appends import Append
-from weir.streams.service.embedded.engine import OUTPUTS, Engine
+from weir.streams.service.embedded.engine import KEPT, OUTPUTS, Engine
 from weir.streams.service.embedded.group_commit import Step
 from weir.streams.service.listeners import Listeners
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class EmbeddedServiceLog:
-    """See ``ServiceLog``: inputs and outputs are two logs, and one to the service.
+    """See ``ServiceLog``: inputs, outputs and what people did are three logs, and one to the service.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class EmbeddedServiceLog:
         """Open the logs, and compute again what came after the newest checkpoint."""
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._open)
-        for log_ in (self.engine.inputs, self.engine.outputs):
+        for log_ in (self.engine.inputs, self.engine.outputs, self.engine.kept):
             self._ends.update(log_.ends())
         self.opened.set()
 
@@ -99,6 +99,8 @@ class EmbeddedServiceLog:
         return self._listeners.add(topics, listener)
 
     def _log_of(self, topic: str) -> EmbeddedLog:
+        if topic in KEPT:
+            return self.engine.kept
         return self.engine.outputs if topic in OUTPUTS else self.engine.inputs
 
     async def spans(self, topic: str) -> Mapping[int, Span]:

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 OUTPUTS: Final = (*topics.OUTPUTS, topics.DECISIONS)
 """Topics of the log of outputs; a record of one that comes from outside is an input first, and copied when its turn
 comes, so that its offset too follows from the inputs."""
+KEPT: Final = (topics.CASE_EVENTS, topics.AUDIT)
+"""Topics of a third log, which no task reads: what people did is kept for longer than events, which are many."""
 _MOST: Final = 2048
 """Records of a step, so that a caller waits for a few milliseconds of others' work, not for all of it."""
 _REPLAY_S: Final = 1.5
@@ -50,13 +52,14 @@ class Engine:
     Parameters
     ----------
     directory : of the service.
-    inputs, outputs : its logs.
+    inputs, outputs, kept : its logs.
     make_host : a fresh host of the tasks on these logs.
     lateness : what an event may be late, seconds.
     fsync : whether an answer waits for the disk.
     waiting : records that may wait at most.
     checkpoint_every_s : between two checkpoints, if something came.
     retention : what the logs keep besides what a start needs.
+    people_kept_s : for how long what people did is kept.
     show : see ``GroupCommit``.
     fault : called once, by any thread, with why the engine ended by itself.
     clock : epoch seconds.
@@ -67,6 +70,7 @@ class Engine:
         directory: DataDirectory,
         inputs: EmbeddedLog,
         outputs: OutputLog,
+        kept: EmbeddedLog,
         make_host: Callable[[], EmbeddedHost],
         *,
         lateness: float,
@@ -74,16 +78,17 @@ class Engine:
         waiting: int,
         checkpoint_every_s: float,
         retention: RetentionSettings,
+        people_kept_s: float,
         show: Callable[[list[Step]], None],
         fault: Callable[[str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.directory, self.inputs, self.outputs = directory, inputs, outputs
+        self.directory, self.inputs, self.outputs, self.kept = directory, inputs, outputs, kept
         self._make_host, self._lateness, self._clock = make_host, lateness, clock
         self.host = make_host()
         self._idle = IdleStreams(self.host, lateness)
         self._every_s, self._most_waiting = checkpoint_every_s, waiting
-        self._retention = retention
+        self._retention, self._people_kept_s = retention, people_kept_s
         self._saving: Future[None] | None = None
         """The checkpoint that is being written."""
         self._saved_at, self._saved_seq, self._saved_outputs = time.monotonic(), 0, 0
@@ -98,7 +103,7 @@ class Engine:
         self._stopping = False
         self._wake = threading.Condition()
         self._show = show
-        self._commit = GroupCommit(inputs.sync if fsync else None, self._shown, self._fail)
+        self._commit = GroupCommit(self._sync if fsync else None, self._shown, self._fail)
         self._thread = threading.Thread(target=self._run, name="weir-engine", daemon=True)
 
     # -- start and stop ----------------------------------------------------------------------------------------------
@@ -147,8 +152,8 @@ class Engine:
         if not self._fault:
             self.host.checkpoint()
             self.directory.stopped(self.inputs.next_seq)
-        self.inputs.close()
-        self.outputs.close()
+        for each in (self.inputs, self.outputs, self.kept):
+            each.close()
         self.directory.close()
 
     # -- for callers, in the event loop -----------------------------------------------------------------------------
@@ -244,11 +249,15 @@ class Engine:
         """The batches that a group became; none where the disk is full, which its callers are then told."""
         try:
             self._check_room()
-            return self.inputs.append(group.topic, group.records)
+            return (self.kept if group.topic in KEPT else self.inputs).append(group.topic, group.records)
         except LogFull as full:
             problem = Problem(507, "Insufficient storage", f"{full}; nothing of this was kept: send it again")
             step.answers += [(append, problem) for append in group.appends]
             return []
+
+    def _sync(self) -> None:
+        self.inputs.sync()
+        self.kept.sync()
 
     def _check_room(self) -> None:
         free = shutil.disk_usage(self.directory.path).free
@@ -264,6 +273,8 @@ class Engine:
 
     def _process(self, batch: LoggedBatch, decoded: Decoded | None) -> HostOutcome | None:
         """Let the tasks see a batch; its outcome, of topics that they read."""
+        if batch.topic in KEPT:
+            return None
         if batch.seq in self.directory.aside:
             return self.host.put_aside(batch, "the tasks crashed at this batch twice; see the service's log")
         if batch.topic in OUTPUTS:
@@ -333,6 +344,7 @@ class Engine:
         age, size = self._clock() - self._retention.age, self._retention.bytes
         self.inputs.retain(self._saved_seq, age, size)
         self.outputs.retain(self._saved_outputs, age, size)
+        self.kept.retain(self.kept.next_seq, self._clock() - self._people_kept_s, size)
 
 
 def _stopped(fault: str) -> Problem:

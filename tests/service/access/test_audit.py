@@ -178,7 +178,7 @@ async def test_a_chain_whose_records_are_no_longer_kept_goes_on(tmp_path: Path) 
     async with served(tmp_path) as (service, client):
         await sign_on(service, client)
         await audited(service)
-    shutil.rmtree(tmp_path / "inputs")
+    shutil.rmtree(tmp_path / "kept")
     shutil.rmtree(tmp_path / "outputs")
     shutil.rmtree(tmp_path / "state")
     async with served(tmp_path) as (service, client):
@@ -234,7 +234,9 @@ async def test_no_secret_is_in_a_log_a_topic_or_an_answer(tmp_path: Path, caplog
         await audited(service)
     logged = "".join(record.getMessage() for record in caplog.records if record.name != "httpx")  # the client's own
     told = logged + "".join(f"{answer.headers}{answer.text}" for answer in answers)
-    kept = b"".join(p.read_bytes() for folder in ("log", "inputs", "outputs") for p in (tmp_path / folder).rglob("*.*"))
+    kept = b"".join(
+        p.read_bytes() for folder in ("inputs", "outputs", "kept") for p in (tmp_path / folder).rglob("*.*")
+    )
     assert b"audit.started" in kept
     for secret in secrets:
         assert secret not in told
