@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, select, update
 
 from weir.online.codec.wire import Alert, CaseEvent, ModelUpdate, RetrainRequest, WireModel
 from weir.streams.config import topics
@@ -137,29 +137,37 @@ def _write_case_events(c: Connection, piece: Piece) -> None:
     rows = _rows(c, {event.alert_id for _, _, event in found})
     ids = t.alert_changes.c.case_event_id
     known = set(c.execute(select(ids).where(ids.in_([event.case_event_id for _, _, event in found]))).scalars())
-    changes = []
+    changes, judged = [], list[dict[str, Any]]()
     for offset, _, event in found:
         row = rows.get(event.alert_id)
         if row is None or event.case_event_id in known:  # its alert is no longer kept, or it comes again
             continue
         known.add(event.case_event_id)
         if (refused := refusal(row, event)) is None:
-            take_case_event(row, event, _judge(c, row, event, offset))
+            take_case_event(row, event, _judge(c, judged, row, event, offset))
         said = event.model_dump_json(exclude_none=True, include={"verdict", "reason", "note", "assignee", "until"})
         change = _change(piece, offset, row.alert_id, event.at, event.action, said)
         changes.append({**change, "by": event.by, "case_event_id": event.case_event_id, "refused": refused})
+    upsert(c, t.verdicts, judged)
     upsert(c, t.alerts, [vars(row) for row in rows.values()])
     upsert(c, t.alert_changes, changes)
 
 
-def _judge(c: Connection, row: AlertRow, event: CaseEvent, offset: int) -> tuple[str | None, str | None]:
-    """Keep a verdict, or take the newest back; of the latter, what counts again and the state before what does not."""
+def _judge(
+    c: Connection, judged: list[dict[str, Any]], row: AlertRow, event: CaseEvent, offset: int
+) -> tuple[str | None, str | None]:
+    """Keep a verdict, or take the newest back; of the latter, what counts again and the state before what does not.
+
+    Verdicts gather in ``judged``, as a statement for each would be slow; an undo has to find them in the table.
+    """
     v = t.verdicts.c
     if event.action == "verdict" and event.verdict != row.verdict:
         kept = {"case_event_id", "alert_id", "verdict", "by", "at", "reason", "note", "state", "examples_before"}
-        c.execute(insert(t.verdicts).values(**event.model_dump(include=kept), offset=offset))
+        judged.append(event.model_dump(include=kept) | {"offset": offset})
     if event.action != "undo":
         return None, None
+    upsert(c, t.verdicts, judged)
+    judged.clear()
     standing = select(v.case_event_id, v.verdict, v.state).where(v.alert_id == row.alert_id, v.undone_at.is_(None))
     newest, *before = c.execute(standing.order_by(v.offset.desc()).limit(2)).all()
     undone = update(t.verdicts).where(v.case_event_id == newest.case_event_id)
