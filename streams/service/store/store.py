@@ -206,11 +206,12 @@ class Store:
         return await self._done(row, done)
 
     async def verdicts(self, said: VerdictsSaid, by: str = By, sees: frozenset[str] | None = Sees) -> Response:
-        """Say the same of up to 500 alerts; ``results`` tells of each whether it counted."""
+        """Say the same of up to 500 alerts; ``results`` tells of each whether it counted, or does not know it yet."""
         ids = list(dict.fromkeys(said.alert_ids))
         rows = await self.cases.rows(ids, sees)
         done = await self.cases.judge(list(rows.values()), by, said.verdict, said.reason, said.note)
-        found = {i: {"status": "refused", "reason": done[i]} if done.get(i) else {"status": "done"} for i in rows}
+        found: dict[str, dict[str, Any]] = {i: {"status": "done" if i in done else "pending"} for i in rows}
+        found |= {i: {"status": "refused", "reason": why} for i, why in done.items() if why}
         unknown = {"status": "unknown", "reason": "no such alert"}
         return _json({"results": [{"alert_id": i, **found.get(i, unknown)} for i in ids]})
 
