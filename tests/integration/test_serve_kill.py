@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,12 @@ BODY = 40
 class Served:
     """``weir serve`` as a process that is killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tasks: Mapping[str, str]) -> None:
         self.directory = folder / "data"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        for name, text in (("fraud", FRAUD), ("churn", CHURN)):
+        self._files = [f"{name}.toml" for name in tasks]
+        for name, text in tasks.items():
             (folder / f"{name}.toml").write_text(text)
         with listening("127.0.0.1", 0) as free:
             self.port = free.getsockname()[1]
@@ -64,7 +65,7 @@ class Served:
     def start(self, *options: str) -> None:
         self.log = log = self._folder / f"serve-{self.starts}.log"
         self.starts += 1
-        command = [sys.executable, "-m", "weir.streams.cli.main", "serve", "fraud.toml", "churn.toml"]
+        command = [sys.executable, "-m", "weir.streams.cli.main", "serve", *self._files]
         command += ["--port", str(self.port), *options]
         environment = {
             **os.environ, "PYTHONPATH": str(REPOSITORY), "WEIR_SERVE__ACCESS__TOKEN": TOKEN,
@@ -76,6 +77,12 @@ class Served:
             assert self._process.poll() is None, log.read_text()
             time.sleep(0.02)
         self.up.set()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        assert self._process is not None
+        return self._process.pid
 
     def end(self, how: signal.Signals) -> int:
         """Send the signal; the exit status."""
@@ -205,7 +212,7 @@ def until_projected(served: Served) -> None:
 
 
 def test_what_was_acknowledged_survives_kills_once(tmp_path: Path) -> None:
-    served, chance = Served(tmp_path), random.Random(7)
+    served, chance = Served(tmp_path, {"fraud": FRAUD, "churn": CHURN}), random.Random(7)
     served.start()
     load, follower, end = Load(served), Follower(served), time.monotonic() + RUNS_S
     follower.thread.start()
