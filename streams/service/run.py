@@ -45,6 +45,12 @@ class _Server(uvicorn.Server):
         """Called ten times a second; whether to end."""
         return await super().on_tick(counter) or bool(self._service.fault)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and only then say so: who reads that line connects at once."""
+        await super().startup(sockets)
+        port = self.servers[0].sockets[0].getsockname()[1]
+        print(f"ready: {self._service.access.link(port)}", file=sys.stderr, flush=True)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connection, end what would never end by itself, wait for the rest."""
         for server in self.servers:
@@ -72,7 +78,6 @@ async def _serve(service: Service, settings: ServeSettings, bound: socket.socket
             gc.freeze()
             gc.set_threshold(200_000, 20, 20)
             bound.listen(server.config.backlog)  # who reads the line may connect at once
-            print(f"ready: {service.access.link(bound.getsockname()[1])}", file=sys.stderr, flush=True)
             await server.serve([bound])
     return _FAULT if service.fault else caught.status
 

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import msgspec
@@ -72,11 +72,19 @@ class Served:
             "WEIR_SERVE__DIRECTORY": str(self.directory), "WEIR_SERVE__CHECKPOINT_EVERY_S": "1.5",
         }  # fmt: skip
         with log.open("wb") as file:
-            self._process = subprocess.Popen(command, cwd=self._folder, env=environment, stderr=file)
+            self._process = subprocess.Popen(command, cwd=self._folder, env=environment, stdout=file, stderr=file)
         while "ready: " not in log.read_text():
             assert self._process.poll() is None, log.read_text()
             time.sleep(0.02)
         self.up.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
     @property
     def pid(self) -> int:
@@ -212,9 +220,13 @@ def until_projected(served: Served) -> None:
 
 
 def test_what_was_acknowledged_survives_kills_once(tmp_path: Path) -> None:
-    served, chance = Served(tmp_path, {"fraud": FRAUD, "churn": CHURN}), random.Random(7)
+    with Served(tmp_path, {"fraud": FRAUD, "churn": CHURN}) as served:
+        survives(served)
+
+
+def survives(served: Served) -> None:
     served.start()
-    load, follower, end = Load(served), Follower(served), time.monotonic() + RUNS_S
+    chance, load, follower, end = random.Random(7), Load(served), Follower(served), time.monotonic() + RUNS_S
     follower.thread.start()
     with load.running():
         while time.monotonic() < end:

@@ -79,6 +79,13 @@ class Endless:
     async def drain(self) -> None:
         self.stopped.set()
 
+    @property
+    def access(self) -> Endless:
+        return self
+
+    def link(self, port: int) -> str:
+        return f"http://127.0.0.1:{port}/"
+
     fault = ""
 
 

@@ -187,7 +187,7 @@ class EmbeddedTrainer:
 class _EventTime:
     """The clock of cutoffs and schedules: wall time for a live stream, event time where a history is loaded.
 
-    It never goes back.
+    From the first events on it never goes back.
     """
 
     def __init__(self, service_log: EmbeddedServiceLog, stream: str) -> None:
@@ -195,8 +195,8 @@ class _EventTime:
 
     def __call__(self) -> float:
         intake, now = self._log.engine.host.intake.get(self._lane), time.time()
-        if intake is not None:
-            live = now - intake.watermark <= intake.policy.allowed_lateness
-            now = now if live else intake.watermark
-        self._newest = max(self._newest, now) if now > float("-inf") else self._newest
+        if intake is None or intake.watermark == float("-inf"):
+            return now  # nothing has come: what will come may be a history
+        live = now - intake.watermark <= intake.policy.allowed_lateness
+        self._newest = max(self._newest, now if live else intake.watermark)
         return self._newest
