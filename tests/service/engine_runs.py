@@ -69,5 +69,7 @@ async def all_rows(log: EmbeddedServiceLog) -> dict[str, Rows]:
 async def killed(log: EmbeddedServiceLog, to: Path) -> Path:
     """A copy of what a kill of the process would leave in the log's directory now."""
     directory = log.engine.directory.path
+    # A checkpoint that is being written comes and goes beside that; a start passes what is left of it over.
+    ignored = shutil.ignore_patterns("lock", "left*", "*.part*", "*.tmp")
     # Between two steps, as files that change while they are copied are nothing that a kill could leave.
-    return Path(await log.call(lambda: shutil.copytree(directory, to, ignore=shutil.ignore_patterns("lock", "left*"))))
+    return Path(await log.call(lambda: shutil.copytree(directory, to, ignore=ignored)))
