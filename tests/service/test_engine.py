@@ -200,9 +200,12 @@ async def test_retention_takes_what_no_start_needs(tmp_path: Path, monkeypatch: 
         log.engine._retention = RetentionSettings.model_construct(age=DAY, bytes=30_000)
         for topic, records in calls():
             await log.append(topic, records)
+        newest = int(max(record.ts for _, records in calls() for record in records))
         async with asyncio.timeout(60):
             while not all([(await log.spans(topic))[0].first for topic in (topics.USER_EVENTS, topics.PREDICTIONS)]):
-                await log.append(topics.USER_EVENTS, [event(1)])  # so that a later checkpoint is due
+                # So that a later checkpoint is due; new ones, as repeats would leave nothing of predictions in the log.
+                newest += 1
+                await log.append(topics.USER_EVENTS, [event(newest, newest, f"u{newest}")])
         log.engine._every_s = 1e9  # no further checkpoint, and so no deletion, while we look
         while (saving := await log.call(lambda: log.engine._saving)) is not None:
             await asyncio.wrap_future(saving)

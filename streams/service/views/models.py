@@ -88,7 +88,7 @@ class Models:
     async def task(self, task: str, caller: Caller = needs("tasks:read")) -> dict[str, Any]:
         """One task: what its file says, and its metrics now."""
         found = self._task(caller, task)
-        return {**await self._outline(found), "file": found.model_dump(mode="json", exclude_defaults=True)}
+        return {**await self._outline(found), "file": found.model_dump(mode="json", exclude_unset=True)}
 
     async def _outline(self, task: TaskSpec) -> dict[str, Any]:
         return {
