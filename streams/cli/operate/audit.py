@@ -27,7 +27,8 @@ from weir.streams.text import printable
 if TYPE_CHECKING:
     from weir.streams.config.settings import Settings
 
-audit_app = typer.Typer(name="audit", no_args_is_help=True, help="Who did what in `weir serve`: show, verify.")
+_HELP = "Who did what in `weir serve`: show, verify.\n\nFor example: weir audit show --since 1d"
+audit_app = typer.Typer(name="audit", no_args_is_help=True, help=_HELP)
 KafkaOption = Annotated[bool, typer.Option("--kafka", help="Of a service beside Kafka; else of the directory.")]
 
 

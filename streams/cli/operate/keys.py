@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from weir.streams.service.access.api_keys import ApiKey, KeyStore
 
-keys_app = typer.Typer(name="keys", no_args_is_help=True, help="API keys of `weir serve`: create, list, revoke.")
+_HELP = "API keys of `weir serve`: create, list, revoke.\n\nFor example: weir keys create shop --role operator"
+keys_app = typer.Typer(name="keys", no_args_is_help=True, help=_HELP)
 DirectoryOption = Annotated[
     Path | None, typer.Option("--dir", help="Where data lies, as of weir serve; else [serve] directory.")
 ]
