@@ -15,7 +15,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weir.streams.errors import BrokerError, WeirError
@@ -23,6 +22,7 @@ from weir.streams.ops.metric_registry import Registry
 from weir.streams.ops.web import CONTENT_TYPE, Exposition
 from weir.streams.redis.store_errors import StoreUnavailable
 from weir.streams.service.access.guard import Guard
+from weir.streams.service.front_page import front_page
 from weir.streams.service.problems import ANSWERS, Overloaded, Problem
 from weir.streams.service.service import Service
 
@@ -42,8 +42,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service, app.state.exposition = service, Exposition(service.metrics)
     for routed in (*service.parts, *service.views):
         app.include_router(routed.router, prefix="/v1", responses=ANSWERS)
-    app.add_api_route("/", lambda: RedirectResponse("/v1/me", 303), include_in_schema=False)
-    for path, answer in (("/health", _health), ("/ready", _ready), ("/metrics", _metrics)):
+    for path, answer in (("/", front_page), ("/health", _health), ("/ready", _ready), ("/metrics", _metrics)):
         app.add_api_route(path, answer, include_in_schema=False)
     app.add_exception_handler(Problem, _problem)
     for away in (BrokerError, StoreUnavailable):
@@ -137,13 +136,19 @@ async def _refused(request: Request, error: Exception) -> Response:
     detail = f"{request.method} {request.url.path[:256]}: {refused.detail}"
     if refused.status_code == 404:
         detail += "; GET /openapi.json lists what there is"
+    elif allowed := (refused.headers or {}).get("Allow"):
+        detail += f"; it takes {allowed}"
     title = HTTPStatus(refused.status_code).phrase.capitalize()
     return Problem(refused.status_code, title, detail, headers=refused.headers).response()
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     first: dict[str, Any] = cast(RequestValidationError, error).errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
+    if not where and "json" not in request.headers.get("content-type", ""):  # curl -d calls everything a form
+        detail = "the body is none that is called JSON; send a JSON object with Content-Type: application/json"
+        return Problem(422, "Not valid", detail, parameter="body", value=request.headers.get("content-type")).response()
+    where = where or "body"
     value = first.get("input")
     shown = value if isinstance(value, str | int | float | bool) else None
     return Problem(422, "Not valid", f"{where}: {first['msg']}", parameter=where, value=shown).response()

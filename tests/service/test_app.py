@@ -82,3 +82,36 @@ async def test_the_document_of_the_api_shows_an_example_of_each_body(tmp_path: P
     for path in ("/v1/events", "/v1/labels"):
         for content in (paths[path]["post"]["requestBody"], paths[path]["post"]["responses"]["200"]):
             assert all("example" in form for form in content["content"].values())
+
+
+async def test_what_is_asked_wrongly_is_told_how(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, client):
+        key = {"Authorization": f"Bearer {service.access.token}"}
+        slip = await client.get("/v1/alerts?entities=u1", headers=key)
+        more = await client.get("/v1/me?x=1", headers=key)
+        feed = await client.get("/v1/feed?x=1", headers=key)
+        form = {**key, "Content-Type": "application/x-www-form-urlencoded"}
+        as_form = await client.post("/v1/retrain", content=b'{"task": "fraud"}', headers=form)
+        empty = await client.post("/v1/retrain", headers=key)
+        method = await client.get("/v1/decisions", headers=key)
+        bare = await client.get("/v1/me", headers={"Authorization": service.access.token or ""})
+    assert slip.status_code == more.status_code == feed.status_code == 422
+    assert slip.json()["parameter"] == "entities"
+    assert "entity" in slip.json()["fix"]
+    assert more.json()["fix"] == "give none"
+    assert as_form.status_code == empty.status_code == 422
+    assert "Content-Type: application/json" in as_form.json()["detail"]
+    assert "Content-Type: application/json" in empty.json()["detail"]
+    assert method.json()["detail"].endswith("it takes POST")
+    assert "Bearer KEY" in bare.json()["detail"]
+
+
+async def test_the_address_that_is_printed_shows_what_this_is(tmp_path: Path) -> None:
+    async with running(tmp_path) as (_, client):
+        page = await client.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
+        told = (await client.get("/")).json()
+        # What stands there exists; a method that it does not take is asked for, because the feed never ends.
+        found = [(await client.put(path)).status_code for path in told["places"]]
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert all(f'href="{path}"' in page.text for path in told["places"])
+    assert set(found) == {405}

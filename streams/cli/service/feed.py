@@ -73,18 +73,4 @@ def feed_command(
 
 def _words(record: dict[str, object]) -> str:
     """The fields of a record that tell most, on one line."""
-    told = (
-        "task",
-        "entity_id",
-        "status",
-        "severity",
-        "score",
-        "cause",
-        "action",
-        "version",
-        "verdict",
-        "topic",
-        "reason",
-        "text",
-    )
-    return printable("  ".join(f"{name}={record[name]}" for name in told if name in record), 240)
+    return printable("  ".join(f"{name}={record[name]}" for name in _TOLD if name in record), 240)

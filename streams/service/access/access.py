@@ -153,6 +153,8 @@ class Access:
         elif kind.lower() == "bearer" and self._is_token(secret.strip()):
             return administrator("token")
         self._wrong_secret(request)
+        if kind.lower() != "bearer":
+            raise Problem(401, "Not known", "the header has no key: send Authorization: Bearer KEY", headers=_BEARER)
         raise Problem(401, "Not known", "this key is wrong, expired or revoked; see weir keys list", headers=_BEARER)
 
     def _is_token(self, secret: str) -> bool:

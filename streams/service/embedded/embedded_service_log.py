@@ -51,6 +51,7 @@ class EmbeddedServiceLog:
         self.opened.set()
 
     def _open(self) -> None:
+        log.info("compiling what is needed: half a minute on the first start on a machine, later a second")
         for pipeline in self.engine.host.pipelines.values():
             warm_up(pipeline.task)  # else the first caller would wait for what is compiled at the first event
         self.engine.start()
