@@ -63,6 +63,12 @@ async def test_weir_send_says_what_became_of_the_lines(tmp_path: Path) -> None:
         assert f"{lines}, record 601: amount: got 'nine'" in sent.errors
         piped = await command("send", "-", "--url", f"http://127.0.0.1:{port}", stdin=lines.read_bytes())
         assert "0 accepted, 601 repeats, 1 refused" in piped.errors
+        # What broke off says how far it came.
+        broken = await command("send", str(lines), str(tmp_path / "none"), "--url", f"http://127.0.0.1:{port}")
+        assert broken.status == 2
+        assert "0 accepted, 601 repeats, 1 refused" in broken.errors
+        stranger = await command("send", str(lines), "--url", f"http://127.0.0.1:{port}", "--key", "wrong")
+        assert f"0 accepted, 0 repeats, 0 refused; not acknowledged: {lines} from record 1" in stranger.errors
 
 
 async def test_a_service_that_is_not_there_is_named() -> None:

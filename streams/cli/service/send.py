@@ -35,20 +35,26 @@ def send_command(
         tail -f events.jsonl | weir send -
     """
     accepted = repeats = refused = 0
-    with service_at(url, key) as client:
-        send = client.send_labels if labels else client.send_events
-        for path in files:
-            at = 1
-            for body in filter(None, bodies_of(path, _BODY)):
-                told = send(b"".join(body))
-                accepted, repeats = accepted + told.accepted, repeats + told.repeats
-                for one in (one for one in told.results if one.status == "refused"):
-                    refused += 1
-                    if refused <= _SHOWN:
-                        words = f"{path}, record {at + one.index}: {one.reason}"
-                        notes().print(words, markup=False, soft_wrap=True)
-                at += len(body)
-    more = f" ({refused - _SHOWN:,} more are not shown)" if refused > _SHOWN else ""
-    notes().print(f"{accepted:,} accepted, {repeats:,} repeats, {refused:,} refused{more}")
+    where = ""
+    try:
+        with service_at(url, key) as client:
+            send = client.send_labels if labels else client.send_events
+            for path in files:
+                at = 1
+                for body in filter(None, bodies_of(path, _BODY)):
+                    where = f"; not acknowledged: {path} from record {at:,}"
+                    told = send(b"".join(body))
+                    accepted, repeats = accepted + told.accepted, repeats + told.repeats
+                    for one in (one for one in told.results if one.status == "refused"):
+                        refused += 1
+                        if refused <= _SHOWN:
+                            words = f"{path}, record {at + one.index}: {one.reason}"
+                            notes().print(words, markup=False, soft_wrap=True)
+                    at += len(body)
+                    where = ""
+    finally:  # also of what broke off: what is sent again need not be all of it
+        more = f" ({refused - _SHOWN:,} more are not shown)" if refused > _SHOWN else ""
+        counts = f"{accepted:,} accepted, {repeats:,} repeats, {refused:,} refused{more}{where}"
+        notes().print(counts, markup=False, soft_wrap=True)
     if refused:
         raise typer.Exit(1)
