@@ -99,6 +99,26 @@ async def test_a_disk_that_fails_ends_the_service_and_tells_everybody(tmp_path: 
     await log.stop()
 
 
+async def test_a_directory_that_is_gone_ends_the_service_and_tells_everybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    log, faults = log_in(tmp_path), list[str]()
+    log.on_fault = faults.append
+    await log.start()
+    monkeypatch.setattr("weir.streams.service.embedded.engine.shutil.disk_usage", gone)
+    # Also the one whose records were being appended: it would wait for ever.
+    for n in range(2):
+        with pytest.raises(Problem, match="No such file or directory"):
+            async with asyncio.timeout(30):
+                await log.append(topics.USER_EVENTS, [event(n)])
+    assert len(faults) == 1
+    monkeypatch.undo()
+    await log.stop()
+
+
 async def test_more_than_may_wait_is_refused_and_what_waits_is_not_lost(tmp_path: Path) -> None:
     log = log_in(tmp_path, intake={"waiting_records": 5})
     first = asyncio.create_task(log.append(topics.USER_EVENTS, [event(n) for n in range(8)]))

@@ -233,7 +233,12 @@ class Engine:
         """Append, and compute while the disk syncs."""
         step = Step(appends)
         began = time.thread_time()
-        logged = [(group, self._logged(group, step)) for group in merged(appends, _MOST)]
+        try:
+            logged = [(group, self._logged(group, step)) for group in merged(appends, _MOST)]
+        except Exception:
+            with self._wake:  # who waits for these is answered with those whose turn had not come
+                self._queue.extendleft(reversed(appends))
+            raise
         self._commit.appended(step)
         for group, batches in logged:
             # Several batches where one append is longer than a batch: each is decoded by itself.
