@@ -12,6 +12,7 @@ import typer
 from weir.streams.cli.console import notes, output, table, to_json, utc
 from weir.streams.cli.options import ConfigOption, JsonOption, duration, settings_of
 from weir.streams.cli.processes.process import needed
+from weir.streams.errors import UsageError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -25,12 +26,16 @@ DirectoryOption = Annotated[
 ]
 
 
-def _store(config: Path | None, directory: Path | None) -> tuple[KeyStore, Engine]:
+def _store(config: Path | None, directory: Path | None, *, make: bool = False) -> tuple[KeyStore, Engine]:
+    """The keys; raises ``UsageError`` where there are none and ``make`` does not ask for their place."""
     settings = settings_of(config, None, {"serve.directory": directory})
     needed(("sqlalchemy", "fastapi"), "weir keys", "weir[serve]")
     from weir.streams.service.access.api_keys import KeyStore
     from weir.streams.service.access.database import access_database
+    from weir.streams.service.store.database import SQLITE_FILE
 
+    if not make and settings.serve.database is None and not (settings.serve.directory / SQLITE_FILE).exists():
+        raise UsageError(f"{settings.serve.directory}: no weir serve was here and no key; give its directory by --dir")
     engine = access_database(settings.serve)
     return KeyStore(engine), engine
 
@@ -64,7 +69,7 @@ def create_command(
 
         weir keys create "fraud desk" --role analyst --task fraud --expires 90d
     """
-    now, (store, engine) = time.time(), _store(config, directory)
+    now, (store, engine) = time.time(), _store(config, directory, make=True)
     key, text = store.create(
         name,
         role=role,

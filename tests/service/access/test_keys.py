@@ -110,6 +110,11 @@ def test_a_key_that_cannot_be_is_refused_in_words(tmp_path: Path, given: dict[st
 def test_weir_keys_makes_lists_and_revokes(tmp_path: Path) -> None:
     here = ["--dir", str(tmp_path)]
     run = CliRunner()
+    for command in (["list"], ["revoke", "1f2e3d4c5b6a"]):  # a slip in the directory must not make another one
+        wrong = run.invoke(keys_app, [*command, "--dir", str(tmp_path / "typo")])
+        assert isinstance(wrong.exception, UsageError)
+        assert "give its directory by --dir" in str(wrong.exception)
+    assert not (tmp_path / "typo").exists()
     first = run.invoke(keys_app, ["create", "shop", "--role", "operator", "--task", "fraud", "--json", *here])
     made = json.loads(first.stdout)
     assert made["key"].startswith(f"weir_{made['id']}_")
