@@ -6,6 +6,7 @@ import pytest
 
 from weir.streams.service.access.access import Access
 from weir.streams.service.access.caller import Caller, administrator
+from weir.streams.service.store import cases
 
 
 @pytest.fixture(autouse=True)
@@ -22,3 +23,9 @@ def as_administrator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Access, "identify", identify)
     monkeypatch.setattr(Access, "visited", lambda *_: None)  # the audit would be in the log that a test looks at
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer waits for its effect, however busy the machine is; tests of what is told before that say so."""
+    monkeypatch.setattr(cases, "PATIENCE_S", 60.0)
