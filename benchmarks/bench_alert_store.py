@@ -71,7 +71,7 @@ def fill(projection: Projection, topic: str, count: int, make: Callable[[int], R
         end = min(at + PIECE, count)
         piece = Piece(topic, 0, at, end, [(offset, make(offset)) for offset in range(at, end)])
         began, busy = time.perf_counter(), time.process_time()
-        assert projection.write(piece, recent)
+        assert projection.write(piece, recent) is not None
         spent, worked = spent + time.perf_counter() - began, worked + time.process_time() - busy
     return [round(count / spent), round(count / worked)]
 

@@ -247,7 +247,7 @@ class Alert(WireModel):
 
 
 class CaseEvent(WireModel):
-    """What a person did with an alert. Topic ``case-events``, key ``alert_id``.
+    """What a person did with an alert, and when a model learned of it. Topic ``case-events``, key ``alert_id``.
 
     An event counts if the alert is as its author saw it (``expects``), and if nobody else has claimed it where it
     claims it; else it stays in the history of the alert as refused.
@@ -259,9 +259,10 @@ class CaseEvent(WireModel):
     alert_id: MadeId
     task: Id
     entity_id: Id
-    action: Literal["verdict", "undo", "assign", "release", "note", "snooze"]
+    action: Literal["verdict", "undo", "assign", "release", "note", "snooze", "learned"]
+    """``learned`` is the service's own: the online model has learned a verdict."""
     by: Id
-    """Who did it."""
+    """Who did it; ``weir`` for the service."""
     at: Timestamp
     """When, by the clock of the service."""
     verdict: Literal["confirmed", "false_alarm", "unsure"] | None = None
@@ -276,6 +277,8 @@ class CaseEvent(WireModel):
     """The version of the case that its author saw."""
     state: Literal["open", "escalated", "resolved"] | None = None
     """Where the alert stood when a verdict was given: an undo brings it back there."""
+    version: Count | None = None
+    """How many examples the model has learned with that of the verdict; absent where the first ones are gone."""
     examples_before: Count | None = None
     """Where the topic ``examples`` ended before a verdict: what is learned of it comes after."""
 

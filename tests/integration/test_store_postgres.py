@@ -155,7 +155,7 @@ def test_two_writers_count_each_record_once(postgres: Engine) -> None:
         projection, at, done = Projection(postgres), 0, 0
         while at < len(found):
             piece = Piece(topics.ALERTS, 0, at, min(at + 20, len(found)), found[at : at + 20])
-            done += projection.write(piece, RecentExamples())
+            done += projection.write(piece, RecentExamples()) is not None
             at = projection.position(topics.ALERTS, 0)
         return done
 

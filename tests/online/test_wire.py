@@ -41,6 +41,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "until": 1.8e9,
         "expects": 2,
         "state": "open",
+        "version": 41,
         "examples_before": 7,
     },
     "UserEvent": {

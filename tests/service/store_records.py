@@ -99,7 +99,7 @@ def project(engine: Engine, records: dict[str, list[Record]]) -> None:
     projection.begin("log")
     for topic in (*(name for name in records if name != topics.EXAMPLES), topics.EXAMPLES):
         if found := records.get(topic):
-            assert projection.write(Piece(topic, 0, 0, len(found), list(enumerate(found))), recent)
+            assert projection.write(Piece(topic, 0, 0, len(found), list(enumerate(found))), recent) is not None
 
 
 def contents(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:

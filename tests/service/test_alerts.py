@@ -94,12 +94,17 @@ async def test_a_verdict_becomes_a_label_an_example_and_a_version_of_the_model(t
         assert (answer.status_code, answer.headers["etag"]) == (200, '"1"')
         assert (answer.json()["state"], answer.json()["verdict_by"]) == ("resolved", "admin")
         learned = await until(
-            client, at(first["alert_id"]), lambda body: body["verdicts"][0]["learned_version"] is not None
+            client, at(first["alert_id"]), lambda body: any(change["kind"] == "learned" for change in body["history"])
         )
         (example, again) = await topic(client, "examples")
         assert (example["event_id"], example["value"], again["event_id"]) == ("u1-1", 1, "u1-2")
         assert learned["verdicts"][0]["learned_version"] == 1
-        assert [change["kind"] for change in learned["history"]] == ["status", "verdict", "status", "status"]
+        kinds = [change["kind"] for change in learned["history"] if change["kind"] != "learned"]
+        assert kinds == ["status", "verdict", "status", "status"]
+        (told,) = [event for event in await topic(client, "case-events") if event["action"] == "learned"]
+        assert (told["by"], told["alert_id"], told["verdict"], told["version"]) == (
+            "weir", first["alert_id"], "confirmed", 1,
+        )  # fmt: skip
         assert learned["status"] == "resolved", "the label resolves the alert in the stream too"
         # The model that scores now has learned both labels: it is at the version that the last of them made.
         await send(client, event("u3", 9))
@@ -236,13 +241,18 @@ async def test_alerts_are_there_after_a_restart_and_after_a_rebuild(tmp_path: Pa
         await send(client, event("u1", 1), event("u2", 2))
         first, _ = await alerts(client, 2)
         await client.post(at(first["alert_id"], "verdict"), json={"verdict": "confirmed", "note": "n"})
-        before = await until(client, at(first["alert_id"]), lambda body: body["verdicts"][0]["learned_at"])
+
+        def told(body: dict[str, Any]) -> bool:
+            return any(change["kind"] == "learned" for change in body["history"])
+
+        before = await until(client, at(first["alert_id"]), told)
     for options in ({}, {"rebuild": True}):
         async with service(tmp_path, **options) as client:
             after = await until(
-                client, at(first["alert_id"]), lambda b: b["verdicts"] and b["verdicts"][0]["learned_at"]
+                client, at(first["alert_id"]), lambda b: b["verdicts"] and b["verdicts"][0]["learned_at"] and told(b)
             )
             assert after == before
+            assert [e["action"] for e in await topic(client, "case-events")] == ["verdict", "learned"]  # told once
 
 
 async def test_lists_are_sorted_filtered_searched_and_cut_into_pages(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, bindparam, select, update
 
+from weir.online.codec.wire import CaseEvent
 from weir.online.errors import UNREADABLE
 from weir.streams.records import Record
 from weir.streams.service.store.case_rules import VALUES
 from weir.streams.service.store.database import upsert
-from weir.streams.service.store.tables import alert_events, alerts, examples, verdicts
+from weir.streams.service.store.tables import alert_changes, alert_events, alerts, examples, verdicts
 
 REMEMBERED: Final = 5_000
 """A label lane that starts again publishes its last examples again, and models learn them once: so many records before
@@ -68,8 +69,11 @@ class RecentExamples:
         return seen > 0
 
 
-def read_examples(c: Connection, recent: RecentExamples, records: Sequence[tuple[int, Record]]) -> None:
-    """Count examples, and note in ``verdicts`` what is learned by them; none at all stand for some that are lost."""
+def read_examples(c: Connection, recent: RecentExamples, records: Sequence[tuple[int, Record]]) -> list[CaseEvent]:
+    """Count examples, and note in ``verdicts`` what is learned by them; none at all stand for some that are lost.
+
+    Returns what is to be told of that, as case events: what was told before (the tables are made anew) is left out.
+    """
     found = recent.fresh(records)
     versions: dict[str, int | None] = {row.task: row.version for row in c.execute(select(examples))}
     if not records:
@@ -80,21 +84,34 @@ def read_examples(c: Connection, recent: RecentExamples, records: Sequence[tuple
         version = versions.get(example.task, None if _UNKNOWN in versions else 0)
         versions[example.task] = version = None if version is None else version + 1
         learned += [
-            {"id": verdict.case_event_id, "learned_at": record.ts, "learned_version": version}
+            {"id": verdict.case_event_id, "learned_at": record.ts, "learned_version": version, "of": verdict}
             for verdict in pending.get((example.task, example.event_id, example.value), [])
             if offset >= verdict.examples_before and example.entity_id in (None, verdict.entity_id)
         ]
     upsert(c, examples, [{"task": task, "version": version} for task, version in versions.items()])
-    if learned:  # of an alert with several events the first counts
-        first = {each["id"]: each for each in reversed(learned)}
-        v = verdicts.c
-        c.execute(update(verdicts).where(v.case_event_id == bindparam("id")), list(first.values()))
+    first = {each["id"]: each for each in reversed(learned)}  # of an alert with several events the first counts
+    told = [_told(each["of"], each["learned_at"], each["learned_version"]) for each in first.values()]
+    if learned:
+        v, changes = verdicts.c, alert_changes.c
+        rows = [{name: value for name, value in each.items() if name != "of"} for each in first.values()]
+        c.execute(update(verdicts).where(v.case_event_id == bindparam("id")), rows)
+        ids = [event.case_event_id for event in told]
+        known = set(c.execute(select(changes.case_event_id).where(changes.case_event_id.in_(ids))).scalars())
+        told = [event for event in told if event.case_event_id not in known]
+    return told
+
+
+def _told(verdict: Any, at: float, version: int | None) -> CaseEvent:
+    return CaseEvent(
+        case_event_id=f"learned-{verdict.case_event_id}", alert_id=verdict.alert_id, task=verdict.task,
+        entity_id=verdict.entity_id, action="learned", by="weir", at=at, verdict=verdict.verdict, version=version,
+    )  # fmt: skip
 
 
 def _pending(c: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str, int], list[Any]]:
     """Verdicts that were not learned yet, by task, event and label."""
     v, e, a = verdicts.c, alert_events.c, alerts.c
-    chosen = (v.case_event_id, v.verdict, v.examples_before, e.event_id, a.task, a.entity_id)
+    chosen = (v.case_event_id, v.alert_id, v.verdict, v.examples_before, e.event_id, a.task, a.entity_id)
     joined = verdicts.join(alert_events, e.alert_id == v.alert_id).join(alerts, a.alert_id == v.alert_id)
     open_ = v.learned_at.is_(None) & v.examples_before.is_not(None) & v.verdict.in_(VALUES)
     found: dict[tuple[str, str, int], list[Any]] = {}

@@ -80,8 +80,10 @@ class Projection:
         with self._engine.connect() as c:
             return c.execute(at).scalar() or 0
 
-    def write(self, piece: Piece, recent: RecentExamples) -> bool:
-        """Add records, all or none; false where another process was faster, and nothing was written.
+    def write(self, piece: Piece, recent: RecentExamples) -> list[CaseEvent] | None:
+        """Add records, all or none; ``None`` where another process was faster, and nothing was written.
+
+        Returns what is to be told of them: verdicts that were learned.
 
         The position moves only from ``piece.start``: two writers, as there may be for a moment when a lease passes
         from one to the other, cannot count a record twice.
@@ -91,12 +93,11 @@ class Projection:
             upsert(c, t.positions, [{**place, "next_offset": 0}], replace=False)
             moved = update(t.positions).filter_by(**place, next_offset=piece.start).values(next_offset=piece.end)
             if c.execute(moved).rowcount == 0:
-                return False
+                return None
             if piece.topic == topics.EXAMPLES:
-                read_examples(c, recent, piece.records)
-            else:
-                _WRITERS[piece.topic](c, piece)
-        return True
+                return read_examples(c, recent, piece.records)
+            _WRITERS[piece.topic](c, piece)
+        return []
 
     def forget(self, before: float, most: int = 1_000) -> int:
         """Drop at most so many alerts that were resolved, and not touched since ``before``; how many these were.
@@ -132,6 +133,9 @@ def _write_alerts(c: Connection, piece: Piece) -> None:
     upsert(c, t.alert_changes, changes)
 
 
+_SAID: Final = {"verdict", "reason", "note", "assignee", "until", "version"}
+
+
 def _write_case_events(c: Connection, piece: Piece) -> None:
     found = list(_decoded(CaseEvent, piece))
     rows = _rows(c, {event.alert_id for _, _, event in found})
@@ -143,9 +147,11 @@ def _write_case_events(c: Connection, piece: Piece) -> None:
         if row is None or event.case_event_id in known:  # its alert is no longer kept, or it comes again
             continue
         known.add(event.case_event_id)
-        if (refused := refusal(row, event)) is None:
+        if event.action == "learned":  # its row has it from the example, and is what it was
+            refused = None
+        elif (refused := refusal(row, event)) is None:
             take_case_event(row, event, _judge(c, judged, row, event, offset))
-        said = event.model_dump_json(exclude_none=True, include={"verdict", "reason", "note", "assignee", "until"})
+        said = event.model_dump_json(exclude_none=True, include=_SAID)
         change = _change(piece, offset, row.alert_id, event.at, event.action, said)
         changes.append({**change, "by": event.by, "case_event_id": event.case_event_id, "refused": refused})
     upsert(c, t.verdicts, judged)

@@ -17,6 +17,8 @@ from typing import Final
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from weir.online.codec.encode import encode_model
+from weir.streams.config import topics
 from weir.streams.errors import ShellError, WeirError, in_words
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.ports import ServiceLog, Span
@@ -144,11 +146,16 @@ class Projector:
 
     async def _write(self, piece: Piece) -> None:
         recent = self._recent or RecentExamples()
-        if not await asyncio.to_thread(self._projection.write, piece, recent):
+        told = await asyncio.to_thread(self._projection.write, piece, recent)
+        if told is None:
             raise Overtaken(f"{piece.topic}-{piece.partition}: another process has written offset {piece.start}")
         self._at[piece.topic, piece.partition] = piece.end
         self.wrote.set()
         self.wrote = asyncio.Event()
+        if told:
+            # A crash before this leaves it untold in the feed; the alert itself tells it.
+            records = [Record(event.alert_id.encode(), encode_model(event), time.time()) for event in told]
+            await self._log.append(topics.CASE_EVENTS, records)
 
 
 class Overtaken(ShellError):  # noqa: N818 - named for what happened
