@@ -18,7 +18,7 @@ from weir.streams.kafka.admin.dead_letters import Letter, Place, mark
 from weir.streams.offline_models.model_updates import update_record
 from weir.streams.outputs import dead_letter
 from weir.streams.records import Record, RefusedRecord
-from weir.streams.service.access.audit_chain import chained
+from weir.streams.service.access.audit.audit_chain import chained
 from weir.streams.worker.inference.inference_wire import encode_answer, encode_request
 
 NOW: Final = 1_700_000_000.0

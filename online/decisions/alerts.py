@@ -82,7 +82,7 @@ class _Change(msgspec.Struct):
     """Whether it differs from the state before: one that does not is only for the row."""
 
 
-class Decided(NamedTuple):
+class BookDecision(NamedTuple):
     """What one call of ``AlertBook.decide`` made."""
 
     alerts: list[AlertState]
@@ -162,7 +162,7 @@ class AlertBook:
         thresholds: FloatVector,
         reasons: ReasonsOf | None = None,
         marks: FloatVector | None = None,
-    ) -> Decided:
+    ) -> BookDecision:
         """Take in scored rows, in order.
 
         Parameters
@@ -173,7 +173,7 @@ class AlertBook:
         marks : ``(n,)`` watermark at each row; the largest event time so far when not given.
         """
         if len(predictions) == 0:
-            return Decided([], {})
+            return BookDecision([], {})
         changed: list[_Change] = []
         over = np.flatnonzero(predictions.score >= thresholds)
         marks = np.maximum.accumulate(predictions.ts if marks is None else marks)
@@ -377,12 +377,12 @@ class AlertBook:
         return True
 
 
-def _with_reasons(changed: list[_Change], reasons: ReasonsOf | None) -> Decided:
+def _with_reasons(changed: list[_Change], reasons: ReasonsOf | None) -> BookDecision:
     """Ask for all reasons at once and put them into the states, in order."""
     rows = [change.row for change in changed if change.raised]
     found = dict(zip(rows, reasons(np.array(rows, dtype=np.int64)), strict=True)) if reasons and rows else {}
     current: dict[int, tuple[Reason, ...]] = {}
-    out = Decided([], {})
+    out = BookDecision([], {})
     for change in changed:
         number = change.entry.number
         if change.row in found:

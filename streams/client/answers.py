@@ -16,7 +16,7 @@ class RecordResult(msgspec.Struct):
     reason: str = ""
 
 
-class Taken(msgspec.Struct):
+class IntakeAnswer(msgspec.Struct):
     """What became of the records that were sent."""
 
     accepted: int

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from weir.online.errors import UNREADABLE
-from weir.streams.client.answers import AlertPage, Taken
+from weir.streams.client.answers import AlertPage, IntakeAnswer
 from weir.streams.errors import ShellError
 
 T = TypeVar("T")
@@ -90,9 +90,9 @@ def options(url: str | None, key: str | None, timeout_s: float) -> dict[str, Any
     }
 
 
-def send(path: str, records: Records) -> Call[Taken]:
+def send(path: str, records: Records) -> Call[IntakeAnswer]:
     """Append records."""
-    return Call("POST", path, Taken, content=_ndjson(records), content_type="application/x-ndjson")
+    return Call("POST", path, IntakeAnswer, content=_ndjson(records), content_type="application/x-ndjson")
 
 
 def decide(events: Records, deadline_ms: int | None) -> Call[dict[str, Any]]:

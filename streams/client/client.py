@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 import httpx
 
 from weir.streams.client import calls
-from weir.streams.client.answers import FeedEvent, Taken
+from weir.streams.client.answers import FeedEvent, IntakeAnswer
 from weir.streams.client.calls import RETRIED, Call, Records, ServiceError, T, Verdict, refusal, wait_s
 from weir.streams.client.server_sent import EventLines
 
@@ -62,11 +62,11 @@ class Client:
             time.sleep(wait_s(response))
         return call.read(response)
 
-    def send_events(self, records: Records) -> Taken:
+    def send_events(self, records: Records) -> IntakeAnswer:
         """Append events: records, or NDJSON as bytes. What is refused does not hold up the others."""
         return self._do(calls.send("/v1/events", records))
 
-    def send_labels(self, records: Records) -> Taken:
+    def send_labels(self, records: Records) -> IntakeAnswer:
         """Append labels, as ``send_events`` does."""
         return self._do(calls.send("/v1/labels", records))
 
@@ -154,11 +154,11 @@ class AsyncClient:
             await asyncio.sleep(wait_s(response))
         return call.read(response)
 
-    async def send_events(self, records: Records) -> Taken:
+    async def send_events(self, records: Records) -> IntakeAnswer:
         """See `Client.send_events`."""
         return await self._do(calls.send("/v1/events", records))
 
-    async def send_labels(self, records: Records) -> Taken:
+    async def send_labels(self, records: Records) -> IntakeAnswer:
         """See `Client.send_labels`."""
         return await self._do(calls.send("/v1/labels", records))
 

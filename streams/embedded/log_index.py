@@ -28,7 +28,7 @@ Lanes = dict[tuple[str, int], tuple[int, float]]
 """By topic and partition the next offset, and the newest time of a record so far."""
 
 
-class _Stored(msgspec.Struct, array_like=True):
+class _StoredIndex(msgspec.Struct, array_like=True):
     size: int
     """Bytes of the file of frames."""
     topics: list[str]
@@ -118,7 +118,7 @@ class FrameIndex:
 
     def write(self, path: Path) -> None:
         """Store it durably."""
-        stored = _Stored(self.end, self._topics, self.rows.tobytes())
+        stored = _StoredIndex(self.end, self._topics, self.rows.tobytes())
         write_durably(path, lambda file: file.write(pack(_MAGIC, msgspec.msgpack.encode(stored))))
 
     @classmethod
@@ -128,7 +128,7 @@ class FrameIndex:
             return None
         with path.open("rb") as file:
             payload = read_payload(file, 0, path.stat().st_size, _MAGIC)
-        stored = msgspec.msgpack.decode(payload, type=_Stored) if payload is not None else None
+        stored = msgspec.msgpack.decode(payload, type=_StoredIndex) if payload is not None else None
         if stored is None or stored.size != size:
             return None
         made = cls(size)

@@ -21,9 +21,9 @@ from weir.streams.errors import BrokerError, WeirError
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.ops.web import CONTENT_TYPE, Exposition
 from weir.streams.redis.store_errors import StoreUnavailable
-from weir.streams.service.access.guard import Guard
+from weir.streams.service.access.access_guard import Guard
 from weir.streams.service.front_page import front_page
-from weir.streams.service.problems import ANSWERS, Overloaded, Problem
+from weir.streams.service.problems import ANSWERS, OverloadError, Problem
 from weir.streams.service.service import Service
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ async def _problem(_: Request, error: Exception) -> Response:
 
 
 async def _unreachable(_: Request, error: Exception) -> Response:
-    return Overloaded(str(error)).response()
+    return OverloadError(str(error)).response()
 
 
 async def _mistake(_: Request, error: Exception) -> Response:

@@ -57,7 +57,7 @@ class ServiceLog(Protocol):
 
         Raises
         ------
-        Overloaded
+        OverloadError
             Too much waits already (503).
         LogFull
             The disk has no room (507); nothing was appended.

@@ -63,7 +63,7 @@ class Problem(ShellError):  # noqa: N818 - RFC 9457 calls it so
         return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
 
 
-class Overloaded(Problem):
+class OverloadError(Problem):
     """More waits than this process can hold; the caller waits and sends again."""
 
     def __init__(self, detail: str, retry_after_s: int = 1) -> None:

@@ -13,14 +13,14 @@ from weir.streams.config.settings import Settings
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.service.access.access import Access
 from weir.streams.service.access.admin_routes import AdminRoutes
-from weir.streams.service.feed.feed import Feed
+from weir.streams.service.feed.feed_routes import Feed
 from weir.streams.service.intake.decisions import Decisions
 from weir.streams.service.intake.door import Door
 from weir.streams.service.ports import ServiceLog, Serving
-from weir.streams.service.store.store import Store
-from weir.streams.service.views.dead_letters import DeadLetters
+from weir.streams.service.store.alert_store import Store
+from weir.streams.service.views.dead_letter_routes import DeadLetters
 from weir.streams.service.views.entities import Entities
-from weir.streams.service.views.models import Models
+from weir.streams.service.views.model_routes import Models
 
 
 class View(Protocol):

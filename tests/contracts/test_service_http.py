@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from tests.contracts.service_modes import Served, deployed, embedded, fleet, label, purchase
-from weir.streams.service.access.audit_chain import verify
+from weir.streams.service.access.audit.audit_chain import verify
 
 PATIENT = 60_000
 """Milliseconds for a decision: what it takes on a busy machine."""

@@ -22,11 +22,11 @@ from sqlalchemy import Engine, text
 from tests.service.store_records import NOW, contents, project, some
 from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
+from weir.streams.service.access.access_database import access_database
 from weir.streams.service.access.api_keys import KeyStore, digest
-from weir.streams.service.access.audit import _keep, _taken_from, anchors_in, leave
-from weir.streams.service.access.audit_chain import Link
-from weir.streams.service.access.database import access_database
-from weir.streams.service.access.sessions import Session, SessionStore
+from weir.streams.service.access.audit.audit_chain import Link
+from weir.streams.service.access.audit.audit_trail import _keep, _taken_from, anchors_in, leave
+from weir.streams.service.access.login.sessions import Session, SessionStore
 from weir.streams.service.store.alert_queries import (
     AlertFilter,
     Sort,

@@ -18,7 +18,7 @@ from weir.streams.ops.metric_registry import Registry
 from weir.streams.records import Record
 from weir.streams.service.access.caller import administrator
 from weir.streams.service.app import create_app
-from weir.streams.service.feed.feed import Feed
+from weir.streams.service.feed.feed_routes import Feed
 from weir.streams.service.service import Service
 
 _TASK = """

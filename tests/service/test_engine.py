@@ -24,7 +24,7 @@ from weir.streams.errors import LogFull, UsageError
 from weir.streams.records import Record, RecordBatch
 from weir.streams.service.embedded.appends import joined
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
-from weir.streams.service.problems import NoLongerKept, Overloaded, Problem
+from weir.streams.service.problems import NoLongerKept, OverloadError, Problem
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400.0
@@ -108,7 +108,7 @@ async def test_a_directory_that_is_gone_ends_the_service_and_tells_everybody(
     log, faults = log_in(tmp_path), list[str]()
     log.on_fault = faults.append
     await log.start()
-    monkeypatch.setattr("weir.streams.service.embedded.engine.shutil.disk_usage", gone)
+    monkeypatch.setattr("weir.streams.service.embedded.service_engine.shutil.disk_usage", gone)
     # Also the one whose records were being appended: it would wait for ever.
     for n in range(2):
         with pytest.raises(Problem, match="No such file or directory"):
@@ -123,7 +123,7 @@ async def test_more_than_may_wait_is_refused_and_what_waits_is_not_lost(tmp_path
     log = log_in(tmp_path, intake={"waiting_records": 5})
     first = asyncio.create_task(log.append(topics.USER_EVENTS, [event(n) for n in range(8)]))
     await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match="8 records wait to be processed, at most 5 may"):
+    with pytest.raises(OverloadError, match="8 records wait to be processed, at most 5 may"):
         await log.append(topics.USER_EVENTS, [event(9)])
     await log.start()
     assert len(await first) == 8, "an append that is larger than the limit is taken where nothing waits"
@@ -153,7 +153,7 @@ async def test_a_full_disk_is_told_and_the_service_goes_on_when_there_is_room(tm
 
 async def test_a_disk_that_is_nearly_full_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(tmp_path) as log:
-        monkeypatch.setattr("weir.streams.service.embedded.engine._ROOM", 1 << 62)
+        monkeypatch.setattr("weir.streams.service.embedded.service_engine._ROOM", 1 << 62)
         with pytest.raises(Problem, match="have to stay so; make room"):
             await log.append(topics.USER_EVENTS, [event(1)])
         monkeypatch.undo()
@@ -267,7 +267,7 @@ async def hear(log: EmbeddedServiceLog, topic: str) -> RecordBatch:
 
 async def test_time_passes_where_a_live_stream_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The quiet user is scored and labelled by a tick; the kill after it changes nothing."""
-    monkeypatch.setattr("weir.streams.service.embedded.engine.IDLE_S", 0.01)
+    monkeypatch.setattr("weir.streams.service.embedded.service_engine.IDLE_S", 0.01)
     now = [1.7e9]
     async with opened(tmp_path) as log:
         log.engine._clock = lambda: now[0]
@@ -291,7 +291,7 @@ async def test_time_passes_where_a_live_stream_stands_still(tmp_path: Path, monk
 async def test_a_history_that_is_loaded_does_not_jump_to_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weir.streams.service.embedded.engine.IDLE_S", 0.01)
+    monkeypatch.setattr("weir.streams.service.embedded.service_engine.IDLE_S", 0.01)
     async with opened(tmp_path) as log:
         log.engine._clock = lambda: 1.7e9 + 30 * DAY
         await log.append(topics.USER_EVENTS, [e._replace(ts=1.7e9 + 20 * DAY) for e in FEW])

@@ -14,7 +14,7 @@ import pytest
 from httpx import AsyncClient
 
 from tests.service.running import EVENT, listening, make_service, running
-from weir.streams.service.problems import Overloaded
+from weir.streams.service.problems import OverloadError
 
 pytestmark = pytest.mark.anyio
 GOOD = json.dumps(EVENT).encode()
@@ -159,7 +159,7 @@ async def test_too_much_that_waits_is_503_and_may_be_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def full(*_: object) -> None:
-        raise Overloaded("50,000 records wait")
+        raise OverloadError("50,000 records wait")
 
     async with running(tmp_path) as (service, client):
         with monkeypatch.context() as patch:

@@ -26,7 +26,7 @@ from weir.streams.service.store.alert_queries import AlertFilter, find_rows, his
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.learned import REMEMBERED, RecentExamples
 from weir.streams.service.store.projection import Piece, Projection
-from weir.streams.service.store.projector import Overtaken, Projector
+from weir.streams.service.store.projector import OvertakenError, Projector
 
 FOREVER_S = 1e12
 
@@ -135,7 +135,7 @@ async def follow(log: MemoryServiceLog, engine: Engine, steps: Any) -> None:
             dying(projector, k)
         try:
             await projector.catch_up()
-        except (CrashError, Overtaken):
+        except (CrashError, OvertakenError):
             projector = Projector(log, engine, FOREVER_S)
         if then == "restart":
             projector = Projector(log, engine, FOREVER_S)
@@ -146,7 +146,7 @@ async def follow(log: MemoryServiceLog, engine: Engine, steps: Any) -> None:
     while True:
         try:
             return await projector.catch_up()
-        except (CrashError, Overtaken):
+        except (CrashError, OvertakenError):
             projector = Projector(log, engine, FOREVER_S)
 
 

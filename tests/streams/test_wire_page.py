@@ -27,7 +27,7 @@ from weir.streams.config.topic_settings import TopicSettings
 from weir.streams.kafka.admin import dead_letters
 from weir.streams.kafka.admin.dead_letters import Done, Place, letter_of, read_done
 from weir.streams.offline_models.model_updates import decode_updates
-from weir.streams.service.access.audit_chain import verify
+from weir.streams.service.access.audit.audit_chain import verify
 from weir.streams.trainer import inputs
 from weir.streams.worker.inference.inference_wire import decode_answer, decode_request
 

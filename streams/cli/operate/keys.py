@@ -30,8 +30,8 @@ def _store(config: Path | None, directory: Path | None, *, make: bool = False) -
     """The keys; raises ``UsageError`` where there are none and ``make`` does not ask for their place."""
     settings = settings_of(config, None, {"serve.directory": directory})
     needed(("sqlalchemy", "fastapi"), "weir keys", "weir[serve]")
+    from weir.streams.service.access.access_database import access_database
     from weir.streams.service.access.api_keys import KeyStore
-    from weir.streams.service.access.database import access_database
     from weir.streams.service.store.database import SQLITE_FILE
 
     if not make and settings.serve.database is None and not (settings.serve.directory / SQLITE_FILE).exists():
@@ -106,7 +106,7 @@ def list_command(as_json: JsonOption = False, directory: DirectoryOption = None,
 
 
 def _audited(engine: Engine, action: str, key: ApiKey) -> None:
-    from weir.streams.service.access.audit import leave
+    from weir.streams.service.access.audit.audit_trail import leave
 
     leave(engine, action, f"key:{key.id}")
 

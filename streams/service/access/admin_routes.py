@@ -11,9 +11,9 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from weir.streams.config import topics
+from weir.streams.service.access.access_guard import tell_audit
 from weir.streams.service.access.api_keys import limits_of
 from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.guard import tell_audit
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.log_reading import every_record
 from weir.streams.service.problems import Problem

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import UsageError
 from weir.streams.service.access.api_keys import KeyStore
-from weir.streams.service.access.token_file import token_in
+from weir.streams.service.access.login.token_file import token_in
 
 if TYPE_CHECKING:
-    from weir.streams.service.access.oidc import SignOn
+    from weir.streams.service.access.login.oidc import SignOn
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def sign_on_of(serve: ServeSettings) -> SignOn | None:
             "[serve.access.oidc] issuer is set and [serve] public_url is not: sign-on has to know where to come "
             "back to; set it to what people write, such as https://weir.example.com"
         )
-    from weir.streams.service.access.oidc import SignOn  # its libraries are heavy, and most have no provider
+    from weir.streams.service.access.login.oidc import SignOn  # its libraries are heavy, and most have no provider
 
     return SignOn(serve.access.oidc)
 

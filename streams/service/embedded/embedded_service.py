@@ -14,9 +14,9 @@ from weir.streams.reject_limit import RejectPolicy
 from weir.streams.service.embedded.data_directory import DataDirectory
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
 from weir.streams.service.embedded.embedded_serving import EmbeddedServing
-from weir.streams.service.embedded.engine import Engine
 from weir.streams.service.embedded.group_commit import Step
 from weir.streams.service.embedded.output_log import OutputLog
+from weir.streams.service.embedded.service_engine import Engine
 from weir.streams.service.service import Service
 
 

@@ -24,9 +24,9 @@ from weir.streams.config import topics
 from weir.streams.records import RecordBatch
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.intake.answers import DECISIONS, DecisionAnswer, EventResult, TaskDecision
 from weir.streams.service.intake.decoding import Group
 from weir.streams.service.intake.door import Stream, beside
+from weir.streams.service.intake.intake_answers import DECISIONS, DecisionAnswer, EventResult, TaskDecision
 from weir.streams.service.intake.recent_decisions import RecentDecisions, key_of
 from weir.streams.service.ports import Outcome
 from weir.streams.service.problems import Problem

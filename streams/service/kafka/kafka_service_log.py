@@ -26,7 +26,7 @@ from weir.streams.records import Record, RecordBatch
 from weir.streams.redis.client import RedisClient
 from weir.streams.service.listeners import Listeners
 from weir.streams.service.ports import Decoded, Listener, Outcome, Span
-from weir.streams.service.problems import NoLongerKept, Overloaded
+from weir.streams.service.problems import NoLongerKept, OverloadError
 from weir.streams.worker.identity.partitioner import stored_partitioner
 from weir.streams.worker.identity.topic_check import identities
 
@@ -153,7 +153,9 @@ class KafkaServiceLog:
         """
         room = self._settings.serve.intake.waiting_records
         if self._waiting_records + len(records) > room:
-            raise Overloaded(f"{self._waiting_records} records wait for the brokers, allowed {room}; send again later")
+            raise OverloadError(
+                f"{self._waiting_records} records wait for the brokers, allowed {room}; send again later"
+            )
         repeats: Collection[int] = ()
         if self.repeats is not None and isinstance(decoded, DecodedEvents):
             repeats = self.repeats(topic, decoded.batch)

@@ -148,7 +148,7 @@ class Projector:
         recent = self._recent or RecentExamples()
         told = await asyncio.to_thread(self._projection.write, piece, recent)
         if told is None:
-            raise Overtaken(f"{piece.topic}-{piece.partition}: another process has written offset {piece.start}")
+            raise OvertakenError(f"{piece.topic}-{piece.partition}: another process has written offset {piece.start}")
         self._at[piece.topic, piece.partition] = piece.end
         self.wrote.set()
         self.wrote = asyncio.Event()
@@ -158,7 +158,7 @@ class Projector:
             await self._log.append(topics.CASE_EVENTS, records)
 
 
-class Overtaken(ShellError):  # noqa: N818 - named for what happened
+class OvertakenError(ShellError):
     """Another process writes the projection: look up how far it is."""
 
 

@@ -23,7 +23,7 @@ LOOKED_AT: Final = 20_000
 """Newest predictions of each partition in which an entity's scores are looked for."""
 
 
-class _Scored(msgspec.Struct):
+class _ScoredEvent(msgspec.Struct):
     task: str
     entity_id: str
     event_id: str
@@ -68,10 +68,10 @@ class Entities:
         newest = sorted(found, key=lambda score: -score.ts)[:scores]
         return {"entity": entity, "tables": [_table(row) for row in rows], "scores": msgspec.to_builtins(newest)}
 
-    async def _scores(self, entity: str) -> list[_Scored]:
+    async def _scores(self, entity: str) -> list[_ScoredEvent]:
         key = entity.encode()
         newest = every_record(self._service.log, topics.PREDICTIONS, newest=LOOKED_AT)
-        return [msgspec.json.decode(p.record.value, type=_Scored) async for p in newest if p.record.key == key]
+        return [msgspec.json.decode(p.record.value, type=_ScoredEvent) async for p in newest if p.record.key == key]
 
 
 def _table(row: TableRow) -> Mapping[str, Any]:

@@ -22,10 +22,10 @@ from weir.streams.cli.operate.audit import audit_app
 from weir.streams.cli.operate.keys import keys_app
 from weir.streams.config import topics
 from weir.streams.records import Record
-from weir.streams.service.access import audit
-from weir.streams.service.access.audit_chain import GENESIS, Link, chained, verify
+from weir.streams.service.access.audit import audit_trail as audit
+from weir.streams.service.access.audit.audit_chain import GENESIS, Link, chained, verify
 from weir.streams.service.log_reading import every_record
-from weir.streams.service.problems import Overloaded
+from weir.streams.service.problems import OverloadError
 from weir.streams.service.service import Service
 
 pytestmark = pytest.mark.anyio
@@ -198,7 +198,7 @@ async def test_what_cannot_be_written_waits_and_is_then_written_once(
             nonlocal refused
             if topic == topics.AUDIT and refused:
                 refused -= 1
-                raise Overloaded("too much waits")
+                raise OverloadError("too much waits")
             return await real(topic, records, decoded)
 
         monkeypatch.setattr(service.log, "append", append)

@@ -9,15 +9,15 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse
 
 from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.login_state import local, state_in
+from weir.streams.service.access.login.login_state import local, state_in
+from weir.streams.service.access.login.sessions import csrf_token_of
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.access.sessions import csrf_token_of
 from weir.streams.service.problems import Problem
 from weir.streams.text import printable
 
 if TYPE_CHECKING:
     from weir.streams.service.access.access import Access
-    from weir.streams.service.access.oidc import SignOn
+    from weir.streams.service.access.login.oidc import SignOn
 
 Known = Annotated[Caller, needs("")]
 

@@ -25,7 +25,7 @@ from weir.streams.service.feed.feed_client import FeedClient
 from weir.streams.service.feed.feed_filter import FeedFilter
 from weir.streams.service.feed.feed_item import KINDS, Kind
 from weir.streams.service.feed.place import LETTERS, Place, Shard
-from weir.streams.service.problems import Overloaded, Problem
+from weir.streams.service.problems import OverloadError, Problem
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -168,9 +168,9 @@ class Feed:
     async def _begin(self, query: FeedQuery, caller: Caller, header: str | None) -> tuple[FeedFilter, Place]:
         """What the client gets, and from where; raises a ``Problem`` where it cannot."""
         if self._closed:
-            raise Overloaded(f"no feed: {self._closed}")
+            raise OverloadError(f"no feed: {self._closed}")
         if len(self.fan_out.clients) >= self._settings.clients:
-            raise Overloaded(f"{self._settings.clients} clients follow already; raise [serve.feed] clients", 5)
+            raise OverloadError(f"{self._settings.clients} clients follow already; raise [serve.feed] clients", 5)
         await self.fan_out.locate()
         wanted = self._wanted(query, caller)
         if text := header or query.last_event_id:

@@ -15,8 +15,8 @@ from weir.online.codec.wire import ID_CHARS, PRINTABLE, WORD_CHARS, Id, MadeId, 
 from weir.online.decisions.alert_state import Severity
 from weir.online.durations import Seconds
 from weir.streams.errors import in_words
+from weir.streams.service.access.access_guard import tell_audit
 from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.guard import tell_audit
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_queries import (

@@ -28,7 +28,7 @@ from weir.streams.service.embedded.group_commit import GroupCommit, Step
 from weir.streams.service.embedded.idle_streams import IDLE_S, IdleStreams
 from weir.streams.service.embedded.output_log import OutputLog
 from weir.streams.service.ports import Decoded
-from weir.streams.service.problems import Overloaded, Problem
+from weir.streams.service.problems import OverloadError, Problem
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
@@ -159,14 +159,14 @@ class Engine:
     # -- for callers, in the event loop -----------------------------------------------------------------------------
 
     def submit(self, append: Append) -> None:
-        """Queue records; raises ``Overloaded``, and ``Problem`` after a fault."""
+        """Queue records; raises ``OverloadError``, and ``Problem`` after a fault."""
         size = len(append.records)
         with self._wake:
             if self._fault or self._stopping:
                 raise _stopped(self._fault)
             # One append alone may be larger than the limit: it can not wait for less.
             if self._waiting and self._waiting + size > self._most_waiting:
-                raise Overloaded(
+                raise OverloadError(
                     f"{self._waiting} records wait to be processed, at most {self._most_waiting} may "
                     "([serve.intake] waiting_records); send again in a while"
                 )

@@ -1,0 +1,1 @@
+"""Who did what: records in a chain of digests."""

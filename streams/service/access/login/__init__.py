@@ -1,0 +1,1 @@
+"""Who people are: the token of the first start, sign-on by OpenID Connect, sessions in cookies."""
