@@ -3,4 +3,4 @@
 from weir.streams.client.answers import AlertPage, FeedEvent, RecordResult
 from weir.streams.client.client import AsyncClient, Client, ServiceError
 
-__all__ = ["AlertPage", "AsyncClient", "Client", "FeedEvent", "RecordResult", "ServiceError", "Taken"]
+__all__ = ["AlertPage", "AsyncClient", "Client", "FeedEvent", "IntakeAnswer", "RecordResult", "ServiceError"]

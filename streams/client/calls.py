@@ -60,7 +60,7 @@ class Call(Generic[T]):
         """The answer; raises ``ServiceError``."""
         error = None if response.is_success else refusal(response)
         # That every record was refused is told as a problem, with the same members.
-        if error is not None and not (self.answer is Taken and "results" in error.problem):
+        if error is not None and not (self.answer is IntakeAnswer and "results" in error.problem):
             raise error
         return msgspec.json.decode(response.content, type=self.answer)
 
