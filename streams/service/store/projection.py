@@ -43,19 +43,20 @@ class Projection:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def begin(self, epoch: str, rebuild: bool = False) -> None:
-        """Make sure that the tables are of the log ``epoch``; where they are not, or on demand, empty them."""
+    def begin(self, epoch: str, rebuild: bool = False) -> bool:
+        """Make sure that the tables are of the log ``epoch``; whether they were not, or on demand, and are empty now."""
         state = t.projection_state
         with self._engine.begin() as c:
             upsert(c, state, [{"id": 1, "epoch": epoch}], replace=False)
             held = c.execute(select(state.c.epoch).with_for_update()).scalar_one()
             if held == epoch and not rebuild:
-                return
+                return False
             why = "as asked" if held == epoch else f"they are of another log ({held}, this is {epoch})"
             log.warning("alerts are made anew from the log: %s", why)
             for table in t.PROJECTED:
                 c.execute(delete(table))
             c.execute(update(state).values(epoch=epoch))
+            return True
 
     def lease(self, writer: str, now: float, for_s: float) -> bool:
         """Whether ``writer`` may write until ``now + for_s``: nobody else does.

@@ -68,7 +68,8 @@ class Projector:
         while True:
             try:
                 if not begun:
-                    await asyncio.to_thread(self._projection.begin, self._log.epoch, self._rebuild)
+                    if await asyncio.to_thread(self._projection.begin, self._log.epoch, self._rebuild):
+                        self.trouble = "alerts are being made anew from the log: the list is not whole yet"
                     begun = True
                 if await self._leads():
                     await self.catch_up()
