@@ -44,7 +44,7 @@ class Projection:
         self._engine = engine
 
     def begin(self, epoch: str, rebuild: bool = False) -> bool:
-        """Make sure that the tables are of the log ``epoch``; whether they were not, or on demand, and are empty now."""
+        """Make sure that the tables are of the log ``epoch``; whether they were emptied: of another, or on demand."""
         state = t.projection_state
         with self._engine.begin() as c:
             upsert(c, state, [{"id": 1, "epoch": epoch}], replace=False)
