@@ -43,6 +43,7 @@ def test_a_wheel_holds_one_package(wheel: Path) -> None:
     assert {name.split("/")[0] for name in files} == {"weir"}
     assert modules == {
         "weir/__init__.py",
+        "weir/client.py",
         *(f"weir/{p.relative_to(REPOSITORY)}" for folder in OWN for p in (REPOSITORY / folder).rglob("*.py")),
     }
     assert {"weir/py.typed", "weir/streams/demo/tasks/fraud.toml"} <= set(files)
