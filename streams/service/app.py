@@ -42,6 +42,8 @@ def create_app(service: Service) -> FastAPI:
     app.state.service, app.state.exposition = service, Exposition(service.metrics)
     for routed in (*service.parts, *service.views):
         app.include_router(routed.router, prefix="/v1", responses=ANSWERS)
+    if service.console is not None:
+        app.include_router(service.console.router)
     for path, answer in (("/", front_page), ("/health", _health), ("/ready", _ready), ("/metrics", _metrics)):
         app.add_api_route(path, answer, include_in_schema=False)
     app.add_exception_handler(Problem, _problem)
@@ -118,16 +120,24 @@ def _json(document: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(document), status, media_type="application/json")
 
 
-async def _problem(_: Request, error: Exception) -> Response:
-    return cast(Problem, error).response()
+async def _problem(request: Request, error: Exception) -> Response:
+    return _told(request, cast(Problem, error))
 
 
-async def _unreachable(_: Request, error: Exception) -> Response:
-    return OverloadError(str(error)).response()
+def _told(request: Request, problem: Problem) -> Response:
+    """A page where a person asked for one, problem+json for programs."""
+    console = request.app.state.service.console
+    if console is not None and console.answers(request):
+        return cast(Response, console.problem(request, problem))
+    return problem.response()
 
 
-async def _mistake(_: Request, error: Exception) -> Response:
-    return Problem(422, "Not usable", str(error)).response()
+async def _unreachable(request: Request, error: Exception) -> Response:
+    return _told(request, OverloadError(str(error)))
+
+
+async def _mistake(request: Request, error: Exception) -> Response:
+    return _told(request, Problem(422, "Not usable", str(error)))
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -139,7 +149,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     elif allowed := (refused.headers or {}).get("Allow"):
         detail += f"; it takes {allowed}"
     title = HTTPStatus(refused.status_code).phrase.capitalize()
-    return Problem(refused.status_code, title, detail, headers=refused.headers).response()
+    return _told(request, Problem(refused.status_code, title, detail, headers=refused.headers))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -147,8 +157,9 @@ async def _invalid(request: Request, error: Exception) -> Response:
     where = ".".join(str(part) for part in first["loc"][1:])
     if not where and "json" not in request.headers.get("content-type", ""):  # curl -d calls everything a form
         detail = "the body is none that is called JSON; send a JSON object with Content-Type: application/json"
-        return Problem(422, "Not valid", detail, parameter="body", value=request.headers.get("content-type")).response()
+        kind = request.headers.get("content-type")
+        return _told(request, Problem(422, "Not valid", detail, parameter="body", value=kind))
     where = where or "body"
     value = first.get("input")
     shown = value if isinstance(value, str | int | float | bool) else None
-    return Problem(422, "Not valid", f"{where}: {first['msg']}", parameter=where, value=shown).response()
+    return _told(request, Problem(422, "Not valid", f"{where}: {first['msg']}", parameter=where, value=shown))

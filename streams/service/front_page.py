@@ -1,15 +1,16 @@
-"""What a person sees who opens the address of the service: what it is, and where to go on."""
+"""What is at the address of the service: the way to the console for people, and what there is for programs."""
 
 from __future__ import annotations
 
-from html import escape
 from importlib.metadata import version
 from typing import Final
 
 import msgspec
 from fastapi import Request, Response
+from starlette.responses import RedirectResponse
 
 _PLACES: Final = {
+    "/console/": "pages for people",
     "/v1/me": "who you are here, and what that allows",
     "/v1/tasks": "the tasks that it serves, and how well they do",
     "/v1/alerts": "alerts",
@@ -23,11 +24,8 @@ _DOCS: Final = "docs/SERVE.md of its source says how to use it; weir send, weir 
 
 
 def front_page(request: Request) -> Response:
-    """A short page for browsers, JSON for programs; says nothing that one would have to sign on for."""
-    name = f"Weir {version('weir')}"
-    if "text/html" not in request.headers.get("accept", ""):
-        document = {"name": name, "docs": _DOCS, "places": _PLACES}
-        return Response(msgspec.json.encode(document), media_type="application/json")
-    rows = "".join(f'<li><a href="{path}">{path}</a>: {escape(what)}</li>' for path, what in _PLACES.items())
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
-    return Response(f"{head}<h1>{name}</h1><p>{escape(_DOCS)}</p><ul>{rows}</ul></html>", media_type="text/html")
+    """The console for browsers, JSON for programs; says nothing that one would have to sign on for."""
+    if "text/html" in request.headers.get("accept", "") and request.app.state.service.console is not None:
+        return RedirectResponse("/console/", 303)
+    document = {"name": f"Weir {version('weir')}", "docs": _DOCS, "places": _PLACES}
+    return Response(msgspec.json.encode(document), media_type="application/json")

@@ -13,6 +13,7 @@ from weir.streams.config.settings import Settings
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.service.access.access import Access
 from weir.streams.service.access.admin_routes import AdminRoutes
+from weir.streams.service.console.console import Console
 from weir.streams.service.feed.feed_routes import Feed
 from weir.streams.service.intake.decisions import Decisions
 from weir.streams.service.intake.door import Door
@@ -60,6 +61,8 @@ class Service:
         self.feed, self.store = Feed(self), Store(self)
         self.parts: list[Part] = [self.door, self.decisions, self.feed, self.store]
         self.views: list[View] = [self.access, AdminRoutes(self), Models(self), Entities(self), DeadLetters(self)]
+        self.console: Console | None = Console(self)
+        """Pages for people; none where only programs are served."""
         self._parts, self._running = AsyncExitStack(), AsyncExitStack()
         self.fault = ""
         """Why the process has to end, where it has."""

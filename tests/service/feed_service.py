@@ -68,6 +68,7 @@ class FeedService:
             metrics=self.metrics,
             fail=self.faults.append,
             views=[],
+            console=None,
         )
         self.service = cast(Service, parts)
         self.feed = Feed(self.service)

@@ -112,6 +112,5 @@ async def test_the_address_that_is_printed_shows_what_this_is(tmp_path: Path) ->
         told = (await client.get("/")).json()
         # What stands there exists; a method that it does not take is asked for, because the feed never ends.
         found = [(await client.put(path)).status_code for path in told["places"]]
-    assert page.headers["Content-Type"].startswith("text/html")
-    assert all(f'href="{path}"' in page.text for path in told["places"])
+    assert (page.status_code, page.headers["Location"]) == (303, "/console/")
     assert set(found) == {405}

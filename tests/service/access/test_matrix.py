@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,16 @@ from weir.streams.service.problems import Problem
 from weir.streams.service.service import Service
 
 pytestmark = pytest.mark.anyio
-PUBLIC = {"/", "/health", "/ready", "/metrics", "/openapi.json", "/v1/login", "/v1/login/callback"}
+PUBLIC = {
+    "/",
+    "/health",
+    "/ready",
+    "/metrics",
+    "/openapi.json",
+    "/v1/login",
+    "/v1/login/callback",
+    "/console/assets/{version}/{name:path}",
+}
 """Routes for everybody: they tell nothing of anybody, and are how somebody becomes known."""
 ALLOWED = 418
 
@@ -37,15 +46,21 @@ class Place(NamedTuple):
 
 def places(app: FastAPI) -> Iterator[Place]:
     """Every route with the scopes that its dependencies name."""
-    for route in app.routes:
-        within = getattr(route, "original_router", None)
-        inner: list[tuple[Any, str]] = [(route, "")] if within is None else [(r, "/v1") for r in within.routes]
-        for found, prefix in inner:
-            dependant: Any = getattr(found, "dependant", None)
-            asked = [] if dependant is None else dependant.dependencies
-            scopes = tuple(d.call.scope for d in asked if hasattr(d.call, "scope"))
-            for method in sorted(found.methods - ({"HEAD"} if "GET" in found.methods else set())):
-                yield Place(method, prefix + found.path, scopes)
+    for found, prefix in within(app.routes, ""):
+        dependant: Any = getattr(found, "dependant", None)
+        asked = [] if dependant is None else dependant.dependencies
+        scopes = tuple(d.call.scope for d in asked if hasattr(d.call, "scope"))
+        for method in sorted(found.methods - ({"HEAD"} if "GET" in found.methods else set())):
+            yield Place(method, prefix + found.path, scopes)
+
+
+def within(routes: Sequence[Any], prefix: str) -> Iterator[tuple[Any, str]]:
+    """Routes with what stands before their paths, those of included routers too."""
+    for route in routes:
+        if (router := getattr(route, "original_router", None)) is None:
+            yield route, prefix
+        else:
+            yield from within(router.routes, prefix + route.include_context.prefix)
 
 
 async def status_of(client: AsyncClient, place: Place, headers: dict[str, str]) -> int:

@@ -1,0 +1,52 @@
+// Draws uPlot from a JSON block: <div class="chart" data-chart="ID"></div> <script type="application/json" id="ID">.
+// {"x": [epoch seconds], "series": [{"label", "values", "colour": "--bar", "points": true, "dash": false, "band": [i, j]}], "marks": [{"x", "label"}], "range": [0, 1]}
+export function draw(box) {
+  const said = JSON.parse(document.getElementById(box.dataset.chart).textContent);
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => style.getPropertyValue(name).trim();
+  const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") }, font: "11px system-ui" };
+  const series = said.series.map((one) => ({
+    label: one.label,
+    stroke: colour(one.colour ?? "--bar"),
+    width: one.points ? 0 : 1.8,
+    dash: one.dash ? [6, 4] : undefined,
+    points: { show: Boolean(one.points), size: 6, fill: colour(one.colour ?? "--bar") },
+    spanGaps: !one.points,
+    value: (_, value) => (value == null ? "–" : Number(value.toPrecision(4)).toLocaleString()),
+  }));
+  const bands = said.series.flatMap((one) => (one.band ? [{ series: one.band, fill: colour("--band") }] : []));
+  const marks = (plot) => {
+    for (const mark of said.marks ?? []) {
+      const x = Math.round(plot.valToPos(mark.x, "x", true));
+      if (x < plot.bbox.left || x > plot.bbox.left + plot.bbox.width) continue;
+      plot.ctx.save();
+      plot.ctx.strokeStyle = colour("--bar-2");
+      plot.ctx.fillStyle = colour("--soft");
+      plot.ctx.setLineDash([4, 4]);
+      plot.ctx.beginPath();
+      plot.ctx.moveTo(x, plot.bbox.top);
+      plot.ctx.lineTo(x, plot.bbox.top + plot.bbox.height);
+      plot.ctx.stroke();
+      plot.ctx.fillText(mark.label, x + 4, plot.bbox.top + 12 * devicePixelRatio);
+      plot.ctx.restore();
+    }
+  };
+  const height = Number(box.dataset.height ?? 200);
+  const options = {
+    width: Math.max(box.clientWidth, 200), height, series: [{}, ...series], bands, axes: [axis, { ...axis, size: 52 }],
+    scales: { y: said.range ? { range: said.range } : {} }, cursor: { y: false }, hooks: { draw: [marks] },
+  };
+  box.replaceChildren();
+  const plot = new uPlot(options, [said.x, ...said.series.map((one) => one.values)], box);
+  new ResizeObserver(() => plot.setSize({ width: Math.max(box.clientWidth, 200), height })).observe(box);
+  plot.root.setAttribute("aria-hidden", "true"); // the table beside it says the same
+}
+
+export function drawAll(root = document) { for (const box of root.querySelectorAll("[data-chart]:empty")) draw(box); }
+
+if (document.querySelector("[data-chart]") || document.body) {
+  drawAll();
+  document.addEventListener("htmx:after:swap", () => drawAll());
+  new MutationObserver(() => { for (const box of document.querySelectorAll("[data-chart]")) draw(box); })
+    .observe(document.documentElement, { attributeFilter: ["data-theme"] });
+}

@@ -1,0 +1,58 @@
+"""The console: its pages and assets, under ``/console``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import RedirectResponse
+
+from weir.streams.service.access.caller import Caller
+from weir.streams.service.access.scopes import needs
+from weir.streams.service.console.assets import Assets
+from weir.streams.service.console.pages.alerts_pages import AlertsPages
+from weir.streams.service.console.rendering import Pages
+from weir.streams.service.problems import Problem
+
+if TYPE_CHECKING:
+    from weir.streams.service.service import Service
+
+
+class Console:
+    """Pages for people.
+
+    Parameters
+    ----------
+    service : what they show.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.assets = Assets()
+        self.pages = Pages(service, self.assets)
+        self.router = APIRouter(prefix="/console", include_in_schema=False)
+        self.router.get("/assets/{version}/{name:path}")(self.asset)
+        self.router.get("/")(self.begin)
+        for group in (AlertsPages(service, self.pages),):
+            self.router.include_router(group.router)
+
+    async def asset(self, request: Request, version: str, name: str) -> Response:
+        """A file that pages need; it says nothing of anybody, so everyone may have it."""
+        return self.assets.answer(request, version, name)
+
+    async def begin(self, caller: Caller = needs("")) -> Response:
+        """Where a person begins."""
+        del caller
+        return RedirectResponse("/console/alerts", 303)
+
+    def answers(self, request: Request) -> bool:
+        """Whether a problem of this request is shown as a page: a browser asked for one."""
+        asked = request.headers
+        wants_page = "text/html" in asked.get("accept", "") and "hx-request" not in asked
+        return request.url.path.startswith("/console") and wants_page
+
+    def problem(self, request: Request, problem: Problem) -> Response:
+        """What is wrong, as a page; where nobody is known, how to sign on."""
+        answer = self.pages.render(request, "problem.html", problem=problem)
+        answer.status_code = problem.status
+        answer.headers.update(problem.headers)
+        return answer

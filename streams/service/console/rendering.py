@@ -1,0 +1,149 @@
+"""Renders pages: templates, what each of them is told, and how values are written."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from urllib.parse import parse_qs, quote, urlencode
+
+from fastapi import Request, Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic import BaseModel, ValidationError
+
+from weir.streams.service.access.access_guard import nonce_of
+from weir.streams.service.access.caller import Caller
+from weir.streams.service.access.login.sessions import csrf_token_of
+from weir.streams.service.console.assets import Assets
+from weir.streams.service.problems import Problem
+
+if TYPE_CHECKING:
+    from weir.streams.service.service import Service
+
+_M = TypeVar("_M", bound=BaseModel)
+_FORM_BYTES: Final = 1 << 18
+_NOTHING: Final = "\u2013"
+
+
+class Place(NamedTuple):
+    """An entry of the navigation."""
+
+    path: str
+    name: str
+    key: str
+    """After ``g``, the key that goes there."""
+    scope: str
+
+
+PLACES: Final = (
+    Place("/console/alerts", "Alerts", "a", "alerts:read"),
+)  # fmt: skip
+
+
+class Pages:
+    """Makes answers of templates.
+
+    Parameters
+    ----------
+    service : whose pages they are.
+    assets : files that pages name.
+    """
+
+    def __init__(self, service: Service, assets: Assets) -> None:
+        self._service = service
+        loader = FileSystemLoader(Path(__file__).parent / "templates")
+        self._templates = Environment(
+            loader=loader, autoescape=True, undefined=StrictUndefined, auto_reload=False, trim_blocks=True,
+            lstrip_blocks=True,
+        )  # fmt: skip
+        self._templates.filters |= {"when": when, "number": number, "path": path, "query": urlencode}
+        self._templates.globals |= {"asset": assets.address}
+
+    def render(
+        self, request: Request, template: str, headers: Mapping[str, str] | None = None, **facts: Any
+    ) -> Response:
+        """The page or fragment ``template`` with these facts.
+
+        Parameters
+        ----------
+        headers : further ones, such as ``HX-Trigger``.
+        facts : what the template shows.
+        """
+        caller: Caller | None = request.scope["weir"].caller
+        cookie = self._service.access.cookies.get(request)
+        nonce = nonce_of(request)
+        known = {
+            "caller": caller,
+            "nonce": nonce,
+            "hx": Markup('hx-nonce="{}"').format(nonce),
+            "csrf": csrf_token_of(cookie) if caller is not None and caller.via == "session" and cookie else "",
+            "places": [p for p in PLACES if caller is not None and p.scope in caller.scopes],
+            "here": request.url.path,
+            "now": time.time(),
+            "tasks": [t.name for t in self._service.tasks if caller is not None and caller.sees(t.name)],
+            "sign_on": self._service.access.sign_on is not None,
+            "may": (caller.scopes if caller is not None else frozenset()).__contains__,
+        }
+        text = self._templates.get_template(template).render(known | facts)
+        return Response(text, headers=dict(headers or {}), media_type="text/html")
+
+
+async def said(request: Request, model: type[_M]) -> _M:
+    """What a form says, as the model that the same route of ``/v1`` takes; a field given twice is a list.
+
+    Raises ``Problem`` (413, 422).
+    """
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _FORM_BYTES:
+            raise Problem(413, "Too large", f"a form has at most {_FORM_BYTES} bytes", limit=_FORM_BYTES)
+    form = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
+    lists = {n for n, f in model.model_fields.items() if "list" in str(f.annotation) or "tuple" in str(f.annotation)}
+    given = {name: values if name in lists else values[-1] for name, values in form.items()}
+    try:
+        return model.model_validate({name: value for name, value in given.items() if value != ""})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Problem(422, "Not valid", f"{where}: {first['msg']}", parameter=where) from error
+
+
+def when(ts: float | None) -> Markup:
+    """A time as an element that the browser shows in its own zone; a dash for none.
+
+    >>> str(when(1_700_000_000.0))
+    '<time datetime="2023-11-14T22:13:20Z" data-when>2023-11-14 22:13:20 UTC</time>'
+    """
+    if ts is None:
+        return Markup(_NOTHING)
+    at = datetime.fromtimestamp(ts, UTC)
+    made = Markup('<time datetime="{}" data-when>{} UTC</time>')
+    return made.format(at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M:%S"))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for people: so many significant digits, thousands apart; a dash for none.
+
+    >>> number(0.12345), number(1234567.0), number(0)
+    ('0.123', '1,234,567', '0')
+    """
+    if value is None or math.isnan(value):
+        return _NOTHING
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    shown = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e" in shown and abs(value) >= 1 else shown
+
+
+def path(text: str) -> str:
+    """Text from outside as a part of an address.
+
+    >>> path("fraud:a/b?c")
+    'fraud%3Aa%2Fb%3Fc'
+    """
+    return quote(text, safe="")
