@@ -8,6 +8,8 @@ export PIP_NO_PYTHON_VERSION_WARNING = 1
 # One thread a process: kernels are single-threaded, and BLAS threads only fight over small matrices.
 export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
+# Some machines set it; then each of the hundreds of processes of the tests compiles all modules that it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint type bench bench-peers bench-protocols ci clean constraints format
