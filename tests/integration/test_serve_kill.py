@@ -11,21 +11,20 @@ import queue
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
-from tests.integration.kafka_broker import REPOSITORY, eventually
+from tests.integration.kafka_broker import eventually
+from tests.integration.serve_process import TOKEN, Served
 from tests.streams.host_runs import CHURN, FRAUD, tasks
 from weir.streams.client.answers import FeedEvent
 from weir.streams.client.client import Client
@@ -33,71 +32,15 @@ from weir.streams.config import topics
 from weir.streams.embedded.embedded_host import READ, EmbeddedHost
 from weir.streams.embedded.embedded_log import EmbeddedLog, LoggedBatch, read_directory
 from weir.streams.records import Record
-from weir.streams.service.run import listening
 from weir.streams.service.store.database import SQLITE_FILE
 from weir.streams.service.store.tables import PROJECTED
 from weir.streams.simulate import SimulationConfig, simulate
 
 pytestmark = pytest.mark.integration
 RUNS_S = float(os.environ.get("WEIR_KILL_S", "25"))
-TOKEN = "t" * 40
 OUTPUTS = (*topics.OUTPUTS, topics.DECISIONS)
 BODY = 40
 """Records of one request."""
-
-
-class Served:
-    """``weir serve`` as a process that is killed and started again."""
-
-    def __init__(self, folder: Path, tasks: Mapping[str, str]) -> None:
-        self.directory = folder / "data"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-        self._files = [f"{name}.toml" for name in tasks]
-        for name, text in tasks.items():
-            (folder / f"{name}.toml").write_text(text)
-        with listening("127.0.0.1", 0) as free:
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.up = threading.Event()
-        self.starts = 0
-
-    def start(self, *options: str) -> None:
-        self.log = log = self._folder / f"serve-{self.starts}.log"
-        self.starts += 1
-        command = [sys.executable, "-m", "weir.streams.cli.main", "serve", *self._files]
-        command += ["--port", str(self.port), *options]
-        environment = {
-            **os.environ, "PYTHONPATH": str(REPOSITORY), "WEIR_SERVE__ACCESS__TOKEN": TOKEN,
-            "WEIR_SERVE__DIRECTORY": str(self.directory), "WEIR_SERVE__CHECKPOINT_EVERY_S": "1.5",
-        }  # fmt: skip
-        with log.open("wb") as file:
-            self._process = subprocess.Popen(command, cwd=self._folder, env=environment, stdout=file, stderr=file)
-        while "ready: " not in log.read_text():
-            assert self._process.poll() is None, log.read_text()
-            time.sleep(0.02)
-        self.up.set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        assert self._process is not None
-        return self._process.pid
-
-    def end(self, how: signal.Signals) -> int:
-        """Send the signal; the exit status."""
-        assert self._process is not None
-        self.up.clear()
-        self._process.send_signal(how)
-        return self._process.wait(30)
 
 
 class Load:

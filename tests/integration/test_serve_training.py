@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.integration.kafka_broker import eventually
-from tests.integration.test_serve_kill import TOKEN, Served
+from tests.integration.serve_process import TOKEN, Served
 from tests.service.test_engine_trainer import BLOCKS, HALF
 from tests.streams.test_trainer_embedded import TASK
 from weir.streams.client.client import Client

@@ -1,0 +1,61 @@
+"""A service with something to look at: simulated streams up to now, with open alerts of all three tasks of the demo."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.integration.kafka_broker import REPOSITORY, eventually
+from tests.integration.serve_process import TOKEN, Served
+from weir.streams.client.client import Client
+from weir.streams.config import topics
+from weir.streams.simulate import SimulationConfig, simulate
+
+TASKS = {path.stem: path.read_text() for path in sorted((REPOSITORY / "streams/demo/tasks").glob("*.toml"))}
+DAYS = 24
+_DAY_S = 86_400.0
+
+
+def streams(end: float, events: int = 60_000) -> SimulationConfig:
+    """Streams that end at ``end``: event time is the service's clock, and the last days have no labels yet."""
+    return SimulationConfig(
+        seed=7, users=700, merchants=80, devices=24, days=DAYS, events=events, start_ts=end - DAYS * _DAY_S,
+        fraud_share=0.03, drift_at=0.7, label_delay_days=0.5, churn_share=0.6, days_between_failures=6.0,
+        device_event_share=0.3, block_s=_DAY_S / 4,
+    )  # fmt: skip
+
+
+def filled(folder: Path, events: int = 60_000, tasks: dict[str, str] | None = None) -> Served:
+    """A service of the demo's tasks in ``folder`` that was sent the streams; who asks for it ends it."""
+    served = Served(folder, TASKS if tasks is None else tasks)
+    try:
+        served.start()
+        with Client(served.url, TOKEN) as client:
+            fill(client, events)
+    except BaseException:
+        served.__exit__()
+        raise
+    return served
+
+
+def fill(client: Client, events: int) -> None:
+    """Send the streams block by block: what came a day later than newer events would be late."""
+    refused = 0
+    for block in simulate(streams(time.time() - 60.0, events)):
+        for topic, records in block.topics.items():
+            if body := b"\n".join(record[1] for record in records):
+                send = client.send_labels if topic == topics.LABELS else client.send_events
+                refused += send(body).refused
+    assert refused, "the simulator's malformed records were to be dead letters"
+    eventually(lambda: set(open_alerts(client)) == set(TASKS), 30, "open alerts of every task")
+
+
+def open_alerts(client: Client) -> Counter[str]:
+    """How many alerts are open, by task."""
+    return Counter(alert["task"] for alert in client.alerts() if alert["state"] in ("open", "escalated"))
+
+
+def an_alert(client: Client, task: str = "fraud") -> str:
+    """The newest open alert of a task."""
+    return next(str(a["alert_id"]) for a in client.alerts(task=task) if a["state"] in ("open", "escalated"))
