@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,19 @@ from weir.online.codec.wire import Alert, CaseEvent, Reason
 from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.records import Record
-from weir.streams.service.store.alert_queries import AlertFilter, Sort, find_rows, history_of, list_alerts
+from weir.streams.service.store.alert_filter import AlertFilter
+from weir.streams.service.store.alert_queries import Sort, find_rows, history_of, list_alerts
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.learned import RecentExamples
 from weir.streams.service.store.projection import Piece, Projection
 from weir.streams.service.store.projector import PIECE
+from weir.streams.service.store.queue_queries import facets_of
 
 START = 1_700_000_000.0
 SEVERITIES = ("low", "low", "medium", "medium", "high", "critical")
+
+
+QUEUE = AlertFilter(waits_for="analyst-3", held="exclude", snoozed="exclude")
 
 
 def alert(n: int, status: str, rng: random.Random) -> Record:
@@ -99,6 +105,9 @@ def lists(n: int) -> dict[str, tuple[AlertFilter, Sort]]:
         "search: a reason": (AlertFilter(q="spend_count"), "newest"),
         "search: nothing": (AlertFilter(q="no such words"), "newest"),
         "search: open": (AlertFilter(q="0.77x", state="open"), "newest"),
+        "the queue": (QUEUE, "expected_loss"),
+        "the queue, newest": (QUEUE, "newest"),
+        "the queue of a task": (replace(QUEUE, task="devices"), "expected_loss"),
     }
 
 
@@ -120,12 +129,12 @@ def pages(connection: Connection, of: AlertFilter, sort: Sort) -> None:
         list_alerts(connection, of, sort, page.next, 50, START)
 
 
-def measure(engine: Engine, alerts: int) -> dict[str, Any]:
+def measure(engine: Engine, alerts: int, open_share: float) -> dict[str, Any]:
     """Fill the tables, then ask."""
     rng, projection = random.Random(1), Projection(engine)
     projection.begin("bench")
     result: dict[str, Any] = {"database": engine.dialect.name, "alerts": alerts}
-    made = lambda n: alert(n, "open" if rng.random() < 0.005 else "resolved", rng)  # noqa: E731
+    made = lambda n: alert(n, "open" if rng.random() < open_share else "resolved", rng)  # noqa: E731
     result["alert_records_per_s"] = fill(projection, topics.ALERTS, alerts, made)
     judged = alerts // 20
     result["verdicts_per_s"] = fill(projection, topics.CASE_EVENTS, judged, lambda n: verdict(n * 11 + 1, n))
@@ -140,6 +149,10 @@ def measure(engine: Engine, alerts: int) -> dict[str, Any]:
         times["one, with its history"] = timed(
             connection, lambda c: [find_rows(c, ["fraud:user-12:pay-12"], None), history_of(c, "fraud:user-12:pay-12")]
         )
+        for name, of in {
+            "facets of all": AlertFilter(), "facets of the queue": QUEUE, "facets of a day": AlertFilter(since=START),
+        }.items():  # fmt: skip
+            times[name] = timed(connection, lambda c, of=of: facets_of(c, of, START))  # type: ignore[misc]
     print("  two pages of 50                 ms   processor ms")
     for name, (waited, worked) in times.items():
         print(f"  {name:26s} {waited:8.2f}       {worked:8.2f}")
@@ -151,12 +164,13 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--alerts", type=int, default=1_000_000)
+    parser.add_argument("--open", type=float, default=0.005, help="share of alerts that are open")
     parser.add_argument("--database", help="a URL; SQLite in a temporary directory without")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         settings = ServeSettings.model_validate({"directory": Path(directory), "database": given.database})
         engine = open_database(settings)
-        result = measure(engine, given.alerts)
+        result = measure(engine, given.alerts, given.open)
         engine.dispose()
     json.dump(result, sys.stdout)
     print()

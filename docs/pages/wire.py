@@ -125,6 +125,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "version": "Version in the registry, a whole number from 1 on.",
     "action": "What becomes of the version.",
     "CaseEvent.action": "What was done.",
+    "CaseEvent.feature": "The reason that is snoozed.",
     "verdict": "What the alert was.",
     "note": "What its author says, in words.",
     "digest": "Of the version's manifest.",

@@ -251,6 +251,9 @@ class CaseEvent(WireModel):
 
     An event counts if the alert is as its author saw it (``expects``), and if nobody else has claimed it where it
     claims it; else it stays in the history of the alert as refused.
+
+    A person may also snooze alerts that do not exist yet: those of an entity, or those with a reason (``snoozes``). The
+    ``alert_id`` is then the name of the snooze, and no alert has it.
     """
 
     v: Version = VERSION
@@ -258,9 +261,11 @@ class CaseEvent(WireModel):
     """Which event; a repeat of it is dropped."""
     alert_id: MadeId
     task: Id
-    entity_id: Id
-    action: Literal["verdict", "undo", "assign", "release", "note", "snooze", "learned"]
-    """``learned`` is the service's own: the online model has learned a verdict."""
+    entity_id: Id | None = None
+    """Whose alert it is; absent where a reason is snoozed."""
+    action: Literal["verdict", "undo", "assign", "release", "note", "hold", "escalate", "snooze", "unsnooze", "learned"]
+    """``learned`` is the service's own: the online model has learned a verdict. A ``snooze`` without ``snoozes`` is a
+    ``hold``, as it was called before."""
     by: Id
     """Who did it; ``weir`` for the service."""
     at: Timestamp
@@ -272,7 +277,10 @@ class CaseEvent(WireModel):
     assignee: Id | None = None
     """Whose the alert is from now on."""
     until: Timestamp | None = None
-    """When a claim or a snooze ends."""
+    """When a claim, a hold or a snooze ends."""
+    snoozes: Literal["entity", "reason"] | None = None
+    """What is snoozed: alerts of ``entity_id``, or those whose strongest reason is ``feature``."""
+    feature: Id | None = None
     expects: Count | None = None
     """The version of the case that its author saw."""
     state: Literal["open", "escalated", "resolved"] | None = None

@@ -173,14 +173,14 @@ def test_a_verdict_resolves_an_alert_and_is_learned_and_undone(served: Served) -
     assert served.http.post(f"/v1/alerts/{alert}/undo").status_code == 409
 
 
-def test_an_alert_is_claimed_noted_and_snoozed(served: Served) -> None:
+def test_an_alert_is_claimed_noted_and_put_aside(served: Served) -> None:
     user = served.user()
     served.client.send_events([purchase(user, 0)])
     at = f"/v1/alerts/{alert_of(served, user)['alert_id']}"
     assert served.http.post(f"{at}/assign", json={"assignee": "ben"}).json()["assignee"] == "ben"
     assert served.http.post(f"{at}/notes", json={"note": "waits for the bank"}).status_code == 200
-    snoozed = served.http.post(f"{at}/snooze", json={"for_s": "4h"})
-    assert (snoozed.status_code, snoozed.headers["ETag"]) == (200, '"3"')
+    held = served.http.post(f"{at}/hold", json={"for_s": "4h"})
+    assert (held.status_code, held.headers["ETag"]) == (200, '"3"')
     stale = served.http.post(f"{at}/notes", json={"note": "mine"}, headers={"If-Match": '"1"'})
     assert (stale.status_code, stale.json()["version"]) == (409, 3)
 

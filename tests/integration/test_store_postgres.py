@@ -19,6 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, text
 
+from tests.service.running import TASKS
 from tests.service.store_records import NOW, contents, project, some
 from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
@@ -27,8 +28,8 @@ from weir.streams.service.access.api_keys import KeyStore, digest
 from weir.streams.service.access.audit.audit_chain import Link
 from weir.streams.service.access.audit.audit_trail import _keep, _taken_from, anchors_in, leave
 from weir.streams.service.access.login.sessions import Session, SessionStore
+from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import (
-    AlertFilter,
     Sort,
     happenings_of,
     history_of,
@@ -40,7 +41,9 @@ from weir.streams.service.store.alert_queries import (
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.learned import RecentExamples
 from weir.streams.service.store.projection import Piece, Projection
+from weir.streams.service.store.queue_queries import budget_left, facets_of
 from weir.streams.service.store.tables import metadata
+from weir.streams.task_files import load_task
 
 pytestmark = pytest.mark.integration
 BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
@@ -95,6 +98,8 @@ def queries() -> Iterator[tuple[AlertFilter, Sort, int]]:
         {"assignee": "ben"}, {"assignee": ""}, {"verdict": "none"}, {"verdict": "confirmed", "min_score": 0.5},
         {"since": NOW + 100, "until": NOW + 300}, {"q": "u9"}, {"q": "e17"}, {"q": "7 eur"}, {"q": "100% über_"},
         {"q": "100% Über_"}, {"q": "\\"}, {"tasks": frozenset({"churn"})}, {"tasks": frozenset()},
+        {"waits_for": "ana", "held": "exclude", "snoozed": "exclude"}, {"waits_for": "Zoë", "task": "fraud"},
+        {"held": "only"}, {"snoozed": "only"}, {"snoozed": "exclude", "severity": "medium"},
     ]  # fmt: skip
     sorts: tuple[Sort, ...] = ("newest", "score", "severity", "expected_loss")
     for at, (of, sort) in enumerate(itertools.product(filters, sorts)):
@@ -109,15 +114,18 @@ def answers(engine: Engine) -> list[bytes]:
             cursor, now = None, NOW + 1300
             while True:
                 page = list_alerts(c, of, sort, cursor, limit, now)
+                found += [] if cursor else [facets_of(c, of, now)]
                 found.append(([shown(row, now) for row in page.rows], page.next, page.total))
                 if (cursor := page.next) is None:
                     break
         for n in range(0, ALERTS, 5):
             alert_id = f"fraud:u{n % 100}:e{n}"
-            found.append((history_of(c, alert_id), standing_values(c, alert_id)))
+            found.append(history_of(c, alert_id))
+        found.append(sorted(standing_values(c, [f"fraud:u{n % 100}:e{n}" for n in range(ALERTS)]).items()))
         found.append(sorted(outcomes_of(c, [f"c{n}" for n in range(2 * ALERTS)]).items()))
         found.append(happenings_of(c, frozenset({"fraud"}), None, 100))
-    return [msgspec.json.encode(each) for each in found]
+        found += [budget_left(c, [load_task(TASKS / "fraud.toml")], NOW + day) for day in (1300, 90_000)]
+    return [msgspec.json.encode(each, order="sorted") for each in found]
 
 
 def test_both_databases_hold_the_same_rows_and_give_the_same_answers(postgres: Engine, tmp_path: Path) -> None:

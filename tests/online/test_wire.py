@@ -39,6 +39,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "note": "called the customer",
         "assignee": "ben",
         "until": 1.8e9,
+        "snoozes": "entity",
+        "feature": "amount",
         "expects": 2,
         "state": "open",
         "version": 41,

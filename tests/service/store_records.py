@@ -41,6 +41,19 @@ def case_event(n: int, number: int, action: str, by: str = "ana", **more: Any) -
     return Record(event.alert_id.encode(), encode_model(event), event.at)
 
 
+def snooze(number: int, begins: bool, entity: bool, by: str = "ana") -> Record:
+    """Somebody snoozes one of six entities or one of two reasons, or ends that."""
+    task, kind = ("fraud", "churn")[number % 2], "entity" if entity else "reason"
+    of = f"u{number % 6}" if entity else ("amount", "night")[number % 2]
+    event = CaseEvent.model_validate({
+        "case_event_id": f"s{number}", "alert_id": f"snooze:{task}:{kind}:{of}", "task": task, "by": by,
+        "entity_id": of if entity else None, "feature": None if entity else of, "snoozes": kind,
+        "action": "snooze" if begins else "unsnooze", "at": NOW + 1200 + number, "note": "known",
+        "until": NOW + 1250 + 50 * number if begins else None,
+    })  # fmt: skip
+    return Record(event.alert_id.encode(), encode_model(event), event.at)
+
+
 def example(n: int, value: int, times: int = 0) -> Record:
     """What a model learns of the first event of alert ``n``."""
     task = "fraud" if n % 3 else "churn"
@@ -73,13 +86,14 @@ def some(seed: int, alerts: int) -> dict[str, list[Record]]:
             made[topics.ALERTS].append(alert(n, status, rng.choice(severities), score))
     for number in range(alerts * 2):
         n, by = rng.randrange(alerts), rng.choice(PEOPLE)
-        action = rng.choice(("verdict", "verdict", "undo", "assign", "release", "note", "snooze"))
+        actions = ("verdict", "verdict", "undo", "assign", "release", "note", "snooze", "hold", "escalate")
+        action = rng.choice(actions)
         sayings: dict[str, dict[str, Any]] = {
             "verdict": {"verdict": rng.choice(("confirmed", "false_alarm", "unsure")), "state": "open",
                         "examples_before": len(made[topics.EXAMPLES]), "note": "weil's so ist", "reason": "stolen"},
             "assign": {"assignee": rng.choice(PEOPLE), "until": NOW + 1000 + number + rng.randrange(40)},
             "note": {"note": "a\nb"},
-            "snooze": {"until": NOW + 9000},
+            "snooze": {"until": NOW + 9000}, "hold": {"until": NOW + 1000 + number + rng.randrange(400)},
         }  # fmt: skip
         said = dict(sayings.get(action, {}))
         if rng.random() < 0.3:
@@ -87,6 +101,7 @@ def some(seed: int, alerts: int) -> dict[str, list[Record]]:
         made[topics.CASE_EVENTS].append(case_event(n, number, action, by, **said))
         if action == "verdict" and rng.random() < 0.7:
             made[topics.EXAMPLES].append(example(n, rng.randrange(2), number))
+    made[topics.CASE_EVENTS] += [snooze(n, n % 3 != 2, entity=n % 2 == 0) for n in range(alerts // 10)]
     return made | {
         topics.RETRAIN_REQUESTS: [request(n) for n in range(3)],
         topics.MODEL_UPDATES: [update(n) for n in range(3)],

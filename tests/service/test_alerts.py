@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +22,8 @@ from weir.streams.config.settings import Settings
 from weir.streams.records import RecordBatch
 from weir.streams.service.app import create_app
 from weir.streams.service.embedded.embedded_service import embedded_service
+from weir.streams.service.store.alert_filter import AlertFilter
+from weir.streams.service.store.alert_requests import name_of
 from weir.streams.task_files import load_task
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +167,60 @@ async def test_who_has_claimed_an_alert_is_told_to_others(tmp_path: Path) -> Non
         assert await alerts(client, 0, assignee="") == []
 
 
+@contextmanager
+def person(client: AsyncClient, name: str) -> Iterator[None]:
+    """What the client asks is asked by somebody else."""
+    app = client._transport.app  # type: ignore[attr-defined]
+    app.dependency_overrides[name_of] = lambda: name
+    yield
+    app.dependency_overrides.clear()
+
+
+async def test_two_people_never_get_the_same_alert(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, *(event(f"u{n}", n) for n in range(8)))
+        await alerts(client, 8)
+        cases = client.store.cases  # type: ignore[attr-defined]
+        got = await asyncio.gather(*(cases.claim_next(AlertFilter(), f"p{n % 5}", 60.0) for n in range(10)))
+        assert len({alert_id for alert_id in got if alert_id}) == 8
+        assert got.count(None) == 2
+        claims = {alert["alert_id"]: alert["assignee"] for alert in await alerts(client, 8)}
+        assert claims == {alert_id: f"p{n % 5}" for n, alert_id in enumerate(got) if alert_id}
+        assert (await client.post("/v1/alerts/next")).json() == {"alert": None}
+
+
+async def test_the_queue_is_what_waits_for_one_person(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, *(event(f"u{n}", n) for n in range(6)))
+        everything = {alert["entity_id"]: alert["alert_id"] for alert in await alerts(client, 6)}
+        ids = [everything[f"u{n}"] for n in range(6)]
+        await client.post(at(ids[0], "hold"), json={"for_s": "1h"})
+        await client.post(at(ids[1], "assign"), json={"assignee": "ben"})
+        await client.post(at(ids[2], "assign"), json={})
+        raised = (await client.post(at(ids[3], "escalate"), json={"note": "look"})).json()
+        assert (raised["state"], raised["history"][0]["details"]) == ("escalated", {"note": "look"})
+        await client.post(at(ids[4], "verdict"), json={"verdict": "confirmed"})
+        assert "has judged it" in await problem(await client.post(at(ids[4], "escalate")), 409)
+        waits = (await client.get("/v1/alerts?queue=true&facets=true")).json()
+        assert {alert["entity_id"] for alert in waits["alerts"]} == {"u2", "u3", "u5"}
+        losses = [alert["expected_loss"] for alert in waits["alerts"]]
+        assert losses == sorted(losses, reverse=True)
+        assert waits["facets"]["state"] == {"open": 2, "escalated": 1}
+        assert waits["facets"]["assignee"] == {"": 2, "admin": 1}
+        assert waits["budget"] == {"left": {}, "line": None}, "its threshold is no budget"
+        assert {a["entity_id"] for a in await alerts(client, 1, queue="true", held="only")} == {"u0"}
+        # Who has escalated an alert does not get it back, and another person does.
+        assert (await client.post("/v1/alerts/next?state=escalated")).json() == {"alert": None}
+        assert (await client.post("/v1/alerts/next")).json()["alert"]["entity_id"] == "u5"
+        with person(client, "cleo"):
+            got = (await client.post("/v1/alerts/next", json={"for_s": 60})).json()["alert"]
+        assert (got["entity_id"], got["assignee"]) == ("u3", "cleo")
+        # A claim is handed over by who holds it, and by nobody else.
+        with person(client, "ben"):
+            assert (await client.post(at(ids[1], "assign"), json={"assignee": "cleo"})).status_code == 200
+            assert (await client.post(at(ids[1], "assign"), json={})).status_code == 409
+
+
 async def test_of_two_who_saw_the_same_version_one_is_told_of_the_other(tmp_path: Path) -> None:
     async with service(tmp_path) as client:
         await send(client, event("u1", 1))
@@ -188,14 +244,14 @@ async def test_an_id_may_hold_anything(tmp_path: Path, user: str) -> None:
         assert alert["entity_id"] == user
         for action, said in (
             ("notes", {"note": "a\nb"}),
-            ("snooze", {"for_s": "4h"}),
+            ("hold", {"for_s": "4h"}),
             ("verdict", {"verdict": "unsure"}),
         ):
             answer = await client.post(at(alert["alert_id"], action), json=said)
             assert answer.status_code == 200, answer.text
         answer = await client.post(at(alert["alert_id"], "undo"))
         assert (answer.json()["alert_id"], answer.json()["verdict"]) == (alert["alert_id"], None)
-        assert [c["kind"] for c in answer.json()["history"]] == ["undo", "verdict", "snooze", "note", "status"]
+        assert [c["kind"] for c in answer.json()["history"]] == ["undo", "verdict", "hold", "note", "status"]
 
 
 async def test_many_alerts_get_one_verdict(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import MetaData, create_engine, select, text
 
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import StateError, UsageError
 from weir.streams.service.store.database import migrate, open_database
-from weir.streams.service.store.tables import metadata
+from weir.streams.service.store.tables import alerts, metadata
 
 
 def settings(directory: Path, database: str | None = None) -> ServeSettings:
@@ -25,6 +25,25 @@ def test_migrations_make_the_tables_of_the_code_and_may_be_run_again(tmp_path: P
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+    engine.dispose()
+
+
+def test_alerts_of_before_get_what_a_rebuild_would_give_them(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'alerts.db'}")
+    migrate(engine, "0002")
+    facts = {"task": "fraud", "entity_id": "u", "status": "open", "state": "open", "event_ids": "[]", "score": 0.5}
+    facts |= {"threshold": 0.5, "opened_at": 1.0, "updated_at": 1.0, "severity": 2, "version": 0, "generation": 0}
+    with engine.begin() as connection:
+        old = MetaData()
+        old.reflect(connection)
+        for reasons in ("[]", '[{"feature":"amount","value":8.0}]', '[{"feature":"night","value":1.0}]'):
+            row = facts | {"alert_id": reasons, "reasons": reasons, "expected_loss": 4.0, "snoozed_until": 7.0}
+            connection.execute(old.tables["alerts"].insert().values(row))
+    migrate(engine)
+    with engine.connect() as connection:
+        a = alerts.c
+        rows = connection.execute(select(a.reason, a.expected_loss, a.held_until).order_by(a.reason)).all()
+    assert [tuple(row) for row in rows] == [("", 1.5, 7.0), ("amount", 4.0, 7.0), ("night", 1.5, 7.0)]
     engine.dispose()
 
 

@@ -17,12 +17,24 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from tests.service.memory_log import MemoryServiceLog
-from tests.service.store_records import NOW, alert, case_event, contents, example, project, request, some, update
+from tests.service.store_records import (
+    NOW,
+    alert,
+    case_event,
+    contents,
+    example,
+    project,
+    request,
+    snooze,
+    some,
+    update,
+)
 from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.records import Record
 from weir.streams.service.store import projector as projectors
-from weir.streams.service.store.alert_queries import AlertFilter, find_rows, history_of, list_alerts
+from weir.streams.service.store.alert_filter import AlertFilter
+from weir.streams.service.store.alert_queries import find_rows, history_of, list_alerts
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.learned import REMEMBERED, RecentExamples
 from weir.streams.service.store.projection import Piece, Projection
@@ -74,13 +86,11 @@ def dying(projector: Projector, writes: int) -> None:
     projector._projection.write = write  # type: ignore[method-assign, assignment]
 
 
-THINGS = st.tuples(
-    st.sampled_from(
-        ["alert", "confirmed", "false_alarm", "unsure", "undo", "assign", "note", "learn", "model", "repeat"]
-    ),
-    st.integers(0, 5),
-    st.integers(0, 3),
-)
+DEEDS = (
+    "alert", "confirmed", "false_alarm", "unsure", "undo", "assign", "note", "hold", "escalate", "snooze", "unsnooze",
+    "learn", "model", "repeat",
+)  # fmt: skip
+THINGS = st.tuples(st.sampled_from(DEEDS), st.integers(0, 5), st.integers(0, 3))
 STEPS = st.lists(
     st.tuples(st.lists(THINGS, max_size=12), st.sampled_from(["write", "die", "restart", "other"]), st.integers(0, 6)),
     min_size=1,
@@ -103,6 +113,8 @@ class History:
             self._add(topics.EXAMPLES, example(n, k % 2, self.number - k % 2))
         elif what == "model":
             self._add(topics.MODEL_UPDATES, update(k)) if n % 2 else self._add(topics.RETRAIN_REQUESTS, request(k))
+        elif what in ("snooze", "unsnooze"):
+            self._add(topics.CASE_EVENTS, snooze(self.number, what == "snooze", n % 2 == 0, "ana" if k % 2 else "ben"))
         elif what == "repeat":  # a producer or a label lane says again what it said
             for topic in (topics.CASE_EVENTS, topics.EXAMPLES):
                 if batches := self.log.batches.get((topic, 0)):
@@ -112,10 +124,12 @@ class History:
                 "undo": {},
                 "assign": {"assignee": "ben", "until": NOW + 1000 + self.number + k},
                 "note": {"note": "seen"},
+                "hold": {"until": NOW + 1000 + self.number + k},
+                "escalate": {},
             }
             judged = {"verdict": what, "state": "open", "examples_before": self.log.end(topics.EXAMPLES, 0)}
             said = sayings.get(what, judged)
-            action = what if what in ("undo", "assign", "note") else "verdict"
+            action = what if what in sayings else "verdict"
             expects = {"expects": k} if k > 1 else {}
             self._add(
                 topics.CASE_EVENTS, case_event(n, self.number, action, "ana" if k % 2 else "ben", **said, **expects)

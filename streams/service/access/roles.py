@@ -15,7 +15,7 @@ SCOPES: Final[Mapping[str, str]] = {
     "models:read": "see models, their stages, what the gate said, and training jobs",
     "entities:read": "look an entity up: its features, events and scores",
     "alerts:write": "give verdicts, which become labels, and undo them",
-    "cases:write": "assign, note and snooze alerts",
+    "cases:write": "assign, note, hold, escalate and snooze alerts",
     "events:write": "send events",
     "labels:write": "send labels",
     "decisions:write": "ask for decisions on events",

@@ -4,66 +4,24 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, func, or_, select, tuple_
+from sqlalchemy import Connection, RowMapping, Select, func, select, tuple_
 
-from weir.online.decisions.alert_state import SEVERITIES, Severity
+from weir.online.decisions.alert_state import SEVERITIES
 from weir.streams.service.problems import Problem
+from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.case_rules import AlertRow
-from weir.streams.service.store.tables import SORTS, alert_changes, alert_events, alerts, happenings, verdicts
+from weir.streams.service.store.tables import SORTS, alert_changes, alerts, happenings, verdicts
 
 Sort = Literal["newest", "score", "severity", "expected_loss"]
 COUNTED: Final = 10_000
 """A list says how many alerts there are up to this number."""
-SEARCHED: Final = 10_000
-"""Reasons are searched in so many of the newest alerts; ids, in all of them."""
 _SHOWN_CHANGES: Final = 1_000
 _A: Final = alerts.c
-
-
-@dataclass(frozen=True, slots=True)
-class AlertFilter:
-    """Which alerts a list has; ``None`` leaves a thing open."""
-
-    tasks: frozenset[str] | None = None
-    """What the caller may see."""
-    task: str | None = None
-    state: str | None = None
-    severity: Severity | None = None
-    """At least."""
-    entity: str | None = None
-    assignee: str | None = None
-    """Empty for alerts of nobody."""
-    since: float | None = None
-    until: float | None = None
-    min_score: float | None = None
-    verdict: str | None = None
-    """``none`` for those without one."""
-    q: str | None = None
-    """An id, whole, or a part of a reason or of an entity's id."""
-
-    def conditions(self, now: float) -> list[ColumnElement[bool]]:
-        """The same for the database; a claim counts until it ends."""
-        equal = {_A.task: self.task, _A.state: self.state, _A.entity_id: self.entity}
-        found: list[ColumnElement[bool]] = [column == value for column, value in equal.items() if value is not None]
-        if self.tasks is not None:
-            found.append(_A.task.in_(sorted(self.tasks)))
-        if self.severity is not None:
-            found.append(_A.severity >= SEVERITIES.index(self.severity))
-        if self.assignee:
-            found += [_A.assignee == self.assignee, or_(_A.claimed_until.is_(None), _A.claimed_until > now)]
-        elif self.assignee is not None:
-            found.append(or_(_A.assignee.is_(None), _A.claimed_until <= now))
-        if self.verdict is not None:
-            found.append(_A.verdict.is_(None) if self.verdict == "none" else _A.verdict == self.verdict)
-        found += [_A.opened_at >= self.since] if self.since is not None else []
-        found += [_A.opened_at < self.until] if self.until is not None else []
-        found += [_A.score >= self.min_score] if self.min_score is not None else []
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +41,7 @@ def list_alerts(c: Connection, of: AlertFilter, sort: Sort, cursor: str | None, 
     It begins after the last row of the page before, not at a number: alerts that come meanwhile move nothing. Raises
     ``Problem`` (422) for a cursor that is none of this list's.
     """
-    where = of.conditions(now)
-    if of.q:
-        where.append(_matching(c, of.q))
+    where = of.where(c, now)
     columns = [_A[name] for name in (*SORTS[sort], "alert_id")]
     order = [column.desc() for column in columns]
     page: Select[Any] = select(alerts).where(*where).order_by(*order).limit(limit + 1)
@@ -99,18 +55,6 @@ def list_alerts(c: Connection, of: AlertFilter, sort: Sort, cursor: str | None, 
         total = c.execute(select(func.count()).select_from(some)).scalar_one()
     more = _cursor(rows[limit - 1], sort) if len(rows) > limit else None
     return AlertPage(rows[:limit], more, total)
-
-
-def _matching(c: Connection, q: str) -> ColumnElement[bool]:
-    """A search that never reads the whole table: ids are looked up; only where there is no such id, texts are read."""
-    listed = select(alert_events.c.alert_id).where(alert_events.c.event_id == q)
-    ids = or_(_A.alert_id == q, _A.entity_id == q, _A.alert_id.in_(listed))
-    if c.execute(select(exists().where(ids))).scalar_one():
-        return ids
-    oldest = select(_A.opened_at).order_by(_A.opened_at.desc(), _A.alert_id.desc()).offset(SEARCHED - 1).limit(1)
-    since = c.execute(oldest).scalar()
-    found = or_(*(func.lower(column).contains(q.lower(), autoescape=True) for column in (_A.entity_id, _A.reasons)))
-    return found if since is None else (_A.opened_at >= since) & found
 
 
 def _cursor(row: AlertRow, sort: Sort) -> str:
@@ -152,11 +96,13 @@ def history_of(c: Connection, alert_id: str) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def standing_values(c: Connection, alert_id: str) -> list[str]:
-    """Verdicts of an alert that were not undone, the newest first."""
-    v = verdicts.c
-    standing = select(v.verdict).where(v.alert_id == alert_id, v.undone_at.is_(None)).order_by(v.offset.desc())
-    return list(c.execute(standing).scalars())
+def standing_values(c: Connection, alert_ids: Sequence[str]) -> dict[str, list[str]]:
+    """By alert, its verdicts that were not undone, the newest first; alerts without one are absent."""
+    v, found = verdicts.c, dict[str, list[str]]()
+    standing = select(v.alert_id, v.verdict).where(v.alert_id.in_(alert_ids), v.undone_at.is_(None))
+    for row in c.execute(standing.order_by(v.alert_id, v.offset.desc())):
+        found.setdefault(row.alert_id, []).append(row.verdict)
+    return found
 
 
 def outcomes_of(c: Connection, case_event_ids: list[str]) -> dict[str, str | None]:

@@ -4,110 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Query, Response
 
-from weir.online.codec.wire import ID_CHARS, PRINTABLE, WORD_CHARS, Id, MadeId, Note
-from weir.online.decisions.alert_state import Severity
-from weir.online.durations import Seconds
+from weir.online.task.spec import TaskSpec
 from weir.streams.errors import in_words
-from weir.streams.service.access.access_guard import tell_audit
-from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.problems import Problem
-from weir.streams.service.store.alert_queries import (
-    AlertFilter,
-    Sort,
-    happenings_of,
-    history_of,
-    list_alerts,
-    shown,
+from weir.streams.service.store.alert_filter import AlertFilter
+from weir.streams.service.store.alert_queries import Sort, happenings_of, history_of, list_alerts, shown
+from weir.streams.service.store.alert_requests import (
+    Asked,
+    Asks,
+    AssignSaid,
+    By,
+    EscalateSaid,
+    Filtered,
+    HoldSaid,
+    ManySaid,
+    NextSaid,
+    NoteSaid,
+    Sees,
+    VerdictSaid,
+    VerdictsSaid,
+    Version,
 )
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.cases import Cases
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.projector import Projector
+from weir.streams.service.store.queue_queries import budget_left, facets_of
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
-
-BULK: Final = 500
-State = Literal["open", "escalated", "resolved"]
-Verdict = Literal["confirmed", "false_alarm", "unsure"]
-Asks = Annotated[str | None, Query(max_length=256, pattern=PRINTABLE)]
-Version = Annotated[str | None, Header(alias="If-Match", pattern=r'^"?\d+"?$')]
-"""The ``ETag`` of the alert that the caller looked at: where somebody has changed it since, the answer is 409."""
-
-
-class Said(BaseModel):
-    """What a person sends."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class VerdictSaid(Said):
-    """A verdict on an alert."""
-
-    verdict: Verdict = Field(examples=["confirmed"])
-    reason: str = Field("", max_length=WORD_CHARS, pattern=PRINTABLE, examples=["stolen card"])
-    note: Note = Field("", examples=["called the customer"])
-
-
-class VerdictsSaid(VerdictSaid):
-    """The same verdict on several alerts."""
-
-    alert_ids: list[MadeId] = Field(min_length=1, max_length=BULK, examples=[["fraud:user-7:pay-1"]])
-
-
-class AssignSaid(Said):
-    """Whose an alert is."""
-
-    assignee: Id | None = Field(None, examples=["ben"])
-    """To whom it is handed over; the caller claims it without."""
-    for_s: Seconds = Field(1800.0, gt=0, le=30 * 86_400.0, examples=["30m"])
-    """When the claim ends."""
-    release: bool = False
-    """Nobody's any more."""
-
-
-class NoteSaid(Said):
-    """A note on an alert."""
-
-    note: Note = Field(min_length=1, examples=["waits for the bank"])
-
-
-class SnoozeSaid(Said):
-    """Hides an alert for a while; 0 ends that."""
-
-    for_s: Seconds = Field(ge=0, le=365 * 86_400.0, examples=["4h"])
-
-
-async def _sees(request: Request) -> frozenset[str] | None:
-    caller: Caller = request.scope["weir"].caller
-    return caller.tasks
-
-
-async def _name(request: Request) -> str:
-    """Who asks, as an id of a record."""
-    caller: Caller = request.scope["weir"].caller
-    return "".join(filter(str.isprintable, caller.name))[:ID_CHARS] or "unknown"
-
-
-async def _alert(alert_id: str, request: Request) -> AlertRow:
-    """The alert of a path, which the audit then tells; a problem (404) where there is none that the caller may see."""
-    cases: Cases = request.app.state.service.store.cases
-    row = await cases.row(alert_id, await _sees(request))
-    tell_audit(request, task=row.task, subject=row.entity_id)
-    return row
-
-
-By: Any = Depends(_name)
-Sees: Any = Depends(_sees)
-Asked: Any = Depends(_alert)
 
 
 class Store:
@@ -129,13 +62,18 @@ class Store:
         self.router.get("/alerts", dependencies=read)(self.find)
         self.router.get("/happenings", dependencies=read)(self.happenings)
         self.router.post("/alerts/verdicts", dependencies=judge)(self.verdicts)
+        self.router.post("/alerts/undo", dependencies=judge)(self.undo_many)
+        self.router.post("/alerts/next", dependencies=work)(self.next)
         # An alert's id holds the ids of others, and those may hold anything: a path of slashes too.
         self.router.get("/alerts/{alert_id:path}", dependencies=read)(self.show)
         self.router.post("/alerts/{alert_id:path}/verdict", dependencies=judge)(self.verdict)
         self.router.post("/alerts/{alert_id:path}/undo", dependencies=judge)(self.undo)
         self.router.post("/alerts/{alert_id:path}/assign", dependencies=work)(self.assign)
         self.router.post("/alerts/{alert_id:path}/notes", dependencies=work)(self.notes)
-        self.router.post("/alerts/{alert_id:path}/snooze", dependencies=work)(self.snooze)
+        self.router.post("/alerts/{alert_id:path}/escalate", dependencies=work)(self.escalate)
+        self.router.post("/alerts/{alert_id:path}/hold", dependencies=work)(self.hold)
+        # As it was called before entities and reasons could be snoozed.
+        self.router.post("/alerts/{alert_id:path}/snooze", dependencies=work, deprecated=True)(self.hold)
 
     async def start(self) -> None:
         """Nothing passes by from now on."""
@@ -161,32 +99,46 @@ class Store:
 
     async def find(
         self,
-        task: Asks = None,
-        state: State | None = None,
-        severity: Annotated[Severity | None, Query(description="At least.")] = None,
-        entity: Asks = None,
-        assignee: Annotated[Asks, Query(description="Empty for alerts that nobody has claimed.")] = None,
-        since: Annotated[float | None, Query(description="Opened then or later, epoch seconds.")] = None,
-        until: Annotated[float | None, Query(description="Opened before.")] = None,
-        min_score: Annotated[float | None, Query(ge=0, le=1)] = None,
-        verdict: Verdict | Literal["none"] | None = None,
-        q: Annotated[Asks, Query(description="A whole id, or a part of a reason.")] = None,
-        sort: Sort = "newest",
+        sort: Annotated[Sort | None, Query(description="By default newest; of the queue, expected_loss.")] = None,
         cursor: str | None = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        sees: frozenset[str] | None = Sees,
+        facets: Annotated[bool, Query(description="Also count by task, state, severity, verdict, assignee.")] = False,
+        of: AlertFilter = Filtered,
     ) -> Response:
         """Alerts, the newest or the largest first; ``next`` is the cursor of the next page.
 
-        ``trouble`` says why the list is not up to date, where it is not.
+        ``trouble`` says why the list is not up to date, where it is not. ``budget`` comes with the queue: ``left`` is
+        how many alerts of each task can still be looked at today, and ``line`` the place in the list where these end.
         """
-        of = AlertFilter(
-            sees, task, state, severity, entity, assignee, since, until, min_score, verdict, q and q.strip()
-        )
         now = time.time()
+        sort = sort or ("newest" if of.waits_for is None else "expected_loss")
         page = await self.cases.ask(list_alerts, of, sort, cursor, limit, now)
-        rows, trouble = [shown(row, now) for row in page.rows], self.projector.trouble
-        return _json({"alerts": rows, "next": page.next, "total": page.total, "trouble": trouble})
+        rows = [shown(row, now) for row in page.rows]
+        answer: dict[str, Any] = {"alerts": rows, "next": page.next, "total": page.total}
+        if facets:
+            answer["facets"] = await self.cases.ask(facets_of, of, now)
+        if of.waits_for is not None:
+            answer["budget"] = await self.budget(of, now)
+        return _json(answer | {"trouble": self.projector.trouble})
+
+    async def budget(self, of: AlertFilter, now: float) -> dict[str, Any]:
+        """How much of a list can still be looked at today; a ``line`` of ``None`` where no task of it has a budget."""
+        left = await self.cases.ask(budget_left, self._tasks_in(of), now)
+        return {"left": left, "line": sum(left.values()) if left else None}
+
+    def _tasks_in(self, of: AlertFilter) -> Sequence[TaskSpec]:
+        seen = (task for task in self._service.tasks if of.tasks is None or task.name in of.tasks)
+        return [task for task in seen if of.task in (None, task.name)]
+
+    async def next(self, said: NextSaid | None = None, of: AlertFilter = Filtered, by: str = By) -> Response:
+        """Claim the first alert of your queue that nobody has; ``alert`` is null where there is none.
+
+        The filters are those of the list. Two people never get the same alert.
+        """
+        queue = replace(of, held="exclude", snoozed="exclude") if of.waits_for is None else of
+        alert_id = await self.cases.claim_next(queue, by, (said or NextSaid()).for_s)
+        found = {} if alert_id is None else await self.cases.rows([alert_id], None)
+        return _json({"alert": shown(found[alert_id], time.time()) if alert_id in found else None})
 
     async def show(self, row: AlertRow = Asked) -> Response:
         """One alert with its history; of each verdict, when the online model learned it and which version that made."""
@@ -207,9 +159,24 @@ class Store:
 
     async def verdicts(self, said: VerdictsSaid, by: str = By, sees: frozenset[str] | None = Sees) -> Response:
         """Say the same of up to 500 alerts; ``results`` tells of each whether it counted, or does not know it yet."""
-        ids = list(dict.fromkeys(said.alert_ids))
+        return await self._each(
+            said.alert_ids, sees, lambda rows: self.cases.judge(rows, by, said.verdict, said.reason, said.note)
+        )
+
+    async def undo_many(self, said: ManySaid, by: str = By, sees: frozenset[str] | None = Sees) -> Response:
+        """Take the newest verdict of each alert back; ``results`` are as of many verdicts."""
+        return await self._each(said.alert_ids, sees, lambda rows: self.cases.undo(rows, by))
+
+    async def _each(
+        self,
+        alert_ids: Sequence[str],
+        sees: frozenset[str] | None,
+        do: Callable[[list[AlertRow]], Awaitable[Mapping[str, str | None]]],
+    ) -> Response:
+        """Do something with several alerts, and tell what became of each."""
+        ids = list(dict.fromkeys(alert_ids))
         rows = await self.cases.rows(ids, sees)
-        done = await self.cases.judge(list(rows.values()), by, said.verdict, said.reason, said.note)
+        done = await do(list(rows.values()))
         found: dict[str, dict[str, Any]] = {i: {"status": "done" if i in done else "pending"} for i in rows}
         found |= {i: {"status": "refused", "reason": why} for i, why in done.items() if why}
         unknown = {"status": "unknown", "reason": "no such alert"}
@@ -217,10 +184,13 @@ class Store:
 
     async def undo(self, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
         """Take the newest verdict back: the alert is as before it, and another label corrects the model."""
-        return await self._done(row, await self.cases.undo(row, by, _number(version)))
+        return await self._done(row, await self.cases.undo([row], by, _number(version)))
 
     async def assign(self, said: AssignSaid, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
-        """Claim an alert for a while, hand it over, or release it; 409 where somebody else has claimed it."""
+        """Claim an alert for a while, hand it over, or release it; a claim again renews it.
+
+        409 where somebody else has claimed it.
+        """
         whose = {"assignee": said.assignee or by, "until": time.time() + said.for_s}
         action, whose = ("release", {}) if said.release else ("assign", whose)
         return await self._done(row, await self.cases.act(row, action, by, _number(version), **whose))
@@ -229,10 +199,17 @@ class Store:
         """Write a note into the history of an alert."""
         return await self._done(row, await self.cases.act(row, "note", by, _number(version), note=said.note))
 
-    async def snooze(self, said: SnoozeSaid, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
-        """Put an alert aside for a while."""
+    async def escalate(
+        self, said: EscalateSaid | None = None, version: Version = None, row: AlertRow = Asked, by: str = By
+    ) -> Response:
+        """Raise an alert for others to look at: it is escalated, and nobody's until somebody claims it."""
+        note = said.note if said and said.note else None
+        return await self._done(row, await self.cases.act(row, "escalate", by, _number(version), note=note))
+
+    async def hold(self, said: HoldSaid, version: Version = None, row: AlertRow = Asked, by: str = By) -> Response:
+        """Put an alert aside: it leaves the queue until then."""
         until = time.time() + said.for_s
-        return await self._done(row, await self.cases.act(row, "snooze", by, _number(version), until=until))
+        return await self._done(row, await self.cases.act(row, "hold", by, _number(version), until=until))
 
     async def _done(self, row: AlertRow, done: Mapping[str, str | None]) -> Response:
         """The alert after a change; 409 where that did not count, 202 where its effect is not to be seen yet."""

@@ -36,6 +36,8 @@ class AlertRow:
     updated_at: float = 0.0
     reasons: str = "[]"
     """JSON, as ``event_ids``."""
+    reason: str = ""
+    """Feature of the strongest of them; a snooze of a reason goes by it."""
     event_ids: str = "[]"
     version: int = 0
     """Of the case: how many events counted."""
@@ -47,10 +49,10 @@ class AlertRow:
     generation: int = 0
     """How often the verdict changed: part of the ids of its labels."""
     reopened: str | None = None
-    """The state that an undo brought back."""
+    """The state that a person set: an undo brought it back, or somebody has escalated the alert."""
     assignee: str | None = None
     claimed_until: float | None = None
-    snoozed_until: float | None = None
+    held_until: float | None = None
     changed_by: str | None = None
     changed_at: float | None = None
 
@@ -63,12 +65,23 @@ def take_alert(row: AlertRow, alert: Alert) -> None:
     """Make ``row`` what the stream says of its alert now."""
     row.status, row.severity = alert.status, SEVERITIES.index(alert.severity)
     row.score, row.threshold = alert.score, alert.threshold
-    amount = next((reason.value for reason in alert.reasons if reason.feature == "amount"), 1.0)
-    row.expected_loss = alert.score * max(amount, 0.0)
+    row.expected_loss = expected_loss(alert)
+    row.reason = alert.reasons[0].feature if alert.reasons else ""
     row.opened_at, row.updated_at = alert.opened_at, alert.updated_at
     row.reasons = msgspec.json.encode([reason.model_dump() for reason in alert.reasons]).decode()
     row.event_ids = msgspec.json.encode(alert.event_ids).decode()
     row.settle()
+
+
+def expected_loss(alert: Alert) -> float:
+    """What is lost on average where nobody looks: the score, a probability, times what is at stake.
+
+    At stake is the amount of the event, in the currency of the task, where the reasons name it. Of other alerts no sum
+    is known, and none is made up: each step of severity counts as one (low 1, critical 4), which puts those alerts of a
+    task into an order among themselves.
+    """
+    amount = next((reason.value for reason in alert.reasons if reason.feature == "amount"), None)
+    return alert.score * (SEVERITIES.index(alert.severity) + 1 if amount is None else max(amount, 0.0))
 
 
 def refusal(row: AlertRow, event: CaseEvent) -> str | None:
@@ -80,6 +93,8 @@ def refusal(row: AlertRow, event: CaseEvent) -> str | None:
         return f"{row.assignee} has claimed it"
     if event.action == "undo" and row.verdict is None:
         return "it has no verdict that could be undone"
+    if event.action == "escalate" and row.verdict in VALUES:
+        return f"{row.verdict_by} has judged it; undo the verdict first"
     return None
 
 
@@ -105,8 +120,11 @@ def take_case_event(row: AlertRow, event: CaseEvent, before: tuple[str | None, s
             row.assignee, row.claimed_until = event.assignee, event.until
         case "release":
             row.assignee = row.claimed_until = None
-        case "snooze":
-            row.snoozed_until = event.until
+        case "escalate":
+            # Somebody else is to look at it, so that it is nobody's from now on.
+            row.reopened, row.assignee, row.claimed_until = "escalated", None, None
+        case "hold" | "snooze":  # the latter in records of before
+            row.held_until = event.until
     row.version += 1
     row.changed_by, row.changed_at = event.by, event.at
     row.settle()

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Engine
@@ -18,7 +19,8 @@ from weir.streams.config import topics
 from weir.streams.records import Record
 from weir.streams.service.ports import ServiceLog
 from weir.streams.service.problems import Problem
-from weir.streams.service.store.alert_queries import find_rows, outcomes_of, standing_values
+from weir.streams.service.store.alert_filter import AlertFilter
+from weir.streams.service.store.alert_queries import find_rows, list_alerts, outcomes_of, standing_values
 from weir.streams.service.store.case_rules import VALUES, AlertRow
 from weir.streams.service.store.projector import Projector
 from weir.streams.service.store.verdict_labels import undone_labels, verdict_labels
@@ -26,6 +28,7 @@ from weir.streams.service.store.verdict_labels import undone_labels, verdict_lab
 _T = TypeVar("_T")
 PATIENCE_S: Final = 1.0
 """So long an answer waits for its own effect."""
+_CANDIDATES: Final = 20
 _LOOK_EVERY_S: Final = 0.05
 """Where another process writes the database, it cannot wake this one."""
 
@@ -88,20 +91,41 @@ class Cases:
         await self._say(labels)
         return outcomes
 
-    async def undo(self, row: AlertRow, by: str, expects: int | None) -> dict[str, str | None]:
-        """Take the newest verdict of an alert back.
+    async def undo(self, rows: Sequence[AlertRow], by: str, expects: int | None = None) -> dict[str, str | None]:
+        """Take the newest verdict of each alert back; answers as ``judge`` does.
 
         Who expects no version cannot be refused while there is a verdict: then the labels go out first, so that a
         process that dies in between leaves a verdict that can be undone once more, by the same labels.
         """
-        standing = await self.ask(standing_values, row.alert_id)
-        labels = undone_labels(row, self._task_of(row), standing, by, time.time()) if standing else []
+        standing, now = await self.ask(standing_values, [row.alert_id for row in rows]), time.time()
+        labels = [
+            label for row in rows if (values := standing.get(row.alert_id))
+            for label in undone_labels(row, self._task_of(row), values, by, now)
+        ]  # fmt: skip
         if expects is None:
             await self._say(labels)
-        outcomes = await self.happen([self._event(row, "undo", by, time.time(), expects)])
-        if expects is not None and outcomes.get(row.alert_id) is None:
+        outcomes = await self.happen([self._event(row, "undo", by, now, expects) for row in rows])
+        if expects is not None and not any(outcomes.values()):
             await self._say(labels)
         return outcomes
+
+    async def claim_next(self, of: AlertFilter, by: str, for_s: float) -> str | None:
+        """Claim the first alert of the queue that nobody has, the largest expected loss first; its id.
+
+        Of two people who ask at once one is refused, by the rule of case events, and takes the alert after it. So does
+        one person who asks twice: the claim expects the version that was read.
+        """
+        cursor, free = None, replace(of, waits_for=by, assignee="")
+        while True:
+            page = await self.ask(list_alerts, free, "expected_loss", cursor, _CANDIDATES, time.time())
+            for row in page.rows:
+                if row.reopened == "escalated" and row.changed_by == by:
+                    continue  # who escalates an alert wants another person to look at it
+                whose = {"assignee": by, "until": time.time() + for_s}
+                if (await self.act(row, "assign", by, row.version, **whose))[row.alert_id] is None:
+                    return row.alert_id
+            if (cursor := page.next) is None:
+                return None
 
     async def act(
         self, row: AlertRow, action: str, by: str, expects: int | None = None, **said: Any

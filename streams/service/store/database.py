@@ -74,13 +74,13 @@ def _tune(connection: Any, _: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def migrate(engine: Engine) -> None:
+def migrate(engine: Engine, to: str = "head") -> None:
     """Bring the tables up to date; without Alembic's environment file, as the connection is already there."""
     script = ScriptDirectory(_MIGRATIONS, version_locations=[_MIGRATIONS])
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
-        context = EnvironmentContext(Config(), script, fn=lambda rev, _: script._upgrade_revs("head", rev))
+        context = EnvironmentContext(Config(), script, fn=lambda rev, _: script._upgrade_revs(to, rev))
         with context:
             context.configure(connection=connection, target_metadata=metadata)
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from weir.streams.service.store import tables as t
 from weir.streams.service.store.case_rules import AlertRow, refusal, take_alert, take_case_event
 from weir.streams.service.store.database import upsert
 from weir.streams.service.store.learned import RecentExamples, read_examples
+from weir.streams.service.store.snooze_rules import SnoozeRow, snooze_refusal, take_snooze
 
 log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=WireModel)
@@ -110,8 +112,12 @@ class Projection:
         untouched = closed.where((a.changed_at < before) | a.changed_at.is_(None)).order_by(a.opened_at).limit(most)
         with self._engine.begin() as c:
             gone = list(c.execute(untouched).scalars())
+            ended = c.execute(select(t.snoozes.c.snooze_id).where(t.snoozes.c.until < before).limit(most)).scalars()
             for table in (t.alert_events, t.alert_changes, t.verdicts, t.alerts):
                 c.execute(delete(table).where(table.c.alert_id.in_(gone)))
+            for snooze in ended.all():
+                c.execute(delete(t.snoozes).filter_by(snooze_id=snooze))
+                c.execute(delete(t.alert_changes).filter_by(alert_id=snooze))
             c.execute(delete(t.happenings).where(t.happenings.c.at < before))
             if c.dialect.name == "sqlite":  # PostgreSQL does so by itself
                 c.exec_driver_sql("PRAGMA analysis_limit = 1000")
@@ -142,19 +148,25 @@ def _write_case_events(c: Connection, piece: Piece) -> None:
     rows = _rows(c, {event.alert_id for _, _, event in found})
     ids = t.alert_changes.c.case_event_id
     known = set(c.execute(select(ids).where(ids.in_([event.case_event_id for _, _, event in found]))).scalars())
+    snoozed = _snoozes(c, {event.alert_id for _, _, event in found if event.snoozes is not None})
     changes, judged = [], list[dict[str, Any]]()
     for offset, _, event in found:
         row = rows.get(event.alert_id)
-        if row is None or event.case_event_id in known:  # its alert is no longer kept, or it comes again
-            continue
+        if event.case_event_id in known or (row is None and event.snoozes is None):
+            continue  # it comes again, or its alert is no longer kept
         known.add(event.case_event_id)
-        if event.action == "learned":  # its row has it from the example, and is what it was
+        if row is None:
+            before = snoozed.get(event.alert_id)
+            if (refused := snooze_refusal(before, event)) is None:
+                snoozed[event.alert_id] = take_snooze(before, event)
+        elif event.action == "learned":  # its row has it from the example, and is what it was
             refused = None
         elif (refused := refusal(row, event)) is None:
             take_case_event(row, event, _judge(c, judged, row, event, offset))
         said = event.model_dump_json(exclude_none=True, include=_SAID)
-        change = _change(piece, offset, row.alert_id, event.at, event.action, said)
+        change = _change(piece, offset, event.alert_id, event.at, event.action, said)
         changes.append({**change, "by": event.by, "case_event_id": event.case_event_id, "refused": refused})
+    upsert(c, t.snoozes, [asdict(row) for row in snoozed.values()])
     upsert(c, t.verdicts, judged)
     upsert(c, t.alerts, [vars(row) for row in rows.values()])
     upsert(c, t.alert_changes, changes)
@@ -222,6 +234,11 @@ def _decoded(model: type[_M], piece: Piece) -> Iterator[tuple[int, Record, _M]]:
 def _rows(c: Connection, ids: Collection[str]) -> dict[str, AlertRow]:
     found = c.execute(select(t.alerts).where(t.alerts.c.alert_id.in_(ids)))
     return {row["alert_id"]: AlertRow(**row) for row in found.mappings()}
+
+
+def _snoozes(c: Connection, ids: Collection[str]) -> dict[str, SnoozeRow]:
+    found = c.execute(select(t.snoozes).where(t.snoozes.c.snooze_id.in_(ids)))
+    return {row["snooze_id"]: SnoozeRow(**row) for row in found.mappings()}
 
 
 def _change(piece: Piece, offset: int, alert_id: str, at: float, kind: str, details: str) -> dict[str, Any]:

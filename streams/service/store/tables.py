@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, Table, UniqueConstraint
+from sqlalchemy import BigInteger, Column, ColumnElement, Double, Index, Integer, MetaData, Table, UniqueConstraint
 from sqlalchemy import Text as AnyText
+from sqlalchemy import literal_column as literal
 
 from weir.streams.service.store.case_rules import AlertRow
 
@@ -36,6 +37,18 @@ for _sort, _columns in SORTS.items():
     Index(f"alerts_state_{_sort}", *(alerts.c[name] for name in ("state", *_columns, "alert_id", "task", "verdict")))
 for _filter in ("task", "entity_id", "verdict"):
     Index(f"alerts_{_filter}", alerts.c[_filter], alerts.c.opened_at, alerts.c.alert_id)
+Index("alerts_reason", *(alerts.c[name] for name in ("reason", "task", "opened_at", "verdict")))
+Index("alerts_judged", alerts.c.verdict_at, alerts.c.task)
+_FACETS: Final = (
+    "task", "severity", "state", "verdict", "assignee", "claimed_until", "held_until", "entity_id", "reason",
+    "opened_at", "score",
+)  # fmt: skip
+# The first four are what is counted, in this order; with the others no row is looked up, whatever the filter.
+Index("alerts_facets", *(alerts.c[name] for name in _FACETS))
+UNRESOLVED: Final[ColumnElement[bool]] = alerts.c.state != literal("'resolved'")
+"""Written out, not a parameter: else SQLite would not know that the index below holds them all."""
+_waiting: Final[dict[str, Any]] = {f"{name}_where": UNRESOLVED for name in ("sqlite", "postgresql")}
+Index("alerts_queue", alerts.c.expected_loss, alerts.c.alert_id, **_waiting)
 # Nearly all alerts have no assignee: without those, the database sees how few each one has.
 _claimed: Final[dict[str, Any]] = {f"{name}_where": alerts.c.assignee.is_not(None) for name in ("sqlite", "postgresql")}
 Index("alerts_assignee", alerts.c.assignee, alerts.c.opened_at, alerts.c.alert_id, **_claimed)
@@ -115,6 +128,45 @@ positions: Final = Table(
 )
 """Up to where each partition is in the projection; written together with what its records made."""
 
+snoozes: Final = Table(
+    "snoozes",
+    metadata,
+    Column("snooze_id", Text, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("entity_id", Text),  # of which; NULL where it is of a reason
+    Column("feature", Text),
+    Column("by", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("until", Double, nullable=False),
+    Column("note", Text),
+    Column("ended_by", Text),  # who ended it early: ``until`` is when
+    Index("snoozes_entity_id", "entity_id", "task", "until"),
+    Index("snoozes_feature", "feature", "task", "until"),
+)
+"""Which alerts nobody wants to see for a while, and who said so."""
+
+saved_views: Final = Table(
+    "saved_views",
+    metadata,
+    Column("view_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("query", Text, nullable=False),
+    Column("owner", Text, nullable=False),  # id of the caller
+    Column("by", Text, nullable=False),  # and their name
+    Column("shared", Integer, nullable=False),
+    UniqueConstraint("owner", "name", name="saved_views_owner_name"),
+)
+"""Lists that people have named. They follow from no records, so that a rebuild leaves them."""
+
+presence: Final = Table(
+    "presence",
+    metadata,
+    Column("alert_id", Text, primary_key=True),
+    Column("person", Text, primary_key=True),
+    Column("until", Double, nullable=False),
+)
+"""Who has an alert open; in the database, so that people at two replicas see each other."""
+
 projection_state: Final = Table(
     "projection_state",
     metadata,
@@ -125,5 +177,5 @@ projection_state: Final = Table(
 )
 """One row: which log this is the projection of, and which process writes it now."""
 
-PROJECTED: Final = (alerts, alert_events, alert_changes, verdicts, happenings, examples, positions)
+PROJECTED: Final = (alerts, alert_events, alert_changes, verdicts, snoozes, happenings, examples, positions)
 """What a rebuild empties."""
