@@ -1,4 +1,4 @@
-"""Finds the logged scores of one event, from the newest records of ``predictions`` back, and explains one.
+"""Finds the logged scores of one event or entity, from the newest records of ``predictions`` back, and explains one.
 
 Nothing says where in the log an event is, so partitions are read in chunks from their ends, in turn; an event is in one
 partition alone. A crash may have made it be scored again: the first record counts, downstream as here, so the search
@@ -16,10 +16,11 @@ import numpy as np
 
 from weir.online.errors import UNREADABLE
 from weir.streams.errors import UsageError
-from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.kafka.kafka_errors import RecordsDeleted
 from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.logged_features import row_of
 from weir.streams.model_replicas.past_models import Progress
+from weir.streams.model_replicas.topic_reader import TopicReader
 from weir.streams.records import Record
 
 
@@ -58,19 +59,13 @@ def version_of(logged: LoggedScore, fold: ExampleFold) -> int:
             f"task {fold.task}: the score was made by model {logged.model_version!r} of the registry, not by a version "
             "of the online model; only the latter are rebuilt from examples"
         )
-    missing = sorted({*fold.features} - {*logged.features})
-    extra = sorted({*logged.features} - {*fold.features})
-    if missing or extra:
-        raise UsageError(
-            f"task {fold.task}: the task file has other features than the score was made from: it lacks "
-            f"{', '.join(extra[:3]) or 'none'} and adds {', '.join(missing[:3]) or 'none'}; give the task file of then"
-        )
+    row_of(logged.features, fold.features, fold.task)
     return logged.model_version
 
 
 def explain(logged: LoggedScore, fold: ExampleFold) -> Explanation:
     """Score again with ``fold``, which is at the version that made the score."""
-    x = np.array([[logged.features[name] for name in fold.features]])
+    x = row_of(logged.features, fold.features, fold.task)
     added = fold.model.learner.contributions(x)[0].tolist()
     parts = [Contribution(name, logged.features[name], part) for name, part in zip(fold.features, added, strict=True)]
     score, _ = fold.model.score(x)
@@ -83,21 +78,33 @@ def explain(logged: LoggedScore, fold: ExampleFold) -> Explanation:
 
 
 CHUNK_RECORDS: Final = 20_000
+_TICK_S: Final = 0.001
+"""What Kafka knows of a time."""
 REPEATS_S: Final = 3_600.0
 """How far apart the records of one event are searched for, by the time they were written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Which scores to find."""
+    """Which scores to find; ``None`` leaves a thing open, but one of the ids has to be given."""
 
-    event_id: str
     task: str
+    event_id: str | None = None
+    entity_id: str | None = None
+    score: float | None = None
+    """Exactly this one."""
     partitions: Sequence[int] = ()
     """Only these; all without any."""
     since: float | None = None
     """Only what was written at this time or later, epoch seconds."""
+    until: float | None = None
+    """Only what was written at this time or earlier."""
     repeats_s: float = REPEATS_S
+
+    def fits(self, p: _Prediction) -> bool:
+        """Whether a prediction is one of them."""
+        wanted = ((self.event_id, p.event_id), (self.entity_id, p.entity_id), (self.score, p.score))
+        return p.task == self.task and all(given in (None, found) for given, found in wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,7 @@ class LoggedScore:
     partition: int
     offset: int
     written_at: float
+    event_id: str
     entity_id: str
     ts: float
     score: float
@@ -129,7 +137,7 @@ class _Prediction(msgspec.Struct, gc=False):
 _DECODER: Final = msgspec.json.Decoder(_Prediction)
 
 
-async def find_scores(reader: RangeReader, search: Search, progress: Progress | None = None) -> list[LoggedScore]:
+async def find_scores(reader: TopicReader, search: Search, progress: Progress | None = None) -> list[LoggedScore]:
     """Every record of the event's score, by offset: the first is the one that counts.
 
     Raises
@@ -140,7 +148,7 @@ async def find_scores(reader: RangeReader, search: Search, progress: Progress | 
     known = reader.partitions()
     if wrong := [p for p in search.partitions if p not in known]:
         raise UsageError(f"{reader.topic} has no partition {wrong[0]}; it has {known[0]} to {known[-1]}")
-    lanes = {p: await _bounds(reader, p, search.since) for p in search.partitions or known}
+    lanes = {p: await _bounds(reader, p, search) for p in search.partitions or known}
     total = sum(high - low for low, high in lanes.values())
     read, found = 0, list[LoggedScore]()
     while lanes:
@@ -168,12 +176,16 @@ async def find_scores(reader: RangeReader, search: Search, progress: Progress | 
     return found
 
 
-async def _bounds(reader: RangeReader, partition: int, since: float | None) -> tuple[int, int]:
+async def _bounds(reader: TopicReader, partition: int, search: Search) -> tuple[int, int]:
     low, high = await reader.bounds(partition)
-    return (low if since is None else max(low, await reader.offset_at(partition, since))), high
+    if search.since is not None:
+        low = max(low, await reader.offset_at(partition, search.since))
+    if search.until is not None:
+        high = min(high, await reader.offset_at(partition, search.until + _TICK_S))
+    return min(low, high), high
 
 
-async def _records(reader: RangeReader, partition: int, start: int, stop: int) -> AsyncIterator[tuple[int, Record]]:
+async def _records(reader: TopicReader, partition: int, start: int, stop: int) -> AsyncIterator[tuple[int, Record]]:
     async for offsets, records, *_ in reader.read(partition, start, stop):
         for pair in zip(offsets, records, strict=True):
             yield pair
@@ -181,12 +193,13 @@ async def _records(reader: RangeReader, partition: int, start: int, stop: int) -
 
 def _match(search: Search, partition: int, offset: int, record: Record) -> LoggedScore | None:
     # A substring is found a hundred times faster than JSON is read.
-    if msgspec.json.encode(search.event_id) not in record.value:
+    if msgspec.json.encode(search.event_id or search.entity_id) not in record.value:
         return None
     try:
         p = _DECODER.decode(record.value)
     except UNREADABLE:
         return None
-    if (p.event_id, p.task) != (search.event_id, search.task):
+    if not search.fits(p):
         return None
-    return LoggedScore(partition, offset, record.ts, p.entity_id, p.ts, p.score, p.model_version, p.features)
+    what = (p.event_id, p.entity_id, p.ts, p.score, p.model_version, p.features)
+    return LoggedScore(partition, offset, record.ts, *what)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from weir.online.batch import FloatMatrix, IntVector
 from weir.online.stages.quarantine import Quarantine
@@ -19,6 +19,7 @@ from weir.streams.kafka.consume.fetched_batch import Slice
 from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.model_replicas.fold import ExampleFold
 from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+from weir.streams.model_replicas.topic_reader import OpensReader
 
 if TYPE_CHECKING:
     from weir.streams.model_replicas.follower import Follower
@@ -38,7 +39,7 @@ _TURN: Final = 512
 async def fold_again(
     fold: ExampleFold,
     quarantine: Quarantine,
-    new_reader: Callable[[], RangeReader],
+    new_reader: OpensReader,
     snapshots: ModelSnapshots | None,
 ) -> None:
     """Make ``fold`` what it would be without the examples that ``quarantine``, the next record, takes back.
@@ -74,19 +75,20 @@ async def fold_again(
 
 
 async def rebuild(
-    options: Mapping[str, Any],
-    topic: str,
+    new_reader: OpensReader,
     fold: ExampleFold,
-    version: int,
+    version: int | None,
     *,
     snapshots: ModelSnapshots | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Bring a new ``fold`` to ``version`` exactly.
+    """Bring ``fold`` to ``version`` exactly, or to the present end of the log.
 
     Parameters
     ----------
-    options, topic : where the examples are.
+    new_reader : makes a reader of the examples.
+    fold : a new one, or one that is not past ``version``.
+    version : ``None`` for all that there is.
     snapshots : stored models to start from; without them everything is learned again.
     progress : told how many examples were learned, and of how many.
 
@@ -101,25 +103,27 @@ async def rebuild(
     RecordsDeleted
         The log does not reach back to where it started from.
     """
-    if snapshots is not None:
+    if snapshots is not None and fold.next_offset == 0:
         await snapshots.resume(fold, at_most=version)
     start = fold.model.version
-    async with RangeReader(options, topic) as reader:
+    async with new_reader() as reader:
         _, end = await reader.bounds(0)
-        if fold.model.version < version:
+        if fold.model.version != version:
             async for offsets, records, *_ in reader.read(0, fold.next_offset, end):
                 for batch, at, quarantine in fold.read([record.value for record in records], offsets):
-                    fold.take(batch, at, remember=False, until=version)
-                    if quarantine is not None and fold.model.version < version:
-                        await fold_again(fold, quarantine, lambda: RangeReader(options, topic), snapshots)
-                if progress is not None:
+                    # Not in the event loop: a service answers others meanwhile.
+                    await asyncio.to_thread(fold.take, batch, at, remember=False, until=version)
+                    if quarantine is not None and fold.model.version != version:
+                        await fold_again(fold, quarantine, new_reader, snapshots)
+                if progress is not None and version is not None:
                     progress(fold.model.version - start, version - start)
                 if fold.model.version == version:
                     break
-    if fold.model.version < version:
+                fold.passed(offsets[-1] + 1 if offsets else 0)
+    if version is not None and fold.model.version < version:
         raise UsageError(
-            f"task {fold.task}: {topic} holds {fold.model.version} examples that this task file can learn, and version "
-            f"{version} is asked for: give the task file that scored it, and the brokers where it was scored"
+            f"task {fold.task}: {reader.topic} holds {fold.model.version} examples that this task file can learn, and "
+            f"version {version} is asked for: give the task file that scored it, and the brokers where it was scored"
         )
     return start
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple, Self
 
+from weir.streams.kafka.consume.fetched_batch import Slice
+from weir.streams.kafka.kafka_errors import RecordsDeleted
 from weir.streams.records import Record
-from weir.streams.service.ports import ServiceLog
+from weir.streams.service.ports import ServiceLog, Span
+from weir.streams.service.problems import NoLongerKept
 
 
 class PlacedRecord(NamedTuple):
@@ -37,3 +40,49 @@ async def every_record(
                     if at <= (offset := batch.offset_of(index)) < span.end:
                         yield PlacedRecord(partition, offset, record)
             at = batches[-1].next_offset if batches else span.end
+
+
+class ServiceLogReader:
+    """One topic of a service's log, for what folds models and finds scores; see ``TopicReader``.
+
+    Parameters
+    ----------
+    log : of either mode.
+    topic : Weir's own name.
+    """
+
+    def __init__(self, log: ServiceLog, topic: str) -> None:
+        self.topic, self._log = topic, log
+        self._spans: Mapping[int, Span] = {}
+
+    async def __aenter__(self) -> Self:
+        self._spans = await self._log.spans(self.topic)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing: the log stays open."""
+
+    def partitions(self) -> list[int]:
+        """See ``TopicReader``."""
+        return sorted(self._spans)
+
+    async def bounds(self, partition: int) -> tuple[int, int]:
+        """See ``TopicReader``; as they were when the reader was opened. An empty topic of one process has none yet."""
+        return self._spans.get(partition, Span(0, 0))
+
+    async def offset_at(self, partition: int, ts: float) -> int:
+        """See ``TopicReader``."""
+        return (await self._log.offsets_at(self.topic, ts)).get(partition, 0)
+
+    async def read(self, partition: int, start: int, stop: int) -> AsyncIterator[Slice]:
+        """See ``TopicReader``."""
+        at = start
+        while at < stop:
+            try:
+                batches = await self._log.read(self.topic, partition, at)
+            except NoLongerKept as gone:
+                raise RecordsDeleted(gone.detail) from gone
+            for batch in batches:
+                places = [batch.offset_of(i) for i in range(len(batch.records))]
+                yield Slice(places, tuple(batch.records)).split(stop)[0].split(at)[1]
+            at = batches[-1].next_offset if batches else stop

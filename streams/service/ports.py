@@ -7,11 +7,14 @@ Both ports have two adapters: one process without a broker (``weir.streams.servi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from weir.online.codec.decode import DecodedEvents, DecodedLabels
 from weir.streams.checks.entity_rows import TableRow
 from weir.streams.records import Record, RecordBatch
+
+if TYPE_CHECKING:
+    from weir.streams.model_replicas.model_snapshots import ModelSnapshots
 
 Decoded = DecodedEvents | DecodedLabels
 """Records as the door decoded them, so that nobody decodes them twice."""
@@ -98,3 +101,12 @@ class Serving(Protocol):
 
     async def rows(self, task: str, entity: str) -> Sequence[TableRow]:
         """What the store holds of an entity, by table."""
+
+    async def score(self, task: str, features: Mapping[str, float]) -> tuple[float, int]:
+        """What the online model of now says of the logged features of an event, and the model's version.
+
+        Raises ``UsageError`` where they are not those of the task as it is now.
+        """
+
+    async def stored_models(self) -> ModelSnapshots | None:
+        """Models of before, from which older ones are made again faster; ``None`` where there are none."""

@@ -27,6 +27,7 @@ from tests.integration.follow import (
 from tests.integration.kafka_broker import Broker
 from weir.online.batch import ExampleBatch
 from weir.streams.cli.main import app
+from weir.streams.kafka.consume.range_reader import RangeReader
 from weir.streams.model_replicas.fold import ExampleFold
 from weir.streams.model_replicas.past_models import rebuild
 
@@ -85,7 +86,9 @@ async def test_replicas_that_run_and_that_start_later_are_those_that_never_learn
             for version, wanted in ((200, before), (301, found[0]["fraud"][1])):
                 for models in (None, snapshots):
                     fold = ExampleFold("fraud", SPECS["fraud"], FEATURES)
-                    await rebuild(options(place.kafka), place.topic, fold, version, snapshots=models)
+                    await rebuild(
+                        lambda: RangeReader(options(place.kafka), place.topic), fold, version, snapshots=models
+                    )
                     assert fold.model.snapshot().digest == wanted, f"version {version} can be made again"
 
 

@@ -83,11 +83,11 @@ def explain_score_command(
     settings, spec = settings_of(config, bootstrap), load_task(task)
     fold = ExampleFold.of(spec)
     search = Search(
-        event_id,
         spec.name,
-        () if partition is None else (partition,),
-        None if since is None else moment("--since", since),
-        duration("--repeats-within", repeats_within),
+        event_id,
+        partitions=() if partition is None else (partition,),
+        since=None if since is None else moment("--since", since),
+        repeats_s=duration("--repeats-within", repeats_within),
     )
     explained, repeats, start = asyncio.run(_explain(settings, fold, search, entity, not from_start))
     if as_json:
@@ -135,6 +135,7 @@ async def _find(settings: Settings, search: Search, entity: str | None) -> tuple
 
 
 async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: bool) -> int:
+    from weir.streams.kafka.consume.range_reader import RangeReader
     from weir.streams.model_replicas.model_snapshots import ModelSnapshots
     from weir.streams.model_replicas.past_models import rebuild
     from weir.streams.redis.client import RedisClient
@@ -151,7 +152,13 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
                 stored = False
         with bar(what := "examples learned again") as progress:
             snapshots = ModelSnapshots(link) if stored else None
-            return await rebuild(options, topic, fold, version, snapshots=snapshots, progress=partial(progress, what))
+            return await rebuild(
+                lambda: RangeReader(options, topic),
+                fold,
+                version,
+                snapshots=snapshots,
+                progress=partial(progress, what),
+            )
     finally:
         await link.stop()
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from weir.streams.checks.entity_rows import TableRow, TaskRows
 from weir.streams.embedded.embedded_host import EmbeddedHost
+from weir.streams.model_replicas.logged_features import row_of
 from weir.streams.redis.stored_rows import StoredRow
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
 
@@ -41,6 +42,16 @@ class EmbeddedServing:
     async def rows(self, task: str, entity: str) -> Sequence[TableRow]:
         """See ``Serving``."""
         return await self._log.call(lambda: self._rows(task, entity))
+
+    async def score(self, task: str, features: Mapping[str, float]) -> tuple[float, int]:
+        """See ``Serving``."""
+        pipeline = self._host.pipelines[task]
+        x = row_of(features, pipeline.features, task)
+        scores, version = await self._log.call(lambda: pipeline.model.score(x))
+        return float(scores[0]), version
+
+    async def stored_models(self) -> None:
+        """None: what the model learned is in the log, and is learned again from its beginning."""
 
     def _rows(self, task: str, entity: str) -> list[TableRow]:
         tables, found = self._tables[task], []

@@ -15,10 +15,14 @@ from weir.online.task.task_shape import shape_of
 from weir.streams.checks.entity_rows import TableRow, TaskRows
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
+from weir.streams.model_replicas.fold import ExampleFold
+from weir.streams.model_replicas.logged_features import row_of
+from weir.streams.model_replicas.model_snapshots import ModelSnapshots
+from weir.streams.model_replicas.past_models import rebuild
 from weir.streams.records import RecordBatch
 from weir.streams.redis.partitions.partition_store import LaneStore
 from weir.streams.service.kafka.kafka_service_log import KafkaServiceLog
-from weir.streams.service.log_reading import every_record
+from weir.streams.service.log_reading import ServiceLogReader, every_record
 
 _BACK: Final = 5_000
 """Newest examples of each partition from which the metrics of a process that starts are made."""
@@ -38,11 +42,15 @@ class KafkaServing:
 
     def __init__(self, settings: Settings, log: KafkaServiceLog, tasks: Sequence[TaskSpec]) -> None:
         self._settings, self._log = settings, log
+        self._specs = {task.name: task for task in tasks}
         self._tables = {task.name: TaskRows(task) for task in tasks}
         self._features = {task.name: shape_of(task).features for task in tasks}
         self._metrics = {task.name: task.metrics for task in tasks}
         self._evaluations: dict[str, Evaluation] = {}
         self._filling = asyncio.Lock()
+        self._models: dict[str, ExampleFold] = {}
+        """As of the newest question: the next one learns what has come since."""
+        self._learning = asyncio.Lock()
         self._places: dict[int, int] | None = None
         """Offsets behind the examples that were counted, by partition; ``None`` until they are asked for."""
         self._arrived: list[RecordBatch] = []
@@ -103,3 +111,23 @@ class KafkaServing:
             stored = await store.read_rows(table.name, entity, lanes)
             found += [tables.read(entity, table, row) for row in stored[:1]]
         return found
+
+    async def score(self, task: str, features: Mapping[str, float]) -> tuple[float, int]:
+        """See ``Serving``: by a replica of the workers' model, which learns up to the present end of the examples."""
+        async with self._learning:
+            if task not in self._models:
+                self._models[task] = ExampleFold.of(self._specs[task])
+            fold = self._models[task]
+            x = row_of(features, fold.features, task)
+            try:
+                stored = await self.stored_models()
+                await rebuild(lambda: ServiceLogReader(self._log, topics.EXAMPLES), fold, None, snapshots=stored)
+            except BaseException:
+                del self._models[task]  # it may be between two examples
+                raise
+            scores, version = fold.model.score(x)
+        return float(scores[0]), version
+
+    async def stored_models(self) -> ModelSnapshots:
+        """See ``Serving``."""
+        return ModelSnapshots(await self._log.redis())

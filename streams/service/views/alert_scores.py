@@ -1,0 +1,104 @@
+"""The score behind an alert: found in the log, given again by the model of now, and made again bit for bit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from weir.streams.config import topics
+from weir.streams.errors import UsageError
+from weir.streams.service.log_reading import ServiceLogReader
+from weir.streams.service.store.case_rules import AlertRow
+from weir.streams.service.store.related_alerts import scored_at
+
+if TYPE_CHECKING:
+    from weir.online.task.spec import TaskSpec
+    from weir.streams.model_replicas.logged_scores import Explanation, LoggedScore
+    from weir.streams.service.service import Service
+
+_LAG_S: Final = 3_600.0
+"""So long before the alert at most its score was written: workers that make alerts may be behind."""
+_REMEMBERED: Final = 256
+
+
+class RebuiltScore(NamedTuple):
+    """A score that was made again."""
+
+    explained: Explanation
+    start: int
+    """The version of the stored model that it began from; 0 for the first example."""
+
+
+class ScoreNow(NamedTuple):
+    """What the online model says now of the event that the alert is about."""
+
+    before: float
+    score: float
+    version: int
+
+
+class AlertScores:
+    """See the module.
+
+    Parameters
+    ----------
+    service : whose log and models they are.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._found: OrderedDict[tuple[str, float], LoggedScore] = OrderedDict()
+        self._rebuilding = asyncio.Lock()
+        """One at a time: each takes a processor for as long as it lasts."""
+
+    async def logged(self, row: AlertRow) -> LoggedScore:
+        """The prediction that the alert has its score and its reasons from.
+
+        Raises ``UsageError`` where the log does not hold it any more.
+        """
+        from weir.streams.model_replicas.logged_scores import Search, find_scores  # this brings Redis' client
+
+        key = (row.alert_id, row.score)
+        if key not in self._found:
+            at = await self._service.store.cases.ask(scored_at, row.alert_id, row.score)
+            since = None if at is None else at - _LAG_S
+            what = Search(row.task, entity_id=row.entity_id, score=row.score, since=since, until=at, repeats_s=0.0)
+            async with ServiceLogReader(self._service.log, topics.PREDICTIONS) as reader:
+                found = await find_scores(reader, what)
+            if not found:
+                raise UsageError("the log does not hold the prediction any more: retention deleted it")
+            self._found[key] = found[0]
+            if len(self._found) > _REMEMBERED:
+                self._found.popitem(last=False)
+        return self._found[key]
+
+    async def now(self, row: AlertRow) -> ScoreNow:
+        """The score of then beside that of now; raises ``UsageError`` where either cannot be had."""
+        logged = await self.logged(row)
+        self._task(row)
+        score, version = await self._service.serving.score(row.task, logged.features)
+        return ScoreNow(logged.score, score, version)
+
+    async def again(self, row: AlertRow) -> RebuiltScore:
+        """The score made again by exactly the model that made it, as ``weir explain-score`` does.
+
+        Raises ``UsageError`` where the log, or the task as it is now, does not allow it.
+        """
+        from weir.streams.model_replicas.fold import ExampleFold
+        from weir.streams.model_replicas.logged_scores import explain, version_of
+        from weir.streams.model_replicas.past_models import rebuild
+
+        logged = await self.logged(row)
+        fold, log = ExampleFold.of(self._task(row)), self._service.log
+        version = version_of(logged, fold)
+        async with self._rebuilding:
+            stored = await self._service.serving.stored_models()
+            start = await rebuild(lambda: ServiceLogReader(log, topics.EXAMPLES), fold, version, snapshots=stored)
+        return RebuiltScore(explain(logged, fold), start)
+
+    def _task(self, row: AlertRow) -> TaskSpec:
+        found = next((task for task in self._service.tasks if task.name == row.task), None)
+        if found is None:
+            raise UsageError(f"task {row.task} does not run here any more")
+        return found
