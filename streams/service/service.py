@@ -60,7 +60,8 @@ class Service:
         self.decisions = Decisions(self)
         self.feed, self.store = Feed(self), Store(self)
         self.parts: list[Part] = [self.door, self.decisions, self.feed, self.store]
-        self.views: list[View] = [self.access, AdminRoutes(self), Models(self), Entities(self), DeadLetters(self)]
+        self.admin, self.models, self.letters = AdminRoutes(self), Models(self), DeadLetters(self)
+        self.views: list[View] = [self.access, self.admin, self.models, Entities(self), self.letters]
         self.console: Console | None = Console(self)
         """Pages for people; none where only programs are served."""
         self._parts, self._running = AsyncExitStack(), AsyncExitStack()

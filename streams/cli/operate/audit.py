@@ -93,16 +93,11 @@ def show_command(
         weir audit show --entity user-7 --json
     """
     settings = settings_of(config, bootstrap, {"serve.directory": directory})
-    least = 0.0 if since is None else moment("--since", since)
-    found = [
-        record
-        for _, value in _records(settings, kafka)
-        if isinstance(record := _document(value), dict)
-        and record.get("at", 0.0) >= least
-        and (who is None or who in f"{record.get('who', {}).get('id')} {record.get('who', {}).get('name')}")
-        and (action is None or action in str(record.get("action")))
-        and (entity is None or entity in (record.get("subject"), *str(record.get("object")).split("/")))
-    ]
+    from weir.streams.service.access.audit.audit_chain import AuditFilter
+
+    wanted = AuditFilter(who, action, entity, since=0.0 if since is None else moment("--since", since))
+    records = (_document(value) for _, value in _records(settings, kafka))
+    found = [record for record in records if isinstance(record, dict) and wanted.accepts(record)]
     if as_json:
         for record in found:
             print(msgspec.json.encode(record).decode())

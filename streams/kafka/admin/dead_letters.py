@@ -113,6 +113,8 @@ class Selection:
     topic: str | None = None
     reason: str | None = None
     done: bool = False
+    kind: str | None = None
+    """Of a group: the reason without the value that was found."""
 
     def accepts(self, letter: Letter) -> bool:
         """Whether the letter is one of them; an id may be the letter's or the refused record's."""
@@ -121,6 +123,8 @@ class Selection:
         if self.places and not {letter.place, letter.origin} & self.places:
             return False
         if self.topic is not None and letter.content.topic != self.topic:
+            return False
+        if self.kind is not None and letter.kind != self.kind:
             return False
         return self.reason is None or self.reason.lower() in letter.content.reason.lower()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Query, Request
@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from weir.streams.config import topics
 from weir.streams.service.access.access_guard import tell_audit
 from weir.streams.service.access.api_keys import limits_of
+from weir.streams.service.access.audit.audit_chain import ChainCheck
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.log_reading import every_record
@@ -21,6 +22,8 @@ from weir.streams.service.problems import Problem
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
 
+_AT_ONCE: Final = 200
+"""Records of the audit that are checked without a pause for others of the event loop."""
 _Maker = Annotated[Caller, needs("keys:write")]
 
 
@@ -51,6 +54,7 @@ class AdminRoutes:
         self.router.post("/keys", status_code=201)(self.create)
         self.router.delete("/keys/{key_id}", dependencies=[needs("keys:write")])(self.revoke)
         self.router.get("/audit", dependencies=[needs("audit:read")])(self.audit)
+        self.router.get("/audit/verify", dependencies=[needs("audit:read")])(self.verify)
 
     async def keys(self) -> dict[str, Any]:
         """Every key there is and was, without its secret."""
@@ -77,3 +81,18 @@ class AdminRoutes:
         """The newest records of who did what, oldest first; ``weir audit`` has them all, and verifies them."""
         newest = every_record(self._service.log, topics.AUDIT, newest=limit)
         return {"records": [msgspec.json.decode(placed.record.value) async for placed in newest]}
+
+    async def verify(self) -> dict[str, Any]:
+        """Check the chains of the audit: that no record was changed, added or removed since it was written."""
+        # The anchors first: what is written meanwhile is after them, and no chain ends too early for it.
+        check = ChainCheck(await asyncio.to_thread(self._service.access.audit.anchors))
+        async for partition, offset, record in every_record(self._service.log, topics.AUDIT):
+            check.add(f"{topics.AUDIT}-{partition} at {offset}", record.value)
+            if offset % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        reports = [
+            {"writer": r.writer, "records": r.records, "first": r.first and r.first.seq, "last": r.last and r.last.seq,
+             "hash": r.last and r.last.hash, "fault": r.fault}
+            for r in check.reports()
+        ]  # fmt: skip
+        return {"whole": not any(report["fault"] for report in reports), "chains": reports}

@@ -10,7 +10,9 @@ from starlette.responses import RedirectResponse
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.assets import Assets
+from weir.streams.service.console.pages.admin_pages import AdminPages
 from weir.streams.service.console.pages.alerts_pages import AlertsPages
+from weir.streams.service.console.pages.letter_pages import LetterPages
 from weir.streams.service.console.rendering import Pages
 from weir.streams.service.problems import Problem
 
@@ -32,8 +34,8 @@ class Console:
         self.router = APIRouter(prefix="/console", include_in_schema=False)
         self.router.get("/assets/{version}/{name:path}")(self.asset)
         self.router.get("/")(self.begin)
-        for group in (AlertsPages(service, self.pages),):
-            self.router.include_router(group.router)
+        for group in (AlertsPages, LetterPages, AdminPages):
+            self.router.include_router(group(service, self.pages).router)
 
     async def asset(self, request: Request, version: str, name: str) -> Response:
         """A file that pages need; it says nothing of anybody, so everyone may have it."""

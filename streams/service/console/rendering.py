@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -41,7 +42,10 @@ class Place(NamedTuple):
 
 PLACES: Final = (
     Place("/console/alerts", "Alerts", "a", "alerts:read"),
-)  # fmt: skip
+    Place("/console/dead-letters", "Dead letters", "l", "deadletters:read"),
+    Place("/console/audit", "Audit", "t", "audit:read"),
+    Place("/console/keys", "Keys", "k", "keys:write"),
+)
 
 
 class Pages:
@@ -60,7 +64,7 @@ class Pages:
             loader=loader, autoescape=True, undefined=StrictUndefined, auto_reload=False, trim_blocks=True,
             lstrip_blocks=True,
         )  # fmt: skip
-        self._templates.filters |= {"when": when, "number": number, "path": path, "query": urlencode}
+        self._templates.filters |= {"when": when, "number": number, "path": path, "query": query}
         self._templates.globals |= {"asset": assets.address}
 
     def render(
@@ -83,6 +87,7 @@ class Pages:
             "csrf": csrf_token_of(cookie) if caller is not None and caller.via == "session" and cookie else "",
             "places": [p for p in PLACES if caller is not None and p.scope in caller.scopes],
             "here": request.url.path,
+            "address": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
             "now": time.time(),
             "tasks": [t.name for t in self._service.tasks if caller is not None and caller.sees(t.name)],
             "sign_on": self._service.access.sign_on is not None,
@@ -90,6 +95,16 @@ class Pages:
         }
         text = self._templates.get_template(template).render(known | facts)
         return Response(text, headers=dict(headers or {}), media_type="text/html")
+
+
+def told(text: str) -> dict[str, str]:
+    """Headers after a change: the page says ``text``, and whatever has ``changed from:body`` looks again."""
+    return {"HX-Trigger": json.dumps({"toast": {"text": text}, "changed": {}})}  # ASCII, as headers have to be
+
+
+def done(text: str) -> Response:
+    """A change was made, and there is nothing to show but ``text``."""
+    return Response(status_code=204, headers=told(text))
 
 
 async def said(request: Request, model: type[_M]) -> _M:
@@ -147,3 +162,12 @@ def path(text: str) -> str:
     'fraud%3Aa%2Fb%3Fc'
     """
     return quote(text, safe="")
+
+
+def query(values: Mapping[str, Any]) -> str:
+    """Values as the query of an address, without those that are not given.
+
+    >>> query({"topic": "user-events", "kind": None})
+    'topic=user-events'
+    """
+    return urlencode({name: value for name, value in values.items() if value not in (None, "")})

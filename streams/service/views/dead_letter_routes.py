@@ -33,12 +33,14 @@ class LetterChoice(BaseModel):
     topic: str | None = Field(default=None, examples=["user-events"])
     reason: str | None = Field(default=None, min_length=1, examples=["unknown field"])
     """Part of the reason."""
+    kind: str | None = Field(default=None, min_length=1, examples=["amount: got ...; give a number without quotes"])
+    """The reason of a group of ``GET /v1/dead-letters``."""
 
     def selection(self) -> Selection:
         """The same for the letters; raises ``UsageError`` for an id that is none, or where nothing is given."""
-        if not (self.ids or self.topic or self.reason):
-            raise UsageError("say which letters: give ids, topic or reason")
-        return Selection(frozenset(map(Place.parse, self.ids)), self.topic, self.reason)
+        if not (self.ids or self.topic or self.reason or self.kind):
+            raise UsageError("say which letters: give ids, topic, reason or kind")
+        return Selection(frozenset(map(Place.parse, self.ids)), self.topic, self.reason, kind=self.kind)
 
 
 class _Marker(msgspec.Struct):
@@ -67,11 +69,12 @@ class DeadLetters:
         self,
         topic: str | None = None,
         reason: str | None = None,
+        kind: str | None = None,
         done: bool = False,
         limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
     ) -> dict[str, Any]:
         """Open dead letters by kind of reason, and the newest of them; with ``done`` also those that are dealt with."""
-        letters = await self._find(Selection(topic=topic, reason=reason, done=done))
+        letters = await self._find(Selection(topic=topic, reason=reason, done=done, kind=kind))
         groups = [
             {"topic": g.topic, "reason": g.kind, "count": g.count, "newest": g.newest and _brief(g.newest)}
             for g in grouped(letters)

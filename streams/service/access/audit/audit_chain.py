@@ -7,6 +7,7 @@ anew, and then they do not end as the anchor says, which is kept in the database
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -70,42 +71,84 @@ class ChainReport:
     """Digests of the last ones."""
 
 
-def verify(records: Iterable[tuple[str, bytes]], anchors: Mapping[str, Link] | None = None) -> list[ChainReport]:
-    """Every writer's chain, by name.
+class ChainCheck:
+    """Follows every writer's chain record by record, so that a long one is never in memory whole.
 
     Parameters
     ----------
-    records : where each is, in words, and its value; each writer's in the order of their offsets.
     anchors : where each writer's chain has at least come, as the database says.
     """
-    anchors = dict(anchors or {})
-    found: dict[str, ChainReport] = {}
-    met: set[str] = set()
-    for place, value in records:
+
+    def __init__(self, anchors: Mapping[str, Link]) -> None:
+        self._anchors = dict(anchors)
+        self._found: dict[str, ChainReport] = {}
+        self._met: set[str] = set()
+
+    def add(self, place: str, value: bytes) -> None:
+        """Take the next record: where it is, in words, and its value; each writer's in the order of their offsets."""
         try:
             document = msgspec.json.decode(value, type=dict[str, Any])
             writer, link = str(document["writer"]), Link(int(document["seq"]), str(document.pop("hash")))
             prev = str(document["prev"])
         except (*UNREADABLE, KeyError, TypeError, ValueError) as exc:
-            unread = found.setdefault("?", ChainReport("?"))
+            unread = self._found.setdefault("?", ChainReport("?"))
             unread.fault = unread.fault or f"{place}: no record of the audit ({type(exc).__name__})"
-            continue
-        report = found.setdefault(writer, ChainReport(writer))
+            return
+        report = self._found.setdefault(writer, ChainReport(writer))
         if report.fault or report.recent.get(link.seq) == link.hash:  # a sender that heard no answer sent it twice
-            continue
+            return
         report.fault = _fault(place, report.last, link, prev, _digest(document))
         if report.fault:
-            continue
+            return
         report.first, report.last, report.records = report.first or link, link, report.records + 1
         report.recent[link.seq] = link.hash
         report.recent.pop(link.seq - AT_ONCE, None)
-        if (anchor := anchors.get(writer)) is not None and link.seq == anchor.seq:
-            met.add(writer)
+        if (anchor := self._anchors.get(writer)) is not None and link.seq == anchor.seq:
+            self._met.add(writer)
             if link != anchor:
                 report.fault = f"{place}: record {link.seq} is another one than the database's anchor says"
-    for writer in sorted(set(anchors) - met):
-        _not_met(found.setdefault(writer, ChainReport(writer)), anchors[writer])
-    return [found[writer] for writer in sorted(found)]
+
+    def reports(self) -> list[ChainReport]:
+        """What was found, by writer; call it once, after the last record."""
+        for writer in sorted(set(self._anchors) - self._met):
+            _not_met(self._found.setdefault(writer, ChainReport(writer)), self._anchors[writer])
+        return [self._found[writer] for writer in sorted(self._found)]
+
+
+def verify(records: Iterable[tuple[str, bytes]], anchors: Mapping[str, Link] | None = None) -> list[ChainReport]:
+    """Every writer's chain, by name; see ``ChainCheck`` for what a record is."""
+    check = ChainCheck(anchors or {})
+    for place, value in records:
+        check.add(place, value)
+    return check.reports()
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which records are shown: each condition that is given has to hold.
+
+    Parameters
+    ----------
+    who, action : a part of the caller's id or name, and of the action.
+    entity : whole, as the record's subject or in its address.
+    since, until : epoch seconds, the latter excluded.
+    """
+
+    who: str | None = None
+    action: str | None = None
+    entity: str | None = None
+    since: float = 0.0
+    until: float = math.inf
+
+    def accepts(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record is one of them."""
+        who = record.get("who") or {}
+        return (
+            self.since <= record.get("at", 0.0) < self.until
+            and (self.who is None or self.who in f"{who.get('id')} {who.get('name')}")
+            and (self.action is None or self.action in str(record.get("action")))
+            and (self.entity is None or self.entity in (record.get("subject"), *str(record.get("object")).split("/")))
+        )
 
 
 def _fault(place: str, last: Link | None, link: Link, prev: str, digest: str) -> str:

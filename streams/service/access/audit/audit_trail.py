@@ -75,6 +75,10 @@ class Audit:
         """Whether so much waits that nothing more may be done that has to be written down."""
         return len(self._waiting) >= _MOST_WAITING
 
+    def anchors(self) -> dict[str, Link]:
+        """Where each writer's chain has come to, as the database says."""
+        return anchors_in(self._engine)
+
     def note(self, action: str, caller: Caller | None, **facts: Any) -> None:
         """Write down what somebody did; ``facts`` without a value are left out."""
         who = None if caller is None else {"id": caller.id, "name": caller.name, "via": caller.via}

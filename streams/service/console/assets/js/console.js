@@ -1,4 +1,5 @@
 // What every page has: theme, times, toasts, keys and the live feed. A page's own module is js/page-NAME.js.
+import { bindDialogs, countNews } from "./dialogs.js";
 import { bindKeys } from "./keys.js";
 import { follow } from "./live.js";
 import { showTimes } from "./times.js";
@@ -25,4 +26,6 @@ document.getElementById("help-button").addEventListener("click", () => document.
 
 showTimes();
 bindKeys();
+bindDialogs();
+countNews();
 follow();

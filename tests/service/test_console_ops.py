@@ -1,0 +1,141 @@
+"""Pages of who runs the service: dead letters, audit and keys, with nothing, one and many, and for each role."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from httpx import AsyncClient
+
+from tests.service.access.served import bearer, served
+from tests.service.running import running
+from weir.streams.outputs import dead_letter
+from weir.streams.records import Record, RefusedRecord
+from weir.streams.service.access.caller import administrator
+from weir.streams.service.service import Service
+
+pytestmark = pytest.mark.anyio
+PAGE = {"Accept": "text/html"}
+NOW = time.time()
+HOSTILE = "<script>alert(1)</script>'\""
+
+
+async def refuse(service: Service, *reasons: str, raw: bytes = b'{"a":1}') -> None:
+    letters = [RefusedRecord(n, reason, Record(b"u9", raw, NOW)) for n, reason in enumerate(reasons)]
+    made = [dead_letter("user-events", 0, letter, NOW, 1 << 20) for letter in letters]
+    await service.log.append("dead-letters", made)
+
+
+async def page(client: AsyncClient, path: str, **more: Any) -> str:
+    answer = await client.get(path, headers=PAGE, **more)
+    assert answer.status_code == 200, (path, answer.status_code, answer.text)
+    return answer.text
+
+
+def toast(answer: Any) -> str:
+    assert answer.status_code == 204, answer.text
+    said: str = json.loads(answer.headers["HX-Trigger"])["toast"]["text"]
+    return said
+
+
+async def test_dead_letters_with_none_one_and_many(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, client):
+        assert "every record could be used" in await page(client, "/console/dead-letters")
+        await refuse(service, f"{HOSTILE}\u202e")
+        one = await page(client, "/console/dead-letters")
+        assert "1 record open" in one
+        assert "<script>alert" not in one
+        await refuse(service, *(f"amount: got '{n},5'; give a number without quotes, as 12.5" for n in range(150)))
+        many = await page(client, "/console/dead-letters")
+        assert "151 records open" in many
+        assert "Newest 100 of 151" in many
+        assert (
+            many.count("amount: got ...; give a number") == 3
+        )  # one group: its reason, and in the names of its buttons
+
+
+async def test_a_group_is_sent_again_or_dropped_after_a_question(tmp_path: Path) -> None:
+    kind = "amount: got ...; give a number without quotes, as ..."
+    async with running(tmp_path) as (service, client):
+        await refuse(
+            service, *(f"amount: got '{n},5'; give a number without quotes, as 12.5" for n in range(3)), "late"
+        )
+        asked = await page(client, "/console/dead-letters/ask", params={"action": "drop", "kind": kind})
+        assert "Drop 3 records?" in asked
+        fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', asked))
+        assert toast(await client.post("/console/dead-letters/drop", data=fields)) == "3 records dropped."
+        assert "1 record open" in await page(client, "/console/dead-letters")
+        told = toast(await client.post("/console/dead-letters/replay", data={"ids": "0-3"}))
+        assert told.startswith("1 record sent again.")
+        assert "5 records" in await page(
+            client, "/console/dead-letters?done=true"
+        )  # what was sent again was refused again
+        again = await client.post("/console/dead-letters/replay", data={"ids": "0-3"})
+        assert (again.status_code, again.headers["Content-Type"]) == (404, "application/problem+json")
+
+
+async def test_a_record_that_is_no_text_is_shown_byte_by_byte(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, client):
+        await refuse(service, "not JSON", raw=b"\x00\xffab")
+        await refuse(service, "late", raw=b'{"a":"\xc3\xa9"}')
+        assert "00 ff 61 62" in await page(client, "/console/dead-letters/0-0")
+        text = await page(client, "/console/dead-letters/0-1")
+        assert "é" in text
+        assert "hexadecimal" not in text
+
+
+async def test_a_key_is_shown_once_and_revoked(tmp_path: Path) -> None:
+    async with running(tmp_path) as (_, client):
+        assert "No program has a key yet" in await page(client, "/console/keys")
+        assert "Make the key" in await page(client, "/console/keys/new")
+        made = await client.post(
+            "/console/keys", data={"name": HOSTILE, "role": "viewer", "tasks": ["fraud"], "expires_at": ""}
+        )
+        (secret,) = re.findall(r"weir_([0-9a-f]{12})_[\w-]{43}", made.text)
+        listed = await page(client, "/console/keys")
+        assert "<script>alert" not in made.text + listed
+        assert "active" in listed
+        assert not re.search(r"weir_[0-9a-f]{12}_[\w-]{43}", listed)
+        assert "Revoke key" in await page(client, f"/console/keys/{secret}/revoke")
+        assert "is revoked" in toast(await client.post(f"/console/keys/{secret}/revoke"))
+        assert "revoked" in await page(client, "/console/keys")
+        assert (await client.post("/console/keys", data={"name": ""})).status_code == 422
+
+
+async def test_the_audit_is_listed_filtered_and_verified(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, client):
+        service.access.audit.note("POST /console/keys", administrator("token"), outcome=200)
+        service.access.audit.note("look", None, subject=HOSTILE, reason="asked")
+        await service.access.audit._write_waiting()
+        listed = await page(client, "/console/audit")
+        assert "POST /console/keys" in listed
+        assert "<script>alert" not in listed
+        assert "POST /console/keys" not in await page(client, "/console/audit?action=look")
+        assert "No record is like that" in await page(client, "/console/audit?who=nobody")
+        assert "no record was changed" in await page(client, "/console/audit/verify")
+        assert (await client.get("/v1/audit/verify")).json()["whole"]
+
+
+PLACES = {
+    "viewer": set[str](),
+    "analyst": set[str](),
+    "operator": {"dead-letters"},
+    "admin": {"dead-letters", "audit", "keys"},
+}
+
+
+async def test_a_page_that_one_may_not_see_is_not_in_the_navigation_and_says_so(tmp_path: Path) -> None:
+    async with served(tmp_path) as (service, client):
+        for role, seen in PLACES.items():
+            key = service.access.keys.create(role, role=role, by="test", now=NOW)[1]
+            headers = {**PAGE, **bearer(key)}
+            alerts = (await client.get("/console/alerts", headers=headers)).text
+            for place in PLACES["admin"]:
+                assert (f'href="/console/{place}"' in alerts) == (place in seen), (role, place)
+                answer = await client.get(f"/console/{place}", headers=headers)
+                assert answer.status_code == (200 if place in seen else 403)
+                assert answer.headers["Content-Type"].startswith("text/html")
