@@ -179,7 +179,7 @@ class Feed:
             return wanted, place
         place = self.fan_out.ring.end.copy()
         if query.since is not None:
-            ts = _time(query.since, time.time())
+            ts = time_said(query.since, time.time())
             for topic in wanted.topics:
                 for partition, offset in (await self._service.log.offsets_at(topic, ts)).items():
                     place[Shard(topic, partition)] = offset
@@ -213,10 +213,10 @@ def _responses(media_type: str, example: str) -> dict[int | str, dict[str, Any]]
     }
 
 
-def _time(text: str, now: float) -> float:
-    """Epoch seconds of ``since``.
+def time_said(text: str, now: float, name: str = "since") -> float:
+    """Epoch seconds of a time in a query; raises ``Problem`` (422), which names the parameter.
 
-    >>> _time("2024-03-01T12:00:00Z", 0.0), _time("15m", 1000.0), _time("1.7e9", 0.0)
+    >>> time_said("2024-03-01T12:00:00Z", 0.0), time_said("15m", 1000.0), time_said("1.7e9", 0.0)
     (1709294400.0, 100.0, 1700000000.0)
     """
     for read in (float, lambda text: now - parse_duration(text), parse_time):
@@ -227,4 +227,4 @@ def _time(text: str, now: float) -> float:
         if isinstance(ts, float) and abs(ts) < 1e11:
             return ts
     fix = "give RFC 3339 with an offset, epoch seconds, or a duration before now such as 15m"
-    raise Problem(422, "No time", f"since={text[:80]!r} is no time; {fix}", value=text[:80])
+    raise Problem(422, "No time", f"{name}={text[:80]!r} is no time; {fix}", value=text[:80])

@@ -133,6 +133,10 @@ class Cases:
         """Do anything else with an alert."""
         return await self.happen([self._event(row, action, by, time.time(), expects, **said)])
 
+    async def act_on(self, rows: Sequence[AlertRow], action: str, by: str, **said: Any) -> dict[str, str | None]:
+        """The same with several alerts; answers as ``judge`` does."""
+        return await self.happen([self._event(row, action, by, time.time(), None, **said) for row in rows])
+
     async def happen(self, made: Sequence[CaseEvent]) -> dict[str, str | None]:
         """Append case events, and wait for what became of them; those that are not written in time are absent.
 
@@ -140,21 +144,26 @@ class Cases:
         """
         records = [Record(event.alert_id.encode(), encode_model(event), event.at) for event in made]
         await self._log.append(topics.CASE_EVENTS, records)
-        alert_of, deadline = {event.case_event_id: event.alert_id for event in made}, time.monotonic() + PATIENCE_S
-        while True:
-            wrote = self._projector.wrote
-            found = await self.ask(outcomes_of, list(alert_of))
-            left = deadline - time.monotonic()
-            if len(found) == len(alert_of) or left <= 0:
-                break
-            with suppress(TimeoutError):
-                await asyncio.wait_for(wrote.wait(), min(left, _LOOK_EVERY_S))
+        alert_of = {event.case_event_id: event.alert_id for event in made}
+        found = await self.became(list(alert_of))
         if any(event.expects is not None and event.case_event_id not in found for event in made):
             raise Problem(
                 503, "Not known yet", "the database is behind; look at the alert before you try again",
                 headers={"Retry-After": "2"},
             )  # fmt: skip
         return {alert_of[case_event_id]: refused for case_event_id, refused in found.items()}
+
+    async def became(self, case_event_ids: list[str]) -> dict[str, str | None]:
+        """Wait for what becomes of case events, as ``happen`` does; by their ids."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            wrote = self._projector.wrote
+            found = await self.ask(outcomes_of, case_event_ids)
+            left = deadline - time.monotonic()
+            if len(found) == len(set(case_event_ids)) or left <= 0:
+                return found
+            with suppress(TimeoutError):
+                await asyncio.wait_for(wrote.wait(), min(left, _LOOK_EVERY_S))
 
     async def rows(self, ids: Sequence[str], tasks: frozenset[str] | None) -> dict[str, AlertRow]:
         """Alerts by id that a caller may see."""

@@ -1,19 +1,77 @@
-"""The queue of alerts."""
+"""The queue of alerts: lists, what came since, and what is done with one or many of them."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import ConfigDict, Field
 
+from weir.online.codec.wire import Id, MadeId, Note
+from weir.online.durations import Seconds
+from weir.online.task.spec import TaskSpec
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.console.rendering import Pages
-from weir.streams.service.store.alert_queries import AlertFilter, Sort, list_alerts
+from weir.streams.service.console.alert_lists import (
+    ListSaid,
+    choices_of,
+    mark_of,
+    new_since,
+    shown_alerts,
+)
+from weir.streams.service.console.rendering import Pages, path, said
+from weir.streams.service.problems import Problem
+from weir.streams.service.store.alert_queries import list_alerts
+from weir.streams.service.store.alert_requests import CLAIM_S, By, ManySaid, VerdictsSaid
+from weir.streams.service.store.case_rules import AlertRow
+from weir.streams.service.store.queue_queries import facets_of
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
+
+PART: Final = 50
+"""Rows that come at once."""
+_REFRESHED: Final = 500
+_MARK: Final = r"^(\d+\.\d+(-\d+\.\d+)*)?$"
+
+
+class NewSaid(ListSaid):
+    """A list, and up to where the page that asks has it."""
+
+    mark: str = Field("", max_length=4_096, pattern=_MARK)
+
+
+class JudgedSaid(VerdictsSaid):
+    """A verdict on alerts; the form has fields for other work, too."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class WorkSaid(ManySaid):
+    """What is done with alerts, other than to judge them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    action: Literal["claim", "hand_over", "release", "hold", "escalate"]
+    assignee: Id | None = None
+    """To whom they are handed over."""
+    hold_s: Seconds = Field(4 * 3600.0, ge=0, le=365 * 86_400.0)
+    note: Note = ""
+
+
+_WORDS: Final = {
+    "claim": "yours now", "hand_over": "handed over", "release": "released", "hold": "on hold", "escalate": "escalated",
+    "confirmed": "confirmed", "false_alarm": "called false alarms", "unsure": "marked as unsure", "undo": "as before",
+}  # fmt: skip
+_BACK: Final[dict[str, tuple[str, dict[str, str]]]] = {
+    "claim": ("work", {"action": "release"}),
+    "hold": ("work", {"action": "hold", "hold_s": "0s"}),
+    "confirmed": ("undo", {}), "false_alarm": ("undo", {}), "unsure": ("undo", {}),
+}  # fmt: skip
+"""How each is taken back: the route and what its form says."""
 
 
 class AlertsPages:
@@ -27,18 +85,131 @@ class AlertsPages:
     def __init__(self, service: Service, pages: Pages) -> None:
         self._service, self._pages = service, pages
         self.router = APIRouter()
-        self.router.get("/alerts")(self.queue)
+        read, judge, work = ([needs(scope)] for scope in ("alerts:read", "alerts:write", "cases:write"))
+        self.router.get("/alerts", dependencies=read)(self.queue)
+        self.router.get("/alerts/new", dependencies=read)(self.new)
+        self.router.get("/alerts/rows", dependencies=read)(self.rows)
+        self.router.post("/alerts/verdict", dependencies=judge)(self.verdict)
+        self.router.post("/alerts/undo", dependencies=judge)(self.undo)
+        self.router.post("/alerts/work", dependencies=work)(self.work)
+        self.router.post("/alerts/next", dependencies=work)(self.next)
 
-    async def queue(
+    async def queue(self, request: Request, asked: Annotated[ListSaid, Query()], by: str = By) -> Response:
+        """The alerts that wait for somebody; a later part of them where htmx asks with a cursor."""
+        store, now, caller = self._service.store, time.time(), _caller(request)
+        of = asked.filter(caller.tasks, by, now)
+        # What comes between the two is in the list and counted as new: better than in neither.
+        mark = await store.cases.ask(mark_of)
+        page = await store.cases.ask(list_alerts, of, asked.sort, asked.cursor, PART, now)
+        facts: dict[str, Any] = {
+            "asked": asked, "by": by, "mark": mark, "page": page,
+            "alerts": await store.cases.ask(shown_alerts, page.rows, by, now),
+            "budget": await self._budget(of, now),
+        }  # fmt: skip
+        if asked.cursor is not None and "hx-request" in request.headers:
+            return self._pages.render(request, "_alert_more.html", **facts)
+        counts = await store.cases.ask(facets_of, of, now)
+        seen = [task for task in self._service.tasks if caller.sees(task.name)]
+        facts |= {
+            "facets": choices_of(asked, counts, page.total, by, [task.name for task in seen]),
+            "verdict_reasons": _reasons_of(task for task in seen if asked.task in (None, task.name)),
+            "trouble": store.projector.trouble,
+        }
+        return self._pages.render(request, "alerts.html", **facts)
+
+    async def new(self, request: Request, asked: Annotated[NewSaid, Query()], by: str = By) -> Response:
+        """How many alerts of a list came since the page was made."""
+        now = time.time()
+        of = asked.filter(_caller(request).tasks, by, now)
+        count, more = await self._service.store.cases.ask(new_since, of, asked.mark, now)
+        listed = ListSaid.model_validate(asked.model_dump(exclude={"mark"}, exclude_defaults=True))
+        return self._pages.render(request, "_alert_new.html", asked=listed, count=count, more=more)
+
+    async def rows(
         self,
         request: Request,
-        task: str | None = None,
-        q: str | None = None,
-        sort: Sort = "expected_loss",
-        cursor: str | None = None,
-        caller: Caller = needs("alerts:read"),
+        alert_id: Annotated[list[MadeId], Query(max_length=_REFRESHED)],
+        case_event_id: Annotated[list[str], Query(max_length=_REFRESHED)] = [],  # noqa: B006 - FastAPI copies it
+        by: str = By,
     ) -> Response:
-        """The alerts that wait for somebody."""
-        of = AlertFilter(tasks=caller.tasks, task=task or None, q=(q and q.strip()) or None)
-        page = await self._service.store.cases.ask(list_alerts, of, sort, cursor, 50, time.time())
-        return self._pages.render(request, "alerts.html", page=page, sort=sort, q=q or "", task=task or "")
+        """Rows as they are now, after case events that the feed has told: those may still be on their way here."""
+        await self._service.store.cases.became(case_event_id)
+        return await self._changed(request, alert_id, by)
+
+    async def verdict(self, request: Request, by: str = By) -> Response:
+        """Say of alerts what they were."""
+        wanted = await said(request, JudgedSaid)
+        rows = await self._rows(request, wanted.alert_ids)
+        done = await self._service.store.cases.judge(rows, by, wanted.verdict, wanted.reason, wanted.note)
+        return await self._changed(request, wanted.alert_ids, by, wanted.verdict, done)
+
+    async def undo(self, request: Request, by: str = By) -> Response:
+        """Take the newest verdict of alerts back."""
+        wanted = await said(request, ManySaid)
+        done = await self._service.store.cases.undo(await self._rows(request, wanted.alert_ids), by)
+        return await self._changed(request, wanted.alert_ids, by, "undo", done)
+
+    async def work(self, request: Request, by: str = By) -> Response:
+        """Claim alerts, hand them over, release them, put them on hold, or escalate them."""
+        wanted, now = await said(request, WorkSaid), time.time()
+        if wanted.action == "hand_over" and wanted.assignee is None:
+            raise Problem(422, "Not valid", "assignee: nobody is named; say to whom these are handed over")
+        whose = {"assignee": wanted.assignee or by, "until": now + CLAIM_S}
+        of: Mapping[str, tuple[str, dict[str, Any]]] = {
+            "claim": ("assign", whose | {"assignee": by}), "hand_over": ("assign", whose), "release": ("release", {}),
+            "hold": ("hold", {"until": now + wanted.hold_s}), "escalate": ("escalate", {"note": wanted.note or None}),
+        }  # fmt: skip
+        action, facts = of[wanted.action]
+        rows = await self._rows(request, wanted.alert_ids)
+        done = await self._service.store.cases.act_on(rows, action, by, **facts)
+        return await self._changed(request, wanted.alert_ids, by, wanted.action, done)
+
+    async def next(self, request: Request, asked: Annotated[ListSaid, Query()], by: str = By) -> Response:
+        """Claim the next alert of the list that nobody has, and open it."""
+        of = ListSaid.filter(asked.model_copy(update={"show": "queue"}), _caller(request).tasks, by, time.time())
+        alert_id = await self._service.store.cases.claim_next(of, by, CLAIM_S)
+        if alert_id is None:
+            return self._pages.render(request, "_toast.html", text="Nothing waits here that nobody has.")
+        return Response(status_code=204, headers={"HX-Redirect": f"/console/alerts/{path(alert_id)}"})
+
+    async def _budget(self, of: Any, now: float) -> dict[str, Any] | None:
+        """Of the queue, how many of it can still be looked at today, and of how many a day."""
+        if of.waits_for is None:
+            return None
+        budget = await self._service.store.budget(of, now)
+        daily = [getattr(t.threshold, "alerts_per_day", 0) for t in self._service.tasks if t.name in budget["left"]]
+        return None if budget["line"] is None else {"line": budget["line"], "daily": sum(daily)}
+
+    async def _rows(self, request: Request, alert_ids: Sequence[str]) -> list[AlertRow]:
+        return list((await self._service.store.cases.rows(alert_ids, _caller(request).tasks)).values())
+
+    async def _changed(
+        self,
+        request: Request,
+        alert_ids: Sequence[str],
+        by: str,
+        did: str = "",
+        done: Mapping[str, str | None] | None = None,
+    ) -> Response:
+        """Rows after a change; where something was done, also what became of each kind, and the way back."""
+        rows = await self._rows(request, alert_ids)
+        alerts = await self._service.store.cases.ask(shown_alerts, rows, by, time.time())
+        facts: dict[str, Any] = {"alerts": alerts, "by": by, "did": None}
+        if done is not None:
+            counted = [alert_id for alert_id, refused in done.items() if refused is None]
+            late = len(rows) - len(done)
+            facts |= {
+                "did": _WORDS[did], "done": counted, "refused": Counter(why for why in done.values() if why),
+                "late": late, "unknown": len(set(alert_ids)) - len(rows), "back": _BACK.get(did),
+            }  # fmt: skip
+        return self._pages.render(request, "_alerts_changed.html", **facts)
+
+
+def _reasons_of(tasks: Iterable[TaskSpec]) -> list[str]:
+    """Reasons for verdicts of the tasks in a list, each once."""
+    return list(dict.fromkeys(reason for task in tasks for reason in getattr(task.alerts, "verdict_reasons", ())))
+
+
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.scope["weir"].caller
+    return caller

@@ -3,14 +3,15 @@ import { bindDialogs, countNews } from "./dialogs.js";
 import { bindKeys } from "./keys.js";
 import { follow } from "./live.js";
 import { showTimes } from "./times.js";
-import { toast, toastProblem } from "./toasts.js";
+import { countToasts, toast, toastProblem } from "./toasts.js";
 
 const token = document.querySelector('meta[name="csrf-token"]').content;
 
 document.addEventListener("htmx:config:request", ({ detail }) => {
   if (token) detail.ctx.request.headers["X-CSRF-Token"] = token;
 });
-document.addEventListener("htmx:after:swap", () => showTimes());
+document.addEventListener("htmx:after:swap", () => { showTimes(); countToasts(); });
+document.addEventListener("htmx:finally:request", ({ detail }) => detail.ctx.sourceElement?.closest(".toast")?.remove()); // it was undone
 document.addEventListener("htmx:response:error", ({ detail }) => toastProblem(detail.ctx));
 document.addEventListener("htmx:error", ({ detail }) => {
   if (!detail.ctx?.response) toast("The service does not answer. What you did may not have reached it.", "bad");

@@ -1,21 +1,30 @@
-// Short messages in the corner: what was done, with a way back, or what went wrong.
-const STAY_MS = 6000;
+// Short messages in the corner: what was done, with a way back, or what went wrong. The server makes them too
+// (_alerts_changed.html): one with data-stay goes after so many seconds, which it counts down in [data-left].
+const STAY_S = 6;
 
-export function toast(text, kind = "", action = null) {
+function stay(box, seconds) {
+  box.dataset.counts = "";
+  let left = seconds;
+  const timer = setInterval(() => {
+    left -= 1;
+    const shown = box.querySelector("[data-left]");
+    if (shown) shown.textContent = left;
+    if (left <= 0 && !box.matches(":focus-within")) box.remove(); // nobody loses the button under the finger
+    if (!box.isConnected) clearInterval(timer);
+  }, 1000);
+}
+
+export function toast(text, kind = "") {
   const box = document.createElement("div");
   box.className = `toast ${kind}`;
   box.append(text);
-  if (action) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "quiet";
-    button.textContent = action.name;
-    button.addEventListener("click", () => { box.remove(); action.run(); });
-    box.append(" ", button);
-  }
   document.getElementById("toasts").append(box);
-  setTimeout(() => box.remove(), action?.stayMs ?? STAY_MS);
+  stay(box, STAY_S);
   return box;
+}
+
+export function countToasts() {
+  for (const box of document.querySelectorAll(".toast[data-stay]:not([data-counts])")) stay(box, Number(box.dataset.stay));
 }
 
 export function toastProblem(ctx) {

@@ -1,0 +1,112 @@
+// The list of alerts: which row is marked, which are selected, and rows that others change.
+// The marked row is the one whose link has the focus; it stays marked while a button has it.
+import { onKey } from "./keys.js";
+import { toast } from "./toasts.js";
+
+const REFRESHED_AT_ONCE = 40; // ids stand in an address
+let last = null; // the row of the last x: shift-x selects from there
+
+const rows = () => [...document.querySelectorAll("#row-list > tr[data-id]")];
+const marked = () => document.querySelector("#row-list > tr.current");
+const box = (row) => row?.querySelector("input[type=checkbox]");
+const picked = () => rows().filter((row) => box(row)?.checked);
+const rowOf = (id) => document.querySelector(`#row-list > tr[data-id="${CSS.escape(id)}"]`);
+
+function mark(row) {
+  marked()?.classList.remove("current");
+  row?.classList.add("current");
+}
+
+function move(by) {
+  const all = rows();
+  const at = all.indexOf(marked());
+  const next = all[at < 0 ? 0 : at + by];
+  if (next) next.querySelector("a.open").focus();
+  else if (by > 0) document.getElementById("more-link")?.click();
+}
+
+function count() {
+  const n = picked().length;
+  const bulk = document.getElementById("bulk");
+  if (!bulk) return;
+  bulk.dataset.picked = n;
+  document.getElementById("selected").textContent = n ? `${n} selected` : "Nothing selected: buttons and keys act on the marked row.";
+  document.getElementById("select-none").hidden = !n;
+  const all = document.getElementById("select-all");
+  if (all) { all.checked = n > 0 && n === rows().length; all.indeterminate = n > 0 && !all.checked; }
+}
+
+function pick(from, to, state) {
+  const all = rows();
+  const [first, end] = [all.indexOf(from), all.indexOf(to)].sort((a, b) => a - b);
+  for (const row of all.slice(Math.max(first, 0), end + 1)) box(row).checked = state;
+  last = to;
+  count();
+}
+
+onKey("j", () => move(1));
+onKey("k", () => move(-1));
+for (const [key, by] of [["ArrowDown", 1], ["ArrowUp", -1]]) {
+  onKey(key, (event) => (event.target.closest("#row-list") ? move(by) : false)); // elsewhere they scroll
+}
+onKey("x", () => { const row = marked(); if (box(row)) pick(row, row, !box(row).checked); });
+onKey("shift-x", () => { const row = marked(); if (box(row)) pick(last?.isConnected ? last : row, row, true); });
+
+document.addEventListener("focusin", ({ target }) => { const row = target.closest?.("#row-list > tr[data-id]"); if (row) mark(row); });
+document.addEventListener("click", (event) => {
+  const one = event.target.closest("#row-list input[type=checkbox]");
+  if (one) pick(event.shiftKey && last?.isConnected ? last : one.closest("tr"), one.closest("tr"), one.checked);
+  if (event.target.id === "select-all") { for (const row of rows()) box(row).checked = event.target.checked; count(); }
+  if (event.target.id === "select-none") { for (const row of picked()) box(row).checked = false; count(); marked()?.querySelector("a.open").focus(); }
+});
+
+// Without a selection a button is about the marked row; without that either, it is about nothing.
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("#bulk button[hx-post]");
+  if (!button || picked().length) return;
+  if (box(marked())) { box(marked()).checked = true; count(); return; }
+  event.preventDefault();
+  event.stopPropagation();
+  toast("Select alerts first: x, or the boxes of their rows.");
+}, true);
+
+document.addEventListener("submit", (event) => { if (event.target.id === "bulk") event.preventDefault(); }); // Enter in the note
+
+// What was done is no longer selected; what was refused still is.
+function settle() {
+  for (const done of document.querySelectorAll("#toasts form:not([data-seen])")) {
+    done.dataset.seen = "";
+    for (const { value } of done.querySelectorAll("[name=alert_ids]")) { const one = box(rowOf(value)); if (one) one.checked = false; }
+  }
+  count();
+}
+
+// Rows swap without moving: the marked one stays marked, and focus that went with the old list comes back to the new.
+let held = "";
+document.addEventListener("htmx:before:swap", () => { held = marked()?.id ?? ""; });
+document.addEventListener("htmx:after:swap", ({ detail }) => {
+  const was = document.getElementById(held);
+  if (was) mark(was);
+  settle();
+  const source = detail.ctx.sourceElement;
+  if (source?.id === "new-link" || source?.id === "list") (was ?? rows()[0])?.querySelector("a.open").focus();
+});
+document.addEventListener("htmx:finally:request", ({ detail }) => {
+  if (document.activeElement !== document.body) return;
+  if (detail.ctx.sourceElement?.id === "more-link") move(1);
+  else marked()?.querySelector("a.open").focus(); // it was on a toast that is gone
+});
+
+// Others judge and claim: their rows are shown anew where they are.
+document.body.addEventListener("weir:case-event", ({ detail }) => {
+  const told = detail.records.map(({ record }) => record).filter((event) => event.action !== "learned" && rowOf(event.alert_id));
+  for (let at = 0; at < told.length; at += REFRESHED_AT_ONCE) {
+    const some = told.slice(at, at + REFRESHED_AT_ONCE);
+    const query = new URLSearchParams([...some.map((e) => ["alert_id", e.alert_id]), ...some.map((e) => ["case_event_id", e.case_event_id])]);
+    htmx.ajax("GET", `/console/alerts/rows?${query}`, { source: "#rows", swap: "none" });
+  }
+});
+
+new ResizeObserver(([top]) => document.documentElement.style.setProperty("--top", `${top.target.offsetHeight}px`))
+  .observe(document.querySelector(".top"));
+count();
