@@ -261,6 +261,9 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         "lower end of the interval of their difference).",
     ),
     _gauge("weir_trainer_champion_version{task}", "1", "What serves by the registry, asked twice a minute; 0 is none."),
+    _gauge(
+        "weir_trainer_progress{task,part}", "1", "How far a part of the job at work is, 0 to 1; part is what it says."
+    ),
     _gauge("weir_trainer_held{task}", "1", "1 while this trainer holds the task's lease: it works or judges, or will."),
     # The service
     _counter(

@@ -11,12 +11,18 @@ from typing import Any
 import pytest
 from httpx import AsyncClient
 
+from tests.models.registering import register
 from tests.service.access.served import bearer, served
 from tests.service.running import running
+from weir.models.registry.registry import Registry, open_files
+from weir.online.codec.encode import encode_model
+from weir.online.codec.wire import RetrainRequest
 from weir.streams.outputs import dead_letter
 from weir.streams.records import Record, RefusedRecord
 from weir.streams.service.access.caller import administrator
 from weir.streams.service.service import Service
+from weir.streams.trainer.state_journal import FilesJournal
+from weir.streams.trainer.task_state import Job, RetrainAsk, Stage, TaskState, encode
 
 pytestmark = pytest.mark.anyio
 PAGE = {"Accept": "text/html"}
@@ -121,10 +127,10 @@ async def test_the_audit_is_listed_filtered_and_verified(tmp_path: Path) -> None
 
 
 PLACES = {
-    "viewer": set[str](),
-    "analyst": set[str](),
-    "operator": {"dead-letters"},
-    "admin": {"dead-letters", "audit", "keys"},
+    "viewer": {"models", "drift"},
+    "analyst": {"models", "drift"},
+    "operator": {"models", "drift", "dead-letters"},
+    "admin": {"models", "drift", "dead-letters", "audit", "keys"},
 }
 
 
@@ -139,3 +145,102 @@ async def test_a_page_that_one_may_not_see_is_not_in_the_navigation_and_says_so(
                 answer = await client.get(f"/console/{place}", headers=headers)
                 assert answer.status_code == (200 if place in seen else 403)
                 assert answer.headers["Content-Type"].startswith("text/html")
+
+
+async def test_models_with_none_one_and_many(tmp_path: Path) -> None:
+    async with running(tmp_path, "fraud", "churn") as (service, client):
+        none = await page(client, "/console/models")
+        assert "none yet: the first is trained when labels allow it" in none
+        assert "has learned nothing yet" in none
+        registry = Registry(service.settings.models.registry)
+        for seed in range(12):
+            register(registry, seed=seed, metrics={"gate_metric": 0.5})
+        many = await page(client, "/console/models?task=fraud")
+        assert "12 versions" in many
+        assert many.index(">v12<") < many.index(">v2<") < many.index(">v1<")
+        assert ">churn</h2>" not in many.partition('id="models"')[2]
+        one = await page(client, "/console/models/fraud/12")
+        assert "10, " in one
+        assert (await client.get("/console/models/fraud/13", headers=PAGE)).status_code == 404
+
+
+async def test_a_version_is_moved_after_a_question_that_says_what_it_does(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, client):
+        registry = Registry(service.settings.models.registry)
+        for seed in range(2):
+            register(registry, seed=seed)
+        asked = await page(client, "/console/models/fraud/1/ask?to=champion")
+        assert "No full model serves now" in asked
+        fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', asked))
+        told = toast(await client.post("/console/models/fraud/1/stage", data={**fields, "why": "<b>"}))
+        assert told.startswith("fraud v1 is champion now.")
+        toast(await client.post("/console/models/fraud/2/stage", data={"to": "champion"}))
+        assert "v2, which serves now, is archived" in await page(client, "/console/models/fraud/rollback")
+        assert "Version 1 serves" in toast(await client.post("/console/models/fraud/rollback", data={"why": ""}))
+        assert "Its files stay" in await page(client, "/console/models/fraud/1/ask?to=archived")
+        shown = await page(client, "/console/models/fraud/1")
+        assert "&lt;b&gt;" in shown
+        assert "<b>" not in shown
+        assert (await client.post("/console/models/fraud/9/stage", data={"to": "shadow"})).status_code == 422
+        assert registry.stages("fraud").champion == 1
+
+
+def job(n: int, stage: Stage, **more: Any) -> Job:
+    asked = RetrainAsk(f"r{n}", "drift", NOW - 900, HOSTILE)
+    return Job(f"fraud-{n}", asked, NOW, NOW - 600 + n, stage, **more)
+
+
+async def test_trainings_show_their_progress_log_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path, "fraud") as (service, client):
+        assert "No training yet" in await page(client, "/console/drift")
+        ended = job(
+            1, "rejected", ended_at=NOW, version=0, chosen="trees", verdict="worse: by far", reason="too few labels"
+        )
+        at_work = job(2, "data")
+        journal = FilesJournal(open_files(service.settings.models.registry))
+        state = TaskState("fraud", owner="another", lease_until=NOW + 3600, job=at_work, ended=(ended,))
+        assert journal.append("fraud", 1, encode(state))
+        folder = service.settings.serve.directory / "work" / "fraud" / "fraud-2" / "trees"
+        folder.mkdir(parents=True)
+        (folder / "output.log").write_text("epoch 3\n")
+        service.metrics.set("weir_trainer_progress", 0.25, task="fraud", part="trees")
+        shown = await page(client, "/console/drift")
+        for words in ("25 %", "epoch 3", "training", "worse: by far", "too few labels", "every 2s"):
+            assert words in shown
+        assert "<script>alert" not in shown
+
+
+async def test_somebody_asks_for_a_new_model(tmp_path: Path) -> None:
+    async with running(tmp_path) as (_, client):
+        assert "within the task" in await page(client, "/console/retrain?task=fraud")
+        told = toast(await client.post("/console/retrain", data={"task": "fraud", "reason": HOSTILE, "force": "true"}))
+        assert told.startswith("Asked for a new model of fraud")
+        shown = await page(client, "/console/drift")
+        assert "&lt;script&gt;" in shown
+        assert "by a person" in shown
+        assert (await client.post("/console/retrain", data={"task": "nothing"})).status_code == 404
+
+
+async def test_the_column_that_drifted_is_shown_before_and_after(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, client):
+        asked = RetrainRequest(
+            request_id="fraud-1-5",
+            task="fraud",
+            cause="drift",
+            requested_at=NOW,
+            text="amount: mean moved from 3 to 12",
+        )
+        await service.log.append("retrain-requests", [Record(b"fraud", encode_model(asked), NOW)])
+        few = await page(client, "/console/drift/change/fraud-1-5")
+        assert "Too few of the events" in few
+        amounts = [float(n % 7) + (9 if n >= 640 else 0) for n in range(960)]
+        scored = [
+            {"task": "fraud", "ts": NOW - 960 + n, "score": 0.1, "features": {}, "watched": [amount, 0, 0]}
+            for n, amount in enumerate(amounts)
+        ]
+        await service.log.append("predictions", [Record(b"u", json.dumps(each).encode(), NOW) for each in scored])
+        shown = await page(client, "/console/drift/change/fraud-1-5")
+        assert "640 events before and 320 after" in shown
+        assert "<svg" in shown
+        assert "Before and after" in await page(client, "/console/drift")
+        assert (await client.get("/console/drift/change/other", headers=PAGE)).status_code == 404

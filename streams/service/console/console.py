@@ -13,6 +13,7 @@ from weir.streams.service.console.assets import Assets
 from weir.streams.service.console.pages.admin_pages import AdminPages
 from weir.streams.service.console.pages.alerts_pages import AlertsPages
 from weir.streams.service.console.pages.letter_pages import LetterPages
+from weir.streams.service.console.pages.model_pages import ModelPages
 from weir.streams.service.console.rendering import Pages
 from weir.streams.service.problems import Problem
 
@@ -34,7 +35,7 @@ class Console:
         self.router = APIRouter(prefix="/console", include_in_schema=False)
         self.router.get("/assets/{version}/{name:path}")(self.asset)
         self.router.get("/")(self.begin)
-        for group in (AlertsPages, LetterPages, AdminPages):
+        for group in (AlertsPages, ModelPages, LetterPages, AdminPages):
             self.router.include_router(group(service, self.pages).router)
 
     async def asset(self, request: Request, version: str, name: str) -> Response:

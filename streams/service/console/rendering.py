@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _M = TypeVar("_M", bound=BaseModel)
 _FORM_BYTES: Final = 1 << 18
 _NOTHING: Final = "\u2013"
+_CAUSES: Final = {
+    "drift": "by a drift", "schedule": "by the schedule", "volume": "by the number of labels", "manual": "by a person",
+}  # fmt: skip
 
 
 class Place(NamedTuple):
@@ -42,6 +45,8 @@ class Place(NamedTuple):
 
 PLACES: Final = (
     Place("/console/alerts", "Alerts", "a", "alerts:read"),
+    Place("/console/models", "Models", "m", "models:read"),
+    Place("/console/drift", "Drift", "d", "models:read"),
     Place("/console/dead-letters", "Dead letters", "l", "deadletters:read"),
     Place("/console/audit", "Audit", "t", "audit:read"),
     Place("/console/keys", "Keys", "k", "keys:write"),
@@ -64,7 +69,7 @@ class Pages:
             loader=loader, autoescape=True, undefined=StrictUndefined, auto_reload=False, trim_blocks=True,
             lstrip_blocks=True,
         )  # fmt: skip
-        self._templates.filters |= {"when": when, "number": number, "path": path, "query": query}
+        self._templates.filters |= {"when": when, "number": number, "path": path, "query": query, "cause": _CAUSES.get}
         self._templates.globals |= {"asset": assets.address}
 
     def render(

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter
@@ -69,7 +70,9 @@ class EmbeddedTrainer:
         self._log, self._settings = service_log, settings.trainer
         directory = service_log.engine.directory.path
         self._position = directory / "trainer-position"
+        self._metrics = metrics
         shop = directory_workshop(settings, directory, runner or SubprocessRunner(settings.trainer.stop_s))
+        shop = replace(shop, progress=self._progress)
         shelf, journal = RegistryShelf(Registry(settings.models.registry)), open_files(settings.models.registry)
         self.benches = {
             task.name: TaskSupervisor(
@@ -102,6 +105,9 @@ class EmbeddedTrainer:
         for bench in self.benches.values():
             await asyncio.to_thread(bench.stop, self._settings.stop_s + 10.0)
 
+    def _progress(self, task: str, part: str, done: int, of: int) -> None:
+        self._metrics.set("weir_trainer_progress", done / max(of, 1), task=task, part=part)
+
     def _wake(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._nudge.set)
@@ -129,6 +135,10 @@ class EmbeddedTrainer:
             self._nudge.clear()
 
     async def _look_after(self, bench: TaskSupervisor, beats: bool) -> None:
+        if not bench.state.at_work:
+            for task, part in self._metrics.children("weir_trainer_progress"):
+                if task == bench.name:  # it is of the job before
+                    self._metrics.forget("weir_trainer_progress", task=task, part=part)
         if beats or (bench.state.busy and not bench.held):
             await asyncio.to_thread(bench.beat)
         end = (await self._log.spans(topics.EXAMPLES))[0].end

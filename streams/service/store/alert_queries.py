@@ -15,7 +15,7 @@ from weir.online.decisions.alert_state import SEVERITIES
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.case_rules import AlertRow
-from weir.streams.service.store.tables import SORTS, alert_changes, alerts, happenings, verdicts
+from weir.streams.service.store.tables import SORTS, alert_changes, alerts, examples, happenings, verdicts
 
 Sort = Literal["newest", "score", "severity", "expected_loss"]
 COUNTED: Final = 10_000
@@ -125,10 +125,18 @@ def shown(row: AlertRow, now: float) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in ("generation", "reopened")}
 
 
-def happenings_of(c: Connection, tasks: frozenset[str] | None, task: str | None, limit: int) -> list[dict[str, Any]]:
-    """Model updates and retrain requests that a caller may see, the newest first."""
+def happenings_of(
+    c: Connection, tasks: frozenset[str] | None, task: str | None, limit: int, topic: str | None = None
+) -> list[dict[str, Any]]:
+    """Model updates, retrain requests and what takes examples back that a caller may see, the newest first."""
     h = happenings.c
     query = select(h.topic, h.task, h.at, h.record).order_by(h.at.desc(), h.topic, h.offset.desc()).limit(limit)
     query = query if tasks is None else query.where(h.task.in_(sorted(tasks)))
     query = query if task is None else query.where(h.task == task)
+    query = query if topic is None else query.where(h.topic == topic)
     return [{**row, "record": msgspec.Raw(row["record"].encode())} for row in _mappings(c, query)]
+
+
+def examples_learned(c: Connection) -> dict[str, int | None]:
+    """How many examples the online model of each task has learned: its version; ``None`` where that is not known."""
+    return {row.task: row.version for row in c.execute(select(examples))}

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, delete, select, update
 
-from weir.online.codec.wire import Alert, CaseEvent, ModelUpdate, RetrainRequest, WireModel
+from weir.online.codec.wire import Alert, CaseEvent, ExampleQuarantine, ModelUpdate, RetrainRequest, WireModel
 from weir.streams.config import topics
 from weir.streams.records import Record
 from weir.streams.service.store import tables as t
@@ -98,6 +98,7 @@ class Projection:
             if c.execute(moved).rowcount == 0:
                 return None
             if piece.topic == topics.EXAMPLES:
+                _write_happenings(c, _taking_back(piece), ExampleQuarantine)
                 return read_examples(c, recent, piece.records)
             _WRITERS[piece.topic](c, piece)
         return []
@@ -202,7 +203,14 @@ def _write_updates(c: Connection, piece: Piece) -> None:
     _write_happenings(c, piece, ModelUpdate)
 
 
-def _write_happenings(c: Connection, piece: Piece, model: type[RetrainRequest] | type[ModelUpdate]) -> None:
+def _taking_back(piece: Piece) -> Piece:
+    """Of examples, the records that take others back: few, so that nothing else is decoded twice."""
+    return piece._replace(records=[(o, record) for o, record in piece.records if b'"quarantine":[' in record.value])
+
+
+def _write_happenings(
+    c: Connection, piece: Piece, model: type[RetrainRequest] | type[ModelUpdate] | type[ExampleQuarantine]
+) -> None:
     place = {"topic": piece.topic, "partition": piece.partition}
     rows = [
         {**place, "offset": offset, "task": found.task, "at": record.ts, "record": found.model_dump_json()}

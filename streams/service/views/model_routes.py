@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from weir.models.errors import ModelError, StageConflictError
-from weir.models.registry.registry import Registry, open_files
+from weir.models.registry.registry import Registry
 from weir.models.registry.stages import ACTIONS, Action
 from weir.online.codec.encode import encode_model
 from weir.online.codec.wire import RetrainRequest
@@ -25,8 +25,8 @@ from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.log_reading import every_record
 from weir.streams.service.problems import Problem
-from weir.streams.trainer.state_journal import FilesJournal
-from weir.streams.trainer.task_state import decode
+from weir.streams.service.views.drift_change import DriftChange, change_of
+from weir.streams.service.views.training_jobs import jobs_of
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -180,20 +180,8 @@ class Models:
     async def retraining(self, task: str | None = None, caller: Caller = needs("models:read")) -> dict[str, Any]:
         """Requests for new models, and the trainer's jobs: what they are at, how they ended and why."""
         requests = await self._requests(caller, task)
-        names = [t.name for t in self._seen_by(caller) if t.full is not None and task in (None, t.name)]
-
-        def find() -> list[dict[str, Any]]:
-            journal = FilesJournal(open_files(self._registry))
-            found: list[dict[str, Any]] = []
-            for name in names:
-                if (entry := journal.newest(name)) is None:
-                    continue
-                state = decode(entry[1], f"the trainer's journal of {name}")
-                jobs = {job.job_id: job for job in (*state.ended, *([state.job] if state.job else ()))}
-                found += [{"task": name, **msgspec.to_builtins(job)} for job in jobs.values()]
-            return sorted(found, key=lambda job: -job["began_at"])
-
-        return {"requests": requests, "jobs": await _in_thread(find)}
+        seen = [t for t in self._seen_by(caller) if task in (None, t.name)]
+        return {"requests": requests, "jobs": await _in_thread(lambda: jobs_of(self._service, seen))}
 
     async def _requests(self, caller: Caller, task: str | None) -> list[dict[str, Any]]:
         names = {t.name for t in self._seen_by(caller)} if task is None else {self._task(caller, task).name}
@@ -203,6 +191,16 @@ class Models:
             if said.get("task") in names:
                 found.append(said)
         return found[::-1][:_SHOWN]
+
+    async def change(self, request_id: str, caller: Caller) -> tuple[dict[str, Any], DriftChange | None]:
+        """A request that a drift caused, and the drifted column before and after it; raises ``Problem`` (404)."""
+        tasks = {task.name: task for task in self._seen_by(caller)}
+        async for placed in every_record(self._service.log, topics.RETRAIN_REQUESTS):
+            said: dict[str, Any] = msgspec.json.decode(placed.record.value)
+            if said.get("request_id") == request_id and said.get("task") in tasks:
+                column = str(said.get("text") or "").partition(":")[0]
+                return said, await change_of(self._service.log, tasks[said["task"]], column, placed.record.ts)
+        raise Problem(404, "Not found", f"no request {request_id!r}; GET /v1/drift lists them", value=request_id)
 
     async def retrain(self, order: RetrainOrder, caller: Caller = needs("retrain:write")) -> dict[str, Any]:
         """Ask for a new full model; ``GET /v1/retraining`` tells what becomes of it."""
