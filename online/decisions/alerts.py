@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,6 +19,8 @@ from weir.online.durations import Seconds
 from weir.online.errors import StateError, stored
 from weir.online.frozen import FrozenModel
 
+VerdictReason = Annotated[str, Field(min_length=1, max_length=32)]
+"""As long as a word of the wire may be."""
 ReasonsOf = Callable[[IntVector], list[list[Reason]]]
 """Explains rows of the batch being decided: ``(k,) int64`` row numbers to ``k`` lists of reasons."""
 
@@ -39,6 +41,9 @@ class AlertPolicy(FrozenModel):
     """Open alerts; beyond, the one that has been quiet longest is resolved to make room."""
     remember_events: int = Field(default=100_000, ge=1)
     """How many of the last event ids over the threshold are remembered to ignore repeats."""
+    # Left out of a dump where it is empty, so that task files of before have the digest of before.
+    verdict_reasons: tuple[VerdictReason, ...] = Field(default=(), max_length=32, exclude_if=lambda value: not value)
+    """The reasons that a verdict may have; any short text without them."""
 
 
 @dataclass(slots=True)

@@ -42,6 +42,8 @@ from weir.streams.service.store.database import open_database
 from weir.streams.service.store.learned import RecentExamples
 from weir.streams.service.store.projection import Piece, Projection
 from weir.streams.service.store.queue_queries import budget_left, facets_of
+from weir.streams.service.store.saved_views import ViewSaid, be_present, delete_view, save_view, views_of
+from weir.streams.service.store.snooze_routes import snoozes_of
 from weir.streams.service.store.tables import metadata
 from weir.streams.task_files import load_task
 
@@ -124,6 +126,7 @@ def answers(engine: Engine) -> list[bytes]:
         found.append(sorted(standing_values(c, [f"fraud:u{n % 100}:e{n}" for n in range(ALERTS)]).items()))
         found.append(sorted(outcomes_of(c, [f"c{n}" for n in range(2 * ALERTS)]).items()))
         found.append(happenings_of(c, frozenset({"fraud"}), None, 100))
+        found += [snoozes_of(c, tasks, NOW + 1300) for tasks in (None, frozenset({"churn"}))]
         found += [budget_left(c, [load_task(TASKS / "fraud.toml")], NOW + day) for day in (1300, 90_000)]
     return [msgspec.json.encode(each, order="sorted") for each in found]
 
@@ -138,6 +141,17 @@ def test_both_databases_hold_the_same_rows_and_give_the_same_answers(postgres: E
     assert len(here) > 200
     assert here == there
     sqlite.dispose()
+
+
+def test_views_and_presence_are_the_same_on_it(postgres: Engine, tmp_path: Path) -> None:
+    for engine in (opened(tmp_path, None), postgres):
+        with engine.begin() as c:
+            for query, shared in (("q=1", False), ("q=2", True)):
+                save_view(c, ViewSaid(name="Ä%", query=query, shared=shared), "person:1", "ana")
+            assert [view["query"] for view in views_of(c, "person:2")] == ["q=2"]
+            delete_view(c, "person:1", "Ä%")
+            assert views_of(c, "person:1") == []
+            assert [be_present(c, "a", who, NOW) for who in ("ana", "ben", "ana")] == [[], ["ana"], ["ben"]]
 
 
 def test_migrations_make_the_tables_of_the_code(postgres: Engine) -> None:

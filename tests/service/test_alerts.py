@@ -16,14 +16,17 @@ import pytest
 from httpx import ASGITransport, AsyncClient, Response
 from sqlalchemy.exc import OperationalError
 
+from tests.service.store_records import alert
 from tests.service.test_thin import TASK
 from weir.online.task.spec import TaskSpec
+from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.records import RecordBatch
 from weir.streams.service.app import create_app
 from weir.streams.service.embedded.embedded_service import embedded_service
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_requests import name_of
+from weir.streams.service.store.saved_views import PRESENT_S, ViewSaid, be_present, save_view
 from weir.streams.task_files import load_task
 
 pytestmark = pytest.mark.anyio
@@ -219,6 +222,92 @@ async def test_the_queue_is_what_waits_for_one_person(tmp_path: Path) -> None:
         with person(client, "ben"):
             assert (await client.post(at(ids[1], "assign"), json={"assignee": "cleo"})).status_code == 200
             assert (await client.post(at(ids[1], "assign"), json={})).status_code == 409
+
+
+async def test_what_is_snoozed_waits_for_nobody_and_what_that_hides_is_told(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        when: dict[str, Any] = {"opened_at": time.time() - 60.0, "updated_at": time.time()}
+        made = [alert(n, **when) for n in (1, 2, 4, 5)]
+        await client.log.append(topics.ALERTS, made)  # type: ignore[attr-defined]
+        (first, *_) = found = await alerts(client, 4)
+        await client.post(at(first["alert_id"], "verdict"), json={"verdict": "confirmed"})
+        entity, feature = found[1]["entity_id"], found[2]["reasons"][0]["feature"]
+        said = {"task": "fraud", "kind": "entity", "of": entity, "for_s": "1h", "note": "a test account"}
+        (snooze,) = (await client.post("/v1/snoozes", json=said)).json()["snoozes"]
+        assert (snooze["by"], snooze["note"], snooze["running"], snooze["entity_id"]) == (
+            "admin", "a test account", True, entity,
+        )  # fmt: skip
+        assert {a["entity_id"] for a in await alerts(client, 1, queue="true", snoozed="only")} == {entity}
+        assert entity not in {a["entity_id"] for a in await alerts(client, 2, queue="true")}
+        assert len(await alerts(client, 4)) == 4, "only the queue is without it"
+        await client.post("/v1/snoozes", json=said | {"kind": "reason", "of": feature})
+        assert await alerts(client, 0, queue="true") == []
+        assert (await client.post("/v1/alerts/next")).json() == {"alert": None}
+        reason = (await client.get("/v1/snoozes")).json()["snoozes"][0]
+        assert (reason["feature"], reason["last_30_days"]) == (feature, {"alerts": 4, "confirmed": 1, "false_alarm": 0})
+        assert reason["hides"]["alerts"] == 0, "none has opened since"
+        ends = said | {"for_s": 0}
+        after = (await client.post("/v1/snoozes", json=ends)).json()["snoozes"]
+        assert [(s["running"], s["ended_by"]) for s in after] == [(True, None), (False, "admin")]
+        assert "it is not snoozed" in await problem(await client.post("/v1/snoozes", json=ends), 409)
+
+
+async def test_views_are_of_who_saved_them_unless_they_are_shared(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        view = {"name": "large", "query": "queue=true&severity=high"}
+        await client.post("/v1/views", json=view)
+        (saved,) = (await client.post("/v1/views", json=view | {"query": "q=x"})).json()["views"]
+        assert saved == {"name": "large", "query": "q=x", "by": "admin", "shared": False, "own": True}
+        ask = client.store.cases.ask  # type: ignore[attr-defined]
+        await ask(save_view, ViewSaid(name="mine", query=""), "person:ben", "ben")
+        await ask(save_view, ViewSaid(name="ours", query="", shared=True), "person:ben", "ben")
+        assert [(v["name"], v["own"]) for v in (await client.get("/v1/views")).json()["views"]] == [
+            ("large", True), ("ours", False),
+        ]  # fmt: skip
+        assert "you have no view" in await problem(await client.delete("/v1/views/ours"), 404)
+    async with service(tmp_path, rebuild=True) as client:
+        assert len((await client.get("/v1/views")).json()["views"]) == 2, "no record makes them: a rebuild keeps them"
+        assert len((await client.delete("/v1/views/large")).json()["views"]) == 1
+
+
+async def test_who_has_an_alert_open_is_told_for_half_a_minute(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, event("u1", 1))
+        (alert,) = await alerts(client, 1)
+        assert (await client.post(at(alert["alert_id"], "presence"))).json() == {"others": []}
+        with person(client, "cleo"):
+            assert (await client.post(at(alert["alert_id"], "presence"))).json() == {"others": ["admin"]}
+        ask = client.store.cases.ask  # type: ignore[attr-defined]
+        later = time.time() + PRESENT_S + 1.0
+        assert await ask(be_present, alert["alert_id"], "ben", later) == []
+
+
+async def test_a_reason_is_one_of_the_task_where_it_lists_some(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, event("u1", 1))
+        (alert,) = await alerts(client, 1)
+        cases = client.store.cases  # type: ignore[attr-defined]
+        document = every_event_alerts().model_dump() | {"alerts": {"verdict_reasons": ["stolen card"]}}
+        cases._tasks = {"fraud": TaskSpec.model_validate(document)}
+        said = {"verdict": "confirmed", "reason": "whim", "alert_ids": [alert["alert_id"]]}
+        assert "give one of stolen card, or none" in await problem(
+            await client.post("/v1/alerts/verdicts", json=said), 422
+        )
+        answer = await client.post("/v1/alerts/verdicts", json=said | {"reason": "stolen card"})
+        assert answer.json()["results"][0]["status"] == "done"
+
+
+async def test_many_verdicts_are_undone_at_once(tmp_path: Path) -> None:
+    async with service(tmp_path) as client:
+        await send(client, *(event(f"u{n}", n) for n in range(5)))
+        *ids, other = [alert["alert_id"] for alert in await alerts(client, 5)]
+        await client.post("/v1/alerts/verdicts", json={"verdict": "false_alarm", "alert_ids": ids})
+        answer = await client.post("/v1/alerts/undo", json={"alert_ids": [*ids, other, "none"]})
+        statuses = [each["status"] for each in answer.json()["results"]]
+        assert statuses == [*["done"] * 4, "refused", "unknown"]
+        assert len(await alerts(client, 5, state="open", verdict="none")) == 5
+        last = {example["event_id"]: example["value"] for example in await topic(client, "examples")}
+        assert list(last.values()) == [1] * 4, "each is corrected"
 
 
 async def test_of_two_who_saw_the_same_version_one_is_told_of_the_other(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ class Access:
 
     def visited(self, scope: Scope, visit: Visit, status: int) -> None:
         """A request was answered: a change, or a look at a person's page, goes to the audit; refused ones do, too."""
-        if visit.caller is None:
+        if visit.caller is None or not visit.told:
             return
         path = scope.get("path_params", {})
         if visit.scope in INGEST:

@@ -42,12 +42,14 @@ class Visit:
     caller, scope : who, and what was needed; set by the check of the route.
     facts : what a handler adds to the audit's record: ``task``, ``subject``, ``object``, ``reason``.
     nonce : of the page's scripts, where one asked for it.
+    told : whether the audit is told; not of what a page repeats by itself every few seconds.
     """
 
     caller: Caller | None = None
     scope: str = ""
     facts: dict[str, str] = field(default_factory=dict)
     nonce: str = ""
+    told: bool = True
 
 
 def nonce_of(request: Request) -> str:

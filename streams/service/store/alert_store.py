@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from weir.online.task.spec import TaskSpec
 from weir.streams.errors import in_words
@@ -32,12 +32,15 @@ from weir.streams.service.store.alert_requests import (
     VerdictSaid,
     VerdictsSaid,
     Version,
+    alert_of,
 )
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.cases import Cases
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.projector import Projector
 from weir.streams.service.store.queue_queries import budget_left, facets_of
+from weir.streams.service.store.saved_views import SavedViews, be_present
+from weir.streams.service.store.snooze_routes import Snoozes
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -71,9 +74,11 @@ class Store:
         self.router.post("/alerts/{alert_id:path}/assign", dependencies=work)(self.assign)
         self.router.post("/alerts/{alert_id:path}/notes", dependencies=work)(self.notes)
         self.router.post("/alerts/{alert_id:path}/escalate", dependencies=work)(self.escalate)
+        self.router.post("/alerts/{alert_id:path}/presence", dependencies=work)(self.present)
         self.router.post("/alerts/{alert_id:path}/hold", dependencies=work)(self.hold)
         # As it was called before entities and reasons could be snoozed.
         self.router.post("/alerts/{alert_id:path}/snooze", dependencies=work, deprecated=True)(self.hold)
+        self.snoozes, self.views = Snoozes(self, self.router), SavedViews(self, self.router)
 
     async def start(self) -> None:
         """Nothing passes by from now on."""
@@ -130,15 +135,19 @@ class Store:
         seen = (task for task in self._service.tasks if of.tasks is None or task.name in of.tasks)
         return [task for task in seen if of.task in (None, task.name)]
 
-    async def next(self, said: NextSaid | None = None, of: AlertFilter = Filtered, by: str = By) -> Response:
+    async def next(
+        self, request: Request, said: NextSaid | None = None, of: AlertFilter = Filtered, by: str = By
+    ) -> Response:
         """Claim the first alert of your queue that nobody has; ``alert`` is null where there is none.
 
         The filters are those of the list. Two people never get the same alert.
         """
         queue = replace(of, held="exclude", snoozed="exclude") if of.waits_for is None else of
         alert_id = await self.cases.claim_next(queue, by, (said or NextSaid()).for_s)
-        found = {} if alert_id is None else await self.cases.rows([alert_id], None)
-        return _json({"alert": shown(found[alert_id], time.time()) if alert_id in found else None})
+        if alert_id is None:
+            return _json({"alert": None})
+        row = await alert_of(alert_id, request)
+        return _json({"alert": shown(row, time.time())})
 
     async def show(self, row: AlertRow = Asked) -> Response:
         """One alert with its history; of each verdict, when the online model learned it and which version that made."""
@@ -210,6 +219,11 @@ class Store:
         """Put an alert aside: it leaves the queue until then."""
         until = time.time() + said.for_s
         return await self._done(row, await self.cases.act(row, "hold", by, _number(version), until=until))
+
+    async def present(self, request: Request, row: AlertRow = Asked, by: str = By) -> dict[str, Any]:
+        """Say that you have an alert open, every 10 s or so; ``others`` are who else has it open now."""
+        request.scope["weir"].told = False  # the look at the alert is in the audit already
+        return {"others": await self.cases.ask(be_present, row.alert_id, by, time.time())}
 
     async def _done(self, row: AlertRow, done: Mapping[str, str | None]) -> Response:
         """The alert after a change; 409 where that did not count, 202 where its effect is not to be seen yet."""

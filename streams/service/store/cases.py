@@ -39,7 +39,7 @@ class Cases:
     Parameters
     ----------
     log : takes case events and labels.
-    engine : the database; it is only read here, and written by the projector.
+    engine : the database; what follows from records is only read here, and written by the projector.
     projector : tells when something was written.
     tasks : those whose labels are wanted.
     """
@@ -52,7 +52,7 @@ class Cases:
         """What a function of a connection gives, in a thread."""
 
         def run() -> _T:
-            with self._engine.connect() as connection:
+            with self._engine.begin() as connection:
                 return what(connection, *given)
 
         return await asyncio.to_thread(run)
@@ -72,8 +72,10 @@ class Cases:
         without labels; the caller has no answer then, and the same verdict given again sends the same labels.
         """
         value, now = VALUES.get(verdict), time.time()
-        for row in rows if value is not None else ():
-            self._task_of(row)
+        for row in rows:
+            self._check_reason(row, reason)
+            if value is not None:
+                self._task_of(row)
         ends = await self._log.spans(topics.EXAMPLES)
         mark = max((span.end for span in ends.values()), default=0)
         made = [
@@ -174,6 +176,14 @@ class Cases:
         if row := (await self.rows([alert_id], tasks)).get(alert_id):
             return row
         raise Problem(404, "Not found", f"no alert {alert_id}; GET /v1/alerts lists them", value=alert_id)
+
+    def _check_reason(self, row: AlertRow, reason: str) -> None:
+        allowed = task.alerts.verdict_reasons if (task := self._tasks.get(row.task)) is not None else ()
+        if reason and allowed and reason not in allowed:
+            raise Problem(
+                422, "Not valid", f"reason {reason!r}: [alerts] verdict_reasons of task {row.task} does not have it; "
+                f"give one of {', '.join(allowed)}, or none", parameter="reason", value=reason, limit=list(allowed),
+            )  # fmt: skip
 
     def _task_of(self, row: AlertRow) -> TaskSpec:
         if (task := self._tasks.get(row.task)) is None:

@@ -120,6 +120,7 @@ class Projection:
                 c.execute(delete(t.snoozes).filter_by(snooze_id=snooze))
                 c.execute(delete(t.alert_changes).filter_by(alert_id=snooze))
             c.execute(delete(t.happenings).where(t.happenings.c.at < before))
+            c.execute(delete(t.presence).where(t.presence.c.until < before))
             if c.dialect.name == "sqlite":  # PostgreSQL does so by itself
                 c.exec_driver_sql("PRAGMA analysis_limit = 1000")
                 c.exec_driver_sql("ANALYZE")

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, ColumnElement, Double, Index, Integer, MetaData, Table, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    UniqueConstraint,
+)
 from sqlalchemy import Text as AnyText
 from sqlalchemy import literal_column as literal
 
@@ -148,13 +159,11 @@ snoozes: Final = Table(
 saved_views: Final = Table(
     "saved_views",
     metadata,
-    Column("view_id", Text, primary_key=True),
-    Column("name", Text, nullable=False),
+    Column("owner", Text, primary_key=True),  # id of the caller
+    Column("name", Text, primary_key=True),
     Column("query", Text, nullable=False),
-    Column("owner", Text, nullable=False),  # id of the caller
-    Column("by", Text, nullable=False),  # and their name
-    Column("shared", Integer, nullable=False),
-    UniqueConstraint("owner", "name", name="saved_views_owner_name"),
+    Column("by", Text, nullable=False),  # name of the owner
+    Column("shared", Boolean, nullable=False),
 )
 """Lists that people have named. They follow from no records, so that a rebuild leaves them."""
 

@@ -41,10 +41,9 @@ def upgrade() -> None:
         op.create_index(f"snoozes_{what}", "snoozes", [what, "task", "until"])
     op.create_table(
         "saved_views",
-        sa.Column("view_id", _TEXT, primary_key=True),
-        *(sa.Column(name, _TEXT, nullable=False) for name in ("name", "query", "owner", "by")),
-        sa.Column("shared", sa.Integer(), nullable=False),
-        sa.UniqueConstraint("owner", "name", name="saved_views_owner_name"),
+        *(sa.Column(name, _TEXT, primary_key=True) for name in ("owner", "name")),
+        *(sa.Column(name, _TEXT, nullable=False) for name in ("query", "by")),
+        sa.Column("shared", sa.Boolean(), nullable=False),
     )
     op.create_table(
         "presence",
