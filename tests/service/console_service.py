@@ -80,7 +80,7 @@ def alert(n: int, task: str = "fraud", amount: float | None = None, at: float | 
 
 
 class Desk:
-    """The service, and what a test does with it beside requests."""
+    """The service, what a test does with it beside requests, and a client of it."""
 
     def __init__(self, service: Service, log: MemoryServiceLog, client: AsyncClient) -> None:
         self.service, self.log, self.client = service, log, client
@@ -102,9 +102,11 @@ class Desk:
         return {"authorization": f"Bearer {key}"}
 
 
-def make_desk_service(directory: Path, log: MemoryServiceLog, tasks: Sequence[TaskSpec] = TASKS) -> Service:
+def make_desk_service(
+    directory: Path, log: MemoryServiceLog, tasks: Sequence[TaskSpec] = TASKS, **serve: Any
+) -> Service:
     """The service; it is not started."""
-    settings = Settings.model_validate({"serve": {"directory": str(directory)}})
+    settings = Settings.model_validate({"serve": {"directory": str(directory), **serve}})
     return Service(settings, tasks, log, cast(Serving, Standing()))
 
 
