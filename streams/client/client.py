@@ -102,6 +102,10 @@ class Client:
         """Anything else that can be looked up, such as ``/v1/tasks`` or ``/v1/entities/u7``."""
         return self._do(calls.get(path, **params))
 
+    def post(self, path: str, **document: Any) -> dict[str, Any]:
+        """Anything else that can be done, such as ``post("/v1/alerts/next", for_s=900)``; ids in a path are quoted."""
+        return self._do(calls.post(path, document))
+
     def feed(self, *, last_id: str | None = None, since: str | None = None, **filters: Any) -> Iterator[FeedEvent]:
         """Follow the live feed for ever; it resumes by itself, without a gap or a repeat.
 
@@ -197,6 +201,10 @@ class AsyncClient:
     async def get(self, path: str, **params: Any) -> dict[str, Any]:
         """See `Client.get`."""
         return await self._do(calls.get(path, **params))
+
+    async def post(self, path: str, **document: Any) -> dict[str, Any]:
+        """See `Client.post`."""
+        return await self._do(calls.post(path, document))
 
     async def feed(
         self, *, last_id: str | None = None, since: str | None = None, **filters: Any

@@ -185,6 +185,19 @@ def test_an_alert_is_claimed_noted_and_put_aside(served: Served) -> None:
     assert (stale.status_code, stale.json()["version"]) == (409, 3)
 
 
+def test_the_next_alert_of_the_queue_is_claimed_once(served: Served) -> None:
+    user = served.user()
+    served.client.send_events([purchase(user, 0)])
+    alert = alert_of(served, user)["alert_id"]
+    snooze = {"task": "card", "kind": "entity", "of": user}
+    served.client.post("/v1/snoozes", **snooze, for_s="1h")
+    assert served.client.post(f"/v1/alerts/next?entity={user}") == {"alert": None}
+    served.client.post("/v1/snoozes", **snooze, for_s=0)
+    claimed = served.client.post(f"/v1/alerts/next?entity={user}", for_s=900)["alert"]
+    assert (claimed["alert_id"], claimed["assignee"] is None) == (alert, False)
+    assert served.client.post(f"/v1/alerts/next?entity={user}") == {"alert": None}
+
+
 # Looked up
 
 

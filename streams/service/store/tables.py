@@ -21,6 +21,7 @@ from sqlalchemy import Text as AnyText
 from sqlalchemy import literal_column as literal
 
 from weir.streams.service.store.case_rules import AlertRow
+from weir.streams.service.store.snooze_rules import SnoozeRow
 
 metadata: Final = MetaData()
 Text: Final = AnyText().with_variant(AnyText(collation="C"), "postgresql")
@@ -30,7 +31,7 @@ _TYPES: Final[dict[str, Any]] = {"str": Text, "float": Double(), "int": Integer(
 
 def _column(name: str, kind: str) -> Column[Any]:
     base, _, optional = kind.partition(" | ")
-    return Column(name, _TYPES[base], primary_key=name == "alert_id", nullable=bool(optional))
+    return Column(name, _TYPES[base], primary_key=name in ("alert_id", "snooze_id"), nullable=bool(optional))
 
 
 alerts: Final = Table("alerts", metadata, *(_column(f.name, str(f.type)) for f in fields(AlertRow)))
@@ -142,15 +143,7 @@ positions: Final = Table(
 snoozes: Final = Table(
     "snoozes",
     metadata,
-    Column("snooze_id", Text, primary_key=True),
-    Column("task", Text, nullable=False),
-    Column("entity_id", Text),  # of which; NULL where it is of a reason
-    Column("feature", Text),
-    Column("by", Text, nullable=False),
-    Column("at", Double, nullable=False),
-    Column("until", Double, nullable=False),
-    Column("note", Text),
-    Column("ended_by", Text),  # who ended it early: ``until`` is when
+    *(_column(f.name, str(f.type)) for f in fields(SnoozeRow)),
     Index("snoozes_entity_id", "entity_id", "task", "until"),
     Index("snoozes_feature", "feature", "task", "until"),
 )
