@@ -23,7 +23,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[cpu]'
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[cpu,serve]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

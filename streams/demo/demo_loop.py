@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
+from weir.online.codec.wire import RetrainRequest
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.config.model_settings import ModelSettings
@@ -27,10 +29,10 @@ from weir.streams.demo.scenario import Scenario
 from weir.streams.demo.screen.snapshot import DemoSnapshot
 from weir.streams.demo.story import Story
 from weir.streams.embedded.embedded_host import EmbeddedHost
-from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.offline_models.loading import full_models
 from weir.streams.offline_models.model_updates import update_record
 from weir.streams.records import Record
+from weir.streams.service.embedded.output_log import OutputLog
 from weir.streams.simulate import RecordBlock, simulate
 from weir.streams.trainer.job.job_runner import Runner
 
@@ -62,6 +64,13 @@ class DemoResult:
     """Whether the period was shown to its end."""
 
 
+class Visitors(Protocol):
+    """People who look at the demo by its console, and do something."""
+
+    def serve(self, wait_s: float, stop: threading.Event) -> None:
+        """Show them what was appended, and do what they ask for so many seconds, or until ``stop`` is set."""
+
+
 class Demo:
     """A demo in a directory; to be closed, because it holds files open.
 
@@ -86,26 +95,30 @@ class Demo:
         self._stop = stop
         self._blocks: Iterator[RecordBlock] = iter(())
         self._config = scenario.simulation()
-        self._log = EmbeddedLog(directory=directory / "log")
-        self._host = EmbeddedHost(
-            tasks, self._log, checkpoints=directory / "state", observe=self._observe,
+        self.log = OutputLog(directory / "log")
+        self.host = EmbeddedHost(
+            tasks, self.log, checkpoints=directory / "state", observe=self._observe,
             full=full_models(tasks, ModelSettings(provider="cpu", registry=str(directory / "models"))),
         )  # fmt: skip
         self._journal, self._histories, self._measures = Journal(), MetricHistories(), Measures()
         self._thresholds: dict[str, float] = {}
-        if self._host.resume():
-            self._journal = msgspec.msgpack.decode(self._host.resumed_extra, type=Journal)
+        if self.host.resume():
+            self._journal = msgspec.msgpack.decode(self.host.resumed_extra, type=Journal)
         self._stories = {
             name: Story(Retraining(p.task, p.features, directory, first_at=scenario.first_training_ts, runner=runner))
-            for name, p in self._host.pipelines.items()
+            for name, p in self.host.pipelines.items()
             if p.task.full is not None
         }
         for name, story in self._stories.items():
             story.restore(self._journal.retraining.get(name, b""))
         self.resumed_blocks = self._journal.blocks
         """Blocks that an earlier run had finished."""
-        self._events_before = self._host.stats.events
-        self._event_ts = self._config.start_ts + self.resumed_blocks * self._config.block_s
+        self._events_before = self.host.stats.events
+        self.event_ts = self._config.start_ts + self.resumed_blocks * self._config.block_s
+        """How far event time has come, epoch seconds."""
+        self.visitors: Visitors | None = None
+        self.link = ""
+        """Of the console, where there is one."""
 
     @property
     def complete(self) -> bool:
@@ -134,45 +147,61 @@ class Demo:
         self._retrain()  # an earlier run may have been stopped while it waited for a training
         while self._journal.blocks < end and not self._stop.is_set():
             due = 0.0 if pace.full_speed else (self._journal.blocks - first) * per_block
-            self._stop.wait(max(due - (time.perf_counter() - began), 0.0))
+            self._wait(max(due - (time.perf_counter() - began), 0.0))
             self._process(next(self._blocks))
             elapsed = time.perf_counter() - began
-            self._measures.progress(elapsed, self._host.stats.events)
+            self._measures.progress(elapsed, self.host.stats.events)
             if elapsed >= show_at:
                 show(self._snapshot(elapsed, duration))
                 cost = time.perf_counter() - began - elapsed
                 show_at = elapsed + max(SHOW_EVERY_S, cost / _SHOW_SHARE)
             if elapsed - saved >= pace.checkpoint_every_s:
                 saved = elapsed
-                self._checkpoint()
+                self.checkpoint()
             if elapsed > _PATIENCE * duration and not pace.full_speed:
                 break
-        self._checkpoint()
+        self.checkpoint()
         elapsed = time.perf_counter() - began
         return self._finish(elapsed, duration, self._journal.blocks >= end)
+
+    def stay(self) -> None:
+        """Be there for visitors until the demo is to stop."""
+        while not self._stop.is_set():
+            self._wait(1.0)
+
+    def _wait(self, seconds: float) -> None:
+        if self.visitors is None:
+            self.log.take()
+            self._stop.wait(seconds)
+        else:
+            self.visitors.serve(seconds, self._stop)
+
+    def request(self, asked: RetrainRequest) -> None:
+        """A person asks for a new model."""
+        if (story := self._stories.get(asked.task)) is not None:
+            story.retraining.ask(asked)
 
     def _process(self, block: RecordBlock) -> None:
         """Append a block topic by topic; each batch goes through the host as soon as it is in the log."""
         for topic in INPUTS:
             records = [Record(*record) for record in block.topics[topic]]
-            for first in range(0, len(records), self._log.max_batch):
+            for first in range(0, len(records), self.log.max_batch):
                 began = time.perf_counter()
-                for batch in self._log.append(topic, records[first : first + self._log.max_batch]):
-                    self._host.process(batch)
+                for batch in self.log.append(topic, records[first : first + self.log.max_batch]):
+                    self.host.process(batch)
                 self._measures.batch(time.perf_counter() - began)
         self._journal.blocks += 1
-        self._event_ts = min(block.end, self._config.end_ts)
+        self.event_ts = min(block.end, self._config.end_ts)
         self._retrain()
-        self._log.forget(self._log.next_seq)
 
     def _retrain(self) -> None:
         """Let the trainers go on; what they say of models takes its place in the log here, behind a whole block."""
         for story in self._stories.values():
-            updates, findings = story.step(self._event_ts, self._stop)
+            updates, findings = story.step(self.event_ts, self._stop)
             self._journal.findings += findings
             for update in updates:
-                for batch in self._log.append(MODEL_UPDATES, [update_record(update, self._event_ts)]):
-                    self._host.process(batch)
+                for batch in self.log.append(MODEL_UPDATES, [update_record(update, self.event_ts)]):
+                    self.host.process(batch)
 
     def _observe(self, pipeline: TaskPipeline, out: StepOutput) -> None:
         self._journal.observe(pipeline, out)
@@ -182,19 +211,20 @@ class Demo:
         if out.thresholds is not None and len(out.thresholds):
             self._thresholds[pipeline.task.name] = float(out.thresholds[-1])
 
-    def _checkpoint(self) -> None:
+    def checkpoint(self) -> None:
+        """Keep everything up to here."""
         self._journal.retraining = {name: story.retraining.snapshot() for name, story in self._stories.items()}
-        self._host.checkpoint(msgspec.msgpack.encode(self._journal))
+        self.host.checkpoint(msgspec.msgpack.encode(self._journal))
 
     def _snapshot(self, elapsed: float, duration: float, *, final: bool = False) -> DemoSnapshot:
-        host, done = self._host, self._host.stats.events - self._events_before
+        host, done = self.host, self.host.stats.events - self._events_before
         p50, p95, p99 = self._measures.percentiles_ms
         return DemoSnapshot(
             elapsed_s=elapsed,
             duration_s=duration,
             events=done,
             events_per_s=done / max(elapsed, 1e-9) if final else self._measures.rate,
-            event_ts=self._event_ts,
+            event_ts=self.event_ts,
             latency_p50_ms=p50,
             latency_p95_ms=p95,
             latency_p99_ms=p99,
@@ -210,6 +240,7 @@ class Demo:
             rate_history=tuple(self._measures.history),
             full=tuple(story.row() for story in self._stories.values()),
             paths=(("files", str(self.directory)),),
+            console=self.link,
         )
 
     def _finish(self, elapsed: float, duration: float, at_end: bool) -> DemoResult:
@@ -221,11 +252,11 @@ class Demo:
             "waited_for_training_s": round(sum(s.retraining.waited_s for s in self._stories.values()), 2),
             "events_per_busy_s": round(last.events / max(self._measures.busy_s, 1e-9)),
         }
-        files = export(self.directory, self.scenario, self._host, self._journal, last, state)
+        files = export(self.directory, self.scenario, self.host, self._journal, last, state)
         return DemoResult(last, [*files, ("log of all topics", str(self.directory / "log"))], at_end)
 
     def close(self) -> None:
         """Stop what trains, and close the files."""
         for story in self._stories.values():
             story.retraining.close()
-        self._log.close()
+        self.log.close()

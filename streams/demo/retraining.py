@@ -139,6 +139,10 @@ class Retraining:
         if self.training_since is None:
             self._take()
 
+    def ask(self, request: RetrainRequest) -> None:
+        """Take a person's request at the next step, unless another one waits."""
+        self.asked = self.asked or ScheduledRequest(request.request_id, request.cause, request.text or "", 0.0)
+
     def step(self, event_ts: float, stop: threading.Event) -> list[ModelUpdate]:
         """Go on at ``event_ts``, between two blocks; the updates that count from here on.
 

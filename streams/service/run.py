@@ -6,6 +6,7 @@ import asyncio
 import gc
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Final
 
@@ -26,16 +27,31 @@ _DRAIN_S: Final = 10
 """So long requests may take to end when the service stops."""
 
 
-class _Server(uvicorn.Server):
-    """Ends also when the service can not go on, and lets its parts end long answers first."""
+def _say(link: str) -> None:
+    print(f"ready: {link}", file=sys.stderr, flush=True)
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+
+class Server(uvicorn.Server):
+    """Ends also when the service can not go on, and lets its parts end long answers first.
+
+    Parameters
+    ----------
+    config, service : what is served, and how.
+    tell : given the link that people open, as soon as it can be opened.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, tell: Callable[[str], None] = _say) -> None:
         super().__init__(config)
-        self._service = service
+        self._service, self._tell = service, tell
 
     def stop(self) -> None:
         """Ask for a clean stop."""
         self.should_exit = True
+
+    async def serve_at(self, bound: socket.socket) -> None:
+        """Serve a service that has started until it is to stop."""
+        bound.listen(self.config.backlog)  # who is given the link may connect at once
+        await self.serve([bound])
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         """Signals are caught around the start and the stop of the service, too: see `serving`."""
@@ -49,7 +65,7 @@ class _Server(uvicorn.Server):
         """Listen, and only then say so: who reads that line connects at once."""
         await super().startup(sockets)
         port = self.servers[0].sockets[0].getsockname()[1]
-        print(f"ready: {self._service.access.link(port)}", file=sys.stderr, flush=True)
+        self._tell(self._service.access.link(port))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connection, end what would never end by itself, wait for the rest."""
@@ -69,7 +85,7 @@ def run_service(service: Service, settings: ServeSettings) -> int:
 
 
 async def _serve(service: Service, settings: ServeSettings, bound: socket.socket) -> int:
-    server = _Server(configured(service, settings), service)
+    server = Server(configured(service, settings), service)
     with stop_signals(asyncio.get_running_loop(), server.stop) as caught:
         # Not by the application's lifespan: an error at the start is told in words, not by a traceback of the server.
         async with service:
@@ -77,8 +93,7 @@ async def _serve(service: Service, settings: ServeSettings, bound: socket.socket
             gc.collect()
             gc.freeze()
             gc.set_threshold(200_000, 20, 20)
-            bound.listen(server.config.backlog)  # who reads the line may connect at once
-            await server.serve([bound])
+            await server.serve_at(bound)
     return _FAULT if service.fault else caught.status
 
 

@@ -13,7 +13,7 @@ from tests.service.engine_runs import service_in
 from tests.streams.host_runs import CHURN, FRAUD, tasks
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
-from weir.streams.service.run import _Server, configured, listening
+from weir.streams.service.run import Server, configured, listening
 from weir.streams.service.serve_checks import check_serve
 
 pytestmark = pytest.mark.anyio
@@ -92,7 +92,7 @@ class Endless:
 async def test_a_stop_ends_long_answers_first_and_a_fault_is_a_stop() -> None:
     for fault in ("", "the tasks crashed"):
         part = Endless()
-        server = _Server(uvicorn.Config(part, lifespan="off", log_config=None), part)  # type: ignore[arg-type]
+        server = Server(uvicorn.Config(part, lifespan="off", log_config=None), part)  # type: ignore[arg-type]
         with listening("127.0.0.1", 0) as bound:
             running = asyncio.create_task(server.serve([bound]))
             while not server.started:

@@ -70,6 +70,7 @@ FULL = DemoSnapshot(
     rate_history=(60_000.0, 70_000.0, 81_000.0),
     paths=(("log", "/tmp/weir-demo/log"), ("report", "/tmp/weir-demo/report.json")),
 )
+LINK = "http://127.0.0.1:8080/?token=" + 43 * "t"
 EMPTY = DemoSnapshot(0.0, 60.0, 0, 0.0, 1_770_905_100.0, math.nan, math.nan, math.nan)
 
 
@@ -81,11 +82,12 @@ def text_of(content: RenderableType, width: int, height: int = 30) -> str:
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
-@pytest.mark.parametrize("snapshot", [FULL, EMPTY], ids=["full", "empty"])
+@pytest.mark.parametrize("snapshot", [FULL, EMPTY, replace(FULL, console=LINK)], ids=["full", "empty", "console"])
 def test_the_screen_fills_its_size_and_no_more(snapshot: DemoSnapshot, width: int, height: int) -> None:
     lines = text_of(render_screen(snapshot, width, height), width, height).splitlines()
     assert len(lines) == height
     assert max(map(len, lines)) <= width
+    assert not snapshot.console or f" {LINK}" in [line.rstrip() for line in lines], "a link is whole, to be clicked"
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

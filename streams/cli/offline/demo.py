@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import logging
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,10 +27,11 @@ from weir.streams.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from weir.streams.demo.demo_loop import DemoResult, Pace
+    from weir.streams.demo.demo_loop import Demo
     from weir.streams.demo.scenario import Scenario
 
-_OURS = ("log", "state", "models", "work", "scenario.json")
+_OURS = ("log", "state", "models", "work", "console", "scenario.json")
+_CONSOLE = ("fastapi", "jinja2", "sqlalchemy", "uvicorn")
 _TRAINING = ("lightgbm", "onnx", "onnxruntime")
 
 
@@ -47,6 +50,10 @@ def demo_command(
     days: Annotated[int | None, typer.Option(min=2, max=1000, help="Event time of the period, days.")] = None,
     full_speed: Annotated[bool, typer.Option("--full-speed", help="Do not keep pace; go as fast as possible.")] = False,
     checkpoint_every: Annotated[float, typer.Option(min=0.1, help="Seconds between two checkpoints.")] = 10.0,
+    pages: Annotated[bool, typer.Option("--console/--no-console", help="Serve the console in the browser.")] = True,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Of the console; by default 8080 or the next free one.")
+    ] = None,
 ) -> None:
     """Simulate users, merchants and machines, and run everything on them.
 
@@ -57,6 +64,10 @@ def demo_command(
     noticed, a full model being trained in the background, held against the
     one that serves, scored in its shadow and swapped in, and the metric come
     back. Its versions are kept in the directory: weir models list shows them.
+
+    The console shows the same in the browser: open the link, open an alert
+    and give a verdict; the model learns it at once. In a terminal it stays
+    open after the time until Ctrl-C.
 
     Ctrl-C stops cleanly; the next run goes on where this one stopped, also
     after a crash. The task files are in streams/demo/tasks: copy one.
@@ -74,7 +85,7 @@ def demo_command(
     from rich.console import Console
 
     from weir.streams.demo.demo_loop import Pace
-    from weir.streams.demo.screen.display import render_summary
+    from weir.streams.demo.screen.display import DemoDisplay, render_summary
 
     console = Console()
     _require_extra()
@@ -86,13 +97,21 @@ def demo_command(
         except KeyboardInterrupt:
             console.print("Stopped before anything was run.")
             raise typer.Exit(128 + signal.SIGINT) from None
-        with interruptible() as asked:
-            pace = Pace(seconds, full_speed, checkpoint_every)
-            result = _run(directory, scenario, pace, asked, console)
-    console.print(render_summary(result.snapshot, result.files, console.width))
-    if asked.number is not None:
+        with (
+            interruptible() as asked,
+            _opened(directory, scenario, asked, console) as demo,
+            _served(demo, port, console) if pages else nullcontext(),
+        ):
+            with closing(DemoDisplay(console)) as display:
+                result = demo.run(Pace(seconds, full_speed, checkpoint_every), display.update)
+            console.print(render_summary(result.snapshot, result.files, console.width))
+            stopped = asked.number
+            if stopped is None and demo.link and sys.stdout.isatty():
+                console.print(f"The console stays open until Ctrl-C: {demo.link}", soft_wrap=True, highlight=False)
+                demo.stay()
+    if stopped is not None:
         console.print("Stopped; run it again to go on from here.")
-        raise typer.Exit(128 + asked.number)
+        raise typer.Exit(128 + stopped)
     if not result.at_end:
         console.print("This machine was too slow for the whole period; run it again to go on, or give --events.")
 
@@ -104,10 +123,11 @@ def _require_extra() -> None:
         raise UsageError(f"weir demo trains a full model and needs {', '.join(missing)}: pip install 'weir[cpu]'")
 
 
-def _run(directory: Path, scenario: Scenario, pace: Pace, asked: StopRequest, console: Console) -> DemoResult:
+@contextmanager
+def _opened(directory: Path, scenario: Scenario, asked: StopRequest, console: Console) -> Iterator[Demo]:
+    """The demo of a directory, where an earlier run left it."""
     from weir.streams.demo.demo_loop import Demo
     from weir.streams.demo.scenario import demo_tasks
-    from weir.streams.demo.screen.display import DemoDisplay
 
     tasks = demo_tasks()
     with ExitStack() as stack:
@@ -122,8 +142,23 @@ def _run(directory: Path, scenario: Scenario, pace: Pace, asked: StopRequest, co
             day = demo.resumed_blocks / scenario.blocks_per_day
             console.print(f"Going on after day {day:.1f} of the earlier run (--fresh starts over) ...", highlight=False)
         demo.skip()
-        with closing(DemoDisplay(console)) as display:
-            return demo.run(pace, display.update)
+        yield demo
+
+
+@contextmanager
+def _served(demo: Demo, port: int | None, console: Console) -> Iterator[None]:
+    """The console of a demo, with its link told; without the packages that it needs, how to get them."""
+    if missing := [name for name in _CONSOLE if find_spec(name) is None]:
+        console.print(f"No console in the browser: it needs {', '.join(missing)}; pip install 'weir[serve]' gets them.")
+        yield
+        return
+    from weir.streams.demo.demo_console import DemoConsole
+
+    with DemoConsole(demo, port) as pages:
+        # What the service says must not end up in the middle of the screen.
+        logging.basicConfig(filename=pages.directory / "console.log", level=logging.INFO)
+        console.print(f"Console: {demo.link}", soft_wrap=True, highlight=False)
+        yield
 
 
 def _scenario(

@@ -26,6 +26,7 @@ from weir.streams.demo.screen.panels import (
     full,
     header,
     health,
+    pages,
     quiet,
     tasks,
     vital_lines,
@@ -49,9 +50,10 @@ def render_screen(snapshot: DemoSnapshot, width: int = 100, height: int = 30) ->
     task_rows = min(max(len(snapshot.tasks), 1), max(height // 5, 2))
     task_lines = task_rows + _FRAME + (1 if snapshot.tasks else 0)
     full_lines = len(snapshot.full) + _FRAME if snapshot.full else 0
-    left = max(height - head_lines - task_lines - full_lines - _FOOT, 6)
+    foot = [pages(snapshot.console)] if snapshot.console else []
+    left = max(height - head_lines - task_lines - full_lines - _FOOT - len(foot), 6)
     parts = [tasks(snapshot, width, task_rows), *([full(snapshot.full, width)] if snapshot.full else [])]
-    return Group(head, *parts, _middle(snapshot, width, left), health(snapshot), footer(snapshot))
+    return Group(head, *parts, _middle(snapshot, width, left), health(snapshot), *foot, footer(snapshot))
 
 
 def _middle(snapshot: DemoSnapshot, width: int, lines: int) -> RenderableType:

@@ -257,6 +257,11 @@ def footer(snapshot: DemoSnapshot) -> RenderableType:
     return line
 
 
+def pages(link: str) -> RenderableType:
+    """Where the same is shown in the browser."""
+    return Text(f" {printable(link)}", style="bold", no_wrap=True, overflow="fold")
+
+
 def plain_table() -> Table:
     """A table without lines."""
     return Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style=_QUIET, pad_edge=False)

@@ -89,6 +89,8 @@ class DemoSnapshot:
     full: tuple[FullRow, ...] = ()
     paths: tuple[tuple[str, str], ...] = field(default=())
     """(what, where) for the footer."""
+    console: str = ""
+    """Link to the console; none without it."""
 
     @property
     def drifts_found(self) -> int:

@@ -1,0 +1,162 @@
+"""The console of ``weir demo``: what a visitor does is learned at once, survives a kill, and changes nothing else."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from tests.e2e.test_demo import FULL_SPEED, finish, records
+from tests.integration.kafka_node import eventually
+from weir.streams.client.client import Client, ServiceError
+from weir.streams.demo.demo_console import PORTS, bound_at
+from weir.streams.demo.demo_engine import DemoEngine
+from weir.streams.errors import UsageError
+from weir.streams.service.embedded.service_engine import Engine
+
+SIZE = ("--days", "9", "--events", "9000", "--seed", "11")
+"""So many that alerts of machines are open in the end."""
+SLOW = ("--seconds", "3600", "--checkpoint-every", "3600", "--port", "0")
+
+
+def start(directory: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "weir.streams.cli.main", "demo", "--dir", str(directory), *SIZE, *options]
+    command += [] if "--port" in options else ["--no-console"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+class Visited:
+    """A demo with its console, and a visitor of it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process, lines = process, list[str]()
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if found := re.search(r"Console: (http://\S+)/\?token=(\S+)", line):
+                self.client = Client(found[1], found[2])
+                break
+        else:
+            pytest.fail("".join(lines))
+        self._rest = threading.Thread(target=process.stdout.read, daemon=True)
+        self._rest.start()
+
+    def close(self) -> None:
+        """End what is left."""
+        self.process.kill()
+        self.process.wait()
+        self._rest.join()
+        self.client.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def end(self, how: signal.Signals) -> int:
+        """Send the signal; the exit status."""
+        self.process.send_signal(how)
+        return self.process.wait(30)
+
+
+@contextmanager
+def visited(directory: Path, *options: str) -> Iterator[Visited]:
+    with closing(Visited(start(directory, *options))) as demo:
+        yield demo
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a demo that has shown its first period."""
+    directory = tmp_path_factory.mktemp("shown")
+    code, output = finish(start(directory, *FULL_SPEED))
+    assert code == 0, output
+    assert "Console" not in output
+    return directory
+
+
+def judged(client: Client) -> dict[str, Any]:
+    """An alert that somebody has confirmed, when the model has learned that."""
+    eventually(lambda: next(client.alerts(task="device_failure", state="open"), None), 20, "an alert")
+    alert_id = next(client.alerts(task="device_failure", state="open"))["alert_id"]
+    client.verdict(alert_id, "confirmed", note="a bearing was hot")
+    eventually(
+        lambda: any(verdict["learned_at"] for verdict in client.alert(alert_id)["verdicts"]),
+        20,
+        "the verdict is learned",
+    )
+    return client.alert(alert_id)
+
+
+def test_a_verdict_is_learned_in_event_time_and_survives_a_kill(shown: Path) -> None:
+    with visited(shown, *SLOW) as demo:
+        events = [r for _, _, r in records(shown, "user-events")]
+        alert = judged(demo.client)
+        with pytest.raises(ServiceError, match="weir serve"):
+            demo.client.send_events([orjson.loads(events[0].value)])
+        assert demo.end(signal.SIGKILL) == -signal.SIGKILL
+    labels = [r for _, _, r in records(shown, "labels") if b'"case:' in r.value]
+    assert labels
+    newest = max(event.ts for event in events)
+    assert all(newest <= label.ts < newest + 86_400.0 for label in labels), (
+        "a label of today, months ahead of its event"
+    )
+
+    with visited(shown, *SLOW) as demo:
+        again = demo.client.alert(alert["alert_id"])
+        assert (again["verdict"], again["verdicts"]) == ("confirmed", alert["verdicts"])
+        assert demo.end(signal.SIGINT) == 130
+
+    code, output = finish(start(shown, *FULL_SPEED, "--port", "0"))  # where nobody sits before it, it ends
+    assert code == 0, output
+    in_log = {orjson.loads(record.value)["alert_id"] for _, _, record in records(shown, "alerts")}
+    with closing(sqlite3.connect(shown / "console" / "alerts.db")) as held:
+        assert {alert_id for (alert_id,) in held.execute("SELECT alert_id FROM alerts")} == in_log
+
+
+def test_it_stays_open_before_a_terminal_until_ctrl_c(tmp_path: Path) -> None:
+    terminal, its_end = os.openpty()
+    command = [sys.executable, "-m", "weir.streams.cli.main", "demo", "--dir", str(tmp_path), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--days", "2", "--events", "500", "--full-speed"], stdout=its_end, stderr=its_end
+    )
+    os.close(its_end)
+    try:
+        said = b""
+        while not (found := re.search(rb"stays open until Ctrl-C: (http://\S+)/\?token=\S+", said)):
+            said += os.read(terminal, 65_536)
+        assert httpx.get(f"{found[1].decode()}/ready").json()["ready"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+
+
+def test_the_next_free_port_is_taken_unless_one_is_asked_for() -> None:
+    with bound_at(None) as first:
+        first.listen()
+        with bound_at(None) as second:
+            assert first.getsockname()[1] < second.getsockname()[1] <= PORTS[-1]
+        with pytest.raises(UsageError, match="--port"):
+            bound_at(first.getsockname()[1])
+
+
+def test_the_service_can_ask_of_it_what_it_asks_of_its_own_engine() -> None:
+    def public(kind: type) -> dict[str, list[str]]:
+        methods = inspect.getmembers(kind, inspect.isfunction)
+        return {name: list(inspect.signature(m).parameters) for name, m in methods if not name.startswith("_")}
+
+    wanted, offered = public(Engine), public(DemoEngine)
+    assert {name: offered.get(name) for name in wanted} == wanted
