@@ -110,3 +110,6 @@ class Serving(Protocol):
 
     async def stored_models(self) -> ModelSnapshots | None:
         """Models of before, from which older ones are made again faster; ``None`` where there are none."""
+
+    async def lag(self) -> int | None:
+        """Records that workers have not taken yet, of all their groups; ``None`` where nothing lies in between."""

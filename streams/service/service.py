@@ -22,6 +22,7 @@ from weir.streams.service.store.alert_store import Store
 from weir.streams.service.views.dead_letter_routes import DeadLetters
 from weir.streams.service.views.entities import Entities
 from weir.streams.service.views.model_routes import Models
+from weir.streams.service.views.sampling import Sampling
 
 
 class View(Protocol):
@@ -58,8 +59,8 @@ class Service:
         self.access = Access(self)
         self.door = Door(self)
         self.decisions = Decisions(self)
-        self.feed, self.store = Feed(self), Store(self)
-        self.parts: list[Part] = [self.door, self.decisions, self.feed, self.store]
+        self.feed, self.store, self.sampling = Feed(self), Store(self), Sampling(self)
+        self.parts: list[Part] = [self.door, self.decisions, self.feed, self.store, self.sampling]
         self.admin, self.models, self.letters = AdminRoutes(self), Models(self), DeadLetters(self)
         self.views: list[View] = [self.access, self.admin, self.models, Entities(self), self.letters]
         self.console: Console | None = Console(self)

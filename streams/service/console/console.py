@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
-from starlette.responses import RedirectResponse
 
-from weir.streams.service.access.caller import Caller
-from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.assets import Assets
 from weir.streams.service.console.pages.admin_pages import AdminPages
 from weir.streams.service.console.pages.alerts_pages import AlertsPages
 from weir.streams.service.console.pages.letter_pages import LetterPages
 from weir.streams.service.console.pages.model_pages import ModelPages
+from weir.streams.service.console.pages.overview_pages import OverviewPages
 from weir.streams.service.console.rendering import Pages
 from weir.streams.service.problems import Problem
 
@@ -34,18 +32,12 @@ class Console:
         self.pages = Pages(service, self.assets)
         self.router = APIRouter(prefix="/console", include_in_schema=False)
         self.router.get("/assets/{version}/{name:path}")(self.asset)
-        self.router.get("/")(self.begin)
-        for group in (AlertsPages, ModelPages, LetterPages, AdminPages):
+        for group in (OverviewPages, AlertsPages, ModelPages, LetterPages, AdminPages):
             self.router.include_router(group(service, self.pages).router)
 
     async def asset(self, request: Request, version: str, name: str) -> Response:
         """A file that pages need; it says nothing of anybody, so everyone may have it."""
         return self.assets.answer(request, version, name)
-
-    async def begin(self, caller: Caller = needs("")) -> Response:
-        """Where a person begins."""
-        del caller
-        return RedirectResponse("/console/alerts", 303)
 
     def answers(self, request: Request) -> bool:
         """Whether a problem of this request is shown as a page: a browser asked for one."""

@@ -44,6 +44,7 @@ class Place(NamedTuple):
 
 
 PLACES: Final = (
+    Place("/console/", "Overview", "o", "tasks:read"),
     Place("/console/alerts", "Alerts", "a", "alerts:read"),
     Place("/console/models", "Models", "m", "models:read"),
     Place("/console/drift", "Drift", "d", "models:read"),
@@ -69,7 +70,14 @@ class Pages:
             loader=loader, autoescape=True, undefined=StrictUndefined, auto_reload=False, trim_blocks=True,
             lstrip_blocks=True,
         )  # fmt: skip
-        self._templates.filters |= {"when": when, "number": number, "path": path, "query": query, "cause": _CAUSES.get}
+        self._templates.filters |= {
+            "when": when,
+            "number": number,
+            "path": path,
+            "query": query,
+            "cause": _CAUSES.get,
+            "day": day,
+        }
         self._templates.globals |= {"asset": assets.address}
 
     def render(
@@ -144,6 +152,15 @@ def when(ts: float | None) -> Markup:
     at = datetime.fromtimestamp(ts, UTC)
     made = Markup('<time datetime="{}" data-when>{} UTC</time>')
     return made.format(at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M:%S"))
+
+
+def day(ts: float) -> str:
+    """A day (UTC).
+
+    >>> day(1_700_000_000)
+    '14 Nov'
+    """
+    return datetime.fromtimestamp(ts, UTC).strftime("%d %b")
 
 
 def number(value: float | None, digits: int = 3) -> str:

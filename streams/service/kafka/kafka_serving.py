@@ -131,3 +131,15 @@ class KafkaServing:
     async def stored_models(self) -> ModelSnapshots:
         """See ``Serving``."""
         return ModelSnapshots(await self._log.redis())
+
+    async def lag(self) -> int | None:
+        """See ``Serving``; asked by a connection of its own, so it takes a moment."""
+
+        def ask() -> int:
+            from weir.streams.kafka.admin import clients, cluster
+
+            with clients.admin_client(self._settings.kafka) as admin:
+                names = [self._settings.topics.name(own) for own in topics.INPUTS]
+                return sum(group.lag for group in cluster.read_lags(admin, names))
+
+        return await asyncio.to_thread(ask)

@@ -82,6 +82,11 @@ class Projector:
                 await asyncio.wait_for(self._news.wait(), _PAUSE_S)
             self._news.clear()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes now."""
+        return self._lease_until > time.time()
+
     async def stop(self) -> None:
         """Let another process write."""
         with suppress(SQLAlchemyError):

@@ -169,6 +169,16 @@ presence: Final = Table(
 )
 """Who has an alert open; in the database, so that people at two replicas see each other."""
 
+samples: Final = Table(
+    "samples",
+    metadata,
+    Column("at", BigInteger, primary_key=True, autoincrement=False),  # epoch seconds
+    Column("task", Text, primary_key=True),  # empty for the service
+    Column("name", Text, primary_key=True),
+    Column("value", Double, nullable=False),
+)
+"""Figures over time, which follow from no records either."""
+
 projection_state: Final = Table(
     "projection_state",
     metadata,

@@ -173,6 +173,12 @@ class Models:
         await self._service.log.append(topics.MODEL_UPDATES, [record])
         return document
 
+    async def champions(self, caller: Caller) -> dict[str, int | None]:
+        """The version of each task's full model that serves, of the tasks that have one."""
+        names = [t.name for t in self._seen_by(caller) if t.full is not None]
+        held = Registry(self._registry)
+        return await _in_thread(lambda: {name: held.stages(name).champion for name in names})
+
     async def drift(self, task: str | None = None, caller: Caller = needs("models:read")) -> dict[str, Any]:
         """What drifted: the newest requests for a new model that a drift caused."""
         return {"drift": [r for r in await self._requests(caller, task) if r["cause"] == "drift"]}

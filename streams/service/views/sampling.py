@@ -1,0 +1,148 @@
+"""Takes samples of the service and its tasks: by the one process that writes the database, every ten seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from fastapi import APIRouter
+from sqlalchemy.exc import SQLAlchemyError
+
+from weir.online.codec.decision_blocks import decode_decisions
+from weir.streams.config import topics
+from weir.streams.errors import WeirError, in_words
+from weir.streams.ops.metric_registry import Histogram
+from weir.streams.service.log_reading import every_record
+from weir.streams.service.store.samples import add_samples, thin_samples
+
+if TYPE_CHECKING:
+    from weir.streams.service.service import Service
+
+log = logging.getLogger(__name__)
+EVERY_S: Final = 10.0
+_SELDOM: Final = 6
+"""What asks much of the brokers is measured with every so-manieth sample."""
+_THIN_EVERY_S: Final = 3_600.0
+MAIN: Final = ("average_precision", "roc_auc", "log_loss")
+"""Metrics of a task that are kept over time: those that no threshold changes."""
+_RATES: Final = {
+    "events/s": (topics.USER_EVENTS, topics.DEVICE_EVENTS),
+    "decisions/s": (topics.PREDICTIONS,),
+    "labels/s": (topics.LABELS,),
+    "dead letters/s": (topics.DEAD_LETTERS,),
+}
+_BLOCKS: Final = 50
+"""Newest blocks of decisions of each partition in which the thresholds in force are looked for."""
+
+
+class Sampling:
+    """A part of the service; see the module.
+
+    Parameters
+    ----------
+    service : which is measured.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service, self.router = service, APIRouter()
+        self._running: asyncio.Task[None] | None = None
+        self._before: tuple[float, dict[str, int]] | None = None
+        self._latencies: Sequence[int] = ()
+        self._taken, self._thinned_at = 0, 0.0
+
+    async def start(self) -> None:
+        """Take the first sample after one interval: rates are of the time between two."""
+        self._running = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Take no more."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            try:
+                await self.take(time.time())
+            except (WeirError, SQLAlchemyError, OSError) as error:  # what is away is told by /ready
+                log.debug("no sample: %s", in_words(error))
+
+    async def take(self, now: float) -> None:
+        """Measure, and keep what was found; nothing where another process does."""
+        store = self._service.store
+        if not store.projector.leads:
+            self._before = None
+            return
+        values = {("", name): value for name, value in (await self._rates(now) | self._latency()).items()}
+        if self._taken % _SELDOM == 0 and (lag := await self._service.serving.lag()) is not None:
+            values["", "lag"] = float(lag)
+        for task in self._service.tasks:
+            found = (await self._service.serving.metrics(task.name))["rolling"]
+            values |= {(task.name, name): found[name] for name in MAIN if name in found}
+        values |= {(task, "threshold"): value for task, value in (await self._thresholds()).items()}
+        self._taken += 1
+        await asyncio.to_thread(self._keep, int(now), values)
+
+    def _keep(self, now: int, values: Mapping[tuple[str, str], float]) -> None:
+        with self._service.store.engine.begin() as c:
+            add_samples(c, now, values)
+            if now - self._thinned_at > _THIN_EVERY_S:
+                thin_samples(c, now, self._service.settings.serve.alerts_kept)
+                self._thinned_at = now
+
+    async def _rates(self, now: float) -> dict[str, float]:
+        """Records a second since the last sample, by how far the topics have grown."""
+        ends = {}
+        for name, of in _RATES.items():
+            spans = [span for topic in of for span in (await self._service.log.spans(topic)).values()]
+            ends[name] = sum(span.end for span in spans)
+        before, self._before = self._before, (now, ends)
+        if before is None or now <= before[0]:
+            return {}
+        return {name: max(ends[name] - before[1][name], 0) / (now - before[0]) for name in ends}
+
+    def _latency(self) -> dict[str, float]:
+        """Median and 99 % of the decisions that were answered since the last sample, in milliseconds."""
+        held = [h for h in self._service.metrics.children("weir_decision_seconds").values() if isinstance(h, Histogram)]
+        if not held:
+            return {}
+        counts = np.sum([histogram.counts for histogram in held], axis=0)
+        fresh = counts - (self._latencies if len(self._latencies) else 0)
+        self._latencies = counts
+        bounds = (*held[0].bounds, held[0].bounds[-1])
+        return {f"p{share} ms": quantile(bounds, fresh, share / 100) * 1e3 for share in (50, 99)} if fresh.any() else {}
+
+    async def _thresholds(self) -> dict[str, float]:
+        """What each task's newest decision was held against."""
+        newest: dict[str, tuple[float, float]] = {}
+        async for placed in every_record(self._service.log, topics.DECISIONS, newest=_BLOCKS):
+            with suppress(ValueError):  # somebody else writes to the topic: nothing of it counts
+                block = decode_decisions(placed.record.value)
+                newest[block.task] = max(
+                    newest.get(block.task, (0.0, 0.0)), (block.made_at, float(block.batch.threshold[-1]))
+                )
+        return {task: threshold for task, (_, threshold) in newest.items() if np.isfinite(threshold)}
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float:
+    """The value below which a share of a histogram lies, taken as even within a bucket.
+
+    Parameters
+    ----------
+    bounds, counts : upper bound of each bucket, ascending, and what it holds.
+
+    >>> quantile((1.0, 2.0, 4.0), (5, 4, 1), 0.5), quantile((1.0, 2.0, 4.0), (5, 4, 1), 0.95)
+    (1.0, 3.0)
+    """
+    up_to = np.cumsum(counts)
+    wanted = share * up_to[-1]
+    at = int(np.searchsorted(up_to, wanted))
+    low = bounds[at - 1] if at else 0.0
+    within = (wanted - (up_to[at] - counts[at])) / counts[at]
+    return float(low + within * (bounds[at] - low))

@@ -1,0 +1,96 @@
+"""Figures over time: what is sampled, how it is thinned, and the overview that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from tests.service.running import EVENT, running
+from tests.service.store_records import NOW, alert, project
+from weir.streams.config import topics
+from weir.streams.config.serve_settings import ServeSettings
+from weir.streams.service.console.pages.overview_pages import chart
+from weir.streams.service.store.database import open_database
+from weir.streams.service.store.samples import add_samples, alerts_by_day, series_since, thin_samples
+from weir.streams.service.store.tables import samples
+
+DAY, HOUR = 86_400, 3_600
+TODAY = 20_000 * DAY
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    made = open_database(ServeSettings(directory=tmp_path))
+    yield made
+    made.dispose()
+
+
+def times(engine: Engine) -> list[int]:
+    with engine.connect() as c:
+        return list(c.execute(select(samples.c.at).where(samples.c.name == "a").order_by(samples.c.at)).scalars())
+
+
+def test_what_is_old_becomes_coarser_by_means_and_thinning_again_changes_nothing(engine: Engine) -> None:
+    with engine.begin() as c:
+        for at in range(TODAY, TODAY + HOUR, 10):
+            add_samples(c, at, {("", "a"): float(at - TODAY), ("fraud", "a"): 1.0})
+        thin_samples(c, TODAY + HOUR + 60, 400 * DAY)
+    assert len(times(engine)) == 2 * HOUR // 10
+    for _ in range(2):
+        with engine.begin() as c:
+            thin_samples(c, TODAY + DAY + 2 * HOUR, 400 * DAY)
+        assert times(engine)[::2] == list(range(TODAY, TODAY + HOUR, 60))
+    with engine.begin() as c:
+        assert series_since(c, TODAY, 60)["", "a"][TODAY + 60] == 85.0  # of 60 to 110
+        thin_samples(c, TODAY + 15 * DAY, 400 * DAY)
+        assert series_since(c, TODAY, HOUR) == {("", "a"): {TODAY: 1795.0}, ("fraud", "a"): {TODAY: 1.0}}
+        thin_samples(c, TODAY + 500 * DAY, 400 * DAY)
+        assert c.execute(select(func.count()).select_from(samples)).scalar() == 0
+
+
+def test_a_moment_that_is_sampled_twice_has_the_later_values(engine: Engine) -> None:
+    with engine.begin() as c:
+        add_samples(c, TODAY, {("", "a"): 1.0})
+        add_samples(c, TODAY, {("", "a"): 2.0})
+        add_samples(c, TODAY + 10, {})
+        assert series_since(c, TODAY, 10) == {("", "a"): {TODAY: 2.0}}
+
+
+def test_alerts_are_counted_by_day_with_the_days_that_had_none(engine: Engine) -> None:
+    days = {1: 0, 2: 0, 4: 3, 5: 3, 7: 20}
+    project(engine, {topics.ALERTS: [alert(n, opened_at=NOW + DAY * day) for n, day in days.items()]})
+    with engine.connect() as c:
+        (counts,) = (found for task, found in alerts_by_day(c, 14).items() if task == "fraud")
+    assert len(counts) == 14
+    assert list(counts.values())[-1] == 1  # the last day is that of the newest alert
+    assert sum(counts.values()) == 1  # the others are more than 14 days before it
+
+
+def test_a_chart_has_gaps_where_a_figure_was_not_measured() -> None:
+    made = chart({("", "a"): {10: 0.123456, 20: 2.0}, ("", "b"): {20: 3.0}}, "", ("a", "b", "c"))
+    assert made is not None
+    assert [one["values"] for one in made.drawn["series"]] == [[0.1235, 2.0], [None, 3.0]]
+    assert made.rows[0][1:] == ["0.123", "\u2013"]
+    assert chart({}, "", ("a",)) is None
+
+
+@pytest.mark.anyio
+async def test_the_service_is_sampled_and_shown(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, client):
+        empty = (await client.get("/console/", headers={"Accept": "text/html"})).text
+        assert "Figures over time come within half a minute" in empty
+        assert "No metrics yet" in empty
+        assert "No alerts yet" in empty
+        assert await service.store.projector._leads()
+        await service.sampling.take(TODAY)
+        await client.post("/v1/decisions", json=EVENT)
+        await service.sampling.take(TODAY + 10)
+        found = await service.store.cases.ask(series_since, TODAY, 10)
+        assert found["", "events/s"] == {TODAY + 10: 0.1}
+        assert 0 < found["", "p50 ms"][TODAY + 10] <= found["", "p99 ms"][TODAY + 10]
+        shown = (await client.get("/console/?period=90d", headers={"Accept": "text/html"})).text
+        assert "ready" in shown
+        assert (await client.get("/console/?period=2d", headers={"Accept": "text/html"})).status_code == 422
