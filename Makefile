@@ -12,7 +12,7 @@ export NUMBA_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint type bench bench-peers bench-protocols ci clean constraints format
+.PHONY: help install demo test lint type bench bench-peers bench-protocols ci clean screenshots constraints format
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -48,6 +48,9 @@ test: lint type ## Lint, types, doctests and tests
 format: $(VENV)/.dev ## Let ruff correct what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+screenshots: $(VENV)/.dev ## Pictures of every page of the console into build/screenshots
+	$(BIN)/python -m tests.console.screenshots build/screenshots
 
 bench: $(VENV)/.dev ## Every benchmark, each with its baseline and one JSON line
 	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python -m benchmarks.$$(basename $$b .py) || exit 1; done

@@ -64,7 +64,7 @@ class Browser:
 
     Parameters
     ----------
-    driver : of the browser; ended by ``quit``.
+    driver : of the browser; ended by ``close``.
     """
 
     def __init__(self, driver: webdriver.Chrome) -> None:
@@ -178,13 +178,13 @@ class Browser:
         lines: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         return [line["message"] for line in lines if line["level"] == "SEVERE"]
 
-    def picture(self, path: Path) -> None:
-        """Save the whole page as PNG, at most 3,000 pixels of it."""
-        width, height = self.run("return [innerWidth, Math.min(document.documentElement.scrollHeight, 3000)]")
-        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+    def picture(self, path: Path, most: int = 3_000) -> None:
+        """Save the page as PNG, at most so many pixels of its height."""
+        width, height = self.run("return [innerWidth, document.documentElement.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": width, "height": min(height, most), "scale": 1}
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
         path.write_bytes(base64.b64decode(shot["data"]))
 
-    def quit(self) -> None:
+    def close(self) -> None:
         """End the browser."""
         self.driver.quit()

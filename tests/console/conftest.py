@@ -26,7 +26,7 @@ def _chromium() -> Iterator[Browser]:
     try:
         yield browser
     finally:
-        browser.quit()
+        browser.close()
 
 
 @pytest.fixture(scope="session")

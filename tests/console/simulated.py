@@ -59,3 +59,16 @@ def open_alerts(client: Client) -> Counter[str]:
 def an_alert(client: Client, task: str = "fraud") -> str:
     """The newest open alert of a task."""
     return next(str(a["alert_id"]) for a in client.alerts(task=task) if a["state"] in ("open", "escalated"))
+
+
+def work(client: Client) -> None:
+    """What a morning of an analyst leaves: verdicts, a note, claims, a hold, a snooze, a model that is asked for."""
+    ids = [a["alert_id"] for a in client.alerts(task="fraud") if a["state"] in ("open", "escalated")]
+    client.verdict(ids[2], "false_alarm", note="travels for work; the bank has confirmed it")
+    client.verdict(ids[3], "confirmed", note="called the customer: the card was stolen in the train")
+    client.post(f"/v1/alerts/{ids[4]}/notes", note="waits for the answer of the shop")
+    client.post(f"/v1/alerts/{ids[5]}/assign", for_s=3600)
+    client.post(f"/v1/alerts/{ids[6]}/hold", for_s=7200)
+    client.post("/v1/snoozes", task="churn", kind="entity", of=client.alert(an_alert(client, "churn"))["entity_id"],
+                for_s=7 * _DAY_S, note="a test account")  # fmt: skip
+    client.retrain("fraud", "the weekly look")
