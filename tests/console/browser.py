@@ -97,6 +97,7 @@ class Browser:
         """The window in CSS pixels at 100 %; at a zoom of 2 half as many of them fit."""
         shown = {"width": round(width / zoom), "height": round(height / zoom), "deviceScaleFactor": zoom}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**shown, "mobile": False})
+        self.settle()
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
