@@ -40,6 +40,8 @@ _BUDGET = """
 [threshold]
 kind = "budget"
 alerts_per_day = {}
+[alerts]
+verdict_reasons = ["stolen card", "account takeover"]
 """
 _FIXED = """
 [threshold]

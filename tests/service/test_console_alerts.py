@@ -213,3 +213,86 @@ async def test_an_empty_list_says_what_to_do(tmp_path: Path) -> None:
     async with desk(tmp_path) as of:
         assert "Nothing waits for you" in (await look(of)).text
         assert "No alert is in this list" in (await look(of, "?task=fraud")).text
+
+
+async def test_a_verdict_has_a_reason_of_its_tasks_list(tmp_path: Path) -> None:
+    async with desk(tmp_path, 2) as of:
+        who = of.person("ana")
+        page = await look(of, who=who)
+        assert re.findall(r'<option value="([^"]+)" data-key="(\d)"', page.text) == [
+            ("stolen card", "4"),
+            ("account takeover", "5"),
+        ]
+        assert 'id="reason"' not in (await look(of, "?task=churn", who)).text
+        answer = await do(of, who, "verdict", fraud(0), verdict="confirmed", reason="bad mood")
+        assert answer.status_code == 422
+        assert "stolen card" in answer.json()["detail"]
+        assert (
+            "1 confirmed." in (await do(of, who, "verdict", fraud(0), verdict="confirmed", reason="stolen card")).text
+        )
+
+
+async def test_a_list_is_saved_shared_and_deleted(tmp_path: Path) -> None:
+    def views(page: Response) -> list[tuple[str, str]]:
+        assert page.status_code == 200, page.text
+        part = page.text[page.text.index('id="views"') :].partition("</nav>")[0]
+        return [
+            (name, address.replace("&amp;", "&"))
+            for address, name in re.findall(r'href="([^"]+)".*?<bdi[^>]*>([^<]*)<', part)
+        ]
+
+    async with desk(tmp_path, 2) as of:
+        ana, ben = of.person("ana"), of.person("ben")
+        save = {"name": "<b>mine", "query": "q=&task=fraud&assignee=me&sort=newest"}
+        page = await of.client.post("/console/views", headers=ana | HTMX, data=save)
+        kept = [("&lt;b&gt;mine", "/console/alerts?task=fraud&assignee=me&sort=newest")]
+        assert views(page) == views(await look(of, who=ana)) == kept
+        assert "Delete <bdi>&lt;b&gt;mine" in page.text  # it is the list that is open
+        assert "Save this list" in (await look(of, who=ana)).text
+        assert 'aria-label="Saved lists"' not in (await look(of, who=ben)).text
+        await of.client.post("/console/views", headers=ana | HTMX, data=save | {"shared": "true"})
+        seen = await look(of, who=ben)
+        assert views(seen) == kept
+        assert "of <bdi>ana" in seen.text
+        gone = {"name": save["name"], "query": save["query"]}
+        assert (await of.client.post("/console/views/delete", headers=ben | HTMX, data=gone)).status_code == 404
+        page = await of.client.post("/console/views/delete", headers=ana | HTMX, data=gone)
+        assert 'aria-label="Saved lists"' not in page.text
+        bad = await of.client.post("/console/views", headers=ana | HTMX, data={"name": "x", "query": "token=t"})
+        assert bad.status_code == 422
+
+
+async def test_a_snooze_hides_says_what_it_hides_and_ends(tmp_path: Path) -> None:
+    async with desk(tmp_path) as of:
+        await of.arrive([alert(n, entity_id="noisy" if n < 3 else f"user-{n}") for n in range(5)])
+        who = of.person("ana")
+        await do(of, who, "verdict", fraud(0), verdict="confirmed")
+        page = await do(of, who, "work", fraud(0, 1), action="snooze_entity", hold_s="1d", note="<i>a test account")
+        assert "2 snoozed with all alerts of their entities." in page.text
+        assert page.text.count(">snoozed<") == 2  # the rows are marked, and stay where they are
+        assert listed(await look(of, who=who)) == fraud(4, 3)
+        assert listed(await look(of, "?show=snoozed", who)) == fraud(2, 1, 0)
+        page = await of.client.get("/console/snoozes", headers=who)
+        told = re.sub(r"<[^>]+>|\s+", " ", page.text)
+        assert re.search(r"noisy .*&lt;i&gt;a test account .* ana .* 3 +1 confirmed, 0 false", told), told
+        assert 'href="/console/entities/noisy"' in page.text
+        end = {"task": "fraud", "kind": "entity", "of": "noisy"}
+        page = await of.client.post("/console/snoozes/end", headers=who | HTMX, data=end)
+        assert "ended by <bdi>ana</bdi>" in page.text
+        assert "End now" not in page.text
+        assert listed(await look(of, who=who)) == [*fraud(4, 3, 2, 1), "line"]
+        assert (await of.client.post("/console/snoozes/end", headers=who | HTMX, data=end)).status_code == 409
+
+        await do(of, who, "work", fraud(4), action="snooze_reason")
+        assert listed(await look(of, who=who)) == []
+        page = await do(of, who, "work", fraud(4), action="snooze_reason", hold_s="0s")  # its undo
+        assert "1 as before." in page.text
+        assert listed(await look(of, who=who)) == [*fraud(4, 3, 2, 1), "line"]
+
+
+async def test_who_else_has_an_alert_open_is_seen_in_the_list(tmp_path: Path) -> None:
+    async with desk(tmp_path, 2) as of:
+        ana, ben = of.person("ana"), of.person("ben")
+        await of.client.post(f"/v1/alerts/{fraud(1)[0]}/presence", headers=ben)
+        assert "<bdi>ben</bdi> looks at it" in (await look(of, who=ana)).text
+        assert "looks at it" not in (await look(of, who=ben)).text

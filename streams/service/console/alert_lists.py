@@ -71,6 +71,11 @@ class ListSaid(BaseModel):
         given = {name: value for name, value in said.items() if value not in (None, "")}
         return f"{path}?{urlencode(given)}" if given else path
 
+    @property
+    def query(self) -> str:
+        """What a saved view keeps of it."""
+        return self.address().partition("?")[2]
+
     def turned(self, name: str, value: str) -> str:
         """The address of a list with this choice, or without it where it is chosen."""
         changes: dict[str, Any] = {name: None if getattr(self, name) == value else value}
@@ -143,6 +148,7 @@ class ShownAlert(msgspec.Struct):
     reasons: list[dict[str, Any]]
     people: list[str]
     """Who else has it open."""
+    snoozed: bool
 
     @property
     def key(self) -> str:
@@ -153,11 +159,17 @@ class ShownAlert(msgspec.Struct):
 def shown_alerts(c: Connection, rows: list[AlertRow], by: str, now: float) -> list[ShownAlert]:
     """Rows of a list as the page shows them to ``by``."""
     p, looking = presence.c, dict[str, list[str]]()
-    listed = p.alert_id.in_([row.alert_id for row in rows])
-    for alert_id, person in c.execute(select(p.alert_id, p.person).where(listed, p.until > now, p.person != by)):
+    ids = [row.alert_id for row in rows]
+    there = select(p.alert_id, p.person).where(p.alert_id.in_(ids), p.until > now, p.person != by)
+    for alert_id, person in c.execute(there):
         looking.setdefault(alert_id, []).append(person)
+    aside = AlertFilter(snoozed="only").conditions(now)
+    snoozed = set(c.execute(select(alerts.c.alert_id).where(alerts.c.alert_id.in_(ids), *aside)).scalars())
     return [
-        ShownAlert(shown(row, now), msgspec.json.decode(row.reasons), looking.get(row.alert_id, [])) for row in rows
+        ShownAlert(
+            shown(row, now), msgspec.json.decode(row.reasons), looking.get(row.alert_id, []), row.alert_id in snoozed
+        )
+        for row in rows
     ]
 
 

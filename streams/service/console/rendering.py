@@ -46,6 +46,7 @@ class Place(NamedTuple):
 PLACES: Final = (
     Place("/console/", "Overview", "o", "tasks:read"),
     Place("/console/alerts", "Alerts", "a", "alerts:read"),
+    Place("/console/snoozes", "Snoozes", "s", "alerts:read"),
     Place("/console/models", "Models", "m", "models:read"),
     Place("/console/drift", "Drift", "d", "models:read"),
     Place("/console/dead-letters", "Dead letters", "l", "deadletters:read"),

@@ -39,6 +39,16 @@ class SnoozeSaid(Said):
     note: Note = Field("", examples=["a test account"])
 
 
+def snooze_event(said: SnoozeSaid, by: str, now: float) -> CaseEvent:
+    """What is recorded of it."""
+    kind = {"entity": "entity_id", "reason": "feature"}[said.kind]
+    return CaseEvent.model_validate({
+        "case_event_id": secrets.token_hex(16), "alert_id": snooze_id(said.task, said.kind, said.of),
+        "task": said.task, kind: said.of, "snoozes": said.kind, "action": "snooze" if said.for_s else "unsnooze",
+        "by": by, "at": now, "until": now + said.for_s if said.for_s else None, "note": said.note or None,
+    })  # fmt: skip
+
+
 def snoozes_of(c: Connection, tasks: frozenset[str] | None, now: float) -> list[dict[str, Any]]:
     """Snoozes that a caller may see, those that end last first, with what each hides.
 
@@ -91,12 +101,7 @@ class Snoozes:
         A snooze of the same thing takes the place of the one before. 409 where one is ended that does not run.
         """
         caller.must_see(said.task)
-        now, kind = time.time(), {"entity": "entity_id", "reason": "feature"}[said.kind]
-        event = CaseEvent.model_validate({
-            "case_event_id": secrets.token_hex(16), "alert_id": snooze_id(said.task, said.kind, said.of),
-            "task": said.task, kind: said.of, "snoozes": said.kind, "action": "snooze" if said.for_s else "unsnooze",
-            "by": by, "at": now, "until": now + said.for_s if said.for_s else None, "note": said.note or None,
-        })  # fmt: skip
+        event = snooze_event(said, by, time.time())
         tell_audit(request, task=said.task, object=event.alert_id, **({"subject": said.of} if event.entity_id else {}))
         if refused := (await self._store.cases.happen([event])).get(event.alert_id):
             raise Problem(409, "Conflict", f"{said.kind} {said.of} of {said.task}: {refused}", value=said.of)

@@ -28,6 +28,8 @@ from weir.streams.service.store.alert_queries import list_alerts
 from weir.streams.service.store.alert_requests import CLAIM_S, By, ManySaid, VerdictsSaid
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.queue_queries import facets_of
+from weir.streams.service.store.saved_views import views_of
+from weir.streams.service.store.snooze_routes import SnoozeSaid, snooze_event
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -55,22 +57,24 @@ class WorkSaid(ManySaid):
 
     model_config = ConfigDict(extra="ignore")
 
-    action: Literal["claim", "hand_over", "release", "hold", "escalate"]
+    action: Literal["claim", "hand_over", "release", "hold", "escalate", "snooze_entity", "snooze_reason"]
     assignee: Id | None = None
     """To whom they are handed over."""
     hold_s: Seconds = Field(4 * 3600.0, ge=0, le=365 * 86_400.0)
+    """Of a hold and of a snooze; 0 ends it."""
     note: Note = ""
 
 
 _WORDS: Final = {
     "claim": "yours now", "hand_over": "handed over", "release": "released", "hold": "on hold", "escalate": "escalated",
+    "snooze_entity": "snoozed with all alerts of their entities", "snooze_reason": "snoozed with all of their reason",
     "confirmed": "confirmed", "false_alarm": "called false alarms", "unsure": "marked as unsure", "undo": "as before",
 }  # fmt: skip
 _BACK: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "claim": ("work", {"action": "release"}),
-    "hold": ("work", {"action": "hold", "hold_s": "0s"}),
-    "confirmed": ("undo", {}), "false_alarm": ("undo", {}), "unsure": ("undo", {}),
-}  # fmt: skip
+    **{name: ("work", {"action": name, "hold_s": "0s"}) for name in ("hold", "snooze_entity", "snooze_reason")},
+    **{name: ("undo", {}) for name in ("confirmed", "false_alarm", "unsure")},
+}
 """How each is taken back: the route and what its form says."""
 
 
@@ -113,6 +117,7 @@ class AlertsPages:
         facts |= {
             "facets": choices_of(asked, counts, page.total, by, [task.name for task in seen]),
             "verdict_reasons": _reasons_of(task for task in seen if asked.task in (None, task.name)),
+            "views": await store.cases.ask(views_of, caller.id),
             "trouble": store.projector.trouble,
         }
         return self._pages.render(request, "alerts.html", **facts)
@@ -155,14 +160,34 @@ class AlertsPages:
         if wanted.action == "hand_over" and wanted.assignee is None:
             raise Problem(422, "Not valid", "assignee: nobody is named; say to whom these are handed over")
         whose = {"assignee": wanted.assignee or by, "until": now + CLAIM_S}
+        until = {"until": now + wanted.hold_s}
         of: Mapping[str, tuple[str, dict[str, Any]]] = {
             "claim": ("assign", whose | {"assignee": by}), "hand_over": ("assign", whose), "release": ("release", {}),
-            "hold": ("hold", {"until": now + wanted.hold_s}), "escalate": ("escalate", {"note": wanted.note or None}),
+            "hold": ("hold", until), "escalate": ("escalate", {"note": wanted.note or None}),
         }  # fmt: skip
-        action, facts = of[wanted.action]
         rows = await self._rows(request, wanted.alert_ids)
-        done = await self._service.store.cases.act_on(rows, action, by, **facts)
-        return await self._changed(request, wanted.alert_ids, by, wanted.action, done)
+        if wanted.action in of:
+            action, facts = of[wanted.action]
+            done = await self._service.store.cases.act_on(rows, action, by, **facts)
+        else:
+            done = await self._snooze(rows, wanted, by)
+        ends = wanted.hold_s == 0.0 and wanted.action not in ("claim", "hand_over", "release", "escalate")
+        return await self._changed(request, wanted.alert_ids, by, "undo" if ends else wanted.action, done)
+
+    async def _snooze(self, rows: Sequence[AlertRow], wanted: WorkSaid, by: str) -> dict[str, str | None]:
+        """Snooze the entities of alerts, or their strongest reasons; what became of it, by alert."""
+        kind: Literal["entity", "reason"] = "entity" if wanted.action == "snooze_entity" else "reason"
+        of = {row.alert_id: (row.task, row.entity_id if kind == "entity" else row.reason) for row in rows}
+        events = {
+            (task, what): snooze_event(
+                SnoozeSaid(task=task, kind=kind, of=what, for_s=wanted.hold_s, note=wanted.note), by, time.time()
+            )
+            for task, what in dict.fromkeys(of.values()) if what
+        }  # fmt: skip
+        became = await self._service.store.cases.happen(list(events.values()))
+        done: dict[str, str | None] = {i: "it has no reason" for i, (_, what) in of.items() if not what}
+        known = {i: events[at].alert_id for i, at in of.items() if at in events}
+        return done | {i: became[snooze] for i, snooze in known.items() if snooze in became}
 
     async def next(self, request: Request, asked: Annotated[ListSaid, Query()], by: str = By) -> Response:
         """Claim the next alert of the list that nobody has, and open it."""
@@ -207,7 +232,7 @@ class AlertsPages:
 
 def _reasons_of(tasks: Iterable[TaskSpec]) -> list[str]:
     """Reasons for verdicts of the tasks in a list, each once."""
-    return list(dict.fromkeys(reason for task in tasks for reason in getattr(task.alerts, "verdict_reasons", ())))
+    return list(dict.fromkeys(reason for task in tasks for reason in task.alerts.verdict_reasons))
 
 
 def _caller(request: Request) -> Caller:

@@ -13,6 +13,7 @@ function keyed(key) {
 }
 
 function press(element) {
+  if (element.matches("select, textarea, input:not([type=checkbox], [type=radio])")) { element.focus(); return; }
   if (element.tagName !== "OPTION") { element.click(); return; }
   const select = element.closest("select");
   select.value = select.value === element.value ? "" : element.value; // once more takes it back

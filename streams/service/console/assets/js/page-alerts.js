@@ -72,6 +72,12 @@ document.addEventListener("click", (event) => {
 
 document.addEventListener("submit", (event) => { if (event.target.id === "bulk") event.preventDefault(); }); // Enter in the note
 
+// The page of an alert goes through the list that it was opened from.
+addEventListener("pagehide", () => {
+  const list = { address: location.pathname + location.search, ids: rows().map((row) => row.dataset.id) };
+  sessionStorage.setItem("weir-list", JSON.stringify(list));
+});
+
 // What was done is no longer selected; what was refused still is.
 function settle() {
   for (const done of document.querySelectorAll("#toasts form:not([data-seen])")) {

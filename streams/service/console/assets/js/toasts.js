@@ -5,21 +5,32 @@ const STAY_S = 6;
 function stay(box, seconds) {
   box.dataset.counts = "";
   let left = seconds;
+  const show = () => { const shown = box.querySelector("[data-left]"); if (shown) shown.textContent = Math.max(left, 0); };
+  show();
   const timer = setInterval(() => {
     left -= 1;
-    const shown = box.querySelector("[data-left]");
-    if (shown) shown.textContent = left;
+    show();
     if (left <= 0 && !box.matches(":focus-within")) box.remove(); // nobody loses the button under the finger
     if (!box.isConnected) clearInterval(timer);
   }, 1000);
 }
 
-export function toast(text, kind = "") {
+// `action`: {name, run, stayMs}, a way back; the key u takes it.
+export function toast(text, kind = "", action = null) {
   const box = document.createElement("div");
   box.className = `toast ${kind}`;
   box.append(text);
+  if (action) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: `${action.name} ` });
+    const left = Object.assign(document.createElement("span"), { className: "soft" });
+    left.dataset.left = left.ariaHidden = "true";
+    button.dataset.key = "u";
+    button.append(Object.assign(document.createElement("kbd"), { textContent: "u" }), " ", left);
+    button.addEventListener("click", () => { box.remove(); action.run(); });
+    box.append(" ", button);
+  }
   document.getElementById("toasts").append(box);
-  stay(box, STAY_S);
+  stay(box, (action?.stayMs ?? STAY_S * 1000) / 1000);
   return box;
 }
 

@@ -1,0 +1,96 @@
+"""What people put aside: lists that they have named, and snoozes with what these hide."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field, ValidationError
+
+from weir.streams.service.access.caller import Caller
+from weir.streams.service.access.scopes import needs
+from weir.streams.service.console.alert_lists import ListSaid
+from weir.streams.service.console.rendering import Pages, said
+from weir.streams.service.problems import Problem
+from weir.streams.service.store.alert_requests import By
+from weir.streams.service.store.saved_views import ViewSaid, delete_view, save_view, views_of
+from weir.streams.service.store.snooze_routes import SnoozeSaid, snoozes_of
+
+if TYPE_CHECKING:
+    from weir.streams.service.service import Service
+
+
+class ViewKept(ViewSaid):
+    """A list with a name; a form leaves out what is empty."""
+
+    query: str = Field("", max_length=2_000)
+
+
+class ViewGone(BaseModel):
+    """Which view is deleted, and the list that is open meanwhile."""
+
+    name: str = Field(max_length=64)
+    query: str = Field("", max_length=2_000)
+
+
+class SnoozeEnded(SnoozeSaid):
+    """Which snooze ends."""
+
+    for_s: float = 0.0
+
+
+class AsidePages:
+    """Saved views and snoozes.
+
+    Parameters
+    ----------
+    service, pages : what is shown, and how.
+    """
+
+    def __init__(self, service: Service, pages: Pages) -> None:
+        self._store, self._pages = service.store, pages
+        self.router = APIRouter()
+        self.router.get("/snoozes")(self.snoozes)
+        self.router.post("/snoozes/end")(self.end)
+        self.router.post("/views")(self.save)
+        self.router.post("/views/delete")(self.delete)
+
+    async def snoozes(self, request: Request, caller: Caller = needs("alerts:read")) -> Response:
+        """What is snoozed, until when, by whom, and what it hides."""
+        found = await self._store.cases.ask(snoozes_of, caller.tasks, time.time())
+        return self._pages.render(request, "snoozes.html", snoozes=found)
+
+    async def end(self, request: Request, caller: Caller = needs("cases:write"), by: str = By) -> Response:
+        """End a snooze before its time."""
+        wanted = await said(request, SnoozeEnded)
+        found = await self._store.snoozes.snooze(wanted, request, caller, by)
+        return self._pages.render(request, "_snoozes.html", **found)
+
+    async def save(self, request: Request, caller: Caller = needs("cases:write")) -> Response:
+        """Name the list that is open."""
+        wanted = await said(request, ViewKept)
+        asked = _list_of(wanted.query)
+        kept = wanted.model_copy(update={"query": asked.query})
+        await self._store.cases.ask(save_view, kept, caller.id, caller.name)
+        return await self._views(request, caller, asked)
+
+    async def delete(self, request: Request, caller: Caller = needs("cases:write")) -> Response:
+        """Delete a view of one's own."""
+        wanted = await said(request, ViewGone)
+        await self._store.cases.ask(delete_view, caller.id, wanted.name)
+        return await self._views(request, caller, _list_of(wanted.query))
+
+    async def _views(self, request: Request, caller: Caller, asked: ListSaid) -> Response:
+        views = await self._store.cases.ask(views_of, caller.id)
+        return self._pages.render(request, "_alert_views.html", views=views, asked=asked)
+
+
+def _list_of(query: str) -> ListSaid:
+    """The list of an address; raises ``Problem`` (422) where it is none."""
+    try:
+        return ListSaid.model_validate(dict(parse_qsl(query)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Problem(422, "Not valid", f"query: no list of alerts: {first['loc']}: {first['msg']}") from error
