@@ -244,6 +244,8 @@ class Alert(WireModel):
     opened_at: Timestamp
     updated_at: Timestamp
     event_ids: Annotated[tuple[MadeId, ...], Field(strict=False, min_length=1, max_length=1_000)]
+    amount: Finite | None = None
+    """What is at stake: of the event with the highest score, where the task's inputs have it."""
 
 
 class CaseEvent(WireModel):

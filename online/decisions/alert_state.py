@@ -46,6 +46,8 @@ class AlertState(msgspec.Struct, frozen=True, array_like=True):
     events: int = 1
     """All events over the threshold."""
     verdict: Verdict | None = None
+    amount: float | None = None
+    """What is at stake: of the event with the highest score, where the model sees it."""
 
     def to_wire_dict(self) -> dict[str, Any]:
         """Return the fields of the wire's ``Alert``; ``events`` and ``verdict`` stay inside."""

@@ -115,6 +115,7 @@ class AlertBook:
     ----------
     policy : how alerts open, escalate and end.
     task : the task's name, part of every ``alert_id``.
+    amount : which of the F features is the amount of an event, where one is.
 
     Notes
     -----
@@ -138,9 +139,10 @@ class AlertBook:
     [('fraud:u1:e1', 'open', 'medium')]
     """
 
-    def __init__(self, policy: AlertPolicy, task: str) -> None:
+    def __init__(self, policy: AlertPolicy, task: str, amount: int | None = None) -> None:
         self.policy = policy
         self.task = task
+        self._amount = amount
         self.watermark = -math.inf
         self.stats = AlertStats()
         self._entries: dict[str, _Entry] = {}
@@ -263,20 +265,24 @@ class AlertBook:
             return
         entry = self._entries.get(entity_id)
         ts, score = float(predictions.ts[row]), float(predictions.score[row])
+        # A feature that is missing is 0: nothing is known to be at stake then.
+        amount = None if self._amount is None else float(predictions.features[row, self._amount]) or None
         if entry is None:
             if self._open >= self.policy.max_open:
                 self._displace(changed)
-            entry, raised = self._start(event_id, entity_id, ts, score, threshold), True
+            entry, raised = self._start(event_id, entity_id, ts, score, threshold, amount), True
         elif entry.is_open:
             raised = score > entry.alert.score
-            self._repeat(entry, event_id, ts, score, threshold)
+            self._repeat(entry, event_id, ts, score, threshold, amount)
         else:
             self.stats.suppressed += 1
             changed.append(_Change(entry, entry.alert, row, told=False))
             return
         changed.append(_Change(entry, entry.alert, row, raised))
 
-    def _start(self, event_id: str, entity_id: str, ts: float, score: float, threshold: float) -> _Entry:
+    def _start(
+        self, event_id: str, entity_id: str, ts: float, score: float, threshold: float, amount: float | None
+    ) -> _Entry:
         alert = AlertState(
             alert_id=f"{self.task}:{entity_id}:{event_id}",
             task=self.task,
@@ -289,6 +295,7 @@ class AlertBook:
             opened_at=ts,
             updated_at=ts,
             event_ids=(event_id,),
+            amount=amount,
         )
         entry = _Entry(self._number, alert, self._reached(ts) + self.policy.resolve_after_s, set())
         self._number += 1
@@ -298,7 +305,9 @@ class AlertBook:
         heapq.heappush(self._quiet, (entry.wake_at, entry.number, entity_id))
         return entry
 
-    def _repeat(self, entry: _Entry, event_id: str, ts: float, score: float, threshold: float) -> None:
+    def _repeat(
+        self, entry: _Entry, event_id: str, ts: float, score: float, threshold: float, amount: float | None
+    ) -> None:
         self.stats.repeats += 1
         alert, events = entry.alert, entry.alert.events + 1
         step = max(SEVERITIES.index(alert.severity), self._step(events, score, threshold))
@@ -315,6 +324,7 @@ class AlertBook:
             updated_at=max(ts, alert.updated_at),
             event_ids=listed,
             events=events,
+            amount=amount if higher else alert.amount,
         )
         entry.wake_at = max(entry.wake_at, self._reached(ts) + self.policy.resolve_after_s)
 

@@ -104,7 +104,7 @@ class LabellingStage:
         self.seen = SeenPredictions() if dedupe else None
         """What came before."""
         self.threshold = Threshold(share_of(task.threshold, share))
-        self.book = AlertBook(task.alerts, task.name)
+        self.book = AlertBook(task.alerts, task.name, features.index("amount") if "amount" in features else None)
         self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity, subjects_of(task.entities))
         self._full = FullReasons(task.full, features)
         self.typical = TypicalValues(features)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,14 @@ def test_tight_bounds_and_labels_do_not_depend_on_cuts_or_snapshots(
         return out
 
     assert run(set(), False) == run(cuts, False) == run(cuts, True)
+
+
+def test_an_alert_tells_the_amount_of_its_highest_score() -> None:
+    rows: list[Row] = [("e1", "u", 1e9, 0.6), ("e2", "u", 1e9, 0.8), ("e3", "u", 1e9, 0.7), ("e4", "v", 1e9, 0.9)]
+    seen = replace(batch(rows), features=np.array([[60.0], [80.0], [70.0], [0.0]]))
+    told = AlertBook(AlertPolicy(), "t", amount=0).decide(seen, np.full(4, 0.5)).alerts
+    assert [alert.amount for alert in told] == [60.0, 80.0, 80.0, None], "what is missing is 0 among the features"
+    assert Alert.model_validate(told[1].to_wire_dict()).amount == 80.0
 
 
 def test_states_are_the_wires_alerts() -> None:

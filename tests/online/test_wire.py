@@ -108,6 +108,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "opened_at": 1.7e9,
         "updated_at": 1.7e9,
         "event_ids": ["e1"],
+        "amount": 512.0,
     },
     "Example": {
         "v": 1,

@@ -76,11 +76,13 @@ def take_alert(row: AlertRow, alert: Alert) -> None:
 def expected_loss(alert: Alert) -> float:
     """What is lost on average where nobody looks: the score, a probability, times what is at stake.
 
-    At stake is the amount of the event, in the currency of the task, where the reasons name it. Of other alerts no sum
-    is known, and none is made up: each step of severity counts as one (low 1, critical 4), which puts those alerts of a
-    task into an order among themselves.
+    At stake is the amount of the event with the highest score, in the currency of the task: the alert tells it where
+    ``amount`` is an input of the model, and alerts of before where their reasons name it. Of other alerts no sum is
+    known, and none is made up: each step of severity counts as one (low 1, critical 4), which puts those of a task into
+    an order among themselves.
     """
-    amount = next((reason.value for reason in alert.reasons if reason.feature == "amount"), None)
+    named = next((reason.value for reason in alert.reasons if reason.feature == "amount"), None)
+    amount = named if alert.amount is None else alert.amount
     return alert.score * (SEVERITIES.index(alert.severity) + 1 if amount is None else max(amount, 0.0))
 
 
