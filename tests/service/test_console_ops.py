@@ -127,10 +127,10 @@ async def test_the_audit_is_listed_filtered_and_verified(tmp_path: Path) -> None
 
 
 PLACES = {
-    "viewer": {"models", "drift"},
-    "analyst": {"models", "drift"},
-    "operator": {"models", "drift", "dead-letters"},
-    "admin": {"models", "drift", "dead-letters", "audit", "keys"},
+    "viewer": {"models", "drift", "feed"},
+    "analyst": {"models", "drift", "feed"},
+    "operator": {"models", "drift", "feed", "dead-letters"},
+    "admin": {"models", "drift", "feed", "dead-letters", "audit", "keys"},
 }
 
 
@@ -244,3 +244,17 @@ async def test_the_column_that_drifted_is_shown_before_and_after(tmp_path: Path)
         assert "<svg" in shown
         assert "Before and after" in await page(client, "/console/drift")
         assert (await client.get("/console/drift/change/other", headers=PAGE)).status_code == 404
+
+
+async def test_the_filters_of_the_feed_are_in_its_address(tmp_path: Path) -> None:
+    async with running(tmp_path) as (_, client):
+        shown = await page(client, "/console/feed?type=alert&type=drift&task=fraud&min_score=&severity=high&since=2h")
+        for chosen in (
+            'value="alert" checked',
+            'value="drift" checked',
+            "<option selected>fraud",
+            "<option selected>high",
+        ):
+            assert chosen in shown
+        assert 'value="retrain" checked' not in shown
+        assert (await client.get("/console/feed?severity=much", headers=PAGE)).status_code == 422

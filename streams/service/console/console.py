@@ -10,6 +10,7 @@ from weir.streams.service.console.assets import Assets
 from weir.streams.service.console.pages.admin_pages import AdminPages
 from weir.streams.service.console.pages.alerts_pages import AlertsPages
 from weir.streams.service.console.pages.aside_pages import AsidePages
+from weir.streams.service.console.pages.feed_pages import FeedPages
 from weir.streams.service.console.pages.letter_pages import LetterPages
 from weir.streams.service.console.pages.model_pages import ModelPages
 from weir.streams.service.console.pages.overview_pages import OverviewPages
@@ -33,7 +34,7 @@ class Console:
         self.pages = Pages(service, self.assets)
         self.router = APIRouter(prefix="/console", include_in_schema=False)
         self.router.get("/assets/{version}/{name:path}")(self.asset)
-        for group in (OverviewPages, AlertsPages, AsidePages, ModelPages, LetterPages, AdminPages):
+        for group in (OverviewPages, AlertsPages, AsidePages, ModelPages, FeedPages, LetterPages, AdminPages):
             self.router.include_router(group(service, self.pages).router)
 
     async def asset(self, request: Request, version: str, name: str) -> Response:

@@ -49,6 +49,7 @@ PLACES: Final = (
     Place("/console/snoozes", "Snoozes", "s", "alerts:read"),
     Place("/console/models", "Models", "m", "models:read"),
     Place("/console/drift", "Drift", "d", "models:read"),
+    Place("/console/feed", "Feed", "f", "feed:read"),
     Place("/console/dead-letters", "Dead letters", "l", "deadletters:read"),
     Place("/console/audit", "Audit", "t", "audit:read"),
     Place("/console/keys", "Keys", "k", "keys:write"),

@@ -14,7 +14,8 @@ export function bindDialogs() {
   document.addEventListener("htmx:after:swap", () => {
     if (box.childElementCount && !box.open) box.showModal();
   });
-  document.addEventListener("htmx:after:request", ({ detail: { ctx } }) => {
+  // At the very end of the request: until then its form has to be there, as what the answer triggers comes from it.
+  document.addEventListener("htmx:finally:request", ({ detail: { ctx } }) => {
     if (box.contains(ctx.sourceElement) && ctx.response?.status === 204) box.close();
   });
   document.addEventListener("htmx:response:error", ({ detail: { ctx } }) => {
