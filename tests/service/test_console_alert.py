@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import msgspec
 import pytest
 
+from tests.service.console_service import alert, desk
 from tests.service.running import running
 from tests.service.test_alerts import event, every_event_alerts, send, until
+from weir.streams.config import topics
 from weir.streams.errors import UsageError
+from weir.streams.records import Record
 from weir.streams.service.views.alert_scores import AlertScores
 
 pytestmark = pytest.mark.anyio
@@ -34,11 +42,15 @@ async def alert_of(service: Any, client: Any, user: str) -> Any:
     return await service.store.cases.row(found["alert_id"], None)
 
 
+def learned(body: Any) -> bool:
+    return any(change["kind"] == "learned" for change in body["history"])
+
+
 async def judge(client: Any, row: Any, verdict: str) -> None:
     """Give a verdict, and wait until the model has learned it."""
     path = f"/v1/alerts/{row.alert_id}"
     assert (await client.post(f"{path}/verdict", json={"verdict": verdict})).status_code == 200
-    await until(client, path, lambda body: body["verdicts"][0]["learned_version"])
+    await until(client, path, learned)
 
 
 async def test_a_score_is_made_again_bit_for_bit_and_by_the_model_of_now(tmp_path: Path) -> None:
@@ -66,3 +78,157 @@ async def test_why_a_score_is_not_to_be_had_is_said(tmp_path: Path) -> None:
         row.score += 0.01
         with pytest.raises(UsageError, match="retention deleted it"):
             await AlertScores(service).now(row)
+
+
+def part(row: Any, name: str) -> str:
+    """The address of a part of a page of an alert."""
+    return f"/console/alert/{name}/{quote(row.alert_id, safe='')}"
+
+
+async def text(client: Any, path: str) -> str:
+    """What a page says, without its elements."""
+    answer = await client.get(path)
+    assert answer.status_code == 200, answer.text
+    return " ".join(re.sub(r"<[^>]*>", " ", answer.text).split())
+
+
+async def test_a_verdict_is_given_on_the_page_which_then_tells_what_it_did(tmp_path: Path) -> None:
+    async with alerting(tmp_path, *(event(f"u{n}", n, amount=10.0 * n) for n in range(4))) as (service, client):
+        row = await alert_of(service, client, "u2")
+        assert await text(client, part(row, "effect")) == ""
+        for field, value in (("verdict", "perhaps"), ("note", "n" * 5_000)):
+            wrong = await client.post(part(row, "verdict"), data={"verdict": "confirmed", field: value})
+            assert (wrong.status_code, wrong.json()["parameter"]) == (422, field)
+        answer = await client.post(part(row, "verdict"), data={"verdict": "confirmed", "reason": "", "note": "called"})
+        assert "Confirmed" in answer.text
+        assert json.loads(answer.headers["HX-Trigger"])["judged"]["value"] == "confirmed"
+        assert 'hx-swap-oob="outerMorph"' in answer.text, "the head says it too"
+        await until(client, f"/v1/alerts/{row.alert_id}", learned)
+        effect = await client.get(part(row, "effect"))
+        assert "at version <strong>1</strong>" in effect.text
+        before, now = (float(n) for n in re.findall(r'id="score-\w+">([\d.]+)<', effect.text))
+        assert before == pytest.approx(row.score, abs=0.005)
+        assert now > before
+        page = await text(client, f"/console/alerts/{row.alert_id}")
+        assert all(words in page for words in ("admin : confirmed", "The model learned it at version 1", "called"))
+        undone = await client.post(part(row, "undo"))
+        assert "took the verdict back" in undone.text
+        assert await text(client, part(row, "effect")) == ""
+        again = await text(client, part(row, "again"))
+        assert "Equal, bit for bit" in again
+
+
+async def test_an_alert_is_shown_with_what_is_around_it(tmp_path: Path) -> None:
+    async with alerting(tmp_path, *(event("u1", n) for n in range(5))) as (service, client):
+        row = await alert_of(service, client, "u1")
+        assert "No feature raised the score" in await text(client, part(row, "reasons")), "of an empty model"
+        await judge(client, row, "confirmed")
+        timeline = await client.get(part(row, "timeline"))
+        data = re.search(r'id="timeline-data">(.*?)</script>', timeline.text)
+        assert data is not None
+        chart = json.loads(data[1])
+        assert len(chart["x"]) == 5 == len([value for value in chart["series"][0]["values"] if value is not None])
+        assert {mark["label"] for mark in chart["marks"]} == {"this alert: confirmed", "label 1"}
+
+
+async def test_reasons_and_similar_alerts_say_what_is_usual(tmp_path: Path) -> None:
+    async with desk(tmp_path, 4) as of:
+        features: list[dict[str, float | None]] = [{"amount": float(n)} for n in range(100)]
+        features += [{"amount": None, "user.tx_count_1h": 1.0}]
+        told = [{"task": task, "features": each} for task in ("fraud", "churn") for each in features]
+        of.log.add(topics.PREDICTIONS, [Record(b"u", msgspec.json.encode(each), 1.7e9) for each in told])
+        ana, path = of.person("ana"), "fraud:user-3:e3"
+        page = await of.client.get(f"/console/alerts/{path}", headers=ana)
+        assert 'id="reasons" class="card" aria-labelledby="reasons-title" hx-get' in page.text, (
+            "it comes after the page"
+        )
+        await of.client.get(f"/console/alert/reasons/{path}", headers=ana)
+        page = await of.client.get(f"/console/alerts/{path}", headers=ana)
+        shown = " ".join(re.sub(r"<[^>]*>", " ", page.text).split())
+        assert "higher than 4 % of recent ones typical 49.5 (4.95 to 94)" in shown
+        assert "higher than 100 % of recent ones typical 1 (1 to 1)" in shown
+        for n, verdict in enumerate(("confirmed", "false_alarm", "confirmed")):
+            await of.client.post(f"/console/alert/verdict/fraud:user-{n}:e{n}", headers=ana, data={"verdict": verdict})
+        similar = await of.client.get(f"/console/alert/similar/{path}", headers=ana)
+        assert "Of 3 like this, <strong>2 were confirmed</strong> and 1 were false alarms; 0 nobody" in similar.text
+
+
+async def test_two_people_do_not_work_on_one_alert(tmp_path: Path) -> None:
+    async with desk(tmp_path, 1) as of:
+        ana, ben = of.person("ana"), of.person("ben")
+        path = "fraud:user-0:e0"
+        mine = await of.client.post(f"/console/alert/assign/{path}", headers=ana)
+        assert "Release" in mine.text
+        taken = await of.client.post(f"/console/alert/assign/{path}", headers=ben)
+        assert (taken.status_code, "ana has claimed it" in taken.json()["detail"]) == (409, True)
+        page = await of.client.get(f"/console/alerts/{path}", headers=ben)
+        assert "did not count" in page.text
+        given = await of.client.post(f"/console/alert/assign/{path}", headers=ana, data={"assignee": "ben"})
+        assert "handed it to" in given.text
+        freed = await of.client.post(f"/console/alert/release/{path}", headers=ben)
+        assert "Assign to me" in freed.text
+        held = await of.client.post(f"/console/alert/hold/{path}", headers=ben, data={"for_s": "4h"})
+        assert "held until" in held.text
+        raised = await of.client.post(f"/console/alert/escalate/{path}", headers=ben, data={"note": "look"})
+        assert 'class="chip">escalated' in raised.text
+        noted = await of.client.post(f"/console/alert/note/{path}", headers=ana, data={"note": "waits"})
+        assert "waits" in noted.text
+        viewer = of.person("eve", "viewer")
+        refused = await of.client.post(f"/console/alert/note/{path}", headers=viewer, data={"note": "waits"})
+        assert refused.status_code == 403
+        page = await of.client.get(f"/console/alerts/{path}", headers=viewer)
+        assert page.status_code == 200
+        assert 'name="verdict"' not in page.text
+        assert "/console/entities/" not in page.text
+
+
+HOSTILE = "<script>alert(1)</script>&\"'/..%2F"
+
+
+async def test_what_others_wrote_is_text(tmp_path: Path) -> None:
+    async with desk(tmp_path) as of:
+        alert_id = f"fraud:{HOSTILE}:{'e' * 200}"
+        entity = HOSTILE.ljust(64, "x")
+        await of.arrive([alert(1, alert_id=alert_id, entity_id=entity)])
+        note = "\u202e" + "<b>w</b>" * 240
+        at, ana = quote(alert_id, safe=""), of.person("ana")
+        noted = await of.client.post(f"/console/alert/note/{at}", headers=ana, data={"note": note})
+        assert noted.status_code == 200
+        for path in (f"/console/alerts/{at}", f"/console/entities/{quote(entity, safe='')}"):
+            page = await of.client.get(path, headers=ana)
+            assert page.status_code == 200
+            assert "<script>alert" not in page.text
+            assert "&lt;script&gt;alert(1)" in page.text
+            assert "<b>w" not in page.text
+        for name in ("reasons", "timeline", "similar", "again", "effect", "case"):
+            found = await of.client.get(f"/console/alert/{name}/{at}", headers=ana)
+            assert (found.status_code, "<script>alert" in found.text) == (200, False), name
+        assert "retention deleted it" in (await of.client.get(f"/console/alert/again/{at}", headers=ana)).text
+        missing = await of.client.get("/console/alerts/none", headers=ana | {"Accept": "text/html"})
+        assert (missing.status_code, "no alert none" in missing.text) == (404, True)
+
+
+async def test_an_entity_and_a_device_show_what_is_known(tmp_path: Path) -> None:
+    readings = [
+        {"v": 1, "event_id": f"r{n}", "device_id": "m1", "ts": time.time() - 5_000 + 60 * n,
+         "metrics": {"vibration": 9.0 if n == 39 else 2.0 + n % 2 / 10, "load": None if n % 3 else 50.0}}
+        for n in range(40)
+    ]  # fmt: skip
+    async with running(tmp_path, "device_failure", "fraud") as (_, client):
+        await client.post("/v1/events", json=readings)
+        await client.post("/v1/events", json=[event("u1", n) for n in range(3)])
+        page = await client.get("/console/entities/m1")
+        assert "No alerts." in page.text
+        device = await client.get("/console/entity/device/m1")
+        assert re.findall(r"<bdi>(vibration|load)</bdi> <span[^>]*>(\w+) outside", device.text) == [
+            ("vibration", "1"), ("load", "none"),
+        ]  # fmt: skip
+        assert 'class="nothing"' in (await client.get("/console/entity/device/u1")).text
+        features = await text(client, "/console/entity/features/u1")
+        assert "user.spent_count_1d 3" in features
+        assert "No task remembers anything" in await text(client, "/console/entity/features/nobody")
+        events = await client.get("/console/entity/events/u1")
+        assert events.text.count("<details>") == 3
+        scores = await client.get("/console/entity/scores/u1")
+        assert '"label": "fraud"' in scores.text
+        assert "None of the newest" in await text(client, "/console/entity/scores/nobody")

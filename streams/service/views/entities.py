@@ -14,6 +14,7 @@ from weir.streams.config import topics
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.log_reading import every_record
+from weir.streams.service.ports import ServiceLog
 from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ LOOKED_AT: Final = 20_000
 """Newest predictions of each partition in which an entity's scores are looked for."""
 
 
-class _ScoredEvent(msgspec.Struct):
+class ScoredEvent(msgspec.Struct):
+    """A prediction, as far as people look at it."""
+
     task: str
     entity_id: str
     event_id: str
@@ -62,16 +65,22 @@ class Entities:
         names = {t.name for t in self._service.tasks if caller.tasks is None or t.name in caller.tasks}
         wanted = {task} & names if task is not None else names
         rows = [row for name in sorted(wanted) for row in await self._service.serving.rows(name, entity)]
-        found = [score for score in await self._scores(entity) if score.task in wanted]
+        found = [score for score in await scores_of(self._service.log, entity) if score.task in wanted]
         if not rows and not found:
             raise Problem(404, "Not found", f"no task knows {entity!r}", value=entity)
         newest = sorted(found, key=lambda score: -score.ts)[:scores]
         return {"entity": entity, "tables": [_table(row) for row in rows], "scores": msgspec.to_builtins(newest)}
 
-    async def _scores(self, entity: str) -> list[_ScoredEvent]:
-        key = entity.encode()
-        newest = every_record(self._service.log, topics.PREDICTIONS, newest=LOOKED_AT)
-        return [msgspec.json.decode(p.record.value, type=_ScoredEvent) async for p in newest if p.record.key == key]
+
+async def records_of(log: ServiceLog, topic: str, entity: str) -> list[bytes]:
+    """Values of a topic's newest records of an entity, in the order of each partition."""
+    key = entity.encode()
+    return [p.record.value async for p in every_record(log, topic, newest=LOOKED_AT) if p.record.key == key]
+
+
+async def scores_of(log: ServiceLog, entity: str) -> list[ScoredEvent]:
+    """The newest predictions of an entity."""
+    return [msgspec.json.decode(v, type=ScoredEvent) for v in await records_of(log, topics.PREDICTIONS, entity)]
 
 
 def _table(row: TableRow) -> Mapping[str, Any]:

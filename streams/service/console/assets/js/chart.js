@@ -1,5 +1,5 @@
 // Draws uPlot from a JSON block: <div class="chart" data-chart="ID"></div> <script type="application/json" id="ID">.
-// {"x": [epoch seconds], "series": [{"label", "values", "colour": "--bar", "points": true, "dash": false, "band": [i, j]}], "marks": [{"x", "label"}], "range": [0, 1]}
+// {"x": [epoch seconds], "series": [{"label", "values", "colour": "--bar", "points": true, "dash": false, "band": [i, j]}], "marks": [{"x", "label"}], "range": [0, 1], "legend": false}
 export function draw(box) {
   const said = JSON.parse(document.getElementById(box.dataset.chart).textContent);
   const style = getComputedStyle(document.documentElement);
@@ -16,6 +16,7 @@ export function draw(box) {
   }));
   const bands = said.series.flatMap((one) => (one.band ? [{ series: one.band, fill: colour("--band") }] : []));
   const marks = (plot) => {
+    let marked = 0;
     for (const mark of said.marks ?? []) {
       const x = Math.round(plot.valToPos(mark.x, "x", true));
       if (x < plot.bbox.left || x > plot.bbox.left + plot.bbox.width) continue;
@@ -27,14 +28,18 @@ export function draw(box) {
       plot.ctx.moveTo(x, plot.bbox.top);
       plot.ctx.lineTo(x, plot.bbox.top + plot.bbox.height);
       plot.ctx.stroke();
-      plot.ctx.fillText(mark.label, x + 4, plot.bbox.top + 12 * devicePixelRatio);
+      // To the left of its line where there is no room to the right of it.
+      const left = x > plot.bbox.left + plot.bbox.width * 0.7;
+      plot.ctx.textAlign = left ? "right" : "left";
+      plot.ctx.fillText(mark.label, x + (left ? -4 : 4), plot.bbox.top + (12 + 13 * (marked % 4)) * devicePixelRatio);
+      marked += 1;
       plot.ctx.restore();
     }
   };
   const height = Number(box.dataset.height ?? 200);
   const options = {
     width: Math.max(box.clientWidth, 200), height, series: [{}, ...series], bands, axes: [axis, { ...axis, size: 52 }],
-    scales: { y: said.range ? { range: said.range } : {} }, cursor: { y: false }, hooks: { draw: [marks] },
+    scales: { y: said.range ? { range: said.range } : {} }, cursor: { y: false }, legend: { show: said.legend !== false }, hooks: { draw: [marks] },
   };
   box.replaceChildren();
   const plot = new uPlot(options, [said.x, ...said.series.map((one) => one.values)], box);
