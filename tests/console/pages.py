@@ -11,6 +11,9 @@ _ALERT: Final = "#rows a[href^='/console/alerts/']"
 _ENTITY: Final = "main a[href^='/console/entities/']"
 NAVIGATION: Final = {place.name.lower(): (place.path,) for place in PLACES}
 DETAILS: Final = {
+    "alert": ("/console/alerts", _ALERT),
+    "entity": ("/console/alerts?task=fraud", _ALERT, _ENTITY),
+    "device": ("/console/alerts?task=device_failure", _ALERT, _ENTITY),
     "dead letter": (
         "/console/dead-letters",
         "main a[href^='/console/dead-letters?']",

@@ -8,7 +8,9 @@ from fastapi import APIRouter, Request, Response
 
 from weir.streams.service.console.assets import Assets
 from weir.streams.service.console.pages.admin_pages import AdminPages
+from weir.streams.service.console.pages.alert_pages import AlertPages
 from weir.streams.service.console.pages.alerts_pages import AlertsPages
+from weir.streams.service.console.pages.entity_pages import EntityPages
 from weir.streams.service.console.pages.aside_pages import AsidePages
 from weir.streams.service.console.pages.feed_pages import FeedPages
 from weir.streams.service.console.pages.letter_pages import LetterPages
@@ -16,6 +18,7 @@ from weir.streams.service.console.pages.model_pages import ModelPages
 from weir.streams.service.console.pages.overview_pages import OverviewPages
 from weir.streams.service.console.rendering import Pages
 from weir.streams.service.problems import Problem
+from weir.streams.service.views.typical_values import TypicalValues
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
@@ -36,6 +39,9 @@ class Console:
         self.router.get("/assets/{version}/{name:path}")(self.asset)
         for group in (OverviewPages, AlertsPages, AsidePages, ModelPages, FeedPages, LetterPages, AdminPages):
             self.router.include_router(group(service, self.pages).router)
+        typical = TypicalValues(service.log)
+        for of_one in (AlertPages, EntityPages):
+            self.router.include_router(of_one(service, self.pages, typical).router)
 
     async def asset(self, request: Request, version: str, name: str) -> Response:
         """A file that pages need; it says nothing of anybody, so everyone may have it."""

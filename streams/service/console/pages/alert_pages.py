@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
+from weir.online.codec.wire import MadeId, Note
+from weir.online.durations import Seconds
 from weir.streams.config import topics
 from weir.streams.errors import WeirError
 from weir.streams.service.access.scopes import needs
@@ -23,11 +26,13 @@ from weir.streams.service.store.alert_requests import (
     EscalateSaid,
     HoldSaid,
     NoteSaid,
+    Said,
     Sees,
     VerdictSaid,
 )
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.related_alerts import COUNTED, similar_alerts
+from weir.streams.service.store.snooze_routes import SnoozeSaid
 from weir.streams.service.views.alert_scores import AlertScores
 from weir.streams.service.views.entities import LOOKED_AT, records_of, scores_of
 from weir.streams.service.views.typical_values import TypicalValues
@@ -60,7 +65,7 @@ class AlertPages:
             get(f"/alert/{part.__name__}/{{alert_id:path}}", dependencies=read)(part)
         for change in (self.verdict, self.undo):
             post(f"/alert/{change.__name__}/{{alert_id:path}}", dependencies=judge)(change)
-        for change in (self.assign, self.release, self.note, self.hold, self.escalate):
+        for change in (self.assign, self.release, self.note, self.hold, self.escalate, self.snooze, self.presence):
             post(f"/alert/{change.__name__}/{{alert_id:path}}", dependencies=work)(change)
         get("/alerts/{alert_id:path}", dependencies=read)(self.page)
 
@@ -76,15 +81,22 @@ class AlertPages:
         history = _plain(await cases.ask(history_of, alert_id))
         row = await cases.row(alert_id, None)
         spec = next((task for task in self._service.tasks if task.name == row.task), None)
-        choices = getattr(spec.alerts, "verdict_reasons", ()) if spec is not None else ()
+        choices = spec.alerts.verdict_reasons if spec is not None else ()
         return {"alert": _plain(shown(row, time.time())), "me": by, "choices": choices, "holds": HOLDS, **history}
 
     def _usual(self, row: AlertRow) -> dict[str, Any]:
         sample = self._typical.known(row.task)
         return {"typical": sample, "sample": sample.size if sample is not None else 0}
 
-    async def case(self, request: Request, row: AlertRow = Asked, by: str = By) -> Response:
-        """What people have done with it, and what they can do."""
+    async def case(
+        self,
+        request: Request,
+        after: Annotated[list[MadeId] | None, Query(max_length=500)] = None,
+        row: AlertRow = Asked,
+        by: str = By,
+    ) -> Response:
+        """What people have done with it, ``after`` case events that the feed told, and what they can do."""
+        await self._service.store.cases.became(after or [])
         return self._pages.render(request, "_alert_case.html", **await self._facts(row.alert_id, by), fragment=True)
 
     # -- what comes after the page ------------------------------------------------------------------------------------
@@ -176,6 +188,20 @@ class AlertPages:
         await self._service.store.escalate(await said(request, EscalateSaid), None, row, by)
         return await self._changed(request, row, by, noted=True, toast="It is escalated, for others to look at.")
 
+    async def snooze(self, request: Request, row: AlertRow = Asked, by: str = By) -> Response:
+        """Hide alerts of its entity, or with its strongest reason, for a while."""
+        told = await said(request, _SnoozeSaid)
+        of = row.entity_id if told.kind == "entity" else row.reason
+        asked = SnoozeSaid(task=row.task, kind=told.kind, of=of, for_s=told.for_s, note=told.note)
+        await self._service.store.snoozes.snooze(asked, request, request.scope["weir"].caller, by)
+        which = "of this entity" if told.kind == "entity" else "for this reason"
+        return await self._changed(request, row, by, toast=f"Alerts {which} are hidden from the queue until then.")
+
+    async def presence(self, request: Request, row: AlertRow = Asked, by: str = By) -> Response:
+        """Say that one has it open; who else has."""
+        others = (await self._service.store.present(request, row, by))["others"]
+        return self._pages.render(request, "_alert_presence.html", others=others)
+
     async def _changed(self, request: Request, row: AlertRow, by: str, **events: Any) -> Response:
         """The case after a change, and what the page's script is told."""
         # To the body: what was pressed may be gone by then.
@@ -183,6 +209,14 @@ class AlertPages:
         facts = await self._facts(row.alert_id, by)
         headers = {"HX-Trigger": json.dumps(told)}
         return self._pages.render(request, "_alert_case.html", headers, **facts, fragment=True)
+
+
+class _SnoozeSaid(Said):
+    """What of an alert is snoozed."""
+
+    kind: Literal["entity", "reason"]
+    for_s: Seconds = Field(gt=0, le=365 * 86_400.0)
+    note: Note = ""
 
 
 def _plain(document: Any) -> Any:

@@ -31,14 +31,16 @@ function showWay() {
   }
 }
 
-function look() {
-  htmx.ajax("GET", `/console/alert/case/${path}`, { target: "#case", swap: "outerMorph" });
-  document.body.dispatchEvent(new CustomEvent("learned"));
+function look(events) {
+  const after = new URLSearchParams(events.map((id) => ["after", id]));
+  htmx.ajax("GET", `/console/alert/case/${path}?${after}`, { target: "#case", swap: "outerMorph" })
+    .then(() => document.body.dispatchEvent(new CustomEvent("learned")));
 }
 
 for (const type of ["weir:alert", "weir:case-event"]) {
   document.body.addEventListener(type, ({ detail }) => {
-    if (detail.records.some(({ record }) => record?.alert_id === alertId)) look();
+    const told = detail.records.map(({ record }) => record).filter((record) => record?.alert_id === alertId);
+    if (told.length) look(told.map((record) => record.case_event_id).filter(Boolean).slice(-100));
   });
 }
 
