@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
-from weir.streams.service.console.pages.feed_pages import FeedPages
 
 from weir.streams.service.console.assets import Assets
 from weir.streams.service.console.pages.admin_pages import AdminPages
@@ -13,6 +12,7 @@ from weir.streams.service.console.pages.alert_pages import AlertPages
 from weir.streams.service.console.pages.alerts_pages import AlertsPages
 from weir.streams.service.console.pages.aside_pages import AsidePages
 from weir.streams.service.console.pages.entity_pages import EntityPages
+from weir.streams.service.console.pages.feed_pages import FeedPages
 from weir.streams.service.console.pages.letter_pages import LetterPages
 from weir.streams.service.console.pages.model_pages import ModelPages
 from weir.streams.service.console.pages.overview_pages import OverviewPages
