@@ -57,6 +57,10 @@ DANGERS: Final[Mapping[str, Danger]] = {
         "each record holds the digest of the one before, and the database where a chain has come to: weir audit "
         "verify. Give it to `weir serve` alone",
     ),
+    t.NOTIFICATIONS: Danger(
+        "have messages sent to the targets of the settings, or hide alerts from them",
+        "a target's address is in the settings alone. Give it to `weir serve` alone",
+    ),
     t.RETRAIN_REQUESTS: Danger(
         "have the trainer train again and again",
         "one job at a time and the gate; the cooldown of each task, unless the request says force, as a person's may; "

@@ -39,6 +39,7 @@ KEYS: Final[Mapping[str, str]] = {
     t.MODEL_UPDATES: "`task`", t.DEAD_LETTERS: "`TOPIC-PARTITION` of the record", t.INFERENCE_REQUESTS: "`task`",
     t.DEAD_LETTERS_DONE: "`PARTITION-OFFSET` of the letter", t.INFERENCE_RESULTS: "`task`", t.DECISIONS: "`task`",
     t.CASE_EVENTS: "`alert_id`", t.AUDIT: "`writer`",
+    t.NOTIFICATIONS: "`TOPIC-PARTITION` that was decided, or `id` of a message",
 }  # fmt: skip
 _WHO: Final[Mapping[str, str]] = {
     "events": "producers", "labels": "producers", "score": "workers", "label": "workers", "all": "workers",
@@ -52,6 +53,14 @@ _LAYOUTS: Final[Mapping[str, str]] = {
     "is here); of an answered request also `object` (its path), `outcome` (the status), `request_id`, `address` and, "
     "where there is one, `task`, `subject` and `reason`; of what programs `sent` in a minute `requests` "
     "(how many by scope) and `records`. `weir audit verify` checks the chains.",
+    t.NOTIFICATIONS: "What is to be told of alerts, and what became of it. An object with `v` (1), `kind` and `at` "
+    "(epoch seconds). Of kind `decided`: `epoch` (of the log), `topic` and `partition`, whose records from offset "
+    "`start` to before `end` were decided, and `messages`, what follows from them: objects with `id` (of "
+    "rule, target, alert and what happened), `rule`, `target`, `what` (`opened`, `escalated`, `resolved`, `judged`, "
+    "`reopened`), facts of the alert as in `alerts`, `due` (when it goes out), `thread` (`id` of the message that "
+    "told of the alert first), `gathered` (part of a digest), `left_out` (only counted), `by` and `verdict`. It counts "
+    "where `start` is the `end` before. Of the kinds `sent`, `failed` and `retry`: `ids`, and `answer` of the "
+    "receiver.",
     t.DEAD_LETTERS_DONE: "What an operator did with a dead letter. An object with `v` (1), `action` (`replayed` or "
     "`dropped`), `at` (epoch seconds) and `origin` (`TOPIC-PARTITION-OFFSET` of the record that was refused).",
     t.DECISIONS: "MessagePack: an array of `v` (1), `task`, `made_at` (epoch seconds), `event_id` and `entity_id` (n "

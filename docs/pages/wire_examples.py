@@ -19,6 +19,8 @@ from weir.streams.offline_models.model_updates import update_record
 from weir.streams.outputs import dead_letter
 from weir.streams.records import Record, RefusedRecord
 from weir.streams.service.access.audit.audit_chain import chained
+from weir.streams.service.notify.messages import Message, id_of
+from weir.streams.service.notify.outbox import Entry
 from weir.streams.worker.inference.inference_wire import encode_answer, encode_request
 
 NOW: Final = 1_700_000_000.0
@@ -61,6 +63,10 @@ def examples() -> dict[str, list[Example]]:
         t.DEAD_LETTERS_DONE: [_marker()],
         t.CASE_EVENTS: [Example("A confirmed alert", b"fraud:user-7:pay-1", _case_event(), wire.CaseEvent)],
         t.AUDIT: [Example("Somebody opens an alert", b"weir-1:8080", _audit(), None)],
+        t.NOTIFICATIONS: [
+            Example("An alert is to be told", b"alerts-0", _decided(), None),
+            Example("It was", notified().id.encode(), _sent(), None),
+        ],
         t.INFERENCE_REQUESTS: [Example("Two rows of two columns", b"fraud", inference_request(), None)],
         t.INFERENCE_RESULTS: [Example("What a model says of them", b"fraud", inference_answer(), None)],
     }
@@ -121,6 +127,26 @@ def _audit() -> bytes:
     who = {"id": "person:ana", "name": "Ana", "via": "session"}
     facts = {"object": "/v1/alerts/fraud:user-7:pay-1", "request_id": "5f0c", "address": "10.0.0.7", "outcome": 200}
     return chained({"at": NOW, "action": "GET /alerts/{alert_id}", "who": who, **facts}, "weir-1:8080", None)[0]
+
+
+def notified() -> Message:
+    """A message about the alert."""
+    alert, own = _alert_state(), id_of("desk", "slack", "fraud:user-7:pay-1", "opened")
+    return Message(
+        own, "desk", "slack", "opened", alert.alert_id, TASK, "user-7", "high", 0.93, 0.81, 476.16, NOW, NOW, NOW + 0.1,
+        own, (alert.reasons[0].text,),
+    )  # fmt: skip
+
+
+def _decided() -> bytes:
+    entry = Entry(
+        kind="decided", at=NOW + 0.1, epoch="5f0c", topic=t.ALERTS, start=17, end=18, messages=(notified(),)
+    )  # fmt: skip
+    return entry.record().value
+
+
+def _sent() -> bytes:
+    return Entry(kind="sent", at=NOW + 0.4, ids=(notified().id,), answer="HTTP 200 OK").record().value
 
 
 def _example() -> bytes:

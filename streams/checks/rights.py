@@ -79,8 +79,10 @@ PRINCIPALS: Final = (
     ),
     Principal(
         "serve", "`weir serve --kafka`", t.ALL,
-        (*t.INPUTS, t.CASE_EVENTS, t.AUDIT, t.RETRAIN_REQUESTS, t.MODEL_UPDATES, t.DEAD_LETTERS_DONE), store="read",
-        registry="write",
+        (
+            *t.INPUTS, t.CASE_EVENTS, t.AUDIT, t.NOTIFICATIONS, t.RETRAIN_REQUESTS, t.MODEL_UPDATES,
+            t.DEAD_LETTERS_DONE,
+        ), store="read", registry="write",
     ),
     Principal("reader", "dashboards, `weir tail`, `weir archive`, who acts on alerts", t.ALL, store="read"),
     Principal(

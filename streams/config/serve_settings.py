@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from weir.online.durations import Seconds
 from weir.streams.config.frozen_settings import Concern, SecretUrl
+from weir.streams.config.notify_settings import NotifySettings
 
 
 class RetentionSettings(Concern):
@@ -130,6 +131,7 @@ class ServeSettings(Concern):
     intake: IntakeSettings = Field(default_factory=IntakeSettings)
     feed: FeedSettings = Field(default_factory=FeedSettings)
     access: AccessSettings = Field(default_factory=AccessSettings)
+    notify: NotifySettings = Field(default_factory=NotifySettings)
 
     @field_validator("trusted_proxies")
     @classmethod

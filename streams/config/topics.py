@@ -19,6 +19,8 @@ CASE_EVENTS: Final = "case-events"
 """What people did with alerts: verdicts, claims, notes (key = alert id)."""
 AUDIT: Final = "audit"
 """Who changed what, and who looked at whom, in `weir serve` (key = the process that wrote it): a chain of digests."""
+NOTIFICATIONS: Final = "notifications"
+"""Whom `weir serve` has to tell of which alert, and what it sent (key = the place that was decided, or a message)."""
 ENTITY_UPDATES: Final = "entity-updates"
 """Between workers (key = entity id): what an event or a label changes in a row that another partition owns."""
 DECISIONS: Final = "decisions"
@@ -51,6 +53,7 @@ ALL: Final = (
     DEAD_LETTERS_DONE,
     CASE_EVENTS,
     AUDIT,
+    NOTIFICATIONS,
     *INFERENCE,
 )
 

@@ -289,6 +289,9 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         "Feeds that ended; why is left (the client hung up), resync (it read too slowly, or the log no longer has its "
         "place), drain (the process ends) or expired (it may no longer read).",
     ),
+    _counter("weir_notifications_sent_total{target}", "alerts", "Messages about alerts that a target took."),
+    _counter("weir_notifications_failed_total{target}", "alerts", "Messages that no attempt within give_up delivered."),
+    _gauge("weir_notifications_waiting{target}", "alerts", "Messages that wait for a target, or for their time."),
     # The process
     _gauge("weir_info{version,role,worker}", "1", "Always 1; the labels say what runs."),
     _gauge("weir_ready", "1", "1 while /ready answers 200."),

@@ -17,6 +17,7 @@ from weir.streams.service.console.console import Console
 from weir.streams.service.feed.feed_routes import Feed
 from weir.streams.service.intake.decisions import Decisions
 from weir.streams.service.intake.door import Door
+from weir.streams.service.notify.notifier import Notifier
 from weir.streams.service.ports import ServiceLog, Serving
 from weir.streams.service.store.alert_store import Store
 from weir.streams.service.views.dead_letter_routes import DeadLetters
@@ -60,7 +61,8 @@ class Service:
         self.door = Door(self)
         self.decisions = Decisions(self)
         self.feed, self.store, self.sampling = Feed(self), Store(self), Sampling(self)
-        self.parts: list[Part] = [self.door, self.decisions, self.feed, self.store, self.sampling]
+        self.notifier = Notifier(self)
+        self.parts: list[Part] = [self.door, self.decisions, self.feed, self.store, self.sampling, self.notifier]
         self.admin, self.models, self.letters = AdminRoutes(self), Models(self), DeadLetters(self)
         self.views: list[View] = [self.access, self.admin, self.models, Entities(self), self.letters]
         self.console: Console | None = Console(self)
@@ -87,6 +89,7 @@ class Service:
             last.push_async_callback(self.access.stop)  # what is answered while the parts stop is in the audit, too
             await self.decisions.recent.fill(self.log)
             self.store.follow()
+            await self.notifier.follow()
             self._parts, self._running = parts, starting.pop_all()
         return self
 

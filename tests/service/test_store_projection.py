@@ -159,7 +159,8 @@ async def follow(log: MemoryServiceLog, engine: Engine, steps: Any) -> None:
             await Projector(log, engine, FOREVER_S).catch_up()
     while True:
         try:
-            return await projector.catch_up()
+            await projector.catch_up()
+            return await projector.catch_up()  # the first may have told that a verdict was learned
         except (CrashError, OvertakenError):
             projector = Projector(log, engine, FOREVER_S)
 

@@ -40,6 +40,7 @@ def test_what_readers_need_in_one_order_has_one_partition() -> None:
         topics.DEAD_LETTERS_DONE,
         topics.CASE_EVENTS,
         topics.AUDIT,
+        topics.NOTIFICATIONS,
     }
     assert {name for name, spec in specs.items() if spec.partitions == 1} == one
     assert all(spec.partitions == 12 for name, spec in specs.items() if name not in one)

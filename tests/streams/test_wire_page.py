@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -28,6 +29,7 @@ from weir.streams.kafka.admin import dead_letters
 from weir.streams.kafka.admin.dead_letters import Done, Place, letter_of, read_done
 from weir.streams.offline_models.model_updates import decode_updates
 from weir.streams.service.access.audit.audit_chain import verify
+from weir.streams.service.notify.outbox import Entry
 from weir.streams.trainer import inputs
 from weir.streams.worker.inference.inference_wire import decode_answer, decode_request
 
@@ -82,6 +84,8 @@ READ: dict[tuple[str, int], tuple[Reads, Any]] = {
     (t.DEAD_LETTERS_DONE, 0): (done, {Place(t.DEAD_LETTERS, 0, 17): Done("replayed", NOW)}),
     (t.CASE_EVENTS, 0): (lambda raw: wire.CaseEvent.model_validate_json(raw).verdict, "confirmed"),
     (t.AUDIT, 0): (lambda raw: [(r.writer, r.fault) for r in verify([("here", raw)])], [("weir-1:8080", "")]),
+    (t.NOTIFICATIONS, 0): (lambda raw: msgspec.json.decode(raw, type=Entry).messages[0].what, "opened"),
+    (t.NOTIFICATIONS, 1): (lambda raw: msgspec.json.decode(raw, type=Entry).answer, "HTTP 200 OK"),
     (t.INFERENCE_REQUESTS, 0): (lambda raw: decode_request(raw).x, [[1.0, 0.0], [0.0, 1.0]]),
     (t.INFERENCE_RESULTS, 0): (lambda raw: decode_answer(raw).values, [[2.0, 1.0], [-3.0, 1.0]]),
 }

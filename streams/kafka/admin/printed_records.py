@@ -39,6 +39,7 @@ _FIRST: Final[Mapping[str, tuple[str, ...]]] = {
     topics.MODEL_UPDATES: ("action", "version"),
     topics.CASE_EVENTS: ("action", "verdict", "by"),
     topics.AUDIT: ("action", "who", "object", "outcome"),
+    topics.NOTIFICATIONS: ("kind", "topic", "partition", "start", "end", "ids", "answer"),
     topics.DEAD_LETTERS: ("topic", "partition", "offset", "reason"),
 }
 _BARE: Final = frozenset({"type", "task", "status", "severity", "cause", "action", "reason", "text"})

@@ -44,6 +44,7 @@ _RETENTION: Final[Mapping[str, Retention]] = {
     topics.DEAD_LETTERS_DONE: 60 * DAY_S,  # a marker has to outlive its letter
     topics.CASE_EVENTS: 400 * DAY_S,  # as long as `weir serve` keeps what is closed
     topics.AUDIT: 400 * DAY_S,
+    topics.NOTIFICATIONS: 400 * DAY_S,
     topics.INFERENCE_REQUESTS: HOUR_S,  # so much of what the state of an entity saw is not lost while no worker runs
     topics.INFERENCE_RESULTS: HOUR_S,  # nobody waits for longer than a deadline
 }

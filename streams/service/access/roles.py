@@ -23,6 +23,7 @@ SCOPES: Final[Mapping[str, str]] = {
     "retrain:write": "ask for a new full model",
     "deadletters:read": "see records that were refused",
     "deadletters:write": "replay them or drop them",
+    "notify:write": "make rules of notifications, pause them, and send again what could not be sent",
     "keys:write": "make API keys and revoke them",
     "audit:read": "see who did what",
 }
@@ -32,7 +33,7 @@ _VIEWER: Final = frozenset({"feed:read", "alerts:read", "tasks:read", "models:re
 _ANALYST: Final = _VIEWER | {"entities:read", "alerts:write", "cases:write"}
 _OPERATOR: Final = _ANALYST | {
     "events:write", "labels:write", "decisions:write", "models:write", "retrain:write", "deadletters:read",
-    "deadletters:write",
+    "deadletters:write", "notify:write",
 }  # fmt: skip
 ROLES: Final[Mapping[str, frozenset[str]]] = {
     "viewer": _VIEWER,
@@ -41,8 +42,8 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
     "admin": frozenset(SCOPES),
 }
 """Each role has what the one before it has, and more."""
-OF_ALL_TASKS: Final = frozenset({"deadletters:read", "deadletters:write", "keys:write", "audit:read"})
+OF_ALL_TASKS: Final = frozenset({"deadletters:read", "deadletters:write", "notify:write", "keys:write", "audit:read"})
 """What no caller has that is limited to tasks: dead letters are of no task yet, and keys could be made that have no
-limit."""
+limit, and a rule tells of all."""
 INGEST: Final = frozenset({"events:write", "labels:write", "decisions:write"})
 """What programs do thousands of times a second: the audit counts it, a caller and minute together."""

@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 OUTPUTS: Final = (*topics.OUTPUTS, topics.DECISIONS)
 """Topics of the log of outputs; a record of one that comes from outside is an input first, and copied when its turn
 comes, so that its offset too follows from the inputs."""
-KEPT: Final = (topics.CASE_EVENTS, topics.AUDIT)
-"""Topics of a third log, which no task reads: what people did is kept for longer than events, which are many."""
+KEPT: Final = (topics.CASE_EVENTS, topics.AUDIT, topics.NOTIFICATIONS)
+"""Topics of a third log, which no task reads: what people did and were told is kept for longer than events are."""
 _MOST: Final = 2048
 """Records of a step, so that a caller waits for a few milliseconds of others' work, not for all of it."""
 _REPLAY_S: Final = 1.5

@@ -39,7 +39,7 @@ _STOP_S: Final = 3.0
 """How long a stop waits for brokers to take what waits."""
 _NEEDED: Final = (
     *topics.INPUTS, *topics.OUTPUTS, topics.DECISIONS, topics.MODEL_UPDATES, topics.DEAD_LETTERS_DONE,
-    topics.CASE_EVENTS, topics.AUDIT,
+    topics.CASE_EVENTS, topics.AUDIT, topics.NOTIFICATIONS,
 )  # fmt: skip
 """What the service reads or writes."""
 

@@ -13,6 +13,8 @@ from sqlalchemy import Connection, Engine, delete, select, update
 from weir.online.codec.wire import Alert, CaseEvent, ExampleQuarantine, ModelUpdate, RetrainRequest, WireModel
 from weir.streams.config import topics
 from weir.streams.records import Record
+from weir.streams.service.notify.notify_tables import notifications
+from weir.streams.service.notify.outbox import write_notifications
 from weir.streams.service.store import tables as t
 from weir.streams.service.store.case_rules import AlertRow, refusal, take_alert, take_case_event
 from weir.streams.service.store.database import upsert
@@ -55,7 +57,7 @@ class Projection:
                 return False
             why = "as asked" if held == epoch else f"they are of another log ({held}, this is {epoch})"
             log.warning("alerts are made anew from the log: %s", why)
-            for table in t.PROJECTED:
+            for table in (*t.PROJECTED, notifications):
                 c.execute(delete(table))
             c.execute(update(state).values(epoch=epoch))
             return True
@@ -121,6 +123,7 @@ class Projection:
                 c.execute(delete(t.alert_changes).filter_by(alert_id=snooze))
             c.execute(delete(t.happenings).where(t.happenings.c.at < before))
             c.execute(delete(t.presence).where(t.presence.c.until < before))
+            c.execute(delete(notifications).where(notifications.c.changed_at < before))
             if c.dialect.name == "sqlite":  # PostgreSQL does so by itself
                 c.exec_driver_sql("PRAGMA analysis_limit = 1000")
                 c.exec_driver_sql("ANALYZE")
@@ -225,6 +228,7 @@ _WRITERS: Final[Mapping[str, Callable[[Connection, Piece], None]]] = {
     topics.CASE_EVENTS: _write_case_events,
     topics.RETRAIN_REQUESTS: _write_requests,
     topics.MODEL_UPDATES: _write_updates,
+    topics.NOTIFICATIONS: lambda c, piece: write_notifications(c, piece.records),
 }
 ORDER: Final = (*_WRITERS, topics.EXAMPLES)
 """An alert is there before what people do with it, and a verdict before its example."""

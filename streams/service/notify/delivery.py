@@ -1,0 +1,121 @@
+"""Sends one delivery to one target, and says what the receiver answered. It blocks: a thread of its own calls it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from typing import Any, Final, NamedTuple
+
+import httpx
+import msgspec
+
+from weir.streams.config.notify_settings import NotifyTarget
+from weir.streams.errors import UsageError, in_words
+from weir.streams.service.notify.messages import Delivery, document_of, link_of, moment, text_of, title_of
+from weir.streams.service.notify.public_only import public_only
+from weir.streams.text import printable
+
+_TIMEOUT: Final = httpx.Timeout(10.0, connect=5.0)
+STANDS_S: Final = 180.0
+"""An alert that is not told again for so long has ended, to Alertmanager."""
+
+
+class Answer(NamedTuple):
+    """What a receiver said."""
+
+    ok: bool
+    words: str
+    wait_s: float = 0.0
+    """How long it asks to be left alone."""
+
+
+def check_target(target: NotifyTarget) -> None:
+    """Raise ``UsageError`` for a target that nothing could be sent to."""
+    try:
+        if target.kind == "apprise":
+            _apprise(target)
+        _signed(target, "", b"")
+    except ModuleNotFoundError as exc:
+        raise UsageError(f"target {target.name} needs {exc.name}: pip install 'weir[serve]'") from exc
+
+
+def deliver(target: NotifyTarget, delivery: Delivery, base: str | None) -> Answer:
+    """Send it; whatever goes wrong is an answer. ``base`` is the address of the service, for links."""
+    send = {"apprise": _by_apprise, "webhook": _by_webhook, "alertmanager": _by_alertmanager}[target.kind]
+    with public_only(not target.allow_private) as refused:
+        try:
+            answer = send(target, delivery, base)
+        except Exception as exc:  # noqa: BLE001 - of any of a hundred libraries; its text may hold the URL
+            answer = Answer(False, in_words(exc) if isinstance(exc, httpx.TransportError) else type(exc).__name__)
+    if refused:
+        words = f"{refused[0]} is a private address; set allow_private = true for target {target.name} to allow it"
+        answer = Answer(False, words)
+    return answer._replace(words=printable(answer.words, 300))
+
+
+def _by_apprise(target: NotifyTarget, delivery: Delivery, base: str | None) -> Answer:
+    title, body = text_of(delivery, base)
+    result = _apprise(target).notify(body=body, title=title, body_format="text")
+    said = " ".join(entry.message for entry in result.logs())
+    return Answer(bool(result), said or ("delivered" if result else "not delivered"))
+
+
+def _apprise(target: NotifyTarget) -> Any:
+    import apprise
+
+    logging.getLogger("apprise").propagate = False  # it writes URLs that it does not understand
+    made = apprise.Apprise(asset=apprise.AppriseAsset(http_redirects=False))
+    if not made.add(target.url.get_secret_value()):
+        raise UsageError(f"target {target.name}: apprise knows no such URL; its documentation has them all")
+    return made
+
+
+def _by_webhook(target: NotifyTarget, delivery: Delivery, base: str | None) -> Answer:
+    body = msgspec.json.encode(document_of(delivery, base))
+    return _post(target.url.get_secret_value(), body, _signed(target, delivery.id, body))
+
+
+def _signed(target: NotifyTarget, message_id: str, body: bytes) -> dict[str, str]:
+    """Headers of Standard Webhooks, with a signature by each secret: a receiver may know the old or the new one."""
+    from standardwebhooks import Webhook
+
+    now = datetime.fromtimestamp(int(time.time()), UTC)
+    signatures = [Webhook(s.get_secret_value()).sign(message_id, now, body.decode()) for s in target.secrets]
+    return {
+        "webhook-id": message_id, "webhook-timestamp": f"{now.timestamp():.0f}",
+        "webhook-signature": " ".join(signatures),
+    }  # fmt: skip
+
+
+def _by_alertmanager(target: NotifyTarget, delivery: Delivery, base: str | None) -> Answer:
+    """Say which alerts stand now and which have ended; what is not repeated ends by itself."""
+    now = time.time()
+    alerts = []
+    for m in delivery.messages:
+        ended = m.what == "resolved" or (m.what == "judged" and m.verdict != "unsure")
+        labels = {"alertname": "WeirAlert", "entity": m.entity_id}
+        labels |= {name: getattr(m, name) for name in ("rule", "task", "alert_id", "severity")}
+        times = {"startsAt": moment(m.opened_at), "endsAt": moment(now if ended else now + STANDS_S)}
+        annotations = {"summary": title_of(m), "description": "\n".join(m.reasons)}
+        alerts.append({"labels": labels, "annotations": annotations, "generatorURL": link_of(m, base), **times})
+    return _post(f"{target.url.get_secret_value().rstrip('/')}/api/v2/alerts", msgspec.json.encode(alerts), {})
+
+
+@cache
+def _tls() -> Any:
+    return httpx.create_ssl_context()  # dear, and the same for all
+
+
+def _post(url: str, body: bytes, headers: dict[str, str]) -> Answer:
+    told = {"content-type": "application/json", "user-agent": f"weir/{version('weir')}", **headers}
+    # No proxy of the environment: it, and not the receiver, would be what is connected to and checked.
+    with (
+        httpx.Client(timeout=_TIMEOUT, trust_env=False, verify=_tls()) as client,
+        client.stream("POST", url, content=body, headers=told) as answer,  # its body may be endless, and is not read
+    ):
+        wait = answer.headers.get("retry-after", "")
+        words = f"HTTP {answer.status_code} {answer.reason_phrase}".strip()
+        return Answer(answer.is_success, words, float(wait) if wait.isdecimal() else 0.0)

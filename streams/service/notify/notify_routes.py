@@ -1,0 +1,114 @@
+"""Notifications over HTTP: what was told and what became of it, and rules that people make."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from sqlalchemy import Connection, delete, select
+
+from weir.streams.config import topics
+from weir.streams.config.notify_settings import NotifyRule, NotifySettings
+from weir.streams.service.access.access_guard import tell_audit
+from weir.streams.service.access.caller import Caller
+from weir.streams.service.access.scopes import needs
+from weir.streams.service.notify import outbox
+from weir.streams.service.notify.notify_tables import notify_rules
+from weir.streams.service.notify.outbox import Entry
+from weir.streams.service.problems import Problem
+from weir.streams.service.store.database import upsert
+
+if TYPE_CHECKING:
+    from weir.streams.service.service import Service
+
+
+def rules_of(c: Connection, settings: NotifySettings) -> list[tuple[NotifyRule, dict[str, Any]]]:
+    """All rules, and who made each; of a rule of the settings people only say whether it is paused."""
+    made = {row["name"]: row for row in c.execute(select(notify_rules)).mappings()}
+    found: list[tuple[NotifyRule, dict[str, Any]]] = []
+    for rule in settings.rules:
+        row = made.pop(rule.name, None)
+        paused = rule.paused if row is None else NotifyRule.model_validate_json(row["rule"]).paused
+        found.append((rule.model_copy(update={"paused": paused}), {"made_by": "settings"}))
+    for row in made.values():
+        rule = NotifyRule.model_validate_json(row["rule"])
+        gone = settings.unknown(rule.targets)  # from the settings, since somebody made the rule
+        targets = tuple(name for name in rule.targets if name not in gone)
+        found.append((rule.model_copy(update={"targets": targets}), {"made_by": row["by"], "made_at": row["at"]}))
+    return found
+
+
+class NotifyRoutes:
+    """Their routes.
+
+    Parameters
+    ----------
+    service : whose alerts are told.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._settings = service, service.settings.serve.notify
+        self.router = APIRouter(tags=["notifications"])
+        self.router.get("/notifications")(self.find)
+        self.router.post("/notifications/{notification_id}/retry", status_code=202)(self.retry)
+        self.router.get("/notify/rules")(self.rules)
+        self.router.post("/notify/rules")(self.make)
+        self.router.delete("/notify/rules/{name}", dependencies=[needs("notify:write")])(self.remove)
+
+    async def find(
+        self,
+        status: Literal["waiting", "sent", "failed", "left_out"] | None = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 100,
+        caller: Caller = needs("alerts:read"),
+    ) -> dict[str, Any]:
+        """The newest messages about alerts, and what became of each: it waits, was sent, failed or was left out."""
+        return {"notifications": await self._service.store.cases.ask(outbox.newest, caller.tasks, status, limit)}
+
+    async def retry(self, notification_id: str, caller: Caller = needs("notify:write")) -> dict[str, Any]:
+        """Send a message again that could not be sent."""
+        ask = self._service.store.cases.ask
+        if not await ask(outbox.newest, caller.tasks, "failed", 1, notification_id):
+            fix = "GET /v1/notifications?status=failed lists them"
+            raise Problem(404, "Not found", f"no message {notification_id} has failed; {fix}", value=notification_id)
+        entry = Entry(kind="retry", at=time.time(), ids=(notification_id,))
+        await self._service.log.append(topics.NOTIFICATIONS, [entry.record()])
+        return {"id": notification_id, "status": "waiting"}
+
+    async def rules(self, caller: Caller = needs("alerts:read")) -> dict[str, Any]:
+        """The rules, those of the settings and those that people made; and the targets, without their addresses."""
+        found = await self._service.store.cases.ask(rules_of, self._settings)
+        seen = [
+            rule.model_dump(mode="json") | made
+            for rule, made in found
+            if not rule.tasks or any(map(caller.sees, rule.tasks))
+        ]
+        return {"rules": seen, "targets": [{"name": t.name, "kind": t.kind} for t in self._settings.targets]}
+
+    async def make(self, rule: NotifyRule, request: Request, caller: Caller = needs("notify:write")) -> dict[str, Any]:
+        """Make a rule, or change one; of a rule of the settings only ``paused`` may differ."""
+        if unknown := self._settings.unknown(rule.targets):
+            raise Problem(422, "Not valid", f"targets: no target {', '.join(unknown)}; [serve.notify] names them")
+        held = next((each for each in self._settings.rules if each.name == rule.name), rule)
+        if held.model_copy(update={"paused": rule.paused}) != rule:
+            raise Problem(409, "Conflict", f"rule {rule.name} is of the settings: change it there, or pause it here")
+        row = {"name": rule.name, "rule": rule.model_dump_json(), "by": caller.name, "at": time.time()}
+        await self._change(lambda c: upsert(c, notify_rules, [row]))
+        tell_audit(request, object=f"notify-rule:{rule.name}")
+        return rule.model_dump(mode="json")
+
+    async def remove(self, name: str) -> dict[str, Any]:
+        """Remove a rule that people made; one of the settings is then as it is there."""
+        gone = delete(notify_rules).where(notify_rules.c.name == name)
+        if not await self._change(lambda c: c.execute(gone).rowcount):
+            raise Problem(404, "Not found", f"nobody made a rule {name}; GET /v1/notify/rules lists them", value=name)
+        return {"removed": name}
+
+    async def _change(self, change: Callable[[Connection], Any]) -> Any:
+        def run() -> Any:
+            with self._service.store.engine.begin() as connection:
+                return change(connection)
+
+        return await asyncio.to_thread(run)

@@ -1,0 +1,212 @@
+"""The service tells of alerts: through the log, once, whatever dies in between."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from httpx import AsyncClient
+from standardwebhooks import Webhook
+
+from tests.service.notify.receiver import SECRET, Receiver, Request
+from tests.service.test_alerts import alerts, at, event, send, service, topic
+from weir.streams.service.notify import notifier
+
+pytestmark = pytest.mark.anyio
+
+
+def notify(receiver: Receiver, *rules: dict[str, Any], **more: Any) -> dict[str, Any]:
+    hook = {"name": "hook", "kind": "webhook", "url": receiver.url, "secrets": [SECRET], "allow_private": True}
+    made = rules or ({"name": "desk", "targets": ["hook"]},)
+    return {"targets": [hook, *more.pop("targets", [])], "rules": list(made), **more}
+
+
+async def got(receiver: Receiver, n: int) -> list[Any]:
+    """What the first ``n`` requests say, verified as a receiver does."""
+    found: list[Request] = await asyncio.to_thread(receiver.wait, n)
+    return [Webhook(SECRET).verify(request.body, request.headers) for request in found]
+
+
+async def ends(client: AsyncClient, status: str, n: int) -> list[dict[str, Any]]:
+    """The newest messages, once so many have a status."""
+    while True:
+        wrote = client.store.projector.wrote  # type: ignore[attr-defined]
+        found = (await client.get(f"/v1/notifications?status={status}")).json()["notifications"]
+        if len(found) >= n:
+            return list(found)
+        await wrote.wait()
+
+
+async def test_an_alert_is_told_and_a_verdict_follows_it_up(tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        async with service(tmp_path, notify=notify(receiver)) as client:
+            await send(client, event("u1", 1), event("u1", 2))
+            (alert,) = await alerts(client, 1)
+            (first,) = await got(receiver, 1)
+            assert (first["type"], first["data"]["alert_id"]) == ("alert.opened", alert["alert_id"])
+            await client.post(at(alert["alert_id"], "verdict"), json={"verdict": "confirmed"})
+            _, second = await got(receiver, 2)
+            assert (second["type"], second["data"]["verdict"], second["data"]["by"]) == (
+                "alert.judged",
+                "confirmed",
+                "admin",
+            )
+            assert second["data"]["thread"] == first["data"]["id"]
+            await client.post(at(alert["alert_id"], "undo"))
+            assert (await got(receiver, 3))[2]["type"] == "alert.reopened"
+            told = await ends(client, "sent", 3)
+            assert [message["what"] for message in told] == ["reopened", "judged", "opened"]
+            assert {message["answer"] for message in told} == {"HTTP 204 No Content"}
+            exposition = (await client.get("/metrics")).text
+            assert 'weir_notifications_sent_total{target="hook"} 3' in exposition
+
+
+async def test_a_receiver_that_dies_gets_everything_once_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifier, "_LONGEST_S", 0.1)
+    with Receiver() as receiver:
+        pass
+    with Receiver() as other:
+        healthy = {"name": "other", "kind": "webhook", "url": other.url, "secrets": [SECRET], "allow_private": True}
+        rules = ({"name": "desk", "targets": ["hook", "other"]},)
+        settings = notify(receiver, *rules, targets=[healthy])
+        async with service(tmp_path, notify=settings) as client:
+            await send(client, *(event(f"u{n}", n) for n in range(5)))
+            assert len(await got(other, 5)) == 5, "a target that is down holds up another"
+            await ends(client, "waiting", 5)
+            assert receiver.got == []
+        async with service(tmp_path, notify=settings) as client:  # what waits is in the log
+            with receiver:
+                await got(receiver, 5)
+                await ends(client, "sent", 10)
+                await send(client, event("u9", 9))
+                told = await got(receiver, 6)
+                await ends(client, "sent", 12)
+    assert len({each["data"]["id"] for each in told}) == len(receiver.got) == 6
+    assert len(other.got) == 6, "what was sent before the restart was sent again"
+
+
+async def test_alerts_of_before_are_no_news_and_a_rebuild_tells_nothing_again(tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        async with service(tmp_path) as client:
+            await send(client, event("u1", 1))
+            await alerts(client, 1)
+        async with service(tmp_path, notify=notify(receiver)) as client:
+            while not await topic(client, "notifications"):
+                await asyncio.sleep(0)
+            await send(client, event("u2", 2))
+            (told,) = await got(receiver, 1)
+            assert told["data"]["entity_id"] == "u2"
+            before = await ends(client, "sent", 1)
+        async with service(tmp_path, notify=notify(receiver), rebuild=True) as client:
+            assert await ends(client, "sent", 1) == before
+            await send(client, event("u3", 3))
+            assert (await got(receiver, 2))[1]["data"]["entity_id"] == "u3"
+    assert len(receiver.got) == 2
+
+
+async def test_what_a_target_refuses_is_given_up_told_and_sent_again_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, later_s = True, 0.0
+    monkeypatch.setattr(notifier, "time", SimpleNamespace(time=lambda: time.time() + later_s))
+    with Receiver(lambda _: 500 if broken else 200) as receiver:
+        async with service(tmp_path, notify=notify(receiver, give_up=60)) as client:
+            await send(client, event("u1", 1))
+            await asyncio.to_thread(receiver.wait, 1)
+            later_s = 100.0
+            (failed,) = await ends(client, "failed", 1)
+            assert failed["answer"] == "HTTP 500 Internal Server Error"
+            broken = False
+            assert (await client.post("/v1/notifications/none/retry")).status_code == 404
+            answer = await client.post(f"/v1/notifications/{failed['id']}/retry")
+            assert (answer.status_code, answer.json()["status"]) == (202, "waiting")
+            (sent,) = await ends(client, "sent", 1)
+            assert sent["id"] == failed["id"] == receiver.got[-1].headers["webhook-id"]
+
+
+async def test_a_digest_gathers_what_comes_in_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later_s = -(time.time() % 60)  # at the beginning of a minute
+    monkeypatch.setattr(notifier, "time", SimpleNamespace(time=lambda: time.time() + later_s))
+    rule = {"name": "desk", "targets": ["hook"], "digest": "60s", "states": ["opened"]}
+    with Receiver() as receiver:
+        async with service(tmp_path, notify=notify(receiver, rule)) as client:
+            await send(client, event("u0", 1))
+            (alert,) = await alerts(client, 1)
+            await client.post(at(alert["alert_id"], "hold"), json={"for_s": 3600})
+            await send(client, event("u1", 2), event("u2", 3))
+            waiting = await ends(client, "waiting", 3)
+            assert {message["due"] % 60 for message in waiting} == {0.0}
+            assert receiver.got == []
+            later_s = 60.0
+            (told,) = await got(receiver, 1)
+            assert told["type"] == "alerts.digest"
+            assert {each["data"]["entity_id"] for each in told["data"]["messages"]} == {"u0", "u1", "u2"}
+            assert len({message["changed_at"] for message in await ends(client, "sent", 3)}) == 1
+    assert len(receiver.got) == 1
+
+
+async def test_people_make_rules_and_pause_those_of_the_settings(tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        async with service(tmp_path, notify=notify(receiver)) as client:
+            (held,) = (await client.get("/v1/notify/rules")).json()["rules"]
+            assert (held["name"], held["made_by"], held["paused"]) == ("desk", "settings", False)
+            rule = {name: value for name, value in held.items() if name != "made_by"}
+            assert (await client.post("/v1/notify/rules", json=rule | {"severity": "high"})).status_code == 409
+            assert (await client.post("/v1/notify/rules", json=rule | {"paused": True})).status_code == 200
+            mine = {"name": "mine", "targets": ["hook"], "states": ["opened"]}
+            assert (await client.post("/v1/notify/rules", json=mine | {"targets": ["none"]})).status_code == 422
+            assert (await client.post("/v1/notify/rules", json=mine | {"quiet": "25:00"})).status_code == 422
+            assert (await client.post("/v1/notify/rules", json=mine)).status_code == 200
+            await send(client, event("u1", 1))
+            (told,) = await got(receiver, 1)
+            assert told["data"]["rule"] == "mine"
+            listed = (await client.get("/v1/notify/rules")).text
+            assert SECRET not in listed
+            assert receiver.url not in listed
+            assert (await client.delete("/v1/notify/rules/mine")).json() == {"removed": "mine"}
+            assert (await client.delete("/v1/notify/rules/mine")).status_code == 404
+            await client.delete("/v1/notify/rules/desk")
+            await send(client, event("u2", 2))
+            assert (await got(receiver, 2))[1]["data"]["rule"] == "desk"
+
+
+async def test_alertmanager_is_told_again_what_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifier, "STANDS_S", 0.3)
+    with Receiver() as receiver:
+        manager = {"name": "am", "kind": "alertmanager", "url": receiver.url, "allow_private": True}
+        rules = {"targets": [manager], "rules": [{"name": "desk", "targets": ["am"]}]}
+        async with service(tmp_path, notify=rules) as client:
+            await send(client, event("u1", 1), event("u2", 2))
+            one, two = await alerts(client, 2)
+            while not any(len(request.json) == 2 for request in receiver.got):  # both at once: told again
+                await asyncio.to_thread(receiver.wait, len(receiver.got) + 1)
+            await client.post(at(one["alert_id"], "verdict"), json={"verdict": "false_alarm"})
+            await ends(client, "sent", 3)
+            seen = len(receiver.got)
+            last = (await asyncio.to_thread(receiver.wait, seen + 2))[-1]
+            assert [alert["labels"]["alert_id"] for alert in last.json] == [two["alert_id"]]
+
+
+async def test_a_process_that_does_not_write_the_tables_tells_nothing(tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        async with service(tmp_path, notify=notify(receiver)) as client:
+            projector = client.store.projector  # type: ignore[attr-defined]
+            type(projector).leads, held = property(lambda _: False), type(projector).leads
+            try:
+                await send(client, event("u1", 1))
+                await alerts(client, 1)
+                wrote = projector.wrote
+                await client.post(at((await alerts(client, 1))[0]["alert_id"], "notes"), json={"note": "x"})
+                await wrote.wait()
+                assert [
+                    entry["messages"] for entry in await topic(client, "notifications") if "messages" in entry
+                ] == []
+            finally:
+                type(projector).leads = held
+            assert (await got(receiver, 1))[0]["data"]["entity_id"] == "u1"
