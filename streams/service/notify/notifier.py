@@ -224,7 +224,10 @@ class Notifier:
         ids = tuple(message.id for message in delivery.messages)
         link.noted.add((delivery.id, delivery.since))
         await self._note(Entry(kind=kind, at=now, ids=ids, answer=answer.words))
-        self._service.metrics.inc(f"weir_notifications_{kind}_total", len(ids), target=target.name)
+        if answer.ok:
+            self._service.metrics.inc("weir_notifications_sent_total", len(ids), target=target.name)
+        else:
+            self._service.metrics.inc("weir_notifications_failed_total", len(ids), target=target.name)
         return answer.ok
 
     async def _renew(self, target: NotifyTarget, link: _Link) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -154,3 +155,8 @@ def test_a_digest_goes_out_at_the_end_of_its_period_or_of_quiet_hours(now: float
     assert now < due <= now + gathering.digest
     assert due % gathering.digest == 0
     assert not quiet(due_at(rule(digest=period, quiet="22:00-07:00"), "high", now), "22:00-07:00", "UTC")
+
+
+def test_the_page_names_every_key_of_a_rule() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "NOTIFY.md").read_text()
+    assert [name for name in NotifyRule.model_fields if f"`{name}`" not in page] == []
