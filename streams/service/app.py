@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weir.streams.errors import BrokerError, WeirError
+from weir.streams.ops.exposition import CONTENT_TYPE, Exposition
 from weir.streams.ops.metric_registry import Registry
-from weir.streams.ops.web import CONTENT_TYPE, Exposition
 from weir.streams.redis.store_errors import StoreUnavailable
 from weir.streams.service.access.access_guard import Guard
 from weir.streams.service.front_page import front_page

@@ -14,9 +14,10 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.checks.findings import Check
 from weir.streams.checks.live_checks import check_live, odd, samples_of
 from weir.streams.config.settings import WorkerSettings
+from weir.streams.ops.exposition import Exposition
 from weir.streams.ops.metric_registry import Counter
 from weir.streams.ops.metrics import Metrics
-from weir.streams.ops.web import Exposition, WebServer
+from weir.streams.ops.web import WebServer
 from weir.streams.records import Record
 
 

@@ -19,10 +19,10 @@ from weir.online.intake_policy import IntakePolicy
 from weir.streams.config.settings import TopicSettings
 from weir.streams.kafka.consume.fetched_batch import FetchedBatch
 from weir.streams.kafka.consume.offset_tracker import CompletedOffsets
+from weir.streams.ops.exposition import Exposition
 from weir.streams.ops.metric_definitions import DEFINITIONS, Stage
 from weir.streams.ops.metric_registry import Histogram, Registry
 from weir.streams.ops.metrics import Metrics, letter_class
-from weir.streams.ops.web import Exposition
 from weir.streams.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
