@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from sqlalchemy import Engine
+
+from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.service.access.access import Access
 from weir.streams.service.access.caller import Caller, administrator
-from weir.streams.service.store import cases
+from weir.streams.service.store import cases, database
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +27,30 @@ def as_administrator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Access, "identify", identify)
     monkeypatch.setattr(Access, "visited", lambda *_: None)  # the audit would be in the log that a test looks at
+
+
+@pytest.fixture(scope="session")
+def made_tables(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An SQLite database with all tables, and nothing in them."""
+    directory = tmp_path_factory.mktemp("tables")
+    database.open_database(ServeSettings(directory=directory)).dispose()
+    return (directory / database.SQLITE_FILE).read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def tables_made_before(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, made_tables: bytes) -> None:
+    """Hundreds of tests begin with an empty database: migrations make it once; those of migrations really run them."""
+    if request.path.stem == "test_store_database":
+        return
+    real = database.migrate
+
+    def migrate(engine: Engine, to: str = "head") -> None:
+        path = Path(str(engine.url.database))
+        if engine.dialect.name == "sqlite" and not (path.is_file() and path.stat().st_size):
+            path.write_bytes(made_tables)
+        real(engine, to)
+
+    monkeypatch.setattr(database, "migrate", migrate)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from sqlalchemy import MetaData, create_engine, select, text
 
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import StateError, UsageError
-from weir.streams.service.store.database import migrate, open_database
+from weir.streams.service.store.database import NEWEST, migrate, open_database
 from weir.streams.service.store.tables import alerts, metadata
 
 
@@ -22,8 +22,11 @@ def settings(directory: Path, database: str | None = None) -> ServeSettings:
 def test_migrations_make_the_tables_of_the_code_and_may_be_run_again(tmp_path: Path) -> None:
     engine = open_database(settings(tmp_path))
     migrate(engine)
+    migrate(engine, NEWEST)
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, metadata) == []
+        assert context.get_current_revision() == NEWEST, "else each start would import Alembic"
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
     engine.dispose()
 

@@ -15,6 +15,8 @@ import typer
 from typer.main import get_command
 
 from weir.streams.cli.main import COMMANDS, app
+from weir.streams.config.serve_settings import ServeSettings
+from weir.streams.service.store.database import open_database
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
@@ -27,6 +29,7 @@ NOT_IN_A_WORKER = {
     "pyarrow.parquet", "torch", "onnxruntime", "onnx", "lightgbm", "sklearn", "rich", "typer",
 }  # fmt: skip
 """Each costs megabytes of every worker process."""
+NOT_IN_A_SERVICE = NOT_IN_A_WORKER - {"onnxruntime"} | {"aiohttp", "alembic"}
 MODULES_OF = """
 import contextlib, io, json, sys
 {code}
@@ -38,6 +41,7 @@ for words in {commands!r}:
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         app([*words, "--help"], prog_name="weir", standalone_mode=False)
     assert "Usage: weir" in shown.getvalue(), words
+    assert not {heavy!r} & set(sys.modules), words
 """
 
 
@@ -67,10 +71,8 @@ def test_there_are_commands_in_groups() -> None:
     assert len(EVERY) > 2 * len(COMMANDS) - 10 > 20
 
 
-@pytest.mark.parametrize("name", ["", *COMMANDS])
-def test_help_imports_nothing_heavy(name: str) -> None:
-    commands = [words for words in EVERY if words[:1] == ((name,) if name else ())]
-    assert not HEAVY & modules_after(HELP_OF.format(commands=commands))
+def test_help_imports_nothing_heavy() -> None:
+    assert not HEAVY & modules_after(HELP_OF.format(commands=EVERY, heavy=HEAVY))
 
 
 @pytest.mark.parametrize(
@@ -111,6 +113,24 @@ load_task(Path({str(churn)!r}))
     assert not unwanted
     needed = NOT_IN_A_WORKER & modules_after(f"{code}load_task(Path({str(tmp_path / 'forest.toml')!r}))")
     assert "river" in needed
+
+
+def test_a_service_that_starts_again_holds_only_what_it_uses(tmp_path: Path) -> None:
+    """Alembic, when its tables are there already, pyarrow, before something is trained."""
+    open_database(ServeSettings(directory=tmp_path)).dispose()
+    code = f"""
+from pathlib import Path
+from weir.streams.config.settings import Settings
+from weir.streams.service.embedded.embedded_service import embedded_service
+from weir.streams.service.run import configured
+from weir.streams.task_files import load_task
+settings = Settings.model_validate({{"serve": {{"directory": {str(tmp_path)!r}}}}})
+fraud = load_task(Path({str(ROOT / "streams" / "demo" / "tasks" / "fraud.toml")!r}))
+assert fraud.full is not None, "so that there is a trainer"
+configured(embedded_service(settings, [fraud]), settings.serve)
+"""
+    unwanted = NOT_IN_A_SERVICE & modules_after(code)
+    assert not unwanted
 
 
 @pytest.mark.parametrize("name", COMMANDS)

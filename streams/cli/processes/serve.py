@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
@@ -65,6 +66,7 @@ def serve_command(
     """
     from rich.markup import escape
 
+    gc.disable()  # of the many objects that a start makes nearly all stay; `run_service` turns it on
     given = {
         "serve.host": host, "serve.port": port, "serve.directory": directory, "serve.rebuild": rebuild or None,
     }  # fmt: skip

@@ -5,11 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, Table, create_engine, event, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -20,6 +16,8 @@ from weir.streams.service.access import access_tables  # noqa: F401 - metadata h
 from weir.streams.service.store.tables import metadata
 
 _MIGRATIONS: Final = str(Path(__file__).parent / "migrations")
+NEWEST: Final = max(file.stem.partition("_")[0] for file in Path(_MIGRATIONS).glob("[0-9]*.py"))
+"""Revision of the tables that this version has."""
 SQLITE_FILE: Final = "alerts.db"
 _PRAGMAS: Final = (
     "journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "mmap_size=268435456", "wal_autocheckpoint=8000",
@@ -76,6 +74,13 @@ def _tune(connection: Any, _: object) -> None:
 
 def migrate(engine: Engine, to: str = "head") -> None:
     """Bring the tables up to date; without Alembic's environment file, as the connection is already there."""
+    if to == "head" and _revision(engine) == NEWEST:  # as at most starts, and importing Alembic takes a quarter second
+        return
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
     script = ScriptDirectory(_MIGRATIONS, version_locations=[_MIGRATIONS])
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
@@ -88,6 +93,13 @@ def migrate(engine: Engine, to: str = "head") -> None:
                     context.run_migrations()
             except CommandError as exc:
                 raise StateError(f"[serve] database: {exc}; a newer Weir has written it: start that version") from exc
+
+
+def _revision(engine: Engine) -> str | None:
+    with engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], *, replace: bool = True) -> None:

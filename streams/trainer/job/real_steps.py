@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,13 +24,14 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.errors import UsageError
-from weir.streams.trainer.history.history_builder import LoggedHistory
 from weir.streams.trainer.history.log_sources import EmbeddedSource, KafkaSource, LogSource, Piece
-from weir.streams.trainer.history.read_history import read_history
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import Runner
 from weir.streams.trainer.job.job_steps import MakeBuilder, own_directory
 from weir.streams.trainer.task_trainer import training_of
+
+if TYPE_CHECKING:
+    from weir.streams.trainer.history.history_builder import LoggedHistory
 
 
 def score(built: Built, data: TrainingSet, rows: IntVector) -> Float32Vector:
@@ -94,6 +96,8 @@ class KafkaData:
         return cut(logged, task, cutoff)
 
     async def _read(self, task: TaskSpec, since: float | None) -> LoggedHistory:
+        from weir.streams.trainer.history.read_history import read_history
+
         s = self.settings
         async with KafkaSource(s, "trainer-data") as source:
             return await read_history(task, source=source, archive=s.trainer.archive, since=since, limits=s.limits)
@@ -122,6 +126,8 @@ class DirectoryData:
         return cut(logged, task, cutoff)
 
     def _read(self, task: TaskSpec, source: LogSource, since: float | None) -> LoggedHistory:
+        from weir.streams.trainer.history.read_history import read_history
+
         return asyncio.run(read_history(task, source=source, since=since, limits=self.limits))
 
 
