@@ -51,6 +51,7 @@ for _filter in ("task", "entity_id", "verdict"):
     Index(f"alerts_{_filter}", alerts.c[_filter], alerts.c.opened_at, alerts.c.alert_id)
 Index("alerts_reason", *(alerts.c[name] for name in ("reason", "task", "opened_at", "verdict")))
 Index("alerts_judged", alerts.c.verdict_at, alerts.c.task)
+Index("alerts_claimed", alerts.c.claimed_until)
 _FACETS: Final = (
     "task", "severity", "state", "verdict", "assignee", "claimed_until", "held_until", "entity_id", "reason",
     "opened_at", "score",

@@ -26,6 +26,7 @@ def upgrade() -> None:
     )
     op.create_index("alerts_reason", "alerts", ["reason", "task", "opened_at", "verdict"])
     op.create_index("alerts_judged", "alerts", ["verdict_at", "task"])
+    op.create_index("alerts_claimed", "alerts", ["claimed_until"])
     facets = ["task", "severity", "state", "verdict", "assignee", "claimed_until", "held_until", "entity_id", "reason"]
     op.create_index("alerts_facets", "alerts", [*facets, "opened_at", "score"])
     waiting: dict[str, Any] = {f"{name}_where": sa.text("state <> 'resolved'") for name in ("sqlite", "postgresql")}
