@@ -8,7 +8,7 @@ import pytest
 
 from tests.console import browser as browsers
 from tests.console.browser import Browser
-from tests.console.simulated import filled
+from tests.console.simulated import Filled, filled
 from tests.integration.serve_process import TOKEN, Served
 from weir.streams.client.client import Client
 
@@ -30,9 +30,10 @@ def _chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory, _chromium: Browser) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory, _chromium: Browser) -> Iterator[Filled]:
     """A service with open alerts of three tasks; a test that kills it starts it again."""
     with filled(tmp_path_factory.mktemp("console")) as served:
+        assert isinstance(served, Filled)
         yield served
 
 

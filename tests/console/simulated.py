@@ -15,6 +15,8 @@ from weir.streams.simulate import SimulationConfig, simulate
 TASKS = {path.stem: path.read_text() for path in sorted((REPOSITORY / "streams/demo/tasks").glob("*.toml"))}
 DAYS = 24
 _DAY_S = 86_400.0
+_BLOCKS_OF_A_DAY = 4
+_HELD = 2 * _BLOCKS_OF_A_DAY
 
 
 def streams(end: float, events: int = 60_000) -> SimulationConfig:
@@ -22,33 +24,49 @@ def streams(end: float, events: int = 60_000) -> SimulationConfig:
     return SimulationConfig(
         seed=7, users=700, merchants=80, devices=24, days=DAYS, events=events, start_ts=end - DAYS * _DAY_S,
         fraud_share=0.03, drift_at=0.7, label_delay_days=0.5, churn_share=0.6, days_between_failures=6.0,
-        device_event_share=0.3, block_s=_DAY_S / 4,
+        device_event_share=0.3, block_s=_DAY_S / _BLOCKS_OF_A_DAY,
     )  # fmt: skip
 
 
-def filled(folder: Path, events: int = 60_000, tasks: dict[str, str] | None = None) -> Served:
+Body = tuple[str, bytes]
+"""A topic, and lines of records to send."""
+
+
+class Filled(Served):
+    """A service that was sent the streams but for their last two days."""
+
+    def __init__(self, folder: Path, tasks: dict[str, str]) -> None:
+        super().__init__(folder, tasks)
+        self.later: list[list[Body]] = []
+        """Blocks of six hours that a test may send, each once and in this order: new alerts come with them."""
+
+
+def filled(folder: Path, events: int = 60_000, tasks: dict[str, str] | None = None) -> Filled:
     """A service of the demo's tasks in ``folder`` that was sent the streams; who asks for it ends it."""
-    served = Served(folder, TASKS if tasks is None else tasks)
+    served = Filled(folder, TASKS if tasks is None else tasks)
+    blocks = [
+        [(topic, body) for topic, records in block.topics.items() if (body := b"\n".join(r[1] for r in records))]
+        for block in simulate(streams(time.time() - 60.0, events))
+    ]
+    served.later = blocks[-_HELD:]
     try:
         served.start()
         with Client(served.url, TOKEN) as client:
-            fill(client, events)
+            refused = sum(send(client, block) for block in blocks[:-_HELD])
+            assert refused, "the simulator's malformed records were to be dead letters"
+            eventually(lambda: set(open_alerts(client)) == set(TASKS), 30, "open alerts of every task")
     except BaseException:
         served.__exit__()
         raise
     return served
 
 
-def fill(client: Client, events: int) -> None:
-    """Send the streams block by block: what came a day later than newer events would be late."""
-    refused = 0
-    for block in simulate(streams(time.time() - 60.0, events)):
-        for topic, records in block.topics.items():
-            if body := b"\n".join(record[1] for record in records):
-                send = client.send_labels if topic == topics.LABELS else client.send_events
-                refused += send(body).refused
-    assert refused, "the simulator's malformed records were to be dead letters"
-    eventually(lambda: set(open_alerts(client)) == set(TASKS), 30, "open alerts of every task")
+def send(client: Client, block: list[Body]) -> int:
+    """Send a block; what came a day later than newer events would be late. How many records were refused."""
+    sent = [
+        (client.send_labels if topic == topics.LABELS else client.send_events)(body).refused for topic, body in block
+    ]
+    return sum(sent)
 
 
 def open_alerts(client: Client) -> Counter[str]:
