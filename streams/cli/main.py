@@ -70,6 +70,7 @@ _SERVICE: Final = {
     "send": "Send events (or labels) to a running weir serve, from files of JSON lines.",
     "decide": "Send events and print what each task decides of them: score, threshold, alert or not, and why.",
     "feed": "Follow alerts, drift, model updates and dead letters (and predictions, where asked for) until Ctrl-C.",
+    "notify": "Messages about alerts: list, test.",
     "alerts": "Alerts of a running service: list, show, verdict, undo.",
 }
 _FOLDERS: Final = {

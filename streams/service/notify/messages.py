@@ -12,7 +12,7 @@ import msgspec
 
 from weir.streams.text import printable
 
-What = Literal["opened", "escalated", "resolved", "judged", "reopened"]
+What = Literal["opened", "escalated", "resolved", "judged", "reopened", "test"]
 _LINES: Final = 30
 """Of a digest for people; programs get all of it."""
 _TITLES: Final[dict[str, str]] = {
@@ -20,6 +20,7 @@ _TITLES: Final[dict[str, str]] = {
     "escalated": "[{severity}] {task}: {entity}: escalated",
     "resolved": "{task}: {entity}: resolved",
     "judged": "{task}: {entity}: {verdict}, says {by}",
+    "test": "Test of weir notify: nothing has happened",
     "reopened": "{task}: {entity}: open again, {by} took a verdict back",
 }
 
