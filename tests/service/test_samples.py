@@ -14,7 +14,7 @@ from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.service.console.pages.overview_pages import chart
 from weir.streams.service.store.database import open_database
-from weir.streams.service.store.samples import add_samples, alerts_by_day, series_since, thin_samples
+from weir.streams.service.store.samples import add_samples, alerts_by_day, series_since
 from weir.streams.service.store.tables import samples
 
 DAY, HOUR = 86_400, 3_600
@@ -28,45 +28,47 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     made.dispose()
 
 
-def times(engine: Engine) -> list[int]:
+def counts(engine: Engine) -> dict[int, int]:
+    """Samples by their step."""
     with engine.connect() as c:
-        return list(c.execute(select(samples.c.at).where(samples.c.name == "a").order_by(samples.c.at)).scalars())
+        return dict(c.execute(select(samples.c.step, func.count()).group_by(samples.c.step)).all())
 
 
-def test_what_is_old_becomes_coarser_by_means_and_thinning_again_changes_nothing(engine: Engine) -> None:
+def test_what_is_old_has_the_means_of_its_minutes_and_then_of_its_hours(engine: Engine) -> None:
     with engine.begin() as c:
         for at in range(TODAY, TODAY + HOUR, 10):
-            add_samples(c, at, {("", "a"): float(at - TODAY), ("fraud", "a"): 1.0})
-        thin_samples(c, TODAY + HOUR + 60, 400 * DAY)
-    assert len(times(engine)) == 2 * HOUR // 10
-    for _ in range(2):
-        with engine.begin() as c:
-            thin_samples(c, TODAY + DAY + 2 * HOUR, 400 * DAY)
-        assert times(engine)[::2] == list(range(TODAY, TODAY + HOUR, 60))
-    with engine.begin() as c:
+            add_samples(c, at + 3, {("", "a"): float(at - TODAY), ("fraud", "a"): 1.0}, 400 * DAY)
+        assert series_since(c, TODAY, 10)["", "a"][TODAY + 60] == 60.0
         assert series_since(c, TODAY, 60)["", "a"][TODAY + 60] == 85.0  # of 60 to 110
-        thin_samples(c, TODAY + 15 * DAY, 400 * DAY)
+        assert series_since(c, TODAY, 120)["", "a"][TODAY] == 55.0
+    assert counts(engine) == {10: 720, 60: 118}  # the last minute is not over
+    with engine.begin() as c:
+        add_samples(c, TODAY + DAY + 2 * HOUR, {("", "a"): 0.0}, 400 * DAY)
         assert series_since(c, TODAY, HOUR) == {("", "a"): {TODAY: 1795.0}, ("fraud", "a"): {TODAY: 1.0}}
-        thin_samples(c, TODAY + 500 * DAY, 400 * DAY)
-        assert c.execute(select(func.count()).select_from(samples)).scalar() == 0
+    assert counts(engine) == {10: 1, 60: 120, 3600: 2}
+    with engine.begin() as c:
+        add_samples(c, TODAY + 15 * DAY + 2 * HOUR, {("", "a"): 0.0}, 400 * DAY)
+    assert counts(engine) == {10: 1, 60: 1, 3600: 3}  # one that was taken before the service stood still, too
+    with engine.begin() as c:
+        add_samples(c, TODAY + 500 * DAY, {("", "a"): 0.0}, 400 * DAY)
+    assert counts(engine) == {10: 1}
 
 
 def test_a_moment_that_is_sampled_twice_has_the_later_values(engine: Engine) -> None:
     with engine.begin() as c:
-        add_samples(c, TODAY, {("", "a"): 1.0})
-        add_samples(c, TODAY, {("", "a"): 2.0})
-        add_samples(c, TODAY + 10, {})
+        add_samples(c, TODAY, {("", "a"): 1.0}, DAY)
+        add_samples(c, TODAY, {("", "a"): 2.0}, DAY)
+        add_samples(c, TODAY + 10, {}, DAY)
         assert series_since(c, TODAY, 10) == {("", "a"): {TODAY: 2.0}}
 
 
 def test_alerts_are_counted_by_day_with_the_days_that_had_none(engine: Engine) -> None:
-    days = {1: 0, 2: 0, 4: 3, 5: 3, 7: 20}
+    days = {1: 6, 2: 6, 4: 7, 5: 9, 7: 20}
     project(engine, {topics.ALERTS: [alert(n, opened_at=NOW + DAY * day) for n, day in days.items()]})
     with engine.connect() as c:
-        (counts,) = (found for task, found in alerts_by_day(c, 14).items() if task == "fraud")
-    assert len(counts) == 14
-    assert list(counts.values())[-1] == 1  # the last day is that of the newest alert
-    assert sum(counts.values()) == 1  # the others are more than 14 days before it
+        found = alerts_by_day(c, ["churn", "fraud", "other"], 14)
+    assert list(found) == ["fraud"]
+    assert list(found["fraud"].values()) == [1, 0, 1, *[0] * 10, 1]  # from the seventh to the twentieth
 
 
 def test_a_chart_has_gaps_where_a_figure_was_not_measured() -> None:

@@ -173,7 +173,8 @@ presence: Final = Table(
 samples: Final = Table(
     "samples",
     metadata,
-    Column("at", BigInteger, primary_key=True, autoincrement=False),  # epoch seconds
+    Column("step", Integer, primary_key=True, autoincrement=False),  # seconds that a value is the mean of
+    Column("at", BigInteger, primary_key=True, autoincrement=False),  # where they begin, epoch seconds
     Column("task", Text, primary_key=True),  # empty for the service
     Column("name", Text, primary_key=True),
     Column("value", Double, nullable=False),

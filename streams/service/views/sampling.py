@@ -18,18 +18,16 @@ from weir.streams.config import topics
 from weir.streams.errors import WeirError, in_words
 from weir.streams.ops.metric_registry import Histogram
 from weir.streams.service.log_reading import every_record
-from weir.streams.service.store.samples import add_samples, thin_samples
+from weir.streams.service.store.samples import SAMPLED_S, add_samples
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
 
 log = logging.getLogger(__name__)
-EVERY_S: Final = 10.0
 _SELDOM: Final = 6
 """What asks much of the brokers is measured with every so-manieth sample."""
-_THIN_EVERY_S: Final = 3_600.0
-MAIN: Final = ("average_precision", "roc_auc", "log_loss")
-"""Metrics of a task that are kept over time: those that no threshold changes."""
+MAIN: Final = ("average_precision", "roc_auc", "brier")
+"""Metrics of a task that are kept over time: those between 0 and 1 that no threshold changes."""
 _RATES: Final = {
     "events/s": (topics.USER_EVENTS, topics.DEVICE_EVENTS),
     "decisions/s": (topics.PREDICTIONS,),
@@ -53,7 +51,7 @@ class Sampling:
         self._running: asyncio.Task[None] | None = None
         self._before: tuple[float, dict[str, int]] | None = None
         self._latencies: Sequence[int] = ()
-        self._taken, self._thinned_at = 0, 0.0
+        self._taken = 0
 
     async def start(self) -> None:
         """Take the first sample after one interval: rates are of the time between two."""
@@ -67,7 +65,7 @@ class Sampling:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(SAMPLED_S)
             try:
                 await self.take(time.time())
             except (WeirError, SQLAlchemyError, OSError) as error:  # what is away is told by /ready
@@ -91,10 +89,7 @@ class Sampling:
 
     def _keep(self, now: int, values: Mapping[tuple[str, str], float]) -> None:
         with self._service.store.engine.begin() as c:
-            add_samples(c, now, values)
-            if now - self._thinned_at > _THIN_EVERY_S:
-                thin_samples(c, now, self._service.settings.serve.alerts_kept)
-                self._thinned_at = now
+            add_samples(c, now, values, self._service.settings.serve.alerts_kept)
 
     async def _rates(self, now: float) -> dict[str, float]:
         """Records a second since the last sample, by how far the topics have grown."""

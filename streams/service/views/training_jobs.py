@@ -42,8 +42,14 @@ def jobs_of(service: Service, tasks: Sequence[TaskSpec]) -> list[dict[str, Any]]
 def _shown(service: Service, task: TaskSpec, state: TaskState, job: Job) -> dict[str, Any]:
     known: dict[str, Any] = msgspec.to_builtins(job)
     if state.at_work and state.job is not None and state.job.job_id == job.job_id:
+        # What trains tells how far it is; later stages do not, and it would stay as it was.
+        telling = job.stage in ("accepted", "data")
         shares = service.metrics.children("weir_trainer_progress").items()
-        parts = {part: gauge.value for (of, part), gauge in shares if of == task.name and isinstance(gauge, Gauge)}
+        parts = {
+            part: gauge.value
+            for (of, part), gauge in shares
+            if telling and of == task.name and isinstance(gauge, Gauge)
+        }
         folder = service.settings.serve.directory / "work" / task.name / job.job_id
         known |= {"parts": parts, "log": _last_lines(folder)}
     if state.phase is not None and state.phase_job is not None and state.phase_job.job_id == job.job_id:

@@ -52,7 +52,7 @@ class OverviewPages:
         """Each task with its metrics, alerts and models; and the service."""
         ask, now, span = self._service.store.cases.ask, int(time.time()), PERIODS[period]
         series = await ask(series_since, now - span, max(span // _POINTS, 10))
-        days = await ask(alerts_by_day, _DAYS)
+        days = await ask(alerts_by_day, [task.name for task in self._service.tasks], _DAYS)
         learned = await ask(examples_learned)
         marks = await self._marks(caller, now - span)
         champions = await self._service.models.champions(caller) if "models:read" in caller.scopes else {}

@@ -15,7 +15,8 @@ def upgrade() -> None:
     """Make the table."""
     op.create_table(
         "samples",
-        sa.Column("at", sa.BigInteger(), primary_key=True),
+        sa.Column("step", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("at", sa.BigInteger(), primary_key=True, autoincrement=False),
         sa.Column("task", _TEXT, primary_key=True),
         sa.Column("name", _TEXT, primary_key=True),
         sa.Column("value", sa.Double(), nullable=False),
