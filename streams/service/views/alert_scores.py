@@ -34,6 +34,8 @@ class ScoreNow(NamedTuple):
     """What the online model says now of the event that the alert is about."""
 
     before: float
+    """What it said before: when somebody last looked before the verdict, else when the event came."""
+    before_version: int | str
     score: float
     version: int
 
@@ -49,6 +51,7 @@ class AlertScores:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._found: OrderedDict[tuple[str, float], LoggedScore] = OrderedDict()
+        self._before: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._rebuilding = asyncio.Lock()
         """One at a time: each takes a processor for as long as it lasts."""
 
@@ -73,12 +76,21 @@ class AlertScores:
                 self._found.popitem(last=False)
         return self._found[key]
 
-    async def now(self, row: AlertRow) -> ScoreNow:
-        """The score of then beside that of now; raises ``UsageError`` where either cannot be had."""
+    async def now(self, row: AlertRow, remember: bool = False) -> ScoreNow:
+        """The score of before beside that of now; raises ``UsageError`` where either cannot be had.
+
+        Since an event came the model has learned others. What a verdict changed is seen beside what the model said just
+        before it: ``remember`` that, while there is none. Another process, or this one after a restart, does not know
+        it, and takes the score of then.
+        """
         logged = await self.logged(row)
         self._task(row)
         score, version = await self._service.serving.score(row.task, logged.features)
-        return ScoreNow(logged.score, score, version)
+        if remember:
+            self._before[row.alert_id] = (score, version)
+            if len(self._before) > _REMEMBERED:
+                self._before.popitem(last=False)
+        return ScoreNow(*self._before.get(row.alert_id, (logged.score, logged.model_version)), score, version)
 
     async def again(self, row: AlertRow) -> RebuiltScore:
         """The score made again by exactly the model that made it, as ``weir explain-score`` does.

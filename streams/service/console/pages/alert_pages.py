@@ -131,9 +131,9 @@ class AlertPages:
         verdicts = (await self._service.store.cases.ask(history_of, row.alert_id))["verdicts"]
         verdict = next((one for one in verdicts if one["undone_at"] is None), None)
         effect, trouble = None, ""
-        if verdict is not None and verdict["learned_at"] is not None:
+        if verdict is None or verdict["learned_at"] is not None:
             try:
-                effect = await self._scores.now(row)
+                effect = await self._scores.now(row, remember=verdict is None)
             except WeirError as error:
                 trouble = str(error)
         return self._pages.render(request, "_alert_effect.html", verdict=verdict, effect=effect, trouble=trouble)
