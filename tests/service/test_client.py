@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.integration.kafka_node import free_ports
 from tests.service.running import EVENT, listening, make_service
+from tests.service.store_records import alert
 from weir.client import AsyncClient, Client, ServiceError
+from weir.streams.cli.service.alerts import alerts_app
+from weir.streams.config import topics
 
 pytestmark = pytest.mark.anyio
 BAD = {**EVENT, "event_id": "e2", "amount": "nine"}
@@ -121,6 +126,23 @@ async def test_weir_feed_prints_a_line_for_each_record(tmp_path: Path) -> None:
         assert (shown.status, "prediction   task=fraud  entity_id=u1" in shown.output) == (0, True), shown
         (line,) = (await command("feed", *where, "--json")).output.splitlines()
         assert json.loads(line)["record"]["event_id"] == "e1"
+
+
+async def test_the_queue_is_listed_without_what_is_on_hold(tmp_path: Path) -> None:
+    service = make_service(tmp_path)
+    async with listening(service) as port, AsyncClient(f"http://127.0.0.1:{port}") as client:
+        now = time.time()
+        await service.log.append(topics.ALERTS, [alert(n, opened_at=now, updated_at=now) for n in (1, 2)])
+        wrote = service.store.projector.wrote
+        while not (claimed := (await client.post("/v1/alerts/next"))["alert"]):
+            await wrote.wait()
+            wrote = service.store.projector.wrote
+        await client.post(f"/v1/alerts/{claimed['alert_id']}/hold", for_s="1h")
+        where = ["list", "--queue", "--json", "--url", f"http://127.0.0.1:{port}"]
+        shown = await asyncio.to_thread(CliRunner().invoke, alerts_app, where)
+        held = [each["alert_id"] async for each in client.alerts(queue="true", held="only")]
+        waits = [each["alert_id"] for each in json.loads(shown.stdout)]
+        assert (held, len({*held, *waits})) == ([claimed["alert_id"]], 2)
 
 
 async def test_a_verdict_without_a_reason_leaves_the_reason_out(tmp_path: Path) -> None:

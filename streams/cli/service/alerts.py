@@ -26,6 +26,7 @@ def list_command(
     entity: Annotated[str | None, typer.Option("--entity", "-e", help="Of this user or device.")] = None,
     search: Annotated[str | None, typer.Option("--search", "-q", help="In ids, entities and reasons.")] = None,
     sort: Annotated[str | None, typer.Option("--sort", help="newest, score, severity or expected_loss.")] = None,
+    queue: Annotated[bool, typer.Option("--queue", help="What waits for you, the largest loss first.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="So many at most.")] = 50,
     as_json: JsonOption = False,
     url: UrlOption = None,
@@ -35,11 +36,12 @@ def list_command(
 
     For example:
 
-        weir alerts list --state open --sort expected_loss
+        weir alerts list --queue
 
         weir alerts list --entity u7 --json | jq '.[].alert_id'
     """
     filters = {"task": task, "state": state, "severity": severity, "entity": entity, "q": search, "sort": sort}
+    filters["queue"] = "true" if queue else None
     with service_at(url, key) as client:
         found = list(islice(client.alerts(**filters, limit=min(limit, 500)), limit))
     if as_json:

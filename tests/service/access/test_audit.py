@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tests.service.access.served import EVENT, bearer, served
+from tests.service.store_records import alert
 from weir.streams.cli.operate.audit import audit_app
 from weir.streams.cli.operate.keys import keys_app
 from weir.streams.config import topics
@@ -132,6 +134,21 @@ async def test_changes_and_looks_at_people_are_written_with_who_what_and_how_it_
         ]
         assert found[2]["request_id"] == answer.headers["x-request-id"]
         assert (found[2]["address"], found[2]["object"]) == ("127.0.0.1", "/v1/entities/u1")
+
+
+async def test_a_claim_is_in_it_and_what_a_page_repeats_by_itself_is_not(tmp_path: Path) -> None:
+    async with served(tmp_path) as (service, client):
+        headers, now = bearer(service.access.token), time.time()
+        await service.log.append(topics.ALERTS, [alert(1, opened_at=now, updated_at=now)])
+        claimed = None
+        while claimed is None:
+            wrote = service.store.projector.wrote
+            claimed = (await client.post("/v1/alerts/next", headers=headers)).json()["alert"]
+            if claimed is None:
+                await wrote.wait()
+        answer = await client.post(f"/v1/alerts/{claimed['alert_id']}/presence", headers=headers)
+        assert answer.json() == {"others": []}
+        assert [r["action"] for r in await audited(service) if r.get("subject") == "u1"] == ["POST /alerts/next"]
 
 
 async def test_what_programs_send_is_counted(tmp_path: Path) -> None:

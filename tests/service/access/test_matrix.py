@@ -138,7 +138,10 @@ async def test_a_caller_of_another_task_sees_and_changes_nothing_of_this_one(
             assert answer.status_code in (403, 404), (place, answer.text)
         for path in ("/v1/dead-letters", "/v1/dead-letters/0-1"):  # of no task: nobody with a limit sees them
             assert (await client.get(path, headers=bearer(key))).status_code == 403
-        for path in ("/v1/tasks", "/v1/models", "/v1/drift", "/v1/retraining"):
+        snooze = {"task": "fraud", "kind": "entity", "of": "u1", "for_s": "1h"}
+        assert (await client.post("/v1/snoozes", json=snooze, headers=bearer(key))).status_code == 403
+        assert (await client.post("/v1/snoozes", json=snooze, headers=bearer(service.access.token))).status_code == 200
+        for path in ("/v1/tasks", "/v1/models", "/v1/drift", "/v1/retraining", "/v1/snoozes"):
             assert "fraud" not in (await client.get(path, headers=bearer(key))).text, path
 
 
