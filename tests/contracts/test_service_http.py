@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,6 +172,28 @@ def test_a_verdict_resolves_an_alert_and_is_learned_and_undone(served: Served) -
     undone = served.client.undo(alert)
     assert (undone["state"], undone["verdict"]) == ("open", None)
     assert served.http.post(f"/v1/alerts/{alert}/undo").status_code == 409
+
+
+def test_a_score_is_made_again_and_what_a_verdict_changed_is_told(served: Served) -> None:
+    user = served.user()
+    served.client.send_events([purchase(user, 1)])
+    alert = alert_of(served, user)
+
+    def part(name: str) -> str:
+        answer = served.http.get(f"/console/alert/{name}/{alert['alert_id']}")
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    assert part("effect").strip() == "", "nobody has judged it"
+    served.http.post(f"/v1/alerts/{alert['alert_id']}/verdict", json={"verdict": "confirmed"})
+    told = served.soon(lambda: part("effect"), lambda text: "Learned at version" in text)
+    before, now = (float(score) for score in re.findall(r'id="score-\w+" title="([^"]+)"', told))
+    assert before < now < 1
+    # Its own model is that of before the verdict, whatever was learned since.
+    again = part("again")
+    assert "Equal, bit for bit" in again
+    assert again.count(repr(alert["score"])) == 2, "as logged, and as it was made again"
+    assert "sha256" in again
 
 
 def test_an_alert_is_claimed_noted_and_put_aside(served: Served) -> None:

@@ -152,7 +152,7 @@ async def test_reasons_and_similar_alerts_say_what_is_usual(tmp_path: Path) -> N
         for n, verdict in enumerate(("confirmed", "false_alarm", "confirmed")):
             await of.client.post(f"/console/alert/verdict/fraud:user-{n}:e{n}", headers=ana, data={"verdict": verdict})
         similar = await of.client.get(f"/console/alert/similar/{path}", headers=ana)
-        assert "Of 3 like this, <strong>2 were confirmed</strong> and 1 were false alarms; 0 nobody" in similar.text
+        assert "Of 3 like this, <strong>2 were confirmed</strong> and 1 was a false alarm; nobody" in similar.text
 
 
 async def test_two_people_do_not_work_on_one_alert(tmp_path: Path) -> None:
