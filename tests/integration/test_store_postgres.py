@@ -21,6 +21,7 @@ from sqlalchemy import Engine, text
 
 from tests.service.running import TASKS
 from tests.service.store_records import NOW, contents, project, some
+from tests.service.test_store_database import UPGRADED, upgraded
 from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.service.access.access_database import access_database
@@ -157,6 +158,13 @@ def test_views_and_presence_are_the_same_on_it(postgres: Engine, tmp_path: Path)
 def test_migrations_make_the_tables_of_the_code(postgres: Engine) -> None:
     with postgres.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_alerts_of_before_get_what_a_rebuild_would_give_them(postgres: Engine) -> None:
+    with postgres.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    assert upgraded(postgres) == UPGRADED
 
 
 def test_replicas_that_start_together_make_the_tables_once(postgres: Engine, server: str, tmp_path: Path) -> None:

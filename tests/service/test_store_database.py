@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import MetaData, create_engine, select, text
+from sqlalchemy import Engine, MetaData, create_engine, select, text
 
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import StateError, UsageError
@@ -31,8 +31,11 @@ def test_migrations_make_the_tables_of_the_code_and_may_be_run_again(tmp_path: P
     engine.dispose()
 
 
-def test_alerts_of_before_get_what_a_rebuild_would_give_them(tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / 'alerts.db'}")
+UPGRADED = [("", 1.5, 7.0), ("amount", 4.0, 7.0), ("night", 1.5, 7.0)]
+
+
+def upgraded(engine: Engine) -> list[tuple[str, float, float | None]]:
+    """Reason, expected loss and hold of alerts that the version before case work has written."""
     migrate(engine, "0002")
     facts = {"task": "fraud", "entity_id": "u", "status": "open", "state": "open", "event_ids": "[]", "score": 0.5}
     facts |= {"threshold": 0.5, "opened_at": 1.0, "updated_at": 1.0, "severity": 2, "version": 0, "generation": 0}
@@ -45,8 +48,13 @@ def test_alerts_of_before_get_what_a_rebuild_would_give_them(tmp_path: Path) -> 
     migrate(engine)
     with engine.connect() as connection:
         a = alerts.c
-        rows = connection.execute(select(a.reason, a.expected_loss, a.held_until).order_by(a.reason)).all()
-    assert [tuple(row) for row in rows] == [("", 1.5, 7.0), ("amount", 4.0, 7.0), ("night", 1.5, 7.0)]
+        rows = connection.execute(select(a.reason, a.expected_loss, a.held_until).order_by(a.reason))
+        return [(row[0], row[1], row[2]) for row in rows]
+
+
+def test_alerts_of_before_get_what_a_rebuild_would_give_them(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'alerts.db'}")
+    assert upgraded(engine) == UPGRADED
     engine.dispose()
 
 
