@@ -266,6 +266,7 @@ async def test_a_snooze_hides_says_what_it_hides_and_ends(tmp_path: Path) -> Non
     async with desk(tmp_path) as of:
         await of.arrive([alert(n, entity_id="noisy" if n < 3 else f"user-{n}") for n in range(5)])
         who = of.person("ana")
+        assert listed(await look(of, "?show=snoozed", who)) == []
         await do(of, who, "verdict", fraud(0), verdict="confirmed")
         page = await do(of, who, "work", fraud(0, 1), action="snooze_entity", hold_s="1d", note="<i>a test account")
         assert "2 snoozed with all alerts of their entities." in page.text

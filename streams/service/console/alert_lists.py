@@ -163,7 +163,7 @@ def shown_alerts(c: Connection, rows: list[AlertRow], by: str, now: float) -> li
     there = select(p.alert_id, p.person).where(p.alert_id.in_(ids), p.until > now, p.person != by)
     for alert_id, person in c.execute(there):
         looking.setdefault(alert_id, []).append(person)
-    aside = AlertFilter(snoozed="only").conditions(now)
+    aside = AlertFilter(snoozed="only").where(c, now)
     snoozed = set(c.execute(select(alerts.c.alert_id).where(alerts.c.alert_id.in_(ids), *aside)).scalars())
     return [
         ShownAlert(

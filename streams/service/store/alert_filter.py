@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, exists, false, func, or_, select
 
 from weir.online.decisions.alert_state import SEVERITIES, Severity
 from weir.streams.service.store.tables import UNRESOLVED, alert_events, alerts, snoozes
@@ -69,13 +69,20 @@ class AlertFilter:
         if self.waits_for is not None:
             nobody_elses = or_(_A.assignee.is_(None), _A.assignee == self.waits_for, _A.claimed_until <= now)
             found += [UNRESOLVED, nobody_elses]
-        for aside, is_so in ((self.held, func.coalesce(_A.held_until, 0.0) > now), (self.snoozed, _is_snoozed(now))):
-            found += {"include": [], "only": [is_so], "exclude": [~is_so]}[aside]
-        return found
+        return found + _aside(self.held, func.coalesce(_A.held_until, 0.0) > now)
 
     def where(self, c: Connection, now: float) -> list[ColumnElement[bool]]:
-        """``conditions``, and what the search finds."""
-        return [*self.conditions(now), *([_matching(c, self.q)] if self.q else [])]
+        """``conditions``, what the search finds, and what is snoozed."""
+        found = [*self.conditions(now), *([_matching(c, self.q)] if self.q else [])]
+        if self.snoozed == "include":
+            return found
+        # To look for the snoozes of every alert is most of the time that a count takes; mostly there are none at all.
+        running = c.execute(select(exists().where(snoozes.c.until > now))).scalar_one()
+        return found + _aside(self.snoozed, _is_snoozed(now) if running else false())
+
+
+def _aside(what: Aside, is_so: ColumnElement[bool]) -> list[ColumnElement[bool]]:
+    return {"include": [], "only": [is_so], "exclude": [~is_so]}[what]
 
 
 def _is_snoozed(now: float) -> ColumnElement[bool]:
