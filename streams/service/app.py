@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,10 +24,12 @@ from weir.streams.ops.metric_registry import Registry
 from weir.streams.redis.store_errors import StoreUnavailable
 from weir.streams.service.access.access_guard import Guard
 from weir.streams.service.front_page import front_page
+from weir.streams.service.intake.quick_route import QuickRoute
 from weir.streams.service.problems import ANSWERS, OverloadError, Problem
 from weir.streams.service.service import Service
 
 logger = logging.getLogger(__name__)
+_PREFIX: Final = "/v1"
 
 
 def create_app(service: Service) -> FastAPI:
@@ -41,7 +44,9 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="Weir", version=version("weir"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.exposition = service, Exposition(service.metrics)
     for routed in (*service.parts, *service.views):
-        app.include_router(routed.router, prefix="/v1", responses=ANSWERS)
+        app.include_router(routed.router, prefix=_PREFIX, responses=ANSWERS)
+    for routed in (service.door, service.decisions):
+        app.router.routes[:0] = [QuickRoute(cast(APIRoute, route), _PREFIX) for route in routed.router.routes]
     if service.console is not None:
         app.include_router(service.console.router)
     for path, answer in (("/", front_page), ("/health", _health), ("/ready", _ready), ("/metrics", _metrics)):
