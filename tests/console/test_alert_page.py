@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from urllib.parse import quote
 
 import httpx
 import pytest
+from selenium.webdriver.common.keys import Keys
 
 from tests.console.browser import Browser
+from tests.console.test_every_page import PHONE
 from tests.integration.serve_process import TOKEN, Served
 from weir.streams.client.client import Client
 
@@ -100,3 +103,39 @@ def test_notes_stay_while_others_work_and_the_way_through_the_list(
     browser.press("k")
     browser.until(lambda: browser.path == first, "the alert again")
     assert str(browser.one("#back").get_attribute("href")).endswith("/console/alerts?task=fraud&sort=newest")
+
+
+def test_what_others_wrote_breaks_no_layout(browser: Browser, opened: str, ben: httpx.Client, client: Client) -> None:
+    at = f"/v1/alerts/{quote(opened, safe='')}"
+    for note in ("w" * 2_000, "\u202e<script>alert(1)</script> " * 50, "\n" * 500 + "end"):
+        assert ben.post(f"{at}/notes", json={"note": note}).status_code == 200
+    odd = "<img src=x onerror=alert(1)>".ljust(64, "W")
+    client.post("/v1/events", **{
+        "v": 1, "event_id": "odd-1", "type": "purchase", "user_id": odd, "ts": time.time(), "amount": 1e6,
+        "merchant_id": "m", "properties": {"text": "<script>alert(2)</script>" * 10},
+    })  # fmt: skip
+    for path in (browser.path, f"/console/entities/{quote(odd, safe='')}"):
+        for width in (1280, PHONE):
+            browser.size(width)
+            browser.open(path)
+            assert browser.too_wide() == []
+            assert not browser.all("main script:not([type='application/json']), main img")
+    assert browser.text("h1") == odd
+    browser.click("#events summary")
+    assert "<script>alert(2)" in browser.text("#events pre")
+    assert browser.violations() == []
+
+
+@pytest.mark.parametrize("key", ["4", "s", "e", "n"])
+def test_a_key_does_what_the_help_says(browser: Browser, opened: str, client: Client, key: str) -> None:
+    browser.press(key)
+    if key == "s":
+        assert browser.run("return document.activeElement.id") == "hold"
+        browser.press(Keys.ENTER)
+    elif key == "e":
+        browser.until(lambda: client.alert(opened)["state"] == "escalated" or None, "the escalation")
+    elif key == "n":
+        browser.until(lambda: "admin" in browser.text("#alert-head"), "the next alert, claimed")
+        assert not browser.path.endswith(quote(opened, safe=""))
+    else:  # these tasks list no reasons
+        assert client.alert(opened)["verdict"] is None

@@ -155,6 +155,18 @@ async def test_reasons_and_similar_alerts_say_what_is_usual(tmp_path: Path) -> N
         assert "Of 3 like this, <strong>2 were confirmed</strong> and 1 was a false alarm; nobody" in similar.text
 
 
+async def test_reasons_of_the_task_are_chosen_by_keys(tmp_path: Path) -> None:
+    listed = tuple(f"reason {n}" for n in range(8))
+    async with desk(tmp_path, 1) as of:
+        task = of.service.tasks[0]
+        alerts = task.alerts.model_copy(update={"verdict_reasons": listed})
+        of.service.tasks = [task.model_copy(update={"alerts": alerts})]
+        page = await of.client.get("/console/alerts/fraud:user-0:e0", headers=of.person("ana"))
+    keys = re.findall(r'name="reason" id="reason-\d" value="([^"]+)" data-key="(\d)"', page.text)
+    assert keys == [(f"reason {n}", str(n + 4)) for n in range(6)], "others are chosen by hand"
+    assert page.text.count('name="reason"') == len(listed)
+
+
 async def test_two_people_do_not_work_on_one_alert(tmp_path: Path) -> None:
     async with desk(tmp_path, 1) as of:
         ana, ben = of.person("ana"), of.person("ben")

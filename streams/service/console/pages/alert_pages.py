@@ -96,7 +96,8 @@ class AlertPages:
         by: str = By,
     ) -> Response:
         """What people have done with it, ``after`` case events that the feed told, and what they can do."""
-        await self._service.store.cases.became(after or [])
+        if after:
+            await self._service.store.cases.became(after)
         return self._pages.render(request, "_alert_case.html", **await self._facts(row.alert_id, by), fragment=True)
 
     # -- what comes after the page ------------------------------------------------------------------------------------
