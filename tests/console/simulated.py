@@ -15,6 +15,18 @@ from weir.streams.simulate import SimulationConfig, simulate
 TASKS = {path.stem: path.read_text() for path in sorted((REPOSITORY / "streams/demo/tasks").glob("*.toml"))}
 DAYS = 24
 _DAY_S = 86_400.0
+_SETTINGS = """
+[[serve.notify.targets]]
+name = "mail"
+kind = "apprise"
+url = "mailto://weir:secret@mail.example"
+[[serve.notify.rules]]
+name = "once-a-week"  # so that nothing goes out while the pages are looked at
+targets = ["mail"]
+digest = "7d"
+quiet = "22:00-07:00"
+time_zone = "Europe/Berlin"
+"""
 _BLOCKS_OF_A_DAY = 4
 _HELD = 2 * _BLOCKS_OF_A_DAY
 
@@ -43,6 +55,7 @@ class Filled(Served):
 
 def filled(folder: Path, events: int = 60_000, tasks: dict[str, str] | None = None) -> Filled:
     """A service of the demo's tasks in ``folder`` that was sent the streams; who asks for it ends it."""
+    (folder / "weir.toml").write_text(_SETTINGS)
     served = Filled(folder, TASKS if tasks is None else tasks)
     blocks = [
         [(topic, body) for topic, records in block.topics.items() if (body := b"\n".join(r[1] for r in records))]

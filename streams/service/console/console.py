@@ -15,6 +15,7 @@ from weir.streams.service.console.pages.entity_pages import EntityPages
 from weir.streams.service.console.pages.feed_pages import FeedPages
 from weir.streams.service.console.pages.letter_pages import LetterPages
 from weir.streams.service.console.pages.model_pages import ModelPages
+from weir.streams.service.console.pages.notify_pages import NotifyPages
 from weir.streams.service.console.pages.overview_pages import OverviewPages
 from weir.streams.service.console.rendering import Pages
 from weir.streams.service.problems import Problem
@@ -37,7 +38,16 @@ class Console:
         self.pages = Pages(service, self.assets)
         self.router = APIRouter(prefix="/console", include_in_schema=False)
         self.router.get("/assets/{version}/{name:path}")(self.asset)
-        for group in (OverviewPages, AlertsPages, AsidePages, ModelPages, FeedPages, LetterPages, AdminPages):
+        for group in (
+            OverviewPages,
+            AlertsPages,
+            AsidePages,
+            ModelPages,
+            FeedPages,
+            LetterPages,
+            NotifyPages,
+            AdminPages,
+        ):
             self.router.include_router(group(service, self.pages).router)
         typical = TypicalValues(service.log)
         for of_one in (AlertPages, EntityPages):

@@ -51,6 +51,7 @@ PLACES: Final = (
     Place("/console/drift", "Drift", "d", "models:read"),
     Place("/console/feed", "Feed", "f", "feed:read"),
     Place("/console/dead-letters", "Dead letters", "l", "deadletters:read"),
+    Place("/console/notifications", "Notifications", "n", "alerts:read"),
     Place("/console/audit", "Audit", "t", "audit:read"),
     Place("/console/keys", "Keys", "k", "keys:write"),
 )

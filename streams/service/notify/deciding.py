@@ -25,7 +25,7 @@ class Happening:
     alert: AlertRow
     """As it was then."""
     at: float
-    """When its record came, epoch seconds."""
+    """When, epoch seconds; event time of what the stream says."""
     case_event_id: str | None = None
     """Of what a person did."""
     by: str | None = None

@@ -73,7 +73,8 @@ class Notifier:
         # Threads of their own: a receiver that hangs must not take those that read the database.
         self._threads = ThreadPoolExecutor(len(self._settings.targets) or 1, "weir-notify")
         self._running: asyncio.Task[None] | None = None
-        self.router = NotifyRoutes(service).router
+        self.routes = NotifyRoutes(service)
+        self.router = self.routes.router
 
     async def start(self) -> None:
         """Nothing yet: the log is not open."""

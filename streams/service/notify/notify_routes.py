@@ -24,6 +24,8 @@ from weir.streams.service.store.database import upsert
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
 
+Status = Literal["waiting", "sent", "failed", "left_out"]
+
 
 def rules_of(c: Connection, settings: NotifySettings) -> list[tuple[NotifyRule, dict[str, Any]]]:
     """All rules, and who made each; of a rule of the settings people only say whether it is paused."""
@@ -60,7 +62,7 @@ class NotifyRoutes:
 
     async def find(
         self,
-        status: Literal["waiting", "sent", "failed", "left_out"] | None = None,
+        status: Status | None = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
         caller: Caller = needs("alerts:read"),
     ) -> dict[str, Any]:
@@ -85,7 +87,18 @@ class NotifyRoutes:
             for rule, made in found
             if not rule.tasks or any(map(caller.sees, rule.tasks))
         ]
-        return {"rules": seen, "targets": [{"name": t.name, "kind": t.kind} for t in self._settings.targets]}
+        return {"rules": seen, "targets": self.targets()}
+
+    def targets(self) -> list[dict[str, str]]:
+        """Where messages can go, without addresses."""
+        return [{"name": target.name, "kind": target.kind} for target in self._settings.targets]
+
+    async def rule(self, name: str) -> NotifyRule:
+        """A rule by its name; raises ``Problem`` (404)."""
+        found = await self._service.store.cases.ask(rules_of, self._settings)
+        if rule := next((rule for rule, _ in found if rule.name == name), None):
+            return rule
+        raise Problem(404, "Not found", f"no rule {name}; GET /v1/notify/rules lists them", value=name)
 
     async def make(self, rule: NotifyRule, request: Request, caller: Caller = needs("notify:write")) -> dict[str, Any]:
         """Make a rule, or change one; of a rule of the settings only ``paused`` may differ."""

@@ -150,15 +150,16 @@ def _happening(c: Connection, row: RowMapping, budgets: Mapping[str, float]) -> 
     what = _WHATS.get(said["status"] if row["kind"] == "status" else row["kind"])
     if what is None:
         return
-    if row["kind"] == "status":
-        alert.severity, alert.score = SEVERITIES.index(said["severity"]), said["score"]
+    at = row["at"]
+    if row["kind"] == "status":  # event time: an alert of a history that is loaded now is no news
+        at, alert.severity, alert.score = said["updated_at"], SEVERITIES.index(said["severity"]), said["score"]
     over = False
     if alert.task in budgets and what in ("open", "escalated"):
         a, day = t.alerts.c, alert.opened_at // _DAY_S * _DAY_S
         before = select(func.count()).where(a.task == alert.task, a.opened_at >= day, a.opened_at < alert.opened_at)
         over = c.execute(before).scalar_one() >= budgets[alert.task]
     by, verdict, hidden = row["by"], said.get("verdict"), not row["shown"]
-    yield Happening(what, alert, row["at"], row["case_event_id"], by, verdict, hidden, over)
+    yield Happening(what, alert, at, row["case_event_id"], by, verdict, hidden, over)
 
 
 def waiting(c: Connection) -> dict[str, tuple[int, float]]:

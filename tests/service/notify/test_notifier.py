@@ -110,16 +110,26 @@ async def test_alerts_of_before_are_no_news_and_a_rebuild_tells_nothing_again(tm
     assert len(receiver.got) == 2
 
 
+async def test_a_history_that_is_loaded_is_no_news(tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        async with service(tmp_path, notify=notify(receiver)) as client:
+            await send(client, event("old", 1) | {"ts": time.time() - 30 * 86_400})
+            await send(client, event("new", 2))
+            (told,) = await got(receiver, 1)
+            assert told["data"]["entity_id"] == "new"
+            assert len((await client.get("/v1/notifications")).json()["notifications"]) == 1
+
+
 async def test_what_a_target_refuses_is_given_up_told_and_sent_again_when_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken, later_s = True, 0.0
     monkeypatch.setattr(notifier, "time", SimpleNamespace(time=lambda: time.time() + later_s))
     with Receiver(lambda _: 500 if broken else 200) as receiver:
-        async with service(tmp_path, notify=notify(receiver, give_up=60)) as client:
+        async with service(tmp_path, notify=notify(receiver, give_up=7200)) as client:
             await send(client, event("u1", 1))
             await asyncio.to_thread(receiver.wait, 1)
-            later_s = 100.0
+            later_s = 8000.0
             (failed,) = await ends(client, "failed", 1)
             assert failed["answer"] == "HTTP 500 Internal Server Error"
             broken = False
@@ -210,3 +220,32 @@ async def test_a_process_that_does_not_write_the_tables_tells_nothing(tmp_path: 
             finally:
                 type(projector).leads = held
             assert (await got(receiver, 1))[0]["data"]["entity_id"] == "u1"
+
+
+async def test_the_page_shows_rules_and_messages_and_people_change_them(tmp_path: Path) -> None:
+    with Receiver(lambda _: 500) as receiver:
+        async with service(tmp_path, notify=notify(receiver)) as client:
+            await send(client, event("<b>u1", 1))
+            await ends(client, "waiting", 1)
+            page = (await client.get("/console/notifications")).text
+            assert "desk" in page
+            assert "fraud:&lt;b&gt;u1" in page
+            assert "<b>u1" not in page
+            assert receiver.url not in page
+            form = "name=mine&targets=hook&states=opened&severity=high&digest=1h&quiet=&time_zone=&urgent=critical"
+            made = await client.post("/console/notifications/rules", content=form)
+            assert (made.status_code, made.headers["hx-trigger"]) == (
+                204, '{"toast": {"text": "Rule mine is made."}, "changed": {}}',
+            )  # fmt: skip
+            for name in ("desk", "mine"):
+                assert (await client.post(f"/console/notifications/rules/{name}/pause")).status_code == 204
+            rules = (await client.get("/v1/notify/rules")).json()["rules"]
+            assert [(r["name"], r["paused"], r["digest"]) for r in rules] == [
+                ("desk", True, None),
+                ("mine", True, 3600.0),
+            ]
+            assert (await client.post("/console/notifications/rules/none/pause")).status_code == 404
+            assert (await client.post("/console/notifications/rules/mine/remove")).status_code == 204
+            assert (await client.post("/console/notifications/none/retry")).status_code == 404
+            assert "Tell" in (await client.get("/console/notifications/rules/new")).text
+            assert "No message is like that" in (await client.get("/console/notifications?status=sent")).text
