@@ -111,6 +111,7 @@ async def test_a_verdict_is_given_on_the_page_which_then_tells_what_it_did(tmp_p
         assert "at version <strong>2</strong>" in effect.text
         before, now = (float(n) for n in re.findall(r'id="score-\w+" title="([\d.]+)"', effect.text))
         assert now > before != row.score
+        assert " → " in effect.text
         page = await text(client, f"/console/alerts/{row.alert_id}")
         assert all(words in page for words in ("admin : confirmed", "The model learned it at version 2", "called"))
         undone = await client.post(part(row, "undo"))

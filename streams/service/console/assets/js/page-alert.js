@@ -41,6 +41,8 @@ for (const type of ["weir:alert", "weir:case-event"]) {
   document.body.addEventListener(type, ({ detail }) => {
     const told = detail.records.map(({ record }) => record).filter((record) => record?.alert_id === alertId);
     if (told.length) look(told.map((record) => record.case_event_id).filter(Boolean).slice(-100));
+    // Its marks: how the alert ended, and labels.
+    if (told.some((record) => record.action === "learned")) htmx.ajax("GET", `/console/alert/timeline/${path}`, { target: "#timeline", swap: "outerHTML" });
   });
 }
 
