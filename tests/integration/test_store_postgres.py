@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -19,6 +21,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, text
 
+from tests.service.memory_log import MemoryServiceLog
+from tests.service.notify import test_outbox
 from tests.service.running import TASKS
 from tests.service.store_records import NOW, contents, project, some
 from tests.service.test_store_database import UPGRADED, upgraded
@@ -29,6 +33,8 @@ from weir.streams.service.access.api_keys import KeyStore, digest
 from weir.streams.service.access.audit.audit_chain import Link
 from weir.streams.service.access.audit.audit_trail import _keep, _taken_from, anchors_in, leave
 from weir.streams.service.access.login.sessions import Session, SessionStore
+from weir.streams.service.notify import notifier, outbox
+from weir.streams.service.notify.outbox import Entry
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import (
     Sort,
@@ -230,3 +236,24 @@ def test_keys_sessions_and_anchors_are_the_same_on_it(tmp_path: Path, server: st
     assert anchors_in(engine) == {"a:80": Link(2, "0" * 64)}
     assert key.split("_", 2)[2] not in repr(keys.all())
     engine.dispose()
+
+
+def test_messages_are_decided_and_found_alike(
+    postgres: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifier, "time", SimpleNamespace(time=lambda: NOW + 80_000))
+    things = [("alert", n % 6, n % 4) for n in range(12)] + [("confirmed", 1, 1), ("undo", 1, 1), ("escalate", 2, 1)]
+    found = []
+    for engine in (postgres, opened(tmp_path, None)):
+        log = MemoryServiceLog()
+        ids = asyncio.run(test_outbox.told(log, engine, [(things, "write")]))
+        assert ids
+        sent = Entry(kind="sent", at=NOW, ids=tuple(ids[::2]), answer="HTTP 200").record()
+        failed = Entry(kind="failed", at=NOW, ids=tuple(ids[1::4])).record()
+        with engine.begin() as c:
+            outbox.write_notifications(c, [(10_000, sent), (10_001, failed)])
+            found.append([
+                ids, outbox.waiting(c), outbox.due_deliveries(c, "b", NOW + 1e6, 50), outbox.written(c),
+                sorted(m.id for m in outbox.standing(c, "a")), outbox.newest(c, frozenset({"fraud"}), "failed", 50),
+            ])  # fmt: skip
+    assert found[0] == found[1]
