@@ -32,6 +32,7 @@ from weir.streams.service.access.access_database import access_database
 from weir.streams.service.access.api_keys import KeyStore, digest
 from weir.streams.service.access.audit.audit_chain import Link
 from weir.streams.service.access.audit.audit_trail import _keep, _taken_from, anchors_in, leave
+from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.login.sessions import Session, SessionStore
 from weir.streams.service.notify import notifier, outbox
 from weir.streams.service.notify.outbox import Entry
@@ -151,13 +152,14 @@ def test_both_databases_hold_the_same_rows_and_give_the_same_answers(postgres: E
 
 
 def test_views_and_presence_are_the_same_on_it(postgres: Engine, tmp_path: Path) -> None:
+    one, two = (Caller(f"person:{n}", "ana", "session", frozenset()) for n in (1, 2))
     for engine in (opened(tmp_path, None), postgres):
         with engine.begin() as c:
             for query, shared in (("q=1", False), ("q=2", True)):
                 save_view(c, ViewSaid(name="Ä%", query=query, shared=shared), "person:1", "ana")
-            assert [view["query"] for view in views_of(c, "person:2")] == ["q=2"]
+            assert [view["query"] for view in views_of(c, two)] == ["q=2"]
             delete_view(c, "person:1", "Ä%")
-            assert views_of(c, "person:1") == []
+            assert views_of(c, one) == []
             assert [be_present(c, "a", who, NOW) for who in ("ana", "ben", "ana")] == [[], ["ana"], ["ben"]]
 
 

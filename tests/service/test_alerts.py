@@ -22,11 +22,19 @@ from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.records import RecordBatch
+from weir.streams.service.access.caller import Caller
 from weir.streams.service.app import create_app
 from weir.streams.service.embedded.embedded_service import embedded_service
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_requests import name_of
-from weir.streams.service.store.saved_views import PRESENT_S, ViewSaid, be_present, save_view
+from weir.streams.service.store.saved_views import (
+    PRESENT_S,
+    ViewSaid,
+    be_present,
+    delete_view,
+    save_view,
+    views_of,
+)
 from weir.streams.task_files import load_task
 
 pytestmark = pytest.mark.anyio
@@ -265,6 +273,17 @@ async def test_views_are_of_who_saved_them_unless_they_are_shared(tmp_path: Path
             ("large", True), ("ours", False),
         ]  # fmt: skip
         assert "you have no view" in await problem(await client.delete("/v1/views/ours"), 404)
+        for name, query in (
+            ("fraud", "task=fraud"),
+            ("churn", "task=churn&entity=user-7"),
+            ("both", "q=user-7"),
+        ):
+            await ask(save_view, ViewSaid(name=name, query=query, shared=True), "person:ben", "ben")
+        of_fraud = Caller("ana", "ana", "key", frozenset(), frozenset({"fraud"}))
+        await ask(save_view, ViewSaid(name="own", query="q=x"), of_fraud.id, "ana")
+        assert [view["name"] for view in await ask(views_of, of_fraud)] == ["fraud", "own"]
+        for name in ("fraud", "churn", "both"):
+            await ask(delete_view, "person:ben", name)
     async with service(tmp_path, rebuild=True) as client:
         assert len((await client.get("/v1/views")).json()["views"]) == 2, "no record makes them: a rebuild keeps them"
         assert len((await client.delete("/v1/views/large")).json()["views"]) == 1

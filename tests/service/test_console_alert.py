@@ -229,7 +229,7 @@ async def test_an_entity_and_a_device_show_what_is_known(tmp_path: Path) -> None
          "metrics": {"vibration": 9.0 if n == 39 else 2.0 + n % 2 / 10, "load": None if n % 3 else 50.0}}
         for n in range(40)
     ]  # fmt: skip
-    async with running(tmp_path, "device_failure", "fraud") as (_, client):
+    async with running(tmp_path, "device_failure", "fraud") as (service, client):
         await client.post("/v1/events", json=readings)
         await client.post("/v1/events", json=[event("u1", n) for n in range(3)])
         page = await client.get("/console/entities/m1")
@@ -239,6 +239,10 @@ async def test_an_entity_and_a_device_show_what_is_known(tmp_path: Path) -> None
             ("vibration", "1"), ("load", "none"),
         ]  # fmt: skip
         assert 'class="nothing"' in (await client.get("/console/entity/device/u1")).text
+        key = service.access.keys.create("ana", role="analyst", tasks=["fraud"], by="test", now=time.time())[1]
+        of_fraud = {"authorization": f"Bearer {key}"}
+        assert 'class="nothing"' in (await client.get("/console/entity/device/m1", headers=of_fraud)).text
+        assert "device-events" not in (await client.get("/console/entity/events/m1", headers=of_fraud)).text
         features = await text(client, "/console/entity/features/u1")
         assert "user.spent_count_1d 3" in features
         assert "No task remembers anything" in await text(client, "/console/entity/features/nobody")

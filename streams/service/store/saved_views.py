@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -34,10 +35,18 @@ class ViewSaid(Said):
     """Whether everybody sees it."""
 
 
-def views_of(c: Connection, owner: str) -> list[dict[str, Any]]:
-    """The caller's own views, and those that others share; by name."""
+def views_of(c: Connection, caller: Caller) -> list[dict[str, Any]]:
+    """The caller's own views, and those that others share; by name.
+
+    Who may see some tasks only gets the shared views that name one of them: the name and the filters of any other may
+    tell of what is not theirs.
+    """
+    owner = caller.id
     seen = select(saved_views).where(or_(_V.owner == owner, _V.shared)).order_by(_V.name, _V.owner)
-    rows = c.execute(seen).mappings()
+    rows = [
+        row for row in c.execute(seen).mappings()
+        if caller.tasks is None or row["owner"] == owner or {*parse_qs(row["query"]).get("task", [""])} <= caller.tasks
+    ]  # fmt: skip
     return [{**{name: row[name] for name in ("name", "query", "by", "shared")}, "own": row["owner"] == owner}
             for row in rows]  # fmt: skip
 
@@ -81,7 +90,7 @@ class SavedViews:
 
     async def list(self, caller: Caller = needs("alerts:read")) -> dict[str, Any]:
         """Your views of alerts, and those that are shared."""
-        return {"views": await self._ask(views_of, caller.id)}
+        return {"views": await self._ask(views_of, caller)}
 
     async def save(self, said: ViewSaid, caller: Caller = needs("cases:write")) -> dict[str, Any]:
         """Name a list of alerts; the one of yours with this name is replaced."""

@@ -117,7 +117,7 @@ class AlertsPages:
         facts |= {
             "facets": choices_of(asked, counts, page.total, by, [task.name for task in seen]),
             "verdict_reasons": _reasons_of(task for task in seen if asked.task in (None, task.name)),
-            "views": await store.cases.ask(views_of, caller.id),
+            "views": await store.cases.ask(views_of, caller),
             "trouble": store.projector.trouble,
         }
         return self._pages.render(request, "alerts.html", **facts)

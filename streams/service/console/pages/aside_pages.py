@@ -83,7 +83,7 @@ class AsidePages:
         return await self._views(request, caller, _list_of(wanted.query))
 
     async def _views(self, request: Request, caller: Caller, asked: ListSaid) -> Response:
-        views = await self._store.cases.ask(views_of, caller.id)
+        views = await self._store.cases.ask(views_of, caller)
         return self._pages.render(request, "_alert_views.html", views=views, asked=asked)
 
 

@@ -61,8 +61,12 @@ class EntityPages:
         """The whole page: its alerts at once, and the rest after it."""
         tell_audit(request, subject=entity)
         alerts = await self._alerts(caller, entity)
-        device = any(task.stream == topics.DEVICE_EVENTS for task in self._tasks(caller))
+        device = topics.DEVICE_EVENTS in self._streams(caller)
         return self._pages.render(request, "entity.html", entity=entity, alerts=alerts, most=_ALERTS, device=device)
+
+    def _streams(self, caller: Caller) -> list[str]:
+        """Topics of the events that the caller's tasks are about; others are not theirs to see."""
+        return list(dict.fromkeys(task.stream for task in self._tasks(caller)))
 
     def _tasks(self, caller: Caller) -> list[Any]:
         return [task for task in self._service.tasks if caller.sees(task.name)]
@@ -94,7 +98,7 @@ class EntityPages:
         """Its newest events, as they were sent."""
         found = [
             _raw(topic, value)
-            for topic in dict.fromkeys(task.stream for task in self._tasks(caller))
+            for topic in self._streams(caller)
             for value in (await records_of(self._service.log, topic, entity))[-_EVENTS:]
         ]
         return self._pages.render(request, "_entity_events.html", events=found[::-1], looked_at=LOOKED_AT)
@@ -102,7 +106,9 @@ class EntityPages:
     async def device(self, request: Request, entity: str, caller: Caller = needs("entities:read")) -> Response:
         """Each metric of a device over time, in the band that is expected of it."""
         marks = alert_marks(await self._alerts(caller, entity))
-        metrics = readings_of(await records_of(self._service.log, topics.DEVICE_EVENTS, entity), _READINGS)
+        topic = topics.DEVICE_EVENTS
+        records = await records_of(self._service.log, topic, entity) if topic in self._streams(caller) else []
+        metrics = readings_of(records, _READINGS)
         shown = [(metric, metric_chart(metric, marks)) for metric in metrics[:_METRICS]]
         left = metrics[_METRICS:]
         return self._pages.render(request, "device.html", metrics=shown, left=left, past=PAST, spreads=SPREADS)
