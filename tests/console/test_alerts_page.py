@@ -179,6 +179,32 @@ def test_a_verdict_by_one_key_marks_the_row_where_it_is_and_is_undone(
     assert marked(browser) == ids[2]
 
 
+def test_keys_that_come_faster_than_answers_are_each_about_their_own_row(browser: Browser, ids: list[str]) -> None:
+    browser.run("""
+        const real = window.fetch;
+        window.fetch = (...asked) => new Promise((go) => setTimeout(() => go(real(...asked)), 150));
+    """)
+    browser.press("j", "1", "j", "1", "j", "1", "j", "2", "j")
+    verdicts = ["confirmed", "confirmed", "confirmed", "false alarm"]
+
+    def are_there() -> bool | None:
+        return all(verdict in state(browser, i) for i, verdict in zip(ids, verdicts, strict=False)) or None
+
+    browser.until(are_there, "a verdict of each")
+    assert "open" in state(browser, ids[4])
+    assert marked(browser) == ids[4]
+    assert picked(browser) == []
+
+
+def test_what_never_arrived_is_still_selected(browser: Browser, ids: list[str]) -> None:
+    browser.press("j", "x", "j", "x")
+    browser.run("window.fetch = () => Promise.reject(new TypeError('gone'))")
+    browser.press("1")
+    says(browser, TOAST, "does not answer")
+    assert picked(browser) == ids[:2]
+    browser.errors()
+
+
 def test_undo_waits_ten_seconds(browser: Browser, ids: list[str]) -> None:
     del ids
     browser.run("""
@@ -203,7 +229,7 @@ def test_case_work_by_keys(browser: Browser, served: LiveDesk, ids: list[str]) -
     did("a", "1 yours now", "yours")
     did("u", "1 released", "open")
     did("a", "1 yours now", "yours")
-    did("r", "1 released", "open")
+    did("a", "1 released", "open")
     did("s", "1 on hold", "on hold until")
     browser.press("u")
     browser.until(lambda: "on hold" not in state(browser, ids[0]) or None, "the end of the hold")

@@ -64,6 +64,9 @@ class Standing:
     def describe(self) -> dict[str, object]:
         return {}
 
+    async def metrics(self, task: str) -> dict[str, dict[str, float]]:
+        return {"cumulative": {}, "rolling": {}, "fading": {}}
+
 
 def alert(n: int, task: str = "fraud", amount: float | None = None, at: float | None = None, **more: Any) -> Record:
     """A record of alert ``n``; the amount is what is at stake."""

@@ -225,6 +225,7 @@ class AlertsPages:
             late = len(rows) - len(done)
             facts |= {
                 "did": _WORDS[did], "done": counted, "refused": Counter(why for why in done.values() if why),
+                "again": [alert.key for alert in alerts if done.get(alert.facts["alert_id"])],
                 "late": late, "unknown": len(set(alert_ids)) - len(rows), "back": _BACK.get(did),
             }  # fmt: skip
         return self._pages.render(request, "_alerts_changed.html", **facts)

@@ -4,6 +4,7 @@ import { onKey } from "./keys.js";
 import { toast } from "./toasts.js";
 
 const REFRESHED_AT_ONCE = 40; // ids stand in an address
+const OURS_MS = 5000;
 let last = null; // the row of the last x: shift-x selects from there
 
 const rows = () => [...document.querySelectorAll("#row-list > tr[data-id]")];
@@ -36,12 +37,16 @@ function count() {
   if (all) { all.checked = n > 0 && n === rows().length; all.indeterminate = n > 0 && !all.checked; }
 }
 
+function select(some, state) {
+  for (const row of some) if (box(row)) box(row).checked = state;
+  count();
+}
+
 function pick(from, to, state) {
   const all = rows();
   const [first, end] = [all.indexOf(from), all.indexOf(to)].sort((a, b) => a - b);
-  for (const row of all.slice(Math.max(first, 0), end + 1)) box(row).checked = state;
   last = to;
-  count();
+  select(all.slice(Math.max(first, 0), end + 1), state);
 }
 
 onKey("j", () => move(1));
@@ -56,18 +61,22 @@ document.addEventListener("focusin", ({ target }) => { const row = target.closes
 document.addEventListener("click", (event) => {
   const one = event.target.closest("#row-list input[type=checkbox]");
   if (one) pick(event.shiftKey && last?.isConnected ? last : one.closest("tr"), one.closest("tr"), one.checked);
-  if (event.target.id === "select-all") { for (const row of rows()) box(row).checked = event.target.checked; count(); }
-  if (event.target.id === "select-none") { for (const row of picked()) box(row).checked = false; count(); marked()?.querySelector("a.open").focus(); }
+  if (event.target.id === "select-all") select(rows(), event.target.checked);
+  if (event.target.id === "select-none") { select(rows(), false); marked()?.querySelector("a.open").focus(); }
 });
 
 // Without a selection a button is about the marked row; without that either, it is about nothing.
 document.addEventListener("click", (event) => {
   const button = event.target.closest("#bulk button[hx-post]");
   if (!button || picked().length) return;
-  if (box(marked())) { box(marked()).checked = true; count(); return; }
-  event.preventDefault();
-  event.stopPropagation();
+  if (box(marked())) { select([marked()], true); return; }
+  event.stopImmediatePropagation();
   toast("Select alerts first: x, or the boxes of their rows.");
+}, true);
+document.addEventListener("click", (event) => { // what is yours already is released by the same key
+  if (!event.target.closest("#bulk-claim") || !picked().every((row) => "mine" in row.dataset)) return;
+  event.stopPropagation();
+  document.getElementById("bulk-release").click();
 }, true);
 
 document.addEventListener("submit", (event) => { if (event.target.id === "bulk") event.preventDefault(); }); // Enter in the note
@@ -78,11 +87,26 @@ addEventListener("pagehide", () => {
   sessionStorage.setItem("weir-list", JSON.stringify(list));
 });
 
-// What was done is no longer selected; what was refused still is.
+const ours = new Map(); // when this page did something with an alert: its rows came with the answer
+
+// What a button is about is taken off the selection at once: the next key is about the next row, however fast it comes.
+const asked = new WeakMap();
+document.addEventListener("htmx:config:request", ({ detail: { ctx } }) => {
+  if (!ctx.sourceElement.closest("#bulk")) return;
+  asked.set(ctx, ctx.request.body.getAll("alert_ids"));
+  select(rows(), false);
+});
+document.addEventListener("htmx:finally:request", ({ detail: { ctx } }) => {
+  const failed = !ctx.response || (ctx.response.status ?? ctx.response.raw.status) >= 400;
+  if (failed) select((asked.get(ctx) ?? []).map(rowOf), true);
+});
+
+// What was refused is selected again: the toast names it.
 function settle() {
-  for (const done of document.querySelectorAll("#toasts form:not([data-seen])")) {
-    done.dataset.seen = "";
-    for (const { value } of done.querySelectorAll("[name=alert_ids]")) { const one = box(rowOf(value)); if (one) one.checked = false; }
+  for (const said of document.querySelectorAll("#toasts [data-refused]:not([data-seen])")) {
+    said.dataset.seen = "";
+    select(said.dataset.refused.split(" ").map((key) => document.getElementById(`row-${key}`)), true);
+    for (const { value } of said.querySelectorAll("[name=alert_ids]")) ours.set(value, Date.now());
   }
   count();
 }
@@ -105,7 +129,9 @@ document.addEventListener("htmx:finally:request", ({ detail }) => {
 
 // Others judge and claim: their rows are shown anew where they are.
 document.body.addEventListener("weir:case-event", ({ detail }) => {
-  const told = detail.records.map(({ record }) => record).filter((event) => event.action !== "learned" && rowOf(event.alert_id));
+  const me = document.getElementById("queue").dataset.me;
+  const known = (event) => event.action === "learned" || (event.by === me && Date.now() - (ours.get(event.alert_id) ?? 0) < OURS_MS);
+  const told = detail.records.map(({ record }) => record).filter((event) => rowOf(event.alert_id) && !known(event));
   for (let at = 0; at < told.length; at += REFRESHED_AT_ONCE) {
     const some = told.slice(at, at + REFRESHED_AT_ONCE);
     const query = new URLSearchParams([...some.map((e) => ["alert_id", e.alert_id]), ...some.map((e) => ["case_event_id", e.case_event_id])]);
