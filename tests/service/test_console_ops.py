@@ -23,6 +23,7 @@ from weir.streams.service.access.caller import administrator
 from weir.streams.service.service import Service
 from weir.streams.trainer.state_journal import FilesJournal
 from weir.streams.trainer.task_state import Job, RetrainAsk, Stage, TaskState, encode
+from weir.streams.trainer.task_supervisor import TaskSupervisor
 
 pytestmark = pytest.mark.anyio
 PAGE = {"Accept": "text/html"}
@@ -70,7 +71,7 @@ async def test_a_group_is_sent_again_or_dropped_after_a_question(tmp_path: Path)
         await refuse(
             service, *(f"amount: got '{n},5'; give a number without quotes, as 12.5" for n in range(3)), "late"
         )
-        asked = await page(client, "/console/dead-letters/ask", params={"action": "drop", "kind": kind})
+        asked = await page(client, "/console/dead-letters/ask/drop", params={"kind": kind})
         assert "Drop 3 records?" in asked
         fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', asked))
         assert toast(await client.post("/console/dead-letters/drop", data=fields)) == "3 records dropped."
@@ -169,15 +170,15 @@ async def test_a_version_is_moved_after_a_question_that_says_what_it_does(tmp_pa
         registry = Registry(service.settings.models.registry)
         for seed in range(2):
             register(registry, seed=seed)
-        asked = await page(client, "/console/models/fraud/1/ask?to=champion")
+        asked = await page(client, "/console/models/fraud/1/ask/champion")
         assert "No full model serves now" in asked
         fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', asked))
         told = toast(await client.post("/console/models/fraud/1/stage", data={**fields, "why": "<b>"}))
         assert told.startswith("fraud v1 is champion now.")
         toast(await client.post("/console/models/fraud/2/stage", data={"to": "champion"}))
-        assert "v2, which serves now, is archived" in await page(client, "/console/models/fraud/rollback")
+        assert "the one that served before it serves again" in await page(client, "/console/models/fraud/rollback")
         assert "Version 1 serves" in toast(await client.post("/console/models/fraud/rollback", data={"why": ""}))
-        assert "Its files stay" in await page(client, "/console/models/fraud/1/ask?to=archived")
+        assert "Its files stay" in await page(client, "/console/models/fraud/1/ask/archived")
         shown = await page(client, "/console/models/fraud/1")
         assert "&lt;b&gt;" in shown
         assert "<b>" not in shown
@@ -190,7 +191,7 @@ def job(n: int, stage: Stage, **more: Any) -> Job:
     return Job(f"fraud-{n}", asked, NOW, NOW - 600 + n, stage, **more)
 
 
-async def test_trainings_show_their_progress_log_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_trainings_show_their_progress_log_and_end(tmp_path: Path) -> None:
     async with running(tmp_path, "fraud") as (service, client):
         assert "No training yet" in await page(client, "/console/drift")
         ended = job(
@@ -210,7 +211,8 @@ async def test_trainings_show_their_progress_log_and_end(tmp_path: Path, monkeyp
         assert "<script>alert" not in shown
 
 
-async def test_somebody_asks_for_a_new_model(tmp_path: Path) -> None:
+async def test_somebody_asks_for_a_new_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TaskSupervisor, "start", lambda _: None)  # nobody trains
     async with running(tmp_path) as (_, client):
         assert "within the task" in await page(client, "/console/retrain?task=fraud")
         told = toast(await client.post("/console/retrain", data={"task": "fraud", "reason": HOSTILE, "force": "true"}))

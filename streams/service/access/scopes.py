@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from fastapi import Depends, Request
@@ -13,6 +14,7 @@ from weir.streams.service.problems import Problem
 from weir.streams.text import printable
 
 
+@cache
 def needs(scope: str) -> Any:
     """A dependency of a route: the caller must have ``scope``; gives the ``Caller``.
 

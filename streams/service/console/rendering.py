@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qs, quote, urlencode
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel, ValidationError
@@ -19,6 +20,8 @@ from pydantic import BaseModel, ValidationError
 from weir.streams.service.access.access_guard import nonce_of
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.login.sessions import csrf_token_of
+from weir.streams.service.access.roles import ROLES
+from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.assets import Assets
 from weir.streams.service.problems import Problem
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 _M = TypeVar("_M", bound=BaseModel)
 _FORM_BYTES: Final = 1 << 18
+_DUMPED: Final = 4_096
 _NOTHING: Final = "\u2013"
 _CAUSES: Final = {
     "drift": "by a drift", "schedule": "by the schedule", "volume": "by the number of labels", "manual": "by a person",
@@ -80,6 +84,7 @@ class Pages:
             "query": query,
             "cause": _CAUSES.get,
             "day": day,
+            "dump": dump,
         }
         self._templates.globals |= {"asset": assets.address}
 
@@ -105,12 +110,33 @@ class Pages:
             "here": request.url.path,
             "address": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
             "now": time.time(),
+            "full": [t.name for t in self._service.tasks if t.full and caller is not None and caller.sees(t.name)],
+            "roles": list(ROLES),
             "tasks": [t.name for t in self._service.tasks if caller is not None and caller.sees(t.name)],
             "sign_on": self._service.access.sign_on is not None,
             "may": (caller.scopes if caller is not None else frozenset()).__contains__,
         }
         text = self._templates.get_template(template).render(known | facts)
         return Response(text, headers=dict(headers or {}), media_type="text/html")
+
+    def shows(
+        self, router: APIRouter, path: str, template: str, scope: str, view: Callable[..., Any] | None = None
+    ) -> None:
+        """Answer a path with what a route of ``/v1`` says: ``found`` of the template.
+
+        ``asked`` is what the address says, empty values left out.
+        """
+        said: Any = Depends(view or _of_a_task)
+
+        async def page(request: Request, found: Any = said) -> Response:
+            given = {**request.query_params, **request.path_params}
+            return self.render(request, template, found=found, asked={n: v for n, v in given.items() if v})
+
+        router.get(path, dependencies=[needs(scope)])(page)
+
+
+def _of_a_task(task: str = "") -> None:
+    """What is asked of a form that shows nothing but itself."""
 
 
 def told(text: str) -> dict[str, str]:
@@ -196,3 +222,22 @@ def query(values: Mapping[str, Any]) -> str:
     'topic=user-events'
     """
     return urlencode({name: value for name, value in values.items() if value not in (None, "")})
+
+
+def dump(raw: str) -> list[tuple[str, str, str]]:
+    r"""The first bytes of a record, in base64, as lines of sixteen: where, in hexadecimal, and what of it can be read.
+
+    Nothing where all of it is text.
+
+    >>> dump("AGFi"), dump("YWI=")
+    ([('0000', '00 61 62', '.ab')], [])
+    """
+    data = base64.b64decode(raw)
+    text = data.decode("utf-8", "replace")
+    if "\ufffd" not in text and "\0" not in text:
+        return []
+    lines = [(at, data[at : at + 16]) for at in range(0, min(len(data), _DUMPED), 16)]
+    return [
+        (f"{at:04x}", line.hex(" "), "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line))
+        for at, line in lines
+    ]

@@ -74,7 +74,7 @@ class DeadLetters:
         limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
     ) -> dict[str, Any]:
         """Open dead letters by kind of reason, and the newest of them; with ``done`` also those that are dealt with."""
-        letters = await self._find(Selection(topic=topic, reason=reason, done=done, kind=kind))
+        letters = await self._find(Selection(topic=topic or None, reason=reason or None, done=done, kind=kind or None))
         groups = [
             {"topic": g.topic, "reason": g.kind, "count": g.count, "newest": g.newest and _brief(g.newest)}
             for g in grouped(letters)

@@ -25,7 +25,7 @@ from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.log_reading import every_record
 from weir.streams.service.problems import Problem
-from weir.streams.service.views.drift_change import DriftChange, change_of
+from weir.streams.service.views.drift_change import change_of
 from weir.streams.service.views.training_jobs import jobs_of
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Models:
 
     async def models(self, task: str | None = None, caller: Caller = needs("models:read")) -> dict[str, Any]:
         """Versions of the full models, with their stages and what the gate measured."""
-        names = [t.name for t in self._seen_by(caller) if task in (None, t.name)]
+        names = [t.name for t in self._seen_by(caller) if task in (None, "", t.name)]
 
         def find() -> list[dict[str, Any]]:
             held = Registry(self._registry)
@@ -115,15 +115,20 @@ class Models:
         return {"models": await _in_thread(find)}
 
     async def model(self, task: str, version: int, caller: Caller = needs("models:read")) -> dict[str, Any]:
-        """One version: its manifest, and the moves of its task's stages."""
+        """One version: its manifest, the job that trained it, what serves beside it, and the moves of its task."""
         self._task(caller, task)
+
+        jobs = (await self.retraining(task, caller))["jobs"]
+        job = next((job for job in jobs if job["version"] == version), None)
 
         def find() -> dict[str, Any]:
             held = Registry(self._registry)
+            stages = held.stages(task)
             if version not in held.versions(task):
                 raise Problem(404, "Not found", f"{task} has no version {version}; it has {held.versions(task)}")
             moves = [entry.model_dump(mode="json", exclude={"by"}) for entry in held.history(task)]
-            return {**_version(held, task, version, held.stages(task).of(version)), "moves": moves}
+            serves = {"champion": stages.champion, "shadow": stages.shadow}
+            return {**_version(held, task, version, stages.of(version)), **serves, "moves": moves, "job": job}
 
         return await _in_thread(find)
 
@@ -186,11 +191,11 @@ class Models:
     async def retraining(self, task: str | None = None, caller: Caller = needs("models:read")) -> dict[str, Any]:
         """Requests for new models, and the trainer's jobs: what they are at, how they ended and why."""
         requests = await self._requests(caller, task)
-        seen = [t for t in self._seen_by(caller) if task in (None, t.name)]
+        seen = [t for t in self._seen_by(caller) if task in (None, "", t.name)]
         return {"requests": requests, "jobs": await _in_thread(lambda: jobs_of(self._service, seen))}
 
     async def _requests(self, caller: Caller, task: str | None) -> list[dict[str, Any]]:
-        names = {t.name for t in self._seen_by(caller)} if task is None else {self._task(caller, task).name}
+        names = {t.name for t in self._seen_by(caller)} if not task else {self._task(caller, task).name}
         found = []
         async for placed in every_record(self._service.log, topics.RETRAIN_REQUESTS):
             said: dict[str, Any] = msgspec.json.decode(placed.record.value)
@@ -198,14 +203,15 @@ class Models:
                 found.append(said)
         return found[::-1][:_SHOWN]
 
-    async def change(self, request_id: str, caller: Caller) -> tuple[dict[str, Any], DriftChange | None]:
+    async def change(self, request_id: str, caller: Caller = needs("models:read")) -> dict[str, Any]:
         """A request that a drift caused, and the drifted column before and after it; raises ``Problem`` (404)."""
         tasks = {task.name: task for task in self._seen_by(caller)}
         async for placed in every_record(self._service.log, topics.RETRAIN_REQUESTS):
             said: dict[str, Any] = msgspec.json.decode(placed.record.value)
             if said.get("request_id") == request_id and said.get("task") in tasks:
                 column = str(said.get("text") or "").partition(":")[0]
-                return said, await change_of(self._service.log, tasks[said["task"]], column, placed.record.ts)
+                found = await change_of(self._service.log, tasks[said["task"]], column, placed.record.ts)
+                return {"request": said, "change": found}
         raise Problem(404, "Not found", f"no request {request_id!r}; GET /v1/drift lists them", value=request_id)
 
     async def retrain(self, order: RetrainOrder, caller: Caller = needs("retrain:write")) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from weir.streams.config import topics
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.rendering import Pages, done, said
-from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_queries import examples_learned, happenings_of
 from weir.streams.service.views.model_routes import RetrainOrder, RollbackOrder, StageOrder
 
@@ -33,18 +32,18 @@ class ModelPages:
 
     def __init__(self, service: Service, pages: Pages) -> None:
         self._service, self._models, self._pages = service, service.models, pages
-        self.router = APIRouter()
-        get, post = self.router.get, self.router.post
-        get("/models")(self.models)
-        get("/models/{task}/rollback")(self.ask_rollback)
-        get("/models/{task}/{version}")(self.version)
-        get("/models/{task}/{version}/ask")(self.ask_move)
-        post("/models/{task}/rollback")(self.rollback)
-        post("/models/{task}/{version}/stage")(self.move)
-        get("/drift")(self.drift)
-        get("/drift/change/{request_id:path}")(self.change)
-        get("/retrain")(self.ask_retrain)
-        post("/retrain")(self.retrain)
+        self.router = router = APIRouter()
+        view, read, write = service.models, "models:read", "models:write"
+        router.get("/models")(self.models)
+        pages.shows(router, "/models/{task}/rollback", "_ask_rollback.html", write, view.task)
+        pages.shows(router, "/models/{task}/{version}", "model.html", read, view.model)
+        pages.shows(router, "/models/{task}/{version}/ask/{to}", "_ask_move.html", write, view.model)
+        router.post("/models/{task}/rollback")(self.rollback)
+        router.post("/models/{task}/{version}/stage")(self.move)
+        pages.shows(router, "/drift", "drift.html", read, view.retraining)
+        pages.shows(router, "/drift/change/{request_id:path}", "drift_change.html", read, view.change)
+        pages.shows(router, "/retrain", "_ask_retrain.html", "retrain:write")
+        router.post("/retrain")(self.retrain)
 
     async def models(
         self, request: Request, task: str | None = None, caller: Caller = needs("models:read")
@@ -65,59 +64,16 @@ class ModelPages:
         found = await self._service.store.cases.ask(happenings_of, caller.tasks, None, _CHANGES, topic)
         return [{"at": each["at"], **msgspec.json.decode(each["record"])} for each in found]
 
-    async def version(
-        self, request: Request, task: str, version: int, caller: Caller = needs("models:read")
-    ) -> Response:
-        """One version: what it was made of, and where it went."""
-        model = await self._models.model(task, version, caller)
-        jobs = (await self._models.retraining(task, caller))["jobs"]
-        job = next((job for job in jobs if job["version"] == version), None)
-        return self._pages.render(request, "model.html", model=model, job=job)
-
-    async def ask_move(
-        self, request: Request, task: str, version: int, to: Where = "champion", caller: Caller = needs("models:write")
-    ) -> Response:
-        """What a move would do."""
-        versions = (await self._models.models(task, caller))["models"]
-        stages = {each["stage"]: each["version"] for each in versions if "stage" in each}
-        if version not in {each["version"] for each in versions}:
-            raise Problem(404, "Not found", f"{task} has no version {version}")
-        return self._pages.render(request, "_ask_move.html", task=task, version=version, to=to, stages=stages)
-
     async def move(self, request: Request, task: str, version: int, caller: Caller = needs("models:write")) -> Response:
         """Promote, shadow or archive a version."""
         order = await said(request, StageOrder)
         after = await self._models.move(task, version, order, caller)
         return done(f"{task} v{version} is {order.to} now. {_serves(after)}")
 
-    async def ask_rollback(self, request: Request, task: str, caller: Caller = needs("models:write")) -> Response:
-        """What a rollback would do."""
-        caller.must_see(task)
-        versions = (await self._models.models(task, caller))["models"]
-        champion = next((each["version"] for each in versions if each.get("stage") == "champion"), None)
-        return self._pages.render(request, "_ask_rollback.html", task=task, champion=champion)
-
     async def rollback(self, request: Request, task: str, caller: Caller = needs("models:write")) -> Response:
         """Return to the champion before."""
         after = await self._models.rollback(task, await said(request, RollbackOrder), caller)
         return done(f"{task} is rolled back. {_serves(after)}")
-
-    async def drift(self, request: Request, task: str | None = None, caller: Caller = needs("models:read")) -> Response:
-        """What moved, who asked for new models, and what became of it."""
-        found = await self._models.retraining(task or None, caller)
-        drifts = [each for each in found["requests"] if each["cause"] == "drift"]
-        full = [t.name for t in self._service.tasks if t.full is not None and caller.sees(t.name)]
-        return self._pages.render(request, "drift.html", task=task or "", drifts=drifts, full=full, **found)
-
-    async def change(self, request: Request, request_id: str, caller: Caller = needs("models:read")) -> Response:
-        """The column that drifted, before and after."""
-        asked, change = await self._models.change(request_id, caller)
-        return self._pages.render(request, "drift_change.html", asked=asked, change=change)
-
-    async def ask_retrain(self, request: Request, task: str = "", caller: Caller = needs("retrain:write")) -> Response:
-        """Which model to train, and why."""
-        full = [t.name for t in self._service.tasks if t.full is not None and caller.sees(t.name)]
-        return self._pages.render(request, "_ask_retrain.html", task=task, full=full)
 
     async def retrain(self, request: Request, caller: Caller = needs("retrain:write")) -> Response:
         """Ask for a new full model."""
