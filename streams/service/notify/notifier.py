@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,8 +34,8 @@ log = logging.getLogger(__name__)
 _PAUSE_S: Final = 1.0
 _AT_ONCE: Final = 100
 """Records that are decided together, and messages of a target that are looked at together."""
-_LARGEST: Final = 900_000
-"""Bytes of a record; brokers take a MiB."""
+_OF_A_RECORD: Final = 200
+"""Messages, of at most some 4 kB each; brokers take a MiB."""
 _UNTOLD: Final = 1_000
 """After so many records that nobody is told of, their place is written down too."""
 _LONGEST_S: Final = 120.0
@@ -104,8 +105,8 @@ class Notifier:
                 elif await self._up_to_date():
                     await self._decide()
                     await self._send_what_is_due()
-            except (SQLAlchemyError, WeirError) as exc:
-                log.error("nobody is told of alerts: %s; trying again", in_words(exc).splitlines()[0])
+            except Exception as exc:  # noqa: BLE001 - the rest of the service does not end for it
+                _complain("nobody is told of alerts", exc)
             with suppress(TimeoutError):
                 await asyncio.wait_for(wrote.wait(), _PAUSE_S)
 
@@ -148,18 +149,17 @@ class Notifier:
             return
         for place, end in ends.items():
             start = decided.get(place, 0)
-            at, most = max(start, self._seen.get(place, 0)), _AT_ONCE
+            at = max(start, self._seen.get(place, 0))
             while at < end:
-                messages, upto = await self._ask(self._follows, place, at, end, most)
-                entry = self._entry(place, start, upto, tuple(messages))
-                if len(entry.record().value) > _LARGEST and most > 1:
-                    most //= 2
-                elif messages or upto - start >= _UNTOLD:
+                messages, upto = await self._ask(self._follows, place, at, end)
+                if messages or upto - start >= _UNTOLD:
                     self._seen.pop(place, None)
-                    await self._note(entry)
+                    while len(messages) > _OF_A_RECORD:  # the place moves with the last of them
+                        await self._note(self._entry(place, start, start, messages[:_OF_A_RECORD]))
+                        del messages[:_OF_A_RECORD]
+                    await self._note(self._entry(place, start, upto, messages))
                     return
-                else:
-                    self._seen[place] = at = upto
+                self._seen[place] = at = upto
 
     async def _begin(self) -> None:
         """Write down where the log ends: alerts of before are no news."""
@@ -167,17 +167,17 @@ class Notifier:
             for partition, span in (await self._service.log.spans(topic)).items():
                 await self._note(self._entry((topic, partition), span.end, span.end))
 
-    def _follows(self, c: Connection, place: Place, at: int, end: int, most: int) -> tuple[list[Message], int]:
+    def _follows(self, c: Connection, place: Place, at: int, end: int) -> tuple[list[Message], int]:
         """The messages that follow from some records, and where the next begin."""
         now, rules = time.time(), [rule for rule, _ in rules_of(c, self._settings)]
-        happenings, told, upto = outbox.happened(c, place, at, end, most, self._budgets, now)
+        happenings, told, upto = outbox.happened(c, place, at, end, _AT_ONCE, self._budgets, now)
         news = [each for each in happenings if now - each.at <= self._settings.give_up]
         return [message for each in news for message in decide(each, rules, told, now)], upto
 
-    def _entry(self, place: Place, start: int, end: int, messages: tuple[Message, ...] = ()) -> Entry:
+    def _entry(self, place: Place, start: int, end: int, messages: Sequence[Message] = ()) -> Entry:
         return Entry(
             kind="decided", at=time.time(), epoch=self._service.log.epoch, topic=place[0], partition=place[1],
-            start=start, end=end, messages=messages,
+            start=start, end=end, messages=tuple(messages),
         )  # fmt: skip
 
     # -- sending -----------------------------------------------------------------------------------------------------
@@ -202,8 +202,8 @@ class Notifier:
                 for delivery in deliveries:
                     if not await self._tell(target, link, delivery):
                         return
-        except (SQLAlchemyError, WeirError) as exc:
-            log.error("target %s: %s; trying again", target.name, in_words(exc).splitlines()[0])
+        except Exception as exc:  # noqa: BLE001 - as above
+            _complain(f"target {target.name}", exc)
 
     async def _open(self, target: NotifyTarget, link: _Link) -> list[Delivery]:
         """What may go out now; nothing of an alert goes out before the message that tells of it first."""
@@ -244,6 +244,12 @@ class Notifier:
     async def _deliver(self, target: NotifyTarget, delivery: Delivery) -> Answer:
         base = self._service.settings.serve.public_url
         return await asyncio.get_running_loop().run_in_executor(self._threads, deliver, target, delivery, base)
+
+
+def _complain(what: str, exc: Exception) -> None:
+    """Say what failed and is tried again; where nobody expected it, with its traceback."""
+    expected = isinstance(exc, SQLAlchemyError | WeirError)
+    log.error("%s: %s; trying again", what, in_words(exc).splitlines()[0], exc_info=None if expected else exc)
 
 
 def _backoff(tries: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request
 from sqlalchemy import Connection, delete, select
@@ -23,7 +23,8 @@ from weir.streams.service.store.database import upsert
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
-
+_MOST: Final = 50
+"""Rules, so that what follows from one record stays bounded."""
 Status = Literal["waiting", "sent", "failed", "left_out"]
 
 
@@ -107,6 +108,9 @@ class NotifyRoutes:
         held = next((each for each in self._settings.rules if each.name == rule.name), rule)
         if held.model_copy(update={"paused": rule.paused}) != rule:
             raise Problem(409, "Conflict", f"rule {rule.name} is of the settings: change it there, or pause it here")
+        others = [each.name for each, _ in await self._service.store.cases.ask(rules_of, self._settings)]
+        if len({rule.name, *others}) > _MOST:
+            raise Problem(409, "Too many", f"there are {_MOST} rules already; remove one", limit=_MOST)
         row = {"name": rule.name, "rule": rule.model_dump_json(), "by": caller.name, "at": time.time()}
         await self._change(lambda c: upsert(c, notify_rules, [row]))
         tell_audit(request, object=f"notify-rule:{rule.name}")

@@ -14,7 +14,7 @@ from standardwebhooks import Webhook
 
 from tests.service.notify.receiver import SECRET, Receiver, Request
 from tests.service.test_alerts import alerts, at, event, send, service, topic
-from weir.streams.service.notify import notifier
+from weir.streams.service.notify import notifier, notify_routes
 
 pytestmark = pytest.mark.anyio
 
@@ -161,7 +161,9 @@ async def test_a_digest_gathers_what_comes_in_its_time(tmp_path: Path, monkeypat
     assert len(receiver.got) == 1
 
 
-async def test_people_make_rules_and_pause_those_of_the_settings(tmp_path: Path) -> None:
+async def test_people_make_rules_and_pause_those_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Receiver() as receiver:
         async with service(tmp_path, notify=notify(receiver)) as client:
             (held,) = (await client.get("/v1/notify/rules")).json()["rules"]
@@ -179,6 +181,9 @@ async def test_people_make_rules_and_pause_those_of_the_settings(tmp_path: Path)
             listed = (await client.get("/v1/notify/rules")).text
             assert SECRET not in listed
             assert receiver.url not in listed
+            monkeypatch.setattr(notify_routes, "_MOST", 2)
+            assert (await client.post("/v1/notify/rules", json=mine)).status_code == 200
+            assert (await client.post("/v1/notify/rules", json=mine | {"name": "third"})).status_code == 409
             assert (await client.delete("/v1/notify/rules/mine")).json() == {"removed": "mine"}
             assert (await client.delete("/v1/notify/rules/mine")).status_code == 404
             await client.delete("/v1/notify/rules/desk")

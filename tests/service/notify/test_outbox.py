@@ -21,6 +21,7 @@ from weir.streams.config.notify_settings import NotifySettings
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.records import Record
 from weir.streams.service.notify import notifier as notifiers
+from weir.streams.service.notify import outbox
 from weir.streams.service.notify.messages import Message
 from weir.streams.service.notify.notifier import Notifier
 from weir.streams.service.notify.notify_tables import notifications
@@ -114,6 +115,7 @@ def test_two_processes_and_their_crashes_decide_every_message_once(template: Pat
         patch.setattr(notifiers, "time", SimpleNamespace(time=lambda: NOW + 80_000))
         patch.setattr(notifiers, "_AT_ONCE", 2)
         patch.setattr(notifiers, "_UNTOLD", 3)
+        patch.setattr(notifiers, "_OF_A_RECORD", 1)
         found = asyncio.run(told(log, grown, steps))
         assert found == asyncio.run(told(copied(log), anew, []))
 
@@ -163,7 +165,7 @@ def test_the_day_s_budget_counts_alerts_that_opened_before(template: Path) -> No
             with engine.connect() as c:
                 await projector.catch_up()
                 place = (topics.ALERTS, 0)
-                happenings, _, _ = notifiers.outbox.happened(c, place, 0, 4, 10, first._budgets, NOW)
+                happenings, _, _ = outbox.happened(c, place, 0, 4, 10, first._budgets, NOW)
                 return [happening.over for happening in happenings]
 
         assert asyncio.run(over()) == [False, False, True, True]
