@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field
 
-from weir.online.codec.wire import MadeId, Note
-from weir.online.durations import Seconds
+from weir.online.codec.wire import MadeId
 from weir.streams.config import topics
 from weir.streams.errors import WeirError
 from weir.streams.service.access.scopes import needs
@@ -21,18 +19,12 @@ from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import history_of, list_alerts, shown
 from weir.streams.service.store.alert_requests import (
     Asked,
-    AssignSaid,
     By,
-    EscalateSaid,
-    HoldSaid,
     NoteSaid,
-    Said,
     Sees,
-    VerdictSaid,
 )
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.related_alerts import COUNTED, similar_alerts
-from weir.streams.service.store.snooze_routes import SnoozeSaid
 from weir.streams.service.views.alert_scores import AlertScores
 from weir.streams.service.views.entities import LOOKED_AT, records_of, scores_of
 from weir.streams.service.views.typical_values import TypicalValues
@@ -58,14 +50,12 @@ class AlertPages:
         self._service, self._pages, self._typical = service, pages, typical
         self._scores = AlertScores(service)
         self.router = APIRouter()
-        read, judge, work = ([needs(scope)] for scope in ("alerts:read", "alerts:write", "cases:write"))
+        read, work = [needs("alerts:read")], [needs("cases:write")]
         get, post = self.router.get, self.router.post
         # The id comes last everywhere: it may end in the name of any part.
         for part in (self.reasons, self.timeline, self.similar, self.again, self.effect, self.case):
             get(f"/alert/{part.__name__}/{{alert_id:path}}", dependencies=read)(part)
-        for change in (self.verdict, self.undo):
-            post(f"/alert/{change.__name__}/{{alert_id:path}}", dependencies=judge)(change)
-        for change in (self.assign, self.release, self.note, self.hold, self.escalate, self.snooze, self.presence):
+        for change in (self.note, self.presence):
             post(f"/alert/{change.__name__}/{{alert_id:path}}", dependencies=work)(change)
         get("/alerts/{alert_id:path}", dependencies=read)(self.page)
 
@@ -147,77 +137,21 @@ class AlertPages:
             facts = {"rebuilt": None, "trouble": str(error)}
         return self._pages.render(request, "_alert_again.html", **facts)
 
-    # -- changes ------------------------------------------------------------------------------------------------------
-
-    async def verdict(self, request: Request, row: AlertRow = Asked, by: str = By) -> Response:
-        """Say what it was."""
-        told = await said(request, VerdictSaid)
-        await self._service.store.verdict(told, None, row, by)
-        return await self._changed(request, row, by, judged=told.verdict)
-
-    async def undo(self, request: Request, row: AlertRow = Asked, by: str = By) -> Response:
-        """Take the newest verdict back."""
-        await self._service.store.undo(None, row, by)
-        return await self._changed(request, row, by, toast="The verdict is taken back, and the model learns that.")
-
-    async def assign(self, request: Request, row: AlertRow = Asked, by: str = By) -> Response:
-        """Claim it, or hand it over."""
-        told = await said(request, AssignSaid)
-        await self._service.store.assign(told, None, row, by)
-        whose = f"{told.assignee} has it now." if told.assignee else "It is yours for half an hour."
-        return await self._changed(request, row, by, toast=whose)
-
-    async def release(self, request: Request, row: AlertRow = Asked, by: str = By) -> Response:
-        """Let others have it."""
-        await self._service.store.assign(AssignSaid(release=True), None, row, by)
-        return await self._changed(request, row, by, toast="Nobody has it now.")
+    # -- changes, beside those of the list of alerts -----------------------------------------------------------------
 
     async def note(self, request: Request, row: AlertRow = Asked, by: str = By) -> Response:
         """Write a note."""
         await self._service.store.notes(await said(request, NoteSaid), None, row, by)
-        return await self._changed(request, row, by, noted=True)
-
-    async def hold(self, request: Request, row: AlertRow = Asked, by: str = By) -> Response:
-        """Put it aside for a while."""
-        told = await said(request, HoldSaid)
-        await self._service.store.hold(told, None, row, by)
-        words = "It is on hold: the queue shows it again then." if told.for_s else "It is in the queue again."
-        return await self._changed(request, row, by, toast=words)
-
-    async def escalate(self, request: Request, row: AlertRow = Asked, by: str = By) -> Response:
-        """Have others look at it."""
-        await self._service.store.escalate(await said(request, EscalateSaid), None, row, by)
-        return await self._changed(request, row, by, noted=True, toast="It is escalated, for others to look at.")
-
-    async def snooze(self, request: Request, row: AlertRow = Asked, by: str = By) -> Response:
-        """Hide alerts of its entity, or with its strongest reason, for a while."""
-        told = await said(request, _SnoozeSaid)
-        of = row.entity_id if told.kind == "entity" else row.reason
-        asked = SnoozeSaid(task=row.task, kind=told.kind, of=of, for_s=told.for_s, note=told.note)
-        await self._service.store.snoozes.snooze(asked, request, request.scope["weir"].caller, by)
-        which = "of this entity" if told.kind == "entity" else "for this reason"
-        return await self._changed(request, row, by, toast=f"Alerts {which} are hidden from the queue until then.")
+        # To the body: what was pressed may be gone by then.
+        headers = {"HX-Trigger": json.dumps({"noted": {"target": "body"}})}
+        return self._pages.render(
+            request, "_alert_case.html", headers, **await self._facts(row.alert_id, by), fragment=True
+        )
 
     async def presence(self, request: Request, row: AlertRow = Asked, by: str = By) -> Response:
         """Say that one has it open; who else has."""
         others = (await self._service.store.present(request, row, by))["others"]
         return self._pages.render(request, "_alert_presence.html", others=others)
-
-    async def _changed(self, request: Request, row: AlertRow, by: str, **events: Any) -> Response:
-        """The case after a change, and what the page's script is told."""
-        # To the body: what was pressed may be gone by then.
-        told = {name: {"value": value, "target": "body"} for name, value in events.items()}
-        facts = await self._facts(row.alert_id, by)
-        headers = {"HX-Trigger": json.dumps(told)}
-        return self._pages.render(request, "_alert_case.html", headers, **facts, fragment=True)
-
-
-class _SnoozeSaid(Said):
-    """What of an alert is snoozed."""
-
-    kind: Literal["entity", "reason"]
-    for_s: Seconds = Field(gt=0, le=365 * 86_400.0)
-    note: Note = ""
 
 
 def _plain(document: Any) -> Any:

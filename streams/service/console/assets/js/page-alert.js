@@ -1,21 +1,7 @@
-// The page of one alert: keys, the way through the list it came from, and what others do with it meanwhile.
-import { onKey } from "./keys.js";
-import { toast } from "./toasts.js";
+// The page of one alert: the way through the list it came from, and what others do with it meanwhile.
 
-const UNDO_MS = 10_000;
 const alertId = document.getElementById("alert").dataset.alert;
 const path = encodeURIComponent(alertId);
-const SAID = { confirmed: "Confirmed.", false_alarm: "A false alarm.", unsure: "Marked as unsure." };
-
-// Whatever has data-key in the page of now: a button or link is pressed, a field gets the focus.
-for (const key of ["1", "2", "3", "4", "5", "6", "7", "8", "9", "u", "a", "s", "e", "n", "r", "j", "k"]) {
-  onKey(key, () => {
-    const found = document.querySelector(`[data-key="${key}"]:not([hidden])`);
-    if (!found) return false;
-    if (found.matches("select")) found.focus(); else found.click();
-    return true;
-  });
-}
 
 // The list that one came from, as its page kept it: {"address": "?…", "ids": ["…"]}.
 function showWay() {
@@ -46,11 +32,21 @@ for (const type of ["weir:alert", "weir:case-event"]) {
   });
 }
 
-// What was judged can be undone for ten seconds where everybody looks; after that, by the button beside the verdict.
-document.body.addEventListener("judged", ({ detail }) => {
-  toast(SAID[detail.value] ?? detail.value, "", { name: "Undo", stayMs: UNDO_MS, run: () => document.getElementById("undo")?.click() });
-  document.getElementById("judge").reset();
+// Enter in a field of the work form would press its first button.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !event.target.matches("#work :is(input, select)")) return;
+  event.preventDefault();
+  document.getElementById(event.target.dataset.enter)?.click();
+});
+
+// What is done here, or taken back on a toast, is what the list of alerts can do: then look, and do not wait for the feed.
+document.addEventListener("htmx:finally:request", ({ detail: { ctx } }) => {
+  if (!/^\/console\/alerts\/(verdict|undo|work)/.test(ctx.request.action) || ctx.response?.status !== 200) return;
+  for (const form of ["judge", "work"]) document.getElementById(form)?.reset();
+  look([]);
 });
 document.body.addEventListener("noted", () => { document.getElementById("hand-note").value = ""; });
 
+// Not by the trigger `load`: htmx may be there before the script that adds the token to what is sent.
+addEventListener("load", () => document.body.dispatchEvent(new CustomEvent("present")));
 showWay();
