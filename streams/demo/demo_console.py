@@ -54,6 +54,7 @@ class DemoConsole:
             "host": _HOST,
             "port": self._bound.getsockname()[1],
             "alerts_kept": _YEARS,
+            "rebuild": demo.cut,
         }
         models = {"registry": str(demo.directory / "models"), "provider": "cpu"}
         settings = Settings.model_validate({"serve": serve, "models": models})

@@ -3,7 +3,8 @@
 The service behind the console is the embedded one: its log, its views and its pages. Only the engine below is this one,
 because the demo's promises are not those of the service's engine: equal seeds give equal streams, a training takes
 effect at a place in event time, and one log holds inputs and outputs, which a crash cuts back to the newest checkpoint.
-So what a person does is in a checkpoint before it is answered, and nobody sees what a crash could take back.
+So what a person does is followed by a checkpoint at once, beside the loop: a visitor is to see within a second what the
+model learns. A kill -9 within that second takes it back, and the tables are then made anew from the log.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class DemoEngine:
         self._step = Step([])
         self._open = True
         self._keep = False
-        """Whether something was appended that a crash must not take back."""
+        """Whether something was appended that is in no checkpoint yet, and is to be."""
 
     def start(self) -> None:
         """The demo has resumed, and runs by itself."""
@@ -111,10 +112,8 @@ class DemoEngine:
                 self._shown()
 
     def _shown(self) -> None:
-        """Tell everyone what was appended since, when a crash cannot take it back."""
-        if self._keep:
-            self._demo.checkpoint()
-            self._keep = False
+        """Tell everyone what was appended since."""
+        self._keep = self._keep and not self._demo.keep()
         step, self._step = self._step, Step([])
         step.batches = list(self.outputs.take())
         if self._open and (step.batches or step.answers):

@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -99,10 +100,16 @@ class Demo:
         self.host = EmbeddedHost(
             tasks, self.log, checkpoints=directory / "state", observe=self._observe,
             full=full_models(tasks, ModelSettings(provider="cpu", registry=str(directory / "models"))),
+            decisions=True,  # thresholds in force: the console shows them
         )  # fmt: skip
         self._journal, self._histories, self._measures = Journal(), MetricHistories(), Measures()
         self._thresholds: dict[str, float] = {}
-        if self.host.resume():
+        self._saving: Future[None] | None = None
+        """The checkpoint that is being written beside the loop."""
+        end = self.log.next_seq
+        resumed, self.cut = self.host.resume(), self.log.next_seq < end
+        """Whether the run before ended without a checkpoint: what followed its newest one is made again."""
+        if resumed:
             self._journal = msgspec.msgpack.decode(self.host.resumed_extra, type=Journal)
         self._stories = {
             name: Story(Retraining(p.task, p.features, directory, first_at=scenario.first_training_ts, runner=runner))
@@ -213,8 +220,20 @@ class Demo:
 
     def checkpoint(self) -> None:
         """Keep everything up to here."""
+        if self._saving is not None:
+            wait([self._saving])
+        self.host.checkpoint(self._extra())
+
+    def keep(self) -> bool:
+        """Begin to do so while the loop goes on; whether it has begun, as one waits for the end of the other."""
+        if self._saving is not None and not self._saving.done():
+            return False
+        self._saving = self.host.begin_checkpoint(self._extra())
+        return True
+
+    def _extra(self) -> bytes:
         self._journal.retraining = {name: story.retraining.snapshot() for name, story in self._stories.items()}
-        self.host.checkpoint(msgspec.msgpack.encode(self._journal))
+        return msgspec.msgpack.encode(self._journal)
 
     def _snapshot(self, elapsed: float, duration: float, *, final: bool = False) -> DemoSnapshot:
         host, done = self.host, self.host.stats.events - self._events_before

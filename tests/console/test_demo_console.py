@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ import httpx
 import orjson
 import pytest
 
-from tests.e2e.test_demo import FULL_SPEED, finish, records
+from tests.e2e.test_demo import FULL_SPEED, checkpoint_newer_than, finish, records
 from tests.integration.kafka_node import eventually
 from weir.streams.client.client import Client, ServiceError
 from weir.streams.demo.demo_console import PORTS, bound_at
@@ -104,6 +105,10 @@ def test_a_verdict_is_learned_in_event_time_and_survives_a_kill(shown: Path) -> 
         alert = judged(demo.client)
         with pytest.raises(ServiceError, match="weir serve"):
             demo.client.send_events([orjson.loads(events[0].value)])
+        for note in ("the first", "the second"):  # the checkpoint after the second has begun behind the verdict
+            kept = checkpoint_newer_than(shown, time.time())
+            demo.client.post(f"/v1/alerts/{alert['alert_id']}/notes", note=note)
+            eventually(kept, 20, "a checkpoint")
         assert demo.end(signal.SIGKILL) == -signal.SIGKILL
     labels = [r for _, _, r in records(shown, "labels") if b'"case:' in r.value]
     assert labels
