@@ -5,12 +5,13 @@ export function draw(box) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
   const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") }, font: "11px system-ui" };
+  const lone = said.x.length === 1; // uPlot would show years around it, and no line
   const series = said.series.map((one) => ({
     label: one.label,
     stroke: colour(one.colour ?? "--bar"),
     width: one.points ? 0 : 1.8,
     dash: one.dash ? [6, 4] : undefined,
-    points: { show: Boolean(one.points), size: 6, fill: colour(one.colour ?? "--bar") },
+    points: { show: Boolean(one.points) || lone, size: 6, fill: colour(one.colour ?? "--bar") },
     spanGaps: !one.points,
     value: (_, value) => (value == null ? "–" : Number(value.toPrecision(4)).toLocaleString()),
   }));
@@ -37,9 +38,10 @@ export function draw(box) {
     }
   };
   const height = Number(box.dataset.height ?? 200);
+  const around = (_, low, high) => (lone ? [said.x[0] - 1800, said.x[0] + 1800] : [low, high]);
   const options = {
     width: Math.max(box.clientWidth, 200), height, series: [{}, ...series], bands, axes: [axis, { ...axis, size: 52 }],
-    scales: { y: said.range ? { range: said.range } : {} }, cursor: { y: false }, legend: { show: said.legend !== false }, hooks: { draw: [marks] },
+    scales: { x: { range: around }, y: said.range ? { range: said.range } : {} }, cursor: { y: false }, legend: { show: said.legend !== false }, hooks: { draw: [marks] },
   };
   box.replaceChildren();
   const plot = new uPlot(options, [said.x, ...said.series.map((one) => one.values)], box);
