@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from weir.models.registry.registry import STAGES, Registry
+from weir.models.registry.registry import STAGES, Registry, open_files
+from weir.streams.trainer.state_journal import FOLDER, FilesJournal, MemoryJournal
 
 
 class Marker(msgspec.Struct, frozen=True):
@@ -32,3 +33,24 @@ def keep_until(directory: Path, task: str, marker: Marker) -> None:
     for path in (directory / task / STAGES).glob("*.json"):
         if path.stem.isdecimal() and int(path.stem) > marker.entry:
             path.unlink()
+
+
+class ShownJournal(MemoryJournal):
+    """A journal that can be written beside the models, for the console to show; a run never reads it from there.
+
+    Parameters
+    ----------
+    models, task : where; what an earlier run wrote is removed, as this one may go on from before it.
+    """
+
+    def __init__(self, models: Path, task: str) -> None:
+        super().__init__()
+        shutil.rmtree(models / task / FOLDER, ignore_errors=True)
+        self._files, self._task, self._shown = FilesJournal(open_files(str(models))), task, 0
+
+    def show(self) -> None:
+        """Write the newest document: not each of them, as every labelled event makes one while a model is judged."""
+        found = self.newest(self._task)
+        if found is not None and found[0] != self._shown:
+            self._shown = found[0]
+            self._files.append(self._task, *found)

@@ -24,14 +24,13 @@ from weir.online.codec.wire import ModelUpdate, RetrainRequest
 from weir.online.stages.pipeline import StepOutput
 from weir.online.task.full_spec import FullSpec
 from weir.online.task.spec import TaskSpec
-from weir.streams.demo.demo_registry import Marker, keep_until
+from weir.streams.demo.demo_registry import Marker, ShownJournal, keep_until
 from weir.streams.demo.training_memory import ExampleMemory, Examples, LiveMetric
 from weir.streams.trainer.job.job_files import JobWorkshop
 from weir.streams.trainer.job.job_runner import InlineRunner, Runner
 from weir.streams.trainer.job.live_examples import LiveRows
 from weir.streams.trainer.job.real_steps import cut, score
 from weir.streams.trainer.registry_port import RegistryShelf
-from weir.streams.trainer.state_journal import MemoryJournal
 from weir.streams.trainer.task_state import Cause, Job, TaskState, decode
 from weir.streams.trainer.task_supervisor import TaskSupervisor
 
@@ -211,8 +210,13 @@ class Retraining:
     def _mark(self) -> Marker:
         return Marker.of(self._registry, self.task.name)
 
+    def show(self) -> None:
+        """Let the console see how far it is."""
+        self._journal.show()
+
     def snapshot(self) -> bytes:
         """The whole state, at the end of a block."""
+        self.show()
         document, mark = (self._document(), self._mark()) if self.training_since is None else self._before
         saved = _RetrainingState(
             document, mark, self.training_since, self.asked, self._first, self.memory.snapshot(), list(self._waiting)
@@ -238,7 +242,7 @@ class Retraining:
 
     def _open(self, document: bytes) -> None:
         """A trainer that goes on from its ``document``."""
-        self._journal = MemoryJournal()
+        self._journal = ShownJournal(self._models, self.task.name)
         if document:
             self._journal.append(self.task.name, 1, document)
         runner = self._runner or InlineRunner()

@@ -40,6 +40,8 @@ class Story:
         self._told = self._stages()
         if self.retraining.training_since not in (None, began):
             words.append(f"a training begins, on {len(self.retraining.memory):,} labelled events")
+        if words:
+            self.retraining.show()
         return updates, [Finding("full", event_ts, self._task, text) for text in words]
 
     def row(self) -> FullRow:

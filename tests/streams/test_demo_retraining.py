@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -22,6 +23,8 @@ from weir.streams.demo.scenario import PERIODS, Scenario
 from weir.streams.demo.screen.snapshot import DemoSnapshot
 from weir.streams.demo.training_memory import ExampleMemory, Examples
 from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.service.service import Service
+from weir.streams.service.views.training_jobs import jobs_of
 from weir.streams.simulate import SimulationConfig
 
 TASK = TaskSpec.from_toml("""
@@ -139,6 +142,12 @@ def test_the_screen_tells_of_a_model_from_the_request_to_its_service(whole: tupl
     assert lines[0].history == ()
     assert len(lines[-1].history) >= 2
     assert not (directory / "work").exists()
+
+
+def test_its_trainings_are_where_the_console_looks_for_them(whole: tuple[Path, list[DemoSnapshot]]) -> None:
+    settings = SimpleNamespace(models=SimpleNamespace(registry=str(whole[0] / "models")))
+    jobs = jobs_of(cast(Service, SimpleNamespace(settings=settings)), [TASK])
+    assert [job["stage"] for job in jobs][-1] == "promoted"
 
 
 def test_its_scores_are_logged_from_the_promotion_on(whole: tuple[Path, list[DemoSnapshot]]) -> None:
