@@ -118,8 +118,9 @@ def test_a_verdict_is_learned_in_event_time_and_survives_a_kill(shown: Path) -> 
     )
 
     with visited(shown, *SLOW) as demo:
-        again = demo.client.alert(alert["alert_id"])
-        assert (again["verdict"], again["verdicts"]) == ("confirmed", alert["verdicts"])
+        client = demo.client
+        eventually(lambda: any(client.alerts(verdict="confirmed")), 20, "the alert, made anew from the log")
+        eventually(lambda: client.alert(alert["alert_id"])["verdicts"] == alert["verdicts"], 20, "when it was learned")
         assert demo.end(signal.SIGINT) == 130
 
     code, output = finish(start(shown, *FULL_SPEED, "--port", "0"))  # where nobody sits before it, it ends
