@@ -159,7 +159,7 @@ def test_enter_opens_the_alert(browser: Browser, ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("key", "words", "verdict"), [
-    ("1", "1 confirmed", "confirmed"), ("2", "1 called false alarms", "false alarm"),
+    ("1", "1 confirmed", "confirmed"), ("2", "1 marked as false alarm", "false alarm"),
     ("3", "1 marked as unsure", "unsure"),
 ])  # fmt: skip
 def test_a_verdict_by_one_key_marks_the_row_where_it_is_and_is_undone(
@@ -325,7 +325,7 @@ def test_hostile_text_is_text_and_breaks_nothing(browser: Browser, served: LiveD
     assert browser.run("return document.title") == "Alerts · Weir"
     browser.run("document.getElementById('note').value = arguments[0]", "<b>" + "m" * 1900)
     browser.press("2")
-    says(browser, TOAST, "1 called false alarms")
+    says(browser, TOAST, "1 marked as false alarm")
     assert "false alarm" in state(browser, f"fraud:{nasty}:e0")
     for width in (1280, 390):
         browser.size(width)

@@ -102,7 +102,7 @@ async def test_many_get_a_verdict_and_it_is_told_which_did_not(tmp_path: Path) -
         assert sorted(re.findall(r'hx-target="#row-\w+".*?data-id="([^"]+)"', page.text, re.S)) == fraud(0, 1, 2)
 
         page = await do(of, ana, "verdict", fraud(3, 4), verdict="false_alarm", note="<b>fine</b>", hold_s="4h")
-        assert "2 called false alarms." in page.text
+        assert "2 marked as false alarm." in page.text
         assert fraud(3)[0] not in listed(await look(of, who=ana))
         page = await do(of, ana, "undo", fraud(3, 4))
         assert "2 as before." in page.text

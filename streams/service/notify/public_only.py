@@ -16,6 +16,8 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 
 _CALLS: Final = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
+_GLOBAL: Final = IPv6Network("2000::/3")
+"""All that is routed; Python calls others global, too, such as old ways to write private IPv4 addresses."""
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _refused: Final[ContextVar[list[str] | None]] = ContextVar("weir_refused", default=None)
 """Addresses that were refused; ``None`` where any may be connected to."""
@@ -51,6 +53,8 @@ def is_public(host: str) -> bool:
 
     >>> [is_public(a) for a in ("8.8.8.8", "10.0.0.1", "127.0.0.1", "169.254.169.254", "::1", "64:ff9b::a00:1", "x")]
     [True, False, False, False, False, False, False]
+    >>> [is_public(a) for a in ("2a00::1", "64:ff9b::808:808", "::127.0.0.1", "fec0::1", "64:ff9b:1::a00:1")]
+    [True, True, False, False, False]
     """
     try:
         ip = ip_address(host.partition("%")[0])
@@ -58,5 +62,7 @@ def is_public(host: str) -> bool:
         return False
     found: list[IPv4Address | IPv6Address | None] = [ip]
     if isinstance(ip, IPv6Address):  # it may hold one of the older kind
+        if ip not in _GLOBAL and ip not in _NAT64:
+            return False
         found += [ip.sixtofour, IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None]
     return all(each is None or (each.is_global and not each.is_multicast) for each in found)

@@ -68,7 +68,7 @@ class WorkSaid(ManySaid):
 _WORDS: Final = {
     "claim": "yours now", "hand_over": "handed over", "release": "released", "hold": "on hold", "escalate": "escalated",
     "snooze_entity": "snoozed with all alerts of their entities", "snooze_reason": "snoozed with all of their reason",
-    "confirmed": "confirmed", "false_alarm": "called false alarms", "unsure": "marked as unsure", "undo": "as before",
+    "confirmed": "confirmed", "false_alarm": "marked as false alarm", "unsure": "marked as unsure", "undo": "as before",
 }  # fmt: skip
 _BACK: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "claim": ("work", {"action": "release"}),

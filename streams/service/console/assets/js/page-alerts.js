@@ -116,7 +116,7 @@ let held = "";
 document.addEventListener("htmx:before:swap", () => { held = marked()?.id ?? ""; });
 document.addEventListener("htmx:after:swap", ({ detail }) => {
   const was = document.getElementById(held);
-  if (was) mark(was);
+  if (was && !marked()) mark(was); // unless a key has moved on meanwhile
   settle();
   const source = detail.ctx.sourceElement;
   if (source?.id === "new-link" || source?.id === "list") (was ?? rows()[0])?.querySelector("a.open").focus();

@@ -42,5 +42,6 @@ export function toastProblem(ctx) {
   let problem = {};
   try { problem = JSON.parse(ctx.text); } catch { /* not ours: a proxy's page, say */ }
   const status = ctx.response?.status ?? ctx.response?.raw?.status ?? "";
+  if (status === 401) problem = { detail: "You are signed off, and nothing was changed. Load the page again to see how to sign on." };
   toast([problem.detail ?? `The service answered ${status}.`, problem.fix].filter(Boolean).join(" "), "bad");
 }
