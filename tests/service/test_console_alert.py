@@ -167,6 +167,19 @@ async def test_reasons_of_the_task_are_chosen_by_keys(tmp_path: Path) -> None:
     assert page.text.count('name="reason"') == len(listed)
 
 
+async def test_why_a_verdict_is_not_learned_is_said(tmp_path: Path) -> None:
+    async with desk(tmp_path, 1) as of:
+        ana, told = of.person("ana"), {"alert_ids": "fraud:user-0:e0", "verdict": "false_alarm"}
+        assert (await of.client.post("/console/alerts/verdict", headers=ana, data=told)).status_code == 200
+        effect = await of.client.get("/console/alert/effect/fraud:user-0:e0", headers=ana)
+        assert "not learned it yet" in effect.text
+        task = of.service.tasks[0]
+        few = task.labels.model_copy(update={"negative_rate": 0.1})
+        of.service.tasks = [task.model_copy(update={"labels": few})]
+        effect = await of.client.get("/console/alert/effect/fraud:user-0:e0", headers=ana)
+        assert "this task learns 10 %" in effect.text
+
+
 async def test_two_people_do_not_work_on_one_alert(tmp_path: Path) -> None:
     async with desk(tmp_path, 1) as of:
         ana, ben, eve = of.person("ana"), of.person("ben"), of.person("eve", "viewer")

@@ -10,6 +10,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from weir.online.codec.wire import MadeId
+from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.errors import WeirError
 from weir.streams.service.access.scopes import needs
@@ -70,9 +71,12 @@ class AlertPages:
         cases = self._service.store.cases
         history = _plain(await cases.ask(history_of, alert_id))
         row = await cases.row(alert_id, None)
-        spec = next((task for task in self._service.tasks if task.name == row.task), None)
+        spec = self._task(row)
         choices = spec.alerts.verdict_reasons if spec is not None else ()
         return {"alert": _plain(shown(row, time.time())), "me": by, "choices": choices, "holds": HOLDS, **history}
+
+    def _task(self, row: AlertRow) -> TaskSpec | None:
+        return next((task for task in self._service.tasks if task.name == row.task), None)
 
     def _usual(self, row: AlertRow) -> dict[str, Any]:
         sample = self._typical.known(row.task)
@@ -127,7 +131,11 @@ class AlertPages:
                 effect = await self._scores.now(row, remember=verdict is None)
             except WeirError as error:
                 trouble = str(error)
-        return self._pages.render(request, "_alert_effect.html", verdict=verdict, effect=effect, trouble=trouble)
+        spec = self._task(row)
+        share = spec.labels.negative_rate if spec is not None else 1.0
+        return self._pages.render(
+            request, "_alert_effect.html", verdict=verdict, effect=effect, trouble=trouble, share=share
+        )
 
     async def again(self, request: Request, row: AlertRow = Asked) -> Response:
         """The score made again by the model that made it."""
