@@ -18,6 +18,7 @@ from tests.service.store_records import alert
 from weir.client import AsyncClient, Client, ServiceError
 from weir.streams.cli.service.alerts import alerts_app
 from weir.streams.config import topics
+from weir.streams.service.feed import feed_client
 
 pytestmark = pytest.mark.anyio
 BAD = {**EVENT, "event_id": "e2", "amount": "nine"}
@@ -83,7 +84,10 @@ async def test_a_service_that_is_not_there_is_named() -> None:
     assert "start weir serve there, or give --url" in found.errors
 
 
-async def test_the_feed_goes_on_where_it_was_when_the_service_starts_again(tmp_path: Path) -> None:
+async def test_the_feed_goes_on_where_it_was_when_the_service_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_client, "_RETRY_MS", (50, 100))  # else seconds, so that not all come at once
     (port,) = free_ports(1)
     seen: list[str] = []
     came = asyncio.Event()
