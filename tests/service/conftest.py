@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi.dependencies import utils
 from sqlalchemy import Engine
 
 from weir.streams.config.serve_settings import ServeSettings
@@ -27,6 +31,22 @@ def as_administrator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Access, "identify", identify)
     monkeypatch.setattr(Access, "visited", lambda *_: None)  # the audit would be in the log that a test looks at
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signatures_read_once() -> Iterator[None]:
+    """Hundreds of services have the same hundred handlers; FastAPI reads the signature of each several times."""
+    real, known = utils._get_signature, dict[tuple[object, bool], inspect.Signature]()
+
+    def read(call: Callable[..., Any]) -> inspect.Signature:
+        key = (getattr(call, "__func__", call), inspect.ismethod(call))
+        if key not in known:
+            known[key] = real(call)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_get_signature", read)
+        yield
 
 
 @pytest.fixture(scope="session")
