@@ -34,8 +34,15 @@ from weir.streams.config.settings import KafkaSettings
 from weir.streams.kafka.admin.clients import admin_client
 
 LONGEST_FIRST = (
+    "test_installed.py",  # it mostly waits for a package index
+    "test_service_http.py",
     "test_transport.py",
     "test_rebalances.py",
+    "test_redis_failover.py",
+    "test_isolation.py",
+    "test_serve_kill.py",
+    "test_tuning.py",
+    "test_serve_kafka.py",
     "test_trainer.py",
     "test_worker_stops.py",
     "test_links.py",
