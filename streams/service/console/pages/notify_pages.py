@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from fastapi import APIRouter, Request, Response
 
@@ -15,7 +15,7 @@ from weir.streams.service.notify.notify_routes import Status
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
 
-_LOOKS: dict[str, Status] = {"waiting": "waiting", "sent": "sent", "failed": "failed", "left_out": "left_out"}
+_LOOKS: dict[str, Status] = {status: status for status in get_args(Status)}
 
 
 class NotifyPages:
