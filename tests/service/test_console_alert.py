@@ -123,13 +123,14 @@ async def test_an_alert_is_shown_with_what_is_around_it(tmp_path: Path) -> None:
     async with alerting(tmp_path, *(event("u1", n) for n in range(5))) as (service, client):
         row = await alert_of(service, client, "u1")
         assert "No feature raised the score" in await text(client, part(row, "reasons")), "of an empty model"
+        assert (await client.get(part(row, "case"))).text.count("The stream:") == 1, "four events changed nothing"
         await judge(client, row, "confirmed")
         timeline = await client.get(part(row, "timeline"))
         data = re.search(r'id="timeline-data">(.*?)</script>', timeline.text)
         assert data is not None
         chart = json.loads(data[1])
         assert len(chart["x"]) == 5 == len([value for value in chart["series"][0]["values"] if value is not None])
-        assert {mark["label"] for mark in chart["marks"]} == {"this alert: confirmed", "label 1"}
+        assert [mark["label"] for mark in chart["marks"]] == ["this alert: confirmed", "label 1"], "each once"
 
 
 async def test_reasons_and_similar_alerts_say_what_is_usual(tmp_path: Path) -> None:

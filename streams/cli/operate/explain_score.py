@@ -151,14 +151,9 @@ async def _rebuild(settings: Settings, fold: ExampleFold, version: int, stored: 
                 notes().print(f"no stored models, so all examples are learned again: {in_words(error)}", style="yellow")
                 stored = False
         with bar(what := "examples learned again") as progress:
+            reader, told = partial(RangeReader, options, topic), partial(progress, what)
             snapshots = ModelSnapshots(link) if stored else None
-            return await rebuild(
-                lambda: RangeReader(options, topic),
-                fold,
-                version,
-                snapshots=snapshots,
-                progress=partial(progress, what),
-            )
+            return await rebuild(reader, fold, version, snapshots=snapshots, progress=told)
     finally:
         await link.stop()
 

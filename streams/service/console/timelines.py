@@ -52,7 +52,8 @@ def score_chart(
     ]  # fmt: skip
     if threshold is not None:
         series.append({"label": "threshold", "values": [threshold] * len(scores), "colour": "--bar-2", "dash": True})
-    marks = sorted(marks, key=lambda mark: mark["x"])
+    once = {(mark["x"], mark["label"]): mark for mark in marks}  # a verdict labels every event of an alert
+    marks = [once[of] for of in sorted(once)]
     return {"x": [one.ts for one in scores], "range": [0, 1], "marks": marks, "series": series}
 
 

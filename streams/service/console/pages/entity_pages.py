@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -23,6 +23,7 @@ from weir.streams.service.views.entities import LOOKED_AT, records_of, scores_of
 from weir.streams.service.views.typical_values import TypicalValues
 
 if TYPE_CHECKING:
+    from weir.online.task.spec import TaskSpec
     from weir.streams.service.service import Service
 
 _ALERTS: Final = 50
@@ -68,7 +69,7 @@ class EntityPages:
         """Topics of the events that the caller's tasks are about; others are not theirs to see."""
         return list(dict.fromkeys(task.stream for task in self._tasks(caller)))
 
-    def _tasks(self, caller: Caller) -> list[Any]:
+    def _tasks(self, caller: Caller) -> list[TaskSpec]:
         return [task for task in self._service.tasks if caller.sees(task.name)]
 
     async def _alerts(self, caller: Caller, entity: str) -> list[AlertRow]:
