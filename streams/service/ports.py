@@ -112,4 +112,4 @@ class Serving(Protocol):
         """Models of before, from which older ones are made again faster; ``None`` where there are none."""
 
     async def lag(self) -> int | None:
-        """Records that workers have not taken yet, of all their groups; ``None`` where nothing lies in between."""
+        """Records that workers have not taken yet, of all their groups; ``None`` where none are, or it is not known."""

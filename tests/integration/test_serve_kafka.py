@@ -105,6 +105,8 @@ def test_replicas_answer_the_same_and_a_feed_goes_on_at_another(request: pytest.
         assert [r["decisions"][0]["score"] for r in again] == [r["decisions"][0]["score"] for r in first]
         (alert, *_) = other.soon(lambda: list(other.client.alerts(entity=users[0])), lambda found: found)
         assert one.client.alert(alert["alert_id"])["alert_id"] == alert["alert_id"]
+        # All of it was decided; workers commit what they took a while after that.
+        one.soon(lambda: asyncio.run(one.service.serving.lag()), lambda lag: lag == 0)
 
 
 @asynccontextmanager

@@ -50,6 +50,7 @@ from weir.streams.service.store.database import open_database
 from weir.streams.service.store.learned import RecentExamples
 from weir.streams.service.store.projection import Piece, Projection
 from weir.streams.service.store.queue_queries import budget_left, facets_of
+from weir.streams.service.store.samples import add_samples, alerts_by_day, series_since
 from weir.streams.service.store.saved_views import ViewSaid, be_present, delete_view, save_view, views_of
 from weir.streams.service.store.snooze_routes import snoozes_of
 from weir.streams.service.store.tables import metadata
@@ -161,6 +162,21 @@ def test_views_and_presence_are_the_same_on_it(postgres: Engine, tmp_path: Path)
             delete_view(c, "person:1", "Ä%")
             assert views_of(c, one) == []
             assert [be_present(c, "a", who, NOW) for who in ("ana", "ben", "ana")] == [[], ["ana"], ["ben"]]
+
+
+def test_figures_over_time_are_the_same_on_it(postgres: Engine, tmp_path: Path) -> None:
+    found = []
+    for engine in (opened(tmp_path, None), postgres):
+        project(engine, some(1, ALERTS))
+        with engine.begin() as c:
+            for at in range(int(NOW), int(NOW) + 7_300, 10):
+                add_samples(c, at, {("", "a"): float(at % 70), ("Ä", "b"): 0.5}, 400 * 86_400.0)
+            steps = [series_since(c, int(NOW), seconds) for seconds in (10, 90, 3_600)]
+            # They add up in another order.
+            means = [(k, at, round(v, 9)) for step in steps for k, held in step.items() for at, v in held.items()]
+            found.append((sorted(means), alerts_by_day(c, ["churn", "fraud", "none"], 14)))
+    assert found[0] == found[1]
+    assert len(found[0][0]) > 700
 
 
 def test_migrations_make_the_tables_of_the_code(postgres: Engine) -> None:

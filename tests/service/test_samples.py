@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +12,13 @@ from sqlalchemy import Engine, func, select
 
 from tests.service.running import EVENT, running
 from tests.service.store_records import NOW, alert, project
+from weir.online.codec.encode import encode_model
+from weir.online.codec.wire import RetrainRequest
 from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
+from weir.streams.records import Record
 from weir.streams.service.console.pages.overview_pages import chart
+from weir.streams.service.store.alert_queries import happenings_of
 from weir.streams.service.store.database import open_database
 from weir.streams.service.store.samples import add_samples, alerts_by_day, series_since
 from weir.streams.service.store.tables import samples
@@ -96,3 +102,33 @@ async def test_the_service_is_sampled_and_shown(tmp_path: Path) -> None:
         shown = (await client.get("/console/?period=90d", headers={"Accept": "text/html"})).text
         assert "ready" in shown
         assert (await client.get("/console/?period=2d", headers={"Accept": "text/html"})).status_code == 422
+
+
+@pytest.mark.anyio
+async def test_the_overview_holds_alerts_against_the_budget_and_marks_drifts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, "fraud", "churn") as (service, client):
+        now = int(time.time())
+        await service.log.append(topics.ALERTS, [alert(n, task="fraud") for n in range(70)])
+        asked = RetrainRequest(request_id="r", task="fraud", cause="drift", requested_at=now, text="amount: moved")
+        await service.log.append(topics.RETRAIN_REQUESTS, [Record(b"fraud", encode_model(asked), now)])
+        async with asyncio.timeout(30):
+            while (wrote := service.store.projector.wrote) and not await service.store.cases.ask(
+                happenings_of, None, None, 1
+            ):
+                await wrote.wait()
+        with service.store.engine.begin() as c:
+            for at in range(now - 60, now, 10):
+                add_samples(c, at, {("fraud", "average_precision"): 0.4, ("fraud", "threshold"): 0.8132}, DAY)
+        shown = (await client.get("/console/", headers={"Accept": "text/html"})).text
+        assert "budget 60" in shown
+        assert '<td class="num">70</td>' in shown
+        assert "score 0.8132" in shown
+        assert '"label": "drift"' in shown
+        assert 'data-chart="metrics-fraud-data"' in shown
+        assert 'data-chart="metrics-churn-data"' not in shown
+        monkeypatch.setattr(service.serving, "ready", lambda: ["the brokers are <away>"])
+        shown = (await client.get("/console/", headers={"Accept": "text/html"})).text
+        assert "not ready" in shown
+        assert "the brokers are &lt;away&gt;" in shown

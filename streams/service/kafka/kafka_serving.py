@@ -133,13 +133,14 @@ class KafkaServing:
         return ModelSnapshots(await self._log.redis())
 
     async def lag(self) -> int | None:
-        """See ``Serving``; asked by a connection of its own, so it takes a moment."""
+        """See ``Serving``; ``None`` also where this principal may not see the workers' groups."""
 
-        def ask() -> int:
+        def ask() -> int | None:
             from weir.streams.kafka.admin import clients, cluster
 
             with clients.admin_client(self._settings.kafka) as admin:
                 names = [self._settings.topics.name(own) for own in topics.INPUTS]
-                return sum(group.lag for group in cluster.read_lags(admin, names))
+                groups = cluster.read_lags(admin, names)
+            return sum(group.lag for group in groups) if groups else None
 
         return await asyncio.to_thread(ask)

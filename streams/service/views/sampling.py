@@ -110,8 +110,11 @@ class Sampling:
         counts = np.sum([histogram.counts for histogram in held], axis=0)
         fresh = counts - (self._latencies if len(self._latencies) else 0)
         self._latencies = counts
-        bounds = (*held[0].bounds, held[0].bounds[-1])
-        return {f"p{share} ms": quantile(bounds, fresh, share / 100) * 1e3 for share in (50, 99)} if fresh.any() else {}
+        if not fresh.any():
+            return {}
+        # Taken as even within a bucket, and as the last bound beyond it.
+        up_to, bounds = np.append(0, fresh.cumsum()), (0.0, *held[0].bounds, held[0].bounds[-1])
+        return {f"p{p} ms": float(np.interp(p / 100 * up_to[-1], up_to, bounds)) * 1e3 for p in (50, 99)}
 
     async def _thresholds(self) -> dict[str, float]:
         """What each task's newest decision was held against."""
@@ -123,21 +126,3 @@ class Sampling:
                     newest.get(block.task, (0.0, 0.0)), (block.made_at, float(block.batch.threshold[-1]))
                 )
         return {task: threshold for task, (_, threshold) in newest.items() if np.isfinite(threshold)}
-
-
-def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float:
-    """The value below which a share of a histogram lies, taken as even within a bucket.
-
-    Parameters
-    ----------
-    bounds, counts : upper bound of each bucket, ascending, and what it holds.
-
-    >>> quantile((1.0, 2.0, 4.0), (5, 4, 1), 0.5), quantile((1.0, 2.0, 4.0), (5, 4, 1), 0.95)
-    (1.0, 3.0)
-    """
-    up_to = np.cumsum(counts)
-    wanted = share * up_to[-1]
-    at = int(np.searchsorted(up_to, wanted))
-    low = bounds[at - 1] if at else 0.0
-    within = (wanted - (up_to[at] - counts[at])) / counts[at]
-    return float(low + within * (bounds[at] - low))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query
 
 from weir.online.decisions.alert_state import SEVERITIES, Severity
-from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.rendering import Pages
 from weir.streams.service.feed.feed_item import KINDS, Kind
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FeedPages:
-    """What happens, as it happens.
+    """What happens, as it happens: the browser asks ``/v1/feed`` itself.
 
     Parameters
     ----------
@@ -24,21 +23,19 @@ class FeedPages:
     """
 
     def __init__(self, service: Service, pages: Pages) -> None:
-        del service  # the browser asks /v1/feed itself
-        self._pages = pages
+        del service
         self.router = APIRouter()
-        self.router.get("/feed", dependencies=[needs("feed:read")])(self.feed)
+        pages.shows(self.router, "/feed", "feed.html", "feed:read", _filters)
 
-    async def feed(
-        self,
-        request: Request,
-        type: Annotated[tuple[Kind, ...], Query()] = (),  # noqa: A002 - the name of the feed's own parameter
-        task: str = "",
-        entity: str = "",
-        min_score: Annotated[float | Literal[""], Query()] = "",
-        severity: Severity | Literal[""] = "",
-        since: str = "15m",
-    ) -> Response:
-        """The frame of the feed, and its filters."""
-        asked = {"task": task, "entity": entity, "min_score": min_score, "severity": severity, "since": since}
-        return self._pages.render(request, "feed.html", asked=asked, kinds=KINDS, severities=SEVERITIES, chosen=type)
+
+def _filters(
+    type: Annotated[tuple[Kind, ...], Query()] = (),  # noqa: A002 - the name of the feed's own parameter
+    task: str = "",
+    entity: str = "",
+    min_score: Annotated[float | Literal[""], Query()] = "",
+    severity: Severity | Literal[""] = "",
+    since: str = "15m",
+) -> dict[str, Any]:
+    """The feed's filters as a form has them, where what is empty is not asked for."""
+    del task, entity, min_score, severity
+    return {"kinds": KINDS, "severities": SEVERITIES, "chosen": type, "since": since}
