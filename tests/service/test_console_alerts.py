@@ -277,7 +277,7 @@ async def test_a_snooze_hides_says_what_it_hides_and_ends(tmp_path: Path) -> Non
         told = re.sub(r"<[^>]+>|\s+", " ", page.text)
         assert re.search(r"noisy .*&lt;i&gt;a test account .* ana .* 3 +1 confirmed, 0 false", told), told
         assert 'href="/console/entities/noisy"' in page.text
-        end = {"task": "fraud", "kind": "entity", "of": "noisy"}
+        end = {"task": "fraud", "kind": "entity", "of": "noisy", "for_s": "0s"}
         page = await of.client.post("/console/snoozes/end", headers=who | HTMX, data=end)
         assert "ended by <bdi>ana</bdi>" in page.text
         assert "End now" not in page.text

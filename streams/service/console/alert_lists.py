@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 
@@ -12,22 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import ColumnElement, Connection, exists, func, or_, select
 
 from weir.online.codec.wire import PRINTABLE
-from weir.online.decisions.alert_state import SEVERITIES, Severity
+from weir.online.decisions.alert_state import Severity
 from weir.streams.config import topics
 from weir.streams.service.feed.feed_routes import time_said
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import Sort, shown
 from weir.streams.service.store.alert_requests import Verdict
 from weir.streams.service.store.case_rules import AlertRow
-from weir.streams.service.store.queue_queries import Facets
 from weir.streams.service.store.tables import alert_changes, alerts, positions, presence
 
 Word = Annotated[str, Field(max_length=256, pattern=PRINTABLE)]
 Show = Literal["queue", "any", "open", "escalated", "resolved", "held", "snoozed"]
-SHOWS: Final[dict[Show, str]] = {
-    "queue": "Waiting for you", "open": "Open", "escalated": "Escalated", "resolved": "Resolved", "held": "On hold",
-    "snoozed": "Snoozed", "any": "Everything",
-}  # fmt: skip
 ME, NOBODY = "me", "nobody"
 COUNTED: Final = 2_000
 """Changes that are looked at for "12 new": a number that nobody reads on has a bounded cost."""
@@ -42,6 +36,7 @@ class ListSaid(BaseModel):
     assignee : ``me`` is who looks, so that a list can be shared; ``nobody`` for alerts of nobody.
     since, until : RFC 3339, epoch seconds, or a duration before now.
     cursor, rows : of a later part of the list: where it begins, and how many rows there are before it.
+    mark : up to where the page that asks has alerts, as ``mark_of`` tells it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +54,7 @@ class ListSaid(BaseModel):
     sort: Sort = "expected_loss"
     cursor: str | None = Field(None, max_length=4_096)
     rows: int = Field(0, ge=0, le=1_000_000)
+    mark: str = Field("", max_length=4_096, pattern=r"^(\d+\.\d+(-\d+\.\d+)*)?$")
 
     @model_validator(mode="before")
     @classmethod
@@ -67,7 +63,7 @@ class ListSaid(BaseModel):
 
     def address(self, path: str = "/console/alerts", **changes: Any) -> str:
         """The address of a list that differs in some things; without a place in it, unless ``changes`` have one."""
-        said = self.model_dump(exclude_defaults=True, exclude={"cursor", "rows"}) | changes
+        said = self.model_dump(exclude_defaults=True, exclude={"cursor", "rows", "mark"}) | changes
         given = {name: value for name, value in said.items() if value not in (None, "")}
         return f"{path}?{urlencode(given)}" if given else path
 
@@ -98,47 +94,6 @@ class ListSaid(BaseModel):
             by if self.show == "queue" else None, "only" if self.show == "held" else usual,
             "only" if self.show == "snoozed" else usual,
         )  # fmt: skip
-
-
-class Choice(msgspec.Struct):
-    """One value of a facet: ``count`` is how many alerts the list then has, where that is known."""
-
-    text: str
-    address: str
-    chosen: bool
-    count: int | None = None
-
-
-def choices_of(
-    said: ListSaid, counts: Facets, total: int | None, by: str, tasks: Iterable[str]
-) -> dict[str, list[Choice]]:
-    """Facets by their headings: what else the list could be narrowed to. ``tasks`` are those that the caller sees."""
-
-    def made(name: str, values: dict[str, str], number: dict[str, int]) -> list[Choice]:
-        chosen = getattr(said, name)
-        return [
-            Choice(text, said.turned(name, value), chosen == value, number.get(value, 0))
-            for value, text in values.items()
-        ]
-
-    worse: dict[str, int] = {
-        of: sum(counts["severity"].get(s, 0) for s in SEVERITIES[i:]) for i, of in enumerate(SEVERITIES)
-    }
-    people = {name: name for name in sorted(counts["assignee"]) if name not in ("", by)}
-    whose = {NOBODY: counts["assignee"].get("", 0), ME: counts["assignee"].get(by, 0)} | counts["assignee"]
-    verdicts = {"none": "none", "confirmed": "confirmed", "false_alarm": "false alarm", "unsure": "unsure"}
-    states = counts["state"] if said.show == "any" else {}  # under another choice those are not counted
-    return {
-        "Show": [
-            Choice(text, said.address(show=show), said.show == show, total if said.show == show else states.get(show))
-            for show, text in SHOWS.items()
-        ],
-        "Task": made("task", {name: name for name in sorted({*tasks, *counts["task"]})}, counts["task"]),
-        "Severity": made("severity", {of: f"{of} or worse" if of != SEVERITIES[-1] else of for of in SEVERITIES[1:]},
-                         worse),
-        "Whose": made("assignee", {NOBODY: "nobody's", ME: "yours"} | people, whose),
-        "Verdict": made("verdict", verdicts, counts["verdict"]) if said.show != "queue" else [],
-    }  # fmt: skip
 
 
 class ShownAlert(msgspec.Struct):

@@ -162,8 +162,13 @@ async def said(request: Request, model: type[_M]) -> _M:
     form = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
     lists = {n for n, f in model.model_fields.items() if "list" in str(f.annotation) or "tuple" in str(f.annotation)}
     given = {name: values if name in lists else values[-1] for name, values in form.items()}
+    return valid(model, {name: value for name, value in given.items() if value != ""})
+
+
+def valid(model: type[_M], given: Mapping[str, Any]) -> _M:
+    """The model of what was given; raises ``Problem`` (422)."""
     try:
-        return model.model_validate({name: value for name, value in given.items() if value != ""})
+        return model.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

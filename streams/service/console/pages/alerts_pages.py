@@ -17,7 +17,6 @@ from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.alert_lists import (
     ListSaid,
-    choices_of,
     mark_of,
     new_since,
     shown_alerts,
@@ -37,13 +36,6 @@ if TYPE_CHECKING:
 PART: Final = 50
 """Rows that come at once."""
 _REFRESHED: Final = 500
-_MARK: Final = r"^(\d+\.\d+(-\d+\.\d+)*)?$"
-
-
-class NewSaid(ListSaid):
-    """A list, and up to where the page that asks has it."""
-
-    mark: str = Field("", max_length=4_096, pattern=_MARK)
 
 
 class JudgedSaid(VerdictsSaid):
@@ -63,19 +55,6 @@ class WorkSaid(ManySaid):
     hold_s: Seconds = Field(4 * 3600.0, ge=0, le=365 * 86_400.0)
     """Of a hold and of a snooze; 0 ends it."""
     note: Note = ""
-
-
-_WORDS: Final = {
-    "claim": "yours now", "hand_over": "handed over", "release": "released", "hold": "on hold", "escalate": "escalated",
-    "snooze_entity": "snoozed with all alerts of their entities", "snooze_reason": "snoozed with all of their reason",
-    "confirmed": "confirmed", "false_alarm": "marked as false alarm", "unsure": "marked as unsure", "undo": "as before",
-}  # fmt: skip
-_BACK: Final[dict[str, tuple[str, dict[str, str]]]] = {
-    "claim": ("work", {"action": "release"}),
-    **{name: ("work", {"action": name, "hold_s": "0s"}) for name in ("hold", "snooze_entity", "snooze_reason")},
-    **{name: ("undo", {}) for name in ("confirmed", "false_alarm", "unsure")},
-}
-"""How each is taken back: the route and what its form says."""
 
 
 class AlertsPages:
@@ -115,20 +94,19 @@ class AlertsPages:
         counts = await store.cases.ask(facets_of, of, now)
         seen = [task for task in self._service.tasks if caller.sees(task.name)]
         facts |= {
-            "facets": choices_of(asked, counts, page.total, by, [task.name for task in seen]),
+            "facets": counts,
             "verdict_reasons": _reasons_of(task for task in seen if asked.task in (None, task.name)),
             "views": await store.cases.ask(views_of, caller),
             "trouble": store.projector.trouble,
         }
         return self._pages.render(request, "alerts.html", **facts)
 
-    async def new(self, request: Request, asked: Annotated[NewSaid, Query()], by: str = By) -> Response:
+    async def new(self, request: Request, asked: Annotated[ListSaid, Query()], by: str = By) -> Response:
         """How many alerts of a list came since the page was made."""
         now = time.time()
         of = asked.filter(_caller(request).tasks, by, now)
         count, more = await self._service.store.cases.ask(new_since, of, asked.mark, now)
-        listed = ListSaid.model_validate(asked.model_dump(exclude={"mark"}, exclude_defaults=True))
-        return self._pages.render(request, "_alert_new.html", asked=listed, count=count, more=more)
+        return self._pages.render(request, "_alert_new.html", asked=asked, count=count, more=more)
 
     async def rows(
         self,
@@ -224,9 +202,9 @@ class AlertsPages:
             counted = [alert_id for alert_id, refused in done.items() if refused is None]
             late = len(rows) - len(done)
             facts |= {
-                "did": _WORDS[did], "done": counted, "refused": Counter(why for why in done.values() if why),
+                "did": did, "done": counted, "refused": Counter(why for why in done.values() if why),
                 "again": [alert.key for alert in alerts if done.get(alert.facts["alert_id"])],
-                "late": late, "unknown": len(set(alert_ids)) - len(rows), "back": _BACK.get(did),
+                "late": late, "unknown": len(set(alert_ids)) - len(rows),
             }  # fmt: skip
         return self._pages.render(request, "_alerts_changed.html", **facts)
 

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.alert_lists import ListSaid
-from weir.streams.service.console.rendering import Pages, said
-from weir.streams.service.problems import Problem
+from weir.streams.service.console.rendering import Pages, said, valid
 from weir.streams.service.store.alert_requests import By
 from weir.streams.service.store.saved_views import ViewSaid, delete_view, save_view, views_of
 from weir.streams.service.store.snooze_routes import SnoozeSaid, snoozes_of
@@ -22,23 +21,10 @@ if TYPE_CHECKING:
     from weir.streams.service.service import Service
 
 
-class ViewKept(ViewSaid):
-    """A list with a name; a form leaves out what is empty."""
+class NamedList(ViewSaid):
+    """A list and its name; a form leaves out what is empty, as the query of the usual list."""
 
     query: str = Field("", max_length=2_000)
-
-
-class ViewGone(BaseModel):
-    """Which view is deleted, and the list that is open meanwhile."""
-
-    name: str = Field(max_length=64)
-    query: str = Field("", max_length=2_000)
-
-
-class SnoozeEnded(SnoozeSaid):
-    """Which snooze ends."""
-
-    for_s: float = 0.0
 
 
 class AsidePages:
@@ -64,33 +50,24 @@ class AsidePages:
 
     async def end(self, request: Request, caller: Caller = needs("cases:write"), by: str = By) -> Response:
         """End a snooze before its time."""
-        wanted = await said(request, SnoozeEnded)
+        wanted = await said(request, SnoozeSaid)
         found = await self._store.snoozes.snooze(wanted, request, caller, by)
         return self._pages.render(request, "_snoozes.html", **found)
 
     async def save(self, request: Request, caller: Caller = needs("cases:write")) -> Response:
         """Name the list that is open."""
-        wanted = await said(request, ViewKept)
-        asked = _list_of(wanted.query)
+        wanted = await said(request, NamedList)
+        asked = valid(ListSaid, dict(parse_qsl(wanted.query)))
         kept = wanted.model_copy(update={"query": asked.query})
         await self._store.cases.ask(save_view, kept, caller.id, caller.name)
         return await self._views(request, caller, asked)
 
     async def delete(self, request: Request, caller: Caller = needs("cases:write")) -> Response:
         """Delete a view of one's own."""
-        wanted = await said(request, ViewGone)
+        wanted = await said(request, NamedList)
         await self._store.cases.ask(delete_view, caller.id, wanted.name)
-        return await self._views(request, caller, _list_of(wanted.query))
+        return await self._views(request, caller, valid(ListSaid, dict(parse_qsl(wanted.query))))
 
     async def _views(self, request: Request, caller: Caller, asked: ListSaid) -> Response:
         views = await self._store.cases.ask(views_of, caller)
         return self._pages.render(request, "_alert_views.html", views=views, asked=asked)
-
-
-def _list_of(query: str) -> ListSaid:
-    """The list of an address; raises ``Problem`` (422) where it is none."""
-    try:
-        return ListSaid.model_validate(dict(parse_qsl(query)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise Problem(422, "Not valid", f"query: no list of alerts: {first['loc']}: {first['msg']}") from error
