@@ -139,3 +139,12 @@ def test_a_key_does_what_the_help_says(browser: Browser, opened: str, client: Cl
         assert not browser.path.endswith(quote(opened, safe=""))
     else:  # these tasks list no reasons
         assert client.alert(opened)["verdict"] is None
+
+
+def test_the_next_alert_is_of_the_list_that_one_came_from(browser: Browser) -> None:
+    browser.open("/console/alerts?task=churn")  # the first of all that wait is of another task
+    address = str(browser.all("#row-list a.open")[0].get_attribute("href"))
+    browser.open(address.removeprefix(browser.base))
+    browser.press("n")
+    browser.until(lambda: "admin" in browser.text("#alert-head"), "the next alert, claimed")
+    assert browser.path.startswith("/console/alerts/churn%3A")

@@ -4,9 +4,15 @@ const alertId = document.getElementById("alert").dataset.alert;
 const path = encodeURIComponent(alertId);
 
 // The list that one came from, as its page kept it: {"address": "?…", "ids": ["…"]}.
+let list = {};
+try { list = JSON.parse(sessionStorage.getItem("weir-list") ?? "{}"); } catch { /* of another version */ }
+
+// Who works through a list goes on in it.
+document.addEventListener("htmx:config:request", ({ detail: { ctx } }) => {
+  if (ctx.sourceElement.id === "next" && list.address) ctx.request.action += new URL(list.address, location).search;
+});
+
 function showWay() {
-  let list = {};
-  try { list = JSON.parse(sessionStorage.getItem("weir-list") ?? "{}"); } catch { /* of another version */ }
   if (list.address) document.getElementById("back").href = list.address;
   const at = (list.ids ?? []).indexOf(alertId);
   const ways = at < 0 ? {} : { previous: list.ids[at - 1], following: list.ids[at + 1] };
