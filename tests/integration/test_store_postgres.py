@@ -34,6 +34,7 @@ from weir.streams.service.access.audit.audit_chain import Link
 from weir.streams.service.access.audit.audit_trail import _keep, _taken_from, anchors_in, leave
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.login.sessions import Session, SessionStore
+from weir.streams.service.console.alert_lists import mark_of, new_since, shown_alerts
 from weir.streams.service.notify import notifier, outbox
 from weir.streams.service.notify.outbox import Entry
 from weir.streams.service.store.alert_filter import AlertFilter
@@ -162,6 +163,23 @@ def test_views_and_presence_are_the_same_on_it(postgres: Engine, tmp_path: Path)
             delete_view(c, "person:1", "Ä%")
             assert views_of(c, one) == []
             assert [be_present(c, "a", who, NOW) for who in ("ana", "ben", "ana")] == [[], ["ana"], ["ben"]]
+
+
+def test_the_pages_of_alerts_are_the_same_on_it(postgres: Engine, tmp_path: Path) -> None:
+    def told(engine: Engine) -> list[Any]:
+        with engine.connect() as c:
+            page, whole = list_alerts(c, AlertFilter(), "score", None, 50, NOW), mark_of(c)
+            marks = ("", "0.0", "0.20", "0.5-1.7", whole)
+            came = [new_since(c, of, mark, NOW) for of in (AlertFilter(), AlertFilter(task="fraud")) for mark in marks]
+            return [whole, came, [alert.key for alert in shown_alerts(c, page.rows, "ana", NOW)]]
+
+    lite = opened(tmp_path, None)
+    for engine in (lite, postgres):
+        project(engine, some(11, 60))
+    assert told(postgres) == told(lite)
+    assert told(lite)[1][4] == (0, False)
+    assert told(lite)[1][0][0] > told(lite)[1][2][0] > 0
+    lite.dispose()
 
 
 def test_figures_over_time_are_the_same_on_it(postgres: Engine, tmp_path: Path) -> None:
