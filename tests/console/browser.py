@@ -174,6 +174,14 @@ class Browser:
         """)
         return found
 
+    def loaded(self) -> dict[str, int]:
+        """What the page loaded: bytes as they came, by address; what the browser had already counts too."""
+        found: dict[str, int] = self.run("""
+            const all = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")];
+            return Object.fromEntries(all.map((e) => [e.name, e.encodedBodySize]));
+        """)
+        return found
+
     def errors(self) -> list[str]:
         """Errors of the browser's console since the last call: scripts that failed, what the policy refused."""
         lines: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]

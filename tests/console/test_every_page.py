@@ -10,6 +10,8 @@ from tests.console.browser import Browser, Theme
 from tests.console.pages import PAGES, find
 
 PHONE = 390
+PAGE_BYTES = 200_000
+"""Of a page with everything that it loads."""
 
 
 @pytest.mark.parametrize("theme", get_args(Theme))
@@ -19,6 +21,8 @@ def test_a_page_is_accessible_and_fits(browser: Browser, page: str, theme: Theme
     find(browser, page)
     assert browser.run("return document.documentElement.dataset.theme") == theme
     assert len(browser.all("h1")) == 1
+    assert all(address.startswith(browser.base) for address in browser.loaded()), "nothing comes from elsewhere"
+    assert sum(browser.loaded().values()) <= PAGE_BYTES
     assert browser.violations() == []
     browser.size(zoom=2.0)
     assert browser.too_wide() == []

@@ -38,3 +38,14 @@ async def test_assets_are_kept_under_the_name_of_their_version_only(tmp_path: Pa
     assert kept.headers["Content-Type"].startswith("text/css")
     assert other.headers["Cache-Control"] == "no-cache"
     assert none.status_code == 404
+
+
+async def test_fragments_are_compressed_and_pages_that_hold_a_token_are_not(tmp_path: Path) -> None:
+    async with running(tmp_path) as (_, client):
+        page = await client.get("/console/alerts", headers=PAGE)
+        fragment = await client.get("/console/alerts", headers=PAGE | {"HX-Request": "true"})
+        plain = await client.get("/console/alerts", headers=PAGE | {"HX-Request": "true", "Accept-Encoding": "br"})
+    assert "Content-Encoding" not in page.headers
+    assert (fragment.headers["Content-Encoding"], fragment.headers["Vary"]) == ("gzip", "Accept-Encoding")
+    assert int(fragment.headers["Content-Length"]) < len(fragment.text) / 2
+    assert "Content-Encoding" not in plain.headers
