@@ -96,6 +96,7 @@ def label(user: str, n: int, **more: Any) -> dict[str, Any]:
 
 def _settings(base: Settings, folder: Path) -> Settings:
     serve = ServeSettings.model_validate({"directory": str(folder / "serve"), "access": {"token": TOKEN}})
+    serve = serve.model_copy(update={"notify": base.serve.notify})
     return base.model_copy(update={"serve": serve})
 
 

@@ -9,18 +9,22 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, ResourcePattern, ResourceType
+from standardwebhooks import Webhook
 
 from tests.contracts.service_modes import Served, deployed, fleet, purchase
 from tests.integration.chaos.deployment import Deployment
 from tests.integration.kafka_broker import Broker, eventually, free_ports
 from tests.integration.kafka_secrets import Secrets
 from tests.integration.worker_process import run_weir
+from tests.service.notify.receiver import SECRET, Receiver
 from weir.streams.checks.rights import PRINCIPALS, grants
 from weir.streams.config import topics
+from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.config.settings import KafkaSettings, Settings
 from weir.streams.errors import BrokerError, UsageError
 from weir.streams.kafka.admin.clients import admin_client
@@ -206,3 +210,25 @@ def allow(broker: Broker, user: str, settings: Settings) -> None:
     admin = KafkaAdminClient(bootstrap_servers=broker.address)
     admin.create_acls(made)
     admin.close()
+
+
+def test_two_replicas_decide_each_message_once(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Each with a database of its own: both decide, and the log says whose decision counts; both send, under one id."""
+    with Receiver() as receiver:
+        deployment = deployed(request, tmp_path)
+        hook = {"name": "hook", "kind": "webhook", "url": receiver.url, "secrets": [SECRET], "allow_private": True}
+        told = ServeSettings.model_validate(
+            {"notify": {"targets": [hook], "rules": [{"name": "desk", "targets": ["hook"]}]}}
+        )
+        settings = deployment.settings.model_copy(update={"serve": told})
+        with fleet(replace(deployment, settings=settings), tmp_path, replicas=2) as (one, other):
+            one.client.decide([purchase(one.user(), 0) for _ in range(20)], PATIENT)
+            for served in (one, other):
+                served.soon(
+                    lambda: served.http.get("/v1/notifications?status=sent").json()["notifications"],  # noqa: B023
+                    lambda found: len(found) == 20,
+                )
+            alerts = {alert["alert_id"] for alert in other.client.alerts()}
+        verified = [Webhook(SECRET).verify(got.body, got.headers)["data"] for got in receiver.got]
+        assert {data["alert_id"] for data in verified} == alerts
+        assert len({data["id"] for data in verified}) == len(alerts) == 20

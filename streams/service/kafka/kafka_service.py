@@ -19,6 +19,10 @@ def kafka_service(settings: Settings, tasks: Sequence[TaskSpec]) -> Service:
     """A replica of the service of these tasks; workers of the same settings run them."""
     if (decisions := check_decisions(settings)).status != "OK":
         logger.warning("%s; %s", decisions.found, decisions.fix)
+    if settings.serve.notify.targets and settings.serve.database is None:
+        logger.warning(
+            "messages about alerts: where there are several replicas set [serve] database, or each sends all"
+        )
     log = KafkaServiceLog(settings)
     service = Service(settings, tasks, log, KafkaServing(settings, log, tasks))
     log.on_fault, log.repeats = service.fail, service.decisions.repeats
