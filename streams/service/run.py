@@ -90,7 +90,6 @@ async def _serve(service: Service, settings: ServeSettings, bound: socket.socket
         # Requests make many short-lived objects and few cycles: look for cycles seldom, and not at what stays.
         gc.freeze()
         gc.set_threshold(200_000, 20, 20)
-        gc.enable()
         # Not by the application's lifespan: an error at the start is told in words, not by a traceback of the server.
         async with service:
             gc.freeze()

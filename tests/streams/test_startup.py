@@ -29,7 +29,7 @@ NOT_IN_A_WORKER = {
     "pyarrow.parquet", "torch", "onnxruntime", "onnx", "lightgbm", "sklearn", "rich", "typer",
 }  # fmt: skip
 """Each costs megabytes of every worker process."""
-NOT_IN_A_SERVICE = NOT_IN_A_WORKER - {"onnxruntime"} | {"aiohttp", "alembic"}
+NOT_IN_A_SERVICE = NOT_IN_A_WORKER - {"onnxruntime", "rich"} | {"aiohttp", "alembic"}
 MODULES_OF = """
 import contextlib, io, json, sys
 {code}

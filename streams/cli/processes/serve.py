@@ -25,6 +25,7 @@ from weir.streams.cli.processes.process import (
 if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
     from weir.streams.config.settings import Settings
+    from weir.streams.service.service import Service
 
 _NEEDS = ("fastapi", "uvicorn", "sqlalchemy", "alembic")
 
@@ -66,31 +67,38 @@ def serve_command(
     """
     from rich.markup import escape
 
-    gc.disable()  # of the many objects that a start makes nearly all stay; `run_service` turns it on
     given = {
         "serve.host": host, "serve.port": port, "serve.directory": directory, "serve.rebuild": rebuild or None,
     }  # fmt: skip
-    settings = settings_of(config, bootstrap, given)
-    found = tasks_of(tasks or [], settings)
-    needed(_NEEDS, "weir serve", "serve")
-    if only_check:
-        _check(settings, found, kafka)
-        return
-    log_to_stderr(log_level)
-    for line in _banner(settings, found, kafka):
-        notes().print(escape(line), soft_wrap=True)
+    gc.disable()  # nearly all of the many objects that a start makes stay: looking among them takes a third of a second
+    try:
+        settings = settings_of(config, bootstrap, given)
+        found = tasks_of(tasks or [], settings)
+        needed(_NEEDS, "weir serve", "serve")
+        if only_check:
+            _check(settings, found, kafka)
+            return
+        log_to_stderr(log_level)
+        for line in _banner(settings, found, kafka):
+            notes().print(escape(line), soft_wrap=True)
+        service = _service(settings, found, kafka)
+        gc.freeze()
+    finally:
+        gc.enable()
     from weir.streams.service.run import run_service
 
+    if status := run_service(service, settings.serve):
+        raise typer.Exit(status)
+
+
+def _service(settings: Settings, tasks: Sequence[TaskSpec], kafka: bool) -> Service:
     if kafka:
         from weir.streams.service.kafka.kafka_service import kafka_service
 
-        service = kafka_service(settings, found)
-    else:
-        from weir.streams.service.embedded.embedded_service import embedded_service
+        return kafka_service(settings, tasks)
+    from weir.streams.service.embedded.embedded_service import embedded_service
 
-        service = embedded_service(settings, found)
-    if status := run_service(service, settings.serve):
-        raise typer.Exit(status)
+    return embedded_service(settings, tasks)
 
 
 def _check(settings: Settings, tasks: Sequence[TaskSpec], kafka: bool) -> None:
