@@ -87,9 +87,11 @@ async def test_a_group_is_sent_again_or_dropped_after_a_question(tmp_path: Path)
 
 async def test_a_record_that_is_no_text_is_shown_byte_by_byte(tmp_path: Path) -> None:
     async with running(tmp_path) as (service, client):
-        await refuse(service, "not JSON", raw=b"\x00\xffab")
+        await refuse(service, "not JSON", raw=bytes(range(256)))
         await refuse(service, "late", raw=b'{"a":"\xc3\xa9"}')
-        assert "00 ff 61 62" in await page(client, "/console/dead-letters/0-0")
+        dumped = await page(client, "/console/dead-letters/0-0")
+        assert "0000  00 01 02 03" in dumped
+        assert "00f0  f0 f1 f2 f3 f4 f5 f6 f7 f8 f9 fa fb fc fd fe ff" in dumped
         text = await page(client, "/console/dead-letters/0-1")
         assert "é" in text
         assert "hexadecimal" not in text

@@ -251,10 +251,10 @@ def dump(raw: str) -> list[tuple[str, str, str]]:
 
     Nothing where all of it is text.
 
-    >>> dump("AGFi"), dump("YWI=")
-    ([('0000', '00 61 62', '.ab')], [])
+    >>> dump("APv_YQ=="), dump("YWI=")
+    ([('0000', '00 fb ff 61', '...a')], [])
     """
-    data = base64.b64decode(raw)
+    data = base64.urlsafe_b64decode(raw)  # as the models of the wire write bytes
     text = data.decode("utf-8", "replace")
     if "\ufffd" not in text and "\0" not in text:
         return []
