@@ -49,3 +49,11 @@ async def test_fragments_are_compressed_and_pages_that_hold_a_token_are_not(tmp_
     assert (fragment.headers["Content-Encoding"], fragment.headers["Vary"]) == ("gzip", "Accept-Encoding")
     assert int(fragment.headers["Content-Length"]) < len(fragment.text) / 2
     assert "Content-Encoding" not in plain.headers
+
+
+@pytest.mark.parametrize("form", ["note=" + "n" * 300_000, "&".join(f"f{n}=" for n in range(25_000)), "a&" * 100_000])
+async def test_a_form_of_no_page_is_refused_before_it_costs_time(tmp_path: Path, form: str) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    async with running(tmp_path) as (_, client):
+        answer = await client.post("/console/views", content=form, headers=headers)
+    assert (answer.status_code, "a form has at most" in answer.text) == (413, True)
