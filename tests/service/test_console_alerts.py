@@ -111,6 +111,19 @@ async def test_many_get_a_verdict_and_it_is_told_which_did_not(tmp_path: Path) -
         assert "1 refused: <bdi>it has no verdict that could be undone</bdi>" in page.text
 
 
+async def test_who_takes_their_verdict_back_leaves_the_one_that_another_gave_since(tmp_path: Path) -> None:
+    async with desk(tmp_path, 2) as of:
+        ana, ben = of.person("ana"), of.person("ben")
+        page = await do(of, ana, "verdict", fraud(0, 1), verdict="confirmed")
+        assert '<input type="hidden" name="own" value="true">' in page.text
+        await do(of, ben, "verdict", fraud(0), verdict="false_alarm")
+        page = await do(of, ana, "undo", fraud(0, 1), own="true")
+        assert "1 as before." in page.text
+        assert "1 refused: <bdi>ben has judged it since</bdi>" in page.text
+        row = await of.service.store.cases.row(fraud(0)[0], None)
+        assert (row.verdict, row.verdict_by) == ("false_alarm", "ben")
+
+
 async def test_holds_and_escalations_leave_and_return(tmp_path: Path) -> None:
     async with desk(tmp_path, 3) as of:
         ana = of.person("ana")

@@ -44,6 +44,12 @@ class JudgedSaid(VerdictsSaid):
     model_config = ConfigDict(extra="ignore")
 
 
+class UndoneSaid(ManySaid):
+    """Verdicts that are taken back; ``own`` where somebody means what they said, which another may have changed."""
+
+    own: bool = False
+
+
 class WorkSaid(ManySaid):
     """What is done with alerts, other than to judge them."""
 
@@ -128,9 +134,12 @@ class AlertsPages:
 
     async def undo(self, request: Request, by: str = By) -> Response:
         """Take the newest verdict of alerts back."""
-        wanted = await said(request, ManySaid)
-        done = await self._service.store.cases.undo(await self._rows(request, wanted.alert_ids), by)
-        return await self._changed(request, wanted.alert_ids, by, "undo", done)
+        wanted = await said(request, UndoneSaid)
+        rows = await self._rows(request, wanted.alert_ids)
+        of_others = {row.alert_id: row.verdict_by for row in rows if wanted.own and row.verdict_by not in (None, by)}
+        refused = {alert_id: f"{who} has judged it since" for alert_id, who in of_others.items()}
+        done = await self._service.store.cases.undo([row for row in rows if row.alert_id not in of_others], by)
+        return await self._changed(request, wanted.alert_ids, by, "undo", refused | done)
 
     async def work(self, request: Request, by: str = By) -> Response:
         """Claim alerts, hand them over, release them, put them on hold, or escalate them."""
