@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
+from rich.console import Console
 
+from weir.streams.cli.offline import demo
+from weir.streams.demo.demo_loop import Demo
 from weir.streams.demo.scenario import Scenario, demo_tasks, planned_events
 from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.errors import UsageError
@@ -152,6 +155,15 @@ def test_another_scenario_in_the_same_directory_is_refused(whole: tuple[Path, st
     code, output = finish(process)
     assert code == 2
     assert "--fresh" in output
+
+
+def test_without_the_packages_of_the_console_it_runs_and_says_how_to_get_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "_CONSOLE", ("json", "no_such_package"))
+    with demo._served(cast(Demo, None), None, Console(width=200)):
+        said = capsys.readouterr().out
+    assert said == "No console in the browser: it needs no_such_package; pip install 'weir[serve]' gets them.\n"
 
 
 def test_the_task_files_fit_the_simulated_streams() -> None:

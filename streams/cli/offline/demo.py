@@ -149,7 +149,8 @@ def _opened(directory: Path, scenario: Scenario, asked: StopRequest, console: Co
 def _served(demo: Demo, port: int | None, console: Console) -> Iterator[None]:
     """The console of a demo, with its link told; without the packages that it needs, how to get them."""
     if missing := [name for name in _CONSOLE if find_spec(name) is None]:
-        console.print(f"No console in the browser: it needs {', '.join(missing)}; pip install 'weir[serve]' gets them.")
+        words = f"No console in the browser: it needs {', '.join(missing)}; pip install 'weir[serve]' gets them."
+        console.print(words, markup=False, highlight=False)
         yield
         return
     from weir.streams.demo.demo_console import DemoConsole
