@@ -66,6 +66,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         port = self.servers[0].sockets[0].getsockname()[1]
         self._tell(self._service.access.link(port))
+        if self._service.console is not None:
+            asyncio.get_running_loop().run_in_executor(None, self._service.console.pages.compile_all)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connection, end what would never end by itself, wait for the rest."""

@@ -117,6 +117,7 @@ class Endless:
         return f"http://127.0.0.1:{port}/"
 
     fault = ""
+    console = None
 
 
 async def test_a_stop_ends_long_answers_first_and_a_fault_is_a_stop() -> None:

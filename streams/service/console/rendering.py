@@ -93,6 +93,11 @@ class Pages:
         }
         self._templates.globals |= {"asset": assets.address}
 
+    def compile_all(self) -> None:
+        """Compile every template now, in a thread: else the first visitor of each page waits for it."""
+        for name in self._templates.list_templates():
+            self._templates.get_template(name)
+
     def render(
         self, request: Request, template: str, headers: Mapping[str, str] | None = None, **facts: Any
     ) -> Response:

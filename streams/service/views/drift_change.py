@@ -25,7 +25,7 @@ _BINS: Final = 24
 RATE: Final = "label_rate"
 
 
-class _Scored(msgspec.Struct):
+class _LoggedScore(msgspec.Struct):
     task: str
     ts: float
     score: float
@@ -75,7 +75,7 @@ async def change_of(log: ServiceLog, task: TaskSpec, column: str, at: float) -> 
 def _value(value: bytes, task: str, column: str, watched: tuple[str, ...]) -> list[tuple[float, float]]:
     """Event time and value of one record; nothing where it has none, or is of another task."""
     try:
-        scored = msgspec.json.decode(value, type=_Scored)
+        scored = msgspec.json.decode(value, type=_LoggedScore)
     except UNREADABLE:
         return []
     if scored.task != task:
