@@ -18,7 +18,7 @@ from weir.streams.config import topics
 from weir.streams.errors import WeirError, in_words
 from weir.streams.ops.metric_registry import Histogram
 from weir.streams.service.log_reading import every_record
-from weir.streams.service.store.samples import SAMPLED_S, add_samples
+from weir.streams.service.views.samples import SAMPLED_S, add_samples
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service

@@ -16,7 +16,7 @@ from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.rendering import Pages, number, when
 from weir.streams.service.store.alert_queries import examples_learned, happenings_of
-from weir.streams.service.store.samples import DAY_S, Series, alerts_by_day, series_since
+from weir.streams.service.views.samples import DAY_S, Series, alerts_by_day, series_since
 from weir.streams.service.views.sampling import MAIN
 
 if TYPE_CHECKING:
