@@ -24,6 +24,8 @@ from weir.streams.ops.metric_registry import Registry
 from weir.streams.redis.store_errors import StoreUnavailable
 from weir.streams.service.access.access_guard import Guard
 from weir.streams.service.front_page import front_page
+from weir.streams.service.intake.decisions import Decisions
+from weir.streams.service.intake.door import Door
 from weir.streams.service.intake.quick_route import QuickRoute
 from weir.streams.service.problems import ANSWERS, OverloadError, Problem
 from weir.streams.service.service import Service
@@ -45,8 +47,8 @@ def create_app(service: Service) -> FastAPI:
     app.state.service, app.state.exposition = service, Exposition(service.metrics)
     for routed in (*service.parts, *service.views):
         app.include_router(routed.router, prefix=_PREFIX, responses=ANSWERS)
-    for routed in (service.door, service.decisions):
-        app.router.routes[:0] = [QuickRoute(cast(APIRoute, route), _PREFIX) for route in routed.router.routes]
+    often = [part.router.routes for part in service.parts if isinstance(part, Door | Decisions)]
+    app.router.routes[:0] = [QuickRoute(cast(APIRoute, route), _PREFIX) for routes in often for route in routes]
     if service.console is not None:
         app.include_router(service.console.router)
     for path, answer in (("/", front_page), ("/health", _health), ("/ready", _ready), ("/metrics", _metrics)):
