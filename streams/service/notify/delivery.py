@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from weir.streams.service.notify.public_only import public_only
 from weir.streams.text import printable
 
 _TIMEOUT: Final = httpx.Timeout(10.0, connect=5.0)
+_WHOLE_S: Final = 30.0
+"""So long a whole request may take."""
 STANDS_S: Final = 180.0
 """An alert that is not told again for so long has ended, to Alertmanager."""
 
@@ -110,10 +113,18 @@ def _tls() -> Any:
 
 
 def _post(url: str, body: bytes, headers: dict[str, str]) -> Answer:
+    try:
+        return asyncio.run(_posted(url, body, headers))
+    except TimeoutError:
+        return Answer(False, f"no answer within {_WHOLE_S:g} s")
+
+
+async def _posted(url: str, body: bytes, headers: dict[str, str]) -> Answer:
     told = {"content-type": "application/json", "user-agent": f"weir/{version('weir')}", **headers}
-    # No proxy of the environment: it, and not the receiver, would be what is connected to and checked.
-    with (
-        httpx.Client(timeout=_TIMEOUT, trust_env=False, verify=_tls()) as client,
+    async with (
+        asyncio.timeout(_WHOLE_S),  # timeouts of the client are of each read: who sends a byte a second has no end
+        # No proxy of the environment: it, and not the receiver, would be what is connected to and checked.
+        httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, verify=_tls()) as client,
         client.stream("POST", url, content=body, headers=told) as answer,  # its body may be endless, and is not read
     ):
         wait = answer.headers.get("retry-after", "")

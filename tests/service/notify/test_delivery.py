@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import socket
+import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from docs.pages.wire_examples import notified
 from tests.service.notify.receiver import OLD_SECRET, SECRET, Receiver
 from weir.streams.config.notify_settings import NotifyTarget
 from weir.streams.errors import UsageError
+from weir.streams.service.notify import delivery
 from weir.streams.service.notify.delivery import Answer, check_target, deliver
 from weir.streams.service.notify.messages import Delivery, document_of, text_of
 from weir.streams.service.notify.public_only import public_only
@@ -74,6 +77,26 @@ def test_alertmanager_is_told_what_stands_and_what_has_ended() -> None:
     ends = [alert["endsAt"] for alert in alerts]
     assert ends[1] < ends[0], "a verdict ends it"
     assert ends[3] < ends[2], "who is unsure ends nothing"
+
+
+def test_a_receiver_that_answers_byte_by_byte_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "_WHOLE_S", 0.3)
+    given_up = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        held, _ = listener.accept()
+        with held, suppress(OSError):
+            while not given_up.wait(0.02):
+                held.send(b"H")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        answer = deliver(target("webhook", url), Delivery((FIRST,)), BASE)
+        given_up.set()
+        thread.join()
+    assert answer == Answer(False, "no answer within 0.3 s")
 
 
 @pytest.mark.parametrize(
