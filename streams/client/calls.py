@@ -54,7 +54,8 @@ class Call(Generic[T]):
         """For ``client`` to send."""
         headers = {} if self.content is None else {"Content-Type": self.content_type}
         params = {name: value for name, value in self.params.items() if value is not None}
-        return client.build_request(self.method, self.path, params=params, content=self.content, headers=headers)
+        known = params or None  # httpx puts even an empty table in the place of the query that the path has
+        return client.build_request(self.method, self.path, params=known, content=self.content, headers=headers)
 
     def read(self, response: httpx.Response) -> T:
         """The answer; raises ``ServiceError``."""

@@ -41,7 +41,8 @@ async def check_readable(client: Any, topics: Iterable[str], security: LinkSecur
     """Raise `BrokerError` for a topic that an `AIOKafkaClient` cannot see: its consumer would wait and say nothing."""
     for topic in sorted(topics):
         try:
-            await asyncio.wait_for(client._wait_on_metadata(topic), METADATA_S)
+            async with asyncio.timeout(METADATA_S):
+                await client._wait_on_metadata(topic)
         except TopicAuthorizationFailedError as error:
             raise BrokerError(f"topic {topic!r} is not ours to read; {grant(security, 'read it')}") from error
         except (UnknownTopicOrPartitionError, TimeoutError) as error:

@@ -96,7 +96,8 @@ class Fleet:
             words = "process %d of %d ended with status %d; it starts again in %g s"
             log.error(words, number + 1, len(self._commands), status, pause_s)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._stopping.wait()
         return 0
 
     async def _once(self, number: int) -> int:

@@ -264,3 +264,18 @@ def test_a_case_event_that_is_sent_again_counts_once(engine: Engine) -> None:
     with engine.connect() as c:
         assert find_rows(c, ["fraud:u1:e1"], None)["fraud:u1:e1"].version == 1
         assert [change["kind"] for change in history_of(c, "fraud:u1:e1")["history"]] == ["note", "status"]
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_stop_at_the_moment_of_news_is_a_stop(tmp_path: Path, turns: int) -> None:
+    projector = Projector(MemoryServiceLog(), open_database(ServeSettings(directory=tmp_path)), FOREVER_S)
+    running = asyncio.create_task(projector.run())
+    while not projector._news._waiters:  # type: ignore[attr-defined]  # it waits for news
+        await asyncio.sleep(0.01)
+    projector._news.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait([running])
+    assert running.cancelled()

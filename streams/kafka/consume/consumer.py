@@ -261,7 +261,8 @@ class BatchConsumer(Consumer):
         while (working := self.offsets.working()) and not self.should_stop:
             self._progress.clear()
             try:
-                await asyncio.wait_for(self._progress.wait(), deadline - loop.time())
+                async with asyncio.timeout(deadline - loop.time()):
+                    await self._progress.wait()
             except TimeoutError:
                 log.warning("%d batches in work are left to be repeated, such as %s", len(working), working[0])
                 break
@@ -316,7 +317,8 @@ class BatchConsumer(Consumer):
     async def _bounded(self, name: str, hook: Awaitable[T]) -> T | None:
         """What the hook gives; ``None`` after an error or a timeout, which end the worker."""
         try:
-            return await asyncio.wait_for(hook, self.settings.hook_timeout_s)
+            async with asyncio.timeout(self.settings.hook_timeout_s):
+                return await hook
         except TimeoutError:
             limit = f"hook_timeout_s={self.settings.hook_timeout_s}"
             error: Exception = RebalanceHookError(f"{name} was not done within {limit}; see what it waits for")

@@ -165,7 +165,8 @@ class KafkaServiceLog:
         if topic not in self._senders:
             self._senders[topic] = asyncio.create_task(self._send_all(topic))
         try:
-            await asyncio.wait_for(waiting.sent, PATIENCE_S)
+            async with asyncio.timeout(PATIENCE_S):
+                await waiting.sent
         except TimeoutError:
             self._not_sent = (
                 f"the brokers did not acknowledge within {PATIENCE_S:g} s; send the records again: repeats are known"

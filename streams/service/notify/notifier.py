@@ -108,7 +108,8 @@ class Notifier:
             except Exception as exc:  # noqa: BLE001 - the rest of the service does not end for it
                 _complain("nobody is told of alerts", exc)
             with suppress(TimeoutError):
-                await asyncio.wait_for(wrote.wait(), _PAUSE_S)
+                async with asyncio.timeout(_PAUSE_S):
+                    await wrote.wait()
 
     def _let_go(self) -> None:
         """Another process tells of alerts now, or none."""

@@ -165,7 +165,8 @@ class Cases:
             if len(found) == len(set(case_event_ids)) or left <= 0:
                 return found
             with suppress(TimeoutError):
-                await asyncio.wait_for(wrote.wait(), min(left, _LOOK_EVERY_S))
+                async with asyncio.timeout(min(left, _LOOK_EVERY_S)):
+                    await wrote.wait()
 
     async def rows(self, ids: Sequence[str], tasks: frozenset[str] | None) -> dict[str, AlertRow]:
         """Alerts by id that a caller may see."""

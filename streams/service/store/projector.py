@@ -79,7 +79,8 @@ class Projector:
                 self.trouble = f"alerts are not written to the database: {in_words(exc).splitlines()[0]}"
                 log.error("%s; trying again", self.trouble)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), _PAUSE_S)
+                async with asyncio.timeout(_PAUSE_S):
+                    await self._news.wait()
             self._news.clear()
 
     @property

@@ -143,7 +143,8 @@ class StepWriter:
             if step is None:
                 self._wake.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), left_s)
+                    async with asyncio.timeout(left_s):
+                        await self._wake.wait()
                 continue
             await asyncio.wait([step.acknowledged], timeout=left_s)
             if not _succeeded(step.acknowledged):

@@ -110,7 +110,8 @@ class Audit:
         self._wake.set()
         while not self._stopping:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _COUNTED_S)
+                async with asyncio.timeout(_COUNTED_S):
+                    await self._wake.wait()
             self._wake.clear()
             if self._stopping or time.monotonic() - counted_at >= _COUNTED_S:
                 self._note_counts()
