@@ -270,7 +270,7 @@ def test_a_case_event_that_is_sent_again_counts_once(engine: Engine) -> None:
 async def test_a_stop_at_the_moment_of_news_is_a_stop(tmp_path: Path, turns: int) -> None:
     projector = Projector(MemoryServiceLog(), open_database(ServeSettings(directory=tmp_path)), FOREVER_S)
     running = asyncio.create_task(projector.run())
-    while not projector._news._waiters:  # type: ignore[attr-defined]  # it waits for news
+    while not projector._news._waiters:  # it waits for news
         await asyncio.sleep(0.01)
     projector._news.set()
     for _ in range(turns):
