@@ -1,6 +1,7 @@
 """The metrics of one process behind typed methods, which refuse a name that is not in `metric_definitions`.
 
-The registry holds counters, gauges and histograms; `weir.streams.ops.exposition` hands them to prometheus_client when asked.
+The registry holds counters, gauges and histograms; `weir.streams.ops.exposition` hands them to prometheus_client when
+asked.
 """
 
 from __future__ import annotations
