@@ -139,7 +139,14 @@ def serve(rate: float, bound: socket.socket) -> None:
     log = AlertLog()
     settings = Settings.model_validate({})
     service: Any = SimpleNamespace(
-        settings=settings, tasks=[], log=log, access=Everyone(), metrics=Registry(), views=[], parts=[]
+        settings=settings,
+        tasks=[],
+        log=log,
+        access=Everyone(),
+        metrics=Registry(),
+        views=[],
+        parts=[],
+        console=None,
     )
     feed = Feed(cast(Service, service))
     service.parts.append(feed)
