@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from httpx import ASGITransport, AsyncClient
 
+from tests.service.feed_service import plain_task
 from tests.service.memory_log import MemoryServiceLog
 from weir.online.codec.encode import encode_model
 from weir.online.codec.wire import Alert, Reason
@@ -21,21 +22,6 @@ from weir.streams.service.app import create_app
 from weir.streams.service.ports import Serving
 from weir.streams.service.service import Service
 
-_TASK = """
-name = "{name}"
-entity = "user"
-[[entities]]
-name = "user"
-key = "user_id"
-[[entities.aggregates]]
-name = "amount"
-value = "amount"
-ops = ["count"]
-windows = ["1d"]
-[model]
-kind = "logistic"
-{more}
-"""
 _BUDGET = """
 [threshold]
 kind = "budget"
@@ -49,10 +35,7 @@ kind = "fixed"
 value = 0.5
 """
 ALERTS_A_DAY = 5
-TASKS = (
-    TaskSpec.from_toml(_TASK.format(name="fraud", more=_BUDGET.format(ALERTS_A_DAY))),
-    TaskSpec.from_toml(_TASK.format(name="churn", more=_FIXED)),
-)
+TASKS = (plain_task("fraud", _BUDGET.format(ALERTS_A_DAY)), plain_task("churn", _FIXED))
 
 
 class Standing:
