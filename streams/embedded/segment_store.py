@@ -7,6 +7,7 @@ end: the pages that were not written may be gone, and a second fsync would say t
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import threading
@@ -44,7 +45,7 @@ class SegmentStore:
     Raises
     ------
     LogError
-        A file is damaged; nothing was changed.
+        A file is damaged, or another one has the log open to write; nothing was changed.
     """
 
     def __init__(self, directory: Path, segment_bytes: int) -> None:
@@ -62,7 +63,12 @@ class SegmentStore:
         self.segments: tuple[Segment, ...] = ()
         self.lanes: Lanes = {}
         self.next_seq = 0
-        self._recover()
+        self._lock: int | None = _locked(directory)
+        try:
+            self._recover()
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def _recover(self) -> None:
         paths = segment_paths(self.directory) or [self.directory / FIRST]
@@ -252,6 +258,9 @@ class SegmentStore:
             for file in self._files.values():
                 os.close(file)
             self._files.clear()
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
             self._failed = self._failed or f"{self.directory}: the log is closed"
 
     @property
@@ -288,6 +297,19 @@ class SegmentStore:
                     continue
             index = self._index(segment)
             yield from segment.batches(index, index.place(topic, partition, offset, newest))
+
+
+def _locked(directory: Path) -> int:
+    """A descriptor that holds the directory: a second owner would cut off the batch that the first is writing."""
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(held)
+        raise LogError(
+            f"{directory}: the log is open already, here or in another process; end that one first"
+        ) from error
+    return held
 
 
 def _open(path: Path) -> int:

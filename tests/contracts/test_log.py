@@ -228,6 +228,16 @@ class TestDirectory:
                 EmbeddedLog(PARTITIONS, directory)
             assert path.read_bytes() == bad
 
+    def test_a_second_owner_is_refused_and_changes_nothing(self, directory: Path) -> None:
+        with EmbeddedLog(PARTITIONS, directory) as log:
+            log.append("events", [Record(b"a", b"1", 0.0)])
+            with (directory / FILE).open("ab") as half:  # what the first is just writing
+                half.write(b"WLG1")
+            with pytest.raises(LogError, match="the log is open already"):
+                EmbeddedLog(PARTITIONS, directory)
+            assert (directory / FILE).read_bytes().endswith(b"WLG1")
+        assert [batch.seq for batch in self.reopened(directory)] == [0]
+
     def test_a_file_of_another_kind_is_refused_and_kept(self, directory: Path) -> None:
         directory.mkdir()
         for data in (b"something else entirely, longer than a header", b"x", bytes(100)):

@@ -19,7 +19,7 @@ from rich.console import Console
 from weir.streams.cli.offline import demo
 from weir.streams.demo.demo_loop import Demo
 from weir.streams.demo.scenario import Scenario, demo_tasks, planned_events
-from weir.streams.embedded.embedded_log import EmbeddedLog
+from weir.streams.embedded.embedded_log import read_directory
 from weir.streams.errors import UsageError
 from weir.streams.records import Record
 
@@ -58,8 +58,8 @@ def checkpoint_newer_than(directory: Path, before: float) -> Callable[[], bool]:
 
 def records(directory: Path, topic: str) -> list[tuple[int, int, Record]]:
     """(partition, offset, record) of everything in a topic."""
-    with EmbeddedLog(directory=directory / "log") as log:
-        return [(b.partition, b.base_offset + i, r) for b in log.read([topic], 0) for i, r in enumerate(b.records)]
+    batches = [batch for batch in read_directory(directory / "log") if batch.topic == topic]
+    return [(b.partition, b.base_offset + i, r) for b in batches for i, r in enumerate(b.records)]
 
 
 def summary(directory: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -27,6 +28,7 @@ from weir.streams.service.app import create_app
 from weir.streams.service.embedded.embedded_service import embedded_service
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_requests import name_of
+from weir.streams.service.store.projection import Projection
 from weir.streams.service.store.saved_views import (
     PRESENT_S,
     ViewSaid,
@@ -57,12 +59,14 @@ def event(user: str, n: int, **more: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def service(directory: Path, **serve: Any) -> AsyncIterator[AsyncClient]:
+async def service(directory: Path, *, whole: bool = True, **serve: Any) -> AsyncIterator[AsyncClient]:
     settings = Settings.model_validate({"serve": {"directory": str(directory), **serve}})
     made = embedded_service(settings, [every_event_alerts()])
     async with made, AsyncClient(transport=ASGITransport(create_app(made)), base_url="http://weir") as client:
         client.log = made.log  # type: ignore[attr-defined]
         client.store = made.store  # type: ignore[attr-defined]
+        if whole:
+            await until(client, "/v1/alerts", lambda answer: answer["trouble"] is None)
         yield client
 
 
@@ -443,6 +447,24 @@ async def test_lists_are_sorted_filtered_searched_and_cut_into_pages(tmp_path: P
         assert len(await alerts(client, 11, until=middle)) == 11
         assert await alerts(client, 0, min_score=1.0) == []
         assert len(await alerts(client, 23, task="fraud", severity="low", verdict="none", limit=500)) == 23
+
+
+async def test_a_list_that_is_not_whole_after_a_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with service(tmp_path) as client:
+        await send(client, event("u1", 1))
+        await alerts(client, 1)
+    for table in ("alerts.db", "alerts.db-wal", "alerts.db-shm"):
+        (tmp_path / table).unlink(missing_ok=True)
+    may, real = threading.Event(), Projection.write
+    monkeypatch.setattr(Projection, "write", lambda *given: may.wait(10) and real(*given))
+    async with service(tmp_path, whole=False) as client:
+        answer = (await client.get("/v1/alerts")).json()
+        assert answer["alerts"] == []
+        assert answer["trouble"].endswith("the list is not whole yet")
+        one = await client.get("/v1/alerts/fraud:u1:u1-1")
+        assert (one.status_code, one.headers["Retry-After"]) == (503, "2")
+        may.set()
+        assert (await until(client, "/v1/alerts", lambda answer: answer["trouble"] is None))["total"] == 1
 
 
 async def test_what_keeps_the_database_from_being_written_is_told_until_it_is_over(

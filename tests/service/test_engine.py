@@ -323,12 +323,19 @@ async def test_a_listener_that_fails_keeps_nobody_else_from_its_batches(tmp_path
         assert len(heard) == 1
 
 
+def let_go(log: object) -> None:
+    """As the end of a process does that never started its engine."""
+    assert isinstance(log, EmbeddedServiceLog)
+    for held in (log.engine.inputs, log.engine.outputs, log.engine.kept, log.engine.directory):
+        held.close()
+
+
 def test_a_directory_is_of_one_process(tmp_path: Path) -> None:
     service = service_in(tmp_path)
     with pytest.raises(UsageError, match=r"is in use by process \d+; stop that one, or give another"):
         service_in(tmp_path)
     epoch = service.log.epoch
-    service.log.engine.directory.close()  # type: ignore[attr-defined]
+    let_go(service.log)
     again = service_in(tmp_path)
     assert again.log.epoch == epoch
     assert service_in(tmp_path / "other").log.epoch != epoch
@@ -394,7 +401,7 @@ async def test_after_a_crash_the_tasks_of_then_come_first(tmp_path: Path) -> Non
     assert isinstance(changed, EmbeddedServiceLog)
     with pytest.raises(UsageError, match="did not stop cleanly, and since then fraud changed: start it once with the"):
         await changed.start()
-    changed.engine.directory.close()
+    let_go(changed)
     async with opened(left):  # as they were
         pass
     changed = service_in(left, tasks(OTHER_AGGREGATES, CHURN)).log

@@ -173,9 +173,12 @@ class Cases:
         return await self.ask(find_rows, [i for i in ids if "\0" not in i], tasks)  # no id has one, nor a database
 
     async def row(self, alert_id: str, tasks: frozenset[str] | None) -> AlertRow:
-        """One of them; raises ``Problem`` (404)."""
+        """One of them; raises ``Problem`` (404; 503 where it may only not be there yet)."""
         if row := (await self.rows([alert_id], tasks)).get(alert_id):
             return row
+        if (trouble := self._projector.trouble) is not None:
+            detail = f"no alert {alert_id} yet: {trouble}"
+            raise Problem(503, "Not known yet", detail, value=alert_id, headers={"Retry-After": "2"})
         raise Problem(404, "Not found", f"no alert {alert_id}; GET /v1/alerts lists them", value=alert_id)
 
     def _check_reason(self, row: AlertRow, reason: str) -> None:

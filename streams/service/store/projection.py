@@ -47,20 +47,19 @@ class Projection:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def begin(self, epoch: str, rebuild: bool = False) -> bool:
-        """Make sure that the tables are of the log ``epoch``; whether they were emptied: of another, or on demand."""
+    def begin(self, epoch: str, rebuild: bool = False) -> None:
+        """Empty tables that are of another log than ``epoch``, or that are to be made anew."""
         state = t.projection_state
         with self._engine.begin() as c:
             upsert(c, state, [{"id": 1, "epoch": epoch}], replace=False)
             held = c.execute(select(state.c.epoch).with_for_update()).scalar_one()
             if held == epoch and not rebuild:
-                return False
+                return
             why = "as asked" if held == epoch else f"they are of another log ({held}, this is {epoch})"
             log.warning("alerts are made anew from the log: %s", why)
             for table in (*t.PROJECTED, notifications):
                 c.execute(delete(table))
             c.execute(update(state).values(epoch=epoch))
-            return True
 
     def lease(self, writer: str, now: float, for_s: float) -> bool:
         """Whether ``writer`` may write until ``now + for_s``: nobody else does.

@@ -54,9 +54,9 @@ class Projector:
         self._at: dict[tuple[str, int], int] = {}
         self._recent: RecentExamples | None = None
         self._news, self.wrote = asyncio.Event(), asyncio.Event()
-        """The latter is set, and replaced, when something was written here."""
-        self.trouble: str | None = None
-        """Why nothing is written now."""
+        """The latter is set, and replaced, when something was written here, or a trouble is over."""
+        self.trouble: str | None = "alerts are still being read from the log: the list is not whole yet"
+        """Why the tables are not up to date, where they are not: after a start, until all that was there is written."""
 
     def listen(self) -> None:
         """Be woken by new records."""
@@ -68,12 +68,13 @@ class Projector:
         while True:
             try:
                 if not begun:
-                    if await asyncio.to_thread(self._projection.begin, self._log.epoch, self._rebuild):
-                        self.trouble = "alerts are being made anew from the log: the list is not whole yet"
+                    await asyncio.to_thread(self._projection.begin, self._log.epoch, self._rebuild)
                     begun = True
                 if await self._leads():
                     await self.catch_up()
-                self.trouble = None
+                if self.trouble is not None:
+                    self.trouble = None
+                    self._wake()
             except (SQLAlchemyError, WeirError) as exc:
                 self._forget_places()
                 self.trouble = f"alerts are not written to the database: {in_words(exc).splitlines()[0]}"
@@ -157,12 +158,15 @@ class Projector:
         if told is None:
             raise OvertakenError(f"{piece.topic}-{piece.partition}: another process has written offset {piece.start}")
         self._at[piece.topic, piece.partition] = piece.end
-        self.wrote.set()
-        self.wrote = asyncio.Event()
+        self._wake()
         if told:
             # A crash before this leaves it untold in the feed; the alert itself tells it.
             records = [Record(event.alert_id.encode(), encode_model(event), time.time()) for event in told]
             await self._log.append(topics.CASE_EVENTS, records)
+
+    def _wake(self) -> None:
+        self.wrote.set()
+        self.wrote = asyncio.Event()
 
 
 class OvertakenError(ShellError):
