@@ -36,6 +36,10 @@ _GROWTH = 2.0 ** (1.0 / 2_048)
 _SLACK, _TOP_SHARE, _WEIGHT_FACTOR, _WEIGHT_MEMORY = 256.0, 0.05, 8.0, 1_000.0
 _MUCH_HEAVIER = 4.0
 
+_Held = tuple[FloatMatrix, BoolVector, FloatVector, FloatVector]
+_YOUNG: Final = ("young_x", "young_y", "young_weight", "young_used")
+"""Of rows that are judged again: as given, and the weight each was learned with; their names in a snapshot."""
+
 
 @njit(cache=True)
 def _bucket(value: float) -> int:
@@ -66,11 +70,12 @@ def _fold(
     classes: FloatMatrix,
     counts: NDArray[np.int64],
     used: FloatVector,
-) -> None:
-    """Judge rows in order; ``used (n,)`` is the weight to learn each with, 0 for not at all.
+) -> int:
+    """Judge rows in order; ``used (n,)`` is the weight to learn each with, 0 for not at all. How many are learned.
 
     ``classes (2, 2)``: mean logarithm of the weight, and rows, of each class. ``counts`` = (rows given, not learned).
     """
+    refused = counts[1]
     for i in range(x.shape[0]):
         counts[0] += 1
         plausible = 0.0 < weight[i] < np.inf
@@ -95,6 +100,19 @@ def _fold(
         used[i] = min(weight[i], _WEIGHT_FACTOR * math.exp(known[0])) if known[1] > 0.0 else weight[i]
         known[1] = min(known[1] + 1.0, _WEIGHT_MEMORY)
         known[0] += (math.log(used[i]) - known[0]) / known[1]
+    return int(x.shape[0] - (counts[1] - refused))
+
+
+@njit(cache=True)
+def _cut(x: FloatMatrix, bound: FloatVector) -> FloatMatrix:
+    """``x (n, F)`` within +-``bound (F,)``; compiled, for ``np.clip`` costs more than one row's score."""
+    out = np.empty(x.shape)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            value = x[i, j]
+            # What is NaN stays so.
+            out[i, j] = bound[j] if value > bound[j] else (-bound[j] if value < -bound[j] else value)
+    return out
 
 
 class GuardedLearner:
@@ -128,7 +146,7 @@ class GuardedLearner:
             "classes": np.zeros((2, 2)),
             "counts": np.zeros(2, np.int64),
         }
-        self._young = _no_rows(width)
+        self._young: list[_Held] = []  # pieces of the first rows, until they were judged for the last time
 
     @property
     def refused(self) -> int:
@@ -145,67 +163,75 @@ class GuardedLearner:
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Learn the plausible ones of the rows in order."""
-        at, n = 0, len(x)
-        while at < n:
-            given = int(self._state["counts"][0])
-            due = next((count for count in JUDGED_AGAIN if count > given), None)
-            end = n if due is None else min(n, at + due - given)
-            self._learn(x[at:end], y[at:end], weight[at:end], young=due is not None)
-            if due == given + end - at:
+        at, n, given = 0, len(x), int(self._state["counts"][0])
+        while given < JUDGED_AGAIN[-1] and at < n:
+            due = next(count for count in JUDGED_AGAIN if count > given)
+            end = min(n, at + due - given)
+            self._young.append(self._learn(x[at:end].copy(), y[at:end].copy(), weight[at:end].copy()))
+            given += end - at
+            if due == given:
                 self._judge_again(last=due == JUDGED_AGAIN[-1])
             at = end
+        if at < n:
+            self._learn(x[at:], y[at:], weight[at:])
 
-    def _learn(self, x: FloatMatrix, y: BoolVector, weight: FloatVector, *, young: bool) -> None:
+    def _learn(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> _Held:
         s, used = self._state, np.empty(len(x))
         rows, labels, weights = np.ascontiguousarray(x), np.ascontiguousarray(y), np.ascontiguousarray(weight)
-        _fold(rows, labels, weights, s["mass"], s["unit"], s["bound"], s["classes"], s["counts"], used)
-        self._show(rows, labels, used)
-        if young:
-            new = {"x": rows, "y": labels, "weight": weights, "used": used}
-            self._young = {name: np.concatenate([held, new[name]]) for name, held in self._young.items()}
+        learned = _fold(rows, labels, weights, s["mass"], s["unit"], s["bound"], s["classes"], s["counts"], used)
+        self._show(rows, labels, used, learned)
+        return rows, labels, weights, used
 
-    def _show(self, x: FloatMatrix, y: BoolVector, used: FloatVector) -> None:
-        good = used > 0.0
-        if good.all():
+    def _show(self, x: FloatMatrix, y: BoolVector, used: FloatVector, count: int) -> None:
+        """Let the learner inside see the ``count`` rows whose weight is above 0."""
+        if count == len(used):
             self.learner.learn_many(x, y, used)
-        elif good.any():
+        elif count:
+            good = used > 0.0
             self.learner.learn_many(x[good], y[good], used[good])
+
+    def _held(self) -> _Held:
+        """The first rows, as one piece: as given, and the weight each was learned with."""
+        nothing = (np.zeros((0, len(self.features))), np.zeros(0, np.bool_), np.zeros(0), np.zeros(0))
+        x, y, weight, used = (np.concatenate(parts) for parts in zip(nothing, *self._young, strict=True))
+        self._young = [(x, y, weight, used)]
+        return x, y, weight, used
 
     def _judge_again(self, *, last: bool) -> None:
         """Begin anew where a row was learned that is not plausible now, or the other way round."""
-        held, s = self._young, self._state
+        (x, y, weight, used), s = self._held(), self._state
         with np.errstate(invalid="ignore"):
-            good = (np.abs(held["x"]) <= s["bound"]).all(axis=1) & (held["weight"] > 0.0) & np.isfinite(held["weight"])
-        cap = _WEIGHT_FACTOR * np.exp(s["classes"][held["y"].astype(np.int64), 0])
-        now = np.where(good, np.minimum(held["weight"], cap), 0.0)
-        odd = _odd(held["x"]) & good
-        if odd.any() or ((now > 0.0) != (held["used"] > 0.0)).any() or (held["used"] > _MUCH_HEAVIER * now).any():
-            held["used"] = now
-            s["counts"][1] = np.count_nonzero(now == 0.0)
+            good = (np.abs(x) <= s["bound"]).all(axis=1) & (weight > 0.0) & np.isfinite(weight)
+        cap = _WEIGHT_FACTOR * np.exp(s["classes"][y.astype(np.int64), 0])
+        now = np.where(good, np.minimum(weight, cap), 0.0)
+        odd = _odd(x) & good
+        if odd.any() or ((now > 0.0) != (used > 0.0)).any() or (used > _MUCH_HEAVIER * now).any():
+            self._young = [(x, y, weight, now)]
+            learned = int(np.count_nonzero(now))
+            s["counts"][1] = len(now) - learned
             self.learner.restore(self._empty)
             order = np.argsort(odd, kind="stable")
-            self._show(held["x"][order], held["y"][order], now[order])
+            self._show(x[order], y[order], now[order], learned)
         if last:
-            self._young = _no_rows(len(self.features))
+            self._young = []
 
     def snapshot(self) -> bytes:
         """The guard's state and that of the learner inside."""
-        own = self._state | {f"young_{name}": held for name, held in self._young.items()}
+        own = self._state | dict(zip(_YOUNG, self._held(), strict=True))
         return seal_with([self.learner.snapshot()], self.kind, self.features, own)
 
     def restore(self, state: bytes) -> None:
         """Replace the state; ``ValueError`` when of another kind, other features or another learner."""
         arrays, (inner,) = unseal_with(1, state, self.kind, self.features)
         n = len(arrays.get("young_y", ()))
-        young = {name: np.zeros((n, *held.shape[1:]), held.dtype) for name, held in self._young.items()}
+        young = (np.zeros((n, len(self.features))), np.zeros(n, np.bool_), np.zeros(n), np.zeros(n))
         fresh = {name: np.empty_like(held) for name, held in self._state.items()}
-        copy_into(fresh | {f"young_{name}": held for name, held in young.items()}, arrays)
+        copy_into(fresh | dict(zip(_YOUNG, young, strict=True)), arrays)
         self.learner.restore(inner)
-        self._state, self._young = fresh, young
+        self._state, self._young = fresh, [young]
 
     def _bounded(self, x: FloatMatrix) -> FloatMatrix:
-        bound = self._state["bound"]
-        return np.ascontiguousarray(np.clip(x, -bound, bound))
+        return _cut(x, self._state["bound"])
 
 
 def _odd(x: FloatMatrix) -> BoolVector:
@@ -215,8 +241,3 @@ def _odd(x: FloatMatrix) -> BoolVector:
     top = (zeros + (1.0 - _TOP_SHARE) * (len(x) - zeros)).astype(np.int64)
     usual = np.take_along_axis(size, np.minimum(top, len(x) - 1)[None], axis=0)[0]
     return np.asarray((np.abs(x) / _SLACK > usual).any(axis=1))
-
-
-def _no_rows(width: int) -> dict[str, NDArray[Any]]:
-    """What is kept of rows that are judged again: as given, and the weight each was learned with."""
-    return {"x": np.zeros((0, width)), "y": np.zeros(0, np.bool_), "weight": np.zeros(0), "used": np.zeros(0)}

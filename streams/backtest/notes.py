@@ -99,7 +99,7 @@ class RunWatch:
         for name, numbers in batch.numbers.items():
             values = numbers[~np.isnan(numbers)]
             self.known[name][kind] += len(values)
-            marked = np.isin(values, _SENTINELS)
+            marked = (values[:, None] == _SENTINELS).any(axis=1)  # np.isin takes 0.15 ms for one row
             self.sentinels[name].update(values[marked].tolist())
             values, (low, high) = values[~marked], self.spread[name]
             self.spread[name] = float(values.min(initial=low)), float(values.max(initial=high))
