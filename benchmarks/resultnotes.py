@@ -91,3 +91,9 @@ What differs and what to mind:
   is a stack of four logistic regressions of different rates, an adaptive tree and a forest of five trees. Batches
   hold one row.
 """
+
+LATE = """
+What differs: the baselines are batch models, trained anew every 30 days on all labels known by then; Weir learns each
+label once, in the order in which they became known (`label_known`). The task file is written plainly, from the columns
+of the data as they are.
+"""

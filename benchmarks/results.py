@@ -108,7 +108,7 @@ def _costs(outcomes: Outcomes, cores: int) -> str:
 
 
 def _reproduce(protocol: Protocol) -> str:
-    name, data = protocol.name, f"../shared/data/{protocol.name}/{protocol.data}"
+    name, data = protocol.name, str(protocol.data_in(Path("../shared")))
     lines = [
         f"python -m benchmarks.run_protocols --only {name}  # which runs:",
         f"weir backtest benchmarks/protocols/{name}.toml --data {data} \\",
@@ -116,7 +116,8 @@ def _reproduce(protocol: Protocol) -> str:
     ]
     for extra in protocol.calls.values():
         call = ["python", f"../shared/eval/{protocol.evaluator}", "--scores"]
-        lines.append(" ".join([*call, f"benchmarks/out/{name}.eval{protocol.suffix}", *extra]))
+        told = (part.format(data=data) for part in extra)
+        lines.append(" ".join([*call, f"benchmarks/out/{name}.eval{protocol.suffix}", *told]))
     return "Reproduce:\n\n```sh\n" + "\n".join(lines) + "\n```"
 
 
@@ -204,9 +205,24 @@ def _elec2(outcome: dict[str, Any], shared: Path) -> list[str]:
     return [table(("model", "accuracy", "F1 of UP", "source"), rows), notes]
 
 
+def _late(baselines: Callable[[], list[Row]]) -> Callable[[dict[str, Any], Path], list[str]]:
+    """The section of rows whose labels are known after a time of their own."""
+
+    def section(outcome: dict[str, Any], _: Path) -> list[str]:
+        r = outcome["evaluations"]["all"]["result"]
+        note = f"this run; {r['rows']:,} judged rows, log loss {number(r['log_loss'], 4)}, ECE {number(r['ece'], 4)}"
+        rows = [_weir("Weir, online", (r["auc"], r["average_precision"]), 3, note), *_rows(baselines(), 3)]
+        return [table(("model", "ROC AUC", "AP", "source"), rows), resultnotes.LATE]
+
+    return section
+
+
 _SECTIONS: Mapping[str, tuple[str, Callable[[dict[str, Any], Path], list[str]]]] = {
     "fraud_handbook": ("Fraud Detection Handbook", _fraud),
     "churn_dodge_the_mud": ("Dodge the Mud (churn)", _churn),
     "device_nab": ("Numenta Anomaly Benchmark", _nab),
     "online_elec2": ("Elec2", _elec2),
+    "churn_bookings": ("Hotel bookings that are cancelled", _late(published.bookings)),
+    "retail_lapse": ("Households that lapse", _late(published.lapse)),
+    "device_backblaze": ("Disk drives that fail", _late(published.drives)),
 }

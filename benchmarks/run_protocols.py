@@ -93,7 +93,8 @@ def judge(protocol: Protocol, data: Path, shared: Path, out: Path) -> dict[str, 
     found: dict[str, Any] = {}
     script = str(shared / "eval" / protocol.evaluator)
     for label, extra in protocol.calls.items():
-        said = _call([sys.executable, script, "--scores", str(converted), *extra], protocol.evaluator, capture=True)
+        told = (part.format(data=data) for part in extra)
+        said = _call([sys.executable, script, "--scores", str(converted), *told], protocol.evaluator, capture=True)
         found[label] = json.loads(said.strip().splitlines()[-1])
         print(f"  {label}: {json.dumps(found[label]['result'])[:200]}", flush=True)
     if protocol.extra is not None:

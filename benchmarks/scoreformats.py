@@ -57,6 +57,16 @@ def elec2(scores: pa.Table, data: Path) -> pa.Table:
     return pa.table({"index": rows, "probability": scores["score"].take(pa.array(order))})
 
 
+def rows(scores: pa.Table, data: Path) -> pa.Table:
+    """Row and score; the event id is the row's number.
+
+    >>> rows(pa.table({"event_id": ["7", "3"], "score": [0.5, 0.25]}), Path("unused")).to_pydict()
+    {'row': [7, 3], 'score': [0.5, 0.25]}
+    """
+    del data  # the numbers are in the scores
+    return pa.table({"row": pc.cast(scores["event_id"], pa.int64()), "score": scores["score"]})
+
+
 def _by_row(scores: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row numbers behind the event ids ``row-<i>``, sorted, and the order that sorts the scores so."""
     numbers = pc.utf8_slice_codeunits(scores["event_id"], len("row-"))

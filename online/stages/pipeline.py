@@ -82,10 +82,10 @@ class TaskPipeline:
         self._take(self.labelling.advance(now), out)
         return out
 
-    def labels(self, labels: LabelBatch) -> StepOutput:
-        """Take in labels in the order in which they became known."""
+    def labels(self, labels: LabelBatch, known_at: FloatVector | None = None) -> StepOutput:
+        """Take in labels in the order in which they became known; at ``known_at (n,)``, now when not given."""
         out = StepOutput()
-        self._take(self.labelling.labels(labels), out)
+        self._take(self.labelling.labels(labels, known_at), out)
         return out
 
     def _label(self, scored: ScoreOutput) -> StepOutput:

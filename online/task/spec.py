@@ -96,6 +96,8 @@ class SourceSpec(FrozenModel):
     """Label values that mean that the label is not known, beside those for missing."""
     label_delay: Seconds = 0.0
     """Event time after which a row's label becomes known; never earlier, in any mode."""
+    label_known: str | None = None
+    """Column that says when each label became known, in place of one delay for all; read as ``time`` is."""
     batch_size: int = Field(default=512, ge=1, le=65_536)
     """Rows scored together; a label that falls due inside a batch is seen by the next one."""
 
@@ -125,6 +127,8 @@ class SourceSpec(FrozenModel):
     def _words_differ(self) -> SourceSpec:
         if both := sorted({*self.positive} & {*self.negative}):
             raise ValueError(f"positive and negative both list {', '.join(map(repr, both))}")
+        if self.label_known is not None and (self.label is None or "label_delay" in self.model_fields_set):
+            raise ValueError("label_known says when each `label` became known: give label too, and no label_delay")
         return self
 
 

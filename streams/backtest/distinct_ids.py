@@ -37,12 +37,11 @@ def distinct(batches: Iterator[SourceBatch], size: int, ids: Deduper) -> Iterato
 
 
 def _joined(a: SourceBatch, b: SourceBatch) -> SourceBatch:
-    label, labelled, fresh = (
-        None if one is None or two is None else np.append(one, two)
-        for one, two in ((a.label, b.label), (a.labelled, b.labelled), (a.fresh, b.fresh))
-    )
+    columns = ("label", "labelled", "known_at", "fresh")
+    pairs = [(getattr(a, name), getattr(b, name)) for name in columns]
+    label, labelled, known_at, fresh = (None if x is None or y is None else np.append(x, y) for x, y in pairs)
     batch, rejects = EventBatch.concat([a.batch, b.batch]), [*a.rejects, *b.rejects]
-    return SourceBatch(batch, label, np.asarray(labelled), rejects, fresh)
+    return SourceBatch(batch, label, np.asarray(labelled), rejects, known_at, fresh)
 
 
 def within(batches: Iterator[SourceBatch], span_s: float) -> Iterator[SourceBatch]:

@@ -41,6 +41,8 @@ class SourceBatch:
     labelled: BoolVector
     """Which events have a label at all."""
     rejects: list[Reject]
+    known_at: FloatVector | None = None
+    """When each label became known, where a column says it; NaN for those without a time."""
     fresh: BoolVector | None = None
     """Which events have an ``event_id`` that did not come before of the same user or device; ``None`` for all.
 
@@ -60,8 +62,12 @@ class SourceBatch:
     def slice(self, start: int, stop: int | None) -> SourceBatch:
         """Events ``start`` to ``stop``; the rejects stay with the last slice (``stop`` is None)."""
         part = self.batch.slice(start, len(self.batch) if stop is None else stop)
-        label, fresh = (None if column is None else column[start:stop] for column in (self.label, self.fresh))
-        return SourceBatch(part, label, self.labelled[start:stop], self.rejects if stop is None else [], fresh)
+        parts: list[Any] = [
+            None if column is None else column[start:stop] for column in (self.label, self.known_at, self.fresh)
+        ]
+        label, known_at, fresh = parts
+        rejects = self.rejects if stop is None else []
+        return SourceBatch(part, label, self.labelled[start:stop], rejects, known_at, fresh)
 
 
 class FileSource:
@@ -85,7 +91,7 @@ class FileSource:
         self._model: type[WireModel] = DeviceEvent if task.stream == "device-events" else UserEvent
         self._words = {*columns.texts, *columns.entities}
         texts = {c for name, c in s.columns.items() if self._is_text(name)} | ({s.event_id} if s.event_id else set())
-        others = {c for c in (s.time, s.label) if c is not None}
+        others = {c for c in (s.time, s.label, s.label_known) if c is not None}
         self._files = read_files(paths, sorted({*s.columns.values(), *texts, *others}), texts, s.separator)
         self._table, self.sizes = self._files.table, self._files.sizes
         self.decisions: list[str] = self._files.decisions
@@ -94,6 +100,7 @@ class FileSource:
         self._missing, self._missing_texts = MISSING if own is None else own, MISSING_TEXTS if own is None else own
         try:
             self._ts = self._times()
+            self._known_at = self._known()
             self._cells = {name: self._column(name, column) for name, column in s.columns.items()}
             self._event_id = None if s.event_id is None else self._ids("event_id", s.event_id)
             self._label = None if s.label is None else read_labels(self._of(s.label), s)
@@ -120,6 +127,20 @@ class FileSource:
         if s.time is None:
             return s.start + s.row_interval * np.arange(self._table.num_rows, dtype=np.float64)
         return read_times(self._of(s.time), s.time_format, s.time_zone)
+
+    def _known(self) -> FloatVector | None:
+        """When the label of every row became known, never before its event; NaN for never."""
+        s = self.spec
+        if s.label_known is None:
+            return None
+        return np.maximum(read_times(self._of(s.label_known), s.time_format, s.time_zone), self._ts)
+
+    @property
+    def label_delay_s(self) -> float | None:
+        """The median delay of the labels, where a column says when each became known."""
+        delays = np.empty(0) if self._known_at is None else (self._known_at - self._ts)
+        delays = delays[np.isfinite(delays)]
+        return float(np.median(delays)) if len(delays) else None
 
     def _column(self, name: str, column: str) -> NumberColumn:
         """A column in its role: text, number, or what it is where no feature asks for it."""
@@ -177,24 +198,35 @@ class FileSource:
             for at in range(0, max(n, 1), size):
                 yield whole.slice(at, None if at + size >= n else at + size)
 
-    def wire_rows(self, size: int) -> Iterator[tuple[list[dict[str, Any]], list[bool | None]]]:
-        """The rows as wire records in the same order, ``size`` at a time and not judged, each with its label if any."""
+    def wire_rows(self, size: int) -> Iterator[tuple[list[dict[str, Any]], list[bool | None], list[float | None]]]:
+        """The rows as wire records in the same order, ``size`` at a time and not judged.
+
+        With each its label if any, and when that became known, ``None`` where no column says it.
+        """
         for start in range(0, len(self._order), size):
             order = self._order[start : start + size]
             rows = [{"v": VERSION, **row} for row in self._rows(order)]
             labels = [-1] * len(rows) if self._label is None else self._label[order].tolist()
-            yield rows, [None if v < 0 else v > 0 for v in labels]
+            told = [None if v < 0 else v > 0 for v in labels]
+            if self._known_at is None:
+                yield rows, told, [None] * len(rows)
+            else:
+                known = self._known_at[order].tolist()
+                yield rows, [None if at != at else v for v, at in zip(told, known, strict=True)], known
 
     def _batch(self, order: IntVector) -> SourceBatch:
         rows = self._rows(order)
         decoded = events_from_rows(rows, self._columns, model=self._model)
         label: BoolVector | None = None
         labelled = np.zeros(len(decoded.batch), dtype=np.bool_)
+        at = order[decoded.index]
+        known_at = None if self._known_at is None else self._known_at[at]
         if self._label is not None:
-            found = self._label[order[decoded.index]]
-            label, labelled = found > 0, found >= 0
+            label, labelled = self._label[at] > 0, self._label[at] >= 0
+            if known_at is not None:
+                labelled &= ~np.isnan(known_at)
         rejects = [self._refused(r, int(order[r.index])) for r in decoded.rejects]
-        return SourceBatch(decoded.batch, label, labelled, rejects)
+        return SourceBatch(decoded.batch, label, labelled, rejects, known_at)
 
     def _refused(self, reject: Reject, row: int) -> Reject:
         """The same with the row of the input, and with the value as it stands in the file."""

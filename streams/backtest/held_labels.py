@@ -5,13 +5,13 @@ They come from a column of the rows, or from dumps of the ``labels`` topic. It k
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from weir.online.batch import FloatVector, LabelBatch
+from weir.online.batch import FloatVector, IntVector, LabelBatch
 from weir.online.durations import format_duration
 from weir.online.labels.join import LabelJoiner
 from weir.online.stages.pipeline import StepOutput
@@ -26,34 +26,58 @@ _CUTS_A_DELAY = 8
 
 
 class _LabelQueue:
-    """Labels held back until they become known."""
+    """Labels held back until they become known.
 
-    def __init__(self) -> None:
-        self._held: deque[tuple[FloatVector, LabelBatch]] = deque()
+    After one delay for all, a label waits for those before it. Where each has a time of its own (``timed``) they come
+    in the order of these, and an event of the very time at which a label becomes known does not see it: days are such
+    times, and what became known on a day was not known all day.
+    """
+
+    def __init__(self, *, timed: bool = False) -> None:
+        self.timed = timed
+        self._held: list[tuple[float, int, FloatVector, LabelBatch]] = []
+        self._added, self._latest = 0, -np.inf
 
     def add(self, known_at: FloatVector, labels: LabelBatch) -> None:
-        """Hold labels back; a label waits for those before it, so ``known_at`` never steps back."""
-        if len(labels):
-            self._held.append((np.maximum.accumulate(known_at), labels))
+        """Hold labels back until ``known_at (n,)``."""
+        if not len(labels):
+            return
+        if self.timed:
+            order = np.argsort(known_at, kind="stable")
+            known_at, labels = known_at[order], labels.take(order)
+        else:
+            known_at = np.maximum.accumulate(np.maximum(known_at, self._latest))
+            self._latest = float(known_at[-1])
+        self._added += 1
+        self._push(self._added, known_at, labels)
+
+    def _push(self, number: int, known_at: FloatVector, labels: LabelBatch) -> None:
+        heapq.heappush(self._held, (float(known_at[0]), number, known_at, labels))
 
     def left(self) -> list[LabelBatch]:
         """Labels that are not known yet."""
-        return [labels for _, labels in self._held]
+        return [labels for *_, labels in self._held]
 
-    def due(self, now: float) -> list[LabelBatch]:
-        """Labels that are known at ``now``, in order."""
-        out: list[LabelBatch] = []
-        while self._held and self._held[0][0][0] <= now:
-            known_at, labels = self._held.popleft()
-            ripe = int(np.searchsorted(known_at, now, side="right"))
-            out.append(labels.slice(0, ripe))
+    def due(self, now: float) -> list[tuple[LabelBatch, FloatVector | None]]:
+        """Labels that are known at ``now``, in order, and the times of those that have some of their own."""
+        out: list[tuple[LabelBatch, FloatVector]] = []
+        while self._held and (self._held[0][0] < now or (self._held[0][0] == now and not self.timed)):
+            _, number, known_at, labels = heapq.heappop(self._held)
+            ripe = int(np.searchsorted(known_at, now, side="left" if self.timed else "right"))
+            out.append((labels.slice(0, ripe), known_at[:ripe]))
             if ripe < len(labels):
-                self._held.appendleft((known_at[ripe:], labels.slice(ripe, len(labels))))
-        return out
+                self._push(number, known_at[ripe:], labels.slice(ripe, len(labels)))
+        if not self.timed:
+            return [(labels, None) for labels, _ in out]
+        if not out:
+            return []
+        known_at = np.concatenate([known for _, known in out])
+        order = np.argsort(known_at, kind="stable")
+        return [(LabelBatch.concat([labels for labels, _ in out]).take(order), known_at[order])]
 
 
-def _row_labels(rows: SourceBatch, task: TaskSpec) -> LabelBatch:
-    """The labels that rows of a file bring with them, where the task scores them."""
+def _row_labels(rows: SourceBatch, task: TaskSpec) -> tuple[LabelBatch, IntVector]:
+    """The labels that rows of a file bring with them, where the task scores them, and the place of each."""
     key, types = task.key, set(task.types)
     known = np.flatnonzero(rows.labelled)
     if types or (key != "*" and None in rows.batch.entities[key]):
@@ -63,7 +87,8 @@ def _row_labels(rows: SourceBatch, task: TaskSpec) -> LabelBatch:
     b = rows.batch.take(known)
     entity = [k or "*" for k in (b.entities[key] if key != "*" else ["*"] * len(b))]
     value = rows.label[known] if rows.label is not None else np.zeros(0, dtype=np.bool_)
-    return LabelBatch([f"{e}/label" for e in b.event_id], entity, list(b.event_id), b.ts, value, np.ones(len(b)))
+    labels = [f"{e}/label" for e in b.event_id]
+    return LabelBatch(labels, entity, list(b.event_id), b.ts, value, np.ones(len(b))), known
 
 
 class LabelInput:
@@ -85,7 +110,7 @@ class LabelInput:
             )
         self.span_s = min(self.delay_s / _CUTS_A_DELAY or np.inf, slack_s)
         """Event time of one batch at most: labels are seen when the batch before is done, and must not be late then."""
-        self.held = _LabelQueue()
+        self.held = _LabelQueue(timed=self.spec.label_known is not None)
         self._paths, self._refused = paths, ""
         self._given = self._positive = self._negative = 0
         self._told: list[tuple[str, str | None]] = []
@@ -100,9 +125,9 @@ class LabelInput:
     def read(self, rows: SourceBatch) -> None:
         """Take in the labels that rows bring."""
         if rows.label is not None:
-            told = _row_labels(rows, self.task)
+            told, at = _row_labels(rows, self.task)
             self._given += len(told)
-            self.held.add(told.ts + self.delay_s, told)
+            self.held.add(told.ts + self.delay_s if rows.known_at is None else rows.known_at[at], told)
 
     def learned(self, out: StepOutput) -> None:
         """Note what was scored and learned."""

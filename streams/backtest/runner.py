@@ -126,7 +126,10 @@ def run_backtest(
     pipeline = TaskPipeline(task, MemoryFeatureStore())
     kind = WireSource if task.source is None else FileSource
     source = kind(task, pipeline.columns, paths)
-    given = LabelInput(task, labels, label_delay_s)
+    if task.source is not None and task.source.label_known is not None and label_delay_s is not None:
+        raise UsageError(f"the column {task.source.label_known!r} says when labels became known: drop --label-delay")
+    own_s = source.label_delay_s if isinstance(source, FileSource) else None
+    given = LabelInput(task, labels, label_delay_s if own_s is None else own_s)
     result = BacktestResult(task, pipeline, sizes=source.sizes)
     if isinstance(source, FileSource):
         result.decisions += source.decisions
@@ -162,8 +165,8 @@ def run_backtest(
             batch = rows.events
             if len(batch):
                 # As live: what is known before the first of these rows is learned before any of them is scored.
-                for known in given.held.due(float(batch.ts[0])):
-                    note(pipeline.labels(known))
+                for known, known_at in given.held.due(float(batch.ts[0])):
+                    note(pipeline.labels(known, known_at))
                 note(pipeline.events(batch))
             watch.update(batch, rows.labelled if rows.fresh is None else rows.labelled[rows.fresh])
             given.read(rows)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import heapq
 import re
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -106,18 +106,19 @@ class TableSource:
 
     def __iter__(self) -> Iterator[Outgoing]:
         """Every row, and each label before the first row that is younger than its due time."""
-        due: deque[tuple[float, Outgoing]] = deque()
+        due, number = list[tuple[float, int, Outgoing]](), 0
         latest: float | None = None
-        for rows, labels in self._source.wire_rows(_ROWS):
-            for row, label in zip(rows, labels, strict=True):
+        for rows, labels, known in self._source.wire_rows(_ROWS):
+            for row, label, known_at in zip(rows, labels, known, strict=True):
                 ts = time_of(row)
                 latest = ts if latest is None else max(latest, ts or latest)
                 while due and latest is not None and due[0][0] <= latest:
-                    yield due.popleft()[1]
+                    yield heapq.heappop(due)[2]
                 yield Outgoing(self._topic, key_of(self._task.stream, row), _encoded(row), latest, 1)
                 if self._with_labels and label is not None and latest is not None and "event_id" in row:
-                    due.append((latest + self._delay_s, self._label(row, label, latest + self._delay_s)))
-        yield from (record for _, record in due)
+                    at = latest + self._delay_s if known_at is None else known_at
+                    heapq.heappush(due, (at, number := number + 1, self._label(row, label, at)))
+        yield from (record for _, _, record in sorted(due, key=itemgetter(0, 1)))
 
     def _label(self, row: dict[str, Any], value: bool, at: float) -> Outgoing:
         entity = str(row.get(self._task.key) or "*")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 import weir.streams.backtest.runner
-from weir.online.batch import EventBatch, LabelBatch
+from weir.online.batch import EventBatch, FloatVector, LabelBatch
 from weir.online.stages.pipeline import StepOutput, TaskPipeline
 from weir.online.task.spec import TaskSpec
 from weir.streams.backtest.runner import run_backtest
@@ -132,9 +132,9 @@ class Probe(TaskPipeline):
         self.calls.append(("events", list(batch.event_id), batch.ts.tolist()))
         return super().events(batch)
 
-    def labels(self, labels: LabelBatch) -> StepOutput:
+    def labels(self, labels: LabelBatch, known_at: FloatVector | None = None) -> StepOutput:
         self.calls.append(("labels", [e or "" for e in labels.event_id], labels.ts.tolist()))
-        return super().labels(labels)
+        return super().labels(labels, known_at)
 
 
 @settings(max_examples=25, deadline=None)
@@ -167,6 +167,42 @@ def test_a_label_is_released_at_the_first_batch_after_its_delay(
         assert released == [e for t, e in seen if t + delay <= now]
         seen += zip(ts, events, strict=True)
     assert len(seen) == n
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from([0, 1, 600, 4 * 3600]), st.sampled_from([None, -5, 0, 1, 3600, DELAY])),
+        min_size=1, max_size=40,
+    ),
+    size=st.integers(1, 20),
+)  # fmt: skip
+def test_a_label_is_released_after_its_own_time(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, float | None]], size: int
+) -> None:
+    """At the first batch that begins after the label became known, in the order of these times; never without one."""
+    at = [int(T0) + t for t in np.cumsum([gap for gap, _ in rows]).tolist()]
+    known = [None if delay is None else t + delay for t, (_, delay) in zip(at, rows, strict=True)]
+    n = len(at)
+    table = {"id": [f"e{i}" for i in range(n)], "at": at, "user": ["u"] * n, "eur": [1.0] * n, "bad": [1] * n}
+    path = write(tmp_path_factory.mktemp("x") / "x.csv", table | {"known": ["" if k is None else k for k in known]})
+    Probe.calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weir.streams.backtest.runner, "TaskPipeline", Probe)
+        run_backtest(spec(label_known="known", batch_size=size), [path], None)
+    seen, released, place = list[tuple[float, str]](), list[str](), 0
+    for kind, events, ts in Probe.calls:
+        if kind == "labels":
+            released += events
+            continue
+        assert sorted(released) == sorted(e for t, e in seen if t < ts[0])
+        for event in events:
+            if (k := known[place]) is not None:
+                seen.append((max(k, at[place]), event))
+            place += 1
+    due = {e: t for t, e in seen}
+    assert [due[e] for e in released] == sorted(t for t, e in seen if e in released)
+    assert place == n
 
 
 def test_a_label_changes_no_score_before_its_delay_has_passed(tmp_path: Path) -> None:

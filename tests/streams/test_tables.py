@@ -529,7 +529,7 @@ def test_hours_that_a_clock_skips_and_repeats_are_the_same_however_they_are_writ
     rows = [[f"e{i}", by(cell), *ROWS[i][2:]] for i, cell in enumerate(cells)]
     read = source(write(tmp_path, text_of(rows)), 'time_zone = "Europe/Berlin"\n' + toml)
     assert [e[1] - 1774742400.0 for e in events(read)] == [1800.0, 3600.0, 18145800.0, 18153000.0]
-    assert [row["ts"] for wire, _ in read.wire_rows(7) for row in wire] == [e[1] for e in events(read)]
+    assert [row["ts"] for wire, _, _ in read.wire_rows(7) for row in wire] == [e[1] for e in events(read)]
 
 
 def test_times_of_a_type_that_rounds_them_are_told(tmp_path: Path) -> None:
@@ -561,7 +561,7 @@ def test_own_words_for_labels(tmp_path: Path, plain: list[Any]) -> None:
     assert events(source(path, 'positive = ["fraud"]\nnegative = ["OK"]\n')) == plain
     read = source(path, 'positive = ["fraud"]\nunlabelled = ["ok"]\n')
     assert {e[-1] for e in events(read)} == {True, None}
-    assert [label for _, labels in read.wire_rows(7) for label in labels] == [e[-1] for e in events(read)]
+    assert [label for _, labels, _ in read.wire_rows(7) for label in labels] == [e[-1] for e in events(read)]
 
 
 def test_a_header_alone_has_no_rows(tmp_path: Path) -> None:
