@@ -64,11 +64,11 @@ def tables_made_before(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
         return
     real = database.migrate
 
-    def migrate(engine: Engine, to: str = "head") -> None:
+    def migrate(engine: Engine) -> None:
         path = Path(str(engine.url.database))
         if engine.dialect.name == "sqlite" and not (path.is_file() and path.stat().st_size):
             path.write_bytes(made_tables)
-        real(engine, to)
+        real(engine)
 
     monkeypatch.setattr(database, "migrate", migrate)
 

@@ -72,9 +72,13 @@ def _tune(connection: Any, _: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def migrate(engine: Engine, to: str = "head") -> None:
-    """Bring the tables up to date; without Alembic's environment file, as the connection is already there."""
-    if to == "head" and _revision(engine) == NEWEST:  # as at most starts, and importing Alembic takes a quarter second
+def migrate(engine: Engine) -> None:
+    """Bring the tables up to date; without Alembic's environment file, as the connection is already there.
+
+    Tables that are missing are made as they are now. So a script of ``migrations`` changes tables of before, and makes
+    none; what it adds to a table that may have been missing, it adds ``if_not_exists``.
+    """
+    if _revision(engine) == NEWEST:  # as at most starts, and importing Alembic takes a quarter second
         return
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
@@ -83,9 +87,15 @@ def migrate(engine: Engine, to: str = "head") -> None:
 
     script = ScriptDirectory(_MIGRATIONS, version_locations=[_MIGRATIONS])
     with engine.begin() as connection:
+
+        def steps(before: Any, _: object) -> Any:
+            found = script._upgrade_revs("head", before) if before else script._stamp_revs("head", before)
+            metadata.create_all(connection)
+            return found
+
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
-        context = EnvironmentContext(Config(), script, fn=lambda rev, _: script._upgrade_revs(to, rev))
+        context = EnvironmentContext(Config(), script, fn=steps)
         with context:
             context.configure(connection=connection, target_metadata=metadata)
             try:
