@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weir.streams.errors import BrokerError, WeirError
@@ -23,7 +24,6 @@ from weir.streams.ops.exposition import CONTENT_TYPE, Exposition
 from weir.streams.ops.metric_registry import Registry
 from weir.streams.redis.store_errors import StoreUnavailable
 from weir.streams.service.access.access_guard import Guard
-from weir.streams.service.front_page import front_page
 from weir.streams.service.intake.decisions import Decisions
 from weir.streams.service.intake.door import Door
 from weir.streams.service.intake.quick_route import QuickRoute
@@ -170,3 +170,25 @@ async def _invalid(request: Request, error: Exception) -> Response:
     value = first.get("input")
     shown = value if isinstance(value, str | int | float | bool) else None
     return _told(request, Problem(422, "Not valid", f"{where}: {first['msg']}", parameter=where, value=shown))
+
+
+_PLACES: Final = {
+    "/console/": "pages for people",
+    "/v1/me": "who you are here, and what that allows",
+    "/v1/tasks": "the tasks that it serves, and how well they do",
+    "/v1/alerts": "alerts",
+    "/v1/feed": "what happens, live (server-sent events)",
+    "/openapi.json": "every route, with examples",
+    "/health": "whether it is alive",
+    "/ready": "whether it can take events, and if not, why",
+    "/metrics": "figures for Prometheus",
+}
+_DOCS: Final = "docs/SERVE.md of its source says how to use it; weir send, weir feed and weir alerts talk to it."
+
+
+def front_page(request: Request) -> Response:
+    """The console for browsers, JSON for programs; says nothing that one would have to sign on for."""
+    if "text/html" in request.headers.get("accept", "") and request.app.state.service.console is not None:
+        return RedirectResponse("/console/", 303)
+    document = {"name": f"Weir {version('weir')}", "docs": _DOCS, "places": _PLACES}
+    return Response(msgspec.json.encode(document), media_type="application/json")

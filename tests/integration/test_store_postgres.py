@@ -28,7 +28,6 @@ from tests.service.store_records import NOW, contents, project, some
 from tests.service.test_store_database import UPGRADED, upgraded
 from weir.streams.config import topics
 from weir.streams.config.serve_settings import ServeSettings
-from weir.streams.service.access.access_database import access_database
 from weir.streams.service.access.api_keys import KeyStore, digest
 from weir.streams.service.access.audit.audit_chain import Link
 from weir.streams.service.access.audit.audit_trail import _keep, _taken_from, anchors_in, leave
@@ -47,7 +46,7 @@ from weir.streams.service.store.alert_queries import (
     shown,
     standing_values,
 )
-from weir.streams.service.store.database import open_database
+from weir.streams.service.store.database import access_database, open_database
 from weir.streams.service.store.learned import RecentExamples
 from weir.streams.service.store.projection import Piece, Projection
 from weir.streams.service.store.queue_queries import budget_left, facets_of

@@ -52,9 +52,9 @@ def verify_command(
     """
     settings = settings_of(config, bootstrap, {"serve.directory": directory})
     needed(("sqlalchemy", "fastapi"), "weir audit verify", "serve")
-    from weir.streams.service.access.access_database import access_database
     from weir.streams.service.access.audit.audit_chain import verify
     from weir.streams.service.access.audit.audit_trail import anchors_in
+    from weir.streams.service.store.database import access_database
 
     anchors = anchors_in(access_database(settings.serve))
     found = verify(_records(settings, kafka), anchors)

@@ -30,9 +30,8 @@ def _store(config: Path | None, directory: Path | None, *, make: bool = False) -
     """The keys; raises ``UsageError`` where there are none and ``make`` does not ask for their place."""
     settings = settings_of(config, None, {"serve.directory": directory})
     needed(("sqlalchemy", "fastapi"), "weir keys", "weir[serve]")
-    from weir.streams.service.access.access_database import access_database
     from weir.streams.service.access.api_keys import KeyStore
-    from weir.streams.service.store.database import SQLITE_FILE
+    from weir.streams.service.store.database import SQLITE_FILE, access_database
 
     if not make and settings.serve.database is None and not (settings.serve.directory / SQLITE_FILE).exists():
         raise UsageError(f"{settings.serve.directory}: no weir serve was here and no key; give its directory by --dir")

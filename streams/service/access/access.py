@@ -14,7 +14,6 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from weir.streams.config.serve_settings import is_loopback
-from weir.streams.service.access.access_database import access_database
 from weir.streams.service.access.access_guard import Visit
 from weir.streams.service.access.api_keys import KeyStore, digest, parts_of
 from weir.streams.service.access.audit.audit_trail import Audit
@@ -27,6 +26,7 @@ from weir.streams.service.access.recently_read import RecentlyRead
 from weir.streams.service.access.roles import INGEST, ROLES
 from weir.streams.service.access.users import administrators_token, link_to, refuse_nobody, sign_on_of
 from weir.streams.service.problems import Problem
+from weir.streams.service.store.database import access_database
 from weir.streams.text import printable
 
 if TYPE_CHECKING:

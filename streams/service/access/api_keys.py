@@ -14,9 +14,9 @@ from sqlalchemy import Engine, insert, select, update
 
 from weir.online.codec.wire import ID_CHARS
 from weir.streams.errors import UsageError
-from weir.streams.service.access.access_tables import API_KEYS
 from weir.streams.service.access.caller import Caller, limited
 from weir.streams.service.access.roles import ROLES, SCOPES
+from weir.streams.service.store.tables import API_KEYS
 from weir.streams.text import printable
 
 _KEY: Final = re.compile(r"weir_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")

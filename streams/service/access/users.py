@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import UsageError
 from weir.streams.service.access.api_keys import KeyStore
-from weir.streams.service.access.login.token_file import token_in
 
 if TYPE_CHECKING:
     from weir.streams.service.access.login.oidc import SignOn
@@ -65,3 +67,39 @@ def link_to(serve: ServeSettings, port: int, token: str | None) -> str:
     host = f"[{serve.host}]" if ":" in serve.host else serve.host
     base = serve.public_url or f"{scheme}://{host}:{port}"
     return f"{base}/" if token is None else f"{base}/?token={token}"
+
+
+FILE: Final = "token"
+_LEAST: Final = 32
+
+
+def token_in(directory: Path) -> str:
+    """The token kept in ``directory``, made where there is none; of this user alone (0600).
+
+    It is kept, so that the link, sessions and scripts of this machine still work after a restart: who can read the file
+    can read the data beside it anyway. To have a new one, and end the sessions of the old one, delete the file.
+
+    Raises
+    ------
+    UsageError
+        Others may read the file, or it holds no token.
+    """
+    path = directory / FILE
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _kept(path)
+    with os.fdopen(handle, "w") as file:
+        token = secrets.token_urlsafe(32)
+        file.write(token + "\n")
+    return token
+
+
+def _kept(path: Path) -> str:
+    if path.stat().st_mode & 0o077:
+        raise UsageError(f"{path}: others may read this token; delete the file, and a new one is made")
+    token = path.read_text().strip()
+    if len(token) < _LEAST:
+        raise UsageError(f"{path}: no token of {_LEAST} characters or more; delete the file, and one is made")
+    return token

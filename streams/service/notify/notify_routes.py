@@ -16,10 +16,10 @@ from weir.streams.service.access.access_guard import tell_audit
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.notify import outbox
-from weir.streams.service.notify.notify_tables import notify_rules
 from weir.streams.service.notify.outbox import Entry
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.database import upsert
+from weir.streams.service.store.tables import notify_rules
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service

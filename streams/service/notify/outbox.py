@@ -20,11 +20,11 @@ from weir.streams.config import topics
 from weir.streams.records import Record
 from weir.streams.service.notify.deciding import Happening, Told
 from weir.streams.service.notify.messages import Delivery, Message
-from weir.streams.service.notify.notify_tables import notifications
 from weir.streams.service.store import tables as t
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.database import upsert
+from weir.streams.service.store.tables import notifications
 
 log = logging.getLogger(__name__)
 SOURCES: Final = (topics.ALERTS, topics.CASE_EVENTS)

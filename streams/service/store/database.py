@@ -12,7 +12,6 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import StateError, UsageError
-from weir.streams.service.access import access_tables  # noqa: F401 - metadata holds its tables, too
 from weir.streams.service.store.tables import metadata
 
 _MIGRATIONS: Final = str(Path(__file__).parent / "migrations")
@@ -124,3 +123,20 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], *, 
         connection.execute(made.on_conflict_do_update(index_elements=key, set_=others), rows)
     else:
         connection.execute(made.on_conflict_do_nothing(), rows)
+
+
+def access_database(serve: ServeSettings) -> Engine:
+    """The database, its tables up to date; raises what ``open_database`` does."""
+    if serve.database is None:
+        serve.directory.mkdir(parents=True, exist_ok=True)
+        (serve.directory / SQLITE_FILE).touch(mode=0o600)  # people and alerts: of nobody else on this machine
+    engine = open_database(serve)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _durable)
+        engine.dispose()  # the connection that brought the tables up to date is without it
+    return engine
+
+
+def _durable(connection: Any, _: object) -> None:
+    """A commit is on disk: alerts can be made again from the log, and a key that was revoked must stay so."""
+    connection.execute("PRAGMA synchronous=FULL")

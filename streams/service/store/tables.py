@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     Column,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    String,
     Table,
     UniqueConstraint,
 )
@@ -193,3 +195,76 @@ projection_state: Final = Table(
 
 PROJECTED: Final = (alerts, alert_events, alert_changes, verdicts, snoozes, happenings, examples, positions)
 """What a rebuild empties."""
+
+
+# Tables of the database that say who may do what.
+
+API_KEYS = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("secret_sha256", String(64), nullable=False),
+    Column("role", String(20)),
+    Column("scopes", JSON, nullable=False),
+    Column("tasks", JSON(none_as_null=True)),
+    Column("requests_per_s", Double),
+    Column("records_per_s", Double),
+    Column("created_at", Double, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+)
+SESSIONS = Table(
+    "sessions",
+    metadata,
+    Column("token_sha256", String(64), primary_key=True),
+    Column("subject", String(300), nullable=False),
+    Column("name", String(300), nullable=False),
+    Column("via", String(20), nullable=False),
+    Column("groups", JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False, index=True),
+)
+AUDIT_ANCHORS = Table(
+    "audit_anchors",
+    metadata,
+    Column("writer", String(300), primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("at", Double, nullable=False),
+)
+AUDIT_OUTBOX = Table(
+    "audit_outbox",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("body", JSON, nullable=False),
+)
+"""What commands did beside the service, which alone writes the audit: it takes them from here."""
+
+
+# Tables of notifications: what the topic ``notifications`` says, and rules that people made.
+
+_TEXTS: Final = ("rule", "target", "task", "what", "status", "answer", "message")
+notifications: Final = Table(
+    "notifications",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("place", BigInteger, nullable=False, index=True),  # their order
+    Column("alert_id", Text, nullable=False, index=True),
+    *(Column(name, Text, nullable=False) for name in _TEXTS),  # the message is JSON
+    *(Column(name, Double, nullable=False) for name in ("due_at", "changed_at")),
+    Column("gathered", Integer, nullable=False),
+    Index("notifications_waiting", "status", "target", "due_at", "place"),
+)
+"""Every message, and its status: waiting, sent, failed, left_out. Made of the topic, so that a rebuild empties it."""
+
+notify_rules: Final = Table(
+    "notify_rules",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("rule", Text, nullable=False),  # JSON
+    Column("by", Text, nullable=False),
+    Column("at", Double, nullable=False),
+)
+"""Rules that people made, and rules of the settings that they paused. A rebuild leaves them."""

@@ -17,12 +17,12 @@ from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.errors import UsageError
 from weir.streams.service.access import recently_read
 from weir.streams.service.access.access import Access
-from weir.streams.service.access.access_database import access_database
 from weir.streams.service.access.api_keys import KeyStore
 from weir.streams.service.access.caller import administrator
 from weir.streams.service.access.rates import FailedLogins, Rates
 from weir.streams.service.access.roles import ROLES
 from weir.streams.service.problems import Problem
+from weir.streams.service.store.database import access_database
 
 pytestmark = pytest.mark.anyio
 

@@ -24,10 +24,10 @@ from weir.streams.service.notify import notifier as notifiers
 from weir.streams.service.notify import outbox
 from weir.streams.service.notify.messages import Message
 from weir.streams.service.notify.notifier import Notifier
-from weir.streams.service.notify.notify_tables import notifications
 from weir.streams.service.notify.outbox import Entry
 from weir.streams.service.store.database import SQLITE_FILE, open_database
 from weir.streams.service.store.projector import Projector
+from weir.streams.service.store.tables import notifications
 
 RULES = NotifySettings.model_validate({
     "targets": [{"name": name, "kind": "alertmanager", "url": "https://weir.example"} for name in ("a", "b")],

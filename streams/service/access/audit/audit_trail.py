@@ -20,10 +20,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from weir.streams.config import topics
 from weir.streams.errors import WeirError, in_words
 from weir.streams.records import Record
-from weir.streams.service.access.access_tables import AUDIT_ANCHORS, AUDIT_OUTBOX
 from weir.streams.service.access.audit.audit_chain import AT_ONCE, Link, chained
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.log_reading import every_record
+from weir.streams.service.store.tables import AUDIT_ANCHORS, AUDIT_OUTBOX
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, delete, insert, select
 
-from weir.streams.service.access.access_tables import SESSIONS
 from weir.streams.service.access.api_keys import digest
+from weir.streams.service.store.tables import SESSIONS
 
 
 @dataclass(frozen=True, slots=True)
