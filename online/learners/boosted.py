@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from weir.online.jit import njit
 from weir.online.learners.base import BoolVector, FloatMatrix, FloatVector
 from weir.online.learners.binned import (
     Rows,
@@ -32,7 +33,6 @@ from weir.online.learners.binned import (
     walk_trees,
 )
 from weir.online.learners.logistic import sigmoid
-from weir.online.jit import njit
 from weir.online.learners.state import copy_into, pack_arrays, seal, unpack_arrays, unseal
 
 
