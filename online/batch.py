@@ -14,6 +14,16 @@ FloatVector = NDArray[np.float64]
 FloatMatrix = NDArray[np.float64]
 IntVector = NDArray[np.int64]
 BoolVector = NDArray[np.bool_]
+BoolMatrix = NDArray[np.bool_]
+
+
+def missing_of(x: FloatMatrix) -> BoolMatrix:
+    """Which values of rows that a model sees stand for none: -0.0, which every model and reader takes for 0.
+
+    >>> missing_of(np.array([[0.0, -0.0, -1.0, np.nan]])).tolist()
+    [[False, True, False, True]]
+    """
+    return np.asarray(np.isnan(x) | ((x == 0.0) & np.signbit(x)))
 
 
 class Batch:
@@ -108,7 +118,7 @@ class PredictionBatch(Batch):
     model_version: IntVector
     """How many examples the model had learned."""
     features: FloatMatrix
-    """``(n, F)``, exactly what the model saw."""
+    """``(n, F)``, exactly what the model saw; a value that was missing is -0.0 (``missing_of``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ class SeriesAnomalyDetector:
         state : (S, state_width) float64, changed in place; a row of zeros is a series not seen yet.
         slots : (n,) int64, the row of ``state`` each value belongs to.
         ts : (n,) float64, event time in epoch seconds; may repeat or step back a little inside a series.
-        values : (n,) float64; NaN and infinite values are missing ones: score 0, components 0, nothing learned.
+        values : (n,) float64; NaN and infinite values are missing ones: score and components -0.0, nothing learned.
 
         Raises
         ------
@@ -139,7 +139,7 @@ class SeriesAnomalyDetector:
         """
         n = len(values)
         self._check(state, slots, ts, n)
-        run = AnomalyRun(np.zeros(n), np.zeros((n, len(COMPONENTS))), np.full(n, np.nan))
+        run = AnomalyRun(np.full(n, -0.0), np.full((n, len(COMPONENTS)), -0.0), np.full(n, np.nan))
         places = np.ascontiguousarray(slots, dtype=np.int64)
         times, xs = (np.ascontiguousarray(column, dtype=np.float64) for column in (ts, values))
         out = (run.score, run.components, run.expected)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from weir.online.batch import BoolMatrix, FloatMatrix, missing_of
 from weir.online.decisions.operations import OPERATIONS, Of
 
-_WINDOW: Final = re.compile(r"(\d+)([smhdw])$")
+_WINDOW: Final = re.compile(r"(\d+)([smhdw])$|ever$")
 # What an operation is of, where only its name says so: one that both events and labels have, of events.
 _NAMED: Final = {op: of for of in ("anomaly", "labels", "events") for op in OPERATIONS[of] if op}
 # Longest first: ``run_since_first`` also ends in ``since_first``.
 _OPS: Final = sorted(_NAMED, key=len, reverse=True)
-_ALWAYS_KNOWN: Final = ("count", "sum", "distinct", "positives", "run_count")
+ALWAYS_KNOWN: Final = ("count", "sum", "distinct", "positives", "run_count")
 _ADJECTIVES: Final = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week"}
+_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _SHORT: Final = {"s": "s", "m": "min", "h": "h", "d": "d", "w": "weeks"}
 
 
@@ -27,6 +31,18 @@ class Subject(NamedTuple):
     """The column or expression that it aggregates; None where it counts."""
     chosen: bool = False
     """Whether a ``where`` chooses what it is fed: then not all events are counted, only those that it is called by."""
+    given: str = ""
+    """The column that an event must have to be counted; empty where every event counts."""
+    unit_s: float | None = None
+    """Seconds that one unit of its values is; None where they are no durations."""
+    flag: bool = False
+    """Whether its values say yes or no."""
+    estimated: bool = False
+    """Whether a prior is part of it."""
+    weights: Mapping[str, float] = MappingProxyType({})
+    """Of a detector's components: what their standard deviations were multiplied by."""
+    behind: tuple[str, ...] | None = None
+    """Of a column that is the score itself: the columns that it is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +71,7 @@ class FeatureName:
         known, missing, base = subjects or {}, full.endswith("_missing"), full.removesuffix("_missing")
         entity, dot, rest = base.partition(".")
         if not dot:
-            return cls(full, None, entity, missing=missing)
+            return cls(full, None, entity, missing=missing, declared=known.get(base))
         if declared := known.get(base):
             return cls(full, entity, rest, missing=missing, of=declared.of, declared=declared)
         stem, _, last = rest.rpartition("_")
@@ -77,12 +93,23 @@ class FeatureName:
     @property
     def adjective(self) -> str:
         """The window before a noun: ``30-day ``, or nothing."""
-        return f"{int(self.window[:-1])}-{_ADJECTIVES[self.window[-1]]} " if self.window else ""
+        if not self.window or self.window == "ever":
+            return "all-time " if self.window else ""
+        return f"{int(self.window[:-1])}-{_ADJECTIVES[self.window[-1]]} "
 
     @property
     def span(self) -> str:
         """The window after a verb: `` in 30 d``, or nothing."""
-        return f" in {int(self.window[:-1])} {_SHORT[self.window[-1]]}" if self.window else ""
+        if not self.window or self.window == "ever":
+            return " ever" if self.window else ""
+        return f" in {int(self.window[:-1])} {_SHORT[self.window[-1]]}"
+
+    @property
+    def span_s(self) -> float:
+        """Seconds of the window, infinite for all time."""
+        if not self.window or self.window == "ever":
+            return math.inf
+        return float(self.window[:-1]) * _SECONDS[self.window[-1]]
 
     @property
     def noun(self) -> str:
@@ -91,14 +118,20 @@ class FeatureName:
             return "labels"
         told, subject = self.declared, words(self.subject)
         if told is not None and told.value is not None and not told.chosen:
-            return "events"
+            return f"events with {words(told.given)}" if told.given else "events"
         every = subject in ("", "value", "amount") if told is None else not told.chosen
         return subject if subject.endswith("s") else "events" if every else f"{subject} events"
+
+    @property
+    def one(self) -> str:
+        """One of what a count counts."""
+        counted, of, column = self.noun.partition(" with ")
+        return counted.removesuffix("s") + of + column
 
 
 def indicator_of(name: FeatureName, columns: Mapping[str, int]) -> int | None:
     """Column of the indicator that a feature is missing: its own, or that of its window, label run or detector."""
-    if name.missing or name.op in _ALWAYS_KNOWN:
+    if name.missing or name.op in ALWAYS_KNOWN:
         return None
     stem = f"{name.entity}.{name.subject}"
     run = f"{stem}_run" if name.op.startswith("run_") else stem
@@ -106,6 +139,25 @@ def indicator_of(name: FeatureName, columns: Mapping[str, int]) -> int | None:
         if f"{group}_missing" in columns:
             return columns[f"{group}_missing"]
     return None
+
+
+def indicated(names: Iterable[FeatureName], columns: Mapping[str, int]) -> dict[int, list[int]]:
+    """The columns that each indicator speaks for, by its own column."""
+    found: dict[int, list[int]] = {}
+    for name in names:
+        if (indicator := indicator_of(name, columns)) is not None:
+            found.setdefault(indicator, []).append(columns[name.full])
+    return found
+
+
+def missing_in(x: FloatMatrix, indicators: Mapping[int, list[int]]) -> BoolMatrix:
+    """Which values of logged rows ``(n, F)`` were missing, whether or not there are indicators."""
+    out = missing_of(x)
+    for indicator, members in indicators.items():
+        # Rows that were logged as 0 before a missing value was told from 0: there only the indicator knows.
+        before = (x[:, indicator] > 0.0) & ~out[:, members].any(axis=1)
+        out[:, members] |= before[:, None] & (x[:, members] == 0.0)
+    return out
 
 
 def words(name: str) -> str:

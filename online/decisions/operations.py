@@ -21,25 +21,41 @@ def plain(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """Return a share of 1 as percent."""
+    """Return a share of 1 as percent.
+
+    >>> [percent(share) for share in (0.25, 0.004, 0.998, 1.0)]
+    ['25 %', '0.4 %', 'over 99 %', '100 %']
+    """
+    if 0.995 <= value < 1.0:
+        return "over 99 %"  # not all
     return f"{100 * value:.0f} %" if value >= 0.095 or value <= 0 else f"{100 * value:.2g} %"
 
 
 def duration(seconds: float) -> str:
-    """Return a time span in its largest fitting unit.
+    """Return a time span in its largest fitting unit, to two digits.
 
-    >>> [duration(s) for s in (4, 200, 7300, 200_000)]
-    ['4 s', '3 min', '2 h', '2 d']
+    >>> [duration(s) for s in (4, 90, 7300, 200_000, 4e6, -90)]
+    ['4 s', '1.5 min', '2 h', '2.3 d', '46 d', '-1.5 min']
     """
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if abs(seconds) >= size:
+            count = seconds / size
+            return f"{count:.2g} {unit}" if abs(count) < 9.95 else f"{count:,.0f} {unit}"
+    return f"{seconds:.1g} s"
 
 
 def times(ratio: float) -> str:
-    """Return a ratio as a multiple: ``8.3x``."""
-    return f"{ratio:.1f}x"
+    """Return a ratio as a multiple.
+
+    >>> [times(ratio) for ratio in (8.34, 0.034)]
+    ['8.3x', '0.034x']
+    """
+    return f"{ratio:.1f}x" if abs(ratio) >= 0.95 else f"{ratio:.2g}x"
+
+
+def whole(value: float) -> str:
+    """Return a count that may have been estimated."""
+    return f"{value:,.0f}"
 
 
 def deviations(surprise: float) -> str:
@@ -58,10 +74,11 @@ class Operation(NamedTuple):
 
 
 ABSENT: Final[dict[Of, str]] = {
-    "events": "no {what} known of {this}{span_or_yet}",
-    "labels": "no {kind}label known at {this}{span_or_yet}",
+    "events": "no earlier {what} known of {this}{span_or_yet}",
+    "labels": "no {kind}label {known} at {this}{span_or_yet}",
     "anomaly": "no {subject} of {this} to judge",
 }
+_NO_COMPARISON: Final = "{subject} cannot be compared with {this}'s %smean"
 _NO_POSITIVE: Final = "no {kind}{positive} known at {this} yet"
 _NO_RUN: Final = "no run of known {kind}{positives} at {this}"
 _NO_NEGATIVE: Final = "no event of {this} known to be no {positive} yet"
@@ -78,16 +95,20 @@ OPERATIONS: Final[dict[Of, dict[str, Operation]]] = {
         "max": Operation(_OF_VALUE % "largest"),
         "last": Operation(_OF_VALUE % "last"),
         "ewmean": Operation(_OF_VALUE % "running mean"),
-        "distinct": Operation("{shown} different {subjects} of {this}{span}{usually}", plain),
-        "over_mean": Operation("{subject}{own} is {shown} {this}'s {adjective}mean", times),
-        "over_ewmean": Operation("{subject}{own} is {shown} {this}'s running mean", times),
+        "distinct": Operation("about {shown} different {subjects} of {this}{span}{usually}", whole),
+        "over_mean": Operation(
+            "{subject}{own} is {shown} {this}'s {adjective}mean", times, _NO_COMPARISON % "{adjective}"
+        ),
+        "over_ewmean": Operation("{subject}{own} is {shown} {this}'s running mean", times, _NO_COMPARISON % "running "),
         "since_last": Operation("{shown} since {this}'s last {one}{usually}", duration),
         "since_first": Operation("{shown} since {this}'s first {one}{usually}", duration),
     },
     "labels": {
-        "count": Operation("{shown} {kind}{noun} known at {this}{span}{usually}", plain),
-        "positives": Operation("{shown} {kind}{counted} known at {this}{span}{usually}", plain),
-        "share": Operation("{shown} of {kind}labels at {this}{span} are {positives}{usually}", percent),
+        "count": Operation("{shown} {kind}{noun} {known} at {this}{span}{usually}", plain),
+        "positives": Operation("{shown} {kind}{counted} {known} at {this}{span}{usually}", plain),
+        "share": Operation(
+            "{estimated}{shown} of {kind}labels that {known} at {this}{span} are {positives}{usually}", percent
+        ),
         "last": Operation("the last {kind}label known at {this} says {verdict}", plain),
         "ewmean": Operation(
             "{shown} of {kind}labels at {this} are {positives}, newer ones counting more{usually}", percent

@@ -6,18 +6,23 @@ import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from string import Formatter
+from typing import Final, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from weir.online.batch import FloatMatrix, FloatVector
+from weir.online.batch import BoolVector, FloatMatrix, FloatVector
 from weir.online.decisions.alert_state import Reason
-from weir.online.decisions.feature_name import FeatureName, Subject, indicator_of, words
-from weir.online.decisions.wording import Fact, missing_sentence, sentence, shower
+from weir.online.decisions.feature_name import ALWAYS_KNOWN, FeatureName, Subject, indicated, missing_in, words
+from weir.online.decisions.wording import Fact, absent_of, missing_sentence, sentence, shower
 from weir.online.errors import TaskError
 from weir.online.frozen import FrozenModel
 
 _FIELDS = ("value", "typical", "entity")
+_USUAL: Final = 1 / 3
+"""What holds for more than this share of all rows, or is nearer to the median, is told last."""
+_EXTREME: Final = ("min", "max")
+"""Whose value in a long window holds for the shorter ones."""
 
 
 class ReasonPolicy(FrozenModel):
@@ -46,13 +51,22 @@ class _ReadableNumber(float):
         return float(self).__format__(spec) if spec else self.text
 
 
+class _Row(NamedTuple):
+    """What is known of one row, by column ``(F,)``."""
+
+    values: FloatVector
+    missing: BoolVector
+    typical: FloatVector
+    shares: FloatVector
+
+
 class ReasonWriter:
     """Write the reasons of scores from their features and contributions.
 
     Parameters
     ----------
     features : names of the F columns. ``<entity>.<aggregate>_<op>_<window>``, ``<name>_missing`` and time columns get
-        sentences; other names read ``name = value (raises the odds ...)``.
+        sentences; other names read ``name is value (usually 2)``.
     policy : how many reasons, and how small ones are dropped.
     templates : feature name or glob to a sentence with ``{value}``, ``{typical}`` and ``{entity}``, each with an
         optional format spec; an exact name goes before a glob, an earlier glob before a later one.
@@ -86,20 +100,37 @@ class ReasonWriter:
         self._names = [FeatureName.parse(name, subjects) for name in features]
         self._column = {name: column for column, name in enumerate(features)}
         self._templates = self._resolve(templates or {})
-        self._indicators = [indicator_of(name, self._column) for name in self._names]
+        self._indicated = indicated(self._names, self._column)
+        self._stems = [(n.entity, n.subject, absent_of(n)) if n.entity else None for n in self._names]
+        self._behind = {
+            c: [self._column[part] for part in n.declared.behind if part in self._column]
+            for c, n in enumerate(self._names)
+            if n.declared is not None and n.declared.behind is not None
+        }
+        counts = [(n.entity, n.subject, n.op) if n.window and not n.missing else n.full for n in self._names]
+        number = {count: g for g, count in enumerate(dict.fromkeys(counts))}
+        self._group = np.array([number[count] for count in counts], np.int64)
+        self._members: list[list[int]] = [np.flatnonzero(self._group == g).tolist() for g in range(len(number))]
         # Ranks names for ties, so the order of columns does not matter.
         self._rank = np.argsort(np.argsort(np.array(features, dtype=object), kind="stable"), kind="stable")
 
     def write(
-        self, values: FloatMatrix, contributions: FloatMatrix, typical: FloatVector | FloatMatrix | None = None
+        self,
+        values: FloatMatrix,
+        contributions: FloatMatrix,
+        typical: FloatVector | FloatMatrix | None = None,
+        shares: FloatMatrix | None = None,
     ) -> list[list[Reason]]:
-        """Write reasons for each row, largest contribution first, ties by name.
+        """Write reasons for each row, what is usual after what is not, then by contribution, ties by name.
+
+        Windows of one count are one reason, with what they added together. What was missing is told as missing.
 
         Parameters
         ----------
         values : ``(n, F) float64`` as a person would know them (not scaled).
         contributions : ``(n, F) float64`` added to the log-odds.
         typical : ``(F,)`` or ``(n, F)`` usual values, NaN where unknown; see ``TypicalValues``.
+        shares : ``(n, F)`` of all rows that are as far out; see ``TypicalValues.shares``.
         """
         n, f = len(values), len(self.features)
         if values.shape != (n, f) or contributions.shape != (n, f):
@@ -108,34 +139,67 @@ class ReasonWriter:
                 "each feature the writer was built with"
             )
         usual = np.broadcast_to(np.nan if typical is None else typical, (n, f))
-        return [self._row(values[i], contributions[i], usual[i]) for i in range(n)]
+        rare = np.zeros((n, f)) if shares is None else shares
+        missing = missing_in(values, self._indicated)
+        rows = (_Row(values[i], missing[i], usual[i], rare[i]) for i in range(n))
+        return [self._row(row, contributions[i]) for i, row in enumerate(rows)]
 
-    def _row(self, values: FloatVector, contributions: FloatVector, typical: FloatVector) -> list[Reason]:
-        raised = np.where(np.isfinite(contributions), np.maximum(contributions, 0.0), 0.0)
+    def _row(self, row: _Row, contributions: FloatVector) -> list[Reason]:
+        added = np.where(np.isfinite(contributions), contributions, 0.0)
+        raised = np.maximum(np.bincount(self._group, added, len(self._members)), 0.0)
         least = max(self.policy.min_contribution, self.policy.min_share * float(raised.sum()))
-        order = np.lexsort((self._rank, -raised))[: self.policy.top]
-        return [
-            self._reason(column, values, float(contributions[column]), float(typical[column]))
-            for column in order.tolist()
-            if raised[column] > 0.0 and raised[column] >= least
-        ]
+        # The window that added most speaks for all of its count.
+        first = np.array([max(members, key=lambda c: (added[c], -self._rank[c])) for members in self._members])
+        order = np.lexsort((self._rank[first], -raised, row.shares[first] > _USUAL))
+        told: dict[str, Reason] = {}
+        for group in order.tolist():
+            if raised[group] > 0.0 and raised[group] >= least and len(told) < self.policy.top:
+                reason = self._reason(self._says_most(int(first[group]), row), row, float(raised[group]))
+                told.setdefault(reason.text, reason)
+        return [*told.values()]
 
-    def _reason(self, column: int, values: FloatVector, contribution: float, typical: float) -> Reason:
-        name, value = self._names[column], float(values[column])
-        template, indicator = self._templates.get(column), self._indicators[column]
+    def _says_most(self, column: int, row: _Row) -> int:
+        """Of the windows with the same value, the one from which that of the others follows."""
+        name, value = self._names[column], row.values[column]
+        if row.missing[column] or column in self._templates or name.op not in (*ALWAYS_KNOWN, *_EXTREME):
+            return column
+        same = [c for c in self._members[self._group[column]] if row.values[c] == value and not row.missing[c]]
+        shortest = value > 0.0 and name.op not in _EXTREME
+        return min(same, key=lambda c: self._names[c].span_s * (1.0 if shortest else -1.0))
+
+    def _reason(self, column: int, row: _Row, contribution: float) -> Reason:
+        name, value = self._names[column], float(row.values[column])
+        if row.missing[column] or (name.missing and value > 0.0):
+            # A missing value is 0 in the matrix; what raises the score is that it is missing.
+            text = missing_sentence(self._fact(self._widest(column, row), row, contribution))
+            return Reason(name.full, value if name.missing else 0.0, contribution, text)
+        if (template := self._templates.get(column)) is not None:
+            text = self._fill(template, name, value, float(row.typical[column]))
+        else:
+            text = sentence(self._fact(column, row, contribution))
+        known = [c for c in self._behind.get(column, ()) if not row.missing[c]]
+        if known:
+            part = min(known, key=lambda c: (row.shares[c], -row.values[c], self._rank[c]))
+            text += f": {self._reason(part, row, contribution).text}"
+        return Reason(name.full, value, contribution, text)
+
+    def _widest(self, column: int, row: _Row) -> int:
+        """The missing column that says the most of what is missing: nothing known at all, or in the longest window."""
+        missing = [c for c in self._indicated.get(column, ()) if row.missing[c]]
+        column = missing[0] if missing else column
+        name = self._names[column]
+        stem = (name.entity, name.subject, absent_of(name))
+        same = [c for c in np.flatnonzero(row.missing).tolist() if self._stems[c] == stem] if name.entity else []
+        return max([column, *same], key=lambda c: self._names[c].span_s)
+
+    def _fact(self, column: int, row: _Row, contribution: float) -> Fact:
+        name = self._names[column]
         # An aggregate called amount need not be of the column amount, so the task's word goes before the name.
         own = self._column.get((name.declared.value or "") if name.declared else name.subject)
-        subject = math.nan if own is None else float(values[own])
+        subject = math.nan if own is None or row.missing[own] else float(row.values[own])
         other = self.entity is not None and name.entity != self.entity
-        fact = Fact(name, value, contribution, typical, subject, self.policy.positive, other)
-        if not math.isfinite(value) or (indicator is not None and values[indicator] > 0.0):
-            # A missing value is 0 in the matrix; what raises the score is that it is missing.
-            value, text = 0.0, missing_sentence(fact)
-        elif template is not None:
-            text = self._fill(template, name, value, typical)
-        else:
-            text = sentence(fact)
-        return Reason(name.full, value, contribution, text)
+        value, typical = float(row.values[column]), float(row.typical[column])
+        return Fact(name, value, contribution, typical, subject, self.policy.positive, other)
 
     def _resolve(self, templates: Mapping[str, str]) -> dict[int, str]:
         found: dict[int, str] = {}

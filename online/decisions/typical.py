@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from weir.online.batch import FloatMatrix, FloatVector
-from weir.online.decisions.feature_name import FeatureName, indicator_of
+from weir.online.decisions.feature_name import FeatureName, indicated, missing_in
 from weir.online.errors import StateError, stored
 
 
@@ -24,7 +24,7 @@ class TypicalValues:
 
     Parameters
     ----------
-    features : names of the F columns; values whose ``_missing`` indicator is 1 are left out.
+    features : names of the F columns; missing values are left out.
     every : one row in so many is sampled.
     size : rows in the ring; the sample covers the last ``every * size`` rows.
 
@@ -46,16 +46,14 @@ class TypicalValues:
         self._sample = np.full((size, len(features)), np.nan)
         self._median: FloatVector | None = None
         at = {name: column for column, name in enumerate(features)}
-        found = ((at[name], indicator_of(FeatureName.parse(name), at)) for name in features)
-        self._masked = [(column, indicator) for column, indicator in found if indicator is not None]
+        self._indicated = indicated([FeatureName.parse(name) for name in features], at)
 
     def update(self, x: FloatMatrix) -> None:
         """Take rows in, ``(n, F) float64``; NaN is a missing value."""
         first = -self._rows % self.every
         chosen = np.array(x[first :: self.every], dtype=np.float64)
+        chosen[missing_in(chosen, self._indicated)] = np.nan
         slots = ((self._rows + first) // self.every + np.arange(len(chosen))) % self.size
-        for column, indicator in self._masked:
-            chosen[chosen[:, indicator] > 0.0, column] = np.nan
         # Only the newest rows of a long batch stay in the ring; writing them alone keeps slots unique.
         self._sample[slots[-self.size :]] = chosen[-self.size :]
         self._rows += len(x)
@@ -73,6 +71,18 @@ class TypicalValues:
             middle = filled[low, columns] / 2.0 + filled[high, columns] / 2.0  # their sum may be no number any more
             self._median = np.where(count > 0, middle, np.nan)
         return self._median
+
+    def shares(self, x: FloatMatrix) -> FloatMatrix:
+        """Share of the sample that is as far out as each value of rows ``(k, F)``, or further, on the same side.
+
+        0.5 and more is what is usual, next to 0 what is rare. Of a missing value it is the share that is missing.
+        """
+        held = self._sample[: min(-(-self._rows // self.every), self.size)]
+        if not len(held):
+            return np.zeros(x.shape)
+        sides = [np.minimum((held >= row).mean(axis=0), (held <= row).mean(axis=0)) for row in x]
+        absent = np.isnan(held).mean(axis=0)
+        return np.where(missing_in(x, self._indicated), absent, np.reshape(sides, x.shape))
 
     def snapshot(self) -> bytes:
         """Return the whole state as MessagePack."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from weir.online.decisions.feature_name import FeatureName, words
-from weir.online.decisions.operations import ABSENT, OPERATIONS, plain, times
+from weir.online.decisions.feature_name import ALWAYS_KNOWN, FeatureName, Subject, words
+from weir.online.decisions.operations import ABSENT, OPERATIONS, duration, plain, times
 
 _FULL = re.compile(r"full\.(logit|known|e\d+)$")
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -55,6 +55,8 @@ def shower(name: FeatureName) -> Callable[[float], str]:
 
 def _in_unit_of(name: FeatureName) -> Callable[[float], str]:
     """How the values that an aggregate is of are written; what it is of counts more than what it is called."""
+    if name.declared is not None and (unit_s := name.declared.unit_s) is not None:
+        return lambda value: duration(value * unit_s)
     return money if _value_of(name, name.subject) in _MONEY else plain
 
 
@@ -69,42 +71,65 @@ def sentence(fact: Fact) -> str:
         return _full(fact)
     if name.missing:
         # An indicator may also raise a score by being 0.
-        return missing_sentence(fact) if fact.value > 0 else f"not so: {missing_sentence(fact)}"
+        return missing_sentence(fact) if fact.value > 0 else _known_sentence(fact)
+    if name.declared is not None and name.declared.behind is not None and not name.entity:
+        return f"the detector's score is {plain(fact.value)}{fact.usually(plain)}"
     if name.entity is None:
         return _column(fact)
     op = OPERATIONS[name.of].get(name.op)
-    return fallback(fact) if op is None else _filled(op.text, fact)
+    return _plainly(fact) if op is None else _filled(op.text, _weightless(fact))
 
 
 def missing_sentence(fact: Fact) -> str:
     """Return that a feature has no value."""
-    name = fact.name
-    if name.entity is None:
-        return f"{words(name.subject)} is missing"
+    if fact.name.entity is None:
+        return f"{words(fact.name.subject)} is missing"
+    return _filled(absent_of(fact.name), fact)
+
+
+def absent_of(name: FeatureName) -> str:
+    """Return the template of what is said where an entity's feature has no value."""
+    if name.op in ALWAYS_KNOWN:
+        return "the event names no {entity}"
     op = OPERATIONS[name.of].get(name.op)
-    return _filled((op and op.absent) or ABSENT[name.of], fact)
+    return (op and op.absent) or ABSENT[name.of]
+
+
+def _known_sentence(fact: Fact) -> str:
+    said = missing_sentence(fact).removesuffix("is missing")
+    return f"{said}is known" if fact.name.entity is None else said.removeprefix("no ").removesuffix(" yet")
+
+
+def _weightless(fact: Fact) -> Fact:
+    """A detector's component as it was before it was weighted."""
+    weight = fact.name.declared.weights.get(fact.name.op, 1.0) if fact.name.declared else 1.0
+    return replace(fact, value=fact.value / weight, typical=fact.typical / weight) if weight > 0.0 else fact
 
 
 def _filled(template: str, fact: Fact) -> str:
-    name, value, show = fact.name, fact.value, shower(fact.name)
-    one, many = name.noun.removesuffix("s"), _plural(fact.positive)
-    subject = words(name.subject or name.op or "value")
+    name, value, show, declared = fact.name, fact.value, shower(fact.name), fact.name.declared or Subject()
+    many = _plural(fact.positive)
+    subject = words((name.of == "anomaly" and declared.given) or name.subject or name.op or "value")
     own = "" if math.isnan(fact.subject_value) else f" {_in_unit_of(name)(fact.subject_value)}"
+    valued = declared.value is not None if name.declared else name.noun == "events"
     return template.format(
         this=name.this,
+        entity=words(name.entity or ""),
         whose=f" of {name.this}" if fact.other else "",
         adjective=name.adjective,
         span=name.span,
-        span_or_yet=name.span or " yet",
+        span_or_yet=name.span if name.span not in ("", " ever") else " yet",
         subject=subject,
-        subjects=_plural(subject),
-        what=subject if name.noun == "events" else one,
+        subjects=subject.removesuffix("s") if show(value) == "1" else _plural(subject),
+        what=subject if valued else name.one,
         own=own,
         shown=show(value),
         usually=fact.usually(show),
-        noun=one if value == 1 else name.noun,
-        one=one,
-        kind=f"{words(name.subject)} " if name.declared and name.declared.chosen else "",
+        noun=name.one if value == 1 else name.noun,
+        one=name.one,
+        kind=f"{words(name.subject)} " if declared.chosen else "",
+        known="became known" if name.span else "known",
+        estimated="an estimated " if declared.estimated else "",
         least=words(_value_of(name, "value")),
         positive=fact.positive,
         positives=many,
@@ -113,10 +138,10 @@ def _filled(template: str, fact: Fact) -> str:
     )
 
 
-def fallback(fact: Fact) -> str:
-    """Return ``name = value (raises the odds 2.1x)``."""
-    usual = "" if math.isnan(fact.typical) else f"usually {plain(fact.typical)}; "
-    return f"{fact.name.full} = {plain(fact.value)} ({usual}raises the odds {_raised(fact)})"
+def _plainly(fact: Fact) -> str:
+    """Return ``name is value (usually 2)``."""
+    show = _in_unit_of(fact.name)
+    return f"{words(fact.name.full)} is {show(fact.value)}{fact.usually(show)}"
 
 
 def _raised(fact: Fact) -> str:
@@ -154,9 +179,9 @@ def _column(fact: Fact) -> str:
         return f"on a {_WEEKDAYS[int(value) % 7]}"
     if subject in ("day", "ts"):
         return f"on {np.datetime64(int(value), 'D' if subject == 'day' else 's')}"
-    if subject in _MONEY:
-        return f"{subject} is {money(value)}{fact.usually(money)}"
-    return fallback(fact)
+    if fact.name.declared is not None and fact.name.declared.flag:
+        return words(subject) if value > 0 else f"not {words(subject)}"
+    return _plainly(fact)
 
 
 def _plural(word: str) -> str:

@@ -34,7 +34,7 @@ class FeatureBlock:
     """What the engine makes of a batch of n rows."""
 
     x: FloatMatrix
-    """``(n, F)``: the model's inputs; missing values are 0 and flagged by the indicator columns behind them."""
+    """``(n, F)``: the model's inputs; missing values are -0.0 and flagged by the indicator columns behind them."""
     label_masks: FloatMatrix
     """``(n, E)``: which label aggregates each event would feed (0 or 1), and what their runs take from it (NaN where
     missing); logged until its label comes."""
@@ -210,6 +210,9 @@ class FeatureEngine:
         self.features: tuple[str, ...] = (*self._inputs, *(f"{g}_missing" for g in groups))
         place = {name: j for j, (name, _) in enumerate(self._made)}
         self._from_made = np.array([place.get(name, -1) for name in self._inputs], dtype=np.int64)
+        # Added to a column, 0.0 makes a 0 of what came as -0.0; a detector says by -0.0 that there was no value.
+        detected = {name for p in self.plan.passes if isinstance(p, AnomalyPass) for name, _ in self._outputs(p)}
+        self._zero = np.array([-0.0 if name in detected else 0.0 for name in self._inputs])
 
     def group(self, batch: EventBatch) -> dict[str, Grouping]:
         """Which entities the rows of a batch name, by key column."""
@@ -359,9 +362,10 @@ class FeatureEngine:
         for k in np.flatnonzero(self._from_made < 0).tolist():
             x[:, k] = columns[self._inputs[k]]
         missing = np.isnan(cut(x[:, :width], FEATURE_MAX))
+        x[:, :width] += self._zero
         for g, members in enumerate(self._groups):
             x[:, width + g] = missing[:, members].any(axis=1)
-        x[:, :width][missing] = 0.0
+        x[:, :width][missing] = -0.0
         return x
 
     def _run_detector(

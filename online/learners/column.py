@@ -43,7 +43,7 @@ class Column:
 
     def predict_many(self, x: FloatMatrix) -> FloatVector:
         """The column, ``(n,)`` in [0, 1]."""
-        return np.clip(x[:, self._at], 0.0, 1.0)
+        return np.clip(x[:, self._at], 0.0, 1.0) + 0.0  # no -0.0, which stands for a missing value
 
     def learn_many(self, x: FloatMatrix, y: BoolVector, weight: FloatVector) -> None:
         """Nothing to learn."""

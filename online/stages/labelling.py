@@ -105,7 +105,7 @@ class LabellingStage:
         """What came before."""
         self.threshold = Threshold(share_of(task.threshold, share))
         self.book = AlertBook(task.alerts, task.name, features.index("amount") if "amount" in features else None)
-        self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity, subjects_of(task.entities))
+        self._writer = ReasonWriter(features, task.reasons, task.wording, task.entity, subjects_of(task))
         self._full = FullReasons(task.full, features)
         self.typical = TypicalValues(features)
         self.evaluation = Evaluation(task.metrics)
@@ -189,7 +189,7 @@ class LabellingStage:
         """Reasons of rows that alert: what each feature added to the log-odds, in words."""
         x, versions = scored.predictions.features[at], scored.predictions.model_version[at]
         added = self._full.handed_on(x, self._contributions(x, versions))
-        return self._writer.write(x, added, self.typical.values())
+        return self._writer.write(x, added, self.typical.values(), self.typical.shares(x))
 
     def _learn(self, joined: JoinResult, out: LabelOutput) -> None:
         """Feed what became known: metrics first (with the score given then), features, thresholds, then examples."""

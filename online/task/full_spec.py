@@ -148,12 +148,12 @@ def further_inputs(spec: FullSpec, inputs: Sequence[str], pool: Sequence[str], n
 
 
 def full_matrix(x: FloatMatrix, further: Sequence[FloatVector]) -> FloatMatrix:
-    """What a full model is given: the online model's inputs ``(n, F)``, then further columns, missing values as 0."""
+    """What a full model is given: the online model's inputs ``(n, F)``, then further ones, missing values as -0.0."""
     out = np.empty((len(x), x.shape[1] + len(further)))
     out[:, : x.shape[1]] = x
     for k, column in enumerate(further, start=x.shape[1]):
-        out[:, k] = column
-        np.copyto(out[:, k], 0.0, where=~np.isfinite(out[:, k]))
+        out[:, k] = column + 0.0
+        np.copyto(out[:, k], -0.0, where=~np.isfinite(out[:, k]))
     return out
 
 

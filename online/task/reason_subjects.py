@@ -1,25 +1,115 @@
-"""What the features of a task are of, for those who put them into words."""
+"""What the columns of a task are of, and in which unit, for those who put them into words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ast
+import re
+from collections.abc import Iterator
 
-from weir.online.decisions.feature_name import Subject
-from weir.online.decisions.operations import Of
-from weir.online.features.spec import Aggregate, Entity
+from weir.online.anomaly.detector import build_detector
+from weir.online.decisions.feature_name import FeatureName, Subject
+from weir.online.decisions.operations import OPERATIONS, duration
+from weir.online.features.spec import Aggregate
+from weir.online.features.timecolumns import TIME_COLUMNS
+from weir.online.learners.factory import LearnerSpec
+from weir.online.task.spec import TaskSpec
+
+_KEEPS_UNIT = ("abs", "ceil", "clip", "floor", "max", "min", "or_else", "round", "where")
 
 
-def subjects_of(entities: Iterable[Entity]) -> dict[str, Subject]:
-    """What each aggregate and detector is of, by ``<entity>.<name>``.
+def subjects_of(task: TaskSpec) -> dict[str, Subject]:
+    """What each value, aggregate and detector is of, by its name or ``<entity>.<name>``.
 
     >>> seen = {"name": "seen", "ops": ["count"], "windows": ["1d"], "where": "amount > 5"}
-    >>> subjects_of([Entity.model_validate({"name": "user", "key": "user_id", "aggregates": [seen]})])
-    {'user.seen': Subject(of='events', value=None, chosen=True)}
+    >>> user = {"name": "user", "key": "user_id", "aggregates": [seen, {"name": "all", "ops": ["since_last"]}]}
+    >>> spec = {"name": "t", "entity": "user", "entities": [user], "values": {"days": "user.all_since_last / 86400"}}
+    >>> found = subjects_of(TaskSpec.model_validate(spec | {"inputs": ["*"], "model": {"kind": "logistic"}}))
+    >>> found["user.seen"].chosen, found["days"].unit_s
+    (True, 86400.0)
     """
     found: dict[str, Subject] = {}
-    for entity in entities:
+    for entity in task.entities:
         for a in entity.windowed:
-            of: Of = "events" if isinstance(a, Aggregate) else "labels"
-            found[f"{entity.name}.{a.name}"] = Subject(of, a.value, a.where is not None)
-        found |= {f"{entity.name}.{a.name}": Subject("anomaly", a.value) for a in entity.anomalies}
+            of, counts = ("events", True) if isinstance(a, Aggregate) else ("labels", False)
+            prior = 0.0 if isinstance(a, Aggregate) else a.prior
+            given, unit_s = (_given(a.value, a.name) if counts else ""), _unit_of(a.value, task)
+            chosen = a.where is not None
+            found[f"{entity.name}.{a.name}"] = Subject(of, a.value, chosen, given, unit_s, estimated=prior > 0.0)  # type: ignore[arg-type]
+        for d in entity.anomalies:
+            params = build_detector(d.params).params
+            weights = {key.removesuffix("_weight"): value for key, value in params if key.endswith("_weight")}
+            found[f"{entity.name}.{d.name}"] = Subject(
+                "anomaly", d.value, given=_given(d.value, d.name), weights=weights
+            )
+    for name, source in task.values.items():
+        flag = isinstance(_parsed(source), ast.Compare | ast.BoolOp) or source.startswith(("not ", "isnan("))
+        found[name] = Subject(value=source, unit_s=_unit_of(source, task), flag=flag)
+    for name in _scores(task.model):
+        found[name] = found.get(name, Subject())._replace(behind=tuple(_behind(name, task)))
     return found
+
+
+def _parsed(source: str) -> ast.expr:
+    return ast.parse(source, mode="eval").body
+
+
+def _given(source: str | None, name: str) -> str:
+    """The column that an event must have for this to have a value, or what the task calls the value."""
+    if source is None or source in TIME_COLUMNS:
+        return ""
+    tree = _parsed(source)
+    if isinstance(tree, ast.Compare | ast.BoolOp | ast.Constant) or source.startswith(("or_else(", "isnan(")):
+        return ""
+    column = re.fullmatch(r"hash\((\w+)\)|(\w+)", source)
+    return (column[1] or column[2]) if column else name
+
+
+def _scores(model: LearnerSpec) -> Iterator[str]:
+    """The columns that are scores themselves."""
+    if model.kind == "column" and isinstance(column := model.params.get("column"), str):
+        yield column
+    for member in model.members:
+        yield from _scores(member)
+
+
+def _behind(name: str, task: TaskSpec) -> Iterator[str]:
+    """What a column is made of, down to what is no value: features, raw columns, a detector's components."""
+    for part in _names(_parsed(task.values[name])) if name in task.values else ():
+        yield from _behind(part, task) if part in task.values else (part,)
+    if any(name == f"{e.name}.{d.name}" for e in task.entities for d in e.anomalies):
+        yield from (f"{name}_{op}" for op in OPERATIONS["anomaly"] if op not in ("", "expected"))
+
+
+def _names(tree: ast.expr) -> list[str]:
+    """Columns in an expression, a feature as ``<entity>.<name>``."""
+    return [ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)] + [
+        n.id for n in ast.walk(tree) if isinstance(n, ast.Name)
+    ]
+
+
+def _unit_of(source: str | None, task: TaskSpec) -> float | None:
+    """Seconds that one unit of an expression is; None where it is no duration."""
+    return None if source is None else _seconds(_parsed(source), task)
+
+
+def _seconds(tree: ast.expr, task: TaskSpec) -> float | None:
+    match tree:
+        case ast.Name(id=name):
+            return _unit_of(task.values.get(name), task)
+        case ast.Attribute():
+            feature = FeatureName.parse(ast.unparse(tree))
+            op = OPERATIONS[feature.of].get(feature.op)
+            return 1.0 if op is not None and op.show is duration else None
+        case ast.BinOp(left=left, op=ast.Div() | ast.Mult() as op, right=ast.Constant(value=int() | float() as by)):
+            unit = _seconds(left, task)
+            return None if unit is None or by <= 0 else unit * by if isinstance(op, ast.Div) else unit / by
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub(), right=right):
+            parts = [left, right]
+        case ast.IfExp(body=body, orelse=orelse):
+            parts = [body, orelse]
+        case ast.Call(func=ast.Name(id=function), args=args) if function in _KEEPS_UNIT:
+            parts = args[1:] if function == "where" else args
+        case _:
+            return None
+    units = {_seconds(part, task) for part in parts if not isinstance(part, ast.Constant)}
+    return units.pop() if len(units) == 1 else None

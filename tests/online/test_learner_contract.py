@@ -63,6 +63,18 @@ def test_before_learning_it_answers_a_half(kind: str) -> None:
 
 
 @every_kind
+def test_a_missing_value_counts_as_0(kind: str) -> None:
+    """Rows have -0.0 where nothing is known, so that reasons can say so; no score may tell it from 0."""
+    plus, minus = build(kind), build(kind)
+    x, y, w = concept(300)
+    x[::3, :2] = 0.0
+    plus.learn_many(x, y, w)
+    minus.learn_many(np.where(x == 0.0, -0.0, x), y, w)
+    assert plus.predict_many(x).tobytes() == minus.predict_many(np.where(x == 0.0, -0.0, x)).tobytes()
+    np.testing.assert_array_equal(plus.contributions(x), minus.contributions(np.where(x == 0.0, -0.0, x)))
+
+
+@every_kind
 def test_no_rows_is_fine(kind: str) -> None:
     model = build(kind)
     x, y, w = concept(0)

@@ -41,12 +41,17 @@ def say(feature: str, value: float, typical: float = math.nan, **more: float) ->
         ("user.amount_sum_1d", 1234.5, math.nan, "this user's 1-day total amount is 1,234.50"),
         ("user.amount_over_mean_30d", 8.34, 1.0, "amount is 8.3x this user's 30-day mean"),
         ("user.amount_over_ewmean", 3.0, 1.0, "amount is 3.0x this user's running mean"),
-        ("user.since_last", 200.0, 2 * DAY, "3 min since this user's last event (usually 2 d)"),
+        ("user.since_last", 200.0, 2 * DAY, "3.3 min since this user's last event (usually 2 d)"),
         ("user.logins_since_last", 4.0, math.nan, "4 s since this user's last login"),
-        ("merchant.risk_positives_7d", 3.0, 0.0, "3 frauds known at this merchant in 7 d (usually 0)"),
-        ("merchant.risk_positives_7d", 1.0, math.nan, "1 fraud known at this merchant in 7 d"),
-        ("merchant.risk_share_7d", 0.25, 0.01, "25 % of labels at this merchant in 7 d are frauds (usually 1 %)"),
-        ("card.country_distinct_1d", 4.0, 1.0, "4 different countries of this card in 1 d (usually 1)"),
+        ("merchant.risk_positives_7d", 3.0, 0.0, "3 frauds became known at this merchant in 7 d (usually 0)"),
+        ("merchant.risk_positives_7d", 1.0, math.nan, "1 fraud became known at this merchant in 7 d"),
+        (
+            "merchant.risk_share_7d",
+            0.25,
+            0.01,
+            "25 % of labels that became known at this merchant in 7 d are frauds (usually 1 %)",
+        ),
+        ("card.country_distinct_1d", 4.0, 1.0, "about 4 different countries of this card in 1 d (usually 1)"),
         ("user.risk_since_first_positive", 3 * DAY, math.nan, "3 d since this user's first fraud became known"),
         ("device.temperature_std_6h", 1.234, 0.2, "this device's 6-hour spread of temperature is 1.23 (usually 0.2)"),
         ("amount", 512.0, 40.0, "amount is 512.00 (usually 40.00)"),
@@ -56,8 +61,8 @@ def say(feature: str, value: float, typical: float = math.nan, **more: float) ->
         ("weekend", 1.0, 0.0, "on a weekend"),
         ("weekday", 0.0, 3.0, "on a Monday"),
         ("amount_missing", 1.0, 0.0, "amount is missing"),
-        ("user.amount_30d_missing", 1.0, 0.0, "no amount known of this user in 30 d"),
-        ("entropy_z", 7.5, math.nan, "entropy_z = 7.5 (raises the odds 2.7x)"),
+        ("user.amount_30d_missing", 1.0, 0.0, "no earlier amount known of this user in 30 d"),
+        ("entropy_z", 7.5, math.nan, "entropy z is 7.5"),
         ("ts", 1.7e9, math.nan, "on 2023-11-14T22:13:20"),
     ],
 )
@@ -72,7 +77,7 @@ def test_a_ratio_names_the_amount_when_the_row_has_it() -> None:
 def test_a_missing_value_is_not_told_as_zero() -> None:
     features = ("user.amount_mean_30d", "user.amount_30d_missing")
     ((reason,),) = ReasonWriter(features).write(np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]))
-    assert reason.text == "no amount known of this user in 30 d"
+    assert reason.text == "no earlier amount known of this user in 30 d"
     ((reason,),) = ReasonWriter(("amount",)).write(np.array([[math.nan]]), np.array([[1.0]]))
     assert (reason.value, reason.text) == (0.0, "amount is missing")
 
@@ -93,9 +98,9 @@ def test_only_the_largest_positive_contributions_are_told(contributions: list[fl
 def test_templates_replace_sentences_exact_names_before_globs() -> None:
     templates = {
         "*_count_*": "{entity}: {value} against {typical}",
-        "user.amount_count_1d": "busy: {value:.1f}",
+        "user.tx_count_1d": "busy: {value:.1f}",
     }
-    features = ("user.amount_count_1h", "user.amount_count_1d")
+    features = ("user.amount_count_1h", "user.tx_count_1d")
     writer = ReasonWriter(features, templates=templates)
     (reasons,) = writer.write(np.array([[17.0, 20.0]]), np.array([[2.0, 1.0]]), np.array([2.0, math.nan]))
     assert [r.text for r in reasons] == ["user: 17 against 2", "busy: 20.0"]

@@ -85,7 +85,7 @@ def test_an_alert_names_the_inputs_behind_the_logit_with_value_and_contribution(
     assert [reason.contribution for reason in alert.reasons] == pytest.approx([1.2, 0.6, 0.2])
     x = batch.predictions.features[0]
     assert all(reason.value == x[COLUMN[name]] for name, reason in found.items())
-    assert "events in 1 h" in found["user.spend_count_1h"].text
+    assert "in 1 h" in found["user.spend_count_1h"].text
 
 
 def test_what_was_logged_gives_the_same_reasons_bit_for_bit_on_a_replay() -> None:

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.online.feature_rows import DAY, HOUR, T0, Row, batch_of, column, engine_of, gaps, rows_of, run, streams
+from weir.online.batch import missing_of
 from weir.online.errors import TaskError
 from weir.online.features import kernel
 from weir.online.features.engine import FeatureEngine
 from weir.online.features.expression import Expression
 from weir.online.features.levels import feature_names
 from weir.online.features.plan import WindowPass, build_plan
-from weir.online.features.spec import Aggregate, Entity, WindowOp
+from weir.online.features.spec import Aggregate, Anomaly, Entity, WindowOp
 from weir.online.features.touched_rows import Grouping, group
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 
@@ -194,6 +195,20 @@ def test_missing_values_are_flagged_and_zeroed() -> None:
     x = engine.process(batch_of([Row("a", T0, math.nan), Row("a", T0 + 1, 4.0)])).x
     assert engine.features == ("amount", "user.amount_mean_1d", "amount_missing", "user.amount_1d_missing")
     assert x.tolist() == [[0.0, 0.0, 1.0, 1.0], [4.0, 4.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("indicators", [False, True])
+def test_a_missing_value_is_told_from_a_nought(indicators: bool) -> None:
+    """Whoever reads a row as numbers sees 0; -0.0 that came, or was computed, is a number."""
+    entity = Entity(name="user", key="user_id", aggregates=(ALL_OPS,), anomalies=(Anomaly(name="odd", value="amount"),))
+    values = {"minus": "amount * -1", "ratio": "amount / user.amount_mean_1d"}
+    plan, names = build_plan((entity,), values), ("amount", "minus", "ratio", "user.amount_last", "user.odd")
+    engine = FeatureEngine(plan, MemoryFeatureStore(), inputs=names, raw=("amount",), indicators=indicators)
+    rows = [Row("a", T0, math.nan), Row("a", T0 + 1, -0.0), Row("a", T0 + 2, 0.0), Row("a", T0 + 3, 5.0)]
+    x = engine.process(batch_of(rows)).x[:, :5]
+    assert missing_of(x).tolist() == [[True] * 5, [False, False, True, True, False], [False, False, True, False, False],
+                                      [False] * 5]  # fmt: skip
+    assert (x[:3] == 0.0).all()
 
 
 def test_row_of_three_windows_is_little_more_than_a_kilobyte() -> None:
