@@ -163,9 +163,11 @@ class ReasonWriter:
         name, value = self._names[column], row.values[column]
         if row.missing[column] or column in self._templates or name.op not in (*ALWAYS_KNOWN, *_EXTREME):
             return column
-        same = [c for c in self._members[self._group[column]] if row.values[c] == value and not row.missing[c]]
+        same: list[int] = [
+            c for c in self._members[self._group[column]] if row.values[c] == value and not row.missing[c]
+        ]
         shortest = value > 0.0 and name.op not in _EXTREME
-        return min(same, key=lambda c: self._names[c].span_s * (1.0 if shortest else -1.0))
+        return min(same, key=lambda c: self._names[c].span_s if shortest else -self._names[c].span_s)
 
     def _reason(self, column: int, row: _Row, contribution: float) -> Reason:
         name, value = self._names[column], float(row.values[column])

@@ -135,7 +135,7 @@ def test_a_wrong_width_is_refused() -> None:
 )
 def test_usual_is_the_median_of_the_regular_sample(values: list[float], every: int, size: int, cuts: set[int]) -> None:
     usual = TypicalValues(("a", "a_missing"), every, size)
-    x = np.column_stack([np.nan_to_num(values), np.isnan(values)]).astype(np.float64).reshape(-1, 2)
+    x = np.column_stack([np.nan_to_num(values) + 0.0, np.isnan(values)]).astype(np.float64).reshape(-1, 2)
     edges = [0, *sorted(c for c in cuts if c < len(values)), len(values)]
     for start, end in itertools.pairwise(edges):
         usual.update(x[start:end])
