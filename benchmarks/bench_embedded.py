@@ -262,7 +262,7 @@ def run_kernel(events: int, seed: int = 7) -> tuple[float, int]:
     ts = START + np.sort(rng.uniform(0, 60 * DAY, events))
     amount = rng.lognormal(3.2, 0.8, events)
     watch = Watch()
-    kernel_module = __import__("weir.online.features.engine", fromlist=["kernel"]).kernel
+    kernel_module = __import__("weir.online.features.touched_rows", fromlist=["kernel"]).kernel
     original = kernel_module.run_rows
     kernel_module.run_rows = watch.wrap("kernel", original)
     try:

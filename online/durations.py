@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
+EVER = float("inf")
+"""Seconds of a window that goes back to an entity's first event."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 
@@ -26,11 +28,13 @@ def parse_duration(text: object) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest exact form of a duration in whole units.
+    """The shortest exact form of a duration in whole units; without an end it is ``ever``.
 
-    >>> format_duration(604800), format_duration(3600), format_duration(90)
-    ('7d', '1h', '90s')
+    >>> format_duration(604800), format_duration(3600), format_duration(90), format_duration(EVER)
+    ('7d', '1h', '90s', 'ever')
     """
+    if seconds == EVER:
+        return "ever"
     for unit in ("d", "h", "m"):
         if abs(seconds) >= _UNITS[unit] and seconds % _UNITS[unit] == 0:
             return f"{seconds / _UNITS[unit]:.0f}{unit}"

@@ -17,7 +17,7 @@ _WINDOW: Final = re.compile(r"(\d+)([smhdw])$|ever$")
 _NAMED: Final = {op: of for of in ("anomaly", "labels", "events") for op in OPERATIONS[of] if op}
 # Longest first: ``run_since_first`` also ends in ``since_first``.
 _OPS: Final = sorted(_NAMED, key=len, reverse=True)
-ALWAYS_KNOWN: Final = ("count", "sum", "distinct", "positives", "run_count")
+ALWAYS_KNOWN: Final = ("count", "sum", "distinct", "rate", "positives", "run_count")
 _ADJECTIVES: Final = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week"}
 _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _SHORT: Final = {"s": "s", "m": "min", "h": "h", "d": "d", "w": "weeks"}

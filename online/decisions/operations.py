@@ -82,6 +82,7 @@ _NO_COMPARISON: Final = "{subject} cannot be compared with {this}'s %smean"
 _NO_POSITIVE: Final = "no {kind}{positive} known at {this} yet"
 _NO_RUN: Final = "no run of known {kind}{positives} at {this}"
 _NO_NEGATIVE: Final = "no event of {this} known to be no {positive} yet"
+_NO_GAP: Final = "no time from one {one} of {this} to the next known{span_or_yet}"
 _OF_VALUE: Final = "{this}'s {adjective}%s {subject} is {shown}{usually}"
 _SURPRISE: Final = "%s of {this}'s {subject} surprises by {shown}{usually}"
 # Of labels: ``since_...`` counts from when a label became known, ``run_since_...`` from its event.
@@ -95,6 +96,19 @@ OPERATIONS: Final[dict[Of, dict[str, Operation]]] = {
         "max": Operation(_OF_VALUE % "largest"),
         "last": Operation(_OF_VALUE % "last"),
         "ewmean": Operation(_OF_VALUE % "running mean"),
+        "q50": Operation(_OF_VALUE % "median"),
+        "q90": Operation(_OF_VALUE % "90th percentile of"),
+        "q99": Operation(_OF_VALUE % "99th percentile of"),
+        "rate": Operation("{shown} {noun}{whose} a day{span}{usually}", plain),
+        "gap_mean": Operation(
+            "{this}'s mean time from one {one} to the next{span} is {shown}{usually}", duration, _NO_GAP
+        ),
+        "gap_std": Operation(
+            "the time from one {one} of {this} to the next{span} varies by {shown}{usually}", duration, _NO_GAP
+        ),
+        "gap_trend": Operation(
+            "the time from one {one} of {this} to the next{span} is lately {shown} what it was", times, _NO_GAP
+        ),
         "distinct": Operation("about {shown} different {subjects} of {this}{span}{usually}", whole),
         "over_mean": Operation(
             "{subject}{own} is {shown} {this}'s {adjective}mean", times, _NO_COMPARISON % "{adjective}"

@@ -12,7 +12,7 @@ from weir.online.anomaly.layout import COMPONENTS
 from weir.online.durations import format_duration
 from weir.online.errors import TaskError
 from weir.online.features.expression import Expression
-from weir.online.features.spec import LABEL_WINDOW_OPS, WINDOW_OPS, Aggregate, Anomaly, Entity, LabelAggregate
+from weir.online.features.spec import Aggregate, Anomaly, Entity, LabelAggregate, over_windows
 from weir.online.features.timecolumns import TIME_COLUMNS
 from weir.online.mistakes import did_you_mean
 
@@ -24,7 +24,7 @@ def feature_names(entity: str, aggregate: Aggregate | LabelAggregate) -> list[tu
     ...                                                   windows=("1d", "7d")))]
     ['user.amount_mean_1d', 'user.amount_mean_7d', 'user.amount_last']
     """
-    windowed = WINDOW_OPS if isinstance(aggregate, Aggregate) else LABEL_WINDOW_OPS
+    windowed = over_windows(aggregate)
     out: list[tuple[str, str, float | None]] = []
     for op in aggregate.ops:
         stem = f"{entity}.{aggregate.name}_{op}"

@@ -15,12 +15,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from weir.online.durations import format_duration
+from weir.online.durations import EVER, format_duration
 from weir.online.errors import TaskError
-from weir.online.features import kernel
+from weir.online.features import descriptors, kernel
 from weir.online.features.expression import Expression
 from weir.online.features.levels import Levels, feature_names
-from weir.online.features.spec import LABEL_WINDOW_OPS, RUN_OPS, WINDOW_OPS, Aggregate, Anomaly, Entity, LabelAggregate
+from weir.online.features.quantiles import BIN_WORDS, SCALE_WORDS
+from weir.online.features.spec import (
+    GAP_OPS,
+    QUANTILE_OPS,
+    RUN_OPS,
+    Aggregate,
+    Anomaly,
+    Entity,
+    LabelAggregate,
+    over_windows,
+)
 
 LABELS = "labels"
 """Ends the name of a layout that labels feed."""
@@ -28,14 +38,17 @@ EVENT_TIME = "ts"
 """The column that says when a label's event was; logged with the masks, as labels come at another time."""
 # Scalars of a row, in their order in it: which operations need each, and how many float64.
 _SLOTS = (
-    (kernel.S_LAST_TS, {"last", "since_last"}, 1),
-    (kernel.S_LAST, {"last"}, 1),
-    (kernel.S_FIRST_TS, {"since_first"}, 1),
-    (kernel.S_EW, {"ewmean", "over_ewmean"}, 3),
-    (kernel.S_POSITIVE_TS, {"since_positive"}, 1),
-    (kernel.S_FIRST_POSITIVE_TS, {"since_first_positive"}, 1),
+    (descriptors.S_LAST_TS, {"last", "since_last", *GAP_OPS}, 1),
+    (descriptors.S_LAST, {"last"}, 1),
+    (descriptors.S_FIRST_TS, {"since_first"}, 1),
+    (descriptors.S_EW, {"ewmean", "over_ewmean"}, 3),
+    (descriptors.S_GAP, set(GAP_OPS), descriptors.GAP_WORDS),
+    (descriptors.S_POSITIVE_TS, {"since_positive"}, 1),
+    (descriptors.S_FIRST_POSITIVE_TS, {"since_first_positive"}, 1),
 )
-_NEVER_MISSING = {"count", "sum", "distinct", "positives", "run_count"}
+_CODES = {"positives": "SUM", "gap_mean": "MEAN", "gap_std": "STD", "gap_trend": "TREND"}
+"""Windowed operations that are those of another name."""
+_NEVER_MISSING = {"count", "sum", "distinct", "rate", "positives", "run_count"}
 
 
 @dataclass(frozen=True)
@@ -162,12 +175,12 @@ class _Tables:
         self.features.append(Feature(name, group))
 
     def frozen(self, doubles: int) -> WindowPass:
-        rings = np.array(self.rings, dtype=np.int64).reshape(-1, kernel.RING_COLUMNS)
-        for column in (kernel.R_COUNT, kernel.R_M2, kernel.R_BITS):
+        rings = np.array(self.rings, dtype=np.int64).reshape(-1, descriptors.RING_COLUMNS)
+        for column in descriptors.RING_WORDS:
             rings[:, column] += np.where(rings[:, column] >= 0, 2 * doubles, 0)
         widths, priors, decays = (np.array(rows, dtype=np.float64) for rows in (self.widths, self.priors, self.decays))
-        scalars = np.array(self.scalars, dtype=np.int64).reshape(-1, kernel.SCALAR_COLUMNS)
-        table = np.array(self.table, dtype=np.int64).reshape(-1, kernel.FEATURE_COLUMNS)
+        scalars = np.array(self.scalars, dtype=np.int64).reshape(-1, descriptors.SCALAR_COLUMNS)
+        table = np.array(self.table, dtype=np.int64).reshape(-1, descriptors.FEATURE_COLUMNS)
         pairs = (priors.reshape(-1, 2), scalars, decays.reshape(-1, 2))  # of no rows numpy makes one axis
         where, values = (self.layout, self.level, self.fed_by), tuple(self.values)
         return WindowPass(*where, values, rings, widths, *pairs, table, tuple(self.features))
@@ -191,7 +204,7 @@ def build_plan(entities: Sequence[Entity], values: Mapping[str, str]) -> Plan:
                 masks += p.values
         for a in entity.anomalies:
             value = Expression.parse(a.value)
-            passes.append(AnomalyPass(entity.name, entity.key, entity.ttl, levels.of(a.value), a, value))
+            passes.append(AnomalyPass(entity.name, entity.key, entity.kept_s, levels.of(a.value), a, value))
     ordered = [(name, Expression.parse(source)) for name, source in values.items()]
     ordered.sort(key=lambda item: levels.rank(item[0]))
     levelled = tuple(sorted(passes, key=lambda p: p.level))
@@ -218,10 +231,10 @@ def _layout(entity: Entity, fed_by: int, levels: Levels) -> tuple[EntityLayout, 
         meaning = entity.model_copy(update={"labels": (), "anomalies": ()})
     words = 2 * row.doubles + row.words
     # Of what feeds this row alone: a changed label aggregate must not make the rows of events unreadable.
-    said = f"{kernel.LAYOUT} {meaning.model_dump_json()}"
+    said = f"{descriptors.LAYOUT} {meaning.model_dump_json()}"
     digest = hashlib.blake2b(said.encode(), digest_size=4).digest()
     schema = int.from_bytes(digest, "little")
-    layout = EntityLayout(name, entity.key, entity.ttl, 4 * (words + words % 2), schema, fed_by)
+    layout = EntityLayout(name, entity.key, entity.kept_s, 4 * (words + words % 2), schema, fed_by)
     return layout, [tables.frozen(row.doubles) for _, tables in sorted(building.items())]
 
 
@@ -256,60 +269,80 @@ def _allocate(tables: _Tables, row: _Row, entity: str, aggregate: Aggregate | La
     label = aggregate if isinstance(aggregate, LabelAggregate) else None
     value = -1 if isinstance(aggregate, LabelAggregate) else tables.column(aggregate.value)
     mask = tables.column(aggregate.where)
-    ops: set[str] = set(aggregate.ops)
-    rings: dict[float, int] = {}
-    for window in aggregate.windows if ops & {*WINDOW_OPS, *LABEL_WINDOW_OPS} else ():
-        rings[window] = len(tables.rings)
-        tables.rings.append(_ring(row, aggregate, value, mask))
-        tables.widths.append(window / aggregate.panes)
-        tables.priors.append((label.prior, label.prior_share) if label else (0.0, 0.0))
+    windowed = over_windows(aggregate)
+    plain, gaps = set(aggregate.ops) - windowed, windowed & set(GAP_OPS)
     scalar = len(tables.scalars)
-    if ops - {*WINDOW_OPS, *LABEL_WINDOW_OPS}:
+    rings: dict[tuple[bool, float], int] = {}
+    for of_gaps, ops in ((False, windowed - gaps), (True, gaps)):
+        for window in aggregate.windows if ops else ():
+            rings[of_gaps, window] = len(tables.rings)
+            tables.rings.append(_ring(row, aggregate, ops, window, value, mask))
+            if of_gaps:
+                tables.rings[-1][descriptors.R_GAP] = scalar
+            tables.widths.append(window / tables.rings[-1][descriptors.R_PANES])
+            tables.priors.append((label.prior, label.prior_share) if label else (0.0, 0.0))
+    if plain or gaps:
         logged = [tables.column(source) for source in _logged_values(label)] if label else []
-        tables.scalars.append(_scalar(row, ops, value, mask, logged))
+        tables.scalars.append(_scalar(row, plain | ({"since_last"} if gaps else set()), value, mask, logged))
         clip = aggregate.clip if isinstance(aggregate, Aggregate) else 0.0
         tables.decays.append((aggregate.half_life, clip))
     for name, op, op_window in feature_names(entity, aggregate):
-        stem = f"{entity}.{aggregate.name}"
-        group: str | None = f"{stem}_{format_duration(op_window)}" if op_window is not None else stem
-        if "positive" in op or op == "run_since_negative":
-            group = f"{stem}_{op}"
-        elif op in RUN_OPS:
-            group = f"{stem}_run"
-        if op in _NEVER_MISSING or (op == "share" and label is not None and label.prior > 0):
-            group = None
-        code = kernel.SUM if op == "positives" else getattr(kernel, op.upper())
-        tables.emit(name, code, scalar if op_window is None else rings[op_window], group)
+        code = getattr(descriptors, (op_window and _CODES.get(op)) or op.upper())
+        source = scalar if op_window is None else rings[op in gaps, op_window]
+        tables.emit(name, code, source, _missing_group(f"{entity}.{aggregate.name}", name, op, op_window, label))
 
 
-def _ring(row: _Row, aggregate: Aggregate | LabelAggregate, value: int, mask: int) -> list[int]:
-    ops, panes = set(aggregate.ops), aggregate.panes
-    ring = [-1] * kernel.RING_COLUMNS
-    ring[kernel.R_VALUE], ring[kernel.R_MASK], ring[kernel.R_PANES] = value, mask, panes
-    ring[kernel.R_HEAD], ring[kernel.R_COUNT] = row.double(), row.word(panes)
-    ring[kernel.R_BIT_WORDS] = 0
-    if ops & {"sum", "mean", "std", "over_mean", "positives", "share"}:
-        ring[kernel.R_SUM] = row.double(panes)
-    if "std" in ops:
-        ring[kernel.R_M2] = row.word(panes)
+def _missing_group(stem: str, name: str, op: str, window: float | None, label: LabelAggregate | None) -> str | None:
+    """The features that are missing together."""
+    if op in _NEVER_MISSING or (op == "share" and label is not None and label.prior > 0):
+        return None
+    if op in GAP_OPS:
+        return name
+    if "positive" in op or op == "run_since_negative":
+        return f"{stem}_{op}"
+    if op in RUN_OPS:
+        return f"{stem}_run"
+    return stem if window is None else f"{stem}_{format_duration(window)}"
+
+
+def _ring(
+    row: _Row, aggregate: Aggregate | LabelAggregate, ops: set[str], window: float, value: int, mask: int
+) -> list[int]:
+    """Places of what a window keeps for ``ops``; slots stand in the order of versions before, new ones behind them."""
+    panes = 1 if window == EVER else aggregate.panes
+    ring = [-1] * descriptors.RING_COLUMNS
+    ring[descriptors.R_VALUE], ring[descriptors.R_MASK], ring[descriptors.R_PANES] = value, mask, panes
+    ring[descriptors.R_HEAD], ring[descriptors.R_COUNT] = row.double(), row.word(panes)
+    ring[descriptors.R_BIT_WORDS], ring[descriptors.R_TREND] = 0, int("gap_trend" in ops)
+    if ops & {"sum", "mean", "std", "over_mean", "positives", "share", *GAP_OPS}:
+        ring[descriptors.R_SUM] = row.double(panes)
+    if ops & {"std", "gap_std"}:
+        if window == EVER:
+            ring[descriptors.R_M2_EVER] = row.double()
+        else:
+            ring[descriptors.R_M2] = row.word(panes)
     if "min" in ops:
-        ring[kernel.R_MIN] = row.double(panes)
+        ring[descriptors.R_MIN] = row.double(panes)
     if "max" in ops:
-        ring[kernel.R_MAX] = row.double(panes)
+        ring[descriptors.R_MAX] = row.double(panes)
     if isinstance(aggregate, Aggregate) and "distinct" in ops:
-        ring[kernel.R_BIT_WORDS] = aggregate.bits // 32
-        ring[kernel.R_BITS] = row.word(panes * aggregate.bits // 32)
-    ring[kernel.R_BEFORE] = int(isinstance(aggregate, Aggregate) and not aggregate.include_current)
+        ring[descriptors.R_BIT_WORDS] = aggregate.bits // 32
+        ring[descriptors.R_BITS] = row.word(panes * aggregate.bits // 32)
+    if ops & set(QUANTILE_OPS):
+        ring[descriptors.R_BINS], ring[descriptors.R_SCALE] = row.word(panes * BIN_WORDS), row.double(SCALE_WORDS)
+    if "rate" in ops:
+        ring[descriptors.R_FIRST] = row.double()
+    ring[descriptors.R_BEFORE] = int(isinstance(aggregate, Aggregate) and not aggregate.include_current)
     return ring
 
 
 def _scalar(row: _Row, ops: set[str], value: int, mask: int, logged: Sequence[int]) -> list[int]:
-    scalar = [-1] * kernel.SCALAR_COLUMNS
-    scalar[kernel.S_VALUE], scalar[kernel.S_MASK] = value, mask
+    scalar = [-1] * descriptors.SCALAR_COLUMNS
+    scalar[descriptors.S_VALUE], scalar[descriptors.S_MASK] = value, mask
     for slot, users, doubles in _SLOTS:
         if ops & users:
             scalar[slot] = row.double(doubles)
     if logged:
-        scalar[kernel.S_RUN], scalar[kernel.S_RUN_TS] = row.double(kernel.RUN_WORDS), logged[0]
-        scalar[kernel.S_RUN_VALUE] = logged[1] if len(logged) > 1 else -1
+        scalar[descriptors.S_RUN], scalar[descriptors.S_RUN_TS] = row.double(descriptors.RUN_WORDS), logged[0]
+        scalar[descriptors.S_RUN_VALUE] = logged[1] if len(logged) > 1 else -1
     return scalar

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from weir.online.durations import Seconds, format_duration
+from weir.online.durations import EVER, Seconds, format_duration, parse_duration
 from weir.online.features.expression import Expression
 from weir.online.frozen import FrozenModel
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
-WindowOp = Literal["count", "sum", "mean", "std", "min", "max", "distinct", "over_mean"]
+WindowOp = Literal["count", "sum", "mean", "std", "min", "max", "distinct", "over_mean", "rate", "q50", "q90", "q99"]
+GapOp = Literal["gap_mean", "gap_std", "gap_trend"]
 PlainOp = Literal["last", "since_last", "since_first", "ewmean", "over_ewmean"]
 LabelWindowOp = Literal["count", "positives", "share"]
 LabelPlainOp = Literal["last", "since_last", "since_positive", "since_first_positive", "ewmean"]
 LabelRunOp = Literal["run_count", "run_min", "run_since_first", "run_since_negative"]
 
-WINDOW_OPS = ("count", "sum", "mean", "std", "min", "max", "distinct", "over_mean")
+WINDOW_OPS: tuple[str, ...] = get_args(WindowOp)
+GAP_OPS: tuple[str, ...] = get_args(GapOp)
+"""Of the time between an entity's events: over windows where there are any, else weighted by ``half_life``."""
+QUANTILE_OPS = ("q50", "q90", "q99")
 LABEL_WINDOW_OPS = ("count", "positives", "share")
 RUN_OPS = ("run_count", "run_min", "run_since_first", "run_since_negative")
 """Of the label run: the known positives whose events came after that of every known negative."""
 Formula = Annotated[str, AfterValidator(lambda source: Expression.parse(source).source)]
 """A column or an expression of columns; wrong ones are refused where they stand."""
-HOUR_S, MONTH_S = 3600.0, 30 * 86_400.0
+HOUR_S, DAY_S = 3600.0, 86_400.0
+LONGEST_S = 3653 * DAY_S
+
+
+def _window(text: object) -> float:
+    return EVER if text == "ever" else parse_duration(text)
+
+
+Window = Annotated[float, BeforeValidator(_window)]
+"""Seconds of a window; infinite for ``ever``."""
 
 
 class _Aggregate(FrozenModel):
     name: Name
-    windows: tuple[Seconds, ...] = ()
+    windows: tuple[Window, ...] = ()
     where: Formula | None = None
     """Only rows for which this expression is true feed the aggregate."""
     panes: int = Field(default=24, ge=2, le=256)
@@ -39,11 +52,11 @@ class _Aggregate(FrozenModel):
     @classmethod
     def _check_windows(cls, windows: tuple[float, ...]) -> tuple[float, ...]:
         for window in windows:
-            if not HOUR_S <= window <= MONTH_S:
-                unit = " (a number without a unit is seconds: write '7d')" if window < HOUR_S else ""
+            whole = window >= HOUR_S or window % 1.0 == 0.0
+            if window != EVER and not (1.0 <= window <= LONGEST_S and whole):
                 raise ValueError(
-                    f"window {format_duration(window)} is outside 1h to 30d{unit}; give one within, or remember "
-                    "longer by ops = ['ewmean'] with a half_life"
+                    f"window {format_duration(window)} is not whole seconds from 1s to 3653d (a number without a unit "
+                    "is seconds: write '7d'); give one of these, or 'ever'"
                 )
         if len(set(windows)) != len(windows):
             raise ValueError("a window is named twice (24h is 1d); remove one")
@@ -62,7 +75,7 @@ class Aggregate(_Aggregate):
 
     value: Formula | None = None
     """Column or expression to aggregate; without it the aggregate counts events."""
-    ops: tuple[WindowOp | PlainOp, ...] = Field(min_length=1)
+    ops: tuple[WindowOp | GapOp | PlainOp, ...] = Field(min_length=1)
     include_current: bool = True
     """Whether windowed values include the event that is being scored."""
     clip: float = Field(default=0.0, ge=0)
@@ -73,9 +86,11 @@ class Aggregate(_Aggregate):
     @model_validator(mode="after")
     def _check(self) -> Aggregate:
         self._check_ops(self.ops, WINDOW_OPS)
-        needs = [op for op in self.ops if op not in ("count", "since_last", "since_first")]
+        needs = [op for op in self.ops if op not in ("count", "rate", "since_last", "since_first", *GAP_OPS)]
         if needs and self.value is None:
             raise ValueError(f"{needs[0]} needs value = a column or an expression")
+        if "gap_trend" in self.ops and EVER in self.windows:
+            raise ValueError("gap_trend compares the halves of a window, and 'ever' has none; leave one of them out")
         return self
 
 
@@ -97,6 +112,12 @@ class LabelAggregate(_Aggregate):
         return self
 
 
+def over_windows(aggregate: Aggregate | LabelAggregate) -> set[str]:
+    """Which operations of an aggregate make a feature for each of its windows."""
+    known = (*WINDOW_OPS, *GAP_OPS) if isinstance(aggregate, Aggregate) else LABEL_WINDOW_OPS
+    return {op for op in aggregate.ops if aggregate.windows and op in known}
+
+
 class Anomaly(FrozenModel):
     """An unsupervised detector on one value of an entity; its score and components become features."""
 
@@ -111,10 +132,17 @@ class Entity(FrozenModel):
     name: Name
     key: str
     """A wire identifier such as ``user_id``, or ``*`` for one entity that every event belongs to."""
-    ttl: Seconds = 60 * 86_400.0
+    ttl: Seconds = 60 * DAY_S
+    """How long an entity without events is remembered; see ``kept_s``."""
     aggregates: tuple[Aggregate, ...] = ()
     labels: tuple[LabelAggregate, ...] = ()
     anomalies: tuple[Anomaly, ...] = ()
+
+    @property
+    def kept_s(self) -> float:
+        """Seconds that its rows live without events: ``ttl``; left out, as long as its windows, ``ever`` 2 years."""
+        spans = (730 * DAY_S if w == EVER else w for a in self.windowed for w in a.windows)
+        return self.ttl if "ttl" in self.model_fields_set else max(self.ttl, *spans, 0.0)
 
     @property
     def windowed(self) -> list[Aggregate | LabelAggregate]:

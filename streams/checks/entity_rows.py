@@ -15,6 +15,7 @@ import numpy as np
 from weir.models.serving.state_row import CHAMPION, SHADOW, StateLayout
 from weir.online.batch import EventBatch
 from weir.online.features import kernel
+from weir.online.features.descriptors import OVER_EWMEAN, OVER_MEAN
 from weir.online.features.engine import FeatureEngine, Table
 from weir.online.features.plan import WindowPass
 from weir.online.task.column_plan import columns_of
@@ -69,7 +70,7 @@ class FullRows:
         return found | {f"state.{i}": float(x) for i, x in enumerate(record["state"][CHAMPION])}
 
 
-_OF_AN_EVENT: Final = frozenset({kernel.OVER_MEAN, kernel.OVER_EWMEAN})
+_OF_AN_EVENT: Final = frozenset({OVER_MEAN, OVER_EWMEAN})
 """Operations that set an event's own value in proportion; a row alone has none."""
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.online.feature_rows import DAY, HOUR, T0, Row, batch_of, column, engine_of, gaps, rows_of, run, streams
 from weir.online.batch import missing_of
 from weir.online.errors import TaskError
-from weir.online.features import kernel
+from weir.online.features import descriptors
 from weir.online.features.engine import FeatureEngine
 from weir.online.features.expression import Expression
 from weir.online.features.levels import feature_names
@@ -239,11 +239,11 @@ def test_a_pane_counts_beyond_what_float32_holds() -> None:
     assert isinstance(p, WindowPass)
     store, row, ring = MemoryFeatureStore(), np.zeros((1, plan.layouts[0].row_bytes), dtype=np.uint8), p.rings[0]
     engine = FeatureEngine(plan, store, inputs=("user.*",), indicators=False)
-    row.view(np.float64)[0, ring[kernel.R_HEAD]] = T0 // p.widths[0]
-    row.view(np.uint32)[0, ring[kernel.R_COUNT] : ring[kernel.R_COUNT] + ring[kernel.R_PANES]] = 2**24
+    row.view(np.float64)[0, ring[descriptors.R_HEAD]] = T0 // p.widths[0]
+    row.view(np.uint32)[0, ring[descriptors.R_COUNT] : ring[descriptors.R_COUNT] + ring[descriptors.R_PANES]] = 2**24
     store.save("user", ["a"], row, T0)
     x = engine.process(batch_of([Row("a", T0, 1.0)])).x
-    assert x[0, engine.features.index("user.amount_count_1h")] == 2**24 * ring[kernel.R_PANES] + 1
+    assert x[0, engine.features.index("user.amount_count_1h")] == 2**24 * ring[descriptors.R_PANES] + 1
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import shape_of
 
 DAY = 86_400.0
-EVENT_OPS = [*get_args(spec.WindowOp), *get_args(spec.PlainOp)]
+EVENT_OPS = [*get_args(spec.WindowOp), *get_args(spec.GapOp), *get_args(spec.PlainOp)]
 LABEL_OPS = [*get_args(spec.LabelWindowOp), *get_args(spec.LabelPlainOp), *get_args(spec.LabelRunOp)]
 TASK = TaskSpec.model_validate(
     {
@@ -34,6 +34,8 @@ TASK = TaskSpec.model_validate(
                 "key": "user_id",
                 "aggregates": [
                     {"name": "paid", "value": "amount", "ops": EVENT_OPS, "windows": ["30d"]},
+                    {"name": "life", "value": "amount", "ops": ["count", "mean", "rate"], "windows": ["ever", "10s"]},
+                    {"name": "pace", "ops": ["gap_mean"]},
                     {"name": "small", "where": "amount < 5", "ops": ["count", "since_last"], "windows": ["1h"]},
                 ],
                 "anomalies": [{"name": "heat", "value": "amount"}],
@@ -67,6 +69,26 @@ TOLD: dict[str, tuple[float, str]] = {
     "user.paid_max_30d": (900.0, "this user's 30-day largest paid is 900.00"),
     "user.paid_distinct_30d": (4.0, "about 4 different paids of this user in 30 d"),
     "user.paid_over_mean_30d": (8.34, "paid 512.00 is 8.3x this user's 30-day mean"),
+    "user.paid_rate_30d": (3.25, "3.25 events with amount a day in 30 d"),
+    "user.paid_q50_30d": (45.0, "this user's 30-day median paid is 45.00"),
+    "user.paid_q90_30d": (45.0, "this user's 30-day 90th percentile of paid is 45.00"),
+    "user.paid_q99_30d": (45.0, "this user's 30-day 99th percentile of paid is 45.00"),
+    "user.paid_gap_mean_30d": (7300.0, "this user's mean time from one event with amount to the next in 30 d is 2 h"),
+    "user.paid_gap_std_30d": (
+        7300.0,
+        "the time from one event with amount of this user to the next in 30 d varies by 2 h",
+    ),
+    "user.paid_gap_trend_30d": (
+        2.14,
+        "the time from one event with amount of this user to the next in 30 d is lately 2.1x what it was",
+    ),
+    "user.life_count_ever": (17.0, "17 events with amount ever"),
+    "user.life_count_10s": (17.0, "17 events with amount in 10 s"),
+    "user.life_mean_ever": (17.0, "this user's all-time mean life is 17.00"),
+    "user.life_mean_10s": (17.0, "this user's 10-second mean life is 17.00"),
+    "user.life_rate_ever": (1.0, "1 event with amount a day ever"),
+    "user.life_rate_10s": (2.0, "2 events with amount a day in 10 s"),
+    "user.pace_gap_mean": (200.0, "this user's mean time from one event to the next is 3.3 min"),
     "user.paid_last": (3.0, "this user's last paid is 3.00"),
     "user.paid_since_last": (200.0, "3.3 min since this user's last event with amount"),
     "user.paid_since_first": (2 * DAY, "2 d since this user's first event with amount"),
@@ -124,6 +146,12 @@ ABSENT = {
     "user.small": "no earlier small event known of this user yet",
     "user.heat": "no amount of this user to judge",
     "shop.risk_7d": "no label became known at this shop in 7 d",
+    "user.paid_gap_mean_30d": "no time from one event with amount of this user to the next known in 30 d",
+    "user.paid_gap_std_30d": "no time from one event with amount of this user to the next known in 30 d",
+    "user.paid_gap_trend_30d": "no time from one event with amount of this user to the next known in 30 d",
+    "user.life_ever": "no earlier life known of this user yet",
+    "user.life_10s": "no earlier life known of this user in 10 s",
+    "user.pace_gap_mean": "no time from one event of this user to the next known yet",
     "shop.risk": "no label known at this shop yet",
     "shop.risk_since_positive": "no fraud known at this shop yet",
     "shop.risk_since_first_positive": "no fraud known at this shop yet",
