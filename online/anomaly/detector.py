@@ -146,6 +146,23 @@ class SeriesAnomalyDetector:
         run_kernel(state, places, times, xs, self._weights, self._settings, self._trees, *out)
         return run
 
+    def run_columns(
+        self,
+        state: NDArray[np.float64],
+        slots: NDArray[np.int64],
+        ts: NDArray[np.float64],
+        values: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """As ``run_many``, of ``values (1, n)``: score, components and expected value as the columns of a matrix."""
+        run = self.run_many(state, slots, ts, values[0])
+        return np.column_stack((run.score, run.components, run.expected))
+
+    @property
+    def schema(self) -> int:
+        """A digest of what gives the rows their meaning."""
+        text = f"{self.state_width} {self.params.model_dump_json()}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
+
     @staticmethod
     def _check(state: NDArray[np.float64], slots: NDArray[np.int64], ts: NDArray[np.float64], n: int) -> None:
         if state.ndim != 2 or state.shape[1] != STATE_WIDTH or state.dtype != np.float64:
@@ -170,9 +187,3 @@ def build_detector(params: Mapping[str, Any]) -> SeriesAnomalyDetector:
     except ValidationError as exc:
         wrong = "; ".join(sentence(each, document) for each in mistakes(AnomalyParams, exc, document))
         raise TaskError(f"anomaly params: {wrong}") from exc
-
-
-def schema_of(detector: SeriesAnomalyDetector) -> int:
-    """A digest of what gives the detector's rows their meaning."""
-    text = f"{detector.state_width} {detector.params.model_dump_json()}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")

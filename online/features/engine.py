@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from weir.online.anomaly.detector import build_detector, schema_of
+from weir.online.anomaly.detector import SeriesAnomalyDetector, build_detector
+from weir.online.anomaly.state_detector import StateDetector, build_state_detector
 from weir.online.batch import EventBatch, FloatMatrix, FloatVector, UpdateBatch
 from weir.online.codec.columns import no_column
 from weir.online.codec.judge import cut
@@ -21,6 +22,7 @@ from weir.online.features import kernel
 from weir.online.features.expression import Column
 from weir.online.features.plan import AnomalyPass, EntityLayout, Plan, WindowPass
 from weir.online.features.readings import Readings
+from weir.online.features.spec import Anomaly
 from weir.online.features.store import FeatureStore
 from weir.online.features.timecolumns import TIME_COLUMNS, time_column
 from weir.online.features.touched_rows import Grouping, LoadedRows, Modes, group
@@ -113,7 +115,7 @@ class FeatureEngine:
         self.plan, self.store, self.utc_offset_s, self.own_key = plan, store, utc_offset_s, own_key
         self.readings = Readings(ranges or {}, missing or {})
         self._prefix = f"{namespace}." if namespace else ""
-        self._detectors = {id(p): build_detector(p.anomaly.params) for p in plan.passes if isinstance(p, AnomalyPass)}
+        self._detectors = {id(p): _detector(p.anomaly) for p in plan.passes if isinstance(p, AnomalyPass)}
         self._layouts = {layout.name: layout for layout in plan.layouts}
         self._passes = {
             name: [p for p in plan.passes if isinstance(p, WindowPass) and p.layout == name] for name in self._layouts
@@ -143,7 +145,7 @@ class FeatureEngine:
             if isinstance(p, AnomalyPass):
                 detector = self._detectors[id(p)]
                 width = 8 * detector.state_width
-                out.append(Table(self._prefix + _anomaly_table(p), p.key, width, schema_of(detector), p.ttl_s, False))
+                out.append(Table(self._prefix + _anomaly_table(p), p.key, width, detector.schema, p.ttl_s, False))
         return out
 
     def _is_side(self, layout: EntityLayout) -> bool:
@@ -167,9 +169,8 @@ class FeatureEngine:
         """Names and missing-groups of the columns a pass makes."""
         if isinstance(p, WindowPass):
             return [(f.name, f.missing_group) for f in p.features]
-        stem = f"{p.entity}.{p.anomaly.name}"
-        components = (*self._detectors[id(p)].component_names, "expected")
-        return [(stem, stem), *((f"{stem}_{c}", stem) for c in components)]
+        stem = p.anomaly.column(p.entity, "")
+        return [(p.anomaly.column(p.entity, output), stem) for output in p.anomaly.outputs]
 
     def _schedule_values(self) -> list[list[str]]:
         """For each pass, the derived values that become computable once it has run; the first entry is before all."""
@@ -372,16 +373,22 @@ class FeatureEngine:
         self, p: AnomalyPass, columns: _Columns, ts: FloatVector, modes: Modes, grouping: Grouping, out: FloatMatrix
     ) -> None:
         # A timer only looks: to a detector that is a missing value, from which it learns nothing.
-        values = np.where(modes == kernel.EVENT, cut(np.array(p.value.evaluate(columns)), _VALUE_MAX), np.nan)
+        values = np.empty((len(p.values), len(ts)))
+        for k, expression in enumerate(p.values):
+            values[k] = np.where(modes == kernel.EVENT, cut(np.array(expression.evaluate(columns)), _VALUE_MAX), np.nan)
         known = np.flatnonzero(grouping.slots >= 0)
         table = self._prefix + _anomaly_table(p)
         rows = self.store.load(table, grouping.keys)
-        run = self._detectors[id(p)].run_many(
-            rows.view(np.float64), grouping.slots[known], ts[known], np.ascontiguousarray(values[known])
-        )
-        out[known, 0], out[known, 1:-1], out[known, -1] = run.score, run.components, run.expected
+        state, slots = rows.view(np.float64), grouping.slots[known]
+        out[known] = self._detectors[id(p)].run_columns(state, slots, ts[known], values[:, known])
         if len(known):
             self.store.save(table, grouping.keys, rows, float(ts.max()))
+
+
+def _detector(anomaly: Anomaly) -> SeriesAnomalyDetector | StateDetector:
+    if anomaly.score == "state":
+        return build_state_detector(anomaly.values, anomaly.span, anomaly.params)
+    return build_detector(anomaly.params)
 
 
 def _anomaly_table(p: AnomalyPass) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from weir.online.anomaly.layout import COMPONENTS
 from weir.online.durations import format_duration
 from weir.online.errors import TaskError
 from weir.online.features.expression import Expression
@@ -49,9 +48,7 @@ class Levels:
                 for name, _, _ in feature_names(entity.name, aggregate):
                     self._producers[name] = aggregate if isinstance(aggregate, Aggregate) else None
             for anomaly in entity.anomalies:
-                stem = f"{entity.name}.{anomaly.name}"
-                for name in (stem, *(f"{stem}_{part}" for part in (*COMPONENTS, "expected"))):
-                    self._producers[name] = anomaly
+                self._producers |= {anomaly.column(entity.name, output): anomaly for output in anomaly.outputs}
         self._memo: dict[str, int] = {}
         self._order: dict[str, int] = {}
         self._open: list[str] = []
@@ -71,6 +68,10 @@ class Levels:
     def aggregate(self, aggregate: Aggregate) -> int:
         """Level of the pass an aggregate belongs to."""
         return max(self.of(aggregate.value), self.of(aggregate.where))
+
+    def anomaly(self, anomaly: Anomaly) -> int:
+        """Level of the pass of a detector."""
+        return max(self.of(source) for source in anomaly.sources)
 
     def rank(self, value: str) -> int:
         """A value's place in an order in which its inputs come first."""
@@ -103,5 +104,5 @@ class Levels:
         if producer is None:  # labels feed it, so it can be read before anything of this event is known
             return 1
         if isinstance(producer, Anomaly):
-            return self.of(producer.value) + 1
+            return self.anomaly(producer) + 1
         return self.aggregate(producer) + 1

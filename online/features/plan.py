@@ -79,14 +79,14 @@ class WindowPass:
 
 @dataclass(frozen=True)
 class AnomalyPass:
-    """One detector over one value of an entity; its state is a table of its own."""
+    """One detector over a value, or the sensors, of an entity; its state is a table of its own."""
 
     entity: str
     key: str
     ttl_s: float
     level: int
     anomaly: Anomaly
-    value: Expression
+    values: tuple[Expression, ...]
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,8 @@ def build_plan(entities: Sequence[Entity], values: Mapping[str, str]) -> Plan:
                 logged |= {len(masks) + k for k, e in enumerate(p.values) if e.source in wanted}
                 masks += p.values
         for a in entity.anomalies:
-            value = Expression.parse(a.value)
-            passes.append(AnomalyPass(entity.name, entity.key, entity.kept_s, levels.of(a.value), a, value))
+            sources = tuple(Expression.parse(source) for source in a.sources)
+            passes.append(AnomalyPass(entity.name, entity.key, entity.kept_s, levels.anomaly(a), a, sources))
     ordered = [(name, Expression.parse(source)) for name, source in values.items()]
     ordered.sort(key=lambda item: levels.rank(item[0]))
     levelled = tuple(sorted(passes, key=lambda p: p.level))

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from weir.online.anomaly.layout import COMPONENTS
+from weir.online.anomaly.state_params import is_span, outputs, span
 from weir.online.durations import EVER, Seconds, format_duration, parse_duration
 from weir.online.features.expression import Expression
 from weir.online.frozen import FrozenModel
@@ -27,6 +29,9 @@ RUN_OPS = ("run_count", "run_min", "run_since_first", "run_since_negative")
 """Of the label run: the known positives whose events came after that of every known negative."""
 Formula = Annotated[str, AfterValidator(lambda source: Expression.parse(source).source)]
 """A column or an expression of columns; wrong ones are refused where they stand."""
+Sensor = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,47}$")]
+"""A column, raw or of ``[values]``: its name is part of others."""
+REFERENCE = "400 rows"
 HOUR_S, DAY_S = 3600.0, 86_400.0
 LONGEST_S = 3653 * DAY_S
 
@@ -119,11 +124,65 @@ def over_windows(aggregate: Aggregate | LabelAggregate) -> set[str]:
 
 
 class Anomaly(FrozenModel):
-    """An unsupervised detector on one value of an entity; its score and components become features."""
+    """An unsupervised detector on one value of an entity, or on several sensors; what it tells becomes features."""
 
     name: Name
-    value: Formula
+    value: Formula | None = None
+    """``onset``: a column or an expression."""
     params: dict[str, Any] = Field(default_factory=dict)
+    score: Literal["onset", "state"] = Field(default="onset", exclude_if=lambda value: value == "onset")
+    """When something new begins, told once and then got used to; or how unlike a reference it is, while that lasts."""
+    values: tuple[Sensor, ...] = Field(default=(), max_length=32, exclude_if=lambda value: not value)
+    """``state``: the sensors."""
+    reference: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """``state``: ``400 rows``, a duration, or a column or expression that is true while the reference runs."""
+    restart: Formula | None = Field(default=None, exclude_if=lambda value: value is None)
+    """``state``: where this is true the reference begins again, as after maintenance."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Anomaly:
+        state = self.score == "state"
+        if state != bool(self.values) or state != (self.value is None):
+            raise ValueError(
+                "score = 'onset' needs value = a column or an expression, score = 'state' needs values = ['flow', "
+                "'pressure'], and neither takes the other"
+            )
+        if not state and (self.reference or self.restart):
+            raise ValueError("reference and restart are of score = 'state'; give that, or leave them out")
+        if len(set(self.values)) != len(self.values):
+            raise ValueError("values: a sensor is named twice; remove one")
+        if self.flag is not None:
+            Expression.parse(self.flag)
+        elif self.span is not None:
+            span(self.span)
+        return self
+
+    @property
+    def span(self) -> str | None:
+        """How long the reference is, in rows or time; none where a flag says it."""
+        reference = self.reference or REFERENCE
+        return reference if is_span(reference) else None
+
+    @property
+    def flag(self) -> str | None:
+        """The expression that is true while the reference runs, if one says so."""
+        return None if self.span else self.reference
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What the detector reads: the value, or the sensors, the flag and the restart."""
+        return (
+            (self.value,) if self.value is not None else (*self.values, self.flag or "nan()", self.restart or "nan()")
+        )
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What its columns end in: ``""`` is the score."""
+        return outputs(self.values) if self.score == "state" else ("", *COMPONENTS, "expected")
+
+    def column(self, entity: str, output: str) -> str:
+        """Name of the column of one of ``outputs``."""
+        return f"{entity}.{self.name}_{output}" if output else f"{entity}.{self.name}"
 
 
 class Entity(FrozenModel):

@@ -23,7 +23,7 @@ def _sources(task: TaskSpec) -> Iterator[str]:
             if aggregate.where is not None:
                 yield aggregate.where
         for anomaly in entity.anomalies:
-            yield anomaly.value
+            yield from anomaly.sources
 
 
 def columns_of(task: TaskSpec) -> ColumnRequest:

@@ -36,6 +36,9 @@ def subjects_of(task: TaskSpec) -> dict[str, Subject]:
             chosen = a.where is not None
             found[f"{entity.name}.{a.name}"] = Subject(of, a.value, chosen, given, unit_s, estimated=prior > 0.0)  # type: ignore[arg-type]
         for d in entity.anomalies:
+            if d.score == "state":
+                found[f"{entity.name}.{d.name}"] = Subject("anomaly", given=d.name)
+                continue
             params = build_detector(d.params).params
             weights = {key.removesuffix("_weight"): value for key, value in params if key.endswith("_weight")}
             found[f"{entity.name}.{d.name}"] = Subject(

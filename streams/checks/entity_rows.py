@@ -149,6 +149,6 @@ def _names_by_table(engine: FeatureEngine, namespace: str) -> dict[str, list[str
             alone = [p.features[out].name for op, _, out in p.table.tolist() if op not in _OF_AN_EVENT]
             names[f"{namespace}.{p.layout}"] += alone
         else:
-            stem = f"{p.entity}.{p.anomaly.name}"
-            names[f"{namespace}.{stem}"] += [name for name in engine.made if name == f"{stem}_expected"]
+            held = p.anomaly.outputs if p.anomaly.score == "state" else ("expected",)
+            names[f"{namespace}.{p.entity}.{p.anomaly.name}"] += [p.anomaly.column(p.entity, each) for each in held]
     return names
