@@ -45,8 +45,8 @@ def create_app(service: Service) -> FastAPI:
     # No pages of documentation: theirs would load scripts from elsewhere.
     app = FastAPI(title="Weir", version=version("weir"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.exposition = service, Exposition(service.metrics)
-    for routed in (*service.parts, *service.views):
-        app.include_router(routed.router, prefix=_PREFIX, responses=ANSWERS)
+    for router in (*(part.router for part in service.parts), *service.routers):
+        app.include_router(router, prefix=_PREFIX, responses=ANSWERS)
     often = [part.router.routes for part in service.parts if isinstance(part, Door | Decisions)]
     app.router.routes[:0] = [QuickRoute(cast(APIRoute, route), _PREFIX) for routes in often for route in routes]
     if service.console is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol, Self
+from typing import Self
 
 from fastapi import APIRouter
 
@@ -18,30 +18,13 @@ from weir.streams.service.feed.feed_routes import Feed
 from weir.streams.service.intake.decisions import Decisions
 from weir.streams.service.intake.door import Door
 from weir.streams.service.notify.notifier import Notifier
+from weir.streams.service.parts import Part
 from weir.streams.service.ports import ServiceLog, Serving
 from weir.streams.service.store.alert_store import Store
 from weir.streams.service.views.dead_letter_routes import DeadLetters
 from weir.streams.service.views.entities import Entities
 from weir.streams.service.views.model_routes import Models
 from weir.streams.service.views.sampling import Sampling
-
-
-class View(Protocol):
-    """Something with routes."""
-
-    @property
-    def router(self) -> APIRouter:
-        """Its routes, without ``/v1``."""
-
-
-class Part(View, Protocol):
-    """Something with routes that runs while the service does."""
-
-    async def start(self) -> None:
-        """Begin; the log is not open yet, so that no record passes a listener by."""
-
-    async def stop(self) -> None:
-        """End; what waits is answered first."""
 
 
 class Service:
@@ -64,7 +47,8 @@ class Service:
         self.notifier = Notifier(self)
         self.parts: list[Part] = [self.door, self.decisions, self.feed, self.store, self.sampling, self.notifier]
         self.admin, self.models, self.letters = AdminRoutes(self), Models(self), DeadLetters(self)
-        self.views: list[View] = [self.access, self.admin, self.models, Entities(self), self.letters]
+        views = (self.access, self.admin, self.models, Entities(self), self.letters)
+        self.routers: list[APIRouter] = [view.router for view in views]
         self.console: Console | None = Console(self)
         """Pages for people; none where only programs are served."""
         self._parts, self._running = AsyncExitStack(), AsyncExitStack()

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic import BaseModel, Field
 
 from weir.streams.config import topics
@@ -17,6 +17,7 @@ from weir.streams.service.access.audit.audit_chain import ChainCheck
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.log_reading import every_record
+from weir.streams.service.parts import View
 from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:
@@ -39,17 +40,11 @@ class KeyOrder(BaseModel):
     """Epoch seconds; never where it is absent."""
 
 
-class AdminRoutes:
-    """Keys and the audit.
-
-    Parameters
-    ----------
-    service : whose they are.
-    """
+class AdminRoutes(View):
+    """Keys and the audit."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
-        self.router = APIRouter(tags=["access"])
+        super().__init__(service, "access")
         self.router.get("/keys", dependencies=[needs("keys:write")])(self.keys)
         self.router.post("/keys", status_code=201)(self.create)
         self.router.delete("/keys/{key_id}", dependencies=[needs("keys:write")])(self.revoke)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastapi import APIRouter, Request, Response
 
@@ -24,6 +24,11 @@ from weir.streams.service.views.typical_values import TypicalValues
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
 
+_GROUPS: Final = (
+    OverviewPages, AlertsPages, AsidePages, ModelPages, FeedPages, LetterPages, NotifyPages, AdminPages, AlertPages,
+    EntityPages,
+)  # fmt: skip
+
 
 class Console:
     """Pages for people.
@@ -38,20 +43,9 @@ class Console:
         self.pages = Pages(service, self.assets)
         self.router = APIRouter(prefix="/console", include_in_schema=False)
         self.router.get("/assets/{version}/{name:path}")(self.asset)
-        for group in (
-            OverviewPages,
-            AlertsPages,
-            AsidePages,
-            ModelPages,
-            FeedPages,
-            LetterPages,
-            NotifyPages,
-            AdminPages,
-        ):
-            self.router.include_router(group(service, self.pages).router)
         typical = TypicalValues(service.log)
-        for of_one in (AlertPages, EntityPages):
-            self.router.include_router(of_one(service, self.pages, typical).router)
+        for group in _GROUPS:
+            self.router.include_router(group(service, self.pages, typical).router)
 
     async def asset(self, request: Request, version: str, name: str) -> Response:
         """A file that pages need; it says nothing of anybody, so everyone may have it."""

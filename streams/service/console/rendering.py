@@ -28,6 +28,7 @@ from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
+    from weir.streams.service.views.typical_values import TypicalValues
 
 _M = TypeVar("_M", bound=BaseModel)
 _FORM_BYTES: Final = 1 << 18
@@ -129,9 +130,25 @@ class Pages:
         text = self._templates.get_template(template).render(known | facts)
         return _answer(request, text.encode(), dict(headers or {}))
 
-    def shows(
-        self, router: APIRouter, path: str, template: str, scope: str, view: Callable[..., Any] | None = None
-    ) -> None:
+
+class PageGroup:
+    """Pages of one subject, under ``router``.
+
+    Parameters
+    ----------
+    service, pages : what is shown, and how.
+    typical : what features usually are.
+    """
+
+    def __init__(self, service: Service, pages: Pages, typical: TypicalValues) -> None:
+        self._service, self._pages, self._typical = service, pages, typical
+        self.router = APIRouter()
+        self._routes()
+
+    def _routes(self) -> None:
+        """Say what answers which address."""
+
+    def shows(self, path: str, template: str, scope: str, view: Callable[..., Any] | None = None) -> None:
         """Answer a path with what a route of ``/v1`` says: ``found`` of the template.
 
         ``asked`` is what the address says, empty values left out.
@@ -140,9 +157,9 @@ class Pages:
 
         async def page(request: Request, found: Any = said) -> Response:
             given = {**request.query_params, **request.path_params}
-            return self.render(request, template, found=found, asked={n: v for n, v in given.items() if v})
+            return self._pages.render(request, template, found=found, asked={n: v for n, v in given.items() if v})
 
-        router.get(path, dependencies=[needs(scope)])(page)
+        self.router.get(path, dependencies=[needs(scope)])(page)
 
 
 def _of_a_task(task: str = "") -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 
@@ -25,6 +25,7 @@ from weir.streams.service.feed.feed_client import FeedClient
 from weir.streams.service.feed.feed_filter import FeedFilter
 from weir.streams.service.feed.feed_item import KINDS, Kind
 from weir.streams.service.feed.place import LETTERS, Place, Shard
+from weir.streams.service.parts import View
 from weir.streams.service.problems import OverloadError, Problem
 
 if TYPE_CHECKING:
@@ -77,20 +78,15 @@ _RECORD: Final = (
 )
 
 
-class Feed:
-    """The live event feed.
-
-    Parameters
-    ----------
-    service : whose log is followed.
-    """
+class Feed(View):
+    """The live event feed."""
 
     def __init__(self, service: Service) -> None:
-        self._service, self._settings = service, service.settings.serve.feed
+        super().__init__(service, "feed")
+        self._settings = service.settings.serve.feed
         self.fan_out = FanOut(service.log, self._settings, service.metrics)
         self._ends: list[Callable[[], object]] = []
         self._closed = "the feed is not open yet"
-        self.router = APIRouter(tags=["feed"])
         self._routes()
 
     def _routes(self) -> None:

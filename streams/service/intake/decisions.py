@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from msgspec import UNSET
 from msgspec.structs import asdict
 
@@ -28,6 +28,7 @@ from weir.streams.service.intake.decoding import Group
 from weir.streams.service.intake.door import Stream, beside
 from weir.streams.service.intake.intake_answers import DECISIONS, DecisionAnswer, EventResult, TaskDecision
 from weir.streams.service.intake.recent_decisions import RecentDecisions, key_of
+from weir.streams.service.parts import View
 from weir.streams.service.ports import Outcome
 from weir.streams.service.problems import Problem
 
@@ -84,21 +85,16 @@ class _Request:
             self.complete.set()
 
 
-class Decisions:
-    """Asks for decisions and waits for them.
-
-    Parameters
-    ----------
-    service : whose door decodes and appends, and whose log tells what was decided.
-    """
+class Decisions(View):
+    """Asks for decisions and waits for them."""
 
     def __init__(self, service: Service) -> None:
-        self._service, self._limits = service, service.settings.serve.intake
+        super().__init__(service, "intake")
+        self._limits = service.settings.serve.intake
         self.recent = RecentDecisions(self._limits.remembered_bytes)
         self._waiting: dict[str, list[_Request]] = {}
         self._requests: set[_Request] = set()
         self._appends: set[asyncio.Task[None]] = set()
-        self.router = APIRouter(tags=["intake"])
         self.router.post("/decisions", summary="Ask for decisions", **DECISIONS)(self.decide)
 
     async def start(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from msgspec.structs import asdict
 
 from weir.streams.service.access.caller import Caller
@@ -19,6 +19,7 @@ from weir.streams.service.intake.bodies import LARGE, read_body
 from weir.streams.service.intake.decoding import Group, InputDecoder
 from weir.streams.service.intake.intake_answers import EVENTS, LABELS, IntakeAnswer, RecordResult
 from weir.streams.service.intake.splitting import split_array, split_body, warm_up
+from weir.streams.service.parts import View
 from weir.streams.service.ports import Outcome
 from weir.streams.service.problems import Problem
 from weir.streams.worker.warmup import warm_up_structs
@@ -29,18 +30,13 @@ if TYPE_CHECKING:
 Stream = Literal["user-events", "device-events"]
 
 
-class Door:
-    """The way in.
-
-    Parameters
-    ----------
-    service : whose log takes the records.
-    """
+class Door(View):
+    """The way in."""
 
     def __init__(self, service: Service) -> None:
-        self._service, self._limits = service, service.settings.serve.intake
+        super().__init__(service, "intake")
+        self._limits = service.settings.serve.intake
         self.decoder = InputDecoder(service.settings, service.tasks)
-        self.router = APIRouter(tags=["intake"])
         self.router.post("/events", summary="Send events", **EVENTS)(self.events)
         self.router.post("/labels", summary="Send labels", **LABELS)(self.labels)
 

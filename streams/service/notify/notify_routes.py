@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from sqlalchemy import Connection, delete, select
 
 from weir.streams.config import topics
@@ -17,6 +17,7 @@ from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.notify import outbox
 from weir.streams.service.notify.outbox import Entry
+from weir.streams.service.parts import View
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.database import upsert
 from weir.streams.service.store.tables import notify_rules
@@ -44,17 +45,12 @@ def rules_of(c: Connection, settings: NotifySettings) -> list[tuple[NotifyRule, 
     return found
 
 
-class NotifyRoutes:
-    """Their routes.
-
-    Parameters
-    ----------
-    service : whose alerts are told.
-    """
+class NotifyRoutes(View):
+    """Their routes."""
 
     def __init__(self, service: Service) -> None:
-        self._service, self._settings = service, service.settings.serve.notify
-        self.router = APIRouter(tags=["notifications"])
+        super().__init__(service, "notifications")
+        self._settings = service.settings.serve.notify
         self.router.get("/notifications")(self.find)
         self.router.post("/notifications/{notification_id}/retry", status_code=202)(self.retry)
         self.router.get("/notify/rules")(self.rules)

@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from weir.online.task.spec import TaskSpec
 from weir.streams.errors import in_words
 from weir.streams.service.access.scopes import needs
+from weir.streams.service.parts import View
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import Sort, happenings_of, history_of, list_alerts, shown
@@ -46,21 +47,16 @@ if TYPE_CHECKING:
     from weir.streams.service.service import Service
 
 
-class Store:
-    """Alerts as data: the tables, what keeps them up with the log, and their routes.
-
-    Parameters
-    ----------
-    service : whose log it is.
-    """
+class Store(View):
+    """Alerts as data: the tables, what keeps them up with the log, and their routes."""
 
     def __init__(self, service: Service) -> None:
-        self._service, serve = service, service.settings.serve
+        super().__init__(service, "alerts")
+        serve = service.settings.serve
         self.engine = open_database(serve)
         self.projector = Projector(service.log, self.engine, serve.alerts_kept, serve.rebuild)
         self.cases = Cases(service.log, self.engine, self.projector, service.tasks)
         self._running: asyncio.Task[None] | None = None
-        self.router = APIRouter(tags=["alerts"])
         read, judge, work = ([needs(scope)] for scope in ("alerts:read", "alerts:write", "cases:write"))
         self.router.get("/alerts", dependencies=read)(self.find)
         self.router.get("/happenings", dependencies=read)(self.happenings)

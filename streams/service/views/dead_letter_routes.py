@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, Field
 
 from weir.online.errors import UNREADABLE
@@ -17,6 +17,7 @@ from weir.streams.kafka.admin.dead_letters import Done, Letter, Place, Selection
 from weir.streams.records import Record
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.log_reading import every_record
+from weir.streams.service.parts import View
 from weir.streams.service.problems import Problem
 
 if TYPE_CHECKING:
@@ -48,17 +49,11 @@ class _Marker(msgspec.Struct):
     at: float = 0.0
 
 
-class DeadLetters:
-    """Routes of the dead letters.
-
-    Parameters
-    ----------
-    service : whose log holds them.
-    """
+class DeadLetters(View):
+    """Routes of the dead letters."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
-        self.router = APIRouter(tags=["dead letters"])
+        super().__init__(service, "dead letters")
         read, write = [needs("deadletters:read")], [needs("deadletters:write")]
         self.router.get("/dead-letters", dependencies=read)(self.list_letters)
         self.router.get("/dead-letters/{letter_id}", dependencies=read)(self.show)

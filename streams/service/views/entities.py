@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from weir.streams.checks.entity_rows import TableRow
 from weir.streams.config import topics
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.log_reading import every_record
+from weir.streams.service.parts import View
 from weir.streams.service.ports import ServiceLog
 from weir.streams.service.problems import Problem
 
@@ -37,17 +38,11 @@ class ScoredEvent(msgspec.Struct):
     degraded: bool = False
 
 
-class Entities:
-    """Routes of entities.
-
-    Parameters
-    ----------
-    service : whose tasks know them.
-    """
+class Entities(View):
+    """Routes of entities."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
-        self.router = APIRouter(tags=["entities"])
+        super().__init__(service, "entities")
         self.router.get("/entities/{entity}")(self.entity)
 
     async def entity(

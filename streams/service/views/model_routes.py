@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from weir.models.errors import ModelError, StageConflictError
@@ -24,6 +23,7 @@ from weir.streams.records import Record
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.log_reading import every_record
+from weir.streams.service.parts import View
 from weir.streams.service.problems import Problem
 from weir.streams.service.views.drift_change import change_of
 from weir.streams.service.views.training_jobs import jobs_of
@@ -58,18 +58,12 @@ class RollbackOrder(BaseModel):
     why: str = Field(default="", max_length=2_000)
 
 
-class Models:
-    """Routes of tasks and their models.
-
-    Parameters
-    ----------
-    service : whose tasks they are.
-    """
+class Models(View):
+    """Routes of tasks and their models."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
+        super().__init__(service, "tasks and models")
         self._registry = service.settings.models.registry
-        self.router = APIRouter(tags=["tasks and models"])
         get, post = self.router.get, self.router.post
         get("/tasks")(self.tasks)
         get("/tasks/{task}")(self.task)

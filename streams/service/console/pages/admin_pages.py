@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from weir.streams.service.access.admin_routes import KeyOrder
 from weir.streams.service.access.audit.audit_chain import AuditFilter
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.console.rendering import Pages, done, said, told
-
-if TYPE_CHECKING:
-    from weir.streams.service.service import Service
+from weir.streams.service.console.rendering import PageGroup, done, said, told
 
 _LOOKED_THROUGH: Final = 10_000
 """Newest records of the audit among which a page looks; ``weir audit`` looks through all."""
 _SHOWN: Final = 200
 
 
-class AdminPages:
-    """Pages of administrators.
+class AdminPages(PageGroup):
+    """Pages of administrators."""
 
-    Parameters
-    ----------
-    service, pages : what is shown, and how.
-    """
-
-    def __init__(self, service: Service, pages: Pages) -> None:
-        self._admin, self._pages = service.admin, pages
-        self.router = router = APIRouter()
-        audit, keys = "audit:read", "keys:write"
+    def _routes(self) -> None:
+        self._admin = admin = self._service.admin
+        router, audit, keys = self.router, "audit:read", "keys:write"
         router.get("/audit", dependencies=[needs(audit)])(self.audit)
-        pages.shows(router, "/audit/verify", "_audit_chains.html", audit, service.admin.verify)
-        pages.shows(router, "/keys", "keys.html", keys, service.admin.keys)
-        pages.shows(router, "/keys/new", "_ask_key.html", keys)
-        pages.shows(router, "/keys/{key_id}/revoke", "_ask_revoke.html", keys, service.admin.keys)
+        self.shows("/audit/verify", "_audit_chains.html", audit, admin.verify)
+        self.shows("/keys", "keys.html", keys, admin.keys)
+        self.shows("/keys/new", "_ask_key.html", keys)
+        self.shows("/keys/{key_id}/revoke", "_ask_revoke.html", keys, admin.keys)
         router.post("/keys")(self.create)
         router.post("/keys/{key_id}/revoke", dependencies=[needs(keys)])(self.revoke)
 

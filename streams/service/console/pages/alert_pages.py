@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from weir.online.codec.wire import MadeId
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.errors import WeirError
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.console.rendering import Pages, said
+from weir.streams.service.console.rendering import PageGroup, said
 from weir.streams.service.console.timelines import alert_marks, label_marks, score_chart
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import history_of, list_alerts, shown
@@ -28,29 +28,17 @@ from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.related_alerts import COUNTED, similar_alerts
 from weir.streams.service.views.alert_scores import AlertScores
 from weir.streams.service.views.entities import LOOKED_AT, records_of, scores_of
-from weir.streams.service.views.typical_values import TypicalValues
-
-if TYPE_CHECKING:
-    from weir.streams.service.service import Service
 
 HOLDS: Final = (("an hour", "1h"), ("four hours", "4h"), ("a day", "1d"), ("three days", "3d"), ("a week", "7d"))
 _ALERTS: Final = 100
 """Alerts of the entity that its timeline marks, the newest."""
 
 
-class AlertPages:
-    """The page of an alert, and the parts of it that come later or change.
+class AlertPages(PageGroup):
+    """The page of an alert, and the parts of it that come later or change."""
 
-    Parameters
-    ----------
-    service, pages : what is shown, and how.
-    typical : what features usually are.
-    """
-
-    def __init__(self, service: Service, pages: Pages, typical: TypicalValues) -> None:
-        self._service, self._pages, self._typical = service, pages, typical
-        self._scores = AlertScores(service)
-        self.router = APIRouter()
+    def _routes(self) -> None:
+        self._scores = AlertScores(self._service)
         read, work = [needs("alerts:read")], [needs("cases:write")]
         get, post = self.router.get, self.router.post
         # The id comes last everywhere: it may end in the name of any part.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import ConfigDict, Field
 
 from weir.online.codec.wire import Id, MadeId, Note
@@ -21,7 +21,7 @@ from weir.streams.service.console.alert_lists import (
     new_since,
     shown_alerts,
 )
-from weir.streams.service.console.rendering import Pages, path, said
+from weir.streams.service.console.rendering import PageGroup, path, said
 from weir.streams.service.problems import Problem
 from weir.streams.service.store.alert_queries import list_alerts
 from weir.streams.service.store.alert_requests import CLAIM_S, By, ManySaid, VerdictsSaid
@@ -29,9 +29,6 @@ from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.store.queue_queries import facets_of
 from weir.streams.service.store.saved_views import views_of
 from weir.streams.service.store.snooze_routes import SnoozeSaid, snooze_event
-
-if TYPE_CHECKING:
-    from weir.streams.service.service import Service
 
 PART: Final = 50
 """Rows that come at once."""
@@ -63,17 +60,10 @@ class WorkSaid(ManySaid):
     note: Note = ""
 
 
-class AlertsPages:
-    """Lists of alerts.
+class AlertsPages(PageGroup):
+    """Lists of alerts."""
 
-    Parameters
-    ----------
-    service, pages : what is shown, and how.
-    """
-
-    def __init__(self, service: Service, pages: Pages) -> None:
-        self._service, self._pages = service, pages
-        self.router = APIRouter()
+    def _routes(self) -> None:
         read, judge, work = ([needs(scope)] for scope in ("alerts:read", "alerts:write", "cases:write"))
         self.router.get("/alerts", dependencies=read)(self.queue)
         self.router.get("/alerts/new", dependencies=read)(self.new)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import Field
 
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
 from weir.streams.service.console.alert_lists import ListSaid
-from weir.streams.service.console.rendering import Pages, said, valid
+from weir.streams.service.console.rendering import PageGroup, said, valid
 from weir.streams.service.store.alert_requests import By
 from weir.streams.service.store.saved_views import ViewSaid, delete_view, save_view, views_of
 from weir.streams.service.store.snooze_routes import SnoozeSaid, snoozes_of
-
-if TYPE_CHECKING:
-    from weir.streams.service.service import Service
 
 
 class NamedList(ViewSaid):
@@ -27,17 +23,11 @@ class NamedList(ViewSaid):
     query: str = Field("", max_length=2_000)
 
 
-class AsidePages:
-    """Saved views and snoozes.
+class AsidePages(PageGroup):
+    """Saved views and snoozes."""
 
-    Parameters
-    ----------
-    service, pages : what is shown, and how.
-    """
-
-    def __init__(self, service: Service, pages: Pages) -> None:
-        self._store, self._pages = service.store, pages
-        self.router = APIRouter()
+    def _routes(self) -> None:
+        self._store = self._service.store
         self.router.get("/snoozes")(self.snoozes)
         self.router.post("/snoozes/end")(self.end)
         self.router.post("/views")(self.save)

@@ -6,25 +6,23 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from weir.online.errors import UNREADABLE
 from weir.streams.config import topics
 from weir.streams.service.access.access_guard import tell_audit
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.console.rendering import Pages
+from weir.streams.service.console.rendering import PageGroup
 from weir.streams.service.console.timelines import alert_marks, metric_chart, score_chart
 from weir.streams.service.store.alert_filter import AlertFilter
 from weir.streams.service.store.alert_queries import list_alerts
 from weir.streams.service.store.case_rules import AlertRow
 from weir.streams.service.views.device_metrics import PAST, SPREADS, readings_of
 from weir.streams.service.views.entities import LOOKED_AT, records_of, scores_of
-from weir.streams.service.views.typical_values import TypicalValues
 
 if TYPE_CHECKING:
     from weir.online.task.spec import TaskSpec
-    from weir.streams.service.service import Service
 
 _ALERTS: Final = 50
 _EVENTS: Final = 50
@@ -42,18 +40,10 @@ class RawEvent(NamedTuple):
     text: str
 
 
-class EntityPages:
-    """The page of an entity, and the parts of it that come later.
+class EntityPages(PageGroup):
+    """The page of an entity, and the parts of it that come later."""
 
-    Parameters
-    ----------
-    service, pages : what is shown, and how.
-    typical : what features usually are.
-    """
-
-    def __init__(self, service: Service, pages: Pages, typical: TypicalValues) -> None:
-        self._service, self._pages, self._typical = service, pages, typical
-        self.router = APIRouter()
+    def _routes(self) -> None:
         for part in (self.features, self.scores, self.events, self.device):
             self.router.get(f"/entity/{part.__name__}/{{entity:path}}")(part)
         self.router.get("/entities/{entity:path}")(self.page)

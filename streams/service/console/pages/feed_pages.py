@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from weir.online.decisions.alert_state import SEVERITIES, Severity
-from weir.streams.service.console.rendering import Pages
+from weir.streams.service.console.rendering import PageGroup
 from weir.streams.service.feed.feed_item import KINDS, Kind
 
-if TYPE_CHECKING:
-    from weir.streams.service.service import Service
 
+class FeedPages(PageGroup):
+    """What happens, as it happens: the browser asks ``/v1/feed`` itself."""
 
-class FeedPages:
-    """What happens, as it happens: the browser asks ``/v1/feed`` itself.
-
-    Parameters
-    ----------
-    service, pages : what is shown, and how.
-    """
-
-    def __init__(self, service: Service, pages: Pages) -> None:
-        del service
-        self.router = APIRouter()
-        pages.shows(self.router, "/feed", "feed.html", "feed:read", _filters)
+    def _routes(self) -> None:
+        self.shows("/feed", "feed.html", "feed:read", _filters)
 
 
 def _filters(

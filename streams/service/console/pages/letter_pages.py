@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.console.rendering import Pages, done, said
+from weir.streams.service.console.rendering import PageGroup, done, said
 from weir.streams.service.views.dead_letter_routes import LetterChoice
 
-if TYPE_CHECKING:
-    from weir.streams.service.service import Service
 
+class LetterPages(PageGroup):
+    """Dead letters, their records, and what is done with them."""
 
-class LetterPages:
-    """Dead letters, their records, and what is done with them.
-
-    Parameters
-    ----------
-    service, pages : what is shown, and how.
-    """
-
-    def __init__(self, service: Service, pages: Pages) -> None:
-        self._letters = letters = service.letters
-        self.router = APIRouter()
+    def _routes(self) -> None:
+        self._letters = letters = self._service.letters
         read, write = "deadletters:read", "deadletters:write"
-        pages.shows(self.router, "/dead-letters", "dead_letters.html", read, letters.list_letters)
-        pages.shows(self.router, "/dead-letters/ask/{action}", "_ask_letters.html", write, letters.list_letters)
-        pages.shows(self.router, "/dead-letters/{letter_id}", "dead_letter.html", read, letters.show)
-        pages.shows(self.router, "/dead-letters/{letter_id}/ask/{action}", "_ask_letters.html", write, letters.show)
+        self.shows("/dead-letters", "dead_letters.html", read, letters.list_letters)
+        self.shows("/dead-letters/ask/{action}", "_ask_letters.html", write, letters.list_letters)
+        self.shows("/dead-letters/{letter_id}", "dead_letter.html", read, letters.show)
+        self.shows("/dead-letters/{letter_id}/ask/{action}", "_ask_letters.html", write, letters.show)
         self.router.post("/dead-letters/replay", dependencies=[needs(write)])(self.replay)
         self.router.post("/dead-letters/drop", dependencies=[needs(write)])(self.drop)
 

@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from weir.streams.config import topics
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.console.rendering import Pages, done, said
+from weir.streams.service.console.rendering import PageGroup, done, said
 from weir.streams.service.store.alert_queries import examples_learned, happenings_of
 from weir.streams.service.views.model_routes import RetrainOrder, RollbackOrder, StageOrder
-
-if TYPE_CHECKING:
-    from weir.streams.service.service import Service
 
 _CHANGES: Final = 50
 """Newest moves of models, and records that took examples back, that a page shows."""
 Where = Literal["champion", "shadow", "archived"]
 
 
-class ModelPages:
-    """Models, drift and retraining.
+class ModelPages(PageGroup):
+    """Models, drift and retraining."""
 
-    Parameters
-    ----------
-    service, pages : what is shown, and how.
-    """
-
-    def __init__(self, service: Service, pages: Pages) -> None:
-        self._service, self._models, self._pages = service, service.models, pages
-        self.router = router = APIRouter()
-        view, read, write = service.models, "models:read", "models:write"
+    def _routes(self) -> None:
+        self._models = view = self._service.models
+        router, read, write = self.router, "models:read", "models:write"
         router.get("/models")(self.models)
-        pages.shows(router, "/models/{task}/rollback", "_ask_rollback.html", write, view.task)
-        pages.shows(router, "/models/{task}/{version}", "model.html", read, view.model)
-        pages.shows(router, "/models/{task}/{version}/ask/{to}", "_ask_move.html", write, view.model)
+        self.shows("/models/{task}/rollback", "_ask_rollback.html", write, view.task)
+        self.shows("/models/{task}/{version}", "model.html", read, view.model)
+        self.shows("/models/{task}/{version}/ask/{to}", "_ask_move.html", write, view.model)
         router.post("/models/{task}/rollback")(self.rollback)
         router.post("/models/{task}/{version}/stage")(self.move)
-        pages.shows(router, "/drift", "drift.html", read, view.retraining)
-        pages.shows(router, "/drift/change/{request_id:path}", "drift_change.html", read, view.change)
-        pages.shows(router, "/retrain", "_ask_retrain.html", "retrain:write")
+        self.shows("/drift", "drift.html", read, view.retraining)
+        self.shows("/drift/change/{request_id:path}", "drift_change.html", read, view.change)
+        self.shows("/retrain", "_ask_retrain.html", "retrain:write")
         router.post("/retrain")(self.retrain)
 
     async def models(

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from weir.online.decisions.threshold import BudgetThreshold
 from weir.online.task.spec import TaskSpec
 from weir.streams.config import topics
 from weir.streams.service.access.caller import Caller
 from weir.streams.service.access.scopes import needs
-from weir.streams.service.console.rendering import Pages, number, when
+from weir.streams.service.console.rendering import PageGroup, number, when
 from weir.streams.service.store.alert_queries import examples_learned, happenings_of
 from weir.streams.service.views.samples import DAY_S, Series, alerts_by_day, series_since
 from weir.streams.service.views.sampling import MAIN
-
-if TYPE_CHECKING:
-    from weir.streams.service.service import Service
 
 PERIODS: Final[Mapping[str, int]] = {"1h": 3_600, "6h": 21_600, "1d": DAY_S, "14d": 14 * DAY_S, "90d": 90 * DAY_S}
 Period = Literal["1h", "6h", "1d", "14d", "90d"]
@@ -35,17 +32,10 @@ _COLOURS: Final = ("--bar", "--bar-2", "--soft")
 _MOVES: Final = ("promote", "rollback")
 
 
-class OverviewPages:
-    """The front page.
+class OverviewPages(PageGroup):
+    """The front page."""
 
-    Parameters
-    ----------
-    service, pages : what is shown, and how.
-    """
-
-    def __init__(self, service: Service, pages: Pages) -> None:
-        self._service, self._pages = service, pages
-        self.router = APIRouter()
+    def _routes(self) -> None:
         self.router.get("/")(self.overview)
 
     async def overview(self, request: Request, period: Period = "1h", caller: Caller = needs("tasks:read")) -> Response:

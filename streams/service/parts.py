@@ -1,0 +1,39 @@
+"""What a service is made of: views, which have routes, and parts, which also run while it does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from fastapi import APIRouter
+
+if TYPE_CHECKING:
+    from weir.streams.service.service import Service
+
+
+class View:
+    """Routes of a service.
+
+    Parameters
+    ----------
+    service : whose log and tasks they are about.
+    tag : what the API's description has them under.
+    """
+
+    def __init__(self, service: Service, tag: str) -> None:
+        self._service = service
+        self.router = APIRouter(tags=[tag])
+        """Without ``/v1``."""
+
+
+class Part(Protocol):
+    """Something with routes that runs while the service does."""
+
+    @property
+    def router(self) -> APIRouter:
+        """Its routes, without ``/v1``."""
+
+    async def start(self) -> None:
+        """Begin; the log is not open yet, so that no record passes a listener by."""
+
+    async def stop(self) -> None:
+        """End; what waits is answered first."""
