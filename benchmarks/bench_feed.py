@@ -144,7 +144,7 @@ def serve(rate: float, bound: socket.socket) -> None:
         log=log,
         access=Everyone(),
         metrics=Registry(),
-        views=[],
+        routers=[],
         parts=[],
         console=None,
     )

@@ -9,7 +9,9 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -89,21 +91,40 @@ def impure(tree: ast.AST) -> Iterator[str]:
             yield where
 
 
+class Facts(NamedTuple):
+    """What the tests ask of a module."""
+
+    imports: list[str]
+    impure: list[str]
+    calls: set[str]
+
+
+@cache
+def facts_of(path: Path) -> Facts:
+    """A module is parsed once for all tests, and its tree let go: thousands of them would slow down the others."""
+    tree = ast.parse(path.read_text())
+    calls = {dotted(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return Facts(list(imported(tree, name_of(path))), list(impure(tree)), calls)
+
+
 def test_every_layer_has_modules() -> None:
     assert {p.relative_to(ROOT).parts[0] for p in MODULES} == set(LAYERS)
     assert len(MODULES) > 50
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_point_down(path: Path) -> None:
-    module = name_of(path)
-    found = [n for n in imported(ast.parse(path.read_text()), module) if upward(module.split(".")[0], n)]
-    assert not found, f"{module} imports {found}: imports point down only (docs/ARCHITECTURE.md)"
+def test_imports_point_down() -> None:
+    modules = {name_of(path): path for path in MODULES}
+    found = {
+        module: [n for n in facts_of(path).imports if upward(module.split(".")[0], n)]
+        for module, path in modules.items()
+    }
+    wrong = {module: names for module, names in found.items() if names}
+    assert not wrong, "imports point down only (docs/ARCHITECTURE.md)"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.is_relative_to(ROOT / "online")], ids=name_of)
-def test_the_core_has_no_clock_no_unseeded_randomness_and_no_files(path: Path) -> None:
-    assert not list(impure(ast.parse(path.read_text())))
+def test_the_core_has_no_clock_no_unseeded_randomness_and_no_files() -> None:
+    found = {name_of(path): facts_of(path).impure for path in MODULES if path.is_relative_to(ROOT / "online")}
+    assert not {module: calls for module, calls in found.items() if calls}
 
 
 @pytest.mark.parametrize(
@@ -138,11 +159,11 @@ def backwards(module: str, names: Iterable[str]) -> list[str]:
     return [room for room in inside if room in order[own + 1 :]]
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p) not in LAYERS], ids=name_of)
-def test_rooms_stand_in_an_order(path: Path) -> None:
-    module = name_of(path)
-    found = backwards(module, imported(ast.parse(path.read_text()), module))
-    assert not found, f"{module} imports {found}, which come after it in ROOMS (docs/ARCHITECTURE.md)"
+def test_rooms_stand_in_an_order() -> None:
+    modules = {name_of(path): path for path in MODULES if name_of(path) not in LAYERS}
+    found = {module: backwards(module, facts_of(path).imports) for module, path in modules.items()}
+    wrong = {module: rooms for module, rooms in found.items() if rooms}
+    assert not wrong, "a module imports rooms that come after its own in ROOMS (docs/ARCHITECTURE.md)"
 
 
 def test_every_room_is_in_the_order() -> None:
@@ -205,12 +226,11 @@ assert not {{k for k in changed if not k.startswith(("KMP_", "NUMBA_"))}}, chang
 def test_no_module_seeds_what_others_share() -> None:
     seeds = {"random.seed", "np.random.seed", "numpy.random.seed"}
     for path in MODULES:
-        calls = [dotted(n.func) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
-        assert not seeds & set(calls), name_of(path)
+        assert not seeds & facts_of(path).calls, name_of(path)
 
 
 @pytest.mark.parametrize("name", ["faust", "torch", "onnxruntime", "redis"])
 def test_the_core_and_the_embedded_host_need_no_heavy_package(name: str) -> None:
     """Nothing on the way of ``weir backtest`` imports what the embedded host does not use."""
     wanted = {p for layer in ("online", "streams/embedded", "streams/embedded") for p in (ROOT / layer).rglob("*.py")}
-    assert not [p for p in wanted if name in {n.split(".")[0] for n in imported(ast.parse(p.read_text()), str(p))}]
+    assert not [p for p in wanted if name in {n.split(".")[0] for n in facts_of(p).imports}]

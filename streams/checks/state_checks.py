@@ -1,14 +1,15 @@
-"""What a worker of these tasks would make of the stored state: kept, begun anew, or in need of a rebuild."""
+"""What a worker of these tasks would find: stored state, kept or begun anew, and full models that can serve."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 
+from weir.online.errors import WeirError
 from weir.online.stages.labelling import LabellingStage
 from weir.online.task.spec import TaskSpec
 from weir.online.task.task_shape import engine_of, shape_of
@@ -17,6 +18,9 @@ from weir.streams.config import topics
 from weir.streams.config.settings import Settings
 from weir.streams.embedded.memory_store import MemoryFeatureStore
 from weir.streams.errors import ShellError, StateError
+from weir.streams.offline_models.loading import full_models, require_provider
+from weir.streams.offline_models.serving import FullModels
+from weir.streams.offline_models.update_follower import UpdatesFollower
 from weir.streams.redis.client import RedisClient, opened
 from weir.streams.redis.partitions.label_journal import StepLog
 from weir.streams.redis.partitions.partition_record import decode_record
@@ -81,3 +85,36 @@ def labels_of(task: TaskSpec, state: bytes) -> list[Check]:
     stage = LabellingStage(task, shape.features, shape.masks, shape.secondary, lambda x, _: np.zeros_like(x))
     fix = "Go back to the task file that wrote it, if that is not wanted."
     return [Check(f"labels {task.name}", "WARN", str(anew), fix) for anew in stage.restore(state)]
+
+
+def check_full(settings: Settings, tasks: Sequence[TaskSpec], *, remote: bool = False) -> list[Check]:
+    """A check for each task whose full model would run here: it is loaded, as a worker would; none without one."""
+    try:
+        models = full_models(tasks, settings.models, remote=remote)
+        if not models.tasks:
+            return []
+        require_provider(models, settings.models.provider)
+        return asyncio.run(_check_models(settings, models))
+    except WeirError as error:
+        return [Check("full models", "FAIL", str(error))]
+
+
+async def _check_models(settings: Settings, models: FullModels) -> list[Check]:
+    topic = settings.topics.name(topics.MODEL_UPDATES)
+    updates = UpdatesFollower(settings.kafka.client_options("check"), models, topic)
+    try:
+        await updates.catch_up()
+    finally:
+        await updates.stop()
+    return [_told(task, cast("Mapping[str, Any]", said)) for task, said in models.describe().items()]
+
+
+def _told(task: str, said: Mapping[str, Any]) -> Check:
+    name = f"full model of {task}"
+    if said["refused"]:
+        version, why = next(iter(said["refused"].items()))
+        return Check(name, "FAIL", f"version {version} cannot be used: {why}", "register it again, or promote another")
+    if said["champion"] is None:
+        return Check(name, "OK", "none serves yet")
+    beside = f", version {said['shadow']} in its shadow" if said["shadow"] is not None else ""
+    return Check(name, "OK", f"version {said['champion']} on {said['provider']} in {said['precision']}{beside}")

@@ -15,8 +15,8 @@ from weir.streams.demo.demo_engine import DemoEngine
 from weir.streams.demo.demo_loop import Demo
 from weir.streams.errors import UsageError
 from weir.streams.service.embedded.data_directory import DataDirectory
+from weir.streams.service.embedded.embedded_service import EmbeddedServing
 from weir.streams.service.embedded.embedded_service_log import EmbeddedServiceLog
-from weir.streams.service.embedded.embedded_serving import EmbeddedServing
 from weir.streams.service.embedded.group_commit import Step
 from weir.streams.service.embedded.service_engine import Engine
 from weir.streams.service.run import Server, configured, listening

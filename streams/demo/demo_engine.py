@@ -25,6 +25,7 @@ from weir.streams.embedded.embedded_log import EmbeddedLog
 from weir.streams.service.embedded.appends import Append, MergedAppends
 from weir.streams.service.embedded.data_directory import DataDirectory
 from weir.streams.service.embedded.group_commit import Step
+from weir.streams.service.embedded.service_engine import answer_by
 from weir.streams.service.problems import OverloadError, Problem
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class DemoEngine:
     def ask(self, what: Callable[[], _T]) -> Future[_T]:
         """What ``what`` gives between two blocks, in the demo's thread; raises ``OverloadError``."""
         answer: Future[_T] = Future()
-        self._put(partial(_answer, what, answer))
+        self._put(partial(answer_by, what, answer))
         return answer
 
     def _put(self, work: Callable[[], None]) -> None:
@@ -131,11 +132,3 @@ class DemoEngine:
                 self._demo.request(RetrainRequest.model_validate_json(record.value))
         # The audit of a look at a page is not worth a checkpoint; it is in the next one.
         self._keep = self._keep or append.topic != topics.AUDIT
-
-
-def _answer(what: Callable[[], _T], answer: Future[_T]) -> None:
-    if answer.set_running_or_notify_cancel():
-        try:
-            answer.set_result(what())
-        except Exception as error:  # noqa: BLE001 - it is the asker's
-            answer.set_exception(error)

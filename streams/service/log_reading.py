@@ -20,19 +20,15 @@ class PlacedRecord(NamedTuple):
     record: Record
 
 
-async def every_record(
-    log: ServiceLog, topic: str, since: float | None = None, newest: int | None = None
-) -> AsyncIterator[PlacedRecord]:
+async def every_record(log: ServiceLog, topic: str, newest: int | None = None) -> AsyncIterator[PlacedRecord]:
     """The records of a topic up to its present end, in the order of each partition.
 
     Parameters
     ----------
-    since : only those that became available then or later, epoch seconds.
     newest : only about so many of each partition, the last ones; offsets may have gaps.
     """
-    starts = {} if since is None else await log.offsets_at(topic, since)
     for partition, span in (await log.spans(topic)).items():
-        at = max(span.first, starts.get(partition, 0), 0 if newest is None else span.end - newest)
+        at = max(span.first, 0 if newest is None else span.end - newest)
         while at < span.end:
             batches = await log.read(topic, partition, at)
             for batch in batches:

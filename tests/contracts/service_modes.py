@@ -24,8 +24,8 @@ from weir.client import Client, FeedEvent
 from weir.streams.config.serve_settings import ServeSettings
 from weir.streams.config.settings import Settings
 from weir.streams.service.embedded.embedded_service import embedded_service
-from weir.streams.service.kafka.kafka_service import kafka_service
 from weir.streams.service.kafka.kafka_service_log import KafkaServiceLog
+from weir.streams.service.kafka.kafka_serving import kafka_service
 from weir.streams.service.service import Service
 from weir.streams.task_files import load_task
 

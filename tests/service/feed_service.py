@@ -75,7 +75,7 @@ class FeedService:
             access=self.access,
             metrics=self.metrics,
             fail=self.faults.append,
-            views=[],
+            routers=[],
             console=None,
         )
         self.service = cast(Service, parts)

@@ -90,7 +90,7 @@ def test_a_check_runs_nothing_and_fails_when_something_is_missing(
         "weir.streams.checks.redis_checks.check_redis", lambda *_: [Check("Redis", status, "hm", "mend it")]
     )
     for check in (
-        "weir.streams.checks.model_checks.check_full",
+        "weir.streams.checks.state_checks.check_full",
         "weir.streams.worker.identity.identity_checks.check_identity",
     ):
         monkeypatch.setattr(check, lambda *_, **__: [])

@@ -75,13 +75,12 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-def run_checks(root: Path | None = None, config: Path | None = None) -> list[Check]:
-    """Run all checks; ``root`` is the folder that holds the packages."""
-    root = root or Path(__file__).resolve().parents[3]
+def run_checks(config: Path | None = None) -> list[Check]:
+    """Run all checks."""
     checks = [Check("Python", "OK", sys.version.split()[0]), *map(check_package, REQUIRED)]
     checks += [
         check_compiles(_compile_with_numba),
-        check_cache(_cache_candidates(root)),
+        check_cache(_cache_candidates()),
         check_disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free / 1e6),
     ]
     checks += [check_package(*part) for part in OPTIONAL]
@@ -182,11 +181,11 @@ def is_writable(folder: Path) -> bool:
         return False
 
 
-def _cache_candidates(root: Path) -> list[Path]:
+def _cache_candidates() -> list[Path]:
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
         return [Path(chosen)]
-    return [root / "online" / "__pycache__", Path.home() / ".cache" / "numba"]
+    return [Path(__file__).resolve().parents[3] / "online" / "__pycache__", Path.home() / ".cache" / "numba"]
 
 
 def _compile_with_numba() -> float:

@@ -86,8 +86,10 @@ def check(
     links = [*check_kafka(settings, tasks), *check_redis(settings.redis)]
     checks = [first, check_codecs(), *links, *kafka_warnings(settings.kafka)]
     if links[0].status != "FAIL":  # which version serves is told by Kafka
-        from weir.streams.checks.model_checks import check_full  # these bring aiokafka
-        from weir.streams.checks.state_checks import check_state
+        from weir.streams.checks.state_checks import (
+            check_full,  # these bring aiokafka
+            check_state,
+        )
         from weir.streams.worker.identity.identity_checks import check_identity
 
         checks += check_identity(settings)

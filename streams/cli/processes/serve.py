@@ -93,7 +93,7 @@ def serve_command(
 
 def _service(settings: Settings, tasks: Sequence[TaskSpec], kafka: bool) -> Service:
     if kafka:
-        from weir.streams.service.kafka.kafka_service import kafka_service
+        from weir.streams.service.kafka.kafka_serving import kafka_service
 
         return kafka_service(settings, tasks)
     from weir.streams.service.embedded.embedded_service import embedded_service

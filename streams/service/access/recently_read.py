@@ -14,6 +14,8 @@ from weir.streams.service.problems import Problem
 V = TypeVar("V")
 BELIEVED_S: Final = 3.0
 """A key that was revoked elsewhere works for so long at most; 5 s are promised."""
+_MOST: Final = 10_000
+"""Values that are kept; the oldest goes, so that made-up keys cannot fill memory."""
 
 
 class RecentlyRead(Generic[V]):
@@ -22,22 +24,16 @@ class RecentlyRead(Generic[V]):
     Parameters
     ----------
     read : asks the database; it runs in a thread.
-    size : values kept at most; the oldest goes, so that made-up keys cannot fill memory.
-    clock : seconds that only grow.
     """
 
-    def __init__(
-        self, read: Callable[[str], V | None], size: int = 10_000, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, read: Callable[[str], V | None]) -> None:
         self._read = read
-        self._size = size
-        self._clock = clock
         self._known: dict[str, tuple[float, V | None]] = {}
 
     def peek(self, key: str) -> V | None:
         """What is believed of ``key`` without asking; ``None`` where that is nothing, or too old."""
         found = self._known.get(key)
-        return found[1] if found is not None and self._clock() - found[0] < BELIEVED_S else None
+        return found[1] if found is not None and time.monotonic() - found[0] < BELIEVED_S else None
 
     async def get(self, key: str) -> V | None:
         """The value of ``key``; raises ``Problem`` (503) where the database does not answer.
@@ -45,7 +41,7 @@ class RecentlyRead(Generic[V]):
         A database that is away lets nobody in: a key may have been revoked since.
         """
         found = self._known.get(key)
-        now = self._clock()  # from before the question: the answer may be as old as that
+        now = time.monotonic()  # from before the question: the answer may be as old as that
         if found is not None and now - found[0] < BELIEVED_S:
             return found[1]
         try:
@@ -58,7 +54,7 @@ class RecentlyRead(Generic[V]):
                 headers={"Retry-After": "2"},
             ) from exc
         self._known.pop(key, None)
-        while len(self._known) >= self._size:
+        while len(self._known) >= _MOST:
             self._known.pop(next(iter(self._known)))
         self._known[key] = (now, value)
         return value

@@ -222,12 +222,7 @@ class Engine:
 
     def _answer_asks(self) -> None:
         while self._asks:
-            what, answer = self._asks.popleft()
-            if answer.set_running_or_notify_cancel():
-                try:
-                    answer.set_result(what())
-                except Exception as error:  # noqa: BLE001 - it is the asker's
-                    answer.set_exception(error)
+            answer_by(*self._asks.popleft())
 
     def _step(self, appends: list[Append]) -> None:
         """Append, and compute while the disk syncs."""
@@ -350,6 +345,15 @@ class Engine:
         self.inputs.retain(self._saved_seq, age, size)
         self.outputs.retain(self._saved_outputs, age, size)
         self.kept.retain(self.kept.next_seq, self._clock() - self._people_kept_s, size)
+
+
+def answer_by(what: Callable[[], _T], answer: Future[_T]) -> None:
+    """Answer what somebody asked, unless nobody waits any more."""
+    if answer.set_running_or_notify_cancel():
+        try:
+            answer.set_result(what())
+        except Exception as error:  # noqa: BLE001 - it is the asker's
+            answer.set_exception(error)
 
 
 def _stopped(fault: str) -> Problem:

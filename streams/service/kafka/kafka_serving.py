@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -23,6 +24,8 @@ from weir.streams.records import RecordBatch
 from weir.streams.redis.partitions.partition_store import LaneStore
 from weir.streams.service.kafka.kafka_service_log import KafkaServiceLog
 from weir.streams.service.log_reading import ServiceLogReader, every_record
+from weir.streams.service.serve_checks import check_decisions
+from weir.streams.service.service import Service
 
 _BACK: Final = 5_000
 """Newest examples of each partition from which the metrics of a process that starts are made."""
@@ -144,3 +147,20 @@ class KafkaServing:
             return sum(group.lag for group in groups) if groups else None
 
         return await asyncio.to_thread(ask)
+
+
+logger = logging.getLogger(__name__)
+
+
+def kafka_service(settings: Settings, tasks: Sequence[TaskSpec]) -> Service:
+    """A replica of the service of these tasks; workers of the same settings run them."""
+    if (decisions := check_decisions(settings)).status != "OK":
+        logger.warning("%s; %s", decisions.found, decisions.fix)
+    if settings.serve.notify.targets and settings.serve.database is None:
+        logger.warning(
+            "messages about alerts: where there are several replicas set [serve] database, or each sends all"
+        )
+    log = KafkaServiceLog(settings)
+    service = Service(settings, tasks, log, KafkaServing(settings, log, tasks))
+    log.on_fault, log.repeats = service.fail, service.decisions.repeats
+    return service

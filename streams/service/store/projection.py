@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
@@ -99,7 +100,7 @@ class Projection:
             if c.execute(moved).rowcount == 0:
                 return None
             if piece.topic == topics.EXAMPLES:
-                _write_happenings(c, _taking_back(piece), ExampleQuarantine)
+                _write_happenings(c, _taking_back(piece), model=ExampleQuarantine)
                 return read_examples(c, recent, piece.records)
             _WRITERS[piece.topic](c, piece)
         return []
@@ -198,14 +199,6 @@ def _judge(
     return before[0].verdict if before else None, newest.state
 
 
-def _write_requests(c: Connection, piece: Piece) -> None:
-    _write_happenings(c, piece, RetrainRequest)
-
-
-def _write_updates(c: Connection, piece: Piece) -> None:
-    _write_happenings(c, piece, ModelUpdate)
-
-
 def _taking_back(piece: Piece) -> Piece:
     """Of examples, the records that take others back: few, so that nothing else is decoded twice."""
     return piece._replace(records=[(o, record) for o, record in piece.records if b'"quarantine":[' in record.value])
@@ -225,8 +218,8 @@ def _write_happenings(
 _WRITERS: Final[Mapping[str, Callable[[Connection, Piece], None]]] = {
     topics.ALERTS: _write_alerts,
     topics.CASE_EVENTS: _write_case_events,
-    topics.RETRAIN_REQUESTS: _write_requests,
-    topics.MODEL_UPDATES: _write_updates,
+    topics.RETRAIN_REQUESTS: partial(_write_happenings, model=RetrainRequest),
+    topics.MODEL_UPDATES: partial(_write_happenings, model=ModelUpdate),
     topics.NOTIFICATIONS: lambda c, piece: write_notifications(c, piece.records),
 }
 ORDER: Final = (*_WRITERS, topics.EXAMPLES)

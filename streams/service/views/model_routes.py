@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 from pydantic import BaseModel, Field
@@ -31,7 +31,6 @@ from weir.streams.service.views.training_jobs import jobs_of
 if TYPE_CHECKING:
     from weir.streams.service.service import Service
 
-_T = TypeVar("_T")
 _SHOWN: Final = 100
 """Requests that are listed: the newest."""
 
@@ -106,7 +105,7 @@ class Models(View):
                         found.append({"task": name, "version": version, "unusable": str(error)})
             return found
 
-        return {"models": await _in_thread(find)}
+        return {"models": await asyncio.to_thread(find)}  # it may be an object store, for which no loop waits
 
     async def model(self, task: str, version: int, caller: Caller = needs("models:read")) -> dict[str, Any]:
         """One version: its manifest, the job that trained it, what serves beside it, and the moves of its task."""
@@ -124,7 +123,7 @@ class Models(View):
             serves = {"champion": stages.champion, "shadow": stages.shadow}
             return {**_version(held, task, version, stages.of(version)), **serves, "moves": moves, "job": job}
 
-        return await _in_thread(find)
+        return await asyncio.to_thread(find)
 
     async def move(
         self, task: str, version: int, order: StageOrder, caller: Caller = needs("models:write")
@@ -168,7 +167,7 @@ class Models(View):
             stages = held.stages(task)
             return record, {"task": task, "champion": stages.champion, "shadow": stages.shadow}
 
-        record, document = await _in_thread(act)
+        record, document = await asyncio.to_thread(act)
         await self._service.log.append(topics.MODEL_UPDATES, [record])
         return document
 
@@ -176,7 +175,7 @@ class Models(View):
         """The version of each task's full model that serves, of the tasks that have one."""
         names = [t.name for t in self._seen_by(caller) if t.full is not None]
         held = Registry(self._registry)
-        return await _in_thread(lambda: {name: held.stages(name).champion for name in names})
+        return await asyncio.to_thread(lambda: {name: held.stages(name).champion for name in names})
 
     async def drift(self, task: str | None = None, caller: Caller = needs("models:read")) -> dict[str, Any]:
         """What drifted: the newest requests for a new model that a drift caused."""
@@ -186,7 +185,7 @@ class Models(View):
         """Requests for new models, and the trainer's jobs: what they are at, how they ended and why."""
         requests = await self._requests(caller, task)
         seen = [t for t in self._seen_by(caller) if task in (None, "", t.name)]
-        return {"requests": requests, "jobs": await _in_thread(lambda: jobs_of(self._service, seen))}
+        return {"requests": requests, "jobs": await asyncio.to_thread(lambda: jobs_of(self._service, seen))}
 
     async def _requests(self, caller: Caller, task: str | None) -> list[dict[str, Any]]:
         names = {t.name for t in self._seen_by(caller)} if not task else {self._task(caller, task).name}
@@ -236,8 +235,3 @@ def _version(held: Registry, task: str, version: int, stage: str) -> dict[str, A
     manifest = held.manifest(task, version)
     document: dict[str, Any] = msgspec.json.decode(manifest.canonical())
     return {"stage": stage, "digest": manifest.digest, **document}
-
-
-async def _in_thread(find: Callable[[], _T]) -> _T:
-    """The registry may be an object store, so nothing waits for it in the event loop."""
-    return await asyncio.to_thread(find)
